@@ -1,0 +1,141 @@
+"""One example of every record and step, and of every plan with what must stand before it.
+
+The contract test runs each step of `STEPS`, the crash tests each plan of `PLANS`; a new step or
+verb is tested by adding a line here.
+"""
+
+from __future__ import annotations
+
+from zfsilod import plan
+from zfsilod.model import (
+    Attachment,
+    Disk,
+    Filesystem,
+    HostStep,
+    Mount,
+    Move,
+    Operation,
+    Publication,
+    Step,
+    Volume,
+)
+from zfsilod.record import Record
+from zfsilod.secret import Chap
+
+UID = "0123456789abcdef0123456789abcdef"
+TAKE = "iqn.2024-01.lab.take:host"
+HOW = plan.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=("10.77.0.1:3260",))
+GIB = 1 << 30
+
+VOLUME = Volume(
+    id="data", uid=UID, dataset="tank/data", capacity_bytes=GIB, thin=True, mode="FILESYSTEM",
+    volblocksize=16384, properties=(("compression", "lz4"),),
+)  # fmt: skip
+PUBLICATION = Publication(id="data/take", volume="data", host="take", initiator=TAKE, epoch=1)
+SECOND = Publication(
+    id="data/other", volume="data", host="other", initiator="iqn.2024-01.lab.other:host", epoch=2
+)
+TARGET = plan.target_name(HOW.prefix, VOLUME)
+ATTACHMENT = Attachment(
+    id="data", server="give", volume="data",
+    disk=Disk(target=TARGET, serial=UID, size_bytes=GIB), portals=("10.77.0.1:3260",),
+    mode="FILESYSTEM", epoch=1, height="MOUNTED", staging_path="/staging/data",
+    made_staging_path=True, mounts=(Mount(path="/srv/data", made_path=True),),
+    filesystem=Filesystem(
+        state="FORMATTING", type="ext4", uuid="6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11",
+        operation="01jd", host="take",
+    ),
+)  # fmt: skip
+BLOCK = ATTACHMENT.but(mode="BLOCK", mounts=(Mount(path="/dev-data", made_path=True),))
+
+
+def chap(name: str) -> Chap:
+    """Return made-up secrets, the same for the same name."""
+    return Chap(
+        username=TAKE, password=f"secret-in-{name}",
+        mutual_username=TARGET, mutual_password=f"secret-out-{name}",
+    )  # fmt: skip
+
+
+class Example(Record):
+    """A plan: what must stand before it, and its moves."""
+
+    name: str
+    before: tuple[Step, ...]
+    moves: tuple[Move, ...]
+
+
+def _server() -> tuple[Example, ...]:
+    created = (plan.zvol(VOLUME),)
+    exported = (*created, *plan.export(VOLUME, HOW))
+    published = (*exported, *plan.admission(VOLUME, PUBLICATION, HOW, []))
+    twice = (*published, *plan.admission(VOLUME, SECOND, HOW, [PUBLICATION]))
+    return (
+        Example(name="create", before=(), moves=plan.up(created)),
+        Example(name="delete", before=created, moves=plan.down(created)),
+        Example(name="resize", before=published, moves=plan.resize(VOLUME, 2 * GIB)),
+        Example(
+            name="properties", before=created,
+            moves=plan.properties(VOLUME, {"compression": "zstd", "sync": "always"}),
+        ),
+        Example(name="publish", before=created, moves=plan.publish(VOLUME, PUBLICATION, HOW, [])),
+        Example(
+            name="publish-second", before=published,
+            moves=plan.publish(VOLUME, SECOND, HOW, [PUBLICATION]),
+        ),
+        Example(
+            name="unpublish", before=published,
+            moves=plan.unpublish(VOLUME, PUBLICATION, HOW, []),
+        ),
+        Example(
+            name="unpublish-one", before=twice,
+            moves=plan.unpublish(VOLUME, PUBLICATION, HOW, [SECOND]),
+        ),
+    )  # fmt: skip
+
+
+def _consumer() -> tuple[Example, ...]:
+    connected = tuple(plan.connection(ATTACHMENT))
+    staged = (*connected, *plan.staging(ATTACHMENT))
+    mounted = (*staged, *plan.mounting(ATTACHMENT, ATTACHMENT.mounts[0]))
+    block = (*connected, *plan.mounting(BLOCK, BLOCK.mounts[0]))
+    return (
+        Example(name="connect", before=(), moves=plan.up(connected)),
+        Example(name="disconnect", before=connected, moves=plan.down(connected)),
+        Example(name="stage", before=connected, moves=plan.up(plan.staging(ATTACHMENT))),
+        Example(name="unstage", before=staged, moves=plan.unstaging(ATTACHMENT)),
+        Example(
+            name="mount", before=staged,
+            moves=plan.up(plan.mounting(ATTACHMENT, ATTACHMENT.mounts[0])),
+        ),
+        Example(
+            name="unmount", before=mounted,
+            moves=plan.unmounting(ATTACHMENT, ATTACHMENT.mounts[0]),
+        ),
+        Example(name="grow", before=staged, moves=plan.growth(ATTACHMENT.but(height="STAGED"), 2 * GIB)),
+        Example(name="mount-block", before=connected, moves=plan.up(plan.mounting(BLOCK, BLOCK.mounts[0]))),
+        Example(name="unmount-block", before=block, moves=plan.unmounting(BLOCK, BLOCK.mounts[0])),
+        Example(name="climb", before=(), moves=plan.up(mounted)),
+    )  # fmt: skip
+
+
+PLANS = (*_server(), *_consumer())
+
+
+def steps() -> list[HostStep]:
+    """Return every different step of the examples, each kind at least once."""
+    found: dict[str, HostStep] = {}
+    for example in PLANS:
+        for move in example.moves:
+            if isinstance(move.step, HostStep):
+                found.setdefault(repr(move.step), move.step)
+    return list(found.values())
+
+
+def operation(example: Example, boot_id: str = "first") -> Operation:
+    """Return an operation that carries an example out."""
+    return Operation(
+        id="01jd00000000000000000000aa", kind=example.name, subject="volumes/data",
+        title=example.name, moves=example.moves, claims=("volume/data",), commit=(),
+        boot_id=boot_id,
+    )  # fmt: skip

@@ -1,0 +1,277 @@
+"""The two loops, cut before and after every effect and every save, in run and in rollback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.examples import PLANS, Example, operation
+from tests.machine import Killed, Machine, lasting, not_sticky
+from zfsilod import worker
+from zfsilod.errors import CommandFailed, Conflict
+from zfsilod.model import HostStep, Mark, Operation, RemoteStep
+
+SEED = int(os.environ.get("ZFSILO_SEED", "20260101"))
+HISTORIES = int(os.environ.get("ZFSILO_HISTORIES", "2500"))
+TALLY: Counter[str] = Counter()
+
+
+def start(example: Example) -> tuple[Machine, dict[str, Any]]:
+    """Return a machine on which an example's operation is stored, and the facts before it."""
+    machine = Machine()
+    before = machine.prepare(example)
+    machine.save(operation(example))
+    return machine, before
+
+
+def finish(machine: Machine) -> Operation:
+    """Let the daemon make remote moves, and the worker the rest, until the operation ended."""
+    machine.cut_at = 0
+    for _attempt in range(10):
+        stored = machine.operation
+        if stored.ended:
+            return stored
+        if stored.state == "RUNNING" and stored.boot_id == machine.boot_id:
+            machine.run()
+        elif stored.state == "WAITING":
+            pass_remote(machine)
+        else:
+            machine.rollback()
+    raise AssertionError(f"never ended: {machine.operation}")
+
+
+def pass_remote(machine: Machine) -> None:
+    """Mark the remote move that the operation waits at as made."""
+    stored = machine.operation
+    index = next(i for i, move in enumerate(stored.moves) if move.mark == "todo")
+    assert isinstance(stored.moves[index].step, RemoteStep)
+    machine.save(stored.marked(index, "done").but(state="RUNNING"))
+
+
+def check_end(machine: Machine, before: dict[str, Any], rebooted: bool) -> None:
+    """Assert that the operation is done, or everything is as it was."""
+    ended = machine.operation
+    facts = machine.host.facts.snapshot()
+    if ended.state == "DONE":
+        for move in ended.moves:
+            gone = rebooted and (move.step.volatile or move.step.sticky)
+            if isinstance(move.step, HostStep) and not gone:
+                assert move.step.probe(machine.host) == move.up, f"not so: {move}"
+        return
+    assert ended.state == "ROLLED_BACK"
+    if rebooted:
+        facts, before = lasting(facts), lasting(before)
+    assert not_sticky(facts) == not_sticky(before)
+
+
+def points_of(example: Example) -> int:
+    """Count the points of an example's whole run."""
+    machine, _before = start(example)
+    machine.cut(0, "before", "kill")
+    for _turn in range(5):
+        if not machine.operation.ended:
+            machine.run()
+        if machine.operation.state == "WAITING":
+            pass_remote(machine)
+    return machine.points
+
+
+@pytest.mark.parametrize("example", PLANS, ids=lambda each: each.name)
+def test_every_plan_runs_to_its_end(example: Example) -> None:
+    machine, before = start(example)
+    assert finish(machine).state == "DONE"
+    check_end(machine, before, rebooted=False)
+
+
+@pytest.mark.parametrize("example", PLANS, ids=lambda each: each.name)
+def test_every_point_of_run_cut_once(example: Example) -> None:
+    for point in range(1, points_of(example) + 1):
+        for when in ("before", "after"):
+            for how in ("kill", "error"):
+                machine, before = start(example)
+                machine.cut(point, when, how)
+                _run_once(machine)
+                _recover(machine)
+                check_end(machine, before, rebooted=False)
+                TALLY[machine.operation.state] += 1
+
+
+def _run_once(machine: Machine) -> None:
+    """Run through remote moves until the end or the cut; after a kill nothing runs on."""
+    with contextlib.suppress(Killed):
+        while machine.run() and machine.operation.state == "WAITING":
+            pass_remote(machine)
+
+
+def _recover(machine: Machine) -> None:
+    """Do what OnFailure and the daemon's recover do: roll back what has not ended."""
+    machine.cut_at = 0
+    for _attempt in range(3):
+        if not machine.operation.ended:
+            machine.rollback()
+    assert machine.operation.ended, f"needs repair for ever: {machine.operation}"
+
+
+@seed(SEED)
+@settings(
+    max_examples=HISTORIES, deadline=None, database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+@given(
+    example=st.sampled_from(PLANS),
+    standing=st.sets(st.integers(0, 12)),
+    cuts=st.lists(
+        st.tuples(
+            st.integers(1, 40), st.sampled_from(("before", "after")),
+            st.sampled_from(("kill", "error")), st.booleans(),
+        ),
+        max_size=4,
+    ),
+)  # fmt: skip
+def test_histories(
+    example: Example, standing: set[int], cuts: list[tuple[int, str, str, bool]]
+) -> None:
+    """Some facts are so already; then run and every rollback are cut, with reboots in between."""
+    machine, _before = start(example)
+    before = _stand(machine, example, standing)
+    rebooted = False
+    for index, (point, when, how, reboot) in enumerate(cuts):
+        machine.cut(point, when, how)
+        if machine.operation.ended:
+            break
+        if index == 0:
+            _run_once(machine)
+        else:
+            machine.rollback()
+        if reboot:
+            rebooted = True
+            machine.reboot()
+    machine.cut_at = 0
+    if not cuts:
+        finish(machine)
+    _recover(machine)
+    check_end(machine, before, rebooted)
+
+
+def _stand(machine: Machine, example: Example, standing: set[int]) -> dict[str, Any]:
+    """Make the first moves of an example before it begins, and return all facts."""
+    for index in sorted(standing):
+        if index < len(example.moves) and index == len(_prefix(machine, example)):
+            move = example.moves[index]
+            if isinstance(move.step, HostStep):
+                (move.step.do if move.up else move.step.undo)(machine.host)
+    return machine.host.facts.snapshot()
+
+
+def _prefix(machine: Machine, example: Example) -> list[HostStep]:
+    found = []
+    for move in example.moves:
+        if not isinstance(move.step, HostStep) or move.step.probe(machine.host) != move.up:
+            break
+        found.append(move.step)
+    return found
+
+
+def test_histories_are_many() -> None:
+    print(f"seed {SEED}, {HISTORIES} histories, single cuts: {dict(TALLY)}")
+    assert HISTORIES >= 2000
+
+
+def example_named(name: str) -> Example:
+    return next(each for each in PLANS if each.name == name)
+
+
+def marks(machine: Machine) -> list[Mark]:
+    return [move.mark for move in machine.operation.moves]
+
+
+def test_what_was_so_before_is_kept_and_never_turned_back() -> None:
+    machine, before = start(example_named("publish"))
+    first = machine.operation.moves[0].step
+    assert isinstance(first, HostStep)
+    first.do(machine.host)
+    machine.cut(5, "after", "error")
+    machine.run()
+    assert marks(machine)[0] == "kept"
+    machine.cut_at = 0
+    machine.rollback()
+    assert marks(machine)[0] == "kept"
+    assert first.probe(machine.host)
+    assert len(machine.host.facts.snapshot()) == len(before) + 1
+
+
+def test_a_begun_move_is_turned_back_whatever_its_probe_says() -> None:
+    machine, before = start(example_named("publish"))
+    machine.cut(2, "after", "kill")  # the first of two effects of the backstore
+    machine.run()
+    assert marks(machine)[0] == "begun"
+    assert machine.host.facts.snapshot() != before
+    machine.cut_at = 0
+    machine.rollback()
+    assert machine.host.facts.snapshot() == before
+
+
+def test_past_a_final_move_it_rolls_forward() -> None:
+    machine, _before = start(example_named("disconnect"))
+    machine.cut(2, "after", "kill")  # logged out, not yet marked done
+    machine.run()
+    _recover(machine)
+    assert machine.operation.state == "DONE"
+
+
+def test_a_final_move_that_failed_cleanly_is_rolled_back() -> None:
+    machine, before = start(example_named("delete"))
+    machine.cut(2, "before", "error")  # zfs destroy refused, and the zvol is there
+    machine.run()
+    _recover(machine)
+    assert machine.operation.state == "ROLLED_BACK"
+    assert machine.host.facts.snapshot() == before
+
+
+def test_a_filesystem_stays_after_a_rollback() -> None:
+    machine, before = start(example_named("stage"))
+    machine.run()
+    pass_remote(machine)
+    machine.run()
+    machine.save(machine.operation.but(state="FAILED"))
+    _recover(machine)
+    made = set(machine.host.facts.snapshot()) - set(before)
+    assert {name.partition(":")[0] for name in made} == {"content"}
+
+
+def test_a_foreign_thing_is_a_conflict_and_stays() -> None:
+    machine = Machine()
+    machine.host.facts.memory["zvol:tank/data"] = {"uid": "somebody's", "guid": "1", "size": 1}
+    machine.save(operation(example_named("create")))
+    with pytest.raises(Conflict, match="not ours"):
+        worker.run(machine.operation, machine.host, machine.save)
+    machine.run()
+    _recover(machine)
+    assert machine.operation.state == "ROLLED_BACK"
+    assert machine.host.facts.get("zvol:tank/data")["uid"] == "somebody's"
+
+
+def test_a_rollback_that_fails_needs_repair_and_heals() -> None:
+    machine, before = start(example_named("publish"))
+    machine.cut(6, "after", "error")
+    machine.run()
+    machine.cut(1, "before", "error")
+    assert not machine.rollback()
+    assert machine.operation.state == "NEEDS_REPAIR"
+    machine.cut_at = 0
+    machine.rollback()
+    assert machine.operation.state == "ROLLED_BACK"
+    assert machine.host.facts.snapshot() == before
+
+
+def test_the_saw_cuts() -> None:
+    machine, _before = start(example_named("create"))
+    machine.cut(2, "before", "error")
+    with pytest.raises(CommandFailed):
+        worker.run(machine.operation, machine.host, machine.save)

@@ -1,0 +1,270 @@
+"""The records: what zfsilo knows. No I/O.
+
+    storage host   Volume --< Publication >-- Host
+    consumer       Attachment --< Mount
+    both           Operation --< Move >-- Step (steps.py)
+
+A record's `revision` is the store's counter at its last change; the API shows it as the etag.
+Times are seconds since 1970, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from zfsilod.record import Pairs, Record, Stored
+
+if TYPE_CHECKING:
+    from zfsilod.host import Host as Machine
+
+Mode = Literal["FILESYSTEM", "BLOCK"]
+AccessMode = Literal[
+    "SINGLE_NODE_WRITER",
+    "SINGLE_NODE_READER_ONLY",
+    "SINGLE_NODE_SINGLE_WRITER",
+    "SINGLE_NODE_MULTI_WRITER",
+    "MULTI_NODE_READER_ONLY",
+    "MULTI_NODE_SINGLE_WRITER",
+    "MULTI_NODE_MULTI_WRITER",
+]
+Transport = Literal["ISCSI"]
+ServerHeight = Literal["ABSENT", "CREATED", "EXPORTED"]
+ConsumerHeight = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
+FilesystemState = Literal["NONE", "FORMATTING", "READY"]
+Restore = Literal["BOOT", "NEVER"]
+Mark = Literal["todo", "kept", "begun", "done", "undone"]
+OperationState = Literal[
+    "RUNNING",  # its unit runs, or will as soon as systemd gets to it
+    "WAITING",  # at a remote move, which the daemon makes between two runs of the worker
+    "FAILED",  # a step failed; its rollback runs or will
+    "DONE",
+    "ROLLED_BACK",
+    "NEEDS_REPAIR",  # the rollback failed too, or a final move cannot be finished
+]
+ENDED = ("DONE", "ROLLED_BACK")
+
+
+class Filesystem(Record):
+    """What is known of the filesystem on a volume; the server keeps it, so mkfs runs once."""
+
+    state: FilesystemState = "NONE"
+    type: str = ""
+    uuid: str = ""
+    operation: str = ""  # FORMATTING: the consumer's operation that may run mkfs
+    host: str = ""
+
+
+class Volume(Stored):
+    """A zvol of this storage host."""
+
+    id: str
+    uid: str  # 32 hex digits, never reused; all kernel names come from it
+    dataset: str
+    capacity_bytes: int
+    thin: bool
+    mode: Mode
+    volblocksize: int
+    properties: Pairs = ()
+    labels: Pairs = ()
+    hosts: tuple[str, ...] = ()  # may publish it to themselves; ("*",): every registered host
+    access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
+    height: ServerHeight = "ABSENT"
+    guid: str = ""  # ZFS's own identity of the dataset, learned when it was made
+    filesystem: Filesystem = Filesystem()
+    epoch: int = 0  # of the newest publication; counted up, never reused
+    created_at: int = 0
+    updated_at: int = 0
+
+
+class Publication(Stored):
+    """One volume, exported to one host."""
+
+    id: str  # <volume>/<host>; also the name of its secrets
+    volume: str
+    host: str
+    initiator: str  # the host's IQN when it was published
+    transport: Transport = "ISCSI"
+    access_mode: AccessMode = "SINGLE_NODE_WRITER"
+    readonly: bool = False
+    epoch: int = 0
+    published_by: str = ""  # who asked: the host itself, a controller or an administrator
+    request: str = ""  # the consumer's operation that asked, for its release
+    created_at: int = 0
+
+
+class Host(Stored):
+    """A machine that volumes are published to."""
+
+    id: str
+    iqn: str = ""
+    nqn: str = ""
+    addresses: tuple[str, ...] = ()
+    labels: Pairs = ()
+    max_attachments: int = 0  # 0: no limit
+    created_at: int = 0
+    updated_at: int = 0
+
+
+class Disk(Record):
+    """The block device of a session, told by target and proved by serial and size."""
+
+    target: str  # IQN
+    serial: str  # unit serial: the volume's uid
+    size_bytes: int
+
+
+class Mount(Record):
+    """One path at which a staged volume appears."""
+
+    path: str
+    readonly: bool = False
+    made_path: bool = False  # the mount point is ours, and goes with the mount
+
+
+class Attachment(Stored):
+    """A volume of some server, on this consumer."""
+
+    id: str  # the local name; also the name of its secrets
+    server: str
+    volume: str
+    disk: Disk
+    portals: tuple[str, ...]
+    mode: Mode
+    epoch: int
+    readonly: bool = False
+    restore: Restore = "NEVER"
+    published_here: str = ""  # the operation that published it; its Disconnect releases it
+    height: ConsumerHeight = "ABSENT"
+    filesystem: Filesystem = Filesystem()
+    staging_path: str = ""
+    made_staging_path: bool = False
+    mount_options: tuple[str, ...] = ()
+    stage_readonly: bool = False
+    mounts: tuple[Mount, ...] = ()
+    created_at: int = 0
+    updated_at: int = 0
+
+
+class Debt(Stored):
+    """A release that a server still has to be told: retried until it answers."""
+
+    id: str  # the operation that owes it
+    server: str
+    volume: str
+
+
+class Token(Stored):
+    """A bearer token: only its hash is kept."""
+
+    id: str
+    digest: str  # SHA-256 of the token, hex
+    role: str  # admin, host or reader
+    subject: str  # the host or user it stands for
+    created_at: int = 0
+
+
+class Step(Record):
+    """One fact about the world that an operation makes true or false (steps.py)."""
+
+    volatile: ClassVar[bool] = False  # gone after a reboot: configfs, session, mount
+    sticky: ClassVar[bool] = False  # undo leaves it: a filesystem
+    final: ClassVar[tuple[bool, ...]] = ()  # the directions (True: up) that cannot be turned back
+
+
+class HostStep(Step, metaclass=ABCMeta):
+    """A fact about this host: the worker probes it, makes it true and makes it false."""
+
+    @abstractmethod
+    def probe(self, host: Machine) -> bool:
+        """Tell whether it is so. Raises Conflict or Unavailable, and changes nothing."""
+
+    @abstractmethod
+    def do(self, host: Machine) -> None:
+        """Make it so, from any half-made state."""
+
+    @abstractmethod
+    def undo(self, host: Machine) -> None:
+        """Make it not so, from any half-made state."""
+
+    def learned(self, _host: Machine, *, made: bool) -> dict[str, str]:
+        """Tell what only the host knows once it is so: it fills the record (plan.filled).
+
+        `made`: this operation made it so; otherwise it was so before.
+        """
+        return {}
+
+
+class RemoteStep(Step):
+    """A fact about a server: the daemon asks for it, between two runs of the worker."""
+
+    server: str
+    volume: str
+
+
+class Move(Record):
+    """A step and its direction, with the mark that says how far it got."""
+
+    step: Step
+    up: bool
+    mark: Mark = "todo"
+
+    @property
+    def final(self) -> bool:
+        """Whether there is no way back once this move was begun."""
+        return self.up in self.step.final
+
+
+class Change(Record):
+    """A record to put into a bucket of the store, or (None) a key to drop from it."""
+
+    bucket: str
+    key: str
+    record: Stored | None = None
+
+
+class Failure(Record):
+    """An error as the store keeps it: see errors.revive."""
+
+    name: str
+    message: str
+    reason: str = ""
+    facts: Pairs = ()
+    step: str = ""
+
+
+class Operation(Stored):
+    """A list of moves on its way, stored before anything happens."""
+
+    id: str  # ULID
+    kind: str  # the verb: create, publish, ...
+    subject: str  # what it is about, as a resource name: volumes/data
+    title: str  # for people: "publish data to take over iscsi"
+    moves: tuple[Move, ...]
+    claims: tuple[str, ...]
+    commit: tuple[Change, ...]  # made with its end, in the same transaction
+    revert: tuple[Change, ...] = ()  # made with the end of its rollback
+    facts: Pairs = ()  # what steps learned on the way; they fill the subject's record at the commit
+    request: str = ""  # digest of method and fields: an equal request joins
+    caller: str = ""
+    state: OperationState = "RUNNING"
+    failure: Failure | None = None
+    attempts: int = 0  # of a rollback that failed
+    boot_id: str = ""
+    created_at: int = 0
+    ended_at: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in ENDED
+
+    @property
+    def next_move(self) -> Move | None:
+        """The first move that is not made yet."""
+        return next((each for each in self.moves if each.mark in ("todo", "begun")), None)
+
+    def marked(self, index: int, mark: Mark) -> Operation:
+        """Return the operation with one move's mark changed."""
+        move = self.moves[index].but(mark=mark)
+        return self.but(moves=(*self.moves[:index], move, *self.moves[index + 1 :]))

@@ -1,0 +1,303 @@
+"""Rungs and plans: which steps make a height, which moves lead from one to another. Pure.
+
+    server    ABSENT -> CREATED -> EXPORTED             plus one publication per host
+    consumer  ABSENT -> CONNECTED -> STAGED -> MOUNTED  plus one mount per path
+
+Climbing does the steps of the next rungs, descending undoes them in reverse; nothing else is
+written about how to publish or to mount.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from zfsilod.model import Attachment, Filesystem, HostStep, Mount, Move, Publication, Step, Volume
+from zfsilod.record import Record
+from zfsilod.steps import (
+    Acl,
+    Backstore,
+    Bound,
+    DeviceBound,
+    DiskSize,
+    Enabled,
+    Fills,
+    Formatted,
+    Lun,
+    MappedLun,
+    MountPoint,
+    Node,
+    NoSession,
+    Portals,
+    Reported,
+    Session,
+    Staged,
+    Target,
+    Zvol,
+    ZvolProperty,
+    ZvolSize,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SERVER = ("ABSENT", "CREATED", "EXPORTED")
+CONSUMER = ("ABSENT", "CONNECTED", "STAGED", "MOUNTED")
+HIDDEN = {"volmode": "dev", "snapdev": "hidden"}  # no partition scan, no snapshot devices on give
+
+R = TypeVar("R", bound=Record)
+
+
+def up(steps: Sequence[Step]) -> tuple[Move, ...]:
+    """Return the moves that make these facts true, first to last."""
+    return tuple(Move(step=step, up=True) for step in steps)
+
+
+def down(steps: Sequence[Step]) -> tuple[Move, ...]:
+    """Return the moves that make these facts false, last to first."""
+    return tuple(Move(step=step, up=False) for step in reversed(steps))
+
+
+# The storage host
+
+
+def target_name(prefix: str, volume: Volume) -> str:
+    """Return the IQN of a volume's target: fixed length, whatever the user calls the volume."""
+    return f"{prefix}:{volume.uid}"
+
+
+def backstore_name(volume: Volume) -> str:
+    """Return the name of a volume's backstore."""
+    return f"zfsilo-{volume.uid}"
+
+
+class Export(Record):
+    """How this host exports: what of the configuration the rungs need."""
+
+    prefix: str  # of all IQNs: iqn.2026-01.org.zfsilo:give
+    portals: tuple[str, ...]
+
+
+def zvol(volume: Volume, operation: str = "") -> Zvol:
+    """Return the step that is the volume itself."""
+    properties = dict(volume.properties) | HIDDEN
+    marks = {"id": volume.id, "uid": volume.uid, "operation": operation, "filesystem": "NONE"}
+    return Zvol(
+        dataset=volume.dataset, uid=volume.uid, guid=volume.guid,
+        size_bytes=volume.capacity_bytes, thin=volume.thin, volblocksize=volume.volblocksize,
+        properties=tuple(sorted(properties.items())),
+        marks=tuple(sorted((f"zfsilo:{name}", value) for name, value in marks.items())),
+    )  # fmt: skip
+
+
+def export(volume: Volume, how: Export) -> list[Step]:
+    """Return the rung EXPORTED: backstore, target, LUN, and a target that answers to nobody yet."""
+    target, backstore = target_name(how.prefix, volume), backstore_name(volume)
+    return [
+        Backstore(name=backstore, dataset=volume.dataset, serial=volume.uid),
+        Target(target=target),
+        Lun(target=target, backstore=backstore),
+        Portals(target=target, portals=how.portals),
+        Enabled(target=target),
+    ]
+
+
+def admission(
+    volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
+) -> list[Step]:
+    """Return what a publication adds to the export: one initiator that is let in."""
+    target = target_name(how.prefix, volume)
+    return [
+        Acl(
+            target=target, initiator=publication.initiator, secret=publication.key,
+            admitted=tuple(sorted(each.initiator for each in others)),
+        ),
+        MappedLun(target=target, initiator=publication.initiator, readonly=publication.readonly),
+    ]  # fmt: skip
+
+
+def publish(
+    volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
+) -> tuple[Move, ...]:
+    """Return the climb to EXPORTED and the admission of one more host."""
+    return up([*export(volume, how), *admission(volume, publication, how, others)])
+
+
+def unpublish(
+    volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
+) -> tuple[Move, ...]:
+    """Return the end of an admission, and of the export when it was the last."""
+    target = target_name(how.prefix, volume)
+    guard = NoSession(target=target, initiator=publication.initiator, host=publication.host)
+    below = [] if others else export(volume, how)
+    return (*up([guard]), *down([*below, *admission(volume, publication, how, others)]))
+
+
+def resize(volume: Volume, size_bytes: int) -> tuple[Move, ...]:
+    """Return the growth of a zvol; a live export shows the new size by itself."""
+    return up([ZvolSize(dataset=volume.dataset, size_bytes=size_bytes)])
+
+
+def properties(volume: Volume, values: dict[str, str]) -> tuple[Move, ...]:
+    """Return the changes of ZFS properties; a value of "" goes back to the inherited one."""
+    before = dict(volume.properties)
+    return up([
+        ZvolProperty(
+            dataset=volume.dataset, name=name, value=value, previous=before.get(name, "")
+        )
+        for name, value in sorted(values.items())
+        if before.get(name, "") != value
+    ])  # fmt: skip
+
+
+def mark_filesystem(volume: Volume, filesystem: Filesystem) -> tuple[Move, ...]:
+    """Return the change of the mark on the zvol that says what filesystem it carries."""
+    step = ZvolProperty(
+        dataset=volume.dataset, name="zfsilo:filesystem",
+        value=filesystem_mark(filesystem), previous=filesystem_mark(volume.filesystem),
+    )  # fmt: skip
+    return up([step])
+
+
+def filesystem_mark(filesystem: Filesystem) -> str:
+    """Return a filesystem's state as the text of a ZFS user property."""
+    parts = (filesystem.state, filesystem.type, filesystem.uuid, filesystem.operation)
+    return ":".join(part for part in parts if part)
+
+
+def server_facts(
+    volume: Volume, publications: Sequence[Publication], how: Export
+) -> list[HostStep]:
+    """Return every fact that must hold on the storage host for a volume, lowest first."""
+    steps: list[Step] = [
+        zvol(volume), ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes)
+    ]  # fmt: skip
+    if publications:
+        steps += export(volume, how)
+    for each in publications:
+        others = [other for other in publications if other is not each]
+        steps += admission(volume, each, how, others)
+    return host_steps(steps)
+
+
+# The consumer
+
+
+def connection(attachment: Attachment) -> list[Step]:
+    """Return the rung CONNECTED: a record of the target and a session."""
+    return [
+        Node(
+            target=attachment.disk.target, portals=attachment.portals, secret=attachment.key
+        ),
+        Session(disk=attachment.disk),
+    ]  # fmt: skip
+
+
+def staging(attachment: Attachment) -> list[Step]:
+    """Return the rung STAGED: a filesystem, mounted once and as large as its disk.
+
+    A raw block volume has nothing to stage: the rung is empty.
+    """
+    if attachment.mode == "BLOCK":
+        return []
+    point = MountPoint(path=attachment.staging_path, file=False)
+    staged = Staged(
+        disk=attachment.disk, path=attachment.staging_path, fs_type=attachment.filesystem.type,
+        options=attachment.mount_options, readonly=attachment.stage_readonly,
+    )  # fmt: skip
+    steps: list[Step] = [*formatting(attachment), point, staged]
+    if not attachment.stage_readonly:
+        steps.append(Fills(disk=attachment.disk, path=attachment.staging_path))
+    return steps
+
+
+def formatting(attachment: Attachment) -> list[Step]:
+    """Return the steps to a filesystem: the server hears of it before mkfs and before a mount."""
+    filesystem = attachment.filesystem
+    formatted = Formatted(disk=attachment.disk, filesystem=filesystem)
+    if filesystem.state == "READY":
+        return [formatted]
+    return [_report(attachment, "FORMATTING"), formatted, _report(attachment, "READY")]
+
+
+def _report(attachment: Attachment, state: str) -> Reported:
+    return Reported(
+        server=attachment.server, volume=attachment.volume, epoch=attachment.epoch, state=state,
+        type=attachment.filesystem.type, uuid=attachment.filesystem.uuid,
+    )  # fmt: skip
+
+
+def mounting(attachment: Attachment, mount: Mount) -> list[Step]:
+    """Return what one more path needs: its mount point, and the bind mount."""
+    if attachment.mode == "BLOCK":
+        bound: Step = DeviceBound(disk=attachment.disk, path=mount.path)
+    else:
+        bound = Bound(
+            disk=attachment.disk, source=attachment.staging_path,
+            path=mount.path, readonly=mount.readonly,
+        )  # fmt: skip
+    return [MountPoint(path=mount.path, file=attachment.mode == "BLOCK"), bound]
+
+
+def unmounting(attachment: Attachment, mount: Mount) -> tuple[Move, ...]:
+    """Return the way back from one path; a mount point that was there before us stays."""
+    point, bound = mounting(attachment, mount)
+    return down([point, bound] if mount.made_path else [bound])
+
+
+def unstaging(attachment: Attachment) -> tuple[Move, ...]:
+    """Return the way down from STAGED; the filesystem stays, as does a path not made by us."""
+    kept = () if attachment.made_staging_path else (MountPoint,)
+    steps = [s for s in staging(attachment) if isinstance(s, HostStep) and not s.sticky]
+    return down([step for step in steps if not isinstance(step, kept)])
+
+
+def growth(attachment: Attachment, size_bytes: int) -> tuple[Move, ...]:
+    """Return what makes a consumer see and use a volume's new size."""
+    disk = attachment.disk.but(size_bytes=size_bytes)
+    steps: list[Step] = [DiskSize(disk=disk)]
+    if attachment.height in ("STAGED", "MOUNTED") and attachment.mode == "FILESYSTEM":
+        steps.append(Fills(disk=disk, path=attachment.staging_path))
+    return up(steps)
+
+
+def consumer_facts(attachment: Attachment) -> list[HostStep]:
+    """Return every fact that must hold on the consumer for an attachment, lowest first."""
+    reached = CONSUMER.index(attachment.height)
+    steps: list[Step] = []
+    if reached >= CONSUMER.index("CONNECTED"):
+        steps += connection(attachment)
+    if reached >= CONSUMER.index("STAGED"):
+        steps += staging(attachment)
+    for mount in attachment.mounts:
+        steps += mounting(attachment, mount)
+    return host_steps(steps)
+
+
+# Both
+
+
+def host_steps(steps: Sequence[Step]) -> list[HostStep]:
+    """Return those steps that are facts about this host."""
+    return [step for step in steps if isinstance(step, HostStep)]
+
+
+def filled(record: R, facts: dict[str, str]) -> R:
+    """Return a record with what the steps of its operation learned (HostStep.learned)."""
+    if isinstance(record, Volume) and "guid" in facts:
+        return record.but(guid=facts["guid"])
+    if isinstance(record, Attachment):
+        return record.but(
+            filesystem=_learned_filesystem(record.filesystem, facts),
+            made_staging_path=record.made_staging_path or f"made {record.staging_path}" in facts,
+            mounts=tuple(
+                each.but(made_path=each.made_path or f"made {each.path}" in facts)
+                for each in record.mounts
+            ),
+        )
+    return record
+
+
+def _learned_filesystem(filesystem: Filesystem, facts: dict[str, str]) -> Filesystem:
+    if "fs_uuid" not in facts:
+        return filesystem
+    return Filesystem(state="READY", type=facts["fs_type"], uuid=facts["fs_uuid"])

@@ -1,0 +1,394 @@
+"""The application layer: plan a request, store its operation, launch it, and tell when it ended.
+
+Both front ends and all internal callers come through `begin` and `wait`. The order is always the
+same: look at the host (in a thread), then in one transaction read, plan, claim and store, then
+launch. Whatever systemd says later is only a hint to read the store again: the store alone decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from zfsilod import take
+from zfsilod.errors import (
+    Busy,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    ZfsiloError,
+    revive,
+)
+from zfsilod.give import Room, need_root
+from zfsilod.model import Debt, Failure, HostStep, Operation, RemoteStep
+from zfsilod.record import pairs
+from zfsilod.steps import Reported
+from zfsilod.ulid import new_ulid
+from zfsilod.verbs import Plan, Settings, Verb, World
+from zfsilod.views import view
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from zfsilod.host import Host as Machine
+    from zfsilod.secret import Chap
+    from zfsilod.store import Store, Transaction
+
+T = TypeVar("T")
+STORE_DEADLINE_S = 10
+LOOK_DEADLINE_S = 20
+BEGIN_DEADLINE_S = 20
+RETRY_REPAIR_S = (5, 15, 60, 300)
+
+log = logging.getLogger(__name__)
+
+
+class Launcher(Protocol):
+    """What starts workers (launcher.py): systemd, or local processes under --simulate."""
+
+    async def start(self, operation: Operation) -> None: ...
+    async def rollback(self, operation: Operation) -> None: ...
+    async def stop(self, operation: Operation) -> None: ...
+    async def running(self) -> set[str]: ...
+
+
+class Servers(Protocol):
+    """The storage hosts that this consumer knows, as itself (api/servers.py)."""
+
+    async def fetch(self, server: str, volume: str) -> tuple[take.Connection, Chap]: ...
+    async def publish(self, server: str, volume: str, *, request: str) -> None: ...
+    async def release(self, server: str, volume: str, *, request: str) -> None: ...
+    async def report(self, step: Reported, operation: str) -> None: ...
+
+
+class Service:
+    """The verbs over one store, one host and one launcher."""
+
+    def __init__(
+        self, store: Store, machine: Machine, launcher: Launcher, servers: Servers,
+        settings: Settings, *, boot_id: str,
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.machine = machine
+        self.launcher = launcher
+        self.servers = servers
+        self.settings = settings
+        self.boot_id = boot_id
+        self._writer = ThreadPoolExecutor(1, "store")
+        self._lookers = ThreadPoolExecutor(8, "look")
+        self._changed = asyncio.Condition()
+        self._preparing: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.listeners: list[Callable[[Operation], None]] = []
+
+    # Requests
+
+    async def begin(
+        self, verb: Verb, *, caller: str, deadline_s: float = BEGIN_DEADLINE_S
+    ) -> Operation:
+        """Store the operation of a request and launch it; an equal running one is joined.
+
+        Raises whatever the plan refuses, and Busy when a claim is not free by the deadline.
+        """
+        until = time.monotonic() + deadline_s
+        standing = await self._already(verb, caller)
+        if standing:
+            return standing
+        operation_id = new_ulid()
+        self._preparing.add(operation_id)
+        try:
+            seen = await self._see(verb, operation_id)
+            while True:
+                found = await self.write(
+                    partial(self._begin_in, verb, seen, caller, operation_id)
+                )
+                if found.id == operation_id or found.request == verb.digest():
+                    break
+                await self._wait_for_claim(found, until)
+        finally:
+            self._preparing.discard(operation_id)
+        if found.id == operation_id:
+            self._drive(found)
+        return found
+
+    async def plan(self, verb: Verb, *, caller: str) -> Operation:
+        """Return the operation that a request would be, and store nothing."""
+        if isinstance(verb, take.Connect):
+            verb = verb.but(publish_if_needed=False)
+        operation_id = new_ulid()
+        seen = await self._see(verb, operation_id)
+        with self.store.read() as txn:
+            world = self._world(txn, operation_id, caller)
+            return verb.plan(world, seen).operation(verb, world, self.boot_id)
+
+    async def wait(self, operation_id: str, timeout_s: float) -> Operation:
+        """Wait for an operation's end and return it. Raises its failure, or DeadlineExceeded."""
+        operation = await self.ended(operation_id, timeout_s)
+        if operation.failure is not None:
+            failure = operation.failure
+            raise revive(
+                failure.name, failure.message, failure.reason,
+                dict(failure.facts) | {"operation": operation.id},
+            )  # fmt: skip
+        return operation
+
+    async def ended(self, operation_id: str, timeout_s: float) -> Operation:
+        """Wait until an operation ended or needs repair, and return it as it is then."""
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                while True:
+                    operation = self.operation(operation_id)
+                    if operation.ended or operation.state == "NEEDS_REPAIR":
+                        return operation
+                    await self._changed.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"operation {operation_id} still runs: zfsiloctl operation wait {operation_id}",
+                operation=operation_id,
+            ) from None
+
+    async def cancel(self, operation_id: str) -> Operation:
+        """Stop a running operation; its rollback follows, unless it is past its last way back."""
+        operation = self.operation(operation_id)
+        if not operation.ended:
+            await self.launcher.stop(operation)
+        return operation
+
+    async def repair(self, operation_id: str) -> Operation:
+        """Try the rollback of an operation again, now."""
+        operation = self.operation(operation_id)
+        if operation.state == "NEEDS_REPAIR":
+            await self.launcher.rollback(operation)
+        return operation
+
+    async def watch(self, after_revision: int) -> AsyncIterator[Operation]:
+        """Yield operations as they change, oldest change first, from behind a revision."""
+        while True:
+            with self.store.read() as txn:
+                news = [o for o in txn.scan(Operation) if o.revision > after_revision]
+            for operation in sorted(news, key=lambda each: each.revision):
+                after_revision = operation.revision
+                yield operation
+            if not news:
+                async with self._changed:
+                    await self._changed.wait()
+
+    def operation(self, operation_id: str) -> Operation:
+        """Return an operation, else raise NotFound."""
+        with self.store.read() as txn:
+            found = txn.get(Operation, operation_id)
+        if found is None:
+            raise NotFound(f"there is no operation {operation_id[:80]}")
+        return found
+
+    async def stats(self, volume_id: str) -> dict[str, int]:
+        """Return a volume's figures: of its filesystem where it is staged, else of its zvol."""
+        with self.store.read() as txn:
+            found = view(txn, volume_id)
+        here, volume = found.attachment, found.volume
+        if here is not None and here.height in ("STAGED", "MOUNTED") and here.mode == "FILESYSTEM":
+            return await self.look(partial(self.machine.mounts.stats, here.staging_path))
+        if volume is not None:
+            return await self.look(partial(self.machine.zfs.usage, volume.dataset))
+        assert here is not None
+        return {"volsize": here.disk.size_bytes}
+
+    async def capacity(self, root: str) -> Room:
+        """Return the room of the dataset root, or of a dataset below it."""
+        need_root(self.settings)
+        root = root or self.settings.root
+        if root != self.settings.root and not root.startswith(f"{self.settings.root}/"):
+            raise InvalidArgument(f"{root[:255]} is not below {self.settings.root}")
+        available, total = await self.look(partial(self.machine.zfs.capacity, root))
+        return Room(available_bytes=available, total_bytes=total)
+
+    # What the store and the host are asked, away from the event loop
+
+    async def write(self, change: Callable[[Transaction], T]) -> T:
+        """Run one write transaction in the store's thread, with a deadline."""
+
+        def transact() -> T:
+            with self.store.write() as txn:
+                return change(txn)
+
+        return await self._in_thread(self._writer, transact, STORE_DEADLINE_S, "the store")
+
+    async def look(self, question: Callable[[], T], timeout_s: float = LOOK_DEADLINE_S) -> T:
+        """Read the host in a thread. Raises Unavailable when it does not answer in time."""
+        return await self._in_thread(self._lookers, question, timeout_s, "the host")
+
+    async def holds(self, steps: list[HostStep]) -> bool:
+        """Tell whether all these facts hold."""
+        return await self.look(lambda: all(step.probe(self.machine) for step in steps))
+
+    async def _in_thread(
+        self, pool: ThreadPoolExecutor, question: Callable[[], T], timeout_s: float, who: str
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(pool, question), timeout_s)
+        except TimeoutError:
+            raise Unavailable(f"{who} did not answer in {timeout_s:.0f} s") from None
+
+    # Begin
+
+    async def _already(self, verb: Verb, caller: str) -> Operation | None:
+        """Return an operation that is born done, when records and probes say "already so"."""
+        with self.store.read() as txn:
+            steps = verb.standing(txn, self.settings)
+        if steps is None or not await self.holds(steps):
+            return None
+        now = int(time.time())
+        done = Operation(
+            id=new_ulid(), kind=verb.kind, subject="", title=f"{verb.kind}: already so", moves=(),
+            claims=(), commit=(), caller=caller, state="DONE", created_at=now, ended_at=now,
+        )  # fmt: skip
+        return await self.write(lambda txn: txn.put(done))
+
+    async def _see(self, verb: Verb, operation_id: str) -> object:
+        if isinstance(verb, take.Connect):
+            return await self._fetch(verb, operation_id)
+        if isinstance(verb, take.Grow):
+            return await self._server_size(verb)
+        return await self.look(partial(verb.look, self.machine, self.settings))
+
+    async def _fetch(self, verb: take.Connect, operation_id: str) -> take.Fetched:
+        """Ask the server for the connection, and if asked to, for its publication first.
+
+        The release of what we published is owed from before the call; the commit lifts the debt.
+        """
+        try:
+            connection, chap = await self.servers.fetch(verb.server, verb.volume)
+        except FailedPrecondition as error:
+            if error.reason != "NOT_PUBLISHED" or not verb.publish_if_needed:
+                raise
+        else:
+            return take.Fetched(connection, chap, published="")
+        owed = Debt(id=operation_id, server=verb.server, volume=verb.volume)
+        await self.write(lambda txn: txn.put(owed))
+        await self.servers.publish(verb.server, verb.volume, request=operation_id)
+        connection, chap = await self.servers.fetch(verb.server, verb.volume)
+        return take.Fetched(connection, chap, published=operation_id)
+
+    async def _server_size(self, verb: take.Grow) -> int:
+        with self.store.read() as txn:
+            found = take.need_attachment(txn, verb.id)
+        connection, _chap = await self.servers.fetch(found.server, found.volume)
+        return connection.size_bytes
+
+    def preparing(self, operation_id: str) -> bool:
+        """Tell whether a request with this operation id is on its way to the store."""
+        return operation_id in self._preparing
+
+    def _world(self, txn: Transaction, operation_id: str, caller: str) -> World:
+        now = int(time.time())
+        return World(txn, self.settings, operation_id=operation_id, caller=caller, now=now)
+
+    def _begin_in(
+        self, verb: Verb, seen: object, caller: str, operation_id: str, txn: Transaction
+    ) -> Operation:
+        """Store the operation, or return the one that owns what it would claim."""
+        world = self._world(txn, operation_id, caller)
+        plan = verb.plan(world, seen)
+        for thing in plan.claims:
+            owner = txn.claimant(thing)
+            if owner:
+                return self._owner(txn, owner)
+        if plan.moves:
+            self.store.check_head_room()
+        return self._store(txn, plan, verb, world)
+
+    def _store(self, txn: Transaction, plan: Plan, verb: Verb, world: World) -> Operation:
+        for name, chap in plan.secrets.items():
+            txn.put_raw("secret", name, self.store.seal(name, chap))
+        operation = plan.operation(verb, world, self.boot_id)
+        if not plan.moves:
+            return txn.finish(operation, "DONE")
+        return txn.begin(operation)
+
+    def _owner(self, txn: Transaction, owner: str) -> Operation:
+        found = txn.get(Operation, owner)
+        assert found is not None, f"a claim of operation {owner}, which is not there"
+        return found
+
+    async def _wait_for_claim(self, owner: Operation, until: float) -> None:
+        left = until - time.monotonic()
+        busy = Busy(
+            f"operation {owner.id} ({owner.title}) is at work on it",
+            reason="CLAIMED", operation=owner.id,
+        )  # fmt: skip
+        if owner.state == "NEEDS_REPAIR":
+            raise Busy(
+                f"operation {owner.id} ({owner.title}) needs repair: zfsiloctl operation repair "
+                f"{owner.id}",
+                reason="NEEDS_REPAIR", operation=owner.id,
+            )  # fmt: skip
+        try:
+            await self.ended(owner.id, max(left, 0.0))
+        except DeadlineExceeded:
+            raise busy from None
+
+    # Drive
+
+    def _drive(self, operation: Operation) -> None:
+        if operation.ended:
+            self._announce(operation)
+        elif isinstance(getattr(operation.next_move, "step", None), RemoteStep):
+            self._spawn(self._pass_remote(operation))
+        else:
+            self._spawn(self.launcher.start(operation))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def poke(self, operation_id: str) -> None:
+        """Look at an operation again: something about its unit changed."""
+        operation = self.operation(operation_id)
+        if operation.state == "WAITING":
+            self._spawn(self._pass_remote(operation))
+        else:
+            self._announce(operation)
+
+    def _announce(self, operation: Operation) -> None:
+        for listener in self.listeners:
+            listener(operation)
+        self._spawn(self._wake())
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _pass_remote(self, operation: Operation) -> None:
+        """Make the remote move that an operation waits at, then go on."""
+        try:
+            operation = await self._report(operation)
+        except ZfsiloError as error:
+            failure = Failure(
+                name=error.name, message=error.message, reason=error.reason,
+                facts=pairs(error.facts), step="Reported",
+            )  # fmt: skip
+            failed = operation.but(state="FAILED", failure=failure)
+            operation = await self.write(lambda txn: txn.put(failed))
+            await self.launcher.rollback(operation)
+            return
+        self._drive(operation)
+
+    async def _report(self, operation: Operation) -> Operation:
+        index, step = next(
+            (i, move.step) for i, move in enumerate(operation.moves) if move.mark == "todo"
+        )
+        assert isinstance(step, Reported)
+        facts = dict(operation.facts)
+        if step.state == "READY" and facts:  # what was found may not be what was planned
+            step = step.but(type=facts["fs_type"], uuid=facts["fs_uuid"])
+        await self.servers.report(step, operation.id)
+        marked = operation.marked(index, "done").but(state="RUNNING")
+        return await self.write(lambda txn: txn.put(marked))

@@ -1,0 +1,269 @@
+"""The store: records in LMDB, in short transactions, shared by the daemon and its workers.
+
+Every record lies under `<class>/<key>` as JSON, so `mdb_dump` shows it. `claim/<thing>` names the
+operation that owns a thing, `secret/<name>` holds sealed secrets, `meta/...` what the store is.
+No transaction spans an await or a command: a stopped holder of the write lock stops all others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import lmdb
+
+from zfsilod.errors import FailedPrecondition, ResourceExhausted, StoreCorrupt
+from zfsilod.plan import filled
+from zfsilod.record import Record, Stored, from_plain, to_plain
+from zfsilod.secret import load_key, seal, unseal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from zfsilod.model import Change, Operation, OperationState
+    from zfsilod.secret import Chap
+
+SCHEMA = 1
+HEAD_ROOM = 0.9  # beyond this share of the map nothing new begins, so that what runs can end
+MAX_KEY_BYTES = 400  # LMDB allows 511; longer names are hashed
+DEFAULT_SIZE_BYTES = 1 << 30
+
+R = TypeVar("R", bound=Stored)
+
+
+class Transaction:
+    """What can be read, and in a write transaction changed, at one moment."""
+
+    def __init__(self, handle: lmdb.Transaction) -> None:
+        self._handle = handle
+
+    def get(self, kind: type[R], key: str) -> R | None:
+        """Return the record of that key, or None."""
+        raw = self.get_raw(kind.bucket(), key)
+        return None if raw is None else _decode(raw)
+
+    def scan(self, kind: type[R], after: str = "") -> Iterator[R]:
+        """Yield the records of a class in the order of their keys, from behind `after`."""
+        prefix = f"{kind.bucket()}/".encode()
+        for _key_bytes, raw in self._range(prefix, after):
+            yield _decode(raw)
+
+    def scan_below(self, kind: type[R], key: str) -> Iterator[R]:
+        """Yield the records whose key begins with `key/`: the publications of one volume."""
+        for _key_bytes, raw in self._range(f"{kind.bucket()}/{key}/".encode(), ""):
+            yield _decode(raw)
+
+    def put(self, record: R) -> R:
+        """Write a record with the next revision, and return it as written."""
+        record = record.but(revision=self.next_revision())
+        self.put_raw(record.bucket(), record.key, _encode(record))
+        return record
+
+    def drop(self, bucket: str, key: str) -> None:
+        """Remove what is under a key; nothing there is fine."""
+        self._handle.delete(_key(bucket, key))
+
+    def get_raw(self, bucket: str, key: str) -> bytes | None:
+        """Return the bytes under a key, or None."""
+        raw = self._handle.get(_key(bucket, key))
+        return None if raw is None else bytes(raw)
+
+    def put_raw(self, bucket: str, key: str, value: bytes) -> None:
+        """Write bytes under a key. Raises ResourceExhausted when the store is full."""
+        try:
+            self._handle.put(_key(bucket, key), value)
+        except lmdb.MapFullError as error:
+            raise full_store() from error
+
+    def next_revision(self) -> int:
+        """Count the store's revision up by one."""
+        revision = self.revision() + 1
+        self.put_raw("meta", "revision", str(revision).encode())
+        return revision
+
+    def revision(self) -> int:
+        """Return the revision of the newest change."""
+        return int(self.get_raw("meta", "revision") or b"0")
+
+    def claimant(self, thing: str) -> str | None:
+        """Return the operation that owns a thing, or None."""
+        raw = self.get_raw("claim", thing)
+        return None if raw is None else raw.decode()
+
+    def begin(self, operation: Operation) -> Operation:
+        """Store a new operation and claim its things, which must be free (see `claimant`)."""
+        for thing in operation.claims:
+            owner = self.claimant(thing)
+            assert owner is None or owner == operation.id, f"{thing} belongs to {owner}"
+            self.put_raw("claim", thing, operation.id.encode())
+        return self.put(operation)
+
+    def finish(self, operation: Operation, state: OperationState) -> Operation:
+        """End an operation: its records, its claims and its own end, in one transaction."""
+        changes = operation.commit if state == "DONE" else operation.revert
+        for change in changes:
+            self._apply(change, dict(operation.facts))
+        for thing in operation.claims:
+            if self.claimant(thing) == operation.id:
+                self.drop("claim", thing)
+        failure = None if state == "DONE" else operation.failure
+        return self.put(operation.but(state=state, failure=failure, ended_at=int(time.time())))
+
+    def _apply(self, change: Change, facts: dict[str, str]) -> None:
+        if change.record is None:
+            self.drop(change.bucket, change.key)
+        else:
+            self.put(filled(change.record, facts))
+
+    def _range(self, prefix: bytes, after: str) -> Iterator[tuple[bytes, bytes]]:
+        with self._handle.cursor() as cursor:
+            start = prefix + after.encode()
+            found = cursor.set_range(start)
+            if found and after and cursor.key() == start:
+                found = cursor.next()
+            while found and bytes(cursor.key()).startswith(prefix):
+                yield bytes(cursor.key()), bytes(cursor.value())
+                found = cursor.next()
+
+
+class Store:
+    """One LMDB environment; open it once in a process, and never across a fork."""
+
+    def __init__(self, directory: Path, *, size_bytes: int = 0, durable: bool = True) -> None:
+        """Open the store. A size of 0 takes the size that the store already has."""
+        self.directory = directory
+        path = directory / "store"
+        try:
+            self._environment = lmdb.open(
+                os.fspath(path), map_size=size_bytes, max_dbs=0, mode=0o600,
+                sync=durable, create=size_bytes > 0, max_readers=256,
+            )  # fmt: skip
+        except lmdb.Error as error:
+            raise StoreCorrupt(
+                f"the store {path} cannot be opened: {error}; if it is damaged, restore the "
+                "directory from a backup",
+                path=os.fspath(path),
+            ) from error
+        self._environment.reader_check()
+        self._key: bytes | None = None
+
+    @classmethod
+    def create(
+        cls, directory: Path, *, host: str, size_bytes: int = DEFAULT_SIZE_BYTES,
+        durable: bool = True,
+    ) -> Store:  # fmt: skip
+        """Open the store of a directory, and make it on first use for this kind of host."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = cls(directory, size_bytes=size_bytes, durable=durable)
+        with store.write() as txn:
+            schema = txn.get_raw("meta", "schema")
+            if schema is None:
+                txn.put_raw("meta", "schema", str(SCHEMA).encode())
+                txn.put_raw("meta", "host", host.encode())
+        store.check(host)
+        return store
+
+    def check(self, host: str) -> None:
+        """Refuse a store of another schema, or of another kind of host."""
+        with self.read() as txn:
+            schema, kept = txn.get_raw("meta", "schema"), txn.get_raw("meta", "host")
+        if schema is None or kept is None:
+            raise StoreCorrupt(f"the store {self.directory} says nothing of what it is")
+        if int(schema) != SCHEMA:
+            raise FailedPrecondition(
+                f"the store {self.directory} has schema {int(schema)}, this zfsilo has {SCHEMA}: "
+                "install the version that wrote it",
+                reason="SCHEMA",
+            )
+        if kept.decode() != host:
+            raise FailedPrecondition(
+                f"the store {self.directory} is of a {kept.decode()} host, not of a {host} one: "
+                "use another state directory",
+                reason="OTHER_HOST",
+            )
+
+    @property
+    def host(self) -> str:
+        """Return the kind of host that the store is of: real or simulated."""
+        with self.read() as txn:
+            return (txn.get_raw("meta", "host") or b"").decode()
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """Open a read transaction: a consistent view that blocks nobody."""
+        with self._environment.begin() as handle:
+            yield Transaction(handle)
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """Open the one write transaction; leaving it by an exception takes it all back."""
+        try:
+            with self._environment.begin(write=True) as handle:
+                yield Transaction(handle)
+        except lmdb.MapFullError as error:
+            raise full_store() from error
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._environment.close()
+
+    def used(self) -> float:
+        """Return the share of the map that is in use, 0 to 1."""
+        info, stat = self._environment.info(), self._environment.stat()
+        pages = info["last_pgno"] + 1
+        return float(pages * stat["psize"] / info["map_size"])
+
+    def check_head_room(self) -> None:
+        """Refuse to begin anything new in a nearly full store. Raises ResourceExhausted."""
+        if self.used() > HEAD_ROOM:
+            raise full_store()
+
+    def seal(self, name: str, chap: Chap) -> bytes:
+        """Encrypt secrets for `put_raw("secret", name, ...)`."""
+        return seal(self._sealing_key(), name, chap)
+
+    def chap(self, name: str) -> Chap:
+        """Return the secrets of that name."""
+        with self.read() as txn:
+            sealed = txn.get_raw("secret", name)
+        if sealed is None:
+            raise StoreCorrupt(f"the store has no secrets named {name}")
+        return unseal(self._sealing_key(), name, sealed)
+
+    def _sealing_key(self) -> bytes:
+        if self._key is None:
+            self._key = load_key(self.directory / "key")
+        return self._key
+
+
+def full_store() -> ResourceExhausted:
+    """Return the error for a store without room."""
+    return ResourceExhausted(
+        "the store is full: raise store.size_bytes in zfsilod.toml and restart zfsilod",
+        reason="STORE_FULL",
+    )
+
+
+def _key(bucket: str, key: str) -> bytes:
+    raw = key.encode()
+    if len(raw) > MAX_KEY_BYTES:
+        raw = hashlib.sha256(raw).hexdigest().encode()
+    return bucket.encode() + b"/" + raw
+
+
+def _encode(record: Record) -> bytes:
+    return json.dumps(to_plain(record), separators=(",", ":")).encode()
+
+
+def _decode(raw: bytes) -> Any:
+    try:
+        return from_plain(json.loads(raw))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreCorrupt(f"a record in the store does not read back: {error}") from error
+
+

@@ -1,0 +1,400 @@
+"""The verbs of a consumer: connect, stage, mount, and the way back; grow."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+from zfsilod import plan
+from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model import (
+    Attachment,
+    Debt,
+    Disk,
+    Filesystem,
+    HostStep,
+    Mode,
+    Mount,
+    Move,
+    Restore,
+)
+from zfsilod.record import Record
+from zfsilod.verbs import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
+
+if TYPE_CHECKING:
+    from zfsilod.secret import Chap
+    from zfsilod.store import Transaction
+
+FILESYSTEMS = ("ext4", "xfs")
+MAX_PATH_BYTES = 4095
+MAX_MOUNTS = 64
+OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
+OPTIONS = (
+    "noatime", "nodiratime", "relatime", "strictatime", "lazytime", "nosuid", "nodev", "noexec",
+    "sync", "dirsync", "discard", "nodiscard", "commit", "data", "errors", "barrier", "nobarrier",
+    "journal_checksum", "user_xattr", "acl", "inode64", "largeio", "logbufs", "logbsize",
+    "allocsize", "swalloc", "usrquota", "grpquota", "prjquota", "uquota", "gquota", "pquota",
+)  # fmt: skip
+
+
+class Connection(Record):
+    """What a server tells the host that it publishes a volume to (FetchConnection)."""
+
+    volume: str
+    target: str
+    portals: tuple[str, ...]
+    serial: str
+    size_bytes: int
+    mode: Mode
+    epoch: int
+    readonly: bool
+    filesystem: Filesystem
+
+
+class Connect(Verb):
+    """Log in to a volume of a server. The service fetches the connection before it plans."""
+
+    kind = "connect"
+    id: str
+    server: str
+    volume: str
+    restore: Restore = "NEVER"
+    publish_if_needed: bool = False
+    epoch: int = 0  # 0: whichever stands
+
+    def plan(self, world: World, seen: object) -> Plan:
+        assert isinstance(seen, Fetched)
+        found = world.txn.get(Attachment, check_id(self.id, "local name"))
+        if found is not None and (found.server, found.volume) != (self.server, self.volume):
+            raise AlreadyExists(
+                f"the name {self.id} stands for {found.volume} of {found.server} here: give "
+                "another local name",
+                attachment=self.id,
+            )  # fmt: skip
+        self._check(world, seen.connection)
+        new = self._attachment(found, seen.connection, world, published=seen.published)
+        owed = Debt(id=world.operation_id, server=self.server, volume=self.volume)
+        return Plan(
+            subject=f"volumes/{self.id}", title=f"connect {self.volume} of {self.server}",
+            claims=(f"attachment/{self.id}",), moves=plan.up(plan.connection(new)),
+            commit=(put(new), *((drop(owed),) if seen.published else ())),
+            revert=() if found else (drop_secret(self.id),), secrets={self.id: seen.chap},
+        )  # fmt: skip
+
+    def standing(self, txn: Transaction, settings: Settings) -> list[HostStep] | None:
+        found = txn.get(Attachment, self.id)
+        if found is None or found.height == "ABSENT" or self.epoch not in (0, found.epoch):
+            return None
+        if (found.server, found.volume) != (self.server, self.volume):
+            return None
+        return plan.host_steps(plan.connection(found))
+
+    def _check(self, world: World, connection: Connection) -> None:
+        if self.epoch not in (0, connection.epoch):
+            raise FailedPrecondition(
+                f"epoch {self.epoch} of {self.volume} has passed, now it is {connection.epoch}: "
+                "it was published anew",
+                reason="STALE_EPOCH", volume=self.volume,
+            )  # fmt: skip
+        for other in world.txn.scan(Attachment):
+            if other.disk.target == connection.target and other.id != self.id:
+                raise AlreadyExists(
+                    f"{self.volume} of {self.server} is connected here as {other.id}",
+                    attachment=other.id,
+                )
+
+    def _attachment(
+        self, found: Attachment | None, connection: Connection, world: World, *, published: str
+    ) -> Attachment:
+        if found is not None and found.height != "ABSENT":
+            return found.but(epoch=connection.epoch, updated_at=world.now)
+        return Attachment(
+            id=self.id, server=self.server, volume=self.volume,
+            disk=Disk(
+                target=connection.target, serial=connection.serial,
+                size_bytes=connection.size_bytes,
+            ),
+            portals=connection.portals, mode=connection.mode, epoch=connection.epoch,
+            readonly=connection.readonly, restore=self.restore, published_here=published,
+            height="CONNECTED", filesystem=connection.filesystem,
+            created_at=world.now, updated_at=world.now,
+        )  # fmt: skip
+
+
+class Fetched:
+    """A connection with its secrets, and the operation that published it ("": somebody else)."""
+
+    def __init__(self, connection: Connection, chap: Chap, *, published: str) -> None:
+        self.connection = connection
+        self.chap = chap
+        self.published = published
+
+
+class Disconnect(Verb):
+    """Log out, and release what this host published to itself."""
+
+    kind = "disconnect"
+    id: str
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = world.txn.get(Attachment, check_id(self.id, "volume id"))
+        claims = (f"attachment/{self.id}",)
+        title = f"disconnect {self.id}"
+        if found is None:
+            return Plan(subject=f"volumes/{self.id}", title=title, claims=claims)
+        if found.height != "CONNECTED":
+            raise FailedPrecondition(
+                f"{self.id} is {found.height.lower()}: unmount and unstage it first",
+                reason=found.height, volume=self.id,
+            )  # fmt: skip
+        owed = Debt(id=found.published_here, server=found.server, volume=found.volume)
+        return Plan(
+            subject=f"volumes/{self.id}", title=title, claims=claims,
+            moves=plan.down(plan.connection(found)),
+            commit=(
+                drop(found), drop_secret(self.id), *((put(owed),) if found.published_here else ())
+            ),
+        )  # fmt: skip
+
+
+class Stage(Verb):
+    """Make the filesystem once, and mount it at the staging path."""
+
+    kind = "stage"
+    id: str
+    path: str = ""
+    fs_type: str = ""  # "": what it has, else ext4
+    mount_options: tuple[str, ...] = ()
+    readonly: bool = False
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = need_attachment(world.txn, self.id)
+        if found.height == "MOUNTED" or (found.height == "STAGED" and not self._same(found)):
+            raise FailedPrecondition(
+                f"{self.id} is {found.height.lower()} at {found.staging_path} with other "
+                "parameters: unstage it first",
+                reason=found.height, volume=self.id,
+            )  # fmt: skip
+        new = self._staged(found, world)
+        return Plan(
+            subject=f"volumes/{self.id}", title=f"stage {self.id} at {new.staging_path}",
+            claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
+            moves=plan.up(plan.staging(new)), commit=(put(new),),
+        )  # fmt: skip
+
+    def standing(self, txn: Transaction, settings: Settings) -> list[HostStep] | None:
+        found = txn.get(Attachment, self.id)
+        if found is None or found.height not in ("STAGED", "MOUNTED") or not self._same(found):
+            return None
+        return plan.host_steps([*plan.connection(found), *plan.staging(found)])
+
+    def _same(self, found: Attachment) -> bool:
+        return (
+            self.path in ("", found.staging_path)
+            and self.fs_type in ("", found.filesystem.type)
+            and (tuple(self.mount_options), self.readonly)
+            == (found.mount_options, found.stage_readonly)
+        )
+
+    def _staged(self, found: Attachment, world: World) -> Attachment:
+        path = check_path(self.path or f"{STAGING}/{self.id}")
+        readonly = self.readonly or found.readonly
+        filesystem = self._filesystem(found, world, readonly=readonly)
+        return found.but(
+            height="STAGED", staging_path=path, filesystem=filesystem,
+            mount_options=check_options(self.mount_options), stage_readonly=readonly,
+            updated_at=world.now,
+        )  # fmt: skip
+
+    def _filesystem(self, found: Attachment, world: World, *, readonly: bool) -> Filesystem:
+        now = found.filesystem
+        if self.fs_type not in ("", *FILESYSTEMS):
+            raise InvalidArgument(
+                f"the filesystem {self.fs_type[:40]!r} is none of {', '.join(FILESYSTEMS)}",
+                reason="BAD_FILESYSTEM",
+            )
+        if found.mode == "BLOCK":
+            return now
+        if now.state == "READY" and self.fs_type not in ("", now.type):
+            raise FailedPrecondition(
+                f"{self.id} has an {now.type} filesystem, not {self.fs_type}: it is never "
+                "formatted again",
+                reason="OTHER_FILESYSTEM", volume=self.id,
+            )  # fmt: skip
+        if now.state == "READY":
+            return now
+        if readonly:
+            raise FailedPrecondition(
+                f"{self.id} has no filesystem yet: stage it writable once",
+                reason="NO_FILESYSTEM", volume=self.id,
+            )  # fmt: skip
+        return Filesystem(
+            state="FORMATTING", type=self.fs_type or now.type or "ext4",
+            uuid=now.uuid or str(uuid.uuid4()), operation=world.operation_id,
+            host=world.settings.host_id,
+        )  # fmt: skip
+
+
+class Unstage(Verb):
+    """Unmount the filesystem from the staging path."""
+
+    kind = "unstage"
+    id: str
+    path: str = ""
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = world.txn.get(Attachment, check_id(self.id, "volume id"))
+        claims = (f"attachment/{self.id}",)
+        title = f"unstage {self.id}"
+        if found is None or found.height == "CONNECTED":
+            return Plan(subject=f"volumes/{self.id}", title=title, claims=claims)
+        if found.mounts:
+            raise FailedPrecondition(
+                f"{self.id} is mounted at {', '.join(each.path for each in found.mounts)}: "
+                "unmount it first",
+                reason="MOUNTED", volume=self.id,
+            )  # fmt: skip
+        if self.path not in ("", found.staging_path):
+            raise FailedPrecondition(
+                f"{self.id} is staged at {found.staging_path}, not at {self.path}",
+                reason="OTHER_PATH", volume=self.id,
+            )  # fmt: skip
+        new = found.but(
+            height="CONNECTED", staging_path="", made_staging_path=False, mount_options=(),
+            stage_readonly=False, updated_at=world.now,
+        )  # fmt: skip
+        return Plan(
+            subject=f"volumes/{self.id}", title=title,
+            claims=(*claims, f"path/{found.staging_path}"),
+            moves=plan.unstaging(found), commit=(put(new),),
+        )  # fmt: skip
+
+
+class MountAt(Verb):
+    """Make a staged volume appear at one more path."""
+
+    kind = "mount"
+    id: str
+    path: str
+    readonly: bool = False
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = need_attachment(world.txn, self.id)
+        if found.height not in ("STAGED", "MOUNTED"):
+            raise FailedPrecondition(
+                f"{self.id} is {found.height.lower()}: stage it first",
+                reason=found.height, volume=self.id,
+            )  # fmt: skip
+        path = check_path(self.path)
+        here = next((each for each in found.mounts if each.path == path), None)
+        if here is not None and here.readonly != self.readonly:
+            raise AlreadyExists(
+                f"{self.id} is mounted at {path} with other parameters", volume=self.id, path=path
+            )
+        if len(found.mounts) >= MAX_MOUNTS:
+            raise FailedPrecondition(f"{self.id} has {MAX_MOUNTS} mounts: no more are allowed")
+        mount = here or Mount(path=path, readonly=self.readonly)
+        mounts = found.mounts if here else (*found.mounts, mount)
+        return Plan(
+            subject=f"volumes/{self.id}", title=f"mount {self.id} at {path}",
+            claims=(f"attachment/{self.id}", f"path/{path}"),
+            moves=plan.up(plan.mounting(found, mount)),
+            commit=(put(found.but(height="MOUNTED", mounts=mounts, updated_at=world.now)),),
+        )  # fmt: skip
+
+    def standing(self, txn: Transaction, settings: Settings) -> list[HostStep] | None:
+        found = txn.get(Attachment, self.id)
+        mounts = found.mounts if found else ()
+        here = next((each for each in mounts if each.path == self.path), None)
+        if found is None or here is None or here.readonly != self.readonly:
+            return None
+        return plan.host_steps([
+            *plan.connection(found), *plan.staging(found), *plan.mounting(found, here)
+        ])  # fmt: skip
+
+
+class UnmountFrom(Verb):
+    """Take a volume away from one path, or ("") from all."""
+
+    kind = "unmount"
+    id: str
+    path: str = ""
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = world.txn.get(Attachment, check_id(self.id, "volume id"))
+        mounts = found.mounts if found else ()
+        gone = [each for each in mounts if self.path in ("", each.path)]
+        title = f"unmount {self.id} from {self.path or 'all paths'}"
+        claims = (f"attachment/{self.id}", *(f"path/{each.path}" for each in gone))
+        if found is None or not gone:
+            return Plan(subject=f"volumes/{self.id}", title=title, claims=claims)
+        moves: list[Move] = []
+        for mount in reversed(gone):
+            moves += plan.unmounting(found, mount)
+        left = tuple(each for each in mounts if each not in gone)
+        new = found.but(
+            mounts=left, height="MOUNTED" if left else "STAGED", updated_at=world.now
+        )
+        return Plan(
+            subject=f"volumes/{self.id}", title=title, claims=claims,
+            moves=tuple(moves), commit=(put(new),),
+        )  # fmt: skip
+
+
+class Grow(Verb):
+    """See and use the size that the server now has; the service asks it before it plans."""
+
+    kind = "grow"
+    id: str
+
+    def plan(self, world: World, seen: object) -> Plan:
+        assert isinstance(seen, int)
+        found = need_attachment(world.txn, self.id)
+        if seen < found.disk.size_bytes:
+            raise FailedPrecondition(
+                f"{found.volume} of {found.server} is smaller than it was: nothing is changed",
+                reason="SHRUNK", volume=self.id,
+            )  # fmt: skip
+        new = found.but(disk=found.disk.but(size_bytes=seen), updated_at=world.now)
+        return Plan(
+            subject=f"volumes/{self.id}", title=f"grow {self.id} to {seen} bytes",
+            claims=(f"attachment/{self.id}",), moves=plan.growth(found, seen), commit=(put(new),),
+        )  # fmt: skip
+
+
+STAGING = "/var/lib/zfsilo/staging"
+
+
+def need_attachment(txn: Transaction, attachment_id: str) -> Attachment:
+    """Return a connected volume of this consumer, else raise NotFound or FailedPrecondition."""
+    found = txn.get(Attachment, check_id(attachment_id, "volume id"))
+    if found is None:
+        raise FailedPrecondition(
+            f"{attachment_id} is not connected on this host: connect it first",
+            reason="NOT_CONNECTED", volume=attachment_id,
+        )  # fmt: skip
+    return found
+
+
+def check_path(path: str) -> str:
+    """Return a path as it is kept, else raise InvalidArgument: absolute, no "..", no odd ends."""
+    parts = path.split("/")
+    if not path.startswith("/") or ".." in parts or len(path.encode()) > MAX_PATH_BYTES:
+        raise InvalidArgument(
+            f"{path[:200]!r} is no path to mount at: it must be absolute, without ..",
+            reason="BAD_PATH",
+        )
+    if not path.isprintable() or path.strip("/") == "":
+        raise InvalidArgument(f"{path[:200]!r} is no path to mount at", reason="BAD_PATH")
+    return "/" + "/".join(part for part in parts if part not in ("", "."))
+
+
+def check_options(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Return mount options that are on the list of harmless ones, else raise InvalidArgument."""
+    for option in options:
+        if not OPTION.fullmatch(option) or option.partition("=")[0] not in OPTIONS:
+            raise InvalidArgument(
+                f"the mount option {option[:80]!r} is not allowed", reason="BAD_MOUNT_OPTION"
+            )
+    return tuple(options)

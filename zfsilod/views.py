@@ -1,0 +1,88 @@
+"""What readers are shown: a volume as this host knows it, whichever side it is on. No I/O."""
+
+from __future__ import annotations
+
+import heapq
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from zfsilod.errors import NotFound
+from zfsilod.model import Attachment, Publication, Volume
+from zfsilod.record import Record
+from zfsilod.verbs import check_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from zfsilod.store import Transaction
+
+HEIGHTS = ("ABSENT", "CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
+
+
+class View(Record):
+    """All that one host knows under a volume's name: the volume, an attachment, or both."""
+
+    id: str
+    volume: Volume | None = None
+    publications: tuple[Publication, ...] = ()
+    attachment: Attachment | None = None
+    operation: str = ""  # at work on it now
+
+    @property
+    def height(self) -> str:
+        """The highest height on this host, one of HEIGHTS."""
+        if self.attachment is not None and self.attachment.height != "ABSENT":
+            return self.attachment.height
+        if self.volume is None:
+            return "ABSENT"
+        return "PUBLISHED" if self.publications else "CREATED"
+
+    @property
+    def etag(self) -> str:
+        """The etag that verbs about the volume take: its record's revision."""
+        record = self.volume or self.attachment
+        return str(record.revision) if record else ""
+
+
+def view(txn: Transaction, volume_id: str) -> View:
+    """Return what is known under a name, else raise NotFound."""
+    check_id(volume_id, "volume id")
+    found = _view(txn, volume_id)
+    if found.volume is None and found.attachment is None:
+        raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
+    return found
+
+
+def views(txn: Transaction, after: str = "") -> Iterator[View]:
+    """Yield what is known under every name behind `after`, in the order of the names."""
+    names = heapq.merge(
+        (each.id for each in txn.scan(Volume, after)),
+        (each.id for each in txn.scan(Attachment, after)),
+    )
+    for volume_id, _same in groupby(names):
+        yield _view(txn, volume_id)
+
+
+def page(
+    txn: Transaction, *, after: str, limit: int, wanted: Callable[[View], bool]
+) -> tuple[list[View], str]:
+    """Return up to `limit` wanted views behind `after`, and the next `after` ("": the end)."""
+    found: list[View] = []
+    for each in views(txn, after):
+        if len(found) == limit:
+            return found, found[-1].id
+        if wanted(each):
+            found.append(each)
+    return found, ""
+
+
+def _view(txn: Transaction, volume_id: str) -> View:
+    return View(
+        id=volume_id,
+        volume=txn.get(Volume, volume_id),
+        publications=tuple(txn.scan_below(Publication, volume_id)),
+        attachment=txn.get(Attachment, volume_id),
+        operation=txn.claimant(f"volume/{volume_id}")
+        or txn.claimant(f"attachment/{volume_id}")
+        or "",
+    )

@@ -1,0 +1,259 @@
+"""zfsilo-worker: runs one operation, or rolls it back. The only process that changes the host.
+
+    zfsilo-worker [--state DIR] run OPERATION
+    zfsilo-worker [--state DIR] rollback OPERATION
+
+`run` and `rollback` are the whole engine. What they rely on:
+
+* a mark is saved before its effect, so a move whose mark is `todo` was never begun;
+* probes, do and undo accept every half-made state (host/);
+* the claim of the operation keeps everybody else away from its facts.
+
+The process starts for every operation, so it imports no asyncio, no grpc and no D-Bus library.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilod import steps  # noqa: F401 - the store revives steps by their class names
+from zfsilod.errors import Busy, Internal, NotFound, ZfsiloError
+from zfsilod.model import Failure, HostStep, Mark, Move, Operation
+from zfsilod.record import pairs
+from zfsilod.store import Store
+
+if TYPE_CHECKING:
+    from zfsilod.host import Host
+
+STATE_DIRECTORY = Path("/var/lib/zfsilo")
+LOCK_DIRECTORY = Path("/run/zfsilo/op")
+LOCK_DEADLINE_S = 60
+
+Save = Callable[[Operation], Operation]
+
+
+def run(operation: Operation, host: Host, save: Save) -> Operation:
+    """Make the moves that are not made yet; stop before a remote one, which is the daemon's."""
+    for index, move in enumerate(operation.moves):
+        if move.mark not in ("todo", "begun"):
+            continue
+        if not isinstance(move.step, HostStep):
+            return save(operation.but(state="WAITING"))
+        if move.step.probe(host) == move.up:
+            # What a killed run had begun and finished is ours to turn back; the rest was so before.
+            mark: Mark = "done" if move.mark == "begun" else "kept"
+        else:
+            operation = save(operation.marked(index, "begun"))
+            _make(move.step, host, up=move.up)
+            mark = "done"
+        operation = operation.marked(index, mark)
+        if move.up:
+            learned = move.step.learned(host, made=mark == "done")
+            operation = operation.but(facts=pairs(dict(operation.facts) | learned))
+    return save(operation.but(state="DONE"))
+
+
+def rollback(operation: Operation, host: Host, save: Save, *, boot_id: str = "") -> Operation:
+    """Turn back what this operation made, last first, or finish it past its point of no return."""
+    if past_return(operation, host):
+        forward = forget_volatile(operation, boot_id, "todo")
+        return run(forward.but(state="RUNNING"), host, save)
+    operation = forget_volatile(operation, boot_id, "undone")
+    for index, move in reversed(list(enumerate(operation.moves))):
+        if move.mark not in ("begun", "done"):
+            continue
+        step = move.step
+        if isinstance(step, HostStep) and not step.sticky:
+            # A begun move may be half made, whatever its probe says: it is always turned back.
+            if move.mark == "begun" or step.probe(host) == move.up:
+                _make(step, host, up=not move.up)
+        operation = save(operation.marked(index, "undone"))
+    return save(operation.but(state="ROLLED_BACK"))
+
+
+def past_return(operation: Operation, host: Host) -> bool:
+    """Tell whether a final move was begun, unless it failed cleanly and nothing came of it."""
+    finals = [move for move in operation.moves if move.final and move.mark in ("begun", "done")]
+    if any(move.mark == "done" for move in finals):
+        return True
+    if operation.failure is None:
+        return bool(finals)
+    return any(_host_step(move).probe(host) == move.up for move in finals)
+
+
+def forget_volatile(operation: Operation, boot_id: str, mark: Mark) -> Operation:
+    """Give the volatile moves of an earlier boot another mark: the reboot has undone them."""
+    if operation.boot_id == boot_id:
+        return operation
+    moves = tuple(
+        move.but(mark=mark) if move.step.volatile and move.mark != "todo" else move
+        for move in operation.moves
+    )
+    return operation.but(moves=moves, boot_id=boot_id)
+
+
+def _make(step: HostStep, host: Host, *, up: bool) -> None:
+    if up:
+        step.do(host)
+    else:
+        step.undo(host)
+
+
+def _host_step(move: Move) -> HostStep:
+    assert isinstance(move.step, HostStep), "a remote step is never final"
+    return move.step
+
+
+def describe(move: Move) -> str:
+    """Return a move in words for people: "do Lun", "undo Session"."""
+    return f"{'do' if move.up else 'undo'} {type(move.step).__name__}"
+
+
+# The process
+
+
+class Worker:
+    """One operation's store, host and lock, and what happens when a loop fails."""
+
+    def __init__(self, state: Path, operation_id: str) -> None:
+        self.store = Store(state)
+        self.id = operation_id
+        locks = LOCK_DIRECTORY if self.store.host == "real" else state / "op"
+        self.lock = _lock(locks, operation_id)
+        self.host = _open_host(self.store, state, self.lock)
+        self.latest = self._load()
+
+    def _load(self) -> Operation:
+        with self.store.read() as txn:
+            operation = txn.get(Operation, self.id)
+        if operation is None:
+            raise NotFound(f"there is no operation {self.id}")
+        return operation
+
+    def save(self, operation: Operation) -> Operation:
+        """Save a mark, or with the end of the operation its records, in one transaction."""
+        with self.store.write() as txn:
+            self.latest = (
+                txn.finish(operation, operation.state) if operation.ended else txn.put(operation)
+            )
+        return self.latest
+
+    def run(self) -> None:
+        """Run the operation; a failure is saved for the rollback, which systemd starts."""
+        if self.latest.state != "RUNNING":
+            return
+        try:
+            run(self.latest, self.host, self.save)
+        except Exception as error:
+            self.save(self.latest.but(state="FAILED", failure=self._failure(error)))
+            raise
+
+    def rollback(self) -> None:
+        """Roll the operation back; when that fails too it needs repair, and keeps its claims."""
+        if self.latest.ended:
+            return
+        try:
+            rollback(self.latest, self.host, self._save_rollback, boot_id=read_boot_id())
+        except Exception as error:
+            failure = self.latest.failure or self._failure(error)
+            attempts = self.latest.attempts + 1
+            self.save(
+                self.latest.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts)
+            )
+            raise
+
+    def _save_rollback(self, operation: Operation) -> Operation:
+        if operation.state == "ROLLED_BACK" and operation.failure is None:
+            operation = operation.but(failure=_stopped())
+        return self.save(operation)
+
+    def _failure(self, error: Exception) -> Failure:
+        move = self.latest.next_move
+        step = describe(move) if move else ""
+        if isinstance(error, ZfsiloError):
+            return Failure(
+                name=error.name, message=error.message, reason=error.reason,
+                facts=pairs(error.facts), step=step,
+            )  # fmt: skip
+        message = f"a defect in step {step!r}; the journal of this operation has the traceback"
+        return Failure(name=Internal.__name__, message=message, step=step)
+
+
+def _stopped() -> Failure:
+    """Return the failure of a worker that could not say why it ended: systemd knows."""
+    result = os.environ.get("MONITOR_SERVICE_RESULT", "the daemon or the host went down")
+    return Failure(
+        name=Busy.__name__, reason="STOPPED",
+        message=f"the operation was stopped before its end ({result}) and taken back",
+    )  # fmt: skip
+
+
+def _lock(directory: Path, operation_id: str) -> int:
+    """Take the operation's lock; every tool inherits it, so a tool that outlives us holds it."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory / f"{operation_id}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    with _deadline(LOCK_DEADLINE_S, f"a tool of operation {operation_id} still runs"):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+@contextmanager
+def _deadline(seconds: int, message: str) -> Iterator[None]:
+    def ring(_signal: int, _frame: object) -> None:
+        raise Busy(message, reason="STUCK")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _open_host(store: Store, state: Path, lock: int) -> Host:
+    if store.host == "simulated":
+        from zfsilod.host.fake import FakeHost
+
+        return FakeHost(state / "facts.json", chap=store.chap)
+    from zfsilod.host.real import real_host
+
+    return real_host(store.chap, inherit=(lock,))
+
+
+def read_boot_id() -> str:
+    """Return the kernel's id of this boot: random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def main() -> int:
+    """Run or roll back one operation; exit 1 tells systemd to start the rollback."""
+    arguments = sys.argv[1:]
+    state = STATE_DIRECTORY
+    if arguments[:1] == ["--state"]:
+        state, arguments = Path(arguments[1]), arguments[2:]
+    if len(arguments) != 2 or arguments[0] not in ("run", "rollback"):
+        sys.stderr.write("usage: zfsilo-worker [--state DIR] run|rollback OPERATION\n")
+        return 2
+    try:
+        worker = Worker(state, arguments[1])
+        worker.run() if arguments[0] == "run" else worker.rollback()
+    except ZfsiloError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
