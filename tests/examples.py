@@ -112,8 +112,14 @@ def _consumer() -> tuple[Example, ...]:
             name="unmount", before=mounted,
             moves=plan.unmounting(ATTACHMENT, ATTACHMENT.mounts[0]),
         ),
-        Example(name="grow", before=staged, moves=plan.growth(ATTACHMENT.but(height="STAGED"), 2 * GIB)),
-        Example(name="mount-block", before=connected, moves=plan.up(plan.mounting(BLOCK, BLOCK.mounts[0]))),
+        Example(
+            name="grow", before=staged,
+            moves=plan.growth(ATTACHMENT.but(height="STAGED"), 2 * GIB),
+        ),
+        Example(
+            name="mount-block", before=connected,
+            moves=plan.up(plan.mounting(BLOCK, BLOCK.mounts[0])),
+        ),
         Example(name="unmount-block", before=block, moves=plan.unmounting(BLOCK, BLOCK.mounts[0])),
         Example(name="climb", before=(), moves=plan.up(mounted)),
     )  # fmt: skip

@@ -115,6 +115,4 @@ def lasting(facts: dict[str, Any]) -> dict[str, Any]:
 def not_sticky(facts: dict[str, Any]) -> dict[str, Any]:
     """Return the facts that a rollback must restore: not filesystems, nor sizes that were seen."""
     kept = {n: v for n, v in facts.items() if not n.startswith("content:")}
-    return {
-        n: (v | {"size": 0} if n.startswith("session:") else v) for n, v in kept.items()
-    }
+    return {n: (v | {"size": 0} if n.startswith("session:") else v) for n, v in kept.items()}

@@ -20,7 +20,6 @@ from zfsilod.model import (
     Filesystem,
     FilesystemState,
     Host,
-    HostStep,
     Mode,
     Move,
     Publication,
@@ -94,19 +93,19 @@ class CreateVolume(Verb):
             )
         check_room(wanted, seen, world)
         return Plan(
-            subject=f"volumes/{self.id}", title=f"create {self.id}",
+            title=f"create {self.id}",
             claims=(f"volume/{self.id}",), moves=plan.up([plan.zvol(wanted, world.operation_id)]),
             commit=(put(wanted.but(height="CREATED")),),
         )  # fmt: skip
 
-    def standing(self, txn: Transaction, settings: Settings) -> list[HostStep] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Volume, self.id)
         same = found is not None and (
             (found.thin, found.mode, found.properties, found.hosts, found.access_modes)
             == (self.thin, self.mode, self._properties(), self.hosts, self.access_modes)
             and found.capacity_bytes == round_up(self.capacity_bytes, found.volblocksize)
         )
-        return [plan.zvol(found)] if found is not None and same else None
+        return plan.up([plan.zvol(found)]) if found is not None and same else None
 
     def _properties(self) -> Pairs:
         return tuple(pair for pair in sorted(self.properties) if pair[0] != "volblocksize")
@@ -169,7 +168,7 @@ class UpdateVolume(Verb):
             if new.capacity_bytes != volume.capacity_bytes:
                 moves += plan.resize(volume, new.capacity_bytes)
         return Plan(
-            subject=f"volumes/{self.id}", title=f"update {self.id} ({', '.join(self.mask)})",
+            title=f"update {self.id} ({', '.join(self.mask)})",
             claims=(f"volume/{self.id}",), moves=tuple(moves), commit=(put(new),),
         )  # fmt: skip
 
@@ -201,7 +200,7 @@ class DeleteVolume(Verb):
                 reason="PUBLISHED", volume=self.id, hosts=",".join(holders),
             )  # fmt: skip
         return Plan(
-            subject=f"volumes/{self.id}", title=f"delete {self.id}",
+            title=f"delete {self.id}",
             claims=(f"volume/{self.id}",), moves=plan.down([plan.zvol(volume)]),
             commit=(drop(volume),),
         )  # fmt: skip
@@ -211,6 +210,7 @@ class Publish(Verb):
     """Export a volume to one host."""
 
     kind = "publish"
+    about = ("volumes", "volume")
     volume: str
     host: str
     access_mode: AccessMode = "SINGLE_NODE_WRITER"
@@ -235,7 +235,6 @@ class Publish(Verb):
         others = [each for each in others if each.host != self.host]
         target = plan.target_name(world.settings.export.prefix, volume)
         return Plan(
-            subject=f"volumes/{self.volume}",
             title=f"publish {self.volume} to {self.host} over iscsi",
             claims=(f"volume/{self.volume}",),
             moves=plan.publish(volume, standing, world.settings.export, others),
@@ -247,14 +246,14 @@ class Publish(Verb):
             secrets={standing.key: chap_for(standing, target)} if new else {},
         )  # fmt: skip
 
-    def standing(self, txn: Transaction, settings: Settings) -> list[HostStep] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         volume = txn.get(Volume, self.volume)
         found = txn.get(Publication, f"{self.volume}/{self.host}")
         if volume is None or found is None or not self._same(found):
             return None
         others = [p for p in txn.scan_below(Publication, self.volume) if p.host != self.host]
         moves = plan.publish(volume, found, settings.export, others)
-        return plan.host_steps([plan.zvol(volume), *(move.step for move in moves)])
+        return (*plan.up([plan.zvol(volume)]), *moves)
 
     def _same(self, found: Publication) -> bool:
         return (found.readonly, found.access_mode, found.transport) == (
@@ -281,7 +280,8 @@ class Publish(Verb):
             )
         return Publication(
             id=f"{volume.id}/{host.id}", volume=volume.id, host=host.id, initiator=host.iqn,
-            transport=self.transport, access_mode=self.access_mode, readonly=self.readonly, epoch=volume.epoch + 1,
+            transport=self.transport, access_mode=self.access_mode, readonly=self.readonly,
+            epoch=volume.epoch + 1,
             published_by=world.caller, request=self.request, created_at=world.now,
         )  # fmt: skip
 
@@ -290,6 +290,7 @@ class Unpublish(Verb):
     """Take a volume back from one host, or from all."""
 
     kind = "unpublish"
+    about = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
     request: str = ""  # only if this operation of the consumer published it
@@ -306,7 +307,6 @@ class Unpublish(Verb):
             moves += plan.unpublish(volume, each, how, others)
         height = "EXPORTED" if left else "CREATED"
         return Plan(
-            subject=f"volumes/{self.volume}",
             title=f"unpublish {self.volume} from {self.host or 'all hosts'}",
             claims=(f"volume/{self.volume}",), moves=tuple(moves),
             commit=(
@@ -325,6 +325,7 @@ class ReportFilesystem(Verb):
     """Take note of what the holder of a volume does with its filesystem; it only moves forward."""
 
     kind = "report"
+    about = ("volumes", "volume")
     volume: str
     host: str
     epoch: int
@@ -349,7 +350,6 @@ class ReportFilesystem(Verb):
         self._check(volume.filesystem)
         moves = plan.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
         return Plan(
-            subject=f"volumes/{self.volume}",
             title=f"mark the filesystem of {self.volume} {self.state}",
             claims=(f"volume/{self.volume}",), moves=moves,
             commit=(put(volume.but(filesystem=wanted)),),

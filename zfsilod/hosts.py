@@ -24,6 +24,7 @@ class CreateHost(Verb):
     """Register a host, or (with `register`) bring what is known of it up to date."""
 
     kind = "create-host"
+    about = ("hosts", "id")
     id: str
     iqn: str = ""
     nqn: str = ""
@@ -43,7 +44,7 @@ class CreateHost(Verb):
         if found is not None and found.iqn != new.iqn:
             _refuse_published(world, found)
         return Plan(
-            subject=f"hosts/{self.id}", title=f"register host {self.id}",
+            title=f"register host {self.id}",
             claims=(f"host/{self.id}",), commit=(put(new),),
         )  # fmt: skip
 
@@ -55,6 +56,7 @@ class UpdateHost(Verb):
     """Change what `mask` names of a host."""
 
     kind = "update-host"
+    about = ("hosts", "id")
     id: str
     mask: tuple[str, ...]
     iqn: str = ""
@@ -79,7 +81,7 @@ class UpdateHost(Verb):
         if new.iqn != found.iqn:
             _refuse_published(world, found)
         return Plan(
-            subject=f"hosts/{self.id}", title=f"update host {self.id}",
+            title=f"update host {self.id}",
             claims=(f"host/{self.id}",), commit=(put(new),),
         )  # fmt: skip
 
@@ -88,6 +90,7 @@ class DeleteHost(Verb):
     """Forget a host that nothing is published to."""
 
     kind = "delete-host"
+    about = ("hosts", "id")
     id: str
     etag: str = ""
 
@@ -96,7 +99,7 @@ class DeleteHost(Verb):
         check_etag(self.etag, found.revision)
         _refuse_published(world, found)
         return Plan(
-            subject=f"hosts/{self.id}", title=f"delete host {self.id}",
+            title=f"delete host {self.id}",
             claims=(f"host/{self.id}",), commit=(drop(found),),
         )  # fmt: skip
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from zfsilod.record import Pairs, Record, Stored
+from zfsilod.record import Pairs, Record, Stored, pairs
 
 if TYPE_CHECKING:
+    from zfsilod.errors import ZfsiloError
     from zfsilod.host import Host as Machine
 
 Mode = Literal["FILESYSTEM", "BLOCK"]
@@ -231,6 +232,14 @@ class Failure(Record):
     reason: str = ""
     facts: Pairs = ()
     step: str = ""
+
+
+def failure_of(error: ZfsiloError, step: str) -> Failure:
+    """Return an error as the store keeps it."""
+    return Failure(
+        name=error.name, message=error.message, reason=error.reason,
+        facts=pairs(error.facts), step=step,
+    )  # fmt: skip
 
 
 class Operation(Stored):

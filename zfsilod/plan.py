@@ -164,19 +164,20 @@ def filesystem_mark(filesystem: Filesystem) -> str:
     return ":".join(part for part in parts if part)
 
 
-def server_facts(
+def server_truth(
     volume: Volume, publications: Sequence[Publication], how: Export
-) -> list[HostStep]:
-    """Return every fact that must hold on the storage host for a volume, lowest first."""
+) -> tuple[Move, ...]:
+    """Return all that must be so, and must not, on the storage host of a volume."""
     steps: list[Step] = [
         zvol(volume), ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes)
     ]  # fmt: skip
-    if publications:
-        steps += export(volume, how)
+    if not publications:
+        return (*up(steps), *down(export(volume, how)))
+    steps += export(volume, how)
     for each in publications:
         others = [other for other in publications if other is not each]
         steps += admission(volume, each, how, others)
-    return host_steps(steps)
+    return up(steps)
 
 
 # The consumer
@@ -260,8 +261,8 @@ def growth(attachment: Attachment, size_bytes: int) -> tuple[Move, ...]:
     return up(steps)
 
 
-def consumer_facts(attachment: Attachment) -> list[HostStep]:
-    """Return every fact that must hold on the consumer for an attachment, lowest first."""
+def consumer_truth(attachment: Attachment) -> tuple[Move, ...]:
+    """Return all that must be so on the consumer of an attachment."""
     reached = CONSUMER.index(attachment.height)
     steps: list[Step] = []
     if reached >= CONSUMER.index("CONNECTED"):
@@ -270,15 +271,10 @@ def consumer_facts(attachment: Attachment) -> list[HostStep]:
         steps += staging(attachment)
     for mount in attachment.mounts:
         steps += mounting(attachment, mount)
-    return host_steps(steps)
+    return up(steps)
 
 
 # Both
-
-
-def host_steps(steps: Sequence[Step]) -> list[HostStep]:
-    """Return those steps that are facts about this host."""
-    return [step for step in steps if isinstance(step, HostStep)]
 
 
 def filled(record: R, facts: dict[str, str]) -> R:

@@ -8,13 +8,15 @@ launch. Whatever systemd says later is only a hint to read the store again: the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from zfsilod import take
+from zfsilod import sync, take
 from zfsilod.errors import (
     Busy,
     DeadlineExceeded,
@@ -26,15 +28,23 @@ from zfsilod.errors import (
     revive,
 )
 from zfsilod.give import Room, need_root
-from zfsilod.model import Debt, Failure, HostStep, Operation, RemoteStep
-from zfsilod.record import pairs
+from zfsilod.model import (
+    Attachment,
+    Debt,
+    HostStep,
+    Move,
+    Operation,
+    Publication,
+    RemoteStep,
+    failure_of,
+)
 from zfsilod.steps import Reported
 from zfsilod.ulid import new_ulid
 from zfsilod.verbs import Plan, Settings, Verb, World
 from zfsilod.views import view
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from zfsilod.host import Host as Machine
     from zfsilod.secret import Chap
@@ -44,7 +54,8 @@ T = TypeVar("T")
 STORE_DEADLINE_S = 10
 LOOK_DEADLINE_S = 20
 BEGIN_DEADLINE_S = 20
-RETRY_REPAIR_S = (5, 15, 60, 300)
+CLOSE_DEADLINE_S = 5
+WATCH_AT_ONCE = 1000
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +94,7 @@ class Service:
         self._writer = ThreadPoolExecutor(1, "store")
         self._lookers = ThreadPoolExecutor(8, "look")
         self._changed = asyncio.Condition()
-        self._preparing: set[str] = set()
+        self._in_hand: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[Callable[[Operation], None]] = []
 
@@ -99,26 +110,30 @@ class Service:
         until = time.monotonic() + deadline_s
         standing = await self._already(verb, caller)
         if standing:
+            self._announce(await self.write(lambda txn: txn.put(standing)))
             return standing
         operation_id = new_ulid()
-        self._preparing.add(operation_id)
-        try:
-            seen = await self._see(verb, operation_id)
-            while True:
-                found = await self.write(
-                    partial(self._begin_in, verb, seen, caller, operation_id)
-                )
-                if found.id == operation_id or found.request == verb.digest():
-                    break
-                await self._wait_for_claim(found, until)
-        finally:
-            self._preparing.discard(operation_id)
-        if found.id == operation_id:
-            self._drive(found)
+        with self._hand(operation_id):
+            found = await self._claim(verb, caller, operation_id, until)
+            if found.id == operation_id:
+                self._drive(found)
         return found
+
+    async def _claim(self, verb: Verb, caller: str, operation_id: str, until: float) -> Operation:
+        """Store the operation once its claims are free; return it, or an equal one that runs."""
+        seen = await self._see(verb, operation_id)
+        while True:
+            begin = partial(self._begin_in, verb, seen, caller, operation_id)
+            found = await self.write(begin)
+            if found.id == operation_id or found.request == verb.digest():
+                return found
+            await self._wait_for_claim(found, until)
 
     async def plan(self, verb: Verb, *, caller: str) -> Operation:
         """Return the operation that a request would be, and store nothing."""
+        standing = await self._already(verb, caller)
+        if standing:
+            return standing
         if isinstance(verb, take.Connect):
             verb = verb.but(publish_if_needed=False)
         operation_id = new_ulid()
@@ -153,6 +168,16 @@ class Service:
                 operation=operation_id,
             ) from None
 
+    async def sync(self, volume_id: str, *, caller: str) -> Operation:
+        """Begin to make a volume's facts what its record says. Raises when its zvol is lost."""
+        verb = sync.SyncVolume(id=volume_id)
+        await sync.check_not_lost(self, volume_id)
+        return await self.begin(verb, caller=caller)
+
+    async def sync_all(self, *, caller: str) -> dict[str, str]:
+        """Sync every volume; return the complaint of each that could not be, by id."""
+        return await sync.sync_all(self, caller)
+
     async def cancel(self, operation_id: str) -> Operation:
         """Stop a running operation; its rollback follows, unless it is past its last way back."""
         operation = self.operation(operation_id)
@@ -171,13 +196,26 @@ class Service:
         """Yield operations as they change, oldest change first, from behind a revision."""
         while True:
             with self.store.read() as txn:
-                news = [o for o in txn.scan(Operation) if o.revision > after_revision]
-            for operation in sorted(news, key=lambda each: each.revision):
+                news = list(islice(txn.changed_after(after_revision), WATCH_AT_ONCE))
+            for operation in news:
                 after_revision = operation.revision
                 yield operation
             if not news:
                 async with self._changed:
                     await self._changed.wait()
+
+    def holds_anything(self) -> bool:
+        """Tell whether something is published, attached, owed, under way or to repair."""
+        with self.store.read() as txn:
+            held = (txn.scan(Publication), txn.scan(Attachment), txn.scan(Debt), txn.live())
+            return bool(self._in_hand) or any(next(each, None) for each in held)
+
+    async def close(self) -> None:
+        """Let what was begun come to rest: launches and remote moves, not operations."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_DEADLINE_S)
+        self._writer.shutdown(wait=False)
+        self._lookers.shutdown(wait=False)
 
     def operation(self, operation_id: str) -> Operation:
         """Return an operation, else raise NotFound."""
@@ -223,9 +261,10 @@ class Service:
         """Read the host in a thread. Raises Unavailable when it does not answer in time."""
         return await self._in_thread(self._lookers, question, timeout_s, "the host")
 
-    async def holds(self, steps: list[HostStep]) -> bool:
-        """Tell whether all these facts hold."""
-        return await self.look(lambda: all(step.probe(self.machine) for step in steps))
+    async def holds(self, moves: tuple[Move, ...]) -> bool:
+        """Tell whether all these moves are made already; remote ones are taken for made."""
+        pending = [(m.step, m.up) for m in moves if isinstance(m.step, HostStep)]
+        return await self.look(lambda: all(s.probe(self.machine) == up for s, up in pending))
 
     async def _in_thread(
         self, pool: ThreadPoolExecutor, question: Callable[[], T], timeout_s: float, who: str
@@ -241,15 +280,15 @@ class Service:
     async def _already(self, verb: Verb, caller: str) -> Operation | None:
         """Return an operation that is born done, when records and probes say "already so"."""
         with self.store.read() as txn:
-            steps = verb.standing(txn, self.settings)
-        if steps is None or not await self.holds(steps):
+            moves = verb.standing(txn, self.settings)
+        if moves is None or not await self.holds(moves):
             return None
         now = int(time.time())
-        done = Operation(
-            id=new_ulid(), kind=verb.kind, subject="", title=f"{verb.kind}: already so", moves=(),
-            claims=(), commit=(), caller=caller, state="DONE", created_at=now, ended_at=now,
+        return Operation(
+            id=new_ulid(), kind=verb.kind, subject=verb.subject, title=f"{verb.kind}: already so",
+            moves=(), claims=(), commit=(), caller=caller, state="DONE",
+            created_at=now, ended_at=now,
         )  # fmt: skip
-        return await self.write(lambda txn: txn.put(done))
 
     async def _see(self, verb: Verb, operation_id: str) -> object:
         if isinstance(verb, take.Connect):
@@ -282,9 +321,9 @@ class Service:
         connection, _chap = await self.servers.fetch(found.server, found.volume)
         return connection.size_bytes
 
-    def preparing(self, operation_id: str) -> bool:
-        """Tell whether a request with this operation id is on its way to the store."""
-        return operation_id in self._preparing
+    def has_in_hand(self, operation_id: str) -> bool:
+        """Tell whether the daemon itself is at this operation: preparing or launching it."""
+        return operation_id in self._in_hand
 
     def _world(self, txn: Transaction, operation_id: str, caller: str) -> World:
         now = int(time.time())
@@ -336,31 +375,70 @@ class Service:
 
     # Drive
 
-    def _drive(self, operation: Operation) -> None:
-        if operation.ended:
-            self._announce(operation)
-        elif isinstance(getattr(operation.next_move, "step", None), RemoteStep):
-            self._spawn(self._pass_remote(operation))
-        else:
-            self._spawn(self.launcher.start(operation))
+    @contextlib.contextmanager
+    def _hand(self, operation_id: str) -> Iterator[None]:
+        """Keep the watchman away from an operation that the daemon itself is at."""
+        ours = operation_id not in self._in_hand
+        self._in_hand.add(operation_id)
+        try:
+            yield
+        finally:
+            if ours:
+                self._in_hand.discard(operation_id)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _drive(self, operation: Operation) -> None:
+        self._announce(operation)
+        move = operation.next_move
+        if operation.ended:
+            return
+        if move is not None and isinstance(move.step, RemoteStep):
+            self._drive_by(operation.id, self._pass_remote(operation))
+        else:
+            self._drive_by(operation.id, self._launch(operation))
+
+    def _drive_by(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
+        async def in_hand() -> None:
+            with self._hand(operation_id):
+                await work
+
+        self._in_hand.add(operation_id)
+        task = self.spawn(in_hand())
+        task.add_done_callback(lambda _task: self._in_hand.discard(operation_id))
+
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run this beside the requests, and keep hold of it until it is done."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _launch(self, operation: Operation) -> None:
+        try:
+            await self.launcher.start(operation)
+        except ZfsiloError as error:
+            log.error("operation %s was not started: %s", operation.id, error.message)
+            failed = operation.but(failure=failure_of(error, "start"))
+            if all(move.mark == "todo" for move in operation.moves):
+                self._announce(await self.write(lambda txn: txn.finish(failed, "ROLLED_BACK")))
 
     def poke(self, operation_id: str) -> None:
         """Look at an operation again: something about its unit changed."""
         operation = self.operation(operation_id)
         if operation.state == "WAITING":
-            self._spawn(self._pass_remote(operation))
+            self._drive_by(operation.id, self._pass_remote(operation))
         else:
             self._announce(operation)
 
     def _announce(self, operation: Operation) -> None:
         for listener in self.listeners:
             listener(operation)
-        self._spawn(self._wake())
+        self.spawn(self._wake())
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until any operation changed, at most this long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait()
 
     async def _wake(self) -> None:
         async with self._changed:
@@ -371,11 +449,7 @@ class Service:
         try:
             operation = await self._report(operation)
         except ZfsiloError as error:
-            failure = Failure(
-                name=error.name, message=error.message, reason=error.reason,
-                facts=pairs(error.facts), step="Reported",
-            )  # fmt: skip
-            failed = operation.but(state="FAILED", failure=failure)
+            failed = operation.but(state="FAILED", failure=failure_of(error, "Reported"))
             operation = await self.write(lambda txn: txn.put(failed))
             await self.launcher.rollback(operation)
             return

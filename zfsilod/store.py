@@ -12,11 +12,13 @@ import json
 import os
 import time
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
 from zfsilod.errors import FailedPrecondition, ResourceExhausted, StoreCorrupt
+from zfsilod.model import Operation
 from zfsilod.plan import filled
 from zfsilod.record import Record, Stored, from_plain, to_plain
 from zfsilod.secret import load_key, seal, unseal
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from zfsilod.model import Change, Operation, OperationState
+    from zfsilod.model import Change, OperationState
     from zfsilod.secret import Chap
 
 SCHEMA = 1
@@ -60,12 +62,18 @@ class Transaction:
 
     def put(self, record: R) -> R:
         """Write a record with the next revision, and return it as written."""
-        record = record.but(revision=self.next_revision())
+        before, record = record.revision, record.but(revision=self.next_revision())
         self.put_raw(record.bucket(), record.key, _encode(record))
+        if isinstance(record, Operation):
+            self.drop("changed", _ordered(before))
+            self.put_raw("changed", _ordered(record.revision), record.key.encode())
         return record
 
     def drop(self, bucket: str, key: str) -> None:
         """Remove what is under a key; nothing there is fine."""
+        if bucket == Operation.bucket():
+            found = self.get(Operation, key)
+            self.drop("changed", _ordered(found.revision if found else 0))
         self._handle.delete(_key(bucket, key))
 
     def get_raw(self, bucket: str, key: str) -> bytes | None:
@@ -95,12 +103,33 @@ class Transaction:
         raw = self.get_raw("claim", thing)
         return None if raw is None else raw.decode()
 
+    def live(self) -> Iterator[Operation]:
+        """Yield the operations that have not ended."""
+        for _key_bytes, operation_id in self._range(b"live/", ""):
+            yield self._operation(operation_id)
+
+    def changed_after(self, revision: int) -> Iterator[Operation]:
+        """Yield the operations that changed since a revision, oldest change first."""
+        for _key_bytes, operation_id in self._range(b"changed/", _ordered(revision)):
+            yield self._operation(operation_id)
+
+    def oldest(self, count: int) -> Iterator[Operation]:
+        """Yield the operations whose last change is the longest ago."""
+        return islice(self.changed_after(0), count)
+
+    def _operation(self, operation_id: bytes) -> Operation:
+        found = self.get(Operation, operation_id.decode())
+        if found is None:
+            raise StoreCorrupt(f"the store has no operation {operation_id.decode()}")
+        return found
+
     def begin(self, operation: Operation) -> Operation:
         """Store a new operation and claim its things, which must be free (see `claimant`)."""
         for thing in operation.claims:
             owner = self.claimant(thing)
             assert owner is None or owner == operation.id, f"{thing} belongs to {owner}"
             self.put_raw("claim", thing, operation.id.encode())
+        self.put_raw("live", operation.id, operation.id.encode())
         return self.put(operation)
 
     def finish(self, operation: Operation, state: OperationState) -> Operation:
@@ -111,6 +140,7 @@ class Transaction:
         for thing in operation.claims:
             if self.claimant(thing) == operation.id:
                 self.drop("claim", thing)
+        self.drop("live", operation.id)
         failure = None if state == "DONE" else operation.failure
         return self.put(operation.but(state=state, failure=failure, ended_at=int(time.time())))
 
@@ -214,9 +244,9 @@ class Store:
 
     def used(self) -> float:
         """Return the share of the map that is in use, 0 to 1."""
-        info, stat = self._environment.info(), self._environment.stat()
-        pages = info["last_pgno"] + 1
-        return float(pages * stat["psize"] / info["map_size"])
+        stat = self._environment.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return float(pages * stat["psize"] / self._environment.info()["map_size"])
 
     def check_head_room(self) -> None:
         """Refuse to begin anything new in a nearly full store. Raises ResourceExhausted."""
@@ -249,6 +279,11 @@ def full_store() -> ResourceExhausted:
     )
 
 
+def _ordered(revision: int) -> str:
+    """Return a revision as text that sorts like the number."""
+    return f"{revision:020}"
+
+
 def _key(bucket: str, key: str) -> bytes:
     raw = key.encode()
     if len(raw) > MAX_KEY_BYTES:
@@ -265,5 +300,3 @@ def _decode(raw: bytes) -> Any:
         return from_plain(json.loads(raw))
     except (ValueError, KeyError, TypeError) as error:
         raise StoreCorrupt(f"a record in the store does not read back: {error}") from error
-
-

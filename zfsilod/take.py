@@ -13,7 +13,6 @@ from zfsilod.model import (
     Debt,
     Disk,
     Filesystem,
-    HostStep,
     Mode,
     Mount,
     Move,
@@ -76,19 +75,19 @@ class Connect(Verb):
         new = self._attachment(found, seen.connection, world, published=seen.published)
         owed = Debt(id=world.operation_id, server=self.server, volume=self.volume)
         return Plan(
-            subject=f"volumes/{self.id}", title=f"connect {self.volume} of {self.server}",
+            title=f"connect {self.volume} of {self.server}",
             claims=(f"attachment/{self.id}",), moves=plan.up(plan.connection(new)),
             commit=(put(new), *((drop(owed),) if seen.published else ())),
             revert=() if found else (drop_secret(self.id),), secrets={self.id: seen.chap},
         )  # fmt: skip
 
-    def standing(self, txn: Transaction, settings: Settings) -> list[HostStep] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Attachment, self.id)
         if found is None or found.height == "ABSENT" or self.epoch not in (0, found.epoch):
             return None
         if (found.server, found.volume) != (self.server, self.volume):
             return None
-        return plan.host_steps(plan.connection(found))
+        return plan.up(plan.connection(found))
 
     def _check(self, world: World, connection: Connection) -> None:
         if self.epoch not in (0, connection.epoch):
@@ -142,7 +141,7 @@ class Disconnect(Verb):
         claims = (f"attachment/{self.id}",)
         title = f"disconnect {self.id}"
         if found is None:
-            return Plan(subject=f"volumes/{self.id}", title=title, claims=claims)
+            return Plan(title=title, claims=claims)
         if found.height != "CONNECTED":
             raise FailedPrecondition(
                 f"{self.id} is {found.height.lower()}: unmount and unstage it first",
@@ -150,7 +149,7 @@ class Disconnect(Verb):
             )  # fmt: skip
         owed = Debt(id=found.published_here, server=found.server, volume=found.volume)
         return Plan(
-            subject=f"volumes/{self.id}", title=title, claims=claims,
+            title=title, claims=claims,
             moves=plan.down(plan.connection(found)),
             commit=(
                 drop(found), drop_secret(self.id), *((put(owed),) if found.published_here else ())
@@ -170,24 +169,25 @@ class Stage(Verb):
 
     def plan(self, world: World, seen: object) -> Plan:
         found = need_attachment(world.txn, self.id)
-        if found.height == "MOUNTED" or (found.height == "STAGED" and not self._same(found)):
+        again = found.height in ("STAGED", "MOUNTED")
+        if again and not self._same(found):
             raise FailedPrecondition(
                 f"{self.id} is {found.height.lower()} at {found.staging_path} with other "
                 "parameters: unstage it first",
                 reason=found.height, volume=self.id,
             )  # fmt: skip
-        new = self._staged(found, world)
+        new = found if again else self._staged(found, world)
         return Plan(
-            subject=f"volumes/{self.id}", title=f"stage {self.id} at {new.staging_path}",
+            title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
             moves=plan.up(plan.staging(new)), commit=(put(new),),
         )  # fmt: skip
 
-    def standing(self, txn: Transaction, settings: Settings) -> list[HostStep] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Attachment, self.id)
         if found is None or found.height not in ("STAGED", "MOUNTED") or not self._same(found):
             return None
-        return plan.host_steps([*plan.connection(found), *plan.staging(found)])
+        return plan.up([*plan.connection(found), *plan.staging(found)])
 
     def _same(self, found: Attachment) -> bool:
         return (
@@ -248,7 +248,7 @@ class Unstage(Verb):
         claims = (f"attachment/{self.id}",)
         title = f"unstage {self.id}"
         if found is None or found.height == "CONNECTED":
-            return Plan(subject=f"volumes/{self.id}", title=title, claims=claims)
+            return Plan(title=title, claims=claims)
         if found.mounts:
             raise FailedPrecondition(
                 f"{self.id} is mounted at {', '.join(each.path for each in found.mounts)}: "
@@ -265,7 +265,7 @@ class Unstage(Verb):
             stage_readonly=False, updated_at=world.now,
         )  # fmt: skip
         return Plan(
-            subject=f"volumes/{self.id}", title=title,
+            title=title,
             claims=(*claims, f"path/{found.staging_path}"),
             moves=plan.unstaging(found), commit=(put(new),),
         )  # fmt: skip
@@ -297,19 +297,19 @@ class MountAt(Verb):
         mount = here or Mount(path=path, readonly=self.readonly)
         mounts = found.mounts if here else (*found.mounts, mount)
         return Plan(
-            subject=f"volumes/{self.id}", title=f"mount {self.id} at {path}",
+            title=f"mount {self.id} at {path}",
             claims=(f"attachment/{self.id}", f"path/{path}"),
             moves=plan.up(plan.mounting(found, mount)),
             commit=(put(found.but(height="MOUNTED", mounts=mounts, updated_at=world.now)),),
         )  # fmt: skip
 
-    def standing(self, txn: Transaction, settings: Settings) -> list[HostStep] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Attachment, self.id)
         mounts = found.mounts if found else ()
         here = next((each for each in mounts if each.path == self.path), None)
         if found is None or here is None or here.readonly != self.readonly:
             return None
-        return plan.host_steps([
+        return plan.up([
             *plan.connection(found), *plan.staging(found), *plan.mounting(found, here)
         ])  # fmt: skip
 
@@ -328,16 +328,14 @@ class UnmountFrom(Verb):
         title = f"unmount {self.id} from {self.path or 'all paths'}"
         claims = (f"attachment/{self.id}", *(f"path/{each.path}" for each in gone))
         if found is None or not gone:
-            return Plan(subject=f"volumes/{self.id}", title=title, claims=claims)
+            return Plan(title=title, claims=claims)
         moves: list[Move] = []
         for mount in reversed(gone):
             moves += plan.unmounting(found, mount)
         left = tuple(each for each in mounts if each not in gone)
-        new = found.but(
-            mounts=left, height="MOUNTED" if left else "STAGED", updated_at=world.now
-        )
+        new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=world.now)
         return Plan(
-            subject=f"volumes/{self.id}", title=title, claims=claims,
+            title=title, claims=claims,
             moves=tuple(moves), commit=(put(new),),
         )  # fmt: skip
 
@@ -358,7 +356,7 @@ class Grow(Verb):
             )  # fmt: skip
         new = found.but(disk=found.disk.but(size_bytes=seen), updated_at=world.now)
         return Plan(
-            subject=f"volumes/{self.id}", title=f"grow {self.id} to {seen} bytes",
+            title=f"grow {self.id} to {seen} bytes",
             claims=(f"attachment/{self.id}",), moves=plan.growth(found, seen), commit=(put(new),),
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, ClassVar
 
 from zfsilod.errors import Busy, InvalidArgument
-from zfsilod.model import Change, HostStep, Move, Operation
+from zfsilod.model import Change, Move, Operation
 from zfsilod.record import Pairs, Record, Stored, to_plain
 
 if TYPE_CHECKING:
@@ -61,11 +61,10 @@ class Plan:
     """What will happen: moves, the records that change with them, and what is claimed meanwhile."""
 
     def __init__(
-        self, *, subject: str, title: str, claims: tuple[str, ...],
+        self, *, title: str, claims: tuple[str, ...],
         moves: tuple[Move, ...] = (), commit: tuple[Change, ...] = (),
         revert: tuple[Change, ...] = (), secrets: dict[str, Chap] | None = None,
     ) -> None:  # fmt: skip
-        self.subject = subject
         self.title = title
         self.claims = claims
         self.moves = moves
@@ -76,7 +75,7 @@ class Plan:
     def operation(self, verb: Verb, world: World, boot_id: str) -> Operation:
         """Return the operation that carries the plan out."""
         return Operation(
-            id=world.operation_id, kind=verb.kind, subject=self.subject, title=self.title,
+            id=world.operation_id, kind=verb.kind, subject=verb.subject, title=self.title,
             moves=self.moves, claims=self.claims, commit=self.commit, revert=self.revert,
             request=verb.digest(), caller=world.caller, boot_id=boot_id, created_at=world.now,
         )  # fmt: skip
@@ -86,6 +85,13 @@ class Verb(Record):
     """A request to change something."""
 
     kind: ClassVar[str] = ""
+    about: ClassVar[tuple[str, str]] = ("volumes", "id")  # a collection, and the field that names
+
+    @property
+    def subject(self) -> str:
+        """The resource name of what it is about."""
+        collection, field = self.about
+        return f"{collection}/{getattr(self, field)}"
 
     def look(self, host: Host, settings: Settings) -> object:
         """Read what the plan needs to know of the host, in a thread."""
@@ -95,8 +101,8 @@ class Verb(Record):
         """Return what will happen, from the records of one moment."""
         raise AssertionError(f"{self.kind} has no plan")
 
-    def standing(self, txn: Transaction, settings: Settings) -> list[HostStep] | None:
-        """Return the facts that make the request "already so", or None when the records deny it."""
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+        """Return what must be so for the request to be "already so"; None: records deny it."""
         return None
 
     def digest(self) -> str:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod import steps  # noqa: F401 - the store revives steps by their class names
 from zfsilod.errors import Busy, Internal, NotFound, ZfsiloError
-from zfsilod.model import Failure, HostStep, Mark, Move, Operation
+from zfsilod.model import Failure, HostStep, Mark, Move, Operation, failure_of
 from zfsilod.record import pairs
 from zfsilod.store import Store
 
@@ -50,6 +50,8 @@ def run(operation: Operation, host: Host, save: Save) -> Operation:
         if move.step.probe(host) == move.up:
             # What a killed run had begun and finished is ours to turn back; the rest was so before.
             mark: Mark = "done" if move.mark == "begun" else "kept"
+            if not move.up:
+                move.step.undo(host)  # "not so" may be half so: what is left of it goes too
         else:
             operation = save(operation.marked(index, "begun"))
             _make(move.step, host, up=move.up)
@@ -121,21 +123,18 @@ def describe(move: Move) -> str:
 
 
 class Worker:
-    """One operation's store, host and lock, and what happens when a loop fails."""
+    """One operation with its store and its host, and what happens when a loop fails."""
 
-    def __init__(self, state: Path, operation_id: str) -> None:
-        self.store = Store(state)
-        self.id = operation_id
-        locks = LOCK_DIRECTORY if self.store.host == "real" else state / "op"
-        self.lock = _lock(locks, operation_id)
-        self.host = _open_host(self.store, state, self.lock)
-        self.latest = self._load()
+    def __init__(self, store: Store, host: Host, operation_id: str) -> None:
+        self.store = store
+        self.host = host
+        self.latest = self._load(operation_id)
 
-    def _load(self) -> Operation:
+    def _load(self, operation_id: str) -> Operation:
         with self.store.read() as txn:
-            operation = txn.get(Operation, self.id)
+            operation = txn.get(Operation, operation_id)
         if operation is None:
-            raise NotFound(f"there is no operation {self.id}")
+            raise NotFound(f"there is no operation {operation_id}")
         return operation
 
     def save(self, operation: Operation) -> Operation:
@@ -165,9 +164,7 @@ class Worker:
         except Exception as error:
             failure = self.latest.failure or self._failure(error)
             attempts = self.latest.attempts + 1
-            self.save(
-                self.latest.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts)
-            )
+            self.save(self.latest.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts))
             raise
 
     def _save_rollback(self, operation: Operation) -> Operation:
@@ -179,12 +176,17 @@ class Worker:
         move = self.latest.next_move
         step = describe(move) if move else ""
         if isinstance(error, ZfsiloError):
-            return Failure(
-                name=error.name, message=error.message, reason=error.reason,
-                facts=pairs(error.facts), step=step,
-            )  # fmt: skip
+            return failure_of(error, step)
         message = f"a defect in step {step!r}; the journal of this operation has the traceback"
         return Failure(name=Internal.__name__, message=message, step=step)
+
+
+def _open(state: Path, operation_id: str) -> Worker:
+    """Open the store, take the operation's lock, and reach for the host."""
+    store = Store(state)
+    real = store.host == "real"
+    lock = _lock(LOCK_DIRECTORY if real else state / "op", operation_id)
+    return Worker(store, _open_host(store, state, lock), operation_id)
 
 
 def _stopped() -> Failure:
@@ -230,8 +232,11 @@ def _open_host(store: Store, state: Path, lock: int) -> Host:
 
 
 def read_boot_id() -> str:
-    """Return the kernel's id of this boot: random(4)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """Return the kernel's id of this boot; in a sandbox without /proc/sys the unit passes it on."""
+    passed = os.environ.get("ZFSILO_BOOT_ID")
+    if passed:
+        return passed.replace("-", "")
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
 
 
 def main() -> int:
@@ -244,7 +249,7 @@ def main() -> int:
         sys.stderr.write("usage: zfsilo-worker [--state DIR] run|rollback OPERATION\n")
         return 2
     try:
-        worker = Worker(state, arguments[1])
+        worker = _open(state, arguments[1])
         worker.run() if arguments[0] == "run" else worker.rollback()
     except ZfsiloError as error:
         sys.stderr.write(f"{error.message}\n")

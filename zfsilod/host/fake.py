@@ -416,9 +416,7 @@ class FakeMounts:
         if self.facts.get(f"point:{path}") == _kind(file=file):
             self.facts.effect(f"point:{path}", None)
 
-    def is_staged(
-        self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool
-    ) -> bool:
+    def is_staged(self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool) -> bool:
         return self._is(path, disk, kind="staged", readonly=readonly)
 
     def stage(
@@ -467,7 +465,6 @@ class FakeMounts:
             raise FailedPrecondition(f"the mount point {path} does not exist", path=path)
         mount = {"serial": disk.serial, "kind": kind, "readonly": readonly}
         self.facts.effect(f"mount:{path}", mount)
-
 
     def stats(self, path: str) -> dict[str, int]:
         found = self.facts.get(f"mount:{path}")

@@ -1,0 +1,87 @@
+# zfsilo. `make demo` shows the main job on two machines, `make check` takes seconds,
+# `make test` is all that CI runs. The first run says what it installs; see README.md.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+PREFIX ?= /usr
+LIBRARY = $(PREFIX)/lib/zfsilo
+UNITS = $(PREFIX)/lib/systemd/system
+DATA = $(PREFIX)/share
+
+VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
+RUN = $(VENV)/bin/python
+PYTEST = $(RUN) -m pytest
+
+.PHONY: help demo lab bench test check unit systemd-test lab-test lint stubs install clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo     the main job on two virtual machines, step by step
+demo: stubs
+	$(PYTHON) tests/setup lab
+	$(RUN) -m tests.lab.demo
+
+## make lab      a prompt on the two machines
+lab: stubs
+	$(PYTHON) tests/setup lab
+	$(RUN) -m tests.lab
+
+## make test     everything: what CI runs
+test: check systemd-test lab-test
+
+## make check    linters, types and unit tests: seconds, no root
+check: lint unit
+
+unit: stubs
+	$(PYTEST) tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/bench
+
+lint: stubs
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+## make systemd-test   a real systemd in namespaces over a simulated host
+systemd-test: stubs
+	$(PYTHON) tests/setup systemd
+	$(PYTEST) tests/systemd
+
+## make lab-test       a real kernel with ZFS and iSCSI, in two virtual machines
+lab-test: stubs
+	$(PYTHON) tests/setup lab
+	$(PYTEST) tests/lab
+
+## make bench    the figures of the README
+bench: stubs
+	$(PYTHON) tests/setup systemd lab
+	$(RUN) -m tests.bench
+
+stubs:
+	@$(RUN) proto/build.py
+
+## make install  into DESTDIR, for the Python that PYTHON names
+install:
+	install -d $(DESTDIR)$(LIBRARY) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS)
+	$(PYTHON) -m pip install --quiet --no-warn-script-location --root-user-action=ignore \
+		$(PIP_ARGS) --target $(DESTDIR)$(LIBRARY) .
+	rm -rf $(DESTDIR)$(LIBRARY)/bin
+	$(call launcher,-Is,zfsilod.daemon,$(PREFIX)/bin/zfsilod)
+	$(call launcher,-Is,zfsilod.ctl,$(PREFIX)/bin/zfsiloctl)
+	$(call launcher,-IS,zfsilod.worker,$(LIBRARY)/zfsilo-worker)
+	install -m 644 units/*.service units/*.socket units/*.slice $(DESTDIR)$(UNITS)
+	install -D -m 644 units/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/zfsilo.conf
+	install -D -m 644 units/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/zfsilo.conf
+	install -D -m 644 dbus/org.zfsilo1.conf $(DESTDIR)$(DATA)/dbus-1/system.d/org.zfsilo1.conf
+	install -D -m 644 dbus/org.zfsilo1.service \
+		$(DESTDIR)$(DATA)/dbus-1/system-services/org.zfsilo1.service
+	install -D -m 644 dbus/org.zfsilo1.xml $(DESTDIR)$(DATA)/dbus-1/interfaces/org.zfsilo1.xml
+
+# launcher FLAGS MODULE PATH: a script that finds our library, and nothing of the user's
+define launcher
+	sed -e 's|@FLAGS@|$(1)|' -e 's|@LIBRARY@|$(LIBRARY)|' -e 's|@MODULE@|$(2)|' \
+		units/launcher.in > $(DESTDIR)$(3)
+	chmod 755 $(DESTDIR)$(3)
+endef
+
+clean:
+	rm -rf build dist proto/zfsilo/v1/*_pb2.py proto/zfsilo/v1/*_pb2.pyi

@@ -1,0 +1,166 @@
+"""A whole zfsilod in one process: real service and store, a fake host, workers in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from tests.examples import HOW, TAKE
+from zfsilod import plan
+from zfsilod.errors import FailedPrecondition, NotFound, Unavailable, ZfsiloError
+from zfsilod.give import Publish, ReportFilesystem, Unpublish
+from zfsilod.host.fake import FakeHost
+from zfsilod.hosts import CreateHost
+from zfsilod.model import Operation, Publication, Volume
+from zfsilod.service import Service
+from zfsilod.store import Store
+from zfsilod.take import Connection
+from zfsilod.verbs import Settings, Verb
+from zfsilod.worker import Worker, read_boot_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from zfsilod.secret import Chap
+    from zfsilod.steps import Reported
+
+DEADLINE_S = 20
+SETTINGS = Settings(host_id="take", root="tank/zfsilo", export=HOW, overcommit=2.0)
+
+
+class ThreadLauncher:
+    """Runs and rolls back with the real Worker, in a thread instead of a unit."""
+
+    def __init__(self, store: Store, host: FakeHost) -> None:
+        self.store = store
+        self.host = host
+        self.hint: Callable[[str], None] = lambda _id: None
+        self.gate = asyncio.Event()  # cleared: what is started waits
+        self.gate.set()
+        self.refuses = False
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self, operation: Operation) -> None:
+        if self.refuses:
+            raise Unavailable("systemd refused StartTransientUnit")
+        self.tasks[operation.id] = asyncio.create_task(self._run(operation.id))
+
+    async def rollback(self, operation: Operation) -> None:
+        self.tasks[operation.id] = asyncio.create_task(self._roll_back(operation.id))
+
+    async def stop(self, operation: Operation) -> None:
+        self.tasks[operation.id].cancel()
+        await self.rollback(operation)
+
+    async def running(self) -> set[str]:
+        return {name for name, task in self.tasks.items() if not task.done()}
+
+    async def _run(self, operation_id: str) -> None:
+        await self.gate.wait()
+        try:
+            await asyncio.to_thread(self._worker(operation_id).run)
+        except ZfsiloError:
+            await self._roll_back(operation_id)
+        self.hint(operation_id)
+
+    async def _roll_back(self, operation_id: str) -> None:
+        try:
+            await asyncio.to_thread(self._worker(operation_id).rollback)
+        except ZfsiloError:
+            pass  # it is in the operation: NEEDS_REPAIR
+        self.hint(operation_id)
+
+    def _worker(self, operation_id: str) -> Worker:
+        return Worker(self.store, self.host, operation_id)
+
+
+class OwnServer:
+    """This very host as the server of its own volumes; `away` makes it unreachable."""
+
+    service: Service
+    away = False
+
+    async def fetch(self, _server: str, volume: str) -> tuple[Connection, Chap]:
+        self._reach()
+        with self.service.store.read() as txn:
+            found, published = txn.get(Volume, volume), txn.get(Publication, f"{volume}/take")
+        if found is None:
+            raise NotFound(f"there is no volume {volume} on this host")
+        if published is None:
+            raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
+        export = self.service.settings.export
+        connection = Connection(
+            volume=volume, target=plan.target_name(export.prefix, found), portals=export.portals,
+            serial=found.uid, size_bytes=found.capacity_bytes, mode=found.mode,
+            epoch=published.epoch, readonly=published.readonly, filesystem=found.filesystem,
+        )  # fmt: skip
+        return connection, self.service.store.chap(published.id)
+
+    async def publish(self, _server: str, volume: str, *, request: str) -> None:
+        await self._do(Publish(volume=volume, host="take", request=request))
+
+    async def release(self, _server: str, volume: str, *, request: str) -> None:
+        await self._do(Unpublish(volume=volume, host="take", request=request))
+
+    async def report(self, step: Reported, operation: str) -> None:
+        await self._do(
+            ReportFilesystem(
+                volume=step.volume, host="take", epoch=step.epoch, state=step.state,
+                type=step.type, uuid=step.uuid, operation=operation,
+            )
+        )  # fmt: skip
+
+    def _reach(self) -> None:
+        if self.away:
+            raise Unavailable("give does not answer")
+
+    async def _do(self, verb: Verb) -> None:
+        self._reach()
+        operation = await self.service.begin(verb, caller="host take")
+        await self.service.wait(operation.id, DEADLINE_S)
+
+
+class House:
+    """The parts of a running service, and short words for what tests do with it."""
+
+    def __init__(self, service: Service, host: FakeHost, launcher: ThreadLauncher) -> None:
+        self.service = service
+        self.host = host
+        self.launcher = launcher
+        self.server = OwnServer()
+        self.server.service = service
+        service.servers = self.server
+
+    async def do(self, *verbs: Verb) -> Operation:
+        """Carry requests out one after the other; raise what a caller would see."""
+        operation = None
+        for verb in verbs:
+            begun = await self.service.begin(verb, caller="uid 0 (unix)")
+            operation = await self.service.wait(begun.id, DEADLINE_S)
+        assert operation is not None
+        return operation
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Everything the fake host is."""
+        return self.host.facts.snapshot()
+
+
+@asynccontextmanager
+async def house(directory: Path, settings: Settings = SETTINGS) -> AsyncIterator[House]:
+    """Build a service over a new store, with the host `take` registered."""
+    store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
+    host = FakeHost(chap=store.chap)
+    launcher = ThreadLauncher(store, host)
+    service = Service(store, host, launcher, OwnServer(), settings, boot_id=read_boot_id())
+    launcher.hint = service.poke
+    built = House(service, host, launcher)
+    await built.do(CreateHost(id="take", iqn=TAKE))
+    try:
+        yield built
+    finally:
+        await service.close()
+        await asyncio.gather(*launcher.tasks.values(), return_exceptions=True)
+        store.close()

@@ -1,0 +1,365 @@
+"""The verbs through the service: the whole ladder, what bad input gets, and who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.doubles import SETTINGS, House
+from zfsilod.errors import (
+    AlreadyExists,
+    Busy,
+    CommandFailed,
+    Conflict,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    ZfsiloError,
+)
+from zfsilod.give import CreateVolume, DeleteVolume, Publish, Unpublish, UpdateVolume
+from zfsilod.host.fake import VOLATILE
+from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.model import Attachment, Debt, Operation, Publication, Volume
+from zfsilod.sync import Watchman
+from zfsilod.take import Connect, Disconnect, Grow, MountAt, Stage, UnmountFrom, Unstage
+from zfsilod.views import view
+
+if TYPE_CHECKING:
+    from zfsilod.verbs import Verb
+
+GIB = 1 << 30
+CREATE = CreateVolume(id="data", capacity_bytes=GIB, hosts=("take",))
+PUBLISH = Publish(volume="data", host="take")
+CONNECT = Connect(id="data", server="give", volume="data")
+UP = (CREATE, PUBLISH, CONNECT, Stage(id="data"), MountAt(id="data", path="/srv/data"))
+DOWN = (
+    UnmountFrom(id="data"), Unstage(id="data"), Disconnect(id="data"),
+    Unpublish(volume="data"), DeleteVolume(id="data"),
+)  # fmt: skip
+
+
+def volume(zfsilo: House) -> Volume:
+    with zfsilo.service.store.read() as txn:
+        found = txn.get(Volume, "data")
+    assert found is not None
+    return found
+
+
+def attachment(zfsilo: House) -> Attachment:
+    with zfsilo.service.store.read() as txn:
+        found = txn.get(Attachment, "data")
+    assert found is not None
+    return found
+
+
+def raw_keys(zfsilo: House, bucket: str) -> list[bytes]:
+    with zfsilo.service.store.read() as txn:
+        return [key for key, _value in txn._range(f"{bucket}/".encode(), "")]
+
+
+async def test_the_whole_ladder_leaves_nothing_behind(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    assert attachment(zfsilo).height == "MOUNTED"
+    assert volume(zfsilo).filesystem.state == "READY"
+    assert volume(zfsilo).filesystem.uuid == attachment(zfsilo).filesystem.uuid
+    assert volume(zfsilo).guid
+    await zfsilo.do(*DOWN)
+    left = {n for n in zfsilo.facts if not n.startswith("content:")}
+    assert left == {"point:/var/lib/zfsilo/staging/data"} - {"point:/var/lib/zfsilo/staging/data"}
+    assert raw_keys(zfsilo, "claim") == raw_keys(zfsilo, "secret") == raw_keys(zfsilo, "live") == []
+
+
+async def test_a_repeat_is_already_so_and_moves_nothing(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    before = zfsilo.facts
+    for verb in UP:
+        operation = await zfsilo.do(verb)
+        assert operation.moves == (), f"{verb.kind} moved something"
+    assert zfsilo.facts == before
+
+
+async def test_a_second_descent_is_fine(zfsilo: House) -> None:
+    await zfsilo.do(*UP, *DOWN[:-1], *DOWN[:-1])
+    assert volume(zfsilo).height == "CREATED"
+
+
+async def test_data_keeps_its_filesystem_through_publications(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    uuid = attachment(zfsilo).filesystem.uuid
+    await zfsilo.do(*DOWN[:-1], *UP[1:])
+    assert attachment(zfsilo).filesystem.uuid == uuid
+    assert volume(zfsilo).epoch == 2
+
+
+async def test_growth_reaches_the_filesystem(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    await zfsilo.do(
+        UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB), Grow(id="data")
+    )
+    uid = volume(zfsilo).uid
+    assert zfsilo.host.facts.get(f"content:{uid}")["size"] == 2 * GIB
+    assert attachment(zfsilo).disk.size_bytes == 2 * GIB
+
+
+async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True))
+    with zfsilo.service.store.read() as txn:
+        published = txn.get(Publication, "data/take")
+        assert published is not None
+        assert published.request == attachment(zfsilo).published_here
+        assert list(txn.scan(Debt)) == []
+    await zfsilo.do(Disconnect(id="data"))
+    zfsilo.server.away = True
+    watchman = Watchman(zfsilo.service, retention_s=0)
+    await watchman.pay_debts()
+    with zfsilo.service.store.read() as txn:
+        assert len(list(txn.scan(Debt))) == 1
+    zfsilo.server.away = False
+    await watchman.pay_debts()
+    assert raw_keys(zfsilo, "debt") == raw_keys(zfsilo, "publication") == []
+
+
+async def test_a_publication_of_somebody_else_is_not_released(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, PUBLISH, CONNECT.but(publish_if_needed=True), Disconnect(id="data"))
+    await Watchman(zfsilo.service, retention_s=0).pay_debts()
+    assert raw_keys(zfsilo, "publication") == [b"publication/data/take"]
+
+
+WRONG: list[tuple[tuple[Verb, ...], Verb, type[ZfsiloError], str]] = [
+    ((), CREATE.but(id="Data"), InvalidArgument, "'Data' is no volume id"),
+    ((), CREATE.but(id=""), InvalidArgument, "'' is no volume id"),
+    ((), CREATE.but(id="data\n"), InvalidArgument, "is no volume id"),
+    ((), CREATE.but(id="-x"), InvalidArgument, "is no volume id"),
+    ((), CREATE.but(id="a" * 129), InvalidArgument, "is no volume id"),
+    ((), CREATE.but(id="srv.mount"), InvalidArgument, "ends like a unit"),
+    ((), CREATE.but(capacity_bytes=0), InvalidArgument, "capacity_bytes is 0"),
+    ((), CREATE.but(capacity_bytes=-1), InvalidArgument, "capacity_bytes is -1"),
+    ((), CREATE.but(thin=False, capacity_bytes=2 << 40), ResourceExhausted, "free"),
+    ((), CREATE.but(capacity_bytes=3 << 40), ResourceExhausted, "overcommit"),
+    ((), CREATE.but(limit_bytes=GIB - 1), InvalidArgument, "more than the limit"),
+    ((), CREATE.but(properties=(("mountpoint", "-x"),)), InvalidArgument, "mountpoint"),
+    ((), CREATE.but(properties=(("volsize", "1"),)), InvalidArgument, "volsize"),
+    ((), CREATE.but(properties=(("volblocksize", "1000"),)), InvalidArgument, "volblocksize"),
+    ((), CREATE.but(labels=(("-", "x"),)), InvalidArgument, "label"),
+    ((CREATE,), CREATE.but(capacity_bytes=2 * GIB), AlreadyExists, "data exists"),
+    ((), DeleteVolume(id="data"), NotFound, "no volume data"),
+    ((CREATE, PUBLISH), DeleteVolume(id="data"), FailedPrecondition, "published to take"),
+    ((CREATE,), DeleteVolume(id="data", etag="1"), Busy, "read it again"),
+    ((CREATE,), UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=GIB // 2),
+     InvalidArgument, "never shrinks"),
+    ((CREATE,), UpdateVolume(id="data", mask=("uid",)), InvalidArgument, "mask names uid"),
+    ((), PUBLISH, NotFound, "no volume data"),
+    ((CREATE,), PUBLISH.but(host="other"), NotFound, "no host other"),
+    ((CREATE, PUBLISH), PUBLISH.but(readonly=True), AlreadyExists, "other parameters"),
+    ((CREATE,), PUBLISH.but(access_mode="MULTI_NODE_MULTI_WRITER"), InvalidArgument, "allows"),
+    ((CREATE, PUBLISH, CreateHost(id="other", iqn="iqn.2024-01.lab.other:host")),
+     PUBLISH.but(host="other"), FailedPrecondition, "published to take"),
+    ((CREATE, CreateHost(id="bare")), PUBLISH.but(host="bare"), FailedPrecondition, "no IQN"),
+    ((CREATE, PUBLISH, CONNECT), Unpublish(volume="data"), FailedPrecondition, "still logged in"),
+    ((CREATE,), CONNECT, FailedPrecondition, "not published"),
+    ((CREATE, PUBLISH), CONNECT.but(epoch=7), FailedPrecondition, "epoch 7"),
+    ((CREATE, PUBLISH, CONNECT), CONNECT.but(id="again"), AlreadyExists, "connected here as data"),
+    ((), Stage(id="data"), FailedPrecondition, "not connected"),
+    (UP[:3], Stage(id="data", fs_type="ntfs"), InvalidArgument, "none of ext4, xfs"),
+    (UP[:3], Stage(id="data", readonly=True), FailedPrecondition, "no filesystem yet"),
+    (UP[:3], Stage(id="data", path="srv"), InvalidArgument, "must be absolute"),
+    (UP[:3], Stage(id="data", path="/srv/../etc"), InvalidArgument, "without .."),
+    (UP[:3], Stage(id="data", path="/"), InvalidArgument, "no path"),
+    (UP[:3], Stage(id="data", mount_options=("suid,exec",)), InvalidArgument, "mount option"),
+    (UP[:4], Stage(id="data", path="/elsewhere"), FailedPrecondition, "other parameters"),
+    (UP[:3], MountAt(id="data", path="/srv/data"), FailedPrecondition, "stage it first"),
+    (UP, MountAt(id="data", path="/srv/data", readonly=True), AlreadyExists, "other parameters"),
+    (UP, Unstage(id="data"), FailedPrecondition, "mounted at /srv/data"),
+    (UP, Disconnect(id="data"), FailedPrecondition, "unmount and unstage"),
+    ((), Grow(id="data"), FailedPrecondition, "not connected"),
+    ((), CreateHost(id="take", iqn="iqn.2024-01.lab.else:x"), AlreadyExists, "other parameters"),
+    ((), CreateHost(id="clone", iqn="iqn.2024-01.lab.take:host"), AlreadyExists, "host take"),
+    ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "no IQN"),
+    ((CREATE, PUBLISH), DeleteHost(id="take"), FailedPrecondition, "holds data"),
+    ((CREATE, PUBLISH), UpdateHost(id="take", mask=("iqn",), iqn="iqn.2024-01.lab.new:x"),
+     FailedPrecondition, "holds data"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "verb", "error", "words"), WRONG)
+async def test_bad_input_gets_one_sentence_and_changes_nothing(
+    zfsilo: House, before: tuple[Verb, ...], verb: Verb, error: type[ZfsiloError], words: str
+) -> None:
+    if before:
+        await zfsilo.do(*before)
+    facts, claims = zfsilo.facts, raw_keys(zfsilo, "claim")
+    with pytest.raises(error) as caught:
+        await zfsilo.do(verb)
+    assert words in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.reason
+    assert zfsilo.facts == facts
+    assert raw_keys(zfsilo, "claim") == claims == []
+
+
+async def test_a_failed_step_is_taken_back_and_its_error_told(zfsilo: House) -> None:
+    await zfsilo.do(CREATE)
+    before = zfsilo.facts
+    zfsilo.host.facts.light_fuse(5, when="after", how="error")
+    with pytest.raises(CommandFailed) as caught:
+        await zfsilo.do(PUBLISH)
+    assert zfsilo.facts == before
+    operation = zfsilo.service.operation(caught.value.facts["operation"])
+    assert operation.state == "ROLLED_BACK"
+    assert operation.failure is not None
+    assert operation.failure.step == "do Lun"
+    assert raw_keys(zfsilo, "secret") == raw_keys(zfsilo, "publication") == []
+    await zfsilo.do(PUBLISH)
+
+
+async def test_equal_requests_join_and_others_wait(zfsilo: House) -> None:
+    zfsilo.launcher.gate.clear()
+    first = await zfsilo.service.begin(CREATE, caller="a")
+    second = await zfsilo.service.begin(CREATE, caller="b")
+    assert first.id == second.id
+    with pytest.raises(Busy) as caught:
+        other = CREATE.but(capacity_bytes=2 * GIB)
+        await zfsilo.service.begin(other, caller="c", deadline_s=0.05)
+    assert caught.value.facts["operation"] == first.id
+    with pytest.raises(DeadlineExceeded, match=first.id):
+        await zfsilo.service.wait(first.id, 0.05)
+    zfsilo.launcher.gate.set()
+    await zfsilo.service.wait(first.id, 10)
+
+
+async def test_sixteen_requests_for_one_volume_end_in_order(zfsilo: House) -> None:
+    await zfsilo.do(CREATE)
+    sizes = [GIB + n * (1 << 20) for n in range(16)]
+
+    async def grow(size: int) -> object:
+        verb = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=size)
+        try:
+            return await zfsilo.do(verb)
+        except InvalidArgument:  # a larger one was first
+            return None
+
+    await asyncio.gather(*(grow(size) for size in sizes))
+    assert volume(zfsilo).capacity_bytes == sizes[-1]
+    assert zfsilo.host.facts.get("zvol:tank/zfsilo/data")["size"] == sizes[-1]
+
+
+async def test_cancel_takes_back(zfsilo: House) -> None:
+    zfsilo.launcher.gate.clear()
+    operation = await zfsilo.service.begin(CREATE, caller="a")
+    await asyncio.sleep(0)
+    await zfsilo.service.cancel(operation.id)
+    with pytest.raises(Busy, match="stopped before its end"):
+        await zfsilo.service.wait(operation.id, 10)
+    assert zfsilo.facts == {}
+
+
+async def test_a_unit_that_systemd_refuses_leaves_no_claim(zfsilo: House) -> None:
+    zfsilo.launcher.refuses = True
+    with pytest.raises(Unavailable, match="refused"):
+        await zfsilo.do(CREATE)
+    zfsilo.launcher.refuses = False
+    await zfsilo.do(CREATE)
+
+
+async def test_validate_only_plans_and_stores_nothing(zfsilo: House) -> None:
+    await zfsilo.do(CREATE)
+    before = raw_keys(zfsilo, "operation")
+    planned = await zfsilo.service.plan(PUBLISH, caller="a")
+    assert [type(move.step).__name__ for move in planned.moves] == [
+        "Backstore", "Target", "Lun", "Portals", "Enabled", "Acl", "MappedLun"
+    ]  # fmt: skip
+    assert raw_keys(zfsilo, "operation") == before
+    assert raw_keys(zfsilo, "secret") == []
+
+
+async def test_after_a_reboot_the_exports_come_back(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, PUBLISH)
+    before = zfsilo.facts
+    zfsilo.host.facts.reboot()
+    assert zfsilo.facts != before
+    assert await zfsilo.service.sync_all(caller="test") == {}
+    assert zfsilo.facts == before
+
+
+async def test_a_vanished_zvol_is_lost_and_never_made_anew(zfsilo: House) -> None:
+    await zfsilo.do(CREATE)
+    del zfsilo.host.facts.memory["zvol:tank/zfsilo/data"]
+    with pytest.raises(FailedPrecondition, match="is gone"):
+        await zfsilo.service.sync("data", caller="test")
+    assert zfsilo.facts == {}
+
+
+async def test_a_foreign_zvol_of_that_name_is_a_conflict(zfsilo: House) -> None:
+    zfsilo.host.facts.memory["zvol:tank/zfsilo/data"] = {
+        "uid": "x", "guid": "1", "size": 1, "thin": True,
+    }  # fmt: skip
+    before = zfsilo.facts
+    with pytest.raises(Conflict, match="not ours"):
+        await zfsilo.do(CREATE)
+    assert zfsilo.facts == before
+
+
+async def test_a_vanished_mount_is_not_already_so(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    before = zfsilo.facts
+    for name in [n for n in zfsilo.facts if n.partition(":")[0] in VOLATILE]:
+        if name.startswith(("mount:", "session:")):
+            del zfsilo.host.facts.memory[name]
+    await zfsilo.do(*UP[2:])
+    assert zfsilo.facts == before
+
+
+async def test_watch_resumes_by_revision(zfsilo: House) -> None:
+    await zfsilo.do(CREATE)
+    seen: list[Operation] = []
+
+    async def watch(after: int, count: int) -> None:
+        async for operation in zfsilo.service.watch(after):
+            seen.append(operation)
+            if len(seen) == count:
+                return
+
+    await asyncio.wait_for(watch(0, 2), 5)
+    assert [each.kind for each in seen] == ["create-host", "create"]
+    task = asyncio.create_task(watch(seen[-1].revision, 3))
+    await zfsilo.do(DeleteVolume(id="data"))
+    await asyncio.wait_for(task, 5)
+    assert seen[-1].kind == "delete"
+
+
+async def test_ended_operations_are_forgotten_in_time(zfsilo: House) -> None:
+    await zfsilo.do(CREATE)
+    with zfsilo.service.store.read() as txn:
+        ended = [each.id for each in txn.scan(Operation)]
+    await Watchman(zfsilo.service, retention_s=-10).forget()
+    assert len(ended) == 2
+    assert raw_keys(zfsilo, "operation") == raw_keys(zfsilo, "changed") == []
+
+
+async def test_a_full_store_refuses_to_begin(zfsilo: House, monkeypatch: Any) -> None:
+    monkeypatch.setattr(zfsilo.service.store, "used", lambda: 0.95)
+    with pytest.raises(ResourceExhausted, match="store is full"):
+        await zfsilo.do(CREATE)
+
+
+async def test_no_root_no_volumes(zfsilo: House) -> None:
+    zfsilo.service.settings = SETTINGS.but(root="")
+    with pytest.raises(FailedPrecondition, match=r"give\.root"):
+        await zfsilo.do(CREATE)
+    zfsilo.service.settings = SETTINGS.but(root="lake/zfsilo")
+    with pytest.raises(FailedPrecondition, match="lake/zfsilo does not exist"):
+        await zfsilo.do(CREATE)
+
+
+async def test_view_joins_both_sides(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    with zfsilo.service.store.read() as txn:
+        shown = view(txn, "data")
+    assert shown.height == "MOUNTED"
+    assert [each.host for each in shown.publications] == ["take"]
+    assert shown.operation == ""

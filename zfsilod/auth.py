@@ -1,0 +1,201 @@
+"""Who calls over gRPC, and what they may: identities, bearer tokens, and one table of roles.
+
+A unix peer is known by its user and groups, a TCP peer by a bearer token of which we keep only the
+digest. What a role may call is in ROLES and nowhere else; a method that is not there is refused to
+everybody. A host sees and touches only what concerns it: `shown` and `own_host`.
+"""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING, Literal
+
+from zfsilod.errors import InvalidArgument, PermissionDenied, Unauthenticated
+from zfsilod.model import Token
+from zfsilod.record import Record
+from zfsilod.ulid import new_ulid
+from zfsilod.verbs import check_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zfsilod.door import Peer
+    from zfsilod.views import View
+
+Role = Literal["admin", "host", "reader"]
+GROUP = "zfsilo"
+SCHEME = "Bearer "
+TOKEN = re.compile(r"zfsilo-([0-9a-hjkmnp-tv-z]{26})-[0-9a-f]{64}")
+
+ADMIN = ("admin",)
+READERS = ("admin", "reader")
+HOSTS = ("admin", "host")
+ALL = ("admin", "host", "reader")
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "/grpc.health.v1.Health/Check": READERS,
+    "/grpc.health.v1.Health/List": READERS,
+    "/grpc.health.v1.Health/Watch": READERS,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": READERS,
+    "/zfsilo.v1.Service/GetServerInfo": ALL,
+    "/zfsilo.v1.Service/GetCapacity": READERS,
+    # A host is shown what is published to it and what it may publish to itself.
+    "/zfsilo.v1.VolumeService/GetVolume": ALL,
+    "/zfsilo.v1.VolumeService/ListVolumes": ALL,
+    "/zfsilo.v1.VolumeService/StatsVolume": READERS,
+    "/zfsilo.v1.VolumeService/SyncVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/SyncVolumes": ADMIN,
+    "/zfsilo.v1.VolumeService/CreateVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/UpdateVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/DeleteVolume": ADMIN,
+    # To itself, where the volume names it; from itself; its own.
+    "/zfsilo.v1.VolumeService/PublishVolume": HOSTS,
+    "/zfsilo.v1.VolumeService/UnpublishVolume": HOSTS,
+    "/zfsilo.v1.VolumeService/ListPublications": ALL,
+    "/zfsilo.v1.VolumeService/FetchConnection": HOSTS,
+    "/zfsilo.v1.VolumeService/ReportFilesystem": HOSTS,
+    # No daemon commands another host: what happens on a consumer is for its own administrators.
+    "/zfsilo.v1.VolumeService/ConnectVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/DisconnectVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/StageVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/UnstageVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/MountVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/UnmountVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/GrowVolume": ADMIN,
+    "/zfsilo.v1.HostService/GetHost": READERS,
+    "/zfsilo.v1.HostService/ListHosts": READERS,
+    "/zfsilo.v1.HostService/CreateHost": ADMIN,
+    "/zfsilo.v1.HostService/UpdateHost": ADMIN,
+    "/zfsilo.v1.HostService/DeleteHost": ADMIN,
+    "/zfsilo.v1.HostService/RegisterHost": HOSTS,  # itself
+    "/zfsilo.v1.OperationService/GetOperation": READERS,
+    "/zfsilo.v1.OperationService/ListOperations": READERS,
+    "/zfsilo.v1.OperationService/WaitOperation": READERS,
+    "/zfsilo.v1.OperationService/WatchOperations": READERS,
+    "/zfsilo.v1.OperationService/CancelOperation": ADMIN,
+    "/zfsilo.v1.OperationService/RepairOperation": ADMIN,
+}
+
+
+class Caller(Record):
+    """An identity: what it may, who it is, and where it came from."""
+
+    role: Role
+    subject: str
+    origin: str
+
+    def __str__(self) -> str:
+        who = self.subject if self.origin == "unix" else f"{self.role} {self.subject}"
+        return f"{who} ({self.origin})"
+
+
+class Callers:
+    """Tells who a peer is."""
+
+    def __init__(self, find_token: Callable[[str], Token | None]) -> None:
+        self._find_token = find_token
+        self._group = _group_id(GROUP)
+        self._own_uid = os.getuid()  # root; or whoever runs a simulation
+
+    def of(self, peer: Peer, authorization: str) -> Caller:
+        """Return the identity of a peer, else raise PermissionDenied or Unauthenticated."""
+        if peer.kind == "unix":
+            return self._of_user(peer)
+        return self._of_token(authorization, peer.address)
+
+    def _of_user(self, peer: Peer) -> Caller:
+        if peer.uid in (0, self._own_uid) or self._group in peer.groups:
+            return Caller(role="admin", subject=f"uid {peer.uid}", origin="unix")
+        raise PermissionDenied(
+            f"uid {peer.uid} is neither root nor in the group {GROUP}", reason="NOT_IN_GROUP"
+        )
+
+    def _of_token(self, authorization: str, address: str) -> Caller:
+        if not authorization:
+            raise Unauthenticated(
+                "no bearer token: zfsiloctl token create makes one", reason="NO_TOKEN"
+            )
+        text = authorization.removeprefix(SCHEME)
+        found = TOKEN.fullmatch(text) if authorization.startswith(SCHEME) else None
+        token = self._find_token(found[1]) if found else None
+        # That there is no such id may show in the time: ids are no secrets.
+        if token is None or not hmac.compare_digest(digest_of(text), token.digest):
+            raise Unauthenticated("the bearer token is not known here", reason="BAD_TOKEN")
+        return Caller(
+            role=check_role(token.role), subject=token.subject,
+            origin=f"token {token.id}, {address}",
+        )  # fmt: skip
+
+
+def new_token(role: Role, subject: str) -> tuple[Token, str]:
+    """Make a token for a role: what is kept of it, and the text that is shown once."""
+    check_role(role)
+    check_id(subject, "host id" if role == "host" else "name of a token's holder")
+    token_id = new_ulid()
+    text = f"zfsilo-{token_id}-{secrets.token_hex(32)}"
+    token = Token(
+        id=token_id, digest=digest_of(text), role=role, subject=subject,
+        created_at=int(time.time()),
+    )  # fmt: skip
+    return token, text
+
+
+def digest_of(token: str) -> str:
+    """Return what is kept of a token's text."""
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+def check_role(role: str) -> Role:
+    """Return a role that there is, else raise InvalidArgument."""
+    match role:
+        case "admin" | "host" | "reader":
+            return role
+    raise InvalidArgument(f"{role[:40]!r} is no role: admin, host or reader", reason="BAD_ROLE")
+
+
+def authorize(caller: Caller, method: str) -> None:
+    """Raise PermissionDenied unless the caller's role may call a method."""
+    if caller.role not in ROLES.get(method, ()):
+        raise PermissionDenied(
+            f"{caller} may not call {method.rpartition('/')[2]}",
+            reason="ROLE", role=caller.role, method=method,
+        )  # fmt: skip
+
+
+def shown(caller: Caller, found: View) -> View | None:
+    """Return what the caller is shown of a volume; a host is shown what concerns it, or None."""
+    if caller.role != "host":
+        return found
+    own = tuple(each for each in found.publications if each.host == caller.subject)
+    if found.volume is None:
+        return None
+    hosts = tuple(each for each in found.volume.hosts if each in ("*", caller.subject))
+    if not own and not hosts:
+        return None
+    return found.but(volume=found.volume.but(hosts=hosts), publications=own, attachment=None)
+
+
+def own_host(caller: Caller, asked: str) -> str:
+    """Return the host that a request is about: a host speaks for itself only."""
+    if caller.role != "host":
+        if not asked:
+            raise InvalidArgument("the request names no host", reason="NO_HOST")
+        return asked
+    if asked not in ("", caller.subject):
+        raise PermissionDenied(
+            f"{caller} may not speak for host {asked[:128]}", reason="OTHER_HOST"
+        )
+    return caller.subject
+
+
+def _group_id(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return -1

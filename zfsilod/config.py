@@ -1,0 +1,204 @@
+"""The configuration: /etc/zfsilo/zfsilod.toml and zfsilod.toml.d/*.toml, with a default for all.
+
+Whatever is not understood refuses to start, and says where it stands and what would be right.
+The README's table of keys is compared with these classes by a test.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli
+
+from zfsilod.errors import InvalidArgument
+from zfsilod.plan import Export
+from zfsilod.verbs import ID, Settings
+
+DIRECTORY = Path("/etc/zfsilo")
+DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(?:/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")
+IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-[0-9]{2}\.[a-z0-9][a-z0-9.-]*(?::[a-z0-9.:-]+)?")
+MAX_PREFIX = 150
+
+
+class Give(msgspec.Struct, forbid_unknown_fields=True):
+    """[give]: this host as a storage host."""
+
+    root: str = ""
+    portals: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0:3260"])
+    iqn_prefix: str = ""
+    overcommit: float = 10.0
+    volblocksize: int = 16384
+
+
+class Store(msgspec.Struct, forbid_unknown_fields=True):
+    """[store]: where and how large."""
+
+    size_bytes: int = 1 << 30
+
+
+class Operations(msgspec.Struct, forbid_unknown_fields=True):
+    """[operations]: limits of what runs."""
+
+    timeout_s: int = 300
+    retention_s: int = 7 * 24 * 3600
+
+
+class Daemon(msgspec.Struct, forbid_unknown_fields=True):
+    """[daemon]: the process itself."""
+
+    host_id: str = ""
+    idle_exit_s: int = 0
+    max_connections: int = 1000
+    log_level: str = "info"
+
+
+class Server(msgspec.Struct, forbid_unknown_fields=True):
+    """A file of servers.d: a storage host that this consumer knows."""
+
+    address: str
+    certificate: str
+    token: str = ""
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True):
+    """All of it."""
+
+    give: Give = msgspec.field(default_factory=Give)
+    store: Store = msgspec.field(default_factory=Store)
+    operations: Operations = msgspec.field(default_factory=Operations)
+    daemon: Daemon = msgspec.field(default_factory=Daemon)
+    servers: dict[str, Server] = msgspec.field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        """Return what plans need of it."""
+        host_id = self.daemon.host_id
+        prefix = self.give.iqn_prefix or f"iqn.2026-01.org.zfsilo:{host_id}"
+        return Settings(
+            host_id=host_id, root=self.give.root,
+            export=Export(prefix=prefix, portals=tuple(self.give.portals)),
+            overcommit=self.give.overcommit, volblocksize=self.give.volblocksize,
+        )  # fmt: skip
+
+
+def load(directory: Path = DIRECTORY) -> Config:
+    """Read and check the configuration. Raises InvalidArgument naming file, key and remedy."""
+    merged: dict[str, Any] = {}
+    main = directory / "zfsilod.toml"
+    for path in (main, *sorted((directory / "zfsilod.toml.d").glob("*.toml"))):
+        if path == main and not path.exists():
+            continue
+        _merge(merged, _check_file(path))
+    config = _convert(merged, main)
+    for path in sorted((directory / "servers.d").glob("*.toml")):
+        config.servers[path.stem] = _server(path)
+    if not config.daemon.host_id:
+        config.daemon.host_id = host_id_of(socket.gethostname())
+    _check(config, main)
+    return config
+
+
+def host_id_of(name: str) -> str:
+    """Return a host name's first label as an id."""
+    return re.sub(r"[^a-z0-9-]+", "-", name.partition(".")[0].lower()).strip("-") or "host"
+
+
+def _check_file(path: Path) -> dict[str, Any]:
+    """Read one file, and convert it alone, so that an error names the file it is in."""
+    found = _parse(path)
+    _convert(found, path)
+    return found
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomli.loads(path.read_text())
+    except tomli.TOMLDecodeError as error:
+        raise InvalidArgument(f"{path}: {error}", reason="BAD_CONFIG") from error
+    except OSError as error:
+        raise InvalidArgument(
+            f"{path} cannot be read: {os.strerror(error.errno or 0)}", reason="BAD_CONFIG"
+        ) from error
+
+
+def _convert(found: dict[str, Any], path: Path) -> Config:
+    try:
+        return msgspec.convert(found, Config)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"{path}: {_in_words(error)}", reason="BAD_CONFIG") from error
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """Return msgspec's complaint with the key in front, and a hint for an unknown one."""
+    text, _at, where = str(error).partition(" - at `$")
+    key = where.strip("`.")
+    if "unknown field" in text:
+        unknown = text.rpartition("field ")[2].strip("`")
+        table = f"[{key}]" if key else "the file"
+        return f"{table} has no key {unknown}: see the keys in zfsilod.toml(5)"
+    return f"{key}: {text[:1].lower()}{text[1:]}" if key else text
+
+
+def _server(path: Path) -> Server:
+    if path.stat().st_mode & 0o077:
+        raise InvalidArgument(
+            f"{path} holds a token and is readable by others: chmod 600 {path}", reason="BAD_CONFIG"
+        )
+    try:
+        return msgspec.convert(_parse(path), Server)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"{path}: {_in_words(error)}", reason="BAD_CONFIG") from error
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _check(config: Config, path: Path) -> None:
+    """Refuse impossible values, each with its key."""
+    give = config.give
+    checks: list[tuple[bool, str]] = [
+        (bool(ID.fullmatch(config.daemon.host_id)), "daemon.host_id is no id (a-z 0-9 . _ -)"),
+        (not give.root or bool(DATASET.fullmatch(give.root)), "give.root is no dataset name"),
+        (
+            not give.iqn_prefix
+            or bool(IQN_PREFIX.fullmatch(give.iqn_prefix) and len(give.iqn_prefix) <= MAX_PREFIX),
+            "give.iqn_prefix is no IQN: iqn.2026-01.org.example:storage",
+        ),
+        (bool(give.portals) and all(map(is_portal, give.portals)), "give.portals: no ADDRESS:PORT"),
+        (give.overcommit >= 1, "give.overcommit is below 1"),
+        (give.volblocksize in [1 << n for n in range(9, 18)], "give.volblocksize: 512 to 131072"),
+        (1 << 20 <= config.store.size_bytes <= 1 << 40, "store.size_bytes: 1 MiB to 1 TiB"),
+        (10 <= config.operations.timeout_s <= 86400, "operations.timeout_s: 10 to 86400"),
+        (config.operations.retention_s >= 0, "operations.retention_s is negative"),
+        (config.daemon.idle_exit_s >= 0, "daemon.idle_exit_s is negative"),
+        (1 <= config.daemon.max_connections <= 100_000, "daemon.max_connections: 1 to 100000"),
+        (config.daemon.log_level in LEVELS, f"daemon.log_level is none of {', '.join(LEVELS)}"),
+    ]
+    for right, complaint in checks:
+        if not right:
+            raise InvalidArgument(f"{path}: {complaint}", reason="BAD_CONFIG")
+
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def is_portal(text: str) -> bool:
+    """Tell whether a text is an address and a port: 10.0.0.1:3260 or [fd00::1]:3260."""
+    address, _colon, port = text.rpartition(":")
+    try:
+        parsed = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    bracketed = address.startswith("[") and address.endswith("]")
+    return bracketed == (parsed.version == 6) and port.isdecimal() and 0 < int(port) < 65536

@@ -1,0 +1,244 @@
+"""zfsilod: the daemon of one host. This file wires its parts and keeps them running.
+
+zfsilod [--config DIR] [--state DIR] [--check-config | --version]
+zfsilod --simulate DIR [--tcp ADDRESS:PORT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilod import __version__, certs, config
+from zfsilod.errors import ZfsiloError
+from zfsilod.launcher import LocalLauncher, SystemdLauncher
+from zfsilod.service import Service
+from zfsilod.store import Store
+from zfsilod.sync import Watchman
+from zfsilod.worker import STATE_DIRECTORY, read_boot_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from zfsilod.host import Host
+    from zfsilod.model import Operation
+
+RUN_DIRECTORY = Path("/run/zfsilo")
+SIMULATED_ROOT = "tank/zfsilo"
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits(3): systemd does not start us again and again
+IDLE_CHECK_S = 5
+FOLLOWED = ("disconnect", "unpublish", "delete")
+
+log = logging.getLogger("zfsilod")
+
+
+class Places:
+    """Where this daemon keeps what: real, or all of it below one directory of a simulation."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.simulated = options.simulate is not None
+        base = options.simulate.resolve() if self.simulated else Path("/")
+        self.config: Path = options.config or (base / "etc" if self.simulated else config.DIRECTORY)
+        self.state: Path = options.state or (base if self.simulated else STATE_DIRECTORY)
+        self.run: Path = base / "run" if self.simulated else RUN_DIRECTORY
+        self.tcp: str = options.tcp
+
+    @property
+    def host(self) -> str:
+        """The kind of host, as the store keeps it."""
+        return "simulated" if self.simulated else "real"
+
+
+async def serve(places: Places, settings: config.Config) -> None:
+    """Run the daemon until a signal or, when so configured, until it is idle."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        service, watchman = await _engine(places, settings, stack)
+        await _front_ends(places, settings, service, stack)
+        await watchman.recover()
+        _notify("READY=1")
+        log.info("zfsilod %s is ready", __version__)
+        background = [
+            watchman.run(), _restore(service), _watchdog(), _until_idle(service, settings, stop)
+        ]  # fmt: skip
+        async with _running(background):
+            await stop.wait()
+        _notify("STOPPING=1")
+
+
+async def _engine(
+    places: Places, settings: config.Config, stack: AsyncExitStack
+) -> tuple[Service, Watchman]:
+    from zfsilod.api.servers import ServerConfig, ServersClient
+
+    store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
+    stack.callback(store.close)
+    launcher = await _launcher(places, settings)
+    stack.push_async_callback(launcher.close)
+    known = {
+        name: ServerConfig(address=each.address, certificate_pem=each.certificate, token=each.token)
+        for name, each in settings.servers.items()
+    }
+    servers = ServersClient(known)
+    stack.push_async_callback(servers.close)
+    machine = open_host(places, store)
+    service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())
+    stack.push_async_callback(service.close)
+    launcher.listen(service.poke)
+    if isinstance(launcher, SystemdLauncher):
+        service.listeners.append(partial(_follow_down, service, launcher))
+    return service, Watchman(service, retention_s=settings.operations.retention_s)
+
+
+def open_host(places: Places, store: Store) -> Host:
+    """Return the adapters that the daemon reads the host through."""
+    if places.simulated or store.host == "simulated":
+        from zfsilod.host.fake import FakeHost
+
+        return FakeHost(places.state / "facts.json", chap=store.chap)
+    from zfsilod.host.real import real_host
+
+    return real_host(store.chap)
+
+
+async def _launcher(places: Places, settings: config.Config) -> SystemdLauncher | LocalLauncher:
+    if places.simulated:
+        return LocalLauncher(places.state)
+    return await SystemdLauncher.connect(timeout_s=settings.operations.timeout_s)
+
+
+async def _front_ends(
+    places: Places, settings: config.Config, service: Service, stack: AsyncExitStack
+) -> None:
+    from zfsilod.api import dbus
+    from zfsilod.api.grpc import GrpcFront
+
+    names = (settings.daemon.host_id, socket.gethostname())
+    certificate = certs.load_or_make(places.state / "tls", names)
+    front = GrpcFront(service, places.run / "private", certificate, version=__version__)
+    await front.start()
+    stack.push_async_callback(front.close)
+    for listener in _listeners(places):
+        front.door.open(listener)
+    if not places.simulated:
+        bus = await dbus.serve(None, service, version=__version__)
+        stack.push_async_callback(bus.close)
+
+
+def _listeners(places: Places) -> list[socket.socket]:
+    """Return the sockets that systemd gave us; in a simulation, and by hand, our own."""
+    from zfsilod import door
+
+    given = door.inherited()
+    if given:
+        return given
+    places.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    own = [door.listen_unix(places.run / "zfsilod.sock")]
+    if places.tcp:
+        address, _colon, port = places.tcp.rpartition(":")
+        own.append(door.listen_tcp(address.strip("[]"), int(port)))
+    return own
+
+
+async def _restore(service: Service) -> None:
+    """Bring back what the records say should be there: the exports after a boot."""
+    complaints = await service.sync_all(caller="zfsilod at start")
+    for name, complaint in complaints.items():
+        log.warning("volume %s was not restored: %s", name, complaint)
+
+
+def _follow_down(service: Service, launcher: SystemdLauncher, operation: Operation) -> None:
+    """Let zfsilo-volume@NAME follow when its volume went down by another way."""
+    if operation.kind in FOLLOWED and operation.state == "DONE":
+        service.spawn(launcher.stop_volume(operation.subject.partition("/")[2]))
+
+
+async def _watchdog() -> None:
+    """Tell systemd at half its deadline that the event loop turns: sd_watchdog_enabled(3)."""
+    interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
+    while interval_us:
+        _notify("WATCHDOG=1")
+        await asyncio.sleep(interval_us / 2_000_000)
+
+
+async def _until_idle(service: Service, settings: config.Config, stop: asyncio.Event) -> None:
+    """Stop after a quiet time, when so configured and nothing is held or under way."""
+    if not settings.daemon.idle_exit_s:
+        return
+    quiet_s = 0
+    while quiet_s < settings.daemon.idle_exit_s:
+        await asyncio.sleep(IDLE_CHECK_S)
+        quiet_s = 0 if service.holds_anything() else quiet_s + IDLE_CHECK_S
+    log.info("idle for %d s: good bye", quiet_s)
+    stop.set()
+
+
+@asynccontextmanager
+async def _running(work: list[object]) -> AsyncIterator[None]:
+    """Run these beside the body, and end them with it; one that fails ends the daemon."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in work]  # type: ignore[arg-type]
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+def _notify(state: str) -> None:
+    with contextlib.suppress(ImportError):
+        from systemd.daemon import notify
+
+        notify(state)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="zfsilod", description="network block storage for ZFS")
+    parser.add_argument("--config", type=Path, metavar="DIR", help="instead of /etc/zfsilo")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="instead of /var/lib/zfsilo")
+    parser.add_argument("--simulate", type=Path, metavar="DIR", help="a made-up host below DIR")
+    parser.add_argument("--tcp", default="", metavar="ADDRESS:PORT", help="listen here, with TLS")
+    parser.add_argument("--check-config", action="store_true", help="check, say so, and exit")
+    parser.add_argument("--version", action="version", version=f"zfsilod {__version__}")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Run zfsilod; exit 78 when the configuration is wrong, 1 when it cannot start."""
+    options = _options(sys.argv[1:])
+    places = Places(options)
+    certs.require_tls13()
+    try:
+        settings = config.load(places.config)
+    except ZfsiloError as error:
+        sys.stderr.write(f"zfsilod: {error.message}\n")
+        return EXIT_CONFIG
+    if options.check_config:
+        sys.stdout.write(f"{places.config}: the configuration is right\n")
+        return 0
+    if places.simulated and not settings.give.root:
+        settings.give.root = SIMULATED_ROOT
+    logging.basicConfig(
+        level=settings.daemon.log_level.upper(), format="%(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        asyncio.run(serve(places, settings))
+    except ZfsiloError as error:
+        sys.stderr.write(f"zfsilod: {error.message}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

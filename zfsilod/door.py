@@ -1,0 +1,342 @@
+"""The front door: takes connections on systemd's sockets and pumps them to grpc's private ones.
+
+grpc for Python cannot serve on an inherited socket. So we accept, note who is there (the user of a
+unix peer, the address of a TCP peer), and connect to grpc from a socket bound to an abstract name
+that we make up and remember: that name is what grpc tells a servicer about its peer, and `peer`
+gives back who it stands for. The private sockets lie in a directory that only we can enter.
+
+    unix listener -> DIRECTORY/plain.sock      TCP listener -> DIRECTORY/tls.sock
+
+A pump is two pipes over bare non-blocking sockets: asyncio's transports take twice the time. A pipe
+holds at most one chunk that its reader does not take, and reads on only when that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import stat
+import struct
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
+
+from zfsilod.errors import FailedPrecondition
+from zfsilod.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CHUNK_BYTES = 65536
+BACKLOG = 128
+ACCEPT_AT_ONCE = 16
+ACCEPT_PAUSE_S = 1  # when the process has no descriptors left
+LINGER_S = 5  # how long one half of a connection outlives the other
+SO_PEERGROUPS = 59  # socket(7); Python has no name for it
+MAX_GROUPS = 256  # of a peer; Python reads no longer options
+
+Kind = Literal["unix", "tcp"]
+
+log = logging.getLogger(__name__)
+
+
+class Peer(Record):
+    """Who is behind a connection."""
+
+    kind: Kind
+    address: str  # TCP: without the port; unix: "pid 17"
+    uid: int = -1
+    groups: tuple[int, ...] = ()
+
+    @property
+    def who(self) -> str:
+        """Whom the connections are counted for."""
+        return self.address if self.kind == "tcp" else f"uid {self.uid}"
+
+
+class Limits(Record):
+    """How many connections are let in; further ones are closed at once."""
+
+    unix: int = 256
+    tcp: int = 256
+    each: int = 64  # of one address or user, root excepted
+
+
+class Door:
+    """Listeners, the connections that came in through them, and their tags."""
+
+    def __init__(self, directory: Path, limits: Limits | None = None) -> None:
+        """Use a directory of our own for the private sockets; it is made, or made private."""
+        self.limits = limits or Limits()
+        self.plain = directory / "plain.sock"
+        self.tls = directory / "tls.sock"
+        self._instance = secrets.token_hex(8)
+        self._count = 0
+        self._listeners: dict[socket.socket, Kind] = {}
+        self._connections: dict[str, Connection] = {}
+        self._held: Counter[str] = Counter()
+        _make_private(directory)
+
+    def open(self, listener: socket.socket) -> None:
+        """Take connections of a listening socket from now on; it is closed with the door."""
+        kind: Kind = "unix" if listener.family == socket.AF_UNIX else "tcp"
+        listener.settimeout(0)
+        self._listeners[listener] = kind
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener, kind)
+
+    def shut(self) -> None:
+        """Take no more connections; those that are in go on. The listeners are closed."""
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        self._listeners.clear()
+
+    def close(self) -> None:
+        """Shut the door and drop every connection."""
+        self.shut()
+        for connection in list(self._connections.values()):
+            connection.close()
+
+    def peer(self, name: str) -> Peer | None:
+        """Return who is behind a peer as grpc names it; None: it did not come in through us."""
+        found = self._connections.get(name.removeprefix("unix-abstract:"))
+        return found.peer if found else None
+
+    @property
+    def connections(self) -> int:
+        """How many connections are in."""
+        return len(self._connections)
+
+    def _accept(self, listener: socket.socket, kind: Kind) -> None:
+        for _each in range(ACCEPT_AT_ONCE):
+            try:
+                client, _address = listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError:
+                log.exception("no connection can be taken for %d s", ACCEPT_PAUSE_S)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                loop.call_later(ACCEPT_PAUSE_S, self._listen_again, listener, kind)
+                return
+            self._let_in(client, kind)
+
+    def _listen_again(self, listener: socket.socket, kind: Kind) -> None:
+        if listener in self._listeners:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener, kind)
+
+    def _let_in(self, client: socket.socket, kind: Kind) -> None:
+        try:
+            peer = peer_of(client, kind)
+            if self._is_full(peer):
+                log.warning("too many connections: one of %s is closed", peer.who)
+                client.close()
+                return
+            tag, server = self._reach(self.plain if kind == "unix" else self.tls)
+        except OSError as error:  # the peer is gone again, or grpc does not take it
+            log.warning("a %s connection is dropped: %s", kind, error)
+            client.close()
+            return
+        self._held[peer.who] += 1
+        self._connections[tag] = Connection(
+            peer, client, server, closed=lambda: self._let_out(tag, peer)
+        )
+
+    def _let_out(self, tag: str, peer: Peer) -> None:
+        del self._connections[tag]
+        self._held[peer.who] -= 1
+        self._held += Counter()  # forgets who is at zero
+
+    def _is_full(self, peer: Peer) -> bool:
+        if peer.uid != 0 and self._held[peer.who] >= self.limits.each:
+            return True
+        most = self.limits.unix if peer.kind == "unix" else self.limits.tcp
+        held = sum(each.peer.kind == peer.kind for each in self._connections.values())
+        return held >= most
+
+    def _reach(self, path: Path) -> tuple[str, socket.socket]:
+        """Connect to grpc under a new tag. A local connection is made at once, or not at all."""
+        self._count += 1
+        tag = f"zfsilo/{self._instance}/{self._count}"
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            server.settimeout(0)
+            server.bind(f"\0{tag}")
+            server.connect(os.fspath(path))
+        except OSError:
+            server.close()
+            raise
+        return tag, server
+
+
+class Connection:
+    """A client and grpc, joined by two pipes until both are at their ends."""
+
+    def __init__(
+        self, peer: Peer, client: socket.socket, server: socket.socket,
+        *, closed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.peer = peer
+        self._sockets = (client, server)
+        self._closed = closed
+        self._open = True
+        self._linger: asyncio.TimerHandle | None = None
+        client.settimeout(0)
+        self._pipes = (Pipe(client, server, self), Pipe(server, client, self))
+
+    def pipe_ended(self) -> None:
+        """One direction is at its end: the other one may finish, but not for long."""
+        if all(pipe.ended for pipe in self._pipes):
+            self.close()
+        elif self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.close)
+
+    def close(self) -> None:
+        """Close both ends at once."""
+        if not self._open:
+            return
+        self._open = False
+        if self._linger is not None:
+            self._linger.cancel()
+        for pipe in self._pipes:
+            pipe.stop()
+        for each in self._sockets:
+            each.close()
+        self._closed()
+
+
+class Pipe:
+    """Carries bytes from one socket to another."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket, owner: Connection) -> None:
+        self.ended = False
+        self._loop = asyncio.get_running_loop()
+        self._source = source
+        self._sink = sink
+        self._owner = owner
+        self._rest = b""  # what the sink did not take yet; nothing is read meanwhile
+        self._loop.add_reader(source, self._read)
+
+    def stop(self) -> None:
+        """Carry nothing more."""
+        self._loop.remove_reader(self._source)
+        if self._rest:
+            self._loop.remove_writer(self._sink)
+
+    def _read(self) -> None:
+        try:
+            data = self._source.recv(CHUNK_BYTES)
+            if data:
+                self._send(data)
+            else:
+                self._end()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._owner.close()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self._sink.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent < len(data):
+            self._rest = data[sent:]
+            self._loop.remove_reader(self._source)
+            self._loop.add_writer(self._sink, self._write)
+
+    def _write(self) -> None:
+        try:
+            sent = self._sink.send(self._rest)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._owner.close()
+            return
+        self._rest = self._rest[sent:]
+        if not self._rest:
+            self._loop.remove_writer(self._sink)
+            self._loop.add_reader(self._source, self._read)
+
+    def _end(self) -> None:
+        self.ended = True
+        self._loop.remove_reader(self._source)
+        self._sink.shutdown(socket.SHUT_WR)
+        self._owner.pipe_ended()
+
+
+def inherited() -> list[socket.socket]:
+    """Return the listening sockets that systemd hands over: sd_listen_fds(3)."""
+    from systemd.daemon import listen_fds
+
+    return [socket.socket(fileno=descriptor) for descriptor in listen_fds()]
+
+
+def listen_unix(path: Path, *, mode: int = 0o660) -> socket.socket:
+    """Make a listening unix socket, in place of one that nobody listens on any more."""
+    _clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(os.fspath(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Make a listening TCP socket on an address; port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def peer_of(client: socket.socket, kind: Kind) -> Peer:
+    """Return who is at the other end of a connection. Raises OSError when nobody is any more."""
+    if kind == "tcp":
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        address = str(client.getpeername()[0])
+        return Peer(kind="tcp", address=address.removeprefix("::ffff:"))
+    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    pid, uid, gid = struct.unpack("iII", raw)
+    return Peer(kind="unix", address=f"pid {pid}", uid=uid, groups=(gid, *_groups(client)))
+
+
+def _groups(client: socket.socket) -> tuple[int, ...]:
+    """Return the supplementary groups of a unix peer; none when there are too many to read."""
+    try:
+        raw = client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_GROUPS * 4)
+    except OSError:
+        return ()
+    return struct.unpack(f"{len(raw) // 4}I", raw)
+
+
+def _make_private(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    for stale in directory.glob("*.sock"):
+        stale.unlink()
+
+
+def _clear(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FailedPrecondition(f"{path} is no socket and in the way: remove it")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise FailedPrecondition(f"somebody listens on {path} already: stop the other zfsilod")

@@ -1,0 +1,238 @@
+"""What starts workers: systemd by transient units, or local processes under --simulate.
+
+A launcher only starts and stops, and says afterwards that something changed. What came of it is in
+the store (DESIGN: the signal is a hint to look).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import BusType, MessageType
+from dbus_next.message import Message
+from dbus_next.signature import Variant
+
+from zfsilod.errors import FailedPrecondition, Unavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zfsilod.model import Operation
+
+WORKER = "/usr/lib/zfsilo/zfsilo-worker"
+UNIT = re.compile(r"zfsilo-(?:op-|rollback@)([0-9a-z]{26})\.service")
+SYSTEMD = "org.freedesktop.systemd1"
+MANAGER = "org.freedesktop.systemd1.Manager"
+MANAGER_PATH = "/org/freedesktop/systemd1"
+CALL_DEADLINE_S = 20
+LIVE_STATES = ("active", "activating", "deactivating", "reloading")
+
+Hint = Callable[[str], None]
+"""Called with the id of an operation whose unit changed."""
+
+log = logging.getLogger(__name__)
+
+
+def unit_name(operation_id: str) -> str:
+    """Return the name of an operation's transient unit."""
+    return f"zfsilo-op-{operation_id}.service"
+
+
+def rollback_name(operation_id: str) -> str:
+    """Return the name of an operation's rollback unit, an instance of the template on disk."""
+    return f"zfsilo-rollback@{operation_id}.service"
+
+
+def properties(operation: Operation, *, worker: str, timeout_s: int) -> list[list[Any]]:
+    """Return the properties of an operation's unit: systemd.service(5), systemd.exec(5).
+
+    It mounts for the host, so it has no mount namespace of its own; and it must be able to run
+    during shutdown, when units with default dependencies are refused.
+    """
+    fields = (f"ZFSILO_OPERATION={operation.id}", f"ZFSILO_SUBJECT={operation.subject}")
+    command = [worker, "run", operation.id]
+    return [
+        ["Description", Variant("s", f"zfsilo: {operation.title}")],
+        ["Type", Variant("s", "oneshot")],
+        ["ExecStart", Variant("a(sasb)", [[worker, command, False]])],
+        ["OnFailure", Variant("as", [rollback_name(operation.id)])],
+        ["CollectMode", Variant("s", "inactive-or-failed")],
+        ["TimeoutStartUSec", Variant("t", timeout_s * 1_000_000)],
+        ["TimeoutStopUSec", Variant("t", timeout_s * 1_000_000)],
+        ["Slice", Variant("s", "zfsilo.slice")],
+        ["DefaultDependencies", Variant("b", False)],  # noqa: FBT003 - the wire has no keywords
+        ["LogExtraFields", Variant("aay", [field.encode() for field in fields])],
+        ["UMask", Variant("u", 0o077)],
+        ["NoNewPrivileges", Variant("b", True)],  # noqa: FBT003
+        ["RestrictRealtime", Variant("b", True)],  # noqa: FBT003
+        ["RestrictSUIDSGID", Variant("b", True)],  # noqa: FBT003
+        ["LockPersonality", Variant("b", True)],  # noqa: FBT003
+    ]
+
+
+class SystemdLauncher:
+    """Transient units on the system bus."""
+
+    def __init__(self, bus: MessageBus, *, worker: str, timeout_s: int) -> None:
+        self._bus = bus
+        self._worker = worker
+        self._timeout_s = timeout_s
+        self._hint: Hint | None = None
+
+    @classmethod
+    async def connect(
+        cls, *, worker: str = WORKER, timeout_s: int, address: str | None = None
+    ) -> SystemdLauncher:
+        """Connect to systemd, and refuse to go on without the rollback template."""
+        bus = await MessageBus(address, bus_type=BusType.SYSTEM).connect()  # type: ignore[arg-type]
+        launcher = cls(bus, worker=worker, timeout_s=timeout_s)
+        await launcher._call("Subscribe")
+        await launcher._call_bus("AddMatch", "s", [
+            f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
+        ])  # fmt: skip
+        await launcher._check_template()
+        bus.add_message_handler(launcher._heard)
+        return launcher
+
+    def listen(self, hint: Hint) -> None:
+        """Call this with the operation's id whenever a job of one of its units ended."""
+        self._hint = hint
+
+    async def start(self, operation: Operation) -> None:
+        """Start the operation's unit. Raises Unavailable when systemd refuses."""
+        wanted = properties(operation, worker=self._worker, timeout_s=self._timeout_s)
+        body = [unit_name(operation.id), "fail", wanted, []]
+        await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+
+    async def rollback(self, operation: Operation) -> None:
+        """Start the operation's rollback unit; one that runs already is joined."""
+        await self._call("StartUnit", "ss", [rollback_name(operation.id), "fail"])
+
+    async def stop(self, operation: Operation) -> None:
+        """Stop the operation's unit; its failure starts the rollback. One that ended is fine."""
+        with contextlib.suppress(Unavailable):
+            await self._call("StopUnit", "ss", [unit_name(operation.id), "fail"])
+
+    async def stop_volume(self, volume_id: str) -> None:
+        """Stop zfsilo-volume@NAME because its volume is down; a unit that is not up is fine."""
+        with contextlib.suppress(Unavailable):
+            await self._call("StopUnit", "ss", [f"zfsilo-volume@{volume_id}.service", "fail"])
+
+    async def running(self) -> set[str]:
+        """Return the ids of the operations that have a live unit."""
+        patterns = ["zfsilo-op-*.service", "zfsilo-rollback@*.service"]
+        reply = await self._call("ListUnitsByPatterns", "asas", [[], patterns])
+        found = ((UNIT.fullmatch(unit[0]), unit[3]) for unit in reply.body[0])
+        return {match[1] for match, state in found if match and state in LIVE_STATES}
+
+    async def close(self) -> None:
+        """Disconnect from the bus."""
+        self._bus.disconnect()  # type: ignore[no-untyped-call]
+
+    async def _check_template(self) -> None:
+        """A unit named by OnFailure that does not exist is ignored: so look for it now."""
+        reply = await self._call("GetUnitFileState", "s", ["zfsilo-rollback@.service"], fatal=False)
+        if reply.message_type == MessageType.ERROR:
+            raise FailedPrecondition(
+                "zfsilo-rollback@.service is not installed: nothing could be rolled back "
+                "(make install, or reinstall the package)",
+                reason="NO_ROLLBACK_UNIT",
+            )
+
+    def _heard(self, message: Message) -> None:
+        if message.member == "JobRemoved" and message.interface == MANAGER and self._hint:
+            found = UNIT.fullmatch(message.body[2])
+            if found:
+                self._hint(found[1])
+
+    async def _call(
+        self, member: str, signature: str = "", body: list[Any] | None = None, *, fatal: bool = True
+    ) -> Message:
+        message = Message(
+            destination=SYSTEMD, path=MANAGER_PATH, interface=MANAGER,
+            member=member, signature=signature, body=body or [],
+        )  # fmt: skip
+        return await self._send(message, fatal=fatal)
+
+    async def _call_bus(self, member: str, signature: str, body: list[Any]) -> Message:
+        message = Message(
+            destination="org.freedesktop.DBus", path="/org/freedesktop/DBus",
+            interface="org.freedesktop.DBus", member=member, signature=signature, body=body,
+        )  # fmt: skip
+        return await self._send(message, fatal=True)
+
+    async def _send(self, message: Message, *, fatal: bool) -> Message:
+        try:
+            reply = await asyncio.wait_for(self._bus.call(message), CALL_DEADLINE_S)
+        except TimeoutError:
+            raise Unavailable(f"systemd did not answer {message.member}") from None
+        assert reply is not None
+        if fatal and reply.message_type == MessageType.ERROR:
+            text = reply.body[0] if reply.body else reply.error_name
+            raise Unavailable(f"systemd refused {message.member}: {text}")
+        return reply
+
+
+class LocalLauncher:
+    """Workers as plain child processes: for --simulate, on any machine, without systemd."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._hint: Hint | None = None
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def listen(self, hint: Hint) -> None:
+        """Call this with the operation's id whenever one of its processes ended."""
+        self._hint = hint
+
+    async def start(self, operation: Operation) -> None:
+        """Start a worker that runs the operation; when it fails, one that rolls it back."""
+        self._follow(self._run(operation.id))
+
+    async def rollback(self, operation: Operation) -> None:
+        """Start a worker that rolls the operation back."""
+        self._follow(self._work("rollback", operation.id))
+
+    async def stop(self, operation: Operation) -> None:
+        """End the operation's worker; its rollback follows."""
+        process = self._processes.get(operation.id)
+        if process is not None and process.returncode is None:
+            process.terminate()
+
+    async def running(self) -> set[str]:
+        """Return the ids of the operations that have a live worker."""
+        return set(self._processes)
+
+    async def close(self) -> None:
+        """Wait for what runs."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _follow(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, operation_id: str) -> None:
+        if not await self._work("run", operation_id):
+            await self._work("rollback", operation_id)
+
+    async def _work(self, verb: str, operation_id: str) -> bool:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "zfsilod.worker", "--state", self._state, verb, operation_id,
+            stdin=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        self._processes[operation_id] = process
+        code = await process.wait()
+        del self._processes[operation_id]
+        if self._hint is not None:
+            self._hint(operation_id)
+        return code == 0
