@@ -78,7 +78,7 @@ install:
 
 # launcher FLAGS MODULE PATH: a script that finds our library, and nothing of the user's
 define launcher
-	sed -e 's|@FLAGS@|$(1)|' -e 's|@LIBRARY@|$(LIBRARY)|' -e 's|@MODULE@|$(2)|' \
+	sed -e 's|@PYTHON@|$(shell command -v $(PYTHON))|' -e 's|@FLAGS@|$(1)|' -e 's|@LIBRARY@|$(LIBRARY)|' -e 's|@MODULE@|$(2)|' \
 		units/launcher.in > $(DESTDIR)$(3)
 	chmod 755 $(DESTDIR)$(3)
 endef

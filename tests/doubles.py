@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -66,10 +67,8 @@ class ThreadLauncher:
         self.hint(operation_id)
 
     async def _roll_back(self, operation_id: str) -> None:
-        try:
+        with contextlib.suppress(ZfsiloError):  # it is in the operation: NEEDS_REPAIR
             await asyncio.to_thread(self._worker(operation_id).rollback)
-        except ZfsiloError:
-            pass  # it is in the operation: NEEDS_REPAIR
         self.hint(operation_id)
 
     def _worker(self, operation_id: str) -> Worker:

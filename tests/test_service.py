@@ -222,8 +222,8 @@ async def test_equal_requests_join_and_others_wait(zfsilo: House) -> None:
     first = await zfsilo.service.begin(CREATE, caller="a")
     second = await zfsilo.service.begin(CREATE, caller="b")
     assert first.id == second.id
+    other = CREATE.but(capacity_bytes=2 * GIB)
     with pytest.raises(Busy) as caught:
-        other = CREATE.but(capacity_bytes=2 * GIB)
         await zfsilo.service.begin(other, caller="c", deadline_s=0.05)
     assert caught.value.facts["operation"] == first.id
     with pytest.raises(DeadlineExceeded, match=first.id):
@@ -333,11 +333,13 @@ async def test_watch_resumes_by_revision(zfsilo: House) -> None:
 
 
 async def test_ended_operations_are_forgotten_in_time(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
-    with zfsilo.service.store.read() as txn:
-        ended = [each.id for each in txn.scan(Operation)]
+    zfsilo.launcher.gate.clear()
+    live = await zfsilo.service.begin(CREATE, caller="a")
     await Watchman(zfsilo.service, retention_s=-10).forget()
-    assert len(ended) == 2
+    assert raw_keys(zfsilo, "operation") == [f"operation/{live.id}".encode()]
+    zfsilo.launcher.gate.set()
+    await zfsilo.service.wait(live.id, 10)
+    await Watchman(zfsilo.service, retention_s=-10).forget()
     assert raw_keys(zfsilo, "operation") == raw_keys(zfsilo, "changed") == []
 
 

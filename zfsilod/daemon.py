@@ -28,7 +28,7 @@ from zfsilod.sync import Watchman
 from zfsilod.worker import STATE_DIRECTORY, read_boot_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
     from zfsilod.host import Host
     from zfsilod.model import Operation
@@ -47,6 +47,7 @@ class Places:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.simulated = options.simulate is not None
+        self.fake_host = self.simulated or options.simulate_host
         base = options.simulate.resolve() if self.simulated else Path("/")
         self.config: Path = options.config or (base / "etc" if self.simulated else config.DIRECTORY)
         self.state: Path = options.state or (base if self.simulated else STATE_DIRECTORY)
@@ -56,7 +57,7 @@ class Places:
     @property
     def host(self) -> str:
         """The kind of host, as the store keeps it."""
-        return "simulated" if self.simulated else "real"
+        return "simulated" if self.fake_host else "real"
 
 
 async def serve(places: Places, settings: config.Config) -> None:
@@ -71,7 +72,7 @@ async def serve(places: Places, settings: config.Config) -> None:
         await watchman.recover()
         _notify("READY=1")
         log.info("zfsilod %s is ready", __version__)
-        background = [
+        background: list[Coroutine[None, None, None]] = [
             watchman.run(), _restore(service), _watchdog(), _until_idle(service, settings, stop)
         ]  # fmt: skip
         async with _running(background):
@@ -82,7 +83,7 @@ async def serve(places: Places, settings: config.Config) -> None:
 async def _engine(
     places: Places, settings: config.Config, stack: AsyncExitStack
 ) -> tuple[Service, Watchman]:
-    from zfsilod.api.servers import ServerConfig, ServersClient
+    from zfsilod.api.servers import ServerConfig, Servers
 
     store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
@@ -92,7 +93,7 @@ async def _engine(
         name: ServerConfig(address=each.address, certificate_pem=each.certificate, token=each.token)
         for name, each in settings.servers.items()
     }
-    servers = ServersClient(known)
+    servers = Servers(known)
     stack.push_async_callback(servers.close)
     machine = open_host(places, store)
     service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())
@@ -105,7 +106,7 @@ async def _engine(
 
 def open_host(places: Places, store: Store) -> Host:
     """Return the adapters that the daemon reads the host through."""
-    if places.simulated or store.host == "simulated":
+    if places.fake_host:
         from zfsilod.host.fake import FakeHost
 
         return FakeHost(places.state / "facts.json", chap=store.chap)
@@ -124,15 +125,18 @@ async def _front_ends(
     places: Places, settings: config.Config, service: Service, stack: AsyncExitStack
 ) -> None:
     from zfsilod.api import dbus
-    from zfsilod.api.grpc import GrpcFront
+    from zfsilod.api.grpc import GrpcServer
+    from zfsilod.door import Door, Limits
 
     names = (settings.daemon.host_id, socket.gethostname())
     certificate = certs.load_or_make(places.state / "tls", names)
-    front = GrpcFront(service, places.run / "private", certificate, version=__version__)
-    await front.start()
-    stack.push_async_callback(front.close)
+    most = settings.daemon.max_connections
+    door = Door(places.run / "private", Limits(unix=most, tcp=most))
+    server = GrpcServer(service, door, certificate)
+    await server.start()
+    stack.push_async_callback(server.stop)
     for listener in _listeners(places):
-        front.door.open(listener)
+        door.open(listener)
     if not places.simulated:
         bus = await dbus.serve(None, service, version=__version__)
         stack.push_async_callback(bus.close)
@@ -187,10 +191,10 @@ async def _until_idle(service: Service, settings: config.Config, stop: asyncio.E
 
 
 @asynccontextmanager
-async def _running(work: list[object]) -> AsyncIterator[None]:
+async def _running(work: list[Coroutine[None, None, None]]) -> AsyncIterator[None]:
     """Run these beside the body, and end them with it; one that fails ends the daemon."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(each) for each in work]  # type: ignore[arg-type]
+        tasks = [group.create_task(each) for each in work]
         yield
         for task in tasks:
             task.cancel()
@@ -208,6 +212,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, metavar="DIR", help="instead of /etc/zfsilo")
     parser.add_argument("--state", type=Path, metavar="DIR", help="instead of /var/lib/zfsilo")
     parser.add_argument("--simulate", type=Path, metavar="DIR", help="a made-up host below DIR")
+    parser.add_argument(
+        "--simulate-host", action="store_true", help="a made-up host under the real systemd"
+    )
     parser.add_argument("--tcp", default="", metavar="ADDRESS:PORT", help="listen here, with TLS")
     parser.add_argument("--check-config", action="store_true", help="check, say so, and exit")
     parser.add_argument("--version", action="version", version=f"zfsilod {__version__}")
@@ -227,7 +234,7 @@ def main() -> int:
     if options.check_config:
         sys.stdout.write(f"{places.config}: the configuration is right\n")
         return 0
-    if places.simulated and not settings.give.root:
+    if places.fake_host and not settings.give.root:
         settings.give.root = SIMULATED_ROOT
     logging.basicConfig(
         level=settings.daemon.log_level.upper(), format="%(name)s: %(message)s", stream=sys.stderr

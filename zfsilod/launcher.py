@@ -187,7 +187,7 @@ class LocalLauncher:
         self._state = state
         self._hint: Hint | None = None
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def listen(self, hint: Hint) -> None:
         """Call this with the operation's id whenever one of its processes ended."""
@@ -195,11 +195,12 @@ class LocalLauncher:
 
     async def start(self, operation: Operation) -> None:
         """Start a worker that runs the operation; when it fails, one that rolls it back."""
-        self._follow(self._run(operation.id))
+        self._follow(operation.id, "run", "rollback")
 
     async def rollback(self, operation: Operation) -> None:
-        """Start a worker that rolls the operation back."""
-        self._follow(self._work("rollback", operation.id))
+        """Start a worker that rolls the operation back; one that runs already is joined."""
+        if operation.id not in self._tasks:
+            self._follow(operation.id, "rollback")
 
     async def stop(self, operation: Operation) -> None:
         """End the operation's worker; its rollback follows."""
@@ -209,30 +210,32 @@ class LocalLauncher:
 
     async def running(self) -> set[str]:
         """Return the ids of the operations that have a live worker."""
-        return set(self._processes)
+        return set(self._tasks)
 
     async def close(self) -> None:
         """Wait for what runs."""
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks.values())
 
-    def _follow(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _follow(self, operation_id: str, *verbs: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(operation_id, verbs))
+        self._tasks[operation_id] = task
+        task.add_done_callback(lambda _task: self._ended(operation_id))
 
-    async def _run(self, operation_id: str) -> None:
-        if not await self._work("run", operation_id):
-            await self._work("rollback", operation_id)
-
-    async def _work(self, verb: str, operation_id: str) -> bool:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "zfsilod.worker", "--state", self._state, verb, operation_id,
-            stdin=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        self._processes[operation_id] = process
-        code = await process.wait()
-        del self._processes[operation_id]
+    def _ended(self, operation_id: str) -> None:
+        del self._tasks[operation_id]
+        self._processes.pop(operation_id, None)
         if self._hint is not None:
             self._hint(operation_id)
-        return code == 0
+
+    async def _work(self, operation_id: str, verbs: tuple[str, ...]) -> None:
+        """Run one verb of the worker after the other, until one ends well."""
+        for verb in verbs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "zfsilod.worker",
+                "--state", self._state, verb, operation_id,
+                stdin=asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+            self._processes[operation_id] = process
+            if await process.wait() == 0:
+                return

@@ -168,6 +168,8 @@ class Store:
         """Open the store. A size of 0 takes the size that the store already has."""
         self.directory = directory
         path = directory / "store"
+        if size_bytes:
+            path.mkdir(mode=0o700, exist_ok=True)
         try:
             self._environment = lmdb.open(
                 os.fspath(path), map_size=size_bytes, max_dbs=0, mode=0o600,

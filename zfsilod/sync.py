@@ -101,12 +101,13 @@ class Watchman:
 
     async def recover(self) -> None:
         """Look at every operation that has not ended: one without a unit is rolled back."""
+        # In this order: what is in nobody's hand now was launched before systemd is asked.
         with self._service.store.read() as txn:
-            live = list(txn.live())
-        running = await self._service.launcher.running()
-        for operation in live:
-            if operation.id not in running and not self._service.has_in_hand(operation.id):
-                await self._bring_on(self._service.operation(operation.id))
+            live = [each.id for each in txn.live() if not self._service.has_in_hand(each.id)]
+        running = await self._service.launcher.running() if live else set()
+        for operation_id in live:
+            if operation_id not in running:
+                await self._bring_on(self._service.operation(operation_id))
 
     async def run(self) -> None:
         """Go round for ever."""
@@ -137,9 +138,9 @@ class Watchman:
         """Drop the ended operations that are older than the retention, or crowd the store."""
         horizon = int(time.time()) - self._retention_s
         with self._service.store.read() as txn:
-            old = [each.id for each in txn.oldest(FORGET_AT_ONCE) if each.ended_at < horizon]
-            if self._service.store.used() > CROWDED:
-                old = [each.id for each in txn.oldest(FORGET_AT_ONCE) if each.ended]
+            crowded = self._service.store.used() > CROWDED
+            ended = [each for each in txn.oldest(FORGET_AT_ONCE) if each.ended]
+            old = [each.id for each in ended if crowded or each.ended_at < horizon]
         for operation_id in old:
             await self._service.write(partial(_drop, "operation", operation_id))
 

@@ -1,0 +1,28 @@
+"""The modules made of the .proto files, and a zfsilod behind its front door."""
+
+from __future__ import annotations
+
+import asyncio
+import runpy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+runpy.run_path(str(Path(__file__).parents[2] / "proto/build.py"))["generate"]()
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.api.running import Front
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    """A zfsilod that is its own server, reached over unix socket and TLS."""
+    from tests.api.running import front_of
+
+    async with front_of(tmp_path) as built:
+        yield built
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert not left, f"tasks left behind: {left}"

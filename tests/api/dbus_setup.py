@@ -1,0 +1,239 @@
+"""A private bus, a zfsilod on it (tests/doubles.py), and clients that call it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbus_next import Message, MessageType, Variant
+from dbus_next.aio import MessageBus
+from dbus_next.auth import AuthExternal
+
+from tests import doubles
+from zfsilod.api.dbus import DbusFront, PatientSocket, serve
+from zfsilod.api.dbus_contract import MANAGER, NAME, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+CONTRACT = Path(__file__).parents[2] / "dbus" / "org.zfsilo1.xml"
+POLICY = CONTRACT.with_suffix(".conf")
+OPEN = """<policy context="default"><allow send_destination="*"/><allow receive_sender="*"/>
+  <allow own="*"/></policy>"""
+# As the system bus's own configuration, with our policy on top.
+SYSTEM = f"""<policy context="default">
+  <allow user="*"/><deny own="*"/><deny send_type="method_call"/><allow send_type="signal"/>
+  <allow send_requested_reply="true" send_type="method_return"/>
+  <allow send_requested_reply="true" send_type="error"/>
+  <allow receive_type="method_call"/><allow receive_type="method_return"/>
+  <allow receive_type="error"/><allow receive_type="signal"/>
+  <allow send_destination="org.freedesktop.DBus"/>
+</policy><include>{POLICY}</include>"""
+NOBODY = 65534
+DEADLINE_S = 20
+GIB = 1 << 30
+
+
+@contextmanager
+def private_bus(policy: str = OPEN) -> Iterator[str]:
+    """Run a dbus-daemon of our own, and yield its address."""
+    # Not below pytest's own directory, which only root may enter: other users call here too.
+    directory = Path(tempfile.mkdtemp(prefix="zfsilo-bus-"))
+    directory.chmod(0o755)
+    address = f"unix:path={directory}/bus"
+    config = directory / "bus.conf"
+    config.write_text(
+        f"<busconfig><type>system</type><listen>{address}</listen><auth>EXTERNAL</auth>"
+        f'<policy context="default"><allow user="*"/></policy>{policy}'
+        '<limit name="max_replies_per_connection">4096</limit></busconfig>'
+    )
+    daemon = subprocess.Popen(
+        ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline(), "dbus-daemon did not start"
+        yield address
+    finally:
+        daemon.terminate()
+        daemon.communicate()
+        shutil.rmtree(directory)
+
+
+class Call:
+    """A reply: its body, or the error's name and arguments."""
+
+    def __init__(self, reply: Message) -> None:
+        self.error = reply.error_name or ""
+        self.body: list[Any] = reply.body
+        self.signature: str = reply.signature
+
+
+class Client:
+    """Calls methods by dbus-next and keeps whatever it hears of zfsilod."""
+
+    def __init__(self, bus: MessageBus) -> None:
+        self.bus = bus
+        self.messages: list[Message] = []
+        self._heard = asyncio.Event()
+        bus.add_message_handler(self._hear)
+
+    def _hear(self, message: Message) -> None:
+        if message.sender != "org.freedesktop.DBus":
+            self.messages.append(message)
+            self._heard.set()
+
+    @property
+    def signals(self) -> list[Message]:
+        """The signals that were heard."""
+        return [each for each in self.messages if each.message_type is MessageType.SIGNAL]
+
+    async def try_call(
+        self, path: str, interface: str | None, member: str, signature: str = "", *body: Any
+    ) -> Call:
+        """Call a method, and return its reply or error."""
+        message = Message(
+            destination=NAME, path=path, interface=interface, member=member,
+            signature=signature, body=list(body),
+        )  # fmt: skip
+        async with asyncio.timeout(DEADLINE_S):
+            return Call(await self.bus.call(message))
+
+    async def call(
+        self, path: str, interface: str | None, member: str, signature: str = "", *body: Any
+    ) -> list[Any]:
+        """Call a method that succeeds, and return what it answers."""
+        reply = await self.try_call(path, interface, member, signature, *body)
+        assert not reply.error, reply.body
+        return reply.body
+
+    async def manager(self, member: str, signature: str = "", *body: Any) -> Any:
+        """Call a method of the manager, and return the first value that it answers."""
+        return (await self.call(ROOT, MANAGER, member, signature, *body))[0]
+
+    async def get(self, path: str, name: str) -> Any:
+        """Return the value of a property."""
+        properties = "org.freedesktop.DBus.Properties"
+        return (await self.call(path, properties, "Get", "ss", "", name))[0].value
+
+    async def end(self, operation: str) -> str:
+        """Wait for the end of an operation as a client should, and return its state."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                self._heard.clear()
+                state: str = await self.get(operation, "State")
+                if state in ("DONE", "ROLLED_BACK", "NEEDS_REPAIR"):
+                    return state
+                await self._heard.wait()
+
+    async def heard(self, member: str, count: int = 1) -> list[Message]:
+        """Wait until this many signals of a name were heard, and return them all."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                self._heard.clear()
+                found = [each for each in self.signals if each.member == member]
+                if len(found) >= count:
+                    return found
+                await self._heard.wait()
+
+    async def done(self, path: str, interface: str, member: str, *arguments: Any) -> str:
+        """Call a mutation and wait until it is done; return the path of its operation."""
+        (operation,) = await self.call(path, interface, member, *arguments)
+        state = await self.end(operation)
+        assert state == "DONE", await self.get(operation, "Error")
+        return str(operation)
+
+
+class House:
+    """A zfsilod on a private bus, storage host and consumer in one."""
+
+    def __init__(self, built: doubles.House, front: DbusFront, address: str) -> None:
+        self.service = built.service
+        self.store = built.service.store
+        self.host = built.host
+        self.launcher = built.launcher
+        self.front = front
+        self.address = address
+        self._clients: list[MessageBus] = []
+
+    async def client(self, user: int = 0) -> Client:
+        """Connect another client, that hears all signals it may hear."""
+        bus = await connect(self.address, user)
+        self._clients.append(bus)
+        found = Client(bus)
+        await bus.call(Message(
+            destination="org.freedesktop.DBus", path="/org/freedesktop/DBus",
+            interface="org.freedesktop.DBus", member="AddMatch", signature="s",
+            body=[f"type='signal',sender='{NAME}'"],
+        ))  # fmt: skip
+        return found
+
+    async def busctl(self, *arguments: str, user: int | None = None) -> str:
+        """Run busctl on the private bus, and return what it prints, errors included."""
+        process = await asyncio.create_subprocess_exec(
+            "busctl", f"--address={self.address}", *arguments, user=user,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        out, _none = await process.communicate()
+        return out.decode().strip()
+
+    async def busctl_json(self, *arguments: str) -> Any:
+        """Run busctl, and return the data of its JSON."""
+        return json.loads(await self.busctl("--json=short", *arguments))["data"]
+
+    async def leave(self) -> None:
+        """Disconnect everybody."""
+        for bus in self._clients:
+            await disconnect(bus)
+
+
+async def connect(address: str, user: int = 0) -> MessageBus:
+    """Connect to a bus, as this user."""
+    proof = AuthExternal()
+    if user:
+        hello = f"AUTH EXTERNAL {str(user).encode().hex()}"
+        proof._authentication_start = lambda **_options: hello
+    before = os.geteuid()
+    os.seteuid(user or before)  # the bus learns who we are from the kernel, at connect(2)
+    try:
+        bus = MessageBus(bus_address=address, auth=proof)
+    finally:
+        os.seteuid(before)
+    await bus.connect()
+    bus._writer.sock = PatientSocket(bus._sock)
+    return bus
+
+
+async def disconnect(bus: MessageBus) -> None:
+    """Leave a bus, and close what the library leaves open."""
+    bus.disconnect()
+    await bus.wait_for_disconnect()
+    bus._stream.close()
+    bus._sock.close()
+
+
+@asynccontextmanager
+async def house(directory: Path, policy: str = OPEN) -> AsyncIterator[House]:
+    """Run a zfsilod on a bus of its own."""
+    with private_bus(policy) as address:
+        async with doubles.house(directory / "state") as built:
+            front = await serve(address, built.service, version="1.2.3")
+            found = House(built, front, address)
+            try:
+                yield found
+            finally:
+                await front.close()
+                await found.leave()
+
+
+def options(**values: tuple[str, Any]) -> dict[str, Variant]:
+    """Return an a{sv}: name=(signature, value)."""
+    return {name: Variant(*value) for name, value in values.items()}

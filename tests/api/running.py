@@ -1,0 +1,183 @@
+"""A whole zfsilod in one process behind its real front door, which is also its own consumer."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.doubles import SETTINGS, House, house
+from zfsilod import certs
+from zfsilod.api import status
+from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
+from zfsilod.api.grpc import GrpcServer
+from zfsilod.api.servers import ServerConfig, Servers
+from zfsilod.api.stub import Api
+from zfsilod.auth import new_token
+from zfsilod.door import Door, Limits, listen_tcp, listen_unix
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from zfsilod.auth import Role
+    from zfsilod.errors import ZfsiloError
+    from zfsilod.model import Operation
+    from zfsilod.store import Transaction
+    from zfsilod.verbs import Settings
+
+GIB = 1 << 30
+TAKE = "hosts/take"
+DATA = "volumes/data"
+MADE: dict[str, certs.Certificate] = {}
+
+
+class Front:
+    """The parts, channels to them, and short words for what tests do."""
+
+    def __init__(self, zfsilo: House, directory: Path, limits: Limits | None) -> None:
+        self.zfsilo = zfsilo
+        self.service = zfsilo.service
+        self.door = Door(directory / "private", limits)
+        self.path = directory / "zfsilod.sock"
+        self.certificate = certificate()
+        self.server = GrpcServer(self.service, self.door, self.certificate)
+        self.channels: list[Any] = []
+        self.port = 0
+
+    async def start(self) -> None:
+        await self.server.start()
+        self.door.open(listen_unix(self.path, mode=0o666))
+        listener = listen_tcp("127.0.0.1", 0)
+        self.port = listener.getsockname()[1]
+        self.door.open(listener)
+
+    async def stop(self) -> None:
+        for channel in self.channels:
+            await channel.close()
+        await self.server.stop(0.2)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def root(self) -> Api:
+        """Return the interface over the unix socket: as administrator."""
+        return Api(self._kept(unix_channel_aio(self.path)))
+
+    def bearer(self, token: str) -> Api:
+        """Return the interface over TLS with a token."""
+        pem = self.certificate.certificate_pem.decode()
+        return Api(self._kept(tls_channel_aio(self.address, pem, token)))
+
+    def role(self, role: Role, subject: str) -> Api:
+        """Return the interface over TLS with a new token for a role."""
+        return self.bearer(self.token(role, subject))
+
+    def token(self, role: Role, subject: str) -> str:
+        token, text = new_token(role, subject)
+        self.write(lambda txn: txn.put(token))
+        return text
+
+    def servers(self, subject: str = "take", address: str = "") -> Servers:
+        """Return this host as a consumer knows it."""
+        config = ServerConfig(
+            address=address or self.address, token=self.token("host", subject),
+            certificate_pem=self.certificate.certificate_pem.decode(),
+        )  # fmt: skip
+        return Servers({"give": config})
+
+    def write(self, change: Callable[[Transaction], Any]) -> Any:
+        with self.service.store.write() as txn:
+            return change(txn)
+
+    def read(self, question: Callable[[Transaction], Any]) -> Any:
+        with self.service.store.read() as txn:
+            return question(txn)
+
+    def _kept(self, channel: Any) -> Any:
+        self.channels.append(channel)
+        return channel
+
+
+@asynccontextmanager
+async def front_of(
+    directory: Path, settings: Settings = SETTINGS, limits: Limits | None = None
+) -> AsyncIterator[Front]:
+    """Run a zfsilod; its sockets lie in a directory with a short name."""
+    sockets = Path(tempfile.mkdtemp(prefix="zfsilo-"))
+    try:
+        async with house(directory, settings) as zfsilo:
+            front = Front(zfsilo, sockets, limits)
+            await front.start()
+            servers = front.servers()
+            zfsilo.service.servers = servers
+            try:
+                yield front
+            finally:
+                await servers.close()
+                await front.stop()
+    finally:
+        shutil.rmtree(sockets)
+
+
+class Refused:
+    """What `with refused(...) as found` finds: the error as a client sees it."""
+
+    error: ZfsiloError
+    raw: Any
+
+
+class refused:  # noqa: N801 - reads like pytest.raises
+    """Expect a call to be refused with a code and a reason."""
+
+    def __init__(self, code: str, reason: str = "") -> None:
+        self.code = code
+        self.reason = reason
+        self.found = Refused()
+
+    def __enter__(self) -> Refused:
+        return self.found
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        assert error is not None, f"not refused, but expected {self.code}"
+        if not isinstance(error, grpc.aio.AioRpcError):
+            return False
+        self.found.raw, self.found.error = error, status.from_status(error)
+        assert error.code().name == self.code, error.details()
+        assert self.reason in ("", self.found.error.reason), self.found.error.reason
+        return True
+
+
+def certificate() -> certs.Certificate:
+    """Return one certificate for all tests: making it takes time."""
+    if "one" not in MADE:
+        MADE["one"] = certs.make(("localhost", "127.0.0.1"))
+    return MADE["one"]
+
+
+def create(volume_id: str = "data", **fields: Any) -> pb.CreateVolumeRequest:
+    """Return a request for a volume of 1 GiB that host take may publish to itself."""
+    volume = pb.Volume(**({"capacity_bytes": GIB, "hosts": ["take"]} | fields))
+    return pb.CreateVolumeRequest(volume_id=volume_id, volume=volume)
+
+
+def publish(**fields: Any) -> pb.PublishVolumeRequest:
+    """Return a request to publish volume data to host take."""
+    return pb.PublishVolumeRequest(**({"name": DATA, "host": TAKE} | fields))
+
+
+def connect(**fields: Any) -> pb.ConnectVolumeRequest:
+    """Return a request to connect volume data of server give."""
+    return pb.ConnectVolumeRequest(**({"server": "give", "volume": "data"} | fields))
+
+
+def operations(front: Front) -> list[Operation]:
+    """Return all operations in the store."""
+    from zfsilod.model import Operation
+
+    return front.read(lambda txn: list(txn.scan(Operation)))  # type: ignore[no-any-return]

@@ -1,0 +1,130 @@
+"""HostService and Service over the wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from zfsilo.v1 import host_pb2 as pb
+from zfsilo.v1 import operation_pb2, service_pb2
+
+from tests.api.running import create, front_of, publish, refused
+from tests.doubles import SETTINGS
+from zfsilod import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.api.running import Front
+
+IQN = "iqn.2026-01.org.example:b"
+OTHER = "hosts/other"
+
+
+def other(**fields: object) -> pb.CreateHostRequest:
+    values = {"iqn": IQN, "addresses": ["10.0.0.2"], "labels": {"rack": "7"}, "max_attachments": 9}
+    return pb.CreateHostRequest(host_id="other", host=pb.Host(**(values | fields)))  # type: ignore[arg-type]
+
+
+async def test_a_host_comes_changes_and_goes(front: Front) -> None:
+    hosts = front.root().hosts
+    made = (await hosts.CreateHost(other())).host
+    assert (made.name, made.id, made.iqn, made.max_attachments) == (OTHER, "other", IQN, 9)
+    assert (list(made.addresses), dict(made.labels)) == (["10.0.0.2"], {"rack": "7"})
+    assert await hosts.GetHost(pb.GetHostRequest(name=OTHER)) == made
+    update = pb.UpdateHostRequest(
+        host=pb.Host(name=OTHER, nqn="nqn.2026-01.org.example:b", iqn="ignored"),
+        update_mask=FieldMask(paths=["nqn", "labels"]), etag=made.etag,
+    )  # fmt: skip
+    changed = (await hosts.UpdateHost(update)).host
+    assert (changed.nqn, changed.iqn, dict(changed.labels)) == (update.host.nqn, IQN, {})
+    with refused("ABORTED", "ETAG"):
+        await hosts.UpdateHost(update)
+    with refused("ABORTED", "ETAG"):
+        await hosts.DeleteHost(pb.DeleteHostRequest(name=OTHER, etag=made.etag))
+    gone = await hosts.DeleteHost(pb.DeleteHostRequest(name=OTHER, etag=changed.etag))
+    assert gone.operation.state == operation_pb2.OPERATION_STATE_DONE
+    assert not gone.HasField("host")
+    with refused("NOT_FOUND"):
+        await hosts.GetHost(pb.GetHostRequest(name=OTHER))
+
+
+async def test_what_hosts_may_not_be(front: Front) -> None:
+    root = front.root()
+    await root.hosts.CreateHost(other())
+    with refused("ALREADY_EXISTS"):
+        await root.hosts.CreateHost(other(max_attachments=1))
+    twin = other()
+    twin.host_id = "twin"
+    with refused("ALREADY_EXISTS", "NAME_TAKEN") as found:
+        await root.hosts.CreateHost(twin)
+    assert found.error.facts["host"] == "other"
+    with refused("INVALID_ARGUMENT", "BAD_IQN"):
+        await root.hosts.CreateHost(other(iqn="no iqn"))
+    with refused("INVALID_ARGUMENT", "BAD_MASK"):
+        await root.hosts.UpdateHost(
+            pb.UpdateHostRequest(host=pb.Host(name=OTHER), update_mask=FieldMask(paths=["id"]))
+        )
+    with refused("INVALID_ARGUMENT", "BAD_NAME"):
+        await root.hosts.GetHost(pb.GetHostRequest(name="other"))
+    await root.volumes.CreateVolume(create())
+    await root.volumes.PublishVolume(publish())
+    with refused("FAILED_PRECONDITION", "PUBLISHED"):
+        await root.hosts.DeleteHost(pb.DeleteHostRequest(name="hosts/take"))
+
+
+async def test_registering_brings_a_host_up_to_date(front: Front) -> None:
+    hosts = front.root().hosts
+    request = pb.RegisterHostRequest(host=pb.Host(name=OTHER, iqn=IQN))
+    first = (await hosts.RegisterHost(request)).host
+    request.host.addresses.append("10.0.0.3")
+    second = (await hosts.RegisterHost(request)).host
+    assert list(second.addresses) == ["10.0.0.3"]
+    assert second.create_time == first.create_time
+    with refused("INVALID_ARGUMENT", "NO_HOST"):
+        await hosts.RegisterHost(pb.RegisterHostRequest(host=pb.Host(iqn=IQN)))
+
+
+async def test_every_change_of_a_host_can_be_validated_only(front: Front) -> None:
+    hosts = front.root().hosts
+    await hosts.CreateHost(other())
+    for method, request in {
+        "CreateHost": pb.CreateHostRequest(host_id="more", host=pb.Host(iqn=IQN + "c")),
+        "UpdateHost": pb.UpdateHostRequest(
+            host=pb.Host(name=OTHER), update_mask=FieldMask(paths=["labels"])
+        ),
+        "DeleteHost": pb.DeleteHostRequest(name=OTHER),
+        "RegisterHost": pb.RegisterHostRequest(host=pb.Host(name=OTHER, iqn=IQN)),
+    }.items():
+        request.validate_only = True  # type: ignore[attr-defined]
+        answer = await getattr(hosts, method)(request)
+        assert answer.operation.state == operation_pb2.OPERATION_STATE_PLANNED
+        assert not answer.HasField("host")
+    found = await hosts.ListHosts(pb.ListHostsRequest())
+    assert [each.id for each in found.hosts] == ["other", "take"]
+    assert dict(found.hosts[0].labels) == {"rack": "7"}
+
+
+async def test_the_server_tells_what_it_is(front: Front) -> None:
+    info = await front.root().service.GetServerInfo(service_pb2.GetServerInfoRequest())
+    assert (info.version, info.host, list(info.roles)) == (
+        __version__, "hosts/take", ["give", "take"],
+    )  # fmt: skip
+    assert info.caller == "uid 0 (unix)"
+
+
+async def test_capacity(front: Front) -> None:
+    service = front.root().service
+    room = await service.GetCapacity(service_pb2.GetCapacityRequest())
+    assert 0 < room.available_bytes <= room.total_bytes
+    with refused("INVALID_ARGUMENT"):
+        await service.GetCapacity(service_pb2.GetCapacityRequest(root="tank/other"))
+
+
+async def test_a_host_without_a_root_has_no_capacity(tmp_path: Path) -> None:
+    async with front_of(tmp_path, SETTINGS.but(root="")) as front:
+        service = front.root().service
+        info = await service.GetServerInfo(service_pb2.GetServerInfoRequest())
+        assert list(info.roles) == ["take"]
+        with refused("FAILED_PRECONDITION", "NO_ROOT"):
+            await service.GetCapacity(service_pb2.GetCapacityRequest())

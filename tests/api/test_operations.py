@@ -1,0 +1,282 @@
+"""OperationService, and what becomes of a change when its caller runs out of time or leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from zfsilo.v1 import operation_pb2 as pb
+from zfsilo.v1 import volume_pb2
+
+from tests.api.running import DATA, create, operations, publish, refused
+from zfsilod.api.calls import OPERATION_METADATA
+from zfsilod.model import Volume
+
+if TYPE_CHECKING:
+    from tests.api.running import Front
+
+
+async def held(front: Front, timeout: float | None = None) -> tuple[Any, str]:
+    """Begin to create a volume while no worker starts; return the call and its operation."""
+    front.zfsilo.launcher.gate.clear()
+    call = front.root().volumes.CreateVolume(create(), timeout=timeout)
+    metadata = dict(await call.initial_metadata())
+    return call, str(metadata[OPERATION_METADATA])
+
+
+async def eventually(question: Any) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(10):
+        while not question():
+            await asyncio.sleep(0.01)
+
+
+async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
+    call, name = await held(front)
+    api = front.root().operations
+    found = await api.GetOperation(pb.GetOperationRequest(name=name))
+    assert (found.state, found.progress) == (pb.OPERATION_STATE_RUNNING, 0)
+    assert (found.kind, found.subject, found.title) == ("create", DATA, "create data")
+    assert found.moves[0].step.startswith("Zvol(dataset=tank/zfsilo/data, ")
+    assert (found.moves[0].up, found.moves[0].mark) == (True, pb.MARK_TODO)
+    volume = await front.root().volumes.ListVolumes(volume_pb2.ListVolumesRequest())
+    assert list(volume.volumes) == []
+    front.zfsilo.launcher.gate.set()
+    answer = await call
+    assert answer.operation.name == name
+    assert answer.operation.moves[0].mark == pb.MARK_DONE
+    assert answer.operation.end_time.seconds
+    assert await api.GetOperation(pb.GetOperationRequest(name=name)) == answer.operation
+
+
+async def test_a_volume_names_the_operation_at_work_on_it(front: Front) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    front.zfsilo.launcher.gate.clear()
+    call = volumes.PublishVolume(publish())
+    name = dict(await call.initial_metadata())[OPERATION_METADATA]
+    assert (await volumes.GetVolume(volume_pb2.GetVolumeRequest(name=DATA))).operation == name
+    front.zfsilo.launcher.gate.set()
+    assert (await call).volume.operation == ""
+
+
+async def test_out_of_time_the_answer_names_the_operation_which_goes_on(front: Front) -> None:
+    begun = time.monotonic()
+    call, name = await held(front, timeout=0.7)
+    with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED") as found:
+        await call
+    assert 0.3 < time.monotonic() - begun < 0.7
+    assert f"operations/{found.error.facts['operation']}" == name
+    assert name.removeprefix("operations/") in found.error.message
+    front.zfsilo.launcher.gate.set()
+    done = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
+    assert done.state == pb.OPERATION_STATE_DONE
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+async def test_a_caller_that_leaves_cancels_nothing(front: Front, how: str) -> None:
+    call, name = await held(front)
+    if how == "cancel":
+        call.cancel()
+    else:
+        await front.channels[0].close()
+    with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
+        await call
+    front.zfsilo.launcher.gate.set()
+    done = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
+    assert done.state == pb.OPERATION_STATE_DONE
+    assert front.read(lambda txn: txn.get(Volume, "data")) is not None
+
+
+async def test_a_caller_that_leaves_while_its_request_is_planned_cancels_nothing(
+    front: Front,
+) -> None:
+    looked, go_on = asyncio.Event(), asyncio.Event()
+    look = front.service.look
+
+    async def slow(question: Any, timeout_s: float = 20) -> Any:
+        looked.set()
+        await go_on.wait()
+        return await look(question, timeout_s)
+
+    front.service.look = slow  # type: ignore[method-assign]
+    call = front.root().volumes.CreateVolume(create())
+    sent = asyncio.ensure_future(call.code())
+    await asyncio.wait_for(looked.wait(), 10)
+    call.cancel()
+    assert await sent == grpc.StatusCode.CANCELLED
+    go_on.set()
+    await eventually(lambda: front.read(lambda txn: txn.get(Volume, "data")) is not None)
+
+
+async def test_out_of_time_before_it_is_stored(front: Front) -> None:
+    async def never(_question: Any, _timeout_s: float = 20) -> Any:
+        await asyncio.sleep(1)
+        raise AssertionError("nobody waits for this")
+
+    front.service.look = never  # type: ignore[method-assign]
+    with refused("DEADLINE_EXCEEDED") as found:
+        await front.root().volumes.CreateVolume(create(), timeout=0.5)
+    assert "operation" not in found.error.facts
+
+
+async def test_without_a_deadline_there_is_one(front: Front, monkeypatch: Any) -> None:
+    monkeypatch.setattr("zfsilod.api.calls.DEFAULT_DEADLINE_S", 0.3)
+    call, _name = await held(front)
+    with refused("DEADLINE_EXCEEDED"):
+        await call
+    front.zfsilo.launcher.gate.set()
+
+
+async def test_a_failed_change_is_rolled_back_before_the_answer(front: Front) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    before = front.zfsilo.facts
+    front.zfsilo.host.facts.light_fuse(3, when="after", how="error")
+    with refused("INTERNAL", "COMMAND_FAILED") as found:
+        await volumes.PublishVolume(publish())
+    assert front.zfsilo.facts == before
+    name = f"operations/{found.error.facts['operation']}"
+    operation = await front.root().operations.GetOperation(pb.GetOperationRequest(name=name))
+    assert operation.state == pb.OPERATION_STATE_ROLLED_BACK
+    assert (operation.error.name, operation.error.reason) == ("CommandFailed", "COMMAND_FAILED")
+    assert operation.error.step
+    assert {move.mark for move in operation.moves} <= {pb.MARK_TODO, pb.MARK_KEPT, pb.MARK_UNDONE}
+    assert operation.progress < 100
+    waited = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
+    assert waited == operation
+
+
+async def test_a_claimed_volume_is_busy_after_the_deadline(front: Front) -> None:
+    api = front.root()
+    await api.volumes.CreateVolume(create())
+    front.zfsilo.launcher.gate.clear()
+    first = asyncio.ensure_future(front.root().volumes.PublishVolume(publish()).code())
+    await eventually(lambda: front.read(lambda txn: txn.claimant("volume/data")))
+    with refused("ABORTED", "CLAIMED") as found:
+        await api.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(name=DATA), timeout=0.6)
+    assert found.error.facts["operation"] == front.read(lambda txn: txn.claimant("volume/data"))
+    same = asyncio.ensure_future(api.volumes.PublishVolume(publish()).code())
+    front.zfsilo.launcher.gate.set()
+    assert await first == await same == grpc.StatusCode.OK
+    assert [each.kind for each in operations(front)].count("publish") == 1
+
+
+async def test_cancelling_takes_back(front: Front) -> None:
+    call, name = await held(front)
+    api = front.root().operations
+    stopped = await api.CancelOperation(pb.CancelOperationRequest(name=name))
+    assert stopped.name == name
+    with refused("ABORTED", "STOPPED"):
+        await call
+    done = await api.WaitOperation(pb.WaitOperationRequest(name=name))
+    assert done.state == pb.OPERATION_STATE_ROLLED_BACK
+    again = await api.CancelOperation(pb.CancelOperationRequest(name=name))
+    assert again.state == pb.OPERATION_STATE_ROLLED_BACK
+
+
+async def test_repairing(front: Front) -> None:
+    api = front.root()
+    await api.volumes.CreateVolume(create())
+    host = front.zfsilo.host.facts
+    effect, broken = host.effect, True
+
+    def failing(name: str, value: Any) -> None:
+        from zfsilod.errors import CommandFailed
+
+        if broken and (name.startswith("lun:") or value is None):
+            raise CommandFailed("it is broken")
+        effect(name, value)
+
+    host.effect = failing  # type: ignore[method-assign]
+    with refused("INTERNAL") as found:
+        await api.volumes.PublishVolume(publish())
+    name = f"operations/{found.error.facts['operation']}"
+    stuck = await api.operations.GetOperation(pb.GetOperationRequest(name=name))
+    assert stuck.state == pb.OPERATION_STATE_NEEDS_REPAIR
+    with refused("ABORTED", "NEEDS_REPAIR"):
+        await api.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(name=DATA))
+    broken = False
+    await api.operations.RepairOperation(pb.RepairOperationRequest(name=name))
+    await eventually(lambda: not front.read(lambda txn: txn.claimant("volume/data")))
+    done = await api.operations.GetOperation(pb.GetOperationRequest(name=name))
+    assert done.state == pb.OPERATION_STATE_ROLLED_BACK
+
+
+async def test_waiting_ends_with_its_time(front: Front) -> None:
+    call, name = await held(front)
+    request = pb.WaitOperationRequest(name=name, timeout=Duration(nanos=50_000_000))
+    found = await front.root().operations.WaitOperation(request)
+    assert found.state == pb.OPERATION_STATE_RUNNING
+    request.ClearField("timeout")
+    found = await front.root().operations.WaitOperation(request, timeout=0.4)
+    assert found.state == pb.OPERATION_STATE_RUNNING
+    front.zfsilo.launcher.gate.set()
+    await call
+
+
+async def test_a_watch_shows_changes_and_resumes_where_it_was(front: Front) -> None:
+    api = front.root()
+    watch = api.operations.WatchOperations(
+        pb.WatchOperationsRequest(filter='subject = "volumes/b"')
+    )
+    for name in ("a", "b"):
+        await api.volumes.CreateVolume(create(name))
+    seen = []
+    async for change in watch:
+        seen.append(change.operation)
+        if change.operation.state == pb.OPERATION_STATE_DONE:
+            break
+    watch.cancel()
+    assert {each.subject for each in seen} == {"volumes/b"}
+    assert [each.revision for each in seen] == sorted(each.revision for each in seen)
+    resumed = api.operations.WatchOperations(
+        pb.WatchOperationsRequest(after_revision=seen[-1].revision)
+    )
+    call = asyncio.ensure_future(front.root().volumes.CreateVolume(create("c")).code())
+    first = (await resumed.read()).operation
+    assert (first.subject, first.revision > seen[-1].revision) == ("volumes/c", True)
+    assert await call == grpc.StatusCode.OK
+    resumed.cancel()
+    from_start = api.operations.WatchOperations(pb.WatchOperationsRequest())
+    found = [(await from_start.read()).operation.subject for _each in range(3)]
+    assert "volumes/a" in found
+    from_start.cancel()
+
+
+async def test_a_wrong_watch_is_refused(front: Front) -> None:
+    api = front.root().operations
+    for request in (pb.WatchOperationsRequest(after_revision=-1),
+                    pb.WatchOperationsRequest(filter="nonsense = 1")):  # fmt: skip
+        with refused("INVALID_ARGUMENT"):
+            await api.WatchOperations(request).read()
+
+
+async def test_wrong_names(front: Front) -> None:
+    api = front.root().operations
+    with refused("INVALID_ARGUMENT", "BAD_NAME"):
+        await api.GetOperation(pb.GetOperationRequest(name="operations/1"))
+    unknown = "operations/01jzzzzzzzzzzzzzzzzzzzzzzz"
+    for method, request in (
+        ("GetOperation", pb.GetOperationRequest(name=unknown)),
+        ("WaitOperation", pb.WaitOperationRequest(name=unknown)),
+        ("CancelOperation", pb.CancelOperationRequest(name=unknown)),
+        ("RepairOperation", pb.RepairOperationRequest(name=unknown)),
+    ):
+        with refused("NOT_FOUND"):
+            await getattr(api, method)(request)
+
+
+async def test_a_server_that_stops_ends_watches_and_says_so(front: Front) -> None:
+    watch = front.root().operations.WatchOperations(pb.WatchOperationsRequest())
+    await watch.read()
+    reading = asyncio.ensure_future(watch.read())
+    reading2 = asyncio.ensure_future(front.server.stop(0.1))
+    with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+        while await reading:
+            reading = asyncio.ensure_future(watch.read())
+    await reading2

@@ -1,0 +1,393 @@
+"""VolumeService over the wire: the whole ladder, and what wrong requests get."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from zfsilo.v1 import operation_pb2
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.running import DATA, GIB, TAKE, connect, create, operations, publish, refused
+from zfsilod.model import Publication, Volume
+
+if TYPE_CHECKING:
+    from tests.api.running import Front
+
+DONE = operation_pb2.OPERATION_STATE_DONE
+PLANNED = operation_pb2.OPERATION_STATE_PLANNED
+
+
+async def climb(volumes: Any) -> None:
+    await volumes.CreateVolume(create(labels={"app": "db"}))
+    await volumes.PublishVolume(publish())
+    await volumes.ConnectVolume(connect())
+    await volumes.StageVolume(pb.StageVolumeRequest(name=DATA, mount_options=["noatime"]))
+    await volumes.MountVolume(pb.MountVolumeRequest(name=DATA, path="/srv/data"))
+
+
+async def test_the_whole_ladder_up(front: Front) -> None:
+    volumes = front.root().volumes
+    made = await volumes.CreateVolume(
+        create(labels={"app": "db"}, properties={"compression": "lz4"})
+    )
+    assert made.operation.state == DONE
+    assert made.operation.progress == 100
+    assert made.operation.caller == "uid 0 (unix)"
+    volume = made.volume
+    assert (volume.name, volume.id, volume.dataset) == (DATA, "data", "tank/zfsilo/data")
+    assert (volume.capacity_bytes, volume.thin, volume.mode) == (GIB, True, pb.MODE_FILESYSTEM)
+    assert (dict(volume.labels), dict(volume.properties)) == ({"app": "db"}, {"compression": "lz4"})
+    assert volume.height == pb.HEIGHT_CREATED
+    assert volume.access_modes == [pb.ACCESS_MODE_SINGLE_NODE_WRITER]
+    assert volume.filesystem.state == pb.FILESYSTEM_STATE_NONE
+    assert len(volume.uid) == 32
+    assert volume.create_time.seconds
+    assert not volume.HasField("attachment")
+
+    published = (await volumes.PublishVolume(publish())).volume
+    assert published.height == pb.HEIGHT_PUBLISHED
+    (one,) = published.publications
+    assert (one.volume, one.host, one.epoch, one.readonly) == (DATA, TAKE, 1, False)
+    assert one.transport == pb.TRANSPORT_ISCSI
+
+    connected = (await volumes.ConnectVolume(connect(restore=pb.RESTORE_BOOT))).volume
+    here = connected.attachment
+    assert connected.height == pb.HEIGHT_CONNECTED
+    assert (here.server, here.volume, here.epoch) == ("give", "data", 1)
+    assert (here.disk.serial, here.disk.size_bytes) == (volume.uid, GIB)
+    assert here.restore == pb.RESTORE_BOOT
+    assert not here.published_here
+
+    asked = pb.StageVolumeRequest(
+        name=DATA, path="/stage", mount_options=["noatime"], fs_type="xfs"
+    )
+    staged = (await volumes.StageVolume(asked)).volume
+    assert (staged.height, staged.attachment.staging_path) == (pb.HEIGHT_STAGED, "/stage")
+    assert (staged.filesystem.state, staged.filesystem.type) == (pb.FILESYSTEM_STATE_READY, "xfs")
+    assert staged.filesystem.uuid == staged.attachment.filesystem.uuid
+
+    mount = pb.MountVolumeRequest(name=DATA, path="/srv/data", readonly=True)
+    mounted = (await volumes.MountVolume(mount)).volume
+    assert mounted.height == pb.HEIGHT_MOUNTED
+    assert mounted.attachment.mounts == [pb.Mount(path="/srv/data", readonly=True)]
+    assert await volumes.GetVolume(pb.GetVolumeRequest(name=DATA)) == mounted
+
+
+async def test_the_whole_ladder_down_leaves_nothing(front: Front) -> None:
+    volumes = front.root().volumes
+    await climb(volumes)
+    await volumes.UnmountVolume(pb.UnmountVolumeRequest(name=DATA, all_paths=True))
+    await volumes.UnstageVolume(pb.UnstageVolumeRequest(name=DATA))
+    await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
+    down = await volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name=DATA, host=TAKE))
+    assert down.volume.height == pb.HEIGHT_CREATED
+    gone = await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
+    assert gone.operation.state == DONE
+    assert not gone.HasField("volume")
+    assert {n.partition(":")[0] for n in front.zfsilo.facts} <= {"content"}
+    with refused("NOT_FOUND"):
+        await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+
+
+async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_back(
+    front: Front,
+) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED") as found:
+        await volumes.ConnectVolume(connect())
+    assert found.error.facts["server"] == "give"
+    answer = await volumes.ConnectVolume(connect(publish_if_needed=True))
+    assert answer.volume.attachment.published_here
+    (one,) = front.read(lambda txn: list(txn.scan(Publication)))
+    assert f"operations/{one.request}" == answer.operation.name
+    assert one.published_by.startswith("host take (token ")
+    await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
+    from zfsilod.sync import Watchman
+
+    await Watchman(front.service, retention_s=1000).pay_debts()
+    assert front.read(lambda txn: list(txn.scan(Publication))) == []
+
+
+async def test_a_repeat_is_already_so(front: Front) -> None:
+    volumes = front.root().volumes
+    await climb(volumes)
+    before = front.zfsilo.facts
+    await climb(volumes)
+    assert front.zfsilo.facts == before
+    with refused("ALREADY_EXISTS"):
+        await volumes.CreateVolume(create(capacity_bytes=2 * GIB))
+    with refused("ALREADY_EXISTS"):
+        await volumes.PublishVolume(publish(readonly=True))
+
+
+async def test_growing(front: Front) -> None:
+    volumes = front.root().volumes
+    await climb(volumes)
+    asked = pb.UpdateVolumeRequest(
+        volume=pb.Volume(name=DATA, capacity_bytes=2 * GIB, labels={"app": "web"}),
+        update_mask=FieldMask(paths=["capacity_bytes", "labels"]),
+    )
+    updated = (await volumes.UpdateVolume(asked)).volume
+    assert (updated.capacity_bytes, dict(updated.labels)) == (2 * GIB, {"app": "web"})
+    assert updated.attachment.disk.size_bytes == GIB
+    grown = (await volumes.GrowVolume(pb.GrowVolumeRequest(name=DATA))).volume
+    assert grown.attachment.disk.size_bytes == 2 * GIB
+    asked.volume.capacity_bytes = GIB
+    with refused("INVALID_ARGUMENT", "SHRINK"):
+        await volumes.UpdateVolume(asked)
+
+
+@pytest.mark.parametrize("path", ["size", "capacity_bytes.x", "*", "labels.app", "uid"])
+async def test_an_unknown_path_in_the_mask_is_refused(front: Front, path: str) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    with refused("INVALID_ARGUMENT", "BAD_MASK"):
+        await volumes.UpdateVolume(
+            pb.UpdateVolumeRequest(volume=pb.Volume(name=DATA), update_mask=FieldMask(paths=[path]))
+        )
+
+
+async def test_stats(front: Front) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    of_zvol = await volumes.StatsVolume(pb.StatsVolumeRequest(name=DATA))
+    assert of_zvol.volsize_bytes == GIB
+    assert of_zvol.HasField("referenced_bytes")
+    assert not of_zvol.HasField("inodes_total")
+    await climb(volumes)
+    of_filesystem = await volumes.StatsVolume(pb.StatsVolumeRequest(name=DATA))
+    assert of_filesystem.filesystem_total_bytes == GIB
+    assert of_filesystem.inodes_total == 65536
+    assert not of_filesystem.HasField("volsize_bytes")
+
+
+async def test_sync_puts_right_what_somebody_else_did(front: Front) -> None:
+    volumes = front.root().volumes
+    await climb(volumes)
+    uid = front.read(lambda txn: txn.get(Volume, "data")).uid
+    before = front.zfsilo.facts
+    (lun,) = [name for name in before if name.startswith("lun:")]
+    front.zfsilo.host.facts.effect(lun, None)
+    answer = await volumes.SyncVolume(pb.SyncVolumeRequest(name=DATA))
+    assert answer.operation.state == DONE
+    assert front.zfsilo.facts == before
+    assert (await volumes.SyncVolumes(pb.SyncVolumesRequest())).complaints == {}
+    front.zfsilo.host.facts.effect("zvol:tank/zfsilo/data", None)
+    with refused("FAILED_PRECONDITION", "LOST"):
+        await volumes.SyncVolume(pb.SyncVolumeRequest(name=DATA))
+    assert "gone" in (await volumes.SyncVolumes(pb.SyncVolumesRequest())).complaints["data"]
+    assert uid
+    with refused("NOT_FOUND"):
+        await volumes.SyncVolume(pb.SyncVolumeRequest(name="volumes/none"))
+
+
+DRY = {
+    "CreateVolume": pb.CreateVolumeRequest(volume_id="other", volume=pb.Volume(capacity_bytes=GIB)),
+    "UpdateVolume": pb.UpdateVolumeRequest(
+        volume=pb.Volume(name=DATA, capacity_bytes=2 * GIB),
+        update_mask=FieldMask(paths=["capacity_bytes"]),
+    ),
+    "DeleteVolume": pb.DeleteVolumeRequest(name="volumes/lone"),
+    "PublishVolume": pb.PublishVolumeRequest(name="volumes/lone", host=TAKE),
+    "UnpublishVolume": pb.UnpublishVolumeRequest(name=DATA, all_hosts=True),
+    "ReportFilesystem": pb.ReportFilesystemRequest(
+        name="volumes/used", host=TAKE, epoch=1,
+        filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="1-2"),
+    ),
+    "ConnectVolume": pb.ConnectVolumeRequest(server="give", volume="used"),
+    "DisconnectVolume": pb.DisconnectVolumeRequest(name="volumes/low"),
+    "StageVolume": pb.StageVolumeRequest(name="volumes/low"),
+    "UnstageVolume": pb.UnstageVolumeRequest(name="volumes/mid"),
+    "MountVolume": pb.MountVolumeRequest(name=DATA, path="/srv/more"),
+    "UnmountVolume": pb.UnmountVolumeRequest(name=DATA, path="/srv/data"),
+    "GrowVolume": pb.GrowVolumeRequest(name=DATA),
+    "SyncVolume": pb.SyncVolumeRequest(name=DATA),
+}  # fmt: skip
+
+
+async def at_all_heights(volumes: Any) -> None:
+    """Make `lone` created, `used` published, `low` connected, `mid` staged, `data` mounted."""
+    await climb(volumes)
+    for name in ("lone", "used", "low", "mid"):
+        await volumes.CreateVolume(create(name))
+    for name in ("used", "low", "mid"):
+        await volumes.PublishVolume(publish(name=f"volumes/{name}"))
+    for name in ("low", "mid"):
+        await volumes.ConnectVolume(connect(volume=name))
+    await volumes.StageVolume(pb.StageVolumeRequest(name="volumes/mid"))
+
+
+async def test_validate_only_tells_the_plan_of_every_change_and_changes_nothing(
+    front: Front,
+) -> None:
+    volumes = front.root().volumes
+    await at_all_heights(volumes)
+    facts, stored = front.zfsilo.facts, operations(front)
+    for method, request in DRY.items():
+        request.validate_only = True
+        answer = await getattr(volumes, method)(request)
+        assert answer.operation.state == PLANNED, method
+        assert answer.operation.moves or method == "SyncVolume", method  # all is as it should be
+        assert answer.operation.name == "", method
+        assert not answer.HasField("volume"), method
+    assert (front.zfsilo.facts, operations(front)) == (facts, stored)
+
+
+async def test_every_mutation_can_be_validated_only() -> None:
+    service = pb.DESCRIPTOR.services_by_name["VolumeService"]
+    answers = (pb.MutateVolumeResponse.DESCRIPTOR,)
+    changing = {method.name for method in service.methods if method.output_type in answers}
+    assert changing == set(DRY)
+
+
+async def test_an_old_etag_is_refused_by_every_change_that_takes_one(front: Front) -> None:
+    volumes = front.root().volumes
+    await at_all_heights(volumes)
+    facts = front.zfsilo.facts
+    taking = [name for name, each in DRY.items() if "etag" in each.DESCRIPTOR.fields_by_name]
+    for method in taking:
+        request = type(DRY[method])()
+        request.CopyFrom(DRY[method])
+        request.validate_only, request.etag = False, "1"
+        with refused("ABORTED", "ETAG"):
+            await getattr(volumes, method)(request)
+    assert front.zfsilo.facts == facts
+    assert set(DRY) - set(taking) == {
+        "CreateVolume", "ReportFilesystem", "ConnectVolume", "SyncVolume",
+    }  # fmt: skip
+
+
+async def test_a_fresh_etag_is_accepted(front: Front) -> None:
+    volumes = front.root().volumes
+    etag = (await volumes.CreateVolume(create())).volume.etag
+    etag = (await volumes.PublishVolume(publish(etag=etag))).volume.etag
+    down = pb.UnpublishVolumeRequest(name=DATA, host=TAKE, etag=etag)
+    etag = (await volumes.UnpublishVolume(down)).volume.etag
+    await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA, etag=etag))
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("GetVolume", pb.GetVolumeRequest(name="data"), "BAD_NAME"),
+    ("GetVolume", pb.GetVolumeRequest(name="hosts/data"), "BAD_NAME"),
+    ("GetVolume", pb.GetVolumeRequest(name="volumes/../etc"), "BAD_ID"),
+    ("GetVolume", pb.GetVolumeRequest(name="volumes/"), "BAD_ID"),
+    ("CreateVolume", create("A"), "BAD_ID"),
+    ("CreateVolume", create("x.mount"), "BAD_ID"),
+    ("CreateVolume", create(capacity_bytes=1), "BAD_SIZE"),
+    ("CreateVolume", create(capacity_bytes=-1), "BAD_SIZE"),
+    ("CreateVolume", create(properties={"volmode": "full"}), "BAD_PROPERTY"),
+    ("CreateVolume", create(mode=7), "BAD_ENUM"),
+    ("CreateVolume", create(access_modes=[0]), "BAD_ENUM"),
+    ("CreateVolume", create(hosts=["No Host"]), "BAD_ID"),
+    ("PublishVolume", publish(host=""), "NO_HOST"),
+    ("PublishVolume", publish(host="take"), "BAD_NAME"),
+    ("PublishVolume", publish(access_mode=5), "ACCESS_MODE"),
+    ("PublishVolume", publish(transport=9), "BAD_ENUM"),
+    ("PublishVolume", publish(consumer_operation="x"), "BAD_NAME"),
+    ("UnpublishVolume", pb.UnpublishVolumeRequest(name=DATA), "NO_HOST"),
+    ("UnpublishVolume", pb.UnpublishVolumeRequest(name=DATA, host=TAKE, all_hosts=True), "NO_HOST"),
+    ("FetchConnection", pb.FetchConnectionRequest(name=DATA), "NO_HOST"),
+    ("ListPublications", pb.ListPublicationsRequest(volume="data"), "BAD_NAME"),
+    ("StageVolume", pb.StageVolumeRequest(name=DATA, path="stage"), "BAD_PATH"),
+    ("StageVolume", pb.StageVolumeRequest(name=DATA, mount_options=["suid"]), "BAD_MOUNT_OPTION"),
+    ("UnmountVolume", pb.UnmountVolumeRequest(name=DATA), "BAD_PATH"),
+    ("UnmountVolume", pb.UnmountVolumeRequest(name=DATA, path="/a", all_paths=True), "BAD_PATH"),
+    ("ConnectVolume", connect(server="No Server"), "BAD_ID"),
+    ("ConnectVolume", connect(restore=9), "BAD_ENUM"),
+]
+
+
+async def test_what_is_wrong_in_itself_is_an_invalid_argument(front: Front) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    await volumes.PublishVolume(publish())
+    await volumes.ConnectVolume(connect())
+    await volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name="volumes/data", host="hosts/none"))
+    for method, request, reason in BAD:
+        if method == "PublishVolume" and reason == "ACCESS_MODE":
+            await volumes.CreateVolume(create("fresh"))
+            request = publish(name="volumes/fresh", access_mode=5)
+        with refused("INVALID_ARGUMENT", reason):
+            await getattr(volumes, method)(request)
+
+
+@pytest.mark.parametrize("filesystem", [
+    pb.Filesystem(type="ext4", uuid="1"),
+    pb.Filesystem(state=pb.FILESYSTEM_STATE_NONE, type="ext4", uuid="1"),
+    pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="-o x", uuid="1"),
+    pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="a b"),
+    pb.Filesystem(state=pb.FILESYSTEM_STATE_FORMATTING, type="ext4", uuid="1", operation="-"),
+])  # fmt: skip
+async def test_a_malformed_report_is_refused(front: Front, filesystem: pb.Filesystem) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    await volumes.PublishVolume(publish())
+    with refused("INVALID_ARGUMENT"):
+        await volumes.ReportFilesystem(
+            pb.ReportFilesystemRequest(name=DATA, host=TAKE, epoch=1, filesystem=filesystem)
+        )
+
+
+async def test_wrong_states(front: Front) -> None:
+    volumes = front.root().volumes
+    with refused("NOT_FOUND"):
+        await volumes.PublishVolume(publish())
+    await volumes.CreateVolume(create())
+    with refused("NOT_FOUND"):
+        await volumes.PublishVolume(publish(host="hosts/none"))
+    with refused("FAILED_PRECONDITION", "NOT_CONNECTED"):
+        await volumes.StageVolume(pb.StageVolumeRequest(name=DATA))
+    with refused("NOT_FOUND", "NO_SERVER"):
+        await volumes.ConnectVolume(connect(server="elsewhere"))
+    await volumes.PublishVolume(publish())
+    with refused("FAILED_PRECONDITION", "PUBLISHED") as found:
+        await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
+    assert found.error.facts["hosts"] == "take"
+    with refused("FAILED_PRECONDITION", "STALE_EPOCH"):
+        await volumes.ConnectVolume(connect(epoch=7))
+
+
+async def test_a_live_session_holds_the_publication(front: Front) -> None:
+    volumes = front.root().volumes
+    await climb(volumes)
+    with refused("FAILED_PRECONDITION", "SESSION_LIVE"):
+        await volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name=DATA, host=TAKE))
+    assert (await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))).height == pb.HEIGHT_MOUNTED
+
+
+async def test_the_connection_carries_the_secrets_of_a_publication(front: Front) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
+        await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
+    volume = (await volumes.PublishVolume(publish(readonly=True))).volume
+    found = await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
+    chap = front.service.store.chap("data/take")
+    assert {name: getattr(found.chap, name) for name in chap.values()} == chap.values()
+    assert (found.serial, found.size_bytes, found.epoch) == (volume.uid, GIB, 1)
+    assert found.target.endswith(f":{volume.uid}")
+    assert found.readonly
+    assert list(found.portals) == list(front.service.settings.export.portals)
+    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
+        await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host="hosts/other"))
+
+
+async def test_a_publication_without_access_mode_takes_one_that_the_volume_allows(
+    front: Front,
+) -> None:
+    volumes = front.root().volumes
+    modes = [pb.ACCESS_MODE_SINGLE_NODE_READER_ONLY, pb.ACCESS_MODE_MULTI_NODE_READER_ONLY]
+    await volumes.CreateVolume(create(access_modes=modes))
+    (one,) = (await volumes.PublishVolume(publish())).volume.publications
+    assert one.access_mode == modes[0]
+
+
+async def test_block_volumes_and_thick_ones(front: Front) -> None:
+    volumes = front.root().volumes
+    made = (await volumes.CreateVolume(create(mode=pb.MODE_BLOCK, thin=False))).volume
+    assert (made.mode, made.thin) == (pb.MODE_BLOCK, False)
+    with refused("RESOURCE_EXHAUSTED", "POOL_FULL"):
+        await volumes.CreateVolume(create("huge", thin=False, capacity_bytes=1 << 50))

@@ -1,0 +1,153 @@
+"""Every exit code, from the daemon's own refusals, with the sentence and the hint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zfsilod.ctl.refusal import EXIT_CODES, EXIT_CODES_HELP, HINTS, complain
+from zfsilod.errors import BY_NAME, Conflict, ZfsiloError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.ctl.shell import Shell
+
+
+def test_0_done_and_0_again(ctl: Shell) -> None:
+    assert ctl.ok("volume create again 1G") == "create again: done\n"
+    assert "already so" in ctl.ok("volume create again 1G")
+
+
+def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
+    ctl.daemon.front.zfsilo.host.facts.light_fuse(1, when="before", how="fail")
+    complaint = ctl.fails(1, "volume create fused 1G")
+    assert complaint == "zfsiloctl: the fuse of the simulated host blew\n"
+    assert ctl("volume show fused").code == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("volume create x 0", "capacity_bytes is 0"),
+        ("volume create x 10X", "'10X' is no size"),
+        ("volume create x", "the following arguments are required: SIZE"),
+        ("volume create UPPER 1G", "'UPPER' is no volume id"),
+        ("volume create x.mount 1G", "ends like a unit of systemd"),
+        ("volume create x 1G -o volsize=1", "'volsize' is not the caller's to set"),
+        ("volume create x 1G -o compression", "write NAME=VALUE"),
+        ("volume list --filter 'x = 1'", "there is no field 'x'"),
+        ("volume update x", "nothing to change"),
+        ("volume unpublish x", "name a HOST, or --all"),
+        ("volume unpublish x take --all", "name a HOST, or --all"),
+        ("volume nonsense", "invalid choice: 'nonsense'"),
+        ("volume list --nonsense", "unrecognized arguments: --nonsense"),
+        ("operation show 17", "'17' is no operation"),
+        ("volume connect x", "this host knows none"),
+        ("up ../x", "is no name of a volume"),
+    ],
+)
+def test_2_the_request_is_wrong(ctl: Shell, line: str, said: str) -> None:
+    complaint = ctl.fails(2, line)
+    assert complaint.startswith("zfsiloctl: ")
+    assert said in complaint
+
+
+def test_2_no_command_shows_the_help(ctl: Shell) -> None:
+    ran = ctl("volume")
+    assert ran.code == 2
+    assert "usage: zfsiloctl volume" in ran.out
+
+
+def test_3_there_is_no_such_thing(ctl: Shell) -> None:
+    assert ctl.fails(3, "volume show none") == "zfsiloctl: there is no volume none on this host\n"
+    assert "there is no host none" in ctl.fails(3, "host show none")
+    assert "knows no server none" in ctl.fails(3, "-H none volume list")
+
+
+def test_4_it_exists_with_other_parameters(ctl: Shell) -> None:
+    ctl.ok("volume create other 1G")
+    assert "exists with other parameters" in ctl.fails(4, "volume create other 2G")
+
+
+def test_5_wrong_state(ctl: Shell) -> None:
+    ctl.ok("volume create held 1G")
+    ctl.ok("volume publish held take")
+    complaint = ctl.fails(5, "volume delete held --yes")
+    assert complaint == (
+        "zfsiloctl: held is published to take: unpublish it first\n"
+        "  try: zfsiloctl volume unpublish held --all\n"
+    )
+
+
+def test_6_not_allowed(ctl: Shell) -> None:
+    join = ctl.daemon.join_file("reader", "mon")
+    complaint = ctl.fails(6, f"-H {join} volume create denied 1G")
+    assert "may not call CreateVolume" in complaint
+    join.write_text(join.read_text().replace("zfsilo-0", "zfsilo-1"))
+    assert "the bearer token is not known here" in ctl.fails(6, f"-H {join} volume list")
+
+
+def test_7_no_room(ctl: Shell) -> None:
+    complaint = ctl.fails(7, "volume create large 1P --thick")
+    assert "make it smaller or thin, or free space" in complaint
+    assert complaint.endswith("  try: zfsiloctl capacity\n")
+
+
+def test_8_somebody_was_faster(ctl: Shell) -> None:
+    ctl.ok("volume create changed 1G")
+    assert "read it again" in ctl.fails(8, "volume update changed -l a=b --etag 1")
+
+
+def test_9_no_daemon(ctl: Shell, tmp_path: Path) -> None:
+    complaint = ctl.fails(9, f"--socket {tmp_path}/none volume list")
+    assert complaint == (
+        f"zfsiloctl: zfsilod at {tmp_path}/none does not run: there is no such socket\n"
+        "  try: systemctl start zfsilod.socket\n"
+    )
+
+
+def test_9_nobody_listens(ctl: Shell, tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(f"{tmp_path}/dead")
+    complaint = ctl.fails(9, f"--socket {tmp_path}/dead volume list")
+    assert "does not answer" in complaint
+    assert "systemctl start zfsilod.socket" in complaint
+
+
+def test_10_still_running(ctl: Shell) -> None:
+    ctl.daemon.hold()
+    complaint = ctl.fails(10, "volume create slow 1G --timeout 1")
+    assert "still runs: zfsiloctl operation wait" in complaint
+    operation = ctl.daemon.operations()[-1].id
+    assert operation in complaint
+    assert operation in ctl.fails(10, f"operation wait {operation} --timeout 1")
+    ctl.daemon.calm()
+    assert ctl.ok(f"operation wait {operation}") == "create slow: done\n"
+
+
+def test_every_code_of_ours_has_an_exit_code() -> None:
+    assert {each.code for each in BY_NAME.values()} <= set(EXIT_CODES)
+
+
+def test_every_exit_code_is_documented() -> None:
+    documented = {int(line.split()[0]) for line in EXIT_CODES_HELP.splitlines()[1:]}
+    assert documented == {0, *EXIT_CODES.values(), 130}
+
+
+@pytest.mark.parametrize("reason", HINTS)
+def test_hints_need_their_facts(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = dict.fromkeys(("volume", "host", "operation", "package", "usage"), "fact")
+    complain(ZfsiloError("it is so", reason=reason, **facts))
+    assert "\n  try: " in capsys.readouterr().err
+    if "{" in HINTS[reason][-1]:
+        complain(ZfsiloError("it is so", reason=reason))
+        assert capsys.readouterr().err == "zfsiloctl: it is so\n"
+
+
+def test_a_hint_that_the_message_has_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert complain(Conflict("try zfsiloctl capacity", reason="POOL_FULL")) == 5
+    assert capsys.readouterr().err == "zfsiloctl: try zfsiloctl capacity\n"

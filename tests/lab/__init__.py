@@ -1,0 +1,1 @@
+"""The lab: two real machines, give and take, under an emulator."""

@@ -1,0 +1,135 @@
+"""Talks to the agent inside a machine: one JSON object a line over a unix socket."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.lab.errors import Unreachable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONNECT_TIMEOUT_S = 3
+# Time for the answer to travel, on top of the time that the command itself may take.
+ANSWER_MARGIN_S = 10
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the agent says about one request."""
+
+    rc: int
+    out: bytes
+    err: bytes
+    seconds: float
+
+
+class Pending:
+    """A request whose answer has not come yet; it failed if `reply` stays None."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.reply: Reply | None = None
+
+
+class Agent:
+    """One connection to an agent; several threads may have requests under way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.socket: socket.socket | None = None
+        self.sending = threading.Lock()
+        self.pending: dict[str, Pending] = {}
+        self.numbers = itertools.count(1)
+
+    def ping(self, timeout_s: float) -> None:
+        """Return when the agent answers, or raise Unreachable."""
+        self.call({"ping": 1}, timeout_s)
+
+    def run(self, argv: list[str], stdin: bytes, timeout_s: float) -> Reply:
+        """Run a command inside the machine."""
+        request = {"argv": argv, "stdin": encode(stdin), "timeout": timeout_s}
+        return self.call(request, timeout_s + ANSWER_MARGIN_S)
+
+    def put(self, path: str, data: bytes, mode: int, timeout_s: float) -> Reply:
+        """Write a file inside the machine."""
+        return self.call({"put": path, "data": encode(data), "mode": mode}, timeout_s)
+
+    def get(self, path: str, timeout_s: float) -> Reply:
+        """Read a file of the machine."""
+        return self.call({"get": path}, timeout_s)
+
+    def call(self, request: dict[str, object], timeout_s: float) -> Reply:
+        """Send a request and wait for its answer."""
+        # The process id keeps answers to an earlier connection's requests apart.
+        number = f"{os.getpid()}-{next(self.numbers)}"
+        waiting = Pending()
+        line = json.dumps({**request, "id": number}).encode() + b"\n"
+        with self.sending:
+            try:
+                connection = self.connected()
+                self.pending[number] = waiting
+                connection.sendall(line)
+            except OSError as error:
+                self.pending.pop(number, None)
+                raise Unreachable(f"{self.path}: {error}") from error
+        waiting.done.wait(timeout_s)
+        self.pending.pop(number, None)
+        if waiting.reply is None:
+            raise Unreachable(f"{self.path}: no answer within {timeout_s:.0f} s to {line[:200]!r}")
+        return waiting.reply
+
+    def connected(self) -> socket.socket:
+        """The open connection, made now if there is none."""
+        if self.socket is None:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(CONNECT_TIMEOUT_S)
+            connection.connect(str(self.path))
+            connection.settimeout(None)
+            self.socket = connection
+            threading.Thread(target=self.read, args=(connection,), daemon=True).start()
+        return self.socket
+
+    def read(self, connection: socket.socket) -> None:
+        """Hand out the answers until the connection ends; then nobody waits any longer."""
+        with contextlib.suppress(OSError), connection.makefile("rb") as lines:
+            for line in lines:
+                self.hand_out(line)
+        for waiting in list(self.pending.values()):
+            waiting.done.set()
+
+    def hand_out(self, line: bytes) -> None:
+        """Give an answer to the request that it belongs to."""
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            # The rest of a line that was under way when a snapshot was taken.
+            return
+        waiting = self.pending.get(fields["id"])
+        if waiting is not None:
+            out, err = (base64.b64decode(fields.get(name, "")) for name in ("out", "err"))
+            waiting.reply = Reply(fields["rc"], out, err, fields["seconds"])
+            waiting.done.set()
+
+    def close(self) -> None:
+        """End the connection; the next request opens a new one."""
+        with self.sending:
+            if self.socket is not None:
+                with contextlib.suppress(OSError):
+                    # Wakes the reader; closing alone does not.
+                    self.socket.shutdown(socket.SHUT_RDWR)
+                self.socket.close()
+                self.socket = None
+
+
+def encode(data: bytes) -> str:
+    """The text form of bytes inside JSON."""
+    return base64.b64encode(data).decode()

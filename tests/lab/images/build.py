@@ -1,0 +1,77 @@
+"""The images of a release: where they are, and in which order they are built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.lab.images import recipe, rootfs
+from tests.lab.images.buildroot import BuildRoot, buildroot
+from tests.lab.images.chroot import guest_sources
+from tests.lab.images.modules import zfs_modules
+from tests.lab.images.recipe import Release, chosen_release
+from tests.setup.cache import digest, files_digest, product
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a machine boots from, and the root that builds software for it."""
+
+    folder: Path
+    release: Release
+    buildroot: BuildRoot
+
+    @property
+    def root(self) -> Path:
+        """The root file system; machines write to overlays, never to it."""
+        return self.folder / "root.ext4"
+
+    @property
+    def kernel(self) -> Path:
+        """The kernel."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """The initramfs."""
+        return self.folder / "initrd"
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key that opens root's account."""
+        return self.folder / "id_ed25519"
+
+
+def images() -> Images:
+    """The images of the chosen release; whatever is missing is built now."""
+    release = chosen_release()
+    build_root = buildroot(release)
+    modules = zfs_modules(build_root)
+    settings = (
+        recipe.GUEST_PACKAGES,
+        recipe.DPKG_OPTIONS,
+        recipe.BOOT_MODULES,
+        recipe.ENABLED_UNITS,
+        recipe.DISABLED_UNITS,
+        recipe.MASKED_UNITS,
+        recipe.MASKED_GENERATORS,
+        recipe.TEXT_FILES,
+        recipe.MKE2FS_OPTIONS,
+        recipe.ROOT_SIZE,
+    )
+    key = digest(
+        settings,
+        guest_sources(release.name),
+        files_digest(recipe.GUEST_FILES, "*"),
+        build_root.folder.name,
+        modules.parent.name,
+    )
+    folder = product(
+        f"guest-{release.name}",
+        key,
+        lambda draft: rootfs.build(draft, release, build_root, modules),
+    )
+    return Images(folder, release, build_root)

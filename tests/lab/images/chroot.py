@@ -1,0 +1,86 @@
+"""A root file system of another release: how it is made, and how commands run inside it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab.images.recipe import DPKG_OPTIONS
+from tests.setup.apt import machine_release
+from tests.setup.command import CommandError, run
+from tests.setup.sources import machine_sources, render, sources_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# The mounts end with the namespace, whatever happens to the command.
+ENTER = (
+    'mount -t proc proc "$0/proc"; mkdir -p "$0/build"; mount --bind "$1" "$0/build"; '
+    'root=$0; shift; exec chroot "$root" "$@"'
+)
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/build",
+    "LANG": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_ROOT_USER_ACTION": "ignore",
+}
+
+
+def guest_sources(release: str) -> str:
+    """The sources of the guest's release, on the servers that this machine uses."""
+    return render(sources_for(release, machine_sources(), machine_release()))
+
+
+def debootstrap(root: Path, release: str, packages: Sequence[str]) -> None:
+    """Install a release with these packages, and no more than they depend on, into a folder."""
+    exclude = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
+    run(
+        ["mmdebstrap", "--mode=root", "--variant=minbase", "--skip=cleanup/apt/lists", *exclude,
+         '--aptopt=APT::Install-Recommends "false"', '--aptopt=APT::Sandbox::User "root"',
+         f"--include={','.join(packages)}", release, root, "-"],
+        stdin=guest_sources(release),
+    )  # fmt: skip
+    resolver = root / "etc/resolv.conf"
+    resolver.unlink(missing_ok=True)
+    shutil.copy("/etc/resolv.conf", resolver)
+
+
+def inside(
+    root: Path, work: Path, argv: Sequence[str], env: Mapping[str, str] | None = None
+) -> str:
+    """Run a command with `root` as its root and the folder `work` as its /build."""
+    enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", ENTER]
+    return run([*enter, root, work, *argv], env={**ENVIRONMENT, **(env or {})})
+
+
+def network_environment() -> dict[str, str]:
+    """How this machine reaches the network: proxies, certificates, and what pip is set to."""
+    wanted = ("PIP_", "SSL_CERT_", "REQUESTS_CA_", "HTTP_", "HTTPS_", "NO_PROXY")
+    own = {name: value for name, value in os.environ.items() if name.upper().startswith(wanted)}
+    return {**pip_settings(), **own}
+
+
+def pip_settings() -> dict[str, str]:
+    """The settings in pip's configuration files, as the variables that mean the same."""
+    try:
+        listing = run([sys.executable, "-m", "pip", "config", "list"])
+    except CommandError:
+        return {}
+    found = re.findall(r"^(?:global|wheel|install)\.([a-z-]+)='(.*)'$", listing, re.MULTILINE)
+    return {f"PIP_{name.upper().replace('-', '_')}": value for name, value in found}
+
+
+def copy_certificates(root: Path, env: Mapping[str, str]) -> None:
+    """Copy the certificate files that these variables name to the same place in a root."""
+    for value in set(env.values()):
+        path = Path(value)
+        if path.is_absolute() and path.is_file():
+            target = root / path.relative_to("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)

@@ -1,0 +1,135 @@
+"""Installs zfsilo into the machines the way a user does, and starts it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab.emulator import CODE, CODE_DISK_SIZE
+from tests.lab.images.chroot import copy_certificates, inside, network_environment
+from tests.setup.cache import digest, identity, product
+from tests.setup.command import run
+from tests.setup.say import stage
+
+if TYPE_CHECKING:
+    from tests.lab.images.buildroot import BuildRoot
+    from tests.lab.machine import Machine
+
+PROJECT = Path(__file__).parents[2]
+IMAGE = "code.ext4"
+# Not installed, so a change of them leaves the installed tree as it is.
+NOT_INSTALLED = ("tests/", ".ci/", "nix/")
+PACKAGES = "/usr/lib/zfsilo"
+
+MOUNT_CODE = f"""
+disk=/dev/disk/by-id/virtio-{CODE}
+# The kernel may still know what an earlier disk in this place contained.
+blockdev --flushbufs $disk
+mkdir -p /run/lab-code
+mount -o ro $disk /run/lab-code
+for part in /run/lab-code/*; do
+    [ "$part" = /run/lab-code/lost+found ] || cp -a "$part" /
+done
+umount /run/lab-code
+systemd-sysusers
+systemd-tmpfiles --create --prefix=/run --prefix=/etc --prefix=/var/lib
+systemctl daemon-reload
+systemctl reload dbus.service
+"""
+
+CONFIGURATION = {
+    "give": """\
+# Written by the lab.
+""",
+    "take": """\
+# Written by the lab.
+""",
+}
+UNITS = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service")
+
+
+def configure(give: Machine, take: Machine) -> None:
+    """Configure both daemons, start them, and make them known to each other."""
+    for machine in (give, take):
+        text = CONFIGURATION[machine.name]
+        machine.put("/etc/zfsilo/zfsilod.toml", text.encode(), 0o600)
+        machine.run("systemctl", "enable", "--now", *UNITS)
+
+
+def copy_tree(machine: Machine) -> None:
+    """Copy the tree on the code disk into the machine's own file system."""
+    machine.sh(MOUNT_CODE, timeout_s=180)
+
+
+def tree(buildroot: BuildRoot, project: Path = PROJECT) -> Path:
+    """The folder with the image of what `make install` installs."""
+    files = project_files(project)
+    wheels = dependency_wheels(buildroot, project)
+    # The text files are part of the package's description, but change nothing that runs.
+    contents = [(name, (project / name).read_bytes()) for name in files if not name.endswith(".md")]
+    key = digest(identity(wheels), [(name, data.hex()) for name, data in contents])
+
+    def build(draft: Path) -> None:
+        with stage("lab: make install for the guest"):
+            make_install(draft, buildroot, project, wheels)
+
+    return product("install", key, build)
+
+
+def project_files(project: Path) -> list[str]:
+    """The files of the project that installing it may need, committed or not."""
+    listed = run(["git", "-C", project, "ls-files", "-z", "-co", "--exclude-standard"])
+    names = sorted(set(listed.split("\0")) - {""})
+    return [
+        name for name in names if not name.startswith(NOT_INSTALLED) and (project / name).is_file()
+    ]
+
+
+def dependency_wheels(buildroot: BuildRoot, project: Path) -> Path:
+    """Wheels of all that zfsilo needs to be built and to run, for the guest's Python."""
+    described = tomllib.loads((project / "pyproject.toml").read_text())
+    wanted = [*described["build-system"]["requires"], *described["project"]["dependencies"]]
+
+    def build(draft: Path) -> None:
+        with stage(f"lab: wheels of {len(wanted)} dependencies for the guest"):
+            env = network_environment()
+            copy_certificates(buildroot.root, env)
+            command = [
+                "python3",
+                "-m",
+                "pip",
+                "wheel",
+                "--quiet",
+                "--no-cache-dir",
+                "-w",
+                "/build/wheels",
+            ]
+            inside(buildroot.root, draft, [*command, *wanted], env=env)
+
+    return product("wheels", digest(identity(buildroot.folder), wanted), build)
+
+
+def make_install(draft: Path, buildroot: BuildRoot, project: Path, wheels: Path) -> None:
+    """Run `make install` in the build root, add byte code, and pack the tree into an image."""
+    for name in project_files(project):
+        target = draft / "source" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(project / name, target)
+    # Links suffice: nobody writes to a wheel.
+    shutil.copytree(wheels / "wheels", draft / "wheels", copy_function=os.link)
+    (draft / "tree").mkdir()
+    inside(
+        buildroot.root,
+        draft,
+        ["make", "-C", "/build/source", "install", "DESTDIR=/build/tree", "PYTHON=python3",
+         "PIP_ARGS=--no-index --find-links /build/wheels --no-compile"],
+    )  # fmt: skip
+    compile_all = ["python3", "-m", "compileall", "-q", "-j", "0", "-s", "/build/tree"]
+    inside(buildroot.root, draft, [*compile_all, f"/build/tree{PACKAGES}"])
+    size = ["-E", "lazy_itable_init=0", "-O", "^has_journal"]
+    run(["mke2fs", "-q", "-t", "ext4", *size, "-d", draft / "tree", draft / IMAGE, CODE_DISK_SIZE])
+    for folder in ("source", "wheels"):
+        shutil.rmtree(draft / folder)

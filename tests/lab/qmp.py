@@ -1,0 +1,49 @@
+"""Talks to the emulator itself, in its QMP protocol."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+from tests.lab.errors import EmulatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TIMEOUT_S = 120
+
+
+class Monitor:
+    """An open conversation with one emulator."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def execute(self, command: str, **arguments: object) -> Any:
+        """Send a command and return its answer; events in between are of no interest."""
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        self.stream.write(json.dumps({"execute": command, "arguments": named}) + "\n")
+        self.stream.flush()
+        for line in self.stream:
+            answer = json.loads(line)
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise EmulatorError(f"{command}: {answer['error']['desc']}")
+        raise EmulatorError(f"{command}: the emulator ended")
+
+
+@contextmanager
+def monitor(path: Path) -> Iterator[Monitor]:
+    """Connect to an emulator's monitor socket; it takes one connection at a time."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(str(path))
+        with connection.makefile("rw") as stream:
+            stream.readline()
+            opened = Monitor(stream)
+            opened.execute("qmp_capabilities")
+            yield opened

@@ -1,0 +1,1 @@
+"""Prepares a Debian machine for the tests: Python environment, system packages, lab images."""

@@ -1,0 +1,111 @@
+"""A private apt: own sources, lists and archives; the machine's own settings stay as they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.setup.cache import digest, locked, product
+from tests.setup.command import CommandError, run
+from tests.setup.say import say, stage
+from tests.setup.sources import machine_sources, render, sources_for, with_backports
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BACKPORTS_RELEASE = "bookworm"
+
+
+def machine_release() -> str:
+    """The code name of the Debian release that this machine runs."""
+    for line in Path("/etc/os-release").read_text().splitlines():
+        name, _, value = line.partition("=")
+        if name == "VERSION_CODENAME":
+            return value.strip('"')
+    raise RuntimeError("/etc/os-release names no release")
+
+
+def machine_sources_text() -> str:
+    """The private sources for packages of this machine, with backports where the lab needs them."""
+    release = machine_release()
+    sources = sources_for(release, machine_sources(), release)
+    if release == BACKPORTS_RELEASE:
+        sources = with_backports(sources, release)
+    return render(sources)
+
+
+def options(folder: Path) -> list[str]:
+    """The options that make apt work in a folder; only dpkg's own database is the machine's."""
+    settings = {
+        "Dir::Etc::SourceList": folder / "debian.sources",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::Etc::Preferences": "/dev/null",
+        "Dir::Etc::PreferencesParts": "/dev/null",
+        "Dir::State::Lists": folder / "lists",
+        "Dir::State::extended_states": folder / "extended_states",
+        "Dir::State::status": "/var/lib/dpkg/status",
+        "Dir::Cache": folder / "cache",
+        "Dir::Cache::Archives": folder / "archives",
+        "APT::Install-Recommends": "false",
+        "APT::Sandbox::User": "root",
+    }
+    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+
+
+def prepare(folder: Path, sources: str) -> None:
+    """Write the private configuration and fetch the package lists once."""
+    for name in ("lists/partial", "archives/partial", "cache"):
+        (folder / name).mkdir(parents=True)
+    (folder / "debian.sources").write_text(sources)
+    run(["apt-get", *options(folder), "-q", "update"])
+
+
+def private_apt() -> Path:
+    """The folder of the private apt for this machine's packages."""
+    sources = machine_sources_text()
+
+    def build(folder: Path) -> None:
+        with stage("fetching package lists into a private apt folder"):
+            prepare(folder, sources)
+
+    return product("apt", digest(sources), build)
+
+
+def installed_packages() -> frozenset[str]:
+    """The names of all packages that are fully installed."""
+    found = set()
+    name = ""
+    for line in Path("/var/lib/dpkg/status").read_text(errors="replace").splitlines():
+        if line.startswith("Package: "):
+            name = line.removeprefix("Package: ")
+        elif line == "Status: install ok installed":
+            found.add(name)
+    return frozenset(found)
+
+
+def install(packages: Sequence[str], *, reason: str, suite: str | None = None) -> None:
+    """Install those of the packages that are missing, and say which before doing it."""
+    missing = sorted(set(packages) - installed_packages())
+    if not missing:
+        return
+    say(f"missing for {reason}: {' '.join(missing)}")
+    if os.geteuid() != 0:
+        raise PermissionError(f"only root can install them: {' '.join(missing)}")
+    folder = private_apt()
+    wanted = [] if suite is None else ["-t", suite]
+    with locked("apt-install"), stage(f"installing {len(missing)} packages with apt-get"):
+        apt_get = ["apt-get", *options(folder), "-q", "-y"]
+        command = [*apt_get, *wanted, "install", *missing]
+        try:
+            run(command, env=quiet_environment())
+        except CommandError:
+            # The lists may be older than the archive, which drops superseded packages.
+            say("that failed; trying once more with fresh package lists")
+            run([*apt_get, "update"])
+            run(command, env=quiet_environment())
+
+
+def quiet_environment() -> dict[str, str]:
+    """The environment in which packages ask no questions."""
+    return {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LANG": "C.UTF-8"}

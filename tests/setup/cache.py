@@ -1,0 +1,116 @@
+"""The cache folder: every product is built once, beside its final place, and renamed into it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.setup.say import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KEY_LENGTH = 12
+IDENTITY = "identity"
+
+
+def cache_directory() -> Path:
+    """Where products are kept: $ZFSILO_CACHE, or zfsilo in the user's cache folder."""
+    if chosen := os.environ.get("ZFSILO_CACHE"):
+        return Path(chosen).absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "zfsilo"
+
+
+def digest(*ingredients: object) -> str:
+    """A short name for everything that went into a product."""
+    text = json.dumps(ingredients, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def files_digest(folder: Path, *patterns: str) -> str:
+    """A digest of the names and contents of the files below a folder."""
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    contents = [
+        (str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in found
+        if path.is_file()
+    ]
+    return digest(contents)
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the lock of this name; a second run waits here until the first is through."""
+    folder = cache_directory() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another run is making {name}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def product(name: str, key: str, build: Callable[[Path], None]) -> Path:
+    """The folder `name-key`, built by `build` in a temporary folder if it is not there yet."""
+    place = cache_directory() / f"{name}-{key}"
+    if not place.exists():
+        with locked(name):
+            if not place.exists():
+                build_into(place, build)
+    # The time of the last use: what was not used for long goes first.
+    os.utime(place)
+    return place
+
+
+def build_into(place: Path, build: Callable[[Path], None]) -> None:
+    """Build in a folder beside `place`, so that a cut build leaves nothing of that name."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    draft.chmod(0o755)
+    try:
+        build(draft)
+        (draft / IDENTITY).write_text(uuid.uuid4().hex)
+        draft.rename(place)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def identity(place: Path) -> str:
+    """Tells this build of a product from another one of the same key, made after a removal."""
+    return (place / IDENTITY).read_text()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a product from being cleared away while it is in use."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def clear_old(name: str, keep: int) -> None:
+    """Remove all but the most recently used products of a name, unless they are in use."""
+    found = sorted(cache_directory().glob(f"{name}-*"), key=lambda place: place.stat().st_mtime)
+    for place in found[:-keep]:
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(place)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)

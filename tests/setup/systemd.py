@@ -1,0 +1,25 @@
+"""What the tests with a real systemd in namespaces need from the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.setup import apt
+
+PACKAGES = (
+    "dbus",
+    "e2fsprogs",
+    "iproute2",
+    "mount",
+    "polkitd",
+    "systemd",
+    "util-linux",
+    "xfsprogs",
+)  # fmt: skip
+PROGRAM = Path("/lib/systemd/systemd")
+
+
+def prepare() -> Path:
+    """Install what is missing and return the path of systemd."""
+    apt.install(PACKAGES, reason="tests with a real systemd")
+    return PROGRAM

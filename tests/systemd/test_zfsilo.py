@@ -1,0 +1,221 @@
+"""The daemon under a real systemd, D-Bus and polkit; only the host below it is made up."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import pytest
+
+from tests.systemd.namespace import Result
+from tests.systemd.install import install
+from tests.systemd.namespace import SystemdHost
+from zfsilod.api.dbus_contract import unescape
+from zfsilod.host.fake import VOLATILE, Facts
+
+DROP_IN = """
+[Service]
+ExecStart=
+ExecStart=/usr/bin/zfsilod --simulate-host
+"""
+CONFIG = """
+[daemon]
+host_id = "give"
+"""
+NOTHING = "org.zfsilo1 /org/zfsilo1 org.zfsilo1.Manager"
+DEADLINE_S = 60
+
+
+@pytest.fixture(scope="module")
+def sd() -> Iterator[SystemdHost]:
+    """A machine on which zfsilod runs for real over a simulated host."""
+    machine = SystemdHost()
+    install(machine)
+    with machine:
+        machine.write("/etc/systemd/system/zfsilod.service.d/simulate.conf", DROP_IN)
+        machine.write("/etc/zfsilo/zfsilod.toml", CONFIG)
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "enable", "--now", "zfsilod.socket", "zfsilod.service")
+        ctl(machine, "host", "add", "take", "--iqn", "iqn.2024-01.lab.take:host")
+        yield machine
+
+
+@pytest.fixture
+def secret_places() -> Collection[str]:
+    """No file may hold a CHAP secret in clear; the store holds them sealed."""
+    return ()
+
+
+def ctl(machine: SystemdHost, *words: str, check: bool = True) -> Result:
+    """Run zfsiloctl in the machine."""
+    return machine.run("zfsiloctl", *words, check=check, timeout_s=DEADLINE_S)
+
+
+def facts(machine: SystemdHost) -> dict[str, Any]:
+    """Return all facts of the made-up host."""
+    return Facts(machine.root / "var/lib/zfsilo/facts.json").snapshot()
+
+
+def light_fuse(machine: SystemdHost, effects: int, *, how: str) -> None:
+    """Let the n-th effect from now fail, or kill the worker that makes it."""
+    fuse = Facts(machine.root / "var/lib/zfsilo/facts.json")
+    fuse.light_fuse(effects, when="after", how=how)
+
+
+def operations(machine: SystemdHost) -> list[dict[str, Any]]:
+    """Return all operations, oldest first."""
+    found: list[dict[str, Any]] = json.loads(
+        ctl(machine, "operation", "list", "--json").stdout
+    )["operations"]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def clean(sd: SystemdHost) -> Iterator[None]:
+    """Give every test a host without volumes, and take care that it leaves one."""
+    yield
+    for each in json.loads(ctl(sd, "volume", "list", "--json").stdout)["volumes"]:
+        ctl(sd, "volume", "unpublish", each["id"], "--all")
+        ctl(sd, "volume", "delete", each["id"], "--yes")
+    assert facts(sd) == {}
+
+
+def test_units_are_as_systemd_wants_them(sd: SystemdHost) -> None:
+    units = ["zfsilod.service", "zfsilod.socket", "zfsilod-tcp.socket", "zfsilo.slice"]
+    templates = ["zfsilo-rollback@x.service", "zfsilo-volume@x.service"]
+    paths = [f"/usr/lib/systemd/system/{name}" for name in (*units, *templates)]
+    found = sd.run("systemd-analyze", "verify", "--man=no", *paths)
+    assert found.stdout + found.stderr == ""
+
+
+def test_ladder_by_ctl_and_busctl(sd: SystemdHost) -> None:
+    ctl(sd, "volume", "create", "data", "1G")
+    made = sd.run("busctl", "call", *NOTHING.split(), "GetVolume", "s", "data").stdout
+    assert made.strip() == 'o "/org/zfsilo1/volume/data"'
+    shown = sd.run(
+        "busctl", "get-property", "org.zfsilo1", "/org/zfsilo1/volume/data",
+        "org.zfsilo1.Volume", "Height",
+    )  # fmt: skip
+    assert shown.stdout.strip() == 's "CREATED"'
+    published = sd.run(
+        "busctl", "call", "org.zfsilo1", "/org/zfsilo1/volume/data", "org.zfsilo1.Volume",
+        "Publish", "sa{sv}", "take", "0",
+    )  # fmt: skip
+    operation = unescape(published.stdout.split('"')[1].rpartition("/")[2])
+    ctl(sd, "operation", "wait", operation)
+    assert {name.partition(":")[0] for name in facts(sd)} == {
+        "zvol", "backstore", "target", "lun", "portals", "enabled", "acl", "mapped"
+    }  # fmt: skip
+
+
+def test_an_operation_is_a_unit_with_a_description(sd: SystemdHost) -> None:
+    since = time.time()
+    ctl(sd, "volume", "create", "data", "1G")
+    ended = operations(sd)[-1]
+    journal = sd.journal(since=since)
+    assert f"zfsilo-op-{ended['name'].rpartition('/')[2]}.service" in journal
+    assert "zfsilo: create data" in journal
+
+
+@pytest.mark.parametrize("how", ["error", "kill"])
+def test_a_failed_operation_is_rolled_back_by_its_unit(sd: SystemdHost, how: str) -> None:
+    ctl(sd, "volume", "create", "data", "1G")
+    before, since = facts(sd), time.time()
+    light_fuse(sd, 6, how=how)
+    refused = ctl(sd, "volume", "publish", "data", "take", check=False)
+    assert refused.rc != 0
+    assert facts(sd) == before
+    ended = operations(sd)[-1]
+    assert ended["state"] == "OPERATION_STATE_ROLLED_BACK"
+    assert f"zfsilo-rollback@{ended['name'].rpartition('/')[2]}.service" in sd.journal(since=since)
+    assert refused.stderr.startswith("zfsiloctl: ")
+
+
+def test_the_daemon_killed_in_mid_operation_goes_on(sd: SystemdHost) -> None:
+    ctl(sd, "volume", "create", "data", "1G")
+    with sd.start("zfsiloctl", "volume", "publish", "data", "take"):
+        sd.run("systemctl", "kill", "--signal=KILL", "zfsilod.service")
+    ctl(sd, "volume", "publish", "data", "take")
+    assert sum(name.startswith("acl:") for name in facts(sd)) == 1
+
+
+def test_after_a_reboot_the_exports_are_back(sd: SystemdHost) -> None:
+    ctl(sd, "volume", "create", "data", "1G")
+    ctl(sd, "volume", "publish", "data", "take")
+    before = facts(sd)
+    for act in (sd.reboot, sd.power_cut):
+        Facts(sd.root / "var/lib/zfsilo/facts.json").reboot()
+        assert {name.partition(":")[0] for name in facts(sd)}.isdisjoint(VOLATILE)
+        act()
+        _until(lambda: facts(sd) == before, "the exports came back")
+
+
+def _until(so: Any, what: str) -> None:
+    """Wait for what only the machine's own work brings about."""
+    end = time.monotonic() + DEADLINE_S
+    while not so():
+        assert time.monotonic() < end, f"not in {DEADLINE_S} s: {what}"
+        time.sleep(0.05)
+
+
+def test_d_bus_activates_the_daemon(sd: SystemdHost) -> None:
+    sd.run("systemctl", "stop", "zfsilod.service")
+    answer = sd.run("busctl", "call", *NOTHING.split(), "GetCapacity", "s", "")
+    assert answer.stdout.startswith("tt ")
+
+
+def test_the_socket_activates_the_daemon(sd: SystemdHost) -> None:
+    sd.run("systemctl", "stop", "zfsilod.service")
+    assert "Version" in ctl(sd, "info").stdout
+    assert sd.run("systemctl", "is-active", "zfsilod.service").stdout.strip() == "active"
+
+
+def test_others_than_root_are_refused(sd: SystemdHost) -> None:
+    bus = sd.run("busctl", "call", *NOTHING.split(), "GetCapacity", "s", "", uid=1000, check=False)
+    assert bus.rc != 0
+    assert "denied" in bus.stderr.lower()
+    socket = sd.run("zfsiloctl", "info", uid=1000, check=False)
+    assert socket.rc == 6
+    assert "Traceback" not in socket.stderr
+
+
+def test_a_volume_unit_goes_up_and_down(sd: SystemdHost) -> None:
+    ctl(sd, "volume", "create", "data", "1G", "--host", "take")
+    sd.run("systemctl", "start", "zfsilo-volume@data.service")
+    assert any(name.startswith("acl:") for name in facts(sd))
+    sd.run("systemctl", "stop", "zfsilo-volume@data.service")
+    assert {name.partition(":")[0] for name in facts(sd)} == {"zvol"}
+
+
+def test_a_volume_unit_follows_its_volume_down(sd: SystemdHost) -> None:
+    ctl(sd, "volume", "create", "data", "1G", "--host", "take")
+    sd.run("systemctl", "start", "zfsilo-volume@data.service")
+    ctl(sd, "volume", "unpublish", "data", "--all")
+
+    def stopped() -> bool:
+        state = sd.run("systemctl", "is-active", "zfsilo-volume@data.service", check=False)
+        return state.stdout.strip() == "inactive"
+
+    _until(stopped, "the unit followed")
+
+
+def test_a_wrong_configuration_is_refused_in_one_sentence(sd: SystemdHost) -> None:
+    sd.write("/etc/zfsilo/zfsilod.toml.d/wrong.toml", "[give]\nrooot = 'tank'\n")
+    refused = sd.run("zfsilod", "--check-config", check=False)
+    sd.run("rm", "/etc/zfsilo/zfsilod.toml.d/wrong.toml")
+    assert refused.rc == 78
+    assert refused.stderr.count("\n") == 1
+    assert "wrong.toml: [give] has no key rooot" in refused.stderr
+
+
+def test_the_sandbox_holds(sd: SystemdHost) -> None:
+    found = sd.run("systemd-analyze", "security", "--json=short", "zfsilod.service")
+    exposure = sd.run("systemd-analyze", "security", "zfsilod.service").stdout
+    print(exposure.splitlines()[-1])
+    assert json.loads(found.stdout)
+    capabilities = sd.run("systemctl", "show", "-p", "CapabilityBoundingSet", "zfsilod.service")
+    assert capabilities.stdout.strip() == "CapabilityBoundingSet="
+
+

@@ -1,0 +1,87 @@
+"""VolumeService, what it does on the host that uses a volume. No server and no host may ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod import take
+from zfsilod.api import messages
+from zfsilod.api.volumes import change_volume
+from zfsilod.errors import InvalidArgument
+from zfsilod.verbs import check_id
+
+if TYPE_CHECKING:
+    from zfsilo.v1 import volume_pb2
+
+    from zfsilod.api.calls import Call
+
+
+class Attachments:
+    """Connect, Disconnect, Stage, Unstage, Mount, Unmount, Grow."""
+
+    async def ConnectVolume(
+        self, request: volume_pb2.ConnectVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = take.Connect(
+            id=check_id(request.local_name or request.volume, "volume id"),
+            server=check_id(request.server, "server name"),
+            volume=check_id(request.volume, "volume id"),
+            restore=messages.RESTORES.name(request.restore, "NEVER"),
+            publish_if_needed=request.publish_if_needed, epoch=request.epoch,
+        )  # fmt: skip
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def DisconnectVolume(
+        self, request: volume_pb2.DisconnectVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = take.Disconnect(id=messages.volume_id(request.name))
+        return await change_volume(
+            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
+        )
+
+    async def StageVolume(
+        self, request: volume_pb2.StageVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = take.Stage(
+            id=messages.volume_id(request.name), path=request.path, fs_type=request.fs_type,
+            mount_options=tuple(request.mount_options), readonly=request.readonly,
+        )  # fmt: skip
+        return await change_volume(
+            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
+        )
+
+    async def UnstageVolume(
+        self, request: volume_pb2.UnstageVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = take.Unstage(id=messages.volume_id(request.name), path=request.path)
+        return await change_volume(
+            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
+        )
+
+    async def MountVolume(
+        self, request: volume_pb2.MountVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = take.MountAt(
+            id=messages.volume_id(request.name), path=request.path, readonly=request.readonly
+        )
+        return await change_volume(
+            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
+        )
+
+    async def UnmountVolume(
+        self, request: volume_pb2.UnmountVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        if bool(request.path) == request.all_paths:
+            raise InvalidArgument("name a path, or ask for all paths", reason="BAD_PATH")
+        verb = take.UnmountFrom(id=messages.volume_id(request.name), path=request.path)
+        return await change_volume(
+            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
+        )
+
+    async def GrowVolume(
+        self, request: volume_pb2.GrowVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = take.Grow(id=messages.volume_id(request.name))
+        return await change_volume(
+            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
+        )

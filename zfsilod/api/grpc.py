@@ -1,0 +1,192 @@
+"""The gRPC server: methods registered from their descriptors, each behind one guard.
+
+The guard tells who calls (door.py, auth.py), asks the table of roles, and turns errors into status
+codes. What the methods do is in info.py, volumes.py, publications.py, attachments.py, hosts.py and
+operations.py: `Info`, `Volumes`, ... below; a method that nothing implements stops the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from zfsilod.api import pages, status
+from zfsilod.api.attachments import Attachments
+from zfsilod.api.calls import Call, Tasks
+from zfsilod.api.hosts import Hosts
+from zfsilod.api.info import Info
+from zfsilod.api.operations import Operations
+from zfsilod.api.publications import Publications
+from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, VOLUMES, path_of
+from zfsilod.api.volumes import Volumes
+from zfsilod.auth import Callers, authorize
+from zfsilod.errors import Internal, Unauthenticated, ZfsiloError
+from zfsilod.model import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+    from zfsilod.auth import Caller
+    from zfsilod.certs import Certificate
+    from zfsilod.door import Door
+    from zfsilod.service import Service
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", 1 << 20),
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # TLS and the first settings frame
+    ("grpc.max_connection_idle_ms", 30 * 60_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ("grpc.so_reuseport", 0),
+)
+MAX_CALLS = 1024
+STOP_GRACE_S = 5.0
+
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+
+log = logging.getLogger(__name__)
+
+
+class GrpcServer:
+    """The front end for remote callers, and for local ones that like gRPC."""
+
+    def __init__(
+        self, service: Service, door: Door, certificate: Certificate | None,
+        options: tuple[tuple[str, int], ...] = (),
+    ) -> None:  # fmt: skip
+        """Serve what comes through a door; without a certificate nothing from TCP."""
+        self._service = service
+        self._door = door
+        self._certificate = certificate
+        self._callers = Callers(self._find_token)
+        self._tasks: Tasks = set()
+        self._health = health_aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=(*OPTIONS, *options), maximum_concurrent_rpcs=MAX_CALLS
+        )
+
+    async def start(self) -> None:
+        """Begin to serve; from now on the door may let callers in."""
+        signed = pages.Pages(await self._service.write(pages.load_key))
+        self._add(SERVICE, Info())
+        self._add(VOLUMES, Volumes(signed), Publications(signed), Attachments())
+        self._add(HOSTS, Hosts(signed))
+        self._add(OPERATIONS, Operations(signed))
+        names = [each.full_name for each in (*SERVICES, HEALTH, REFLECTION)]
+        self._add(HEALTH, self._health, foreign=True)
+        self._add(REFLECTION, reflection.aio.ReflectionServicer(names), foreign=True)
+        self._server.add_insecure_port(f"unix:{self._door.plain}")
+        if self._certificate is not None:
+            pair = (self._certificate.key_pem, self._certificate.certificate_pem)
+            self._server.add_secure_port(
+                f"unix:{self._door.tls}", grpc.ssl_server_credentials([pair])
+            )
+        await self._server.start()
+        for each in SERVICES:
+            await self._health.set(each.full_name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Take no more calls, give running ones time to end, then drop them."""
+        self._door.shut()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+        self._door.close()
+        if self._tasks:  # what was on its way to the store when its caller left
+            await asyncio.wait(self._tasks, timeout=grace_s)
+
+    def _add(self, service: ServiceDescriptor, *parts: Any, foreign: bool = False) -> None:
+        """Register all methods of a service; those of a foreign one take a context, not a Call."""
+        handlers = {}
+        for method in service.methods:
+            found = [getattr(part, method.name) for part in parts if hasattr(part, method.name)]
+            assert len(found) == 1, f"{len(found)} implementations of {method.full_name}"
+            handlers[method.name] = self._handler(method, found[0], foreign=foreign)
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service.full_name, handlers),)
+        )
+
+    def _handler(self, method: MethodDescriptor, work: Any, *, foreign: bool) -> Any:
+        guard = self._stream_guard if inspect.isasyncgenfunction(work) else self._guard
+        if method.client_streaming:
+            kind = grpc.stream_stream_rpc_method_handler
+        elif method.server_streaming:
+            kind = grpc.unary_stream_rpc_method_handler
+        else:
+            kind = grpc.unary_unary_rpc_method_handler
+        return kind(
+            guard(path_of(method), work, foreign=foreign),
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+
+    def _guard(self, path: str, work: Any, *, foreign: bool) -> Callable[[Any, Any], Any]:
+        async def guarded(request: Any, context: Any) -> Any:
+            try:
+                call = self._admit(path, context)
+                return await work(request, context if foreign else call)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                found = _presentable(error, path)
+            return await context.abort(*status.to_status(found))
+
+        return guarded
+
+    def _stream_guard(self, path: str, work: Any, *, foreign: bool) -> Callable[[Any, Any], Any]:
+        async def guarded(request: Any, context: Any) -> Any:
+            try:
+                call = self._admit(path, context)
+                async for answer in work(request, context if foreign else call):
+                    yield answer
+                return
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                found = _presentable(error, path)
+            await context.abort(*status.to_status(found))
+
+        return guarded
+
+    def _admit(self, path: str, context: Any) -> Call:
+        """Tell who calls, and whether they may."""
+        caller = self._identify(context)
+        authorize(caller, path)
+        return Call(self._service, caller, context, self._tasks)
+
+    def _identify(self, context: Any) -> Caller:
+        name = context.peer()
+        peer = self._door.peer(name)
+        if peer is None:
+            log.warning("a call of %s, which did not come through the door, is refused", name)
+            raise Unauthenticated("this connection did not come through the front door")
+        authorization = ""
+        if peer.kind == "tcp":
+            given = [v for k, v in context.invocation_metadata() if k == "authorization"]
+            authorization = given[0] if len(given) == 1 else ""
+        return self._callers.of(peer, authorization)
+
+    def _find_token(self, token_id: str) -> Token | None:
+        with self._service.store.read() as txn:
+            return txn.get(Token, token_id)
+
+
+def _presentable(error: Exception, path: str) -> ZfsiloError:
+    """Return the error that the caller is shown: a defect without its details."""
+    if isinstance(error, ZfsiloError):
+        return error
+    log.error("%s failed", path, exc_info=error)
+    return Internal("a defect of zfsilod; its journal has the traceback")

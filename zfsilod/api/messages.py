@@ -1,0 +1,315 @@
+"""Records to protobuf messages, and what of messages becomes records. Pure; all enums explicit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from zfsilo.v1 import host_pb2, operation_pb2, volume_pb2
+
+from zfsilod.errors import InvalidArgument
+from zfsilod.model import Filesystem
+from zfsilod.record import Pairs, pairs
+from zfsilod.ulid import ALPHABET
+from zfsilod.verbs import check_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from zfsilod.model import (
+        AccessMode,
+        Attachment,
+        Failure,
+        FilesystemState,
+        Host,
+        Mark,
+        Mode,
+        Move,
+        Operation,
+        OperationState,
+        Publication,
+        Restore,
+        Step,
+        Transport,
+        Volume,
+    )
+    from zfsilod.views import View
+
+N = TypeVar("N", bound=str)
+ULID_LENGTH = 26
+
+
+class Enum(Generic[N]):
+    """Our names of something and its numbers on the wire."""
+
+    def __init__(self, what: str, numbers: dict[N, int]) -> None:
+        self._what = what
+        self._numbers = numbers
+        self._names = {number: name for name, number in numbers.items()}
+
+    def number(self, name: str) -> Any:
+        """Return the number of a name of ours; protobuf has a type of its own for each enum."""
+        return self._numbers[name]  # type: ignore[index] # N is a set of texts
+
+    def name(self, number: int, default: N | None = None) -> N:
+        """Return the name of a number; 0 is the default. Raises InvalidArgument."""
+        if number == 0 and default is not None:
+            return default
+        try:
+            return self._names[number]
+        except KeyError:
+            raise InvalidArgument(
+                f"{number} is no {self._what}: {', '.join(self._numbers)}", reason="BAD_ENUM"
+            ) from None
+
+
+MODES: Enum[Mode] = Enum(
+    "mode", {"FILESYSTEM": volume_pb2.MODE_FILESYSTEM, "BLOCK": volume_pb2.MODE_BLOCK}
+)
+ACCESS_MODES: Enum[AccessMode] = Enum(
+    "access mode",
+    {
+        "SINGLE_NODE_WRITER": volume_pb2.ACCESS_MODE_SINGLE_NODE_WRITER,
+        "SINGLE_NODE_READER_ONLY": volume_pb2.ACCESS_MODE_SINGLE_NODE_READER_ONLY,
+        "SINGLE_NODE_SINGLE_WRITER": volume_pb2.ACCESS_MODE_SINGLE_NODE_SINGLE_WRITER,
+        "SINGLE_NODE_MULTI_WRITER": volume_pb2.ACCESS_MODE_SINGLE_NODE_MULTI_WRITER,
+        "MULTI_NODE_READER_ONLY": volume_pb2.ACCESS_MODE_MULTI_NODE_READER_ONLY,
+        "MULTI_NODE_SINGLE_WRITER": volume_pb2.ACCESS_MODE_MULTI_NODE_SINGLE_WRITER,
+        "MULTI_NODE_MULTI_WRITER": volume_pb2.ACCESS_MODE_MULTI_NODE_MULTI_WRITER,
+    },
+)
+TRANSPORTS: Enum[Transport] = Enum("transport", {"ISCSI": volume_pb2.TRANSPORT_ISCSI})
+RESTORES: Enum[Restore] = Enum(
+    "restore", {"BOOT": volume_pb2.RESTORE_BOOT, "NEVER": volume_pb2.RESTORE_NEVER}
+)
+FILESYSTEM_STATES: Enum[FilesystemState] = Enum(
+    "state of a filesystem",
+    {
+        "NONE": volume_pb2.FILESYSTEM_STATE_NONE,
+        "FORMATTING": volume_pb2.FILESYSTEM_STATE_FORMATTING,
+        "READY": volume_pb2.FILESYSTEM_STATE_READY,
+    },
+)
+HEIGHTS: Enum[str] = Enum(
+    "height",
+    {
+        "ABSENT": volume_pb2.HEIGHT_ABSENT,
+        "CREATED": volume_pb2.HEIGHT_CREATED,
+        "PUBLISHED": volume_pb2.HEIGHT_PUBLISHED,
+        "CONNECTED": volume_pb2.HEIGHT_CONNECTED,
+        "STAGED": volume_pb2.HEIGHT_STAGED,
+        "MOUNTED": volume_pb2.HEIGHT_MOUNTED,
+    },
+)
+STATES: Enum[OperationState] = Enum(
+    "state of an operation",
+    {
+        "RUNNING": operation_pb2.OPERATION_STATE_RUNNING,
+        "WAITING": operation_pb2.OPERATION_STATE_WAITING,
+        "FAILED": operation_pb2.OPERATION_STATE_FAILED,
+        "DONE": operation_pb2.OPERATION_STATE_DONE,
+        "ROLLED_BACK": operation_pb2.OPERATION_STATE_ROLLED_BACK,
+        "NEEDS_REPAIR": operation_pb2.OPERATION_STATE_NEEDS_REPAIR,
+    },
+)
+MARKS: Enum[Mark] = Enum(
+    "mark",
+    {
+        "todo": operation_pb2.MARK_TODO,
+        "kept": operation_pb2.MARK_KEPT,
+        "begun": operation_pb2.MARK_BEGUN,
+        "done": operation_pb2.MARK_DONE,
+        "undone": operation_pb2.MARK_UNDONE,
+    },
+)
+
+
+# What we show
+
+
+def volume(view: View) -> volume_pb2.Volume:
+    """Return all that this host knows under a volume's name."""
+    record = view.volume or view.attachment
+    assert record is not None, f"a view of nothing: {view.id}"
+    message = volume_pb2.Volume(
+        name=f"volumes/{view.id}", id=view.id, height=HEIGHTS.number(view.height), etag=view.etag,
+        operation=f"operations/{view.operation}" if view.operation else "",
+    )  # fmt: skip
+    _set_time(message.create_time, record.created_at)
+    _set_time(message.update_time, record.updated_at)
+    if view.volume is not None:
+        _add_volume(message, view.volume)
+        message.publications.extend(publication(each) for each in view.publications)
+    if view.attachment is not None:
+        message.attachment.CopyFrom(attachment(view.attachment))
+    return message
+
+
+def _add_volume(message: volume_pb2.Volume, record: Volume) -> None:
+    message.uid = record.uid
+    message.dataset = record.dataset
+    message.capacity_bytes = record.capacity_bytes
+    message.thin = record.thin
+    message.mode = MODES.number(record.mode)
+    message.volblocksize = record.volblocksize
+    message.properties.update(record.properties)
+    message.labels.update(record.labels)
+    message.hosts.extend(record.hosts)
+    message.access_modes.extend(map(ACCESS_MODES.number, record.access_modes))
+    message.filesystem.CopyFrom(filesystem(record.filesystem))
+
+
+def publication(record: Publication) -> volume_pb2.Publication:
+    """Return a publication; its secrets are no part of the record."""
+    message = volume_pb2.Publication(
+        volume=f"volumes/{record.volume}", host=f"hosts/{record.host}",
+        initiator=record.initiator, transport=TRANSPORTS.number(record.transport),
+        access_mode=ACCESS_MODES.number(record.access_mode), readonly=record.readonly,
+        epoch=record.epoch, published_by=record.published_by,
+    )  # fmt: skip
+    _set_time(message.create_time, record.created_at)
+    return message
+
+
+def attachment(record: Attachment) -> volume_pb2.Attachment:
+    """Return how this host uses a volume of a server."""
+    disk = record.disk
+    return volume_pb2.Attachment(
+        server=record.server, volume=record.volume, height=HEIGHTS.number(record.height),
+        disk=volume_pb2.Disk(target=disk.target, serial=disk.serial, size_bytes=disk.size_bytes),
+        portals=record.portals, mode=MODES.number(record.mode), epoch=record.epoch,
+        readonly=record.readonly, restore=RESTORES.number(record.restore),
+        filesystem=filesystem(record.filesystem), staging_path=record.staging_path,
+        mount_options=record.mount_options, stage_readonly=record.stage_readonly,
+        mounts=[volume_pb2.Mount(path=m.path, readonly=m.readonly) for m in record.mounts],
+        published_here=bool(record.published_here),
+    )  # fmt: skip
+
+
+def filesystem(record: Filesystem) -> volume_pb2.Filesystem:
+    """Return what is known of a filesystem."""
+    return volume_pb2.Filesystem(
+        state=FILESYSTEM_STATES.number(record.state), type=record.type, uuid=record.uuid,
+        operation=record.operation, host=record.host,
+    )  # fmt: skip
+
+
+def host(record: Host) -> host_pb2.Host:
+    """Return a host."""
+    message = host_pb2.Host(
+        name=f"hosts/{record.id}", id=record.id, iqn=record.iqn, nqn=record.nqn,
+        addresses=record.addresses, labels=dict(record.labels),
+        max_attachments=record.max_attachments, etag=str(record.revision),
+    )  # fmt: skip
+    _set_time(message.create_time, record.created_at)
+    _set_time(message.update_time, record.updated_at)
+    return message
+
+
+def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Operation:
+    """Return an operation; a planned one was never stored, so it has no name."""
+    message = operation_pb2.Operation(
+        name="" if planned else f"operations/{record.id}", kind=record.kind,
+        subject=record.subject, title=record.title, caller=record.caller,
+        state=operation_pb2.OPERATION_STATE_PLANNED if planned else STATES.number(record.state),
+        moves=[_move(each) for each in record.moves], revision=record.revision,
+        progress=0 if planned else progress(record),
+    )  # fmt: skip
+    if not planned:
+        _set_time(message.create_time, record.created_at)
+        _set_time(message.end_time, record.ended_at)
+    if record.failure is not None:
+        message.error.CopyFrom(_failure(record.failure))
+    return message
+
+
+def progress(record: Operation) -> int:
+    """Return how many hundredths of the moves are made; 100 only for one that ended well."""
+    if record.state == "DONE":
+        return 100
+    made = sum(move.mark in ("kept", "done") for move in record.moves)
+    return min(99, 100 * made // max(1, len(record.moves)))
+
+
+def step_text(step: Step) -> str:
+    """Return a step and its parameters as text."""
+    shown = ", ".join(f"{name}={_plain(getattr(step, name))}" for name in step.FIELDS)
+    return f"{type(step).__name__}({shown})"
+
+
+def _plain(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _move(record: Move) -> operation_pb2.Move:
+    return operation_pb2.Move(
+        step=step_text(record.step), up=record.up, mark=MARKS.number(record.mark)
+    )
+
+
+def _failure(record: Failure) -> operation_pb2.OperationError:
+    return operation_pb2.OperationError(
+        name=record.name, message=record.message, reason=record.reason,
+        facts=dict(record.facts), step=record.step,
+    )  # fmt: skip
+
+
+def _set_time(field: Timestamp, seconds: int) -> None:
+    if seconds:  # 0: never
+        field.seconds = seconds
+
+
+# What we are told
+
+
+def volume_id(name: str) -> str:
+    """Return the id in a volume's name, else raise InvalidArgument."""
+    return _id_in(name, "volumes", "volume id")
+
+
+def host_id(name: str) -> str:
+    """Return the id in a host's name, else raise InvalidArgument."""
+    return _id_in(name, "hosts", "host id")
+
+
+def operation_id(name: str) -> str:
+    """Return the ULID in an operation's name, else raise InvalidArgument."""
+    return _check_ulid(_behind(name, "operations"))
+
+
+def ulid(text: str) -> str:
+    """Return the ULID of another host's operation, or "" for none, else raise InvalidArgument."""
+    return text and _check_ulid(text)
+
+
+def read_filesystem(message: volume_pb2.Filesystem) -> Filesystem:
+    """Return what a server says of a filesystem."""
+    return Filesystem(
+        state=FILESYSTEM_STATES.name(message.state), type=message.type, uuid=message.uuid,
+        operation=message.operation, host=message.host,
+    )  # fmt: skip
+
+
+def as_pairs(mapping: Mapping[str, str]) -> Pairs:
+    """Return a message's map as a record keeps it."""
+    return pairs(dict(mapping))
+
+
+def _check_ulid(text: str) -> str:
+    if len(text) != ULID_LENGTH or not set(text) <= set(ALPHABET):
+        raise InvalidArgument(f"{text[:80]!r} is no operation's ULID", reason="BAD_NAME")
+    return text
+
+
+def _id_in(name: str, collection: str, what: str) -> str:
+    return check_id(_behind(name, collection), what)
+
+
+def _behind(name: str, collection: str) -> str:
+    head, slash, rest = name.partition("/")
+    if head != collection or not slash:
+        raise InvalidArgument(
+            f"{name[:160]!r} is no name of that kind: {collection}/...", reason="BAD_NAME"
+        )
+    return rest

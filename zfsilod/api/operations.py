@@ -1,0 +1,91 @@
+"""OperationService: what is at work, and what was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilo.v1 import operation_pb2
+
+from zfsilod.api import filter as filters
+from zfsilod.api import messages
+from zfsilod.api.pages import Page, Pages, collect
+from zfsilod.errors import DeadlineExceeded, InvalidArgument
+from zfsilod.model import Operation
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from zfsilod.api.calls import Call
+    from zfsilod.store import Transaction
+
+FIELDS = ("id", "kind", "subject", "state", "caller")
+
+
+class Operations:
+    """The methods of zfsilo.v1.OperationService."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+
+    async def GetOperation(
+        self, request: operation_pb2.GetOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        return messages.operation(call.service.operation(messages.operation_id(request.name)))
+
+    async def ListOperations(
+        self, request: operation_pb2.ListOperationsRequest, call: Call
+    ) -> operation_pb2.ListOperationsResponse:
+        page = self._pages.request("ListOperations", request)
+        wanted = filters.parse(request.filter, FIELDS)
+        found, after = await call.scan(lambda txn: _page(txn, page, wanted))
+        return operation_pb2.ListOperationsResponse(
+            operations=found, next_page_token=self._pages.token(page, after)
+        )
+
+    async def WaitOperation(
+        self, request: operation_pb2.WaitOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        operation_id = messages.operation_id(request.name)
+        timeout_s = call.left_s
+        if request.HasField("timeout"):
+            timeout_s = min(timeout_s, request.timeout.ToTimedelta().total_seconds())
+        try:
+            return messages.operation(await call.service.ended(operation_id, max(0.0, timeout_s)))
+        except DeadlineExceeded:
+            return messages.operation(call.service.operation(operation_id))
+
+    async def WatchOperations(
+        self, request: operation_pb2.WatchOperationsRequest, call: Call
+    ) -> AsyncIterator[operation_pb2.WatchOperationsResponse]:
+        if request.after_revision < 0:
+            raise InvalidArgument("after_revision is negative", reason="BAD_REVISION")
+        wanted = filters.parse(request.filter, FIELDS)
+        async for operation in call.service.watch(request.after_revision):
+            if wanted(lambda field, it=operation: _values(it, field)):  # type: ignore[misc]
+                yield operation_pb2.WatchOperationsResponse(operation=messages.operation(operation))
+
+    async def CancelOperation(
+        self, request: operation_pb2.CancelOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        operation_id = messages.operation_id(request.name)
+        return messages.operation(await call.lasting(call.service.cancel(operation_id)))
+
+    async def RepairOperation(
+        self, request: operation_pb2.RepairOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        operation_id = messages.operation_id(request.name)
+        return messages.operation(await call.lasting(call.service.repair(operation_id)))
+
+
+def _page(
+    txn: Transaction, page: Page, wanted: filters.Predicate
+) -> tuple[list[operation_pb2.Operation], str]:
+    return collect(
+        txn.scan(Operation, page.after), page, key=lambda each: each.id,
+        wanted=lambda each: wanted(lambda field: _values(each, field)), show=messages.operation,
+    )  # fmt: skip
+
+
+def _values(operation: Operation, field: str) -> filters.Values:
+    """Return what an operation has in a field of FIELDS."""
+    return (str(getattr(operation, field)),)

@@ -1,0 +1,169 @@
+"""The storage hosts that this consumer knows, asked over TLS as this host: service.Servers."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from zfsilo.v1 import host_pb2, volume_pb2
+
+from zfsilod.api import messages, status
+from zfsilod.api.channel import tls_channel_aio
+from zfsilod.api.stub import Api
+from zfsilod.certs import split_address
+from zfsilod.errors import NotFound, Unavailable, ZfsiloError
+from zfsilod.secret import Chap
+from zfsilod.take import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zfsilod.model import Host
+    from zfsilod.steps import Reported
+
+CALL_DEADLINE_S = 10.0
+
+
+class ServerConfig:
+    """Where a server is, which certificate it shows, and the token that it gave us."""
+
+    def __init__(self, *, address: str, certificate_pem: str, token: str) -> None:
+        self.address = address
+        self.certificate_pem = certificate_pem
+        self.token = token
+
+    def __repr__(self) -> str:
+        return f"ServerConfig(address={self.address!r}, ...)"
+
+
+class Servers:
+    """The configured servers by name, and a channel to each that was ever asked."""
+
+    def __init__(self, configured: Mapping[str, ServerConfig]) -> None:
+        self._configured = dict(configured)
+        self._channels: dict[str, Any] = {}
+
+    async def close(self) -> None:
+        """Close all channels."""
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+    async def fetch(self, server: str, volume: str) -> tuple[Connection, Chap]:
+        """Ask how to log in to a volume that is published to this host."""
+        request = volume_pb2.FetchConnectionRequest(name=f"volumes/{volume}")
+        answer = await self._call(server, self._api(server).volumes.FetchConnection, request)
+        portals = await self._portals(server, tuple(answer.portals))
+        chap = answer.chap
+        return _connection(volume, answer, portals), Chap(
+            username=chap.username, password=chap.password,
+            mutual_username=chap.mutual_username, mutual_password=chap.mutual_password,
+        )  # fmt: skip
+
+    async def publish(self, server: str, volume: str, *, request: str) -> None:
+        """Publish a volume to this host, in the name of an operation of ours."""
+        message = volume_pb2.PublishVolumeRequest(
+            name=f"volumes/{volume}", consumer_operation=request
+        )
+        await self._call(server, self._api(server).volumes.PublishVolume, message)
+
+    async def release(self, server: str, volume: str, *, request: str) -> None:
+        """Take back what an operation of ours published."""
+        message = volume_pb2.UnpublishVolumeRequest(
+            name=f"volumes/{volume}", consumer_operation=request
+        )
+        await self._call(server, self._api(server).volumes.UnpublishVolume, message)
+
+    async def report(self, step: Reported, operation: str) -> None:
+        """Report what an operation of ours does with the filesystem on a volume."""
+        message = volume_pb2.ReportFilesystemRequest(
+            name=f"volumes/{step.volume}", epoch=step.epoch,
+            filesystem=volume_pb2.Filesystem(
+                state=messages.FILESYSTEM_STATES.number(step.state), type=step.type,
+                uuid=step.uuid, operation=operation,
+            ),
+        )  # fmt: skip
+        await self._call(step.server, self._api(step.server).volumes.ReportFilesystem, message)
+
+    async def register(self, server: str, host: Host) -> None:
+        """Tell a server who we are: our names, addresses, labels and limit."""
+        request = host_pb2.RegisterHostRequest(host=messages.host(host))
+        await self._call(server, self._api(server).hosts.RegisterHost, request)
+
+    def _api(self, server: str) -> Api:
+        config = self._config(server)
+        if server not in self._channels:
+            self._channels[server] = tls_channel_aio(
+                config.address, config.certificate_pem, config.token
+            )
+        return Api(self._channels[server])
+
+    def _config(self, server: str) -> ServerConfig:
+        try:
+            return self._configured[server]
+        except KeyError:
+            raise NotFound(
+                f"there is no server {server[:128]} in the configuration: zfsiloctl join",
+                reason="NO_SERVER", server=server[:128],
+            ) from None  # fmt: skip
+
+    async def _call(self, server: str, method: Any, request: Any) -> Any:
+        """Call a method of a server. Its errors are raised here as they were there."""
+        try:
+            return await method(request, timeout=CALL_DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(server, error) from None
+
+    def _translated(self, server: str, error: grpc.aio.AioRpcError) -> ZfsiloError:
+        found = status.from_status(error)
+        address = self._config(server).address
+        if not status.is_ours(error) or error.code() in (
+            grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED,
+        ):  # fmt: skip
+            return Unavailable(
+                f"the server {server} ({address}) did not answer: {found.message}",
+                reason="SERVER_UNAVAILABLE", server=server, address=address,
+            )  # fmt: skip
+        facts = found.facts | {"server": server}
+        return type(found)(f"{server} says: {found.message}", reason=found.reason, **facts)
+
+    async def _portals(self, server: str, portals: tuple[str, ...]) -> tuple[str, ...]:
+        """Return where to log in: a server that listens everywhere is meant where we reach it."""
+        found = []
+        for portal in portals:
+            host, port = split_address(portal)
+            if _is_wildcard(host):
+                own, _port = split_address(self._config(server).address)
+                host = await self._resolve(server, own, only_v4="." in host)
+            found.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        return tuple(dict.fromkeys(found))
+
+    async def _resolve(self, server: str, name: str, *, only_v4: bool) -> str:
+        family = socket.AF_INET if only_v4 else socket.AF_UNSPEC
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(name, None, family=family, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise Unavailable(
+                f"the name {name} of the server {server} cannot be resolved: {error.strerror}",
+                reason="SERVER_UNAVAILABLE", server=server, address=name,
+            ) from None  # fmt: skip
+        return str(found[0][4][0])
+
+
+def _connection(volume: str, answer: Any, portals: tuple[str, ...]) -> Connection:
+    return Connection(
+        volume=volume, target=answer.target, portals=portals, serial=answer.serial,
+        size_bytes=answer.size_bytes, mode=messages.MODES.name(answer.mode), epoch=answer.epoch,
+        readonly=answer.readonly, filesystem=messages.read_filesystem(answer.filesystem),
+    )  # fmt: skip
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

@@ -1,0 +1,57 @@
+"""Clients of the gRPC interface, made from the descriptors: no generated stubs, no server code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message_factory import GetMessageClass
+from zfsilo.v1 import host_pb2, operation_pb2, service_pb2, volume_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["Service"]
+VOLUMES = volume_pb2.DESCRIPTOR.services_by_name["VolumeService"]
+HOSTS = host_pb2.DESCRIPTOR.services_by_name["HostService"]
+OPERATIONS = operation_pb2.DESCRIPTOR.services_by_name["OperationService"]
+SERVICES = (SERVICE, VOLUMES, HOSTS, OPERATIONS)
+
+
+def path_of(method: MethodDescriptor) -> str:
+    """Return a method's name on the wire: /zfsilo.v1.VolumeService/GetVolume."""
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
+class Stub:
+    """The methods of one service: `Stub(channel, VOLUMES).GetVolume(request, timeout=5)`.
+
+    Of a `grpc.Channel` they are blocking, of a `grpc.aio.Channel` they are awaited.
+    """
+
+    def __init__(self, channel: Any, service: ServiceDescriptor) -> None:
+        self._calls = {method.name: _call(channel, method) for method in service.methods}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_calls"][name]
+        except KeyError:
+            raise AttributeError(f"the service has no method {name}") from None
+
+
+class Api:
+    """All services over one channel."""
+
+    def __init__(self, channel: Any) -> None:
+        self.service = Stub(channel, SERVICE)
+        self.volumes = Stub(channel, VOLUMES)
+        self.hosts = Stub(channel, HOSTS)
+        self.operations = Stub(channel, OPERATIONS)
+
+
+def _call(channel: Any, method: MethodDescriptor) -> Any:
+    kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+    return kind(
+        path_of(method),
+        request_serializer=GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )

@@ -1,0 +1,186 @@
+"""VolumeService, what it says and changes of volumes themselves."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from zfsilo.v1 import volume_pb2
+
+from zfsilod import sync
+from zfsilod.api import filter as filters
+from zfsilod.api import messages
+from zfsilod.api.pages import Page, Pages, collect
+from zfsilod.auth import Caller, shown
+from zfsilod.errors import NotFound
+from zfsilod.give import CreateVolume, DeleteVolume, UpdateVolume
+from zfsilod.verbs import check_etag, check_id
+from zfsilod.views import View, view, views
+
+if TYPE_CHECKING:
+    from zfsilod.api.calls import Call
+    from zfsilod.store import Transaction
+    from zfsilod.verbs import Verb
+
+FIELDS = ("id", "uid", "height", "mode", "host", "server", "labels")
+STATS = {  # what the service calls a figure: what the wire does
+    "volsize": "volsize_bytes",
+    "used": "used_bytes",
+    "referenced": "referenced_bytes",
+    "bytes_total": "filesystem_total_bytes",
+    "bytes_used": "filesystem_used_bytes",
+    "bytes_available": "filesystem_available_bytes",
+    "inodes_total": "inodes_total",
+    "inodes_used": "inodes_used",
+    "inodes_available": "inodes_available",
+}
+
+
+class Volumes:
+    """Get, List, Stats, Sync, Create, Update, Delete."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+
+    async def GetVolume(
+        self, request: volume_pb2.GetVolumeRequest, call: Call
+    ) -> volume_pb2.Volume:
+        return messages.volume(need_view(call, messages.volume_id(request.name)))
+
+    async def ListVolumes(
+        self, request: volume_pb2.ListVolumesRequest, call: Call
+    ) -> volume_pb2.ListVolumesResponse:
+        page = self._pages.request("ListVolumes", request)
+        wanted = filters.parse(request.filter, FIELDS)
+        found, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller))
+        return volume_pb2.ListVolumesResponse(
+            volumes=found, next_page_token=self._pages.token(page, after)
+        )
+
+    async def StatsVolume(
+        self, request: volume_pb2.StatsVolumeRequest, call: Call
+    ) -> volume_pb2.VolumeStats:
+        figures = await call.service.stats(messages.volume_id(request.name))
+        return volume_pb2.VolumeStats(**{STATS[name]: figure for name, figure in figures.items()})
+
+    async def SyncVolume(
+        self, request: volume_pb2.SyncVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        volume_id = messages.volume_id(request.name)
+        need_view(call, volume_id)
+        if request.validate_only:
+            verb = sync.SyncVolume(id=volume_id)
+            return await change_volume(call, verb, volume_id, validate_only=True)
+        begun = await call.lasting(call.service.sync(volume_id, caller=str(call.caller)))
+        operation = await call.end(begun.id)
+        return volume_pb2.MutateVolumeResponse(
+            volume=messages.volume(need_view(call, volume_id)), operation=operation
+        )
+
+    async def SyncVolumes(
+        self, _request: volume_pb2.SyncVolumesRequest, call: Call
+    ) -> volume_pb2.SyncVolumesResponse:
+        complaints = await call.lasting(call.service.sync_all(caller=str(call.caller)))
+        return volume_pb2.SyncVolumesResponse(complaints=complaints)
+
+    async def CreateVolume(
+        self, request: volume_pb2.CreateVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = _create(request)
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def UpdateVolume(
+        self, request: volume_pb2.UpdateVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = _update(request)
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def DeleteVolume(
+        self, request: volume_pb2.DeleteVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = DeleteVolume(id=messages.volume_id(request.name), etag=request.etag)
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+
+def need_view(call: Call, volume_id: str) -> View:
+    """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
+    found = shown(call.caller, call.read(lambda txn: view(txn, volume_id)))
+    if found is None:
+        raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
+    return found
+
+
+async def change_volume(
+    call: Call, verb: Verb, volume_id: str, *, validate_only: bool, etag: str = ""
+) -> volume_pb2.MutateVolumeResponse:
+    """Do what a verb says, and answer the volume and the operation.
+
+    `etag`: of verbs that do not carry it themselves. It is compared when the request arrives; the
+    plan of such a verb looks at the state anyway.
+    """
+    if etag:
+        call.read(lambda txn: check_etag(etag, int(view(txn, volume_id).etag)))
+    operation = await call.change(verb, validate_only=validate_only)
+    if call.caller.role == "host":
+        operation.ClearField("moves")  # they name other hosts
+    answer = volume_pb2.MutateVolumeResponse(operation=operation)
+    if not validate_only:
+        with suppress(NotFound):  # deleted, disconnected, or no more the caller's to see
+            answer.volume.CopyFrom(messages.volume(need_view(call, volume_id)))
+    return answer
+
+
+def _create(request: volume_pb2.CreateVolumeRequest) -> CreateVolume:
+    asked = request.volume
+    modes = tuple(messages.ACCESS_MODES.name(each) for each in asked.access_modes)
+    return CreateVolume(
+        id=check_id(request.volume_id, "volume id"), capacity_bytes=asked.capacity_bytes,
+        limit_bytes=request.limit_bytes, thin=asked.thin if asked.HasField("thin") else True,
+        mode=messages.MODES.name(asked.mode, "FILESYSTEM"),
+        properties=messages.as_pairs(asked.properties), labels=messages.as_pairs(asked.labels),
+        hosts=tuple(asked.hosts), access_modes=modes or ("SINGLE_NODE_WRITER",),
+    )  # fmt: skip
+
+
+def _update(request: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
+    asked = request.volume
+    return UpdateVolume(
+        id=messages.volume_id(asked.name), mask=tuple(request.update_mask.paths),
+        capacity_bytes=asked.capacity_bytes, limit_bytes=request.limit_bytes,
+        properties=messages.as_pairs(asked.properties), labels=messages.as_pairs(asked.labels),
+        hosts=tuple(asked.hosts), etag=request.etag,
+    )  # fmt: skip
+
+
+def _page(
+    txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller
+) -> tuple[list[volume_pb2.Volume], str]:
+    def is_wanted(found: View) -> bool:
+        seen = shown(caller, found)
+        return seen is not None and wanted(lambda field: _values(seen, field))
+
+    def show(found: View) -> volume_pb2.Volume:
+        seen = shown(caller, found)
+        assert seen is not None, "it was wanted"
+        return messages.volume(seen)
+
+    return collect(
+        views(txn, page.after), page, key=lambda each: each.id, wanted=is_wanted, show=show
+    )
+
+
+def _values(found: View, field: str) -> filters.Values:
+    """Return what a volume has in a field of FIELDS."""
+    volume, attachment = found.volume, found.attachment
+    match field:
+        case "id" | "height":
+            return (str(getattr(found, field)),)
+        case "uid":
+            return (volume.uid,) if volume else ()
+        case "mode":
+            return tuple({each.mode for each in (volume, attachment) if each is not None})
+        case "host":
+            return tuple(each.host for each in found.publications)
+        case "server":
+            return (attachment.server,) if attachment else ()
+    return filters.label_values(dict(volume.labels) if volume else {}, field)

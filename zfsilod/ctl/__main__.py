@@ -1,0 +1,7 @@
+"""`python -m zfsilod.ctl`: zfsiloctl from a checkout."""
+
+import sys
+
+from zfsilod.ctl import main
+
+sys.exit(main())

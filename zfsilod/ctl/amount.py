@@ -1,0 +1,96 @@
+"""Sizes, ages and names, as people type and read them. Whole numbers only, never floats."""
+
+from __future__ import annotations
+
+import re
+
+from zfsilod.errors import InvalidArgument
+
+UNITS = "KMGTPE"
+SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,19}))?(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE)
+LARGEST = (1 << 63) - 1
+
+
+def parse_size(text: str) -> int:
+    """Return bytes: 10G, 512MiB, 1.5T or a plain number. Units are powers of 1024, as for zfs.
+
+    What is not a whole number of bytes is rounded up.
+    """
+    found = SIZE.fullmatch(text.strip())
+    if found is None:
+        raise InvalidArgument(_size_hint(text), reason="BAD_SIZE")
+    whole, fraction, unit = found[1], found[2] or "", found[3]
+    scale = 1 << (10 * (UNITS.index(unit.upper()) + 1)) if unit else 1
+    size: int = -(-int(whole + fraction) * scale // 10 ** len(fraction))
+    if size > LARGEST:
+        raise InvalidArgument(f"{text} is more than any volume can have", reason="BAD_SIZE")
+    return size
+
+
+def _size_hint(text: str) -> str:
+    if re.fullmatch(r"[0-9.]+[KMGTPE]B", text.strip(), re.IGNORECASE):
+        return f"{text} could mean two sizes: write {text[:-1]}iB (powers of 1024) or plain bytes"
+    return f"{text[:80]!r} is no size: write 10G, 512MiB, 1.5T, or bytes"
+
+
+def show_size(size: int) -> str:
+    """Return bytes for people, rounded to a tenth: 1.5 GiB."""
+    if size < 1024:
+        return f"{size} B"
+    power = min((size.bit_length() - 1) // 10, len(UNITS))
+    tenths = _tenths(size, power)
+    if tenths == 10240 and power < len(UNITS):
+        power, tenths = power + 1, 10
+    return f"{tenths // 10}.{tenths % 10} {UNITS[power - 1]}iB"
+
+
+def _tenths(size: int, power: int) -> int:
+    unit = 1 << (10 * power)
+    return (20 * size + unit) // (2 * unit)
+
+
+def show_exact(size: int) -> str:
+    """Return bytes for people, and exactly: 1.5 GiB (1610612736 bytes)."""
+    return f"{show_size(size)} ({size} bytes)" if size >= 1024 else f"{size} bytes"
+
+
+def show_age(seconds: int) -> str:
+    """Return a time span in its largest unit: 42s, 7m, 3h, 12d."""
+    if seconds < 0:  # the clocks of two hosts
+        return "0s"
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def bare(name: str, collection: str) -> str:
+    """Return an id, whether an id or a resource name was typed: volumes/data or data."""
+    return name.removeprefix(f"{collection}/")
+
+
+def resource(name: str, collection: str) -> str:
+    """Return a resource name, whether an id or a resource name was typed."""
+    return f"{collection}/{bare(name, collection)}"
+
+
+def assignments(texts: list[str], what: str) -> dict[str, str]:
+    """Return NAME=VALUE arguments as a mapping."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, is_there, value = text.partition("=")
+        if not is_there or not name:
+            raise InvalidArgument(f"{text[:80]!r} is no {what}: write NAME=VALUE", reason="USAGE")
+        found[name] = value
+    return found
+
+
+def changes(texts: list[str], what: str) -> tuple[dict[str, str], list[str]]:
+    """Return NAME=VALUE arguments as a mapping, and the names of the NAME- ones."""
+    removed = [text[:-1] for text in texts if is_removal(text)]
+    return assignments([text for text in texts if not is_removal(text)], what), removed
+
+
+def is_removal(text: str) -> bool:
+    """Tell whether an argument is NAME-: no name of ours ends like that."""
+    return len(text) > 1 and text.endswith("-") and "=" not in text

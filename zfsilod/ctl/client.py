@@ -1,0 +1,88 @@
+"""A daemon, to be asked by gRPC: the local one over its socket, a remote one over TLS."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from zfsilod.errors import PermissionDenied, Unavailable
+
+# The library prints its own troubles to standard error; ours say the same in a sentence.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+
+from zfsilod.api.stub import Api
+from zfsilod.ctl import answers, places
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
+
+READ_S = 30.0
+CHANGE_S = 600.0
+PAGE_SIZE = 100  # of volumes with all labels that they may have: 2 MiB, and grpc takes 4
+
+
+class Server:
+    """A daemon, and how it is called in messages."""
+
+    def __init__(
+        self, channel: grpc.Channel, where: str, timeout_s: float | None, *, local: bool = False
+    ) -> None:
+        self.api = Api(channel)
+        self.local = local
+        self.where = where
+        self.read_s = timeout_s or READ_S
+        self.change_s = timeout_s or CHANGE_S
+
+    def ask(self, method: Any, request: Message) -> Any:
+        """Call a method that only reads. Raises ZfsiloError."""
+        try:
+            return method(request, timeout=self.read_s)
+        except grpc.RpcError as error:
+            raise answers.error_of(error, self) from error
+
+    def ask_all(self, method: Any, request: Any, field: str) -> list[Any]:
+        """Call a List method, page by page, and return all it lists."""
+        request.page_size = PAGE_SIZE
+        found: list[Any] = []
+        while True:
+            page = self.ask(method, request)
+            found += getattr(page, field)
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return found
+
+
+@contextmanager
+def dial(given: Namespace) -> Iterator[Server]:
+    """Open a channel to the daemon that the arguments name."""
+    channel, where = _remote(given.remote) if given.remote else _local(given.socket)
+    with channel:
+        yield Server(channel, where, given.timeout, local=not given.remote)
+
+
+def _local(path: str) -> tuple[grpc.Channel, str]:
+    path = path or places.socket()
+    where = f"zfsilod at {path}"
+    if not os.path.exists(path):  # noqa: PTH110 - pathlib would cost more than the question
+        raise Unavailable(
+            f"{where} does not run: there is no such socket", reason="NO_DAEMON", socket=path
+        )
+    if not os.access(path, os.W_OK):
+        raise PermissionDenied(
+            f"the socket {path} is not open to you: become root, or a member of the group zfsilo",
+            reason="NO_ACCESS", socket=path,
+        )  # fmt: skip
+    return grpc.insecure_channel(f"unix:{path}"), where
+
+
+def _remote(name: str) -> tuple[grpc.Channel, str]:
+    from zfsilod.ctl.servers import find
+
+    server = find(name)
+    return server.channel(), f"{name} ({server.address})"

@@ -1,0 +1,76 @@
+"""The parser, made from the table of commands; only the nouns that were typed are filled in."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NoReturn
+
+from zfsilod.ctl.commands import COMMANDS, COMMON, NOUNS, Argument, Command
+from zfsilod.ctl.refusal import EXIT_CODES_HELP
+from zfsilod.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Subparsers = argparse._SubParsersAction["Parser"]
+
+DEFAULTS = {"remote": "", "socket": "", "timeout": None, "json": False, "quiet": False}
+CHANGE_DEFAULTS = {"dry_run": False, "no_wait": False}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are errors like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise InvalidArgument(message, reason="USAGE", usage=f"{self.prog} --help")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return what was typed; `function` is the command's. Raises InvalidArgument."""
+    given = make(argv).parse_args(argv)
+    for name, value in (DEFAULTS | CHANGE_DEFAULTS).items():
+        if not hasattr(given, name):
+            setattr(given, name, value)
+    return given
+
+
+def make(typed: Sequence[str]) -> Parser:
+    """Return the parser, with the commands of all nouns among the typed words."""
+    parser = Parser(
+        prog="zfsiloctl", description="Network block storage for ZFS.", epilog=EXIT_CODES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--version", action="store_true", help="print the version")
+    _add(parser, COMMON)
+    parser.set_defaults(function="")
+    nouns = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for noun, text in NOUNS.items():
+        commands = [each for each in COMMANDS if each.noun == noun]
+        if not commands[0].verb:
+            _command(nouns, noun, commands[0])
+            continue
+        below = nouns.add_parser(noun, help=text, description=f"{text}.", allow_abbrev=False)
+        below.set_defaults(help_of=below)
+        if noun in typed:
+            verbs = below.add_subparsers(title="commands", metavar="COMMAND")
+            for command in commands:
+                _command(verbs, command.verb, command)
+    parser.set_defaults(help_of=parser)
+    return parser
+
+
+def _command(into: Subparsers, name: str, command: Command) -> None:
+    text = command.text
+    parser = into.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
+    parser.set_defaults(function=command.function)
+    _add(parser, command.arguments)
+    _add(parser.add_argument_group("common options"), COMMON)
+
+
+def _add(parser: argparse._ActionsContainer, arguments: Sequence[Argument]) -> None:
+    for each in arguments:
+        options = dict(each.options)
+        if each in COMMON:  # they may stand before the command and behind it
+            options["default"] = argparse.SUPPRESS
+        parser.add_argument(*each.names, help=each.text.replace("%", "%%"), **options)  # type: ignore[arg-type]

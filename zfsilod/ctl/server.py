@@ -1,0 +1,105 @@
+"""`zfsiloctl server`: the storage hosts that this host uses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilo.v1 import host_pb2
+
+from zfsilod.ctl import answers, places, servers
+from zfsilod.ctl.amount import bare
+from zfsilod.ctl.client import Server
+from zfsilod.ctl.table import show_table
+from zfsilod.errors import AlreadyExists, FailedPrecondition, ZfsiloError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+NOT_A_HOSTS = ("NO_HOST", "ROLE")
+
+
+def list_servers(given: Namespace) -> None:
+    """List the servers that this host knows."""
+    known = servers.names()
+    if given.quiet:
+        sys.stdout.writelines(f"{name}\n" for name in known)
+        return
+    found = [servers.read(name) for name in known]
+    if given.json:
+        print(answers.dumps(
+            {"servers": [{"name": each.name, "address": each.address} for each in found]}
+        ))  # fmt: skip
+    else:
+        show_table(("NAME", "ADDRESS"), [[each.name, each.address] for each in found])
+
+
+def join(given: Namespace) -> None:
+    """Get to know a server: register with it, and keep how it is reached."""
+    known = servers.from_join(Path(given.file))
+    known.name = given.local_name or known.name
+    _refuse_another(known)
+    host = register(known, given.timeout, given.iqn or initiator_name())
+    path = servers.write(known)
+    if given.json:
+        print(answers.dumps({"server": {"name": known.name, "address": known.address}}))
+    elif not given.quiet:
+        print(f"{known.name} ({known.address}) knows this host as {host}; kept in {path}")
+        print("  delete the join file, and: systemctl try-restart zfsilod.service")
+
+
+def forget(given: Namespace) -> None:
+    """Forget a server; what is connected from it stays so until it is disconnected."""
+    servers.forget(given.name)
+    if not (given.quiet or given.json):
+        print(f"{given.name}: forgotten")
+
+
+def register(known: servers.Known, timeout_s: float | None, iqn: str) -> str:
+    """Tell a server what this host is called on the wire; return its id there."""
+    request = host_pb2.RegisterHostRequest(host=host_pb2.Host(iqn=iqn))
+    with known.channel() as channel:
+        server = Server(channel, f"{known.name} ({known.address})", timeout_s)
+        try:
+            answer = server.ask(server.api.hosts.RegisterHost, request)
+        except ZfsiloError as error:
+            if error.reason not in NOT_A_HOSTS:
+                raise
+            raise FailedPrecondition(
+                f"the join file for {known.name} is a person's, not a host's: use it with "
+                f"zfsiloctl -H FILE, or make one there with zfsiloctl token create --role host",
+                reason="NOT_A_HOSTS",
+            ) from error
+    return bare(answer.host.name, "hosts")
+
+
+def initiator_name() -> str:
+    """Return this host's name as an iSCSI initiator."""
+    path = places.initiator()
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise FailedPrecondition(
+            f"{path} cannot be read: install open-iscsi, use sudo, or give --iqn", reason="NO_IQN"
+        ) from error
+    for line in text.splitlines():
+        key, _equals, value = line.strip().partition("=")
+        if key == "InitiatorName" and value:
+            return value
+    raise FailedPrecondition(
+        f"{path} names no InitiatorName: give --iqn, or make one with iscsi-iname",
+        reason="NO_IQN",
+    )
+
+
+def _refuse_another(known: servers.Known) -> None:
+    """Refuse a name that stands for another server; the same one may come with a new token."""
+    if known.name not in servers.names():
+        return
+    if servers.read(known.name).certificate.strip() != known.certificate.strip():
+        raise AlreadyExists(
+            f"this host knows another server {known.name}: give this one a name with --as, or "
+            f"zfsiloctl server forget {known.name}",
+            reason="NAME_TAKEN", server=known.name,
+        )  # fmt: skip

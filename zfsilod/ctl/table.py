@@ -1,0 +1,57 @@
+"""Tables and blocks of text for people. Colour only on a terminal that wants it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TextIO
+
+BOLD, RESET = "\x1b[1m", "\x1b[0m"
+RIGHT = ("SIZE", "TOTAL", "USED", "FREE", "EPOCH")
+GAP = "  "
+
+
+def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, indent: str = "") -> None:
+    """Print rows in columns; columns in which nobody has anything are left out."""
+    used = [i for i, _ in enumerate(headers) if not rows or i == 0 or any(r[i] for r in rows)]
+    names = [headers[i] for i in used]
+    lines = [[clean(row[i]) or "-" for i in used] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
+    head = _line(names, names, widths)
+    print(indent + (f"{BOLD}{head}{RESET}" if coloured(sys.stdout) else head))
+    for line in lines:
+        print(indent + _line(line, names, widths))
+
+
+def show_block(title: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Print a title and named values, one a line; empty ones are left out."""
+    if title:
+        print(f"{BOLD}{title}{RESET}" if coloured(sys.stdout) else title)
+    shown = [(name, clean(value)) for name, value in pairs if value]
+    width = max((len(name) for name, _value in shown), default=0)
+    for name, value in shown:
+        print(f"  {name + ':':<{width + 1}}  {value}")
+
+
+def clean(text: str) -> str:
+    """Return text that cannot steer a terminal, on one line."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def coloured(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal whose user did not opt out (NO_COLOR, TERM=dumb)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    return stream.isatty()
+
+
+def _line(cells: Sequence[str], names: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (
+        cell.rjust(width) if name in RIGHT else cell.ljust(width)
+        for cell, name, width in zip(cells, names, widths, strict=True)
+    )  # fmt: skip
+    return GAP.join(padded).rstrip()

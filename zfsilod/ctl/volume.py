@@ -1,0 +1,231 @@
+"""`zfsiloctl volume`: what any host can tell of its volumes, and the verbs of a storage host."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from zfsilo.v1 import volume_pb2 as pb
+
+from zfsilod.ctl import answers, volume_view
+from zfsilod.ctl.amount import (
+    assignments,
+    bare,
+    changes,
+    is_removal,
+    parse_size,
+    resource,
+    show_size,
+)
+from zfsilod.ctl.change import change
+from zfsilod.ctl.client import Server, dial
+from zfsilod.ctl.filters import all_of, equals, labels_are
+from zfsilod.ctl.refusal import FAILED
+from zfsilod.ctl.table import clean
+from zfsilod.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+
+def list_volumes(given: Namespace) -> None:
+    """List the volumes that a host knows."""
+    height = equals("height", given.height.upper()) if given.height else ""
+    wanted = all_of(given.filter, height, *labels_are(given.label))
+    with dial(given) as server:
+        request = pb.ListVolumesRequest(filter=wanted)
+        found = server.ask_all(server.api.volumes.ListVolumes, request, "volumes")
+    if given.json:
+        print(answers.all_as_json("volumes", found))
+    elif given.quiet:
+        sys.stdout.writelines(f"{each.id}\n" for each in found)
+    else:
+        volume_view.show_list(found)
+
+
+def show(given: Namespace) -> None:
+    """Show all that is known of a volume."""
+    with dial(given) as server:
+        found = get(server, given.name)
+    if given.json:
+        print(answers.as_json(found))
+    else:
+        volume_view.show_volume(found)
+
+
+def stats(given: Namespace) -> None:
+    """Show how full a volume is."""
+    with dial(given) as server:
+        request = pb.StatsVolumeRequest(name=resource(given.name, "volumes"))
+        found = server.ask(server.api.volumes.StatsVolume, request)
+    if given.json:
+        print(answers.as_json(found))
+    else:
+        volume_view.show_stats(bare(given.name, "volumes"), found)
+
+
+def create(given: Namespace) -> None:
+    """Make a volume."""
+    volume = pb.Volume(
+        capacity_bytes=parse_size(given.size), thin=not given.thick,
+        mode=pb.MODE_BLOCK if given.block else pb.MODE_FILESYSTEM,
+        properties=assignments(given.property, "property"),
+        labels=assignments(given.label, "label"), hosts=hosts(given.host),
+        access_modes=[access_mode(each) for each in given.access_mode],
+    )  # fmt: skip
+    request = pb.CreateVolumeRequest(
+        volume_id=bare(given.name, "volumes"), volume=volume, limit_bytes=parse_size(given.limit)
+    )
+    with dial(given) as server:
+        change(given, server, server.api.volumes.CreateVolume, request)
+
+
+def update(given: Namespace) -> None:
+    """Change properties, labels or hosts; what is not named stays as it is."""
+    if not (given.property or given.label or given.host):
+        raise InvalidArgument("nothing to change: name -o, -l or --host", reason="USAGE",
+                              usage="zfsiloctl volume update --help")  # fmt: skip
+    with dial(given) as server:
+        # Labels and hosts are replaced as a whole: the etag keeps out a change in between.
+        now = get(server, given.name)
+        request = pb.UpdateVolumeRequest(
+            volume=pb.Volume(name=now.name), etag=given.etag or now.etag
+        )
+        if given.property:
+            values, inherited = changes(given.property, "property")
+            request.volume.properties.update(values | dict.fromkeys(inherited, ""))
+            request.update_mask.paths.append("properties")
+        if given.label:
+            request.volume.labels.update(changed(dict(now.labels), given.label))
+            request.update_mask.paths.append("labels")
+        if given.host:
+            request.volume.hosts.extend(changed_hosts(list(now.hosts), given.host))
+            request.update_mask.paths.append("hosts")
+        change(given, server, server.api.volumes.UpdateVolume, request)
+
+
+def resize(given: Namespace) -> None:
+    """Give a volume another size, or with + that much more."""
+    size = parse_size(given.size.removeprefix("+"))
+    with dial(given) as server:
+        etag = given.etag
+        if given.size.startswith("+"):
+            now = get(server, given.name)
+            size, etag = size + now.capacity_bytes, etag or now.etag
+        name = resource(given.name, "volumes")
+        request = pb.UpdateVolumeRequest(
+            volume=pb.Volume(name=name, capacity_bytes=size), etag=etag
+        )
+        request.update_mask.paths.append("capacity_bytes")
+        change(given, server, server.api.volumes.UpdateVolume, request)
+
+
+def delete(given: Namespace) -> int:
+    """Destroy a volume, after a question on a terminal."""
+    name = bare(given.name, "volumes")
+    with dial(given) as server:
+        if not (given.yes or given.dry_run) and not _sure(server, name):
+            sys.stderr.write("zfsiloctl: nothing was changed\n")
+            return FAILED
+        request = pb.DeleteVolumeRequest(name=resource(name, "volumes"), etag=given.etag)
+        change(given, server, server.api.volumes.DeleteVolume, request)
+    return 0
+
+
+def publish(given: Namespace) -> None:
+    """Export a volume to a host."""
+    request = pb.PublishVolumeRequest(
+        name=resource(given.name, "volumes"), host=resource(given.host, "hosts"),
+        readonly=given.readonly, etag=given.etag,
+    )  # fmt: skip
+    if given.access_mode:
+        request.access_mode = access_mode(given.access_mode)
+    with dial(given) as server:
+        change(given, server, server.api.volumes.PublishVolume, request)
+
+
+def unpublish(given: Namespace) -> None:
+    """Take a volume back from one host, or from all."""
+    one_or_all(given.host, "HOST", everything=given.all)
+    request = pb.UnpublishVolumeRequest(
+        name=resource(given.name, "volumes"), all_hosts=given.all, etag=given.etag
+    )
+    if given.host:
+        request.host = resource(given.host, "hosts")
+    with dial(given) as server:
+        change(given, server, server.api.volumes.UnpublishVolume, request)
+
+
+def sync(given: Namespace) -> int:
+    """Make a host agree with what is recorded of one volume, or of all."""
+    one_or_all(given.name, "VOLUME", everything=given.all)
+    with dial(given) as server:
+        if given.name:
+            request = pb.SyncVolumeRequest(name=resource(given.name, "volumes"))
+            change(given, server, server.api.volumes.SyncVolume, request)
+            return 0
+        if given.dry_run or given.no_wait:
+            raise InvalidArgument("--dry-run and --no-wait are for one volume", reason="USAGE",
+                                  usage="zfsiloctl volume sync --help")  # fmt: skip
+        server.read_s = server.change_s
+        found = server.ask(server.api.volumes.SyncVolumes, pb.SyncVolumesRequest())
+    return _show_synced(given, dict(found.complaints), found)
+
+
+def _show_synced(given: Namespace, complaints: dict[str, str], answer: Any) -> int:
+    """Print which volumes could not be put right; one is enough to fail."""
+    if given.json:
+        print(answers.as_json(answer))
+    elif not (given.quiet or complaints):
+        print("every volume is as recorded")
+    for name in sorted(complaints):
+        sys.stderr.write(f"zfsiloctl: {name}: {clean(complaints[name])}\n")
+    return FAILED if complaints else 0
+
+
+def get(server: Server, name: str) -> Any:
+    """Return a volume as it is now."""
+    request = pb.GetVolumeRequest(name=resource(name, "volumes"))
+    return server.ask(server.api.volumes.GetVolume, request)
+
+
+def access_mode(word: str) -> Any:
+    """Return an access mode as the wire has it."""
+    return pb.AccessMode.Value(f"ACCESS_MODE_{word.upper()}")
+
+
+def hosts(names: list[str]) -> list[str]:
+    """Return hosts by id, each once."""
+    return list(dict.fromkeys(bare(name, "hosts") for name in names))
+
+
+def changed(now: dict[str, str], texts: list[str]) -> dict[str, str]:
+    """Return labels with NAME=VALUE and NAME- arguments applied."""
+    values, removed = changes(texts, "label")
+    return {name: value for name, value in (now | values).items() if name not in removed}
+
+
+def changed_hosts(now: list[str], texts: list[str]) -> list[str]:
+    """Return hosts with HOST and HOST- arguments applied."""
+    removed = [text[:-1] for text in texts if is_removal(text)]
+    added = [text for text in texts if not is_removal(text)]
+    return [each for each in hosts([*now, *added]) if each not in removed]
+
+
+def one_or_all(one: str | None, what: str, *, everything: bool) -> None:
+    """Refuse neither, and both."""
+    if bool(one) == everything:
+        raise InvalidArgument(f"name a {what}, or --all", reason="ONE_OR_ALL")
+
+
+def _sure(server: Server, name: str) -> bool:
+    if not sys.stdin.isatty():
+        raise InvalidArgument(
+            f"nobody is here to confirm that {name} and its data shall be destroyed: add --yes",
+            reason="UNCONFIRMED",
+        )
+    found = get(server, name)
+    size = show_size(found.capacity_bytes)
+    sys.stderr.write(f"Destroy the volume {name} ({size}) and all its data? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

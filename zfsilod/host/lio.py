@@ -1,0 +1,271 @@
+"""The kernel's iSCSI target (LIO), through configfs.
+
+Source: Documentation/target/ of the kernel, and what Linux 6.12 does (tests/lab). The order of
+making and removing is that of the steps; here each function brings one fact about from any
+half-made state. The values below auth/ are compared and written, never shown.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilod.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.host.configfs import Configfs
+from zfsilod.host.disks import claim
+from zfsilod.host.names import iscsi_name, portal_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zfsilod.host.run import Runner
+    from zfsilod.secret import Chap
+
+ROOT = Path("/sys/kernel/config/target")
+CORE = "core/iblock_0"  # one folder for all backstores: shared, never removed
+MODULES = ("target_core_mod", "target_core_iblock", "iscsi_target_mod")
+MODPROBE_TIMEOUT_S = 30
+VENDOR, PRODUCT = "zfsilo", "volume"  # what lsblk and multipath.conf see on the initiator
+TARGET_ATTRIBUTES = {
+    "authentication": "1",
+    "cache_dynamic_acls": "0",
+    "demo_mode_discovery": "0",  # a stranger does not even learn the names of targets
+    "demo_mode_write_protect": "1",
+    "generate_node_acls": "0",
+    "prod_mode_write_protect": "1",  # a LUN is mapped read-only first: half made is never writable
+}
+NO_SESSION = "No active iSCSI Session"
+DEVICE = re.compile(r"UDEV PATH: (.*?)  readonly:")
+SERIAL_PREFIX = "T10 VPD Unit Serial Number: "
+
+
+class RealLio:
+    """Backstores, targets and who is let in."""
+
+    def __init__(
+        self, run: Runner, zvol_device: Callable[[str], str], root: Path = ROOT
+    ) -> None:
+        self._run = run
+        self._zvol_device = zvol_device
+        self._fs = Configfs(root)
+
+    # Backstores
+
+    def has_backstore(self, name: str, *, dataset: str, serial: str) -> bool:
+        folder = f"{CORE}/{name}"
+        if self._fs.read(f"{folder}/enable") != "1":
+            return False
+        info = self._fs.read(f"{folder}/info") or ""
+        found = DEVICE.search(info)
+        device = found[1] if found else ""
+        if device != _zvol_path(dataset):
+            raise Conflict(
+                f"the backstore {name} exists with the device {device}, not that of {dataset}",
+                backstore=name, dataset=dataset, device=device,
+            )  # fmt: skip
+        exported = (self._fs.read(f"{folder}/wwn/vpd_unit_serial") or "")[len(SERIAL_PREFIX) :]
+        if exported != serial:
+            raise Conflict(
+                f"the backstore {name} exists with the serial {exported}, not {serial}",
+                backstore=name, serial=exported,
+            )  # fmt: skip
+        return self._fs.read(f"{folder}/attrib/emulate_tpu") == "1"
+
+    def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
+        self._load()
+        folder = f"{CORE}/{name}"
+        self._fs.make(CORE)
+        self._fs.make(folder)
+        if self._fs.read(f"{folder}/enable") != "1":
+            device = self._zvol_device(dataset)
+            claim(Path(device), f"the zvol {dataset}")
+            self._fs.write(f"{folder}/control", f"udev_path={device}")
+            self._fs.write(f"{folder}/udev_path", device)
+            self._fs.write(f"{folder}/wwn/vpd_unit_serial", serial)
+            for attribute, value in (("vendor_id", VENDOR), ("product_id", PRODUCT)):
+                if self._fs.has(f"{folder}/wwn/{attribute}"):
+                    self._fs.write(f"{folder}/wwn/{attribute}", value)
+            self._fs.write(f"{folder}/enable", "1")
+        # Discards of the consumer give space back to the pool; off unless asked for.
+        self._fs.write(f"{folder}/attrib/emulate_tpu", "1")
+
+    def remove_backstore(self, name: str) -> None:
+        self._fs.remove(f"{CORE}/{name}")
+
+    def list_backstores(self) -> list[str]:
+        """Return the names of all backstores, ours and others."""
+        return self._fs.names(CORE)
+
+    # Targets
+
+    def has_target(self, target: str) -> bool:
+        folder = f"{_group(target)}/attrib"
+        return all(
+            self._fs.read(f"{folder}/{name}") == value for name, value in TARGET_ATTRIBUTES.items()
+        )
+
+    def add_target(self, target: str) -> None:
+        self._load()
+        for path in ("iscsi", f"iscsi/{iscsi_name(target)}", _group(target)):
+            self._fs.make(path)
+        for name, value in TARGET_ATTRIBUTES.items():
+            self._fs.write(f"{_group(target)}/attrib/{name}", value)
+
+    def remove_target(self, target: str) -> None:
+        self._fs.remove(_group(target))
+        self._fs.remove(f"iscsi/{target}")
+
+    def list_targets(self) -> list[str]:
+        """Return the names of all iSCSI targets, ours and others."""
+        return [name for name in self._fs.names("iscsi") if name[:4] in ("iqn.", "eui.", "naa.")]
+
+    # LUN 0
+
+    def has_lun(self, target: str, backstore: str) -> bool:
+        links = self._fs.links(f"{_group(target)}/lun/lun_0")
+        for leads_to in links.values():
+            if leads_to != (self._fs.root / CORE / backstore).resolve():
+                raise Conflict(
+                    f"LUN 0 of {target} is {leads_to.name}, not {backstore}",
+                    target=target, backstore=leads_to.name,
+                )  # fmt: skip
+        return bool(links)
+
+    def add_lun(self, target: str, backstore: str) -> None:
+        folder = f"{_group(target)}/lun/lun_0"
+        self._fs.make(folder)
+        if not self.has_lun(target, backstore):
+            self._fs.link(f"{folder}/{backstore}", f"{CORE}/{backstore}")
+
+    def remove_lun(self, target: str) -> None:
+        for initiator in self._fs.names(f"{_group(target)}/acls"):
+            if self._fs.has(f"{_acl(target, initiator)}/lun_0"):  # else only the link would go
+                raise Busy(
+                    f"LUN 0 of {target} is still mapped for {initiator}",
+                    reason="LUN_MAPPED", target=target, initiator=initiator,
+                )  # fmt: skip
+        self._remove_lun(f"{_group(target)}/lun/lun_0")
+
+    def _remove_lun(self, folder: str) -> None:
+        for link in self._fs.links(folder):
+            self._fs.unlink(f"{folder}/{link}")
+        self._fs.remove(folder)
+
+    # Portals
+
+    def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
+        return set(self._portals(target)) == set(portals)
+
+    def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
+        wished = {portal for portal in portals if portal_parts(portal)}  # all are checked first
+        for portal in set(self._portals(target)) - wished:
+            self._fs.remove(f"{_group(target)}/np/{portal}")
+        for portal in portals:
+            self._fs.make(f"{_group(target)}/np/{portal}")
+
+    def remove_portals(self, target: str) -> None:
+        for portal in self._portals(target):
+            self._fs.remove(f"{_group(target)}/np/{portal}")
+
+    def _portals(self, target: str) -> list[str]:
+        return self._fs.names(f"{_group(target)}/np")
+
+    def is_enabled(self, target: str) -> bool:
+        return self._fs.read(f"{_group(target)}/enable") == "1"
+
+    def enable(self, target: str) -> None:
+        self._fs.write(f"{_group(target)}/enable", "1")
+
+    def disable(self, target: str) -> None:
+        if self.is_enabled(target):
+            self._fs.write(f"{_group(target)}/enable", "0")
+
+    # Who is let in
+
+    def has_acl(
+        self, target: str, initiator: str, *, chap: Chap, admitted: tuple[str, ...]
+    ) -> bool:
+        present = self._fs.names(f"{_group(target)}/acls")
+        for stranger in set(present) - {initiator, *admitted}:
+            raise Conflict(
+                f"the target {target} admits {stranger}, which no publication names",
+                target=target, initiator=stranger,
+            )  # fmt: skip
+        folder = _acl(target, initiator)
+        return initiator in present and all(
+            self._fs.read(f"{folder}/auth/{name}") == value
+            for name, value in _auth(chap).items()
+        )
+
+    def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
+        folder = _acl(target, initiator)
+        self._fs.make(folder)
+        for name, value in _auth(chap).items():
+            self._fs.write(f"{folder}/auth/{name}", value)
+
+    def remove_acl(self, target: str, initiator: str) -> None:
+        # With the ACL goes its session; the call returns when the kernel is through with it.
+        folder = _acl(target, initiator)
+        for lun in self._fs.names(folder):
+            if lun.startswith("lun_"):
+                self._remove_lun(f"{folder}/{lun}")
+        self._fs.remove(folder)
+
+    def has_mapped_lun(self, target: str, initiator: str, *, readonly: bool) -> bool:
+        folder = f"{_acl(target, initiator)}/lun_0"
+        return self._fs.read(f"{folder}/write_protect") == _flag(readonly)
+
+    def map_lun(self, target: str, initiator: str, *, readonly: bool) -> None:
+        folder = f"{_acl(target, initiator)}/lun_0"
+        self._fs.make(folder)
+        if not self._fs.read(f"{folder}/write_protect"):  # no link, or one to a LUN that was gone
+            self._fs.unlink(f"{folder}/lun_0")
+            self._fs.link(f"{folder}/lun_0", f"{_group(target)}/lun/lun_0")
+        self._fs.write(f"{folder}/write_protect", _flag(readonly))
+
+    def unmap_lun(self, target: str, initiator: str) -> None:
+        self._remove_lun(f"{_acl(target, initiator)}/lun_0")
+
+    def has_session(self, target: str, initiator: str) -> bool:
+        info = self._fs.read(f"{_acl(target, initiator)}/info")
+        return info is not None and not info.startswith(NO_SESSION)
+
+    # The modules: a fact that all volumes share, made when missing and never undone
+
+    def _load(self) -> None:
+        if self._fs.has("core") and self._fs.has("iscsi"):
+            return
+        self._run(["modprobe", "-a", *MODULES], timeout_s=MODPROBE_TIMEOUT_S)
+        if not self._fs.has("core"):
+            raise FailedPrecondition(
+                f"{self._fs.root} is missing: is configfs mounted? (systemctl start "
+                "sys-kernel-config.mount)",
+                reason="NO_CONFIGFS",
+            )  # fmt: skip
+
+
+def _zvol_path(dataset: str) -> str:
+    return f"/dev/zvol/{dataset}"
+
+
+def _group(target: str) -> str:
+    return f"iscsi/{iscsi_name(target)}/tpgt_1"
+
+
+def _acl(target: str, initiator: str) -> str:
+    return f"{_group(target)}/acls/{iscsi_name(initiator)}"
+
+
+def _auth(chap: Chap) -> dict[str, str]:
+    """Return the values of an ACL's auth folder. "Mutual" is what the target answers with."""
+    return {
+        "userid": chap.username,
+        "password": chap.password,
+        "userid_mutual": chap.mutual_username,
+        "password_mutual": chap.mutual_password,
+    }
+
+
+def _flag(value: bool) -> str:  # noqa: FBT001 - turns a boolean into the kernel's text for it
+    return "1" if value else "0"

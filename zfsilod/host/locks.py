@@ -1,0 +1,48 @@
+"""A lock that all workers of this host share, waited for with a deadline."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from zfsilod.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def host_lock(path: Path, timeout_s: float) -> Iterator[None]:
+    """Hold a lock file, from the main thread. Raises Unavailable when another keeps it too long."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor, path, timeout_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, timeout_s: float) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _wait(descriptor, path, timeout_s)
+
+
+def _wait(descriptor: int, path: Path, timeout_s: float) -> None:
+    """Wait in the kernel, which wakes us in turn; an alarm ends it."""
+
+    def ring(_signal: int, _frame: object) -> None:
+        raise Unavailable(f"another operation holds {path} since {timeout_s:.0f} s", lock=str(path))
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

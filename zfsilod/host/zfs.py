@@ -1,0 +1,238 @@
+"""zvols, through zfs(8): one process a call, machine output, typed errors from what it says.
+
+Ownership is a user property with the source `local` and, once known, the dataset's guid: user
+properties are inherited and travel with `zfs send`, a guid does neither (zfsprops(7)).
+What zfs says is taken apart in zfs_words.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilod.errors import Busy, FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.host import zvol
+from zfsilod.host.disks import users
+from zfsilod.host.zfs_words import (
+    checked,
+    first_line,
+    foreign,
+    in_bytes,
+    missing,
+    pool_of,
+    reason_of,
+    refused,
+    table,
+)
+
+if TYPE_CHECKING:
+    from zfsilod.host.run import Completed, Runner
+    from zfsilod.record import Pairs
+
+UID = "zfsilo:uid"
+ID = "zfsilo:id"
+READ_TIMEOUT_S = 30
+CHANGE_TIMEOUT_S = 120  # a busy pool takes its time for a transaction group
+DESTROY_ATTEMPTS = 4
+SETTLE_S = 5
+ANY = (0, 1, 2, 255)  # zfs set fails with 255, the others with 1, a wrong usage with 2
+
+
+class Zvol:
+    """A zvol as `list_zvols` finds it; `uid` and `id` are "" when they are not its own."""
+
+    def __init__(self, name: str, properties: dict[str, tuple[str, str]]) -> None:
+        def own(name: str) -> str:
+            value, source = properties.get(name, ("-", "-"))
+            return value if source == "local" else ""
+
+        self.name = name
+        self.uid, self.id = own(UID), own(ID)
+        self.guid = properties["guid"][0]
+        self.volsize = int(properties["volsize"][0])
+        self.used = int(properties["used"][0])
+        self.referenced = int(properties["referenced"][0])
+
+
+class RealZfs:
+    """The pools of this host."""
+
+    def __init__(self, run: Runner) -> None:
+        self._run = run
+
+    # The zvol
+
+    def has_zvol(self, dataset: str, *, uid: str, guid: str) -> bool:
+        return self._own_guid(dataset, uid, guid) != ""
+
+    def _own_guid(self, dataset: str, uid: str, guid: str = "") -> str:
+        """Return our zvol's guid; "" when there is no such dataset. Raises Conflict: not ours."""
+        found = self._look(dataset, "type", "guid", UID)
+        if not found:
+            return ""
+        kind, its_guid, (its_uid, source) = found["type"][0], found["guid"][0], found[UID]
+        if kind != "volume":
+            raise foreign(dataset, f"it is a {kind}")
+        if source != "local" or its_uid != uid:
+            mark = "no mark of zfsilo" if source != "local" else f"the mark of volume {its_uid}"
+            raise foreign(dataset, f"it has {mark}")
+        if guid and its_guid != guid:
+            raise foreign(dataset, f"its guid is {its_guid}, not {guid}")
+        return its_guid
+
+    def create_zvol(
+        self, dataset: str, *, size_bytes: int, thin: bool, volblocksize: int,
+        properties: Pairs, marks: Pairs,
+    ) -> None:  # fmt: skip
+        settings = (("volblocksize", str(volblocksize)), *properties, *marks)
+        options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
+        sparse = ["-s"] if thin else []
+        done = self._change("create", *sparse, "-V", str(size_bytes), *options, "--", dataset)
+        if done.rc == 0:
+            return
+        reason = reason_of(done, "create", dataset)
+        if reason == "dataset already exists" and self.has_zvol(
+            dataset, uid=dict(marks)[UID], guid=""
+        ):
+            return
+        if reason == "parent does not exist":
+            parent = dataset.rpartition("/")[0]
+            raise missing(parent)
+        raise refused(done, reason, dataset)
+
+    def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None:
+        for _attempt in range(DESTROY_ATTEMPTS):
+            if not self.has_zvol(dataset, uid=uid, guid=guid):
+                return
+            done = self._change("destroy", dataset)
+            if done.rc == 0:
+                return
+            if reason_of(done, "destroy", dataset) != "dataset is busy":
+                raise self._not_destroyed(done, dataset)
+            # Most often it is udev that looks at the device: wait until it has looked.
+            settle = ["udevadm", "settle", f"--timeout={SETTLE_S}"]
+            self._run(settle, timeout_s=SETTLE_S + 5, ok=(0, 1))
+        names = users(Path(zvol.link(dataset)))
+        by = f" by {', '.join(names)}" if names else ""
+        raise Busy(
+            f"the zvol {dataset} is in use{by}", reason="DATASET_BUSY",
+            dataset=dataset, users=" ".join(names),
+        )  # fmt: skip
+
+    def find_guid(self, dataset: str, *, uid: str) -> str:
+        guid = self._own_guid(dataset, uid)
+        if not guid:
+            raise missing(dataset)
+        return guid
+
+    def _not_destroyed(self, done: Completed, dataset: str) -> ZfsiloError:
+        first, _, rest = done.stderr.strip().partition("\n")
+        if first == f"cannot destroy '{dataset}': volume has children":
+            names = rest.splitlines()[1:]  # the first line is advice that we never follow
+            return FailedPrecondition(
+                f"the zvol {dataset} has snapshots or clones: {', '.join(names)}",
+                reason="DEPENDENTS", dataset=dataset, dependents=" ".join(names),
+            )  # fmt: skip
+        return refused(done, reason_of(done, "destroy", dataset), dataset)
+
+    # Size and properties
+
+    def has_size(self, dataset: str, size_bytes: int) -> bool:
+        return int(self._value(dataset, "volsize")) >= size_bytes
+
+    def set_size(self, dataset: str, size_bytes: int) -> None:
+        now = int(self._value(dataset, "volsize"))
+        if size_bytes < now:
+            raise FailedPrecondition(
+                f"the zvol {dataset} has {now} bytes and is never shrunk to {size_bytes}",
+                reason="SHRINK", dataset=dataset,
+            )  # fmt: skip
+        if size_bytes > now:
+            self._set(dataset, f"volsize={size_bytes}")
+
+    def has_property(self, dataset: str, name: str, value: str) -> bool:
+        shown, source = self.properties(dataset, (name,))[name]
+        if value == "":
+            return source != "local"
+        # "-": set when the zvol was made and never changed since, as volblocksize is
+        return source in ("local", "-") and shown in (value, in_bytes(value))
+
+    def set_property(self, dataset: str, name: str, value: str) -> None:
+        if value:
+            self._set(dataset, f"{name}={value}")
+            return
+        done = self._change("inherit", name, dataset)
+        if done.rc != 0:
+            raise refused(done, reason_of(done, "inherit", dataset), dataset)
+
+    def _set(self, dataset: str, setting: str) -> None:
+        done = self._change("set", setting, dataset)
+        if done.rc != 0:
+            prefix = f"cannot set property for '{dataset}': "
+            raise refused(done, first_line(done).removeprefix(prefix), dataset)
+
+    # Reading, for the daemon
+
+    def exists(self, dataset: str) -> bool:
+        """Tell whether a dataset exists. Raises Unavailable when its pool is not imported."""
+        return bool(self._look(dataset, "type"))
+
+    def properties(self, dataset: str, names: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+        """Return properties as (value, source). Raises FailedPrecondition: no such dataset."""
+        found = self._look(dataset, *names)
+        if not found:
+            raise missing(dataset)
+        return found
+
+    def capacity(self, root: str) -> tuple[int, int]:
+        """Return the bytes available below a dataset, and its size in all; quotas count."""
+        found = self.properties(root, ("available", "used"))
+        available, used = int(found["available"][0]), int(found["used"][0])
+        return available, available + used
+
+    def usage(self, dataset: str) -> dict[str, int]:
+        """Return volsize, used and referenced in bytes."""
+        names = ("volsize", "used", "referenced")
+        found = self.properties(dataset, names)
+        return {name: int(found[name][0]) for name in names}
+
+    def list_zvols(self, root: str) -> list[Zvol]:
+        """Return every zvol below a dataset, in one process."""
+        names = ",".join(("guid", UID, ID, "volsize", "used", "referenced"))
+        argv = ["zfs", "get", "-Hp", "-r", "-t", "volume", "-o", "name,property,value,source"]
+        done = self._run([*argv, names, checked(root)], timeout_s=READ_TIMEOUT_S, ok=ANY)
+        if done.rc != 0:
+            raise refused(done, reason_of(done, "open", root), root)
+        return [Zvol(name, found) for name, found in table(done.stdout).items()]
+
+    def device(self, dataset: str) -> str:
+        """Return the path of a zvol's device, which may take a moment to appear."""
+        return zvol.device(self._run, checked(dataset))
+
+    def _value(self, dataset: str, name: str) -> str:
+        return self.properties(dataset, (name,))[name][0]
+
+    def _look(self, dataset: str, *names: str) -> dict[str, tuple[str, str]]:
+        """Return properties as (value, source); nothing for a dataset that does not exist.
+
+        zfs says the same of a missing dataset and of one whose pool is not imported, so the pool
+        is asked for in the same call: only with its answer does "does not exist" mean that.
+        """
+        pool = pool_of(checked(dataset))
+        argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(names)]
+        asked = list(dict.fromkeys((dataset, pool)))
+        done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
+        found = table(done.stdout)
+        if dataset in found:
+            return found[dataset]
+        if reason_of(done, "open", dataset) != "dataset does not exist":
+            raise refused(done, reason_of(done, "open", dataset), dataset)
+        if pool not in found:
+            raise Unavailable(
+                f"the pool {pool} is not imported on this host", reason="NO_POOL", pool=pool
+            )
+        return {}
+
+    def _change(self, verb: str, *words: str) -> Completed:
+        checked(words[-1])
+        return self._run(["zfs", verb, *words], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
