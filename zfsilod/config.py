@@ -73,7 +73,6 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     store: Store = msgspec.field(default_factory=Store)
     operations: Operations = msgspec.field(default_factory=Operations)
     daemon: Daemon = msgspec.field(default_factory=Daemon)
-    servers: dict[str, Server] = msgspec.field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -97,11 +96,17 @@ def load(directory: Path = DIRECTORY) -> Config:
         _merge(merged, _check_file(path))
     config = _convert(merged, main)
     for path in sorted((directory / "servers.d").glob("*.toml")):
-        config.servers[path.stem] = _server(path)
+        _server(path)
     if not config.daemon.host_id:
         config.daemon.host_id = host_id_of(socket.gethostname())
     _check(config, main)
     return config
+
+
+def find_server(directory: Path, name: str) -> Server | None:
+    """Read the file of a server, which `zfsiloctl server join` may have written just now."""
+    path = directory / "servers.d" / f"{name}.toml"
+    return _server(path) if ID.fullmatch(name) and path.exists() else None
 
 
 def host_id_of(name: str) -> str:

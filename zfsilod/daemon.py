@@ -89,11 +89,14 @@ async def _engine(
     stack.callback(store.close)
     launcher = await _launcher(places, settings)
     stack.push_async_callback(launcher.close)
-    known = {
-        name: ServerConfig(address=each.address, certificate_pem=each.certificate, token=each.token)
-        for name, each in settings.servers.items()
-    }
-    servers = Servers(known)
+
+    def find_server(name: str) -> ServerConfig | None:
+        found = config.find_server(places.config, name)
+        return found and ServerConfig(
+            address=found.address, certificate_pem=found.certificate, token=found.token
+        )
+
+    servers = Servers(find_server)
     stack.push_async_callback(servers.close)
     machine = open_host(places, store)
     service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())

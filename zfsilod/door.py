@@ -118,8 +118,8 @@ class Door:
                 return
             except ConnectionAbortedError:
                 continue
-            except OSError:
-                log.exception("no connection can be taken for %d s", ACCEPT_PAUSE_S)
+            except OSError as error:
+                log.error("no connection can be taken for %d s: %s", ACCEPT_PAUSE_S, error)
                 loop = asyncio.get_running_loop()
                 loop.remove_reader(listener)
                 loop.call_later(ACCEPT_PAUSE_S, self._listen_again, listener, kind)

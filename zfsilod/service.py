@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -94,7 +95,7 @@ class Service:
         self._writer = ThreadPoolExecutor(1, "store")
         self._lookers = ThreadPoolExecutor(8, "look")
         self._changed = asyncio.Condition()
-        self._in_hand: set[str] = set()
+        self._in_hand: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[Callable[[Operation], None]] = []
 
@@ -323,7 +324,7 @@ class Service:
 
     def has_in_hand(self, operation_id: str) -> bool:
         """Tell whether the daemon itself is at this operation: preparing or launching it."""
-        return operation_id in self._in_hand
+        return self._in_hand[operation_id] > 0
 
     def _world(self, txn: Transaction, operation_id: str, caller: str) -> World:
         now = int(time.time())
@@ -378,13 +379,11 @@ class Service:
     @contextlib.contextmanager
     def _hand(self, operation_id: str) -> Iterator[None]:
         """Keep the watchman away from an operation that the daemon itself is at."""
-        ours = operation_id not in self._in_hand
-        self._in_hand.add(operation_id)
+        self._in_hand[operation_id] += 1
         try:
             yield
         finally:
-            if ours:
-                self._in_hand.discard(operation_id)
+            self._in_hand -= Counter([operation_id])  # forgets who is at zero
 
     def _drive(self, operation: Operation) -> None:
         self._announce(operation)
@@ -397,13 +396,9 @@ class Service:
             self._drive_by(operation.id, self._launch(operation))
 
     def _drive_by(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
-        async def in_hand() -> None:
-            with self._hand(operation_id):
-                await work
-
-        self._in_hand.add(operation_id)
-        task = self.spawn(in_hand())
-        task.add_done_callback(lambda _task: self._in_hand.discard(operation_id))
+        hand = self._hand(operation_id)
+        hand.__enter__()
+        self.spawn(work).add_done_callback(lambda _task: hand.__exit__(None, None, None))
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run this beside the requests, and keep hold of it until it is done."""
@@ -445,15 +440,19 @@ class Service:
             self._changed.notify_all()
 
     async def _pass_remote(self, operation: Operation) -> None:
-        """Make the remote move that an operation waits at, then go on."""
+        """Make the remote move that an operation waits at, then go on or roll back."""
         try:
-            operation = await self._report(operation)
+            passed = await self._report(operation)
         except ZfsiloError as error:
-            failed = operation.but(state="FAILED", failure=failure_of(error, "Reported"))
-            operation = await self.write(lambda txn: txn.put(failed))
-            await self.launcher.rollback(operation)
-            return
-        self._drive(operation)
+            passed = operation.but(state="FAILED", failure=failure_of(error, "Reported"))
+        try:
+            passed = await self.write(lambda txn: txn.put(passed))
+        except Busy:
+            return  # it was cancelled, or is rolled back already
+        if passed.state == "FAILED":
+            await self.launcher.rollback(passed)
+        else:
+            self._drive(passed)
 
     async def _report(self, operation: Operation) -> Operation:
         index, step = next(
@@ -464,5 +463,4 @@ class Service:
         if step.state == "READY" and facts:  # what was found may not be what was planned
             step = step.but(type=facts["fs_type"], uuid=facts["fs_uuid"])
         await self.servers.report(step, operation.id)
-        marked = operation.marked(index, "done").but(state="RUNNING")
-        return await self.write(lambda txn: txn.put(marked))
+        return operation.marked(index, "done").but(state="RUNNING")

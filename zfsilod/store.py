@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from zfsilod.errors import FailedPrecondition, ResourceExhausted, StoreCorrupt
+from zfsilod.errors import Busy, FailedPrecondition, ResourceExhausted, StoreCorrupt
 from zfsilod.model import Operation
 from zfsilod.plan import filled
 from zfsilod.record import Record, Stored, from_plain, to_plain
@@ -62,12 +62,20 @@ class Transaction:
 
     def put(self, record: R) -> R:
         """Write a record with the next revision, and return it as written."""
-        before, record = record.revision, record.but(revision=self.next_revision())
+        if isinstance(record, Operation):
+            self._check_unchanged(record)
+            self.drop("changed", _ordered(record.revision))
+        record = record.but(revision=self.next_revision())
         self.put_raw(record.bucket(), record.key, _encode(record))
         if isinstance(record, Operation):
-            self.drop("changed", _ordered(before))
             self.put_raw("changed", _ordered(record.revision), record.key.encode())
         return record
+
+    def _check_unchanged(self, operation: Operation) -> None:
+        """Refuse to write an operation over what somebody else wrote since it was read."""
+        stored = self.get(Operation, operation.id)
+        if (stored.revision if stored else 0) != operation.revision:
+            raise Busy(f"operation {operation.id} was changed meanwhile", reason="CHANGED")
 
     def drop(self, bucket: str, key: str) -> None:
         """Remove what is under a key; nothing there is fine."""

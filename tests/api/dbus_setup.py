@@ -17,7 +17,8 @@ from dbus_next.aio import MessageBus
 from dbus_next.auth import AuthExternal
 
 from tests import doubles
-from zfsilod.api.dbus import DbusFront, PatientSocket, serve
+from zfsilod.api.dbus import DbusFront, serve
+from zfsilod.api.dbus_bus import PatientSocket, close_socket
 from zfsilod.api.dbus_contract import MANAGER, NAME, ROOT
 
 if TYPE_CHECKING:
@@ -213,11 +214,10 @@ async def connect(address: str, user: int = 0) -> MessageBus:
 
 
 async def disconnect(bus: MessageBus) -> None:
-    """Leave a bus, and close what the library leaves open."""
+    """Leave a bus."""
     bus.disconnect()
     await bus.wait_for_disconnect()
-    bus._stream.close()
-    bus._sock.close()
+    close_socket(bus)
 
 
 @asynccontextmanager
@@ -230,8 +230,11 @@ async def house(directory: Path, policy: str = OPEN) -> AsyncIterator[House]:
             try:
                 yield found
             finally:
+                built.launcher.gate.set()
                 await front.close()
                 await found.leave()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks left behind: {left}"
 
 
 def options(**values: tuple[str, Any]) -> dict[str, Variant]:

@@ -89,7 +89,7 @@ class Front:
             address=address or self.address, token=self.token("host", subject),
             certificate_pem=self.certificate.certificate_pem.decode(),
         )  # fmt: skip
-        return Servers({"give": config})
+        return Servers({"give": config}.get)
 
     def write(self, change: Callable[[Transaction], Any]) -> Any:
         with self.service.store.write() as txn:
@@ -119,6 +119,7 @@ async def front_of(
             try:
                 yield front
             finally:
+                zfsilo.launcher.gate.set()
                 await servers.close()
                 await front.stop()
     finally:

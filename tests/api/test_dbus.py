@@ -25,8 +25,7 @@ from tests.api.dbus_setup import (
 )
 from tests.examples import TAKE
 from zfsilod import worker
-from zfsilod.api import dbus_objects
-from zfsilod.api.dbus import serve
+from zfsilod.api import dbus, dbus_objects
 from zfsilod.api.dbus_contract import HOST, MANAGER, NAME, OPERATION, ROOT, VOLUME, path_of
 from zfsilod.errors import CommandFailed, PermissionDenied, Unavailable
 from zfsilod.model import Host, Operation
@@ -75,7 +74,7 @@ async def test_ladder_up_and_down(home: House) -> None:
     published = (await client.get(DATA, "Publications"))["take"]
     assert {name: value.value for name, value in published.items()} | {"created_at": 0} == {
         "initiator": TAKE, "transport": "ISCSI", "access_mode": "SINGLE_NODE_WRITER",
-        "readonly": False, "epoch": 1, "published_by": "uid:0", "created_at": 0,
+        "readonly": False, "epoch": 1, "published_by": "uid 0 (dbus)", "created_at": 0,
     }  # fmt: skip
 
     await client.done(ROOT, MANAGER, "Connect", "ssa{sv}", "take", "data", {})
@@ -245,7 +244,7 @@ async def test_failure_is_rolled_back_and_told(home: House) -> None:
     (operation,) = await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
     assert await client.end(operation) == "ROLLED_BACK"
     name, message, reason, facts = await client.get(operation, "Error")
-    assert (name, reason) == (f"{NAME}.Error.CommandFailed", "")
+    assert (name, reason) == (f"{NAME}.Error.CommandFailed", "COMMAND_FAILED")
     assert "fuse" in message
     assert facts == {"step": "do Zvol"}
     assert await client.get(operation, "Progress") == 0
@@ -271,7 +270,7 @@ async def test_cancel_and_busy(home: House) -> None:
     listed = await home.busctl("tree", "--list", NAME)
     assert operation in listed.split()
     (managed,) = await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
-    assert set(managed) == {operation}
+    assert set(managed) == {operation, path_of("host", "take")}
 
     assert await client.call(operation, OPERATION, "Cancel") == []
     assert await client.end(operation) == "ROLLED_BACK"
@@ -397,7 +396,7 @@ async def test_what_the_bus_defines(home: House, call: tuple[Any, ...], error: s
         ((ROOT, MANAGER, "GetCapacity", "s", "other"), "InvalidArgument"),
         ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "Data", GIB, {}), "InvalidArgument"),
         ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", 2**64 - 1, {}), "InvalidArgument"),
-        ((ROOT, MANAGER, "Connect", "ssa{sv}", "take", "nix", {}), "FailedPrecondition"),
+        ((ROOT, MANAGER, "Connect", "ssa{sv}", "take", "nix", {}), "NotFound"),
         ((ROOT, MANAGER, "ListVolumes", "a{sv}", {"page_token": Variant("s", "x" * 600)}),
          "InvalidArgument"),
         ((DATA, VOLUME, "Stats"), "NotFound"),
@@ -514,14 +513,16 @@ async def test_list_pages(home: House) -> None:
 
 async def test_too_many_objects(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit GetManagedObjects refuses, the tree has no leaves, and paging still works."""
-    monkeypatch.setattr(dbus_objects, "MAX_OBJECTS", 3)
+    monkeypatch.setattr(dbus_objects, "MAX_OBJECTS", 4)
+    volumes = [path_of("volume", name) for name in ("a", "b", "c")]
     for name in ("a", "b", "c"):
         await create(home, name)
     client = await home.client()
     (managed,) = await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
-    assert sorted(managed) == [path_of("volume", name) for name in ("a", "b", "c")]
-    assert managed[path_of("volume", "a")][VOLUME]["CapacityBytes"].value == GIB
+    assert sorted(managed) == [path_of("host", "take"), *volumes]
+    assert managed[volumes[0]][VOLUME]["CapacityBytes"].value == GIB
     await create(home, "d")
+    await create(home, "e")
     refused = await client.try_call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
     assert refused.error == f"{BUS_ERROR}.LimitsExceeded"
     assert "ListVolumes" in refused.body[0]
@@ -529,7 +530,38 @@ async def test_too_many_objects(home: House, monkeypatch: pytest.MonkeyPatch) ->
     assert "<node name" not in xml
     assert "ListVolumes" in xml
     rows, _token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", {})
-    assert len(rows) == 4
+    assert len(rows) == 5
+
+
+async def test_more_calls_than_are_served(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too much is refused at once; what is at work when we leave is still answered."""
+    release = asyncio.Event()
+
+    async def slow(_volume: str) -> dict[str, int]:
+        await release.wait()
+        return {"used": 1}
+
+    monkeypatch.setattr(home.service, "stats", slow)
+    monkeypatch.setattr(dbus, "MAX_CALLS", 2)
+    client = await home.client()
+    calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _each in range(3)]
+    done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    assert [each.result().error for each in done] == [f"{BUS_ERROR}.LimitsExceeded"]
+    leaving = asyncio.create_task(home.front.close())
+    await asyncio.sleep(0)
+    release.set()
+    await leaving
+    assert [(await each).body for each in waiting] == [[{"used": 1}]] * 2
+
+
+async def test_usual_access_mode(home: House) -> None:
+    """A volume that allows no writer is published as it allows, without being told."""
+    client = await home.client()
+    modes = options(access_modes=("as", ["MULTI_NODE_READER_ONLY"]))
+    await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, modes)
+    await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
+    published = await client.get(DATA, "Publications")
+    assert published["take"]["access_mode"].value == "MULTI_NODE_READER_ONLY"
 
 
 async def test_no_reply_is_not_sent(home: House) -> None:
@@ -587,7 +619,7 @@ async def test_the_policy_lets_only_root_in(tmp_path: Path) -> None:
 async def test_a_name_that_is_taken(home: House) -> None:
     """A second daemon says clearly that there is one."""
     with pytest.raises(Unavailable, match="another zfsilod runs"):
-        await serve(home.address, home.service, version="2")
+        await dbus.serve(home.address, home.service, version="2")
     client = await home.client()
     assert await client.get(ROOT, "Version") == "1.2.3"
     await create(home)
@@ -598,7 +630,7 @@ async def test_a_name_that_is_taken(home: House) -> None:
 async def test_no_bus(home: House) -> None:
     """Without a bus the error says which."""
     with pytest.raises(Unavailable, match="unix:path=/nowhere cannot be reached"):
-        await serve("unix:path=/nowhere", home.service, version="2")
+        await dbus.serve("unix:path=/nowhere", home.service, version="2")
     gc.collect()  # the library forgets a socket when it cannot connect: let it be found here
 
 
@@ -607,13 +639,13 @@ async def test_a_policy_that_keeps_the_name(home: House) -> None:
     policy = OPEN.replace('<allow own="*"/>', f'<deny own="{NAME}"/>')
     refused = pytest.raises(PermissionDenied, match=r"org\.zfsilo1\.conf")
     with private_bus(policy) as address, refused:
-        await serve(address, home.service, version="2")
+        await dbus.serve(address, home.service, version="2")
 
 
 async def test_the_bus_goes_away(home: House, caplog: pytest.LogCaptureFixture) -> None:
     """The daemon learns that its bus is gone, and goes on without."""
     with private_bus() as address:
-        front = await serve(address, home.service, version="2")
+        front = await dbus.serve(address, home.service, version="2")
         waiting = asyncio.create_task(front.closed())
     await asyncio.wait_for(waiting, 5)
     assert "the connection to the bus is gone" in caplog.text

@@ -59,8 +59,9 @@ async def test_what_hosts_may_not_be(front: Front) -> None:
     with refused("ALREADY_EXISTS", "NAME_TAKEN") as found:
         await root.hosts.CreateHost(twin)
     assert found.error.facts["host"] == "other"
+    twin.host.iqn = "no iqn"
     with refused("INVALID_ARGUMENT", "BAD_IQN"):
-        await root.hosts.CreateHost(other(iqn="no iqn"))
+        await root.hosts.CreateHost(twin)
     with refused("INVALID_ARGUMENT", "BAD_MASK"):
         await root.hosts.UpdateHost(
             pb.UpdateHostRequest(host=pb.Host(name=OTHER), update_mask=FieldMask(paths=["id"]))

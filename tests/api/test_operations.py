@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def held(front: Front, timeout: float | None = None) -> tuple[Any, str]:
     """Begin to create a volume while no worker starts; return the call and its operation."""
     front.zfsilo.launcher.gate.clear()
-    call = front.root().volumes.CreateVolume(create(), timeout=timeout)
+    call = front.root().volumes.early("CreateVolume")(create(), timeout=timeout)
     metadata = dict(await call.initial_metadata())
     return call, str(metadata[OPERATION_METADATA])
 
@@ -46,7 +46,7 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     volume = await front.root().volumes.ListVolumes(volume_pb2.ListVolumesRequest())
     assert list(volume.volumes) == []
     front.zfsilo.launcher.gate.set()
-    answer = await call
+    answer = await call.read()
     assert answer.operation.name == name
     assert answer.operation.moves[0].mark == pb.MARK_DONE
     assert answer.operation.end_time.seconds
@@ -57,18 +57,18 @@ async def test_a_volume_names_the_operation_at_work_on_it(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     front.zfsilo.launcher.gate.clear()
-    call = volumes.PublishVolume(publish())
+    call = volumes.early("PublishVolume")(publish())
     name = dict(await call.initial_metadata())[OPERATION_METADATA]
     assert (await volumes.GetVolume(volume_pb2.GetVolumeRequest(name=DATA))).operation == name
     front.zfsilo.launcher.gate.set()
-    assert (await call).volume.operation == ""
+    assert (await call.read()).volume.operation == ""
 
 
 async def test_out_of_time_the_answer_names_the_operation_which_goes_on(front: Front) -> None:
     begun = time.monotonic()
     call, name = await held(front, timeout=0.7)
     with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED") as found:
-        await call
+        await call.read()
     assert 0.3 < time.monotonic() - begun < 0.7
     assert f"operations/{found.error.facts['operation']}" == name
     assert name.removeprefix("operations/") in found.error.message
@@ -85,7 +85,7 @@ async def test_a_caller_that_leaves_cancels_nothing(front: Front, how: str) -> N
     else:
         await front.channels[0].close()
     with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
-        await call
+        await call.read()
     front.zfsilo.launcher.gate.set()
     done = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
     assert done.state == pb.OPERATION_STATE_DONE
@@ -128,7 +128,7 @@ async def test_without_a_deadline_there_is_one(front: Front, monkeypatch: Any) -
     monkeypatch.setattr("zfsilod.api.calls.DEFAULT_DEADLINE_S", 0.3)
     call, _name = await held(front)
     with refused("DEADLINE_EXCEEDED"):
-        await call
+        await call.read()
     front.zfsilo.launcher.gate.set()
 
 
@@ -160,9 +160,12 @@ async def test_a_claimed_volume_is_busy_after_the_deadline(front: Front) -> None
     with refused("ABORTED", "CLAIMED") as found:
         await api.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(name=DATA), timeout=0.6)
     assert found.error.facts["operation"] == front.read(lambda txn: txn.claimant("volume/data"))
-    same = asyncio.ensure_future(api.volumes.PublishVolume(publish()).code())
+    same = api.volumes.early("PublishVolume")(publish())
+    name = dict(await same.initial_metadata())[OPERATION_METADATA]
+    assert name == f"operations/{found.error.facts['operation']}"
     front.zfsilo.launcher.gate.set()
-    assert await first == await same == grpc.StatusCode.OK
+    assert (await same.read()).operation.name == name
+    assert await first == grpc.StatusCode.OK
     assert [each.kind for each in operations(front)].count("publish") == 1
 
 
@@ -172,7 +175,7 @@ async def test_cancelling_takes_back(front: Front) -> None:
     stopped = await api.CancelOperation(pb.CancelOperationRequest(name=name))
     assert stopped.name == name
     with refused("ABORTED", "STOPPED"):
-        await call
+        await call.read()
     done = await api.WaitOperation(pb.WaitOperationRequest(name=name))
     assert done.state == pb.OPERATION_STATE_ROLLED_BACK
     again = await api.CancelOperation(pb.CancelOperationRequest(name=name))
@@ -216,7 +219,7 @@ async def test_waiting_ends_with_its_time(front: Front) -> None:
     found = await front.root().operations.WaitOperation(request, timeout=0.4)
     assert found.state == pb.OPERATION_STATE_RUNNING
     front.zfsilo.launcher.gate.set()
-    await call
+    await call.read()
 
 
 async def test_a_watch_shows_changes_and_resumes_where_it_was(front: Front) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from zfsilod.ctl import completion
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ANSWERS = {
     "volume list -q": "data logs",
@@ -69,6 +72,8 @@ def complete(tmp_path: Path, *words: str) -> list[str]:
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["capacity", "--js"], ["--json"]),
         (["volume", "create", ""], []),
+        (["volume", "create", "-o", "a=b", "x", "1G", "--host", ""], ["take"]),
+        (["volume", "show", "--timeout", ""], []),
     ],
 )
 def test_bash_offers(tmp_path: Path, typed: list[str], offered: list[str]) -> None:
@@ -83,9 +88,10 @@ def test_bash_offers_files(tmp_path: Path) -> None:
 
 def test_fish_knows_every_option() -> None:
     script = completion.fish()
-    assert "-n '__zfsiloctl_in volume create' -l dry-run" in script
-    assert "-n 'true' -s H -l remote -r -a '(zfsiloctl server list -q 2>/dev/null)'" in script
-    assert "-n '__zfsiloctl_at 1 volume' -a publish" in script
+    assert "-n '__zfsiloctl_in -1 volume create' -l dry-run" in script
+    assert "-n 'true' -s H -l remote -x -a '(zfsiloctl server list -q 2>/dev/null)'" in script
+    assert "-n '__zfsiloctl_in 0 volume' -a publish" in script
+    assert "-n '__zfsiloctl_in 1 volume publish' -a '(zfsiloctl host list -q" in script
     for line in script.splitlines():
         if line.startswith("complete"):
             assert line.replace("\\'", "").count("'") % 2 == 0

@@ -42,21 +42,32 @@ systemctl reload dbus.service
 
 CONFIGURATION = {
     "give": """\
-# Written by the lab.
+[give]
+root = "tank/zfsilo"
+portals = ["10.77.0.1:3260"]
 """,
-    "take": """\
-# Written by the lab.
-""",
+    "take": "",
 }
-UNITS = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service")
+UNITS = {
+    "give": ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service"),
+    "take": ("zfsilod.socket", "zfsilod.service"),
+}
+JOIN = "/root/take.join"
 
 
 def configure(give: Machine, take: Machine) -> None:
-    """Configure both daemons, start them, and make them known to each other."""
+    """Configure both daemons, start them, and make them known to each other, as the README says."""
+    give.run("zfs", "create", "tank/zfsilo")
     for machine in (give, take):
         text = CONFIGURATION[machine.name]
-        machine.put("/etc/zfsilo/zfsilod.toml", text.encode(), 0o600)
-        machine.run("systemctl", "enable", "--now", *UNITS)
+        machine.put("/etc/zfsilo/zfsilod.toml", text.encode(), 0o644)
+        machine.run("systemctl", "enable", "--now", *UNITS[machine.name])
+    words = ("--role", "host", "--address", "give", "--file", JOIN)
+    give.run("zfsiloctl", "token", "create", "take", *words)
+    take.put(JOIN, give.get(JOIN), 0o600)
+    take.run("zfsiloctl", "server", "join", JOIN)
+    for machine in (give, take):
+        machine.run("rm", "-f", JOIN)
 
 
 def copy_tree(machine: Machine) -> None:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 OPERATION_METADATA = "zfsilo-operation"
 DEFAULT_DEADLINE_S = 600.0
 ANSWER_S = 0.2  # before the caller's deadline, so that the answer still reaches it
+LATE_S = 0.1  # what work may take longer than its own deadline, to tell what it was waiting for
 
 Tasks = set[asyncio.Task[Any]]
 
@@ -74,7 +75,7 @@ class Call:
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_look_away)
         # Waiting leaves the task alone, whether it is us who are cancelled or the time is up.
-        done, _pending = await asyncio.wait({task}, timeout=self.left_s)
+        done, _pending = await asyncio.wait({task}, timeout=self.left_s + LATE_S)
         if not done:
             raise DeadlineExceeded("the request could not be stored in time and may still be")
         return task.result()

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbus_next import (
-    AuthError,
-    BusType,
     DBusError,
     ErrorType,
     Message,
@@ -23,8 +21,7 @@ from dbus_next import (
     NameFlag,
     RequestNameReply,
 )
-from dbus_next.aio import MessageBus
-
+from zfsilod.api.dbus_bus import close_socket, connect
 from zfsilod.api.dbus_contract import (
     INTROSPECTABLE,
     NAME,
@@ -46,13 +43,13 @@ from zfsilod.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from socket import socket
+
+    from dbus_next.aio import MessageBus
 
     from zfsilod.model import Operation
     from zfsilod.service import Service
 
 MAX_CALLS = 1024  # at work at once; more are refused
-CONNECT_DEADLINE_S = 10
 CLOSE_DEADLINE_S = 5
 MACHINE_ID = Path("/etc/machine-id")
 
@@ -65,6 +62,7 @@ async def serve(bus_address: str | None, service: Service, *, version: str) -> D
     Raises Unavailable without a bus or when the name is taken, and PermissionDenied when the policy
     of the bus keeps the name from us.
     """
+    interfaces()  # a contract that is not installed shows now, not at the first call
     bus = await connect(bus_address)
     front = DbusFront(bus, service, version)
     try:
@@ -105,7 +103,7 @@ class DbusFront:
         self._identities = Identities(bus)
         self._objects = Objects(service, version)
         self._signals = Signals(self._objects, self._emit)
-        self._methods = Methods(service, self._objects, self._announced)
+        self._methods = Methods(service, self._objects)
         self._calls: set[asyncio.Task[None]] = set()
         self._gone = self._loop.create_task(self._watch())
 
@@ -146,7 +144,7 @@ class DbusFront:
         await asyncio.wait([end])
         if end.exception():
             log.error("the connection to the bus is gone: %r", end.exception())
-        _close_socket(self._bus)
+        close_socket(self._bus)
 
     # Calls
 
@@ -257,46 +255,6 @@ def resolve(call: Message) -> Method:
         text = f"{call.member} takes {method.takes!r}, not {call.signature!r}"
         raise DBusError(ErrorType.INVALID_ARGS, text)
     return method
-
-
-async def connect(bus_address: str | None) -> MessageBus:
-    """Connect to a bus (None: the system bus). Raises Unavailable."""
-    where = bus_address or "the system bus"
-    try:
-        bus = MessageBus(bus_address=bus_address, bus_type=BusType.SYSTEM)
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"{where} cannot be reached: {error}; does dbus run?") from error
-    try:
-        async with asyncio.timeout(CONNECT_DEADLINE_S):
-            await bus.connect()
-    except (OSError, EOFError, AuthError, DBusError) as error:
-        _close_socket(bus)
-        raise Unavailable(f"{where} does not let us in: {error!r}") from error
-    bus._writer.sock = PatientSocket(bus._sock)
-    return bus
-
-
-class PatientSocket:
-    """Sends nothing while the socket is full.
-
-    The library (0.2.3) would take that for the end of the connection; told of 0 bytes, it waits.
-    """
-
-    def __init__(self, sock: socket) -> None:
-        self._socket = sock
-
-    def send(self, data: memoryview) -> int:
-        """Send what fits, and return how much did."""
-        try:
-            return self._socket.send(data)
-        except BlockingIOError:
-            return 0
-
-
-def _close_socket(bus: MessageBus) -> None:
-    """Close what the library leaves open when a connection has ended."""
-    bus._stream.close()
-    bus._sock.close()
 
 
 def _error(call: Message, error: ZfsiloError) -> Message:

@@ -7,7 +7,6 @@ introspection is answered from it too, so the two cannot differ.
 from __future__ import annotations
 
 import re
-import string
 import xml.etree.ElementTree as ET
 from functools import cache
 from pathlib import Path
@@ -152,12 +151,8 @@ def split(path: str) -> tuple[str, str] | None:
 
 def escape(name: str) -> str:
     """Return a name as an element of a path, as sd_bus_path_encode(3) does."""
-    first, others = (string.ascii_letters, string.ascii_letters + string.digits)
-    kept = (
-        chr(byte) if chr(byte) in (others if place else first) else f"_{byte:02x}"
-        for place, byte in enumerate(name.encode())
-    )
-    return "".join(kept) or "_"
+    escaped = re.sub(b"^[0-9]|[^A-Za-z0-9]", lambda odd: b"_%02x" % odd[0], name.encode())
+    return escaped.decode() or "_"
 
 
 def unescape(label: str) -> str:

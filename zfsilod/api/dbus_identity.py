@@ -46,7 +46,7 @@ class Identities:
         if uid != 0:
             text = f"{action} is for root only, not for uid {uid}"
             raise DBusError(ErrorType.ACCESS_DENIED, text)
-        return f"uid:{uid}"
+        return f"uid {uid} (dbus)"
 
     async def _uid(self, sender: str) -> int:
         if sender not in self._uids:

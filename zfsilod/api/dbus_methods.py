@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from zfsilod.api.dbus_contract import HOST, MANAGER, OPERATION, VOLUME, path_of
 from zfsilod.api.dbus_properties import capacity_of
 from zfsilod.errors import InvalidArgument
-from zfsilod.give import CreateVolume, DeleteVolume, Publish, Unpublish, UpdateVolume, need_host
+from zfsilod.give import (
+    CreateVolume,
+    DeleteVolume,
+    Publish,
+    Unpublish,
+    UpdateVolume,
+    need_host,
+    need_volume,
+)
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.model import AccessMode, Host, Mode, Operation, Restore, Transport
 from zfsilod.record import pairs
@@ -122,12 +130,9 @@ MUTATIONS = {
 class Methods:
     """The methods, over the service and the objects."""
 
-    def __init__(
-        self, service: Service, objects: Objects, changed: Callable[[Operation], None]
-    ) -> None:
+    def __init__(self, service: Service, objects: Objects) -> None:
         self.service = service
         self.objects = objects
-        self._changed = changed
 
     async def call(self, method: str, arguments: list[Any], caller: str) -> list[Any]:
         """Call a method by its full name; the id of its object, if it has one, comes first."""
@@ -141,14 +146,22 @@ class Methods:
     ) -> str:
         fields = read_options(options, (*mutation.options, "validate_only"))
         planned = fields.pop("validate_only", False)
+        if mutation.verb is Publish:
+            fields.setdefault("access_mode", self._usual_access(arguments[0]))
         verb = make_verb(mutation, arguments, fields)
         if isinstance(verb, SyncVolume):
             await check_not_lost(self.service, verb.id)
         if planned:
             return self.objects.plan(await self.service.plan(verb, caller=caller))
         operation = await self.service.begin(verb, caller=caller)
-        self._changed(operation)
         return path_of("operation", operation.id)
+
+    def _usual_access(self, volume_id: str) -> AccessMode:
+        """Return how a volume is published when the caller does not say."""
+        writer: AccessMode = "SINGLE_NODE_WRITER"
+        with self.service.store.read() as txn:
+            allowed = need_volume(txn, volume_id).access_modes
+        return writer if writer in allowed else allowed[0]
 
     async def get_volume(self, volume_id: str) -> list[Any]:
         with self.service.store.read() as txn:

@@ -11,7 +11,7 @@ from zfsilod.api.dbus_contract import HOST, MANAGER, NAME, OPERATION, VOLUME, pa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model import Move, Operation, Publication
+    from zfsilod.model import Move, Operation, Publication, Step
     from zfsilod.views import View
 
 
@@ -133,6 +133,12 @@ def _step(seen: Progress) -> str:
     return f"{_way(move)} {type(move.step).__name__}" if move else ""
 
 
+def step_text(step: Step) -> str:
+    """Return a step and its parameters as text."""
+    shown = (f"{name}={getattr(step, name)}" for name in step.FIELDS)
+    return f"{type(step).__name__}({', '.join(shown)})"
+
+
 def _way(move: Move) -> str:
     return "do" if move.up else "undo"
 
@@ -188,7 +194,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Error": _error,
         "Progress": _progress,
         "Step": _step,
-        "Moves": lambda seen: [(_way(m), repr(m.step), m.mark) for m in seen.operation.moves],
+        "Moves": lambda seen: [(_way(m), step_text(m.step), m.mark) for m in seen.operation.moves],
         "CreatedAt": lambda seen: seen.operation.created_at,
         "EndedAt": lambda seen: seen.operation.ended_at,
     },

@@ -106,7 +106,10 @@ class GrpcServer:
         await self._server.stop(grace_s)
         self._door.close()
         if self._tasks:  # what was on its way to the store when its caller left
-            await asyncio.wait(self._tasks, timeout=grace_s)
+            _done, late = await asyncio.wait(self._tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     def _add(self, service: ServiceDescriptor, *parts: Any, foreign: bool = False) -> None:
         """Register all methods of a service; those of a foreign one take a context, not a Call."""

@@ -19,7 +19,7 @@ from zfsilod.secret import Chap
 from zfsilod.take import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from zfsilod.model import Host
     from zfsilod.steps import Reported
@@ -35,16 +35,26 @@ class ServerConfig:
         self.certificate_pem = certificate_pem
         self.token = token
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ServerConfig) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
     def __repr__(self) -> str:
         return f"ServerConfig(address={self.address!r}, ...)"
 
 
 class Servers:
-    """The configured servers by name, and a channel to each that was ever asked."""
+    """The configured servers by name, and a channel to each that was ever asked.
 
-    def __init__(self, configured: Mapping[str, ServerConfig]) -> None:
-        self._configured = dict(configured)
+    `find` reads a server's configuration anew, so one that was joined a moment ago is known.
+    """
+
+    def __init__(self, find: Callable[[str], ServerConfig | None]) -> None:
+        self._find = find
         self._channels: dict[str, Any] = {}
+        self._reached: dict[str, ServerConfig] = {}
 
     async def close(self) -> None:
         """Close all channels."""
@@ -95,20 +105,21 @@ class Servers:
 
     def _api(self, server: str) -> Api:
         config = self._config(server)
-        if server not in self._channels:
+        if self._reached.get(server) != config:  # calls that run keep the old channel alive
+            self._reached[server] = config
             self._channels[server] = tls_channel_aio(
                 config.address, config.certificate_pem, config.token
             )
         return Api(self._channels[server])
 
     def _config(self, server: str) -> ServerConfig:
-        try:
-            return self._configured[server]
-        except KeyError:
+        found = self._find(server)
+        if found is None:
             raise NotFound(
-                f"there is no server {server[:128]} in the configuration: zfsiloctl join",
+                f"there is no server {server[:128]} in the configuration: zfsiloctl server join",
                 reason="NO_SERVER", server=server[:128],
-            ) from None  # fmt: skip
+            )  # fmt: skip
+        return found
 
     async def _call(self, server: str, method: Any, request: Any) -> Any:
         """Call a method of a server. Its errors are raised here as they were there."""

@@ -29,6 +29,8 @@ class Stub:
     """
 
     def __init__(self, channel: Any, service: ServiceDescriptor) -> None:
+        self._channel = channel
+        self._service = service
         self._calls = {method.name: _call(channel, method) for method in service.methods}
 
     def __getattr__(self, name: str) -> Any:
@@ -36,6 +38,14 @@ class Stub:
             return self.__dict__["_calls"][name]
         except KeyError:
             raise AttributeError(f"the service has no method {name}") from None
+
+    def early(self, name: str) -> Any:
+        """Return a method as a stream of one answer.
+
+        Only so does grpc for Python show the initial metadata (the name of the operation) before
+        the answer; on the wire it is the same.
+        """
+        return _call(self._channel, self._service.methods_by_name[name], streaming=True)
 
 
 class Api:
@@ -48,8 +58,9 @@ class Api:
         self.operations = Stub(channel, OPERATIONS)
 
 
-def _call(channel: Any, method: MethodDescriptor) -> Any:
-    kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+def _call(channel: Any, method: MethodDescriptor, *, streaming: bool = False) -> Any:
+    streaming = streaming or method.server_streaming
+    kind = channel.unary_stream if streaming else channel.unary_unary
     return kind(
         path_of(method),
         request_serializer=GetMessageClass(method.input_type).SerializeToString,

@@ -24,14 +24,14 @@ def connect(given: Namespace) -> None:
         restore=pb.RESTORE_BOOT if given.restore == "boot" else pb.RESTORE_NEVER,
     )  # fmt: skip
     with dial(given) as server:
-        change(given, server, server.api.volumes.ConnectVolume, request)
+        change(given, server, server.changes.volumes.ConnectVolume, request)
 
 
 def disconnect(given: Namespace) -> None:
     """Log out, and release what this host published to itself."""
     request = pb.DisconnectVolumeRequest(name=resource(given.name, "volumes"), etag=given.etag)
     with dial(given) as server:
-        change(given, server, server.api.volumes.DisconnectVolume, request)
+        change(given, server, server.changes.volumes.DisconnectVolume, request)
 
 
 def stage(given: Namespace) -> None:
@@ -41,7 +41,7 @@ def stage(given: Namespace) -> None:
         mount_options=mount_options(given.option), readonly=given.readonly, etag=given.etag,
     )  # fmt: skip
     with dial(given) as server:
-        change(given, server, server.api.volumes.StageVolume, request)
+        change(given, server, server.changes.volumes.StageVolume, request)
 
 
 def unstage(given: Namespace) -> None:
@@ -50,7 +50,7 @@ def unstage(given: Namespace) -> None:
         name=resource(given.name, "volumes"), path=given.path, etag=given.etag
     )
     with dial(given) as server:
-        change(given, server, server.api.volumes.UnstageVolume, request)
+        change(given, server, server.changes.volumes.UnstageVolume, request)
 
 
 def mount(given: Namespace) -> None:
@@ -60,7 +60,7 @@ def mount(given: Namespace) -> None:
         etag=given.etag,
     )  # fmt: skip
     with dial(given) as server:
-        change(given, server, server.api.volumes.MountVolume, request)
+        change(given, server, server.changes.volumes.MountVolume, request)
 
 
 def unmount(given: Namespace) -> None:
@@ -71,14 +71,14 @@ def unmount(given: Namespace) -> None:
         etag=given.etag,
     )  # fmt: skip
     with dial(given) as server:
-        change(given, server, server.api.volumes.UnmountVolume, request)
+        change(given, server, server.changes.volumes.UnmountVolume, request)
 
 
 def grow(given: Namespace) -> None:
     """See and use the size that a volume has at its server."""
     request = pb.GrowVolumeRequest(name=resource(given.name, "volumes"), etag=given.etag)
     with dial(given) as server:
-        change(given, server, server.api.volumes.GrowVolume, request)
+        change(given, server, server.changes.volumes.GrowVolume, request)
 
 
 def mount_options(texts: list[str]) -> list[str]:

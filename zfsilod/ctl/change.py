@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -23,10 +22,10 @@ OPERATION_METADATA = "zfsilo-operation"
 
 
 def change(given: Namespace, server: Server, method: Any, request: Any) -> None:
-    """Ask for a change as the arguments say, and print what they want to know of it."""
+    """Ask for a change (by a method of `server.changes`) as the arguments say, and report."""
     if given.dry_run:
         request.validate_only = True
-        answer = server.ask(method, request)
+        answer = send(server, method, request, follow=False)
         report(given, answer, lambda: show_plan(answer.operation))
     elif given.no_wait:
         _begin(given, server, method, request)
@@ -40,18 +39,25 @@ def send(server: Server, method: Any, request: Message, *, follow: bool = True) 
 
     Ctrl-C leaves the operation alone, and names it in the KeyboardInterrupt.
     """
-    call = method.future(request, timeout=server.change_s)
+    call = method(request, timeout=server.change_s)
     progress = Progress(server, lambda: operation_of(call), draw=follow)
     progress.start()
     try:
-        return call.result()
-    except grpc.RpcError as error:
-        raise answers.error_of(error, server) from error
+        return answer_of(server, call)
     except KeyboardInterrupt:
         call.cancel()
         raise KeyboardInterrupt(bare(progress.operation, "operations")) from None
     finally:
         progress.stop()
+
+
+def answer_of(server: Server, call: Any) -> Any:
+    """Wait for the one answer of a call. Raises ZfsiloError."""
+    try:
+        (answer,) = call
+    except grpc.RpcError as error:
+        raise answers.error_of(error, server) from error
+    return answer
 
 
 def operation_of(call: Any) -> str:
@@ -91,17 +97,14 @@ def direction(move: Any) -> str:
 
 def _begin(given: Namespace, server: Server, method: Any, request: Message) -> None:
     """Ask for a change and return when it is stored; print the operation."""
-    call = method.future(request, timeout=server.change_s)
+    call = method(request, timeout=server.change_s)
     name = operation_of(call)
-    if not name:  # refused, or it was so already
-        try:
-            answer = call.result()
-        except grpc.RpcError as error:
-            raise answers.error_of(error, server) from error
+    if not name:  # it was refused
+        answer = answer_of(server, call)
         report(given, answer, lambda: print(outcome(answer.operation)))
         return
     call.cancel()
     if given.json:
         print(answers.dumps({"operation": {"name": name}}))
     elif not given.quiet:
-        sys.stdout.write(f"{bare(name, 'operations')}\n")
+        print(bare(name, "operations"))

@@ -34,6 +34,7 @@ class Server:
         self, channel: grpc.Channel, where: str, timeout_s: float | None, *, local: bool = False
     ) -> None:
         self.api = Api(channel)
+        self.changes = Api(Streaming(channel))
         self.local = local
         self.where = where
         self.read_s = timeout_s or READ_S
@@ -56,6 +57,18 @@ class Server:
             request.page_token = page.next_page_token
             if not page.next_page_token:
                 return found
+
+
+class Streaming:
+    """A channel that treats every call as a stream, which on the wire is the same.
+
+    Of a call with one answer, grpc's blocking interface tells the initial metadata only together
+    with the answer; of a stream it does as it comes. A change has its operation's name there.
+    """
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.unary_unary = channel.unary_stream
+        self.unary_stream = channel.unary_stream
 
 
 @contextmanager

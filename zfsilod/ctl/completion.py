@@ -39,11 +39,11 @@ def zsh() -> str:
 
 def core() -> str:
     """Return the function that bash and zsh share: it prints what may stand in a place."""
-    verbs = {noun: _verbs(noun) for noun in NOUNS if _verbs(noun)}
+    verbs = {noun: " ".join(_verbs(noun)) for noun in NOUNS if _verbs(noun)}
     return CORE.format(
         nouns=" ".join(NOUNS), common=" ".join(_options(COMMON)), valued="|".join(_valued()),
         with_verbs="|".join(verbs), cases="\n".join(_case(each) for each in COMMANDS),
-        verbs="\n".join(f"    {noun}) offer='{' '.join(found)}' ;;" for noun, found in verbs.items()),
+        verbs="\n".join(f"    {noun}) offer='{found}' ;;" for noun, found in verbs.items()),
     )  # fmt: skip
 
 
@@ -180,10 +180,11 @@ function __zfsiloctl_in -d 'so many words (-1: any number) stand behind these'
         end
     end
     set -l wanted $argv[2..]
-    set -l more (math (count $words) - (count $wanted))
+    set -l depth (count $wanted)
+    set -l more (math (count $words) - $depth)
     test $more -ge 0; or return 1
     test $argv[1] = -1; or test $more = $argv[1]; or return 1
-    test (count $wanted) = 0; or test "$words[1..(count $wanted)]" = "$wanted"
+    test $depth = 0; or test "$words[1..$depth]" = "$wanted"
 end
 """
 

@@ -65,7 +65,7 @@ def add(given: Namespace) -> None:
     )  # fmt: skip
     request = pb.CreateHostRequest(host_id=bare(given.name, "hosts"), host=host)
     with dial(given) as server:
-        change(given, server, server.api.hosts.CreateHost, request)
+        change(given, server, server.changes.hosts.CreateHost, request)
 
 
 def update(given: Namespace) -> None:
@@ -88,14 +88,14 @@ def update(given: Namespace) -> None:
         if not request.update_mask.paths:
             raise InvalidArgument("nothing to change: name what shall be another", reason="USAGE",
                                   usage="zfsiloctl host update --help")  # fmt: skip
-        change(given, server, server.api.hosts.UpdateHost, request)
+        change(given, server, server.changes.hosts.UpdateHost, request)
 
 
 def delete(given: Namespace) -> None:
     """Forget a host."""
     request = pb.DeleteHostRequest(name=resource(given.name, "hosts"), etag=given.etag)
     with dial(given) as server:
-        change(given, server, server.api.hosts.DeleteHost, request)
+        change(given, server, server.changes.hosts.DeleteHost, request)
 
 
 def get(server: Server, name: str) -> Any:

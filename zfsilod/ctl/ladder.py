@@ -96,7 +96,7 @@ def _only_here(given: Namespace) -> None:
 def _climb(given: Namespace, wish: Wish) -> None:
     """Connect, stage and mount as far as wished; what is so already is passed."""
     with dial(given) as server:
-        volumes, name = server.api.volumes, resource(wish.name, "volumes")
+        volumes, name = server.changes.volumes, resource(wish.name, "volumes")
         climb: list[tuple[Any, Any]] = [
             (volumes.ConnectVolume, pb.ConnectVolumeRequest(
                 server=wish.server, volume=wish.volume, local_name=wish.name,
@@ -121,7 +121,7 @@ def _publish(given: Namespace, name: str) -> None:
         if volume is None or not volume.dataset:
             raise _unknown(name)
         for request in publications_for(volume):
-            _send(given, server, server.api.volumes.PublishVolume, request)
+            _send(given, server, server.changes.volumes.PublishVolume, request)
 
 
 def publications_for(volume: Any) -> list[Any]:
@@ -157,7 +157,7 @@ def _descent(server: Server, name: str, *, served: bool) -> list[tuple[Any, Any]
     volume = _find(server, name)
     if volume is None and served:
         raise _unknown(name)
-    volumes, full = server.api.volumes, resource(name, "volumes")
+    volumes, full = server.changes.volumes, resource(name, "volumes")
     way: list[tuple[Any, Any]] = []
     if volume is not None and volume.HasField("attachment"):
         way += [

@@ -77,7 +77,7 @@ def create(given: Namespace) -> None:
         volume_id=bare(given.name, "volumes"), volume=volume, limit_bytes=parse_size(given.limit)
     )
     with dial(given) as server:
-        change(given, server, server.api.volumes.CreateVolume, request)
+        change(given, server, server.changes.volumes.CreateVolume, request)
 
 
 def update(given: Namespace) -> None:
@@ -101,7 +101,7 @@ def update(given: Namespace) -> None:
         if given.host:
             request.volume.hosts.extend(changed_hosts(list(now.hosts), given.host))
             request.update_mask.paths.append("hosts")
-        change(given, server, server.api.volumes.UpdateVolume, request)
+        change(given, server, server.changes.volumes.UpdateVolume, request)
 
 
 def resize(given: Namespace) -> None:
@@ -117,7 +117,7 @@ def resize(given: Namespace) -> None:
             volume=pb.Volume(name=name, capacity_bytes=size), etag=etag
         )
         request.update_mask.paths.append("capacity_bytes")
-        change(given, server, server.api.volumes.UpdateVolume, request)
+        change(given, server, server.changes.volumes.UpdateVolume, request)
 
 
 def delete(given: Namespace) -> int:
@@ -128,7 +128,7 @@ def delete(given: Namespace) -> int:
             sys.stderr.write("zfsiloctl: nothing was changed\n")
             return FAILED
         request = pb.DeleteVolumeRequest(name=resource(name, "volumes"), etag=given.etag)
-        change(given, server, server.api.volumes.DeleteVolume, request)
+        change(given, server, server.changes.volumes.DeleteVolume, request)
     return 0
 
 
@@ -141,7 +141,7 @@ def publish(given: Namespace) -> None:
     if given.access_mode:
         request.access_mode = access_mode(given.access_mode)
     with dial(given) as server:
-        change(given, server, server.api.volumes.PublishVolume, request)
+        change(given, server, server.changes.volumes.PublishVolume, request)
 
 
 def unpublish(given: Namespace) -> None:
@@ -153,7 +153,7 @@ def unpublish(given: Namespace) -> None:
     if given.host:
         request.host = resource(given.host, "hosts")
     with dial(given) as server:
-        change(given, server, server.api.volumes.UnpublishVolume, request)
+        change(given, server, server.changes.volumes.UnpublishVolume, request)
 
 
 def sync(given: Namespace) -> int:
@@ -162,7 +162,7 @@ def sync(given: Namespace) -> int:
     with dial(given) as server:
         if given.name:
             request = pb.SyncVolumeRequest(name=resource(given.name, "volumes"))
-            change(given, server, server.api.volumes.SyncVolume, request)
+            change(given, server, server.changes.volumes.SyncVolume, request)
             return 0
         if given.dry_run or given.no_wait:
             raise InvalidArgument("--dry-run and --no-wait are for one volume", reason="USAGE",

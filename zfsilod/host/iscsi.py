@@ -35,6 +35,7 @@ LOCK_TIMEOUT_S = 60
 RECORD_TIMEOUT_S = 30
 LOGIN_TIMEOUT_S = 60  # iscsid gives up before: login_timeout below, and 3 s for the last try
 LOGOUT_TIMEOUT_S = 60
+LOGOUT_ATTEMPTS, LOGOUT_DEADLINE_S = 4, 8
 DISK_DEADLINE_S = 30
 REPLACEMENT_TIMEOUT_S = 120  # how long I/O waits for a lost session before it fails
 GROUP = 1  # the portal group of every target of ours: tpgt_1
@@ -103,8 +104,8 @@ class RealIscsi:
                     torn.unlink()
                 shown = f"[{address}]" if ":" in address else address
                 where = f"{shown}:{port},{GROUP}"
-                argv = ["iscsiadm", "-m", "node", "-T", target, "-p", where, "-o", "new"]
-                self._run(argv, timeout_s=RECORD_TIMEOUT_S)
+                words = ("-m", "node", "-T", target, "-p", where, "-o", "new")
+                self._iscsiadm(*words, timeout_s=RECORD_TIMEOUT_S, ok=(0,))
         raise FailedPrecondition(
             f"iscsiadm kept no record of {target} in {self._nodes.roots[0]}", target=target
         )
@@ -156,16 +157,21 @@ class RealIscsi:
             )  # fmt: skip
 
     def logout(self, disk: Disk) -> None:
-        for session in self._disks.sessions(disk.target):
-            if session.target == disk.target:
-                self._logout(session)
+        sessions = [s for s in self._disks.sessions(disk.target) if s.target == disk.target]
+        for session in sessions:
+            device = self._disks.device(session)
+            # A lost session is logged out even when its disk is in use: it ends the I/O that hangs.
+            if device and session.state == LOGGED_IN:
+                claim(device.path, f"the disk of {session.target}")
+        for session in sessions:
+            self._logout(session)
 
     def _login(self, target: str) -> None:
         """Log in to the first portal that answers; more than one path to a disk is not handled."""
         problem: ZfsiloError = _no_node(target)
         for portal in dict.fromkeys(self._nodes.files(target).values()):
-            argv = ["iscsiadm", "-m", "node", "-T", iscsi_name(target), "-p", portal, "--login"]
-            done = self._run(argv, timeout_s=LOGIN_TIMEOUT_S, ok=ANY)
+            words = ("-m", "node", "-T", iscsi_name(target), "-p", portal, "--login")
+            done = self._iscsiadm(*words, timeout_s=LOGIN_TIMEOUT_S)
             if done.rc in (0, ALREADY):
                 return
             problem = _login_problem(done, target, portal)
@@ -174,19 +180,24 @@ class RealIscsi:
         raise problem
 
     def _logout(self, session: Session) -> None:
-        device = self._disks.device(session)
-        # A lost session is logged out even when its disk is in use: that ends the I/O which hangs.
-        if device and session.state == LOGGED_IN:
-            claim(device.path, f"the disk of {session.target}")
-        argv = ["iscsiadm", "-m", "session", "-r", session.sid, "--logout"]
-        done = self._run(argv, timeout_s=LOGOUT_TIMEOUT_S, ok=ANY)
-        if done.rc not in (0, *GONE):
-            raise done.failed(f"the logout from {session.target} failed with code {done.rc}")
-        if not wait_for(lambda: not session.folder.exists(), DISK_DEADLINE_S):
-            raise Unavailable(
-                f"the session with {session.target} did not end within {DISK_DEADLINE_S} s",
-                reason="LOGOUT_TIMEOUT", target=session.target,
-            )  # fmt: skip
+        for _attempt in range(LOGOUT_ATTEMPTS):
+            words = ("-m", "session", "-r", session.sid, "--logout")
+            done = self._iscsiadm(*words, timeout_s=LOGOUT_TIMEOUT_S)
+            if done.rc not in (0, *GONE):
+                raise done.failed(f"the logout from {session.target} failed with code {done.rc}")
+            # An iscsid that was restarted knows nothing of a session until it has recovered it.
+            if wait_for(lambda: not session.folder.exists(), LOGOUT_DEADLINE_S):
+                return
+        raise Unavailable(
+            f"the session with {session.target} did not end: iscsiadm said {done.rc}",
+            reason="LOGOUT_TIMEOUT", target=session.target,
+        )  # fmt: skip
+
+    def _iscsiadm(
+        self, *words: str, timeout_s: float, ok: tuple[int, ...] = ANY
+    ) -> Completed:
+        self._nodes.free()
+        return self._run(["iscsiadm", *words], timeout_s=timeout_s, ok=ok)
 
     def _ready(self, target: str) -> Device | None:
         """Return the disk of a live session when kernel and udev are through with it."""

@@ -11,10 +11,15 @@ on Debian 12 and older /etc/iscsi. Source: usr/idbm.c of open-iscsi 2.1.11, and 
 from __future__ import annotations
 
 import os
+import sys
+import time
 from pathlib import Path
 
+from zfsilod.host.events import wait_for
 from zfsilod.host.names import iscsi_name
 
+DATABASE_LOCK = Path("/run/lock/iscsi/lock.write")
+STALE_S = 10.0  # iscsiadm holds its lock for milliseconds, and asks for it for 30 s
 ROOTS = (Path("/var/lib/iscsi"), Path("/etc/iscsi"))
 FIRST_LINE, LAST_LINE = "# BEGIN RECORD", "# END RECORD"
 TEMPORARY = ".zfsilo-record"  # beside the folders that iscsiadm reads; under the host's lock
@@ -23,8 +28,31 @@ TEMPORARY = ".zfsilo-record"  # beside the folders that iscsiadm reads; under th
 class Nodes:
     """The records on this host."""
 
-    def __init__(self, roots: tuple[Path, ...] = ROOTS) -> None:
+    def __init__(
+        self, roots: tuple[Path, ...] = ROOTS, database_lock: Path = DATABASE_LOCK
+    ) -> None:
         self.roots = roots
+        self._lock = database_lock
+
+    def free(self) -> None:
+        """Take iscsiadm's own lock away from one that was killed: it would be held for ever.
+
+        The lock is a name for a file that the holder makes and removes, so its death frees nothing,
+        and from then on every iscsiadm of the host fails. Making the name sets the file's ctime.
+        """
+        since = self._held_since()
+        if since is None:
+            return
+        wait_for(lambda: self._held_since() != since, since + STALE_S - time.time())
+        if self._held_since() == since:
+            sys.stderr.write(f"{self._lock}: removed, an iscsiadm that was killed had left it\n")
+            self._lock.unlink(missing_ok=True)
+
+    def _held_since(self) -> float | None:
+        try:
+            return self._lock.stat().st_ctime
+        except FileNotFoundError:
+            return None
 
     def targets(self, prefix: str) -> list[str]:
         """Return the targets whose names begin so."""

@@ -202,7 +202,10 @@ class RealZfs:
         argv = ["zfs", "get", "-Hp", "-r", "-t", "volume", "-o", "name,property,value,source"]
         done = self._run([*argv, names, checked(root)], timeout_s=READ_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
-            raise refused(done, reason_of(done, "open", root), root)
+            reason = reason_of(done, "open", root)
+            if reason == "dataset does not exist":
+                self.exists(root)  # raises Unavailable when it is the pool that is missing
+            raise refused(done, reason, root)
         return [Zvol(name, found) for name, found in table(done.stdout).items()]
 
     def device(self, dataset: str) -> str:

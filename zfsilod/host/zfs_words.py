@@ -79,10 +79,12 @@ def refused(done: Completed, reason: str, dataset: str) -> ZfsiloError:
         return Unavailable(
             f"the pool {pool} is suspended: it lost its disks", reason="POOL_SUSPENDED", pool=pool
         )
-    if reason == "dataset does not exist":
+    if reason in ("dataset does not exist", f"cannot open '{dataset}': dataset does not exist"):
         return missing(dataset)
     if reason == "dataset is busy":
         return Busy(f"the dataset {dataset} is busy", reason="DATASET_BUSY", dataset=dataset)
+    if reason.startswith("volume size "):
+        return InvalidArgument(f"zfs: {reason}", reason="BAD_SIZE", dataset=dataset)
     if reason.startswith(("'", "invalid property '", "bad property list: ")):
         name = reason.split("'")[1] if "'" in reason else ""
         return InvalidArgument(f"zfs: {reason}", reason="BAD_PROPERTY", property=name)

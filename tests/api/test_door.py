@@ -1,0 +1,431 @@
+"""The front door: who is let in, what is pumped, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.running import front_of, refused
+from zfsilod import door as doors
+from zfsilod.api.stub import Api
+from zfsilod.door import Door, Limits, listen_tcp, listen_unix
+from zfsilod.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.api.running import Front
+
+MIB = 1 << 20
+
+
+class Behind:
+    """A door with a plain server of ours behind it, in place of grpc."""
+
+    def __init__(self, directory: Path, limits: Limits | None) -> None:
+        self.door = Door(directory / "private", limits)
+        self.path = directory / "front.sock"
+        self.arrived: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
+            asyncio.Queue()
+        )
+        self.names: list[str] = []
+        self.writers: list[asyncio.StreamWriter] = []
+        self.port = 0
+
+    async def start(self) -> None:
+        async def arrive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            name = writer.get_extra_info("peername")
+            self.names.append("unix-abstract:" + name[1:].decode())
+            self.writers.append(writer)
+            await self.arrived.put((reader, writer))
+
+        self._servers = [
+            await asyncio.start_unix_server(arrive, path, limit=MIB)
+            for path in (self.door.plain, self.door.tls)
+        ]
+        self.door.open(listen_unix(self.path))
+        listener = listen_tcp("127.0.0.1", 0)
+        self.port = listener.getsockname()[1]
+        self.door.open(listener)
+
+    async def stop(self) -> None:
+        self.door.close()
+        for server in self._servers:
+            server.close()
+        for writer in self.writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.01)
+
+    async def unix(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_unix_connection(str(self.path), limit=MIB)
+        self.writers.append(writer)
+        return reader, writer
+
+    async def tcp(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=MIB)
+        self.writers.append(writer)
+        return reader, writer
+
+    async def pair(self) -> tuple[Any, Any]:
+        """Return both ends of a new connection: (reader, writer) of the client and of the server."""
+        return await self.tcp(), await asyncio.wait_for(self.arrived.get(), 5)
+
+
+@asynccontextmanager
+async def behind(limits: Limits | None = None) -> AsyncIterator[Behind]:
+    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
+        built = Behind(Path(directory), limits)
+        await built.start()
+        try:
+            yield built
+        finally:
+            await built.stop()
+
+
+async def eventually(question: Any) -> None:
+    async with asyncio.timeout(10):
+        while not question():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_tag_stands_for_the_peer() -> None:
+    async with behind() as built:
+        _reader, unix = await built.unix()
+        await eventually(lambda: len(built.names) == 1)
+        found = built.door.peer(built.names[0])
+        assert found is not None
+        assert (found.kind, found.uid) == ("unix", os.getuid())
+        assert set(found.groups) == {os.getgid(), *os.getgroups()}
+        assert found.address == f"pid {os.getpid()}"
+        _reader, tcp = await built.tcp()
+        await eventually(lambda: len(built.names) == 2)
+        found = built.door.peer(built.names[1])
+        assert found is not None
+        assert (found.kind, found.address, found.uid) == ("tcp", "127.0.0.1", -1)
+        assert built.names[0] != built.names[1]
+        unix.close()
+        tcp.close()
+        await eventually(lambda: built.door.peer(built.names[0]) is None)
+
+
+async def test_unix_and_tcp_reach_different_sockets() -> None:
+    async with behind() as built:
+        plain = built._servers[0].sockets[0].getsockname()
+        for connect, path in ((built.unix, built.door.plain), (built.tcp, built.door.tls)):
+            _reader, writer = await connect()
+            _far, server = await built.arrived.get()
+            assert server.get_extra_info("sockname") == str(path)
+            writer.close()
+            server.close()
+        assert plain == str(built.door.plain)
+
+
+async def test_bytes_arrive_whole_both_ways() -> None:
+    async with behind() as built:
+        (reader, writer), (far_reader, far_writer) = await built.pair()
+        there, back = secrets.token_bytes(8 * MIB), secrets.token_bytes(8 * MIB)
+
+        async def send(out: asyncio.StreamWriter, data: bytes) -> None:
+            out.write(data)
+            await out.drain()
+
+        got = await asyncio.gather(
+            far_reader.readexactly(len(there)), reader.readexactly(len(back)),
+            send(writer, there), send(far_writer, back),
+        )  # fmt: skip
+        assert (got[0], got[1]) == (there, back)
+        writer.close()
+        far_writer.close()
+
+
+async def test_a_slow_reader_holds_back_the_writer() -> None:
+    async with behind() as built:
+        (_reader, writer), (far_reader, far_writer) = await built.pair()
+        far_writer.transport.pause_reading()
+        writer.write(b"x" * 64 * MIB)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(writer.drain(), 0.3)
+        left = writer.transport.get_write_buffer_size()
+        assert left > 32 * MIB  # the door took what fits into sockets, and one chunk
+        (connection,) = built.door._connections.values()
+        assert sum(len(pipe._rest) for pipe in connection._pipes) <= doors.CHUNK_BYTES
+        far_writer.transport.resume_reading()
+        assert len(await far_reader.readexactly(64 * MIB)) == 64 * MIB
+        writer.close()
+        far_writer.close()
+
+
+async def test_one_half_may_end_before_the_other() -> None:
+    async with behind() as built:
+        (reader, writer), (far_reader, far_writer) = await built.pair()
+        writer.write(b"question")
+        writer.write_eof()
+        assert await far_reader.read() == b"question"
+        far_writer.write(b"answer")
+        far_writer.close()
+        assert await reader.read() == b"answer"
+        writer.close()
+        await eventually(lambda: built.door.connections == 0)
+
+
+async def test_half_a_connection_does_not_last(monkeypatch: Any) -> None:
+    monkeypatch.setattr(doors, "LINGER_S", 0.1)
+    async with behind() as built:
+        (reader, writer), (far_reader, far_writer) = await built.pair()
+        far_writer.close()
+        assert await reader.read() == b""
+        await eventually(lambda: built.door.connections == 0)
+        writer.close()
+        assert await far_reader.read() == b""
+
+
+async def test_a_connection_that_is_reset_is_gone() -> None:
+    async with behind() as built:
+        with socket.create_connection(("127.0.0.1", built.port)) as client:
+            await eventually(lambda: built.door.connections == 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await eventually(lambda: built.door.connections == 0)
+
+
+async def test_there_are_only_so_many_connections() -> None:
+    limits = Limits(unix=2, tcp=3, each=2)
+    async with behind(limits) as built:
+        kept = [await built.tcp() for _each in range(2)]
+        await eventually(lambda: built.door.connections == 2)
+        reader, third = await built.tcp()  # of the same address
+        assert await reader.read() == b""
+        kept += [await built.unix() for _each in range(2)]
+        await eventually(lambda: built.door.connections == 4)
+        reader, more = await built.unix()
+        assert await reader.read() == b""
+        for _reader, writer in kept:
+            writer.close()
+        await eventually(lambda: built.door.connections == 0)
+        assert not built.door._held
+        again = await built.tcp()
+        await eventually(lambda: len(built.names) == 5)
+        assert built.door.connections == 1
+        for writer in (third, more, again[1]):
+            writer.close()
+
+
+async def test_a_door_without_anything_behind_it_drops_its_callers() -> None:
+    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
+        door = Door(Path(directory) / "private")
+        door.open(listen_unix(Path(directory) / "front.sock"))
+        reader, writer = await asyncio.open_unix_connection(f"{directory}/front.sock")
+        assert await reader.read() == b""
+        assert door.connections == 0
+        writer.close()
+        door.close()
+
+
+async def test_without_descriptors_it_waits_and_goes_on(monkeypatch: Any) -> None:
+    monkeypatch.setattr(doors, "ACCEPT_PAUSE_S", 0.1)
+
+    class Exhausted:
+        def __init__(self, real: socket.socket) -> None:
+            self.real, self.refusals = real, 2
+
+        def accept(self) -> Any:
+            if self.refusals:
+                self.refusals -= 1
+                raise OSError(24, "Too many open files")
+            return self.real.accept()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+        def __hash__(self) -> int:
+            return 1
+
+    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
+        path = Path(directory) / "front.sock"
+        door = Door(Path(directory) / "private")
+        listener = Exhausted(listen_unix(path))
+        door.open(listener)  # type: ignore[arg-type]
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        assert await reader.read() == b""  # accepted at last; nothing is behind the door
+        assert listener.refusals == 0
+        writer.close()
+        door.close()
+
+
+def test_private_means_private(tmp_path: Path) -> None:
+    directory = tmp_path / "run" / "private"
+    directory.mkdir(parents=True, mode=0o755)
+    (directory / "plain.sock").touch()
+    Door(directory)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert list(directory.iterdir()) == []
+
+
+def test_a_socket_that_nobody_listens_on_is_replaced() -> None:
+    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
+        path = Path(directory) / "front.sock"
+        listen_unix(path).close()
+        with listen_unix(path, mode=0o600):
+            assert path.stat().st_mode & 0o777 == 0o600
+            with pytest.raises(FailedPrecondition):
+                listen_unix(path)
+        path.unlink()
+        path.touch()
+        with pytest.raises(FailedPrecondition):
+            listen_unix(path)
+
+
+def test_ipv6_addresses() -> None:
+    try:
+        listener = listen_tcp("::1", 0)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with listener, socket.create_connection(("::1", listener.getsockname()[1])) as client:
+        accepted, _address = listener.accept()
+        with accepted:
+            assert doors.peer_of(accepted, "tcp").address == "::1"
+        assert client
+
+
+INHERIT = """
+import os, sys
+os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "2"
+from zfsilod.door import inherited
+print([(s.family.name, s.fileno()) for s in inherited()])
+"""
+
+
+def test_sockets_of_systemd_are_taken() -> None:
+    pytest.importorskip("systemd.daemon")
+    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
+        with listen_unix(Path(directory) / "s") as unix, listen_tcp("127.0.0.1", 0) as tcp:
+            handed = [os.dup(unix.fileno()), os.dup(tcp.fileno())]
+            high = [os.dup2(fd, 200 + i) for i, fd in enumerate(handed)]
+            script = f"import os; os.dup2({high[0]}, 3); os.dup2({high[1]}, 4)\n{INHERIT}"
+            done = subprocess.run(
+                [sys.executable, "-c", script], pass_fds=high, capture_output=True, text=True,
+                check=True,
+            )  # fmt: skip
+            for descriptor in (*handed, *high):
+                os.close(descriptor)
+    assert done.stdout.strip() == "[('AF_UNIX', 3), ('AF_INET', 4)]"
+
+
+# With grpc behind it
+
+
+async def test_peers_that_did_not_come_through_the_door_are_refused(front: Front) -> None:
+    for options in ([], [("grpc.default_authority", "localhost")]):
+        channel = grpc.aio.insecure_channel(f"unix:{front.door.plain}", options=options)
+        front.channels.append(channel)
+        with refused("UNAUTHENTICATED") as found:
+            await Api(channel).volumes.ListVolumes(pb.ListVolumesRequest())
+        assert "front door" in found.error.message
+
+
+async def test_a_tag_that_somebody_made_up_is_refused(front: Front) -> None:
+    front.root()
+    await front.channels[-1].channel_ready()
+    (real,) = front.door._connections
+    for made_up in ("zfsilo/1/1", real + "0", real.rpartition("/")[0]):
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(f"\0{made_up}")
+            name = "unix-abstract:" + bound.getsockname()[1:].decode()
+            assert front.door.peer(name) is None
+    with socket.socket(socket.AF_UNIX) as bound, pytest.raises(OSError, match="in use"):
+        bound.bind(f"\0{real}")  # the kernel keeps a living tag for its owner
+
+
+SERVE = """
+import asyncio, sys
+from pathlib import Path
+from zfsilod import certs
+certs.require_tls13()
+from tests.api.running import front_of
+
+async def serve():
+    async with front_of(Path(sys.argv[1])) as front:
+        print(front.port, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(serve())
+"""
+
+
+def test_the_tcp_port_speaks_tls_13_only(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(tmp_path)], env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as server:  # fmt: skip
+        assert server.stdin is not None
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            spoken(port, ssl.TLSVersion.TLSv1_2)
+        assert spoken(port, ssl.TLSVersion.TLSv1_3) == ("TLSv1.3", "h2")
+        server.stdin.close()
+
+
+def spoken(port: int, version: ssl.TLSVersion) -> tuple[str | None, str | None]:
+    """Return version and protocol of a TLS connection of at most this version."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    context.maximum_version = version
+    with socket.create_connection(("127.0.0.1", port)) as raw, context.wrap_socket(raw) as tls:
+        return tls.version(), tls.selected_alpn_protocol()
+
+
+async def test_plain_text_on_the_tcp_port_is_refused(front: Front) -> None:
+    channel = grpc.aio.insecure_channel(front.address)
+    front.channels.append(channel)
+    with refused("UNAVAILABLE"):
+        await Api(channel).volumes.ListVolumes(pb.ListVolumesRequest())
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, kind: str) -> None:
+    monkeypatch.setattr("zfsilod.api.grpc.OPTIONS", (("grpc.server_handshake_timeout_ms", 500),))
+    async with front_of(tmp_path) as front:
+        begun = time.monotonic()
+        if kind == "unix":
+            reader, writer = await asyncio.open_unix_connection(str(front.path))
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        async with asyncio.timeout(10):
+            while await reader.read(1000):
+                pass
+        assert time.monotonic() - begun < 5
+        writer.close()
+        await eventually(lambda: front.door.connections == 0)
+
+
+async def test_a_door_that_is_shut_lets_nobody_in_but_keeps_who_is_in(front: Front) -> None:
+    api = front.root()
+    await api.volumes.ListVolumes(pb.ListVolumesRequest())
+    front.door.shut()
+    await api.volumes.ListVolumes(pb.ListVolumesRequest())
+    with pytest.raises(OSError, match="Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", front.port)
+
+
+async def test_many_calls_at_once(front: Front) -> None:
+    apis = [front.root(), front.role("reader", "monitor")]
+    calls = [
+        api.volumes.ListVolumes(pb.ListVolumesRequest()) for api in apis for _each in range(100)
+    ]
+    assert len(await asyncio.gather(*calls)) == 200

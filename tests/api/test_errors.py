@@ -1,0 +1,120 @@
+"""Errors on the wire: every class, with its reason and facts, and what nobody foresaw."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.running import DATA, create, refused
+from zfsilod import errors
+from zfsilod.api import status
+
+if TYPE_CHECKING:
+    from tests.api.running import Front
+
+CLASSES = sorted(set(errors.BY_NAME.values()), key=lambda each: each.__name__)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+async def test_every_error_reaches_the_client(front: Front, kind: type[errors.ZfsiloError]) -> None:
+    def fail(*_arguments: Any) -> None:
+        raise kind('ein Fehler: "data"\n100 %', reason="SOME_REASON", volume="data", hosts="a,b")
+
+    front.server._find_token = fail  # type: ignore[method-assign,assignment]
+    front.server._callers._find_token = fail  # type: ignore[assignment]
+    with refused(kind.code, "SOME_REASON") as found:
+        await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+    assert found.error.message == 'ein Fehler: "data"\n100 %'
+    assert found.error.facts == {"volume": "data", "hosts": "a,b"}
+    raw = dict(found.raw.trailing_metadata())["grpc-status-details-bin"]
+    packed = Status.FromString(raw)
+    info = ErrorInfo()
+    assert packed.code == grpc.StatusCode[kind.code].value[0]
+    assert packed.details[0].Unpack(info)
+    assert (info.domain, info.reason) == ("zfsilo.org", "SOME_REASON")
+
+
+def test_every_code_is_one_of_grpc() -> None:
+    for kind in CLASSES:
+        assert grpc.StatusCode[kind.code] is not grpc.StatusCode.UNKNOWN
+
+
+async def test_a_defect_is_logged_and_answered_without_its_details(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_root: str) -> Any:
+        raise ZeroDivisionError("the password is 1234")
+
+    front.service.capacity = fail  # type: ignore[assignment,method-assign]
+    from zfsilo.v1 import service_pb2
+
+    with caplog.at_level(logging.ERROR), refused("INTERNAL", "INTERNAL") as found:
+        await front.root().service.GetCapacity(service_pb2.GetCapacityRequest())
+    assert "1234" not in str(found.raw)
+    assert "ZeroDivisionError" not in str(found.raw)
+    assert "GetCapacity failed" in caplog.text
+    assert "ZeroDivisionError: the password is 1234" in caplog.text
+
+
+async def test_many_long_facts_still_reach_the_client(front: Front) -> None:
+    facts = {f"fact{number}": "x" * 3000 for number in range(50)}
+
+    def fail(_token: str) -> Any:
+        raise errors.Busy("long " * 1000, **facts)
+
+    front.server._callers._find_token = fail
+    with refused("ABORTED", "BUSY") as found:
+        await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+    assert found.error.facts["fact0"] == "x" * status.MAX_FACT_CHARACTERS
+
+
+async def test_a_message_that_is_no_message_is_refused(front: Front) -> None:
+    front.root()
+    call = front.channels[-1].unary_unary("/zfsilo.v1.VolumeService/GetVolume")
+    with pytest.raises(grpc.aio.AioRpcError) as found:
+        await call(b"\xff\xff\xff")
+    assert found.value.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+
+async def test_a_method_that_is_none(front: Front) -> None:
+    front.root()
+    with refused("UNIMPLEMENTED"):
+        await front.channels[-1].unary_unary("/zfsilo.v1.VolumeService/Undelete")(b"")
+
+
+async def test_a_huge_request_is_refused(front: Front) -> None:
+    with refused("RESOURCE_EXHAUSTED"):
+        await front.root().volumes.CreateVolume(create(labels={"a": "x" * (1 << 20)}))
+
+
+async def test_odd_texts_come_back_as_they_are(front: Front) -> None:
+    odd = {"a": "\u20ac \U0001f600 \"'\\\n\t\x00", "b": json.dumps({"is": "Volume"})}
+    made = await front.root().volumes.CreateVolume(create(labels=odd))
+    assert dict(made.volume.labels) == odd
+
+
+def test_facts_of_a_strange_server_that_are_named_like_our_parameters() -> None:
+    info = ErrorInfo(reason="R", domain=status.DOMAIN, metadata={"message": "x", "self": "y"})
+    packed = Status(code=10, message="m")
+    packed.details.add().Pack(info)
+
+    class Answer(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.ABORTED
+
+        def details(self) -> str:
+            return "m"
+
+        def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+            return ((status.DETAILS, packed.SerializeToString()),)
+
+    found = status.from_status(Answer())
+    assert isinstance(found, errors.Busy)
+    assert (found.message, found.reason, found.facts) == ("m", "R", {})

@@ -1,0 +1,247 @@
+"""Pages and filters, alone and over the wire."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from zfsilo.v1 import host_pb2, operation_pb2
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.running import create, front_of, publish, refused
+from zfsilod.api import filter as filters
+from zfsilod.api import pages
+from zfsilod.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.api.running import Front
+
+THINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "db": {"id": ("db",), "height": ("PUBLISHED",), "host": ("a", "b"), "labels": ("app", "x y"),
+           "labels.app": ("db",)},
+    "web": {"id": ("web",), "height": ("CREATED",), "labels": ("app",), "labels.app": ("w 1",)},
+    "pre-1": {"id": ("pre-1",), "height": ("MOUNTED",)},
+}  # fmt: skip
+
+
+def matching(text: str) -> list[str]:
+    found = filters.parse(text, ("id", "height", "host", "labels"))
+    return [name for name, values in THINGS.items() if found(lambda f, v=values: v.get(f, ()))]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ["db", "web", "pre-1"]),
+        ("  ", ["db", "web", "pre-1"]),
+        ("height = PUBLISHED", ["db"]),
+        ("height=PUBLISHED", ["db"]),
+        ("height != PUBLISHED", ["web", "pre-1"]),
+        ('labels.app = "db"', ["db"]),
+        ('labels.app = "w 1"', ["web"]),
+        ('labels.app : "w"', ["web"]),
+        ("labels : app", ["db", "web"]),
+        ('labels : "x y"', ["db"]),
+        ("NOT labels : app", ["pre-1"]),
+        ("host = b", ["db"]),
+        ("host != b", ["web", "pre-1"]),
+        ('id : "pre"', ["pre-1"]),
+        ("id = pre-1", ["pre-1"]),
+        ("id = db OR id = web", ["db", "web"]),
+        ("labels : app AND id = db OR id = pre-1", ["db"]),  # OR binds more closely
+        ("(labels : app AND id = db) OR id = pre-1", ["db", "pre-1"]),
+        ("NOT (id = db OR id = web)", ["pre-1"]),
+        ("NOT NOT id = db", ["db"]),
+        ("((((id = db))))", ["db"]),
+        (r'id = "d\"b"', []),
+    ],
+)
+def test_filters(text: str, expected: list[str]) -> None:
+    assert matching(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id", "id =", "= db", "id = db AND", "AND id = db", "id = db id = web", "(id = db",
+        "id = db)", "()", "NOT", "size = 3", "label.app = db", 'id = "db', "id = db;", "id ~ db",
+        "id < db", "id == db", "labels", '"id" = db', "id = db or id = web", "id = (db)",
+        "(" * 20 + "id = db" + ")" * 20, "NOT " * 20 + "id = db", "id = " + "x" * 3000,
+    ],
+)  # fmt: skip
+def test_wrong_filters(text: str) -> None:
+    with pytest.raises(InvalidArgument) as found:
+        matching(text)
+    assert found.value.reason == "BAD_FILTER"
+    assert len(found.value.message) < 300
+
+
+@given(st.text(alphabet='id=ANDORT()": !\\x', max_size=60))
+def test_no_text_breaks_the_parser(text: str) -> None:
+    try:
+        matching(text)
+    except InvalidArgument as error:
+        assert error.reason == "BAD_FILTER"
+
+
+async def many(front: Front, count: int) -> list[str]:
+    """Put volumes into the store, without a host behind them, and return their ids."""
+    from zfsilod.model import Volume
+
+    def put(txn: Any) -> None:
+        for number in range(count):
+            txn.put(Volume(
+                id=f"v{number:05}", uid=f"{number:032x}", dataset=f"tank/zfsilo/v{number:05}",
+                capacity_bytes=1 << 30, thin=True, mode="FILESYSTEM", volblocksize=16384,
+                labels=(("odd", str(number % 2)),), height="CREATED",
+            ))  # fmt: skip
+
+    front.write(put)
+    return [f"v{number:05}" for number in range(count)]
+
+
+async def all_pages(method: Any, request: Any, field: str) -> list[list[str]]:
+    found = []
+    while True:
+        answer = await method(request)
+        found.append([each.name for each in getattr(answer, field)])
+        if not answer.next_page_token:
+            return found
+        request.page_token = answer.next_page_token
+
+
+async def test_pages_are_whole_and_in_order(front: Front) -> None:
+    ids = await many(front, 250)
+    volumes = front.root().volumes
+    found = await all_pages(volumes.ListVolumes, pb.ListVolumesRequest(), "volumes")
+    assert [len(each) for each in found] == [100, 100, 50]
+    assert sum(found, []) == [f"volumes/{each}" for each in ids]
+    request = pb.ListVolumesRequest(page_size=7, filter='labels.odd = "1"', order_by="id")
+    found = await all_pages(volumes.ListVolumes, request, "volumes")
+    assert sum(found, []) == [f"volumes/{each}" for each in ids[1::2]]
+    assert {len(each) for each in found[:-1]} == {7}
+    assert len((await volumes.ListVolumes(pb.ListVolumesRequest(page_size=5000))).volumes) == 250
+
+
+async def test_what_comes_and_goes_between_pages_moves_nothing_else(front: Front) -> None:
+    ids = await many(front, 10)
+    volumes = front.root().volumes
+    first = await volumes.ListVolumes(pb.ListVolumesRequest(page_size=5))
+    front.write(lambda txn: [txn.drop("volume", each) for each in (ids[0], ids[4], ids[5])])
+    rest = await volumes.ListVolumes(pb.ListVolumesRequest(page_token=first.next_page_token))
+    assert [each.id for each in rest.volumes] == ids[6:]
+
+
+async def test_a_filter_that_matches_little_is_answered_in_parts(
+    front: Front, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(pages, "MAX_SCANNED", 40)
+    await many(front, 100)
+    request = pb.ListVolumesRequest(filter="id = v00099")
+    found = await all_pages(front.root().volumes.ListVolumes, request, "volumes")
+    assert found == [[], [], ["volumes/v00099"]]
+
+
+async def test_a_page_is_no_larger_than_a_client_takes(front: Front, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 1000)
+    ids = await many(front, 30)
+    found = await all_pages(front.root().volumes.ListVolumes, pb.ListVolumesRequest(), "volumes")
+    assert len(found) > 2
+    assert sum(found, []) == [f"volumes/{each}" for each in ids]
+
+
+async def test_a_token_outlives_the_server(tmp_path: Path) -> None:
+    async with front_of(tmp_path) as front:
+        ids = await many(front, 10)
+        first = await front.root().volumes.ListVolumes(pb.ListVolumesRequest(page_size=5))
+    async with front_of(tmp_path) as front:
+        request = pb.ListVolumesRequest(page_token=first.next_page_token)
+        rest = await front.root().volumes.ListVolumes(request)
+    assert [each.id for each in rest.volumes] == ids[5:]
+
+
+async def test_wrong_requests_for_pages(front: Front) -> None:
+    await many(front, 10)
+    api = front.root()
+    token = (await api.volumes.ListVolumes(pb.ListVolumesRequest(page_size=5))).next_page_token
+    forged = base64.urlsafe_b64encode(b"\0" * 24 + b"v00001").decode().rstrip("=")
+    for wrong in ("x", "!", forged, token[:-2], token + "AAAA", "a" * 5, "\u00e4"):
+        with refused("INVALID_ARGUMENT", "BAD_PAGE_TOKEN"):
+            await api.volumes.ListVolumes(pb.ListVolumesRequest(page_token=wrong))
+    for other in (
+        pb.ListVolumesRequest(page_token=token, filter="id : v"),
+        pb.ListVolumesRequest(page_token=token, order_by="id"),
+    ):
+        with refused("INVALID_ARGUMENT", "BAD_PAGE_TOKEN"):
+            await api.volumes.ListVolumes(other)
+    with refused("INVALID_ARGUMENT", "BAD_PAGE_TOKEN"):
+        await api.hosts.ListHosts(host_pb2.ListHostsRequest(page_token=token))
+    with refused("INVALID_ARGUMENT", "BAD_PAGE_SIZE"):
+        await api.volumes.ListVolumes(pb.ListVolumesRequest(page_size=-1))
+    for order in ("name", "id desc", "id,uid"):
+        with refused("INVALID_ARGUMENT", "BAD_ORDER"):
+            await api.volumes.ListVolumes(pb.ListVolumesRequest(order_by=order))
+    with refused("INVALID_ARGUMENT", "BAD_FILTER"):
+        await api.volumes.ListVolumes(pb.ListVolumesRequest(filter="colour = red"))
+
+
+async def test_filters_of_volumes_hosts_and_operations(front: Front) -> None:
+    api = front.root()
+    await api.volumes.CreateVolume(create(labels={"app": "db"}))
+    await api.volumes.CreateVolume(create("block", mode=pb.MODE_BLOCK))
+    await api.volumes.PublishVolume(publish())
+    await api.volumes.ConnectVolume(
+        pb.ConnectVolumeRequest(server="give", volume="data", local_name="here")
+    )
+    for text, expected in {
+        "height = PUBLISHED": ["data"],
+        "height = CONNECTED OR mode = BLOCK": ["block", "here"],
+        "host = take": ["data"],
+        "server = give": ["here"],
+        'labels.app = "db"': ["data"],
+        "uid != x AND id : da": ["data"],
+    }.items():
+        found = await api.volumes.ListVolumes(pb.ListVolumesRequest(filter=text))
+        assert [each.id for each in found.volumes] == expected, text
+    hosts = await api.hosts.ListHosts(host_pb2.ListHostsRequest(filter="iqn : iqn. AND id = take"))
+    assert [each.id for each in hosts.hosts] == ["take"]
+    request = operation_pb2.ListOperationsRequest(filter="kind = connect AND state = DONE")
+    (one,) = (await api.operations.ListOperations(request)).operations
+    assert one.subject == "volumes/here"
+    request = operation_pb2.ListOperationsRequest(page_size=2)
+    found = await all_pages(api.operations.ListOperations, request, "operations")
+    assert sum(found, []) == sorted(sum(found, []))
+
+
+async def test_publications_by_volume_and_host_in_pages(front: Front) -> None:
+    from zfsilod.model import Publication
+
+    await many(front, 3)
+    keys = [(f"v{v:05}", f"h{h}") for v in range(3) for h in range(4)]
+
+    def put(txn: Any) -> None:
+        for volume, host in keys:
+            txn.put(Publication(id=f"{volume}/{host}", volume=volume, host=host, initiator="iqn.x"))
+
+    front.write(put)
+    volumes = front.root().volumes
+
+    async def listed(**asked: Any) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        request = pb.ListPublicationsRequest(page_size=3, **asked)
+        while True:
+            answer = await volumes.ListPublications(request)
+            found += [(e.volume[8:], e.host[6:]) for e in answer.publications]
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+    assert await listed() == keys
+    assert await listed(volume="volumes/v00001") == [each for each in keys if each[0] == "v00001"]
+    assert await listed(host="hosts/h2") == [each for each in keys if each[1] == "h2"]
+    assert await listed(volume="volumes/v00002", host="hosts/h3") == [("v00002", "h3")]

@@ -1,0 +1,133 @@
+"""Conversions: every enum has every name, and no message carries a secret but one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from google.protobuf.descriptor import Descriptor, EnumDescriptor
+from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
+
+from tests.examples import steps
+from zfsilod import model
+from zfsilod.api import messages
+from zfsilod.api.stub import SERVICES
+from zfsilod.errors import InvalidArgument
+from zfsilod.views import HEIGHTS
+
+PROTOS = sorted((Path(__file__).parents[2] / "proto/zfsilo/v1").glob("*.proto"))
+ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
+    (messages.MODES, get_args(model.Mode), volume_pb2.Mode.DESCRIPTOR),
+    (messages.ACCESS_MODES, get_args(model.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
+    (messages.TRANSPORTS, get_args(model.Transport), volume_pb2.Transport.DESCRIPTOR),
+    (messages.RESTORES, get_args(model.Restore), volume_pb2.Restore.DESCRIPTOR),
+    (
+        messages.FILESYSTEM_STATES, get_args(model.FilesystemState),
+        volume_pb2.FilesystemState.DESCRIPTOR,
+    ),
+    (messages.HEIGHTS, HEIGHTS, volume_pb2.Height.DESCRIPTOR),
+    (messages.STATES, get_args(model.OperationState), operation_pb2.OperationState.DESCRIPTOR),
+    (messages.MARKS, get_args(model.Mark), operation_pb2.Mark.DESCRIPTOR),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("enum", "names", "wire"), ENUMS)
+def test_every_enum_is_whole(enum: Any, names: tuple[str, ...], wire: EnumDescriptor) -> None:
+    numbers = {enum.number(name) for name in names}
+    prefix = re.sub(r"(?<!^)([A-Z])", r"_\1", wire.name).upper()
+    planned = {operation_pb2.OPERATION_STATE_PLANNED} if wire.name == "OperationState" else set()
+    assert numbers | {0} | planned == set(wire.values_by_number)
+    for name in names:
+        assert wire.values_by_number[enum.number(name)].name == f"{prefix}_{name.upper()}"
+        assert enum.name(enum.number(name)) == name
+    assert enum.name(0, names[0]) == names[0]
+    for wrong in (0, 99, -1):
+        with pytest.raises(InvalidArgument):
+            enum.name(wrong)
+    with pytest.raises(InvalidArgument):
+        enum.name(99, names[0])
+
+
+def all_messages() -> dict[str, Descriptor]:
+    found: dict[str, Descriptor] = {}
+
+    def add(descriptor: Descriptor) -> None:
+        if descriptor.full_name not in found:
+            found[descriptor.full_name] = descriptor
+            for field in descriptor.fields:
+                if field.message_type:
+                    add(field.message_type)
+
+    for service in SERVICES:
+        for method in service.methods:
+            add(method.input_type)
+            add(method.output_type)
+    return found
+
+
+def test_only_one_answer_carries_secrets() -> None:
+    secret = re.compile(r"password|secret|token|chap|key|digest")
+    found = {
+        f"{name}.{field.name}"
+        for name, each in all_messages().items()
+        for field in each.fields
+        if secret.search(field.name) and field.name not in ("page_token", "next_page_token", "key")
+    }
+    assert found == {
+        "zfsilo.v1.FetchConnectionResponse.chap", "zfsilo.v1.Chap.password",
+        "zfsilo.v1.Chap.mutual_password",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PROTOS, ids=lambda each: each.stem)
+def test_everything_is_commented(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    declared = re.compile(
+        r"\s*(?:(?:message|enum|service|rpc) |(?:repeated |optional )?[\w.<>, ]+ = \d+;)"
+    )
+    for number, line in enumerate(lines):
+        if declared.match(line) and not line.startswith("syntax"):
+            assert lines[number - 1].strip().startswith("//"), f"{path.name}:{number + 1}: {line}"
+
+
+def test_every_step_shows_as_text() -> None:
+    for step in steps():
+        text = messages.step_text(step)
+        assert text.startswith(f"{type(step).__name__}(")
+        assert all(f"{name}=" in text for name in step.FIELDS)
+
+
+def test_lists_of_requests_have_what_pages_need() -> None:
+    for service in SERVICES:
+        for method in service.methods:
+            if method.name.startswith("List"):
+                assert {"page_size", "page_token"} <= set(method.input_type.fields_by_name)
+                assert "next_page_token" in method.output_type.fields_by_name
+
+
+def test_every_enum_begins_unspecified() -> None:
+    for file in (service_pb2, volume_pb2, operation_pb2):
+        for enum in file.DESCRIPTOR.enum_types_by_name.values():
+            assert enum.values_by_number[0].name.endswith("_UNSPECIFIED")
+
+
+@pytest.mark.parametrize("name", ["", "operations", "operations/", "operations/01J" + "Z" * 23])
+def test_wrong_operation_names(name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        messages.operation_id(name)
+
+
+def test_progress() -> None:
+    moves = tuple(
+        model.Move(step=each, up=True, mark=mark)  # type: ignore[arg-type]
+        for each, mark in zip(steps(), ("kept", "done", "begun", "todo"), strict=False)
+    )
+    operation = model.Operation(
+        id="o", kind="k", subject="s", title="t", moves=moves, claims=(), commit=()
+    )
+    assert messages.progress(operation) == 50
+    assert messages.progress(operation.but(moves=())) == 0
+    assert messages.progress(operation.but(moves=moves[:2])) == 99
+    assert messages.progress(operation.but(moves=(), state="DONE")) == 100

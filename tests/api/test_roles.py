@@ -1,0 +1,362 @@
+"""Who may call what: the table, over the wire, and what a host is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from zfsilo.v1 import host_pb2, service_pb2
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.running import DATA, TAKE, connect, create, publish, refused
+from zfsilod.api.channel import tls_channel_aio
+from zfsilod.api.grpc import HEALTH, REFLECTION
+from zfsilod.api.stub import SERVICES, Api, Stub, path_of
+from zfsilod.auth import ROLES, Caller, authorize, new_token
+from zfsilod.errors import InvalidArgument, PermissionDenied
+from zfsilod.model import Publication
+
+if TYPE_CHECKING:
+    from tests.api.running import Front
+
+METHODS = {path_of(each): each for s in (*SERVICES, HEALTH, REFLECTION) for each in s.methods}
+CONSUMER = ("Connect", "Disconnect", "Stage", "Unstage", "Mount", "Unmount", "Grow")
+OTHER_IQN = "iqn.2026-01.org.example:b"
+
+
+def test_the_table_has_every_method_and_no_other() -> None:
+    assert set(ROLES) == set(METHODS)
+
+
+def test_the_administrator_may_everything() -> None:
+    assert all("admin" in roles for roles in ROLES.values())
+
+
+def test_readers_only_read() -> None:
+    reading = ("Get", "List", "Watch", "Wait", "Stats", "Check", "ServerReflectionInfo")
+    for path, roles in ROLES.items():
+        assert ("reader" not in roles) or path.rpartition("/")[2].startswith(reading), path
+
+
+def test_no_other_host_commands_a_consumer() -> None:
+    family = [path for path in ROLES if path.rpartition("/")[2] in [f"{n}Volume" for n in CONSUMER]]
+    assert len(family) == len(CONSUMER)
+    assert all(ROLES[path] == ("admin",) for path in family)
+
+
+def test_what_is_not_in_the_table_is_refused() -> None:
+    with pytest.raises(PermissionDenied):
+        authorize(Caller(role="admin", subject="x", origin="y"), "/zfsilo.v1.Service/Other")
+
+
+@pytest.mark.parametrize("role", ["admin", "host", "reader"])
+async def test_the_table_holds_on_the_wire(front: Front, role: Any) -> None:
+    front.role(role, "take")
+    channel = front.channels[-1]
+    for path, method in METHODS.items():
+        code = await code_of(channel, path, method)
+        refused_by_role = code == grpc.StatusCode.PERMISSION_DENIED
+        assert refused_by_role == (role not in ROLES[path]), f"{path} answers {code} to {role}"
+
+
+async def code_of(channel: Any, path: str, method: Any) -> grpc.StatusCode:
+    """Call a method with an empty request, and return what came of it."""
+    request = GetMessageClass(method.input_type)()
+    parse = GetMessageClass(method.output_type).FromString
+    if method.client_streaming:
+        call = channel.stream_stream(path, type(request).SerializeToString, parse)(iter([request]))
+    elif method.server_streaming:
+        call = channel.unary_stream(path, type(request).SerializeToString, parse)(request)
+    else:
+        call = channel.unary_unary(path, type(request).SerializeToString, parse)(request)
+        return await call.code()  # type: ignore[no-any-return]
+    try:
+        await call.read()
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    call.cancel()
+    return grpc.StatusCode.OK
+
+
+async def test_without_a_token_nobody_is_anybody(front: Front) -> None:
+    pem = front.certificate.certificate_pem
+    channel = grpc.aio.secure_channel(
+        front.address, grpc.ssl_channel_credentials(pem),
+        options=[("grpc.ssl_target_name_override", "zfsilo")],
+    )  # fmt: skip
+    front.channels.append(channel)
+    for path, method in METHODS.items():
+        assert await code_of(channel, path, method) == grpc.StatusCode.UNAUTHENTICATED, path
+    with refused("UNAUTHENTICATED", "NO_TOKEN"):
+        await Api(channel).volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+
+
+async def test_wrong_tokens(front: Front) -> None:
+    right = front.token("admin", "ops")
+    wrong = [
+        right[:-1] + ("0" if right[-1] != "0" else "1"), right[:-1], right + "0", "zfsilo-", "x",
+        right.upper(), new_token("admin", "ops")[1], "zfsilo-" + "0" * 26 + "-" + "0" * 64,
+    ]  # fmt: skip
+    for token in wrong:
+        with refused("UNAUTHENTICATED", "BAD_TOKEN") as found:
+            await front.bearer(token).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
+        assert token not in str(found.raw) or token == "x"
+    assert (
+        await front.bearer(right).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
+    ).name == TAKE
+
+
+@pytest.mark.parametrize("header", ["Bearer ", "Basic x", "bearer {}", "{}", "Bearer  {}"])
+async def test_wrong_authorization_headers(front: Front, header: str) -> None:
+    pem = front.certificate.certificate_pem
+    channel = grpc.aio.secure_channel(
+        front.address, grpc.ssl_channel_credentials(pem),
+        options=[("grpc.ssl_target_name_override", "zfsilo")],
+    )  # fmt: skip
+    front.channels.append(channel)
+    text = header.format(front.token("admin", "ops"))
+    with refused("UNAUTHENTICATED", "BAD_TOKEN"):
+        await Api(channel).volumes.GetVolume(
+            pb.GetVolumeRequest(name=DATA), metadata=(("authorization", text),)
+        )
+
+
+async def test_two_tokens_are_none(front: Front) -> None:
+    api = front.role("admin", "ops")
+    more = (("authorization", f"Bearer {front.token('admin', 'ops')}"),)
+    with refused("UNAUTHENTICATED", "NO_TOKEN"):
+        await api.volumes.GetVolume(pb.GetVolumeRequest(name=DATA), metadata=more)
+
+
+async def test_a_revoked_token_is_refused_on_an_open_connection(front: Front) -> None:
+    api = front.role("reader", "ops")
+    await api.volumes.ListVolumes(pb.ListVolumesRequest())
+    from zfsilod.model import Token
+
+    for token in front.read(lambda txn: list(txn.scan(Token))):
+        front.write(lambda txn, name=token.id: txn.drop("token", name))
+    with refused("UNAUTHENTICATED", "BAD_TOKEN"):
+        await api.volumes.ListVolumes(pb.ListVolumesRequest())
+
+
+def test_only_the_digest_of_a_token_is_kept() -> None:
+    token, text = new_token("host", "take")
+    assert text not in repr(token)
+    assert text.rpartition("-")[2] not in repr(token)
+    with pytest.raises(InvalidArgument):
+        new_token("root", "x")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument):
+        new_token("host", "No Host")
+
+
+async def test_a_token_is_no_use_on_the_unix_socket(front: Front) -> None:
+    api = front.root()
+    info = await api.service.GetServerInfo(
+        service_pb2.GetServerInfoRequest(), metadata=(("authorization", "Bearer nonsense"),)
+    )
+    assert info.caller == "uid 0 (unix)"
+
+
+async def test_callers_are_named_with_their_token_and_address(front: Front) -> None:
+    info = await front.role("host", "take").service.GetServerInfo(
+        service_pb2.GetServerInfoRequest()
+    )
+    assert info.caller.startswith("host take (token 01")
+    assert info.caller.endswith(", 127.0.0.1)")
+
+
+ASK = """
+import os, sys, grpc, grpc._channel  # now: others may not read root's files
+path, uid, gid, groups = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
+os.setgroups(groups); os.setgid(gid); os.setuid(uid)
+channel = grpc.insecure_channel("unix:" + path)
+call = channel.unary_unary("/zfsilo.v1.Service/GetServerInfo")
+try:
+    print("OK", call(b"", timeout=10).decode(errors="replace"))
+except grpc.RpcError as error:
+    print(error.code().name, error.details())
+"""
+
+
+async def ask_as(front: Front, uid: int, gid: int, groups: list[int]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ASK, str(front.path), str(uid), str(gid), str(groups),
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    out, _err = await process.communicate()
+    return out.decode()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes other users")
+async def test_other_users_are_refused_unless_their_group_is_ours(front: Front) -> None:
+    front.path.parent.chmod(0o755)
+    front.server._callers._group = 4242
+    assert "PERMISSION_DENIED uid 65534 is neither root nor in the group zfsilo" in await ask_as(
+        front, 65534, 65534, []
+    )
+    assert "uid 65534 (unix)" in await ask_as(front, 65534, 4242, [])
+    assert "uid 65534 (unix)" in await ask_as(front, 65534, 65534, [7, 4242])
+    assert "PERMISSION_DENIED" in await ask_as(front, 65534, 65534, [7])
+
+
+# What a host may
+
+
+async def two_hosts(front: Front) -> tuple[Any, Any, Any]:
+    """Make volumes, and return the interface as root, host take and host other."""
+    root = front.root()
+    await root.hosts.CreateHost(
+        host_pb2.CreateHostRequest(host_id="other", host=host_pb2.Host(iqn=OTHER_IQN))
+    )
+    await root.volumes.CreateVolume(create())  # names take
+    await root.volumes.CreateVolume(create("any", hosts=["*"]))
+    await root.volumes.CreateVolume(create("given", hosts=["third"]))
+    await root.volumes.CreateVolume(create("foreign", hosts=["other", "third"]))
+    await root.volumes.PublishVolume(publish(name="volumes/given"))
+    await root.volumes.PublishVolume(publish(name="volumes/foreign", host="hosts/other"))
+    return root, front.role("host", "take"), front.role("host", "other")
+
+
+async def test_a_host_sees_what_concerns_it(front: Front) -> None:
+    root, take, other = await two_hosts(front)
+    seen = await take.volumes.ListVolumes(pb.ListVolumesRequest())
+    assert [each.id for each in seen.volumes] == ["any", "data", "given"]
+    seen = await other.volumes.ListVolumes(pb.ListVolumesRequest())
+    assert [each.id for each in seen.volumes] == ["any", "foreign"]
+    assert list(seen.volumes[1].hosts) == ["other"]
+    with refused("NOT_FOUND") as there:
+        await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/foreign"))
+    with refused("NOT_FOUND") as absent:
+        await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/nothing"))
+    assert there.error.message.replace("foreign", "") == absent.error.message.replace("nothing", "")
+    await root.volumes.PublishVolume(publish(name="volumes/any", host="hosts/other"))
+    seen = await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/any"))
+    assert list(seen.publications) == []
+    listed = await take.volumes.ListVolumes(pb.ListVolumesRequest(filter="host = other"))
+    assert list(listed.volumes) == []
+    mine = await take.volumes.ListPublications(pb.ListPublicationsRequest())
+    assert [(each.volume, each.host) for each in mine.publications] == [("volumes/given", TAKE)]
+    with refused("PERMISSION_DENIED", "OTHER_HOST"):
+        await take.volumes.ListPublications(pb.ListPublicationsRequest(host="hosts/other"))
+
+
+async def test_a_host_is_not_shown_what_this_host_itself_uses(front: Front) -> None:
+    root, take, _other = await two_hosts(front)
+    await root.volumes.PublishVolume(publish())
+    await root.volumes.ConnectVolume(connect())
+    await root.volumes.ConnectVolume(connect(local_name="local", volume="given"))
+    seen = await take.volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+    assert (seen.height, seen.HasField("attachment")) == (pb.HEIGHT_PUBLISHED, False)
+    with refused("NOT_FOUND"):
+        await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/local"))
+
+
+async def test_a_host_publishes_to_itself_where_it_may(front: Front) -> None:
+    _root, take, other = await two_hosts(front)
+    answer = await take.volumes.PublishVolume(pb.PublishVolumeRequest(name=DATA))
+    assert [each.host for each in answer.volume.publications] == [TAKE]
+    assert list(answer.operation.moves) == []
+    await other.volumes.PublishVolume(publish(name="volumes/any", host="hosts/other"))
+    with refused("PERMISSION_DENIED", "OTHER_HOST"):
+        await other.volumes.PublishVolume(publish(name="volumes/any"))
+    with refused("NOT_FOUND"):
+        await take.volumes.PublishVolume(publish(name="volumes/foreign"))
+    with refused("PERMISSION_DENIED", "NOT_ITS_HOST"):
+        await take.volumes.PublishVolume(publish(name="volumes/given"))
+
+
+async def test_a_host_takes_back_its_own_only(front: Front) -> None:
+    _root, take, other = await two_hosts(front)
+    with refused("PERMISSION_DENIED"):
+        await take.volumes.UnpublishVolume(
+            pb.UnpublishVolumeRequest(name="volumes/given", all_hosts=True)
+        )
+    with refused("PERMISSION_DENIED", "OTHER_HOST"):
+        await take.volumes.UnpublishVolume(
+            pb.UnpublishVolumeRequest(name="volumes/given", host="hosts/other")
+        )
+    with refused("NOT_FOUND"):
+        await other.volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name="volumes/given"))
+    answer = await take.volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name="volumes/given"))
+    assert not answer.HasField("volume")  # no more its to see
+    assert [each.host for each in front.read(lambda txn: list(txn.scan(Publication)))] == ["other"]
+
+
+async def test_a_host_fetches_and_reports_its_own_only(front: Front) -> None:
+    _root, take, other = await two_hosts(front)
+    own = await take.volumes.FetchConnection(pb.FetchConnectionRequest(name="volumes/given"))
+    assert own.chap.password
+    with refused("PERMISSION_DENIED", "OTHER_HOST"):
+        await other.volumes.FetchConnection(
+            pb.FetchConnectionRequest(name="volumes/given", host=TAKE)
+        )
+    for name in ("volumes/given", "volumes/nothing"):
+        with refused("NOT_FOUND"):
+            await other.volumes.FetchConnection(pb.FetchConnectionRequest(name=name))
+    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
+        await other.volumes.FetchConnection(pb.FetchConnectionRequest(name="volumes/any"))
+    ready = pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="1")
+    report = pb.ReportFilesystemRequest(name="volumes/given", epoch=1, filesystem=ready)
+    with refused("NOT_FOUND"):
+        await other.volumes.ReportFilesystem(report)
+    report.epoch = 2
+    with refused("FAILED_PRECONDITION", "STALE_EPOCH"):
+        await take.volumes.ReportFilesystem(report)
+    report.epoch = 1
+    answer = await take.volumes.ReportFilesystem(report)
+    assert (answer.volume.filesystem.state, answer.volume.filesystem.host) == (ready.state, "take")
+
+
+async def test_a_host_registers_itself_only(front: Front) -> None:
+    _root, take, other = await two_hosts(front)
+    mine = host_pb2.RegisterHostRequest(host=host_pb2.Host(iqn=OTHER_IQN, addresses=["10.0.0.9"]))
+    assert (await other.hosts.RegisterHost(mine)).host.name == "hosts/other"
+    with refused("ALREADY_EXISTS", "NAME_TAKEN"):
+        await take.hosts.RegisterHost(mine)
+    mine.host.name = TAKE
+    with refused("PERMISSION_DENIED", "OTHER_HOST"):
+        await other.hosts.RegisterHost(mine)
+
+
+# Health and reflection
+
+
+async def test_health_and_reflection_for_readers(front: Front) -> None:
+    front.role("reader", "monitor")
+    health = Stub(front.channels[-1], HEALTH)
+    serving = health_pb2.HealthCheckResponse.SERVING
+    for service in ("", "zfsilo.v1.VolumeService"):
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+        assert answer.status == serving
+    with refused("NOT_FOUND"):
+        await health.Check(health_pb2.HealthCheckRequest(service="other"))
+    watch = health.Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == serving
+    watch.cancel()
+    method = REFLECTION.methods_by_name["ServerReflectionInfo"]
+    call = front.channels[-1].stream_stream(
+        path_of(method), reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )  # fmt: skip
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    async for answer in call(iter([asked])):
+        names = {each.name for each in answer.list_services_response.service}
+        assert {s.full_name for s in (*SERVICES, HEALTH, REFLECTION)} <= names
+
+
+async def test_another_certificate_is_not_trusted(front: Front) -> None:
+    from zfsilod.certs import make
+
+    pem = make(("127.0.0.1",)).certificate_pem.decode()
+    channel = tls_channel_aio(front.address, pem, front.token("admin", "ops"))
+    front.channels.append(channel)
+    with refused("UNAVAILABLE"):
+        await Api(channel).volumes.ListVolumes(pb.ListVolumesRequest())

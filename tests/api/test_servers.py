@@ -1,0 +1,170 @@
+"""The client side: servers asked as this host, and what their failures become."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.api.running import create, publish
+from zfsilod.api import servers as module
+from zfsilod.api.servers import ServerConfig, Servers
+from zfsilod.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
+from zfsilod.model import Host, Publication, Volume
+from zfsilod.steps import Reported
+
+if TYPE_CHECKING:
+    from tests.api.running import Front
+
+ULID = "01jzzzzzzzzzzzzzzzzzzzzzzz"
+
+
+async def test_fetching_gives_what_the_publication_has(front: Front) -> None:
+    root = front.root()
+    await root.volumes.CreateVolume(create())
+    servers = front.service.servers
+    with pytest.raises(FailedPrecondition) as found:
+        await servers.fetch("give", "data")
+    assert (found.value.reason, found.value.facts["server"]) == ("NOT_PUBLISHED", "give")
+    await servers.publish("give", "data", request=ULID)
+    connection, chap = await servers.fetch("give", "data")
+    assert chap == front.service.store.chap("data/take")
+    volume = front.read(lambda txn: txn.get(Volume, "data"))
+    assert (connection.serial, connection.size_bytes) == (volume.uid, volume.capacity_bytes)
+    assert (connection.epoch, connection.mode) == (1, "FILESYSTEM")
+    assert connection.filesystem == volume.filesystem
+
+
+async def test_releasing_takes_back_only_what_that_operation_published(front: Front) -> None:
+    await front.root().volumes.CreateVolume(create())
+    servers = front.service.servers
+    await servers.publish("give", "data", request=ULID)
+    await servers.release("give", "data", request=ULID[:-1] + "a")
+    assert front.read(lambda txn: txn.get(Publication, "data/take")).request == ULID
+    await servers.release("give", "data", request=ULID)
+    assert front.read(lambda txn: txn.get(Publication, "data/take")) is None
+    with pytest.raises(NotFound):
+        await servers.release("give", "nothing", request=ULID)
+
+
+async def test_reporting(front: Front) -> None:
+    root = front.root()
+    await root.volumes.CreateVolume(create())
+    await root.volumes.PublishVolume(publish())
+    step = Reported(
+        server="give", volume="data", epoch=1, state="FORMATTING", type="ext4", uuid="1-2"
+    )
+    await front.service.servers.report(step, ULID)
+    filesystem = front.read(lambda txn: txn.get(Volume, "data")).filesystem
+    assert (filesystem.state, filesystem.operation, filesystem.host) == ("FORMATTING", ULID, "take")
+    await front.service.servers.report(step.but(state="READY"), ULID)
+    with pytest.raises(FailedPrecondition) as found:
+        await front.service.servers.report(step.but(epoch=2), ULID)
+    assert found.value.reason == "STALE_EPOCH"
+
+
+async def test_registering(front: Front) -> None:
+    servers = front.servers("other")
+    me = Host(id="other", iqn="iqn.2026-01.org.example:o", addresses=("10.0.0.8",))
+    await servers.register("give", me)
+    assert front.read(lambda txn: txn.get(Host, "other")).addresses == ("10.0.0.8",)
+    with pytest.raises(PermissionDenied):
+        await servers.register("give", me.but(id="take"))
+    with pytest.raises(AlreadyExists):
+        await servers.register(
+            "give", me.but(iqn=front.read(lambda txn: txn.get(Host, "take")).iqn)
+        )
+    await servers.close()
+
+
+async def test_what_a_server_refuses_is_raised_as_it_was_there(front: Front) -> None:
+    servers = front.service.servers
+    with pytest.raises(NotFound) as found:
+        await servers.fetch("give", "nothing")
+    assert found.value.message == "give says: there is no volume nothing on this host"
+    assert found.value.facts == {"volume": "nothing", "server": "give"}
+    with pytest.raises(NotFound) as unknown:
+        await servers.fetch("elsewhere", "data")
+    assert unknown.value.reason == "NO_SERVER"
+
+
+async def test_a_server_that_does_not_know_us(front: Front) -> None:
+    config = ServerConfig(
+        address=front.address, token="zfsilo-nothing",
+        certificate_pem=front.certificate.certificate_pem.decode(),
+    )  # fmt: skip
+    servers = Servers({"give": config}.get)
+    with pytest.raises(Unauthenticated):
+        await servers.fetch("give", "data")
+    assert "nothing" not in repr(config)
+    await servers.close()
+
+
+async def test_a_server_that_is_away_is_named(front: Front) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        servers = front.servers(address=address)
+        with pytest.raises(Unavailable) as found:
+            await servers.fetch("give", "data")
+        assert f"the server give ({address}) did not answer" in found.value.message
+        assert found.value.facts == {"server": "give", "address": address}
+        await servers.close()
+
+
+async def test_a_server_that_takes_too_long_is_unavailable(front: Front, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "CALL_DEADLINE_S", 0.6)
+    await front.root().volumes.CreateVolume(create())
+    front.zfsilo.launcher.gate.clear()
+    with pytest.raises(Unavailable) as found:
+        await front.service.servers.publish("give", "data", request=ULID)
+    assert found.value.reason == "SERVER_UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("portals", "address", "expected"),
+    [
+        (("0.0.0.0:3260",), "127.0.0.1:7450", ("127.0.0.1:3260",)),
+        (("[::]:3260",), "[::1]:7450", ("[::1]:3260",)),
+        (("[::]:3261",), "127.0.0.1:7450", ("127.0.0.1:3261",)),
+        (("0.0.0.0:3260", "[::]:3260"), "127.0.0.1:7450", ("127.0.0.1:3260",)),
+        (("10.0.0.1:3260", "[fd00::1]:3260"), "give:7450", ("10.0.0.1:3260", "[fd00::1]:3260")),
+        (("0.0.0.0:3260",), "localhost:7450", ("127.0.0.1:3260",)),
+    ],
+)
+async def test_a_server_that_listens_everywhere_is_meant_where_we_reach_it(
+    portals: tuple[str, ...], address: str, expected: tuple[str, ...]
+) -> None:
+    config = ServerConfig(address=address, certificate_pem="", token="")
+    servers = Servers({"give": config}.get)
+    assert await servers._portals("give", portals) == expected
+
+
+async def test_a_name_that_does_not_resolve() -> None:
+    config = ServerConfig(address="nothing.invalid:7450", certificate_pem="", token="")
+    with pytest.raises(Unavailable):
+        await Servers({"give": config}.get)._portals("give", ("0.0.0.0:3260",))
+
+
+async def test_a_server_that_is_joined_anew_is_reached_anew(front: Front) -> None:
+    configs: dict[str, ServerConfig] = {}
+    servers = Servers(configs.get)
+    with pytest.raises(NotFound):
+        await servers.fetch("give", "data")
+    pem = front.certificate.certificate_pem.decode()
+    configs["give"] = ServerConfig(address=front.address, certificate_pem=pem, token="old")
+    with pytest.raises(Unauthenticated):
+        await servers.fetch("give", "data")
+    token = front.token("host", "take")
+    configs["give"] = ServerConfig(address=front.address, certificate_pem=pem, token=token)
+    with pytest.raises(NotFound):
+        await servers.fetch("give", "data")
+    await servers.close()

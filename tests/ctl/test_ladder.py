@@ -1,0 +1,220 @@
+"""`up` and `down`: the whole way on a consumer, publication on a storage host, and patience."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from zfsilo.v1 import volume_pb2 as pb
+
+from zfsilod.ctl import ladder
+from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.ctl.shell import Shell
+
+
+def wish(ctl: Shell, name: str, text: str) -> Path:
+    path = ctl.daemon.directory / "etc/volumes.d" / f"{name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_up_and_down_on_a_consumer(ctl: Shell) -> None:
+    ctl.ok("volume create far 1G --host take")
+    wish(ctl, "near", 'server = "give"\nvolume = "far"\nmount_path = "/srv/near"\n')
+    assert ctl.ok("up near").splitlines() == [
+        "connect far of give: done",
+        "stage near at /var/lib/zfsilo/staging/near: done",
+        "mount near at /srv/near: done",
+    ]
+    found = ctl("volume show near --json").json
+    assert found["attachment"]["restore"] == "RESTORE_BOOT"
+    assert found["attachment"]["published_here"] is True
+    assert ctl.ok("up near").count("already so") == 3
+    assert ctl.ok("-q up near") == ""
+    assert ctl.ok("down near").splitlines() == [
+        "unmount near from all paths: done", "unstage near: done", "disconnect near: done",
+    ]  # fmt: skip
+    assert ctl.ok("down near") == "near: already down\n"
+
+
+def test_up_as_far_as_wished(ctl: Shell) -> None:
+    ctl.ok("volume create part 1G --host take")
+    text = 'server = "give"\nheight = "STAGED"\nfs_type = "xfs"\nmount_options = ["noatime"]\n'
+    wish(ctl, "part2", f'{text}volume = "part"\n')
+    ctl.ok("up part2")
+    found = ctl("volume show part2 --json").json["attachment"]
+    assert (found["height"], found["mounts"]) == ("HEIGHT_STAGED", [])
+    assert (found["filesystem"]["type"], found["mount_options"]) == ("xfs", ["noatime"])
+    ctl.ok("down part2")
+
+
+def test_up_waits_for_a_server(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctl.ok("volume create patient 1G --host take")
+    wish(ctl, "patient2", 'server = "give"\nvolume = "patient"\nmount_path = "/srv/p"\n')
+    front = ctl.daemon.front
+    present, away = front.service.servers, front.servers(address="127.0.0.1:1")
+    front.service.servers = away
+    slept: list[float] = []
+
+    def sleep(pause_s: float) -> None:
+        slept.append(pause_s)
+        if len(slept) == 2:
+            front.service.servers = present
+
+    monkeypatch.setattr("time.sleep", sleep)
+    out = ctl.ok("up patient2 --wait 60")
+    ctl.daemon.wait(away.close())
+    assert slept == [1, 2]
+    assert out.count("trying again for") == 1
+    assert "the server give (127.0.0.1:1) did not answer" in out
+    ctl.ok("down patient2")
+
+
+def test_up_gives_up(ctl: Shell) -> None:
+    wish(ctl, "vain", 'server = "give"\nmount_path = "/srv/v"\n')
+    front = ctl.daemon.front
+    present, away = front.service.servers, front.servers(address="127.0.0.1:1")
+    front.service.servers = away
+    assert "did not answer" in ctl.fails(9, "up vain --wait 0")
+    front.service.servers = present
+    ctl.daemon.wait(away.close())
+
+
+def test_up_and_down_on_a_storage_host(ctl: Shell) -> None:
+    ctl.ok("volume create served 1G --host take")
+    assert ctl.ok("up served") == "publish served to take over iscsi: done\n"
+    assert "already so" in ctl.ok("up served")
+    assert ctl.ok("down served") == "unpublish served from all hosts: done\n"
+    assert ctl.ok("down served") == "served: already down\n"
+
+
+def test_a_host_that_shuts_down_forgets_no_holder(
+    ctl: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctl.ok("volume create standing 1G --host take")
+    ctl.ok("up standing")
+    monkeypatch.setattr(ladder, "shutting_down", lambda: True)
+    assert "shuts down, so nothing is changed" in ctl.ok("down standing")
+    assert ctl("volume show standing --json").json["height"] == "HEIGHT_PUBLISHED"
+
+
+def test_nothing_to_go_up_to(ctl: Shell) -> None:
+    complaint = ctl.fails(3, "up nowhere")
+    assert "serves no volume nowhere, and there is no " in complaint
+    assert ctl.fails(3, "down nowhere") == complaint
+    ctl.ok("volume create hostless 1G --host '*'")
+    assert "names no host to publish it to" in ctl.fails(5, "up hostless")
+    assert "of this very host" in ctl.fails(2, "-H give up hostless")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('server = "give"\npath = "/x"\n', "there is no key path: the keys are server, volume,"),
+        ('mount_path = "/x"\n', "server is missing"),
+        ('server = "give"\n', "mount_path is missing"),
+        ('server = "give"\nheight = "high"\n', "height must be one of connected, staged, mounted"),
+        ('server = 7\nmount_path = "/x"\n', "server must be a text"),
+        ('server = "give"\nreadonly = "yes"\n', "readonly must be true or false"),
+        ('server = "give"\nmount_options = "ro"\n', "mount_options must be a list of texts"),
+        ('server = "give"\nmount_path="/x"\nmount_options = [1]\n', "must be a list of texts"),
+        ("server = give\n", "Invalid value"),
+    ],
+)
+def test_a_file_that_is_wrong(ctl: Shell, text: str, complaint: str) -> None:
+    path = wish(ctl, "wrong", text)
+    said = ctl.fails(2, "up wrong")
+    assert said.startswith(f"zfsiloctl: {path}: ")
+    assert complaint in said
+
+
+def test_shutting_down_is_asked_of_systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ladder, "BOOTED", tmp_path / "none")
+    assert not ladder.shutting_down()
+    monkeypatch.setattr(ladder, "BOOTED", tmp_path)
+    monkeypatch.setenv("ZFSILO_TOOLS_PATH", str(tmp_path))
+    tool = tmp_path / "systemctl"
+    for word, code, expected in (
+        ("stopping", 1, True),
+        ("running", 0, False),
+        ("degraded", 1, False),
+    ):
+        tool.write_text(f'#!/bin/sh\n[ "$*" = is-system-running ] && echo {word}\nexit {code}\n')
+        tool.chmod(0o755)
+        assert ladder.shutting_down() is expected
+
+
+class Clock:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def sleep(self, pause_s: float) -> None:
+        self.slept.append(pause_s)
+        self.now += pause_s
+
+    def read(self) -> float:
+        return self.now
+
+
+def test_patience_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+
+    def attempt() -> None:
+        raise Unavailable("nobody there")
+
+    patience = ladder.Patience(40, sleep=clock.sleep, clock=clock.read)
+    with pytest.raises(Unavailable):
+        patience.run(attempt)
+    assert clock.slept == [1, 2, 4, 8, 15, 10]
+    assert capsys.readouterr().out == "nobody there; trying again for 40 s\n"
+
+
+def test_patience_is_for_those_that_do_not_answer_only() -> None:
+    clock = Clock()
+
+    def attempt() -> None:
+        raise NotFound("no such volume")
+
+    with pytest.raises(NotFound):
+        ladder.Patience(40, sleep=clock.sleep, clock=clock.read).run(attempt)
+    assert clock.slept == []
+
+
+def volume(**fields: object) -> pb.Volume:
+    modes = [pb.ACCESS_MODE_SINGLE_NODE_WRITER]
+    return pb.Volume(**({"name": "volumes/v", "id": "v", "access_modes": modes} | fields))  # type: ignore[arg-type]
+
+
+def hosts_of(requests: list[pb.PublishVolumeRequest]) -> list[str]:
+    return [each.host for each in requests]
+
+
+def test_what_is_published_is_made_sure_of_as_it_is() -> None:
+    standing = pb.Publication(
+        host="hosts/b", readonly=True, access_mode=pb.ACCESS_MODE_SINGLE_NODE_READER_ONLY
+    )
+    (request,) = ladder.publications_for(volume(hosts=["a", "b"], publications=[standing]))
+    assert (request.host, request.readonly) == ("hosts/b", True)
+    assert request.access_mode == pb.ACCESS_MODE_SINGLE_NODE_READER_ONLY
+
+
+def test_several_hosts_need_a_volume_for_several() -> None:
+    with pytest.raises(FailedPrecondition, match="names 2 hosts and admits one at a time"):
+        ladder.publications_for(volume(hosts=["a", "b"]))
+    shared = [pb.ACCESS_MODE_SINGLE_NODE_WRITER, pb.ACCESS_MODE_MULTI_NODE_READER_ONLY]
+    found = ladder.publications_for(volume(hosts=["a", "*", "b"], access_modes=shared))
+    assert hosts_of(found) == ["hosts/a", "hosts/b"]
+    assert {each.access_mode for each in found} == {pb.ACCESS_MODE_MULTI_NODE_READER_ONLY}
+
+
+def test_a_name_is_no_path() -> None:
+    with pytest.raises(InvalidArgument):
+        ladder.wish_for("../etc/passwd")

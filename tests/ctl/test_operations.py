@@ -1,0 +1,160 @@
+"""Operations on their way: progress, Ctrl-C, waiting, watching, stopping."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from zfsilo.v1 import operation_pb2 as pb
+
+from zfsilod.ctl.progress import describe
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from tests.ctl.shell import Shell
+
+
+def test_no_wait_returns_the_operation(ctl: Shell) -> None:
+    ctl.daemon.hold()
+    operation = ctl.ok("volume create later 1G --no-wait").strip()
+    assert ctl.ok("operation list -q --running") == f"{operation}\n"
+    assert ctl("volume show later").code == 3
+    ctl.daemon.calm()
+    assert ctl.ok(f"operation wait {operation}") == "create later: done\n"
+    assert ctl("volume create later2 1G --no-wait --json").json["operation"]["name"]
+    ctl.fails(4, "volume create later 2G --no-wait")
+
+
+def test_a_list_of_operations(ctl: Shell) -> None:
+    ctl.ok("volume create listed 1G")
+    lines = ctl.ok("operation list --volume listed --state done").splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "WHAT", "BY", "AGE"]
+    assert lines[1].split()[1:] == ["done", "create", "listed", "uid", "0", "(unix)", "0s"]
+
+
+def test_show_has_the_moves_with_their_marks(ctl: Shell) -> None:
+    ctl.ok("volume create moved 1G")
+    operation = ctl.ok("operation list -q --volume moved").strip()
+    shown = ctl.ok(f"operation show {operation}")
+    assert "  What:   create moved\n" in shown
+    assert "\n  done    do   Zvol(" in shown
+    assert ctl(f"operation show {operation} --json").json["title"] == "create moved"
+
+
+def test_waiting_for_one_that_failed_tells_why(ctl: Shell) -> None:
+    ctl.daemon.front.zfsilo.host.facts.light_fuse(1, when="before", how="fail")
+    ctl.fails(1, "volume create failed 1G")
+    operation = ctl.ok("operation list -q --state rolled_back").split()[-1]
+    assert "the fuse" in ctl.fails(1, f"operation wait {operation}")
+    assert "the fuse" in ctl.fails(1, f"operation watch {operation}")
+    assert "  At step:  Zvol" in ctl.ok(f"operation show {operation}")
+
+
+def test_watch_until_the_end(ctl: Shell) -> None:
+    ctl.daemon.hold()
+    operation = ctl.ok("volume create watched 1G --no-wait").strip()
+    threading.Timer(0.3, ctl.daemon.calm).start()
+    lines = ctl.ok(f"operation watch {operation}").splitlines()
+    assert lines[0] == f"{operation}  create watched · 0 % · Zvol"
+    assert lines[-2:] == [f"{operation}  create watched · done", "create watched: done"]
+
+
+def test_watch_all_until_the_time_is_up(ctl: Shell) -> None:
+    ctl.ok("volume create old 1G")
+    threading.Timer(0.5, ctl.ok, ["volume create new 1G -q"]).start()
+    ran = ctl("operation watch --timeout 2")
+    assert ran.code == 10
+    assert "create new · done" in ran.out
+    assert "create old" not in ran.out
+
+
+def test_cancel(ctl: Shell) -> None:
+    ctl.daemon.hold()
+    operation = ctl.ok("volume create stopped 1G --no-wait").strip()
+    said = ctl.ok(f"operation cancel {operation}")
+    assert said.startswith("create stopped: stopped; what it did is being taken back\n")
+    ctl.daemon.calm()
+    assert ctl(f"operation wait {operation}").code != 0
+    assert ctl.ok(f"operation repair {operation}") == "create stopped: rolled back already\n"
+
+
+@pytest.fixture
+def held(ctl: Shell) -> subprocess.Popen[str]:
+    """A request on a terminal, whose operation has not begun."""
+    ctl.daemon.hold()
+    return ctl.process("volume create shown 1G")
+
+
+def test_progress_on_a_terminal(ctl: Shell) -> None:
+    ctl.daemon.hold()
+    master, slave = pty.openpty()
+    process = ctl.process("volume create shown 1G", stderr=slave)
+    os.close(slave)
+    drawn = read_until(master, "Zvol")
+    assert "create shown · 0 % · Zvol" in drawn
+    ctl.daemon.calm()
+    out, _err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "create shown: done\n")
+    assert read_until(master, "\r\x1b[K").endswith("\r\x1b[K")
+    os.close(master)
+
+
+def read_until(descriptor: int, text: str) -> str:
+    seen = ""
+    while text not in seen:
+        seen += os.read(descriptor, 4096).decode()
+    return seen
+
+
+def test_an_interrupted_request_says_what_goes_on(ctl: Shell) -> None:
+    ctl.daemon.hold()
+    before = len(ctl.daemon.operations())
+    process = ctl.process("volume create unhurried 1G")
+    watch_for(lambda: len(ctl.daemon.operations()) > before)
+    operation = ctl.daemon.operations()[-1].id
+    watch_for(lambda: process.poll() is not None or is_waiting(process))
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert f"interrupted; operation {operation} goes on: zfsiloctl operation watch" in err
+    assert "Traceback" not in err
+    ctl.daemon.calm()
+    assert ctl.ok(f"operation wait {operation}") == "create unhurried: done\n"
+
+
+def is_waiting(process: subprocess.Popen[str]) -> bool:
+    """The name of the operation comes a moment behind the operation itself."""
+    threading.Event().wait(0.5)
+    return process.poll() is None
+
+
+def watch_for(fact: object) -> None:
+    assert callable(fact)
+    for _each in range(600):
+        if fact():
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("it does not come true")
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        (pb.OPERATION_STATE_RUNNING, "publish data · 50 % · Lun"),
+        (pb.OPERATION_STATE_WAITING, "publish data · 50 % · waiting"),
+        (pb.OPERATION_STATE_FAILED, "publish data · 50 % · taking it back"),
+        (pb.OPERATION_STATE_NEEDS_REPAIR, "publish data · 50 % · needs repair"),
+    ],
+)
+def test_a_line_of_progress(state: pb.OperationState, line: str) -> None:
+    moves = [
+        pb.Move(step="Target(target=x)", up=True, mark=pb.MARK_DONE),
+        pb.Move(step="Lun(target=x)", up=True, mark=pb.MARK_BEGUN),
+    ]
+    found = pb.Operation(title="publish data", progress=50, moves=moves, state=state)
+    assert describe(found) == line

@@ -1,0 +1,167 @@
+"""Volumes and hosts through the whole of zfsiloctl and zfsilod: verbs, dry runs, JSON, names."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tests.ctl.shell import Shell
+
+
+def test_the_life_of_a_volume(ctl: Shell) -> None:
+    ctl.ok("volume create life 1G --host take -l app=db -o compression=zstd")
+    assert ctl.ok("volume publish life take") == "publish life to take over iscsi: done\n"
+    assert ctl.ok("volume connect life --server give") == "connect life of give: done\n"
+    assert ctl.ok("volume stage life --path /mnt/stage --fs-type xfs -o noatime,nodev") == (
+        "stage life at /mnt/stage: done\n"
+    )
+    assert ctl.ok("volume mount life /srv/life") == "mount life at /srv/life: done\n"
+    shown = ctl("volume show life --json").json
+    assert shown["height"] == "HEIGHT_MOUNTED"
+    assert shown["attachment"]["mount_options"] == ["noatime", "nodev"]
+    assert shown["attachment"]["filesystem"]["type"] == "xfs"
+    assert ctl.ok("volume resize life +1G") == "update life (capacity_bytes): done\n"
+    assert ctl.ok("volume grow life") == f"grow life to {2 << 30} bytes: done\n"
+    assert "Filesystem" in ctl.ok("volume stats life")
+    assert ctl.ok("volume unmount life /srv/life") == "unmount life from /srv/life: done\n"
+    assert ctl.ok("volume unstage life") == "unstage life: done\n"
+    assert ctl.ok("volume disconnect life") == "disconnect life: done\n"
+    assert ctl.ok("volume unpublish life --all") == "unpublish life from all hosts: done\n"
+    assert ctl.ok("volume delete life --yes") == "delete life: done\n"
+    assert ctl("volume show life").code == 3
+
+
+def test_a_dry_run_shows_the_moves_and_does_nothing(ctl: Shell) -> None:
+    ctl.ok("volume create plan 1G")
+    revision = ctl("volume show plan --json").json["etag"]
+    lines = ctl.ok("volume publish plan take --dry-run").splitlines()
+    assert lines[0] == "would publish plan to take over iscsi:"
+    steps = [line.partition("(")[0] for line in lines[1:]]
+    assert steps == [
+        "  do   Backstore", "  do   Target", "  do   Lun", "  do   Portals", "  do   Enabled",
+        "  do   Acl", "  do   MappedLun",
+    ]  # fmt: skip
+    assert ctl.ok("volume delete plan --dry-run").startswith("would delete plan:\n  undo Zvol(")
+    assert "with no change to the host" in ctl.ok("volume update plan -l a=b --dry-run")
+    planned = ctl("volume publish plan take --dry-run --json").json["operation"]
+    assert planned["state"] == "OPERATION_STATE_PLANNED"
+    assert ctl("volume show plan --json").json["etag"] == revision
+
+
+def test_update_changes_only_what_was_named(ctl: Shell) -> None:
+    ctl.ok("volume create keep 1G -l app=db -l rack=7 -o compression=zstd --host take")
+    ctl.ok("volume update keep -l rack=8 -l row=2 -l app- --host other -o compression-")
+    found = ctl("volume show keep --json").json
+    assert found["labels"] == {"rack": "8", "row": "2"}
+    assert sorted(found["hosts"]) == ["other", "take"]
+    assert found["properties"] == {}
+    ctl.ok("volume update keep --host take- --host '*'")
+    assert sorted(ctl("volume show keep --json").json["hosts"]) == ["*", "other"]
+    assert ctl("volume show keep --json").json["labels"] == {"rack": "8", "row": "2"}
+
+
+def test_lists_are_filtered_by_words_labels_and_height(ctl: Shell) -> None:
+    ctl.ok("volume create list-a 1G -l set=list -l 'odd=say \"no\" \\'")
+    ctl.ok("volume create list-b 1G -l set=list")
+    ctl.ok("volume publish list-b take")
+    assert ctl.ok("volume list -q -l set=list") == "list-a\nlist-b\n"
+    assert ctl.ok("volume list -q -l set=list --height published") == "list-b\n"
+    assert ctl.ok("volume list -q", "-l", 'odd=say "no" \\') == "list-a\n"
+    either = "id = list-a OR id = list-b"
+    assert ctl.ok("volume list -q --height created", "--filter", either) == "list-a\n"
+    assert ctl.ok("volume list -l set=none").split() == [
+        "NAME", "SIZE", "HEIGHT", "FILESYSTEM", "PUBLISHED", "TO", "SERVER", "MOUNTED", "AT", "AGE",
+    ]  # fmt: skip
+
+
+def test_lists_go_on_behind_the_first_page(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zfsilod.ctl.client.PAGE_SIZE", 2)
+    for number in range(5):
+        ctl.ok(f"volume create page-{number} 1G -l set=page")
+    expected = [f"page-{number}" for number in range(5)]
+    assert ctl.ok("volume list -q -l set=page").split() == expected
+    found = ctl("volume list -l set=page --json").json
+    assert [each["id"] for each in found["volumes"]] == expected
+
+
+def test_json_has_every_field_with_its_own_name(ctl: Shell) -> None:
+    made = ctl("volume create all 1536M --json").json
+    volume = made["volume"]
+    assert volume["capacity_bytes"] == str(1536 << 20)
+    assert volume["publications"] == []
+    assert volume["labels"] == {}
+    assert volume["thin"] is True
+    assert made["operation"]["state"] == "OPERATION_STATE_DONE"
+
+
+def test_quiet_says_nothing(ctl: Shell) -> None:
+    assert ctl.ok("-q volume create quiet 1G") == ""
+    assert ctl.ok("volume delete quiet --yes -q") == ""
+
+
+def test_resource_names_are_as_good_as_ids(ctl: Shell) -> None:
+    ctl.ok("volume create volumes/named 1G")
+    ctl.ok("volume publish volumes/named hosts/take")
+    assert "volume named" in ctl.ok("volume show named")
+
+
+def test_deletion_wants_to_be_confirmed(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctl.ok("volume create dear 1G")
+    assert "add --yes" in ctl.fails(2, "volume delete dear")
+    for answer, code in (("", 1), ("n\n", 1), ("y\n", 0)):
+        monkeypatch.setattr(sys, "stdin", Person(answer))
+        ran = ctl("volume delete dear")
+        assert ran.code == code
+        assert "Destroy the volume dear (1.0 GiB) and all its data? [y/N] " in ran.err
+    assert ctl("volume show dear").code == 3
+
+
+class Person:
+    """A terminal at which somebody types one answer."""
+
+    def __init__(self, answer: str) -> None:
+        self._answer = answer
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self) -> str:
+        return self._answer
+
+
+def test_sync(ctl: Shell) -> None:
+    ctl.ok("volume create healed 1G")
+    ctl.ok("volume sync healed")
+    with_facts = ctl.daemon.front.zfsilo.host.facts
+    assert ctl.ok("volume sync --all") == "every volume is as recorded\n"
+    zvol = next(each for each in with_facts.snapshot() if each.endswith("/healed"))
+    with_facts.effect(zvol, None)
+    complaint = ctl.fails(1, "volume sync --all")
+    assert complaint.startswith("zfsiloctl: healed: ")
+    assert "--dry-run" in ctl.fails(2, "volume sync --all --dry-run")
+
+
+def test_hosts(ctl: Shell) -> None:
+    ctl.ok("host add web --iqn iqn.2026-01.org.example:web --address 10.0.0.7 -l rack=7")
+    assert ctl.ok("host list -q -l rack=7") == "web\n"
+    ctl.ok("host update web -l row=2 --max-attachments 3")
+    found = ctl("host show web --json").json
+    assert found["labels"] == {"rack": "7", "row": "2"}
+    assert found["addresses"] == ["10.0.0.7"]
+    shown = ctl.ok("host show web")
+    assert "  IQN:            iqn.2026-01.org.example:web\n" in shown
+    assert "  Takes volumes:  3\n" in shown
+    assert "nothing to change" in ctl.fails(2, "host update web")
+    assert ctl.ok("host delete web") == "delete host web: done\n"
+
+
+def test_info_and_capacity(ctl: Shell) -> None:
+    info = ctl.ok("info")
+    assert "  Host:     take\n" in info
+    assert "give (serves volumes), take (uses volumes)" in info
+    assert ctl("info --json").json["host"] == "hosts/take"
+    assert "  Free:   1.0 TiB (1099511627776 bytes)\n" in ctl.ok("capacity")
+    assert "is not below" in ctl.fails(2, "capacity other/pool")
