@@ -12,15 +12,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-try:
-    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-except ImportError:  # in a checkout, where nobody builds a wheel
-    BuildHookInterface = object
-
 HERE = Path(__file__).resolve().parent
 
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
+def hook() -> Any:
+    """Return what hatchling's hooks derive from; in a checkout, without hatchling, nothing."""
+    try:
+        from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+    except ImportError:
+        return object
+    return BuildHookInterface
+
+
+class CustomBuildHook(hook()):  # type: ignore[misc]
     """What hatchling runs before it packs a wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -133,8 +133,8 @@ class Refused:
     raw: Any
 
 
-class refused:  # noqa: N801 - reads like pytest.raises
-    """Expect a call to be refused with a code and a reason."""
+class refused:
+    """Expect a call to be refused with a code and a reason; it reads like pytest.raises."""
 
     def __init__(self, code: str, reason: str = "") -> None:
         self.code = code
@@ -163,7 +163,8 @@ def certificate() -> certs.Certificate:
 
 def create(volume_id: str = "data", **fields: Any) -> pb.CreateVolumeRequest:
     """Return a request for a volume of 1 GiB that host take may publish to itself."""
-    volume = pb.Volume(**({"capacity_bytes": GIB, "hosts": ["take"]} | fields))
+    known: dict[str, Any] = {"capacity_bytes": GIB, "hosts": ["take"]}
+    volume = pb.Volume(**(known | fields))
     return pb.CreateVolumeRequest(volume_id=volume_id, volume=volume)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ class Behind:
         return reader, writer
 
     async def pair(self) -> tuple[Any, Any]:
-        """Return both ends of a new connection: (reader, writer) of the client and of the server."""
+        """Return both ends of a new connection, each as reader and writer: ours and the far one."""
         return await self.tcp(), await asyncio.wait_for(self.arrived.get(), 5)
 
 
@@ -94,6 +94,11 @@ async def behind(limits: Limits | None = None) -> AsyncIterator[Behind]:
             yield built
         finally:
             await built.stop()
+
+
+@pytest.fixture(autouse=True)
+def _short_linger(monkeypatch: Any) -> None:
+    monkeypatch.setattr(doors, "LINGER_S", 0.2)
 
 
 async def eventually(question: Any) -> None:
@@ -182,8 +187,7 @@ async def test_one_half_may_end_before_the_other() -> None:
         await eventually(lambda: built.door.connections == 0)
 
 
-async def test_half_a_connection_does_not_last(monkeypatch: Any) -> None:
-    monkeypatch.setattr(doors, "LINGER_S", 0.1)
+async def test_half_a_connection_does_not_last() -> None:
     async with behind() as built:
         (reader, writer), (far_reader, far_writer) = await built.pair()
         far_writer.close()
@@ -310,17 +314,16 @@ print([(s.family.name, s.fileno()) for s in inherited()])
 
 def test_sockets_of_systemd_are_taken() -> None:
     pytest.importorskip("systemd.daemon")
-    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
-        with listen_unix(Path(directory) / "s") as unix, listen_tcp("127.0.0.1", 0) as tcp:
-            handed = [os.dup(unix.fileno()), os.dup(tcp.fileno())]
-            high = [os.dup2(fd, 200 + i) for i, fd in enumerate(handed)]
-            script = f"import os; os.dup2({high[0]}, 3); os.dup2({high[1]}, 4)\n{INHERIT}"
-            done = subprocess.run(
-                [sys.executable, "-c", script], pass_fds=high, capture_output=True, text=True,
-                check=True,
-            )  # fmt: skip
-            for descriptor in (*handed, *high):
-                os.close(descriptor)
+    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory, ExitStack() as stack:
+        unix = stack.enter_context(listen_unix(Path(directory) / "s"))
+        tcp = stack.enter_context(listen_tcp("127.0.0.1", 0))
+        # As systemd does: the sockets are 3 and 4 in the new process.
+        moves = f"import os; os.dup2({unix.fileno()}, 103); os.dup2({tcp.fileno()}, 104)\n"
+        moves += "os.dup2(103, 3); os.dup2(104, 4)\n"
+        done = subprocess.run(
+            [sys.executable, "-c", moves + INHERIT], pass_fds=(unix.fileno(), tcp.fileno()),
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
     assert done.stdout.strip() == "[('AF_UNIX', 3), ('AF_INET', 4)]"
 
 

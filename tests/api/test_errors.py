@@ -24,11 +24,10 @@ CLASSES = sorted(set(errors.BY_NAME.values()), key=lambda each: each.__name__)
 
 @pytest.mark.parametrize("kind", CLASSES)
 async def test_every_error_reaches_the_client(front: Front, kind: type[errors.ZfsiloError]) -> None:
-    def fail(*_arguments: Any) -> None:
+    def fail(_token: str) -> Any:
         raise kind('ein Fehler: "data"\n100 %', reason="SOME_REASON", volume="data", hosts="a,b")
 
-    front.server._find_token = fail  # type: ignore[method-assign,assignment]
-    front.server._callers._find_token = fail  # type: ignore[assignment]
+    front.server._callers._find_token = fail
     with refused(kind.code, "SOME_REASON") as found:
         await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
     assert found.error.message == 'ein Fehler: "data"\n100 %'
@@ -105,7 +104,7 @@ def test_facts_of_a_strange_server_that_are_named_like_our_parameters() -> None:
     packed = Status(code=10, message="m")
     packed.details.add().Pack(info)
 
-    class Answer(grpc.RpcError):
+    class Answer(grpc.RpcError):  # type: ignore[misc]
         def code(self) -> grpc.StatusCode:
             return grpc.StatusCode.ABORTED
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.api.running import Front
+    from zfsilod.store import Transaction
 
 THINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "db": {"id": ("db",), "height": ("PUBLISHED",), "host": ("a", "b"), "labels": ("app", "x y"),
@@ -83,10 +87,8 @@ def test_wrong_filters(text: str) -> None:
 
 @given(st.text(alphabet='id=ANDORT()": !\\x', max_size=60))
 def test_no_text_breaks_the_parser(text: str) -> None:
-    try:
+    with suppress(InvalidArgument):
         matching(text)
-    except InvalidArgument as error:
-        assert error.reason == "BAD_FILTER"
 
 
 async def many(front: Front, count: int) -> list[str]:
@@ -115,24 +117,33 @@ async def all_pages(method: Any, request: Any, field: str) -> list[list[str]]:
         request.page_token = answer.next_page_token
 
 
+def flat(found: list[list[str]]) -> list[str]:
+    return list(chain.from_iterable(found))
+
+
 async def test_pages_are_whole_and_in_order(front: Front) -> None:
     ids = await many(front, 250)
     volumes = front.root().volumes
     found = await all_pages(volumes.ListVolumes, pb.ListVolumesRequest(), "volumes")
     assert [len(each) for each in found] == [100, 100, 50]
-    assert sum(found, []) == [f"volumes/{each}" for each in ids]
+    assert flat(found) == [f"volumes/{each}" for each in ids]
     request = pb.ListVolumesRequest(page_size=7, filter='labels.odd = "1"', order_by="id")
     found = await all_pages(volumes.ListVolumes, request, "volumes")
-    assert sum(found, []) == [f"volumes/{each}" for each in ids[1::2]]
+    assert flat(found) == [f"volumes/{each}" for each in ids[1::2]]
     assert {len(each) for each in found[:-1]} == {7}
     assert len((await volumes.ListVolumes(pb.ListVolumesRequest(page_size=5000))).volumes) == 250
+
+
+def drop_volume(name: str, txn: Transaction) -> None:
+    txn.drop("volume", name)
 
 
 async def test_what_comes_and_goes_between_pages_moves_nothing_else(front: Front) -> None:
     ids = await many(front, 10)
     volumes = front.root().volumes
     first = await volumes.ListVolumes(pb.ListVolumesRequest(page_size=5))
-    front.write(lambda txn: [txn.drop("volume", each) for each in (ids[0], ids[4], ids[5])])
+    for each in (ids[0], ids[4], ids[5]):
+        front.write(partial(drop_volume, each))
     rest = await volumes.ListVolumes(pb.ListVolumesRequest(page_token=first.next_page_token))
     assert [each.id for each in rest.volumes] == ids[6:]
 
@@ -152,7 +163,7 @@ async def test_a_page_is_no_larger_than_a_client_takes(front: Front, monkeypatch
     ids = await many(front, 30)
     found = await all_pages(front.root().volumes.ListVolumes, pb.ListVolumesRequest(), "volumes")
     assert len(found) > 2
-    assert sum(found, []) == [f"volumes/{each}" for each in ids]
+    assert flat(found) == [f"volumes/{each}" for each in ids]
 
 
 async def test_a_token_outlives_the_server(tmp_path: Path) -> None:
@@ -215,7 +226,7 @@ async def test_filters_of_volumes_hosts_and_operations(front: Front) -> None:
     assert one.subject == "volumes/here"
     request = operation_pb2.ListOperationsRequest(page_size=2)
     found = await all_pages(api.operations.ListOperations, request, "operations")
-    assert sum(found, []) == sorted(sum(found, []))
+    assert flat(found) == sorted(flat(found))
 
 
 async def test_publications_by_volume_and_host_in_pages(front: Front) -> None:

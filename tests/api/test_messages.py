@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
-from google.protobuf.descriptor import Descriptor, EnumDescriptor
 from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
 
 from tests.examples import steps
@@ -16,6 +15,9 @@ from zfsilod.api import messages
 from zfsilod.api.stub import SERVICES
 from zfsilod.errors import InvalidArgument
 from zfsilod.views import HEIGHTS
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor, EnumDescriptor
 
 PROTOS = sorted((Path(__file__).parents[2] / "proto/zfsilo/v1").glob("*.proto"))
 ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [

@@ -118,7 +118,7 @@ async def test_out_of_time_before_it_is_stored(front: Front) -> None:
         await asyncio.sleep(1)
         raise AssertionError("nobody waits for this")
 
-    front.service.look = never  # type: ignore[method-assign]
+    front.service.look = never  # type: ignore[method-assign,assignment]
     with refused("DEADLINE_EXCEEDED") as found:
         await front.root().volumes.CreateVolume(create(), timeout=0.5)
     assert "operation" not in found.error.facts
@@ -276,10 +276,12 @@ async def test_wrong_names(front: Front) -> None:
 
 async def test_a_server_that_stops_ends_watches_and_says_so(front: Front) -> None:
     watch = front.root().operations.WatchOperations(pb.WatchOperationsRequest())
-    await watch.read()
-    reading = asyncio.ensure_future(watch.read())
-    reading2 = asyncio.ensure_future(front.server.stop(0.1))
+    stopping = asyncio.ensure_future(front.server.stop(0.1))
     with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
-        while await reading:
-            reading = asyncio.ensure_future(watch.read())
-    await reading2
+        await drained(watch)
+    await stopping
+
+
+async def drained(stream: Any) -> None:
+    async for _each in stream:
+        pass

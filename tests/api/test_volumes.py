@@ -184,7 +184,7 @@ async def test_sync_puts_right_what_somebody_else_did(front: Front) -> None:
         await volumes.SyncVolume(pb.SyncVolumeRequest(name="volumes/none"))
 
 
-DRY = {
+DRY: dict[str, Any] = {
     "CreateVolume": pb.CreateVolumeRequest(volume_id="other", volume=pb.Volume(capacity_bytes=GIB)),
     "UpdateVolume": pb.UpdateVolumeRequest(
         volume=pb.Volume(name=DATA, capacity_bytes=2 * GIB),

@@ -46,6 +46,11 @@ def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
         ("operation show 17", "'17' is no operation"),
         ("volume connect x", "this host knows none"),
         ("up ../x", "is no name of a volume"),
+        ("volume list --timeout -1", "'-1' is no number of seconds"),
+        ("volume list --timeout nan", "'nan' is no number of seconds"),
+        ("volume connect x --server give --epoch 99999999999999999999", "is no number from 0"),
+        ("volume show \udcff", "is no UTF-8"),
+        ("volume show 'ä'", "'ä' is no volume id"),
     ],
 )
 def test_2_the_request_is_wrong(ctl: Shell, line: str, said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -66,7 +67,7 @@ def test_up_waits_for_a_server(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> N
         if len(slept) == 2:
             front.service.servers = present
 
-    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr(ladder, "Patience", partial(ladder.Patience, sleep=sleep))
     out = ctl.ok("up patient2 --wait 60")
     ctl.daemon.wait(away.close())
     assert slept == [1, 2]

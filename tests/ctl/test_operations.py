@@ -12,11 +12,14 @@ import pytest
 from zfsilo.v1 import operation_pb2 as pb
 
 from zfsilod.ctl.progress import describe
+from zfsilod.give import CreateVolume
 
 if TYPE_CHECKING:
-    import subprocess
+    from collections.abc import Callable
 
     from tests.ctl.shell import Shell
+
+PAUSE = threading.Event()
 
 
 def test_no_wait_returns_the_operation(ctl: Shell) -> None:
@@ -52,7 +55,8 @@ def test_waiting_for_one_that_failed_tells_why(ctl: Shell) -> None:
     operation = ctl.ok("operation list -q --state rolled_back").split()[-1]
     assert "the fuse" in ctl.fails(1, f"operation wait {operation}")
     assert "the fuse" in ctl.fails(1, f"operation watch {operation}")
-    assert "  At step:  Zvol" in ctl.ok(f"operation show {operation}")
+    shown = ctl.ok(f"operation show {operation}")
+    assert "  Error:    the fuse of the simulated host blew\n" in shown
 
 
 def test_watch_until_the_end(ctl: Shell) -> None:
@@ -66,8 +70,9 @@ def test_watch_until_the_end(ctl: Shell) -> None:
 
 def test_watch_all_until_the_time_is_up(ctl: Shell) -> None:
     ctl.ok("volume create old 1G")
-    threading.Timer(0.5, ctl.ok, ["volume create new 1G -q"]).start()
-    ran = ctl("operation watch --timeout 2")
+    create = CreateVolume(id="new", capacity_bytes=1 << 30)
+    threading.Timer(0.5, lambda: ctl.daemon.wait(ctl.daemon.front.zfsilo.do(create))).start()
+    ran = ctl("operation watch --timeout 3")
     assert ran.code == 10
     assert "create new · done" in ran.out
     assert "create old" not in ran.out
@@ -81,13 +86,6 @@ def test_cancel(ctl: Shell) -> None:
     ctl.daemon.calm()
     assert ctl(f"operation wait {operation}").code != 0
     assert ctl.ok(f"operation repair {operation}") == "create stopped: rolled back already\n"
-
-
-@pytest.fixture
-def held(ctl: Shell) -> subprocess.Popen[str]:
-    """A request on a terminal, whose operation has not begun."""
-    ctl.daemon.hold()
-    return ctl.process("volume create shown 1G")
 
 
 def test_progress_on_a_terminal(ctl: Shell) -> None:
@@ -117,7 +115,7 @@ def test_an_interrupted_request_says_what_goes_on(ctl: Shell) -> None:
     process = ctl.process("volume create unhurried 1G")
     watch_for(lambda: len(ctl.daemon.operations()) > before)
     operation = ctl.daemon.operations()[-1].id
-    watch_for(lambda: process.poll() is not None or is_waiting(process))
+    PAUSE.wait(0.5)  # the operation's name is on its way to the client
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -127,18 +125,11 @@ def test_an_interrupted_request_says_what_goes_on(ctl: Shell) -> None:
     assert ctl.ok(f"operation wait {operation}") == "create unhurried: done\n"
 
 
-def is_waiting(process: subprocess.Popen[str]) -> bool:
-    """The name of the operation comes a moment behind the operation itself."""
-    threading.Event().wait(0.5)
-    return process.poll() is None
-
-
-def watch_for(fact: object) -> None:
-    assert callable(fact)
+def watch_for(fact: Callable[[], bool]) -> None:
     for _each in range(600):
         if fact():
             return
-        threading.Event().wait(0.05)
+        PAUSE.wait(0.05)
     raise AssertionError("it does not come true")
 
 

@@ -70,10 +70,9 @@ def ready() -> Path:
     installed = install.tree(images().buildroot)
 
     def build(draft: Path) -> None:
-        with stage("lab: installing zfsilo on both machines"):
-            pair = restore_pair(base, code=installed / install.IMAGE)
-        with pair:
-            pair.both(install.copy_tree)
+        with restore_pair(base, code=installed / install.IMAGE) as pair:
+            with stage("lab: installing zfsilo on both machines"):
+                pair.both(install.copy_tree)
             with stage("lab: configuring and starting the daemons"):
                 install.configure(pair.give, pair.take)
             pair.both(lambda machine: machine.run("sync"))

@@ -21,6 +21,7 @@ from dbus_next import (
     NameFlag,
     RequestNameReply,
 )
+
 from zfsilod.api.dbus_bus import close_socket, connect
 from zfsilod.api.dbus_contract import (
     INTROSPECTABLE,

@@ -1,4 +1,4 @@
-"""A connection to the bus: its beginning, its end, and what dbus-next does not do right by itself."""
+"""A connection to the bus: its beginning, its end, and what dbus-next gets wrong in between."""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ def split(path: str) -> tuple[str, str] | None:
 
 def escape(name: str) -> str:
     """Return a name as an element of a path, as sd_bus_path_encode(3) does."""
-    escaped = re.sub(b"^[0-9]|[^A-Za-z0-9]", lambda odd: b"_%02x" % odd[0], name.encode())
-    return escaped.decode() or "_"
+    raw = name.encode().decode("latin-1")  # one character for each byte
+    return re.sub("^[0-9]|[^A-Za-z0-9]", lambda odd: f"_{ord(odd[0]):02x}", raw) or "_"
 
 
 def unescape(label: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zfsilod.model import Host
     from zfsilod.steps import Reported
 
-CALL_DEADLINE_S = 10.0
+CALL_DEADLINE_S = 30.0  # a report is an operation of its own over there
 
 
 class ServerConfig:

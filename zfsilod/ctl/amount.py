@@ -8,7 +8,8 @@ from zfsilod.errors import InvalidArgument
 
 UNITS = "KMGTPE"
 SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,19}))?(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE)
-LARGEST = (1 << 63) - 1
+LARGEST = 1 << 62  # the sum of two still fits into a message
+LONGEST_S = 365 * 86400
 
 
 def parse_size(text: str) -> int:
@@ -25,6 +26,21 @@ def parse_size(text: str) -> int:
     if size > LARGEST:
         raise InvalidArgument(f"{text} is more than any volume can have", reason="BAD_SIZE")
     return size
+
+
+def parse_seconds(text: str) -> float:
+    """Return a time span in seconds, for argparse."""
+    found = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else -1.0
+    if not 0 <= found <= LONGEST_S:
+        raise InvalidArgument(f"{text[:80]!r} is no number of seconds", reason="USAGE")
+    return found
+
+
+def parse_number(text: str) -> int:
+    """Return a whole number that every field of a message can hold, for argparse."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise InvalidArgument(f"{text[:80]!r} is no number from 0 to 999999999", reason="USAGE")
+    return int(text)
 
 
 def _size_hint(text: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zfsilod.ctl.amount import parse_number, parse_seconds
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -72,7 +74,7 @@ COMMON = (
              text="talk to this server in place of the local daemon (a name, or a join file)"),
     Argument("--socket", metavar="PATH", offer="files",
              text="the local daemon's socket (ZFSILO_SOCKET; /run/zfsilo/zfsilod.sock)"),
-    Argument("--timeout", metavar="SECONDS", type=float,
+    Argument("--timeout", metavar="SECONDS", type=parse_seconds,
              text="how long to wait for an answer (600; what only reads: 30)"),
     flag("--json", text="print protobuf's JSON, for programs"),
     flag("-q", "--quiet", text="print names only in lists, and nothing after changes"),
@@ -99,7 +101,7 @@ ALL_PATHS = flag("--all", text="from all paths")
 READONLY = flag("--readonly", text="refuse writes")
 IQN = Argument("--iqn", text="its name as an iSCSI initiator")
 NQN = Argument("--nqn", text="its name as an NVMe host")
-MAX = Argument("--max-attachments", metavar="N", type=int,
+MAX = Argument("--max-attachments", metavar="N", type=parse_number,
                text="how many volumes it can take; 0: any number")  # fmt: skip
 
 COMMANDS = (
@@ -157,7 +159,7 @@ COMMANDS = (
             Argument("--restore", choices=("never", "boot"), default="never",
                      offer=("never", "boot"), text="whether it comes back after a reboot (never)"),
             flag("--no-publish", text="fail when it is not published to this host"),
-            Argument("--epoch", metavar="N", type=int, default=0,
+            Argument("--epoch", metavar="N", type=parse_number, default=0,
                      text="only by the publication of this epoch"),
             changes=True),
     Command("volume disconnect", "attachment:disconnect", "log out of a volume",
@@ -165,7 +167,7 @@ COMMANDS = (
     Command("volume stage", "attachment:stage", "make its filesystem once, and mount it for use",
             VOLUME,
             Argument("--path", default="", offer="files", text="where (/var/lib/zfsilo/staging)"),
-            Argument("--fs-type", default="", choices=("ext4", "xfs"), offer=("ext4", "xfs"),
+            Argument("--fs-type", metavar="TYPE", default="", offer=("ext4", "xfs"),
                      text="what to make (what it has, or ext4)"),
             Argument("-o", "--option", metavar="OPTIONS", action="append", default=[],
                      text="mount options: noatime,discard; may be repeated"),
@@ -185,7 +187,7 @@ COMMANDS = (
             flag("--all", text="all volumes"), changes=True),
     Command("up", "ladder:up", "bring a volume all the way up on this host",
             VOLUME,
-            Argument("--wait", metavar="SECONDS", type=float, default=300.0,
+            Argument("--wait", metavar="SECONDS", type=parse_seconds, default=300.0,
                      text="how long to wait for a server that does not answer (300)")),
     Command("down", "ladder:down", "take a volume all the way down on this host", VOLUME),
     Command("host list", "host:list_hosts", "list the hosts that volumes can be published to",

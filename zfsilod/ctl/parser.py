@@ -28,11 +28,22 @@ class Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return what was typed; `function` is the command's. Raises InvalidArgument."""
+    for word in argv:
+        if not word.isascii():
+            _check_text(word)
     given = make(argv).parse_args(argv)
     for name, value in (DEFAULTS | CHANGE_DEFAULTS).items():
         if not hasattr(given, name):
             setattr(given, name, value)
     return given
+
+
+def _check_text(word: str) -> None:
+    """Refuse bytes that are no text: no message can carry them."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{word!r} is no UTF-8", reason="USAGE") from None
 
 
 def make(typed: Sequence[str]) -> Parser:

@@ -13,6 +13,7 @@ from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import Server
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import AlreadyExists, FailedPrecondition, ZfsiloError
+from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -38,7 +39,7 @@ def list_servers(given: Namespace) -> None:
 def join(given: Namespace) -> None:
     """Get to know a server: register with it, and keep how it is reached."""
     known = servers.from_join(Path(given.file))
-    known.name = given.local_name or known.name
+    known.name = check_id(given.local_name or known.name, "server name")
     _refuse_another(known)
     host = register(known, given.timeout, given.iqn or initiator_name())
     path = servers.write(known)
@@ -46,7 +47,8 @@ def join(given: Namespace) -> None:
         print(answers.dumps({"server": {"name": known.name, "address": known.address}}))
     elif not given.quiet:
         print(f"{known.name} ({known.address}) knows this host as {host}; kept in {path}")
-        print("  delete the join file, and: systemctl try-restart zfsilod.service")
+        if given.file != servers.STDIN:
+            print(f"  now delete {given.file}")
 
 
 def forget(given: Namespace) -> None:

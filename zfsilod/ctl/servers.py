@@ -13,6 +13,7 @@ from zfsilod.errors import InvalidArgument, NotFound, PermissionDenied
 if TYPE_CHECKING:
     import grpc
 
+STDIN = "-"
 KEYS = {"address", "certificate", "token"}
 
 
@@ -114,7 +115,7 @@ def from_join(path: Path) -> Known:
     from zfsilod.certs import parse_join
 
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+        text = sys.stdin.read() if str(path) == STDIN else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"the join file {path} cannot be read: {_why(error)}") from error
     join = parse_join(text)

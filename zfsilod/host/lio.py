@@ -7,22 +7,20 @@ half-made state. The values below auth/ are compared and written, never shown.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import Busy, Conflict, FailedPrecondition
-from zfsilod.host.configfs import Configfs
 from zfsilod.host.disks import claim
 from zfsilod.host.names import iscsi_name, portal_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.host.configfs import Configfs
     from zfsilod.host.run import Runner
     from zfsilod.secret import Chap
 
-ROOT = Path("/sys/kernel/config/target")
 CORE = "core/iblock_0"  # one folder for all backstores: shared, never removed
 MODULES = ("target_core_mod", "target_core_iblock", "iscsi_target_mod")
 MODPROBE_TIMEOUT_S = 30
@@ -36,19 +34,16 @@ TARGET_ATTRIBUTES = {
     "prod_mode_write_protect": "1",  # a LUN is mapped read-only first: half made is never writable
 }
 NO_SESSION = "No active iSCSI Session"
-DEVICE = re.compile(r"UDEV PATH: (.*?)  readonly:")
 SERIAL_PREFIX = "T10 VPD Unit Serial Number: "
 
 
 class RealLio:
     """Backstores, targets and who is let in."""
 
-    def __init__(
-        self, run: Runner, zvol_device: Callable[[str], str], root: Path = ROOT
-    ) -> None:
+    def __init__(self, run: Runner, zvol_device: Callable[[str], str], fs: Configfs) -> None:
         self._run = run
         self._zvol_device = zvol_device
-        self._fs = Configfs(root)
+        self._fs = fs
 
     # Backstores
 
@@ -57,8 +52,7 @@ class RealLio:
         if self._fs.read(f"{folder}/enable") != "1":
             return False
         info = self._fs.read(f"{folder}/info") or ""
-        found = DEVICE.search(info)
-        device = found[1] if found else ""
+        device = info.partition("UDEV PATH: ")[2].partition("  readonly:")[0]
         if device != _zvol_path(dataset):
             raise Conflict(
                 f"the backstore {name} exists with the device {device}, not that of {dataset}",

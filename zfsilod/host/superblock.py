@@ -15,6 +15,7 @@ BYTES = 4096  # enough of the device's start for all of them
 COMPAT_HAS_JOURNAL = 0x4
 INCOMPAT_JOURNAL_DEVICE = 0x8
 INCOMPAT_64BIT = 0x80
+MAX_LOG_BLOCK = 6  # blocks of 64 KiB
 INCOMPAT_EXT4 = 0x2C0  # extents, 64 bit, flex_bg: no ext3 has any of them
 PAGE_BYTES = 4096  # resize2fs rounds down to whole pages
 EXT_MARGIN_BLOCKS = 53  # two bitmaps, a superblock, and the 50 blocks that are no group's worth
@@ -54,7 +55,9 @@ def _xfs(block: bytes) -> Superblock:
 def _ext(block: bytes) -> Superblock | None:
     low, first, log = (struct.unpack_from("<I", block, offset)[0] for offset in (4, 20, 24))
     compat, incompat = struct.unpack_from("<II", block, 92)
-    if incompat & INCOMPAT_JOURNAL_DEVICE:
+    per_group = struct.unpack_from("<I", block, 32)[0]
+    # Whoever may write to the disk chose these numbers: what cannot be is not calculated with.
+    if incompat & INCOMPAT_JOURNAL_DEVICE or log > MAX_LOG_BLOCK or per_group == 0:
         return None
     high = struct.unpack_from("<I", block, 336)[0] if incompat & INCOMPAT_64BIT else 0
     blocks, block_bytes = (high << 32) + low, 1024 << log

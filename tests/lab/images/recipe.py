@@ -116,6 +116,7 @@ MASKED_UNITS = (
     "systemd-random-seed.service",
     "systemd-sysusers.service",
     "systemd-timesyncd.service",
+    "systemd-udev-load-credentials.service",
     "systemd-update-utmp-runlevel.service",
     "systemd-update-utmp.service",
 )
@@ -145,6 +146,8 @@ TEXT_FILES = {
     "etc/ssh/sshd_config.d/lab.conf": "UseDNS no\nUsePAM no\nPrintMotd no\n",
     "etc/systemd/journald.conf.d/lab.conf": JOURNALD,
     "etc/systemd/system/systemd-udev-trigger.service.d/lab.conf": UDEV_TRIGGER,
+    # It takes seconds to load; where no pool is imported at boot the first command loads it.
+    "etc/systemd/system/zfs-load-module.service.d/lab.conf": "[Unit]\nConditionHost=give\n",
 }
 
 # Links to /dev/null: generators that cost time, one of them by loading network drivers.

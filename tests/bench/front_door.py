@@ -1,0 +1,187 @@
+"""How fast gRPC is: `python3 -m tests.bench.front_door [ROUNDS]`; the server is another process.
+
+GetVolume through the front door, side by side with an echo of the same size: a bare one of grpc
+over TCP and one behind the same pump, plain (unix socket) and with TLS. What counts are the ratios,
+taken round by round, for the machine does other things too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.running import GIB, Front, certificate, front_of
+from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
+from zfsilod.api.stub import Api
+from zfsilod.door import Door, listen_tcp, listen_unix
+from zfsilod.give import CreateVolume, Publish
+from zfsilod.model import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+ECHO = "/bench.Echo/Echo"
+CALLS = 200  # of a kind in a round
+VOLUMES = 100_000
+PAGE = 100
+DATA = "volumes/data"
+
+
+async def serve() -> None:
+    """Serve everything that is compared, and say where, until stdin ends."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with AsyncExitStack() as stack:
+            front = await stack.enter_async_context(front_of(Path(directory)))
+            await fill(front)
+            where = await echoes(front, stack)
+            where |= {
+                "unix": str(front.path), "tcp": front.address, "token": front.token("admin", "x"),
+                "pem": front.certificate.certificate_pem.decode(),
+            }  # fmt: skip
+            print(json.dumps(where), flush=True)
+            await asyncio.to_thread(sys.stdin.read)
+
+
+async def fill(front: Front) -> None:
+    """Make a volume that is published, and many records of others."""
+    await front.zfsilo.do(
+        CreateVolume(id="data", capacity_bytes=GIB, labels=(("app", "db"),), hosts=("take",)),
+        Publish(volume="data", host="take"),
+    )
+
+    def put(txn: Any) -> None:
+        made = txn.get(Volume, "data")
+        for number in range(VOLUMES):
+            name = f"v{number:06}"
+            txn.put(made.but(id=name, uid=f"{number:032x}", dataset=f"tank/zfsilo/{name}"))
+
+    front.service.store._environment.set_mapsize(1 << 30)  # the double makes a small store
+    front.write(put)
+
+
+async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
+    """Serve the echo bare and behind a door of its own, plain and with TLS."""
+    pair = (certificate().key_pem, certificate().certificate_pem)
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    door = Door(directory / "private")
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(echo)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("bench.Echo", {"Echo": handler}),)
+    )
+    plain = server.add_insecure_port("127.0.0.1:0")
+    tls = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    server.add_insecure_port(f"unix:{door.plain}")
+    server.add_secure_port(f"unix:{door.tls}", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    stack.push_async_callback(server.stop, 0.1)
+    stack.callback(door.close)
+    door.open(listen_unix(directory / "echo.sock"))
+    pumped = listen_tcp("127.0.0.1", 0)
+    door.open(pumped)
+    return {
+        "bare": f"127.0.0.1:{plain}", "bare_tls": f"127.0.0.1:{tls}",
+        "pump": str(directory / "echo.sock"),
+        "pump_tls": f"127.0.0.1:{pumped.getsockname()[1]}",
+    }  # fmt: skip
+
+
+async def echo(request: bytes, _context: Any) -> bytes:
+    """Answer what was asked."""
+    return request
+
+
+async def measure(where: dict[str, str], rounds: int) -> None:
+    """Compare, and print the table."""
+    calls, channels = await prepare(where)
+    times: dict[str, list[list[float]]] = {name: [] for name in calls}
+    for _round in range(rounds):
+        for name, call in calls.items():
+            times[name].append(sorted([await timed(call) for _each in range(CALLS)]))
+    print(f"{rounds} rounds of {CALLS} calls; ms\n")
+    print(f"{'':34}{'p50':>7}{'p99':>7}{'to bare':>9}{'to pump':>9}")
+    for name in calls:
+        line = f"{name:34}{of(times[name], 50):7.3f}{of(times[name], 99):7.3f}"
+        base = " TLS" if "TLS" in name else ""
+        for other in (f"echo, bare tcp{base}", f"echo, pump {'TLS' if base else 'unix'}"):
+            line += f"{ratio(times[name], times[other]):9.2f}"
+        print(line)
+    for channel in channels:
+        await channel.close()
+
+
+async def prepare(where: dict[str, str]) -> tuple[dict[str, Callable[[], Awaitable[Any]]], list[Any]]:
+    """Return what is compared by name, warmed up, and the channels to close."""
+    pem = where["pem"]
+    unix = unix_channel_aio(Path(where["unix"]))
+    tls = tls_channel_aio(where["tcp"], pem, where["token"])
+    echoing = {
+        "echo, bare tcp": grpc.aio.insecure_channel(where["bare"]),
+        "echo, pump unix": unix_channel_aio(Path(where["pump"])),
+        "echo, bare tcp TLS": tls_channel_aio(where["bare_tls"], pem, where["token"]),
+        "echo, pump TLS": tls_channel_aio(where["pump_tls"], pem, where["token"]),
+    }
+    request = pb.GetVolumeRequest(name=DATA)
+    size = (await Api(unix).volumes.GetVolume(request)).ByteSize()
+    payload = b"x" * size
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        name: lambda method=channel.unary_unary(ECHO): method(payload)  # type: ignore[misc]
+        for name, channel in echoing.items()
+    }
+    page = pb.ListVolumesRequest(page_size=PAGE)
+    for name, channel in (("unix", unix), ("TLS", tls)):
+        api = Api(channel)
+        calls[f"GetVolume, front door {name}"] = lambda api=api: api.volumes.GetVolume(request)  # type: ignore[misc]
+        calls[f"ListVolumes {PAGE}, front door {name}"] = lambda api=api: api.volumes.ListVolumes(page)  # type: ignore[misc]
+    for call in calls.values():
+        for _each in range(CALLS):
+            await call()
+    print(f"an answer of GetVolume has {size} bytes; {VOLUMES} volumes are in the store; ", end="")
+    return calls, [*echoing.values(), unix, tls]
+
+
+async def timed(call: Callable[[], Awaitable[Any]]) -> float:
+    """Return how long a call takes, in ms."""
+    begun = time.perf_counter()
+    await call()
+    return (time.perf_counter() - begun) * 1e3
+
+
+def of(rounds: list[list[float]], percent: int) -> float:
+    """Return the median over the rounds of their percentiles."""
+    return median(each[len(each) * percent // 100] for each in rounds)
+
+
+def ratio(ours: list[list[float]], theirs: list[list[float]]) -> float:
+    """Return the median over the rounds of the ratios of their medians."""
+    return median(median(a) / median(b) for a, b in zip(ours, theirs, strict=True))
+
+
+async def main() -> None:
+    """Start the server and measure."""
+    rounds = int(sys.argv[1]) if sys.argv[1:] else 15
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.bench.front_door", "serve", env=environment, limit=1 << 20,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert server.stdin is not None
+    assert server.stdout is not None
+    await measure(json.loads(await server.stdout.readline()), rounds)
+    server.stdin.close()
+    await server.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve() if sys.argv[1:] == ["serve"] else main())

@@ -1,0 +1,209 @@
+"""Servers and tokens: join, forget, -H, and what only root may."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.ctl.shell import PROJECT
+from zfsilod import certs
+from zfsilod.ctl import servers
+from zfsilod.ctl.client import PAGE_SIZE
+from zfsilod.ctl.token import _with_port
+from zfsilod.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.ctl.shell import Shell
+
+IQN = "iqn.2026-01.org.example:web"
+
+
+@pytest.fixture(autouse=True)
+def _no_servers_left(ctl: Shell) -> None:
+    for path in (ctl.daemon.directory / "etc/servers.d").glob("*"):
+        path.unlink()
+
+
+def test_join_list_use_forget(ctl: Shell) -> None:
+    join = ctl.daemon.join_file("host", "web")
+    said = ctl.ok(f"server join {join} --as far --iqn {IQN}")
+    kept = ctl.daemon.directory / "etc/servers.d/far.toml"
+    address = ctl.daemon.front.address
+    assert said == (
+        f"far ({address}) knows this host as web; kept in {kept}\n  now delete {join}\n"
+    )
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert ctl("host show web --json").json["iqn"] == IQN
+    assert ctl.ok("server list -q") == "far\n"
+    assert ctl("server list --json").json["servers"] == [{"name": "far", "address": address}]
+    assert "  You are:  host web (token" in ctl.ok("-H far info")
+    assert ctl.ok("server forget far") == "far: forgotten\n"
+    assert "knows no server far" in ctl.fails(3, "server forget far")
+
+
+def test_the_daemon_reads_what_join_wrote(ctl: Shell) -> None:
+    from zfsilod.config import find_server
+
+    ctl.ok(f"server join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
+    found, known = find_server(ctl.daemon.directory / "etc", "give"), servers.read("give")
+    assert found is not None
+    assert (found.address, found.token) == (known.address, known.token)
+    assert found.certificate == known.certificate
+
+
+def test_connect_takes_the_only_server(ctl: Shell) -> None:
+    ctl.ok("volume create alone 1G --host take")
+    ctl.ok(f"server join {ctl.daemon.join_file('host', 'take')} --iqn iqn.2026-01.org.zfsilo:take")
+    assert ctl.ok("volume connect alone --as mine") == "connect alone of give: done\n"
+    ctl.ok("volume disconnect mine")
+    ctl.ok(f"server join {ctl.daemon.join_file('host', 'web')} --as other --iqn {IQN}")
+    assert "this host knows give, other" in ctl.fails(2, "volume connect alone")
+
+
+def test_the_initiator_name_is_that_of_open_iscsi(
+    ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    join = ctl.daemon.join_file("host", "web")
+    path = tmp_path / "initiatorname.iscsi"
+    monkeypatch.setattr("zfsilod.ctl.places.initiator", lambda: path)
+    assert f"{path} cannot be read: install open-iscsi" in ctl.fails(5, f"server join {join}")
+    path.write_text("# made by hand\n")
+    assert "names no InitiatorName" in ctl.fails(5, f"server join {join}")
+    path.write_text(f"## comment\nInitiatorName={IQN}\n")
+    ctl.ok(f"server join {join}")
+
+
+def test_a_server_is_called_by_an_id(ctl: Shell) -> None:
+    join = ctl.daemon.join_file("host", "web")
+    assert "'FAR' is no server name" in ctl.fails(2, f"server join {join} --as FAR --iqn {IQN}")
+
+
+def test_join_again_brings_a_new_token_and_no_other_server(ctl: Shell) -> None:
+    ctl.ok(f"server join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
+    first = servers.read("give").token
+    join = ctl.daemon.join_file("host", "web")
+    ctl.ok(f"server join {join} --iqn {IQN}")
+    assert servers.read("give").token != first
+    other = certs.make(("localhost",)).certificate_pem.decode()
+    found = certs.parse_join(join.read_text())
+    found.certificate_pem = other
+    join.write_text(certs.make_join(found))
+    complaint = ctl.fails(4, f"server join {join} --iqn {IQN}")
+    assert "this host knows another server give: give this one a name with --as" in complaint
+
+
+def test_another_certificate_is_not_trusted(ctl: Shell) -> None:
+    join = ctl.daemon.join_file("host", "web")
+    found = certs.parse_join(join.read_text())
+    found.certificate_pem = certs.make(("localhost",)).certificate_pem.decode()
+    join.write_text(certs.make_join(found))
+    complaint = ctl.fails(9, f"server join {join} --iqn {IQN}")
+    assert "does not answer" in complaint
+    assert found.token not in complaint
+    assert servers.names() == []
+
+
+def test_a_persons_join_file_is_for_h(ctl: Shell) -> None:
+    join = ctl.daemon.join_file("admin", "root")
+    assert "is a person's, not a host's" in ctl.fails(5, f"server join {join} --iqn {IQN}")
+    assert "admin root" in ctl.ok(f"-H {join} info")
+
+
+@pytest.mark.parametrize("text", ["", "name = 1", 'token = "secret', 'token = "secret"'])
+def test_a_join_file_that_is_none(ctl: Shell, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "give.join"
+    path.write_text(text)
+    complaint = ctl.fails(2, f"server join {path}")
+    assert "the join file" in complaint
+    assert "secret" not in complaint
+    assert "cannot be read" in ctl.fails(2, f"server join {tmp_path}/none")
+
+
+def test_a_server_file_that_is_wrong_is_not_quoted(ctl: Shell) -> None:
+    path = ctl.daemon.directory / "etc/servers.d/odd.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for text in ('token = "secret', 'token = "secret"'):
+        path.write_text(text)
+        complaint = ctl.fails(2, "-H odd info")
+        assert str(path) in complaint
+        assert "secret" not in complaint
+
+
+def test_tokens_live_in_the_store(ctl: Shell, tmp_path: Path) -> None:
+    made = ctl.apart("token create --role reader mon")
+    assert made.code == 0
+    text = made.out.strip()
+    token = text.split("-")[1]
+    assert f"zfsiloctl token revoke {token}" in made.err
+    listed = ctl.apart("token list").out
+    assert re.search(rf"^{token} +reader +mon +[0-9]+s$", listed, re.MULTILINE)
+    assert token in ctl.apart("token list -q").out.split()
+    assert text not in ctl.apart("token list --json").out
+    assert ctl.apart("token revoke 01none").code == 3
+    assert ctl.apart(f"token revoke {token}").out == f"{token} (of reader mon): revoked\n"
+    assert token not in ctl.apart("token list -q").out
+
+
+def test_a_join_file_made_here_works_here(ctl: Shell, tmp_path: Path) -> None:
+    # The daemon's certificate is where a daemon that was not made by a test has it.
+    tls = ctl.daemon.directory / "tls"
+    tls.mkdir(exist_ok=True)
+    (tls / "server.pem").write_bytes(ctl.daemon.front.certificate.certificate_pem)
+    (tls / "server.key").write_bytes(ctl.daemon.front.certificate.key_pem)
+    path = tmp_path / "web.join"
+    line = f"token create --role host web --file {path} --address {ctl.daemon.front.address}"
+    made = ctl.apart(line)
+    assert made.code == 0, made.err
+    assert f"over there:  zfsiloctl server join {path.name}" in made.out
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "token" not in made.out.replace("zfsiloctl", "")
+    assert ctl.apart(line).code == 4
+    ctl.ok(f"server join {path} --as own --iqn {IQN}")
+    assert "tokens are made on the server itself" in ctl.apart("-H own token list").err
+
+
+def test_a_role_is_needed(ctl: Shell) -> None:
+    assert "--role" in ctl.fails(2, "token create web")
+    assert "'UP' is no host id" in ctl.apart("token create --role host UP").err
+
+
+def test_no_store_yet(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    assert "systemctl start zfsilod.service" in ctl.fails(5, "token list")
+
+
+@pytest.mark.parametrize(
+    ("address", "complete"),
+    [
+        ("give", "give:9750"),
+        ("give:1", "give:1"),
+        ("10.0.0.1", "10.0.0.1:9750"),
+        ("fd00::1", "[fd00::1]:9750"),
+        ("[fd00::1]", "[fd00::1]:9750"),
+        ("[fd00::1]:5", "[fd00::1]:5"),
+    ],
+)
+def test_addresses_get_a_port(address: str, complete: str) -> None:
+    assert _with_port(address) == complete
+
+
+@pytest.mark.parametrize("name", ["", ".", "../x", "a/b"])
+def test_a_servers_name_is_no_path(name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        servers.path_of(name)
+
+
+def test_a_page_fits_into_a_message() -> None:
+    largest_volume = 64 * (63 + 256 + 8) + 4096  # its labels, and the rest
+    assert PAGE_SIZE * largest_volume < 4 << 20
+
+
+def test_the_port_is_the_units() -> None:
+    from zfsilod.ctl import places
+
+    unit = (PROJECT / "units/zfsilod-tcp.socket").read_text()
+    assert f"ListenStream={places.PORT}\n" in unit

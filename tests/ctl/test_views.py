@@ -1,0 +1,180 @@
+"""What people see, to the letter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from zfsilo.v1 import volume_pb2 as pb
+
+from zfsilod.ctl import answers, volume_view
+from zfsilod.ctl.table import clean, show_block, show_table
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+NOW = 1_800_000_000
+GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def _plain_and_timeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("time.time", lambda: float(NOW))
+
+
+def at(stamp: Timestamp, seconds_ago: int) -> None:
+    stamp.seconds = NOW - seconds_ago
+
+
+def served() -> pb.Volume:
+    volume = pb.Volume(
+        name="volumes/data", id="data", uid="9" * 32, dataset="tank/zfsilo/data",
+        capacity_bytes=3 * GIB // 2, thin=True, mode=pb.MODE_FILESYSTEM, volblocksize=16384,
+        properties={"compression": "zstd"}, labels={"rack": "7", "app": "db"}, hosts=["take", "*"],
+        access_modes=[pb.ACCESS_MODE_SINGLE_NODE_WRITER],
+        filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="1-2-3"),
+        height=pb.HEIGHT_PUBLISHED, etag="17",
+        publications=[
+            pb.Publication(
+                host="hosts/take", initiator="iqn.2026-01.org:take", epoch=3,
+                access_mode=pb.ACCESS_MODE_SINGLE_NODE_WRITER, readonly=True,
+                published_by="host take",
+            )
+        ],
+    )  # fmt: skip
+    at(volume.create_time, 90)
+    at(volume.publications[0].create_time, 86400 * 3)
+    return volume
+
+
+def used() -> pb.Volume:
+    return pb.Volume(
+        name="volumes/logs", id="logs", height=pb.HEIGHT_MOUNTED, etag="18",
+        attachment=pb.Attachment(
+            server="give", volume="data", height=pb.HEIGHT_MOUNTED, epoch=3,
+            disk=pb.Disk(target="iqn.2026-01.org:x", serial="9" * 32, size_bytes=GIB),
+            portals=["10.0.0.1:3260"], mode=pb.MODE_BLOCK, restore=pb.RESTORE_NEVER,
+            filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_NONE), staging_path="/stage",
+            mount_options=["noatime"], stage_readonly=True,
+            mounts=[pb.Mount(path="/srv/a"), pb.Mount(path="/srv/b", readonly=True)],
+        ),
+    )  # fmt: skip
+
+
+def test_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    volume_view.show_list([served(), used()])
+    assert (
+        capsys.readouterr().out
+        == """\
+NAME     SIZE  HEIGHT     FILESYSTEM  PUBLISHED TO  SERVER  MOUNTED AT      AGE
+data  1.5 GiB  published  ext4        take          -       -               1m
+logs  1.0 GiB  mounted    block       -             give    /srv/a, /srv/b  -
+"""
+    )
+
+
+def test_a_served_volume(capsys: pytest.CaptureFixture[str]) -> None:
+    volume_view.show_volume(served())
+    assert (
+        capsys.readouterr().out
+        == """\
+volume data
+  Height:       published
+  Size:         1.5 GiB (1610612736 bytes)
+  Used as:      filesystem
+  Filesystem:   ext4 ready 1-2-3
+  Dataset:      tank/zfsilo/data (thin, blocks of 16.0 KiB)
+  Properties:   compression=zstd
+  Labels:       app=db, rack=7
+  May publish:  take, *
+  Access:       single_node_writer
+  Uid:          99999999999999999999999999999999
+  Etag:         17
+  Created:      2027-01-15 07:58:30 UTC (1m ago)
+
+published to
+  HOST  INITIATOR             ACCESS                        EPOCH  BY         AGE
+  take  iqn.2026-01.org:take  single_node_writer, readonly      3  host take  3d
+"""
+    )
+
+
+def test_a_used_volume(capsys: pytest.CaptureFixture[str]) -> None:
+    volume_view.show_volume(used())
+    assert (
+        capsys.readouterr().out
+        == """\
+volume logs
+  Height:  mounted
+  Size:    1.0 GiB (1073741824 bytes)
+  Etag:    18
+
+on this host
+  Height:          mounted
+  Server:          give (volume data, epoch 3)
+  Target:          iqn.2026-01.org:x
+  Portals:         10.0.0.1:3260
+  Disk:            1.0 GiB (1073741824 bytes), serial 99999999999999999999999999999999
+  Access:          read and write
+  Filesystem:      none
+  Staged at:       /stage
+  Options:         noatime,ro
+  Mounted at:      /srv/a, /srv/b (ro)
+  After a reboot:  never
+"""
+    )
+
+
+def test_stats(capsys: pytest.CaptureFixture[str]) -> None:
+    volume_view.show_stats("data", pb.VolumeStats(volsize_bytes=GIB, inodes_total=7, inodes_used=0))
+    assert (
+        capsys.readouterr().out
+        == """\
+volume data
+  Size:         1.0 GiB (1073741824 bytes)
+  Inodes:       7
+  Inodes used:  0
+"""
+    )
+
+
+def test_json_is_stable() -> None:
+    text = answers.as_json(pb.Publication(volume="volumes/ä", epoch=3))
+    assert (
+        text
+        == """\
+{
+  "access_mode": "ACCESS_MODE_UNSPECIFIED",
+  "epoch": "3",
+  "host": "",
+  "initiator": "",
+  "published_by": "",
+  "readonly": false,
+  "transport": "TRANSPORT_UNSPECIFIED",
+  "volume": "volumes/ä"
+}"""
+    )
+
+
+def test_what_a_newer_server_says_is_shown_as_it_is() -> None:
+    assert volume_view.word(pb.Height, 99, "HEIGHT_") == "99"
+
+
+def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert clean("a\x1b[2Jb\nc\u202ed") == "a?[2Jb?c?d"
+    show_table(("NAME",), [["\x1b[31mred"]])
+    show_block("", [("Label", "\x07bell")])
+    assert "\x1b" not in (out := capsys.readouterr().out)
+    assert "\x07" not in out
+
+
+def test_colour_is_for_terminals_that_want_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for no_colour, terminal, bold in (("", True, True), ("1", True, False), ("", False, False)):
+        monkeypatch.setenv("NO_COLOR", no_colour)
+        monkeypatch.setattr("sys.stdout.isatty", lambda is_one=terminal: is_one)
+        show_table(("NAME",), [["data"]])
+        assert capsys.readouterr().out.startswith("\x1b[1mNAME\x1b[0m") is bold

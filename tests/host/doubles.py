@@ -1,0 +1,214 @@
+"""Stand-ins for what an adapter meets: tools, configfs, the disks in sysfs, mountinfo."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilod.host.configfs import Configfs
+from zfsilod.host.mountinfo import Mount
+from zfsilod.host.run import Completed, Runner
+from zfsilod.secret import Chap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+UID = "0123456789abcdef0123456789abcdef"
+TARGET = f"iqn.2026-01.org.zfsilo:give:{UID}"
+INITIATOR = "iqn.2024-01.lab.take:host"
+
+
+def chap(number: int = 1) -> Chap:
+    """Return made-up secrets."""
+    return Chap(
+        username="usr", password=f"initiator-{number}",
+        mutual_username="musr", mutual_password=f"target-{number}",
+    )  # fmt: skip
+
+
+class ScriptedRunner(Runner):
+    """Answers exactly the commands of its script, in their order; any other fails the test."""
+
+    def __init__(self, *script: tuple[str, int, str, str]) -> None:
+        super().__init__()
+        self.script = list(script)
+
+    def __call__(
+        self, argv: list[str], *, timeout_s: float, input: str = "", ok: tuple[int, ...] = (0,)
+    ) -> Completed:
+        """Answer the next command of the script."""
+        assert timeout_s > 0
+        shown = " ".join(argv)
+        assert self.script, f"one command too many: {shown}"
+        expected, rc, stdout, stderr = self.script.pop(0)
+        assert shown == expected
+        completed = Completed(tuple(argv), rc, stdout, stderr)
+        if rc not in ok:
+            raise completed.failed()
+        return completed
+
+
+class Cut(Exception):
+    """The worker died here."""
+
+
+class FakeConfigfs(Configfs):
+    """LIO's part of configfs: folders come with files, and go only when nothing is left in them.
+
+    `calls` counts down the changes that still succeed; then Cut is raised, before the next one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.calls: int | None = None
+        for folder in ("core/alua", "iscsi/discovery_auth"):
+            (root / folder).mkdir(parents=True)
+
+    def _count(self) -> None:
+        if self.calls is not None:
+            if self.calls == 0:
+                raise Cut
+            self.calls -= 1
+
+    def make(self, path: str) -> None:
+        """Make an object with its attributes."""
+        self._count()
+        new = not self.has(path)
+        super().make(path)
+        if new:
+            for name, value in _attributes(path).items():
+                (self.root / path / name).parent.mkdir(exist_ok=True)
+                (self.root / path / name).write_text(value)
+
+    def remove(self, path: str) -> None:
+        """Remove an object, unless something that was made in it is left."""
+        self._count()
+        folder = self.root / path
+        made = [each for each in self._made(folder)]
+        if made or any(link.is_symlink() and link.resolve() == folder for link in self._links()):
+            super().remove(path)  # raises ENOTEMPTY, as the kernel does
+        elif folder.exists():
+            shutil.rmtree(folder)
+
+    def write(self, path: str, value: str) -> None:
+        """Set an attribute, with what the kernel makes of it."""
+        self._count()
+        assert "\n" not in value
+        if path.endswith("vpd_unit_serial"):
+            value = f"T10 VPD Unit Serial Number: {value}"
+        if path.endswith("/control"):
+            device = value.removeprefix("udev_path=")
+            info = self.root / path.replace("/control", "/info")
+            info.write_text(f"iBlock device: zd0  UDEV PATH: {device}  readonly: 0\n")
+        os.truncate(self.root / path, 0)
+        super().write(path, value)
+
+    def link(self, path: str, to: str) -> None:
+        """Link an object; a LUN is mapped read-only where the target's attribute says so."""
+        self._count()
+        super().link(path, to)
+        if "/acls/" in path:
+            (self.root / path).with_name("write_protect").write_text("1\n")
+
+    def unlink(self, path: str) -> None:
+        """Take a link away."""
+        self._count()
+        super().unlink(path)
+        if "/acls/" in path:
+            (self.root / path).with_name("write_protect").write_text("\n")
+
+    def tree(self) -> set[str]:
+        """Return every folder and link, to compare; the folder of all backstores is shared."""
+        found = {each for each in self.root.rglob("*") if each.is_dir() or each.is_symlink()}
+        return {str(each) for each in found - {self.root / "core/iblock_0"}}
+
+    def _links(self) -> list[Path]:
+        return [each for each in self.root.rglob("*") if each.is_symlink()]
+
+    def _made(self, folder: Path) -> Iterable[Path]:
+        own = {name.partition("/")[0] for name in _attributes(str(folder.relative_to(self.root)))}
+        if not folder.exists():
+            return []
+        grouped = [folder / name for name in ("acls", "np", "lun")]
+        inside = [each for group in grouped if group.is_dir() for each in group.iterdir()]
+        return [each for each in folder.iterdir() if each.name not in own] + [
+            each for each in inside if each.name != ".keep"
+        ]
+
+
+def _attributes(path: str) -> dict[str, str]:
+    """Return the files, by what Linux 6.12 shows, that a new folder comes with."""
+    parts = path.split("/")
+    match parts:
+        case ["core", _, _]:
+            return {
+                "control": "", "enable": "0\n", "info": "", "udev_path": "\n",
+                "attrib/emulate_tpu": "0\n", "wwn/vpd_unit_serial": "T10 VPD Unit Serial Number: \n",
+                "wwn/vendor_id": "LIO-ORG\n", "wwn/product_id": "IBLOCK\n",
+            }  # fmt: skip
+        case ["iscsi", _, "tpgt_1"]:
+            names = ("authentication", "demo_mode_discovery", "demo_mode_write_protect")
+            zeros = ("cache_dynamic_acls", "generate_node_acls", "prod_mode_write_protect")
+            groups = {f"{name}/.keep": "" for name in ("acls", "np", "lun")}
+            return groups | {"enable": "0\n"} | {
+                f"attrib/{name}": "1\n" if name in names else "0\n" for name in names + zeros
+            }
+        case [*_, "acls", _]:
+            names = ("userid", "password", "userid_mutual", "password_mutual")
+            info = f"No active iSCSI Session for Initiator Endpoint: {parts[-1]}\n"
+            return {"info": info} | {f"auth/{name}": "\n" for name in names}
+        case [*_, "acls", _, "lun_0"]:
+            return {"write_protect": "\n"}
+    return {}
+
+
+class FakeSys:
+    """Sessions and their disks as sysfs has them, with device nodes that are files."""
+
+    def __init__(self, root: Path) -> None:
+        self.sys, self.dev, self.run = root / "sys", root / "dev", root / "run"
+        for folder in (self.sys / "class/iscsi_session", self.dev, self.run):
+            folder.mkdir(parents=True)
+
+    def login(
+        self, *, target: str = TARGET, serial: str = UID, size_bytes: int = 64 << 20,
+        sid: int = 1, state: str = "LOGGED_IN", disk: str = "sda", number: str = "8:0",
+    ) -> Path:  # fmt: skip
+        """Add a session with a disk; return its folder."""
+        session = self.sys / f"class/iscsi_session/session{sid}"
+        device = session / f"device/target{sid}:0:0/{sid}:0:0:0"
+        block = device / "block" / disk
+        block.mkdir(parents=True)
+        (session / "targetname").write_text(f"{target}\n")
+        (session / "state").write_text(f"{state}\n")
+        (device / "vpd_pg80").write_bytes(
+            b"\0\x80\0" + bytes([len(serial) + 1]) + serial.encode() + b"\0"
+        )
+        (device / "rescan").write_text("")
+        (block / "device").symlink_to(device)
+        (block / "size").write_text(f"{size_bytes // 512}\n")
+        (block / "ro").write_text("0\n")
+        (block / "dev").write_text(f"{number}\n")
+        (self.sys / "dev/block").mkdir(parents=True, exist_ok=True)
+        (self.sys / "dev/block" / number).symlink_to(block)
+        with (self.dev / disk).open("wb") as file:
+            file.truncate(size_bytes)
+        return session
+
+    def logout(self, session: Path, *, number: str = "8:0") -> None:
+        """Remove a session, its disk and its device node."""
+        for node in session.glob("device/target*/*/block/*"):
+            (self.dev / node.name).unlink()
+        (self.sys / "dev/block" / number).unlink()
+        shutil.rmtree(session)
+
+
+def mount(
+    path: str, *, number: str = "8:0", options: str = "rw,relatime", root: str = "/",
+    kind: str = "ext4", source: str = "/dev/sda",
+) -> Mount:  # fmt: skip
+    """Return a line of mountinfo, parsed."""
+    escaped = path.replace(" ", r"\040")
+    return Mount(f"39 26 {number} {root} {escaped} {options} shared:4 - {kind} {source} rw")

@@ -1,0 +1,221 @@
+"""Filesystems on disk images: real mke2fs and blkid, a disk that is a file."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner
+from zfsilod.errors import Conflict, FailedPrecondition, InvalidArgument, ZfsiloError
+from zfsilod.host import superblock
+from zfsilod.host.block import MIB, RealBlock
+from zfsilod.host.disks import Disks
+from zfsilod.host.run import Runner
+from zfsilod.model import Disk, Filesystem
+
+UUID = "11111111-2222-3333-4444-555555555555"
+OTHER = "99999999-2222-3333-4444-555555555555"
+SIZE = 64 << 20
+DISK = Disk(target=TARGET, serial=UID, size_bytes=SIZE)
+FORMATTING = Filesystem(state="FORMATTING", type="ext4", uuid=UUID, operation="op", host="take")
+READY = Filesystem(state="READY", type="ext4", uuid=UUID)
+
+pytestmark = pytest.mark.skipif(
+    not all(shutil.which(tool, path="/usr/sbin:/sbin") for tool in ("mke2fs", "blkid", "e2fsck")),
+    reason="needs e2fsprogs and util-linux",
+)
+
+
+class Bench:
+    """A block adapter over a disk that is a file."""
+
+    def __init__(self, root: Path) -> None:
+        self.sys = FakeSys(root)
+        self.sys.login(size_bytes=SIZE)
+        self.path = self.sys.dev / "sda"
+        self.disks = Disks(self.sys.sys, self.sys.dev, self.sys.run)
+        self.proofs = root / "proofs"
+        self.block = RealBlock(Runner(), self.disks, self.proofs)
+
+    def mkfs(self, *options: str) -> None:
+        """Format the disk by hand."""
+        argv = ["mke2fs", "-q", "-F", *options, str(self.path)]
+        subprocess.run(argv, check=True, capture_output=True)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write bytes somewhere on the disk."""
+        with self.path.open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+    return Bench(tmp_path)
+
+
+def test_an_empty_disk_is_formatted_once(bench: Bench) -> None:
+    assert not bench.block.has_filesystem(DISK, FORMATTING)
+    bench.block.make_filesystem(DISK, FORMATTING)
+    assert bench.block.has_filesystem(DISK, FORMATTING)
+    assert bench.block.has_filesystem(DISK, READY)
+    assert bench.block.find_filesystem(DISK) == READY
+    assert not list(bench.proofs.iterdir())
+    bench.write(40 * MIB, b"data")
+    bench.block.make_filesystem(DISK, FORMATTING)
+    assert bench.path.read_bytes()[40 * MIB : 40 * MIB + 4] == b"data"
+
+
+def test_only_when_the_server_has_noted_it(bench: Bench) -> None:
+    for state in ("NONE", "READY"):
+        with pytest.raises(FailedPrecondition, match="before the server"):
+            bench.block.make_filesystem(DISK, FORMATTING.but(state=state))
+    for wrong in (FORMATTING.but(type="btrfs"), FORMATTING.but(uuid="../x")):
+        with pytest.raises(InvalidArgument):
+            bench.block.make_filesystem(DISK, wrong)
+
+
+def test_only_on_a_disk_of_that_serial_and_size(bench: Bench) -> None:
+    with pytest.raises(Conflict, match="serial"):
+        bench.block.make_filesystem(DISK.but(serial="x"), FORMATTING)
+    with pytest.raises(Conflict, match="67108864 bytes"):
+        bench.block.make_filesystem(DISK.but(size_bytes=SIZE // 2), FORMATTING)
+    assert not bench.path.read_bytes().strip(b"\0")
+
+
+@pytest.mark.parametrize("offset", [0, 510, MIB - 1, SIZE - MIB, SIZE - 1])
+def test_a_single_byte_at_either_end_forbids_it(bench: Bench, offset: int) -> None:
+    bench.write(offset, b"x")
+    for action in (bench.block.has_filesystem, bench.block.make_filesystem):
+        with pytest.raises(Conflict, match="not empty"):
+            action(DISK, FORMATTING)
+    assert bench.path.read_bytes().strip(b"\0") == b"x"
+
+
+def test_what_is_there_is_named(bench: Bench) -> None:
+    subprocess.run(["mkswap", str(bench.path)], check=True, capture_output=True)
+    with pytest.raises(Conflict, match="swap"):
+        bench.block.has_filesystem(DISK, FORMATTING)
+    with pytest.raises(Conflict, match="swap .* though the server says"):
+        bench.block.has_filesystem(DISK, READY)
+
+
+def test_a_filesystem_that_was_there_is_adopted_never_formatted(bench: Bench) -> None:
+    bench.mkfs("-t", "ext4", "-U", OTHER)
+    assert bench.block.has_filesystem(DISK, FORMATTING)
+    bench.block.make_filesystem(DISK, FORMATTING)
+    assert bench.block.find_filesystem(DISK).uuid == OTHER
+    with pytest.raises(Conflict, match="carries ext4"):
+        bench.block.make_filesystem(DISK, FORMATTING.but(type="xfs"))
+    bench.mkfs("-t", "ext3")
+    with pytest.raises(Conflict, match="carries ext3"):
+        bench.block.has_filesystem(DISK, FORMATTING)
+
+
+def test_a_lost_filesystem_is_an_error_not_an_invitation(bench: Bench) -> None:
+    with pytest.raises(Conflict, match="has nothing, though the server says"):
+        bench.block.has_filesystem(DISK, READY)
+    bench.mkfs("-t", "ext4", "-U", OTHER)
+    with pytest.raises(Conflict, match=OTHER):
+        bench.block.has_filesystem(DISK, READY)
+
+
+def test_what_a_killed_mkfs_left_is_made_again_with_the_proof_only(bench: Bench) -> None:
+    bench.mkfs("-t", "ext4", "-U", UUID)
+    bench.write(0, bytes(4096))  # as if it had died before it wrote the superblock
+    with pytest.raises(Conflict, match="not empty"):
+        bench.block.has_filesystem(DISK, FORMATTING)
+    bench.proofs.mkdir()
+    (bench.proofs / UUID).write_text("another disk")
+    with pytest.raises(Conflict, match="not empty"):
+        bench.block.make_filesystem(DISK, FORMATTING)
+    (bench.proofs / UUID).write_text(UID)
+    assert not bench.block.has_filesystem(DISK, FORMATTING)
+    bench.block.make_filesystem(DISK, FORMATTING)
+    assert bench.block.has_filesystem(DISK, FORMATTING)
+
+
+def test_a_broken_filesystem_of_our_own_uuid_is_made_again(bench: Bench) -> None:
+    bench.mkfs("-t", "ext4", "-U", UUID)
+    bench.write(4096, bytes(8 * 4096))
+    assert not bench.block.has_filesystem(DISK, FORMATTING)
+    bench.block.make_filesystem(DISK, FORMATTING)
+    assert bench.block.has_filesystem(DISK, FORMATTING)
+
+
+def test_the_proof_is_there_before_mkfs_begins(bench: Bench, tmp_path: Path) -> None:
+    class Dying(Runner):
+        def find(self, tool: str) -> str:
+            assert not tool.startswith("mkfs") or (bench.proofs / UUID).read_text() == UID
+            return "/bin/false" if tool.startswith("mkfs") else super().find(tool)
+
+    block = RealBlock(Dying(), bench.disks, bench.proofs)
+    with pytest.raises(ZfsiloError):
+        block.make_filesystem(DISK, FORMATTING)
+    bench.write(0, b"torn")
+    bench.block.make_filesystem(DISK, FORMATTING)
+
+
+def test_too_small_for_xfs(bench: Bench) -> None:
+    said = "specified blocksize 4096 is less\nFilesystem must be larger than 300MB.\nUsage:\n"
+    disk = bench.path
+    run = ScriptedRunner(
+        (f"blkid -p -o export {disk}", 2, "", ""),
+        (f"mkfs.xfs -q -K -m uuid={UUID} {disk}", 1, "", said),
+    )
+    block = RealBlock(run, bench.disks, bench.proofs)
+    with pytest.raises(FailedPrecondition, match="300 MiB"):
+        block.make_filesystem(DISK, FORMATTING.but(type="xfs"))
+
+
+MIBS = (8, 33, 64, 127, 128, 129, 131, 136, 192, 256, 260, 300)
+
+
+@pytest.mark.parametrize("start", [16, 64, 200])
+@pytest.mark.parametrize("options", [("-b", "4096"), ("-b", "1024"), ("-b", "4096", "-I", "128")])
+def test_fills_agrees_with_resize2fs(tmp_path: Path, start: int, options: tuple[str, ...]) -> None:
+    """Whatever size resize2fs makes of a device must count as filled, or Sync would never rest."""
+    path = tmp_path / "disk"
+    for size in [start + more for more in MIBS]:
+        with path.open("wb") as file:
+            file.truncate(start * MIB)
+        argv = ["mke2fs", "-q", "-F", "-t", "ext4", *options, str(path)]
+        subprocess.run(argv, check=True, capture_output=True)
+        assert read(path).fills(start * MIB)
+        with path.open("r+b") as file:
+            file.truncate(size * MIB)
+        assert not read(path).fills(size * MIB) or size - start <= 8
+        subprocess.run(["resize2fs", str(path)], check=True, capture_output=True)
+        assert read(path).fills(size * MIB), (start, size, options)
+        assert not read(path).fills(start * MIB)
+
+
+def read(path: Path) -> superblock.Superblock:
+    with path.open("rb") as file:
+        found = superblock.parse(file.read(superblock.BYTES))
+    assert found is not None
+    return found
+
+
+def test_superblock_of_ext_and_of_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    for kind in ("ext2", "ext3", "ext4"):
+        with path.open("wb") as file:
+            file.truncate(SIZE)
+        argv = ["mke2fs", "-q", "-F", "-t", kind, "-U", UUID, str(path)]
+        subprocess.run(argv, check=True, capture_output=True)
+        assert (read(path).type, read(path).uuid, read(path).size_bytes) == (kind, UUID, SIZE)
+    for nothing in (b"", bytes(4096), b"\x53\xef" * 2048, b"XFS", b"XFSB"):
+        assert superblock.parse(nothing.ljust(4096 if nothing else 0, b"\0")) is None or nothing
+
+
+def test_superblock_of_xfs() -> None:
+    start = b"XFSB" + (4096).to_bytes(4, "big") + (106496).to_bytes(8, "big") + bytes(16)
+    start += bytes.fromhex(UUID.replace("-", ""))
+    found = superblock.parse(start.ljust(4096, b"\0"))
+    assert found is not None
+    assert (found.type, found.uuid, found.size_bytes) == ("xfs", UUID, 106496 * 4096)

@@ -1,0 +1,375 @@
+"""Node records and sessions: real record files, scripted iscsiadm, imitated sysfs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner, chap
+from zfsilod.errors import (
+    Busy,
+    CommandFailed,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+    ZfsiloError,
+)
+from zfsilod.host import iscsi as iscsi_module
+from zfsilod.host.disks import Disks
+from zfsilod.host.iscsi import RealIscsi, initiator_name
+from zfsilod.host.names import portal_parts
+from zfsilod.host.nodes import Nodes
+from zfsilod.model import Disk
+from zfsilod.secret import Chap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PORTAL = "10.77.0.1:3260"
+DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
+NEW = f"iscsiadm -m node -T {TARGET} -p {PORTAL},1 -o new"
+LOGIN = f"iscsiadm -m node -T {TARGET} -p {PORTAL} --login"
+LOGOUT = "iscsiadm -m session -r 1 --logout"
+RECORD = """\
+# BEGIN RECORD 2.1.11
+node.name = {target}
+node.tpgt = 1
+node.startup = automatic
+iface.iscsi_ifacename = default
+node.session.initial_login_retry_max = 8
+node.session.auth.authmethod = None
+node.session.auth.chap_algs = MD5
+node.session.timeo.replacement_timeout = 5
+node.conn[0].address = 10.77.0.1
+node.conn[0].startup = manual
+# END RECORD
+"""
+
+
+class Initiator:
+    """An initiator in a temporary folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "iscsi"
+        (self.root / "nodes").mkdir(parents=True)
+        (self.root / "static").mkdir()
+        self.sys = FakeSys(root)
+        self.database_lock = root / "lock.write"
+        self.nodes = Nodes((root / "other", self.root), self.database_lock)
+        self.run = ScriptedRunner()
+        self.disks = Disks(self.sys.sys, self.sys.dev, self.sys.run)
+        self.iscsi = RealIscsi(self.run, self.disks, self.nodes, root / "host.lock")
+
+    def record(self, portal: str = "10.77.0.1,3260,1", text: str = RECORD) -> Path:
+        """Write what `iscsiadm -o new` writes."""
+        file = self.root / "nodes" / TARGET / portal / "default"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text.format(target=TARGET))
+        link = self.root / "static" / f"{TARGET},{portal},default"
+        link.unlink(missing_ok=True)
+        link.symlink_to(file.parent)
+        return file
+
+    def script(self, command: str, rc: int = 0, *, effect: Callable[[], object] = int) -> None:
+        """Expect a command, which has an effect."""
+
+        class Line(tuple[str, int, str, str]):
+            pass
+
+        before = self.run.__class__.__call__
+        self.run.script.append((command, rc, "", ""))
+
+        class Effective(self.run.__class__):  # type: ignore[misc, name-defined]
+            def __call__(self, argv: list[str], **options: object) -> object:
+                if " ".join(argv) == command:
+                    effect()
+                return before(self, argv, **options)
+
+        self.run.__class__ = Effective
+
+
+@pytest.fixture
+def initiator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Initiator:
+    monkeypatch.setattr(iscsi_module, "DISK_DEADLINE_S", 0.3)
+    monkeypatch.setattr(iscsi_module, "LOGOUT_DEADLINE_S", 0.1)
+    return Initiator(tmp_path)
+
+
+# Records
+
+
+def test_a_record_is_made_by_iscsiadm_and_completed_in_the_file(initiator: Initiator) -> None:
+    initiator.script(NEW, effect=initiator.record)
+    assert not initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap())
+    initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap())
+    assert initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap())
+    (file,) = initiator.nodes.files(TARGET)
+    text = file.read_text()
+    assert text.startswith("# BEGIN RECORD 2.1.11\nnode.name = ")
+    assert text.endswith("\n# END RECORD\n")
+    assert "node.startup = manual\n" in text
+    assert "node.session.auth.password_in = target-1\n" in text
+    assert text.count("authmethod = ") == 1
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not (initiator.root / ".zfsilo-record").exists()
+
+
+def test_secrets_and_portals_are_compared(initiator: Initiator) -> None:
+    initiator.record()
+    initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap())
+    assert not initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(2))
+    assert not initiator.iscsi.has_node(TARGET, (PORTAL, "10.77.0.9:3260"), chap=chap())
+    assert not initiator.iscsi.has_node(TARGET, (), chap=chap())
+    initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap(2))
+    assert initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(2))
+
+
+@pytest.mark.parametrize("text", ["", RECORD[:200], RECORD.rsplit("\n", 2)[0]])
+def test_a_torn_record_is_made_anew(text: str, initiator: Initiator) -> None:
+    file = initiator.record(text=text)
+    assert not initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap())
+    initiator.script(NEW, effect=initiator.record)
+    initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap())
+    assert initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap())
+    assert file.exists()
+
+
+def test_a_portal_that_is_gone_takes_its_record_along(initiator: Initiator) -> None:
+    initiator.record("10.77.0.9,3260,1")
+    initiator.script(NEW, effect=initiator.record)
+    initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap())
+    assert initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap())
+
+
+def test_the_older_layout_and_ipv6_are_read(initiator: Initiator) -> None:
+    old = initiator.root / "nodes" / TARGET / "fd00::1,3260"
+    old.parent.mkdir()
+    old.write_text(RECORD)
+    assert initiator.nodes.files(TARGET) == {old: "[fd00::1]:3260"}
+    initiator.iscsi.add_node(TARGET, ("[fd00::1]:3260",), chap=chap())
+    assert initiator.iscsi.has_node(TARGET, ("[fd00::1]:3260",), chap=chap())
+
+
+def test_nothing_is_left_of_a_node(initiator: Initiator) -> None:
+    file = initiator.record()
+    other = initiator.root / "static" / "iqn.2026-01.org.zfsilo:give:other,10.77.0.1,3260,1,default"
+    other.symlink_to("/nowhere")
+    for half in (lambda: None, file.unlink, lambda: (file.unlink(), file.parent.rmdir())):
+        initiator.record()
+        half()
+        initiator.iscsi.remove_node(TARGET)
+        assert not list((initiator.root / "nodes").iterdir())
+        assert list((initiator.root / "static").iterdir()) == [other]
+    initiator.iscsi.remove_node(TARGET)
+
+
+def test_a_record_in_use_stays(initiator: Initiator) -> None:
+    file = initiator.record()
+    initiator.sys.login()
+    with pytest.raises(Busy, match="log out first"):
+        initiator.iscsi.remove_node(TARGET)
+    assert file.exists()
+
+
+def test_a_lock_that_a_dead_iscsiadm_left_is_removed(
+    initiator: Initiator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zfsilod.host.nodes.STALE_S", 0.3)
+    initiator.nodes.free()
+    initiator.database_lock.touch()
+    begun = time.monotonic()
+    initiator.nodes.free()
+    assert 0.2 < time.monotonic() - begun < 2
+    assert not initiator.database_lock.exists()
+
+
+def test_values_that_would_add_lines_are_refused(initiator: Initiator) -> None:
+    evil = Chap(username="u", password="p\nnode.startup = automatic", mutual_username="m",
+                mutual_password="n")  # fmt: skip
+    initiator.record()
+    with pytest.raises(InvalidArgument):
+        initiator.iscsi.add_node(TARGET, (PORTAL,), chap=evil)
+    for target in ("../x", "iqn.2026-01.a:b/../c"):
+        with pytest.raises(InvalidArgument):
+            initiator.iscsi.add_node(target, (PORTAL,), chap=chap())
+        with pytest.raises(InvalidArgument):
+            initiator.iscsi.remove_node(target)
+
+
+@pytest.mark.parametrize("portal", ["", "x", "10.0.0.1", "-x:1", "a b:1", "[::1]", "h:123456", "h:1\n"])
+def test_no_portal(portal: str) -> None:
+    with pytest.raises(InvalidArgument):
+        portal_parts(portal)
+
+
+def test_portals() -> None:
+    assert portal_parts(PORTAL) == ("10.77.0.1", 3260)
+    assert portal_parts("[fd00::1]:860") == ("fd00::1", 860)
+
+
+# Sessions
+
+
+def test_login_waits_for_the_disk(initiator: Initiator) -> None:
+    initiator.record()
+    initiator.script(LOGIN, effect=initiator.sys.login)
+    assert not initiator.iscsi.has_session(DISK)
+    initiator.iscsi.login(DISK)
+    assert initiator.iscsi.has_session(DISK)
+    assert initiator.iscsi.find_disk(TARGET) == str(initiator.sys.dev / "sda")
+    assert initiator.iscsi.sessions("iqn.2026-01.org.zfsilo") == [TARGET]
+    initiator.iscsi.login(DISK)
+
+
+@pytest.mark.parametrize(
+    ("rc", "error", "message"),
+    [
+        (24, PermissionDenied, "refused the CHAP secrets"),
+        (19, PermissionDenied, "mutual CHAP"),
+        (8, Unavailable, "code 8"),
+        (20, FailedPrecondition, "iscsid.socket"),
+        (21, FailedPrecondition, "no node record"),
+    ],
+)
+def test_login_refused(
+    rc: int, error: type[ZfsiloError], message: str, initiator: Initiator
+) -> None:
+    initiator.record()
+    initiator.script(LOGIN, rc)
+    with pytest.raises(error, match=message) as caught:
+        initiator.iscsi.login(DISK)
+    assert type(caught.value) is error
+
+
+def test_login_takes_the_first_portal_that_answers(initiator: Initiator) -> None:
+    first = initiator.record("10.77.0.9,3260,1")
+    os.utime(first, (1, 1))
+    initiator.record()
+    initiator.script(LOGIN.replace("0.1:", "0.9:"), 8)
+    initiator.script(LOGIN, effect=initiator.sys.login)
+    initiator.iscsi.login(DISK)
+    assert not initiator.run.script
+
+
+def test_login_without_a_record(initiator: Initiator) -> None:
+    with pytest.raises(FailedPrecondition, match="no node record"):
+        initiator.iscsi.login(DISK)
+
+
+def test_login_without_a_disk(initiator: Initiator) -> None:
+    initiator.record()
+    initiator.script(LOGIN)
+    with pytest.raises(Unavailable, match="did not appear"):
+        initiator.iscsi.login(DISK)
+
+
+def test_another_disk_is_a_conflict(initiator: Initiator) -> None:
+    session = initiator.sys.login(serial="f" * 32)
+    with pytest.raises(Conflict, match=f"serial {'f' * 32}, not {UID}"):
+        initiator.iscsi.has_session(DISK)
+    with pytest.raises(Conflict):
+        initiator.iscsi.login(DISK)
+    initiator.sys.logout(session)
+    initiator.sys.login(size_bytes=32 << 20)
+    with pytest.raises(Conflict, match="33554432 bytes, not 67108864"):
+        initiator.iscsi.login(DISK)
+
+
+def test_a_disk_that_grew_meanwhile_is_taken(initiator: Initiator) -> None:
+    initiator.sys.login(size_bytes=128 << 20)
+    initiator.iscsi.login(DISK)
+
+
+def test_a_lost_session_is_neither_there_nor_not(initiator: Initiator) -> None:
+    initiator.sys.login(state="FAILED")
+    with pytest.raises(Unavailable, match="recovered"):
+        initiator.iscsi.has_session(DISK)
+
+
+def test_udev_is_waited_for(initiator: Initiator) -> None:
+    (initiator.sys.run / "udev/data").mkdir(parents=True)
+    (initiator.sys.run / "udev/control").touch()
+    initiator.sys.login()
+    assert not initiator.iscsi.has_session(DISK)
+    (initiator.sys.run / "udev/data/b8:0").touch()
+    assert initiator.iscsi.has_session(DISK)
+
+
+def test_logout_is_what_sysfs_says(initiator: Initiator) -> None:
+    initiator.iscsi.logout(DISK)
+    session = initiator.sys.login()
+    initiator.script(LOGOUT, effect=lambda: initiator.sys.logout(session))
+    initiator.iscsi.logout(DISK)
+    assert not initiator.iscsi.sessions()
+
+
+def test_logout_is_repeated_for_an_iscsid_that_was_restarted(initiator: Initiator) -> None:
+    session = initiator.sys.login()
+    initiator.script(LOGOUT, 2)
+    initiator.run.script.append((LOGOUT, 0, "", ""))
+    left = [lambda: None, lambda: initiator.sys.logout(session)]
+    initiator.script(LOGOUT, effect=lambda: left.pop(0)())
+    initiator.run.script.pop()
+    initiator.iscsi.logout(DISK)
+    assert not initiator.run.script
+
+
+def test_a_logout_that_did_nothing_is_an_error(initiator: Initiator) -> None:
+    initiator.sys.login()
+    initiator.run.script += [(LOGOUT, 0, "", "")] * 4
+    with pytest.raises(Unavailable, match="did not end"):
+        initiator.iscsi.logout(DISK)
+    initiator.run.script.append((LOGOUT, 10, "", "iscsiadm: logout failed"))
+    with pytest.raises(CommandFailed):
+        initiator.iscsi.logout(DISK)
+
+
+def test_a_disk_in_use_is_not_logged_out(
+    initiator: Initiator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def claim(path: Path, what: str) -> None:
+        raise Busy(f"{what} ({path}) is in use")
+
+    monkeypatch.setattr(iscsi_module, "claim", claim)
+    session = initiator.sys.login()
+    with pytest.raises(Busy):
+        initiator.iscsi.logout(DISK)
+    (session / "state").write_text("FAILED\n")  # lost: its logout ends the I/O that hangs
+    initiator.script(LOGOUT, effect=lambda: initiator.sys.logout(session))
+    initiator.iscsi.logout(DISK)
+
+
+def test_other_targets_are_never_touched(initiator: Initiator) -> None:
+    initiator.sys.login(target=f"{TARGET}0", sid=2, disk="sdb", number="8:16")
+    initiator.iscsi.logout(DISK)
+    assert not initiator.iscsi.has_session(DISK)
+    assert initiator.iscsi.sessions() == [f"{TARGET}0"]
+
+
+def test_size_and_rescan(initiator: Initiator) -> None:
+    assert not initiator.iscsi.has_size(DISK)
+    with pytest.raises(FailedPrecondition, match="connect the volume"):
+        initiator.iscsi.rescan(DISK)
+    session = initiator.sys.login(size_bytes=32 << 20)
+    assert not initiator.iscsi.has_size(DISK)
+    with pytest.raises(Unavailable, match="33554432"):
+        initiator.iscsi.rescan(DISK)
+    (rescan,) = session.glob("device/target*/*/rescan")
+    assert rescan.read_text() == "1"
+    (size,) = session.glob("device/target*/*/block/*/size")
+    size.write_text(f"{DISK.size_bytes // 512}\n")
+    assert initiator.iscsi.has_size(DISK)
+    initiator.iscsi.rescan(DISK)
+
+
+def test_initiator_name(tmp_path: Path) -> None:
+    path = tmp_path / "initiatorname.iscsi"
+    assert initiator_name(path) == ""
+    path.write_text("## made by a tool\nInitiatorName=iqn.2024-01.lab.take:host\n")
+    assert initiator_name(path) == "iqn.2024-01.lab.take:host"

@@ -1,0 +1,233 @@
+"""The target, in an imitated configfs; each call is cut after each change that it makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.doubles import INITIATOR, TARGET, UID, Cut, FakeConfigfs, ScriptedRunner, chap
+from zfsilod.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
+from zfsilod.host.lio import RealLio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BACKSTORE = f"zfsilo-{UID}"
+DATASET = "tank/v1"
+PORTALS = ("10.77.0.1:3260", "[fd00::1]:3260")
+STEPS = ("backstore", "target", "lun", "portals", "enabled", "acl", "mapped")
+
+
+@pytest.fixture
+def fs(tmp_path: Path) -> FakeConfigfs:
+    return FakeConfigfs(tmp_path / "target")
+
+
+@pytest.fixture
+def lio(fs: FakeConfigfs, monkeypatch: pytest.MonkeyPatch) -> RealLio:
+    monkeypatch.setattr("zfsilod.host.lio.claim", lambda _path, _what: None)
+    return RealLio(ScriptedRunner(), lambda dataset: f"/dev/zvol/{dataset}", fs)
+
+
+def facts(lio: RealLio) -> dict[str, tuple[Callable[[], bool], ...]]:
+    """Return probe, do and undo of every step, in their order."""
+    return {
+        "backstore": (
+            lambda: lio.has_backstore(BACKSTORE, dataset=DATASET, serial=UID),
+            lambda: bool(lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID)),
+            lambda: bool(lio.remove_backstore(BACKSTORE)),
+        ),
+        "target": (
+            lambda: lio.has_target(TARGET),
+            lambda: bool(lio.add_target(TARGET)),
+            lambda: bool(lio.remove_target(TARGET)),
+        ),
+        "lun": (
+            lambda: lio.has_lun(TARGET, BACKSTORE),
+            lambda: bool(lio.add_lun(TARGET, BACKSTORE)),
+            lambda: bool(lio.remove_lun(TARGET)),
+        ),
+        "portals": (
+            lambda: lio.has_portals(TARGET, PORTALS),
+            lambda: bool(lio.add_portals(TARGET, PORTALS)),
+            lambda: bool(lio.remove_portals(TARGET)),
+        ),
+        "enabled": (
+            lambda: lio.is_enabled(TARGET),
+            lambda: bool(lio.enable(TARGET)),
+            lambda: bool(lio.disable(TARGET)),
+        ),
+        "acl": (
+            lambda: lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=()),
+            lambda: bool(lio.add_acl(TARGET, INITIATOR, chap=chap())),
+            lambda: bool(lio.remove_acl(TARGET, INITIATOR)),
+        ),
+        "mapped": (
+            lambda: lio.has_mapped_lun(TARGET, INITIATOR, readonly=False),
+            lambda: bool(lio.map_lun(TARGET, INITIATOR, readonly=False)),
+            lambda: bool(lio.unmap_lun(TARGET, INITIATOR)),
+        ),
+    }
+
+
+def climb(lio: RealLio, *, below: str = "") -> None:
+    for name in STEPS[: STEPS.index(below)] if below else STEPS:
+        facts(lio)[name][1]()
+
+
+def cut(fs: FakeConfigfs, action: Callable[[], object], calls: int) -> bool:
+    """Run an action that dies after so many changes; True when it needed no more."""
+    fs.calls = calls
+    try:
+        action()
+    except Cut:
+        return False
+    finally:
+        fs.calls = None
+    return True
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_half_made_state_is_finished_or_taken_back(
+    name: str, lio: RealLio, fs: FakeConfigfs
+) -> None:
+    climb(lio, below=name)
+    has, do, undo = facts(lio)[name]
+    before = fs.tree()
+    whole, calls = False, 0
+    while not whole:
+        assert has() is False
+        whole = cut(fs, do, calls)
+        assert has() is whole
+        do()
+        assert has() is True
+        undo()
+        assert fs.tree() == before
+        cut(fs, do, calls)
+        undo()
+        assert fs.tree() == before
+        do()
+        cut(fs, undo, calls)
+        undo()
+        assert fs.tree() == before
+        do()
+        cut(fs, undo, calls)
+        do()
+        assert has() is True
+        undo()
+        calls += 1
+    assert calls > 1
+
+
+def test_up_and_down(lio: RealLio, fs: FakeConfigfs) -> None:
+    before = fs.tree()
+    climb(lio)
+    assert all(has() for has, _, _ in facts(lio).values())
+    assert lio.list_targets() == [TARGET]
+    assert lio.list_backstores() == [BACKSTORE]
+    for name in reversed(STEPS):
+        facts(lio)[name][2]()
+        facts(lio)[name][2]()
+    assert fs.tree() == before
+
+
+def test_a_backstore_of_that_name_with_another_device_is_a_conflict(lio: RealLio) -> None:
+    lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID)
+    with pytest.raises(Conflict, match="not that of tank/v2"):
+        lio.has_backstore(BACKSTORE, dataset="tank/v2", serial=UID)
+    with pytest.raises(Conflict, match="serial"):
+        lio.has_backstore(BACKSTORE, dataset=DATASET, serial="other")
+
+
+def test_another_lun_is_a_conflict(lio: RealLio) -> None:
+    climb(lio)
+    with pytest.raises(Conflict, match=f"is {BACKSTORE}, not other"):
+        lio.has_lun(TARGET, "other")
+
+
+def test_a_lun_goes_only_when_nobody_maps_it(lio: RealLio) -> None:
+    climb(lio)
+    with pytest.raises(Busy, match=INITIATOR):
+        lio.remove_lun(TARGET)
+    assert lio.has_lun(TARGET, BACKSTORE)
+    with pytest.raises(Busy):
+        lio.remove_backstore(BACKSTORE)
+
+
+def test_acl_is_the_exact_set(lio: RealLio) -> None:
+    climb(lio)
+    other = "iqn.2024-01.lab.other:host"
+    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=(other,))
+    assert not lio.has_acl(TARGET, other, chap=chap(), admitted=(INITIATOR,))
+    with pytest.raises(Conflict, match=INITIATOR):
+        lio.has_acl(TARGET, other, chap=chap(), admitted=())
+
+
+def test_new_secrets_replace_the_old(lio: RealLio, fs: FakeConfigfs) -> None:
+    climb(lio)
+    assert not lio.has_acl(TARGET, INITIATOR, chap=chap(2), admitted=())
+    lio.add_acl(TARGET, INITIATOR, chap=chap(2))
+    assert lio.has_acl(TARGET, INITIATOR, chap=chap(2), admitted=())
+    auth = fs.root / f"iscsi/{TARGET}/tpgt_1/acls/{INITIATOR}/auth"
+    assert (auth / "password").read_text() == "initiator-2"  # no newline: it would be part of it
+    assert (auth / "userid_mutual").read_text() == "musr"
+
+
+def test_a_lun_is_never_writable_on_the_way(lio: RealLio, fs: FakeConfigfs) -> None:
+    climb(lio, below="mapped")
+    cut(fs, lambda: lio.map_lun(TARGET, INITIATOR, readonly=True), 3)
+    assert not lio.has_mapped_lun(TARGET, INITIATOR, readonly=False)
+    lio.map_lun(TARGET, INITIATOR, readonly=True)
+    assert lio.has_mapped_lun(TARGET, INITIATOR, readonly=True)
+
+
+def test_access_for_strangers_is_repaired(lio: RealLio, fs: FakeConfigfs) -> None:
+    climb(lio)
+    attribute = fs.root / f"iscsi/{TARGET}/tpgt_1/attrib/generate_node_acls"
+    attribute.write_text("1\n")
+    assert not lio.has_target(TARGET)
+    lio.add_target(TARGET)
+    assert attribute.read_text() == "0"
+
+
+def test_portals_are_those_and_no_others(lio: RealLio) -> None:
+    climb(lio)
+    assert not lio.has_portals(TARGET, PORTALS[:1])
+    lio.add_portals(TARGET, PORTALS[:1])
+    assert lio.has_portals(TARGET, PORTALS[:1])
+    with pytest.raises(InvalidArgument):
+        lio.add_portals(TARGET, ("10.77.0.1",))
+    assert lio.has_portals(TARGET, PORTALS[:1])
+
+
+def test_session(lio: RealLio, fs: FakeConfigfs) -> None:
+    assert not lio.has_session(TARGET, INITIATOR)
+    climb(lio)
+    assert not lio.has_session(TARGET, INITIATOR)
+    info = fs.root / f"iscsi/{TARGET}/tpgt_1/acls/{INITIATOR}/info"
+    info.write_text(f"InitiatorName: {INITIATOR}\nSession State: TARG_SESS_STATE_LOGGED_IN\n")
+    assert lio.has_session(TARGET, INITIATOR)
+
+
+@pytest.mark.parametrize("name", ["../../x", "iqn.2024-01.x:a/b", "x", "", "iqn.", "iqn.a b"])
+def test_names_from_elsewhere_cannot_leave_their_folder(name: str, lio: RealLio) -> None:
+    with pytest.raises(InvalidArgument):
+        lio.add_acl(TARGET, name, chap=chap())
+    with pytest.raises(InvalidArgument):
+        lio.add_target(name)
+    with pytest.raises(InvalidArgument):
+        lio.remove_target(name)
+
+
+def test_modules_are_loaded_when_missing(tmp_path: Path) -> None:
+    class Unmounted(FakeConfigfs):
+        def has(self, path: str) -> bool:
+            return path not in ("core", "iscsi") and super().has(path)
+
+    run = ScriptedRunner(("modprobe -a target_core_mod target_core_iblock iscsi_target_mod", 0, "", ""))
+    lio = RealLio(run, lambda dataset: f"/dev/zvol/{dataset}", Unmounted(tmp_path / "target"))
+    with pytest.raises(FailedPrecondition, match="configfs"):
+        lio.add_target(TARGET)
+    assert not run.script

@@ -1,0 +1,338 @@
+"""Mounts, by scripted tools and made-up mountinfo; mount points, in a real folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner, mount
+from zfsilod.errors import (
+    Busy,
+    CommandFailed,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    Unavailable,
+)
+from zfsilod.host import mount as mount_module
+from zfsilod.host import mountinfo, points, processes
+from zfsilod.host.disks import Disks
+from zfsilod.host.mount import RealMounts
+from zfsilod.host.superblock import Superblock
+from zfsilod.model import Disk
+
+DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
+
+
+class Bench:
+    """Mounts over an imitated sysfs; `table` is mountinfo."""
+
+    def __init__(self, root: Path) -> None:
+        self.sys = FakeSys(root)
+        self.run = ScriptedRunner()
+        self.table: list[mountinfo.Mount] = []
+        self.mounts = RealMounts(self.run, Disks(self.sys.sys, self.sys.dev, self.sys.run))
+        self.path = str(root / "stage")
+        self.disk = self.sys.dev / "sda"
+
+    def expect(self, command: str, rc: int = 0, stderr: str = "", stdout: str = "") -> None:
+        """Add a command to the script."""
+        self.run.script.append((command, rc, stdout, stderr))
+
+    def is_staged(self, *options: str, readonly: bool = False) -> bool:
+        """Probe the staging path."""
+        return self.mounts.is_staged(DISK, self.path, options=options, readonly=readonly)
+
+    def stage(self, *options: str, readonly: bool = False, fs_type: str = "ext4") -> None:
+        """Mount at the staging path."""
+        self.mounts.stage(DISK, self.path, fs_type=fs_type, options=options, readonly=readonly)
+        assert not self.run.script
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path)
+    found = Superblock(type="ext4", uuid="", size_bytes=0, spare_bytes=0)
+    monkeypatch.setattr(mountinfo, "read", lambda: made.table)
+    monkeypatch.setattr(mount_module, "claim", lambda _path, _what: None)
+    monkeypatch.setattr(mount_module, "read_superblock", lambda _device: found)
+    monkeypatch.setattr(processes, "using", lambda _path: ["bash (17)"])
+    return made
+
+
+def test_mountinfo(tmp_path: Path) -> None:
+    path = tmp_path / "mountinfo"
+    path.write_text(
+        "39 26 8:0 / /srv/a\\040b\\134c rw,noatime shared:48 - ext4 /dev/sda rw,discard\n"
+        "40 26 0:6 /sda//deleted /srv/\u2028d ro - devtmpfs dev rw,size=490880k\n"
+    )
+    first, second = mountinfo.read(path)
+    assert (first.id, first.parent, first.number, first.root) == ("39", "26", "8:0", "/")
+    assert (first.path, first.type, first.source) == ("/srv/a b\\c", "ext4", "/dev/sda")
+    assert first.options == {"rw", "noatime"}
+    assert (second.root, second.path, second.readonly) == ("/sda//deleted", "/srv/\u2028d", True)
+    assert mountinfo.read()  # this host's own
+
+
+def test_what_is_on_top_counts() -> None:
+    table = [mount("/a", number="8:0"), mount("/a", number="8:16"), mount("/b")]
+    found = mountinfo.at("/a", table)
+    assert found is not None
+    assert found.number == "8:16"
+    assert mountinfo.at("/c", table) is None
+
+
+# Staging
+
+
+def test_staged_or_not(bench: Bench) -> None:
+    bench.sys.login()
+    assert not bench.is_staged()
+    bench.table = [mount(bench.path, options="rw,noatime")]
+    assert bench.is_staged("noatime", "discard")
+    assert not bench.is_staged("noexec")
+    assert not bench.is_staged(readonly=True)
+    bench.table = [mount(bench.path, number="8:16")]
+    (bench.sys.sys / "dev/block/8:16").mkdir(parents=True)
+    with pytest.raises(Conflict, match="something else is mounted"):
+        bench.is_staged()
+
+
+def test_a_dead_mount_is_ours_until_there_is_a_new_disk(bench: Bench) -> None:
+    bench.table = [mount(bench.path)]
+    assert bench.is_staged()
+    bench.sys.login(disk="sdb", number="8:16")
+    assert not bench.is_staged()
+    bench.table = [mount(bench.path, number="0:44", kind="tmpfs")]
+    with pytest.raises(Conflict):
+        bench.is_staged()
+
+
+def test_another_disk_with_our_number_is_a_conflict(bench: Bench) -> None:
+    bench.sys.login(serial="f" * 32)
+    bench.table = [mount(bench.path)]
+    with pytest.raises(Conflict, match="serial"):
+        bench.is_staged()
+
+
+def test_stage(bench: Bench) -> None:
+    bench.sys.login()
+    bench.expect(f"e2fsck -p {bench.disk}", 1)
+    bench.expect(f"mount -t ext4 -o noatime,rw,_netdev {bench.disk} {bench.path}")
+    bench.stage("noatime")
+
+
+def test_stage_again_only_mends_the_options(bench: Bench) -> None:
+    bench.sys.login()
+    bench.table = [mount(bench.path, options="ro")]
+    bench.expect(f"mount -o remount,noatime,rw,_netdev {bench.path}")
+    bench.stage("noatime")
+    bench.table = [mount(bench.path, options="rw,noatime")]
+    bench.stage("noatime")
+
+
+def test_stage_read_only(bench: Bench) -> None:
+    session = bench.sys.login()
+    bench.expect(f"e2fsck -p {bench.disk}")
+    bench.expect(f"mount -t ext4 -o ro,_netdev {bench.disk} {bench.path}")
+    bench.stage(readonly=True)
+    (protected,) = session.glob("device/target*/*/block/*/ro")
+    protected.write_text("1\n")
+    bench.expect(f"mount -t ext4 -o ro,_netdev,noload {bench.disk} {bench.path}")
+    bench.stage(readonly=True)
+    with pytest.raises(FailedPrecondition, match="write-protected"):
+        bench.stage()
+
+
+def test_stage_refuses_damage_and_other_types(bench: Bench) -> None:
+    bench.sys.login()
+    bench.expect(f"e2fsck -p {bench.disk}", 4, stdout="UNEXPECTED INCONSISTENCY")
+    with pytest.raises(FailedPrecondition, match="UNEXPECTED INCONSISTENCY"):
+        bench.stage()
+    with pytest.raises(Conflict, match="has ext4, not xfs"):
+        bench.stage(fs_type="xfs")
+
+
+def test_stage_names_a_bad_option(bench: Bench) -> None:
+    bench.sys.login()
+    bench.expect(f"e2fsck -p {bench.disk}")
+    bench.expect(
+        f"mount -t ext4 -o bogus,rw,_netdev {bench.disk} {bench.path}", 32,
+        f"mount: {bench.path}: fsconfig() failed: ext4: Unknown parameter 'bogus'.\n",
+    )  # fmt: skip
+    with pytest.raises(InvalidArgument, match="bogus"):
+        bench.stage("bogus")
+
+
+def test_stage_needs_a_session_that_works(bench: Bench) -> None:
+    with pytest.raises(FailedPrecondition, match="connect"):
+        bench.stage()
+    bench.sys.login(state="FAILED")
+    with pytest.raises(Unavailable):
+        bench.stage()
+
+
+# Binding and unmounting
+
+
+def test_bind(bench: Bench, tmp_path: Path) -> None:
+    bench.sys.login()
+    pod = str(tmp_path / "pod")
+    with pytest.raises(FailedPrecondition, match="staged"):
+        bench.mounts.bind(DISK, bench.path, pod, readonly=True)
+    bench.table = [mount(bench.path)]
+    assert not bench.mounts.is_bound(DISK, pod, readonly=True)
+    bench.expect(f"mount -o bind,ro,_netdev {bench.path} {pod}")
+    bench.mounts.bind(DISK, bench.path, pod, readonly=True)
+    bench.table.append(mount(pod))
+    assert not bench.mounts.is_bound(DISK, pod, readonly=True)
+    bench.expect(f"mount -o remount,bind,ro {pod}")
+    bench.mounts.bind(DISK, bench.path, pod, readonly=True)
+    bench.table[-1] = mount(pod, options="ro")
+    assert bench.mounts.is_bound(DISK, pod, readonly=True)
+    assert not bench.mounts.is_bound(DISK, pod, readonly=False)
+
+
+def test_unmount_takes_only_what_is_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.mounts.unmount(DISK, bench.path)
+    bench.sys.login()
+    tables = [[mount(bench.path)], []]
+    monkeypatch.setattr(mountinfo, "read", lambda: tables[0] if len(tables) == 1 else tables.pop(0))
+    bench.expect(f"umount {bench.path}")
+    bench.mounts.unmount(DISK, bench.path)
+    tables[:] = [[mount(bench.path, number="0:22", kind="proc")]]
+    with pytest.raises(Conflict, match="proc"):
+        bench.mounts.unmount(DISK, bench.path)
+
+
+def test_unmount_of_a_dead_mount(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [[mount(bench.path)], []]
+    monkeypatch.setattr(mountinfo, "read", lambda: tables[0] if len(tables) == 1 else tables.pop(0))
+    bench.expect(f"umount {bench.path}")
+    bench.mounts.unmount(DISK, bench.path)
+
+
+def test_a_busy_mount_tells_who(bench: Bench) -> None:
+    bench.sys.login()
+    bench.table = [mount(bench.path)]
+    bench.expect(f"umount {bench.path}", 32, f"umount: {bench.path}: target is busy.\n")
+    with pytest.raises(Busy, match="in use by bash"):
+        bench.mounts.unmount(DISK, bench.path)
+    bench.expect(f"umount {bench.path}", 32, "umount: something else\n")
+    with pytest.raises(CommandFailed):
+        bench.mounts.unmount(DISK, bench.path)
+
+
+# Raw devices
+
+
+def test_bind_device(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.sys.login()
+    assert not bench.mounts.is_device_bound(DISK, bench.path)
+    bench.expect(f"mount -o bind,_netdev {bench.disk} {bench.path}")
+    bench.mounts.bind_device(DISK, bench.path)
+    bench.table = [mount(bench.path, number="0:6", root="/sda", kind="devtmpfs")]
+    monkeypatch.setattr(mount_module, "_is_node", lambda _path, _device: True)
+    assert bench.mounts.is_device_bound(DISK, bench.path)
+    bench.mounts.bind_device(DISK, bench.path)
+    bench.table = [mount(bench.path, number="0:6", root="/sdx", kind="devtmpfs")]
+    for action in (bench.mounts.is_device_bound, bench.mounts.bind_device,
+                   bench.mounts.unbind_device):  # fmt: skip
+        with pytest.raises(Conflict):
+            action(DISK, bench.path)
+
+
+def test_a_dead_device_node(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = mount(bench.path, number="0:6", root="/sda//deleted", kind="devtmpfs")
+    bench.table = [dead]
+    assert bench.mounts.is_device_bound(DISK, bench.path)
+    bench.sys.login()
+    assert not bench.mounts.is_device_bound(DISK, bench.path)
+    bench.expect(f"umount {bench.path}")
+    bench.expect(f"mount -o bind,_netdev {bench.disk} {bench.path}")
+    bench.mounts.bind_device(DISK, bench.path)
+    tables = [[dead], []]
+    monkeypatch.setattr(mountinfo, "read", lambda: tables[0] if len(tables) == 1 else tables.pop(0))
+    bench.expect(f"umount {bench.path}")
+    bench.mounts.unbind_device(DISK, bench.path)
+
+
+def test_stats_of_what_is_mounted_only(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="not mounted"):
+        bench.mounts.stats(str(tmp_path))
+    bench.table = [mount(str(tmp_path))]
+    found = bench.mounts.stats(str(tmp_path))
+    assert found["bytes_total"] >= found["bytes_used"] + found["bytes_available"] > 0
+    assert found["inodes_used"] + found["inodes_available"] <= found["inodes_total"]
+
+
+# Mount points
+
+
+def test_points_are_made_and_removed(tmp_path: Path) -> None:
+    for file, name in ((False, "a b/c/dir"), (True, "a b/c/file")):
+        path = str(tmp_path / name)
+        assert not points.has_point(path, file=file)
+        points.make_point(path, file=file)
+        points.make_point(path, file=file)
+        assert points.has_point(path, file=file)
+        with pytest.raises(Conflict):
+            points.has_point(path, file=not file)
+        with pytest.raises(Conflict):
+            points.remove_point(path, file=not file)
+        points.remove_point(path, file=file)
+        points.remove_point(path, file=file)
+        assert not Path(path).exists()
+    assert (tmp_path / "a b/c").stat().st_mode & 0o777 == 0o755
+    points.remove_point(str(tmp_path / "never/was"), file=False)
+    assert not (tmp_path / "never").exists()
+
+
+def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
+    (tmp_path / "full/x").mkdir(parents=True)
+    (tmp_path / "text").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "full")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name, file in (("full", False), ("text", True), ("link", False), ("dangling", True)):
+        for action in (points.has_point, points.make_point, points.remove_point):
+            with pytest.raises(Conflict):
+                action(str(tmp_path / name), file=file)
+    with pytest.raises(Conflict):
+        points.make_point(str(tmp_path / "text/below"), file=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "full", "link", "text"]
+
+
+def test_links_above_are_resolved(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    points.make_point(str(tmp_path / "link/deep/point"), file=False)
+    assert (tmp_path / "real/deep/point").is_dir()
+    assert points.resolved(str(tmp_path / "link/x")) == str(tmp_path / "real/x")
+
+
+def test_a_mount_point_is_left_to_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "point"
+    (path / "inside").mkdir(parents=True)
+    monkeypatch.setattr(mountinfo, "read", lambda: [mount(str(path))])
+    assert points.has_point(str(path), file=False)
+    points.make_point(str(path), file=False)
+    with pytest.raises(Busy, match="still a mount point"):
+        points.remove_point(str(path), file=False)
+
+
+@pytest.mark.parametrize("path", ["relative", "/", "/a/../b", "", "/a\0b"])
+def test_no_path(path: str) -> None:
+    with pytest.raises(InvalidArgument):
+        points.make_point(path, file=False)
+
+
+def test_processes_that_use_a_path(tmp_path: Path) -> None:
+    for pid, cwd in (("12", "/elsewhere"), ("130", f"{tmp_path}/m/sub"), ("7", f"{tmp_path}/more")):
+        (tmp_path / "proc" / pid / "fd").mkdir(parents=True)
+        (tmp_path / "proc" / pid / "comm").write_text("bash\n")
+        (tmp_path / "proc" / pid / "cwd").symlink_to(cwd)
+    (tmp_path / "proc/99").mkdir()
+    assert processes.using(f"{tmp_path}/m", tmp_path / "proc") == ["bash (130)"]

@@ -1,0 +1,65 @@
+"""Waiting for events, for the host's lock, and for a zvol's device."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.doubles import ScriptedRunner
+from zfsilod.errors import Unavailable
+from zfsilod.host import zvol
+from zfsilod.host.events import wait_for
+from zfsilod.host.locks import host_lock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_what_is_there_is_found_at_once() -> None:
+    assert wait_for(lambda: "it", 0) == "it"
+
+
+def test_what_comes_is_found_and_what_does_not_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "link"
+    threading.Timer(0.2, path.touch).start()
+    begun = time.monotonic()
+    assert wait_for(path.exists, 10)
+    assert time.monotonic() - begun < 2
+    assert wait_for(lambda: (tmp_path / "never").exists(), 0.1) is None
+
+
+def test_the_lock_is_exclusive_and_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with host_lock(path, 1):
+        other = os.open(path, os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    before = signal.getsignal(signal.SIGALRM)
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="holds"), host_lock(path, 0.3):
+        pytest.fail("the lock was given twice")
+    assert 0.2 < time.monotonic() - begun < 2
+    assert signal.getsignal(signal.SIGALRM) is before
+    threading.Timer(0.2, os.close, (other,)).start()
+    with host_lock(path, 10):
+        pass
+
+
+def test_a_zvol_device_is_that_of_its_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zvol, "dataset_of", lambda _path: "tank/v1")
+    assert zvol.device(ScriptedRunner(), "tank/v1") == "/dev/zvol/tank/v1"
+    monkeypatch.setattr(zvol, "DEADLINE_S", 0.2)
+    with pytest.raises(Unavailable, match="did not appear"):
+        zvol.device(ScriptedRunner(), "tank/other")
+
+
+def test_what_is_no_zvol_has_no_dataset(tmp_path: Path) -> None:
+    assert zvol.dataset_of("/dev/null") == ""
+    assert zvol.dataset_of(str(tmp_path / "missing")) == ""

@@ -1,0 +1,228 @@
+"""zvols, against what ZFS 2.3.9 really said in the lab."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.host.doubles import UID, ScriptedRunner
+from zfsilod.errors import (
+    Busy,
+    CommandFailed,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    ZfsiloError,
+)
+from zfsilod.host import zfs as zfs_module
+from zfsilod.host.zfs import RealZfs
+from zfsilod.host.zfs_words import checked, in_bytes, table
+
+NAME = "tank/v1"
+GET = "zfs get -Hp -o name,property,value,source"
+LOOK = f"{GET} type,guid,zfsilo:uid {NAME} tank"
+POOL = "tank\ttype\tfilesystem\t-\ntank\tguid\t17\t-\ntank\tzfsilo:uid\t-\t-\n"
+OURS = f"{NAME}\ttype\tvolume\t-\n{NAME}\tguid\t114\t-\n{NAME}\tzfsilo:uid\t{UID}\tlocal\n{POOL}"
+ABSENT = f"cannot open '{NAME}': dataset does not exist\n"
+NO_POOL = f"{ABSENT}cannot open 'tank': dataset does not exist\n"
+SETTLE = ("udevadm settle --timeout=5", 0, "", "")
+CREATE = (
+    "zfs create -s -V 67108864 -o volblocksize=16384 -o compression=lz4 -o volmode=dev "
+    f"-o zfsilo:id=v1 -o zfsilo:uid={UID} -- {NAME}"
+)
+
+
+def has_zvol(*script: tuple[str, int, str, str], guid: str = "") -> bool:
+    run = ScriptedRunner(*script)
+    found = RealZfs(run).has_zvol(NAME, uid=UID, guid=guid)
+    assert not run.script
+    return found
+
+
+def create(*script: tuple[str, int, str, str]) -> None:
+    run = ScriptedRunner(*script)
+    RealZfs(run).create_zvol(
+        NAME, size_bytes=64 << 20, thin=True, volblocksize=16384,
+        properties=(("compression", "lz4"), ("volmode", "dev")),
+        marks=(("zfsilo:id", "v1"), ("zfsilo:uid", UID)),
+    )  # fmt: skip
+    assert not run.script
+
+
+def destroy(*script: tuple[str, int, str, str]) -> None:
+    run = ScriptedRunner(*script)
+    RealZfs(run).destroy_zvol(NAME, uid=UID, guid="114")
+    assert not run.script
+
+
+def test_ours() -> None:
+    assert has_zvol((LOOK, 0, OURS, ""))
+    assert has_zvol((LOOK, 0, OURS, ""), guid="114")
+
+
+def test_absent_only_when_its_pool_answers() -> None:
+    assert not has_zvol((LOOK, 1, POOL, ABSENT))
+    with pytest.raises(Unavailable, match="pool tank is not imported"):
+        has_zvol((LOOK, 1, "", NO_POOL))
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (OURS.replace("volume", "filesystem", 1), "it is a filesystem"),
+        (OURS.replace(f"{UID}\tlocal", "-\t-"), "no mark of zfsilo"),
+        (OURS.replace("\tlocal", "\tinherited from tank"), "no mark of zfsilo"),
+        (OURS.replace("\tlocal", "\treceived"), "no mark of zfsilo"),
+        (OURS.replace(UID, "f" * 32), "the mark of volume fff"),
+        (OURS.replace("\t114\t", "\t115\t"), "its guid is 115, not 114"),
+    ],
+)
+def test_not_ours(found: str, why: str) -> None:
+    with pytest.raises(Conflict, match=why):
+        has_zvol((LOOK, 0, found, ""), guid="114")
+
+
+def test_anything_else_is_no_answer() -> None:
+    suspended = f"cannot open '{NAME}': pool I/O is currently suspended\n"
+    with pytest.raises(Unavailable, match="suspended"):
+        has_zvol((LOOK, 1, POOL, suspended))
+    with pytest.raises(CommandFailed):
+        has_zvol((LOOK, 1, POOL, "cannot open 'tank/v1': I/O error\n"))
+    with pytest.raises(CommandFailed):  # another dataset's absence proves nothing about ours
+        has_zvol((LOOK, 1, POOL, ABSENT.replace("v1", "v10")))
+
+
+def test_create_is_one_command_with_the_marks() -> None:
+    create((CREATE, 0, "", ""))
+
+
+def test_create_accepts_what_is_ours_already() -> None:
+    exists = f"cannot create '{NAME}': dataset already exists\n"
+    create((CREATE, 1, "", exists), (LOOK, 0, OURS, ""))
+    with pytest.raises(Conflict):
+        create((CREATE, 1, "", exists), (LOOK, 0, OURS.replace(UID, "f" * 32), ""))
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        ("cannot create 'tank/v1': out of space", ResourceExhausted, "no room"),
+        ("cannot create 'tank/v1': parent does not exist", FailedPrecondition, "dataset tank "),
+        ("cannot open 'tank': no such pool", Unavailable, "not imported"),
+        ("cannot create 'tank/v1': invalid property 'compresion'", InvalidArgument, "compresion"),
+        ("cannot create 'tank/v1': 'compression' must be one of 'on'", InvalidArgument, "compres"),
+        ("cannot create 'tank/v1': volume size cannot be zero", InvalidArgument, "size"),
+        ("cannot create 'tank/v1': permission denied", CommandFailed, "permission denied"),
+    ],
+)
+def test_create_refused(said: str, error: type[ZfsiloError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        create((CREATE, 1, "", f"{said}\n"))
+    assert type(caught.value) is error
+
+
+def test_destroy_looks_first() -> None:
+    destroy((LOOK, 0, OURS, ""), (f"zfs destroy {NAME}", 0, "", ""))
+    destroy((LOOK, 1, POOL, ABSENT))
+    with pytest.raises(Conflict):
+        destroy((LOOK, 0, OURS.replace("114", "115"), ""))
+
+
+def test_destroy_names_children() -> None:
+    said = (
+        f"cannot destroy '{NAME}': volume has children\n"
+        f"use '-r' to destroy the following datasets:\n{NAME}@a\n{NAME}@b\n"
+    )
+    with pytest.raises(FailedPrecondition, match="tank/v1@a, tank/v1@b") as caught:
+        destroy((LOOK, 0, OURS, ""), (f"zfs destroy {NAME}", 1, "", said))
+    assert caught.value.reason == "DEPENDENTS"
+
+
+def test_destroy_waits_for_udev_and_then_tells_who(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = (f"zfs destroy {NAME}", 1, "", f"cannot destroy '{NAME}': dataset is busy\n")
+    look = (LOOK, 0, OURS, "")
+    destroy(look, busy, SETTLE, look, (f"zfs destroy {NAME}", 0, "", ""))
+    monkeypatch.setattr(zfs_module, "users", lambda _path: ["dm-0"])
+    with pytest.raises(Busy, match="in use by dm-0"):
+        destroy(*[look, busy, SETTLE] * 4)
+
+
+def test_size_only_grows() -> None:
+    get = f"{GET} volsize {NAME} tank"
+    size = f"{NAME}\tvolsize\t67108864\tlocal\ntank\tvolsize\t-\t-\n"
+    assert RealZfs(ScriptedRunner((get, 0, size, ""))).has_size(NAME, 64 << 20)
+    assert not RealZfs(ScriptedRunner((get, 0, size, ""))).has_size(NAME, 65 << 20)
+    RealZfs(ScriptedRunner((get, 0, size, ""))).set_size(NAME, 64 << 20)
+    grown = (f"zfs set volsize=134217728 {NAME}", 0, "", "")
+    RealZfs(ScriptedRunner((get, 0, size, ""), grown)).set_size(NAME, 128 << 20)
+    with pytest.raises(FailedPrecondition, match="never shrunk"):
+        RealZfs(ScriptedRunner((get, 0, size, ""))).set_size(NAME, 32 << 20)
+    full = (grown[0], 1, "", f"cannot set property for '{NAME}': size is greater than available "
+            "space\n")  # fmt: skip
+    with pytest.raises(ResourceExhausted):
+        RealZfs(ScriptedRunner((get, 0, size, ""), full)).set_size(NAME, 128 << 20)
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "expected"),
+    [
+        ("lz4\tlocal", "lz4", True),
+        ("lz4\tinherited from tank", "lz4", False),
+        ("16384\t-", "16K", True),
+        ("0\tlocal", "none", True),
+        ("off\tdefault", "", True),
+        ("lz4\tlocal", "", False),
+        ("-\t-", "x", False),
+    ],
+)
+def test_property(line: str, value: str, expected: bool) -> None:
+    answer = (f"{GET} name {NAME} tank", 0, f"{NAME}\tname\t{line}\ntank\tname\tx\tlocal\n", "")
+    assert RealZfs(ScriptedRunner(answer)).has_property(NAME, "name", value) is expected
+
+
+def test_set_and_inherit_a_property() -> None:
+    RealZfs(ScriptedRunner((f"zfs set sync=always {NAME}", 0, "", ""))).set_property(
+        NAME, "sync", "always"
+    )
+    RealZfs(ScriptedRunner((f"zfs inherit sync {NAME}", 0, "", ""))).set_property(NAME, "sync", "")
+    said = f"cannot set property for '{NAME}': 'sync' must be one of 'standard'\n"
+    with pytest.raises(InvalidArgument) as caught:
+        RealZfs(ScriptedRunner((f"zfs set sync=x {NAME}", 255, "", said))).set_property(
+            NAME, "sync", "x"
+        )
+    assert caught.value.facts["property"] == "sync"
+
+
+def test_capacity_and_list() -> None:
+    stdout = "tank\tavailable\t700\t-\ntank\tused\t300\t-\n"
+    run = ScriptedRunner((f"{GET} available,used tank", 0, stdout, ""))
+    assert RealZfs(run).capacity("tank") == (700, 1000)
+    rows = f"guid\t5\t-;zfsilo:uid\t{UID}\tlocal;zfsilo:id\tv1\tinherited from tank;volsize\t9\tlocal;used\t3\t-;referenced\t2\t-"
+    stdout = "".join(f"{NAME}\t{row}\n" for row in rows.split(";"))
+    argv = (
+        "zfs get -Hp -r -t volume -o name,property,value,source "
+        "guid,zfsilo:uid,zfsilo:id,volsize,used,referenced tank"
+    )
+    (found,) = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).list_zvols("tank")
+    assert (found.name, found.uid, found.id, found.guid) == (NAME, UID, "", "5")
+    assert (found.volsize, found.used, found.referenced) == (9, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-r", "tank/../x", "tank/./x", "tank/", "/tank", "tank/a b", "tank/x@s", "tank\n",
+             "a" * 256, "1tank", "tank//x", "tank/$(id)"]
+)  # fmt: skip
+def test_names_that_go_nowhere(name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        checked(name)
+    with pytest.raises(InvalidArgument):
+        RealZfs(ScriptedRunner()).destroy_zvol(name, uid=UID, guid="")
+
+
+def test_words() -> None:
+    assert checked("tank/-odd/csi-x.y:z_1")
+    assert [in_bytes(value) for value in ("16K", "1m", "none", "lz4", "10")] == [
+        "16384", "1048576", "0", "lz4", "10",
+    ]  # fmt: skip
+    assert table("a\tb\tc\td\tlocal\n\n") == {"a": {"b": ("c\td", "local")}}
