@@ -72,7 +72,7 @@ def test_watch_all_until_the_time_is_up(ctl: Shell) -> None:
     ctl.ok("volume create old 1G")
     create = CreateVolume(id="new", capacity_bytes=1 << 30)
     threading.Timer(0.5, lambda: ctl.daemon.wait(ctl.daemon.front.zfsilo.do(create))).start()
-    ran = ctl("operation watch --timeout 3")
+    ran = ctl("operation watch --timeout 2")
     assert ran.code == 10
     assert "create new · done" in ran.out
     assert "create old" not in ran.out

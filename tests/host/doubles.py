@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.host.configfs import Configfs
@@ -13,7 +12,8 @@ from zfsilod.host.run import Completed, Runner
 from zfsilod.secret import Chap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
+    from pathlib import Path
 
 UID = "0123456789abcdef0123456789abcdef"
 TARGET = f"iqn.2026-01.org.zfsilo:give:{UID}"
@@ -29,14 +29,23 @@ def chap(number: int = 1) -> Chap:
 
 
 class ScriptedRunner(Runner):
-    """Answers exactly the commands of its script, in their order; any other fails the test."""
+    """Answers exactly the commands of its script, in their order; any other fails the test.
+
+    A command may have an effect on the imitated host besides.
+    """
 
     def __init__(self, *script: tuple[str, int, str, str]) -> None:
         super().__init__()
         self.script = list(script)
+        self.effects: dict[str, Callable[[], object]] = {}
 
     def __call__(
-        self, argv: list[str], *, timeout_s: float, input: str = "", ok: tuple[int, ...] = (0,)
+        self,
+        argv: list[str],
+        *,
+        timeout_s: float,
+        input: str = "",  # noqa: A002 - as the runner names it
+        ok: tuple[int, ...] = (0,),
     ) -> Completed:
         """Answer the next command of the script."""
         assert timeout_s > 0
@@ -44,6 +53,8 @@ class ScriptedRunner(Runner):
         assert self.script, f"one command too many: {shown}"
         expected, rc, stdout, stderr = self.script.pop(0)
         assert shown == expected
+        if shown in self.effects:
+            self.effects[shown]()
         completed = Completed(tuple(argv), rc, stdout, stderr)
         if rc not in ok:
             raise completed.failed()
@@ -86,8 +97,7 @@ class FakeConfigfs(Configfs):
         """Remove an object, unless something that was made in it is left."""
         self._count()
         folder = self.root / path
-        made = [each for each in self._made(folder)]
-        if made or any(link.is_symlink() and link.resolve() == folder for link in self._links()):
+        if self._made(folder) or folder in {link.resolve() for link in self._links()}:
             super().remove(path)  # raises ENOTEMPTY, as the kernel does
         elif folder.exists():
             shutil.rmtree(folder)
@@ -127,7 +137,7 @@ class FakeConfigfs(Configfs):
     def _links(self) -> list[Path]:
         return [each for each in self.root.rglob("*") if each.is_symlink()]
 
-    def _made(self, folder: Path) -> Iterable[Path]:
+    def _made(self, folder: Path) -> list[Path]:
         own = {name.partition("/")[0] for name in _attributes(str(folder.relative_to(self.root)))}
         if not folder.exists():
             return []
@@ -145,7 +155,8 @@ def _attributes(path: str) -> dict[str, str]:
         case ["core", _, _]:
             return {
                 "control": "", "enable": "0\n", "info": "", "udev_path": "\n",
-                "attrib/emulate_tpu": "0\n", "wwn/vpd_unit_serial": "T10 VPD Unit Serial Number: \n",
+                "attrib/emulate_tpu": "0\n",
+                "wwn/vpd_unit_serial": "T10 VPD Unit Serial Number: \n",
                 "wwn/vendor_id": "LIO-ORG\n", "wwn/product_id": "IBLOCK\n",
             }  # fmt: skip
         case ["iscsi", _, "tpgt_1"]:
@@ -156,9 +167,9 @@ def _attributes(path: str) -> dict[str, str]:
                 f"attrib/{name}": "1\n" if name in names else "0\n" for name in names + zeros
             }
         case [*_, "acls", _]:
-            names = ("userid", "password", "userid_mutual", "password_mutual")
+            secrets = ("userid", "password", "userid_mutual", "password_mutual")
             info = f"No active iSCSI Session for Initiator Endpoint: {parts[-1]}\n"
-            return {"info": info} | {f"auth/{name}": "\n" for name in names}
+            return {"info": info} | {f"auth/{name}": "\n" for name in secrets}
         case [*_, "acls", _, "lun_0"]:
             return {"write_protect": "\n"}
     return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,9 @@ from zfsilod.host.block import MIB, RealBlock
 from zfsilod.host.disks import Disks
 from zfsilod.host.run import Runner
 from zfsilod.model import Disk, Filesystem
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 UUID = "11111111-2222-3333-4444-555555555555"
 OTHER = "99999999-2222-3333-4444-555555555555"
@@ -100,7 +103,7 @@ def test_what_is_there_is_named(bench: Bench) -> None:
     subprocess.run(["mkswap", str(bench.path)], check=True, capture_output=True)
     with pytest.raises(Conflict, match="swap"):
         bench.block.has_filesystem(DISK, FORMATTING)
-    with pytest.raises(Conflict, match="swap .* though the server says"):
+    with pytest.raises(Conflict, match=r"swap .* though the server says"):
         bench.block.has_filesystem(DISK, READY)
 
 

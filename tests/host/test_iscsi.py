@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +29,7 @@ from zfsilod.secret import Chap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 PORTAL = "10.77.0.1:3260"
 DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
@@ -78,20 +78,8 @@ class Initiator:
 
     def script(self, command: str, rc: int = 0, *, effect: Callable[[], object] = int) -> None:
         """Expect a command, which has an effect."""
-
-        class Line(tuple[str, int, str, str]):
-            pass
-
-        before = self.run.__class__.__call__
         self.run.script.append((command, rc, "", ""))
-
-        class Effective(self.run.__class__):  # type: ignore[misc, name-defined]
-            def __call__(self, argv: list[str], **options: object) -> object:
-                if " ".join(argv) == command:
-                    effect()
-                return before(self, argv, **options)
-
-        self.run.__class__ = Effective
+        self.run.effects[command] = effect
 
 
 @pytest.fixture
@@ -160,9 +148,10 @@ def test_nothing_is_left_of_a_node(initiator: Initiator) -> None:
     file = initiator.record()
     other = initiator.root / "static" / "iqn.2026-01.org.zfsilo:give:other,10.77.0.1,3260,1,default"
     other.symlink_to("/nowhere")
-    for half in (lambda: None, file.unlink, lambda: (file.unlink(), file.parent.rmdir())):
+    for half in ((), (file.unlink,), (file.unlink, file.parent.rmdir)):
         initiator.record()
-        half()
+        for removal in half:
+            removal()
         initiator.iscsi.remove_node(TARGET)
         assert not list((initiator.root / "nodes").iterdir())
         assert list((initiator.root / "static").iterdir()) == [other]
@@ -202,7 +191,9 @@ def test_values_that_would_add_lines_are_refused(initiator: Initiator) -> None:
             initiator.iscsi.remove_node(target)
 
 
-@pytest.mark.parametrize("portal", ["", "x", "10.0.0.1", "-x:1", "a b:1", "[::1]", "h:123456", "h:1\n"])
+@pytest.mark.parametrize(
+    "portal", ["", "x", "10.0.0.1", "-x:1", "a b:1", "[::1]", "h:123456", "h:1\n"]
+)
 def test_no_portal(portal: str) -> None:
     with pytest.raises(InvalidArgument):
         portal_parts(portal)
@@ -311,11 +302,9 @@ def test_logout_is_what_sysfs_says(initiator: Initiator) -> None:
 
 def test_logout_is_repeated_for_an_iscsid_that_was_restarted(initiator: Initiator) -> None:
     session = initiator.sys.login()
+    ends: list[Callable[[], object]] = [int, lambda: initiator.sys.logout(session)]
     initiator.script(LOGOUT, 2)
-    initiator.run.script.append((LOGOUT, 0, "", ""))
-    left = [lambda: None, lambda: initiator.sys.logout(session)]
-    initiator.script(LOGOUT, effect=lambda: left.pop(0)())
-    initiator.run.script.pop()
+    initiator.script(LOGOUT, effect=lambda: ends.pop(0)())
     initiator.iscsi.logout(DISK)
     assert not initiator.run.script
 

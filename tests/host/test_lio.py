@@ -31,43 +31,45 @@ def lio(fs: FakeConfigfs, monkeypatch: pytest.MonkeyPatch) -> RealLio:
     return RealLio(ScriptedRunner(), lambda dataset: f"/dev/zvol/{dataset}", fs)
 
 
-def facts(lio: RealLio) -> dict[str, tuple[Callable[[], bool], ...]]:
+def facts(
+    lio: RealLio,
+) -> dict[str, tuple[Callable[[], bool], Callable[[], None], Callable[[], None]]]:
     """Return probe, do and undo of every step, in their order."""
     return {
         "backstore": (
             lambda: lio.has_backstore(BACKSTORE, dataset=DATASET, serial=UID),
-            lambda: bool(lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID)),
-            lambda: bool(lio.remove_backstore(BACKSTORE)),
+            lambda: lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID),
+            lambda: lio.remove_backstore(BACKSTORE),
         ),
         "target": (
             lambda: lio.has_target(TARGET),
-            lambda: bool(lio.add_target(TARGET)),
-            lambda: bool(lio.remove_target(TARGET)),
+            lambda: lio.add_target(TARGET),
+            lambda: lio.remove_target(TARGET),
         ),
         "lun": (
             lambda: lio.has_lun(TARGET, BACKSTORE),
-            lambda: bool(lio.add_lun(TARGET, BACKSTORE)),
-            lambda: bool(lio.remove_lun(TARGET)),
+            lambda: lio.add_lun(TARGET, BACKSTORE),
+            lambda: lio.remove_lun(TARGET),
         ),
         "portals": (
             lambda: lio.has_portals(TARGET, PORTALS),
-            lambda: bool(lio.add_portals(TARGET, PORTALS)),
-            lambda: bool(lio.remove_portals(TARGET)),
+            lambda: lio.add_portals(TARGET, PORTALS),
+            lambda: lio.remove_portals(TARGET),
         ),
         "enabled": (
             lambda: lio.is_enabled(TARGET),
-            lambda: bool(lio.enable(TARGET)),
-            lambda: bool(lio.disable(TARGET)),
+            lambda: lio.enable(TARGET),
+            lambda: lio.disable(TARGET),
         ),
         "acl": (
             lambda: lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=()),
-            lambda: bool(lio.add_acl(TARGET, INITIATOR, chap=chap())),
-            lambda: bool(lio.remove_acl(TARGET, INITIATOR)),
+            lambda: lio.add_acl(TARGET, INITIATOR, chap=chap()),
+            lambda: lio.remove_acl(TARGET, INITIATOR),
         ),
         "mapped": (
             lambda: lio.has_mapped_lun(TARGET, INITIATOR, readonly=False),
-            lambda: bool(lio.map_lun(TARGET, INITIATOR, readonly=False)),
-            lambda: bool(lio.unmap_lun(TARGET, INITIATOR)),
+            lambda: lio.map_lun(TARGET, INITIATOR, readonly=False),
+            lambda: lio.unmap_lun(TARGET, INITIATOR),
         ),
     }
 
@@ -226,7 +228,8 @@ def test_modules_are_loaded_when_missing(tmp_path: Path) -> None:
         def has(self, path: str) -> bool:
             return path not in ("core", "iscsi") and super().has(path)
 
-    run = ScriptedRunner(("modprobe -a target_core_mod target_core_iblock iscsi_target_mod", 0, "", ""))
+    modprobe = "modprobe -a target_core_mod target_core_iblock iscsi_target_mod"
+    run = ScriptedRunner((modprobe, 0, "", ""))
     lio = RealLio(run, lambda dataset: f"/dev/zvol/{dataset}", Unmounted(tmp_path / "target"))
     with pytest.raises(FailedPrecondition, match="configfs"):
         lio.add_target(TARGET)

@@ -158,8 +158,8 @@ def test_size_only_grows() -> None:
     RealZfs(ScriptedRunner((get, 0, size, ""), grown)).set_size(NAME, 128 << 20)
     with pytest.raises(FailedPrecondition, match="never shrunk"):
         RealZfs(ScriptedRunner((get, 0, size, ""))).set_size(NAME, 32 << 20)
-    full = (grown[0], 1, "", f"cannot set property for '{NAME}': size is greater than available "
-            "space\n")  # fmt: skip
+    said = f"cannot set property for '{NAME}': size is greater than available space\n"
+    full = (grown[0], 1, "", said)
     with pytest.raises(ResourceExhausted):
         RealZfs(ScriptedRunner((get, 0, size, ""), full)).set_size(NAME, 128 << 20)
 
@@ -198,8 +198,11 @@ def test_capacity_and_list() -> None:
     stdout = "tank\tavailable\t700\t-\ntank\tused\t300\t-\n"
     run = ScriptedRunner((f"{GET} available,used tank", 0, stdout, ""))
     assert RealZfs(run).capacity("tank") == (700, 1000)
-    rows = f"guid\t5\t-;zfsilo:uid\t{UID}\tlocal;zfsilo:id\tv1\tinherited from tank;volsize\t9\tlocal;used\t3\t-;referenced\t2\t-"
-    stdout = "".join(f"{NAME}\t{row}\n" for row in rows.split(";"))
+    rows = (
+        "guid\t5\t-", f"zfsilo:uid\t{UID}\tlocal", "zfsilo:id\tv1\tinherited from tank",
+        "volsize\t9\tlocal", "used\t3\t-", "referenced\t2\t-",
+    )  # fmt: skip
+    stdout = "".join(f"{NAME}\t{row}\n" for row in rows)
     argv = (
         "zfs get -Hp -r -t volume -o name,property,value,source "
         "guid,zfsilo:uid,zfsilo:id,volsize,used,referenced tank"

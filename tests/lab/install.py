@@ -108,17 +108,8 @@ def dependency_wheels(buildroot: BuildRoot, project: Path) -> Path:
         with stage(f"lab: wheels of {len(wanted)} dependencies for the guest"):
             env = network_environment()
             copy_certificates(buildroot.root, env)
-            command = [
-                "python3",
-                "-m",
-                "pip",
-                "wheel",
-                "--quiet",
-                "--no-cache-dir",
-                "-w",
-                "/build/wheels",
-            ]
-            inside(buildroot.root, draft, [*command, *wanted], env=env)
+            pip_wheel = ["python3", "-m", "pip", "wheel", "--quiet", "--no-cache-dir"]
+            inside(buildroot.root, draft, [*pip_wheel, "-w", "/build/wheels", *wanted], env=env)
 
     return product("wheels", digest(identity(buildroot.folder), wanted), build)
 

@@ -13,6 +13,7 @@ from tests.lab.agent import Agent
 from tests.lab.emulator import Hardware, Place, command_line
 from tests.lab.errors import CommandFailed, EmulatorError, Unreachable
 from tests.lab.qmp import Monitor, monitor
+from tests.setup.say import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 FILE_TIMEOUT_S = 60
 BOOT_TIMEOUT_S = 240
+# Of the agent, which is up long before the rest.
+FIRST_ANSWER_S = 150
+BOOT_TRIES = 2
 RESTORE_TIMEOUT_S = 120
 POLL_S = 0.02
 
@@ -103,9 +107,7 @@ class Machine:
     def power_cut(self) -> float:
         """Kill the emulator, start it on the same disks, and wait until systemd is through."""
         begun = time.monotonic()
-        self.power_off()
-        self.power_on()
-        self.wait_until_running()
+        self.cold_start()
         return time.monotonic() - begun
 
     def reboot(self) -> float:
@@ -115,10 +117,30 @@ class Machine:
         if self.emulator is not None:
             # A reboot of the guest ends the emulator.
             self.emulator.wait(BOOT_TIMEOUT_S)
-        self.power_off()
-        self.power_on()
-        self.wait_until_running()
+        self.cold_start()
         return time.monotonic() - begun
+
+    def cold_start(self) -> str:
+        """Boot from the disks as they are, and wait until systemd is through."""
+        for tries_left in reversed(range(BOOT_TRIES)):
+            self.power_off()
+            self.power_on()
+            try:
+                self.wait_for_answer(FIRST_ANSWER_S)
+                break
+            except Unreachable:
+                # About one boot in a hundred stops before user space; emulated kernels do that.
+                if not tries_left:
+                    raise
+                say(f"{self.name} did not boot, trying again; {self.console_tail()}")
+        return self.wait_until_running()
+
+    def console_tail(self) -> str:
+        """The last lines that the kernel printed."""
+        if not self.place.console.exists():
+            return "it has no console"
+        lines = self.place.console.read_text(errors="replace").splitlines()[-20:]
+        return f"{self.name}'s console:\n" + "\n".join(lines)
 
     def power_off(self) -> None:
         """Kill the emulator; what the guest had not flushed is lost."""

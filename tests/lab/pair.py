@@ -104,8 +104,7 @@ def boot_pair(*, code: Path | None = None, forwarded: Sequence[int] = FORWARDED)
     def boot(machine: Machine) -> str:
         bases = {"root": pair.images.root, **({"code": code} if code else {})}
         create_overlays(machine.place, bases, machine.hardware.disks)
-        machine.power_on()
-        return machine.wait_until_running()
+        return machine.cold_start()
 
     return started(pair, boot)
 
@@ -157,21 +156,13 @@ def started(pair: Pair, start: Callable[[Machine], object]) -> Pair:
     try:
         pair.both(start)
     except BaseException as error:
-        notes = [console_tail(machine) for machine in (pair.give, pair.take)]
+        notes = [machine.console_tail() for machine in (pair.give, pair.take)]
         pair.stop()
         if isinstance(error, LabError):
             for note in notes:
                 error.add_note(note)
         raise
     return pair
-
-
-def console_tail(machine: Machine) -> str:
-    """The last lines that a machine's kernel printed."""
-    if not machine.place.console.exists():
-        return f"{machine.name}: no console"
-    lines = machine.place.console.read_text(errors="replace").splitlines()[-20:]
-    return f"{machine.name}'s console:\n" + "\n".join(lines)
 
 
 def free_port() -> int:

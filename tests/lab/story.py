@@ -163,7 +163,7 @@ class Story:
         self._sh(self.take, f"df -h {PATH}")
         yield "grown to 2 GiB while mounted"
         stats = json.loads(self.ctl(self.take, "volume", "stats", NAME, "--json"))
-        assert int(stats["bytes_total"]) == size
+        assert int(stats["filesystem_total_bytes"]) == size
         yield "statistics agree with df"
 
     def _by_unit(self) -> Iterator[str]:

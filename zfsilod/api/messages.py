@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from zfsilo.v1 import host_pb2, operation_pb2, volume_pb2
 
 from zfsilod.errors import InvalidArgument
@@ -14,8 +15,6 @@ from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from google.protobuf.timestamp_pb2 import Timestamp
 
     from zfsilod.model import (
         AccessMode,
@@ -132,44 +131,35 @@ def volume(view: View) -> volume_pb2.Volume:
     """Return all that this host knows under a volume's name."""
     record = view.volume or view.attachment
     assert record is not None, f"a view of nothing: {view.id}"
-    message = volume_pb2.Volume(
+    return volume_pb2.Volume(
         name=f"volumes/{view.id}", id=view.id, height=HEIGHTS.number(view.height), etag=view.etag,
+        create_time=_time(record.created_at), update_time=_time(record.updated_at),
         operation=f"operations/{view.operation}" if view.operation else "",
+        attachment=attachment(view.attachment) if view.attachment is not None else None,
+        publications=[publication(each) for each in view.publications],
+        **_served(view.volume) if view.volume is not None else {},
     )  # fmt: skip
-    _set_time(message.create_time, record.created_at)
-    _set_time(message.update_time, record.updated_at)
-    if view.volume is not None:
-        _add_volume(message, view.volume)
-        message.publications.extend(publication(each) for each in view.publications)
-    if view.attachment is not None:
-        message.attachment.CopyFrom(attachment(view.attachment))
-    return message
 
 
-def _add_volume(message: volume_pb2.Volume, record: Volume) -> None:
-    message.uid = record.uid
-    message.dataset = record.dataset
-    message.capacity_bytes = record.capacity_bytes
-    message.thin = record.thin
-    message.mode = MODES.number(record.mode)
-    message.volblocksize = record.volblocksize
-    message.properties.update(record.properties)
-    message.labels.update(record.labels)
-    message.hosts.extend(record.hosts)
-    message.access_modes.extend(map(ACCESS_MODES.number, record.access_modes))
-    message.filesystem.CopyFrom(filesystem(record.filesystem))
+def _served(record: Volume) -> dict[str, Any]:
+    """Return the fields of a volume that this host serves."""
+    return {
+        "uid": record.uid, "dataset": record.dataset, "capacity_bytes": record.capacity_bytes,
+        "thin": record.thin, "mode": MODES.number(record.mode), "volblocksize": record.volblocksize,
+        "properties": dict(record.properties), "labels": dict(record.labels), "hosts": record.hosts,
+        "access_modes": [ACCESS_MODES.number(each) for each in record.access_modes],
+        "filesystem": filesystem(record.filesystem),
+    }  # fmt: skip
 
 
 def publication(record: Publication) -> volume_pb2.Publication:
     """Return a publication; its secrets are no part of the record."""
-    message = volume_pb2.Publication(
+    return volume_pb2.Publication(
         volume=f"volumes/{record.volume}", host=f"hosts/{record.host}",
         initiator=record.initiator, transport=TRANSPORTS.number(record.transport),
         access_mode=ACCESS_MODES.number(record.access_mode), readonly=record.readonly,
-        epoch=record.epoch, published_by=record.published_by,
+        epoch=record.epoch, published_by=record.published_by, create_time=_time(record.created_at),
     )  # fmt: skip
-    _set_time(message.create_time, record.created_at)
-    return message
 
 
 def attachment(record: Attachment) -> volume_pb2.Attachment:
@@ -197,31 +187,28 @@ def filesystem(record: Filesystem) -> volume_pb2.Filesystem:
 
 def host(record: Host) -> host_pb2.Host:
     """Return a host."""
-    message = host_pb2.Host(
+    return host_pb2.Host(
         name=f"hosts/{record.id}", id=record.id, iqn=record.iqn, nqn=record.nqn,
         addresses=record.addresses, labels=dict(record.labels),
         max_attachments=record.max_attachments, etag=str(record.revision),
+        create_time=_time(record.created_at), update_time=_time(record.updated_at),
     )  # fmt: skip
-    _set_time(message.create_time, record.created_at)
-    _set_time(message.update_time, record.updated_at)
-    return message
 
 
 def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Operation:
     """Return an operation; a planned one was never stored, so it has no name."""
-    message = operation_pb2.Operation(
-        name="" if planned else f"operations/{record.id}", kind=record.kind,
-        subject=record.subject, title=record.title, caller=record.caller,
-        state=operation_pb2.OPERATION_STATE_PLANNED if planned else STATES.number(record.state),
-        moves=[_move(each) for each in record.moves], revision=record.revision,
-        progress=0 if planned else progress(record),
-    )  # fmt: skip
+    told: dict[str, Any] = {"state": operation_pb2.OPERATION_STATE_PLANNED}
     if not planned:
-        _set_time(message.create_time, record.created_at)
-        _set_time(message.end_time, record.ended_at)
-    if record.failure is not None:
-        message.error.CopyFrom(_failure(record.failure))
-    return message
+        told = {
+            "name": f"operations/{record.id}", "state": STATES.number(record.state),
+            "create_time": _time(record.created_at), "end_time": _time(record.ended_at),
+            "progress": progress(record),
+        }  # fmt: skip
+    return operation_pb2.Operation(
+        kind=record.kind, subject=record.subject, title=record.title, caller=record.caller,
+        moves=[_move(each) for each in record.moves], revision=record.revision,
+        error=_failure(record.failure) if record.failure is not None else None, **told,
+    )  # fmt: skip
 
 
 def progress(record: Operation) -> int:
@@ -255,9 +242,8 @@ def _failure(record: Failure) -> operation_pb2.OperationError:
     )  # fmt: skip
 
 
-def _set_time(field: Timestamp, seconds: int) -> None:
-    if seconds:  # 0: never
-        field.seconds = seconds
+def _time(seconds: int) -> Timestamp | None:
+    return Timestamp(seconds=seconds) if seconds else None  # 0: never
 
 
 # What we are told

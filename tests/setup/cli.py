@@ -1,0 +1,28 @@
+"""Command line: python3 tests/setup TARGET..., where a target is venv, systemd or lab."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from tests.setup.command import CommandError
+from tests.setup.sources import SourcesError
+
+TARGETS = ("venv", "systemd", "lab")
+
+
+def main() -> int:
+    """Prepare each target and print the path of its product, one a line, on standard output."""
+    parser = argparse.ArgumentParser(prog="python3 tests/setup", description=__doc__)
+    parser.add_argument("target", nargs="+", choices=TARGETS)
+    arguments = parser.parse_args()
+    for target in dict.fromkeys(arguments.target):
+        # Imported one by one: each target is quick only if it loads nothing of the others.
+        prepare = import_module(f"tests.setup.{target}").prepare
+        try:
+            print(prepare(), flush=True)
+        except (CommandError, SourcesError, OSError) as error:
+            print(f"setup: {target}: {error}", file=sys.stderr)
+            return 1
+    return 0
