@@ -92,7 +92,9 @@ async def _engine(
 
     def find_server(name: str) -> ServerConfig | None:
         found = config.find_server(places.config, name)
-        return found and ServerConfig(
+        if found is None:
+            return None
+        return ServerConfig(
             address=found.address, certificate_pem=found.certificate, token=found.token
         )
 

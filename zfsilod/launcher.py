@@ -14,15 +14,15 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import BusType, MessageType
-from dbus_next.message import Message
-from dbus_next.signature import Variant
+from dbus_next import Message, MessageType, Variant
 
+from zfsilod.bus import connect
 from zfsilod.errors import FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from dbus_next.aio import MessageBus
 
     from zfsilod.model import Operation
 
@@ -91,7 +91,7 @@ class SystemdLauncher:
         cls, *, worker: str = WORKER, timeout_s: int, address: str | None = None
     ) -> SystemdLauncher:
         """Connect to systemd, and refuse to go on without the rollback template."""
-        bus = await MessageBus(address, bus_type=BusType.SYSTEM).connect()  # type: ignore[arg-type]
+        bus = await connect(address)
         launcher = cls(bus, worker=worker, timeout_s=timeout_s)
         await launcher._call("Subscribe")
         await launcher._call_bus("AddMatch", "s", [
@@ -134,7 +134,7 @@ class SystemdLauncher:
 
     async def close(self) -> None:
         """Disconnect from the bus."""
-        self._bus.disconnect()  # type: ignore[no-untyped-call]
+        self._bus.disconnect()
 
     async def _check_template(self) -> None:
         """A unit named by OnFailure that does not exist is ignored: so look for it now."""

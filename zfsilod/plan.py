@@ -11,7 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from zfsilod.model import Attachment, Filesystem, HostStep, Mount, Move, Publication, Step, Volume
+from zfsilod.model import (
+    Attachment,
+    Filesystem,
+    FilesystemState,
+    HostStep,
+    Mount,
+    Move,
+    Publication,
+    Step,
+    Volume,
+)
 from zfsilod.record import Record
 from zfsilod.steps import (
     Acl,
@@ -127,7 +137,10 @@ def unpublish(
 ) -> tuple[Move, ...]:
     """Return the end of an admission, and of the export when it was the last."""
     target = target_name(how.prefix, volume)
-    guard = NoSession(target=target, initiator=publication.initiator, host=publication.host)
+    guard = NoSession(
+        target=target, initiator=publication.initiator,
+        volume=volume.id, host=publication.host,
+    )  # fmt: skip
     below = [] if others else export(volume, how)
     return (*up([guard]), *down([*below, *admission(volume, publication, how, others)]))
 
@@ -220,7 +233,7 @@ def formatting(attachment: Attachment) -> list[Step]:
     return [_report(attachment, "FORMATTING"), formatted, _report(attachment, "READY")]
 
 
-def _report(attachment: Attachment, state: str) -> Reported:
+def _report(attachment: Attachment, state: FilesystemState) -> Reported:
     return Reported(
         server=attachment.server, volume=attachment.volume, epoch=attachment.epoch, state=state,
         type=attachment.filesystem.type, uuid=attachment.filesystem.uuid,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Chap:
     @classmethod
     def make(cls, *, username: str, mutual_username: str) -> Chap:
         """Make new passwords, 128 random bits each, of characters that every initiator accepts."""
-        password, mutual = secrets.token_hex(16), secrets.token_hex(16)
+        password, mutual = os.urandom(16).hex(), os.urandom(16).hex()
         return cls(
             username=username, password=password,
             mutual_username=mutual_username, mutual_password=mutual,
@@ -61,7 +61,7 @@ def load_key(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         path.touch(mode=0o600, exist_ok=False)
-        path.write_bytes(secrets.token_bytes(KEY_BYTES))
+        path.write_bytes(os.urandom(KEY_BYTES))
         return path.read_bytes()
 
 
@@ -69,7 +69,7 @@ def seal(key: bytes, name: str, chap: Chap) -> bytes:
     """Encrypt secrets with AES-256-GCM, bound to their name."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 30 ms: only verbs with secrets
 
-    nonce = secrets.token_bytes(NONCE_BYTES)
+    nonce = os.urandom(NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, json.dumps(chap.values()).encode(), name.encode())
 
 

@@ -285,10 +285,11 @@ class Service:
         if moves is None or not await self.holds(moves):
             return None
         now = int(time.time())
+        name = verb.subject.partition("/")[2]
         return Operation(
-            id=new_ulid(), kind=verb.kind, subject=verb.subject, title=f"{verb.kind}: already so",
-            moves=(), claims=(), commit=(), caller=caller, state="DONE",
-            created_at=now, ended_at=now,
+            id=new_ulid(), kind=verb.kind, subject=verb.subject,
+            title=f"{verb.kind} {name}: already so", moves=(), claims=(), commit=(),
+            caller=caller, state="DONE", created_at=now, ended_at=now,
         )  # fmt: skip
 
     async def _see(self, verb: Verb, operation_id: str) -> object:

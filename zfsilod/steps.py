@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import FailedPrecondition
-from zfsilod.model import Disk, Filesystem, HostStep, RemoteStep
+from zfsilod.model import Disk, Filesystem, FilesystemState, HostStep, RemoteStep
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
@@ -180,6 +180,7 @@ class NoSession(HostStep):
     volatile = True
     target: str
     initiator: str
+    volume: str
     host: str
 
     def probe(self, host: Host) -> bool:
@@ -194,8 +195,8 @@ class NoSession(HostStep):
     def refusal(self) -> FailedPrecondition:
         """The error for a session that lives."""
         return FailedPrecondition(
-            f"host {self.host} is still logged in to {self.target}: disconnect the volume there",
-            reason="SESSION_LIVE", host=self.host, target=self.target,
+            f"host {self.host} is still logged in to {self.volume}: disconnect it there first",
+            reason="SESSION_LIVE", volume=self.volume, host=self.host,
         )  # fmt: skip
 
 
@@ -245,7 +246,7 @@ class Reported(RemoteStep):
     """The server's mark for the filesystem on the volume is this; it only moves forward."""
 
     epoch: int
-    state: str  # FORMATTING, READY
+    state: FilesystemState  # FORMATTING, READY
     type: str
     uuid: str
 

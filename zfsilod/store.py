@@ -7,7 +7,6 @@ No transaction spans an await or a command: a stopped holder of the write lock s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -297,6 +296,8 @@ def _ordered(revision: int) -> str:
 def _key(bucket: str, key: str) -> bytes:
     raw = key.encode()
     if len(raw) > MAX_KEY_BYTES:
+        import hashlib  # 4 ms, which only a very long name is worth
+
         raw = hashlib.sha256(raw).hexdigest().encode()
     return bucket.encode() + b"/" + raw
 

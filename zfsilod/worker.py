@@ -18,7 +18,6 @@ import fcntl
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -255,6 +254,8 @@ def main() -> int:
         sys.stderr.write(f"{error.message}\n")
         return 1
     except Exception:
+        import traceback  # 10 ms, which only a defect is worth
+
         traceback.print_exc()
         return 1
     return 0

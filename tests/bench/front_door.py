@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,9 @@ async def measure(where: dict[str, str], rounds: int) -> None:
         await channel.close()
 
 
-async def prepare(where: dict[str, str]) -> tuple[dict[str, Callable[[], Awaitable[Any]]], list[Any]]:
+async def prepare(
+    where: dict[str, str],
+) -> tuple[dict[str, Callable[[], Awaitable[Any]]], list[Any]]:
     """Return what is compared by name, warmed up, and the channels to close."""
     pem = where["pem"]
     unix = unix_channel_aio(Path(where["unix"]))
@@ -136,14 +139,15 @@ async def prepare(where: dict[str, str]) -> tuple[dict[str, Callable[[], Awaitab
     size = (await Api(unix).volumes.GetVolume(request)).ByteSize()
     payload = b"x" * size
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
-        name: lambda method=channel.unary_unary(ECHO): method(payload)  # type: ignore[misc]
-        for name, channel in echoing.items()
+        name: partial(channel.unary_unary(ECHO), payload) for name, channel in echoing.items()
     }
     page = pb.ListVolumesRequest(page_size=PAGE)
     for name, channel in (("unix", unix), ("TLS", tls)):
         api = Api(channel)
         calls[f"GetVolume, front door {name}"] = lambda api=api: api.volumes.GetVolume(request)  # type: ignore[misc]
-        calls[f"ListVolumes {PAGE}, front door {name}"] = lambda api=api: api.volumes.ListVolumes(page)  # type: ignore[misc]
+        calls[f"ListVolumes {PAGE}, front door {name}"] = lambda api=api: api.volumes.ListVolumes(
+            page
+        )  # type: ignore[misc]
     for call in calls.values():
         for _each in range(CALLS):
             await call()

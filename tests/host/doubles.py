@@ -163,9 +163,11 @@ def _attributes(path: str) -> dict[str, str]:
             names = ("authentication", "demo_mode_discovery", "demo_mode_write_protect")
             zeros = ("cache_dynamic_acls", "generate_node_acls", "prod_mode_write_protect")
             groups = {f"{name}/.keep": "" for name in ("acls", "np", "lun")}
-            return groups | {"enable": "0\n"} | {
-                f"attrib/{name}": "1\n" if name in names else "0\n" for name in names + zeros
-            }
+            return (
+                groups
+                | {"enable": "0\n"}
+                | {f"attrib/{name}": "1\n" if name in names else "0\n" for name in names + zeros}
+            )
         case [*_, "acls", _]:
             secrets = ("userid", "password", "userid_mutual", "password_mutual")
             info = f"No active iSCSI Session for Initiator Endpoint: {parts[-1]}\n"

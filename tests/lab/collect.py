@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from glob import glob
 from pathlib import Path
 
 TARGET = "/sys/kernel/config/target"
@@ -24,9 +23,14 @@ def output(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
+def paths(pattern: str) -> list[Path]:
+    """Return every path that matches, which is absolute."""
+    return sorted(Path("/").glob(pattern.removeprefix("/")))
+
+
 def names(pattern: str, part: int = -1) -> list[str]:
     """Return one component of every path that matches."""
-    return sorted(path.split("/")[part] for path in glob(pattern))
+    return [path.parts[part] for path in paths(pattern)]
 
 
 def zfs(kind: str) -> list[str]:
@@ -49,9 +53,9 @@ def mounts() -> list[str]:
 def processes() -> list[str]:
     """Return the workers and tools that run."""
     found = []
-    for path in glob("/proc/[0-9]*/cmdline"):
+    for path in paths("/proc/[0-9]*/cmdline"):
         try:
-            words = Path(path).read_bytes().split(b"\0")
+            words = path.read_bytes().split(b"\0")
         except OSError:
             continue
         if any(b"zfsilo-worker" in word for word in words) or words[0].endswith(b"iscsiadm"):
@@ -62,7 +66,7 @@ def processes() -> list[str]:
 def daemon(entry: str) -> int:
     """Count the open descriptors (fd) or tasks (task) of zfsilod."""
     pid = output("systemctl", "show", "-P", "MainPID", "zfsilod.service").strip()
-    return len(os.listdir(f"/proc/{pid}/{entry}")) if pid not in ("", "0") else 0
+    return len(paths(f"/proc/{pid}/{entry}/*")) if pid not in ("", "0") else 0
 
 
 def facts() -> dict[str, object]:
@@ -77,7 +81,7 @@ def facts() -> dict[str, object]:
         "lun": names(f"{TARGET}/iscsi/iqn.*/tpgt_1/lun/lun_*", 6),
         "backstore": names(f"{TARGET}/core/*/zfsilo-*"),
         "session": sorted(
-            Path(path).read_text().strip() for path in glob("/sys/class/iscsi_session/*/targetname")
+            path.read_text().strip() for path in paths("/sys/class/iscsi_session/*/targetname")
         ),
         "node": names("/etc/iscsi/nodes/*"),
         "mount": mounts(),
@@ -94,8 +98,8 @@ def planted() -> set[bytes]:
     """Return the secrets that are in use on this machine."""
     found = set()
     for name in ("password", "password_mutual"):
-        for path in glob(f"{TARGET}/iscsi/iqn.*/tpgt_1/acls/*/auth/{name}"):
-            found.add(Path(path).read_bytes().strip(b"\0\n"))
+        for path in paths(f"{TARGET}/iscsi/iqn.*/tpgt_1/acls/*/auth/{name}"):
+            found.add(path.read_bytes().strip(b"\0\n"))
     for folder, _folders, files in os.walk("/etc/iscsi/nodes"):
         for name in files:
             found |= {
@@ -108,9 +112,9 @@ def places() -> Iterator[tuple[str, bytes]]:
     """Yield every text that must not show a secret, with its name."""
     yield "journal", output("journalctl", "--no-pager", "--all", "-o", "export").encode()
     for kind in ("cmdline", "environ"):
-        for path in glob(f"/proc/[0-9]*/{kind}"):
+        for path in paths(f"/proc/[0-9]*/{kind}"):
             try:
-                yield path, Path(path).read_bytes()
+                yield str(path), path.read_bytes()
             except OSError:
                 continue
     yield "unit properties", output("systemctl", "show", "--all", "zfsilo*").encode()
@@ -118,9 +122,9 @@ def places() -> Iterator[tuple[str, bytes]]:
     yield "D-Bus properties", output(*tree, "GetManagedObjects").encode()
     for words in (("volume", "list"), ("operation", "list"), ("host", "list")):
         yield "zfsiloctl", output("zfsiloctl", *words, "--json").encode()
-    for path in glob("/var/lib/zfsilo/**", recursive=True):
-        if Path(path).is_file() and not Path(path).is_symlink():
-            yield path, Path(path).read_bytes()
+    for path in paths("/var/lib/zfsilo/**/*"):
+        if path.is_file() and not path.is_symlink():
+            yield str(path), path.read_bytes()
 
 
 def shown(secrets: set[bytes]) -> list[str]:

@@ -77,7 +77,10 @@ def _build(sources: Path, temporary: Path, packages: Path) -> Path:
         files.mkdir(parents=True)
     done = subprocess.run(
         [
-            "make", "install", f"DESTDIR={files}", f"PYTHON={sys.executable}",
+            "make",
+            "install",
+            f"DESTDIR={files}",
+            f"PYTHON={sys.executable}",
             f"PIP_ARGS={options}",
         ],
         cwd=sources,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.systemd.namespace import Result
 from tests.systemd.install import install
-from tests.systemd.namespace import SystemdHost
+from tests.systemd.namespace import Result, SystemdHost
 from zfsilod.api.dbus_contract import unescape
 from zfsilod.host.fake import VOLATILE, Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
 
 DROP_IN = """
 [Service]
@@ -66,9 +67,9 @@ def light_fuse(machine: SystemdHost, effects: int, *, how: str) -> None:
 
 def operations(machine: SystemdHost) -> list[dict[str, Any]]:
     """Return all operations, oldest first."""
-    found: list[dict[str, Any]] = json.loads(
-        ctl(machine, "operation", "list", "--json").stdout
-    )["operations"]
+    found: list[dict[str, Any]] = json.loads(ctl(machine, "operation", "list", "--json").stdout)[
+        "operations"
+    ]
     return found
 
 
@@ -217,5 +218,3 @@ def test_the_sandbox_holds(sd: SystemdHost) -> None:
     assert json.loads(found.stdout)
     capabilities = sd.run("systemctl", "show", "-p", "CapabilityBoundingSet", "zfsilod.service")
     assert capabilities.stdout.strip() == "CapabilityBoundingSet="
-
-

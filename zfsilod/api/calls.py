@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfsilod.api import messages
@@ -35,14 +36,15 @@ class Call:
         self.caller = caller
         self._context = context
         self._tasks = tasks
-        remaining = context.time_remaining()
-        allowed_s = DEFAULT_DEADLINE_S if remaining is None else remaining - ANSWER_S
-        self._until = asyncio.get_running_loop().time() + allowed_s
+        self._begun = time.monotonic()
 
     @property
     def left_s(self) -> float:
         """How long the answer can wait."""
-        return max(0.0, self._until - asyncio.get_running_loop().time())
+        remaining = self._context.time_remaining()
+        if remaining is None:
+            remaining = DEFAULT_DEADLINE_S - (time.monotonic() - self._begun)
+        return max(0.0, float(remaining) - ANSWER_S)
 
     def read(self, question: Callable[[Transaction], T]) -> T:
         """Ask the store something that takes microseconds."""

@@ -22,7 +22,6 @@ from dbus_next import (
     RequestNameReply,
 )
 
-from zfsilod.api.dbus_bus import close_socket, connect
 from zfsilod.api.dbus_contract import (
     INTROSPECTABLE,
     NAME,
@@ -40,6 +39,7 @@ from zfsilod.api.dbus_methods import Methods
 from zfsilod.api.dbus_objects import Objects, unknown
 from zfsilod.api.dbus_properties import clean
 from zfsilod.api.dbus_signals import Signals
+from zfsilod.bus import close_socket, connect
 from zfsilod.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
 
 if TYPE_CHECKING:

@@ -78,9 +78,7 @@ class RealBlock:
             raise FailedPrecondition(f"the disk {device.path} has no filesystem of ours")
         return Filesystem(state="READY", type=found.type, uuid=found.uuid)
 
-    def _carries(
-        self, device: Device, found: Superblock | None, filesystem: Filesystem
-    ) -> bool:
+    def _carries(self, device: Device, found: Superblock | None, filesystem: Filesystem) -> bool:
         """Tell whether a filesystem that was found can be used, whether ours or adopted."""
         if found is None:
             return False

@@ -193,9 +193,7 @@ class RealIscsi:
             reason="LOGOUT_TIMEOUT", target=session.target,
         )  # fmt: skip
 
-    def _iscsiadm(
-        self, *words: str, timeout_s: float, ok: tuple[int, ...] = ANY
-    ) -> Completed:
+    def _iscsiadm(self, *words: str, timeout_s: float, ok: tuple[int, ...] = ANY) -> Completed:
         self._nodes.free()
         return self._run(["iscsiadm", *words], timeout_s=timeout_s, ok=ok)
 

@@ -155,7 +155,9 @@ class RealLio:
         wished = {portal for portal in portals if portal_parts(portal)}  # all are checked first
         for portal in set(self._portals(target)) - wished:
             self._fs.remove(f"{_group(target)}/np/{portal}")
-        for portal in portals:
+        # IPv4 first: Linux 6.12 takes 0.0.0.0 for an IPv6 listener that is there already, and then
+        # nobody listens (iscsit_check_np_match compares the wrong bytes; seen in the lab).
+        for portal in sorted(portals, key=lambda each: each.startswith("[")):
             self._fs.make(f"{_group(target)}/np/{portal}")
 
     def remove_portals(self, target: str) -> None:
@@ -188,8 +190,7 @@ class RealLio:
             )  # fmt: skip
         folder = _acl(target, initiator)
         return initiator in present and all(
-            self._fs.read(f"{folder}/auth/{name}") == value
-            for name, value in _auth(chap).items()
+            self._fs.read(f"{folder}/auth/{name}") == value for name, value in _auth(chap).items()
         )
 
     def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:

@@ -53,9 +53,7 @@ class RealMounts:
 
     # The staging path
 
-    def is_staged(
-        self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool
-    ) -> bool:
+    def is_staged(self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool) -> bool:
         mount = self._ours(disk, path)
         return mount is not None and _is_as_wished(mount, options, readonly=readonly)
 
@@ -165,9 +163,7 @@ class RealMounts:
     def stats(self, path: str) -> dict[str, int]:
         """Return bytes and inodes of what is mounted; of a raw device only its size."""
         if mountinfo.at(resolved(path), mountinfo.read()) is None:
-            raise FailedPrecondition(
-                f"{path} is not mounted", reason="NOT_MOUNTED", path=path
-            )
+            raise FailedPrecondition(f"{path} is not mounted", reason="NOT_MOUNTED", path=path)
         node = Path(path).stat()
         if stat.S_ISBLK(node.st_mode):
             number = f"{os.major(node.st_rdev)}:{os.minor(node.st_rdev)}"
