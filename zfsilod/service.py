@@ -263,9 +263,17 @@ class Service:
         return await self._in_thread(self._lookers, question, timeout_s, "the host")
 
     async def holds(self, moves: tuple[Move, ...]) -> bool:
-        """Tell whether all these moves are made already; remote ones are taken for made."""
-        pending = [(m.step, m.up) for m in moves if isinstance(m.step, HostStep)]
-        return await self.look(lambda: all(s.probe(self.machine) == up for s, up in pending))
+        """Tell whether all these moves are made already, as far as the daemon can see.
+
+        Remote moves are taken for made, as are sticky ones: what is mounted has a filesystem. What
+        the daemon's sandbox hides from it does not hold: the worker will see it.
+        """
+        steps = [(m.step, m.up) for m in moves if isinstance(m.step, HostStep)]
+        seen = [(step, up) for step, up in steps if not step.sticky]
+        try:
+            return await self.look(lambda: all(s.probe(self.machine) == up for s, up in seen))
+        except Unavailable:
+            return False
 
     async def _in_thread(
         self, pool: ThreadPoolExecutor, question: Callable[[], T], timeout_s: float, who: str

@@ -91,9 +91,13 @@ class Agent:
         """The open connection, made now if there is none."""
         if self.socket is None:
             connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(CONNECT_TIMEOUT_S)
-            connection.connect(str(self.path))
-            connection.settimeout(None)
+            try:
+                connection.settimeout(CONNECT_TIMEOUT_S)
+                connection.connect(str(self.path))
+                connection.settimeout(None)
+            except OSError:
+                connection.close()
+                raise
             self.socket = connection
             threading.Thread(target=self.read, args=(connection,), daemon=True).start()
         return self.socket

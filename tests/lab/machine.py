@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tests.lab.agent import Agent
 from tests.lab.emulator import Hardware, Place, command_line
 from tests.lab.errors import CommandFailed, EmulatorError, Unreachable
-from tests.lab.qmp import Monitor, monitor
+from tests.lab.qmp import Monitor, connect, monitor
 from tests.setup.say import say
 
 if TYPE_CHECKING:
@@ -227,12 +227,12 @@ class Machine:
     def monitor(self) -> Iterator[Monitor]:
         """Talk to the emulator, as soon as it listens."""
         end = time.monotonic() + RESTORE_TIMEOUT_S
-        while not self.place.monitor.exists():
+        while (connection := connect(self.place.monitor)) is None:
             self.check_emulator()
             if time.monotonic() > end:
                 raise EmulatorError(f"{self.name}: no monitor")
             time.sleep(POLL_S)
-        with monitor(self.place.monitor) as opened:
+        with monitor(connection) as opened:
             yield opened
 
     def stop(self) -> None:

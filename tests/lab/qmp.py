@@ -36,14 +36,23 @@ class Monitor:
         raise EmulatorError(f"{command}: the emulator ended")
 
 
-@contextmanager
-def monitor(path: Path) -> Iterator[Monitor]:
-    """Connect to an emulator's monitor socket; it takes one connection at a time."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(TIMEOUT_S)
+def connect(path: Path) -> socket.socket | None:
+    """A connection to an emulator's monitor socket, or None if it does not listen yet."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(TIMEOUT_S)
+    try:
         connection.connect(str(path))
-        with connection.makefile("rw") as stream:
-            stream.readline()
-            opened = Monitor(stream)
-            opened.execute("qmp_capabilities")
-            yield opened
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    return connection
+
+
+@contextmanager
+def monitor(connection: socket.socket) -> Iterator[Monitor]:
+    """Talk over a new connection; the emulator serves one at a time."""
+    with connection, connection.makefile("rw") as stream:
+        stream.readline()
+        opened = Monitor(stream)
+        opened.execute("qmp_capabilities")
+        yield opened

@@ -28,11 +28,11 @@ from zfsilod.api.publications import Publications
 from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, VOLUMES, path_of
 from zfsilod.api.volumes import Volumes
 from zfsilod.auth import Callers, authorize
-from zfsilod.errors import Internal, Unauthenticated, ZfsiloError
+from zfsilod.errors import Internal, Unauthenticated, Unavailable, ZfsiloError
 from zfsilod.model import Token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
@@ -74,6 +74,7 @@ class GrpcServer:
         self._certificate = certificate
         self._callers = Callers(self._find_token)
         self._tasks: Tasks = set()
+        self._stopping = asyncio.Event()
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(
             options=(*OPTIONS, *options), maximum_concurrent_rpcs=MAX_CALLS
@@ -102,6 +103,7 @@ class GrpcServer:
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Take no more calls, give running ones time to end, then drop them."""
         self._door.shut()
+        self._stopping.set()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
         self._door.close()
@@ -153,7 +155,8 @@ class GrpcServer:
         async def guarded(request: Any, context: Any) -> Any:
             try:
                 call = self._admit(path, context)
-                async for answer in work(request, context if foreign else call):
+                answers = work(request, context if foreign else call)
+                async for answer in _until(self._stopping, answers):
                     yield answer
                 return
             except grpc.aio.AbortError:
@@ -185,6 +188,31 @@ class GrpcServer:
     def _find_token(self, token_id: str) -> Token | None:
         with self._service.store.read() as txn:
             return txn.get(Token, token_id)
+
+
+async def _until(stopping: asyncio.Event, answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Yield what a stream yields; when the server stops, end it: it might last for ever."""
+    end = object()
+
+    async def following() -> Any:
+        return await anext(answers, end)
+
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        while True:
+            answer = asyncio.ensure_future(following())
+            try:
+                await asyncio.wait({answer, stop}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not answer.done():
+                    answer.cancel()
+            if answer.cancelled() or not answer.done():
+                raise Unavailable("zfsilod is stopping: go on from the last revision seen")
+            if answer.result() is end:
+                return
+            yield answer.result()
+    finally:
+        stop.cancel()
 
 
 def _presentable(error: Exception, path: str) -> ZfsiloError:

@@ -155,8 +155,8 @@ class RealLio:
         wished = {portal for portal in portals if portal_parts(portal)}  # all are checked first
         for portal in set(self._portals(target)) - wished:
             self._fs.remove(f"{_group(target)}/np/{portal}")
-        # IPv4 first: Linux 6.12 takes 0.0.0.0 for an IPv6 listener that is there already, and then
-        # nobody listens (iscsit_check_np_match compares the wrong bytes; seen in the lab).
+        # IPv4 first: where an IPv6 listener of the same port was there before, Linux 6.12 takes
+        # 0.0.0.0 for that one, and makes a portal at which nobody listens (seen in the lab).
         for portal in sorted(portals, key=lambda each: each.startswith("[")):
             self._fs.make(f"{_group(target)}/np/{portal}")
 
