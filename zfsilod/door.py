@@ -7,7 +7,7 @@ gives back who it stands for. The private sockets lie in a directory that only w
 
     unix listener -> DIRECTORY/plain.sock      TCP listener -> DIRECTORY/tls.sock
 
-A pump is two pipes over bare non-blocking sockets: asyncio's transports take twice the time. A pipe
+A pump is two pipes over bare non-blocking sockets: asyncio's transports add twice the delay. A pipe
 holds at most one chunk that its reader does not take, and reads on only when that is gone.
 """
 

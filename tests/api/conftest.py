@@ -24,5 +24,6 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
     async with front_of(tmp_path) as built:
         yield built
+    await asyncio.sleep(0.01)  # asyncio closes a generator that grpc let go of in a task of its own
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left, f"tasks left behind: {left}"

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -32,7 +34,7 @@ from zfsilod.errors import Internal, Unauthenticated, Unavailable, ZfsiloError
 from zfsilod.model import Token
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
@@ -57,6 +59,8 @@ STOP_GRACE_S = 5.0
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+
+Stream = AsyncGenerator[Any, None]
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +160,9 @@ class GrpcServer:
             try:
                 call = self._admit(path, context)
                 answers = work(request, context if foreign else call)
-                async for answer in _until(self._stopping, answers):
-                    yield answer
+                async with aclosing(_until(self._stopping, answers)) as until_stopped:
+                    async for answer in until_stopped:
+                        yield answer
                 return
             except grpc.aio.AbortError:
                 raise
@@ -190,7 +195,7 @@ class GrpcServer:
             return txn.get(Token, token_id)
 
 
-async def _until(stopping: asyncio.Event, answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _until(stopping: asyncio.Event, answers: Stream) -> Stream:
     """Yield what a stream yields; when the server stops, end it: it might last for ever."""
     end = object()
 
@@ -198,21 +203,21 @@ async def _until(stopping: asyncio.Event, answers: AsyncIterator[Any]) -> AsyncI
         return await anext(answers, end)
 
     stop = asyncio.ensure_future(stopping.wait())
+    answer = asyncio.ensure_future(following())
     try:
         while True:
-            answer = asyncio.ensure_future(following())
-            try:
-                await asyncio.wait({answer, stop}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not answer.done():
-                    answer.cancel()
-            if answer.cancelled() or not answer.done():
+            await asyncio.wait({answer, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
                 raise Unavailable("zfsilod is stopping: go on from the last revision seen")
             if answer.result() is end:
                 return
             yield answer.result()
+            answer = asyncio.ensure_future(following())
     finally:
         stop.cancel()
+        answer.cancel()
+        await asyncio.wait({stop, answer})
+        await answers.aclose()
 
 
 def _presentable(error: Exception, path: str) -> ZfsiloError:

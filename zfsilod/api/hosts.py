@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilo.v1 import host_pb2
@@ -98,7 +99,7 @@ def _page(
 ) -> tuple[list[host_pb2.Host], str]:
     return collect(
         txn.scan(Host, page.after), page, key=lambda each: each.id,
-        wanted=lambda each: wanted(lambda field: _values(each, field)), show=messages.host,
+        wanted=lambda each: wanted(partial(_values, each)), show=messages.host,
     )  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import operation_pb2
 
@@ -60,9 +62,12 @@ class Operations:
         if request.after_revision < 0:
             raise InvalidArgument("after_revision is negative", reason="BAD_REVISION")
         wanted = filters.parse(request.filter, FIELDS)
-        async for operation in call.service.watch(request.after_revision):
-            if wanted(lambda field, it=operation: _values(it, field)):  # type: ignore[misc]
-                yield operation_pb2.WatchOperationsResponse(operation=messages.operation(operation))
+        changes: Any = call.service.watch(request.after_revision)
+        async with aclosing(changes):
+            async for operation in changes:
+                if wanted(partial(_values, operation)):
+                    shown = messages.operation(operation)
+                    yield operation_pb2.WatchOperationsResponse(operation=shown)
 
     async def CancelOperation(
         self, request: operation_pb2.CancelOperationRequest, call: Call
@@ -82,7 +87,7 @@ def _page(
 ) -> tuple[list[operation_pb2.Operation], str]:
     return collect(
         txn.scan(Operation, page.after), page, key=lambda each: each.id,
-        wanted=lambda each: wanted(lambda field: _values(each, field)), show=messages.operation,
+        wanted=lambda each: wanted(partial(_values, each)), show=messages.operation,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
@@ -157,7 +158,7 @@ def _page(
 ) -> tuple[list[volume_pb2.Volume], str]:
     def is_wanted(found: View) -> bool:
         seen = shown(caller, found)
-        return seen is not None and wanted(lambda field: _values(seen, field))
+        return seen is not None and wanted(partial(_values, seen))
 
     def show(found: View) -> volume_pb2.Volume:
         seen = shown(caller, found)

@@ -35,6 +35,12 @@ class BuildRoot:
         """The files of the kernel's package; it is never installed, so it has no boot loader."""
         return self.folder / "kernel"
 
+    @property
+    def modules(self) -> Path:
+        """The modules of the kernel's package, which are below /usr only in newer releases."""
+        (found,) = self.unpacked_kernel.glob(f"**/lib/modules/{self.kernel}")
+        return found
+
 
 def buildroot(release: Release) -> BuildRoot:
     """The build root of a release, made if need be."""

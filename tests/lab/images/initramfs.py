@@ -62,7 +62,7 @@ def write_initramfs(target: Path, buildroot: BuildRoot, work: Path) -> None:
     shutil.copy(GUEST_FILES / "init.c", work)
     compiler = ["gcc", "-Os", "-static", "-s", "-Wall", "-Werror", "-D_GNU_SOURCE"]
     inside(buildroot.root, work, [*compiler, "-o", "/build/init", "/build/init.c"])
-    modules = boot_modules(buildroot.unpacked_kernel / "usr/lib/modules" / buildroot.kernel)
+    modules = boot_modules(buildroot.modules)
     listed = "".join(f"/{name}\n" for name in modules).encode()
     files = {"init": (0o755, (work / "init").read_bytes()), "modules": (0o644, listed)}
     files |= {name: (0o644, data) for name, data in modules.items()}

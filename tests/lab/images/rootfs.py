@@ -48,13 +48,7 @@ def build(draft: Path, release: Release, buildroot: BuildRoot, modules: Path) ->
 def add_kernel(root: Path, work: Path, buildroot: BuildRoot, modules: Path) -> None:
     """Copy the kernel's modules and ours below /usr/lib/modules."""
     target = root / "usr/lib/modules" / buildroot.kernel
-    shutil.copytree(
-        # Bookworm's package still has them below /lib.
-        next(buildroot.unpacked_kernel.glob(f"**/lib/modules/{buildroot.kernel}")),
-        target,
-        symlinks=True,
-        dirs_exist_ok=True,
-    )
+    shutil.copytree(buildroot.modules, target, symlinks=True, dirs_exist_ok=True)
     shutil.copytree(modules, target / "extra/zfs")
     # Unpacking a module costs far more under emulation than reading it.
     packed = [f"/build/{path.relative_to(root)}" for path in target.rglob("*.ko.xz")]
