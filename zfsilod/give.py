@@ -16,6 +16,7 @@ from zfsilod.errors import (
     ResourceExhausted,
 )
 from zfsilod.model import (
+    FILESYSTEMS,
     AccessMode,
     Filesystem,
     FilesystemState,
@@ -49,6 +50,7 @@ MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
 MAX_HOSTS = 256
 BLOCK_SIZES = tuple(1 << power for power in range(9, 18))
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 BLOCK_SIZE = re.compile(r"([0-9]{1,6})([kK]?)")
 PROPERTY = re.compile(r"[a-z][a-z0-9]{0,62}")
 PROPERTY_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,254}")
@@ -356,6 +358,11 @@ class ReportFilesystem(Verb):
         )  # fmt: skip
 
     def _check(self, now: Filesystem) -> None:
+        if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
+            raise InvalidArgument(
+                f"{self.type[:40]!r} {self.uuid[:40]!r} is no filesystem that zfsilo makes",
+                reason="BAD_FILESYSTEM",
+            )
         if now.state == "READY" and (self.state != "READY" or now.uuid != self.uuid):
             raise FailedPrecondition(
                 f"{self.volume} has a {now.type} filesystem already: {now.uuid}",

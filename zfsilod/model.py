@@ -44,6 +44,7 @@ OperationState = Literal[
     "NEEDS_REPAIR",  # the rollback failed too, or a final move cannot be finished
 ]
 ENDED = ("DONE", "ROLLED_BACK")
+FILESYSTEMS = ("ext4", "xfs")  # that zfsilo makes
 
 
 class Filesystem(Record):

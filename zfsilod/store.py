@@ -11,6 +11,7 @@ import json
 import os
 import time
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -306,6 +307,7 @@ def _encode(record: Record) -> bytes:
     return json.dumps(to_plain(record), separators=(",", ":")).encode()
 
 
+@lru_cache(maxsize=1024)  # records are frozen, and readers ask for the same ones again
 def _decode(raw: bytes) -> Any:
     try:
         return from_plain(json.loads(raw))

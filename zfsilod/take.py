@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from zfsilod import plan
 from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model import (
+    FILESYSTEMS,
     Attachment,
     Debt,
     Disk,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from zfsilod.secret import Chap
     from zfsilod.store import Transaction
 
-FILESYSTEMS = ("ext4", "xfs")
 MAX_PATH_BYTES = 4095
 MAX_MOUNTS = 64
 OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
