@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab import oracle
-from tests.lab.machine import Machine
-from tests.lab.pair import Pair
 from tests.lab.story import PATH, Story
+
+if TYPE_CHECKING:
+    from tests.lab.machine import Machine
+    from tests.lab.pair import Pair
 
 
 @pytest.mark.timeout(1200, func_only=True)
@@ -81,8 +84,8 @@ class TestBadInput:
         assert "unmount" in said
         shown = json.loads(take.run("findmnt", "--json", "/srv/empty").stdout)
         assert shown["filesystems"][0]["target"] == "/srv/empty" != PATH
-        for verb in ("unmount", "unstage", "disconnect"):
-            take.run("zfsiloctl", "volume", verb, "data", timeout_s=120)
+        for words in (("unmount", "data", "--all"), ("unstage", "data"), ("disconnect", "data")):
+            take.run("zfsiloctl", "volume", *words, timeout_s=120)
         take.sh("rm -r /srv/full /srv/link; rmdir /srv/empty")
         self.gone(give)
         assert oracle.leaks(pair) == []
