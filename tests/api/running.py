@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zfsilod.verbs import Settings
 
 GIB = 1 << 30
+UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
 TAKE = "hosts/take"
 DATA = "volumes/data"
 MADE: dict[str, certs.Certificate] = {}

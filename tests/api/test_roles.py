@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from zfsilo.v1 import host_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
-from tests.api.running import DATA, TAKE, connect, create, publish, refused
+from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refused
 from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.grpc import HEALTH, REFLECTION
 from zfsilod.api.stub import SERVICES, Api, Stub, path_of
@@ -306,7 +306,7 @@ async def test_a_host_fetches_and_reports_its_own_only(front: Front) -> None:
             await other.volumes.FetchConnection(pb.FetchConnectionRequest(name=name))
     with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
         await other.volumes.FetchConnection(pb.FetchConnectionRequest(name="volumes/any"))
-    ready = pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="1")
+    ready = pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid=UUID)
     report = pb.ReportFilesystemRequest(name="volumes/given", epoch=1, filesystem=ready)
     with refused("NOT_FOUND"):
         await other.volumes.ReportFilesystem(report)

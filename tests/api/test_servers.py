@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.api.running import create, publish
+from tests.api.running import UUID, create, publish
 from zfsilod.api import servers as module
 from zfsilod.api.servers import ServerConfig, Servers
 from zfsilod.errors import (
@@ -60,7 +60,7 @@ async def test_reporting(front: Front) -> None:
     await root.volumes.CreateVolume(create())
     await root.volumes.PublishVolume(publish())
     step = Reported(
-        server="give", volume="data", epoch=1, state="FORMATTING", type="ext4", uuid="1-2"
+        server="give", volume="data", epoch=1, state="FORMATTING", type="ext4", uuid=UUID
     )
     await front.service.servers.report(step, ULID)
     filesystem = front.read(lambda txn: txn.get(Volume, "data")).filesystem

@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from zfsilo.v1 import operation_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
-from tests.api.running import DATA, GIB, TAKE, connect, create, operations, publish, refused
+from tests.api.running import DATA, GIB, TAKE, UUID, connect, create, operations, publish, refused
 from zfsilod.model import Publication, Volume
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ DRY: dict[str, Any] = {
     "UnpublishVolume": pb.UnpublishVolumeRequest(name=DATA, all_hosts=True),
     "ReportFilesystem": pb.ReportFilesystemRequest(
         name="volumes/used", host=TAKE, epoch=1,
-        filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="1-2"),
+        filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid=UUID),
     ),
     "ConnectVolume": pb.ConnectVolumeRequest(server="give", volume="used"),
     "DisconnectVolume": pb.DisconnectVolumeRequest(name="volumes/low"),
