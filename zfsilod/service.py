@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from zfsilod import sync, take
+from zfsilod.checks import Room
 from zfsilod.errors import (
     Busy,
     DeadlineExceeded,
@@ -28,7 +29,7 @@ from zfsilod.errors import (
     ZfsiloError,
     revive,
 )
-from zfsilod.give import Room, need_root
+from zfsilod.give import need_root
 from zfsilod.model import (
     Attachment,
     Debt,

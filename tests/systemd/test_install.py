@@ -12,7 +12,7 @@ MAKEFILE = """\
 install:
 \techo made >>{log}
 \tmkdir -p $(DESTDIR)/usr/lib/zfsilo/zfsilod $(DESTDIR)/usr/bin
-\tif [ -z "$$PIP_NO_DEPS" ]; then mkdir $(DESTDIR)/usr/lib/zfsilo/other && \\
+\tif [ -z "$(PIP_ARGS)" ]; then mkdir $(DESTDIR)/usr/lib/zfsilo/other && \\
 \t\techo fetched >$(DESTDIR)/usr/lib/zfsilo/other/__init__.py; fi
 \tcp zfsilod.py $(DESTDIR)/usr/lib/zfsilo/zfsilod/__init__.py
 \tinstall -D -m644 a.service $(DESTDIR)/usr/lib/systemd/system/zfsilo-a.service

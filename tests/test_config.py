@@ -1,0 +1,84 @@
+"""What the configuration refuses, and that the README names every key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from zfsilod import config
+from zfsilod.errors import InvalidArgument
+
+README = Path(__file__).parents[1] / "README.md"
+
+WRONG = [
+    ("[give]\nrooot = 'tank'\n", r"zfsilod\.toml: \[give\] has no key rooot"),
+    ("[giv]\n", "has no key giv"),
+    ("give = 3\n", "give: expected `object`, got `int`"),
+    ("[give]\nroot = 3\n", r"give\.root: expected `str`, got `int`"),
+    ("[give]\nroot = 'tank/../x y'\n", r"give\.root is no dataset name"),
+    ("[give]\nroot = '-x'\n", r"give\.root is no dataset name"),
+    ("[give]\nportals = ['10.0.0.1']\n", r"give\.portals"),
+    ("[give]\nportals = []\n", r"give\.portals"),
+    ("[give]\nportals = ['fd00::1:3260']\n", r"give\.portals"),
+    ("[give]\niqn_prefix = 'storage'\n", r"give\.iqn_prefix is no IQN"),
+    ("[give]\novercommit = 0.5\n", r"give\.overcommit"),
+    ("[give]\nvolblocksize = 1000\n", r"give\.volblocksize"),
+    ("[store]\nsize_bytes = 1\n", r"store\.size_bytes"),
+    ("[daemon]\nhost_id = 'Not An Id'\n", r"daemon\.host_id is no id"),
+    ("[daemon]\nlog_level = 'loud'\n", r"daemon\.log_level"),
+    ("[give\n", r"zfsilod\.toml: .*line 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG)
+def test_wrong_is_refused_with_file_and_key(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "zfsilod.toml").write_text(text)
+    with pytest.raises(InvalidArgument, match=words) as caught:
+        config.load(tmp_path)
+    assert "\n" not in caught.value.message
+
+
+def test_nothing_at_all_is_right(tmp_path: Path) -> None:
+    loaded = config.load(tmp_path)
+    assert loaded.settings.export.prefix.endswith(loaded.daemon.host_id)
+
+
+def test_later_files_win(tmp_path: Path) -> None:
+    (tmp_path / "zfsilod.toml").write_text("[give]\nroot = 'tank/a'\novercommit = 2\n")
+    (tmp_path / "zfsilod.toml.d").mkdir()
+    (tmp_path / "zfsilod.toml.d/b.toml").write_text("[give]\nroot = 'tank/b'\n")
+    loaded = config.load(tmp_path)
+    assert (loaded.give.root, loaded.give.overcommit) == ("tank/b", 2.0)
+
+
+def test_a_server_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "servers.d").mkdir()
+    path = tmp_path / "servers.d/give.toml"
+    path.write_text("address = 'give'\ncertificate = ''\ntoken = 'planted-secret'\n")
+    path.chmod(0o644)
+    with pytest.raises(InvalidArgument, match="chmod 600") as caught:
+        config.load(tmp_path)
+    assert "planted-secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("10.0.0.1:3260", True), ("[fd00::1]:3260", True), ("host:3260", False), ("1.2.3.4:0", False)],
+)
+def test_portals(text: str, right: bool) -> None:
+    assert config.is_portal(text) == right
+
+
+def test_the_readme_names_every_key() -> None:
+    known = {
+        f"{table.name}.{field.name}"
+        for table in msgspec.structs.fields(config.Config)
+        for field in msgspec.structs.fields(table.type)
+    }
+    named = set(
+        re.findall(r"^\| `((?:give|store|operations|daemon)\.\w+)`", README.read_text(), re.M)
+    )
+    assert named == known
