@@ -75,6 +75,12 @@ install:
 	install -D -m 644 dbus/org.zfsilo1.service \
 		$(DESTDIR)$(DATA)/dbus-1/system-services/org.zfsilo1.service
 	install -D -m 644 dbus/org.zfsilo1.xml $(DESTDIR)$(DATA)/dbus-1/interfaces/org.zfsilo1.xml
+ifeq ($(DESTDIR),)
+	systemd-sysusers
+	systemd-tmpfiles --create
+	systemctl daemon-reload
+	systemctl reload dbus.service
+endif
 
 # launcher FLAGS MODULE PATH: a script that finds our library, and nothing of the user's
 define launcher

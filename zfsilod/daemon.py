@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod import __version__, certs, config
-from zfsilod.errors import ZfsiloError
+from zfsilod.errors import Unavailable, ZfsiloError
 from zfsilod.launcher import LocalLauncher, SystemdLauncher
 from zfsilod.service import Service
 from zfsilod.store import Store
@@ -30,6 +30,7 @@ from zfsilod.worker import STATE_DIRECTORY, read_boot_id
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
+    from zfsilod.api.dbus import DbusFront
     from zfsilod.host import Host
     from zfsilod.model import Operation
 
@@ -68,12 +69,13 @@ async def serve(places: Places, settings: config.Config) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         service, watchman = await _engine(places, settings, stack)
-        await _front_ends(places, settings, service, stack)
+        bus = await _front_ends(places, settings, service, stack)
         await watchman.recover()
         _notify("READY=1")
         log.info("zfsilod %s is ready", __version__)
         background: list[Coroutine[None, None, None]] = [
-            watchman.run(), _restore(service), _watchdog(), _until_idle(service, settings, stop)
+            watchman.run(), _restore(service), _watchdog(),
+            _until_idle(service, settings, stop), _until_bus_ends(bus),
         ]  # fmt: skip
         async with _running(background):
             await stop.wait()
@@ -128,7 +130,7 @@ async def _launcher(places: Places, settings: config.Config) -> SystemdLauncher 
 
 async def _front_ends(
     places: Places, settings: config.Config, service: Service, stack: AsyncExitStack
-) -> None:
+) -> DbusFront | None:
     from zfsilod.api import dbus
     from zfsilod.api.grpc import GrpcServer
     from zfsilod.door import Door, Limits
@@ -142,9 +144,11 @@ async def _front_ends(
     stack.push_async_callback(server.stop)
     for listener in _listeners(places):
         door.open(listener)
-    if not places.simulated:
-        bus = await dbus.serve(None, service, version=__version__)
-        stack.push_async_callback(bus.close)
+    if places.simulated:
+        return None
+    bus = await dbus.serve(None, service, version=__version__)
+    stack.push_async_callback(bus.close)
+    return bus
 
 
 def _listeners(places: Places) -> list[socket.socket]:
@@ -195,14 +199,24 @@ async def _until_idle(service: Service, settings: config.Config, stop: asyncio.E
     stop.set()
 
 
+async def _until_bus_ends(bus: DbusFront | None) -> None:
+    """End the daemon when the bus goes away, without which nothing can be launched."""
+    if bus is not None:
+        await bus.closed()
+        raise Unavailable("the system bus went away: systemd starts zfsilod again")
+
+
 @asynccontextmanager
 async def _running(work: list[Coroutine[None, None, None]]) -> AsyncIterator[None]:
     """Run these beside the body, and end them with it; one that fails ends the daemon."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(each) for each in work]
-        yield
-        for task in tasks:
-            task.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+            yield
+            for task in tasks:
+                task.cancel()
+    except* ZfsiloError as failed:
+        raise failed.exceptions[0] from None
 
 
 def _notify(state: str) -> None:
