@@ -1,0 +1,61 @@
+"""The step contract (contract.py) on the two real machines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab import oracle
+from tests.lab.install import PACKAGES
+
+if TYPE_CHECKING:
+    from tests.lab.machine import Machine
+    from tests.lab.pair import Pair
+
+TESTS = Path(__file__).parents[1]
+FOLDER = "/root/contract"
+FILES = ("__init__.py", "examples.py", "lab/__init__.py", "lab/contract.py")
+START = f"""\
+import sys
+sys.path[:0] = [{PACKAGES!r}, {FOLDER!r}]
+from tests.lab.contract import main
+main(sys.argv[1:])
+"""
+PART_TIMEOUT_S = 400
+LEAST_SERVER_CASES = 100
+LEAST_CONSUMER_CASES = 60
+
+
+def run(machine: Machine, *words: str) -> int:
+    """Run a part of the contract inside a machine, assert all its cases, and count them."""
+    for name in FILES:
+        machine.put(f"{FOLDER}/tests/{name}", (TESTS / name).read_bytes(), 0o600)
+    done = machine.run(
+        "python3", "-I", "-B", "-c", START, *words, timeout_s=PART_TIMEOUT_S, check=False
+    )
+    cases = [json.loads(line) for line in done.stdout.splitlines()]
+    print(f"{machine.name} {' '.join(words)}: {len(cases)} cases in {done.seconds:.1f} s")
+    failed = [f"{each['case']}\n{each['error']}" for each in cases if not each["ok"]]
+    assert not failed, f"{machine.name}: {len(failed)} of {len(cases)}:\n" + "\n".join(failed)
+    assert done.rc == 0, f"{machine.name}: after {len(cases)} cases: {done.stderr}"
+    return len(cases)
+
+
+class TestStepContract:
+    """Every step of the examples; each test leaves the machines as it found them."""
+
+    def test_the_storage_host(self, pair: Pair) -> None:
+        assert run(pair.give, "server") >= LEAST_SERVER_CASES
+        assert oracle.leaks(pair) == []
+
+    def test_the_consumer(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        run(give, "stand", "unpublish")
+        assert run(take, "consumer") >= LEAST_CONSUMER_CASES
+        run(take, "stand", "grow")
+        run(give, "guard")
+        run(give, "resize")
+        run(take, "example", "grow")
+        run(give, "clear", "unpublish")
+        assert oracle.leaks(pair) == []
