@@ -9,7 +9,7 @@ UNITS = $(PREFIX)/lib/systemd/system
 DATA = $(PREFIX)/share
 
 VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
-RUN = $(VENV)/bin/python
+RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 
 .PHONY: help demo lab bench test check unit systemd-test lab-test lint stubs install clean
@@ -84,7 +84,8 @@ endif
 
 # launcher FLAGS MODULE PATH: a script that finds our library, and nothing of the user's
 define launcher
-	sed -e 's|@PYTHON@|$(shell command -v $(PYTHON))|' -e 's|@FLAGS@|$(1)|' -e 's|@LIBRARY@|$(LIBRARY)|' -e 's|@MODULE@|$(2)|' \
+	sed -e 's|@PYTHON@|$(shell command -v $(PYTHON))|' -e 's|@FLAGS@|$(1)|' \
+		-e 's|@LIBRARY@|$(LIBRARY)|' -e 's|@MODULE@|$(2)|' \
 		units/launcher.in > $(DESTDIR)$(3)
 	chmod 755 $(DESTDIR)$(3)
 endef

@@ -23,6 +23,7 @@ import grpc
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import GIB, Front, certificate, front_of
+from tests.bench.table import Figure, at_most
 from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
 from zfsilod.api.stub import Api
 from zfsilod.door import Door, listen_tcp, listen_unix
@@ -30,13 +31,17 @@ from zfsilod.give import CreateVolume, Publish
 from zfsilod.model import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 ECHO = "/bench.Echo/Echo"
 CALLS = 200  # of a kind in a round
 VOLUMES = 100_000
 PAGE = 100
 DATA = "volumes/data"
+GET = "GetVolume, front door unix"
+TO_BARE, TO_PUMP, PAGE_TO_GET = 1.6, 1.25, 10
+
+Times = dict[str, list[list[float]]]
 
 
 async def serve() -> None:
@@ -103,23 +108,44 @@ async def echo(request: bytes, _context: Any) -> bytes:
     return request
 
 
-async def measure(where: dict[str, str], rounds: int) -> None:
-    """Compare, and print the table."""
+async def measure(where: dict[str, str], rounds: int) -> Times:
+    """Compare."""
     calls, channels = await prepare(where)
-    times: dict[str, list[list[float]]] = {name: [] for name in calls}
+    times: Times = {name: [] for name in calls}
     for _round in range(rounds):
         for name, call in calls.items():
             times[name].append(sorted([await timed(call) for _each in range(CALLS)]))
-    print(f"{rounds} rounds of {CALLS} calls; ms\n")
+    for channel in channels:
+        await channel.close()
+    return times
+
+
+def figures(rounds: int = 5) -> Iterator[Figure]:
+    """Measure in processes of their own, and hold it against what is promised."""
+    times = asyncio.run(compare(rounds))
+    unix, bare, pump = (times[name] for name in (GET, "echo, bare tcp", "echo, pump unix"))
+    note = " ({:.2f} to {:.2f} ms".format(*(of(each, 50) for each in (unix, bare)))
+    note += "; p99 {:.2f} to {:.2f} ms)".format(*(of(each, 99) for each in (unix, bare)))
+    yield at_most("GetVolume to a bare echo, p50", ratio(unix, bare), TO_BARE, " times", note=note)
+    name = "GetVolume to an echo behind the pump, p50"
+    yield at_most(name, ratio(unix, pump), TO_PUMP, " times")
+    tls = ratio(times[GET.replace("unix", "TLS")], times["echo, bare tcp TLS"])
+    yield Figure("GetVolume to a bare echo, both TLS", f"{tls:.2f} times")
+    page = ratio(times[GET.replace("GetVolume", f"ListVolumes {PAGE}")], unix)
+    name = f"ListVolumes, {PAGE} of {VOLUMES}, to GetVolume"
+    yield at_most(name, page, PAGE_TO_GET, " times")
+
+
+def show(times: Times, rounds: int) -> None:
+    """Print the table."""
+    print(f"{VOLUMES} volumes are in the store; {rounds} rounds of {CALLS} calls; ms\n")
     print(f"{'':34}{'p50':>7}{'p99':>7}{'to bare':>9}{'to pump':>9}")
-    for name in calls:
+    for name in times:
         line = f"{name:34}{of(times[name], 50):7.3f}{of(times[name], 99):7.3f}"
         base = " TLS" if "TLS" in name else ""
         for other in (f"echo, bare tcp{base}", f"echo, pump {'TLS' if base else 'unix'}"):
             line += f"{ratio(times[name], times[other]):9.2f}"
         print(line)
-    for channel in channels:
-        await channel.close()
 
 
 async def prepare(
@@ -151,7 +177,6 @@ async def prepare(
     for call in calls.values():
         for _each in range(CALLS):
             await call()
-    print(f"an answer of GetVolume has {size} bytes; {VOLUMES} volumes are in the store; ", end="")
     return calls, [*echoing.values(), unix, tls]
 
 
@@ -172,20 +197,30 @@ def ratio(ours: list[list[float]], theirs: list[list[float]]) -> float:
     return median(median(a) / median(b) for a, b in zip(ours, theirs, strict=True))
 
 
-async def main() -> None:
+async def compare(rounds: int) -> Times:
     """Start the server and measure."""
-    rounds = int(sys.argv[1]) if sys.argv[1:] else 15
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((*sys.path, "proto"))}
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.bench.front_door", "serve", env=environment, limit=1 << 20,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert server.stdin is not None
     assert server.stdout is not None
-    await measure(json.loads(await server.stdout.readline()), rounds)
-    server.stdin.close()
-    await server.wait()
+    try:
+        return await measure(json.loads(await server.stdout.readline()), rounds)
+    finally:
+        server.stdin.close()
+        await server.wait()
+
+
+def main() -> None:
+    """Measure, and print everything."""
+    rounds = int(sys.argv[1]) if sys.argv[1:] else 15
+    show(asyncio.run(compare(rounds)), rounds)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve() if sys.argv[1:] == ["serve"] else main())
+    if sys.argv[1:] == ["serve"]:
+        asyncio.run(serve())
+    else:
+        main()

@@ -1,0 +1,169 @@
+"""Runs inside a machine as one client of its zfsilod, and prints what calls took as JSON.
+
+inside.py changes VOLUME ROUNDS            grow one volume; publish it and take that back
+inside.py throughput CLIENTS CALLS         many clients, a volume each, so many changes in all
+inside.py first                            the first answer over a new channel
+inside.py python ROUNDS [ARGUMENT...]      starts of this Python
+inside.py ladder VERB...                   verbs of one volume, one after the other
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+LIBRARY = "/usr/lib/zfsilo"
+sys.path.insert(0, LIBRARY)
+
+from zfsilo.v1 import service_pb2  # noqa: E402
+from zfsilo.v1 import volume_pb2 as pb  # noqa: E402
+
+from zfsilod.api.channel import unix_channel  # noqa: E402
+from zfsilod.api.stub import Api  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOCKET = Path("/run/zfsilo/zfsilod.sock")
+DEADLINE_S = 120
+GIB, STEP = 1 << 30, 1 << 20
+HOST = "take"
+LADDER = "bench"
+PATH = "/srv/bench"
+NAME = f"volumes/{LADDER}"
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return how many seconds a call takes."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+class Client:
+    """The verbs of a volume, over one channel."""
+
+    def __init__(self) -> None:
+        self.api = Api(unix_channel(SOCKET))
+
+    def send(self, method: str, request: Any) -> None:
+        """Call a method and wait for its answer."""
+        getattr(self.api.volumes, method)(request, timeout=DEADLINE_S)
+
+    def greet(self) -> None:
+        """Ask for something that costs nothing."""
+        request = service_pb2.GetServerInfoRequest()
+        self.api.service.GetServerInfo(request, timeout=DEADLINE_S, wait_for_ready=True)
+
+    def create(self, volume: str) -> None:
+        """Create a volume that may be published."""
+        made = pb.Volume(capacity_bytes=GIB, thin=True, mode=pb.MODE_FILESYSTEM, hosts=[HOST])
+        self.send("CreateVolume", pb.CreateVolumeRequest(volume_id=volume, volume=made))
+
+    def grow(self, volume: str, capacity_bytes: int) -> None:
+        """Make a volume larger."""
+        grown = pb.Volume(name=f"volumes/{volume}", capacity_bytes=capacity_bytes)
+        request = pb.UpdateVolumeRequest(volume=grown)
+        request.update_mask.paths.append("capacity_bytes")
+        self.send("UpdateVolume", request)
+
+    def publish(self, volume: str) -> None:
+        """Let the host in."""
+        self.send(
+            "PublishVolume", pb.PublishVolumeRequest(name=f"volumes/{volume}", host=f"hosts/{HOST}")
+        )
+
+    def unpublish(self, volume: str) -> None:
+        """Let the host out."""
+        self.send(
+            "UnpublishVolume",
+            pb.UnpublishVolumeRequest(name=f"volumes/{volume}", host=f"hosts/{HOST}"),
+        )
+
+    def delete(self, volume: str) -> None:
+        """Delete a volume."""
+        self.send("DeleteVolume", pb.DeleteVolumeRequest(name=f"volumes/{volume}"))
+
+
+def changes(volume: str, rounds: int) -> dict[str, list[float]]:
+    """Time changes of one volume, one after the other."""
+    client = Client()
+    client.create(volume)
+    taken: dict[str, list[float]] = {"update": [], "publish": [], "unpublish": []}
+    for number in range(1, rounds + 1):
+        taken["update"].append(timed(partial(client.grow, volume, GIB + number * STEP)))
+        taken["publish"].append(timed(lambda: client.publish(volume)))
+        taken["unpublish"].append(timed(lambda: client.unpublish(volume)))
+    client.delete(volume)
+    return taken
+
+
+def throughput(clients: int, calls: int) -> float:
+    """Return how many changes a second so many clients make, each of a volume of its own."""
+    made = [(Client(), f"many-{number}") for number in range(clients)]
+    for client, volume in made:
+        client.create(volume)
+
+    def work(given: tuple[Client, str]) -> None:
+        for number in range(1, calls // clients + 1):
+            given[0].grow(given[1], GIB + number * STEP)
+
+    with ThreadPoolExecutor(clients) as threads:
+        seconds = timed(lambda: list(threads.map(work, made)))
+    for client, volume in made:
+        client.delete(volume)
+    return calls // clients * clients / seconds
+
+
+def python(rounds: int, *arguments: str) -> list[float]:
+    """Time starts of this Python."""
+    argv = [sys.executable, *arguments]
+    return [timed(lambda: subprocess.run(argv, check=True)) for _round in range(rounds)]
+
+
+def ladder(*verbs: str) -> dict[str, float]:
+    """Time verbs of the one volume, on a channel that is warm."""
+    client = Client()
+    client.greet()
+    connect = pb.ConnectVolumeRequest(server="give", volume=LADDER)
+    stage = pb.StageVolumeRequest(name=NAME, fs_type="ext4")
+    mount = pb.MountVolumeRequest(name=NAME, path=PATH)
+    unmount = pb.UnmountVolumeRequest(name=NAME, path=PATH)
+    unstage = pb.UnstageVolumeRequest(name=NAME)
+    disconnect = pb.DisconnectVolumeRequest(name=NAME)
+    steps: dict[str, Callable[[], None]] = {
+        "create": lambda: client.create(LADDER),
+        "publish": lambda: client.publish(LADDER),
+        "connect": lambda: client.send("ConnectVolume", connect),
+        "stage": lambda: client.send("StageVolume", stage),
+        "mount": lambda: client.send("MountVolume", mount),
+        "unmount": lambda: client.send("UnmountVolume", unmount),
+        "unstage": lambda: client.send("UnstageVolume", unstage),
+        "disconnect": lambda: client.send("DisconnectVolume", disconnect),
+        "unpublish": lambda: client.unpublish(LADDER),
+        "delete": lambda: client.delete(LADDER),
+    }
+    return {verb: timed(steps[verb]) for verb in verbs}
+
+
+def main(mode: str, *words: str) -> object:
+    """Do what the command line says."""
+    if mode == "changes":
+        return changes(words[0], int(words[1]))
+    if mode == "throughput":
+        return throughput(int(words[0]), int(words[1]))
+    if mode == "python":
+        return python(int(words[0]), *words[1:])
+    if mode == "first":
+        return timed(lambda: Client().greet())
+    return ladder(*words)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))

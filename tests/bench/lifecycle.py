@@ -1,0 +1,105 @@
+"""A volume's whole life in the lab, side by side with shell scripts that use the same tools."""
+
+from __future__ import annotations
+
+import json
+from operator import itemgetter
+from pathlib import Path
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
+
+from tests.bench.scripts import script
+from tests.bench.table import Figure, at_most
+from tests.lab.pair import restore_pair
+from tests.lab.snapshots import ready
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab.machine import Machine
+    from tests.lab.pair import Pair
+
+INSIDE = Path(__file__).with_name("inside.py")
+PLACE = "/root/inside.py"
+TIMEOUT_S = 180
+ROUNDS = 3
+STARTS = 10
+OVERHEAD = 3  # in starts of Python
+KINDS = ("zfsilo", "configfs", "targetcli")
+PHASES = (
+    ("give", ("create", "publish")),
+    ("take", ("connect", "stage", "mount", "unmount", "unstage", "disconnect")),
+    ("give", ("unpublish", "delete")),
+)
+VERBS = tuple(verb for _machine, verbs in PHASES for verb in verbs)
+
+
+def figures() -> Iterator[Figure]:
+    """Live through it in turns, once to warm up."""
+    lives: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    with restore_pair(ready()) as pair:
+        for machine in (pair.give, pair.take):
+            machine.put(PLACE, INSIDE.read_bytes(), 0o600)
+        for number in range(ROUNDS + 1):
+            for kind in KINDS:
+                life = live(pair, kind)
+                if number:
+                    lives[kind].append(life)
+        starts = [starting(machine) for machine in (pair.give, pair.take)]
+    start = mean(starts)
+    yield Figure("python3 -I -S -c pass in the guests", f"p50 {1e3 * start:.0f} ms")
+    for verb in VERBS:
+        yield Figure(f"lifecycle, {verb}", shown(lives, itemgetter(verb)))
+    yield Figure("lifecycle, all", shown(lives, total))
+    yield at_most("lifecycle to the targetcli script", ratio(lives, "targetcli"), 1, " times")
+    yield Figure("lifecycle to the configfs script", f"{ratio(lives, 'configfs'):.2f} times")
+    beyond = median(
+        (total(ours) - total(theirs)) / len(VERBS)
+        for ours, theirs in zip(lives["zfsilo"], lives["configfs"], strict=True)
+    )
+    note = f" of Python ({1e3 * beyond:.0f} ms)"
+    name = "overhead per operation over configfs"
+    yield at_most(name, beyond / start, OVERHEAD, " starts", note=note)
+
+
+def live(pair: Pair, kind: str) -> dict[str, float]:
+    """Live a volume's life, and return how many seconds each verb took."""
+    taken: dict[str, float] = {}
+    for name, verbs in PHASES:
+        machine = pair.give if name == "give" else pair.take
+        if kind == "zfsilo":
+            taken |= ask(machine, "ladder", *verbs)
+            continue
+        done = machine.run("bash", "-c", script(kind, name, verbs), timeout_s=TIMEOUT_S)
+        for line in done.stdout.splitlines():
+            verb, microseconds = line.split()
+            taken[verb.rstrip("_")] = int(microseconds) / 1e6
+    return taken
+
+
+def starting(machine: Machine) -> float:
+    """Return how long Python takes to start there."""
+    times: list[float] = ask(machine, "python", str(STARTS), "-I", "-S", "-c", "pass")
+    return median(times)
+
+
+def ask(machine: Machine, *words: str) -> Any:
+    """Run the client in a machine."""
+    return json.loads(machine.run("python3", "-I", PLACE, *words, timeout_s=TIMEOUT_S).stdout)
+
+
+def total(life: dict[str, float]) -> float:
+    """Return what a whole life took."""
+    return sum(life.values())
+
+
+def shown(lives: dict[str, list[dict[str, float]]], part: Any) -> str:
+    """Return the medians of a part of life, of each kind, in ms."""
+    found = (f"{kind} {1e3 * median(map(part, lives[kind])):.0f}" for kind in KINDS)
+    return ", ".join(found) + " ms"
+
+
+def ratio(lives: dict[str, list[dict[str, float]]], other: str) -> float:
+    """Return the median over the rounds of the ratio of our totals to those of another."""
+    pairs = zip(lives["zfsilo"], lives[other], strict=True)
+    return median(total(ours) / total(theirs) for ours, theirs in pairs)

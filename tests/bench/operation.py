@@ -1,0 +1,54 @@
+"""What one change costs: from request to reply, and its worker."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from tests.bench.simulated import ask, simulated
+from tests.bench.table import Figure, at_most, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.systemd.namespace import SystemdHost
+
+ROUNDS = 50
+# Lets systemd keep a unit that is through, and thereby its times.
+KEEP = "[Service]\nRemainAfterExit=yes\n"
+KEEP_FILE = "/etc/systemd/system/zfsilo-op-.service.d/bench.conf"
+BEGUN, ENDED = "ExecMainStartTimestampMonotonic", "ExecMainExitTimestampMonotonic"
+REPLY_MS, WORKER_MS = 90, 60
+
+
+def figures() -> Iterator[Figure]:
+    """Measure on a simulated host under a real systemd."""
+    with simulated() as machine:
+        ask(machine, "changes", "warm", "5")
+        for verb, times in ask(machine, "changes", "data", str(ROUNDS)).items():
+            middle = 1e3 * median(times)
+            note = f" p50 ({spread(times)})"
+            yield at_most(f"{verb}, request to reply", middle, REPLY_MS, " ms", note=note)
+        for verb, times in workers(machine).items():
+            note = f" p50 ({spread(times)})"
+            yield at_most(f"worker of {verb}", 1e3 * median(times), WORKER_MS, " ms", note=note)
+        started = ask(machine, "python", str(ROUNDS), "-I", "-S", "-c", "pass")
+        yield Figure("python3 -I -S -c pass beside it", spread(started))
+
+
+def workers(machine: SystemdHost) -> dict[str, list[float]]:
+    """Return how long the workers of more changes ran, by verb and by systemd's clock."""
+    machine.write(KEEP_FILE, KEEP)
+    machine.run("systemctl", "daemon-reload")
+    ask(machine, "changes", "kept", str(ROUNDS // 3))
+    shown = machine.run("systemctl", "show", "-p", f"Description,{BEGUN},{ENDED}", "zfsilo-op-*")
+    times: dict[str, list[float]] = {"update": [], "publish": [], "unpublish": []}
+    for unit in shown.stdout.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in unit.splitlines())
+        verb = values["Description"].split()[1]  # "zfsilo: publish data to take"
+        if verb in times:
+            times[verb].append((int(values[ENDED]) - int(values[BEGUN])) / 1e6)
+    machine.run("rm", KEEP_FILE)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "stop", "zfsilo-op-*")
+    return times
