@@ -286,6 +286,18 @@ async def test_after_a_reboot_the_exports_come_back(zfsilo: House) -> None:
     assert zfsilo.facts == before
 
 
+@pytest.mark.parametrize(("restore", "back"), [("BOOT", True), ("NEVER", False)])
+async def test_only_what_is_to_be_restored_comes_back(
+    zfsilo: House, restore: Any, back: bool
+) -> None:
+    await zfsilo.do(CREATE, PUBLISH, CONNECT.but(restore=restore), *UP[3:])
+    zfsilo.host.facts.reboot()
+    assert await zfsilo.service.sync_all(caller="test") == {}
+    kinds = {name.partition(":")[0] for name in zfsilo.facts}
+    assert "acl" in kinds
+    assert ("mount" in kinds) == ("session" in kinds) == back
+
+
 async def test_a_vanished_zvol_is_lost_and_never_made_anew(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     del zfsilo.host.facts.memory["zvol:tank/zfsilo/data"]

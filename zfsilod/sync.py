@@ -53,11 +53,15 @@ class SyncVolume(Verb):
 
 
 def truth(found: View, settings: Settings) -> tuple[Move, ...]:
-    """Return all that must be so, and must not, on this host for a volume."""
+    """Return all that must be so, and must not, on this host for a volume.
+
+    An attachment that nobody restores (`restore` NEVER) is left to whoever made it: after a reboot
+    it must not come back by itself.
+    """
     moves: tuple[Move, ...] = ()
     if found.volume is not None:
         moves += plan.server_truth(found.volume, found.publications, settings.export)
-    if found.attachment is not None:
+    if found.attachment is not None and found.attachment.restore == "BOOT":
         moves += plan.consumer_truth(found.attachment)
     return moves
 

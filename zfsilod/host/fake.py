@@ -227,7 +227,10 @@ class FakeLio:
         self._remove(f"target:{target}")
 
     def has_lun(self, target: str, backstore: str) -> bool:
-        return bool(self.facts.get(f"lun:{target}") == backstore)
+        found = self.facts.get(f"lun:{target}")
+        if found not in (None, "unlinked", backstore):
+            raise Conflict(f"LUN 0 of {target} is another backstore: {found}", target=target)
+        return bool(found == backstore)
 
     def add_lun(self, target: str, backstore: str) -> None:
         self._need(f"target:{target}")
