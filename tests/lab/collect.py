@@ -20,7 +20,12 @@ UNITS = ("zfsilo-op-*", "zfsilo-rollback@*")
 
 def output(*argv: str) -> str:
     """Return what a command prints, whatever its exit code."""
-    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    return raw_output(*argv).decode(errors="replace")
+
+
+def raw_output(*argv: str) -> bytes:
+    """Return the bytes that a command prints: a journal may hold any."""
+    return subprocess.run(argv, capture_output=True, check=False).stdout
 
 
 def paths(pattern: str) -> list[Path]:
@@ -110,7 +115,7 @@ def planted() -> set[bytes]:
 
 def places() -> Iterator[tuple[str, bytes]]:
     """Yield every text that must not show a secret, with its name."""
-    yield "journal", output("journalctl", "--no-pager", "--all", "-o", "export").encode()
+    yield "journal", raw_output("journalctl", "--no-pager", "--all", "-o", "export")
     for kind in ("cmdline", "environ"):
         for path in paths(f"/proc/[0-9]*/{kind}"):
             try:
