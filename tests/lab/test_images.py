@@ -212,14 +212,14 @@ def test_archive_is_a_sequence_of_padded_members() -> None:
 def test_command_lines_of_the_two_machines_meet() -> None:
     folder = Path("/images")
     images = Images(folder, Release("trixie"), BuildRoot(folder, "6", "2"))
-    give, take = Path("/work/lan-give"), Path("/work/lan-take")
-    line = command_line(GIVE, images, Place(Path("/work/give"), give, take, ((9750, 20001),)))
-    other = command_line(TAKE, images, Place(Path("/work/take"), take, give, ()))
+    give, take = Path("/lab/lan-give"), Path("/lab/lan-take")
+    line = command_line(GIVE, images, Place(Path("/lab/give"), give, take, ((9750, 20001),)))
+    other = command_line(TAKE, images, Place(Path("/lab/take"), take, give, ()))
     assert any(
-        "local.path=/work/lan-give,remote.type=unix,remote.path=/work/lan-take" in w for w in line
+        "local.path=/lab/lan-give,remote.type=unix,remote.path=/lab/lan-take" in w for w in line
     )
     assert any(
-        "local.path=/work/lan-take,remote.type=unix,remote.path=/work/lan-give" in w for w in other
+        "local.path=/lab/lan-take,remote.type=unix,remote.path=/lab/lan-give" in w for w in other
     )
     assert any(word.endswith("hostfwd=tcp:127.0.0.1:20001-:9750") for word in line)
 
