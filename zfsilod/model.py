@@ -173,6 +173,12 @@ class Step(Record):
     sticky: ClassVar[bool] = False  # undo leaves it: a filesystem
     final: ClassVar[tuple[bool, ...]] = ()  # the directions (True: up) that cannot be turned back
 
+    @property
+    def text(self) -> str:
+        """The step and its parameters in words for people."""
+        shown = ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)
+        return f"{type(self).__name__}({shown})"
+
 
 class HostStep(Step, metaclass=ABCMeta):
     """A fact about this host: the worker probes it, makes it true and makes it false."""
@@ -215,6 +221,16 @@ class Move(Record):
     def final(self) -> bool:
         """Whether there is no way back once this move was begun."""
         return self.up in self.step.final
+
+    @property
+    def way(self) -> str:
+        """Its direction as a word."""
+        return "do" if self.up else "undo"
+
+    @property
+    def text(self) -> str:
+        """The move in short words for people: "do Lun", "undo Session"."""
+        return f"{self.way} {type(self.step).__name__}"
 
 
 class Change(Record):
@@ -273,6 +289,14 @@ class Operation(Stored):
     def next_move(self) -> Move | None:
         """The first move that is not made yet."""
         return next((each for each in self.moves if each.mark in ("todo", "begun")), None)
+
+    @property
+    def progress(self) -> int:
+        """How many hundredths of the moves are made; 100 only for one that ended well."""
+        if self.state == "DONE":
+            return 100
+        made = sum(move.mark in ("kept", "done") for move in self.moves)
+        return min(99, 100 * made // max(1, len(self.moves)))
 
     def marked(self, index: int, mark: Mark) -> Operation:
         """Return the operation with one move's mark changed."""

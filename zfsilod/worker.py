@@ -113,11 +113,6 @@ def _host_step(move: Move) -> HostStep:
     return move.step
 
 
-def describe(move: Move) -> str:
-    """Return a move in words for people: "do Lun", "undo Session"."""
-    return f"{'do' if move.up else 'undo'} {type(move.step).__name__}"
-
-
 # The process
 
 
@@ -173,7 +168,7 @@ class Worker:
 
     def _failure(self, error: Exception) -> Failure:
         move = self.latest.next_move
-        step = describe(move) if move else ""
+        step = move.text if move else ""
         if isinstance(error, ZfsiloError):
             return failure_of(error, step)
         message = f"a defect in step {step!r}; the journal of this operation has the traceback"

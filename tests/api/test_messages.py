@@ -96,7 +96,7 @@ def test_everything_is_commented(path: Path) -> None:
 
 def test_every_step_shows_as_text() -> None:
     for step in steps():
-        text = messages.step_text(step)
+        text = step.text
         assert text.startswith(f"{type(step).__name__}(")
         assert all(f"{name}=" in text for name in step.FIELDS)
 
@@ -129,7 +129,7 @@ def test_progress() -> None:
     operation = model.Operation(
         id="o", kind="k", subject="s", title="t", moves=moves, claims=(), commit=()
     )
-    assert messages.progress(operation) == 50
-    assert messages.progress(operation.but(moves=())) == 0
-    assert messages.progress(operation.but(moves=moves[:2])) == 99
-    assert messages.progress(operation.but(moves=(), state="DONE")) == 100
+    assert operation.progress == 50
+    assert operation.but(moves=()).progress == 0
+    assert operation.but(moves=moves[:2]).progress == 99
+    assert operation.but(moves=(), state="DONE").progress == 100

@@ -144,7 +144,7 @@ class Contract:
             for move in way:
                 step = move.step
                 assert isinstance(step, HostStep)
-                label = f"{name}: {worker.describe(move)}"
+                label = f"{name}: {move.text}"
                 if isinstance(step, NoSession):
                     self.guard(step, label)
                 elif move.up and repr(step) in standing:

@@ -11,7 +11,7 @@ from zfsilod.api.dbus_contract import HOST, MANAGER, NAME, OPERATION, VOLUME, pa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model import Move, Operation, Publication, Step
+    from zfsilod.model import Operation, Publication
     from zfsilod.views import View
 
 
@@ -120,27 +120,9 @@ def _error(seen: Progress) -> list[object]:
     return [f"{NAME}.Error.{failure.name}", failure.message, failure.reason, facts]
 
 
-def _progress(seen: Progress) -> int:
-    moves = seen.operation.moves
-    if seen.operation.state == "DONE":
-        return 100
-    made = sum(move.mark in ("kept", "done") for move in moves)
-    return min(99, made * 100 // len(moves)) if moves else 0
-
-
 def _step(seen: Progress) -> str:
     move = None if seen.operation.ended else seen.operation.next_move
-    return f"{_way(move)} {type(move.step).__name__}" if move else ""
-
-
-def step_text(step: Step) -> str:
-    """Return a step and its parameters as text."""
-    shown = (f"{name}={getattr(step, name)}" for name in step.FIELDS)
-    return f"{type(step).__name__}({', '.join(shown)})"
-
-
-def _way(move: Move) -> str:
-    return "do" if move.up else "undo"
+    return move.text if move else ""
 
 
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -192,9 +174,9 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Caller": lambda seen: seen.operation.caller,
         "State": lambda seen: "PLANNED" if seen.planned else seen.operation.state,
         "Error": _error,
-        "Progress": _progress,
+        "Progress": lambda seen: seen.operation.progress,
         "Step": _step,
-        "Moves": lambda seen: [(_way(m), step_text(m.step), m.mark) for m in seen.operation.moves],
+        "Moves": lambda seen: [(m.way, m.step.text, m.mark) for m in seen.operation.moves],
         "CreatedAt": lambda seen: seen.operation.created_at,
         "EndedAt": lambda seen: seen.operation.ended_at,
     },

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         OperationState,
         Publication,
         Restore,
-        Step,
         Transport,
         Volume,
     )
@@ -202,7 +201,7 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
         told = {
             "name": f"operations/{record.id}", "state": STATES.number(record.state),
             "create_time": _time(record.created_at), "end_time": _time(record.ended_at),
-            "progress": progress(record),
+            "progress": record.progress,
         }  # fmt: skip
     return operation_pb2.Operation(
         kind=record.kind, subject=record.subject, title=record.title, caller=record.caller,
@@ -211,28 +210,8 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
     )  # fmt: skip
 
 
-def progress(record: Operation) -> int:
-    """Return how many hundredths of the moves are made; 100 only for one that ended well."""
-    if record.state == "DONE":
-        return 100
-    made = sum(move.mark in ("kept", "done") for move in record.moves)
-    return min(99, 100 * made // max(1, len(record.moves)))
-
-
-def step_text(step: Step) -> str:
-    """Return a step and its parameters as text."""
-    shown = ", ".join(f"{name}={_plain(getattr(step, name))}" for name in step.FIELDS)
-    return f"{type(step).__name__}({shown})"
-
-
-def _plain(value: object) -> str:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
 def _move(record: Move) -> operation_pb2.Move:
-    return operation_pb2.Move(
-        step=step_text(record.step), up=record.up, mark=MARKS.number(record.mark)
-    )
+    return operation_pb2.Move(step=record.step.text, up=record.up, mark=MARKS.number(record.mark))
 
 
 def _failure(record: Failure) -> operation_pb2.OperationError:
