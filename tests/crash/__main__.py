@@ -1,0 +1,35 @@
+"""All crash tests: python -m tests.crash [--long] [--seed N] [PART ...]"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import secrets
+import sys
+
+from tests.crash.report import Report
+
+# Each has run(report, *, long, seed): PART -> module
+PARTS = {
+    "matrix": "tests.crash.matrix",  # in one process, on the fake host: every point
+    "units": "tests.crash.units",  # real systemd units over the simulated host: a sample
+    "lab": "tests.lab.crash",  # real tools and kernels: workers killed, power cut
+}
+
+
+def main() -> int:
+    """Run the parts that are asked for, or all; exit 1 when a case failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash")
+    parser.add_argument("--long", action="store_true", help="more of what is random, however long")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    options = parser.parse_args()
+    report = Report()
+    report.note(f"seed {options.seed}")
+    for name in options.parts or PARTS:
+        importlib.import_module(PARTS[name]).run(report, long=options.long, seed=options.seed)
+    return report.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
