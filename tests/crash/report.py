@@ -1,4 +1,4 @@
-"""What the crash tests found: a table of verbs and kinds of faults, and one line that sums it up."""
+"""What the crash tests found: a table of verbs by kinds of faults, and one line in the end."""
 
 from __future__ import annotations
 
