@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from tests.examples import HOW, TAKE
 from zfsilod import plan
-from zfsilod.errors import FailedPrecondition, NotFound, Unavailable, ZfsiloError
+from zfsilod.errors import FailedPrecondition, NotFound, Unavailable
 from zfsilod.give import Publish, ReportFilesystem, Unpublish
 from zfsilod.host.fake import FakeHost
 from zfsilod.hosts import CreateHost
@@ -18,7 +17,7 @@ from zfsilod.service import Service
 from zfsilod.store import Store
 from zfsilod.take import Connection
 from zfsilod.verbs import Settings, Verb
-from zfsilod.worker import Worker, read_boot_id
+from zfsilod.worker import read_boot_id, work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -46,33 +45,27 @@ class ThreadLauncher:
     async def start(self, operation: Operation) -> None:
         if self.refuses:
             raise Unavailable("systemd refused StartTransientUnit")
-        self.tasks[operation.id] = asyncio.create_task(self._run(operation.id))
+        self.tasks[operation.unit] = asyncio.create_task(self._run(operation.unit))
 
     async def rollback(self, operation: Operation) -> None:
-        self.tasks[operation.id] = asyncio.create_task(self._roll_back(operation.id))
+        self.tasks[operation.unit] = asyncio.create_task(self._roll_back(operation.unit))
 
     async def stop(self, operation: Operation) -> None:
-        self.tasks[operation.id].cancel()
+        self.tasks[operation.unit].cancel()
         await self.rollback(operation)
 
     async def running(self) -> set[str]:
         return {name for name, task in self.tasks.items() if not task.done()}
 
-    async def _run(self, operation_id: str) -> None:
+    async def _run(self, unit: str) -> None:
         await self.gate.wait()
-        try:
-            await asyncio.to_thread(self._worker(operation_id).run)
-        except ZfsiloError:
-            await self._roll_back(operation_id)
-        self.hint(operation_id)
+        if await asyncio.to_thread(work, self.store, self.host, unit, "run"):
+            await self._roll_back(unit)
+        self.hint(unit)
 
-    async def _roll_back(self, operation_id: str) -> None:
-        with contextlib.suppress(ZfsiloError):  # it is in the operation: NEEDS_REPAIR
-            await asyncio.to_thread(self._worker(operation_id).rollback)
-        self.hint(operation_id)
-
-    def _worker(self, operation_id: str) -> Worker:
-        return Worker(self.store, self.host, operation_id)
+    async def _roll_back(self, unit: str) -> None:
+        await asyncio.to_thread(work, self.store, self.host, unit, "rollback")
+        self.hint(unit)
 
 
 class OwnServer:

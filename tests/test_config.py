@@ -79,6 +79,6 @@ def test_the_readme_names_every_key() -> None:
         for field in msgspec.structs.fields(table.type)
     }
     named = set(
-        re.findall(r"^\| `((?:give|store|operations|daemon)\.\w+)`", README.read_text(), re.M)
+        re.findall(r"^\| `((?:give|store|operations|sync|daemon)\.\w+)`", README.read_text(), re.M)
     )
     assert named == known

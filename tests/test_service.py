@@ -282,7 +282,8 @@ async def test_after_a_reboot_the_exports_come_back(zfsilo: House) -> None:
     before = zfsilo.facts
     zfsilo.host.facts.reboot()
     assert zfsilo.facts != before
-    assert await zfsilo.service.sync_all(caller="test") == {}
+    report = await zfsilo.service.sync_all(caller="test")
+    assert (report.volumes, report.complaints) == (1, ())
     assert zfsilo.facts == before
 
 
@@ -292,7 +293,8 @@ async def test_only_what_is_to_be_restored_comes_back(
 ) -> None:
     await zfsilo.do(CREATE, PUBLISH, CONNECT.but(restore=restore), *UP[3:])
     zfsilo.host.facts.reboot()
-    assert await zfsilo.service.sync_all(caller="test") == {}
+    report = await zfsilo.service.sync_all(caller="test")
+    assert report.complaints == ()
     kinds = {name.partition(":")[0] for name in zfsilo.facts}
     assert "acl" in kinds
     assert ("mount" in kinds) == ("session" in kinds) == back

@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import InvalidArgument, ResourceExhausted
-from zfsilod.model import Volume
 from zfsilod.record import Pairs, Record
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
+    from zfsilod.model import Volume
     from zfsilod.verbs import World
 
 MIN_BYTES = 1 << 20
@@ -63,7 +63,7 @@ def check_room(volume: Volume, room: Room, world: World, *, before: int = 0) -> 
             "free: make it smaller or thin, or free space",
             reason="POOL_FULL", volume=volume.id,
         )  # fmt: skip
-    promised = sum(each.capacity_bytes for each in world.txn.scan(Volume) if each.thin)
+    promised = world.txn.promised()
     allowed = int(room.total_bytes * world.settings.overcommit)
     if volume.thin and promised + grown > allowed:
         raise ResourceExhausted(

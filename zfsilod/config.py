@@ -49,6 +49,12 @@ class Operations(msgspec.Struct, forbid_unknown_fields=True):
     retention_s: int = 7 * 24 * 3600
 
 
+class Sync(msgspec.Struct, forbid_unknown_fields=True):
+    """[sync]: how often the host is compared with the records, and repaired."""
+
+    interval_s: int = 600
+
+
 class Daemon(msgspec.Struct, forbid_unknown_fields=True):
     """[daemon]: the process itself."""
 
@@ -72,6 +78,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     give: Give = msgspec.field(default_factory=Give)
     store: Store = msgspec.field(default_factory=Store)
     operations: Operations = msgspec.field(default_factory=Operations)
+    sync: Sync = msgspec.field(default_factory=Sync)
     daemon: Daemon = msgspec.field(default_factory=Daemon)
 
     @property
@@ -186,6 +193,7 @@ def _check(config: Config, path: Path) -> None:
         (1 << 20 <= config.store.size_bytes <= 1 << 40, "store.size_bytes: 1 MiB to 1 TiB"),
         (10 <= config.operations.timeout_s <= 86400, "operations.timeout_s: 10 to 86400"),
         (config.operations.retention_s >= 0, "operations.retention_s is negative"),
+        (config.sync.interval_s >= 0, "sync.interval_s is negative"),
         (config.daemon.idle_exit_s >= 0, "daemon.idle_exit_s is negative"),
         (1 <= config.daemon.max_connections <= 100_000, "daemon.max_connections: 1 to 100000"),
         (config.daemon.log_level in LEVELS, f"daemon.log_level is none of {', '.join(LEVELS)}"),

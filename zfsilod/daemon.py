@@ -38,6 +38,7 @@ RUN_DIRECTORY = Path("/run/zfsilo")
 SIMULATED_ROOT = "tank/zfsilo"
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits(3): systemd does not start us again and again
 IDLE_CHECK_S = 5
+SOON_S = 15  # until the next look when something could not be known: a pool not imported yet
 FOLLOWED = ("disconnect", "unpublish", "delete")
 
 log = logging.getLogger("zfsilod")
@@ -74,7 +75,7 @@ async def serve(places: Places, settings: config.Config) -> None:
         _notify("READY=1")
         log.info("zfsilod %s is ready", __version__)
         background: list[Coroutine[None, None, None]] = [
-            watchman.run(), _restore(service), _watchdog(),
+            watchman.run(), _keep_in_sync(service, settings.sync.interval_s), _watchdog(),
             _until_idle(service, settings, stop), _until_bus_ends(bus),
         ]  # fmt: skip
         async with _running(background):
@@ -166,11 +167,24 @@ def _listeners(places: Places) -> list[socket.socket]:
     return own
 
 
-async def _restore(service: Service) -> None:
-    """Bring back what the records say should be there: the exports after a boot."""
-    complaints = await service.sync_all(caller="zfsilod at start")
-    for name, complaint in complaints.items():
-        log.warning("volume %s was not restored: %s", name, complaint)
+async def _keep_in_sync(service: Service, interval_s: int) -> None:
+    """Bring back what the records say should be there, at start and from then on."""
+    known: tuple[tuple[str, str], ...] = ()
+    while True:
+        pause_s = interval_s
+        try:
+            report = await service.sync_all(caller="zfsilod")
+        except ZfsiloError as error:
+            log.warning("the volumes could not be looked at: %s", error.message)
+            pause_s = min(SOON_S, interval_s)
+        else:
+            for name, complaint in report.complaints if report.complaints != known else ():
+                log.warning("volume %s is not as recorded: %s", name, complaint)
+            known = report.complaints
+            pause_s = min(SOON_S, interval_s) if report.unknown else interval_s
+        if not interval_s:
+            return
+        await asyncio.sleep(pause_s)
 
 
 def _follow_down(service: Service, launcher: SystemdLauncher, operation: Operation) -> None:

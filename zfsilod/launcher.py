@@ -32,40 +32,45 @@ SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 CALL_DEADLINE_S = 20
+BATCH_TIMES = 10  # how much longer a batch may take than one operation
 LIVE_STATES = ("active", "activating", "deactivating", "reloading")
 
 Hint = Callable[[str], None]
-"""Called with the id of an operation whose unit changed."""
+"""Called with the Operation.unit whose unit changed."""
 
 log = logging.getLogger(__name__)
 
 
-def unit_name(operation_id: str) -> str:
-    """Return the name of an operation's transient unit."""
-    return f"zfsilo-op-{operation_id}.service"
+def unit_name(unit: str) -> str:
+    """Return the name of the transient unit of an operation, or of a batch of them."""
+    return f"zfsilo-op-{unit}.service"
 
 
-def rollback_name(operation_id: str) -> str:
-    """Return the name of an operation's rollback unit, an instance of the template on disk."""
-    return f"zfsilo-rollback@{operation_id}.service"
+def rollback_name(unit: str) -> str:
+    """Return the name of its rollback unit, an instance of the template on disk."""
+    return f"zfsilo-rollback@{unit}.service"
 
 
 def properties(operation: Operation, *, worker: str, timeout_s: int) -> list[list[Any]]:
     """Return the properties of an operation's unit: systemd.service(5), systemd.exec(5).
 
+    A batch is told by its first operation.
+
     It mounts for the host, so it has no mount namespace of its own; and it must be able to run
     during shutdown, when units with default dependencies are refused.
     """
-    fields = (f"ZFSILO_OPERATION={operation.id}", f"ZFSILO_SUBJECT={operation.subject}")
-    command = [worker, "run", operation.id]
+    fields = (f"ZFSILO_OPERATION={operation.unit}", f"ZFSILO_SUBJECT={operation.subject}")
+    command = [worker, "run", operation.unit]
+    more = " and more" if operation.batch else ""
+    limit_us = timeout_s * 1_000_000 * (BATCH_TIMES if operation.batch else 1)
     return [
-        ["Description", Variant("s", f"zfsilo: {operation.title}")],
+        ["Description", Variant("s", f"zfsilo: {operation.title}{more}")],
         ["Type", Variant("s", "oneshot")],
         ["ExecStart", Variant("a(sasb)", [[worker, command, False]])],
-        ["OnFailure", Variant("as", [rollback_name(operation.id)])],
+        ["OnFailure", Variant("as", [rollback_name(operation.unit)])],
         ["CollectMode", Variant("s", "inactive-or-failed")],
-        ["TimeoutStartUSec", Variant("t", timeout_s * 1_000_000)],
-        ["TimeoutStopUSec", Variant("t", timeout_s * 1_000_000)],
+        ["TimeoutStartUSec", Variant("t", limit_us)],
+        ["TimeoutStopUSec", Variant("t", limit_us)],
         ["Slice", Variant("s", "zfsilo.slice")],
         ["DefaultDependencies", Variant("b", False)],  # noqa: FBT003 - the wire has no keywords
         ["LogExtraFields", Variant("aay", [field.encode() for field in fields])],
@@ -102,23 +107,23 @@ class SystemdLauncher:
         return launcher
 
     def listen(self, hint: Hint) -> None:
-        """Call this with the operation's id whenever a job of one of its units ended."""
+        """Call this with the Operation.unit of which a job ended."""
         self._hint = hint
 
     async def start(self, operation: Operation) -> None:
         """Start the operation's unit. Raises Unavailable when systemd refuses."""
         wanted = properties(operation, worker=self._worker, timeout_s=self._timeout_s)
-        body = [unit_name(operation.id), "fail", wanted, []]
+        body = [unit_name(operation.unit), "fail", wanted, []]
         await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
 
     async def rollback(self, operation: Operation) -> None:
         """Start the operation's rollback unit; one that runs already is joined."""
-        await self._call("StartUnit", "ss", [rollback_name(operation.id), "fail"])
+        await self._call("StartUnit", "ss", [rollback_name(operation.unit), "fail"])
 
     async def stop(self, operation: Operation) -> None:
         """Stop the operation's unit; its failure starts the rollback. One that ended is fine."""
         with contextlib.suppress(Unavailable):
-            await self._call("StopUnit", "ss", [unit_name(operation.id), "fail"])
+            await self._call("StopUnit", "ss", [unit_name(operation.unit), "fail"])
 
     async def stop_volume(self, volume_id: str) -> None:
         """Stop zfsilo-volume@NAME because its volume is down; a unit that is not up is fine."""
@@ -126,7 +131,7 @@ class SystemdLauncher:
             await self._call("StopUnit", "ss", [f"zfsilo-volume@{volume_id}.service", "fail"])
 
     async def running(self) -> set[str]:
-        """Return the ids of the operations that have a live unit."""
+        """Return what the live units are named after (Operation.unit)."""
         patterns = ["zfsilo-op-*.service", "zfsilo-rollback@*.service"]
         reply = await self._call("ListUnitsByPatterns", "asas", [[], patterns])
         found = ((UNIT.fullmatch(unit[0]), unit[3]) for unit in reply.body[0])
@@ -190,26 +195,26 @@ class LocalLauncher:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def listen(self, hint: Hint) -> None:
-        """Call this with the operation's id whenever one of its processes ended."""
+        """Call this with the Operation.unit of which a process ended."""
         self._hint = hint
 
     async def start(self, operation: Operation) -> None:
         """Start a worker that runs the operation; when it fails, one that rolls it back."""
-        self._follow(operation.id, "run", "rollback")
+        self._follow(operation.unit, "run", "rollback")
 
     async def rollback(self, operation: Operation) -> None:
         """Start a worker that rolls the operation back; one that runs already is joined."""
-        if operation.id not in self._tasks:
-            self._follow(operation.id, "rollback")
+        if operation.unit not in self._tasks:
+            self._follow(operation.unit, "rollback")
 
     async def stop(self, operation: Operation) -> None:
         """End the operation's worker; its rollback follows."""
-        process = self._processes.get(operation.id)
+        process = self._processes.get(operation.unit)
         if process is not None and process.returncode is None:
             process.terminate()
 
     async def running(self) -> set[str]:
-        """Return the ids of the operations that have a live worker."""
+        """Return what the live workers are at (Operation.unit)."""
         return set(self._tasks)
 
     async def close(self) -> None:
@@ -217,25 +222,25 @@ class LocalLauncher:
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 
-    def _follow(self, operation_id: str, *verbs: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._work(operation_id, verbs))
-        self._tasks[operation_id] = task
-        task.add_done_callback(lambda _task: self._ended(operation_id))
+    def _follow(self, unit: str, *verbs: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(unit, verbs))
+        self._tasks[unit] = task
+        task.add_done_callback(lambda _task: self._ended(unit))
 
-    def _ended(self, operation_id: str) -> None:
-        del self._tasks[operation_id]
-        self._processes.pop(operation_id, None)
+    def _ended(self, unit: str) -> None:
+        del self._tasks[unit]
+        self._processes.pop(unit, None)
         if self._hint is not None:
-            self._hint(operation_id)
+            self._hint(unit)
 
-    async def _work(self, operation_id: str, verbs: tuple[str, ...]) -> None:
+    async def _work(self, unit: str, verbs: tuple[str, ...]) -> None:
         """Run one verb of the worker after the other, until one ends well."""
         for verb in verbs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "zfsilod.worker",
-                "--state", self._state, verb, operation_id,
+                "--state", self._state, verb, unit,
                 stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
-            self._processes[operation_id] = process
+            self._processes[unit] = process
             if await process.wait() == 0:
                 return

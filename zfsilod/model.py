@@ -156,6 +156,13 @@ class Debt(Stored):
     volume: str
 
 
+class Condition(Stored):
+    """What was found wrong with a volume and cannot just be put right; gone when it is well."""
+
+    id: str  # the volume's
+    sentences: tuple[str, ...]
+
+
 class Token(Stored):
     """A bearer token: only its hash is kept."""
 
@@ -277,8 +284,14 @@ class Operation(Stored):
     failure: Failure | None = None
     attempts: int = 0  # of a rollback that failed
     boot_id: str = ""
+    batch: str = ""  # the unit that runs it, one after the other with more; "": one of its own
     created_at: int = 0
     ended_at: int = 0
+
+    @property
+    def unit(self) -> str:
+        """What its unit of systemd is named after."""
+        return self.batch or self.id
 
     @property
     def ended(self) -> bool:

@@ -41,16 +41,18 @@ from zfsilod.model import (
     failure_of,
 )
 from zfsilod.steps import Reported
+from zfsilod.survey import Findings, note, survey
 from zfsilod.ulid import new_ulid
 from zfsilod.verbs import Plan, Settings, Verb, World
 from zfsilod.views import view
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from zfsilod.host import Host as Machine
     from zfsilod.secret import Chap
     from zfsilod.store import Store, Transaction
+    from zfsilod.sync import Report
 
 T = TypeVar("T")
 STORE_DEADLINE_S = 10
@@ -97,6 +99,7 @@ class Service:
         self._lookers = ThreadPoolExecutor(8, "look")
         self._changed = asyncio.Condition()
         self._in_hand: Counter[str] = Counter()
+        self._batches: dict[str, list[str]] = {}  # those launched by this daemon
         self._tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[Callable[[Operation], None]] = []
 
@@ -130,6 +133,44 @@ class Service:
             if found.id == operation_id or found.request == verb.digest():
                 return found
             await self._wait_for_claim(found, until)
+
+    async def begin_batch(self, verbs: Sequence[Verb], *, caller: str) -> list[Operation]:
+        """Store operations that one unit runs one by one, and launch it.
+
+        What something else is at work on is left out, as is what its plan refuses by now.
+        """
+        batch = new_ulid()
+        self._batches[batch] = ids = [new_ulid() for _verb in verbs]
+        with contextlib.ExitStack() as hands:
+            for operation_id in ids:
+                hands.enter_context(self._hand(operation_id))
+            begun = await self.write(partial(self._begin_all, verbs, ids, batch, caller))
+            if begun:
+                await self._launch_batch(begun)
+        return begun
+
+    def _begin_all(
+        self, verbs: Sequence[Verb], ids: Sequence[str], batch: str, caller: str, txn: Transaction
+    ) -> list[Operation]:
+        begun = []
+        for verb, operation_id in zip(verbs, ids, strict=True):
+            world = self._world(txn, operation_id, caller)
+            with contextlib.suppress(NotFound):  # it was deleted meanwhile
+                planned = verb.plan(world, None)
+                if not any(txn.claimant(thing) for thing in planned.claims):
+                    operation = planned.operation(verb, world, self.boot_id).but(batch=batch)
+                    begun.append(txn.begin(operation))
+        return begun
+
+    async def _launch_batch(self, begun: list[Operation]) -> None:
+        for operation in begun:
+            self._announce(operation)
+        try:
+            await self.launcher.start(begun[0])
+        except ZfsiloError as error:
+            log.error("the batch %s was not started: %s", begun[0].batch, error.message)
+            for operation in begun:
+                await self._call_off(operation, error)
 
     async def plan(self, verb: Verb, *, caller: str) -> Operation:
         """Return the operation that a request would be, and store nothing."""
@@ -170,15 +211,26 @@ class Service:
                 operation=operation_id,
             ) from None
 
-    async def sync(self, volume_id: str, *, caller: str) -> Operation:
-        """Begin to make a volume's facts what its record says. Raises when its zvol is lost."""
-        verb = sync.SyncVolume(id=volume_id)
-        await sync.check_not_lost(self, volume_id)
-        return await self.begin(verb, caller=caller)
+    async def sync(self, volume_id: str, *, caller: str) -> tuple[Operation, Findings]:
+        """Begin to make a volume's facts what its record says; tell what differs.
 
-    async def sync_all(self, *, caller: str) -> dict[str, str]:
-        """Sync every volume; return the complaint of each that could not be, by id."""
-        return await sync.sync_all(self, caller)
+        Raises what cannot just be put right: a lost zvol, a foreign thing in our place.
+        """
+        found = await self.survey(volume_id)
+        found.check()
+        return await self.begin(sync.SyncVolume(id=volume_id), caller=caller), found
+
+    async def survey(self, volume_id: str) -> Findings:
+        """Return what differs of a volume; nothing while an operation is at work on it."""
+        findings = await survey(self, (volume_id,))
+        if not findings:
+            return Findings(volume=volume_id, uid="")
+        await self.write(partial(note, findings=findings, complaints={}))
+        return findings[0]
+
+    async def sync_all(self, *, caller: str, validate_only: bool = False) -> Report:
+        """Sync every volume that differs, or only tell which do."""
+        return await sync.sync_all(self, caller, validate_only=validate_only)
 
     async def cancel(self, operation_id: str) -> Operation:
         """Stop a running operation; its rollback follows, unless it is past its last way back."""
@@ -422,17 +474,27 @@ class Service:
             await self.launcher.start(operation)
         except ZfsiloError as error:
             log.error("operation %s was not started: %s", operation.id, error.message)
-            failed = operation.but(failure=failure_of(error, "start"))
-            if all(move.mark == "todo" for move in operation.moves):
-                self._announce(await self.write(lambda txn: txn.finish(failed, "ROLLED_BACK")))
+            await self._call_off(operation, error)
 
-    def poke(self, operation_id: str) -> None:
-        """Look at an operation again: something about its unit changed."""
-        operation = self.operation(operation_id)
-        if operation.state == "WAITING":
-            self._drive_by(operation.id, self._pass_remote(operation))
-        else:
-            self._announce(operation)
+    async def _call_off(self, operation: Operation, error: ZfsiloError) -> None:
+        """End an operation that could not be launched and has moved nothing yet."""
+        failed = operation.but(failure=failure_of(error, "start"))
+        if all(move.mark == "todo" for move in operation.moves):
+            self._announce(await self.write(lambda txn: txn.finish(failed, "ROLLED_BACK")))
+
+    def poke(self, unit: str) -> None:
+        """Look again at the operations of a unit, of which something changed."""
+        for operation_id in self._batches.get(unit, [unit]):
+            with self.store.read() as txn:
+                operation = txn.get(Operation, operation_id)
+            if operation is None:
+                continue  # left out of its batch, or of a batch of an earlier daemon
+            if operation.state == "WAITING":
+                self._drive_by(operation.id, self._pass_remote(operation))
+            else:
+                self._announce(operation)
+            if operation.ended:
+                self._batches.pop(unit, None)
 
     def _announce(self, operation: Operation) -> None:
         for listener in self.listeners:

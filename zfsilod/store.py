@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import lmdb
 
 from zfsilod.errors import Busy, FailedPrecondition, ResourceExhausted, StoreCorrupt
-from zfsilod.model import Operation
+from zfsilod.model import Operation, Volume
 from zfsilod.plan import filled
 from zfsilod.record import Record, Stored, from_plain, to_plain
 from zfsilod.secret import load_key, seal, unseal
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from zfsilod.model import Change, OperationState
     from zfsilod.secret import Chap
 
-SCHEMA = 1
+SCHEMA = 2  # each number has its migration from the one before in MIGRATIONS
 HEAD_ROOM = 0.9  # beyond this share of the map nothing new begins, so that what runs can end
 MAX_KEY_BYTES = 400  # LMDB allows 511; longer names are hashed
 DEFAULT_SIZE_BYTES = 1 << 30
@@ -65,6 +65,8 @@ class Transaction:
         if isinstance(record, Operation):
             self._check_unchanged(record)
             self.drop("changed", _ordered(record.revision))
+        elif isinstance(record, Volume):
+            self._promise(_thin_bytes(record) - _thin_bytes(self.get(Volume, record.key)))
         record = record.but(revision=self.next_revision())
         self.put_raw(record.bucket(), record.key, _encode(record))
         if isinstance(record, Operation):
@@ -82,6 +84,8 @@ class Transaction:
         if bucket == Operation.bucket():
             found = self.get(Operation, key)
             self.drop("changed", _ordered(found.revision if found else 0))
+        elif bucket == Volume.bucket():
+            self._promise(-_thin_bytes(self.get(Volume, key)))
         self._handle.delete(_key(bucket, key))
 
     def get_raw(self, bucket: str, key: str) -> bytes | None:
@@ -102,9 +106,21 @@ class Transaction:
         self.put_raw("meta", "revision", str(revision).encode())
         return revision
 
+    def schema(self) -> int:
+        """Return the number of the form that the records have."""
+        return int(self.get_raw("meta", "schema") or b"0")
+
     def revision(self) -> int:
         """Return the revision of the newest change."""
         return int(self.get_raw("meta", "revision") or b"0")
+
+    def promised(self) -> int:
+        """Return how many bytes all thin volumes together may come to take."""
+        return int(self.get_raw("meta", "promised") or b"0")
+
+    def _promise(self, more: int) -> None:
+        if more:
+            self.put_raw("meta", "promised", str(self.promised() + more).encode())
 
     def claimant(self, thing: str) -> str | None:
         """Return the operation that owns a thing, or None."""
@@ -115,6 +131,11 @@ class Transaction:
         """Yield the operations that have not ended."""
         for _key_bytes, operation_id in self._range(b"live/", ""):
             yield self._operation(operation_id)
+
+    def of_unit(self, unit: str) -> list[Operation]:
+        """Return the operations that a unit runs: its own one, or those left of a batch."""
+        own = self.get(Operation, unit)
+        return [own] if own else [each for each in self.live() if each.batch == unit]
 
     def changed_after(self, revision: int) -> Iterator[Operation]:
         """Yield the operations that changed since a revision, oldest change first."""
@@ -200,13 +221,19 @@ class Store:
         """Open the store of a directory, and make it on first use for this kind of host."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = cls(directory, size_bytes=size_bytes, durable=durable)
-        with store.write() as txn:
-            schema = txn.get_raw("meta", "schema")
-            if schema is None:
+        with store.change() as txn:
+            if txn.get_raw("meta", "schema") is None:
                 txn.put_raw("meta", "schema", str(SCHEMA).encode())
                 txn.put_raw("meta", "host", host.encode())
         store.check(host)
         return store
+
+    def migrate(self) -> None:
+        """Bring an older store to this schema, in one transaction; no worker may be at work."""
+        with self.change() as txn:
+            for number in range(txn.schema(), SCHEMA):
+                MIGRATIONS[number](txn)
+                txn.put_raw("meta", "schema", str(number + 1).encode())
 
     def check(self, host: str) -> None:
         """Refuse a store of another schema, or of another kind of host."""
@@ -214,12 +241,8 @@ class Store:
             schema, kept = txn.get_raw("meta", "schema"), txn.get_raw("meta", "host")
         if schema is None or kept is None:
             raise StoreCorrupt(f"the store {self.directory} says nothing of what it is")
-        if int(schema) != SCHEMA:
-            raise FailedPrecondition(
-                f"the store {self.directory} has schema {int(schema)}, this zfsilo has {SCHEMA}: "
-                "install the version that wrote it",
-                reason="SCHEMA",
-            )
+        if int(schema) > SCHEMA:
+            raise other_schema(int(schema))
         if kept.decode() != host:
             raise FailedPrecondition(
                 f"the store {self.directory} is of a {kept.decode()} host, not of a {host} one: "
@@ -241,7 +264,18 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """Open the one write transaction; leaving it by an exception takes it all back."""
+        """Open the one write transaction; leaving it by an exception takes it all back.
+
+        Raises FailedPrecondition when another version of zfsilo has changed the schema meanwhile.
+        """
+        with self.change() as txn:
+            if txn.schema() != SCHEMA:
+                raise other_schema(txn.schema())
+            yield txn
+
+    @contextmanager
+    def change(self) -> Iterator[Transaction]:
+        """Open a write transaction whatever the schema is."""
         try:
             with self._environment.begin(write=True) as handle:
                 yield Transaction(handle)
@@ -279,6 +313,29 @@ class Store:
         if self._key is None:
             self._key = load_key(self.directory / "key")
         return self._key
+
+
+def other_schema(found: int) -> FailedPrecondition:
+    """Return the error for a store that another version of zfsilo has written."""
+    return FailedPrecondition(
+        f"the store has schema {found}, this zfsilo knows {SCHEMA}: install a version that is at "
+        "least as new as the one that wrote it",
+        reason="SCHEMA", found=str(found), known=str(SCHEMA),
+    )  # fmt: skip
+
+
+def _count_promises(txn: Transaction) -> None:
+    """Schema 2 counts what thin volumes promise, so that a creation need not look at them all."""
+    promised = sum(_thin_bytes(each) for each in txn.scan(Volume))
+    txn.put_raw("meta", "promised", str(promised).encode())
+
+
+MIGRATIONS = {1: _count_promises}
+"""What brings a store from a schema to the next."""
+
+
+def _thin_bytes(volume: Volume | None) -> int:
+    return volume.capacity_bytes if volume is not None and volume.thin else 0
 
 
 def full_store() -> ResourceExhausted:

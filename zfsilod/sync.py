@@ -1,23 +1,25 @@
 """Records against facts: what is repaired after a crash, a reboot, or somebody else's hand.
 
 `Watchman` looks after what has not ended: operations without a unit, rollbacks that failed,
-releases that a server was not told yet. `SyncVolume` compares every fact of a volume with its
-record and moves the differences; at start it is what brings the exports back.
+releases that a server was not told yet. `sync_all` compares every fact of every volume with its
+record (survey.py) and moves the differences; at start it is what brings the exports back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod import plan
-from zfsilod.errors import FailedPrecondition, NotFound, ZfsiloError
-from zfsilod.model import Debt, Move, Operation, Volume
+from zfsilod.errors import NotFound, ZfsiloError
+from zfsilod.model import Attachment, Debt, Move, Operation
+from zfsilod.record import Pairs, Record, pairs
 from zfsilod.steps import Zvol
+from zfsilod.survey import UNKNOWN, Findings, note, survey, truth
 from zfsilod.verbs import Plan, Settings, Verb, World, put
-from zfsilod.views import View, view, views
+from zfsilod.views import view
 
 if TYPE_CHECKING:
     from zfsilod.service import Service
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 ROUND_S = 30
 SYNC_DEADLINE_S = 120
+BATCH = 500  # operations in one unit
+LOGINS_AT_ONCE = 4
 REPAIR_PAUSES_S = (5, 15, 60, 300)
 FORGET_AT_ONCE = 100
 CROWDED = 0.5  # of the store: from here on the oldest ended operations go, whatever their age
@@ -52,47 +56,68 @@ class SyncVolume(Verb):
         return truth(view(txn, self.id), settings)
 
 
-def truth(found: View, settings: Settings) -> tuple[Move, ...]:
-    """Return all that must be so, and must not, on this host for a volume.
+class Report(Record):
+    """What a sync of all volumes found, and what of it could not be put right."""
 
-    An attachment that nobody restores (`restore` NEVER) is left to whoever made it: after a reboot
-    it must not come back by itself.
+    volumes: int  # that were looked at
+    findings: tuple[Findings, ...] = ()  # of those that differ
+    complaints: Pairs = ()  # by volume
+    unknown: bool = False  # something could not be known: look again soon
+
+
+async def sync_all(service: Service, caller: str, *, validate_only: bool = False) -> Report:
+    """Compare every volume with the host and repair what differs, one failure stopping no other."""
+    findings = await survey(service)
+    complaints = {each.volume: each.problems[0].problem for each in findings if each.problems}
+    if not validate_only:
+        complaints |= await _repair(service, [f.volume for f in findings if f.repairable], caller)
+    await service.write(partial(note, findings=findings, complaints=complaints))
+    differing = tuple(each for each in findings if each.differences)
+    return Report(
+        volumes=len(findings), findings=differing, complaints=pairs(complaints),
+        unknown=any(p.reason == UNKNOWN for each in differing for p in each.problems),
+    )  # fmt: skip
+
+
+async def _repair(service: Service, names: list[str], caller: str) -> dict[str, str]:
+    """Repair what is served, in few units, then what is used, where each login may take its time.
+
+    In this order, so that a host which uses its own volumes finds them exported.
     """
-    moves: tuple[Move, ...] = ()
-    if found.volume is not None:
-        moves += plan.server_truth(found.volume, found.publications, settings.export)
-    if found.attachment is not None and found.attachment.restore == "BOOT":
-        moves += plan.consumer_truth(found.attachment)
-    return moves
-
-
-async def check_not_lost(service: Service, volume_id: str) -> None:
-    """Refuse to sync a volume whose zvol has vanished: it is lost, and never made anew, empty."""
     with service.store.read() as txn:
-        volume = txn.get(Volume, volume_id)
-    if volume is None:
-        return
-    if not await service.look(partial(plan.zvol(volume).probe, service.machine)):
-        raise FailedPrecondition(
-            f"the zvol {volume.dataset} of {volume_id} is gone: restore it (zfs rename, zfs "
-            "receive), or delete the volume",
-            reason="LOST", volume=volume_id,
-        )  # fmt: skip
-
-
-async def sync_all(service: Service, caller: str) -> dict[str, str]:
-    """Sync every volume that differs, one failure stopping no other; return id -> complaint."""
-    with service.store.read() as txn:
-        names = [each.id for each in views(txn)]
-    complaints = {}
-    for name in names:
-        try:
-            operation = await service.sync(name, caller=caller)
-            await service.wait(operation.id, SYNC_DEADLINE_S)
-        except ZfsiloError as error:
-            log.warning("sync of %s: %s", name, error.message)
-            complaints[name] = error.message
+        used = [name for name in names if txn.get(Attachment, name)]
+    served = [name for name in names if name not in set(used)]
+    complaints: dict[str, str] = {}
+    for start in range(0, len(served), BATCH):
+        verbs = [SyncVolume(id=name) for name in served[start : start + BATCH]]
+        begun = await service.begin_batch(verbs, caller=caller)
+        for operation in begun:
+            complaints |= await _complaint(service, operation)
+    gate = asyncio.Semaphore(LOGINS_AT_ONCE)
+    for complaint in await asyncio.gather(*(_repair_one(service, n, caller, gate) for n in used)):
+        complaints |= complaint
     return complaints
+
+
+async def _repair_one(
+    service: Service, name: str, caller: str, gate: asyncio.Semaphore
+) -> dict[str, str]:
+    async with gate:
+        try:
+            operation = await service.begin(SyncVolume(id=name), caller=caller)
+        except ZfsiloError as error:
+            return {name: error.message}
+        return await _complaint(service, operation)
+
+
+async def _complaint(service: Service, operation: Operation) -> dict[str, str]:
+    name = operation.subject.partition("/")[2]
+    try:
+        await service.wait(operation.id, SYNC_DEADLINE_S)
+    except ZfsiloError as error:
+        log.warning("sync of %s: %s", name, error.message)
+        return {name: error.message}
+    return {}
 
 
 class Watchman:
@@ -110,8 +135,9 @@ class Watchman:
             live = [each.id for each in txn.live() if not self._service.has_in_hand(each.id)]
         running = await self._service.launcher.running() if live else set()
         for operation_id in live:
-            if operation_id not in running:
-                await self._bring_on(self._service.operation(operation_id))
+            operation = self._service.operation(operation_id)
+            if operation.unit not in running:
+                await self._bring_on(operation)
 
     async def run(self) -> None:
         """Go round for ever."""

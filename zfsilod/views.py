@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import NotFound
-from zfsilod.model import Attachment, Publication, Volume
+from zfsilod.model import Attachment, Condition, Operation, Publication, Volume
 from zfsilod.record import Record
 from zfsilod.verbs import check_id
 
@@ -27,6 +27,14 @@ class View(Record):
     publications: tuple[Publication, ...] = ()
     attachment: Attachment | None = None
     operation: str = ""  # at work on it now
+    conditions: tuple[str, ...] = ()  # what is wrong with it
+
+    @property
+    def uid(self) -> str:
+        """The volume's uid, which is the serial of its disk on the other side."""
+        if self.volume is not None:
+            return self.volume.uid
+        return self.attachment.disk.serial if self.attachment else ""
 
     @property
     def height(self) -> str:
@@ -77,7 +85,7 @@ def page(
 
 
 def _view(txn: Transaction, volume_id: str) -> View:
-    return View(
+    found = View(
         id=volume_id,
         volume=txn.get(Volume, volume_id),
         publications=tuple(txn.scan_below(Publication, volume_id)),
@@ -86,3 +94,17 @@ def _view(txn: Transaction, volume_id: str) -> View:
         or txn.claimant(f"attachment/{volume_id}")
         or "",
     )
+    conditions = tuple(_conditions(txn, found))
+    return found.but(conditions=conditions) if conditions else found
+
+
+def _conditions(txn: Transaction, found: View) -> Iterator[str]:
+    at_work = txn.get(Operation, found.operation) if found.operation else None
+    if at_work is not None and at_work.state == "NEEDS_REPAIR":
+        yield (
+            f"{at_work.title} failed and could not be taken back: zfsiloctl operation repair "
+            f"{at_work.id}"
+        )
+    condition = txn.get(Condition, found.uid)
+    if condition is not None:
+        yield from condition.sentences

@@ -1,7 +1,9 @@
-"""zfsilo-worker: runs one operation, or rolls it back. The only process that changes the host.
+"""zfsilo-worker: runs operations, or rolls them back. The only process that changes the host.
 
-    zfsilo-worker [--state DIR] run OPERATION
-    zfsilo-worker [--state DIR] rollback OPERATION
+    zfsilo-worker [--state DIR] run UNIT
+    zfsilo-worker [--state DIR] rollback UNIT
+
+A unit is named after its one operation, or after the batch whose operations it runs one by one.
 
 `run` and `rollback` are the whole engine. What they rely on:
 
@@ -175,12 +177,44 @@ class Worker:
         return Failure(name=Internal.__name__, message=message, step=step)
 
 
-def _open(state: Path, operation_id: str) -> Worker:
-    """Open the store, take the operation's lock, and reach for the host."""
+def work(store: Store, host: Host, unit: str, verb: str) -> list[str]:
+    """Run or roll back what a unit is for; one failure stops no other. Return the complaints.
+
+    Raises NotFound when there is nothing of that name to run.
+    """
+    with store.read() as txn:
+        found = txn.of_unit(unit)
+    if not found and verb == "run":
+        raise NotFound(f"there is no operation {unit}")
+    if found and found[0].batch:
+        host = host.surveyed(_datasets(found))  # one look at the pool serves them all
+    complaints = [_work_one(Worker(store, host, each.id), verb) for each in found]
+    return [each for each in complaints if each]
+
+
+def _work_one(worker: Worker, verb: str) -> str:
+    try:
+        worker.run() if verb == "run" else worker.rollback()
+    except ZfsiloError as error:
+        return f"{worker.latest.title}: {error.message}"
+    except Exception:
+        import traceback  # 10 ms, which only a defect is worth
+
+        return traceback.format_exc()
+    return ""
+
+
+def _datasets(operations: list[Operation]) -> tuple[str, ...]:
+    moved = [move.step for each in operations for move in each.moves]
+    return tuple(dict.fromkeys(step.dataset for step in moved if hasattr(step, "dataset")))
+
+
+def _open_store(state: Path, unit: str) -> tuple[Store, Host]:
+    """Open the store, take the unit's lock, and reach for the host."""
     store = Store(state)
     real = store.host == "real"
-    lock = _lock(LOCK_DIRECTORY if real else state / "op", operation_id)
-    return Worker(store, _open_host(store, state, lock), operation_id)
+    lock = _lock(LOCK_DIRECTORY if real else state / "op", unit)
+    return store, _open_host(store, state, lock)
 
 
 def _stopped() -> Failure:
@@ -196,13 +230,15 @@ def _lock(directory: Path, operation_id: str) -> int:
     """Take the operation's lock; every tool inherits it, so a tool that outlives us holds it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(directory / f"{operation_id}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    with _deadline(LOCK_DEADLINE_S, f"a tool of operation {operation_id} still runs"):
+    with deadline(LOCK_DEADLINE_S, f"a tool of operation {operation_id} still runs"):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
 
 
 @contextmanager
-def _deadline(seconds: int, message: str) -> Iterator[None]:
+def deadline(seconds: int, message: str) -> Iterator[None]:
+    """Raise Busy (reason STUCK) when the body takes longer; in the main thread only."""
+
     def ring(_signal: int, _frame: object) -> None:
         raise Busy(message, reason="STUCK")
 
@@ -234,26 +270,22 @@ def read_boot_id() -> str:
 
 
 def main() -> int:
-    """Run or roll back one operation; exit 1 tells systemd to start the rollback."""
+    """Run or roll back what a unit is for; exit 1 tells systemd to start the rollback."""
     arguments = sys.argv[1:]
     state = STATE_DIRECTORY
     if arguments[:1] == ["--state"]:
         state, arguments = Path(arguments[1]), arguments[2:]
     if len(arguments) != 2 or arguments[0] not in ("run", "rollback"):
-        sys.stderr.write("usage: zfsilo-worker [--state DIR] run|rollback OPERATION\n")
+        sys.stderr.write("usage: zfsilo-worker [--state DIR] run|rollback UNIT\n")
         return 2
     try:
-        worker = _open(state, arguments[1])
-        worker.run() if arguments[0] == "run" else worker.rollback()
+        store, host = _open_store(state, arguments[1])
+        complaints = work(store, host, arguments[1], arguments[0])
     except ZfsiloError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return 1
-    except Exception:
-        import traceback  # 10 ms, which only a defect is worth
-
-        traceback.print_exc()
-        return 1
-    return 0
+        complaints = [error.message]
+    for complaint in complaints:
+        sys.stderr.write(f"{complaint}\n")
+    return 1 if complaints else 0
 
 
 if __name__ == "__main__":

@@ -204,7 +204,6 @@ DRY: dict[str, Any] = {
     "MountVolume": pb.MountVolumeRequest(name=DATA, path="/srv/more"),
     "UnmountVolume": pb.UnmountVolumeRequest(name=DATA, path="/srv/data"),
     "GrowVolume": pb.GrowVolumeRequest(name=DATA),
-    "SyncVolume": pb.SyncVolumeRequest(name=DATA),
 }  # fmt: skip
 
 
@@ -230,7 +229,7 @@ async def test_validate_only_tells_the_plan_of_every_change_and_changes_nothing(
         request.validate_only = True
         answer = await getattr(volumes, method)(request)
         assert answer.operation.state == PLANNED, method
-        assert answer.operation.moves or method == "SyncVolume", method  # all is as it should be
+        assert answer.operation.moves, method
         assert answer.operation.name == "", method
         assert not answer.HasField("volume"), method
     assert (front.zfsilo.facts, operations(front)) == (facts, stored)
@@ -256,7 +255,7 @@ async def test_an_old_etag_is_refused_by_every_change_that_takes_one(front: Fron
             await getattr(volumes, method)(request)
     assert front.zfsilo.facts == facts
     assert set(DRY) - set(taking) == {
-        "CreateVolume", "ReportFilesystem", "ConnectVolume", "SyncVolume",
+        "CreateVolume", "ReportFilesystem", "ConnectVolume",
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from zfsilod.give import (
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.model import AccessMode, Host, Mode, Operation, Restore, Transport
 from zfsilod.record import pairs
-from zfsilod.sync import SyncVolume, check_not_lost
+from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect, Disconnect, Grow, MountAt, Stage, UnmountFrom, Unstage
 from zfsilod.verbs import check_id
 from zfsilod.views import page, view
@@ -150,7 +150,7 @@ class Methods:
             fields.setdefault("access_mode", self._usual_access(arguments[0]))
         verb = make_verb(mutation, arguments, fields)
         if isinstance(verb, SyncVolume):
-            await check_not_lost(self.service, verb.id)
+            (await self.service.survey(verb.id)).check()
         if planned:
             return self.objects.plan(await self.service.plan(verb, caller=caller))
         operation = await self.service.begin(verb, caller=caller)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Transport,
         Volume,
     )
+    from zfsilod.survey import Findings
     from zfsilod.views import View
 
 N = TypeVar("N", bound=str)
@@ -136,8 +137,20 @@ def volume(view: View) -> volume_pb2.Volume:
         operation=f"operations/{view.operation}" if view.operation else "",
         attachment=attachment(view.attachment) if view.attachment is not None else None,
         publications=[publication(each) for each in view.publications],
+        conditions=view.conditions,
         **_served(view.volume) if view.volume is not None else {},
     )  # fmt: skip
+
+
+def differences(found: Findings) -> list[volume_pb2.Difference]:
+    """Return what differs of a volume."""
+    return [
+        volume_pb2.Difference(
+            volume=found.volume, fact=each.fact, wanted=each.wanted,
+            problem=each.problem, reason=each.reason,
+        )
+        for each in found.differences
+    ]  # fmt: skip
 
 
 def _served(record: Volume) -> dict[str, Any]:

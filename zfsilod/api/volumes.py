@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod import sync
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zfsilod.store import Transaction
     from zfsilod.verbs import Verb
 
+MAX_DIFFERENCES = 1000
 FIELDS = ("id", "uid", "height", "mode", "host", "server", "labels")
 STATS = {  # what the service calls a figure: what the wire does
     "volsize": "volsize_bytes",
@@ -66,23 +67,31 @@ class Volumes:
 
     async def SyncVolume(
         self, request: volume_pb2.SyncVolumeRequest, call: Call
-    ) -> volume_pb2.MutateVolumeResponse:
+    ) -> volume_pb2.SyncVolumeResponse:
         volume_id = messages.volume_id(request.name)
         need_view(call, volume_id)
+        operation = None
         if request.validate_only:
-            verb = sync.SyncVolume(id=volume_id)
-            return await change_volume(call, verb, volume_id, validate_only=True)
-        begun = await call.lasting(call.service.sync(volume_id, caller=str(call.caller)))
-        operation = await call.end(begun.id)
-        return volume_pb2.MutateVolumeResponse(
-            volume=messages.volume(need_view(call, volume_id)), operation=operation
-        )
+            found = await call.lasting(call.service.survey(volume_id))
+        else:
+            work = call.service.sync(volume_id, caller=str(call.caller))
+            begun, found = await call.lasting(work)
+            operation = await call.end(begun.id)
+        return volume_pb2.SyncVolumeResponse(
+            volume=messages.volume(need_view(call, volume_id)), operation=operation,
+            differences=messages.differences(found),
+        )  # fmt: skip
 
     async def SyncVolumes(
-        self, _request: volume_pb2.SyncVolumesRequest, call: Call
+        self, request: volume_pb2.SyncVolumesRequest, call: Call
     ) -> volume_pb2.SyncVolumesResponse:
-        complaints = await call.lasting(call.service.sync_all(caller=str(call.caller)))
-        return volume_pb2.SyncVolumesResponse(complaints=complaints)
+        work = call.service.sync_all(caller=str(call.caller), validate_only=request.validate_only)
+        report = await call.lasting(work)
+        shown = (each for found in report.findings for each in messages.differences(found))
+        return volume_pb2.SyncVolumesResponse(
+            complaints=dict(report.complaints), volumes=report.volumes,
+            differences=islice(shown, MAX_DIFFERENCES),
+        )  # fmt: skip
 
     async def CreateVolume(
         self, request: volume_pb2.CreateVolumeRequest, call: Call

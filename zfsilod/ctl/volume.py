@@ -162,25 +162,40 @@ def sync(given: Namespace) -> int:
     with dial(given) as server:
         if given.name:
             request = pb.SyncVolumeRequest(name=resource(given.name, "volumes"))
-            change(given, server, server.changes.volumes.SyncVolume, request)
-            return 0
-        if given.dry_run or given.no_wait:
-            raise InvalidArgument("--dry-run and --no-wait are for one volume", reason="USAGE",
+            if not given.dry_run:
+                change(given, server, server.changes.volumes.SyncVolume, request)
+                return 0
+            request.validate_only = True
+            found: Any = server.ask(server.api.volumes.SyncVolume, request)
+            return _show_synced(given, found, {})
+        if given.no_wait:
+            raise InvalidArgument("--no-wait is for one volume", reason="USAGE",
                                   usage="zfsiloctl volume sync --help")  # fmt: skip
         server.read_s = server.change_s
-        found = server.ask(server.api.volumes.SyncVolumes, pb.SyncVolumesRequest())
-    return _show_synced(given, dict(found.complaints), found)
+        everything = pb.SyncVolumesRequest(validate_only=given.dry_run)
+        found = server.ask(server.api.volumes.SyncVolumes, everything)
+    return _show_synced(given, found, dict(found.complaints))
 
 
-def _show_synced(given: Namespace, complaints: dict[str, str], answer: Any) -> int:
-    """Print which volumes could not be put right; one is enough to fail."""
+def _show_synced(given: Namespace, answer: Any, complaints: dict[str, str]) -> int:
+    """Print what differs or, after a repair, differed; one complaint is enough to fail."""
     if given.json:
         print(answers.as_json(answer))
-    elif not (given.quiet or complaints):
-        print("every volume is as recorded")
+    elif not given.quiet:
+        _show_differences(answer.differences, dry_run=given.dry_run)
     for name in sorted(complaints):
         sys.stderr.write(f"zfsiloctl: {name}: {clean(complaints[name])}\n")
     return FAILED if complaints else 0
+
+
+def _show_differences(differences: Any, *, dry_run: bool) -> None:
+    for each in differences:
+        what = "missing" if each.wanted else "too much"
+        repaired = "" if dry_run or each.problem else ", repaired"
+        why = f": {clean(each.problem)}" if each.problem else ""
+        print(f"{each.volume}: {what}{repaired}: {clean(each.fact)}{why}")
+    if not differences:
+        print("all is as recorded")
 
 
 def get(server: Server, name: str) -> Any:

@@ -128,3 +128,6 @@ class Host(Protocol):
     @property
     def chap(self) -> Callable[[str], Chap]:
         """Return CHAP secrets by name, from the store."""
+
+    def surveyed(self, datasets: tuple[str, ...]) -> Host:
+        """Return the host with these datasets looked at all at once, for many probes."""

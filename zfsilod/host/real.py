@@ -49,6 +49,14 @@ class RealHost:
         setattr(self, name, made)
         return made
 
+    def surveyed(self, datasets: tuple[str, ...]) -> Host:
+        """Return this machine with these datasets looked at in one process, for many probes."""
+        from zfsilod.host.survey import SurveyedZfs
+
+        copy = RealHost(self.chap, self._run)
+        copy.zfs = SurveyedZfs(self._run, datasets)
+        return copy
+
     def _make(self, name: str) -> object:
         match name:
             case "zfs":
