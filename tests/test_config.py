@@ -29,6 +29,9 @@ WRONG = [
     ("[store]\nsize_bytes = 1\n", r"store\.size_bytes"),
     ("[daemon]\nhost_id = 'Not An Id'\n", r"daemon\.host_id is no id"),
     ("[daemon]\nlog_level = 'loud'\n", r"daemon\.log_level"),
+    ("[csi]\nallowed_paths = ['/']\n", r"csi\.allowed_paths"),
+    ("[csi]\nallowed_paths = ['var/lib']\n", r"csi\.allowed_paths"),
+    ("[csi]\nallowed_paths = ['/var/../etc']\n", r"csi\.allowed_paths"),
     ("[give\n", r"zfsilod\.toml: .*line 1"),
 ]
 
@@ -79,6 +82,8 @@ def test_the_readme_names_every_key() -> None:
         for field in msgspec.structs.fields(table.type)
     }
     named = set(
-        re.findall(r"^\| `((?:give|store|operations|sync|daemon)\.\w+)`", README.read_text(), re.M)
+        re.findall(
+            r"^\| `((?:give|store|operations|sync|daemon|csi)\.\w+)`", README.read_text(), re.M
+        )
     )
     assert named == known

@@ -1,8 +1,9 @@
 """Who calls over gRPC, and what they may: identities, bearer tokens, and one table of roles.
 
-A unix peer is known by its user and groups, a TCP peer by a bearer token of which we keep only the
-digest. What a role may call is in ROLES and nowhere else; a method that is not there is refused to
-everybody. A host sees and touches only what concerns it: `shown` and `own_host`.
+A unix peer is known by its user and groups, one of the socket for nodes by that alone, a TCP peer
+by a bearer token of which we keep only the digest. What a role may call is in ROLES and nowhere
+else; a method that is not there is refused to everybody. A host sees and touches only what concerns
+it: `shown` and `own_host`; a node what is its own: node.py.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ if TYPE_CHECKING:
     from zfsilod.door import Peer
     from zfsilod.views import View
 
-Role = Literal["admin", "host", "reader"]
+Role = Literal["admin", "controller", "host", "node", "reader"]
 GROUP = "zfsilo"
 SCHEME = "Bearer "
 TOKEN = re.compile(r"zfsilo-([0-9a-hjkmnp-tv-z]{26})-[0-9a-f]{64}")
 
 ADMIN = ("admin",)
-READERS = ("admin", "reader")
+NODES = ("admin", "node")
+MANAGERS = ("admin", "controller")
 HOSTS = ("admin", "host")
-ALL = ("admin", "host", "reader")
+READERS = ("admin", "controller", "reader")
+REMOTE = ("admin", "controller", "host", "reader")
+ALL = ("admin", "controller", "host", "node", "reader")
 
 ROLES: dict[str, tuple[str, ...]] = {
     "/grpc.health.v1.Health/Check": READERS,
@@ -45,29 +49,30 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": READERS,
     "/zfsilo.v1.Service/GetServerInfo": ALL,
     "/zfsilo.v1.Service/GetCapacity": READERS,
-    # A host is shown what is published to it and what it may publish to itself.
+    # A host is shown what is published to it and what it may publish to itself, a node its own.
     "/zfsilo.v1.VolumeService/GetVolume": ALL,
-    "/zfsilo.v1.VolumeService/ListVolumes": ALL,
-    "/zfsilo.v1.VolumeService/StatsVolume": READERS,
+    "/zfsilo.v1.VolumeService/ListVolumes": REMOTE,
+    "/zfsilo.v1.VolumeService/StatsVolume": (*READERS, "node"),
     "/zfsilo.v1.VolumeService/SyncVolume": ADMIN,
     "/zfsilo.v1.VolumeService/SyncVolumes": ADMIN,
-    "/zfsilo.v1.VolumeService/CreateVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/UpdateVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/DeleteVolume": ADMIN,
-    # To itself, where the volume names it; from itself; its own.
-    "/zfsilo.v1.VolumeService/PublishVolume": HOSTS,
-    "/zfsilo.v1.VolumeService/UnpublishVolume": HOSTS,
-    "/zfsilo.v1.VolumeService/ListPublications": ALL,
+    "/zfsilo.v1.VolumeService/CreateVolume": MANAGERS,
+    "/zfsilo.v1.VolumeService/UpdateVolume": MANAGERS,
+    "/zfsilo.v1.VolumeService/DeleteVolume": MANAGERS,
+    # A host: to itself, where the volume names it; from itself; its own.
+    "/zfsilo.v1.VolumeService/PublishVolume": (*MANAGERS, "host"),
+    "/zfsilo.v1.VolumeService/UnpublishVolume": (*MANAGERS, "host"),
+    "/zfsilo.v1.VolumeService/ListPublications": REMOTE,
     "/zfsilo.v1.VolumeService/FetchConnection": HOSTS,
     "/zfsilo.v1.VolumeService/ReportFilesystem": HOSTS,
-    # No daemon commands another host: what happens on a consumer is for its own administrators.
-    "/zfsilo.v1.VolumeService/ConnectVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/DisconnectVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/StageVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/UnstageVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/MountVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/UnmountVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/GrowVolume": ADMIN,
+    # No daemon commands another host: what happens on a consumer is for its own administrators,
+    # and for its CSI plugin below its own folders.
+    "/zfsilo.v1.VolumeService/ConnectVolume": NODES,
+    "/zfsilo.v1.VolumeService/DisconnectVolume": NODES,
+    "/zfsilo.v1.VolumeService/StageVolume": NODES,
+    "/zfsilo.v1.VolumeService/UnstageVolume": NODES,
+    "/zfsilo.v1.VolumeService/MountVolume": NODES,
+    "/zfsilo.v1.VolumeService/UnmountVolume": NODES,
+    "/zfsilo.v1.VolumeService/GrowVolume": NODES,
     "/zfsilo.v1.HostService/GetHost": READERS,
     "/zfsilo.v1.HostService/ListHosts": READERS,
     "/zfsilo.v1.HostService/CreateHost": ADMIN,
@@ -82,6 +87,12 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.OperationService/RepairOperation": ADMIN,
 }
 
+# What brings foreign data onto a host is asked for on that host: over TCP to nobody. The way back
+# stays open to a distant administrator, so that a host can always be drained.
+LOCAL = frozenset(
+    f"/zfsilo.v1.VolumeService/{verb}Volume" for verb in ("Connect", "Stage", "Mount")
+)
+
 
 class Caller(Record):
     """An identity: what it may, who it is, and where it came from."""
@@ -89,9 +100,11 @@ class Caller(Record):
     role: Role
     subject: str
     origin: str
+    local: bool = False
 
     def __str__(self) -> str:
-        who = self.subject if self.origin == "unix" else f"{self.role} {self.subject}"
+        unix = self.local and self.role == "admin"
+        who = self.subject if unix else f"{self.role} {self.subject}"
         return f"{who} ({self.origin})"
 
 
@@ -105,13 +118,15 @@ class Callers:
 
     def of(self, peer: Peer, authorization: str) -> Caller:
         """Return the identity of a peer, else raise PermissionDenied or Unauthenticated."""
+        if peer.kind == "node":
+            return Caller(role="node", subject=f"uid {peer.uid}", origin="csi socket", local=True)
         if peer.kind == "unix":
             return self._of_user(peer)
         return self._of_token(authorization, peer.address)
 
     def _of_user(self, peer: Peer) -> Caller:
         if peer.uid in (0, self._own_uid) or self._group in peer.groups:
-            return Caller(role="admin", subject=f"uid {peer.uid}", origin="unix")
+            return Caller(role="admin", subject=f"uid {peer.uid}", origin="unix", local=True)
         raise PermissionDenied(
             f"uid {peer.uid} is neither root nor in the group {GROUP}", reason="NOT_IN_GROUP"
         )
@@ -154,9 +169,11 @@ def digest_of(token: str) -> str:
 def check_role(role: str) -> Role:
     """Return a role that there is, else raise InvalidArgument."""
     match role:
-        case "admin" | "host" | "reader":
+        case "admin" | "controller" | "host" | "reader":
             return role
-    raise InvalidArgument(f"{role[:40]!r} is no role: admin, host or reader", reason="BAD_ROLE")
+    raise InvalidArgument(
+        f"{role[:40]!r} is no role: {', '.join(REMOTE[:-1])} or {REMOTE[-1]}", reason="BAD_ROLE"
+    )
 
 
 def authorize(caller: Caller, method: str) -> None:
@@ -165,6 +182,11 @@ def authorize(caller: Caller, method: str) -> None:
         raise PermissionDenied(
             f"{caller} may not call {method.rpartition('/')[2]}",
             reason="ROLE", role=caller.role, method=method,
+        )  # fmt: skip
+    if method in LOCAL and not caller.local:
+        raise PermissionDenied(
+            f"{method.rpartition('/')[2]} is asked for on the host itself, not over the network",
+            reason="LOCAL", method=method,
         )  # fmt: skip
 
 

@@ -64,6 +64,12 @@ class Daemon(msgspec.Struct, forbid_unknown_fields=True):
     log_level: str = "info"
 
 
+class Csi(msgspec.Struct, forbid_unknown_fields=True):
+    """[csi]: what the socket for Kubernetes may do."""
+
+    allowed_paths: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/kubelet"])
+
+
 class Server(msgspec.Struct, forbid_unknown_fields=True):
     """A file of servers.d: a storage host that this consumer knows."""
 
@@ -80,6 +86,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     operations: Operations = msgspec.field(default_factory=Operations)
     sync: Sync = msgspec.field(default_factory=Sync)
     daemon: Daemon = msgspec.field(default_factory=Daemon)
+    csi: Csi = msgspec.field(default_factory=Csi)
 
     @property
     def settings(self) -> Settings:
@@ -90,6 +97,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
             host_id=host_id, root=self.give.root,
             export=Export(prefix=prefix, portals=tuple(self.give.portals)),
             overcommit=self.give.overcommit, volblocksize=self.give.volblocksize,
+            node_paths=tuple(self.csi.allowed_paths),
         )  # fmt: skip
 
 
@@ -196,6 +204,7 @@ def _check(config: Config, path: Path) -> None:
         (config.sync.interval_s >= 0, "sync.interval_s is negative"),
         (config.daemon.idle_exit_s >= 0, "daemon.idle_exit_s is negative"),
         (1 <= config.daemon.max_connections <= 100_000, "daemon.max_connections: 1 to 100000"),
+        (all(map(is_folder, config.csi.allowed_paths)), "csi.allowed_paths: absolute, not / or .."),
         (config.daemon.log_level in LEVELS, f"daemon.log_level is none of {', '.join(LEVELS)}"),
     ]
     for right, complaint in checks:
@@ -204,6 +213,12 @@ def _check(config: Config, path: Path) -> None:
 
 
 LEVELS = ("debug", "info", "warning", "error")
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether a path can be one below which others are allowed: never the root itself."""
+    parts = path.split("/")
+    return parts[0] == "" and any(parts) and not {".", ".."} & set(parts)
 
 
 def is_portal(text: str) -> bool:

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -139,12 +140,12 @@ async def _front_ends(
     names = (settings.daemon.host_id, socket.gethostname())
     certificate = certs.load_or_make(places.state / "tls", names)
     most = settings.daemon.max_connections
-    door = Door(places.run / "private", Limits(unix=most, tcp=most))
+    door = Door(places.run / "private", Limits(unix=most, node=most, tcp=most))
     server = GrpcServer(service, door, certificate)
     await server.start()
     stack.push_async_callback(server.stop)
-    for listener in _listeners(places):
-        door.open(listener)
+    for listener, node in _listeners(places):
+        door.open(listener, node=node)
     if places.simulated:
         return None
     bus = await dbus.serve(None, service, version=__version__)
@@ -152,18 +153,22 @@ async def _front_ends(
     return bus
 
 
-def _listeners(places: Places) -> list[socket.socket]:
-    """Return the sockets that systemd gave us; in a simulation, and by hand, our own."""
+def _listeners(places: Places) -> list[tuple[socket.socket, bool]]:
+    """Return the sockets that systemd gave us, or our own; each with whether it is for nodes."""
     from zfsilod import door
 
     given = door.inherited()
     if given:
         return given
     places.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    own = [door.listen_unix(places.run / "zfsilod.sock")]
+    (places.run / "csi").mkdir(mode=0o750, exist_ok=True)
+    own = [
+        (door.listen_unix(places.run / "zfsilod.sock"), False),
+        (door.listen_unix(places.run / "csi" / "zfsilod.sock"), True),
+    ]
     if places.tcp:
         address, _colon, port = places.tcp.rpartition(":")
-        own.append(door.listen_tcp(address.strip("[]"), int(port)))
+        own.append((door.listen_tcp(address.strip("[]"), int(port)), False))
     return own
 
 
@@ -269,6 +274,8 @@ def main() -> int:
         return 0
     if places.fake_host and not settings.give.root:
         settings.give.root = SIMULATED_ROOT
+    if places.simulated:  # a cluster that tries it out has its folders here or there
+        settings.csi.allowed_paths += [str(places.state), tempfile.gettempdir()]
     logging.basicConfig(
         level=settings.daemon.log_level.upper(), format="%(name)s: %(message)s", stream=sys.stderr
     )

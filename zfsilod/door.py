@@ -5,7 +5,9 @@ unix peer, the address of a TCP peer), and connect to grpc from a socket bound t
 that we make up and remember: that name is what grpc tells a servicer about its peer, and `peer`
 gives back who it stands for. The private sockets lie in a directory that only we can enter.
 
-    unix listener -> DIRECTORY/plain.sock      TCP listener -> DIRECTORY/tls.sock
+    unix listeners -> DIRECTORY/plain.sock     TCP listener -> DIRECTORY/tls.sock
+
+Of the unix listeners one is for nodes: whoever comes in there is one, whatever their user.
 
 A pump is two pipes over bare non-blocking sockets: asyncio's transports add twice the delay. A pipe
 holds at most one chunk that its reader does not take, and reads on only when that is gone.
@@ -38,7 +40,8 @@ LINGER_S = 5  # how long one half of a connection outlives the other
 SO_PEERGROUPS = 59  # socket(7); Python has no name for it
 MAX_GROUPS = 256  # of a peer; Python reads no longer options
 
-Kind = Literal["unix", "tcp"]
+Kind = Literal["unix", "node", "tcp"]
+NODE_SOCKET = "zfsilod-csi.socket"  # what systemd calls the descriptors of that unit
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ class Peer(Record):
     """Who is behind a connection."""
 
     kind: Kind
-    address: str  # TCP: without the port; unix: "pid 17"
+    address: str  # TCP: without the port; unix and node: "pid 17"
     uid: int = -1
     groups: tuple[int, ...] = ()
 
@@ -61,6 +64,7 @@ class Limits(Record):
     """How many connections are let in; further ones are closed at once."""
 
     unix: int = 256
+    node: int = 256
     tcp: int = 256
     each: int = 64  # of one address or user, root excepted
 
@@ -80,9 +84,11 @@ class Door:
         self._held: Counter[str] = Counter()
         _make_private(directory)
 
-    def open(self, listener: socket.socket) -> None:
+    def open(self, listener: socket.socket, *, node: bool = False) -> None:
         """Take connections of a listening socket from now on; it is closed with the door."""
-        kind: Kind = "unix" if listener.family == socket.AF_UNIX else "tcp"
+        kind: Kind = "tcp"
+        if listener.family == socket.AF_UNIX:
+            kind = "node" if node else "unix"
         listener.settimeout(0)
         self._listeners[listener] = kind
         asyncio.get_running_loop().add_reader(listener, self._accept, listener, kind)
@@ -137,7 +143,7 @@ class Door:
                 log.warning("too many connections: one of %s is closed", peer.who)
                 client.close()
                 return
-            tag, server = self._reach(self.plain if kind == "unix" else self.tls)
+            tag, server = self._reach(self.tls if kind == "tcp" else self.plain)
         except OSError as error:  # the peer is gone again, or grpc does not take it
             log.warning("a %s connection is dropped: %s", kind, error)
             client.close()
@@ -155,9 +161,8 @@ class Door:
     def _is_full(self, peer: Peer) -> bool:
         if peer.uid != 0 and self._held[peer.who] >= self.limits.each:
             return True
-        most = self.limits.unix if peer.kind == "unix" else self.limits.tcp
         held = sum(each.peer.kind == peer.kind for each in self._connections.values())
-        return held >= most
+        return held >= int(getattr(self.limits, peer.kind))
 
     def _reach(self, path: Path) -> tuple[str, socket.socket]:
         """Connect to grpc under a new tag. A local connection is made at once, or not at all."""
@@ -270,11 +275,14 @@ class Pipe:
         self._owner.pipe_ended()
 
 
-def inherited() -> list[socket.socket]:
-    """Return the listening sockets that systemd hands over: sd_listen_fds(3)."""
-    from systemd.daemon import listen_fds
+def inherited() -> list[tuple[socket.socket, bool]]:
+    """Return systemd's listening sockets, each with whether it is for nodes: sd_listen_fds(3)."""
+    from systemd.daemon import listen_fds_with_names
 
-    return [socket.socket(fileno=descriptor) for descriptor in listen_fds()]
+    return [
+        (socket.socket(fileno=descriptor), name == NODE_SOCKET)
+        for descriptor, name in listen_fds_with_names().items()
+    ]
 
 
 def listen_unix(path: Path, *, mode: int = 0o660) -> socket.socket:
@@ -308,7 +316,7 @@ def peer_of(client: socket.socket, kind: Kind) -> Peer:
         return Peer(kind="tcp", address=address.removeprefix("::ffff:"))
     raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
     pid, uid, gid = struct.unpack("iII", raw)
-    return Peer(kind="unix", address=f"pid {pid}", uid=uid, groups=(gid, *_groups(client)))
+    return Peer(kind=kind, address=f"pid {pid}", uid=uid, groups=(gid, *_groups(client)))
 
 
 def _groups(client: socket.socket) -> tuple[int, ...]:

@@ -168,7 +168,7 @@ class Token(Stored):
 
     id: str
     digest: str  # SHA-256 of the token, hex
-    role: str  # admin, host or reader
+    role: str  # auth.Role, but never node
     subject: str  # the host or user it stands for
     created_at: int = 0
 

@@ -42,6 +42,7 @@ class Settings(Record):
     overcommit: float = 10.0
     volblocksize: int = 16384
     max_attachments: int = 0
+    node_paths: tuple[str, ...] = ()  # below which the role node may stage and mount
 
 
 class World:

@@ -45,6 +45,7 @@ class Front:
         self.service = zfsilo.service
         self.door = Door(directory / "private", limits)
         self.path = directory / "zfsilod.sock"
+        self.node_path = directory / "csi.sock"
         self.certificate = certificate()
         self.server = GrpcServer(self.service, self.door, self.certificate)
         self.channels: list[Any] = []
@@ -53,6 +54,7 @@ class Front:
     async def start(self) -> None:
         await self.server.start()
         self.door.open(listen_unix(self.path, mode=0o666))
+        self.door.open(listen_unix(self.node_path), node=True)
         listener = listen_tcp("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.door.open(listener)
@@ -69,6 +71,10 @@ class Front:
     def root(self) -> Api:
         """Return the interface over the unix socket: as administrator."""
         return Api(self._kept(unix_channel_aio(self.path)))
+
+    def node(self) -> Api:
+        """Return the interface over the socket of the CSI plugin."""
+        return Api(self._kept(unix_channel_aio(self.node_path)))
 
     def bearer(self, token: str) -> Api:
         """Return the interface over TLS with a token."""

@@ -306,9 +306,10 @@ def test_ipv6_addresses() -> None:
 
 INHERIT = """
 import os, sys
-os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "2"
+os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "3"
+os.environ["LISTEN_FDNAMES"] = "zfsilod.socket:zfsilod-tcp.socket:zfsilod-csi.socket"
 from zfsilod.door import inherited
-print([(s.family.name, s.fileno()) for s in inherited()])
+print([(s.family.name, s.fileno(), node) for s, node in inherited()])
 """
 
 
@@ -317,14 +318,16 @@ def test_sockets_of_systemd_are_taken() -> None:
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory, ExitStack() as stack:
         unix = stack.enter_context(listen_unix(Path(directory) / "s"))
         tcp = stack.enter_context(listen_tcp("127.0.0.1", 0))
-        # As systemd does: the sockets are 3 and 4 in the new process.
+        # As systemd does: the sockets are 3, 4 and 5 in the new process.
         moves = f"import os; os.dup2({unix.fileno()}, 103); os.dup2({tcp.fileno()}, 104)\n"
-        moves += "os.dup2(103, 3); os.dup2(104, 4)\n"
+        moves += "os.dup2(103, 3); os.dup2(104, 4); os.dup2(103, 5)\n"
         done = subprocess.run(
             [sys.executable, "-c", moves + INHERIT], pass_fds=(unix.fileno(), tcp.fileno()),
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-    assert done.stdout.strip() == "[('AF_UNIX', 3), ('AF_INET', 4)]"
+    assert done.stdout.strip() == (
+        "[('AF_UNIX', 3, False), ('AF_INET', 4, False), ('AF_UNIX', 5, True)]"
+    )
 
 
 # With grpc behind it

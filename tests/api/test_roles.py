@@ -20,7 +20,8 @@ from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refuse
 from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.grpc import HEALTH, REFLECTION
 from zfsilod.api.stub import SERVICES, Api, Stub, path_of
-from zfsilod.auth import ROLES, Caller, authorize, new_token
+from zfsilod.auth import LOCAL, REMOTE, ROLES, Caller, authorize, new_token
+from zfsilod.ctl import commands
 from zfsilod.errors import InvalidArgument, PermissionDenied
 from zfsilod.model import Publication
 
@@ -49,7 +50,16 @@ def test_readers_only_read() -> None:
 def test_no_other_host_commands_a_consumer() -> None:
     family = [path for path in ROLES if path.rpartition("/")[2] in [f"{n}Volume" for n in CONSUMER]]
     assert len(family) == len(CONSUMER)
-    assert all(ROLES[path] == ("admin",) for path in family)
+    assert all(ROLES[path] == ("admin", "node") for path in family)
+
+
+def test_a_controller_has_no_secrets_and_changes_no_hosts() -> None:
+    refused = ("FetchConnection", "ReportFilesystem", "RegisterHost", "CreateHost", "UpdateHost")
+    assert all("controller" not in roles for path, roles in ROLES.items() if path.endswith(refused))
+
+
+def test_the_roles_of_tokens_are_those_of_zfsiloctl() -> None:
+    assert set(commands.ROLES) == set(REMOTE)
 
 
 def test_what_is_not_in_the_table_is_refused() -> None:
@@ -57,14 +67,24 @@ def test_what_is_not_in_the_table_is_refused() -> None:
         authorize(Caller(role="admin", subject="x", origin="y"), "/zfsilo.v1.Service/Other")
 
 
-@pytest.mark.parametrize("role", ["admin", "host", "reader"])
+@pytest.mark.parametrize("role", REMOTE)
 async def test_the_table_holds_on_the_wire(front: Front, role: Any) -> None:
     front.role(role, "take")
     channel = front.channels[-1]
     for path, method in METHODS.items():
         code = await code_of(channel, path, method)
         refused_by_role = code == grpc.StatusCode.PERMISSION_DENIED
-        assert refused_by_role == (role not in ROLES[path]), f"{path} answers {code} to {role}"
+        may = role in ROLES[path] and path not in LOCAL
+        assert refused_by_role != may, f"{path} answers {code} to {role}"
+
+
+async def test_the_table_holds_for_nodes(front: Front) -> None:
+    front.node()
+    channel = front.channels[-1]
+    for path, method in METHODS.items():
+        code = await code_of(channel, path, method)
+        refused_by_role = code == grpc.StatusCode.PERMISSION_DENIED
+        assert refused_by_role != ("node" in ROLES[path]), f"{path} answers {code} to a node"
 
 
 async def code_of(channel: Any, path: str, method: Any) -> grpc.StatusCode:

@@ -1,13 +1,18 @@
-"""VolumeService, what it does on the host that uses a volume. No server and no host may ask."""
+"""VolumeService, what it does on the host that uses a volume. No server and no host may ask.
+
+A node may, for what is its own (node.py).
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod import take
+from zfsilod import node, take
 from zfsilod.api import messages
 from zfsilod.api.volumes import change_volume
 from zfsilod.errors import InvalidArgument
+from zfsilod.model import Attachment
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
@@ -29,12 +34,16 @@ class Attachments:
             restore=messages.RESTORES.name(request.restore, "NEVER"),
             publish_if_needed=request.publish_if_needed, epoch=request.epoch,
         )  # fmt: skip
+        if call.caller.role == "node":
+            node.check_connect(verb)
+        await _check_node(call, verb.id)
         return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
 
     async def DisconnectVolume(
         self, request: volume_pb2.DisconnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = take.Disconnect(id=messages.volume_id(request.name))
+        await _check_node(call, verb.id)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
         )
@@ -46,6 +55,7 @@ class Attachments:
             id=messages.volume_id(request.name), path=request.path, fs_type=request.fs_type,
             mount_options=tuple(request.mount_options), readonly=request.readonly,
         )  # fmt: skip
+        await _check_node(call, verb.id, verb.path)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
         )
@@ -54,6 +64,7 @@ class Attachments:
         self, request: volume_pb2.UnstageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = take.Unstage(id=messages.volume_id(request.name), path=request.path)
+        await _check_node(call, verb.id)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
         )
@@ -64,6 +75,7 @@ class Attachments:
         verb = take.MountAt(
             id=messages.volume_id(request.name), path=request.path, readonly=request.readonly
         )
+        await _check_node(call, verb.id, verb.path)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
         )
@@ -74,6 +86,7 @@ class Attachments:
         if bool(request.path) == request.all_paths:
             raise InvalidArgument("name a path, or ask for all paths", reason="BAD_PATH")
         verb = take.UnmountFrom(id=messages.volume_id(request.name), path=request.path)
+        await _check_node(call, verb.id)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
         )
@@ -82,6 +95,19 @@ class Attachments:
         self, request: volume_pb2.GrowVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = take.Grow(id=messages.volume_id(request.name))
+        await _check_node(call, verb.id)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
         )
+
+
+async def _check_node(call: Call, attachment_id: str, *paths: str) -> None:
+    """Refuse a node what is not its own: an attachment, and the path that it asks for."""
+    if call.caller.role != "node":
+        return
+    allowed = call.service.settings.node_paths
+    found = call.read(lambda txn: txn.get(Attachment, attachment_id))
+    if found is not None:
+        node.check_attachment(found, allowed)
+    for path in paths:
+        await call.service.look(partial(node.check_path, path, allowed))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
+from zfsilod import node
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
@@ -62,7 +63,9 @@ class Volumes:
     async def StatsVolume(
         self, request: volume_pb2.StatsVolumeRequest, call: Call
     ) -> volume_pb2.VolumeStats:
-        figures = await call.service.stats(messages.volume_id(request.name))
+        volume_id = messages.volume_id(request.name)
+        need_view(call, volume_id)
+        figures = await call.service.stats(volume_id)
         return volume_pb2.VolumeStats(**{STATS[name]: figure for name, figure in figures.items()})
 
     async def SyncVolume(
@@ -114,7 +117,11 @@ class Volumes:
 
 def need_view(call: Call, volume_id: str) -> View:
     """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
-    found = shown(call.caller, call.read(lambda txn: view(txn, volume_id)))
+    known = call.read(lambda txn: view(txn, volume_id))
+    if call.caller.role == "node":
+        found = node.shown(known, call.service.settings.node_paths)
+    else:
+        found = shown(call.caller, known)
     if found is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     return found

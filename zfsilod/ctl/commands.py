@@ -64,6 +64,7 @@ ACCESS_MODES = (
     "single_node_multi_writer", "multi_node_reader_only", "multi_node_single_writer",
     "multi_node_multi_writer",
 )  # fmt: skip
+ROLES = ("host", "admin", "controller", "reader")  # auth.REMOTE, without its imports
 STATES = (
     "running", "waiting", "failed", "done", "rolled_back", "needs_repair",
 )  # fmt: skip
@@ -231,8 +232,8 @@ COMMANDS = (
             OPERATION),
     Command("token create", "token:create", "make a token, or a join file for a host",
             Argument("subject", metavar="SUBJECT", text="the host or user that it stands for"),
-            Argument("--role", choices=("host", "admin", "reader"), required=True,
-                     offer=("host", "admin", "reader"), text="what its bearer may do"),
+            Argument("--role", choices=ROLES, required=True, offer=ROLES,
+                     text="what its bearer may do"),
             Argument("--file", metavar="FILE", offer="files",
                      text="write a join file for `zfsiloctl server join`, in place of printing"),
             Argument("--address", metavar="HOST[:PORT]", default="",

@@ -1,0 +1,161 @@
+"""The CSI socket: a node's own attachments, below its own folders, whoever asks."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from zfsilo.v1 import service_pb2
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.running import DATA, connect, create, front_of, publish, refused
+from tests.doubles import SETTINGS
+from zfsilod import node
+from zfsilod.errors import PermissionDenied
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.api.running import Front
+    from zfsilod.api.stub import Api
+
+OUTSIDE = "/srv/data"
+
+
+class Kubelet:
+    """A daemon with a published volume, the folder that its node may use, and both sockets."""
+
+    def __init__(self, front: Front, below: str) -> None:
+        self.below = below
+        self.root: Api = front.root()
+        self.node: Api = front.node()
+
+    def path(self, name: str) -> str:
+        return f"{self.below}/{name}"
+
+
+@asynccontextmanager
+async def kubelet_of(directory: Path) -> AsyncIterator[Kubelet]:
+    below = directory / "kubelet"
+    below.mkdir()
+    settings = SETTINGS.but(node_paths=(str(below),))
+    async with front_of(directory, settings) as front:
+        built = Kubelet(front, str(below))
+        await built.root.volumes.CreateVolume(create())
+        await built.root.volumes.PublishVolume(publish())
+        yield built
+
+
+async def test_a_node_goes_up_and_down_below_its_folder(tmp_path: Path) -> None:
+    async with kubelet_of(tmp_path) as at:
+        volumes = at.node.volumes
+        await volumes.ConnectVolume(connect())
+        await volumes.StageVolume(pb.StageVolumeRequest(name=DATA, path=at.path("stage")))
+        mounted = await volumes.MountVolume(
+            pb.MountVolumeRequest(name=DATA, path=at.path("pods/a/mount"))
+        )
+        assert mounted.volume.height == pb.HEIGHT_MOUNTED
+        assert not mounted.volume.publications
+        seen = await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+        assert seen.attachment.mounts[0].path == at.path("pods/a/mount")
+        await volumes.StatsVolume(pb.StatsVolumeRequest(name=DATA))
+        await volumes.GrowVolume(pb.GrowVolumeRequest(name=DATA))
+        await volumes.UnmountVolume(pb.UnmountVolumeRequest(name=DATA, all_paths=True))
+        await volumes.UnstageVolume(pb.UnstageVolumeRequest(name=DATA))
+        await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
+        with refused("NOT_FOUND"):
+            await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+
+
+async def test_root_is_a_node_there_too(tmp_path: Path) -> None:
+    async with kubelet_of(tmp_path) as at:
+        info = await at.node.service.GetServerInfo(service_pb2.GetServerInfoRequest())
+        assert info.caller == "node uid 0 (csi socket)"
+        with refused("PERMISSION_DENIED", "ROLE"):
+            await at.node.volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA))
+        with refused("PERMISSION_DENIED", "ROLE"):
+            await at.node.volumes.ListVolumes(pb.ListVolumesRequest())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"restore": pb.RESTORE_BOOT}, {"publish_if_needed": True}], ids=str
+)
+async def test_a_node_connects_what_is_published_and_not_for_ever(
+    tmp_path: Path, fields: Any
+) -> None:
+    async with kubelet_of(tmp_path) as at:
+        with refused("PERMISSION_DENIED", "NOT_THE_NODES"):
+            await at.node.volumes.ConnectVolume(connect(**fields))
+
+
+@pytest.mark.parametrize("path", ["", OUTSIDE, "{}", "{}-more/x", "{}/../x", "relative"])
+async def test_nothing_outside_of_the_folder(tmp_path: Path, path: str) -> None:
+    async with kubelet_of(tmp_path) as at:
+        volumes = at.node.volumes
+        await volumes.ConnectVolume(connect())
+        wrong = path.format(at.below)
+        code = "INVALID_ARGUMENT" if ".." in wrong or wrong == "relative" else "PERMISSION_DENIED"
+        with refused(code):
+            await volumes.StageVolume(pb.StageVolumeRequest(name=DATA, path=wrong))
+        await volumes.StageVolume(pb.StageVolumeRequest(name=DATA, path=at.path("stage")))
+        with refused(code):
+            await volumes.MountVolume(pb.MountVolumeRequest(name=DATA, path=wrong))
+
+
+def test_links_do_not_lead_out(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "kubelet", tmp_path / "etc"
+    inside.mkdir()
+    outside.mkdir()
+    allowed = (str(inside),)
+    (inside / "out").symlink_to(outside)
+    (inside / "in").symlink_to(inside / "pods")
+    (inside / "round").symlink_to(inside / "round")
+    for path in ("pods/a/mount", "in/a", "not/there/yet"):
+        node.check_path(f"{inside}/{path}", allowed)
+    for path in ("out/a", "out/a/b", "round/a"):
+        with pytest.raises(PermissionDenied):
+            node.check_path(f"{inside}/{path}", allowed)
+    (tmp_path / "linked").symlink_to(inside)  # as /var/lib/kubelet often is
+    node.check_path(f"{tmp_path}/linked/pods/a", (f"{tmp_path}/linked",))
+
+
+@pytest.mark.parametrize("why", ["restore", "path"])
+async def test_what_an_administrator_uses_is_not_the_nodes(tmp_path: Path, why: str) -> None:
+    async with kubelet_of(tmp_path) as at:
+        restore = pb.RESTORE_BOOT if why == "restore" else pb.RESTORE_NEVER
+        await at.root.volumes.ConnectVolume(connect(restore=restore))
+        path = OUTSIDE if why == "path" else at.path("stage")
+        await at.root.volumes.StageVolume(pb.StageVolumeRequest(name=DATA, path=path))
+        volumes = at.node.volumes
+        with refused("NOT_FOUND"):
+            await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+        with refused("NOT_FOUND"):
+            await volumes.StatsVolume(pb.StatsVolumeRequest(name=DATA))
+        for method, request in (
+            (volumes.ConnectVolume, connect()),
+            (volumes.MountVolume, pb.MountVolumeRequest(name=DATA, path=at.path("x"))),
+            (volumes.UnmountVolume, pb.UnmountVolumeRequest(name=DATA, all_paths=True)),
+            (volumes.UnstageVolume, pb.UnstageVolumeRequest(name=DATA)),
+            (volumes.DisconnectVolume, pb.DisconnectVolumeRequest(name=DATA)),
+            (volumes.GrowVolume, pb.GrowVolumeRequest(name=DATA)),
+        ):
+            with refused("PERMISSION_DENIED", "NOT_THE_NODES"):
+                await method(request)
+
+
+async def test_over_the_network_nobody_climbs(tmp_path: Path) -> None:
+    async with front_of(tmp_path) as front:
+        far = front.role("admin", "ops").volumes
+        await far.CreateVolume(create())
+        await far.PublishVolume(publish())
+        for method, request in (
+            (far.ConnectVolume, connect()),
+            (far.StageVolume, pb.StageVolumeRequest(name=DATA)),
+            (far.MountVolume, pb.MountVolumeRequest(name=DATA, path=OUTSIDE)),
+        ):
+            with refused("PERMISSION_DENIED", "LOCAL"):
+                await method(request)
+        await front.root().volumes.ConnectVolume(connect())
+        await far.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
