@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from tests.examples import HOW, TAKE
 from zfsilod import plan
 from zfsilod.errors import FailedPrecondition, NotFound, Unavailable
-from zfsilod.give import Publish, ReportFilesystem, Unpublish
 from zfsilod.host.fake import FakeHost
 from zfsilod.hosts import CreateHost
 from zfsilod.model import Operation, Publication, Volume
+from zfsilod.publish import Publish, ReportFilesystem, Unpublish
 from zfsilod.service import Service
 from zfsilod.store import Store
 from zfsilod.take import Connection

@@ -91,6 +91,10 @@ def _server() -> tuple[Example, ...]:
             name="unpublish-one", before=twice,
             moves=plan.unpublish(VOLUME, PUBLICATION, HOW, [SECOND]),
         ),
+        Example(
+            name="fence", before=twice,
+            moves=plan.unpublish(VOLUME, PUBLICATION, HOW, [SECOND], fence=plan.Fence(grace_s=0)),
+        ),
     )  # fmt: skip
 
 

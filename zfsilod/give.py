@@ -24,18 +24,13 @@ from zfsilod.errors import (
     PermissionDenied,
 )
 from zfsilod.model import (
-    FILESYSTEMS,
     AccessMode,
-    Filesystem,
-    FilesystemState,
     Host,
     Mode,
     Move,
     Publication,
-    Transport,
     Volume,
 )
-from zfsilod.secret import Chap
 from zfsilod.verbs import (
     Plan,
     Settings,
@@ -45,7 +40,6 @@ from zfsilod.verbs import (
     check_id,
     check_labels,
     drop,
-    drop_secret,
     put,
 )
 
@@ -199,173 +193,6 @@ class DeleteVolume(Verb):
         )  # fmt: skip
 
 
-class Publish(Verb):
-    """Export a volume to one host."""
-
-    kind = "publish"
-    about = ("volumes", "volume")
-    volume: str
-    host: str
-    access_mode: AccessMode = "SINGLE_NODE_WRITER"
-    readonly: bool = False
-    transport: Transport = "ISCSI"
-    request: str = ""  # the consumer's operation, when it publishes to itself
-
-    def plan(self, world: World, seen: object) -> Plan:
-        volume, host = need_volume(world.txn, self.volume), need_host(world.txn, self.host)
-        others = list(world.txn.scan_below(Publication, self.volume))
-        standing = next((each for each in others if each.host == self.host), None)
-        if standing is None:
-            self._check(volume, others)
-            standing = self._publication(volume, host, world)
-        elif not self._same(standing):
-            raise AlreadyExists(
-                f"{self.volume} is published to {self.host} with other parameters: unpublish it "
-                "first",
-                volume=self.volume, host=self.host,
-            )  # fmt: skip
-        new = standing.revision == 0
-        others = [each for each in others if each.host != self.host]
-        target = plan.target_name(world.settings.export.prefix, volume)
-        return Plan(
-            title=f"publish {self.volume} to {self.host} over iscsi",
-            claims=(f"volume/{self.volume}",),
-            moves=plan.publish(volume, standing, world.settings.export, others),
-            commit=(
-                put(volume.but(height="EXPORTED", epoch=max(volume.epoch, standing.epoch))),
-                put(standing),
-            ),
-            revert=(drop_secret(standing.key),) if new else (),
-            secrets={standing.key: chap_for(standing, target)} if new else {},
-        )  # fmt: skip
-
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
-        volume = txn.get(Volume, self.volume)
-        found = txn.get(Publication, f"{self.volume}/{self.host}")
-        if volume is None or found is None or not self._same(found):
-            return None
-        others = [p for p in txn.scan_below(Publication, self.volume) if p.host != self.host]
-        moves = plan.publish(volume, found, settings.export, others)
-        return (*plan.up([plan.zvol(volume)]), *moves)
-
-    def _same(self, found: Publication) -> bool:
-        return (found.readonly, found.access_mode, found.transport) == (
-            self.readonly, self.access_mode, self.transport,
-        )  # fmt: skip
-
-    def _check(self, volume: Volume, others: list[Publication]) -> None:
-        if self.access_mode not in volume.access_modes:
-            raise InvalidArgument(
-                f"{volume.id} allows {', '.join(volume.access_modes)}, not {self.access_mode}",
-                reason="ACCESS_MODE", volume=volume.id,
-            )  # fmt: skip
-        if others:
-            holder = others[0].host
-            raise FailedPrecondition(
-                f"{volume.id} is published to {holder}: unpublish it there first",
-                reason="PUBLISHED", volume=volume.id, host=holder,
-            )  # fmt: skip
-
-    def _publication(self, volume: Volume, host: Host, world: World) -> Publication:
-        if not host.iqn:
-            raise FailedPrecondition(
-                f"the host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
-            )
-        return Publication(
-            id=f"{volume.id}/{host.id}", volume=volume.id, host=host.id, initiator=host.iqn,
-            transport=self.transport, access_mode=self.access_mode, readonly=self.readonly,
-            epoch=volume.epoch + 1,
-            published_by=world.caller, request=self.request, created_at=world.now,
-        )  # fmt: skip
-
-
-class Unpublish(Verb):
-    """Take a volume back from one host, or from all."""
-
-    kind = "unpublish"
-    about = ("volumes", "volume")
-    volume: str
-    host: str = ""  # "": all
-    request: str = ""  # only if this operation of the consumer published it
-
-    def plan(self, world: World, seen: object) -> Plan:
-        volume = need_volume(world.txn, self.volume)
-        standing = list(world.txn.scan_below(Publication, self.volume))
-        gone = [each for each in standing if self._names(each)]
-        left = [each for each in standing if each not in gone]
-        how = world.settings.export
-        moves: list[Move] = []
-        for index, each in enumerate(gone):
-            others = [*left, *gone[index + 1 :]]
-            moves += plan.unpublish(volume, each, how, others)
-        height = "EXPORTED" if left else "CREATED"
-        return Plan(
-            title=f"unpublish {self.volume} from {self.host or 'all hosts'}",
-            claims=(f"volume/{self.volume}",), moves=tuple(moves),
-            commit=(
-                *(drop(each) for each in gone), *(drop_secret(each.key) for each in gone),
-                *((put(volume.but(height=height)),) if gone else ()),
-            ),
-        )  # fmt: skip
-
-    def _names(self, publication: Publication) -> bool:
-        if self.request and publication.request != self.request:
-            return False
-        return self.host in ("", publication.host)
-
-
-class ReportFilesystem(Verb):
-    """Take note of what the holder of a volume does with its filesystem; it only moves forward."""
-
-    kind = "report"
-    about = ("volumes", "volume")
-    volume: str
-    host: str
-    epoch: int
-    state: FilesystemState
-    type: str
-    uuid: str
-    operation: str = ""
-
-    def plan(self, world: World, seen: object) -> Plan:
-        volume = need_volume(world.txn, self.volume)
-        publication = need_publication(world.txn, self.volume, self.host)
-        if publication.epoch != self.epoch:
-            raise FailedPrecondition(
-                f"the publication of {self.volume} to {self.host} is not the one that {self.host} "
-                "knows: connect again",
-                reason="STALE_EPOCH", volume=self.volume,
-            )  # fmt: skip
-        wanted = Filesystem(
-            state=self.state, type=self.type, uuid=self.uuid,
-            operation=self.operation if self.state == "FORMATTING" else "", host=self.host,
-        )  # fmt: skip
-        self._check(volume.filesystem)
-        moves = plan.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
-        return Plan(
-            title=f"mark the filesystem of {self.volume} {self.state}",
-            claims=(f"volume/{self.volume}",), moves=moves,
-            commit=(put(volume.but(filesystem=wanted)),),
-        )  # fmt: skip
-
-    def _check(self, now: Filesystem) -> None:
-        if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
-            raise InvalidArgument(
-                f"{self.type[:40]!r} {self.uuid[:40]!r} is no filesystem that zfsilo makes",
-                reason="BAD_FILESYSTEM",
-            )
-        if now.state == "READY" and (self.state != "READY" or now.uuid != self.uuid):
-            raise FailedPrecondition(
-                f"{self.volume} has a {now.type} filesystem already: {now.uuid}",
-                reason="FILESYSTEM_READY", volume=self.volume, uuid=now.uuid,
-            )  # fmt: skip
-
-
-def chap_for(publication: Publication, target: str) -> Chap:
-    """Return new secrets for a publication: each side is named by its iSCSI name."""
-    return Chap.make(username=publication.initiator, mutual_username=target)
-
-
 def need_root(settings: Settings) -> None:
     """Refuse verbs of a storage host elsewhere."""
     if not settings.root:
@@ -392,9 +219,12 @@ def need_host(txn: Transaction, host_id: str) -> Host:
 
 
 def need_publication(txn: Transaction, volume_id: str, host_id: str) -> Publication:
-    """Return the publication of a volume to a host, else raise FailedPrecondition."""
-    found = txn.get(Publication, f"{volume_id}/{host_id}")
-    if found is None:
+    """Return the publication of a volume to a host, else raise FailedPrecondition.
+
+    One to a name that the host no longer has is none: nobody can log in with it.
+    """
+    found, host = txn.get(Publication, f"{volume_id}/{host_id}"), txn.get(Host, host_id)
+    if found is None or (host is not None and host.iqn != found.initiator):
         raise FailedPrecondition(
             f"{volume_id} is not published to {host_id}",
             reason="NOT_PUBLISHED", volume=volume_id, host=host_id,

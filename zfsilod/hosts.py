@@ -41,8 +41,6 @@ class CreateHost(Verb):
             iqn=self.iqn, nqn=self.nqn, addresses=self.addresses, labels=self.labels,
             max_attachments=self.max_attachments, updated_at=world.now,
         ))  # fmt: skip
-        if found is not None and found.iqn != new.iqn:
-            _refuse_published(world, found)
         return Plan(
             title=f"register host {self.id}",
             claims=(f"host/{self.id}",), commit=(put(new),),
@@ -78,8 +76,6 @@ class UpdateHost(Verb):
             )
         changes = {name: getattr(self, name) for name in self.mask}
         new = checked(world, found.but(**changes, updated_at=world.now))
-        if new.iqn != found.iqn:
-            _refuse_published(world, found)
         return Plan(
             title=f"update host {self.id}",
             claims=(f"host/{self.id}",), commit=(put(new),),

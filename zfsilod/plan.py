@@ -30,6 +30,7 @@ from zfsilod.steps import (
     DeviceBound,
     DiskSize,
     Enabled,
+    Fenced,
     Fills,
     Formatted,
     Lun,
@@ -78,6 +79,12 @@ def target_name(prefix: str, volume: Volume) -> str:
 def backstore_name(volume: Volume) -> str:
     """Return the name of a volume's backstore."""
     return f"zfsilo-{volume.uid}"
+
+
+class Fence(Record):
+    """That a live session shall be ended, and how long it may take to end by itself."""
+
+    grace_s: int
 
 
 class Export(Record):
@@ -133,16 +140,30 @@ def publish(
 
 
 def unpublish(
-    volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
-) -> tuple[Move, ...]:
+    volume: Volume, publication: Publication, how: Export, others: Sequence[Publication],
+    *, fence: Fence | None = None,
+) -> tuple[Move, ...]:  # fmt: skip
     """Return the end of an admission, and of the export when it was the last."""
+    below = [] if others else export(volume, how)
+    return (
+        *dismissal(volume, publication, how, others, fence=fence),
+        *down(below),
+    )
+
+
+def dismissal(
+    volume: Volume, publication: Publication, how: Export, others: Sequence[Publication],
+    *, fence: Fence | None = None,
+) -> tuple[Move, ...]:  # fmt: skip
+    """Return the end of an admission: refused while its session lives, unless it is fenced."""
     target = target_name(how.prefix, volume)
-    guard = NoSession(
+    guard: Step = NoSession(
         target=target, initiator=publication.initiator,
         volume=volume.id, host=publication.host,
     )  # fmt: skip
-    below = [] if others else export(volume, how)
-    return (*up([guard]), *down([*below, *admission(volume, publication, how, others)]))
+    if fence is not None:
+        guard = Fenced(target=target, initiator=publication.initiator, grace_s=fence.grace_s)
+    return (*up([guard]), *down(admission(volume, publication, how, others)))
 
 
 def resize(volume: Volume, size_bytes: int) -> tuple[Move, ...]:

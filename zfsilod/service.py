@@ -40,6 +40,7 @@ from zfsilod.model import (
     RemoteStep,
     failure_of,
 )
+from zfsilod.publish import Publish
 from zfsilod.steps import Reported
 from zfsilod.survey import Findings, note, survey
 from zfsilod.ulid import new_ulid
@@ -117,12 +118,25 @@ class Service:
         if standing:
             self._announce(await self.write(lambda txn: txn.put(standing)))
             return standing
+        if isinstance(verb, Publish):
+            await self._make_way(verb, caller, until)
         operation_id = new_ulid()
         with self._hand(operation_id):
             found = await self._claim(verb, caller, operation_id, until)
             if found.id == operation_id:
                 self._drive(found)
         return found
+
+    async def _make_way(self, verb: Publish, caller: str, until: float) -> None:
+        """Fence the hosts that stand in the way of a forced publication, each in its operation."""
+        with self.store.read() as txn:
+            fences = verb.fences(txn)
+            fenced = tuple(each.host for each in fences)
+            if fences:  # what is wrong in itself is refused before anything is ended
+                verb.plan(self._world(txn, "", caller, fenced=fenced), None)
+        for each in fences:
+            operation = await self.begin(each, caller=caller)
+            await self.wait(operation.id, until - time.monotonic())
 
     async def _claim(self, verb: Verb, caller: str, operation_id: str, until: float) -> Operation:
         """Store the operation once its claims are free; return it, or an equal one that runs."""
@@ -182,8 +196,11 @@ class Service:
         operation_id = new_ulid()
         seen = await self._see(verb, operation_id)
         with self.store.read() as txn:
-            world = self._world(txn, operation_id, caller)
-            return verb.plan(world, seen).operation(verb, world, self.boot_id)
+            first = verb.fences(txn) if isinstance(verb, Publish) else []
+            world = self._world(txn, operation_id, caller, fenced=tuple(f.host for f in first))
+            planned = verb.plan(world, seen).operation(verb, world, self.boot_id)
+            before = [move for fence in first for move in fence.plan(world, None).moves]
+            return planned.but(moves=(*before, *planned.moves))
 
     async def wait(self, operation_id: str, timeout_s: float) -> Operation:
         """Wait for an operation's end and return it. Raises its failure, or DeadlineExceeded."""
@@ -388,9 +405,13 @@ class Service:
         """Tell whether the daemon itself is at this operation: preparing or launching it."""
         return self._in_hand[operation_id] > 0
 
-    def _world(self, txn: Transaction, operation_id: str, caller: str) -> World:
-        now = int(time.time())
-        return World(txn, self.settings, operation_id=operation_id, caller=caller, now=now)
+    def _world(
+        self, txn: Transaction, operation_id: str, caller: str, *, fenced: Sequence[str] = ()
+    ) -> World:
+        return World(
+            txn, self.settings, operation_id=operation_id, caller=caller, now=int(time.time()),
+            fenced=fenced,
+        )  # fmt: skip
 
     def _begin_in(
         self, verb: Verb, seen: object, caller: str, operation_id: str, txn: Transaction

@@ -200,6 +200,28 @@ class NoSession(HostStep):
         )  # fmt: skip
 
 
+class Fenced(HostStep):
+    """No session of that initiator is live: it may log out for a while, then its session is ended.
+
+    Never turned back: what was cut off must not come back by itself.
+    """
+
+    volatile = True
+    final = (True,)
+    target: str
+    initiator: str
+    grace_s: int
+
+    def probe(self, host: Host) -> bool:
+        return not host.lio.has_session(self.target, self.initiator)
+
+    def do(self, host: Host) -> None:
+        host.lio.end_session(self.target, self.initiator, grace_s=self.grace_s)
+
+    def undo(self, host: Host) -> None:
+        """A session that was ended is the initiator's to begin again, if it is admitted."""
+
+
 class Acl(HostStep):
     """The target admits this initiator with these secrets, besides `admitted`, and nobody else."""
 

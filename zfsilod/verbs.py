@@ -17,6 +17,8 @@ from zfsilod.model import Change, Move, Operation
 from zfsilod.record import Pairs, Record, Stored, to_plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zfsilod.host import Host
     from zfsilod.plan import Export
     from zfsilod.secret import Chap
@@ -49,13 +51,15 @@ class World:
     """What a plan sees: the records at one moment, the settings, and whose operation it will be."""
 
     def __init__(
-        self, txn: Transaction, settings: Settings, *, operation_id: str, caller: str, now: int
-    ) -> None:
+        self, txn: Transaction, settings: Settings, *, operation_id: str, caller: str, now: int,
+        fenced: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.txn = txn
         self.settings = settings
         self.operation_id = operation_id
         self.caller = caller
         self.now = now
+        self.fenced = fenced  # hosts to be taken for fenced already
 
 
 class Plan:

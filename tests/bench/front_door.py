@@ -27,8 +27,9 @@ from tests.bench.table import Figure, at_most
 from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
 from zfsilod.api.stub import Api
 from zfsilod.door import Door, listen_tcp, listen_unix
-from zfsilod.give import CreateVolume, Publish
+from zfsilod.give import CreateVolume
 from zfsilod.model import Volume
+from zfsilod.publish import Publish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

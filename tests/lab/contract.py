@@ -25,7 +25,17 @@ from zfsilod.errors import Conflict, FailedPrecondition
 from zfsilod.model import HostStep
 from zfsilod.plan import backstore_name
 from zfsilod.secret import Chap
-from zfsilod.steps import Acl, Backstore, Fills, MountPoint, Node, NoSession, Zvol, ZvolSize
+from zfsilod.steps import (
+    Acl,
+    Backstore,
+    Fenced,
+    Fills,
+    MountPoint,
+    Node,
+    NoSession,
+    Zvol,
+    ZvolSize,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -145,7 +155,7 @@ class Contract:
                 step = move.step
                 assert isinstance(step, HostStep)
                 label = f"{name}: {move.text}"
-                if isinstance(step, NoSession):
+                if isinstance(step, (NoSession, Fenced)):
                     self.guard(step, label)
                 elif move.up and repr(step) in standing:
                     self.stands(step, label)

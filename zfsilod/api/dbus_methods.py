@@ -12,14 +12,13 @@ from zfsilod.errors import InvalidArgument
 from zfsilod.give import (
     CreateVolume,
     DeleteVolume,
-    Publish,
-    Unpublish,
     UpdateVolume,
     need_host,
     need_volume,
 )
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.model import AccessMode, Host, Mode, Operation, Restore, Transport
+from zfsilod.publish import Publish, Unpublish
 from zfsilod.record import pairs
 from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect, Disconnect, Grow, MountAt, Stage, UnmountFrom, Unstage
@@ -56,7 +55,10 @@ OPTIONS = {
     "capacity_bytes": Option("t"),
     "epoch": Option("t"),
     "etag": Option("s"),
+    "fence": Option("b"),
+    "force": Option("b"),
     "fs_type": Option("s"),
+    "grace_s": Option("u"),
     "height": Option("s"),
     "hosts": Option("as"),
     "iqn": Option("s"),
@@ -114,9 +116,9 @@ MUTATIONS = {
     ),
     f"{VOLUME}.Resize": Mutation(UpdateVolume, ("id", "capacity_bytes"), ("limit_bytes", "etag")),
     f"{VOLUME}.Publish": Mutation(
-        Publish, ("volume", "host"), ("access_mode", "readonly", "transport")
+        Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "force")
     ),
-    f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host")),
+    f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
     f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",)),
     f"{VOLUME}.Stage": Mutation(Stage, ("id", "path"), ("fs_type", "mount_options", "readonly")),
     f"{VOLUME}.Unstage": Mutation(Unstage, ("id", "path")),

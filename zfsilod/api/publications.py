@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod import give, plan
+from zfsilod import give, plan, publish
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.api.volumes import change_volume, need_view
@@ -43,10 +43,14 @@ class Publications:
         volume = call.read(lambda txn: give.need_volume(txn, volume_id))
         if call.caller.role == "host":
             give.may_publish_to_itself(volume, host_id)
-        verb = give.Publish(
+            if request.force:
+                raise PermissionDenied(
+                    f"{call.caller} may not take {volume_id} from another host", reason="ROLE"
+                )
+        verb = publish.Publish(
             volume=volume_id, host=host_id, access_mode=_access_mode(request, volume),
             readonly=request.readonly, request=messages.ulid(request.consumer_operation),
-            transport=messages.TRANSPORTS.name(request.transport, "ISCSI"),
+            transport=messages.TRANSPORTS.name(request.transport, "ISCSI"), force=request.force,
         )  # fmt: skip
         return await change_volume(
             call, verb, volume_id, validate_only=request.validate_only, etag=request.etag
@@ -62,9 +66,10 @@ class Publications:
             raise PermissionDenied(f"{call.caller} may not speak for other hosts", reason="ROLE")
         host_id = "" if request.all_hosts else _host(request.host, call)
         need_view(call, volume_id)
-        verb = give.Unpublish(
-            volume=volume_id, host=host_id, request=messages.ulid(request.consumer_operation)
-        )
+        verb = publish.Unpublish(
+            volume=volume_id, host=host_id, request=messages.ulid(request.consumer_operation),
+            fence=request.fence, grace_s=_grace(request),
+        )  # fmt: skip
         return await change_volume(
             call, verb, volume_id, validate_only=request.validate_only, etag=request.etag
         )
@@ -115,7 +120,7 @@ class Publications:
             raise InvalidArgument("a filesystem is FORMATTING or READY", reason="BAD_ENUM")
         if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
             raise InvalidArgument("the filesystem's type or uuid is malformed", reason="BAD_FS")
-        verb = give.ReportFilesystem(
+        verb = publish.ReportFilesystem(
             volume=volume_id, host=host_id, epoch=request.epoch, state=state, type=asked.type,
             uuid=asked.uuid, operation=messages.ulid(asked.operation),
         )  # fmt: skip
@@ -125,6 +130,10 @@ class Publications:
 def _host(name: str, call: Call) -> str:
     """Return the id of the host that a request is for: the one it names, or the caller."""
     return own_host(call.caller, messages.host_id(name) if name else "")
+
+
+def _grace(request: volume_pb2.UnpublishVolumeRequest) -> int:
+    return request.grace.seconds if request.HasField("grace") else publish.GRACE_S
 
 
 def _access_mode(request: volume_pb2.PublishVolumeRequest, volume: Volume) -> AccessMode:

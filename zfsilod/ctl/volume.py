@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
@@ -136,7 +137,7 @@ def publish(given: Namespace) -> None:
     """Export a volume to a host."""
     request = pb.PublishVolumeRequest(
         name=resource(given.name, "volumes"), host=resource(given.host, "hosts"),
-        readonly=given.readonly, etag=given.etag,
+        readonly=given.readonly, etag=given.etag, force=given.force,
     )  # fmt: skip
     if given.access_mode:
         request.access_mode = access_mode(given.access_mode)
@@ -148,10 +149,13 @@ def unpublish(given: Namespace) -> None:
     """Take a volume back from one host, or from all."""
     one_or_all(given.host, "HOST", everything=given.all)
     request = pb.UnpublishVolumeRequest(
-        name=resource(given.name, "volumes"), all_hosts=given.all, etag=given.etag
-    )
+        name=resource(given.name, "volumes"), all_hosts=given.all, etag=given.etag,
+        fence=given.fence,
+    )  # fmt: skip
     if given.host:
         request.host = resource(given.host, "hosts")
+    if given.grace is not None:
+        request.grace.FromTimedelta(timedelta(seconds=given.grace))
     with dial(given) as server:
         change(given, server, server.changes.volumes.UnpublishVolume, request)
 

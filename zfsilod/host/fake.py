@@ -16,7 +16,14 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.errors import Busy, CommandFailed, Conflict, FailedPrecondition, PermissionDenied
+from zfsilod.errors import (
+    Busy,
+    CommandFailed,
+    Conflict,
+    FailedPrecondition,
+    PermissionDenied,
+    Unavailable,
+)
 from zfsilod.model import Disk, Filesystem
 
 if TYPE_CHECKING:
@@ -302,6 +309,9 @@ class FakeLio:
         self.facts.effect(f"acl:{target}/{initiator}", _digest(chap))
 
     def remove_acl(self, target: str, initiator: str) -> None:
+        session = self.facts.get(f"session:{target}")
+        if session and session["initiator"] == initiator:  # it goes with the ACL
+            self.facts.effect(f"session:{target}", session | {"lost": True})
         self._remove(f"acl:{target}/{initiator}")
 
     def has_mapped_lun(self, target: str, initiator: str, *, readonly: bool) -> bool:
@@ -317,7 +327,16 @@ class FakeLio:
 
     def has_session(self, target: str, initiator: str) -> bool:
         found = self.facts.get(f"session:{target}")
-        return bool(found and self.facts.get(f"acl:{target}/{initiator}"))
+        return bool(
+            found
+            and found["initiator"] == initiator
+            and self.facts.get(f"acl:{target}/{initiator}")
+        )
+
+    def end_session(self, target: str, initiator: str, *, grace_s: int) -> None:
+        if self.has_session(target, initiator):
+            self.unmap_lun(target, initiator)
+            self.remove_acl(target, initiator)
 
     def _need(self, name: str) -> None:
         if self.facts.get(name) is None:
@@ -336,10 +355,11 @@ class FakeIscsi:
 
     def has_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> bool:
         found = self.facts.get(f"node:{target}")
-        return bool(found == {"portals": list(portals), "chap": _digest(chap)})
+        made = {"portals": list(portals), "initiator": chap.username}
+        return bool(found == made | {"chap": _digest(chap)})
 
     def add_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> None:
-        made = {"portals": list(portals)}
+        made = {"portals": list(portals), "initiator": chap.username}
         self.facts.effect(f"node:{target}", made | {"chap": "no secrets"})
         self.facts.effect(f"node:{target}", made | {"chap": _digest(chap)})
 
@@ -351,6 +371,8 @@ class FakeIscsi:
         found = self.facts.get(f"session:{disk.target}")
         if found and found["serial"] != disk.serial:
             raise Conflict(f"the disk of {disk.target} has another serial", target=disk.target)
+        if found:
+            _need_session(self.facts, disk)
         return bool(found)
 
     def login(self, disk: Disk) -> None:
@@ -361,6 +383,7 @@ class FakeIscsi:
         if acls and all(self.facts.get(f"acl:{name}") != node["chap"] for name in acls):
             raise PermissionDenied(f"the target {disk.target} refused the CHAP secrets")
         session = {"serial": disk.serial, "size": disk.size_bytes}
+        session["initiator"] = node["initiator"]
         self.facts.effect(f"session:{disk.target}", session)
 
     def logout(self, disk: Disk) -> None:
@@ -375,8 +398,8 @@ class FakeIscsi:
         return bool(found and found["size"] == disk.size_bytes)
 
     def rescan(self, disk: Disk) -> None:
-        session = {"serial": disk.serial, "size": disk.size_bytes}
-        self.facts.effect(f"session:{disk.target}", session)
+        session = self.facts.get(f"session:{disk.target}")
+        self.facts.effect(f"session:{disk.target}", session | {"size": disk.size_bytes})
 
 
 class FakeBlock:
@@ -519,8 +542,11 @@ class FakeHost:
 
 
 def _need_session(facts: Facts, disk: Disk) -> None:
-    if facts.get(f"session:{disk.target}") is None:
+    found = facts.get(f"session:{disk.target}")
+    if found is None:
         raise FailedPrecondition(f"there is no session of {disk.target}", target=disk.target)
+    if "lost" in found:
+        raise Unavailable(f"the session with {disk.target} was lost and is being recovered")
 
 
 def _digest(chap: Chap) -> str:

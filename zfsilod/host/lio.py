@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.errors import Busy, Conflict, FailedPrecondition, Unavailable
 from zfsilod.host.disks import claim
+from zfsilod.host.events import wait_for
 from zfsilod.host.names import iscsi_name, portal_parts
 
 if TYPE_CHECKING:
@@ -225,6 +226,18 @@ class RealLio:
     def has_session(self, target: str, initiator: str) -> bool:
         info = self._fs.read(f"{_acl(target, initiator)}/info")
         return info is not None and not info.startswith(NO_SESSION)
+
+    def end_session(self, target: str, initiator: str, *, grace_s: int) -> None:
+        def gone() -> bool:
+            return not self.has_session(target, initiator)
+
+        if not wait_for(gone, grace_s):
+            self.remove_acl(target, initiator)
+        if not gone():
+            raise Unavailable(
+                f"the session of {initiator} with {target} did not end",
+                reason="SESSION_LIVE", target=target, initiator=initiator,
+            )  # fmt: skip
 
     # The modules: a fact that all volumes share, made when missing and never undone
 

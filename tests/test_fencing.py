@@ -1,0 +1,209 @@
+"""Who may hold a volume: one host, several where its modes allow it, and how it is taken away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.examples import TAKE
+from zfsilod import plan
+from zfsilod.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    ZfsiloError,
+)
+from zfsilod.give import CreateVolume, need_publication
+from zfsilod.hosts import CreateHost, UpdateHost
+from zfsilod.model import Publication, Volume
+from zfsilod.publish import Publish, Unpublish
+from zfsilod.take import Connect, MountAt, Stage
+
+if TYPE_CHECKING:
+    from tests.doubles import House
+    from zfsilod.model import AccessMode, Mode
+
+GIB = 1 << 30
+OTHER = "iqn.2024-01.lab.other:host"
+MULTI: tuple[AccessMode, ...] = (
+    "SINGLE_NODE_WRITER", "MULTI_NODE_READER_ONLY", "MULTI_NODE_SINGLE_WRITER",
+    "MULTI_NODE_MULTI_WRITER",
+)  # fmt: skip
+UP = (
+    Publish(volume="data", host="take"), Connect(id="data", server="give", volume="data"),
+    Stage(id="data"), MountAt(id="data", path="/srv/data"),
+)  # fmt: skip
+FORCED = Publish(volume="data", host="other", force=True)
+
+
+async def prepare(zfsilo: House, mode: Mode = "FILESYSTEM") -> None:
+    await zfsilo.do(
+        CreateHost(id="other", iqn=OTHER),
+        CreateVolume(id="data", capacity_bytes=GIB, mode=mode, access_modes=MULTI),
+    )
+
+
+def publications(zfsilo: House) -> dict[str, Publication]:
+    with zfsilo.service.store.read() as txn:
+        return {each.host: each for each in txn.scan_below(Publication, "data")}
+
+
+def acls(zfsilo: House) -> set[str]:
+    return {name.rpartition("/")[2] for name in zfsilo.host.facts.names("acl")}
+
+
+def publish(host: str, mode: AccessMode, *, readonly: bool = False) -> Publish:
+    return Publish(volume="data", host=host, access_mode=mode, readonly=readonly)
+
+
+async def test_a_second_host_is_refused_and_the_first_named(zfsilo: House) -> None:
+    await prepare(zfsilo)
+    await zfsilo.do(UP[0])
+    with pytest.raises(FailedPrecondition, match="published to take") as refused:
+        await zfsilo.do(Publish(volume="data", host="other"))
+    assert refused.value.facts["host"] == "take"
+
+
+TOGETHER: list[tuple[AccessMode, bool, AccessMode, bool, bool]] = [
+    ("MULTI_NODE_READER_ONLY", False, "MULTI_NODE_READER_ONLY", False, True),
+    ("MULTI_NODE_SINGLE_WRITER", False, "MULTI_NODE_SINGLE_WRITER", True, True),
+    ("MULTI_NODE_SINGLE_WRITER", False, "MULTI_NODE_SINGLE_WRITER", False, False),
+    ("MULTI_NODE_SINGLE_WRITER", False, "MULTI_NODE_READER_ONLY", False, False),
+    ("MULTI_NODE_MULTI_WRITER", False, "MULTI_NODE_MULTI_WRITER", False, True),
+    ("MULTI_NODE_MULTI_WRITER", False, "SINGLE_NODE_WRITER", False, False),
+    ("SINGLE_NODE_WRITER", False, "MULTI_NODE_MULTI_WRITER", True, False),
+]
+
+
+@pytest.mark.parametrize(("first", "first_ro", "second", "second_ro", "fits"), TOGETHER)
+async def test_several_hosts_where_their_modes_allow_it(
+    zfsilo: House, first: AccessMode, first_ro: bool, second: AccessMode, second_ro: bool,
+    fits: bool,
+) -> None:  # fmt: skip
+    await prepare(zfsilo, "BLOCK")
+    await zfsilo.do(publish("take", first, readonly=first_ro))
+    wanted = publish("other", second, readonly=second_ro)
+    if not fits:
+        with pytest.raises(FailedPrecondition, match="published to take"):
+            await zfsilo.do(wanted)
+        return
+    await zfsilo.do(wanted)
+    assert acls(zfsilo) == {TAKE, OTHER}
+    await zfsilo.do(Unpublish(volume="data", host="take"))
+    assert acls(zfsilo) == {OTHER}, "taken from one, it stays with the other"
+
+
+async def test_a_mode_for_readers_is_write_protected(zfsilo: House) -> None:
+    await prepare(zfsilo)
+    await zfsilo.do(publish("take", "MULTI_NODE_READER_ONLY"))
+    assert publications(zfsilo)["take"].readonly
+    mapped = [f"mapped:{name}" for name in zfsilo.host.facts.names("mapped")]
+    assert [zfsilo.host.facts.get(each) for each in mapped] == ["readonly"]
+
+
+async def test_several_writers_of_one_filesystem_are_refused(zfsilo: House) -> None:
+    await prepare(zfsilo)
+    with pytest.raises(InvalidArgument, match="several hosts would destroy"):
+        await zfsilo.do(publish("take", "MULTI_NODE_MULTI_WRITER"))
+
+
+async def test_a_fence_ends_a_live_session(zfsilo: House) -> None:
+    await prepare(zfsilo)
+    await zfsilo.do(*UP)
+    with pytest.raises(FailedPrecondition, match="still logged in"):
+        await zfsilo.do(Unpublish(volume="data", host="take"))
+    await zfsilo.do(Unpublish(volume="data", host="take", fence=True, grace_s=0))
+    assert publications(zfsilo) == {}
+    assert acls(zfsilo) == set()
+    with pytest.raises(Unavailable, match="is being recovered"):
+        await zfsilo.do(Stage(id="data"))
+
+
+async def test_force_fences_the_holder_and_admits_the_new_one(zfsilo: House) -> None:
+    await prepare(zfsilo)
+    await zfsilo.do(*UP)
+    old = zfsilo.service.store.chap("data/take")
+    await zfsilo.do(FORCED)
+    assert set(publications(zfsilo)) == {"other"}
+    assert acls(zfsilo) == {OTHER}
+    assert publications(zfsilo)["other"].epoch == 2
+    assert zfsilo.service.store.chap("data/other") != old
+
+
+async def test_force_tells_beforehand_what_it_would_do(zfsilo: House) -> None:
+    await prepare(zfsilo)
+    await zfsilo.do(*UP)
+    before = zfsilo.facts
+    planned = await zfsilo.service.plan(FORCED, caller="uid 0 (unix)")
+    kinds = [f"{move.way} {type(move.step).__name__}" for move in planned.moves]
+    assert kinds[:3] == ["do Fenced", "undo MappedLun", "undo Acl"]
+    assert kinds[-2:] == ["do Acl", "do MappedLun"]
+    assert zfsilo.facts == before
+    assert set(publications(zfsilo)) == {"take"}
+
+
+WRONG: list[tuple[Publish, type[ZfsiloError]]] = [
+    (FORCED.but(access_mode="SINGLE_NODE_MULTI_WRITER"), InvalidArgument),
+    (FORCED.but(access_mode="MULTI_NODE_MULTI_WRITER"), InvalidArgument),
+    (FORCED.but(host="poor"), FailedPrecondition),
+]
+
+
+@pytest.mark.parametrize(("verb", "kind"), WRONG)
+async def test_force_ends_nothing_when_the_request_is_wrong(
+    zfsilo: House, verb: Publish, kind: type[ZfsiloError]
+) -> None:
+    await prepare(zfsilo)
+    await zfsilo.do(*UP, CreateHost(id="poor"))
+    before = zfsilo.facts
+    with pytest.raises(kind):
+        await zfsilo.do(verb)
+    assert zfsilo.facts == before
+
+
+async def test_a_host_with_a_new_name_is_let_in_anew(zfsilo: House) -> None:
+    await prepare(zfsilo)
+    await zfsilo.do(UP[0], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
+    with (
+        zfsilo.service.store.read() as txn,
+        pytest.raises(FailedPrecondition, match="not published"),
+    ):
+        need_publication(txn, "data", "take")
+    await zfsilo.do(UP[0])
+    assert acls(zfsilo) == {f"{TAKE}-new"}
+    assert publications(zfsilo)["take"].epoch == 2
+    with pytest.raises(AlreadyExists):
+        await zfsilo.do(UP[0].but(readonly=True))
+
+
+async def test_a_host_with_a_new_name_and_an_old_session_is_refused(zfsilo: House) -> None:
+    await prepare(zfsilo)
+    await zfsilo.do(*UP[:2], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
+    with pytest.raises(FailedPrecondition, match="still logged in"):
+        await zfsilo.do(UP[0])
+    assert acls(zfsilo) == {TAKE}
+
+
+async def test_a_host_may_hold_no_more_than_its_limit(zfsilo: House) -> None:
+    await prepare(zfsilo)
+    await zfsilo.do(
+        CreateVolume(id="more", capacity_bytes=GIB),
+        UpdateHost(id="take", mask=("max_attachments",), max_attachments=1),
+        UP[0], UP[0],
+    )  # fmt: skip
+    with pytest.raises(ResourceExhausted, match="may hold no more"):
+        await zfsilo.do(Publish(volume="more", host="take"))
+
+
+def test_a_fence_is_never_turned_back() -> None:
+    volume = Volume(
+        id="data", uid="0" * 32, dataset="tank/data", capacity_bytes=GIB, thin=True,
+        mode="BLOCK", volblocksize=4096,
+    )  # fmt: skip
+    how = plan.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=())
+    publication = Publication(id="data/take", volume="data", host="take", initiator=TAKE)
+    moves = plan.unpublish(volume, publication, how, [], fence=plan.Fence(grace_s=5))
+    assert moves[0].final

@@ -1,0 +1,275 @@
+"""The verbs of a storage host about who uses a volume: publish, unpublish, report a filesystem."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from zfsilod import plan
+from zfsilod.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+)
+from zfsilod.give import need_host, need_publication, need_volume
+from zfsilod.model import (
+    FILESYSTEMS,
+    AccessMode,
+    Filesystem,
+    FilesystemState,
+    Host,
+    Move,
+    Publication,
+    Transport,
+    Volume,
+)
+from zfsilod.secret import Chap
+from zfsilod.verbs import Plan, Settings, Verb, World, drop, drop_secret, put
+
+if TYPE_CHECKING:
+    from zfsilod.store import Transaction
+
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+GRACE_S = 5  # that a fenced host has to log out, when the caller does not say
+MAX_GRACE_S = 60
+WRITERS = {  # how many hosts may write, in the modes that admit several hosts
+    "MULTI_NODE_READER_ONLY": 0,
+    "MULTI_NODE_SINGLE_WRITER": 1,
+    "MULTI_NODE_MULTI_WRITER": 1 << 20,
+}
+READERS = ("SINGLE_NODE_READER_ONLY", "MULTI_NODE_READER_ONLY")
+
+
+class Publish(Verb):
+    """Export a volume to one host.
+
+    `force`: the service first takes it back from every host that stands in the way, with a fence.
+    """
+
+    kind = "publish"
+    about = ("volumes", "volume")
+    volume: str
+    host: str
+    access_mode: AccessMode = "SINGLE_NODE_WRITER"
+    readonly: bool = False
+    transport: Transport = "ISCSI"
+    force: bool = False
+    request: str = ""  # the consumer's operation, when it publishes to itself
+
+    def plan(self, world: World, seen: object) -> Plan:
+        volume, host = need_volume(world.txn, self.volume), need_host(world.txn, self.host)
+        standing = world.txn.get(Publication, f"{self.volume}/{self.host}")
+        others = [p for p in self._others(world.txn) if p.host not in world.fenced]
+        if standing is not None and not self._same(standing):
+            raise AlreadyExists(
+                f"{self.volume} is published to {self.host} with other parameters: unpublish it "
+                "first",
+                volume=self.volume, host=self.host,
+            )  # fmt: skip
+        wanted = standing
+        if standing is None or standing.initiator != host.iqn:
+            self._check(world, volume, host, others)
+            wanted = self._publication(volume, host, world)
+        assert wanted is not None
+        how, new = world.settings.export, wanted is not standing
+        moves = plan.publish(volume, wanted, how, others)
+        if standing is not None and new:  # the host has another name now: it is let in anew
+            moves = (*plan.dismissal(volume, standing, how, others), *moves)
+        target = plan.target_name(how.prefix, volume)
+        return Plan(
+            title=f"publish {self.volume} to {self.host} over iscsi",
+            claims=(f"volume/{self.volume}",), moves=moves,
+            commit=(
+                put(volume.but(height="EXPORTED", epoch=max(volume.epoch, wanted.epoch))),
+                put(wanted),
+            ),
+            revert=(drop_secret(wanted.key),) if standing is None else (),
+            secrets={wanted.key: chap_for(wanted, target)} if new else {},
+        )  # fmt: skip
+
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+        volume, host = txn.get(Volume, self.volume), txn.get(Host, self.host)
+        found = txn.get(Publication, f"{self.volume}/{self.host}")
+        if volume is None or host is None or found is None or not self._same(found):
+            return None
+        if found.initiator != host.iqn:
+            return None
+        moves = plan.publish(volume, found, settings.export, self._others(txn))
+        return (*plan.up([plan.zvol(volume)]), *moves)
+
+    def fences(self, txn: Transaction) -> list[Unpublish]:
+        """Return what must be done first, with `force`: take it from those that are in the way."""
+        others = self._others(txn) if self.force else []
+        if not others or not self._problem(others):
+            return []
+        return [
+            Unpublish(volume=self.volume, host=each.host, fence=True, grace_s=0) for each in others
+        ]
+
+    def _others(self, txn: Transaction) -> list[Publication]:
+        found = txn.scan_below(Publication, self.volume)
+        return [each for each in found if each.host != self.host]
+
+    @property
+    def _readonly(self) -> bool:
+        return self.readonly or self.access_mode in READERS
+
+    def _same(self, found: Publication) -> bool:
+        return (found.readonly, found.access_mode, found.transport) == (
+            self._readonly, self.access_mode, self.transport,
+        )  # fmt: skip
+
+    def _check(self, world: World, volume: Volume, host: Host, others: list[Publication]) -> None:
+        if self.access_mode not in volume.access_modes:
+            raise InvalidArgument(
+                f"{volume.id} allows {', '.join(volume.access_modes)}, not {self.access_mode}",
+                reason="ACCESS_MODE", volume=volume.id,
+            )  # fmt: skip
+        if self.access_mode in WRITERS and volume.mode == "FILESYSTEM" and not self._readonly:
+            raise InvalidArgument(
+                f"{volume.id} carries a filesystem, which several hosts would destroy if one "
+                f"writes: publish it readonly, or with another mode than {self.access_mode}",
+                reason="ACCESS_MODE", volume=volume.id,
+            )  # fmt: skip
+        problem = self._problem(others) if others else ""
+        if problem:
+            holder = others[0].host
+            raise FailedPrecondition(
+                f"{volume.id} is published to {holder}{problem}: unpublish it there first, or "
+                "publish with force",
+                reason="PUBLISHED", volume=volume.id, host=holder,
+            )  # fmt: skip
+        self._check_room(world, host)
+
+    def _problem(self, others: list[Publication]) -> str:
+        """Return why this publication cannot stand beside these others; "": it can."""
+        modes = {self.access_mode, *(each.access_mode for each in others)}
+        if not modes <= set(WRITERS):
+            return ", for itself alone"
+        writers = [self._readonly, *(each.readonly for each in others)].count(False)
+        allowed = min(WRITERS[mode] for mode in modes)
+        return f", and {allowed} of them may write" if writers > allowed else ""
+
+    def _check_room(self, world: World, host: Host) -> None:
+        if not host.max_attachments:
+            return
+        held = sum(
+            each.host == host.id and each.volume != self.volume
+            for each in world.txn.scan(Publication)
+        )
+        if held >= host.max_attachments:
+            raise ResourceExhausted(
+                f"{host.id} holds {held} volumes, and may hold no more (max_attachments)",
+                reason="MAX_ATTACHMENTS", host=host.id,
+            )  # fmt: skip
+
+    def _publication(self, volume: Volume, host: Host, world: World) -> Publication:
+        if not host.iqn:
+            raise FailedPrecondition(
+                f"the host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
+            )
+        return Publication(
+            id=f"{volume.id}/{host.id}", volume=volume.id, host=host.id, initiator=host.iqn,
+            transport=self.transport, access_mode=self.access_mode, readonly=self._readonly,
+            epoch=volume.epoch + 1,
+            published_by=world.caller, request=self.request, created_at=world.now,
+        )  # fmt: skip
+
+
+class Unpublish(Verb):
+    """Take a volume back from one host, or from all.
+
+    `fence`: also from a host that is logged in, which may log out within the grace; else refused.
+    """
+
+    kind = "unpublish"
+    about = ("volumes", "volume")
+    volume: str
+    host: str = ""  # "": all
+    request: str = ""  # only if this operation of the consumer published it
+    fence: bool = False
+    grace_s: int = GRACE_S
+
+    def plan(self, world: World, seen: object) -> Plan:
+        if not 0 <= self.grace_s <= MAX_GRACE_S:
+            raise InvalidArgument(
+                f"the grace is {self.grace_s} s: it may be 0 to {MAX_GRACE_S}", reason="BAD_GRACE"
+            )
+        volume = need_volume(world.txn, self.volume)
+        standing = list(world.txn.scan_below(Publication, self.volume))
+        gone = [each for each in standing if self._names(each)]
+        left = [each for each in standing if each not in gone]
+        how = world.settings.export
+        moves: list[Move] = []
+        for index, each in enumerate(gone):
+            others = [*left, *gone[index + 1 :]]
+            fence = plan.Fence(grace_s=self.grace_s) if self.fence else None
+            moves += plan.unpublish(volume, each, how, others, fence=fence)
+        height = "EXPORTED" if left else "CREATED"
+        return Plan(
+            title=f"{'fence' if self.fence else 'unpublish'} {self.volume} from "
+            f"{self.host or 'all hosts'}",
+            claims=(f"volume/{self.volume}",), moves=tuple(moves),
+            commit=(
+                *(drop(each) for each in gone), *(drop_secret(each.key) for each in gone),
+                *((put(volume.but(height=height)),) if gone else ()),
+            ),
+        )  # fmt: skip
+
+    def _names(self, publication: Publication) -> bool:
+        if self.request and publication.request != self.request:
+            return False
+        return self.host in ("", publication.host)
+
+
+class ReportFilesystem(Verb):
+    """Take note of what the holder of a volume does with its filesystem; it only moves forward."""
+
+    kind = "report"
+    about = ("volumes", "volume")
+    volume: str
+    host: str
+    epoch: int
+    state: FilesystemState
+    type: str
+    uuid: str
+    operation: str = ""
+
+    def plan(self, world: World, seen: object) -> Plan:
+        volume = need_volume(world.txn, self.volume)
+        publication = need_publication(world.txn, self.volume, self.host)
+        if publication.epoch != self.epoch:
+            raise FailedPrecondition(
+                f"the publication of {self.volume} to {self.host} is not the one that {self.host} "
+                "knows: connect again",
+                reason="STALE_EPOCH", volume=self.volume,
+            )  # fmt: skip
+        wanted = Filesystem(
+            state=self.state, type=self.type, uuid=self.uuid,
+            operation=self.operation if self.state == "FORMATTING" else "", host=self.host,
+        )  # fmt: skip
+        self._check(volume.filesystem)
+        moves = plan.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
+        return Plan(
+            title=f"mark the filesystem of {self.volume} {self.state}",
+            claims=(f"volume/{self.volume}",), moves=moves,
+            commit=(put(volume.but(filesystem=wanted)),),
+        )  # fmt: skip
+
+    def _check(self, now: Filesystem) -> None:
+        if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
+            raise InvalidArgument(
+                f"{self.type[:40]!r} {self.uuid[:40]!r} is no filesystem that zfsilo makes",
+                reason="BAD_FILESYSTEM",
+            )
+        if now.state == "READY" and (self.state != "READY" or now.uuid != self.uuid):
+            raise FailedPrecondition(
+                f"{self.volume} has a {now.type} filesystem already: {now.uuid}",
+                reason="FILESYSTEM_READY", volume=self.volume, uuid=now.uuid,
+            )  # fmt: skip
+
+
+def chap_for(publication: Publication, target: str) -> Chap:
+    """Return new secrets for a publication: each side is named by its iSCSI name."""
+    return Chap.make(username=publication.initiator, mutual_username=target)
