@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -190,6 +191,8 @@ class LocalLauncher:
 
     def __init__(self, state: Path) -> None:
         self._state = state
+        # As installed, our library is where only our launcher scripts look for it.
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self._hint: Hint | None = None
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -239,7 +242,7 @@ class LocalLauncher:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "zfsilod.worker",
                 "--state", self._state, verb, unit,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.DEVNULL, env=self._environment,
             )  # fmt: skip
             self._processes[unit] = process
             if await process.wait() == 0:
