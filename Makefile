@@ -12,7 +12,8 @@ VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
 RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: help demo lab bench test check unit systemd-test lab-test lint stubs install clean
+.PHONY: help demo lab bench test check unit systemd-test lab-test deb deb-test lint stubs install
+.PHONY: install-files clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -28,13 +29,14 @@ lab: stubs
 	$(RUN) -m tests.lab
 
 ## make test     everything: what CI runs
-test: check systemd-test lab-test
+test: check deb-test systemd-test lab-test
 
 ## make check    linters, types and unit tests: seconds, no root
 check: lint unit
 
 unit: stubs
-	$(PYTEST) tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/bench
+	$(PYTEST) tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
+		--ignore=tests/bench
 
 lint: stubs
 	$(VENV)/bin/ruff check .
@@ -59,28 +61,43 @@ bench: stubs
 stubs:
 	@$(RUN) proto/build.py
 
+## make deb      dist/zfsilo_VERSION_ARCHITECTURE.deb, for Debian 12 and later
+deb: stubs
+	$(PYTHON) tests/setup package
+	$(RUN) units/debian/build.py
+
+## make deb-test       that package installed, upgraded, removed and purged on two releases
+deb-test: deb
+	$(PYTEST) tests/package
+
 ## make install  into DESTDIR, for the Python that PYTHON names
-install:
-	install -d $(DESTDIR)$(LIBRARY) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS)
+install: install-files
 	$(PYTHON) -m pip install --quiet --no-warn-script-location --root-user-action=ignore \
 		$(PIP_ARGS) --target $(DESTDIR)$(LIBRARY) .
 	rm -rf $(DESTDIR)$(LIBRARY)/bin
-	$(call launcher,-Is,zfsilod.daemon,$(PREFIX)/bin/zfsilod)
-	$(call launcher,-Is,zfsilod.ctl,$(PREFIX)/bin/zfsiloctl)
-	$(call launcher,-IS,zfsilod.worker,$(LIBRARY)/zfsilo-worker)
-	install -m 644 units/*.service units/*.socket units/*.slice $(DESTDIR)$(UNITS)
-	install -D -m 644 units/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/zfsilo.conf
-	install -D -m 644 units/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/zfsilo.conf
-	install -D -m 644 dbus/org.zfsilo1.conf $(DESTDIR)$(DATA)/dbus-1/system.d/org.zfsilo1.conf
-	install -D -m 644 dbus/org.zfsilo1.service \
-		$(DESTDIR)$(DATA)/dbus-1/system-services/org.zfsilo1.service
-	install -D -m 644 dbus/org.zfsilo1.xml $(DESTDIR)$(DATA)/dbus-1/interfaces/org.zfsilo1.xml
 ifeq ($(DESTDIR),)
 	systemd-sysusers
 	systemd-tmpfiles --create
 	systemctl daemon-reload
 	systemctl reload dbus.service
 endif
+
+# All but the libraries: what a package for a distribution starts from.
+install-files:
+	install -d $(DESTDIR)$(LIBRARY) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS)
+	$(call launcher,-Is,zfsilod.daemon,$(PREFIX)/bin/zfsilod)
+	$(call launcher,-Is,zfsilod.ctl,$(PREFIX)/bin/zfsiloctl)
+	$(call launcher,-IS,zfsilod.worker,$(LIBRARY)/zfsilo-worker)
+	install -m 644 units/*.service units/*.socket units/*.slice $(DESTDIR)$(UNITS)
+	install -D -m 644 units/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/zfsilo.conf
+	install -D -m 644 units/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/zfsilo.conf
+	install -D -m 644 units/host/59-zfsilo.rules \
+		$(DESTDIR)$(PREFIX)/lib/udev/rules.d/59-zfsilo.rules
+	install -D -m 644 units/host/multipath.conf $(DESTDIR)/etc/multipath/conf.d/zfsilo.conf
+	install -D -m 644 dbus/org.zfsilo1.conf $(DESTDIR)$(DATA)/dbus-1/system.d/org.zfsilo1.conf
+	install -D -m 644 dbus/org.zfsilo1.service \
+		$(DESTDIR)$(DATA)/dbus-1/system-services/org.zfsilo1.service
+	install -D -m 644 dbus/org.zfsilo1.xml $(DESTDIR)$(DATA)/dbus-1/interfaces/org.zfsilo1.xml
 
 # launcher FLAGS MODULE PATH: a script that finds our library, and nothing of the user's
 define launcher

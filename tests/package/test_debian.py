@@ -1,0 +1,88 @@
+"""The Debian package in a plain Debian: installed, used, upgraded, removed, purged."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.package.chroot import Chroot, reversioned
+from tests.setup.command import run
+
+DIST = Path(__file__).parents[2] / "dist"
+RELEASES = ("bookworm", "trixie")
+NEWER = "99.0"
+STATE = {
+    "etc/zfsilo/zfsilod.toml": '[daemon]\nhost_id = "kept"\n',
+    "etc/zfsilo/servers.d/give.toml": 'address = "give:9750"\ncertificate = "none"\n',
+    "var/lib/zfsilo/store/data.mdb": "kept",
+}
+# The daemon over a simulated host, and a volume made by its worker: every compiled part is used.
+USE = """
+import os, subprocess, sys, time
+daemon = subprocess.Popen(["zfsilod", "--simulate", "/tmp/silo"])
+os.environ["ZFSILO_SIMULATE"] = "/tmp/silo"
+end = time.monotonic() + 60
+while not os.path.exists("/tmp/silo/run/zfsilod.sock") and time.monotonic() < end:
+    time.sleep(0.05)
+try:
+    subprocess.run(["zfsiloctl", "volume", "create", "data", "1G"], check=True, timeout=60)
+    subprocess.run(["zfsiloctl", "volume", "list"], check=True, timeout=60)
+finally:
+    daemon.terminate()
+    sys.exit(daemon.wait())
+"""
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can enter a chroot"),
+    pytest.mark.timeout(300),  # the first run makes the Debians
+]
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    """What `make deb` made."""
+    made = sorted(DIST.glob("zfsilo_*.deb"), key=lambda path: path.stat().st_mtime)
+    assert made, "make deb"
+    return made[-1]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_life_of_the_package(release: str, package: Path, tmp_path: Path) -> None:
+    debian = Chroot(release, tmp_path)
+    before = debian.files()
+    debian.apt("install", package)
+    assert "data" in debian.run("python3", "-c", USE)
+    assert "zfsilo" in debian.run("getent", "group", "zfsilo")
+    wants = "etc/systemd/system/multi-user.target.wants/zfsilod.service"
+    assert (debian.root / wants).is_symlink()
+
+    debian.write(STATE)
+    debian.apt("install", reversioned(package, NEWER, tmp_path))
+    assert (debian.root / "usr/lib/zfsilo/newer.py").exists()
+    assert "kept" in (debian.root / "etc/zfsilo/zfsilod.toml").read_text()
+
+    debian.apt("remove", "zfsilo")
+    assert not (debian.root / "usr/lib/zfsilo").exists(), "byte code included"
+    assert {name: (debian.root / name).read_text() for name in STATE} == STATE
+
+    debian.apt("purge", "zfsilo")
+    assert debian.files() - before == set()
+    assert before - debian.files() == set()
+    assert "zfsilo" not in (debian.root / "etc/group").read_text()
+
+
+def test_a_purge_spares_what_is_mounted(package: Path, tmp_path: Path) -> None:
+    debian = Chroot(RELEASES[0], tmp_path)
+    debian.apt("install", package)
+    script = (
+        "mkdir -p /var/lib/zfsilo/staging/data && mount -t tmpfs data /var/lib/zfsilo/staging/data"
+        " && touch /var/lib/zfsilo/staging/data/precious && apt-get -q -y purge zfsilo"
+        " && test -e /var/lib/zfsilo/staging/data/precious"
+    )
+    debian.run("sh", "-c", script)
+
+
+def test_lintian_finds_no_error(package: Path) -> None:
+    run(["lintian", "--allow-root", "--fail-on", "error", package])

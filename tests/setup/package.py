@@ -1,0 +1,23 @@
+"""What making and testing the Debian package needs from the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.setup import apt
+
+PACKAGES = (
+    "binutils",
+    "debian-archive-keyring",
+    "dpkg-dev",
+    "lintian",
+    "mmdebstrap",
+    "util-linux",
+)  # fmt: skip
+PROGRAM = Path("/usr/bin/lintian")
+
+
+def prepare() -> Path:
+    """Install what is missing and return the path of lintian."""
+    apt.install(PACKAGES, reason="making and testing the Debian package")
+    return PROGRAM
