@@ -7,12 +7,13 @@ PREFIX ?= /usr
 LIBRARY = $(PREFIX)/lib/zfsilo
 UNITS = $(PREFIX)/lib/systemd/system
 DATA = $(PREFIX)/share
+ETC ?= /etc
 
 VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
 RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: help demo lab bench test check unit systemd-test lab-test deb deb-test lint stubs install
+.PHONY: help demo lab bench test check unit systemd-test lab-test deb deb-test nix-test lint stubs install
 .PHONY: install-files clean
 
 help:
@@ -29,14 +30,14 @@ lab: stubs
 	$(RUN) -m tests.lab
 
 ## make test     everything: what CI runs
-test: check deb-test systemd-test lab-test
+test: check nix-test deb-test systemd-test lab-test
 
 ## make check    linters, types and unit tests: seconds, no root
 check: lint unit
 
 unit: stubs
 	$(PYTEST) tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
-		--ignore=tests/bench
+		--ignore=tests/nix --ignore=tests/bench
 
 lint: stubs
 	$(VENV)/bin/ruff check .
@@ -70,6 +71,11 @@ deb: stubs
 deb-test: deb
 	$(PYTEST) tests/package
 
+## make nix-test       nix/ parsed, and its module evaluated for three hosts
+nix-test: stubs
+	$(PYTHON) tests/setup nix
+	$(PYTEST) tests/nix
+
 ## make install  into DESTDIR, for the Python that PYTHON names
 install: install-files
 	$(PYTHON) -m pip install --quiet --no-warn-script-location --root-user-action=ignore \
@@ -93,7 +99,7 @@ install-files:
 	install -D -m 644 units/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/zfsilo.conf
 	install -D -m 644 units/host/59-zfsilo.rules \
 		$(DESTDIR)$(PREFIX)/lib/udev/rules.d/59-zfsilo.rules
-	install -D -m 644 units/host/multipath.conf $(DESTDIR)/etc/multipath/conf.d/zfsilo.conf
+	install -D -m 644 units/host/multipath.conf $(DESTDIR)$(ETC)/multipath/conf.d/zfsilo.conf
 	install -D -m 644 dbus/org.zfsilo1.conf $(DESTDIR)$(DATA)/dbus-1/system.d/org.zfsilo1.conf
 	install -D -m 644 dbus/org.zfsilo1.service \
 		$(DESTDIR)$(DATA)/dbus-1/system-services/org.zfsilo1.service

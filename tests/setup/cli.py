@@ -1,4 +1,4 @@
-"""Command line: python3 tests/setup TARGET..., where a target is venv, systemd, lab or package."""
+"""Command line: python3 tests/setup TARGET..., where a target is one of TARGETS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from tests.setup.command import CommandError
 from tests.setup.sources import SourcesError
 
-TARGETS = ("venv", "systemd", "lab", "package")
+TARGETS = ("venv", "systemd", "lab", "package", "nix")
 
 
 def main() -> int:

@@ -1,0 +1,54 @@
+# The two machines of the end-to-end story, and the story: tests/lab/story.py in few words. Both the
+# NixOS test and the MicroVMs are made of it.
+rec {
+  addresses = { give = "10.77.0.1"; take = "10.77.0.2"; };
+
+  machines.give = {
+    networking.hostName = "give";
+    networking.hostId = "00000001"; # ZFS wants one
+    services.zfsilo = {
+      enable = true;
+      give = { enable = true; root = "tank/zfsilo"; portals = [ "${addresses.give}:3260" ]; };
+    };
+  };
+
+  machines.take = {
+    networking.hostName = "take";
+    services.zfsilo = {
+      enable = true;
+      take = { enable = true; initiatorName = "iqn.2026-01.org.zfsilo.story:take"; };
+    };
+  };
+
+  script = ''
+    import json
+
+    start_all()
+    give.wait_for_unit("multi-user.target")
+    take.wait_for_unit("multi-user.target")
+    give.succeed("zpool create -O mountpoint=none tank /dev/vdb")
+    give.succeed("zfs create tank/zfsilo && systemctl restart zfsilod.service")
+    give.succeed("zfsiloctl token create take --role host --address give --file /tmp/shared/take.join")
+    take.succeed("zfsiloctl server join /tmp/shared/take.join")
+
+    give.succeed("zfsiloctl volume create data 256M --host take")
+    take.succeed("zfsiloctl volume connect data --restore boot")
+    take.succeed("zfsiloctl volume stage data && zfsiloctl volume mount data /srv/data")
+    take.succeed("echo kept > /srv/data/file && sync")
+
+    with subtest("the daemon restarts, the mount stays"):
+        take.succeed("systemctl restart zfsilod.service && grep kept /srv/data/file")
+
+    with subtest("the storage host restarts, the export comes back"):
+        give.shutdown()
+        give.start()
+        give.succeed("zpool import -d /dev tank || zpool list tank")
+        take.wait_until_succeeds("grep kept /srv/data/file", timeout=120)
+
+    with subtest("all the way down leaves nothing"):
+        take.succeed("zfsiloctl down data")
+        assert json.loads(take.succeed("zfsiloctl volume list --json"))["volumes"] == []
+        give.succeed("zfsiloctl volume delete data --yes")
+        give.fail("zfs list tank/zfsilo/data")
+  '';
+}

@@ -1,0 +1,30 @@
+# What module.nix makes of a host, as JSON can hold it:
+# nix-instantiate --eval --strict --json nix/tests/eval.nix --arg host '(import nix/tests/hosts.nix).give'
+{ host }:
+
+let
+  lib = import ./lib.nix;
+  pkgs = {
+    zfsilo = "/the/package";
+    formats.toml = _: { type = lib.types.attrs; generate = name: value: { generated = true; inherit name value; }; };
+  };
+  module = import ../module.nix {
+    inherit lib pkgs;
+    config = {
+      services.zfsilo = lib.evalOptions "services.zfsilo" module.options.services.zfsilo host;
+      inherit (made) environment;
+    };
+  };
+  made = lib.resolve [ module.config ];
+in
+{
+  files = builtins.mapAttrs (_name: each: each.source.value) (made.environment.etc or { });
+  sockets = made.systemd.sockets or { };
+  services = builtins.mapAttrs (_name: unit: { inherit (unit) wantedBy; dropin = unit.overrideStrategy or "" == "asDropin"; }) (made.systemd.services or { });
+  ports = made.networking.firewall.allowedTCPPorts or [ ];
+  modules = made.boot.kernelModules or [ ];
+  filesystems = made.boot.supportedFilesystems or [ ];
+  openiscsi = made.services.openiscsi or { };
+  links = made.systemd.tmpfiles.rules or [ ];
+  complaints = map (each: each.message) (builtins.filter (each: !each.assertion) (made.assertions or [ ]));
+}

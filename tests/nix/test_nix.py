@@ -1,0 +1,149 @@
+"""nix/: every file parses, and the module makes of three hosts what it should.
+
+nixpkgs is not here: nix/tests/lib.nix stands in for its lib, so the package, the NixOS test and the
+MicroVMs are parsed only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zfsilod import config
+from zfsilod.ctl.ladder import wish_for
+
+ROOT = Path(__file__).parents[2]
+NIX = ROOT / "nix"
+HOSTS = ("give", "take", "both")
+EXPECTED: dict[str, dict[str, Any]] = {
+    "give": {
+        "ports": [3260, 3261, 9750],
+        "filesystems": ["zfs"],
+        "openiscsi": {},
+        "sockets": {
+            "zfsilod": {"wantedBy": ["sockets.target"]},
+            "zfsilod-tcp": {"wantedBy": ["sockets.target"], "listenStreams": ["", "[::]:9750"]},
+        },
+        "services": ["zfsilod"],
+    },
+    "take": {
+        "ports": [],
+        "filesystems": ["ext4", "xfs"],
+        "openiscsi": {"enable": True, "name": "iqn.2026-01.org.example:take"},
+        "sockets": {"zfsilod": {"wantedBy": ["sockets.target"]}},
+        "services": ["zfsilo-volume@data", "zfsilo-volume@disk", "zfsilod"],
+        "links": ["L+ /etc/zfsilo/servers.d/give.toml - - - - /run/secrets/give.toml"],
+    },
+    "both": {
+        "ports": [],  # openFirewall = false
+        "filesystems": ["zfs", "ext4", "xfs"],
+        "openiscsi": {"enable": True, "name": "iqn.2026-01.org.example:both"},
+        "sockets": {
+            "zfsilod": {"wantedBy": ["sockets.target"]},
+            "zfsilod-tcp": {
+                "wantedBy": ["sockets.target"],
+                "listenStreams": ["", "127.0.0.1:9750"],
+            },
+        },
+        "services": ["zfsilod"],
+    },
+}  # fmt: skip
+WRONG = {
+    '{ enable = true; give.enable = true; }': "give.root names no dataset",
+    '{ enable = true; take.volumes.a = { server = "give"; }; }': "without services.zfsilo.take.en",
+    '{ enable = true; take = { enable = true; initiatorName = "iqn.2026-01.org.example:a"; '
+    'volumes.a.server = "give"; }; }': "take.volumes.a: mountPath",
+}  # fmt: skip
+
+
+def nix(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the evaluator with everything it might write below a folder of the test."""
+    places = {f"NIX_{kind}_DIR": str(tmp_path / kind) for kind in ("STORE", "STATE", "LOG", "CONF")}
+    argv = ["nix-instantiate", "--readonly-mode", "--option", "build-users-group", "", *words]
+    return subprocess.run(
+        argv, env={**os.environ, **places, "HOME": str(tmp_path)}, cwd=ROOT,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def evaluated(tmp_path: Path, host: str) -> Any:
+    """Return what the module makes of a host, an expression."""
+    arguments = ("--eval", "--strict", "--json", "nix/tests/eval.nix", "--arg", "host", host)
+    done = nix(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("path", sorted(NIX.rglob("*.nix")), ids=lambda path: path.name)
+def test_parses(path: Path, tmp_path: Path) -> None:
+    done = nix(tmp_path, "--parse", str(path))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_gets_its_units_and_its_firewall(host: str, tmp_path: Path) -> None:
+    made = evaluated(tmp_path, f"(import nix/tests/hosts.nix).{host}")
+    made["services"] = sorted(made["services"])
+    assert made["complaints"] == []
+    assert {key: made[key] for key in EXPECTED[host]} == EXPECTED[host]
+    assert ("iscsi_target_mod" in made["modules"]) == (host != "take")
+    assert ("iscsi_tcp" in made["modules"]) == (host != "give")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_daemon_understands_its_settings(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = evaluated(tmp_path, f"(import nix/tests/hosts.nix).{host}")["files"]
+    etc = tmp_path / "etc"
+    for name, content in files.items():
+        path = etc / name.removeprefix("zfsilo/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(toml(content))
+    loaded = config.load(etc)
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    wish = wish_for("data")
+    if host == "give":
+        assert (loaded.give.root, loaded.give.overcommit) == ("tank/zfsilo", 3)
+    elif host == "both":
+        assert (loaded.sync.interval_s, loaded.give.volblocksize) == (60, 65536)
+    else:
+        assert wish is not None
+        assert (wish.server, wish.mount_path, wish.mount_options) == (
+            "give", "/srv/data", ["noatime"],
+        )  # fmt: skip
+        assert wish_for("disk").height == "connected"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("host", "complaint"), WRONG.items())
+def test_what_cannot_work_is_refused(host: str, complaint: str, tmp_path: Path) -> None:
+    assert complaint in " ".join(evaluated(tmp_path, host)["complaints"])
+
+
+def test_a_wrong_type_names_the_option(tmp_path: Path) -> None:
+    host = '{ enable = true; give = { enable = true; root = "tank"; portals = 3260; }; }'
+    arguments = ("--eval", "--strict", "--json", "nix/tests/eval.nix", "--arg", "host", host)
+    assert "services.zfsilo.give.portals is no list of string" in nix(tmp_path, *arguments).stderr
+
+
+def test_the_package_has_all_that_python_needs() -> None:
+    """nix/package.nix names what pyproject.toml does."""
+    project = re.findall(r'^    "([a-z-]+)[>=]', (ROOT / "pyproject.toml").read_text(), re.M)
+    wanted = set(project[: project.index("tomli") + 1])
+    package = (NIX / "package.nix").read_text()
+    listed = re.search(r"\n  dependencies = .*?\[(.*?)\]", package, re.S)
+    assert listed is not None
+    assert {name.replace("systemd-python", "systemd") for name in wanted} == set(listed[1].split())
+
+
+def toml(table: dict[str, Any]) -> str:
+    """Return a table as TOML; of the values here JSON has the same form."""
+    plain = [f"{key} = {json.dumps(v)}" for key, v in table.items() if not isinstance(v, dict)]
+    below = [f"[{key}]\n{toml(v)}" for key, v in table.items() if isinstance(v, dict)]
+    return "\n".join([*plain, *below, ""])

@@ -1,0 +1,16 @@
+"""What the tests of nix/ need from the machine: the evaluator alone, no store and no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.setup import apt
+
+PACKAGES = ("nix-bin",)
+PROGRAM = Path("/usr/bin/nix-instantiate")
+
+
+def prepare() -> Path:
+    """Install what is missing and return the path of the evaluator."""
+    apt.install(PACKAGES, reason="evaluating nix/")
+    return PROGRAM
