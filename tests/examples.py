@@ -126,6 +126,18 @@ def _consumer() -> tuple[Example, ...]:
         ),
         Example(name="unmount-block", before=block, moves=plan.unmounting(BLOCK, BLOCK.mounts[0])),
         Example(name="climb", before=(), moves=plan.up(mounted)),
+        Example(
+            name="disconnect-by-force", before=mounted,
+            moves=(*plan.abandoning(ATTACHMENT), *plan.down(connected)),
+        ),
+        Example(
+            name="disconnect-block-by-force", before=block,
+            moves=(*plan.abandoning(BLOCK), *plan.down(connected)),
+        ),
+        Example(
+            name="unmount-by-force", before=mounted,
+            moves=plan.detaching(ATTACHMENT, ATTACHMENT.mounts),
+        ),
     )  # fmt: skip
 
 

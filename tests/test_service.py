@@ -24,10 +24,11 @@ from zfsilod.errors import (
 from zfsilod.give import CreateVolume, DeleteVolume, UpdateVolume
 from zfsilod.host.fake import VOLATILE
 from zfsilod.hosts import CreateHost, DeleteHost
+from zfsilod.leave import Disconnect, UnmountFrom, Unstage
 from zfsilod.model import Attachment, Debt, Operation, Publication, Volume
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.sync import Watchman
-from zfsilod.take import Connect, Disconnect, Grow, MountAt, Stage, UnmountFrom, Unstage
+from zfsilod.take import Connect, Grow, MountAt, Stage
 from zfsilod.views import view
 
 if TYPE_CHECKING:

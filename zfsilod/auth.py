@@ -85,6 +85,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.OperationService/WatchOperations": READERS,
     "/zfsilo.v1.OperationService/CancelOperation": ADMIN,
     "/zfsilo.v1.OperationService/RepairOperation": ADMIN,
+    "/zfsilo.v1.OperationService/AbandonOperation": ADMIN,
 }
 
 # What brings foreign data onto a host is asked for on that host: over TCP to nobody. The way back

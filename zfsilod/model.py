@@ -41,9 +41,10 @@ OperationState = Literal[
     "FAILED",  # a step failed; its rollback runs or will
     "DONE",
     "ROLLED_BACK",
+    "ABANDONED",  # somebody let go of it when it needed repair: what it made may stay behind
     "NEEDS_REPAIR",  # the rollback failed too, or a final move cannot be finished
 ]
-ENDED = ("DONE", "ROLLED_BACK")
+ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
 FILESYSTEMS = ("ext4", "xfs")  # that zfsilo makes
 
 
@@ -304,12 +305,24 @@ class Operation(Stored):
         return next((each for each in self.moves if each.mark in ("todo", "begun")), None)
 
     @property
+    def at_server(self) -> bool:
+        """Whether its next move is a remote one, which is the daemon's to make."""
+        move = self.next_move
+        remote = move is not None and isinstance(move.step, RemoteStep)
+        return remote and self.state in ("RUNNING", "WAITING")
+
+    @property
     def progress(self) -> int:
         """How many hundredths of the moves are made; 100 only for one that ended well."""
         if self.state == "DONE":
             return 100
         made = sum(move.mark in ("kept", "done") for move in self.moves)
         return min(99, 100 * made // max(1, len(self.moves)))
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """What it has made and not taken back, in words."""
+        return tuple(move.text for move in self.moves if move.mark in ("begun", "done"))
 
     def marked(self, index: int, mark: Mark) -> Operation:
         """Return the operation with one move's mark changed."""

@@ -27,8 +27,10 @@ from zfsilod.steps import (
     Acl,
     Backstore,
     Bound,
+    Detached,
     DeviceBound,
     DiskSize,
+    Dropped,
     Enabled,
     Fenced,
     Fills,
@@ -284,6 +286,26 @@ def unstaging(attachment: Attachment) -> tuple[Move, ...]:
     kept = () if attachment.made_staging_path else (MountPoint,)
     steps = [s for s in staging(attachment) if isinstance(s, HostStep) and not s.sticky]
     return down([step for step in steps if not isinstance(step, kept)])
+
+
+def detaching(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Move, ...]:
+    """Return how mounts are taken away, whoever is at work there."""
+    moves: list[Move] = []
+    for mount in reversed(mounts):
+        point, _bound = mounting(attachment, mount)
+        moves += up([Detached(disk=attachment.disk, path=mount.path)])
+        moves += down([point] if mount.made_path else [])
+    return tuple(moves)
+
+
+def abandoning(attachment: Attachment) -> tuple[Move, ...]:
+    """Return the descent to CONNECTED with the order turned round: what hangs must fail first."""
+    moves = [*up([Dropped(disk=attachment.disk)]), *detaching(attachment, attachment.mounts)]
+    if attachment.mode == "FILESYSTEM" and attachment.staging_path:
+        moves += up([Detached(disk=attachment.disk, path=attachment.staging_path)])
+        point = MountPoint(path=attachment.staging_path, file=False)
+        moves += down([point] if attachment.made_staging_path else [])
+    return tuple(moves)
 
 
 def growth(attachment: Attachment, size_bytes: int) -> tuple[Move, ...]:

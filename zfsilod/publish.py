@@ -60,7 +60,8 @@ class Publish(Verb):
     def plan(self, world: World, seen: object) -> Plan:
         volume, host = need_volume(world.txn, self.volume), need_host(world.txn, self.host)
         standing = world.txn.get(Publication, f"{self.volume}/{self.host}")
-        others = [p for p in self._others(world.txn) if p.host not in world.fenced]
+        fenced = [each.host for each in world.before if isinstance(each, Unpublish)]
+        others = [each for each in self._others(world.txn) if each.host not in fenced]
         if standing is not None and not self._same(standing):
             raise AlreadyExists(
                 f"{self.volume} is published to {self.host} with other parameters: unpublish it "

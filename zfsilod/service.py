@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from zfsilod import sync, take
+from zfsilod import sync, take, way
 from zfsilod.checks import Room
 from zfsilod.errors import (
     Busy,
@@ -30,6 +30,7 @@ from zfsilod.errors import (
     revive,
 )
 from zfsilod.give import need_root
+from zfsilod.leave import Descent
 from zfsilod.model import (
     Attachment,
     Debt,
@@ -40,7 +41,6 @@ from zfsilod.model import (
     RemoteStep,
     failure_of,
 )
-from zfsilod.publish import Publish
 from zfsilod.steps import Reported
 from zfsilod.survey import Findings, note, survey
 from zfsilod.ulid import new_ulid
@@ -61,6 +61,8 @@ LOOK_DEADLINE_S = 20
 BEGIN_DEADLINE_S = 20
 CLOSE_DEADLINE_S = 5
 WATCH_AT_ONCE = 1000
+RETRY_LOOK_S = 5  # in case that the hint at the end of a retry is lost
+CANCELLED = Busy("the operation was cancelled and taken back", reason="CANCELLED")
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +120,6 @@ class Service:
         if standing:
             self._announce(await self.write(lambda txn: txn.put(standing)))
             return standing
-        if isinstance(verb, Publish):
-            await self._make_way(verb, caller, until)
         operation_id = new_ulid()
         with self._hand(operation_id):
             found = await self._claim(verb, caller, operation_id, until)
@@ -127,25 +127,16 @@ class Service:
                 self._drive(found)
         return found
 
-    async def _make_way(self, verb: Publish, caller: str, until: float) -> None:
-        """Fence the hosts that stand in the way of a forced publication, each in its operation."""
-        with self.store.read() as txn:
-            fences = verb.fences(txn)
-            fenced = tuple(each.host for each in fences)
-            if fences:  # what is wrong in itself is refused before anything is ended
-                verb.plan(self._world(txn, "", caller, fenced=fenced), None)
-        for each in fences:
-            operation = await self.begin(each, caller=caller)
-            await self.wait(operation.id, until - time.monotonic())
-
     async def _claim(self, verb: Verb, caller: str, operation_id: str, until: float) -> Operation:
         """Store the operation once its claims are free; return it, or an equal one that runs."""
         seen = await self._see(verb, operation_id)
+        await way.clear(self, verb, seen, caller, until)
         while True:
             begin = partial(self._begin_in, verb, seen, caller, operation_id)
             found = await self.write(begin)
             if found.id == operation_id or found.request == verb.digest():
                 return found
+            await way.press(self, verb, found)
             await self._wait_for_claim(found, until)
 
     async def begin_batch(self, verbs: Sequence[Verb], *, caller: str) -> list[Operation]:
@@ -168,7 +159,7 @@ class Service:
     ) -> list[Operation]:
         begun = []
         for verb, operation_id in zip(verbs, ids, strict=True):
-            world = self._world(txn, operation_id, caller)
+            world = self.world(txn, operation_id, caller)
             with contextlib.suppress(NotFound):  # it was deleted meanwhile
                 planned = verb.plan(world, None)
                 if not any(txn.claimant(thing) for thing in planned.claims):
@@ -196,11 +187,10 @@ class Service:
         operation_id = new_ulid()
         seen = await self._see(verb, operation_id)
         with self.store.read() as txn:
-            first = verb.fences(txn) if isinstance(verb, Publish) else []
-            world = self._world(txn, operation_id, caller, fenced=tuple(f.host for f in first))
+            first = way.obstacles(verb, txn, seen)
+            world = self.world(txn, operation_id, caller, before=first)
             planned = verb.plan(world, seen).operation(verb, world, self.boot_id)
-            before = [move for fence in first for move in fence.plan(world, None).moves]
-            return planned.but(moves=(*before, *planned.moves))
+            return planned.but(moves=(*way.moves(first, world), *planned.moves))
 
     async def wait(self, operation_id: str, timeout_s: float) -> Operation:
         """Wait for an operation's end and return it. Raises its failure, or DeadlineExceeded."""
@@ -252,9 +242,45 @@ class Service:
     async def cancel(self, operation_id: str) -> Operation:
         """Stop a running operation; its rollback follows, unless it is past its last way back."""
         operation = self.operation(operation_id)
+        if operation.at_server:  # it has no unit to stop: the remote move is the daemon's
+            failed = operation.but(state="FAILED", failure=failure_of(CANCELLED, "Reported"))
+            with contextlib.suppress(Busy):  # the move was made meanwhile
+                await self.launcher.rollback(await self.write(lambda txn: txn.put(failed)))
+                return self.operation(operation_id)
         if not operation.ended:
             await self.launcher.stop(operation)
         return operation
+
+    async def retried(self, operation: Operation) -> Operation:
+        """Try a failed rollback once more, and return the operation as it is after that."""
+        await self.repair(operation.id)
+        while True:
+            now = self.operation(operation.id)
+            if now.ended or now.attempts != operation.attempts:
+                return now
+            await self.changed(RETRY_LOOK_S)
+
+    async def abandon(self, operation_id: str) -> Operation:
+        """Let go of an operation that cannot be taken back; what it has made stays behind.
+
+        Raises FailedPrecondition unless it needs repair.
+        """
+
+        def let_go(txn: Transaction) -> Operation:
+            found = txn.get(Operation, operation_id)
+            if found is None or found.state != "NEEDS_REPAIR":
+                raise FailedPrecondition(
+                    f"operation {operation_id} does not need repair: only what cannot be taken "
+                    "back is abandoned",
+                    reason="NOT_STUCK", operation=operation_id,
+                )  # fmt: skip
+            return txn.finish(found, "ABANDONED")
+
+        self.operation(operation_id)  # or NotFound
+        abandoned = await self.write(let_go)
+        log.warning("operation %s (%s) was abandoned", abandoned.id, abandoned.title)
+        self._announce(abandoned)
+        return abandoned
 
     async def repair(self, operation_id: str) -> Operation:
         """Try the rollback of an operation again, now."""
@@ -375,6 +401,8 @@ class Service:
             return await self._fetch(verb, operation_id)
         if isinstance(verb, take.Grow):
             return await self._server_size(verb)
+        if isinstance(verb, Descent):
+            return await self._is_lost(verb)
         return await self.look(partial(verb.look, self.machine, self.settings))
 
     async def _fetch(self, verb: take.Connect, operation_id: str) -> take.Fetched:
@@ -389,11 +417,30 @@ class Service:
                 raise
         else:
             return take.Fetched(connection, chap, published="")
+        self._check_not_fenced(verb)
         owed = Debt(id=operation_id, server=verb.server, volume=verb.volume)
         await self.write(lambda txn: txn.put(owed))
         await self.servers.publish(verb.server, verb.volume, request=operation_id)
         connection, chap = await self.servers.fetch(verb.server, verb.volume)
         return take.Fetched(connection, chap, published=operation_id)
+
+    def _check_not_fenced(self, verb: take.Connect) -> None:
+        """Refuse to publish anew, by itself, what was taken from this host meanwhile."""
+        with self.store.read() as txn:
+            found = txn.get(Attachment, verb.id)
+        if found is not None and verb.is_about(found):
+            raise FailedPrecondition(
+                f"{verb.volume} was taken from this host (its publication {found.epoch} is gone): "
+                f"zfsiloctl volume disconnect --force {verb.id}, then connect again",
+                reason="FENCED", volume=verb.id,
+            )  # fmt: skip
+
+    async def _is_lost(self, verb: Descent) -> bool:
+        with self.store.read() as txn:
+            found = verb.attachment(txn)
+        if found is None or found.height == "ABSENT":
+            return False
+        return await self.look(partial(self.machine.iscsi.is_lost, found.disk))
 
     async def _server_size(self, verb: take.Grow) -> int:
         with self.store.read() as txn:
@@ -405,19 +452,20 @@ class Service:
         """Tell whether the daemon itself is at this operation: preparing or launching it."""
         return self._in_hand[operation_id] > 0
 
-    def _world(
-        self, txn: Transaction, operation_id: str, caller: str, *, fenced: Sequence[str] = ()
+    def world(
+        self, txn: Transaction, operation_id: str, caller: str, *, before: Sequence[Verb] = ()
     ) -> World:
+        """Return what a plan sees; `before`: what it may take for done already."""
         return World(
             txn, self.settings, operation_id=operation_id, caller=caller, now=int(time.time()),
-            fenced=fenced,
+            before=before,
         )  # fmt: skip
 
     def _begin_in(
         self, verb: Verb, seen: object, caller: str, operation_id: str, txn: Transaction
     ) -> Operation:
         """Store the operation, or return the one that owns what it would claim."""
-        world = self._world(txn, operation_id, caller)
+        world = self.world(txn, operation_id, caller)
         plan = verb.plan(world, seen)
         for thing in plan.claims:
             owner = txn.claimant(thing)
@@ -446,12 +494,6 @@ class Service:
             f"operation {owner.id} ({owner.title}) is at work on it",
             reason="CLAIMED", operation=owner.id,
         )  # fmt: skip
-        if owner.state == "NEEDS_REPAIR":
-            raise Busy(
-                f"operation {owner.id} ({owner.title}) needs repair: zfsiloctl operation repair "
-                f"{owner.id}",
-                reason="NEEDS_REPAIR", operation=owner.id,
-            )  # fmt: skip
         try:
             await self.ended(owner.id, max(left, 0.0))
         except DeadlineExceeded:

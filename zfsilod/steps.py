@@ -308,6 +308,44 @@ class Session(HostStep):
         host.iscsi.logout(self.disk)
 
 
+class Dropped(HostStep):
+    """No session with the target is left, whoever used its disk: what hangs on it fails now.
+
+    Never turned back: who used it has lost it.
+    """
+
+    volatile = True
+    final = (True,)
+    disk: Disk
+
+    def probe(self, host: Host) -> bool:
+        return not host.iscsi.is_known(self.disk)
+
+    def do(self, host: Host) -> None:
+        host.iscsi.drop(self.disk)
+
+    def undo(self, host: Host) -> None:
+        """To log in again is a matter of Session."""
+
+
+class Detached(HostStep):
+    """The volume is not mounted at this path, whoever is at work there. Never turned back."""
+
+    volatile = True
+    final = (True,)
+    disk: Disk
+    path: str
+
+    def probe(self, host: Host) -> bool:
+        return not host.mounts.is_attached(self.disk, self.path)
+
+    def do(self, host: Host) -> None:
+        host.mounts.detach(self.disk, self.path)
+
+    def undo(self, host: Host) -> None:
+        """To mount again is a matter of Staged and Bound."""
+
+
 class DiskSize(HostStep):
     """The kernel sees the disk at its size."""
 

@@ -50,6 +50,11 @@ class Connection(Record):
     readonly: bool
     filesystem: Filesystem
 
+    @property
+    def disk(self) -> Disk:
+        """The block device that the session will have."""
+        return Disk(target=self.target, serial=self.serial, size_bytes=self.size_bytes)
+
 
 class Connect(Verb):
     """Log in to a volume of a server. The service fetches the connection before it plans."""
@@ -65,7 +70,7 @@ class Connect(Verb):
     def plan(self, world: World, seen: object) -> Plan:
         assert isinstance(seen, Fetched)
         found = world.txn.get(Attachment, check_id(self.id, "local name"))
-        if found is not None and (found.server, found.volume) != (self.server, self.volume):
+        if found is not None and not self.is_about(found):
             raise AlreadyExists(
                 f"the name {self.id} stands for {found.volume} of {found.server} here: give "
                 "another local name",
@@ -85,9 +90,13 @@ class Connect(Verb):
         found = txn.get(Attachment, self.id)
         if found is None or found.height == "ABSENT" or self.epoch not in (0, found.epoch):
             return None
-        if (found.server, found.volume) != (self.server, self.volume):
+        if not self.is_about(found):
             return None
         return plan.up(plan.connection(found))
+
+    def is_about(self, found: Attachment) -> bool:
+        """Tell whether an attachment is of the volume that is asked for."""
+        return (found.server, found.volume) == (self.server, self.volume)
 
     def _check(self, world: World, connection: Connection) -> None:
         if self.epoch not in (0, connection.epoch):
@@ -110,10 +119,7 @@ class Connect(Verb):
             return found.but(epoch=connection.epoch, updated_at=world.now)
         return Attachment(
             id=self.id, server=self.server, volume=self.volume,
-            disk=Disk(
-                target=connection.target, serial=connection.serial,
-                size_bytes=connection.size_bytes,
-            ),
+            disk=connection.disk,
             portals=connection.portals, mode=connection.mode, epoch=connection.epoch,
             readonly=connection.readonly, restore=self.restore, published_here=published,
             height="CONNECTED", filesystem=connection.filesystem,
@@ -128,33 +134,6 @@ class Fetched:
         self.connection = connection
         self.chap = chap
         self.published = published
-
-
-class Disconnect(Verb):
-    """Log out, and release what this host published to itself."""
-
-    kind = "disconnect"
-    id: str
-
-    def plan(self, world: World, seen: object) -> Plan:
-        found = world.txn.get(Attachment, check_id(self.id, "volume id"))
-        claims = (f"attachment/{self.id}",)
-        title = f"disconnect {self.id}"
-        if found is None:
-            return Plan(title=title, claims=claims)
-        if found.height != "CONNECTED":
-            raise FailedPrecondition(
-                f"{self.id} is {found.height.lower()}: unmount and unstage it first",
-                reason=found.height, volume=self.id,
-            )  # fmt: skip
-        owed = Debt(id=found.published_here, server=found.server, volume=found.volume)
-        return Plan(
-            title=title, claims=claims,
-            moves=plan.down(plan.connection(found)),
-            commit=(
-                drop(found), drop_secret(self.id), *((put(owed),) if found.published_here else ())
-            ),
-        )  # fmt: skip
 
 
 class Stage(Verb):
@@ -236,41 +215,6 @@ class Stage(Verb):
         )  # fmt: skip
 
 
-class Unstage(Verb):
-    """Unmount the filesystem from the staging path."""
-
-    kind = "unstage"
-    id: str
-    path: str = ""
-
-    def plan(self, world: World, seen: object) -> Plan:
-        found = world.txn.get(Attachment, check_id(self.id, "volume id"))
-        claims = (f"attachment/{self.id}",)
-        title = f"unstage {self.id}"
-        if found is None or found.height == "CONNECTED":
-            return Plan(title=title, claims=claims)
-        if found.mounts:
-            raise FailedPrecondition(
-                f"{self.id} is mounted at {', '.join(each.path for each in found.mounts)}: "
-                "unmount it first",
-                reason="MOUNTED", volume=self.id,
-            )  # fmt: skip
-        if self.path not in ("", found.staging_path):
-            raise FailedPrecondition(
-                f"{self.id} is staged at {found.staging_path}, not at {self.path}",
-                reason="OTHER_PATH", volume=self.id,
-            )  # fmt: skip
-        new = found.but(
-            height="CONNECTED", staging_path="", made_staging_path=False, mount_options=(),
-            stage_readonly=False, updated_at=world.now,
-        )  # fmt: skip
-        return Plan(
-            title=title,
-            claims=(*claims, f"path/{found.staging_path}"),
-            moves=plan.unstaging(found), commit=(put(new),),
-        )  # fmt: skip
-
-
 class MountAt(Verb):
     """Make a staged volume appear at one more path."""
 
@@ -312,32 +256,6 @@ class MountAt(Verb):
         return plan.up([
             *plan.connection(found), *plan.staging(found), *plan.mounting(found, here)
         ])  # fmt: skip
-
-
-class UnmountFrom(Verb):
-    """Take a volume away from one path, or ("") from all."""
-
-    kind = "unmount"
-    id: str
-    path: str = ""
-
-    def plan(self, world: World, seen: object) -> Plan:
-        found = world.txn.get(Attachment, check_id(self.id, "volume id"))
-        mounts = found.mounts if found else ()
-        gone = [each for each in mounts if self.path in ("", each.path)]
-        title = f"unmount {self.id} from {self.path or 'all paths'}"
-        claims = (f"attachment/{self.id}", *(f"path/{each.path}" for each in gone))
-        if found is None or not gone:
-            return Plan(title=title, claims=claims)
-        moves: list[Move] = []
-        for mount in reversed(gone):
-            moves += plan.unmounting(found, mount)
-        left = tuple(each for each in mounts if each not in gone)
-        new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=world.now)
-        return Plan(
-            title=title, claims=claims,
-            moves=tuple(moves), commit=(put(new),),
-        )  # fmt: skip
 
 
 class Grow(Verb):

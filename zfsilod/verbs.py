@@ -52,14 +52,14 @@ class World:
 
     def __init__(
         self, txn: Transaction, settings: Settings, *, operation_id: str, caller: str, now: int,
-        fenced: Sequence[str] = (),
+        before: Sequence[Verb] = (),
     ) -> None:  # fmt: skip
         self.txn = txn
         self.settings = settings
         self.operation_id = operation_id
         self.caller = caller
         self.now = now
-        self.fenced = fenced  # hosts to be taken for fenced already
+        self.before = before  # what is to be taken for done already
 
 
 class Plan:

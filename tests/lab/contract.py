@@ -28,6 +28,8 @@ from zfsilod.secret import Chap
 from zfsilod.steps import (
     Acl,
     Backstore,
+    Detached,
+    Dropped,
     Fenced,
     Fills,
     MountPoint,
@@ -157,6 +159,8 @@ class Contract:
                 label = f"{name}: {move.text}"
                 if isinstance(step, (NoSession, Fenced)):
                     self.guard(step, label)
+                elif isinstance(step, (Dropped, Detached)) and not move.up:
+                    self.inert(step, label)
                 elif move.up and repr(step) in standing:
                     self.stands(step, label)
                 elif move.up:
@@ -212,6 +216,13 @@ class Contract:
             assert step.probe(self.host) is True
             step.undo(self.host)
             assert step.probe(self.host) is True
+
+    def inert(self, step: HostStep, label: str) -> None:
+        """Check that the undo of what is never turned back changes nothing."""
+        with self.case(label):
+            before = self.inventory()
+            step.undo(self.host)
+            assert self.inventory() == before
 
     def is_missing(self, step: HostStep) -> bool:
         """Tell whether the fact must be false now: a new filesystem fills its disk by itself."""
@@ -325,7 +336,7 @@ class Contract:
 
 def stays(step: HostStep) -> bool:
     """Tell whether a step's fact outlives its undo."""
-    return step.sticky or isinstance(step, ZvolSize)
+    return step.sticky or isinstance(step, (ZvolSize, Dropped, Detached))
 
 
 def _of_kind(name: str, kind: type[HostStep]) -> list[HostStep]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod import node, take
+from zfsilod import leave, node, take
 from zfsilod.api import messages
 from zfsilod.api.volumes import change_volume
 from zfsilod.errors import InvalidArgument
@@ -42,7 +42,7 @@ class Attachments:
     async def DisconnectVolume(
         self, request: volume_pb2.DisconnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = take.Disconnect(id=messages.volume_id(request.name))
+        verb = leave.Disconnect(id=messages.volume_id(request.name), force=request.force)
         await _check_node(call, verb.id)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
@@ -63,7 +63,9 @@ class Attachments:
     async def UnstageVolume(
         self, request: volume_pb2.UnstageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = take.Unstage(id=messages.volume_id(request.name), path=request.path)
+        verb = leave.Unstage(
+            id=messages.volume_id(request.name), path=request.path, force=request.force
+        )
         await _check_node(call, verb.id)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
@@ -85,7 +87,9 @@ class Attachments:
     ) -> volume_pb2.MutateVolumeResponse:
         if bool(request.path) == request.all_paths:
             raise InvalidArgument("name a path, or ask for all paths", reason="BAD_PATH")
-        verb = take.UnmountFrom(id=messages.volume_id(request.name), path=request.path)
+        verb = leave.UnmountFrom(
+            id=messages.volume_id(request.name), path=request.path, force=request.force
+        )
         await _check_node(call, verb.id)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag

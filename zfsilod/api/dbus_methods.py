@@ -17,11 +17,12 @@ from zfsilod.give import (
     need_volume,
 )
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.leave import Disconnect, UnmountFrom, Unstage
 from zfsilod.model import AccessMode, Host, Mode, Operation, Restore, Transport
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.record import pairs
 from zfsilod.sync import SyncVolume
-from zfsilod.take import Connect, Disconnect, Grow, MountAt, Stage, UnmountFrom, Unstage
+from zfsilod.take import Connect, Grow, MountAt, Stage
 from zfsilod.verbs import check_id
 from zfsilod.views import page, view
 
@@ -119,11 +120,11 @@ MUTATIONS = {
         Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "force")
     ),
     f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
-    f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",)),
+    f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force",)),
     f"{VOLUME}.Stage": Mutation(Stage, ("id", "path"), ("fs_type", "mount_options", "readonly")),
-    f"{VOLUME}.Unstage": Mutation(Unstage, ("id", "path")),
+    f"{VOLUME}.Unstage": Mutation(Unstage, ("id", "path"), ("force",)),
     f"{VOLUME}.Mount": Mutation(MountAt, ("id", "path"), ("readonly",)),
-    f"{VOLUME}.Unmount": Mutation(UnmountFrom, ("id", "path")),
+    f"{VOLUME}.Unmount": Mutation(UnmountFrom, ("id", "path"), ("force",)),
     f"{VOLUME}.Grow": Mutation(Grow, ("id",)),
     f"{VOLUME}.Sync": Mutation(SyncVolume, ("id",)),
 }  # fmt: skip
@@ -225,6 +226,9 @@ class Methods:
         await self.service.repair(operation_id)
         return []
 
+    async def abandon(self, operation_id: str) -> list[Any]:
+        return [list((await self.service.abandon(operation_id)).behind)]
+
     async def _page(
         self, kind: type[Any], asked: dict[str, Any], wanted: Callable[[Any], bool]
     ) -> tuple[list[Any], str]:
@@ -250,6 +254,7 @@ QUESTIONS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{VOLUME}.Stats": Methods.stats,
     f"{OPERATION}.Cancel": Methods.cancel,
     f"{OPERATION}.Repair": Methods.repair,
+    f"{OPERATION}.Abandon": Methods.abandon,
 }
 
 

@@ -110,6 +110,7 @@ STATES: Enum[OperationState] = Enum(
         "DONE": operation_pb2.OPERATION_STATE_DONE,
         "ROLLED_BACK": operation_pb2.OPERATION_STATE_ROLLED_BACK,
         "NEEDS_REPAIR": operation_pb2.OPERATION_STATE_NEEDS_REPAIR,
+        "ABANDONED": operation_pb2.OPERATION_STATE_ABANDONED,
     },
 )
 MARKS: Enum[Mark] = Enum(

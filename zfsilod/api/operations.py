@@ -81,6 +81,12 @@ class Operations:
         operation_id = messages.operation_id(request.name)
         return messages.operation(await call.lasting(call.service.repair(operation_id)))
 
+    async def AbandonOperation(
+        self, request: operation_pb2.AbandonOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        operation_id = messages.operation_id(request.name)
+        return messages.operation(await call.lasting(call.service.abandon(operation_id)))
+
 
 def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate

@@ -29,7 +29,9 @@ def connect(given: Namespace) -> None:
 
 def disconnect(given: Namespace) -> None:
     """Log out, and release what this host published to itself."""
-    request = pb.DisconnectVolumeRequest(name=resource(given.name, "volumes"), etag=given.etag)
+    request = pb.DisconnectVolumeRequest(
+        name=resource(given.name, "volumes"), etag=given.etag, force=given.force
+    )
     with dial(given) as server:
         change(given, server, server.changes.volumes.DisconnectVolume, request)
 
@@ -47,7 +49,7 @@ def stage(given: Namespace) -> None:
 def unstage(given: Namespace) -> None:
     """Unmount the staging path."""
     request = pb.UnstageVolumeRequest(
-        name=resource(given.name, "volumes"), path=given.path, etag=given.etag
+        name=resource(given.name, "volumes"), path=given.path, etag=given.etag, force=given.force
     )
     with dial(given) as server:
         change(given, server, server.changes.volumes.UnstageVolume, request)
@@ -68,7 +70,7 @@ def unmount(given: Namespace) -> None:
     one_or_all(given.path, "PATH", everything=given.all)
     request = pb.UnmountVolumeRequest(
         name=resource(given.name, "volumes"), path=given.path or "", all_paths=given.all,
-        etag=given.etag,
+        etag=given.etag, force=given.force,
     )  # fmt: skip
     with dial(given) as server:
         change(given, server, server.changes.volumes.UnmountVolume, request)

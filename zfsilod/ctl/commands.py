@@ -66,7 +66,7 @@ ACCESS_MODES = (
 )  # fmt: skip
 ROLES = ("host", "admin", "controller", "reader")  # auth.REMOTE, without its imports
 STATES = (
-    "running", "waiting", "failed", "done", "rolled_back", "needs_repair",
+    "running", "waiting", "failed", "done", "rolled_back", "needs_repair", "abandoned",
 )  # fmt: skip
 HEIGHTS = ("created", "published", "connected", "staged", "mounted")
 
@@ -88,6 +88,7 @@ CHANGE = (
 VOLUME = Argument("name", metavar="VOLUME", offer="volumes", text="the volume")
 HOST = Argument("name", metavar="HOST", offer="hosts", text="the host's id")
 OPERATION = Argument("name", metavar="OPERATION", offer="operations", text="the operation's id")
+FORCE = flag("--force", text="whoever is at work there: what was not written yet is lost")
 ETAG = Argument("--etag", text="refuse when it has changed since it was read with this etag")
 FILTER = Argument("--filter", metavar="EXPRESSION",
                   text="which ones: 'height = MOUNTED AND labels.app = \"db\"'")  # fmt: skip
@@ -170,7 +171,7 @@ COMMANDS = (
                      text="only by the publication of this epoch"),
             changes=True),
     Command("volume disconnect", "attachment:disconnect", "log out of a volume",
-            VOLUME, ETAG, changes=True),
+            VOLUME, FORCE, ETAG, changes=True),
     Command("volume stage", "attachment:stage", "make its filesystem once, and mount it for use",
             VOLUME,
             Argument("--path", default="", offer="files", text="where (/var/lib/zfsilo/staging)"),
@@ -181,12 +182,12 @@ COMMANDS = (
             READONLY, ETAG, changes=True),
     Command("volume unstage", "attachment:unstage", "undo stage",
             VOLUME, Argument("--path", default="", offer="files", text="only if it is there"),
-            ETAG, changes=True),
+            FORCE, ETAG, changes=True),
     Command("volume mount", "attachment:mount", "make a staged volume appear at a path",
             VOLUME, Argument("path", metavar="PATH", offer="files", text="the path"),
             READONLY, ETAG, changes=True),
     Command("volume unmount", "attachment:unmount", "take a volume away from a path",
-            VOLUME, PATH, ALL_PATHS, ETAG, changes=True),
+            VOLUME, PATH, ALL_PATHS, FORCE, ETAG, changes=True),
     Command("volume grow", "attachment:grow", "use the size that a volume has at its server",
             VOLUME, ETAG, changes=True),
     Command("volume sync", "volume:sync", "make a host agree with what is recorded",
@@ -236,6 +237,8 @@ COMMANDS = (
             OPERATION),
     Command("operation repair", "operation:repair", "try once more to take an operation back",
             OPERATION),
+    Command("operation abandon", "operation:abandon",
+            "let go of an operation that cannot be taken back", OPERATION),
     Command("token create", "token:create", "make a token, or a join file for a host",
             Argument("subject", metavar="SUBJECT", text="the host or user that it stands for"),
             Argument("--role", choices=ROLES, required=True, offer=ROLES,

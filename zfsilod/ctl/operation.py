@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
-ENDED = (pb.OPERATION_STATE_DONE, pb.OPERATION_STATE_ROLLED_BACK)
+ENDED = (
+    pb.OPERATION_STATE_DONE, pb.OPERATION_STATE_ROLLED_BACK, pb.OPERATION_STATE_ABANDONED
+)  # fmt: skip
+STILL_RUNNING = "NOT (state = DONE OR state = ROLLED_BACK OR state = ABANDONED)"
 # It ended, or nothing more happens to it soon.
 SETTLED = (*ENDED, pb.OPERATION_STATE_NEEDS_REPAIR)
 
 
 def list_operations(given: Namespace) -> None:
     """List operations, oldest first."""
-    running = "NOT (state = DONE OR state = ROLLED_BACK)" if given.running else ""
+    running = STILL_RUNNING if given.running else ""
     state = equals("state", given.state.upper()) if given.state else ""
     subject = equals("subject", resource(given.volume, "volumes")) if given.volume else ""
     wanted = all_of(given.filter, running, state, subject)
@@ -176,6 +179,22 @@ def repair(given: Namespace) -> None:
     with dial(given) as server:
         found = server.ask(server.api.operations.RepairOperation, request)
     _asked(given, found, "tried again")
+
+
+def abandon(given: Namespace) -> None:
+    """Let go of an operation that cannot be taken back, and tell what it leaves behind."""
+    request = pb.AbandonOperationRequest(name=resource(given.name, "operations"))
+    with dial(given) as server:
+        found = server.ask(server.api.operations.AbandonOperation, request)
+    if given.json:
+        print(answers.as_json(found))
+    elif not given.quiet:
+        print(f"{clean(found.title)}: abandoned")
+        behind = [each for each in found.moves if each.mark in (pb.MARK_BEGUN, pb.MARK_DONE)]
+        for each in behind:
+            print(f"  not taken back: {direction(each)} {clean(each.step)}")
+        if behind:
+            print("  see: zfsiloctl volume sync, zfsiloctl orphan list")
 
 
 def _asked(given: Namespace, operation: Any, what: str) -> None:

@@ -22,7 +22,11 @@ PATIENCE_S = 0.3  # what ends sooner needs no progress
 JOIN_S = 1.0
 DEFAULT_WIDTH = 80
 ERASE_LINE = "\r\x1b[K"
-ENDED = (OperationState.OPERATION_STATE_DONE, OperationState.OPERATION_STATE_ROLLED_BACK)
+ENDED = (
+    OperationState.OPERATION_STATE_DONE,
+    OperationState.OPERATION_STATE_ROLLED_BACK,
+    OperationState.OPERATION_STATE_ABANDONED,
+)
 
 
 class Progress(threading.Thread):

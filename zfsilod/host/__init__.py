@@ -78,6 +78,18 @@ class Iscsi(Protocol):
     def has_session(self, disk: Disk) -> bool: ...
     def login(self, disk: Disk) -> None: ...
     def logout(self, disk: Disk) -> None: ...
+    def is_known(self, disk: Disk) -> bool:
+        """Tell whether the initiator knows any session with the disk's target, working or not."""
+
+    def is_lost(self, disk: Disk) -> bool:
+        """Tell whether the session is gone, or does not work and is not soon back."""
+
+    def users(self, disk: Disk) -> list[str]:
+        """Return who uses the disk, if there is one: devices made of it, and mount points."""
+
+    def drop(self, disk: Disk) -> None:
+        """End every session with the disk's target, whoever uses the disk."""
+
     def has_size(self, disk: Disk) -> bool: ...
     def rescan(self, disk: Disk) -> None: ...
 
@@ -110,6 +122,12 @@ class Mounts(Protocol):
     def is_device_bound(self, disk: Disk, path: str) -> bool: ...
     def bind_device(self, disk: Disk, path: str) -> None: ...
     def unbind_device(self, disk: Disk, path: str) -> None: ...
+    def is_attached(self, disk: Disk, path: str) -> bool:
+        """Tell whether the disk, or what is left of it, is mounted there in any way."""
+
+    def detach(self, disk: Disk, path: str) -> None:
+        """Unmount whatever of the disk is there, and hide it from those who are still at work."""
+
     def stats(self, path: str) -> dict[str, int]:
         """Return bytes_ and inodes_ total, used and available: statvfs(3)."""
 

@@ -393,6 +393,21 @@ class FakeIscsi:
         if self.facts.get(f"session:{disk.target}") is not None:
             self.facts.effect(f"session:{disk.target}", None)
 
+    def is_known(self, disk: Disk) -> bool:
+        return self.facts.get(f"session:{disk.target}") is not None
+
+    def is_lost(self, disk: Disk) -> bool:
+        found = self.facts.get(f"session:{disk.target}")
+        return found is None or "lost" in found
+
+    def users(self, disk: Disk) -> list[str]:
+        paths = sorted(self.facts.names("mount"))
+        return [path for path in paths if self.facts.get(f"mount:{path}")["serial"] == disk.serial]
+
+    def drop(self, disk: Disk) -> None:
+        if self.is_known(disk):
+            self.facts.effect(f"session:{disk.target}", None)
+
     def has_size(self, disk: Disk) -> bool:
         found = self.facts.get(f"session:{disk.target}")
         return bool(found and found["size"] == disk.size_bytes)
@@ -499,6 +514,15 @@ class FakeMounts:
             self.facts.effect(f"mount:{path}", None)
 
     def unbind_device(self, disk: Disk, path: str) -> None:
+        self.unmount(disk, path)
+
+    def is_attached(self, disk: Disk, path: str) -> bool:
+        found = self.facts.get(f"mount:{path}")
+        if found and found["serial"] != disk.serial:
+            raise Conflict(f"something else is mounted at {path}", path=path)
+        return bool(found)
+
+    def detach(self, disk: Disk, path: str) -> None:
         self.unmount(disk, path)
 
     def _is(self, path: str, disk: Disk, *, kind: str, readonly: bool) -> bool:

@@ -18,7 +18,16 @@ from zfsilod.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.host.disks import FAILED, LOGGED_IN, Device, Disks, Session, check_serial, claim
+from zfsilod.host.disks import (
+    FAILED,
+    LOGGED_IN,
+    Device,
+    Disks,
+    Session,
+    check_serial,
+    claim,
+    users,
+)
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
 from zfsilod.host.names import iscsi_name, portal_parts
@@ -37,6 +46,7 @@ LOGIN_TIMEOUT_S = 60  # iscsid gives up before: login_timeout below, and 3 s for
 LOGOUT_TIMEOUT_S = 60
 LOGOUT_ATTEMPTS, LOGOUT_DEADLINE_S = 4, 8
 DISK_DEADLINE_S = 30
+RECOVERY_S = 5  # in which a session that broke may come back before it counts as lost
 REPLACEMENT_TIMEOUT_S = 120  # how long I/O waits for a lost session before it fails
 GROUP = 1  # the portal group of every target of ours: tpgt_1
 
@@ -165,6 +175,25 @@ class RealIscsi:
                 claim(device.path, f"the disk of {session.target}")
         for session in sessions:
             self._logout(session)
+
+    def is_known(self, disk: Disk) -> bool:
+        return self._disks.session(disk.target) is not None
+
+    def is_lost(self, disk: Disk) -> bool:
+        def works() -> bool:
+            session = self._disks.session(disk.target)
+            return session is not None and session.state == LOGGED_IN
+
+        return not (self.is_known(disk) and wait_for(works, RECOVERY_S))
+
+    def users(self, disk: Disk) -> list[str]:
+        device = self._disks.find(disk.target)
+        return users(device.path) if device else []
+
+    def drop(self, disk: Disk) -> None:
+        for session in self._disks.sessions(disk.target):
+            if session.target == disk.target:
+                self._logout(session)
 
     def _login(self, target: str) -> None:
         """Log in to the first portal that answers; more than one path to a disk is not handled."""

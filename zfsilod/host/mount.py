@@ -158,6 +158,30 @@ class RealMounts:
                 raise _foreign(mount)
             self._umount(mount)
 
+    # Either, whatever became of the disk
+
+    def is_attached(self, disk: Disk, path: str) -> bool:
+        mount = mountinfo.at(resolved(path), mountinfo.read())
+        if mount and not self._belongs(disk, mount):
+            raise _foreign(mount)
+        return mount is not None
+
+    def detach(self, disk: Disk, path: str) -> None:
+        here = resolved(path)
+        while mount := mountinfo.at(here, mountinfo.read()):
+            if not self._belongs(disk, mount):
+                raise _foreign(mount)
+            try:
+                self._umount(mount)
+            except Busy:
+                self._run(["umount", "--lazy", mount.path], timeout_s=MOUNT_TIMEOUT_S)
+
+    def _belongs(self, disk: Disk, mount: Mount) -> bool:
+        device = self._disks.find(disk.target)
+        if device and (mount.number == device.number or mount.root == f"/{device.name}"):
+            return True
+        return self._is_dead(mount) or _is_dead_node(mount)
+
     # Reading, for the daemon
 
     def stats(self, path: str) -> dict[str, int]:

@@ -1,0 +1,206 @@
+"""How a consumer lets go: with a dead server, from a stuck climb, and of what earlier ones left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zfsilod.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
+from zfsilod.give import CreateVolume
+from zfsilod.leave import Disconnect, UnmountFrom, Unstage
+from zfsilod.model import Attachment, Operation
+from zfsilod.publish import Publish, Unpublish
+from zfsilod.sync import Watchman
+from zfsilod.take import Connect, MountAt, Stage
+
+if TYPE_CHECKING:
+    from tests.doubles import House
+
+CREATE = CreateVolume(id="data", capacity_bytes=1 << 30, hosts=("take",))
+PUBLISH = Publish(volume="data", host="take")
+CONNECT = Connect(id="data", server="give", volume="data")
+UP = (CREATE, PUBLISH, CONNECT, Stage(id="data"), MountAt(id="data", path="/srv/data"))
+FENCE = Unpublish(volume="data", host="take", fence=True, grace_s=0)
+
+
+def attachment(zfsilo: House) -> Attachment | None:
+    with zfsilo.service.store.read() as txn:
+        return txn.get(Attachment, "data")
+
+
+def kinds(zfsilo: House) -> set[str]:
+    return {name.partition(":")[0] for name in zfsilo.facts}
+
+
+def ways(operation: Operation) -> list[str]:
+    return [f"{move.way} {type(move.step).__name__}" for move in operation.moves]
+
+
+async def test_a_lost_session_turns_the_order_round(zfsilo: House) -> None:
+    await zfsilo.do(*UP, FENCE)
+    unmounted = await zfsilo.do(UnmountFrom(id="data"))
+    assert ways(unmounted) == ["do Detached", "undo MountPoint"]
+    unstaged = await zfsilo.do(Unstage(id="data"))
+    assert ways(unstaged) == ["do Dropped", "do Detached", "undo MountPoint"]
+    await zfsilo.do(Disconnect(id="data"))
+    assert kinds(zfsilo) == {"zvol", "content"}
+
+
+async def test_force_goes_down_from_any_height(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    for refused in (Unstage(id="data"), Disconnect(id="data")):
+        with pytest.raises(FailedPrecondition):
+            await zfsilo.do(refused)
+    await zfsilo.do(Unstage(id="data", force=True))
+    found = attachment(zfsilo)
+    assert found is not None
+    assert (found.height, found.mounts) == ("CONNECTED", ())
+    await zfsilo.do(CONNECT, *UP[3:], Disconnect(id="data", force=True))
+    assert attachment(zfsilo) is None
+    assert not kinds(zfsilo) & {"session", "node", "mount", "point"}
+
+
+async def test_what_was_taken_away_is_not_published_again_by_itself(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True), FENCE)
+    with pytest.raises(FailedPrecondition, match="was taken from this host") as refused:
+        await zfsilo.do(CONNECT.but(publish_if_needed=True))
+    assert refused.value.reason == "FENCED"
+    await zfsilo.do(Disconnect(id="data", force=True), CONNECT.but(publish_if_needed=True))
+
+
+async def test_a_new_publication_ends_what_the_old_one_left(zfsilo: House) -> None:
+    await zfsilo.do(*UP, FENCE, PUBLISH)
+    await zfsilo.do(CONNECT)
+    found = attachment(zfsilo)
+    assert found is not None
+    assert (found.height, found.epoch, found.mounts) == ("CONNECTED", 2, ())
+    assert "mount" not in kinds(zfsilo)
+    await zfsilo.do(*UP[3:])
+
+
+async def test_a_stale_epoch_ends_nothing(zfsilo: House) -> None:
+    await zfsilo.do(*UP, FENCE, PUBLISH)
+    before = zfsilo.facts
+    with pytest.raises(FailedPrecondition, match="has passed"):
+        await zfsilo.do(CONNECT.but(epoch=1))
+    assert zfsilo.facts == before
+
+
+async def test_a_session_that_no_record_knows_is_ended_first(zfsilo: House) -> None:
+    await zfsilo.do(*UP[:3])
+    await forget(zfsilo)
+    await zfsilo.do(CONNECT)
+    with zfsilo.service.store.read() as txn:
+        assert "clear" in [each.kind for each in txn.scan(Operation)]
+
+
+async def test_one_that_is_in_use_is_told(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    await forget(zfsilo)
+    before = zfsilo.facts
+    with pytest.raises(Busy, match="in use here by /srv/data"):
+        await zfsilo.do(CONNECT)
+    assert zfsilo.facts == before
+
+
+async def forget(zfsilo: House) -> None:
+    await zfsilo.service.write(lambda txn: txn.drop("attachment", "data"))
+
+
+async def test_a_descent_stops_a_climb(zfsilo: House) -> None:
+    await zfsilo.do(*UP[:2])
+    zfsilo.launcher.gate.clear()
+    climb = await zfsilo.service.begin(CONNECT, caller="a")
+    down = await zfsilo.service.begin(Disconnect(id="data"), caller="b")
+    await zfsilo.service.wait(down.id, 10)
+    assert zfsilo.service.operation(climb.id).state == "ROLLED_BACK"
+    assert attachment(zfsilo) is None
+
+
+async def test_a_descent_stops_a_climb_that_waits_for_its_server(zfsilo: House) -> None:
+    await zfsilo.do(*UP[:3])
+    reached, answer = asyncio.Event(), asyncio.Event()
+    report = zfsilo.server.report
+
+    async def slow(*arguments: object) -> None:
+        reached.set()
+        await answer.wait()
+        await report(*arguments)  # type: ignore[arg-type]
+
+    zfsilo.server.report = slow  # type: ignore[method-assign,assignment]
+    climb = await zfsilo.service.begin(Stage(id="data"), caller="a")
+    await asyncio.wait_for(reached.wait(), 10)
+    down = await zfsilo.service.begin(Unstage(id="data"), caller="b")
+    answer.set()
+    await zfsilo.service.wait(down.id, 10)
+    ended = await zfsilo.service.ended(climb.id, 10)
+    assert ended.state == "ROLLED_BACK"
+    assert ended.failure is not None
+    assert ended.failure.reason == "CANCELLED"
+
+
+def break_logout(zfsilo: House) -> None:
+    def broken(_disk: object) -> None:
+        raise CommandFailed("iscsid does not answer")
+
+    zfsilo.host.iscsi.logout = broken  # type: ignore[method-assign,assignment]
+
+
+def mend_logout(zfsilo: House) -> None:
+    del zfsilo.host.iscsi.logout
+
+
+async def test_what_needs_repair_refuses_all_but_a_descent(zfsilo: House) -> None:
+    begun = await needs_repair(zfsilo)
+    for verb in (CONNECT, Stage(id="data")):
+        with pytest.raises(ZfsiloError):
+            await zfsilo.do(verb)
+    with pytest.raises(Busy, match=f"needs repair: zfsiloctl operation repair {begun.id}"):
+        await zfsilo.do(Disconnect(id="data"))
+    assert zfsilo.service.operation(begun.id).attempts == 2, "the descent tried it once more"
+    mend_logout(zfsilo)
+    await zfsilo.do(Disconnect(id="data"))
+    assert zfsilo.service.operation(begun.id).state == "ROLLED_BACK"
+    assert "session" not in kinds(zfsilo)
+
+
+async def needs_repair(zfsilo: House) -> Operation:
+    """Return a connect whose login was made and then failed, and that cannot log out again."""
+    await zfsilo.do(*UP[:2])
+    break_logout(zfsilo)
+    login = zfsilo.host.iscsi.login
+
+    def half(disk: object) -> None:
+        login(disk)  # type: ignore[arg-type]
+        raise CommandFailed("the disk did not appear")
+
+    zfsilo.host.iscsi.login = half  # type: ignore[method-assign]
+    begun = await zfsilo.service.begin(CONNECT, caller="a")
+    found = await zfsilo.service.ended(begun.id, 10)
+    assert found.state == "NEEDS_REPAIR"
+    del zfsilo.host.iscsi.login
+    return found
+
+
+async def test_abandon_frees_what_it_claims_and_tells_what_stays(zfsilo: House) -> None:
+    begun = await needs_repair(zfsilo)
+    found = await zfsilo.service.abandon(begun.id)
+    assert found.behind == ("do Node", "do Session")
+    assert found.state == "ABANDONED"
+    assert found.failure is not None
+    with zfsilo.service.store.read() as txn:
+        assert list(txn.live()) == []
+        assert txn.claimant("attachment/data") is None
+    await Watchman(zfsilo.service, retention_s=3600).recover()
+    assert zfsilo.service.operation(begun.id).state == "ABANDONED"
+    with pytest.raises(FailedPrecondition, match="does not need repair"):
+        await zfsilo.service.abandon(begun.id)
+
+
+async def test_force_abandons_what_cannot_be_repaired(zfsilo: House) -> None:
+    begun = await needs_repair(zfsilo)
+    await zfsilo.do(Disconnect(id="data", force=True))
+    assert zfsilo.service.operation(begun.id).state == "ABANDONED"
+    await zfsilo.do(CONNECT)  # it ends the session that stayed behind

@@ -1,0 +1,153 @@
+"""The verbs by which a consumer lets go of a volume: unmount, unstage, disconnect.
+
+A session that is lost, and I/O that hangs, turn the order round: first the session is dropped, so
+that what hangs fails, then the mounts are taken away, from whoever is at work there. `force` asks
+for that order whatever the session is like, and from any height.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod import plan
+from zfsilod.errors import FailedPrecondition
+from zfsilod.model import Attachment, Debt, Disk
+from zfsilod.steps import Detached, Dropped
+from zfsilod.verbs import Plan, Verb, World, check_id, drop, drop_secret, put
+
+if TYPE_CHECKING:
+    from zfsilod.model import Change, Move
+    from zfsilod.store import Transaction
+
+
+class Descent(Verb):
+    """A way down of an attachment."""
+
+    id: str
+    force: bool = False
+
+    def attachment(self, txn: Transaction) -> Attachment | None:
+        """Return what it is about, or None: then there is nothing to let go of."""
+        return txn.get(Attachment, check_id(self.id, "volume id"))
+
+    def turned(self, seen: object) -> bool:
+        """Tell whether the order is turned round; `seen`: whether the session is lost."""
+        return self.force or seen is True
+
+
+class UnmountFrom(Descent):
+    """Take a volume away from one path, or ("") from all."""
+
+    kind = "unmount"
+    path: str = ""
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = self.attachment(world.txn)
+        mounts = found.mounts if found else ()
+        gone = [each for each in mounts if self.path in ("", each.path)]
+        title = f"unmount {self.id} from {self.path or 'all paths'}"
+        claims = (f"attachment/{self.id}", *(f"path/{each.path}" for each in gone))
+        if found is None or not gone:
+            return Plan(title=title, claims=claims)
+        if self.turned(seen):
+            moves = list(plan.detaching(found, gone))
+        else:
+            moves = [move for mount in reversed(gone) for move in plan.unmounting(found, mount)]
+        left = tuple(each for each in mounts if each not in gone)
+        new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=world.now)
+        return Plan(title=title, claims=claims, moves=tuple(moves), commit=(put(new),))
+
+
+class Unstage(Descent):
+    """Unmount the filesystem from the staging path."""
+
+    kind = "unstage"
+    path: str = ""
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = self.attachment(world.txn)
+        claims = (f"attachment/{self.id}",)
+        title = f"unstage {self.id}"
+        if found is None or found.height == "CONNECTED":
+            return Plan(title=title, claims=claims)
+        if found.mounts and not self.force:
+            raise FailedPrecondition(
+                f"{self.id} is mounted at {', '.join(each.path for each in found.mounts)}: "
+                "unmount it first",
+                reason="MOUNTED", volume=self.id,
+            )  # fmt: skip
+        if self.path not in ("", found.staging_path):
+            raise FailedPrecondition(
+                f"{self.id} is staged at {found.staging_path}, not at {self.path}",
+                reason="OTHER_PATH", volume=self.id,
+            )  # fmt: skip
+        turned = self.turned(seen)
+        return Plan(
+            title=title, claims=(*claims, *_paths(found)),
+            moves=plan.abandoning(found) if turned else plan.unstaging(found),
+            commit=(put(_connected(found, world)),),
+        )  # fmt: skip
+
+
+class Disconnect(Descent):
+    """Log out, and release what this host published to itself."""
+
+    kind = "disconnect"
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = self.attachment(world.txn)
+        claims = (f"attachment/{self.id}",)
+        title = f"disconnect {self.id}"
+        if found is None:
+            return Plan(title=title, claims=claims)
+        if found.height != "CONNECTED" and not self.force:
+            raise FailedPrecondition(
+                f"{self.id} is {found.height.lower()}: unmount and unstage it first",
+                reason=found.height, volume=self.id,
+            )  # fmt: skip
+        session = plan.connection(found)
+        moves: tuple[Move, ...] = plan.down(session)
+        if self.turned(seen):
+            moves = (*plan.abandoning(found), *moves)
+        return Plan(
+            title=title, claims=(*claims, *_paths(found)), moves=moves,
+            commit=(drop(found), drop_secret(self.id), *_debt(found)),
+        )  # fmt: skip
+
+
+class Clear(Verb):
+    """End a session that no record knows, and take away what is mounted of its disk."""
+
+    kind = "clear"
+    id: str
+    disk: Disk
+    paths: tuple[str, ...]
+
+    def plan(self, world: World, seen: object) -> Plan:
+        return Plan(
+            title=f"end an old session of {self.id}",
+            claims=(f"attachment/{self.id}", *(f"path/{each}" for each in self.paths)),
+            moves=plan.up([
+                Dropped(disk=self.disk),
+                *(Detached(disk=self.disk, path=each) for each in reversed(self.paths)),
+            ]),
+        )  # fmt: skip
+
+
+def _paths(found: Attachment) -> tuple[str, ...]:
+    paths = (found.staging_path, *(each.path for each in found.mounts))
+    return tuple(f"path/{each}" for each in paths if each)
+
+
+def _connected(found: Attachment, world: World) -> Attachment:
+    return found.but(
+        height="CONNECTED", staging_path="", made_staging_path=False, mount_options=(),
+        stage_readonly=False, mounts=(), updated_at=world.now,
+    )  # fmt: skip
+
+
+def _debt(found: Attachment) -> tuple[Change, ...]:
+    """Return what the server still has to be told: that its publication is no longer needed."""
+    if not found.published_here:
+        return ()
+    return (put(Debt(id=found.published_here, server=found.server, volume=found.volume)),)
