@@ -49,10 +49,12 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": READERS,
     "/zfsilo.v1.Service/GetServerInfo": ALL,
     "/zfsilo.v1.Service/GetCapacity": READERS,
+    "/zfsilo.v1.Service/GetStatus": READERS,
     # A host is shown what is published to it and what it may publish to itself, a node its own.
     "/zfsilo.v1.VolumeService/GetVolume": ALL,
     "/zfsilo.v1.VolumeService/ListVolumes": REMOTE,
     "/zfsilo.v1.VolumeService/StatsVolume": (*READERS, "node"),
+    "/zfsilo.v1.VolumeService/ProbeVolume": READERS,
     "/zfsilo.v1.VolumeService/SyncVolume": ADMIN,
     "/zfsilo.v1.VolumeService/SyncVolumes": ADMIN,
     "/zfsilo.v1.VolumeService/CreateVolume": MANAGERS,

@@ -65,6 +65,17 @@ def load_or_make(directory: Path, names: tuple[str, ...]) -> Certificate:
     return Certificate(certificate.read_bytes(), key.read_bytes())
 
 
+def expiry(certificate_pem: str) -> float:
+    """Return when a certificate ends, in seconds since 1970."""
+    from cryptography import x509
+
+    try:
+        found = x509.load_pem_x509_certificate(certificate_pem.encode())
+    except ValueError as error:
+        raise InvalidArgument("it is no certificate", reason="BAD_CERTIFICATE") from error
+    return found.not_valid_after_utc.timestamp()
+
+
 def make(names: tuple[str, ...]) -> Certificate:
     """Make a self-signed ECDSA certificate for host names and addresses."""
     # 40 ms to import: only a server's first start needs it.

@@ -55,6 +55,11 @@ class Transaction:
         for _key_bytes, raw in self._range(prefix, after):
             yield _decode(raw)
 
+    def scan_plain(self, kind: type[R]) -> Iterator[dict[str, Any]]:
+        """Yield the records of a class as they are stored: for counting very many of them."""
+        for _key_bytes, raw in self._range(f"{kind.bucket()}/".encode(), ""):
+            yield json.loads(raw)
+
     def scan_below(self, kind: type[R], key: str) -> Iterator[R]:
         """Yield the records whose key begins with `key/`: the publications of one volume."""
         for _key_bytes, raw in self._range(f"{kind.bucket()}/{key}/".encode(), ""):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zfsilod import plan
 from zfsilod.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model import Condition, HostStep, Move
-from zfsilod.record import Record
+from zfsilod.record import Pairs, Record
 from zfsilod.steps import Zvol
 from zfsilod.views import View, view, views
 
@@ -157,6 +157,45 @@ def _problem(found: View) -> Problem:
 
 def _nobody_restores(_move: Move) -> tuple[str, str]:
     return "whoever connected it restores it, zfsilo does not (restore NEVER)", NOT_RESTORED
+
+
+class Fact(Record):
+    """A fact of a volume, with what a look at it gave."""
+
+    step: str
+    text: str
+    wanted: bool
+    truth: str  # SO, NOT_SO, CONFLICT or UNKNOWN
+    problem: str = ""
+    parameters: Pairs = ()
+
+
+def facts(found: View, machine: Machine, settings: Settings) -> list[Fact]:
+    """Look at every fact that makes up a volume on this host."""
+    moves = (*truth(found, settings), *unrestored(found))
+    return [_fact(m.step, machine, up=m.up) for m in moves if isinstance(m.step, HostStep)]
+
+
+def _fact(step: HostStep, machine: Machine, *, up: bool) -> Fact:
+    seen, problem = UNKNOWN, ""
+    if step.sticky:
+        problem = "the daemon's sandbox hides it"
+    else:
+        try:
+            seen = "SO" if step.probe(machine) else "NOT_SO"
+        except Conflict as error:
+            seen, problem = CONFLICT, error.message
+        except ZfsiloError as error:
+            problem = error.message
+    parameters = tuple((name, _shown(getattr(step, name))) for name in step.FIELDS)
+    return Fact(
+        step=type(step).__name__, text=step.text, wanted=up, truth=seen, problem=problem,
+        parameters=parameters,
+    )  # fmt: skip
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def note(txn: Transaction, findings: list[Findings], complaints: dict[str, str]) -> None:

@@ -42,7 +42,7 @@ def test_the_administrator_may_everything() -> None:
 
 
 def test_readers_only_read() -> None:
-    reading = ("Get", "List", "Watch", "Wait", "Stats", "Check", "ServerReflectionInfo")
+    reading = ("Get", "List", "Watch", "Wait", "Stats", "Probe", "Check", "ServerReflectionInfo")
     for path, roles in ROLES.items():
         assert ("reader" not in roles) or path.rpartition("/")[2].startswith(reading), path
 

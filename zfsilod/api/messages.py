@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         Transport,
         Volume,
     )
-    from zfsilod.survey import Findings
+    from zfsilod.survey import Fact, Findings
     from zfsilod.views import View
 
 N = TypeVar("N", bound=str)
@@ -152,6 +152,14 @@ def differences(found: Findings) -> list[volume_pb2.Difference]:
         )
         for each in found.differences
     ]  # fmt: skip
+
+
+def fact(found: Fact) -> volume_pb2.Fact:
+    """Return a fact that was looked at."""
+    return volume_pb2.Fact(
+        step=found.step, text=found.text, wanted=found.wanted, problem=found.problem,
+        truth=f"TRUTH_{found.truth}", parameters=dict(found.parameters),
+    )  # fmt: skip
 
 
 def _served(record: Volume) -> dict[str, Any]:

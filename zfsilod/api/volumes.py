@@ -16,6 +16,7 @@ from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.auth import Caller, shown
 from zfsilod.errors import NotFound
 from zfsilod.give import CreateVolume, DeleteVolume, UpdateVolume
+from zfsilod.survey import facts
 from zfsilod.verbs import check_etag, check_id
 from zfsilod.views import View, view, views
 
@@ -40,7 +41,7 @@ STATS = {  # what the service calls a figure: what the wire does
 
 
 class Volumes:
-    """Get, List, Stats, Sync, Create, Update, Delete."""
+    """Get, List, Stats, Probe, Sync, Create, Update, Delete."""
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
@@ -67,6 +68,14 @@ class Volumes:
         need_view(call, volume_id)
         figures = await call.service.stats(volume_id)
         return volume_pb2.VolumeStats(**{STATS[name]: figure for name, figure in figures.items()})
+
+    async def ProbeVolume(
+        self, request: volume_pb2.ProbeVolumeRequest, call: Call
+    ) -> volume_pb2.ProbeVolumeResponse:
+        seen = need_view(call, messages.volume_id(request.name))
+        service = call.service
+        found = await service.look(partial(facts, seen, service.machine, service.settings))
+        return volume_pb2.ProbeVolumeResponse(facts=map(messages.fact, found))
 
     async def SyncVolume(
         self, request: volume_pb2.SyncVolumeRequest, call: Call

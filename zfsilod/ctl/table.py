@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 BOLD, RESET = "\x1b[1m", "\x1b[0m"
+GOOD, BAD, DOUBT = "\x1b[32m", "\x1b[31m", "\x1b[33m"
 RIGHT = ("SIZE", "TOTAL", "USED", "FREE", "EPOCH")
 GAP = "  "
 
@@ -22,7 +23,7 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, indent:
     lines = [[clean(row[i]) or "-" for i in used] for row in rows]
     widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
     head = _line(names, names, widths)
-    print(indent + (f"{BOLD}{head}{RESET}" if coloured(sys.stdout) else head))
+    print(indent + paint(BOLD, head))
     for line in lines:
         print(indent + _line(line, names, widths))
 
@@ -30,11 +31,16 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, indent:
 def show_block(title: str, pairs: Sequence[tuple[str, str]]) -> None:
     """Print a title and named values, one a line; empty ones are left out."""
     if title:
-        print(f"{BOLD}{title}{RESET}" if coloured(sys.stdout) else title)
+        print(paint(BOLD, title))
     shown = [(name, clean(value)) for name, value in pairs if value]
     width = max((len(name) for name, _value in shown), default=0)
     for name, value in shown:
         print(f"  {name + ':':<{width + 1}}  {value}")
+
+
+def paint(colour: str, text: str) -> str:
+    """Return a text in a colour, where the output shows colours."""
+    return f"{colour}{text}{RESET}" if coloured(sys.stdout) else text
 
 
 def clean(text: str) -> str:

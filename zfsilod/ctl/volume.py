@@ -20,10 +20,11 @@ from zfsilod.ctl.amount import (
 )
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import Server, dial
+from zfsilod.ctl.facts_view import all_hold, show_facts
 from zfsilod.ctl.filters import all_of, equals, labels_are
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import clean
-from zfsilod.errors import InvalidArgument
+from zfsilod.errors import InvalidArgument, ZfsiloError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -45,13 +46,37 @@ def list_volumes(given: Namespace) -> None:
 
 
 def show(given: Namespace) -> None:
-    """Show all that is known of a volume."""
+    """Show all that is known of a volume, and what is so on the host."""
     with dial(given) as server:
         found = get(server, given.name)
-    if given.json:
-        print(answers.as_json(found))
-    else:
+        if given.json:
+            print(answers.as_json(found))
+            return
         volume_view.show_volume(found)
+        try:
+            seen = probed(server, given.name)
+        except ZfsiloError as error:  # an older server, a host's token, a pool that does not answer
+            print(f"\nwhat is so on the host is not known: {clean(error.message)}")
+            return
+    print()
+    show_facts("on the host", seen.facts)
+
+
+def probe(given: Namespace) -> int:
+    """Look at every fact that makes up a volume; one that is not as recorded is a failure."""
+    with dial(given) as server:
+        seen = probed(server, given.name)
+    if given.json:
+        print(answers.as_json(seen))
+    elif not given.quiet:
+        show_facts(bare(given.name, "volumes"), seen.facts)
+    return 0 if all_hold(seen.facts) else FAILED
+
+
+def probed(server: Server, name: str) -> Any:
+    """Return the facts of a volume."""
+    request = pb.ProbeVolumeRequest(name=resource(name, "volumes"))
+    return server.ask(server.api.volumes.ProbeVolume, request)
 
 
 def stats(given: Namespace) -> None:

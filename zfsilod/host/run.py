@@ -25,13 +25,15 @@ TOOLS = {
     "modprobe": "kmod",
     "mount": "mount",
     "resize2fs": "e2fsprogs",
+    "systemctl": "systemd",
     "udevadm": "udev",
     "umount": "mount",
     "xfs_growfs": "xfsprogs",
     "xfs_repair": "xfsprogs",
     "zfs": "zfsutils-linux",
+    "zpool": "zfsutils-linux",
 }
-"""Every tool that the adapters run, with the Debian package that has it."""
+"""Every tool that the adapters, doctor and setup run, with the Debian package that has it."""
 
 TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS_PATH_VARIABLE = "ZFSILO_TOOLS_PATH"  # tests put tools of their own in front

@@ -1,0 +1,82 @@
+"""`status`, `volume probe` and the tree of `volume show`: what is so, and what needs somebody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zfsilod.ctl import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.ctl.shell import Daemon, Shell
+
+
+@pytest.fixture
+def broken(ctl: Shell) -> Iterator[str]:
+    """A published volume whose zvol somebody destroyed, made whole again in the end."""
+    ctl.ok("volume create broken 1G")
+    ctl.ok("host add web --iqn iqn.2026-01.org.example:web")
+    ctl.ok("volume publish broken web")
+    facts = ctl.daemon.front.zfsilo.host.facts
+    zvol = next(each for each in facts.snapshot() if each.endswith("/broken"))
+    value = facts.snapshot()[zvol]
+    facts.effect(zvol, None)
+    yield "broken"
+    facts.effect(zvol, value)
+    ctl.ok("volume sync broken")
+    ctl.ok("volume unpublish broken web")
+    ctl.ok("volume delete broken --yes")
+    ctl.ok("host delete web")
+
+
+def test_a_host_that_is_well(ctl: Shell) -> None:
+    ctl.ok("volume create seen 1G")
+    shown = ctl.ok("status")
+    assert "  Serves:      tank/zfsilo [" in shown
+    assert " created" in shown
+    assert shown.endswith("\nall is well\n")
+    found = ctl("status --json").json
+    assert found["volumes"]["CREATED"] >= 1
+    assert found["attention"] == []
+    assert int(found["capacity"]["total_bytes"]) > 0
+    ctl.ok("volume delete seen --yes")
+
+
+def test_what_needs_attention_says_what_to_type(ctl: Shell, broken: str) -> None:
+    ctl("volume sync --all")
+    shown = ctl.ok("status")
+    assert "1 need attention\n" in shown
+    assert f"  {broken}: the zvol tank/zfsilo/broken of broken is gone" in shown
+    assert f"    try: zfsiloctl volume show {broken}" in shown
+
+
+def test_each_fact_has_its_truth(ctl: Shell, broken: str) -> None:
+    ran = ctl(f"volume probe {broken}")
+    assert ran.code == 1
+    assert "│  ├─ NO    zvol tank/zfsilo/broken\n" in ran.out
+    assert "   ├─ ok    admits iqn.2026-01.org.example:web\n" in ran.out
+    facts = ctl(f"volume probe {broken} --json").json["facts"]
+    truths = {each["step"]: each["truth"] for each in facts}
+    assert truths["Zvol"] == "TRUTH_NOT_SO"
+    assert truths["Acl"] == "TRUTH_SO"
+    assert "├─ export\n" in ctl.ok(f"volume show {broken}")
+
+
+def test_narrow_terminals_and_colours(
+    ctl: Shell, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("zfsilod.ctl.facts_view.sys.stdout.isatty", lambda: True, raising=False)
+    lines = ctl(f"volume probe {broken}").out.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert any(line.endswith("…") for line in lines)
+    monkeypatch.setattr(table, "coloured", lambda _stream: True)
+    assert f"{table.BAD}NO   {table.RESET}" in ctl(f"volume probe {broken}").out
+
+
+def test_readers_see_the_status(ctl: Shell, daemon: Daemon) -> None:
+    join = daemon.join_file("reader", "eve")
+    assert "host take" in ctl.ok(f"-H {join} status")

@@ -1,0 +1,251 @@
+"""`zfsiloctl doctor`: what this host lacks for its roles, and what to type. It changes nothing."""
+
+from __future__ import annotations
+
+import socket
+import time
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from zfsilo.v1 import service_pb2 as pb
+
+from zfsilod.ctl import answers, places, servers
+from zfsilod.ctl.client import Server, dial
+from zfsilod.ctl.refusal import FAILED
+from zfsilod.ctl.table import BAD, GOOD, clean, paint
+from zfsilod.errors import ZfsiloError
+from zfsilod.host.run import Runner
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator
+
+    from zfsilod.config import Config
+
+GIVE_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
+TAKE_MODULES = ("iscsi_tcp",)
+# They restore an earlier configuration of targets at boot, beside ours.
+RIVALS = ("rtslib-fb-targetctl.service", "target.service")
+ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"
+SOON_S = 30 * 86400
+TOOL_S = 20.0
+REACH_S = 5.0
+
+
+class Check(NamedTuple):
+    """Something that was looked at; without a sentence it is well."""
+
+    what: str
+    wrong: str = ""
+    command: str = ""
+
+
+class Patient:
+    """A host, whose files are looked at below a folder: /, or one that a test made."""
+
+    def __init__(self, root: Path = Path("/"), release: str = "") -> None:
+        self.root = root
+        self.release = release or _release()
+
+    def has_module(self, name: str) -> bool:
+        """Tell whether a kernel module is loaded, built in, or there to be loaded."""
+        if (self.root / "sys/module" / name).exists():
+            return True
+        folder = self.root / "lib/modules" / self.release
+        stem = f"/{name}.ko"
+        return any(stem in _text(folder / each) for each in ("modules.dep", "modules.builtin"))
+
+    def text(self, path: str) -> str:
+        """Return what a file holds, or "" where it cannot be read."""
+        return _text(self.root / path)
+
+    def exists(self, path: str) -> bool:
+        """Tell whether there is such a file, or link."""
+        return (self.root / path).is_symlink() or (self.root / path).exists()
+
+
+def doctor(given: Namespace) -> int:
+    """Look at all that this host's roles need."""
+    checks = list(_examine(given))
+    if given.json:
+        print(answers.dumps({"checks": [each._asdict() for each in checks]}))
+    else:
+        for each in checks:
+            _show(each, quiet=given.quiet)
+    return FAILED if any(each.wrong for each in checks) else 0
+
+
+def _show(check: Check, *, quiet: bool) -> None:
+    if not check.wrong:
+        if not quiet:
+            print(f"{paint(GOOD, 'ok ')} {check.what}")
+        return
+    print(f"{paint(BAD, 'BAD')} {check.what}: {clean(check.wrong)}")
+    if check.command:
+        print(f"    try: {check.command}")
+
+
+def _examine(given: Namespace) -> Iterator[Check]:
+    from zfsilod import config
+
+    try:
+        settings = config.load(places.etc())
+    except ZfsiloError as error:
+        yield Check("configuration", error.message, "zfsilod --check-config")
+        return
+    yield Check(f"configuration in {places.etc()}")
+    simulated = bool(places.simulation())
+    if not simulated:
+        patient = Patient()
+        if settings.give.root:
+            yield from chain(giving(patient), _pool(settings.give.root), _portals(settings))
+        if not settings.give.root or servers_here():
+            yield from taking(patient)
+        yield clock(patient, time.time())
+    yield from _certificates()
+    yield from chain(_daemon(given), _servers())
+
+
+def giving(patient: Patient) -> Iterator[Check]:
+    """Look at what a storage host needs of its kernel, and what would get in its way."""
+    for name in GIVE_MODULES:
+        if patient.has_module(name):
+            yield Check(f"kernel module {name}")
+        else:
+            package = "zfs-dkms" if name == "zfs" else f"linux-image-{patient.release}"
+            yield Check(f"kernel module {name}", "this kernel has none", f"apt install {package}")
+    for name in RIVALS:
+        if patient.exists(f"etc/systemd/system/multi-user.target.wants/{name}"):
+            yield Check(name, "it restores targets of its own at boot", f"systemctl disable {name}")
+
+
+def taking(patient: Patient) -> Iterator[Check]:
+    """Look at what a consumer needs."""
+    for name in TAKE_MODULES:
+        wrong = "" if patient.has_module(name) else "this kernel has none"
+        yield Check(f"kernel module {name}", wrong)
+    if not patient.exists("usr/sbin/iscsiadm") and not patient.exists("sbin/iscsiadm"):
+        yield Check("open-iscsi", "it is not installed", "apt install open-iscsi")
+        return
+    name = "etc/iscsi/initiatorname.iscsi"
+    if "InitiatorName=iqn." in patient.text(name):
+        yield Check("initiator name")
+    else:
+        yield Check(
+            "initiator name", f"/{name} has none",
+            f'echo "InitiatorName=$(iscsi-iname)" > /{name}',
+        )  # fmt: skip
+    if ISCSID in patient.text("proc/net/unix"):
+        yield Check("iscsid")
+    else:
+        yield Check("iscsid", "it does not run", "systemctl enable --now iscsid.socket")
+
+
+def clock(patient: Patient, now: float) -> Check:
+    """Look whether the clock can be right: certificates and timestamps need it."""
+    made = patient.root / "usr/lib/os-release"
+    if made.exists() and now < made.stat().st_mtime:
+        return Check("clock", "it is before this system was made", "timedatectl set-ntp true")
+    return Check("clock")
+
+
+def _pool(root: str) -> Iterator[Check]:
+    run, pool = Runner(), root.partition("/")[0]
+    try:
+        health = run(["zpool", "list", "-H", "-o", "health", pool], timeout_s=TOOL_S)
+        state = health.stdout.strip()
+        worse = "" if state == "ONLINE" else f"it is {state}"
+        yield Check(f"pool {pool}", worse, f"zpool status {pool}" if worse else "")
+        run(["zfs", "list", "-H", "-o", "name", root], timeout_s=TOOL_S)
+        yield Check(f"dataset {root}")
+    except ZfsiloError as error:
+        command = error.facts.get("package", "")
+        yield Check(
+            f"pool {pool}", error.message,
+            f"apt install {command}" if command else f"zpool import {pool} && zfs create {root}",
+        )  # fmt: skip
+
+
+def _portals(settings: Config) -> Iterator[Check]:
+    """Look whether the addresses of the portals are this host's."""
+    for portal in settings.give.portals:
+        address = portal.rpartition(":")[0].strip("[]")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind((address, 0))
+        except OSError:
+            yield Check(f"portal {portal}", "this host has no such address", "ip -brief address")
+        else:
+            yield Check(f"portal {portal}")
+
+
+def _certificates() -> Iterator[Check]:
+    """Look how long our own certificate, and those of our servers, are still good."""
+    own = _text(places.state() / "tls/server.pem")
+    if own:
+        yield _certificate("own certificate", own, "zfsiloctl pki renew")
+    for name in servers_here():
+        yield _certificate(
+            f"certificate of {name}", servers.read(name).certificate,
+            f"zfsiloctl server join FILE, with a new one of {name}",
+        )  # fmt: skip
+
+
+def _certificate(what: str, pem: str, command: str) -> Check:
+    from zfsilod.certs import expiry
+
+    try:
+        left = expiry(pem) - time.time()
+    except ZfsiloError as error:
+        return Check(what, error.message, command)
+    if left < SOON_S:
+        when = "has expired" if left < 0 else f"expires in {left / 86400:.0f} days"
+        return Check(what, f"it {when}", command)
+    return Check(what)
+
+
+def _daemon(given: Namespace) -> Iterator[Check]:
+    try:
+        with dial(given) as server:
+            found = server.ask(server.api.service.GetStatus, pb.GetStatusRequest())
+    except ZfsiloError as error:
+        yield Check("zfsilod", error.message, "systemctl enable --now zfsilod.socket")
+        return
+    yield Check("zfsilod answers")
+    if found.attention_count:
+        yield Check("volumes", f"{found.attention_count} need attention", "zfsiloctl status")
+
+
+def _servers() -> Iterator[Check]:
+    for name in servers_here():
+        known = servers.read(name)
+        try:
+            with known.channel() as channel:
+                server = Server(channel, f"{name} ({known.address})", REACH_S)
+                server.ask(server.api.service.GetServerInfo, pb.GetServerInfoRequest())
+        except ZfsiloError as error:
+            command = f"on {name}: systemctl enable --now zfsilod-tcp.socket"
+            yield Check(f"server {name}", error.message, command)
+        else:
+            yield Check(f"server {name} answers")
+
+
+def servers_here() -> list[str]:
+    """Return the servers that this host knows, as far as the caller may see them."""
+    try:
+        return servers.names()
+    except ZfsiloError:
+        return []
+
+
+def _release() -> str:
+    return _text(Path("/proc/sys/kernel/osrelease")).strip()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

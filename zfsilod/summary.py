@@ -1,0 +1,81 @@
+"""What a host has, in numbers, and what needs somebody's attention: for `status` and the metrics.
+
+It looks at every record, so it takes them as they are stored: making objects of ten thousand
+volumes would take ten times as long.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from zfsilod.model import Attachment, Condition, Debt, Host, Publication, Volume
+from zfsilod.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zfsilod.store import Transaction
+
+
+class Attention(Record):
+    """Something that does not get well by itself."""
+
+    subject: str  # a resource name
+    sentence: str
+    command: str = ""  # what to type
+
+
+class Summary:
+    """All records of a host, counted."""
+
+    def __init__(self, txn: Transaction) -> None:
+        self.revision = txn.revision()
+        self.promised_bytes = txn.promised()
+        self.volumes = {each["id"]: each for each in txn.scan_plain(Volume)}
+        self.attachments = {each["id"]: each for each in txn.scan_plain(Attachment)}
+        self.publications = Counter(each["volume"] for each in txn.scan_plain(Publication))
+        self.hosts = sum(1 for _each in txn.scan_plain(Host))
+        self.debts = sum(1 for _each in txn.scan_plain(Debt))
+        live = list(txn.live())
+        self.operations: Counter[str] = Counter(each.state for each in live)
+        self.heights = Counter(self._heights())
+        self.attention = (
+            *(
+                Attention(
+                    subject=each.subject,
+                    sentence=f"{each.title} failed and could not be taken back",
+                    command=f"zfsiloctl operation repair {each.id}",
+                )
+                for each in live if each.state == "NEEDS_REPAIR"
+            ),
+            *self._conditions(txn),
+        )  # fmt: skip
+
+    def _heights(self) -> Iterator[str]:
+        """Yield every volume's height, as views.View has it."""
+        for name in self.volumes.keys() | self.attachments.keys():
+            here = self.attachments.get(name, {}).get("height", "ABSENT")
+            if here == "ABSENT" and name in self.volumes:
+                yield "PUBLISHED" if self.publications[name] else "CREATED"
+            else:
+                yield here
+
+    def _conditions(self, txn: Transaction) -> Iterator[Attention]:
+        found = list(txn.scan_plain(Condition))
+        if not found:
+            return
+        names = {each["uid"]: name for name, each in self.volumes.items()}
+        names |= {_serial(each): name for name, each in self.attachments.items()}
+        for each in found:
+            name = names.get(each["id"], each["id"])
+            for sentence in each["sentences"]:
+                yield Attention(
+                    subject=f"volumes/{name}", sentence=sentence,
+                    command=f"zfsiloctl volume show {name}",
+                )  # fmt: skip
+
+
+def _serial(attachment: dict[str, Any]) -> str:
+    serial: str = attachment["disk"]["serial"]
+    return serial
