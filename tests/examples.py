@@ -31,6 +31,7 @@ VOLUME = Volume(
     id="data", uid=UID, dataset="tank/data", capacity_bytes=GIB, thin=True, mode="FILESYSTEM",
     volblocksize=16384, properties=(("compression", "lz4"),),
 )  # fmt: skip
+TRASH = f"tank/.trash/{UID}"
 PUBLICATION = Publication(id="data/take", volume="data", host="take", initiator=TAKE, epoch=1)
 SECOND = Publication(
     id="data/other", volume="data", host="other", initiator="iqn.2024-01.lab.other:host", epoch=2
@@ -73,6 +74,14 @@ def _server() -> tuple[Example, ...]:
     return (
         Example(name="create", before=(), moves=plan.up(created)),
         Example(name="delete", before=created, moves=plan.down(created)),
+        Example(
+            name="delete-into-trash", before=created,
+            moves=plan.up([plan.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
+        ),
+        Example(
+            name="undelete", before=(*created, plan.in_trash(VOLUME, VOLUME.dataset, TRASH)),
+            moves=plan.down([plan.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
+        ),
         Example(name="resize", before=published, moves=plan.resize(VOLUME, 2 * GIB)),
         Example(
             name="properties", before=created,

@@ -30,11 +30,11 @@ class Machine:
         self.boot_id = "first"
         effect = self.host.facts.effect
 
-        def cut_effect(name: str, value: Any) -> None:
+        def cut_effect(name: str, value: Any, **renamed: str) -> None:
             cut = self._point()
             if cut and self.when == "before":
                 self._fall()
-            effect(name, value)
+            effect(name, value, **renamed)
             if cut:
                 self._fall()
 

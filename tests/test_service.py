@@ -21,7 +21,7 @@ from zfsilod.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.give import CreateVolume, DeleteVolume, UpdateVolume
+from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.host.fake import VOLATILE
 from zfsilod.hosts import CreateHost, DeleteHost
 from zfsilod.leave import Disconnect, UnmountFrom, Unstage
@@ -29,6 +29,7 @@ from zfsilod.model import Attachment, Debt, Operation, Publication, Volume
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.sync import Watchman
 from zfsilod.take import Connect, Grow, MountAt, Stage
+from zfsilod.trash import DeleteVolume
 from zfsilod.views import view
 
 if TYPE_CHECKING:

@@ -60,6 +60,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.VolumeService/CreateVolume": MANAGERS,
     "/zfsilo.v1.VolumeService/UpdateVolume": MANAGERS,
     "/zfsilo.v1.VolumeService/DeleteVolume": MANAGERS,
+    "/zfsilo.v1.VolumeService/UndeleteVolume": ADMIN,
     # A host: to itself, where the volume names it; from itself; its own.
     "/zfsilo.v1.VolumeService/PublishVolume": (*MANAGERS, "host"),
     "/zfsilo.v1.VolumeService/UnpublishVolume": (*MANAGERS, "host"),

@@ -34,6 +34,7 @@ class Give(msgspec.Struct, forbid_unknown_fields=True):
     iqn_prefix: str = ""
     overcommit: float = 10.0
     volblocksize: int = 16384
+    trash_retention_s: int = 0
 
 
 class Store(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,6 +99,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
             export=Export(prefix=prefix, portals=tuple(self.give.portals)),
             overcommit=self.give.overcommit, volblocksize=self.give.volblocksize,
             node_paths=tuple(self.csi.allowed_paths),
+            trash_retention_s=self.give.trash_retention_s,
         )  # fmt: skip
 
 
@@ -198,6 +200,7 @@ def _check(config: Config, path: Path) -> None:
         (bool(give.portals) and all(map(is_portal, give.portals)), "give.portals: no ADDRESS:PORT"),
         (give.overcommit >= 1, "give.overcommit is below 1"),
         (give.volblocksize in [1 << n for n in range(9, 18)], "give.volblocksize: 512 to 131072"),
+        (give.trash_retention_s >= 0, "give.trash_retention_s is negative"),
         (1 << 20 <= config.store.size_bytes <= 1 << 40, "store.size_bytes: 1 MiB to 1 TiB"),
         (10 <= config.operations.timeout_s <= 86400, "operations.timeout_s: 10 to 86400"),
         (config.operations.retention_s >= 0, "operations.retention_s is negative"),

@@ -1,4 +1,4 @@
-"""The verbs of a storage host: create, update, delete, publish, unpublish, report a filesystem."""
+"""The verbs of a storage host on volumes themselves: create and update; trash.py deletes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ from zfsilod.verbs import (
     check_etag,
     check_id,
     check_labels,
-    drop,
     put,
 )
 
@@ -168,29 +167,6 @@ class UpdateVolume(Verb):
             )  # fmt: skip
         check_room(volume.but(capacity_bytes=size), room, world, before=volume.capacity_bytes)
         return size
-
-
-class DeleteVolume(Verb):
-    """Destroy an unpublished volume and its data."""
-
-    kind = "delete"
-    id: str
-    etag: str = ""
-
-    def plan(self, world: World, seen: object) -> Plan:
-        volume = need_volume(world.txn, self.id)
-        check_etag(self.etag, volume.revision)
-        holders = [each.host for each in world.txn.scan_below(Publication, self.id)]
-        if holders:
-            raise FailedPrecondition(
-                f"{self.id} is published to {', '.join(holders)}: unpublish it first",
-                reason="PUBLISHED", volume=self.id, hosts=",".join(holders),
-            )  # fmt: skip
-        return Plan(
-            title=f"delete {self.id}",
-            claims=(f"volume/{self.id}",), moves=plan.down([plan.zvol(volume)]),
-            commit=(drop(volume),),
-        )  # fmt: skip
 
 
 def need_root(settings: Settings) -> None:

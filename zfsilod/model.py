@@ -80,6 +80,23 @@ class Volume(Stored):
     updated_at: int = 0
 
 
+class Trashed(Stored):
+    """A deleted volume whose zvol is still there: nobody finds it by its name any more."""
+
+    id: str  # <volume>/<uid>: several of one name may be in the trash
+    volume: Volume  # as it was, but for its dataset: the place in the trash
+    home: str  # the dataset that it had
+    deleted_at: int = 0
+    purge_at: int = 0  # not before; and not while anything depends on it
+
+
+class Dependent(Stored):
+    """Something that needs the zvol of a volume: a snapshot of it, or a clone of one."""
+
+    id: str  # <uid of the volume>/snapshots/<id> or .../volumes/<uid of the clone>
+    name: str  # a resource name, for people: snapshots/<id>, volumes/<id>
+
+
 class Publication(Stored):
     """One volume, exported to one host."""
 

@@ -35,6 +35,7 @@ from zfsilod.steps import (
     Fenced,
     Fills,
     Formatted,
+    InTrash,
     Lun,
     MappedLun,
     MountPoint,
@@ -106,6 +107,11 @@ def zvol(volume: Volume, operation: str = "") -> Zvol:
         properties=tuple(sorted(properties.items())),
         marks=tuple(sorted((f"zfsilo:{name}", value) for name, value in marks.items())),
     )  # fmt: skip
+
+
+def in_trash(volume: Volume, home: str, trash: str) -> InTrash:
+    """Return the step between a volume's own name and its place in the trash."""
+    return InTrash(dataset=home, trash=trash, uid=volume.uid, guid=volume.guid)
 
 
 def export(volume: Volume, how: Export) -> list[Step]:

@@ -403,6 +403,8 @@ class Service:
             return await self._server_size(verb)
         if isinstance(verb, Descent):
             return await self._is_lost(verb)
+        with self.store.read() as txn:
+            verb = verb.recall(txn)
         return await self.look(partial(verb.look, self.machine, self.settings))
 
     async def _fetch(self, verb: take.Connect, operation_id: str) -> take.Fetched:

@@ -84,6 +84,24 @@ class ZvolProperty(HostStep):
         host.zfs.set_property(self.dataset, self.name, self.previous)
 
 
+class InTrash(HostStep):
+    """The zvol lies in the trash, where its name is its uid and its old name is free."""
+
+    dataset: str  # its old name
+    trash: str
+    uid: str
+    guid: str
+
+    def probe(self, host: Host) -> bool:
+        return host.zfs.is_moved(self.dataset, self.trash, uid=self.uid, guid=self.guid)
+
+    def do(self, host: Host) -> None:
+        host.zfs.move(self.dataset, self.trash, uid=self.uid, guid=self.guid)
+
+    def undo(self, host: Host) -> None:
+        host.zfs.move(self.trash, self.dataset, uid=self.uid, guid=self.guid)
+
+
 # The storage host: the export
 
 

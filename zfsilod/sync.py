@@ -1,8 +1,9 @@
 """Records against facts: what is repaired after a crash, a reboot, or somebody else's hand.
 
 `Watchman` looks after what has not ended: operations without a unit, rollbacks that failed,
-releases that a server was not told yet. `sync_all` compares every fact of every volume with its
-record (survey.py) and moves the differences; at start it is what brings the exports back.
+releases that a server was not told yet, what is due in the trash. `sync_all` compares every fact of
+every volume with its record (survey.py) and moves the differences; at start it is what brings the
+exports back.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from zfsilod.model import Attachment, Debt, Move, Operation
 from zfsilod.record import Pairs, Record, pairs
 from zfsilod.steps import Zvol
 from zfsilod.survey import UNKNOWN, Findings, note, survey, truth
+from zfsilod.trash import Purger
 from zfsilod.verbs import Plan, Settings, Verb, World, put
 from zfsilod.views import view
 
@@ -126,6 +128,7 @@ class Watchman:
     def __init__(self, service: Service, *, retention_s: int) -> None:
         self._service = service
         self._retention_s = retention_s
+        self._purger = Purger(service)
         self._tried: dict[str, tuple[int, float]] = {}
 
     async def recover(self) -> None:
@@ -145,6 +148,7 @@ class Watchman:
             try:
                 await self.recover()
                 await self.pay_debts()
+                await self._purger.purge()
                 await self.forget()
             except ZfsiloError as error:
                 log.warning("a round of the watchman: %s", error.message)

@@ -43,6 +43,7 @@ class Settings(Record):
     export: Export
     overcommit: float = 10.0
     volblocksize: int = 16384
+    trash_retention_s: int = 0  # how long a deleted volume can be undeleted
     max_attachments: int = 0
     node_paths: tuple[str, ...] = ()  # below which the role node may stage and mount
 
@@ -97,6 +98,10 @@ class Verb(Record):
         """The resource name of what it is about."""
         collection, field = self.about
         return f"{collection}/{getattr(self, field)}"
+
+    def recall(self, txn: Transaction) -> Verb:
+        """Return the request with what `look` needs to know of the records."""
+        return self
 
     def look(self, host: Host, settings: Settings) -> object:
         """Read what the plan needs to know of the host, in a thread."""

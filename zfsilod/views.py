@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import NotFound
-from zfsilod.model import Attachment, Condition, Operation, Publication, Volume
+from zfsilod.model import Attachment, Condition, Operation, Publication, Trashed, Volume
 from zfsilod.record import Record
 from zfsilod.verbs import check_id
 
@@ -28,6 +28,12 @@ class View(Record):
     attachment: Attachment | None = None
     operation: str = ""  # at work on it now
     conditions: tuple[str, ...] = ()  # what is wrong with it
+    trashed: Trashed | None = None  # it was deleted, and its name leads here no more
+
+    @property
+    def key(self) -> str:
+        """The key that lists are ordered by; deleted volumes come after a living one's name."""
+        return self.trashed.key if self.trashed else self.id
 
     @property
     def uid(self) -> str:
@@ -69,6 +75,15 @@ def views(txn: Transaction, after: str = "") -> Iterator[View]:
     )
     for volume_id, _same in groupby(names):
         yield _view(txn, volume_id)
+
+
+def views_with_deleted(txn: Transaction, after: str = "") -> Iterator[View]:
+    """Yield the same and what is in the trash, in the order of `View.key`."""
+    deleted = (
+        View(id=each.volume.id, volume=each.volume, trashed=each)
+        for each in txn.scan(Trashed, after)
+    )
+    return heapq.merge(views(txn, after), deleted, key=lambda each: each.key)
 
 
 def page(

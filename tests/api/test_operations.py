@@ -195,7 +195,7 @@ async def test_repairing(front: Front) -> None:
             raise CommandFailed("it is broken")
         effect(name, value)
 
-    host.effect = failing  # type: ignore[method-assign]
+    host.effect = failing  # type: ignore[method-assign, assignment]
     with refused("INTERNAL") as found:
         await api.volumes.PublishVolume(publish())
     name = f"operations/{found.error.facts['operation']}"

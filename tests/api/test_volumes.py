@@ -10,7 +10,7 @@ from zfsilo.v1 import operation_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, GIB, TAKE, UUID, connect, create, operations, publish, refused
-from zfsilod.model import Publication, Volume
+from zfsilod.model import Dependent, Publication, Volume
 
 if TYPE_CHECKING:
     from tests.api.running import Front
@@ -184,6 +184,42 @@ async def test_sync_puts_right_what_somebody_else_did(front: Front) -> None:
         await volumes.SyncVolume(pb.SyncVolumeRequest(name="volumes/none"))
 
 
+async def delete_for_now(front: Front, name: str) -> pb.Volume:
+    """Delete a volume that something depends on, which shall stay."""
+    volumes = front.root().volumes
+    found = await volumes.GetVolume(pb.GetVolumeRequest(name=f"volumes/{name}"))
+    needs = Dependent(id=f"{found.uid}/snapshots/a", name="snapshots/a")
+    await front.service.write(lambda txn: txn.put(needs))
+    request = pb.DeleteVolumeRequest(name=found.name, dependents=pb.DEPENDENTS_KEEP)
+    await volumes.DeleteVolume(request)
+    return found  # type: ignore[no-any-return]
+
+
+async def test_the_trash_over_the_wire(front: Front) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    first = await delete_for_now(front, "data")
+    with refused("NOT_FOUND"):
+        await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+    await volumes.CreateVolume(create())
+    second = await delete_for_now(front, "data")
+    assert not (await volumes.ListVolumes(pb.ListVolumesRequest())).volumes
+    request = pb.ListVolumesRequest(show_deleted=True, page_size=1)
+    page = await volumes.ListVolumes(request)
+    request.page_token = page.next_page_token
+    found = [*page.volumes, *(await volumes.ListVolumes(request)).volumes]
+    assert {each.uid for each in found} == {first.uid, second.uid}
+    assert all(each.HasField("delete_time") for each in found)
+    asked = pb.ListVolumesRequest(show_deleted=True)
+    assert not (await front.role("host", "take").volumes.ListVolumes(asked)).volumes
+    back = await volumes.UndeleteVolume(pb.UndeleteVolumeRequest(name=DATA, uid=first.uid))
+    assert (back.volume.uid, back.volume.dataset) == (first.uid, first.dataset)
+    with refused("ALREADY_EXISTS"):
+        await volumes.UndeleteVolume(pb.UndeleteVolumeRequest(name=DATA))
+    with refused("FAILED_PRECONDITION", "DEPENDENTS"):
+        await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
+
+
 DRY: dict[str, Any] = {
     "CreateVolume": pb.CreateVolumeRequest(volume_id="other", volume=pb.Volume(capacity_bytes=GIB)),
     "UpdateVolume": pb.UpdateVolumeRequest(
@@ -191,6 +227,7 @@ DRY: dict[str, Any] = {
         update_mask=FieldMask(paths=["capacity_bytes"]),
     ),
     "DeleteVolume": pb.DeleteVolumeRequest(name="volumes/lone"),
+    "UndeleteVolume": pb.UndeleteVolumeRequest(name="volumes/gone"),
     "PublishVolume": pb.PublishVolumeRequest(name="volumes/lone", host=TAKE),
     "UnpublishVolume": pb.UnpublishVolumeRequest(name=DATA, all_hosts=True),
     "ReportFilesystem": pb.ReportFilesystemRequest(
@@ -207,11 +244,16 @@ DRY: dict[str, Any] = {
 }  # fmt: skip
 
 
-async def at_all_heights(volumes: Any) -> None:
-    """Make `lone` created, `used` published, `low` connected, `mid` staged, `data` mounted."""
+async def at_all_heights(front: Front) -> None:
+    """Make `lone` created, `used` published, `low` connected, `mid` staged, `data` mounted.
+
+    `gone` is in the trash.
+    """
+    volumes = front.root().volumes
     await climb(volumes)
-    for name in ("lone", "used", "low", "mid"):
+    for name in ("gone", "lone", "used", "low", "mid"):
         await volumes.CreateVolume(create(name))
+    await delete_for_now(front, "gone")
     for name in ("used", "low", "mid"):
         await volumes.PublishVolume(publish(name=f"volumes/{name}"))
     for name in ("low", "mid"):
@@ -223,7 +265,7 @@ async def test_validate_only_tells_the_plan_of_every_change_and_changes_nothing(
     front: Front,
 ) -> None:
     volumes = front.root().volumes
-    await at_all_heights(volumes)
+    await at_all_heights(front)
     facts, stored = front.zfsilo.facts, operations(front)
     for method, request in DRY.items():
         request.validate_only = True
@@ -244,7 +286,7 @@ async def test_every_mutation_can_be_validated_only() -> None:
 
 async def test_an_old_etag_is_refused_by_every_change_that_takes_one(front: Front) -> None:
     volumes = front.root().volumes
-    await at_all_heights(volumes)
+    await at_all_heights(front)
     facts = front.zfsilo.facts
     taking = [name for name, each in DRY.items() if "etag" in each.DESCRIPTOR.fields_by_name]
     for method in taking:
@@ -255,7 +297,7 @@ async def test_an_old_etag_is_refused_by_every_change_that_takes_one(front: Fron
             await getattr(volumes, method)(request)
     assert front.zfsilo.facts == facts
     assert set(DRY) - set(taking) == {
-        "CreateVolume", "ReportFilesystem", "ConnectVolume",
+        "CreateVolume", "UndeleteVolume", "ReportFilesystem", "ConnectVolume",
     }  # fmt: skip
 
 

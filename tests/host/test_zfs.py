@@ -148,6 +148,40 @@ def test_destroy_waits_for_udev_and_then_tells_who(monkeypatch: pytest.MonkeyPat
         destroy(*[look, busy, SETTLE] * 4)
 
 
+TRASH = "tank/.trash/x"
+LOOK_THERE = LOOK.replace(NAME, TRASH)
+NOT_THERE = (LOOK_THERE, 1, POOL, ABSENT.replace(NAME, TRASH))
+
+
+def test_a_move_makes_the_parent_once() -> None:
+    parent = f"{GET} type tank/.trash tank"
+    absent = (parent, 1, "tank\ttype\tfilesystem\t-\n", ABSENT.replace(NAME, "tank/.trash"))
+    there = (parent, 0, "tank/.trash\ttype\tfilesystem\t-\ntank\ttype\tfilesystem\t-\n", "")
+    made = ("zfs create -o canmount=off -o mountpoint=none tank/.trash", 0, "", "")
+    moved = (f"zfs rename {NAME} {TRASH}", 0, "", "")
+    for script in ([NOT_THERE, (LOOK, 0, OURS, ""), absent, made, moved],
+                   [NOT_THERE, (LOOK, 0, OURS, ""), there, moved],
+                   [(LOOK_THERE, 0, OURS.replace(NAME, TRASH), "")]):  # fmt: skip
+        run = ScriptedRunner(*script)
+        RealZfs(run).move(NAME, TRASH, uid=UID, guid="114")
+        assert not run.script
+
+
+def test_a_zvol_at_neither_name_is_no_answer() -> None:
+    run = ScriptedRunner(NOT_THERE, (LOOK, 1, POOL, ABSENT))
+    with pytest.raises(FailedPrecondition, match="does not exist"):
+        RealZfs(run).is_moved(NAME, TRASH, uid=UID, guid="114")
+
+
+def test_dependents_are_snapshots_and_their_clones() -> None:
+    argv = "zfs get -Hp -r -d 1 -t volume,snapshot -o name,property,value,source clones " + NAME
+    rows = f"{NAME}\tclones\t-\t-\n{NAME}@a\tclones\t\t-\n{NAME}@b\tclones\ttank/c,tank/d\t-\n"
+    found = RealZfs(ScriptedRunner((argv, 0, rows, ""))).dependents(NAME)
+    assert found == (f"{NAME}@a", f"{NAME}@b", "tank/c", "tank/d")
+    gone = ScriptedRunner((argv, 1, "", ABSENT), (f"{GET} type {NAME} tank", 1, POOL, ABSENT))
+    assert RealZfs(gone).dependents(NAME) == ()
+
+
 def test_size_only_grows() -> None:
     get = f"{GET} volsize {NAME} tank"
     size = f"{NAME}\tvolsize\t67108864\tlocal\ntank\tvolsize\t-\t-\n"

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 ROOT = "tank/zfsilo"
 DATASET = f"{ROOT}/data"
+PLACES = ("dataset", "trash")  # fields of steps that name datasets
 OTHER_DATASET = f"{ROOT}/other"
 OTHER_UID = "f" * 32
 STRANGER = "iqn.2024-01.lab.stranger:host"
@@ -60,8 +61,11 @@ CHANGES = ("make", "write", "link", "remove", "unlink")  # of Configfs: each one
 
 
 def _placed(step: Step) -> Step:
-    """Return a step with its dataset below the root that the lab's machine gives away."""
-    return step.but(dataset=DATASET) if hasattr(step, "dataset") else step
+    """Return a step with its datasets below the root that the lab's machine gives away."""
+    named = {each: getattr(step, each) for each in PLACES if hasattr(step, each)}
+    return step.but(
+        **{name: f"{ROOT}{value.removeprefix('tank')}" for name, value in named.items()}
+    )
 
 
 def _host_steps(steps: Sequence[Step]) -> list[HostStep]:

@@ -11,7 +11,6 @@ from zfsilod.api.dbus_properties import capacity_of
 from zfsilod.errors import InvalidArgument
 from zfsilod.give import (
     CreateVolume,
-    DeleteVolume,
     UpdateVolume,
     need_host,
     need_volume,
@@ -23,6 +22,7 @@ from zfsilod.publish import Publish, Unpublish
 from zfsilod.record import pairs
 from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect, Grow, MountAt, Stage
+from zfsilod.trash import DeleteVolume, Dependents, UndeleteVolume
 from zfsilod.verbs import check_id
 from zfsilod.views import page, view
 
@@ -54,6 +54,7 @@ OPTIONS = {
     "access_modes": Option("as", get_args(AccessMode)),
     "addresses": Option("as"),
     "capacity_bytes": Option("t"),
+    "dependents": Option("s", get_args(Dependents)),
     "epoch": Option("t"),
     "etag": Option("s"),
     "fence": Option("b"),
@@ -80,6 +81,7 @@ OPTIONS = {
     "subject": Option("s"),
     "thin": Option("b"),
     "transport": Option("s", get_args(Transport)),
+    "uid": Option("s"),
     "validate_only": Option("b"),
 }  # fmt: skip
 
@@ -99,6 +101,7 @@ MUTATIONS = {
         CreateVolume, ("id", "capacity_bytes"),
         ("limit_bytes", "thin", "mode", "properties", "labels", "hosts", "access_modes"),
     ),
+    f"{MANAGER}.UndeleteVolume": Mutation(UndeleteVolume, ("id",), ("uid",)),
     f"{MANAGER}.Connect": Mutation(
         Connect, ("server", "volume"), ("local_name", "restore", "publish_if_needed", "epoch")
     ),
@@ -110,7 +113,7 @@ MUTATIONS = {
     f"{HOST}.Update": Mutation(
         UpdateHost, ("id",), ("iqn", "nqn", "addresses", "labels", "max_attachments", "etag")
     ),
-    f"{VOLUME}.Delete": Mutation(DeleteVolume, ("id",), ("etag",)),
+    f"{VOLUME}.Delete": Mutation(DeleteVolume, ("id",), ("etag", "dependents")),
     f"{VOLUME}.Update": Mutation(
         UpdateVolume, ("id",),
         ("capacity_bytes", "limit_bytes", "properties", "labels", "hosts", "etag"),

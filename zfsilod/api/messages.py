@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Volume,
     )
     from zfsilod.survey import Fact, Findings
+    from zfsilod.trash import Dependents
     from zfsilod.views import View
 
 N = TypeVar("N", bound=str)
@@ -90,6 +91,10 @@ FILESYSTEM_STATES: Enum[FilesystemState] = Enum(
         "READY": volume_pb2.FILESYSTEM_STATE_READY,
     },
 )
+DEPENDENTS: Enum[Dependents] = Enum(
+    "way with dependents",
+    {"REFUSE": volume_pb2.DEPENDENTS_REFUSE, "KEEP": volume_pb2.DEPENDENTS_KEEP},
+)
 HEIGHTS: Enum[str] = Enum(
     "height",
     {
@@ -139,6 +144,8 @@ def volume(view: View) -> volume_pb2.Volume:
         attachment=attachment(view.attachment) if view.attachment is not None else None,
         publications=[publication(each) for each in view.publications],
         conditions=view.conditions,
+        delete_time=_time(view.trashed.deleted_at) if view.trashed else None,
+        purge_time=_time(view.trashed.purge_at) if view.trashed else None,
         **_served(view.volume) if view.volume is not None else {},
     )  # fmt: skip
 

@@ -15,15 +15,20 @@ from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.auth import Caller, shown
 from zfsilod.errors import NotFound
-from zfsilod.give import CreateVolume, DeleteVolume, UpdateVolume
+from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.survey import facts
+from zfsilod.trash import DeleteVolume, UndeleteVolume
 from zfsilod.verbs import check_etag, check_id
-from zfsilod.views import View, view, views
+from zfsilod.views import View, view, views, views_with_deleted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from zfsilod.api.calls import Call
     from zfsilod.store import Transaction
     from zfsilod.verbs import Verb
+
+    Source = Callable[[Transaction, str], Iterator[View]]
 
 MAX_DIFFERENCES = 1000
 FIELDS = ("id", "uid", "height", "mode", "host", "server", "labels")
@@ -41,7 +46,7 @@ STATS = {  # what the service calls a figure: what the wire does
 
 
 class Volumes:
-    """Get, List, Stats, Probe, Sync, Create, Update, Delete."""
+    """Get, List, Stats, Probe, Sync, Create, Update, Delete, Undelete."""
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
@@ -56,7 +61,9 @@ class Volumes:
     ) -> volume_pb2.ListVolumesResponse:
         page = self._pages.request("ListVolumes", request)
         wanted = filters.parse(request.filter, FIELDS)
-        found, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller))
+        deleted = request.show_deleted and call.caller.role != "host"
+        source = views_with_deleted if deleted else views
+        found, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller, source))
         return volume_pb2.ListVolumesResponse(
             volumes=found, next_page_token=self._pages.token(page, after)
         )
@@ -120,7 +127,16 @@ class Volumes:
     async def DeleteVolume(
         self, request: volume_pb2.DeleteVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = DeleteVolume(id=messages.volume_id(request.name), etag=request.etag)
+        verb = DeleteVolume(
+            id=messages.volume_id(request.name), etag=request.etag,
+            dependents=messages.DEPENDENTS.name(request.dependents, "REFUSE"),
+        )  # fmt: skip
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def UndeleteVolume(
+        self, request: volume_pb2.UndeleteVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = UndeleteVolume(id=messages.volume_id(request.name), uid=request.uid)
         return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
 
 
@@ -179,7 +195,7 @@ def _update(request: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
 
 
 def _page(
-    txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller
+    txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
 ) -> tuple[list[volume_pb2.Volume], str]:
     def is_wanted(found: View) -> bool:
         seen = shown(caller, found)
@@ -191,7 +207,7 @@ def _page(
         return messages.volume(seen)
 
     return collect(
-        views(txn, page.after), page, key=lambda each: each.id, wanted=is_wanted, show=show
+        source(txn, page.after), page, key=lambda each: each.key, wanted=is_wanted, show=show
     )
 
 

@@ -35,14 +35,14 @@ def list_volumes(given: Namespace) -> None:
     height = equals("height", given.height.upper()) if given.height else ""
     wanted = all_of(given.filter, height, *labels_are(given.label))
     with dial(given) as server:
-        request = pb.ListVolumesRequest(filter=wanted)
+        request = pb.ListVolumesRequest(filter=wanted, show_deleted=given.deleted)
         found = server.ask_all(server.api.volumes.ListVolumes, request, "volumes")
     if given.json:
         print(answers.all_as_json("volumes", found))
     elif given.quiet:
         sys.stdout.writelines(f"{each.id}\n" for each in found)
     else:
-        volume_view.show_list(found)
+        volume_view.show_list(found, deleted=given.deleted)
 
 
 def show(given: Namespace) -> None:
@@ -154,8 +154,17 @@ def delete(given: Namespace) -> int:
             sys.stderr.write("zfsiloctl: nothing was changed\n")
             return FAILED
         request = pb.DeleteVolumeRequest(name=resource(name, "volumes"), etag=given.etag)
+        if given.keep_dependents:
+            request.dependents = pb.DEPENDENTS_KEEP
         change(given, server, server.changes.volumes.DeleteVolume, request)
     return 0
+
+
+def undelete(given: Namespace) -> None:
+    """Take a volume out of the trash."""
+    request = pb.UndeleteVolumeRequest(name=resource(given.name, "volumes"), uid=given.uid)
+    with dial(given) as server:
+        change(given, server, server.changes.volumes.UndeleteVolume, request)
 
 
 def publish(given: Namespace) -> None:

@@ -18,9 +18,18 @@ if TYPE_CHECKING:
 LIST = ("NAME", "SIZE", "HEIGHT", "FILESYSTEM", "PUBLISHED TO", "SERVER", "MOUNTED AT", "AGE")
 
 
-def show_list(volumes: Sequence[Any]) -> None:
-    """Print volumes as a table."""
-    show_table(LIST, [_row(each) for each in volumes])
+def show_list(volumes: Sequence[Any], *, deleted: bool = False) -> None:
+    """Print volumes as a table; with those in the trash when they were asked for."""
+    if not deleted:
+        show_table(LIST, [_row(each) for each in volumes])
+        return
+    rows = [[*_row(each), age(each.delete_time), _trash_uid(each)] for each in volumes]
+    show_table((*LIST, "DELETED", "UID"), rows)
+
+
+def _trash_uid(volume: Any) -> str:
+    """Return what tells deleted volumes of one name apart; a living one needs no such thing."""
+    return str(volume.uid) if volume.HasField("delete_time") else ""
 
 
 def _row(volume: Any) -> list[str]:

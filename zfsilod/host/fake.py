@@ -56,11 +56,15 @@ class Facts:
         with self._open(write=False) as facts:
             return [name.partition(":")[2] for name in facts if name.startswith(f"{kind}:")]
 
-    def effect(self, name: str, value: Any) -> None:
-        """Change one fact (None: remove it), unless the fuse blows first."""
+    def effect(self, name: str, value: Any, *, instead_of: str = "") -> None:
+        """Change one fact (None: remove it), unless the fuse blows first.
+
+        `instead_of`: another name that it had; a thing is renamed in one effect.
+        """
         with self._open(write=True) as facts:
             blown = _burn(facts)
             if blown != "before":
+                facts.pop(instead_of, None)
                 facts.pop(name, None)
                 if value is not None:
                     facts[name] = value
@@ -177,6 +181,21 @@ class FakeZfs:
 
     def _backstores(self) -> list[str]:
         return self.facts.names("backstore")
+
+    def is_moved(self, source: str, target: str, *, uid: str, guid: str) -> bool:
+        if self.has_zvol(target, uid=uid, guid=guid):
+            return True
+        if self.has_zvol(source, uid=uid, guid=guid):
+            return False
+        raise FailedPrecondition(f"the dataset {source} does not exist", dataset=source)
+
+    def move(self, source: str, target: str, *, uid: str, guid: str) -> None:
+        if not self.is_moved(source, target, uid=uid, guid=guid):
+            zvol = self._zvol(source)
+            self.facts.effect(f"zvol:{target}", zvol, instead_of=f"zvol:{source}")
+
+    def dependents(self, dataset: str) -> tuple[str, ...]:
+        return ()
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
         self.has_zvol(dataset, uid=uid, guid="")

@@ -119,6 +119,49 @@ class RealZfs:
             dataset=dataset, users=" ".join(names),
         )  # fmt: skip
 
+    # The trash
+
+    def is_moved(self, source: str, target: str, *, uid: str, guid: str) -> bool:
+        if self._own_guid(target, uid, guid):
+            return True
+        if self._own_guid(source, uid, guid):
+            return False
+        raise missing(source)
+
+    def move(self, source: str, target: str, *, uid: str, guid: str) -> None:
+        if self.is_moved(source, target, uid=uid, guid=guid):
+            return
+        self._make_parent(target)
+        done = self._change("rename", source, target)
+        if done.rc != 0:
+            raise refused(done, reason_of(done, "rename", source), source)
+
+    def _make_parent(self, dataset: str) -> None:
+        """Make the dataset above, to hold zvols only; who else needs it may have made it."""
+        parent = dataset.rpartition("/")[0]
+        if self.exists(parent):
+            return
+        done = self._change("create", "-o", "canmount=off", "-o", "mountpoint=none", parent)
+        reason = reason_of(done, "create", parent)
+        if done.rc != 0 and reason != "dataset already exists":
+            raise refused(done, reason, parent)
+
+    def dependents(self, dataset: str) -> tuple[str, ...]:
+        argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "volume,snapshot"]
+        argv += ["-o", "name,property,value,source", "clones", checked(dataset)]
+        done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
+        if done.rc != 0:
+            if reason_of(done, "open", dataset) == "dataset does not exist":
+                self.exists(dataset)  # raises Unavailable when it is the pool that is missing
+                return ()
+            raise refused(done, reason_of(done, "open", dataset), dataset)
+        names: list[str] = []
+        for snapshot, properties in table(done.stdout).items():
+            clones = properties["clones"][0]
+            if "@" in snapshot:
+                names += [snapshot, *filter(None, clones.split(","))]
+        return tuple(names)
+
     def find_guid(self, dataset: str, *, uid: str) -> str:
         guid = self._own_guid(dataset, uid)
         if not guid:
