@@ -46,6 +46,9 @@ class Zfs(Protocol):
     def usage(self, dataset: str) -> dict[str, int]:
         """Return volsize, used and referenced in bytes."""
 
+    def pool_problem(self, root: str) -> str:
+        """Return what is wrong with the pool of a dataset, one sentence; "": nothing."""
+
 
 class Lio(Protocol):
     """The kernel's iSCSI target, through configfs."""
@@ -101,6 +104,11 @@ class Iscsi(Protocol):
 
     def has_size(self, disk: Disk) -> bool: ...
     def rescan(self, disk: Disk) -> None: ...
+    def initiator(self) -> str:
+        """Return this host's IQN; "" when it has none."""
+
+    def problem(self, disk: Disk) -> str:
+        """Return what is wrong with a session, one sentence; "": nothing."""
 
 
 class Block(Protocol):
@@ -138,7 +146,10 @@ class Mounts(Protocol):
         """Unmount whatever of the disk is there, and hide it from those who are still at work."""
 
     def stats(self, path: str) -> dict[str, int]:
-        """Return bytes_ and inodes_ total, used and available: statvfs(3)."""
+        """Return bytes_ and inodes_ total, used and available: statvfs(3), which may hang."""
+
+    def problem(self, path: str, *, readonly: bool) -> str:
+        """Return what is wrong with a mount, one sentence; "": nothing. Asks no filesystem."""
 
 
 class Host(Protocol):

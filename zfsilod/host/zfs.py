@@ -239,6 +239,16 @@ class RealZfs:
         found = self.properties(dataset, names)
         return {name: int(found[name][0]) for name in names}
 
+    def pool_problem(self, root: str) -> str:
+        """Return what `zpool list` has to say of a pool that is not ONLINE."""
+        pool = pool_of(checked(root))
+        argv = ["zpool", "list", "-H", "-o", "health", pool]
+        done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
+        health = done.stdout.strip()
+        if done.rc != 0:
+            return f"the pool {pool} is not imported on this host"
+        return "" if health == "ONLINE" else f"the pool {pool} is {health}: see zpool status"
+
     def list_zvols(self, root: str) -> list[Zvol]:
         """Return every zvol below a dataset, in one process."""
         names = ",".join(("guid", UID, ID, "volsize", "used", "referenced"))
