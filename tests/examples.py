@@ -21,6 +21,7 @@ from zfsilod.model import (
 )
 from zfsilod.record import Record
 from zfsilod.secret import Chap
+from zfsilod.steps import NoAcl, NobodyAdmitted, NoExport, NoNode
 
 UID = "0123456789abcdef0123456789abcdef"
 TAKE = "iqn.2024-01.lab.take:host"
@@ -101,6 +102,18 @@ def _server() -> tuple[Example, ...]:
             moves=plan.unpublish(VOLUME, PUBLICATION, HOW, [SECOND]),
         ),
         Example(
+            name="remove-export", before=published,
+            moves=plan.up([NoExport(target=TARGET, backstore=plan.backstore_name(VOLUME))]),
+        ),
+        Example(
+            name="remove-admission", before=twice,
+            moves=plan.up([NoAcl(target=TARGET, initiator=SECOND.initiator)]),
+        ),
+        Example(
+            name="take-down", before=exported,
+            moves=(*plan.up([NobodyAdmitted(target=TARGET)]), *plan.down(plan.export(VOLUME, HOW))),
+        ),
+        Example(
             name="fence", before=twice,
             moves=plan.unpublish(VOLUME, PUBLICATION, HOW, [SECOND], fence=plan.Fence(grace_s=0)),
         ),
@@ -134,6 +147,9 @@ def _consumer() -> tuple[Example, ...]:
             moves=plan.up(plan.mounting(BLOCK, BLOCK.mounts[0])),
         ),
         Example(name="unmount-block", before=block, moves=plan.unmounting(BLOCK, BLOCK.mounts[0])),
+        Example(
+            name="remove-node", before=connected[:1], moves=plan.up([NoNode(target=TARGET)])
+        ),
         Example(name="climb", before=(), moves=plan.up(mounted)),
         Example(
             name="disconnect-by-force", before=mounted,

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import InvalidArgument, ResourceExhausted
+from zfsilod.plan import marks
 from zfsilod.record import Pairs, Record
 from zfsilod.verbs import check_id
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
 MAX_HOSTS = 256
+MAX_MARK = 8000  # of 8191 characters that a user property may have: zfsprops(7)
 BLOCK_SIZES = tuple(1 << power for power in range(9, 18))
 BLOCK_SIZE = re.compile(r"([0-9]{1,6})([kK]?)")
 PROPERTY = re.compile(r"[a-z][a-z0-9]{0,62}")
@@ -107,3 +109,15 @@ def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     if len(hosts) > MAX_HOSTS:
         raise InvalidArgument(f"{len(hosts)} hosts are too many: at most {MAX_HOSTS}")
     return tuple(sorted({each if each == "*" else check_id(each, "host id") for each in hosts}))
+
+
+def check_marks(volume: Volume) -> Volume:
+    """Return a volume whose marks fit on its zvol, else raise InvalidArgument."""
+    for name, value in marks(volume).items():
+        if len(value) > MAX_MARK:
+            raise InvalidArgument(
+                f"the {name.removeprefix('zfsilo:')} of {volume.id} are too long: {len(value)} "
+                f"characters, ZFS keeps {MAX_MARK}",
+                reason="TOO_LONG", volume=volume.id,
+            )  # fmt: skip
+    return volume

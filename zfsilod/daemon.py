@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod import __version__, certs, config, simulation
+from zfsilod import __version__, certs, config
 from zfsilod.errors import Unavailable, ZfsiloError
 from zfsilod.launcher import LocalLauncher, SystemdLauncher
 from zfsilod.service import Service
@@ -144,12 +144,9 @@ async def _front_ends(
     server = GrpcServer(service, door, certificate)
     await server.start()
     stack.push_async_callback(server.stop)
-    listeners = _listeners(places)
-    for listener, node in listeners:
+    for listener, node in _listeners(places):
         door.open(listener, node=node)
     if places.simulated:
-        address, port = listeners[-1][0].getsockname()[:2]
-        await simulation.know_itself(service, places.config, certificate, f"{address}:{port}")
         return None
     bus = await dbus.serve(None, service, version=__version__)
     stack.push_async_callback(bus.close)
@@ -169,9 +166,8 @@ def _listeners(places: Places) -> list[tuple[socket.socket, bool]]:
         (door.listen_unix(places.run / "zfsilod.sock"), False),
         (door.listen_unix(places.run / "csi" / "zfsilod.sock"), True),
     ]
-    tcp = places.tcp or (simulation.LISTEN if places.simulated else "")
-    if tcp:
-        address, _colon, port = tcp.rpartition(":")
+    if places.tcp:
+        address, _colon, port = places.tcp.rpartition(":")
         own.append((door.listen_tcp(address.strip("[]"), int(port)), False))
     return own
 

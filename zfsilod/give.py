@@ -11,6 +11,7 @@ from zfsilod.checks import (
     Room,
     check_block_size,
     check_hosts,
+    check_marks,
     check_properties,
     check_room,
     check_size,
@@ -99,13 +100,13 @@ class CreateVolume(Verb):
     def _volume(self, world: World) -> Volume:
         block = check_block_size(dict(self.properties), world.settings.volblocksize)
         size = check_size(self.capacity_bytes, self.limit_bytes, block)
-        return Volume(
+        return check_marks(Volume(
             id=self.id, uid=uuid.uuid4().hex, dataset=f"{world.settings.root}/{self.id}",
             capacity_bytes=size, thin=self.thin, mode=self.mode, volblocksize=block,
             properties=check_properties(self._properties()), labels=check_labels(self.labels),
             hosts=check_hosts(self.hosts), access_modes=self.access_modes,
             created_at=world.now, updated_at=world.now,
-        )  # fmt: skip
+        ))  # fmt: skip
 
 
 class UpdateVolume(Verb):
@@ -148,6 +149,7 @@ class UpdateVolume(Verb):
             moves += plan.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
+        moves += plan.marking(volume, check_marks(new))
         if "capacity_bytes" in self.mask:
             assert isinstance(seen, Room)
             new = new.but(capacity_bytes=self._size(volume, seen, world))

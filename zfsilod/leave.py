@@ -135,8 +135,7 @@ class Clear(Verb):
 
 
 def _paths(found: Attachment) -> tuple[str, ...]:
-    paths = (found.staging_path, *(each.path for each in found.mounts))
-    return tuple(f"path/{each}" for each in paths if each)
+    return tuple(f"path/{each}" for each in found.paths)
 
 
 def _connected(found: Attachment, world: World) -> Attachment:

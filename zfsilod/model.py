@@ -165,6 +165,11 @@ class Attachment(Stored):
     created_at: int = 0
     updated_at: int = 0
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every path at which it is mounted."""
+        return tuple(filter(None, (self.staging_path, *(each.path for each in self.mounts))))
+
 
 class Debt(Stored):
     """A release that a server still has to be told: retried until it answers."""
@@ -191,12 +196,29 @@ class Token(Stored):
     created_at: int = 0
 
 
+class Listed(Record):
+    """A zvol as a listing shows it; what a record would say, as far as the pool knows it."""
+
+    dataset: str
+    guid: str
+    size_bytes: int
+    volblocksize: int
+    thin: bool
+    marks: Pairs  # its own user properties of ours, without their prefix: what it inherits is none
+
+    @property
+    def uid(self) -> str:
+        """The volume that it is; "" when it is nobody's."""
+        return dict(self.marks).get("uid", "")
+
+
 class Step(Record):
     """One fact about the world that an operation makes true or false (steps.py)."""
 
     volatile: ClassVar[bool] = False  # gone after a reboot: configfs, session, mount
     sticky: ClassVar[bool] = False  # undo leaves it: a filesystem
     final: ClassVar[tuple[bool, ...]] = ()  # the directions (True: up) that cannot be turned back
+    atomic: ClassVar[bool] = True  # a final one that failed has done nothing if its probe says so
 
     @property
     def text(self) -> str:

@@ -9,6 +9,7 @@ written about how to publish or to mount.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, TypeVar
 
 from zfsilod.model import (
@@ -22,7 +23,7 @@ from zfsilod.model import (
     Step,
     Volume,
 )
-from zfsilod.record import Record
+from zfsilod.record import Record, pairs
 from zfsilod.steps import (
     Acl,
     Backstore,
@@ -39,6 +40,7 @@ from zfsilod.steps import (
     Lun,
     MappedLun,
     MountPoint,
+    NobodyAdmitted,
     Node,
     NoSession,
     Portals,
@@ -100,18 +102,49 @@ class Export(Record):
 def zvol(volume: Volume, operation: str = "") -> Zvol:
     """Return the step that is the volume itself."""
     properties = dict(volume.properties) | HIDDEN
-    marks = {"id": volume.id, "uid": volume.uid, "operation": operation, "filesystem": "NONE"}
+    found = marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": "NONE"}
     return Zvol(
         dataset=volume.dataset, uid=volume.uid, guid=volume.guid,
         size_bytes=volume.capacity_bytes, thin=volume.thin, volblocksize=volume.volblocksize,
         properties=tuple(sorted(properties.items())),
-        marks=tuple(sorted((f"zfsilo:{name}", value) for name, value in marks.items())),
+        marks=pairs(found),
     )  # fmt: skip
 
 
 def in_trash(volume: Volume, home: str, trash: str) -> InTrash:
     """Return the step between a volume's own name and its place in the trash."""
     return InTrash(dataset=home, trash=trash, uid=volume.uid, guid=volume.guid)
+
+
+def marks(volume: Volume) -> dict[str, str]:
+    """Return a volume's record as user properties of its zvol: enough to adopt it by."""
+    values = {
+        "id": volume.id, "uid": volume.uid, "mode": volume.mode,
+        "access_modes": ",".join(volume.access_modes), "hosts": ",".join(volume.hosts),
+        "labels": json.dumps(dict(volume.labels)) if volume.labels else "",
+    }  # fmt: skip
+    return {f"zfsilo:{name}": value for name, value in values.items() if value}
+
+
+def marking(before: Volume, after: Volume) -> tuple[Move, ...]:
+    """Return the changes of the marks that go with a change of the record."""
+    old, new = marks(before), marks(after)
+    return up([
+        ZvolProperty(
+            dataset=after.dataset, name=name, value=new.get(name, ""), previous=old.get(name, "")
+        )
+        for name in sorted(old | new)
+        if old.get(name) != new.get(name)
+    ])  # fmt: skip
+
+
+def adoption(volume: Volume) -> tuple[Move, ...]:
+    """Return what makes somebody else's zvol ours: its marks, and that nobody scans it."""
+    values = HIDDEN | {"zfsilo:filesystem": "NONE"} | marks(volume)
+    return up([
+        ZvolProperty(dataset=volume.dataset, name=name, value=value, previous="")
+        for name, value in values.items()
+    ])  # fmt: skip
 
 
 def export(volume: Volume, how: Export) -> list[Step]:
@@ -214,6 +247,7 @@ def server_truth(
         zvol(volume), ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes)
     ]  # fmt: skip
     if not publications:
+        steps.append(NobodyAdmitted(target=target_name(how.prefix, volume)))
         return (*up(steps), *down(export(volume, how)))
     steps += export(volume, how)
     for each in publications:

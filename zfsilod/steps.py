@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import FailedPrecondition
+from zfsilod.errors import Conflict, FailedPrecondition
 from zfsilod.model import Disk, Filesystem, FilesystemState, HostStep, RemoteStep
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ class Fenced(HostStep):
 
     volatile = True
     final = (True,)
+    atomic = False
     target: str
     initiator: str
     grace_s: int
@@ -238,6 +239,31 @@ class Fenced(HostStep):
 
     def undo(self, host: Host) -> None:
         """A session that was ended is the initiator's to begin again, if it is admitted."""
+
+
+class NobodyAdmitted(HostStep):
+    """The target admits nobody: a guard. Who is admitted without a record is somebody's all the
+    same, perhaps after the store was lost, and is not cut off by the way.
+    """
+
+    volatile = True
+    target: str
+
+    def probe(self, host: Host) -> bool:
+        admitted = host.lio.list_acls(self.target)
+        if admitted:
+            raise Conflict(
+                f"the target {self.target} admits {', '.join(admitted)}, which no publication "
+                "names: zfsiloctl orphan list",
+                target=self.target,
+            )  # fmt: skip
+        return True
+
+    def do(self, host: Host) -> None:
+        """The probe refuses, or it is so."""
+
+    def undo(self, host: Host) -> None:
+        """Nothing was done, so nothing is undone."""
 
 
 class Acl(HostStep):
@@ -279,6 +305,49 @@ class MappedLun(HostStep):
         host.lio.unmap_lun(self.target, self.initiator)
 
 
+# The storage host: what no record knows
+
+
+class NoExport(HostStep):
+    """Nothing is left of an export: target, ACLs, LUN, backstore. For orphans only."""
+
+    volatile = True
+    final = (True,)
+    atomic = False
+    target: str
+    backstore: str
+
+    def probe(self, host: Host) -> bool:
+        lio = host.lio
+        return not (self.target in lio.list_targets() or self.backstore in lio.list_backstores())
+
+    def do(self, host: Host) -> None:
+        host.lio.purge(self.target, self.backstore)
+
+    def undo(self, host: Host) -> None:
+        """An export without a record is never made again."""
+
+
+class NoAcl(HostStep):
+    """The target does not admit this initiator. For orphans only."""
+
+    volatile = True
+    final = (True,)
+    atomic = False
+    target: str
+    initiator: str
+
+    def probe(self, host: Host) -> bool:
+        return self.initiator not in host.lio.list_acls(self.target)
+
+    def do(self, host: Host) -> None:
+        host.lio.unmap_lun(self.target, self.initiator)
+        host.lio.remove_acl(self.target, self.initiator)
+
+    def undo(self, host: Host) -> None:
+        """Who is let in without a record is never let in again."""
+
+
 # The consumer
 
 
@@ -307,6 +376,23 @@ class Node(HostStep):
 
     def undo(self, host: Host) -> None:
         host.iscsi.remove_node(self.target)
+
+
+class NoNode(HostStep):
+    """The initiator has no record of the target. For orphans only."""
+
+    final = (True,)
+    atomic = False
+    target: str
+
+    def probe(self, host: Host) -> bool:
+        return self.target not in host.iscsi.nodes(self.target)
+
+    def do(self, host: Host) -> None:
+        host.iscsi.remove_node(self.target)
+
+    def undo(self, host: Host) -> None:
+        """Its secrets are gone with it."""
 
 
 class Session(HostStep):

@@ -204,17 +204,20 @@ class Store:
         path = directory / "store"
         if size_bytes:
             path.mkdir(mode=0o700, exist_ok=True)
+        data = path / "data.mdb"
+        if data.exists() and data.stat().st_size < 2 * os.sysconf("SC_PAGESIZE"):
+            raise damaged(path, "it is cut short")  # LMDB would take an empty file for a new store
         try:
             self._environment = lmdb.open(
                 os.fspath(path), map_size=size_bytes, max_dbs=0, mode=0o600,
                 sync=durable, create=size_bytes > 0, max_readers=256,
             )  # fmt: skip
         except lmdb.Error as error:
-            raise StoreCorrupt(
-                f"the store {path} cannot be opened: {error}; if it is damaged, restore the "
-                "directory from a backup",
-                path=os.fspath(path),
-            ) from error
+            raise damaged(path, str(error)) from error
+        info, stat = self._environment.info(), self._environment.stat()
+        if data.stat().st_size < (info["last_pgno"] + 1) * stat["psize"]:  # a read would kill us
+            self._environment.close()
+            raise damaged(path, "it is cut short")
         self._environment.reader_check()
         self._key: bytes | None = None
 
@@ -318,6 +321,15 @@ class Store:
         if self._key is None:
             self._key = load_key(self.directory / "key")
         return self._key
+
+
+def damaged(path: Path, why: str) -> StoreCorrupt:
+    """Return the error for a store that cannot be read."""
+    return StoreCorrupt(
+        f"the store {path} is damaged ({why}): bring it back from a backup; without one move it "
+        "away, start zfsilod, and rebuild it from the pool with zfsiloctl adopt --all",
+        path=os.fspath(path),
+    )
 
 
 def other_schema(found: int) -> FailedPrecondition:

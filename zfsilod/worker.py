@@ -89,7 +89,7 @@ def past_return(operation: Operation, host: Host) -> bool:
         return True
     if operation.failure is None:
         return bool(finals)
-    return any(_host_step(move).probe(host) == move.up for move in finals)
+    return any(not m.step.atomic or _host_step(m).probe(host) == m.up for m in finals)
 
 
 def forget_volatile(operation: Operation, boot_id: str, mark: Mark) -> Operation:

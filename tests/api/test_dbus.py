@@ -190,9 +190,9 @@ async def test_signals_of_a_life(home: House) -> None:
     await client.call(DATA, VOLUME, "Update", "a{sv}", options(labels=("a{ss}", {"a": "b"})))
     await client.heard("InterfacesRemoved")
     about_data = [s for s in client.signals if s.path == DATA]
-    assert [s.member for s in about_data] == ["PropertiesChanged"]
-    assert about_data[0].body[1]["Labels"].value == {"a": "b"}
-    assert "Mode" not in about_data[0].body[1]
+    assert {s.member for s in about_data} == {"PropertiesChanged"}
+    assert about_data[-1].body[1]["Labels"].value == {"a": "b"}
+    assert "Mode" not in about_data[-1].body[1]
 
     client.messages.clear()
     await client.call(DATA, VOLUME, "Delete", "a{sv}", {})

@@ -169,7 +169,8 @@ def test_every_mutation_makes_its_verb(method: str) -> None:
     signature = interfaces()[interface].methods[name].takes
     assert signature.endswith("a{sv}")
     own = 0 if interface == MANAGER else 1
-    assert len(signature.removesuffix("a{sv}")) == len(mutation.arguments) - own
+    arguments = signature.removesuffix("a{sv}").replace("as", "s")
+    assert len(arguments) == len(mutation.arguments) - own
 
 
 @pytest.mark.skipif(not shutil.which("xmllint"), reason="needs xmllint")

@@ -228,6 +228,7 @@ DRY: dict[str, Any] = {
     ),
     "DeleteVolume": pb.DeleteVolumeRequest(name="volumes/lone"),
     "UndeleteVolume": pb.UndeleteVolumeRequest(name="volumes/gone"),
+    "AdoptVolume": pb.AdoptVolumeRequest(dataset="tank/vm-1"),
     "PublishVolume": pb.PublishVolumeRequest(name="volumes/lone", host=TAKE),
     "UnpublishVolume": pb.UnpublishVolumeRequest(name=DATA, all_hosts=True),
     "ReportFilesystem": pb.ReportFilesystemRequest(
@@ -247,10 +248,14 @@ DRY: dict[str, Any] = {
 async def at_all_heights(front: Front) -> None:
     """Make `lone` created, `used` published, `low` connected, `mid` staged, `data` mounted.
 
-    `gone` is in the trash.
+    `gone` is in the trash, and the zvol tank/vm-1 is nobody's.
     """
     volumes = front.root().volumes
     await climb(volumes)
+    front.zfsilo.host.zfs.create_zvol(
+        "tank/vm-1", size_bytes=GIB, thin=True, volblocksize=4096, properties=(),
+        marks=(("zfsilo:uid", ""),),
+    )  # fmt: skip
     for name in ("gone", "lone", "used", "low", "mid"):
         await volumes.CreateVolume(create(name))
     await delete_for_now(front, "gone")
@@ -297,7 +302,7 @@ async def test_an_old_etag_is_refused_by_every_change_that_takes_one(front: Fron
             await getattr(volumes, method)(request)
     assert front.zfsilo.facts == facts
     assert set(DRY) - set(taking) == {
-        "CreateVolume", "UndeleteVolume", "ReportFilesystem", "ConnectVolume",
+        "CreateVolume", "UndeleteVolume", "AdoptVolume", "ReportFilesystem", "ConnectVolume",
     }  # fmt: skip
 
 

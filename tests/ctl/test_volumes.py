@@ -47,7 +47,7 @@ def test_a_dry_run_shows_the_moves_and_does_nothing(ctl: Shell) -> None:
         "  do   Acl", "  do   MappedLun",
     ]  # fmt: skip
     assert ctl.ok("volume delete plan --dry-run").startswith("would delete plan:\n  undo Zvol(")
-    assert "with no change to the host" in ctl.ok("volume update plan -l a=b --dry-run")
+    assert "name=zfsilo:labels" in ctl.ok("volume update plan -l a=b --dry-run")
     planned = ctl("volume publish plan take --dry-run --json").json["operation"]
     assert planned["state"] == "OPERATION_STATE_PLANNED"
     assert ctl("volume show plan --json").json["etag"] == revision

@@ -234,16 +234,26 @@ def test_capacity_and_list() -> None:
     assert RealZfs(run).capacity("tank") == (700, 1000)
     rows = (
         "guid\t5\t-", f"zfsilo:uid\t{UID}\tlocal", "zfsilo:id\tv1\tinherited from tank",
-        "volsize\t9\tlocal", "used\t3\t-", "referenced\t2\t-",
+        "zfsilo:mode\tBLOCK\tlocal", "volsize\t9\tlocal", "volblocksize\t4096\t-",
+        "refreservation\t0\tdefault",
     )  # fmt: skip
     stdout = "".join(f"{NAME}\t{row}\n" for row in rows)
     argv = (
-        "zfs get -Hp -r -t volume -o name,property,value,source "
-        "guid,zfsilo:uid,zfsilo:id,volsize,used,referenced tank"
+        "zfs get -Hp -r -t volume -o name,property,value,source guid,volsize,volblocksize,"
+        "refreservation,zfsilo:uid,zfsilo:id,zfsilo:filesystem,zfsilo:mode,zfsilo:access_modes,"
+        "zfsilo:hosts,zfsilo:labels tank"
     )
     (found,) = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).list_zvols("tank")
-    assert (found.name, found.uid, found.id, found.guid) == (NAME, UID, "", "5")
-    assert (found.volsize, found.used, found.referenced) == (9, 3, 2)
+    assert (found.dataset, found.uid, found.guid) == (NAME, UID, "5")
+    assert dict(found.marks) == {"uid": UID, "mode": "BLOCK"}, "what is inherited is nobody's"
+    assert (found.size_bytes, found.volblocksize, found.thin) == (9, 4096, True)
+
+
+def test_what_is_set_on_zvols_themselves() -> None:
+    argv = "zfs get -Hp -r -t volume -s local -o name,property,value,source all tank"
+    stdout = f"{NAME}\tcompression\tzstd\tlocal\n{NAME}\tsync\talways\tlocal\n"
+    found = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).own_properties("tank")
+    assert found == {NAME: {"compression": "zstd", "sync": "always"}}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,11 @@ from zfsilod.steps import (
     Fenced,
     Fills,
     MountPoint,
+    NoAcl,
+    NobodyAdmitted,
     Node,
+    NoExport,
+    NoNode,
     NoSession,
     Zvol,
     ZvolSize,
@@ -58,6 +62,9 @@ SECRETS = Chap(
 MAX_CUTS = 40
 CONFIGFS = "/sys/kernel/config/target"
 CHANGES = ("make", "write", "link", "remove", "unlink")  # of Configfs: each one system call
+
+GUARDS = (NoSession, Fenced, NobodyAdmitted)
+ONE_WAY = (Dropped, Detached, NoExport, NoAcl, NoNode)  # what they take away stays away
 
 
 def _placed(step: Step) -> Step:
@@ -161,9 +168,9 @@ class Contract:
                 step = move.step
                 assert isinstance(step, HostStep)
                 label = f"{name}: {move.text}"
-                if isinstance(step, (NoSession, Fenced)):
+                if isinstance(step, GUARDS):
                     self.guard(step, label)
-                elif isinstance(step, (Dropped, Detached)) and not move.up:
+                elif isinstance(step, ONE_WAY) and not move.up:
                     self.inert(step, label)
                 elif move.up and repr(step) in standing:
                     self.stands(step, label)
@@ -340,7 +347,7 @@ class Contract:
 
 def stays(step: HostStep) -> bool:
     """Tell whether a step's fact outlives its undo."""
-    return step.sticky or isinstance(step, (ZvolSize, Dropped, Detached))
+    return step.sticky or isinstance(step, (ZvolSize, *ONE_WAY))
 
 
 def _of_kind(name: str, kind: type[HostStep]) -> list[HostStep]:

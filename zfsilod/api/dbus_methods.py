@@ -6,6 +6,7 @@ import asyncio
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from zfsilod import orphans
 from zfsilod.api.dbus_contract import HOST, MANAGER, OPERATION, VOLUME, path_of
 from zfsilod.api.dbus_properties import capacity_of
 from zfsilod.errors import InvalidArgument
@@ -18,6 +19,7 @@ from zfsilod.give import (
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.leave import Disconnect, UnmountFrom, Unstage
 from zfsilod.model import AccessMode, Host, Mode, Operation, Restore, Transport
+from zfsilod.orphans import RemoveOrphans
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.record import pairs
 from zfsilod.sync import SyncVolume
@@ -109,6 +111,7 @@ MUTATIONS = {
         CreateHost, ("id",), ("iqn", "nqn", "addresses", "labels", "max_attachments"),
         (("register", True),),
     ),
+    f"{MANAGER}.RemoveOrphans": Mutation(RemoveOrphans, ("names",), ("force",)),
     f"{MANAGER}.DeleteHost": Mutation(DeleteHost, ("id",), ("etag",)),
     f"{HOST}.Update": Mutation(
         UpdateHost, ("id",), ("iqn", "nqn", "addresses", "labels", "max_attachments", "etag")
@@ -214,6 +217,10 @@ class Methods:
         rows = [(path_of("operation", o.id), o.kind, o.subject, o.state) for o in found]
         return [rows, following]
 
+    async def list_orphans(self) -> list[Any]:
+        found = await orphans.find(self.service)
+        return [[(each.name, each.text, list(each.users)) for each in found]]
+
     async def get_capacity(self, root: str) -> list[Any]:
         room = await self.service.capacity(root)
         return [room.available_bytes, room.total_bytes]
@@ -254,6 +261,7 @@ QUESTIONS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{MANAGER}.GetOperation": Methods.get_operation,
     f"{MANAGER}.ListOperations": Methods.list_operations,
     f"{MANAGER}.GetCapacity": Methods.get_capacity,
+    f"{MANAGER}.ListOrphans": Methods.list_orphans,
     f"{VOLUME}.Stats": Methods.stats,
     f"{OPERATION}.Cancel": Methods.cancel,
     f"{OPERATION}.Repair": Methods.repair,
@@ -263,7 +271,8 @@ QUESTIONS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
 
 def make_verb(mutation: Mutation, arguments: list[Any], options: dict[str, Any]) -> Verb:
     """Return the verb that a call asks for."""
-    fields = dict(zip(mutation.arguments, arguments, strict=True)) | options | dict(mutation.fixed)
+    given = (tuple(each) if isinstance(each, list) else each for each in arguments)
+    fields = dict(zip(mutation.arguments, given, strict=True)) | options | dict(mutation.fixed)
     if mutation.verb is Connect:
         fields.setdefault("id", fields["volume"])
     if "mask" in mutation.verb.FIELDS:

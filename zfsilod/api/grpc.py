@@ -87,7 +87,7 @@ class GrpcServer:
     async def start(self) -> None:
         """Begin to serve; from now on the door may let callers in."""
         signed = pages.Pages(await self._service.write(pages.load_key))
-        self._add(SERVICE, Info())
+        self._add(SERVICE, Info(signed))
         self._add(VOLUMES, Volumes(signed), Publications(signed), Attachments())
         self._add(HOSTS, Hosts(signed))
         self._add(OPERATIONS, Operations(signed))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import service_pb2
 
-from zfsilod import __version__
+from zfsilod import __version__, orphans
+from zfsilod.api.pages import Pages, collect
 from zfsilod.errors import ZfsiloError
 from zfsilod.summary import Attention, Summary
 
@@ -19,6 +20,9 @@ FEATURES: tuple[str, ...] = ()  # by which clients tell later servers of v1 from
 
 class Info:
     """The methods of zfsilo.v1.Service."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
 
     async def GetServerInfo(
         self, _request: service_pb2.GetServerInfoRequest, call: Call
@@ -59,11 +63,35 @@ class Info:
         )
         return status
 
+    async def ListOrphans(
+        self, request: service_pb2.ListOrphansRequest, call: Call
+    ) -> service_pb2.ListOrphansResponse:
+        page = self._pages.request("ListOrphans", request)
+        found = await call.lasting(orphans.find(call.service))
+        shown, after = collect(
+            (each for each in found if each.name > page.after), page,
+            key=lambda each: each.name, wanted=lambda _each: True, show=_orphan,
+        )  # fmt: skip
+        return service_pb2.ListOrphansResponse(
+            orphans=shown, next_page_token=self._pages.token(page, after)
+        )
+
+    async def RemoveOrphans(
+        self, request: service_pb2.RemoveOrphansRequest, call: Call
+    ) -> service_pb2.RemoveOrphansResponse:
+        verb = orphans.RemoveOrphans(names=tuple(request.names), force=request.force)
+        operation = await call.change(verb, validate_only=request.validate_only)
+        return service_pb2.RemoveOrphansResponse(operation=operation)
+
 
 def _server(call: Call) -> service_pb2.ServerInfo:
     settings = call.service.settings
     return service_pb2.ServerInfo(
         version=__version__, host=f"hosts/{settings.host_id}",
         roles=["give", "take"] if settings.root else ["take"], features=FEATURES,
-        caller=str(call.caller), zone=settings.zone, max_attachments=settings.max_attachments,
+        caller=str(call.caller),
     )  # fmt: skip
+
+
+def _orphan(found: orphans.Orphan) -> service_pb2.Orphan:
+    return service_pb2.Orphan(name=found.name, text=found.text, users=found.users)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod import node
+from zfsilod import adopt, node
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.auth import Caller, shown
 from zfsilod.errors import NotFound
 from zfsilod.give import CreateVolume, UpdateVolume
-from zfsilod.stats import stats
 from zfsilod.survey import facts
 from zfsilod.trash import DeleteVolume, UndeleteVolume
 from zfsilod.verbs import check_etag, check_id
@@ -73,9 +72,9 @@ class Volumes:
         self, request: volume_pb2.StatsVolumeRequest, call: Call
     ) -> volume_pb2.VolumeStats:
         volume_id = messages.volume_id(request.name)
-        found = await stats(call.service, need_view(call, volume_id))
-        figures = {STATS[name]: figure for name, figure in found.figures.items()}
-        return volume_pb2.VolumeStats(**figures, conditions=found.conditions)
+        need_view(call, volume_id)
+        figures = await call.service.stats(volume_id)
+        return volume_pb2.VolumeStats(**{STATS[name]: figure for name, figure in figures.items()})
 
     async def ProbeVolume(
         self, request: volume_pb2.ProbeVolumeRequest, call: Call
@@ -139,6 +138,19 @@ class Volumes:
     ) -> volume_pb2.MutateVolumeResponse:
         verb = UndeleteVolume(id=messages.volume_id(request.name), uid=request.uid)
         return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def AdoptVolume(
+        self, request: volume_pb2.AdoptVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        work = adopt.find(call.service, request.dataset, request.volume_id)
+        verb = await call.lasting(work)
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def AdoptVolumes(
+        self, _request: volume_pb2.AdoptVolumesRequest, call: Call
+    ) -> volume_pb2.AdoptVolumesResponse:
+        adopted, complaints = await call.lasting(adopt.adopt_all(call.service, str(call.caller)))
+        return volume_pb2.AdoptVolumesResponse(volumes=adopted, complaints=complaints)
 
 
 def need_view(call: Call, volume_id: str) -> View:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model import Disk, Filesystem
+    from zfsilod.model import Disk, Filesystem, Listed
     from zfsilod.record import Pairs
     from zfsilod.secret import Chap
 
@@ -43,11 +43,14 @@ class Zfs(Protocol):
     def capacity(self, root: str) -> tuple[int, int]:
         """Return the bytes available below a dataset, and its size in all."""
 
+    def list_zvols(self, root: str) -> list[Listed]:
+        """Return every zvol below a dataset, ours and others."""
+
+    def own_properties(self, root: str) -> dict[str, dict[str, str]]:
+        """Return what is set on each zvol below a dataset itself, by dataset."""
+
     def usage(self, dataset: str) -> dict[str, int]:
         """Return volsize, used and referenced in bytes."""
-
-    def pool_problem(self, root: str) -> str:
-        """Return what is wrong with the pool of a dataset, one sentence; "": nothing."""
 
 
 class Lio(Protocol):
@@ -76,6 +79,12 @@ class Lio(Protocol):
     def has_mapped_lun(self, target: str, initiator: str, *, readonly: bool) -> bool: ...
     def map_lun(self, target: str, initiator: str, *, readonly: bool) -> None: ...
     def unmap_lun(self, target: str, initiator: str) -> None: ...
+    def list_backstores(self) -> list[str]: ...
+    def list_targets(self) -> list[str]: ...
+    def list_acls(self, target: str) -> list[str]: ...
+    def purge(self, target: str, backstore: str) -> None:
+        """Remove a target with all that is in it, and a backstore; each may be gone."""
+
     def has_session(self, target: str, initiator: str) -> bool: ...
     def end_session(self, target: str, initiator: str, *, grace_s: int) -> None:
         """Wait so long for a logout, then end the session, and with it the initiator's ACL."""
@@ -99,16 +108,17 @@ class Iscsi(Protocol):
     def users(self, disk: Disk) -> list[str]:
         """Return who uses the disk, if there is one: devices made of it, and mount points."""
 
+    def sessions(self, prefix: str = "") -> list[str]:
+        """Return the targets that this host has sessions with."""
+
+    def nodes(self, prefix: str = "") -> list[str]:
+        """Return the targets that this host has a node record of."""
+
     def drop(self, disk: Disk) -> None:
         """End every session with the disk's target, whoever uses the disk."""
 
     def has_size(self, disk: Disk) -> bool: ...
     def rescan(self, disk: Disk) -> None: ...
-    def initiator(self) -> str:
-        """Return this host's IQN; "" when it has none."""
-
-    def problem(self, disk: Disk) -> str:
-        """Return what is wrong with a session, one sentence; "": nothing."""
 
 
 class Block(Protocol):
@@ -146,10 +156,7 @@ class Mounts(Protocol):
         """Unmount whatever of the disk is there, and hide it from those who are still at work."""
 
     def stats(self, path: str) -> dict[str, int]:
-        """Return bytes_ and inodes_ total, used and available: statvfs(3), which may hang."""
-
-    def problem(self, path: str, *, readonly: bool) -> str:
-        """Return what is wrong with a mount, one sentence; "": nothing. Asks no filesystem."""
+        """Return bytes_ and inodes_ total, used and available: statvfs(3)."""
 
 
 class Host(Protocol):

@@ -24,7 +24,8 @@ from zfsilod.errors import (
     PermissionDenied,
     Unavailable,
 )
-from zfsilod.model import Disk, Filesystem
+from zfsilod.model import Disk, Filesystem, Listed
+from zfsilod.record import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -215,7 +216,24 @@ class FakeZfs:
         zvol = self._zvol(dataset)
         kept = {n: v for n, v in zvol["properties"].items() if n != name}
         properties = kept | ({name: value} if value else {})
-        self.facts.effect(f"zvol:{dataset}", zvol | {"properties": properties})
+        uid = properties.get("zfsilo:uid", "")
+        self.facts.effect(f"zvol:{dataset}", zvol | {"properties": properties, "uid": uid})
+
+    def list_zvols(self, root: str) -> list[Listed]:
+        names = [n for n in self.facts.names("zvol") if n == root or n.startswith(f"{root}/")]
+        return [self._listed(name, self._zvol(name)) for name in sorted(names)]
+
+    def _listed(self, dataset: str, zvol: Any) -> Listed:
+        values = zvol["properties"]
+        marks = {n[7:]: v for n, v in values.items() if n.startswith("zfsilo:")}
+        return Listed(
+            dataset=dataset, guid=zvol["guid"], size_bytes=zvol["size"], thin=zvol["thin"],
+            volblocksize=int(values["volblocksize"]), marks=pairs(marks),
+        )  # fmt: skip
+
+    def own_properties(self, root: str) -> dict[str, dict[str, str]]:
+        found = [each.dataset for each in self.list_zvols(root)]
+        return {name: dict(self._zvol(name)["properties"]) for name in found}
 
     def capacity(self, root: str) -> tuple[int, int]:
         if root.split("/")[0] != SIMULATED_POOL:
@@ -227,11 +245,6 @@ class FakeZfs:
     def usage(self, dataset: str) -> dict[str, int]:
         zvol = self._zvol(dataset)
         return {"volsize": zvol["size"], "used": 0, "referenced": 0}
-
-    def pool_problem(self, root: str) -> str:
-        pool = root.split("/")[0]
-        health = self.facts.get(f"pool:{pool}") or "ONLINE"
-        return "" if health == "ONLINE" else f"the pool {pool} is {health}: see zpool status"
 
     def _zvol(self, dataset: str) -> Any:
         found = self.facts.get(f"zvol:{dataset}")
@@ -263,6 +276,26 @@ class FakeLio:
         if any(self.facts.get(f"lun:{target}") == name for target in self.facts.names("lun")):
             raise Busy(f"the backstore {name} is still a LUN", backstore=name)
         self._remove(f"backstore:{name}")
+
+    def list_backstores(self) -> list[str]:
+        return sorted(self.facts.names("backstore"))
+
+    def list_targets(self) -> list[str]:
+        return sorted(self.facts.names("target"))
+
+    def list_acls(self, target: str) -> list[str]:
+        names = self.facts.names("acl")
+        return sorted(n.removeprefix(f"{target}/") for n in names if n.startswith(f"{target}/"))
+
+    def purge(self, target: str, backstore: str) -> None:
+        self.disable(target)
+        self.remove_portals(target)
+        for initiator in self.list_acls(target):
+            self.unmap_lun(target, initiator)
+            self.remove_acl(target, initiator)
+        self.remove_lun(target)
+        self.remove_target(target)
+        self.remove_backstore(backstore)
 
     def has_target(self, target: str) -> bool:
         return bool(self.facts.get(f"target:{target}") == "ready")
@@ -428,6 +461,12 @@ class FakeIscsi:
         paths = sorted(self.facts.names("mount"))
         return [path for path in paths if self.facts.get(f"mount:{path}")["serial"] == disk.serial]
 
+    def sessions(self, prefix: str = "") -> list[str]:
+        return sorted(each for each in self.facts.names("session") if each.startswith(prefix))
+
+    def nodes(self, prefix: str = "") -> list[str]:
+        return sorted(each for each in self.facts.names("node") if each.startswith(prefix))
+
     def drop(self, disk: Disk) -> None:
         if self.is_known(disk):
             self.facts.effect(f"session:{disk.target}", None)
@@ -435,16 +474,6 @@ class FakeIscsi:
     def has_size(self, disk: Disk) -> bool:
         found = self.facts.get(f"session:{disk.target}")
         return bool(found and found["size"] == disk.size_bytes)
-
-    def initiator(self) -> str:
-        """Return a name that no other simulation has: two of them are two machines."""
-        place = hashlib.sha256(str(self.facts.path).encode()).hexdigest()[:12]
-        return f"iqn.2026-01.org.zfsilo:simulated.{place}"
-
-    def problem(self, disk: Disk) -> str:
-        if self.facts.get(f"session:{disk.target}") is None:
-            return f"there is no session with {disk.target}"
-        return ""
 
     def rescan(self, disk: Disk) -> None:
         session = self.facts.get(f"session:{disk.target}")
@@ -570,14 +599,6 @@ class FakeMounts:
             raise FailedPrecondition(f"the mount point {path} does not exist", path=path)
         mount = {"serial": disk.serial, "kind": kind, "readonly": readonly}
         self.facts.effect(f"mount:{path}", mount)
-
-    def problem(self, path: str, *, readonly: bool) -> str:
-        found = self.facts.get(f"mount:{path}")
-        if found is None:
-            return f"nothing is mounted at {path}"
-        if found["readonly"] and not readonly:
-            return f"the filesystem at {path} turned read-only after an error"
-        return ""
 
     def stats(self, path: str) -> dict[str, int]:
         found = self.facts.get(f"mount:{path}")

@@ -115,6 +115,20 @@ class RealLio:
         """Return the names of all iSCSI targets, ours and others."""
         return [name for name in self._fs.names("iscsi") if name[:4] in ("iqn.", "eui.", "naa.")]
 
+    def list_acls(self, target: str) -> list[str]:
+        """Return who a target admits."""
+        return self._fs.names(f"{_group(target)}/acls")
+
+    def purge(self, target: str, backstore: str) -> None:
+        if self._fs.has(f"iscsi/{iscsi_name(target)}"):
+            self.disable(target)
+            self.remove_portals(target)
+            for initiator in self.list_acls(target):
+                self.remove_acl(target, initiator)
+            self.remove_lun(target)
+            self.remove_target(target)
+        self.remove_backstore(backstore)
+
     # LUN 0
 
     def has_lun(self, target: str, backstore: str) -> bool:

@@ -30,9 +30,9 @@ class SurveyedZfs(RealZfs):
         self._troubles: dict[str, ZfsiloError] = {}
         self._parents = sorted({_parent(checked(dataset)) for dataset in datasets})
         if self._parents:
-            self._list()
+            self._find()
 
-    def _list(self) -> None:
+    def _find(self) -> None:
         argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "filesystem,volume"]
         argv += ["-o", "name,property,value,source", ",".join(PROPERTIES), *self._parents]
         done = self._run(argv, timeout_s=TIMEOUT_S, ok=ANY)

@@ -24,34 +24,23 @@ from zfsilod.host.zfs_words import (
     refused,
     table,
 )
+from zfsilod.model import Listed
+from zfsilod.record import pairs
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
     from zfsilod.record import Pairs
 
-UID = "zfsilo:uid"
-ID = "zfsilo:id"
+PREFIX = "zfsilo:"
+UID = f"{PREFIX}uid"
+MARKS = ("uid", "id", "filesystem", "mode", "access_modes", "hosts", "labels")
+LISTED = ("guid", "volsize", "volblocksize", "refreservation")
 READ_TIMEOUT_S = 30
+LIST_TIMEOUT_S = 120  # of a pool that holds very many
 CHANGE_TIMEOUT_S = 120  # a busy pool takes its time for a transaction group
 DESTROY_ATTEMPTS = 4
 SETTLE_S = 5
 ANY = (0, 1, 2, 255)  # zfs set fails with 255, the others with 1, a wrong usage with 2
-
-
-class Zvol:
-    """A zvol as `list_zvols` finds it; `uid` and `id` are "" when they are not its own."""
-
-    def __init__(self, name: str, properties: dict[str, tuple[str, str]]) -> None:
-        def own(name: str) -> str:
-            value, source = properties.get(name, ("-", "-"))
-            return value if source == "local" else ""
-
-        self.name = name
-        self.uid, self.id = own(UID), own(ID)
-        self.guid = properties["guid"][0]
-        self.volsize = int(properties["volsize"][0])
-        self.used = int(properties["used"][0])
-        self.referenced = int(properties["referenced"][0])
 
 
 class RealZfs:
@@ -239,27 +228,29 @@ class RealZfs:
         found = self.properties(dataset, names)
         return {name: int(found[name][0]) for name in names}
 
-    def pool_problem(self, root: str) -> str:
-        """Return what `zpool list` has to say of a pool that is not ONLINE."""
-        pool = pool_of(checked(root))
-        argv = ["zpool", "list", "-H", "-o", "health", pool]
-        done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
-        health = done.stdout.strip()
-        if done.rc != 0:
-            return f"the pool {pool} is not imported on this host"
-        return "" if health == "ONLINE" else f"the pool {pool} is {health}: see zpool status"
+    def list_zvols(self, root: str) -> list[Listed]:
+        """Return every zvol below a dataset, ours and others, in one process."""
+        names = (*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS))
+        return [_listed(name, found) for name, found in self._list(root, ",".join(names)).items()]
 
-    def list_zvols(self, root: str) -> list[Zvol]:
-        """Return every zvol below a dataset, in one process."""
-        names = ",".join(("guid", UID, ID, "volsize", "used", "referenced"))
-        argv = ["zfs", "get", "-Hp", "-r", "-t", "volume", "-o", "name,property,value,source"]
-        done = self._run([*argv, names, checked(root)], timeout_s=READ_TIMEOUT_S, ok=ANY)
+    def own_properties(self, root: str) -> dict[str, dict[str, str]]:
+        """Return what is set on each zvol below a dataset itself, in one process."""
+        found = self._list(root, "all", "-s", "local")
+        return {
+            dataset: {name: value for name, (value, _source) in properties.items()}
+            for dataset, properties in found.items()
+        }
+
+    def _list(self, root: str, names: str, *options: str) -> dict[str, dict[str, tuple[str, str]]]:
+        argv = ["zfs", "get", "-Hp", "-r", "-t", "volume", *options]
+        argv += ["-o", "name,property,value,source", names, checked(root)]
+        done = self._run(argv, timeout_s=LIST_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             reason = reason_of(done, "open", root)
             if reason == "dataset does not exist":
                 self.exists(root)  # raises Unavailable when it is the pool that is missing
             raise refused(done, reason, root)
-        return [Zvol(name, found) for name, found in table(done.stdout).items()]
+        return table(done.stdout)
 
     def device(self, dataset: str) -> str:
         """Return the path of a zvol's device, which may take a moment to appear."""
@@ -292,3 +283,14 @@ class RealZfs:
     def _change(self, verb: str, *words: str) -> Completed:
         checked(words[-1])
         return self._run(["zfs", verb, *words], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
+
+
+def _listed(dataset: str, found: dict[str, tuple[str, str]]) -> Listed:
+    own = {name: value for name, (value, source) in found.items() if source == "local"}
+    return Listed(
+        dataset=dataset, guid=found["guid"][0], size_bytes=int(found["volsize"][0]),
+        volblocksize=int(found["volblocksize"][0]), thin=found["refreservation"][0] == "0",
+        marks=pairs({
+            name.removeprefix(PREFIX): v for name, v in own.items() if name.startswith(PREFIX)
+        }),
+    )  # fmt: skip

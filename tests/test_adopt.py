@@ -1,0 +1,177 @@
+"""What no record knows: listed, removed when asked, or taken over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zfsilod import orphans
+from zfsilod.adopt import adopt_all, find
+from zfsilod.errors import AlreadyExists, Busy, Conflict, FailedPrecondition, NotFound, StoreCorrupt
+from zfsilod.give import CreateVolume, UpdateVolume
+from zfsilod.leave import Disconnect
+from zfsilod.model import Attachment, Volume
+from zfsilod.orphans import RemoveOrphans
+from zfsilod.publish import Publish, Unpublish
+from zfsilod.store import Store
+from zfsilod.take import Connect, MountAt, Stage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.doubles import House
+
+GIB = 1 << 30
+LABELS = (("app", "db"), ("csi.zfsilo.io/name", 'odd "name"\n\u00e9'))
+CREATE = CreateVolume(
+    id="data", capacity_bytes=GIB, mode="FILESYSTEM", labels=LABELS, hosts=("take",),
+    properties=(("compression", "zstd"),),
+    access_modes=("SINGLE_NODE_WRITER", "MULTI_NODE_READER_ONLY"),
+)  # fmt: skip
+UP = (
+    CREATE, Publish(volume="data", host="take"), Connect(id="data", server="give", volume="data"),
+    Stage(id="data"), MountAt(id="data", path="/srv/data"),
+)  # fmt: skip
+DOWN = (Disconnect(id="data", force=True), Unpublish(volume="data"))
+
+
+def volume(zfsilo: House) -> Volume | None:
+    with zfsilo.service.store.read() as txn:
+        return txn.get(Volume, "data")
+
+
+async def forget(zfsilo: House, *buckets: str) -> None:
+    """Lose records, as with the state directory."""
+    for bucket in buckets:
+        key = "data/take" if bucket == "publication" else "data"
+        await zfsilo.service.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
+
+
+async def names(zfsilo: House) -> list[str]:
+    return [each.name.partition("/")[0] for each in await orphans.find(zfsilo.service)]
+
+
+async def test_what_records_own_is_no_orphan(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    assert await names(zfsilo) == []
+
+
+async def test_what_a_running_operation_is_about_is_no_orphan(zfsilo: House) -> None:
+    zfsilo.launcher.gate.clear()
+    begun = await zfsilo.service.begin(CREATE, caller="a")
+    uid = next(step.uid for step in (m.step for m in begun.moves) if hasattr(step, "uid"))
+    zfsilo.host.zfs.create_zvol(
+        "tank/zfsilo/data", size_bytes=GIB, thin=True, volblocksize=16384, properties=(),
+        marks=(("zfsilo:uid", uid),),
+    )  # fmt: skip
+    assert await names(zfsilo) == []
+    zfsilo.launcher.gate.set()
+    await zfsilo.service.wait(begun.id, 10)
+
+
+async def test_what_lost_its_record_is_listed_and_removed_when_asked(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    await forget(zfsilo, "attachment", "publication", "volume")
+    assert await names(zfsilo) == ["export", "node", "session", "zvol"]
+    found = [each.name for each in await orphans.find(zfsilo.service)]
+    before = zfsilo.facts
+    with pytest.raises(Busy, match="end that first, or remove it with force"):
+        await zfsilo.do(RemoveOrphans(names=tuple(found)))
+    assert zfsilo.facts == before
+    await zfsilo.do(RemoveOrphans(names=tuple(found), force=True))
+    assert {n.partition(":")[0] for n in zfsilo.facts} == {"content", "point"}
+    with pytest.raises(NotFound, match="no orphan zvol/tank"):
+        await zfsilo.do(RemoveOrphans(names=("zvol/tank/zfsilo/data",)))
+
+
+async def test_an_admission_without_a_publication_stays_until_asked(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    await forget(zfsilo, "publication")
+    before = zfsilo.facts
+    with pytest.raises(Conflict, match="which no publication names: zfsiloctl orphan list"):
+        await zfsilo.service.sync("data", caller="a")
+    report = await zfsilo.service.sync_all(caller="a")
+    assert "no publication names" in dict(report.complaints)["data"]
+    assert zfsilo.facts == before, "a lost record cuts nobody off"
+    (orphan,) = await orphans.find(zfsilo.service)
+    assert orphan.name.startswith("acl/")
+    await zfsilo.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))
+    await zfsilo.service.sync_all(caller="a")
+    assert {n.partition(":")[0] for n in zfsilo.facts} & {"target", "acl", "backstore"} == set()
+
+
+async def test_a_stray_mount_is_an_orphan(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+
+    def unmounted(txn: Any) -> None:
+        found = txn.get(Attachment, "data")
+        txn.put(found.but(mounts=(), height="STAGED"))
+
+    await zfsilo.service.write(unmounted)
+    (orphan,) = await orphans.find(zfsilo.service)
+    assert orphan.name == "mount/srv/data"
+    await zfsilo.do(RemoveOrphans(names=(orphan.name,), force=True))
+    assert zfsilo.host.facts.names("mount") == ["/var/lib/zfsilo/staging/data"]
+
+
+def timeless(found: Volume) -> Volume:
+    """Return a volume without what an adoption cannot know."""
+    filesystem = found.filesystem.but(host="", operation="")
+    return found.but(revision=0, epoch=0, created_at=0, updated_at=0, filesystem=filesystem)
+
+
+async def test_a_store_is_rebuilt_from_the_pool(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    await zfsilo.do(UpdateVolume(id="data", mask=("hosts",), hosts=("take", "other")), *DOWN)
+    before = volume(zfsilo)
+    assert before is not None
+    await forget(zfsilo, "volume")
+    assert await adopt_all(zfsilo.service, "a") == (["volumes/data"], {})
+    after = volume(zfsilo)
+    assert after is not None
+    assert after.epoch > before.epoch, "no epoch comes twice"
+    assert timeless(after) == timeless(before)
+    assert await adopt_all(zfsilo.service, "a") == ([], {})
+    await zfsilo.do(*UP[1:])
+
+
+async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
+    zvol = {"uid": "", "guid": "77", "size": GIB, "thin": False,
+            "properties": {"volblocksize": "8192", "sync": "always"}}  # fmt: skip
+    zfsilo.host.facts.memory["zvol:tank/vm-1"] = zvol
+    verb = await find(zfsilo.service, "tank/vm-1", "")
+    await zfsilo.do(verb)
+    with zfsilo.service.store.read() as txn:
+        found = txn.get(Volume, "vm-1")
+    assert found is not None
+    assert (found.dataset, found.guid, found.thin) == ("tank/vm-1", "77", False)
+    assert dict(found.properties) == {"sync": "always"}
+    assert found.filesystem.state == "NONE", (
+        "a consumer finds what it carries, and never formats it"
+    )
+    with pytest.raises(AlreadyExists, match="is the volume vm-1"):
+        await zfsilo.do(verb.but(id="again"))
+    await zfsilo.do(Publish(volume="vm-1", host="take"))
+
+
+async def test_what_is_no_zvol_is_refused(zfsilo: House) -> None:
+    with pytest.raises(FailedPrecondition, match="is no zvol"):
+        await find(zfsilo.service, "tank/zfsilo", "")
+
+
+@pytest.mark.parametrize("left", [0, 100, 2 * 4096])
+def test_a_store_that_is_cut_short_is_never_begun_anew(tmp_path: Path, left: int) -> None:
+    Store.create(tmp_path, host="simulated", size_bytes=1 << 20).close()
+    data = tmp_path / "store" / "data.mdb"
+    with data.open("r+b") as file:
+        file.truncate(left)
+    with pytest.raises(StoreCorrupt, match="rebuild it from the pool with zfsiloctl adopt --all"):
+        Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
+
+
+def test_a_store_of_garbage_is_never_begun_anew(tmp_path: Path) -> None:
+    Store.create(tmp_path, host="simulated", size_bytes=1 << 20).close()
+    (tmp_path / "store" / "data.mdb").write_bytes(b"garbage!" * 4096)
+    with pytest.raises(StoreCorrupt, match="is damaged"):
+        Store.create(tmp_path, host="simulated", size_bytes=1 << 20)

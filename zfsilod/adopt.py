@@ -1,0 +1,172 @@
+"""Adopt: take over zvols that no record knows: a foreign one, or ours after the store was lost.
+
+What a record would say lies on the zvol itself, as user properties (plan.marks). What does not is
+begun anew: nobody holds the volume, and its epochs count on from the time of the adoption, which is
+more than any publication was ever counted to.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING, get_args
+
+from zfsilod import plan
+from zfsilod.checks import check_properties
+from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, ZfsiloError
+from zfsilod.give import need_root
+from zfsilod.model import AccessMode, Filesystem, FilesystemState, Listed, Mode, Volume
+from zfsilod.record import Pairs, pairs
+from zfsilod.trash import FOLDER
+from zfsilod.verbs import Plan, Verb, World, check_id, put
+
+if TYPE_CHECKING:
+    from zfsilod.host import Host as Machine
+    from zfsilod.service import Service
+
+LOOK_DEADLINE_S = 150
+ADOPT_DEADLINE_S = 60
+
+
+class AdoptVolume(Verb):
+    """Make a record of a zvol that is there; one without our marks gets them."""
+
+    kind = "adopt"
+    id: str
+    zvol: Listed
+    properties: Pairs = ()
+
+    def plan(self, world: World, seen: object) -> Plan:
+        check_id(self.id, "volume id")
+        self._check_new(world)
+        volume = self._volume(world)
+        moves = plan.adoption(volume) if not self.zvol.uid else ()
+        return Plan(
+            title=f"adopt {self.zvol.dataset} as {self.id}",
+            claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
+            moves=moves, commit=(put(volume),),
+        )  # fmt: skip
+
+    def _check_new(self, world: World) -> None:
+        for known in world.txn.scan(Volume):
+            if known.id == self.id or known.uid == self.zvol.uid:
+                raise AlreadyExists(
+                    f"the volume {known.id} exists, as {known.dataset}", volume=known.id
+                )
+            if known.dataset == self.zvol.dataset:
+                raise AlreadyExists(f"{known.dataset} is the volume {known.id}", volume=known.id)
+
+    def _volume(self, world: World) -> Volume:
+        marks = dict(self.zvol.marks)
+        return Volume(
+            id=self.id, uid=self.zvol.uid or uuid.uuid4().hex, dataset=self.zvol.dataset,
+            capacity_bytes=self.zvol.size_bytes, thin=self.zvol.thin,
+            mode=_one_of(get_args(Mode), marks.get("mode", "")),
+            volblocksize=self.zvol.volblocksize, properties=self.properties,
+            labels=pairs(_mapping(marks.get("labels", ""))),
+            hosts=tuple(filter(None, marks.get("hosts", "").split(","))),
+            access_modes=_access_modes(marks.get("access_modes", "")),
+            height="CREATED", guid=self.zvol.guid,
+            filesystem=_filesystem(marks.get("filesystem", "")),
+            epoch=world.now, created_at=world.now, updated_at=world.now,
+        )  # fmt: skip
+
+
+async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
+    """Return the verb that adopts one zvol: under its own id, else this one, else its last name."""
+    need_root(service.settings)
+    found = await _find(service, dataset, volume_id)
+    if len(found) != 1 or found[0].zvol.dataset != dataset:
+        raise FailedPrecondition(f"{dataset} is no zvol", reason="NO_ZVOL", dataset=dataset)
+    return found[0]
+
+
+async def adopt_all(service: Service, caller: str) -> tuple[list[str], dict[str, str]]:
+    """Adopt every zvol below the root that has our marks and no record.
+
+    Return the names of the volumes adopted, and by name why others were not.
+    """
+    need_root(service.settings)
+    with service.store.read() as txn:
+        known = {each.uid for each in txn.scan(Volume)}
+    found = await _find(service, service.settings.root, "")
+    ours = [each for each in found if each.zvol.uid and each.zvol.uid not in known]
+    lost = [each for each in ours if f"/{FOLDER}/" not in each.zvol.dataset]
+    adopted: list[str] = []
+    complaints: dict[str, str] = {}
+    for verb in lost:
+        try:
+            operation = await service.begin(verb, caller=caller)
+            await service.wait(operation.id, ADOPT_DEADLINE_S)
+        except ZfsiloError as error:
+            complaints[verb.subject] = error.message
+        else:
+            adopted.append(verb.subject)
+    return adopted, complaints
+
+
+async def _find(service: Service, dataset: str, volume_id: str) -> list[AdoptVolume]:
+    question = partial(_look, service.machine, dataset, volume_id)
+    return await service.look(question, timeout_s=LOOK_DEADLINE_S)
+
+
+def _look(machine: Machine, dataset: str, volume_id: str) -> list[AdoptVolume]:
+    properties = machine.zfs.own_properties(dataset)
+    return [
+        AdoptVolume(
+            id=_id(each, volume_id), zvol=each,
+            properties=pairs({
+                name: value
+                for name, value in properties.get(each.dataset, {}).items()
+                if _is_settable(name, value)
+            }),
+        )
+        for each in machine.zfs.list_zvols(dataset)
+    ]  # fmt: skip
+
+
+def _is_settable(name: str, value: str) -> bool:
+    try:
+        check_properties(((name, value),))
+    except InvalidArgument:
+        return False
+    return True
+
+
+def _id(zvol: Listed, wanted: str) -> str:
+    own = dict(zvol.marks).get("id", "")
+    if wanted and zvol.uid and own != wanted:
+        raise InvalidArgument(
+            f"{zvol.dataset} is the volume {own}: it keeps that id", reason="BAD_ID", volume=own
+        )
+    return own or wanted or zvol.dataset.rpartition("/")[2]
+
+
+def _one_of(choices: tuple[Mode, ...], value: str) -> Mode:
+    return next((each for each in choices if each == value), "FILESYSTEM")
+
+
+def _access_modes(value: str) -> tuple[AccessMode, ...]:
+    known: tuple[AccessMode, ...] = get_args(AccessMode)
+    return tuple(each for each in known if each in value.split(",")) or ("SINGLE_NODE_WRITER",)
+
+
+def _mapping(value: str) -> dict[str, str]:
+    """Return labels as plan.marks writes them; what somebody else has written there is none."""
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return {}
+    plain = isinstance(found, dict) and all(isinstance(each, str) for each in found.values())
+    return found if plain else {}
+
+
+def _filesystem(value: str) -> Filesystem:
+    """Undo plan.filesystem_mark."""
+    parts = [*value.split(":"), "", "", ""]
+    known: tuple[FilesystemState, ...] = get_args(FilesystemState)
+    state = next((each for each in known if each == parts[0]), None)
+    if state is None or state == "NONE":
+        return Filesystem()
+    return Filesystem(state=state, type=parts[1], uuid=parts[2], operation=parts[3])

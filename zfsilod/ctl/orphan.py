@@ -1,0 +1,60 @@
+"""`zfsiloctl orphan` and `adopt`: what no record knows, removed or taken over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilo.v1 import service_pb2
+from zfsilo.v1 import volume_pb2 as pb
+
+from zfsilod.ctl import answers
+from zfsilod.ctl.change import change
+from zfsilod.ctl.client import dial
+from zfsilod.ctl.table import clean, show_table
+from zfsilod.ctl.volume import one_or_all
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+
+def list_orphans(given: Namespace) -> None:
+    """List what carries our marks on a host and no record owns."""
+    with dial(given) as server:
+        server.read_s = server.change_s  # it looks at the whole pool
+        request = service_pb2.ListOrphansRequest()
+        found = server.ask_all(server.api.service.ListOrphans, request, "orphans")
+    if given.json:
+        print(answers.all_as_json("orphans", found))
+    elif given.quiet:
+        for each in found:
+            print(clean(each.name))
+    else:
+        rows = [(clean(each.name), clean(each.text), ", ".join(each.users)) for each in found]
+        show_table(("NAME", "WHAT", "USED BY"), rows)
+
+
+def remove(given: Namespace) -> None:
+    """Remove orphans."""
+    request = service_pb2.RemoveOrphansRequest(names=given.name, force=given.force)
+    with dial(given) as server:
+        change(given, server, server.changes.service.RemoveOrphans, request)
+
+
+def adopt(given: Namespace) -> int:
+    """Take over one zvol, or all that are ours."""
+    one_or_all(given.dataset, "DATASET", everything=given.all)
+    with dial(given) as server:
+        if given.dataset:
+            request = pb.AdoptVolumeRequest(dataset=given.dataset, volume_id=given.id)
+            change(given, server, server.changes.volumes.AdoptVolume, request)
+            return 0
+        server.read_s = server.change_s
+        found = server.ask(server.api.volumes.AdoptVolumes, pb.AdoptVolumesRequest())
+    if given.json:
+        print(answers.as_json(found))
+    else:
+        for name in found.volumes:
+            print(f"{clean(name)}: adopted")
+        for name, complaint in sorted(found.complaints.items()):
+            print(f"{clean(name)}: {clean(complaint)}")
+    return 1 if found.complaints else 0
