@@ -7,6 +7,7 @@ PREFIX ?= /usr
 LIBRARY = $(PREFIX)/lib/zfsilo
 UNITS = $(PREFIX)/lib/systemd/system
 DATA = $(PREFIX)/share
+DOCS = $(DATA)/doc/zfsilo
 ETC ?= /etc
 
 VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
@@ -97,6 +98,9 @@ install-files:
 	install -m 644 units/*.service units/*.socket units/*.slice $(DESTDIR)$(UNITS)
 	install -D -m 644 units/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/zfsilo.conf
 	install -D -m 644 units/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/zfsilo.conf
+	install -d $(DESTDIR)$(DOCS)
+	install -m 644 units/doc/*.md units/monitoring/alerts.yml units/monitoring/dashboard.json \
+		$(DESTDIR)$(DOCS)
 	install -D -m 644 units/host/59-zfsilo.rules \
 		$(DESTDIR)$(PREFIX)/lib/udev/rules.d/59-zfsilo.rules
 	install -D -m 644 units/host/multipath.conf $(DESTDIR)$(ETC)/multipath/conf.d/zfsilo.conf

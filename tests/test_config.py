@@ -83,7 +83,9 @@ def test_the_readme_names_every_key() -> None:
     }
     named = set(
         re.findall(
-            r"^\| `((?:give|store|operations|sync|daemon|csi)\.\w+)`", README.read_text(), re.M
+            r"^\| `((?:give|store|operations|sync|daemon|csi|metrics)\.\w+)`",
+            README.read_text(),
+            re.M,
         )
     )
     assert named == known

@@ -10,6 +10,7 @@ import datetime as dt
 import ipaddress
 import os
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import tomli
@@ -74,6 +75,16 @@ def expiry(certificate_pem: str) -> float:
     except ValueError as error:
         raise InvalidArgument("it is no certificate", reason="BAD_CERTIFICATE") from error
     return found.not_valid_after_utc.timestamp()
+
+
+def expiries(own: Path, servers: dict[str, str]) -> dict[str, float]:
+    """Return when our own certificate, and those of servers, end; unreadable ones are left out."""
+    found = {}
+    own_pem = (own / CERTIFICATE).read_text() if (own / CERTIFICATE).exists() else ""
+    for name, pem in {"own": own_pem, **servers}.items():
+        with suppress(InvalidArgument):
+            found[name] = expiry(pem)
+    return found
 
 
 def make(names: tuple[str, ...]) -> Certificate:

@@ -71,6 +71,12 @@ class Csi(msgspec.Struct, forbid_unknown_fields=True):
     allowed_paths: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/kubelet"])
 
 
+class Metrics(msgspec.Struct, forbid_unknown_fields=True):
+    """[metrics]: what Prometheus is told."""
+
+    volumes: int = 1000
+
+
 class Server(msgspec.Struct, forbid_unknown_fields=True):
     """A file of servers.d: a storage host that this consumer knows."""
 
@@ -87,6 +93,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     operations: Operations = msgspec.field(default_factory=Operations)
     sync: Sync = msgspec.field(default_factory=Sync)
     daemon: Daemon = msgspec.field(default_factory=Daemon)
+    metrics: Metrics = msgspec.field(default_factory=Metrics)
     csi: Csi = msgspec.field(default_factory=Csi)
 
     @property
@@ -124,6 +131,12 @@ def find_server(directory: Path, name: str) -> Server | None:
     """Read the file of a server, which `zfsiloctl server join` may have written just now."""
     path = directory / "servers.d" / f"{name}.toml"
     return _server(path) if ID.fullmatch(name) and path.exists() else None
+
+
+def server_certificates(directory: Path) -> dict[str, str]:
+    """Return the certificates of all servers in servers.d, by name."""
+    paths = sorted((directory / "servers.d").glob("*.toml"))
+    return {path.stem: _server(path).certificate for path in paths}
 
 
 def host_id_of(name: str) -> str:
@@ -208,6 +221,7 @@ def _check(config: Config, path: Path) -> None:
         (config.daemon.idle_exit_s >= 0, "daemon.idle_exit_s is negative"),
         (1 <= config.daemon.max_connections <= 100_000, "daemon.max_connections: 1 to 100000"),
         (all(map(is_folder, config.csi.allowed_paths)), "csi.allowed_paths: absolute, not / or .."),
+        (config.metrics.volumes >= 0, "metrics.volumes is negative"),
         (config.daemon.log_level in LEVELS, f"daemon.log_level is none of {', '.join(LEVELS)}"),
     ]
     for right, complaint in checks:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from zfsilod.api.dbus import DbusFront
     from zfsilod.host import Host
+    from zfsilod.metrics import Metrics
     from zfsilod.model import Operation
 
 RUN_DIRECTORY = Path("/run/zfsilo")
@@ -41,6 +42,9 @@ EXIT_CONFIG = 78  # EX_CONFIG of sysexits(3): systemd does not start us again an
 IDLE_CHECK_S = 5
 SOON_S = 15  # until the next look when something could not be known: a pool not imported yet
 FOLLOWED = ("disconnect", "unpublish", "delete")
+
+Listeners = list[tuple[socket.socket, str]]
+"""Listening sockets, each with the name of its unit."""
 
 log = logging.getLogger("zfsilod")
 
@@ -71,12 +75,14 @@ async def serve(places: Places, settings: config.Config) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         service, watchman = await _engine(places, settings, stack)
-        bus = await _front_ends(places, settings, service, stack)
+        listeners = _listeners(places)
+        metrics = await _metrics(places, settings, service, listeners, stack)
+        bus = await _front_ends(places, settings, service, listeners, stack)
         await watchman.recover()
         _notify("READY=1")
         log.info("zfsilod %s is ready", __version__)
         background: list[Coroutine[None, None, None]] = [
-            watchman.run(), _keep_in_sync(service, settings.sync.interval_s), _watchdog(),
+            watchman.run(), _keep_in_sync(service, settings.sync.interval_s, metrics), _watchdog(),
             _until_idle(service, settings, stop), _until_bus_ends(bus),
         ]  # fmt: skip
         async with _running(background):
@@ -130,12 +136,39 @@ async def _launcher(places: Places, settings: config.Config) -> SystemdLauncher 
     return await SystemdLauncher.connect(timeout_s=settings.operations.timeout_s)
 
 
+async def _metrics(
+    places: Places, settings: config.Config, service: Service, listeners: Listeners,
+    stack: AsyncExitStack,
+) -> Metrics | None:  # fmt: skip
+    """Serve the metrics where somebody may ask for them; else not even their library is loaded."""
+    from zfsilod import scrape
+
+    own = [listener for listener, name in listeners if name == scrape.SOCKET]
+    if not own:
+        return None
+    from zfsilod.metrics import Metrics
+
+    def expiries() -> dict[str, float]:
+        return certs.expiries(places.state / "tls", config.server_certificates(places.config))
+
+    metrics = Metrics(service, most=settings.metrics.volumes, expiries=expiries)
+    stack.push_async_callback(metrics.close)
+    service.listeners.append(metrics.note)
+    server = scrape.Scrape(metrics.text)
+    stack.push_async_callback(server.close)
+    for listener in own:
+        await server.open(listener)
+    return metrics
+
+
 async def _front_ends(
-    places: Places, settings: config.Config, service: Service, stack: AsyncExitStack
-) -> DbusFront | None:
+    places: Places, settings: config.Config, service: Service, listeners: Listeners,
+    stack: AsyncExitStack,
+) -> DbusFront | None:  # fmt: skip
     from zfsilod.api import dbus
     from zfsilod.api.grpc import GrpcServer
-    from zfsilod.door import Door, Limits
+    from zfsilod.door import NODE_SOCKET, Door, Limits
+    from zfsilod.scrape import SOCKET as METRICS_SOCKET
 
     names = (settings.daemon.host_id, socket.gethostname())
     certificate = certs.load_or_make(places.state / "tls", names)
@@ -144,8 +177,9 @@ async def _front_ends(
     server = GrpcServer(service, door, certificate)
     await server.start()
     stack.push_async_callback(server.stop)
-    for listener, node in _listeners(places):
-        door.open(listener, node=node)
+    for listener, name in listeners:
+        if name != METRICS_SOCKET:
+            door.open(listener, node=name == NODE_SOCKET)
     if places.simulated:
         return None
     bus = await dbus.serve(None, service, version=__version__)
@@ -153,9 +187,9 @@ async def _front_ends(
     return bus
 
 
-def _listeners(places: Places) -> list[tuple[socket.socket, bool]]:
-    """Return the sockets that systemd gave us, or our own; each with whether it is for nodes."""
-    from zfsilod import door
+def _listeners(places: Places) -> Listeners:
+    """Return the sockets that systemd gave us, or our own; each with the name of its unit."""
+    from zfsilod import door, scrape
 
     given = door.inherited()
     if given:
@@ -163,16 +197,18 @@ def _listeners(places: Places) -> list[tuple[socket.socket, bool]]:
     places.run.mkdir(mode=0o755, parents=True, exist_ok=True)
     (places.run / "csi").mkdir(mode=0o750, exist_ok=True)
     own = [
-        (door.listen_unix(places.run / "zfsilod.sock"), False),
-        (door.listen_unix(places.run / "csi" / "zfsilod.sock"), True),
+        (door.listen_unix(places.run / "zfsilod.sock"), "zfsilod.socket"),
+        (door.listen_unix(places.run / "csi" / "zfsilod.sock"), door.NODE_SOCKET),
+        (door.listen_unix(places.run / "metrics.sock"), scrape.SOCKET),
     ]
     if places.tcp:
         address, _colon, port = places.tcp.rpartition(":")
-        own.append((door.listen_tcp(address.strip("[]"), int(port)), False))
+        tcp = door.listen_tcp(address.strip("[]"), int(port))
+        own.append((tcp, "zfsilod-tcp.socket"))
     return own
 
 
-async def _keep_in_sync(service: Service, interval_s: int) -> None:
+async def _keep_in_sync(service: Service, interval_s: int, metrics: Metrics | None) -> None:
     """Bring back what the records say should be there, at start and from then on."""
     known: tuple[tuple[str, str], ...] = ()
     while True:
@@ -186,6 +222,8 @@ async def _keep_in_sync(service: Service, interval_s: int) -> None:
             for name, complaint in report.complaints if report.complaints != known else ():
                 log.warning("volume %s is not as recorded: %s", name, complaint)
             known = report.complaints
+            if metrics is not None:
+                metrics.note_report(report)
             pause_s = min(SOON_S, interval_s) if report.unknown else interval_s
         if not interval_s:
             return

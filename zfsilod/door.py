@@ -275,12 +275,12 @@ class Pipe:
         self._owner.pipe_ended()
 
 
-def inherited() -> list[tuple[socket.socket, bool]]:
-    """Return systemd's listening sockets, each with whether it is for nodes: sd_listen_fds(3)."""
+def inherited() -> list[tuple[socket.socket, str]]:
+    """Return systemd's listening sockets, each with the name of its unit: sd_listen_fds(3)."""
     from systemd.daemon import listen_fds_with_names
 
     return [
-        (socket.socket(fileno=descriptor), name == NODE_SOCKET)
+        (socket.socket(fileno=descriptor), name)
         for descriptor, name in listen_fds_with_names().items()
     ]
 

@@ -263,6 +263,7 @@ class Move(Record):
     step: Step
     up: bool
     mark: Mark = "todo"
+    took_ms: int = 0  # to make it; 0: it was so before, or took less
 
     @property
     def final(self) -> bool:
@@ -363,7 +364,7 @@ class Operation(Stored):
         """What it has made and not taken back, in words."""
         return tuple(move.text for move in self.moves if move.mark in ("begun", "done"))
 
-    def marked(self, index: int, mark: Mark) -> Operation:
+    def marked(self, index: int, mark: Mark, *, took_ms: int = 0) -> Operation:
         """Return the operation with one move's mark changed."""
-        move = self.moves[index].but(mark=mark)
+        move = self.moves[index].but(mark=mark, took_ms=took_ms or self.moves[index].took_ms)
         return self.but(moves=(*self.moves[:index], move, *self.moves[index + 1 :]))

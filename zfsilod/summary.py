@@ -7,7 +7,7 @@ volumes would take ten times as long.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model import Attachment, Condition, Debt, Host, Publication, Volume
 from zfsilod.record import Record
@@ -26,14 +26,35 @@ class Attention(Record):
     command: str = ""  # what to type
 
 
+class Served(NamedTuple):
+    """What is kept of a volume of this host: there may be very many."""
+
+    uid: str
+    dataset: str
+    size_bytes: int
+
+
+class Used(NamedTuple):
+    """What is kept of an attachment."""
+
+    serial: str
+    height: str
+
+
 class Summary:
     """All records of a host, counted."""
 
     def __init__(self, txn: Transaction) -> None:
         self.revision = txn.revision()
         self.promised_bytes = txn.promised()
-        self.volumes = {each["id"]: each for each in txn.scan_plain(Volume)}
-        self.attachments = {each["id"]: each for each in txn.scan_plain(Attachment)}
+        self.volumes = {
+            each["id"]: Served(each["uid"], each["dataset"], each["capacity_bytes"])
+            for each in txn.scan_plain(Volume)
+        }
+        self.attachments = {
+            each["id"]: Used(each["disk"]["serial"], each["height"])
+            for each in txn.scan_plain(Attachment)
+        }
         self.publications = Counter(each["volume"] for each in txn.scan_plain(Publication))
         self.hosts = sum(1 for _each in txn.scan_plain(Host))
         self.debts = sum(1 for _each in txn.scan_plain(Debt))
@@ -55,18 +76,18 @@ class Summary:
     def _heights(self) -> Iterator[str]:
         """Yield every volume's height, as views.View has it."""
         for name in self.volumes.keys() | self.attachments.keys():
-            here = self.attachments.get(name, {}).get("height", "ABSENT")
-            if here == "ABSENT" and name in self.volumes:
+            here = self.attachments.get(name)
+            if name in self.volumes and (here is None or here.height == "ABSENT"):
                 yield "PUBLISHED" if self.publications[name] else "CREATED"
-            else:
-                yield here
+            elif here is not None:
+                yield here.height
 
     def _conditions(self, txn: Transaction) -> Iterator[Attention]:
         found = list(txn.scan_plain(Condition))
         if not found:
             return
-        names = {each["uid"]: name for name, each in self.volumes.items()}
-        names |= {_serial(each): name for name, each in self.attachments.items()}
+        names = {each.uid: name for name, each in self.volumes.items()}
+        names |= {each.serial: name for name, each in self.attachments.items()}
         for each in found:
             name = names.get(each["id"], each["id"])
             for sentence in each["sentences"]:
@@ -74,8 +95,3 @@ class Summary:
                     subject=f"volumes/{name}", sentence=sentence,
                     command=f"zfsiloctl volume show {name}",
                 )  # fmt: skip
-
-
-def _serial(attachment: dict[str, Any]) -> str:
-    serial: str = attachment["disk"]["serial"]
-    return serial

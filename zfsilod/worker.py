@@ -20,6 +20,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ def run(operation: Operation, host: Host, save: Save) -> Operation:
             continue
         if not isinstance(move.step, HostStep):
             return save(operation.but(state="WAITING"))
+        took_ms, since = 0, time.monotonic()
         if move.step.probe(host) == move.up:
             # What a killed run had begun and finished is ours to turn back; the rest was so before.
             mark: Mark = "done" if move.mark == "begun" else "kept"
@@ -57,7 +59,8 @@ def run(operation: Operation, host: Host, save: Save) -> Operation:
             operation = save(operation.marked(index, "begun"))
             _make(move.step, host, up=move.up)
             mark = "done"
-        operation = operation.marked(index, mark)
+            took_ms = round(1000 * (time.monotonic() - since))
+        operation = operation.marked(index, mark, took_ms=took_ms)
         if move.up:
             learned = move.step.learned(host, made=mark == "done")
             operation = operation.but(facts=pairs(dict(operation.facts) | learned))

@@ -309,7 +309,7 @@ import os, sys
 os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "3"
 os.environ["LISTEN_FDNAMES"] = "zfsilod.socket:zfsilod-tcp.socket:zfsilod-csi.socket"
 from zfsilod.door import inherited
-print([(s.family.name, s.fileno(), node) for s, node in inherited()])
+print([(s.family.name, s.fileno(), name) for s, name in inherited()])
 """
 
 
@@ -326,7 +326,8 @@ def test_sockets_of_systemd_are_taken() -> None:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     assert done.stdout.strip() == (
-        "[('AF_UNIX', 3, False), ('AF_INET', 4, False), ('AF_UNIX', 5, True)]"
+        "[('AF_UNIX', 3, 'zfsilod.socket'), ('AF_INET', 4, 'zfsilod-tcp.socket'), "
+        "('AF_UNIX', 5, 'zfsilod-csi.socket')]"
     )
 
 

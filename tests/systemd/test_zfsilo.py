@@ -84,11 +84,31 @@ def clean(sd: SystemdHost) -> Iterator[None]:
 
 
 def test_units_are_as_systemd_wants_them(sd: SystemdHost) -> None:
-    units = ["zfsilod.service", "zfsilod.socket", "zfsilod-tcp.socket", "zfsilo.slice"]
+    sockets = ["zfsilod.socket", "zfsilod-tcp.socket", "zfsilod-metrics.socket"]
+    units = ["zfsilod.service", *sockets, "zfsilo.slice"]
     templates = ["zfsilo-rollback@x.service", "zfsilo-volume@x.service"]
     paths = [f"/usr/lib/systemd/system/{name}" for name in (*units, *templates)]
     found = sd.run("systemd-analyze", "verify", "--man=no", *paths)
     assert found.stdout + found.stderr == ""
+
+
+def test_a_socket_that_is_enabled_comes_in_with_a_restart(sd: SystemdHost) -> None:
+    ctl(sd, "volume", "create", "data", "1G")
+    for socket in ("zfsilod-metrics.socket", "zfsilod-tcp.socket"):
+        sd.run("systemctl", "enable", socket)
+    sd.run("systemctl", "restart", "zfsilod.service")
+    try:
+        assert sd.run("systemctl", "is-active", "zfsilod-tcp.socket").stdout == "active\n"
+        scrape = (
+            "import socket; s = socket.socket(socket.AF_UNIX)"
+            "; s.connect('/run/zfsilo/metrics.sock')"
+            "; s.sendall(b'GET /metrics HTTP/1.0\\r\\n\\r\\n'); print(s.makefile().read())"
+        )
+        text = sd.run("/usr/bin/python3", "-c", scrape).stdout
+        assert 'zfsilo_volumes{height="created"} 1.0' in text
+    finally:
+        for socket in ("zfsilod-metrics.socket", "zfsilod-tcp.socket"):
+            sd.run("systemctl", "disable", "--now", socket, check=False)
 
 
 def test_ladder_by_ctl_and_busctl(sd: SystemdHost) -> None:

@@ -226,7 +226,7 @@ def _servers() -> Iterator[Check]:
                 server = Server(channel, f"{name} ({known.address})", REACH_S)
                 server.ask(server.api.service.GetServerInfo, pb.GetServerInfoRequest())
         except ZfsiloError as error:
-            command = f"on {name}: systemctl enable --now zfsilod-tcp.socket"
+            command = f"on {name}: zfsiloctl setup"
             yield Check(f"server {name}", error.message, command)
         else:
             yield Check(f"server {name} answers")

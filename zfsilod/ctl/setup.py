@@ -122,8 +122,9 @@ def carry_out(plan: Plan, run: Runner) -> None:
     places.state().mkdir(mode=0o700, parents=True, exist_ok=True)
     certs.load_or_make(places.state() / "tls", names)
     units = GIVE_UNITS if plan.root else TAKE_UNITS
-    run(["systemctl", "enable", "--now", *units], timeout_s=TOOL_S)
-    # It may have run before it was configured. What it exports and mounts stays.
+    run(["systemctl", "enable", *units], timeout_s=TOOL_S)
+    # It may have run before it was configured. What it exports and mounts stays, and its sockets
+    # come in with it.
     run(["systemctl", "restart", "zfsilod.service"], timeout_s=TOOL_S)
 
 

@@ -54,7 +54,8 @@ def create(given: Namespace) -> None:
         print(
             f"{path}: for {given.role} {given.subject}, who reaches this server at {join.address}"
         )
-        print("  once here:   systemctl enable --now zfsilod-tcp.socket")
+        print("  once here:   systemctl enable zfsilod-tcp.socket")
+        print("               systemctl restart zfsilod.service")
         print(f"  over there:  {_use(given.role, path)}")
 
 

@@ -52,6 +52,9 @@ class Zfs(Protocol):
     def usage(self, dataset: str) -> dict[str, int]:
         """Return volsize, used and referenced in bytes."""
 
+    def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
+        """Return volsize, used and referenced of every zvol below a dataset."""
+
 
 class Lio(Protocol):
     """The kernel's iSCSI target, through configfs."""

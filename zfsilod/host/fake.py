@@ -246,6 +246,10 @@ class FakeZfs:
         zvol = self._zvol(dataset)
         return {"volsize": zvol["size"], "used": 0, "referenced": 0}
 
+    def usages(self, _root: str) -> dict[str, tuple[int, int, int]]:
+        zvols = {name: self.facts.get(f"zvol:{name}") for name in self.facts.names("zvol")}
+        return {name: (found["size"], 0, 0) for name, found in zvols.items()}
+
     def _zvol(self, dataset: str) -> Any:
         found = self.facts.get(f"zvol:{dataset}")
         if found is None:

@@ -228,6 +228,13 @@ class RealZfs:
         found = self.properties(dataset, names)
         return {name: int(found[name][0]) for name in names}
 
+    def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
+        """Return volsize, used and referenced of every zvol below a dataset, in one process."""
+        argv = ["zfs", "list", "-Hp", "-r", "-t", "volume", "-o", "name,volsize,used,referenced"]
+        lines = self._run([*argv, checked(root)], timeout_s=LIST_TIMEOUT_S).stdout.splitlines()
+        found = (line.split("\t") for line in lines)
+        return {each[0]: (int(each[1]), int(each[2]), int(each[3])) for each in found}
+
     def list_zvols(self, root: str) -> list[Listed]:
         """Return every zvol below a dataset, ours and others, in one process."""
         names = (*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS))

@@ -1,0 +1,172 @@
+"""The metrics: what is counted, what a host that does not answer costs, and what the files name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.api.running import GIB, front_of
+from zfsilod.door import listen_unix
+from zfsilod.give import CreateVolume
+from zfsilod.host.counters import Counters
+from zfsilod.metrics import Metrics
+from zfsilod.model import Condition, Volume
+from zfsilod.publish import Publish
+from zfsilod.scrape import Scrape
+from zfsilod.summary import Summary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.api.running import Front
+
+ROOT = Path(__file__).parents[1]
+NAME = re.compile(r"\bzfsilo_[a-z_]+")
+
+
+@asynccontextmanager
+async def scraped(directory: Path, *, most: int = 10) -> AsyncIterator[tuple[Front, Metrics, Path]]:
+    """Run a daemon with its metrics, and their socket."""
+    async with front_of(directory) as front:
+        metrics = Metrics(front.service, most=most, expiries=lambda: {"own": 1.0})
+        front.service.listeners.append(metrics.note)
+        server = Scrape(metrics.text)
+        path = directory / "metrics.sock"
+        await server.open(listen_unix(path))
+        try:
+            yield front, metrics, path
+        finally:
+            await metrics.close()
+            await server.close()
+
+
+async def ask(path: Path, head: bytes = b"GET /metrics HTTP/1.1\r\n\r\n") -> str:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(head)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer.decode()
+
+
+async def test_what_happens_is_counted(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (front, _metrics, path):
+        publish = Publish(volume="data", host="take")
+        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB), publish)
+        text = await ask(path)
+    assert 'zfsilo_operations_total{kind="create",outcome="done"} 1.0' in text
+    assert 'zfsilo_operation_seconds_count{kind="publish"} 1.0' in text
+    assert 'zfsilo_volumes{height="published"} 1.0' in text
+    assert 'zfsilo_volume_size_bytes{volume="data"} 1.073741824e+09' in text
+    assert "zfsilo_root_available_bytes" in text
+    assert "zfsilo_volume_series_omitted 0.0" in text
+
+
+async def test_many_volumes_have_sums_only(tmp_path: Path) -> None:
+    async with scraped(tmp_path, most=0) as (front, _metrics, path):
+        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+        text = await ask(path)
+    assert "zfsilo_volume_series_omitted 1.0" in text
+    assert 'volume="data"' not in text
+    assert "zfsilo_volumes_size_bytes 1.073741824e+09" in text
+
+
+async def test_a_pool_that_hangs_stops_no_scrape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thawed = threading.Event()
+
+    def hang(_root: str) -> tuple[int, int]:
+        thawed.wait(30)
+        return 1, 2
+
+    async with scraped(tmp_path) as (front, _metrics, path):
+        monkeypatch.setattr(front.service.machine.zfs, "capacity", hang)
+        try:
+            async with asyncio.timeout(5):
+                text = await ask(path)
+                assert "zfsilo_volumes" in text
+                assert "zfsilo_root_size_bytes" not in text
+        finally:
+            thawed.set()
+        while "zfsilo_root_size_bytes 2.0" not in text:
+            text = await ask(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "404"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", "405"),
+        (b"nonsense\r\n\r\n", "405"),
+        (b"GET /metrics?x HTTP/1.0\r\n\r\n", "200"),
+        (b"x" * 100_000, ""),
+    ],
+)
+async def test_as_much_http_as_is_needed(tmp_path: Path, head: bytes, status: str) -> None:
+    async with scraped(tmp_path) as (_front, _metrics, path):
+        try:
+            answer = await ask(path, head)
+        except ConnectionError:
+            answer = ""
+        assert answer[9:12] == status
+
+
+async def test_what_needs_attention_is_named(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (front, _metrics, path):
+        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+        uid = front.read(lambda txn: txn.get(Volume, "data")).uid
+        front.write(lambda txn: txn.put(Condition(id=uid, sentences=("it is gone",))))
+        found = front.read(Summary)
+        assert [(a.subject, a.sentence) for a in found.attention] == [
+            ("volumes/data", "it is gone")
+        ]
+        assert "zfsilo_attention 1.0" in await ask(path)
+
+
+def test_the_kernels_counters(tmp_path: Path) -> None:
+    lun = tmp_path / "kernel/config/target/core/iblock_0/zfsilo-77/statistics/scsi_lu"
+    lun.mkdir(parents=True)
+    for name, value in (("num_cmds", "12"), ("read_mbytes", "3"), ("write_mbytes", "4")):
+        (lun / name).write_text(f"{value}\n")
+    sessions = (
+        tmp_path / "kernel/config/target/iscsi/iqn.x:77/fabric_statistics/iscsi_instance/sessions"
+    )
+    sessions.parent.mkdir(parents=True)
+    sessions.write_text("2\n")
+    (tmp_path / "class/iscsi_session/session1").mkdir(parents=True)
+    counters = Counters(tmp_path)
+    assert counters.volume("77") == (12, 3 << 20, 4 << 20)
+    assert counters.volume("78") is None
+    assert counters.served_sessions(["77", "78"], "iqn.x") == 2
+    assert counters.own_sessions() == 1
+
+
+async def test_the_table_the_alerts_and_the_dashboard_name_what_there_is(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (front, metrics, _path):
+        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+        await metrics.text()
+        counters = {"counter": "_total"}
+        names = {m.name + counters.get(m.type, "") for m in metrics.registry.collect()}
+    names = {name for name in names if name.startswith("zfsilo_")}
+    documented = (ROOT / "units/doc/metrics.md").read_text()
+    table = documented[documented.index("| metric |") : documented.index("The dashboard")]
+    assert set(NAME.findall(table)) == names
+    alerts = (ROOT / "units/monitoring/alerts.yml").read_text()
+    dashboard = (ROOT / "units/monitoring/dashboard.json").read_text()
+    used = {name.removesuffix("_bucket") for name in NAME.findall(alerts + dashboard)}
+    assert used <= names
+
+
+def test_the_documentation_lists_the_panels() -> None:
+    documented = (ROOT / "units/doc/metrics.md").read_text()
+    rows = documented[documented.index("| panel |") :].splitlines()[2:]
+    panels = json.loads((ROOT / "units/monitoring/dashboard.json").read_text())["panels"]
+    assert [row.split("|")[1].strip() for row in rows if row] == [p["title"] for p in panels]

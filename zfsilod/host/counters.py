@@ -1,0 +1,56 @@
+"""What the kernel counts of volumes and sessions: files only, no process, for the metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MEBIBYTE = 1 << 20
+# File of LIO's statistics of a logical unit, and what one of it is.
+LIO_COUNTS = {"num_cmds": 1, "read_mbytes": MEBIBYTE, "write_mbytes": MEBIBYTE}
+
+
+class Counters:
+    """The counters below /sys, or below a folder that a test made."""
+
+    def __init__(self, root: Path = Path("/sys")) -> None:
+        self._target = root / "kernel/config/target"
+        self._sessions = root / "class/iscsi_session"
+
+    def volume(self, uid: str) -> tuple[int, int, int] | None:
+        """Return commands, bytes read and bytes written of an exported volume since its export."""
+        folder = self._target / f"core/iblock_0/zfsilo-{uid}/statistics/scsi_lu"
+        counts = [_number(folder / name) for name in LIO_COUNTS]
+        if None in counts:
+            return None
+        commands, read, written = (
+            (count or 0) * unit for count, unit in zip(counts, LIO_COUNTS.values(), strict=True)
+        )
+        return commands, read, written
+
+    def served_sessions(self, uids: Iterable[str], prefix: str) -> int:
+        """Return how many sessions other hosts have with the targets of these volumes."""
+        counts = (
+            _number(
+                self._target / f"iscsi/{prefix}:{uid}/fabric_statistics/iscsi_instance/sessions"
+            )
+            for uid in uids
+        )
+        return sum(count or 0 for count in counts)
+
+    def own_sessions(self) -> int:
+        """Return how many sessions this host has as an initiator, zfsilo's and others."""
+        try:
+            return sum(1 for _each in self._sessions.iterdir())
+        except OSError:
+            return 0
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,73 @@
+"""The socket of the metrics: as much HTTP as Prometheus needs, and no more.
+
+systemd listens (zfsilod-metrics.socket: a unix socket, unless an administrator names a port). Who
+connects may ask for /metrics and for nothing else, and few may at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+SOCKET = "zfsilod-metrics.socket"  # what systemd calls the descriptors of that unit
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+DEADLINE_S = 10.0
+HEAD_BYTES = 8192
+AT_ONCE = 8
+
+log = logging.getLogger(__name__)
+
+
+class Scrape:
+    """Answers scrapes on listening sockets."""
+
+    def __init__(self, text: Callable[[], Awaitable[bytes]]) -> None:
+        self._text = text
+        self._servers: list[asyncio.Server] = []
+        self._clients = 0
+
+    async def open(self, listener: socket.socket) -> None:
+        """Answer on one more listener."""
+        unix = listener.family == socket.AF_UNIX
+        start: Any = asyncio.start_unix_server if unix else asyncio.start_server
+        self._servers.append(await start(self._serve, sock=listener, limit=HEAD_BYTES))
+
+    async def close(self) -> None:
+        """Answer nobody any more."""
+        for server in self._servers:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients += 1
+        try:
+            if self._clients <= AT_ONCE:
+                async with asyncio.timeout(DEADLINE_S):
+                    writer.write(await self._answer(reader))
+                    await writer.drain()
+        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
+            log.debug("a scrape ended early: %s", error)
+        finally:
+            self._clients -= 1
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+        head = await reader.readuntil(b"\r\n\r\n")
+        words = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(words) != 3 or words[0] != b"GET":
+            return _response("405 Method Not Allowed", b"GET only\n")
+        if words[1].partition(b"?")[0] != b"/metrics":
+            return _response("404 Not Found", b"/metrics\n")
+        return _response("200 OK", await self._text())
+
+
+def _response(status: str, body: bytes) -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
