@@ -95,7 +95,7 @@ install-files:
 	$(call launcher,-Is,zfsilod.daemon,$(PREFIX)/bin/zfsilod)
 	$(call launcher,-Is,zfsilod.ctl,$(PREFIX)/bin/zfsiloctl)
 	$(call launcher,-IS,zfsilod.worker,$(LIBRARY)/zfsilo-worker)
-	install -m 644 units/*.service units/*.socket units/*.slice $(DESTDIR)$(UNITS)
+	install -m 644 units/*.service units/*.socket units/*.slice units/*.timer $(DESTDIR)$(UNITS)
 	install -D -m 644 units/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/zfsilo.conf
 	install -D -m 644 units/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/zfsilo.conf
 	install -d $(DESTDIR)$(DOCS)

@@ -85,7 +85,7 @@ in
         type = types.attrsOf types.path;
         default = { };
         example = { give = "/run/secrets/zfsilo-give.toml"; };
-        description = "Files of servers.d by server: a secret each, so never a path in the store. `zfsiloctl server join` makes them.";
+        description = "Files of servers.d by server: a secret each, so never a path in the store. `zfsiloctl join` makes them.";
       };
       volumes = mkOption { type = types.attrsOf volume; default = { }; description = "What is attached at boot, by its name here."; };
     };

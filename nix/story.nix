@@ -28,8 +28,8 @@ rec {
     take.wait_for_unit("multi-user.target")
     give.succeed("zpool create -O mountpoint=none tank /dev/vdb")
     give.succeed("zfs create tank/zfsilo && systemctl restart zfsilod.service")
-    give.succeed("zfsiloctl token create take --role host --address give --file /tmp/shared/take.join")
-    take.succeed("zfsiloctl server join /tmp/shared/take.join")
+    give.succeed("zfsiloctl pki init && zfsiloctl pki issue host take --address give --file /tmp/shared/take.join")
+    take.succeed("zfsiloctl join /tmp/shared/take.join")
 
     give.succeed("zfsiloctl volume create data 256M --host take")
     take.succeed("zfsiloctl volume connect data --restore boot")

@@ -29,6 +29,7 @@ WRONG = [
     ("[store]\nsize_bytes = 1\n", r"store\.size_bytes"),
     ("[daemon]\nhost_id = 'Not An Id'\n", r"daemon\.host_id is no id"),
     ("[daemon]\nlog_level = 'loud'\n", r"daemon\.log_level"),
+    ("[tls]\nimported_roles = ['root']\n", r"tls\.imported_roles"),
     ("[csi]\nallowed_paths = ['/']\n", r"csi\.allowed_paths"),
     ("[csi]\nallowed_paths = ['var/lib']\n", r"csi\.allowed_paths"),
     ("[csi]\nallowed_paths = ['/var/../etc']\n", r"csi\.allowed_paths"),
@@ -60,7 +61,7 @@ def test_later_files_win(tmp_path: Path) -> None:
 def test_a_server_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "servers.d").mkdir()
     path = tmp_path / "servers.d/give.toml"
-    path.write_text("address = 'give'\ncertificate = ''\ntoken = 'planted-secret'\n")
+    path.write_text("address = 'give:1'\nauthority = ''\ntls_name = ''\ntoken = 'planted-secret'\n")
     path.chmod(0o644)
     with pytest.raises(InvalidArgument, match="chmod 600") as caught:
         config.load(tmp_path)
@@ -83,7 +84,7 @@ def test_the_readme_names_every_key() -> None:
     }
     named = set(
         re.findall(
-            r"^\| `((?:give|store|operations|sync|daemon|csi|metrics)\.\w+)`",
+            r"^\| `((?:give|store|operations|sync|daemon|csi|metrics|tls)\.\w+)`",
             README.read_text(),
             re.M,
         )

@@ -1,9 +1,9 @@
 """Who calls over gRPC, and what they may: identities, bearer tokens, and one table of roles.
 
 A unix peer is known by its user and groups, one of the socket for nodes by that alone, a TCP peer
-by a bearer token of which we keep only the digest. What a role may call is in ROLES and nowhere
-else; a method that is not there is refused to everybody. A host sees and touches only what concerns
-it: `shown` and `own_host`; a node what is its own: node.py.
+by its certificate (pki.py) or by a bearer token, of which we keep only the digest. What a role may
+call is in ROLES and nowhere else; a method that is not there is refused to everybody. A host sees
+and touches only what concerns it: `shown` and `own_host`; a node what is its own: node.py.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.door import Peer
+    from zfsilod.pki import Certified
     from zfsilod.views import View
 
 Role = Literal["admin", "controller", "host", "node", "reader"]
 GROUP = "zfsilo"
 SCHEME = "Bearer "
+REVOKED = "BAD_CERTIFICATE"
 TOKEN = re.compile(r"zfsilo-([0-9a-hjkmnp-tv-z]{26})-[0-9a-f]{64}")
 
 ADMIN = ("admin",)
@@ -50,6 +52,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.Service/GetServerInfo": ALL,
     "/zfsilo.v1.Service/ListOrphans": ADMIN,
     "/zfsilo.v1.Service/RemoveOrphans": ADMIN,
+    "/zfsilo.v1.Service/RenewCertificate": REMOTE,  # its own
     "/zfsilo.v1.Service/GetCapacity": READERS,
     "/zfsilo.v1.Service/GetStatus": READERS,
     # A host is shown what is published to it and what it may publish to itself, a node its own.
@@ -109,6 +112,7 @@ class Caller(Record):
     subject: str
     origin: str
     local: bool = False
+    certificate: Certified | None = None
 
     def __str__(self) -> str:
         unix = self.local and self.role == "admin"
@@ -119,8 +123,11 @@ class Caller(Record):
 class Callers:
     """Tells who a peer is."""
 
-    def __init__(self, find_token: Callable[[str], Token | None]) -> None:
+    def __init__(
+        self, find_token: Callable[[str], Token | None], is_revoked: Callable[[str], bool]
+    ) -> None:
         self._find_token = find_token
+        self._is_revoked = is_revoked
         self._group = _group_id(GROUP)
         self._own_uid = os.getuid()  # root; or whoever runs a simulation
 
@@ -130,7 +137,15 @@ class Callers:
             return Caller(role="node", subject=f"uid {peer.uid}", origin="csi socket", local=True)
         if peer.kind == "unix":
             return self._of_user(peer)
-        return self._of_token(authorization, peer.address)
+        if authorization:  # whoever sends one means it, certificate or not
+            return self._of_token(authorization, peer.address)
+        if peer.certificate is None:
+            raise Unauthenticated(
+                "neither a certificate (zfsiloctl pki issue) nor a bearer token (zfsiloctl token "
+                "create)",
+                reason="NO_IDENTITY",
+            )
+        return self._of_certificate(peer.certificate, peer.address)
 
     def _of_user(self, peer: Peer) -> Caller:
         if peer.uid in (0, self._own_uid) or self._group in peer.groups:
@@ -139,32 +154,43 @@ class Callers:
             f"uid {peer.uid} is neither root nor in the group {GROUP}", reason="NOT_IN_GROUP"
         )
 
+    def _of_certificate(self, found: Certified, address: str) -> Caller:
+        """Look at every call: a connection outlives a revocation, and a certificate's days."""
+        if self._is_revoked(found.fingerprint):
+            raise Unauthenticated(f"the certificate of {found.identity} is revoked", reason=REVOKED)
+        if found.not_after <= time.time():
+            raise Unauthenticated(f"the certificate of {found.identity} has ended", reason=REVOKED)
+        identity = found.identity
+        role = "host" if identity.kind == "host" else check_role(identity.role)
+        return Caller(
+            role=role, subject=identity.id, certificate=found,
+            origin=f"certificate {found.fingerprint[:16]}, {address}",
+        )  # fmt: skip
+
     def _of_token(self, authorization: str, address: str) -> Caller:
-        if not authorization:
-            raise Unauthenticated(
-                "no bearer token: zfsiloctl token create makes one", reason="NO_TOKEN"
-            )
         text = authorization.removeprefix(SCHEME)
         found = TOKEN.fullmatch(text) if authorization.startswith(SCHEME) else None
         token = self._find_token(found[1]) if found else None
         # That there is no such id may show in the time: ids are no secrets.
         if token is None or not hmac.compare_digest(digest_of(text), token.digest):
             raise Unauthenticated("the bearer token is not known here", reason="BAD_TOKEN")
+        if token.expires_at and token.expires_at <= time.time():
+            raise Unauthenticated("the bearer token has ended", reason="BAD_TOKEN")
         return Caller(
             role=check_role(token.role), subject=token.subject,
             origin=f"token {token.id}, {address}",
         )  # fmt: skip
 
 
-def new_token(role: Role, subject: str) -> tuple[Token, str]:
+def new_token(role: Role, subject: str, *, lasts_s: int = 0) -> tuple[Token, str]:
     """Make a token for a role: what is kept of it, and the text that is shown once."""
     check_role(role)
-    check_id(subject, "host id" if role == "host" else "name of a token's holder")
+    check_id(subject, "name of a token's holder")
     token_id = new_ulid()
     text = f"zfsilo-{token_id}-{secrets.token_hex(32)}"
     token = Token(
         id=token_id, digest=digest_of(text), role=role, subject=subject,
-        created_at=int(time.time()),
+        created_at=int(time.time()), expires_at=int(time.time()) + lasts_s if lasts_s else 0,
     )  # fmt: skip
     return token, text
 
@@ -175,12 +201,15 @@ def digest_of(token: str) -> str:
 
 
 def check_role(role: str) -> Role:
-    """Return a role that there is, else raise InvalidArgument."""
+    """Return a role that a person or script may have, else raise InvalidArgument.
+
+    Hosts have certificates only: they set names on the wire.
+    """
     match role:
-        case "admin" | "controller" | "host" | "reader":
+        case "admin" | "controller" | "reader":
             return role
     raise InvalidArgument(
-        f"{role[:40]!r} is no role: {', '.join(REMOTE[:-1])} or {REMOTE[-1]}", reason="BAD_ROLE"
+        f"{role[:40]!r} is no role: {', '.join(READERS[:-1])} or {READERS[-1]}", reason="BAD_ROLE"
     )
 
 

@@ -1,178 +1,148 @@
-"""The server's certificate, made on first start, and the join file that carries it to a consumer.
-
-There is no authority: a consumer trusts exactly the one certificate that it was given, whatever its
-names say, so all that matters is that the join file came over a safe way.
-"""
+"""Join files, which carry all that a host or person needs to use a server, and where PEMs lie."""
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import os
 import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import tomli
 
-from zfsilod.errors import InvalidArgument
+from zfsilod.errors import FailedPrecondition, InvalidArgument
+from zfsilod.pki import Pair, load
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cryptography.x509 import GeneralName
-
-PINNED_NAME = "zfsilo"  # in every certificate: what clients ask for in place of the address
-VALID_DAYS = 365 * 30  # it is replaced by a new join file, not by a date
-CERTIFICATE, KEY = "server.pem", "server.key"
-# grpc has no option for the lowest version of TLS. With an ECDSA certificate no cipher of TLS 1.2
-# is left over by this list, and those of 1.3 are always on.
-TLS13_ONLY = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES128-GCM-SHA256"}
-MAX_JOIN_BYTES = 16384
+MAX_JOIN_BYTES = 65536
+NEEDED = ("address", "authority", "tls_name")
+OPTIONAL = ("certificate", "key", "token")
 
 
-class Certificate:
-    """A certificate and its private key, as PEM."""
+class Access:
+    """How a server is reached, and as whom: by a certificate with its key, or by a token.
 
-    def __init__(self, certificate_pem: bytes, key_pem: bytes) -> None:
-        self.certificate_pem = certificate_pem
-        self.key_pem = key_pem
+    It holds secrets: it cannot be printed or pickled.
+    """
 
-
-class Join:
-    """What a consumer needs to use a server. The token is a secret: never log one."""
-
-    def __init__(self, *, name: str, address: str, certificate_pem: str, token: str) -> None:
+    def __init__(
+        self, *, name: str, address: str, tls_name: str, authority: str,
+        certificate: str = "", key: str = "", token: str = "",
+    ) -> None:  # fmt: skip
         self.name = name
         self.address = address
-        self.certificate_pem = certificate_pem
+        self.tls_name = tls_name  # what its certificate must say
+        self.authority = authority  # PEM of whom it must be signed by
+        self.certificate = certificate
+        self.key = key
         self.token = token
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Access) and vars(self) == vars(other)
 
-def require_tls13() -> None:
-    """Refuse all TLS below 1.3 in this process. Must come before the first import of grpc."""
-    os.environ.update(TLS13_ONLY)
+    def __hash__(self) -> int:
+        return hash((self.name, self.address))
 
+    def __repr__(self) -> str:
+        return f"Access(name={self.name!r}, address={self.address!r}, ...)"
 
-def load_or_make(directory: Path, names: tuple[str, ...]) -> Certificate:
-    """Return the certificate of a directory; the first call makes it for these names."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    certificate, key = directory / CERTIFICATE, directory / KEY
-    if not certificate.exists():  # it is written last, so with it the key is there too
-        made = make(names)
-        _write(key, made.key_pem)
-        _write(certificate, made.certificate_pem)
-    return Certificate(certificate.read_bytes(), key.read_bytes())
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secrets are not pickled")
 
 
-def expiry(certificate_pem: str) -> float:
-    """Return when a certificate ends, in seconds since 1970."""
-    from cryptography import x509
+class Files:
+    """The PEM files of this host, below the state directory."""
 
-    try:
-        found = x509.load_pem_x509_certificate(certificate_pem.encode())
-    except ValueError as error:
-        raise InvalidArgument("it is no certificate", reason="BAD_CERTIFICATE") from error
-    return found.not_valid_after_utc.timestamp()
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.authority = directory / "ca.pem"
+        self.authority_key = directory / "ca.key"
+        self.host = directory / "host.pem"  # its key, its certificate and what it rests on
+        self.trusted = directory / "trusted"  # imported authorities
 
+    def own_authority(self) -> Pair:
+        """Return the authority that this host is, else raise FailedPrecondition."""
+        if not self.authority.exists():
+            raise FailedPrecondition(
+                "this host has no authority yet: zfsiloctl pki init", reason="NO_AUTHORITY"
+            )
+        return Pair(self.authority.read_bytes(), self.authority_key.read_bytes())
 
-def expiries(own: Path, servers: dict[str, str]) -> dict[str, float]:
-    """Return when our own certificate, and those of servers, end; unreadable ones are left out."""
-    found = {}
-    own_pem = (own / CERTIFICATE).read_text() if (own / CERTIFICATE).exists() else ""
-    for name, pem in {"own": own_pem, **servers}.items():
-        with suppress(InvalidArgument):
-            found[name] = expiry(pem)
-    return found
+    def write_authority(self, pair: Pair) -> None:
+        """Keep a new authority."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(self.authority_key, pair.key_pem)
+        write_private(self.authority, pair.certificate_pem)
 
-
-def make(names: tuple[str, ...]) -> Certificate:
-    """Make a self-signed ECDSA certificate for host names and addresses."""
-    # 40 ms to import: only a server's first start needs it.
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, PINNED_NAME)])
-    now = dt.datetime.now(dt.UTC)
-    usage = x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, key_cert_sign=False, crl_sign=False,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        # A consumer's clock may be behind ours.
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=VALID_DAYS))
-        .add_extension(
-            x509.SubjectAlternativeName([_general_name(each) for each in _all(names)]),
-            critical=False,
-        )
-        # It can sign nothing else: whoever trusts it trusts this one key.
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return Certificate(
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
+    def write_host(self, pair: Pair) -> None:
+        """Keep this host's certificate: in one file, so that it and its key always agree."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(self.host, pair.key_pem + pair.certificate_pem)
 
 
-def make_join(join: Join) -> str:
+def make_join(access: Access) -> str:
     """Return the text of a join file."""
-    certificate = join.certificate_pem.strip()
     text = (
-        "# Lets a host use the volumes of this server: zfsiloctl join FILE\n"
-        "# It holds a secret. Delete it afterwards.\n"
-        f'name = "{join.name}"\n'
-        f'address = "{join.address}"\n'
-        f'token = "{join.token}"\n'
-        f'certificate = """\n{certificate}\n"""\n'
-    )
+        f"# Lets its holder use the volumes of the server {access.name}.\n"
+        "# It holds a secret. Delete it when it is used.\n"
+        f'name = "{access.name}"\n'
+    ) + body(access)
     parse_join(text)  # what is handed out can be read
     return text
 
 
-def parse_join(text: str) -> Join:
-    """Read a join file, else raise InvalidArgument (which never quotes it)."""
+def body(access: Access) -> str:
+    """Return what a join file and a file of servers.d have in common."""
+    lines = [f'address = "{access.address}"', f'tls_name = "{access.tls_name}"']
+    if access.token:
+        lines.append(f'token = "{access.token}"')
+    for key in ("authority", "certificate", "key"):
+        pem = getattr(access, key).strip()
+        if pem:
+            lines.append(f'{key} = """\n{pem}\n"""')
+    return "\n".join(lines) + "\n"
+
+
+def parse_join(text: str, name: str = "") -> Access:
+    """Read a join file, else raise InvalidArgument (which never quotes it).
+
+    `name`: of a file of servers.d, which has it in its own name.
+    """
     if len(text) > MAX_JOIN_BYTES:
         raise InvalidArgument("the join file is too long to be one", reason="BAD_JOIN")
     try:
         found = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        # Without the parser's message and chain: they may quote the line with the token.
+        # Without the parser's message and chain: they may quote the line with the secret.
         line = getattr(error, "lineno", 0)
         raise InvalidArgument(
             f"the join file is no TOML: see its line {line}", reason="BAD_JOIN"
         ) from None
-    missing = {"name", "address", "token", "certificate"} ^ set(found)
-    if missing or not all(isinstance(each, str) for each in found.values()):
+    needed = NEEDED if name else ("name", *NEEDED)
+    known = {*needed, *OPTIONAL}
+    if not (set(needed) <= set(found) <= known and all(isinstance(v, str) for v in found.values())):
         raise InvalidArgument(
-            "the join file must have exactly name, address, token and certificate, all texts",
+            f"the join file must have {', '.join(needed)}, perhaps {', '.join(OPTIONAL)}, and "
+            "nothing else, all texts",
             reason="BAD_JOIN",
         )
-    check_id(found["name"], "server name")
-    split_address(found["address"])
-    if "BEGIN CERTIFICATE" not in found["certificate"]:
-        raise InvalidArgument("the certificate in the join file is no PEM", reason="BAD_JOIN")
-    return Join(
-        name=found["name"], address=found["address"],
-        certificate_pem=found["certificate"].strip() + "\n", token=found["token"],
-    )  # fmt: skip
+    access = Access(**({"name": name} | found))
+    _check(access)
+    return access
+
+
+def _check(access: Access) -> None:
+    check_id(access.name, "server name")
+    split_address(access.address)
+    pems = [access.authority, *((access.certificate,) if access.certificate else ())]
+    if not all("BEGIN CERTIFICATE" in each for each in pems):
+        raise InvalidArgument("a certificate in the join file is no PEM", reason="BAD_JOIN")
+    if bool(access.certificate) != bool(access.key) or bool(access.key) == bool(access.token):
+        raise InvalidArgument(
+            "the join file must have a certificate and its key, or else a token", reason="BAD_JOIN"
+        )
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -188,22 +158,23 @@ def split_address(address: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def _all(names: tuple[str, ...]) -> list[str]:
-    """Return the pinned name and the given ones, each once, without what cannot stand there."""
-    known = [PINNED_NAME, *(each for each in names if each and each.isascii())]
-    return list(dict.fromkeys(known))
+def expiry(certificate_pem: str) -> int:
+    """Return when a certificate ends, in seconds since 1970. Raises InvalidArgument."""
+    return int(load(certificate_pem.encode()).not_valid_after_utc.timestamp())
 
 
-def _general_name(name: str) -> GeneralName:
-    from cryptography import x509
+def expiries(own: Path, servers: dict[str, str]) -> dict[str, float]:
+    """Return when our own certificate, and those for servers, end; unreadable ones are left out."""
+    found = {}
+    host = Files(own).host
+    own_pem = host.read_text() if host.exists() else ""
+    for name, pem in {"own": own_pem, **servers}.items():
+        with suppress(InvalidArgument):
+            found[name] = float(expiry(pem))
+    return found
 
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
 
-
-def _write(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
     """Write a file for its owner only, whole or not at all."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

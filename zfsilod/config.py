@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import tomli
 
+from zfsilod.certs import Access, parse_join
 from zfsilod.errors import InvalidArgument
 from zfsilod.plan import Export
 from zfsilod.verbs import ID, Settings
@@ -77,12 +78,10 @@ class Metrics(msgspec.Struct, forbid_unknown_fields=True):
     volumes: int = 1000
 
 
-class Server(msgspec.Struct, forbid_unknown_fields=True):
-    """A file of servers.d: a storage host that this consumer knows."""
+class Tls(msgspec.Struct, forbid_unknown_fields=True):
+    """[tls]: who is believed over the network."""
 
-    address: str
-    certificate: str
-    token: str = ""
+    imported_roles: list[str] = msgspec.field(default_factory=lambda: ["host"])
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,6 +94,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     daemon: Daemon = msgspec.field(default_factory=Daemon)
     metrics: Metrics = msgspec.field(default_factory=Metrics)
     csi: Csi = msgspec.field(default_factory=Csi)
+    tls: Tls = msgspec.field(default_factory=Tls)
 
     @property
     def settings(self) -> Settings:
@@ -127,16 +127,17 @@ def load(directory: Path = DIRECTORY) -> Config:
     return config
 
 
-def find_server(directory: Path, name: str) -> Server | None:
-    """Read the file of a server, which `zfsiloctl server join` may have written just now."""
+def find_server(directory: Path, name: str) -> Access | None:
+    """Read the file of a server, which `zfsiloctl join` may have written just now."""
     path = directory / "servers.d" / f"{name}.toml"
     return _server(path) if ID.fullmatch(name) and path.exists() else None
 
 
 def server_certificates(directory: Path) -> dict[str, str]:
-    """Return the certificates of all servers in servers.d, by name."""
+    """Return our certificates for the servers in servers.d, by their names."""
     paths = sorted((directory / "servers.d").glob("*.toml"))
-    return {path.stem: _server(path).certificate for path in paths}
+    found = {path.stem: _server(path).certificate for path in paths}
+    return {name: pem for name, pem in found.items() if pem}
 
 
 def host_id_of(name: str) -> str:
@@ -180,15 +181,16 @@ def _in_words(error: msgspec.ValidationError) -> str:
     return f"{key}: {text[:1].lower()}{text[1:]}" if key else text
 
 
-def _server(path: Path) -> Server:
+def _server(path: Path) -> Access:
     if path.stat().st_mode & 0o077:
         raise InvalidArgument(
-            f"{path} holds a token and is readable by others: chmod 600 {path}", reason="BAD_CONFIG"
+            f"{path} holds a secret and is readable by others: chmod 600 {path}",
+            reason="BAD_CONFIG",
         )
     try:
-        return msgspec.convert(_parse(path), Server)
-    except msgspec.ValidationError as error:
-        raise InvalidArgument(f"{path}: {_in_words(error)}", reason="BAD_CONFIG") from error
+        return parse_join(path.read_text(), path.stem)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: {error.message}", reason="BAD_CONFIG") from None
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
@@ -220,6 +222,7 @@ def _check(config: Config, path: Path) -> None:
         (config.sync.interval_s >= 0, "sync.interval_s is negative"),
         (config.daemon.idle_exit_s >= 0, "daemon.idle_exit_s is negative"),
         (1 <= config.daemon.max_connections <= 100_000, "daemon.max_connections: 1 to 100000"),
+        (set(config.tls.imported_roles) <= set(ROLES), f"tls.imported_roles: {', '.join(ROLES)}"),
         (all(map(is_folder, config.csi.allowed_paths)), "csi.allowed_paths: absolute, not / or .."),
         (config.metrics.volumes >= 0, "metrics.volumes is negative"),
         (config.daemon.log_level in LEVELS, f"daemon.log_level is none of {', '.join(LEVELS)}"),
@@ -229,6 +232,7 @@ def _check(config: Config, path: Path) -> None:
             raise InvalidArgument(f"{path}: {complaint}", reason="BAD_CONFIG")
 
 
+ROLES = ("host", "controller", "reader", "admin")
 LEVELS = ("debug", "info", "warning", "error")
 
 

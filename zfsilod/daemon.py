@@ -93,22 +93,14 @@ async def serve(places: Places, settings: config.Config) -> None:
 async def _engine(
     places: Places, settings: config.Config, stack: AsyncExitStack
 ) -> tuple[Service, Watchman]:
-    from zfsilod.api.servers import ServerConfig, Servers
+    from zfsilod.api.servers import Servers
 
     store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
     launcher = await _launcher(places, settings)
     stack.push_async_callback(launcher.close)
 
-    def find_server(name: str) -> ServerConfig | None:
-        found = config.find_server(places.config, name)
-        if found is None:
-            return None
-        return ServerConfig(
-            address=found.address, certificate_pem=found.certificate, token=found.token
-        )
-
-    servers = Servers(find_server)
+    servers = Servers(partial(config.find_server, places.config))
     stack.push_async_callback(servers.close)
     machine = open_host(places, store)
     service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())
@@ -169,12 +161,12 @@ async def _front_ends(
     from zfsilod.api.grpc import GrpcServer
     from zfsilod.door import NODE_SOCKET, Door, Limits
     from zfsilod.scrape import SOCKET as METRICS_SOCKET
+    from zfsilod.tls import ServerTls
 
-    names = (settings.daemon.host_id, socket.gethostname())
-    certificate = certs.load_or_make(places.state / "tls", names)
+    tls = ServerTls(places.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
-    door = Door(places.run / "private", Limits(unix=most, node=most, tcp=most))
-    server = GrpcServer(service, door, certificate)
+    door = Door(places.run / "private", Limits(unix=most, node=most, tcp=most), tls)
+    server = GrpcServer(service, door, tls.files)
     await server.start()
     stack.push_async_callback(server.stop)
     for listener, name in listeners:
@@ -301,7 +293,6 @@ def main() -> int:
     """Run zfsilod; exit 78 when the configuration is wrong, 1 when it cannot start."""
     options = _options(sys.argv[1:])
     places = Places(options)
-    certs.require_tls13()
     try:
         settings = config.load(places.config)
     except ZfsiloError as error:

@@ -1,13 +1,11 @@
-"""The front door: takes connections on systemd's sockets and pumps them to grpc's private ones.
+"""The front door: takes connections on systemd's sockets and pumps them to grpc's private one.
 
 grpc for Python cannot serve on an inherited socket. So we accept, note who is there (the user of a
-unix peer, the address of a TCP peer), and connect to grpc from a socket bound to an abstract name
-that we make up and remember: that name is what grpc tells a servicer about its peer, and `peer`
-gives back who it stands for. The private sockets lie in a directory that only we can enter.
-
-    unix listeners -> DIRECTORY/plain.sock     TCP listener -> DIRECTORY/tls.sock
-
-Of the unix listeners one is for nodes: whoever comes in there is one, whatever their user.
+unix peer; address and certificate of a TCP peer, once TLS is through), and connect to grpc from a
+socket bound to an abstract name that we make up and remember: that name is what grpc tells a
+servicer about its peer, and `peer` gives back who it stands for. The private socket lies in a
+directory that only we can enter. Of the unix listeners one is for nodes: whoever comes in there is
+one, whatever their user.
 
 A pump is two pipes over bare non-blocking sockets: asyncio's transports add twice the delay. A pipe
 holds at most one chunk that its reader does not take, and reads on only when that is gone.
@@ -20,25 +18,34 @@ import logging
 import os
 import secrets
 import socket
+import ssl
 import stat
 import struct
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
-from zfsilod.errors import FailedPrecondition
+from zfsilod.errors import FailedPrecondition, Unauthenticated
 from zfsilod.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from zfsilod.pki import Certified
+    from zfsilod.tls import ServerTls
+
 CHUNK_BYTES = 65536
 BACKLOG = 128
 ACCEPT_AT_ONCE = 16
 ACCEPT_PAUSE_S = 1  # when the process has no descriptors left
+HANDSHAKE_S = 10  # from the first byte or none of them to the end of TLS's greetings
+FAREWELL_S = 0.2  # for the answer that says why
 LINGER_S = 5  # how long one half of a connection outlives the other
 SO_PEERGROUPS = 59  # socket(7); Python has no name for it
 MAX_GROUPS = 256  # of a peer; Python reads no longer options
+# What a socket says that has nothing to give or to take now. TLS may want the other direction.
+NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 Kind = Literal["unix", "node", "tcp"]
 NODE_SOCKET = "zfsilod-csi.socket"  # what systemd calls the descriptors of that unit
@@ -53,6 +60,7 @@ class Peer(Record):
     address: str  # TCP: without the port; unix and node: "pid 17"
     uid: int = -1
     groups: tuple[int, ...] = ()
+    certificate: Certified | None = None  # TCP: the one that TLS verified, if it showed one
 
     @property
     def who(self) -> str:
@@ -72,11 +80,17 @@ class Limits(Record):
 class Door:
     """Listeners, the connections that came in through them, and their tags."""
 
-    def __init__(self, directory: Path, limits: Limits | None = None) -> None:
-        """Use a directory of our own for the private sockets; it is made, or made private."""
+    def __init__(
+        self, directory: Path, limits: Limits | None = None, tls: ServerTls | None = None
+    ) -> None:
+        """Use a directory of our own for the private socket; it is made, or made private.
+
+        Without `tls`, and as long as that has no certificate, nobody comes in by TCP.
+        """
         self.limits = limits or Limits()
         self.plain = directory / "plain.sock"
-        self.tls = directory / "tls.sock"
+        self._tls = tls
+        self._greetings: set[Greeting] = set()
         self._instance = secrets.token_hex(8)
         self._count = 0
         self._listeners: dict[socket.socket, Kind] = {}
@@ -103,6 +117,8 @@ class Door:
     def close(self) -> None:
         """Shut the door and drop every connection."""
         self.shut()
+        for greeting in list(self._greetings):
+            greeting.close()
         for connection in list(self._connections.values()):
             connection.close()
 
@@ -113,8 +129,14 @@ class Door:
 
     @property
     def connections(self) -> int:
-        """How many connections are in."""
-        return len(self._connections)
+        """How many connections are in, or at the door."""
+        return len(self._connections) + len(self._greetings)
+
+    def turn_out(self, name: str) -> None:
+        """Drop a connection whose identity is worth nothing any more; its answer goes first."""
+        found = self._connections.get(name.removeprefix("unix-abstract:"))
+        if found is not None:
+            asyncio.get_running_loop().call_later(FAREWELL_S, found.close)
 
     def _accept(self, listener: socket.socket, kind: Kind) -> None:
         for _each in range(ACCEPT_AT_ONCE):
@@ -143,11 +165,48 @@ class Door:
                 log.warning("too many connections: one of %s is closed", peer.who)
                 client.close()
                 return
-            tag, server = self._reach(self.tls if kind == "tcp" else self.plain)
+            if kind == "tcp":
+                self._greet(peer, client)
+            else:
+                self._connect(peer, client)
         except OSError as error:  # the peer is gone again, or grpc does not take it
             log.warning("a %s connection is dropped: %s", kind, error)
             client.close()
+
+    def _greet(self, peer: Peer, client: socket.socket) -> None:
+        """Let a TCP peer show who it is, before anything of it reaches grpc."""
+        context = self._tls.context() if self._tls else None
+        if context is None:
+            log.warning("%s is refused: there is no certificate (zfsiloctl pki init)", peer.address)
+            client.close()
             return
+
+        def ended(secured: ssl.SSLSocket | None) -> None:
+            self._greetings.discard(greeting)
+            self._count_out(peer)
+            if secured is not None:
+                self._welcome(peer, secured)
+
+        self._held[peer.who] += 1
+        greeting = Greeting(client, context, ended)
+        self._greetings.add(greeting)
+        greeting.step()
+
+    def _welcome(self, peer: Peer, secured: ssl.SSLSocket) -> None:
+        der = secured.getpeercert(binary_form=True)
+        try:
+            assert self._tls is not None
+            certified = self._tls.identify(der) if der else None
+            self._connect(peer.but(certificate=certified), secured)
+        except Unauthenticated as error:
+            log.warning("%s is refused: %s", peer.address, error.message)
+            secured.close()
+        except OSError as error:
+            log.warning("a connection of %s is dropped: %s", peer.address, error)
+            secured.close()
+
+    def _connect(self, peer: Peer, client: socket.socket) -> None:
+        tag, server = self._reach()
         self._held[peer.who] += 1
         self._connections[tag] = Connection(
             peer, client, server, closed=lambda: self._let_out(tag, peer)
@@ -155,6 +214,9 @@ class Door:
 
     def _let_out(self, tag: str, peer: Peer) -> None:
         del self._connections[tag]
+        self._count_out(peer)
+
+    def _count_out(self, peer: Peer) -> None:
         self._held[peer.who] -= 1
         self._held += Counter()  # forgets who is at zero
 
@@ -162,9 +224,11 @@ class Door:
         if peer.uid != 0 and self._held[peer.who] >= self.limits.each:
             return True
         held = sum(each.peer.kind == peer.kind for each in self._connections.values())
+        if peer.kind == "tcp":
+            held += len(self._greetings)
         return held >= int(getattr(self.limits, peer.kind))
 
-    def _reach(self, path: Path) -> tuple[str, socket.socket]:
+    def _reach(self) -> tuple[str, socket.socket]:
         """Connect to grpc under a new tag. A local connection is made at once, or not at all."""
         self._count += 1
         tag = f"zfsilo/{self._instance}/{self._count}"
@@ -172,11 +236,53 @@ class Door:
         try:
             server.settimeout(0)
             server.bind(f"\0{tag}")
-            server.connect(os.fspath(path))
+            server.connect(os.fspath(self.plain))
         except OSError:
             server.close()
             raise
         return tag, server
+
+
+class Greeting:
+    """The beginning of TLS with a client: it ends with the secured socket, or None."""
+
+    def __init__(
+        self, client: socket.socket, context: ssl.SSLContext,
+        ended: Callable[[ssl.SSLSocket | None], None],
+    ) -> None:  # fmt: skip
+        client.settimeout(0)
+        self._loop = asyncio.get_running_loop()
+        self._socket = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+        self._ended = ended
+        self._descriptor = self._socket.fileno()
+        self._deadline = self._loop.call_later(HANDSHAKE_S, self.close)
+
+    def step(self) -> None:
+        """Go on with the handshake as far as it goes now."""
+        self._look_away()
+        try:
+            self._socket.do_handshake()
+        except ssl.SSLWantReadError:
+            self._loop.add_reader(self._descriptor, self.step)
+        except ssl.SSLWantWriteError:
+            self._loop.add_writer(self._descriptor, self.step)
+        except OSError as error:  # no TLS, an old one, a certificate of somebody unknown
+            log.info("a TCP connection is refused: %s", error)
+            self.close()
+        else:
+            self._deadline.cancel()
+            self._ended(self._socket)
+
+    def close(self) -> None:
+        """Give up."""
+        self._look_away()
+        self._deadline.cancel()
+        self._socket.close()
+        self._ended(None)
+
+    def _look_away(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+        self._loop.remove_writer(self._descriptor)
 
 
 class Connection:
@@ -240,7 +346,7 @@ class Pipe:
                 self._send(data)
             else:
                 self._end()
-        except (BlockingIOError, InterruptedError):
+        except NOT_NOW:
             return
         except OSError:
             self._owner.close()
@@ -248,7 +354,7 @@ class Pipe:
     def _send(self, data: bytes) -> None:
         try:
             sent = self._sink.send(data)
-        except (BlockingIOError, InterruptedError):
+        except NOT_NOW:
             sent = 0
         if sent < len(data):
             self._rest = data[sent:]
@@ -258,7 +364,7 @@ class Pipe:
     def _write(self) -> None:
         try:
             sent = self._sink.send(self._rest)
-        except (BlockingIOError, InterruptedError):
+        except NOT_NOW:
             return
         except OSError:
             self._owner.close()
@@ -271,7 +377,11 @@ class Pipe:
     def _end(self) -> None:
         self.ended = True
         self._loop.remove_reader(self._source)
-        self._sink.shutdown(socket.SHUT_WR)
+        if isinstance(self._sink, ssl.SSLSocket):
+            with suppress(OSError):  # it says good-bye, and would wait for the same
+                self._sink.unwrap()
+        else:
+            self._sink.shutdown(socket.SHUT_WR)
         self._owner.pipe_ended()
 
 

@@ -192,8 +192,20 @@ class Token(Stored):
     id: str
     digest: str  # SHA-256 of the token, hex
     role: str  # auth.Role, but never node
-    subject: str  # the host or user it stands for
+    subject: str  # the user or script it stands for
     created_at: int = 0
+    expires_at: int = 0  # 0: never
+
+
+class Issued(Stored):
+    """A certificate that this host's authority made, or one of another that is revoked here."""
+
+    id: str  # its SHA-256, hex
+    subject: str  # host/take, user/ops
+    role: str
+    created_at: int = 0
+    expires_at: int = 0
+    revoked_at: int = 0
 
 
 class Listed(Record):

@@ -12,14 +12,16 @@ import grpc
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.doubles import SETTINGS, House, house
-from zfsilod import certs
+from zfsilod import pki
 from zfsilod.api import status
 from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
 from zfsilod.api.grpc import GrpcServer
-from zfsilod.api.servers import ServerConfig, Servers
+from zfsilod.api.servers import Servers
 from zfsilod.api.stub import Api
 from zfsilod.auth import new_token
+from zfsilod.certs import Access, Files
 from zfsilod.door import Door, Limits, listen_tcp, listen_unix
+from zfsilod.tls import ServerTls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -34,20 +36,22 @@ GIB = 1 << 30
 UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
 TAKE = "hosts/take"
 DATA = "volumes/data"
-MADE: dict[str, certs.Certificate] = {}
+GIVE = pki.Identity(kind="host", id="give", role="host")
+MADE: dict[str, pki.Pair] = {}
 
 
 class Front:
     """The parts, channels to them, and short words for what tests do."""
 
-    def __init__(self, zfsilo: House, directory: Path, limits: Limits | None) -> None:
+    def __init__(self, zfsilo: House, directory: Path, state: Path, limits: Limits | None) -> None:
         self.zfsilo = zfsilo
         self.service = zfsilo.service
-        self.door = Door(directory / "private", limits)
+        self.tls = ServerTls(state / "tls")
+        write_pki(self.tls.files)
+        self.door = Door(directory / "private", limits, self.tls)
         self.path = directory / "zfsilod.sock"
         self.node_path = directory / "csi.sock"
-        self.certificate = certificate()
-        self.server = GrpcServer(self.service, self.door, self.certificate)
+        self.server = GrpcServer(self.service, self.door, self.tls.files)
         self.channels: list[Any] = []
         self.port = 0
 
@@ -78,12 +82,28 @@ class Front:
 
     def bearer(self, token: str) -> Api:
         """Return the interface over TLS with a token."""
-        pem = self.certificate.certificate_pem.decode()
-        return Api(self._kept(tls_channel_aio(self.address, pem, token)))
+        return self.as_(self.access(token=token))
 
     def role(self, role: Role, subject: str) -> Api:
-        """Return the interface over TLS with a new token for a role."""
-        return self.bearer(self.token(role, subject))
+        """Return the interface over TLS with a new certificate for a role."""
+        return self.as_(self.certified(role, subject))
+
+    def as_(self, access: Access) -> Api:
+        """Return the interface over TLS as somebody."""
+        return Api(self._kept(tls_channel_aio(access)))
+
+    def certified(self, role: str, subject: str, *, days: int = 1, by: str = "ca") -> Access:
+        """Return how somebody with a new certificate reaches us."""
+        kind: Any = "host" if role == "host" else "user"
+        identity = pki.Identity(kind=kind, id=subject, role=role)
+        pair = pki.issue(made(by), identity, days=days)
+        return self.access(certificate=pair.certificate_pem.decode(), key=pair.key_pem.decode())
+
+    def access(self, **fields: str) -> Access:
+        """Return how this server is reached; without fields by nobody in particular."""
+        authority = made("ca").certificate_pem.decode()
+        known = {"name": "give", "address": self.address, "tls_name": "give.zfsilo"}
+        return Access(**(known | {"authority": authority} | fields))
 
     def token(self, role: Role, subject: str) -> str:
         token, text = new_token(role, subject)
@@ -92,11 +112,9 @@ class Front:
 
     def servers(self, subject: str = "take", address: str = "") -> Servers:
         """Return this host as a consumer knows it."""
-        config = ServerConfig(
-            address=address or self.address, token=self.token("host", subject),
-            certificate_pem=self.certificate.certificate_pem.decode(),
-        )  # fmt: skip
-        return Servers({"give": config}.get)
+        access = self.certified("host", subject)
+        access.address = address or self.address
+        return Servers({"give": access}.get)
 
     def write(self, change: Callable[[Transaction], Any]) -> Any:
         with self.service.store.write() as txn:
@@ -119,7 +137,7 @@ async def front_of(
     sockets = Path(tempfile.mkdtemp(prefix="zfsilo-"))
     try:
         async with house(directory, settings) as zfsilo:
-            front = Front(zfsilo, sockets, limits)
+            front = Front(zfsilo, sockets, directory, limits)
             await front.start()
             servers = front.servers()
             zfsilo.service.servers = servers
@@ -161,11 +179,20 @@ class refused:
         return True
 
 
-def certificate() -> certs.Certificate:
-    """Return one certificate for all tests: making it takes time."""
-    if "one" not in MADE:
-        MADE["one"] = certs.make(("localhost", "127.0.0.1"))
-    return MADE["one"]
+def made(name: str) -> pki.Pair:
+    """Return one certificate of that name for all tests: "give", or else an authority."""
+    if name not in MADE:
+        if name == "give":
+            MADE[name] = pki.issue(made("ca"), GIVE, ("localhost", "127.0.0.1"))
+        else:
+            MADE[name] = pki.make_authority(name)
+    return MADE[name]
+
+
+def write_pki(files: Files) -> None:
+    """Write what `zfsiloctl pki init` does."""
+    files.write_authority(made("ca"))
+    files.write_host(made("give"))
 
 
 def create(volume_id: str = "data", **fields: Any) -> pb.CreateVolumeRequest:

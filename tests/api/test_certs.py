@@ -1,94 +1,111 @@
-"""The server's certificate and the join file."""
+"""Certificates, join files, and who is believed over the network."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from typing import TYPE_CHECKING
+import datetime as dt
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from zfsilo.v1 import host_pb2, operation_pb2, service_pb2
+from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod import certs
-from zfsilod.auth import new_token
-from zfsilod.errors import InvalidArgument
+from tests.api.running import TAKE, create, made, refused
+from zfsilod import certs, pki
+from zfsilod.errors import InvalidArgument, Unauthenticated
+from zfsilod.model import Issued
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.api.running import Front
+    from zfsilod.api.stub import Api
 
-def test_it_is_made_once_and_reused(tmp_path: Path) -> None:
-    directory = tmp_path / "tls"
-    names = ("give", "give.example.org", "10.77.0.1", "fd00::1", "give", "")
-    made = certs.load_or_make(directory, names)
-    again = certs.load_or_make(directory, ("other",))
-    assert (made.certificate_pem, made.key_pem) == (again.certificate_pem, again.key_pem)
-    assert directory.stat().st_mode & 0o777 == 0o700
-    assert (directory / certs.KEY).stat().st_mode & 0o777 == 0o600
-    assert sorted(each.name for each in directory.iterdir()) == [certs.KEY, certs.CERTIFICATE]
-    found = x509.load_pem_x509_certificate(made.certificate_pem)
-    alternative = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert alternative.get_values_for_type(x509.DNSName) == ["zfsilo", "give", "give.example.org"]
-    addresses = alternative.get_values_for_type(x509.IPAddress)
-    assert [str(each) for each in addresses] == ["10.77.0.1", "fd00::1"]
-    assert not found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    key = load_pem_private_key(made.key_pem, None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    assert isinstance(key.curve, ec.SECP256R1)
-    assert key.public_key() == found.public_key()
+TAKER = pki.Identity(kind="host", id="take", role="host")
+OPS = pki.Identity(kind="user", id="ops", role="admin")
 
 
-def test_a_start_that_was_cut_short_is_made_good(tmp_path: Path) -> None:
-    certs.load_or_make(tmp_path, ("a",))
-    (tmp_path / certs.CERTIFICATE).unlink()
-    made = certs.load_or_make(tmp_path, ("b",))
-    key = load_pem_private_key((tmp_path / certs.KEY).read_bytes(), None)
-    found = x509.load_pem_x509_certificate(made.certificate_pem)
-    assert key.public_key() == found.public_key()
+def test_a_certificate_says_whom_it_stands_for() -> None:
+    for identity in (TAKER, OPS):
+        pair = pki.issue(made("ca"), identity, ("10.77.0.1", "take.example"))
+        found = pki.identify_pem(pair.certificate_pem, made("ca").certificate_pem)
+        assert (found.identity, found.own) == (identity, True)
+    names = pki.server_names(
+        pki.issue(made("ca"), TAKER, ("10.77.0.1", "a.example")).certificate_pem
+    )
+    assert names == ("take.zfsilo", "a.example", "10.77.0.1")
+    assert pki.server_names(pki.issue(made("ca"), OPS, ("a.example",)).certificate_pem) == ()
 
 
-def test_tls_below_13_is_turned_off_before_grpc_is_there() -> None:
-    script = """
-import os, sys
-from zfsilod import certs
-assert "grpc" not in sys.modules and "asyncio" not in sys.modules
-certs.require_tls13()
-assert os.environ["GRPC_SSL_CIPHER_SUITES"] == "ECDHE-RSA-AES128-GCM-SHA256"
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
+def test_a_role_of_an_imported_authority_is_limited() -> None:
+    pem, own = pki.issue(made("other"), OPS).certificate_pem, made("ca").certificate_pem
+    with pytest.raises(Unauthenticated):
+        pki.identify_pem(pem, own)
+    assert not pki.identify_pem(pem, own, ("admin",)).own
 
 
-def join(**fields: str) -> certs.Join:
-    token = new_token("host", "take")[1]
-    pem = certs.make(("give",)).certificate_pem.decode()
-    known = {"name": "give", "address": "10.77.0.1:7450", "certificate_pem": pem, "token": token}
-    return certs.Join(**(known | fields))
+@pytest.mark.parametrize(
+    "uris",
+    [
+        [], ["zfsilo://host/"], ["zfsilo://user/"], ["zfsilo://host/a", "zfsilo://host/b"],
+        ["zfsilo://host/a", "zfsilo://user/b"], ["zfsilo://role/admin"],
+        ["zfsilo://user/a", "zfsilo://role/host"], ["zfsilo://user/a", "zfsilo://role/node"],
+        ["zfsilo://user/a", "zfsilo://role/admin", "zfsilo://role/reader"], ["spiffe://host/a"],
+    ],
+)  # fmt: skip
+def test_odd_names_stand_for_nobody(uris: list[str]) -> None:
+    with pytest.raises(Unauthenticated):
+        pki._identity([each for each in uris if each.startswith(pki.SCHEME)])
+
+
+def test_an_authority_signs_no_other_authority() -> None:
+    found = pki.load(made("ca").certificate_pem)
+    constraints = found.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert (constraints.ca, constraints.path_length) == (True, 0)
+    assert pki.is_authority(made("ca").certificate_pem)
+    assert not pki.is_authority(made("give").certificate_pem)
+
+
+@pytest.mark.parametrize("request_pem", [b"", b"x", made("ca").certificate_pem])
+def test_what_is_no_request(request_pem: bytes) -> None:
+    with pytest.raises(InvalidArgument):
+        pki.sign_request(made("ca"), TAKER, request_pem)
+
+
+def access(**fields: str) -> certs.Access:
+    pair = pki.issue(made("ca"), TAKER)
+    known = {
+        "name": "give", "address": "10.77.0.1:7450", "tls_name": "give.zfsilo",
+        "authority": made("ca").certificate_pem.decode(),
+        "certificate": pair.certificate_pem.decode(), "key": pair.key_pem.decode(),
+    }  # fmt: skip
+    return certs.Access(**(known | fields))
 
 
 def test_a_join_file_reads_back() -> None:
-    given = join()
-    found = certs.parse_join(certs.make_join(given))
-    assert vars(found) == vars(given)
-    assert given.token not in repr(given)
+    for given in (access(), access(certificate="", key="", token="zfsilo-token")):
+        found = certs.parse_join(certs.make_join(given))
+        assert {k: v.strip() for k, v in vars(found).items()} == {
+            k: v.strip() for k, v in vars(given).items()
+        }
+        assert given.key.strip() == "" or given.key.splitlines()[1] not in repr(given)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"name": "No Name"}, {"address": "give"}, {"address": "give:0"}, {"address": "give:70000"},
-        {"address": "fd00::1:7450"}, {"address": ":7450"}, {"certificate_pem": "x"},
-        {"address": 'x"\ny:1'},
+        {"address": "fd00::1:7450"}, {"address": ":7450"}, {"certificate": "x"}, {"key": ""},
+        {"address": 'x"\ny:1'}, {"token": "both"}, {"authority": ""},
     ],
 )  # fmt: skip
 def test_no_bad_join_file_is_handed_out(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument):
-        certs.make_join(join(**fields))
+        certs.make_join(access(**fields))
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "name = 3", 'name = "give"\n', "[server]\n", "x" * 20000]
+    "text", ["", "x", "name = 3", 'name = "give"\n', "[server]\n", "x" * 70000]
 )
 def test_what_is_no_join_file(text: str) -> None:
     with pytest.raises(InvalidArgument):
@@ -96,11 +113,11 @@ def test_what_is_no_join_file(text: str) -> None:
 
 
 def test_errors_never_quote_a_join_file() -> None:
-    given = join()
+    given = access(certificate="", key="", token="zfsilo-planted-secret")
     for text in (
-        certs.make_join(given).replace('token = "', "token = ").replace("certificate", "cert"),
+        certs.make_join(given).replace('token = "', "token = ").replace("authority", "cert"),
         certs.make_join(given) + f'more = "{given.token}"',
-        certs.make_join(given).replace('name = "give"', f'name = "{given.token.upper()}"')[:9],
+        certs.make_join(given).replace('token = "', "token = "),
     ):
         with pytest.raises(InvalidArgument) as found:
             certs.parse_join(text)
@@ -117,3 +134,137 @@ def test_errors_never_quote_a_join_file() -> None:
 )  # fmt: skip
 def test_addresses(address: str, expected: tuple[str, int]) -> None:
     assert certs.split_address(address) == expected
+
+
+# On the wire
+
+
+async def hello(api: Api) -> str:
+    info = await api.service.GetServerInfo(service_pb2.GetServerInfoRequest())
+    return str(info.caller)
+
+
+async def test_callers_are_named_with_certificate_and_address(front: Front) -> None:
+    assert (await hello(front.role("host", "take"))).startswith("host take (certificate ")
+    assert (await hello(front.role("controller", "csi"))).endswith(", 127.0.0.1)")
+
+
+async def test_certificates_that_are_worth_nothing(front: Front) -> None:
+    other = front.certified("admin", "ops", by="other")  # of an authority that is unknown here
+    ended = front.certified("admin", "ops", days=0)
+    for worthless in (other, ended):
+        with refused("UNAVAILABLE"):
+            await hello(front.as_(worthless))
+
+
+async def test_another_server_is_not_believed(front: Front) -> None:
+    foreign = front.certified("host", "take")
+    foreign.authority = made("other").certificate_pem.decode()
+    misled = front.certified("host", "take")
+    misled.tls_name = "other.zfsilo"  # a host of the same authority, but not the one that is meant
+    for wrong in (foreign, misled):
+        with refused("UNAVAILABLE"):
+            await hello(front.as_(wrong))
+
+
+async def test_a_persons_certificate_is_no_servers(front: Front) -> None:
+    front.tls.files.write_host(pki.issue(made("ca"), OPS, ("give.zfsilo",)))
+    with refused("UNAVAILABLE"):
+        await hello(front.role("admin", "ops"))
+
+
+def revoke(front: Front, wanted: certs.Access) -> None:
+    pem = wanted.certificate.encode()
+    record = pki.record_of(pem, pki.identify_pem(pem, made("ca").certificate_pem).identity)
+    front.write(lambda txn: txn.put(record.but(revoked_at=1)))
+
+
+async def test_revocation_takes_effect_on_an_open_connection(front: Front) -> None:
+    stolen, kept = front.certified("host", "take"), front.certified("host", "take")
+    thief, owner = front.as_(stolen), front.as_(kept)
+    await hello(thief)
+    await hello(owner)
+    assert front.door.connections == 2
+    revoke(front, stolen)
+    with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
+        await hello(thief)
+    await hello(owner)
+    await front.zfsilo.service.changed(0.5)  # the door lets the answer out first
+    assert front.door.connections == 1
+
+
+async def test_a_watcher_who_is_revoked_learns_no_more(front: Front) -> None:
+    stolen = front.certified("reader", "mon")
+    watch = front.as_(stolen).operations.WatchOperations(operation_pb2.WatchOperationsRequest())
+    await watch.read()
+    revoke(front, stolen)
+    await front.root().volumes.CreateVolume(create())
+    with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
+        await watch.read()
+
+
+async def test_a_certificate_that_ends_meanwhile(front: Front, monkeypatch: Any) -> None:
+    api = front.role("reader", "mon")
+    await hello(api)
+    later = dt.datetime.now(dt.UTC).timestamp() + 86400 * 2
+    monkeypatch.setattr("zfsilod.auth.time.time", lambda: later)
+    with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
+        await hello(api)
+
+
+async def test_a_renewed_certificate_needs_no_restart(front: Front) -> None:
+    before = front.certified("host", "take")
+    assert await hello(front.as_(before))
+    request = pki.make_request()
+    answer = await front.as_(before).service.RenewCertificate(
+        service_pb2.RenewCertificateRequest(request=request.certificate_pem.decode())
+    )
+    after = front.access(certificate=answer.certificate, key=request.key_pem.decode())
+    assert (await hello(front.as_(after))).startswith("host take (certificate ")
+    records = front.read(lambda txn: [each.subject for each in txn.scan(Issued)])
+    assert records == ["host/take"]
+    front.tls.files.write_host(
+        pki.issue(made("ca"), pki.Identity(kind="host", id="give", role="host"))
+    )
+    assert await hello(front.role("reader", "mon"))
+
+
+async def test_who_came_otherwise_is_given_no_certificate(front: Front) -> None:
+    request = service_pb2.RenewCertificateRequest(request="x")
+    for api in (front.root(), front.bearer(front.token("admin", "ops"))):
+        with refused("PERMISSION_DENIED", "NOT_OURS"):
+            await api.service.RenewCertificate(request)
+    with refused("INVALID_ARGUMENT", "BAD_CSR"):
+        await front.role("reader", "mon").service.RenewCertificate(request)
+
+
+async def test_an_imported_authority_is_believed_for_hosts(front: Front) -> None:
+    trusted = front.tls.files.trusted
+    trusted.mkdir()
+    (trusted / "other.pem").write_bytes(made("other").certificate_pem)
+    assert (await hello(front.as_(front.certified("host", "take", by="other")))).startswith(
+        "host take"
+    )
+    with refused("UNAVAILABLE"):
+        await hello(front.as_(front.certified("admin", "ops", by="other")))
+
+
+async def test_a_token_counts_before_a_certificate(front: Front) -> None:
+    both = front.certified("host", "take")
+    both.token = front.token("reader", "mon")
+    assert (await hello(front.as_(both))).startswith("reader mon (token ")
+    both.token = "zfsilo-wrong"
+    with refused("UNAUTHENTICATED", "BAD_TOKEN"):
+        await front.as_(both).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
+
+
+async def test_without_a_certificate_of_its_own_nobody_comes_in(front: Front) -> None:
+    front.tls.files.host.unlink()
+    with refused("UNAVAILABLE"):
+        await front.role("admin", "ops").volumes.ListVolumes(pb.ListVolumesRequest())
+
+
+async def test_broken_files_leave_what_was_served(front: Front, tmp_path: Path) -> None:
+    assert await hello(front.role("reader", "mon"))
+    front.tls.files.host.write_text("no certificate")
+    assert await hello(front.role("reader", "mon"))

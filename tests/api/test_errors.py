@@ -27,7 +27,7 @@ async def test_every_error_reaches_the_client(front: Front, kind: type[errors.Zf
     def fail(_token: str) -> Any:
         raise kind('ein Fehler: "data"\n100 %', reason="SOME_REASON", volume="data", hosts="a,b")
 
-    front.server._callers._find_token = fail
+    front.server._callers._is_revoked = fail
     with refused(kind.code, "SOME_REASON") as found:
         await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
     assert found.error.message == 'ein Fehler: "data"\n100 %'
@@ -68,7 +68,7 @@ async def test_many_long_facts_still_reach_the_client(front: Front) -> None:
     def fail(_token: str) -> Any:
         raise errors.Busy("long " * 1000, **facts)
 
-    front.server._callers._find_token = fail
+    front.server._callers._is_revoked = fail
     with refused("ABORTED", "BUSY") as found:
         await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
     assert found.error.facts["fact0"] == "x" * status.MAX_FACT_CHARACTERS

@@ -9,7 +9,8 @@ import pytest
 
 from tests.api.running import UUID, create, publish
 from zfsilod.api import servers as module
-from zfsilod.api.servers import ServerConfig, Servers
+from zfsilod.api.servers import Servers
+from zfsilod.certs import Access
 from zfsilod.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -97,14 +98,11 @@ async def test_what_a_server_refuses_is_raised_as_it_was_there(front: Front) -> 
 
 
 async def test_a_server_that_does_not_know_us(front: Front) -> None:
-    config = ServerConfig(
-        address=front.address, token="zfsilo-nothing",
-        certificate_pem=front.certificate.certificate_pem.decode(),
-    )  # fmt: skip
+    config = front.access(token="zfsilo-nothing")
     servers = Servers({"give": config}.get)
     with pytest.raises(Unauthenticated):
         await servers.fetch("give", "data")
-    assert "nothing" not in repr(config)
+    assert "zfsilo-nothing" not in repr(config)
     await servers.close()
 
 
@@ -143,28 +141,26 @@ async def test_a_server_that_takes_too_long_is_unavailable(front: Front, monkeyp
 async def test_a_server_that_listens_everywhere_is_meant_where_we_reach_it(
     portals: tuple[str, ...], address: str, expected: tuple[str, ...]
 ) -> None:
-    config = ServerConfig(address=address, certificate_pem="", token="")
+    config = Access(name="give", address=address, tls_name="", authority="")
     servers = Servers({"give": config}.get)
     assert await servers._portals("give", portals) == expected
 
 
 async def test_a_name_that_does_not_resolve() -> None:
-    config = ServerConfig(address="nothing.invalid:7450", certificate_pem="", token="")
+    config = Access(name="give", address="nothing.invalid:7450", tls_name="", authority="")
     with pytest.raises(Unavailable):
         await Servers({"give": config}.get)._portals("give", ("0.0.0.0:3260",))
 
 
 async def test_a_server_that_is_joined_anew_is_reached_anew(front: Front) -> None:
-    configs: dict[str, ServerConfig] = {}
+    configs: dict[str, Access] = {}
     servers = Servers(configs.get)
     with pytest.raises(NotFound):
         await servers.fetch("give", "data")
-    pem = front.certificate.certificate_pem.decode()
-    configs["give"] = ServerConfig(address=front.address, certificate_pem=pem, token="old")
+    configs["give"] = front.access(token="old")
     with pytest.raises(Unauthenticated):
         await servers.fetch("give", "data")
-    token = front.token("host", "take")
-    configs["give"] = ServerConfig(address=front.address, certificate_pem=pem, token=token)
+    configs["give"] = front.certified("host", "take")
     with pytest.raises(NotFound):
         await servers.fetch("give", "data")
     await servers.close()

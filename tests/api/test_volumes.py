@@ -103,7 +103,7 @@ async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_bac
     assert answer.volume.attachment.published_here
     (one,) = front.read(lambda txn: list(txn.scan(Publication)))
     assert f"operations/{one.request}" == answer.operation.name
-    assert one.published_by.startswith("host take (token ")
+    assert one.published_by.startswith("host take (certificate ")
     await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
     from zfsilod.sync import Watchman
 

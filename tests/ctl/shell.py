@@ -76,17 +76,17 @@ class Daemon:
         found: list[Operation] = self.front.read(lambda txn: list(txn.scan(Operation)))
         return found
 
-    def join_file(self, role: str, subject: str) -> Path:
+    def join_file(self, role: str, subject: str, *, by_token: bool = False) -> Path:
         """Write a join file for this daemon."""
-        from zfsilod.certs import Join, make_join
+        from zfsilod.certs import make_join
 
-        join = Join(
-            name="give", address=self.front.address,
-            certificate_pem=self.front.certificate.certificate_pem.decode(),
-            token=self.front.token(role, subject),  # type: ignore[arg-type]
-        )  # fmt: skip
+        if by_token:
+            token = self.front.token(role, subject)  # type: ignore[arg-type]
+            access = self.front.access(token=token)
+        else:
+            access = self.front.certified(role, subject)
         path = self.directory / f"{role}-{subject}.join"
-        path.write_text(make_join(join))
+        path.write_text(make_join(access))
         return path
 
     def _run(self) -> None:

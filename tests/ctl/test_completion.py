@@ -68,7 +68,7 @@ def complete(tmp_path: Path, *words: str) -> list[str]:
         (["up", ""], ["data", "logs"]),
         (["operation", "wait", ""], ["01abc"]),
         (["token", "revoke", ""], ["01tok"]),
-        (["token", "create", "--role", "h"], ["host"]),
+        (["token", "create", "--role", "c"], ["controller"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["capacity", "--js"], ["--json"]),
         (["volume", "create", ""], []),
@@ -82,7 +82,7 @@ def test_bash_offers(tmp_path: Path, typed: list[str], offered: list[str]) -> No
 
 def test_bash_offers_files(tmp_path: Path) -> None:
     (tmp_path / "give.join").touch()
-    assert complete(tmp_path, "server", "join", "gi") == ["give.join"]
+    assert complete(tmp_path, "join", "gi") == ["give.join"]
     assert complete(tmp_path, "volume", "mount", "data", "gi") == ["give.join"]
 
 

@@ -135,7 +135,7 @@ def test_setup_finds_the_pool_and_makes_the_rest(
     assert 'root = "tank/zfsilo"\nportals = ["10.0.0.1:3260"]\n' in text
     assert "zfs create -o mountpoint=none tank/zfsilo" in tools.asked
     assert tools.asked[-1] == "systemctl restart zfsilod.service"
-    assert (tmp_path / "tls/server.pem").exists()
+    assert (tmp_path / "tls/host.pem").exists()
     assert "zfsiloctl volume attach data /srv/data" in capsys.readouterr().out
 
 

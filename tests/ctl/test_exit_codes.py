@@ -87,7 +87,7 @@ def test_5_wrong_state(ctl: Shell) -> None:
 
 
 def test_6_not_allowed(ctl: Shell) -> None:
-    join = ctl.daemon.join_file("reader", "mon")
+    join = ctl.daemon.join_file("reader", "mon", by_token=True)
     complaint = ctl.fails(6, f"-H {join} volume create denied 1G")
     assert "may not call CreateVolume" in complaint
     join.write_text(join.read_text().replace("zfsilo-0", "zfsilo-1"))

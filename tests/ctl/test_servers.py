@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.api.running import made
 from tests.ctl.shell import PROJECT
-from zfsilod import certs
+from zfsilod import certs, pki
 from zfsilod.ctl import servers
 from zfsilod.ctl.client import PAGE_SIZE
-from zfsilod.ctl.token import _with_port
+from zfsilod.ctl.pki import with_port
 from zfsilod.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def _no_servers_left(ctl: Shell) -> None:
 
 def test_join_list_use_forget(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
-    said = ctl.ok(f"server join {join} --as far --iqn {IQN}")
+    said = ctl.ok(f"join {join} --as far --iqn {IQN}")
     kept = ctl.daemon.directory / "etc/servers.d/far.toml"
     address = ctl.daemon.front.address
     assert said == (
@@ -40,7 +41,7 @@ def test_join_list_use_forget(ctl: Shell) -> None:
     assert ctl("host show web --json").json["iqn"] == IQN
     assert ctl.ok("server list -q") == "far\n"
     assert ctl("server list --json").json["servers"] == [{"name": "far", "address": address}]
-    assert "  You are:  host web (token" in ctl.ok("-H far info")
+    assert "  You are:  host web (certificate" in ctl.ok("-H far info")
     assert ctl.ok("server forget far") == "far: forgotten\n"
     assert "knows no server far" in ctl.fails(3, "server forget far")
 
@@ -48,19 +49,18 @@ def test_join_list_use_forget(ctl: Shell) -> None:
 def test_the_daemon_reads_what_join_wrote(ctl: Shell) -> None:
     from zfsilod.config import find_server
 
-    ctl.ok(f"server join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
+    ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
     found, known = find_server(ctl.daemon.directory / "etc", "give"), servers.read("give")
     assert found is not None
-    assert (found.address, found.token) == (known.address, known.token)
-    assert found.certificate == known.certificate
+    assert found == known
 
 
 def test_connect_takes_the_only_server(ctl: Shell) -> None:
     ctl.ok("volume create alone 1G --host take")
-    ctl.ok(f"server join {ctl.daemon.join_file('host', 'take')} --iqn iqn.2026-01.org.zfsilo:take")
+    ctl.ok(f"join {ctl.daemon.join_file('host', 'take')} --iqn iqn.2026-01.org.zfsilo:take")
     assert ctl.ok("volume connect alone --as mine") == "connect alone of give: done\n"
     ctl.ok("volume disconnect mine")
-    ctl.ok(f"server join {ctl.daemon.join_file('host', 'web')} --as other --iqn {IQN}")
+    ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --as other --iqn {IQN}")
     assert "this host knows give, other" in ctl.fails(2, "volume connect alone")
 
 
@@ -70,46 +70,45 @@ def test_the_initiator_name_is_that_of_open_iscsi(
     join = ctl.daemon.join_file("host", "web")
     path = tmp_path / "initiatorname.iscsi"
     monkeypatch.setattr("zfsilod.ctl.places.initiator", lambda: path)
-    assert f"{path} cannot be read: install open-iscsi" in ctl.fails(5, f"server join {join}")
+    assert f"{path} cannot be read: install open-iscsi" in ctl.fails(5, f"join {join}")
     path.write_text("# made by hand\n")
-    assert "names no InitiatorName" in ctl.fails(5, f"server join {join}")
+    assert "names no InitiatorName" in ctl.fails(5, f"join {join}")
     path.write_text(f"## comment\nInitiatorName={IQN}\n")
-    ctl.ok(f"server join {join}")
+    ctl.ok(f"join {join}")
 
 
 def test_a_server_is_called_by_an_id(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
-    assert "'FAR' is no server name" in ctl.fails(2, f"server join {join} --as FAR --iqn {IQN}")
+    assert "'FAR' is no server name" in ctl.fails(2, f"join {join} --as FAR --iqn {IQN}")
 
 
-def test_join_again_brings_a_new_token_and_no_other_server(ctl: Shell) -> None:
-    ctl.ok(f"server join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
-    first = servers.read("give").token
+def test_join_again_brings_a_new_identity_and_no_other_server(ctl: Shell) -> None:
+    ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
+    first = servers.read("give").key
     join = ctl.daemon.join_file("host", "web")
-    ctl.ok(f"server join {join} --iqn {IQN}")
-    assert servers.read("give").token != first
-    other = certs.make(("localhost",)).certificate_pem.decode()
+    ctl.ok(f"join {join} --iqn {IQN}")
+    assert servers.read("give").key != first
     found = certs.parse_join(join.read_text())
-    found.certificate_pem = other
+    found.authority = made("other").certificate_pem.decode()
     join.write_text(certs.make_join(found))
-    complaint = ctl.fails(4, f"server join {join} --iqn {IQN}")
+    complaint = ctl.fails(4, f"join {join} --iqn {IQN}")
     assert "this host knows another server give: give this one a name with --as" in complaint
 
 
 def test_another_certificate_is_not_trusted(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
     found = certs.parse_join(join.read_text())
-    found.certificate_pem = certs.make(("localhost",)).certificate_pem.decode()
+    found.authority = made("other").certificate_pem.decode()
     join.write_text(certs.make_join(found))
-    complaint = ctl.fails(9, f"server join {join} --iqn {IQN}")
+    complaint = ctl.fails(9, f"join {join} --iqn {IQN}")
     assert "does not answer" in complaint
-    assert found.token not in complaint
+    assert found.key not in complaint
     assert servers.names() == []
 
 
 def test_a_persons_join_file_is_for_h(ctl: Shell) -> None:
     join = ctl.daemon.join_file("admin", "root")
-    assert "is a person's, not a host's" in ctl.fails(5, f"server join {join} --iqn {IQN}")
+    assert "is a person's, not a host's" in ctl.fails(5, f"join {join} --iqn {IQN}")
     assert "admin root" in ctl.ok(f"-H {join} info")
 
 
@@ -117,10 +116,10 @@ def test_a_persons_join_file_is_for_h(ctl: Shell) -> None:
 def test_a_join_file_that_is_none(ctl: Shell, tmp_path: Path, text: str) -> None:
     path = tmp_path / "give.join"
     path.write_text(text)
-    complaint = ctl.fails(2, f"server join {path}")
+    complaint = ctl.fails(2, f"join {path}")
     assert "the join file" in complaint
     assert "secret" not in complaint
-    assert "cannot be read" in ctl.fails(2, f"server join {tmp_path}/none")
+    assert "cannot be read" in ctl.fails(2, f"join {tmp_path}/none")
 
 
 def test_a_server_file_that_is_wrong_is_not_quoted(ctl: Shell) -> None:
@@ -140,7 +139,7 @@ def test_tokens_live_in_the_store(ctl: Shell, tmp_path: Path) -> None:
     token = text.split("-")[1]
     assert f"zfsiloctl token revoke {token}" in made.err
     listed = ctl.apart("token list").out
-    assert re.search(rf"^{token} +reader +mon +[0-9]+s$", listed, re.MULTILINE)
+    assert re.search(rf"^{token} +reader +mon +[0-9]+s +for ever$", listed, re.MULTILINE)
     assert token in ctl.apart("token list -q").out.split()
     assert text not in ctl.apart("token list --json").out
     assert ctl.apart("token revoke 01none").code == 3
@@ -148,27 +147,85 @@ def test_tokens_live_in_the_store(ctl: Shell, tmp_path: Path) -> None:
     assert token not in ctl.apart("token list -q").out
 
 
-def test_a_join_file_made_here_works_here(ctl: Shell, tmp_path: Path) -> None:
-    # The daemon's certificate is where a daemon that was not made by a test has it.
-    tls = ctl.daemon.directory / "tls"
-    tls.mkdir(exist_ok=True)
-    (tls / "server.pem").write_bytes(ctl.daemon.front.certificate.certificate_pem)
-    (tls / "server.key").write_bytes(ctl.daemon.front.certificate.key_pem)
+def test_two_commands_and_the_hosts_trust_each_other(ctl: Shell, tmp_path: Path) -> None:
     path = tmp_path / "web.join"
-    line = f"token create --role host web --file {path} --address {ctl.daemon.front.address}"
+    line = f"pki issue host web --file {path} --address {ctl.daemon.front.address}"
     made = ctl.apart(line)
     assert made.code == 0, made.err
-    assert f"over there:  zfsiloctl server join {path.name}" in made.out
+    assert f"over there:  zfsiloctl join {path.name}" in made.out
     assert path.stat().st_mode & 0o777 == 0o600
-    assert "token" not in made.out.replace("zfsiloctl", "")
+    assert certs.parse_join(path.read_text()).key.splitlines()[1] not in made.out
     assert ctl.apart(line).code == 4
-    ctl.ok(f"server join {path} --as own --iqn {IQN}")
+    join = certs.parse_join(path.read_text())
+    join.tls_name = "give.zfsilo"  # the daemon of the tests has a name of its own
+    path.write_text(certs.make_join(join))
+    ctl.ok(f"join {path} --as own --iqn {IQN}")
     assert "tokens are made on the server itself" in ctl.apart("-H own token list").err
+    assert "certificates are made on the server itself" in ctl.apart("-H own pki list").err
 
 
-def test_a_role_is_needed(ctl: Shell) -> None:
+def test_a_persons_certificate_and_its_end(ctl: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "ops.join"
+    address = ctl.daemon.front.address
+    assert ctl.apart(f"pki issue user ops --file {path}").code == 2
+    assert ctl.apart(f"pki issue host ops --role admin --file {path}").code == 2
+    made = ctl.apart(f"pki issue user ops --role reader --file {path} --address {address}")
+    assert made.code == 0, made.err
+    join = certs.parse_join(path.read_text())
+    join.tls_name = "give.zfsilo"
+    path.write_text(certs.make_join(join))
+    assert "You are:  reader ops (certificate" in ctl.ok(f"-H {path} info")
+    listed = ctl.apart("pki list --json")
+    assert [each["subject"] for each in listed.json["certificates"]].count("user/ops") == 1
+    assert "user/ops: revoked" in ctl.apart("pki revoke user/ops").out
+    assert "is revoked" in ctl.fails(6, f"-H {path} info")
+    assert re.search(r"user/ops +reader +revoked", ctl.apart("pki list").out)
+    assert ctl.apart("pki revoke user/nobody").code == 3
+
+
+def test_renewal_of_both_ends(ctl: Shell) -> None:
+    join = ctl.daemon.join_file("host", "web")
+    ctl.ok(f"join {join} --iqn {IQN}")
+    first = servers.read("give")
+    assert "for give: renewed" in ctl.apart("pki renew").out  # it was good for a day only
+    assert ctl.apart("pki renew").out == ""
+    done = ctl.apart("pki renew --now")
+    assert done.code == 0, done.err
+    assert "own certificate: renewed until 20" in done.out
+    assert "certificate for give: renewed until 20" in done.out
+    assert servers.read("give").key != first.key
+
+
+def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(there))
+    assert "zfsiloctl pki issue host NAME" in ctl.ok("pki init --name give.example")
+    assert ctl("pki init").code == 4
+    assert sorted(each.name for each in (there / "tls").iterdir()) == [
+        "ca.key", "ca.pem", "host.pem"
+    ]  # fmt: skip
+    assert {each.stat().st_mode & 0o777 for each in (there / "tls").iterdir()} == {0o600}
+    pem, key = tmp_path / "a.pem", tmp_path / "a.key"
+    pem.write_bytes(made("other").certificate_pem)
+    assert "believed from now on" in ctl.ok(f"pki import {pem}")
+    pair = pki.issue(made("other"), pki.Identity(kind="host", id="give", role="host"))
+    pem.write_bytes(pair.certificate_pem)
+    key.write_bytes(pair.key_pem)
+    assert "needs its --key" in ctl.fails(2, f"pki import {pem}")
+    assert "own certificate: the one in" in ctl.ok(f"pki import {pem} --key {key}")
+    ctl.ok("pki renew --now")  # not that one: somebody else does
+    assert pair.certificate_pem in (there / "tls/host.pem").read_bytes()
+    pem.write_text("x")
+    assert "no PEM certificate" in ctl.fails(2, f"pki import {pem}")
+
+
+def test_a_token_has_a_role_and_perhaps_an_end(ctl: Shell) -> None:
     assert "--role" in ctl.fails(2, "token create web")
-    assert "'UP' is no host id" in ctl.apart("token create --role host UP").err
+    assert "invalid choice" in ctl.fails(2, "token create --role host web")
+    assert "'UP' is no name" in ctl.apart("token create --role reader UP").err
+    made = ctl.apart("token create --role reader mon --days 2 --json")
+    assert made.json["expire_time"] > made.json["create_time"]
 
 
 def test_no_store_yet(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -188,7 +245,7 @@ def test_no_store_yet(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     ],
 )
 def test_addresses_get_a_port(address: str, complete: str) -> None:
-    assert _with_port(address) == complete
+    assert with_port(address) == complete
 
 
 @pytest.mark.parametrize("name", ["", ".", "../x", "a/b"])

@@ -41,7 +41,7 @@ def tell(pair: Pair, before: dict[str, dict[str, object]]) -> list[str]:
     for number, step in enumerate(story.steps(), 1):
         say(f"{number:2}. {step}\n")
         if number == 3:  # while secrets are in use
-            shown = oracle.secrets_shown(pair, (story.token,))
+            shown = oracle.secrets_shown(pair, (story.access.key.splitlines()[1],))
     for machine in (pair.give, pair.take):
         say(f"units that ran on {machine.name}:")
         for line in machine.sh(UNITS).stdout.splitlines():

@@ -49,8 +49,8 @@ portals = ["10.77.0.1:3260"]
     "take": "",
 }
 UNITS = {
-    "give": ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service"),
-    "take": ("zfsilod.socket", "zfsilod.service"),
+    "give": ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer"),
+    "take": ("zfsilod.socket", "zfsilod.service", "zfsilo-renew.timer"),
 }
 JOIN = "/root/take.join"
 
@@ -62,10 +62,10 @@ def configure(give: Machine, take: Machine) -> None:
         text = CONFIGURATION[machine.name]
         machine.put("/etc/zfsilo/zfsilod.toml", text.encode(), 0o644)
         machine.run("systemctl", "enable", "--now", *UNITS[machine.name])
-    words = ("--role", "host", "--address", "give", "--file", JOIN)
-    give.run("zfsiloctl", "token", "create", "take", *words)
+    give.run("zfsiloctl", "pki", "init")
+    give.run("zfsiloctl", "pki", "issue", "host", "take", "--address", "give", "--file", JOIN)
     take.put(JOIN, give.get(JOIN), 0o600)
-    take.run("zfsiloctl", "server", "join", JOIN)
+    take.run("zfsiloctl", "join", JOIN)
     for machine in (give, take):
         machine.run("rm", "-f", JOIN)
 

@@ -84,8 +84,9 @@ def clean(sd: SystemdHost) -> Iterator[None]:
 
 
 def test_units_are_as_systemd_wants_them(sd: SystemdHost) -> None:
-    sockets = ["zfsilod.socket", "zfsilod-tcp.socket", "zfsilod-metrics.socket"]
+    sockets = [f"zfsilod{name}.socket" for name in ("", "-tcp", "-csi", "-metrics")]
     units = ["zfsilod.service", *sockets, "zfsilo.slice"]
+    units += ["zfsilo-renew.service", "zfsilo-renew.timer"]
     templates = ["zfsilo-rollback@x.service", "zfsilo-volume@x.service"]
     paths = [f"/usr/lib/systemd/system/{name}" for name in (*units, *templates)]
     found = sd.run("systemd-analyze", "verify", "--man=no", *paths)

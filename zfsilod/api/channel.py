@@ -1,4 +1,4 @@
-"""Channels to a zfsilod: over its unix socket, or over TLS with its one certificate and a token."""
+"""Channels to a zfsilod: over its unix socket, or over TLS to a server as somebody."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from zfsilod.certs import PINNED_NAME
-
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from zfsilod.certs import Access
 
 OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
@@ -30,22 +30,28 @@ def unix_channel_aio(path: Path) -> Any:
     return grpc.aio.insecure_channel(f"unix:{path}", options=OPTIONS)
 
 
-def tls_channel(address: str, certificate_pem: str, token: str) -> Any:
-    """Return a blocking channel to HOST:PORT, which must show exactly this certificate."""
-    return grpc.secure_channel(address, _credentials(certificate_pem, token), options=_pinned())
+def tls_channel(access: Access) -> Any:
+    """Return a blocking channel to a server, which must prove that it is the one that is meant."""
+    return grpc.secure_channel(access.address, _credentials(access), options=_options(access))
 
 
-def tls_channel_aio(address: str, certificate_pem: str, token: str) -> Any:
-    """Return an asyncio channel to HOST:PORT, which must show exactly this certificate."""
-    credentials = _credentials(certificate_pem, token)
-    return grpc.aio.secure_channel(address, credentials, options=_pinned())
+def tls_channel_aio(access: Access) -> Any:
+    """Return an asyncio channel to a server, which must prove that it is the one that is meant."""
+    return grpc.aio.secure_channel(access.address, _credentials(access), options=_options(access))
 
 
-def _credentials(certificate_pem: str, token: str) -> Any:
-    channel = grpc.ssl_channel_credentials(root_certificates=certificate_pem.encode())
+def _credentials(access: Access) -> Any:
+    channel = grpc.ssl_channel_credentials(
+        root_certificates=access.authority.encode(),
+        private_key=access.key.encode() or None,
+        certificate_chain=access.certificate.encode() or None,
+    )
+    if not access.token:
+        return channel
     # grpc sends a token over TLS only, by itself.
-    return grpc.composite_channel_credentials(channel, grpc.access_token_call_credentials(token))
+    bearer = grpc.access_token_call_credentials(access.token)
+    return grpc.composite_channel_credentials(channel, bearer)
 
 
-def _pinned() -> tuple[tuple[str, object], ...]:
-    return (*OPTIONS, ("grpc.ssl_target_name_override", PINNED_NAME))
+def _options(access: Access) -> tuple[tuple[str, object], ...]:
+    return (*OPTIONS, ("grpc.ssl_target_name_override", access.tls_name))

@@ -27,11 +27,12 @@ from zfsilod.api.hosts import Hosts
 from zfsilod.api.info import Info
 from zfsilod.api.operations import Operations
 from zfsilod.api.publications import Publications
+from zfsilod.api.renewals import Renewals
 from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, VOLUMES, path_of
 from zfsilod.api.volumes import Volumes
-from zfsilod.auth import Callers, authorize
+from zfsilod.auth import REVOKED, Callers, authorize
 from zfsilod.errors import Internal, Unauthenticated, Unavailable, ZfsiloError
-from zfsilod.model import Token
+from zfsilod.model import Issued, Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
     from zfsilod.auth import Caller
-    from zfsilod.certs import Certificate
+    from zfsilod.certs import Files
     from zfsilod.door import Door
     from zfsilod.service import Service
 
@@ -69,14 +70,14 @@ class GrpcServer:
     """The front end for remote callers, and for local ones that like gRPC."""
 
     def __init__(
-        self, service: Service, door: Door, certificate: Certificate | None,
+        self, service: Service, door: Door, files: Files,
         options: tuple[tuple[str, int], ...] = (),
     ) -> None:  # fmt: skip
-        """Serve what comes through a door; without a certificate nothing from TCP."""
+        """Serve what comes through a door; the files are those of our own authority."""
         self._service = service
         self._door = door
-        self._certificate = certificate
-        self._callers = Callers(self._find_token)
+        self._files = files
+        self._callers = Callers(self._find_token, self._is_revoked)
         self._tasks: Tasks = set()
         self._stopping = asyncio.Event()
         self._health = health_aio.HealthServicer()
@@ -87,7 +88,7 @@ class GrpcServer:
     async def start(self) -> None:
         """Begin to serve; from now on the door may let callers in."""
         signed = pages.Pages(await self._service.write(pages.load_key))
-        self._add(SERVICE, Info(signed))
+        self._add(SERVICE, Info(signed), Renewals(self._files))
         self._add(VOLUMES, Volumes(signed), Publications(signed), Attachments())
         self._add(HOSTS, Hosts(signed))
         self._add(OPERATIONS, Operations(signed))
@@ -95,11 +96,6 @@ class GrpcServer:
         self._add(HEALTH, self._health, foreign=True)
         self._add(REFLECTION, reflection.aio.ReflectionServicer(names), foreign=True)
         self._server.add_insecure_port(f"unix:{self._door.plain}")
-        if self._certificate is not None:
-            pair = (self._certificate.key_pem, self._certificate.certificate_pem)
-            self._server.add_secure_port(
-                f"unix:{self._door.tls}", grpc.ssl_server_credentials([pair])
-            )
         await self._server.start()
         for each in SERVICES:
             await self._health.set(each.full_name, health_pb2.HealthCheckResponse.SERVING)
@@ -162,6 +158,7 @@ class GrpcServer:
                 answers = work(request, context if foreign else call)
                 async with aclosing(_until(self._stopping, answers)) as until_stopped:
                     async for answer in until_stopped:
+                        self._admit(path, context)  # who was revoked meanwhile learns no more
                         yield answer
                 return
             except grpc.aio.AbortError:
@@ -187,12 +184,22 @@ class GrpcServer:
         authorization = ""
         if peer.kind == "tcp":
             given = [v for k, v in context.invocation_metadata() if k == "authorization"]
-            authorization = given[0] if len(given) == 1 else ""
-        return self._callers.of(peer, authorization)
+            authorization = given[0] if len(given) == 1 else " ".join(given)  # two are none
+        try:
+            return self._callers.of(peer, authorization)
+        except Unauthenticated as error:
+            if error.reason == REVOKED:
+                self._door.turn_out(name)
+            raise
 
     def _find_token(self, token_id: str) -> Token | None:
         with self._service.store.read() as txn:
             return txn.get(Token, token_id)
+
+    def _is_revoked(self, fingerprint: str) -> bool:
+        with self._service.store.read() as txn:
+            found = txn.get(Issued, fingerprint)
+        return found is not None and found.revoked_at != 0
 
 
 async def _until(stopping: asyncio.Event, answers: Stream) -> Stream:

@@ -21,40 +21,24 @@ from zfsilod.take import Connection
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.certs import Access
     from zfsilod.model import Host
     from zfsilod.steps import Reported
 
 CALL_DEADLINE_S = 30.0  # a report is an operation of its own over there
 
 
-class ServerConfig:
-    """Where a server is, which certificate it shows, and the token that it gave us."""
-
-    def __init__(self, *, address: str, certificate_pem: str, token: str) -> None:
-        self.address = address
-        self.certificate_pem = certificate_pem
-        self.token = token
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ServerConfig) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash(self.address)
-
-    def __repr__(self) -> str:
-        return f"ServerConfig(address={self.address!r}, ...)"
-
-
 class Servers:
     """The configured servers by name, and a channel to each that was ever asked.
 
-    `find` reads a server's configuration anew, so one that was joined a moment ago is known.
+    `find` reads a server's file anew, so one that was joined, or a certificate that was renewed, a
+    moment ago is known.
     """
 
-    def __init__(self, find: Callable[[str], ServerConfig | None]) -> None:
+    def __init__(self, find: Callable[[str], Access | None]) -> None:
         self._find = find
         self._channels: dict[str, Any] = {}
-        self._reached: dict[str, ServerConfig] = {}
+        self._reached: dict[str, Access] = {}
 
     async def close(self) -> None:
         """Close all channels."""
@@ -107,16 +91,14 @@ class Servers:
         config = self._config(server)
         if self._reached.get(server) != config:  # calls that run keep the old channel alive
             self._reached[server] = config
-            self._channels[server] = tls_channel_aio(
-                config.address, config.certificate_pem, config.token
-            )
+            self._channels[server] = tls_channel_aio(config)
         return Api(self._channels[server])
 
-    def _config(self, server: str) -> ServerConfig:
+    def _config(self, server: str) -> Access:
         found = self._find(server)
         if found is None:
             raise NotFound(
-                f"there is no server {server[:128]} in the configuration: zfsiloctl server join",
+                f"there is no server {server[:128]} in the configuration: zfsiloctl join",
                 reason="NO_SERVER", server=server[:128],
             )  # fmt: skip
         return found

@@ -95,7 +95,7 @@ def _local(path: str) -> tuple[grpc.Channel, str]:
 
 
 def _remote(name: str) -> tuple[grpc.Channel, str]:
-    from zfsilod.ctl.servers import find
+    from zfsilod.ctl.servers import channel_to, find
 
     server = find(name)
-    return server.channel(), f"{name} ({server.address})"
+    return channel_to(server), f"{name} ({server.address})"

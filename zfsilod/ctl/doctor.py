@@ -183,13 +183,12 @@ def _portals(settings: Config) -> Iterator[Check]:
 
 def _certificates() -> Iterator[Check]:
     """Look how long our own certificate, and those of our servers, are still good."""
-    own = _text(places.state() / "tls/server.pem")
+    own = _text(places.state() / "tls/host.pem")
     if own:
         yield _certificate("own certificate", own, "zfsiloctl pki renew")
     for name in servers_here():
         yield _certificate(
-            f"certificate of {name}", servers.read(name).certificate,
-            f"zfsiloctl server join FILE, with a new one of {name}",
+            f"certificate for {name}", servers.read(name).certificate, "zfsiloctl pki renew",
         )  # fmt: skip
 
 
@@ -222,7 +221,7 @@ def _servers() -> Iterator[Check]:
     for name in servers_here():
         known = servers.read(name)
         try:
-            with known.channel() as channel:
+            with servers.channel_to(known) as channel:
                 server = Server(channel, f"{name} ({known.address})", REACH_S)
                 server.ask(server.api.service.GetServerInfo, pb.GetServerInfoRequest())
         except ZfsiloError as error:

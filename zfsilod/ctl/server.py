@@ -18,6 +18,8 @@ from zfsilod.verbs import check_id
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from zfsilod.certs import Access
+
 NOT_A_HOSTS = ("NO_HOST", "ROLE")
 
 
@@ -58,10 +60,10 @@ def forget(given: Namespace) -> None:
         print(f"{given.name}: forgotten")
 
 
-def register(known: servers.Known, timeout_s: float | None, iqn: str) -> str:
+def register(known: Access, timeout_s: float | None, iqn: str) -> str:
     """Tell a server what this host is called on the wire; return its id there."""
     request = host_pb2.RegisterHostRequest(host=host_pb2.Host(iqn=iqn))
-    with known.channel() as channel:
+    with servers.channel_to(known) as channel:
         server = Server(channel, f"{known.name} ({known.address})", timeout_s)
         try:
             answer = server.ask(server.api.hosts.RegisterHost, request)
@@ -70,7 +72,7 @@ def register(known: servers.Known, timeout_s: float | None, iqn: str) -> str:
                 raise
             raise FailedPrecondition(
                 f"the join file for {known.name} is a person's, not a host's: use it with "
-                f"zfsiloctl -H FILE, or make one there with zfsiloctl token create --role host",
+                f"zfsiloctl -H FILE, or make one there with zfsiloctl pki issue host",
                 reason="NOT_A_HOSTS",
             ) from error
     return bare(answer.host.name, "hosts")
@@ -95,11 +97,11 @@ def initiator_name() -> str:
     )
 
 
-def _refuse_another(known: servers.Known) -> None:
-    """Refuse a name that stands for another server; the same one may come with a new token."""
+def _refuse_another(known: Access) -> None:
+    """Refuse a name that stands for another server; the same one may come with a new identity."""
     if known.name not in servers.names():
         return
-    if servers.read(known.name).certificate.strip() != known.certificate.strip():
+    if servers.read(known.name).authority.strip() != known.authority.strip():
         raise AlreadyExists(
             f"this host knows another server {known.name}: give this one a name with --as, or "
             f"zfsiloctl server forget {known.name}",

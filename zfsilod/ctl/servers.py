@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,25 +12,17 @@ from zfsilod.errors import InvalidArgument, NotFound, PermissionDenied
 if TYPE_CHECKING:
     import grpc
 
+    from zfsilod.certs import Access
+
 STDIN = "-"
-KEYS = {"address", "certificate", "token"}
 
 
-class Known:
-    """A server, where it is, the one certificate that it may show, and our token for it."""
+def channel_to(server: Access) -> grpc.Channel:
+    """Open a channel over which our identity is shown to this server and to no other."""
+    from zfsilod.api.channel import tls_channel
 
-    def __init__(self, *, name: str, address: str, certificate: str, token: str) -> None:
-        self.name = name
-        self.address = address
-        self.certificate = certificate
-        self.token = token
-
-    def channel(self) -> grpc.Channel:
-        """Open a channel over which the token goes to this server and to no other."""
-        from zfsilod.api.channel import tls_channel
-
-        channel: grpc.Channel = tls_channel(self.address, self.certificate, self.token)
-        return channel
+    channel: grpc.Channel = tls_channel(server)
+    return channel
 
 
 def names() -> list[str]:
@@ -44,7 +35,7 @@ def names() -> list[str]:
         raise _not_yours(_directory()) from error
 
 
-def find(name: str) -> Known:
+def find(name: str) -> Access:
     """Return a server by its name, or by the path of a join file."""
     if "/" in name or name.endswith(".toml"):
         return from_join(Path(name))
@@ -54,47 +45,33 @@ def find(name: str) -> Known:
     return read(name)
 
 
-def read(name: str) -> Known:
+def read(name: str) -> Access:
     """Return a server by its name. Raises NotFound, or InvalidArgument when its file is wrong."""
-    import tomllib
+    from zfsilod.certs import parse_join
 
     path = path_of(name)
     try:
-        found = tomllib.loads(path.read_text())
+        return parse_join(path.read_text(), name)
     except FileNotFoundError as error:
         raise NotFound(
-            f"this host knows no server {name}: zfsiloctl server join FILE", server=name
+            f"this host knows no server {name}: zfsiloctl join FILE", server=name
         ) from error
     except PermissionError as error:
         raise _not_yours(path) from error
-    except tomllib.TOMLDecodeError:
-        # Not what the parser says: it may quote the line with the token.
-        raise InvalidArgument(f"{path} is no TOML", reason="BAD_CONFIG") from None
-    if set(found) != KEYS or not all(isinstance(each, str) for each in found.values()):
-        raise InvalidArgument(
-            f"{path} must have exactly {', '.join(sorted(KEYS))}, all texts", reason="BAD_CONFIG"
-        )
-    return Known(name=name, **found)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: {error.message}", reason="BAD_CONFIG") from None
 
 
-def write(known: Known) -> Path:
+def write(known: Access) -> Path:
     """Keep a server, readable for root only: whole or not at all."""
+    from zfsilod.certs import body, write_private
+
     path = path_of(known.name)
-    text = (
-        f'address = "{known.address}"\ntoken = "{known.token}"\n'
-        f'certificate = """\n{known.certificate}"""\n'
-    )
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_private(path, body(known).encode())
     except PermissionError as error:
         raise _not_yours(path) from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    draft.replace(path)
     return path
 
 
@@ -108,7 +85,7 @@ def forget(name: str) -> None:
         raise _not_yours(path_of(name)) from error
 
 
-def from_join(path: Path) -> Known:
+def from_join(path: Path) -> Access:
     """Read a join file ("-": standard input)."""
     import sys
 
@@ -118,10 +95,7 @@ def from_join(path: Path) -> Known:
         text = sys.stdin.read() if str(path) == STDIN else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"the join file {path} cannot be read: {_why(error)}") from error
-    join = parse_join(text)
-    return Known(
-        name=join.name, address=join.address, certificate=join.certificate_pem, token=join.token
-    )
+    return parse_join(text)
 
 
 def path_of(name: str) -> Path:

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from zfsilod.config import Config
 
 TOOL_S = 60.0
-GIVE_UNITS = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service")
-TAKE_UNITS = ("zfsilod.socket", "zfsilod.service")
+GIVE_UNITS = (
+    "zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer"
+)  # fmt: skip
+TAKE_UNITS = ("zfsilod.socket", "zfsilod.service", "zfsilo-renew.timer")
 
 
 class Plan(NamedTuple):
@@ -109,7 +111,8 @@ def the_pool(run: Runner) -> str:
 
 def carry_out(plan: Plan, run: Runner) -> None:
     """Do what the plan says; what was done by an earlier call stays."""
-    from zfsilod import certs, config
+    from zfsilod import config
+    from zfsilod.ctl import pki
 
     if plan.makes_root:
         run(["zfs", "create", "-o", "mountpoint=none", plan.root], timeout_s=TOOL_S)
@@ -117,10 +120,9 @@ def carry_out(plan: Plan, run: Runner) -> None:
         plan.file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         plan.file.write_text(_configuration(plan))
         plan.file.chmod(0o644)
-    settings = config.load(places.etc())
-    names = (settings.daemon.host_id, socket.gethostname())
-    places.state().mkdir(mode=0o700, parents=True, exist_ok=True)
-    certs.load_or_make(places.state() / "tls", names)
+    config.load(places.etc())
+    if plan.root:
+        pki.ensure()
     units = GIVE_UNITS if plan.root else TAKE_UNITS
     run(["systemctl", "enable", *units], timeout_s=TOOL_S)
     # It may have run before it was configured. What it exports and mounts stays, and its sockets
@@ -183,12 +185,11 @@ def _what_next(plan: Plan) -> None:
     name = socket.gethostname()
     if plan.root:
         print("\nNow, for a first consumer called take:")
-        print(f"  here:        zfsiloctl token create take --role host --address {name} "
-              "--file take.join")  # fmt: skip
+        print(f"  here:        zfsiloctl pki issue host take --address {name}")
         print("  copy take.join over there; it is a secret")
-        print("  over there:  zfsiloctl server join take.join")
+        print("  over there:  zfsiloctl join take.join")
         print("  here:        zfsiloctl volume create data 10G --host take")
         print("  over there:  zfsiloctl volume attach data /srv/data")
     else:
         print("\nNow get a join file from a storage host, and here:")
-        print("  zfsiloctl server join FILE")
+        print("  zfsiloctl join FILE")

@@ -1,0 +1,63 @@
+"""What root does on the host itself: open the daemon's store, and write files for one reader."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilod.ctl import places
+from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
+from zfsilod.store import Store
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator
+
+STDOUT = "-"
+
+
+def check_here(given: Namespace, what: str) -> None:
+    """Refuse what only root on this host can do."""
+    if given.remote:
+        raise InvalidArgument(f"{what} on the server itself, without -H", reason="LOCAL")
+    if not os.access(places.state(), os.R_OK | os.W_OK | os.X_OK) and places.state().exists():
+        raise PermissionDenied(f"{places.state()} is for root only: use sudo", reason="NOT_ROOT")
+
+
+@contextmanager
+def opened_store(given: Namespace, what: str) -> Iterator[Store]:
+    """Open the store of this host's daemon."""
+    check_here(given, what)
+    if not (places.state() / "store").exists():
+        raise FailedPrecondition(
+            f"there is no store in {places.state()} yet: systemctl start zfsilod.service",
+            reason="NO_STORE",
+        )
+    store = Store(places.state())
+    try:
+        store.check(store.host)
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def new_file(name: str) -> Iterator[Path | None]:
+    """Make an empty file for root only, and remove it again when what follows fails."""
+    if name == STDOUT:
+        yield None
+        return
+    path = Path(name)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError as error:
+        raise AlreadyExists(f"{path} exists: name another file, or remove it") from error
+    except OSError as error:
+        raise InvalidArgument(f"{path}: {os.strerror(error.errno or 0)}") from error
+    try:
+        yield path
+    except BaseException:
+        path.unlink()
+        raise

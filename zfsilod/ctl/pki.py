@@ -1,0 +1,251 @@
+"""`zfsiloctl pki`: whom this host believes over the network, and what it is believed by.
+
+init and issue make an authority and certificates, for root on the storage host; renew is what the
+timer zfsilo-renew.timer runs on both sides; import takes certificates from elsewhere.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilod import certs, pki
+from zfsilod.ctl import answers, places, servers
+from zfsilod.ctl.local import check_here, new_file, opened_store
+from zfsilod.ctl.table import show_table
+from zfsilod.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model import Issued
+from zfsilod.verbs import check_id
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+WHAT = "certificates are made"
+RENEW_S = 30.0
+SHORT_ID = 8  # digits that are enough of a certificate's id
+
+
+def files() -> certs.Files:
+    """Return where this host's certificates lie."""
+    return certs.Files(places.state() / "tls")
+
+
+def init(given: Namespace) -> None:
+    """Make this host's authority, and its own certificate."""
+    check_here(given, WHAT)
+    if files().authority.exists():
+        raise AlreadyExists(
+            f"this host has an authority: {files().authority}", reason="HAS_AUTHORITY"
+        )
+    ensure(tuple(given.name))
+    if not given.quiet:
+        print(f"{host_id()} is its own authority now, and known as {', '.join(_names())}")
+        print("  once:            systemctl enable --now zfsilod-tcp.socket zfsilo-renew.timer")
+        print("  for each host:   zfsiloctl pki issue host NAME --file NAME.join")
+
+
+def ensure(names: tuple[str, ...] = ()) -> None:
+    """Make what is missing of authority and own certificate."""
+    places.state().mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not files().authority.exists():
+        files().write_authority(pki.make_authority(host_id()))
+    if not files().host.exists():
+        write_own(names)
+
+
+def issue(given: Namespace) -> None:
+    """Make a certificate for a host or a person, and the one file that carries it there."""
+    check_id(given.subject, f"{given.kind} id")
+    if (given.kind == "user") != bool(given.role):
+        raise InvalidArgument("a user has a --role, a host has none", reason="USAGE")
+    identity = pki.Identity(kind=given.kind, id=given.subject, role=given.role or "host")
+    with opened_store(given, WHAT) as store:
+        made = pki.issue(files().own_authority(), identity, days=given.days)
+        join = access(given.address, pair=made)
+        with new_file(given.file or f"{given.subject}.join") as path:
+            with store.write() as txn:
+                txn.put(pki.record_of(made.certificate_pem, identity))
+            if path is None:
+                sys.stdout.write(certs.make_join(join))
+            else:
+                path.write_text(certs.make_join(join))
+    if path is not None and not given.quiet:
+        print(f"{path}: for {identity}, who reaches this server at {join.address}")
+        use = f"join {path.name}" if given.kind == "host" else f"-H {path.name} volume list"
+        print(f"  over there:  zfsiloctl {use}")
+
+
+def list_issued(given: Namespace) -> None:
+    """List the certificates that were made here."""
+    from zfsilod.ctl.token import left
+
+    with opened_store(given, WHAT) as store, store.read() as txn:
+        found = sorted(txn.scan(Issued), key=lambda each: (each.subject, each.created_at))
+    if given.json:
+        print(answers.dumps({"certificates": [_plain(each) for each in found]}))
+    elif given.quiet:
+        sys.stdout.writelines(f"{each.id[:16]}\n" for each in found)
+    else:
+        rows = [
+            [f.id[:16], f.subject, f.role, "revoked" if f.revoked_at else left(f.expires_at)]
+            for f in found
+        ]
+        show_table(("NAME", "SUBJECT", "ROLE", "LEFT"), rows)
+
+
+def revoke(given: Namespace) -> None:
+    """Make certificates worthless, on open connections too: host/NAME, user/NAME, or one id."""
+    with opened_store(given, WHAT) as store, store.write() as txn:
+        now = int(time.time())
+        found = [each for each in txn.scan(Issued) if _is_meant(each, given.name)]
+        if not found:
+            raise NotFound(f"there is no certificate of {given.name}: zfsiloctl pki list")
+        for each in found:
+            txn.put(each.but(revoked_at=each.revoked_at or now))
+    if not (given.quiet or given.json):
+        print("".join(f"{each.id[:16]} of {each.subject}: revoked\n" for each in found), end="")
+
+
+def renew(given: Namespace) -> None:
+    """Renew what ends soon: this host's own certificate, and those for its servers."""
+    check_here(given, WHAT)
+    failed: list[ZfsiloError] = []
+    if _is_own() and _is_due(given, files().host.read_text()):
+        write_own(())
+        _say(given, f"own certificate: renewed until {_end(files().host)}")
+    for name in servers.names():
+        try:
+            _renew_for(given, name)
+        except ZfsiloError as error:
+            failed.append(error)
+    if failed:
+        sentence = "; ".join(error.message for error in failed)
+        raise type(failed[0])(sentence, reason="NOT_RENEWED")
+
+
+def import_pem(given: Namespace) -> None:
+    """Take a certificate from elsewhere: an authority, or this host's own with its key."""
+    check_here(given, WHAT)
+    pem = _read(given.file)
+    files().directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if pki.is_authority(pem) and not given.key:
+        files().trusted.mkdir(mode=0o700, exist_ok=True)
+        name = f"{pki.load(pem).serial_number:x}.pem"
+        certs.write_private(files().trusted / name, pem)
+        _say(given, f"{files().trusted / name}: believed from now on")
+        return
+    if not given.key:
+        raise InvalidArgument("a host's own certificate needs its --key", reason="USAGE")
+    pki.identify_pem(pem, b"")  # it is a host's
+    files().write_host(pki.Pair(pem, _read(given.key)))
+    _say(given, f"own certificate: the one in {given.file}, until {_end(files().host)}")
+
+
+def _renew_for(given: Namespace, name: str) -> None:
+    """Ask a server for the successor of the certificate that it gave us."""
+    from zfsilo.v1 import service_pb2
+
+    from zfsilod.ctl.client import Server
+
+    known = servers.read(name)
+    if not known.certificate or not _is_due(given, known.certificate):
+        return
+    made = pki.make_request()
+    request = service_pb2.RenewCertificateRequest(request=made.certificate_pem.decode())
+    with servers.channel_to(known) as channel:
+        server = Server(channel, f"{name} ({known.address})", given.timeout or RENEW_S)
+        answer = server.ask(server.api.service.RenewCertificate, request)
+    known.certificate, known.key = answer.certificate, made.key_pem.decode()
+    servers.write(known)
+    _say(given, f"certificate for {name}: renewed until {_day(known.certificate)}")
+
+
+def write_own(names: tuple[str, ...]) -> None:
+    """Make this host's own certificate, for the names it had and further ones."""
+    had = _names() if files().host.exists() else (socket.gethostname(), socket.getfqdn())
+    identity = pki.Identity(kind="host", id=host_id(), role="host")
+    own = files().own_authority()
+    files().write_host(pki.issue(own, identity, tuple(dict.fromkeys((*had, *names)))))
+
+
+def access(address: str, *, pair: pki.Pair | None = None, token: str = "") -> certs.Access:
+    """Return how this server is reached: by a certificate and its key, or by a token."""
+    name = socket.gethostname()
+    return certs.Access(
+        name=host_id(), address=with_port(address or name), tls_name=pki.tls_name(host_id()),
+        authority=files().own_authority().certificate_pem.decode(), token=token,
+        certificate=pair.certificate_pem.decode() if pair else "",
+        key=pair.key_pem.decode() if pair else "",
+    )  # fmt: skip
+
+
+def host_id() -> str:
+    """Return this host's id."""
+    from zfsilod.config import load
+
+    return load(places.etc()).daemon.host_id
+
+
+def with_port(address: str) -> str:
+    """Return an address with a port; a bare IPv6 address gets its brackets."""
+    if address.count(":") > 1 and not address.startswith("["):
+        address = f"[{address}]"
+    complete = (
+        address if address.rpartition(":")[2].isdecimal() and not address.endswith("]") else ""
+    )
+    complete = complete or f"{address}:{places.PORT}"
+    certs.split_address(complete)
+    return complete
+
+
+def _is_meant(found: Issued, name: str) -> bool:
+    return name == found.subject or (len(name) >= SHORT_ID and found.id.startswith(name))
+
+
+def _is_due(given: Namespace, pem: str) -> bool:
+    left_s = certs.expiry(pem) - time.time()
+    return given.now or left_s < pki.RENEWED_DAYS * 86400
+
+
+def _names() -> tuple[str, ...]:
+    return pki.server_names(files().host.read_bytes())
+
+
+def _is_own() -> bool:
+    """Tell whether this host's certificate is one of its own authority."""
+    if not (files().authority.exists() and files().host.exists()):
+        return False
+    return pki.identify_pem(files().host.read_bytes(), files().authority.read_bytes()).own
+
+
+def _end(path: Path) -> str:
+    return _day(path.read_text())
+
+
+def _day(pem: str) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(certs.expiry(pem)))
+
+
+def _read(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"{name} cannot be read: {error.strerror}", reason="USAGE") from error
+
+
+def _say(given: Namespace, sentence: str) -> None:
+    if not (given.quiet or given.json):
+        print(sentence)
+
+
+def _plain(found: Issued) -> dict[str, object]:
+    from zfsilod.ctl.token import moment
+
+    gone = {"revoke_time": moment(found.revoked_at)} if found.revoked_at else {}
+    return {
+        "id": found.id, "subject": found.subject, "role": found.role,
+        "create_time": moment(found.created_at), "expire_time": moment(found.expires_at), **gone,
+    }  # fmt: skip
