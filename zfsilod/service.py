@@ -525,7 +525,15 @@ class Service:
     def _drive_by(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
         hand = self._hand(operation_id)
         hand.__enter__()
-        self.spawn(work).add_done_callback(lambda _task: hand.__exit__(None, None, None))
+        guarded = self._guarded(operation_id, work)
+        self.spawn(guarded).add_done_callback(lambda _task: hand.__exit__(None, None, None))
+
+    async def _guarded(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
+        """Leave what fails here to the watchman, which looks at all that has not ended."""
+        try:
+            await work
+        except ZfsiloError as error:
+            log.warning("operation %s has to wait: %s", operation_id, error.message)
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run this beside the requests, and keep hold of it until it is done."""
@@ -549,17 +557,21 @@ class Service:
 
     def poke(self, unit: str) -> None:
         """Look again at the operations of a unit, of which something changed."""
-        for operation_id in self._batches.get(unit, [unit]):
-            with self.store.read() as txn:
-                operation = txn.get(Operation, operation_id)
-            if operation is None:
-                continue  # left out of its batch, or of a batch of an earlier daemon
-            if operation.state == "WAITING":
-                self._drive_by(operation.id, self._pass_remote(operation))
-            else:
-                self._announce(operation)
-            if operation.ended:
-                self._batches.pop(unit, None)
+        live = [each for each in self._batches.get(unit, [unit]) if self._look_at(each)]
+        if not live:
+            self._batches.pop(unit, None)
+
+    def _look_at(self, operation_id: str) -> bool:
+        """Go on with an operation that waits for the daemon; tell whether it has not ended."""
+        with self.store.read() as txn:
+            operation = txn.get(Operation, operation_id)
+        if operation is None:
+            return False  # left out of its batch, or of a batch of an earlier daemon
+        if operation.state == "WAITING":
+            self._drive_by(operation.id, self._pass_remote(operation))
+        else:
+            self._announce(operation)
+        return not operation.ended
 
     def _announce(self, operation: Operation) -> None:
         for listener in self.listeners:

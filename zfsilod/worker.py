@@ -78,19 +78,23 @@ def rollback(operation: Operation, host: Host, save: Save, *, boot_id: str = "")
             continue
         step = move.step
         if isinstance(step, HostStep) and not step.sticky:
-            # A begun move may be half made, whatever its probe says: it is always turned back.
-            if move.mark == "begun" or step.probe(host) == move.up:
+            # Whatever its probe says, a begun move may be half made, and what a rollback that was
+            # cut here had begun to remove may be half gone: "not so" is turned back all the same.
+            if move.mark == "begun" or step.probe(host) == move.up or move.up:
                 _make(step, host, up=not move.up)
         operation = save(operation.marked(index, "undone"))
     return save(operation.but(state="ROLLED_BACK"))
 
 
 def past_return(operation: Operation, host: Host) -> bool:
-    """Tell whether a final move was begun, unless it failed cleanly and nothing came of it."""
+    """Tell whether a final move was begun, unless it failed cleanly and nothing came of it.
+
+    One that is done in parts (ending a session) does not fail cleanly: it is finished instead.
+    """
     finals = [move for move in operation.moves if move.final and move.mark in ("begun", "done")]
     if any(move.mark == "done" for move in finals):
         return True
-    if operation.failure is None:
+    if operation.failure is None or any(move.step.partial for move in finals):
         return bool(finals)
     return any(not m.step.atomic or _host_step(m).probe(host) == m.up for m in finals)
 
@@ -151,7 +155,9 @@ class Worker:
         try:
             run(self.latest, self.host, self.save)
         except Exception as error:
-            self.save(self.latest.but(state="FAILED", failure=self._failure(error)))
+            self._look_again()
+            if not self.latest.ended:
+                self.save(self.latest.but(state="FAILED", failure=self._failure(error)))
             raise
 
     def rollback(self) -> None:
@@ -161,10 +167,16 @@ class Worker:
         try:
             rollback(self.latest, self.host, self._save_rollback, boot_id=read_boot_id())
         except Exception as error:
-            failure = self.latest.failure or self._failure(error)
-            attempts = self.latest.attempts + 1
-            self.save(self.latest.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts))
+            self._look_again()
+            if not self.latest.ended:
+                failure = self.latest.failure or self._failure(error)
+                attempts = self.latest.attempts + 1
+                self.save(self.latest.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts))
             raise
+
+    def _look_again(self) -> None:
+        """Read the operation anew: a save that failed may have been made all the same."""
+        self.latest = self._load(self.latest.id)
 
     def _save_rollback(self, operation: Operation) -> Operation:
         if operation.state == "ROLLED_BACK" and operation.failure is None:
