@@ -87,14 +87,11 @@ def rollback(operation: Operation, host: Host, save: Save, *, boot_id: str = "")
 
 
 def past_return(operation: Operation, host: Host) -> bool:
-    """Tell whether a final move was begun, unless it failed cleanly and nothing came of it.
-
-    One that is done in parts (ending a session) does not fail cleanly: it is finished instead.
-    """
+    """Tell whether a final move was begun, unless it failed cleanly and nothing came of it."""
     finals = [move for move in operation.moves if move.final and move.mark in ("begun", "done")]
     if any(move.mark == "done" for move in finals):
         return True
-    if operation.failure is None or any(move.step.partial for move in finals):
+    if operation.failure is None:
         return bool(finals)
     return any(not m.step.atomic or _host_step(m).probe(host) == m.up for m in finals)
 
