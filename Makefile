@@ -15,7 +15,7 @@ RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 
 .PHONY: help demo lab bench test check unit systemd-test lab-test deb deb-test nix-test lint stubs install
-.PHONY: install-files clean
+.PHONY: crash-test crash crash-long install-files clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -31,7 +31,7 @@ lab: stubs
 	$(RUN) -m tests.lab
 
 ## make test     everything: what CI runs
-test: check nix-test deb-test systemd-test lab-test
+test: check crash-test nix-test deb-test systemd-test lab-test
 
 ## make check    linters, types and unit tests: seconds, no root
 check: lint unit
@@ -54,6 +54,19 @@ systemd-test: stubs
 lab-test: stubs
 	$(PYTHON) tests/setup lab
 	$(PYTEST) tests/lab
+
+## make crash      every operation cut at every point; crash-long: 60 power cuts
+crash: stubs
+	$(PYTHON) tests/setup systemd lab
+	$(RUN) -m tests.crash
+
+crash-long: stubs
+	$(PYTHON) tests/setup systemd lab
+	$(RUN) -m tests.crash --long
+
+## make crash-test the part of it that needs no machine, at its shortest
+crash-test: stubs
+	$(RUN) -m tests.crash --short matrix
 
 ## make bench    the figures of the README
 bench: stubs

@@ -1,4 +1,4 @@
-"""All crash tests: python -m tests.crash [--long] [--seed N] [PART ...]"""
+"""All crash tests: python -m tests.crash [--short | --long] [--seed N] [PART ...]"""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import importlib
 import secrets
 import sys
 
-from tests.crash.report import Report
+from tests.crash.report import Report, Size
 
-# Each has run(report, *, long, seed): PART -> module
+# Each has run(report, *, size, seed): PART -> module
 PARTS = {
     "matrix": "tests.crash.matrix",  # in one process, on the fake host: every point
     "units": "tests.crash.units",  # real systemd units over the simulated host: a sample
@@ -20,14 +20,16 @@ PARTS = {
 def main() -> int:
     """Run the parts that are asked for, or all; exit 1 when a case failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
+    parser.add_argument("--short", action="store_true", help="the part that make test runs")
     parser.add_argument("--long", action="store_true", help="more of what is random, however long")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     options = parser.parse_args()
+    size: Size = "long" if options.long else "short" if options.short else "full"
     report = Report()
     report.note(f"seed {options.seed}")
     for name in options.parts or PARTS:
-        importlib.import_module(PARTS[name]).run(report, long=options.long, seed=options.seed)
+        importlib.import_module(PARTS[name]).run(report, size=size, seed=options.seed)
     return report.close()
 
 

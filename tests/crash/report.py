@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
+from typing import Literal
+
+Size = Literal["short", "full", "long"]  # of a run: make test, make crash, make crash-long
 
 
 class Report:
@@ -13,6 +17,7 @@ class Report:
         self.passed: Counter[tuple[str, str]] = Counter()
         self.failed: Counter[tuple[str, str]] = Counter()
         self.notes: list[str] = []
+        self._began = time.monotonic()
 
     def case(self, verb: str, kind: str, problem: str = "") -> None:
         """Count one case; `problem` says what was wrong afterwards ("": nothing)."""
@@ -52,5 +57,6 @@ class Report:
         """Show table, notes and the closing line; return the exit code."""
         self.say("\n".join(["", self.table(), "", *self.notes]))
         failed = self.failed.total()
+        self.say(f"in {time.monotonic() - self._began:.0f} s")
         self.say(f"{self.passed.total()} passed, {failed} failed")
         return 1 if failed else 0

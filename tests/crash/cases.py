@@ -1,0 +1,220 @@
+"""One case or more of every verb, each with what stands before it.
+
+A verb without a case fails tests/test_crash.py: give it one here, and it is cut at every point.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.examples import TAKE
+from zfsilod import adopt, orphans
+from zfsilod.give import CreateVolume, UpdateVolume
+from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
+from zfsilod.model import Attachment, Disk, Listed, Trashed
+from zfsilod.publish import Publish, ReportFilesystem, Unpublish
+from zfsilod.sync import SyncVolume
+from zfsilod.take import Connect, Grow, MountAt, Stage
+from zfsilod.trash import DeleteVolume, PurgeVolume, UndeleteVolume
+from zfsilod.verbs import Verb
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from tests.crash.life import Machine
+    from tests.doubles import House
+    from zfsilod.service import Service
+
+GIB = 1 << 30
+HOUR_S = 3600
+OTHER = "iqn.2024-01.lab.other:host"
+UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
+HOST = CreateHost(id="take", iqn=TAKE)
+CREATE = CreateVolume(id="data", capacity_bytes=GIB, hosts=("take",))
+PUBLISH = Publish(volume="data", host="take")
+CONNECT = Connect(id="data", server="give", volume="data", restore="BOOT")
+STAGE = Stage(id="data")
+MOUNT = MountAt(id="data", path="/srv/data")
+CREATED = (HOST, CREATE)
+PUBLISHED = (*CREATED, PUBLISH)
+CONNECTED = (*PUBLISHED, CONNECT)
+STAGED = (*CONNECTED, STAGE)
+MOUNTED = (*STAGED, MOUNT)
+LARGER = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB)
+BLOCK = (HOST, CREATE.but(mode="BLOCK"), PUBLISH, CONNECT, STAGE)
+UNPUBLISH = Unpublish(volume="data")
+DELETE = DeleteVolume(id="data")
+LEAVE = Disconnect(id="data")
+SYNC = SyncVolume(id="data")
+SECOND = CreateHost(id="other", iqn=OTHER)
+READ = PUBLISH.but(access_mode="MULTI_NODE_READER_ONLY")
+SHARED = (HOST, SECOND, CREATE.but(access_modes=("MULTI_NODE_READER_ONLY",)), READ)
+NO_ZVOL = Listed(dataset="", guid="", size_bytes=0, thin=False, volblocksize=0, marks=())
+ADOPT = adopt.AdoptVolume(id="data", zvol=NO_ZVOL)
+NO_DISK = Disk(target="", serial="", size_bytes=0)
+
+# What a rollback leaves, and why (patterns of names in Machine.state)
+FORMATTED = (
+    r"fact content:.*",  # a filesystem stays: there may be data on it
+    r"fact zvol:.* zfsilo:filesystem",  # and so does the server's mark for it
+    r"record volume data filesystem.*",
+)
+SEEN = (r"fact session:.* size", r"fact content:.* size")  # a size that was seen stays seen
+EPOCH = (r"record volume data epoch",)  # counted up and never reused
+
+
+class Case(NamedTuple):
+    """A verb, what was done before it, and what its rollback may leave."""
+
+    name: str
+    before: tuple[Verb, ...]
+    verb: Verb
+    sticky: tuple[str, ...] = ()
+    first: Verb | None = None  # what the service does before it by itself, in its own operation
+    meddle: tuple[str, ...] = ()  # facts that vanish before it, by the beginnings of their names
+    retention_s: int = 0  # of the trash
+    spoil: Callable[[Machine], None] | None = None  # what else somebody does before it
+    find: Callable[[Service], Awaitable[Verb]] | None = None  # the verb, when it is not known yet
+    many: bool = False  # many operations in one unit, as the timer's Sync of all volumes
+
+    async def begin(self, house: House) -> object:
+        """Ask for it, as a caller would."""
+        if self.many:
+            return await house.service.sync_all(caller="a test")
+        verb = self.verb
+        if self.find is not None:
+            verb = await self.find(house.service)
+        return await house.service.begin(verb, caller="a test")
+
+
+async def purge(service: Service) -> Verb:
+    """Return the purge of what lies in the trash."""
+    with service.store.read() as txn:
+        return PurgeVolume(id=next(txn.scan(Trashed)).id)
+
+
+async def clear(service: Service) -> Verb:
+    """Return the end of a session, with all that is mounted of it."""
+    with service.store.read() as txn:
+        found = next(txn.scan(Attachment))
+    paths = (found.staging_path, *(each.path for each in found.mounts))
+    return Clear(id=found.id, disk=found.disk, paths=paths)
+
+
+async def take_over(service: Service) -> Verb:
+    """Return the adoption of a zvol."""
+    return await adopt.find(service, "tank/zfsilo/data", "data")
+
+
+async def remove_all(service: Service) -> Verb:
+    """Return the removal of all orphans."""
+    found = await orphans.find(service)
+    return orphans.RemoveOrphans(names=tuple(each.name for each in found), force=True)
+
+
+def forget(machine: Machine) -> None:
+    """Lose the records, as with the state directory."""
+    with machine.store.write() as txn:
+        for key, _value in list(txn._range(b"", "")):
+            if key.startswith((b"volume/", b"publication/", b"attachment/")):
+                txn._handle.delete(key)
+
+
+def disown(machine: Machine) -> None:
+    """Make somebody else's zvol of a volume: no record, and no mark of ours."""
+    forget(machine)
+    zvol = machine.host.facts.memory["zvol:tank/zfsilo/data"]
+    own = {n: v for n, v in zvol["properties"].items() if not n.startswith("zfsilo:")}
+    machine.host.facts.memory["zvol:tank/zfsilo/data"] = zvol | {"uid": "", "properties": own}
+
+
+SERVER = (
+    Case("create", (HOST,), CREATE),
+    Case("create-thick", (HOST,), CREATE.but(thin=False, properties=(("compression", "lz4"),))),
+    Case("delete", CREATED, DELETE),
+    Case("delete-to-trash", CREATED, DELETE, retention_s=HOUR_S),
+    Case("undelete", (*CREATED, DELETE), UndeleteVolume(id="data"), retention_s=HOUR_S),
+    Case("purge", (*CREATED, DELETE), PurgeVolume(id=""), retention_s=HOUR_S, find=purge),
+    Case("adopt", CREATED, ADOPT, spoil=forget, find=take_over),
+    Case("adopt-foreign", CREATED, ADOPT, spoil=disown, find=take_over),
+    Case("update-size", PUBLISHED, LARGER),
+    Case(
+        "update-all", CREATED,
+        LARGER.but(
+            mask=("capacity_bytes", "properties", "labels", "hosts"), labels=(("tier", "gold"),),
+            properties=(("compression", "zstd"), ("sync", "always")), hosts=("*",),
+        ),
+    ),
+    Case("publish", CREATED, PUBLISH),
+    Case("publish-readonly", CREATED, PUBLISH.but(readonly=True)),
+    Case("publish-again", (*PUBLISHED, UNPUBLISH), PUBLISH),
+    Case("publish-repair", PUBLISHED, PUBLISH, meddle=("acl:", "mapped:", "enabled:")),
+    Case("publish-second", SHARED, READ.but(host="other")),
+    Case(
+        "publish-force", (*PUBLISHED, SECOND), PUBLISH.but(host="other", force=True),
+        first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
+    ),
+    Case("unpublish", PUBLISHED, UNPUBLISH.but(host="take")),
+    Case("unpublish-one", (*SHARED, READ.but(host="other")), UNPUBLISH.but(host="take")),
+    Case("unpublish-all", (*SHARED, READ.but(host="other")), UNPUBLISH),
+    Case("unpublish-half", PUBLISHED, UNPUBLISH, meddle=("mapped:", "enabled:")),
+    Case(
+        "publish-over-session", (*CONNECTED, SECOND), PUBLISH.but(host="other", force=True),
+        first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
+    ),
+    Case("fence", CONNECTED, UNPUBLISH.but(fence=True, grace_s=0)),
+    Case(
+        "report", PUBLISHED,
+        ReportFilesystem(
+            volume="data", host="take", epoch=1, state="FORMATTING", type="ext4", uuid=UUID,
+            operation="01jd",
+        ),
+    ),
+)  # fmt: skip
+CONSUMER = (
+    Case("connect", PUBLISHED, CONNECT),
+    Case("connect-publish", CREATED, CONNECT.but(publish_if_needed=True), sticky=EPOCH),
+    Case("connect-repair", CONNECTED, CONNECT, meddle=("session:",)),
+    Case("disconnect", CONNECTED, LEAVE),
+    Case("disconnect-release", (*CREATED, CONNECT.but(publish_if_needed=True)), LEAVE),
+    Case("disconnect-force", MOUNTED, LEAVE.but(force=True)),
+    Case("clear", MOUNTED, Clear(id="", disk=NO_DISK, paths=()), find=clear),
+    Case("stage", CONNECTED, STAGE, sticky=FORMATTED),
+    Case("stage-again", (*STAGED, Unstage(id="data")), STAGE.but(path="/mnt/data")),
+    Case("unstage", STAGED, Unstage(id="data")),
+    Case("unstage-force", MOUNTED, Unstage(id="data", force=True)),
+    Case("mount", STAGED, MOUNT),
+    Case("mount-second", MOUNTED, MOUNT.but(path="/srv/readonly", readonly=True)),
+    Case("mount-again", MOUNTED, MOUNT, meddle=("mount:/srv",)),
+    Case("mount-block", BLOCK, MOUNT),
+    Case("unmount", MOUNTED, UnmountFrom(id="data", path="/srv/data")),
+    Case("unmount-all", (*MOUNTED, MOUNT.but(path="/srv/second")), UnmountFrom(id="data")),
+    Case("unmount-block", (*BLOCK, MOUNT), UnmountFrom(id="data")),
+    Case("unmount-force", MOUNTED, UnmountFrom(id="data", force=True)),
+    Case("grow", (*MOUNTED, LARGER), Grow(id="data"), sticky=SEEN),
+)  # fmt: skip
+BOTH = (
+    Case("sync", MOUNTED, SYNC, meddle=("acl:", "mapped:", "mount:", "session:")),
+    Case(
+        "sync-all", (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more")),
+        SYNC, meddle=("backstore:", "lun:", "acl:", "mapped:"), many=True,
+    ),
+    Case(
+        "remove-orphans", MOUNTED, orphans.RemoveOrphans(names=()), spoil=forget, find=remove_all
+    ),
+    Case("create-host", (), HOST),
+    Case("update-host", (HOST,), UpdateHost(id="take", mask=("iqn",), iqn=OTHER)),
+    Case("delete-host", (HOST,), DeleteHost(id="take")),
+)  # fmt: skip
+CASES = (*SERVER, *CONSUMER, *BOTH)
+
+
+def verbs() -> Iterator[type[Verb]]:
+    """Yield every verb that there is."""
+    waiting = list(Verb.__subclasses__())
+    while waiting:
+        each = waiting.pop()
+        waiting += each.__subclasses__()
+        if each.kind:
+            yield each
