@@ -121,6 +121,9 @@ install-files:
 	install -D -m 644 dbus/org.zfsilo1.service \
 		$(DESTDIR)$(DATA)/dbus-1/system-services/org.zfsilo1.service
 	install -D -m 644 dbus/org.zfsilo1.xml $(DESTDIR)$(DATA)/dbus-1/interfaces/org.zfsilo1.xml
+	install -D -m 644 dbus/org.zfsilo1.policy \
+		$(DESTDIR)$(DATA)/polkit-1/actions/org.zfsilo1.policy
+	install -D -m 644 dbus/org.zfsilo1.rules $(DESTDIR)$(DATA)/polkit-1/rules.d/org.zfsilo1.rules
 
 # launcher FLAGS MODULE PATH: a script that finds our library, and nothing of the user's
 define launcher

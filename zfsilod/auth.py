@@ -1,9 +1,8 @@
-"""Who calls over gRPC, and what they may: identities, bearer tokens, and one table of roles.
+"""Who calls over gRPC: identities, and bearer tokens. What they may is in roles.py.
 
 A unix peer is known by its user and groups, one of the socket for nodes by that alone, a TCP peer
-by its certificate (pki.py) or by a bearer token, of which we keep only the digest. What a role may
-call is in ROLES and nowhere else; a method that is not there is refused to everybody. A host sees
-and touches only what concerns it: `shown` and `own_host`; a node what is its own: node.py.
+by its certificate (pki.py) or by a bearer token, of which we keep only the digest. A host sees and
+touches only what concerns it: `shown` and `own_host`; a node what is its own: node.py.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ import os
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from zfsilod.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from zfsilod.model import Token
 from zfsilod.record import Record
+from zfsilod.roles import READERS, Role
 from zfsilod.ulid import new_ulid
 from zfsilod.verbs import check_id
 
@@ -30,79 +30,10 @@ if TYPE_CHECKING:
     from zfsilod.pki import Certified
     from zfsilod.views import View
 
-Role = Literal["admin", "controller", "host", "node", "reader"]
 GROUP = "zfsilo"
 SCHEME = "Bearer "
 REVOKED = "BAD_CERTIFICATE"
 TOKEN = re.compile(r"zfsilo-([0-9a-hjkmnp-tv-z]{26})-[0-9a-f]{64}")
-
-ADMIN = ("admin",)
-NODES = ("admin", "node")
-MANAGERS = ("admin", "controller")
-HOSTS = ("admin", "host")
-READERS = ("admin", "controller", "reader")
-REMOTE = ("admin", "controller", "host", "reader")
-ALL = ("admin", "controller", "host", "node", "reader")
-
-ROLES: dict[str, tuple[str, ...]] = {
-    "/grpc.health.v1.Health/Check": READERS,
-    "/grpc.health.v1.Health/List": READERS,
-    "/grpc.health.v1.Health/Watch": READERS,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": READERS,
-    "/zfsilo.v1.Service/GetServerInfo": ALL,
-    "/zfsilo.v1.Service/ListOrphans": ADMIN,
-    "/zfsilo.v1.Service/RemoveOrphans": ADMIN,
-    "/zfsilo.v1.Service/RenewCertificate": REMOTE,  # its own
-    "/zfsilo.v1.Service/GetCapacity": READERS,
-    "/zfsilo.v1.Service/GetStatus": READERS,
-    # A host is shown what is published to it and what it may publish to itself, a node its own.
-    "/zfsilo.v1.VolumeService/GetVolume": ALL,
-    "/zfsilo.v1.VolumeService/ListVolumes": REMOTE,
-    "/zfsilo.v1.VolumeService/StatsVolume": (*READERS, "node"),
-    "/zfsilo.v1.VolumeService/ProbeVolume": READERS,
-    "/zfsilo.v1.VolumeService/SyncVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/SyncVolumes": ADMIN,
-    "/zfsilo.v1.VolumeService/CreateVolume": MANAGERS,
-    "/zfsilo.v1.VolumeService/UpdateVolume": MANAGERS,
-    "/zfsilo.v1.VolumeService/AdoptVolume": ADMIN,
-    "/zfsilo.v1.VolumeService/AdoptVolumes": ADMIN,
-    "/zfsilo.v1.VolumeService/DeleteVolume": MANAGERS,
-    "/zfsilo.v1.VolumeService/UndeleteVolume": ADMIN,
-    # A host: to itself, where the volume names it; from itself; its own.
-    "/zfsilo.v1.VolumeService/PublishVolume": (*MANAGERS, "host"),
-    "/zfsilo.v1.VolumeService/UnpublishVolume": (*MANAGERS, "host"),
-    "/zfsilo.v1.VolumeService/ListPublications": REMOTE,
-    "/zfsilo.v1.VolumeService/FetchConnection": HOSTS,
-    "/zfsilo.v1.VolumeService/ReportFilesystem": HOSTS,
-    # No daemon commands another host: what happens on a consumer is for its own administrators,
-    # and for its CSI plugin below its own folders.
-    "/zfsilo.v1.VolumeService/ConnectVolume": NODES,
-    "/zfsilo.v1.VolumeService/DisconnectVolume": NODES,
-    "/zfsilo.v1.VolumeService/StageVolume": NODES,
-    "/zfsilo.v1.VolumeService/UnstageVolume": NODES,
-    "/zfsilo.v1.VolumeService/MountVolume": NODES,
-    "/zfsilo.v1.VolumeService/UnmountVolume": NODES,
-    "/zfsilo.v1.VolumeService/GrowVolume": NODES,
-    "/zfsilo.v1.HostService/GetHost": READERS,
-    "/zfsilo.v1.HostService/ListHosts": READERS,
-    "/zfsilo.v1.HostService/CreateHost": ADMIN,
-    "/zfsilo.v1.HostService/UpdateHost": ADMIN,
-    "/zfsilo.v1.HostService/DeleteHost": ADMIN,
-    "/zfsilo.v1.HostService/RegisterHost": HOSTS,  # itself
-    "/zfsilo.v1.OperationService/GetOperation": READERS,
-    "/zfsilo.v1.OperationService/ListOperations": READERS,
-    "/zfsilo.v1.OperationService/WaitOperation": READERS,
-    "/zfsilo.v1.OperationService/WatchOperations": READERS,
-    "/zfsilo.v1.OperationService/CancelOperation": ADMIN,
-    "/zfsilo.v1.OperationService/RepairOperation": ADMIN,
-    "/zfsilo.v1.OperationService/AbandonOperation": ADMIN,
-}
-
-# What brings foreign data onto a host is asked for on that host: over TCP to nobody. The way back
-# stays open to a distant administrator, so that a host can always be drained.
-LOCAL = frozenset(
-    f"/zfsilo.v1.VolumeService/{verb}Volume" for verb in ("Connect", "Stage", "Mount")
-)
 
 
 class Caller(Record):
@@ -211,20 +142,6 @@ def check_role(role: str) -> Role:
     raise InvalidArgument(
         f"{role[:40]!r} is no role: {', '.join(READERS[:-1])} or {READERS[-1]}", reason="BAD_ROLE"
     )
-
-
-def authorize(caller: Caller, method: str) -> None:
-    """Raise PermissionDenied unless the caller's role may call a method."""
-    if caller.role not in ROLES.get(method, ()):
-        raise PermissionDenied(
-            f"{caller} may not call {method.rpartition('/')[2]}",
-            reason="ROLE", role=caller.role, method=method,
-        )  # fmt: skip
-    if method in LOCAL and not caller.local:
-        raise PermissionDenied(
-            f"{method.rpartition('/')[2]} is asked for on the host itself, not over the network",
-            reason="LOCAL", method=method,
-        )  # fmt: skip
 
 
 def shown(caller: Caller, found: View) -> View | None:

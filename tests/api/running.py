@@ -26,9 +26,9 @@ from zfsilod.tls import ServerTls
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from zfsilod.auth import Role
     from zfsilod.errors import ZfsiloError
     from zfsilod.model import Operation
+    from zfsilod.roles import Role
     from zfsilod.store import Transaction
     from zfsilod.verbs import Settings
 
@@ -53,6 +53,7 @@ class Front:
         self.node_path = directory / "csi.sock"
         self.server = GrpcServer(self.service, self.door, self.tls.files)
         self.channels: list[Any] = []
+        self.relays: list[Callable[[], Any]] = []
         self.port = 0
 
     async def start(self) -> None:
@@ -66,6 +67,8 @@ class Front:
     async def stop(self) -> None:
         for channel in self.channels:
             await channel.close()
+        for end in self.relays:
+            end()
         await self.server.stop(0.2)
 
     @property

@@ -16,14 +16,11 @@ from hypothesis import strategies as st
 from tests.api.dbus_setup import CONTRACT, GIB, POLICY, House, house
 from zfsilod.api.dbus_contract import (
     ACTION,
-    DESTROY,
     HOST,
     INTROSPECTABLE,
     KINDS,
-    MANAGE,
     MANAGER,
     OPERATION,
-    READ,
     ROOT,
     VOLUME,
     escape,
@@ -35,6 +32,7 @@ from zfsilod.api.dbus_contract import (
 from zfsilod.api.dbus_methods import MUTATIONS, OPTIONS, QUESTIONS, make_verb
 from zfsilod.api.dbus_properties import READERS
 from zfsilod.errors import BY_NAME
+from zfsilod.roles import ACTIONS, DESTROY, MANAGE, READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,6 +123,24 @@ def test_every_member_is_documented(interface: str, element: ET.Element, comment
     if mutation is not None:
         assert allowed == {each: OPTIONS[each].signature for each in mutation.options}
     assert allowed == {each: OPTIONS[each].signature for each in allowed}
+
+
+def test_the_table_of_actions_is_what_the_page_says() -> None:
+    annotated = {
+        f"{interface}.{element.attrib['name']}": each.attrib["value"]
+        for interface, element, _comment in members()
+        for each in element.iter("annotation")
+        if each.attrib["name"] == ACTION
+    }
+    ours = {name: action for name, action in ACTIONS.items() if name.startswith("org.zfsilo1.")}
+    assert annotated == ours
+
+
+def test_polkit_knows_every_action() -> None:
+    page = ET.parse(CONTRACT.with_suffix(".policy")).getroot()
+    assert {each.attrib["id"] for each in page.iter("action")} == set(ACTIONS.values())
+    defaults = {part.text for each in page.iter("defaults") for part in each}
+    assert defaults <= {"auth_admin", "auth_admin_keep"}  # nobody may without a password
 
 
 def test_every_interface_is_documented() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,18 +20,22 @@ from zfsilo.v1 import host_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refused
-from zfsilod.api.channel import tls_channel_aio
+from zfsilod import pki
+from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
 from zfsilod.api.grpc import HEALTH, REFLECTION
 from zfsilod.api.stub import SERVICES, Api, Stub, path_of
-from zfsilod.auth import LOCAL, READERS, REMOTE, ROLES, Caller, authorize, new_token
+from zfsilod.auth import Caller, new_token
 from zfsilod.ctl import commands
+from zfsilod.door import Connection, Peer, listen_unix
 from zfsilod.errors import InvalidArgument, PermissionDenied
 from zfsilod.model import Publication
+from zfsilod.roles import LOCAL, READERS, ROLES, as_markdown, authorize
 
 if TYPE_CHECKING:
     from tests.api.running import Front
 
 METHODS = {path_of(each): each for s in (*SERVICES, HEALTH, REFLECTION) for each in s.methods}
+OPS = pki.Identity(kind="user", id="ops", role="admin")
 CONSUMER = ("Connect", "Disconnect", "Stage", "Unstage", "Mount", "Unmount", "Grow")
 OTHER_IQN = "iqn.2026-01.org.example:b"
 
@@ -72,29 +79,102 @@ def test_the_roles_of_tokens_are_those_of_zfsiloctl() -> None:
     assert set(commands.ROLES) == set(READERS)
 
 
+def test_the_readme_has_the_table() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    assert as_markdown() in readme.read_text()
+
+
 def test_what_is_not_in_the_table_is_refused() -> None:
     with pytest.raises(PermissionDenied):
         authorize(Caller(role="admin", subject="x", origin="y"), "/zfsilo.v1.Service/Other")
 
 
-@pytest.mark.parametrize("role", REMOTE)
-async def test_the_table_holds_on_the_wire(front: Front, role: Any) -> None:
-    front.role(role, "take")
-    channel = front.channels[-1]
-    for path, method in METHODS.items():
-        code = await code_of(channel, path, method)
-        refused_by_role = code == grpc.StatusCode.PERMISSION_DENIED
-        may = role in ROLES[path] and path not in LOCAL
-        assert refused_by_role != may, f"{path} answers {code} to {role}"
+# Who calls, and as which role; or what they are answered whatever they call.
+IDENTITIES = {
+    "admin": "admin", "controller": "controller", "host": "host", "other host": "host",
+    "reader": "reader", "token of a controller": "controller", "node": "node", "uid 0": "admin",
+    "group zfsilo": "admin", "another uid": grpc.StatusCode.PERMISSION_DENIED,
+    "another uid at the CSI socket": "node", "revoked": grpc.StatusCode.UNAUTHENTICATED,
+    "no certificate": grpc.StatusCode.UNAUTHENTICATED,
+    "bad token": grpc.StatusCode.UNAUTHENTICATED, "ended token": grpc.StatusCode.UNAUTHENTICATED,
+    "expired": grpc.StatusCode.UNAVAILABLE, "unknown authority": grpc.StatusCode.UNAVAILABLE,
+}  # fmt: skip
+GROUP = 4242
 
 
-async def test_the_table_holds_for_nodes(front: Front) -> None:
-    front.node()
-    channel = front.channels[-1]
+@pytest.mark.parametrize("who", IDENTITIES)
+async def test_the_table_holds_on_the_wire(front: Front, who: str) -> None:
+    channel = channel_of(front, who)
+    expected = IDENTITIES[who]
+    local = who.startswith(("node", "uid", "group", "another"))
     for path, method in METHODS.items():
         code = await code_of(channel, path, method)
+        if isinstance(expected, grpc.StatusCode):
+            assert code == expected, f"{path} answers {code} to {who}"
+            continue
+        may = expected in ROLES[path] and (local or path not in LOCAL)
         refused_by_role = code == grpc.StatusCode.PERMISSION_DENIED
-        assert refused_by_role != ("node" in ROLES[path]), f"{path} answers {code} to a node"
+        refused_by_role &= not path.endswith("RenewCertificate")  # which asks for a certificate
+        assert refused_by_role != may or path.endswith("RenewCertificate"), f"{path}: {code}"
+
+
+def channel_of(front: Front, who: str) -> Any:
+    """Return the channel of somebody of IDENTITIES."""
+    match who:
+        case "admin" | "controller" | "reader" | "host":
+            front.role(who, "take")
+        case "other host":
+            front.role("host", "other")
+        case "revoked" | "expired" | "unknown authority":
+            by, days = ("other" if who.startswith("unknown") else "ca"), int(who != "expired")
+            access = front.certified("admin", "ops", days=days, by=by)
+            front.as_(access)
+            record = pki.record_of(access.certificate.encode(), OPS)
+            front.write(lambda txn: txn.put(record.but(revoked_at=int(who == "revoked"))))
+        case "token of a controller" | "ended token":
+            token, text = new_token("controller", "csi", lasts_s=60)
+            front.write(lambda txn: txn.put(token.but(expires_at=int(who == "ended token"))))
+            front.bearer(text)
+        case "bad token":
+            front.bearer("zfsilo-nothing")
+        case "no certificate":
+            front.as_(front.access())
+        case "uid 0":
+            front.root()
+        case "node":
+            front.node()
+        case _:
+            of_user(front, who)
+    return front.channels[-1]
+
+
+def of_user(front: Front, who: str) -> None:
+    """Come in as another user: the kernel tells who we were at connect(2)."""
+    if os.getuid() != 0:
+        pytest.skip("becomes other users")
+    path = front.node_path if "CSI" in who else front.path
+    path.chmod(0o666)
+    path.parent.chmod(0o755)
+    front.server._callers._group = GROUP
+    relay = listen_unix(path.with_name("relay.sock"))
+
+    def accept() -> None:
+        client, _address = relay.accept()
+        far = socket.socket(socket.AF_UNIX)
+        os.setegid(GROUP if who == "group zfsilo" else 65534)
+        os.seteuid(65534)
+        try:
+            far.connect(str(path))
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+        far.settimeout(0)
+        Connection(Peer(kind="unix", address=""), client, far, closed=lambda: None)
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(relay, accept)
+    front.relays += [partial(loop.remove_reader, relay), relay.close]
+    front._kept(unix_channel_aio(path.with_name("relay.sock")))
 
 
 async def code_of(channel: Any, path: str, method: Any) -> grpc.StatusCode:

@@ -174,7 +174,10 @@ class DbusFront:
         method = resolve(call)
         caller = ""
         if method.interface != PEER:  # that only tells that we are there
-            caller = await self._identities.authorize(call.sender, method.action)
+            caller = await self._identities.authorize(
+                call.sender, method.action,
+                interactive=bool(call.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION),
+            )  # fmt: skip
         body = await self._do(method, call, caller)
         reply = Message.new_method_return(call, method.answers, body)
         reply.serial = self._bus.next_serial()

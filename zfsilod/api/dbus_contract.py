@@ -12,13 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from zfsilod.roles import ACTIONS
+
 NAME = "org.zfsilo1"
 MANAGER, VOLUME, HOST, OPERATION = (
     f"{NAME}.{each}" for each in ("Manager", "Volume", "Host", "Operation")
 )
 ACTION = f"{NAME}.Action"
 EMITS_CHANGED = "org.freedesktop.DBus.Property.EmitsChangedSignal"
-READ, MANAGE, DESTROY = (f"{NAME}.{each}" for each in ("read", "manage", "destroy"))
 
 PEER, INTROSPECTABLE, PROPERTIES, OBJECT_MANAGER = (
     f"org.freedesktop.DBus.{each}"
@@ -181,8 +182,10 @@ def _method(interface: str, element: ET.Element) -> Method:
         "".join(arg.attrib["type"] for arg in element.iter("arg") if arg.attrib["direction"] == way)
         for way in ("in", "out")
     )
-    action = _annotations(element).get(ACTION, READ)
-    return Method(interface, element.attrib["name"], takes, answers, action)
+    name = element.attrib["name"]
+    # What has no action is for nobody but root: polkit knows none of that name.
+    action = ACTIONS.get(f"{interface}.{name}", f"{NAME}.none")
+    return Method(interface, name, takes, answers, action)
 
 
 def _annotations(element: ET.Element) -> dict[str, str]:

@@ -30,9 +30,10 @@ from zfsilod.api.publications import Publications
 from zfsilod.api.renewals import Renewals
 from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, VOLUMES, path_of
 from zfsilod.api.volumes import Volumes
-from zfsilod.auth import REVOKED, Callers, authorize
+from zfsilod.auth import REVOKED, Callers
 from zfsilod.errors import Internal, Unauthenticated, Unavailable, ZfsiloError
 from zfsilod.model import Issued, Token
+from zfsilod.roles import authorize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
