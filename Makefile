@@ -15,7 +15,7 @@ RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 
 .PHONY: help demo lab bench test check unit systemd-test lab-test deb deb-test nix-test lint stubs install
-.PHONY: crash-test crash crash-long install-files clean
+.PHONY: crash-test crash crash-long install-files docs clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -102,8 +102,12 @@ ifeq ($(DESTDIR),)
 	systemctl reload dbus.service
 endif
 
+## make docs     manual pages, the gRPC reference and shell completion, in build/doc
+docs:
+	$(PYTHON) units/doc/build.py build/doc
+
 # All but the libraries: what a package for a distribution starts from.
-install-files:
+install-files: docs
 	install -d $(DESTDIR)$(LIBRARY) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS)
 	$(call launcher,-Is,zfsilod.daemon,$(PREFIX)/bin/zfsilod)
 	$(call launcher,-Is,zfsilod.ctl,$(PREFIX)/bin/zfsiloctl)
@@ -112,8 +116,17 @@ install-files:
 	install -D -m 644 units/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/zfsilo.conf
 	install -D -m 644 units/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/zfsilo.conf
 	install -d $(DESTDIR)$(DOCS)
-	install -m 644 units/doc/*.md units/monitoring/alerts.yml units/monitoring/dashboard.json \
+	install -m 644 build/doc/*.md units/monitoring/alerts.yml units/monitoring/dashboard.json \
 		$(DESTDIR)$(DOCS)
+	for section in 1 5 8; do \
+		install -d $(DESTDIR)$(DATA)/man/man$$section; \
+		install -m 644 build/doc/*.$$section $(DESTDIR)$(DATA)/man/man$$section; done
+	install -D -m 644 build/doc/zfsiloctl.bash \
+		$(DESTDIR)$(DATA)/bash-completion/completions/zfsiloctl
+	install -D -m 644 build/doc/zfsiloctl.zsh \
+		$(DESTDIR)$(DATA)/zsh/vendor-completions/_zfsiloctl
+	install -D -m 644 build/doc/zfsiloctl.fish \
+		$(DESTDIR)$(DATA)/fish/vendor_completions.d/zfsiloctl.fish
 	install -D -m 644 units/host/59-zfsilo.rules \
 		$(DESTDIR)$(PREFIX)/lib/udev/rules.d/59-zfsilo.rules
 	install -D -m 644 units/host/multipath.conf $(DESTDIR)$(ETC)/multipath/conf.d/zfsilo.conf

@@ -114,6 +114,7 @@ in
       users.groups.zfsilo = { };
 
       systemd.sockets.zfsilod.wantedBy = [ "sockets.target" ];
+      systemd.timers.zfsilo-renew.wantedBy = [ "timers.target" ];
       systemd.services = lib.mkMerge [
         {
           # A change of the configuration restarts the daemon; what it exported and mounted stays.

@@ -134,7 +134,7 @@ def test_setup_finds_the_pool_and_makes_the_rest(
     text = (tmp_path / "etc/zfsilod.toml").read_text()
     assert 'root = "tank/zfsilo"\nportals = ["10.0.0.1:3260"]\n' in text
     assert "zfs create -o mountpoint=none tank/zfsilo" in tools.asked
-    assert tools.asked[-1] == "systemctl restart zfsilod.service"
+    assert tools.asked[-1] == "systemctl restart zfsilod.service zfsilo-renew.timer"
     assert (tmp_path / "tls/host.pem").exists()
     assert "zfsiloctl volume attach data /srv/data" in capsys.readouterr().out
 

@@ -43,7 +43,9 @@ def init(given: Namespace) -> None:
     ensure(tuple(given.name))
     if not given.quiet:
         print(f"{host_id()} is its own authority now, and known as {', '.join(_names())}")
-        print("  once:            systemctl enable --now zfsilod-tcp.socket zfsilo-renew.timer")
+        print("  once:            systemctl enable --now zfsilo-renew.timer")
+        print("                   systemctl enable zfsilod-tcp.socket")
+        print("                   systemctl restart zfsilod.service")
         print("  for each host:   zfsiloctl pki issue host NAME --file NAME.join")
 
 

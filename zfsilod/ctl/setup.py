@@ -127,7 +127,7 @@ def carry_out(plan: Plan, run: Runner) -> None:
     run(["systemctl", "enable", *units], timeout_s=TOOL_S)
     # It may have run before it was configured. What it exports and mounts stays, and its sockets
     # come in with it.
-    run(["systemctl", "restart", "zfsilod.service"], timeout_s=TOOL_S)
+    run(["systemctl", "restart", "zfsilod.service", "zfsilo-renew.timer"], timeout_s=TOOL_S)
 
 
 def _configuration(plan: Plan) -> str:
