@@ -14,7 +14,7 @@ import pytest
 from tests.api.running import write_pki
 from tests.ctl.shell import PROJECT, Daemon, Shell, running
 from tests.docs.blocks import ALL, Block
-from zfsilod.certs import Files
+from zfsilod.certs import Files, make_join
 from zfsilod.errors import CommandFailed
 from zfsilod.model import Volume
 
@@ -34,7 +34,9 @@ PICTURES = ("ABSENT -> CREATED", "services.zfsilo = {", "storage host   ABSENT")
 
 
 def create(ctl: Shell) -> None:
-    ctl.ok(f"join {ctl.daemon.join_file('host', 'take')} --as give --iqn {IQN}")
+    join = ctl.daemon.directory / "take.join"
+    join.write_text(make_join(ctl.daemon.front.certified("host", "take", days=90)))
+    ctl.ok(f"join {join} --as give --iqn {IQN}")
     ctl.ok("volume create data 1G --host take")
 
 
@@ -116,6 +118,8 @@ def test_the_commands_of_a_block(
             monkeypatch.setenv(name, value)
         ctl = Shell(daemon, capsys)
         write_pki(Files(daemon.directory / "tls"))
+        (daemon.directory / "etc").mkdir()
+        (daemon.directory / "etc/zfsilod.toml").write_text('[daemon]\nhost_id = "give"\n')
         STATES[block.state](ctl)
         script = "\n".join(adapted(line, daemon) for line in lines)
         done = subprocess.run(

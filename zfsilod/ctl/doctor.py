@@ -28,7 +28,7 @@ TAKE_MODULES = ("iscsi_tcp",)
 # They restore an earlier configuration of targets at boot, beside ours.
 RIVALS = ("rtslib-fb-targetctl.service", "target.service")
 ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"
-SOON_S = 30 * 86400
+SOON_S = 14 * 86400  # the timer renews earlier: then it does not run
 TOOL_S = 20.0
 REACH_S = 5.0
 
