@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.examples import PLANS, operation
+from zfsilod import worker
 from zfsilod.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.give import CreateVolume
 from zfsilod.leave import Disconnect, UnmountFrom, Unstage
 from zfsilod.model import Attachment, Operation
 from zfsilod.publish import Publish, Unpublish
-from zfsilod.sync import Watchman
+from zfsilod.store import Store
+from zfsilod.sync import Watchman, clear_leftovers
 from zfsilod.take import Connect, MountAt, Stage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.doubles import House
 
 CREATE = CreateVolume(id="data", capacity_bytes=1 << 30, hosts=("take",))
@@ -204,3 +211,45 @@ async def test_force_abandons_what_cannot_be_repaired(zfsilo: House) -> None:
     await zfsilo.do(Disconnect(id="data", force=True))
     assert zfsilo.service.operation(begun.id).state == "ABANDONED"
     await zfsilo.do(CONNECT)  # it ends the session that stayed behind
+
+
+async def test_after_a_reboot_nothing_is_left_of_what_nobody_restores(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    zfsilo.host.facts.reboot()
+    await clear_leftovers(zfsilo.service, "zfsilod")
+    assert attachment(zfsilo) is not None, "it was connected in this boot"
+    zfsilo.service.boot_id = "next"
+    await clear_leftovers(zfsilo.service, "zfsilod")
+    assert attachment(zfsilo) is None
+    assert not kinds(zfsilo) & {"node", "point"}
+
+
+def look(directory: Path, operation_id: str) -> Operation:
+    """Return an operation as a store has it that nobody else has open."""
+    store = Store(directory)
+    with store.read() as txn:
+        found = txn.get(Operation, operation_id)
+    store.close()
+    assert found is not None
+    return found
+
+
+def test_a_rollback_waits_for_the_last_tool_and_tells_when_it_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
+    example = next(each for each in PLANS if each.name == "publish")
+    with store.write() as txn:
+        begun = txn.begin(operation(example).but(state="FAILED"))
+    store.close()
+    monkeypatch.setattr(worker, "LOCK_DEADLINE_S", 1)
+    monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", begun.id])
+    held = worker._lock(tmp_path / "op", begun.id)  # as a tool that outlived its worker
+    assert worker.main() == 1
+    stuck = look(tmp_path, begun.id)
+    assert (stuck.state, stuck.attempts) == ("NEEDS_REPAIR", 1)
+    assert stuck.failure is not None
+    assert stuck.failure.reason == "STUCK"
+    os.close(held)
+    assert worker.main() == 0
+    assert look(tmp_path, begun.id).state == "ROLLED_BACK"

@@ -25,7 +25,7 @@ from zfsilod.errors import Unavailable, ZfsiloError
 from zfsilod.launcher import LocalLauncher, SystemdLauncher
 from zfsilod.service import Service
 from zfsilod.store import Store
-from zfsilod.sync import Watchman
+from zfsilod.sync import Watchman, clear_leftovers
 from zfsilod.worker import STATE_DIRECTORY, read_boot_id
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ def _listeners(places: Places) -> Listeners:
 async def _keep_in_sync(service: Service, interval_s: int, metrics: Metrics | None) -> None:
     """Bring back what the records say should be there, at start and from then on."""
     known: tuple[tuple[str, str], ...] = ()
+    await clear_leftovers(service, caller="zfsilod")
     while True:
         pause_s = interval_s
         try:

@@ -162,6 +162,7 @@ class Attachment(Stored):
     mount_options: tuple[str, ...] = ()
     stage_readonly: bool = False
     mounts: tuple[Mount, ...] = ()
+    boot_id: str = ""  # in which it was connected last
     created_at: int = 0
     updated_at: int = 0
 

@@ -163,7 +163,7 @@ class Service:
             with contextlib.suppress(NotFound):  # it was deleted meanwhile
                 planned = verb.plan(world, None)
                 if not any(txn.claimant(thing) for thing in planned.claims):
-                    operation = planned.operation(verb, world, self.boot_id).but(batch=batch)
+                    operation = planned.operation(verb, world).but(batch=batch)
                     begun.append(txn.begin(operation))
         return begun
 
@@ -189,7 +189,7 @@ class Service:
         with self.store.read() as txn:
             first = way.obstacles(verb, txn, seen)
             world = self.world(txn, operation_id, caller, before=first)
-            planned = verb.plan(world, seen).operation(verb, world, self.boot_id)
+            planned = verb.plan(world, seen).operation(verb, world)
             return planned.but(moves=(*way.moves(first, world), *planned.moves))
 
     async def wait(self, operation_id: str, timeout_s: float) -> Operation:
@@ -460,7 +460,7 @@ class Service:
         """Return what a plan sees; `before`: what it may take for done already."""
         return World(
             txn, self.settings, operation_id=operation_id, caller=caller, now=int(time.time()),
-            before=before,
+            boot_id=self.boot_id, before=before,
         )  # fmt: skip
 
     def _begin_in(
@@ -480,7 +480,7 @@ class Service:
     def _store(self, txn: Transaction, plan: Plan, verb: Verb, world: World) -> Operation:
         for name, chap in plan.secrets.items():
             txn.put_raw("secret", name, self.store.seal(name, chap))
-        operation = plan.operation(verb, world, self.boot_id)
+        operation = plan.operation(verb, world)
         if not plan.moves:
             return txn.finish(operation, "DONE")
         return txn.begin(operation)

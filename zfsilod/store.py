@@ -35,6 +35,8 @@ HEAD_ROOM = 0.9  # beyond this share of the map nothing new begins, so that what
 MAX_KEY_BYTES = 400  # LMDB allows 511; longer names are hashed
 DEFAULT_SIZE_BYTES = 1 << 30
 
+DAMAGED = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError)
+
 R = TypeVar("R", bound=Stored)
 
 
@@ -212,8 +214,10 @@ class Store:
                 os.fspath(path), map_size=size_bytes, max_dbs=0, mode=0o600,
                 sync=durable, create=size_bytes > 0, max_readers=256,
             )  # fmt: skip
-        except lmdb.Error as error:
+        except DAMAGED as error:
             raise damaged(path, str(error)) from error
+        except lmdb.Error as error:
+            raise StoreCorrupt(f"the store {path} cannot be opened: {error}") from error
         info, stat = self._environment.info(), self._environment.stat()
         if data.stat().st_size < (info["last_pgno"] + 1) * stat["psize"]:  # a read would kill us
             self._environment.close()

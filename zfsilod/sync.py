@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import NotFound, ZfsiloError
+from zfsilod.leave import Disconnect
 from zfsilod.model import Attachment, Debt, Move, Operation
 from zfsilod.record import Pairs, Record, pairs
 from zfsilod.steps import Zvol
@@ -120,6 +121,23 @@ async def _complaint(service: Service, operation: Operation) -> dict[str, str]:
         log.warning("sync of %s: %s", name, error.message)
         return {name: error.message}
     return {}
+
+
+async def clear_leftovers(service: Service, caller: str) -> None:
+    """After a reboot, take away what is left of attachments that nobody restores.
+
+    Sessions and mounts went with the kernel; a node record, mount points and the record stay.
+    """
+    with service.store.read() as txn:
+        found = [each for each in txn.scan(Attachment) if each.restore == "NEVER"]
+    for each in found:
+        if each.boot_id in ("", service.boot_id):
+            continue  # of this boot, or of a version that did not tell
+        try:
+            operation = await service.begin(Disconnect(id=each.id, force=True), caller=caller)
+            await service.wait(operation.id, SYNC_DEADLINE_S)
+        except ZfsiloError as error:
+            log.warning("what is left of %s after the reboot stays: %s", each.id, error.message)
 
 
 class Watchman:

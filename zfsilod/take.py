@@ -116,13 +116,13 @@ class Connect(Verb):
         self, found: Attachment | None, connection: Connection, world: World, *, published: str
     ) -> Attachment:
         if found is not None and found.height != "ABSENT":
-            return found.but(epoch=connection.epoch, updated_at=world.now)
+            return found.but(epoch=connection.epoch, boot_id=world.boot_id, updated_at=world.now)
         return Attachment(
             id=self.id, server=self.server, volume=self.volume,
             disk=connection.disk,
             portals=connection.portals, mode=connection.mode, epoch=connection.epoch,
             readonly=connection.readonly, restore=self.restore, published_here=published,
-            height="CONNECTED", filesystem=connection.filesystem,
+            height="CONNECTED", filesystem=connection.filesystem, boot_id=world.boot_id,
             created_at=world.now, updated_at=world.now,
         )  # fmt: skip
 

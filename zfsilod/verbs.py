@@ -53,13 +53,14 @@ class World:
 
     def __init__(
         self, txn: Transaction, settings: Settings, *, operation_id: str, caller: str, now: int,
-        before: Sequence[Verb] = (),
+        boot_id: str, before: Sequence[Verb] = (),
     ) -> None:  # fmt: skip
         self.txn = txn
         self.settings = settings
         self.operation_id = operation_id
         self.caller = caller
         self.now = now
+        self.boot_id = boot_id
         self.before = before  # what is to be taken for done already
 
 
@@ -78,12 +79,13 @@ class Plan:
         self.revert = revert
         self.secrets = secrets or {}
 
-    def operation(self, verb: Verb, world: World, boot_id: str) -> Operation:
+    def operation(self, verb: Verb, world: World) -> Operation:
         """Return the operation that carries the plan out."""
         return Operation(
             id=world.operation_id, kind=verb.kind, subject=verb.subject, title=self.title,
             moves=self.moves, claims=self.claims, commit=self.commit, revert=self.revert,
-            request=verb.digest(), caller=world.caller, boot_id=boot_id, created_at=world.now,
+            request=verb.digest(), caller=world.caller, boot_id=world.boot_id,
+            created_at=world.now,
         )  # fmt: skip
 
 

@@ -221,12 +221,26 @@ def _datasets(operations: list[Operation]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(step.dataset for step in moved if hasattr(step, "dataset")))
 
 
-def _open_store(state: Path, unit: str) -> tuple[Store, Host]:
-    """Open the store, take the unit's lock, and reach for the host."""
+def _attempt(state: Path, unit: str, verb: str) -> list[str]:
+    """Open the store, take the unit's lock, and do what is asked; return the complaints."""
     store = Store(state)
-    real = store.host == "real"
-    lock = _lock(LOCK_DIRECTORY if real else state / "op", unit)
-    return store, _open_host(store, state, lock)
+    try:
+        lock = _lock(LOCK_DIRECTORY if store.host == "real" else state / "op", unit)
+    except Busy as error:
+        if verb == "rollback":
+            _tell_stuck(store, unit, error)
+        raise
+    return work(store, _open_host(store, state, lock), unit, verb)
+
+
+def _tell_stuck(store: Store, unit: str, error: Busy) -> None:
+    """Show everybody that a rollback cannot begin: it is tried again, as one that failed."""
+    with store.write() as txn:
+        for each in txn.of_unit(unit):
+            if not each.ended:
+                failure = each.failure or failure_of(error, "lock")
+                attempts = each.attempts + 1
+                txn.put(each.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts))
 
 
 def _stopped() -> Failure:
@@ -291,8 +305,7 @@ def main() -> int:
         sys.stderr.write("usage: zfsilo-worker [--state DIR] run|rollback UNIT\n")
         return 2
     try:
-        store, host = _open_store(state, arguments[1])
-        complaints = work(store, host, arguments[1], arguments[0])
+        complaints = _attempt(state, arguments[1], arguments[0])
     except ZfsiloError as error:
         complaints = [error.message]
     for complaint in complaints:
