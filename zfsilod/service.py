@@ -61,6 +61,8 @@ LOOK_DEADLINE_S = 20
 BEGIN_DEADLINE_S = 20
 CLOSE_DEADLINE_S = 5
 WATCH_AT_ONCE = 1000
+RECOVERY_S = 5  # in which a session that broke may come back before it counts as lost
+RECOVERY_LOOK_S = 0.25
 RETRY_LOOK_S = 5  # in case that the hint at the end of a retry is lost
 CANCELLED = Busy("the operation was cancelled and taken back", reason="CANCELLED")
 
@@ -98,6 +100,7 @@ class Service:
         self.servers = servers
         self.settings = settings
         self.boot_id = boot_id
+        self.recovery_s = RECOVERY_S
         self._writer = ThreadPoolExecutor(1, "store")
         self._lookers = ThreadPoolExecutor(8, "look")
         self._changed = asyncio.Condition()
@@ -438,11 +441,18 @@ class Service:
             )  # fmt: skip
 
     async def _is_lost(self, verb: Descent) -> bool:
+        """Tell whether the session of a way down is lost: not one that is back soon."""
         with self.store.read() as txn:
             found = verb.attachment(txn)
         if found is None or found.height == "ABSENT":
             return False
-        return await self.look(partial(self.machine.iscsi.is_lost, found.disk))
+        until = time.monotonic() + self.recovery_s
+        while await self.look(partial(self.machine.iscsi.is_lost, found.disk)):
+            gone = not await self.look(partial(self.machine.iscsi.is_known, found.disk))
+            if gone or time.monotonic() > until:
+                return True
+            await asyncio.sleep(RECOVERY_LOOK_S)  # the state of a session changes without an event
+        return False
 
     async def _server_size(self, verb: take.Grow) -> int:
         with self.store.read() as txn:

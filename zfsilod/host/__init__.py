@@ -106,7 +106,7 @@ class Iscsi(Protocol):
         """Tell whether the initiator knows any session with the disk's target, working or not."""
 
     def is_lost(self, disk: Disk) -> bool:
-        """Tell whether the session is gone, or does not work and is not soon back."""
+        """Tell whether the session is gone, or does not work now."""
 
     def users(self, disk: Disk) -> list[str]:
         """Return who uses the disk, if there is one: devices made of it, and mount points."""

@@ -46,7 +46,6 @@ LOGIN_TIMEOUT_S = 60  # iscsid gives up before: login_timeout below, and 3 s for
 LOGOUT_TIMEOUT_S = 60
 LOGOUT_ATTEMPTS, LOGOUT_DEADLINE_S = 4, 8
 DISK_DEADLINE_S = 30
-RECOVERY_S = 5  # in which a session that broke may come back before it counts as lost
 REPLACEMENT_TIMEOUT_S = 120  # how long I/O waits for a lost session before it fails
 GROUP = 1  # the portal group of every target of ours: tpgt_1
 
@@ -180,11 +179,8 @@ class RealIscsi:
         return self._disks.session(disk.target) is not None
 
     def is_lost(self, disk: Disk) -> bool:
-        def works() -> bool:
-            session = self._disks.session(disk.target)
-            return session is not None and session.state == LOGGED_IN
-
-        return not (self.is_known(disk) and wait_for(works, RECOVERY_S))
+        session = self._disks.session(disk.target)
+        return session is None or session.state != LOGGED_IN
 
     def users(self, disk: Disk) -> list[str]:
         device = self._disks.find(disk.target)
