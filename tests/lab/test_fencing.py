@@ -45,6 +45,8 @@ systemctl stop zfsilod.socket zfsilod-tcp.socket zfsilod.service
 mv /var/lib/zfsilo/store /root/lost
 systemctl start zfsilod.socket zfsilod.service
 """
+# Pending I/O fails after 120 s otherwise: node.session.timeo.replacement_timeout.
+HURRY = "echo 10 > /sys/class/iscsi_session/$(ls /sys/class/iscsi_session)/recovery_tmo"
 ACLS = "ls /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls"
 
 
@@ -99,7 +101,7 @@ class TestFenced:
         ctl(give, "volume", "publish", NAME, "other", "--force")
 
         assert give.sh(ACLS).stdout.split() == [OTHER]
-        take.sh(LOST, timeout_s=STEP_S)  # and iscsid tries to log in again, all the time
+        take.sh(f"{LOST}; {HURRY}", timeout_s=STEP_S)  # iscsid tries to log in again, all the time
         waited = take.sh(FAILED, timeout_s=400)
         print(f"the writer's next write failed after {waited.seconds:.1f} s")
         assert give.sh(ACLS).stdout.split() == [OTHER]
