@@ -148,7 +148,7 @@ async def house(directory: Path, settings: Settings = SETTINGS) -> AsyncIterator
     launcher = ThreadLauncher(store, host)
     service = Service(store, host, launcher, OwnServer(), settings, boot_id=read_boot_id())
     launcher.hint = service.poke
-    service.recovery_s = 0.0  # no session of a fake host comes back by itself
+    service.recovery_s = 0  # no session of a fake host comes back by itself
     built = House(service, host, launcher)
     await built.do(CreateHost(id="take", iqn=TAKE))
     try:
