@@ -25,6 +25,7 @@ from zfsilod.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    StoreCorrupt,
     Unavailable,
     ZfsiloError,
     revive,
@@ -371,7 +372,7 @@ class Service:
         seen = [(step, up) for step, up in steps if not step.sticky]
         try:
             return await self.look(lambda: all(s.probe(self.machine) == up for s, up in seen))
-        except Unavailable:
+        except (Unavailable, StoreCorrupt):  # or its secrets went since the records were read
             return False
 
     async def _in_thread(
