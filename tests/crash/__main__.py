@@ -12,6 +12,8 @@ from tests.crash.report import Report, Size
 # Each has run(report, *, size, seed): PART -> module
 PARTS = {
     "matrix": "tests.crash.matrix",  # in one process, on the fake host: every point
+    "ladder": "tests.crash.ladder",  # sequences of requests and crashes, against a model
+    "crowd": "tests.crash.crowd",  # many clients at once
     "units": "tests.crash.units",  # real systemd units over the simulated host: a sample
     "lab": "tests.lab.crash",  # real tools and kernels: workers killed, power cut
 }

@@ -45,6 +45,18 @@ class Units(ThreadLauncher):
         self.saw = store.saw
         self.off = False  # the machine has lost its power
 
+    async def stop(self, operation: Operation) -> None:
+        """Kill the unit's worker at its next point; its failure starts the rollback."""
+        task = self.tasks.get(operation.unit)
+        if task is not None and not task.done():
+            self.saw.stopped.add(operation.unit)
+
+    async def rollback(self, operation: Operation) -> None:
+        """Start a rollback; one that runs already is joined, as systemd does."""
+        task = self.tasks.get(operation.unit)
+        if task is None or task.done():
+            await super().rollback(operation)
+
     async def _run(self, unit: str) -> None:
         await self.gate.wait()
         if not await asyncio.to_thread(self._worker, unit, "run"):
@@ -59,7 +71,7 @@ class Units(ThreadLauncher):
 
     def _worker(self, unit: str, verb: Any) -> bool:
         """Be the process of a unit; tell whether it ended well."""
-        with self.saw.working(verb):
+        with self.saw.working(unit, verb):
             try:
                 return not work(self.store, self.host, unit, verb)
             except (Killed, ZfsiloError):

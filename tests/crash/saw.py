@@ -42,6 +42,7 @@ class Saw:
         self.points: Counter[Place] = Counter()
         self.cuts: list[Cut] = []
         self.made: list[Cut] = []
+        self.stopped: set[str] = set()  # units that systemd was asked to stop
         self.on_death: Callable[[How], None] = lambda _how: None
         self._thread = threading.local()
         self._going_on = threading.Event()
@@ -53,13 +54,15 @@ class Saw:
         self._going_on.clear()
 
     @contextmanager
-    def working(self, place: Place) -> Iterator[None]:
+    def working(self, unit: str, place: Place) -> Iterator[None]:
         """Count what this thread does to a worker that runs or rolls back."""
-        self._thread.place = place
+        self._thread.place, self._thread.unit = place, unit
         try:
             yield
         finally:
             self._thread.place = "daemon"
+            if place == "run":
+                self.stopped.discard(unit)
 
     @property
     def place(self) -> Place:
@@ -75,6 +78,8 @@ class Saw:
     def point(self, what: Literal["effect", "save"]) -> Iterator[None]:
         """Do something that can be cut before it, or after it."""
         place = self.place
+        if place == "run" and self._thread.unit in self.stopped:
+            raise Killed
         self.points[place] += 1
         here = [cut for cut in self.cuts if cut[:2] == (place, self.points[place])]
         for cut in here:

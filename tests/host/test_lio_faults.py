@@ -1,0 +1,129 @@
+"""configfs says no: each errno at each change, and a probe never takes a refusal for "absent"."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import pytest
+
+from tests.host.doubles import FakeConfigfs, ScriptedRunner
+from tests.host.test_lio import STEPS, facts
+from zfsilod.errors import CommandFailed, ZfsiloError
+from zfsilod.host.configfs import ERRORS, Configfs
+from zfsilod.host.lio import RealLio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ERRNOS = (errno.EBUSY, errno.EEXIST, errno.ENOENT, errno.EPERM, errno.ENOSPC)
+SYSCALLS: dict[str, tuple[object, str]] = {
+    "make": (Path, "mkdir"),
+    "remove": (Path, "rmdir"),
+    "link": (Path, "symlink_to"),
+    "unlink": (Path, "unlink"),
+    "write": (os, "write"),
+}
+MOST_CALLS = 40
+
+
+class Refusing(FakeConfigfs):
+    """Refuses the n-th change of one kind with an errno, at its system call."""
+
+    kind = ""
+    left = 0  # changes of that kind until it refuses one
+    number = 0
+
+    def make(self, path: str) -> None:
+        self._change("make", path)
+
+    def remove(self, path: str) -> None:
+        self._change("remove", path)
+
+    def link(self, path: str, to: str) -> None:
+        self._change("link", path, to)
+
+    def unlink(self, path: str) -> None:
+        self._change("unlink", path)
+
+    def write(self, path: str, value: str) -> None:
+        self._change("write", path, value)
+
+    def _change(self, kind: str, *words: str) -> None:
+        self.left -= kind == self.kind
+        if kind != self.kind or self.left:
+            getattr(super(), kind)(*words)
+            return
+        if self.number == errno.ENOENT and kind in ("remove", "unlink"):
+            getattr(super(), kind)(*words)  # somebody else was quicker: it is gone
+        refusal = OSError(self.number, os.strerror(self.number))
+        owner, call = SYSCALLS[kind]
+        with mock.patch.object(owner, call, side_effect=refusal):
+            getattr(Configfs, kind)(self, *words)
+
+
+@pytest.fixture
+def fs(tmp_path: Path) -> Refusing:
+    return Refusing(tmp_path / "target")
+
+
+@pytest.fixture
+def lio(fs: Refusing, monkeypatch: pytest.MonkeyPatch) -> RealLio:
+    monkeypatch.setattr("zfsilod.host.lio.claim", lambda _path, _what: None)
+    return RealLio(ScriptedRunner(), lambda dataset: f"/dev/zvol/{dataset}", fs)
+
+
+def refused(fs: Refusing, n: int, act: Callable[[], None]) -> bool:
+    """Act while the n-th change is refused, with the right error. Tell whether there is an n-th."""
+    fs.left = n
+    with contextlib.suppress(ERRORS.get(fs.number, CommandFailed)):
+        act()
+    met = fs.left <= 0
+    fs.left = 0
+    return met
+
+
+@pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("kind", SYSCALLS)
+def test_every_change_refused_once(lio: RealLio, fs: Refusing, kind: str, number: int) -> None:
+    """After a refusal the same call, made again, ends the step; and so does the way back."""
+    fs.kind, fs.number, met = kind, number, 0
+    for name in STEPS:
+        probe, do, undo = facts(lio)[name]
+        for act, back, wanted in ((do, undo, True), (undo, do, False)):
+            before = fs.tree()
+            for n in range(1, MOST_CALLS):
+                if not refused(fs, n, act):
+                    break
+                met += 1
+                assert probe() in (True, False)
+                act()
+                assert probe() is wanted
+                back()
+                assert fs.tree() == before
+        do()  # the next step stands on this one
+    assert met
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EIO, errno.ENOMEM], ids=errno.errorcode.get)
+def test_a_reading_that_fails_is_never_absent(
+    lio: RealLio, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    for name in STEPS:
+        facts(lio)[name][1]()
+
+    def refuse(*_args: object, **_kwargs: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    for name in STEPS:
+        probe, _do, _undo = facts(lio)[name]
+        try:
+            assert probe() is True, f"{name} seems absent"
+        except ZfsiloError:
+            continue
