@@ -11,7 +11,7 @@ DOCS = $(DATA)/doc/zfsilo
 ETC ?= /etc
 
 VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
-RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto $(VENV)/bin/python
+RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 
 .PHONY: help demo lab bench test check unit systemd-test lab-test deb deb-test nix-test lint stubs install
@@ -147,4 +147,4 @@ define launcher
 endef
 
 clean:
-	rm -rf build dist proto/zfsilo/v1/*_pb2.py proto/zfsilo/v1/*_pb2.pyi
+	rm -rf build dist proto/*/v1/*_pb2.py proto/*/v1/*_pb2.pyi

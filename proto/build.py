@@ -34,7 +34,7 @@ class CustomBuildHook(hook()):  # type: ignore[misc]
 
 def generate(*, force: bool = False) -> bool:
     """Make the modules if need be, and tell whether it was."""
-    sources = sorted(HERE.glob("zfsilo/**/*.proto"))
+    sources = sorted(HERE.glob("*/**/*.proto"))
     if not force and not stale(sources):
         return False
     with tempfile.TemporaryDirectory(dir=HERE, prefix=".build-") as draft:
@@ -65,4 +65,4 @@ def compile_into(draft: Path, sources: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("made proto/zfsilo/v1/*_pb2.py\n" if generate() else "nothing to do\n")
+    sys.stdout.write("made proto/**/*_pb2.py\n" if generate() else "nothing to do\n")

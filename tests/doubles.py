@@ -11,7 +11,7 @@ from zfsilod import plan
 from zfsilod.errors import FailedPrecondition, NotFound, Unavailable
 from zfsilod.host.fake import FakeHost
 from zfsilod.hosts import CreateHost
-from zfsilod.model import Operation, Publication, Volume
+from zfsilod.model import Host, Operation, Publication, Volume
 from zfsilod.publish import Publish, ReportFilesystem, Unpublish
 from zfsilod.service import Service
 from zfsilod.store import Store
@@ -103,6 +103,13 @@ class OwnServer:
                 type=step.type, uuid=step.uuid, operation=operation,
             )
         )  # fmt: skip
+
+    async def usage(self, _server: str, volume: str, *, timeout_s: float) -> dict[str, int]:
+        self._reach()
+        return self.service.machine.zfs.usage(f"tank/zfsilo/{volume}")
+
+    async def register(self, _server: str, host: Host) -> None:
+        await self._do(CreateHost(id=host.id, iqn=host.iqn, register=True))
 
     def _reach(self) -> None:
         if self.away:

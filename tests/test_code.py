@@ -19,8 +19,11 @@ PACKAGE = ROOT / "zfsilod"
 FILES = sorted(PACKAGE.rglob("*.py"))
 SYNCHRONOUS = ("worker", "steps", "plan", "model", "record", "store", "secret", "host")
 HEAVY = ("asyncio", "grpc", "dbus_next", "msgspec", "cryptography", "logging", "traceback")
-# Where an `except Exception` may stand: the two front ends' guards, and the worker.
-BROAD = {"zfsilod/api/grpc.py", "zfsilod/api/dbus.py", "zfsilod/worker.py"}
+# Where an `except Exception` may stand: the guards of the front ends, and the worker.
+BROAD = {
+    "zfsilod/api/grpc.py", "zfsilod/api/dbus.py", "zfsilod/worker.py", "csi/zfsilo_csi/server.py",
+}  # fmt: skip
+PLUGIN = sorted((ROOT / "csi/zfsilo_csi").rglob("*.py"))
 
 
 def name_of(path: Path) -> str:
@@ -81,7 +84,13 @@ def test_the_worker_starts_light() -> None:
     assert set(HEAVY) & set(done.stdout.split()) == set()
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_plugin_knows_nothing_of_the_daemon() -> None:
+    found = {each.partition(".")[0] for path in PLUGIN for each in imports(path)}
+    assert "zfsilod" not in found
+    assert "subprocess" not in found
+
+
+@pytest.mark.parametrize("path", [*FILES, *PLUGIN], ids=lambda path: path.stem)
 def test_no_broad_except(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ExceptHandler):

@@ -25,6 +25,7 @@ DIRECTORY = Path("/etc/zfsilo")
 DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(?:/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")
 IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-[0-9]{2}\.[a-z0-9][a-z0-9.-]*(?::[a-z0-9.:-]+)?")
 MAX_PREFIX = 150
+ZONE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 class Give(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,6 +71,8 @@ class Csi(msgspec.Struct, forbid_unknown_fields=True):
     """[csi]: what the socket for Kubernetes may do."""
 
     allowed_paths: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/kubelet"])
+    max_attachments: int = 0
+    zone: str = "default"
 
 
 class Metrics(msgspec.Struct, forbid_unknown_fields=True):
@@ -105,7 +108,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
             host_id=host_id, root=self.give.root,
             export=Export(prefix=prefix, portals=tuple(self.give.portals)),
             overcommit=self.give.overcommit, volblocksize=self.give.volblocksize,
-            node_paths=tuple(self.csi.allowed_paths),
+            node_paths=tuple(self.csi.allowed_paths), zone=self.csi.zone,
+            max_attachments=self.csi.max_attachments,
             trash_retention_s=self.give.trash_retention_s,
         )  # fmt: skip
 
@@ -225,6 +229,11 @@ def _check(config: Config, path: Path) -> None:
         (set(config.tls.imported_roles) <= set(ROLES), f"tls.imported_roles: {', '.join(ROLES)}"),
         (all(map(is_folder, config.csi.allowed_paths)), "csi.allowed_paths: absolute, not / or .."),
         (config.metrics.volumes >= 0, "metrics.volumes is negative"),
+        (
+            0 <= config.csi.max_attachments <= 1 << 20,
+            "csi.max_attachments: 0 (no limit) to 1048576",
+        ),
+        (bool(ZONE.fullmatch(config.csi.zone)), "csi.zone is no value of a Kubernetes label"),
         (config.daemon.log_level in LEVELS, f"daemon.log_level is none of {', '.join(LEVELS)}"),
     ]
     for right, complaint in checks:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod import __version__, certs, config
+from zfsilod import __version__, certs, config, simulation
 from zfsilod.errors import Unavailable, ZfsiloError
 from zfsilod.launcher import LocalLauncher, SystemdLauncher
 from zfsilod.service import Service
@@ -173,6 +173,8 @@ async def _front_ends(
         if name != METRICS_SOCKET:
             door.open(listener, node=name == NODE_SOCKET)
     if places.simulated:
+        address, port = listeners[-1][0].getsockname()[:2]
+        await simulation.know_itself(service, places.config, tls.files, f"{address}:{port}")
         return None
     bus = await dbus.serve(None, service, version=__version__)
     stack.push_async_callback(bus.close)
@@ -193,10 +195,11 @@ def _listeners(places: Places) -> Listeners:
         (door.listen_unix(places.run / "csi" / "zfsilod.sock"), door.NODE_SOCKET),
         (door.listen_unix(places.run / "metrics.sock"), scrape.SOCKET),
     ]
-    if places.tcp:
-        address, _colon, port = places.tcp.rpartition(":")
-        tcp = door.listen_tcp(address.strip("[]"), int(port))
-        own.append((tcp, "zfsilod-tcp.socket"))
+    tcp = places.tcp or (simulation.LISTEN if places.simulated else "")
+    if tcp:
+        address, _colon, port = tcp.rpartition(":")
+        listener = door.listen_tcp(address.strip("[]"), int(port))
+        own.append((listener, "zfsilod-tcp.socket"))
     return own
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.give import need_host
@@ -38,13 +38,17 @@ class CreateHost(Verb):
         if found is not None and not self.register and not self._same(found):
             raise AlreadyExists(f"the host {self.id} exists with other parameters", host=self.id)
         new = checked(world, (found or Host(id=self.id, created_at=world.now)).but(
-            iqn=self.iqn, nqn=self.nqn, addresses=self.addresses, labels=self.labels,
-            max_attachments=self.max_attachments, updated_at=world.now,
+            **self._told(), updated_at=world.now
         ))  # fmt: skip
         return Plan(
             title=f"register host {self.id}",
             claims=(f"host/{self.id}",), commit=(put(new),),
         )  # fmt: skip
+
+    def _told(self) -> dict[str, Any]:
+        """Return what the request says; a host that registers leaves open what others noted."""
+        told = {name: getattr(self, name) for name in FIELDS}
+        return {name: value for name, value in told.items() if value or not self.register}
 
     def _same(self, found: Host) -> bool:
         return all(getattr(found, name) == getattr(self, name) for name in FIELDS)

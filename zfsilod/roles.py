@@ -37,7 +37,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     # A host is shown what is published to it and what it may publish to itself, a node its own.
     "/zfsilo.v1.VolumeService/GetVolume": ALL,
     "/zfsilo.v1.VolumeService/ListVolumes": REMOTE,
-    "/zfsilo.v1.VolumeService/StatsVolume": (*READERS, "node"),
+    "/zfsilo.v1.VolumeService/StatsVolume": ALL,
     "/zfsilo.v1.VolumeService/ProbeVolume": READERS,
     "/zfsilo.v1.VolumeService/SyncVolume": ADMIN,
     "/zfsilo.v1.VolumeService/SyncVolumes": ADMIN,
@@ -68,6 +68,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.HostService/UpdateHost": ADMIN,
     "/zfsilo.v1.HostService/DeleteHost": ADMIN,
     "/zfsilo.v1.HostService/RegisterHost": HOSTS,  # itself
+    "/zfsilo.v1.HostService/IntroduceHost": NODES,
     "/zfsilo.v1.OperationService/GetOperation": READERS,
     "/zfsilo.v1.OperationService/ListOperations": READERS,
     "/zfsilo.v1.OperationService/WaitOperation": READERS,

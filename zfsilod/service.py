@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from zfsilod import sync, take, way
 from zfsilod.checks import Room
 from zfsilod.errors import (
+    AlreadyExists,
     Busy,
     DeadlineExceeded,
     FailedPrecondition,
@@ -35,6 +36,7 @@ from zfsilod.leave import Descent
 from zfsilod.model import (
     Attachment,
     Debt,
+    Host,
     HostStep,
     Move,
     Operation,
@@ -42,6 +44,7 @@ from zfsilod.model import (
     RemoteStep,
     failure_of,
 )
+from zfsilod.stats import stats
 from zfsilod.steps import Reported
 from zfsilod.survey import Findings, note, survey
 from zfsilod.ulid import new_ulid
@@ -86,6 +89,8 @@ class Servers(Protocol):
     async def publish(self, server: str, volume: str, *, request: str) -> None: ...
     async def release(self, server: str, volume: str, *, request: str) -> None: ...
     async def report(self, step: Reported, operation: str) -> None: ...
+    async def usage(self, server: str, volume: str, *, timeout_s: float) -> dict[str, int]: ...
+    async def register(self, server: str, host: Host) -> None: ...
 
 
 class Service:
@@ -109,6 +114,7 @@ class Service:
         self._batches: dict[str, list[str]] = {}  # those launched by this daemon
         self._tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[Callable[[Operation], None]] = []
+        self.hanging: set[str] = set()  # volumes whose filesystems are being asked (stats.py)
 
     # Requests
 
@@ -120,16 +126,28 @@ class Service:
         Raises whatever the plan refuses, and Busy when a claim is not free by the deadline.
         """
         until = time.monotonic() + deadline_s
-        standing = await self._already(verb, caller)
+        standing = await self._stand(verb, caller)
         if standing:
-            self._announce(await self.write(lambda txn: txn.put(standing)))
             return standing
         operation_id = new_ulid()
         with self._hand(operation_id):
-            found = await self._claim(verb, caller, operation_id, until)
+            try:
+                found = await self._claim(verb, caller, operation_id, until)
+            except AlreadyExists:
+                standing = await self._stand(verb, caller)  # an equal request ended since we looked
+                if standing is None:
+                    raise
+                return standing
             if found.id == operation_id:
                 self._drive(found)
         return found
+
+    async def _stand(self, verb: Verb, caller: str) -> Operation | None:
+        """Store and return an operation that is born done, when it is so already."""
+        standing = await self._already(verb, caller)
+        if standing:
+            self._announce(await self.write(lambda txn: txn.put(standing)))
+        return standing
 
     async def _claim(self, verb: Verb, caller: str, operation_id: str, until: float) -> Operation:
         """Store the operation once its claims are free; return it, or an equal one that runs."""
@@ -327,16 +345,23 @@ class Service:
         return found
 
     async def stats(self, volume_id: str) -> dict[str, int]:
-        """Return a volume's figures: of its filesystem where it is staged, else of its zvol."""
+        """Return the figures of a volume, as far as they are known here."""
         with self.store.read() as txn:
             found = view(txn, volume_id)
-        here, volume = found.attachment, found.volume
-        if here is not None and here.height in ("STAGED", "MOUNTED") and here.mode == "FILESYSTEM":
-            return await self.look(partial(self.machine.mounts.stats, here.staging_path))
-        if volume is not None:
-            return await self.look(partial(self.machine.zfs.usage, volume.dataset))
-        assert here is not None
-        return {"volsize": here.disk.size_bytes}
+        return (await stats(self, found)).figures
+
+    async def introduce(self, server: str) -> None:
+        """Tell a server who this host is, so that volumes can be published to it."""
+        iqn = await self.look(self.machine.iscsi.initiator)
+        if not iqn:
+            raise FailedPrecondition(
+                "this host has no IQN: install open-iscsi", reason="NO_IQN",
+                host=self.settings.host_id,
+            )  # fmt: skip
+        host = Host(
+            id=self.settings.host_id, iqn=iqn, max_attachments=self.settings.max_attachments
+        )
+        await self.servers.register(server, host)
 
     async def capacity(self, root: str) -> Room:
         """Return the room of the dataset root, or of a dataset below it."""

@@ -172,7 +172,7 @@ class Stage(Verb):
         return (
             self.path in ("", found.staging_path)
             and self.fs_type in ("", found.filesystem.type)
-            and (tuple(self.mount_options), self.readonly)
+            and (tuple(self.mount_options), self.readonly or found.readonly)
             == (found.mount_options, found.stage_readonly)
         )
 
@@ -222,6 +222,7 @@ class MountAt(Verb):
     id: str
     path: str
     readonly: bool = False
+    only_here: bool = False  # refuse when it appears elsewhere already
 
     def plan(self, world: World, seen: object) -> Plan:
         found = need_attachment(world.txn, self.id)
@@ -236,6 +237,12 @@ class MountAt(Verb):
             raise AlreadyExists(
                 f"{self.id} is mounted at {path} with other parameters", volume=self.id, path=path
             )
+        elsewhere = [each.path for each in found.mounts if each is not here]
+        if self.only_here and elsewhere:
+            raise FailedPrecondition(
+                f"{self.id} is mounted at {elsewhere[0]}, and may be at one path only",
+                reason="MOUNTED_ELSEWHERE", volume=self.id, path=elsewhere[0],
+            )  # fmt: skip
         if len(found.mounts) >= MAX_MOUNTS:
             raise FailedPrecondition(f"{self.id} has {MAX_MOUNTS} mounts: no more are allowed")
         mount = here or Mount(path=path, readonly=self.readonly)

@@ -45,6 +45,7 @@ class Settings(Record):
     volblocksize: int = 16384
     trash_retention_s: int = 0  # how long a deleted volume can be undeleted
     max_attachments: int = 0
+    zone: str = "default"
     node_paths: tuple[str, ...] = ()  # below which the role node may stage and mount
 
 

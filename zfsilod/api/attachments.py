@@ -75,8 +75,9 @@ class Attachments:
         self, request: volume_pb2.MountVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = take.MountAt(
-            id=messages.volume_id(request.name), path=request.path, readonly=request.readonly
-        )
+            id=messages.volume_id(request.name), path=request.path, readonly=request.readonly,
+            only_here=request.only_here,
+        )  # fmt: skip
         await _check_node(call, verb.id, verb.path)
         return await change_volume(
             call, verb, verb.id, validate_only=request.validate_only, etag=request.etag

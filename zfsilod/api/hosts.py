@@ -75,6 +75,12 @@ class Hosts:
         verb = _create(own_host(call.caller, asked), request.host, register=True)
         return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
 
+    async def IntroduceHost(
+        self, request: host_pb2.IntroduceHostRequest, call: Call
+    ) -> host_pb2.IntroduceHostResponse:
+        await call.lasting(call.service.introduce(check_id(request.server, "server name")))
+        return host_pb2.IntroduceHostResponse()
+
 
 def _create(host_id: str, host: host_pb2.Host, *, register: bool) -> hosts.CreateHost:
     return hosts.CreateHost(

@@ -89,7 +89,7 @@ def _server(call: Call) -> service_pb2.ServerInfo:
     return service_pb2.ServerInfo(
         version=__version__, host=f"hosts/{settings.host_id}",
         roles=["give", "take"] if settings.root else ["take"], features=FEATURES,
-        caller=str(call.caller),
+        caller=str(call.caller), zone=settings.zone, max_attachments=settings.max_attachments,
     )  # fmt: skip
 
 

@@ -87,6 +87,13 @@ class Servers:
         request = host_pb2.RegisterHostRequest(host=messages.host(host))
         await self._call(server, self._api(server).hosts.RegisterHost, request)
 
+    async def usage(self, server: str, volume: str, *, timeout_s: float) -> dict[str, int]:
+        """Ask what a volume that is published to this host takes of its pool."""
+        request = volume_pb2.StatsVolumeRequest(name=f"volumes/{volume}")
+        method = self._api(server).volumes.StatsVolume
+        answer = await self._call(server, method, request, timeout_s)
+        return {"used": answer.used_bytes, "referenced": answer.referenced_bytes}
+
     def _api(self, server: str) -> Api:
         config = self._config(server)
         if self._reached.get(server) != config:  # calls that run keep the old channel alive
@@ -103,10 +110,12 @@ class Servers:
             )  # fmt: skip
         return found
 
-    async def _call(self, server: str, method: Any, request: Any) -> Any:
+    async def _call(
+        self, server: str, method: Any, request: Any, timeout_s: float = CALL_DEADLINE_S
+    ) -> Any:
         """Call a method of a server. Its errors are raised here as they were there."""
         try:
-            return await method(request, timeout=CALL_DEADLINE_S)
+            return await method(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise self._translated(server, error) from None
 

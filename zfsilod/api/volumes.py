@@ -16,6 +16,7 @@ from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.auth import Caller, shown
 from zfsilod.errors import NotFound
 from zfsilod.give import CreateVolume, UpdateVolume
+from zfsilod.stats import stats
 from zfsilod.survey import facts
 from zfsilod.trash import DeleteVolume, UndeleteVolume
 from zfsilod.verbs import check_etag, check_id
@@ -72,9 +73,9 @@ class Volumes:
         self, request: volume_pb2.StatsVolumeRequest, call: Call
     ) -> volume_pb2.VolumeStats:
         volume_id = messages.volume_id(request.name)
-        need_view(call, volume_id)
-        figures = await call.service.stats(volume_id)
-        return volume_pb2.VolumeStats(**{STATS[name]: figure for name, figure in figures.items()})
+        found = await stats(call.service, need_view(call, volume_id))
+        figures = {STATS[name]: figure for name, figure in found.figures.items()}
+        return volume_pb2.VolumeStats(**figures, conditions=found.conditions)
 
     async def ProbeVolume(
         self, request: volume_pb2.ProbeVolumeRequest, call: Call

@@ -55,6 +55,9 @@ class Zfs(Protocol):
     def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
         """Return volsize, used and referenced of every zvol below a dataset."""
 
+    def pool_problem(self, root: str) -> str:
+        """Return what is wrong with the pool of a dataset, one sentence; "": nothing."""
+
 
 class Lio(Protocol):
     """The kernel's iSCSI target, through configfs."""
@@ -122,6 +125,11 @@ class Iscsi(Protocol):
 
     def has_size(self, disk: Disk) -> bool: ...
     def rescan(self, disk: Disk) -> None: ...
+    def initiator(self) -> str:
+        """Return this host's IQN; "" when it has none."""
+
+    def problem(self, disk: Disk) -> str:
+        """Return what is wrong with a session, one sentence; "": nothing."""
 
 
 class Block(Protocol):
@@ -159,7 +167,10 @@ class Mounts(Protocol):
         """Unmount whatever of the disk is there, and hide it from those who are still at work."""
 
     def stats(self, path: str) -> dict[str, int]:
-        """Return bytes_ and inodes_ total, used and available: statvfs(3)."""
+        """Return bytes_ and inodes_ total, used and available: statvfs(3), which may hang."""
+
+    def problem(self, path: str, *, readonly: bool) -> str:
+        """Return what is wrong with a mount, one sentence; "": nothing. Asks no filesystem."""
 
 
 class Host(Protocol):

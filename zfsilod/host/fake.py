@@ -250,6 +250,11 @@ class FakeZfs:
         zvols = {name: self.facts.get(f"zvol:{name}") for name in self.facts.names("zvol")}
         return {name: (found["size"], 0, 0) for name, found in zvols.items()}
 
+    def pool_problem(self, root: str) -> str:
+        pool = root.split("/")[0]
+        health = self.facts.get(f"pool:{pool}") or "ONLINE"
+        return "" if health == "ONLINE" else f"the pool {pool} is {health}: see zpool status"
+
     def _zvol(self, dataset: str) -> Any:
         found = self.facts.get(f"zvol:{dataset}")
         if found is None:
@@ -479,6 +484,16 @@ class FakeIscsi:
         found = self.facts.get(f"session:{disk.target}")
         return bool(found and found["size"] == disk.size_bytes)
 
+    def initiator(self) -> str:
+        """Return a name that no other simulation has: two of them are two machines."""
+        place = hashlib.sha256(str(self.facts.path).encode()).hexdigest()[:12]
+        return f"iqn.2026-01.org.zfsilo:simulated.{place}"
+
+    def problem(self, disk: Disk) -> str:
+        if self.facts.get(f"session:{disk.target}") is None:
+            return f"there is no session with {disk.target}"
+        return ""
+
     def rescan(self, disk: Disk) -> None:
         session = self.facts.get(f"session:{disk.target}")
         self.facts.effect(f"session:{disk.target}", session | {"size": disk.size_bytes})
@@ -603,6 +618,14 @@ class FakeMounts:
             raise FailedPrecondition(f"the mount point {path} does not exist", path=path)
         mount = {"serial": disk.serial, "kind": kind, "readonly": readonly}
         self.facts.effect(f"mount:{path}", mount)
+
+    def problem(self, path: str, *, readonly: bool) -> str:
+        found = self.facts.get(f"mount:{path}")
+        if found is None:
+            return f"nothing is mounted at {path}"
+        if found["readonly"] and not readonly:
+            return f"the filesystem at {path} turned read-only after an error"
+        return ""
 
     def stats(self, path: str) -> dict[str, int]:
         found = self.facts.get(f"mount:{path}")

@@ -250,6 +250,20 @@ class RealIscsi:
 
     # Reading, for the daemon
 
+    def initiator(self) -> str:
+        return initiator_name()
+
+    def problem(self, disk: Disk) -> str:
+        session = self._disks.session(disk.target)
+        if session is None:
+            return f"there is no session with {disk.target}"
+        if session.state != LOGGED_IN:
+            return f"the session with {disk.target} is lost (state {session.state})"
+        device = self._disks.device(session)
+        if device is None or device.serial != disk.serial:
+            return f"the disk of {disk.target} is gone"
+        return ""
+
     def sessions(self, prefix: str = "") -> list[str]:
         """Return the targets that this host is logged in to, of those whose names begin so."""
         return [each.target for each in self._disks.sessions(prefix)]

@@ -203,6 +203,16 @@ class RealMounts:
             "inodes_available": found.f_favail,
         }  # fmt: skip
 
+    def problem(self, path: str, *, readonly: bool) -> str:
+        mount = mountinfo.at(resolved(path), mountinfo.read())
+        if mount is None:
+            return f"nothing is mounted at {path}"
+        if self._is_dead(mount):
+            return f"the disk that is mounted at {path} is gone"
+        if mount.stopped and not readonly:
+            return f"the filesystem at {path} turned read-only after an error"
+        return ""
+
     # What is mounted there, and by whom
 
     def _ours(self, disk: Disk, path: str) -> Mount | None:

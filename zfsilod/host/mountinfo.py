@@ -18,13 +18,19 @@ class Mount:
         self.id, self.parent, self.number, root, path, options = before.split(" ")[:6]
         self.root, self.path = _plain(root), _plain(path)
         self.options = frozenset(options.split(","))
-        self.type, source = after.split(" ")[:2]
+        self.type, source, of_filesystem = after.split(" ")[:3]
         self.source = _plain(source)
+        self._of_filesystem = frozenset(of_filesystem.split(","))
 
     @property
     def readonly(self) -> bool:
         """Whether this mount is read-only, whatever its filesystem is."""
         return "ro" in self.options
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the filesystem itself takes no writes: so made, or so turned by an error."""
+        return not {"ro", "emergency_ro", "shutdown"}.isdisjoint(self._of_filesystem)
 
 
 def read(path: Path = MOUNTINFO) -> list[Mount]:

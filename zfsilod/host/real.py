@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CONFIGFS = Path("/sys/kernel/config/target")
 
-SERVER_TOOLS = ("zfs", "udevadm", "modprobe")
+SERVER_TOOLS = ("zfs", "zpool", "udevadm", "modprobe")
 CONSUMER_TOOLS = (
     "iscsiadm", "mount", "umount", "blkid", "mkfs.ext4", "e2fsck", "resize2fs",
 )  # fmt: skip

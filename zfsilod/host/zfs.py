@@ -235,6 +235,16 @@ class RealZfs:
         found = (line.split("\t") for line in lines)
         return {each[0]: (int(each[1]), int(each[2]), int(each[3])) for each in found}
 
+    def pool_problem(self, root: str) -> str:
+        """Return what `zpool list` has to say of a pool that is not ONLINE."""
+        pool = pool_of(checked(root))
+        argv = ["zpool", "list", "-H", "-o", "health", pool]
+        done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
+        health = done.stdout.strip()
+        if done.rc != 0:
+            return f"the pool {pool} is not imported on this host"
+        return "" if health == "ONLINE" else f"the pool {pool} is {health}: see zpool status"
+
     def list_zvols(self, root: str) -> list[Listed]:
         """Return every zvol below a dataset, ours and others, in one process."""
         names = (*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS))

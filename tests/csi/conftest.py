@@ -1,0 +1,20 @@
+"""What the tests of the plugin share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.csi.cluster import Cluster, cluster_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """One storage host, which is the node too."""
+    async with cluster_of(tmp_path) as built:
+        yield built
