@@ -16,6 +16,7 @@ PYTEST = $(RUN) -m pytest
 
 .PHONY: help demo lab bench test check unit systemd-test lab-test deb deb-test nix-test lint stubs install
 .PHONY: crash-test crash crash-long install-files docs clean
+.PHONY: csi-test sanity
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -38,12 +39,17 @@ check: lint unit
 
 unit: stubs
 	$(PYTEST) tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
-		--ignore=tests/nix --ignore=tests/bench
+		--ignore=tests/nix --ignore=tests/bench --ignore=tests/csi/suite
 
 lint: stubs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+## make csi-test       the CSI plugin: conformance over a simulated host, the manifests
+csi-test: stubs
+	$(PYTHON) tests/setup csi
+	$(PYTEST) tests/csi/suite
 
 ## make systemd-test   a real systemd in namespaces over a simulated host
 systemd-test: stubs

@@ -43,7 +43,7 @@ async def serve(settings: Config, role: str) -> None:
         await server.start()
         stack.push_async_callback(server.stop)
         if settings.metrics:
-            metrics.serve(settings.metrics)
+            stack.callback((await metrics.serve(settings.metrics)).close)
         await stop.wait()
 
 

@@ -1,0 +1,103 @@
+"""zfsilod --simulate and zfsilo-csi as processes, for what shows only when they are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = Path(__file__).parents[2]
+HOST = "simulated"
+START_S = 30
+LOG_TAIL = 4000
+
+
+class Process:
+    """A Python module that runs until it is stopped or killed."""
+
+    def __init__(self, log: Path, socket: Path, *words: str) -> None:
+        self._log = log
+        self._socket = socket
+        self._words = words
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until its socket is there."""
+        self._socket.unlink(missing_ok=True)
+        places = (PROJECT, PROJECT / "proto", PROJECT / "csi")
+        environment = os.environ | {"PYTHONPATH": ":".join(map(str, places))}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *self._words], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, env=environment, cwd=PROJECT, start_new_session=True,
+            )  # fmt: skip
+        until = time.monotonic() + START_S
+        while not self._socket.exists():
+            said = self._log.read_text()[-LOG_TAIL:]
+            assert self._process.poll() is None, said
+            assert time.monotonic() < until, said
+            time.sleep(0.02)  # no event tells that another process has bound a socket
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """End it: by SIGTERM, or by SIGKILL with all that it started."""
+        if self._process is None:
+            return
+        if number == signal.SIGKILL:
+            os.killpg(self._process.pid, number)
+        else:
+            self._process.send_signal(number)
+        self._process.wait(START_S)
+        self._process = None
+
+
+class Simulation:
+    """A storage host that is its own node, and the plugin."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        etc = directory / "etc"
+        etc.mkdir()
+        (etc / "zfsilod.toml").write_text(
+            f'[daemon]\nhost_id = "{HOST}"\n[csi]\nmax_attachments = 4\n'
+        )
+        config = directory / "csi.toml"
+        config.write_text(
+            f'endpoint = "{self.endpoint}"\n'
+            f'[node]\nsocket = "{directory}/run/csi/zfsilod.sock"\n'
+            f'[backends.give]\naddress = "unix:{directory}/run/zfsilod.sock"\nserver = "{HOST}"\n'
+        )
+        words = ("zfsilod.daemon", "--simulate", str(directory))
+        self.daemon = Process(directory / "daemon.log", directory / "run/csi/zfsilod.sock", *words)
+        self.plugin = Process(
+            directory / "csi.log", directory / "csi.sock",
+            "zfsilo_csi", "--config", str(config), "all",
+        )  # fmt: skip
+
+    @property
+    def endpoint(self) -> str:
+        return f"unix:{self.directory}/csi.sock"
+
+    @property
+    def facts(self) -> Path:
+        return self.directory / "facts.json"
+
+
+@contextmanager
+def simulation(directory: Path) -> Iterator[Simulation]:
+    """Run both for as long as they are needed."""
+    built = Simulation(directory)
+    try:
+        built.daemon.start()
+        built.plugin.start()
+        yield built
+    finally:
+        built.plugin.end()
+        built.daemon.end()
