@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from zfsilo_csi.server import Server
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits(3)
-# grpc has no option for the lowest version of TLS. With zfsilod's ECDSA certificates no cipher of
-# TLS 1.2 is left over by this list, and those of 1.3 are always on.
-TLS13_ONLY = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES128-GCM-SHA256"}
 
 
 async def serve(settings: Config, role: str) -> None:
@@ -83,7 +79,6 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 def main() -> int:
     """Run zfsilo-csi; exit 78 when the configuration is wrong."""
     options = _options(sys.argv[1:])
-    os.environ.update(TLS13_ONLY)  # before the first import of grpc
     try:
         settings = config.load(options.config)
     except config.ConfigError as error:
@@ -91,7 +86,11 @@ def main() -> int:
         return EXIT_CONFIG
     settings.endpoint = options.endpoint or settings.endpoint
     logs.set_up(settings.log_level)
-    asyncio.run(serve(settings, options.role))
+    try:
+        asyncio.run(serve(settings, options.role))
+    except config.ConfigError as error:
+        sys.stderr.write(f"zfsilo-csi: {error}\n")
+        return EXIT_CONFIG
     return 0
 
 

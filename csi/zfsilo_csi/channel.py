@@ -1,16 +1,19 @@
-"""Channels to zfsilod: the local socket, or TLS with the certificate that the daemon must show."""
+"""Channels to zfsilod: the local socket, or TLS as the controller of a join file."""
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from zfsilo_csi.config import ConfigError
+
 if TYPE_CHECKING:
     from zfsilo_csi.config import BackendConfig
 
-PINNED_NAME = "zfsilo"  # in every certificate of a zfsilod; which one it is, the pin says
+WANTED = ("address", "tls_name", "authority", "certificate", "key")
 OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -22,17 +25,31 @@ OPTIONS = (
 
 
 def local(path: str) -> Any:
-    """Return a channel to the zfsilod of this host."""
+    """Return a channel to a zfsilod of this machine."""
     return grpc.aio.insecure_channel(f"unix:{path}", options=OPTIONS)
 
 
 def remote(config: BackendConfig) -> Any:
-    """Return a channel to a storage host."""
-    if config.address.startswith("unix:"):
-        return local(config.address.removeprefix("unix:"))
-    trusted = grpc.ssl_channel_credentials(Path(config.certificate).read_bytes())
-    token = grpc.access_token_call_credentials(Path(config.token).read_text().strip())
-    # grpc sends a token over TLS only, by itself.
-    credentials = grpc.composite_channel_credentials(trusted, token)
-    options = (*OPTIONS, ("grpc.ssl_target_name_override", PINNED_NAME))
-    return grpc.aio.secure_channel(config.address, credentials, options=options)
+    """Return a channel to a storage host. Raises ConfigError."""
+    if config.socket:
+        return local(config.socket)
+    found = _read(Path(config.join))
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=found["authority"].encode(), private_key=found["key"].encode(),
+        certificate_chain=found["certificate"].encode(),
+    )  # fmt: skip
+    options = (*OPTIONS, ("grpc.ssl_target_name_override", found["tls_name"]))
+    return grpc.aio.secure_channel(found["address"], credentials, options=options)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Read a join file. What is wrong with it is never quoted: it holds a key."""
+    try:
+        found = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"the join file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise ConfigError(f"the join file {path} is no TOML") from None
+    if not all(isinstance(found.get(name), str) for name in WANTED):
+        raise ConfigError(f"the join file {path} does not have all of {', '.join(WANTED)}")
+    return found

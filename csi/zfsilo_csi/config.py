@@ -2,9 +2,7 @@
 
 driver = "csi.zfsilo.io"
 [backends.give]
-address = "give.example:9750"
-certificate = "/etc/zfsilo-csi/give/server.pem"
-token = "/etc/zfsilo-csi/give/token"
+join = "/etc/zfsilo-csi/backends/give.join"
 zones = ["hall-1"]
 """
 
@@ -32,9 +30,8 @@ class ConfigError(Exception):
 class BackendConfig(msgspec.Struct, forbid_unknown_fields=True):
     """[backends.NAME]: a storage host. The name is part of volume ids, so it never changes."""
 
-    address: str  # HOST:PORT; or unix:PATH, of a daemon on this machine
-    certificate: str = ""  # a file with the one that the daemon must show
-    token: str = ""  # a file with the bearer token
+    join: str = ""  # a file that `zfsiloctl pki issue user NAME --role controller` made there
+    socket: str = ""  # or the socket of a zfsilod on this machine
     zones: list[str] = msgspec.field(default_factory=lambda: ["default"])
     server: str = ""  # what the nodes' zfsilod calls it; "": as we do
 
@@ -80,13 +77,8 @@ def _checks(found: Config) -> list[tuple[bool, str]]:
     for name, each in found.backends.items():
         checks += [
             (bool(BACKEND.fullmatch(name)), f"the backend {name!r} has no name of a-z 0-9 -"),
-            (bool(each.address), f"backends.{name}.address is empty"),
+            (bool(each.join) != bool(each.socket), f"backends.{name}: either join, or socket"),
             (bool(each.zones), f"backends.{name}.zones is empty: no node could reach it"),
             (all(map(ZONE.fullmatch, each.zones)), f"backends.{name}.zones: no label value"),
         ]
-        if not each.address.startswith("unix:"):
-            checks += [
-                (bool(each.certificate), f"backends.{name}.certificate is missing"),
-                (bool(each.token), f"backends.{name}.token is missing"),
-            ]
     return checks

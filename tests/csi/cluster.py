@@ -18,8 +18,9 @@ from zfsilo_csi.server import Server
 
 from tests.api.running import Front, front_of
 from tests.doubles import SETTINGS
-from zfsilod.api.servers import ServerConfig, Servers
+from zfsilod.api.servers import Servers
 from zfsilod.api.stub import Stub
+from zfsilod.certs import make_join
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -151,7 +152,7 @@ async def cluster_of(
             place = directory / name
             place.mkdir()
             fronts[name] = await stack.enter_async_context(front_of(place, settings))
-        known = {name: _server(front) for name, front in fronts.items()}
+        known = {name: front.certified("host", NODE) for name, front in fronts.items()}
         servers = Servers(known.get)
         stack.push_async_callback(servers.close)
         fronts["give"].service.servers = servers
@@ -173,21 +174,11 @@ async def cluster_of(
         yield Cluster(Plugin(kubelet, channel), fronts, metrics)
 
 
-def _server(front: Front) -> ServerConfig:
-    return ServerConfig(
-        address=front.address, token=front.token("host", NODE),
-        certificate_pem=front.certificate.certificate_pem.decode(),
-    )  # fmt: skip
-
-
 def _backend(directory: Path, name: str, front: Front, zones: list[str]) -> BackendConfig:
     """Return how the plugin reaches a storage host: as a controller, over TLS."""
-    certificate, token = directory / f"{name}.pem", directory / f"{name}.token"
-    certificate.write_bytes(front.certificate.certificate_pem)
-    token.write_text(front.token("controller", "csi"))
-    return BackendConfig(
-        address=front.address, certificate=str(certificate), token=str(token), zones=zones
-    )
+    join = directory / f"{name}.join"
+    join.write_text(make_join(front.certified("controller", "csi")))
+    return BackendConfig(join=str(join), zones=zones)
 
 
 def mount(mode: str = "SINGLE_NODE_WRITER", **fields: Any) -> csi.VolumeCapability:

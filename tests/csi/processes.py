@@ -72,7 +72,7 @@ class Simulation:
         config.write_text(
             f'endpoint = "{self.endpoint}"\n'
             f'[node]\nsocket = "{directory}/run/csi/zfsilod.sock"\n'
-            f'[backends.give]\naddress = "unix:{directory}/run/zfsilod.sock"\nserver = "{HOST}"\n'
+            f'[backends.give]\nsocket = "{directory}/run/zfsilod.sock"\nserver = "{HOST}"\n'
         )
         words = ("zfsilod.daemon", "--simulate", str(directory))
         self.daemon = Process(directory / "daemon.log", directory / "run/csi/zfsilod.sock", *words)

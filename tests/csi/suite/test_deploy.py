@@ -93,7 +93,7 @@ def test_other_values_are_right_too() -> None:
     for each in objects(
         rendered(
             "-f", str(VALUES), "--set", "snapshots=false", "--set", "volumeAttributesClasses=false",
-            "--set", "controller.nodeSelector.role=infra", "--set", "backends.b.address=b:9750",
+            "--set", "controller.nodeSelector.role=infra", "--set", "backends.b.server=b",
             "--set", "backends.b.zones={one,two}",
         )
     ):  # fmt: skip
@@ -107,7 +107,7 @@ def test_the_configuration_of_the_chart_is_read(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(found["data"]["config.toml"])
     settings = config.load(path)
-    assert settings.backends["give"].address == "give.example:9750"
+    assert settings.backends["give"].join == "/etc/zfsilo-csi/backends/give.join"
     assert settings.backends["give"].zones == ["default"]
     assert settings.node.socket == "/run/zfsilo/csi/zfsilod.sock"
     assert settings.endpoint == "unix:///csi/csi.sock"
@@ -167,7 +167,7 @@ def test_nobody_may_read_secrets() -> None:
 
 
 def test_a_chart_without_values_says_what_is_missing() -> None:
-    with pytest.raises(AssertionError, match="imageRegistry is missing"):
-        rendered()
     with pytest.raises(AssertionError, match="backends is empty"):
-        rendered("--set", "imageRegistry=registry.example")
+        rendered()
+    with pytest.raises(AssertionError, match="imageRegistry is missing"):
+        rendered("--set", "backends.give.server=give")
