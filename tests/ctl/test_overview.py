@@ -69,10 +69,14 @@ def test_narrow_terminals_and_colours(
     ctl: Shell, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr("zfsilod.ctl.facts_view.sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("zfsilod.ctl.table.sys.stdout.isatty", lambda: True, raising=False)
     lines = ctl(f"volume probe {broken}").out.splitlines()
     assert max(map(len, lines)) <= 40
     assert any(line.endswith("…") for line in lines)
+    monkeypatch.setenv("COLUMNS", "60")
+    listed = ctl("volume list").out.splitlines()
+    assert max(map(len, listed)) <= 60
+    assert any(line.startswith(f"{broken} ") for line in listed)
     monkeypatch.setattr(table, "coloured", lambda _stream: True)
     assert f"{table.BAD}NO   {table.RESET}" in ctl(f"volume probe {broken}").out
 

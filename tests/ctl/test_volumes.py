@@ -80,7 +80,7 @@ def test_lists_are_filtered_by_words_labels_and_height(ctl: Shell) -> None:
 
 
 def test_lists_go_on_behind_the_first_page(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zfsilod.ctl.client.PAGE_SIZE", 2)
+    monkeypatch.setattr("zfsilod.ctl.client.LOCAL_PAGE_SIZE", 2)
     for number in range(5):
         ctl.ok(f"volume create page-{number} 1G -l set=page")
     expected = [f"page-{number}" for number in range(5)]

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 READ_S = 30.0
 CHANGE_S = 600.0
-PAGE_SIZE = 100  # of volumes with all labels that they may have: 2 MiB, and grpc takes 4
+# Of volumes with all labels that they may have a hundred are 2 MiB, and grpc takes 4. Here it is
+# told to take more: each page costs a look at the store.
+PAGE_SIZE, LOCAL_PAGE_SIZE = 100, 1000
+LOCAL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
 
 
 class Server:
@@ -49,7 +52,7 @@ class Server:
 
     def ask_all(self, method: Any, request: Any, field: str) -> list[Any]:
         """Call a List method, page by page, and return all it lists."""
-        request.page_size = PAGE_SIZE
+        request.page_size = LOCAL_PAGE_SIZE if self.local else PAGE_SIZE
         found: list[Any] = []
         while True:
             page = self.ask(method, request)
@@ -91,7 +94,7 @@ def _local(path: str) -> tuple[grpc.Channel, str]:
             f"the socket {path} is not open to you: become root, or a member of the group zfsilo",
             reason="NO_ACCESS", socket=path,
         )  # fmt: skip
-    return grpc.insecure_channel(f"unix:{path}"), where
+    return grpc.insecure_channel(f"unix:{path}", LOCAL_OPTIONS), where
 
 
 def _remote(name: str) -> tuple[grpc.Channel, str]:

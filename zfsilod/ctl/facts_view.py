@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl.table import BAD, DOUBT, GOOD, clean, paint
+from zfsilod.ctl.table import BAD, DOUBT, GOOD, clean, paint, shorten, width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +36,6 @@ STEPS = {
     "DeviceBound": ("mounts", "device at", "path"),
 }
 WIDEST = 5  # of the words below
-MIN_WIDTH = 40
 
 
 def show_facts(name: str, facts: Sequence[Any]) -> None:
@@ -51,8 +48,8 @@ def show_facts(name: str, facts: Sequence[Any]) -> None:
         stem = "   " if last else "│  "
         for number, fact in enumerate(some):
             branch = "└─" if number == len(some) - 1 else "├─"
-            print(f"{stem}{branch} {_line(fact, room=_width() - 12)}")
-            for line in textwrap.wrap(clean(fact.problem), _width() - 12):
+            print(f"{stem}{branch} {_line(fact, room=width() - 12)}")
+            for line in textwrap.wrap(clean(fact.problem), width() - 12):
                 print(f"{stem}         {line}")
 
 
@@ -79,9 +76,7 @@ def _line(fact: Any, room: int) -> str:
     text = clean(_words(fact))
     if not fact.wanted:
         text = f"not: {text}"
-    if len(text) > room:
-        text = f"{text[: room - 1]}…"
-    return f"{paint(colour, f'{word:<{WIDEST}}')} {text}"
+    return f"{paint(colour, f'{word:<{WIDEST}}')} {shorten(text, room)}"
 
 
 def _verdict(fact: Any) -> tuple[str, str]:
@@ -93,10 +88,3 @@ def _verdict(fact: Any) -> tuple[str, str]:
     if (fact.truth == pb.TRUTH_SO) == fact.wanted:
         return "ok", GOOD
     return "NO", BAD
-
-
-def _width() -> int:
-    """Return the terminal's width; what is no terminal is wide enough for everything."""
-    if not sys.stdout.isatty():
-        return 1 << 16
-    return max(MIN_WIDTH, shutil.get_terminal_size().columns)

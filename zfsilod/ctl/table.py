@@ -14,6 +14,8 @@ BOLD, RESET = "\x1b[1m", "\x1b[0m"
 GOOD, BAD, DOUBT = "\x1b[32m", "\x1b[31m", "\x1b[33m"
 RIGHT = ("SIZE", "TOTAL", "USED", "FREE", "EPOCH")
 GAP = "  "
+MIN_WIDTH = 40
+NARROWEST = 6  # a column
 
 
 def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, indent: str = "") -> None:
@@ -22,6 +24,13 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, indent:
     names = [headers[i] for i in used]
     lines = [[clean(row[i]) or "-" for i in used] for row in rows]
     widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
+    room = width() - len(indent) - len(GAP) * (len(names) - 1)
+    while sum(widths) > room and max(widths[1:], default=0) > NARROWEST:
+        # The name is what people need whole: of the others the widest gives way.
+        widest = max(range(1, len(widths)), key=widths.__getitem__)
+        widths[widest] -= 1
+    lines = [[shorten(c, w) for c, w in zip(line, widths, strict=True)] for line in lines]
+    names = [shorten(name, w) for name, w in zip(names, widths, strict=True)]
     head = _line(names, names, widths)
     print(indent + paint(BOLD, head))
     for line in lines:
@@ -36,6 +45,20 @@ def show_block(title: str, pairs: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, _value in shown), default=0)
     for name, value in shown:
         print(f"  {name + ':':<{width + 1}}  {value}")
+
+
+def width() -> int:
+    """Return the terminal's width; what is no terminal is wide enough for everything."""
+    if not sys.stdout.isatty():
+        return 1 << 16
+    import shutil
+
+    return max(MIN_WIDTH, shutil.get_terminal_size().columns)
+
+
+def shorten(text: str, room: int) -> str:
+    """Return a text that fits, with a sign where something is left out."""
+    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def paint(colour: str, text: str) -> str:
