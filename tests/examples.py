@@ -16,12 +16,13 @@ from zfsilod.model import (
     Move,
     Operation,
     Publication,
+    Shot,
     Step,
     Volume,
 )
 from zfsilod.record import Record
 from zfsilod.secret import Chap
-from zfsilod.steps import NoAcl, NobodyAdmitted, NoExport, NoNode
+from zfsilod.steps import Formatted, NoAcl, NobodyAdmitted, NoExport, NoNode
 
 UID = "0123456789abcdef0123456789abcdef"
 TAKE = "iqn.2024-01.lab.take:host"
@@ -32,6 +33,12 @@ VOLUME = Volume(
     id="data", uid=UID, dataset="tank/data", capacity_bytes=GIB, thin=True, mode="FILESYSTEM",
     volblocksize=16384, properties=(("compression", "lz4"),),
 )  # fmt: skip
+OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
+COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
+SHOTS = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
+CUT = plan.cut("c" * 32, SHOTS[:1], "01jd", "before-upgrade")
+GROUP = plan.cut("e" * 32, SHOTS, "01jd", "both")
+ORIGIN = plan.Origin(shot=SHOTS[0], cut="c" * 32, own=False, size_bytes=GIB)
 TRASH = f"tank/.trash/{UID}"
 PUBLICATION = Publication(id="data/take", volume="data", host="take", initiator=TAKE, epoch=1)
 SECOND = Publication(
@@ -47,6 +54,12 @@ ATTACHMENT = Attachment(
         state="FORMATTING", type="ext4", uuid="6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11",
         operation="01jd", host="take",
     ),
+)  # fmt: skip
+CLONED = ATTACHMENT.but(
+    filesystem=Filesystem(
+        state="CLONED", type="ext4", uuid="7c2bd2e1-4d7f-4e1d-8f1f-1f6e8f409b22",
+        origin=ATTACHMENT.filesystem.uuid,
+    )
 )  # fmt: skip
 BLOCK = ATTACHMENT.but(mode="BLOCK", mounts=(Mount(path="/dev-data", made_path=True),))
 
@@ -75,6 +88,17 @@ def _server() -> tuple[Example, ...]:
     return (
         Example(name="create", before=(), moves=plan.up(created)),
         Example(name="delete", before=created, moves=plan.down(created)),
+        Example(name="snapshot", before=created, moves=plan.up([CUT])),
+        Example(name="delete-snapshot", before=(*created, CUT), moves=plan.down([CUT])),
+        Example(name="snapshot-group", before=(*created, plan.zvol(OTHER)), moves=plan.up([GROUP])),
+        Example(
+            name="create-from-snapshot", before=(*created, CUT),
+            moves=plan.clone(COPY, ORIGIN, "01jd"),
+        ),
+        Example(
+            name="create-from-volume", before=created,
+            moves=plan.clone(COPY, ORIGIN.but(own=True, cut="d" * 32), "01jd"),
+        ),
         Example(
             name="delete-into-trash", before=created,
             moves=plan.up([plan.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
@@ -123,12 +147,18 @@ def _server() -> tuple[Example, ...]:
 def _consumer() -> tuple[Example, ...]:
     connected = tuple(plan.connection(ATTACHMENT))
     staged = (*connected, *plan.staging(ATTACHMENT))
+    formatted = (*connected, Formatted(disk=ATTACHMENT.disk, filesystem=ATTACHMENT.filesystem))
     mounted = (*staged, *plan.mounting(ATTACHMENT, ATTACHMENT.mounts[0]))
     block = (*connected, *plan.mounting(BLOCK, BLOCK.mounts[0]))
     return (
         Example(name="connect", before=(), moves=plan.up(connected)),
         Example(name="disconnect", before=connected, moves=plan.down(connected)),
         Example(name="stage", before=connected, moves=plan.up(plan.staging(ATTACHMENT))),
+        Example(name="stage-clone", before=formatted, moves=plan.up(plan.staging(CLONED))),
+        Example(
+            name="stage-clone-readonly", before=formatted,
+            moves=plan.up(plan.staging(CLONED.but(stage_readonly=True))),
+        ),
         Example(name="unstage", before=staged, moves=plan.unstaging(ATTACHMENT)),
         Example(
             name="mount", before=staged,

@@ -32,6 +32,13 @@ from zfsilod.model import (
     Publication,
     Volume,
 )
+from zfsilod.origins import (
+    Content,
+    begin_with,
+    clone_dependent,
+    content_of_snapshot,
+    content_of_volume,
+)
 from zfsilod.verbs import (
     Plan,
     Settings,
@@ -45,6 +52,7 @@ from zfsilod.verbs import (
 
 if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
+    from zfsilod.model import Change
     from zfsilod.record import Pairs
     from zfsilod.store import Transaction
 
@@ -64,6 +72,8 @@ class CreateVolume(Verb):
     labels: Pairs = ()
     hosts: tuple[str, ...] = ()
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
+    source_snapshot: str = ""  # what it begins with: a snapshot, a volume as it is now, or nothing
+    source_volume: str = ""
 
     def look(self, host: Machine, settings: Settings) -> Room:
         need_root(settings)
@@ -73,16 +83,23 @@ class CreateVolume(Verb):
 
     def plan(self, world: World, seen: object) -> Plan:
         assert isinstance(seen, Room)
-        wanted = self._volume(world)
+        content = self._content(world.txn)
+        wanted = self._volume(world, content)
         if world.txn.get(Volume, self.id):
             raise AlreadyExists(
                 f"the volume {self.id} exists with other parameters", volume=self.id
             )
         check_room(wanted, seen, world)
+        commit: tuple[Change, ...] = (put(wanted.but(height="CREATED")),)
+        if content is None:
+            moves = plan.up([plan.zvol(wanted, world.operation_id)])
+        else:
+            moves = plan.clone(wanted, content.origin, world.operation_id)
+            commit = (*commit, put(clone_dependent(wanted)))
         return Plan(
-            title=f"create {self.id}",
-            claims=(f"volume/{self.id}",), moves=plan.up([plan.zvol(wanted, world.operation_id)]),
-            commit=(put(wanted.but(height="CREATED")),),
+            title=f"create {self.id}{self._from}",
+            claims=(f"volume/{self.id}", *(content.claims if content else ())),
+            moves=moves, commit=commit,
         )  # fmt: skip
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
@@ -90,23 +107,51 @@ class CreateVolume(Verb):
         same = found is not None and (
             (found.thin, found.mode, found.properties, found.hosts, found.access_modes)
             == (self.thin, self.mode, self._properties(), self.hosts, self.access_modes)
-            and found.capacity_bytes == round_up(self.capacity_bytes, found.volblocksize)
+            and (found.source_snapshot, found.source_volume)
+            == (self.source_snapshot, self.source_volume)
+            and self._has_size(found)
         )
         return plan.up([plan.zvol(found)]) if found is not None and same else None
+
+    def _has_size(self, found: Volume) -> bool:
+        asked = self.capacity_bytes
+        if not asked and found.origin:  # it took the size of what it was made from
+            return True
+        return found.capacity_bytes == round_up(asked, found.volblocksize)
+
+    def _content(self, txn: Transaction) -> Content | None:
+        if self.source_snapshot and self.source_volume:
+            raise InvalidArgument(
+                "a volume begins with a snapshot or a volume, not both", reason="BAD_SOURCE"
+            )
+        if self.source_snapshot:
+            return content_of_snapshot(txn, self.source_snapshot)
+        return content_of_volume(txn, self.source_volume) if self.source_volume else None
+
+    @property
+    def _from(self) -> str:
+        if self.source_snapshot:
+            return f" from the snapshot {self.source_snapshot}"
+        return f" from {self.source_volume}" if self.source_volume else ""
 
     def _properties(self) -> Pairs:
         return tuple(pair for pair in sorted(self.properties) if pair[0] != "volblocksize")
 
-    def _volume(self, world: World) -> Volume:
-        block = check_block_size(dict(self.properties), world.settings.volblocksize)
-        size = check_size(self.capacity_bytes, self.limit_bytes, block)
-        return check_marks(Volume(
+    def _volume(self, world: World, content: Content | None) -> Volume:
+        asked_block = dict(self.properties).get("volblocksize", "")
+        default = content.volblocksize if content else world.settings.volblocksize
+        block = check_block_size(dict(self.properties), default)
+        asked = self.capacity_bytes or (content.origin.size_bytes if content else 0)
+        size = check_size(asked, self.limit_bytes, block)
+        volume = Volume(
             id=self.id, uid=uuid.uuid4().hex, dataset=f"{world.settings.root}/{self.id}",
             capacity_bytes=size, thin=self.thin, mode=self.mode, volblocksize=block,
             properties=check_properties(self._properties()), labels=check_labels(self.labels),
             hosts=check_hosts(self.hosts), access_modes=self.access_modes,
+            source_snapshot=self.source_snapshot, source_volume=self.source_volume,
             created_at=world.now, updated_at=world.now,
-        ))  # fmt: skip
+        )  # fmt: skip
+        return check_marks(begin_with(volume, content, asked_block) if content else volume)
 
 
 class UpdateVolume(Verb):

@@ -32,7 +32,7 @@ AccessMode = Literal[
 Transport = Literal["ISCSI"]
 ServerHeight = Literal["ABSENT", "CREATED", "EXPORTED"]
 ConsumerHeight = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
-FilesystemState = Literal["NONE", "FORMATTING", "READY"]
+FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
 Restore = Literal["BOOT", "NEVER"]
 Mark = Literal["todo", "kept", "begun", "done", "undone"]
 OperationState = Literal[
@@ -56,6 +56,7 @@ class Filesystem(Record):
     uuid: str = ""
     operation: str = ""  # FORMATTING: the consumer's operation that may run mkfs
     host: str = ""
+    origin: str = ""  # CLONED: the UUID that it still has, until it is given its own
 
 
 class Volume(Stored):
@@ -76,6 +77,9 @@ class Volume(Stored):
     guid: str = ""  # ZFS's own identity of the dataset, learned when it was made
     filesystem: Filesystem = Filesystem()
     epoch: int = 0  # of the newest publication; counted up, never reused
+    source_snapshot: str = ""  # what it was made from, by id, as it was called then
+    source_volume: str = ""
+    origin: str = ""  # the uid of the volume whose snapshot it is a clone of
     created_at: int = 0
     updated_at: int = 0
 
@@ -88,6 +92,42 @@ class Trashed(Stored):
     home: str  # the dataset that it had
     deleted_at: int = 0
     purge_at: int = 0  # not before; and not while anything depends on it
+
+
+class Shot(Record):
+    """A snapshot of one zvol: of which, and its own guid where it is known."""
+
+    dataset: str
+    uid: str  # the volume's
+    guid: str = ""
+
+
+class Snapshot(Stored):
+    """What a volume held at one moment."""
+
+    id: str
+    uid: str  # of the cut; the snapshots of a group share it, and their names in ZFS come from it
+    volume: str  # as it was called then
+    volume_uid: str
+    size_bytes: int
+    volblocksize: int
+    mode: Mode
+    filesystem: Filesystem
+    labels: Pairs = ()
+    group: str = ""
+    guid: str = ""  # ZFS's own identity of the snapshot, learned when it was taken
+    created_at: int = 0
+
+
+class SnapshotGroup(Stored):
+    """Snapshots of several volumes, taken at one moment."""
+
+    id: str
+    uid: str
+    volumes: tuple[str, ...]
+    snapshots: tuple[str, ...]
+    labels: Pairs = ()
+    created_at: int = 0
 
 
 class Dependent(Stored):

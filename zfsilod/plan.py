@@ -20,14 +20,18 @@ from zfsilod.model import (
     Mount,
     Move,
     Publication,
+    Shot,
+    Snapshot,
     Step,
     Volume,
 )
-from zfsilod.record import Record, pairs
+from zfsilod.record import Pairs, Record, pairs
 from zfsilod.steps import (
     Acl,
     Backstore,
     Bound,
+    Clone,
+    Cut,
     Detached,
     DeviceBound,
     DiskSize,
@@ -44,10 +48,12 @@ from zfsilod.steps import (
     Node,
     NoSession,
     Portals,
+    Renewed,
     Reported,
     Session,
     Staged,
     Target,
+    Thick,
     Zvol,
     ZvolProperty,
     ZvolSize,
@@ -92,6 +98,15 @@ class Fence(Record):
     grace_s: int
 
 
+class Origin(Record):
+    """What a new volume begins with: a snapshot that stands, or (`own`) one made just for it."""
+
+    shot: Shot
+    cut: str  # its uid
+    own: bool
+    size_bytes: int
+
+
 class Export(Record):
     """How this host exports: what of the configuration the rungs need."""
 
@@ -101,14 +116,41 @@ class Export(Record):
 
 def zvol(volume: Volume, operation: str = "") -> Zvol:
     """Return the step that is the volume itself."""
-    properties = dict(volume.properties) | HIDDEN
-    found = marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": "NONE"}
     return Zvol(
         dataset=volume.dataset, uid=volume.uid, guid=volume.guid,
         size_bytes=volume.capacity_bytes, thin=volume.thin, volblocksize=volume.volblocksize,
-        properties=tuple(sorted(properties.items())),
-        marks=pairs(found),
+        properties=_settings(volume), marks=_first_marks(volume, operation),
     )  # fmt: skip
+
+
+def _settings(volume: Volume) -> Pairs:
+    return pairs(dict(volume.properties) | HIDDEN)
+
+
+def _first_marks(volume: Volume, operation: str) -> Pairs:
+    filesystem = filesystem_mark(volume.filesystem)
+    return pairs(marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": filesystem})
+
+
+def cut(uid: str, shots: tuple[Shot, ...], operation: str = "", name: str = "") -> Cut:
+    """Return the step that is one snapshot, or those of a group: `name` is its id, or theirs."""
+    found = {"zfsilo:cut": uid, "zfsilo:snapshot": name, "zfsilo:operation": operation}
+    return Cut(shots=shots, uid=uid, marks=pairs(found))
+
+
+def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Move, ...]:
+    """Return the creation of a volume that begins with what a snapshot holds."""
+    steps: list[Step] = [
+        Clone(
+            dataset=volume.dataset, uid=volume.uid, shot=origin.shot, cut=origin.cut,
+            own=origin.own, properties=_settings(volume), marks=_first_marks(volume, operation),
+        )
+    ]  # fmt: skip
+    if not volume.thin:
+        steps.append(Thick(dataset=volume.dataset))
+    if volume.capacity_bytes > origin.size_bytes:  # the last one, since there is no way back
+        steps.append(ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes))
+    return up(steps)
 
 
 def in_trash(volume: Volume, home: str, trash: str) -> InTrash:
@@ -235,7 +277,8 @@ def mark_filesystem(volume: Volume, filesystem: Filesystem) -> tuple[Move, ...]:
 
 def filesystem_mark(filesystem: Filesystem) -> str:
     """Return a filesystem's state as the text of a ZFS user property."""
-    parts = (filesystem.state, filesystem.type, filesystem.uuid, filesystem.operation)
+    last = filesystem.operation or filesystem.origin
+    parts = (filesystem.state, filesystem.type, filesystem.uuid, last)
     return ":".join(part for part in parts if part)
 
 
@@ -272,16 +315,19 @@ def connection(attachment: Attachment) -> list[Step]:
 def staging(attachment: Attachment) -> list[Step]:
     """Return the rung STAGED: a filesystem, mounted once and as large as its disk.
 
-    A raw block volume has nothing to stage: the rung is empty.
+    What is to be written to has its full size first. A raw block volume needs nothing else.
     """
+    writable = not attachment.readonly and not attachment.stage_readonly
+    size: list[Step] = [DiskSize(disk=attachment.disk)] if writable else []
     if attachment.mode == "BLOCK":
-        return []
+        return size
     point = MountPoint(path=attachment.staging_path, file=False)
     staged = Staged(
         disk=attachment.disk, path=attachment.staging_path, fs_type=attachment.filesystem.type,
         options=attachment.mount_options, readonly=attachment.stage_readonly,
+        untouched=attachment.filesystem.state == "CLONED" and attachment.stage_readonly,
     )  # fmt: skip
-    steps: list[Step] = [*formatting(attachment), point, staged]
+    steps: list[Step] = [*size, *formatting(attachment), point, staged]
     if not attachment.stage_readonly:
         steps.append(Fills(disk=attachment.disk, path=attachment.staging_path))
     return steps
@@ -293,6 +339,11 @@ def formatting(attachment: Attachment) -> list[Step]:
     formatted = Formatted(disk=attachment.disk, filesystem=filesystem)
     if filesystem.state == "READY":
         return [formatted]
+    if filesystem.state == "CLONED":
+        if attachment.stage_readonly:
+            return []  # it is looked at as it is, with whichever UUID it has
+        renewed = Renewed(disk=attachment.disk, filesystem=filesystem)
+        return [renewed, _report(attachment, "READY")]
     return [_report(attachment, "FORMATTING"), formatted, _report(attachment, "READY")]
 
 
@@ -377,6 +428,8 @@ def filled(record: R, facts: dict[str, str]) -> R:
     """Return a record with what the steps of its operation learned (HostStep.learned)."""
     if isinstance(record, Volume) and "guid" in facts:
         return record.but(guid=facts["guid"])
+    if isinstance(record, Snapshot):
+        return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))
     if isinstance(record, Attachment):
         return record.but(
             filesystem=_learned_filesystem(record.filesystem, facts),

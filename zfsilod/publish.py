@@ -264,7 +264,8 @@ class ReportFilesystem(Verb):
                 f"{self.type[:40]!r} {self.uuid[:40]!r} is no filesystem that zfsilo makes",
                 reason="BAD_FILESYSTEM",
             )
-        if now.state == "READY" and (self.state != "READY" or now.uuid != self.uuid):
+        there = now.state in ("READY", "CLONED")
+        if there and (self.state != "READY" or now.uuid != self.uuid):
             raise FailedPrecondition(
                 f"{self.volume} has a {now.type} filesystem already: {now.uuid}",
                 reason="FILESYSTEM_READY", volume=self.volume, uuid=now.uuid,

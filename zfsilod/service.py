@@ -429,7 +429,9 @@ class Service:
         if isinstance(verb, take.Connect):
             return await self._fetch(verb, operation_id)
         if isinstance(verb, take.Grow):
-            return await self._server_size(verb)
+            return await self._server_size(verb.id)
+        if isinstance(verb, take.Stage):
+            return await self._size_if_known(verb)
         if isinstance(verb, Descent):
             return await self._is_lost(verb)
         with self.store.read() as txn:
@@ -480,11 +482,24 @@ class Service:
             await asyncio.sleep(RECOVERY_LOOK_S)  # the state of a session changes without an event
         return False
 
-    async def _server_size(self, verb: take.Grow) -> int:
+    async def _server_size(self, attachment_id: str) -> int:
         with self.store.read() as txn:
-            found = take.need_attachment(txn, verb.id)
+            found = take.need_attachment(txn, attachment_id)
         connection, _chap = await self.servers.fetch(found.server, found.volume)
         return connection.size_bytes
+
+    async def _size_if_known(self, verb: take.Stage) -> int | None:
+        """Return the size at the server: nobody else tells of one that grew before it was staged.
+
+        A server that does not say must not keep a volume from being used: None.
+        """
+        if verb.readonly:
+            return None
+        try:
+            return await self._server_size(verb.id)
+        except ZfsiloError as error:
+            log.info("%s is staged with the size that is known here: %s", verb.id, error.message)
+            return None
 
     def has_in_hand(self, operation_id: str) -> bool:
         """Tell whether the daemon itself is at this operation: preparing or launching it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import Conflict, FailedPrecondition
-from zfsilod.model import Disk, Filesystem, FilesystemState, HostStep, RemoteStep
+from zfsilod.model import Disk, Filesystem, FilesystemState, HostStep, RemoteStep, Shot
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
@@ -100,6 +100,80 @@ class InTrash(HostStep):
 
     def undo(self, host: Host) -> None:
         host.zfs.move(self.trash, self.dataset, uid=self.uid, guid=self.guid)
+
+
+# The storage host: snapshots and clones
+
+
+class Cut(HostStep):
+    """There are snapshots of these zvols of one moment, and they are not given up."""
+
+    final = (False,)
+    shots: tuple[Shot, ...]
+    uid: str  # their name comes from it
+    marks: Pairs
+
+    def probe(self, host: Host) -> bool:
+        return host.snapshots.has_cut(self.shots, self.uid)
+
+    def do(self, host: Host) -> None:
+        host.snapshots.cut(self.shots, self.uid, self.marks)
+
+    def undo(self, host: Host) -> None:
+        host.snapshots.give_up(self.shots, self.uid)
+
+    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+        guids = host.snapshots.find_guids(self.shots, self.uid)
+        return {f"snapshot guid {uid}": guid for uid, guid in guids.items()}
+
+
+class Clone(HostStep):
+    """The zvol exists, is ours, and began with what a snapshot holds.
+
+    `own`: the snapshot is made for this clone only, and goes with it: it is given up at once.
+    """
+
+    dataset: str
+    uid: str
+    shot: Shot
+    cut: str  # the uid of the snapshot
+    own: bool
+    properties: Pairs
+    marks: Pairs
+
+    def probe(self, host: Host) -> bool:
+        return host.snapshots.has_clone(
+            self.dataset, uid=self.uid, shot=self.shot, cut=self.cut, own=self.own
+        )
+
+    def do(self, host: Host) -> None:
+        host.snapshots.clone(
+            self.dataset, uid=self.uid, shot=self.shot, cut=self.cut, own=self.own,
+            properties=self.properties, marks=self.marks,
+        )  # fmt: skip
+
+    def undo(self, host: Host) -> None:
+        host.snapshots.unclone(
+            self.dataset, uid=self.uid, shot=self.shot, cut=self.cut, own=self.own
+        )
+
+    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+        return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
+
+
+class Thick(HostStep):
+    """All room of the zvol is reserved."""
+
+    dataset: str
+
+    def probe(self, host: Host) -> bool:
+        return host.snapshots.is_thick(self.dataset)
+
+    def do(self, host: Host) -> None:
+        host.snapshots.set_thick(self.dataset, thick=True)
+
+    def undo(self, host: Host) -> None:
+        host.snapshots.set_thick(self.dataset, thick=False)
 
 
 # The storage host: the export
@@ -488,6 +562,27 @@ class Formatted(HostStep):
         return {"fs_type": found.type, "fs_uuid": found.uuid}
 
 
+class Renewed(HostStep):
+    """The filesystem of a clone has a UUID of its own, no longer that of its origin."""
+
+    sticky = True
+    disk: Disk
+    filesystem: Filesystem
+
+    def probe(self, host: Host) -> bool:
+        return host.block.is_renewed(self.disk, self.filesystem)
+
+    def do(self, host: Host) -> None:
+        host.block.renew(self.disk, self.filesystem)
+
+    def undo(self, host: Host) -> None:
+        """Whoever stages it next goes on from whichever UUID it has."""
+
+    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+        found = host.block.find_filesystem(self.disk)
+        return {"fs_type": found.type, "fs_uuid": found.uuid}
+
+
 class MountPoint(HostStep):
     """An empty directory, or for a raw device an empty file, is there to be mounted on."""
 
@@ -516,6 +611,7 @@ class Staged(HostStep):
     fs_type: str
     options: tuple[str, ...]
     readonly: bool
+    untouched: bool = False  # nothing is written, not even what a journal holds
 
     def probe(self, host: Host) -> bool:
         return host.mounts.is_staged(
@@ -526,6 +622,7 @@ class Staged(HostStep):
         host.mounts.stage(
             self.disk, self.path,
             fs_type=self.fs_type, options=self.options, readonly=self.readonly,
+            untouched=self.untouched,
         )  # fmt: skip
 
     def undo(self, host: Host) -> None:

@@ -155,7 +155,7 @@ class Stage(Verb):
                 "parameters: unstage it first",
                 reason=found.height, volume=self.id,
             )  # fmt: skip
-        new = found if again else self._staged(found, world)
+        new = found if again else self._staged(_grown(found, seen), world)
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
@@ -195,13 +195,14 @@ class Stage(Verb):
             )
         if found.mode == "BLOCK":
             return now
-        if now.state == "READY" and self.fs_type not in ("", now.type):
+        known = now.state in ("READY", "CLONED")
+        if known and self.fs_type not in ("", now.type):
             raise FailedPrecondition(
                 f"{self.id} has an {now.type} filesystem, not {self.fs_type}: it is never "
                 "formatted again",
                 reason="OTHER_FILESYSTEM", volume=self.id,
             )  # fmt: skip
-        if now.state == "READY":
+        if known:
             return now
         if readonly:
             raise FailedPrecondition(
@@ -284,6 +285,13 @@ class Grow(Verb):
             title=f"grow {self.id} to {seen} bytes",
             claims=(f"attachment/{self.id}",), moves=plan.growth(found, seen), commit=(put(new),),
         )  # fmt: skip
+
+
+def _grown(found: Attachment, seen: object) -> Attachment:
+    """Return an attachment with the size that the server tells, when it does and it is larger."""
+    assert seen is None or isinstance(seen, int)
+    size = max(seen or 0, found.disk.size_bytes)
+    return found.but(disk=found.disk.but(size_bytes=size))
 
 
 STAGING = "/var/lib/zfsilo/staging"

@@ -16,6 +16,7 @@ from zfsilod import plan
 from zfsilod.errors import AlreadyExists, FailedPrecondition, NotFound, ZfsiloError
 from zfsilod.give import need_volume
 from zfsilod.model import Dependent, Publication, Trashed, Volume
+from zfsilod.origins import clone_dependent
 from zfsilod.verbs import Plan, Settings, Verb, World, check_etag, check_id, drop, put
 
 if TYPE_CHECKING:
@@ -173,9 +174,9 @@ def dependents_of(txn: Transaction, volume: Volume) -> list[str]:
     return [each.name for each in txn.scan_below(Dependent, volume.uid)]
 
 
-def released(_volume: Volume) -> tuple[Change, ...]:
+def released(volume: Volume) -> tuple[Change, ...]:
     """Return the changes of records that come with the end of a volume's zvol."""
-    return ()
+    return (drop(clone_dependent(volume)),) if volume.origin else ()
 
 
 def check_unpublished(txn: Transaction, volume: Volume) -> None:

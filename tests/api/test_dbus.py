@@ -134,7 +134,8 @@ async def test_ladder_by_busctl(home: House) -> None:
     tree = await home.busctl("tree", "--list", NAME)
     assert tree.split() == [
         "/", "/org", "/org/zfsilo1", "/org/zfsilo1/host", path_of("host", "other"),
-        path_of("host", "take"), "/org/zfsilo1/operation", "/org/zfsilo1/volume", DATA,
+        path_of("host", "take"), "/org/zfsilo1/operation", "/org/zfsilo1/snapshot",
+        "/org/zfsilo1/volume", DATA,
     ]  # fmt: skip
     shown = await home.busctl("introspect", "--list", NAME, DATA)
     assert 'Height property s "PUBLISHED" emits-change' in " ".join(shown.split())

@@ -22,6 +22,7 @@ from zfsilod.api.dbus_contract import (
     MANAGER,
     OPERATION,
     ROOT,
+    SNAPSHOT,
     VOLUME,
     escape,
     interfaces,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-OURS = (MANAGER, VOLUME, HOST, OPERATION)
+OURS = (MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION)
 SAMPLES = {
     "s": "text", "as": ("a", "b"), "a{ss}": (("a", "b"),), "t": 1, "u": 1, "b": True,
 }  # fmt: skip
@@ -81,10 +82,13 @@ async def test_introspection_is_the_contract(tmp_path: Path) -> None:
     async with house(tmp_path) as home:
         client = await home.client()
         made = await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
+        data = path_of("volume", "data")
+        await client.done(data, VOLUME, "Snapshot", "sa{sv}", "monday", {})
         contract = written()
         for path, name in (
             (ROOT, MANAGER),
             (path_of("volume", "data"), VOLUME),
+            (path_of("snapshot", "monday"), SNAPSHOT),
             (path_of("host", "take"), HOST),
             (made, OPERATION),
         ):

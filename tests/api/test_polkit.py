@@ -16,7 +16,16 @@ from dbus_next import Message, Variant
 
 from tests.api.dbus_setup import GIB, NOBODY, Client, House, house
 from zfsilod.api import dbus_identity
-from zfsilod.api.dbus_contract import HOST, MANAGER, OPERATION, ROOT, VOLUME, interfaces, path_of
+from zfsilod.api.dbus_contract import (
+    HOST,
+    MANAGER,
+    OPERATION,
+    ROOT,
+    SNAPSHOT,
+    VOLUME,
+    interfaces,
+    path_of,
+)
 from zfsilod.roles import ACTIONS, DESTROY, MANAGE, READ
 
 if TYPE_CHECKING:
@@ -30,7 +39,8 @@ pytestmark = [
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 PATHS = {
     MANAGER: ROOT, VOLUME: path_of("volume", "nothing"), HOST: path_of("host", "take"),
-    OPERATION: path_of("operation", "0" * 26), "org.freedesktop.DBus.ObjectManager": ROOT,
+    SNAPSHOT: path_of("snapshot", "nothing"), OPERATION: path_of("operation", "0" * 26),
+    "org.freedesktop.DBus.ObjectManager": ROOT,
 }  # fmt: skip
 SAMPLES: dict[str, Any] = {
     "s": "nothing",

@@ -14,6 +14,12 @@ from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.model import Attachment, Disk, Listed, Trashed
 from zfsilod.publish import Publish, ReportFilesystem, Unpublish
+from zfsilod.snapshots import (
+    CreateSnapshot,
+    CreateSnapshotGroup,
+    DeleteSnapshot,
+    DeleteSnapshotGroup,
+)
 from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect, Grow, MountAt, Stage
 from zfsilod.trash import DeleteVolume, PurgeVolume, UndeleteVolume
@@ -43,8 +49,16 @@ STAGED = (*CONNECTED, STAGE)
 MOUNTED = (*STAGED, MOUNT)
 LARGER = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB)
 BLOCK = (HOST, CREATE.but(mode="BLOCK"), PUBLISH, CONNECT, STAGE)
+SNAP = CreateSnapshot(id="monday", volume="data")
+GIVE_UP = DeleteSnapshot(id="monday")
+MORE = CREATE.but(id="more")
+GROUP = CreateSnapshotGroup(id="both", volumes=("data", "more"))
+COPY = CREATE.but(id="copy", capacity_bytes=2 * GIB, thin=False, source_snapshot="monday")
+TWIN = CREATE.but(id="twin", source_volume="data")
+CLONED = (*STAGED, TWIN, PUBLISH.but(volume="twin"), CONNECT.but(id="twin", volume="twin"))
 UNPUBLISH = Unpublish(volume="data")
 DELETE = DeleteVolume(id="data")
+KEEP = DELETE.but(dependents="KEEP")
 LEAVE = Disconnect(id="data")
 SYNC = SyncVolume(id="data")
 SECOND = CreateHost(id="other", iqn=OTHER)
@@ -59,6 +73,11 @@ FORMATTED = (
     r"fact content:.*",  # a filesystem stays: there may be data on it
     r"fact zvol:.* zfsilo:filesystem",  # and so does the server's mark for it
     r"record volume data filesystem.*",
+)
+RENEWED = (  # a clone's filesystem has its own UUID from then on, and the server knows it
+    r"fact content:.*",
+    r"fact zvol:.* zfsilo:filesystem",
+    r"record volume twin filesystem.*",
 )
 SEEN = (r"fact session:.* size", r"fact content:.* size")  # a size that was seen stays seen
 EPOCH = (r"record volume data epoch",)  # counted up and never reused
@@ -136,6 +155,17 @@ SERVER = (
     Case("delete-to-trash", CREATED, DELETE, retention_s=HOUR_S),
     Case("undelete", (*CREATED, DELETE), UndeleteVolume(id="data"), retention_s=HOUR_S),
     Case("purge", (*CREATED, DELETE), PurgeVolume(id=""), retention_s=HOUR_S, find=purge),
+    Case("delete-keep", (*CREATED, SNAP), KEEP),
+    Case("snapshot", CREATED, SNAP),
+    Case("snapshot-delete", (*CREATED, SNAP), DeleteSnapshot(id="monday")),
+    Case("snapshot-delete-cloned", (*CREATED, SNAP, COPY), DeleteSnapshot(id="monday")),
+    Case("snapshot-delete-trashed", (*CREATED, SNAP, KEEP), DeleteSnapshot(id="monday")),
+    Case("snapshot-group", (*CREATED, MORE), GROUP),
+    Case("snapshot-group-delete", (*CREATED, MORE, GROUP), DeleteSnapshotGroup(id="both")),
+    Case("create-from-snapshot", (*CREATED, SNAP), COPY),
+    Case("create-from-volume", CREATED, TWIN),
+    Case("delete-clone", (*CREATED, TWIN), DELETE.but(id="twin")),
+    Case("delete-last-clone", (*CREATED, SNAP, COPY, GIVE_UP), DELETE.but(id="copy")),
     Case("adopt", CREATED, ADOPT, spoil=forget, find=take_over),
     Case("adopt-foreign", CREATED, ADOPT, spoil=disown, find=take_over),
     Case("update-size", PUBLISHED, LARGER),
@@ -182,6 +212,8 @@ CONSUMER = (
     Case("clear", MOUNTED, Clear(id="", disk=NO_DISK, paths=()), find=clear),
     Case("stage", CONNECTED, STAGE, sticky=FORMATTED),
     Case("stage-again", (*STAGED, Unstage(id="data")), STAGE.but(path="/mnt/data")),
+    Case("stage-clone", CLONED, STAGE.but(id="twin"), sticky=RENEWED),
+    Case("stage-clone-readonly", CLONED, STAGE.but(id="twin", readonly=True)),
     Case("unstage", STAGED, Unstage(id="data")),
     Case("unstage-force", MOUNTED, Unstage(id="data", force=True)),
     Case("mount", STAGED, MOUNT),

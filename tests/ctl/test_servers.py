@@ -41,7 +41,7 @@ def test_join_list_use_forget(ctl: Shell) -> None:
     assert ctl("host show web --json").json["iqn"] == IQN
     assert ctl.ok("server list -q") == "far\n"
     assert ctl("server list --json").json["servers"] == [{"name": "far", "address": address}]
-    assert "  You are:  host web (certificate" in ctl.ok("-H far info")
+    assert "  You are:   host web (certificate" in ctl.ok("-H far info")
     assert ctl.ok("server forget far") == "far: forgotten\n"
     assert "knows no server far" in ctl.fails(3, "server forget far")
 
@@ -174,7 +174,7 @@ def test_a_persons_certificate_and_its_end(ctl: Shell, tmp_path: Path) -> None:
     join = certs.parse_join(path.read_text())
     join.tls_name = "give.zfsilo"
     path.write_text(certs.make_join(join))
-    assert "You are:  reader ops (certificate" in ctl.ok(f"-H {path} info")
+    assert "You are:   reader ops (certificate" in ctl.ok(f"-H {path} info")
     listed = ctl.apart("pki list --json")
     assert [each["subject"] for each in listed.json["certificates"]].count("user/ops") == 1
     assert "user/ops: revoked" in ctl.apart("pki revoke user/ops").out

@@ -44,9 +44,14 @@ class Bench:
         """Probe the staging path."""
         return self.mounts.is_staged(DISK, self.path, options=options, readonly=readonly)
 
-    def stage(self, *options: str, readonly: bool = False, fs_type: str = "ext4") -> None:
+    def stage(
+        self, *options: str, readonly: bool = False, fs_type: str = "ext4", untouched: bool = False
+    ) -> None:
         """Mount at the staging path."""
-        self.mounts.stage(DISK, self.path, fs_type=fs_type, options=options, readonly=readonly)
+        self.mounts.stage(
+            DISK, self.path, fs_type=fs_type, options=options, readonly=readonly,
+            untouched=untouched,
+        )  # fmt: skip
         assert not self.run.script
 
 
@@ -137,6 +142,8 @@ def test_stage_read_only(bench: Bench) -> None:
     bench.expect(f"e2fsck -p {bench.disk}")
     bench.expect(f"mount -t ext4 -o ro,_netdev {bench.disk} {bench.path}")
     bench.stage(readonly=True)
+    bench.expect(f"mount -t ext4 -o ro,_netdev,noload {bench.disk} {bench.path}")
+    bench.stage(readonly=True, untouched=True)
     (protected,) = session.glob("device/target*/*/block/*/ro")
     protected.write_text("1\n")
     bench.expect(f"mount -t ext4 -o ro,_netdev,noload {bench.disk} {bench.path}")

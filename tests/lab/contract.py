@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.examples import GIB, PLANS, TARGET, UID, VOLUME, Example, operation
-from zfsilod import worker
+from zfsilod import steps, worker
 from zfsilod.errors import Conflict, FailedPrecondition
 from zfsilod.model import HostStep
 from zfsilod.plan import backstore_name
@@ -28,7 +28,9 @@ from zfsilod.secret import Chap
 from zfsilod.steps import (
     Acl,
     Backstore,
+    Clone,
     Detached,
+    DiskSize,
     Dropped,
     Fenced,
     Fills,
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
 
 ROOT = "tank/zfsilo"
 DATASET = f"{ROOT}/data"
-PLACES = ("dataset", "trash")  # fields of steps that name datasets
 OTHER_DATASET = f"{ROOT}/other"
 OTHER_UID = "f" * 32
 STRANGER = "iqn.2024-01.lab.stranger:host"
@@ -69,10 +70,16 @@ ONE_WAY = (Dropped, Detached, NoExport, NoAcl, NoNode)  # what they take away st
 
 def _placed(step: Step) -> Step:
     """Return a step with its datasets below the root that the lab's machine gives away."""
-    named = {each: getattr(step, each) for each in PLACES if hasattr(step, each)}
-    return step.but(
-        **{name: f"{ROOT}{value.removeprefix('tank')}" for name, value in named.items()}
-    )
+    if isinstance(step, steps.Cut):
+        return step.but(shots=tuple(each.but(dataset=_below(each.dataset)) for each in step.shots))
+    if isinstance(step, Clone):
+        step = step.but(shot=step.shot.but(dataset=_below(step.shot.dataset)))
+    places = [name for name in ("dataset", "trash") if hasattr(step, name)]
+    return step.but(**{name: _below(getattr(step, name)) for name in places})
+
+
+def _below(dataset: str) -> str:
+    return f"{ROOT}{dataset.removeprefix('tank')}"
 
 
 def _host_steps(steps: Sequence[Step]) -> list[HostStep]:
@@ -237,7 +244,7 @@ class Contract:
 
     def is_missing(self, step: HostStep) -> bool:
         """Tell whether the fact must be false now: a new filesystem fills its disk by itself."""
-        if isinstance(step, Fills) and step.disk.size_bytes == GIB:
+        if isinstance(step, Fills | DiskSize) and step.disk.size_bytes == GIB:
             return False
         return not (stays(step) and repr(step) in self.made)
 

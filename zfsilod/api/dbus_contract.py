@@ -15,8 +15,8 @@ from typing import NamedTuple
 from zfsilod.roles import ACTIONS
 
 NAME = "org.zfsilo1"
-MANAGER, VOLUME, HOST, OPERATION = (
-    f"{NAME}.{each}" for each in ("Manager", "Volume", "Host", "Operation")
+MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION = (
+    f"{NAME}.{each}" for each in ("Manager", "Volume", "Snapshot", "Host", "Operation")
 )
 ACTION = f"{NAME}.Action"
 EMITS_CHANGED = "org.freedesktop.DBus.Property.EmitsChangedSignal"
@@ -70,7 +70,12 @@ STANDARD = """<node>
 </node>"""
 
 ROOT = "/org/zfsilo1"
-KINDS = {"host": HOST, "operation": OPERATION, "volume": VOLUME}  # the collections below ROOT
+KINDS = {
+    "host": HOST,
+    "operation": OPERATION,
+    "snapshot": SNAPSHOT,
+    "volume": VOLUME,
+}  # the collections below ROOT
 NODES = ("/", "/org", *(f"{ROOT}/{kind}" for kind in KINDS))  # have no interface of ours
 DOCTYPE = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'

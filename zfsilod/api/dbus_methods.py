@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from zfsilod import orphans
-from zfsilod.api.dbus_contract import HOST, MANAGER, OPERATION, VOLUME, path_of
+from zfsilod.api.dbus_contract import HOST, MANAGER, OPERATION, SNAPSHOT, VOLUME, path_of
 from zfsilod.api.dbus_properties import capacity_of
 from zfsilod.errors import InvalidArgument
 from zfsilod.give import (
@@ -18,10 +18,12 @@ from zfsilod.give import (
 )
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.leave import Disconnect, UnmountFrom, Unstage
-from zfsilod.model import AccessMode, Host, Mode, Operation, Restore, Transport
+from zfsilod.model import AccessMode, Host, Mode, Operation, Restore, Snapshot, Transport
+from zfsilod.origins import need_snapshot
 from zfsilod.orphans import RemoveOrphans
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.record import pairs
+from zfsilod.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect, Grow, MountAt, Stage
 from zfsilod.trash import DeleteVolume, Dependents, UndeleteVolume
@@ -79,12 +81,15 @@ OPTIONS = {
     "publish_if_needed": Option("b"),
     "readonly": Option("b"),
     "restore": Option("s", get_args(Restore)),
+    "source_snapshot": Option("s"),
+    "source_volume": Option("s"),
     "state": Option("s"),
     "subject": Option("s"),
     "thin": Option("b"),
     "transport": Option("s", get_args(Transport)),
     "uid": Option("s"),
     "validate_only": Option("b"),
+    "volume": Option("s"),
 }  # fmt: skip
 
 
@@ -101,7 +106,10 @@ class Mutation(NamedTuple):
 MUTATIONS = {
     f"{MANAGER}.CreateVolume": Mutation(
         CreateVolume, ("id", "capacity_bytes"),
-        ("limit_bytes", "thin", "mode", "properties", "labels", "hosts", "access_modes"),
+        (
+            "limit_bytes", "thin", "mode", "properties", "labels", "hosts", "access_modes",
+            "source_snapshot", "source_volume",
+        ),
     ),
     f"{MANAGER}.UndeleteVolume": Mutation(UndeleteVolume, ("id",), ("uid",)),
     f"{MANAGER}.Connect": Mutation(
@@ -116,6 +124,8 @@ MUTATIONS = {
     f"{HOST}.Update": Mutation(
         UpdateHost, ("id",), ("iqn", "nqn", "addresses", "labels", "max_attachments", "etag")
     ),
+    f"{VOLUME}.Snapshot": Mutation(CreateSnapshot, ("volume", "id"), ("labels",)),
+    f"{SNAPSHOT}.Delete": Mutation(DeleteSnapshot, ("id",), ("etag",)),
     f"{VOLUME}.Delete": Mutation(DeleteVolume, ("id",), ("etag", "dependents")),
     f"{VOLUME}.Update": Mutation(
         UpdateVolume, ("id",),
@@ -194,6 +204,19 @@ class Methods:
         rows = [(v.id, path_of("volume", v.id), v.height, capacity_of(v)) for v in found]
         return [rows, following]
 
+    async def get_snapshot(self, snapshot_id: str) -> list[Any]:
+        with self.service.store.read() as txn:
+            return [path_of("snapshot", need_snapshot(txn, snapshot_id).id)]
+
+    async def list_snapshots(self, options: dict[str, Variant]) -> list[Any]:
+        asked = read_options(options, ("page_size", "page_token", "volume"))
+        volume = asked.get("volume")
+        found, following = await self._page(
+            Snapshot, asked, lambda each: volume in (None, each.volume)
+        )
+        rows = [(s.id, path_of("snapshot", s.id), s.volume, s.size_bytes) for s in found]
+        return [rows, following]
+
     async def get_host(self, host_id: str) -> list[Any]:
         with self.service.store.read() as txn:
             return [path_of("host", need_host(txn, host_id).id)]
@@ -256,6 +279,8 @@ class Methods:
 QUESTIONS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{MANAGER}.GetVolume": Methods.get_volume,
     f"{MANAGER}.ListVolumes": Methods.list_volumes,
+    f"{MANAGER}.GetSnapshot": Methods.get_snapshot,
+    f"{MANAGER}.ListSnapshots": Methods.list_snapshots,
     f"{MANAGER}.GetHost": Methods.get_host,
     f"{MANAGER}.ListHosts": Methods.list_hosts,
     f"{MANAGER}.GetOperation": Methods.get_operation,

@@ -15,6 +15,7 @@ from zfsilod.api.dbus_contract import (
     NAME,
     OPERATION,
     ROOT,
+    SNAPSHOT,
     VOLUME,
     interfaces,
     path_of,
@@ -22,7 +23,7 @@ from zfsilod.api.dbus_contract import (
 )
 from zfsilod.api.dbus_properties import READERS, About, Progress, Shown, clean
 from zfsilod.errors import InvalidArgument, NotFound
-from zfsilod.model import Host, Operation
+from zfsilod.model import Host, Operation, Snapshot
 from zfsilod.views import View, view, views
 
 if TYPE_CHECKING:
@@ -122,6 +123,11 @@ def volume(found: View, operation: Operation | None) -> Object:
     return Object(path_of("volume", found.id), VOLUME, Shown(found, operation))
 
 
+def snapshot(found: Snapshot) -> Object:
+    """Return the object of a snapshot."""
+    return Object(path_of("snapshot", found.id), SNAPSHOT, found)
+
+
 def host(found: Host) -> Object:
     """Return the object of a host."""
     return Object(path_of("host", found.id), HOST, found)
@@ -139,6 +145,9 @@ def _object(txn: Transaction, kind: str, name: str) -> Object | None:
         except (NotFound, InvalidArgument):  # what is no id names nothing
             return None
         return _volume(txn, found)
+    if kind == "snapshot":
+        taken = txn.get(Snapshot, name)
+        return snapshot(taken) if taken else None
     if kind == "host":
         record = txn.get(Host, name)
         return host(record) if record else None
@@ -153,6 +162,7 @@ def _volume(txn: Transaction, found: View) -> Object:
 def _below(txn: Transaction) -> Iterator[Object]:
     return chain(
         (_volume(txn, each) for each in views(txn)),
+        map(snapshot, txn.scan(Snapshot)),
         map(host, txn.scan(Host)),
         map(operation, txn.live()),
     )
@@ -162,6 +172,8 @@ def _names(txn: Transaction, kind: str) -> Iterator[str]:
     match kind:
         case "volume":
             return (each.id for each in views(txn))
+        case "snapshot":
+            return (each.id for each in txn.scan(Snapshot))
         case "host":
             return (each.id for each in txn.scan(Host))
     return (each.id for each in txn.live())

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dbus_next import Variant
 
-from zfsilod.api.dbus_contract import HOST, MANAGER, NAME, OPERATION, VOLUME, path_of
+from zfsilod.api.dbus_contract import (
+    HOST,
+    MANAGER,
+    NAME,
+    OPERATION,
+    SNAPSHOT,
+    VOLUME,
+    path_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,6 +162,17 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Etag": lambda shown: shown.view.etag,
         "CreatedAt": _either("created_at"),
         "UpdatedAt": _either("updated_at"),
+    },
+    SNAPSHOT: {
+        "Id": lambda snapshot: snapshot.id,
+        "Volume": lambda snapshot: snapshot.volume,
+        "VolumeUid": lambda snapshot: snapshot.volume_uid,
+        "SizeBytes": lambda snapshot: snapshot.size_bytes,
+        "Mode": lambda snapshot: snapshot.mode,
+        "Group": lambda snapshot: snapshot.group,
+        "Labels": lambda snapshot: dict(snapshot.labels),
+        "Etag": lambda snapshot: str(snapshot.revision),
+        "CreatedAt": lambda snapshot: snapshot.created_at,
     },
     HOST: {
         "Id": lambda host: host.id,

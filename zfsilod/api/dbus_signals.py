@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 MAX_TOLD = 10_000
 # Where the records that are shown lie, by the object that shows them.
-SHOWN = {"volume": "volume", "attachment": "volume", "publication": "volume", "host": "host"}
+SHOWN = {"volume": "volume", "attachment": "volume", "publication": "volume", "host": "host",
+         "snapshot": "snapshot"}  # fmt: skip
 
 
 class Signals:

@@ -1,8 +1,9 @@
 """The gRPC server: methods registered from their descriptors, each behind one guard.
 
 The guard tells who calls (door.py, auth.py), asks the table of roles, and turns errors into status
-codes. What the methods do is in info.py, volumes.py, publications.py, attachments.py, hosts.py and
-operations.py: `Info`, `Volumes`, ... below; a method that nothing implements stops the start.
+codes. What the methods do is in info.py, volumes.py, publications.py, attachments.py, snapshots.py,
+hosts.py and operations.py: `Info`, `Volumes`, ... below; a method that nothing implements stops the
+start.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from zfsilod.api.info import Info
 from zfsilod.api.operations import Operations
 from zfsilod.api.publications import Publications
 from zfsilod.api.renewals import Renewals
-from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, VOLUMES, path_of
+from zfsilod.api.snapshots import Snapshots
+from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, SNAPSHOTS, VOLUMES, path_of
 from zfsilod.api.volumes import Volumes
 from zfsilod.auth import REVOKED, Callers
 from zfsilod.errors import Internal, Unauthenticated, Unavailable, ZfsiloError
@@ -91,6 +93,7 @@ class GrpcServer:
         signed = pages.Pages(await self._service.write(pages.load_key))
         self._add(SERVICE, Info(signed), Renewals(self._files))
         self._add(VOLUMES, Volumes(signed), Publications(signed), Attachments())
+        self._add(SNAPSHOTS, Snapshots(signed))
         self._add(HOSTS, Hosts(signed))
         self._add(OPERATIONS, Operations(signed))
         names = [each.full_name for each in (*SERVICES, HEALTH, REFLECTION)]

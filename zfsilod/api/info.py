@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from zfsilod.api.calls import Call
 
 MAX_ATTENTION = 100
-FEATURES: tuple[str, ...] = ()  # by which clients tell later servers of v1 from the first
+# By which clients tell later servers of v1 from the first.
+FEATURES = ("snapshots", "snapshot-groups", "clones", "trash")
 
 
 class Info:

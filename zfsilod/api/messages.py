@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from zfsilo.v1 import host_pb2, operation_pb2, volume_pb2
+from zfsilo.v1 import host_pb2, operation_pb2, snapshot_pb2, volume_pb2
 
 from zfsilod.errors import InvalidArgument
 from zfsilod.model import Filesystem
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         OperationState,
         Publication,
         Restore,
+        Snapshot,
+        SnapshotGroup,
         Transport,
         Volume,
     )
@@ -88,6 +90,7 @@ FILESYSTEM_STATES: Enum[FilesystemState] = Enum(
     {
         "NONE": volume_pb2.FILESYSTEM_STATE_NONE,
         "FORMATTING": volume_pb2.FILESYSTEM_STATE_FORMATTING,
+        "CLONED": volume_pb2.FILESYSTEM_STATE_CLONED,
         "READY": volume_pb2.FILESYSTEM_STATE_READY,
     },
 )
@@ -176,8 +179,40 @@ def _served(record: Volume) -> dict[str, Any]:
         "thin": record.thin, "mode": MODES.number(record.mode), "volblocksize": record.volblocksize,
         "properties": dict(record.properties), "labels": dict(record.labels), "hosts": record.hosts,
         "access_modes": [ACCESS_MODES.number(each) for each in record.access_modes],
-        "filesystem": filesystem(record.filesystem),
+        "filesystem": filesystem(record.filesystem), "source": _source(record),
     }  # fmt: skip
+
+
+def _source(record: Volume) -> volume_pb2.VolumeSource | None:
+    if record.source_snapshot:
+        return volume_pb2.VolumeSource(snapshot=f"snapshots/{record.source_snapshot}")
+    if record.source_volume:
+        return volume_pb2.VolumeSource(volume=f"volumes/{record.source_volume}")
+    return None
+
+
+def snapshot(record: Snapshot, *, operation: str) -> snapshot_pb2.Snapshot:
+    """Return a snapshot, with the operation at work on it."""
+    return snapshot_pb2.Snapshot(
+        name=f"snapshots/{record.id}", id=record.id, volume=f"volumes/{record.volume}",
+        volume_uid=record.volume_uid, size_bytes=record.size_bytes,
+        mode=MODES.number(record.mode), labels=dict(record.labels),
+        group=f"snapshotGroups/{record.group}" if record.group else "",
+        filesystem=filesystem(record.filesystem), etag=str(record.revision),
+        create_time=_time(record.created_at),
+        operation=f"operations/{operation}" if operation else "",
+    )  # fmt: skip
+
+
+def snapshot_group(
+    record: SnapshotGroup, members: list[snapshot_pb2.Snapshot]
+) -> snapshot_pb2.SnapshotGroup:
+    """Return a group with its snapshots."""
+    return snapshot_pb2.SnapshotGroup(
+        name=f"snapshotGroups/{record.id}", id=record.id, snapshots=members,
+        labels=dict(record.labels), etag=str(record.revision),
+        create_time=_time(record.created_at),
+    )  # fmt: skip
 
 
 def publication(record: Publication) -> volume_pb2.Publication:
@@ -209,7 +244,7 @@ def filesystem(record: Filesystem) -> volume_pb2.Filesystem:
     """Return what is known of a filesystem."""
     return volume_pb2.Filesystem(
         state=FILESYSTEM_STATES.number(record.state), type=record.type, uuid=record.uuid,
-        operation=record.operation, host=record.host,
+        operation=record.operation, host=record.host, origin=record.origin,
     )  # fmt: skip
 
 
@@ -267,6 +302,16 @@ def host_id(name: str) -> str:
     return _id_in(name, "hosts", "host id")
 
 
+def snapshot_id(name: str) -> str:
+    """Return the id in a snapshot's name, else raise InvalidArgument."""
+    return _id_in(name, "snapshots", "snapshot id")
+
+
+def group_id(name: str) -> str:
+    """Return the id in the name of a group of snapshots, else raise InvalidArgument."""
+    return _id_in(name, "snapshotGroups", "group id")
+
+
 def operation_id(name: str) -> str:
     """Return the ULID in an operation's name, else raise InvalidArgument."""
     return _check_ulid(_behind(name, "operations"))
@@ -281,7 +326,7 @@ def read_filesystem(message: volume_pb2.Filesystem) -> Filesystem:
     """Return what a server says of a filesystem."""
     return Filesystem(
         state=FILESYSTEM_STATES.name(message.state), type=message.type, uuid=message.uuid,
-        operation=message.operation, host=message.host,
+        operation=message.operation, host=message.host, origin=message.origin,
     )  # fmt: skip
 
 

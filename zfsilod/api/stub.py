@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message_factory import GetMessageClass
-from zfsilo.v1 import host_pb2, operation_pb2, service_pb2, volume_pb2
+from zfsilo.v1 import host_pb2, operation_pb2, service_pb2, snapshot_pb2, volume_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["Service"]
 VOLUMES = volume_pb2.DESCRIPTOR.services_by_name["VolumeService"]
+SNAPSHOTS = snapshot_pb2.DESCRIPTOR.services_by_name["SnapshotService"]
 HOSTS = host_pb2.DESCRIPTOR.services_by_name["HostService"]
 OPERATIONS = operation_pb2.DESCRIPTOR.services_by_name["OperationService"]
-SERVICES = (SERVICE, VOLUMES, HOSTS, OPERATIONS)
+SERVICES = (SERVICE, VOLUMES, SNAPSHOTS, HOSTS, OPERATIONS)
 
 
 def path_of(method: MethodDescriptor) -> str:
@@ -54,6 +55,7 @@ class Api:
     def __init__(self, channel: Any) -> None:
         self.service = Stub(channel, SERVICE)
         self.volumes = Stub(channel, VOLUMES)
+        self.snapshots = Stub(channel, SNAPSHOTS)
         self.hosts = Stub(channel, HOSTS)
         self.operations = Stub(channel, OPERATIONS)
 

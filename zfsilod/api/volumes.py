@@ -195,7 +195,18 @@ def _create(request: volume_pb2.CreateVolumeRequest) -> CreateVolume:
         mode=messages.MODES.name(asked.mode, "FILESYSTEM"),
         properties=messages.as_pairs(asked.properties), labels=messages.as_pairs(asked.labels),
         hosts=tuple(asked.hosts), access_modes=modes or ("SINGLE_NODE_WRITER",),
+        **_source(asked.source),
     )  # fmt: skip
+
+
+def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
+    """Return what a new volume is to begin with, as the verb has it."""
+    match source.WhichOneof("source"):
+        case "snapshot":
+            return {"source_snapshot": messages.snapshot_id(source.snapshot)}
+        case "volume":
+            return {"source_volume": messages.volume_id(source.volume)}
+    return {}
 
 
 def _update(request: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:

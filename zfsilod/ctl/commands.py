@@ -88,6 +88,8 @@ CHANGE = (
 )  # fmt: skip
 
 VOLUME = Argument("name", metavar="VOLUME", offer="volumes", text="the volume")
+SNAPSHOT = Argument("name", metavar="SNAPSHOT", offer="snapshots", text="the snapshot")
+GROUP = Argument("name", metavar="GROUP", offer="groups", text="the group")
 HOST = Argument("name", metavar="HOST", offer="hosts", text="the host's id")
 OPERATION = Argument("name", metavar="OPERATION", offer="operations", text="the operation's id")
 FORCE = flag("--force", text="whoever is at work there: what was not written yet is lost")
@@ -130,6 +132,10 @@ COMMANDS = (
             Argument("--access-mode", metavar="MODE", action="append", default=[],
                      choices=ACCESS_MODES, offer=ACCESS_MODES,
                      text="how it may be published (single_node_writer); may be repeated"),
+            Argument("--from-snapshot", metavar="SNAPSHOT", default="", offer="snapshots",
+                     text="begin with what a snapshot holds; it must be at least as large"),
+            Argument("--from-volume", metavar="VOLUME", default="", offer="volumes",
+                     text="begin with what a volume holds now; it must be at least as large"),
             changes=True),
     Command("volume update", "volume:update", "change properties, labels or hosts",
             VOLUME,
@@ -215,6 +221,28 @@ COMMANDS = (
     Command("volume sync", "volume:sync", "make a host agree with what is recorded",
             Argument("name", metavar="VOLUME", nargs="?", offer="volumes", text="the volume"),
             flag("--all", text="all volumes"), changes=True),
+    Command("snapshot create", "snapshot:create", "take a snapshot of a volume",
+            VOLUME,
+            Argument("snapshot", metavar="SNAPSHOT", nargs="?",
+                     text="its id: a-z 0-9 . _ - (a new one)"),
+            LABEL, changes=True),
+    Command("snapshot list", "snapshot:list_snapshots", "list snapshots",
+            FILTER, LABEL_FILTER,
+            Argument("--volume", metavar="VOLUME", default="", offer="volumes",
+                     text="those of a volume")),
+    Command("snapshot show", "snapshot:show", "show a snapshot", SNAPSHOT),
+    Command("snapshot delete", "snapshot:delete", "give a snapshot up; what was made of it stays",
+            SNAPSHOT, ETAG, changes=True),
+    Command("snapshot-group create", "snapshot:create_group",
+            "take snapshots of several volumes at one moment",
+            Argument("name", metavar="GROUP", text="its id: a-z 0-9 . _ -"),
+            Argument("volume", metavar="VOLUME", nargs="+", offer="volumes", text="the volumes"),
+            LABEL, changes=True),
+    Command("snapshot-group list", "snapshot:list_groups", "list groups of snapshots",
+            FILTER, LABEL_FILTER),
+    Command("snapshot-group show", "snapshot:show_group", "show a group and its snapshots", GROUP),
+    Command("snapshot-group delete", "snapshot:delete_group", "give all snapshots of a group up",
+            GROUP, ETAG, changes=True),
     Command("up", "ladder:up", "bring a volume all the way up on this host",
             VOLUME,
             Argument("--wait", metavar="SECONDS", type=parse_seconds, default=300.0,
@@ -328,6 +356,8 @@ COMMANDS = (
 NOUNS = {
     "status": "show a host at a glance, and what needs attention",
     "volume": "volumes: make, publish, connect, mount, and the way back",
+    "snapshot": "what volumes held at one moment",
+    "snapshot-group": "snapshots of several volumes at one moment",
     "up": "bring a volume all the way up on this host",
     "down": "take a volume all the way down on this host",
     "host": "the hosts that volumes are published to",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LISTS = {
     "volumes": "volume list -q",
+    "snapshots": "snapshot list -q",
+    "groups": "snapshot-group list -q",
     "hosts": "host list -q",
     "servers": "server list -q",
     "operations": "operation list -q --running",

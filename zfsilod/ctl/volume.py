@@ -92,6 +92,9 @@ def stats(given: Namespace) -> None:
 
 def create(given: Namespace) -> None:
     """Make a volume."""
+    if given.from_snapshot and given.from_volume:
+        raise InvalidArgument("--from-snapshot and --from-volume exclude each other",
+                              reason="USAGE", usage="zfsiloctl volume create --help")  # fmt: skip
     volume = pb.Volume(
         capacity_bytes=parse_size(given.size), thin=not given.thick,
         mode=pb.MODE_BLOCK if given.block else pb.MODE_FILESYSTEM,
@@ -99,6 +102,10 @@ def create(given: Namespace) -> None:
         labels=assignments(given.label, "label"), hosts=hosts(given.host),
         access_modes=[access_mode(each) for each in given.access_mode],
     )  # fmt: skip
+    if given.from_snapshot:
+        volume.source.snapshot = resource(given.from_snapshot, "snapshots")
+    elif given.from_volume:
+        volume.source.volume = resource(given.from_volume, "volumes")
     request = pb.CreateVolumeRequest(
         volume_id=bare(given.name, "volumes"), volume=volume, limit_bytes=parse_size(given.limit)
     )

@@ -86,6 +86,7 @@ def _served(volume: Any) -> list[tuple[str, str]]:
     return [
         ("Dataset", f"{volume.dataset} ({thin}, blocks of {show_size(volume.volblocksize)})"),
         ("Properties", pairs(volume.properties)),
+        ("Made from", volume.source.snapshot or volume.source.volume),
         ("Labels", pairs(volume.labels)),
         ("May publish", commas(volume.hosts)),
         ("Access", commas(word(pb.AccessMode, m, "ACCESS_MODE_") for m in volume.access_modes)),

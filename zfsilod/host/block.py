@@ -21,6 +21,7 @@ from zfsilod.errors import Conflict, FailedPrecondition, InvalidArgument, Unavai
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, open_exclusively
 from zfsilod.host.points import resolved
+from zfsilod.host.renew import renew
 from zfsilod.model import Filesystem
 
 if TYPE_CHECKING:
@@ -64,12 +65,36 @@ class RealBlock:
         device = self._disks.need(disk)
         found = read_superblock(device)
         if filesystem.state == "READY":
-            if found is None or (found.type, found.uuid) != (filesystem.type, filesystem.uuid):
-                raise self._lost(device, found, filesystem)
+            self._check_known(device, found, filesystem)
             return True
         if found is None and not self._is_torn(disk, filesystem) and not _is_empty(device):
             raise self._occupied(device)
         return self._carries(device, found, filesystem)
+
+    def _check_known(
+        self, device: Device, found: Superblock | None, filesystem: Filesystem
+    ) -> Superblock:
+        """Return a filesystem that must be there. Raises Conflict: it is another, or none."""
+        known = {filesystem.uuid, filesystem.origin}
+        if found is None or found.type != filesystem.type or found.uuid not in known:
+            raise self._lost(device, found, filesystem)
+        return found
+
+    # A clone's
+
+    def is_renewed(self, disk: Disk, filesystem: Filesystem) -> bool:
+        device = self._disks.need(disk)
+        found = self._check_known(device, read_superblock(device), filesystem)
+        return found.uuid == filesystem.uuid
+
+    def renew(self, disk: Disk, filesystem: Filesystem) -> None:
+        device = self._disks.need(disk)
+        found = self._check_known(device, read_superblock(device), filesystem)
+        if found.uuid == filesystem.uuid:
+            return
+        renew(self._run, device, found.type, filesystem.uuid, checksums=found.checksums)
+        if not self.is_renewed(disk, filesystem):
+            raise Unavailable(f"{device.path} kept its UUID", device=str(device.path))
 
     def find_filesystem(self, disk: Disk) -> Filesystem:
         device = self._disks.need(disk)

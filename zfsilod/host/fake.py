@@ -24,6 +24,7 @@ from zfsilod.errors import (
     PermissionDenied,
     Unavailable,
 )
+from zfsilod.host.fake_snapshots import FakeSnapshots, left_of
 from zfsilod.model import Disk, Filesystem, Listed
 from zfsilod.record import pairs
 
@@ -178,7 +179,25 @@ class FakeZfs:
             return
         if any(self.facts.get(f"backstore:{n}")["dataset"] == dataset for n in self._backstores()):
             raise Busy(f"the dataset {dataset} is in use by a backstore", dataset=dataset)
-        self.facts.effect(f"zvol:{dataset}", None)
+        names = self.dependents(dataset)
+        if names:
+            raise FailedPrecondition(
+                f"the zvol {dataset} has snapshots or clones: {', '.join(names)}",
+                reason="DEPENDENTS", dataset=dataset,
+            )  # fmt: skip
+        self._destroy(dataset)
+
+    def _destroy(self, dataset: str) -> None:
+        """Remove a zvol, and with a last clone the snapshot that was given up."""
+        origin = self._zvol(dataset).get("origin")
+        if not origin:
+            self.facts.effect(f"zvol:{dataset}", None)
+            return
+        name = f"cut:{origin[0]}"
+        left = left_of(self.facts, origin[0], self.facts.get(name), but=dataset)
+        self.facts.effect(f"zvol:{dataset}", None, instead_of="" if left else name)
+        if left and left != self.facts.get(name):
+            self.facts.effect(name, left)
 
     def _backstores(self) -> list[str]:
         return self.facts.names("backstore")
@@ -196,7 +215,11 @@ class FakeZfs:
             self.facts.effect(f"zvol:{target}", zvol, instead_of=f"zvol:{source}")
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
-        return ()
+        found = self.facts.get(f"zvol:{dataset}")
+        cuts = {name: self.facts.get(f"cut:{name}") for name in self.facts.names("cut")}
+        return tuple(
+            f"{dataset}@{name}" for name, cut in cuts.items() if found and found["uid"] in cut["of"]
+        )
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
         self.has_zvol(dataset, uid=uid, guid="")
@@ -524,6 +547,18 @@ class FakeBlock:
         self.facts.effect(f"content:{disk.serial}", made | {"whole": False})
         self.facts.effect(f"content:{disk.serial}", made | {"whole": True})
 
+    def is_renewed(self, disk: Disk, filesystem: Filesystem) -> bool:
+        _need_session(self.facts, disk)
+        found = self.facts.get(f"content:{disk.serial}")
+        if found is None or found["uuid"] not in (filesystem.uuid, filesystem.origin):
+            raise Conflict(f"the disk {disk.serial} lost its filesystem", disk=disk.serial)
+        return bool(found["uuid"] == filesystem.uuid)
+
+    def renew(self, disk: Disk, filesystem: Filesystem) -> None:
+        if not self.is_renewed(disk, filesystem):
+            found = self.facts.get(f"content:{disk.serial}")
+            self.facts.effect(f"content:{disk.serial}", found | {"uuid": filesystem.uuid})
+
     def find_filesystem(self, disk: Disk) -> Filesystem:
         found = self.facts.get(f"content:{disk.serial}")
         return Filesystem(state="READY", type=found["type"], uuid=found["uuid"])
@@ -564,8 +599,9 @@ class FakeMounts:
         return self._is(path, disk, kind="staged", readonly=readonly)
 
     def stage(
-        self, disk: Disk, path: str, *, fs_type: str, options: tuple[str, ...], readonly: bool
-    ) -> None:
+        self, disk: Disk, path: str, *, fs_type: str, options: tuple[str, ...], readonly: bool,
+        untouched: bool,
+    ) -> None:  # fmt: skip
         _need_session(self.facts, disk)
         found = self.facts.get(f"content:{disk.serial}")
         assert found["type"] == fs_type, "mounted as another type than it is"
@@ -644,6 +680,7 @@ class FakeHost:
     def __init__(self, path: Path | None = None, *, chap: Callable[[str], Chap]) -> None:
         self.facts = Facts(path)
         self.zfs = FakeZfs(self.facts)
+        self.snapshots = FakeSnapshots(self.zfs)
         self.lio = FakeLio(self.facts)
         self.iscsi = FakeIscsi(self.facts)
         self.block = FakeBlock(self.facts)

@@ -28,8 +28,8 @@ FSCK_REFUSES = 4  # e2fsck(8): 1 and 2 are errors that it corrected
 FAILED = 32  # mount(8), umount(8)
 FLAGS = frozenset({"noatime", "nodiratime", "nodev", "noexec", "nosuid"})
 """Options of the mount itself, which mountinfo always shows; others may be defaults, and hidden."""
-# With a write-protected disk there is no replay of a journal, neither needed nor possible.
-NO_REPLAY = {"ext4": "noload", "xfs": "norecovery"}
+# On a write-protected disk no journal can be replayed, and a clone's UUID may be its origin's.
+NO_REPLAY = {"ext4": ("noload",), "xfs": ("norecovery", "nouuid")}
 NETWORK = "_netdev"  # systemd ends these mounts before the network: systemd.mount(5)
 
 
@@ -58,8 +58,9 @@ class RealMounts:
         return mount is not None and _is_as_wished(mount, options, readonly=readonly)
 
     def stage(
-        self, disk: Disk, path: str, *, fs_type: str, options: tuple[str, ...], readonly: bool
-    ) -> None:
+        self, disk: Disk, path: str, *, fs_type: str, options: tuple[str, ...], readonly: bool,
+        untouched: bool,
+    ) -> None:  # fmt: skip
         device = self._disks.need(disk)
         mount = self._cleared(device, path)
         words = [*options, "ro" if readonly else "rw", NETWORK]
@@ -67,12 +68,13 @@ class RealMounts:
             self._mount("-o", ",".join(["remount", *words]), mount.path)
         if mount:
             return
-        self._check(device, fs_type, readonly=readonly)
-        if device.readonly and fs_type in NO_REPLAY:
-            words.append(NO_REPLAY[fs_type])
+        untouched = untouched or device.readonly
+        self._check(device, fs_type, readonly=readonly, untouched=untouched)
+        if untouched:
+            words += NO_REPLAY.get(fs_type, ())
         self._mount("-t", fs_type, "-o", ",".join(words), str(device.path), resolved(path))
 
-    def _check(self, device: Device, fs_type: str, *, readonly: bool) -> None:
+    def _check(self, device: Device, fs_type: str, *, readonly: bool, untouched: bool) -> None:
         """Make sure that a disk can be mounted, before anything is tried."""
         claim(device.path, "the disk")
         found = read_superblock(device)
@@ -87,7 +89,7 @@ class RealMounts:
                 f"the disk {device.path} is write-protected: stage it read-only",
                 reason="WRITE_PROTECTED", device=str(device.path),
             )  # fmt: skip
-        if fs_type != "ext4" or device.readonly:
+        if fs_type != "ext4" or untouched:
             return  # XFS replays its log and checks itself when it is mounted
         argv = ["e2fsck", "-p", str(device.path)]
         done = self._run(argv, timeout_s=CHECK_TIMEOUT_S, ok=tuple(range(256)))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Block, Host, Mounts
     from zfsilod.host.iscsi import RealIscsi
     from zfsilod.host.lio import RealLio
+    from zfsilod.host.snapshots import RealSnapshots
     from zfsilod.host.zfs import RealZfs
     from zfsilod.secret import Chap
 
@@ -25,15 +26,17 @@ CONFIGFS = Path("/sys/kernel/config/target")
 
 SERVER_TOOLS = ("zfs", "zpool", "udevadm", "modprobe")
 CONSUMER_TOOLS = (
-    "iscsiadm", "mount", "umount", "blkid", "mkfs.ext4", "e2fsck", "resize2fs",
+    "iscsiadm", "mount", "umount", "blkid", "mkfs.ext4", "e2fsck", "resize2fs", "tune2fs",
+    "unshare",
 )  # fmt: skip
-XFS_TOOLS = ("mkfs.xfs", "xfs_repair", "xfs_growfs")  # only for those who want XFS
+XFS_TOOLS = ("mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_admin")  # only for those who want XFS
 
 
 class RealHost:
     """This machine."""
 
     zfs: RealZfs
+    snapshots: RealSnapshots
     lio: RealLio
     iscsi: RealIscsi
     block: Block
@@ -63,6 +66,10 @@ class RealHost:
                 from zfsilod.host.zfs import RealZfs
 
                 return RealZfs(self._run)
+            case "snapshots":
+                from zfsilod.host.snapshots import RealSnapshots
+
+                return RealSnapshots(self._run, self.zfs)
             case "lio":
                 from zfsilod.host.configfs import Configfs
                 from zfsilod.host.lio import RealLio

@@ -14,6 +14,7 @@ BYTES = 4096  # enough of the device's start for all of them
 
 COMPAT_HAS_JOURNAL = 0x4
 INCOMPAT_JOURNAL_DEVICE = 0x8
+RO_COMPAT_METADATA_CSUM = 0x400
 INCOMPAT_64BIT = 0x80
 MAX_LOG_BLOCK = 6  # blocks of 64 KiB
 INCOMPAT_EXT4 = 0x2C0  # extents, 64 bit, flex_bg: no ext3 has any of them
@@ -24,10 +25,13 @@ EXT_MARGIN_BLOCKS = 53  # two bitmaps, a superblock, and the 50 blocks that are 
 class Superblock:
     """What a filesystem says of itself."""
 
-    def __init__(self, *, type: str, uuid: str, size_bytes: int, spare_bytes: int) -> None:  # noqa: A002
+    def __init__(
+        self, *, type: str, uuid: str, size_bytes: int, spare_bytes: int, checksums: bool = False,  # noqa: A002
+    ) -> None:  # fmt: skip
         self.type = type
         self.uuid = uuid
         self.size_bytes = size_bytes
+        self.checksums = checksums  # ext4: of all metadata, and the UUID is a part of them
         self.spare_bytes = spare_bytes  # so much at a device's end is too little to be used
 
     def fills(self, device_bytes: int) -> bool:
@@ -54,7 +58,7 @@ def _xfs(block: bytes) -> Superblock:
 
 def _ext(block: bytes) -> Superblock | None:
     low, first, log = (struct.unpack_from("<I", block, offset)[0] for offset in (4, 20, 24))
-    compat, incompat = struct.unpack_from("<II", block, 92)
+    compat, incompat, ro_compat = struct.unpack_from("<III", block, 92)
     per_group = struct.unpack_from("<I", block, 32)[0]
     # Whoever may write to the disk chose these numbers: what cannot be is not calculated with.
     if incompat & INCOMPAT_JOURNAL_DEVICE or log > MAX_LOG_BLOCK or per_group == 0:
@@ -64,7 +68,7 @@ def _ext(block: bytes) -> Superblock | None:
     kind = "ext3" if compat & COMPAT_HAS_JOURNAL else "ext2"
     return Superblock(
         type="ext4" if incompat & INCOMPAT_EXT4 else kind, uuid=_uuid(block[104:120]),
-        size_bytes=blocks * block_bytes,
+        size_bytes=blocks * block_bytes, checksums=bool(ro_compat & RO_COMPAT_METADATA_CSUM),
         spare_bytes=_ext_spare(block, blocks - first, block_bytes, incompat),
     )  # fmt: skip
 

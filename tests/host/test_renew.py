@@ -1,0 +1,81 @@
+"""New UUIDs for filesystems of clones: ext4 by the real tools on a file, XFS by a script."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.doubles import ScriptedRunner
+from zfsilod.errors import Conflict, FailedPrecondition
+from zfsilod.host import superblock
+from zfsilod.host.disks import Device
+from zfsilod.host.renew import OPTIONS, renew
+from zfsilod.host.run import Runner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OLD = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
+NEW = "7c2bd2e1-4d7f-4e1d-8f1f-1f6e8f409b22"
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    """A disk that is a file."""
+    (tmp_path / "disk").write_bytes(b"")
+    return Device(tmp_path / "disk", tmp_path)
+
+
+def make(device: Device, *options: str) -> None:
+    with device.path.open("wb") as file:
+        file.truncate(64 << 20)
+    run = Runner()
+    run(["mkfs.ext4", "-q", *options, "-U", OLD, str(device.path)], timeout_s=60)
+
+
+def found(device: Device) -> superblock.Superblock:
+    with device.path.open("rb") as file:
+        parsed = superblock.parse(file.read(superblock.BYTES))
+    assert parsed is not None
+    return parsed
+
+
+@pytest.mark.parametrize("options", [(), ("-O", "^metadata_csum"), ("-O", "metadata_csum_seed")])
+def test_ext4(device: Device, options: tuple[str, ...]) -> None:
+    make(device, *options)
+    before = found(device)
+    assert before.checksums == ("^metadata_csum" not in options)
+    for _time in range(2):
+        renew(Runner(), device, "ext4", NEW, checksums=before.checksums)
+        assert found(device).uuid == NEW
+    check = ["e2fsck", "-f", "-n", str(device.path)]
+    assert Runner()(check, timeout_s=60).rc == 0
+
+
+def test_a_journal_is_replayed_first(device: Device) -> None:
+    """A filesystem that needs recovery is a clone of one in use: the usual case."""
+    make(device)
+    command = ["debugfs", "-w", "-R", "feature needs_recovery", str(device.path)]
+    subprocess.run(command, check=True, capture_output=True)
+    renew(Runner(), device, "ext4", NEW, checksums=True)
+    assert found(device).uuid == NEW
+
+
+def test_a_damaged_one_is_left_alone(device: Device) -> None:
+    run = ScriptedRunner((f"e2fsck -p {device.path}", 4, "UNEXPECTED INCONSISTENCY", ""))
+    with pytest.raises(FailedPrecondition, match="run e2fsck"):
+        renew(run, device, "ext4", NEW, checksums=True)
+    with pytest.raises(Conflict):
+        renew(run, device, "btrfs", NEW, checksums=True)
+
+
+def test_xfs(device: Device) -> None:
+    mount = f"mount -t xfs -o {OPTIONS} {device.path} /tmp"
+    run = ScriptedRunner(
+        (f"unshare --mount --propagation private {mount}", 0, "", ""),
+        (f"xfs_admin -U {NEW} {device.path}", 0, "", ""),
+    )
+    renew(run, device, "xfs", NEW, checksums=False)
+    assert not run.script

@@ -1,0 +1,253 @@
+"""Snapshots, groups and clones through the service, up to the mounted filesystem of a clone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zfsilod.errors import (
+    AlreadyExists,
+    CommandFailed,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from zfsilod.give import CreateVolume
+from zfsilod.leave import Disconnect, UnmountFrom, Unstage
+from zfsilod.model import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
+from zfsilod.publish import Publish, Unpublish
+from zfsilod.snapshots import (
+    CreateSnapshot,
+    CreateSnapshotGroup,
+    DeleteSnapshot,
+    DeleteSnapshotGroup,
+)
+from zfsilod.take import Connect, MountAt, Stage
+from zfsilod.trash import DeleteVolume, Purger
+
+if TYPE_CHECKING:
+    from tests.doubles import House
+    from zfsilod.model import Filesystem
+    from zfsilod.verbs import Verb
+
+GIB = 1 << 30
+CREATE = CreateVolume(id="data", capacity_bytes=GIB)
+SNAP = CreateSnapshot(id="monday", volume="data")
+COPY = CreateVolume(id="copy", capacity_bytes=GIB, source_snapshot="monday")
+TWIN = CreateVolume(id="twin", capacity_bytes=GIB, source_volume="data")
+
+
+def up(name: str, **options: Any) -> tuple[Verb, ...]:
+    """Return the climb of a volume to its mount."""
+    return (
+        Publish(volume=name, host="take"), Connect(id=name, server="give", volume=name),
+        Stage(id=name, **options), MountAt(id=name, path=f"/srv/{name}", readonly=bool(options)),
+    )  # fmt: skip
+
+
+def down(name: str) -> tuple[Verb, ...]:
+    return (
+        UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name)
+    )  # fmt: skip
+
+
+def get(zfsilo: House, kind: Any, key: str) -> Any:
+    with zfsilo.service.store.read() as txn:
+        return txn.get(kind, key)
+
+
+def dependents(zfsilo: House, name: str = "data") -> list[str]:
+    uid = get(zfsilo, Volume, name).uid
+    with zfsilo.service.store.read() as txn:
+        return [each.name for each in txn.scan_below(Dependent, uid)]
+
+
+def facts(zfsilo: House, kind: str) -> dict[str, Any]:
+    return {n: v for n, v in zfsilo.facts.items() if n.startswith(f"{kind}:")}
+
+
+def filesystem(zfsilo: House, name: str) -> Filesystem:
+    found: Filesystem = get(zfsilo, Volume, name).filesystem
+    return found
+
+
+async def purged(zfsilo: House) -> None:
+    await Purger(zfsilo.service).purge()
+    with zfsilo.service.store.read() as txn:
+        live = list(txn.live())
+    for operation in live:
+        await zfsilo.service.wait(operation.id, 20)
+
+
+async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
+    await zfsilo.do(CREATE)
+    before = zfsilo.facts
+    await zfsilo.do(SNAP)
+    found = get(zfsilo, Snapshot, "monday")
+    assert (found.volume, found.size_bytes, found.guid != "") == ("data", GIB, True)
+    assert dependents(zfsilo) == ["snapshots/monday"]
+    again = await zfsilo.do(SNAP)
+    assert again.title.endswith("already so")
+    await zfsilo.do(DeleteSnapshot(id="monday"))
+    assert zfsilo.facts == before
+    assert dependents(zfsilo) == []
+    with pytest.raises(NotFound):
+        await zfsilo.do(DeleteSnapshot(id="monday"))
+
+
+async def test_what_is_refused(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, CREATE.but(id="other"), SNAP)
+    refusals: list[tuple[Verb, type[Exception], str]] = [
+        (SNAP.but(volume="other"), AlreadyExists, "of data"),
+        (SNAP.but(volume="none"), NotFound, "no volume none"),
+        (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
+        (DeleteVolume(id="data"), FailedPrecondition, "snapshots/monday"),
+        (COPY.but(source_snapshot="none"), NotFound, "no snapshot none"),
+        (COPY.but(source_volume="data"), InvalidArgument, "not both"),
+        (COPY.but(capacity_bytes=GIB // 2), InvalidArgument, "at least as large"),
+        (COPY.but(properties=(("volblocksize", "8k"),)), InvalidArgument, "cannot be changed"),
+        (CreateSnapshotGroup(id="g", volumes=()), InvalidArgument, "1 to 64"),
+        (CreateSnapshotGroup(id="g", volumes=("data", "data")), InvalidArgument, "named once"),
+        (CreateSnapshotGroup(id="g", volumes=("data", "none")), NotFound, "no volume none"),
+    ]
+    before = zfsilo.facts
+    for verb, error, message in refusals:
+        with pytest.raises(error, match=message):
+            await zfsilo.do(verb)
+    assert zfsilo.facts == before
+
+
+async def test_a_lost_snapshot_is_not_taken_again(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, SNAP)
+    (name,) = facts(zfsilo, "cut")
+    zfsilo.host.facts.effect(name, None)
+    with pytest.raises(FailedPrecondition, match="not taken again"):
+        await zfsilo.do(SNAP)
+
+
+async def test_a_group_is_one_cut_and_goes_as_a_whole(zfsilo: House) -> None:
+    group = CreateSnapshotGroup(id="both", volumes=("data", "other"))
+    await zfsilo.do(CREATE, CREATE.but(id="other"))
+    before = zfsilo.facts
+    await zfsilo.do(group)
+    found = get(zfsilo, SnapshotGroup, "both")
+    members = [get(zfsilo, Snapshot, each) for each in found.snapshots]
+    assert [(each.volume, each.group) for each in members] == [("data", "both"), ("other", "both")]
+    assert len({each.uid for each in members}) == len(facts(zfsilo, "cut")) == 1
+    assert (await zfsilo.do(group)).title.endswith("already so")
+    with pytest.raises(AlreadyExists):
+        await zfsilo.do(group.but(volumes=("other", "data")))
+    with pytest.raises(FailedPrecondition, match="part of the group"):
+        await zfsilo.do(DeleteSnapshot(id=members[0].id))
+    await zfsilo.do(DeleteSnapshotGroup(id="both"))
+    assert zfsilo.facts == before
+    with zfsilo.service.store.read() as txn:
+        assert [*txn.scan(Snapshot), *txn.scan(SnapshotGroup), *txn.scan(Dependent)] == []
+
+
+async def test_a_clone_gets_its_own_uuid_and_the_whole_disk(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, *up("data"), SNAP)
+    origin = filesystem(zfsilo, "data")
+    await zfsilo.do(COPY.but(capacity_bytes=2 * GIB))
+    cloned = filesystem(zfsilo, "copy")
+    assert (cloned.state, cloned.type, cloned.origin) == ("CLONED", "ext4", origin.uuid)
+    await zfsilo.do(*up("copy"))
+    assert filesystem(zfsilo, "copy") == cloned.but(state="READY", host="take", origin="")
+    assert get(zfsilo, Attachment, "copy").filesystem.uuid == cloned.uuid != origin.uuid
+    content = zfsilo.facts[f"content:{get(zfsilo, Volume, 'copy').uid}"]
+    assert content == {"type": "ext4", "uuid": cloned.uuid, "size": 2 * GIB, "whole": True}
+    assert filesystem(zfsilo, "data") == origin
+
+
+async def test_a_clone_is_read_as_it_is(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, *up("data"), SNAP, COPY)
+    before = facts(zfsilo, "content")
+    await zfsilo.do(*up("copy", readonly=True))
+    assert filesystem(zfsilo, "copy").state == "CLONED"
+    assert facts(zfsilo, "content") == before
+    await zfsilo.do(*down("copy"), *up("copy"))
+    assert filesystem(zfsilo, "copy").state == "READY"
+
+
+async def test_a_clone_of_a_clone_that_nobody_used(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, *up("data"), SNAP, COPY, TWIN.but(source_volume="copy"))
+    await zfsilo.do(*up("twin"))
+    uuids = {filesystem(zfsilo, name).uuid for name in ("data", "copy", "twin")}
+    assert len(uuids) == 3
+
+
+async def test_a_volume_of_a_volume_leaves_no_snapshot_behind(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, TWIN.but(capacity_bytes=0))
+    assert get(zfsilo, Volume, "twin").capacity_bytes == GIB
+    assert (await zfsilo.do(TWIN.but(capacity_bytes=0))).title.endswith("already so")
+    with zfsilo.service.store.read() as txn:
+        assert list(txn.scan(Snapshot)) == []
+    assert dependents(zfsilo) == ["volumes/twin"]
+    await zfsilo.do(DeleteVolume(id="twin"))
+    assert (facts(zfsilo, "cut"), dependents(zfsilo)) == ({}, [])
+    await zfsilo.do(DeleteVolume(id="data"))
+
+
+async def test_a_deleted_snapshot_goes_with_its_last_clone(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, SNAP, COPY, COPY.but(id="more"), DeleteSnapshot(id="monday"))
+    assert len(facts(zfsilo, "cut")) == 1
+    with pytest.raises(NotFound):
+        await zfsilo.do(COPY.but(id="third"))
+    await zfsilo.do(SNAP)  # the name is free
+    await zfsilo.do(DeleteSnapshot(id="monday"), DeleteVolume(id="copy"))
+    assert len(facts(zfsilo, "cut")) == 1
+    await zfsilo.do(DeleteVolume(id="more"))
+    assert facts(zfsilo, "cut") == {}
+
+
+async def test_snapshots_outlive_their_volume(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, SNAP, DeleteVolume(id="data", dependents="KEEP"))
+    await zfsilo.do(CREATE)  # another volume of that name, which the snapshot is not of
+    with pytest.raises(AlreadyExists):
+        await zfsilo.do(SNAP)
+    await zfsilo.do(COPY, DeleteSnapshot(id="monday"))
+    await purged(zfsilo)
+    with zfsilo.service.store.read() as txn:
+        assert len(list(txn.scan(Trashed))) == 1
+    await zfsilo.do(DeleteVolume(id="copy"))
+    await purged(zfsilo)
+    assert set(facts(zfsilo, "zvol")) == {"zvol:tank/zfsilo/data"}
+    assert facts(zfsilo, "cut") == {}
+
+
+async def test_a_thick_clone_reserves_its_room(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, SNAP, COPY.but(thin=False))
+    assert not facts(zfsilo, "zvol")["zvol:tank/zfsilo/copy"]["thin"]
+    with pytest.raises(ResourceExhausted):
+        await zfsilo.do(COPY.but(id="more", thin=False, capacity_bytes=2 << 40))
+
+
+async def test_a_raw_block_volume_stays_one(zfsilo: House) -> None:
+    await zfsilo.do(CREATE.but(mode="BLOCK"), SNAP)
+    with pytest.raises(InvalidArgument, match="raw block"):
+        await zfsilo.do(COPY)
+    await zfsilo.do(COPY.but(mode="BLOCK"))
+
+
+async def test_a_clone_that_fails_leaves_nothing(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, SNAP)
+    before = zfsilo.facts
+    for effect in range(1, 4):
+        zfsilo.host.facts.light_fuse(effect, when="after", how="error")
+        with pytest.raises(CommandFailed):
+            await zfsilo.do(TWIN)
+        assert {n: v for n, v in zfsilo.facts.items() if n != "blown"} == before
+        assert get(zfsilo, Volume, "twin") is None
+
+
+async def test_a_volume_that_grew_before_it_was_staged_is_filled(zfsilo: House) -> None:
+    from zfsilod.give import UpdateVolume
+
+    await zfsilo.do(CREATE, *up("data"), *down("data")[:2])
+    await zfsilo.do(UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB))
+    await zfsilo.do(Stage(id="data"))
+    assert get(zfsilo, Attachment, "data").disk.size_bytes == 2 * GIB
+    (content,) = facts(zfsilo, "content").values()
+    assert content["size"] == 2 * GIB

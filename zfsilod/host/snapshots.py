@@ -1,0 +1,173 @@
+"""Snapshots and clones of zvols, through zfs(8).
+
+A snapshot is ours by a mark of its own, `zfsilo:cut`: what it inherits of its zvol proves nothing.
+One that clones still need is given up with `zfs destroy -d`: it is there, but for nobody, and ZFS
+destroys it with the last clone. Nothing is ever promoted, and nothing destroyed along.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod.errors import Conflict, FailedPrecondition, Unavailable
+from zfsilod.host.zfs import ANY, CHANGE_TIMEOUT_S, READ_TIMEOUT_S, UID, RealZfs
+from zfsilod.host.zfs_words import (
+    checked,
+    first_line,
+    foreign,
+    missing,
+    pool_of,
+    reason_of,
+    refused,
+    table,
+)
+
+if TYPE_CHECKING:
+    from zfsilod.host.run import Runner
+    from zfsilod.model import Shot
+    from zfsilod.record import Pairs
+
+CUT = "zfsilo:cut"
+NAME_PREFIX = "zfsilo-"
+PROPERTIES = ("guid", CUT, "defer_destroy", UID)
+
+Found = dict[str, dict[str, tuple[str, str]]]
+
+
+class RealSnapshots:
+    """The snapshots and clones in the pools of this host."""
+
+    def __init__(self, run: Runner, zfs: RealZfs) -> None:
+        self._run = run
+        self._zfs = zfs
+
+    # Snapshots
+
+    def has_cut(self, shots: tuple[Shot, ...], uid: str) -> bool:
+        found = self._look(shots, uid)
+        return all(_stands(found, each, uid) for each in shots)
+
+    def cut(self, shots: tuple[Shot, ...], uid: str, marks: Pairs) -> None:
+        found = self._look(shots, uid)
+        for each in shots:
+            self._check_owner(found, each)
+        if all(_stands(found, each, uid) for each in shots):
+            return
+        self.give_up(shots, uid)  # a part of them would be no snapshot of one moment
+        names = [_name(each, uid) for each in shots]
+        options = [word for name, value in marks for word in ("-o", f"{name}={value}")]
+        done = self._run(["zfs", "snapshot", *options, *names], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
+        if done.rc != 0:
+            reason = first_line(done).rpartition("': ")[2]
+            raise refused(done, reason, shots[0].dataset)
+
+    def give_up(self, shots: tuple[Shot, ...], uid: str) -> None:
+        found = self._look(shots, uid)
+        for each in shots:
+            if not _stands(found, each, uid):
+                continue
+            name = _name(each, uid)
+            argv = ["zfs", "destroy", "-d", name]
+            done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
+            if done.rc != 0:
+                raise refused(done, reason_of(done, "destroy snapshot", name), name)
+
+    def find_guids(self, shots: tuple[Shot, ...], uid: str) -> dict[str, str]:
+        found = self._look(shots, uid)
+        return {each.uid: found[_name(each, uid)]["guid"][0] for each in shots}
+
+    def _check_owner(self, found: Found, shot: Shot) -> None:
+        if shot.dataset not in found:
+            raise missing(shot.dataset)
+        its_uid, source = found[shot.dataset][UID]
+        if source != "local" or its_uid != shot.uid:
+            raise foreign(shot.dataset, f"it is not volume {shot.uid}")
+
+    def _look(self, shots: tuple[Shot, ...], uid: str) -> Found:
+        """Return properties of snapshots and zvols; what is missing was said to be missing.
+
+        The pool is asked for in the same call: only with its answer does "does not exist" mean
+        that, see zfs.py.
+        """
+        pool = pool_of(checked(shots[0].dataset))
+        names = [name for each in shots for name in (checked(each.dataset), _name(each, uid))]
+        asked = list(dict.fromkeys((*names, pool)))
+        argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(PROPERTIES)]
+        done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
+        found = table(done.stdout)
+        said = done.stderr.splitlines()
+        for name in names:
+            if name not in found and f"cannot open '{name}': dataset does not exist" not in said:
+                raise refused(done, reason_of(done, "open", name), name)
+        if pool not in found:
+            raise Unavailable(
+                f"the pool {pool} is not imported on this host", reason="NO_POOL", pool=pool
+            )
+        return found
+
+    # Clones
+
+    def has_clone(self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool) -> bool:
+        if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
+            return False
+        return not own or not self.has_cut((shot,), cut)
+
+    def clone(
+        self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool, properties: Pairs,
+        marks: Pairs,
+    ) -> None:  # fmt: skip
+        if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
+            if own:
+                self.cut((shot,), cut, ((CUT, cut),))
+            self._clone(dataset, _name(shot, cut), (*properties, *marks))
+        if own:
+            self.give_up((shot,), cut)
+
+    def _clone(self, dataset: str, snapshot: str, settings: Pairs) -> None:
+        options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
+        argv = ["zfs", "clone", *options, snapshot, checked(dataset)]
+        done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
+        if done.rc != 0:
+            if first_line(done) == f"cannot open '{snapshot}': dataset does not exist":
+                raise FailedPrecondition(
+                    f"the snapshot {snapshot} does not exist", reason="LOST", dataset=snapshot
+                )
+            raise refused(done, reason_of(done, "create", dataset), dataset)
+
+    def unclone(self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool) -> None:
+        self._zfs.destroy_zvol(dataset, uid=uid, guid="")
+        if own:
+            self.give_up((shot,), cut)
+
+    # Room
+
+    def is_thick(self, dataset: str) -> bool:
+        found = self._zfs.properties(dataset, ("refreservation", "volsize"))
+        return int(found["refreservation"][0]) >= int(found["volsize"][0])
+
+    def set_thick(self, dataset: str, *, thick: bool) -> None:
+        self._zfs.set_property(dataset, "refreservation", "auto" if thick else "none")
+
+
+def _name(shot: Shot, uid: str) -> str:
+    return f"{checked(shot.dataset)}@{NAME_PREFIX}{checked_uid(uid)}"
+
+
+def checked_uid(uid: str) -> str:
+    """Return a uid, for a snapshot's name. Raises Conflict for what is none."""
+    if not uid.isalnum():
+        raise Conflict(f"{uid[:64]!r} is no uid of a snapshot")
+    return uid
+
+
+def _stands(found: Found, shot: Shot, uid: str) -> bool:
+    """Tell whether a snapshot is there for somebody. Raises Conflict when it is not ours."""
+    name = _name(shot, uid)
+    if name not in found:
+        return False
+    properties = found[name]
+    if properties[CUT] != (uid, "local"):
+        raise foreign(name, "it has no mark of zfsilo")
+    if shot.guid and properties["guid"][0] != shot.guid:
+        raise foreign(name, f"its guid is {properties['guid'][0]}, not {shot.guid}")
+    return properties["defer_destroy"][0] != "on"
