@@ -69,6 +69,16 @@ async def test_what_happens_is_counted(tmp_path: Path) -> None:
     assert "zfsilo_volume_series_omitted 0.0" in text
 
 
+async def test_orphans_are_counted_by_kind(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (front, metrics, path):
+        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+        front.write(lambda txn: txn.drop(Volume.bucket(), "data"))
+        await metrics.count_orphans()
+        text = await ask(path)
+    assert 'zfsilo_orphans{kind="zvol"} 1.0' in text
+    assert 'zfsilo_orphans{kind="session"} 0.0' in text
+
+
 async def test_many_volumes_have_sums_only(tmp_path: Path) -> None:
     async with scraped(tmp_path, most=0) as (front, _metrics, path):
         await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))

@@ -220,6 +220,7 @@ async def _keep_in_sync(service: Service, interval_s: int, metrics: Metrics | No
             known = report.complaints
             if metrics is not None:
                 metrics.note_report(report)
+                await metrics.count_orphans()
             pause_s = min(SOON_S, interval_s) if report.unknown else interval_s
         if not interval_s:
             return

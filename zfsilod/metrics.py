@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter as Count
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from prometheus_client import disable_created_metrics as _untyped
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 
-from zfsilod import __version__
+from zfsilod import __version__, orphans
 from zfsilod.errors import ZfsiloError
 from zfsilod.host.counters import Counters
 from zfsilod.model import ENDED
@@ -44,6 +45,7 @@ WAIT_S = 0.1  # of a scrape, for looks at store and host
 READING_S = 60.0  # the host's own deadline
 FRESH_S = 10.0  # a reading younger than this is not made anew
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+ORPHANS = ("zvol", "export", "acl", "session", "node", "mount")
 KINDS = ("missing", "too_much", "lost", "conflict", "unknown", "not_restored")
 
 _disable_created: Callable[[], None] = _untyped
@@ -104,6 +106,10 @@ class Metrics:
             "zfsilo_drift", "Facts that differed from the records at the last look.", ["kind"],
             registry=registry,
         )  # fmt: skip
+        self._orphans = Gauge(
+            "zfsilo_orphans", "Things with our marks that no record owns, at the last look.",
+            ["kind"], registry=registry,
+        )  # fmt: skip
         ProcessCollector(registry=registry)
         registry.register(self)
 
@@ -134,6 +140,13 @@ class Metrics:
         )  # fmt: skip
         for kind in KINDS:
             self._drift.labels(kind).set(found[kind])
+
+    async def count_orphans(self) -> None:
+        """Look for what no record owns; when that cannot be known, the last count stays."""
+        with suppress(ZfsiloError):
+            found = Count(each.name.partition("/")[0] for each in await orphans.find(self._service))
+            for kind in ORPHANS:
+                self._orphans.labels(kind).set(found[kind])
 
     async def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""

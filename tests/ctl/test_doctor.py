@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zfsilod.ctl import main
-from zfsilod.ctl.doctor import Check, Patient, clock, giving, taking
+from zfsilod.ctl.doctor import Check, Patient, clock, giving, port, taking
 from zfsilod.host.run import TOOLS_PATH_VARIABLE
 
 if TYPE_CHECKING:
@@ -98,6 +98,14 @@ def test_a_clock_that_stands_in_the_past(tmp_path: Path) -> None:
     patient = host(tmp_path, {"usr/lib/os-release": ""})
     assert clock(patient, 1000.0).command == "timedatectl set-ntp true"
     assert clock(patient, 1e11).wrong == ""
+
+
+def test_a_port_that_is_closed_to_others(tmp_path: Path) -> None:
+    line = "   0: 00000000:{:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0\n"
+    patient = host(tmp_path, {"proc/net/tcp": line.format(22)})
+    assert port(patient).command == "zfsiloctl setup"
+    patient = host(tmp_path, {"proc/net/tcp6": line.format(9750)})
+    assert port(patient).wrong == ""
 
 
 def test_doctor_of_a_running_simulation(ctl: Shell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from itertools import chain
@@ -28,6 +29,7 @@ TAKE_MODULES = ("iscsi_tcp",)
 # They restore an earlier configuration of targets at boot, beside ours.
 RIVALS = ("rtslib-fb-targetctl.service", "target.service")
 ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"
+LISTENING = "0A"  # TCP_LISTEN
 SOON_S = 14 * 86400  # the timer renews earlier: then it does not run
 TOOL_S = 20.0
 REACH_S = 5.0
@@ -100,6 +102,7 @@ def _examine(given: Namespace) -> Iterator[Check]:
         patient = Patient()
         if settings.give.root:
             yield from chain(giving(patient), _pool(settings.give.root), _portals(settings))
+            yield port(patient)
         if not settings.give.root or servers_here():
             yield from taking(patient)
         yield clock(patient, time.time())
@@ -148,6 +151,14 @@ def clock(patient: Patient, now: float) -> Check:
     if made.exists() and now < made.stat().st_mtime:
         return Check("clock", "it is before this system was made", "timedatectl set-ntp true")
     return Check("clock")
+
+
+def port(patient: Patient) -> Check:
+    """Look whether somebody listens at the port for other hosts: zfsilod-tcp.socket."""
+    tables = patient.text("proc/net/tcp") + patient.text("proc/net/tcp6")
+    if re.search(rf":{places.PORT:04X} [0-9A-F]+:0000 {LISTENING} ", tables):
+        return Check(f"port {places.PORT}")
+    return Check(f"port {places.PORT}", "no other host can reach this one", "zfsiloctl setup")
 
 
 def _pool(root: str) -> Iterator[Check]:
