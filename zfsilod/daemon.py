@@ -26,7 +26,8 @@ from zfsilod.launcher import LocalLauncher, SystemdLauncher
 from zfsilod.service import Service
 from zfsilod.store import Store
 from zfsilod.sync import Watchman, clear_leftovers
-from zfsilod.worker import STATE_DIRECTORY, read_boot_id
+from zfsilod.upgrade import upgrade
+from zfsilod.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -97,6 +98,7 @@ async def _engine(
 
     store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
+    upgrade(store, LOCK_DIRECTORY if places.host == "real" else places.state / "op")
     launcher = await _launcher(places, settings)
     stack.push_async_callback(launcher.close)
 

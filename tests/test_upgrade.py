@@ -1,0 +1,131 @@
+"""Stores of other versions: an older one is migrated in its time, a newer one refused."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.crash.life import Machine, machine
+from tests.crash.saw import Cut
+from tests.test_crash import case_named
+from zfsilod import upgrade as upgrade_module
+from zfsilod.errors import Busy, FailedPrecondition
+from zfsilod.model import Operation, Volume
+from zfsilod.store import SCHEMA, Store
+from zfsilod.upgrade import upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+HOLD = (
+    "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, 2); print('held'); sys.stdin.read()"
+)
+
+
+def make_old(store: Store) -> None:
+    """Make the store what the previous version left: without the count of promises."""
+    with store.change() as txn:
+        txn.put_raw("meta", "schema", str(SCHEMA - 1).encode())
+        txn.drop("meta", "promised")
+
+
+@pytest.fixture
+async def built(tmp_path: Path) -> AsyncIterator[Machine]:
+    """A machine with a volume, and an operation of the old version under way."""
+    async with machine(tmp_path) as made:
+        for verb in case_named("publish").before:
+            await made.house.do(verb)
+        await made.settle()
+        yield made
+
+
+def running(built: Machine) -> Operation:
+    """Return the operation that has not ended."""
+    (found,) = built.live()
+    return found
+
+
+async def cut_short(built: Machine) -> None:
+    """Leave an operation behind whose worker and daemon were killed in the middle."""
+    built.saw.set(Cut("run", 7, "after", "kill worker"), Cut("rollback", 1, "before", "reboot"))
+    built.request(case_named("publish").begin)
+    while not built.dead:
+        await built.stirred.wait()
+        built.stirred.clear()
+    await built.bury()
+    built.units.off = False
+
+
+async def test_what_the_old_version_had_begun_the_new_one_takes_back(built: Machine) -> None:
+    before = built.state()
+    await cut_short(built)
+    make_old(built.store)
+    upgrade(built.store, built.store.directory / "op")
+    built.born()
+    await built.settle()
+    assert built.state() == before
+    with built.store.read() as txn:
+        assert txn.schema() == SCHEMA
+        assert txn.promised() == sum(each.capacity_bytes for each in txn.scan(Volume))
+
+
+async def test_it_waits_for_a_worker_of_the_old_version(
+    built: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cut_short(built)
+    make_old(built.store)
+    locks = built.store.directory / "op"
+    locks.mkdir(exist_ok=True)
+    lock = locks / f"{running(built).unit}.lock"
+    lock.touch()
+    monkeypatch.setattr(upgrade_module, "LOCK_DEADLINE_S", 1)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"held\n"
+        with pytest.raises(Busy, match="of an older zfsilo still runs"):
+            upgrade(built.store, locks)
+        with built.store.read() as txn:
+            assert txn.schema() == SCHEMA - 1
+        worker.communicate()
+    upgrade(built.store, locks)
+    with built.store.read() as txn:
+        assert txn.schema() == SCHEMA
+    descriptor = os.open(lock, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it was given back
+    os.close(descriptor)
+    built.born()
+    await built.settle()
+
+
+async def test_a_save_is_refused_when_the_schema_has_changed_meanwhile(built: Machine) -> None:
+    with built.store.change() as txn:
+        txn.put_raw("meta", "schema", str(SCHEMA + 1).encode())
+    with pytest.raises(FailedPrecondition, match=f"schema {SCHEMA + 1}"), built.store.write():
+        pass
+
+
+def test_a_newer_store_is_refused_in_one_clear_sentence(tmp_path: Path) -> None:
+    store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
+    with store.change() as txn:
+        txn.put_raw("meta", "schema", str(SCHEMA + 1).encode())
+    store.close()
+    with pytest.raises(FailedPrecondition) as caught:
+        Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
+    assert caught.value.message == (
+        f"the store has schema {SCHEMA + 1}, this zfsilo knows {SCHEMA}: install a version that "
+        "is at least as new as the one that wrote it"
+    )
+
+
+def test_a_new_store_needs_no_upgrade(tmp_path: Path) -> None:
+    store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
+    upgrade(store, tmp_path / "op")
+    store.close()
