@@ -56,7 +56,8 @@ class SurveyedZfs(RealZfs):
         if parent in self._troubles:
             raise self._troubles[parent]
         found = self._found.get(dataset, {})
-        if parent not in self._parents or not set(names) <= set(PROPERTIES):
+        told = not found or set(names) <= found.keys()
+        if parent not in self._parents or not set(names) <= set(PROPERTIES) or not told:
             return super()._look(dataset, *names)
         return {name: found[name] for name in names} if found else {}
 

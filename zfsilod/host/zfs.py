@@ -144,8 +144,12 @@ class RealZfs:
                 self.exists(dataset)  # raises Unavailable when it is the pool that is missing
                 return ()
             raise refused(done, reason_of(done, "open", dataset), dataset)
+        found = table(done.stdout)
+        whole = done.stdout.endswith("\n") and all("clones" in each for each in found.values())
+        if dataset not in found or not whole:
+            raise done.failed(f"zfs did not tell all that depends on {dataset}")
         names: list[str] = []
-        for snapshot, properties in table(done.stdout).items():
+        for snapshot, properties in found.items():
             clones = properties["clones"][0]
             if "@" in snapshot:
                 names += [snapshot, *filter(None, clones.split(","))]
@@ -287,7 +291,7 @@ class RealZfs:
         asked = list(dict.fromkeys((dataset, pool)))
         done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
         found = table(done.stdout)
-        if dataset in found:
+        if set(names) <= found.get(dataset, {}).keys():
             return found[dataset]
         if reason_of(done, "open", dataset) != "dataset does not exist":
             raise refused(done, reason_of(done, "open", dataset), dataset)
