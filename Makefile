@@ -73,6 +73,7 @@ crash-long: stubs
 ## make crash-test the part of it that needs no machine, at its shortest
 crash-test: stubs
 	$(RUN) -m tests.crash --short matrix
+	ZFSILO_THOROUGH=1 $(PYTEST) tests/host/test_tool_faults.py
 
 ## make bench    the figures of the README
 bench: stubs
