@@ -56,7 +56,7 @@ class Facts:
     def names(self, kind: str) -> list[str]:
         """Return what follows the colon in the names of all facts of a kind."""
         with self._open(write=False) as facts:
-            return [name.partition(":")[2] for name in facts if name.startswith(f"{kind}:")]
+            return [name.partition(":")[2] for name in list(facts) if name.startswith(f"{kind}:")]
 
     def effect(self, name: str, value: Any, *, instead_of: str = "") -> None:
         """Change one fact (None: remove it), unless the fuse blows first.
@@ -87,7 +87,7 @@ class Facts:
     def snapshot(self) -> dict[str, Any]:
         """Return all facts, without the fuse."""
         with self._open(write=False) as facts:
-            return {n: v for n, v in facts.items() if n not in ("fuse", "blown")}
+            return {n: v for n, v in list(facts.items()) if n not in ("fuse", "blown")}
 
     def _blow(self, how: str) -> None:
         if how == "kill":
