@@ -5,8 +5,11 @@ A verb without a case fails tests/test_crash.py: give it one here, and it is cut
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import TYPE_CHECKING, NamedTuple
 
+import zfsilod
 from tests.examples import TAKE
 from zfsilod import adopt, orphans
 from zfsilod.give import CreateVolume, UpdateVolume
@@ -243,7 +246,10 @@ CASES = (*SERVER, *CONSUMER, *BOTH)
 
 
 def verbs() -> Iterator[type[Verb]]:
-    """Yield every verb that there is."""
+    """Yield every verb that there is, in whichever module."""
+    for module in pkgutil.iter_modules(zfsilod.__path__, "zfsilod."):
+        if not module.ispkg:
+            importlib.import_module(module.name)
     waiting = list(Verb.__subclasses__())
     while waiting:
         each = waiting.pop()

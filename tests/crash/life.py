@@ -290,16 +290,17 @@ class Chance:
         self.count += 1
         return self.count
 
-    def _ulid(self) -> str:
-        return f"{self._next():026d}"
+    def _bits(self, _count: int) -> int:
+        return self._next()
 
     @contextlib.contextmanager
     def instead(self) -> Iterator[None]:
         """Be all chance that a service draws on."""
         with (
             mock.patch("os.urandom", lambda size: self._next().to_bytes(size, "big")),
-            mock.patch("zfsilod.service.new_ulid", self._ulid),
-            mock.patch("zfsilod.service.time.time", return_value=TODAY),
+            mock.patch("secrets.randbits", self._bits),
+            mock.patch("time.time", return_value=TODAY),
+            mock.patch("time.time_ns", return_value=int(TODAY * 1e9)),
         ):
             yield
 
