@@ -125,6 +125,8 @@ install-files: docs
 	install -d $(DESTDIR)$(DOCS)
 	install -m 644 build/doc/*.md units/monitoring/alerts.yml units/monitoring/dashboard.json \
 		$(DESTDIR)$(DOCS)
+	install -d $(DESTDIR)$(DOCS)/examples
+	install -m 644 units/doc/examples/*.toml $(DESTDIR)$(DOCS)/examples
 	for section in 1 5 8; do \
 		install -d $(DESTDIR)$(DATA)/man/man$$section; \
 		install -m 644 build/doc/*.$$section $(DESTDIR)$(DATA)/man/man$$section; done

@@ -66,3 +66,18 @@ def test_every_key_has_its_place(made: Path) -> None:
     text = (made / "zfsilod.toml.5").read_text()
     assert len(keys) > 10
     assert [key for key in keys if f"\\fB{key}\\fR" not in text] == []
+
+
+def test_the_examples_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zfsilod import config
+    from zfsilod.ctl.ladder import wish_for
+
+    etc = tmp_path / "etc"
+    (etc / "volumes.d").mkdir(parents=True)
+    shutil.copy(ROOT / "units/doc/examples/zfsilod.toml", etc)
+    shutil.copy(ROOT / "units/doc/examples/data.toml", etc / "volumes.d")
+    assert config.load(etc).give.root == "tank/zfsilo"
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    wish = wish_for("data")
+    assert wish is not None
+    assert wish.mount_path == "/srv/data"
