@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.examples import ATTACHMENT, BLOCK, HOW, PUBLICATION, VOLUME
+from zfsilod import plan
 from zfsilod.ctl import table
+from zfsilod.ctl.facts_view import STEPS
+from zfsilod.model import HostStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,3 +88,12 @@ def test_narrow_terminals_and_colours(
 def test_readers_see_the_status(ctl: Shell, daemon: Daemon) -> None:
     join = daemon.join_file("reader", "eve")
     assert "host take" in ctl.ok(f"-H {join} status")
+
+
+def test_every_fact_of_a_volume_has_its_words() -> None:
+    truth = (
+        *plan.server_truth(VOLUME, [], HOW), *plan.server_truth(VOLUME, [PUBLICATION], HOW),
+        *plan.consumer_truth(ATTACHMENT), *plan.consumer_truth(BLOCK),
+    )  # fmt: skip
+    named = {type(move.step).__name__ for move in truth if isinstance(move.step, HostStep)}
+    assert named <= set(STEPS)

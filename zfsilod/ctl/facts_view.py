@@ -23,6 +23,7 @@ STEPS = {
     "Lun": ("export", "LUN 0 is the backstore", ""),
     "Portals": ("export", "listens at", "portals"),
     "Enabled": ("export", "target is on", ""),
+    "NobodyAdmitted": ("export", "nobody is admitted", ""),
     "Acl": ("admission", "admits", "initiator"),
     "MappedLun": ("admission", "LUN is mapped for", "initiator"),
     "Node": ("session", "node record for", "target"),
