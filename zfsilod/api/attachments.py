@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
     from zfsilod.api.calls import Call
 
+    Changing = leave.Descent | take.Stage | take.MountAt | take.Grow
+    Changes = (
+        volume_pb2.DisconnectVolumeRequest
+        | volume_pb2.StageVolumeRequest
+        | volume_pb2.UnstageVolumeRequest
+        | volume_pb2.MountVolumeRequest
+        | volume_pb2.UnmountVolumeRequest
+        | volume_pb2.GrowVolumeRequest
+    )
+
 
 class Attachments:
     """Connect, Disconnect, Stage, Unstage, Mount, Unmount, Grow."""
@@ -43,10 +53,7 @@ class Attachments:
         self, request: volume_pb2.DisconnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = leave.Disconnect(id=messages.volume_id(request.name), force=request.force)
-        await _check_node(call, verb.id)
-        return await change_volume(
-            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
-        )
+        return await _change(call, verb, request)
 
     async def StageVolume(
         self, request: volume_pb2.StageVolumeRequest, call: Call
@@ -55,10 +62,7 @@ class Attachments:
             id=messages.volume_id(request.name), path=request.path, fs_type=request.fs_type,
             mount_options=tuple(request.mount_options), readonly=request.readonly,
         )  # fmt: skip
-        await _check_node(call, verb.id, verb.path)
-        return await change_volume(
-            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
-        )
+        return await _change(call, verb, request, verb.path)
 
     async def UnstageVolume(
         self, request: volume_pb2.UnstageVolumeRequest, call: Call
@@ -66,10 +70,7 @@ class Attachments:
         verb = leave.Unstage(
             id=messages.volume_id(request.name), path=request.path, force=request.force
         )
-        await _check_node(call, verb.id)
-        return await change_volume(
-            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
-        )
+        return await _change(call, verb, request)
 
     async def MountVolume(
         self, request: volume_pb2.MountVolumeRequest, call: Call
@@ -78,10 +79,7 @@ class Attachments:
             id=messages.volume_id(request.name), path=request.path, readonly=request.readonly,
             only_here=request.only_here,
         )  # fmt: skip
-        await _check_node(call, verb.id, verb.path)
-        return await change_volume(
-            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
-        )
+        return await _change(call, verb, request, verb.path)
 
     async def UnmountVolume(
         self, request: volume_pb2.UnmountVolumeRequest, call: Call
@@ -91,19 +89,23 @@ class Attachments:
         verb = leave.UnmountFrom(
             id=messages.volume_id(request.name), path=request.path, force=request.force
         )
-        await _check_node(call, verb.id)
-        return await change_volume(
-            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
-        )
+        return await _change(call, verb, request)
 
     async def GrowVolume(
         self, request: volume_pb2.GrowVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = take.Grow(id=messages.volume_id(request.name))
-        await _check_node(call, verb.id)
-        return await change_volume(
-            call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
-        )
+        return await _change(call, verb, request)
+
+
+async def _change(
+    call: Call, verb: Changing, request: Changes, *paths: str
+) -> volume_pb2.MutateVolumeResponse:
+    """Do what a verb says of an attachment and paths that the caller may change."""
+    await _check_node(call, verb.id, *paths)
+    return await change_volume(
+        call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
+    )
 
 
 async def _check_node(call: Call, attachment_id: str, *paths: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.errors import BY_NAME, Internal, ZfsiloError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from argparse import Namespace
+    from collections.abc import Callable, Sequence
 
     import grpc
     from google.protobuf.message import Message
@@ -53,9 +55,17 @@ def as_json(message: Message) -> str:
     return dumps(plain(message))
 
 
-def all_as_json(field: str, messages: Sequence[Message]) -> str:
-    """Return messages as one JSON object with one list."""
-    return dumps({field: [plain(each) for each in messages]})
+def show_all(
+    given: Namespace, field: str, found: Sequence[Any], *, name: Callable[[Any], str],
+    table: Callable[[], None],
+) -> None:  # fmt: skip
+    """Print a list as the arguments want it: as one JSON object, the names alone, or a table."""
+    if given.json:
+        print(dumps({field: [plain(each) for each in found]}))
+    elif given.quiet:
+        sys.stdout.writelines(f"{name(each)}\n" for each in found)
+    else:
+        table()
 
 
 def plain(message: Message) -> dict[str, Any]:

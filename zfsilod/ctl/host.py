@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import host_pb2 as pb
@@ -28,18 +27,18 @@ def list_hosts(given: Namespace) -> None:
     with dial(given) as server:
         request = pb.ListHostsRequest(filter=all_of(given.filter, *labels_are(given.label)))
         found = server.ask_all(server.api.hosts.ListHosts, request, "hosts")
-    if given.json:
-        print(answers.all_as_json("hosts", found))
-    elif given.quiet:
-        sys.stdout.writelines(f"{each.id}\n" for each in found)
-    else:
-        show_table(
-            ("NAME", "IQN", "NQN", "ADDRESSES", "LABELS", "AGE"),
-            [
-                [h.id, h.iqn, h.nqn, commas(h.addresses), pairs(h.labels), age(h.create_time)]
-                for h in found
-            ],
-        )
+    rows = [
+        [h.id, h.iqn, h.nqn, commas(h.addresses), pairs(h.labels), age(h.create_time)]
+        for h in found
+    ]
+    columns = ("NAME", "IQN", "NQN", "ADDRESSES", "LABELS", "AGE")
+    answers.show_all(
+        given,
+        "hosts",
+        found,
+        name=lambda each: str(each.id),
+        table=lambda: show_table(columns, rows),
+    )
 
 
 def show(given: Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -39,12 +38,11 @@ def list_operations(given: Namespace) -> None:
     with dial(given) as server:
         request = pb.ListOperationsRequest(filter=wanted)
         found = server.ask_all(server.api.operations.ListOperations, request, "operations")
-    if given.json:
-        print(answers.all_as_json("operations", found))
-    elif given.quiet:
-        sys.stdout.writelines(f"{id_of(each)}\n" for each in found)
-    else:
-        show_table(("NAME", "STATE", "DONE", "WHAT", "BY", "AGE"), [_row(each) for each in found])
+    columns = ("NAME", "STATE", "DONE", "WHAT", "BY", "AGE")
+    answers.show_all(
+        given, "operations", found, name=id_of,
+        table=lambda: show_table(columns, [_row(each) for each in found]),
+    )  # fmt: skip
 
 
 def _row(operation: Any) -> list[str]:

@@ -23,14 +23,11 @@ def list_orphans(given: Namespace) -> None:
         server.read_s = server.change_s  # it looks at the whole pool
         request = service_pb2.ListOrphansRequest()
         found = server.ask_all(server.api.service.ListOrphans, request, "orphans")
-    if given.json:
-        print(answers.all_as_json("orphans", found))
-    elif given.quiet:
-        for each in found:
-            print(clean(each.name))
-    else:
-        rows = [(clean(each.name), clean(each.text), ", ".join(each.users)) for each in found]
-        show_table(("NAME", "WHAT", "USED BY"), rows)
+    rows = [(clean(each.name), clean(each.text), ", ".join(each.users)) for each in found]
+    answers.show_all(
+        given, "orphans", found, name=lambda each: clean(each.name),
+        table=lambda: show_table(("NAME", "WHAT", "USED BY"), rows),
+    )  # fmt: skip
 
 
 def remove(given: Namespace) -> None:

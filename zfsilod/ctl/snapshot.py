@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import snapshot_pb2 as pb
@@ -38,12 +37,10 @@ def list_snapshots(given: Namespace) -> None:
         request.volume = resource(given.volume, "volumes")
     with dial(given) as server:
         found = server.ask_all(server.api.snapshots.ListSnapshots, request, "snapshots")
-    if given.json:
-        print(answers.all_as_json("snapshots", found))
-    elif given.quiet:
-        sys.stdout.writelines(f"{each.id}\n" for each in found)
-    else:
-        show_table(LIST, [_row(each) for each in found])
+    answers.show_all(
+        given, "snapshots", found, name=lambda each: str(each.id),
+        table=lambda: show_table(LIST, [_row(each) for each in found]),
+    )  # fmt: skip
 
 
 def show(given: Namespace) -> None:
@@ -85,13 +82,11 @@ def list_groups(given: Namespace) -> None:
     request = pb.ListSnapshotGroupsRequest(filter=all_of(given.filter, *labels_are(given.label)))
     with dial(given) as server:
         found = server.ask_all(server.api.snapshots.ListSnapshotGroups, request, "groups")
-    if given.json:
-        print(answers.all_as_json("groups", found))
-    elif given.quiet:
-        sys.stdout.writelines(f"{each.id}\n" for each in found)
-    else:
-        rows = [[g.id, commas(_volumes(g)), pairs(g.labels), age(g.create_time)] for g in found]
-        show_table(("NAME", "VOLUMES", "LABELS", "AGE"), rows)
+    rows = [[g.id, commas(_volumes(g)), pairs(g.labels), age(g.create_time)] for g in found]
+    answers.show_all(
+        given, "groups", found, name=lambda each: str(each.id),
+        table=lambda: show_table(("NAME", "VOLUMES", "LABELS", "AGE"), rows),
+    )  # fmt: skip
 
 
 def show_group(given: Namespace) -> None:

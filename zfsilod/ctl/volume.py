@@ -37,12 +37,10 @@ def list_volumes(given: Namespace) -> None:
     with dial(given) as server:
         request = pb.ListVolumesRequest(filter=wanted, show_deleted=given.deleted)
         found = server.ask_all(server.api.volumes.ListVolumes, request, "volumes")
-    if given.json:
-        print(answers.all_as_json("volumes", found))
-    elif given.quiet:
-        sys.stdout.writelines(f"{each.id}\n" for each in found)
-    else:
-        volume_view.show_list(found, deleted=given.deleted)
+    answers.show_all(
+        given, "volumes", found, name=lambda each: str(each.id),
+        table=lambda: volume_view.show_list(found, deleted=given.deleted),
+    )  # fmt: skip
 
 
 def show(given: Namespace) -> None:
