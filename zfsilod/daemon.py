@@ -107,9 +107,9 @@ async def _engine(
     machine = open_host(places, store)
     service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())
     stack.push_async_callback(service.close)
-    launcher.listen(service.poke)
+    launcher.listen(service.driver.poke)
     if isinstance(launcher, SystemdLauncher):
-        service.listeners.append(partial(_follow_down, service, launcher))
+        service.driver.listeners.append(partial(_follow_down, service, launcher))
     return service, Watchman(service, retention_s=settings.operations.retention_s)
 
 
@@ -147,7 +147,7 @@ async def _metrics(
 
     metrics = Metrics(service, most=settings.metrics.volumes, expiries=expiries)
     stack.push_async_callback(metrics.close)
-    service.listeners.append(metrics.note)
+    service.driver.listeners.append(metrics.note)
     server = scrape.Scrape(metrics.text)
     stack.push_async_callback(server.close)
     for listener in own:
@@ -232,7 +232,7 @@ async def _keep_in_sync(service: Service, interval_s: int, metrics: Metrics | No
 def _follow_down(service: Service, launcher: SystemdLauncher, operation: Operation) -> None:
     """Let zfsilo-volume@NAME follow when its volume went down by another way."""
     if operation.kind in FOLLOWED and operation.state == "DONE":
-        service.spawn(launcher.stop_volume(operation.subject.partition("/")[2]))
+        service.driver.spawn(launcher.stop_volume(operation.subject.partition("/")[2]))
 
 
 async def _watchdog() -> None:

@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from zfsilod import sync, take, way
+from zfsilod import sight, sync, take, way
 from zfsilod.checks import Room
+from zfsilod.drive import Driver, Launcher, Servers
 from zfsilod.errors import (
     AlreadyExists,
     Busy,
@@ -28,11 +28,9 @@ from zfsilod.errors import (
     NotFound,
     StoreCorrupt,
     Unavailable,
-    ZfsiloError,
     revive,
 )
 from zfsilod.give import need_root
-from zfsilod.leave import Descent
 from zfsilod.model import (
     Attachment,
     Debt,
@@ -41,21 +39,18 @@ from zfsilod.model import (
     Move,
     Operation,
     Publication,
-    RemoteStep,
     failure_of,
 )
 from zfsilod.stats import stats
-from zfsilod.steps import Reported
 from zfsilod.survey import Findings, note, survey
 from zfsilod.ulid import new_ulid
 from zfsilod.verbs import Plan, Settings, Verb, World
 from zfsilod.views import view
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from zfsilod.host import Host as Machine
-    from zfsilod.secret import Chap
     from zfsilod.store import Store, Transaction
     from zfsilod.sync import Report
 
@@ -63,34 +58,12 @@ T = TypeVar("T")
 STORE_DEADLINE_S = 10
 LOOK_DEADLINE_S = 20
 BEGIN_DEADLINE_S = 20
-CLOSE_DEADLINE_S = 5
 WATCH_AT_ONCE = 1000
 RECOVERY_S = 5  # in which a session that broke may come back before it counts as lost
-RECOVERY_LOOK_S = 0.25
 RETRY_LOOK_S = 5  # in case that the hint at the end of a retry is lost
 CANCELLED = Busy("the operation was cancelled and taken back", reason="CANCELLED")
 
 log = logging.getLogger(__name__)
-
-
-class Launcher(Protocol):
-    """What starts workers (launcher.py): systemd, or local processes under --simulate."""
-
-    async def start(self, operation: Operation) -> None: ...
-    async def rollback(self, operation: Operation) -> None: ...
-    async def stop(self, operation: Operation) -> None: ...
-    async def running(self) -> set[str]: ...
-
-
-class Servers(Protocol):
-    """The storage hosts that this consumer knows, as itself (api/servers.py)."""
-
-    async def fetch(self, server: str, volume: str) -> tuple[take.Connection, Chap]: ...
-    async def publish(self, server: str, volume: str, *, request: str) -> None: ...
-    async def release(self, server: str, volume: str, *, request: str) -> None: ...
-    async def report(self, step: Reported, operation: str) -> None: ...
-    async def usage(self, server: str, volume: str, *, timeout_s: float) -> dict[str, int]: ...
-    async def register(self, server: str, host: Host) -> None: ...
 
 
 class Service:
@@ -109,11 +82,7 @@ class Service:
         self.recovery_s = RECOVERY_S
         self._writer = ThreadPoolExecutor(1, "store")
         self._lookers = ThreadPoolExecutor(8, "look")
-        self._changed = asyncio.Condition()
-        self._in_hand: Counter[str] = Counter()
-        self._batches: dict[str, list[str]] = {}  # those launched by this daemon
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.listeners: list[Callable[[Operation], None]] = []
+        self.driver = Driver(self)
         self.hanging: set[str] = set()  # volumes whose filesystems are being asked (stats.py)
 
     # Requests
@@ -130,7 +99,7 @@ class Service:
         if standing:
             return standing
         operation_id = new_ulid()
-        with self._hand(operation_id):
+        with self.driver.hand(operation_id):
             try:
                 found = await self._claim(verb, caller, operation_id, until)
             except AlreadyExists:
@@ -139,19 +108,19 @@ class Service:
                     raise
                 return standing
             if found.id == operation_id:
-                self._drive(found)
+                self.driver.go_on(found)
         return found
 
     async def _stand(self, verb: Verb, caller: str) -> Operation | None:
         """Store and return an operation that is born done, when it is so already."""
         standing = await self._already(verb, caller)
         if standing:
-            self._announce(await self.write(lambda txn: txn.put(standing)))
+            self.driver.announce(await self.write(lambda txn: txn.put(standing)))
         return standing
 
     async def _claim(self, verb: Verb, caller: str, operation_id: str, until: float) -> Operation:
         """Store the operation once its claims are free; return it, or an equal one that runs."""
-        seen = await self._see(verb, operation_id)
+        seen = await sight.see(self, verb, operation_id)
         await way.clear(self, verb, seen, caller, until)
         while True:
             begin = partial(self._begin_in, verb, seen, caller, operation_id)
@@ -167,13 +136,13 @@ class Service:
         What something else is at work on is left out, as is what its plan refuses by now.
         """
         batch = new_ulid()
-        self._batches[batch] = ids = [new_ulid() for _verb in verbs]
+        self.driver.batches[batch] = ids = [new_ulid() for _verb in verbs]
         with contextlib.ExitStack() as hands:
             for operation_id in ids:
-                hands.enter_context(self._hand(operation_id))
+                hands.enter_context(self.driver.hand(operation_id))
             begun = await self.write(partial(self._begin_all, verbs, ids, batch, caller))
             if begun:
-                await self._launch_batch(begun)
+                await self.driver.launch_batch(begun)
         return begun
 
     def _begin_all(
@@ -189,16 +158,6 @@ class Service:
                     begun.append(txn.begin(operation))
         return begun
 
-    async def _launch_batch(self, begun: list[Operation]) -> None:
-        for operation in begun:
-            self._announce(operation)
-        try:
-            await self.launcher.start(begun[0])
-        except ZfsiloError as error:
-            log.error("the batch %s was not started: %s", begun[0].batch, error.message)
-            for operation in begun:
-                await self._call_off(operation, error)
-
     async def plan(self, verb: Verb, *, caller: str) -> Operation:
         """Return the operation that a request would be, and store nothing."""
         standing = await self._already(verb, caller)
@@ -207,7 +166,7 @@ class Service:
         if isinstance(verb, take.Connect):
             verb = verb.but(publish_if_needed=False)
         operation_id = new_ulid()
-        seen = await self._see(verb, operation_id)
+        seen = await sight.see(self, verb, operation_id)
         with self.store.read() as txn:
             first = way.obstacles(verb, txn, seen)
             world = self.world(txn, operation_id, caller, before=first)
@@ -228,12 +187,12 @@ class Service:
     async def ended(self, operation_id: str, timeout_s: float) -> Operation:
         """Wait until an operation ended or needs repair, and return it as it is then."""
         try:
-            async with asyncio.timeout(timeout_s), self._changed:
+            async with asyncio.timeout(timeout_s), self.driver.news:
                 while True:
                     operation = self.operation(operation_id)
                     if operation.ended or operation.state == "NEEDS_REPAIR":
                         return operation
-                    await self._changed.wait()
+                    await self.driver.news.wait()
         except TimeoutError:
             raise DeadlineExceeded(
                 f"operation {operation_id} still runs: zfsiloctl operation wait {operation_id}",
@@ -280,7 +239,7 @@ class Service:
             now = self.operation(operation.id)
             if now.ended or now.attempts != operation.attempts:
                 return now
-            await self.changed(RETRY_LOOK_S)
+            await self.driver.changed(RETRY_LOOK_S)
 
     async def abandon(self, operation_id: str) -> Operation:
         """Let go of an operation that cannot be taken back; what it has made stays behind.
@@ -301,7 +260,7 @@ class Service:
         self.operation(operation_id)  # or NotFound
         abandoned = await self.write(let_go)
         log.warning("operation %s (%s) was abandoned", abandoned.id, abandoned.title)
-        self._announce(abandoned)
+        self.driver.announce(abandoned)
         return abandoned
 
     async def repair(self, operation_id: str) -> Operation:
@@ -320,19 +279,18 @@ class Service:
                 after_revision = operation.revision
                 yield operation
             if not news:
-                async with self._changed:
-                    await self._changed.wait()
+                async with self.driver.news:
+                    await self.driver.news.wait()
 
     def holds_anything(self) -> bool:
         """Tell whether something is published, attached, owed, under way or to repair."""
         with self.store.read() as txn:
             held = (txn.scan(Publication), txn.scan(Attachment), txn.scan(Debt), txn.live())
-            return bool(self._in_hand) or any(next(each, None) for each in held)
+            return self.driver.is_busy or any(next(each, None) for each in held)
 
     async def close(self) -> None:
         """Let what was begun come to rest: launches and remote moves, not operations."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_DEADLINE_S)
+        await self.driver.close()
         self._writer.shutdown(wait=False)
         self._lookers.shutdown(wait=False)
 
@@ -425,86 +383,6 @@ class Service:
             caller=caller, state="DONE", created_at=now, ended_at=now,
         )  # fmt: skip
 
-    async def _see(self, verb: Verb, operation_id: str) -> object:
-        if isinstance(verb, take.Connect):
-            return await self._fetch(verb, operation_id)
-        if isinstance(verb, take.Grow):
-            return await self._server_size(verb.id)
-        if isinstance(verb, take.Stage):
-            return await self._size_if_known(verb)
-        if isinstance(verb, Descent):
-            return await self._is_lost(verb)
-        with self.store.read() as txn:
-            verb = verb.recall(txn)
-        return await self.look(partial(verb.look, self.machine, self.settings))
-
-    async def _fetch(self, verb: take.Connect, operation_id: str) -> take.Fetched:
-        """Ask the server for the connection, and if asked to, for its publication first.
-
-        The release of what we published is owed from before the call; the commit lifts the debt.
-        """
-        try:
-            connection, chap = await self.servers.fetch(verb.server, verb.volume)
-        except FailedPrecondition as error:
-            if error.reason != "NOT_PUBLISHED" or not verb.publish_if_needed:
-                raise
-        else:
-            return take.Fetched(connection, chap, published="")
-        self._check_not_fenced(verb)
-        owed = Debt(id=operation_id, server=verb.server, volume=verb.volume)
-        await self.write(lambda txn: txn.put(owed))
-        await self.servers.publish(verb.server, verb.volume, request=operation_id)
-        connection, chap = await self.servers.fetch(verb.server, verb.volume)
-        return take.Fetched(connection, chap, published=operation_id)
-
-    def _check_not_fenced(self, verb: take.Connect) -> None:
-        """Refuse to publish anew, by itself, what was taken from this host meanwhile."""
-        with self.store.read() as txn:
-            found = txn.get(Attachment, verb.id)
-        if found is not None and verb.is_about(found):
-            raise FailedPrecondition(
-                f"{verb.volume} was taken from this host (its publication {found.epoch} is gone): "
-                f"zfsiloctl volume disconnect --force {verb.id}, then connect again",
-                reason="FENCED", volume=verb.id,
-            )  # fmt: skip
-
-    async def _is_lost(self, verb: Descent) -> bool:
-        """Tell whether the session of a way down is lost: not one that is back soon."""
-        with self.store.read() as txn:
-            found = verb.attachment(txn)
-        if found is None or found.height == "ABSENT":
-            return False
-        until = time.monotonic() + self.recovery_s
-        while await self.look(partial(self.machine.iscsi.is_lost, found.disk)):
-            gone = not await self.look(partial(self.machine.iscsi.is_known, found.disk))
-            if gone or time.monotonic() > until:
-                return True
-            await asyncio.sleep(RECOVERY_LOOK_S)  # the state of a session changes without an event
-        return False
-
-    async def _server_size(self, attachment_id: str) -> int:
-        with self.store.read() as txn:
-            found = take.need_attachment(txn, attachment_id)
-        connection, _chap = await self.servers.fetch(found.server, found.volume)
-        return connection.size_bytes
-
-    async def _size_if_known(self, verb: take.Stage) -> int | None:
-        """Return the size at the server: nobody else tells of one that grew before it was staged.
-
-        A server that does not say must not keep a volume from being used: None.
-        """
-        if verb.readonly:
-            return None
-        try:
-            return await self._server_size(verb.id)
-        except ZfsiloError as error:
-            log.info("%s is staged with the size that is known here: %s", verb.id, error.message)
-            return None
-
-    def has_in_hand(self, operation_id: str) -> bool:
-        """Tell whether the daemon itself is at this operation: preparing or launching it."""
-        return self._in_hand[operation_id] > 0
-
     def world(
         self, txn: Transaction, operation_id: str, caller: str, *, before: Sequence[Verb] = ()
     ) -> World:
@@ -551,116 +429,3 @@ class Service:
             await self.ended(owner.id, max(left, 0.0))
         except DeadlineExceeded:
             raise busy from None
-
-    # Drive
-
-    @contextlib.contextmanager
-    def _hand(self, operation_id: str) -> Iterator[None]:
-        """Keep the watchman away from an operation that the daemon itself is at."""
-        self._in_hand[operation_id] += 1
-        try:
-            yield
-        finally:
-            self._in_hand -= Counter([operation_id])  # forgets who is at zero
-
-    def _drive(self, operation: Operation) -> None:
-        self._announce(operation)
-        move = operation.next_move
-        if operation.ended:
-            return
-        if move is not None and isinstance(move.step, RemoteStep):
-            self._drive_by(operation.id, self._pass_remote(operation))
-        else:
-            self._drive_by(operation.id, self._launch(operation))
-
-    def _drive_by(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
-        hand = self._hand(operation_id)
-        hand.__enter__()
-        guarded = self._guarded(operation_id, work)
-        self.spawn(guarded).add_done_callback(lambda _task: hand.__exit__(None, None, None))
-
-    async def _guarded(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
-        """Leave what fails here to the watchman, which looks at all that has not ended."""
-        try:
-            await work
-        except ZfsiloError as error:
-            log.warning("operation %s has to wait: %s", operation_id, error.message)
-
-    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run this beside the requests, and keep hold of it until it is done."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _launch(self, operation: Operation) -> None:
-        try:
-            await self.launcher.start(operation)
-        except ZfsiloError as error:
-            log.error("operation %s was not started: %s", operation.id, error.message)
-            await self._call_off(operation, error)
-
-    async def _call_off(self, operation: Operation, error: ZfsiloError) -> None:
-        """End an operation that could not be launched and has moved nothing yet."""
-        failed = operation.but(failure=failure_of(error, "start"))
-        if all(move.mark == "todo" for move in operation.moves):
-            self._announce(await self.write(lambda txn: txn.finish(failed, "ROLLED_BACK")))
-
-    def poke(self, unit: str) -> None:
-        """Look again at the operations of a unit, of which something changed."""
-        live = [each for each in self._batches.get(unit, [unit]) if self._look_at(each)]
-        if not live:
-            self._batches.pop(unit, None)
-
-    def _look_at(self, operation_id: str) -> bool:
-        """Go on with an operation that waits for the daemon; tell whether it has not ended."""
-        with self.store.read() as txn:
-            operation = txn.get(Operation, operation_id)
-        if operation is None:
-            return False  # left out of its batch, or of a batch of an earlier daemon
-        if operation.state == "WAITING":
-            self._drive_by(operation.id, self._pass_remote(operation))
-        else:
-            self._announce(operation)
-        return not operation.ended
-
-    def _announce(self, operation: Operation) -> None:
-        for listener in self.listeners:
-            listener(operation)
-        self.spawn(self._wake())
-
-    async def changed(self, timeout_s: float) -> None:
-        """Wait until any operation changed, at most this long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait()
-
-    async def _wake(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _pass_remote(self, operation: Operation) -> None:
-        """Make the remote move that an operation waits at, then go on or roll back."""
-        try:
-            passed = await self._report(operation)
-        except ZfsiloError as error:
-            passed = operation.but(state="FAILED", failure=failure_of(error, "Reported"))
-        try:
-            passed = await self.write(lambda txn: txn.put(passed))
-        except Busy:
-            return  # it was cancelled, or is rolled back already
-        if passed.state == "FAILED":
-            await self.launcher.rollback(passed)
-        else:
-            self._drive(passed)
-
-    async def _report(self, operation: Operation) -> Operation:
-        index, step = next(
-            (i, move.step) for i, move in enumerate(operation.moves) if move.mark == "todo"
-        )
-        assert isinstance(step, Reported)
-        facts = dict(operation.facts)
-        if step.state == "READY" and facts:  # what was found may not be what was planned
-            step = step.but(type=facts["fs_type"], uuid=facts["fs_uuid"])
-        await self.servers.report(step, operation.id)
-        return operation.marked(index, "done").but(state="RUNNING")

@@ -153,7 +153,7 @@ class Watchman:
         """Look at every operation that has not ended: one without a unit is rolled back."""
         # In this order: what is in nobody's hand now was launched before systemd is asked.
         with self._service.store.read() as txn:
-            live = [each.id for each in txn.live() if not self._service.has_in_hand(each.id)]
+            live = [each.id for each in txn.live() if not self._service.driver.has_in_hand(each.id)]
         running = await self._service.launcher.running() if live else set()
         for operation_id in live:
             operation = self._service.operation(operation_id)
@@ -170,7 +170,7 @@ class Watchman:
                 await self.forget()
             except ZfsiloError as error:
                 log.warning("a round of the watchman: %s", error.message)
-            await self._service.changed(ROUND_S)
+            await self._service.driver.changed(ROUND_S)
 
     async def pay_debts(self) -> None:
         """Tell servers what this host no longer needs; a debt lasts until the server answers."""
@@ -199,13 +199,13 @@ class Watchman:
     def _is_due(self, txn: Transaction, debt: Debt) -> bool:
         operation = txn.get(Operation, debt.id)
         live = operation is not None and not operation.ended
-        return not live and not self._service.has_in_hand(debt.id)
+        return not live and not self._service.driver.has_in_hand(debt.id)
 
     async def _bring_on(self, operation: Operation) -> None:
         if operation.ended or (operation.state == "NEEDS_REPAIR" and not self._may_try(operation)):
             return
         if operation.state == "WAITING" and operation.boot_id == self._service.boot_id:
-            self._service.poke(operation.id)
+            self._service.driver.poke(operation.id)
             return
         log.info("operation %s (%s) has no unit: rolling back", operation.id, operation.title)
         await self._service.launcher.rollback(operation)

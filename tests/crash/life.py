@@ -120,11 +120,11 @@ class Machine:
         """Hear from systemd that a unit ended."""
         self.stirred.set()
         if not self.dead:
-            self.house.service.poke(unit)
+            self.house.service.driver.poke(unit)
 
     async def bury(self) -> None:
         """Cancel what the dead daemon was at: nothing of it runs on."""
-        left = [*self.requests, *self.house.service._tasks]
+        left = [*self.requests, *self.house.service.driver._tasks]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -188,7 +188,7 @@ class Machine:
     def _busy(self) -> set[asyncio.Task[Any]]:
         """Return what is at work: units, and what the daemon does beside requests."""
         units = {task for task in self.units.tasks.values() if not task.done()}
-        return units | self.house.service._tasks
+        return units | self.house.service.driver._tasks
 
     async def _wait(self, tasks: set[asyncio.Task[Any]]) -> None:
         """Wait for the first of these, or until a unit ended or the daemon died."""

@@ -1,0 +1,105 @@
+"""What a plan is given besides the records: a look at this host, or what a server says."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zfsilod import take
+from zfsilod.errors import FailedPrecondition, ZfsiloError
+from zfsilod.leave import Descent
+from zfsilod.model import Attachment, Debt
+
+if TYPE_CHECKING:
+    from zfsilod.service import Service
+    from zfsilod.verbs import Verb
+
+RECOVERY_LOOK_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+async def see(service: Service, verb: Verb, operation_id: str) -> object:
+    """Return what a verb's plan is given: the look at this host, or what a server says."""
+    if isinstance(verb, take.Connect):
+        return await _fetch(service, verb, operation_id)
+    if isinstance(verb, take.Grow):
+        return await _server_size(service, verb.id)
+    if isinstance(verb, take.Stage):
+        return await _size_if_known(service, verb)
+    if isinstance(verb, Descent):
+        return await _is_lost(service, verb)
+    with service.store.read() as txn:
+        verb = verb.recall(txn)
+    return await service.look(partial(verb.look, service.machine, service.settings))
+
+
+async def _fetch(service: Service, verb: take.Connect, operation_id: str) -> take.Fetched:
+    """Ask the server for the connection, and if asked to, for its publication first.
+
+    The release of what we published is owed from before the call; the commit lifts the debt.
+    """
+    try:
+        connection, chap = await service.servers.fetch(verb.server, verb.volume)
+    except FailedPrecondition as error:
+        if error.reason != "NOT_PUBLISHED" or not verb.publish_if_needed:
+            raise
+    else:
+        return take.Fetched(connection, chap, published="")
+    _check_not_fenced(service, verb)
+    owed = Debt(id=operation_id, server=verb.server, volume=verb.volume)
+    await service.write(lambda txn: txn.put(owed))
+    await service.servers.publish(verb.server, verb.volume, request=operation_id)
+    connection, chap = await service.servers.fetch(verb.server, verb.volume)
+    return take.Fetched(connection, chap, published=operation_id)
+
+
+def _check_not_fenced(service: Service, verb: take.Connect) -> None:
+    """Refuse to publish anew, by itself, what was taken from this host meanwhile."""
+    with service.store.read() as txn:
+        found = txn.get(Attachment, verb.id)
+    if found is not None and verb.is_about(found):
+        raise FailedPrecondition(
+            f"{verb.volume} was taken from this host (its publication {found.epoch} is gone): "
+            f"zfsiloctl volume disconnect --force {verb.id}, then connect again",
+            reason="FENCED", volume=verb.id,
+        )  # fmt: skip
+
+
+async def _is_lost(service: Service, verb: Descent) -> bool:
+    """Tell whether the session of a way down is lost: not one that is back soon."""
+    with service.store.read() as txn:
+        found = verb.attachment(txn)
+    if found is None or found.height == "ABSENT":
+        return False
+    until = time.monotonic() + service.recovery_s
+    while await service.look(partial(service.machine.iscsi.is_lost, found.disk)):
+        gone = not await service.look(partial(service.machine.iscsi.is_known, found.disk))
+        if gone or time.monotonic() > until:
+            return True
+        await asyncio.sleep(RECOVERY_LOOK_S)  # the state of a session changes without an event
+    return False
+
+
+async def _server_size(service: Service, attachment_id: str) -> int:
+    with service.store.read() as txn:
+        found = take.need_attachment(txn, attachment_id)
+    connection, _chap = await service.servers.fetch(found.server, found.volume)
+    return connection.size_bytes
+
+
+async def _size_if_known(service: Service, verb: take.Stage) -> int | None:
+    """Return the size at the server: nobody else tells of one that grew before it was staged.
+
+    A server that does not say must not keep a volume from being used: None.
+    """
+    if verb.readonly:
+        return None
+    try:
+        return await _server_size(service, verb.id)
+    except ZfsiloError as error:
+        log.info("%s is staged with the size that is known here: %s", verb.id, error.message)
+        return None
