@@ -73,10 +73,13 @@ class Facts:
         if blown:
             self._blow(facts["blown"])
 
-    def light_fuse(self, effects: int, *, when: str, how: str) -> None:
-        """Fail at the n-th effect from now: when is before or after it, how is error or kill."""
+    def light_fuse(self, effects: int, *, when: str, how: str, then: int = 0) -> None:
+        """Fail at the n-th effect from now: when is before or after it, how is error or kill.
+
+        `then`: and once more, so many effects later.
+        """
         with self._open(write=True) as facts:
-            facts["fuse"] = {"in": effects, "when": when, "how": how}
+            facts["fuse"] = {"in": effects, "when": when, "how": how, "then": then}
 
     def reboot(self) -> None:
         """Forget what a kernel forgets."""
@@ -144,6 +147,8 @@ def _burn(facts: dict[str, Any]) -> str | None:
         fuse["in"] -= 1
         return None
     del facts["fuse"]
+    if fuse["then"]:
+        facts["fuse"] = fuse | {"in": fuse["then"], "then": 0}
     facts["blown"] = fuse["how"]
     return str(fuse["when"])
 

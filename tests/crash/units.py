@@ -1,0 +1,141 @@
+"""A sample of the matrix under a real systemd: units are killed, OnFailure starts the rollbacks.
+
+Only the host below is made up. The fuse of its facts kills the worker, or fails it, at an effect;
+the daemon is killed while the unit runs, and socket and watchman bring it back.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tests.systemd.install import install
+from tests.systemd.namespace import SystemdHost
+from zfsilod.host.fake import Facts
+
+if TYPE_CHECKING:
+    from tests.crash.report import Report, Size
+    from tests.systemd.namespace import Result
+
+DROP_IN = "[Service]\nExecStart=\nExecStart=/usr/bin/zfsilod --simulate-host\n"
+CONFIG = '[daemon]\nhost_id = "give"\n'
+FACTS = "var/lib/zfsilo/facts.json"
+SAMPLE = {"short": 6, "full": 60, "long": 300}
+DEADLINE_S = 60
+TWICE = "error, again in rollback"
+HOWS = ("error", "kill worker", "kill daemon", "kill both", TWICE)
+
+
+class Case(NamedTuple):
+    """A verb of zfsiloctl, what stands before it, and how many effects it has."""
+
+    verb: str
+    words: tuple[str, ...]
+    before: tuple[tuple[str, ...], ...]
+    effects: int
+
+
+CREATE = ("create", "data", "1G")
+PUBLISH = ("publish", "data", "take")
+CASES = (
+    Case("create", CREATE, (), 1),
+    Case("update", ("resize", "data", "2G"), (CREATE,), 1),
+    Case("publish", PUBLISH, (CREATE,), 10),
+    Case("unpublish", ("unpublish", "data", "--all"), (CREATE, PUBLISH), 9),
+    Case("delete", ("delete", "data", "--yes"), (CREATE,), 1),
+)
+
+
+class Host:
+    """A machine with zfsilod over a simulated host."""
+
+    def __init__(self, machine: SystemdHost) -> None:
+        self.machine = machine
+        machine.write("/etc/systemd/system/zfsilod.service.d/simulate.conf", DROP_IN)
+        machine.write("/etc/zfsilo/zfsilod.toml", CONFIG)
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "enable", "--now", "zfsilod.socket", "zfsilod.service")
+        self.ctl("host", "add", "take", "--iqn", "iqn.2024-01.lab.take:host")
+        self.facts = Facts(machine.root / FACTS)
+
+    def ctl(self, *words: str, check: bool = True) -> Result:
+        """Run zfsiloctl there."""
+        return self.machine.run("zfsiloctl", *words, check=check, timeout_s=DEADLINE_S)
+
+    def volume(self, *words: str, check: bool = True) -> Result:
+        """Run a verb about a volume."""
+        return self.ctl("volume", *words, check=check)
+
+    def operations(self) -> list[dict[str, Any]]:
+        """Return all operations, oldest first."""
+        shown = self.ctl("operation", "list", "--json").stdout
+        found: list[dict[str, Any]] = json.loads(shown)["operations"]
+        return found
+
+    def ended(self) -> str:
+        """Wait until the newest operation has ended, and return how."""
+        end = time.monotonic() + DEADLINE_S
+        while not (newest := self.operations()[-1]).get("end_time"):
+            if time.monotonic() > end:
+                break
+            time.sleep(0.1)
+        return str(newest["state"]).removeprefix("OPERATION_STATE_")
+
+    def clean(self) -> None:
+        """Leave no volume behind."""
+        self.facts.light_fuse(1 << 30, when="after", how="error")
+        self.volume("unpublish", "data", "--all", check=False)
+        self.volume("delete", "data", "--yes", check=False)
+
+
+def cut(host: Host, case: Case, how: str, when: str, effect: int) -> str:
+    """Carry a verb out and cut it; return what is wrong afterwards ("": nothing)."""
+    for words in case.before:
+        host.volume(*words)
+    before = host.facts.snapshot()
+    if how != "kill daemon":
+        worker = "kill" if how in ("kill worker", "kill both") else "error"
+        then = 2 if how == TWICE else 0
+        host.facts.light_fuse(effect, when=when, how=worker, then=then)
+    if how in ("kill daemon", "kill both"):
+        with host.machine.start("zfsiloctl", "volume", *case.words):
+            host.machine.run("systemctl", "kill", "--signal=KILL", "zfsilod.service", check=False)
+    else:
+        host.volume(*case.words, check=False)
+    host.machine.run("systemctl", "start", "zfsilod.service")
+    state = host.ended()
+    after = host.facts.snapshot()
+    problem = ""
+    if state == "ROLLED_BACK" and after != before:
+        problem = f"rolled back, but {sorted(set(after) ^ set(before)) or 'a fact has changed'}"
+    elif state == "DONE":
+        problem = "; ".join(map(str, differences(host)))
+    elif state != "ROLLED_BACK":
+        problem = f"it is {state}"
+    host.clean()
+    left = host.facts.snapshot()
+    return problem or (f"left behind: {sorted(left)}" if left else "")
+
+
+def differences(host: Host) -> list[object]:
+    """Return what differs between records and facts."""
+    found = host.volume("sync", "--dry-run", "--json").stdout
+    return list(json.loads(found).get("differences", []))
+
+
+def run(report: Report, *, size: Size, seed: int) -> None:
+    """Draw cuts by lot."""
+    dice = random.Random(seed)
+    machine = SystemdHost()
+    install(machine)
+    with machine:
+        host = Host(machine)
+        for _time in range(SAMPLE[size]):
+            case = dice.choice(CASES)
+            how = dice.choice(HOWS)
+            when, effect = dice.choice(("before", "after")), dice.randint(1, case.effects)
+            problem = cut(host, case, how, when, effect)
+            where = f"{when} effect {effect}: "
+            report.case(case.verb, f"units: {how}", problem and where + problem)
