@@ -213,7 +213,7 @@ class Watchman:
     def _may_try(self, operation: Operation) -> bool:
         """Tell whether a failed rollback is due again: after 5, 15, 60, then every 300 seconds."""
         tries, last = self._tried.get(operation.id, (0, 0.0))
-        pause = REPAIR_PAUSES_S[min(tries, len(REPAIR_PAUSES_S) - 1)] if tries else 0
+        pause = REPAIR_PAUSES_S[min(tries, len(REPAIR_PAUSES_S)) - 1] if tries else 0
         if time.monotonic() - last < pause:
             return False
         self._tried[operation.id] = (tries + 1, time.monotonic())
