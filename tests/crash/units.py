@@ -121,7 +121,7 @@ def cut(host: Host, case: Case, how: str, when: str, effect: int) -> str:
 
 def differences(host: Host) -> list[object]:
     """Return what differs between records and facts."""
-    found = host.volume("sync", "--dry-run", "--json").stdout
+    found = host.volume("sync", "--all", "--dry-run", "--json").stdout
     return list(json.loads(found).get("differences", []))
 
 

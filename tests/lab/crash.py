@@ -1,0 +1,183 @@
+"""The lab's part of the crash tests: real tools and kernels, killed workers, power cuts.
+
+Each verb runs once uncut, which counts the effects that it has; then its worker is killed after
+each of them (cutter.py), and the machine is compared with what it was before.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.lab import oracle, power
+from tests.lab.pair import restore_pair
+from tests.lab.snapshots import ready
+
+if TYPE_CHECKING:
+    from tests.crash.report import Report, Size
+    from tests.lab.machine import Machine
+    from tests.lab.pair import Pair
+
+CUTTER = Path(__file__).with_name("cutter.py")
+WORKER = "/usr/lib/zfsilo/zfsilo-worker"
+CUT, COUNT = "/run/zfsilo-cut.json", "/run/zfsilo-cut.count"
+STEP_S = 240
+STEP_MIB = 16  # by which a volume grows
+ROLLBACKS = {"short": 0, "full": 12, "long": 60}  # that are cut too
+# What there is, in more words than collect.py has: kernel objects, sizes, files of the initiator.
+STATE = """
+cd /sys/kernel/config/target 2>/dev/null || cd /
+find iscsi/iqn.* core/iblock*/* -type d -o -type l 2>/dev/null || true
+cat /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/enable 2>/dev/null || true
+test ! -e /dev/zfs || zfs list -H -p -t volume -o name,volsize,guid
+find /etc/iscsi/nodes /var/lib/zfsilo/staging /srv -mindepth 1 2>/dev/null || true
+"""
+
+
+class Case(NamedTuple):
+    """A verb of zfsiloctl on one machine, and the one that takes it back."""
+
+    verb: str
+    machine: str
+    words: tuple[str, ...]
+    back: tuple[str, ...]
+    once: bool = False  # it does not go back by a rollback: it is done, and begun anew
+
+
+# In the order of a life: what each leaves, the next one builds upon.
+CLIMB = (
+    Case("create", "give", ("create", "cut", "64M", "--host", "take"), ("delete", "cut", "--yes")),
+    Case("publish", "give", ("publish", "cut", "take"), ("unpublish", "cut", "--all")),
+    Case(
+        "connect", "take", ("connect", "cut", "--server", "give", "--no-publish"),
+        ("disconnect", "cut"),
+    ),
+    Case("stage", "take", ("stage", "cut", "--fs-type", "ext4"), ("unstage", "cut")),
+    Case("mount", "take", ("mount", "cut", "/srv/cut"), ("unmount", "cut", "/srv/cut")),
+)  # fmt: skip
+
+
+class Cutter:
+    """The two machines with a worker that dies where it is told to."""
+
+    def __init__(self, pair: Pair, report: Report, dice: random.Random) -> None:
+        self.pair = pair
+        self.report = report
+        self.dice = dice
+        for machine in (pair.give, pair.take):
+            machine.put(WORKER, CUTTER.read_bytes(), 0o755)
+
+    def machine(self, case: Case) -> Machine:
+        """Return the machine of a case."""
+        return self.pair.give if case.machine == "give" else self.pair.take
+
+    def ask(self, case: Case, words: tuple[str, ...], **cuts: int) -> int:
+        """Carry words out with cuts; return how many points the last worker had."""
+        machine = self.machine(case)
+        machine.put(CUT, json.dumps(cuts).encode(), 0o600)
+        machine.sh(f"rm -f {COUNT}")
+        machine.run("zfsiloctl", "volume", *words, timeout_s=STEP_S, check=not cuts)
+        return int(machine.sh(f"cat {COUNT} 2>/dev/null || echo 0").stdout)
+
+    def state(self, case: Case) -> set[str]:
+        """Return what is on the machine of a case, as lines."""
+        machine = self.machine(case)
+        found = oracle.facts(machine)
+        lines = {f"{kind} {name}" for kind in found for name in self._names(found[kind])}
+        return lines | set(machine.sh(STATE, timeout_s=STEP_S).stdout.splitlines())
+
+    def _names(self, found: object) -> list[str]:
+        return [str(each) for each in found] if isinstance(found, list) else []
+
+    def ended(self, case: Case) -> str:
+        """Return how the last operation ended."""
+        listed = self.machine(case).run("zfsiloctl", "operation", "list", "--json", timeout_s=60)
+        return str(json.loads(listed.stdout)["operations"][-1]["state"])
+
+    def walk(self, case: Case, rollbacks: int) -> None:
+        """Kill the worker after each effect; at some of them the rollback's too."""
+        before = self.state(case)
+        points = self.ask(case, case.words)
+        self.ask(case, case.back)
+        self.report.say(f"{case.verb}: {points} points on the real {case.machine}")
+        for point in range(1, points + 1):
+            self._cut(case, "lab: kill worker", before, run=point)
+        for _time in range(rollbacks):
+            run = self.dice.randint(max(1, points - 3), points)
+            back = self.dice.randint(1, points)
+            self._cut(case, "lab: kill rollback", before, run=run, rollback=back)
+
+    def _cut(self, case: Case, kind: str, before: set[str], **cuts: int) -> None:
+        self.ask(case, case.words, **cuts)
+        state = self.ended(case)
+        if state == "OPERATION_STATE_DONE":
+            problem = "; ".join(oracle.leaks(self.pair))
+            self.ask(case, case.back)
+        else:
+            wrong = before ^ self.state(case)
+            problem = f"{state}: {sorted(wrong)}" if wrong else ""
+        self.report.case(case.verb, kind, problem and f"{cuts}: {problem}")
+
+    def walk_final(self, case: Case, again: tuple[str, ...]) -> None:
+        """Kill the worker after each effect of what is finished all the same."""
+        points = self.ask(case, case.words)
+        for point in range(1, points + 1):
+            self.ask(case, again)
+            self.ask(case, case.words, run=point)
+            leaks = oracle.leaks(self.pair)
+            if self.ended(case) != "OPERATION_STATE_DONE":
+                leaks.append(self.ended(case))
+                self.ask(case, case.words)
+            self.report.case(case.verb, "lab: kill worker", "; ".join(leaks))
+
+    def grow(self) -> None:
+        """Grow while mounted, on both sides, each time to a size of its own."""
+        size = 64
+        for index, verb in enumerate(("update", "grow")):
+            counted = self._grow(size := size + STEP_MIB)[index]
+            self.report.say(f"{verb}: {counted} points on the real machine")
+            for point in range(1, counted + 1):
+                size += STEP_MIB
+                self._grow(size, **{verb: point})
+                self._grow(size)
+                self.report.case(verb, "lab: kill worker", self._size(size))
+
+    def _grow(self, mib: int, **points: int) -> tuple[int, int]:
+        """Grow the zvol, then what the consumer sees, with cuts; return the points of each."""
+        counted = []
+        for case in (
+            Case("update", "give", ("resize", "cut", f"{mib}M"), ()),
+            Case("grow", "take", ("grow", "cut"), ()),
+        ):
+            cuts = {"run": points[case.verb]} if case.verb in points else {}
+            counted.append(self.ask(case, case.words, **cuts))
+        return counted[0], counted[1]
+
+    def _size(self, mib: int) -> str:
+        """Return what is wrong with the size of the mounted filesystem after all ("": nothing)."""
+        shown = self.pair.take.sh("df -B1M --output=size /srv/cut | tail -1").stdout
+        return "" if int(shown) > 0.8 * mib else f"{shown.strip()} MiB of {mib}"
+
+
+def walk_all(pair: Pair, report: Report, dice: random.Random, rollbacks: int) -> None:
+    """Walk up the ladder, every verb cut everywhere, and down again."""
+    cutter = Cutter(pair, report, dice)
+    for case in CLIMB:
+        cutter.walk(case, rollbacks // len(CLIMB))
+        cutter.ask(case, case.words)
+    cutter.grow()
+    for case in reversed(CLIMB[1:]):
+        cutter.ask(case, case.back)
+    create = CLIMB[0]
+    cutter.walk_final(create._replace(verb="delete", words=create.back), create.words)
+    report.case("all", "lab: leaks", "; ".join(oracle.leaks(pair)))
+
+
+def run(report: Report, *, size: Size, seed: int) -> None:
+    """Kill workers, then cut power."""
+    dice = random.Random(seed)
+    with restore_pair(ready()) as pair:
+        walk_all(pair, report, dice, ROLLBACKS[size])
+    power.run(report, size=size, seed=seed)
