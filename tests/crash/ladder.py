@@ -31,6 +31,7 @@ from zfsilod.publish import Unpublish
 from zfsilod.sync import SyncVolume
 from zfsilod.take import Grow, MountAt, Stage
 from zfsilod.trash import DeleteVolume
+from zfsilod.way import CLIMBS
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 GIB = cases.GIB
 NAMES = ("a", "b")
+DESCENTS = ("unmount", "unstage", "disconnect")
 PATHS = ("/srv/one", "/srv/two")
 PHASES = (Phase.generate,)
 STEPS = 30
@@ -189,7 +191,7 @@ class Ladder(RuleBasedStateMachine):
 
     @rule(name=names, first=requests, second=requests)
     def both(self, name: str, first: Request, second: Request) -> None:
-        """Two requests at once: the end is that of one after the other, in one of both orders."""
+        """Two requests at once: the end is that of one after the other, in either order."""
         now = self.model[name]
         size = self.larger(name)
         ends = set()
@@ -198,6 +200,9 @@ class Ladder(RuleBasedStateMachine):
             for each in order:
                 end = each.told(name, end, size) or end
             ends.add(end)
+        for climb, descent in permutations((first, second)):
+            if climb.verb in CLIMBS and descent.verb in DESCENTS:  # which cancels the climb
+                ends.add(descent.told(name, now, size) or now)
         self.machine.saw.set()
         self.runner.run(self._at_once(first.of(name, size), second.of(name, size)))
         self.model[name] = self.known(name)

@@ -96,6 +96,10 @@ class Load:
         """Let the writer go on behind what was acknowledged."""
         command = ("python3", PLACE, "write", FILE, str(self.last + 1))
         self.pair.take.run("systemd-run", "-q", "--collect", "--unit=writer", *command)
+        known, end = self.last, time.monotonic() + STEP_S
+        while self.last == known and time.monotonic() < end:
+            time.sleep(0.1)  # nobody tells when a file grows
+            self.look()
 
     def look(self) -> None:
         """Take note of what was acknowledged since."""
