@@ -106,8 +106,10 @@ class Request(NamedTuple):
                 return now._replace(served=2)
             case "connect" if now.served == 2:
                 return now if now.used else now._replace(used=1, seen=now.size)
-            case "stage" if now.used:
-                return now._replace(used=2)
+            case "stage" if now.used == 1:
+                return now._replace(used=2, seen=now.size)
+            case "stage" if now.used == 2:
+                return now
             case "mount" if now.used == 2:
                 return now._replace(mounts=now.mounts | {path})
             case "grow" if now.used:
@@ -206,7 +208,7 @@ class Ladder(RuleBasedStateMachine):
         self.machine.saw.set()
         self.runner.run(self._at_once(first.of(name, size), second.of(name, size)))
         self.model[name] = self.known(name)
-        assert self.model[name] in ends, f"{first} and {second} of {now}"
+        assert self.model[name] in ends, f"{first} and {second} of {now}: {self.model[name]}"
         self.check()
 
     @rule()
