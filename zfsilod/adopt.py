@@ -13,10 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from zfsilod import plan
-from zfsilod.checks import check_properties
 from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, ZfsiloError
 from zfsilod.give import need_root
 from zfsilod.model import AccessMode, Filesystem, FilesystemState, Listed, Mode, Volume
+from zfsilod.properties import check_properties
 from zfsilod.record import Pairs, pairs
 from zfsilod.trash import FOLDER
 from zfsilod.verbs import Plan, Verb, World, check_id, put
@@ -128,7 +128,7 @@ def _look(machine: Machine, dataset: str, volume_id: str) -> list[AdoptVolume]:
 
 def _is_settable(name: str, value: str) -> bool:
     try:
-        check_properties(((name, value),))
+        check_properties(((name, value),), new=True)
     except InvalidArgument:
         return False
     return True
@@ -169,4 +169,5 @@ def _filesystem(value: str) -> Filesystem:
     state = next((each for each in known if each == parts[0]), None)
     if state is None or state == "NONE":
         return Filesystem()
-    return Filesystem(state=state, type=parts[1], uuid=parts[2], operation=parts[3])
+    last = "origin" if state == "CLONED" else "operation"
+    return Filesystem(state=state, type=parts[1], uuid=parts[2]).but(**{last: parts[3]})

@@ -1,4 +1,4 @@
-"""What a volume may be: its size, its room in the pool, its properties, its hosts. No I/O."""
+"""What a volume may be: its size, its room in the pool, its hosts. No I/O."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from zfsilod.errors import InvalidArgument, ResourceExhausted
 from zfsilod.plan import marks
-from zfsilod.record import Pairs, Record
+from zfsilod.record import Record
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
     from zfsilod.model import Volume
-    from zfsilod.verbs import World
+    from zfsilod.verbs import Settings, World
 
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
@@ -20,12 +20,6 @@ MAX_HOSTS = 256
 MAX_MARK = 8000  # of 8191 characters that a user property may have: zfsprops(7)
 BLOCK_SIZES = tuple(1 << power for power in range(9, 18))
 BLOCK_SIZE = re.compile(r"([0-9]{1,6})([kK]?)")
-PROPERTY = re.compile(r"[a-z][a-z0-9]{0,62}")
-PROPERTY_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,254}")
-OURS = (
-    "keylocation", "volsize", "volblocksize", "volmode", "snapdev", "refreservation",
-    "reservation", "readonly",
-)  # fmt: skip
 
 
 class Room(Record):
@@ -57,12 +51,16 @@ def round_up(size: int, block: int) -> int:
 
 
 def check_room(volume: Volume, room: Room, world: World, *, before: int = 0) -> None:
-    """Refuse what cannot fit: a thick volume in the free space, thin ones by `overcommit`."""
+    """Refuse what cannot fit: nothing new below the reserve, thin volumes by `overcommit`."""
     grown = volume.capacity_bytes - before
-    if not volume.thin and grown > room.available_bytes:
+    if not grown:
+        return
+    free = room.available_bytes - reserved_bytes(room, world.settings.reserve)
+    if grown > free if not volume.thin else free <= 0:
         raise ResourceExhausted(
-            f"{volume.id} needs {grown} bytes, {world.settings.root} has {room.available_bytes} "
-            "free: make it smaller or thin, or free space",
+            f"{volume.id} needs {0 if volume.thin else grown} bytes at once, {world.settings.root} "
+            f"has {room.available_bytes} free and keeps a reserve of {world.settings.reserve:.0%} "
+            "(give.reserve): make it smaller or thin, or free space",
             reason="POOL_FULL", volume=volume.id,
         )  # fmt: skip
     promised = world.txn.promised()
@@ -73,6 +71,31 @@ def check_room(volume: Volume, room: Room, world: World, *, before: int = 0) -> 
             f"{promised} are promised, {grown} more do not fit",
             reason="OVERCOMMIT", volume=volume.id,
         )  # fmt: skip
+
+
+def reserved_bytes(room: Room, share: float) -> int:
+    """Return the bytes that a share of a dataset root is."""
+    return int(room.total_bytes * share)
+
+
+def room_for(room: Room, settings: Settings, promised_bytes: int, *, thin: bool) -> int:
+    """Return the size of the largest volume that can still be created."""
+    free = max(0, room.available_bytes - reserved_bytes(room, settings.reserve))
+    if not thin:
+        return free
+    allowed = int(room.total_bytes * settings.overcommit)
+    return max(0, allowed - promised_bytes) if free else 0
+
+
+def nearly_full(room: Room, settings: Settings) -> str:
+    """Return a sentence for a dataset root that fills up; "": there is room enough."""
+    if room.available_bytes > reserved_bytes(room, settings.reserve_warning):
+        return ""
+    share = room.available_bytes / room.total_bytes if room.total_bytes else 0.0
+    return (
+        f"{settings.root} has {share:.0%} of its room left: thin volumes will soon fail to write; "
+        "free space or enlarge the pool"
+    )
 
 
 def check_block_size(properties: dict[str, str], default: int) -> int:
@@ -86,22 +109,6 @@ def check_block_size(properties: dict[str, str], default: int) -> int:
             reason="BAD_PROPERTY", property="volblocksize",
         )  # fmt: skip
     return size
-
-
-def check_properties(properties: Pairs) -> Pairs:
-    """Return ZFS properties that a caller may set, else raise InvalidArgument naming the first."""
-    for name, value in properties:
-        if name in OURS or not PROPERTY.fullmatch(name):
-            raise InvalidArgument(
-                f"the property {name[:80]!r} is not the caller's to set",
-                reason="BAD_PROPERTY", property=name[:80],
-            )  # fmt: skip
-        if value and not PROPERTY_VALUE.fullmatch(value):
-            raise InvalidArgument(
-                f"{name} has a malformed value {value[:80]!r}",
-                reason="BAD_PROPERTY", property=name,
-            )  # fmt: skip
-    return tuple(sorted(properties))
 
 
 def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ class Give(msgspec.Struct, forbid_unknown_fields=True):
     portals: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0:3260"])
     iqn_prefix: str = ""
     overcommit: float = 10.0
+    reserve: float = 0.05
+    reserve_warning: float = 0.1
     volblocksize: int = 16384
     trash_retention_s: int = 0
 
@@ -110,6 +112,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
             overcommit=self.give.overcommit, volblocksize=self.give.volblocksize,
             node_paths=tuple(self.csi.allowed_paths), zone=self.csi.zone,
             max_attachments=self.csi.max_attachments,
+            reserve=self.give.reserve, reserve_warning=self.give.reserve_warning,
             trash_retention_s=self.give.trash_retention_s,
         )  # fmt: skip
 
@@ -218,6 +221,8 @@ def _check(config: Config, path: Path) -> None:
         ),
         (bool(give.portals) and all(map(is_portal, give.portals)), "give.portals: no ADDRESS:PORT"),
         (give.overcommit >= 1, "give.overcommit is below 1"),
+        (0 <= give.reserve <= 0.5, "give.reserve: 0 to 0.5"),
+        (give.reserve <= give.reserve_warning <= 1, "give.reserve_warning: give.reserve to 1"),
         (give.volblocksize in [1 << n for n in range(9, 18)], "give.volblocksize: 512 to 131072"),
         (give.trash_retention_s >= 0, "give.trash_retention_s is negative"),
         (1 << 20 <= config.store.size_bytes <= 1 << 40, "store.size_bytes: 1 MiB to 1 TiB"),

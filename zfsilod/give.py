@@ -12,7 +12,6 @@ from zfsilod.checks import (
     check_block_size,
     check_hosts,
     check_marks,
-    check_properties,
     check_room,
     check_size,
     round_up,
@@ -39,6 +38,7 @@ from zfsilod.origins import (
     content_of_snapshot,
     content_of_volume,
 )
+from zfsilod.properties import check_properties
 from zfsilod.verbs import (
     Plan,
     Settings,
@@ -146,7 +146,8 @@ class CreateVolume(Verb):
         volume = Volume(
             id=self.id, uid=uuid.uuid4().hex, dataset=f"{world.settings.root}/{self.id}",
             capacity_bytes=size, thin=self.thin, mode=self.mode, volblocksize=block,
-            properties=check_properties(self._properties()), labels=check_labels(self.labels),
+            properties=check_properties(self._properties(), new=True),
+            labels=check_labels(self.labels),
             hosts=check_hosts(self.hosts), access_modes=self.access_modes,
             source_snapshot=self.source_snapshot, source_volume=self.source_volume,
             created_at=world.now, updated_at=world.now,
@@ -190,7 +191,7 @@ class UpdateVolume(Verb):
         if "hosts" in self.mask:
             new = new.but(hosts=check_hosts(self.hosts))
         if "properties" in self.mask:
-            values = dict(check_properties(self.properties))
+            values = dict(check_properties(self.properties, new=False))
             moves += plan.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))

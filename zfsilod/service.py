@@ -321,7 +321,7 @@ class Service:
         )
         await self.servers.register(server, host)
 
-    async def capacity(self, root: str) -> Room:
+    async def capacity(self, root: str = "") -> Room:
         """Return the room of the dataset root, or of a dataset below it."""
         need_root(self.settings)
         root = root or self.settings.root

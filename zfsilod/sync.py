@@ -14,6 +14,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from zfsilod.checks import nearly_full
 from zfsilod.errors import NotFound, ZfsiloError
 from zfsilod.leave import Disconnect
 from zfsilod.model import Attachment, Debt, Move, Operation
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from zfsilod.store import Transaction
 
 ROUND_S = 30
+ROOM_S = 60  # between two looks at the room that is left
 SYNC_DEADLINE_S = 120
 BATCH = 500  # operations in one unit
 LOGINS_AT_ONCE = 4
@@ -148,6 +150,8 @@ class Watchman:
         self._retention_s = retention_s
         self._purger = Purger(service)
         self._tried: dict[str, tuple[int, float]] = {}
+        self._room_again = 0.0
+        self._full = False
 
     async def recover(self) -> None:
         """Look at every operation that has not ended: one without a unit is rolled back."""
@@ -168,9 +172,20 @@ class Watchman:
                 await self.pay_debts()
                 await self._purger.purge()
                 await self.forget()
+                await self.look_at_room()
             except ZfsiloError as error:
                 log.warning("a round of the watchman: %s", error.message)
             await self._service.driver.changed(ROUND_S)
+
+    async def look_at_room(self) -> None:
+        """Warn once when the dataset root is nearly full, and again after it was well."""
+        if not self._service.settings.root or time.monotonic() < self._room_again:
+            return
+        self._room_again = time.monotonic() + ROOM_S
+        complaint = nearly_full(await self._service.capacity(), self._service.settings)
+        if bool(complaint) != self._full:
+            self._full = bool(complaint)
+            log.warning(complaint or "there is room for volumes again")
 
     async def pay_debts(self) -> None:
         """Tell servers what this host no longer needs; a debt lasts until the server answers."""

@@ -42,6 +42,8 @@ class Settings(Record):
     root: str  # dataset below which volumes are made; "": no storage host
     export: Export
     overcommit: float = 10.0
+    reserve: float = 0.05  # of the root: below it nothing is created or grown
+    reserve_warning: float = 0.1
     volblocksize: int = 16384
     trash_retention_s: int = 0  # how long a deleted volume can be undeleted
     max_attachments: int = 0

@@ -129,3 +129,14 @@ async def test_a_host_without_a_root_has_no_capacity(tmp_path: Path) -> None:
         assert list(info.roles) == ["take"]
         with refused("FAILED_PRECONDITION", "NO_ROOT"):
             await service.GetCapacity(service_pb2.GetCapacityRequest())
+
+
+async def test_the_room_for_a_kind_of_volume(front: Front) -> None:
+    service = front.root().service
+    plain = await service.GetCapacity(service_pb2.GetCapacityRequest())
+    thick = await service.GetCapacity(service_pb2.GetCapacityRequest(thin=False))
+    thin = await service.GetCapacity(service_pb2.GetCapacityRequest(thin=True))
+    assert thick.available_bytes < plain.available_bytes < thin.available_bytes
+    assert not plain.conditions
+    with refused("INVALID_ARGUMENT", "BAD_PROPERTY"):
+        await service.GetCapacity(service_pb2.GetCapacityRequest(properties={"sync": "never"}))

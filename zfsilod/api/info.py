@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2
 
 from zfsilod import __version__, orphans
+from zfsilod.api import messages
 from zfsilod.api.pages import Pages, collect
+from zfsilod.checks import nearly_full, room_for
 from zfsilod.errors import ZfsiloError
+from zfsilod.properties import check_properties
 from zfsilod.summary import Attention, Summary
 
 if TYPE_CHECKING:
@@ -33,10 +36,17 @@ class Info:
     async def GetCapacity(
         self, request: service_pb2.GetCapacityRequest, call: Call
     ) -> service_pb2.Capacity:
+        check_properties(messages.as_pairs(request.properties), new=True)
         room = await call.service.capacity(request.root)
+        settings, available = call.service.settings, room.available_bytes
+        if request.HasField("thin"):
+            promised = call.read(lambda txn: txn.promised())
+            available = room_for(room, settings, promised, thin=request.thin)
+        complaint = nearly_full(room, settings)
         return service_pb2.Capacity(
-            available_bytes=room.available_bytes, total_bytes=room.total_bytes
-        )
+            available_bytes=available, total_bytes=room.total_bytes,
+            conditions=[complaint] if complaint else [],
+        )  # fmt: skip
 
     async def GetStatus(
         self, _request: service_pb2.GetStatusRequest, call: Call
@@ -58,6 +68,10 @@ class Info:
             else:
                 status.capacity.available_bytes = room.available_bytes
                 status.capacity.total_bytes = room.total_bytes
+                if complaint := nearly_full(room, call.service.settings):
+                    status.capacity.conditions.append(complaint)
+                    attention.insert(0, Attention(subject="", sentence=complaint))
+                    status.attention_count += 1
         status.attention.extend(
             service_pb2.Attention(subject=a.subject, sentence=a.sentence, command=a.command)
             for a in attention

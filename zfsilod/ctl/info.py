@@ -45,5 +45,5 @@ def capacity(given: Namespace) -> None:
     share = f", {100 * used // found.total_bytes} %" if found.total_bytes else ""
     show_block("", [
         ("Free", show_exact(found.available_bytes)), ("Used", f"{show_exact(used)}{share}"),
-        ("Total", show_exact(found.total_bytes)),
+        ("Total", show_exact(found.total_bytes)), ("Wrong", "; ".join(found.conditions)),
     ])  # fmt: skip

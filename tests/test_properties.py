@@ -1,0 +1,109 @@
+"""The properties that a volume may have, and the room that it needs."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import SETTINGS, House
+from zfsilod.checks import Room, nearly_full, room_for
+from zfsilod.errors import InvalidArgument, ResourceExhausted
+from zfsilod.give import CreateVolume, UpdateVolume
+from zfsilod.host.fake import SIMULATED_BYTES
+from zfsilod.properties import CHOICES, ENCRYPTION, check_properties
+from zfsilod.sync import Watchman
+
+if TYPE_CHECKING:
+    from zfsilod.record import Pairs
+
+GIB = 1 << 30
+CREATE = CreateVolume(id="data", capacity_bytes=GIB)
+LARGER = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("compression", "zstd-19"), ("compression", "zstd-fast-100"), ("compression", "gzip-9"),
+        ("sync", "always"), ("logbias", "throughput"), ("primarycache", "metadata"),
+        ("secondarycache", "none"), ("dedup", "sha256,verify"), ("checksum", "blake3"),
+        ("copies", "2"), ("redundant_metadata", "most"),
+    ],
+)  # fmt: skip
+def test_what_may_be_set(pair: tuple[str, str]) -> None:
+    assert check_properties((pair,), new=True) == (pair,)
+    assert check_properties((pair,), new=False) == (pair,)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("compression", "best"), ("compression", "zstd-20x"), ("compression", "zstd\n"),
+        ("sync", "sometimes"), ("checksum", "off"), ("copies", "4"), ("volsize", "1G"),
+        ("readonly", "on"), ("refreservation", "1G"), ("snapdev", "visible"), ("mountpoint", "/"),
+        ("quota", "1G"), ("snapshot_limit", "1"), ("zfsilo:uid", "x"), ("", ""), ("sync", ""),
+        ("a" * 200, "x"), ("encryption", "on"), ("keylocation", "file:///etc/shadow"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_by_name(pair: tuple[str, str]) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        check_properties((pair,), new=True)
+    assert refused.value.facts["property"] == pair[0][:80]
+    assert len(refused.value.message) < 500
+
+
+def test_what_is_for_the_creation_only() -> None:
+    inherit: Pairs = (("sync", ""),)
+    assert check_properties(inherit, new=False) == inherit
+    with pytest.raises(InvalidArgument, match="never again"):
+        check_properties((("volblocksize", "8k"),), new=False)
+    assert not {*ENCRYPTION, "volblocksize"} & set(CHOICES)
+
+
+async def test_nothing_new_below_the_reserve(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await zfsilo.do(CREATE, CREATE.but(id="thick", thin=False))
+    left = int(SIMULATED_BYTES * SETTINGS.reserve)
+    monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root: (left, SIMULATED_BYTES))
+    for verb in (CREATE.but(id="more"), CREATE.but(id="more", thin=False), LARGER):
+        with pytest.raises(ResourceExhausted, match="reserve of 5%") as full:
+            await zfsilo.do(verb)
+        assert full.value.reason == "POOL_FULL"
+    await zfsilo.do(CREATE)  # already so
+    await zfsilo.do(LARGER.but(capacity_bytes=GIB))  # as large as it is
+    left += 1 << 20
+    monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root: (left, SIMULATED_BYTES))
+    await zfsilo.do(CREATE.but(id="more"))
+    with pytest.raises(ResourceExhausted):
+        await zfsilo.do(CREATE.but(id="most", thin=False))
+
+
+async def test_it_warns_first_and_once(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watchman = Watchman(zfsilo.service, retention_s=0)
+    caplog.set_level(logging.WARNING, "zfsilod.sync")
+    for share in (0.5, 0.08, 0.07, 0.5):
+        answer = (int(SIMULATED_BYTES * share), SIMULATED_BYTES)
+        monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root, answer=answer: answer)
+        watchman._room_again = 0.0
+        await watchman.look_at_room()
+    said = [each.message for each in caplog.records]
+    assert len(said) == 2
+    assert "8% of its room left" in said[0]
+    assert "again" in said[1]
+
+
+def test_the_room_for_a_volume() -> None:
+    room = Room(available_bytes=60, total_bytes=100)
+    assert room_for(room, SETTINGS, 150, thin=False) == 55
+    assert room_for(room, SETTINGS, 150, thin=True) == 50  # twice the pool may be promised
+    assert room_for(room, SETTINGS, 250, thin=True) == 0
+    full = Room(available_bytes=5, total_bytes=100)
+    assert [room_for(full, SETTINGS, 0, thin=thin) for thin in (False, True)] == [0, 0]
+    assert nearly_full(room, SETTINGS) == ""
+    assert nearly_full(full, SETTINGS)
+    assert nearly_full(Room(available_bytes=0, total_bytes=0), SETTINGS)
