@@ -136,6 +136,14 @@ async def test_with_a_retention_a_deletion_can_be_undone(patient: House) -> None
     assert trashed(patient) == []
 
 
+async def test_what_is_lost_can_be_deleted(patient: House) -> None:
+    await patient.do(CREATE)
+    patient.host.facts.effect("zvol:tank/zfsilo/data", None)
+    await patient.do(DeleteVolume(id="data"))
+    assert trashed(patient) == []
+    await patient.do(CREATE)
+
+
 async def test_the_retention_ends(patient: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await patient.do(CREATE, DeleteVolume(id="data"))
     later = time.time() + 3601

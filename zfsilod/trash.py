@@ -17,6 +17,7 @@ from zfsilod.errors import AlreadyExists, FailedPrecondition, NotFound, ZfsiloEr
 from zfsilod.give import need_volume
 from zfsilod.model import Dependent, Publication, Trashed, Volume
 from zfsilod.origins import clone_dependent
+from zfsilod.record import Record
 from zfsilod.verbs import Plan, Settings, Verb, World, check_etag, check_id, drop, put
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ MAX_NAMED = 20
 log = logging.getLogger(__name__)
 
 
+class Found(Record):
+    """What the host says of a zvol that is to go."""
+
+    dependents: tuple[str, ...] = ()
+    lost: bool = False  # it is gone already, by somebody else's hand
+
+
 class DeleteVolume(Verb):
     """Destroy an unpublished volume and its data, or put it into the trash."""
 
@@ -48,25 +56,25 @@ class DeleteVolume(Verb):
     def recall(self, txn: Transaction) -> DeleteVolume:
         return self.but(dataset=need_volume(txn, self.id).dataset)
 
-    def look(self, host: Machine, settings: Settings) -> tuple[str, ...]:
-        return host.zfs.dependents(self.dataset)
+    def look(self, host: Machine, settings: Settings) -> Found:
+        return look_at(host, self.dataset)
 
     def plan(self, world: World, seen: object) -> Plan:
-        assert isinstance(seen, tuple)
+        assert isinstance(seen, Found)
         volume = need_volume(world.txn, self.id)
         check_etag(self.etag, volume.revision)
         check_unpublished(world.txn, volume)
-        names = [*dependents_of(world.txn, volume), *seen]
+        names = [*dependents_of(world.txn, volume), *seen.dependents]
         if names and self.dependents == "REFUSE":
             raise has_dependents(volume, names)
         title, claims = f"delete {self.id}", (f"volume/{self.id}",)
         retention_s = world.settings.trash_retention_s
-        if not names and not retention_s:
+        if seen.lost or not (names or retention_s):
             return Plan(
                 title=title, claims=claims, moves=plan.down([plan.zvol(volume)]),
                 commit=(drop(volume), *released(volume)),
             )  # fmt: skip
-        trash = f"{world.settings.root}/{FOLDER}/{volume.uid}"
+        trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
         trashed = Trashed(
             id=f"{volume.id}/{volume.uid}", volume=volume.but(dataset=trash), home=volume.dataset,
             deleted_at=world.now, purge_at=world.now + retention_s,
@@ -118,14 +126,14 @@ class PurgeVolume(Verb):
     def recall(self, txn: Transaction) -> PurgeVolume:
         return self.but(dataset=self._found(txn).volume.dataset)
 
-    def look(self, host: Machine, settings: Settings) -> tuple[str, ...]:
-        return host.zfs.dependents(self.dataset)
+    def look(self, host: Machine, settings: Settings) -> Found:
+        return look_at(host, self.dataset)
 
     def plan(self, world: World, seen: object) -> Plan:
-        assert isinstance(seen, tuple)
+        assert isinstance(seen, Found)
         found = self._found(world.txn)
         volume = found.volume
-        names = [*dependents_of(world.txn, volume), *seen]
+        names = [*dependents_of(world.txn, volume), *seen.dependents]
         if names:
             raise has_dependents(volume, names)
         return Plan(
@@ -167,6 +175,16 @@ class Purger:
             if each.purge_at <= now and not waits and not claimed:
                 if not dependents_of(txn, each.volume):
                     yield each
+
+
+def look_at(host: Machine, dataset: str) -> Found:
+    """Look at a zvol that is to go; one that is gone already needs no trash."""
+    try:
+        return Found(dependents=host.zfs.dependents(dataset))
+    except FailedPrecondition as error:
+        if error.reason != "NO_DATASET":
+            raise
+        return Found(lost=True)
 
 
 def dependents_of(txn: Transaction, volume: Volume) -> list[str]:

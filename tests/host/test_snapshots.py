@@ -6,6 +6,7 @@ import pytest
 
 from tests.host.doubles import UID, ScriptedRunner
 from zfsilod.errors import (
+    Busy,
     CommandFailed,
     Conflict,
     FailedPrecondition,
@@ -113,6 +114,13 @@ def test_giving_up_leaves_clones_alone() -> None:
     adapter, run = snapshots(NOT_THERE)
     adapter.give_up((A,), CUT)
     assert not run.script
+
+
+def test_a_snapshot_that_cannot_be_given_up_now() -> None:
+    said = f"cannot destroy snapshot {SNAP_A}: dataset is busy\n"
+    adapter, _run = snapshots(THERE, (DESTROY[0], 1, "", said))
+    with pytest.raises(Busy):
+        adapter.give_up((A,), CUT)
 
 
 def test_a_clone_of_a_volume_gives_its_snapshot_up_at_once() -> None:

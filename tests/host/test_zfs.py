@@ -179,7 +179,9 @@ def test_dependents_are_snapshots_and_their_clones() -> None:
     found = RealZfs(ScriptedRunner((argv, 0, rows, ""))).dependents(NAME)
     assert found == (f"{NAME}@a", f"{NAME}@b", "tank/c", "tank/d")
     gone = ScriptedRunner((argv, 1, "", ABSENT), (f"{GET} type {NAME} tank", 1, POOL, ABSENT))
-    assert RealZfs(gone).dependents(NAME) == ()
+    with pytest.raises(FailedPrecondition) as missing:
+        RealZfs(gone).dependents(NAME)
+    assert missing.value.reason == "NO_DATASET"
 
 
 def test_size_only_grows() -> None:

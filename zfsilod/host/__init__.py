@@ -34,7 +34,10 @@ class Zfs(Protocol):
         """Rename our zvol; the dataset above its new name is made when it is missing."""
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
-        """Return the snapshots of a zvol and the clones made of them, whoever made them."""
+        """Return the snapshots of a zvol and the clones made of them, whoever made them.
+
+        Raises FailedPrecondition (reason NO_DATASET) when there is no such zvol.
+        """
 
     def has_size(self, dataset: str, size_bytes: int) -> bool: ...
     def set_size(self, dataset: str, size_bytes: int) -> None: ...

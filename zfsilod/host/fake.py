@@ -220,11 +220,9 @@ class FakeZfs:
             self.facts.effect(f"zvol:{target}", zvol, instead_of=f"zvol:{source}")
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
-        found = self.facts.get(f"zvol:{dataset}")
+        found = self._zvol(dataset)
         cuts = {name: self.facts.get(f"cut:{name}") for name in self.facts.names("cut")}
-        return tuple(
-            f"{dataset}@{name}" for name, cut in cuts.items() if found and found["uid"] in cut["of"]
-        )
+        return tuple(f"{dataset}@{name}" for name, cut in cuts.items() if found["uid"] in cut["of"])
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
         self.has_zvol(dataset, uid=uid, guid="")
@@ -286,7 +284,9 @@ class FakeZfs:
     def _zvol(self, dataset: str) -> Any:
         found = self.facts.get(f"zvol:{dataset}")
         if found is None:
-            raise FailedPrecondition(f"the dataset {dataset} does not exist", dataset=dataset)
+            raise FailedPrecondition(
+                f"the dataset {dataset} does not exist", reason="NO_DATASET", dataset=dataset
+            )
         return found
 
 

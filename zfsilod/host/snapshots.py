@@ -70,7 +70,8 @@ class RealSnapshots:
             argv = ["zfs", "destroy", "-d", name]
             done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
             if done.rc != 0:
-                raise refused(done, reason_of(done, "destroy snapshot", name), name)
+                reason = first_line(done).removeprefix(f"cannot destroy snapshot {name}: ")
+                raise refused(done, reason, name)
 
     def find_guids(self, shots: tuple[Shot, ...], uid: str) -> dict[str, str]:
         found = self._look(shots, uid)

@@ -142,7 +142,7 @@ class RealZfs:
         if done.rc != 0:
             if reason_of(done, "open", dataset) == "dataset does not exist":
                 self.exists(dataset)  # raises Unavailable when it is the pool that is missing
-                return ()
+                raise missing(dataset)
             raise refused(done, reason_of(done, "open", dataset), dataset)
         found = table(done.stdout)
         whole = done.stdout.endswith("\n") and all("clones" in each for each in found.values())
