@@ -32,7 +32,7 @@ lab: stubs
 	$(RUN) -m tests.lab
 
 ## make test     everything: what CI runs
-test: check crash-test nix-test deb-test systemd-test lab-test
+test: check csi-test crash-test nix-test deb-test systemd-test lab-test
 
 ## make check    linters, types and unit tests: seconds, no root
 check: lint unit
@@ -50,6 +50,11 @@ lint: stubs
 csi-test: stubs
 	$(PYTHON) tests/setup csi
 	$(PYTEST) tests/csi/suite
+
+## make sanity         the same conformance over real ZFS and iSCSI, on the two machines
+sanity: stubs
+	$(PYTHON) tests/setup csi lab
+	$(RUN) -m tests.csi.lab
 
 ## make systemd-test   a real systemd in namespaces over a simulated host
 systemd-test: stubs

@@ -49,9 +49,11 @@ def compose(server: Server, settings: Config, role: str, stack: AsyncExitStack) 
     from zfsilo_csi.api import Zfsilod
     from zfsilo_csi.backends import Backends
     from zfsilo_csi.controller import Volumes
+    from zfsilo_csi.groups import Groups
     from zfsilo_csi.identity import Identity, Source
     from zfsilo_csi.node import Node
     from zfsilo_csi.publish import Publications
+    from zfsilo_csi.snapshots import Snapshots
 
     source: Source | None = None
     if role in ("node", "all"):
@@ -62,7 +64,8 @@ def compose(server: Server, settings: Config, role: str, stack: AsyncExitStack) 
     if role in ("controller", "all"):
         source = backends = Backends(settings.backends, channel.remote)
         stack.push_async_callback(backends.close)
-        server.add("Controller", Volumes(backends), Publications(backends))
+        server.add("Controller", Volumes(backends), Publications(backends), Snapshots(backends))
+        server.add("GroupController", Groups(backends))
     assert source is not None, f"{role} is no role"
     server.add("Identity", Identity(settings.driver, VERSION, source))
 

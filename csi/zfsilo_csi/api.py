@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
-from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
+from zfsilo.v1 import host_pb2, service_pb2, snapshot_pb2, volume_pb2
 
 from zfsilo_csi.errors import Code, CsiError, translated
 
@@ -23,9 +23,10 @@ class Zfsilod:
 
     def __init__(self, name: str, channel: Any) -> None:
         self.name = name
-        self.service = Stub(name, channel, service_pb2.DESCRIPTOR.services_by_name["Service"])
-        self.volumes = Stub(name, channel, volume_pb2.DESCRIPTOR.services_by_name["VolumeService"])
-        self.hosts = Stub(name, channel, host_pb2.DESCRIPTOR.services_by_name["HostService"])
+        self.service = Stub(name, channel, _service(service_pb2, "Service"))
+        self.volumes = Stub(name, channel, _service(volume_pb2, "VolumeService"))
+        self.hosts = Stub(name, channel, _service(host_pb2, "HostService"))
+        self.snapshots = Stub(name, channel, _service(snapshot_pb2, "SnapshotService"))
 
 
 class Stub:
@@ -52,6 +53,11 @@ class Stub:
             return found
 
         return ask
+
+
+def _service(module: Any, name: str) -> ServiceDescriptor:
+    found: ServiceDescriptor = module.DESCRIPTOR.services_by_name[name]
+    return found
 
 
 def _method(channel: Any, method: MethodDescriptor) -> Any:

@@ -45,6 +45,8 @@ class Volumes:
         capabilities.check_all(request.volume_capabilities)
         wanted = parameters.read(request.parameters, request.mutable_parameters)
         size = size_of(request.capacity_range)
+        if not request.capacity_range.required_bytes and source_of(request) is not None:
+            size = 0  # as large as the source
         candidates = self._candidates(request, wanted)
         found = await self._find(ids.id_of(name), candidates, call)
         if found is None:
@@ -63,7 +65,10 @@ class Volumes:
             backend = self._backends.get(handle.backend)
             try:
                 await backend.volumes.DeleteVolume(
-                    pb.DeleteVolumeRequest(name=f"volumes/{handle.id}"), call
+                    pb.DeleteVolumeRequest(
+                        name=f"volumes/{handle.id}", dependents=pb.DEPENDENTS_KEEP
+                    ),
+                    call,
                 )
             except CsiError as error:
                 if error.code != Code.NOT_FOUND:
@@ -110,6 +115,7 @@ class Volumes:
         handle = ids.need_handle(request.volume_id, "volume")
         backend = self._backends.get(handle.backend)
         volume = await get(backend, handle, call)
+        volume.conditions.extend(await _seen_now(backend, volume, call))
         published, condition = status(volume)
         return csi.ControllerGetVolumeResponse(
             volume=shown(backend, volume),
@@ -225,6 +231,7 @@ class Volumes:
                 mode=capabilities.check_all(request.volume_capabilities),
                 access_modes=capabilities.granted(request.volume_capabilities),
                 labels=wanted.labels | {ids.NAME_LABEL: request.name},
+                source=_source(request),
             ),
         )  # fmt: skip
         for backend in candidates:
@@ -236,6 +243,24 @@ class Volumes:
             else:
                 return backend, answer.volume
         raise AssertionError("there is at least one candidate")
+
+
+def _source(request: csi.CreateVolumeRequest) -> pb.VolumeSource | None:
+    handle = source_of(request)
+    if handle is None:
+        return None
+    if request.volume_content_source.WhichOneof("type") == "snapshot":
+        return pb.VolumeSource(snapshot=f"snapshots/{handle.id}")
+    return pb.VolumeSource(volume=f"volumes/{handle.id}")
+
+
+async def _seen_now(backend: Backend, volume: pb.Volume, call: Call) -> list[str]:
+    """Return what is wrong with a volume on its host this moment: its pool, its zvol."""
+    try:
+        found = await backend.volumes.StatsVolume(pb.StatsVolumeRequest(name=volume.name), call)
+    except CsiError as error:
+        return [error.message]
+    return [each for each in found.conditions if each not in volume.conditions]
 
 
 async def get(backend: Backend, handle: Handle, call: Call) -> pb.Volume:
@@ -280,6 +305,7 @@ def check_same(volume: pb.Volume, request: csi.CreateVolumeRequest, wanted: Para
         "size": volume.capacity_bytes < least or 0 < most < volume.capacity_bytes,
         "capabilities": volume.mode != capabilities.check_all(request.volume_capabilities)
         or not granted <= set(volume.access_modes),
+        "source": volume.source != (_source(request) or pb.VolumeSource()),
         "thin": volume.thin != wanted.thin,
         "volblocksize": block is not None and parameters.block_bytes(block) != volume.volblocksize,
     }

@@ -21,6 +21,7 @@ REASONS = {  # where zfsilod's reason says more than its code
     "BAD_NAME": Code.NOT_FOUND,
     "BAD_SIZE": Code.OUT_OF_RANGE,
     "SHRINK": Code.OUT_OF_RANGE,
+    "SMALLER_THAN_SOURCE": Code.OUT_OF_RANGE,
     "BAD_PAGE_TOKEN": Code.ABORTED,
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from zfsilo_csi.calls import Call
 
-SNAPSHOTS, CLONES, GROUPS = "snapshots", "clones", "group-snapshots"  # features of zfsilod
+SNAPSHOTS, CLONES, GROUPS = "snapshots", "clones", "snapshot-groups"  # features of zfsilod
 PROBE_S = 2.0
 
 Service = csi.PluginCapability.Service

@@ -226,7 +226,10 @@ def _epoch(context: Mapping[str, str]) -> int:
 
 
 def _usage(found: pb.VolumeStats) -> list[csi.VolumeUsage]:
-    """Return bytes and inodes of a filesystem; of a raw device its size, and what is written."""
+    """Return bytes and inodes of a filesystem; of a raw device its size, and what is written.
+
+    Nothing of a filesystem that does not answer: the condition tells of it.
+    """
     if found.HasField("filesystem_total_bytes"):
         return [
             csi.VolumeUsage(
@@ -238,6 +241,8 @@ def _usage(found: pb.VolumeStats) -> list[csi.VolumeUsage]:
                 available=found.inodes_available,
             ),
         ]  # fmt: skip
+    if not found.HasField("volsize_bytes"):
+        return []
     return [
         csi.VolumeUsage(
             unit=Unit.BYTES, total=found.volsize_bytes, used=found.referenced_bytes,

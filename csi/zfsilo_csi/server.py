@@ -45,9 +45,8 @@ class Server:
         handlers = {}
         for method in described.methods:
             found = [getattr(part, method.name) for part in parts if hasattr(part, method.name)]
-            assert len(found) <= 1, f"{len(found)} implementations of {method.full_name}"
-            for work in found:  # without one, grpc says UNIMPLEMENTED
-                handlers[method.name] = self._handler(method, work)
+            assert len(found) == 1, f"{len(found)} implementations of {method.full_name}"
+            handlers[method.name] = self._handler(method, found[0])
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(described.full_name, handlers),)
         )

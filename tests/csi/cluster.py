@@ -23,6 +23,7 @@ from zfsilod.api.stub import Stub
 from zfsilod.certs import make_join
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator
 
 GIB = 1 << 30
@@ -128,6 +129,9 @@ class Cluster:
     @property
     def facts(self) -> dict[str, Any]:
         return self.give.zfsilo.facts
+
+    async def metrics_server(self) -> asyncio.Server:
+        return await self._metrics.serve("127.0.0.1:0")
 
     def metrics(self) -> str:
         return generate_latest(self._metrics.registry).decode()

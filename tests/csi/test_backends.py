@@ -1,0 +1,131 @@
+"""Several storage hosts: which one is chosen, lists over all, and one that is down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from csi.v1 import csi_pb2 as csi
+
+from tests.csi.cluster import Cluster, cluster_of, fails, mount
+from tests.csi.test_life import down, up
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ZONE = "topology.zfsilo.io/zone"
+ZONES = {"give": ["default", "west"], "other": ["east"]}
+
+
+def topology(*zones: str) -> list[csi.Topology]:
+    return [csi.Topology(segments={ZONE: zone}) for zone in zones]
+
+
+async def stop(cluster: Cluster, name: str) -> None:
+    """Take a storage host away."""
+    await cluster.fronts[name].stop()
+
+
+async def test_a_volume_is_made_where_it_can_be_reached(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, ZONES) as cluster:
+        plugin = cluster.plugin
+
+        async def zones(name: str, **fields: Any) -> list[str]:
+            needs = csi.TopologyRequirement(**fields)
+            volume = await plugin.create(name, accessibility_requirements=needs)
+            return [each.segments[ZONE] for each in volume.accessible_topology]
+
+        assert await zones("a", requisite=topology("east")) == ["east"]
+        assert await zones("b", requisite=topology("west")) == ["default", "west"]
+        both = topology("east", "west")
+        assert await zones("c", requisite=both, preferred=topology("east")) == ["east"]
+        assert await zones("d", requisite=both, preferred=topology("west")) == ["default", "west"]
+        with fails("RESOURCE_EXHAUSTED", "no backend serves"):
+            await zones("e", requisite=topology("north"))
+
+
+async def test_a_name_is_one_volume_wherever_it_is(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, {"give": ["default"], "other": ["default"]}) as cluster:
+        plugin = cluster.plugin
+        made = [(await plugin.create(f"pvc-{n}")).volume_id for n in range(12)]
+        again = [(await plugin.create(f"pvc-{n}")).volume_id for n in range(12)]
+        assert made == again
+        assert {each.partition("/")[0] for each in made} == {"give", "other"}
+        moved = await plugin.create("there", parameters={"backend": "other"})
+        assert moved.volume_id.startswith("other/")
+        await up(plugin, moved.volume_id, mount())
+        await down(plugin, moved.volume_id)
+
+
+async def test_lists_go_over_all(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, {"give": ["default"], "other": ["default"]}) as cluster:
+        plugin = cluster.plugin
+        made = {(await plugin.create(f"pvc-{n}")).volume_id for n in range(9)}
+        for size in (0, 1, 2, 4, 9, 100):
+            found: list[str] = []
+            token, pages = "", 0
+            while token or not pages:
+                request = csi.ListVolumesRequest(max_entries=size, starting_token=token)
+                answer = await plugin.controller.ListVolumes(request)
+                assert not size or len(answer.entries) <= size
+                found += [each.volume.volume_id for each in answer.entries]
+                token, pages = answer.next_token, pages + 1
+            assert (len(found), set(found)) == (9, made)
+        for token in ("nobody:", "give", "give:made-up", "x"):
+            with fails("ABORTED"):
+                await plugin.controller.ListVolumes(csi.ListVolumesRequest(starting_token=token))
+        with fails("INVALID_ARGUMENT"):
+            await plugin.controller.ListVolumes(csi.ListVolumesRequest(max_entries=-1))
+
+
+async def test_room_is_the_sum_and_the_largest(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, ZONES) as cluster:
+        plugin = cluster.plugin
+
+        async def room(**fields: Any) -> csi.GetCapacityResponse:
+            answer: csi.GetCapacityResponse = await plugin.controller.GetCapacity(
+                csi.GetCapacityRequest(**fields)
+            )
+            return answer
+
+        whole = await room()
+        one = await room(accessible_topology=topology("east")[0])
+        assert whole.available_capacity == 2 * one.available_capacity
+        assert whole.maximum_volume_size.value == one.available_capacity
+        assert (await room(parameters={"backend": "other"})) == one
+        nowhere = await room(accessible_topology=topology("north")[0])
+        assert nowhere.available_capacity == 0
+        odd = await room(volume_capabilities=[mount(fs_type="btrfs")])
+        assert odd.available_capacity == 0
+
+
+async def test_one_that_is_down(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, {"give": ["default"], "other": ["default"]}) as cluster:
+        plugin = cluster.plugin
+        here = await plugin.create("here", parameters={"backend": "give"})
+        there = await plugin.create("there", parameters={"backend": "other"})
+        await stop(cluster, "other")
+        for call in (
+            plugin.create("new"),  # it may have been made there, a moment ago
+            plugin.delete(there.volume_id),
+            plugin.unpublish(there.volume_id),  # never OK: its node may still write
+            plugin.controller.ListVolumes(csi.ListVolumesRequest(), timeout=10),
+            plugin.controller.GetCapacity(csi.GetCapacityRequest(), timeout=10),
+            plugin.node.NodeGetInfo(csi.NodeGetInfoRequest(), timeout=10),
+        ):
+            with fails("UNAVAILABLE", "other"):
+                await call
+        assert (await plugin.create("here", parameters={"backend": "give"})) == here
+        await up(plugin, here.volume_id, mount())
+        await down(plugin, here.volume_id)
+        probe = await plugin.identity.Probe(csi.ProbeRequest())
+        assert probe.ready.value, "the node's own zfsilod answers"
+
+
+async def test_an_id_of_a_backend_that_is_not_configured(cluster: Cluster) -> None:
+    plugin = cluster.plugin
+    with fails("UNAVAILABLE", "not in the configuration"):
+        await plugin.delete("gone/csi-aaaaaaaaaaaaaaaaaaaaaaaaaa")
+    for odd in ("fake-vol-id", "a/b/c", "/", "UP/case", "é/x", "x" * 300):
+        await plugin.delete(odd)
+        with fails("NOT_FOUND"):
+            await plugin.get(odd)

@@ -1,0 +1,157 @@
+"""Snapshots, clones and groups as Kubernetes asks for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from csi.v1 import csi_pb2 as csi
+
+from tests.csi.cluster import GIB, Cluster, cluster_of, fails, mount
+from tests.csi.test_life import down, up
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.csi.cluster import Plugin
+
+SnapshotSource = csi.VolumeContentSource.SnapshotSource
+VolumeSource = csi.VolumeContentSource.VolumeSource
+
+
+async def snapshot(plugin: Plugin, volume_id: str, name: str = "snap-1") -> csi.Snapshot:
+    request = csi.CreateSnapshotRequest(name=name, source_volume_id=volume_id)
+    answer: csi.CreateSnapshotResponse = await plugin.controller.CreateSnapshot(request)
+    return answer.snapshot
+
+
+async def listed(plugin: Plugin, **fields: Any) -> list[str]:
+    answer = await plugin.controller.ListSnapshots(csi.ListSnapshotsRequest(**fields))
+    return [each.snapshot.snapshot_id for each in answer.entries]
+
+
+def from_snapshot(snapshot_id: str) -> csi.VolumeContentSource:
+    return csi.VolumeContentSource(snapshot=SnapshotSource(snapshot_id=snapshot_id))
+
+
+def from_volume(volume_id: str) -> csi.VolumeContentSource:
+    return csi.VolumeContentSource(volume=VolumeSource(volume_id=volume_id))
+
+
+async def written(plugin: Plugin, name: str = "pvc-1") -> str:
+    """Return a volume that was mounted once."""
+    volume = await plugin.create(name)
+    await up(plugin, volume.volume_id, mount())
+    await plugin.unmount(volume.volume_id)
+    await plugin.unstage(volume.volume_id)
+    await plugin.unpublish(volume.volume_id)
+    return volume.volume_id
+
+
+async def test_a_snapshot_outlives_its_volume(cluster: Cluster) -> None:
+    plugin = cluster.plugin
+    volume_id = await written(plugin)
+    taken = await snapshot(plugin, volume_id)
+    assert (taken.ready_to_use, taken.size_bytes, taken.source_volume_id) == (True, GIB, volume_id)
+    assert taken.creation_time.seconds > 0
+    assert (await snapshot(plugin, volume_id)).snapshot_id == taken.snapshot_id
+    await plugin.delete(volume_id)
+    assert await listed(plugin) == [taken.snapshot_id]
+    again = await plugin.create(volume_content_source=from_snapshot(taken.snapshot_id))
+    assert again.volume_id == volume_id, "its name was free"
+    assert again.content_source.snapshot.snapshot_id == taken.snapshot_id
+    with fails("ALREADY_EXISTS", "source"):
+        await plugin.create()
+
+
+async def test_a_clone_may_be_larger_and_never_smaller(cluster: Cluster) -> None:
+    plugin = cluster.plugin
+    volume_id = await written(plugin)
+    source = from_volume(volume_id)
+    larger = csi.CapacityRange(required_bytes=2 * GIB)
+    clone = await plugin.create("clone", volume_content_source=source, capacity_range=larger)
+    assert clone.capacity_bytes == 2 * GIB
+    await up(plugin, clone.volume_id, mount())
+    assert (await plugin.stats(clone.volume_id)).usage[0].total == 2 * GIB
+    same = await plugin.create("same", volume_content_source=source, capacity_range=None)
+    assert same.capacity_bytes == GIB
+    with fails("OUT_OF_RANGE"):
+        await plugin.create(
+            "small", volume_content_source=source,
+            capacity_range=csi.CapacityRange(required_bytes=GIB // 2),
+        )  # fmt: skip
+    with fails("NOT_FOUND"):
+        await plugin.create("none", volume_content_source=from_snapshot("give/csi-none"))
+    assert await listed(plugin) == [], "what a clone stands on is nobody's snapshot"
+    await down(plugin, clone.volume_id)
+
+
+async def test_lists_by_volume_by_id_and_in_pages(cluster: Cluster) -> None:
+    plugin = cluster.plugin
+    one = (await plugin.create("one")).volume_id
+    two = (await plugin.create("two")).volume_id
+    of_one = {(await snapshot(plugin, one, f"one-{n}")).snapshot_id for n in range(3)}
+    of_two = await snapshot(plugin, two, "two")
+    assert set(await listed(plugin, source_volume_id=one)) == of_one
+    assert await listed(plugin, snapshot_id=of_two.snapshot_id) == [of_two.snapshot_id]
+    assert await listed(plugin, snapshot_id=of_two.snapshot_id, source_volume_id=one) == []
+    assert await listed(plugin, snapshot_id="nobody's") == []
+    assert await listed(plugin, source_volume_id="nobody's") == []
+    first = await plugin.controller.ListSnapshots(csi.ListSnapshotsRequest(max_entries=3))
+    rest = await listed(plugin, starting_token=first.next_token)
+    found = {each.snapshot.snapshot_id for each in first.entries} | set(rest)
+    assert (len(first.entries), len(rest), len(found)) == (3, 1, 4)
+    with fails("ABORTED"):
+        await listed(plugin, starting_token="give:made-up")
+    with fails("ALREADY_EXISTS"):
+        await snapshot(plugin, one, "two")
+
+
+async def test_groups(cluster: Cluster) -> None:
+    plugin = cluster.plugin
+    volumes = [(await plugin.create(name)).volume_id for name in ("one", "two")]
+
+    async def create(name: str, ids: list[str]) -> csi.VolumeGroupSnapshot:
+        request = csi.CreateVolumeGroupSnapshotRequest(name=name, source_volume_ids=ids)
+        answer: csi.CreateVolumeGroupSnapshotResponse = (
+            await plugin.group.CreateVolumeGroupSnapshot(request)
+        )
+        return answer.group_snapshot
+
+    group = await create("group", volumes)
+    assert group.ready_to_use
+    assert {each.source_volume_id for each in group.snapshots} == set(volumes)
+    assert {each.group_snapshot_id for each in group.snapshots} == {group.group_snapshot_id}
+    assert {each.creation_time.seconds for each in group.snapshots} == {group.creation_time.seconds}
+    assert (await create("group", volumes)).group_snapshot_id == group.group_snapshot_id
+    with fails("ALREADY_EXISTS"):
+        await create("group", volumes[:1])
+    members = [each.snapshot_id for each in group.snapshots]
+    with fails("FAILED_PRECONDITION"):
+        await plugin.controller.DeleteSnapshot(csi.DeleteSnapshotRequest(snapshot_id=members[0]))
+    one = group.group_snapshot_id
+    with fails("INVALID_ARGUMENT"):
+        await plugin.group.GetVolumeGroupSnapshot(csi.GetVolumeGroupSnapshotRequest(
+            group_snapshot_id=one, snapshot_ids=members[:1]
+        ))  # fmt: skip
+    for _time in range(2):
+        await plugin.group.DeleteVolumeGroupSnapshot(csi.DeleteVolumeGroupSnapshotRequest(
+            group_snapshot_id=one, snapshot_ids=members
+        ))  # fmt: skip
+    assert await listed(plugin) == []
+    with fails("NOT_FOUND"):
+        await plugin.group.GetVolumeGroupSnapshot(
+            csi.GetVolumeGroupSnapshotRequest(group_snapshot_id=one)
+        )
+
+
+async def test_a_group_is_of_one_storage_host(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, {"give": ["default"], "other": ["default"]}) as cluster:
+        plugin = cluster.plugin
+        volumes = [
+            (await plugin.create(name, parameters={"backend": name})).volume_id
+            for name in ("give", "other")
+        ]
+        with fails("INVALID_ARGUMENT", "several storage hosts"):
+            await plugin.group.CreateVolumeGroupSnapshot(
+                csi.CreateVolumeGroupSnapshotRequest(name="group", source_volume_ids=volumes)
+            )
