@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod import __version__, certs, config, simulation
+from zfsilod import __version__, audit, certs, config, simulation
 from zfsilod.errors import Unavailable, ZfsiloError
 from zfsilod.launcher import LocalLauncher, SystemdLauncher
 from zfsilod.service import Service
@@ -107,6 +107,8 @@ async def _engine(
     machine = open_host(places, store)
     service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())
     stack.push_async_callback(service.close)
+    if not places.simulated:
+        service.audit.write = audit.to_journal
     launcher.listen(service.driver.poke)
     if isinstance(launcher, SystemdLauncher):
         service.driver.listeners.append(partial(_follow_down, service, launcher))

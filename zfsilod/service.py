@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from zfsilod import sight, sync, take, way
+from zfsilod.audit import Audit
 from zfsilod.checks import Room
 from zfsilod.drive import Driver, Launcher, Servers
 from zfsilod.errors import (
@@ -83,6 +84,8 @@ class Service:
         self._writer = ThreadPoolExecutor(1, "store")
         self._lookers = ThreadPoolExecutor(8, "look")
         self.driver = Driver(self)
+        self.audit = Audit()
+        self.driver.listeners.append(self.audit.operation)
         self.hanging: set[str] = set()  # volumes whose filesystems are being asked (stats.py)
 
     # Requests

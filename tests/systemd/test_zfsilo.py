@@ -182,6 +182,17 @@ def _until(so: Any, what: str) -> None:
         time.sleep(0.05)
 
 
+def test_changes_are_audited(sd: SystemdHost) -> None:
+    ctl(sd, "volume", "create", "data", "1G")
+    ctl(sd, "volume", "publish", "data", "nobody", check=False)
+    sd.run("journalctl", "--sync")
+    found = json.loads(ctl(sd, "audit", "--json").stdout)["records"]
+    made = [each for each in found if each["subject"] == "volumes/data"]
+    assert (made[-2]["action"], made[-2]["outcome"]) == ("create", "DONE")
+    assert (made[-1]["action"], made[-1]["outcome"]) == ("PublishVolume", "NOT_FOUND")
+    assert made[-1]["caller"] == "uid 0 (unix)"
+
+
 def test_d_bus_activates_the_daemon(sd: SystemdHost) -> None:
     sd.run("systemctl", "stop", "zfsilod.service")
     answer = sd.run("busctl", "call", *NOTHING.split(), "GetCapacity", "s", "")

@@ -41,6 +41,7 @@ from zfsilod.api.dbus_properties import clean
 from zfsilod.api.dbus_signals import Signals
 from zfsilod.bus import close_socket, connect
 from zfsilod.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
+from zfsilod.roles import READ
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -172,6 +173,14 @@ class DbusFront:
     @translated
     async def _answer(self, call: Message) -> Message:
         method = resolve(call)
+        try:
+            return await self._admitted(call, method)
+        except (DBusError, ZfsiloError) as error:
+            if method.action != READ and method.interface.startswith(NAME):
+                self._note_refused(call, method, error)
+            raise
+
+    async def _admitted(self, call: Message, method: Method) -> Message:
         caller = ""
         if method.interface != PEER:  # that only tells that we are there
             caller = await self._identities.authorize(
@@ -187,6 +196,12 @@ class DbusFront:
         raw = await asyncio.to_thread(reply._marshall) if large else reply._marshall()
         reply._marshall = lambda **_options: raw
         return reply
+
+    def _note_refused(self, call: Message, method: Method, error: DBusError | ZfsiloError) -> None:
+        uid = self._identities.known_uid(call.sender)
+        if isinstance(error, DBusError):
+            error = PermissionDenied(error.text, reason=error.type.rpartition(".")[2].upper())
+        self._service.audit.refused(f"uid {uid} (dbus)", method.name, call.path, error)
 
     async def _do(self, method: Method, call: Message, caller: str) -> list[Any]:
         if method.interface == PEER:

@@ -91,6 +91,10 @@ class Identities:
                 raise DBusError(NEEDS_PASSWORD, f"{text} without a password")
             raise DBusError(ErrorType.ACCESS_DENIED, f"{text}, says polkit")
 
+    def known_uid(self, sender: str) -> str:
+        """Return the user behind a name as far as it is known, for the audit."""
+        return str(self._uids.get(sender, "unknown"))
+
     async def _uid(self, sender: str) -> int:
         if sender not in self._uids:
             (uid,) = await self._ask("GetConnectionUnixUser", sender)

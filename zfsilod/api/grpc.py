@@ -32,6 +32,7 @@ from zfsilod.api.renewals import Renewals
 from zfsilod.api.snapshots import Snapshots
 from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, SNAPSHOTS, VOLUMES, path_of
 from zfsilod.api.volumes import Volumes
+from zfsilod.audit import is_change
 from zfsilod.auth import REVOKED, Callers
 from zfsilod.errors import Internal, Unauthenticated, Unavailable, ZfsiloError
 from zfsilod.model import Issued, Token
@@ -80,6 +81,7 @@ class GrpcServer:
         self._service = service
         self._door = door
         self._files = files
+        self._audit = service.audit
         self._callers = Callers(self._find_token, self._is_revoked)
         self._tasks: Tasks = set()
         self._stopping = asyncio.Event()
@@ -143,14 +145,22 @@ class GrpcServer:
         )
 
     def _guard(self, path: str, work: Any, *, foreign: bool) -> Callable[[Any, Any], Any]:
+        changes, name = is_change(path), path.rpartition("/")[2]
+
         async def guarded(request: Any, context: Any) -> Any:
             try:
                 call = self._admit(path, context)
-                return await work(request, context if foreign else call)
+                answer = await work(request, context if foreign else call)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
                 found = _presentable(error, path)
+            else:
+                if changes and not hasattr(answer, "operation"):
+                    self._audit.record(str(call.caller), name, _subject(request), outcome="DONE")
+                return answer
+            if changes and not getattr(request, "validate_only", False):
+                self._audit.refused(self._who(context), name, _subject(request), found)
             return await context.abort(*status.to_status(found))
 
         return guarded
@@ -179,6 +189,14 @@ class GrpcServer:
         authorize(caller, path)
         return Call(self._service, caller, context, self._tasks)
 
+    def _who(self, context: Any) -> str:
+        """Return who calls, as far as it is known: for the audit of what is refused."""
+        try:
+            return str(self._identify(context))
+        except ZfsiloError:
+            peer = self._door.peer(context.peer())
+            return f"nobody ({peer.address})" if peer else "nobody"
+
     def _identify(self, context: Any) -> Caller:
         name = context.peer()
         peer = self._door.peer(name)
@@ -204,6 +222,12 @@ class GrpcServer:
         with self._service.store.read() as txn:
             found = txn.get(Issued, fingerprint)
         return found is not None and found.revoked_at != 0
+
+
+def _subject(request: Any) -> str:
+    """Return what a request is about, as it says."""
+    found = (getattr(request, each, "") for each in ("name", "volume_id", "host_id", "volume"))
+    return next((each for each in found if isinstance(each, str) and each), "")
 
 
 async def _until(stopping: asyncio.Event, answers: Stream) -> Stream:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zfsilod.audit import Audit, to_journal
 from zfsilod.ctl import places
 from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
 from zfsilod.store import Store
@@ -24,6 +25,13 @@ def check_here(given: Namespace, what: str) -> None:
         raise InvalidArgument(f"{what} on the server itself, without -H", reason="LOCAL")
     if not os.access(places.state(), os.R_OK | os.W_OK | os.X_OK) and places.state().exists():
         raise PermissionDenied(f"{places.state()} is for root only: use sudo", reason="NOT_ROOT")
+
+
+def record(action: str, subject: str) -> None:
+    """Leave a record of what root did to whom this host believes."""
+    if not places.simulation():
+        caller = f"uid {os.getuid()} (zfsiloctl)"
+        Audit(to_journal).record(caller, action, subject, outcome="DONE")
 
 
 @contextmanager

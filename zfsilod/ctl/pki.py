@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod import certs, pki
 from zfsilod.ctl import answers, places, servers
-from zfsilod.ctl.local import check_here, new_file, opened_store
+from zfsilod.ctl.local import check_here, new_file, opened_store, record
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
 from zfsilod.model import Issued
@@ -41,6 +41,7 @@ def init(given: Namespace) -> None:
             f"this host has an authority: {files().authority}", reason="HAS_AUTHORITY"
         )
     ensure(tuple(given.name))
+    record("pki init", host_id())
     if not given.quiet:
         print(f"{host_id()} is its own authority now, and known as {', '.join(_names())}")
         print("  once:            systemctl enable --now zfsilo-renew.timer")
@@ -74,6 +75,7 @@ def issue(given: Namespace) -> None:
                 sys.stdout.write(certs.make_join(join))
             else:
                 path.write_text(certs.make_join(join))
+    record("pki issue", str(identity))
     if path is not None and not given.quiet:
         print(f"{path}: for {identity}, who reaches this server at {join.address}")
         use = f"join {path.name}" if given.kind == "host" else f"-H {path.name} volume list"
@@ -107,6 +109,7 @@ def revoke(given: Namespace) -> None:
             raise NotFound(f"there is no certificate of {given.name}: zfsiloctl pki list")
         for each in found:
             txn.put(each.but(revoked_at=each.revoked_at or now))
+    record("pki revoke", given.name)
     if not (given.quiet or given.json):
         print("".join(f"{each.id[:16]} of {each.subject}: revoked\n" for each in found), end="")
 
@@ -132,6 +135,7 @@ def import_pem(given: Namespace) -> None:
     """Take a certificate from elsewhere: an authority, or this host's own with its key."""
     check_here(given, WHAT)
     pem = _read(given.file)
+    record("pki import", given.file)
     files().directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if pki.is_authority(pem) and not given.key:
         files().trusted.mkdir(mode=0o700, exist_ok=True)

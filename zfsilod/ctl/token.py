@@ -13,7 +13,7 @@ from zfsilod import certs
 from zfsilod.auth import new_token
 from zfsilod.ctl import answers
 from zfsilod.ctl.amount import show_age
-from zfsilod.ctl.local import new_file, opened_store
+from zfsilod.ctl.local import new_file, opened_store, record
 from zfsilod.ctl.pki import access
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import NotFound
@@ -71,6 +71,7 @@ def revoke(given: Namespace) -> None:
         if found is None:
             raise NotFound(f"there is no token {given.name}: zfsiloctl token list")
         txn.drop(Token.bucket(), found.key)
+    record("token revoke", found.id)
     if not (given.quiet or given.json):
         print(f"{found.id} (of {found.role} {found.subject}): revoked")
 
@@ -91,6 +92,7 @@ def moment(seconds: int) -> str:
 def _keep(store: Store, token: Token) -> None:
     with store.write() as txn:
         txn.put(token)
+    record("token create", f"{token.role} {token.subject} {token.id}")
 
 
 def _show_token(given: Namespace, token: Token, text: str) -> None:

@@ -20,6 +20,7 @@ TOOLS = {
     "blkid": "util-linux",
     "e2fsck": "e2fsprogs",
     "iscsiadm": "open-iscsi",
+    "journalctl": "systemd",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "modprobe": "kmod",

@@ -1,0 +1,128 @@
+"""The audit: one record for each change, made or refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from zfsilo.v1 import service_pb2
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.running import DATA, create, publish, refused
+from zfsilod import pki
+from zfsilod.api.stub import SERVICES, path_of
+from zfsilod.audit import is_change
+from zfsilod.ctl import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.api.running import Front
+
+Records = list[dict[str, str]]
+
+
+@pytest.fixture
+def records(front: Front) -> Records:
+    found: Records = []
+    front.service.audit.write = lambda _sentence, fields: found.append(fields)
+    return found
+
+
+def test_every_mutation_is_one() -> None:
+    for service in SERVICES:
+        for method in service.methods:
+            if "validate_only" in method.input_type.fields_by_name:
+                assert is_change(path_of(method)), method.name
+
+
+async def test_an_operation_is_recorded_with_its_end(front: Front, records: Records) -> None:
+    api = front.role("admin", "ops")
+    answer = await api.volumes.CreateVolume(create())
+    (found,) = records
+    assert found.pop("ZFSILO_CALLER").startswith("admin ops (certificate ")
+    assert found == {
+        "ZFSILO_AUDIT": "1", "ZFSILO_ACTION": "create", "ZFSILO_SUBJECT": DATA,
+        "ZFSILO_OPERATION": answer.operation.name.partition("/")[2], "ZFSILO_OUTCOME": "DONE",
+    }  # fmt: skip
+    front.service.poke(answer.operation.name.partition("/")[2])  # systemd tells twice
+    assert len(records) == 1
+
+
+async def test_what_is_refused_is_recorded(front: Front, records: Records) -> None:
+    with refused("PERMISSION_DENIED"):
+        await front.role("reader", "mon").volumes.CreateVolume(create())
+    with refused("UNAUTHENTICATED"):
+        await front.as_(front.access()).volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
+    with refused("NOT_FOUND"):
+        await front.root().volumes.PublishVolume(publish())
+    outcomes = [
+        (each["ZFSILO_ACTION"], each["ZFSILO_SUBJECT"], each["ZFSILO_OUTCOME"]) for each in records
+    ]
+    assert outcomes == [
+        ("CreateVolume", "data", "PERMISSION_DENIED"),
+        ("DeleteVolume", DATA, "UNAUTHENTICATED"),
+        ("PublishVolume", DATA, "NOT_FOUND"),
+    ]
+    assert records[1]["ZFSILO_CALLER"] == "nobody (127.0.0.1)"
+
+
+async def test_a_failed_operation_is_one_record(front: Front, records: Records) -> None:
+    front.zfsilo.host.facts.light_fuse(1, when="after", how="error")
+    with refused("INTERNAL"):
+        await front.root().volumes.CreateVolume(create())
+    assert [each["ZFSILO_OUTCOME"] for each in records] == ["ROLLED_BACK"]
+
+
+async def test_reading_is_not_recorded_but_taking_secrets_is(
+    front: Front, records: Records
+) -> None:
+    root = front.root()
+    await root.volumes.CreateVolume(create())
+    await root.volumes.PublishVolume(publish())
+    records.clear()
+    await root.volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
+    planned = create("more")
+    planned.validate_only = True
+    await root.volumes.CreateVolume(planned)
+    take = front.role("host", "take")
+    answer = await take.volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA))
+    request = pki.make_request().certificate_pem.decode()
+    await take.service.RenewCertificate(service_pb2.RenewCertificateRequest(request=request))
+    assert [each["ZFSILO_ACTION"] for each in records] == ["FetchConnection", "RenewCertificate"]
+    assert answer.chap.password not in str(records)
+
+
+async def test_hostile_names_make_one_line(front: Front, records: Records) -> None:
+    with refused("INVALID_ARGUMENT"):
+        await front.root().volumes.DeleteVolume(
+            pb.DeleteVolumeRequest(name="a\nZFSILO_CALLER=root\n" + "x" * 1000)
+        )
+    (found,) = records
+    assert "\n" not in found["ZFSILO_SUBJECT"]
+    assert len(found["ZFSILO_SUBJECT"]) <= 300
+
+
+def test_zfsiloctl_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {
+        "__REALTIME_TIMESTAMP": "1700000000000000", "_UID": "0", "ZFSILO_AUDIT": "1",
+        "ZFSILO_CALLER": "uid 0 (unix)", "ZFSILO_ACTION": "create", "ZFSILO_OUTCOME": "DONE",
+        "ZFSILO_SUBJECT": "volumes/data",
+    }  # fmt: skip
+    forged = entry | {"_UID": "1000", "ZFSILO_CALLER": "forged"}
+    failed = entry | {"ZFSILO_OUTCOME": "PERMISSION_DENIED", "ZFSILO_REASON": "ROLE"}
+    lines = "\n".join(json.dumps(each) for each in (entry, forged, failed))
+    tool = tmp_path / "journalctl"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}\nEND\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("ZFSILO_TOOLS_PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    assert main(["audit"]) == 0
+    shown = capsys.readouterr().out
+    assert "2023-11-14T22:13:20Z" in shown
+    assert "forged" not in shown
+    assert main(["audit", "--refused", "--json"]) == 0
+    assert [each["reason"] for each in json.loads(capsys.readouterr().out)["records"]] == ["ROLE"]

@@ -1,0 +1,62 @@
+"""`zfsiloctl audit`: what the journal has of who changed what, or was refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from zfsilod.audit import FIELDS, MARK
+from zfsilod.ctl import answers
+from zfsilod.ctl.local import check_here
+from zfsilod.ctl.table import show_table
+from zfsilod.errors import InvalidArgument
+from zfsilod.host.run import Runner
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+JOURNAL_S = 60.0
+MOST = 10_000
+GOOD = "DONE"
+
+
+def audit(given: Namespace) -> None:
+    """Print the records, oldest first."""
+    check_here(given, "the audit is read")
+    found = [each for each in _records(given.since) if _is_wanted(given, each)]
+    if given.json:
+        print(answers.dumps({"records": found}))
+        return
+    rows = [
+        [each["time"], *(each.get(name.lower(), "") for name in FIELDS)] for each in found
+    ]  # fmt: skip
+    show_table(("TIME", *FIELDS), rows)
+
+
+def _records(since: str) -> list[dict[str, str]]:
+    if since.startswith("-") and not since[1:2].isdigit():
+        raise InvalidArgument(f"{since[:40]!r} is no time", reason="USAGE")
+    words = ["journalctl", "--output=json", "--no-pager", f"--lines={MOST}"]
+    words += [f"--since={since or 'today'}", f"{MARK}=1"]
+    lines = Runner()(words, timeout_s=JOURNAL_S).stdout.splitlines()
+    return [_record(json.loads(line)) for line in lines]
+
+
+def _record(entry: dict[str, object]) -> dict[str, str]:
+    """Return what an entry says, and which user wrote it."""
+    moment = int(str(entry["__REALTIME_TIMESTAMP"])) // 1_000_000
+    said = {name.lower(): str(entry.get(f"ZFSILO_{name}", "")) for name in FIELDS}
+    shown = {name: value for name, value in said.items() if value}
+    return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))} | shown | {
+        "uid": str(entry.get("_UID", ""))
+    }  # fmt: skip
+
+
+def _is_wanted(given: Namespace, record: dict[str, str]) -> bool:
+    """Leave out what was asked to be, and what somebody else than root has written."""
+    return (
+        record.pop("uid") == "0"
+        and given.caller in record.get("caller", "")
+        and not (given.refused and record.get("outcome") == GOOD)
+    )
