@@ -14,8 +14,8 @@ VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
 RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: help demo lab bench test check unit systemd-test lab-test deb deb-test nix-test lint stubs install
-.PHONY: crash-test crash crash-long install-files docs clean
+.PHONY: help demo lab bench fuzz test check unit systemd-test lab-test deb deb-test nix-test lint stubs
+.PHONY: install crash-test crash crash-long install-files docs clean
 .PHONY: csi-test sanity
 
 help:
@@ -79,6 +79,10 @@ crash-long: stubs
 crash-test: stubs
 	$(RUN) -m tests.crash --short matrix
 	ZFSILO_THOROUGH=1 $(PYTEST) tests/host/test_tool_faults.py
+
+## make fuzz     100,000 mutated messages, 20,000 D-Bus calls, and texts for every parser
+fuzz: stubs
+	$(RUN) -m tests.fuzz
 
 ## make bench    the figures of the README
 bench: stubs

@@ -10,7 +10,36 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY_BYTES = 32
+CREDENTIAL = "zfsilo.key"  # systemd.exec(5), LoadCredentialEncrypted=
 NONCE_BYTES = 12
+
+
+class Secret:
+    """A text that does not show itself: not in messages, logs, tracebacks, JSON or pickles."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text, for the one who must write or send it."""
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    def __format__(self, _form: str) -> str:
+        return "Secret(...)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secrets are not pickled")
 
 
 class Chap:
@@ -20,9 +49,9 @@ class Chap:
         self, *, username: str, password: str, mutual_username: str, mutual_password: str
     ) -> None:
         self.username = username
-        self.password = password
+        self.password = Secret(password)
         self.mutual_username = mutual_username
-        self.mutual_password = mutual_password
+        self.mutual_password = Secret(mutual_password)
 
     @classmethod
     def make(cls, *, username: str, mutual_username: str) -> Chap:
@@ -37,9 +66,9 @@ class Chap:
         """Return the four values for the one who must write them. Never log what this returns."""
         return {
             "username": self.username,
-            "password": self.password,
+            "password": self.password.reveal(),
             "mutual_username": self.mutual_username,
-            "mutual_password": self.mutual_password,
+            "mutual_password": self.mutual_password.reveal(),
         }
 
     def __eq__(self, other: object) -> bool:
@@ -56,7 +85,14 @@ class Chap:
 
 
 def load_key(path: Path) -> bytes:
-    """Read the store's key, and make it on first use: 32 random bytes, for root only."""
+    """Return the store's key: of systemd's credentials where there, else of a file of root's.
+
+    The file is made on first use: 32 random bytes.
+    """
+    given = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if given and os.access(f"{given}/{CREDENTIAL}", os.R_OK):
+        with open(f"{given}/{CREDENTIAL}", "rb") as file:  # noqa: PTH123 - pathlib costs a worker 5 ms
+            return file.read()
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +13,7 @@ from zfsilo.v1 import host_pb2, operation_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import TAKE, create, made, refused
-from zfsilod import certs, pki
+from zfsilod import certs, pki, secret
 from zfsilod.errors import InvalidArgument, Unauthenticated
 from zfsilod.model import Issued
 
@@ -134,6 +136,34 @@ def test_errors_never_quote_a_join_file() -> None:
 )  # fmt: skip
 def test_addresses(address: str, expected: tuple[str, int]) -> None:
     assert certs.split_address(address) == expected
+
+
+def test_a_secret_does_not_show_itself() -> None:
+    chap = secret.Chap.make(username="a", mutual_username="b")
+    text = chap.password.reveal()
+    assert len(bytes.fromhex(text)) * 8 == 128
+    shown = (
+        f"{chap} {chap!r} {chap.password} {chap.password!r} {chap.password:>40}",
+        f"{chap.password} {chap.password!r}", str(vars(chap)), repr([chap.password]),
+    )  # fmt: skip
+    assert not [each for each in shown if text in each]
+    for hidden in (chap, chap.password, access()):
+        with pytest.raises(TypeError):
+            pickle.dumps(hidden)
+    with pytest.raises(TypeError):
+        json.dumps({"password": chap.password})
+
+
+def test_the_sealing_key_may_be_a_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_here = secret.load_key(tmp_path / "key")
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    (tmp_path / secret.CREDENTIAL).write_bytes(b"k" * 32)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert secret.load_key(tmp_path / "key") == b"k" * 32 != made_here
+    (tmp_path / secret.CREDENTIAL).unlink()
+    assert secret.load_key(tmp_path / "key") == made_here
 
 
 # On the wire

@@ -16,6 +16,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
@@ -34,7 +35,7 @@ from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, SNAPSHOTS, VO
 from zfsilod.api.volumes import Volumes
 from zfsilod.audit import is_change
 from zfsilod.auth import REVOKED, Callers
-from zfsilod.errors import Internal, Unauthenticated, Unavailable, ZfsiloError
+from zfsilod.errors import Internal, InvalidArgument, Unauthenticated, Unavailable, ZfsiloError
 from zfsilod.model import Issued, Token
 from zfsilod.roles import authorize
 
@@ -66,8 +67,19 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 Stream = AsyncGenerator[Any, None]
+MALFORMED = object()  # in place of a request that cannot be read
 
 log = logging.getLogger(__name__)
+
+
+class Health(health_aio.HealthServicer):  # type: ignore[misc]
+    """The standard service, with the method that the library leaves out."""
+
+    async def List(self, _request: Any, _context: Any) -> health_pb2.HealthListResponse:
+        found = health_pb2.HealthListResponse()
+        for name, serving in self._server_status.items():
+            found.statuses[name].status = serving
+        return found
 
 
 class GrpcServer:
@@ -85,7 +97,7 @@ class GrpcServer:
         self._callers = Callers(self._find_token, self._is_revoked)
         self._tasks: Tasks = set()
         self._stopping = asyncio.Event()
-        self._health = health_aio.HealthServicer()
+        self._health = Health()
         self._server = grpc.aio.server(
             options=(*OPTIONS, *options), maximum_concurrent_rpcs=MAX_CALLS
         )
@@ -139,18 +151,21 @@ class GrpcServer:
         else:
             kind = grpc.unary_unary_rpc_method_handler
         return kind(
-            guard(path_of(method), work, foreign=foreign),
-            request_deserializer=GetMessageClass(method.input_type).FromString,
+            guard(method, work, foreign=foreign),
+            request_deserializer=_parser(GetMessageClass(method.input_type)),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
 
-    def _guard(self, path: str, work: Any, *, foreign: bool) -> Callable[[Any, Any], Any]:
-        changes, name = is_change(path), path.rpartition("/")[2]
+    def _guard(
+        self, method: MethodDescriptor, work: Any, *, foreign: bool
+    ) -> Callable[[Any, Any], Any]:
+        path, name = path_of(method), method.name
+        changes = is_change(path)
 
         async def guarded(request: Any, context: Any) -> Any:
             try:
                 call = self._admit(path, context)
-                answer = await work(request, context if foreign else call)
+                answer = await work(_checked(request), context if foreign else call)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -165,11 +180,16 @@ class GrpcServer:
 
         return guarded
 
-    def _stream_guard(self, path: str, work: Any, *, foreign: bool) -> Callable[[Any, Any], Any]:
+    def _stream_guard(
+        self, method: MethodDescriptor, work: Any, *, foreign: bool
+    ) -> Callable[[Any, Any], Any]:
+        path, streaming = path_of(method), method.client_streaming
+
         async def guarded(request: Any, context: Any) -> Any:
             try:
                 call = self._admit(path, context)
-                answers = work(request, context if foreign else call)
+                asked = _all_checked(request) if streaming else _checked(request)
+                answers = work(asked, context if foreign else call)
                 async with aclosing(_until(self._stopping, answers)) as until_stopped:
                     async for answer in until_stopped:
                         self._admit(path, context)  # who was revoked meanwhile learns no more
@@ -222,6 +242,29 @@ class GrpcServer:
         with self._service.store.read() as txn:
             found = txn.get(Issued, fingerprint)
         return found is not None and found.revoked_at != 0
+
+
+def _parser(kind: Any) -> Callable[[bytes], Any]:
+    """Return what reads a request; a wrong one is refused by the guard, not by grpc as INTERNAL."""
+
+    def parse(raw: bytes) -> Any:
+        try:
+            return kind.FromString(raw)
+        except DecodeError:
+            return MALFORMED
+
+    return parse
+
+
+def _checked(request: Any) -> Any:
+    if request is MALFORMED:
+        raise InvalidArgument("the request is no message of its type", reason="MALFORMED")
+    return request
+
+
+async def _all_checked(requests: Any) -> Stream:
+    async for each in requests:
+        yield _checked(each)
 
 
 def _subject(request: Any) -> str:

@@ -292,9 +292,9 @@ def _settings(chap: Chap) -> dict[str, str]:
     """Return what our records say. "In" is what the target has to answer with: iscsid.conf(5)."""
     secrets = {
         "node.session.auth.username": chap.username,
-        "node.session.auth.password": chap.password,
+        "node.session.auth.password": chap.password.reveal(),
         "node.session.auth.username_in": chap.mutual_username,
-        "node.session.auth.password_in": chap.mutual_password,
+        "node.session.auth.password_in": chap.mutual_password.reveal(),
     }
     if not all(value.isprintable() for value in secrets.values()):
         raise InvalidArgument("the CHAP secrets have characters that no record can hold")

@@ -283,9 +283,9 @@ def _auth(chap: Chap) -> dict[str, str]:
     """Return the values of an ACL's auth folder. "Mutual" is what the target answers with."""
     return {
         "userid": chap.username,
-        "password": chap.password,
+        "password": chap.password.reveal(),
         "userid_mutual": chap.mutual_username,
-        "password_mutual": chap.mutual_password,
+        "password_mutual": chap.mutual_password.reveal(),
     }
 
 

@@ -9,6 +9,7 @@ import struct
 
 EXT_OFFSET = 1024
 EXT_MAGIC = 0xEF53
+XFS_BYTES = 48  # of its superblock, as far as it is read
 XFS_MAGIC = b"XFSB"
 BYTES = 4096  # enough of the device's start for all of them
 
@@ -41,7 +42,7 @@ class Superblock:
 
 def parse(start: bytes) -> Superblock | None:
     """Return the superblock in the first bytes of a device, or None."""
-    if start[:4] == XFS_MAGIC:
+    if len(start) >= XFS_BYTES and start[:4] == XFS_MAGIC:
         return _xfs(start)
     block = start[EXT_OFFSET:]
     if len(block) >= 1024 and struct.unpack_from("<H", block, 56)[0] == EXT_MAGIC:

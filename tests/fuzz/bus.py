@@ -1,0 +1,100 @@
+"""D-Bus calls of wrong and hostile values over all members: an error is fine, a defect is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from dbus_next import Message, Variant
+from dbus_next.signature import SignatureTree
+
+from tests.api.dbus_setup import GIB, house
+from tests.fuzz.values import Chance
+from zfsilod.api.dbus_contract import MANAGER, NAME, ROOT, interfaces, path_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.api.dbus_setup import Client
+
+AT_ONCE = 16
+DEADLINE_S = 20
+DEFECT = f"{NAME}.Error.Internal"
+SIGNATURES = ("", "s", "t", "a{sv}", "sa{sv}", "ssa{sv}", "as", "v", "b", "sta{sv}", "a{ss}", "o")
+
+
+class Outcome:
+    """What came of the calls."""
+
+    def __init__(self) -> None:
+        self.errors: Counter[str] = Counter()
+        self.failures: list[str] = []
+
+
+async def fuzz(directory: Path, count: int, seed: int) -> Outcome:
+    """Make so many calls of a zfsilod of our own."""
+    outcome = Outcome()
+    async with house(directory) as home:
+        client = await home.client()
+        await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
+        numbers = iter(range(count))
+
+        async def work() -> None:
+            for number in numbers:
+                await call(client, outcome, seed + number)
+
+        await asyncio.gather(*(work() for _each in range(AT_ONCE)))
+        client.messages.clear()
+        await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "alive-still", GIB, {})
+    return outcome
+
+
+async def call(client: Client, outcome: Outcome, seed: int) -> None:
+    """Make one call that its seed decides."""
+    chance = Chance(seed)
+    methods = [m for each in interfaces().values() for m in each.methods.values()]
+    method = chance.draw.choice(methods)
+    takes = method.takes if chance.draw.random() < 0.8 else chance.draw.choice(SIGNATURES)
+    path = chance.draw.choice((
+        ROOT, "/", path_of("volume", "data"), path_of("volume", "nothing"), path_of("host", "take"),
+        path_of("operation", "0" * 26), f"{ROOT}/volume/_zz", f"{ROOT}/other/x",
+    ))  # fmt: skip
+    message = Message(
+        destination=NAME, path=path, interface=chance.draw.choice((method.interface, None)),
+        member=method.name, signature=takes,
+        body=[value(chance, each) for each in SignatureTree(takes).types],
+    )  # fmt: skip
+    async with asyncio.timeout(DEADLINE_S):
+        reply = await client.bus.call(message)
+    outcome.errors[reply.error_name or "answered"] += 1
+    if reply.error_name == DEFECT:
+        outcome.failures.append(f"seed {seed}: {method.interface}.{method.name}: {reply.body}")
+
+
+def value(chance: Chance, kind: Any) -> Any:
+    """Return a value of a type."""
+    match kind.token:
+        case "s":
+            return chance.text().replace("\0", "")
+        case "o":
+            return ROOT
+        case "t" | "u":
+            return chance.number((1 << (64 if kind.token == "t" else 32)) - 1, 0)
+        case "b":
+            return chance.draw.random() < 0.5
+        case "v":
+            inner = SignatureTree(chance.draw.choice(("s", "t", "b", "as", "a{ss}", "u"))).types[0]
+            return Variant(inner.signature, value(chance, inner))
+        case "a" if kind.children[0].token == "{":
+            key, item = kind.children[0].children
+            names = ("host", "force", "path", "labels", "mode", "validate_only", "", "etag", "thin")
+            return {
+                chance.draw.choice(names) if key.token == "s" else value(chance, key): value(
+                    chance, item
+                )
+                for _each in range(chance.draw.randrange(4))
+            }
+        case "a":
+            return [value(chance, kind.children[0]) for _each in range(chance.draw.randrange(4))]
+    raise AssertionError(f"no value of type {kind.signature}")

@@ -1,0 +1,88 @@
+"""Every parser of foreign text: it reads, or it says in a ZfsiloError what is wrong."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+from zfsilo.v1 import volume_pb2 as pb
+
+from zfsilod import certs, config, node, pki, take
+from zfsilod.api import filter as filters
+from zfsilod.api import messages
+from zfsilod.api.dbus_contract import split, unescape
+from zfsilod.api.pages import Pages
+from zfsilod.errors import ZfsiloError
+from zfsilod.host import mountinfo, superblock, zfs_words
+from zfsilod.host.run import Completed
+from zfsilod.verbs import check_id, check_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Texts of the alphabets that the parsers know, so that they get further than the first character.
+TABLE = st.text("tank/zfsilo:volsize\t\n- 0123456789,local", max_size=200)
+FILTERS = st.text("abcid=!:()ANDORT \"\\.*'", max_size=200)
+TOML = st.text("[]=\"'\n givetokn.{},0123#_", max_size=200)
+MOUNTS = st.text("0123456789: /-\\abcro,rw\n", max_size=200)
+ANY = st.text(max_size=300)
+PAGES = Pages(b"k" * 32)
+
+
+def _config(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "zfsilod.toml").write_text(text, errors="replace")
+        config.load(Path(folder))
+
+
+def _page(text: str) -> None:
+    request = pb.ListVolumesRequest(page_token=text.encode(errors="replace").decode())
+    PAGES.request("ListVolumes", request)
+
+
+def _mounts(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        with suppress(ValueError, IndexError):  # the kernel writes it: it may say so loudly
+            mountinfo.read(Path(file.name))
+
+
+def _refusal(text: str) -> None:
+    done = Completed(("zfs",), 1, text, text)
+    zfs_words.refused(done, zfs_words.reason_of(done, "create", "tank/a"), "tank/a")
+
+
+PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
+    "zfs table": (TABLE, zfs_words.table),
+    "zfs refusal": (ANY, _refusal),
+    "zfs number": (ANY, zfs_words.in_bytes),
+    "dataset": (ANY, zfs_words.checked),
+    "superblock": (st.binary(max_size=70_000), superblock.parse),
+    "mountinfo": (st.one_of(st.binary(max_size=200), MOUNTS.map(str.encode)), _mounts),
+    "filter": (st.one_of(ANY, FILTERS), lambda text: filters.parse(text, ("id", "labels"))),
+    "page token": (ANY, _page),
+    "configuration": (st.one_of(ANY, TOML), _config),
+    "join file": (st.one_of(ANY, TOML), certs.parse_join),
+    "address": (ANY, certs.split_address),
+    "certificate": (st.binary(max_size=500), lambda der: pki.identify(der, b"", ("host",))),
+    "certificate file": (st.binary(max_size=500), pki.load),
+    "object path": (ANY, split),
+    "object name": (ANY, unescape),
+    "id": (ANY, check_id),
+    "labels": (st.dictionaries(ANY, ANY), lambda found: check_labels(tuple(found.items()))),
+    "volume name": (ANY, messages.volume_id),
+    "operation name": (ANY, messages.operation_id),
+    "mount path": (ANY, take.check_path),
+    "mount options": (st.lists(ANY), lambda found: take.check_options(tuple(found))),
+    "path of a node": (ANY, lambda text: node.check_path(text, ("/var/lib/kubelet",))),
+}
+
+
+def try_parser(name: str, given: Any) -> None:
+    """Give something to a parser; it may refuse it, but only in its own words."""
+    with suppress(ZfsiloError):
+        PARSERS[name][1](given)
