@@ -125,5 +125,5 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_every_tool_has_a_package() -> None:
-    by_hand = {"systemctl", "zpool"}  # of doctor and setup
+    by_hand = {"journalctl", "systemctl", "zpool"}  # of audit, doctor and setup
     assert {*SERVER_TOOLS, *CONSUMER_TOOLS, *XFS_TOOLS, *by_hand} == set(TOOLS)
