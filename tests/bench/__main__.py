@@ -10,7 +10,16 @@ from pathlib import Path
 from tests.bench.table import Figure, load, table
 
 PROTO = Path(__file__).parents[2] / "proto"
-BENCHES = ("operation", "throughput", "front_door", "cold_start", "lifecycle", "metrics", "many")
+BENCHES = (
+    "operation",
+    "throughput",
+    "front_door",
+    "cold_start",
+    "lifecycle",
+    "metrics",
+    "many",
+    "idle",
+)
 
 
 def main() -> int:

@@ -1,0 +1,137 @@
+"""Planted secrets appear in no answer, error, log, record or property, whoever asks for what."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.message_factory import GetMessageClass
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.dbus_setup import GIB, house
+from tests.api.running import DATA, connect, create, publish
+from zfsilod.api.dbus_contract import MANAGER, ROOT, VOLUME, path_of
+from zfsilod.api.stub import SERVICES
+from zfsilod.api.stub import path_of as method_path
+from zfsilod.secret import Chap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.api.running import Front
+
+PLANTED = ("planted-secret-of-the-target", "planted-secret-of-the-host")
+NAMES = {
+    "name": DATA, "volume": DATA, "host": "hosts/take", "server": "give", "volume_id": "data",
+    "local_name": "data", "path": "/srv/data", "filter": "id = data",
+}  # fmt: skip
+WHO = ("admin", "controller", "reader", "host", "other host", "node", "token", "nobody")
+
+
+@pytest.fixture
+def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*, username: str, mutual_username: str) -> Chap:
+        return Chap(
+            username=username, password=PLANTED[0],
+            mutual_username=mutual_username, mutual_password=PLANTED[1],
+        )  # fmt: skip
+
+    monkeypatch.setattr(Chap, "make", make)
+
+
+def found_in(text: str | bytes) -> list[str]:
+    """Return the planted secrets in something, plain or as hex."""
+    raw = text.encode() if isinstance(text, str) else text
+    forms = {each: (each.encode(), each.encode().hex().encode()) for each in PLANTED}
+    return [name for name, looks in forms.items() if any(look in raw for look in looks)]
+
+
+@pytest.mark.usefixtures("_planted")
+async def test_no_answer_shows_a_secret(
+    front: Front, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    records: list[Any] = []
+    front.service.audit.write = lambda *record: records.append(record)
+    root = front.root()
+    await root.volumes.CreateVolume(create())
+    await root.volumes.PublishVolume(publish())
+    await root.volumes.ConnectVolume(connect())
+    own = await front.role("host", "take").volumes.FetchConnection(
+        pb.FetchConnectionRequest(name=DATA)
+    )
+    assert own.chap.password == PLANTED[0]  # it is planted, and the one who may know it does
+    told = {"records": json.dumps(records, default=str), "log": caplog.text}
+    for who in WHO:
+        channel = channel_of(front, who)
+        for service in SERVICES:
+            for method in service.methods:
+                may = method.name == "FetchConnection" and who in ("admin", "host")
+                if not may and not method.name.startswith(("Delete", "Unpublish", "Disconnect")):
+                    told[f"{method.name} to {who}"] = await said(channel, method)
+    captured = capfd.readouterr()
+    told |= {"stdout": captured.out, "stderr": captured.err, "log at the end": caplog.text}
+    with front.service.store.read() as txn:
+        told["store"] = str([bytes(value) for _key, value in txn._handle.cursor()])
+    assert {place: found_in(text) for place, text in told.items() if found_in(text)} == {}
+
+
+def channel_of(front: Front, who: str) -> Any:
+    """Return the channel of somebody of WHO."""
+    match who:
+        case "node":
+            front.node()
+        case "token":
+            front.bearer(front.token("controller", "csi"))
+        case "nobody":
+            front.as_(front.access())
+        case "other host":
+            front.role("host", "other")
+        case "admin" | "controller" | "reader" | "host":
+            front.role(who, "take")
+    return front.channels[-1]
+
+
+async def said(channel: Any, method: Any) -> str:
+    """Call a method about the volume, and return all that comes back."""
+    request = GetMessageClass(method.input_type)()
+    for field in method.input_type.fields:
+        if field.name in NAMES and field.cpp_type == field.CPPTYPE_STRING and not field.is_repeated:
+            setattr(request, field.name, NAMES[field.name])
+    text = io.StringIO()
+    kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+    call = kind(method_path(method))(request.SerializeToString(), timeout=1)
+    try:
+        answer = await (call.read() if method.server_streaming else call)
+        text.write(repr(answer))
+        call.cancel()
+    except grpc.aio.AioRpcError as error:
+        text.write(f"{error!r} {error.trailing_metadata()} {error.initial_metadata()}")
+    return text.getvalue()
+
+
+@pytest.mark.usefixtures("_planted")
+async def test_no_property_shows_a_secret(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        client = await home.client()
+        await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
+        await client.done(path_of("volume", "data"), VOLUME, "Publish", "sa{sv}", "take", {})
+        await client.done(ROOT, MANAGER, "Connect", "ssa{sv}", "take", "data", {})
+        assert home.store.chap("data/take").password.reveal() == PLANTED[0]
+        objects = await client.call(ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects")
+        heard = [each.body for each in client.messages]
+        assert len(objects[0]) > 1
+        assert found_in(repr([[_plain(each) for each in objects], _plain(heard)])) == []
+
+
+def _plain(value: Any) -> Any:
+    """Return what stands in variants, however deep."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return _plain(value.value) if hasattr(value, "signature") else value
