@@ -46,7 +46,7 @@ async def test_an_operation_is_recorded_with_its_end(front: Front, records: Reco
         "ZFSILO_AUDIT": "1", "ZFSILO_ACTION": "create", "ZFSILO_SUBJECT": DATA,
         "ZFSILO_OPERATION": answer.operation.name.partition("/")[2], "ZFSILO_OUTCOME": "DONE",
     }  # fmt: skip
-    front.service.poke(answer.operation.name.partition("/")[2])  # systemd tells twice
+    front.service.driver.poke(answer.operation.name.partition("/")[2])  # systemd tells twice
     assert len(records) == 1
 
 
