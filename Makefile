@@ -62,7 +62,7 @@ systemd-test: stubs
 	$(PYTEST) tests/systemd
 
 ## make lab-test       a real kernel with ZFS and iSCSI, in two virtual machines
-lab-test: stubs
+lab-test: stubs deb
 	$(PYTHON) tests/setup lab
 	$(PYTEST) tests/lab
 

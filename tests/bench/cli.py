@@ -1,0 +1,68 @@
+"""What zfsiloctl takes on a host with 1,000 volumes, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from tests.api.running import GIB, front_of
+from tests.bench.table import Figure, at_most
+from zfsilod.give import CreateVolume
+from zfsilod.model import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = Path(__file__).parents[2]
+VOLUMES = 1000
+ROUNDS = 9
+TARGET_MS = 150
+LINES = ("status", "volume show v0500", "volume probe v0500", "volume list", "volume list -q")
+
+
+def figures() -> Iterator[Figure]:
+    """Yield what each command takes."""
+    for line, times in asyncio.run(measure()).items():
+        note = f" (p50; least {min(times):.0f} ms)"
+        yield at_most(f"zfsiloctl {line}", median(times), TARGET_MS, " ms", note=note)
+
+
+async def measure() -> dict[str, list[float]]:
+    """Run every command again and again beside a daemon with very many volumes."""
+    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
+        async with front_of(Path(directory)) as front:
+            await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+            front.service.store._environment.set_mapsize(1 << 30)  # the double makes a small store
+            front.write(fill)
+            environment = os.environ | {
+                "PYTHONPATH": f"{PROJECT}:{PROJECT}/proto", "ZFSILO_SOCKET": str(front.path),
+                "ZFSILO_SIMULATE": directory,
+            }  # fmt: skip
+            return {
+                line: [await run(line, environment) for _round in range(ROUNDS)] for line in LINES
+            }
+
+
+def fill(txn: Any) -> None:
+    """Put volumes into the store, without a host that has them."""
+    made = txn.get(Volume, "data")
+    for number in range(VOLUMES):
+        name = f"v{number:04}"
+        txn.put(made.but(id=name, uid=f"{number:032x}", dataset=f"tank/zfsilo/{name}"))
+
+
+async def run(line: str, environment: dict[str, str]) -> float:
+    """Return how many milliseconds a command takes."""
+    begun = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "zfsilod.ctl", *line.split(), env=environment,
+        stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    await process.wait()
+    return 1000 * (time.perf_counter() - begun)
