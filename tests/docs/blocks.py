@@ -9,7 +9,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "units/doc").glob("*.md")))
 MARK = re.compile(r"<!-- test: ([a-z-]+) -->")
-PROMPT = re.compile(r"^(?:give|take)# ", re.M)
+PROMPT = re.compile(r"^(?:give|take|node)# ", re.M)
 
 
 class Block(NamedTuple):
@@ -22,8 +22,8 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> list[str]:
-        """The lines, without prompts."""
-        return PROMPT.sub("", self.text).splitlines()
+        """The lines, without prompts; one that goes on in the next is one."""
+        return PROMPT.sub("", self.text.replace("\\\n", "")).splitlines()
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
