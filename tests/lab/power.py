@@ -33,7 +33,7 @@ UNIT = f"zfsilo-volume@{NAME}.service"
 WISH = f'server = "give"\nmount_path = "{PATH}"\nfs_type = "ext4"\n'
 STEP_S, RECOVERY_S = 180, 300
 LONGEST_S = 4.0  # from the beginning of a verb to the cut
-ACKNOWLEDGED = re.compile(rb"acknowledged (\d+)\r?\n")
+ACKNOWLEDGED = re.compile(rb"acknowledged (\d+)\r*\n")
 EXPORTED = """
 until grep -qx 1 /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/enable 2>/dev/null; do sleep 0.2; done
 """
