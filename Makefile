@@ -1,4 +1,4 @@
-# zfsilo. `make demo` shows the main job on two machines, `make check` takes seconds,
+# zfsilo. `make demo` shows the main job on two machines, `make check` needs no root,
 # `make test` is all that CI runs. The first run says what it installs; see README.md.
 
 SHELL := /bin/sh
@@ -34,7 +34,7 @@ lab: stubs
 ## make test     everything: what CI runs
 test: check csi-test crash-test nix-test deb-test systemd-test lab-test
 
-## make check    linters, types and unit tests: seconds, no root
+## make check    linters, types and unit tests: 3 minutes, no root
 check: lint unit
 
 unit: stubs
