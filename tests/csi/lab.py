@@ -74,7 +74,7 @@ def install(pair: Pair) -> None:
     give.put("/etc/zfsilo-csi/give.join", join.encode(), 0o600)
     take.put("/etc/zfsilo/zfsilod.toml", b"[csi]\nmax_attachments = 4\n", 0o644)
     take.run("mkdir", "-p", KUBELET)
-    take.run("systemctl", "enable", "--now", "zfsilod-csi.socket", timeout_s=TIMEOUT_S)
+    take.run("systemctl", "enable", "zfsilod-csi.socket", timeout_s=TIMEOUT_S)
     take.run("systemctl", "restart", "zfsilod.service", timeout_s=TIMEOUT_S)
     for machine, role in ((give, "controller"), (take, "node")):
         start(machine, role)
