@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import INITIATOR, TARGET, UID, Cut, FakeConfigfs, ScriptedRunner, chap
-from zfsilod.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
+from zfsilod.errors import Busy, Conflict, FailedPrecondition, InvalidArgument, PermissionDenied
 from zfsilod.host.lio import RealLio
 
 if TYPE_CHECKING:
@@ -165,6 +165,24 @@ def test_acl_is_the_exact_set(lio: RealLio) -> None:
     assert not lio.has_acl(TARGET, other, chap=chap(), admitted=(INITIATOR,))
     with pytest.raises(Conflict, match=INITIATOR):
         lio.has_acl(TARGET, other, chap=chap(), admitted=())
+
+
+def test_secrets_that_may_not_be_read_are_taken_for_right(
+    lio: RealLio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon has not the capability that the kernel asks for; a worker has."""
+    climb(lio)
+    read = lio._fs.read
+
+    def hidden(path: str) -> str | None:
+        if "/auth/" in path:
+            raise PermissionDenied("the kernel's target did not read it")
+        return read(path)
+
+    monkeypatch.setattr(lio._fs, "read", hidden)
+    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=())
+    other = "iqn.2024-01.lab.other:host"
+    assert not lio.has_acl(TARGET, other, chap=chap(), admitted=(INITIATOR,))
 
 
 def test_new_secrets_replace_the_old(lio: RealLio, fs: FakeConfigfs) -> None:
