@@ -118,6 +118,7 @@ def path_commands(machine: Machine, directory: Path) -> Iterator[dict[str, Path]
         finally:
             server.shutdown()
             thread.join()
+            place.unlink()  # the next access type has its own
 
 
 def conform(pair: Pair, access_type: str, directory: Path) -> Result:
