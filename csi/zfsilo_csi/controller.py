@@ -13,7 +13,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilo_csi import capabilities, identity, ids, parameters, tokens
 from zfsilo_csi.backends import in_order
-from zfsilo_csi.errors import Code, CsiError, need
+from zfsilo_csi.errors import Code, CsiError, absent_is_well, need
 from zfsilo_csi.shown import entry, shown, status
 
 if TYPE_CHECKING:
@@ -63,16 +63,13 @@ class Volumes:
         handle = ids.parse(need(request.volume_id, "the volume id"))
         if handle is not None:
             backend = self._backends.get(handle.backend)
-            try:
+            with absent_is_well():
                 await backend.volumes.DeleteVolume(
                     pb.DeleteVolumeRequest(
                         name=f"volumes/{handle.id}", dependents=pb.DEPENDENTS_KEEP
                     ),
                     call,
                 )
-            except CsiError as error:
-                if error.code != Code.NOT_FOUND:
-                    raise
         return csi.DeleteVolumeResponse()
 
     async def ValidateVolumeCapabilities(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Code = grpc.StatusCode
 DETAILS = "grpc-status-details-bin"
@@ -44,6 +48,16 @@ def invalid(message: str) -> CsiError:
 def not_found(message: str) -> CsiError:
     """Return the error for a volume, snapshot or node that nobody knows."""
     return CsiError(Code.NOT_FOUND, message)
+
+
+@contextmanager
+def absent_is_well() -> Iterator[None]:
+    """Take what is gone already for removed: deletions are asked for again and again."""
+    try:
+        yield
+    except CsiError as error:
+        if error.code != Code.NOT_FOUND:
+            raise
 
 
 def need(value: Any, what: str) -> Any:

@@ -8,7 +8,7 @@ from csi.v1 import csi_pb2 as csi
 from zfsilo.v1 import snapshot_pb2 as pb
 
 from zfsilo_csi import identity, ids, parameters
-from zfsilo_csi.errors import Code, CsiError, invalid, need
+from zfsilo_csi.errors import Code, CsiError, absent_is_well, invalid, need
 from zfsilo_csi.snapshots import shown
 
 if TYPE_CHECKING:
@@ -55,13 +55,10 @@ class Groups:
         if handle is None:
             return csi.DeleteVolumeGroupSnapshotResponse()
         backend = self._backends.get(handle.backend)
-        try:
+        with absent_is_well():
             _check_members(await self._get(backend, handle, call), request.snapshot_ids)
             question = pb.DeleteSnapshotGroupRequest(name=f"snapshotGroups/{handle.id}")
             await backend.snapshots.DeleteSnapshotGroup(question, call)
-        except CsiError as error:
-            if error.code != Code.NOT_FOUND:
-                raise
         return csi.DeleteVolumeGroupSnapshotResponse()
 
     async def GetVolumeGroupSnapshot(

@@ -10,7 +10,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilo_csi import capabilities, ids
 from zfsilo_csi.controller import get
-from zfsilo_csi.errors import Code, CsiError, need
+from zfsilo_csi.errors import Code, CsiError, absent_is_well, need
 
 if TYPE_CHECKING:
     from zfsilo_csi.backends import Backends
@@ -65,11 +65,8 @@ class Publications:
             name=f"volumes/{handle.id}", host=f"hosts/{node}" if node else "",
             all_hosts=not node, fence=True, grace=Duration(seconds=GRACE_S),
         )  # fmt: skip
-        try:
+        with absent_is_well():
             await self._backends.get(handle.backend).volumes.UnpublishVolume(question, call)
-        except CsiError as error:
-            if error.code != Code.NOT_FOUND:
-                raise
         return csi.ControllerUnpublishVolumeResponse()
 
 

@@ -8,7 +8,7 @@ from csi.v1 import csi_pb2 as csi
 from zfsilo.v1 import snapshot_pb2 as pb
 
 from zfsilo_csi import ids, parameters, tokens
-from zfsilo_csi.errors import Code, CsiError, need
+from zfsilo_csi.errors import Code, CsiError, absent_is_well, need
 
 if TYPE_CHECKING:
     from zfsilo_csi.backends import Backend, Backends
@@ -46,11 +46,8 @@ class Snapshots:
         if handle is not None:
             call.note(snapshot=str(handle))
             question = pb.DeleteSnapshotRequest(name=f"snapshots/{handle.id}")
-            try:
+            with absent_is_well():
                 await self._backends.get(handle.backend).snapshots.DeleteSnapshot(question, call)
-            except CsiError as error:
-                if error.code != Code.NOT_FOUND:
-                    raise
         return csi.DeleteSnapshotResponse()
 
     async def GetSnapshot(
@@ -85,12 +82,9 @@ class Snapshots:
 
     async def _one(self, snapshot_id: str, call: Call) -> list[csi.Snapshot]:
         handle = ids.parse(snapshot_id)
-        try:
+        with absent_is_well():
             return [await self._get(handle, call)] if handle else []
-        except CsiError as error:
-            if error.code != Code.NOT_FOUND:
-                raise
-            return []
+        return []
 
     async def _get(self, handle: ids.Handle, call: Call) -> csi.Snapshot:
         call.note(snapshot=str(handle))
