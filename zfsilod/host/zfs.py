@@ -140,10 +140,7 @@ class RealZfs:
         argv += ["-o", "name,property,value,source", "clones", checked(dataset)]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
-            if reason_of(done, "open", dataset) == "dataset does not exist":
-                self.exists(dataset)  # raises Unavailable when it is the pool that is missing
-                raise missing(dataset)
-            raise refused(done, reason_of(done, "open", dataset), dataset)
+            raise self._not_listed(done, dataset)
         found = table(done.stdout)
         whole = done.stdout.endswith("\n") and all("clones" in each for each in found.values())
         if dataset not in found or not whole:
@@ -267,11 +264,15 @@ class RealZfs:
         argv += ["-o", "name,property,value,source", names, checked(root)]
         done = self._run(argv, timeout_s=LIST_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
-            reason = reason_of(done, "open", root)
-            if reason == "dataset does not exist":
-                self.exists(root)  # raises Unavailable when it is the pool that is missing
-            raise refused(done, reason, root)
+            raise self._not_listed(done, root)
         return table(done.stdout)
+
+    def _not_listed(self, done: Completed, dataset: str) -> ZfsiloError:
+        """Return why a listing failed. Raises Unavailable when it is the pool that is missing."""
+        reason = reason_of(done, "open", dataset)
+        if reason == "dataset does not exist":
+            self.exists(dataset)
+        return refused(done, reason, dataset)
 
     def device(self, dataset: str) -> str:
         """Return the path of a zvol's device, which may take a moment to appear."""
