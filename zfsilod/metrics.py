@@ -29,7 +29,6 @@ from prometheus_client.process_collector import ProcessCollector
 from zfsilod import __version__, orphans
 from zfsilod.errors import ZfsiloError
 from zfsilod.host.counters import Counters
-from zfsilod.model import ENDED
 from zfsilod.summary import Summary
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ class Metrics:
         assert begun is not None
         self._operations.labels(operation.kind, operation.state.lower()).inc()
         self._seconds.labels(operation.kind).observe(time.monotonic() - begun)
-        if operation.state == ENDED[1]:
+        if operation.state == "ROLLED_BACK":
             self._rollbacks.labels(operation.kind).inc()
         for move in operation.moves:
             if move.took_ms:

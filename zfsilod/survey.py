@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 AT_ONCE = 200  # volumes that are compared in one call of a thread
 DATASETS_DEADLINE_S = 150  # of the one look at the pool, which may hold very many
 LOST, CONFLICT, UNKNOWN, NOT_RESTORED = "LOST", "CONFLICT", "UNKNOWN", "NOT_RESTORED"
+SO, NOT_SO = "SO", "NOT_SO"
 
 
 class Difference(Record):
@@ -129,14 +130,11 @@ def _differences(
         step = move.step
         if not isinstance(step, HostStep) or step.sticky:
             continue  # a remote one is the server's; a sticky one the daemon's sandbox cannot see
-        try:
-            if step.probe(machine) == move.up:
-                continue
+        reason, why = _seen(step, machine)
+        if reason == (SO if move.up else NOT_SO):
+            continue
+        if reason in (SO, NOT_SO):
             why, reason = problem(move)
-        except Conflict as error:
-            why, reason = error.message, CONFLICT
-        except ZfsiloError as error:
-            why, reason = error.message, UNKNOWN
         yield Difference(fact=step.text, wanted=move.up, problem=why, reason=reason)
         if reason == LOST:
             return  # all that stands on it is beside the point
@@ -181,17 +179,22 @@ def _fact(step: HostStep, machine: Machine, *, up: bool) -> Fact:
     if step.sticky:
         problem = "the daemon's sandbox hides it"
     else:
-        try:
-            seen = "SO" if step.probe(machine) else "NOT_SO"
-        except Conflict as error:
-            seen, problem = CONFLICT, error.message
-        except ZfsiloError as error:
-            problem = error.message
+        seen, problem = _seen(step, machine)
     parameters = tuple((name, _shown(getattr(step, name))) for name in step.FIELDS)
     return Fact(
         step=type(step).__name__, text=step.text, wanted=up, truth=seen, problem=problem,
         parameters=parameters,
     )  # fmt: skip
+
+
+def _seen(step: HostStep, machine: Machine) -> tuple[str, str]:
+    """Look at a fact: SO, NOT_SO, CONFLICT or UNKNOWN, and why it is one of the last two."""
+    try:
+        return (SO if step.probe(machine) else NOT_SO), ""
+    except Conflict as error:
+        return CONFLICT, error.message
+    except ZfsiloError as error:
+        return UNKNOWN, error.message
 
 
 def _shown(value: object) -> str:
