@@ -2,7 +2,7 @@
 
 This is the heart. A method is one call of an adapter (host/); when to use which step is in plan.py,
 and the two loops that run them are in worker.py. To add one: write the class here, its adapter
-functions in host/ and the same in host/fake.py, name it in a rung of plan.py, and give one example
+functions in host/ and the same in host/fake/, name it in a rung of plan.py, and give one example
 of it in tests/examples.py: the contract and crash tests find it there.
 """
 

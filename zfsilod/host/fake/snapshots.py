@@ -1,4 +1,4 @@
-"""Snapshots and clones of the simulated host: facts, like all of it (fake.py).
+"""Snapshots and clones of the simulated host: facts, like all of it.
 
 A snapshot keeps what its disk held; a clone's disk begins with that.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zfsilod.errors import Conflict, FailedPrecondition
 
 if TYPE_CHECKING:
-    from zfsilod.host.fake import FakeZfs
+    from zfsilod.host.fake.zfs import FakeZfs
     from zfsilod.model import Shot
     from zfsilod.record import Pairs
 

@@ -1,0 +1,115 @@
+"""The initiator of the simulated consumer, which logs in to the targets of the same facts."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from zfsilod.errors import (
+    Busy,
+    Conflict,
+    FailedPrecondition,
+    PermissionDenied,
+    Unavailable,
+)
+from zfsilod.host.fake.secrets import digest
+
+if TYPE_CHECKING:
+    from zfsilod.host.fake.facts import Facts
+    from zfsilod.model import Disk
+    from zfsilod.secret import Chap
+
+
+class FakeIscsi:
+    """Node records and sessions as facts; a login to a target of this very host is checked."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+
+    def has_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> bool:
+        found = self.facts.get(f"node:{target}")
+        made = {"portals": list(portals), "initiator": chap.username}
+        return bool(found == made | {"chap": digest(chap)})
+
+    def add_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> None:
+        made = {"portals": list(portals), "initiator": chap.username}
+        self.facts.effect(f"node:{target}", made | {"chap": "no secrets"})
+        self.facts.effect(f"node:{target}", made | {"chap": digest(chap)})
+
+    def remove_node(self, target: str) -> None:
+        if self.facts.get(f"node:{target}") is not None:
+            self.facts.effect(f"node:{target}", None)
+
+    def has_session(self, disk: Disk) -> bool:
+        found = self.facts.get(f"session:{disk.target}")
+        if found and found["serial"] != disk.serial:
+            raise Conflict(f"the disk of {disk.target} has another serial", target=disk.target)
+        if found:
+            need_session(self.facts, disk)
+        return bool(found)
+
+    def login(self, disk: Disk) -> None:
+        node = self.facts.get(f"node:{disk.target}")
+        if node is None:
+            raise FailedPrecondition(f"there is no node record of {disk.target}")
+        acls = [n for n in self.facts.names("acl") if n.startswith(f"{disk.target}/")]
+        if acls and all(self.facts.get(f"acl:{name}") != node["chap"] for name in acls):
+            raise PermissionDenied(f"the target {disk.target} refused the CHAP secrets")
+        session = {"serial": disk.serial, "size": disk.size_bytes}
+        session["initiator"] = node["initiator"]
+        self.facts.effect(f"session:{disk.target}", session)
+
+    def logout(self, disk: Disk) -> None:
+        for path in self.facts.names("mount"):
+            if self.facts.get(f"mount:{path}")["serial"] == disk.serial:
+                raise Busy(f"the disk of {disk.target} is mounted at {path}", path=path)
+        if self.facts.get(f"session:{disk.target}") is not None:
+            self.facts.effect(f"session:{disk.target}", None)
+
+    def is_known(self, disk: Disk) -> bool:
+        return self.facts.get(f"session:{disk.target}") is not None
+
+    def is_lost(self, disk: Disk) -> bool:
+        found = self.facts.get(f"session:{disk.target}")
+        return found is None or "lost" in found
+
+    def users(self, disk: Disk) -> list[str]:
+        paths = sorted(self.facts.names("mount"))
+        return [path for path in paths if self.facts.get(f"mount:{path}")["serial"] == disk.serial]
+
+    def sessions(self, prefix: str = "") -> list[str]:
+        return sorted(each for each in self.facts.names("session") if each.startswith(prefix))
+
+    def nodes(self, prefix: str = "") -> list[str]:
+        return sorted(each for each in self.facts.names("node") if each.startswith(prefix))
+
+    def drop(self, disk: Disk) -> None:
+        if self.is_known(disk):
+            self.facts.effect(f"session:{disk.target}", None)
+
+    def has_size(self, disk: Disk) -> bool:
+        found = self.facts.get(f"session:{disk.target}")
+        return bool(found and found["size"] == disk.size_bytes)
+
+    def initiator(self) -> str:
+        """Return a name that no other simulation has: two of them are two machines."""
+        place = hashlib.sha256(str(self.facts.path).encode()).hexdigest()[:12]
+        return f"iqn.2026-01.org.zfsilo:simulated.{place}"
+
+    def problem(self, disk: Disk) -> str:
+        if self.facts.get(f"session:{disk.target}") is None:
+            return f"there is no session with {disk.target}"
+        return ""
+
+    def rescan(self, disk: Disk) -> None:
+        session = self.facts.get(f"session:{disk.target}")
+        self.facts.effect(f"session:{disk.target}", session | {"size": disk.size_bytes})
+
+
+def need_session(facts: Facts, disk: Disk) -> None:
+    """Fail unless a live session leads to a disk."""
+    found = facts.get(f"session:{disk.target}")
+    if found is None:
+        raise FailedPrecondition(f"there is no session of {disk.target}", target=disk.target)
+    if "lost" in found:
+        raise Unavailable(f"the session with {disk.target} was lost and is being recovered")

@@ -1,0 +1,167 @@
+"""Targets, ACLs and sessions of the simulated storage host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.host.fake.secrets import digest
+
+if TYPE_CHECKING:
+    from zfsilod.host.fake.facts import Facts
+    from zfsilod.secret import Chap
+
+
+class FakeLio:
+    """The iSCSI target as facts."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+
+    def has_backstore(self, name: str, *, dataset: str, serial: str) -> bool:
+        found = self.facts.get(f"backstore:{name}")
+        if found and found["dataset"] != dataset:
+            raise Conflict(f"the backstore {name} has another device", backstore=name)
+        return bool(found == {"dataset": dataset, "serial": serial, "enabled": True})
+
+    def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
+        if self.facts.get(f"zvol:{dataset}") is None:
+            raise FailedPrecondition(f"the dataset {dataset} does not exist", dataset=dataset)
+        made = {"dataset": dataset, "serial": serial}
+        self.facts.effect(f"backstore:{name}", made | {"enabled": False})
+        self.facts.effect(f"backstore:{name}", made | {"enabled": True})
+
+    def remove_backstore(self, name: str) -> None:
+        if any(self.facts.get(f"lun:{target}") == name for target in self.facts.names("lun")):
+            raise Busy(f"the backstore {name} is still a LUN", backstore=name)
+        self._remove(f"backstore:{name}")
+
+    def list_backstores(self) -> list[str]:
+        return sorted(self.facts.names("backstore"))
+
+    def list_targets(self) -> list[str]:
+        return sorted(self.facts.names("target"))
+
+    def list_acls(self, target: str) -> list[str]:
+        names = self.facts.names("acl")
+        return sorted(n.removeprefix(f"{target}/") for n in names if n.startswith(f"{target}/"))
+
+    def purge(self, target: str, backstore: str) -> None:
+        self.disable(target)
+        self.remove_portals(target)
+        for initiator in self.list_acls(target):
+            self.unmap_lun(target, initiator)
+            self.remove_acl(target, initiator)
+        self.remove_lun(target)
+        self.remove_target(target)
+        self.remove_backstore(backstore)
+
+    def has_target(self, target: str) -> bool:
+        return bool(self.facts.get(f"target:{target}") == "ready")
+
+    def add_target(self, target: str) -> None:
+        self.facts.effect(f"target:{target}", "bare")
+        self.facts.effect(f"target:{target}", "ready")
+
+    def remove_target(self, target: str) -> None:
+        inner = (f"lun:{target}", f"portals:{target}", f"enabled:{target}")
+        admits = any(name.startswith(f"{target}/") for name in self.facts.names("acl"))
+        if admits or any(self.facts.get(name) for name in inner):
+            raise Busy(f"the target {target} is not empty", target=target)
+        self._remove(f"target:{target}")
+
+    def has_lun(self, target: str, backstore: str) -> bool:
+        found = self.facts.get(f"lun:{target}")
+        if found not in (None, "unlinked", backstore):
+            raise Conflict(f"LUN 0 of {target} is another backstore: {found}", target=target)
+        return bool(found == backstore)
+
+    def add_lun(self, target: str, backstore: str) -> None:
+        self._need(f"target:{target}")
+        self._need(f"backstore:{backstore}")
+        self.facts.effect(f"lun:{target}", "unlinked")
+        self.facts.effect(f"lun:{target}", backstore)
+
+    def remove_lun(self, target: str) -> None:
+        if self.facts.get(f"lun:{target}") not in (None, "unlinked"):
+            self.facts.effect(f"lun:{target}", "unlinked")
+        self._remove(f"lun:{target}")
+
+    def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
+        return bool(self.facts.get(f"portals:{target}") == sorted(portals))
+
+    def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
+        self._need(f"target:{target}")
+        for count in range(1, len(portals) + 1):
+            self.facts.effect(f"portals:{target}", sorted(portals)[:count])
+
+    def remove_portals(self, target: str) -> None:
+        for count in range(len(self.facts.get(f"portals:{target}") or ()) - 1, -1, -1):
+            left = self.facts.get(f"portals:{target}")[:count]
+            self.facts.effect(f"portals:{target}", left or None)
+
+    def is_enabled(self, target: str) -> bool:
+        return self.facts.get(f"enabled:{target}") is True
+
+    def enable(self, target: str) -> None:
+        self._need(f"target:{target}")
+        self.facts.effect(f"enabled:{target}", value=True)
+
+    def disable(self, target: str) -> None:
+        self._remove(f"enabled:{target}")
+
+    def has_acl(
+        self, target: str, initiator: str, *, chap: Chap, admitted: tuple[str, ...]
+    ) -> bool:
+        ours = {f"{target}/{each}" for each in (initiator, *admitted)}
+        for name in self.facts.names("acl"):
+            if name.startswith(f"{target}/") and name not in ours:
+                raise Conflict(f"the target {target} admits a stranger: {name}", target=target)
+        return bool(self.facts.get(f"acl:{target}/{initiator}") == digest(chap))
+
+    def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
+        self._need(f"target:{target}")
+        self.facts.effect(f"acl:{target}/{initiator}", "no secrets")
+        self.facts.effect(f"acl:{target}/{initiator}", digest(chap))
+
+    def remove_acl(self, target: str, initiator: str) -> None:
+        session = self.facts.get(f"session:{target}")
+        if session and session["initiator"] == initiator:  # it goes with the ACL
+            self.facts.effect(f"session:{target}", session | {"lost": True})
+        self._remove(f"acl:{target}/{initiator}")
+
+    def has_mapped_lun(self, target: str, initiator: str, *, readonly: bool) -> bool:
+        return bool(self.facts.get(f"mapped:{target}/{initiator}") == _access(readonly=readonly))
+
+    def map_lun(self, target: str, initiator: str, *, readonly: bool) -> None:
+        self._need(f"acl:{target}/{initiator}")
+        self.facts.effect(f"mapped:{target}/{initiator}", "unlinked")
+        self.facts.effect(f"mapped:{target}/{initiator}", _access(readonly=readonly))
+
+    def unmap_lun(self, target: str, initiator: str) -> None:
+        self._remove(f"mapped:{target}/{initiator}")
+
+    def has_session(self, target: str, initiator: str) -> bool:
+        found = self.facts.get(f"session:{target}")
+        return bool(
+            found
+            and found["initiator"] == initiator
+            and self.facts.get(f"acl:{target}/{initiator}")
+        )
+
+    def end_session(self, target: str, initiator: str, *, grace_s: int) -> None:
+        if self.has_session(target, initiator):
+            self.unmap_lun(target, initiator)
+            self.remove_acl(target, initiator)
+
+    def _need(self, name: str) -> None:
+        if self.facts.get(name) is None:
+            raise FailedPrecondition(f"{name} is missing")
+
+    def _remove(self, name: str) -> None:
+        if self.facts.get(name) is not None:
+            self.facts.effect(name, None)
+
+
+def _access(*, readonly: bool) -> str:
+    return "readonly" if readonly else "read-write"
