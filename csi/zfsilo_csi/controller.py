@@ -131,9 +131,8 @@ class Volumes:
         asked = self._backends.within(topology)
         if given.backend:
             asked = [each for each in asked if each == self._backends.chosen(given.backend)]
-        rooms = await asyncio.gather(*(
-            each.service.GetCapacity(service_pb2.GetCapacityRequest(), call) for each in asked
-        ))  # fmt: skip
+        question = service_pb2.GetCapacityRequest(thin=given.thin, properties=given.properties)
+        rooms = await asyncio.gather(*(each.service.GetCapacity(question, call) for each in asked))
         free = [each.available_bytes for each in rooms]
         return csi.GetCapacityResponse(
             available_capacity=sum(free),
