@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from csi.v1 import csi_pb2 as csi
 
 from tests.csi.cluster import Cluster, cluster_of, fails, mount
 from tests.csi.test_life import down, up
+from zfsilod.certs import make_join
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 ZONE = "topology.zfsilo.io/zone"
 ZONES = {"give": ["default", "west"], "other": ["east"]}
@@ -96,6 +100,10 @@ async def test_room_is_the_sum_and_the_largest(tmp_path: Path) -> None:
         assert nowhere.available_capacity == 0
         odd = await room(volume_capabilities=[mount(fs_type="btrfs")])
         assert odd.available_capacity == 0
+        thick = await room(parameters={"thin": "false"})
+        assert 0 < thick.available_capacity < whole.available_capacity, "thin ones may promise more"
+        with fails("INVALID_ARGUMENT", "mountpoint"):
+            await room(parameters={"zfs.mountpoint": "/etc"})
 
 
 async def test_one_that_is_down(tmp_path: Path) -> None:
@@ -129,3 +137,30 @@ async def test_an_id_of_a_backend_that_is_not_configured(cluster: Cluster) -> No
         await plugin.delete(odd)
         with fails("NOT_FOUND"):
             await plugin.get(odd)
+
+
+async def test_a_renewed_join_file_is_read_without_a_restart(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugin, join = cluster.plugin, tmp_path / "give.join"
+    good = join.read_text()
+
+    def put(text: str) -> None:
+        draft = tmp_path / "draft"
+        draft.write_text(text)
+        draft.rename(join)
+
+    cluster.give.zfsilo.launcher.gate.clear()
+    slow = asyncio.ensure_future(plugin.create("slow"))
+    await plugin.controller.ListVolumes(csi.ListVolumesRequest())
+    put("no TOML, and a secret")
+    await plugin.controller.ListVolumes(csi.ListVolumesRequest())
+    put(make_join(cluster.give.certified("controller", "csi", by="stranger")))
+    with fails("UNAVAILABLE"):
+        await plugin.controller.ListVolumes(csi.ListVolumesRequest())
+    put(good)
+    cluster.give.zfsilo.launcher.gate.set()
+    assert (await slow).volume_id
+    await plugin.create("soon")
+    assert "is no TOML; what it said before is used" in caplog.text
+    assert "a secret" not in caplog.text
