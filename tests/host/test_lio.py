@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import INITIATOR, TARGET, UID, Cut, FakeConfigfs, ScriptedRunner, chap
-from zfsilod.errors import Busy, Conflict, FailedPrecondition, InvalidArgument, PermissionDenied
+from zfsilod.errors import (
+    Busy,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+)
 from zfsilod.host.lio import RealLio
 
 if TYPE_CHECKING:
@@ -220,6 +227,30 @@ def test_portals_are_those_and_no_others(lio: RealLio) -> None:
     with pytest.raises(InvalidArgument):
         lio.add_portals(TARGET, ("10.77.0.1",))
     assert lio.has_portals(TARGET, PORTALS[:1])
+
+
+@pytest.mark.parametrize("gone", [1, 2])
+def test_a_link_that_udev_takes_away_is_waited_for(tmp_path: Path, gone: int) -> None:
+    """It may go after it was seen: an older zvol of that name is being removed."""
+    device = tmp_path / "zvol"
+    seen: list[str] = []
+
+    def wait_for_device(dataset: str) -> str:
+        seen.append(dataset)
+        if len(seen) > gone:
+            device.touch()
+        return str(device)
+
+    lio = RealLio(ScriptedRunner(), wait_for_device, FakeConfigfs(tmp_path / "target"))
+    lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID)
+    assert len(seen) == gone + 1
+
+
+def test_a_link_that_never_comes_back_ends_the_wait(tmp_path: Path) -> None:
+    nothing = str(tmp_path / "nothing")
+    lio = RealLio(ScriptedRunner(), lambda _: nothing, FakeConfigfs(tmp_path / "target"))
+    with pytest.raises(Unavailable, match="cannot be opened"):
+        lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID)
 
 
 def test_session(lio: RealLio, fs: FakeConfigfs) -> None:

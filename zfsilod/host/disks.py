@@ -166,7 +166,10 @@ def open_exclusively(path: Path, what: str, flags: int) -> int:
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise in_use(path, what) from error
-        raise Unavailable(f"{what} cannot be opened: {error.strerror}", device=str(path)) from error
+        raise Unavailable(
+            f"{what} cannot be opened: {error.strerror}",
+            device=str(path), errno=errno.errorcode.get(error.errno or 0, ""),
+        ) from error  # fmt: skip
 
 
 def in_use(path: Path, what: str) -> Busy:

@@ -34,6 +34,7 @@ TARGET_ATTRIBUTES = {
     "generate_node_acls": "0",
     "prod_mode_write_protect": "1",  # a LUN is mapped read-only first: half made is never writable
 }
+OPEN_TRIES = 3
 NO_SESSION = "No active iSCSI Session"
 SERIAL_PREFIX = "T10 VPD Unit Serial Number: "
 
@@ -73,17 +74,33 @@ class RealLio:
         self._fs.make(CORE)
         self._fs.make(folder)
         if self._fs.read(f"{folder}/enable") != "1":
-            device = self._zvol_device(dataset)
+            self._name(folder, serial)
+            self._open(folder, dataset)
+        # Discards of the consumer give space back to the pool; off unless asked for.
+        self._fs.write(f"{folder}/attrib/emulate_tpu", "1")
+
+    def _name(self, folder: str, serial: str) -> None:
+        self._fs.write(f"{folder}/wwn/vpd_unit_serial", serial)
+        for attribute, value in (("vendor_id", VENDOR), ("product_id", PRODUCT)):
+            if self._fs.has(f"{folder}/wwn/{attribute}"):
+                self._fs.write(f"{folder}/wwn/{attribute}", value)
+
+    def _open(self, folder: str, dataset: str, tries: int = OPEN_TRIES) -> None:
+        """Have the kernel open the zvol, by its link.
+
+        The link may go once more after it was seen: udev is not yet through with the removal of an
+        older zvol of that name. Then it is waited for again.
+        """
+        device = self._zvol_device(dataset)
+        try:
             claim(Path(device), f"the zvol {dataset}")
             self._fs.write(f"{folder}/control", f"udev_path={device}")
             self._fs.write(f"{folder}/udev_path", device)
-            self._fs.write(f"{folder}/wwn/vpd_unit_serial", serial)
-            for attribute, value in (("vendor_id", VENDOR), ("product_id", PRODUCT)):
-                if self._fs.has(f"{folder}/wwn/{attribute}"):
-                    self._fs.write(f"{folder}/wwn/{attribute}", value)
             self._fs.write(f"{folder}/enable", "1")
-        # Discards of the consumer give space back to the pool; off unless asked for.
-        self._fs.write(f"{folder}/attrib/emulate_tpu", "1")
+        except (FailedPrecondition, Unavailable) as error:
+            if error.facts.get("errno") != "ENOENT" or tries == 1:
+                raise
+            self._open(folder, dataset, tries - 1)
 
     def remove_backstore(self, name: str) -> None:
         self._fs.remove(f"{CORE}/{name}")
