@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.api.running import GIB, front_of
-from zfsilod.door import listen_unix
 from zfsilod.give import CreateVolume
 from zfsilod.host.counters import Counters
 from zfsilod.metrics import Metrics
 from zfsilod.model import Condition, Volume
 from zfsilod.publish import Publish
 from zfsilod.scrape import Scrape
+from zfsilod.sockets import listen_unix
 from zfsilod.summary import Summary
 
 if TYPE_CHECKING:

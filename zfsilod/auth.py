@@ -26,8 +26,8 @@ from zfsilod.verbs import check_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.door import Peer
     from zfsilod.pki import Certified
+    from zfsilod.sockets import Peer
     from zfsilod.views import View
 
 GROUP = "zfsilo"

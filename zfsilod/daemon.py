@@ -187,22 +187,22 @@ async def _front_ends(
 
 def _listeners(places: Places) -> Listeners:
     """Return the sockets that systemd gave us, or our own; each with the name of its unit."""
-    from zfsilod import door, scrape
+    from zfsilod import door, scrape, sockets
 
-    given = door.inherited()
+    given = sockets.inherited()
     if given:
         return given
     places.run.mkdir(mode=0o755, parents=True, exist_ok=True)
     (places.run / "csi").mkdir(mode=0o750, exist_ok=True)
     own = [
-        (door.listen_unix(places.run / "zfsilod.sock"), "zfsilod.socket"),
-        (door.listen_unix(places.run / "csi" / "zfsilod.sock"), door.NODE_SOCKET),
-        (door.listen_unix(places.run / "metrics.sock"), scrape.SOCKET),
+        (sockets.listen_unix(places.run / "zfsilod.sock"), "zfsilod.socket"),
+        (sockets.listen_unix(places.run / "csi" / "zfsilod.sock"), door.NODE_SOCKET),
+        (sockets.listen_unix(places.run / "metrics.sock"), scrape.SOCKET),
     ]
     tcp = places.tcp or (simulation.LISTEN if places.simulated else "")
     if tcp:
         address, _colon, port = tcp.rpartition(":")
-        listener = door.listen_tcp(address.strip("[]"), int(port))
+        listener = sockets.listen_tcp(address.strip("[]"), int(port))
         own.append((listener, "zfsilod-tcp.socket"))
     return own
 

@@ -6,9 +6,6 @@ socket bound to an abstract name that we make up and remember: that name is what
 servicer about its peer, and `peer` gives back who it stands for. The private socket lies in a
 directory that only we can enter. Of the unix listeners one is for nodes: whoever comes in there is
 one, whatever their user.
-
-A pump is two pipes over bare non-blocking sockets: asyncio's transports add twice the delay. A pipe
-holds at most one chunk that its reader does not take, and reads on only when that is gone.
 """
 
 from __future__ import annotations
@@ -19,53 +16,28 @@ import os
 import secrets
 import socket
 import ssl
-import stat
-import struct
 from collections import Counter
-from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from zfsilod.errors import FailedPrecondition, Unauthenticated
+from zfsilod.errors import Unauthenticated
+from zfsilod.pump import Connection
 from zfsilod.record import Record
+from zfsilod.sockets import peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from zfsilod.pki import Certified
+    from zfsilod.sockets import Kind, Peer
     from zfsilod.tls import ServerTls
 
-CHUNK_BYTES = 65536
-BACKLOG = 128
 ACCEPT_AT_ONCE = 16
 ACCEPT_PAUSE_S = 1  # when the process has no descriptors left
 HANDSHAKE_S = 10  # from the first byte or none of them to the end of TLS's greetings
 FAREWELL_S = 0.2  # for the answer that says why
-LINGER_S = 5  # how long one half of a connection outlives the other
-SO_PEERGROUPS = 59  # socket(7); Python has no name for it
-MAX_GROUPS = 256  # of a peer; Python reads no longer options
-# What a socket says that has nothing to give or to take now. TLS may want the other direction.
-NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
-Kind = Literal["unix", "node", "tcp"]
 NODE_SOCKET = "zfsilod-csi.socket"  # what systemd calls the descriptors of that unit
 
 log = logging.getLogger(__name__)
-
-
-class Peer(Record):
-    """Who is behind a connection."""
-
-    kind: Kind
-    address: str  # TCP: without the port; unix and node: "pid 17"
-    uid: int = -1
-    groups: tuple[int, ...] = ()
-    certificate: Certified | None = None  # TCP: the one that TLS verified, if it showed one
-
-    @property
-    def who(self) -> str:
-        """Whom the connections are counted for."""
-        return self.address if self.kind == "tcp" else f"uid {self.uid}"
 
 
 class Limits(Record):
@@ -285,176 +257,8 @@ class Greeting:
         self._loop.remove_writer(self._descriptor)
 
 
-class Connection:
-    """A client and grpc, joined by two pipes until both are at their ends."""
-
-    def __init__(
-        self, peer: Peer, client: socket.socket, server: socket.socket,
-        *, closed: Callable[[], None],
-    ) -> None:  # fmt: skip
-        self.peer = peer
-        self._sockets = (client, server)
-        self._closed = closed
-        self._open = True
-        self._linger: asyncio.TimerHandle | None = None
-        client.settimeout(0)
-        self._pipes = (Pipe(client, server, self), Pipe(server, client, self))
-
-    def pipe_ended(self) -> None:
-        """One direction is at its end: the other one may finish, but not for long."""
-        if all(pipe.ended for pipe in self._pipes):
-            self.close()
-        elif self._linger is None:
-            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.close)
-
-    def close(self) -> None:
-        """Close both ends at once."""
-        if not self._open:
-            return
-        self._open = False
-        if self._linger is not None:
-            self._linger.cancel()
-        for pipe in self._pipes:
-            pipe.stop()
-        for each in self._sockets:
-            each.close()
-        self._closed()
-
-
-class Pipe:
-    """Carries bytes from one socket to another."""
-
-    def __init__(self, source: socket.socket, sink: socket.socket, owner: Connection) -> None:
-        self.ended = False
-        self._loop = asyncio.get_running_loop()
-        self._source = source
-        self._sink = sink
-        self._owner = owner
-        self._rest = b""  # what the sink did not take yet; nothing is read meanwhile
-        self._loop.add_reader(source, self._read)
-
-    def stop(self) -> None:
-        """Carry nothing more."""
-        self._loop.remove_reader(self._source)
-        if self._rest:
-            self._loop.remove_writer(self._sink)
-
-    def _read(self) -> None:
-        try:
-            data = self._source.recv(CHUNK_BYTES)
-            if data:
-                self._send(data)
-            else:
-                self._end()
-        except NOT_NOW:
-            return
-        except OSError:
-            self._owner.close()
-
-    def _send(self, data: bytes) -> None:
-        try:
-            sent = self._sink.send(data)
-        except NOT_NOW:
-            sent = 0
-        if sent < len(data):
-            self._rest = data[sent:]
-            self._loop.remove_reader(self._source)
-            self._loop.add_writer(self._sink, self._write)
-
-    def _write(self) -> None:
-        try:
-            sent = self._sink.send(self._rest)
-        except NOT_NOW:
-            return
-        except OSError:
-            self._owner.close()
-            return
-        self._rest = self._rest[sent:]
-        if not self._rest:
-            self._loop.remove_writer(self._sink)
-            self._loop.add_reader(self._source, self._read)
-
-    def _end(self) -> None:
-        self.ended = True
-        self._loop.remove_reader(self._source)
-        if isinstance(self._sink, ssl.SSLSocket):
-            with suppress(OSError):  # it says good-bye, and would wait for the same
-                self._sink.unwrap()
-        else:
-            self._sink.shutdown(socket.SHUT_WR)
-        self._owner.pipe_ended()
-
-
-def inherited() -> list[tuple[socket.socket, str]]:
-    """Return systemd's listening sockets, each with the name of its unit: sd_listen_fds(3)."""
-    from systemd.daemon import listen_fds_with_names
-
-    return [
-        (socket.socket(fileno=descriptor), name)
-        for descriptor, name in listen_fds_with_names().items()
-    ]
-
-
-def listen_unix(path: Path, *, mode: int = 0o660) -> socket.socket:
-    """Make a listening unix socket, in place of one that nobody listens on any more."""
-    _clear(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 & ~mode)
-    try:
-        listener.bind(os.fspath(path))
-    except OSError:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    listener.listen(BACKLOG)
-    return listener
-
-
-def listen_tcp(host: str, port: int) -> socket.socket:
-    """Make a listening TCP socket on an address; port 0 takes a free one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
-
-
-def peer_of(client: socket.socket, kind: Kind) -> Peer:
-    """Return who is at the other end of a connection. Raises OSError when nobody is any more."""
-    if kind == "tcp":
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        address = str(client.getpeername()[0])
-        return Peer(kind="tcp", address=address.removeprefix("::ffff:"))
-    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-    pid, uid, gid = struct.unpack("iII", raw)
-    return Peer(kind=kind, address=f"pid {pid}", uid=uid, groups=(gid, *_groups(client)))
-
-
-def _groups(client: socket.socket) -> tuple[int, ...]:
-    """Return the supplementary groups of a unix peer; none when there are too many to read."""
-    try:
-        raw = client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_GROUPS * 4)
-    except OSError:
-        return ()
-    return struct.unpack(f"{len(raw) // 4}I", raw)
-
-
 def _make_private(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
     for stale in directory.glob("*.sock"):
         stale.unlink()
-
-
-def _clear(path: Path) -> None:
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FailedPrecondition(f"{path} is no socket and in the way: remove it")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise FailedPrecondition(f"somebody listens on {path} already: stop the other zfsilod")

@@ -20,7 +20,8 @@ from zfsilod.api.servers import Servers
 from zfsilod.api.stub import Api
 from zfsilod.auth import new_token
 from zfsilod.certs import Access, Files
-from zfsilod.door import Door, Limits, listen_tcp, listen_unix
+from zfsilod.door import Door, Limits
+from zfsilod.sockets import listen_tcp, listen_unix
 from zfsilod.tls import ServerTls
 
 if TYPE_CHECKING:

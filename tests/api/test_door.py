@@ -21,9 +21,11 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused, write_pki
 from zfsilod import door as doors
+from zfsilod import pump, sockets
 from zfsilod.api.stub import Api
-from zfsilod.door import Door, Limits, listen_tcp, listen_unix
+from zfsilod.door import Door, Limits
 from zfsilod.errors import FailedPrecondition
+from zfsilod.sockets import listen_tcp, listen_unix
 from zfsilod.tls import ServerTls
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ async def behind(limits: Limits | None = None) -> AsyncIterator[Behind]:
 
 @pytest.fixture(autouse=True)
 def _short_linger(monkeypatch: Any) -> None:
-    monkeypatch.setattr(doors, "LINGER_S", 0.2)
+    monkeypatch.setattr(pump, "LINGER_S", 0.2)
 
 
 async def eventually(question: Any) -> None:
@@ -161,7 +163,7 @@ async def test_a_slow_reader_holds_back_the_writer() -> None:
         left = writer.transport.get_write_buffer_size()
         assert left > 32 * MIB  # the door took what fits into sockets, and one chunk
         (connection,) = built.door._connections.values()
-        assert sum(len(pipe._rest) for pipe in connection._pipes) <= doors.CHUNK_BYTES
+        assert sum(len(pipe._rest) for pipe in connection._pipes) <= pump.CHUNK_BYTES
         far_writer.transport.resume_reading()
         assert len(await far_reader.readexactly(64 * MIB)) == 64 * MIB
         writer.close()
@@ -294,7 +296,7 @@ def test_ipv6_addresses() -> None:
     with listener, socket.create_connection(("::1", listener.getsockname()[1])) as client:
         accepted, _address = listener.accept()
         with accepted:
-            assert doors.peer_of(accepted, "tcp").address == "::1"
+            assert sockets.peer_of(accepted, "tcp").address == "::1"
         assert client
 
 
@@ -302,7 +304,7 @@ INHERIT = """
 import os, sys
 os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "3"
 os.environ["LISTEN_FDNAMES"] = "zfsilod.socket:zfsilod-tcp.socket:zfsilod-csi.socket"
-from zfsilod.door import inherited
+from zfsilod.sockets import inherited
 print([(s.family.name, s.fileno(), name) for s, name in inherited()])
 """
 

@@ -26,10 +26,11 @@ from zfsilod.api.grpc import HEALTH, REFLECTION
 from zfsilod.api.stub import SERVICES, Api, Stub, path_of
 from zfsilod.auth import Caller, new_token
 from zfsilod.ctl import commands
-from zfsilod.door import Connection, Peer, listen_unix
 from zfsilod.errors import InvalidArgument, PermissionDenied
 from zfsilod.model import Publication
+from zfsilod.pump import Connection
 from zfsilod.roles import LOCAL, READERS, ROLES, as_markdown, authorize
+from zfsilod.sockets import Peer, listen_unix
 
 if TYPE_CHECKING:
     from tests.api.running import Front

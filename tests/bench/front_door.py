@@ -27,10 +27,11 @@ from tests.bench.table import Figure, at_most
 from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
 from zfsilod.api.stub import Api
 from zfsilod.certs import make_join, parse_join
-from zfsilod.door import Door, listen_tcp, listen_unix
+from zfsilod.door import Door
 from zfsilod.give import CreateVolume
 from zfsilod.model import Volume
 from zfsilod.publish import Publish
+from zfsilod.sockets import listen_tcp, listen_unix
 from zfsilod.tls import ServerTls
 
 if TYPE_CHECKING:
