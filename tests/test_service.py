@@ -149,7 +149,7 @@ WRONG: list[tuple[tuple[Verb, ...], Verb, type[ZfsiloError], str]] = [
     ((), CREATE.but(properties=(("volsize", "1"),)), InvalidArgument, "volsize"),
     ((), CREATE.but(properties=(("volblocksize", "1000"),)), InvalidArgument, "volblocksize"),
     ((), CREATE.but(labels=(("-", "x"),)), InvalidArgument, "label"),
-    ((CREATE,), CREATE.but(capacity_bytes=2 * GIB), AlreadyExists, "data exists"),
+    ((CREATE,), CREATE.but(capacity_bytes=2 * GIB), AlreadyExists, "another capacity_bytes"),
     ((), DeleteVolume(id="data"), NotFound, "no volume data"),
     ((CREATE, PUBLISH), DeleteVolume(id="data"), FailedPrecondition, "published to take"),
     ((CREATE,), DeleteVolume(id="data", etag="1"), Busy, "read it again"),
@@ -158,7 +158,7 @@ WRONG: list[tuple[tuple[Verb, ...], Verb, type[ZfsiloError], str]] = [
     ((CREATE,), UpdateVolume(id="data", mask=("uid",)), InvalidArgument, "mask names uid"),
     ((), PUBLISH, NotFound, "no volume data"),
     ((CREATE,), PUBLISH.but(host="other"), NotFound, "no host other"),
-    ((CREATE, PUBLISH), PUBLISH.but(readonly=True), AlreadyExists, "other parameters"),
+    ((CREATE, PUBLISH), PUBLISH.but(readonly=True), AlreadyExists, "R, read-only: unpublish"),
     ((CREATE,), PUBLISH.but(access_mode="MULTI_NODE_MULTI_WRITER"), InvalidArgument, "allows"),
     ((CREATE, PUBLISH, CreateHost(id="other", iqn="iqn.2024-01.lab.other:host")),
      PUBLISH.but(host="other"), FailedPrecondition, "published to take"),
@@ -180,7 +180,7 @@ WRONG: list[tuple[tuple[Verb, ...], Verb, type[ZfsiloError], str]] = [
     (UP, Unstage(id="data"), FailedPrecondition, "mounted at /srv/data"),
     (UP, Disconnect(id="data"), FailedPrecondition, "unmount and unstage"),
     ((), Grow(id="data"), FailedPrecondition, "not connected"),
-    ((), CreateHost(id="take", iqn="iqn.2024-01.lab.else:x"), AlreadyExists, "other parameters"),
+    ((), CreateHost(id="take", iqn="iqn.2024-01.lab.else:x"), AlreadyExists, "another iqn"),
     ((), CreateHost(id="clone", iqn="iqn.2024-01.lab.take:host"), AlreadyExists, "host take"),
     ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "no IQN"),
     ((CREATE, PUBLISH), DeleteHost(id="take"), FailedPrecondition, "holds data"),
@@ -306,6 +306,8 @@ async def test_a_vanished_zvol_is_lost_and_never_made_anew(zfsilo: House) -> Non
     del zfsilo.host.facts.memory["zvol:tank/zfsilo/data"]
     with pytest.raises(FailedPrecondition, match="is gone"):
         await zfsilo.service.sync("data", caller="test")
+    with pytest.raises(FailedPrecondition, match="never made anew"):
+        await zfsilo.do(CREATE)
     assert zfsilo.facts == {}
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zfsilod import sight
 from zfsilod.errors import (
     AlreadyExists,
     CommandFailed,
@@ -51,6 +52,25 @@ def down(name: str) -> tuple[Verb, ...]:
     return (
         UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name)
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", [CREATE.but(id="other"), SNAP], ids=lambda verb: verb.kind)
+async def test_an_equal_request_that_ended_while_this_one_looked(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch, verb: Verb
+) -> None:
+    await zfsilo.do(CREATE)
+    see = sight.see
+    quicker = [verb]
+
+    async def look_slowly(service: Any, asked: Verb, operation_id: str) -> object:
+        seen = await see(service, asked, operation_id)
+        if quicker:
+            await zfsilo.do(quicker.pop())
+        return seen
+
+    monkeypatch.setattr(sight, "see", look_slowly)
+    operation = await zfsilo.service.begin(verb, caller="test")
+    assert operation.title.endswith("already so")
 
 
 def get(zfsilo: House, kind: Any, key: str) -> Any:

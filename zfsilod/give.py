@@ -85,10 +85,9 @@ class CreateVolume(Verb):
         assert isinstance(seen, Room)
         content = self._content(world.txn)
         wanted = self._volume(world, content)
-        if world.txn.get(Volume, self.id):
-            raise AlreadyExists(
-                f"the volume {self.id} exists with other parameters", volume=self.id
-            )
+        found = world.txn.get(Volume, self.id)
+        if found is not None:
+            raise self._taken(found)
         check_room(wanted, seen, world)
         commit: tuple[Change, ...] = (put(wanted.but(height="CREATED")),)
         if content is None:
@@ -104,14 +103,39 @@ class CreateVolume(Verb):
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Volume, self.id)
-        same = found is not None and (
-            (found.thin, found.mode, found.properties, found.hosts, found.access_modes)
-            == (self.thin, self.mode, self._properties(), self.hosts, self.access_modes)
-            and (found.source_snapshot, found.source_volume)
-            == (self.source_snapshot, self.source_volume)
-            and self._has_size(found)
-        )
-        return plan.up([plan.zvol(found)]) if found is not None and same else None
+        if found is None or self._differences(found):
+            return None
+        return plan.up([plan.zvol(found)])
+
+    def _taken(self, found: Volume) -> AlreadyExists | FailedPrecondition:
+        differences = self._differences(found)
+        if differences:
+            return AlreadyExists(
+                f"the volume {self.id} exists, with another {', '.join(differences)}: zfsiloctl "
+                f"volume show {self.id}",
+                volume=self.id, fields=" ".join(differences),
+            )  # fmt: skip
+        return FailedPrecondition(
+            f"the volume {self.id} is recorded, and not to be seen in the pool: it is never made "
+            "anew, since it would be empty",
+            reason="LOST", volume=self.id,
+        )  # fmt: skip
+
+    def _differences(self, found: Volume) -> list[str]:
+        """Return the fields, by their names in the API, in which a volume is not as asked for."""
+        both = {
+            "thin": (found.thin, self.thin),
+            "mode": (found.mode, self.mode),
+            "properties": (found.properties, self._properties()),
+            "hosts": (found.hosts, self.hosts),
+            "access_modes": (found.access_modes, self.access_modes),
+            "source": (
+                (found.source_snapshot, found.source_volume),
+                (self.source_snapshot, self.source_volume),
+            ),
+        }
+        differing = [name for name, (there, asked) in both.items() if there != asked]
+        return differing if self._has_size(found) else ["capacity_bytes", *differing]
 
     def _has_size(self, found: Volume) -> bool:
         asked = self.capacity_bytes

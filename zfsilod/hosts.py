@@ -35,8 +35,11 @@ class CreateHost(Verb):
 
     def plan(self, world: World, seen: object) -> Plan:
         found = world.txn.get(Host, check_id(self.id, "host id"))
-        if found is not None and not self.register and not self._same(found):
-            raise AlreadyExists(f"the host {self.id} exists with other parameters", host=self.id)
+        differing = self._differences(found) if found and not self.register else []
+        if differing:
+            raise AlreadyExists(
+                f"the host {self.id} exists, with another {', '.join(differing)}", host=self.id
+            )
         new = checked(world, (found or Host(id=self.id, created_at=world.now)).but(
             **self._told(), updated_at=world.now
         ))  # fmt: skip
@@ -50,8 +53,8 @@ class CreateHost(Verb):
         told = {name: getattr(self, name) for name in FIELDS}
         return {name: value for name, value in told.items() if value or not self.register}
 
-    def _same(self, found: Host) -> bool:
-        return all(getattr(found, name) == getattr(self, name) for name in FIELDS)
+    def _differences(self, found: Host) -> list[str]:
+        return [name for name in FIELDS if getattr(found, name) != getattr(self, name)]
 
 
 class UpdateHost(Verb):

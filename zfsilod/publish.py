@@ -64,8 +64,8 @@ class Publish(Verb):
         others = [each for each in self._others(world.txn) if each.host not in fenced]
         if standing is not None and not self._same(standing):
             raise AlreadyExists(
-                f"{self.volume} is published to {self.host} with other parameters: unpublish it "
-                "first",
+                f"{self.volume} is published to {self.host} {_manner(standing)}, not "
+                f"{_manner(self)}: unpublish it first",
                 volume=self.volume, host=self.host,
             )  # fmt: skip
         wanted = standing
@@ -270,6 +270,11 @@ class ReportFilesystem(Verb):
                 f"{self.volume} has a {now.type} filesystem already: {now.uuid}",
                 reason="FILESYSTEM_READY", volume=self.volume, uuid=now.uuid,
             )  # fmt: skip
+
+
+def _manner(how: Publish | Publication) -> str:
+    readonly = how.readonly or how.access_mode in READERS
+    return f"as {how.access_mode}, {'read-only' if readonly else 'writable'}"
 
 
 def chap_for(publication: Publication, target: str) -> Chap:

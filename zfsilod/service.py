@@ -105,7 +105,7 @@ class Service:
         with self.driver.hand(operation_id):
             try:
                 found = await self._claim(verb, caller, operation_id, until)
-            except AlreadyExists:
+            except (AlreadyExists, FailedPrecondition):
                 standing = await self._stand(verb, caller)  # an equal request ended since we looked
                 if standing is None:
                     raise

@@ -73,7 +73,7 @@ def test_3_there_is_no_such_thing(ctl: Shell) -> None:
 
 def test_4_it_exists_with_other_parameters(ctl: Shell) -> None:
     ctl.ok("volume create other 1G")
-    assert "exists with other parameters" in ctl.fails(4, "volume create other 2G")
+    assert "with another capacity_bytes" in ctl.fails(4, "volume create other 2G")
 
 
 def test_5_wrong_state(ctl: Shell) -> None:
