@@ -15,7 +15,8 @@ PARTS = {
     "ladder": "tests.crash.ladder",  # sequences of requests and crashes, against a model
     "crowd": "tests.crash.crowd",  # many clients at once
     "units": "tests.crash.units",  # real systemd units over the simulated host: a sample
-    "lab": "tests.lab.crash",  # real tools and kernels: workers killed, power cut
+    "lab": "tests.lab.crash",  # real tools and kernels: workers killed
+    "power": "tests.lab.power",  # and the power cut at random moments
 }
 
 

@@ -1,4 +1,4 @@
-"""The lab's part of the crash tests: real tools and kernels, killed workers, power cuts.
+"""The lab's part of the crash tests: real tools and kernels, killed workers.
 
 Each verb runs once uncut, which counts the effects that it has; then its worker is killed after
 each of them (cutter.py), and the machine is compared with what it was before.
@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.lab import oracle, power
+from tests.lab import oracle
 from tests.lab.pair import restore_pair
 from tests.lab.snapshots import ready
 
@@ -176,8 +176,7 @@ def walk_all(pair: Pair, report: Report, dice: random.Random, rollbacks: int) ->
 
 
 def run(report: Report, *, size: Size, seed: int) -> None:
-    """Kill workers, then cut power."""
+    """Kill the worker at every point of the real tools."""
     dice = random.Random(seed)
     with restore_pair(ready()) as pair:
         walk_all(pair, report, dice, ROLLBACKS[size])
-    power.run(report, size=size, seed=seed)

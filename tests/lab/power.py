@@ -100,6 +100,8 @@ class Load:
         while self.last == known and time.monotonic() < end:
             time.sleep(0.1)  # nobody tells when a file grows
             self.look()
+        if self.last == known:
+            raise LabError(f"nothing is written; {self.pair.take.console_tail()}")
 
     def look(self) -> None:
         """Take note of what was acknowledged since."""

@@ -4,7 +4,8 @@
                                    goes to the console, which a power cut of the machine leaves
     writer.py check FILE LAST      is every block up to LAST, as acknowledged, there and whole?
 
-Block n lies in slot n % SLOTS, as its number and a checksum, over and over.
+Block n lies in slot n % SLOTS, as its number and a checksum, over and over. So the slot of the block
+under way at a cut may hold either, and is not checked.
 """
 
 import os
@@ -39,7 +40,7 @@ def check(path: str, last: int) -> list[str]:
     """Return what is wrong with the blocks up to `last`."""
     wrong = []
     with open(path, "rb") as file:  # noqa: PTH123 - it runs alone
-        for number in range(max(0, last - SLOTS + 1), last + 1):
+        for number in range(max(0, last - SLOTS + 2), last + 1):
             file.seek(number % SLOTS * BLOCK)
             found = file.read(BLOCK)
             newer = struct.unpack(">Q", found[:8])[0] if len(found) == BLOCK else -1
