@@ -152,7 +152,7 @@ def _consumer() -> tuple[Example, ...]:
     block = (*connected, *plan.mounting(BLOCK, BLOCK.mounts[0]))
     return (
         Example(name="connect", before=(), moves=plan.up(connected)),
-        Example(name="disconnect", before=connected, moves=plan.down(connected)),
+        Example(name="disconnect", before=connected, moves=plan.descent(ATTACHMENT, connected)),
         Example(name="stage", before=connected, moves=plan.up(plan.staging(ATTACHMENT))),
         Example(name="stage-clone", before=formatted, moves=plan.up(plan.staging(CLONED))),
         Example(

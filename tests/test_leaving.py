@@ -55,6 +55,29 @@ async def test_a_lost_session_turns_the_order_round(zfsilo: House) -> None:
     assert kinds(zfsilo) == {"zvol", "content"}
 
 
+@pytest.mark.parametrize("kind", ["unmount", "unstage", "disconnect"])
+async def test_a_disk_that_hangs_loses_its_session_first(zfsilo: House, kind: str) -> None:
+    await zfsilo.do(*UP)
+    for verb in (UnmountFrom(id="data"), Unstage(id="data"), Disconnect(id="data")):
+        if verb.kind == kind:
+            freeze(zfsilo)
+        done = await zfsilo.do(verb)
+        hung = "done" if verb.kind == kind else "kept"
+        assert (ways(done)[0], done.moves[0].mark) == ("do Answering", hung)
+        if verb.kind == kind:
+            break
+    assert "session" not in kinds(zfsilo)
+    await zfsilo.do(Disconnect(id="data", force=True))
+    assert not kinds(zfsilo) & {"session", "node", "mount", "point"}
+
+
+def freeze(zfsilo: House) -> None:
+    """Let the server stop to answer, behind a session that stands."""
+    memory = zfsilo.host.facts.memory
+    (name,) = (each for each in memory if each.startswith("session:"))
+    memory[name] |= {"hangs": True}
+
+
 async def test_force_goes_down_from_any_height(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     for refused in (Unstage(id="data"), Disconnect(id="data")):

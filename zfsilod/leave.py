@@ -1,8 +1,9 @@
 """The verbs by which a consumer lets go of a volume: unmount, unstage, disconnect.
 
-A session that is lost, and I/O that hangs, turn the order round: first the session is dropped, so
-that what hangs fails, then the mounts are taken away, from whoever is at work there. `force` asks
-for that order whatever the session is like, and from any height.
+A session that is lost turns the order round: first the session is dropped, so that what hangs
+fails, then the mounts are taken away, from whoever is at work there. `force` asks for that order
+whatever the session is like, and from any height. Where I/O hangs though the session stands, the
+worker sees it before its first move, and drops the session by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from zfsilod.steps import Detached, Dropped
 from zfsilod.verbs import Plan, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
-    from zfsilod.model import Change, Move
+    from zfsilod.model import Change
     from zfsilod.store import Transaction
 
 
@@ -106,9 +107,9 @@ class Disconnect(Descent):
                 reason=found.height, volume=self.id,
             )  # fmt: skip
         session = plan.connection(found)
-        moves: tuple[Move, ...] = plan.down(session)
+        moves = plan.descent(found, session)
         if self.turned(seen):
-            moves = (*plan.abandoning(found), *moves)
+            moves = (*plan.abandoning(found), *plan.down(session))
         return Plan(
             title=title, claims=(*claims, *_paths(found)), moves=moves,
             commit=(drop(found), drop_secret(self.id), *_debt(found)),

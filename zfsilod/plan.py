@@ -28,6 +28,7 @@ from zfsilod.model import (
 from zfsilod.record import Pairs, Record, pairs
 from zfsilod.steps import (
     Acl,
+    Answering,
     Backstore,
     Bound,
     Clone,
@@ -369,14 +370,19 @@ def mounting(attachment: Attachment, mount: Mount) -> list[Step]:
 def unmounting(attachment: Attachment, mount: Mount) -> tuple[Move, ...]:
     """Return the way back from one path; a mount point that was there before us stays."""
     point, bound = mounting(attachment, mount)
-    return down([point, bound] if mount.made_path else [bound])
+    return descent(attachment, [point, bound] if mount.made_path else [bound])
 
 
 def unstaging(attachment: Attachment) -> tuple[Move, ...]:
     """Return the way down from STAGED; the filesystem stays, as does a path not made by us."""
     kept = () if attachment.made_staging_path else (MountPoint,)
     steps = [s for s in staging(attachment) if isinstance(s, HostStep) and not s.sticky]
-    return down([step for step in steps if not isinstance(step, kept)])
+    return descent(attachment, [step for step in steps if not isinstance(step, kept)])
+
+
+def descent(attachment: Attachment, steps: Sequence[Step]) -> tuple[Move, ...]:
+    """Return the way back from steps, which does not wait for a disk that hangs."""
+    return (*up([Answering(disk=attachment.disk)]), *down(steps))
 
 
 def detaching(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Move, ...]:

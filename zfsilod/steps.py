@@ -486,6 +486,27 @@ class Session(HostStep):
         host.iscsi.logout(self.disk)
 
 
+class Answering(HostStep):
+    """I/O to the disk is answered, if only by an error; or no session with the target is left.
+
+    A guard before a way down. What does not answer loses its session: what hangs on it fails now.
+    """
+
+    volatile = True
+    final = (True,)
+    atomic = False
+    disk: Disk
+
+    def probe(self, host: Host) -> bool:
+        return host.iscsi.answers(self.disk)
+
+    def do(self, host: Host) -> None:
+        host.iscsi.drop(self.disk)
+
+    def undo(self, host: Host) -> None:
+        """To log in again is a matter of Session."""
+
+
 class Dropped(HostStep):
     """No session with the target is left, whoever used its disk: what hangs on it fails now.
 

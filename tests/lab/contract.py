@@ -27,6 +27,7 @@ from zfsilod.plan import backstore_name
 from zfsilod.secret import Chap
 from zfsilod.steps import (
     Acl,
+    Answering,
     Backstore,
     Clone,
     Detached,
@@ -64,7 +65,7 @@ MAX_CUTS = 40
 CONFIGFS = "/sys/kernel/config/target"
 CHANGES = ("make", "write", "link", "remove", "unlink")  # of Configfs: each one system call
 
-GUARDS = (NoSession, Fenced, NobodyAdmitted)
+GUARDS = (NoSession, Fenced, NobodyAdmitted, Answering)
 ONE_WAY = (Dropped, Detached, NoExport, NoAcl, NoNode)  # what they take away stays away
 
 

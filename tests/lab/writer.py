@@ -4,8 +4,8 @@
                                    goes to the console, which a power cut of the machine leaves
     writer.py check FILE LAST      is every block up to LAST, as acknowledged, there and whole?
 
-Block n lies in slot n % SLOTS, as its number and a checksum, over and over. So the slot of the block
-under way at a cut may hold either, and is not checked.
+Block n lies in slot n % SLOTS, as its number and a checksum, over and over. The slot of the block
+under way at a cut may hold this one or the one before, and is not checked.
 """
 
 import os

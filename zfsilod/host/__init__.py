@@ -135,6 +135,9 @@ class Iscsi(Protocol):
     def is_lost(self, disk: Disk) -> bool:
         """Tell whether the session is gone, or does not work now."""
 
+    def answers(self, disk: Disk) -> bool:
+        """Tell whether I/O to the disk ends within seconds, if there is one."""
+
     def users(self, disk: Disk) -> list[str]:
         """Return who uses the disk, if there is one: devices made of it, and mount points."""
 

@@ -7,8 +7,11 @@ own: sdX is whatever was free when it appeared.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import threading
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +28,7 @@ SECTOR_BYTES = 512  # the unit of /sys/block/*/size, whatever the disk's own sec
 LOGGED_IN = "LOGGED_IN"
 FAILED = "FAILED"  # the connection was lost, and iscsid tries to get it back
 VPD_HEADER_BYTES = 4
+PAGE_BYTES = 4096  # which O_DIRECT can read at once of any disk
 
 
 class Session:
@@ -157,6 +161,26 @@ def claim(path: Path, what: str) -> None:
     Opened for reading only, since udev probes a device anew when a writer closes it.
     """
     os.close(open_exclusively(path, what, os.O_RDONLY))
+
+
+def answers(path: Path, within_s: float) -> bool:
+    """Tell whether a read past all caches ends in time, well or with an error.
+
+    Nothing ends a read that hangs but its session's end, so it is left alone in its thread.
+    """
+    ended = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(OSError), mmap(-1, PAGE_BYTES) as page:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            try:
+                os.preadv(descriptor, [page], 0)
+            finally:
+                os.close(descriptor)
+        ended.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return ended.wait(within_s)
 
 
 def open_exclusively(path: Path, what: str, flags: int) -> int:

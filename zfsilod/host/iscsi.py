@@ -24,6 +24,7 @@ from zfsilod.host.disks import (
     Device,
     Disks,
     Session,
+    answers,
     check_serial,
     claim,
     users,
@@ -46,6 +47,7 @@ LOGIN_TIMEOUT_S = 60  # iscsid gives up before: login_timeout below, and 3 s for
 LOGOUT_TIMEOUT_S = 60
 LOGOUT_ATTEMPTS, LOGOUT_DEADLINE_S = 4, 8
 DISK_DEADLINE_S = 30
+ANSWER_S = 5  # the initiator takes twice as long to see that a server is frozen
 REPLACEMENT_TIMEOUT_S = 120  # how long I/O waits for a lost session before it fails
 GROUP = 1  # the portal group of every target of ours: tpgt_1
 
@@ -181,6 +183,10 @@ class RealIscsi:
     def is_lost(self, disk: Disk) -> bool:
         session = self._disks.session(disk.target)
         return session is None or session.state != LOGGED_IN
+
+    def answers(self, disk: Disk) -> bool:
+        device = self._disks.find(disk.target)
+        return device is None or answers(device.path, ANSWER_S)
 
     def users(self, disk: Disk) -> list[str]:
         device = self._disks.find(disk.target)

@@ -264,6 +264,9 @@ class RealMounts:
             return
         if "target is busy" not in done.stderr:
             raise done.failed()
+        if self._is_dead(mount) or _is_dead_node(mount):  # who is at work there has lost it anyhow
+            self._run(["umount", "--lazy", mount.path], timeout_s=MOUNT_TIMEOUT_S)
+            return
         below = [each.path for each in mountinfo.read() if each.parent == mount.id]
         names = below + processes.using(mount.path)
         by = f" by {', '.join(names)}" if names else ""

@@ -60,6 +60,8 @@ class FakeIscsi:
         self.facts.effect(f"session:{disk.target}", session)
 
     def logout(self, disk: Disk) -> None:
+        if hangs(self.facts, disk):
+            raise Unavailable(f"the session with {disk.target} did not end")
         for path in self.facts.names("mount"):
             if self.facts.get(f"mount:{path}")["serial"] == disk.serial:
                 raise Busy(f"the disk of {disk.target} is mounted at {path}", path=path)
@@ -72,6 +74,9 @@ class FakeIscsi:
     def is_lost(self, disk: Disk) -> bool:
         found = self.facts.get(f"session:{disk.target}")
         return found is None or "lost" in found
+
+    def answers(self, disk: Disk) -> bool:
+        return not hangs(self.facts, disk)
 
     def users(self, disk: Disk) -> list[str]:
         paths = sorted(self.facts.names("mount"))
@@ -104,6 +109,12 @@ class FakeIscsi:
     def rescan(self, disk: Disk) -> None:
         session = self.facts.get(f"session:{disk.target}")
         self.facts.effect(f"session:{disk.target}", session | {"size": disk.size_bytes})
+
+
+def hangs(facts: Facts, disk: Disk) -> bool:
+    """Tell whether nothing answers behind a session that stands."""
+    found = facts.get(f"session:{disk.target}")
+    return bool(found and "hangs" in found)
 
 
 def need_session(facts: Facts, disk: Disk) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, Conflict, FailedPrecondition
-from zfsilod.host.fake.iscsi import need_session
+from zfsilod.errors import Busy, Conflict, FailedPrecondition, Unavailable
+from zfsilod.host.fake.iscsi import hangs, need_session
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
@@ -68,6 +68,8 @@ class FakeMounts:
         found = self.facts.get(f"mount:{path}")
         if found and found["serial"] != disk.serial:
             raise Conflict(f"something else is mounted at {path}", path=path)
+        if found and hangs(self.facts, disk):
+            raise Unavailable(f"umount {path} did not end in time")
         if found:
             self.facts.effect(f"mount:{path}", None)
 
