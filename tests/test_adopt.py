@@ -138,7 +138,7 @@ async def test_a_store_is_rebuilt_from_the_pool(zfsilo: House) -> None:
 
 async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
     zvol = {"uid": "", "guid": "77", "size": GIB, "thin": False,
-            "properties": {"volblocksize": "8192", "sync": "always"}}  # fmt: skip
+            "properties": {"volblocksize": "8192", "sync": "standard"}}  # fmt: skip
     zfsilo.host.facts.memory["zvol:tank/vm-1"] = zvol
     verb = await find(zfsilo.service, "tank/vm-1", "")
     await zfsilo.do(verb)
@@ -146,7 +146,7 @@ async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
         found = txn.get(Volume, "vm-1")
     assert found is not None
     assert (found.dataset, found.guid, found.thin) == ("tank/vm-1", "77", False)
-    assert dict(found.properties) == {"sync": "always"}
+    assert dict(found.properties) == {"sync": "standard"}
     assert found.filesystem.state == "NONE", (
         "a consumer finds what it carries, and never formats it"
     )

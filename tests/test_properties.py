@@ -62,6 +62,19 @@ def test_what_is_for_the_creation_only() -> None:
     assert not {*ENCRYPTION, "volblocksize"} & set(CHOICES)
 
 
+async def test_what_is_written_is_safe_unless_the_caller_wants_it_otherwise(zfsilo: House) -> None:
+    def sync() -> str:
+        return str(zfsilo.facts["zvol:tank/zfsilo/data"]["properties"]["sync"])
+
+    await zfsilo.do(CREATE)
+    assert sync() == "always", "a consumer that outlives a power cut of the server loses nothing"
+    change = UpdateVolume(id="data", mask=("properties",), properties=(("sync", "standard"),))
+    await zfsilo.do(change)
+    assert sync() == "standard"
+    await zfsilo.do(change.but(properties=(("sync", ""),)))
+    assert sync() == "always"
+
+
 async def test_nothing_new_below_the_reserve(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,9 @@ def _look(machine: Machine, dataset: str, volume_id: str) -> list[AdoptVolume]:
 
 
 def _is_settable(name: str, value: str) -> bool:
+    """Tell whether it is a caller's choice: one of the list, and not what every volume has."""
+    if plan.DURABLE.get(name) == value:
+        return False
     try:
         check_properties(((name, value),), new=True)
     except InvalidArgument:

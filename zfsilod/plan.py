@@ -65,6 +65,9 @@ if TYPE_CHECKING:
 
 SERVER = ("ABSENT", "CREATED", "EXPORTED")
 CONSUMER = ("ABSENT", "CONNECTED", "STAGED", "MOUNTED")
+# A consumer that outlives a power cut of ours takes what it has written for safe, flushed or not:
+# the flush that it sends afterwards finds an empty cache, and succeeds.
+DURABLE = {"sync": "always"}
 HIDDEN = {"volmode": "dev", "snapdev": "hidden"}  # no partition scan, no snapshot devices on give
 
 R = TypeVar("R", bound=Record)
@@ -125,7 +128,7 @@ def zvol(volume: Volume, operation: str = "") -> Zvol:
 
 
 def _settings(volume: Volume) -> Pairs:
-    return pairs(dict(volume.properties) | HIDDEN)
+    return pairs(DURABLE | dict(volume.properties) | HIDDEN)
 
 
 def _first_marks(volume: Volume, operation: str) -> Pairs:
@@ -183,7 +186,9 @@ def marking(before: Volume, after: Volume) -> tuple[Move, ...]:
 
 def adoption(volume: Volume) -> tuple[Move, ...]:
     """Return what makes somebody else's zvol ours: its marks, and that nobody scans it."""
-    values = HIDDEN | {"zfsilo:filesystem": "NONE"} | marks(volume)
+    chosen = dict(volume.properties)
+    durable = {name: value for name, value in DURABLE.items() if name not in chosen}
+    values = durable | HIDDEN | {"zfsilo:filesystem": "NONE"} | marks(volume)
     return up([
         ZvolProperty(dataset=volume.dataset, name=name, value=value, previous="")
         for name, value in values.items()
@@ -256,13 +261,14 @@ def resize(volume: Volume, size_bytes: int) -> tuple[Move, ...]:
 
 
 def properties(volume: Volume, values: dict[str, str]) -> tuple[Move, ...]:
-    """Return the changes of ZFS properties; a value of "" goes back to the inherited one."""
-    before = dict(volume.properties)
+    """Return the changes of ZFS properties; a value of "" goes back to the default."""
+    before = DURABLE | dict(volume.properties)
+    after = {name: value or DURABLE.get(name, "") for name, value in sorted(values.items())}
     return up([
         ZvolProperty(
             dataset=volume.dataset, name=name, value=value, previous=before.get(name, "")
         )
-        for name, value in sorted(values.items())
+        for name, value in after.items()
         if before.get(name, "") != value
     ])  # fmt: skip
 
