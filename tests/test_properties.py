@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -64,7 +64,8 @@ def test_what_is_for_the_creation_only() -> None:
 
 async def test_what_is_written_is_safe_unless_the_caller_wants_it_otherwise(zfsilo: House) -> None:
     def sync() -> str:
-        return str(zfsilo.facts["zvol:tank/zfsilo/data"]["properties"]["sync"])
+        zvol: Any = zfsilo.facts["zvol:tank/zfsilo/data"]
+        return str(zvol["properties"]["sync"])
 
     await zfsilo.do(CREATE)
     assert sync() == "always", "a consumer that outlives a power cut of the server loses nothing"
