@@ -145,8 +145,8 @@ def volume(view: View) -> volume_pb2.Volume:
         create_time=_time(record.created_at), update_time=_time(record.updated_at),
         operation=f"operations/{view.operation}" if view.operation else "",
         attachment=attachment(view.attachment) if view.attachment is not None else None,
-        publications=[publication(each) for each in view.publications],
-        conditions=view.conditions,
+        publications=[publication(each) for each in view.publications] or None,
+        conditions=view.conditions or None,
         delete_time=_time(view.trashed.deleted_at) if view.trashed else None,
         purge_time=_time(view.trashed.purge_at) if view.trashed else None,
         **_served(view.volume) if view.volume is not None else {},
@@ -177,7 +177,9 @@ def _served(record: Volume) -> dict[str, Any]:
     return {
         "uid": record.uid, "dataset": record.dataset, "capacity_bytes": record.capacity_bytes,
         "thin": record.thin, "mode": MODES.number(record.mode), "volblocksize": record.volblocksize,
-        "properties": dict(record.properties), "labels": dict(record.labels), "hosts": record.hosts,
+        # None: an empty map costs protobuf a third of all that a volume takes.
+        "properties": dict(record.properties) or None, "labels": dict(record.labels) or None,
+        "hosts": record.hosts or None,
         "access_modes": [ACCESS_MODES.number(each) for each in record.access_modes],
         "filesystem": filesystem(record.filesystem), "source": _source(record),
     }  # fmt: skip

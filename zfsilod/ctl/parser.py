@@ -10,11 +10,12 @@ from zfsilod.ctl.refusal import EXIT_CODES_HELP
 from zfsilod.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     Subparsers = argparse._SubParsersAction["Parser"]
 
 DEFAULTS = {"remote": "", "socket": "", "timeout": None, "json": False, "quiet": False}
+HELP = {"-h", "--help"}
 CHANGE_DEFAULTS = {"dry_run": False, "no_wait": False}
 
 
@@ -31,7 +32,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for word in argv:
         if not word.isascii():
             _check_text(word)
-    given = make(argv).parse_args(argv)
+    try:
+        given = make(argv).parse_args(argv)
+    except InvalidArgument:
+        given = make(argv, whole=True).parse_args(argv)  # whose complaint names all choices
     for name, value in (DEFAULTS | CHANGE_DEFAULTS).items():
         if not hasattr(given, name):
             setattr(given, name, value)
@@ -46,8 +50,13 @@ def _check_text(word: str) -> None:
         raise InvalidArgument(f"{word!r} is no UTF-8", reason="USAGE") from None
 
 
-def make(typed: Sequence[str]) -> Parser:
-    """Return the parser, with the commands of all nouns among the typed words."""
+def make(typed: Sequence[str], *, whole: bool = False) -> Parser:
+    """Return a parser of the commands whose words were typed, or of all.
+
+    argparse asks for translations and the terminal's width for every command and argument: for
+    all of them that takes 20 ms.
+    """
+    whole = whole or not HELP.isdisjoint(typed)
     parser = Parser(
         prog="zfsiloctl", description="Network block storage for ZFS.", epilog=EXIT_CODES_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
@@ -56,19 +65,26 @@ def make(typed: Sequence[str]) -> Parser:
     _add(parser, COMMON)
     parser.set_defaults(function="")
     nouns = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for noun, text in NOUNS.items():
-        commands = [each for each in COMMANDS if each.noun == noun]
-        if not commands[0].verb:
-            _command(nouns, noun, commands[0])
+    for noun in _among(NOUNS, typed, whole=whole):
+        commands = {each.verb: each for each in COMMANDS if each.noun == noun}
+        if "" in commands:
+            _command(nouns, noun, commands[""])
             continue
+        text = NOUNS[noun]
         below = nouns.add_parser(noun, help=text, description=f"{text}.", allow_abbrev=False)
         below.set_defaults(help_of=below)
         if noun in typed:
             verbs = below.add_subparsers(title="commands", metavar="COMMAND")
-            for command in commands:
-                _command(verbs, command.verb, command)
+            for verb in _among(commands, typed, whole=whole):
+                _command(verbs, verb, commands[verb])
     parser.set_defaults(help_of=parser)
     return parser
+
+
+def _among(words: Iterable[str], typed: Sequence[str], *, whole: bool) -> list[str]:
+    """Return those of the words that were typed; all when none was."""
+    found = [] if whole else [each for each in words if each in typed]
+    return found or list(words)
 
 
 def _command(into: Subparsers, name: str, command: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
@@ -160,6 +161,7 @@ def height(value: int) -> str:
     return word(pb.Height, value, "HEIGHT_")
 
 
+@lru_cache
 def word(enum: Any, value: int, prefix: str) -> str:
     """Return an enum's value as people write it; what is not told is ""."""
     if value not in enum.values():
