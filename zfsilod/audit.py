@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zfsilod.model import Operation
 
 MARK = "ZFSILO_AUDIT"
+OF_UNIT = "OBJECT_SYSTEMD_UNIT"  # by which root tells systemctl(1) what is about another unit
 FIELDS = ("CALLER", "ACTION", "SUBJECT", "OPERATION", "OUTCOME", "REASON")
 MAX_TEXT = 300
 MAX_KNOWN = 4096  # operations whose end was recorded; systemd may tell of it twice
@@ -64,6 +65,7 @@ class Audit:
         self.record(
             operation.caller, operation.kind, operation.subject, outcome=operation.state,
             operation=operation.id, reason=operation.failure.reason if operation.failure else "",
+            unit=_unit(operation.subject),
         )  # fmt: skip
 
     def refused(self, caller: str, action: str, subject: str, error: ZfsiloError) -> None:
@@ -73,13 +75,22 @@ class Audit:
 
     def record(
         self, caller: str, action: str, subject: str, *,
-        outcome: str, operation: str = "", reason: str = "",
+        outcome: str, operation: str = "", reason: str = "", unit: str = "",
     ) -> None:  # fmt: skip
-        """Write one record."""
+        """Write one record; `systemctl status` of `unit` shows it too."""
         values = (caller, action, subject, operation, outcome, reason)
         fields = {f"ZFSILO_{n}": _line(v) for n, v in zip(FIELDS, values, strict=True) if v}
         sentence = f"{caller}: {action} {subject}: {outcome.lower().replace('_', ' ')}"
-        self.write(_line(sentence), {MARK: "1", **fields})
+        if outcome == "NEEDS_REPAIR":
+            sentence += f": zfsiloctl operation repair {operation}"
+        about = {OF_UNIT: unit} if unit else {}
+        self.write(_line(sentence), {MARK: "1", **fields, **about})
+
+
+def _unit(subject: str) -> str:
+    """Return the unit that keeps a volume up, whether it is in use or not."""
+    collection, _, name = subject.partition("/")
+    return f"zfsilo-volume@{name}.service" if collection == "volumes" else ""
 
 
 def _line(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from zfsilod.service import Service
     from zfsilod.store import Transaction
 
-ROUND_S = 30
+ROUND_S, LEAST_PAUSE_S = 30, 1
 ROOM_S = 60  # between two looks at the room that is left
 SYNC_DEADLINE_S = 120
 BATCH = 500  # operations in one unit
@@ -149,7 +150,7 @@ class Watchman:
         self._service = service
         self._retention_s = retention_s
         self._purger = Purger(service)
-        self._tried: dict[str, tuple[int, float]] = {}
+        self._tried: dict[str, tuple[int, float]] = {}  # how often, and when it is due again
         self._room_again = 0.0
         self._full = False
 
@@ -159,6 +160,7 @@ class Watchman:
         with self._service.store.read() as txn:
             live = [each.id for each in txn.live() if not self._service.driver.has_in_hand(each.id)]
         running = await self._service.launcher.running() if live else set()
+        self._tried = {each: tried for each, tried in self._tried.items() if each in live}
         for operation_id in live:
             operation = self._service.operation(operation_id)
             if operation.unit not in running:
@@ -175,7 +177,7 @@ class Watchman:
                 await self.look_at_room()
             except ZfsiloError as error:
                 log.warning("a round of the watchman: %s", error.message)
-            await self._service.driver.changed(ROUND_S)
+            await self._service.driver.changed(self._pause())
 
     async def look_at_room(self) -> None:
         """Warn once when the dataset root is nearly full, and again after it was well."""
@@ -227,12 +229,18 @@ class Watchman:
 
     def _may_try(self, operation: Operation) -> bool:
         """Tell whether a failed rollback is due again: after 5, 15, 60, then every 300 seconds."""
-        tries, last = self._tried.get(operation.id, (0, 0.0))
-        pause = REPAIR_PAUSES_S[min(tries, len(REPAIR_PAUSES_S)) - 1] if tries else 0
-        if time.monotonic() - last < pause:
+        tries, due = self._tried.get(operation.id, (0, 0.0))
+        now = time.monotonic()
+        if now < due:
             return False
-        self._tried[operation.id] = (tries + 1, time.monotonic())
+        pause = REPAIR_PAUSES_S[min(tries, len(REPAIR_PAUSES_S) - 1)]
+        self._tried[operation.id] = (tries + 1, now + pause)
         return True
+
+    def _pause(self) -> float:
+        """Return how long a round may wait for news: not beyond the next rollback that is due."""
+        due = min((due for _tries, due in self._tried.values()), default=math.inf)
+        return max(LEAST_PAUSE_S, min(ROUND_S, due - time.monotonic()))
 
 
 def _drop(bucket: str, key: str, txn: Transaction) -> None:

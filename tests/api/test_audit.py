@@ -43,6 +43,7 @@ async def test_an_operation_is_recorded_with_its_end(front: Front, records: Reco
     (found,) = records
     assert found.pop("ZFSILO_CALLER").startswith("admin ops (certificate ")
     assert found == {
+        "OBJECT_SYSTEMD_UNIT": "zfsilo-volume@data.service",
         "ZFSILO_AUDIT": "1", "ZFSILO_ACTION": "create", "ZFSILO_SUBJECT": DATA,
         "ZFSILO_OPERATION": answer.operation.name.partition("/")[2], "ZFSILO_OUTCOME": "DONE",
     }  # fmt: skip

@@ -85,7 +85,7 @@ class Host:
 
     def clean(self) -> None:
         """Leave no volume behind."""
-        self.facts.light_fuse(1 << 30, when="after", how="error")
+        self.facts.douse()
         self.volume("unpublish", "data", "--all", check=False)
         self.volume("delete", "data", "--yes", check=False)
 
@@ -97,7 +97,7 @@ def cut(host: Host, case: Case, how: str, when: str, effect: int) -> str:
     before = host.facts.snapshot()
     if how != "kill daemon":
         worker = "kill" if how in ("kill worker", "kill both") else "error"
-        then = 2 if how == TWICE else 0
+        then = (2,) if how == TWICE else ()
         host.facts.light_fuse(effect, when=when, how=worker, then=then)
     if how in ("kill daemon", "kill both"):
         with host.machine.start("zfsiloctl", "volume", *case.words):

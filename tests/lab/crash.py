@@ -73,12 +73,19 @@ class Cutter:
         """Return the machine of a case."""
         return self.pair.give if case.machine == "give" else self.pair.take
 
-    def ask(self, case: Case, words: tuple[str, ...], **cuts: int) -> int:
-        """Carry words out with cuts; return how many points the last worker had."""
+    def ask(self, case: Case, words: tuple[str, ...], **cuts: int) -> bool:
+        """Carry words out with cuts; tell whether they came to their end."""
         machine = self.machine(case)
-        machine.put(CUT, json.dumps(cuts).encode(), 0o600)
-        machine.sh(f"rm -f {COUNT}")
-        machine.run("zfsiloctl", "volume", *words, timeout_s=STEP_S, check=not cuts)
+        if cuts:
+            machine.put(CUT, json.dumps(cuts).encode(), 0o600)
+        done = machine.run("zfsiloctl", "volume", *words, timeout_s=STEP_S, check=not cuts)
+        return done.rc == 0
+
+    def count(self, case: Case, words: tuple[str, ...]) -> int:
+        """Carry words out, and return how many points the worker had."""
+        machine = self.machine(case)
+        machine.sh(f"rm -f {CUT} {COUNT}")
+        self.ask(case, words)
         return int(machine.sh(f"cat {COUNT} 2>/dev/null || echo 0").stdout)
 
     def state(self, case: Case) -> set[str]:
@@ -91,15 +98,22 @@ class Cutter:
     def _names(self, found: object) -> list[str]:
         return [str(each) for each in found] if isinstance(found, list) else []
 
-    def ended(self, case: Case) -> str:
-        """Return how the last operation ended."""
-        listed = self.machine(case).run("zfsiloctl", "operation", "list", "--json", timeout_s=60)
-        return str(json.loads(listed.stdout)["operations"][-1]["state"])
+    def live(self) -> list[str]:
+        """Return the operations that have not ended, on both machines."""
+        found = []
+        for machine in (self.pair.give, self.pair.take):
+            shown = machine.run("zfsiloctl", "operation", "list", "--json", timeout_s=STEP_S).stdout
+            found += [
+                f"{machine.name}: {each['name']} is {each['state']}"
+                for each in json.loads(shown)["operations"]
+                if not each.get("end_time")
+            ]
+        return found
 
     def walk(self, case: Case, rollbacks: int) -> None:
         """Kill the worker after each effect; at some of them the rollback's too."""
         before = self.state(case)
-        points = self.ask(case, case.words)
+        points = self.count(case, case.words)
         self.ask(case, case.back)
         self.report.say(f"{case.verb}: {points} points on the real {case.machine}")
         for point in range(1, points + 1):
@@ -110,25 +124,24 @@ class Cutter:
             self._cut(case, "lab: kill rollback", before, run=run, rollback=back)
 
     def _cut(self, case: Case, kind: str, before: set[str], **cuts: int) -> None:
-        self.ask(case, case.words, **cuts)
-        state = self.ended(case)
-        if state == "OPERATION_STATE_DONE":
+        if self.ask(case, case.words, **cuts):
             problem = "; ".join(oracle.leaks(self.pair))
             self.ask(case, case.back)
         else:
             wrong = before ^ self.state(case)
-            problem = f"{state}: {sorted(wrong)}" if wrong else ""
+            problem = f"taken back, but {sorted(wrong)}" if wrong else ""
         self.report.case(case.verb, kind, problem and f"{cuts}: {problem}")
 
     def walk_final(self, case: Case, again: tuple[str, ...]) -> None:
         """Kill the worker after each effect of what is finished all the same."""
-        points = self.ask(case, case.words)
+        points = self.count(case, case.words)
+        self.report.say(f"{case.verb}: {points} points on the real {case.machine}")
         for point in range(1, points + 1):
             self.ask(case, again)
-            self.ask(case, case.words, run=point)
+            done = self.ask(case, case.words, run=point)
             leaks = oracle.leaks(self.pair)
-            if self.ended(case) != "OPERATION_STATE_DONE":
-                leaks.append(self.ended(case))
+            if not done:
+                leaks.append("it was not finished")
                 self.ask(case, case.words)
             self.report.case(case.verb, "lab: kill worker", "; ".join(leaks))
 
@@ -144,16 +157,18 @@ class Cutter:
                 self._grow(size)
                 self.report.case(verb, "lab: kill worker", self._size(size))
 
-    def _grow(self, mib: int, **points: int) -> tuple[int, int]:
-        """Grow the zvol, then what the consumer sees, with cuts; return the points of each."""
+    def _grow(self, mib: int, **points: int) -> list[int]:
+        """Grow the zvol, then what the consumer sees; return the points of each that is not cut."""
         counted = []
         for case in (
             Case("update", "give", ("resize", "cut", f"{mib}M"), ()),
             Case("grow", "take", ("grow", "cut"), ()),
         ):
-            cuts = {"run": points[case.verb]} if case.verb in points else {}
-            counted.append(self.ask(case, case.words, **cuts))
-        return counted[0], counted[1]
+            if case.verb in points:
+                self.ask(case, case.words, run=points[case.verb])
+            else:
+                counted.append(self.count(case, case.words))
+        return counted
 
     def _size(self, mib: int) -> str:
         """Return what is wrong with the size of the mounted filesystem after all ("": nothing)."""
@@ -172,7 +187,7 @@ def walk_all(pair: Pair, report: Report, dice: random.Random, rollbacks: int) ->
         cutter.ask(case, case.back)
     create = CLIMB[0]
     cutter.walk_final(create._replace(verb="delete", words=create.back), create.words)
-    report.case("all", "lab: leaks", "; ".join(oracle.leaks(pair)))
+    report.case("all", "lab: leaks", "; ".join([*oracle.leaks(pair), *cutter.live()]))
 
 
 def run(report: Report, *, size: Size, seed: int) -> None:

@@ -55,13 +55,18 @@ class Facts:
         if blown:
             self._blow(facts["blown"])
 
-    def light_fuse(self, effects: int, *, when: str, how: str, then: int = 0) -> None:
+    def light_fuse(self, effects: int, *, when: str, how: str, then: tuple[int, ...] = ()) -> None:
         """Fail at the n-th effect from now: when is before or after it, how is error or kill.
 
-        `then`: and once more, so many effects later.
+        `then`: and again, each time so many effects later.
         """
         with self._open(write=True) as facts:
-            facts["fuse"] = {"in": effects, "when": when, "how": how, "then": then}
+            facts["fuse"] = {"in": effects, "when": when, "how": how, "then": list(then)}
+
+    def douse(self) -> bool:
+        """Take the fuse away; tell whether it had not burnt down yet."""
+        with self._open(write=True) as facts:
+            return facts.pop("fuse", None) is not None
 
     def reboot(self) -> None:
         """Forget what a kernel forgets."""
@@ -130,6 +135,7 @@ def _burn(facts: dict[str, Any]) -> str | None:
         return None
     del facts["fuse"]
     if fuse["then"]:
-        facts["fuse"] = fuse | {"in": fuse["then"], "then": 0}
+        first, *later = fuse["then"]
+        facts["fuse"] = fuse | {"in": first, "then": later}
     facts["blown"] = fuse["how"]
     return str(fuse["when"])
