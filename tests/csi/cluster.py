@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,24 +24,26 @@ from zfsilod.api.stub import Stub
 from zfsilod.certs import make_join
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 GIB = 1 << 30
 NODE = "take"
+STAGING = "staging"
+GONE = ("UNAVAILABLE", "CANCELLED", "ABORTED")
+TRIES = 100
 Mode = csi.VolumeCapability.AccessMode
 
 
 class Plugin:
     """The plugin's services, and short words for what a cluster does with them."""
 
-    def __init__(self, directory: Path, channel: Any) -> None:
+    def __init__(self, directory: Path, channel: Any, node: Any = None) -> None:
         self.directory = directory  # what kubelet has for us
         services = csi.DESCRIPTOR.services_by_name
         self.identity = Stub(channel, services["Identity"])
         self.controller = Stub(channel, services["Controller"])
         self.group = Stub(channel, services["GroupController"])
-        self.node = Stub(channel, services["Node"])
+        self.node = Stub(node or channel, services["Node"])
 
     async def create(self, name: str = "pvc-1", **fields: Any) -> csi.Volume:
         known: dict[str, Any] = {
@@ -73,25 +76,28 @@ class Plugin:
         answer: csi.ControllerGetVolumeResponse = await self.controller.ControllerGetVolume(request)
         return answer
 
-    async def stage(self, volume_id: str, context: dict[str, str], capability: Any = None) -> None:
+    async def stage(
+        self, volume_id: str, context: dict[str, str], capability: Any = None, at: str = STAGING
+    ) -> None:
         await self.node.NodeStageVolume(
             csi.NodeStageVolumeRequest(
-                volume_id=volume_id, publish_context=context, staging_target_path=self.staging,
+                volume_id=volume_id, publish_context=context, staging_target_path=self.path(at),
                 volume_capability=capability or mount(),
             )
         )  # fmt: skip
 
-    async def unstage(self, volume_id: str) -> None:
+    async def unstage(self, volume_id: str, at: str = STAGING) -> None:
         await self.node.NodeUnstageVolume(
-            csi.NodeUnstageVolumeRequest(volume_id=volume_id, staging_target_path=self.staging)
+            csi.NodeUnstageVolumeRequest(volume_id=volume_id, staging_target_path=self.path(at))
         )
 
     async def mount(
-        self, volume_id: str, path: str = "pod-a", capability: Any = None, **fields: Any
-    ) -> None:
+        self, volume_id: str, path: str = "pod-a", capability: Any = None, at: str = STAGING,
+        **fields: Any,
+    ) -> None:  # fmt: skip
         await self.node.NodePublishVolume(
             csi.NodePublishVolumeRequest(
-                volume_id=volume_id, staging_target_path=self.staging,
+                volume_id=volume_id, staging_target_path=self.path(at),
                 target_path=self.path(path), volume_capability=capability or mount(), **fields,
             )
         )  # fmt: skip
@@ -105,10 +111,6 @@ class Plugin:
         request = csi.NodeGetVolumeStatsRequest(volume_id=volume_id, volume_path=self.path(path))
         answer: csi.NodeGetVolumeStatsResponse = await self.node.NodeGetVolumeStats(request)
         return answer
-
-    @property
-    def staging(self) -> str:
-        return self.path("staging")
 
     def path(self, name: str) -> str:
         return str(self.directory / name)
@@ -199,6 +201,18 @@ def block(mode: str = "SINGLE_NODE_WRITER") -> csi.VolumeCapability:
         block=csi.VolumeCapability.BlockVolume(),
         access_mode=Mode(mode=mode),
     )
+
+
+async def until_done(call: Callable[[], Awaitable[object]]) -> object:
+    """Repeat a call as the sidecars do, while somebody is away."""
+    for _time in range(TRIES):
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code().name not in GONE:
+                raise
+            await asyncio.sleep(0.1)  # the sidecars wait longer
+    raise AssertionError("it never worked")
 
 
 class fails:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.csi.rig import KUBELET, PORT, install
 from tests.csi.suite.sanity import Result, Run, sanity
 from tests.lab.pair import Pair, restore_pair
 from tests.lab.snapshots import ready
@@ -24,29 +25,6 @@ if TYPE_CHECKING:
     from tests.lab.machine import Machine
 
 EXPECTED = Result(passed=95, failed=0, pending=1, skipped=0)
-PORT = 9751  # of those that the lab forwards; the plugins' sockets are behind it
-KUBELET = "/var/lib/kubelet"
-TIMEOUT_S = 120
-CONFIG = """\
-endpoint = "unix:///run/zfsilo-csi.sock"
-[backends.give]
-join = "/etc/zfsilo-csi/give.join"
-"""
-SERVICE = """\
-[Service]
-Environment=PYTHONPATH=/usr/lib/zfsilo
-ExecStart=/usr/bin/python3 -m zfsilo_csi --config /etc/zfsilo-csi/config.toml {role}
-"""
-PROXY_SOCKET = f"""\
-[Socket]
-ListenStream=0.0.0.0:{PORT}
-"""
-PROXY = """\
-[Unit]
-Requires=zfsilo-csi.service
-[Service]
-ExecStart=/usr/lib/systemd/systemd-socket-proxyd /run/zfsilo-csi.sock
-"""
 PATH_VERBS = {
     "create": 'mkdir -p "$1" && printf "%s\\n" "$1"',
     "remove": 'rmdir "$1"',
@@ -64,34 +42,6 @@ with socket.socket(socket.AF_UNIX) as link:
 print(text, end="")
 sys.exit(int(code))
 """
-
-
-def install(pair: Pair) -> None:
-    """Set up the plugin on both machines as the README says, but for Kubernetes."""
-    give, take = pair.give, pair.take
-    words = ("user", "csi", "--role", "controller", "--address", "give", "--file", "-")
-    join = give.run("zfsiloctl", "pki", "issue", *words, timeout_s=TIMEOUT_S).stdout
-    give.put("/etc/zfsilo-csi/give.join", join.encode(), 0o600)
-    take.put("/etc/zfsilo/zfsilod.toml", b"[csi]\nmax_attachments = 4\n", 0o644)
-    take.run("mkdir", "-p", KUBELET)
-    take.run("systemctl", "enable", "zfsilod-csi.socket", timeout_s=TIMEOUT_S)
-    take.run("systemctl", "restart", "zfsilod.service", timeout_s=TIMEOUT_S)
-    for machine, role in ((give, "controller"), (take, "node")):
-        start(machine, role)
-
-
-def start(machine: Machine, role: str) -> None:
-    """Start the plugin of a machine, and lead a port to its socket."""
-    units = "/etc/systemd/system/zfsilo-csi"
-    machine.put("/etc/zfsilo-csi/config.toml", CONFIG.encode(), 0o644)
-    machine.put(f"{units}.service", SERVICE.format(role=role).encode(), 0o644)
-    machine.put(f"{units}-proxy.socket", PROXY_SOCKET.encode(), 0o644)
-    machine.put(f"{units}-proxy.service", PROXY.encode(), 0o644)
-    machine.run("systemctl", "daemon-reload")
-    machine.run("systemctl", "start", "zfsilo-csi.service", "zfsilo-csi-proxy.socket")
-    machine.sh(
-        "for i in $(seq 300); do [ -S /run/zfsilo-csi.sock ] && exit; sleep 0.1; done; exit 1"
-    )
 
 
 @contextmanager

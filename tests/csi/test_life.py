@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
 from csi.v1 import csi_pb2 as csi
 
 from tests.csi.cluster import GIB, NODE, Cluster, block, fails, mount
-from tests.examples import TAKE
 
 if TYPE_CHECKING:
     from tests.csi.cluster import Plugin
@@ -199,11 +197,14 @@ async def test_a_node_that_does_not_log_out_is_fenced(cluster: Cluster) -> None:
     plugin = cluster.plugin
     await known_as_other(cluster)
     volume_id = (await plugin.create()).volume_id
+    old = await plugin.publish(volume_id)
     await up(plugin, volume_id, mount())
     await plugin.unpublish(volume_id)
     assert not [name for name in cluster.facts if name.startswith(("acl:", "lun:", "target:"))]
     await plugin.publish(volume_id, OTHER)
     assert (await plugin.get(volume_id)).status.published_node_ids == [OTHER]
+    with fails("FAILED_PRECONDITION"):  # a call of kubelet that was under way all the time
+        await plugin.stage(volume_id, old)
     await plugin.unmount(volume_id)  # the old node comes back and cleans up
     await plugin.unstage(volume_id)
 
@@ -292,19 +293,11 @@ async def test_fifty_pods_at_once(cluster: Cluster) -> None:
         volume = await plugin.create(name=f"pvc-{number}", volume_capabilities=[kind])
         name = volume.volume_id
         context = await plugin.publish(name, volume_capability=kind)
-        staging = plugin.path(f"staging-{number}")
-        await plugin.node.NodeStageVolume(csi.NodeStageVolumeRequest(
-            volume_id=name, publish_context=context, staging_target_path=staging,
-            volume_capability=kind,
-        ))  # fmt: skip
-        target = plugin.path(f"pod-{number}")
-        await plugin.node.NodePublishVolume(csi.NodePublishVolumeRequest(
-            volume_id=name, staging_target_path=staging, target_path=target, volume_capability=kind
-        ))  # fmt: skip
-        await plugin.unmount(name, f"pod-{number}")
-        await plugin.node.NodeUnstageVolume(
-            csi.NodeUnstageVolumeRequest(volume_id=name, staging_target_path=staging)
-        )
+        at, pod = f"staging-{number}", f"pod-{number}"
+        await plugin.stage(name, context, kind, at)
+        await plugin.mount(name, pod, kind, at)
+        await plugin.unmount(name, pod)
+        await plugin.unstage(name, at)
         await plugin.unpublish(name)
         await plugin.delete(name)
 
@@ -322,9 +315,13 @@ async def test_equal_calls_are_one_operation(cluster: Cluster) -> None:
 
 
 async def test_a_cloned_node_is_not_let_in(cluster: Cluster) -> None:
-    """Two machines with one IQN: the second is refused, naming the first."""
-    from zfsilod.errors import AlreadyExists
-    from zfsilod.hosts import CreateHost
+    """Two machines with one IQN: the second is refused, naming the first, until one is renamed."""
+    from zfsilod.hosts import CreateHost, DeleteHost
 
-    with pytest.raises(AlreadyExists, match=f"the name of host {NODE}"):
-        await cluster.give.zfsilo.do(CreateHost(id="clone", iqn=TAKE))
+    ask = csi.NodeGetInfoRequest()
+    shared = cluster.give.service.machine.iscsi.initiator()
+    await cluster.give.zfsilo.do(DeleteHost(id=NODE), CreateHost(id="first", iqn=shared))
+    with fails("UNAVAILABLE", "first"):
+        await cluster.plugin.node.NodeGetInfo(ask)
+    await cluster.give.zfsilo.do(DeleteHost(id="first"))
+    assert (await cluster.plugin.node.NodeGetInfo(ask)).node_id == NODE

@@ -104,6 +104,9 @@ async def test_lists_by_volume_by_id_and_in_pages(cluster: Cluster) -> None:
         await listed(plugin, starting_token="give:made-up")
     with fails("ALREADY_EXISTS"):
         await snapshot(plugin, one, "two")
+    assert len((await snapshot(plugin, one, "S" * 128)).snapshot_id) < 128
+    with fails("INVALID_ARGUMENT", "longer than 128 bytes"):
+        await snapshot(plugin, one, "S" * 129)
 
 
 async def test_groups(cluster: Cluster) -> None:
@@ -117,14 +120,14 @@ async def test_groups(cluster: Cluster) -> None:
         )
         return answer.group_snapshot
 
-    group = await create("group", volumes)
+    group = await create("G" * 128, volumes)
     assert group.ready_to_use
     assert {each.source_volume_id for each in group.snapshots} == set(volumes)
     assert {each.group_snapshot_id for each in group.snapshots} == {group.group_snapshot_id}
     assert {each.creation_time.seconds for each in group.snapshots} == {group.creation_time.seconds}
-    assert (await create("group", volumes)).group_snapshot_id == group.group_snapshot_id
+    assert (await create("G" * 128, volumes)).group_snapshot_id == group.group_snapshot_id
     with fails("ALREADY_EXISTS"):
-        await create("group", volumes[:1])
+        await create("G" * 128, volumes[:1])
     members = [each.snapshot_id for each in group.snapshots]
     with fails("FAILED_PRECONDITION"):
         await plugin.controller.DeleteSnapshot(csi.DeleteSnapshotRequest(snapshot_id=members[0]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from csi.v1 import csi_pb2 as csi
 from zfsilo_csi import identity, logs
 
-from tests.csi.cluster import GIB, NODE, Cluster, block, cluster_of, fails, mount
+from tests.csi.cluster import GIB, NODE, STAGING, Cluster, block, cluster_of, fails, mount
 from tests.csi.test_life import up
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ async def test_a_sick_volume_is_told(cluster: Cluster) -> None:
     well = await plugin.stats(volume_id)
     assert (well.volume_condition.abnormal, len(well.usage)) == (False, 2)
     assert {each.unit for each in well.usage} == {csi.VolumeUsage.BYTES, csi.VolumeUsage.INODES}
-    staged = f"mount:{plugin.staging}"
+    staged = f"mount:{plugin.path(STAGING)}"
     facts.effect(staged, facts.get(staged) | {"readonly": True})
     assert "read-only" in (await plugin.stats(volume_id)).volume_condition.message
     facts.effect(staged, facts.get(staged) | {"readonly": False})

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-TIMEOUT_S = 1500
+TIMEOUT_S = 3600
 RESULT = re.compile(r"(\d+) Passed \| (\d+) Failed \| (\d+) Pending \| (\d+) Skipped")
 PATH_COMMANDS = {
     "create": ("createmountpathcmd", "createstagingpathcmd"),

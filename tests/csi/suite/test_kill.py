@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from tests.csi.cluster import Plugin
+from tests.csi.cluster import Plugin, until_done
 from tests.csi.processes import HOST, Simulation, simulation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-
-GONE = ("UNAVAILABLE", "CANCELLED", "ABORTED")
-TRIES = 100
 
 
 @asynccontextmanager
@@ -35,18 +32,6 @@ async def running() -> AsyncIterator[tuple[Simulation, Plugin]]:
         async with grpc.aio.insecure_channel(processes.endpoint, options=options) as channel:
             yield processes, Plugin(directory / "kubelet", channel)
     shutil.rmtree(directory)
-
-
-async def until_done(call: Callable[[], Awaitable[object]]) -> object:
-    """Repeat a call as the sidecars do, while somebody is away."""
-    for _time in range(TRIES):
-        try:
-            return await call()
-        except grpc.aio.AioRpcError as error:
-            if error.code().name not in GONE:
-                raise
-            await asyncio.sleep(0.1)  # the sidecars wait longer
-    raise AssertionError("it never worked")
 
 
 @pytest.mark.parametrize("who", ["plugin", "daemon"])
