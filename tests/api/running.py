@@ -96,6 +96,10 @@ class Front:
         """Return the interface over TLS as somebody."""
         return Api(self._kept(tls_channel_aio(access)))
 
+    def channel_as(self, access: Access) -> Any:
+        """Return a channel over TLS as somebody, for services that are not ours."""
+        return self._kept(tls_channel_aio(access))
+
     def certified(self, role: str, subject: str, *, days: int = 1, by: str = "ca") -> Access:
         """Return how somebody with a new certificate reaches us."""
         kind: Any = "host" if role == "host" else "user"

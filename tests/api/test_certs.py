@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from zfsilo.v1 import host_pb2, operation_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
@@ -231,6 +232,21 @@ async def test_a_watcher_who_is_revoked_learns_no_more(front: Front) -> None:
     await front.root().volumes.CreateVolume(create())
     with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
         await watch.read()
+
+
+async def test_a_silent_stream_ends_with_a_revocation(front: Front, monkeypatch: Any) -> None:
+    monkeypatch.setattr("zfsilod.api.grpc.ADMIT_AGAIN_S", 0.05)
+    stolen = front.certified("reader", "mon")
+    request = health_pb2.HealthCheckRequest(service="zfsilo.v1.Service")
+    health = health_pb2_grpc.HealthStub(front.channel_as(stolen)).Watch(request)
+    operations = front.as_(stolen).operations
+    watch = operations.WatchOperations(operation_pb2.WatchOperationsRequest())
+    assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
+    await watch.read()
+    revoke(front, stolen)
+    for each in (health, watch):
+        with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
+            await each.read()
 
 
 async def test_a_certificate_that_ends_meanwhile(front: Front, monkeypatch: Any) -> None:

@@ -13,6 +13,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -40,7 +41,7 @@ from zfsilod.model import Issued, Token
 from zfsilod.roles import authorize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
@@ -62,6 +63,7 @@ OPTIONS = (
 )
 MAX_CALLS = 1024
 STOP_GRACE_S = 5.0
+ADMIT_AGAIN_S = 5.0  # how long a stream that says nothing outlives a revocation
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
@@ -160,12 +162,13 @@ class GrpcServer:
         self, method: MethodDescriptor, work: Any, *, foreign: bool
     ) -> Callable[[Any, Any], Any]:
         path, name = path_of(method), method.name
-        changes = is_change(path)
+        changes, lasts = is_change(path), method.server_streaming
 
         async def guarded(request: Any, context: Any) -> Any:
             try:
                 call = self._admit(path, context)
-                answer = await work(_checked(request), context if foreign else call)
+                answering = work(_checked(request), context if foreign else call)
+                answer = await (self._follow(answering, path, context) if lasts else answering)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -190,9 +193,11 @@ class GrpcServer:
                 call = self._admit(path, context)
                 asked = _all_checked(request) if streaming else _checked(request)
                 answers = work(asked, context if foreign else call)
-                async with aclosing(_until(self._stopping, answers)) as until_stopped:
+                # Who was revoked meanwhile learns no more.
+                again = partial(self._admit, path, context)
+                async with aclosing(_until(self._stopping, answers, again)) as until_stopped:
                     async for answer in until_stopped:
-                        self._admit(path, context)  # who was revoked meanwhile learns no more
+                        again()
                         yield answer
                 return
             except grpc.aio.AbortError:
@@ -202,6 +207,18 @@ class GrpcServer:
             await context.abort(*status.to_status(found))
 
         return guarded
+
+    async def _follow(self, answering: Coroutine[Any, Any, Any], path: str, context: Any) -> Any:
+        """Wait for a stream that writes by itself; who was revoked meanwhile is cut off."""
+        task = asyncio.ensure_future(answering)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=ADMIT_AGAIN_S)
+                self._admit(path, context)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
     def _admit(self, path: str, context: Any) -> Call:
         """Tell who calls, and whether they may."""
@@ -273,8 +290,13 @@ def _subject(request: Any) -> str:
     return next((each for each in found if isinstance(each, str) and each), "")
 
 
-async def _until(stopping: asyncio.Event, answers: Stream) -> Stream:
-    """Yield what a stream yields; when the server stops, end it: it might last for ever."""
+async def _until(
+    stopping: asyncio.Event, answers: Stream, again: Callable[[], object]
+) -> Stream:  # fmt: skip
+    """Yield what a stream yields; when the server stops, end it: it might last for ever.
+
+    `again` is called now and then while it is silent, and ends it by an exception.
+    """
     end = object()
 
     async def following() -> Any:
@@ -284,7 +306,12 @@ async def _until(stopping: asyncio.Event, answers: Stream) -> Stream:
     answer = asyncio.ensure_future(following())
     try:
         while True:
-            await asyncio.wait({answer, stop}, return_when=asyncio.FIRST_COMPLETED)
+            done, _pending = await asyncio.wait(
+                {answer, stop}, timeout=ADMIT_AGAIN_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                again()
+                continue
             if not answer.done():
                 raise Unavailable("zfsilod is stopping: go on from the last revision seen")
             if answer.result() is end:
