@@ -36,8 +36,8 @@ VOLUME = Volume(
 OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
 COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
 SHOTS = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
-CUT = plan.cut("c" * 32, SHOTS[:1], "01jd", "before-upgrade")
-GROUP = plan.cut("e" * 32, SHOTS, "01jd", "both")
+CUT = plan.cut("c" * 32, SHOTS[:1])
+GROUP = plan.cut("e" * 32, SHOTS)
 ORIGIN = plan.Origin(shot=SHOTS[0], cut="c" * 32, own=False, size_bytes=GIB)
 TRASH = f"tank/.trash/{UID}"
 PUBLICATION = Publication(id="data/take", volume="data", host="take", initiator=TAKE, epoch=1)

@@ -7,15 +7,31 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zfsilod import orphans
-from zfsilod.adopt import adopt_all, find
+from zfsilod.adopt import find
 from zfsilod.errors import AlreadyExists, Busy, Conflict, FailedPrecondition, NotFound, StoreCorrupt
 from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.leave import Disconnect
-from zfsilod.model import Attachment, Volume
+from zfsilod.model import (
+    Attachment,
+    Dependent,
+    Shot,
+    Snapshot,
+    SnapshotGroup,
+    Trashed,
+    Volume,
+)
 from zfsilod.orphans import RemoveOrphans
 from zfsilod.publish import Publish, Unpublish
+from zfsilod.rebuild import adopt_all
+from zfsilod.snapshots import (
+    CreateSnapshot,
+    CreateSnapshotGroup,
+    DeleteSnapshot,
+    DeleteSnapshotGroup,
+)
 from zfsilod.store import Store
 from zfsilod.take import Connect, MountAt, Stage
+from zfsilod.trash import DeleteVolume, Purger, UndeleteVolume
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,13 +143,122 @@ async def test_a_store_is_rebuilt_from_the_pool(zfsilo: House) -> None:
     before = volume(zfsilo)
     assert before is not None
     await forget(zfsilo, "volume")
-    assert await adopt_all(zfsilo.service, "a") == (["volumes/data"], {})
+    assert await adopted(zfsilo) == ["volumes/data"]
     after = volume(zfsilo)
     assert after is not None
     assert after.epoch > before.epoch, "no epoch comes twice"
     assert timeless(after) == timeless(before)
-    assert await adopt_all(zfsilo.service, "a") == ([], {})
+    assert await adopted(zfsilo) == []
     await zfsilo.do(*UP[1:])
+
+
+async def adopted(zfsilo: House, *complaints: str) -> list[str]:
+    """Adopt everything, and return the names of what was."""
+    found = await adopt_all(zfsilo.service, "a")
+    assert tuple(found.complaints) == complaints
+    return [each.subject for each in found.adopted]
+
+
+KINDS = (Volume, Trashed, Snapshot, SnapshotGroup, Dependent)
+MORE = (
+    CREATE, CREATE.but(id="more", labels=()),
+    CreateSnapshot(id="monday", volume="data", labels=LABELS),
+    CreateVolume(id="copy", capacity_bytes=GIB, source_snapshot="monday"),
+    CreateVolume(id="twin", capacity_bytes=2 * GIB, source_volume="data"),
+    CreateSnapshotGroup(id="both", volumes=("more", "data"), labels=(("app", "db"),)),
+    DeleteVolume(id="more", dependents="KEEP"), CREATE.but(id="more", labels=()),
+)  # fmt: skip
+
+
+def records(zfsilo: House) -> dict[str, Any]:
+    """Return the records that an adoption can bring back, without what it cannot know."""
+    with zfsilo.service.store.read() as txn:
+        found = {f"{kind.bucket()}/{each.key}": each for kind in KINDS for each in txn.scan(kind)}
+    return {name: known(each) for name, each in found.items()}
+
+
+def known(record: Any) -> Any:
+    """Return a record without what only the store knew: revisions, times, who formatted."""
+    match record:
+        case Trashed():
+            return record.but(volume=known(record.volume), revision=0, deleted_at=0, purge_at=0)
+        case Volume():
+            return timeless(record)
+        case Snapshot():
+            filesystem = record.filesystem.but(host="", operation="")
+            return record.but(revision=0, created_at=0, filesystem=filesystem)
+        case SnapshotGroup():
+            return record.but(revision=0, created_at=0)
+    return record.but(revision=0)
+
+
+async def lose_all(zfsilo: House) -> None:
+    def lose(txn: Any) -> None:
+        for kind in KINDS:
+            for each in list(txn.scan(kind)):
+                txn.drop(kind.bucket(), each.key)
+
+    await zfsilo.service.write(lose)
+
+
+async def test_snapshots_groups_clones_and_the_trash_come_back(zfsilo: House) -> None:
+    await zfsilo.do(*UP, *DOWN, *MORE[1:])
+    before = records(zfsilo)
+    await lose_all(zfsilo)
+    assert sorted(await adopted(zfsilo)) == [
+        "snapshotGroups/both", "snapshots/monday",
+        "volumes/copy", "volumes/data", "volumes/more", "volumes/more", "volumes/twin",
+    ]  # fmt: skip
+    assert records(zfsilo) == before
+    assert await adopted(zfsilo) == []
+
+
+async def test_what_came_back_keeps_what_it_needs(zfsilo: House) -> None:
+    await zfsilo.do(*MORE)
+    await lose_all(zfsilo)
+    await adopted(zfsilo)
+    with pytest.raises(FailedPrecondition, match="has snapshots or clones"):
+        await zfsilo.do(DeleteVolume(id="data"))
+    await Purger(zfsilo.service).purge()
+    assert any(name.startswith("zvol:tank/zfsilo/.trash/") for name in zfsilo.facts)
+    await zfsilo.do(
+        DeleteSnapshotGroup(id="both"), DeleteVolume(id="copy"), DeleteVolume(id="twin"),
+        DeleteSnapshot(id="monday"), DeleteVolume(id="data"), DeleteVolume(id="more"),
+        UndeleteVolume(id="more"),
+    )  # fmt: skip
+    assert zfsilo.host.facts.names("zvol") == ["tank/zfsilo/more"]
+
+
+async def test_what_the_pool_does_not_tell_is_said(zfsilo: House) -> None:
+    await zfsilo.do(*MORE)
+    await lose_all(zfsilo)
+    for cut in zfsilo.host.facts.names("cut"):  # as an older version marked them
+        fact = zfsilo.host.facts.get(f"cut:{cut}")
+        told = {n: v for n, v in fact["marks"].items() if n in ("zfsilo:cut", "zfsilo:snapshot")}
+        zfsilo.host.facts.memory[f"cut:{cut}"] = fact | {"marks": told}
+    found = await adopt_all(zfsilo.service, "a")
+    assert [each.partition(" ")[0] for each in found.unknown] == ["who", "when", "an"]
+    assert "groups both:" in found.unknown[2]
+    with zfsilo.service.store.read() as txn:
+        group = txn.get(SnapshotGroup, "both")
+        assert group is not None
+        assert [txn.get(Snapshot, each).group for each in group.snapshots] == ["both", "both"]  # type: ignore[union-attr]
+
+
+async def test_what_an_unfinished_clone_left_is_told_and_left_alone(zfsilo: House) -> None:
+    await zfsilo.do(CREATE)
+    found = volume(zfsilo)
+    assert found is not None
+    shot = Shot(dataset=found.dataset, uid=found.uid)
+    zfsilo.host.snapshots.cut((shot,), "c" * 32, (("zfsilo:cut", "c" * 32),))
+    assert await adopted(zfsilo, f"tank/zfsilo/data@zfsilo-{'c' * 32}") == []
+
+
+async def test_what_lies_in_the_trash_is_not_adopted_by_name(zfsilo: House) -> None:
+    await zfsilo.do(*MORE)
+    (trash,) = [n for n in zfsilo.host.facts.names("zvol") if ".trash" in n]
+    with pytest.raises(FailedPrecondition, match="is in the trash: zfsiloctl adopt --all"):
+        await find(zfsilo.service, trash, "")
 
 
 async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:

@@ -1,4 +1,4 @@
-"""Adopt: take over zvols that no record knows: a foreign one, or ours after the store was lost.
+"""Adopt: take over a zvol that no record knows: a foreign one, or ours after the store was lost.
 
 What a record would say lies on the zvol itself, as user properties (plan.marks). What does not is
 begun anew: nobody holds the volume, and its epochs count on from the time of the adoption, which is
@@ -13,9 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from zfsilod import plan
-from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, ZfsiloError
+from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.give import need_root
-from zfsilod.model import AccessMode, Filesystem, FilesystemState, Listed, Mode, Volume
+from zfsilod.model import AccessMode, Filesystem, FilesystemState, Listed, Mode, Trashed, Volume
+from zfsilod.origins import held
 from zfsilod.properties import check_properties
 from zfsilod.record import Pairs, pairs
 from zfsilod.trash import FOLDER
@@ -23,10 +24,11 @@ from zfsilod.verbs import Plan, Verb, World, check_id, put
 
 if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
+    from zfsilod.model import Change
     from zfsilod.service import Service
+    from zfsilod.store import Transaction
 
 LOOK_DEADLINE_S = 150
-ADOPT_DEADLINE_S = 60
 
 
 class AdoptVolume(Verb):
@@ -36,6 +38,7 @@ class AdoptVolume(Verb):
     id: str
     zvol: Listed
     properties: Pairs = ()
+    origin: str = ""  # the uid of the volume that it is a clone of, where it was seen
 
     def plan(self, world: World, seen: object) -> Plan:
         check_id(self.id, "volume id")
@@ -45,8 +48,11 @@ class AdoptVolume(Verb):
         return Plan(
             title=f"adopt {self.zvol.dataset} as {self.id}",
             claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
-            moves=moves, commit=(put(volume),),
+            moves=moves, commit=(*self._records(volume, world), *held(volume)),
         )  # fmt: skip
+
+    def _records(self, volume: Volume, world: World) -> tuple[Change, ...]:
+        return (put(volume),)
 
     def _check_new(self, world: World) -> None:
         for known in world.txn.scan(Volume):
@@ -64,65 +70,58 @@ class AdoptVolume(Verb):
             capacity_bytes=self.zvol.size_bytes, thin=self.zvol.thin,
             mode=_one_of(get_args(Mode), marks.get("mode", "")),
             volblocksize=self.zvol.volblocksize, properties=self.properties,
-            labels=pairs(_mapping(marks.get("labels", ""))),
+            labels=pairs(mapping(marks.get("labels", ""))),
             hosts=tuple(filter(None, marks.get("hosts", "").split(","))),
             access_modes=_access_modes(marks.get("access_modes", "")),
             height="CREATED", guid=self.zvol.guid,
-            filesystem=_filesystem(marks.get("filesystem", "")),
+            filesystem=filesystem(marks.get("filesystem", "")),
+            source_snapshot=marks.get("source_snapshot", ""),
+            source_volume=marks.get("source_volume", ""),
+            origin=self.origin or _uid_at(world.txn, self.zvol.origin),
             epoch=world.now, created_at=world.now, updated_at=world.now,
         )  # fmt: skip
+
+
+def _uid_at(txn: Transaction, dataset: str) -> str:
+    """Return the uid of the volume that is known to be at a dataset, or ""."""
+    known = (*txn.scan(Volume), *(each.volume for each in txn.scan(Trashed)))
+    return next((each.uid for each in known if dataset and each.dataset == dataset), "")
 
 
 async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
     """Return the verb that adopts one zvol: under its own id, else this one, else its last name."""
     need_root(service.settings)
-    found = await _find(service, dataset, volume_id)
+    found = await find_all(service, dataset, volume_id)
+    if f"/{FOLDER}/" in dataset:
+        raise FailedPrecondition(
+            f"{dataset} is in the trash: zfsiloctl adopt --all, then volume undelete",
+            reason="IN_TRASH", dataset=dataset,
+        )  # fmt: skip
     if len(found) != 1 or found[0].zvol.dataset != dataset:
         raise FailedPrecondition(f"{dataset} is no zvol", reason="NO_ZVOL", dataset=dataset)
     return found[0]
 
 
-async def adopt_all(service: Service, caller: str) -> tuple[list[str], dict[str, str]]:
-    """Adopt every zvol below the root that has our marks and no record.
-
-    Return the names of the volumes adopted, and by name why others were not.
-    """
-    need_root(service.settings)
-    with service.store.read() as txn:
-        known = {each.uid for each in txn.scan(Volume)}
-    found = await _find(service, service.settings.root, "")
-    ours = [each for each in found if each.zvol.uid and each.zvol.uid not in known]
-    lost = [each for each in ours if f"/{FOLDER}/" not in each.zvol.dataset]
-    adopted: list[str] = []
-    complaints: dict[str, str] = {}
-    for verb in lost:
-        try:
-            operation = await service.begin(verb, caller=caller)
-            await service.wait(operation.id, ADOPT_DEADLINE_S)
-        except ZfsiloError as error:
-            complaints[verb.subject] = error.message
-        else:
-            adopted.append(verb.subject)
-    return adopted, complaints
-
-
-async def _find(service: Service, dataset: str, volume_id: str) -> list[AdoptVolume]:
+async def find_all(service: Service, dataset: str, volume_id: str) -> list[AdoptVolume]:
+    """Return the verbs that adopt the zvols below a dataset, ours and others."""
     question = partial(_look, service.machine, dataset, volume_id)
     return await service.look(question, timeout_s=LOOK_DEADLINE_S)
 
 
 def _look(machine: Machine, dataset: str, volume_id: str) -> list[AdoptVolume]:
     properties = machine.zfs.own_properties(dataset)
+    found = machine.zfs.list_zvols(dataset)
+    uids = {each.dataset: each.uid for each in found}
     return [
         AdoptVolume(
-            id=_id(each, volume_id), zvol=each,
+            id=_id(each, volume_id), zvol=each, origin=uids.get(each.origin, ""),
             properties=pairs({
                 name: value
                 for name, value in properties.get(each.dataset, {}).items()
                 if _is_settable(name, value)
             }),
         )
-        for each in machine.zfs.list_zvols(dataset)
+        for each in found
     ]  # fmt: skip
 
 
@@ -155,7 +154,7 @@ def _access_modes(value: str) -> tuple[AccessMode, ...]:
     return tuple(each for each in known if each in value.split(",")) or ("SINGLE_NODE_WRITER",)
 
 
-def _mapping(value: str) -> dict[str, str]:
+def mapping(value: str) -> dict[str, str]:
     """Return labels as plan.marks writes them; what somebody else has written there is none."""
     try:
         found = json.loads(value)
@@ -165,7 +164,7 @@ def _mapping(value: str) -> dict[str, str]:
     return found if plain else {}
 
 
-def _filesystem(value: str) -> Filesystem:
+def filesystem(value: str) -> Filesystem:
     """Undo plan.filesystem_mark."""
     parts = [*value.split(":"), "", "", ""]
     known: tuple[FilesystemState, ...] = get_args(FilesystemState)

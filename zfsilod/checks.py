@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.errors import InvalidArgument, ResourceExhausted
 from zfsilod.plan import marks
-from zfsilod.record import Record
+from zfsilod.record import Pairs, Record, pairs
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
@@ -120,11 +120,17 @@ def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 def check_marks(volume: Volume) -> Volume:
     """Return a volume whose marks fit on its zvol, else raise InvalidArgument."""
-    for name, value in marks(volume).items():
+    check_fit(pairs(marks(volume)), volume.id)
+    return volume
+
+
+def check_fit(values: Pairs, name: str) -> Pairs:
+    """Return user properties that ZFS can keep, else raise InvalidArgument."""
+    for mark, value in values:
         if len(value) > MAX_MARK:
             raise InvalidArgument(
-                f"the {name.removeprefix('zfsilo:')} of {volume.id} are too long: {len(value)} "
+                f"the {mark.removeprefix('zfsilo:')} of {name} are too long: {len(value)} "
                 f"characters, ZFS keeps {MAX_MARK}",
-                reason="TOO_LONG", volume=volume.id,
+                reason="TOO_LONG", name=name,
             )  # fmt: skip
-    return volume
+    return values

@@ -258,11 +258,27 @@ class Listed(Record):
     volblocksize: int
     thin: bool
     marks: Pairs  # its own user properties of ours, without their prefix: what it inherits is none
+    origin: str = ""  # the zvol whose snapshot it is a clone of
 
     @property
     def uid(self) -> str:
         """The volume that it is; "" when it is nobody's."""
         return dict(self.marks).get("uid", "")
+
+
+class ListedShot(Record):
+    """A snapshot of ours as a listing shows it."""
+
+    dataset: str  # of the zvol
+    guid: str
+    size_bytes: int
+    created_at: int
+    marks: Pairs  # as those of Listed; of a group all carry the same
+
+    @property
+    def cut(self) -> str:
+        """The uid of the cut that it is of."""
+        return dict(self.marks)["cut"]
 
 
 class Step(Record):

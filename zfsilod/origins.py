@@ -12,9 +12,10 @@ from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model import Dependent, Filesystem, Mode, Shot, Snapshot, Trashed, Volume
 from zfsilod.plan import Origin
 from zfsilod.record import Record
-from zfsilod.verbs import check_id
+from zfsilod.verbs import check_id, put
 
 if TYPE_CHECKING:
+    from zfsilod.model import Change
     from zfsilod.store import Transaction
 
 
@@ -107,6 +108,11 @@ def copied(filesystem: Filesystem) -> Filesystem:
 def clone_dependent(volume: Volume) -> Dependent:
     """Return the record that keeps a clone's origin from being destroyed."""
     return Dependent(id=f"{volume.origin}/volumes/{volume.uid}", name=f"volumes/{volume.id}")
+
+
+def held(volume: Volume) -> tuple[Change, ...]:
+    """Return the change that keeps the origin of a clone."""
+    return (put(clone_dependent(volume)),) if volume.origin else ()
 
 
 def home_of(txn: Transaction, snapshot: Snapshot) -> Volume | None:

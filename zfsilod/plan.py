@@ -136,10 +136,30 @@ def _first_marks(volume: Volume, operation: str) -> Pairs:
     return pairs(marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": filesystem})
 
 
-def cut(uid: str, shots: tuple[Shot, ...], operation: str = "", name: str = "") -> Cut:
-    """Return the step that is one snapshot, or those of a group: `name` is its id, or theirs."""
-    found = {"zfsilo:cut": uid, "zfsilo:snapshot": name, "zfsilo:operation": operation}
-    return Cut(shots=shots, uid=uid, marks=pairs(found))
+def cut(uid: str, shots: tuple[Shot, ...], marks: Pairs = ()) -> Cut:
+    """Return the step that is one snapshot, or those of a group."""
+    return Cut(shots=shots, uid=uid, marks=marks or (("zfsilo:cut", uid),))
+
+
+def cut_marks(members: Sequence[Snapshot], operation: str, group: str = "") -> Pairs:
+    """Return what a snapshot carries, or each of a group: enough to adopt them by.
+
+    ZFS takes them in one command, which gives all the same properties: so each tells of all.
+    """
+    first = members[0]
+    values = {
+        "cut": first.uid, "snapshot": group or first.id, "operation": operation,
+        "members": _by_uid({each.volume_uid: each.id for each in members}) if group else "",
+        "filesystems": _by_uid({
+            each.volume_uid: filesystem_mark(each.filesystem) for each in members
+        }),
+        "labels": json.dumps(dict(first.labels)) if first.labels else "",
+    }  # fmt: skip
+    return pairs({f"zfsilo:{name}": value for name, value in values.items() if value})
+
+
+def _by_uid(values: dict[str, str]) -> str:
+    return ",".join(f"{uid}:{value}" for uid, value in values.items())
 
 
 def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Move, ...]:
@@ -168,6 +188,7 @@ def marks(volume: Volume) -> dict[str, str]:
         "id": volume.id, "uid": volume.uid, "mode": volume.mode,
         "access_modes": ",".join(volume.access_modes), "hosts": ",".join(volume.hosts),
         "labels": json.dumps(dict(volume.labels)) if volume.labels else "",
+        "source_snapshot": volume.source_snapshot, "source_volume": volume.source_volume,
     }  # fmt: skip
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
 

@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from zfsilod import plan
+from zfsilod.checks import check_fit
 from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.give import need_volume
 from zfsilod.model import Dependent, Shot, Snapshot, SnapshotGroup, Volume
@@ -55,10 +56,11 @@ class CreateSnapshot(Verb):
             labels=check_labels(self.labels)
         )
         shots = (Shot(dataset=volume.dataset, uid=volume.uid),)
+        marks = check_fit(plan.cut_marks([new], world.operation_id), self.id)
         return Plan(
             title=f"snapshot {self.volume} as {self.id}",
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
-            moves=plan.up([plan.cut(new.uid, shots, world.operation_id, self.id)]),
+            moves=plan.up([plan.cut(new.uid, shots, marks)]),
             commit=(put(new), put(dependent(new))),
         )  # fmt: skip
 
@@ -117,10 +119,11 @@ class CreateSnapshotGroup(Verb):
             volumes=self.volumes, created_at=world.now,
         )  # fmt: skip
         shots = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in volumes)
+        marks = check_fit(plan.cut_marks(members, world.operation_id, self.id), self.id)
         return Plan(
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
             claims=(f"snapshotgroup/{self.id}", *(f"volume/{each}" for each in self.volumes)),
-            moves=plan.up([plan.cut(uid, shots, world.operation_id, self.id)]),
+            moves=plan.up([plan.cut(uid, shots, marks)]),
             commit=(
                 put(group),
                 *(put(each.but(group=self.id)) for each in members),

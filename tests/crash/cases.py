@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import zfsilod
 from tests.examples import TAKE
-from zfsilod import adopt, orphans
+from zfsilod import adopt, orphans, rebuild
 from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
@@ -135,11 +135,32 @@ async def remove_all(service: Service) -> Verb:
     return orphans.RemoveOrphans(names=tuple(each.name for each in found), force=True)
 
 
+async def take_back(service: Service) -> Verb:
+    """Return the adoption of what lies in the trash."""
+    (found,) = await rebuild.new_volumes(service)
+    return found
+
+
+async def take_snapshots(service: Service) -> Verb:
+    """Return the adoption of snapshots."""
+    (found,) = await rebuild.new_cuts(service, rebuild.Rebuilt([], {}, []))
+    return found
+
+
 def forget(machine: Machine) -> None:
     """Lose the records, as with the state directory."""
+    _forget(machine, b"volume/", b"publication/", b"attachment/", b"trashed/")
+
+
+def forget_snapshots(machine: Machine) -> None:
+    """Lose the records of snapshots, as an older version's adoption did."""
+    _forget(machine, b"snapshot/", b"snapshotgroup/", b"dependent/")
+
+
+def _forget(machine: Machine, *prefixes: bytes) -> None:
     with machine.store.write() as txn:
         for key, _value in list(txn._range(b"", "")):
-            if key.startswith((b"volume/", b"publication/", b"attachment/")):
+            if key.startswith(prefixes):
                 txn._handle.delete(key)
 
 
@@ -170,6 +191,14 @@ SERVER = (
     Case("delete-clone", (*CREATED, TWIN), DELETE.but(id="twin")),
     Case("delete-last-clone", (*CREATED, SNAP, COPY, GIVE_UP), DELETE.but(id="copy")),
     Case("adopt", CREATED, ADOPT, spoil=forget, find=take_over),
+    Case(
+        "adopt-trashed", (*CREATED, SNAP, KEEP), rebuild.AdoptTrashed(id="data", zvol=NO_ZVOL),
+        spoil=forget, find=take_back,
+    ),
+    Case(
+        "adopt-snapshots", (*CREATED, MORE, GROUP), rebuild.AdoptCut(id="both", shots=()),
+        spoil=forget_snapshots, find=take_snapshots,
+    ),
     Case("adopt-foreign", CREATED, ADOPT, spoil=disown, find=take_over),
     Case("update-size", PUBLISHED, LARGER),
     Case(

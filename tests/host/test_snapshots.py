@@ -97,6 +97,33 @@ def test_a_group_is_one_command() -> None:
     assert not run.script
 
 
+def test_a_listing_is_of_what_is_ours_and_there() -> None:
+    argv = (
+        "zfs get -Hp -r -t snapshot -o name,property,value,source guid,volsize,creation,"
+        "defer_destroy,zfsilo:cut,zfsilo:snapshot,zfsilo:members,zfsilo:filesystems,zfsilo:labels "
+        "tank"
+    )
+
+    def listed(name: str, source: str, deferred: str) -> str:
+        rows = (
+            "guid\t7\t-", "volsize\t9\t-", "creation\t1700000000\t-",
+            f"defer_destroy\t{deferred}\t-", f"zfsilo:cut\t{CUT}\t{source}",
+            "zfsilo:snapshot\tmonday\tlocal", "zfsilo:labels\t{}\tinherited from tank",
+        )  # fmt: skip
+        return "".join(f"{name}\t{row}\n" for row in rows)
+
+    stdout = (
+        listed(SNAP_A, "local", "off") + listed(SNAP_B, "local", "on")
+        + listed("tank/a@by-hand", "inherited from tank/a", "off")
+    )  # fmt: skip
+    adapter, run = snapshots((argv, 0, stdout, ""))
+    (found,) = adapter.list_shots("tank")
+    assert not run.script
+    assert (found.dataset, found.guid, found.size_bytes) == ("tank/a", "7", 9)
+    assert (found.cut, found.created_at) == (CUT, 1700000000)
+    assert dict(found.marks) == {"cut": CUT, "snapshot": "monday"}
+
+
 def test_no_snapshot_of_what_is_not_ours() -> None:
     foreign = (LOOK, 1, ZVOL_A.replace("local", "inherited from tank") + POOL, absent(SNAP_A))
     adapter, _run = snapshots(foreign)

@@ -237,18 +237,20 @@ def test_capacity_and_list() -> None:
     rows = (
         "guid\t5\t-", f"zfsilo:uid\t{UID}\tlocal", "zfsilo:id\tv1\tinherited from tank",
         "zfsilo:mode\tBLOCK\tlocal", "volsize\t9\tlocal", "volblocksize\t4096\t-",
-        "refreservation\t0\tdefault",
+        "refreservation\t0\tdefault", "origin\ttank/trashed@zfsilo-1\t-",
     )  # fmt: skip
     stdout = "".join(f"{NAME}\t{row}\n" for row in rows)
     argv = (
         "zfs get -Hp -r -t volume -o name,property,value,source guid,volsize,volblocksize,"
-        "refreservation,zfsilo:uid,zfsilo:id,zfsilo:filesystem,zfsilo:mode,zfsilo:access_modes,"
-        "zfsilo:hosts,zfsilo:labels tank"
+        "refreservation,origin,zfsilo:uid,zfsilo:id,zfsilo:filesystem,zfsilo:mode,"
+        "zfsilo:access_modes,zfsilo:hosts,zfsilo:labels,zfsilo:source_snapshot,"
+        "zfsilo:source_volume tank"
     )
     (found,) = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).list_zvols("tank")
     assert (found.dataset, found.uid, found.guid) == (NAME, UID, "5")
     assert dict(found.marks) == {"uid": UID, "mode": "BLOCK"}, "what is inherited is nobody's"
     assert (found.size_bytes, found.volblocksize, found.thin) == (9, 4096, True)
+    assert found.origin == "tank/trashed"
 
 
 def test_what_is_set_on_zvols_themselves() -> None:

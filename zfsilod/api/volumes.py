@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod import adopt, node
+from zfsilod import adopt, node, rebuild
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
@@ -150,8 +150,14 @@ class Volumes:
     async def AdoptVolumes(
         self, _request: volume_pb2.AdoptVolumesRequest, call: Call
     ) -> volume_pb2.AdoptVolumesResponse:
-        adopted, complaints = await call.lasting(adopt.adopt_all(call.service, str(call.caller)))
-        return volume_pb2.AdoptVolumesResponse(volumes=adopted, complaints=complaints)
+        found = await call.lasting(rebuild.adopt_all(call.service, str(call.caller)))
+        names: dict[str, list[str]] = {"adopt": [], "adopt-trashed": [], "adopt-snapshot": []}
+        for each in found.adopted:
+            names[each.kind].append(each.subject)
+        return volume_pb2.AdoptVolumesResponse(
+            volumes=names["adopt"], in_trash=names["adopt-trashed"],
+            snapshots=names["adopt-snapshot"], complaints=found.complaints, unknown=found.unknown,
+        )  # fmt: skip
 
 
 def need_view(call: Call, volume_id: str) -> View:

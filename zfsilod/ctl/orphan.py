@@ -50,8 +50,12 @@ def adopt(given: Namespace) -> int:
     if given.json:
         print(answers.as_json(found))
     else:
-        for name in found.volumes:
+        for name in (*found.volumes, *found.snapshots):
             print(f"{clean(name)}: adopted")
+        for name in found.in_trash:
+            print(f"{clean(name)}: adopted, in the trash")
         for name, complaint in sorted(found.complaints.items()):
             print(f"{clean(name)}: {clean(complaint)}")
+        for sentence in found.unknown:
+            print(f"not known: {clean(sentence)}")
     return 1 if found.complaints else 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model import Disk, Filesystem, Listed, Shot
+    from zfsilod.model import Disk, Filesystem, Listed, ListedShot, Shot
     from zfsilod.record import Pairs
     from zfsilod.secret import Chap
 
@@ -73,6 +73,9 @@ class Snapshots(Protocol):
         """Destroy snapshots, each as soon as no clone needs it."""
 
     def find_guids(self, shots: tuple[Shot, ...], uid: str) -> dict[str, str]: ...
+    def list_shots(self, root: str) -> list[ListedShot]:
+        """Return every snapshot of ours below a dataset that is there for somebody."""
+
     def has_clone(self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool) -> bool: ...
     def clone(
         self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool, properties: Pairs,

@@ -10,7 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import Conflict, FailedPrecondition, Unavailable
-from zfsilod.host.zfs import ANY, CHANGE_TIMEOUT_S, READ_TIMEOUT_S, UID, RealZfs
+from zfsilod.host.zfs import (
+    ANY,
+    CHANGE_TIMEOUT_S,
+    PREFIX,
+    READ_TIMEOUT_S,
+    UID,
+    RealZfs,
+    own_marks,
+)
 from zfsilod.host.zfs_words import (
     checked,
     first_line,
@@ -21,6 +29,7 @@ from zfsilod.host.zfs_words import (
     refused,
     table,
 )
+from zfsilod.model import ListedShot
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
 CUT = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
 PROPERTIES = ("guid", CUT, "defer_destroy", UID)
+LISTED = ("guid", "volsize", "creation", "defer_destroy")
+MARKS = ("cut", "snapshot", "members", "filesystems", "labels")
 
 Found = dict[str, dict[str, tuple[str, str]]]
 
@@ -72,6 +83,18 @@ class RealSnapshots:
             if done.rc != 0:
                 reason = first_line(done).removeprefix(f"cannot destroy snapshot {name}: ")
                 raise refused(done, reason, name)
+
+    def list_shots(self, root: str) -> list[ListedShot]:
+        """Return every snapshot of ours below a dataset that is there for somebody."""
+        names = ",".join((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
+        return [
+            ListedShot(
+                dataset=name.partition("@")[0], guid=found["guid"][0], marks=own_marks(found),
+                size_bytes=int(found["volsize"][0]), created_at=int(found["creation"][0]),
+            )
+            for name, found in self._zfs.listing(root, names, kind="snapshot").items()
+            if found[CUT][1] == "local" and found["defer_destroy"][0] != "on"
+        ]  # fmt: skip
 
     def find_guids(self, shots: tuple[Shot, ...], uid: str) -> dict[str, str]:
         found = self._look(shots, uid)

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 PREFIX = "zfsilo:"
 UID = f"{PREFIX}uid"
-MARKS = ("uid", "id", "filesystem", "mode", "access_modes", "hosts", "labels")
-LISTED = ("guid", "volsize", "volblocksize", "refreservation")
+MARKS = ("uid", "id", "filesystem", "mode", "access_modes", "hosts", "labels", "source_snapshot",
+         "source_volume")  # fmt: skip
+LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")
 READ_TIMEOUT_S = 30
 LIST_TIMEOUT_S = 120  # of a pool that holds very many
 CHANGE_TIMEOUT_S = 120  # a busy pool takes its time for a transaction group
@@ -249,18 +250,21 @@ class RealZfs:
     def list_zvols(self, root: str) -> list[Listed]:
         """Return every zvol below a dataset, ours and others, in one process."""
         names = (*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS))
-        return [_listed(name, found) for name, found in self._list(root, ",".join(names)).items()]
+        return [_listed(name, found) for name, found in self.listing(root, ",".join(names)).items()]
 
     def own_properties(self, root: str) -> dict[str, dict[str, str]]:
         """Return what is set on each zvol below a dataset itself, in one process."""
-        found = self._list(root, "all", "-s", "local")
+        found = self.listing(root, "all", "-s", "local")
         return {
             dataset: {name: value for name, (value, _source) in properties.items()}
             for dataset, properties in found.items()
         }
 
-    def _list(self, root: str, names: str, *options: str) -> dict[str, dict[str, tuple[str, str]]]:
-        argv = ["zfs", "get", "-Hp", "-r", "-t", "volume", *options]
+    def listing(
+        self, root: str, names: str, *options: str, kind: str = "volume"
+    ) -> dict[str, dict[str, tuple[str, str]]]:
+        """Return properties of everything of a kind below a dataset, in one process."""
+        argv = ["zfs", "get", "-Hp", "-r", "-t", kind, *options]
         argv += ["-o", "name,property,value,source", names, checked(root)]
         done = self._run(argv, timeout_s=LIST_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
@@ -307,12 +311,19 @@ class RealZfs:
         return self._run(["zfs", verb, *words], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
 
 
+def own_marks(found: dict[str, tuple[str, str]]) -> Pairs:
+    """Return the user properties of ours that are set on a thing itself, without their prefix."""
+    return pairs({
+        name.removeprefix(PREFIX): value
+        for name, (value, source) in found.items()
+        if source == "local" and name.startswith(PREFIX)
+    })  # fmt: skip
+
+
 def _listed(dataset: str, found: dict[str, tuple[str, str]]) -> Listed:
-    own = {name: value for name, (value, source) in found.items() if source == "local"}
+    origin = found["origin"][0]
     return Listed(
         dataset=dataset, guid=found["guid"][0], size_bytes=int(found["volsize"][0]),
         volblocksize=int(found["volblocksize"][0]), thin=found["refreservation"][0] == "0",
-        marks=pairs({
-            name.removeprefix(PREFIX): v for name, v in own.items() if name.startswith(PREFIX)
-        }),
+        marks=own_marks(found), origin="" if origin == "-" else origin.partition("@")[0],
     )  # fmt: skip

@@ -9,11 +9,11 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.errors import Conflict, FailedPrecondition
+from zfsilod.model import ListedShot, Shot
+from zfsilod.record import Pairs, pairs
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.zfs import FakeZfs
-    from zfsilod.model import Shot
-    from zfsilod.record import Pairs
 
 
 class FakeSnapshots:
@@ -34,7 +34,9 @@ class FakeSnapshots:
             return
         volumes = sorted(each.uid for each in shots)
         contents = {each: self.facts.get(f"content:{each}") for each in volumes}
-        self.facts.effect(f"cut:{uid}", {"of": contents, "given_up": [], "marks": dict(marks)})
+        sizes = {each.uid: self.facts.get(f"zvol:{each.dataset}")["size"] for each in shots}
+        cut = {"of": contents, "given_up": [], "marks": dict(marks), "sizes": sizes}
+        self.facts.effect(f"cut:{uid}", cut)
 
     def give_up(self, shots: tuple[Shot, ...], uid: str) -> None:
         for each in shots:
@@ -42,6 +44,20 @@ class FakeSnapshots:
                 found = self.facts.get(f"cut:{uid}")
                 given_up = sorted({*found["given_up"], each.uid})
                 self.facts.effect(f"cut:{uid}", self._left(uid, found | {"given_up": given_up}))
+
+    def list_shots(self, root: str) -> list[ListedShot]:
+        homes = {each.uid: each.dataset for each in self.zfs.list_zvols(root)}
+        found = {name: self.facts.get(f"cut:{name}") for name in sorted(self.facts.names("cut"))}
+        return [
+            ListedShot(
+                dataset=homes[uid], guid=self._guid(Shot(dataset=homes[uid], uid=uid), name),
+                size_bytes=cut["sizes"][uid], created_at=0,
+                marks=pairs({n.removeprefix("zfsilo:"): v for n, v in cut["marks"].items()}),
+            )
+            for name, cut in found.items()
+            for uid in cut["of"]
+            if uid in homes and uid not in cut["given_up"]
+        ]  # fmt: skip
 
     def find_guids(self, shots: tuple[Shot, ...], uid: str) -> dict[str, str]:
         return {each.uid: self._guid(each, uid) for each in shots}
@@ -56,7 +72,7 @@ class FakeSnapshots:
     ) -> None:  # fmt: skip
         if not self.zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
-                self.cut((shot,), cut, ())
+                self.cut((shot,), cut, (("zfsilo:cut", cut),))
             self._clone(dataset, uid, shot, cut, dict(properties) | dict(marks))
         if own:
             self.give_up((shot,), cut)
@@ -71,7 +87,8 @@ class FakeSnapshots:
         guid = str(int(hashlib.sha256(uid.encode()).hexdigest()[:15], 16))
         zvol = {
             "uid": uid, "guid": guid, "size": origin["size"], "thin": True,
-            "properties": values, "origin": [cut, shot.uid],
+            "properties": values | {"volblocksize": origin["properties"]["volblocksize"]},
+            "origin": [cut, shot.uid],
         }  # fmt: skip
         self.facts.effect(f"zvol:{dataset}", zvol)
 

@@ -120,7 +120,11 @@ class FakeZfs:
         return Listed(
             dataset=dataset, guid=zvol["guid"], size_bytes=zvol["size"], thin=zvol["thin"],
             volblocksize=int(values["volblocksize"]), marks=pairs(marks),
+            origin=self._dataset_of(zvol["origin"][1]) if "origin" in zvol else "",
         )  # fmt: skip
+
+    def _dataset_of(self, uid: str) -> str:
+        return next(n for n in self.facts.names("zvol") if self._zvol(n)["uid"] == uid)
 
     def own_properties(self, root: str) -> dict[str, dict[str, str]]:
         found = [each.dataset for each in self.list_zvols(root)]
