@@ -86,9 +86,10 @@ class OwnServer:
         connection = Connection(
             volume=volume, target=plan.target_name(export.prefix, found), portals=export.portals,
             serial=found.uid, size_bytes=found.capacity_bytes, mode=found.mode,
-            epoch=published.epoch, readonly=published.readonly, filesystem=found.filesystem,
+            epoch=published.epoch, rotation=published.rotation, readonly=published.readonly,
+            filesystem=found.filesystem,
         )  # fmt: skip
-        return connection, self.service.store.chap(published.id)
+        return connection, self.service.store.chap(published.secret)
 
     async def publish(self, _server: str, volume: str, *, request: str) -> None:
         await self._do(Publish(volume=volume, host="take", request=request))

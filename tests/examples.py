@@ -126,6 +126,10 @@ def _server() -> tuple[Example, ...]:
             moves=plan.unpublish(VOLUME, PUBLICATION, HOW, [SECOND]),
         ),
         Example(
+            name="rotate-secrets", before=published,
+            moves=plan.rotation(VOLUME, PUBLICATION, PUBLICATION.but(rotation=1), HOW),
+        ),
+        Example(
             name="remove-export", before=published,
             moves=plan.up([NoExport(target=TARGET, backstore=plan.backstore_name(VOLUME))]),
         ),
@@ -177,6 +181,10 @@ def _consumer() -> tuple[Example, ...]:
             moves=plan.up(plan.mounting(BLOCK, BLOCK.mounts[0])),
         ),
         Example(name="unmount-block", before=block, moves=plan.unmounting(BLOCK, BLOCK.mounts[0])),
+        Example(
+            name="refresh-secrets", before=connected,
+            moves=plan.refreshment(ATTACHMENT, ATTACHMENT.but(rotation=1)),
+        ),
         Example(
             name="remove-node", before=connected[:1], moves=plan.up([NoNode(target=TARGET)])
         ),

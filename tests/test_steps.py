@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.examples import steps
-from tests.lab.contract import CONSUMER, EXAMPLES, SECRETS, SERVER, Contract, Saw
+from tests.lab.contract import CONSUMER, EXAMPLES, SERVER, Contract, Saw, secrets
 from zfsilod.host.fake import FakeHost
 
 
@@ -18,7 +18,7 @@ def cases() -> dict[str, str]:
 @pytest.fixture
 def contract(cases: dict[str, str]) -> Contract:
     """The contract on a fake host of the test's own."""
-    host = FakeHost(chap=lambda _name: SECRETS)
+    host = FakeHost(chap=secrets)
     saw = Saw()
     saw.through(host.facts, "effect")
     return Contract(host, saw, host.facts.snapshot, cases.__setitem__)

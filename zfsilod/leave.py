@@ -112,7 +112,7 @@ class Disconnect(Descent):
             moves = (*plan.abandoning(found), *plan.down(session))
         return Plan(
             title=title, claims=(*claims, *_paths(found)), moves=moves,
-            commit=(drop(found), drop_secret(self.id), *_debt(found)),
+            commit=(drop(found), drop_secret(found.secret), *_debt(found)),
         )  # fmt: skip
 
 

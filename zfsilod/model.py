@@ -140,7 +140,7 @@ class Dependent(Stored):
 class Publication(Stored):
     """One volume, exported to one host."""
 
-    id: str  # <volume>/<host>; also the name of its secrets
+    id: str  # <volume>/<host>
     volume: str
     host: str
     initiator: str  # the host's IQN when it was published
@@ -150,7 +150,13 @@ class Publication(Stored):
     epoch: int = 0
     published_by: str = ""  # who asked: the host itself, a controller or an administrator
     request: str = ""  # the consumer's operation that asked, for its release
+    rotation: int = 0  # counts its secrets, which may be made anew while a session lives
     created_at: int = 0
+
+    @property
+    def secret(self) -> str:
+        """The name of its secrets in the store."""
+        return secret_name(self.id, self.rotation)
 
 
 class Host(Stored):
@@ -185,13 +191,14 @@ class Mount(Record):
 class Attachment(Stored):
     """A volume of some server, on this consumer."""
 
-    id: str  # the local name; also the name of its secrets
+    id: str  # the local name
     server: str
     volume: str
     disk: Disk
     portals: tuple[str, ...]
     mode: Mode
     epoch: int
+    rotation: int = 0  # of the publication's secrets, as this host has them
     readonly: bool = False
     restore: Restore = "NEVER"
     published_here: str = ""  # the operation that published it; its Disconnect releases it
@@ -207,9 +214,22 @@ class Attachment(Stored):
     updated_at: int = 0
 
     @property
+    def secret(self) -> str:
+        """The name of its secrets in the store."""
+        return secret_name(self.id, self.rotation)
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Every path at which it is mounted."""
         return tuple(filter(None, (self.staging_path, *(each.path for each in self.mounts))))
+
+
+def secret_name(owner: str, rotation: int) -> str:
+    """Return the name of the secrets of a publication or an attachment: each rotation has its own.
+
+    Old and new ones lie beside each other until the operation that changes them has ended.
+    """
+    return f"{owner}#{rotation}" if rotation else owner
 
 
 class Debt(Stored):

@@ -28,6 +28,7 @@ from zfsilod.model import (
 from zfsilod.record import Pairs, Record, pairs
 from zfsilod.steps import (
     Acl,
+    AclSecrets,
     Answering,
     Backstore,
     Bound,
@@ -47,8 +48,10 @@ from zfsilod.steps import (
     MountPoint,
     NobodyAdmitted,
     Node,
+    NodeSecrets,
     NoSession,
     Portals,
+    Rejoining,
     Renewed,
     Reported,
     Session,
@@ -235,7 +238,7 @@ def admission(
     target = target_name(how.prefix, volume)
     return [
         Acl(
-            target=target, initiator=publication.initiator, secret=publication.key,
+            target=target, initiator=publication.initiator, secret=publication.secret,
             admitted=tuple(sorted(each.initiator for each in others)),
         ),
         MappedLun(target=target, initiator=publication.initiator, readonly=publication.readonly),
@@ -274,6 +277,18 @@ def dismissal(
     if fence is not None:
         guard = Fenced(target=target, initiator=publication.initiator, grace_s=fence.grace_s)
     return (*up([guard]), *down(admission(volume, publication, how, others)))
+
+
+def rotation(
+    volume: Volume, before: Publication, after: Publication, how: Export
+) -> tuple[Move, ...]:
+    """Return the change of the secrets with which a host is let in; its session goes on."""
+    return up([
+        AclSecrets(
+            target=target_name(how.prefix, volume), initiator=after.initiator,
+            secret=after.secret, previous=before.secret,
+        )
+    ])  # fmt: skip
 
 
 def resize(volume: Volume, size_bytes: int) -> tuple[Move, ...]:
@@ -334,7 +349,7 @@ def connection(attachment: Attachment) -> list[Step]:
     """Return the rung CONNECTED: a record of the target and a session."""
     return [
         Node(
-            target=attachment.disk.target, portals=attachment.portals, secret=attachment.key
+            target=attachment.disk.target, portals=attachment.portals, secret=attachment.secret
         ),
         Session(disk=attachment.disk),
     ]  # fmt: skip
@@ -439,6 +454,21 @@ def growth(attachment: Attachment, size_bytes: int) -> tuple[Move, ...]:
     if attachment.height in ("STAGED", "MOUNTED") and attachment.mode == "FILESYSTEM":
         steps.append(Fills(disk=disk, path=attachment.staging_path))
     return up(steps)
+
+
+def new_secrets(before: Attachment, after: Attachment) -> tuple[Move, ...]:
+    """Return the change of the secrets with which a consumer logs in next."""
+    return up([
+        NodeSecrets(
+            target=after.disk.target, portals=after.portals,
+            secret=after.secret, previous=before.secret,
+        )
+    ])  # fmt: skip
+
+
+def refreshment(before: Attachment, after: Attachment) -> tuple[Move, ...]:
+    """Return the same, and the return of a session that was lost."""
+    return (*new_secrets(before, after), *up([Rejoining(disk=after.disk)]))
 
 
 def consumer_truth(attachment: Attachment) -> tuple[Move, ...]:

@@ -71,7 +71,8 @@ class Publish(Verb):
         wanted = standing
         if standing is None or standing.initiator != host.iqn:
             self._check(world, volume, host, others)
-            wanted = self._publication(volume, host, world)
+            rotation = standing.rotation + 1 if standing else 0
+            wanted = self._publication(volume, host, world).but(rotation=rotation)
         assert wanted is not None
         how, new = world.settings.export, wanted is not standing
         moves = plan.publish(volume, wanted, how, others)
@@ -84,9 +85,10 @@ class Publish(Verb):
             commit=(
                 put(volume.but(height="EXPORTED", epoch=max(volume.epoch, wanted.epoch))),
                 put(wanted),
+                *((drop_secret(standing.secret),) if standing is not None and new else ()),
             ),
-            revert=(drop_secret(wanted.key),) if standing is None else (),
-            secrets={wanted.key: chap_for(wanted, target)} if new else {},
+            revert=(drop_secret(wanted.secret),) if new else (),
+            secrets={wanted.secret: chap_for(wanted, target)} if new else {},
         )  # fmt: skip
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
@@ -213,7 +215,7 @@ class Unpublish(Verb):
             f"{self.host or 'all hosts'}",
             claims=(f"volume/{self.volume}",), moves=tuple(moves),
             commit=(
-                *(drop(each) for each in gone), *(drop_secret(each.key) for each in gone),
+                *(drop(each) for each in gone), *(drop_secret(each.secret) for each in gone),
                 *((put(volume.but(height=height)),) if gone else ()),
             ),
         )  # fmt: skip

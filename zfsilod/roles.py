@@ -31,6 +31,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.Service/GetServerInfo": ALL,
     "/zfsilo.v1.Service/ListOrphans": ADMIN,
     "/zfsilo.v1.Service/RemoveOrphans": ADMIN,
+    "/zfsilo.v1.Service/RotateSecrets": ADMIN,
     "/zfsilo.v1.Service/RenewCertificate": REMOTE,  # its own
     "/zfsilo.v1.Service/GetCapacity": READERS,
     "/zfsilo.v1.Service/GetStatus": READERS,
@@ -123,6 +124,7 @@ ACTIONS: dict[str, str] = {
     "org.zfsilo1.Volume.Resize": MANAGE,
     "org.zfsilo1.Volume.Publish": MANAGE,
     "org.zfsilo1.Volume.Unpublish": MANAGE,
+    "org.zfsilo1.Volume.RotateSecrets": MANAGE,
     "org.zfsilo1.Volume.Disconnect": MANAGE,
     "org.zfsilo1.Volume.Stage": MANAGE,
     "org.zfsilo1.Volume.Unstage": MANAGE,

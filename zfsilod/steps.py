@@ -361,6 +361,28 @@ class Acl(HostStep):
         host.lio.remove_acl(self.target, self.initiator)
 
 
+class AclSecrets(HostStep):
+    """The target lets this initiator in with these secrets, no longer with the previous ones.
+
+    A session that lives goes on. An ACL that is gone gets them when it is made again.
+    """
+
+    volatile = True
+    target: str
+    initiator: str
+    secret: str  # names, as in Acl
+    previous: str
+
+    def probe(self, host: Host) -> bool:
+        return host.lio.has_secrets(self.target, self.initiator, chap=host.chap(self.secret))
+
+    def do(self, host: Host) -> None:
+        host.lio.set_secrets(self.target, self.initiator, chap=host.chap(self.secret))
+
+    def undo(self, host: Host) -> None:
+        host.lio.set_secrets(self.target, self.initiator, chap=host.chap(self.previous))
+
+
 class MappedLun(HostStep):
     """The initiator sees LUN 0, write-protected or not."""
 
@@ -450,6 +472,42 @@ class Node(HostStep):
 
     def undo(self, host: Host) -> None:
         host.iscsi.remove_node(self.target)
+
+
+class NodeSecrets(HostStep):
+    """The record of the target has these secrets, no longer the previous ones."""
+
+    target: str
+    portals: tuple[str, ...]
+    secret: str
+    previous: str
+
+    def probe(self, host: Host) -> bool:
+        return host.iscsi.has_node(self.target, self.portals, chap=host.chap(self.secret))
+
+    def do(self, host: Host) -> None:
+        host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.secret))
+
+    def undo(self, host: Host) -> None:
+        host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.previous))
+
+
+class Rejoining(HostStep):
+    """A session that was lost is taken up again with what the record says now; one that works is
+    left alone.
+    """
+
+    volatile = True
+    disk: Disk
+
+    def probe(self, host: Host) -> bool:
+        return not host.iscsi.is_known(self.disk) or not host.iscsi.is_lost(self.disk)
+
+    def do(self, host: Host) -> None:
+        host.iscsi.rejoin(self.disk)
+
+    def undo(self, host: Host) -> None:
+        """Nobody lets go of a session that is back."""
 
 
 class NoNode(HostStep):

@@ -20,6 +20,7 @@ from zfsilod.errors import NotFound, ZfsiloError
 from zfsilod.leave import Disconnect
 from zfsilod.model import Attachment, Debt, Move, Operation
 from zfsilod.record import Pairs, Record, pairs
+from zfsilod.rotation import refresh_lost
 from zfsilod.steps import Zvol
 from zfsilod.survey import UNKNOWN, Findings, note, survey, truth
 from zfsilod.trash import Purger
@@ -152,6 +153,8 @@ class Watchman:
         self._purger = Purger(service)
         self._tried: dict[str, tuple[int, float]] = {}  # how often, and when it is due again
         self._room_again = 0.0
+        self._secrets_again = 0.0
+        self._refreshing: asyncio.Task[None] | None = None
         self._full = False
 
     async def recover(self) -> None:
@@ -175,6 +178,7 @@ class Watchman:
                 await self._purger.purge()
                 await self.forget()
                 await self.look_at_room()
+                self.look_at_secrets()
             except ZfsiloError as error:
                 log.warning("a round of the watchman: %s", error.message)
             await self._service.driver.changed(self._pause())
@@ -188,6 +192,14 @@ class Watchman:
         if bool(complaint) != self._full:
             self._full = bool(complaint)
             log.warning(complaint or "there is room for volumes again")
+
+    def look_at_secrets(self) -> None:
+        """Begin a look at the secrets of lost sessions, beside this round: servers may be slow."""
+        if self._refreshing is not None and not self._refreshing.done():
+            return
+        if time.monotonic() >= self._secrets_again:
+            self._secrets_again = time.monotonic() + ROUND_S
+            self._refreshing = self._service.driver.spawn(refresh_lost(self._service))
 
     async def pay_debts(self) -> None:
         """Tell servers what this host no longer needs; a debt lasts until the server answers."""

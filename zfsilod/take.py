@@ -47,6 +47,7 @@ class Connection(Record):
     size_bytes: int
     mode: Mode
     epoch: int
+    rotation: int
     readonly: bool
     filesystem: Filesystem
 
@@ -79,11 +80,18 @@ class Connect(Verb):
         self._check(world, seen.connection)
         new = self._attachment(found, seen.connection, world, published=seen.published)
         owed = Debt(id=world.operation_id, server=self.server, volume=self.volume)
+        moves, commit = plan.up(plan.connection(new)), [put(new)]
+        if seen.published:
+            commit.append(drop(owed))
+        rotated = found is not None and found.secret != new.secret
+        if found is not None and rotated:
+            moves = (*plan.new_secrets(found, new), *moves)
+            commit.append(drop_secret(found.secret))
         return Plan(
             title=f"connect {self.volume} of {self.server}",
-            claims=(f"attachment/{self.id}",), moves=plan.up(plan.connection(new)),
-            commit=(put(new), *((drop(owed),) if seen.published else ())),
-            revert=() if found else (drop_secret(self.id),), secrets={self.id: seen.chap},
+            claims=(f"attachment/{self.id}",), moves=moves, commit=tuple(commit),
+            revert=(drop_secret(new.secret),) if rotated or not found else (),
+            secrets={new.secret: seen.chap},
         )  # fmt: skip
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
@@ -116,11 +124,17 @@ class Connect(Verb):
         self, found: Attachment | None, connection: Connection, world: World, *, published: str
     ) -> Attachment:
         if found is not None and found.height != "ABSENT":
-            return found.but(epoch=connection.epoch, boot_id=world.boot_id, updated_at=world.now)
+            return found.but(
+                epoch=connection.epoch,
+                rotation=connection.rotation,
+                boot_id=world.boot_id,
+                updated_at=world.now,
+            )
         return Attachment(
             id=self.id, server=self.server, volume=self.volume,
             disk=connection.disk,
             portals=connection.portals, mode=connection.mode, epoch=connection.epoch,
+            rotation=connection.rotation,
             readonly=connection.readonly, restore=self.restore, published_here=published,
             height="CONNECTED", filesystem=connection.filesystem, boot_id=world.boot_id,
             created_at=world.now, updated_at=world.now,

@@ -17,6 +17,7 @@ from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.model import Attachment, Disk, Listed, Trashed
 from zfsilod.publish import Publish, ReportFilesystem, Unpublish
+from zfsilod.rotation import RefreshSecrets, RotateSecrets
 from zfsilod.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
@@ -64,6 +65,9 @@ DELETE = DeleteVolume(id="data")
 KEEP = DELETE.but(dependents="KEEP")
 LEAVE = Disconnect(id="data")
 SYNC = SyncVolume(id="data")
+ROTATE = RotateSecrets(volume="data", host="take")
+REFRESH = RefreshSecrets(id="data")
+RENAME = UpdateHost(id="take", mask=("iqn",), iqn="iqn.2024-01.lab.renamed:host")
 SECOND = CreateHost(id="other", iqn=OTHER)
 READ = PUBLISH.but(access_mode="MULTI_NODE_READER_ONLY")
 SHARED = (HOST, SECOND, CREATE.but(access_modes=("MULTI_NODE_READER_ONLY",)), READ)
@@ -172,6 +176,13 @@ def disown(machine: Machine) -> None:
     machine.host.facts.memory["zvol:tank/zfsilo/data"] = zvol | {"uid": "", "properties": own}
 
 
+def break_session(machine: Machine) -> None:
+    """Break the connection of a session, which iscsid goes on with in vain."""
+    for name, fact in machine.host.facts.memory.items():
+        if name.startswith("session:"):
+            machine.host.facts.memory[name] = fact | {"lost": True}
+
+
 SERVER = (
     Case("create", (HOST,), CREATE),
     Case("create-thick", (HOST,), CREATE.but(thin=False, properties=(("compression", "lz4"),))),
@@ -217,6 +228,10 @@ SERVER = (
         "publish-force", (*PUBLISHED, SECOND), PUBLISH.but(host="other", force=True),
         first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
+    Case("rotate-secrets", (*SHARED, READ.but(host="other")), RotateSecrets(volume="data")),
+    Case("rotate-secrets-again", (*PUBLISHED, ROTATE), ROTATE),
+    Case("publish-renamed", (*PUBLISHED, ROTATE, RENAME), PUBLISH),
+    Case("unpublish-rotated", (*PUBLISHED, ROTATE), UNPUBLISH),
     Case("unpublish", PUBLISHED, UNPUBLISH.but(host="take")),
     Case("unpublish-one", (*SHARED, READ.but(host="other")), UNPUBLISH.but(host="take")),
     Case("unpublish-all", (*SHARED, READ.but(host="other")), UNPUBLISH),
@@ -241,6 +256,9 @@ CONSUMER = (
     Case("disconnect", CONNECTED, LEAVE),
     Case("disconnect-release", (*CREATED, CONNECT.but(publish_if_needed=True)), LEAVE),
     Case("disconnect-force", MOUNTED, LEAVE.but(force=True)),
+    Case("connect-rotated", (*CONNECTED, ROTATE), CONNECT, meddle=("session:",)),
+    Case("refresh-secrets", (*MOUNTED, ROTATE), REFRESH),
+    Case("refresh-secrets-lost", (*MOUNTED, ROTATE), REFRESH, spoil=break_session),
     Case("clear", MOUNTED, Clear(id="", disk=NO_DISK, paths=()), find=clear),
     Case("stage", CONNECTED, STAGE, sticky=FORMATTED),
     Case("stage-again", (*STAGED, Unstage(id="data")), STAGE.but(path="/mnt/data")),

@@ -42,6 +42,7 @@ from zfsilod.steps import (
     NoExport,
     NoNode,
     NoSession,
+    Rejoining,
     Zvol,
     ZvolSize,
 )
@@ -61,12 +62,21 @@ SECRETS = Chap(
     username="lab-in", password="0123456789abcdef",
     mutual_username="lab-out", mutual_password="fedcba9876543210",
 )  # fmt: skip
+ROTATED = Chap(
+    username="lab-in", password="abcdef0123456789",
+    mutual_username="lab-out", mutual_password="9876543210fedcba",
+)  # fmt: skip
 MAX_CUTS = 40
 CONFIGFS = "/sys/kernel/config/target"
 CHANGES = ("make", "write", "link", "remove", "unlink")  # of Configfs: each one system call
 
-GUARDS = (NoSession, Fenced, NobodyAdmitted, Answering)
+GUARDS = (NoSession, Fenced, NobodyAdmitted, Answering, Rejoining)
 ONE_WAY = (Dropped, Detached, NoExport, NoAcl, NoNode)  # what they take away stays away
+
+
+def secrets(name: str) -> Chap:
+    """Return made-up secrets: those of a rotation are others (model.secret_name)."""
+    return ROTATED if "#" in name else SECRETS
 
 
 def _placed(step: Step) -> Step:
@@ -397,7 +407,7 @@ def real_contract() -> Contract:
     for name in CHANGES:
         saw.through(Configfs, name)
     saw.through(Runner, "__call__")
-    return Contract(real_host(lambda _name: SECRETS), saw, real_inventory, _print)
+    return Contract(real_host(secrets), saw, real_inventory, _print)
 
 
 def _print(case: str, error: str) -> None:

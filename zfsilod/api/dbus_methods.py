@@ -23,6 +23,7 @@ from zfsilod.origins import need_snapshot
 from zfsilod.orphans import RemoveOrphans
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.record import pairs
+from zfsilod.rotation import RotateSecrets
 from zfsilod.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect, Grow, MountAt, Stage
@@ -136,6 +137,7 @@ MUTATIONS = {
         Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "force")
     ),
     f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
+    f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host")),
     f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force",)),
     f"{VOLUME}.Stage": Mutation(Stage, ("id", "path"), ("fs_type", "mount_options", "readonly")),
     f"{VOLUME}.Unstage": Mutation(Unstage, ("id", "path"), ("force",)),

@@ -12,6 +12,7 @@ from zfsilod.api.pages import Pages, collect
 from zfsilod.checks import nearly_full, room_for
 from zfsilod.errors import ZfsiloError
 from zfsilod.properties import check_properties
+from zfsilod.rotation import RotateSecrets
 from zfsilod.summary import Attention, Summary
 
 if TYPE_CHECKING:
@@ -97,6 +98,14 @@ class Info:
         verb = orphans.RemoveOrphans(names=tuple(request.names), force=request.force)
         operation = await call.change(verb, validate_only=request.validate_only)
         return service_pb2.RemoveOrphansResponse(operation=operation)
+
+    async def RotateSecrets(
+        self, request: service_pb2.RotateSecretsRequest, call: Call
+    ) -> service_pb2.RotateSecretsResponse:
+        host_id = messages.host_id(request.host) if request.host else ""
+        verb = RotateSecrets(volume=messages.volume_id(request.volume), host=host_id)
+        operation = await call.change(verb, validate_only=request.validate_only)
+        return service_pb2.RotateSecretsResponse(operation=operation)
 
 
 def _server(call: Call) -> service_pb2.ServerInfo:

@@ -224,6 +224,7 @@ def publication(record: Publication) -> volume_pb2.Publication:
         initiator=record.initiator, transport=TRANSPORTS.number(record.transport),
         access_mode=ACCESS_MODES.number(record.access_mode), readonly=record.readonly,
         epoch=record.epoch, published_by=record.published_by, create_time=_time(record.created_at),
+        rotation=record.rotation,
     )  # fmt: skip
 
 

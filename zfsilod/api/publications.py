@@ -99,12 +99,13 @@ class Publications:
         need_view(call, volume_id)
         volume, publication = call.read(read)
         # Unsealing imports cryptography, the first time: not on the event loop.
-        chap = await asyncio.to_thread(call.service.store.chap, publication.key)
+        chap = await asyncio.to_thread(call.service.store.chap, publication.secret)
         export = call.service.settings.export
         return volume_pb2.FetchConnectionResponse(
             volume=f"volumes/{volume_id}", target=plan.target_name(export.prefix, volume),
             portals=export.portals, serial=volume.uid, size_bytes=volume.capacity_bytes,
             mode=messages.MODES.number(volume.mode), epoch=publication.epoch,
+            rotation=publication.rotation,
             readonly=publication.readonly, filesystem=messages.filesystem(volume.filesystem),
             chap=_chap(chap),
         )  # fmt: skip

@@ -160,7 +160,8 @@ def _connection(volume: str, answer: Any, portals: tuple[str, ...]) -> Connectio
     return Connection(
         volume=volume, target=answer.target, portals=portals, serial=answer.serial,
         size_bytes=answer.size_bytes, mode=messages.MODES.name(answer.mode), epoch=answer.epoch,
-        readonly=answer.readonly, filesystem=messages.read_filesystem(answer.filesystem),
+        rotation=answer.rotation, readonly=answer.readonly,
+        filesystem=messages.read_filesystem(answer.filesystem),
     )  # fmt: skip
 
 

@@ -108,6 +108,10 @@ class Lio(Protocol):
         self, target: str, initiator: str, *, chap: Chap, admitted: tuple[str, ...]
     ) -> bool: ...
     def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None: ...
+    def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool: ...
+    def set_secrets(self, target: str, initiator: str, *, chap: Chap) -> None:
+        """Change the secrets of an ACL in place; without an ACL there is nothing to change."""
+
     def remove_acl(self, target: str, initiator: str) -> None: ...
     def has_mapped_lun(self, target: str, initiator: str, *, readonly: bool) -> bool: ...
     def map_lun(self, target: str, initiator: str, *, readonly: bool) -> None: ...
@@ -149,6 +153,9 @@ class Iscsi(Protocol):
 
     def nodes(self, prefix: str = "") -> list[str]:
         """Return the targets that this host has a node record of."""
+
+    def rejoin(self, disk: Disk) -> None:
+        """Have a lost session taken up again with what the node record says."""
 
     def drop(self, disk: Disk) -> None:
         """End every session with the disk's target, whoever uses the disk."""

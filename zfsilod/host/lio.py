@@ -239,6 +239,14 @@ class RealLio:
         for name, value in _auth(chap).items():
             self._fs.write(f"{folder}/auth/{name}", value)
 
+    def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool:
+        folder = _acl(target, initiator)
+        return self._fs.has(folder) and self._has_secrets(folder, chap)
+
+    def set_secrets(self, target: str, initiator: str, *, chap: Chap) -> None:
+        if self._fs.has(_acl(target, initiator)):
+            self.add_acl(target, initiator, chap=chap)
+
     def remove_acl(self, target: str, initiator: str) -> None:
         # With the ACL goes its session; the call returns when the kernel is through with it.
         folder = _acl(target, initiator)

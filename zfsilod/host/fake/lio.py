@@ -124,6 +124,13 @@ class FakeLio:
         self.facts.effect(f"acl:{target}/{initiator}", "no secrets")
         self.facts.effect(f"acl:{target}/{initiator}", digest(chap))
 
+    def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool:
+        return bool(self.facts.get(f"acl:{target}/{initiator}") == digest(chap))
+
+    def set_secrets(self, target: str, initiator: str, *, chap: Chap) -> None:
+        if self.facts.get(f"acl:{target}/{initiator}") is not None:
+            self.add_acl(target, initiator, chap=chap)
+
     def remove_acl(self, target: str, initiator: str) -> None:
         session = self.facts.get(f"session:{target}")
         if session and session["initiator"] == initiator:  # it goes with the ACL

@@ -1,0 +1,102 @@
+"""New secrets under a live mount with writes, and a connection that breaks after that."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab import oracle
+
+if TYPE_CHECKING:
+    from tests.lab.machine import Machine, Result
+    from tests.lab.pair import Pair
+
+NAME = "data"
+PATH = "/srv/data"
+STEP_S = 180
+BACK_S = 100  # the kernel fails I/O after 120
+TEST_S = 900
+
+WRITER = f"""
+import os
+descriptor = os.open("{PATH}/count", os.O_CREAT | os.O_WRONLY, 0o600)
+count = 0
+while True:
+    count += 1
+    os.pwrite(descriptor, b"%020d" % count, 0)
+    os.fsync(descriptor)
+"""
+COUNT = f"cat {PATH}/count"
+SESSIONS = "cd /sys/class/iscsi_session && for each in *; do echo $each $(cat $each/state); done"
+LOST = "until grep -qx FAILED /sys/class/iscsi_session/*/state; do sleep 0.2; done"
+BACK = "until grep -qx LOGGED_IN /sys/class/iscsi_session/*/state; do sleep 0.2; done"
+ACL = "cat /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls/*/auth/password*"
+NODE = "cat $(find /etc/iscsi/nodes /var/lib/iscsi/nodes -type f 2>/dev/null)"
+
+
+def ctl(machine: Machine, *words: str) -> Result:
+    """Run zfsiloctl there."""
+    return machine.run("zfsiloctl", *words, timeout_s=STEP_S)
+
+
+def digest(machine: Machine, command: str) -> str:
+    """Return a digest of what a command prints, which is not for logs."""
+    return hashlib.sha256(machine.sh(command).stdout.encode()).hexdigest()
+
+
+def writes(take: Machine) -> None:
+    """Check that the writer goes on."""
+    before = int(take.sh(COUNT).stdout)
+    more = f"until [ $(sed 's/^0*//' {PATH}/count) -gt {before + 1} ]; do sleep 0.2; done"
+    take.sh(more, timeout_s=STEP_S)
+
+
+@pytest.mark.timeout(TEST_S, func_only=True)
+class TestRotation:
+    """A volume that is at work gets new secrets."""
+
+    def test_the_session_goes_on(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        ctl(give, "volume", "create", NAME, "1G", "--host", "take")
+        ctl(give, "volume", "publish", NAME, "take")
+        ctl(take, "volume", "connect", NAME, "--server", "give", "--no-publish")
+        ctl(take, "volume", "stage", NAME)
+        ctl(take, "volume", "mount", NAME, PATH)
+        take.put("/root/writer.py", WRITER.encode(), 0o600)
+        take.sh("systemd-run -q --unit=writer python3 /root/writer.py")
+        take.sh(f"until [ -s {PATH}/count ]; do sleep 0.1; done", timeout_s=STEP_S)
+        session, known, asked = take.sh(SESSIONS).stdout, digest(take, NODE), digest(give, ACL)
+
+        ctl(give, "rotate-secrets", NAME)
+
+        writes(take)
+        assert take.sh(SESSIONS).stdout == session
+        assert digest(give, ACL) != asked
+        assert digest(take, NODE) == known
+
+    def test_a_connection_that_breaks_comes_back(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        session, known = take.sh(SESSIONS).stdout, digest(take, NODE)
+        give.link(up=False)
+        take.sh(LOST, timeout_s=STEP_S)
+        give.link(up=True)
+
+        waited = take.sh(BACK, timeout_s=BACK_S)
+
+        print(f"logged in again after {waited.seconds:.1f} s")
+        writes(take)
+        assert take.sh(SESSIONS).stdout == session
+        assert digest(take, NODE) != known
+        assert "refresh-secrets" in ctl(take, "operation", "list", "--json").stdout
+
+    def test_nothing_is_left(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        assert oracle.secrets_shown(pair) == []
+        take.sh("systemctl stop writer")
+        for words in (("unmount", NAME, PATH), ("unstage", NAME), ("disconnect", NAME)):
+            ctl(take, "volume", *words)
+        ctl(give, "volume", "unpublish", NAME, "take")
+        ctl(give, "volume", "delete", NAME, "--yes")
+        assert oracle.leaks(pair) == []

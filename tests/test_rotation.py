@@ -1,0 +1,123 @@
+"""New secrets under a live session, and how a consumer comes to know them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import DEADLINE_S, House
+from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
+from zfsilod.errors import FailedPrecondition, NotFound
+from zfsilod.give import CreateVolume
+from zfsilod.hosts import CreateHost
+from zfsilod.model import Operation, Publication
+from zfsilod.publish import Publish, Unpublish
+from zfsilod.rotation import RefreshSecrets, RotateSecrets, refresh_lost
+from zfsilod.take import Connect
+
+if TYPE_CHECKING:
+    from zfsilod.model import AccessMode
+    from zfsilod.secret import Chap
+
+ROTATE = RotateSecrets(volume="data")
+
+
+def publication(zfsilo: House, name: str = "data/take") -> Publication:
+    with zfsilo.service.store.read() as txn:
+        found = txn.get(Publication, name)
+    assert found is not None
+    return found
+
+
+def secrets(zfsilo: House) -> Chap:
+    return zfsilo.service.store.chap(publication(zfsilo).secret)
+
+
+def kinds(zfsilo: House) -> list[str]:
+    with zfsilo.service.store.read() as txn:
+        return [each.kind for each in txn.scan(Operation)]
+
+
+def break_session(zfsilo: House) -> None:
+    (name,) = (each for each in zfsilo.host.facts.memory if each.startswith("session:"))
+    zfsilo.host.facts.memory[name] = zfsilo.host.facts.memory[name] | {"lost": True}
+
+
+async def refresh(zfsilo: House) -> None:
+    await refresh_lost(zfsilo.service)
+
+
+async def test_the_session_lives_on_and_the_holder_stays_the_holder(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    before, old, facts = publication(zfsilo), secrets(zfsilo), zfsilo.facts
+    await zfsilo.do(ROTATE)
+    after = publication(zfsilo)
+    assert (after.rotation, after.epoch) == (1, before.epoch)
+    assert secrets(zfsilo) != old
+    changed = {name for name, fact in zfsilo.facts.items() if facts[name] != fact}
+    assert {name.partition(":")[0] for name in changed} == {"acl"}
+    assert raw_keys(zfsilo, "secret") == [b"secret/data", b"secret/data/take#1"]
+
+
+async def test_a_session_that_breaks_comes_back_with_the_new_ones(zfsilo: House) -> None:
+    await zfsilo.do(*UP, ROTATE)
+    await refresh(zfsilo)
+    assert attachment(zfsilo).rotation == 0, "a session that works is not asked about"
+    break_session(zfsilo)
+    await refresh(zfsilo)
+    assert attachment(zfsilo).rotation == 1
+    assert not zfsilo.host.iscsi.is_lost(attachment(zfsilo).disk)
+    assert zfsilo.service.store.chap(attachment(zfsilo).secret) == secrets(zfsilo)
+    assert raw_keys(zfsilo, "secret") == [b"secret/data#1", b"secret/data/take#1"]
+    await zfsilo.do(*DOWN)
+    assert raw_keys(zfsilo, "secret") == []
+
+
+async def test_a_lost_session_whose_secrets_stand_makes_no_operation(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    break_session(zfsilo)
+    before = kinds(zfsilo)
+    await refresh(zfsilo)
+    zfsilo.server.away = True
+    await zfsilo.do(ROTATE)
+    await refresh(zfsilo)
+    assert kinds(zfsilo) == [*before, "rotate-secrets"]
+
+
+async def test_who_connects_again_logs_in_with_the_new_ones(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, PUBLISH, Connect(id="data", server="give", volume="data"), ROTATE)
+    (name,) = (each for each in zfsilo.host.facts.memory if each.startswith("session:"))
+    del zfsilo.host.facts.memory[name]
+    await zfsilo.do(Connect(id="data", server="give", volume="data"))
+    assert attachment(zfsilo).rotation == 1
+
+
+async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo: House) -> None:
+    await zfsilo.do(*UP, Unpublish(volume="data", host="take", fence=True), PUBLISH, ROTATE)
+    await refresh(zfsilo)
+    assert attachment(zfsilo).rotation == 0
+    begun = await zfsilo.service.begin(RefreshSecrets(id="data"), caller="a test")
+    await zfsilo.service.wait(begun.id, DEADLINE_S)
+    assert attachment(zfsilo).rotation == 0
+
+
+async def test_one_host_only(zfsilo: House) -> None:
+    modes: tuple[AccessMode, ...] = ("MULTI_NODE_READER_ONLY",)
+    read = Publish(volume="data", host="take", access_mode="MULTI_NODE_READER_ONLY")
+    await zfsilo.do(
+        CreateVolume(id="data", capacity_bytes=1 << 30, access_modes=modes),
+        CreateHost(id="other", iqn="iqn.2024-01.lab.other:host"), read, read.but(host="other"),
+        ROTATE.but(host="other"), ROTATE,
+    )  # fmt: skip
+    assert publication(zfsilo).rotation == 1
+    assert publication(zfsilo, "data/other").rotation == 2
+
+
+async def test_what_is_not_published_has_none(zfsilo: House) -> None:
+    with pytest.raises(NotFound):
+        await zfsilo.do(ROTATE)
+    with pytest.raises(FailedPrecondition, match="published to no host"):
+        await zfsilo.do(CREATE, ROTATE)
+    with pytest.raises(FailedPrecondition):
+        await zfsilo.do(ROTATE.but(host="take"))
