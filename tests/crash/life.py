@@ -12,8 +12,9 @@ from unittest import mock
 from tests.crash.saw import Saw, SawnStore
 from tests.doubles import SETTINGS, House, OwnServer, ThreadLauncher
 from tests.machine import Killed
-from zfsilod.errors import ZfsiloError
+from zfsilod.errors import PermissionDenied, ZfsiloError
 from zfsilod.host.fake import FakeHost
+from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.model import Debt, Operation
 from zfsilod.record import CLASSES, Stored, to_plain
 from zfsilod.service import Service
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.saw import How
+    from zfsilod.model import Disk
     from zfsilod.verbs import Settings
 
 STUCK_S = 25
@@ -78,6 +80,15 @@ class Units(ThreadLauncher):
                 return False
 
 
+class OwnTargets(FakeIscsi):
+    """An initiator of targets on this very host: it is let in where it is admitted, only."""
+
+    def login(self, disk: Disk) -> None:
+        if not any(each.startswith(f"{disk.target}/") for each in self.facts.names("acl")):
+            raise PermissionDenied(f"the target {disk.target} admits nobody")
+        super().login(disk)
+
+
 class Machine:
     """The store, the host and the units, which outlive the daemon, and the daemon that lives."""
 
@@ -87,6 +98,7 @@ class Machine:
         self.saw.on_death = self._die
         self.store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
         self.host = FakeHost(chap=self.store.chap)
+        self.host.iscsi = OwnTargets(self.host.facts)
         self.saw.through(self.host.facts)
         self.units = Units(SawnStore(self.store, self.saw), self.host)
         self.requests: set[asyncio.Task[Any]] = set()
