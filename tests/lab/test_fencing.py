@@ -148,6 +148,27 @@ class TestServerIsDead:
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
+class TestServerIsFrozen:
+    """The storage host stops in mid-sentence: its session stands, and nothing answers."""
+
+    def test_the_consumer_lets_go_without_force(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        up(pair)
+        give.freeze()
+        for words in (("unmount", NAME, PATH), ("unstage", NAME), ("disconnect", NAME)):
+            done = ctl(take, "volume", *words)
+            print(f"{words[0]} in {done.seconds:.1f} s")
+        assert sessions(take) == []
+        assert take.run("mountpoint", "-q", PATH, check=False).rc != 0
+        give.resume()
+
+    def test_the_server_takes_its_volume_back(self, pair: Pair) -> None:
+        ctl(pair.give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")
+        ctl(pair.give, "volume", "delete", NAME, "--yes")
+        assert oracle.leaks(pair) == []
+
+
+@pytest.mark.timeout(TEST_S, func_only=True)
 class TestStoreIsLost:
     """The state directory of the storage host is gone, its pool and its exports are not."""
 
