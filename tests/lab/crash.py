@@ -76,17 +76,15 @@ class Cutter:
     def ask(self, case: Case, words: tuple[str, ...], **cuts: int) -> bool:
         """Carry words out with cuts; tell whether they came to their end."""
         machine = self.machine(case)
-        if cuts:
-            machine.put(CUT, json.dumps(cuts).encode(), 0o600)
+        prepare = f"rm -f {COUNT}; cat > {CUT}"
+        machine.run("sh", "-euc", prepare, input=json.dumps(cuts))
         done = machine.run("zfsiloctl", "volume", *words, timeout_s=STEP_S, check=not cuts)
         return done.rc == 0
 
     def count(self, case: Case, words: tuple[str, ...]) -> int:
         """Carry words out, and return how many points the worker had."""
-        machine = self.machine(case)
-        machine.sh(f"rm -f {CUT} {COUNT}")
         self.ask(case, words)
-        return int(machine.sh(f"cat {COUNT} 2>/dev/null || echo 0").stdout)
+        return int(self.machine(case).sh(f"cat {COUNT} 2>/dev/null || echo 0").stdout)
 
     def state(self, case: Case) -> set[str]:
         """Return what is on the machine of a case, as lines."""

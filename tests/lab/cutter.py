@@ -2,7 +2,8 @@
 """Stands in for zfsilo-worker in a machine of the lab, and dies by SIGKILL where it is told to.
 
 It is put in the worker's place by tests/lab/crash.py and is in no package. CUT says at which point
-of "run" or "rollback" to die: {"run": 3}; each is used up by its death. A point is an effect that a
+of "run" or "rollback" to die: {"run": 3}; each is used up by its death. COUNT has how many points
+the run came to; whoever cuts the next operation removes it. A point is an effect that a
 step has just had: one change in configfs, or one tool that ended.
 """
 
@@ -31,14 +32,17 @@ class Saw:
         self.verb = verb
         self.cuts = json.loads(CUT.read_text()) if CUT.exists() else {}
         self.acting = False
-        self.points = 0
+        # An operation that waits for the daemon between its moves has several workers.
+        before = verb == "run" and COUNT.exists()
+        self.points = int(COUNT.read_text()) if before else 0
 
     def point(self) -> None:
         """Die here, if it is the point."""
         if not self.acting:
             return
         self.points += 1
-        COUNT.write_text(f"{self.points}")
+        if self.verb == "run":
+            COUNT.write_text(f"{self.points}")
         if self.points == self.cuts.get(self.verb):
             CUT.write_text(json.dumps({v: n for v, n in self.cuts.items() if v != self.verb}))
             os.kill(os.getpid(), signal.SIGKILL)
