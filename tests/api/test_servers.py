@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
 from tests.api.running import UUID, create, publish
@@ -164,3 +165,27 @@ async def test_a_server_that_is_joined_anew_is_reached_anew(front: Front) -> Non
     with pytest.raises(NotFound):
         await servers.fetch("give", "data")
     await servers.close()
+
+
+@pytest.mark.parametrize(("resets", "reached"), [(1, True), (2, False)])
+async def test_a_connection_of_before_a_power_cut_is_made_anew(
+    front: Front, resets: int, reached: bool
+) -> None:
+    left = resets
+
+    async def method(request: str, *, timeout: float) -> str:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            nothing = grpc.aio.Metadata()
+            code = grpc.StatusCode.UNAVAILABLE
+            raise grpc.aio.AioRpcError(code, nothing, nothing, "Stream removed")
+        return request
+
+    call = front.servers("take")._call("give", method, "asked")
+    if reached:
+        assert await call == "asked"
+        return
+    with pytest.raises(Unavailable, match="Stream removed"):
+        await call
+    assert left == 0, "asked twice, and no more"

@@ -113,9 +113,18 @@ class Servers:
     async def _call(
         self, server: str, method: Any, request: Any, timeout_s: float = CALL_DEADLINE_S
     ) -> Any:
-        """Call a method of a server. Its errors are raised here as they were there."""
+        """Call a method of a server. Its errors are raised here as they were there.
+
+        What a connection's end cut off is asked once more, over a new one: the old one may be of
+        before a power cut of the server, and every method may be asked twice.
+        """
         try:
-            return await method(request, timeout=timeout_s)
+            try:
+                return await method(request, timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE or status.is_ours(error):
+                    raise
+                return await method(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise self._translated(server, error) from None
 
