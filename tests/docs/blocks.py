@@ -1,4 +1,4 @@
-"""The indented blocks of a Markdown page, and the state of a host that each is for."""
+"""The indented blocks of a page, Markdown or manual, and the state of a host that each is for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "units/doc").glob("*.md")))
-MARK = re.compile(r"<!-- test: ([a-z-]+) -->")
+MANUAL = sorted((ROOT / "units/doc").glob("*.[158]"))
+MARK = re.compile(r"""(?:<!--|\.\\") test: ([a-z-]+)""")
 PROMPT = re.compile(r"^(?:give|take|node)# ", re.M)
 
 
@@ -34,7 +35,8 @@ def blocks(path: Path) -> list[Block]:
     found: list[Block] = []
     lines: list[str] = []
     state, begun = "nothing", 0
-    for number, line in enumerate([*path.read_text().splitlines(), "end"], 1):
+    text = path.read_text().replace("\\-", "-") if path in MANUAL else path.read_text()
+    for number, line in enumerate([*text.splitlines(), "end"], 1):
         if line.startswith("    ") or (lines and not line.strip()):
             begun = begun if lines else number
             lines.append(line[4:])
@@ -47,4 +49,4 @@ def blocks(path: Path) -> list[Block]:
     return found
 
 
-ALL = [block for page in PAGES for block in blocks(page)]
+ALL = [block for page in (*PAGES, *MANUAL) for block in blocks(page)]

@@ -97,7 +97,11 @@ def is_commands(block: Block) -> bool:
 
 @pytest.mark.parametrize("block", [b for b in ALL if not is_commands(b)], ids=str)
 def test_what_is_no_command_is_toml_or_a_picture(block: Block) -> None:
-    if not any(each in block.text for each in PICTURES):
+    if block.text.startswith("[Unit]"):
+        named = {line.partition("=")[2] for line in block.commands[1:]}
+        template = {re.sub("@.*[.]", "@.", each) for each in named}
+        assert all((PROJECT / "units" / each).exists() for each in template)
+    elif not any(each in block.text for each in PICTURES):
         tomllib.loads(block.text)
 
 
