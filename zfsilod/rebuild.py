@@ -16,6 +16,7 @@ from zfsilod.give import need_root
 from zfsilod.model import Filesystem, ListedShot, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.record import pairs
 from zfsilod.snapshots import dependent
+from zfsilod.steps import Clone, Cut
 from zfsilod.trash import FOLDER
 from zfsilod.ulid import new_ulid
 from zfsilod.verbs import Plan, Verb, World, check_id, put
@@ -23,7 +24,7 @@ from zfsilod.verbs import Plan, Verb, World, check_id, put
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from zfsilod.model import Change
+    from zfsilod.model import Change, Operation
     from zfsilod.service import Service
     from zfsilod.store import Transaction
 
@@ -183,14 +184,15 @@ async def new_volumes(service: Service) -> list[AdoptVolume]:
         known = {each.uid for each in _homes(txn).values()}
     found = [each for each in await find_all(service, service.settings.root, "")
              if each.zvol.uid and each.zvol.uid not in known]  # fmt: skip
-    in_trash = [each for each in found if f"/{FOLDER}/" in each.zvol.dataset]
-    return [
-        *(each for each in found if each not in in_trash),
-        *(
-            AdoptTrashed(id=each.id, zvol=each.zvol, properties=each.properties, origin=each.origin)
-            for each in in_trash
-        ),
+    return [each for each in found if not _is_in_trash(each)] + [
+        AdoptTrashed(id=each.id, zvol=each.zvol, properties=each.properties, origin=each.origin)
+        for each in found
+        if _is_in_trash(each)
     ]
+
+
+def _is_in_trash(verb: AdoptVolume) -> bool:
+    return f"/{FOLDER}/" in verb.zvol.dataset
 
 
 async def new_cuts(service: Service, into: Rebuilt) -> list[AdoptCut]:
@@ -199,6 +201,7 @@ async def new_cuts(service: Service, into: Rebuilt) -> list[AdoptCut]:
     shots = await service.look(look, timeout_s=LOOK_DEADLINE_S)
     with service.store.read() as txn:
         known = {each.uid for each in txn.scan(Snapshot)}
+        known |= {uid for each in txn.live() for uid in _cuts_of(each)}
     by_cut = groupby(sorted(shots, key=lambda each: each.cut), lambda each: each.cut)
     verbs = []
     for uid, same in by_cut:
@@ -209,3 +212,12 @@ async def new_cuts(service: Service, into: Rebuilt) -> list[AdoptCut]:
         elif uid not in known:
             into.complaints.update({f"{each.dataset}@zfsilo-{uid}": UNFINISHED for each in found})
     return sorted(verbs, key=lambda each: each.shots[0].created_at)
+
+
+def _cuts_of(operation: Operation) -> Iterator[str]:
+    """Yield the uids of the snapshots that an operation is about."""
+    for move in operation.moves:
+        if isinstance(move.step, Clone):
+            yield move.step.cut
+        elif isinstance(move.step, Cut):
+            yield move.step.uid
