@@ -151,6 +151,7 @@ def test_json_is_stable() -> None:
   "initiator": "",
   "published_by": "",
   "readonly": false,
+  "rotation": 0,
   "transport": "TRANSPORT_UNSPECIFIED",
   "volume": "volumes/ä"
 }"""
