@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, get_args
 from zfsilod import plan
 from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.give import need_root
+from zfsilod.host.zfs_words import checked
 from zfsilod.model import AccessMode, Filesystem, FilesystemState, Listed, Mode, Trashed, Volume
 from zfsilod.origins import held
 from zfsilod.properties import check_properties
@@ -91,7 +92,9 @@ def _uid_at(txn: Transaction, dataset: str) -> str:
 async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
     """Return the verb that adopts one zvol: under its own id, else this one, else its last name."""
     need_root(service.settings)
-    found = await find_all(service, dataset, volume_id)
+    if volume_id:
+        check_id(volume_id, "volume id")
+    found = await find_all(service, checked(dataset), volume_id)
     if f"/{FOLDER}/" in dataset:
         raise FailedPrecondition(
             f"{dataset} is in the trash: zfsiloctl adopt --all, then volume undelete",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_PATH_BYTES = 4095
 MAX_MOUNTS = 64
+MAX_OPTIONS = 32
 OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
 OPTIONS = (
     "noatime", "nodiratime", "relatime", "strictatime", "lazytime", "nosuid", "nodev", "noexec",
@@ -337,6 +338,11 @@ def check_path(path: str) -> str:
 
 def check_options(options: tuple[str, ...]) -> tuple[str, ...]:
     """Return mount options that are on the list of harmless ones, else raise InvalidArgument."""
+    if len(options) > MAX_OPTIONS:
+        raise InvalidArgument(
+            f"{len(options)} mount options are too many: at most {MAX_OPTIONS}",
+            reason="BAD_MOUNT_OPTION",
+        )
     for option in options:
         if not OPTION.fullmatch(option) or option.partition("=")[0] not in OPTIONS:
             raise InvalidArgument(
