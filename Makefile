@@ -57,7 +57,7 @@ sanity: stubs
 	$(RUN) -m tests.csi.lab
 
 ## make systemd-test   a real systemd in namespaces over a simulated host
-systemd-test: stubs
+systemd-test: stubs deb
 	$(PYTHON) tests/setup systemd
 	$(PYTEST) tests/systemd
 
