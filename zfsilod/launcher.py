@@ -15,10 +15,12 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dbus_next import Message, MessageType, Variant
+from dbus_next import Message, MessageType
 
 from zfsilod.bus import connect
 from zfsilod.errors import FailedPrecondition, Unavailable
+from zfsilod.secret import credential
+from zfsilod.unit import properties, rollback_name, unit_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,54 +35,12 @@ SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 CALL_DEADLINE_S = 20
-BATCH_TIMES = 10  # how much longer a batch may take than one operation
 LIVE_STATES = ("active", "activating", "deactivating", "reloading")
 
 Hint = Callable[[str], None]
 """Called with the Operation.unit whose unit changed."""
 
 log = logging.getLogger(__name__)
-
-
-def unit_name(unit: str) -> str:
-    """Return the name of the transient unit of an operation, or of a batch of them."""
-    return f"zfsilo-op-{unit}.service"
-
-
-def rollback_name(unit: str) -> str:
-    """Return the name of its rollback unit, an instance of the template on disk."""
-    return f"zfsilo-rollback@{unit}.service"
-
-
-def properties(operation: Operation, *, worker: str, timeout_s: int) -> list[list[Any]]:
-    """Return the properties of an operation's unit: systemd.service(5), systemd.exec(5).
-
-    A batch is told by its first operation.
-
-    It mounts for the host, so it has no mount namespace of its own; and it must be able to run
-    during shutdown, when units with default dependencies are refused.
-    """
-    fields = (f"ZFSILO_OPERATION={operation.unit}", f"ZFSILO_SUBJECT={operation.subject}")
-    command = [worker, "run", operation.unit]
-    more = " and more" if operation.batch else ""
-    limit_us = timeout_s * 1_000_000 * (BATCH_TIMES if operation.batch else 1)
-    return [
-        ["Description", Variant("s", f"zfsilo: {operation.title}{more}")],
-        ["Type", Variant("s", "oneshot")],
-        ["ExecStart", Variant("a(sasb)", [[worker, command, False]])],
-        ["OnFailure", Variant("as", [rollback_name(operation.unit)])],
-        ["CollectMode", Variant("s", "inactive-or-failed")],
-        ["TimeoutStartUSec", Variant("t", limit_us)],
-        ["TimeoutStopUSec", Variant("t", limit_us)],
-        ["Slice", Variant("s", "zfsilo.slice")],
-        ["DefaultDependencies", Variant("b", False)],  # noqa: FBT003 - the wire has no keywords
-        ["LogExtraFields", Variant("aay", [field.encode() for field in fields])],
-        ["UMask", Variant("u", 0o077)],
-        ["NoNewPrivileges", Variant("b", True)],  # noqa: FBT003
-        ["RestrictRealtime", Variant("b", True)],  # noqa: FBT003
-        ["RestrictSUIDSGID", Variant("b", True)],  # noqa: FBT003
-        ["LockPersonality", Variant("b", True)],  # noqa: FBT003
-    ]
 
 
 class SystemdLauncher:
@@ -113,7 +73,9 @@ class SystemdLauncher:
 
     async def start(self, operation: Operation) -> None:
         """Start the operation's unit. Raises Unavailable when systemd refuses."""
-        wanted = properties(operation, worker=self._worker, timeout_s=self._timeout_s)
+        wanted = properties(
+            operation, worker=self._worker, timeout_s=self._timeout_s, sealed=bool(credential())
+        )
         body = [unit_name(operation.unit), "fail", wanted, []]
         await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
 

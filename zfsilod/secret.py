@@ -84,14 +84,20 @@ class Chap:
         raise TypeError("secrets are not pickled")
 
 
+def credential() -> str:
+    """Return the file in which systemd gives the store's key to this unit; "": it gives none."""
+    given = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = f"{given}/{CREDENTIAL}"
+    return path if given and os.access(path, os.R_OK) else ""
+
+
 def load_key(path: Path) -> bytes:
     """Return the store's key: of systemd's credentials where there, else of a file of root's.
 
     The file is made on first use: 32 random bytes.
     """
-    given = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    if given and os.access(f"{given}/{CREDENTIAL}", os.R_OK):
-        with open(f"{given}/{CREDENTIAL}", "rb") as file:  # noqa: PTH123 - pathlib costs a worker 5 ms
+    if given := credential():
+        with open(given, "rb") as file:  # noqa: PTH123 - pathlib costs a worker 5 ms
             return file.read()
     try:
         return path.read_bytes()

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 IQN = "iqn.2026-01.org.zfsilo:take"
 # What a reader has besides zfsiloctl; in a test they do nothing and say yes.
 TOOLS = (
-    "apt", "curl", "fuser", "helm", "journalctl", "kubectl", "lsblk", "rm", "scp", "systemctl",
-    "zfs", "zfsilod", "zpool",
+    "apt", "curl", "fuser", "helm", "install", "journalctl", "kubectl", "lsblk", "rm", "scp",
+    "shred", "systemctl", "systemd-creds", "zfs", "zfsilod", "zpool",
 )  # fmt: skip
 MAKE = re.compile(r"make ([a-z-]+)(?:\s+#.*)?")
 # Blocks that are no commands: pictures, and Nix, which `make nix-test` looks at.

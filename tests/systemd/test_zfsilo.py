@@ -27,6 +27,22 @@ host_id = "give"
 """
 NOTHING = "org.zfsilo1 /org/zfsilo1 org.zfsilo1.Manager"
 DEADLINE_S = 60
+REVEAL = """
+import sys
+sys.path.insert(0, "/usr/lib/zfsilo")
+from pathlib import Path
+from zfsilod.store import Store
+found = Store(Path("/var/lib/zfsilo")).chap(sys.argv[1])
+print(found.password.reveal(), found.mutual_password.reveal())
+"""
+SPOKEN = (
+    "volume list --json", "volume show data", "volume show data --json", "volume probe data --json",
+    "volume publish data take", "operation list --json", "operation show {}",
+    "operation show {} --json", "host show take --json", "orphan list --json", "status --json",
+    "audit", "audit --json", "doctor", "info --json", "rotate-secrets data --dry-run --json",
+    "-v volume show none", "capacity",
+)  # fmt: skip
+EXPOSURE = 1.5  # at most
 
 
 @pytest.fixture(scope="module")
@@ -258,10 +274,53 @@ def test_a_wrong_configuration_is_refused_in_one_sentence(sd: SystemdHost) -> No
     assert "wrong.toml: [give] has no key rooot" in refused.stderr
 
 
+def test_what_is_said_and_what_is_dumped_shows_no_secret(
+    sd: SystemdHost, secrets: list[bytes]
+) -> None:
+    ctl(sd, "volume", "create", "data", "1G", "--host", "take")
+    ctl(sd, "volume", "publish", "data", "take")
+    planted = sd.run("/usr/bin/python3", "-I", "-c", REVEAL, "data/take").stdout
+    ctl(sd, "rotate-secrets", "data")
+    planted += sd.run("/usr/bin/python3", "-I", "-c", REVEAL, "data/take#1").stdout
+    secrets += [each.encode() for each in planted.split()]
+    assert len(set(secrets)) == 4
+    last = operations(sd)[-1]["name"].rpartition("/")[2]
+    spoken = [ctl(sd, *words.format(last).split(), check=False) for words in SPOKEN]
+    objects = ("org.zfsilo1", "/org/zfsilo1", "org.freedesktop.DBus.ObjectManager")
+    spoken.append(sd.run("busctl", "call", *objects, "GetManagedObjects"))
+    said = "".join(each.stdout + each.stderr for each in spoken)
+    assert "data" in said
+    assert not [number for number, each in enumerate(secrets) if each.decode() in said]
+    limit = sd.run("systemctl", "show", "-p", "LimitCORE", "zfsilod.service").stdout
+    assert limit == "LimitCORE=0\n", "a core file would hold what is unsealed at the time"
+
+
+def test_the_key_may_be_one_that_systemd_keeps(sd: SystemdHost) -> None:
+    encrypt = "systemd-creds encrypt --name=zfsilo.key - /etc/credstore.encrypted/zfsilo.key"
+    sd.run("mkdir", "-p", "/etc/credstore.encrypted")
+    sd.run("sh", "-c", f"head -c 32 /dev/urandom | {encrypt}")
+    sd.run("rm", "-f", "/var/lib/zfsilo/key")
+    sd.run("systemctl", "restart", "zfsilod.service")
+    try:
+        ctl(sd, "volume", "create", "data", "1G")
+        ctl(sd, "volume", "publish", "data", "take")
+        ctl(sd, "rotate-secrets", "data")
+        light_fuse(sd, 2, how="kill")
+        assert ctl(sd, "rotate-secrets", "data", check=False).rc != 0
+        assert operations(sd)[-1]["state"] == "ROLLED_BACK"
+        ctl(sd, "volume", "sync", "data")
+        assert sd.run("ls", "/var/lib/zfsilo/key", check=False).rc != 0
+        ctl(sd, "volume", "unpublish", "data", "take")
+    finally:
+        sd.run("rm", "/etc/credstore.encrypted/zfsilo.key")
+        sd.run("systemctl", "restart", "zfsilod.service")
+
+
 def test_the_sandbox_holds(sd: SystemdHost) -> None:
     found = sd.run("systemd-analyze", "security", "--json=short", "zfsilod.service")
-    exposure = sd.run("systemd-analyze", "security", "zfsilod.service").stdout
-    print(exposure.splitlines()[-1])
+    said = sd.run("systemd-analyze", "security", "zfsilod.service").stdout.splitlines()[-1]
+    print(said)
+    assert float(said.rpartition("service: ")[2].split()[0]) <= EXPOSURE
     assert json.loads(found.stdout)
     capabilities = sd.run("systemctl", "show", "-p", "CapabilityBoundingSet", "zfsilod.service")
     assert capabilities.stdout.strip() == "CapabilityBoundingSet="

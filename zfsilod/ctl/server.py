@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import host_pb2
 
-from zfsilod.ctl import answers, places, servers
+from zfsilod.ctl import answers, places, reach, servers
 from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import Server
 from zfsilod.ctl.table import show_table
@@ -40,11 +40,14 @@ def list_servers(given: Namespace) -> None:
 
 def join(given: Namespace) -> None:
     """Get to know a server: register with it, and keep how it is reached."""
+    from zfsilod.certs import split_address
+
     known = servers.from_join(Path(given.file))
     known.name = check_id(given.local_name or known.name, "server name")
     _refuse_another(known)
     host = register(known, given.timeout, given.iqn or initiator_name())
     path = servers.write(known)
+    reach.let_out(split_address(known.address)[0])
     if given.json:
         print(answers.dumps({"server": {"name": known.name, "address": known.address}}))
     elif not given.quiet:

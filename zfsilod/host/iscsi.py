@@ -242,8 +242,8 @@ class RealIscsi:
         if session is None or session.state != LOGGED_IN:
             return None
         device = self._disks.device(session)
-        known = device is not None and device.serial and device.path.exists()
-        return device if device and known and self._disks.udev_knows(device) else None
+        known = device is not None and device.serial and self._disks.udev_knows(device)
+        return device if known else None
 
     # The size
 

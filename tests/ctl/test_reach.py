@@ -1,0 +1,37 @@
+"""What of a server's addresses needs a word to the daemon's unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zfsilod.ctl.reach import PRIVATE, name_servers, outside
+
+UNIT = Path(__file__).parents[2] / "units/zfsilod.service"
+WORDS = {  # systemd.resource-control(5)
+    "localhost": ("127.0.0.0/8", "::1/128"),
+    "link-local": ("169.254.0.0/16", "fe80::/64"),
+    "multicast": (),
+}
+
+
+def test_a_private_address_needs_none() -> None:
+    inside = ["10.77.0.1", "192.168.1.9", "fd00::1", "fe80::1%eth0", "127.0.0.53", "100.64.0.7"]
+    assert outside([*inside, "203.0.113.5", "203.0.113.5", "2001:db8::1"]) == [
+        "203.0.113.5", "2001:db8::1"
+    ]  # fmt: skip
+
+
+def test_the_unit_allows_the_same_networks() -> None:
+    lines = UNIT.read_text().splitlines()
+    words = [
+        word for line in lines if line.startswith("IPAddressAllow=") for word in line[15:].split()
+    ]
+    allowed = {network for word in words for network in WORDS.get(word, (word,))}
+    assert allowed == set(PRIVATE)
+
+
+def test_name_servers_are_asked_too(tmp_path: Path) -> None:
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("# made by hand\nsearch example\nnameserver 192.0.2.53\nnameserver\n")
+    assert name_servers(conf) == ["192.0.2.53"]
+    assert name_servers(tmp_path / "none") == []

@@ -1,0 +1,80 @@
+"""How exposed the daemon and its workers are, as systemd judges it."""
+
+from __future__ import annotations
+
+import subprocess
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from tests.examples import PLANS
+from zfsilod import sandbox
+from zfsilod.model import HostStep
+from zfsilod.unit import on_the_wire
+
+UNITS = Path(__file__).parents[2] / "units"
+DAEMON, WORKER = 1.5, 5.0  # at most
+SETS = [s for n in range(1, 5) for s in combinations(sandbox.PLACES, n)]
+
+
+def exposure(unit: Path) -> float:
+    """Return the exposure of a unit file, 0 to 10."""
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
+    said = subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
+    return float(said.rpartition("service: ")[2].split()[0])
+
+
+def text(settings: dict[str, str]) -> str:
+    """Return settings as lines of a unit file."""
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def test_the_daemon(tmp_path: Path) -> None:
+    measured = exposure(UNITS / "zfsilod.service")
+    print(f"zfsilod.service: {measured}")
+    assert measured <= DAEMON
+
+
+@pytest.mark.parametrize("places", SETS)
+def test_a_worker(places: tuple[sandbox.Place, ...], tmp_path: Path) -> None:
+    unit = tmp_path / "zfsilo-op-x.service"
+    allowed = text(sandbox.settings(places))
+    unit.write_text(
+        f"[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/true\n{allowed}"
+    )
+    measured = exposure(unit)
+    print(f"{allowed}{measured}")
+    assert measured <= WORKER
+
+
+def test_a_rollback_may_what_any_operation_may() -> None:
+    template = (UNITS / "zfsilo-rollback@.service").read_text()
+    assert set(text(sandbox.settings(sandbox.PLACES)).splitlines()) <= set(template.splitlines())
+    assert exposure(UNITS / "zfsilo-rollback@.service") <= WORKER
+
+
+def test_every_step_has_one_place() -> None:
+    placed = [step for place in sandbox.PLACES for step in place.steps]
+    assert len(placed) == len(set(placed))
+    assert set(placed) == set(HostStep.__subclasses__())
+
+
+def test_a_pool_is_changed_without_the_right_to_load_a_module() -> None:
+    create = next(each for each in PLANS if each.name == "create")
+    allowed = sandbox.sandbox(move.step for move in create.moves)
+    assert allowed["CapabilityBoundingSet"] == "CAP_SYS_ADMIN"
+    assert allowed["ProtectSystem"] == "strict"
+    assert on_the_wire("CapabilityBoundingSet", "CAP_SYS_ADMIN").value == 1 << 21
+
+
+def test_a_login_has_its_paths_and_a_mount_no_namespace() -> None:
+    connect, mount = (
+        sandbox.sandbox(move.step for move in each.moves)
+        for each in PLANS
+        if each.name in ("connect", "mount")
+    )
+    assert connect["CapabilityBoundingSet"] == "CAP_SYS_ADMIN CAP_SYS_MODULE"
+    assert "-/etc/iscsi" in connect["ReadWritePaths"].split()
+    apart = {*sandbox.APART, "ReadWritePaths", "ProtectKernelModules"}
+    assert not apart & set(mount)

@@ -1,0 +1,56 @@
+"""Servers outside private networks: the daemon's unit lets it speak to them when it is told to.
+
+zfsilod.service denies what is not in PRIVATE, so a server elsewhere, and a name server elsewhere
+that tells its address, are added to IPAddressAllow= of the unit: systemd.resource-control(5).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from pathlib import Path
+
+from zfsilod.ctl import places
+from zfsilod.host.run import Runner
+
+PRIVATE = (
+    "127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/64", "10.0.0.0/8", "100.64.0.0/10",
+    "172.16.0.0/12", "192.168.0.0/16", "fc00::/7",
+)  # fmt: skip
+RESOLVERS = Path("/etc/resolv.conf")
+TOOL_S = 30
+ANY = tuple(range(256))
+
+
+def let_out(name: str) -> list[str]:
+    """Let the daemon speak to a server, and return the addresses for which that took something."""
+    found = outside([*_resolve(name), *name_servers(RESOLVERS)])
+    if found and not places.simulation():
+        allowed = f"IPAddressAllow={' '.join(found)}"
+        argv = ["systemctl", "set-property", "zfsilod.service", allowed]
+        if Runner()(argv, timeout_s=TOOL_S, ok=ANY).rc != 0:
+            sys.stderr.write(f"zfsiloctl: zfsilod may not reach it yet: {' '.join(argv)}\n")
+    return found
+
+
+def outside(addresses: list[str]) -> list[str]:
+    """Return the addresses that are in none of the private networks."""
+    networks = [ipaddress.ip_network(each) for each in PRIVATE]
+    found = dict.fromkeys(ipaddress.ip_address(each.partition("%")[0]) for each in addresses)
+    return [str(each) for each in found if not any(each in network for network in networks)]
+
+
+def name_servers(path: Path) -> list[str]:
+    """Return the name servers of a resolv.conf(5)."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    words = (line.split() for line in lines)
+    return [each[1] for each in words if each[:1] == ["nameserver"] and len(each) > 1]
+
+
+def _resolve(name: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []  # whoever asks it next will say so
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
