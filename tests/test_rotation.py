@@ -8,7 +8,7 @@ import pytest
 
 from tests.doubles import DEADLINE_S, House
 from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
-from zfsilod.errors import FailedPrecondition, NotFound
+from zfsilod.errors import FailedPrecondition, NotFound, StoreCorrupt
 from zfsilod.give import CreateVolume
 from zfsilod.hosts import CreateHost
 from zfsilod.model import Operation, Publication
@@ -100,6 +100,15 @@ async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo:
     begun = await zfsilo.service.begin(RefreshSecrets(id="data"), caller="a test")
     await zfsilo.service.wait(begun.id, DEADLINE_S)
     assert attachment(zfsilo).rotation == 0
+
+
+async def test_a_key_that_is_another_is_said_and_stops_nothing_else(zfsilo: House) -> None:
+    await zfsilo.do(CREATE, PUBLISH)
+    zfsilo.service.store._key = bytes(32)
+    with pytest.raises(StoreCorrupt, match="do not open with the key"):
+        secrets(zfsilo)
+    found = await zfsilo.service.survey("data")
+    assert [each.reason for each in found.problems] == ["UNKNOWN"]
 
 
 async def test_one_host_only(zfsilo: House) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, NoReturn
 
+from zfsilod.errors import StoreCorrupt
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -116,8 +118,16 @@ def seal(key: bytes, name: str, chap: Chap) -> bytes:
 
 
 def unseal(key: bytes, name: str, sealed: bytes) -> Chap:
-    """Undo `seal`. Raises cryptography.exceptions.InvalidTag when key or name is another."""
+    """Undo `seal`. Raises StoreCorrupt when key or name is another."""
+    from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 30 ms: only verbs with secrets
 
     nonce, text = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
-    return Chap(**json.loads(AESGCM(key).decrypt(nonce, text, name.encode())))
+    try:
+        values = AESGCM(key).decrypt(nonce, text, name.encode())
+    except InvalidTag:
+        raise StoreCorrupt(
+            f"the secrets of {name} do not open with the key that this host has: bring the key "
+            "back (zfsilod(8))"
+        ) from None
+    return Chap(**json.loads(values))

@@ -307,7 +307,7 @@ def test_the_key_may_be_one_that_systemd_keeps(sd: SystemdHost) -> None:
         ctl(sd, "rotate-secrets", "data")
         light_fuse(sd, 2, how="kill")
         assert ctl(sd, "rotate-secrets", "data", check=False).rc != 0
-        assert operations(sd)[-1]["state"] == "ROLLED_BACK"
+        assert operations(sd)[-1]["state"].endswith("ROLLED_BACK")
         ctl(sd, "volume", "sync", "data")
         assert sd.run("ls", "/var/lib/zfsilo/key", check=False).rc != 0
         ctl(sd, "volume", "unpublish", "data", "take")
