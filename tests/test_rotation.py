@@ -11,6 +11,7 @@ from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
 from zfsilod.errors import FailedPrecondition, NotFound, StoreCorrupt
 from zfsilod.give import CreateVolume
 from zfsilod.hosts import CreateHost
+from zfsilod.leave import Disconnect
 from zfsilod.model import Operation, Publication
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.rotation import RefreshSecrets, RotateSecrets, refresh_lost
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from zfsilod.model import AccessMode
     from zfsilod.secret import Chap
 
-ROTATE = RotateSecrets(volume="data")
+ROTATE = RotateSecrets(volume="data", force=True)
 
 
 def publication(zfsilo: House, name: str = "data/take") -> Publication:
@@ -60,17 +61,25 @@ async def test_the_session_lives_on_and_the_holder_stays_the_holder(zfsilo: Hous
     assert raw_keys(zfsilo, "secret") == [b"secret/data", b"secret/data/take#1"]
 
 
-async def test_a_session_that_breaks_comes_back_with_the_new_ones(zfsilo: House) -> None:
+async def test_a_host_that_is_logged_in_is_refused_by_default(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    old = secrets(zfsilo)
+    with pytest.raises(FailedPrecondition, match="still logged in"):
+        await zfsilo.do(ROTATE.but(force=False))
+    assert (publication(zfsilo).rotation, secrets(zfsilo)) == (0, old)
+    assert raw_keys(zfsilo, "secret") == [b"secret/data", b"secret/data/take"]
+
+
+async def test_the_next_login_is_with_the_new_ones(zfsilo: House) -> None:
     await zfsilo.do(*UP, ROTATE)
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 0, "a session that works is not asked about"
     break_session(zfsilo)
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 1
-    assert not zfsilo.host.iscsi.is_lost(attachment(zfsilo).disk)
     assert zfsilo.service.store.chap(attachment(zfsilo).secret) == secrets(zfsilo)
     assert raw_keys(zfsilo, "secret") == [b"secret/data#1", b"secret/data/take#1"]
-    await zfsilo.do(*DOWN)
+    await zfsilo.do(Disconnect(id="data", force=True), *DOWN[3:])
     assert raw_keys(zfsilo, "secret") == []
 
 

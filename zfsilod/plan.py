@@ -51,7 +51,6 @@ from zfsilod.steps import (
     NodeSecrets,
     NoSession,
     Portals,
-    Rejoining,
     Renewed,
     Reported,
     Session,
@@ -280,15 +279,18 @@ def dismissal(
 
 
 def rotation(
-    volume: Volume, before: Publication, after: Publication, how: Export
+    volume: Volume, before: Publication, after: Publication, how: Export, *, force: bool = False
 ) -> tuple[Move, ...]:
-    """Return the change of the secrets with which a host is let in; its session goes on."""
-    return up([
-        AclSecrets(
-            target=target_name(how.prefix, volume), initiator=after.initiator,
-            secret=after.secret, previous=before.secret,
-        )
-    ])  # fmt: skip
+    """Return the change of the secrets with which a host is let in.
+
+    Refused while its session lives, unless forced: it goes on then, as long as its connection does.
+    """
+    target = target_name(how.prefix, volume)
+    guard = NoSession(target=target, initiator=after.initiator, volume=volume.id, host=after.host)
+    changed = AclSecrets(
+        target=target, initiator=after.initiator, secret=after.secret, previous=before.secret
+    )
+    return up([changed] if force else [guard, changed])
 
 
 def resize(volume: Volume, size_bytes: int) -> tuple[Move, ...]:
@@ -464,11 +466,6 @@ def new_secrets(before: Attachment, after: Attachment) -> tuple[Move, ...]:
             secret=after.secret, previous=before.secret,
         )
     ])  # fmt: skip
-
-
-def refreshment(before: Attachment, after: Attachment) -> tuple[Move, ...]:
-    """Return the same, and the return of a session that was lost."""
-    return (*new_secrets(before, after), *up([Rejoining(disk=after.disk)]))
 
 
 def consumer_truth(attachment: Attachment) -> tuple[Move, ...]:

@@ -1,8 +1,10 @@
-"""New secrets for standing publications, without the end of a session.
+"""New secrets for standing publications, on both sides.
 
-The storage host changes what its target asks for; a session that lives is not asked again. The
-consumer has to know them when its session breaks, and only then: so it asks its server about the
-sessions that are lost, and no other.
+The storage host changes what its target asks for; a session that lives is not asked again. But
+open-iscsi cannot give a session other secrets: iscsid keeps them in memory, and takes them from the
+kernel when it is started anew. So one whose connection breaks after a rotation is lost, and a
+rotation under a live session has to be forced. The consumer takes the new ones for its next login:
+it asks its server about the sessions that are lost or gone, and no other.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class RotateSecrets(Verb):
     about = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
+    force: bool = False  # also where a session lives, which cannot come back when it breaks
 
     def plan(self, world: World, seen: object) -> Plan:
         volume, how = need_volume(world.txn, self.volume), world.settings.export
@@ -46,7 +49,11 @@ class RotateSecrets(Verb):
         return Plan(
             title=f"new secrets for {self.volume} on {self.host or 'all hosts'}",
             claims=(f"volume/{self.volume}",),
-            moves=tuple(m for old, new in pairs for m in plan.rotation(volume, old, new, how)),
+            moves=tuple(
+                move
+                for old, new in pairs
+                for move in plan.rotation(volume, old, new, how, force=self.force)
+            ),
             commit=(*map(put, after), *(drop_secret(each.secret) for each in before)),
             revert=tuple(drop_secret(each.secret) for each in after),
             secrets={each.secret: chap_for(each, target) for each in after},
@@ -78,7 +85,7 @@ class RefreshSecrets(Verb):
             return Plan(title=f"secrets of {self.id}: already so", claims=())
         return Plan(
             title=f"take new secrets for {self.id}", claims=(f"attachment/{self.id}",),
-            moves=plan.refreshment(before, after),
+            moves=plan.new_secrets(before, after),
             commit=(put(after), drop_secret(before.secret)), revert=(drop_secret(after.secret),),
             secrets={after.secret: seen.chap},
         )  # fmt: skip

@@ -50,7 +50,7 @@ TARGET = Place(
 INITIATOR = Place(
     steps=(
         steps.Node, steps.NoNode, steps.Session, steps.Dropped, steps.DiskSize,
-        steps.NodeSecrets, steps.Rejoining, steps.Answering,
+        steps.NodeSecrets, steps.Answering,
     ),
     # The kernel tells iscsiadm the handle of a transport for the first only: without it a logout
     # finds no session, and says that it went well. The second, where iscsi_tcp is not loaded yet.

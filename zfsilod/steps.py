@@ -492,24 +492,6 @@ class NodeSecrets(HostStep):
         host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.previous))
 
 
-class Rejoining(HostStep):
-    """A session that was lost is taken up again with what the record says now; one that works is
-    left alone.
-    """
-
-    volatile = True
-    disk: Disk
-
-    def probe(self, host: Host) -> bool:
-        return not host.iscsi.is_known(self.disk) or not host.iscsi.is_lost(self.disk)
-
-    def do(self, host: Host) -> None:
-        host.iscsi.rejoin(self.disk)
-
-    def undo(self, host: Host) -> None:
-        """Nobody lets go of a session that is back."""
-
-
 class NoNode(HostStep):
     """The initiator has no record of the target. For orphans only."""
 

@@ -65,7 +65,7 @@ DELETE = DeleteVolume(id="data")
 KEEP = DELETE.but(dependents="KEEP")
 LEAVE = Disconnect(id="data")
 SYNC = SyncVolume(id="data")
-ROTATE = RotateSecrets(volume="data", host="take")
+ROTATE = RotateSecrets(volume="data", host="take", force=True)
 REFRESH = RefreshSecrets(id="data")
 RENAME = UpdateHost(id="take", mask=("iqn",), iqn="iqn.2024-01.lab.renamed:host")
 SECOND = CreateHost(id="other", iqn=OTHER)
@@ -229,6 +229,7 @@ SERVER = (
         first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
     Case("rotate-secrets", (*SHARED, READ.but(host="other")), RotateSecrets(volume="data")),
+    Case("rotate-secrets-forced", CONNECTED, ROTATE),
     Case("rotate-secrets-again", (*PUBLISHED, ROTATE), ROTATE),
     Case("publish-renamed", (*PUBLISHED, ROTATE, RENAME), PUBLISH),
     Case("unpublish-rotated", (*PUBLISHED, ROTATE), UNPUBLISH),

@@ -42,7 +42,6 @@ from zfsilod.steps import (
     NoExport,
     NoNode,
     NoSession,
-    Rejoining,
     Zvol,
     ZvolSize,
 )
@@ -70,7 +69,7 @@ MAX_CUTS = 40
 CONFIGFS = "/sys/kernel/config/target"
 CHANGES = ("make", "write", "link", "remove", "unlink")  # of Configfs: each one system call
 
-GUARDS = (NoSession, Fenced, NobodyAdmitted, Answering, Rejoining)
+GUARDS = (NoSession, Fenced, NobodyAdmitted, Answering)
 ONE_WAY = (Dropped, Detached, NoExport, NoAcl, NoNode)  # what they take away stays away
 
 

@@ -137,7 +137,7 @@ MUTATIONS = {
         Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "force")
     ),
     f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
-    f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host")),
+    f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host"), ("force",)),
     f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force",)),
     f"{VOLUME}.Stage": Mutation(Stage, ("id", "path"), ("fs_type", "mount_options", "readonly")),
     f"{VOLUME}.Unstage": Mutation(Unstage, ("id", "path"), ("force",)),

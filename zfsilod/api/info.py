@@ -103,7 +103,9 @@ class Info:
         self, request: service_pb2.RotateSecretsRequest, call: Call
     ) -> service_pb2.RotateSecretsResponse:
         host_id = messages.host_id(request.host) if request.host else ""
-        verb = RotateSecrets(volume=messages.volume_id(request.volume), host=host_id)
+        verb = RotateSecrets(
+            volume=messages.volume_id(request.volume), host=host_id, force=request.force
+        )
         operation = await call.change(verb, validate_only=request.validate_only)
         return service_pb2.RotateSecretsResponse(operation=operation)
 

@@ -1,4 +1,4 @@
-"""`zfsiloctl rotate-secrets`: new CHAP secrets for what is published, while it is in use."""
+"""`zfsiloctl rotate-secrets`: new CHAP secrets for what is published."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def rotate_secrets(given: Namespace) -> int:
 
 
 def _rotate(given: Namespace, server: Server, volume: str) -> None:
-    request = service_pb2.RotateSecretsRequest(volume=resource(volume, "volumes"))
+    request = service_pb2.RotateSecretsRequest(
+        volume=resource(volume, "volumes"), force=given.force
+    )
     if given.host:
         request.host = resource(given.host, "hosts")
     change(given, server, server.changes.service.RotateSecrets, request)

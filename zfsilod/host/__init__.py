@@ -154,9 +154,6 @@ class Iscsi(Protocol):
     def nodes(self, prefix: str = "") -> list[str]:
         """Return the targets that this host has a node record of."""
 
-    def rejoin(self, disk: Disk) -> None:
-        """Have a lost session taken up again with what the node record says."""
-
     def drop(self, disk: Disk) -> None:
         """End every session with the disk's target, whoever uses the disk."""
 

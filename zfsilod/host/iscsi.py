@@ -45,8 +45,6 @@ LOCK_TIMEOUT_S = 60
 RECORD_TIMEOUT_S = 30
 LOGIN_TIMEOUT_S = 60  # iscsid gives up before: login_timeout below, and 3 s for the last try
 LOGOUT_TIMEOUT_S = 60
-RESTART_TIMEOUT_S = 60
-REJOIN_S = 10
 LOGOUT_ATTEMPTS, LOGOUT_DEADLINE_S = 4, 8
 DISK_DEADLINE_S = 30
 ANSWER_S = 5  # the initiator takes twice as long to see that a server is frozen
@@ -198,12 +196,6 @@ class RealIscsi:
         for session in self._disks.sessions(disk.target):
             if session.target == disk.target:
                 self._logout(session)
-
-    def rejoin(self, disk: Disk) -> None:
-        # iscsid keeps the secrets of a session in its memory, and goes on with them for ever. A new
-        # one reads the records, and takes up all sessions anew: their I/O waits for a moment.
-        self._run(["systemctl", "restart", "iscsid.service"], timeout_s=RESTART_TIMEOUT_S)
-        wait_for(lambda: not self.is_lost(disk), REJOIN_S)  # if not yet: iscsid tries and tries
 
     def _login(self, target: str) -> None:
         """Log in to the first portal that answers; more than one path to a disk is not handled."""

@@ -68,14 +68,6 @@ class FakeIscsi:
         if self.facts.get(f"session:{disk.target}") is not None:
             self.facts.effect(f"session:{disk.target}", None)
 
-    def rejoin(self, disk: Disk) -> None:
-        session = self.facts.get(f"session:{disk.target}")
-        node = self.facts.get(f"node:{disk.target}")
-        acl = self.facts.get(f"acl:{disk.target}/{node['initiator']}")
-        if session and "lost" in session and acl == node["chap"]:
-            found = {name: value for name, value in session.items() if name != "lost"}
-            self.facts.effect(f"session:{disk.target}", found)
-
     def is_known(self, disk: Disk) -> bool:
         return self.facts.get(f"session:{disk.target}") is not None
 
