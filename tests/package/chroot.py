@@ -14,9 +14,10 @@ from tests.setup.say import stage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What zfsilo depends on, and what a Debian that was installed the usual way has anyway.
-PACKAGES = ("dbus", "e2fsprogs", "kmod", "lvm2", "mount", "python3", "python3-systemd", "systemd",
-            "udev")  # fmt: skip
+# What zfsilo depends on, what a Debian that was installed the usual way has anyway, and multipath,
+# which zfsilo configures.
+PACKAGES = ("dbus", "e2fsprogs", "kmod", "lvm2", "mount", "multipath-tools", "python3",
+            "python3-systemd", "systemd", "udev")  # fmt: skip
 # Written by apt and dpkg about themselves, whatever the package.
 BOOKKEEPING = ("var/lib/dpkg/", "var/lib/apt/", "var/cache/", "var/log/", "build", "proc/", "tmp/",
                "etc/group-", "etc/gshadow-", "var/lib/systemd/deb-systemd-helper")  # fmt: skip

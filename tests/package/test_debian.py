@@ -73,6 +73,23 @@ def test_the_life_of_the_package(release: str, package: Path, tmp_path: Path) ->
     assert "zfsilo" not in (debian.root / "etc/group").read_text()
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_multipath_reads_our_lines(release: str, package: Path, tmp_path: Path) -> None:
+    debian = Chroot(release, tmp_path)
+    without = blacklist(debian)
+    debian.apt("install", package)
+    assert [each for each in blacklist(debian) if each not in without] == [
+        'devnode "^zd[0-9]"', 'vendor "zfsilo"', 'product "volume"'
+    ]  # fmt: skip
+
+
+def blacklist(debian: Chroot) -> list[str]:
+    """What multipath itself says that it passes over, by its whole configuration."""
+    shown = debian.run("sh", "-euc", "multipath -t 2>&1")
+    assert "invalid" not in shown
+    return [line.strip() for line in shown.partition("blacklist {")[2].splitlines()]
+
+
 def test_a_purge_spares_what_is_mounted(package: Path, tmp_path: Path) -> None:
     debian = Chroot(RELEASES[0], tmp_path)
     debian.apt("install", package)
