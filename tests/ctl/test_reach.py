@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from zfsilod.ctl import reach
 from zfsilod.ctl.reach import PRIVATE, name_servers, outside
+from zfsilod.host.run import Completed
+
+if TYPE_CHECKING:
+    import pytest
 
 UNIT = Path(__file__).parents[2] / "units/zfsilod.service"
 WORDS = {  # systemd.resource-control(5)
@@ -19,6 +25,21 @@ def test_a_private_address_needs_none() -> None:
     assert outside([*inside, "203.0.113.5", "203.0.113.5", "2001:db8::1"]) == [
         "203.0.113.5", "2001:db8::1"
     ]  # fmt: skip
+
+
+def test_what_the_unit_does_not_allow_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = "127.0.0.0/8 10.0.0.0/8\n"
+    done = Completed(argv=(), rc=0, stdout=shown, stderr="")
+    monkeypatch.setattr(reach, "Runner", lambda: lambda *_argv, **_options: done)
+    monkeypatch.setattr(reach, "_resolve", lambda name: [name])
+    assert reach.blocked("10.1.2.3") == []
+    assert reach.blocked("203.0.113.5") == ["203.0.113.5"]
+
+
+def test_an_older_unit_allows_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Completed(argv=(), rc=0, stdout="\n", stderr="")
+    monkeypatch.setattr(reach, "Runner", lambda: lambda *_argv, **_options: done)
+    assert reach.blocked("127.0.0.1") == []
 
 
 def test_the_unit_allows_the_same_networks() -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilo.v1 import service_pb2 as pb
 
-from zfsilod.ctl import answers, places, servers
+from zfsilod.certs import split_address
+from zfsilod.ctl import answers, places, reach, servers
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import BAD, GOOD, clean, paint
@@ -239,7 +240,18 @@ def _servers() -> Iterator[Check]:
             command = f"on {name}: zfsiloctl setup"
             yield Check(f"server {name}", error.message, command)
         else:
-            yield Check(f"server {name} answers")
+            yield _answering(name, split_address(known.address)[0])
+
+
+def _answering(name: str, host: str) -> Check:
+    """Tell whether a server that answers us may answer the daemon too, which lives in a sandbox."""
+    closed = [] if places.simulation() else reach.blocked(host)
+    if not closed:
+        return Check(f"server {name} answers")
+    return Check(
+        f"server {name}", f"zfsilod.service may not speak to {', '.join(closed)}",
+        f"systemctl set-property zfsilod.service IPAddressAllow={' '.join(closed)}",
+    )  # fmt: skip
 
 
 def servers_here() -> list[str]:

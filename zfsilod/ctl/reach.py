@@ -10,9 +10,13 @@ import ipaddress
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zfsilod.ctl import places
 from zfsilod.host.run import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PRIVATE = (
     "127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/64", "10.0.0.0/8", "100.64.0.0/10",
@@ -34,9 +38,16 @@ def let_out(name: str) -> list[str]:
     return found
 
 
-def outside(addresses: list[str]) -> list[str]:
-    """Return the addresses that are in none of the private networks."""
-    networks = [ipaddress.ip_network(each) for each in PRIVATE]
+def blocked(name: str) -> list[str]:
+    """Return the addresses of a server that the daemon's unit does not let it speak to."""
+    argv = ["systemctl", "show", "--value", "--property=IPAddressAllow", "zfsilod.service"]
+    allowed = Runner()(argv, timeout_s=TOOL_S, ok=ANY).stdout.split()
+    return outside(_resolve(name), allowed) if allowed else []
+
+
+def outside(addresses: list[str], inside: Sequence[str] = PRIVATE) -> list[str]:
+    """Return the addresses that are in none of these networks."""
+    networks = [ipaddress.ip_network(each) for each in inside]
     found = dict.fromkeys(ipaddress.ip_address(each.partition("%")[0]) for each in addresses)
     return [str(each) for each in found if not any(each in network for network in networks)]
 
