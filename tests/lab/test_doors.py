@@ -48,6 +48,36 @@ for path in sys.argv[1:]:
 """
 
 
+# Every TCP port of a machine: a closed one refuses at once, one that says nothing counts as open.
+SCAN = """
+import errno, select, socket, sys
+address = socket.gethostbyname(sys.argv[1])
+found = []
+for first in range(1, 65536, 500):
+    poll, asked = select.poll(), {}
+    for port in range(first, min(first + 500, 65536)):
+        each = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if each.connect_ex((address, port)) in (0, errno.EINPROGRESS):
+            asked[each.fileno()] = port, each
+            poll.register(each, select.POLLOUT)
+    while asked:
+        ready = poll.poll(5000)
+        if not ready:
+            break
+        for descriptor, _event in ready:
+            port, each = asked.pop(descriptor)
+            poll.unregister(descriptor)
+            if each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                found.append(port)
+            each.close()
+    found += [port for port, _each in asked.values()]
+print(*found)
+"""
+# Of the image's sshd; of zfsilod, and of the kernel's target while something is exported.
+PORTS = {"give": {"22", "3260", "9750"}, "take": {"22"}}
+SCAN_S = 600
+
+
 @pytest.mark.timeout(1500, func_only=True)
 class TestDoors:
     """Nobody comes in: by gRPC over the network, by D-Bus, by the local sockets."""
@@ -68,6 +98,15 @@ class TestDoors:
             assert set(said) == set(members)
             wrong = {name: text for name, text in said.items() if "ANSWERED" in text}
             assert not wrong
+
+    def test_no_other_port_is_open(self, pair: Pair) -> None:
+        def scan(machine: Machine) -> None:
+            other = "take" if machine.name == "give" else "give"
+            scanned = machine.run("python3", "-c", SCAN, other, timeout_s=SCAN_S)
+            print(f"{other}: {scanned.stdout.strip() or 'none'} open, in {scanned.seconds:.0f} s")
+            assert set(scanned.stdout.split()) <= PORTS[other]
+
+        pair.both(scan)
 
     def test_no_local_socket_lets_in(self, pair: Pair) -> None:
         paths = ("/run/zfsilo/zfsilod.sock", "/run/zfsilo/csi/zfsilod.sock")
