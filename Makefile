@@ -16,7 +16,7 @@ PYTEST = $(RUN) -m pytest
 
 .PHONY: help demo lab bench fuzz test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
-.PHONY: csi-test sanity
+.PHONY: csi-test sanity upgrade-test
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -64,7 +64,12 @@ systemd-test: stubs deb
 ## make lab-test       a real kernel with ZFS and iSCSI, in two virtual machines
 lab-test: stubs deb
 	$(PYTHON) tests/setup lab
-	$(PYTEST) tests/lab
+	$(PYTEST) tests/lab -m "not long"
+
+## make upgrade-test   the package on the two machines, upgraded under load, purged: dpkg is slow there
+upgrade-test: stubs deb
+	$(PYTHON) tests/setup lab
+	$(PYTEST) -s tests/lab/test_package.py
 
 ## make crash      every operation cut at every point; crash-long: 60 power cuts
 crash: stubs

@@ -1,4 +1,4 @@
-"""The Debian package on a disk for the machines, to be installed there as on any Debian."""
+"""The Debian package on a disk for the machines, and a newer one, to be installed there by dpkg."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.lab.emulator import CODE, CODE_DISK_SIZE
 from tests.lab.errors import LabError
 from tests.lab.images.chroot import inside
 from tests.lab.install import IMAGE
+from tests.package.chroot import reversioned
 from tests.setup.cache import clear_old, digest, files_digest, identity, product
 from tests.setup.command import run
 
@@ -23,8 +24,11 @@ FROM_DEBIAN = ("python3-systemd",)
 INSTALL = f"""
 mkdir -p /run/lab-code
 mountpoint -q /run/lab-code || mount -o ro /dev/disk/by-id/virtio-{CODE} /run/lab-code
-dpkg --force-unsafe-io -i /run/lab-code/*.deb
+dpkg --force-unsafe-io -i /run/lab-code/"$1"/*.deb
 """
+FIRST, NEWER = "first", "newer"
+NEWER_VERSION = "99.0"
+DPKG_TIMEOUT_S = 900
 
 
 def package() -> Path:
@@ -36,23 +40,32 @@ def package() -> Path:
 
 
 def disk(buildroot: BuildRoot) -> Path:
-    """An image with the package and what it depends on."""
+    """An image with the package, what it depends on, and the same package as a newer version."""
     ours = package()
 
     def build(draft: Path) -> None:
-        files = draft / "files"
-        files.mkdir()
-        shutil.copy(ours, files)
+        first, newer = draft / "files" / FIRST, draft / "files" / NEWER
+        for folder in (first, newer):
+            folder.mkdir(parents=True)
+        shutil.copy(ours, first)
         fetch = ["sh", "-c", 'cd /build && exec apt-get -q download "$@"', "sh", *FROM_DEBIAN]
-        inside(buildroot.root, files, fetch)
-        run(["mke2fs", "-q", "-t", "ext4", "-d", files, draft / IMAGE, CODE_DISK_SIZE])
+        inside(buildroot.root, first, fetch)
+        reversioned(ours, NEWER_VERSION, newer)
+        run(["mke2fs", "-q", "-t", "ext4", "-d", first.parent, draft / IMAGE, CODE_DISK_SIZE])
 
-    key = digest(identity(buildroot.folder), files_digest(ours.parent, ours.name), FROM_DEBIAN)
+    parts = (files_digest(ours.parent, ours.name), FROM_DEBIAN, NEWER_VERSION)
+    key = digest(identity(buildroot.folder), *parts)
     place = product("package", key, build)
     clear_old("package", keep=2)
     return place / IMAGE
 
 
-def install(machine: Machine) -> None:
-    """Install the package, or install it again: an upgrade to the same version."""
-    machine.sh(INSTALL, timeout_s=600)
+def install(machine: Machine, which: str = FIRST) -> float:
+    """Install the package, or upgrade it to the newer one; return the seconds that it took."""
+    command = ("sh", "-euc", INSTALL, "install", which)
+    return machine.run(*command, timeout_s=DPKG_TIMEOUT_S).seconds
+
+
+def purge(machine: Machine) -> None:
+    """Remove the package with its configuration and its state."""
+    machine.run("dpkg", "--purge", "zfsilo", timeout_s=DPKG_TIMEOUT_S)

@@ -1,8 +1,11 @@
-"""From two machines with the package and nothing else to a mounted volume, as the README says."""
+"""The life of the package on two machines that have nothing else of ours.
+
+Installed, a mounted volume by what the README says, upgraded under load, purged.
+"""
 
 from __future__ import annotations
 
-import time
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +14,7 @@ from tests.docs.blocks import ALL
 from tests.lab import package
 from tests.lab.images.build import images
 from tests.lab.pair import Pair, restore_pair
+from tests.lab.power import PLACE, WRITER, Load
 from tests.lab.snapshots import booted
 
 if TYPE_CHECKING:
@@ -19,6 +23,23 @@ if TYPE_CHECKING:
     from tests.lab.machine import Machine
 
 PATH = "/srv/data"
+IO_ERRORS = r"I/O error|EXT4-fs (error|warning)|conn error|recovery timed out|aborted journal"
+FOREIGN_TARGET = "iqn.2024-01.lab.foreign:disk"
+FOREIGN = {
+    "give": f"""
+zfs create -V 64M tank/foreign
+modprobe iscsi_target_mod
+mkdir -p /sys/kernel/config/target/iscsi/{FOREIGN_TARGET}/tpgt_1
+""",
+    "take": "mkdir /srv/foreign && mount -t tmpfs foreign /srv/foreign && touch /srv/foreign/file",
+}
+# dpkg's own notes of what was there once are not ours.
+NO_SESSION = 21
+OURS = """
+find / /run/zfsilo -xdev -iname '*zfsilo*' -not -path '/var/lib/dpkg/*' -not -path '/var/log/*' \
+    2>/dev/null || true
+getent group zfsilo || true
+"""
 
 
 @pytest.fixture(scope="class")
@@ -49,9 +70,7 @@ class TestPackage:
     """The steps of one life; each needs the one before."""
 
     def test_install(self, pair: Pair) -> None:
-        begun = time.monotonic()
-        pair.both(package.install)
-        print(f"installed on both machines in {time.monotonic() - begun:.0f} s")
+        print("installed in {:.0f} and {:.0f} s".format(*pair.both(package.install)))
         for machine in (pair.give, pair.take):
             assert machine.run("systemctl", "is-active", "zfsilod.service").stdout == "active\n"
 
@@ -61,6 +80,8 @@ class TestPackage:
         pair.take.sh(f"echo kept > {PATH}/file && sync")
         for machine in (pair.give, pair.take):
             assert "all is well" in machine.run("zfsiloctl", "status").stdout
+            memory = machine.sh(f"grep VmRSS /proc/{main_pid(machine)}/status").stdout.split()
+            print(f"{machine.name}: the daemon holds {int(memory[1]) / 1024:.1f} MiB")
 
     def test_the_host_does_not_look_into_volumes(self, pair: Pair) -> None:
         zvol = pair.give.run("readlink", "-f", "/dev/zvol/tank/zfsilo/data").stdout.strip()
@@ -72,3 +93,47 @@ class TestPackage:
             known = machine.run("udevadm", "info", "--query=property", device).stdout
             assert "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1" in known
             assert "ID_FS_" not in known, "LVM, md and by-uuid would go by it"
+
+    @pytest.mark.long
+    def test_an_upgrade_under_load_is_not_noticed(self, pair: Pair) -> None:
+        pair.take.put(PLACE, WRITER.read_bytes(), 0o600)
+        load = Load(pair)
+        load.write()
+        session = pair.take.run("iscsiadm", "-m", "session").stdout
+        for machine in (pair.give, pair.take):
+            reached, daemon = load.last, main_pid(machine)
+            seconds = package.install(machine, package.NEWER)
+            load.look()
+            print(f"{machine.name}: {load.last - reached} fsyncs in an upgrade of {seconds:.0f} s")
+            assert load.last > reached
+            assert main_pid(machine) != daemon, "the newer one runs"
+            shown = machine.run("dpkg-query", "-W", "-f", "${Version}", "zfsilo").stdout
+            assert shown == package.NEWER_VERSION
+            assert "all is well" in machine.run("zfsiloctl", "status").stdout
+        assert pair.take.run("iscsiadm", "-m", "session").stdout == session, "not even a new login"
+        assert pair.take.run("systemctl", "is-active", "writer.service").stdout == "active\n"
+        assert load.check() == ""
+        for machine in (pair.give, pair.take):
+            kernel = machine.run("journalctl", "-k", "-o", "cat").stdout
+            assert not re.findall(IO_ERRORS, kernel)
+
+    @pytest.mark.long
+    def test_a_purge_takes_what_is_ours_and_nothing_else(self, pair: Pair) -> None:
+        pair.both(lambda machine: machine.sh(FOREIGN[machine.name]))
+        package.purge(pair.take)
+        assert pair.take.run("findmnt", "-n", PATH, check=False).stdout == ""
+        assert pair.take.run("iscsiadm", "-m", "session", check=False).rc == NO_SESSION
+        assert pair.take.run("ls", "/srv/foreign").stdout == "file\n"
+        package.purge(pair.give)
+        # Ours may stay until a restart: who still uses it is not cut off, and dpkg says so.
+        targets = pair.give.run("ls", "/sys/kernel/config/target/iscsi").stdout.split()
+        assert FOREIGN_TARGET in targets
+        zvols = pair.give.run("zfs", "list", "-H", "-o", "name", "-t", "volume").stdout.split()
+        assert zvols == ["tank/foreign", "tank/zfsilo/data"], "data outlives the program"
+        for machine in (pair.give, pair.take):
+            assert machine.sh(OURS).stdout == ""
+
+
+def main_pid(machine: Machine) -> str:
+    """The process of a machine's daemon."""
+    return machine.run("systemctl", "show", "-P", "MainPID", "zfsilod.service").stdout.strip()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.lab import oracle
+from tests.lab.test_fencing import LOSE_STORE
 
 if TYPE_CHECKING:
     from tests.lab.machine import Machine
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 180
 PURGE_DEADLINE_S = 120
+# create_time of a snapshot is ZFS's own, which may be a second off.
+FLEETING = ("create_time", "update_time", "delete_time", "purge_time", "etag", "host", "operation")
 
 
 class Silo:
@@ -67,6 +70,13 @@ class Silo:
         found: dict[str, list[dict[str, Any]]] = json.loads(self.on_give(*words, "--json"))
         return next(iter(found.values()))
 
+    def known(self) -> list[dict[str, Any]]:
+        """Return what give lists, without what only its store tells."""
+        lists = (
+            ("volume", "list", "--deleted"), ("snapshot", "list"), ("snapshot-group", "list")
+        )  # fmt: skip
+        return [_lasting(each) for words in lists for each in self.listed(*words)]
+
     def zfs(self, *words: str) -> list[str]:
         """Return lines of zfs(8)."""
         return self.give.run("zfs", *words, timeout_s=60).stdout.splitlines()
@@ -75,6 +85,15 @@ class Silo:
         done = machine.run("zfsiloctl", *words, timeout_s=DEADLINE_S, check=check)
         print(f"{machine.name}# zfsiloctl {' '.join(words)}  ({done.seconds:.1f} s)")
         return done.stdout + done.stderr
+
+
+def _lasting(told: Any) -> Any:
+    """Return what is told without times, etags, and who formatted; lists inside are told alike."""
+    if isinstance(told, list):
+        return [_lasting(each) for each in told]
+    if not isinstance(told, dict):
+        return told
+    return {name: _lasting(value) for name, value in told.items() if name not in FLEETING}
 
 
 @pytest.mark.timeout(1500, func_only=True)
@@ -89,6 +108,8 @@ def test_snapshots_clones_and_the_trash(pair: Pair) -> None:
     _clones(silo, first)
     _group(silo)
     _trash(silo, first, second)
+    silo.down("data", "log", "copy", "twin", "late")
+    _lost(silo)
     _end(silo)
     assert oracle.leaks(pair) == []
 
@@ -142,9 +163,25 @@ def _trash(silo: Silo, first: str, second: str) -> None:
     assert (silo.sum("data", "first"), silo.sum("data", "second")) == (first, second)
 
 
+def _lost(silo: Silo) -> None:
+    """The store is lost, and the pool tells all but who held what, and times."""
+    silo.on_give("volume", "delete", "log", "--yes", "--keep-dependents")
+    before = silo.known()
+    silo.give.sh(LOSE_STORE)
+    assert "snapshots/monday" not in json.dumps(silo.known())
+    said = silo.on_give("adopt", "--all")
+    assert silo.known() == before
+    for told in (
+        "snapshotGroups/both: adopted",
+        "volumes/log: adopted, in the trash",
+        "not known:",
+    ):
+        assert told in said
+    silo.on_give("volume", "undelete", "log")
+
+
 def _end(silo: Silo) -> None:
     """Everything goes, origins first: ZFS destroys each as soon as nothing needs it."""
-    silo.down("data", "log", "copy", "twin", "late")
     silo.on_give("snapshot", "delete", "monday")
     silo.on_give("snapshot-group", "delete", "both")
     for name in ("data", "log"):
