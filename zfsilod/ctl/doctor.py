@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import socket
 import time
 from itertools import chain
@@ -250,7 +251,7 @@ def _answering(name: str, host: str) -> Check:
         return Check(f"server {name} answers")
     return Check(
         f"server {name}", f"zfsilod.service may not speak to {', '.join(closed)}",
-        f"systemctl set-property zfsilod.service IPAddressAllow={' '.join(closed)}",
+        shlex.join(reach.permission(closed)),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ that tells its address, are added to IPAddressAllow= of the unit: systemd.resour
 from __future__ import annotations
 
 import ipaddress
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -27,15 +28,18 @@ TOOL_S = 30
 ANY = tuple(range(256))
 
 
-def let_out(name: str) -> list[str]:
-    """Let the daemon speak to a server, and return the addresses for which that took something."""
+def let_out(name: str) -> None:
+    """Let the daemon speak to a server, which takes something when it is elsewhere."""
     found = outside([*_resolve(name), *name_servers(RESOLVERS)])
     if found and not places.simulation():
-        allowed = f"IPAddressAllow={' '.join(found)}"
-        argv = ["systemctl", "set-property", "zfsilod.service", allowed]
+        argv = permission(found)
         if Runner()(argv, timeout_s=TOOL_S, ok=ANY).rc != 0:
-            sys.stderr.write(f"zfsiloctl: zfsilod may not reach it yet: {' '.join(argv)}\n")
-    return found
+            sys.stderr.write(f"zfsiloctl: zfsilod may not reach it yet: {shlex.join(argv)}\n")
+
+
+def permission(addresses: list[str]) -> list[str]:
+    """Return the command that lets the daemon speak to these addresses too."""
+    return ["systemctl", "set-property", "zfsilod.service", f"IPAddressAllow={' '.join(addresses)}"]
 
 
 def blocked(name: str) -> list[str]:
