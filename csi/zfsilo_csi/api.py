@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 from zfsilo.v1 import host_pb2, service_pb2, snapshot_pb2, volume_pb2
 
-from zfsilo_csi.errors import Code, CsiError, translated
+from zfsilo_csi.errors import CUT_OFF, Code, CsiError, translated
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -41,18 +41,28 @@ class Stub:
         who = self.__dict__["_who"]
 
         async def ask(request: Any, call: Call) -> Any:
-            if call.left_s <= 0:
-                raise CsiError(Code.ABORTED, f"there was no time left to ask {who}")
-            answer = method(request, timeout=call.left_s)
             try:
-                found = await answer
-            except grpc.aio.AioRpcError as error:
-                call.note(operation=_operation(error.initial_metadata()))
-                raise translated(error, who) from None
-            call.note(operation=_operation(await answer.initial_metadata()))
-            return found
+                return await _ask(who, method, request, call)
+            except CsiError as error:
+                if error.reason != CUT_OFF:
+                    raise
+            # The connection may be of before a power cut, and every method may be asked twice.
+            return await _ask(who, method, request, call)
 
         return ask
+
+
+async def _ask(who: str, method: Any, request: Any, call: Call) -> Any:
+    if call.left_s <= 0:
+        raise CsiError(Code.ABORTED, f"there was no time left to ask {who}")
+    answer = method(request, timeout=call.left_s)
+    try:
+        found = await answer
+    except grpc.aio.AioRpcError as error:
+        call.note(operation=_operation(error.initial_metadata()))
+        raise translated(error, who) from None
+    call.note(operation=_operation(await answer.initial_metadata()))
+    return found
 
 
 def _service(module: Any, name: str) -> ServiceDescriptor:

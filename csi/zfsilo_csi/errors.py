@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Code = grpc.StatusCode
 DETAILS = "grpc-status-details-bin"
 DOMAIN = "zfsilo.org"
+CUT_OFF = "CUT_OFF"  # the reason when no zfsilod answered: the connection ended, or there is none
 
 CODES = {  # what the CSI specification has another code for
     Code.DEADLINE_EXCEEDED: Code.ABORTED,  # the operation goes on; the next call joins it
@@ -31,7 +32,7 @@ REASONS = {  # where zfsilod's reason says more than its code
 
 
 class CsiError(Exception):
-    """An error as the caller sees it. `reason` is zfsilod's, for ourselves."""
+    """An error as the caller sees it. `reason` is zfsilod's or CUT_OFF, for ourselves."""
 
     def __init__(self, code: grpc.StatusCode, message: str, *, reason: str = "") -> None:
         super().__init__(message)
@@ -83,7 +84,7 @@ def _of_transport(code: grpc.StatusCode, message: str, who: str) -> CsiError:
         return CsiError(code, f"{who} is too old for this: {message}")
     if code == Code.DEADLINE_EXCEEDED:
         return CsiError(Code.UNAVAILABLE, f"{who} did not answer in time")
-    return CsiError(Code.UNAVAILABLE, f"{who} cannot be reached: {message}")
+    return CsiError(Code.UNAVAILABLE, f"{who} cannot be reached: {message}", reason=CUT_OFF)
 
 
 def _info(metadata: Any) -> ErrorInfo | None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import grpc
+import pytest
 from csi.v1 import csi_pb2 as csi
+from zfsilo_csi.api import Zfsilod
+from zfsilo_csi.calls import Call
+from zfsilo_csi.errors import CsiError
 
 from tests.csi.cluster import Cluster, cluster_of, fails, mount
 from tests.csi.test_life import down, up
@@ -13,8 +19,6 @@ from zfsilod.certs import make_join
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 ZONE = "topology.zfsilo.io/zone"
 ZONES = {"give": ["default", "west"], "other": ["east"]}
@@ -127,6 +131,40 @@ async def test_one_that_is_down(tmp_path: Path) -> None:
         await down(plugin, here.volume_id)
         probe = await plugin.identity.Probe(csi.ProbeRequest())
         assert probe.ready.value, "the node's own zfsilod answers"
+
+
+@pytest.mark.parametrize(("resets", "reached"), [(1, True), (2, False)])
+async def test_a_connection_of_before_a_power_cut(resets: int, reached: bool) -> None:
+    left = resets
+    nothing = grpc.aio.Metadata()
+
+    class Answer:
+        """Of a call whose connection is reset under it, as often as is asked for."""
+
+        def __await__(self) -> Any:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                code = grpc.StatusCode.UNAVAILABLE
+                raise grpc.aio.AioRpcError(code, nothing, nothing, "Stream removed")
+            yield from asyncio.sleep(0).__await__()
+            return "reached"
+
+        async def initial_metadata(self) -> Any:
+            return nothing
+
+    class Channel:
+        def unary_unary(self, _method: str, **_how: Any) -> Any:
+            return lambda _request, *, timeout: Answer()
+
+    call = Call(SimpleNamespace(time_remaining=lambda: 10.0))
+    asked = Zfsilod("backend give", Channel()).volumes.GetVolume(None, call)
+    if reached:
+        assert await asked == "reached"
+        return
+    with pytest.raises(CsiError, match="Stream removed"):
+        await asked
+    assert left == 0, "asked twice, and no more"
 
 
 async def test_an_id_of_a_backend_that_is_not_configured(cluster: Cluster) -> None:
