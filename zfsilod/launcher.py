@@ -35,6 +35,7 @@ SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 CALL_DEADLINE_S = 20
+STATE, JOB_ID = 3, 7  # in a unit as ListUnitsByPatterns tells it: org.freedesktop.systemd1(5)
 LIVE_STATES = ("active", "activating", "deactivating", "reloading")
 
 Hint = Callable[[str], None]
@@ -94,11 +95,15 @@ class SystemdLauncher:
             await self._call("StopUnit", "ss", [f"zfsilo-volume@{volume_id}.service", "fail"])
 
     async def running(self) -> set[str]:
-        """Return what the live units are named after (Operation.unit)."""
+        """Return what the live units are named after (Operation.unit).
+
+        One whose job is queued is inactive for a moment yet: systemd answers its bus first, and
+        runs its jobs when nobody asks anything.
+        """
         patterns = ["zfsilo-op-*.service", "zfsilo-rollback@*.service"]
         reply = await self._call("ListUnitsByPatterns", "asas", [[], patterns])
-        found = ((UNIT.fullmatch(unit[0]), unit[3]) for unit in reply.body[0])
-        return {match[1] for match, state in found if match and state in LIVE_STATES}
+        live = (unit[0] for unit in reply.body[0] if unit[STATE] in LIVE_STATES or unit[JOB_ID])
+        return {match[1] for match in map(UNIT.fullmatch, live) if match}
 
     async def close(self) -> None:
         """Disconnect from the bus."""
