@@ -184,11 +184,13 @@ class Machine:
                 self.stirred.clear()
                 if self.dead:
                     await self._be_reborn()
+                elif self._units():
+                    await self._wait(self._busy())
+                elif self.live() and await self._look_around():
+                    continue
                 elif self._busy():
                     await self._wait(self._busy())
                 elif self.live():
-                    with contextlib.suppress(ZfsiloError, Killed):
-                        await self.watchman.recover()
                     await asyncio.sleep(0)
                 elif self.requests:
                     await self._wait(self.requests)
@@ -197,10 +199,19 @@ class Machine:
                 else:
                     return
 
+    async def _look_around(self) -> bool:
+        """Let the watchman go round, whatever else the daemon waits for; tell of new units."""
+        with contextlib.suppress(ZfsiloError, Killed):
+            await self.watchman.recover()
+        return bool(self._units())
+
+    def _units(self) -> set[asyncio.Task[Any]]:
+        """Return the units that are at work."""
+        return {task for task in self.units.tasks.values() if not task.done()}
+
     def _busy(self) -> set[asyncio.Task[Any]]:
         """Return what is at work: units, and what the daemon does beside requests."""
-        units = {task for task in self.units.tasks.values() if not task.done()}
-        return units | self.house.service.driver._tasks
+        return self._units() | self.house.service.driver._tasks
 
     async def _wait(self, tasks: set[asyncio.Task[Any]]) -> None:
         """Wait for the first of these, or until a unit ended or the daemon died."""
