@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import multiprocessing
 import secrets
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
+from tests.crash.parts import HERE, LAB, PARTS, run
 from tests.crash.report import Report, Size
-
-# Each has run(report, *, size, seed): PART -> module
-PARTS = {
-    "matrix": "tests.crash.matrix",  # in one process, on the fake host: every point
-    "ladder": "tests.crash.ladder",  # sequences of requests and crashes, against a model
-    "crowd": "tests.crash.crowd",  # many clients at once
-    "units": "tests.crash.units",  # real systemd units over the simulated host: a sample
-    "lab": "tests.lab.crash",  # real tools and kernels: workers killed
-    "power": "tests.lab.power",  # and the power cut at random moments
-}
 
 
 def main() -> int:
@@ -29,10 +22,15 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     options = parser.parse_args()
     size: Size = "long" if options.long else "short" if options.short else "full"
+    chosen = options.parts or list(PARTS)
     report = Report()
     report.note(f"seed {options.seed}")
-    for name in options.parts or PARTS:
-        importlib.import_module(PARTS[name]).run(report, size=size, seed=options.seed)
+    # What runs here and what runs in the machines of the lab go on side by side: two processors.
+    lanes = [lane for lane in ([p for p in chosen if p in each] for each in (HERE, LAB)) if lane]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(lanes), mp_context=spawn) as pool:
+        for found in pool.map(partial(run, size=size, seed=options.seed), lanes):
+            report.add(found)
     return report.close()
 
 

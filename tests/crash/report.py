@@ -35,6 +35,12 @@ class Report:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
+    def add(self, other: Report) -> None:
+        """Count what another report counted, whose lines were shown already."""
+        self.passed += other.passed
+        self.failed += other.failed
+        self.notes += other.notes
+
     def table(self) -> str:
         """Return the cases as a table: verbs down, kinds across, "failed/all" where some failed."""
         found = self.passed | self.failed
