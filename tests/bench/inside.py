@@ -5,6 +5,9 @@ inside.py throughput CLIENTS CALLS         many clients, a volume each, so many 
 inside.py first                            the first answer over a new channel
 inside.py python ROUNDS [ARGUMENT...]      starts of this Python
 inside.py ladder VERB...                   verbs of one volume, one after the other
+inside.py fill COUNT                       make so many volumes, and publish them
+inside.py exported COUNT                   wait for so many exports; seconds since the boot
+inside.py clear                            take all exports away, whoever made them
 """
 
 from __future__ import annotations
@@ -32,10 +35,14 @@ if TYPE_CHECKING:
 
 SOCKET = Path("/run/zfsilo/zfsilod.sock")
 DEADLINE_S = 120
-GIB, STEP = 1 << 30, 1 << 20
+GIB, SMALL, STEP = 1 << 30, 16 << 20, 1 << 20
 HOST = "take"
 LADDER = "bench"
 PATH = "/srv/bench"
+AT_ONCE = 4
+TARGET = Path("/sys/kernel/config/target")
+GROUP = "iscsi/iqn.*/tpgt_1"
+LOOK_S = 0.05
 NAME = f"volumes/{LADDER}"
 
 
@@ -61,9 +68,11 @@ class Client:
         request = service_pb2.GetServerInfoRequest()
         self.api.service.GetServerInfo(request, timeout=DEADLINE_S, wait_for_ready=True)
 
-    def create(self, volume: str) -> None:
+    def create(self, volume: str, capacity_bytes: int = GIB) -> None:
         """Create a volume that may be published."""
-        made = pb.Volume(capacity_bytes=GIB, thin=True, mode=pb.MODE_FILESYSTEM, hosts=[HOST])
+        made = pb.Volume(
+            capacity_bytes=capacity_bytes, thin=True, mode=pb.MODE_FILESYSTEM, hosts=[HOST]
+        )
         self.send("CreateVolume", pb.CreateVolumeRequest(volume_id=volume, volume=made))
 
     def grow(self, volume: str, capacity_bytes: int) -> None:
@@ -152,16 +161,65 @@ def ladder(*verbs: str) -> dict[str, float]:
     return {verb: timed(steps[verb]) for verb in verbs}
 
 
+def fill(count: int) -> float:
+    """Make volumes that are exported, a few at once; return how long it took."""
+    client = Client()
+
+    def make(volume: str) -> None:
+        client.create(volume, SMALL)
+        client.publish(volume)
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return timed(lambda: list(threads.map(make, (f"v{n:03}" for n in range(count)))))
+
+
+def exported(count: int) -> float:
+    """Wait until so many targets are enabled with a LUN for their host; return the uptime."""
+    while _enabled() < count or len(_links("acls/*/lun_0/*")) < count:
+        time.sleep(LOOK_S)  # configfs tells nobody
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _enabled() -> int:
+    return sum(path.read_text() == "1\n" for path in TARGET.glob(f"{GROUP}/enable"))
+
+
+def _links(below: str) -> list[Path]:
+    return [path for path in TARGET.glob(f"{GROUP}/{below}") if path.is_symlink()]
+
+
+def clear() -> str:
+    """Take all exports away, whoever made them, without any tool."""
+    for path in TARGET.glob(f"{GROUP}/enable"):
+        path.write_text("0")
+    for link in (*_links("acls/*/lun_0/*"), *_links("lun/lun_0/*")):
+        link.unlink()
+        link.parent.rmdir()
+    for pattern in (f"{GROUP}/acls/*", f"{GROUP}/np/*", GROUP, "iscsi/iqn.*"):
+        for folder in TARGET.glob(pattern):
+            folder.rmdir()
+    for path in TARGET.glob("core/iblock_*/*/enable"):
+        path.parent.rmdir()
+    return "cleared"
+
+
 def main(mode: str, *words: str) -> object:
     """Do what the command line says."""
-    if mode == "changes":
-        return changes(words[0], int(words[1]))
-    if mode == "throughput":
-        return throughput(int(words[0]), int(words[1]))
-    if mode == "python":
-        return python(int(words[0]), *words[1:])
-    if mode == "first":
-        return timed(lambda: Client().greet())
+    match mode:
+        case "changes":
+            return changes(words[0], int(words[1]))
+        case "throughput":
+            return throughput(int(words[0]), int(words[1]))
+        case "python":
+            return python(int(words[0]), *words[1:])
+        case "fill":
+            return fill(int(words[0]))
+        case "exported":
+            return exported(int(words[0]))
+        case "clear":
+            return clear()
+        case "first":
+            return timed(lambda: Client().greet())
     return ladder(*words)
 
 

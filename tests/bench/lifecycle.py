@@ -67,14 +67,17 @@ def live(pair: Pair, kind: str) -> dict[str, float]:
     taken: dict[str, float] = {}
     for name, verbs in PHASES:
         machine = pair.give if name == "give" else pair.take
-        if kind == "zfsilo":
-            taken |= ask(machine, "ladder", *verbs)
-            continue
-        done = machine.run("bash", "-c", script(kind, name, verbs), timeout_s=TIMEOUT_S)
-        for line in done.stdout.splitlines():
-            verb, microseconds = line.split()
-            taken[verb.rstrip("_")] = int(microseconds) / 1e6
+        taken |= (
+            ask(machine, "ladder", *verbs) if kind == "zfsilo" else scripted(machine, kind, verbs)
+        )
     return taken
+
+
+def scripted(machine: Machine, kind: str, verbs: tuple[str, ...]) -> dict[str, float]:
+    """Run a script's verbs on its machine, and return how many seconds each took."""
+    text = script(kind, machine.name, verbs)
+    lines = machine.run("bash", "-c", text, timeout_s=TIMEOUT_S).stdout.splitlines()
+    return {verb.rstrip("_"): int(took) / 1e6 for verb, took in map(str.split, lines)}
 
 
 def starting(machine: Machine) -> float:
@@ -83,9 +86,9 @@ def starting(machine: Machine) -> float:
     return median(times)
 
 
-def ask(machine: Machine, *words: str) -> Any:
+def ask(machine: Machine, *words: str, timeout_s: float = TIMEOUT_S) -> Any:
     """Run the client in a machine."""
-    return json.loads(machine.run("python3", "-I", PLACE, *words, timeout_s=TIMEOUT_S).stdout)
+    return json.loads(machine.run("python3", "-I", PLACE, *words, timeout_s=timeout_s).stdout)
 
 
 def total(life: dict[str, float]) -> float:

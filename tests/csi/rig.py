@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from csi.v1 import csi_pb2 as csi
 
-from tests.csi.cluster import NODE, Plugin
+from tests.csi.cluster import NODE, Plugin, mount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -87,3 +87,19 @@ async def plugin_of(pair: Pair) -> AsyncIterator[Plugin]:
         info = await plugin.node.NodeGetInfo(csi.NodeGetInfoRequest(), wait_for_ready=True)
         assert info.node_id == NODE
         yield plugin
+
+
+async def up(plugin: Plugin, volume_id: str, pod: str, kind: Any = None) -> str:
+    """Bring a volume to a pod, and return where the pod sees it."""
+    context = await plugin.publish(volume_id, volume_capability=kind or mount())
+    await plugin.stage(volume_id, context, kind, f"staging-{pod}")
+    await plugin.mount(volume_id, pod, kind, f"staging-{pod}")
+    return plugin.path(pod)
+
+
+async def down(plugin: Plugin, volume_id: str, pod: str) -> None:
+    """Take it away again, as for a pod that is deleted, and delete it."""
+    await plugin.unmount(volume_id, pod)
+    await plugin.unstage(volume_id, f"staging-{pod}")
+    await plugin.unpublish(volume_id)
+    await plugin.delete(volume_id)

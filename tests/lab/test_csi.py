@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from csi.v1 import csi_pb2 as csi
 
-from tests.csi.cluster import GIB, NODE, block, fails, mount, until_done
-from tests.csi.rig import install, plugin_of
+from tests.csi.cluster import GIB, NODE, block, fails, until_done
+from tests.csi.rig import down, install, plugin_of, up
 from tests.csi.test_snapshots import from_snapshot, from_volume, snapshot
 from tests.lab import oracle
 
@@ -56,22 +56,6 @@ def installed(pair: Pair) -> Pair:
 async def plugin(installed: Pair) -> AsyncIterator[Plugin]:
     async with plugin_of(installed) as reached:
         yield reached
-
-
-async def up(plugin: Plugin, volume_id: str, pod: str, kind: Any = None) -> str:
-    """Bring a volume to a pod, and return where the pod sees it."""
-    context = await plugin.publish(volume_id, volume_capability=kind or mount())
-    await plugin.stage(volume_id, context, kind, f"staging-{pod}")
-    await plugin.mount(volume_id, pod, kind, f"staging-{pod}")
-    return plugin.path(pod)
-
-
-async def down(plugin: Plugin, volume_id: str, pod: str) -> None:
-    """Take it away again, as for a pod that is deleted, and delete it."""
-    await plugin.unmount(volume_id, pod)
-    await plugin.unstage(volume_id, f"staging-{pod}")
-    await plugin.unpublish(volume_id)
-    await plugin.delete(volume_id)
 
 
 def write(take: Machine, path: str) -> str:

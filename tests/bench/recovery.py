@@ -1,0 +1,97 @@
+"""How soon 100 exports are back on the lab's storage host, beside targetctl, which restores LIO's.
+
+The machine is emulated: read the ratio, or divide by how much slower Python starts there than here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
+from tests.bench.lifecycle import INSIDE, PLACE, ask, starting
+from tests.bench.table import Figure, at_most
+from tests.lab.pair import restore_pair
+from tests.lab.snapshots import ready
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab.machine import Machine
+
+VOLUMES, ROUNDS, STARTS = 100, 3, 10
+LIMIT_S = 5  # from the import of the pool, at the speed of this machine
+SAVED = "/root/saved.json"
+SOCKETS = ("zfsilod.socket", "zfsilod-tcp.socket")
+FILL_S, STEP_S = 1200, 300
+
+
+def figures() -> Iterator[Figure]:
+    """Fill a pool, cut the power, then take all exports away and bring them back both ways."""
+    with restore_pair(ready()) as pair:
+        give = pair.give
+        give.put(PLACE, INSIDE.read_bytes(), 0o600)
+        ask(give, "fill", str(VOLUMES), timeout_s=FILL_S)
+        give.run("sync")
+        imported, started = booted(give)
+        slower = starting(give) / here()
+        give.run("targetctl", "save", SAVED)
+        ours, theirs = [], []
+        for _round in range(ROUNDS):
+            theirs.append(restored(give, "targetctl", "restore", SAVED))
+            ours.append(restored(give, "systemctl", "start", *SOCKETS, "zfsilod.service"))
+    name = f"{VOLUMES} exports after the import of the pool"
+    yield Figure(name + ", emulated", f"{imported:.1f} s, {started:.1f} s from the daemon's start")
+    note = f" (Python starts {slower:.0f} times as fast)"
+    yield at_most(name + ", at this machine's speed", imported / slower, LIMIT_S, " s", note=note)
+    both = f"{median(ours):.1f} s; targetctl restore: {median(theirs):.1f} s"
+    yield Figure(f"{VOLUMES} exports by a start of the daemon, emulated", both)
+    yield Figure("recovery to targetctl restore", f"{median(ours) / median(theirs):.2f} times")
+
+
+def booted(give: Machine) -> tuple[float, float]:
+    """Cut the power; return the seconds until all is exported, since the import and the start."""
+    give.power_off()
+    give.power_on()
+    give.wait_for_answer(STEP_S)
+    done = exported(give)
+    imported = since_boot(give, "zfs-import.target", "ActiveEnterTimestampMonotonic")
+    started = since_boot(give, "zfsilod.service", "ExecMainStartTimestampMonotonic")
+    give.wait_until_running()
+    return done - imported, done - started
+
+
+def restored(give: Machine, *words: str) -> float:
+    """Take all exports away without the daemon, and time what brings them back."""
+    give.run("systemctl", "stop", *SOCKETS, "zfsilod.service", timeout_s=STEP_S)
+    ask(give, "clear", timeout_s=STEP_S)
+    begun = up(give)
+    give.run(*words, timeout_s=STEP_S)
+    return exported(give) - begun
+
+
+def exported(give: Machine) -> float:
+    """Wait until every volume can be logged in to; return the seconds since the boot."""
+    return float(ask(give, "exported", str(VOLUMES), timeout_s=STEP_S))
+
+
+def up(machine: Machine) -> float:
+    """Return the seconds since its boot."""
+    return float(machine.sh("cut -d' ' -f1 /proc/uptime").stdout)
+
+
+def since_boot(machine: Machine, unit: str, name: str) -> float:
+    """Return when a unit did something, in seconds since the boot."""
+    return int(machine.run("systemctl", "show", "-P", name, unit).stdout) / 1e6
+
+
+def here() -> float:
+    """Return how many seconds Python takes to start on this machine."""
+    times = []
+    for _start in range(STARTS):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-I", "-S", "-c", "pass"], check=True)
+        times.append(time.perf_counter() - begun)
+    return median(times)
