@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 KEY_BYTES = 32
 CREDENTIAL = "zfsilo.key"  # systemd.exec(5), LoadCredentialEncrypted=
 NONCE_BYTES = 12
+PREFIX = "zfsilo-chap-"  # of a CHAP password that we made
 
 
 class Secret:
@@ -57,8 +58,11 @@ class Chap:
 
     @classmethod
     def make(cls, *, username: str, mutual_username: str) -> Chap:
-        """Make new passwords, 128 random bits each, of characters that every initiator accepts."""
-        password, mutual = os.urandom(16).hex(), os.urandom(16).hex()
+        """Make new passwords, 128 random bits each, of characters that every initiator accepts.
+
+        What they begin with tells them from all other text, so that a leaked one can be found.
+        """
+        password, mutual = (PREFIX + os.urandom(16).hex() for _way in range(2))
         return cls(
             username=username, password=password,
             mutual_username=mutual_username, mutual_password=mutual,

@@ -1,8 +1,8 @@
 """Runs inside a machine: prints as JSON what is there that zfsilo could have made.
 
 collect.py facts            everything by kind
-collect.py secrets          where the CHAP secrets of configfs and node records show; from
-                            standard input further secrets, a line each
+collect.py secrets          where the CHAP secrets of configfs and node records show, and any that
+                            we made; from standard input further secrets, a line each
 """
 
 import json
@@ -15,6 +15,9 @@ from pathlib import Path
 
 TARGET = "/sys/kernel/config/target"
 NODE_SECRET = re.compile(r"auth\.password(?:_in)? = (\S+)")
+MADE = re.compile(rb"zfsilo-chap-[0-9a-f]{32}")  # zfsilod/secret.py
+# Whatever a process may leave behind when it dies: core(5), systemd-coredump(8).
+FILES = ("/var/lib/zfsilo/**/*", "/run/zfsilo/**/*", "/core*", "/var/lib/systemd/coredump/*")
 UNITS = ("zfsilo-op-*", "zfsilo-rollback@*")
 
 
@@ -127,14 +130,18 @@ def places() -> Iterator[tuple[str, bytes]]:
     yield "D-Bus properties", output(*tree, "GetManagedObjects").encode()
     for words in (("volume", "list"), ("operation", "list"), ("host", "list")):
         yield "zfsiloctl", output("zfsiloctl", *words, "--json").encode()
-    for path in paths("/var/lib/zfsilo/**/*"):
+    for path in (path for pattern in FILES for path in paths(pattern)):
         if path.is_file() and not path.is_symlink():
             yield str(path), path.read_bytes()
 
 
 def shown(secrets: set[bytes]) -> list[str]:
     """Return the names of the places that show a secret, never the secret."""
-    return [name for name, text in places() if any(secret in text for secret in secrets)]
+    return [
+        name
+        for name, text in places()
+        if MADE.search(text) or any(secret in text for secret in secrets)
+    ]
 
 
 if sys.argv[1] == "facts":

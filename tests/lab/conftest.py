@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab import oracle
 from tests.lab.errors import LabError
 from tests.lab.pair import Pair, restore_pair
 from tests.lab.snapshots import ready
@@ -34,9 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="class")
 def pair() -> Iterator[Pair]:
-    """Two machines with zfsilo running; tests of a class share them, other tests have their own."""
+    """Two machines with zfsilo running; tests of a class share them, other tests have their own.
+
+    Whatever they did there, no secret may show afterwards.
+    """
     with restore_pair(ready()) as restored:
         yield restored
+        assert oracle.secrets_shown(restored) == []
 
 
 @pytest.fixture
