@@ -35,6 +35,26 @@ from zfsilod.store import Store
 found = Store(Path("/var/lib/zfsilo")).chap(sys.argv[1])
 print(found.password.reveal(), found.mutual_password.reveal())
 """
+# Starts units, and asks in the same breath which ones are live.
+STARTED = """
+import asyncio, sys
+sys.path.insert(0, "/usr/lib/zfsilo")
+from zfsilod.launcher import SystemdLauncher
+from zfsilod.model import Operation
+from zfsilod.ulid import new_ulid
+
+async def missing():
+    launcher = await SystemdLauncher.connect(worker="/usr/local/lib/worker", timeout_s=20)
+    for _time in range(20):
+        operation = Operation(
+            id=new_ulid(), kind="", subject="", title="", moves=(), claims=(), commit=()
+        )
+        _started, live = await asyncio.gather(launcher.start(operation), launcher.running())
+        if operation.unit not in live:
+            print(operation.unit)
+
+asyncio.run(missing())
+"""
 SPOKEN = (
     "volume list --json", "volume show data", "volume show data --json", "volume probe data --json",
     "volume publish data take", "operation list --json", "operation show {}",
@@ -155,6 +175,11 @@ def test_an_operation_is_a_unit_with_a_description(sd: SystemdHost) -> None:
     journal = sd.journal(since=since)
     assert f"zfsilo-op-{ended['name'].rpartition('/')[2]}.service" in journal
     assert "zfsilo: create data" in journal
+
+
+def test_an_operation_is_live_as_soon_as_it_is_started(sd: SystemdHost) -> None:
+    sd.write("/usr/local/lib/worker", "#!/bin/sh\nexec sleep 1\n", 0o755)
+    assert sd.run("python3", "-I", "-c", STARTED, timeout_s=DEADLINE_S).stdout == ""
 
 
 @pytest.mark.parametrize("how", ["error", "kill"])
