@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.lifecycle import live
 from tests.bench.table import Figure, spread
+from tests.csi.cluster import until_done
 from tests.csi.rig import down, install, plugin_of, up
 from tests.lab.pair import restore_pair
 from tests.lab.snapshots import ready
@@ -23,21 +24,22 @@ ROUNDS = 20
 SCRIPTS = ("configfs", "targetcli")
 UP = ("create", "publish", "connect", "stage", "mount")
 VOLUMES, AT_ONCE = 24, 8
+PATIENCE_S = 600
 
 
 def figures() -> Iterator[Figure]:
-    """Bring volumes to pods one by one, beside the scripts, then eight at once."""
+    """Bring volumes to pods eight at once, then one by one, beside the scripts."""
     with restore_pair(ready()) as pair:
         install(pair, attachments=VOLUMES)
+        seconds = asyncio.run(_at_once(pair))
+        name = f"volumes brought to pods a minute, {AT_ONCE} at once"
+        yield Figure(name, f"{60 * VOLUMES / seconds:.1f} ({VOLUMES} in {seconds:.0f} s)")
         ours, theirs = asyncio.run(_in_turns(pair))
         yield Figure(f"CreateVolume to NodePublishVolume, {ROUNDS} times", spread(ours))
         for kind in SCRIPTS:
             ratio = median(mine / its for mine, its in zip(ours, theirs[kind], strict=True))
             yield Figure(f"the same by the {kind} script", spread(theirs[kind]))
             yield Figure(f"CSI to the {kind} script", f"{ratio:.2f} times")
-        seconds = asyncio.run(_at_once(pair))
-        name = f"volumes brought to pods a minute, {AT_ONCE} at once"
-        yield Figure(name, f"{60 * VOLUMES / seconds:.1f} ({VOLUMES} in {seconds:.0f} s)")
 
 
 async def _in_turns(pair: Pair) -> tuple[list[float], dict[str, list[float]]]:
@@ -77,5 +79,6 @@ async def _at_once(pair: Pair) -> float:
 async def new(plugin: Plugin, name: str) -> str:
     """Bring a new volume to a pod, and return its id."""
     volume = (await plugin.create(name)).volume_id
-    await up(plugin, volume, name)
+    # Eight at once take an emulated machine longer than a call: it is made again, as kubelet does.
+    await until_done(lambda: up(plugin, volume, name), within_s=PATIENCE_S)
     return volume
