@@ -119,20 +119,23 @@ def planted() -> set[bytes]:
 def places() -> Iterator[tuple[str, bytes]]:
     """Yield every text that must not show a secret, with its name."""
     yield "journal", raw_output("journalctl", "--no-pager", "--all", "-o", "export")
-    for kind in ("cmdline", "environ"):
-        for path in paths(f"/proc/[0-9]*/{kind}"):
-            try:
-                yield str(path), path.read_bytes()
-            except OSError:
-                continue
+    yield from files("/proc/[0-9]*/cmdline", "/proc/[0-9]*/environ")
     yield "unit properties", output("systemctl", "show", "--all", "zfsilo*").encode()
     tree = ("busctl", "call", "org.zfsilo1", "/org/zfsilo1", "org.freedesktop.DBus.ObjectManager")
     yield "D-Bus properties", output(*tree, "GetManagedObjects").encode()
     for words in (("volume", "list"), ("operation", "list"), ("host", "list")):
         yield "zfsiloctl", output("zfsiloctl", *words, "--json").encode()
-    for path in (path for pattern in FILES for path in paths(pattern)):
-        if path.is_file() and not path.is_symlink():
-            yield str(path), path.read_bytes()
+    yield from files(*FILES)
+
+
+def files(*patterns: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the content of all files that match, but for those that are gone by now."""
+    for path in (path for pattern in patterns for path in paths(pattern)):
+        try:
+            if path.is_file() and not path.is_symlink():
+                yield str(path), path.read_bytes()
+        except OSError:
+            continue
 
 
 def shown(secrets: set[bytes]) -> list[str]:
