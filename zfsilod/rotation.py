@@ -1,10 +1,10 @@
 """New secrets for standing publications, on both sides.
 
 The storage host changes what its target asks for; a session that lives is not asked again. But
-open-iscsi cannot give a session other secrets: iscsid keeps them in memory, and takes them from the
-kernel when it is started anew. So one whose connection breaks after a rotation is lost, and a
-rotation under a live session has to be forced. The consumer takes the new ones for its next login:
-it asks its server about the sessions that are lost or gone, and no other.
+open-iscsi has no command that gives a session other secrets: iscsid keeps them in memory, and takes
+them from the kernel when it is started anew. So one whose connection breaks after a rotation is
+lost, and a rotation under a live session has to be forced. The consumer takes the new ones for its
+next login: it asks its server about the sessions that are lost or gone, and no other.
 """
 
 from __future__ import annotations
