@@ -13,6 +13,7 @@ from zfsilod.host.fake import FakeHost
 from zfsilod.hosts import CreateHost
 from zfsilod.model import Host, Operation, Publication, Volume
 from zfsilod.publish import Publish, ReportFilesystem, Unpublish
+from zfsilod.rotation import RotateSecrets
 from zfsilod.service import Service
 from zfsilod.store import Store
 from zfsilod.take import Connection
@@ -108,6 +109,14 @@ class OwnServer:
     async def usage(self, _server: str, volume: str, *, timeout_s: float) -> dict[str, int]:
         self._reach()
         return self.service.machine.zfs.usage(f"tank/zfsilo/{volume}")
+
+    async def publications(self, _server: str) -> list[Publication]:
+        self._reach()
+        with self.service.store.read() as txn:
+            return [each for each in txn.scan(Publication) if each.host == "take"]
+
+    async def rotate(self, _server: str, volume: str) -> None:
+        await self._do(RotateSecrets(volume=volume, host="take", force=True))
 
     async def register(self, _server: str, host: Host) -> None:
         await self._do(CreateHost(id=host.id, iqn=host.iqn, register=True))

@@ -183,7 +183,7 @@ def _consumer() -> tuple[Example, ...]:
         Example(name="unmount-block", before=block, moves=plan.unmounting(BLOCK, BLOCK.mounts[0])),
         Example(
             name="refresh-secrets", before=connected,
-            moves=plan.new_secrets(ATTACHMENT, ATTACHMENT.but(rotation=1)),
+            moves=plan.new_secrets([(ATTACHMENT, ATTACHMENT.but(rotation=1))]),
         ),
         Example(
             name="remove-node", before=connected[:1], moves=plan.up([NoNode(target=TARGET)])

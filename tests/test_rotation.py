@@ -10,11 +10,13 @@ from tests.doubles import DEADLINE_S, House
 from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
 from zfsilod.errors import FailedPrecondition, NotFound, StoreCorrupt
 from zfsilod.give import CreateVolume
+from zfsilod.host.fake.secrets import digest
 from zfsilod.hosts import CreateHost
 from zfsilod.leave import Disconnect
-from zfsilod.model import Operation, Publication
+from zfsilod.model import Attachment, Operation, Publication
 from zfsilod.publish import Publish, Unpublish
-from zfsilod.rotation import RefreshSecrets, RotateSecrets, refresh_lost
+from zfsilod.rotation import RefreshSecrets, RotateSecrets, follow
+from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect
 
 if TYPE_CHECKING:
@@ -40,13 +42,19 @@ def kinds(zfsilo: House) -> list[str]:
         return [each.kind for each in txn.scan(Operation)]
 
 
+def session(zfsilo: House) -> dict[str, str]:
+    (name,) = (each for each in zfsilo.host.facts.memory if each.startswith("session:"))
+    found: dict[str, str] = zfsilo.host.facts.memory[name]
+    return found
+
+
 def break_session(zfsilo: House) -> None:
     (name,) = (each for each in zfsilo.host.facts.memory if each.startswith("session:"))
     zfsilo.host.facts.memory[name] = zfsilo.host.facts.memory[name] | {"lost": True}
 
 
 async def refresh(zfsilo: House) -> None:
-    await refresh_lost(zfsilo.service)
+    await follow(zfsilo.service)
 
 
 async def test_the_session_lives_on_and_the_holder_stays_the_holder(zfsilo: House) -> None:
@@ -61,19 +69,56 @@ async def test_the_session_lives_on_and_the_holder_stays_the_holder(zfsilo: Hous
     assert raw_keys(zfsilo, "secret") == [b"secret/data", b"secret/data/take#1"]
 
 
-async def test_a_host_that_is_logged_in_is_refused_by_default(zfsilo: House) -> None:
+async def test_a_host_that_is_logged_in_takes_them_when_it_looks(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     old = secrets(zfsilo)
-    with pytest.raises(FailedPrecondition, match="still logged in"):
-        await zfsilo.do(ROTATE.but(force=False))
-    assert (publication(zfsilo).rotation, secrets(zfsilo)) == (0, old)
-    assert raw_keys(zfsilo, "secret") == [b"secret/data", b"secret/data/take"]
+    asked = await zfsilo.do(ROTATE.but(force=False))
+    assert (asked.title, asked.moves) == (
+        "ask take to use new secrets for data within a minute",
+        (),
+    )
+    assert (publication(zfsilo).rotation, publication(zfsilo).rotation_due) == (0, True)
+    assert secrets(zfsilo) == old
+    await refresh(zfsilo)
+    assert (publication(zfsilo).rotation, publication(zfsilo).rotation_due) == (1, False)
+    assert secrets(zfsilo) != old
+    assert session(zfsilo)["chap"] == digest(secrets(zfsilo))
+    assert attachment(zfsilo).rotation == 1
+    assert raw_keys(zfsilo, "secret") == [b"secret/data#1", b"secret/data/take#1"]
+
+
+async def test_a_host_whose_session_is_lost_is_not_asked(zfsilo: House) -> None:
+    await zfsilo.do(*UP, ROTATE.but(force=False))
+    break_session(zfsilo)
+    await refresh(zfsilo)
+    assert (publication(zfsilo).rotation, publication(zfsilo).rotation_due) == (0, True)
+
+
+async def test_a_server_that_makes_none_leaves_the_session_as_it_is(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await zfsilo.do(*UP, ROTATE.but(force=False))
+    before, count = zfsilo.facts, len(kinds(zfsilo))
+
+    async def refuse(*_words: str) -> None:
+        raise FailedPrecondition("not now")
+
+    monkeypatch.setattr(zfsilo.server, "rotate", refuse)
+    await refresh(zfsilo)
+    assert (zfsilo.facts, len(kinds(zfsilo))) == (before, count)
+
+
+async def test_secrets_that_were_forced_reach_the_session(zfsilo: House) -> None:
+    await zfsilo.do(*UP, ROTATE)
+    assert session(zfsilo)["chap"] != digest(secrets(zfsilo))
+    await refresh(zfsilo)
+    assert session(zfsilo)["chap"] == digest(secrets(zfsilo))
+    await refresh(zfsilo)
+    assert kinds(zfsilo).count("refresh-secrets") == 1
 
 
 async def test_the_next_login_is_with_the_new_ones(zfsilo: House) -> None:
     await zfsilo.do(*UP, ROTATE)
-    await refresh(zfsilo)
-    assert attachment(zfsilo).rotation == 0, "a session that works is not asked about"
     break_session(zfsilo)
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 1
@@ -81,6 +126,29 @@ async def test_the_next_login_is_with_the_new_ones(zfsilo: House) -> None:
     assert raw_keys(zfsilo, "secret") == [b"secret/data#1", b"secret/data/take#1"]
     await zfsilo.do(Disconnect(id="data", force=True), *DOWN[3:])
     assert raw_keys(zfsilo, "secret") == []
+
+
+async def test_many_sessions_are_one_operation(zfsilo: House) -> None:
+    for name in ("data", "more"):
+        await zfsilo.do(
+            CREATE.but(id=name), PUBLISH.but(volume=name),
+            Connect(id=name, server="give", volume=name),
+            RotateSecrets(volume=name),
+        )  # fmt: skip
+    await refresh(zfsilo)
+    assert kinds(zfsilo).count("refresh-secrets") == 1
+    with zfsilo.service.store.read() as txn:
+        assert [each.rotation for each in txn.scan(Attachment)] == [1, 1]
+
+
+async def test_what_something_is_at_work_on_waits(zfsilo: House) -> None:
+    await zfsilo.do(*UP, ROTATE.but(force=False))
+    zfsilo.launcher.gate.clear()
+    grown = await zfsilo.service.begin(SyncVolume(id="data"), caller="a test")
+    await refresh(zfsilo)
+    assert publication(zfsilo).rotation_due
+    zfsilo.launcher.gate.set()
+    await zfsilo.service.wait(grown.id, DEADLINE_S)
 
 
 async def test_a_lost_session_whose_secrets_stand_makes_no_operation(zfsilo: House) -> None:
@@ -106,7 +174,8 @@ async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo:
     await zfsilo.do(*UP, Unpublish(volume="data", host="take", fence=True), PUBLISH, ROTATE)
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 0
-    begun = await zfsilo.service.begin(RefreshSecrets(id="data"), caller="a test")
+    verb = RefreshSecrets(server="give", ids=("data",))
+    begun = await zfsilo.service.begin(verb, caller="a test")
     await zfsilo.service.wait(begun.id, DEADLINE_S)
     assert attachment(zfsilo).rotation == 0
 

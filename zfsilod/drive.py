@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from zfsilod.errors import Busy, ZfsiloError
-from zfsilod.model import Host, Operation, RemoteStep, failure_of
+from zfsilod.model import Host, Operation, Publication, RemoteStep, failure_of
 from zfsilod.steps import Reported
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Servers(Protocol):
     async def report(self, step: Reported, operation: str) -> None: ...
     async def usage(self, server: str, volume: str, *, timeout_s: float) -> dict[str, int]: ...
     async def register(self, server: str, host: Host) -> None: ...
+    async def publications(self, server: str) -> list[Publication]: ...
+    async def rotate(self, server: str, volume: str) -> None: ...
 
 
 class Driver:

@@ -151,6 +151,7 @@ class Publication(Stored):
     published_by: str = ""  # who asked: the host itself, a controller or an administrator
     request: str = ""  # the consumer's operation that asked, for its release
     rotation: int = 0  # counts its secrets, which may be made anew while a session lives
+    rotation_due: bool = False  # new ones were asked for, and the host is to say when
     created_at: int = 0
 
     @property

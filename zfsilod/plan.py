@@ -54,6 +54,7 @@ from zfsilod.steps import (
     Renewed,
     Reported,
     Session,
+    SessionSecrets,
     Staged,
     Target,
     Thick,
@@ -458,14 +459,20 @@ def growth(attachment: Attachment, size_bytes: int) -> tuple[Move, ...]:
     return up(steps)
 
 
-def new_secrets(before: Attachment, after: Attachment) -> tuple[Move, ...]:
-    """Return the change of the secrets with which a consumer logs in next."""
-    return up([
+def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Move, ...]:
+    """Return the change of the secrets of attachments, each as it was and as it will be.
+
+    One step for all sessions: each time it is made, all of them are connected anew.
+    """
+    nodes = [
         NodeSecrets(
             target=after.disk.target, portals=after.portals,
             secret=after.secret, previous=before.secret,
         )
-    ])  # fmt: skip
+        for before, after in changes
+    ]  # fmt: skip
+    secrets = pairs({after.disk.target: after.secret for _before, after in changes})
+    return up([*nodes, SessionSecrets(secrets=secrets)])
 
 
 def consumer_truth(attachment: Attachment) -> tuple[Move, ...]:

@@ -31,7 +31,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.Service/GetServerInfo": ALL,
     "/zfsilo.v1.Service/ListOrphans": ADMIN,
     "/zfsilo.v1.Service/RemoveOrphans": ADMIN,
-    "/zfsilo.v1.Service/RotateSecrets": ADMIN,
+    "/zfsilo.v1.Service/RotateSecrets": HOSTS,  # its own
     "/zfsilo.v1.Service/RenewCertificate": REMOTE,  # its own
     "/zfsilo.v1.Service/GetCapacity": READERS,
     "/zfsilo.v1.Service/GetStatus": READERS,

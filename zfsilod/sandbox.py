@@ -50,10 +50,11 @@ TARGET = Place(
 INITIATOR = Place(
     steps=(
         steps.Node, steps.NoNode, steps.Session, steps.Dropped, steps.DiskSize,
-        steps.NodeSecrets, steps.Answering,
+        steps.NodeSecrets, steps.SessionSecrets, steps.Answering,
     ),
     # The kernel tells iscsiadm the handle of a transport for the first only: without it a logout
-    # finds no session, and says that it went well. The second, where iscsi_tcp is not loaded yet.
+    # finds no session, and says that it went well. It also shows and takes the secrets of sessions
+    # for that one only. The second, where iscsi_tcp is not loaded yet.
     capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE"),
     calls=("@module",),
     paths=("/etc/iscsi", "/var/lib/iscsi", "/run/lock"),

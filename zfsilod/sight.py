@@ -26,8 +26,10 @@ async def see(service: Service, verb: Verb, operation_id: str) -> object:
     """Return what a verb's plan is given: the look at this host, or what a server says."""
     if isinstance(verb, take.Connect):
         return await _fetch(service, verb, operation_id)
+    if isinstance(verb, rotation.RotateSecrets):
+        return await rotation.logged_in(service, verb)
     if isinstance(verb, rotation.RefreshSecrets):
-        return await _known_secrets(service, verb.id)
+        return await rotation.known_secrets(service, verb)
     if isinstance(verb, take.Grow):
         return await _server_size(service, verb.id)
     if isinstance(verb, take.Stage):
@@ -84,13 +86,6 @@ async def _is_lost(service: Service, verb: Descent) -> bool:
             return True
         await asyncio.sleep(RECOVERY_LOOK_S)  # the state of a session changes without an event
     return False
-
-
-async def _known_secrets(service: Service, attachment_id: str) -> take.Fetched:
-    with service.store.read() as txn:
-        found = take.need_attachment(txn, attachment_id)
-    connection, chap = await service.servers.fetch(found.server, found.volume)
-    return take.Fetched(connection, chap, published="")
 
 
 async def _server_size(service: Service, attachment_id: str) -> int:

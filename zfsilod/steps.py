@@ -16,6 +16,7 @@ from zfsilod.model import Disk, Filesystem, FilesystemState, HostStep, RemoteSte
 if TYPE_CHECKING:
     from zfsilod.host import Host
     from zfsilod.record import Pairs
+    from zfsilod.secret import Chap
 
 # The storage host: the volume
 
@@ -490,6 +491,30 @@ class NodeSecrets(HostStep):
 
     def undo(self, host: Host) -> None:
         host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.previous))
+
+
+class SessionSecrets(HostStep):
+    """What logs in again when a connection breaks has these secrets; lost sessions have none.
+
+    Never turned back: the server lets in with the new ones only.
+    """
+
+    volatile = True
+    final = (True,)
+    atomic = False
+    secrets: Pairs  # targets, and the name of each one's secrets
+
+    def probe(self, host: Host) -> bool:
+        return host.iscsi.has_session_secrets(self._chaps(host))
+
+    def do(self, host: Host) -> None:
+        host.iscsi.set_session_secrets(self._chaps(host))
+
+    def undo(self, host: Host) -> None:
+        """With the previous ones nobody could log in."""
+
+    def _chaps(self, host: Host) -> dict[str, Chap]:
+        return {target: host.chap(name) for target, name in self.secrets}
 
 
 class NoNode(HostStep):

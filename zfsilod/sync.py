@@ -20,7 +20,7 @@ from zfsilod.errors import NotFound, ZfsiloError
 from zfsilod.leave import Disconnect
 from zfsilod.model import Attachment, Debt, Move, Operation
 from zfsilod.record import Pairs, Record, pairs
-from zfsilod.rotation import refresh_lost
+from zfsilod.rotation import follow
 from zfsilod.steps import Zvol
 from zfsilod.survey import UNKNOWN, Findings, note, survey, truth
 from zfsilod.trash import Purger
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ROUND_S, LEAST_PAUSE_S = 30, 1
 ROOM_S = 60  # between two looks at the room that is left
+SECRETS_S = 60  # between two looks at what servers have in new secrets
 SYNC_DEADLINE_S = 120
 BATCH = 500  # operations in one unit
 LOGINS_AT_ONCE = 4
@@ -194,12 +195,12 @@ class Watchman:
             log.warning(complaint or "there is room for volumes again")
 
     def look_at_secrets(self) -> None:
-        """Begin a look at the secrets of lost sessions, beside this round: servers may be slow."""
+        """Begin a look at what servers have in new secrets, beside this round: they may be slow."""
         if self._refreshing is not None and not self._refreshing.done():
             return
         if time.monotonic() >= self._secrets_again:
-            self._secrets_again = time.monotonic() + ROUND_S
-            self._refreshing = self._service.driver.spawn(refresh_lost(self._service))
+            self._secrets_again = time.monotonic() + SECRETS_S
+            self._refreshing = self._service.driver.spawn(follow(self._service))
 
     async def pay_debts(self) -> None:
         """Tell servers what this host no longer needs; a debt lasts until the server answers."""

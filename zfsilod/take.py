@@ -86,7 +86,7 @@ class Connect(Verb):
             commit.append(drop(owed))
         rotated = found is not None and found.secret != new.secret
         if found is not None and rotated:
-            moves = (*plan.new_secrets(found, new), *moves)
+            moves = (*plan.new_secrets([(found, new)]), *moves)
             commit.append(drop_secret(found.secret))
         return Plan(
             title=f"connect {self.volume} of {self.server}",

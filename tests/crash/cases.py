@@ -66,7 +66,7 @@ KEEP = DELETE.but(dependents="KEEP")
 LEAVE = Disconnect(id="data")
 SYNC = SyncVolume(id="data")
 ROTATE = RotateSecrets(volume="data", host="take", force=True)
-REFRESH = RefreshSecrets(id="data")
+REFRESH = RefreshSecrets(server="give", ids=("data",))
 RENAME = UpdateHost(id="take", mask=("iqn",), iqn="iqn.2024-01.lab.renamed:host")
 SECOND = CreateHost(id="other", iqn=OTHER)
 READ = PUBLISH.but(access_mode="MULTI_NODE_READER_ONLY")
@@ -230,6 +230,8 @@ SERVER = (
     ),
     Case("rotate-secrets", (*SHARED, READ.but(host="other")), RotateSecrets(volume="data")),
     Case("rotate-secrets-forced", CONNECTED, ROTATE),
+    Case("rotate-secrets-later", CONNECTED, ROTATE.but(force=False)),
+    Case("rotate-secrets-due", (*CONNECTED, ROTATE.but(force=False)), ROTATE),
     Case("rotate-secrets-again", (*PUBLISHED, ROTATE), ROTATE),
     Case("publish-renamed", (*PUBLISHED, ROTATE, RENAME), PUBLISH),
     Case("unpublish-rotated", (*PUBLISHED, ROTATE), UNPUBLISH),

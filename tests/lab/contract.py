@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.examples import GIB, PLANS, TARGET, UID, VOLUME, Example, operation
+from tests.examples import GIB, PLANS, PUBLICATION, TARGET, UID, VOLUME, Example, operation
 from zfsilod import steps, worker
 from zfsilod.errors import Conflict, FailedPrecondition
 from zfsilod.model import HostStep
@@ -42,6 +42,7 @@ from zfsilod.steps import (
     NoExport,
     NoNode,
     NoSession,
+    SessionSecrets,
     Zvol,
     ZvolSize,
 )
@@ -70,7 +71,14 @@ CONFIGFS = "/sys/kernel/config/target"
 CHANGES = ("make", "write", "link", "remove", "unlink")  # of Configfs: each one system call
 
 GUARDS = (NoSession, Fenced, NobodyAdmitted, Answering)
-ONE_WAY = (Dropped, Detached, NoExport, NoAcl, NoNode)  # what they take away stays away
+ONE_WAY = (
+    Dropped,
+    Detached,
+    NoExport,
+    NoAcl,
+    NoNode,
+    SessionSecrets,
+)  # what they take away stays away
 
 
 def secrets(name: str) -> Chap:
@@ -111,6 +119,7 @@ def is_consumers(example: Example) -> bool:
 
 
 SERVER = [name for name, example in EXAMPLES.items() if not is_consumers(example)]
+AFTER_SERVER = ("grow", "refresh-secrets")  # the storage host must have done its part first
 CONSUMER = [name for name, example in EXAMPLES.items() if is_consumers(example)]
 
 
@@ -439,7 +448,7 @@ def live_session(contract: Contract) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Run a part: server, consumer, guard, resize; or example, stand, clear with a name."""
+    """Run a part: server, consumer, guard, resize, rotate; or example, stand, clear with a name."""
     contract = real_contract()
     match words:
         case ["server"]:
@@ -449,11 +458,13 @@ def main(words: list[str]) -> None:
             bare_zvol(contract)
         case ["consumer"]:
             for name in CONSUMER:
-                if name != "grow":  # first the storage host must have grown the volume
+                if name not in AFTER_SERVER:
                     contract.example(name)
             contract.foreign_consumer()
         case ["guard"]:
             live_session(contract)
+        case ["rotate"]:
+            contract.host.lio.set_secrets(TARGET, PUBLICATION.initiator, chap=ROTATED)
         case ["example", name]:
             contract.example(name)
         case ["stand", name]:

@@ -57,5 +57,8 @@ class TestStepContract:
         run(give, "guard")
         run(give, "resize")
         run(take, "example", "grow")
+        run(take, "stand", "refresh-secrets")
+        run(give, "rotate")
+        run(take, "example", "refresh-secrets")
         run(give, "clear", "unpublish")
         assert oracle.leaks(pair) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,9 @@ COUNT = f"cat {PATH}/count"
 SESSIONS = "cd /sys/class/iscsi_session && for each in *; do echo $each $(cat $each/state); done"
 ACL = "cat /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls/*/auth/password*"
 NODE = "cat $(find /etc/iscsi/nodes /var/lib/iscsi/nodes -type f 2>/dev/null)"
+DIGEST = "sha256sum | cut -d' ' -f1"
+OF_ACL = "/sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls/*/auth/{password,password_mutual}"
+OF_SESSION = "/sys/class/iscsi_session/*/{password,password_in}"
 
 
 def ctl(machine: Machine, *words: str) -> Result:
@@ -41,6 +45,20 @@ def ctl(machine: Machine, *words: str) -> Result:
 def digest(machine: Machine, command: str) -> str:
     """Return a digest of what a command prints, which is not for logs."""
     return hashlib.sha256(machine.sh(command).stdout.encode()).hexdigest()
+
+
+def passwords(machine: Machine, files: str) -> str:
+    """Return a digest of the passwords in these files, one for each direction."""
+    return digest(machine, f"bash -c 'cat {files}'")
+
+
+def last_operation(machine: Machine) -> str:
+    """Return the operation by which new secrets were taken last."""
+    (*_older, newest) = json.loads(
+        ctl(machine, "operation", "list", "--filter", 'kind="refresh-secrets"', "--json").stdout
+    )["operations"]
+    name: str = newest["id"]
+    return name
 
 
 def writes(take: Machine) -> None:
@@ -66,15 +84,36 @@ class TestRotation:
         take.sh(f"until [ -s {PATH}/count ]; do sleep 0.1; done", timeout_s=STEP_S)
         session, known, asked = take.sh(SESSIONS).stdout, digest(take, NODE), digest(give, ACL)
 
-        refused = give.run("zfsiloctl", "rotate-secrets", NAME, timeout_s=STEP_S, check=False)
-        assert "still logged in" in refused.stderr
-
-        ctl(give, "rotate-secrets", NAME, "--force")
+        told = ctl(give, "rotate-secrets", NAME).stdout
+        assert told == f"ask take to use new secrets for {NAME} within a minute: done\n"
+        take.sh(f"until [ {known} != $({NODE} | {DIGEST}) ]; do sleep 0.5; done", timeout_s=STEP_S)
+        ctl(take, "operation", "wait", last_operation(take))
 
         writes(take)
         assert take.sh(SESSIONS).stdout == session
         assert digest(give, ACL) != asked
-        assert digest(take, NODE) == known
+        assert passwords(take, OF_SESSION) == passwords(give, OF_ACL)
+
+    def test_a_connection_that_breaks_comes_back(self, pair: Pair) -> None:
+        take = pair.take
+        session = take.sh(SESSIONS).stdout
+        take.link(up=False)
+        take.sh(f"until {SESSIONS} | grep -q FAILED; do sleep 0.5; done", timeout_s=STEP_S)
+        take.link(up=True)
+        take.sh(f"until {SESSIONS} | grep -q LOGGED_IN; do sleep 0.5; done", timeout_s=STEP_S)
+        writes(take)
+        assert take.sh(SESSIONS).stdout == session
+        assert "I/O error" not in take.sh("dmesg").stdout
+
+    def test_a_session_follows_secrets_that_were_forced(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        known = digest(take, NODE)
+        ctl(give, "rotate-secrets", NAME, "--force")
+        writes(take)
+        take.sh(f"until [ {known} != $({NODE} | {DIGEST}) ]; do sleep 0.5; done", timeout_s=STEP_S)
+        ctl(take, "operation", "wait", last_operation(take))
+        assert passwords(take, OF_SESSION) == passwords(give, OF_ACL)
+        writes(take)
 
     def test_it_logs_in_with_the_new_ones(self, pair: Pair) -> None:
         give, take = pair.give, pair.take

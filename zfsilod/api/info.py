@@ -9,6 +9,8 @@ from zfsilo.v1 import service_pb2
 from zfsilod import __version__, orphans
 from zfsilod.api import messages
 from zfsilod.api.pages import Pages, collect
+from zfsilod.api.volumes import need_view
+from zfsilod.auth import own_host
 from zfsilod.checks import nearly_full, room_for
 from zfsilod.errors import ZfsiloError
 from zfsilod.properties import check_properties
@@ -102,10 +104,13 @@ class Info:
     async def RotateSecrets(
         self, request: service_pb2.RotateSecretsRequest, call: Call
     ) -> service_pb2.RotateSecretsResponse:
+        volume_id = messages.volume_id(request.volume)
         host_id = messages.host_id(request.host) if request.host else ""
-        verb = RotateSecrets(
-            volume=messages.volume_id(request.volume), host=host_id, force=request.force
-        )
+        force = request.force
+        if call.caller.role == "host":
+            need_view(call, volume_id)
+            host_id, force = own_host(call.caller, host_id), True  # it knows of its own session
+        verb = RotateSecrets(volume=volume_id, host=host_id, force=force)
         operation = await call.change(verb, validate_only=request.validate_only)
         return service_pb2.RotateSecretsResponse(operation=operation)
 

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from zfsilo.v1 import host_pb2, operation_pb2, snapshot_pb2, volume_pb2
 
 from zfsilod.errors import InvalidArgument
-from zfsilod.model import Filesystem
+from zfsilod.model import Filesystem, Publication
 from zfsilod.record import Pairs, pairs
 from zfsilod.ulid import ALPHABET
 from zfsilod.verbs import check_id
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         Move,
         Operation,
         OperationState,
-        Publication,
         Restore,
         Snapshot,
         SnapshotGroup,
@@ -224,7 +223,16 @@ def publication(record: Publication) -> volume_pb2.Publication:
         initiator=record.initiator, transport=TRANSPORTS.number(record.transport),
         access_mode=ACCESS_MODES.number(record.access_mode), readonly=record.readonly,
         epoch=record.epoch, published_by=record.published_by, create_time=_time(record.created_at),
-        rotation=record.rotation,
+        rotation=record.rotation, rotation_due=record.rotation_due,
+    )  # fmt: skip
+
+
+def read_publication(message: volume_pb2.Publication) -> Publication:
+    """Return what a host needs to know of a publication to it at a server."""
+    volume, host = volume_id(message.volume), host_id(message.host)
+    return Publication(
+        id=f"{volume}/{host}", volume=volume, host=host, initiator=message.initiator,
+        epoch=message.epoch, rotation=message.rotation, rotation_due=message.rotation_due,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from zfsilo.v1 import host_pb2, volume_pb2
+from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 
 from zfsilod.api import messages, status
 from zfsilod.api.channel import tls_channel_aio
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.certs import Access
-    from zfsilod.model import Host
+    from zfsilod.model import Host, Publication
     from zfsilod.steps import Reported
 
 CALL_DEADLINE_S = 30.0  # a report is an operation of its own over there
+PAGE, MAX_PAGES = 1000, 100
 
 
 class Servers:
@@ -86,6 +87,23 @@ class Servers:
         """Tell a server who we are: our names, addresses, labels and limit."""
         request = host_pb2.RegisterHostRequest(host=messages.host(host))
         await self._call(server, self._api(server).hosts.RegisterHost, request)
+
+    async def publications(self, server: str) -> list[Publication]:
+        """Ask what is published to this host."""
+        found: list[Publication] = []
+        request = volume_pb2.ListPublicationsRequest(page_size=PAGE)
+        for _page in range(MAX_PAGES):
+            answer = await self._call(server, self._api(server).volumes.ListPublications, request)
+            found += map(messages.read_publication, answer.publications)
+            request.page_token = answer.next_page_token
+            if not answer.next_page_token:
+                break
+        return found
+
+    async def rotate(self, server: str, volume: str) -> None:
+        """Have new secrets made for this host, whose session goes on."""
+        message = service_pb2.RotateSecretsRequest(volume=f"volumes/{volume}")
+        await self._call(server, self._api(server).service.RotateSecrets, message)
 
     async def usage(self, server: str, volume: str, *, timeout_s: float) -> dict[str, int]:
         """Ask what a volume that is published to this host takes of its pool."""

@@ -224,7 +224,7 @@ COMMANDS = (
                      text="the volume; without one: all that are published"),
             Argument("host", metavar="HOST", nargs="?", default="", offer="hosts",
                      text="of its publication to this host; without one: to all"),
-            flag("--force", text="also while it is logged in: its session ends when it breaks"),
+            flag("--force", text="at once, whether or not a host that is logged in is ready"),
             changes=True),
     Command("volume sync", "volume:sync", "make a host agree with what is recorded",
             Argument("name", metavar="VOLUME", nargs="?", offer="volumes", text="the volume"),

@@ -100,10 +100,11 @@ def _served(volume: Any) -> list[tuple[str, str]]:
 
 def _publication(publication: Any) -> list[str]:
     access = word(pb.AccessMode, publication.access_mode, "ACCESS_MODE_")
+    access += ", readonly" if publication.readonly else ""
+    access += ", new secrets due" if publication.rotation_due else ""
     return [
         bare(publication.host, "hosts"), publication.initiator,
-        f"{access}, readonly" if publication.readonly else access, str(publication.epoch),
-        publication.published_by, age(publication.create_time),
+        access, str(publication.epoch), publication.published_by, age(publication.create_time),
     ]  # fmt: skip
 
 

@@ -157,6 +157,13 @@ class Iscsi(Protocol):
     def drop(self, disk: Disk) -> None:
         """End every session with the disk's target, whoever uses the disk."""
 
+    def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
+        """Tell whether what logs in again when a connection breaks has these secrets, by target.
+
+        Of sessions that live; a target without one has nothing to ask for.
+        """
+
+    def set_session_secrets(self, chaps: dict[str, Chap]) -> None: ...
     def has_size(self, disk: Disk) -> bool: ...
     def rescan(self, disk: Disk) -> None: ...
     def initiator(self) -> str:

@@ -36,6 +36,7 @@ from zfsilod.host.names import iscsi_name, portal_parts
 if TYPE_CHECKING:
     from zfsilod.host.nodes import Nodes
     from zfsilod.host.run import Completed, Runner
+    from zfsilod.host.session_secrets import SessionSecrets
     from zfsilod.model import Disk
     from zfsilod.secret import Chap
 
@@ -253,6 +254,19 @@ class RealIscsi:
                 f"not with {disk.size_bytes}",
                 reason="NOT_GROWN", target=disk.target,
             )  # fmt: skip
+
+    # Secrets of sessions that live
+
+    def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
+        return self._session_secrets().are_set(chaps)
+
+    def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
+        self._session_secrets().set(chaps)
+
+    def _session_secrets(self) -> SessionSecrets:
+        from zfsilod.host.session_secrets import SessionSecrets
+
+        return SessionSecrets(self._run, self._disks)
 
     # Reading, for the daemon
 

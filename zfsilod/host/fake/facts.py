@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-VOLATILE = ("backstore", "target", "lun", "portals", "enabled", "acl", "mapped", "session", "mount")
+VOLATILE = (
+    "backstore", "target", "lun", "portals", "enabled", "acl", "mapped", "session", "mount",
+    "outdated",
+)  # fmt: skip
 
 
 class Facts:

@@ -56,7 +56,7 @@ class FakeIscsi:
         if acls and all(self.facts.get(f"acl:{name}") != node["chap"] for name in acls):
             raise PermissionDenied(f"the target {disk.target} refused the CHAP secrets")
         session = {"serial": disk.serial, "size": disk.size_bytes}
-        session["initiator"] = node["initiator"]
+        session |= {"initiator": node["initiator"], "chap": node["chap"]}
         self.facts.effect(f"session:{disk.target}", session)
 
     def logout(self, disk: Disk) -> None:
@@ -91,6 +91,24 @@ class FakeIscsi:
     def drop(self, disk: Disk) -> None:
         if self.is_known(disk):
             self.facts.effect(f"session:{disk.target}", None)
+
+    def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
+        live = self._live(chaps)
+        outdated = self.facts.get("outdated:iscsid") is not None
+        return not live or (not outdated and all(live[t]["chap"] == digest(chaps[t]) for t in live))
+
+    def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
+        live = self._live(chaps)
+        if not live:
+            return
+        self.facts.effect("outdated:iscsid", "yes")
+        for target, session in live.items():
+            self.facts.effect(f"session:{target}", session | {"chap": digest(chaps[target])})
+        self.facts.effect("outdated:iscsid", None)
+
+    def _live(self, chaps: dict[str, Chap]) -> dict[str, dict[str, str]]:
+        found = {target: self.facts.get(f"session:{target}") for target in chaps}
+        return {target: each for target, each in found.items() if each and "lost" not in each}
 
     def has_size(self, disk: Disk) -> bool:
         found = self.facts.get(f"session:{disk.target}")
