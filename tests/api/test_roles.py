@@ -367,6 +367,22 @@ async def test_a_host_sees_what_concerns_it(front: Front) -> None:
         await take.volumes.ListPublications(pb.ListPublicationsRequest(host="hosts/other"))
 
 
+async def test_a_host_has_new_secrets_made_for_itself_only(front: Front) -> None:
+    root, take, other = await two_hosts(front)
+    ask = service_pb2.RotateSecretsRequest
+    with refused("NOT_FOUND"):
+        await take.service.RotateSecrets(ask(volume="volumes/foreign"))
+    with refused("PERMISSION_DENIED", "OTHER_HOST"):
+        await take.service.RotateSecrets(ask(volume="volumes/given", host="hosts/other"))
+    await take.service.RotateSecrets(ask(volume="volumes/given"))
+    with refused("PERMISSION_DENIED", "OTHER_HOST"):
+        await other.service.RotateSecrets(ask(volume="volumes/foreign", host=TAKE))
+    mine = await take.volumes.ListPublications(pb.ListPublicationsRequest())
+    assert [(each.rotation, each.rotation_due) for each in mine.publications] == [(1, False)]
+    rest = await root.volumes.ListPublications(pb.ListPublicationsRequest(host="hosts/other"))
+    assert [each.rotation for each in rest.publications] == [0]
+
+
 async def test_a_host_is_not_shown_what_this_host_itself_uses(front: Front) -> None:
     root, take, _other = await two_hosts(front)
     await root.volumes.PublishVolume(publish())

@@ -73,6 +73,22 @@ async def test_reporting(front: Front) -> None:
     assert found.value.reason == "STALE_EPOCH"
 
 
+async def test_new_secrets(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE", 1)
+    for name in ("data", "more"):
+        await front.root().volumes.CreateVolume(create(name))
+        await front.root().volumes.PublishVolume(publish(name=f"volumes/{name}"))
+    servers = front.service.servers
+    _connection, before = await servers.fetch("give", "data")
+    await servers.rotate("give", "data")
+    found = await servers.publications("give")
+    assert [(each.id, each.epoch, each.rotation) for each in found] == [
+        ("data/take", 1, 1), ("more/take", 1, 0),
+    ]  # fmt: skip
+    connection, after = await servers.fetch("give", "data")
+    assert (connection.rotation, after == before) == (1, False)
+
+
 async def test_registering(front: Front) -> None:
     servers = front.servers("other")
     me = Host(id="other", iqn="iqn.2026-01.org.example:o", addresses=("10.0.0.8",))

@@ -57,7 +57,7 @@ def last_operation(machine: Machine) -> str:
     (*_older, newest) = json.loads(
         ctl(machine, "operation", "list", "--filter", 'kind="refresh-secrets"', "--json").stdout
     )["operations"]
-    name: str = newest["id"]
+    name: str = newest["name"].removeprefix("operations/")
     return name
 
 

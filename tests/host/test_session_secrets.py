@@ -1,0 +1,165 @@
+"""New secrets for live sessions: imitated sysfs, and a kernel behind an imitated netlink."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.doubles import TARGET, FakeSys, ScriptedRunner, chap
+from zfsilod.errors import CommandFailed, Unavailable
+from zfsilod.host import session_secrets as module
+from zfsilod.host.disks import Disks
+from zfsilod.host.session_secrets import SessionSecrets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HANDLE = 18446744072639369504
+RESTART = "systemctl restart --job-mode=ignore-dependencies iscsid.service"
+EVENT_BYTES = 56  # struct iscsi_uevent
+NAMES = {22: "username", 23: "username_in", 24: "password", 25: "password_in"}
+OLD, NEW = {TARGET: chap(1)}, {TARGET: chap(2)}
+
+
+class Kernel:
+    """What takes SET_PARAM, as struct iscsi_uevent has it, and shows it in sysfs."""
+
+    def __init__(self, sys: Path) -> None:
+        self.sys = sys
+        self.error = 0
+        self.taken: list[str] = []
+
+    def send(self, message: bytes) -> None:
+        length, kind, flags = struct.unpack_from("=IHH", message)
+        assert (length, kind, flags) == (len(message), 16, 1)
+        event, error, handle, sid, cid, parameter, size = struct.unpack_from(
+            "=IIQIIII", message, 16
+        )
+        assert (event, error, handle, cid) == (16, 0, HANDLE, 0)
+        value = message[16 + EVENT_BYTES :][:size]
+        assert value.endswith(b"\0"), "the kernel takes a string"
+        assert len(message) % 4 == 0
+        if not self.error:
+            self.taken.append(NAMES[parameter])
+            path = self.sys / f"class/iscsi_session/session{sid}" / NAMES[parameter]
+            path.write_bytes(value[:-1] + b"\n")
+
+    def recv(self, _size: int) -> bytes:
+        return struct.pack("=IHHII", 68, 16, 0, 0, 0) + struct.pack(
+            "=IIQ24xi4x", 16, 0, HANDLE, -self.error
+        )
+
+    def close(self) -> None:
+        """As sockets have it."""
+
+
+class Consumer:
+    """A consumer with a session in a temporary folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.fake = FakeSys(root)
+        self.session = self.login(1)
+        transport = self.fake.sys / "class/iscsi_transport/tcp"
+        transport.mkdir(parents=True)
+        (transport / "handle").write_text(f"{HANDLE}\n")
+        self.kernel = Kernel(self.fake.sys)
+        self.outdated = root / "outdated"
+        self.run = ScriptedRunner((RESTART, 0, "", ""))
+        self.run.effects[RESTART] = self.reconnect
+        self.secrets = SessionSecrets(
+            self.run, Disks(self.fake.sys, self.fake.dev, self.fake.run),
+            outdated=self.outdated, lock=root / "lock",
+        )  # fmt: skip
+
+    def login(self, sid: int) -> Path:
+        folder = self.fake.login(sid=sid)
+        for name, value in module._parameters(chap(1)).items():
+            (folder / name).write_text(f"{value}\n")
+        connection = self.fake.sys / f"class/iscsi_connection/connection{sid}:0"
+        connection.mkdir(parents=True)
+        (connection / "local_port").write_text("40000\n")
+        return folder
+
+    def reconnect(self) -> None:
+        """Do what an iscsid does that was started anew."""
+        assert self.outdated.exists()
+        (self.fake.sys / "class/iscsi_connection/connection1:0/local_port").write_text("40001\n")
+
+
+@pytest.fixture
+def consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Consumer:
+    made = Consumer(tmp_path)
+    monkeypatch.setattr(module, "_kernel", lambda: made.kernel)
+    return made
+
+
+def test_the_kernel_and_iscsid_are_told(consumer: Consumer) -> None:
+    assert consumer.secrets.are_set(OLD)
+    assert not consumer.secrets.are_set(NEW)
+    consumer.secrets.set(NEW)
+    assert consumer.secrets.are_set(NEW)
+    assert sorted(consumer.kernel.taken) == sorted(NAMES.values())
+    assert not consumer.outdated.exists()
+    assert consumer.run.script == []
+
+
+def test_what_iscsid_was_not_told_is_not_so(consumer: Consumer) -> None:
+    consumer.run.script = [(RESTART, 1, "", "no such unit")]
+    consumer.run.effects.clear()
+    with pytest.raises(CommandFailed):
+        consumer.secrets.set(NEW)
+    assert not consumer.secrets.are_set(NEW)
+    consumer.run.script = [(RESTART, 0, "", "")]
+    consumer.run.effects[RESTART] = consumer.reconnect
+    consumer.secrets.set(NEW)
+    assert consumer.secrets.are_set(NEW)
+
+
+def test_a_lost_session_is_left_alone(consumer: Consumer) -> None:
+    (consumer.session / "state").write_text("FAILED\n")
+    consumer.secrets.set(NEW)
+    assert consumer.secrets.are_set(NEW)
+    assert (consumer.kernel.taken, len(consumer.run.script)) == ([], 1)
+    assert consumer.secrets.are_set({"iqn.2026-01.org.zfsilo:give:none": chap(2)})
+
+
+def test_a_kernel_that_refuses_is_told_without_the_secret(consumer: Consumer) -> None:
+    consumer.kernel.error = errno.EPERM
+    with pytest.raises(Unavailable, match="does not take the new username") as found:
+        consumer.secrets.set(NEW)
+    assert "initiator-2" not in f"{found.value.message} {found.value.facts}"
+    assert len(consumer.run.script) == 1, "iscsid was restarted for nothing"
+
+
+def test_a_session_that_is_lost_meanwhile_stops_nothing(consumer: Consumer) -> None:
+    consumer.kernel.error = errno.EINVAL
+    send = consumer.kernel.send
+
+    def lose(message: bytes) -> None:
+        (consumer.session / "state").write_text("FAILED\n")
+        send(message)
+
+    consumer.kernel.send = lose  # type: ignore[method-assign]
+    consumer.run.effects[RESTART] = lambda: consumer.fake.logout(consumer.session)
+    consumer.secrets.set(NEW)
+    assert consumer.secrets.are_set(NEW)
+
+
+def test_secrets_that_cannot_be_read_are_unknown(consumer: Consumer) -> None:
+    (consumer.session / "password").unlink()
+    (consumer.session / "password").mkdir()
+    with pytest.raises(Unavailable, match="does not show the secrets"):
+        consumer.secrets.are_set(OLD)
+
+
+def test_a_session_that_does_not_come_back_is_said(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "RECONNECT_S", 0.1)
+    consumer.run.effects.clear()
+    consumer.secrets.set(NEW)
+    assert "not every session was back" in capsys.readouterr().err
+    assert consumer.secrets.are_set(NEW)
