@@ -152,6 +152,7 @@ def test_json_is_stable() -> None:
   "published_by": "",
   "readonly": false,
   "rotation": 0,
+  "rotation_due": false,
   "transport": "TRANSPORT_UNSPECIFIED",
   "volume": "volumes/ä"
 }"""

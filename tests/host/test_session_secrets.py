@@ -155,11 +155,14 @@ def test_secrets_that_cannot_be_read_are_unknown(consumer: Consumer) -> None:
         consumer.secrets.are_set(OLD)
 
 
+@pytest.mark.parametrize("port", ["40000\n", ""], ids=["not broken yet", "not connected yet"])
 def test_a_session_that_does_not_come_back_is_said(
-    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    port: str,
+) -> None:  # fmt: skip
     monkeypatch.setattr(module, "RECONNECT_S", 0.1)
-    consumer.run.effects.clear()
+    file = consumer.fake.sys / "class/iscsi_connection/connection1:0/local_port"
+    consumer.run.effects[RESTART] = lambda: file.write_text(port)
     consumer.secrets.set(NEW)
     assert "not every session was back" in capsys.readouterr().err
     assert consumer.secrets.are_set(NEW)

@@ -114,7 +114,10 @@ class SessionSecrets:
                     )  # fmt: skip
 
     def _port(self, session: Session) -> str:
-        """Return the local port of a session's connection: every new connection has another."""
+        """Return the local port of a session's connection, "" while there is none.
+
+        Every new connection has another.
+        """
         name = f"connection{session.sid}:{FIRST_CONNECTION}"
         return read(self._disks.sys / "class/iscsi_connection" / name / "local_port")
 
@@ -122,7 +125,7 @@ class SessionSecrets:
         """Tell whether a session was connected anew, or has ended."""
         if not session.folder.exists():
             return True
-        return session.state == LOGGED_IN and self._port(session) != ports[session.sid]
+        return session.state == LOGGED_IN and self._port(session) not in ("", ports[session.sid])
 
 
 def _parameters(chap: Chap) -> dict[str, str]:
