@@ -42,14 +42,18 @@ def kinds(zfsilo: House) -> list[str]:
         return [each.kind for each in txn.scan(Operation)]
 
 
-def session(zfsilo: House) -> dict[str, str]:
+def session_name(zfsilo: House) -> str:
     (name,) = (each for each in zfsilo.host.facts.memory if each.startswith("session:"))
-    found: dict[str, str] = zfsilo.host.facts.memory[name]
+    return name
+
+
+def session(zfsilo: House) -> dict[str, str]:
+    found: dict[str, str] = zfsilo.host.facts.memory[session_name(zfsilo)]
     return found
 
 
 def break_session(zfsilo: House) -> None:
-    (name,) = (each for each in zfsilo.host.facts.memory if each.startswith("session:"))
+    name = session_name(zfsilo)
     zfsilo.host.facts.memory[name] = zfsilo.host.facts.memory[name] | {"lost": True}
 
 
@@ -164,8 +168,7 @@ async def test_a_lost_session_whose_secrets_stand_makes_no_operation(zfsilo: Hou
 
 async def test_who_connects_again_logs_in_with_the_new_ones(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH, Connect(id="data", server="give", volume="data"), ROTATE)
-    (name,) = (each for each in zfsilo.host.facts.memory if each.startswith("session:"))
-    del zfsilo.host.facts.memory[name]
+    del zfsilo.host.facts.memory[session_name(zfsilo)]
     await zfsilo.do(Connect(id="data", server="give", volume="data"))
     assert attachment(zfsilo).rotation == 1
 

@@ -284,7 +284,7 @@ def rotation(
 ) -> tuple[Move, ...]:
     """Return the change of the secrets with which a host is let in.
 
-    Refused while its session lives, unless forced: it goes on then, as long as its connection does.
+    Refused when the host logs in meanwhile, unless forced: its session goes on, under the old ones.
     """
     target = target_name(how.prefix, volume)
     guard = NoSession(target=target, initiator=after.initiator, volume=volume.id, host=after.host)

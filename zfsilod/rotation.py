@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
     from zfsilod.service import Service
     from zfsilod.store import Transaction
+    from zfsilod.take import Connection
 
 CALLER = "zfsilod"
 REFRESH_DEADLINE_S = 180
@@ -99,11 +100,10 @@ class RefreshSecrets(Verb):
 
     def plan(self, world: World, seen: object) -> Plan:
         assert isinstance(seen, dict)
-        found = [each for each in (world.txn.get(Attachment, i) for i in self.ids) if each]
         changes = [
             (each, each.but(rotation=seen[each.id].connection.rotation, updated_at=world.now))
-            for each in found
-            if each.id in seen and is_stale(each, seen[each.id])
+            for each in self.attachments(world.txn)
+            if each.id in seen and is_stale(each, seen[each.id].connection)
         ]
         if not changes:
             return Plan(title=f"secrets of {self.server}: already so", claims=())
@@ -119,10 +119,13 @@ class RefreshSecrets(Verb):
             secrets={new.secret: seen[new.id].chap for _before, new in changes},
         )  # fmt: skip
 
+    def attachments(self, txn: Transaction) -> list[Attachment]:
+        """Return those that it is about, as far as they are there."""
+        return [each for each in (txn.get(Attachment, name) for name in self.ids) if each]
 
-def is_stale(found: Attachment, seen: Fetched) -> bool:
+
+def is_stale(found: Attachment, told: Connection | Publication) -> bool:
     """Tell whether a host has other secrets than its publication, and no other publication."""
-    told = seen.connection
     return told.epoch == found.epoch and told.rotation != found.rotation
 
 
@@ -141,7 +144,7 @@ async def logged_in(service: Service, verb: RotateSecrets) -> frozenset[str]:
 async def known_secrets(service: Service, verb: RefreshSecrets) -> dict[str, Fetched]:
     """Ask the server for the secrets of attachments, by their ids; left out: what it refuses."""
     with service.store.read() as txn:
-        found = [each for each in (txn.get(Attachment, i) for i in verb.ids) if each]
+        found = verb.attachments(txn)
     answers = await asyncio.gather(*(_fetch(service, each) for each in found))
     return {each.id: answer for each, answer in zip(found, answers, strict=True) if answer}
 
@@ -167,11 +170,15 @@ async def _follow(service: Service, server: str, used: Sequence[Attachment]) -> 
     try:
         told = {each.volume: each for each in await service.servers.publications(server)}
         ours = [(each, told[each.volume]) for each in used if each.volume in told]
-        ours = [(each, there) for each, there in ours if each.epoch == there.epoch]
-        live = await service.look(partial(_live, [each for each, _there in ours], service.machine))
-        stale = [each for each, there in ours if each.rotation != there.rotation]
-        due = [each for each, there in ours if there.rotation_due and each.id in live]
-        due = [each for each in due if each not in stale][:AT_ONCE]
+        live = await service.look(partial(_live, used, service.machine))
+        stale = [each for each, there in ours if is_stale(each, there)]
+        due = [
+            each
+            for each, there in ours
+            if there.rotation_due
+            and each.id in live
+            and (each.epoch, each.rotation) == (there.epoch, there.rotation)
+        ][:AT_ONCE]
         made = await asyncio.gather(*(_rotate(service, each) for each in due))
         stale = [each for each, done in zip(due, made, strict=True) if done] + stale
         if stale:

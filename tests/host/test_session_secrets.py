@@ -11,7 +11,7 @@ import pytest
 from tests.host.doubles import TARGET, FakeSys, ScriptedRunner, chap
 from zfsilod.errors import CommandFailed, Unavailable
 from zfsilod.host import session_secrets as module
-from zfsilod.host.disks import Disks
+from zfsilod.host.disks import Disks, auth_parameters
 from zfsilod.host.session_secrets import SessionSecrets
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Consumer:
 
     def login(self, sid: int) -> Path:
         folder = self.fake.login(sid=sid)
-        for name, value in module._parameters(chap(1)).items():
+        for name, value in auth_parameters(chap(1)).items():
             (folder / name).write_text(f"{value}\n")
         connection = self.fake.sys / f"class/iscsi_connection/connection{sid}:0"
         connection.mkdir(parents=True)

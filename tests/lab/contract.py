@@ -71,14 +71,8 @@ CONFIGFS = "/sys/kernel/config/target"
 CHANGES = ("make", "write", "link", "remove", "unlink")  # of Configfs: each one system call
 
 GUARDS = (NoSession, Fenced, NobodyAdmitted, Answering)
-ONE_WAY = (
-    Dropped,
-    Detached,
-    NoExport,
-    NoAcl,
-    NoNode,
-    SessionSecrets,
-)  # what they take away stays away
+# What they take away stays away, as do the secrets that they change
+ONE_WAY = (Dropped, Detached, NoExport, NoAcl, NoNode, SessionSecrets)
 
 
 def secrets(name: str) -> Chap:

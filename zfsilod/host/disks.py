@@ -20,6 +20,7 @@ from zfsilod.host import mountinfo
 
 if TYPE_CHECKING:
     from zfsilod.model import Disk
+    from zfsilod.secret import Chap
 
 SYS = Path("/sys")
 DEV = Path("/dev")
@@ -145,6 +146,17 @@ class Disks:
             raise Unavailable(f"the disk of {disk.target} has not appeared", target=disk.target)
         check_serial(device, disk)
         return device
+
+
+def auth_parameters(chap: Chap) -> dict[str, str]:
+    """Return secrets by their names in iscsid.conf(5) and in /sys/class/iscsi_session.
+
+    "in" is what the target has to answer with.
+    """
+    return {
+        "username": chap.username, "password": chap.password.reveal(),
+        "username_in": chap.mutual_username, "password_in": chap.mutual_password.reveal(),
+    }  # fmt: skip
 
 
 def check_serial(device: Device, disk: Disk) -> None:

@@ -25,6 +25,7 @@ from zfsilod.host.disks import (
     Disks,
     Session,
     answers,
+    auth_parameters,
     check_serial,
     claim,
     users,
@@ -309,13 +310,9 @@ def initiator_name(path: Path = INITIATOR_NAME) -> str:
 
 
 def _settings(chap: Chap) -> dict[str, str]:
-    """Return what our records say. "In" is what the target has to answer with: iscsid.conf(5)."""
-    secrets = {
-        "node.session.auth.username": chap.username,
-        "node.session.auth.password": chap.password.reveal(),
-        "node.session.auth.username_in": chap.mutual_username,
-        "node.session.auth.password_in": chap.mutual_password.reveal(),
-    }
+    """Return what our records say."""
+    parameters = auth_parameters(chap)
+    secrets = {f"node.session.auth.{name}": value for name, value in parameters.items()}
     if not all(value.isprintable() for value in secrets.values()):
         raise InvalidArgument("the CHAP secrets have characters that no record can hold")
     return SETTINGS | secrets

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.errors import Unavailable
-from zfsilod.host.disks import LOGGED_IN, Session, read
+from zfsilod.host.disks import LOGGED_IN, Session, auth_parameters, read
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
 
@@ -99,12 +99,12 @@ class SessionSecrets:
                 f"the kernel does not show the secrets of {session.target}: {error.strerror}",
                 target=session.target,
             ) from None  # fmt: skip
-        return found == _parameters(chap)
+        return found == auth_parameters(chap)
 
     def _tell_kernel(self, session: Session, chap: Chap) -> None:
         handle = int((self._disks.sys / "class/iscsi_transport/tcp/handle").read_text())
         with closing(_kernel()) as kernel:
-            for name, value in _parameters(chap).items():
+            for name, value in auth_parameters(chap).items():
                 error = _set(kernel, handle, int(session.sid), PARAMETERS[name], value)
                 if error and session.state == LOGGED_IN:
                     raise Unavailable(
@@ -126,14 +126,6 @@ class SessionSecrets:
         if not session.folder.exists():
             return True
         return session.state == LOGGED_IN and self._port(session) not in ("", ports[session.sid])
-
-
-def _parameters(chap: Chap) -> dict[str, str]:
-    """Return secrets by their names in sysfs: "in" is what the target has to answer with."""
-    return {
-        "username": chap.username, "password": chap.password.reveal(),
-        "username_in": chap.mutual_username, "password_in": chap.mutual_password.reveal(),
-    }  # fmt: skip
 
 
 def _kernel() -> socket.socket:
