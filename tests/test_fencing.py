@@ -18,13 +18,13 @@ from zfsilod.errors import (
 )
 from zfsilod.give import CreateVolume, need_publication
 from zfsilod.hosts import CreateHost, UpdateHost
-from zfsilod.model import Publication, Volume
+from zfsilod.model import Attachment, Publication, Volume
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.take import Connect, MountAt, Stage
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model import AccessMode, Mode
+    from zfsilod.model import AccessMode, Disk, Mode
 
 GIB = 1 << 30
 OTHER = "iqn.2024-01.lab.other:host"
@@ -120,6 +120,51 @@ async def test_a_fence_ends_a_live_session(zfsilo: House) -> None:
     assert acls(zfsilo) == set()
     with pytest.raises(Unavailable, match="is being recovered"):
         await zfsilo.do(Stage(id="data"))
+
+
+async def connected(zfsilo: House) -> Disk:
+    """Connect and log out behind the record's back; return the disk to log in to again."""
+    await prepare(zfsilo)
+    await zfsilo.do(*UP[:2])
+    with zfsilo.service.store.read() as txn:
+        found = txn.get(Attachment, "data")
+    assert found is not None
+    zfsilo.host.iscsi.logout(found.disk)
+    return found.disk
+
+
+async def test_who_logs_in_before_its_lun_is_gone_keeps_it(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, lio, iscsi = await connected(zfsilo), zfsilo.host.lio, zfsilo.host.iscsi
+    unmap = lio.unmap_lun
+
+    def log_in_and_unmap(target: str, initiator: str) -> None:
+        iscsi.login(disk)
+        unmap(target, initiator)
+
+    monkeypatch.setattr(lio, "unmap_lun", log_in_and_unmap)
+    with pytest.raises(FailedPrecondition, match="still logged in"):
+        await zfsilo.do(Unpublish(volume="data", host="take"))
+    assert set(publications(zfsilo)) == {"take"}
+    assert not iscsi.is_lost(disk)
+    assert zfsilo.host.facts.names("mapped") == [f"{disk.target}/{TAKE}"]
+
+
+async def test_who_logs_in_after_its_lun_is_gone_finds_no_disk(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, lio, iscsi = await connected(zfsilo), zfsilo.host.lio, zfsilo.host.iscsi
+    remove = lio.remove_acl
+
+    def log_in_and_remove(target: str, initiator: str) -> None:
+        with pytest.raises(Unavailable, match="did not appear"):
+            iscsi.login(disk)
+        remove(target, initiator)
+
+    monkeypatch.setattr(lio, "remove_acl", log_in_and_remove)
+    await zfsilo.do(Unpublish(volume="data", host="take"))
+    assert acls(zfsilo) == set()
 
 
 async def test_force_fences_the_holder_and_admits_the_new_one(zfsilo: House) -> None:

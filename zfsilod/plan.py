@@ -268,15 +268,21 @@ def dismissal(
     volume: Volume, publication: Publication, how: Export, others: Sequence[Publication],
     *, fence: Fence | None = None,
 ) -> tuple[Move, ...]:  # fmt: skip
-    """Return the end of an admission: refused while its session lives, unless it is fenced."""
+    """Return the end of an admission: refused while its session lives, unless it is fenced.
+
+    Who logs in behind the guard's back is seen by the second one, and has its disk again; who
+    comes later finds none, so that its login fails.
+    """
     target = target_name(how.prefix, volume)
-    guard: Step = NoSession(
+    acl, mapped = admission(volume, publication, how, others)
+    if fence is not None:
+        fenced = Fenced(target=target, initiator=publication.initiator, grace_s=fence.grace_s)
+        return (*up([fenced]), *down([acl, mapped]))
+    guard = NoSession(
         target=target, initiator=publication.initiator,
         volume=volume.id, host=publication.host,
     )  # fmt: skip
-    if fence is not None:
-        guard = Fenced(target=target, initiator=publication.initiator, grace_s=fence.grace_s)
-    return (*up([guard]), *down(admission(volume, publication, how, others)))
+    return (*up([guard]), *down([mapped]), *up([guard]), *down([acl]))
 
 
 def rotation(

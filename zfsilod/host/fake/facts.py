@@ -43,6 +43,12 @@ class Facts:
         with self._open(write=False) as facts:
             return [name.partition(":")[2] for name in list(facts) if name.startswith(f"{kind}:")]
 
+    def each(self, kind: str) -> dict[str, Any]:
+        """Return all facts of a kind, of one moment, by what follows the colon in their names."""
+        with self._open(write=False) as facts:
+            split = [(*name.partition(":"), value) for name, value in list(facts.items())]
+            return {name: value for found, _colon, name, value in split if found == kind}
+
     def effect(self, name: str, value: Any, *, instead_of: str = "") -> None:
         """Change one fact (None: remove it), unless the fuse blows first.
 

@@ -52,18 +52,21 @@ class FakeIscsi:
         node = self.facts.get(f"node:{disk.target}")
         if node is None:
             raise FailedPrecondition(f"there is no node record of {disk.target}")
-        acls = [n for n in self.facts.names("acl") if n.startswith(f"{disk.target}/")]
-        if acls and all(self.facts.get(f"acl:{name}") != node["chap"] for name in acls):
+        here = self.facts.get(f"target:{disk.target}") is not None
+        own = f"{disk.target}/{node['initiator']}"
+        if here and self.facts.get(f"acl:{own}") != node["chap"]:
             raise PermissionDenied(f"the target {disk.target} refused the CHAP secrets")
         session = {"serial": disk.serial, "size": disk.size_bytes}
         session |= {"initiator": node["initiator"], "chap": node["chap"]}
         self.facts.effect(f"session:{disk.target}", session)
+        if here and self.facts.get(f"mapped:{own}") in (None, "unlinked"):
+            raise Unavailable(f"{disk.target} let us in, but its disk did not appear")
 
     def logout(self, disk: Disk) -> None:
         if hangs(self.facts, disk):
             raise Unavailable(f"the session with {disk.target} did not end")
-        for path in self.facts.names("mount"):
-            if self.facts.get(f"mount:{path}")["serial"] == disk.serial:
+        for path, mount in self.facts.each("mount").items():
+            if mount["serial"] == disk.serial:
                 raise Busy(f"the disk of {disk.target} is mounted at {path}", path=path)
         if self.facts.get(f"session:{disk.target}") is not None:
             self.facts.effect(f"session:{disk.target}", None)
@@ -79,8 +82,8 @@ class FakeIscsi:
         return not hangs(self.facts, disk)
 
     def users(self, disk: Disk) -> list[str]:
-        paths = sorted(self.facts.names("mount"))
-        return [path for path in paths if self.facts.get(f"mount:{path}")["serial"] == disk.serial]
+        mounts = sorted(self.facts.each("mount").items())
+        return [path for path, mount in mounts if mount["serial"] == disk.serial]
 
     def sessions(self, prefix: str = "") -> list[str]:
         return sorted(each for each in self.facts.names("session") if each.startswith(prefix))
@@ -125,6 +128,7 @@ class FakeIscsi:
         return ""
 
     def rescan(self, disk: Disk) -> None:
+        need_session(self.facts, disk)
         session = self.facts.get(f"session:{disk.target}")
         self.facts.effect(f"session:{disk.target}", session | {"size": disk.size_bytes})
 

@@ -32,7 +32,7 @@ class FakeLio:
         self.facts.effect(f"backstore:{name}", made | {"enabled": True})
 
     def remove_backstore(self, name: str) -> None:
-        if any(self.facts.get(f"lun:{target}") == name for target in self.facts.names("lun")):
+        if name in self.facts.each("lun").values():
             raise Busy(f"the backstore {name} is still a LUN", backstore=name)
         self._remove(f"backstore:{name}")
 

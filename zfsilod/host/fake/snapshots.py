@@ -47,14 +47,13 @@ class FakeSnapshots:
 
     def list_shots(self, root: str) -> list[ListedShot]:
         homes = {each.uid: each.dataset for each in self.zfs.list_zvols(root)}
-        found = {name: self.facts.get(f"cut:{name}") for name in sorted(self.facts.names("cut"))}
         return [
             ListedShot(
                 dataset=homes[uid], guid=self._guid(Shot(dataset=homes[uid], uid=uid), name),
                 size_bytes=cut["sizes"][uid], created_at=0,
                 marks=pairs({n.removeprefix("zfsilo:"): v for n, v in cut["marks"].items()}),
             )
-            for name, cut in found.items()
+            for name, cut in sorted(self.facts.each("cut").items())
             for uid in cut["of"]
             if uid in homes and uid not in cut["given_up"]
         ]  # fmt: skip
@@ -124,8 +123,8 @@ def left_of(facts: Any, uid: str, cut: Any, *, but: str = "") -> Any:
     """Return what is left of a cut when what was given up goes; `but`: a zvol that is gone."""
     needed = [
         origin[1]
-        for name in facts.names("zvol")
-        if name != but and (origin := facts.get(f"zvol:{name}").get("origin")) and origin[0] == uid
+        for name, zvol in facts.each("zvol").items()
+        if name != but and (origin := zvol.get("origin")) and origin[0] == uid
     ]
     kept = {v: c for v, c in cut["of"].items() if v not in cut["given_up"] or v in needed}
     given_up = [each for each in cut["given_up"] if each in kept]

@@ -86,7 +86,7 @@ class FakeZfs:
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
         found = self._zvol(dataset)
-        cuts = {name: self.facts.get(f"cut:{name}") for name in self.facts.names("cut")}
+        cuts = self.facts.each("cut")
         return tuple(f"{dataset}@{name}" for name, cut in cuts.items() if found["uid"] in cut["of"])
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
@@ -111,30 +111,34 @@ class FakeZfs:
         self.facts.effect(f"zvol:{dataset}", zvol | {"properties": properties, "uid": uid})
 
     def list_zvols(self, root: str) -> list[Listed]:
-        names = [n for n in self.facts.names("zvol") if n == root or n.startswith(f"{root}/")]
-        return [self._listed(name, self._zvol(name)) for name in sorted(names)]
+        zvols = self.facts.each("zvol")
+        homes = {zvol["uid"]: name for name, zvol in zvols.items()}
+        return [
+            self._listed(name, zvol, homes)
+            for name, zvol in sorted(zvols.items())
+            if name == root or name.startswith(f"{root}/")
+        ]
 
-    def _listed(self, dataset: str, zvol: Any) -> Listed:
+    def _listed(self, dataset: str, zvol: Any, homes: dict[str, str]) -> Listed:
         values = zvol["properties"]
         marks = {n[7:]: v for n, v in values.items() if n.startswith("zfsilo:")}
         return Listed(
             dataset=dataset, guid=zvol["guid"], size_bytes=zvol["size"], thin=zvol["thin"],
             volblocksize=int(values["volblocksize"]), marks=pairs(marks),
-            origin=self._dataset_of(zvol["origin"][1]) if "origin" in zvol else "",
+            origin=homes[zvol["origin"][1]] if "origin" in zvol else "",
         )  # fmt: skip
 
-    def _dataset_of(self, uid: str) -> str:
-        return next(n for n in self.facts.names("zvol") if self._zvol(n)["uid"] == uid)
-
     def own_properties(self, root: str) -> dict[str, dict[str, str]]:
-        found = [each.dataset for each in self.list_zvols(root)]
-        return {name: dict(self._zvol(name)["properties"]) for name in found}
+        zvols = self.facts.each("zvol")
+        return {
+            each.dataset: dict(zvols[each.dataset]["properties"]) for each in self.list_zvols(root)
+        }
 
     def capacity(self, root: str) -> tuple[int, int]:
         if root.split("/")[0] != SIMULATED_POOL:
             raise FailedPrecondition(f"the dataset {root} does not exist", dataset=root)
-        zvols = (self.facts.get(f"zvol:{name}") for name in self.facts.names("zvol"))
-        used = sum(each["size"] for each in zvols if not each["thin"])
+        zvols = self.facts.each("zvol")
+        used = sum(each["size"] for each in zvols.values() if not each["thin"])
         return SIMULATED_BYTES - used, SIMULATED_BYTES
 
     def usage(self, dataset: str) -> dict[str, int]:
@@ -142,8 +146,7 @@ class FakeZfs:
         return {"volsize": zvol["size"], "used": 0, "referenced": 0}
 
     def usages(self, _root: str) -> dict[str, tuple[int, int, int]]:
-        zvols = {name: self.facts.get(f"zvol:{name}") for name in self.facts.names("zvol")}
-        return {name: (found["size"], 0, 0) for name, found in zvols.items()}
+        return {name: (zvol["size"], 0, 0) for name, zvol in self.facts.each("zvol").items()}
 
     def pool_problem(self, root: str) -> str:
         pool = root.split("/")[0]
