@@ -13,7 +13,7 @@ from tests.examples import PLANS, operation
 from zfsilod import worker
 from zfsilod.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.give import CreateVolume
-from zfsilod.leave import Disconnect, UnmountFrom, Unstage
+from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.model import Attachment, Operation
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.store import Store
@@ -234,6 +234,18 @@ async def test_force_abandons_what_cannot_be_repaired(zfsilo: House) -> None:
     await zfsilo.do(Disconnect(id="data", force=True))
     assert zfsilo.service.operation(begun.id).state == "ABANDONED"
     await zfsilo.do(CONNECT)  # it ends the session that stayed behind
+
+
+async def test_what_is_taken_for_a_leftover_stays_once_it_has_a_record(zfsilo: House) -> None:
+    await zfsilo.do(*UP)
+    before, found = zfsilo.facts, attachment(zfsilo)
+    assert found is not None
+    await zfsilo.do(
+        Clear(id="data", disk=found.disk, paths=found.paths),  # seen while it was connected
+        Disconnect(id="data", force=True, epoch=found.epoch + 1),  # of another time
+    )
+    assert zfsilo.facts == before
+    assert attachment(zfsilo) == found
 
 
 async def test_after_a_reboot_nothing_is_left_of_what_nobody_restores(zfsilo: House) -> None:

@@ -91,15 +91,19 @@ class Unstage(Descent):
 
 
 class Disconnect(Descent):
-    """Log out, and release what this host published to itself."""
+    """Log out, and release what this host published to itself.
+
+    `epoch`: only if it is still the attachment to that publication, not one made meanwhile.
+    """
 
     kind = "disconnect"
+    epoch: int = 0
 
     def plan(self, world: World, seen: object) -> Plan:
         found = self.attachment(world.txn)
         claims = (f"attachment/{self.id}",)
         title = f"disconnect {self.id}"
-        if found is None:
+        if found is None or self.epoch not in (0, found.epoch):
             return Plan(title=title, claims=claims)
         if found.height != "CONNECTED" and not self.force:
             raise FailedPrecondition(
@@ -125,14 +129,12 @@ class Clear(Verb):
     paths: tuple[str, ...]
 
     def plan(self, world: World, seen: object) -> Plan:
-        return Plan(
-            title=f"end an old session of {self.id}",
-            claims=(f"attachment/{self.id}", *(f"path/{each}" for each in self.paths)),
-            moves=plan.up([
-                Dropped(disk=self.disk),
-                *(Detached(disk=self.disk, path=each) for each in reversed(self.paths)),
-            ]),
-        )  # fmt: skip
+        title = f"end an old session of {self.id}"
+        claims = (f"attachment/{self.id}", *(f"path/{each}" for each in self.paths))
+        if world.txn.get(Attachment, self.id) is not None:
+            return Plan(title=title, claims=claims)  # what was seen was being connected
+        detached = [Detached(disk=self.disk, path=each) for each in reversed(self.paths)]
+        return Plan(title=title, claims=claims, moves=plan.up([Dropped(disk=self.disk), *detached]))
 
 
 def _paths(found: Attachment) -> tuple[str, ...]:
