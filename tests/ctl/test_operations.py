@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import subprocess
 import threading
 from typing import TYPE_CHECKING
 
@@ -117,22 +116,13 @@ def test_an_interrupted_request_says_what_goes_on(ctl: Shell) -> None:
     watch_for(lambda: len(ctl.daemon.operations()) > before)
     operation = ctl.daemon.operations()[-1].id
     PAUSE.wait(0.5)  # the operation's name is on its way to the client
-    _out, err = interrupt(process)
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert f"interrupted; operation {operation} goes on: zfsiloctl operation watch" in err
     assert "Traceback" not in err
     ctl.daemon.calm()
     assert ctl.ok(f"operation wait {operation}") == "create unhurried: done\n"
-
-
-def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Press Ctrl-C, and once more when grpc has swallowed it, as it may on a loaded machine."""
-    process.send_signal(signal.SIGINT)
-    try:
-        return process.communicate(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        return process.communicate(timeout=20)
 
 
 def watch_for(fact: Callable[[], bool]) -> None:
