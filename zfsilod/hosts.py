@@ -128,7 +128,7 @@ def checked(world: World, host: Host) -> Host:
 
 
 def _refuse_published(world: World, host: Host) -> None:
-    held = [each.volume for each in world.txn.scan(Publication) if each.host == host.id]
+    held = [each.volume for each in world.txn.scan_ending(Publication, host.id)]
     if held:
         raise FailedPrecondition(
             f"{host.id} holds {', '.join(held[:5])}{' and more' if held[5:] else ''}: unpublish "

@@ -158,8 +158,7 @@ class Publish(Verb):
         if not host.max_attachments:
             return
         held = sum(
-            each.host == host.id and each.volume != self.volume
-            for each in world.txn.scan(Publication)
+            each.volume != self.volume for each in world.txn.scan_ending(Publication, host.id)
         )
         if held >= host.max_attachments:
             raise ResourceExhausted(

@@ -67,6 +67,16 @@ class Transaction:
         for _key_bytes, raw in self._range(f"{kind.bucket()}/{key}/".encode(), ""):
             yield _decode(raw)
 
+    def scan_ending(self, kind: type[R], key: str, after: str = "") -> Iterator[R]:
+        """Yield the records whose key ends with `/key`: what is published to one host.
+
+        All keys are looked at; only what is yielded is decoded, which is what takes the time.
+        """
+        end = f"/{key}".encode()
+        for key_bytes, raw in self._range(f"{kind.bucket()}/".encode(), after):
+            if key_bytes.endswith(end):
+                yield _decode(raw)
+
     def put(self, record: R) -> R:
         """Write a record with the next revision, and return it as written."""
         if isinstance(record, Operation):

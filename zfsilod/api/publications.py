@@ -154,6 +154,8 @@ def _page(
     found: Iterable[Publication]
     if volume_id:
         found = (each for each in txn.scan_below(Publication, volume_id) if each.key > page.after)
+    elif host_id:
+        found = txn.scan_ending(Publication, host_id, page.after)
     else:
         found = txn.scan(Publication, page.after)
     return collect(
