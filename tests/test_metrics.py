@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from zfsilo.v1.service_pb2 import GetStatusRequest
 
 from tests.api.running import GIB, front_of
+from tests.examples import TAKE
 from zfsilod.give import CreateVolume
 from zfsilod.host.counters import Counters
 from zfsilod.metrics import Metrics
-from zfsilod.model import Condition, Volume
+from zfsilod.model import Attachment, Condition, Volume
 from zfsilod.publish import Publish
 from zfsilod.scrape import Scrape
 from zfsilod.sockets import listen_unix
+from zfsilod.stats import broken_sessions
 from zfsilod.summary import Summary
+from zfsilod.take import Connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -139,6 +143,30 @@ async def test_what_needs_attention_is_named(tmp_path: Path) -> None:
             ("volumes/data", "it is gone")
         ]
         assert "zfsilo_attention 1.0" in await ask(path)
+
+
+async def test_what_was_wrong_with_a_volume_goes_with_it(tmp_path: Path) -> None:
+    async with front_of(tmp_path) as front:
+        front.write(lambda txn: txn.put(Condition(id="a uid of the past", sentences=("lost",))))
+        assert front.read(Summary).attention == ()
+        await front.zfsilo.service.sync_all(caller="root")
+        assert front.read(lambda txn: list(txn.scan(Condition))) == []
+
+
+async def test_a_session_that_broke_just_now_needs_attention(tmp_path: Path) -> None:
+    async with front_of(tmp_path) as front:
+        await front.zfsilo.do(
+            CreateVolume(id="data", capacity_bytes=GIB), Publish(volume="data", host="take"),
+            Connect(id="data", server="give", volume="data"),
+        )  # fmt: skip
+        assert await broken_sessions(front.service) == {}
+        disk = front.read(lambda txn: txn.get(Attachment, "data")).disk
+        front.zfsilo.host.lio.remove_acl(disk.target, TAKE)
+        problem = f"the session with {disk.target} is lost"
+        assert await broken_sessions(front.service) == {"data": problem}
+        status = await front.root().service.GetStatus(GetStatusRequest())
+        assert [(a.subject, a.sentence) for a in status.attention] == [("volumes/data", problem)]
+        assert status.attention_count == 1
 
 
 def test_the_kernels_counters(tmp_path: Path) -> None:

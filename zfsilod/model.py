@@ -244,7 +244,7 @@ class Debt(Stored):
 class Condition(Stored):
     """What was found wrong with a volume and cannot just be put right; gone when it is well."""
 
-    id: str  # the volume's
+    id: str  # the volume's uid
     sentences: tuple[str, ...]
 
 

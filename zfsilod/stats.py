@@ -12,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.errors import Unavailable, ZfsiloError
+from zfsilod.model import Attachment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model import Attachment, Volume
+    from zfsilod.model import Volume
     from zfsilod.service import Service
     from zfsilod.views import View
 
@@ -72,6 +73,19 @@ async def _of_device(service: Service, here: Attachment) -> dict[str, int]:
     except ZfsiloError:
         return figures  # the server's state is no business of those who only want the size
     return figures | {"referenced": usage["referenced"]}
+
+
+async def broken_sessions(service: Service) -> dict[str, str]:
+    """Return what is wrong now with the sessions of used volumes, by volume."""
+    with service.store.read() as txn:
+        used = [
+            each
+            for each in txn.scan(Attachment)
+            if each.height != "ABSENT" and not txn.claimant(f"attachment/{each.id}")
+        ]
+    iscsi = service.machine.iscsi
+    found = await service.look(lambda: {each.id: iscsi.problem(each.disk) for each in used})
+    return {name: problem for name, problem in found.items() if problem}
 
 
 async def _session(service: Service, here: Attachment) -> tuple[str, ...]:

@@ -89,8 +89,8 @@ class Summary:
         names = {each.uid: name for name, each in self.volumes.items()}
         names |= {each.serial: name for name, each in self.attachments.items()}
         for each in found:
-            name = names.get(each["id"], each["id"])
-            for sentence in each["sentences"]:
+            name = names.get(each["id"])
+            for sentence in each["sentences"] if name else ():  # else it is gone, as this will be
                 yield Attention(
                     subject=f"volumes/{name}", sentence=sentence,
                     command=f"zfsiloctl volume show {name}",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod import plan
 from zfsilod.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
-from zfsilod.model import Condition, HostStep, Move
+from zfsilod.model import Attachment, Condition, HostStep, Move, Volume
 from zfsilod.record import Pairs, Record
 from zfsilod.steps import Zvol
 from zfsilod.views import View, view, views
@@ -212,3 +212,13 @@ def note(txn: Transaction, findings: list[Findings], complaints: dict[str, str])
             txn.put(Condition(id=each.uid, sentences=sentences))
         elif known is not None and not sentences:
             txn.drop(Condition.bucket(), each.uid)
+
+
+def forget(txn: Transaction) -> None:
+    """Drop what was kept of volumes that are gone from here by now."""
+    noted = {each["id"] for each in txn.scan_plain(Condition)}
+    if noted:
+        noted -= {each["uid"] for each in txn.scan_plain(Volume)}
+        noted -= {each["disk"]["serial"] for each in txn.scan_plain(Attachment)}
+    for uid in noted:
+        txn.drop(Condition.bucket(), uid)

@@ -15,10 +15,14 @@ from zfsilod.checks import nearly_full, room_for
 from zfsilod.errors import ZfsiloError
 from zfsilod.properties import check_properties
 from zfsilod.rotation import RotateSecrets
+from zfsilod.stats import broken_sessions
 from zfsilod.summary import Attention, Summary
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zfsilod.api.calls import Call
+    from zfsilod.service import Service
 
 MAX_ATTENTION = 100
 # By which clients tell later servers of v1 from the first.
@@ -59,25 +63,24 @@ class Info:
             server=_server(call), root=call.service.settings.root,
             promised_bytes=found.promised_bytes, volumes=found.heights,
             operations=found.operations, publications=found.publications.total(),
-            hosts=found.hosts, attention_count=len(found.attention),
+            hosts=found.hosts,
         )  # fmt: skip
-        attention = list(found.attention[:MAX_ATTENTION])
+        attention = [*found.attention, *await _broken(call.service, found.attention)]
         if status.root:
             try:
                 room = await call.service.capacity("")
             except ZfsiloError as error:
                 attention.insert(0, Attention(subject="", sentence=error.message))
-                status.attention_count += 1
             else:
                 status.capacity.available_bytes = room.available_bytes
                 status.capacity.total_bytes = room.total_bytes
                 if complaint := nearly_full(room, call.service.settings):
                     status.capacity.conditions.append(complaint)
                     attention.insert(0, Attention(subject="", sentence=complaint))
-                    status.attention_count += 1
+        status.attention_count = len(attention)
         status.attention.extend(
             service_pb2.Attention(subject=a.subject, sentence=a.sentence, command=a.command)
-            for a in attention
+            for a in attention[:MAX_ATTENTION]
         )
         return status
 
@@ -113,6 +116,18 @@ class Info:
         verb = RotateSecrets(volume=volume_id, host=host_id, force=force)
         operation = await call.change(verb, validate_only=request.validate_only)
         return service_pb2.RotateSecretsResponse(operation=operation)
+
+
+async def _broken(service: Service, known: Sequence[Attention]) -> list[Attention]:
+    """Return the sessions that are broken now, and that no look before has told of."""
+    told = {each.subject for each in known}
+    return [
+        Attention(
+            subject=f"volumes/{name}", sentence=problem, command=f"zfsiloctl volume show {name}"
+        )
+        for name, problem in (await broken_sessions(service)).items()
+        if f"volumes/{name}" not in told
+    ]
 
 
 def _server(call: Call) -> service_pb2.ServerInfo:

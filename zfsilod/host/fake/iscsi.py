@@ -123,9 +123,10 @@ class FakeIscsi:
         return f"iqn.2026-01.org.zfsilo:simulated.{place}"
 
     def problem(self, disk: Disk) -> str:
-        if self.facts.get(f"session:{disk.target}") is None:
+        found = self.facts.get(f"session:{disk.target}")
+        if found is None:
             return f"there is no session with {disk.target}"
-        return ""
+        return f"the session with {disk.target} is lost" if "lost" in found else ""
 
     def rescan(self, disk: Disk) -> None:
         need_session(self.facts, disk)
