@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zfsilod.model import Change
     from zfsilod.service import Service
     from zfsilod.store import Transaction
+    from zfsilod.verbs import Settings
 
 LOOK_DEADLINE_S = 150
 
@@ -40,6 +41,14 @@ class AdoptVolume(Verb):
     zvol: Listed
     properties: Pairs = ()
     origin: str = ""  # the uid of the volume that it is a clone of, where it was seen
+
+    def look(self, host: Machine, settings: Settings) -> None:
+        """Look again: what was seen may be removed by now, as an orphan."""
+        zvol = self.zvol
+        if zvol.uid and not host.zfs.has_zvol(zvol.dataset, uid=zvol.uid, guid=zvol.guid):
+            raise FailedPrecondition(
+                f"{zvol.dataset} is gone", reason="NO_ZVOL", dataset=zvol.dataset
+            )
 
     def plan(self, world: World, seen: object) -> Plan:
         check_id(self.id, "volume id")

@@ -41,7 +41,8 @@ RUN_DIRECTORY = Path("/run/zfsilo")
 SIMULATED_ROOT = "tank/zfsilo"
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits(3): systemd does not start us again and again
 IDLE_CHECK_S = 5
-SOON_S = 15  # until the next look when something could not be known: a pool not imported yet
+SOON_S = 15  # until the next look when something could not be done: a pool not imported yet
+LATE_S = 600  # it is tried ever later, but never later than this
 FOLLOWED = ("disconnect", "unpublish", "delete")
 
 Listeners = list[tuple[socket.socket, str]]
@@ -210,25 +211,25 @@ def _listeners(places: Places) -> Listeners:
 async def _keep_in_sync(service: Service, interval_s: int, metrics: Metrics | None) -> None:
     """Bring back what the records say should be there, at start and from then on."""
     known: tuple[tuple[str, str], ...] = ()
+    again_s = SOON_S
     await clear_leftovers(service, caller="zfsilod")
     while True:
-        pause_s = interval_s
+        unfinished = True
         try:
             report = await service.sync_all(caller="zfsilod")
         except ZfsiloError as error:
             log.warning("the volumes could not be looked at: %s", error.message)
-            pause_s = min(SOON_S, interval_s)
         else:
             for name, complaint in report.complaints if report.complaints != known else ():
                 log.warning("volume %s is not as recorded: %s", name, complaint)
-            known = report.complaints
+            known, unfinished = report.complaints, report.unfinished
             if metrics is not None:
                 metrics.note_report(report)
                 await metrics.count_orphans()
-            pause_s = min(SOON_S, interval_s) if report.unknown else interval_s
-        if not interval_s:
+        if not unfinished and not interval_s:
             return
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(min(again_s, interval_s or LATE_S) if unfinished else interval_s)
+        again_s = min(2 * again_s, LATE_S) if unfinished else SOON_S
 
 
 def _follow_down(service: Service, launcher: SystemdLauncher, operation: Operation) -> None:

@@ -93,17 +93,19 @@ class Unstage(Descent):
 class Disconnect(Descent):
     """Log out, and release what this host published to itself.
 
-    `epoch`: only if it is still the attachment to that publication, not one made meanwhile.
+    `epoch`, `boot_id`: only the attachment to that publication, or of that boot, and not one that
+    was made meanwhile.
     """
 
     kind = "disconnect"
     epoch: int = 0
+    boot_id: str = ""
 
     def plan(self, world: World, seen: object) -> Plan:
         found = self.attachment(world.txn)
         claims = (f"attachment/{self.id}",)
         title = f"disconnect {self.id}"
-        if found is None or self.epoch not in (0, found.epoch):
+        if found is None or self._is_other(found):
             return Plan(title=title, claims=claims)
         if found.height != "CONNECTED" and not self.force:
             raise FailedPrecondition(
@@ -119,6 +121,9 @@ class Disconnect(Descent):
             commit=(drop(found), drop_secret(found.secret), *_debt(found)),
         )  # fmt: skip
 
+    def _is_other(self, found: Attachment) -> bool:
+        return self.epoch not in (0, found.epoch) or self.boot_id not in ("", found.boot_id)
+
 
 class Clear(Verb):
     """End a session that no record knows, and take away what is mounted of its disk."""
@@ -130,8 +135,11 @@ class Clear(Verb):
 
     def plan(self, world: World, seen: object) -> Plan:
         title = f"end an old session of {self.id}"
-        claims = (f"attachment/{self.id}", *(f"path/{each}" for each in self.paths))
-        if world.txn.get(Attachment, self.id) is not None:
+        target = self.disk.target
+        claims = (
+            f"attachment/{self.id}", f"target/{target}", *(f"path/{each}" for each in self.paths)
+        )  # fmt: skip
+        if any(each.disk.target == target for each in world.txn.scan(Attachment)):
             return Plan(title=title, claims=claims)  # what was seen was being connected
         detached = [Detached(disk=self.disk, path=each) for each in reversed(self.paths)]
         return Plan(title=title, claims=claims, moves=plan.up([Dropped(disk=self.disk), *detached]))

@@ -18,7 +18,7 @@ from zfsilod.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvol
 from zfsilod.verbs import Plan, Settings, Verb, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from zfsilod.host import Host as Machine
     from zfsilod.model import Move
@@ -89,7 +89,9 @@ class RemoveOrphans(Verb):
             moves += self._moves(found[name])
         return Plan(
             title=f"remove {len(self.names)} orphans",
-            claims=tuple(f"orphan/{name}" for name in self.names),
+            claims=tuple(dict.fromkeys((
+                *(f"orphan/{name}" for name in self.names), *_claims(world.txn, moves)
+            ))),
             moves=tuple(sorted(moves, key=lambda move: ORDER.index(type(move.step)))),
         )  # fmt: skip
 
@@ -232,6 +234,20 @@ def _sessions(seen: Inventory, known: Owned) -> Iterator[Orphan]:
                 name=f"mount{step.path}", moves=plan.up([step]), users=(step.path,),
                 text=f"a mount of {target} at {step.path}",
             )  # fmt: skip
+
+
+def _claims(txn: Transaction, moves: Sequence[Move]) -> Iterator[str]:
+    """Yield what is claimed by those who would begin to use what is removed here."""
+    names = {each.uid: each.id for each in txn.scan(Volume)}
+    for step in (move.step for move in moves):
+        if isinstance(step, Zvol):
+            yield f"dataset/{step.dataset}"
+        elif isinstance(step, (Dropped, Detached)):
+            yield f"target/{step.disk.target}"
+        elif isinstance(step, (NoAcl, NoExport, NoNode)):
+            yield f"target/{step.target}"
+            if _uid(step.target) in names:
+                yield f"volume/{names[_uid(step.target)]}"
 
 
 def _is_ours(target: str, prefix: str) -> bool:

@@ -123,9 +123,9 @@ class Service:
 
     async def _claim(self, verb: Verb, caller: str, operation_id: str, until: float) -> Operation:
         """Store the operation once its claims are free; return it, or an equal one that runs."""
-        seen = await sight.see(self, verb, operation_id)
-        await way.clear(self, verb, seen, caller, until)
         while True:
+            seen = await sight.see(self, verb, operation_id)  # anew, if it had to wait
+            await way.clear(self, verb, seen, caller, until)
             begin = partial(self._begin_in, verb, seen, caller, operation_id)
             found = await self.write(begin)
             if found.id == operation_id or found.request == verb.digest():

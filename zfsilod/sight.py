@@ -31,9 +31,9 @@ async def see(service: Service, verb: Verb, operation_id: str) -> object:
     if isinstance(verb, rotation.RefreshSecrets):
         return await rotation.known_secrets(service, verb)
     if isinstance(verb, take.Grow):
-        return await _server_size(service, verb.id)
+        return (await _connection(service, verb.id)).size_bytes
     if isinstance(verb, take.Stage):
-        return await _size_if_known(service, verb)
+        return await _connection_if_known(service, verb)
     if isinstance(verb, Descent):
         return await _is_lost(service, verb)
     with service.store.read() as txn:
@@ -88,22 +88,22 @@ async def _is_lost(service: Service, verb: Descent) -> bool:
     return False
 
 
-async def _server_size(service: Service, attachment_id: str) -> int:
+async def _connection(service: Service, attachment_id: str) -> take.Connection:
     with service.store.read() as txn:
         found = take.need_attachment(txn, attachment_id)
     connection, _chap = await service.servers.fetch(found.server, found.volume)
-    return connection.size_bytes
+    return connection
 
 
-async def _size_if_known(service: Service, verb: take.Stage) -> int | None:
-    """Return the size at the server: nobody else tells of one that grew before it was staged.
+async def _connection_if_known(service: Service, verb: take.Stage) -> take.Connection | None:
+    """Ask the server anew: the volume may have grown, or an earlier attempt have formatted it.
 
     A server that does not say must not keep a volume from being used: None.
     """
     if verb.readonly:
         return None
     try:
-        return await _server_size(service, verb.id)
+        return await _connection(service, verb.id)
     except ZfsiloError as error:
-        log.info("%s is staged with the size that is known here: %s", verb.id, error.message)
+        log.info("%s is staged as it is known here: %s", verb.id, error.message)
         return None

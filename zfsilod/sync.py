@@ -25,7 +25,7 @@ from zfsilod.steps import Zvol
 from zfsilod.survey import UNKNOWN, Findings, forget, note, survey, truth
 from zfsilod.trash import Purger
 from zfsilod.verbs import Plan, Settings, Verb, World, put
-from zfsilod.views import view
+from zfsilod.views import View, view, views
 
 if TYPE_CHECKING:
     from zfsilod.service import Service
@@ -70,22 +70,33 @@ class Report(Record):
     volumes: int  # that were looked at
     findings: tuple[Findings, ...] = ()  # of those that differ
     complaints: Pairs = ()  # by volume
-    unknown: bool = False  # something could not be known: look again soon
+    unfinished: bool = False  # something was at work, failed or could not be known: look again
 
 
 async def sync_all(service: Service, caller: str, *, validate_only: bool = False) -> Report:
     """Compare every volume with the host and repair what differs, one failure stopping no other."""
     findings = await survey(service)
+    with service.store.read() as txn:
+        left_out = sum(_may_end(txn, each) for each in views(txn)) > len(findings)
     complaints = {each.volume: each.problems[0].problem for each in findings if each.problems}
+    failed: dict[str, str] = {}
     if not validate_only:
-        complaints |= await _repair(service, [f.volume for f in findings if f.repairable], caller)
+        failed = await _repair(service, [f.volume for f in findings if f.repairable], caller)
+        complaints |= failed
     await service.write(partial(note, findings=findings, complaints=complaints))
     await service.write(forget)
     differing = tuple(each for each in findings if each.differences)
     return Report(
         volumes=len(findings), findings=differing, complaints=pairs(complaints),
-        unknown=any(p.reason == UNKNOWN for each in differing for p in each.problems),
+        unfinished=left_out or bool(failed)
+        or any(p.reason == UNKNOWN for each in differing for p in each.problems),
     )  # fmt: skip
+
+
+def _may_end(txn: Transaction, found: View) -> bool:
+    """Tell whether a volume is idle, or will be: not when a person has to repair an operation."""
+    operation = txn.get(Operation, found.operation) if found.operation else None
+    return operation is None or operation.state != "NEEDS_REPAIR"
 
 
 async def _repair(service: Service, names: list[str], caller: str) -> dict[str, str]:
@@ -140,7 +151,8 @@ async def clear_leftovers(service: Service, caller: str) -> None:
         if each.boot_id in ("", service.boot_id):
             continue  # of this boot, or of a version that did not tell
         try:
-            operation = await service.begin(Disconnect(id=each.id, force=True), caller=caller)
+            verb = Disconnect(id=each.id, force=True, boot_id=each.boot_id)
+            operation = await service.begin(verb, caller=caller)
             await service.wait(operation.id, SYNC_DEADLINE_S)
         except ZfsiloError as error:
             log.warning("what is left of %s after the reboot stays: %s", each.id, error.message)
@@ -163,11 +175,14 @@ class Watchman:
         """Look at every operation that has not ended: one without a unit is rolled back."""
         # In this order: what is in nobody's hand now was launched before systemd is asked.
         with self._service.store.read() as txn:
-            live = [each.id for each in txn.live() if not self._service.driver.has_in_hand(each.id)]
+            free = (each for each in txn.live() if not self._service.driver.has_in_hand(each.id))
+            live = {each.id: each.revision for each in free}
         running = await self._service.launcher.running() if live else set()
         self._tried = {each: tried for each, tried in self._tried.items() if each in live}
-        for operation_id in live:
+        for operation_id, revision in live.items():
             operation = self._service.operation(operation_id)
+            if self._service.driver.has_in_hand(operation_id) or operation.revision != revision:
+                continue  # it went on since: what systemd told is of before
             if operation.unit not in running:
                 await self._bring_on(operation)
 
@@ -208,14 +223,18 @@ class Watchman:
         with self._service.store.read() as txn:
             debts = [each for each in txn.scan(Debt) if self._is_due(txn, each)]
         for debt in debts:
-            try:
-                await self._service.servers.release(debt.server, debt.volume, request=debt.id)
-            except NotFound:
-                log.info("%s is gone from %s, and so is its release", debt.volume, debt.server)
-            except ZfsiloError as error:
+            if await self._is_released(debt):
+                await self._service.write(partial(_drop, "debt", debt.id))
+
+    async def _is_released(self, debt: Debt) -> bool:
+        try:
+            await self._service.servers.release(debt.server, debt.volume, request=debt.id)
+        except ZfsiloError as error:
+            if not isinstance(error, NotFound) or error.reason == "NO_SERVER":
                 log.info("the release of %s is still owed: %s", debt.volume, error.message)
-                continue
-            await self._service.write(partial(_drop, "debt", debt.id))
+                return False
+            log.info("%s is gone from %s, and so is its release", debt.volume, debt.server)
+        return True
 
     async def forget(self) -> None:
         """Drop the ended operations that are older than the retention, or crowd the store."""
@@ -228,9 +247,12 @@ class Watchman:
             await self._service.write(partial(_drop, "operation", operation_id))
 
     def _is_due(self, txn: Transaction, debt: Debt) -> bool:
+        """Tell whether a release is to be asked for: not of what was connected again since."""
         operation = txn.get(Operation, debt.id)
         live = operation is not None and not operation.ended
-        return not live and not self._service.driver.has_in_hand(debt.id)
+        owed = (debt.server, debt.volume)
+        used = any((each.server, each.volume) == owed for each in txn.scan(Attachment))
+        return not live and not used and not self._service.driver.has_in_hand(debt.id)
 
     async def _bring_on(self, operation: Operation) -> None:
         if operation.ended or (operation.state == "NEEDS_REPAIR" and not self._may_try(operation)):

@@ -79,6 +79,13 @@ class Connect(Verb):
                 attachment=self.id,
             )  # fmt: skip
         self._check(world, seen.connection)
+        if found is not None and found.epoch > seen.connection.epoch:
+            raise FailedPrecondition(
+                f"{self.id} is connected by a later publication ({found.epoch}) than the one that "
+                f"{self.server} tells of ({seen.connection.epoch}): connect again, or disconnect "
+                "with --force when the server's records are of an older day",
+                reason="STALE_EPOCH", volume=self.id,
+            )  # fmt: skip
         new = self._attachment(found, seen.connection, world, published=seen.published)
         owed = Debt(id=world.operation_id, server=self.server, volume=self.volume)
         moves, commit = plan.up(plan.connection(new)), [put(new)]
@@ -90,7 +97,8 @@ class Connect(Verb):
             commit.append(drop_secret(found.secret))
         return Plan(
             title=f"connect {self.volume} of {self.server}",
-            claims=(f"attachment/{self.id}",), moves=moves, commit=tuple(commit),
+            claims=(f"attachment/{self.id}", f"target/{seen.connection.target}"),
+            moves=moves, commit=tuple(commit),
             revert=(drop_secret(new.secret),) if rotated or not found else (),
             secrets={new.secret: seen.chap},
         )  # fmt: skip
@@ -99,7 +107,7 @@ class Connect(Verb):
         found = txn.get(Attachment, self.id)
         if found is None or found.height == "ABSENT" or self.epoch not in (0, found.epoch):
             return None
-        if not self.is_about(found):
+        if not self.is_about(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
             return None
         return plan.up(plan.connection(found))
 
@@ -128,6 +136,7 @@ class Connect(Verb):
             return found.but(
                 epoch=connection.epoch,
                 rotation=connection.rotation,
+                restore="BOOT" if "BOOT" in (found.restore, self.restore) else "NEVER",
                 boot_id=world.boot_id,
                 updated_at=world.now,
             )
@@ -170,7 +179,7 @@ class Stage(Verb):
                 "parameters: unstage it first",
                 reason=found.height, volume=self.id,
             )  # fmt: skip
-        new = found if again else self._staged(_grown(found, seen), world)
+        new = found if again else self._staged(_as_served(found, seen), world)
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
@@ -302,11 +311,16 @@ class Grow(Verb):
         )  # fmt: skip
 
 
-def _grown(found: Attachment, seen: object) -> Attachment:
-    """Return an attachment with the size that the server tells, when it does and it is larger."""
-    assert seen is None or isinstance(seen, int)
-    size = max(seen or 0, found.disk.size_bytes)
-    return found.but(disk=found.disk.but(size_bytes=size))
+def _as_served(found: Attachment, seen: object) -> Attachment:
+    """Return an attachment as the server tells it, when it does: its size and its filesystem.
+
+    A Stage that failed may have come as far as mkfs: the server was told, our record was not.
+    """
+    assert seen is None or isinstance(seen, Connection)
+    if seen is None or seen.epoch != found.epoch:
+        return found
+    size = max(seen.size_bytes, found.disk.size_bytes)
+    return found.but(disk=found.disk.but(size_bytes=size), filesystem=seen.filesystem)
 
 
 STAGING = "/var/lib/zfsilo/staging"

@@ -161,10 +161,10 @@ class Purger:
         with self._service.store.read() as txn:
             due = list(self._due(txn))
         for each in due[:PURGES_AT_ONCE]:
+            self._again[each.id] = time.monotonic() + PURGE_AGAIN_S
             try:
                 await self._service.begin(PurgeVolume(id=each.id), caller="zfsilod", deadline_s=0)
             except ZfsiloError as error:
-                self._again[each.id] = time.monotonic() + PURGE_AGAIN_S
                 log.warning("%s stays in the trash: %s", each.volume.id, error.message)
 
     def _due(self, txn: Transaction) -> Iterator[Trashed]:

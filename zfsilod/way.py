@@ -50,7 +50,7 @@ def obstacles(verb: Verb, txn: Transaction, seen: object) -> Sequence[Verb]:
         return verb.fences(txn)
     if isinstance(verb, Connect) and isinstance(seen, Fetched):
         found = txn.get(Attachment, verb.id)
-        if found is not None and verb.is_about(found) and found.epoch != seen.connection.epoch:
+        if found is not None and verb.is_about(found) and found.epoch < seen.connection.epoch:
             # Its secrets are worth nothing any more.
             return [Disconnect(id=verb.id, force=True, epoch=found.epoch)]
     return []

@@ -429,7 +429,7 @@ def bare_zvol(contract: Contract) -> None:
 
 def live_session(contract: Contract) -> None:
     """Check that the guard of an unpublication sees a session, and refuses."""
-    (guard,) = _of_kind("unpublish", NoSession)
+    guard, _once_more = _of_kind("unpublish", NoSession)
     with contract.case("unpublish: the guard with a live session"):
         assert guard.probe(contract.host) is False
         refused = ""

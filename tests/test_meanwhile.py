@@ -1,0 +1,361 @@
+"""What was looked at may be other when its turn comes, and nothing is lost by it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.doubles import SETTINGS, house
+from zfsilod import adopt, orphans
+from zfsilod.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
+from zfsilod.give import CreateVolume, UpdateVolume
+from zfsilod.leave import Disconnect, UnmountFrom
+from zfsilod.model import Attachment, Debt, Operation, Publication, Trashed, Volume
+from zfsilod.publish import Publish, Unpublish
+from zfsilod.sync import SyncVolume, Watchman, clear_leftovers, sync_all
+from zfsilod.take import Connect, MountAt, Stage
+from zfsilod.trash import DeleteVolume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.doubles import House
+    from zfsilod.model import Disk
+
+GIB = 1 << 30
+TARGET_USE = ("session", "mount")
+PUBLISHED = (
+    CreateVolume(id="data", capacity_bytes=GIB, hosts=("take",)),
+    Publish(volume="data", host="take"),
+)
+CONNECT = Connect(id="data", server="give", volume="data")
+UP = (CONNECT, Stage(id="data"), MountAt(id="data", path="/srv/data"))
+
+
+def used(zfsilo: House) -> dict[str, object]:
+    return {n: v for n, v in zfsilo.facts.items() if n.partition(":")[0] in TARGET_USE}
+
+
+def lose_sessions(zfsilo: House) -> None:
+    """Do to a consumer what its reboot does; the exports of its server stay."""
+    for name in used(zfsilo):
+        zfsilo.host.facts.effect(name, None)
+
+
+def attachment(zfsilo: House, name: str = "data") -> Attachment | None:
+    with zfsilo.service.store.read() as txn:
+        return txn.get(Attachment, name)
+
+
+def hold(zfsilo: House) -> Callable[[], None]:
+    """Let what was begun by now, and nothing later, wait until the answer is called."""
+    gate, zfsilo.launcher.gate = zfsilo.launcher.gate, asyncio.Event()
+    zfsilo.launcher.gate.set()
+    gate.clear()
+    return gate.set
+
+
+async def soon(fact: Callable[[], Any]) -> None:
+    until = time.monotonic() + 10
+    while not fact():
+        assert time.monotonic() < until
+        await asyncio.sleep(0.01)
+
+
+async def test_after_a_reboot_what_is_connected_again_is_no_leftover(zfsilo: House) -> None:
+    other = Connect(id="a", server="give", volume="a")
+    await zfsilo.do(
+        CreateVolume(id="a", capacity_bytes=GIB), Publish(volume="a", host="take"), other,
+        *PUBLISHED, *UP,
+    )  # fmt: skip
+    lose_sessions(zfsilo)
+    zfsilo.service.boot_id = "f" * 32
+    zfsilo.launcher.gate.clear()
+    cleared = asyncio.create_task(clear_leftovers(zfsilo.service, caller="zfsilod"))
+    await soon(lambda: any(not task.done() for task in zfsilo.launcher.tasks.values()))
+    release = hold(zfsilo)
+    await zfsilo.do(*UP)
+    before = used(zfsilo)
+    release()
+    await cleared
+    assert attachment(zfsilo, "a") is None
+    assert used(zfsilo) == before
+
+
+async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) -> None:
+    await zfsilo.do(*PUBLISHED, CONNECT.but(restore="BOOT"), *UP[1:])
+    lose_sessions(zfsilo)
+    zfsilo.launcher.gate.clear()
+    restored = await zfsilo.service.begin(SyncVolume(id="data"), caller="zfsilod")
+    asked = asyncio.create_task(zfsilo.do(UnmountFrom(id="data")))
+    await soon(lambda: asked.done() or zfsilo.service.driver.news._waiters)
+    zfsilo.launcher.gate.set()
+    await zfsilo.service.wait(restored.id, 10)
+    assert [type(move.step).__name__ for move in (await asked).moves][1] == "Bound"
+    assert zfsilo.host.facts.names("session")
+
+
+async def test_a_connection_of_yesterday_does_not_replace_that_of_today(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await zfsilo.do(*PUBLISHED)
+    is_known, gate, first = zfsilo.host.iscsi.is_known, threading.Event(), [True]
+
+    def slow(disk: Disk) -> bool:
+        if first:
+            first.clear()
+            gate.wait(10)
+        return is_known(disk)
+
+    monkeypatch.setattr(zfsilo.host.iscsi, "is_known", slow)
+    old = asyncio.create_task(zfsilo.do(CONNECT.but(epoch=1)))
+    await soon(lambda: not first)
+    await zfsilo.do(Unpublish(volume="data", host="take"), PUBLISHED[1], CONNECT.but(epoch=2))
+    before = used(zfsilo)
+    gate.set()
+    with pytest.raises(FailedPrecondition, match="later publication"):
+        await old
+    assert used(zfsilo) == before
+    assert zfsilo.service.store.chap("data") == zfsilo.service.store.chap("data/take")
+
+
+async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path, SETTINGS.but(trash_retention_s=86400)) as zfsilo:
+        await zfsilo.do(PUBLISHED[0])
+        move, moved, go = zfsilo.host.zfs.move, threading.Event(), threading.Event()
+
+        def slow(*words: Any, **more: Any) -> None:
+            move(*words, **more)
+            if not moved.is_set():
+                moved.set()
+                go.wait(10)
+                raise Unavailable("zfs did not end within 120 s")
+
+        monkeypatch.setattr(zfsilo.host.zfs, "move", slow)
+        one = await zfsilo.service.begin(DeleteVolume(id="data"), caller="one")
+        await asyncio.to_thread(moved.wait, 10)
+        two = asyncio.create_task(zfsilo.do(DeleteVolume(id="data", dependents="KEEP")))
+        await soon(lambda: zfsilo.service.driver.news._waiters)
+        go.set()
+        with pytest.raises(Unavailable):
+            await zfsilo.service.wait(one.id, 10)
+        await two
+        with zfsilo.service.store.read() as txn:
+            (kept,) = txn.scan(Trashed)
+        assert zfsilo.host.facts.names("zvol") == [kept.volume.dataset]
+
+
+async def test_a_release_waits_for_as_long_as_the_volume_is_used_again(zfsilo: House) -> None:
+    watchman = Watchman(zfsilo.service, retention_s=1 << 30)
+    again = CONNECT.but(publish_if_needed=True)
+    await zfsilo.do(PUBLISHED[0], again, Disconnect(id="data"), again, *UP[1:])
+    lose_sessions(zfsilo)  # the server came back before its initiator did
+    await watchman.pay_debts()
+    with zfsilo.service.store.read() as txn:
+        assert txn.get(Publication, "data/take") is not None
+    await zfsilo.do(Disconnect(id="data", force=True))
+    await watchman.pay_debts()
+    with zfsilo.service.store.read() as txn:
+        assert (list(txn.scan(Publication)), list(txn.scan(Debt))) == ([], [])
+
+
+async def test_a_release_is_owed_while_nobody_knows_its_server(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await zfsilo.do(PUBLISHED[0], CONNECT.but(publish_if_needed=True), Disconnect(id="data"))
+    watchman = Watchman(zfsilo.service, retention_s=1 << 30)
+
+    async def unknown(*_words: Any, **_more: Any) -> None:
+        raise NotFound("there is no server give", reason="NO_SERVER")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zfsilo.server, "release", unknown)
+        await watchman.pay_debts()
+    await watchman.pay_debts()
+    with zfsilo.service.store.read() as txn:
+        assert (list(txn.scan(Publication)), list(txn.scan(Debt))) == ([], [])
+
+
+async def test_what_the_boots_sync_had_to_leave_out_is_looked_at_again(zfsilo: House) -> None:
+    await zfsilo.do(*PUBLISHED)
+    zfsilo.launcher.gate.clear()
+    labels = UpdateVolume(id="data", mask=("labels",), labels=(("for", "tests"),))
+    begun = await zfsilo.service.begin(labels, caller="somebody")
+    zfsilo.host.facts.reboot()
+    assert (await sync_all(zfsilo.service, "zfsilod")).unfinished
+    zfsilo.launcher.gate.set()
+    await zfsilo.service.wait(begun.id, 10)
+    assert not (await sync_all(zfsilo.service, "zfsilod")).unfinished
+    assert zfsilo.host.facts.names("target")
+
+
+async def test_what_the_boots_sync_could_not_do_is_looked_at_again(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await zfsilo.do(*PUBLISHED)
+    zfsilo.host.facts.reboot()
+
+    def late(*_words: Any, **_more: Any) -> None:
+        raise Unavailable("the device did not appear", reason="NO_DEVICE")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zfsilo.host.lio, "add_backstore", late)
+        assert (await sync_all(zfsilo.service, "zfsilod")).unfinished
+    assert not (await sync_all(zfsilo.service, "zfsilod")).unfinished
+
+
+async def test_two_names_for_one_volume_at_once(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await zfsilo.do(*PUBLISHED)
+    login, users, iscsi = zfsilo.host.iscsi.login, zfsilo.host.iscsi.users, zfsilo.host.iscsi
+    gate, looked, go = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_login(disk: Disk) -> None:
+        login(disk)
+        gate.wait(10)
+
+    def slow_users(disk: Disk) -> list[str]:
+        found = users(disk)
+        looked.set()
+        go.wait(10)
+        return found
+
+    monkeypatch.setattr(iscsi, "login", slow_login)
+    one = await zfsilo.service.begin(CONNECT, caller="one")
+    await soon(lambda: zfsilo.host.facts.names("session"))
+    monkeypatch.setattr(iscsi, "users", slow_users)
+    two = asyncio.create_task(zfsilo.do(CONNECT.but(id="two")))
+    await asyncio.to_thread(looked.wait, 10)
+    gate.set()
+    await zfsilo.service.wait(one.id, 10)
+    await zfsilo.do(*UP[1:])
+    before = used(zfsilo)
+    go.set()
+    with pytest.raises(AlreadyExists, match="connected here as data"):
+        await two
+    assert used(zfsilo) == before
+
+
+async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> None:
+    await zfsilo.do(PUBLISHED[0])
+    await zfsilo.service.write(lambda txn: txn.drop(Volume.bucket(), "data"))
+    zfsilo.launcher.gate.clear()
+    verb = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
+    removed = await zfsilo.service.begin(verb, caller="root")
+    found = await adopt.find(zfsilo.service, "tank/zfsilo/data", "data")
+    adopted = asyncio.create_task(zfsilo.do(found))
+    await soon(lambda: adopted.done() or zfsilo.service.driver.news._waiters)
+    zfsilo.launcher.gate.set()
+    await zfsilo.service.wait(removed.id, 10)
+    with pytest.raises(FailedPrecondition, match="is gone"):
+        await adopted
+
+
+async def test_an_orphan_that_is_being_removed_is_not_connected_to(zfsilo: House) -> None:
+    await zfsilo.do(*PUBLISHED, CONNECT)
+    await zfsilo.service.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
+    names = tuple(each.name for each in await orphans.find(zfsilo.service))
+    zfsilo.launcher.gate.clear()
+    removed = await zfsilo.service.begin(orphans.RemoveOrphans(names=names), caller="root")
+    release = hold(zfsilo)
+    up = asyncio.create_task(zfsilo.do(*UP))
+    await soon(lambda: up.done() or zfsilo.service.driver.news._waiters)
+    release()
+    await zfsilo.service.wait(removed.id, 10)
+    await up
+    assert {name.partition(":")[0] for name in used(zfsilo)} == {"session", "mount"}
+
+
+async def test_a_stage_that_failed_after_mkfs_is_made_good_by_the_next(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await zfsilo.do(*PUBLISHED, CONNECT)
+
+    def cut_off(*_words: Any, **_more: Any) -> None:
+        raise Unavailable("the session is being recovered")
+
+    for name in ("block.make_filesystem", "mounts.stage"):
+        adapter, _dot, method = name.partition(".")
+        with monkeypatch.context() as patched:
+            patched.setattr(getattr(zfsilo.host, adapter), method, cut_off)
+            with pytest.raises(Unavailable):
+                await zfsilo.do(CONNECT, UP[1])
+    with zfsilo.service.store.read() as txn:
+        served = txn.get(Volume, "data")
+    assert served is not None
+    await zfsilo.do(*UP)
+    found = attachment(zfsilo)
+    assert found is not None
+    assert found.filesystem.uuid == served.filesystem.uuid
+
+
+async def test_what_cannot_be_purged_is_not_tried_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path, SETTINGS.but(trash_retention_s=1)) as zfsilo:
+        await zfsilo.do(PUBLISHED[0], DeleteVolume(id="data"))
+
+        def busy(*_words: Any, **_more: Any) -> None:
+            raise Busy("the zvol is in use")
+
+        monkeypatch.setattr(zfsilo.host.zfs, "destroy_zvol", busy)
+        watchman = Watchman(zfsilo.service, retention_s=1 << 30)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 10)
+        for _round in range(3):
+            await watchman._purger.purge()
+            await asyncio.gather(*zfsilo.launcher.tasks.values())
+        with zfsilo.service.store.read() as txn:
+            assert [each.kind for each in txn.scan(Operation)].count("purge") == 1
+
+
+async def test_a_list_of_units_is_not_held_against_what_went_on_since(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await zfsilo.do(*PUBLISHED, CONNECT)
+    heard: list[str] = []
+    hint, zfsilo.launcher.hint = zfsilo.launcher.hint, heard.append
+    staged = await zfsilo.service.begin(UP[1], caller="somebody")
+    await soon(lambda: heard)
+    assert zfsilo.service.operation(staged.id).state == "WAITING"
+    await soon(lambda: not zfsilo.service.driver.has_in_hand(staged.id))
+    make, at_mkfs, go = zfsilo.host.block.make_filesystem, threading.Event(), threading.Event()
+    refused: list[str] = []
+
+    def slow(*words: Any) -> None:
+        at_mkfs.set()
+        go.wait(10)
+        make(*words)
+
+    async def late() -> set[str]:
+        zfsilo.launcher.hint = hint
+        hint(heard[0])
+        await asyncio.to_thread(at_mkfs.wait, 10)
+        return set()  # as it was when it was asked
+
+    async def roll_back(operation: Operation) -> None:
+        refused.append(operation.id)
+
+    monkeypatch.setattr(zfsilo.host.block, "make_filesystem", slow)
+    with monkeypatch.context() as patched:
+        patched.setattr(zfsilo.launcher, "running", late)
+        patched.setattr(zfsilo.launcher, "rollback", roll_back)
+        await Watchman(zfsilo.service, retention_s=1 << 30).recover()
+    go.set()
+    await zfsilo.service.wait(staged.id, 10)
+    assert refused == []
+
+
+async def test_connecting_again_for_good_keeps_it_after_a_boot(zfsilo: House) -> None:
+    await zfsilo.do(*PUBLISHED, CONNECT, CONNECT.but(restore="BOOT"), CONNECT)
+    found = attachment(zfsilo)
+    assert found is not None
+    assert found.restore == "BOOT"
