@@ -14,6 +14,7 @@ from zfsilod.ctl import servers
 from zfsilod.ctl.client import PAGE_SIZE
 from zfsilod.ctl.pki import with_port
 from zfsilod.errors import InvalidArgument
+from zfsilod.host.iscsi import initiator_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,8 +74,9 @@ def test_the_initiator_name_is_that_of_open_iscsi(
     assert f"{path} cannot be read: install open-iscsi" in ctl.fails(5, f"join {join}")
     path.write_text("# made by hand\n")
     assert "names no InitiatorName" in ctl.fails(5, f"join {join}")
-    path.write_text(f"## comment\nInitiatorName={IQN}\n")
+    path.write_text(f"## comment\nInitiatorName={IQN}\nInitiatorName={IQN}.old\n")
     ctl.ok(f"join {join}")
+    assert ctl("host show web --json").json["iqn"] == IQN == initiator_name(path)
 
 
 def test_a_server_is_called_by_an_id(ctl: Shell) -> None:

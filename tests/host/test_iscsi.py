@@ -362,3 +362,7 @@ def test_initiator_name(tmp_path: Path) -> None:
     assert initiator_name(path) == ""
     path.write_text("## made by a tool\nInitiatorName=iqn.2024-01.lab.take:host\n")
     assert initiator_name(path) == "iqn.2024-01.lab.take:host"
+    path.write_text(
+        "InitiatorName=\n InitiatorName= iqn.2024-01.a:b \nInitiatorName=iqn.2024-01.c:d\n"
+    )
+    assert initiator_name(path) == "iqn.2024-01.a:b", "as iscsid reads it: the first that is there"

@@ -13,6 +13,7 @@ from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import Server
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import AlreadyExists, FailedPrecondition, ZfsiloError
+from zfsilod.host.iscsi import name_in
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def join(given: Namespace) -> None:
     known = servers.from_join(Path(given.file))
     known.name = check_id(given.local_name or known.name, "server name")
     _refuse_another(known)
-    host = register(known, given.timeout, given.iqn or initiator_name())
+    host = register(known, given.timeout, given.iqn or own_iqn())
     path = servers.write(known)
     reach.let_out(split_address(known.address)[0])
     if given.json:
@@ -81,7 +82,7 @@ def register(known: Access, timeout_s: float | None, iqn: str) -> str:
     return bare(answer.host.name, "hosts")
 
 
-def initiator_name() -> str:
+def own_iqn() -> str:
     """Return this host's name as an iSCSI initiator."""
     path = places.initiator()
     try:
@@ -90,14 +91,13 @@ def initiator_name() -> str:
         raise FailedPrecondition(
             f"{path} cannot be read: install open-iscsi, use sudo, or give --iqn", reason="NO_IQN"
         ) from error
-    for line in text.splitlines():
-        key, _equals, value = line.strip().partition("=")
-        if key == "InitiatorName" and value:
-            return value
-    raise FailedPrecondition(
-        f"{path} names no InitiatorName: give --iqn, or make one with iscsi-iname",
-        reason="NO_IQN",
-    )
+    name = name_in(text)
+    if not name:
+        raise FailedPrecondition(
+            f"{path} names no InitiatorName: give --iqn, or make one with iscsi-iname",
+            reason="NO_IQN",
+        )
+    return name
 
 
 def _refuse_another(known: Access) -> None:

@@ -302,11 +302,22 @@ class RealIscsi:
 def initiator_name(path: Path = INITIATOR_NAME) -> str:
     """Return this host's IQN; "" when open-iscsi has not made one."""
     try:
-        lines = path.read_text().splitlines()
+        return name_in(path.read_text())
     except FileNotFoundError:
         return ""
-    values = [line.partition("=")[2].strip() for line in lines if line.startswith("InitiatorName=")]
-    return values[-1] if values else ""
+
+
+def name_in(text: str) -> str:
+    """Return the IQN that an initiatorname.iscsi says; "" when it says none.
+
+    iscsid takes the first that is not empty (cfg_get_string_param of open-iscsi), and so do we:
+    it is what the server will see at the login.
+    """
+    for line in text.splitlines():
+        key, _equals, value = line.strip().partition("=")
+        if key.strip() == "InitiatorName" and value.strip():
+            return value.strip()
+    return ""
 
 
 def _settings(chap: Chap) -> dict[str, str]:
