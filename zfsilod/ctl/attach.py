@@ -9,7 +9,8 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import places, servers
+from zfsilod.ctl import places
+from zfsilod.ctl.attachment import mount_options, only_server
 from zfsilod.ctl.ladder import wish_for
 from zfsilod.errors import (
     AlreadyExists,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNIT_S = 360.0  # zfsilo-volume@ waits for its server for 300
-TOOL_S = 60.0
 
 
 def attach(given: Namespace) -> None:
@@ -65,13 +65,12 @@ def detach(given: Namespace) -> None:
 
 def content(given: Namespace, name: str, path: str) -> str:
     """Return the file of volumes.d that says what was typed."""
-    values: dict[str, object] = {"server": given.server or _only_server(), "mount_path": path}
+    values: dict[str, object] = {"server": given.server or only_server(), "mount_path": path}
     if name != given.name:
         values["volume"] = check_id(given.name, "volume id")
     if given.fs_type:
         values["fs_type"] = given.fs_type
-    options = [each for some in given.option for each in some.split(",")]
-    if options:
+    if options := mount_options(given.option):
         values["mount_options"] = options
     if given.readonly:
         values["readonly"] = True
@@ -82,15 +81,6 @@ def content(given: Namespace, name: str, path: str) -> str:
 def unit(name: str) -> str:
     """Return the unit that keeps a volume up."""
     return f"zfsilo-volume@{name}.service"
-
-
-def _only_server() -> str:
-    known = servers.names()
-    if len(known) != 1:
-        raise InvalidArgument(
-            f"this host knows {len(known)} servers: name one with --server", reason="WHICH_SERVER"
-        )
-    return known[0]
 
 
 def _write(file: Path, text: str) -> bool:

@@ -70,6 +70,7 @@ STATES = (
 )  # fmt: skip
 ADDRESS = Argument("--address", metavar="HOST[:PORT]", default="",
                    text="how this server is reached (its host name)")  # fmt: skip
+FS_TYPES = ("ext4", "xfs")
 HEIGHTS = ("created", "published", "connected", "staged", "mounted")
 
 COMMON = (
@@ -105,6 +106,10 @@ LABEL_CHANGE = Argument("-l", "--label", metavar="NAME=VALUE", action="append", 
 PATH = Argument("path", metavar="PATH", nargs="?", offer="files", text="the path")
 ALL_PATHS = flag("--all", text="from all paths")
 READONLY = flag("--readonly", text="refuse writes")
+FS_TYPE = Argument("--fs-type", metavar="TYPE", default="", offer=FS_TYPES, choices=FS_TYPES,
+                   text="what to make (what it has, or ext4)")  # fmt: skip
+MOUNT_OPTION = Argument("-o", "--option", metavar="OPTIONS", action="append", default=[],
+                        text="mount options: noatime,discard; may be repeated")  # fmt: skip
 IQN = Argument("--iqn", text="its name as an iSCSI initiator")
 NQN = Argument("--nqn", text="its name as an NVMe host")
 MAX = Argument("--max-attachments", metavar="N", type=parse_number,
@@ -192,22 +197,14 @@ COMMANDS = (
                      text="the server; needless when only one is known"),
             Argument("--as", dest="local_name", metavar="NAME", default="",
                      text="what it shall be called on this host"),
-            Argument("--fs-type", metavar="TYPE", default="", offer=("ext4", "xfs"),
-                     choices=("ext4", "xfs"), text="what to make (what it has, or ext4)"),
-            Argument("-o", "--option", metavar="OPTIONS", action="append", default=[],
-                     text="mount options: noatime,discard; may be repeated"),
-            READONLY),
+            FS_TYPE, MOUNT_OPTION, READONLY),
     Command("volume detach", "attach:detach", "undo attach, now and for every boot", VOLUME),
     Command("volume disconnect", "attachment:disconnect", "log out of a volume",
             VOLUME, FORCE, ETAG, changes=True),
     Command("volume stage", "attachment:stage", "make its filesystem once, and mount it for use",
             VOLUME,
             Argument("--path", default="", offer="files", text="where (/var/lib/zfsilo/staging)"),
-            Argument("--fs-type", metavar="TYPE", default="", offer=("ext4", "xfs"),
-                     text="what to make (what it has, or ext4)"),
-            Argument("-o", "--option", metavar="OPTIONS", action="append", default=[],
-                     text="mount options: noatime,discard; may be repeated"),
-            READONLY, ETAG, changes=True),
+            FS_TYPE, MOUNT_OPTION, READONLY, ETAG, changes=True),
     Command("volume unstage", "attachment:unstage", "undo stage",
             VOLUME, Argument("--path", default="", offer="files", text="only if it is there"),
             FORCE, ETAG, changes=True),
