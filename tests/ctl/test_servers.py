@@ -12,7 +12,7 @@ from tests.ctl.shell import PROJECT
 from zfsilod import certs, pki
 from zfsilod.ctl import servers
 from zfsilod.ctl.client import PAGE_SIZE
-from zfsilod.ctl.pki import with_port
+from zfsilod.ctl.places import PORT, with_port
 from zfsilod.errors import InvalidArgument
 from zfsilod.host.iscsi import initiator_name
 
@@ -247,7 +247,7 @@ def test_no_store_yet(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     ],
 )
 def test_addresses_get_a_port(address: str, complete: str) -> None:
-    assert with_port(address) == complete
+    assert with_port(address, PORT) == complete
 
 
 @pytest.mark.parametrize("name", ["", ".", "../x", "a/b"])

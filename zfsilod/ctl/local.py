@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.audit import Audit, to_journal
+from zfsilod.certs import make_join
 from zfsilod.ctl import places
 from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
 from zfsilod.store import Store
@@ -15,6 +17,8 @@ from zfsilod.store import Store
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
+
+    from zfsilod.certs import Access
 
 STDOUT = "-"
 
@@ -69,3 +73,11 @@ def new_file(name: str) -> Iterator[Path | None]:
     except BaseException:
         path.unlink()
         raise
+
+
+def write_join(path: Path | None, join: Access) -> None:
+    """Write a join file where `new_file` made room for it, or to standard output."""
+    if path is None:
+        sys.stdout.write(make_join(join))
+    else:
+        path.write_text(make_join(join))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod import certs, pki
 from zfsilod.ctl import answers, places, servers
-from zfsilod.ctl.local import check_here, new_file, opened_store, record
+from zfsilod.ctl.local import check_here, new_file, opened_store, record, write_join
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
 from zfsilod.model import Issued
@@ -71,10 +71,7 @@ def issue(given: Namespace) -> None:
         with new_file(given.file or f"{given.subject}.join") as path:
             with store.write() as txn:
                 txn.put(pki.record_of(made.certificate_pem, identity))
-            if path is None:
-                sys.stdout.write(certs.make_join(join))
-            else:
-                path.write_text(certs.make_join(join))
+            write_join(path, join)
     record("pki issue", str(identity))
     if path is not None and not given.quiet:
         print(f"{path}: for {identity}, who reaches this server at {join.address}")
@@ -179,9 +176,10 @@ def write_own(names: tuple[str, ...]) -> None:
 
 def access(address: str, *, pair: pki.Pair | None = None, token: str = "") -> certs.Access:
     """Return how this server is reached: by a certificate and its key, or by a token."""
-    name = socket.gethostname()
+    address = places.with_port(address or socket.gethostname(), places.PORT)
+    certs.split_address(address)
     return certs.Access(
-        name=host_id(), address=with_port(address or name), tls_name=pki.tls_name(host_id()),
+        name=host_id(), address=address, tls_name=pki.tls_name(host_id()),
         authority=files().own_authority().certificate_pem.decode(), token=token,
         certificate=pair.certificate_pem.decode() if pair else "",
         key=pair.key_pem.decode() if pair else "",
@@ -193,18 +191,6 @@ def host_id() -> str:
     from zfsilod.config import load
 
     return load(places.etc()).daemon.host_id
-
-
-def with_port(address: str) -> str:
-    """Return an address with a port; a bare IPv6 address gets its brackets."""
-    if address.count(":") > 1 and not address.startswith("["):
-        address = f"[{address}]"
-    complete = (
-        address if address.rpartition(":")[2].isdecimal() and not address.endswith("]") else ""
-    )
-    complete = complete or f"{address}:{places.PORT}"
-    certs.split_address(complete)
-    return complete
 
 
 def _is_meant(found: Issued, name: str) -> bool:

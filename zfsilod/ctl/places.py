@@ -34,6 +34,14 @@ def initiator() -> Path:
     return _path("/etc/iscsi/initiatorname.iscsi")
 
 
+def with_port(address: str, port: int) -> str:
+    """Return an address with a port; a bare IPv6 address gets its brackets."""
+    if address.count(":") > 1 and not address.startswith("["):
+        address = f"[{address}]"
+    has_port = address.rpartition(":")[2].isdecimal() and not address.endswith("]")
+    return address if has_port else f"{address}:{port}"
+
+
 def simulation() -> str:
     """Return the directory of the simulation that is meant, or ""."""
     return os.environ.get("ZFSILO_SIMULATE", "")

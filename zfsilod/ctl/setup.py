@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zfsilod.config import Config
 
 TOOL_S = 60.0
+PORTAL_PORT = 3260
 GIVE_UNITS = (
     "zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer"
 )  # fmt: skip
@@ -76,7 +77,7 @@ def make_plan(given: Namespace, run: Runner) -> Plan:
         )
     if not config.DATASET.fullmatch(root):
         raise InvalidArgument(f"{root[:80]!r} is no dataset name", reason="BAD_DATASET")
-    portals = tuple(_with_port(each) for each in given.portal)
+    portals = tuple(places.with_port(each, PORTAL_PORT) for each in given.portal)
     wrong = next((each for each in portals if not config.is_portal(each)), None)
     if wrong is not None:
         raise InvalidArgument(f"{wrong[:80]!r} is no address", reason="BAD_PORTAL")
@@ -152,14 +153,6 @@ def _exists(run: Runner, dataset: str) -> bool:
             return False
         raise
     return bool(listed.stdout)
-
-
-def _with_port(address: str) -> str:
-    if address.count(":") > 1 and not address.startswith("["):
-        address = f"[{address}]"
-    return address if address.rpartition(":")[2].isdecimal() and address[-1] != "]" else (
-        f"{address}:3260"
-    )  # fmt: skip
 
 
 def _tell(plan: Plan) -> None:

@@ -9,11 +9,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from zfsilod import certs
 from zfsilod.auth import new_token
 from zfsilod.ctl import answers
 from zfsilod.ctl.amount import show_age
-from zfsilod.ctl.local import new_file, opened_store, record
+from zfsilod.ctl.local import new_file, opened_store, record, write_join
 from zfsilod.ctl.pki import access
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import NotFound
@@ -39,10 +38,7 @@ def create(given: Namespace) -> None:
         join = access(given.address, token=text)
         with new_file(given.file) as path:
             _keep(store, token)
-            if path is None:
-                sys.stdout.write(certs.make_join(join))
-            else:
-                path.write_text(certs.make_join(join))
+            write_join(path, join)
     if path is not None and not given.quiet:
         print(f"{path}: for {given.role} {given.subject}, who uses it as: zfsiloctl -H {path} ...")
 
