@@ -6,16 +6,19 @@ import os
 import pty
 import signal
 import threading
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from zfsilo.v1 import operation_pb2 as pb
 
+from zfsilod.ctl.operation import changes_since
 from zfsilod.ctl.progress import describe
+from zfsilod.errors import Unavailable
 from zfsilod.give import CreateVolume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.ctl.shell import Shell
 
@@ -66,6 +69,28 @@ def test_watch_until_the_end(ctl: Shell) -> None:
     lines = ctl.ok(f"operation watch {operation}").splitlines()
     assert lines[0] == f"{operation}  create watched · 0 % · Zvol"
     assert lines[-2:] == [f"{operation}  create watched · done", "create watched: done"]
+
+
+class Streams:
+    """A server whose watch ends after each of these lists of revisions."""
+
+    def __init__(self, *streams: list[int]) -> None:
+        self.where = "give"
+        self.api = SimpleNamespace(operations=SimpleNamespace(WatchOperations=self.watch))
+        self.asked: list[tuple[int, bool]] = []
+        self._streams = iter(streams)
+
+    def watch(self, request: Any, *, timeout: float | None, wait_for_ready: bool) -> Iterator[Any]:
+        self.asked.append((request.after_revision, wait_for_ready))
+        for revision in next(self._streams):
+            yield SimpleNamespace(operation=SimpleNamespace(revision=revision))
+
+
+def test_a_watch_goes_on_where_it_ended_and_gives_up_when_it_tells_nothing() -> None:
+    server = Streams([], [5, 6], [7], [], [])
+    with pytest.raises(Unavailable, match="again and again"):
+        list(changes_since(server, "", 4))  # type: ignore[arg-type]
+    assert server.asked == [(4, False), (4, True), (6, False), (7, False), (7, True)]
 
 
 def test_watch_all_until_the_time_is_up(ctl: Shell) -> None:

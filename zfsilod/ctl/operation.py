@@ -12,7 +12,7 @@ from zfsilod.ctl.amount import bare, resource
 from zfsilod.ctl.change import direction, outcome
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.filters import all_of, equals
-from zfsilod.ctl.progress import Progress, describe
+from zfsilod.ctl.progress import ENDED, Progress, describe
 from zfsilod.ctl.table import clean, show_block, show_table
 from zfsilod.ctl.volume_view import age, when, word
 from zfsilod.errors import DeadlineExceeded, FailedPrecondition, Unavailable
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
-ENDED = (
-    pb.OPERATION_STATE_DONE, pb.OPERATION_STATE_ROLLED_BACK, pb.OPERATION_STATE_ABANDONED
-)  # fmt: skip
 STILL_RUNNING = "NOT (state = DONE OR state = ROLLED_BACK OR state = ABANDONED)"
 # It ended, or nothing more happens to it soon.
 SETTLED = (*ENDED, pb.OPERATION_STATE_NEEDS_REPAIR)
@@ -139,21 +136,19 @@ def changes_since(
     server: Server, wanted: str, after: int, timeout_s: float | None = None
 ) -> Iterator[Any]:
     """Yield operations as they change. A daemon that restarts is waited for, and nothing missed."""
-    news = True
-    while True:
+    method, fruitless = server.api.operations.WatchOperations, 0
+    while fruitless < 2:
+        fruitless += 1
         request = pb.WatchOperationsRequest(filter=wanted, after_revision=after)
-        method, news_before = server.api.operations.WatchOperations, news
-        news = False
         try:
-            for found in method(request, timeout=timeout_s, wait_for_ready=not news_before):
-                news, after = True, found.operation.revision
+            for found in method(request, timeout=timeout_s, wait_for_ready=fruitless > 1):
+                fruitless, after = 0, found.operation.revision
                 yield found.operation
         except grpc.RpcError as error:
             refused = answers.error_of(error, server)
-            if refused.code != "UNAVAILABLE" or not (news or news_before):
+            if refused.code != "UNAVAILABLE" or fruitless > 1:
                 raise refused from error
-        if not (news or news_before):
-            raise Unavailable(f"{server.where} ends the watch again and again")
+    raise Unavailable(f"{server.where} ends the watch again and again")
 
 
 def newest_revision(server: Server) -> int:

@@ -81,13 +81,13 @@ class Progress(threading.Thread):
     def _draw(self, text: str) -> None:
         with self._lock:
             if not self._over.is_set():
-                sys.stderr.write(f"{ERASE_LINE}{text[: width() - 1]}")
+                sys.stderr.write(f"{ERASE_LINE}{text[: _columns() - 1]}")
                 sys.stderr.flush()
                 self._drawn = True
 
 
-def width() -> int:
-    """Return how many columns the terminal has."""
+def _columns() -> int:
+    """Return how many columns the terminal really has: a longer line could not be erased."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or DEFAULT_WIDTH
     except OSError:
