@@ -1,6 +1,7 @@
 """Rungs and plans: which steps make a height, which moves lead from one to another. Pure.
 
-    server    ABSENT -> CREATED -> EXPORTED             plus one publication per host
+    server    ABSENT -> CREATED -> EXPORTED             plus one publication per host, which
+                                                        makes people see it as PUBLISHED
     consumer  ABSENT -> CONNECTED -> STAGED -> MOUNTED  plus one mount per path
 
 Climbing does the steps of the next rungs, descending undoes them in reverse; nothing else is
@@ -66,7 +67,6 @@ from zfsilod.steps import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SERVER = ("ABSENT", "CREATED", "EXPORTED")
 CONSUMER = ("ABSENT", "CONNECTED", "STAGED", "MOUNTED")
 # A consumer that outlives a power cut of ours takes what it has written for safe, flushed or not:
 # the flush that it sends afterwards finds an empty cache, and succeeds.

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DEFAULT_BYTES = 1 << 30
 MIN_BYTES = 1 << 20
-PAGE = 1000
 
 
 class Volumes:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from zfsilo.v1 import volume_pb2 as pb
 
+from tests.channel import unix_channel_aio
 from tests.doubles import SETTINGS, House, house
 from zfsilod import pki
 from zfsilod.api import status
-from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
+from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.grpc import GrpcServer
 from zfsilod.api.servers import Servers
-from zfsilod.api.stub import Api
+from zfsilod.api.stub import Api, Streaming
 from zfsilod.auth import new_token
 from zfsilod.certs import Access, Files
 from zfsilod.door import Door, Limits
@@ -79,6 +80,10 @@ class Front:
     def root(self) -> Api:
         """Return the interface over the unix socket: as administrator."""
         return Api(self._kept(unix_channel_aio(self.path)))
+
+    def early(self) -> Api:
+        """Return the same with answers as streams, which tell their operation before they end."""
+        return Api(Streaming(self._kept(unix_channel_aio(self.path))))
 
     def node(self) -> Api:
         """Return the interface over the socket of the CSI plugin."""

@@ -15,7 +15,7 @@ from zfsilo.v1 import volume_pb2
 
 from tests.api.running import connect, create, publish
 from tests.api.test_roles import METHODS
-from zfsilod.api.channel import unix_channel_aio
+from tests.channel import unix_channel_aio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def held(front: Front, timeout: float | None = None) -> tuple[Any, str]:
     """Begin to create a volume while no worker starts; return the call and its operation."""
     front.zfsilo.launcher.gate.clear()
-    call = front.root().volumes.early("CreateVolume")(create(), timeout=timeout)
+    call = front.early().volumes.CreateVolume(create(), timeout=timeout)
     metadata = dict(await call.initial_metadata())
     return call, str(metadata[OPERATION_METADATA])
 
@@ -57,7 +57,7 @@ async def test_a_volume_names_the_operation_at_work_on_it(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     front.zfsilo.launcher.gate.clear()
-    call = volumes.early("PublishVolume")(publish())
+    call = front.early().volumes.PublishVolume(publish())
     name = dict(await call.initial_metadata())[OPERATION_METADATA]
     assert (await volumes.GetVolume(volume_pb2.GetVolumeRequest(name=DATA))).operation == name
     front.zfsilo.launcher.gate.set()
@@ -160,7 +160,7 @@ async def test_a_claimed_volume_is_busy_after_the_deadline(front: Front) -> None
     with refused("ABORTED", "CLAIMED") as found:
         await api.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(name=DATA), timeout=0.6)
     assert found.error.facts["operation"] == front.read(lambda txn: txn.claimant("volume/data"))
-    same = api.volumes.early("PublishVolume")(publish())
+    same = front.early().volumes.PublishVolume(publish())
     name = dict(await same.initial_metadata())[OPERATION_METADATA]
     assert name == f"operations/{found.error.facts['operation']}"
     front.zfsilo.launcher.gate.set()

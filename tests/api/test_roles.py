@@ -20,8 +20,9 @@ from zfsilo.v1 import host_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refused
+from tests.channel import unix_channel_aio
 from zfsilod import pki
-from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
+from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.grpc import HEALTH, REFLECTION
 from zfsilod.api.stub import SERVICES, Api, Stub, path_of
 from zfsilod.auth import Caller, new_token

@@ -24,7 +24,8 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import GIB, Front, front_of, made, write_pki
 from tests.bench.table import Figure, at_most
-from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
+from tests.channel import unix_channel_aio
+from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.stub import Api
 from zfsilod.certs import make_join, parse_join
 from zfsilod.door import Door

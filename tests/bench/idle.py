@@ -17,7 +17,8 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import create, front_of
 from tests.bench.table import Figure, at_most
-from zfsilod.api.channel import tls_channel_aio, unix_channel_aio
+from tests.channel import unix_channel_aio
+from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.stub import Api
 from zfsilod.certs import make_join, parse_join
 from zfsilod.door import Limits

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 LIBRARY = "/usr/lib/zfsilo"
 sys.path.insert(0, LIBRARY)
 
+import grpc  # noqa: E402
 from zfsilo.v1 import service_pb2  # noqa: E402
 from zfsilo.v1 import volume_pb2 as pb  # noqa: E402
 
-from zfsilod.api.channel import unix_channel  # noqa: E402
 from zfsilod.api.stub import Api  # noqa: E402
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Client:
     """The verbs of a volume, over one channel."""
 
     def __init__(self) -> None:
-        self.api = Api(unix_channel(SOCKET))
+        self.api = Api(grpc.insecure_channel(f"unix:{SOCKET}"))
 
     def send(self, method: str, request: Any) -> None:
         """Call a method and wait for its answer."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2, volume_pb2
 
 from tests.bench.table import Figure
-from zfsilod.api.channel import unix_channel_aio
+from tests.channel import unix_channel_aio
 from zfsilod.api.stub import Api
 
 if TYPE_CHECKING:

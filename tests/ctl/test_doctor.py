@@ -8,7 +8,7 @@ import pytest
 
 from zfsilod.ctl import main
 from zfsilod.ctl.doctor import Check, Patient, clock, giving, port, taking
-from zfsilod.host.run import TOOLS_PATH_VARIABLE
+from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, TOOLS_PATH_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,9 @@ def wrong(checks: list[Check]) -> dict[str, str]:
     return {each.what: each.command for each in checks if each.wrong}
 
 
-def test_a_storage_host_without_its_modules(tmp_path: Path) -> None:
+def test_a_storage_host_without_its_modules(tools: Tools, tmp_path: Path) -> None:
+    for name in SERVER_TOOLS:
+        tools(name, "")
     patient = host(tmp_path, {"lib/modules/6.1/modules.dep": MODULES})
     patient.root.joinpath("etc/systemd/system/multi-user.target.wants").mkdir(parents=True)
     rival = "etc/systemd/system/multi-user.target.wants/target.service"
@@ -77,12 +79,19 @@ def test_a_storage_host_without_its_modules(tmp_path: Path) -> None:
     patient.root.joinpath("sys/module/iscsi_target_mod").mkdir(parents=True)
     patient.root.joinpath(rival).unlink()
     assert wrong(list(giving(patient))) == {}
+    (tools.folder / "zfs").unlink()
+    assert Check(
+        "zfsutils-linux", "there is no zfs on this host", "apt install zfsutils-linux"
+    ) in list(giving(patient))
 
 
-def test_a_consumer_step_by_step(tmp_path: Path) -> None:
+def test_a_consumer_step_by_step(tools: Tools, tmp_path: Path) -> None:
+    for name in CONSUMER_TOOLS:
+        tools(name, "")
+    (tools.folder / "iscsiadm").unlink()
     patient = host(tmp_path, {"lib/modules/6.1/modules.builtin": "kernel/iscsi_tcp.ko\n"})
     assert wrong(list(taking(patient))) == {"open-iscsi": "apt install open-iscsi"}
-    patient = host(tmp_path, {"usr/sbin/iscsiadm": ""})
+    tools("iscsiadm", "")
     assert set(wrong(list(taking(patient)))) == {"initiator name", "iscsid"}
     patient = host(
         tmp_path,

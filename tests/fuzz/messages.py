@@ -12,8 +12,8 @@ import grpc
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import create, front_of
+from tests.channel import unix_channel_aio
 from tests.fuzz.values import Chance
-from zfsilod.api.channel import unix_channel_aio
 from zfsilod.api.grpc import HEALTH
 from zfsilod.api.stub import SERVICES, Api, path_of
 from zfsilod.door import Limits

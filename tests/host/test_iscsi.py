@@ -213,7 +213,9 @@ def test_login_waits_for_the_disk(initiator: Initiator) -> None:
     assert not initiator.iscsi.has_session(DISK)
     initiator.iscsi.login(DISK)
     assert initiator.iscsi.has_session(DISK)
-    assert initiator.iscsi.find_disk(TARGET) == str(initiator.sys.dev / "sda")
+    device = initiator.disks.find(TARGET)
+    assert device is not None
+    assert device.path == initiator.sys.dev / "sda"
     assert initiator.iscsi.sessions("iqn.2026-01.org.zfsilo") == [TARGET]
     initiator.iscsi.login(DISK)
 

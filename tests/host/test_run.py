@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zfsilod.errors import CommandFailed, FailedPrecondition, Unavailable
-from zfsilod.host.real import CONSUMER_TOOLS, SERVER_TOOLS, XFS_TOOLS, missing_tools
-from zfsilod.host.run import MAX_OUTPUT_BYTES, TOOLS, Runner
+from zfsilod.host.run import (
+    CONSUMER_TOOLS,
+    MAX_OUTPUT_BYTES,
+    SERVER_TOOLS,
+    TOOLS,
+    Runner,
+    missing_tools,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,5 +131,6 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_every_tool_has_a_package() -> None:
-    by_hand = {"journalctl", "systemctl", "zpool"}  # of audit, doctor and setup
-    assert {*SERVER_TOOLS, *CONSUMER_TOOLS, *XFS_TOOLS, *by_hand} == set(TOOLS)
+    of_xfs = {"mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_admin"}
+    by_hand = {"journalctl", "systemctl"}  # of audit, attach and setup
+    assert {*SERVER_TOOLS, *CONSUMER_TOOLS, *of_xfs, *by_hand} == set(TOOLS)

@@ -1,4 +1,4 @@
-"""Channels to a zfsilod: over its unix socket, or over TLS to a server as somebody."""
+"""Channels over TLS to a server, as somebody."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zfsilod.certs import Access
 
 OPTIONS = (
@@ -18,16 +16,6 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.enable_http_proxy", 0),
 )
-
-
-def unix_channel(path: Path) -> Any:
-    """Return a blocking channel to the zfsilod of this host."""
-    return grpc.insecure_channel(f"unix:{path}", options=OPTIONS)
-
-
-def unix_channel_aio(path: Path) -> Any:
-    """Return an asyncio channel to the zfsilod of this host."""
-    return grpc.aio.insecure_channel(f"unix:{path}", options=OPTIONS)
 
 
 def tls_channel(access: Access) -> Any:

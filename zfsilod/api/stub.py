@@ -41,14 +41,6 @@ class Stub:
         call = self.__dict__[name] = _call(self._channel, method)
         return call
 
-    def early(self, name: str) -> Any:
-        """Return a method as a stream of one answer.
-
-        Only so does grpc for Python show the initial metadata (the name of the operation) before
-        the answer; on the wire it is the same.
-        """
-        return _call(self._channel, self._service.methods_by_name[name], streaming=True)
-
 
 class Api:
     """All services over one channel."""
@@ -61,9 +53,20 @@ class Api:
         self.operations = Stub(channel, OPERATIONS)
 
 
-def _call(channel: Any, method: MethodDescriptor, *, streaming: bool = False) -> Any:
-    streaming = streaming or method.server_streaming
-    kind = channel.unary_stream if streaming else channel.unary_unary
+class Streaming:
+    """A channel that treats every call as a stream, which on the wire is the same.
+
+    Of a call with one answer, grpc for Python tells the initial metadata only together with the
+    answer; of a stream it does as it comes. A change has its operation's name there.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self.unary_unary = channel.unary_stream
+        self.unary_stream = channel.unary_stream
+
+
+def _call(channel: Any, method: MethodDescriptor) -> Any:
+    kind = channel.unary_stream if method.server_streaming else channel.unary_unary
     return kind(
         path_of(method),
         request_serializer=GetMessageClass(method.input_type).SerializeToString,

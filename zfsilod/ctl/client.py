@@ -13,7 +13,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
-from zfsilod.api.stub import Api
+from zfsilod.api.stub import Api, Streaming
 from zfsilod.ctl import answers, places
 
 if TYPE_CHECKING:
@@ -60,18 +60,6 @@ class Server:
             request.page_token = page.next_page_token
             if not page.next_page_token:
                 return found
-
-
-class Streaming:
-    """A channel that treats every call as a stream, which on the wire is the same.
-
-    Of a call with one answer, grpc's blocking interface tells the initial metadata only together
-    with the answer; of a stream it does as it comes. A change has its operation's name there.
-    """
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self.unary_unary = channel.unary_stream
-        self.unary_stream = channel.unary_stream
 
 
 @contextmanager

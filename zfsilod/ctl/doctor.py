@@ -18,7 +18,7 @@ from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import BAD, GOOD, clean, paint
 from zfsilod.errors import ZfsiloError
-from zfsilod.host.run import Runner
+from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, Runner, missing_tools
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -112,8 +112,18 @@ def _examine(given: Namespace) -> Iterator[Check]:
     yield from chain(_daemon(given), _servers())
 
 
+def tools(missing: dict[str, str]) -> Iterator[Check]:
+    """Tell which packages are not installed, by the tools that are missing."""
+    if not missing:
+        yield Check("tools")
+    for package in dict.fromkeys(missing.values()):
+        lacking = ", ".join(tool for tool, source in missing.items() if source == package)
+        yield Check(package, f"there is no {lacking} on this host", f"apt install {package}")
+
+
 def giving(patient: Patient) -> Iterator[Check]:
-    """Look at what a storage host needs of its kernel, and what would get in its way."""
+    """Look at what a storage host needs, of its kernel too, and what would get in its way."""
+    yield from tools(missing_tools(SERVER_TOOLS))
     for name in GIVE_MODULES:
         if patient.has_module(name):
             yield Check(f"kernel module {name}")
@@ -130,8 +140,9 @@ def taking(patient: Patient) -> Iterator[Check]:
     for name in TAKE_MODULES:
         wrong = "" if patient.has_module(name) else "this kernel has none"
         yield Check(f"kernel module {name}", wrong)
-    if not patient.exists("usr/sbin/iscsiadm") and not patient.exists("sbin/iscsiadm"):
-        yield Check("open-iscsi", "it is not installed", "apt install open-iscsi")
+    missing = missing_tools(CONSUMER_TOOLS)
+    yield from tools(missing)
+    if "iscsiadm" in missing:
         return
     name = "etc/iscsi/initiatorname.iscsi"
     if "InitiatorName=iqn." in patient.text(name):

@@ -293,11 +293,6 @@ class RealIscsi:
         """Return the targets with a node record, of those whose names begin so."""
         return self._nodes.targets(prefix)
 
-    def find_disk(self, target: str) -> str:
-        """Return the path of a target's disk; "" when there is none."""
-        device = self._disks.find(target)
-        return str(device.path) if device else ""
-
 
 def initiator_name(path: Path = INITIATOR_NAME) -> str:
     """Return this host's IQN; "" when open-iscsi has not made one."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import FailedPrecondition
-from zfsilod.host.run import TOOLS, Runner
+from zfsilod.host.run import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,13 +22,6 @@ if TYPE_CHECKING:
     from zfsilod.secret import Chap
 
 CONFIGFS = Path("/sys/kernel/config/target")
-
-SERVER_TOOLS = ("zfs", "zpool", "udevadm", "modprobe")
-CONSUMER_TOOLS = (
-    "iscsiadm", "mount", "umount", "blkid", "mkfs.ext4", "e2fsck", "resize2fs", "tune2fs",
-    "unshare",
-)  # fmt: skip
-XFS_TOOLS = ("mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_admin")  # only for those who want XFS
 
 
 class RealHost:
@@ -97,15 +89,3 @@ class RealHost:
 def real_host(chap: Callable[[str], Chap], *, inherit: tuple[int, ...] = ()) -> Host:
     """Return this machine; its tools inherit these descriptors (the operation's lock)."""
     return RealHost(chap, Runner(inherit))
-
-
-def missing_tools(names: tuple[str, ...]) -> dict[str, str]:
-    """Return those tools that are not installed here, with the Debian package of each."""
-    run = Runner()
-    missing = {}
-    for name in names:
-        try:
-            run.find(name)
-        except FailedPrecondition:
-            missing[name] = TOOLS[name]
-    return missing

@@ -39,6 +39,13 @@ TOOLS = {
 }
 """Every tool that the adapters, doctor and setup run, with the Debian package that has it."""
 
+# What each role cannot do without; those of XFS are for who wants XFS.
+SERVER_TOOLS = ("zfs", "zpool", "udevadm", "modprobe")
+CONSUMER_TOOLS = (
+    "iscsiadm", "mount", "umount", "blkid", "mkfs.ext4", "e2fsck", "resize2fs", "tune2fs",
+    "unshare",
+)  # fmt: skip
+
 TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS_PATH_VARIABLE = "ZFSILO_TOOLS_PATH"  # tests put tools of their own in front
 
@@ -127,6 +134,18 @@ class Runner:
         finally:
             if stdin != subprocess.DEVNULL:
                 os.close(stdin)
+
+
+def missing_tools(names: tuple[str, ...]) -> dict[str, str]:
+    """Return those tools that are not installed here, with the Debian package of each."""
+    run = Runner()
+    missing = {}
+    for name in names:
+        try:
+            run.find(name)
+        except FailedPrecondition:
+            missing[name] = TOOLS[name]
+    return missing
 
 
 def _readable(text: str) -> int:
