@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from csi.v1 import csi_pb2
+
+from zfsilod.ctl.commands import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +25,11 @@ HEAVY = ("asyncio", "grpc", "dbus_next", "msgspec", "cryptography", "logging", "
 # Where an `except Exception` may stand: the guards of the front ends, and the worker.
 BROAD = {
     "zfsilod/api/grpc.py", "zfsilod/api/dbus.py", "zfsilod/worker.py", "csi/zfsilo_csi/server.py",
+}  # fmt: skip
+# Called by Python, grpc, ssl or ElementTree; and what the fake host, the door and the contract tell
+# tests of themselves.
+USED = {"__init_subclass__", "List", "num_tickets", "tail"} | {
+    "light_fuse", "douse", "reboot", "connections", "ACTION",
 }  # fmt: skip
 PLUGIN = sorted((ROOT / "csi/zfsilo_csi").rglob("*.py"))
 
@@ -109,6 +117,22 @@ def test_no_forced_destroy_or_format() -> None:
                 words = {each.value for each in parts if isinstance(each, ast.Constant)}
                 acts = any(str(word).startswith(("destroy", "mkfs", "rollback")) for word in words)
                 assert not (acts and words & {"-r", "-R", "-f", "-F"}), f"{path}:{node.lineno}"
+
+
+def test_nothing_is_dead() -> None:
+    of_the_table = {each.function.partition(":")[2] for each in COMMANDS}
+    of_csi = {
+        method.name
+        for service in csi_pb2.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    # Without the tests: what only a test uses is dead too.
+    done = subprocess.run(
+        [sys.executable, "-m", "vulture", "zfsilod", "csi/zfsilo_csi", "units",
+         "--ignore-names", ",".join(of_the_table | of_csi | USED)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout + done.stderr == ""
 
 
 def test_no_generated_stub_is_kept() -> None:
