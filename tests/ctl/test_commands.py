@@ -74,6 +74,26 @@ def test_common_options_stand_before_and_behind() -> None:
     assert (before.json, before.remote, before.timeout) == (True, "give", 3.0)
 
 
+@pytest.mark.parametrize(
+    ("line", "usage"),
+    [
+        ("--bogus", "zfsiloctl --help"),
+        ("bogus", "zfsiloctl --help"),
+        ("volume --bogus", "zfsiloctl volume --help"),
+        ("volume bogus", "zfsiloctl volume --help"),
+        ("volume list --bogus", "zfsiloctl volume list --help"),
+        ("--bogus volume list", "zfsiloctl volume list --help"),
+        ("volume show data c", "zfsiloctl volume show --help"),
+        ("volume show", "zfsiloctl volume show --help"),
+    ],
+)
+def test_a_wrong_line_is_sent_to_the_help_of_its_command(
+    line: str, usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    assert capsys.readouterr().err.endswith(f"\n  try: {usage}\n")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert re.fullmatch(r"zfsiloctl [0-9.]+\n", capsys.readouterr().out)

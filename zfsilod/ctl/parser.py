@@ -33,12 +33,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if not word.isascii():
             _check_text(word)
     try:
-        given = make(argv).parse_args(argv)
+        given = _by(make(argv), argv)
     except InvalidArgument:
-        given = make(argv, whole=True).parse_args(argv)  # whose complaint names all choices
+        given = _by(make(argv, whole=True), argv)  # whose complaint names all choices
     for name, value in (DEFAULTS | CHANGE_DEFAULTS).items():
         if not hasattr(given, name):
             setattr(given, name, value)
+    return given
+
+
+def _by(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse; what is too much is for the command to complain of, with its own usage."""
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        given.help_of.error(f"unrecognized arguments: {' '.join(unknown)}")
     return given
 
 
@@ -90,7 +98,7 @@ def _among(words: Iterable[str], typed: Sequence[str], *, whole: bool) -> list[s
 def _command(into: Subparsers, name: str, command: Command) -> None:
     text = command.text
     parser = into.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
-    parser.set_defaults(function=command.function)
+    parser.set_defaults(function=command.function, help_of=parser)
     _add(parser, command.arguments)
     _add(parser.add_argument_group("common options"), COMMON)
 
