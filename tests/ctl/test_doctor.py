@@ -47,7 +47,9 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
     """A host with systemctl only, which root sets up below a folder of the test."""
     made = Tools(tmp_path)
     monkeypatch.setenv(TOOLS_PATH_VARIABLE, str(made.folder))
-    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    monkeypatch.delenv("ZFSILO_SIMULATE", raising=False)
+    monkeypatch.setattr("zfsilod.ctl.places.etc", lambda: tmp_path / "etc")
+    monkeypatch.setattr("zfsilod.ctl.places.state", lambda: tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     return made
@@ -124,13 +126,32 @@ def test_doctor_of_a_running_simulation(ctl: Shell) -> None:
     ]
 
 
-def test_doctor_without_a_daemon(tools: Tools, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A simulation in a folder of the test, which nobody runs."""
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.mark.parametrize("line", ["setup --yes", "volume attach data /srv", "volume detach data"])
+def test_what_changes_the_host_itself_is_refused(tools: Tools, simulated: None, line: str) -> None:
+    assert main(line.split()) == 5
+    assert main(["-H", "give", *line.split()]) == 2
+    assert tools.asked == []
+
+
+@pytest.mark.parametrize("line", ["doctor", "join x", "server list", "server forget give"])
+def test_what_is_of_this_host_is_not_asked_elsewhere(ctl: Shell, line: str) -> None:
+    assert "on the host itself, without -H" in ctl.fails(2, f"-H give {line}")
+
+
+def test_doctor_without_a_daemon(simulated: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 1
     assert "    try: systemctl enable --now zfsilod.socket\n" in capsys.readouterr().out
 
 
 def test_doctor_reads_a_wrong_configuration(
-    tools: Tools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    simulated: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host(tmp_path, {"etc/zfsilod.toml": "[give]\nrot = 1\n"})
     assert main(["doctor"]) == 1
@@ -216,7 +237,11 @@ def test_an_attach_that_fails_leaves_nothing(
 ) -> None:
     tools("systemctl", 'case "$1" in enable) exit 1;; esac')
     line = ["volume", "attach", "data", "/srv/data", "--server", "give"]
+    tools("journalctl", "exit 1")
     assert main(line) == 5
-    assert "journalctl -u zfsilo-volume@data.service" in capsys.readouterr().err
+    assert "was not attached: journalctl -u zfsilo-volume@" in capsys.readouterr().err
+    tools("journalctl", "printf 'zfsiloctl: give is away\\n  try: this\\n'")
+    assert main(line) == 5
+    assert "data was not attached: give is away (journalctl -u zf" in capsys.readouterr().err
     assert not (tmp_path / "etc/volumes.d/data.toml").exists()
-    assert tools.asked[-1] == "systemctl disable --now zfsilo-volume@data.service"
+    assert tools.asked[-2] == "systemctl disable --now zfsilo-volume@data.service"

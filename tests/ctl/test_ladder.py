@@ -110,7 +110,7 @@ def test_nothing_to_go_up_to(ctl: Shell) -> None:
     assert ctl.fails(3, "down nowhere") == complaint
     ctl.ok("volume create hostless 1G --host '*'")
     assert "names no host to publish it to" in ctl.fails(5, "up hostless")
-    assert "of this very host" in ctl.fails(2, "-H give up hostless")
+    assert "go up and down on the host itself" in ctl.fails(2, "-H give up hostless")
 
 
 @pytest.mark.parametrize(

@@ -162,8 +162,8 @@ def test_two_commands_and_the_hosts_trust_each_other(ctl: Shell, tmp_path: Path)
     join.tls_name = "give.zfsilo"  # the daemon of the tests has a name of its own
     path.write_text(certs.make_join(join))
     ctl.ok(f"join {path} --as own --iqn {IQN}")
-    assert "tokens are made on the server itself" in ctl.apart("-H own token list").err
-    assert "certificates are made on the server itself" in ctl.apart("-H own pki list").err
+    assert "tokens are made on the host itself" in ctl.apart("-H own token list").err
+    assert "certificates are made on the host itself" in ctl.apart("-H own pki list").err
 
 
 def test_a_persons_certificate_and_its_end(ctl: Shell, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def environment(folder: Path) -> dict[str, str]:
     ours = {"PYTHONPATH": f"{PROJECT}:{PROJECT}/proto"}
     ours |= {name: os.environ[name] for name in ("ZFSILO_SOCKET", "ZFSILO_SIMULATE")}
     known = "".join(f"export {name}={value}\n" for name, value in ours.items())
-    script(tools / "zfsiloctl", f'{known}exec {sys.executable} -m zfsilod.ctl "$@"')
+    script(tools / "zfsiloctl", f'{known}exec {sys.executable} -m tests.docs.pretend "$@"')
     # What an enabled unit does for a volume. Tools get no environment of ours.
     script(
         tools / "systemctl",

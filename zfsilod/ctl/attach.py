@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING
 
 from zfsilod.ctl import places
 from zfsilod.ctl.attachment import mount_options, only_server
+from zfsilod.ctl.here import check_real
 from zfsilod.ctl.ladder import wish_for
+from zfsilod.ctl.refusal import COMPLAINT
 from zfsilod.errors import (
     AlreadyExists,
     CommandFailed,
@@ -27,16 +30,19 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
+WHAT = "volumes are attached and detached"
+TOOL_S = 30.0
 UNIT_S = 360.0  # zfsilo-volume@ waits for its server for 300
 
 
 def attach(given: Namespace) -> None:
     """Write down where a volume shall be, and start and enable its unit."""
+    check_real(given, WHAT)
     name = check_id(given.local_name or given.name, "volume name")
     path = os.path.abspath(given.path)  # noqa: PTH100 - not resolved: links may come and go
     text = content(given, name, path)
     file = places.etc() / "volumes.d" / f"{name}.toml"
-    made = _write(file, text)
+    made, begun = _write(file, text), int(time.time())
     try:
         wish_for(name)
         Runner()(["systemctl", "enable", "--now", unit(name)], timeout_s=UNIT_S)
@@ -44,8 +50,9 @@ def attach(given: Namespace) -> None:
         if made:
             file.unlink()
             Runner()(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S, ok=(0, 1))
+        why = error.message if isinstance(error, InvalidArgument) else _complaint(name, begun)
         raise FailedPrecondition(
-            f"{name} was not attached: journalctl -u {unit(name)}", reason="NOT_ATTACHED"
+            f"{name} was not attached: {why}", reason="NOT_ATTACHED"
         ) from error
     if not given.quiet:
         print(f"{name} is at {path}, and will be after every boot: systemctl status {unit(name)}")
@@ -53,6 +60,7 @@ def attach(given: Namespace) -> None:
 
 def detach(given: Namespace) -> None:
     """Stop and disable a volume's unit, and forget where it was."""
+    check_real(given, WHAT)
     name = check_id(given.name, "volume name")
     file = places.etc() / "volumes.d" / f"{name}.toml"
     if not file.exists():
@@ -81,6 +89,20 @@ def content(given: Namespace, name: str, path: str) -> str:
 def unit(name: str) -> str:
     """Return the unit that keeps a volume up."""
     return f"zfsilo-volume@{name}.service"
+
+
+def _complaint(name: str, since: int) -> str:
+    """Return what the unit's zfsiloctl said last, else where to look.
+
+    Not by `-u`: that has systemd's own lines too, and the last one says only that it failed.
+    """
+    told = Runner()(
+        ["journalctl", f"_SYSTEMD_UNIT={unit(name)}", f"--since=@{since}", "--output=cat"],
+        timeout_s=TOOL_S, ok=(0, 1),
+    )  # fmt: skip
+    said = [line for line in told.stdout.splitlines() if line.startswith(COMPLAINT)]
+    look = f"journalctl -u {unit(name)}"
+    return f"{said[-1].removeprefix(COMPLAINT)} ({look})" if said else look
 
 
 def _write(file: Path, text: str) -> bool:

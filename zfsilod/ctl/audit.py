@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.audit import FIELDS, MARK
 from zfsilod.ctl import answers
-from zfsilod.ctl.local import check_here
+from zfsilod.ctl.here import check_here
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import InvalidArgument
 from zfsilod.host.run import Runner

@@ -15,6 +15,7 @@ from zfsilo.v1 import service_pb2 as pb
 from zfsilod.certs import split_address
 from zfsilod.ctl import answers, places, reach, servers
 from zfsilod.ctl.client import Server, dial
+from zfsilod.ctl.here import check_local
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import BAD, GOOD, clean, paint
 from zfsilod.errors import ZfsiloError
@@ -71,6 +72,7 @@ class Patient:
 
 def doctor(given: Namespace) -> int:
     """Look at all that this host's roles need."""
+    check_local(given, "doctor looks")
     checks = list(_examine(given))
     if given.json:
         print(answers.dumps({"checks": [each._asdict() for each in checks]}))

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
+from zfsilod.ctl import places
 from zfsilod.ctl.amount import bare, resource
 from zfsilod.ctl.change import outcome, send
 from zfsilod.ctl.client import Server, dial
-from zfsilod.ctl.places import etc
+from zfsilod.ctl.here import check_local
 from zfsilod.ctl.volume import get
 from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound, ZfsiloError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable
 
+WHAT = "volumes go up and down"
 MULTI_NODE = "ACCESS_MODE_MULTI_NODE"
 BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 HEIGHTS = ("connected", "staged", "mounted")
@@ -61,8 +63,8 @@ class Wish:
 
 def up(given: Namespace) -> None:
     """Bring a volume all the way up on this host."""
+    check_local(given, WHAT)
     name = bare(given.name, "volumes")
-    _only_here(given)
     wish = wish_for(name)
     patience = Patience(given.wait)
     if wish is not None:
@@ -73,8 +75,8 @@ def up(given: Namespace) -> None:
 
 def down(given: Namespace) -> None:
     """Take a volume all the way down on this host."""
+    check_local(given, WHAT)
     name = bare(given.name, "volumes")
-    _only_here(given)
     wish = wish_for(name)
     if wish is None and shutting_down():
         # Unpublished, its holders and their secrets would be forgotten by the next boot.
@@ -86,11 +88,6 @@ def down(given: Namespace) -> None:
             _send(given, server, method, request)
     if not requests and not given.quiet:
         print(f"{name}: already down")
-
-
-def _only_here(given: Namespace) -> None:
-    if given.remote:
-        raise InvalidArgument("up and down are for the volumes of this very host", reason="LOCAL")
 
 
 def _climb(given: Namespace, wish: Wish) -> None:
@@ -226,7 +223,7 @@ class Patience:
 
 def wish_path(name: str) -> Path:
     """Return where the file of a volume lies."""
-    return etc() / "volumes.d" / f"{name}.toml"
+    return places.etc() / "volumes.d" / f"{name}.toml"
 
 
 def wish_for(name: str) -> Wish | None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from zfsilod.audit import Audit, to_journal
 from zfsilod.certs import make_join
 from zfsilod.ctl import places
-from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
+from zfsilod.ctl.here import check_here
+from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.store import Store
 
 if TYPE_CHECKING:
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
     from zfsilod.certs import Access
 
 STDOUT = "-"
-
-
-def check_here(given: Namespace, what: str) -> None:
-    """Refuse what only root on this host can do."""
-    if given.remote:
-        raise InvalidArgument(f"{what} on the server itself, without -H", reason="LOCAL")
-    if not os.access(places.state(), os.R_OK | os.W_OK | os.X_OK) and places.state().exists():
-        raise PermissionDenied(f"{places.state()} is for root only: use sudo", reason="NOT_ROOT")
 
 
 def record(action: str, subject: str) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from zfsilod import certs, pki
 from zfsilod.ctl import answers, places, servers
-from zfsilod.ctl.local import check_here, new_file, opened_store, record, write_join
+from zfsilod.ctl.here import check_here
+from zfsilod.ctl.local import new_file, opened_store, record, write_join
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
 from zfsilod.model import Issued

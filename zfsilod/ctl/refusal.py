@@ -23,6 +23,7 @@ EXIT_CODES = {
     "UNAVAILABLE": 9,
     "DEADLINE_EXCEEDED": 10,
 }
+COMPLAINT = "zfsiloctl: "
 FAILED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -71,7 +72,7 @@ HINTS = {
 def complain(error: ZfsiloError) -> int:
     """Tell a person what failed, and return the exit code."""
     message = error.message.replace("\n", "\n  ")
-    sys.stderr.write(f"zfsiloctl: {message}\n")
+    sys.stderr.write(f"{COMPLAINT}{message}\n")
     hint = hint_for(error)
     if hint and hint not in message:
         sys.stderr.write(f"  try: {hint}\n")

@@ -11,6 +11,7 @@ from zfsilo.v1 import host_pb2
 from zfsilod.ctl import answers, places, reach, servers
 from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import Server
+from zfsilod.ctl.here import check_here
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import AlreadyExists, FailedPrecondition, ZfsiloError
 from zfsilod.host.iscsi import name_in
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 
     from zfsilod.certs import Access
 
+WHAT = "servers are joined, listed and forgotten"
 NOT_A_HOSTS = ("NO_HOST", "ROLE")
 
 
 def list_servers(given: Namespace) -> None:
     """List the servers that this host knows."""
+    check_here(given, WHAT)
     known = servers.names()
     if given.quiet:
         sys.stdout.writelines(f"{name}\n" for name in known)
@@ -43,6 +46,7 @@ def join(given: Namespace) -> None:
     """Get to know a server: register with it, and keep how it is reached."""
     from zfsilod.certs import split_address
 
+    check_here(given, WHAT)
     known = servers.from_join(Path(given.file))
     known.name = check_id(given.local_name or known.name, "server name")
     _refuse_another(known)
@@ -59,6 +63,7 @@ def join(given: Namespace) -> None:
 
 def forget(given: Namespace) -> None:
     """Forget a server; what is connected from it stays so until it is disconnected."""
+    check_here(given, WHAT)
     servers.forget(given.name)
     if not (given.quiet or given.json):
         print(f"{given.name}: forgotten")

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.ctl import places
+from zfsilod.ctl.here import check_real
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.errors import (
     AlreadyExists,
@@ -47,6 +48,7 @@ class Plan(NamedTuple):
 
 def setup(given: Namespace) -> int:
     """Configure this host, after a question on a terminal."""
+    check_real(given, "setup works")
     if os.geteuid() != 0:
         raise PermissionDenied("setup is for root: use sudo", reason="NOT_ROOT")
     run = Runner()
