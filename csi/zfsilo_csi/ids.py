@@ -1,9 +1,9 @@
 """Names of volumes, snapshots and nodes: what the orchestrator sees, and what zfsilod does.
 
-    volume      <backend>/<id>       id: csi- and 26 base32 characters of SHA-256 of the CSI name
-    snapshot    <backend>/<ulid>
-    group       <backend>/<ulid>
-    node        the host id
+    volume, snapshot, group     <backend>/<id>
+    node                        the host id
+
+The id of what the plugin made is csi- and 26 base32 characters of SHA-256 of its CSI name.
 
 A text of another form is nobody's: unknown, never malformed.
 """
@@ -69,7 +69,7 @@ def check_name(name: str) -> str:
 
 
 def id_of(name: str) -> str:
-    """Return the id of the volume with a CSI name: fixed length, whatever the name is."""
+    """Return the id of what has a CSI name: fixed length, whatever the name is."""
     return PREFIX + _digest(name)
 
 
