@@ -48,6 +48,12 @@ def test_every_command_has_its_place(made: Path) -> None:
     assert [each.words for each in COMMANDS if f"zfsiloctl {each.words}\\fR" not in text] == []
 
 
+def test_an_argument_says_what_it_may_be_and_how_often(made: Path) -> None:
+    text = (made / "zfsiloctl.1").read_text().replace("\\-", "-")
+    assert "those at this height; one of created, published, connected, staged, mounted\n" in text
+    assert "\\fBzfsiloctl orphan remove\\fR \\fIORPHAN\\fR ...\n" in text
+
+
 def test_every_method_has_its_place(made: Path) -> None:
     grpc = (made / "grpc.md").read_text()
     protos = "".join(path.read_text() for path in (ROOT / "proto/zfsilo/v1").glob("*.proto"))

@@ -111,16 +111,28 @@ def command(each: Command) -> str:
 
 def argument(each: Argument) -> str:
     """Return one argument."""
+    text = roff(each.text + _choices(each))
     if not each.names[0].startswith("-"):
-        return f".TP\n{_place(each)}\n{roff(each.text)}\n"
+        return f".TP\n{_place(each)}\n{text}\n"
     value = f" \\fI{roff(str(each.options.get('metavar') or 'VALUE'))}\\fR"
     names = ", ".join(f"\\fB{roff(name)}\\fR" for name in each.names)
-    return f".TP\n{names}{value if each.takes_value else ''}\n{roff(each.text)}\n"
+    return f".TP\n{names}{value if each.takes_value else ''}\n{text}\n"
+
+
+def _choices(each: Argument) -> str:
+    """Return the values that are allowed, where only some are."""
+    choices = each.options.get("choices")
+    return f"; one of {', '.join(choices)}" if isinstance(choices, tuple) else ""
 
 
 def _place(each: Argument) -> str:
     name = f"\\fI{roff(str(each.options.get('metavar') or each.names[0].upper()))}\\fR"
-    return f"[{name}]" if each.options.get("nargs") == "?" else name
+    match each.options.get("nargs"):
+        case "?":
+            return f"[{name}]"
+        case "+":
+            return f"{name} ..."
+    return name
 
 
 def exit_codes() -> str:

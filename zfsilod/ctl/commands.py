@@ -309,7 +309,7 @@ COMMANDS = (
                      text="a further name or address of this host; may be repeated")),
     Command("pki issue", "pki:issue", "make the one file that lets a host or a person in",
             Argument("kind", metavar="KIND", choices=("host", "user"), offer=("host", "user"),
-                     text="host or user"),
+                     text="whom it lets in"),
             Argument("subject", metavar="NAME", text="the host's id, or the user's name"),
             Argument("--role", choices=ROLES, default="", offer=ROLES, text="what a user may do"),
             Argument("--file", metavar="FILE", default="", offer="files",
