@@ -34,7 +34,8 @@ THINGS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def matching(text: str) -> list[str]:
-    found = filters.parse(text, ("id", "height", "host", "labels"))
+    words = {"height": ("CREATED", "PUBLISHED", "MOUNTED")}
+    found = filters.parse(text, ("id", "height", "host", "labels"), words)
     return [name for name, values in THINGS.items() if found(lambda f, v=values: v.get(f, ()))]  # type: ignore[misc]
 
 
@@ -46,6 +47,10 @@ def matching(text: str) -> list[str]:
         ("height = PUBLISHED", ["db"]),
         ("height=PUBLISHED", ["db"]),
         ("height != PUBLISHED", ["web", "pre-1"]),
+        ("height = published", ["db"]),
+        ("height != Published", ["web", "pre-1"]),
+        ("height : pub", ["db"]),
+        ('labels.app = "DB"', []),
         ('labels.app = "db"', ["db"]),
         ('labels.app = "w 1"', ["web"]),
         ('labels.app : "w"', ["web"]),
@@ -75,6 +80,7 @@ def test_filters(text: str, expected: list[str]) -> None:
         "id", "id =", "= db", "id = db AND", "AND id = db", "id = db id = web", "(id = db",
         "id = db)", "()", "NOT", "size = 3", "label.app = db", 'id = "db', "id = db;", "id ~ db",
         "id < db", "id == db", "labels", '"id" = db', "id = db or id = web", "id = (db)",
+        "height = BOGUS", "height != BOGUS", "height : BOGUS", 'height = ""', "height = PUBLISHED_",
         "(" * 20 + "id = db" + ")" * 20, "NOT " * 20 + "id = db", "id = " + "x" * 3000,
     ],
 )  # fmt: skip
@@ -199,6 +205,13 @@ async def test_wrong_requests_for_pages(front: Front) -> None:
             await api.volumes.ListVolumes(pb.ListVolumesRequest(order_by=order))
     with refused("INVALID_ARGUMENT", "BAD_FILTER"):
         await api.volumes.ListVolumes(pb.ListVolumesRequest(filter="colour = red"))
+    for text in ("height = BOGUS", "mode = file"):
+        with refused("INVALID_ARGUMENT", "BAD_FILTER"):
+            await api.volumes.ListVolumes(pb.ListVolumesRequest(filter=text))
+    with refused("INVALID_ARGUMENT", "BAD_FILTER"):
+        await api.operations.ListOperations(
+            operation_pb2.ListOperationsRequest(filter="state = READY")
+        )
 
 
 async def test_filters_of_volumes_hosts_and_operations(front: Front) -> None:
@@ -212,6 +225,7 @@ async def test_filters_of_volumes_hosts_and_operations(front: Front) -> None:
     for text, expected in {
         "height = PUBLISHED": ["data"],
         "height = CONNECTED OR mode = BLOCK": ["block", "here"],
+        "mode = filesystem": ["data", "here"],
         "host = take": ["data"],
         "server = give": ["here"],
         'labels.app = "db"': ["data"],
@@ -221,7 +235,7 @@ async def test_filters_of_volumes_hosts_and_operations(front: Front) -> None:
         assert [each.id for each in found.volumes] == expected, text
     hosts = await api.hosts.ListHosts(host_pb2.ListHostsRequest(filter="iqn : iqn. AND id = take"))
     assert [each.id for each in hosts.hosts] == ["take"]
-    request = operation_pb2.ListOperationsRequest(filter="kind = connect AND state = DONE")
+    request = operation_pb2.ListOperationsRequest(filter="kind = connect AND state = done")
     (one,) = (await api.operations.ListOperations(request)).operations
     assert one.subject == "volumes/here"
     request = operation_pb2.ListOperationsRequest(page_size=2)

@@ -8,7 +8,8 @@
     field      = NAME | "labels." NAME         value = WORD | "quoted text"
 
 `:` is "begins with"; `labels : app` is "has the label app". A field of several values, such as
-`host`, is met by any of them; `!=` by none.
+`host`, is met by any of them; `!=` by none. Of a field whose words are known, such as `state`, any
+case is good, and any other word is refused: a filter that can match nothing is a mistake.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ Values = tuple[str, ...]
 Fields = Callable[[str], Values]
 """Gives the values that a thing has in a field."""
 Predicate = Callable[[Fields], bool]
+Words = Mapping[str, tuple[str, ...]]
+"""The words that stand in a field, all in upper case, for the fields whose words are known."""
+NO_WORDS: Words = {}
 
 
 class Token(NamedTuple):
@@ -48,13 +52,13 @@ def everything(_fields: Fields) -> bool:
     return True
 
 
-def parse(text: str, fields: tuple[str, ...]) -> Predicate:
+def parse(text: str, fields: tuple[str, ...], words: Words = NO_WORDS) -> Predicate:
     """Return the filter over these fields ("labels" brings its entries), or InvalidArgument."""
     if not text.strip():
         return everything
     if len(text) > MAX_CHARACTERS:
         raise _bad(f"it is longer than {MAX_CHARACTERS} characters")
-    parser = _Parser(_split(text), fields)
+    parser = _Parser(_split(text), fields, words)
     found = parser.conjunction(MAX_DEPTH)
     parser.expect_end()
     return found
@@ -71,10 +75,11 @@ def label_values(labels: Mapping[str, str], field: str) -> Values:
 class _Parser:
     """Recursive descent, a method for a rule."""
 
-    def __init__(self, tokens: list[Token], fields: tuple[str, ...]) -> None:
+    def __init__(self, tokens: list[Token], fields: tuple[str, ...], words: Words) -> None:
         self._tokens = tokens
         self._next = 0
         self._fields = fields
+        self._words = words
 
     def conjunction(self, depth: int) -> Predicate:
         parts = [self._factor(depth)]
@@ -111,6 +116,8 @@ class _Parser:
             raise _bad(f"there is no field {field[:80]!r}, but {', '.join(self._fields)}")
         operator = self._pop("operator", f"=, != or : after {field[:80]}")
         value = self._pop("value", f"a value after {field[:80]} {operator}")
+        if field in self._words:
+            value = self._word(field, value, beginning=operator == ":")
         match operator:
             case "=":
                 return lambda fields: value in fields(field)
@@ -121,6 +128,13 @@ class _Parser:
             case ":":
                 return lambda fields: any(each.startswith(value) for each in fields(field))
         raise _bad(f"{operator!r} is no comparison")
+
+    def _word(self, field: str, value: str, *, beginning: bool) -> str:
+        """Return a value as the field has it, or its beginning. Raises InvalidArgument."""
+        words, wanted = self._words[field], value.upper()
+        if wanted not in words and not (beginning and any(w.startswith(wanted) for w in words)):
+            raise _bad(f"{value[:80]!r} is no {field}, but {', '.join(words)}")
+        return wanted
 
     def _is_label(self, field: str) -> bool:
         return "labels" in self._fields and field.startswith("labels.")

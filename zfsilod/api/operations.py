@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from zfsilo.v1 import operation_pb2
 
@@ -12,7 +12,7 @@ from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.errors import DeadlineExceeded, InvalidArgument
-from zfsilod.model import Operation
+from zfsilod.model import Operation, OperationState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zfsilod.store import Transaction
 
 FIELDS = ("id", "kind", "subject", "state", "caller")
+WORDS = {"state": get_args(OperationState)}
 
 
 class Operations:
@@ -38,7 +39,7 @@ class Operations:
         self, request: operation_pb2.ListOperationsRequest, call: Call
     ) -> operation_pb2.ListOperationsResponse:
         page = self._pages.request("ListOperations", request)
-        wanted = filters.parse(request.filter, FIELDS)
+        wanted = filters.parse(request.filter, FIELDS, WORDS)
         found, after = await call.scan(lambda txn: _page(txn, page, wanted))
         return operation_pb2.ListOperationsResponse(
             operations=found, next_page_token=self._pages.token(page, after)
@@ -61,7 +62,7 @@ class Operations:
     ) -> AsyncIterator[operation_pb2.WatchOperationsResponse]:
         if request.after_revision < 0:
             raise InvalidArgument("after_revision is negative", reason="BAD_REVISION")
-        wanted = filters.parse(request.filter, FIELDS)
+        wanted = filters.parse(request.filter, FIELDS, WORDS)
         changes: Any = call.service.watch(request.after_revision)
         async with aclosing(changes):
             async for operation in changes:

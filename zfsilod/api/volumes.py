@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from zfsilo.v1 import volume_pb2
 
@@ -16,11 +16,12 @@ from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.auth import Caller, shown
 from zfsilod.errors import NotFound
 from zfsilod.give import CreateVolume, UpdateVolume
+from zfsilod.model import Mode
 from zfsilod.stats import stats
 from zfsilod.survey import facts
 from zfsilod.trash import DeleteVolume, UndeleteVolume
 from zfsilod.verbs import check_etag, check_id
-from zfsilod.views import View, view, views, views_with_deleted
+from zfsilod.views import HEIGHTS, View, view, views, views_with_deleted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 MAX_DIFFERENCES = 1000
 FIELDS = ("id", "uid", "height", "mode", "host", "server", "labels")
+WORDS = {"height": HEIGHTS, "mode": get_args(Mode)}
 STATS = {  # what the service calls a figure: what the wire does
     "volsize": "volsize_bytes",
     "used": "used_bytes",
@@ -61,7 +63,7 @@ class Volumes:
         self, request: volume_pb2.ListVolumesRequest, call: Call
     ) -> volume_pb2.ListVolumesResponse:
         page = self._pages.request("ListVolumes", request)
-        wanted = filters.parse(request.filter, FIELDS)
+        wanted = filters.parse(request.filter, FIELDS, WORDS)
         deleted = request.show_deleted and call.caller.role != "host"
         source = views_with_deleted if deleted else views
         found, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller, source))
