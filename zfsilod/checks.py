@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zfsilod.errors import InvalidArgument, ResourceExhausted
 from zfsilod.plan import marks
 from zfsilod.record import Pairs, Record, pairs
+from zfsilod.sizes import show_exact, show_size
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
@@ -33,13 +34,15 @@ def check_size(capacity_bytes: int, limit_bytes: int, block: int) -> int:
     """Return a size rounded up to whole blocks, else raise InvalidArgument."""
     if not MIN_BYTES <= capacity_bytes <= MAX_BYTES:
         raise InvalidArgument(
-            f"capacity_bytes is {capacity_bytes}: it must be 1 MiB to 1 EiB", reason="BAD_SIZE"
+            f"a volume cannot have {show_size(capacity_bytes)}: it must be {show_size(MIN_BYTES)} "
+            f"to {show_size(MAX_BYTES)}",
+            reason="BAD_SIZE",
         )
     size = round_up(capacity_bytes, block)
     if limit_bytes and size > limit_bytes:
         raise InvalidArgument(
-            f"{capacity_bytes} bytes rounded up to blocks of {block} are {size}, more than the "
-            f"limit of {limit_bytes}",
+            f"{show_exact(capacity_bytes)} rounded up to blocks of {show_size(block)} are "
+            f"{show_exact(size)}, more than the limit of {show_exact(limit_bytes)}",
             reason="BAD_SIZE",
         )
     return size
@@ -58,17 +61,18 @@ def check_room(volume: Volume, room: Room, world: World, *, before: int = 0) -> 
     free = room.available_bytes - reserved_bytes(room, world.settings.reserve)
     if grown > free if not volume.thin else free <= 0:
         raise ResourceExhausted(
-            f"{volume.id} needs {0 if volume.thin else grown} bytes at once, {world.settings.root} "
-            f"has {room.available_bytes} free and keeps a reserve of {world.settings.reserve:.0%} "
-            "(give.reserve): make it smaller or thin, or free space",
+            f"{volume.id} needs {show_size(0 if volume.thin else grown)} at once, "
+            f"{world.settings.root} has {show_size(room.available_bytes)} free and keeps a reserve "
+            f"of {world.settings.reserve:.0%} (give.reserve): make it smaller or thin, or free "
+            "space",
             reason="POOL_FULL", volume=volume.id,
         )  # fmt: skip
     promised = world.txn.promised()
     allowed = int(room.total_bytes * world.settings.overcommit)
     if volume.thin and promised + grown > allowed:
         raise ResourceExhausted(
-            f"thin volumes may promise {allowed} bytes (give.overcommit times the pool), "
-            f"{promised} are promised, {grown} more do not fit",
+            f"thin volumes may promise {show_size(allowed)} (give.overcommit times the pool), "
+            f"{show_size(promised)} are promised, {show_size(grown)} more do not fit",
             reason="OVERCOMMIT", volume=volume.id,
         )  # fmt: skip
 

@@ -39,6 +39,7 @@ from zfsilod.origins import (
     content_of_volume,
 )
 from zfsilod.properties import check_properties
+from zfsilod.sizes import show_exact
 from zfsilod.verbs import (
     Plan,
     Settings,
@@ -234,7 +235,7 @@ class UpdateVolume(Verb):
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)
         if size < volume.capacity_bytes:
             raise InvalidArgument(
-                f"{volume.id} has {volume.capacity_bytes} bytes: a volume never shrinks",
+                f"{volume.id} has {show_exact(volume.capacity_bytes)}: a volume never shrinks",
                 reason="SHRINK", volume=volume.id,
             )  # fmt: skip
         check_room(volume.but(capacity_bytes=size), room, world, before=volume.capacity_bytes)

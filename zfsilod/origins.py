@@ -12,6 +12,7 @@ from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model import Dependent, Filesystem, Mode, Shot, Snapshot, Trashed, Volume
 from zfsilod.plan import Origin
 from zfsilod.record import Record
+from zfsilod.sizes import show_exact
 from zfsilod.verbs import check_id, put
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def begin_with(volume: Volume, content: Content, asked_block: str) -> Volume:
     origin = content.origin
     if volume.capacity_bytes < origin.size_bytes:
         raise InvalidArgument(
-            f"{volume.id} is to have {volume.capacity_bytes} bytes, what it begins with has "
-            f"{origin.size_bytes}: make it at least as large",
+            f"{volume.id} is to have {show_exact(volume.capacity_bytes)}, what it begins with has "
+            f"{show_exact(origin.size_bytes)}: make it at least as large",
             reason="SMALLER_THAN_SOURCE", volume=volume.id,
         )  # fmt: skip
     if asked_block and volume.volblocksize != content.volblocksize:

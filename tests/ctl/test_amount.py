@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 
 from zfsilod.ctl.amount import (
     LARGEST,
-    UNITS,
     assignments,
     bare,
     changes,
     parse_size,
     resource,
     show_age,
-    show_exact,
-    show_size,
 )
 from zfsilod.errors import InvalidArgument
+from zfsilod.sizes import UNITS, show_exact, show_size
 
 digits = st.text("0123456789", min_size=1, max_size=12)
 

@@ -30,7 +30,7 @@ def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("volume create x 0", "capacity_bytes is 0"),
+        ("volume create x 0", "cannot have 0 B: it must be 1.0 MiB to 1.0 EiB"),
         ("volume create x 10X", "'10X' is no size"),
         ("volume create x", "the following arguments are required: SIZE"),
         ("volume create UPPER 1G", "'UPPER' is no volume id"),
@@ -96,7 +96,9 @@ def test_6_not_allowed(ctl: Shell) -> None:
 
 
 def test_7_no_room(ctl: Shell) -> None:
+    assert "may promise 2.0 TiB" in ctl.fails(7, "volume create large 1E")
     complaint = ctl.fails(7, "volume create large 1P --thick")
+    assert "large needs 1.0 PiB at once, tank/zfsilo has 1.0 TiB free" in complaint
     assert "make it smaller or thin, or free space" in complaint
     assert complaint.endswith("  try: zfsiloctl capacity\n")
 

@@ -1,12 +1,12 @@
-"""Sizes, ages and names, as people type and read them. Whole numbers only, never floats."""
+"""Sizes, ages and names, as people type them, and ages as they read them; no floats."""
 
 from __future__ import annotations
 
 import re
 
 from zfsilod.errors import InvalidArgument
+from zfsilod.sizes import UNITS
 
-UNITS = "KMGTPE"
 SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,19}))?(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE)
 LARGEST = 1 << 62  # the sum of two still fits into a message
 LONGEST_S = 365 * 86400
@@ -47,27 +47,6 @@ def _size_hint(text: str) -> str:
     if re.fullmatch(r"[0-9.]+[KMGTPE]B", text.strip(), re.IGNORECASE):
         return f"{text} could mean two sizes: write {text[:-1]}iB (powers of 1024) or plain bytes"
     return f"{text[:80]!r} is no size: write 10G, 512MiB, 1.5T, or bytes"
-
-
-def show_size(size: int) -> str:
-    """Return bytes for people, rounded to a tenth: 1.5 GiB."""
-    if size < 1024:
-        return f"{size} B"
-    power = min((size.bit_length() - 1) // 10, len(UNITS))
-    tenths = _tenths(size, power)
-    if tenths == 10240 and power < len(UNITS):
-        power, tenths = power + 1, 10
-    return f"{tenths // 10}.{tenths % 10} {UNITS[power - 1]}iB"
-
-
-def _tenths(size: int, power: int) -> int:
-    unit = 1 << (10 * power)
-    return (20 * size + unit) // (2 * unit)
-
-
-def show_exact(size: int) -> str:
-    """Return bytes for people, and exactly: 1.5 GiB (1610612736 bytes)."""
-    return f"{show_size(size)} ({size} bytes)" if size >= 1024 else f"{size} bytes"
 
 
 def show_age(seconds: int) -> str:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2 as pb
 
 from zfsilod.ctl import answers
-from zfsilod.ctl.amount import bare, show_exact
+from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.table import show_block
 from zfsilod.ctl.volume_view import commas
+from zfsilod.sizes import show_exact
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from zfsilo.v1 import service_pb2 as pb
 
 from zfsilod.ctl import answers
-from zfsilod.ctl.amount import bare, show_size
+from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.table import BAD, GOOD, clean, paint, show_block
+from zfsilod.sizes import show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from zfsilo.v1 import snapshot_pb2 as pb
 
 from zfsilod.ctl import answers
-from zfsilod.ctl.amount import assignments, bare, resource, show_exact, show_size
+from zfsilod.ctl.amount import assignments, bare, resource
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.filters import all_of, labels_are
 from zfsilod.ctl.table import show_block, show_table
 from zfsilod.ctl.volume_view import age, commas, filesystem, pairs, when
+from zfsilod.sizes import show_exact, show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -16,7 +16,6 @@ from zfsilod.ctl.amount import (
     is_removal,
     parse_size,
     resource,
-    show_size,
 )
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import Server, dial
@@ -25,6 +24,7 @@ from zfsilod.ctl.filters import all_of, equals, labels_are
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import clean
 from zfsilod.errors import InvalidArgument, ZfsiloError
+from zfsilod.sizes import show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace

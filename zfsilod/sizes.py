@@ -1,0 +1,26 @@
+"""Bytes as people read them, in messages and tables. Whole numbers only, never floats."""
+
+from __future__ import annotations
+
+UNITS = "KMGTPE"
+
+
+def show_size(size: int) -> str:
+    """Return bytes for people, rounded to a tenth: 1.5 GiB."""
+    if size < 1024:
+        return f"{size} B"
+    power = min((size.bit_length() - 1) // 10, len(UNITS))
+    tenths = _tenths(size, power)
+    if tenths == 10240 and power < len(UNITS):
+        power, tenths = power + 1, 10
+    return f"{tenths // 10}.{tenths % 10} {UNITS[power - 1]}iB"
+
+
+def show_exact(size: int) -> str:
+    """Return bytes for people, and exactly: 1.5 GiB (1610612736 bytes)."""
+    return f"{show_size(size)} ({size} bytes)" if size >= 1024 else f"{size} bytes"
+
+
+def _tenths(size: int, power: int) -> int:
+    unit = 1 << (10 * power)
+    return (20 * size + unit) // (2 * unit)
