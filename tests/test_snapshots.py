@@ -210,6 +210,22 @@ async def test_a_volume_of_a_volume_leaves_no_snapshot_behind(zfsilo: House) -> 
     await zfsilo.do(DeleteVolume(id="data"))
 
 
+async def test_what_depends_on_a_volume_is_named_once(
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await zfsilo.do(CREATE, SNAP, TWIN)
+    look, data = zfsilo.host.zfs.dependents, "tank/zfsilo/data"
+    seen = (*look(data), f"{data}@zfsilo-{'0' * 32}", "tank/zfsilo/twin")  # of an own snapshot
+    monkeypatch.setattr(
+        zfsilo.host.zfs, "dependents", lambda _dataset: (*seen, f"{data}@nightly", "tank/vm")
+    )
+    with pytest.raises(FailedPrecondition) as refused:
+        await zfsilo.do(DeleteVolume(id="data"))
+    named = f"snapshots/monday, volumes/twin, {data}@nightly, tank/vm"
+    assert refused.value.facts["dependents"] == named
+    assert "or keep them (--keep-dependents)" in refused.value.message
+
+
 async def test_a_deleted_snapshot_goes_with_its_last_clone(zfsilo: House) -> None:
     await zfsilo.do(CREATE, SNAP, COPY, COPY.but(id="more"), DeleteSnapshot(id="monday"))
     assert len(facts(zfsilo, "cut")) == 1

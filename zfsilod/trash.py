@@ -9,6 +9,7 @@ every deletion takes that way. A rename can be taken back, by a rollback or by `
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -33,6 +34,7 @@ FOLDER = ".trash"
 PURGE_AGAIN_S = 3600  # after one that could not be made: somebody's own snapshot is in the way
 PURGES_AT_ONCE = 20
 MAX_NAMED = 20
+OUR_CUT = re.compile(r"@zfsilo-[0-9a-f]{32}$")  # host/snapshots.py
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class DeleteVolume(Verb):
         volume = need_volume(world.txn, self.id)
         check_etag(self.etag, volume.revision)
         check_unpublished(world.txn, volume)
-        names = [*dependents_of(world.txn, volume), *seen.dependents]
+        names = all_dependents(world.txn, volume, seen)
         if names and self.dependents == "REFUSE":
             raise has_dependents(volume, names)
         title, claims = f"delete {self.id}", (f"volume/{self.id}",)
@@ -133,7 +135,7 @@ class PurgeVolume(Verb):
         assert isinstance(seen, Found)
         found = self._found(world.txn)
         volume = found.volume
-        names = [*dependents_of(world.txn, volume), *seen.dependents]
+        names = all_dependents(world.txn, volume, seen)
         if names:
             raise has_dependents(volume, names)
         return Plan(
@@ -192,6 +194,25 @@ def dependents_of(txn: Transaction, volume: Volume) -> list[str]:
     return [each.name for each in txn.scan_below(Dependent, volume.uid)]
 
 
+def all_dependents(txn: Transaction, volume: Volume, seen: Found) -> list[str]:
+    """Return what needs a volume's zvol, each once: as it is recorded, else as ZFS calls it."""
+    recorded = dependents_of(txn, volume)
+    if not recorded:
+        return list(seen.dependents)
+    # A snapshot of ours is recorded, or stays only for a clone that is.
+    clones = _datasets(txn, recorded)
+    strange = [name for name in seen.dependents if not (OUR_CUT.search(name) or name in clones)]
+    return [*recorded, *strange]
+
+
+def _datasets(txn: Transaction, names: list[str]) -> set[str]:
+    """Return the zvols of the volumes among some resource names, those in the trash too."""
+    ids = [each.removeprefix("volumes/") for each in names if each.startswith("volumes/")]
+    living = [txn.get(Volume, each) for each in ids]
+    deleted = [trashed.volume for each in ids for trashed in txn.scan_below(Trashed, each)]
+    return {each.dataset for each in (*living, *deleted) if each is not None}
+
+
 def released(volume: Volume) -> tuple[Change, ...]:
     """Return the changes of records that come with the end of a volume's zvol."""
     return (drop(clone_dependent(volume)),) if volume.origin else ()
@@ -213,6 +234,6 @@ def has_dependents(volume: Volume, names: list[str]) -> FailedPrecondition:
     some = ", ".join(shown[:MAX_NAMED]) + (", ..." if len(shown) > MAX_NAMED else "")
     return FailedPrecondition(
         f"{volume.id} has snapshots or clones: {some}; delete them first, or keep them "
-        "(dependents KEEP)",
+        "(--keep-dependents)",
         reason="DEPENDENTS", volume=volume.id, dependents=some,
     )  # fmt: skip

@@ -87,7 +87,8 @@ class FakeZfs:
     def dependents(self, dataset: str) -> tuple[str, ...]:
         found = self._zvol(dataset)
         cuts = self.facts.each("cut")
-        return tuple(f"{dataset}@{name}" for name, cut in cuts.items() if found["uid"] in cut["of"])
+        ours = (name for name, cut in cuts.items() if found["uid"] in cut["of"])
+        return tuple(f"{dataset}@zfsilo-{name}" for name in ours)
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
         self.has_zvol(dataset, uid=uid, guid="")
