@@ -92,7 +92,7 @@ async def test_what_lost_its_record_is_listed_and_removed_when_asked(zfsilo: Hou
     assert await names(zfsilo) == ["export", "node", "session", "zvol"]
     found = [each.name for each in await orphans.find(zfsilo.service)]
     before = zfsilo.facts
-    with pytest.raises(Busy, match="end that first, or remove it with force"):
+    with pytest.raises(Busy, match="end that first, or remove it with --force"):
         await zfsilo.do(RemoveOrphans(names=tuple(found)))
     assert zfsilo.facts == before
     await zfsilo.do(RemoveOrphans(names=tuple(found), force=True))

@@ -115,6 +115,8 @@ async def test_a_stale_epoch_ends_nothing(zfsilo: House) -> None:
     before = zfsilo.facts
     with pytest.raises(FailedPrecondition, match="has passed"):
         await zfsilo.do(CONNECT.but(epoch=1))
+    with pytest.raises(FailedPrecondition, match="there is no epoch 99 of data yet, now it is 2"):
+        await zfsilo.do(CONNECT.but(epoch=99))
     assert zfsilo.facts == before
 
 

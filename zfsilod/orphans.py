@@ -99,7 +99,7 @@ class RemoveOrphans(Verb):
         if orphan.users and not self.force:
             raise Busy(
                 f"{orphan.name} is in use by {', '.join(orphan.users)}: end that first, or remove "
-                "it with force",
+                "it with --force",
                 reason="IN_USE", orphan=orphan.name,
             )  # fmt: skip
         return orphan.moves

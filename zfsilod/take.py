@@ -116,6 +116,12 @@ class Connect(Verb):
         return (found.server, found.volume) == (self.server, self.volume)
 
     def _check(self, world: World, connection: Connection) -> None:
+        if self.epoch > connection.epoch:
+            raise FailedPrecondition(
+                f"there is no epoch {self.epoch} of {self.volume} yet, now it is "
+                f"{connection.epoch}",
+                reason="NO_EPOCH", volume=self.volume,
+            )  # fmt: skip
         if self.epoch not in (0, connection.epoch):
             raise FailedPrecondition(
                 f"epoch {self.epoch} of {self.volume} has passed, now it is {connection.epoch}: "

@@ -392,7 +392,7 @@ async def test_wrong_states(front: Front) -> None:
     with refused("FAILED_PRECONDITION", "PUBLISHED") as found:
         await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
     assert found.error.facts["hosts"] == "take"
-    with refused("FAILED_PRECONDITION", "STALE_EPOCH"):
+    with refused("FAILED_PRECONDITION", "NO_EPOCH"):
         await volumes.ConnectVolume(connect(epoch=7))
 
 
