@@ -263,7 +263,7 @@ def need_host(txn: Transaction, host_id: str) -> Host:
     """Return a registered host, else raise NotFound."""
     found = txn.get(Host, check_id(host_id, "host id"))
     if found is None:
-        raise NotFound(f"there is no host {host_id}: register it first", host=host_id)
+        raise NotFound(f"there is no host {host_id}", host=host_id)
     return found
 
 

@@ -10,9 +10,10 @@ from zfsilod.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
+    NotFound,
     ResourceExhausted,
 )
-from zfsilod.give import need_host, need_publication, need_volume
+from zfsilod.give import need_publication, need_volume
 from zfsilod.model import (
     FILESYSTEMS,
     AccessMode,
@@ -25,7 +26,7 @@ from zfsilod.model import (
     Volume,
 )
 from zfsilod.secret import Chap
-from zfsilod.verbs import Plan, Settings, Verb, World, drop, drop_secret, put
+from zfsilod.verbs import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.store import Transaction
@@ -58,7 +59,7 @@ class Publish(Verb):
     request: str = ""  # the consumer's operation, when it publishes to itself
 
     def plan(self, world: World, seen: object) -> Plan:
-        volume, host = need_volume(world.txn, self.volume), need_host(world.txn, self.host)
+        volume, host = need_volume(world.txn, self.volume), _registered(world.txn, self.host)
         standing = world.txn.get(Publication, f"{self.volume}/{self.host}")
         fenced = [each.host for each in world.before if isinstance(each, Unpublish)]
         others = [each for each in self._others(world.txn) if each.host not in fenced]
@@ -140,7 +141,7 @@ class Publish(Verb):
             holder = others[0].host
             raise FailedPrecondition(
                 f"{volume.id} is published to {holder}{problem}: unpublish it there first, or "
-                "publish with force",
+                "publish with --force",
                 reason="PUBLISHED", volume=volume.id, host=holder,
             )  # fmt: skip
         self._check_room(world, host)
@@ -271,6 +272,16 @@ class ReportFilesystem(Verb):
                 f"{self.volume} has a {now.type} filesystem already: {now.uuid}",
                 reason="FILESYSTEM_READY", volume=self.volume, uuid=now.uuid,
             )  # fmt: skip
+
+
+def _registered(txn: Transaction, host_id: str) -> Host:
+    """Return a host to publish to, else raise NotFound."""
+    found = txn.get(Host, check_id(host_id, "host id"))
+    if found is None:
+        raise NotFound(
+            f"there is no host {host_id}: register it first", reason="NO_HOST", host=host_id
+        )
+    return found
 
 
 def _manner(how: Publish | Publication) -> str:

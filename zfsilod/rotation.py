@@ -134,7 +134,7 @@ async def logged_in(service: Service, verb: RotateSecrets) -> frozenset[str]:
     if verb.force:
         return frozenset()
     with service.store.read() as txn:
-        found, volume = verb.publications(txn), need_volume(txn, verb.volume)
+        volume, found = need_volume(txn, verb.volume), verb.publications(txn)
     target, lio = plan.target_name(service.settings.export.prefix, volume), service.machine.lio
     return await service.look(
         lambda: frozenset(each.id for each in found if lio.has_session(target, each.initiator))

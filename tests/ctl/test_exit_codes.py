@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zfsilod.ctl.refusal import EXIT_CODES, EXIT_CODES_HELP, HINTS, complain
+from zfsilod.ctl.refusal import EXIT_CODES, EXIT_CODES_HELP, HINTS, complain, hint_for
 from zfsilod.errors import BY_NAME, Conflict, ZfsiloError
 
 if TYPE_CHECKING:
@@ -68,7 +68,15 @@ def test_2_no_command_shows_the_help(ctl: Shell) -> None:
 
 def test_3_there_is_no_such_thing(ctl: Shell) -> None:
     assert ctl.fails(3, "volume show none") == "zfsiloctl: there is no volume none on this host\n"
-    assert "there is no host none" in ctl.fails(3, "host show none")
+    for line in ("host show none", "host delete none"):
+        assert ctl.fails(3, line) == "zfsiloctl: there is no host none\n"
+    ctl.ok("volume create homeless 1G")
+    assert ctl.fails(3, "volume publish homeless none") == (
+        "zfsiloctl: there is no host none: register it first\n"
+        "  try: zfsiloctl host add none --iqn IQN\n"
+    )
+    for line in ("rotate-secrets none", "rotate-secrets none take"):
+        assert "there is no volume none" in ctl.fails(3, line)
     assert "knows no server none" in ctl.fails(3, "-H none volume list")
 
 
@@ -154,6 +162,25 @@ def test_hints_need_their_facts(reason: str, capsys: pytest.CaptureFixture[str])
     if "{" in HINTS[reason][-1]:
         complain(ZfsiloError("it is so", reason=reason))
         assert capsys.readouterr().err == "zfsiloctl: it is so\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("PUBLISHED", "on vm: zfsiloctl volume unpublish e vmx"),
+        ("NOT_ITS_HOST", "on vm: zfsiloctl volume update e --host vmx"),
+        ("SESSION_LIVE", "on vmx: zfsiloctl volume disconnect e"),
+    ],
+)
+def test_what_a_server_refused_is_mended_there(reason: str, said: str) -> None:
+    assert hint_for(ZfsiloError("", reason=reason, volume="e", host="vmx", server="vm")) == said
+
+
+def test_what_it_refused_itself_has_no_other_place() -> None:
+    refused = ZfsiloError("", reason="NOT_ITS_HOST", volume="e", host="vmx")
+    assert hint_for(refused) == "on its server: zfsiloctl volume update e --host vmx"
+    refused = ZfsiloError("", reason="PUBLISHED", volume="e", host="vmx")
+    assert hint_for(refused) == "zfsiloctl volume unpublish e vmx"
 
 
 def test_a_hint_that_the_message_has_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:

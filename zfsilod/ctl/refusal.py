@@ -44,6 +44,7 @@ exit codes:
   130 interrupted; an operation that was begun goes on
 """
 
+ON_ITS_SERVER = "on its server: "
 UNPUBLISH = "zfsiloctl volume unpublish {volume}"
 
 HINTS = {
@@ -52,9 +53,10 @@ HINTS = {
     "DEADLINE_EXCEEDED": ("zfsiloctl operation wait {operation}",),
     "MOUNTED": ("zfsiloctl volume unmount {volume} --all",),
     "NOT_CONNECTED": ("zfsiloctl volume connect {volume}",),
-    "NOT_ITS_HOST": ("on its server: zfsiloctl volume update {volume} --host {host}",),
-    "NOT_PUBLISHED": ("on its server: zfsiloctl volume publish {volume} {host}",),
+    "NOT_ITS_HOST": (f"{ON_ITS_SERVER}zfsiloctl volume update {{volume}} --host {{host}}",),
+    "NOT_PUBLISHED": (f"{ON_ITS_SERVER}zfsiloctl volume publish {{volume}} {{host}}",),
     "NO_DAEMON": ("systemctl start zfsilod.socket",),
+    "NO_HOST": ("zfsiloctl host add {host} --iqn IQN",),
     "NO_IQN": ("zfsiloctl host update {host} --iqn IQN",),
     "OVERCOMMIT": ("zfsiloctl capacity",),
     "POOL_FULL": ("zfsiloctl capacity",),
@@ -83,7 +85,16 @@ def hint_for(error: ZfsiloError) -> str:
     """Return what to type next, or ""."""
     for hint in HINTS.get(error.reason, ()):
         try:
-            return hint.format_map(error.facts)
+            found = hint.format_map(error.facts)
         except KeyError:
             continue
+        return _placed(found, error.facts.get("server", ""))
     return ""
+
+
+def _placed(hint: str, server: str) -> str:
+    """Return a hint with its place: what a server refused is mended there, not where we are."""
+    hint_there = hint.removeprefix(ON_ITS_SERVER)
+    if not server or hint_there.startswith("on "):
+        return hint
+    return f"on {server}: {hint_there}"
