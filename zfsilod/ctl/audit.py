@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING
 
 from zfsilod.audit import FIELDS, MARK
 from zfsilod.ctl import answers
 from zfsilod.ctl.here import check_here
+from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import show_table
-from zfsilod.errors import InvalidArgument
+from zfsilod.errors import CommandFailed, InvalidArgument
 from zfsilod.host.run import Runner
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 JOURNAL_S = 60.0
 MOST = 10_000
 GOOD = "DONE"
+NO_TIME = re.compile(r"Failed to parse timestamp: ")
 
 
 def audit(given: Namespace) -> None:
@@ -39,8 +42,13 @@ def _records(since: str) -> list[dict[str, str]]:
         raise InvalidArgument(f"{since[:40]!r} is no time", reason="USAGE")
     words = ["journalctl", "--output=json", "--no-pager", f"--lines={MOST}"]
     words += [f"--since={since or 'today'}", f"{MARK}=1"]
-    lines = Runner()(words, timeout_s=JOURNAL_S).stdout.splitlines()
-    return [_record(json.loads(line)) for line in lines]
+    done = Runner()(words, timeout_s=JOURNAL_S, ok=(0, FAILED))
+    if NO_TIME.match(done.stderr):
+        raise InvalidArgument(f"{since[:40]!r} is no time: write it as for journalctl --since",
+                              reason="USAGE")  # fmt: skip
+    if done.rc != 0:  # `done.failed` would say it twice: the log of a command is its terminal
+        raise CommandFailed(f"journalctl: {done.stderr.strip()}")
+    return [_record(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def _record(entry: dict[str, object]) -> dict[str, str]:
