@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from zfsilo.v1 import operation_pb2 as pb
 
-from zfsilod.ctl.operation import changes_since
+from zfsilod.ctl.operation import changes_since, where_to_look
 from zfsilod.ctl.progress import describe
 from zfsilod.errors import Unavailable
 from zfsilod.give import CreateVolume
@@ -174,3 +174,14 @@ def test_a_line_of_progress(state: pb.OperationState, line: str) -> None:
     ]
     found = pb.Operation(title="publish data", progress=50, moves=moves, state=state)
     assert describe(found) == line
+
+
+@pytest.mark.parametrize(
+    ("subject", "commands"),
+    [
+        ("volumes/data", "zfsiloctl volume sync data --dry-run, zfsiloctl orphan list"),
+        ("orphans", "zfsiloctl orphan list"),
+    ],
+)
+def test_what_an_abandoned_operation_left_is_looked_for(subject: str, commands: str) -> None:
+    assert where_to_look(pb.Operation(subject=subject)) == commands

@@ -187,7 +187,14 @@ def abandon(given: Namespace) -> None:
         for each in behind:
             print(f"  not taken back: {direction(each)} {clean(each.step)}")
         if behind:
-            print("  see: zfsiloctl volume sync, zfsiloctl orphan list")
+            print(f"  see: {where_to_look(found)}")
+
+
+def where_to_look(operation: Any) -> str:
+    """Return the commands that show what an abandoned operation has left."""
+    volume = operation.subject.removeprefix("volumes/")
+    sync = f"zfsiloctl volume sync {clean(volume)} --dry-run, "
+    return f"{sync if volume != operation.subject else ''}zfsiloctl orphan list"
 
 
 def _asked(given: Namespace, operation: Any, what: str) -> None:

@@ -187,6 +187,11 @@ def publish(given: Namespace) -> None:
 def unpublish(given: Namespace) -> None:
     """Take a volume back from one host, or from all."""
     one_or_all(given.host, "HOST", everything=given.all)
+    if given.grace is not None and not given.fence:
+        raise InvalidArgument(
+            "--grace is for --fence: without it no session is ended",
+            reason="USAGE", usage="zfsiloctl volume unpublish --help",
+        )  # fmt: skip
     request = pb.UnpublishVolumeRequest(
         name=resource(given.name, "volumes"), all_hosts=given.all, etag=given.etag,
         fence=given.fence,
@@ -273,7 +278,8 @@ def changed_hosts(now: list[str], texts: list[str]) -> list[str]:
 def one_or_all(one: str | None, what: str, *, everything: bool) -> None:
     """Refuse neither, and both."""
     if bool(one) == everything:
-        raise InvalidArgument(f"name a {what}, or --all", reason="ONE_OR_ALL")
+        both = ", not both" if one else ""
+        raise InvalidArgument(f"name a {what}, or --all{both}", reason="ONE_OR_ALL")
 
 
 def _sure(server: Server, name: str) -> bool:
