@@ -68,11 +68,12 @@ def test_up_waits_for_a_server(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> N
             front.service.servers = present
 
     monkeypatch.setattr(ladder, "Patience", partial(ladder.Patience, sleep=sleep))
-    out = ctl.ok("up patient2 --wait 60")
+    ran = ctl("up patient2 --wait 60 --json")
     ctl.daemon.wait(away.close())
     assert slept == [1, 2]
-    assert out.count("trying again for") == 1
-    assert "the server give (127.0.0.1:1) did not answer" in out
+    assert ran.err.count("trying again for") == 1
+    assert "the server give (127.0.0.1:1) did not answer" in ran.err
+    assert len(ran.json["operations"]) == 3, "those of the attempt that came through"
     ctl.ok("down patient2")
 
 
@@ -92,6 +93,11 @@ def test_up_and_down_on_a_storage_host(ctl: Shell) -> None:
     assert "already so" in ctl.ok("up served")
     assert ctl.ok("down served") == "unpublish served from all hosts: done\n"
     assert ctl.ok("down served") == "served: already down\n"
+    (published,) = ctl("up served --json").json["operations"]
+    assert published["title"] == "publish served to take over iscsi"
+    (gone,) = ctl("down served --json").json["operations"]
+    assert gone["state"] == "OPERATION_STATE_DONE"
+    assert ctl("down served --json").json == {"operations": []}
 
 
 def test_a_host_that_shuts_down_forgets_no_holder(
@@ -175,7 +181,7 @@ def test_patience_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Unavailable):
         patience.run(attempt)
     assert clock.slept == [1, 2, 4, 8, 15, 10]
-    assert capsys.readouterr().out == "nobody there; trying again for 40 s\n"
+    assert capsys.readouterr().err == "nobody there; trying again for 40 s\n"
 
 
 def test_patience_is_for_those_that_do_not_answer_only() -> None:

@@ -158,6 +158,9 @@ def test_two_commands_and_the_hosts_trust_each_other(ctl: Shell, tmp_path: Path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert certs.parse_join(path.read_text()).key.splitlines()[1] not in made.out
     assert ctl.apart(line).code == 4
+    path.unlink()
+    told = ctl.apart(f"{line} --json").json
+    assert (told["file"], told["subject"]) == (str(path), "host/web")
     join = certs.parse_join(path.read_text())
     join.tls_name = "give.zfsilo"  # the daemon of the tests has a name of its own
     path.write_text(certs.make_join(join))
@@ -190,7 +193,8 @@ def test_renewal_of_both_ends(ctl: Shell) -> None:
     ctl.ok(f"join {join} --iqn {IQN}")
     first = servers.read("give")
     assert "for give: renewed" in ctl.apart("pki renew").out  # it was good for a day only
-    assert ctl.apart("pki renew").out == ""
+    assert ctl.apart("pki renew").out == "there is nothing to renew\n"
+    assert ctl.apart("pki renew -q").out == ""
     done = ctl.apart("pki renew --now")
     assert done.code == 0, done.err
     assert "own certificate: renewed until 20" in done.out
@@ -222,12 +226,15 @@ def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "no PEM certificate" in ctl.fails(2, f"pki import {pem}")
 
 
-def test_a_token_has_a_role_and_perhaps_an_end(ctl: Shell) -> None:
+def test_a_token_has_a_role_and_perhaps_an_end(ctl: Shell, tmp_path: Path) -> None:
     assert "--role" in ctl.fails(2, "token create web")
     assert "invalid choice" in ctl.fails(2, "token create --role host web")
     assert "'UP' is no name" in ctl.apart("token create --role reader UP").err
     made = ctl.apart("token create --role reader mon --days 2 --json")
     assert made.json["expire_time"] > made.json["create_time"]
+    path = tmp_path / "mon.join"
+    made = ctl.apart(f"token create --role reader mon --file {path} --json")
+    assert (made.json["file"], "token" in made.json) == (str(path), False)
 
 
 def test_no_store_yet(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

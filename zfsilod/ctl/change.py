@@ -24,15 +24,21 @@ OPERATION_METADATA = "zfsilo-operation"
 
 def change(given: Namespace, server: Server, method: Any, request: Any) -> None:
     """Ask for a change (by a method of `server.changes`) as the arguments say, and report."""
+    answer = ask(given, server, method, request)
+    if given.json:
+        print(answers.dumps(answer))
+
+
+def ask(given: Namespace, server: Server, method: Any, request: Any) -> dict[str, Any]:
+    """Ask for a change as the arguments say, and tell people; --json is left to the caller."""
     if given.dry_run:
         request.validate_only = True
         answer = send(server, method, request, follow=False)
-        report(given, answer, lambda: show_plan(answer.operation))
-    elif given.no_wait:
-        _begin(given, server, method, request)
-    else:
-        answer = send(server, method, request, follow=not (given.json or given.quiet))
-        report(given, answer, lambda: print(outcome(answer.operation)))
+        return _told(given, answer, plan_of(answer.operation))
+    if given.no_wait:
+        return _begin(given, server, method, request)
+    answer = send(server, method, request, follow=not (given.json or given.quiet))
+    return _told(given, answer, outcome(answer.operation))
 
 
 def send(server: Server, method: Any, request: Message, *, follow: bool = True) -> Any:
@@ -68,12 +74,13 @@ def operation_of(call: Any) -> str:
     return str(found)
 
 
-def report(given: Namespace, answer: Message, for_people: Any) -> None:
-    """Print the answer to a change as the arguments want it."""
+def _told(given: Namespace, answer: Message, text: str) -> dict[str, Any]:
+    """Tell people, or return the answer for programs."""
     if given.json:
-        print(answers.as_json(answer))
-    elif given.dry_run or not given.quiet:
-        for_people()
+        return answers.plain(answer)
+    if given.dry_run or not given.quiet:
+        print(text)
+    return {}
 
 
 def outcome(operation: Any) -> str:
@@ -82,14 +89,12 @@ def outcome(operation: Any) -> str:
     return title if title.endswith("already so") else f"{title}: done"
 
 
-def show_plan(operation: Any) -> None:
-    """Print what an operation would do, move by move."""
+def plan_of(operation: Any) -> str:
+    """Return what an operation would do, a line for each move."""
     if not operation.moves:
-        print(f"would {clean(operation.title)}, with no change to the host")
-        return
-    print(f"would {clean(operation.title)}:")
-    for move in operation.moves:
-        print(f"  {direction(move)} {clean(move.step)}")
+        return f"would {clean(operation.title)}, with no change to the host"
+    moves = [f"  {direction(move)} {clean(move.step)}" for move in operation.moves]
+    return "\n".join([f"would {clean(operation.title)}:", *moves])
 
 
 def direction(move: Any) -> str:
@@ -97,16 +102,14 @@ def direction(move: Any) -> str:
     return "do  " if move.up else "undo"
 
 
-def _begin(given: Namespace, server: Server, method: Any, request: Message) -> None:
-    """Ask for a change and return when it is stored; print the operation."""
+def _begin(given: Namespace, server: Server, method: Any, request: Message) -> dict[str, Any]:
+    """Ask for a change and return when it is stored; tell its operation."""
     call = method(request, timeout=server.change_s)
     name = operation_of(call)
     if not name:  # it was refused
         answer = answer_of(server, call)
-        report(given, answer, lambda: print(outcome(answer.operation)))
-        return
+        return _told(given, answer, outcome(answer.operation))
     call.cancel()
-    if given.json:
-        print(answers.dumps({"operation": {"name": name}}))
-    elif not given.quiet:
+    if not (given.json or given.quiet):
         print(bare(name, "operations"))
+    return {"operation": {"name": name}}

@@ -7,13 +7,14 @@ that file NAME is a volume that this host serves: up publishes it to its hosts, 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import places
+from zfsilod.ctl import answers, places
 from zfsilod.ctl.amount import bare, resource
 from zfsilod.ctl.change import outcome, send
 from zfsilod.ctl.client import Server, dial
@@ -24,6 +25,8 @@ from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound, Zfsilo
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable
+
+T = TypeVar("T")
 
 WHAT = "volumes go up and down"
 MULTI_NODE = "ACCESS_MODE_MULTI_NODE"
@@ -68,9 +71,10 @@ def up(given: Namespace) -> None:
     wish = wish_for(name)
     patience = Patience(given.wait)
     if wish is not None:
-        patience.run(lambda: _climb(given, wish))
+        made = patience.run(lambda: _climb(given, wish))
     else:
-        patience.run(lambda: _publish(given, name))
+        made = patience.run(lambda: _publish(given, name))
+    _report(given, made)
 
 
 def down(given: Namespace) -> None:
@@ -80,17 +84,18 @@ def down(given: Namespace) -> None:
     wish = wish_for(name)
     if wish is None and shutting_down():
         # Unpublished, its holders and their secrets would be forgotten by the next boot.
-        print(f"{name}: this host shuts down, so nothing is changed")
+        _say(given, f"{name}: this host shuts down, so nothing is changed")
+        _report(given, [])
         return
     with dial(given) as server:
         requests = _descent(server, name, served=wish is None)
-        for method, request in requests:
-            _send(given, server, method, request)
-    if not requests and not given.quiet:
-        print(f"{name}: already down")
+        made = [_send(given, server, method, request) for method, request in requests]
+    if not made:
+        _say(given, f"{name}: already down")
+    _report(given, made)
 
 
-def _climb(given: Namespace, wish: Wish) -> None:
+def _climb(given: Namespace, wish: Wish) -> list[Any]:
     """Connect, stage and mount as far as wished; what is so already is passed."""
     with dial(given) as server:
         volumes, name = server.changes.volumes, resource(wish.name, "volumes")
@@ -107,18 +112,17 @@ def _climb(given: Namespace, wish: Wish) -> None:
                 name=name, path=wish.mount_path, readonly=wish.readonly
             )),
         ]  # fmt: skip
-        for method, request in climb[: wish.rungs]:
-            _send(given, server, method, request)
+        return [_send(given, server, *each) for each in climb[: wish.rungs]]
 
 
-def _publish(given: Namespace, name: str) -> None:
+def _publish(given: Namespace, name: str) -> list[Any]:
     """Publish a volume to the hosts that it names, and make sure of what is published."""
     with dial(given) as server:
         volume = _find(server, name)
         if volume is None or not volume.dataset:
             raise _unknown(name)
-        for request in publications_for(volume):
-            _send(given, server, server.changes.volumes.PublishVolume, request)
+        publish = server.changes.volumes.PublishVolume
+        return [_send(given, server, publish, request) for request in publications_for(volume)]
 
 
 def publications_for(volume: Any) -> list[Any]:
@@ -187,10 +191,22 @@ def _unknown(name: str) -> NotFound:
     )
 
 
-def _send(given: Namespace, server: Server, method: Any, request: Any) -> None:
-    answer = send(server, method, request, follow=not given.quiet)
-    if not given.quiet:
-        print(outcome(answer.operation), flush=True)
+def _send(given: Namespace, server: Server, method: Any, request: Any) -> Any:
+    """Ask for a change, tell people what came of it, and return its operation."""
+    answer = send(server, method, request, follow=not (given.json or given.quiet))
+    _say(given, outcome(answer.operation))
+    return answer.operation
+
+
+def _say(given: Namespace, sentence: str) -> None:
+    if not (given.json or given.quiet):
+        print(sentence, flush=True)
+
+
+def _report(given: Namespace, operations: list[Any]) -> None:
+    """Print what was done as the one object that programs want."""
+    if given.json:
+        print(answers.dumps({"operations": [answers.plain(each) for each in operations]}))
 
 
 class Patience:
@@ -204,8 +220,8 @@ class Patience:
         self._sleep = sleep
         self._clock = clock
 
-    def run(self, attempt: Callable[[], None]) -> None:
-        """Call until it does not raise UNAVAILABLE, or the time is up."""
+    def run(self, attempt: Callable[[], T]) -> T:
+        """Call until it does not raise UNAVAILABLE, or the time is up; return what it returns."""
         tried = 0
         while True:
             try:
@@ -216,7 +232,7 @@ class Patience:
                     raise
                 pause = min(PAUSES_S[min(tried, len(PAUSES_S) - 1)], left)
                 if tried == 0:
-                    print(f"{error.message}; trying again for {left:.0f} s", flush=True)
+                    sys.stderr.write(f"{error.message}; trying again for {left:.0f} s\n")
             tried += 1
             self._sleep(pause)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from zfsilo.v1 import service_pb2
@@ -10,6 +11,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from zfsilod.ctl import answers
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
+from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import clean, show_table
 from zfsilod.ctl.volume import one_or_all
 
@@ -50,12 +52,15 @@ def adopt(given: Namespace) -> int:
     if given.json:
         print(answers.as_json(found))
     else:
-        for name in (*found.volumes, *found.snapshots):
-            print(f"{clean(name)}: adopted")
-        for name in found.in_trash:
-            print(f"{clean(name)}: adopted, in the trash")
-        for name, complaint in sorted(found.complaints.items()):
-            print(f"{clean(name)}: {clean(complaint)}")
-        for sentence in found.unknown:
-            print(f"not known: {clean(sentence)}")
-    return 1 if found.complaints else 0
+        _show_adopted(given, found)
+    return FAILED if found.complaints else 0
+
+
+def _show_adopted(given: Namespace, found: pb.AdoptVolumesResponse) -> None:
+    lines = [f"{name}: adopted" for name in (*found.volumes, *found.snapshots)]
+    lines += [f"{name}: adopted, in the trash" for name in found.in_trash]
+    lines += [f"{name}: {complaint}" for name, complaint in sorted(found.complaints.items())]
+    lines += [f"not known: {sentence}" for sentence in found.unknown]
+    if not (lines or given.quiet):
+        lines = ["there is nothing to adopt"]
+    sys.stdout.writelines(f"{clean(each)}\n" for each in lines)

@@ -74,10 +74,13 @@ def issue(given: Namespace) -> None:
                 txn.put(pki.record_of(made.certificate_pem, identity))
             write_join(path, join)
     record("pki issue", str(identity))
-    if path is not None and not given.quiet:
-        print(f"{path}: for {identity}, who reaches this server at {join.address}")
+    if path is not None:
         use = f"join {path.name}" if given.kind == "host" else f"-H {path.name} volume list"
-        print(f"  over there:  zfsiloctl {use}")
+        _told(
+            given, {"file": str(path), "subject": str(identity), "address": join.address},
+            f"{path}: for {identity}, who reaches this server at {join.address}\n"
+            f"  over there:  zfsiloctl {use}",
+        )  # fmt: skip
 
 
 def list_issued(given: Namespace) -> None:
@@ -116,17 +119,20 @@ def renew(given: Namespace) -> None:
     """Renew what ends soon: this host's own certificate, and those for its servers."""
     check_here(given, WHAT)
     failed: list[ZfsiloError] = []
-    if _is_own() and _is_due(given, files().host.read_text()):
+    renewed = _is_own() and _is_due(given, files().host.read_text())
+    if renewed:
         write_own(())
         _say(given, f"own certificate: renewed until {_end(files().host)}")
     for name in servers.names():
         try:
-            _renew_for(given, name)
+            renewed |= _renew_for(given, name)
         except ZfsiloError as error:
             failed.append(error)
     if failed:
         sentence = "; ".join(error.message for error in failed)
         raise type(failed[0])(sentence, reason="NOT_RENEWED")
+    if not renewed:
+        _say(given, "there is nothing to renew")
 
 
 def import_pem(given: Namespace) -> None:
@@ -148,15 +154,15 @@ def import_pem(given: Namespace) -> None:
     _say(given, f"own certificate: the one in {given.file}, until {_end(files().host)}")
 
 
-def _renew_for(given: Namespace, name: str) -> None:
-    """Ask a server for the successor of the certificate that it gave us."""
+def _renew_for(given: Namespace, name: str) -> bool:
+    """Ask a server for the successor of the certificate that it gave us, when it is due."""
     from zfsilo.v1 import service_pb2
 
     from zfsilod.ctl.client import Server
 
     known = servers.read(name)
     if not known.certificate or not _is_due(given, known.certificate):
-        return
+        return False
     made = pki.make_request()
     request = service_pb2.RenewCertificateRequest(request=made.certificate_pem.decode())
     with servers.channel_to(known) as channel:
@@ -165,6 +171,7 @@ def _renew_for(given: Namespace, name: str) -> None:
     known.certificate, known.key = answer.certificate, made.key_pem.decode()
     servers.write(known)
     _say(given, f"certificate for {name}: renewed until {_day(known.certificate)}")
+    return True
 
 
 def write_own(names: tuple[str, ...]) -> None:
@@ -227,6 +234,14 @@ def _read(name: str) -> bytes:
         return Path(name).read_bytes()
     except OSError as error:
         raise InvalidArgument(f"{name} cannot be read: {error.strerror}", reason="USAGE") from error
+
+
+def _told(given: Namespace, answer: dict[str, str], text: str) -> None:
+    """Print what was made, for programs or for people."""
+    if given.json:
+        print(answers.dumps(answer))
+    else:
+        _say(given, text)
 
 
 def _say(given: Namespace, sentence: str) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
+from zfsilod.ctl import answers
 from zfsilod.ctl.amount import bare, resource
-from zfsilod.ctl.change import change
+from zfsilod.ctl.change import ask, change
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import clean
@@ -20,28 +21,39 @@ if TYPE_CHECKING:
 
 
 def rotate_secrets(given: Namespace) -> int:
-    """Make new secrets for one volume, or for all: there one failure stops no other."""
+    """Make new secrets for one volume, or for all."""
     with dial(given) as server:
-        if given.volume:
-            _rotate(given, server, given.volume)
-            return 0
-        listed = server.ask_all(
-            server.api.volumes.ListPublications, pb.ListPublicationsRequest(), "publications"
-        )
-        failed = False
-        for volume in dict.fromkeys(bare(each.volume, "volumes") for each in listed):
-            try:
-                _rotate(given, server, volume)
-            except ZfsiloError as error:
-                failed = True
-                sys.stderr.write(f"zfsiloctl: {volume}: {clean(error.message)}\n")
+        if not given.volume:
+            return _rotate_all(given, server)
+        change(given, server, server.changes.service.RotateSecrets, _request(given, given.volume))
+    return 0
+
+
+def _rotate_all(given: Namespace, server: Server) -> int:
+    """Make new secrets for all that is published; one failure stops no other."""
+    listed = server.ask_all(
+        server.api.volumes.ListPublications, pb.ListPublicationsRequest(), "publications"
+    )
+    made, failed = [], False
+    for volume in dict.fromkeys(bare(each.volume, "volumes") for each in listed):
+        try:
+            made.append(ask(
+                given, server, server.changes.service.RotateSecrets, _request(given, volume)
+            ))  # fmt: skip
+        except ZfsiloError as error:
+            failed = True
+            sys.stderr.write(f"zfsiloctl: {volume}: {clean(error.message)}\n")
+    if given.json:
+        print(answers.dumps({"operations": [each["operation"] for each in made]}))
+    elif not (listed or given.quiet):
+        print("nothing is published: there are no secrets")
     return FAILED if failed else 0
 
 
-def _rotate(given: Namespace, server: Server, volume: str) -> None:
+def _request(given: Namespace, volume: str) -> service_pb2.RotateSecretsRequest:
     request = service_pb2.RotateSecretsRequest(
         volume=resource(volume, "volumes"), force=given.force
     )
     if given.host:
         request.host = resource(given.host, "hosts")
-    change(given, server, server.changes.service.RotateSecrets, request)
+    return request

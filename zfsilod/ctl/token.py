@@ -39,7 +39,9 @@ def create(given: Namespace) -> None:
         with new_file(given.file) as path:
             _keep(store, token)
             write_join(path, join)
-    if path is not None and not given.quiet:
+    if path is not None and given.json:
+        print(answers.dumps(_plain(token) | {"file": str(path)}))
+    elif path is not None and not given.quiet:
         print(f"{path}: for {given.role} {given.subject}, who uses it as: zfsiloctl -H {path} ...")
 
 
