@@ -10,6 +10,7 @@ from zfsilod.sizes import UNITS
 SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,19}))?(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE)
 LARGEST = 1 << 62  # the sum of two still fits into a message
 LONGEST_S = 365 * 86400
+MOST_DAYS = 3650
 
 
 def parse_size(text: str) -> int:
@@ -33,6 +34,24 @@ def parse_seconds(text: str) -> float:
     found = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else -1.0
     if not 0 <= found <= LONGEST_S:
         raise InvalidArgument(f"{text[:80]!r} is no number of seconds", reason="USAGE")
+    return found
+
+
+def parse_timeout(text: str) -> float:
+    """Return how long to wait for an answer, for argparse: nobody answers in no time at all."""
+    found = parse_seconds(text)
+    if not found:
+        raise InvalidArgument("with a timeout of 0 nobody can answer", reason="USAGE")
+    return found
+
+
+def parse_days(text: str) -> int:
+    """Return how long something is good, for argparse."""
+    found = int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
+    if not 1 <= found <= MOST_DAYS:
+        raise InvalidArgument(
+            f"{text[:80]!r} is no number of days from 1 to {MOST_DAYS}", reason="USAGE"
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl.amount import parse_number, parse_seconds
+from zfsilod.ctl.amount import parse_days, parse_number, parse_seconds, parse_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ COMMON = (
              text="talk to this server in place of the local daemon (a name, or a join file)"),
     Argument("--socket", metavar="PATH", offer="files",
              text="the local daemon's socket (ZFSILO_SOCKET; /run/zfsilo/zfsilod.sock)"),
-    Argument("--timeout", metavar="SECONDS", type=parse_seconds,
+    Argument("--timeout", metavar="SECONDS", type=parse_timeout,
              text="how long to wait for an answer (600; what only reads: 30)"),
     flag("--json", text="print protobuf's JSON, for programs"),
     flag("-q", "--quiet", text="print names only in lists, and nothing after changes"),
@@ -315,7 +315,7 @@ COMMANDS = (
             Argument("--file", metavar="FILE", default="", offer="files",
                      text="where to write it (NAME.join; -: standard output)"),
             ADDRESS,
-            Argument("--days", metavar="N", type=parse_number, default=90,
+            Argument("--days", metavar="N", type=parse_days, default=90,
                      text="how long it is good (90; a host renews it by itself)")),
     Command("pki list", "pki:list_issued", "list the certificates that were made here"),
     Command("pki renew", "pki:renew", "renew what ends soon: own certificate, and for servers",
@@ -337,7 +337,7 @@ COMMANDS = (
                      text="what its bearer may do"),
             Argument("--file", metavar="FILE", offer="files",
                      text="write a file for `zfsiloctl -H FILE`, in place of printing"),
-            Argument("--days", metavar="N", type=parse_number, default=0,
+            Argument("--days", metavar="N", type=parse_days, default=0,
                      text="how long it is good (for ever)"),
             ADDRESS),
     Command("token list", "token:list_tokens", "list tokens"),
