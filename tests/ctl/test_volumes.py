@@ -121,6 +121,27 @@ def test_deletion_wants_to_be_confirmed(ctl: Shell, monkeypatch: pytest.MonkeyPa
     assert ctl("volume show dear").code == 3
 
 
+def test_removal_of_an_orphan_wants_to_be_confirmed(
+    ctl: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ctl.ok("adopt --all") == "there is nothing to adopt\n"
+    assert ctl.ok("adopt --all -q") == ""
+    ctl.ok("volume create stray 1G")
+    ctl.daemon.front.write(lambda txn: txn.drop("volume", "stray"))
+    (name,) = ctl.ok("orphan list -q").split()
+    assert "add --yes" in ctl.fails(2, f"orphan remove {name}")
+    assert ctl.ok(f"orphan remove {name} --dry-run").startswith("would remove 1 orphans:")
+    for answer, code in (("n\n", 1), ("y\n", 0)):
+        monkeypatch.setattr(sys, "stdin", Person(answer))
+        ran = ctl(f"orphan remove {name}")
+        assert ran.code == code
+        assert f"Remove {name}, with all data there? [y/N] " in ran.err
+        assert ("nothing was changed" in ran.err) == (code == 1)
+    assert ctl.fails(3, f"orphan remove {name} --yes") == (
+        f"zfsiloctl: there is no orphan {name}\n"
+    )
+
+
 class Person:
     """A terminal at which somebody types one answer."""
 

@@ -190,7 +190,7 @@ class TestStoreIsLost:
         take.sh("systemctl stop writer")
         for words in (("unmount", NAME, PATH), ("unstage", NAME), ("disconnect", NAME)):
             ctl(take, "volume", *words)
-        ctl(give, "orphan", "remove", *orphans(give))
+        ctl(give, "orphan", "remove", "--yes", *orphans(give))
         ctl(give, "volume", "sync", NAME)
         ctl(give, "volume", "delete", NAME, "--yes")
         assert orphans(give) == orphans(take) == []

@@ -298,6 +298,7 @@ COMMANDS = (
             "list what has our marks on a host and no record owns"),
     Command("orphan remove", "orphan:remove", "remove orphans, with their data",
             Argument("name", metavar="ORPHAN", nargs="+", text="its name in the list"),
+            flag("-y", "--yes", text="do not ask"),
             flag("--force", text="also when somebody is at work with it"), changes=True),
     Command("adopt", "orphan:adopt", "make a volume of a zvol that is there",
             Argument("dataset", metavar="DATASET", nargs="?", text="the zvol: tank/vm-1"),

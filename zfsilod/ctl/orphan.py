@@ -13,7 +13,7 @@ from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import clean, show_table
-from zfsilod.ctl.volume import one_or_all
+from zfsilod.ctl.volume import check_terminal, confirmed, one_or_all
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -32,11 +32,20 @@ def list_orphans(given: Namespace) -> None:
     )  # fmt: skip
 
 
-def remove(given: Namespace) -> None:
-    """Remove orphans."""
+def remove(given: Namespace) -> int:
+    """Remove orphans, after a question on a terminal."""
+    if not (given.yes or given.dry_run) and not _sure(given.name):
+        return FAILED
     request = service_pb2.RemoveOrphansRequest(names=given.name, force=given.force)
     with dial(given) as server:
         change(given, server, server.changes.service.RemoveOrphans, request)
+    return 0
+
+
+def _sure(names: list[str]) -> bool:
+    named = clean(", ".join(names))
+    check_terminal(f"{named}, with the data there,")
+    return confirmed(f"Remove {named}, with all data there?")
 
 
 def adopt(given: Namespace) -> int:

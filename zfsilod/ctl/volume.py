@@ -156,7 +156,6 @@ def delete(given: Namespace) -> int:
     name = bare(given.name, "volumes")
     with dial(given) as server:
         if not (given.yes or given.dry_run) and not _sure(server, name):
-            sys.stderr.write("zfsiloctl: nothing was changed\n")
             return FAILED
         request = pb.DeleteVolumeRequest(name=resource(name, "volumes"), etag=given.etag)
         if given.keep_dependents:
@@ -283,13 +282,25 @@ def one_or_all(one: str | None, what: str, *, everything: bool) -> None:
 
 
 def _sure(server: Server, name: str) -> bool:
+    check_terminal(f"{name} and its data")
+    size = show_size(get(server, name).capacity_bytes)
+    return confirmed(f"Destroy the volume {name} ({size}) and all its data?")
+
+
+def check_terminal(what: str) -> None:
+    """Refuse to destroy what nobody can be asked about."""
     if not sys.stdin.isatty():
         raise InvalidArgument(
-            f"nobody is here to confirm that {name} and its data shall be destroyed: add --yes",
+            f"nobody is here to confirm that {what} shall be destroyed: add --yes",
             reason="UNCONFIRMED",
         )
-    found = get(server, name)
-    size = show_size(found.capacity_bytes)
-    sys.stderr.write(f"Destroy the volume {name} ({size}) and all its data? [y/N] ")
+
+
+def confirmed(question: str) -> bool:
+    """Ask a question on the terminal; anything but yes changes nothing."""
+    sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    sure = sys.stdin.readline().strip().lower() in ("y", "yes")
+    if not sure:
+        sys.stderr.write("zfsiloctl: nothing was changed\n")
+    return sure
