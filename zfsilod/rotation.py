@@ -106,7 +106,7 @@ class RefreshSecrets(Verb):
             if each.id in seen and is_stale(each, seen[each.id].connection)
         ]
         if not changes:
-            return Plan(title=f"secrets of {self.server}: already so", claims=())
+            return Plan(title=f"secrets of {self.server}", claims=())
         names = ", ".join(each.id for each, _after in changes)
         return Plan(
             title=f"take new secrets for {names}",

@@ -35,6 +35,7 @@ from zfsilod.give import need_root
 from zfsilod.model import (
     Attachment,
     Debt,
+    Failure,
     Host,
     HostStep,
     Move,
@@ -183,7 +184,8 @@ class Service:
             failure = operation.failure
             raise revive(
                 failure.name, failure.message, failure.reason,
-                dict(failure.facts) | {"operation": operation.id},
+                dict(failure.facts)
+                | {"operation": operation.id, "outcome": _outcome(operation, failure)},
             )  # fmt: skip
         return operation
 
@@ -432,3 +434,10 @@ class Service:
             await self.ended(owner.id, max(left, 0.0))
         except DeadlineExceeded:
             raise busy from None
+
+
+def _outcome(operation: Operation, failure: Failure) -> str:
+    """Say what became of an operation that failed, and where it did."""
+    end = {"NEEDS_REPAIR": ", and needs repair", "ROLLED_BACK": ", and was taken back"}
+    place = f" at {failure.step}" if failure.step else ""
+    return f"{operation.title}: failed{place}{end.get(operation.state, '')}"

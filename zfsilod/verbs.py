@@ -84,8 +84,9 @@ class Plan:
 
     def operation(self, verb: Verb, world: World) -> Operation:
         """Return the operation that carries the plan out."""
+        title = self.title if self.moves or self.commit else f"{self.title}: already so"
         return Operation(
-            id=world.operation_id, kind=verb.kind, subject=verb.subject, title=self.title,
+            id=world.operation_id, kind=verb.kind, subject=verb.subject, title=title,
             moves=self.moves, claims=self.claims, commit=self.commit, revert=self.revert,
             request=verb.digest(), caller=world.caller, boot_id=world.boot_id,
             created_at=world.now,

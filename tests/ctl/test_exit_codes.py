@@ -20,10 +20,19 @@ def test_0_done_and_0_again(ctl: Shell) -> None:
     assert "already so" in ctl.ok("volume create again 1G")
 
 
+def test_0_what_is_not_there_is_gone_already(ctl: Shell) -> None:
+    assert ctl.ok("volume disconnect nowhere --force") == "disconnect nowhere: already so\n"
+
+
 def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
     ctl.daemon.front.zfsilo.host.facts.light_fuse(1, when="before", how="fail")
     complaint = ctl.fails(1, "volume create fused 1G")
-    assert complaint == "zfsiloctl: the fuse of the simulated host blew\n"
+    operation = ctl.daemon.operations()[-1].id
+    assert complaint == (
+        "zfsiloctl: the fuse of the simulated host blew\n"
+        "  create fused: failed at do Zvol, and was taken back\n"
+        f"  try: zfsiloctl operation show {operation}\n"
+    )
     assert ctl("volume show fused").code == 3
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from zfsilod.ctl.table import clean
+
 if TYPE_CHECKING:
     from zfsilod.errors import ZfsiloError
 
@@ -75,6 +77,8 @@ def complain(error: ZfsiloError) -> int:
     """Tell a person what failed, and return the exit code."""
     message = error.message.replace("\n", "\n  ")
     sys.stderr.write(f"{COMPLAINT}{message}\n")
+    if outcome := error.facts.get("outcome"):
+        sys.stderr.write(f"  {clean(outcome)}\n")
     hint = hint_for(error)
     if hint and hint not in message:
         sys.stderr.write(f"  try: {hint}\n")
@@ -89,6 +93,8 @@ def hint_for(error: ZfsiloError) -> str:
         except KeyError:
             continue
         return _placed(found, error.facts.get("server", ""))
+    if "outcome" in error.facts:  # of an operation that failed
+        return f"zfsiloctl operation show {error.facts['operation']}"
     return ""
 
 
