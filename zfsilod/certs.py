@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -11,6 +9,7 @@ import tomli
 
 from zfsilod.errors import FailedPrecondition, InvalidArgument
 from zfsilod.pki import Pair, load
+from zfsilod.secret import write_private
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
@@ -172,14 +171,3 @@ def expiries(own: Path, servers: dict[str, str]) -> dict[str, float]:
         with suppress(InvalidArgument):
             found[name] = float(expiry(pem))
     return found
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file for its owner only, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    draft.replace(path)

@@ -100,17 +100,37 @@ def credential() -> str:
 def load_key(path: Path) -> bytes:
     """Return the store's key: of systemd's credentials where there, else of a file of root's.
 
-    The file is made on first use: 32 random bytes.
+    The file is made on first use: 32 random bytes. Raises StoreCorrupt when it has another length.
     """
     if given := credential():
         with open(given, "rb") as file:  # noqa: PTH123 - pathlib costs a worker 5 ms
-            return file.read()
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_bytes(os.urandom(KEY_BYTES))
-        return path.read_bytes()
+            return _checked(file.read(), given)
+    if not path.exists():
+        write_private(path, os.urandom(KEY_BYTES))
+    return _checked(path.read_bytes(), os.fspath(path))
+
+
+def _checked(key: bytes, place: str) -> bytes:
+    if len(key) != KEY_BYTES:
+        raise StoreCorrupt(
+            f"the key of the store in {place} has {len(key)} bytes, not {KEY_BYTES}: bring it back "
+            "from a backup (zfsilod(8))"
+        )
+    return key
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file for its owner only, whole or not at all, and so that a power cut leaves it."""
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def seal(key: bytes, name: str, chap: Chap) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod import certs, config, pki
+from zfsilod.secret import write_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ async def know_itself(service: Service, etc: Path, files: certs.Files, address: 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     access = config.find_server(etc, host_id) or await _certified(service, files)
     access.address = address  # another one at each start
-    certs.write_private(path, certs.body(access).encode())
+    write_private(path, certs.body(access).encode())
     await service.introduce(host_id)
 
 

@@ -15,7 +15,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import TAKE, create, made, refused
 from zfsilod import certs, pki, secret
-from zfsilod.errors import InvalidArgument, Unauthenticated
+from zfsilod.errors import InvalidArgument, StoreCorrupt, Unauthenticated
 from zfsilod.model import Issued
 
 if TYPE_CHECKING:
@@ -165,6 +165,12 @@ def test_the_sealing_key_may_be_a_credential(
     assert secret.load_key(tmp_path / "key") == b"k" * 32 != made_here
     (tmp_path / secret.CREDENTIAL).unlink()
     assert secret.load_key(tmp_path / "key") == made_here
+
+
+def test_a_sealing_key_that_a_power_cut_tore_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"")
+    with pytest.raises(StoreCorrupt, match="has 0 bytes, not 32"):
+        secret.load_key(tmp_path / "key")
 
 
 # On the wire

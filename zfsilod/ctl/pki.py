@@ -19,6 +19,7 @@ from zfsilod.ctl.local import new_file, opened_store, record, write_join
 from zfsilod.ctl.table import show_table
 from zfsilod.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
 from zfsilod.model import Issued
+from zfsilod.secret import write_private
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def import_pem(given: Namespace) -> None:
     if pki.is_authority(pem) and not given.key:
         files().trusted.mkdir(mode=0o700, exist_ok=True)
         name = f"{pki.load(pem).serial_number:x}.pem"
-        certs.write_private(files().trusted / name, pem)
+        write_private(files().trusted / name, pem)
         _say(given, f"{files().trusted / name}: believed from now on")
         return
     if not given.key:

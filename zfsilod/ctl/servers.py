@@ -64,7 +64,8 @@ def read(name: str) -> Access:
 
 def write(known: Access) -> Path:
     """Keep a server, readable for root only: whole or not at all."""
-    from zfsilod.certs import body, write_private
+    from zfsilod.certs import body
+    from zfsilod.secret import write_private
 
     path = path_of(known.name)
     try:
