@@ -401,6 +401,8 @@ async def test_what_the_bus_defines(home: House, call: tuple[Any, ...], error: s
         ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "Data", GIB, {}), "InvalidArgument"),
         ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", 2**64 - 1, {}), "InvalidArgument"),
         ((ROOT, MANAGER, "Connect", "ssa{sv}", "take", "nix", {}), "NotFound"),
+        ((ROOT, MANAGER, "ListVolumes", "a{sv}", {"height": Variant("s", "mounted")}),
+         "InvalidArgument"),
         ((ROOT, MANAGER, "ListVolumes", "a{sv}", {"page_token": Variant("s", "x" * 600)}),
          "InvalidArgument"),
         ((DATA, VOLUME, "Stats"), "NotFound"),

@@ -18,7 +18,16 @@ from zfsilod.give import (
 )
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.leave import Disconnect, UnmountFrom, Unstage
-from zfsilod.model import AccessMode, Host, Mode, Operation, Restore, Snapshot, Transport
+from zfsilod.model import (
+    AccessMode,
+    Host,
+    Mode,
+    Operation,
+    OperationState,
+    Restore,
+    Snapshot,
+    Transport,
+)
 from zfsilod.origins import need_snapshot
 from zfsilod.orphans import RemoveOrphans
 from zfsilod.publish import Publish, Unpublish
@@ -29,7 +38,7 @@ from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect, Grow, MountAt, Stage
 from zfsilod.trash import DeleteVolume, Dependents, UndeleteVolume
 from zfsilod.verbs import check_id
-from zfsilod.views import page, view
+from zfsilod.views import HEIGHTS, page, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -66,7 +75,7 @@ OPTIONS = {
     "force": Option("b"),
     "fs_type": Option("s"),
     "grace_s": Option("u"),
-    "height": Option("s"),
+    "height": Option("s", HEIGHTS),
     "hosts": Option("as"),
     "iqn": Option("s"),
     "labels": Option("a{ss}"),
@@ -84,7 +93,7 @@ OPTIONS = {
     "restore": Option("s", get_args(Restore)),
     "source_snapshot": Option("s"),
     "source_volume": Option("s"),
-    "state": Option("s"),
+    "state": Option("s", get_args(OperationState)),
     "subject": Option("s"),
     "thin": Option("b"),
     "transport": Option("s", get_args(Transport)),
