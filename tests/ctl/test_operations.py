@@ -134,6 +134,15 @@ def read_until(descriptor: int, text: str) -> str:
     return seen
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Have programs that are started from here hear Ctrl-C: those of a shell's `&` ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_request_says_what_goes_on(ctl: Shell) -> None:
     ctl.daemon.hold()
     before = len(ctl.daemon.operations())

@@ -12,7 +12,6 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl.interrupt import insistent
 from zfsilod.ctl.parser import parse
 from zfsilod.ctl.refusal import BROKEN_PIPE, INTERRUPTED, complain
 from zfsilod.errors import ZfsiloError
@@ -31,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     gc.set_threshold(GARBAGE_AFTER)
     try:
-        with insistent():
-            code = _run(parse(sys.argv[1:] if argv is None else argv))
+        code = _run(parse(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         gc.freeze()  # or Python looks through all that it has loaded before it ends: 14 ms
         return code

@@ -8,7 +8,6 @@ import grpc
 
 from zfsilod.ctl import answers
 from zfsilod.ctl.amount import bare
-from zfsilod.ctl.interrupt import heard
 from zfsilod.ctl.progress import Progress
 from zfsilod.ctl.table import clean
 
@@ -52,7 +51,6 @@ def send(server: Server, method: Any, request: Message, *, follow: bool = True) 
     try:
         return answer_of(server, call)
     except KeyboardInterrupt:
-        heard()
         call.cancel()
         raise KeyboardInterrupt(bare(progress.operation, "operations")) from None
     finally:
