@@ -125,9 +125,11 @@ class Service:
     async def _claim(self, verb: Verb, caller: str, operation_id: str, until: float) -> Operation:
         """Store the operation once its claims are free; return it, or an equal one that runs."""
         while True:
-            seen = await sight.see(self, verb, operation_id)  # anew, if it had to wait
+            with self.store.read() as txn:
+                since = txn.revision()
+            seen = await sight.see(self, verb, operation_id)
             await way.clear(self, verb, seen, caller, until)
-            begin = partial(self._begin_in, verb, seen, caller, operation_id)
+            begin = partial(self._begin_in, verb, seen, since, caller, operation_id)
             found = await self.write(begin)
             if found.id == operation_id or found.request == verb.digest():
                 return found
@@ -398,11 +400,19 @@ class Service:
         )  # fmt: skip
 
     def _begin_in(
-        self, verb: Verb, seen: object, caller: str, operation_id: str, txn: Transaction
-    ) -> Operation:
-        """Store the operation, or return the one that owns what it would claim."""
+        self, verb: Verb, seen: object, since: int, caller: str, operation_id: str,
+        txn: Transaction,
+    ) -> Operation:  # fmt: skip
+        """Store the operation, or return the one that owns what it would claim.
+
+        One that changed it since it was looked at counts too: then what was seen is not so.
+        """
         world = self.world(txn, operation_id, caller)
         plan = verb.plan(world, seen)
+        if seen is not None:
+            for each in txn.changed_after(since):
+                if not set(plan.claims).isdisjoint(each.claims):
+                    return each
         for thing in plan.claims:
             owner = txn.claimant(thing)
             if owner:
