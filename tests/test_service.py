@@ -350,6 +350,18 @@ async def test_watch_resumes_by_revision(zfsilo: House) -> None:
     assert seen[-1].kind == "delete"
 
 
+async def test_any_number_may_wait_for_news(zfsilo: House) -> None:
+    async def next_news() -> None:
+        async for operation in zfsilo.service.watch(0):
+            if operation.subject == "volumes/late":
+                return
+
+    watchers = [asyncio.create_task(next_news()) for _ in range(300)]  # LMDB has 256 readers
+    await asyncio.sleep(0)
+    await zfsilo.do(CreateVolume(id="late", capacity_bytes=GIB))
+    await asyncio.gather(*watchers)
+
+
 async def test_ended_operations_are_forgotten_in_time(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
     live = await zfsilo.service.begin(CREATE, caller="a")

@@ -46,6 +46,15 @@ class Transaction:
     def __init__(self, handle: lmdb.Transaction) -> None:
         self._handle = handle
 
+    def end(self) -> None:
+        """End what was only read.
+
+        LMDB has places for 256 readers, and py-lmdb keeps one for as long as somebody has the
+        handle, as a coroutine that waits has its variables.
+        """
+        self._handle.abort()
+        del self._handle
+
     def get(self, kind: type[R], key: str) -> R | None:
         """Return the record of that key, or None."""
         raw = self.get_raw(kind.bucket(), key)
@@ -281,8 +290,11 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """Open a read transaction: a consistent view that blocks nobody."""
-        with self._environment.begin() as handle:
-            yield Transaction(handle)
+        txn = Transaction(self._environment.begin())
+        try:
+            yield txn
+        finally:
+            txn.end()
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
