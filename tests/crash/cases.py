@@ -15,7 +15,7 @@ from zfsilod import adopt, orphans, rebuild
 from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Attachment, Disk, Listed, Trashed
+from zfsilod.model import Disk, Listed, Trashed
 from zfsilod.publish import Publish, ReportFilesystem, Unpublish
 from zfsilod.rotation import RefreshSecrets, RotateSecrets
 from zfsilod.snapshots import (
@@ -121,11 +121,11 @@ async def purge(service: Service) -> Verb:
 
 
 async def clear(service: Service) -> Verb:
-    """Return the end of a session, with all that is mounted of it."""
-    with service.store.read() as txn:
-        found = next(txn.scan(Attachment))
-    paths = (found.staging_path, *(each.path for each in found.mounts))
-    return Clear(id=found.id, disk=found.disk, paths=paths)
+    """Return the end of a session that no record knows, with all that is mounted of it."""
+    iscsi = service.machine.iscsi
+    (target,) = iscsi.sessions()
+    disk = NO_DISK.but(target=target, serial=target.rpartition(":")[2])
+    return Clear(id="data", disk=disk, paths=tuple(iscsi.users(disk)))
 
 
 async def take_over(service: Service) -> Verb:
@@ -154,6 +154,11 @@ async def take_snapshots(service: Service) -> Verb:
 def forget(machine: Machine) -> None:
     """Lose the records, as with the state directory."""
     _forget(machine, b"volume/", b"publication/", b"attachment/", b"trashed/")
+
+
+def forget_use(machine: Machine) -> None:
+    """Lose the records of what is used here, as when an operation was abandoned."""
+    _forget(machine, b"attachment/")
 
 
 def forget_snapshots(machine: Machine) -> None:
@@ -262,7 +267,7 @@ CONSUMER = (
     Case("connect-rotated", (*CONNECTED, ROTATE), CONNECT, meddle=("session:",)),
     Case("refresh-secrets", (*MOUNTED, ROTATE), REFRESH),
     Case("refresh-secrets-lost", (*MOUNTED, ROTATE), REFRESH, spoil=break_session),
-    Case("clear", MOUNTED, Clear(id="", disk=NO_DISK, paths=()), find=clear),
+    Case("clear", MOUNTED, Clear(id="", disk=NO_DISK, paths=()), spoil=forget_use, find=clear),
     Case("stage", CONNECTED, STAGE, sticky=FORMATTED),
     Case("stage-again", (*STAGED, Unstage(id="data")), STAGE.but(path="/mnt/data")),
     Case("stage-clone", CLONED, STAGE.but(id="twin"), sticky=RENEWED),
