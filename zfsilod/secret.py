@@ -6,6 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING, NoReturn
 
+from zfsilod.durable import sync_folder
 from zfsilod.errors import StoreCorrupt
 
 if TYPE_CHECKING:
@@ -128,9 +129,7 @@ def write_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(descriptor)
     draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
+    sync_folder(path.parent)
 
 
 def seal(key: bytes, name: str, chap: Chap) -> bytes:

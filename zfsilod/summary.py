@@ -26,6 +26,12 @@ class Attention(Record):
     command: str = ""  # what to type
 
 
+def about_volume(name: str, sentence: str) -> Attention:
+    """Return that something is wrong with a volume."""
+    command = f"zfsiloctl volume show {name}"
+    return Attention(subject=f"volumes/{name}", sentence=sentence, command=command)
+
+
 class Served(NamedTuple):
     """What is kept of a volume of this host: there may be very many."""
 
@@ -89,9 +95,5 @@ class Summary:
         names = {each.uid: name for name, each in self.volumes.items()}
         names |= {each.serial: name for name, each in self.attachments.items()}
         for each in found:
-            name = names.get(each["id"])
-            for sentence in each["sentences"] if name else ():  # else it is gone, as this will be
-                yield Attention(
-                    subject=f"volumes/{name}", sentence=sentence,
-                    command=f"zfsiloctl volume show {name}",
-                )  # fmt: skip
+            if name := names.get(each["id"]):  # else it is gone, as this will be
+                yield from (about_volume(name, sentence) for sentence in each["sentences"])

@@ -212,9 +212,10 @@ def note(txn: Transaction, findings: list[Findings], complaints: dict[str, str])
             txn.put(Condition(id=each.uid, sentences=sentences))
         elif known is not None and not sentences:
             txn.drop(Condition.bucket(), each.uid)
+    _forget_gone(txn)
 
 
-def forget(txn: Transaction) -> None:
+def _forget_gone(txn: Transaction) -> None:
     """Drop what was kept of volumes that are gone from here by now."""
     noted = {each["id"] for each in txn.scan_plain(Condition)}
     if noted:

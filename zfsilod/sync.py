@@ -22,7 +22,7 @@ from zfsilod.model import Attachment, Debt, Move, Operation
 from zfsilod.record import Pairs, Record, pairs
 from zfsilod.rotation import follow
 from zfsilod.steps import Zvol
-from zfsilod.survey import UNKNOWN, Findings, forget, note, survey, truth
+from zfsilod.survey import UNKNOWN, Findings, note, survey, truth
 from zfsilod.trash import Purger
 from zfsilod.verbs import Plan, Settings, Verb, World, put
 from zfsilod.views import View, view, views
@@ -84,7 +84,6 @@ async def sync_all(service: Service, caller: str, *, validate_only: bool = False
         failed = await _repair(service, [f.volume for f in findings if f.repairable], caller)
         complaints |= failed
     await service.write(partial(note, findings=findings, complaints=complaints))
-    await service.write(forget)
     differing = tuple(each for each in findings if each.differences)
     return Report(
         volumes=len(findings), findings=differing, complaints=pairs(complaints),

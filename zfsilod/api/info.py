@@ -16,7 +16,7 @@ from zfsilod.errors import ZfsiloError
 from zfsilod.properties import check_properties
 from zfsilod.rotation import RotateSecrets
 from zfsilod.stats import broken_sessions
-from zfsilod.summary import Attention, Summary
+from zfsilod.summary import Attention, Summary, about_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,13 +121,8 @@ class Info:
 async def _broken(service: Service, known: Sequence[Attention]) -> list[Attention]:
     """Return the sessions that are broken now, and that no look before has told of."""
     told = {each.subject for each in known}
-    return [
-        Attention(
-            subject=f"volumes/{name}", sentence=problem, command=f"zfsiloctl volume show {name}"
-        )
-        for name, problem in (await broken_sessions(service)).items()
-        if f"volumes/{name}" not in told
-    ]
+    found = [about_volume(*each) for each in (await broken_sessions(service)).items()]
+    return [each for each in found if each.subject not in told]
 
 
 def _server(call: Call) -> service_pb2.ServerInfo:

@@ -9,7 +9,7 @@ import grpc
 from zfsilod.ctl import answers
 from zfsilod.ctl.amount import bare
 from zfsilod.ctl.progress import Progress
-from zfsilod.ctl.table import clean
+from zfsilod.ctl.table import clean, say
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -108,6 +108,5 @@ def _begin(given: Namespace, server: Server, method: Any, request: Message) -> d
         answer = answer_of(server, call)
         return _told(given, answer, outcome(answer.operation))
     call.cancel()
-    if not (given.json or given.quiet):
-        print(bare(name, "operations"))
+    say(given, bare(name, "operations"))
     return {"operation": {"name": name}}

@@ -19,6 +19,7 @@ from zfsilod.ctl.amount import bare, resource
 from zfsilod.ctl.change import outcome, send
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.here import check_local
+from zfsilod.ctl.table import say
 from zfsilod.ctl.volume import get
 from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound, ZfsiloError
 
@@ -84,14 +85,14 @@ def down(given: Namespace) -> None:
     wish = wish_for(name)
     if wish is None and shutting_down():
         # Unpublished, its holders and their secrets would be forgotten by the next boot.
-        _say(given, f"{name}: this host shuts down, so nothing is changed")
+        say(given, f"{name}: this host shuts down, so nothing is changed")
         _report(given, [])
         return
     with dial(given) as server:
         requests = _descent(server, name, served=wish is None)
         made = [_send(given, server, method, request) for method, request in requests]
     if not made:
-        _say(given, f"{name}: already down")
+        say(given, f"{name}: already down")
     _report(given, made)
 
 
@@ -194,13 +195,8 @@ def _unknown(name: str) -> NotFound:
 def _send(given: Namespace, server: Server, method: Any, request: Any) -> Any:
     """Ask for a change, tell people what came of it, and return its operation."""
     answer = send(server, method, request, follow=not (given.json or given.quiet))
-    _say(given, outcome(answer.operation))
+    say(given, outcome(answer.operation))
     return answer.operation
-
-
-def _say(given: Namespace, sentence: str) -> None:
-    if not (given.json or given.quiet):
-        print(sentence, flush=True)
 
 
 def _report(given: Namespace, operations: list[Any]) -> None:

@@ -13,7 +13,7 @@ from zfsilod.ctl.change import direction, outcome
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.filters import all_of, equals
 from zfsilod.ctl.progress import ENDED, Progress, describe
-from zfsilod.ctl.table import clean, show_block, show_table
+from zfsilod.ctl.table import clean, say, show_block, show_table
 from zfsilod.ctl.volume_view import age, when, word
 from zfsilod.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
@@ -96,8 +96,7 @@ def conclude(given: Namespace, operation: Any) -> int:
         raise failure
     if operation.state == pb.OPERATION_STATE_ROLLED_BACK:
         raise FailedPrecondition(f"{operation.title}: it was taken back", reason="ROLLED_BACK")
-    if not (given.json or given.quiet):
-        print(outcome(operation))
+    say(given, outcome(operation))
     return 0
 
 

@@ -16,7 +16,7 @@ from zfsilod import certs, pki
 from zfsilod.ctl import answers, places, servers
 from zfsilod.ctl.here import check_here
 from zfsilod.ctl.local import new_file, opened_store, record, write_join
-from zfsilod.ctl.table import show_table
+from zfsilod.ctl.table import say, show_table
 from zfsilod.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
 from zfsilod.model import Issued
 from zfsilod.secret import write_private
@@ -123,7 +123,7 @@ def renew(given: Namespace) -> None:
     renewed = _is_own() and _is_due(given, files().host.read_text())
     if renewed:
         write_own(())
-        _say(given, f"own certificate: renewed until {_end(files().host)}")
+        say(given, f"own certificate: renewed until {_end(files().host)}")
     for name in servers.names():
         try:
             renewed |= _renew_for(given, name)
@@ -133,7 +133,7 @@ def renew(given: Namespace) -> None:
         sentence = "; ".join(error.message for error in failed)
         raise type(failed[0])(sentence, reason="NOT_RENEWED")
     if not renewed:
-        _say(given, "there is nothing to renew")
+        say(given, "there is nothing to renew")
 
 
 def import_pem(given: Namespace) -> None:
@@ -146,13 +146,13 @@ def import_pem(given: Namespace) -> None:
         files().trusted.mkdir(mode=0o700, exist_ok=True)
         name = f"{pki.load(pem).serial_number:x}.pem"
         write_private(files().trusted / name, pem)
-        _say(given, f"{files().trusted / name}: believed from now on")
+        say(given, f"{files().trusted / name}: believed from now on")
         return
     if not given.key:
         raise InvalidArgument("a host's own certificate needs its --key", reason="USAGE")
     pki.identify_pem(pem, b"")  # it is a host's
     files().write_host(pki.Pair(pem, _read(given.key)))
-    _say(given, f"own certificate: the one in {given.file}, until {_end(files().host)}")
+    say(given, f"own certificate: the one in {given.file}, until {_end(files().host)}")
 
 
 def _renew_for(given: Namespace, name: str) -> bool:
@@ -171,7 +171,7 @@ def _renew_for(given: Namespace, name: str) -> bool:
         answer = server.ask(server.api.service.RenewCertificate, request)
     known.certificate, known.key = answer.certificate, made.key_pem.decode()
     servers.write(known)
-    _say(given, f"certificate for {name}: renewed until {_day(known.certificate)}")
+    say(given, f"certificate for {name}: renewed until {_day(known.certificate)}")
     return True
 
 
@@ -242,12 +242,7 @@ def _told(given: Namespace, answer: dict[str, str], text: str) -> None:
     if given.json:
         print(answers.dumps(answer))
     else:
-        _say(given, text)
-
-
-def _say(given: Namespace, sentence: str) -> None:
-    if not (given.quiet or given.json):
-        print(sentence)
+        say(given, text)
 
 
 def _plain(found: Issued) -> dict[str, object]:

@@ -12,7 +12,7 @@ from zfsilod.ctl import answers, places, reach, servers
 from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import Server
 from zfsilod.ctl.here import check_here
-from zfsilod.ctl.table import show_table
+from zfsilod.ctl.table import say, show_table
 from zfsilod.errors import AlreadyExists, FailedPrecondition, ZfsiloError
 from zfsilod.host.iscsi import name_in
 from zfsilod.verbs import check_id
@@ -65,8 +65,7 @@ def forget(given: Namespace) -> None:
     """Forget a server; what is connected from it stays so until it is disconnected."""
     check_here(given, WHAT)
     servers.forget(given.name)
-    if not (given.quiet or given.json):
-        print(f"{given.name}: forgotten")
+    say(given, f"{given.name}: forgotten")
 
 
 def register(known: Access, timeout_s: float | None, iqn: str) -> str:

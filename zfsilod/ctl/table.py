@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Sequence
     from typing import TextIO
 
@@ -69,6 +70,12 @@ def paint(colour: str, text: str) -> str:
 def clean(text: str) -> str:
     """Return text that cannot steer a terminal, on one line."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def say(given: Namespace, sentence: str) -> None:
+    """Tell people something, at once; neither programs nor those who asked for quiet."""
+    if not (given.json or given.quiet):
+        print(sentence, flush=True)
 
 
 def coloured(stream: TextIO) -> bool:

@@ -14,7 +14,7 @@ from zfsilod.ctl import answers
 from zfsilod.ctl.amount import show_age
 from zfsilod.ctl.local import new_file, opened_store, record, write_join
 from zfsilod.ctl.pki import access
-from zfsilod.ctl.table import show_table
+from zfsilod.ctl.table import say, show_table
 from zfsilod.errors import NotFound
 from zfsilod.model import Token
 
@@ -70,8 +70,7 @@ def revoke(given: Namespace) -> None:
             raise NotFound(f"there is no token {given.name}: zfsiloctl token list")
         txn.drop(Token.bucket(), found.key)
     record("token revoke", found.id)
-    if not (given.quiet or given.json):
-        print(f"{found.id} (of {found.role} {found.subject}): revoked")
+    say(given, f"{found.id} (of {found.role} {found.subject}): revoked")
 
 
 def left(expires_at: int) -> str:

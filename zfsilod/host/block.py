@@ -17,6 +17,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zfsilod.durable import sync_folder
 from zfsilod.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, open_exclusively
@@ -288,9 +289,7 @@ def _write_durably(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
+    sync_folder(path.parent)
 
 
 def _xfs_fills(path: str, device_bytes: int) -> bool:

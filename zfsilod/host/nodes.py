@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from zfsilod.durable import sync_folder
 from zfsilod.host.events import wait_for
 from zfsilod.host.names import iscsi_name
 
@@ -107,7 +108,7 @@ class Nodes:
             file.flush()
             os.fsync(descriptor)
         temporary.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
 
 
 def _portal(name: str) -> str:
@@ -115,11 +116,3 @@ def _portal(name: str) -> str:
     address, _, rest = name.partition(",")
     port = rest.partition(",")[0]
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
