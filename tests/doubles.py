@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from tests.examples import HOW, TAKE
 from zfsilod import plan
-from zfsilod.errors import FailedPrecondition, NotFound, Unavailable
 from zfsilod.host.fake import FakeHost
 from zfsilod.hosts import CreateHost
-from zfsilod.model import Host, Operation, Publication, Volume
+from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable
+from zfsilod.model.records import Host, Operation, Publication, Volume
 from zfsilod.publish import Publish, ReportFilesystem, Unpublish
 from zfsilod.rotation import RotateSecrets
 from zfsilod.service import Service
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
     from zfsilod.steps import Reported
 
 DEADLINE_S = 20

@@ -7,7 +7,9 @@ verb is tested by adding a line here.
 from __future__ import annotations
 
 from zfsilod import plan
-from zfsilod.model import (
+from zfsilod.model.chap import Chap
+from zfsilod.model.record import Record
+from zfsilod.model.records import (
     Attachment,
     Disk,
     Filesystem,
@@ -20,8 +22,6 @@ from zfsilod.model import (
     Step,
     Volume,
 )
-from zfsilod.record import Record
-from zfsilod.secret import Chap
 from zfsilod.steps import Formatted, NoAcl, NobodyAdmitted, NoExport, NoNode
 
 UID = "0123456789abcdef0123456789abcdef"

@@ -8,10 +8,17 @@ import pytest
 
 from zfsilod import orphans
 from zfsilod.adopt import find
-from zfsilod.errors import AlreadyExists, Busy, Conflict, FailedPrecondition, NotFound, StoreCorrupt
 from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.leave import Disconnect
-from zfsilod.model import (
+from zfsilod.model.errors import (
+    AlreadyExists,
+    Busy,
+    Conflict,
+    FailedPrecondition,
+    NotFound,
+    StoreCorrupt,
+)
+from zfsilod.model.records import (
     Attachment,
     Dependent,
     Shot,

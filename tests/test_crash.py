@@ -14,7 +14,7 @@ from tests.crash.matrix import Bench, cuts_of, walk
 from tests.crash.report import Report
 from tests.crash.saw import Cut
 from tests.doubles import SETTINGS
-from zfsilod.model import Operation
+from zfsilod.model.records import Operation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,7 +8,9 @@ import pytest
 
 from tests.examples import TAKE
 from zfsilod import plan
-from zfsilod.errors import (
+from zfsilod.give import CreateVolume, need_publication
+from zfsilod.hosts import CreateHost, UpdateHost
+from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
@@ -16,15 +18,13 @@ from zfsilod.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.give import CreateVolume, need_publication
-from zfsilod.hosts import CreateHost, UpdateHost
-from zfsilod.model import Attachment, Publication, Volume
+from zfsilod.model.records import Attachment, Publication, Volume
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.take import Connect, MountAt, Stage
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model import AccessMode, Disk, Mode
+    from zfsilod.model.records import AccessMode, Disk, Mode
 
 GIB = 1 << 30
 OTHER = "iqn.2024-01.lab.other:host"

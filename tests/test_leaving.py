@@ -11,10 +11,10 @@ import pytest
 
 from tests.examples import PLANS, operation
 from zfsilod import worker
-from zfsilod.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.give import CreateVolume
 from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Attachment, Operation
+from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
+from zfsilod.model.records import Attachment, Operation
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.store import Store
 from zfsilod.sync import Watchman, clear_leftovers

@@ -11,10 +11,10 @@ import pytest
 
 from tests.doubles import SETTINGS, house
 from zfsilod import adopt, orphans
-from zfsilod.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
 from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.leave import Disconnect, UnmountFrom
-from zfsilod.model import Attachment, Debt, Operation, Publication, Trashed, Volume
+from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
+from zfsilod.model.records import Attachment, Debt, Operation, Publication, Trashed, Volume
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.sync import SyncVolume, Watchman, clear_leftovers, sync_all
 from zfsilod.take import Connect, MountAt, Stage
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.doubles import House
-    from zfsilod.model import Disk
+    from zfsilod.model.records import Disk
 
 GIB = 1 << 30
 TARGET_USE = ("session", "mount")

@@ -18,7 +18,7 @@ from tests.examples import TAKE
 from zfsilod.give import CreateVolume
 from zfsilod.host.counters import Counters
 from zfsilod.metrics import Metrics
-from zfsilod.model import Attachment, Condition, Volume
+from zfsilod.model.records import Attachment, Condition, Volume
 from zfsilod.publish import Publish
 from zfsilod.scrape import Scrape
 from zfsilod.sockets import listen_unix

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import SETTINGS, House
-from zfsilod.checks import Room, nearly_full, room_for
-from zfsilod.errors import InvalidArgument, ResourceExhausted
 from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.host.fake import SIMULATED_BYTES
-from zfsilod.properties import CHOICES, ENCRYPTION, check_properties
+from zfsilod.model.errors import InvalidArgument, ResourceExhausted
+from zfsilod.model.validation import Room, nearly_full, room_for
+from zfsilod.model.zfs_properties import CHOICES, ENCRYPTION, check_properties
 from zfsilod.sync import Watchman
 
 if TYPE_CHECKING:
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.crash.cases import CONNECT, CREATE, LARGER, PUBLISH
-from zfsilod.errors import Busy, CommandFailed
 from zfsilod.leave import Disconnect
+from zfsilod.model.errors import Busy, CommandFailed
 from zfsilod.sync import Watchman
 from zfsilod.views import view
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
 GONE = 1_000.0
 

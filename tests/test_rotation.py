@@ -8,20 +8,20 @@ import pytest
 
 from tests.doubles import DEADLINE_S, House
 from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
-from zfsilod.errors import FailedPrecondition, NotFound, StoreCorrupt
 from zfsilod.give import CreateVolume
 from zfsilod.host.fake.secrets import digest
 from zfsilod.hosts import CreateHost
 from zfsilod.leave import Disconnect
-from zfsilod.model import Attachment, Operation, Publication
+from zfsilod.model.errors import FailedPrecondition, NotFound, StoreCorrupt
+from zfsilod.model.records import Attachment, Operation, Publication
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.rotation import RefreshSecrets, RotateSecrets, follow
 from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect
 
 if TYPE_CHECKING:
-    from zfsilod.model import AccessMode
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.records import AccessMode
 
 ROTATE = RotateSecrets(volume="data", force=True)
 

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import SETTINGS, House
-from zfsilod.errors import (
+from zfsilod.give import CreateVolume, UpdateVolume
+from zfsilod.host.fake import VOLATILE
+from zfsilod.hosts import CreateHost, DeleteHost
+from zfsilod.leave import Disconnect, UnmountFrom, Unstage
+from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
     CommandFailed,
@@ -21,11 +25,7 @@ from zfsilod.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.give import CreateVolume, UpdateVolume
-from zfsilod.host.fake import VOLATILE
-from zfsilod.hosts import CreateHost, DeleteHost
-from zfsilod.leave import Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Attachment, Debt, Operation, Publication, Volume
+from zfsilod.model.records import Attachment, Debt, Operation, Publication, Volume
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.sync import Watchman
 from zfsilod.take import Connect, Grow, MountAt, Stage

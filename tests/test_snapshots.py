@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zfsilod import sight
-from zfsilod.errors import (
+from zfsilod.give import CreateVolume
+from zfsilod.leave import Disconnect, UnmountFrom, Unstage
+from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
     FailedPrecondition,
@@ -15,9 +17,7 @@ from zfsilod.errors import (
     NotFound,
     ResourceExhausted,
 )
-from zfsilod.give import CreateVolume
-from zfsilod.leave import Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
+from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.snapshots import (
     CreateSnapshot,
@@ -30,7 +30,7 @@ from zfsilod.trash import DeleteVolume, Purger
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model import Filesystem
+    from zfsilod.model.records import Filesystem
     from zfsilod.verbs import Verb
 
 GIB = 1 << 30

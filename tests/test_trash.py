@@ -9,9 +9,9 @@ import pytest
 
 from tests.doubles import SETTINGS, House, house
 from zfsilod import trash
-from zfsilod.errors import AlreadyExists, CommandFailed, FailedPrecondition, NotFound
 from zfsilod.give import CreateVolume
-from zfsilod.model import Dependent, Trashed, Volume
+from zfsilod.model.errors import AlreadyExists, CommandFailed, FailedPrecondition, NotFound
+from zfsilod.model.records import Dependent, Trashed, Volume
 from zfsilod.trash import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.views import views, views_with_deleted
 

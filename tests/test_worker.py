@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.examples import PLANS, Example, operation
 from tests.machine import Killed, Machine, lasting, not_sticky
 from zfsilod import worker
-from zfsilod.errors import CommandFailed, Conflict
-from zfsilod.model import HostStep, Mark, Operation, RemoteStep
+from zfsilod.model.errors import CommandFailed, Conflict
+from zfsilod.model.records import HostStep, Mark, Operation, RemoteStep
 
 SEED = int(os.environ.get("ZFSILO_SEED", "20260101"))
 HISTORIES = int(os.environ.get("ZFSILO_HISTORIES", "2500"))

@@ -13,19 +13,27 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from zfsilod import plan
-from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.give import need_root
 from zfsilod.host.zfs_words import checked
-from zfsilod.model import AccessMode, Filesystem, FilesystemState, Listed, Mode, Trashed, Volume
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.record import Pairs, pairs
+from zfsilod.model.records import (
+    AccessMode,
+    Filesystem,
+    FilesystemState,
+    Listed,
+    Mode,
+    Trashed,
+    Volume,
+)
+from zfsilod.model.zfs_properties import check_properties
 from zfsilod.origins import held
-from zfsilod.properties import check_properties
-from zfsilod.record import Pairs, pairs
 from zfsilod.trash import FOLDER
 from zfsilod.verbs import Plan, Verb, World, check_id, put
 
 if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
-    from zfsilod.model import Change
+    from zfsilod.model.records import Change
     from zfsilod.service import Service
     from zfsilod.store import Transaction
     from zfsilod.verbs import Settings

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zfsilod.errors import ZfsiloError
-    from zfsilod.model import Operation
+    from zfsilod.model.errors import ZfsiloError
+    from zfsilod.model.records import Operation
 
 MARK = "ZFSILO_AUDIT"
 OF_UNIT = "OBJECT_SYSTEMD_UNIT"  # by which root tells systemctl(1) what is about another unit

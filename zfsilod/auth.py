@@ -16,11 +16,11 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import InvalidArgument, PermissionDenied, Unauthenticated
-from zfsilod.model import Token
-from zfsilod.record import Record
+from zfsilod.model.errors import InvalidArgument, PermissionDenied, Unauthenticated
+from zfsilod.model.record import Record
+from zfsilod.model.records import Token
+from zfsilod.model.ulid import new_ulid
 from zfsilod.roles import READERS, Role
-from zfsilod.ulid import new_ulid
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

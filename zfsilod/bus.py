@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dbus_next import AuthError, BusType, DBusError
 from dbus_next.aio import MessageBus
 
-from zfsilod.errors import Unavailable
+from zfsilod.model.errors import Unavailable
 
 if TYPE_CHECKING:
     from socket import socket

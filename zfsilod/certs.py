@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import tomli
 
-from zfsilod.errors import FailedPrecondition, InvalidArgument
+from zfsilod.model.chap import write_private
+from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.pki import Pair, load
-from zfsilod.secret import write_private
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import msgspec
 import tomli
 
 from zfsilod.certs import Access, parse_join
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 from zfsilod.plan import Export
 from zfsilod.verbs import ID, Settings
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod import __version__, audit, certs, config, simulation
-from zfsilod.errors import Unavailable, ZfsiloError
 from zfsilod.launcher import LocalLauncher, SystemdLauncher
+from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.service import Service
 from zfsilod.store import Store
 from zfsilod.sync import Watchman, clear_leftovers
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from zfsilod.api.dbus import DbusFront
     from zfsilod.host import Host
     from zfsilod.metrics import Metrics
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
 RUN_DIRECTORY = Path("/run/zfsilo")
 SIMULATED_ROOT = "tank/zfsilo"

@@ -19,9 +19,9 @@ import ssl
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Unauthenticated
+from zfsilod.model.errors import Unauthenticated
+from zfsilod.model.record import Record
 from zfsilod.pump import Connection
-from zfsilod.record import Record
 from zfsilod.sockets import peer_of
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
-from zfsilod.errors import Busy, ZfsiloError
-from zfsilod.model import Host, Operation, Publication, RemoteStep, failure_of
+from zfsilod.model.errors import Busy, ZfsiloError
+from zfsilod.model.records import Host, Operation, Publication, RemoteStep, failure_of
 from zfsilod.steps import Reported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from zfsilod import take
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
     from zfsilod.service import Service
 
 CLOSE_DEADLINE_S = 5

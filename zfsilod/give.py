@@ -7,7 +7,16 @@ import uuid
 from typing import TYPE_CHECKING
 
 from zfsilod import plan
-from zfsilod.checks import (
+from zfsilod.model.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
+from zfsilod.model.records import AccessMode, Host, Mode, Move, Publication, Volume
+from zfsilod.model.sizes import show_exact
+from zfsilod.model.validation import (
     Room,
     check_block_size,
     check_hosts,
@@ -16,21 +25,7 @@ from zfsilod.checks import (
     check_size,
     round_up,
 )
-from zfsilod.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-)
-from zfsilod.model import (
-    AccessMode,
-    Host,
-    Mode,
-    Move,
-    Publication,
-    Volume,
-)
+from zfsilod.model.zfs_properties import check_properties
 from zfsilod.origins import (
     Content,
     begin_with,
@@ -38,8 +33,6 @@ from zfsilod.origins import (
     content_of_snapshot,
     content_of_volume,
 )
-from zfsilod.properties import check_properties
-from zfsilod.sizes import show_exact
 from zfsilod.verbs import (
     Plan,
     Settings,
@@ -53,8 +46,8 @@ from zfsilod.verbs import (
 
 if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
-    from zfsilod.model import Change
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
+    from zfsilod.model.records import Change
     from zfsilod.store import Transaction
 
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.give import need_host
-from zfsilod.model import Host, Publication
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.records import Host, Publication
 from zfsilod.verbs import Plan, Verb, World, check_etag, check_id, check_labels, drop, put
 
 if TYPE_CHECKING:
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
 
 IQN = re.compile(r"(?:iqn\.[0-9]{4}-[0-9]{2}\.|eui\.|naa\.)[a-z0-9.:-]{1,200}")
 NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:-]{1,200}")

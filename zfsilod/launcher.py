@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from dbus_next import Message, MessageType
 
 from zfsilod.bus import connect
-from zfsilod.errors import FailedPrecondition, Unavailable
-from zfsilod.secret import credential
+from zfsilod.model.chap import credential
+from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.unit import properties, rollback_name, unit_name
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dbus_next.aio import MessageBus
 
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
 WORKER = "/usr/lib/zfsilo/zfsilo-worker"
 UNIT = re.compile(r"zfsilo-(?:op-|rollback@)([0-9a-z]{26})\.service")

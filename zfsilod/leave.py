@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod import plan
-from zfsilod.errors import FailedPrecondition
-from zfsilod.model import Attachment, Debt, Disk
+from zfsilod.model.errors import FailedPrecondition
+from zfsilod.model.records import Attachment, Debt, Disk
 from zfsilod.steps import Detached, Dropped
 from zfsilod.verbs import Plan, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
-    from zfsilod.model import Change
+    from zfsilod.model.records import Change
     from zfsilod.store import Transaction
 
 

@@ -27,8 +27,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 
 from zfsilod import __version__, orphans
-from zfsilod.errors import ZfsiloError
 from zfsilod.host.counters import Counters
+from zfsilod.model.errors import ZfsiloError
 from zfsilod.summary import Summary
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
     from zfsilod.service import Service
     from zfsilod.sync import Report
 

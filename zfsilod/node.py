@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import PermissionDenied
+from zfsilod.model.errors import PermissionDenied
 from zfsilod.take import check_path as as_kept
 
 if TYPE_CHECKING:
-    from zfsilod.model import Attachment
+    from zfsilod.model.records import Attachment
     from zfsilod.take import Connect
     from zfsilod.views import View
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound
-from zfsilod.model import Dependent, Filesystem, Mode, Shot, Snapshot, Trashed, Volume
+from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound
+from zfsilod.model.record import Record
+from zfsilod.model.records import Dependent, Filesystem, Mode, Shot, Snapshot, Trashed, Volume
+from zfsilod.model.sizes import show_exact
 from zfsilod.plan import Origin
-from zfsilod.record import Record
-from zfsilod.sizes import show_exact
 from zfsilod.verbs import check_id, put
 
 if TYPE_CHECKING:
-    from zfsilod.model import Change
+    from zfsilod.model.records import Change
     from zfsilod.store import Transaction
 
 

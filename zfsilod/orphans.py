@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zfsilod import plan
-from zfsilod.errors import Busy, InvalidArgument, NotFound
-from zfsilod.model import Attachment, Disk, Listed, Publication, Trashed, Volume
-from zfsilod.record import Record
+from zfsilod.model.errors import Busy, InvalidArgument, NotFound
+from zfsilod.model.record import Record
+from zfsilod.model.records import Attachment, Disk, Listed, Publication, Trashed, Volume
 from zfsilod.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvol
 from zfsilod.verbs import Plan, Settings, Verb, World
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from zfsilod.host import Host as Machine
-    from zfsilod.model import Move
+    from zfsilod.model.records import Move
     from zfsilod.service import Service
     from zfsilod.store import Transaction
 

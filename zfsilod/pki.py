@@ -13,9 +13,9 @@ import ipaddress
 import time
 from typing import TYPE_CHECKING, Literal
 
-from zfsilod.errors import FailedPrecondition, InvalidArgument, Unauthenticated
-from zfsilod.model import Issued
-from zfsilod.record import Record
+from zfsilod.model.errors import FailedPrecondition, InvalidArgument, Unauthenticated
+from zfsilod.model.record import Record
+from zfsilod.model.records import Issued
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, TypeVar
 
-from zfsilod.model import (
+from zfsilod.model.record import Pairs, Record, pairs
+from zfsilod.model.records import (
     Attachment,
     Filesystem,
     FilesystemState,
@@ -26,7 +27,6 @@ from zfsilod.model import (
     Step,
     Volume,
 )
-from zfsilod.record import Pairs, Record, pairs
 from zfsilod.steps import (
     Acl,
     AclSecrets,

@@ -6,15 +6,16 @@ import re
 from typing import TYPE_CHECKING
 
 from zfsilod import plan
-from zfsilod.errors import (
+from zfsilod.give import need_publication, need_volume
+from zfsilod.model.chap import Chap
+from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
 )
-from zfsilod.give import need_publication, need_volume
-from zfsilod.model import (
+from zfsilod.model.records import (
     FILESYSTEMS,
     AccessMode,
     Filesystem,
@@ -25,7 +26,6 @@ from zfsilod.model import (
     Transport,
     Volume,
 )
-from zfsilod.secret import Chap
 from zfsilod.verbs import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Literal, get_args
 
-from zfsilod.errors import PermissionDenied
+from zfsilod.model.errors import PermissionDenied
 
 if TYPE_CHECKING:
     from zfsilod.auth import Caller

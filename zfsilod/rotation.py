@@ -16,9 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod import plan
-from zfsilod.errors import FailedPrecondition, ZfsiloError
 from zfsilod.give import need_publication, need_volume
-from zfsilod.model import Attachment, Publication
+from zfsilod.model.errors import FailedPrecondition, ZfsiloError
+from zfsilod.model.records import Attachment, Publication
 from zfsilod.publish import chap_for
 from zfsilod.take import Fetched
 from zfsilod.verbs import Plan, Verb, World, drop_secret, put

@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod import steps
-from zfsilod.record import Record
+from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zfsilod.model import Step
+    from zfsilod.model.records import Step
 
 
 class Place(Record):

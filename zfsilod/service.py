@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from zfsilod import sight, sync, take, way
 from zfsilod.audit import Audit
-from zfsilod.checks import Room
 from zfsilod.drive import Driver, Launcher, Servers
-from zfsilod.errors import (
+from zfsilod.give import need_root
+from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
     DeadlineExceeded,
@@ -31,8 +31,7 @@ from zfsilod.errors import (
     Unavailable,
     revive,
 )
-from zfsilod.give import need_root
-from zfsilod.model import (
+from zfsilod.model.records import (
     Attachment,
     Debt,
     Failure,
@@ -43,9 +42,10 @@ from zfsilod.model import (
     Publication,
     failure_of,
 )
+from zfsilod.model.ulid import new_ulid
+from zfsilod.model.validation import Room
 from zfsilod.stats import stats
 from zfsilod.survey import Findings, note, survey
-from zfsilod.ulid import new_ulid
 from zfsilod.verbs import Plan, Settings, Verb, World
 from zfsilod.views import view
 

@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod import rotation, take
-from zfsilod.errors import FailedPrecondition, ZfsiloError
 from zfsilod.leave import Descent
-from zfsilod.model import Attachment, Debt
+from zfsilod.model.errors import FailedPrecondition, ZfsiloError
+from zfsilod.model.records import Attachment, Debt
 
 if TYPE_CHECKING:
     from zfsilod.service import Service

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod import certs, config, pki
-from zfsilod.secret import write_private
+from zfsilod.model.chap import write_private
 
 if TYPE_CHECKING:
     from pathlib import Path

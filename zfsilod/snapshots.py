@@ -10,12 +10,12 @@ import uuid
 from typing import TYPE_CHECKING
 
 from zfsilod import plan
-from zfsilod.checks import check_fit
-from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.give import need_volume
-from zfsilod.model import Dependent, Shot, Snapshot, SnapshotGroup, Volume
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from zfsilod.model.records import Dependent, Shot, Snapshot, SnapshotGroup, Volume
+from zfsilod.model.ulid import new_ulid
+from zfsilod.model.validation import check_fit
 from zfsilod.origins import claim_of, home_of, need_snapshot
-from zfsilod.ulid import new_ulid
 from zfsilod.verbs import (
     Plan,
     Settings,
@@ -29,8 +29,8 @@ from zfsilod.verbs import (
 )
 
 if TYPE_CHECKING:
-    from zfsilod.model import Change, Move
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
+    from zfsilod.model.records import Change, Move
     from zfsilod.steps import Cut
     from zfsilod.store import Transaction
 

@@ -8,8 +8,8 @@ import stat
 import struct
 from typing import TYPE_CHECKING, Literal
 
-from zfsilod.errors import FailedPrecondition
-from zfsilod.record import Record
+from zfsilod.model.errors import FailedPrecondition
+from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
     from pathlib import Path

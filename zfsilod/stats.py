@@ -11,13 +11,13 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.errors import Unavailable, ZfsiloError
-from zfsilod.model import Attachment
+from zfsilod.model.errors import Unavailable, ZfsiloError
+from zfsilod.model.records import Attachment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model import Volume
+    from zfsilod.model.records import Volume
     from zfsilod.service import Service
     from zfsilod.views import View
 

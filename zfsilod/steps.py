@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Conflict, FailedPrecondition
-from zfsilod.model import Disk, Filesystem, FilesystemState, HostStep, RemoteStep, Shot
+from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.records import Disk, Filesystem, FilesystemState, HostStep, RemoteStep, Shot
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
-    from zfsilod.record import Pairs
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.record import Pairs
 
 # The storage host: the volume
 

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from zfsilod.errors import Busy, FailedPrecondition, ResourceExhausted, StoreCorrupt
-from zfsilod.model import Operation, Volume
+from zfsilod.model.chap import load_key, seal, unseal
+from zfsilod.model.errors import Busy, FailedPrecondition, ResourceExhausted, StoreCorrupt
+from zfsilod.model.record import Record, Stored, from_plain, to_plain
+from zfsilod.model.records import Operation, Volume
 from zfsilod.plan import filled
-from zfsilod.record import Record, Stored, from_plain, to_plain
-from zfsilod.secret import load_key, seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from zfsilod.model import Change, OperationState
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.records import Change, OperationState
 
 SCHEMA = 2  # each number has its migration from the one before in MIGRATIONS
 HEAD_ROOM = 0.9  # beyond this share of the map nothing new begins, so that what runs can end

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.model import Attachment, Condition, Debt, Host, Publication, Volume
-from zfsilod.record import Record
+from zfsilod.model.record import Record
+from zfsilod.model.records import Attachment, Condition, Debt, Host, Publication, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

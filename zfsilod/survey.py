@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod import plan
-from zfsilod.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
-from zfsilod.model import Attachment, Condition, HostStep, Move, Volume
-from zfsilod.record import Pairs, Record
+from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.model.record import Pairs, Record
+from zfsilod.model.records import Attachment, Condition, HostStep, Move, Volume
 from zfsilod.steps import Zvol
 from zfsilod.views import View, view, views
 

@@ -15,11 +15,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod.checks import nearly_full
-from zfsilod.errors import NotFound, ZfsiloError
 from zfsilod.leave import Disconnect
-from zfsilod.model import Attachment, Debt, Move, Operation
-from zfsilod.record import Pairs, Record, pairs
+from zfsilod.model.errors import NotFound, ZfsiloError
+from zfsilod.model.record import Pairs, Record, pairs
+from zfsilod.model.records import Attachment, Debt, Move, Operation
+from zfsilod.model.validation import nearly_full
 from zfsilod.rotation import follow
 from zfsilod.steps import Zvol
 from zfsilod.survey import UNKNOWN, Findings, note, survey, truth

@@ -7,8 +7,9 @@ import uuid
 from typing import TYPE_CHECKING
 
 from zfsilod import plan
-from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from zfsilod.model import (
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.record import Record
+from zfsilod.model.records import (
     FILESYSTEMS,
     Attachment,
     Debt,
@@ -19,11 +20,10 @@ from zfsilod.model import (
     Move,
     Restore,
 )
-from zfsilod.record import Record
 from zfsilod.verbs import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
     from zfsilod.store import Transaction
 
 MAX_PATH_BYTES = 4095

@@ -14,18 +14,18 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from zfsilod import plan
-from zfsilod.errors import AlreadyExists, FailedPrecondition, NotFound, ZfsiloError
 from zfsilod.give import need_volume
-from zfsilod.model import Dependent, Publication, Trashed, Volume
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, NotFound, ZfsiloError
+from zfsilod.model.record import Record
+from zfsilod.model.records import Dependent, Publication, Trashed, Volume
 from zfsilod.origins import clone_dependent
-from zfsilod.record import Record
 from zfsilod.verbs import Plan, Settings, Verb, World, check_etag, check_id, drop, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host as Machine
-    from zfsilod.model import Change
+    from zfsilod.model.records import Change
     from zfsilod.service import Service
     from zfsilod.store import Transaction
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import Variant
 
+from zfsilod.model.chap import CREDENTIAL
 from zfsilod.sandbox import sandbox
-from zfsilod.secret import CREDENTIAL
 
 if TYPE_CHECKING:
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
 BATCH_TIMES = 10  # how much longer a batch may take than one operation
 NUMBERS = {  # capabilities(7)

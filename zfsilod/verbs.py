@@ -12,16 +12,16 @@ import json
 import re
 from typing import TYPE_CHECKING, ClassVar
 
-from zfsilod.errors import Busy, InvalidArgument
-from zfsilod.model import Change, Move, Operation
-from zfsilod.record import Pairs, Record, Stored, to_plain
+from zfsilod.model.errors import Busy, InvalidArgument
+from zfsilod.model.record import Pairs, Record, Stored, to_plain
+from zfsilod.model.records import Change, Move, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.host import Host
+    from zfsilod.model.chap import Chap
     from zfsilod.plan import Export
-    from zfsilod.secret import Chap
     from zfsilod.store import Transaction
 
 ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")

@@ -6,9 +6,9 @@ import heapq
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import NotFound
-from zfsilod.model import Attachment, Condition, Operation, Publication, Trashed, Volume
-from zfsilod.record import Record
+from zfsilod.model.errors import NotFound
+from zfsilod.model.record import Record
+from zfsilod.model.records import Attachment, Condition, Operation, Publication, Trashed, Volume
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

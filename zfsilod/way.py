@@ -10,9 +10,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy
 from zfsilod.leave import Clear, Descent, Disconnect
-from zfsilod.model import Attachment
+from zfsilod.model.errors import Busy
+from zfsilod.model.records import Attachment
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.take import Connect, Fetched
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.host import Host
-    from zfsilod.model import Disk, Move, Operation
+    from zfsilod.model.records import Disk, Move, Operation
     from zfsilod.service import Service
     from zfsilod.store import Transaction
     from zfsilod.verbs import Verb, World

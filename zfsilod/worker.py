@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod import steps  # noqa: F401 - the store revives steps by their class names
-from zfsilod.errors import Busy, Internal, NotFound, ZfsiloError
-from zfsilod.model import Failure, HostStep, Mark, Move, Operation, failure_of
-from zfsilod.record import pairs
+from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError
+from zfsilod.model.record import pairs
+from zfsilod.model.records import Failure, HostStep, Mark, Move, Operation, failure_of
 from zfsilod.store import Store
 
 if TYPE_CHECKING:

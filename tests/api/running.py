@@ -28,8 +28,8 @@ from zfsilod.tls import ServerTls
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from zfsilod.errors import ZfsiloError
-    from zfsilod.model import Operation
+    from zfsilod.model.errors import ZfsiloError
+    from zfsilod.model.records import Operation
     from zfsilod.roles import Role
     from zfsilod.store import Transaction
     from zfsilod.verbs import Settings
@@ -227,6 +227,6 @@ def connect(**fields: Any) -> pb.ConnectVolumeRequest:
 
 def operations(front: Front) -> list[Operation]:
     """Return all operations in the store."""
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
     return front.read(lambda txn: list(txn.scan(Operation)))  # type: ignore[no-any-return]

@@ -14,9 +14,10 @@ from zfsilo.v1 import host_pb2, operation_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import TAKE, create, made, refused
-from zfsilod import certs, pki, secret
-from zfsilod.errors import InvalidArgument, StoreCorrupt, Unauthenticated
-from zfsilod.model import Issued
+from zfsilod import certs, pki
+from zfsilod.model import chap as chap_module
+from zfsilod.model.errors import InvalidArgument, StoreCorrupt, Unauthenticated
+from zfsilod.model.records import Issued
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,9 +141,9 @@ def test_addresses(address: str, expected: tuple[str, int]) -> None:
 
 
 def test_a_secret_does_not_show_itself() -> None:
-    chap = secret.Chap.make(username="a", mutual_username="b")
+    chap = chap_module.Chap.make(username="a", mutual_username="b")
     text = chap.password.reveal()
-    assert len(bytes.fromhex(text.removeprefix(secret.PREFIX))) * 8 == 128
+    assert len(bytes.fromhex(text.removeprefix(chap_module.PREFIX))) * 8 == 128
     shown = (
         f"{chap} {chap!r} {chap.password} {chap.password!r} {chap.password:>40}",
         f"{chap.password} {chap.password!r}", str(vars(chap)), repr([chap.password]),
@@ -158,19 +159,19 @@ def test_a_secret_does_not_show_itself() -> None:
 def test_the_sealing_key_may_be_a_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_here = secret.load_key(tmp_path / "key")
+    made_here = chap_module.load_key(tmp_path / "key")
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
-    (tmp_path / secret.CREDENTIAL).write_bytes(b"k" * 32)
+    (tmp_path / chap_module.CREDENTIAL).write_bytes(b"k" * 32)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert secret.load_key(tmp_path / "key") == b"k" * 32 != made_here
-    (tmp_path / secret.CREDENTIAL).unlink()
-    assert secret.load_key(tmp_path / "key") == made_here
+    assert chap_module.load_key(tmp_path / "key") == b"k" * 32 != made_here
+    (tmp_path / chap_module.CREDENTIAL).unlink()
+    assert chap_module.load_key(tmp_path / "key") == made_here
 
 
 def test_a_sealing_key_that_a_power_cut_tore_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"")
     with pytest.raises(StoreCorrupt, match="has 0 bytes, not 32"):
-        secret.load_key(tmp_path / "key")
+        chap_module.load_key(tmp_path / "key")
 
 
 # On the wire

@@ -27,8 +27,8 @@ from tests.examples import TAKE
 from zfsilod import worker
 from zfsilod.api import dbus, dbus_objects
 from zfsilod.api.dbus_contract import HOST, MANAGER, NAME, OPERATION, ROOT, VOLUME, path_of
-from zfsilod.errors import CommandFailed, PermissionDenied, Unavailable
-from zfsilod.model import Host, Operation
+from zfsilod.model.errors import CommandFailed, PermissionDenied, Unavailable
+from zfsilod.model.records import Host, Operation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -24,7 +24,7 @@ from zfsilod import door as doors
 from zfsilod import pump, sockets
 from zfsilod.api.stub import Api
 from zfsilod.door import Door, Limits
-from zfsilod.errors import FailedPrecondition
+from zfsilod.model.errors import FailedPrecondition
 from zfsilod.sockets import listen_tcp, listen_unix
 from zfsilod.tls import ServerTls
 

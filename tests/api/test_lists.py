@@ -17,7 +17,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import create, front_of, publish, refused
 from zfsilod.api import filter as filters
 from zfsilod.api import pages
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ def test_no_text_breaks_the_parser(text: str) -> None:
 
 async def many(front: Front, count: int) -> list[str]:
     """Put volumes into the store, without a host behind them, and return their ids."""
-    from zfsilod.model import Volume
+    from zfsilod.model.records import Volume
 
     def put(txn: Any) -> None:
         for number in range(count):
@@ -244,7 +244,7 @@ async def test_filters_of_volumes_hosts_and_operations(front: Front) -> None:
 
 
 async def test_publications_by_volume_and_host_in_pages(front: Front) -> None:
-    from zfsilod.model import Publication
+    from zfsilod.model.records import Publication
 
     await many(front, 3)
     keys = [(f"v{v:05}", f"h{h}") for v in range(3) for h in range(4)]

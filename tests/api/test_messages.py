@@ -10,10 +10,10 @@ import pytest
 from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
 
 from tests.examples import steps
-from zfsilod import model
 from zfsilod.api import messages
 from zfsilod.api.stub import SERVICES
-from zfsilod.errors import InvalidArgument
+from zfsilod.model import records
+from zfsilod.model.errors import InvalidArgument
 from zfsilod.views import HEIGHTS
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 PROTOS = sorted((Path(__file__).parents[2] / "proto/zfsilo/v1").glob("*.proto"))
 ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
-    (messages.MODES, get_args(model.Mode), volume_pb2.Mode.DESCRIPTOR),
-    (messages.ACCESS_MODES, get_args(model.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
-    (messages.TRANSPORTS, get_args(model.Transport), volume_pb2.Transport.DESCRIPTOR),
-    (messages.RESTORES, get_args(model.Restore), volume_pb2.Restore.DESCRIPTOR),
+    (messages.MODES, get_args(records.Mode), volume_pb2.Mode.DESCRIPTOR),
+    (messages.ACCESS_MODES, get_args(records.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
+    (messages.TRANSPORTS, get_args(records.Transport), volume_pb2.Transport.DESCRIPTOR),
+    (messages.RESTORES, get_args(records.Restore), volume_pb2.Restore.DESCRIPTOR),
     (
-        messages.FILESYSTEM_STATES, get_args(model.FilesystemState),
+        messages.FILESYSTEM_STATES, get_args(records.FilesystemState),
         volume_pb2.FilesystemState.DESCRIPTOR,
     ),
     (messages.HEIGHTS, HEIGHTS, volume_pb2.Height.DESCRIPTOR),
-    (messages.STATES, get_args(model.OperationState), operation_pb2.OperationState.DESCRIPTOR),
-    (messages.MARKS, get_args(model.Mark), operation_pb2.Mark.DESCRIPTOR),
+    (messages.STATES, get_args(records.OperationState), operation_pb2.OperationState.DESCRIPTOR),
+    (messages.MARKS, get_args(records.Mark), operation_pb2.Mark.DESCRIPTOR),
 ]  # fmt: skip
 
 
@@ -123,10 +123,10 @@ def test_wrong_operation_names(name: str) -> None:
 
 def test_progress() -> None:
     moves = tuple(
-        model.Move(step=each, up=True, mark=mark)  # type: ignore[arg-type]
+        records.Move(step=each, up=True, mark=mark)  # type: ignore[arg-type]
         for each, mark in zip(steps(), ("kept", "done", "begun", "todo"), strict=False)
     )
-    operation = model.Operation(
+    operation = records.Operation(
         id="o", kind="k", subject="s", title="t", moves=moves, claims=(), commit=()
     )
     assert operation.progress == 50

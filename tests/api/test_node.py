@@ -12,7 +12,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import DATA, connect, create, front_of, publish, refused
 from tests.doubles import SETTINGS
 from zfsilod import node
-from zfsilod.errors import PermissionDenied
+from zfsilod.model.errors import PermissionDenied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

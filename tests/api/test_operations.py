@@ -14,7 +14,7 @@ from zfsilo.v1 import volume_pb2
 
 from tests.api.running import DATA, create, operations, publish, refused
 from zfsilod.api.calls import OPERATION_METADATA
-from zfsilod.model import Volume
+from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:
     from tests.api.running import Front
@@ -189,7 +189,7 @@ async def test_repairing(front: Front) -> None:
     effect, broken = host.effect, True
 
     def failing(name: str, value: Any) -> None:
-        from zfsilod.errors import CommandFailed
+        from zfsilod.model.errors import CommandFailed
 
         if broken and (name.startswith("lun:") or value is None):
             raise CommandFailed("it is broken")

@@ -27,8 +27,8 @@ from zfsilod.api.grpc import HEALTH, REFLECTION
 from zfsilod.api.stub import SERVICES, Api, Stub, path_of
 from zfsilod.auth import Caller, new_token
 from zfsilod.ctl import commands
-from zfsilod.errors import InvalidArgument, PermissionDenied
-from zfsilod.model import Publication
+from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.records import Publication
 from zfsilod.pump import Connection
 from zfsilod.roles import LOCAL, READERS, ROLES, as_markdown, authorize
 from zfsilod.sockets import Peer, listen_unix
@@ -246,7 +246,7 @@ async def test_two_tokens_are_none(front: Front) -> None:
 async def test_a_revoked_token_is_refused_on_an_open_connection(front: Front) -> None:
     api = front.bearer(front.token("reader", "ops"))
     await api.volumes.ListVolumes(pb.ListVolumesRequest())
-    from zfsilod.model import Token
+    from zfsilod.model.records import Token
 
     def revoke(txn: Any) -> None:
         for token in list(txn.scan(Token)):

@@ -17,7 +17,7 @@ from tests.api.running import DATA, connect, create, publish
 from zfsilod.api.dbus_contract import MANAGER, ROOT, VOLUME, path_of
 from zfsilod.api.stub import SERVICES
 from zfsilod.api.stub import path_of as method_path
-from zfsilod.secret import Chap
+from zfsilod.model.chap import Chap
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from tests.api.running import UUID, create, publish
 from zfsilod.api import servers as module
 from zfsilod.api.servers import Servers
 from zfsilod.certs import Access
-from zfsilod.errors import (
+from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,
     NotFound,
@@ -20,7 +20,7 @@ from zfsilod.errors import (
     Unauthenticated,
     Unavailable,
 )
-from zfsilod.model import Host, Publication, Volume
+from zfsilod.model.records import Host, Publication, Volume
 from zfsilod.steps import Reported
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from zfsilo.v1 import operation_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, GIB, TAKE, UUID, connect, create, operations, publish, refused
-from zfsilod.model import Dependent, Publication, Volume
+from zfsilod.model.records import Dependent, Publication, Volume
 
 if TYPE_CHECKING:
     from tests.api.running import Front

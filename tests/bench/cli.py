@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tests.api.running import GIB, front_of
 from tests.bench.table import Figure, at_most
 from zfsilod.give import CreateVolume
-from zfsilod.model import Volume
+from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.api.dbus_setup import GIB, Client, House, connect, house, options
 from zfsilod.api.dbus_contract import OBJECT_MANAGER, PEER, ROOT, path_of
-from zfsilod.model import Volume
+from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

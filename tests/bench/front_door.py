@@ -30,7 +30,7 @@ from zfsilod.api.stub import Api
 from zfsilod.certs import make_join, parse_join
 from zfsilod.door import Door
 from zfsilod.give import CreateVolume
-from zfsilod.model import Volume
+from zfsilod.model.records import Volume
 from zfsilod.publish import Publish
 from zfsilod.sockets import listen_tcp, listen_unix
 from zfsilod.tls import ServerTls

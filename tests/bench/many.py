@@ -16,7 +16,7 @@ from zfsilod.give import CreateVolume
 from zfsilod.host.lio import RealLio
 from zfsilod.host.run import Completed, Runner
 from zfsilod.host.survey import SurveyedZfs
-from zfsilod.model import Volume
+from zfsilod.model.records import Volume
 from zfsilod.publish import Publish
 from zfsilod.store import Store
 from zfsilod.survey import compare

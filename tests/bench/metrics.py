@@ -17,7 +17,7 @@ from tests.api.running import GIB, front_of
 from tests.bench.table import Figure, at_most
 from zfsilod.give import CreateVolume
 from zfsilod.metrics import Metrics
-from zfsilod.model import Volume
+from zfsilod.model.records import Volume
 from zfsilod.scrape import Scrape
 from zfsilod.sockets import listen_unix
 

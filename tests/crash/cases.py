@@ -15,7 +15,7 @@ from zfsilod import adopt, orphans, rebuild
 from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Disk, Listed, Trashed
+from zfsilod.model.records import Disk, Listed, Trashed
 from zfsilod.publish import Publish, ReportFilesystem, Unpublish
 from zfsilod.rotation import RefreshSecrets, RotateSecrets
 from zfsilod.snapshots import (

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from tests.crash.cases import HOST
 from tests.crash.ladder import PATHS, Request
 from tests.crash.life import Machine, machine
-from zfsilod.errors import DeadlineExceeded, Internal, ZfsiloError
-from zfsilod.model import Attachment, Volume
+from zfsilod.model.errors import DeadlineExceeded, Internal, ZfsiloError
+from zfsilod.model.records import Attachment, Volume
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size

@@ -26,7 +26,7 @@ from tests.examples import TAKE
 from zfsilod.give import UpdateVolume
 from zfsilod.host.fake import VOLATILE
 from zfsilod.leave import Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Attachment, Publication, Volume
+from zfsilod.model.records import Attachment, Publication, Volume
 from zfsilod.publish import Unpublish
 from zfsilod.sync import SyncVolume
 from zfsilod.take import Grow, MountAt, Stage

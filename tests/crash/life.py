@@ -12,11 +12,11 @@ from unittest import mock
 from tests.crash.saw import Saw, SawnStore
 from tests.doubles import SETTINGS, House, OwnServer, ThreadLauncher
 from tests.machine import Killed
-from zfsilod.errors import PermissionDenied, ZfsiloError
 from zfsilod.host.fake import FakeHost
 from zfsilod.host.fake.iscsi import FakeIscsi
-from zfsilod.model import Debt, Operation
-from zfsilod.record import CLASSES, Stored, to_plain
+from zfsilod.model.errors import PermissionDenied, ZfsiloError
+from zfsilod.model.record import CLASSES, Stored, to_plain
+from zfsilod.model.records import Debt, Operation
 from zfsilod.service import Service
 from zfsilod.store import Store
 from zfsilod.sync import Watchman
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.saw import How
-    from zfsilod.model import Disk
+    from zfsilod.model.records import Disk
     from zfsilod.verbs import Settings
 
 STUCK_S = 25

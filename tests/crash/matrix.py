@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.crash.life import Dump
     from tests.crash.report import Report, Size
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
     from zfsilod.verbs import Verb
 
 State = dict[str, object]

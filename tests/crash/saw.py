@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tests.machine import Killed
-from zfsilod.errors import CommandFailed, ResourceExhausted
+from zfsilod.model.errors import CommandFailed, ResourceExhausted
 from zfsilod.store import Store
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
 PROJECT = Path(__file__).parents[2]
 DEADLINE_S = 30
@@ -71,7 +71,7 @@ class Daemon:
         await asyncio.gather(*launcher.tasks.values(), return_exceptions=True)
 
     def operations(self) -> list[Operation]:
-        from zfsilod.model import Operation
+        from zfsilod.model.records import Operation
 
         found: list[Operation] = self.front.read(lambda txn: list(txn.scan(Operation)))
         return found

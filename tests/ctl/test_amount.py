@@ -18,8 +18,8 @@ from zfsilod.ctl.amount import (
     resource,
     show_age,
 )
-from zfsilod.errors import InvalidArgument
-from zfsilod.sizes import UNITS, show_exact, show_size
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.sizes import UNITS, show_exact, show_size
 
 digits = st.text("0123456789", min_size=1, max_size=12)
 

@@ -9,7 +9,7 @@ import pytest
 from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilod.ctl import ladder
-from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from tests.examples import ATTACHMENT, BLOCK, HOW, PUBLICATION, VOLUME
 from zfsilod import plan
 from zfsilod.ctl import table
 from zfsilod.ctl.facts_view import STEPS
-from zfsilod.model import HostStep
+from zfsilod.model.records import HostStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

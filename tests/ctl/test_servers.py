@@ -13,8 +13,8 @@ from zfsilod import certs, pki
 from zfsilod.ctl import servers
 from zfsilod.ctl.client import PAGE_SIZE
 from zfsilod.ctl.places import PORT, with_port
-from zfsilod.errors import InvalidArgument
 from zfsilod.host.iscsi import initiator_name
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.dbus_contract import split, unescape
 from zfsilod.api.pages import Pages
-from zfsilod.errors import ZfsiloError
 from zfsilod.host import mountinfo, superblock, zfs_words
 from zfsilod.host.run import Completed
+from zfsilod.model.errors import ZfsiloError
 from zfsilod.verbs import check_id, check_labels
 
 if TYPE_CHECKING:

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner, mount
-from zfsilod.errors import (
+from zfsilod.host import mount as mount_module
+from zfsilod.host import mountinfo, points, processes
+from zfsilod.host.disks import Disks
+from zfsilod.host.mount import RealMounts
+from zfsilod.host.superblock import Superblock
+from zfsilod.model.errors import (
     Busy,
     CommandFailed,
     Conflict,
@@ -15,12 +20,7 @@ from zfsilod.errors import (
     InvalidArgument,
     Unavailable,
 )
-from zfsilod.host import mount as mount_module
-from zfsilod.host import mountinfo, points, processes
-from zfsilod.host.disks import Disks
-from zfsilod.host.mount import RealMounts
-from zfsilod.host.superblock import Superblock
-from zfsilod.model import Disk
+from zfsilod.model.records import Disk
 
 DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
 

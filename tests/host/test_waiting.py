@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import ScriptedRunner
-from zfsilod.errors import Unavailable
 from zfsilod.host import zvol
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
+from zfsilod.model.errors import Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from tests.examples import GIB, PLANS, PUBLICATION, TARGET, UID, VOLUME, Example, operation
 from zfsilod import steps, worker
-from zfsilod.errors import Conflict, FailedPrecondition
-from zfsilod.model import HostStep
+from zfsilod.model.chap import Chap
+from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.records import HostStep
 from zfsilod.plan import backstore_name
-from zfsilod.secret import Chap
 from zfsilod.steps import (
     Acl,
     Answering,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from zfsilod.host import Host
-    from zfsilod.model import Operation, Step
+    from zfsilod.model.records import Operation, Step
 
 ROOT = "tank/zfsilo"
 DATASET = f"{ROOT}/data"

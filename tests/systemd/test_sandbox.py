@@ -10,7 +10,7 @@ import pytest
 
 from tests.examples import PLANS
 from zfsilod import sandbox
-from zfsilod.model import HostStep
+from zfsilod.model.records import HostStep
 from zfsilod.unit import on_the_wire
 
 UNITS = Path(__file__).parents[2] / "units"

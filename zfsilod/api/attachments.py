@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from zfsilod import leave, node, take
 from zfsilod.api import messages
 from zfsilod.api.volumes import change_volume
-from zfsilod.errors import InvalidArgument
-from zfsilod.model import Attachment
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.records import Attachment
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

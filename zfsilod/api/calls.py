@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfsilod.api import messages
-from zfsilod.errors import DeadlineExceeded
+from zfsilod.model.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -40,7 +40,7 @@ from zfsilod.api.dbus_objects import Objects, unknown
 from zfsilod.api.dbus_properties import clean
 from zfsilod.api.dbus_signals import Signals
 from zfsilod.bus import close_socket, connect
-from zfsilod.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
+from zfsilod.model.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
 from zfsilod.roles import READ
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from dbus_next.aio import MessageBus
 
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
     from zfsilod.service import Service
 
 MAX_CALLS = 1024  # at work at once; more are refused

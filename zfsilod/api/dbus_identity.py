@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import DBusError, ErrorType, Message, MessageFlag, MessageType, Variant
 
-from zfsilod.errors import Unavailable
+from zfsilod.model.errors import Unavailable
 
 if TYPE_CHECKING:
     from dbus_next.aio import MessageBus

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from zfsilod import orphans
 from zfsilod.api.dbus_contract import HOST, MANAGER, OPERATION, SNAPSHOT, VOLUME, path_of
 from zfsilod.api.dbus_properties import capacity_of
-from zfsilod.errors import InvalidArgument
 from zfsilod.give import (
     CreateVolume,
     UpdateVolume,
@@ -18,7 +17,9 @@ from zfsilod.give import (
 )
 from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.leave import Disconnect, UnmountFrom, Unstage
-from zfsilod.model import (
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.record import pairs
+from zfsilod.model.records import (
     AccessMode,
     Host,
     Mode,
@@ -31,7 +32,6 @@ from zfsilod.model import (
 from zfsilod.origins import need_snapshot
 from zfsilod.orphans import RemoveOrphans
 from zfsilod.publish import Publish, Unpublish
-from zfsilod.record import pairs
 from zfsilod.rotation import RotateSecrets
 from zfsilod.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.sync import SyncVolume

@@ -22,8 +22,8 @@ from zfsilod.api.dbus_contract import (
     split,
 )
 from zfsilod.api.dbus_properties import READERS, About, Progress, Shown, clean
-from zfsilod.errors import InvalidArgument, NotFound
-from zfsilod.model import Host, Operation, Snapshot
+from zfsilod.model.errors import InvalidArgument, NotFound
+from zfsilod.model.records import Host, Operation, Snapshot
 from zfsilod.views import View, view, views
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from zfsilod.api.dbus_contract import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model import Operation, Publication
+    from zfsilod.model.records import Operation, Publication
     from zfsilod.views import View
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.api.dbus_objects import Object, Objects
-    from zfsilod.model import Change, Operation
+    from zfsilod.model.records import Change, Operation
 
 MAX_TOLD = 10_000
 # Where the records that are shown lie, by the object that shows them.

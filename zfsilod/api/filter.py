@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 
 MAX_CHARACTERS = 2048
 MAX_DEPTH = 16

@@ -36,8 +36,14 @@ from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, SNAPSHOTS, VO
 from zfsilod.api.volumes import Volumes
 from zfsilod.audit import is_change
 from zfsilod.auth import REVOKED, Callers
-from zfsilod.errors import Internal, InvalidArgument, Unauthenticated, Unavailable, ZfsiloError
-from zfsilod.model import Issued, Token
+from zfsilod.model.errors import (
+    Internal,
+    InvalidArgument,
+    Unauthenticated,
+    Unavailable,
+    ZfsiloError,
+)
+from zfsilod.model.records import Issued, Token
 from zfsilod.roles import authorize
 
 if TYPE_CHECKING:

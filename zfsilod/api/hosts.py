@@ -13,7 +13,7 @@ from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.auth import own_host
 from zfsilod.give import need_host
-from zfsilod.model import Host
+from zfsilod.model.records import Host
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from zfsilod.api import messages
 from zfsilod.api.pages import Pages, collect
 from zfsilod.api.volumes import need_view
 from zfsilod.auth import own_host
-from zfsilod.checks import nearly_full, room_for
-from zfsilod.errors import ZfsiloError
-from zfsilod.properties import check_properties
+from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.validation import nearly_full, room_for
+from zfsilod.model.zfs_properties import check_properties
 from zfsilod.rotation import RotateSecrets
 from zfsilod.stats import broken_sessions
 from zfsilod.summary import Attention, Summary, about_volume

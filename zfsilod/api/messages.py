@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 from zfsilo.v1 import host_pb2, operation_pb2, snapshot_pb2, volume_pb2
 
-from zfsilod.errors import InvalidArgument
-from zfsilod.model import Filesystem, Publication
-from zfsilod.record import Pairs, pairs
-from zfsilod.ulid import ALPHABET
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.record import Pairs, pairs
+from zfsilod.model.records import Filesystem, Publication
+from zfsilod.model.ulid import ALPHABET
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from zfsilod.model import (
+    from zfsilod.model.records import (
         AccessMode,
         Attachment,
         Failure,

@@ -11,8 +11,8 @@ from zfsilo.v1 import operation_pb2
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
-from zfsilod.errors import DeadlineExceeded, InvalidArgument
-from zfsilod.model import Operation, OperationState
+from zfsilod.model.errors import DeadlineExceeded, InvalidArgument
+from zfsilod.model.records import Operation, OperationState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

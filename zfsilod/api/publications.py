@@ -13,15 +13,15 @@ from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.api.volumes import change_volume, need_view
 from zfsilod.auth import own_host
-from zfsilod.errors import InvalidArgument, PermissionDenied
-from zfsilod.model import Publication
+from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.records import Publication
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zfsilod.api.calls import Call
-    from zfsilod.model import AccessMode, Volume
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.records import AccessMode, Volume
     from zfsilod.store import Transaction
 
 # What a host reports becomes an argument of zfs(8) here.

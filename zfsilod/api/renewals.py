@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2
 
 from zfsilod import pki
-from zfsilod.errors import PermissionDenied
+from zfsilod.model.errors import PermissionDenied
 
 if TYPE_CHECKING:
     from zfsilod.api.calls import Call
     from zfsilod.certs import Files
-    from zfsilod.model import Issued
+    from zfsilod.model.records import Issued
 
 
 class Renewals:

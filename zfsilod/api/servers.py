@@ -14,15 +14,15 @@ from zfsilod.api import messages, status
 from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.stub import Api
 from zfsilod.certs import split_address
-from zfsilod.errors import NotFound, Unavailable, ZfsiloError
-from zfsilod.secret import Chap
+from zfsilod.model.chap import Chap
+from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
 from zfsilod.take import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.certs import Access
-    from zfsilod.model import Host, Publication
+    from zfsilod.model.records import Host, Publication
     from zfsilod.steps import Reported
 
 CALL_DEADLINE_S = 30.0  # a report is an operation of its own over there

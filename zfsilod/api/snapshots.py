@@ -11,8 +11,9 @@ from zfsilo.v1 import snapshot_pb2
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Pages, collect
-from zfsilod.errors import NotFound
-from zfsilod.model import Snapshot, SnapshotGroup
+from zfsilod.model.errors import NotFound
+from zfsilod.model.records import Snapshot, SnapshotGroup
+from zfsilod.model.ulid import new_ulid
 from zfsilod.origins import need_snapshot
 from zfsilod.snapshots import (
     CreateSnapshot,
@@ -22,7 +23,6 @@ from zfsilod.snapshots import (
     members_of,
     need_group,
 )
-from zfsilod.ulid import new_ulid
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

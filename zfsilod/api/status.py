@@ -8,7 +8,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from zfsilod.errors import Internal, ZfsiloError
+from zfsilod.model.errors import Internal, ZfsiloError
 
 DOMAIN = "zfsilo.org"
 DETAILS = "grpc-status-details-bin"

@@ -14,9 +14,9 @@ from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.auth import Caller, shown
-from zfsilod.errors import NotFound
 from zfsilod.give import CreateVolume, UpdateVolume
-from zfsilod.model import Mode
+from zfsilod.model.errors import NotFound
+from zfsilod.model.records import Mode
 from zfsilod.stats import stats
 from zfsilod.survey import facts
 from zfsilod.trash import DeleteVolume, UndeleteVolume

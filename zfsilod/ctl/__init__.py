@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.ctl.parser import parse
 from zfsilod.ctl.refusal import BROKEN_PIPE, INTERRUPTED, complain
-from zfsilod.errors import ZfsiloError
+from zfsilod.model.errors import ZfsiloError
 
 if TYPE_CHECKING:
     from argparse import Namespace

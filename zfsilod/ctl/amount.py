@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from zfsilod.errors import InvalidArgument
-from zfsilod.sizes import UNITS
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.sizes import UNITS
 
 SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,19}))?(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE)
 LARGEST = 1 << 62  # the sum of two still fits into a message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.errors import BY_NAME, Internal, ZfsiloError
+from zfsilod.model.errors import BY_NAME, Internal, ZfsiloError
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -15,7 +15,8 @@ from zfsilod.ctl.attachment import mount_options, only_server
 from zfsilod.ctl.here import check_real
 from zfsilod.ctl.ladder import wish_for
 from zfsilod.ctl.refusal import COMPLAINT
-from zfsilod.errors import (
+from zfsilod.host.run import Runner
+from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
     FailedPrecondition,
@@ -23,7 +24,6 @@ from zfsilod.errors import (
     NotFound,
     PermissionDenied,
 )
-from zfsilod.host.run import Runner
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from zfsilod.ctl.amount import bare, resource
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.volume import one_or_all
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -12,8 +12,8 @@ from zfsilod.ctl import answers
 from zfsilod.ctl.here import check_here
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import show_table
-from zfsilod.errors import CommandFailed, InvalidArgument
 from zfsilod.host.run import Runner
+from zfsilod.model.errors import CommandFailed, InvalidArgument
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.errors import PermissionDenied, Unavailable
+from zfsilod.model.errors import PermissionDenied, Unavailable
 
 # The library prints its own troubles to standard error; ours say the same in a sentence.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

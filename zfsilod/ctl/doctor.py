@@ -18,8 +18,8 @@ from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.here import check_local
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import BAD, GOOD, clean, paint
-from zfsilod.errors import ZfsiloError
 from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, Runner, missing_tools
+from zfsilod.model.errors import ZfsiloError
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from zfsilod.ctl import places
-from zfsilod.errors import FailedPrecondition, InvalidArgument, PermissionDenied
+from zfsilod.model.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 
 if TYPE_CHECKING:
     from argparse import Namespace

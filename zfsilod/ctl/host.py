@@ -14,7 +14,7 @@ from zfsilod.ctl.filters import all_of, labels_are
 from zfsilod.ctl.table import show_block, show_table
 from zfsilod.ctl.volume import changed
 from zfsilod.ctl.volume_view import age, commas, pairs, when
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -11,7 +11,7 @@ from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.table import show_block
 from zfsilod.ctl.volume_view import commas
-from zfsilod.sizes import show_exact
+from zfsilod.model.sizes import show_exact
 
 if TYPE_CHECKING:
     from argparse import Namespace

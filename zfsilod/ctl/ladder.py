@@ -21,7 +21,7 @@ from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.here import check_local
 from zfsilod.ctl.table import say
 from zfsilod.ctl.volume import get
-from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound, ZfsiloError
 
 if TYPE_CHECKING:
     from argparse import Namespace

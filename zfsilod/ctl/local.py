@@ -12,7 +12,7 @@ from zfsilod.audit import Audit, to_journal
 from zfsilod.certs import make_join
 from zfsilod.ctl import places
 from zfsilod.ctl.here import check_here
-from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.store import Store
 
 if TYPE_CHECKING:

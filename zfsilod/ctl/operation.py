@@ -15,7 +15,7 @@ from zfsilod.ctl.filters import all_of, equals
 from zfsilod.ctl.progress import ENDED, Progress, describe
 from zfsilod.ctl.table import clean, say, show_block, show_table
 from zfsilod.ctl.volume_view import age, when, word
-from zfsilod.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from zfsilod.model.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from argparse import Namespace

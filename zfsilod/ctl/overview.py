@@ -10,7 +10,7 @@ from zfsilod.ctl import answers
 from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.table import BAD, GOOD, clean, paint, show_block
-from zfsilod.sizes import show_size
+from zfsilod.model.sizes import show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from zfsilod.ctl.commands import COMMANDS, COMMON, NOUNS, Argument, Command
 from zfsilod.ctl.refusal import EXIT_CODES_HELP
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

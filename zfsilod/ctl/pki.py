@@ -17,9 +17,9 @@ from zfsilod.ctl import answers, places, servers
 from zfsilod.ctl.here import check_here
 from zfsilod.ctl.local import new_file, opened_store, record, write_join
 from zfsilod.ctl.table import say, show_table
-from zfsilod.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
-from zfsilod.model import Issued
-from zfsilod.secret import write_private
+from zfsilod.model.chap import write_private
+from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.records import Issued
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zfsilod.ctl.table import clean
 
 if TYPE_CHECKING:
-    from zfsilod.errors import ZfsiloError
+    from zfsilod.model.errors import ZfsiloError
 
 EXIT_CODES = {
     "INTERNAL": 1,

@@ -14,7 +14,7 @@ from zfsilod.ctl.change import ask, change
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import clean
-from zfsilod.errors import ZfsiloError
+from zfsilod.model.errors import ZfsiloError
 
 if TYPE_CHECKING:
     from argparse import Namespace

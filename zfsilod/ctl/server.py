@@ -13,8 +13,8 @@ from zfsilod.ctl.amount import bare
 from zfsilod.ctl.client import Server
 from zfsilod.ctl.here import check_here
 from zfsilod.ctl.table import say, show_table
-from zfsilod.errors import AlreadyExists, FailedPrecondition, ZfsiloError
 from zfsilod.host.iscsi import name_in
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

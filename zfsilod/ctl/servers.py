@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.ctl import places
-from zfsilod.errors import InvalidArgument, NotFound, PermissionDenied
+from zfsilod.model.errors import InvalidArgument, NotFound, PermissionDenied
 
 if TYPE_CHECKING:
     import grpc
@@ -65,7 +65,7 @@ def read(name: str) -> Access:
 def write(known: Access) -> Path:
     """Keep a server, readable for root only: whole or not at all."""
     from zfsilod.certs import body
-    from zfsilod.secret import write_private
+    from zfsilod.model.chap import write_private
 
     path = path_of(known.name)
     try:

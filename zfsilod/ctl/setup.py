@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from zfsilod.ctl import places
 from zfsilod.ctl.here import check_real
 from zfsilod.ctl.refusal import FAILED
-from zfsilod.errors import (
+from zfsilod.host.run import Runner
+from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
     FailedPrecondition,
     InvalidArgument,
     PermissionDenied,
 )
-from zfsilod.host.run import Runner
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -13,7 +13,7 @@ from zfsilod.ctl.client import dial
 from zfsilod.ctl.filters import all_of, labels_are
 from zfsilod.ctl.table import show_block, show_table
 from zfsilod.ctl.volume_view import age, commas, filesystem, pairs, when
-from zfsilod.sizes import show_exact, show_size
+from zfsilod.model.sizes import show_exact, show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -15,8 +15,8 @@ from zfsilod.ctl.amount import show_age
 from zfsilod.ctl.local import new_file, opened_store, record, write_join
 from zfsilod.ctl.pki import access
 from zfsilod.ctl.table import say, show_table
-from zfsilod.errors import NotFound
-from zfsilod.model import Token
+from zfsilod.model.errors import NotFound
+from zfsilod.model.records import Token
 
 if TYPE_CHECKING:
     from argparse import Namespace

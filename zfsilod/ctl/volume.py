@@ -23,8 +23,8 @@ from zfsilod.ctl.facts_view import all_hold, show_facts
 from zfsilod.ctl.filters import all_of, equals, labels_are
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import clean
-from zfsilod.errors import InvalidArgument, ZfsiloError
-from zfsilod.sizes import show_size
+from zfsilod.model.errors import InvalidArgument, ZfsiloError
+from zfsilod.model.sizes import show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -10,7 +10,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilod.ctl.amount import bare, show_age
 from zfsilod.ctl.table import show_block, show_table
-from zfsilod.sizes import show_exact, show_size
+from zfsilod.model.sizes import show_exact, show_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

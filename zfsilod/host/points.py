@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, Conflict, InvalidArgument
 from zfsilod.host import mountinfo
+from zfsilod.model.errors import Busy, Conflict, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zfsilod.host.lio import RealLio
     from zfsilod.host.snapshots import RealSnapshots
     from zfsilod.host.zfs import RealZfs
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
 
 CONFIGFS = Path("/sys/kernel/config/target")
 

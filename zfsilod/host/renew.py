@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, Conflict, FailedPrecondition, Unavailable
 from zfsilod.host.disks import claim
 from zfsilod.host.events import wait_for
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from zfsilod.host.disks import Device

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.host import zvol
 from zfsilod.host.disks import users
 from zfsilod.host.zfs_words import (
@@ -24,12 +23,13 @@ from zfsilod.host.zfs_words import (
     refused,
     table,
 )
-from zfsilod.model import Listed
-from zfsilod.record import pairs
+from zfsilod.model.errors import Busy, FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.model.record import pairs
+from zfsilod.model.records import Listed
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
 
 PREFIX = "zfsilo:"
 UID = f"{PREFIX}uid"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import (
+from zfsilod.model.errors import (
     Busy,
     Conflict,
     FailedPrecondition,

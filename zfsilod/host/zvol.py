@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Unavailable
 from zfsilod.host.events import wait_for
+from zfsilod.model.errors import Unavailable
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner

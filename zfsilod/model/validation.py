@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import InvalidArgument, ResourceExhausted
+from zfsilod.model.errors import InvalidArgument, ResourceExhausted
+from zfsilod.model.record import Pairs, Record, pairs
+from zfsilod.model.sizes import show_exact, show_size
 from zfsilod.plan import marks
-from zfsilod.record import Pairs, Record, pairs
-from zfsilod.sizes import show_exact, show_size
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
-    from zfsilod.model import Volume
+    from zfsilod.model.records import Volume
     from zfsilod.verbs import Settings, World
 
 MIN_BYTES = 1 << 20

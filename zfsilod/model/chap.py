@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from zfsilod.durable import sync_folder
-from zfsilod.errors import StoreCorrupt
+from zfsilod.model.errors import StoreCorrupt
 
 if TYPE_CHECKING:
     from pathlib import Path

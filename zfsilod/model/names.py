@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 
 # RFC 3720, 3.2.6; no slash, so that it stays one component of a path; at most 223 characters.
 ISCSI_NAME = re.compile(r"(?:iqn|eui|naa)\.[A-Za-z0-9.:_-]{1,219}")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
 
 
 class Choice(NamedTuple):

@@ -13,11 +13,11 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from zfsilod.record import Pairs, Record, Stored, pairs
+from zfsilod.model.record import Pairs, Record, Stored, pairs
 
 if TYPE_CHECKING:
-    from zfsilod.errors import ZfsiloError
     from zfsilod.host import Host as Machine
+    from zfsilod.model.errors import ZfsiloError
 
 Mode = Literal["FILESYSTEM", "BLOCK"]
 AccessMode = Literal[
