@@ -15,7 +15,7 @@ from zfsilod.model.records import Host, Operation, Publication, Volume
 from zfsilod.publish import Publish, ReportFilesystem, Unpublish
 from zfsilod.rotation import RotateSecrets
 from zfsilod.service import Service
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
 from zfsilod.take import Connection
 from zfsilod.verbs import Settings, Verb
 from zfsilod.worker import read_boot_id, work

@@ -36,7 +36,7 @@ from zfsilod.snapshots import (
     DeleteSnapshot,
     DeleteSnapshotGroup,
 )
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
 from zfsilod.take import Connect, MountAt, Stage
 from zfsilod.trash import DeleteVolume, Purger, UndeleteVolume
 

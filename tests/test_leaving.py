@@ -16,7 +16,7 @@ from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Operation
 from zfsilod.publish import Publish, Unpublish
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
 from zfsilod.sync import Watchman, clear_leftovers
 from zfsilod.take import Connect, MountAt, Stage
 

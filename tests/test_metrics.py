@@ -23,7 +23,7 @@ from zfsilod.publish import Publish
 from zfsilod.scrape import Scrape
 from zfsilod.sockets import listen_unix
 from zfsilod.stats import broken_sessions
-from zfsilod.summary import Summary
+from zfsilod.storage.summary import Summary
 from zfsilod.take import Connect
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pytest
 from tests.crash.cases import CONNECT, CREATE, LARGER, PUBLISH
 from zfsilod.leave import Disconnect
 from zfsilod.model.errors import Busy, CommandFailed
+from zfsilod.storage.volume_view import view
 from zfsilod.sync import Watchman
-from zfsilod.views import view
 
 if TYPE_CHECKING:
     from tests.doubles import House

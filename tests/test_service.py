@@ -27,10 +27,10 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.records import Attachment, Debt, Operation, Publication, Volume
 from zfsilod.publish import Publish, Unpublish
+from zfsilod.storage.volume_view import view
 from zfsilod.sync import Watchman
 from zfsilod.take import Connect, Grow, MountAt, Stage
 from zfsilod.trash import DeleteVolume
-from zfsilod.views import view
 
 if TYPE_CHECKING:
     from zfsilod.verbs import Verb

@@ -12,8 +12,8 @@ from zfsilod import trash
 from zfsilod.give import CreateVolume
 from zfsilod.model.errors import AlreadyExists, CommandFailed, FailedPrecondition, NotFound
 from zfsilod.model.records import Dependent, Trashed, Volume
+from zfsilod.storage.volume_view import views, views_with_deleted
 from zfsilod.trash import DeleteVolume, PurgeVolume, UndeleteVolume
-from zfsilod.views import views, views_with_deleted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Change
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
     from zfsilod.verbs import Settings
 
 LOOK_DEADLINE_S = 150

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from zfsilod.pki import Certified
     from zfsilod.sockets import Peer
-    from zfsilod.views import View
+    from zfsilod.storage.volume_view import View
 
 GROUP = "zfsilo"
 SCHEME = "Bearer "

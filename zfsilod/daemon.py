@@ -24,9 +24,9 @@ from zfsilod import __version__, audit, certs, config, simulation
 from zfsilod.launcher import LocalLauncher, SystemdLauncher
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.service import Service
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
+from zfsilod.storage.upgrade import upgrade
 from zfsilod.sync import Watchman, clear_leftovers
-from zfsilod.upgrade import upgrade
 from zfsilod.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 
 if TYPE_CHECKING:

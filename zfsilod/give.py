@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Change
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

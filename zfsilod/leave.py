@@ -18,7 +18,7 @@ from zfsilod.verbs import Plan, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 
 class Descent(Verb):

@@ -29,7 +29,7 @@ from prometheus_client.process_collector import ProcessCollector
 from zfsilod import __version__, orphans
 from zfsilod.host.counters import Counters
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.summary import Summary
+from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -14,8 +14,8 @@ from zfsilod.take import check_path as as_kept
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Attachment
+    from zfsilod.storage.volume_view import View
     from zfsilod.take import Connect
-    from zfsilod.views import View
 
 
 def shown(found: View, allowed: tuple[str, ...]) -> View | None:

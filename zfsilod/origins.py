@@ -17,7 +17,7 @@ from zfsilod.verbs import check_id, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 
 class Content(Record):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Move
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 LOOK_DEADLINE_S = 150
 TARGET = re.compile(r"(.+):([0-9a-f]{32})")  # plan.target_name

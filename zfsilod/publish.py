@@ -29,7 +29,7 @@ from zfsilod.model.records import (
 from zfsilod.verbs import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 GRACE_S = 5  # that a fenced host has to log out, when the caller does not say

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.records import Change, Operation
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 ADOPT_DEADLINE_S = 60
 TRASH_S = 30 * 86400

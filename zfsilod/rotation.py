@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host as Machine
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
     from zfsilod.take import Connection
 
 CALLER = "zfsilod"

@@ -45,15 +45,15 @@ from zfsilod.model.records import (
 from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import Room
 from zfsilod.stats import stats
+from zfsilod.storage.volume_view import view
 from zfsilod.survey import Findings, note, survey
 from zfsilod.verbs import Plan, Settings, Verb, World
-from zfsilod.views import view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from zfsilod.host import Host as Machine
-    from zfsilod.store import Store, Transaction
+    from zfsilod.storage.store import Store, Transaction
     from zfsilod.sync import Report
 
 T = TypeVar("T")

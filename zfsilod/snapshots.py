@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Change, Move
     from zfsilod.steps import Cut
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 MAX_VOLUMES = 64  # in a group
 

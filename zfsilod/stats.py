@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.records import Volume
     from zfsilod.service import Service
-    from zfsilod.views import View
+    from zfsilod.storage.volume_view import View
 
 ANSWER_S = 5.0
 SERVER_S = 5.0

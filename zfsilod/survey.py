@@ -15,14 +15,14 @@ from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, Zfsi
 from zfsilod.model.record import Pairs, Record
 from zfsilod.model.records import Attachment, Condition, HostStep, Move, Volume
 from zfsilod.steps import Zvol
-from zfsilod.views import View, view, views
+from zfsilod.storage.volume_view import View, view, views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host as Machine
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
     from zfsilod.verbs import Settings
 
 AT_ONCE = 200  # volumes that are compared in one call of a thread

@@ -22,14 +22,14 @@ from zfsilod.model.records import Attachment, Debt, Move, Operation
 from zfsilod.model.validation import nearly_full
 from zfsilod.rotation import follow
 from zfsilod.steps import Zvol
+from zfsilod.storage.volume_view import View, view, views
 from zfsilod.survey import UNKNOWN, Findings, note, survey, truth
 from zfsilod.trash import Purger
 from zfsilod.verbs import Plan, Settings, Verb, World, put
-from zfsilod.views import View, view, views
 
 if TYPE_CHECKING:
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 ROUND_S, LEAST_PAUSE_S = 30, 1
 ROOM_S = 60  # between two looks at the room that is left

@@ -24,7 +24,7 @@ from zfsilod.verbs import Plan, Settings, Verb, World, check_id, drop, drop_secr
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 MAX_PATH_BYTES = 4095
 MAX_MOUNTS = 64

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Change
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 Dependents = Literal["REFUSE", "KEEP"]
 FOLDER = ".trash"

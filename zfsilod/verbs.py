@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Host
     from zfsilod.model.chap import Chap
     from zfsilod.plan import Export
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
 UNIT_SUFFIXES = (

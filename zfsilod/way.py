@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Host
     from zfsilod.model.records import Disk, Move, Operation
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
     from zfsilod.verbs import Verb, World
 
 CLIMBS = ("connect", "stage", "mount", "grow")

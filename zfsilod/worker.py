@@ -30,7 +30,7 @@ from zfsilod import steps  # noqa: F401 - the store revives steps by their class
 from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Failure, HostStep, Mark, Move, Operation, failure_of
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
     from zfsilod.host import Host

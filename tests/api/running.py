@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.records import Operation
     from zfsilod.roles import Role
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
     from zfsilod.verbs import Settings
 
 GIB = 1 << 30

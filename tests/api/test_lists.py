@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.api.running import Front
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 THINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "db": {"id": ("db",), "height": ("PUBLISHED",), "host": ("a", "b"), "labels": ("app", "x y"),

@@ -14,7 +14,7 @@ from zfsilod.api import messages
 from zfsilod.api.stub import SERVICES
 from zfsilod.model import records
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.views import HEIGHTS
+from zfsilod.storage.volume_view import HEIGHTS
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, EnumDescriptor

@@ -18,15 +18,15 @@ from zfsilod.host.run import Completed, Runner
 from zfsilod.host.survey import SurveyedZfs
 from zfsilod.model.records import Volume
 from zfsilod.publish import Publish
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
+from zfsilod.storage.volume_view import page, views
 from zfsilod.survey import compare
-from zfsilod.views import page, views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host
-    from zfsilod.views import View
+    from zfsilod.storage.volume_view import View
 
 VOLUMES = (1, 100, 1000)
 RECORDS = (100, 100_000)

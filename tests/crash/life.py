@@ -18,7 +18,7 @@ from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.record import CLASSES, Stored, to_plain
 from zfsilod.model.records import Debt, Operation
 from zfsilod.service import Service
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
 from zfsilod.sync import Watchman
 from zfsilod.worker import work
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zfsilod.auth import Caller
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
     from zfsilod.verbs import Verb
 
 T = TypeVar("T")

@@ -34,11 +34,11 @@ from zfsilod.orphans import RemoveOrphans
 from zfsilod.publish import Publish, Unpublish
 from zfsilod.rotation import RotateSecrets
 from zfsilod.snapshots import CreateSnapshot, DeleteSnapshot
+from zfsilod.storage.volume_view import HEIGHTS, page, view
 from zfsilod.sync import SyncVolume
 from zfsilod.take import Connect, Grow, MountAt, Stage
 from zfsilod.trash import DeleteVolume, Dependents, UndeleteVolume
 from zfsilod.verbs import check_id
-from zfsilod.views import HEIGHTS, page, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from zfsilod.api.dbus_objects import Objects
     from zfsilod.service import Service
+    from zfsilod.storage.volume_view import View
     from zfsilod.verbs import Verb
-    from zfsilod.views import View
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000

@@ -24,13 +24,13 @@ from zfsilod.api.dbus_contract import (
 from zfsilod.api.dbus_properties import READERS, About, Progress, Shown, clean
 from zfsilod.model.errors import InvalidArgument, NotFound
 from zfsilod.model.records import Host, Operation, Snapshot
-from zfsilod.views import View, view, views
+from zfsilod.storage.volume_view import View, view, views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.service import Service
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 MAX_OBJECTS = 5000
 MAX_PLANNED = 64

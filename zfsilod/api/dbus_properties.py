@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.records import Operation, Publication
-    from zfsilod.views import View
+    from zfsilod.storage.volume_view import View
 
 
 class About(NamedTuple):

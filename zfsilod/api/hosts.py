@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zfsilo.v1 import operation_pb2
 
     from zfsilod.api.calls import Call
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 FIELDS = ("id", "iqn", "nqn", "labels")
 

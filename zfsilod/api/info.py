@@ -16,7 +16,7 @@ from zfsilod.model.validation import nearly_full, room_for
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.rotation import RotateSecrets
 from zfsilod.stats import broken_sessions
-from zfsilod.summary import Attention, Summary, about_volume
+from zfsilod.storage.summary import Attention, Summary, about_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
         Transport,
         Volume,
     )
+    from zfsilod.storage.volume_view import View
     from zfsilod.survey import Fact, Findings
     from zfsilod.trash import Dependents
-    from zfsilod.views import View
 
 N = TypeVar("N", bound=str)
 ULID_LENGTH = 26

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from zfsilod.api.calls import Call
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 FIELDS = ("id", "kind", "subject", "state", "caller")
 WORDS = {"state": get_args(OperationState)}

@@ -21,7 +21,7 @@ from zfsilod.model.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 DEFAULT_SIZE, MAX_SIZE = 100, 1000
 # A page ends early when a client would not take more (4 MiB), or when the filter matches so little

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zfsilod.api.calls import Call
     from zfsilod.model.chap import Chap
     from zfsilod.model.records import AccessMode, Volume
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 # What a host reports becomes an argument of zfs(8) here.
 FILESYSTEM_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")

@@ -27,7 +27,7 @@ from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
     from zfsilod.api.calls import Call
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
     from zfsilod.verbs import Verb
 
 FIELDS = ("id", "volume", "volume_uid", "group", "labels")

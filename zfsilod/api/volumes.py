@@ -18,16 +18,16 @@ from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Mode
 from zfsilod.stats import stats
+from zfsilod.storage.volume_view import HEIGHTS, View, view, views, views_with_deleted
 from zfsilod.survey import facts
 from zfsilod.trash import DeleteVolume, UndeleteVolume
 from zfsilod.verbs import check_etag, check_id
-from zfsilod.views import HEIGHTS, View, view, views, views_with_deleted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zfsilod.api.calls import Call
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
     from zfsilod.verbs import Verb
 
     Source = Callable[[Transaction, str], Iterator[View]]

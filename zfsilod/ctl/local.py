@@ -13,7 +13,7 @@ from zfsilod.certs import make_join
 from zfsilod.ctl import places
 from zfsilod.ctl.here import check_here
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
     from argparse import Namespace

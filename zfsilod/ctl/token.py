@@ -21,7 +21,7 @@ from zfsilod.model.records import Token
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from zfsilod.store import Store
+    from zfsilod.storage.store import Store
 
 WHAT = "tokens are made"
 DAY_S = 86400

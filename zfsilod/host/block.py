@@ -17,13 +17,13 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.durable import sync_folder
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, open_exclusively
 from zfsilod.host.points import resolved
 from zfsilod.host.renew import renew
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from zfsilod.model.records import Filesystem
+from zfsilod.storage.fsync import sync_folder
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner

@@ -6,8 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, NoReturn
 
-from zfsilod.durable import sync_folder
 from zfsilod.model.errors import StoreCorrupt
+from zfsilod.storage.fsync import sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

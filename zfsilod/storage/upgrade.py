@@ -7,13 +7,13 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from zfsilod.store import SCHEMA
+from zfsilod.storage.store import SCHEMA
 from zfsilod.worker import LOCK_DEADLINE_S, deadline
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zfsilod.store import Store
+    from zfsilod.storage.store import Store
 
 
 def upgrade(store: Store, locks: Path) -> None:

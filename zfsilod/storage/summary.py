@@ -15,7 +15,7 @@ from zfsilod.model.records import Attachment, Condition, Debt, Host, Publication
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 
 class Attention(Record):

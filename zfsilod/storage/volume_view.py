@@ -14,7 +14,7 @@ from zfsilod.verbs import check_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 HEIGHTS = ("ABSENT", "CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
 
