@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 from zfsilod import plan
 from zfsilod.give import need_root
-from zfsilod.host.zfs_words import checked
+from zfsilod.host.zfs_output import checked
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.record import Pairs, pairs
 from zfsilod.model.records import (

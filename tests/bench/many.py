@@ -15,7 +15,7 @@ from tests.host.doubles import FakeConfigfs
 from zfsilod.give import CreateVolume
 from zfsilod.host.lio import RealLio
 from zfsilod.host.run import Completed, Runner
-from zfsilod.host.survey import SurveyedZfs
+from zfsilod.host.zvol_survey import SurveyedZfs
 from zfsilod.model.records import Volume
 from zfsilod.publish import Publish
 from zfsilod.storage.store import Store

@@ -15,7 +15,7 @@ from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.dbus_contract import split, unescape
 from zfsilod.api.pages import Pages
-from zfsilod.host import mountinfo, superblock, zfs_words
+from zfsilod.host import mountinfo, superblock, zfs_output
 from zfsilod.host.run import Completed
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.verbs import check_id, check_labels
@@ -53,14 +53,14 @@ def _mounts(data: bytes) -> None:
 
 def _refusal(text: str) -> None:
     done = Completed(("zfs",), 1, text, text)
-    zfs_words.refused(done, zfs_words.reason_of(done, "create", "tank/a"), "tank/a")
+    zfs_output.refused(done, zfs_output.reason_of(done, "create", "tank/a"), "tank/a")
 
 
 PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
-    "zfs table": (TABLE, zfs_words.table),
+    "zfs table": (TABLE, zfs_output.table),
     "zfs refusal": (ANY, _refusal),
-    "zfs number": (ANY, zfs_words.in_bytes),
-    "dataset": (ANY, zfs_words.checked),
+    "zfs number": (ANY, zfs_output.in_bytes),
+    "dataset": (ANY, zfs_output.checked),
     "superblock": (st.binary(max_size=70_000), superblock.parse),
     "mountinfo": (st.one_of(st.binary(max_size=200), MOUNTS.map(str.encode)), _mounts),
     "filter": (st.one_of(ANY, FILTERS), lambda text: filters.parse(text, ("id", "labels"))),

@@ -12,7 +12,7 @@ from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner, chap
 from zfsilod.host import iscsi as iscsi_module
 from zfsilod.host.disks import Disks
 from zfsilod.host.iscsi import RealIscsi, initiator_name
-from zfsilod.host.nodes import Nodes
+from zfsilod.host.node_records import Nodes
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
     Busy,
@@ -169,7 +169,7 @@ def test_a_record_in_use_stays(initiator: Initiator) -> None:
 def test_a_lock_that_a_dead_iscsiadm_left_is_removed(
     initiator: Initiator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zfsilod.host.nodes.STALE_S", 0.3)
+    monkeypatch.setattr("zfsilod.host.node_records.STALE_S", 0.3)
     initiator.nodes.free()
     initiator.database_lock.touch()
     begun = time.monotonic()

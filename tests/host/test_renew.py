@@ -10,7 +10,7 @@ import pytest
 from tests.host.doubles import ScriptedRunner
 from zfsilod.host import superblock
 from zfsilod.host.disks import Device
-from zfsilod.host.renew import OPTIONS, renew
+from zfsilod.host.regenerate_uuid import OPTIONS, renew
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import Conflict, FailedPrecondition
 

@@ -22,7 +22,7 @@ from zfsilod.host.block import MIB, RealBlock
 from zfsilod.host.disks import Disks
 from zfsilod.host.iscsi import RealIscsi
 from zfsilod.host.mount import RealMounts
-from zfsilod.host.nodes import Nodes
+from zfsilod.host.node_records import Nodes
 from zfsilod.host.run import Runner
 from zfsilod.host.superblock import Superblock
 from zfsilod.host.zfs import RealZfs

@@ -7,7 +7,7 @@ import pytest
 from tests.host.doubles import UID, ScriptedRunner
 from zfsilod.host import zfs as zfs_module
 from zfsilod.host.zfs import RealZfs
-from zfsilod.host.zfs_words import checked, in_bytes, table
+from zfsilod.host.zfs_output import checked, in_bytes, table
 from zfsilod.model.errors import (
     Busy,
     CommandFailed,

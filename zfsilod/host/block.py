@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, open_exclusively
-from zfsilod.host.points import resolved
-from zfsilod.host.renew import renew
+from zfsilod.host.mountpoints import resolved
+from zfsilod.host.regenerate_uuid import renew
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from zfsilod.model.records import Filesystem
 from zfsilod.storage.fsync import sync_folder

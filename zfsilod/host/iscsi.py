@@ -35,7 +35,7 @@ from zfsilod.model.errors import (
 from zfsilod.model.names import iscsi_name, portal_parts
 
 if TYPE_CHECKING:
-    from zfsilod.host.nodes import Nodes
+    from zfsilod.host.node_records import Nodes
     from zfsilod.host.run import Completed, Runner
     from zfsilod.host.session_secrets import SessionSecrets
     from zfsilod.model.chap import Chap

@@ -11,10 +11,10 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.host import mountinfo, points, processes
+from zfsilod.host import mountinfo, mountpoints, processes
 from zfsilod.host.block import read_superblock
 from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, claim, read
-from zfsilod.host.points import resolved
+from zfsilod.host.mountpoints import resolved
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ class RealMounts:
     # Mount points
 
     def has_point(self, path: str, *, file: bool) -> bool:
-        return points.has_point(path, file=file)
+        return mountpoints.has_point(path, file=file)
 
     def make_point(self, path: str, *, file: bool) -> None:
-        points.make_point(path, file=file)
+        mountpoints.make_point(path, file=file)
 
     def remove_point(self, path: str, *, file: bool) -> None:
-        points.remove_point(path, file=file)
+        mountpoints.remove_point(path, file=file)
 
     # The staging path
 

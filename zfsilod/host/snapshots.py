@@ -18,7 +18,7 @@ from zfsilod.host.zfs import (
     RealZfs,
     own_marks,
 )
-from zfsilod.host.zfs_words import (
+from zfsilod.host.zfs_output import (
     checked,
     first_line,
     foreign,

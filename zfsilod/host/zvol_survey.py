@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.host.zfs import ANY, UID, RealZfs
-from zfsilod.host.zfs_words import checked, table
+from zfsilod.host.zfs_output import checked, table
 from zfsilod.model.errors import ZfsiloError
 
 if TYPE_CHECKING:
