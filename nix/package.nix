@@ -43,7 +43,7 @@ python3Packages.buildPythonApplication {
   '';
 
   doCheck = false; # `make check` wants the whole tree of tests; the NixOS test runs what matters
-  pythonImportsCheck = [ "zfsilod.daemon" "zfsilod.worker" "zfsilod.ctl" ];
+  pythonImportsCheck = [ "zfsilod.daemon" "zfsilod.engine.worker" "zfsilod.ctl" ];
 
   meta = {
     description = "Network block storage for ZFS";

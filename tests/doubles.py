@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from tests.examples import HOW, TAKE
-from zfsilod import plan
+from zfsilod.engine import plans
+from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.fake import FakeHost
 from zfsilod.hosts import CreateHost
 from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable
@@ -18,14 +19,13 @@ from zfsilod.service import Service
 from zfsilod.storage.store import Store
 from zfsilod.take import Connection
 from zfsilod.verbs import Settings, Verb
-from zfsilod.worker import read_boot_id, work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from zfsilod.engine.steps import Reported
     from zfsilod.model.chap import Chap
-    from zfsilod.steps import Reported
 
 DEADLINE_S = 20
 SETTINGS = Settings(host_id="take", root="tank/zfsilo", export=HOW, overcommit=2.0)
@@ -85,7 +85,7 @@ class OwnServer:
             raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
         export = self.service.settings.export
         connection = Connection(
-            volume=volume, target=plan.target_name(export.prefix, found), portals=export.portals,
+            volume=volume, target=plans.target_name(export.prefix, found), portals=export.portals,
             serial=found.uid, size_bytes=found.capacity_bytes, mode=found.mode,
             epoch=published.epoch, rotation=published.rotation, readonly=published.readonly,
             filesystem=found.filesystem,

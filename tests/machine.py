@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tests.examples import Example, chap
-from zfsilod import worker
+from zfsilod.engine import worker
 from zfsilod.host.fake import VOLATILE, FakeHost
 from zfsilod.model.errors import CommandFailed, ZfsiloError
 from zfsilod.model.record import from_plain, to_plain

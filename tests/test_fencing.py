@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.examples import TAKE
-from zfsilod import plan
+from zfsilod.engine import plans
 from zfsilod.give import CreateVolume, need_publication
 from zfsilod.hosts import CreateHost, UpdateHost
 from zfsilod.model.errors import (
@@ -248,7 +248,7 @@ def test_a_fence_is_never_turned_back() -> None:
         id="data", uid="0" * 32, dataset="tank/data", capacity_bytes=GIB, thin=True,
         mode="BLOCK", volblocksize=4096,
     )  # fmt: skip
-    how = plan.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=())
+    how = plans.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=())
     publication = Publication(id="data/take", volume="data", host="take", initiator=TAKE)
-    moves = plan.unpublish(volume, publication, how, [], fence=plan.Fence(grace_s=5))
+    moves = plans.unpublish(volume, publication, how, [], fence=plans.Fence(grace_s=5))
     assert moves[0].final

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.examples import PLANS, operation
-from zfsilod import worker
+from zfsilod.engine import worker
 from zfsilod.give import CreateVolume
 from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.examples import PLANS, Example, operation
 from tests.machine import Killed, Machine, lasting, not_sticky
-from zfsilod import worker
+from zfsilod.engine import worker
 from zfsilod.model.errors import CommandFailed, Conflict
 from zfsilod.model.records import HostStep, Mark, Operation, RemoteStep
 

@@ -12,7 +12,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
-from zfsilod import plan
+from zfsilod.engine import plans
 from zfsilod.give import need_root
 from zfsilod.host.zfs_output import checked
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
@@ -62,7 +62,7 @@ class AdoptVolume(Verb):
         check_id(self.id, "volume id")
         self._check_new(world)
         volume = self._volume(world)
-        moves = plan.adoption(volume) if not self.zvol.uid else ()
+        moves = plans.adoption(volume) if not self.zvol.uid else ()
         return Plan(
             title=f"adopt {self.zvol.dataset} as {self.id}",
             claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
@@ -147,7 +147,7 @@ def _look(machine: Machine, dataset: str, volume_id: str) -> list[AdoptVolume]:
 
 def _is_settable(name: str, value: str) -> bool:
     """Tell whether it is a caller's choice: one of the list, and not what every volume has."""
-    if plan.DURABLE.get(name) == value:
+    if plans.DURABLE.get(name) == value:
         return False
     try:
         check_properties(((name, value),), new=True)

@@ -17,8 +17,8 @@ import msgspec
 import tomli
 
 from zfsilod.certs import Access, parse_join
+from zfsilod.engine.plans import Export
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.plan import Export
 from zfsilod.verbs import ID, Settings
 
 DIRECTORY = Path("/etc/zfsilo")

@@ -8,9 +8,9 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
+from zfsilod.engine.steps import Reported
 from zfsilod.model.errors import Busy, ZfsiloError
 from zfsilod.model.records import Host, Operation, Publication, RemoteStep, failure_of
-from zfsilod.steps import Reported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

@@ -6,7 +6,7 @@ import re
 import uuid
 from typing import TYPE_CHECKING
 
-from zfsilod import plan
+from zfsilod.engine import plans
 from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -85,9 +85,9 @@ class CreateVolume(Verb):
         check_room(wanted, seen, world)
         commit: tuple[Change, ...] = (put(wanted.but(height="CREATED")),)
         if content is None:
-            moves = plan.up([plan.zvol(wanted, world.operation_id)])
+            moves = plans.up([plans.zvol(wanted, world.operation_id)])
         else:
-            moves = plan.clone(wanted, content.origin, world.operation_id)
+            moves = plans.clone(wanted, content.origin, world.operation_id)
             commit = (*commit, put(clone_dependent(wanted)))
         return Plan(
             title=f"create {self.id}{self._from}",
@@ -99,7 +99,7 @@ class CreateVolume(Verb):
         found = txn.get(Volume, self.id)
         if found is None or self._differences(found):
             return None
-        return plan.up([plan.zvol(found)])
+        return plans.up([plans.zvol(found)])
 
     def _taken(self, found: Volume) -> AlreadyExists | FailedPrecondition:
         differences = self._differences(found)
@@ -210,15 +210,15 @@ class UpdateVolume(Verb):
             new = new.but(hosts=check_hosts(self.hosts))
         if "properties" in self.mask:
             values = dict(check_properties(self.properties, new=False))
-            moves += plan.properties(volume, values)
+            moves += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
-        moves += plan.marking(volume, check_marks(new))
+        moves += plans.marking(volume, check_marks(new))
         if "capacity_bytes" in self.mask:
             assert isinstance(seen, Room)
             new = new.but(capacity_bytes=self._size(volume, seen, world))
             if new.capacity_bytes != volume.capacity_bytes:
-                moves += plan.resize(volume, new.capacity_bytes)
+                moves += plans.resize(volume, new.capacity_bytes)
         return Plan(
             title=f"update {self.id} ({', '.join(self.mask)})",
             claims=(f"volume/{self.id}",), moves=tuple(moves), commit=(put(new),),

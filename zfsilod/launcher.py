@@ -207,7 +207,7 @@ class LocalLauncher:
         """Run one verb of the worker after the other, until one ends well."""
         for verb in verbs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "zfsilod.worker",
+                sys.executable, "-m", "zfsilod.engine.worker",
                 "--state", self._state, verb, unit,
                 stdin=asyncio.subprocess.DEVNULL, env=self._environment,
             )  # fmt: skip

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod import plan
+from zfsilod.engine import plans
+from zfsilod.engine.steps import Detached, Dropped
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, Debt, Disk
-from zfsilod.steps import Detached, Dropped
 from zfsilod.verbs import Plan, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class UnmountFrom(Descent):
         if found is None or not gone:
             return Plan(title=title, claims=claims)
         if self.turned(seen):
-            moves = list(plan.detaching(found, gone))
+            moves = list(plans.detaching(found, gone))
         else:
-            moves = [move for mount in reversed(gone) for move in plan.unmounting(found, mount)]
+            moves = [move for mount in reversed(gone) for move in plans.unmounting(found, mount)]
         left = tuple(each for each in mounts if each not in gone)
         new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=world.now)
         return Plan(title=title, claims=claims, moves=tuple(moves), commit=(put(new),))
@@ -85,7 +85,7 @@ class Unstage(Descent):
         turned = self.turned(seen)
         return Plan(
             title=title, claims=(*claims, *_paths(found)),
-            moves=plan.abandoning(found) if turned else plan.unstaging(found),
+            moves=plans.abandoning(found) if turned else plans.unstaging(found),
             commit=(put(_connected(found, world)),),
         )  # fmt: skip
 
@@ -112,10 +112,10 @@ class Disconnect(Descent):
                 f"{self.id} is {found.height.lower()}: unmount and unstage it first",
                 reason=found.height, volume=self.id,
             )  # fmt: skip
-        session = plan.connection(found)
-        moves = plan.descent(found, session)
+        session = plans.connection(found)
+        moves = plans.descent(found, session)
         if self.turned(seen):
-            moves = (*plan.abandoning(found), *plan.down(session))
+            moves = (*plans.abandoning(found), *plans.down(session))
         return Plan(
             title=title, claims=(*claims, *_paths(found)), moves=moves,
             commit=(drop(found), drop_secret(found.secret), *_debt(found)),
@@ -142,7 +142,9 @@ class Clear(Verb):
         if any(each.disk.target == target for each in world.txn.scan(Attachment)):
             return Plan(title=title, claims=claims)  # what was seen was being connected
         detached = [Detached(disk=self.disk, path=each) for each in reversed(self.paths)]
-        return Plan(title=title, claims=claims, moves=plan.up([Dropped(disk=self.disk), *detached]))
+        return Plan(
+            title=title, claims=claims, moves=plans.up([Dropped(disk=self.disk), *detached])
+        )
 
 
 def _paths(found: Attachment) -> tuple[str, ...]:

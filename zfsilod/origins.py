@@ -8,11 +8,11 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+from zfsilod.engine.plans import Origin
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Filesystem, Mode, Shot, Snapshot, Trashed, Volume
 from zfsilod.model.sizes import show_exact
-from zfsilod.plan import Origin
 from zfsilod.verbs import check_id, put
 
 if TYPE_CHECKING:

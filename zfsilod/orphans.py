@@ -10,11 +10,11 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zfsilod import plan
+from zfsilod.engine import plans
+from zfsilod.engine.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvol
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Disk, Listed, Publication, Trashed, Volume
-from zfsilod.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvol
 from zfsilod.verbs import Plan, Settings, Verb, World
 
 if TYPE_CHECKING:
@@ -177,14 +177,14 @@ def orphans(seen: Inventory, known: Owned, settings: Settings) -> Iterator[Orpha
             if _uid(target) in known.uids and (_uid(target), each) not in known.admitted:
                 yield Orphan(
                     name=f"acl/{_uid(target)}/{each}", text=f"the target {target} admits {each}",
-                    moves=plan.up([NoAcl(target=target, initiator=each)]),
+                    moves=plans.up([NoAcl(target=target, initiator=each)]),
                 )  # fmt: skip
     yield from _sessions(seen, known)
     for target in seen.nodes:
         if target not in known.targets:
             yield Orphan(
                 name=f"node/{target}", text=f"a node record of {target}",
-                moves=plan.up([NoNode(target=target)]),
+                moves=plans.up([NoNode(target=target)]),
             )  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def _zvols(seen: Inventory, known: Owned) -> Iterator[Orphan]:
                 thin=each.thin, volblocksize=each.volblocksize, properties=(), marks=(),
             )  # fmt: skip
             yield Orphan(
-                name=f"zvol/{each.dataset}", moves=plan.down([step]),
+                name=f"zvol/{each.dataset}", moves=plans.down([step]),
                 text=f"the zvol {each.dataset} of {each.size_bytes} bytes: zfsiloctl adopt takes "
                 "it over, its removal destroys its data",
             )  # fmt: skip
@@ -211,7 +211,7 @@ def _exports(seen: Inventory, known: Owned, prefix: str) -> Iterator[Orphan]:
             continue
         target = targets.get(uid, f"{prefix}:{uid}")
         step = NoExport(target=target, backstore=backstores.get(uid, f"zfsilo-{uid}"))
-        yield Orphan(name=f"export/{uid}", text=f"the target {target}", moves=plan.up([step]))
+        yield Orphan(name=f"export/{uid}", text=f"the target {target}", moves=plans.up([step]))
 
 
 def _sessions(seen: Inventory, known: Owned) -> Iterator[Orphan]:
@@ -226,12 +226,12 @@ def _sessions(seen: Inventory, known: Owned) -> Iterator[Orphan]:
         if target not in known.targets:
             yield Orphan(
                 name=f"session/{target}", text=f"a session with {target}", users=users,
-                moves=plan.up([Dropped(disk=disk), *gone]),
+                moves=plans.up([Dropped(disk=disk), *gone]),
             )  # fmt: skip
             continue
         for step in gone:
             yield Orphan(
-                name=f"mount{step.path}", moves=plan.up([step]), users=(step.path,),
+                name=f"mount{step.path}", moves=plans.up([step]), users=(step.path,),
                 text=f"a mount of {target} at {step.path}",
             )  # fmt: skip
 

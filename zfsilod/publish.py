@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zfsilod import plan
+from zfsilod.engine import plans
 from zfsilod.give import need_publication, need_volume
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
@@ -76,10 +76,10 @@ class Publish(Verb):
             wanted = self._publication(volume, host, world).but(rotation=rotation)
         assert wanted is not None
         how, new = world.settings.export, wanted is not standing
-        moves = plan.publish(volume, wanted, how, others)
+        moves = plans.publish(volume, wanted, how, others)
         if standing is not None and new:  # the host has another name now: it is let in anew
-            moves = (*plan.dismissal(volume, standing, how, others), *moves)
-        target = plan.target_name(how.prefix, volume)
+            moves = (*plans.dismissal(volume, standing, how, others), *moves)
+        target = plans.target_name(how.prefix, volume)
         return Plan(
             title=f"publish {self.volume} to {self.host} over iscsi",
             claims=(f"volume/{self.volume}",), moves=moves,
@@ -99,8 +99,8 @@ class Publish(Verb):
             return None
         if found.initiator != host.iqn:
             return None
-        moves = plan.publish(volume, found, settings.export, self._others(txn))
-        return (*plan.up([plan.zvol(volume)]), *moves)
+        moves = plans.publish(volume, found, settings.export, self._others(txn))
+        return (*plans.up([plans.zvol(volume)]), *moves)
 
     def fences(self, txn: Transaction) -> list[Unpublish]:
         """Return what must be done first, with `force`: take it from those that are in the way."""
@@ -207,8 +207,8 @@ class Unpublish(Verb):
         moves: list[Move] = []
         for index, each in enumerate(gone):
             others = [*left, *gone[index + 1 :]]
-            fence = plan.Fence(grace_s=self.grace_s) if self.fence else None
-            moves += plan.unpublish(volume, each, how, others, fence=fence)
+            fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
+            moves += plans.unpublish(volume, each, how, others, fence=fence)
         height = "EXPORTED" if left else "CREATED"
         return Plan(
             title=f"{'fence' if self.fence else 'unpublish'} {self.volume} from "
@@ -253,7 +253,7 @@ class ReportFilesystem(Verb):
             operation=self.operation if self.state == "FORMATTING" else "", host=self.host,
         )  # fmt: skip
         self._check(volume.filesystem)
-        moves = plan.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
+        moves = plans.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
         return Plan(
             title=f"mark the filesystem of {self.volume} {self.state}",
             claims=(f"volume/{self.volume}",), moves=moves,

@@ -11,13 +11,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.adopt import LOOK_DEADLINE_S, AdoptVolume, filesystem, find_all, mapping
+from zfsilod.engine.steps import Clone, Cut
 from zfsilod.give import need_root
 from zfsilod.model.errors import AlreadyExists, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Filesystem, ListedShot, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.model.ulid import new_ulid
 from zfsilod.snapshots import dependent
-from zfsilod.steps import Clone, Cut
 from zfsilod.trash import FOLDER
 from zfsilod.verbs import Plan, Verb, World, check_id, put
 

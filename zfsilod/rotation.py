@@ -15,7 +15,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod import plan
+from zfsilod.engine import plans
 from zfsilod.give import need_publication, need_volume
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Publication
@@ -54,13 +54,13 @@ class RotateSecrets(Verb):
         waiting = [each for each in found if each.id in seen]
         before = [each for each in found if each.id not in seen]
         after = [each.but(rotation=each.rotation + 1, rotation_due=False) for each in before]
-        target = plan.target_name(how.prefix, volume)
+        target = plans.target_name(how.prefix, volume)
         return Plan(
             title=self._title(waiting, before), claims=(f"volume/{self.volume}",),
             moves=tuple(
                 move
                 for old, new in zip(before, after, strict=True)
-                for move in plan.rotation(volume, old, new, how, force=self.force)
+                for move in plans.rotation(volume, old, new, how, force=self.force)
             ),
             commit=(
                 *map(put, after), *(drop_secret(each.secret) for each in before),
@@ -111,7 +111,7 @@ class RefreshSecrets(Verb):
         return Plan(
             title=f"take new secrets for {names}",
             claims=tuple(f"attachment/{each.id}" for each, _after in changes),
-            moves=plan.new_secrets(changes),
+            moves=plans.new_secrets(changes),
             commit=tuple(
                 change for old, new in changes for change in (put(new), drop_secret(old.secret))
             ),
@@ -135,7 +135,7 @@ async def logged_in(service: Service, verb: RotateSecrets) -> frozenset[str]:
         return frozenset()
     with service.store.read() as txn:
         volume, found = need_volume(txn, verb.volume), verb.publications(txn)
-    target, lio = plan.target_name(service.settings.export.prefix, volume), service.machine.lio
+    target, lio = plans.target_name(service.settings.export.prefix, volume), service.machine.lio
     return await service.look(
         lambda: frozenset(each.id for each in found if lio.has_session(target, each.initiator))
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod import steps
+from zfsilod.engine import steps
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from zfsilod import plan
+from zfsilod.engine import plans
 from zfsilod.give import need_volume
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.records import Dependent, Shot, Snapshot, SnapshotGroup, Volume
@@ -29,9 +29,9 @@ from zfsilod.verbs import (
 )
 
 if TYPE_CHECKING:
+    from zfsilod.engine.steps import Cut
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Change, Move
-    from zfsilod.steps import Cut
     from zfsilod.storage.store import Transaction
 
 MAX_VOLUMES = 64  # in a group
@@ -56,11 +56,11 @@ class CreateSnapshot(Verb):
             labels=check_labels(self.labels)
         )
         shots = (Shot(dataset=volume.dataset, uid=volume.uid),)
-        marks = check_fit(plan.cut_marks([new], world.operation_id), self.id)
+        marks = check_fit(plans.cut_marks([new], world.operation_id), self.id)
         return Plan(
             title=f"snapshot {self.volume} as {self.id}",
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
-            moves=plan.up([plan.cut(new.uid, shots, marks)]),
+            moves=plans.up([plans.cut(new.uid, shots, marks)]),
             commit=(put(new), put(dependent(new))),
         )  # fmt: skip
 
@@ -68,7 +68,7 @@ class CreateSnapshot(Verb):
         found, volume = txn.get(Snapshot, self.id), txn.get(Volume, self.volume)
         if found is None or volume is None or found.volume_uid != volume.uid:
             return None
-        return plan.up(cuts(txn, found))
+        return plans.up(cuts(txn, found))
 
 
 class DeleteSnapshot(Verb):
@@ -90,7 +90,7 @@ class DeleteSnapshot(Verb):
         return Plan(
             title=f"delete the snapshot {self.id} of {found.volume}",
             claims=(f"snapshot/{self.id}", *homes(world.txn, found)),
-            moves=plan.down(cuts(world.txn, found)), commit=gone(found),
+            moves=plans.down(cuts(world.txn, found)), commit=gone(found),
         )  # fmt: skip
 
 
@@ -119,11 +119,11 @@ class CreateSnapshotGroup(Verb):
             volumes=self.volumes, created_at=world.now,
         )  # fmt: skip
         shots = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in volumes)
-        marks = check_fit(plan.cut_marks(members, world.operation_id, self.id), self.id)
+        marks = check_fit(plans.cut_marks(members, world.operation_id, self.id), self.id)
         return Plan(
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
             claims=(f"snapshotgroup/{self.id}", *(f"volume/{each}" for each in self.volumes)),
-            moves=plan.up([plan.cut(uid, shots, marks)]),
+            moves=plans.up([plans.cut(uid, shots, marks)]),
             commit=(
                 put(group),
                 *(put(each.but(group=self.id)) for each in members),
@@ -139,7 +139,7 @@ class CreateSnapshotGroup(Verb):
         living = [txn.get(Volume, each) for each in self.volumes]
         if [each.volume_uid for each in members] != [each.uid if each else "" for each in living]:
             return None
-        return plan.up(cuts(txn, *members))
+        return plans.up(cuts(txn, *members))
 
 
 class DeleteSnapshotGroup(Verb):
@@ -160,7 +160,7 @@ class DeleteSnapshotGroup(Verb):
                 f"snapshotgroup/{self.id}", *(f"snapshot/{each.id}" for each in members),
                 *dict.fromkeys(homes(world.txn, *members)),
             ),
-            moves=plan.down(cuts(world.txn, *members)),
+            moves=plans.down(cuts(world.txn, *members)),
             commit=(drop(found), *(change for each in members for change in gone(each))),
         )  # fmt: skip
 
@@ -189,7 +189,7 @@ def cuts(txn: Transaction, *snapshots: Snapshot) -> list[Cut]:
     """Return the step of each snapshot; one whose volume nobody knows any more has none."""
     found = [(each, home_of(txn, each)) for each in snapshots]
     return [
-        plan.cut(each.uid, (Shot(dataset=at.dataset, uid=at.uid, guid=each.guid),))
+        plans.cut(each.uid, (Shot(dataset=at.dataset, uid=at.uid, guid=each.guid),))
         for each, at in found
         if at is not None
     ]

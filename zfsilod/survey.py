@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod import plan
+from zfsilod.engine import plans
+from zfsilod.engine.steps import Zvol
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.record import Pairs, Record
 from zfsilod.model.records import Attachment, Condition, HostStep, Move, Volume
-from zfsilod.steps import Zvol
 from zfsilod.storage.volume_view import View, view, views
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ def truth(found: View, settings: Settings) -> tuple[Move, ...]:
     """
     moves: tuple[Move, ...] = ()
     if found.volume is not None:
-        moves += plan.server_truth(found.volume, found.publications, settings.export)
+        moves += plans.server_truth(found.volume, found.publications, settings.export)
     if found.attachment is not None and found.attachment.restore == "BOOT":
-        moves += plan.consumer_truth(found.attachment)
+        moves += plans.consumer_truth(found.attachment)
     return moves
 
 
@@ -120,7 +120,7 @@ def unrestored(found: View) -> tuple[Move, ...]:
     """Return what would be so if somebody restored an attachment that zfsilo does not."""
     if found.attachment is None or found.attachment.restore == "BOOT":
         return ()
-    return plan.consumer_truth(found.attachment)
+    return plans.consumer_truth(found.attachment)
 
 
 def _differences(

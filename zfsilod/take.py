@@ -6,7 +6,7 @@ import re
 import uuid
 from typing import TYPE_CHECKING
 
-from zfsilod import plan
+from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
@@ -88,12 +88,12 @@ class Connect(Verb):
             )  # fmt: skip
         new = self._attachment(found, seen.connection, world, published=seen.published)
         owed = Debt(id=world.operation_id, server=self.server, volume=self.volume)
-        moves, commit = plan.up(plan.connection(new)), [put(new)]
+        moves, commit = plans.up(plans.connection(new)), [put(new)]
         if seen.published:
             commit.append(drop(owed))
         rotated = found is not None and found.secret != new.secret
         if found is not None and rotated:
-            moves = (*plan.new_secrets([(found, new)]), *moves)
+            moves = (*plans.new_secrets([(found, new)]), *moves)
             commit.append(drop_secret(found.secret))
         return Plan(
             title=f"connect {self.volume} of {self.server}",
@@ -109,7 +109,7 @@ class Connect(Verb):
             return None
         if not self.is_about(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
             return None
-        return plan.up(plan.connection(found))
+        return plans.up(plans.connection(found))
 
     def is_about(self, found: Attachment) -> bool:
         """Tell whether an attachment is of the volume that is asked for."""
@@ -189,14 +189,14 @@ class Stage(Verb):
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
-            moves=plan.up(plan.staging(new)), commit=(put(new),),
+            moves=plans.up(plans.staging(new)), commit=(put(new),),
         )  # fmt: skip
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Attachment, self.id)
         if found is None or found.height not in ("STAGED", "MOUNTED") or not self._same(found):
             return None
-        return plan.up([*plan.connection(found), *plan.staging(found)])
+        return plans.up([*plans.connection(found), *plans.staging(found)])
 
     def _same(self, found: Attachment) -> bool:
         return (
@@ -281,7 +281,7 @@ class MountAt(Verb):
         return Plan(
             title=f"mount {self.id} at {path}",
             claims=(f"attachment/{self.id}", f"path/{path}"),
-            moves=plan.up(plan.mounting(found, mount)),
+            moves=plans.up(plans.mounting(found, mount)),
             commit=(put(found.but(height="MOUNTED", mounts=mounts, updated_at=world.now)),),
         )  # fmt: skip
 
@@ -291,8 +291,8 @@ class MountAt(Verb):
         here = next((each for each in mounts if each.path == self.path), None)
         if found is None or here is None or here.readonly != self.readonly:
             return None
-        return plan.up([
-            *plan.connection(found), *plan.staging(found), *plan.mounting(found, here)
+        return plans.up([
+            *plans.connection(found), *plans.staging(found), *plans.mounting(found, here)
         ])  # fmt: skip
 
 
@@ -313,7 +313,7 @@ class Grow(Verb):
         new = found.but(disk=found.disk.but(size_bytes=seen), updated_at=world.now)
         return Plan(
             title=f"grow {self.id} to {seen} bytes",
-            claims=(f"attachment/{self.id}",), moves=plan.growth(found, seen), commit=(put(new),),
+            claims=(f"attachment/{self.id}",), moves=plans.growth(found, seen), commit=(put(new),),
         )  # fmt: skip
 
 

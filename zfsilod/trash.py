@@ -13,7 +13,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Literal
 
-from zfsilod import plan
+from zfsilod.engine import plans
 from zfsilod.give import need_volume
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, NotFound, ZfsiloError
 from zfsilod.model.record import Record
@@ -73,7 +73,7 @@ class DeleteVolume(Verb):
         retention_s = world.settings.trash_retention_s
         if seen.lost or not (names or retention_s):
             return Plan(
-                title=title, claims=claims, moves=plan.down([plan.zvol(volume)]),
+                title=title, claims=claims, moves=plans.down([plans.zvol(volume)]),
                 commit=(drop(volume), *released(volume)),
             )  # fmt: skip
         trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
@@ -83,7 +83,7 @@ class DeleteVolume(Verb):
         )  # fmt: skip
         return Plan(
             title=f"{title}, into the trash", claims=(*claims, f"trash/{volume.uid}"),
-            moves=plan.up([plan.in_trash(volume, volume.dataset, trash)]),
+            moves=plans.up([plans.in_trash(volume, volume.dataset, trash)]),
             commit=(drop(volume), put(trashed)),
         )  # fmt: skip
 
@@ -106,7 +106,7 @@ class UndeleteVolume(Verb):
         return Plan(
             title=f"undelete {self.id}",
             claims=(f"volume/{self.id}", f"trash/{volume.uid}"),
-            moves=plan.down([plan.in_trash(volume, found.home, found.volume.dataset)]),
+            moves=plans.down([plans.in_trash(volume, found.home, found.volume.dataset)]),
             commit=(put(volume), drop(found)),
         )  # fmt: skip
 
@@ -140,7 +140,7 @@ class PurgeVolume(Verb):
             raise has_dependents(volume, names)
         return Plan(
             title=f"purge {volume.id}, deleted before",
-            claims=(f"trash/{volume.uid}",), moves=plan.down([plan.zvol(volume)]),
+            claims=(f"trash/{volume.uid}",), moves=plans.down([plans.zvol(volume)]),
             commit=(drop(found), *released(volume)),
         )  # fmt: skip
 

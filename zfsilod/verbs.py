@@ -19,9 +19,9 @@ from zfsilod.model.records import Change, Move, Operation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zfsilod.engine.plans import Export
     from zfsilod.host import Host
     from zfsilod.model.chap import Chap
-    from zfsilod.plan import Export
     from zfsilod.storage.store import Transaction
 
 ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")

@@ -24,9 +24,9 @@ from tests.api.dbus_setup import (
     private_bus,
 )
 from tests.examples import TAKE
-from zfsilod import worker
 from zfsilod.api import dbus, dbus_objects
 from zfsilod.api.dbus_contract import HOST, MANAGER, NAME, OPERATION, ROOT, VOLUME, path_of
+from zfsilod.engine import worker
 from zfsilod.model.errors import CommandFailed, PermissionDenied, Unavailable
 from zfsilod.model.records import Host, Operation
 

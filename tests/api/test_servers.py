@@ -12,6 +12,7 @@ from tests.api.running import UUID, create, publish
 from zfsilod.api import servers as module
 from zfsilod.api.servers import Servers
 from zfsilod.certs import Access
+from zfsilod.engine.steps import Reported
 from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -21,7 +22,6 @@ from zfsilod.model.errors import (
     Unavailable,
 )
 from zfsilod.model.records import Host, Publication, Volume
-from zfsilod.steps import Reported
 
 if TYPE_CHECKING:
     from tests.api.running import Front

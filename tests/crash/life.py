@@ -12,6 +12,7 @@ from unittest import mock
 from tests.crash.saw import Saw, SawnStore
 from tests.doubles import SETTINGS, House, OwnServer, ThreadLauncher
 from tests.machine import Killed
+from zfsilod.engine.worker import work
 from zfsilod.host.fake import FakeHost
 from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
@@ -20,7 +21,6 @@ from zfsilod.model.records import Debt, Operation
 from zfsilod.service import Service
 from zfsilod.storage.store import Store
 from zfsilod.sync import Watchman
-from zfsilod.worker import work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.examples import ATTACHMENT, BLOCK, HOW, PUBLICATION, VOLUME
-from zfsilod import plan
 from zfsilod.ctl import table
 from zfsilod.ctl.facts_view import STEPS
+from zfsilod.engine import plans
 from zfsilod.model.records import HostStep
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def test_readers_see_the_status(ctl: Shell, daemon: Daemon) -> None:
 
 def test_every_fact_of_a_volume_has_its_words() -> None:
     truth = (
-        *plan.server_truth(VOLUME, [], HOW), *plan.server_truth(VOLUME, [PUBLICATION], HOW),
-        *plan.consumer_truth(ATTACHMENT), *plan.consumer_truth(BLOCK),
+        *plans.server_truth(VOLUME, [], HOW), *plans.server_truth(VOLUME, [PUBLICATION], HOW),
+        *plans.consumer_truth(ATTACHMENT), *plans.consumer_truth(BLOCK),
     )  # fmt: skip
     named = {type(move.step).__name__ for move in truth if isinstance(move.step, HostStep)}
     assert named <= set(STEPS)

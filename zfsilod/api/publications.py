@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod import give, plan, publish
+from zfsilod import give, publish
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.api.volumes import change_volume, need_view
 from zfsilod.auth import own_host
+from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
 
@@ -102,7 +103,7 @@ class Publications:
         chap = await asyncio.to_thread(call.service.store.chap, publication.secret)
         export = call.service.settings.export
         return volume_pb2.FetchConnectionResponse(
-            volume=f"volumes/{volume_id}", target=plan.target_name(export.prefix, volume),
+            volume=f"volumes/{volume_id}", target=plans.target_name(export.prefix, volume),
             portals=export.portals, serial=volume.uid, size_bytes=volume.capacity_bytes,
             mode=messages.MODES.number(volume.mode), epoch=publication.epoch,
             rotation=publication.rotation,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.certs import Access
+    from zfsilod.engine.steps import Reported
     from zfsilod.model.records import Host, Publication
-    from zfsilod.steps import Reported
 
 CALL_DEADLINE_S = 30.0  # a report is an operation of its own over there
 PAGE, MAX_PAGES = 1000, 100

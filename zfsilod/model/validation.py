@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from zfsilod.engine.plans import marks
 from zfsilod.model.errors import InvalidArgument, ResourceExhausted
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.sizes import show_exact, show_size
-from zfsilod.plan import marks
 from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:

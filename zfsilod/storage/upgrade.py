@@ -7,8 +7,8 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from zfsilod.engine.worker import LOCK_DEADLINE_S, deadline
 from zfsilod.storage.store import SCHEMA
-from zfsilod.worker import LOCK_DEADLINE_S, deadline
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,21 +13,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, TypeVar
 
-from zfsilod.model.record import Pairs, Record, pairs
-from zfsilod.model.records import (
-    Attachment,
-    Filesystem,
-    FilesystemState,
-    HostStep,
-    Mount,
-    Move,
-    Publication,
-    Shot,
-    Snapshot,
-    Step,
-    Volume,
-)
-from zfsilod.steps import (
+from zfsilod.engine.steps import (
     Acl,
     AclSecrets,
     Answering,
@@ -62,6 +48,20 @@ from zfsilod.steps import (
     Zvol,
     ZvolProperty,
     ZvolSize,
+)
+from zfsilod.model.record import Pairs, Record, pairs
+from zfsilod.model.records import (
+    Attachment,
+    Filesystem,
+    FilesystemState,
+    HostStep,
+    Mount,
+    Move,
+    Publication,
+    Shot,
+    Snapshot,
+    Step,
+    Volume,
 )
 
 if TYPE_CHECKING:

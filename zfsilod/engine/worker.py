@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod import steps  # noqa: F401 - the store revives steps by their class names
+from zfsilod.engine import steps  # noqa: F401 - the store revives steps by their class names
 from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Failure, HostStep, Mark, Move, Operation, failure_of
