@@ -28,7 +28,7 @@ python3Packages.buildPythonApplication {
 
   # NixOS has its tools where the running system is, and ours in the store.
   postPatch = ''
-    substituteInPlace zfsilod/launcher.py \
+    substituteInPlace zfsilod/systemd/launcher.py \
       --replace-fail /usr/lib/zfsilo/zfsilo-worker $out/bin/zfsilo-worker
     substituteInPlace zfsilod/host/run.py \
       --replace-fail '"/usr/sbin:/usr/bin:/sbin:/bin"' '"/run/booted-system/sw/bin:/run/current-system/sw/bin"'

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from dbus_next import Message, MessageType
 
-from zfsilod.launcher import SystemdLauncher
+from zfsilod.systemd.launcher import SystemdLauncher
 
 ULID = "01jzzzzzzzzzzzzzzzzzzzzzzz"
 

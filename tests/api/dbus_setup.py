@@ -19,7 +19,7 @@ from dbus_next.auth import AuthExternal
 from tests import doubles
 from zfsilod.api.dbus import DbusFront, serve
 from zfsilod.api.dbus_contract import MANAGER, NAME, ROOT
-from zfsilod.bus import PatientSocket, close_socket
+from zfsilod.systemd.bus import PatientSocket, close_socket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -39,9 +39,9 @@ from zfsilod.api.dbus_methods import Methods
 from zfsilod.api.dbus_objects import Objects, unknown
 from zfsilod.api.dbus_properties import clean
 from zfsilod.api.dbus_signals import Signals
-from zfsilod.bus import close_socket, connect
 from zfsilod.model.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
 from zfsilod.roles import READ
+from zfsilod.systemd.bus import close_socket, connect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dbus_next import Variant
 
 from zfsilod.model.chap import CREDENTIAL
-from zfsilod.sandbox import sandbox
+from zfsilod.systemd.sandbox import sandbox
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Operation

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import Message, MessageType
 
-from zfsilod.bus import connect
 from zfsilod.model.chap import credential
 from zfsilod.model.errors import FailedPrecondition, Unavailable
-from zfsilod.unit import properties, rollback_name, unit_name
+from zfsilod.systemd.bus import connect
+from zfsilod.systemd.unit import properties, rollback_name, unit_name
 
 if TYPE_CHECKING:
     from pathlib import Path
