@@ -10,15 +10,15 @@ from tests.examples import HOW, TAKE
 from zfsilod.engine import plans
 from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.fake import FakeHost
-from zfsilod.hosts import CreateHost
 from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable
 from zfsilod.model.records import Host, Operation, Publication, Volume
-from zfsilod.publish import Publish, ReportFilesystem, Unpublish
-from zfsilod.rotation import RotateSecrets
+from zfsilod.requests.attach import Connection
+from zfsilod.requests.hosts import CreateHost
+from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
+from zfsilod.requests.request import Settings, Verb
+from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.service import Service
 from zfsilod.storage.store import Store
-from zfsilod.take import Connection
-from zfsilod.verbs import Settings, Verb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -6,10 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zfsilod import orphans
-from zfsilod.adopt import find
-from zfsilod.give import CreateVolume, UpdateVolume
-from zfsilod.leave import Disconnect
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -27,18 +23,22 @@ from zfsilod.model.records import (
     Trashed,
     Volume,
 )
-from zfsilod.orphans import RemoveOrphans
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.rebuild import adopt_all
-from zfsilod.snapshots import (
+from zfsilod.requests import orphans
+from zfsilod.requests.adoption import find
+from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume, Purger, UndeleteVolume
+from zfsilod.requests.detach import Disconnect
+from zfsilod.requests.orphans import RemoveOrphans
+from zfsilod.requests.pool_import import adopt_all
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
     DeleteSnapshot,
     DeleteSnapshotGroup,
 )
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.storage.store import Store
-from zfsilod.take import Connect, MountAt, Stage
-from zfsilod.trash import DeleteVolume, Purger, UndeleteVolume
 
 if TYPE_CHECKING:
     from pathlib import Path

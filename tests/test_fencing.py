@@ -8,8 +8,6 @@ import pytest
 
 from tests.examples import TAKE
 from zfsilod.engine import plans
-from zfsilod.give import CreateVolume, need_publication
-from zfsilod.hosts import CreateHost, UpdateHost
 from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -19,8 +17,10 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.records import Attachment, Publication, Volume
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.take import Connect, MountAt, Stage
+from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.hosts import CreateHost, UpdateHost
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.volumes import CreateVolume, need_publication
 
 if TYPE_CHECKING:
     from tests.doubles import House

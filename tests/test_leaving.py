@@ -11,14 +11,14 @@ import pytest
 
 from tests.examples import PLANS, operation
 from zfsilod.engine import worker
-from zfsilod.give import CreateVolume
-from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Operation
-from zfsilod.publish import Publish, Unpublish
+from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.sync import Watchman, clear_leftovers
+from zfsilod.requests.volumes import CreateVolume
 from zfsilod.storage.store import Store
-from zfsilod.sync import Watchman, clear_leftovers
-from zfsilod.take import Connect, MountAt, Stage
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import SETTINGS, House
-from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.host.fake import SIMULATED_BYTES
 from zfsilod.model.errors import InvalidArgument, ResourceExhausted
 from zfsilod.model.validation import Room, nearly_full, room_for
 from zfsilod.model.zfs_properties import CHOICES, ENCRYPTION, check_properties
-from zfsilod.sync import Watchman
+from zfsilod.requests.sync import Watchman
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
@@ -99,7 +99,7 @@ async def test_it_warns_first_and_once(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     watchman = Watchman(zfsilo.service, retention_s=0)
-    caplog.set_level(logging.WARNING, "zfsilod.sync")
+    caplog.set_level(logging.WARNING, "zfsilod.requests.sync")
     for share in (0.5, 0.08, 0.07, 0.5):
         answer = (int(SIMULATED_BYTES * share), SIMULATED_BYTES)
         monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root, answer=answer: answer)

@@ -8,16 +8,16 @@ import pytest
 
 from tests.doubles import DEADLINE_S, House
 from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
-from zfsilod.give import CreateVolume
 from zfsilod.host.fake.secrets import digest
-from zfsilod.hosts import CreateHost
-from zfsilod.leave import Disconnect
 from zfsilod.model.errors import FailedPrecondition, NotFound, StoreCorrupt
 from zfsilod.model.records import Attachment, Operation, Publication
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.rotation import RefreshSecrets, RotateSecrets, follow
-from zfsilod.sync import SyncVolume
-from zfsilod.take import Connect
+from zfsilod.requests.attach import Connect
+from zfsilod.requests.detach import Disconnect
+from zfsilod.requests.hosts import CreateHost
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets, follow
+from zfsilod.requests.sync import SyncVolume
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap

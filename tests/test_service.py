@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import SETTINGS, House
-from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.host.fake import VOLATILE
-from zfsilod.hosts import CreateHost, DeleteHost
-from zfsilod.leave import Disconnect, UnmountFrom, Unstage
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -26,14 +23,17 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.records import Attachment, Debt, Operation, Publication, Volume
-from zfsilod.publish import Publish, Unpublish
+from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume
+from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.hosts import CreateHost, DeleteHost
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.sync import Watchman
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.storage.volume_view import view
-from zfsilod.sync import Watchman
-from zfsilod.take import Connect, Grow, MountAt, Stage
-from zfsilod.trash import DeleteVolume
 
 if TYPE_CHECKING:
-    from zfsilod.verbs import Verb
+    from zfsilod.requests.request import Verb
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB, hosts=("take",))

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zfsilod import sight
-from zfsilod.give import CreateVolume
-from zfsilod.leave import Disconnect, UnmountFrom, Unstage
 from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
@@ -18,20 +16,22 @@ from zfsilod.model.errors import (
     ResourceExhausted,
 )
 from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.snapshots import (
+from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume, Purger
+from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
     DeleteSnapshot,
     DeleteSnapshotGroup,
 )
-from zfsilod.take import Connect, MountAt, Stage
-from zfsilod.trash import DeleteVolume, Purger
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from tests.doubles import House
     from zfsilod.model.records import Filesystem
-    from zfsilod.verbs import Verb
+    from zfsilod.requests.request import Verb
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB)
@@ -279,7 +279,7 @@ async def test_a_clone_that_fails_leaves_nothing(zfsilo: House) -> None:
 
 
 async def test_a_volume_that_grew_before_it_was_staged_is_filled(zfsilo: House) -> None:
-    from zfsilod.give import UpdateVolume
+    from zfsilod.requests.volumes import UpdateVolume
 
     await zfsilo.do(CREATE, *up("data"), *down("data")[:2])
     await zfsilo.do(UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB))

@@ -20,8 +20,8 @@ from zfsilod.model.errors import InvalidArgument, PermissionDenied, Unauthentica
 from zfsilod.model.record import Record
 from zfsilod.model.records import Token
 from zfsilod.model.ulid import new_ulid
+from zfsilod.requests.request import check_id
 from zfsilod.roles import READERS, Role
-from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

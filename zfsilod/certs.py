@@ -10,7 +10,7 @@ import tomli
 from zfsilod.model.chap import write_private
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.pki import Pair, load
-from zfsilod.verbs import check_id
+from zfsilod.requests.request import check_id
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ import tomli
 from zfsilod.certs import Access, parse_join
 from zfsilod.engine.plans import Export
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.verbs import ID, Settings
+from zfsilod.requests.request import ID, Settings
 
 DIRECTORY = Path("/etc/zfsilo")
 DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(?:/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")

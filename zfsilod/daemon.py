@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from zfsilod import __version__, audit, certs, config, simulation
 from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
+from zfsilod.requests.sync import Watchman, clear_leftovers
 from zfsilod.service import Service
 from zfsilod.storage.store import Store
 from zfsilod.storage.upgrade import upgrade
-from zfsilod.sync import Watchman, clear_leftovers
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from zfsilod.model.records import Host, Operation, Publication, RemoteStep, fail
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from zfsilod import take
     from zfsilod.model.chap import Chap
+    from zfsilod.requests import attach
     from zfsilod.service import Service
 
 CLOSE_DEADLINE_S = 5
@@ -36,7 +36,7 @@ class Launcher(Protocol):
 class Servers(Protocol):
     """The storage hosts that this consumer knows, as itself (api/servers.py)."""
 
-    async def fetch(self, server: str, volume: str) -> tuple[take.Connection, Chap]: ...
+    async def fetch(self, server: str, volume: str) -> tuple[attach.Connection, Chap]: ...
     async def publish(self, server: str, volume: str, *, request: str) -> None: ...
     async def release(self, server: str, volume: str, *, request: str) -> None: ...
     async def report(self, step: Reported, operation: str) -> None: ...

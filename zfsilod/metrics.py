@@ -26,9 +26,10 @@ from prometheus_client import disable_created_metrics as _untyped
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 
-from zfsilod import __version__, orphans
+from zfsilod import __version__
 from zfsilod.host.counters import Counters
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.requests import orphans
 from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from zfsilod.model.records import Operation
+    from zfsilod.requests.sync import Report
     from zfsilod.service import Service
-    from zfsilod.sync import Report
 
 WAIT_S = 0.1  # of a scrape, for looks at store and host
 READING_S = 60.0  # the host's own deadline

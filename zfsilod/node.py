@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import PermissionDenied
-from zfsilod.take import check_path as as_kept
+from zfsilod.requests.attach import check_path as as_kept
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Attachment
+    from zfsilod.requests.attach import Connect
     from zfsilod.storage.volume_view import View
-    from zfsilod.take import Connect
 
 
 def shown(found: View, allowed: tuple[str, ...]) -> View | None:

@@ -16,10 +16,9 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from zfsilod import sight, sync, take, way
+from zfsilod import sight, way
 from zfsilod.audit import Audit
 from zfsilod.drive import Driver, Launcher, Servers
-from zfsilod.give import need_root
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -44,17 +43,19 @@ from zfsilod.model.records import (
 )
 from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import Room
+from zfsilod.requests import attach, sync
+from zfsilod.requests.request import Plan, Settings, Verb, World
+from zfsilod.requests.volumes import need_root
 from zfsilod.stats import stats
 from zfsilod.storage.volume_view import view
 from zfsilod.survey import Findings, note, survey
-from zfsilod.verbs import Plan, Settings, Verb, World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from zfsilod.host import Host as Machine
+    from zfsilod.requests.sync import Report
     from zfsilod.storage.store import Store, Transaction
-    from zfsilod.sync import Report
 
 T = TypeVar("T")
 STORE_DEADLINE_S = 10
@@ -169,7 +170,7 @@ class Service:
         standing = await self._already(verb, caller)
         if standing:
             return standing
-        if isinstance(verb, take.Connect):
+        if isinstance(verb, attach.Connect):
             verb = verb.but(publish_if_needed=False)
         operation_id = new_ulid()
         seen = await sight.see(self, verb, operation_id)

@@ -8,14 +8,14 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod import rotation, take
-from zfsilod.leave import Descent
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Debt
+from zfsilod.requests import attach, rotate_secrets
+from zfsilod.requests.detach import Descent
 
 if TYPE_CHECKING:
+    from zfsilod.requests.request import Verb
     from zfsilod.service import Service
-    from zfsilod.verbs import Verb
 
 RECOVERY_LOOK_S = 0.25
 
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 async def see(service: Service, verb: Verb, operation_id: str) -> object:
     """Return what a verb's plan is given: the look at this host, or what a server says."""
-    if isinstance(verb, take.Connect):
+    if isinstance(verb, attach.Connect):
         return await _fetch(service, verb, operation_id)
-    if isinstance(verb, rotation.RotateSecrets):
-        return await rotation.logged_in(service, verb)
-    if isinstance(verb, rotation.RefreshSecrets):
-        return await rotation.known_secrets(service, verb)
-    if isinstance(verb, take.Grow):
+    if isinstance(verb, rotate_secrets.RotateSecrets):
+        return await rotate_secrets.logged_in(service, verb)
+    if isinstance(verb, rotate_secrets.RefreshSecrets):
+        return await rotate_secrets.known_secrets(service, verb)
+    if isinstance(verb, attach.Grow):
         return (await _connection(service, verb.id)).size_bytes
-    if isinstance(verb, take.Stage):
+    if isinstance(verb, attach.Stage):
         return await _connection_if_known(service, verb)
     if isinstance(verb, Descent):
         return await _is_lost(service, verb)
@@ -41,7 +41,7 @@ async def see(service: Service, verb: Verb, operation_id: str) -> object:
     return await service.look(partial(verb.look, service.machine, service.settings))
 
 
-async def _fetch(service: Service, verb: take.Connect, operation_id: str) -> take.Fetched:
+async def _fetch(service: Service, verb: attach.Connect, operation_id: str) -> attach.Fetched:
     """Ask the server for the connection, and if asked to, for its publication first.
 
     The release of what we published is owed from before the call; the commit lifts the debt.
@@ -52,16 +52,16 @@ async def _fetch(service: Service, verb: take.Connect, operation_id: str) -> tak
         if error.reason != "NOT_PUBLISHED" or not verb.publish_if_needed:
             raise
     else:
-        return take.Fetched(connection, chap, published="")
+        return attach.Fetched(connection, chap, published="")
     _check_not_fenced(service, verb)
     owed = Debt(id=operation_id, server=verb.server, volume=verb.volume)
     await service.write(lambda txn: txn.put(owed))
     await service.servers.publish(verb.server, verb.volume, request=operation_id)
     connection, chap = await service.servers.fetch(verb.server, verb.volume)
-    return take.Fetched(connection, chap, published=operation_id)
+    return attach.Fetched(connection, chap, published=operation_id)
 
 
-def _check_not_fenced(service: Service, verb: take.Connect) -> None:
+def _check_not_fenced(service: Service, verb: attach.Connect) -> None:
     """Refuse to publish anew, by itself, what was taken from this host meanwhile."""
     with service.store.read() as txn:
         found = txn.get(Attachment, verb.id)
@@ -88,14 +88,14 @@ async def _is_lost(service: Service, verb: Descent) -> bool:
     return False
 
 
-async def _connection(service: Service, attachment_id: str) -> take.Connection:
+async def _connection(service: Service, attachment_id: str) -> attach.Connection:
     with service.store.read() as txn:
-        found = take.need_attachment(txn, attachment_id)
+        found = attach.need_attachment(txn, attachment_id)
     connection, _chap = await service.servers.fetch(found.server, found.volume)
     return connection
 
 
-async def _connection_if_known(service: Service, verb: take.Stage) -> take.Connection | None:
+async def _connection_if_known(service: Service, verb: attach.Stage) -> attach.Connection | None:
     """Ask the server anew: the volume may have grown, or an earlier attempt have formatted it.
 
     A server that does not say must not keep a volume from being used: None.

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host as Machine
+    from zfsilod.requests.request import Settings
     from zfsilod.service import Service
     from zfsilod.storage.store import Transaction
-    from zfsilod.verbs import Settings
 
 AT_ONCE = 200  # volumes that are compared in one call of a thread
 DATASETS_DEADLINE_S = 150  # of the one look at the pool, which may hold very many

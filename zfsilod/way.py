@@ -10,20 +10,20 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod.leave import Clear, Descent, Disconnect
 from zfsilod.model.errors import Busy
 from zfsilod.model.records import Attachment
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.take import Connect, Fetched
+from zfsilod.requests.attach import Connect, Fetched
+from zfsilod.requests.detach import Clear, Descent, Disconnect
+from zfsilod.requests.publications import Publish, Unpublish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.host import Host
     from zfsilod.model.records import Disk, Move, Operation
+    from zfsilod.requests.request import Verb, World
     from zfsilod.service import Service
     from zfsilod.storage.store import Transaction
-    from zfsilod.verbs import Verb, World
 
 CLIMBS = ("connect", "stage", "mount", "grow")
 STOPPABLE = ("RUNNING", "WAITING")

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.records import Operation
+    from zfsilod.requests.request import Settings
     from zfsilod.roles import Role
     from zfsilod.storage.store import Transaction
-    from zfsilod.verbs import Settings
 
 GIB = 1 << 30
 UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"

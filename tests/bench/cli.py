@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.api.running import GIB, front_of
 from tests.bench.table import Figure, at_most
-from zfsilod.give import CreateVolume
 from zfsilod.model.records import Volume
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -29,9 +29,9 @@ from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.stub import Api
 from zfsilod.certs import make_join, parse_join
 from zfsilod.door import Door
-from zfsilod.give import CreateVolume
 from zfsilod.model.records import Volume
-from zfsilod.publish import Publish
+from zfsilod.requests.publications import Publish
+from zfsilod.requests.volumes import CreateVolume
 from zfsilod.sockets import listen_tcp, listen_unix
 from zfsilod.tls import ServerTls
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from tests.bench.table import Figure, at_most
 from tests.doubles import House, house
 from tests.host.doubles import FakeConfigfs
-from zfsilod.give import CreateVolume
 from zfsilod.host.lio import RealLio
 from zfsilod.host.run import Completed, Runner
 from zfsilod.host.zvol_survey import SurveyedZfs
 from zfsilod.model.records import Volume
-from zfsilod.publish import Publish
+from zfsilod.requests.publications import Publish
+from zfsilod.requests.volumes import CreateVolume
 from zfsilod.storage.store import Store
 from zfsilod.storage.volume_view import page, views
 from zfsilod.survey import compare

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from tests.api.running import GIB, front_of
 from tests.bench.table import Figure, at_most
-from zfsilod.give import CreateVolume
 from zfsilod.metrics import Metrics
 from zfsilod.model.records import Volume
+from zfsilod.requests.volumes import CreateVolume
 from zfsilod.scrape import Scrape
 from zfsilod.sockets import listen_unix
 

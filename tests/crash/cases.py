@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import zfsilod
 from tests.examples import TAKE
-from zfsilod import adopt, orphans, rebuild
-from zfsilod.give import CreateVolume, UpdateVolume
-from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
-from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.model.records import Disk, Listed, Trashed
-from zfsilod.publish import Publish, ReportFilesystem, Unpublish
-from zfsilod.rotation import RefreshSecrets, RotateSecrets
-from zfsilod.snapshots import (
+from zfsilod.requests import adoption, orphans, pool_import
+from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
+from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
+from zfsilod.requests.request import Verb
+from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
+from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
     DeleteSnapshot,
     DeleteSnapshotGroup,
 )
-from zfsilod.sync import SyncVolume
-from zfsilod.take import Connect, Grow, MountAt, Stage
-from zfsilod.trash import DeleteVolume, PurgeVolume, UndeleteVolume
-from zfsilod.verbs import Verb
+from zfsilod.requests.sync import SyncVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -72,7 +72,7 @@ SECOND = CreateHost(id="other", iqn=OTHER)
 READ = PUBLISH.but(access_mode="MULTI_NODE_READER_ONLY")
 SHARED = (HOST, SECOND, CREATE.but(access_modes=("MULTI_NODE_READER_ONLY",)), READ)
 NO_ZVOL = Listed(dataset="", guid="", size_bytes=0, thin=False, volblocksize=0, marks=())
-ADOPT = adopt.AdoptVolume(id="data", zvol=NO_ZVOL)
+ADOPT = adoption.AdoptVolume(id="data", zvol=NO_ZVOL)
 NO_DISK = Disk(target="", serial="", size_bytes=0)
 
 # What a rollback leaves, and why (patterns of names in Machine.state)
@@ -130,7 +130,7 @@ async def clear(service: Service) -> Verb:
 
 async def take_over(service: Service) -> Verb:
     """Return the adoption of a zvol."""
-    return await adopt.find(service, "tank/zfsilo/data", "data")
+    return await adoption.find(service, "tank/zfsilo/data", "data")
 
 
 async def remove_all(service: Service) -> Verb:
@@ -141,13 +141,13 @@ async def remove_all(service: Service) -> Verb:
 
 async def take_back(service: Service) -> Verb:
     """Return the adoption of what lies in the trash."""
-    (found,) = await rebuild.new_volumes(service)
+    (found,) = await pool_import.new_volumes(service)
     return found
 
 
 async def take_snapshots(service: Service) -> Verb:
     """Return the adoption of snapshots."""
-    (found,) = await rebuild.new_cuts(service, rebuild.Rebuilt([], {}, []))
+    (found,) = await pool_import.new_cuts(service, pool_import.Rebuilt([], {}, []))
     return found
 
 
@@ -208,11 +208,11 @@ SERVER = (
     Case("delete-last-clone", (*CREATED, SNAP, COPY, GIVE_UP), DELETE.but(id="copy")),
     Case("adopt", CREATED, ADOPT, spoil=forget, find=take_over),
     Case(
-        "adopt-trashed", (*CREATED, SNAP, KEEP), rebuild.AdoptTrashed(id="data", zvol=NO_ZVOL),
+        "adopt-trashed", (*CREATED, SNAP, KEEP), pool_import.AdoptTrashed(id="data", zvol=NO_ZVOL),
         spoil=forget, find=take_back,
     ),
     Case(
-        "adopt-snapshots", (*CREATED, MORE, GROUP), rebuild.AdoptCut(id="both", shots=()),
+        "adopt-snapshots", (*CREATED, MORE, GROUP), pool_import.AdoptCut(id="both", shots=()),
         spoil=forget_snapshots, find=take_snapshots,
     ),
     Case("adopt-foreign", CREATED, ADOPT, spoil=disown, find=take_over),

@@ -18,9 +18,9 @@ from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.record import CLASSES, Stored, to_plain
 from zfsilod.model.records import Debt, Operation
+from zfsilod.requests.sync import Watchman
 from zfsilod.service import Service
 from zfsilod.storage.store import Store
-from zfsilod.sync import Watchman
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.crash.saw import How
     from zfsilod.model.records import Disk
-    from zfsilod.verbs import Settings
+    from zfsilod.requests.request import Settings
 
 STUCK_S = 25
 FIRST_BOOT = f"{1:032x}"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.crash.life import Dump
     from tests.crash.report import Report, Size
     from zfsilod.model.records import Operation
-    from zfsilod.verbs import Verb
+    from zfsilod.requests.request import Verb
 
 State = dict[str, object]
 WHENS: tuple[When, ...] = get_args(When)
@@ -154,7 +154,7 @@ async def walk(
     """Cut one case everywhere, or (`share`) at some places; `long`: back from every place too."""
     chance, dice = Chance(), random.Random(f"{seed} {case.name}")
     settings = SETTINGS.but(trash_retention_s=case.retention_s)
-    with chance.instead(), mock.patch("zfsilod.sync.REPAIR_PAUSES_S", (0,)):
+    with chance.instead(), mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)):
         async with machine(directory, settings) as built:
             bench = Bench(case, built, chance)
             await bench.prepare()

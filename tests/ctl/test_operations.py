@@ -14,8 +14,8 @@ from zfsilo.v1 import operation_pb2 as pb
 
 from zfsilod.ctl.operation import changes_since, where_to_look
 from zfsilod.ctl.progress import describe
-from zfsilod.give import CreateVolume
 from zfsilod.model.errors import Unavailable
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod import certs, config, node, pki, take
+from zfsilod import certs, config, node, pki
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.dbus_contract import split, unescape
@@ -18,7 +18,8 @@ from zfsilod.api.pages import Pages
 from zfsilod.host import mountinfo, superblock, zfs_output
 from zfsilod.host.run import Completed
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.verbs import check_id, check_labels
+from zfsilod.requests import attach
+from zfsilod.requests.request import check_id, check_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,8 +77,8 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "labels": (st.dictionaries(ANY, ANY), lambda found: check_labels(tuple(found.items()))),
     "volume name": (ANY, messages.volume_id),
     "operation name": (ANY, messages.operation_id),
-    "mount path": (ANY, take.check_path),
-    "mount options": (st.lists(ANY), lambda found: take.check_options(tuple(found))),
+    "mount path": (ANY, attach.check_path),
+    "mount options": (st.lists(ANY), lambda found: attach.check_options(tuple(found))),
     "path of a node": (ANY, lambda text: node.check_path(text, ("/var/lib/kubelet",))),
 }
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod import leave, node, take
+from zfsilod import node
 from zfsilod.api import messages
 from zfsilod.api.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Attachment
-from zfsilod.verbs import check_id
+from zfsilod.requests import attach, detach
+from zfsilod.requests.request import check_id
 
 if TYPE_CHECKING:
     from zfsilo.v1 import volume_pb2
 
     from zfsilod.api.calls import Call
 
-    Changing = leave.Descent | take.Stage | take.MountAt | take.Grow
+    Changing = detach.Descent | attach.Stage | attach.MountAt | attach.Grow
     Changes = (
         volume_pb2.DisconnectVolumeRequest
         | volume_pb2.StageVolumeRequest
@@ -37,7 +38,7 @@ class Attachments:
     async def ConnectVolume(
         self, request: volume_pb2.ConnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = take.Connect(
+        verb = attach.Connect(
             id=check_id(request.local_name or request.volume, "volume id"),
             server=check_id(request.server, "server name"),
             volume=check_id(request.volume, "volume id"),
@@ -52,13 +53,13 @@ class Attachments:
     async def DisconnectVolume(
         self, request: volume_pb2.DisconnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = leave.Disconnect(id=messages.volume_id(request.name), force=request.force)
+        verb = detach.Disconnect(id=messages.volume_id(request.name), force=request.force)
         return await _change(call, verb, request)
 
     async def StageVolume(
         self, request: volume_pb2.StageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = take.Stage(
+        verb = attach.Stage(
             id=messages.volume_id(request.name), path=request.path, fs_type=request.fs_type,
             mount_options=tuple(request.mount_options), readonly=request.readonly,
         )  # fmt: skip
@@ -67,7 +68,7 @@ class Attachments:
     async def UnstageVolume(
         self, request: volume_pb2.UnstageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = leave.Unstage(
+        verb = detach.Unstage(
             id=messages.volume_id(request.name), path=request.path, force=request.force
         )
         return await _change(call, verb, request)
@@ -75,7 +76,7 @@ class Attachments:
     async def MountVolume(
         self, request: volume_pb2.MountVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = take.MountAt(
+        verb = attach.MountAt(
             id=messages.volume_id(request.name), path=request.path, readonly=request.readonly,
             only_here=request.only_here,
         )  # fmt: skip
@@ -86,7 +87,7 @@ class Attachments:
     ) -> volume_pb2.MutateVolumeResponse:
         if bool(request.path) == request.all_paths:
             raise InvalidArgument("name a path, or ask for all paths", reason="BAD_PATH")
-        verb = leave.UnmountFrom(
+        verb = detach.UnmountFrom(
             id=messages.volume_id(request.name), path=request.path, force=request.force
         )
         return await _change(call, verb, request)
@@ -94,7 +95,7 @@ class Attachments:
     async def GrowVolume(
         self, request: volume_pb2.GrowVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = take.Grow(id=messages.volume_id(request.name))
+        verb = attach.Grow(id=messages.volume_id(request.name))
         return await _change(call, verb, request)
 
 

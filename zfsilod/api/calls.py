@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from zfsilo.v1 import operation_pb2
 
     from zfsilod.auth import Caller
+    from zfsilod.requests.request import Verb
     from zfsilod.service import Service
     from zfsilod.storage.store import Transaction
-    from zfsilod.verbs import Verb
 
 T = TypeVar("T")
 OPERATION_METADATA = "zfsilo-operation"

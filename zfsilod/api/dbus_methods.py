@@ -6,17 +6,8 @@ import asyncio
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from zfsilod import orphans
 from zfsilod.api.dbus_contract import HOST, MANAGER, OPERATION, SNAPSHOT, VOLUME, path_of
 from zfsilod.api.dbus_properties import capacity_of
-from zfsilod.give import (
-    CreateVolume,
-    UpdateVolume,
-    need_host,
-    need_volume,
-)
-from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
-from zfsilod.leave import Disconnect, UnmountFrom, Unstage
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.record import pairs
 from zfsilod.model.records import (
@@ -29,16 +20,20 @@ from zfsilod.model.records import (
     Snapshot,
     Transport,
 )
-from zfsilod.origins import need_snapshot
-from zfsilod.orphans import RemoveOrphans
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.rotation import RotateSecrets
-from zfsilod.snapshots import CreateSnapshot, DeleteSnapshot
+from zfsilod.requests import orphans
+from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
+from zfsilod.requests.clones import need_snapshot
+from zfsilod.requests.deletion import DeleteVolume, Dependents, UndeleteVolume
+from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.requests.orphans import RemoveOrphans
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.request import check_id
+from zfsilod.requests.rotate_secrets import RotateSecrets
+from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
+from zfsilod.requests.sync import SyncVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host, need_volume
 from zfsilod.storage.volume_view import HEIGHTS, page, view
-from zfsilod.sync import SyncVolume
-from zfsilod.take import Connect, Grow, MountAt, Stage
-from zfsilod.trash import DeleteVolume, Dependents, UndeleteVolume
-from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -46,9 +41,9 @@ if TYPE_CHECKING:
     from dbus_next import Variant
 
     from zfsilod.api.dbus_objects import Objects
+    from zfsilod.requests.request import Verb
     from zfsilod.service import Service
     from zfsilod.storage.volume_view import View
-    from zfsilod.verbs import Verb
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import service_pb2
 
-from zfsilod import __version__, orphans
+from zfsilod import __version__
 from zfsilod.api import messages
 from zfsilod.api.pages import Pages, collect
 from zfsilod.api.volumes import need_view
@@ -14,7 +14,8 @@ from zfsilod.auth import own_host
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.validation import nearly_full, room_for
 from zfsilod.model.zfs_properties import check_properties
-from zfsilod.rotation import RotateSecrets
+from zfsilod.requests import orphans
+from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.stats import broken_sessions
 from zfsilod.storage.summary import Attention, Summary, about_volume
 

@@ -11,7 +11,7 @@ from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.record import Pairs, pairs
 from zfsilod.model.records import Filesystem, Publication
 from zfsilod.model.ulid import ALPHABET
-from zfsilod.verbs import check_id
+from zfsilod.requests.request import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
         Transport,
         Volume,
     )
+    from zfsilod.requests.deletion import Dependents
     from zfsilod.storage.volume_view import View
     from zfsilod.survey import Fact, Findings
-    from zfsilod.trash import Dependents
 
 N = TypeVar("N", bound=str)
 ULID_LENGTH = 26

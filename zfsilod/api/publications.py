@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod import give, publish
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.api.volumes import change_volume, need_view
@@ -16,6 +15,7 @@ from zfsilod.auth import own_host
 from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
+from zfsilod.requests import publications, volumes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,14 +41,14 @@ class Publications:
     ) -> volume_pb2.MutateVolumeResponse:
         volume_id, host_id = messages.volume_id(request.name), _host(request.host, call)
         need_view(call, volume_id)
-        volume = call.read(lambda txn: give.need_volume(txn, volume_id))
+        volume = call.read(lambda txn: volumes.need_volume(txn, volume_id))
         if call.caller.role == "host":
-            give.may_publish_to_itself(volume, host_id)
+            volumes.may_publish_to_itself(volume, host_id)
             if request.force:
                 raise PermissionDenied(
                     f"{call.caller} may not take {volume_id} from another host", reason="ROLE"
                 )
-        verb = publish.Publish(
+        verb = publications.Publish(
             volume=volume_id, host=host_id, access_mode=_access_mode(request, volume),
             readonly=request.readonly, request=messages.ulid(request.consumer_operation),
             transport=messages.TRANSPORTS.name(request.transport, "ISCSI"), force=request.force,
@@ -67,7 +67,7 @@ class Publications:
             raise PermissionDenied(f"{call.caller} may not speak for other hosts", reason="ROLE")
         host_id = "" if request.all_hosts else _host(request.host, call)
         need_view(call, volume_id)
-        verb = publish.Unpublish(
+        verb = publications.Unpublish(
             volume=volume_id, host=host_id, request=messages.ulid(request.consumer_operation),
             fence=request.fence, grace_s=_grace(request),
         )  # fmt: skip
@@ -94,8 +94,8 @@ class Publications:
         volume_id, host_id = messages.volume_id(request.name), _host(request.host, call)
 
         def read(txn: Transaction) -> tuple[Volume, Publication]:
-            volume = give.need_volume(txn, volume_id)
-            return volume, give.need_publication(txn, volume_id, host_id)
+            volume = volumes.need_volume(txn, volume_id)
+            return volume, volumes.need_publication(txn, volume_id, host_id)
 
         need_view(call, volume_id)
         volume, publication = call.read(read)
@@ -122,7 +122,7 @@ class Publications:
             raise InvalidArgument("a filesystem is FORMATTING or READY", reason="BAD_ENUM")
         if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
             raise InvalidArgument("the filesystem's type or uuid is malformed", reason="BAD_FS")
-        verb = publish.ReportFilesystem(
+        verb = publications.ReportFilesystem(
             volume=volume_id, host=host_id, epoch=request.epoch, state=state, type=asked.type,
             uuid=asked.uuid, operation=messages.ulid(asked.operation),
         )  # fmt: skip
@@ -135,7 +135,7 @@ def _host(name: str, call: Call) -> str:
 
 
 def _grace(request: volume_pb2.UnpublishVolumeRequest) -> int:
-    return request.grace.seconds if request.HasField("grace") else publish.GRACE_S
+    return request.grace.seconds if request.HasField("grace") else publications.GRACE_S
 
 
 def _access_mode(request: volume_pb2.PublishVolumeRequest, volume: Volume) -> AccessMode:

@@ -16,7 +16,7 @@ from zfsilod.api.stub import Api
 from zfsilod.certs import split_address
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
-from zfsilod.take import Connection
+from zfsilod.requests.attach import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

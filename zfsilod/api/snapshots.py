@@ -14,8 +14,9 @@ from zfsilod.api.pages import Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Snapshot, SnapshotGroup
 from zfsilod.model.ulid import new_ulid
-from zfsilod.origins import need_snapshot
-from zfsilod.snapshots import (
+from zfsilod.requests.clones import need_snapshot
+from zfsilod.requests.request import check_id
+from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
     DeleteSnapshot,
@@ -23,12 +24,11 @@ from zfsilod.snapshots import (
     members_of,
     need_group,
 )
-from zfsilod.verbs import check_id
 
 if TYPE_CHECKING:
     from zfsilod.api.calls import Call
+    from zfsilod.requests.request import Verb
     from zfsilod.storage.store import Transaction
-    from zfsilod.verbs import Verb
 
 FIELDS = ("id", "volume", "volume_uid", "group", "labels")
 GROUP_FIELDS = ("id", "volume", "labels")

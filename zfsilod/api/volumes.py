@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, get_args
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod import adopt, node, rebuild
+from zfsilod import node
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.auth import Caller, shown
-from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Mode
+from zfsilod.requests import adoption, pool_import
+from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
+from zfsilod.requests.request import check_etag, check_id
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.stats import stats
 from zfsilod.storage.volume_view import HEIGHTS, View, view, views, views_with_deleted
 from zfsilod.survey import facts
-from zfsilod.trash import DeleteVolume, UndeleteVolume
-from zfsilod.verbs import check_etag, check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zfsilod.api.calls import Call
+    from zfsilod.requests.request import Verb
     from zfsilod.storage.store import Transaction
-    from zfsilod.verbs import Verb
 
     Source = Callable[[Transaction, str], Iterator[View]]
 
@@ -145,14 +146,14 @@ class Volumes:
     async def AdoptVolume(
         self, request: volume_pb2.AdoptVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        work = adopt.find(call.service, request.dataset, request.volume_id)
+        work = adoption.find(call.service, request.dataset, request.volume_id)
         verb = await call.lasting(work)
         return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
 
     async def AdoptVolumes(
         self, _request: volume_pb2.AdoptVolumesRequest, call: Call
     ) -> volume_pb2.AdoptVolumesResponse:
-        found = await call.lasting(rebuild.adopt_all(call.service, str(call.caller)))
+        found = await call.lasting(pool_import.adopt_all(call.service, str(call.caller)))
         names: dict[str, list[str]] = {"adopt": [], "adopt-trashed": [], "adopt-snapshot": []}
         for each in found.adopted:
             names[each.kind].append(each.subject)

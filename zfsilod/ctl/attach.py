@@ -24,7 +24,7 @@ from zfsilod.model.errors import (
     NotFound,
     PermissionDenied,
 )
-from zfsilod.verbs import check_id
+from zfsilod.requests.request import check_id
 
 if TYPE_CHECKING:
     from argparse import Namespace

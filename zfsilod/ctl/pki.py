@@ -20,7 +20,7 @@ from zfsilod.ctl.table import say, show_table
 from zfsilod.model.chap import write_private
 from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
 from zfsilod.model.records import Issued
-from zfsilod.verbs import check_id
+from zfsilod.requests.request import check_id
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -15,7 +15,7 @@ from zfsilod.ctl.here import check_here
 from zfsilod.ctl.table import say, show_table
 from zfsilod.host.iscsi import name_in
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
-from zfsilod.verbs import check_id
+from zfsilod.requests.request import check_id
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -9,11 +9,11 @@ from zfsilod.engine.plans import marks
 from zfsilod.model.errors import InvalidArgument, ResourceExhausted
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.sizes import show_exact, show_size
-from zfsilod.verbs import check_id
+from zfsilod.requests.request import check_id
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Volume
-    from zfsilod.verbs import Settings, World
+    from zfsilod.requests.request import Settings, World
 
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60

@@ -26,14 +26,14 @@ from zfsilod.model.validation import (
     round_up,
 )
 from zfsilod.model.zfs_properties import check_properties
-from zfsilod.origins import (
+from zfsilod.requests.clones import (
     Content,
     begin_with,
     clone_dependent,
     content_of_snapshot,
     content_of_volume,
 )
-from zfsilod.verbs import (
+from zfsilod.requests.request import (
     Plan,
     Settings,
     Verb,

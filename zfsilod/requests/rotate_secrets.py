@@ -16,20 +16,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.give import need_publication, need_volume
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Publication
-from zfsilod.publish import chap_for
-from zfsilod.take import Fetched
-from zfsilod.verbs import Plan, Verb, World, drop_secret, put
+from zfsilod.requests.attach import Fetched
+from zfsilod.requests.publications import chap_for
+from zfsilod.requests.request import Plan, Verb, World, drop_secret, put
+from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.host import Host as Machine
+    from zfsilod.requests.attach import Connection
     from zfsilod.service import Service
     from zfsilod.storage.store import Transaction
-    from zfsilod.take import Connection
 
 CALLER = "zfsilod"
 REFRESH_DEADLINE_S = 180

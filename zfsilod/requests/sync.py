@@ -16,16 +16,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.steps import Zvol
-from zfsilod.leave import Disconnect
 from zfsilod.model.errors import NotFound, ZfsiloError
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.records import Attachment, Debt, Move, Operation
 from zfsilod.model.validation import nearly_full
-from zfsilod.rotation import follow
+from zfsilod.requests.deletion import Purger
+from zfsilod.requests.detach import Disconnect
+from zfsilod.requests.request import Plan, Settings, Verb, World, put
+from zfsilod.requests.rotate_secrets import follow
 from zfsilod.storage.volume_view import View, view, views
 from zfsilod.survey import UNKNOWN, Findings, note, survey, truth
-from zfsilod.trash import Purger
-from zfsilod.verbs import Plan, Settings, Verb, World, put
 
 if TYPE_CHECKING:
     from zfsilod.service import Service

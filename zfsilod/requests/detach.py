@@ -14,7 +14,7 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps import Detached, Dropped
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, Debt, Disk
-from zfsilod.verbs import Plan, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import Plan, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change

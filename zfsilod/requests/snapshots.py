@@ -10,13 +10,12 @@ import uuid
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.give import need_volume
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.records import Dependent, Shot, Snapshot, SnapshotGroup, Volume
 from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import check_fit
-from zfsilod.origins import claim_of, home_of, need_snapshot
-from zfsilod.verbs import (
+from zfsilod.requests.clones import claim_of, home_of, need_snapshot
+from zfsilod.requests.request import (
     Plan,
     Settings,
     Verb,
@@ -27,6 +26,7 @@ from zfsilod.verbs import (
     drop,
     put,
 )
+from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
     from zfsilod.engine.steps import Cut

@@ -20,7 +20,7 @@ from zfsilod.model.records import (
     Move,
     Restore,
 )
-from zfsilod.verbs import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap

@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.give import need_publication, need_volume
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -26,7 +25,8 @@ from zfsilod.model.records import (
     Transport,
     Volume,
 )
-from zfsilod.verbs import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
     from zfsilod.storage.store import Transaction

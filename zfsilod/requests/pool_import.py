@@ -10,16 +10,16 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.adopt import LOOK_DEADLINE_S, AdoptVolume, filesystem, find_all, mapping
 from zfsilod.engine.steps import Clone, Cut
-from zfsilod.give import need_root
 from zfsilod.model.errors import AlreadyExists, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Filesystem, ListedShot, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.model.ulid import new_ulid
-from zfsilod.snapshots import dependent
-from zfsilod.trash import FOLDER
-from zfsilod.verbs import Plan, Verb, World, check_id, put
+from zfsilod.requests.adoption import LOOK_DEADLINE_S, AdoptVolume, filesystem, find_all, mapping
+from zfsilod.requests.deletion import FOLDER
+from zfsilod.requests.request import Plan, Verb, World, check_id, put
+from zfsilod.requests.snapshots import dependent
+from zfsilod.requests.volumes import need_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

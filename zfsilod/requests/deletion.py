@@ -14,12 +14,12 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from zfsilod.engine import plans
-from zfsilod.give import need_volume
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, NotFound, ZfsiloError
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Publication, Trashed, Volume
-from zfsilod.origins import clone_dependent
-from zfsilod.verbs import Plan, Settings, Verb, World, check_etag, check_id, drop, put
+from zfsilod.requests.clones import clone_dependent
+from zfsilod.requests.request import Plan, Settings, Verb, World, check_etag, check_id, drop, put
+from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from zfsilod.engine import plans
-from zfsilod.give import need_root
 from zfsilod.host.zfs_output import checked
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.record import Pairs, pairs
@@ -27,16 +26,17 @@ from zfsilod.model.records import (
     Volume,
 )
 from zfsilod.model.zfs_properties import check_properties
-from zfsilod.origins import held
-from zfsilod.trash import FOLDER
-from zfsilod.verbs import Plan, Verb, World, check_id, put
+from zfsilod.requests.clones import held
+from zfsilod.requests.deletion import FOLDER
+from zfsilod.requests.request import Plan, Verb, World, check_id, put
+from zfsilod.requests.volumes import need_root
 
 if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Change
+    from zfsilod.requests.request import Settings
     from zfsilod.service import Service
     from zfsilod.storage.store import Transaction
-    from zfsilod.verbs import Settings
 
 LOOK_DEADLINE_S = 150
 

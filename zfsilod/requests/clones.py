@@ -13,7 +13,7 @@ from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Filesystem, Mode, Shot, Snapshot, Trashed, Volume
 from zfsilod.model.sizes import show_exact
-from zfsilod.verbs import check_id, put
+from zfsilod.requests.request import check_id, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change

@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.give import need_host
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.records import Host, Publication
-from zfsilod.verbs import Plan, Verb, World, check_etag, check_id, check_labels, drop, put
+from zfsilod.requests.request import (
+    Plan,
+    Verb,
+    World,
+    check_etag,
+    check_id,
+    check_labels,
+    drop,
+    put,
+)
+from zfsilod.requests.volumes import need_host
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs

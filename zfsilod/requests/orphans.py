@@ -15,7 +15,7 @@ from zfsilod.engine.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvo
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Disk, Listed, Publication, Trashed, Volume
-from zfsilod.verbs import Plan, Settings, Verb, World
+from zfsilod.requests.request import Plan, Settings, Verb, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
