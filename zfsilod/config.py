@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 import tomli
 
-from zfsilod.certs import Access, parse_join
 from zfsilod.engine.plans import Export
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.requests.request import ID, Settings
+from zfsilod.security.join_file import Access, parse_join
 
 DIRECTORY = Path("/etc/zfsilo")
 DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(?:/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")

@@ -20,10 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod import __version__, audit, certs, config, simulation
+from zfsilod import __version__, config, simulation
 from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.requests.sync import Watchman, clear_leftovers
+from zfsilod.security import audit, join_file
 from zfsilod.service import Service
 from zfsilod.storage.store import Store
 from zfsilod.storage.upgrade import upgrade
@@ -146,7 +147,7 @@ async def _metrics(
     from zfsilod.metrics import Metrics
 
     def expiries() -> dict[str, float]:
-        return certs.expiries(places.state / "tls", config.server_certificates(places.config))
+        return join_file.expiries(places.state / "tls", config.server_certificates(places.config))
 
     metrics = Metrics(service, most=settings.metrics.volumes, expiries=expiries)
     stack.push_async_callback(metrics.close)
@@ -166,7 +167,7 @@ async def _front_ends(
     from zfsilod.api.grpc import GrpcServer
     from zfsilod.door import NODE_SOCKET, Door, Limits
     from zfsilod.scrape import SOCKET as METRICS_SOCKET
-    from zfsilod.tls import ServerTls
+    from zfsilod.security.tls import ServerTls
 
     tls = ServerTls(places.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from zfsilod.security.tls import ServerTls
     from zfsilod.sockets import Kind, Peer
-    from zfsilod.tls import ServerTls
 
 ACCEPT_AT_ONCE = 16
 ACCEPT_PAUSE_S = 1  # when the process has no descriptors left

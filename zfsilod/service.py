@@ -17,7 +17,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from zfsilod import sight, way
-from zfsilod.audit import Audit
 from zfsilod.drive import Driver, Launcher, Servers
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -46,6 +45,7 @@ from zfsilod.model.validation import Room
 from zfsilod.requests import attach, sync
 from zfsilod.requests.request import Plan, Settings, Verb, World
 from zfsilod.requests.volumes import need_root
+from zfsilod.security.audit import Audit
 from zfsilod.stats import stats
 from zfsilod.storage.volume_view import view
 from zfsilod.survey import Findings, note, survey

@@ -14,7 +14,7 @@ from zfsilod.model.record import Record
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zfsilod.pki import Certified
+    from zfsilod.security.certificates import Certified
 
 BACKLOG = 128
 SO_PEERGROUPS = 59  # socket(7); Python has no name for it

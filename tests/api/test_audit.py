@@ -10,10 +10,10 @@ from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, create, publish, refused
-from zfsilod import pki
 from zfsilod.api.stub import SERVICES, path_of
-from zfsilod.audit import is_change
 from zfsilod.ctl import main
+from zfsilod.security import certificates
+from zfsilod.security.audit import is_change
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ async def test_reading_is_not_recorded_but_taking_secrets_is(
     await root.volumes.CreateVolume(planned)
     take = front.role("host", "take")
     answer = await take.volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA))
-    request = pki.make_request().certificate_pem.decode()
+    request = certificates.make_request().certificate_pem.decode()
     await take.service.RenewCertificate(service_pb2.RenewCertificateRequest(request=request))
     assert [each["ZFSILO_ACTION"] for each in records] == ["FetchConnection", "RenewCertificate"]
     assert answer.chap.password not in str(records)

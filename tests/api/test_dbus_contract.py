@@ -33,7 +33,7 @@ from zfsilod.api.dbus_contract import (
 from zfsilod.api.dbus_methods import MUTATIONS, OPTIONS, QUESTIONS, make_verb
 from zfsilod.api.dbus_properties import READERS
 from zfsilod.model.errors import BY_NAME
-from zfsilod.roles import ACTIONS, DESTROY, MANAGE, READ
+from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,8 +25,8 @@ from zfsilod import pump, sockets
 from zfsilod.api.stub import Api
 from zfsilod.door import Door, Limits
 from zfsilod.model.errors import FailedPrecondition
+from zfsilod.security.tls import ServerTls
 from zfsilod.sockets import listen_tcp, listen_unix
-from zfsilod.tls import ServerTls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -26,7 +26,7 @@ from zfsilod.api.dbus_contract import (
     interfaces,
     path_of,
 )
-from zfsilod.roles import ACTIONS, DESTROY, MANAGE, READ
+from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,23 +21,23 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refused
 from tests.channel import unix_channel_aio
-from zfsilod import pki
 from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.grpc import HEALTH, REFLECTION
 from zfsilod.api.stub import SERVICES, Api, Stub, path_of
-from zfsilod.auth import Caller, new_token
 from zfsilod.ctl import commands
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
 from zfsilod.pump import Connection
-from zfsilod.roles import LOCAL, READERS, ROLES, as_markdown, authorize
+from zfsilod.security import certificates
+from zfsilod.security.authentication import Caller, new_token
+from zfsilod.security.authorization import LOCAL, READERS, ROLES, as_markdown, authorize
 from zfsilod.sockets import Peer, listen_unix
 
 if TYPE_CHECKING:
     from tests.api.running import Front
 
 METHODS = {path_of(each): each for s in (*SERVICES, HEALTH, REFLECTION) for each in s.methods}
-OPS = pki.Identity(kind="user", id="ops", role="admin")
+OPS = certificates.Identity(kind="user", id="ops", role="admin")
 CONSUMER = ("Connect", "Disconnect", "Stage", "Unstage", "Mount", "Unmount", "Grow")
 OTHER_IQN = "iqn.2026-01.org.example:b"
 
@@ -134,7 +134,7 @@ def channel_of(front: Front, who: str) -> Any:
             by, days = ("other" if who.startswith("unknown") else "ca"), int(who != "expired")
             access = front.certified("admin", "ops", days=days, by=by)
             front.as_(access)
-            record = pki.record_of(access.certificate.encode(), OPS)
+            record = certificates.record_of(access.certificate.encode(), OPS)
             front.write(lambda txn: txn.put(record.but(revoked_at=int(who == "revoked"))))
         case "token of a controller" | "ended token":
             token, text = new_token("controller", "csi", lasts_s=60)
@@ -288,7 +288,7 @@ async def test_a_token_ends(front: Front, monkeypatch: Any) -> None:
     front.write(lambda txn: txn.put(token))
     api = front.bearer(text)
     await api.volumes.ListVolumes(pb.ListVolumesRequest())
-    monkeypatch.setattr("zfsilod.auth.time.time", lambda: token.created_at + 61)
+    monkeypatch.setattr("zfsilod.security.authentication.time.time", lambda: token.created_at + 61)
     with refused("UNAUTHENTICATED", "BAD_TOKEN"):
         await api.volumes.ListVolumes(pb.ListVolumesRequest())
 

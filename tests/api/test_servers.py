@@ -11,7 +11,6 @@ import pytest
 from tests.api.running import UUID, create, publish
 from zfsilod.api import servers as module
 from zfsilod.api.servers import Servers
-from zfsilod.certs import Access
 from zfsilod.engine.steps import Reported
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -22,6 +21,7 @@ from zfsilod.model.errors import (
     Unavailable,
 )
 from zfsilod.model.records import Host, Publication, Volume
+from zfsilod.security.join_file import Access
 
 if TYPE_CHECKING:
     from tests.api.running import Front

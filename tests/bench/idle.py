@@ -20,8 +20,8 @@ from tests.bench.table import Figure, at_most
 from tests.channel import unix_channel_aio
 from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.stub import Api
-from zfsilod.certs import make_join, parse_join
 from zfsilod.door import Limits
+from zfsilod.security.join_file import make_join, parse_join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

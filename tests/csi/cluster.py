@@ -22,7 +22,7 @@ from tests.api.running import Front, front_of
 from tests.doubles import SETTINGS
 from zfsilod.api.servers import Servers
 from zfsilod.api.stub import Stub
-from zfsilod.certs import make_join
+from zfsilod.security.join_file import make_join
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -78,7 +78,7 @@ class Daemon:
 
     def join_file(self, role: str, subject: str, *, by_token: bool = False) -> Path:
         """Write a join file for this daemon."""
-        from zfsilod.certs import make_join
+        from zfsilod.security.join_file import make_join
 
         if by_token:
             token = self.front.token(role, subject)  # type: ignore[arg-type]

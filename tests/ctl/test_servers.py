@@ -9,12 +9,12 @@ import pytest
 
 from tests.api.running import made
 from tests.ctl.shell import PROJECT
-from zfsilod import certs, pki
 from zfsilod.ctl import servers
 from zfsilod.ctl.client import PAGE_SIZE
 from zfsilod.ctl.places import PORT, with_port
 from zfsilod.host.iscsi import initiator_name
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,18 +90,18 @@ def test_join_again_brings_a_new_identity_and_no_other_server(ctl: Shell) -> Non
     join = ctl.daemon.join_file("host", "web")
     ctl.ok(f"join {join} --iqn {IQN}")
     assert servers.read("give").key != first
-    found = certs.parse_join(join.read_text())
+    found = join_file.parse_join(join.read_text())
     found.authority = made("other").certificate_pem.decode()
-    join.write_text(certs.make_join(found))
+    join.write_text(join_file.make_join(found))
     complaint = ctl.fails(4, f"join {join} --iqn {IQN}")
     assert "this host knows another server give: give this one a name with --as" in complaint
 
 
 def test_another_certificate_is_not_trusted(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
-    found = certs.parse_join(join.read_text())
+    found = join_file.parse_join(join.read_text())
     found.authority = made("other").certificate_pem.decode()
-    join.write_text(certs.make_join(found))
+    join.write_text(join_file.make_join(found))
     complaint = ctl.fails(9, f"join {join} --iqn {IQN}")
     assert "does not answer" in complaint
     assert found.key not in complaint
@@ -156,14 +156,14 @@ def test_two_commands_and_the_hosts_trust_each_other(ctl: Shell, tmp_path: Path)
     assert made.code == 0, made.err
     assert f"over there:  zfsiloctl join {path.name}" in made.out
     assert path.stat().st_mode & 0o777 == 0o600
-    assert certs.parse_join(path.read_text()).key.splitlines()[1] not in made.out
+    assert join_file.parse_join(path.read_text()).key.splitlines()[1] not in made.out
     assert ctl.apart(line).code == 4
     path.unlink()
     told = ctl.apart(f"{line} --json").json
     assert (told["file"], told["subject"]) == (str(path), "host/web")
-    join = certs.parse_join(path.read_text())
+    join = join_file.parse_join(path.read_text())
     join.tls_name = "give.zfsilo"  # the daemon of the tests has a name of its own
-    path.write_text(certs.make_join(join))
+    path.write_text(join_file.make_join(join))
     ctl.ok(f"join {path} --as own --iqn {IQN}")
     assert "tokens are made on the host itself" in ctl.apart("-H own token list").err
     assert "certificates are made on the host itself" in ctl.apart("-H own pki list").err
@@ -176,9 +176,9 @@ def test_a_persons_certificate_and_its_end(ctl: Shell, tmp_path: Path) -> None:
     assert ctl.apart(f"pki issue host ops --role admin --file {path}").code == 2
     made = ctl.apart(f"pki issue user ops --role reader --file {path} --address {address}")
     assert made.code == 0, made.err
-    join = certs.parse_join(path.read_text())
+    join = join_file.parse_join(path.read_text())
     join.tls_name = "give.zfsilo"
-    path.write_text(certs.make_join(join))
+    path.write_text(join_file.make_join(join))
     assert "You are:   reader ops (certificate" in ctl.ok(f"-H {path} info")
     listed = ctl.apart("pki list --json")
     assert [each["subject"] for each in listed.json["certificates"]].count("user/ops") == 1
@@ -215,7 +215,9 @@ def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_pa
     pem, key = tmp_path / "a.pem", tmp_path / "a.key"
     pem.write_bytes(made("other").certificate_pem)
     assert "believed from now on" in ctl.ok(f"pki import {pem}")
-    pair = pki.issue(made("other"), pki.Identity(kind="host", id="give", role="host"))
+    pair = certificates.issue(
+        made("other"), certificates.Identity(kind="host", id="give", role="host")
+    )
     pem.write_bytes(pair.certificate_pem)
     key.write_bytes(pair.key_pem)
     assert "needs its --key" in ctl.fails(2, f"pki import {pem}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod import certs, config, node, pki
+from zfsilod import config
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.dbus_contract import split, unescape
@@ -20,6 +20,7 @@ from zfsilod.host.run import Completed
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.requests import attach
 from zfsilod.requests.request import check_id, check_labels
+from zfsilod.security import certificates, csi_node, join_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,10 +68,13 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "filter": (st.one_of(ANY, FILTERS), lambda text: filters.parse(text, ("id", "labels"))),
     "page token": (ANY, _page),
     "configuration": (st.one_of(ANY, TOML), _config),
-    "join file": (st.one_of(ANY, TOML), certs.parse_join),
-    "address": (ANY, certs.split_address),
-    "certificate": (st.binary(max_size=500), lambda der: pki.identify(der, b"", ("host",))),
-    "certificate file": (st.binary(max_size=500), pki.load),
+    "join file": (st.one_of(ANY, TOML), join_file.parse_join),
+    "address": (ANY, join_file.split_address),
+    "certificate": (
+        st.binary(max_size=500),
+        lambda der: certificates.identify(der, b"", ("host",)),
+    ),
+    "certificate file": (st.binary(max_size=500), certificates.load),
     "object path": (ANY, split),
     "object name": (ANY, unescape),
     "id": (ANY, check_id),
@@ -79,7 +83,7 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "operation name": (ANY, messages.operation_id),
     "mount path": (ANY, attach.check_path),
     "mount options": (st.lists(ANY), lambda found: attach.check_options(tuple(found))),
-    "path of a node": (ANY, lambda text: node.check_path(text, ("/var/lib/kubelet",))),
+    "path of a node": (ANY, lambda text: csi_node.check_path(text, ("/var/lib/kubelet",))),
 }
 
 

@@ -15,14 +15,14 @@ from zfsilo.v1 import volume_pb2 as pb
 from zfsilod.api.channel import tls_channel
 from zfsilod.api.dbus_contract import unescape
 from zfsilod.api.stub import Api
-from zfsilod.certs import parse_join
+from zfsilod.security.join_file import parse_join
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.lab.machine import Machine, Result
     from tests.lab.pair import Pair
-    from zfsilod.certs import Access
+    from zfsilod.security.join_file import Access
 
 GIB = 1 << 30
 NAME = "demo"

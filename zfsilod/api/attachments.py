@@ -8,13 +8,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod import node
 from zfsilod.api import messages
 from zfsilod.api.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Attachment
 from zfsilod.requests import attach, detach
 from zfsilod.requests.request import check_id
+from zfsilod.security import csi_node
 
 if TYPE_CHECKING:
     from zfsilo.v1 import volume_pb2
@@ -46,7 +46,7 @@ class Attachments:
             publish_if_needed=request.publish_if_needed, epoch=request.epoch,
         )  # fmt: skip
         if call.caller.role == "node":
-            node.check_connect(verb)
+            csi_node.check_connect(verb)
         await _check_node(call, verb.id)
         return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
 
@@ -116,6 +116,6 @@ async def _check_node(call: Call, attachment_id: str, *paths: str) -> None:
     allowed = call.service.settings.node_paths
     found = call.read(lambda txn: txn.get(Attachment, attachment_id))
     if found is not None:
-        node.check_attachment(found, allowed)
+        csi_node.check_attachment(found, allowed)
     for path in paths:
-        await call.service.look(partial(node.check_path, path, allowed))
+        await call.service.look(partial(csi_node.check_path, path, allowed))

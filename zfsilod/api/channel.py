@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 if TYPE_CHECKING:
-    from zfsilod.certs import Access
+    from zfsilod.security.join_file import Access
 
 OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),

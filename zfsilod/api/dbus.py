@@ -40,7 +40,7 @@ from zfsilod.api.dbus_objects import Objects, unknown
 from zfsilod.api.dbus_properties import clean
 from zfsilod.api.dbus_signals import Signals
 from zfsilod.model.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
-from zfsilod.roles import READ
+from zfsilod.security.authorization import READ
 from zfsilod.systemd.bus import close_socket, connect
 
 if TYPE_CHECKING:

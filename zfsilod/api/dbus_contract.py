@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from zfsilod.roles import ACTIONS
+from zfsilod.security.authorization import ACTIONS
 
 NAME = "org.zfsilo1"
 MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION = (

@@ -34,8 +34,6 @@ from zfsilod.api.renewals import Renewals
 from zfsilod.api.snapshots import Snapshots
 from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, SNAPSHOTS, VOLUMES, path_of
 from zfsilod.api.volumes import Volumes
-from zfsilod.audit import is_change
-from zfsilod.auth import REVOKED, Callers
 from zfsilod.model.errors import (
     Internal,
     InvalidArgument,
@@ -44,16 +42,18 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.records import Issued, Token
-from zfsilod.roles import authorize
+from zfsilod.security.audit import is_change
+from zfsilod.security.authentication import REVOKED, Callers
+from zfsilod.security.authorization import authorize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-    from zfsilod.auth import Caller
-    from zfsilod.certs import Files
     from zfsilod.door import Door
+    from zfsilod.security.authentication import Caller
+    from zfsilod.security.join_file import Files
     from zfsilod.service import Service
 
 OPTIONS = (

@@ -10,11 +10,11 @@ from zfsilo.v1 import host_pb2
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
-from zfsilod.auth import own_host
 from zfsilod.model.records import Host
 from zfsilod.requests import hosts
 from zfsilod.requests.request import check_id
 from zfsilod.requests.volumes import need_host
+from zfsilod.security.authentication import own_host
 
 if TYPE_CHECKING:
     from zfsilo.v1 import operation_pb2

@@ -10,12 +10,12 @@ from zfsilod import __version__
 from zfsilod.api import messages
 from zfsilod.api.pages import Pages, collect
 from zfsilod.api.volumes import need_view
-from zfsilod.auth import own_host
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.validation import nearly_full, room_for
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests import orphans
 from zfsilod.requests.rotate_secrets import RotateSecrets
+from zfsilod.security.authentication import own_host
 from zfsilod.stats import broken_sessions
 from zfsilod.storage.summary import Attention, Summary, about_volume
 

@@ -11,11 +11,11 @@ from zfsilo.v1 import volume_pb2
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.api.volumes import change_volume, need_view
-from zfsilod.auth import own_host
 from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
 from zfsilod.requests import publications, volumes
+from zfsilod.security.authentication import own_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

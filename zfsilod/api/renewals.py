@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import service_pb2
 
-from zfsilod import pki
 from zfsilod.model.errors import PermissionDenied
+from zfsilod.security import certificates
 
 if TYPE_CHECKING:
     from zfsilod.api.calls import Call
-    from zfsilod.certs import Files
     from zfsilod.model.records import Issued
+    from zfsilod.security.join_file import Files
 
 
 class Renewals:
@@ -34,8 +34,8 @@ class Renewals:
 
         def sign() -> tuple[bytes, bytes, Issued]:
             authority = self._files.own_authority()
-            pem = pki.sign_request(authority, found.identity, request.request.encode())
-            return pem, authority.certificate_pem, pki.record_of(pem, found.identity)
+            pem = certificates.sign_request(authority, found.identity, request.request.encode())
+            return pem, authority.certificate_pem, certificates.record_of(pem, found.identity)
 
         pem, authority_pem, kept = await asyncio.to_thread(sign)
         await call.service.write(lambda txn: txn.put(kept))

@@ -13,17 +13,17 @@ from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 from zfsilod.api import messages, status
 from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.stub import Api
-from zfsilod.certs import split_address
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
 from zfsilod.requests.attach import Connection
+from zfsilod.security.join_file import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.certs import Access
     from zfsilod.engine.steps import Reported
     from zfsilod.model.records import Host, Publication
+    from zfsilod.security.join_file import Access
 
 CALL_DEADLINE_S = 30.0  # a report is an operation of its own over there
 PAGE, MAX_PAGES = 1000, 100

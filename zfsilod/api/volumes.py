@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, get_args
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod import node
 from zfsilod.api import filter as filters
 from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
-from zfsilod.auth import Caller, shown
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Mode
 from zfsilod.requests import adoption, pool_import
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.request import check_etag, check_id
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.security import csi_node
+from zfsilod.security.authentication import Caller, shown
 from zfsilod.stats import stats
 from zfsilod.storage.volume_view import HEIGHTS, View, view, views, views_with_deleted
 from zfsilod.survey import facts
@@ -167,7 +167,7 @@ def need_view(call: Call, volume_id: str) -> View:
     """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
     known = call.read(lambda txn: view(txn, volume_id))
     if call.caller.role == "node":
-        found = node.shown(known, call.service.settings.node_paths)
+        found = csi_node.shown(known, call.service.settings.node_paths)
     else:
         found = shown(call.caller, known)
     if found is None:

@@ -7,13 +7,13 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from zfsilod.audit import FIELDS, MARK
 from zfsilod.ctl import answers
 from zfsilod.ctl.here import check_here
 from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import show_table
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import CommandFailed, InvalidArgument
+from zfsilod.security.audit import FIELDS, MARK
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilo.v1 import service_pb2 as pb
 
-from zfsilod.certs import split_address
 from zfsilod.ctl import answers, places, reach, servers
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.here import check_local
@@ -20,6 +19,7 @@ from zfsilod.ctl.refusal import FAILED
 from zfsilod.ctl.table import BAD, GOOD, clean, paint
 from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.security.join_file import split_address
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -219,7 +219,7 @@ def _certificates() -> Iterator[Check]:
 
 
 def _certificate(what: str, pem: str, command: str) -> Check:
-    from zfsilod.certs import expiry
+    from zfsilod.security.join_file import expiry
 
     try:
         left = expiry(pem) - time.time()

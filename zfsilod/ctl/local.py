@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.audit import Audit, to_journal
-from zfsilod.certs import make_join
 from zfsilod.ctl import places
 from zfsilod.ctl.here import check_here
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.security.audit import Audit, to_journal
+from zfsilod.security.join_file import make_join
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
-    from zfsilod.certs import Access
+    from zfsilod.security.join_file import Access
 
 STDOUT = "-"
 

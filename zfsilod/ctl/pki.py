@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod import certs, pki
 from zfsilod.ctl import answers, places, servers
 from zfsilod.ctl.here import check_here
 from zfsilod.ctl.local import new_file, opened_store, record, write_join
@@ -21,6 +20,7 @@ from zfsilod.model.chap import write_private
 from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
 from zfsilod.model.records import Issued
 from zfsilod.requests.request import check_id
+from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -30,9 +30,9 @@ RENEW_S = 30.0
 SHORT_ID = 8  # digits that are enough of a certificate's id
 
 
-def files() -> certs.Files:
+def files() -> join_file.Files:
     """Return where this host's certificates lie."""
-    return certs.Files(places.state() / "tls")
+    return join_file.Files(places.state() / "tls")
 
 
 def init(given: Namespace) -> None:
@@ -56,7 +56,7 @@ def ensure(names: tuple[str, ...] = ()) -> None:
     """Make what is missing of authority and own certificate."""
     places.state().mkdir(mode=0o700, parents=True, exist_ok=True)
     if not files().authority.exists():
-        files().write_authority(pki.make_authority(host_id()))
+        files().write_authority(certificates.make_authority(host_id()))
     if not files().host.exists():
         write_own(names)
 
@@ -66,13 +66,13 @@ def issue(given: Namespace) -> None:
     check_id(given.subject, f"{given.kind} id")
     if (given.kind == "user") != bool(given.role):
         raise InvalidArgument("a user has a --role, a host has none", reason="USAGE")
-    identity = pki.Identity(kind=given.kind, id=given.subject, role=given.role or "host")
+    identity = certificates.Identity(kind=given.kind, id=given.subject, role=given.role or "host")
     with opened_store(given, WHAT) as store:
-        made = pki.issue(files().own_authority(), identity, days=given.days)
+        made = certificates.issue(files().own_authority(), identity, days=given.days)
         join = access(given.address, pair=made)
         with new_file(given.file or f"{given.subject}.join") as path:
             with store.write() as txn:
-                txn.put(pki.record_of(made.certificate_pem, identity))
+                txn.put(certificates.record_of(made.certificate_pem, identity))
             write_join(path, join)
     record("pki issue", str(identity))
     if path is not None:
@@ -142,16 +142,16 @@ def import_pem(given: Namespace) -> None:
     pem = _read(given.file)
     record("pki import", given.file)
     files().directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if pki.is_authority(pem) and not given.key:
+    if certificates.is_authority(pem) and not given.key:
         files().trusted.mkdir(mode=0o700, exist_ok=True)
-        name = f"{pki.load(pem).serial_number:x}.pem"
+        name = f"{certificates.load(pem).serial_number:x}.pem"
         write_private(files().trusted / name, pem)
         say(given, f"{files().trusted / name}: believed from now on")
         return
     if not given.key:
         raise InvalidArgument("a host's own certificate needs its --key", reason="USAGE")
-    pki.identify_pem(pem, b"")  # it is a host's
-    files().write_host(pki.Pair(pem, _read(given.key)))
+    certificates.identify_pem(pem, b"")  # it is a host's
+    files().write_host(certificates.Pair(pem, _read(given.key)))
     say(given, f"own certificate: the one in {given.file}, until {_end(files().host)}")
 
 
@@ -164,7 +164,7 @@ def _renew_for(given: Namespace, name: str) -> bool:
     known = servers.read(name)
     if not known.certificate or not _is_due(given, known.certificate):
         return False
-    made = pki.make_request()
+    made = certificates.make_request()
     request = service_pb2.RenewCertificateRequest(request=made.certificate_pem.decode())
     with servers.channel_to(known) as channel:
         server = Server(channel, f"{name} ({known.address})", given.timeout or RENEW_S)
@@ -178,17 +178,19 @@ def _renew_for(given: Namespace, name: str) -> bool:
 def write_own(names: tuple[str, ...]) -> None:
     """Make this host's own certificate, for the names it had and further ones."""
     had = _names() if files().host.exists() else (socket.gethostname(), socket.getfqdn())
-    identity = pki.Identity(kind="host", id=host_id(), role="host")
+    identity = certificates.Identity(kind="host", id=host_id(), role="host")
     own = files().own_authority()
-    files().write_host(pki.issue(own, identity, tuple(dict.fromkeys((*had, *names)))))
+    files().write_host(certificates.issue(own, identity, tuple(dict.fromkeys((*had, *names)))))
 
 
-def access(address: str, *, pair: pki.Pair | None = None, token: str = "") -> certs.Access:
+def access(
+    address: str, *, pair: certificates.Pair | None = None, token: str = ""
+) -> join_file.Access:
     """Return how this server is reached: by a certificate and its key, or by a token."""
     address = places.with_port(address or socket.gethostname(), places.PORT)
-    certs.split_address(address)
-    return certs.Access(
-        name=host_id(), address=address, tls_name=pki.tls_name(host_id()),
+    join_file.split_address(address)
+    return join_file.Access(
+        name=host_id(), address=address, tls_name=certificates.tls_name(host_id()),
         authority=files().own_authority().certificate_pem.decode(), token=token,
         certificate=pair.certificate_pem.decode() if pair else "",
         key=pair.key_pem.decode() if pair else "",
@@ -207,19 +209,19 @@ def _is_meant(found: Issued, name: str) -> bool:
 
 
 def _is_due(given: Namespace, pem: str) -> bool:
-    left_s = certs.expiry(pem) - time.time()
-    return given.now or left_s < pki.RENEWED_DAYS * 86400
+    left_s = join_file.expiry(pem) - time.time()
+    return given.now or left_s < certificates.RENEWED_DAYS * 86400
 
 
 def _names() -> tuple[str, ...]:
-    return pki.server_names(files().host.read_bytes())
+    return certificates.server_names(files().host.read_bytes())
 
 
 def _is_own() -> bool:
     """Tell whether this host's certificate is one of its own authority."""
     if not (files().authority.exists() and files().host.exists()):
         return False
-    return pki.identify_pem(files().host.read_bytes(), files().authority.read_bytes()).own
+    return certificates.identify_pem(files().host.read_bytes(), files().authority.read_bytes()).own
 
 
 def _end(path: Path) -> str:
@@ -227,7 +229,7 @@ def _end(path: Path) -> str:
 
 
 def _day(pem: str) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(certs.expiry(pem)))
+    return time.strftime("%Y-%m-%d", time.gmtime(join_file.expiry(pem)))
 
 
 def _read(name: str) -> bytes:

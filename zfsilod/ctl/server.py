@@ -20,7 +20,7 @@ from zfsilod.requests.request import check_id
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from zfsilod.certs import Access
+    from zfsilod.security.join_file import Access
 
 WHAT = "servers are joined, listed and forgotten"
 NOT_A_HOSTS = ("NO_HOST", "ROLE")
@@ -44,7 +44,7 @@ def list_servers(given: Namespace) -> None:
 
 def join(given: Namespace) -> None:
     """Get to know a server: register with it, and keep how it is reached."""
-    from zfsilod.certs import split_address
+    from zfsilod.security.join_file import split_address
 
     check_here(given, WHAT)
     known = servers.from_join(Path(given.file))

@@ -12,7 +12,7 @@ from zfsilod.model.errors import InvalidArgument, NotFound, PermissionDenied
 if TYPE_CHECKING:
     import grpc
 
-    from zfsilod.certs import Access
+    from zfsilod.security.join_file import Access
 
 STDIN = "-"
 
@@ -47,7 +47,7 @@ def find(name: str) -> Access:
 
 def read(name: str) -> Access:
     """Return a server by its name. Raises NotFound, or InvalidArgument when its file is wrong."""
-    from zfsilod.certs import parse_join
+    from zfsilod.security.join_file import parse_join
 
     path = path_of(name)
     try:
@@ -64,8 +64,8 @@ def read(name: str) -> Access:
 
 def write(known: Access) -> Path:
     """Keep a server, readable for root only: whole or not at all."""
-    from zfsilod.certs import body
     from zfsilod.model.chap import write_private
+    from zfsilod.security.join_file import body
 
     path = path_of(known.name)
     try:
@@ -90,7 +90,7 @@ def from_join(path: Path) -> Access:
     """Read a join file ("-": standard input)."""
     import sys
 
-    from zfsilod.certs import parse_join
+    from zfsilod.security.join_file import parse_join
 
     try:
         text = sys.stdin.read() if str(path) == STDIN else path.read_text()

@@ -9,7 +9,6 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from zfsilod.auth import new_token
 from zfsilod.ctl import answers
 from zfsilod.ctl.amount import show_age
 from zfsilod.ctl.local import new_file, opened_store, record, write_join
@@ -17,6 +16,7 @@ from zfsilod.ctl.pki import access
 from zfsilod.ctl.table import say, show_table
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Token
+from zfsilod.security.authentication import new_token
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from zfsilod.model.errors import PermissionDenied
 
 if TYPE_CHECKING:
-    from zfsilod.auth import Caller
+    from zfsilod.security.authentication import Caller
 
 Role = Literal["admin", "controller", "host", "node", "reader"]
 

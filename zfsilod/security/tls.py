@@ -11,8 +11,8 @@ import logging
 import ssl
 from typing import TYPE_CHECKING
 
-from zfsilod.certs import Files
-from zfsilod.pki import Certified, identify
+from zfsilod.security.certificates import Certified, identify
+from zfsilod.security.join_file import Files
 
 if TYPE_CHECKING:
     from pathlib import Path

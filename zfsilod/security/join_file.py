@@ -9,8 +9,8 @@ import tomli
 
 from zfsilod.model.chap import write_private
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
-from zfsilod.pki import Pair, load
 from zfsilod.requests.request import check_id
+from zfsilod.security.certificates import Pair, load
 
 if TYPE_CHECKING:
     from pathlib import Path

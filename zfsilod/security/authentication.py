@@ -21,12 +21,12 @@ from zfsilod.model.record import Record
 from zfsilod.model.records import Token
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.request import check_id
-from zfsilod.roles import READERS, Role
+from zfsilod.security.authorization import READERS, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.pki import Certified
+    from zfsilod.security.certificates import Certified
     from zfsilod.sockets import Peer
     from zfsilod.storage.volume_view import View
 
