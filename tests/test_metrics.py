@@ -15,6 +15,7 @@ from zfsilo.v1.service_pb2 import GetStatusRequest
 
 from tests.api.running import GIB, front_of
 from tests.examples import TAKE
+from zfsilod.gateway.sockets import listen_unix
 from zfsilod.host.counters import Counters
 from zfsilod.metrics import Metrics
 from zfsilod.model.records import Attachment, Condition, Volume
@@ -22,7 +23,6 @@ from zfsilod.requests.attach import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.scrape import Scrape
-from zfsilod.sockets import listen_unix
 from zfsilod.stats import broken_sessions
 from zfsilod.storage.summary import Summary
 

@@ -165,19 +165,19 @@ async def _front_ends(
 ) -> DbusFront | None:  # fmt: skip
     from zfsilod.api import dbus
     from zfsilod.api.grpc import GrpcServer
-    from zfsilod.door import NODE_SOCKET, Door, Limits
+    from zfsilod.gateway.listener import NODE_SOCKET, Door, Limits
     from zfsilod.scrape import SOCKET as METRICS_SOCKET
     from zfsilod.security.tls import ServerTls
 
     tls = ServerTls(places.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
     door = Door(places.run / "private", Limits(unix=most, node=most, tcp=most), tls)
-    server = GrpcServer(service, door, tls.files)
+    server = GrpcServer(service, gateway_listener, tls.files)
     await server.start()
     stack.push_async_callback(server.stop)
     for listener, name in listeners:
         if name != METRICS_SOCKET:
-            door.open(listener, node=name == NODE_SOCKET)
+            gateway_listener.open(listener, node=name == NODE_SOCKET)
     if places.simulated:
         address, port = listeners[-1][0].getsockname()[:2]
         await simulation.know_itself(service, places.config, tls.files, f"{address}:{port}")
@@ -189,7 +189,9 @@ async def _front_ends(
 
 def _listeners(places: Places) -> Listeners:
     """Return the sockets that systemd gave us, or our own; each with the name of its unit."""
-    from zfsilod import door, scrape, sockets
+    from zfsilod import scrape
+    from zfsilod.gateway import listener as gateway_listener
+    from zfsilod.gateway import sockets
 
     given = sockets.inherited()
     if given:
@@ -198,7 +200,7 @@ def _listeners(places: Places) -> Listeners:
     (places.run / "csi").mkdir(mode=0o750, exist_ok=True)
     own = [
         (sockets.listen_unix(places.run / "zfsilod.sock"), "zfsilod.socket"),
-        (sockets.listen_unix(places.run / "csi" / "zfsilod.sock"), door.NODE_SOCKET),
+        (sockets.listen_unix(places.run / "csi" / "zfsilod.sock"), gateway_listener.NODE_SOCKET),
         (sockets.listen_unix(places.run / "metrics.sock"), scrape.SOCKET),
     ]
     tcp = places.tcp or (simulation.LISTEN if places.simulated else "")

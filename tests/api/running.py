@@ -18,12 +18,12 @@ from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.grpc import GrpcServer
 from zfsilod.api.servers import Servers
 from zfsilod.api.stub import Api, Streaming
-from zfsilod.door import Door, Limits
+from zfsilod.gateway.listener import Door, Limits
+from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.security import certificates
 from zfsilod.security.authentication import new_token
 from zfsilod.security.join_file import Access, Files
 from zfsilod.security.tls import ServerTls
-from zfsilod.sockets import listen_tcp, listen_unix
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

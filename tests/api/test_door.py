@@ -20,13 +20,13 @@ import pytest
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused, write_pki
-from zfsilod import door as doors
-from zfsilod import pump, sockets
 from zfsilod.api.stub import Api
-from zfsilod.door import Door, Limits
+from zfsilod.gateway import listener as doors
+from zfsilod.gateway import relay, sockets
+from zfsilod.gateway.listener import Door, Limits
+from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.security.tls import ServerTls
-from zfsilod.sockets import listen_tcp, listen_unix
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -105,7 +105,7 @@ async def behind(limits: Limits | None = None) -> AsyncIterator[Behind]:
 
 @pytest.fixture(autouse=True)
 def _short_linger(monkeypatch: Any) -> None:
-    monkeypatch.setattr(pump, "LINGER_S", 0.2)
+    monkeypatch.setattr(relay, "LINGER_S", 0.2)
 
 
 async def eventually(question: Any) -> None:
@@ -163,7 +163,7 @@ async def test_a_slow_reader_holds_back_the_writer() -> None:
         left = writer.transport.get_write_buffer_size()
         assert left > 32 * MIB  # the door took what fits into sockets, and one chunk
         (connection,) = built.door._connections.values()
-        assert sum(len(pipe._rest) for pipe in connection._pipes) <= pump.CHUNK_BYTES
+        assert sum(len(pipe._rest) for pipe in connection._pipes) <= relay.CHUNK_BYTES
         far_writer.transport.resume_reading()
         assert len(await far_reader.readexactly(64 * MIB)) == 64 * MIB
         writer.close()

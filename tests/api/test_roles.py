@@ -25,13 +25,13 @@ from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.grpc import HEALTH, REFLECTION
 from zfsilod.api.stub import SERVICES, Api, Stub, path_of
 from zfsilod.ctl import commands
+from zfsilod.gateway.relay import Connection
+from zfsilod.gateway.sockets import Peer, listen_unix
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
-from zfsilod.pump import Connection
 from zfsilod.security import certificates
 from zfsilod.security.authentication import Caller, new_token
 from zfsilod.security.authorization import LOCAL, READERS, ROLES, as_markdown, authorize
-from zfsilod.sockets import Peer, listen_unix
 
 if TYPE_CHECKING:
     from tests.api.running import Front

@@ -27,13 +27,13 @@ from tests.bench.table import Figure, at_most
 from tests.channel import unix_channel_aio
 from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.stub import Api
-from zfsilod.door import Door
+from zfsilod.gateway.listener import Door
+from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.records import Volume
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.security.join_file import make_join, parse_join
 from zfsilod.security.tls import ServerTls
-from zfsilod.sockets import listen_tcp, listen_unix
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

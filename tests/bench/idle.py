@@ -20,7 +20,7 @@ from tests.bench.table import Figure, at_most
 from tests.channel import unix_channel_aio
 from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.stub import Api
-from zfsilod.door import Limits
+from zfsilod.gateway.listener import Limits
 from zfsilod.security.join_file import make_join, parse_join
 
 if TYPE_CHECKING:

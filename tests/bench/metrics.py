@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from tests.api.running import GIB, front_of
 from tests.bench.table import Figure, at_most
+from zfsilod.gateway.sockets import listen_unix
 from zfsilod.metrics import Metrics
 from zfsilod.model.records import Volume
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.scrape import Scrape
-from zfsilod.sockets import listen_unix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ from tests.channel import unix_channel_aio
 from tests.fuzz.values import Chance
 from zfsilod.api.grpc import HEALTH
 from zfsilod.api.stub import SERVICES, Api, path_of
-from zfsilod.door import Limits
+from zfsilod.gateway.listener import Limits
 
 if TYPE_CHECKING:
     from tests.api.running import Front

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-    from zfsilod.door import Door
+    from zfsilod.gateway.listener import Door
     from zfsilod.security.authentication import Caller
     from zfsilod.security.join_file import Files
     from zfsilod.service import Service

@@ -26,8 +26,8 @@ from zfsilod.security.authorization import READERS, Role
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.gateway.sockets import Peer
     from zfsilod.security.certificates import Certified
-    from zfsilod.sockets import Peer
     from zfsilod.storage.volume_view import View
 
 GROUP = "zfsilo"

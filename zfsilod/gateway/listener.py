@@ -19,17 +19,17 @@ import ssl
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from zfsilod.gateway.relay import Connection
+from zfsilod.gateway.sockets import peer_of
 from zfsilod.model.errors import Unauthenticated
 from zfsilod.model.record import Record
-from zfsilod.pump import Connection
-from zfsilod.sockets import peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from zfsilod.gateway.sockets import Kind, Peer
     from zfsilod.security.tls import ServerTls
-    from zfsilod.sockets import Kind, Peer
 
 ACCEPT_AT_ONCE = 16
 ACCEPT_PAUSE_S = 1  # when the process has no descriptors left
