@@ -17,7 +17,7 @@ from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
 from zfsilod.requests.request import Settings, Verb
 from zfsilod.requests.rotate_secrets import RotateSecrets
-from zfsilod.service import Service
+from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from zfsilod.requests.attach import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.scrape import Scrape
-from zfsilod.stats import broken_sessions
+from zfsilod.service.stats import broken_sessions
 from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zfsilod import sight
 from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
@@ -27,6 +26,7 @@ from zfsilod.requests.snapshots import (
     DeleteSnapshotGroup,
 )
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service import inputs
 
 if TYPE_CHECKING:
     from tests.doubles import House
@@ -59,7 +59,7 @@ async def test_an_equal_request_that_ended_while_this_one_looked(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch, verb: Verb
 ) -> None:
     await zfsilo.do(CREATE)
-    see = sight.see
+    see = inputs.see
     quicker = [verb]
 
     async def look_slowly(service: Any, asked: Verb, operation_id: str) -> object:
@@ -68,7 +68,7 @@ async def test_an_equal_request_that_ended_while_this_one_looked(
             await zfsilo.do(quicker.pop())
         return seen
 
-    monkeypatch.setattr(sight, "see", look_slowly)
+    monkeypatch.setattr(inputs, "see", look_slowly)
     operation = await zfsilo.service.begin(verb, caller="test")
     assert operation.title.endswith("already so")
 

@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod import __version__, config, simulation
+from zfsilod import __version__, config
 from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.requests.sync import Watchman, clear_leftovers
 from zfsilod.security import audit, join_file
-from zfsilod.service import Service
+from zfsilod.service import simulation
+from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
 from zfsilod.storage.upgrade import upgrade
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher

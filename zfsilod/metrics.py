@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.records import Operation
     from zfsilod.requests.sync import Report
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
 
 WAIT_S = 0.1  # of a scrape, for looks at store and host
 READING_S = 60.0  # the host's own deadline

@@ -18,9 +18,9 @@ from zfsilod.host.zvol_survey import SurveyedZfs
 from zfsilod.model.records import Volume
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.drift import compare
 from zfsilod.storage.store import Store
 from zfsilod.storage.volume_view import page, views
-from zfsilod.survey import compare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

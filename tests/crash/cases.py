@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tests.crash.life import Machine
     from tests.doubles import House
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
 
 GIB = 1 << 30
 HOUR_S = 3600

@@ -31,7 +31,7 @@ from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Unpublish
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import UpdateVolume
-from zfsilod.way import CLIMBS
+from zfsilod.service.prerequisites import CLIMBS
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size

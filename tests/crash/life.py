@@ -19,7 +19,7 @@ from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.record import CLASSES, Stored, to_plain
 from zfsilod.model.records import Debt, Operation
 from zfsilod.requests.sync import Watchman
-from zfsilod.service import Service
+from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:

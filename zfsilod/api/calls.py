@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zfsilod.requests.request import Verb
     from zfsilod.security.authentication import Caller
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
 T = TypeVar("T")

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from dbus_next.aio import MessageBus
 
     from zfsilod.model.records import Operation
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
 
 MAX_CALLS = 1024  # at work at once; more are refused
 CLOSE_DEADLINE_S = 5

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from zfsilod.api.dbus_objects import Objects
     from zfsilod.requests.request import Verb
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.volume_view import View
 
 PAGE_SIZE = 100

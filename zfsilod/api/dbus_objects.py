@@ -29,7 +29,7 @@ from zfsilod.storage.volume_view import View, view, views
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
 MAX_OBJECTS = 5000

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from zfsilod.gateway.listener import Door
     from zfsilod.security.authentication import Caller
     from zfsilod.security.join_file import Files
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
 
 OPTIONS = (
     ("grpc.max_receive_message_length", 1 << 20),

@@ -16,14 +16,14 @@ from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests import orphans
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.security.authentication import own_host
-from zfsilod.stats import broken_sessions
+from zfsilod.service.stats import broken_sessions
 from zfsilod.storage.summary import Attention, Summary, about_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.api.calls import Call
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
 
 MAX_ATTENTION = 100
 # By which clients tell later servers of v1 from the first.

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         Volume,
     )
     from zfsilod.requests.deletion import Dependents
+    from zfsilod.service.drift import Fact, Findings
     from zfsilod.storage.volume_view import View
-    from zfsilod.survey import Fact, Findings
 
 N = TypeVar("N", bound=str)
 ULID_LENGTH = 26

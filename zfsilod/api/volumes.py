@@ -20,9 +20,9 @@ from zfsilod.requests.request import check_etag, check_id
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.security import csi_node
 from zfsilod.security.authentication import Caller, shown
-from zfsilod.stats import stats
+from zfsilod.service.drift import facts
+from zfsilod.service.stats import stats
 from zfsilod.storage.volume_view import HEIGHTS, View, view, views, views_with_deleted
-from zfsilod.survey import facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Change
     from zfsilod.requests.request import Settings
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
 LOOK_DEADLINE_S = 150

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Change
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
 Dependents = Literal["REFUSE", "KEEP"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Move
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
 LOOK_DEADLINE_S = 150

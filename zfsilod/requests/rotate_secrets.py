@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host as Machine
     from zfsilod.requests.attach import Connection
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
 CALLER = "zfsilod"

@@ -24,11 +24,11 @@ from zfsilod.requests.deletion import Purger
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.request import Plan, Settings, Verb, World, put
 from zfsilod.requests.rotate_secrets import follow
+from zfsilod.service.drift import UNKNOWN, Findings, note, survey, truth
 from zfsilod.storage.volume_view import View, view, views
-from zfsilod.survey import UNKNOWN, Findings, note, survey, truth
 
 if TYPE_CHECKING:
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
 ROUND_S, LEAST_PAUSE_S = 30, 1

@@ -16,8 +16,6 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from zfsilod import sight, way
-from zfsilod.drive import Driver, Launcher, Servers
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -46,9 +44,11 @@ from zfsilod.requests import attach, sync
 from zfsilod.requests.request import Plan, Settings, Verb, World
 from zfsilod.requests.volumes import need_root
 from zfsilod.security.audit import Audit
-from zfsilod.stats import stats
+from zfsilod.service import inputs, prerequisites
+from zfsilod.service.drift import Findings, note, survey
+from zfsilod.service.executor import Driver, Launcher, Servers
+from zfsilod.service.stats import stats
 from zfsilod.storage.volume_view import view
-from zfsilod.survey import Findings, note, survey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -128,13 +128,13 @@ class Service:
         while True:
             with self.store.read() as txn:
                 since = txn.revision()
-            seen = await sight.see(self, verb, operation_id)
-            await way.clear(self, verb, seen, caller, until)
+            seen = await inputs.see(self, verb, operation_id)
+            await prerequisites.clear(self, verb, seen, caller, until)
             begin = partial(self._begin_in, verb, seen, since, caller, operation_id)
             found = await self.write(begin)
             if found.id == operation_id or found.request == verb.digest():
                 return found
-            await way.press(self, verb, found)
+            await prerequisites.press(self, verb, found)
             await self._wait_for_claim(found, until)
 
     async def begin_batch(self, verbs: Sequence[Verb], *, caller: str) -> list[Operation]:
@@ -173,12 +173,12 @@ class Service:
         if isinstance(verb, attach.Connect):
             verb = verb.but(publish_if_needed=False)
         operation_id = new_ulid()
-        seen = await sight.see(self, verb, operation_id)
+        seen = await inputs.see(self, verb, operation_id)
         with self.store.read() as txn:
-            first = way.obstacles(verb, txn, seen)
+            first = prerequisites.obstacles(verb, txn, seen)
             world = self.world(txn, operation_id, caller, before=first)
             planned = verb.plan(world, seen).operation(verb, world)
-            return planned.but(moves=(*way.moves(first, world), *planned.moves))
+            return planned.but(moves=(*prerequisites.moves(first, world), *planned.moves))
 
     async def wait(self, operation_id: str, timeout_s: float) -> Operation:
         """Wait for an operation's end and return it. Raises its failure, or DeadlineExceeded."""

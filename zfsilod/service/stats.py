@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.records import Volume
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.volume_view import View
 
 ANSWER_S = 5.0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host as Machine
     from zfsilod.requests.request import Settings
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
 AT_ONCE = 200  # volumes that are compared in one call of a thread

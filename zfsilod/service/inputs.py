@@ -15,7 +15,7 @@ from zfsilod.requests.detach import Descent
 
 if TYPE_CHECKING:
     from zfsilod.requests.request import Verb
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
 
 RECOVERY_LOOK_S = 0.25
 

@@ -14,7 +14,7 @@ from zfsilod.security import certificates, join_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
 
 LISTEN = "127.0.0.1:0"
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.chap import Chap
     from zfsilod.requests import attach
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
 
 CLOSE_DEADLINE_S = 5
 

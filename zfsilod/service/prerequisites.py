@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zfsilod.host import Host
     from zfsilod.model.records import Disk, Move, Operation
     from zfsilod.requests.request import Verb, World
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
 CLIMBS = ("connect", "stage", "mount", "grow")
