@@ -17,12 +17,12 @@ from tests.api.running import GIB, front_of
 from tests.examples import TAKE
 from zfsilod.gateway.sockets import listen_unix
 from zfsilod.host.counters import Counters
-from zfsilod.metrics import Metrics
 from zfsilod.model.records import Attachment, Condition, Volume
+from zfsilod.monitoring.exporter import Scrape
+from zfsilod.monitoring.metrics import Metrics
 from zfsilod.requests.attach import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
-from zfsilod.scrape import Scrape
 from zfsilod.service.stats import broken_sessions
 from zfsilod.storage.summary import Summary
 

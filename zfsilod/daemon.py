@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from zfsilod.api.dbus import DbusFront
     from zfsilod.host import Host
-    from zfsilod.metrics import Metrics
     from zfsilod.model.records import Operation
+    from zfsilod.monitoring.metrics import Metrics
 
 RUN_DIRECTORY = Path("/run/zfsilo")
 SIMULATED_ROOT = "tank/zfsilo"
@@ -140,12 +140,12 @@ async def _metrics(
     stack: AsyncExitStack,
 ) -> Metrics | None:  # fmt: skip
     """Serve the metrics where somebody may ask for them; else not even their library is loaded."""
-    from zfsilod import scrape
+    from zfsilod.monitoring import exporter
 
-    own = [listener for listener, name in listeners if name == scrape.SOCKET]
+    own = [listener for listener, name in listeners if name == exporter.SOCKET]
     if not own:
         return None
-    from zfsilod.metrics import Metrics
+    from zfsilod.monitoring.metrics import Metrics
 
     def expiries() -> dict[str, float]:
         return join_file.expiries(places.state / "tls", config.server_certificates(places.config))
@@ -153,7 +153,7 @@ async def _metrics(
     metrics = Metrics(service, most=settings.metrics.volumes, expiries=expiries)
     stack.push_async_callback(metrics.close)
     service.driver.listeners.append(metrics.note)
-    server = scrape.Scrape(metrics.text)
+    server = exporter.Scrape(metrics.text)
     stack.push_async_callback(server.close)
     for listener in own:
         await server.open(listener)
@@ -167,7 +167,7 @@ async def _front_ends(
     from zfsilod.api import dbus
     from zfsilod.api.grpc import GrpcServer
     from zfsilod.gateway.listener import NODE_SOCKET, Door, Limits
-    from zfsilod.scrape import SOCKET as METRICS_SOCKET
+    from zfsilod.monitoring.exporter import SOCKET as METRICS_SOCKET
     from zfsilod.security.tls import ServerTls
 
     tls = ServerTls(places.state / "tls", tuple(settings.tls.imported_roles))
@@ -190,9 +190,9 @@ async def _front_ends(
 
 def _listeners(places: Places) -> Listeners:
     """Return the sockets that systemd gave us, or our own; each with the name of its unit."""
-    from zfsilod import scrape
     from zfsilod.gateway import listener as gateway_listener
     from zfsilod.gateway import sockets
+    from zfsilod.monitoring import exporter
 
     given = sockets.inherited()
     if given:
@@ -202,7 +202,7 @@ def _listeners(places: Places) -> Listeners:
     own = [
         (sockets.listen_unix(places.run / "zfsilod.sock"), "zfsilod.socket"),
         (sockets.listen_unix(places.run / "csi" / "zfsilod.sock"), gateway_listener.NODE_SOCKET),
-        (sockets.listen_unix(places.run / "metrics.sock"), scrape.SOCKET),
+        (sockets.listen_unix(places.run / "metrics.sock"), exporter.SOCKET),
     ]
     tcp = places.tcp or (simulation.LISTEN if places.simulated else "")
     if tcp:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from tests.api.running import GIB, front_of
 from tests.bench.table import Figure, at_most
 from zfsilod.gateway.sockets import listen_unix
-from zfsilod.metrics import Metrics
 from zfsilod.model.records import Volume
+from zfsilod.monitoring.exporter import Scrape
+from zfsilod.monitoring.metrics import Metrics
 from zfsilod.requests.volumes import CreateVolume
-from zfsilod.scrape import Scrape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
