@@ -97,7 +97,7 @@ async def serve(places: Places, settings: config.Config) -> None:
 async def _engine(
     places: Places, settings: config.Config, stack: AsyncExitStack
 ) -> tuple[Service, Watchman]:
-    from zfsilod.api.servers import Servers
+    from zfsilod.wire.storage_server import Servers
 
     store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)

@@ -13,17 +13,17 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.channel import unix_channel_aio
 from tests.doubles import SETTINGS, House, house
-from zfsilod.api import status
-from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.grpc import GrpcServer
-from zfsilod.api.servers import Servers
-from zfsilod.api.stub import Api, Streaming
 from zfsilod.gateway.listener import Door, Limits
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.security import certificates
 from zfsilod.security.authentication import new_token
 from zfsilod.security.join_file import Access, Files
 from zfsilod.security.tls import ServerTls
+from zfsilod.wire import status
+from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.storage_server import Servers
+from zfsilod.wire.stub import Api, Streaming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

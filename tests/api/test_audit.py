@@ -10,10 +10,10 @@ from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, create, publish, refused
-from zfsilod.api.stub import SERVICES, path_of
 from zfsilod.ctl import main
 from zfsilod.security import certificates
 from zfsilod.security.audit import is_change
+from zfsilod.wire.stub import SERVICES, path_of
 
 if TYPE_CHECKING:
     from pathlib import Path

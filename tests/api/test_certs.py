@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.api.running import Front
-    from zfsilod.api.stub import Api
+    from zfsilod.wire.stub import Api
 
 TAKER = certificates.Identity(kind="host", id="take", role="host")
 OPS = certificates.Identity(kind="user", id="ops", role="admin")

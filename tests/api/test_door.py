@@ -20,13 +20,13 @@ import pytest
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused, write_pki
-from zfsilod.api.stub import Api
 from zfsilod.gateway import listener as doors
 from zfsilod.gateway import relay, sockets
 from zfsilod.gateway.listener import Door, Limits
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.security.tls import ServerTls
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.api.running import Front
-    from zfsilod.api.stub import Api
+    from zfsilod.wire.stub import Api
 
 OUTSIDE = "/srv/data"
 

@@ -21,9 +21,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refused
 from tests.channel import unix_channel_aio
-from zfsilod.api.channel import tls_channel_aio
 from zfsilod.api.grpc import HEALTH, REFLECTION
-from zfsilod.api.stub import SERVICES, Api, Stub, path_of
 from zfsilod.ctl import commands
 from zfsilod.gateway.relay import Connection
 from zfsilod.gateway.sockets import Peer, listen_unix
@@ -32,6 +30,8 @@ from zfsilod.model.records import Publication
 from zfsilod.security import certificates
 from zfsilod.security.authentication import Caller, new_token
 from zfsilod.security.authorization import LOCAL, READERS, ROLES, as_markdown, authorize
+from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.stub import SERVICES, Api, Stub, path_of
 
 if TYPE_CHECKING:
     from tests.api.running import Front

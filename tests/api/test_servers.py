@@ -9,8 +9,6 @@ import grpc
 import pytest
 
 from tests.api.running import UUID, create, publish
-from zfsilod.api import servers as module
-from zfsilod.api.servers import Servers
 from zfsilod.engine.steps import Reported
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -22,6 +20,8 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.records import Host, Publication, Volume
 from zfsilod.security.join_file import Access
+from zfsilod.wire import storage_server as module
+from zfsilod.wire.storage_server import Servers
 
 if TYPE_CHECKING:
     from tests.api.running import Front

@@ -25,8 +25,6 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import GIB, Front, front_of, made, write_pki
 from tests.bench.table import Figure, at_most
 from tests.channel import unix_channel_aio
-from zfsilod.api.channel import tls_channel_aio
-from zfsilod.api.stub import Api
 from zfsilod.gateway.listener import Door
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.records import Volume
@@ -34,6 +32,8 @@ from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.security.join_file import make_join, parse_join
 from zfsilod.security.tls import ServerTls
+from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -18,10 +18,10 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import create, front_of
 from tests.bench.table import Figure, at_most
 from tests.channel import unix_channel_aio
-from zfsilod.api.channel import tls_channel_aio
-from zfsilod.api.stub import Api
 from zfsilod.gateway.listener import Limits
 from zfsilod.security.join_file import make_join, parse_join
+from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

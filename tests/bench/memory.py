@@ -17,7 +17,7 @@ from zfsilo.v1 import service_pb2, volume_pb2
 
 from tests.bench.table import Figure
 from tests.channel import unix_channel_aio
-from zfsilod.api.stub import Api
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

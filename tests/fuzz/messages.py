@@ -15,8 +15,8 @@ from tests.api.running import create, front_of
 from tests.channel import unix_channel_aio
 from tests.fuzz.values import Chance
 from zfsilod.api.grpc import HEALTH
-from zfsilod.api.stub import SERVICES, Api, path_of
 from zfsilod.gateway.listener import Limits
+from zfsilod.wire.stub import SERVICES, Api, path_of
 
 if TYPE_CHECKING:
     from tests.api.running import Front

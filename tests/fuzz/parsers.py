@@ -12,7 +12,6 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilod import config
 from zfsilod.api import filter as filters
-from zfsilod.api import messages
 from zfsilod.api.dbus_contract import split, unescape
 from zfsilod.api.pages import Pages
 from zfsilod.host import mountinfo, superblock, zfs_output
@@ -21,6 +20,7 @@ from zfsilod.model.errors import ZfsiloError
 from zfsilod.requests import attach
 from zfsilod.requests.request import check_id, check_labels
 from zfsilod.security import certificates, csi_node, join_file
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,8 +79,8 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "object name": (ANY, unescape),
     "id": (ANY, check_id),
     "labels": (st.dictionaries(ANY, ANY), lambda found: check_labels(tuple(found.items()))),
-    "volume name": (ANY, messages.volume_id),
-    "operation name": (ANY, messages.operation_id),
+    "volume name": (ANY, convert.volume_id),
+    "operation name": (ANY, convert.operation_id),
     "mount path": (ANY, attach.check_path),
     "mount options": (st.lists(ANY), lambda found: attach.check_options(tuple(found))),
     "path of a node": (ANY, lambda text: csi_node.check_path(text, ("/var/lib/kubelet",))),

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.api.channel import tls_channel
 from zfsilod.api.dbus_contract import unescape
-from zfsilod.api.stub import Api
 from zfsilod.security.join_file import parse_join
+from zfsilod.wire.channel import tls_channel
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

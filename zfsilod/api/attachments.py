@@ -8,13 +8,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod.api import messages
 from zfsilod.api.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Attachment
 from zfsilod.requests import attach, detach
 from zfsilod.requests.request import check_id
 from zfsilod.security import csi_node
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from zfsilo.v1 import volume_pb2
@@ -42,7 +42,7 @@ class Attachments:
             id=check_id(request.local_name or request.volume, "volume id"),
             server=check_id(request.server, "server name"),
             volume=check_id(request.volume, "volume id"),
-            restore=messages.RESTORES.name(request.restore, "NEVER"),
+            restore=convert.RESTORES.name(request.restore, "NEVER"),
             publish_if_needed=request.publish_if_needed, epoch=request.epoch,
         )  # fmt: skip
         if call.caller.role == "node":
@@ -53,14 +53,14 @@ class Attachments:
     async def DisconnectVolume(
         self, request: volume_pb2.DisconnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = detach.Disconnect(id=messages.volume_id(request.name), force=request.force)
+        verb = detach.Disconnect(id=convert.volume_id(request.name), force=request.force)
         return await _change(call, verb, request)
 
     async def StageVolume(
         self, request: volume_pb2.StageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = attach.Stage(
-            id=messages.volume_id(request.name), path=request.path, fs_type=request.fs_type,
+            id=convert.volume_id(request.name), path=request.path, fs_type=request.fs_type,
             mount_options=tuple(request.mount_options), readonly=request.readonly,
         )  # fmt: skip
         return await _change(call, verb, request, verb.path)
@@ -69,7 +69,7 @@ class Attachments:
         self, request: volume_pb2.UnstageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = detach.Unstage(
-            id=messages.volume_id(request.name), path=request.path, force=request.force
+            id=convert.volume_id(request.name), path=request.path, force=request.force
         )
         return await _change(call, verb, request)
 
@@ -77,7 +77,7 @@ class Attachments:
         self, request: volume_pb2.MountVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = attach.MountAt(
-            id=messages.volume_id(request.name), path=request.path, readonly=request.readonly,
+            id=convert.volume_id(request.name), path=request.path, readonly=request.readonly,
             only_here=request.only_here,
         )  # fmt: skip
         return await _change(call, verb, request, verb.path)
@@ -88,14 +88,14 @@ class Attachments:
         if bool(request.path) == request.all_paths:
             raise InvalidArgument("name a path, or ask for all paths", reason="BAD_PATH")
         verb = detach.UnmountFrom(
-            id=messages.volume_id(request.name), path=request.path, force=request.force
+            id=convert.volume_id(request.name), path=request.path, force=request.force
         )
         return await _change(call, verb, request)
 
     async def GrowVolume(
         self, request: volume_pb2.GrowVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = attach.Grow(id=messages.volume_id(request.name))
+        verb = attach.Grow(id=convert.volume_id(request.name))
         return await _change(call, verb, request)
 
 

@@ -6,8 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zfsilod.api import messages
 from zfsilod.model.errors import DeadlineExceeded
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -60,7 +60,7 @@ class Call:
         caller = str(self.caller)
         if validate_only:
             planned = await self.service.plan(verb, caller=caller)
-            return messages.operation(planned, planned=True)
+            return convert.operation(planned, planned=True)
         begun = await self.lasting(self.service.begin(verb, caller=caller, deadline_s=self.left_s))
         return await self.end(begun.id)
 
@@ -68,7 +68,7 @@ class Call:
         """Tell the caller the name of its operation, and wait for the end."""
         name = f"operations/{operation_id}"
         await self._context.send_initial_metadata(((OPERATION_METADATA, name),))
-        return messages.operation(await self.service.wait(operation_id, self.left_s))
+        return convert.operation(await self.service.wait(operation_id, self.left_s))
 
     async def lasting(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for work that goes on when the caller is gone or out of time."""

@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from zfsilod.api import pages, status
+from zfsilod.api import pages
 from zfsilod.api.attachments import Attachments
 from zfsilod.api.calls import Call, Tasks
 from zfsilod.api.hosts import Hosts
@@ -32,7 +32,6 @@ from zfsilod.api.operations import Operations
 from zfsilod.api.publications import Publications
 from zfsilod.api.renewals import Renewals
 from zfsilod.api.snapshots import Snapshots
-from zfsilod.api.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, SNAPSHOTS, VOLUMES, path_of
 from zfsilod.api.volumes import Volumes
 from zfsilod.model.errors import (
     Internal,
@@ -45,6 +44,8 @@ from zfsilod.model.records import Issued, Token
 from zfsilod.security.audit import is_change
 from zfsilod.security.authentication import REVOKED, Callers
 from zfsilod.security.authorization import authorize
+from zfsilod.wire import status
+from zfsilod.wire.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, SNAPSHOTS, VOLUMES, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import host_pb2
 
 from zfsilod.api import filter as filters
-from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.model.records import Host
 from zfsilod.requests import hosts
 from zfsilod.requests.request import check_id
 from zfsilod.requests.volumes import need_host
 from zfsilod.security.authentication import own_host
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from zfsilo.v1 import operation_pb2
@@ -32,8 +32,8 @@ class Hosts:
         self._pages = pages
 
     async def GetHost(self, request: host_pb2.GetHostRequest, call: Call) -> host_pb2.Host:
-        host_id = messages.host_id(request.name)
-        return messages.host(call.read(lambda txn: need_host(txn, host_id)))
+        host_id = convert.host_id(request.name)
+        return convert.host(call.read(lambda txn: need_host(txn, host_id)))
 
     async def ListHosts(
         self, request: host_pb2.ListHostsRequest, call: Call
@@ -56,8 +56,8 @@ class Hosts:
     ) -> host_pb2.MutateHostResponse:
         host = request.host
         verb = hosts.UpdateHost(
-            id=messages.host_id(host.name), mask=tuple(request.update_mask.paths), iqn=host.iqn,
-            nqn=host.nqn, addresses=tuple(host.addresses), labels=messages.as_pairs(host.labels),
+            id=convert.host_id(host.name), mask=tuple(request.update_mask.paths), iqn=host.iqn,
+            nqn=host.nqn, addresses=tuple(host.addresses), labels=convert.as_pairs(host.labels),
             max_attachments=host.max_attachments, etag=request.etag,
         )  # fmt: skip
         return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
@@ -65,13 +65,13 @@ class Hosts:
     async def DeleteHost(
         self, request: host_pb2.DeleteHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
-        verb = hosts.DeleteHost(id=messages.host_id(request.name), etag=request.etag)
+        verb = hosts.DeleteHost(id=convert.host_id(request.name), etag=request.etag)
         return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
 
     async def RegisterHost(
         self, request: host_pb2.RegisterHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
-        asked = messages.host_id(request.host.name) if request.host.name else ""
+        asked = convert.host_id(request.host.name) if request.host.name else ""
         verb = _create(own_host(call.caller, asked), request.host, register=True)
         return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
 
@@ -85,7 +85,7 @@ class Hosts:
 def _create(host_id: str, host: host_pb2.Host, *, register: bool) -> hosts.CreateHost:
     return hosts.CreateHost(
         id=host_id, iqn=host.iqn, nqn=host.nqn, addresses=tuple(host.addresses),
-        labels=messages.as_pairs(host.labels), max_attachments=host.max_attachments,
+        labels=convert.as_pairs(host.labels), max_attachments=host.max_attachments,
         register=register,
     )  # fmt: skip
 
@@ -96,7 +96,7 @@ def _answer(
     found = call.read(lambda txn: txn.get(Host, host_id))
     answer = host_pb2.MutateHostResponse(operation=operation)
     if found is not None and operation.name:  # a planned one has no name
-        answer.host.CopyFrom(messages.host(found))
+        answer.host.CopyFrom(convert.host(found))
     return answer
 
 
@@ -105,7 +105,7 @@ def _page(
 ) -> tuple[list[host_pb2.Host], str]:
     return collect(
         txn.scan(Host, page.after), page, key=lambda each: each.id,
-        wanted=lambda each: wanted(partial(_values, each)), show=messages.host,
+        wanted=lambda each: wanted(partial(_values, each)), show=convert.host,
     )  # fmt: skip
 
 

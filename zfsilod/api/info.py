@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2
 
 from zfsilod import __version__
-from zfsilod.api import messages
 from zfsilod.api.pages import Pages, collect
 from zfsilod.api.volumes import need_view
 from zfsilod.model.errors import ZfsiloError
@@ -18,6 +17,7 @@ from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.security.authentication import own_host
 from zfsilod.service.stats import broken_sessions
 from zfsilod.storage.summary import Attention, Summary, about_volume
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Info:
     async def GetCapacity(
         self, request: service_pb2.GetCapacityRequest, call: Call
     ) -> service_pb2.Capacity:
-        check_properties(messages.as_pairs(request.properties), new=True)
+        check_properties(convert.as_pairs(request.properties), new=True)
         room = await call.service.capacity(request.root)
         settings, available = call.service.settings, room.available_bytes
         if request.HasField("thin"):
@@ -108,8 +108,8 @@ class Info:
     async def RotateSecrets(
         self, request: service_pb2.RotateSecretsRequest, call: Call
     ) -> service_pb2.RotateSecretsResponse:
-        volume_id = messages.volume_id(request.volume)
-        host_id = messages.host_id(request.host) if request.host else ""
+        volume_id = convert.volume_id(request.volume)
+        host_id = convert.host_id(request.host) if request.host else ""
         force = request.force
         if call.caller.role == "host":
             need_view(call, volume_id)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from zfsilo.v1 import operation_pb2
 
 from zfsilod.api import filter as filters
-from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.model.errors import DeadlineExceeded, InvalidArgument
 from zfsilod.model.records import Operation, OperationState
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ class Operations:
     async def GetOperation(
         self, request: operation_pb2.GetOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        return messages.operation(call.service.operation(messages.operation_id(request.name)))
+        return convert.operation(call.service.operation(convert.operation_id(request.name)))
 
     async def ListOperations(
         self, request: operation_pb2.ListOperationsRequest, call: Call
@@ -48,14 +48,14 @@ class Operations:
     async def WaitOperation(
         self, request: operation_pb2.WaitOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        operation_id = messages.operation_id(request.name)
+        operation_id = convert.operation_id(request.name)
         timeout_s = call.left_s
         if request.HasField("timeout"):
             timeout_s = min(timeout_s, request.timeout.ToTimedelta().total_seconds())
         try:
-            return messages.operation(await call.service.ended(operation_id, max(0.0, timeout_s)))
+            return convert.operation(await call.service.ended(operation_id, max(0.0, timeout_s)))
         except DeadlineExceeded:
-            return messages.operation(call.service.operation(operation_id))
+            return convert.operation(call.service.operation(operation_id))
 
     async def WatchOperations(
         self, request: operation_pb2.WatchOperationsRequest, call: Call
@@ -67,26 +67,26 @@ class Operations:
         async with aclosing(changes):
             async for operation in changes:
                 if wanted(partial(_values, operation)):
-                    shown = messages.operation(operation)
+                    shown = convert.operation(operation)
                     yield operation_pb2.WatchOperationsResponse(operation=shown)
 
     async def CancelOperation(
         self, request: operation_pb2.CancelOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        operation_id = messages.operation_id(request.name)
-        return messages.operation(await call.lasting(call.service.cancel(operation_id)))
+        operation_id = convert.operation_id(request.name)
+        return convert.operation(await call.lasting(call.service.cancel(operation_id)))
 
     async def RepairOperation(
         self, request: operation_pb2.RepairOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        operation_id = messages.operation_id(request.name)
-        return messages.operation(await call.lasting(call.service.repair(operation_id)))
+        operation_id = convert.operation_id(request.name)
+        return convert.operation(await call.lasting(call.service.repair(operation_id)))
 
     async def AbandonOperation(
         self, request: operation_pb2.AbandonOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        operation_id = messages.operation_id(request.name)
-        return messages.operation(await call.lasting(call.service.abandon(operation_id)))
+        operation_id = convert.operation_id(request.name)
+        return convert.operation(await call.lasting(call.service.abandon(operation_id)))
 
 
 def _page(
@@ -94,7 +94,7 @@ def _page(
 ) -> tuple[list[operation_pb2.Operation], str]:
     return collect(
         txn.scan(Operation, page.after), page, key=lambda each: each.id,
-        wanted=lambda each: wanted(partial(_values, each)), show=messages.operation,
+        wanted=lambda each: wanted(partial(_values, each)), show=convert.operation,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.api.volumes import change_volume, need_view
 from zfsilod.engine import plans
@@ -16,6 +15,7 @@ from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
 from zfsilod.requests import publications, volumes
 from zfsilod.security.authentication import own_host
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ class Publications:
     async def PublishVolume(
         self, request: volume_pb2.PublishVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        volume_id, host_id = messages.volume_id(request.name), _host(request.host, call)
+        volume_id, host_id = convert.volume_id(request.name), _host(request.host, call)
         need_view(call, volume_id)
         volume = call.read(lambda txn: volumes.need_volume(txn, volume_id))
         if call.caller.role == "host":
@@ -50,8 +50,8 @@ class Publications:
                 )
         verb = publications.Publish(
             volume=volume_id, host=host_id, access_mode=_access_mode(request, volume),
-            readonly=request.readonly, request=messages.ulid(request.consumer_operation),
-            transport=messages.TRANSPORTS.name(request.transport, "ISCSI"), force=request.force,
+            readonly=request.readonly, request=convert.ulid(request.consumer_operation),
+            transport=convert.TRANSPORTS.name(request.transport, "ISCSI"), force=request.force,
         )  # fmt: skip
         return await change_volume(
             call, verb, volume_id, validate_only=request.validate_only, etag=request.etag
@@ -60,7 +60,7 @@ class Publications:
     async def UnpublishVolume(
         self, request: volume_pb2.UnpublishVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        volume_id = messages.volume_id(request.name)
+        volume_id = convert.volume_id(request.name)
         if request.all_hosts and request.host:
             raise InvalidArgument("the request names a host and all hosts", reason="NO_HOST")
         if request.all_hosts and call.caller.role == "host":
@@ -68,7 +68,7 @@ class Publications:
         host_id = "" if request.all_hosts else _host(request.host, call)
         need_view(call, volume_id)
         verb = publications.Unpublish(
-            volume=volume_id, host=host_id, request=messages.ulid(request.consumer_operation),
+            volume=volume_id, host=host_id, request=convert.ulid(request.consumer_operation),
             fence=request.fence, grace_s=_grace(request),
         )  # fmt: skip
         return await change_volume(
@@ -79,8 +79,8 @@ class Publications:
         self, request: volume_pb2.ListPublicationsRequest, call: Call
     ) -> volume_pb2.ListPublicationsResponse:
         page = self._pages.request("ListPublications", request)
-        volume_id = messages.volume_id(request.volume) if request.volume else ""
-        host_id = messages.host_id(request.host) if request.host else ""
+        volume_id = convert.volume_id(request.volume) if request.volume else ""
+        host_id = convert.host_id(request.host) if request.host else ""
         if call.caller.role == "host":
             host_id = own_host(call.caller, host_id)
         found, after = await call.scan(lambda txn: _page(txn, page, volume_id, host_id))
@@ -91,7 +91,7 @@ class Publications:
     async def FetchConnection(
         self, request: volume_pb2.FetchConnectionRequest, call: Call
     ) -> volume_pb2.FetchConnectionResponse:
-        volume_id, host_id = messages.volume_id(request.name), _host(request.host, call)
+        volume_id, host_id = convert.volume_id(request.name), _host(request.host, call)
 
         def read(txn: Transaction) -> tuple[Volume, Publication]:
             volume = volumes.need_volume(txn, volume_id)
@@ -105,33 +105,33 @@ class Publications:
         return volume_pb2.FetchConnectionResponse(
             volume=f"volumes/{volume_id}", target=plans.target_name(export.prefix, volume),
             portals=export.portals, serial=volume.uid, size_bytes=volume.capacity_bytes,
-            mode=messages.MODES.number(volume.mode), epoch=publication.epoch,
+            mode=convert.MODES.number(volume.mode), epoch=publication.epoch,
             rotation=publication.rotation,
-            readonly=publication.readonly, filesystem=messages.filesystem(volume.filesystem),
+            readonly=publication.readonly, filesystem=convert.filesystem(volume.filesystem),
             chap=_chap(chap),
         )  # fmt: skip
 
     async def ReportFilesystem(
         self, request: volume_pb2.ReportFilesystemRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        volume_id, host_id = messages.volume_id(request.name), _host(request.host, call)
+        volume_id, host_id = convert.volume_id(request.name), _host(request.host, call)
         need_view(call, volume_id)
         asked = request.filesystem
-        state = messages.FILESYSTEM_STATES.name(asked.state)
+        state = convert.FILESYSTEM_STATES.name(asked.state)
         if state == "NONE":
             raise InvalidArgument("a filesystem is FORMATTING or READY", reason="BAD_ENUM")
         if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
             raise InvalidArgument("the filesystem's type or uuid is malformed", reason="BAD_FS")
         verb = publications.ReportFilesystem(
             volume=volume_id, host=host_id, epoch=request.epoch, state=state, type=asked.type,
-            uuid=asked.uuid, operation=messages.ulid(asked.operation),
+            uuid=asked.uuid, operation=convert.ulid(asked.operation),
         )  # fmt: skip
         return await change_volume(call, verb, volume_id, validate_only=request.validate_only)
 
 
 def _host(name: str, call: Call) -> str:
     """Return the id of the host that a request is for: the one it names, or the caller."""
-    return own_host(call.caller, messages.host_id(name) if name else "")
+    return own_host(call.caller, convert.host_id(name) if name else "")
 
 
 def _grace(request: volume_pb2.UnpublishVolumeRequest) -> int:
@@ -142,7 +142,7 @@ def _access_mode(request: volume_pb2.PublishVolumeRequest, volume: Volume) -> Ac
     """Return the access mode asked for; a host that just wants its volume does not know it."""
     writer: AccessMode = "SINGLE_NODE_WRITER"
     default = writer if writer in volume.access_modes else volume.access_modes[0]
-    return messages.ACCESS_MODES.name(request.access_mode, default)
+    return convert.ACCESS_MODES.name(request.access_mode, default)
 
 
 def _chap(chap: Chap) -> volume_pb2.Chap:
@@ -161,5 +161,5 @@ def _page(
         found = txn.scan(Publication, page.after)
     return collect(
         found, page, key=lambda each: each.key, wanted=lambda each: host_id in ("", each.host),
-        show=messages.publication,
+        show=convert.publication,
     )  # fmt: skip

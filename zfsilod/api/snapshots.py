@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import snapshot_pb2
 
 from zfsilod.api import filter as filters
-from zfsilod.api import messages
 from zfsilod.api.pages import Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Snapshot, SnapshotGroup
@@ -24,6 +23,7 @@ from zfsilod.requests.snapshots import (
     members_of,
     need_group,
 )
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from zfsilod.api.calls import Call
@@ -45,21 +45,21 @@ class Snapshots:
     ) -> snapshot_pb2.MutateSnapshotResponse:
         verb = CreateSnapshot(
             id=check_id(request.snapshot_id or new_ulid(), "snapshot id"),
-            volume=messages.volume_id(request.volume), labels=messages.as_pairs(request.labels),
+            volume=convert.volume_id(request.volume), labels=convert.as_pairs(request.labels),
         )  # fmt: skip
         return await _change(call, verb, verb.id, validate_only=request.validate_only)
 
     async def GetSnapshot(
         self, request: snapshot_pb2.GetSnapshotRequest, call: Call
     ) -> snapshot_pb2.Snapshot:
-        return call.read(partial(_shown, snapshot_id=messages.snapshot_id(request.name)))
+        return call.read(partial(_shown, snapshot_id=convert.snapshot_id(request.name)))
 
     async def ListSnapshots(
         self, request: snapshot_pb2.ListSnapshotsRequest, call: Call
     ) -> snapshot_pb2.ListSnapshotsResponse:
         page = self._pages.request("ListSnapshots", request)
         matches = filters.parse(request.filter, FIELDS)
-        volume = messages.volume_id(request.volume) if request.volume else ""
+        volume = convert.volume_id(request.volume) if request.volume else ""
 
         def wanted(each: Snapshot) -> bool:
             return volume in ("", each.volume) and matches(partial(_values, each))
@@ -78,7 +78,7 @@ class Snapshots:
     async def DeleteSnapshot(
         self, request: snapshot_pb2.DeleteSnapshotRequest, call: Call
     ) -> snapshot_pb2.MutateSnapshotResponse:
-        verb = DeleteSnapshot(id=messages.snapshot_id(request.name), etag=request.etag)
+        verb = DeleteSnapshot(id=convert.snapshot_id(request.name), etag=request.etag)
         return await _change(call, verb, verb.id, validate_only=request.validate_only)
 
     async def CreateSnapshotGroup(
@@ -86,15 +86,15 @@ class Snapshots:
     ) -> snapshot_pb2.MutateSnapshotGroupResponse:
         verb = CreateSnapshotGroup(
             id=check_id(request.group_id or new_ulid(), "group id"),
-            volumes=tuple(messages.volume_id(each) for each in request.volumes),
-            labels=messages.as_pairs(request.labels),
+            volumes=tuple(convert.volume_id(each) for each in request.volumes),
+            labels=convert.as_pairs(request.labels),
         )  # fmt: skip
         return await _change_group(call, verb, verb.id, validate_only=request.validate_only)
 
     async def GetSnapshotGroup(
         self, request: snapshot_pb2.GetSnapshotGroupRequest, call: Call
     ) -> snapshot_pb2.SnapshotGroup:
-        return call.read(partial(_shown_group, group_id=messages.group_id(request.name)))
+        return call.read(partial(_shown_group, group_id=convert.group_id(request.name)))
 
     async def ListSnapshotGroups(
         self, request: snapshot_pb2.ListSnapshotGroupsRequest, call: Call
@@ -117,7 +117,7 @@ class Snapshots:
     async def DeleteSnapshotGroup(
         self, request: snapshot_pb2.DeleteSnapshotGroupRequest, call: Call
     ) -> snapshot_pb2.MutateSnapshotGroupResponse:
-        verb = DeleteSnapshotGroup(id=messages.group_id(request.name), etag=request.etag)
+        verb = DeleteSnapshotGroup(id=convert.group_id(request.name), etag=request.etag)
         return await _change_group(call, verb, verb.id, validate_only=request.validate_only)
 
 
@@ -153,12 +153,12 @@ def _shown_group(txn: Transaction, group_id: str) -> snapshot_pb2.SnapshotGroup:
 
 
 def _message(txn: Transaction, record: Snapshot) -> snapshot_pb2.Snapshot:
-    return messages.snapshot(record, operation=txn.claimant(f"snapshot/{record.id}") or "")
+    return convert.snapshot(record, operation=txn.claimant(f"snapshot/{record.id}") or "")
 
 
 def _group_message(txn: Transaction, record: SnapshotGroup) -> snapshot_pb2.SnapshotGroup:
     members = [_message(txn, each) for each in members_of(txn, record)]
-    return messages.snapshot_group(record, members)
+    return convert.snapshot_group(record, members)
 
 
 def _values(snapshot: Snapshot, field: str) -> filters.Values:

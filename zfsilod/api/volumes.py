@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, get_args
 from zfsilo.v1 import volume_pb2
 
 from zfsilod.api import filter as filters
-from zfsilod.api import messages
 from zfsilod.api.pages import Page, Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Mode
@@ -23,6 +22,7 @@ from zfsilod.security.authentication import Caller, shown
 from zfsilod.service.drift import facts
 from zfsilod.service.stats import stats
 from zfsilod.storage.volume_view import HEIGHTS, View, view, views, views_with_deleted
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ class Volumes:
     async def GetVolume(
         self, request: volume_pb2.GetVolumeRequest, call: Call
     ) -> volume_pb2.Volume:
-        return messages.volume(need_view(call, messages.volume_id(request.name)))
+        return convert.volume(need_view(call, convert.volume_id(request.name)))
 
     async def ListVolumes(
         self, request: volume_pb2.ListVolumesRequest, call: Call
@@ -75,7 +75,7 @@ class Volumes:
     async def StatsVolume(
         self, request: volume_pb2.StatsVolumeRequest, call: Call
     ) -> volume_pb2.VolumeStats:
-        volume_id = messages.volume_id(request.name)
+        volume_id = convert.volume_id(request.name)
         found = await stats(call.service, need_view(call, volume_id))
         figures = {STATS[name]: figure for name, figure in found.figures.items()}
         return volume_pb2.VolumeStats(**figures, conditions=found.conditions)
@@ -83,15 +83,15 @@ class Volumes:
     async def ProbeVolume(
         self, request: volume_pb2.ProbeVolumeRequest, call: Call
     ) -> volume_pb2.ProbeVolumeResponse:
-        seen = need_view(call, messages.volume_id(request.name))
+        seen = need_view(call, convert.volume_id(request.name))
         service = call.service
         found = await service.look(partial(facts, seen, service.machine, service.settings))
-        return volume_pb2.ProbeVolumeResponse(facts=map(messages.fact, found))
+        return volume_pb2.ProbeVolumeResponse(facts=map(convert.fact, found))
 
     async def SyncVolume(
         self, request: volume_pb2.SyncVolumeRequest, call: Call
     ) -> volume_pb2.SyncVolumeResponse:
-        volume_id = messages.volume_id(request.name)
+        volume_id = convert.volume_id(request.name)
         need_view(call, volume_id)
         operation = None
         if request.validate_only:
@@ -101,8 +101,8 @@ class Volumes:
             begun, found = await call.lasting(work)
             operation = await call.end(begun.id)
         return volume_pb2.SyncVolumeResponse(
-            volume=messages.volume(need_view(call, volume_id)), operation=operation,
-            differences=messages.differences(found),
+            volume=convert.volume(need_view(call, volume_id)), operation=operation,
+            differences=convert.differences(found),
         )  # fmt: skip
 
     async def SyncVolumes(
@@ -110,7 +110,7 @@ class Volumes:
     ) -> volume_pb2.SyncVolumesResponse:
         work = call.service.sync_all(caller=str(call.caller), validate_only=request.validate_only)
         report = await call.lasting(work)
-        shown = (each for found in report.findings for each in messages.differences(found))
+        shown = (each for found in report.findings for each in convert.differences(found))
         return volume_pb2.SyncVolumesResponse(
             complaints=dict(report.complaints), volumes=report.volumes,
             differences=islice(shown, MAX_DIFFERENCES),
@@ -132,15 +132,15 @@ class Volumes:
         self, request: volume_pb2.DeleteVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = DeleteVolume(
-            id=messages.volume_id(request.name), etag=request.etag,
-            dependents=messages.DEPENDENTS.name(request.dependents, "REFUSE"),
+            id=convert.volume_id(request.name), etag=request.etag,
+            dependents=convert.DEPENDENTS.name(request.dependents, "REFUSE"),
         )  # fmt: skip
         return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
 
     async def UndeleteVolume(
         self, request: volume_pb2.UndeleteVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = UndeleteVolume(id=messages.volume_id(request.name), uid=request.uid)
+        verb = UndeleteVolume(id=convert.volume_id(request.name), uid=request.uid)
         return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
 
     async def AdoptVolume(
@@ -191,18 +191,18 @@ async def change_volume(
     answer = volume_pb2.MutateVolumeResponse(operation=operation)
     if not validate_only:
         with suppress(NotFound):  # deleted, disconnected, or no more the caller's to see
-            answer.volume.CopyFrom(messages.volume(need_view(call, volume_id)))
+            answer.volume.CopyFrom(convert.volume(need_view(call, volume_id)))
     return answer
 
 
 def _create(request: volume_pb2.CreateVolumeRequest) -> CreateVolume:
     asked = request.volume
-    modes = tuple(messages.ACCESS_MODES.name(each) for each in asked.access_modes)
+    modes = tuple(convert.ACCESS_MODES.name(each) for each in asked.access_modes)
     return CreateVolume(
         id=check_id(request.volume_id, "volume id"), capacity_bytes=asked.capacity_bytes,
         limit_bytes=request.limit_bytes, thin=asked.thin if asked.HasField("thin") else True,
-        mode=messages.MODES.name(asked.mode, "FILESYSTEM"),
-        properties=messages.as_pairs(asked.properties), labels=messages.as_pairs(asked.labels),
+        mode=convert.MODES.name(asked.mode, "FILESYSTEM"),
+        properties=convert.as_pairs(asked.properties), labels=convert.as_pairs(asked.labels),
         hosts=tuple(asked.hosts), access_modes=modes or ("SINGLE_NODE_WRITER",),
         **_source(asked.source),
     )  # fmt: skip
@@ -212,18 +212,18 @@ def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
     """Return what a new volume is to begin with, as the verb has it."""
     match source.WhichOneof("source"):
         case "snapshot":
-            return {"source_snapshot": messages.snapshot_id(source.snapshot)}
+            return {"source_snapshot": convert.snapshot_id(source.snapshot)}
         case "volume":
-            return {"source_volume": messages.volume_id(source.volume)}
+            return {"source_volume": convert.volume_id(source.volume)}
     return {}
 
 
 def _update(request: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
     asked = request.volume
     return UpdateVolume(
-        id=messages.volume_id(asked.name), mask=tuple(request.update_mask.paths),
+        id=convert.volume_id(asked.name), mask=tuple(request.update_mask.paths),
         capacity_bytes=asked.capacity_bytes, limit_bytes=request.limit_bytes,
-        properties=messages.as_pairs(asked.properties), labels=messages.as_pairs(asked.labels),
+        properties=convert.as_pairs(asked.properties), labels=convert.as_pairs(asked.labels),
         hosts=tuple(asked.hosts), etag=request.etag,
     )  # fmt: skip
 
@@ -238,7 +238,7 @@ def _page(
     def show(found: View) -> volume_pb2.Volume:
         seen = shown(caller, found)
         assert seen is not None, "it was wanted"
-        return messages.volume(seen)
+        return convert.volume(seen)
 
     return collect(
         source(txn, page.after), page, key=lambda each: each.key, wanted=is_wanted, show=show

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def error_of(error: grpc.RpcError, server: Server) -> ZfsiloError:
     """Return what went wrong with a call as an error of ours."""
-    from zfsilod.api.status import from_status, is_ours
+    from zfsilod.wire.status import from_status, is_ours
 
     found = from_status(error)
     if is_ours(error):

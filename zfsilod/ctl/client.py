@@ -13,8 +13,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
-from zfsilod.api.stub import Api, Streaming
 from zfsilod.ctl import answers, places
+from zfsilod.wire.stub import Api, Streaming
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -19,7 +19,7 @@ STDIN = "-"
 
 def channel_to(server: Access) -> grpc.Channel:
     """Open a channel over which our identity is shown to this server and to no other."""
-    from zfsilod.api.channel import tls_channel
+    from zfsilod.wire.channel import tls_channel
 
     channel: grpc.Channel = tls_channel(server)
     return channel

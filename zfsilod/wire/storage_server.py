@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 
-from zfsilod.api import messages, status
-from zfsilod.api.channel import tls_channel_aio
-from zfsilod.api.stub import Api
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
 from zfsilod.requests.attach import Connection
 from zfsilod.security.join_file import split_address
+from zfsilod.wire import convert, status
+from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ class Servers:
         message = volume_pb2.ReportFilesystemRequest(
             name=f"volumes/{step.volume}", epoch=step.epoch,
             filesystem=volume_pb2.Filesystem(
-                state=messages.FILESYSTEM_STATES.number(step.state), type=step.type,
+                state=convert.FILESYSTEM_STATES.number(step.state), type=step.type,
                 uuid=step.uuid, operation=operation,
             ),
         )  # fmt: skip
@@ -85,7 +85,7 @@ class Servers:
 
     async def register(self, server: str, host: Host) -> None:
         """Tell a server who we are: our names, addresses, labels and limit."""
-        request = host_pb2.RegisterHostRequest(host=messages.host(host))
+        request = host_pb2.RegisterHostRequest(host=convert.host(host))
         await self._call(server, self._api(server).hosts.RegisterHost, request)
 
     async def publications(self, server: str) -> list[Publication]:
@@ -94,7 +94,7 @@ class Servers:
         request = volume_pb2.ListPublicationsRequest(page_size=PAGE)
         for _page in range(MAX_PAGES):
             answer = await self._call(server, self._api(server).volumes.ListPublications, request)
-            found += map(messages.read_publication, answer.publications)
+            found += map(convert.read_publication, answer.publications)
             request.page_token = answer.next_page_token
             if not answer.next_page_token:
                 break
@@ -186,9 +186,9 @@ class Servers:
 def _connection(volume: str, answer: Any, portals: tuple[str, ...]) -> Connection:
     return Connection(
         volume=volume, target=answer.target, portals=portals, serial=answer.serial,
-        size_bytes=answer.size_bytes, mode=messages.MODES.name(answer.mode), epoch=answer.epoch,
+        size_bytes=answer.size_bytes, mode=convert.MODES.name(answer.mode), epoch=answer.epoch,
         rotation=answer.rotation, readonly=answer.readonly,
-        filesystem=messages.read_filesystem(answer.filesystem),
+        filesystem=convert.read_filesystem(answer.filesystem),
     )  # fmt: skip
 
 
