@@ -24,7 +24,7 @@ SYNCHRONOUS = ("worker", "steps", "plan", "model", "record", "store", "secret", 
 HEAVY = ("asyncio", "grpc", "dbus_next", "msgspec", "cryptography", "logging", "traceback")
 # Where an `except Exception` may stand: the guards of the front ends, and the worker.
 BROAD = {
-    "zfsilod/api/grpc.py", "zfsilod/api/dbus.py", "zfsilod/engine/worker.py", "csi/zfsilo_csi/server.py",
+    "zfsilod/api/rpc/server.py", "zfsilod/api/dbus/server.py", "zfsilod/engine/worker.py", "csi/zfsilo_csi/server.py",
 }  # fmt: skip
 # Called by Python, grpc, ssl or ElementTree; and what the fake host, the door and the contract tell
 # tests of themselves.

@@ -34,7 +34,7 @@ from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from zfsilod.api.dbus import DbusFront
+    from zfsilod.api.dbus.server import DbusFront
     from zfsilod.host import Host
     from zfsilod.model.records import Operation
     from zfsilod.monitoring.metrics import Metrics
@@ -164,8 +164,8 @@ async def _front_ends(
     places: Places, settings: config.Config, service: Service, listeners: Listeners,
     stack: AsyncExitStack,
 ) -> DbusFront | None:  # fmt: skip
-    from zfsilod.api import dbus
-    from zfsilod.api.grpc import GrpcServer
+    from zfsilod.api.dbus import server as dbus_server
+    from zfsilod.api.rpc.server import GrpcServer
     from zfsilod.gateway.listener import NODE_SOCKET, Door, Limits
     from zfsilod.monitoring.exporter import SOCKET as METRICS_SOCKET
     from zfsilod.security.tls import ServerTls
@@ -183,7 +183,7 @@ async def _front_ends(
         address, port = listeners[-1][0].getsockname()[:2]
         await simulation.know_itself(service, places.config, tls.files, f"{address}:{port}")
         return None
-    bus = await dbus.serve(None, service, version=__version__)
+    bus = await dbus_server.serve(None, service, version=__version__)
     stack.push_async_callback(bus.close)
     return bus
 

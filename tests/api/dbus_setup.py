@@ -17,8 +17,8 @@ from dbus_next.aio import MessageBus
 from dbus_next.auth import AuthExternal
 
 from tests import doubles
-from zfsilod.api.dbus import DbusFront, serve
-from zfsilod.api.dbus_contract import MANAGER, NAME, ROOT
+from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT
+from zfsilod.api.dbus.server import DbusFront, serve
 from zfsilod.systemd.bus import PatientSocket, close_socket
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.channel import unix_channel_aio
 from tests.doubles import SETTINGS, House, house
-from zfsilod.api.grpc import GrpcServer
+from zfsilod.api.rpc.server import GrpcServer
 from zfsilod.gateway.listener import Door, Limits
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.security import certificates

@@ -24,8 +24,8 @@ from tests.api.dbus_setup import (
     private_bus,
 )
 from tests.examples import TAKE
-from zfsilod.api import dbus, dbus_objects
-from zfsilod.api.dbus_contract import HOST, MANAGER, NAME, OPERATION, ROOT, VOLUME, path_of
+from zfsilod.api.dbus import objects, server
+from zfsilod.api.dbus.contract import HOST, MANAGER, NAME, OPERATION, ROOT, VOLUME, path_of
 from zfsilod.engine import worker
 from zfsilod.model.errors import CommandFailed, PermissionDenied, Unavailable
 from zfsilod.model.records import Host, Operation
@@ -323,7 +323,7 @@ async def test_validate_only(home: House) -> None:
     assert await client.get(planned, "State") == "PLANNED"
     assert [move[0] for move in await client.get(planned, "Moves")] == ["do"]
     assert (await client.try_call(ROOT, MANAGER, "GetVolume", "s", "data")).error
-    for number in range(dbus_objects.MAX_PLANNED):
+    for number in range(objects.MAX_PLANNED):
         await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", f"v{number}", GIB, only)
     assert (await client.try_call(planned, PROPERTIES, "GetAll", "s", "")).error
     assert client.signals == []
@@ -519,7 +519,7 @@ async def test_list_pages(home: House) -> None:
 
 async def test_too_many_objects(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit GetManagedObjects refuses, the tree has no leaves, and paging still works."""
-    monkeypatch.setattr(dbus_objects, "MAX_OBJECTS", 4)
+    monkeypatch.setattr(objects, "MAX_OBJECTS", 4)
     volumes = [path_of("volume", name) for name in ("a", "b", "c")]
     for name in ("a", "b", "c"):
         await create(home, name)
@@ -548,7 +548,7 @@ async def test_more_calls_than_are_served(home: House, monkeypatch: pytest.Monke
         return {"used": 1}
 
     monkeypatch.setattr(home.service, "stats", slow)
-    monkeypatch.setattr(dbus, "MAX_CALLS", 2)
+    monkeypatch.setattr(server, "MAX_CALLS", 2)
     client = await home.client()
     calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _each in range(3)]
     done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -627,7 +627,7 @@ async def test_the_policy_lets_only_root_own_and_hear(tmp_path: Path) -> None:
 async def test_a_name_that_is_taken(home: House) -> None:
     """A second daemon says clearly that there is one."""
     with pytest.raises(Unavailable, match="another zfsilod runs"):
-        await dbus.serve(home.address, home.service, version="2")
+        await server.serve(home.address, home.service, version="2")
     client = await home.client()
     assert await client.get(ROOT, "Version") == "1.2.3"
     await create(home)
@@ -638,7 +638,7 @@ async def test_a_name_that_is_taken(home: House) -> None:
 async def test_no_bus(home: House) -> None:
     """Without a bus the error says which."""
     with pytest.raises(Unavailable, match="unix:path=/nowhere cannot be reached"):
-        await dbus.serve("unix:path=/nowhere", home.service, version="2")
+        await server.serve("unix:path=/nowhere", home.service, version="2")
     gc.collect()  # the library forgets a socket when it cannot connect: let it be found here
 
 
@@ -647,13 +647,13 @@ async def test_a_policy_that_keeps_the_name(home: House) -> None:
     policy = OPEN.replace('<allow own="*"/>', f'<deny own="{NAME}"/>')
     refused = pytest.raises(PermissionDenied, match=r"org\.zfsilo1\.conf")
     with private_bus(policy) as address, refused:
-        await dbus.serve(address, home.service, version="2")
+        await server.serve(address, home.service, version="2")
 
 
 async def test_the_bus_goes_away(home: House, caplog: pytest.LogCaptureFixture) -> None:
     """The daemon learns that its bus is gone, and goes on without."""
     with private_bus() as address:
-        front = await dbus.serve(address, home.service, version="2")
+        front = await server.serve(address, home.service, version="2")
         waiting = asyncio.create_task(front.closed())
     await asyncio.wait_for(waiting, 5)
     assert "the connection to the bus is gone" in caplog.text

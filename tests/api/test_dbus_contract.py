@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.api.dbus_setup import CONTRACT, GIB, POLICY, House, house
-from zfsilod.api.dbus_contract import (
+from zfsilod.api.dbus.contract import (
     ACTION,
     HOST,
     INTROSPECTABLE,
@@ -30,8 +30,8 @@ from zfsilod.api.dbus_contract import (
     split,
     unescape,
 )
-from zfsilod.api.dbus_methods import MUTATIONS, OPTIONS, QUESTIONS, make_verb
-from zfsilod.api.dbus_properties import READERS
+from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUESTIONS, make_verb
+from zfsilod.api.dbus.properties import READERS
 from zfsilod.model.errors import BY_NAME
 from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ
 

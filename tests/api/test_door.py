@@ -400,7 +400,9 @@ async def test_plain_text_on_the_tcp_port_is_refused(front: Front) -> None:
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, kind: str) -> None:
-    monkeypatch.setattr("zfsilod.api.grpc.OPTIONS", (("grpc.server_handshake_timeout_ms", 500),))
+    monkeypatch.setattr(
+        "zfsilod.api.rpc.server.OPTIONS", (("grpc.server_handshake_timeout_ms", 500),)
+    )
     monkeypatch.setattr(doors, "HANDSHAKE_S", 0.5)
     async with front_of(tmp_path) as front:
         begun = time.monotonic()

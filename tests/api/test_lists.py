@@ -15,8 +15,8 @@ from zfsilo.v1 import host_pb2, operation_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import create, front_of, publish, refused
-from zfsilod.api import filter as filters
-from zfsilod.api import pages
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc import pages
 from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import pytest
 from dbus_next import Message, Variant
 
 from tests.api.dbus_setup import GIB, NOBODY, Client, House, house
-from zfsilod.api import dbus_identity
-from zfsilod.api.dbus_contract import (
+from zfsilod.api.dbus import polkit as polkit_module
+from zfsilod.api.dbus.contract import (
     HOST,
     MANAGER,
     OPERATION,
@@ -72,7 +72,7 @@ class Polkit:
 
     async def say(self, member: str, signature: str, value: object) -> None:
         message = Message(
-            destination=dbus_identity.POLKIT, path="/org/freedesktop/PolicyKit1/Authority",
+            destination=polkit_module.POLKIT, path="/org/freedesktop/PolicyKit1/Authority",
             interface="org.freedesktop.DBus.Mock", member=member, signature=signature, body=[value],
         )  # fmt: skip
         async with asyncio.timeout(20):
@@ -124,7 +124,7 @@ async def test_without_polkit_root_only(tmp_path: Path) -> None:
 async def test_a_polkit_that_hangs_stops_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dbus_identity, "POLKIT_DEADLINE_S", 1.0)
+    monkeypatch.setattr(polkit_module, "POLKIT_DEADLINE_S", 1.0)
     async with house(tmp_path) as home:
         with polkit(home.address):
             root, nobody = await home.client(), await home.client(NOBODY)
@@ -136,6 +136,6 @@ async def test_a_polkit_that_hangs_stops_nobody_else(
             await root.call(*question)
             assert time.monotonic() - begun < 0.5
             errors = [(await each).error for each in hanging]
-            assert errors.count("org.zfsilo1.Error.Unavailable") == dbus_identity.MAX_ASKED
+            assert errors.count("org.zfsilo1.Error.Unavailable") == polkit_module.MAX_ASKED
             assert errors.count("org.freedesktop.DBus.Error.LimitsExceeded") == 4
             assert not home.front._identities._asked

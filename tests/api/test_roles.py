@@ -21,7 +21,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refused
 from tests.channel import unix_channel_aio
-from zfsilod.api.grpc import HEALTH, REFLECTION
+from zfsilod.api.rpc.server import HEALTH, REFLECTION
 from zfsilod.ctl import commands
 from zfsilod.gateway.relay import Connection
 from zfsilod.gateway.sockets import Peer, listen_unix

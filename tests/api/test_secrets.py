@@ -14,7 +14,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.dbus_setup import GIB, house
 from tests.api.running import DATA, connect, create, publish
-from zfsilod.api.dbus_contract import MANAGER, ROOT, VOLUME, path_of
+from zfsilod.api.dbus.contract import MANAGER, ROOT, VOLUME, path_of
 from zfsilod.model.chap import Chap
 from zfsilod.wire.stub import SERVICES
 from zfsilod.wire.stub import path_of as method_path

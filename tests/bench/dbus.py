@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from tests.api.dbus_setup import GIB, Client, House, connect, house, options
-from zfsilod.api.dbus_contract import OBJECT_MANAGER, PEER, ROOT, path_of
+from zfsilod.api.dbus.contract import OBJECT_MANAGER, PEER, ROOT, path_of
 from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dbus_next.signature import SignatureTree
 
 from tests.api.dbus_setup import GIB, house
 from tests.fuzz.values import Chance
-from zfsilod.api.dbus_contract import MANAGER, NAME, ROOT, interfaces, path_of
+from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT, interfaces, path_of
 
 if TYPE_CHECKING:
     from pathlib import Path

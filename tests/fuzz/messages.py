@@ -14,7 +14,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import create, front_of
 from tests.channel import unix_channel_aio
 from tests.fuzz.values import Chance
-from zfsilod.api.grpc import HEALTH
+from zfsilod.api.rpc.server import HEALTH
 from zfsilod.gateway.listener import Limits
 from zfsilod.wire.stub import SERVICES, Api, path_of
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilod import config
-from zfsilod.api import filter as filters
-from zfsilod.api.dbus_contract import split, unescape
-from zfsilod.api.pages import Pages
+from zfsilod.api.dbus.contract import split, unescape
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Pages
 from zfsilod.host import mountinfo, superblock, zfs_output
 from zfsilod.host.run import Completed
 from zfsilod.model.errors import ZfsiloError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.api.dbus_contract import unescape
+from zfsilod.api.dbus.contract import unescape
 from zfsilod.security.join_file import parse_join
 from zfsilod.wire.channel import tls_channel
 from zfsilod.wire.stub import Api

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
-from zfsilod.api.grpc import HEALTH, REFLECTION
+from zfsilod.api.rpc.server import HEALTH, REFLECTION
 from zfsilod.security.authorization import ACTIONS
 from zfsilod.security.join_file import Access, parse_join
 from zfsilod.wire.channel import tls_channel

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2
 
 from zfsilod import __version__
-from zfsilod.api.pages import Pages, collect
-from zfsilod.api.volumes import need_view
+from zfsilod.api.rpc.pages import Pages, collect
+from zfsilod.api.rpc.volumes import need_view
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.validation import nearly_full, room_for
 from zfsilod.model.zfs_properties import check_properties
@@ -22,7 +22,7 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.api.calls import Call
+    from zfsilod.api.rpc.calls import Call
     from zfsilod.service.service import Service
 
 MAX_ATTENTION = 100

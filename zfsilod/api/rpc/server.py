@@ -23,16 +23,16 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from zfsilod.api import pages
-from zfsilod.api.attachments import Attachments
-from zfsilod.api.calls import Call, Tasks
-from zfsilod.api.hosts import Hosts
-from zfsilod.api.info import Info
-from zfsilod.api.operations import Operations
-from zfsilod.api.publications import Publications
-from zfsilod.api.renewals import Renewals
-from zfsilod.api.snapshots import Snapshots
-from zfsilod.api.volumes import Volumes
+from zfsilod.api.rpc import pages
+from zfsilod.api.rpc.attachments import Attachments
+from zfsilod.api.rpc.calls import Call, Tasks
+from zfsilod.api.rpc.hosts import Hosts
+from zfsilod.api.rpc.info import Info
+from zfsilod.api.rpc.operations import Operations
+from zfsilod.api.rpc.publications import Publications
+from zfsilod.api.rpc.renewals import Renewals
+from zfsilod.api.rpc.snapshots import Snapshots
+from zfsilod.api.rpc.volumes import Volumes
 from zfsilod.model.errors import (
     Internal,
     InvalidArgument,

@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.api import dbus_objects as objects
-from zfsilod.api.dbus_contract import (
-    KINDS,
-    MANAGER,
-    OBJECT_MANAGER,
-    PROPERTIES,
-    ROOT,
-    path_of,
-)
+from zfsilod.api.dbus import objects
+from zfsilod.api.dbus.contract import KINDS, MANAGER, OBJECT_MANAGER, PROPERTIES, ROOT, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.api.dbus_objects import Object, Objects
+    from zfsilod.api.dbus.objects import Object, Objects
     from zfsilod.model.records import Change, Operation
 
 MAX_TOLD = 10_000

@@ -6,8 +6,8 @@ import asyncio
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from zfsilod.api.dbus_contract import HOST, MANAGER, OPERATION, SNAPSHOT, VOLUME, path_of
-from zfsilod.api.dbus_properties import capacity_of
+from zfsilod.api.dbus.contract import HOST, MANAGER, OPERATION, SNAPSHOT, VOLUME, path_of
+from zfsilod.api.dbus.properties import capacity_of
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.record import pairs
 from zfsilod.model.records import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from dbus_next import Variant
 
-    from zfsilod.api.dbus_objects import Objects
+    from zfsilod.api.dbus.objects import Objects
     from zfsilod.requests.request import Verb
     from zfsilod.service.service import Service
     from zfsilod.storage.volume_view import View

@@ -11,7 +11,7 @@ from zfsilod.model.errors import PermissionDenied
 from zfsilod.security import certificates
 
 if TYPE_CHECKING:
-    from zfsilod.api.calls import Call
+    from zfsilod.api.rpc.calls import Call
     from zfsilod.model.records import Issued
     from zfsilod.security.join_file import Files
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from zfsilo.v1 import operation_pb2
 
-from zfsilod.api import filter as filters
-from zfsilod.api.pages import Page, Pages, collect
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.errors import DeadlineExceeded, InvalidArgument
 from zfsilod.model.records import Operation, OperationState
 from zfsilod.wire import convert
@@ -17,7 +17,7 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from zfsilod.api.calls import Call
+    from zfsilod.api.rpc.calls import Call
     from zfsilod.storage.store import Transaction
 
 FIELDS = ("id", "kind", "subject", "state", "caller")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import host_pb2
 
-from zfsilod.api import filter as filters
-from zfsilod.api.pages import Page, Pages, collect
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.records import Host
 from zfsilod.requests import hosts
 from zfsilod.requests.request import check_id
@@ -19,7 +19,7 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from zfsilo.v1 import operation_pb2
 
-    from zfsilod.api.calls import Call
+    from zfsilod.api.rpc.calls import Call
     from zfsilod.storage.store import Transaction
 
 FIELDS = ("id", "iqn", "nqn", "labels")

@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dbus_next import Variant
 
-from zfsilod.api.dbus_contract import (
-    HOST,
-    MANAGER,
-    NAME,
-    OPERATION,
-    SNAPSHOT,
-    VOLUME,
-    path_of,
-)
+from zfsilod.api.dbus.contract import HOST, MANAGER, NAME, OPERATION, SNAPSHOT, VOLUME, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

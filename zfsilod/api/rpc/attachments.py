@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod.api.volumes import change_volume
+from zfsilod.api.rpc.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Attachment
 from zfsilod.requests import attach, detach
@@ -19,7 +19,7 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from zfsilo.v1 import volume_pb2
 
-    from zfsilod.api.calls import Call
+    from zfsilod.api.rpc.calls import Call
 
     Changing = detach.Descent | attach.Stage | attach.MountAt | attach.Grow
     Changes = (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import snapshot_pb2
 
-from zfsilod.api import filter as filters
-from zfsilod.api.pages import Pages, collect
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Snapshot, SnapshotGroup
 from zfsilod.model.ulid import new_ulid
@@ -26,7 +26,7 @@ from zfsilod.requests.snapshots import (
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
-    from zfsilod.api.calls import Call
+    from zfsilod.api.rpc.calls import Call
     from zfsilod.requests.request import Verb
     from zfsilod.storage.store import Transaction
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, get_args
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod.api import filter as filters
-from zfsilod.api.pages import Page, Pages, collect
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Mode
 from zfsilod.requests import adoption, pool_import
@@ -27,7 +27,7 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from zfsilod.api.calls import Call
+    from zfsilod.api.rpc.calls import Call
     from zfsilod.requests.request import Verb
     from zfsilod.storage.store import Transaction
 

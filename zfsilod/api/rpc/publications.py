@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod.api.pages import Page, Pages, collect
-from zfsilod.api.volumes import change_volume, need_view
+from zfsilod.api.rpc.pages import Page, Pages, collect
+from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
@@ -20,7 +20,7 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zfsilod.api.calls import Call
+    from zfsilod.api.rpc.calls import Call
     from zfsilod.model.chap import Chap
     from zfsilod.model.records import AccessMode, Volume
     from zfsilod.storage.store import Transaction

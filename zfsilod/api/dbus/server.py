@@ -22,7 +22,7 @@ from dbus_next import (
     RequestNameReply,
 )
 
-from zfsilod.api.dbus_contract import (
+from zfsilod.api.dbus.contract import (
     INTROSPECTABLE,
     NAME,
     OBJECT_MANAGER,
@@ -34,11 +34,11 @@ from zfsilod.api.dbus_contract import (
     offered,
     split,
 )
-from zfsilod.api.dbus_identity import Identities
-from zfsilod.api.dbus_methods import Methods
-from zfsilod.api.dbus_objects import Objects, unknown
-from zfsilod.api.dbus_properties import clean
-from zfsilod.api.dbus_signals import Signals
+from zfsilod.api.dbus.methods import Methods
+from zfsilod.api.dbus.objects import Objects, unknown
+from zfsilod.api.dbus.polkit import Identities
+from zfsilod.api.dbus.properties import clean
+from zfsilod.api.dbus.signals import Signals
 from zfsilod.model.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
 from zfsilod.security.authorization import READ
 from zfsilod.systemd.bus import close_socket, connect

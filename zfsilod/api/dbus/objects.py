@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dbus_next import DBusError, ErrorType, Variant
 
-from zfsilod.api.dbus_contract import (
+from zfsilod.api.dbus.contract import (
     HOST,
     KINDS,
     MANAGER,
@@ -21,7 +21,7 @@ from zfsilod.api.dbus_contract import (
     path_of,
     split,
 )
-from zfsilod.api.dbus_properties import READERS, About, Progress, Shown, clean
+from zfsilod.api.dbus.properties import READERS, About, Progress, Shown, clean
 from zfsilod.model.errors import InvalidArgument, NotFound
 from zfsilod.model.records import Host, Operation, Snapshot
 from zfsilod.storage.volume_view import View, view, views
