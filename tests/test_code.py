@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from csi.v1 import csi_pb2
 
-from zfsilod.ctl.commands import COMMANDS
+from zfsilod.ctl.command_table import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

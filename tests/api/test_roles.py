@@ -22,7 +22,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refused
 from tests.channel import unix_channel_aio
 from zfsilod.api.rpc.server import HEALTH, REFLECTION
-from zfsilod.ctl import commands
+from zfsilod.ctl import command_table
 from zfsilod.gateway.relay import Connection
 from zfsilod.gateway.sockets import Peer, listen_unix
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
@@ -78,7 +78,7 @@ def test_a_controller_has_no_secrets_and_changes_no_hosts() -> None:
 
 
 def test_the_roles_of_tokens_are_those_of_zfsiloctl() -> None:
-    assert set(commands.ROLES) == set(READERS)
+    assert set(command_table.ROLES) == set(READERS)
 
 
 def test_the_readme_has_the_table() -> None:

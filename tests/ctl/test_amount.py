@@ -9,15 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zfsilod.ctl.amount import (
-    LARGEST,
-    assignments,
-    bare,
-    changes,
-    parse_size,
-    resource,
-    show_age,
-)
+from zfsilod.ctl.parse import LARGEST, assignments, bare, changes, parse_size, resource, show_age
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.sizes import UNITS, show_exact, show_size
 

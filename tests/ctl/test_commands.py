@@ -12,8 +12,8 @@ import pytest
 
 from tests.ctl.shell import PROJECT
 from zfsilod.ctl import main
-from zfsilod.ctl.commands import COMMANDS, COMMON, NOUNS, Command
-from zfsilod.ctl.completion import LISTS
+from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Command
+from zfsilod.ctl.commands.completion import LISTS
 from zfsilod.ctl.parser import parse
 
 if TYPE_CHECKING:

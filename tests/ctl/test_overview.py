@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.examples import ATTACHMENT, BLOCK, HOW, PUBLICATION, VOLUME
-from zfsilod.ctl import table
-from zfsilod.ctl.facts_view import STEPS
+from zfsilod.ctl.output import table
+from zfsilod.ctl.output.facts import STEPS
 from zfsilod.engine import plans
 from zfsilod.model.records import HostStep
 
@@ -73,7 +73,7 @@ def test_narrow_terminals_and_colours(
     ctl: Shell, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr("zfsilod.ctl.table.sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("zfsilod.ctl.output.table.sys.stdout.isatty", lambda: True, raising=False)
     lines = ctl(f"volume probe {broken}").out.splitlines()
     assert max(map(len, lines)) <= 40
     assert any(line.endswith("…") for line in lines)

@@ -9,9 +9,9 @@ import pytest
 
 from tests.api.running import made
 from tests.ctl.shell import PROJECT
-from zfsilod.ctl import servers
+from zfsilod.ctl import server_files
 from zfsilod.ctl.client import PAGE_SIZE
-from zfsilod.ctl.places import PORT, with_port
+from zfsilod.ctl.paths import PORT, with_port
 from zfsilod.host.iscsi import initiator_name
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.security import certificates, join_file
@@ -51,7 +51,7 @@ def test_the_daemon_reads_what_join_wrote(ctl: Shell) -> None:
     from zfsilod.config import find_server
 
     ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
-    found, known = find_server(ctl.daemon.directory / "etc", "give"), servers.read("give")
+    found, known = find_server(ctl.daemon.directory / "etc", "give"), server_files.read("give")
     assert found is not None
     assert found == known
 
@@ -70,7 +70,7 @@ def test_the_initiator_name_is_that_of_open_iscsi(
 ) -> None:
     join = ctl.daemon.join_file("host", "web")
     path = tmp_path / "initiatorname.iscsi"
-    monkeypatch.setattr("zfsilod.ctl.places.initiator", lambda: path)
+    monkeypatch.setattr("zfsilod.ctl.paths.initiator", lambda: path)
     assert f"{path} cannot be read: install open-iscsi" in ctl.fails(5, f"join {join}")
     path.write_text("# made by hand\n")
     assert "names no InitiatorName" in ctl.fails(5, f"join {join}")
@@ -86,10 +86,10 @@ def test_a_server_is_called_by_an_id(ctl: Shell) -> None:
 
 def test_join_again_brings_a_new_identity_and_no_other_server(ctl: Shell) -> None:
     ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
-    first = servers.read("give").key
+    first = server_files.read("give").key
     join = ctl.daemon.join_file("host", "web")
     ctl.ok(f"join {join} --iqn {IQN}")
-    assert servers.read("give").key != first
+    assert server_files.read("give").key != first
     found = join_file.parse_join(join.read_text())
     found.authority = made("other").certificate_pem.decode()
     join.write_text(join_file.make_join(found))
@@ -105,7 +105,7 @@ def test_another_certificate_is_not_trusted(ctl: Shell) -> None:
     complaint = ctl.fails(9, f"join {join} --iqn {IQN}")
     assert "does not answer" in complaint
     assert found.key not in complaint
-    assert servers.names() == []
+    assert server_files.names() == []
 
 
 def test_a_persons_join_file_is_for_h(ctl: Shell) -> None:
@@ -191,7 +191,7 @@ def test_a_persons_certificate_and_its_end(ctl: Shell, tmp_path: Path) -> None:
 def test_renewal_of_both_ends(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
     ctl.ok(f"join {join} --iqn {IQN}")
-    first = servers.read("give")
+    first = server_files.read("give")
     assert "for give: renewed" in ctl.apart("pki renew").out  # it was good for a day only
     assert ctl.apart("pki renew").out == "there is nothing to renew\n"
     assert ctl.apart("pki renew -q").out == ""
@@ -199,7 +199,7 @@ def test_renewal_of_both_ends(ctl: Shell) -> None:
     assert done.code == 0, done.err
     assert "own certificate: renewed until 20" in done.out
     assert "certificate for give: renewed until 20" in done.out
-    assert servers.read("give").key != first.key
+    assert server_files.read("give").key != first.key
 
 
 def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_addresses_get_a_port(address: str, complete: str) -> None:
 @pytest.mark.parametrize("name", ["", ".", "../x", "a/b"])
 def test_a_servers_name_is_no_path(name: str) -> None:
     with pytest.raises(InvalidArgument):
-        servers.path_of(name)
+        server_files.path_of(name)
 
 
 def test_a_page_fits_into_a_message() -> None:
@@ -271,7 +271,7 @@ def test_a_page_fits_into_a_message() -> None:
 
 
 def test_the_port_is_the_units() -> None:
-    from zfsilod.ctl import places
+    from zfsilod.ctl import paths
 
     unit = (PROJECT / "units/zfsilod-tcp.socket").read_text()
-    assert f"ListenStream={places.PORT}\n" in unit
+    assert f"ListenStream={paths.PORT}\n" in unit

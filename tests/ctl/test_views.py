@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import answers, volume_view
-from zfsilod.ctl.table import clean, show_block, show_table
+from zfsilod.ctl import rpc_errors
+from zfsilod.ctl.output import volume as volume_output
+from zfsilod.ctl.output.table import clean, show_block, show_table
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -63,7 +64,7 @@ def used() -> pb.Volume:
 
 
 def test_a_list(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_view.show_list([served(), used()])
+    volume_output.show_list([served(), used()])
     assert (
         capsys.readouterr().out
         == """\
@@ -75,7 +76,7 @@ logs  1.0 GiB  mounted    block       -             give    /srv/a, /srv/b  -
 
 
 def test_a_served_volume(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_view.show_volume(served())
+    volume_output.show_volume(served())
     assert (
         capsys.readouterr().out
         == """\
@@ -101,7 +102,7 @@ published to
 
 
 def test_a_used_volume(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_view.show_volume(used())
+    volume_output.show_volume(used())
     assert (
         capsys.readouterr().out
         == """\
@@ -127,7 +128,9 @@ on this host
 
 
 def test_stats(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_view.show_stats("data", pb.VolumeStats(volsize_bytes=GIB, inodes_total=7, inodes_used=0))
+    volume_output.show_stats(
+        "data", pb.VolumeStats(volsize_bytes=GIB, inodes_total=7, inodes_used=0)
+    )
     assert (
         capsys.readouterr().out
         == """\
@@ -140,7 +143,7 @@ volume data
 
 
 def test_json_is_stable() -> None:
-    text = answers.as_json(pb.Publication(volume="volumes/ä", epoch=3))
+    text = rpc_errors.as_json(pb.Publication(volume="volumes/ä", epoch=3))
     assert (
         text
         == """\
@@ -160,7 +163,7 @@ def test_json_is_stable() -> None:
 
 
 def test_what_a_newer_server_says_is_shown_as_it_is() -> None:
-    assert volume_view.word(pb.Height, 99, "HEIGHT_") == "99"
+    assert volume_output.word(pb.Height, 99, "HEIGHT_") == "99"
 
 
 def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from zfsilod.ctl.failures import BROKEN_PIPE, INTERRUPTED, complain
 from zfsilod.ctl.parser import parse
-from zfsilod.ctl.refusal import BROKEN_PIPE, INTERRUPTED, complain
 from zfsilod.model.errors import ZfsiloError
 
 if TYPE_CHECKING:

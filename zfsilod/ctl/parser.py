@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NoReturn
 
-from zfsilod.ctl.commands import COMMANDS, COMMON, NOUNS, Argument, Command
-from zfsilod.ctl.refusal import EXIT_CODES_HELP
+from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Argument, Command
+from zfsilod.ctl.failures import EXIT_CODES_HELP
 from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:

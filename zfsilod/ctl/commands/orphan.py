@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import answers
+from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
-from zfsilod.ctl.refusal import FAILED
-from zfsilod.ctl.table import clean, show_table
-from zfsilod.ctl.volume import check_terminal, confirmed, one_or_all
+from zfsilod.ctl.commands.volume import check_terminal, confirmed, one_or_all
+from zfsilod.ctl.failures import FAILED
+from zfsilod.ctl.output.table import clean, show_table
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -26,7 +26,7 @@ def list_orphans(given: Namespace) -> None:
         request = service_pb2.ListOrphansRequest()
         found = server.ask_all(server.api.service.ListOrphans, request, "orphans")
     rows = [(clean(each.name), clean(each.text), ", ".join(each.users)) for each in found]
-    answers.show_all(
+    rpc_errors.show_all(
         given, "orphans", found, name=lambda each: clean(each.name),
         table=lambda: show_table(("NAME", "WHAT", "USED BY"), rows),
     )  # fmt: skip
@@ -59,7 +59,7 @@ def adopt(given: Namespace) -> int:
         server.read_s = server.change_s
         found = server.ask(server.api.volumes.AdoptVolumes, pb.AdoptVolumesRequest())
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
     else:
         _show_adopted(given, found)
     return FAILED if found.complaints else 0

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import snapshot_pb2 as pb
 
-from zfsilod.ctl import answers
-from zfsilod.ctl.amount import assignments, bare, resource
+from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.filters import all_of, labels_are
-from zfsilod.ctl.table import show_block, show_table
-from zfsilod.ctl.volume_view import age, commas, filesystem, pairs, when
+from zfsilod.ctl.output.table import show_block, show_table
+from zfsilod.ctl.output.volume import age, commas, filesystem, pairs, when
+from zfsilod.ctl.parse import assignments, bare, resource
 from zfsilod.model.sizes import show_exact, show_size
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def list_snapshots(given: Namespace) -> None:
         request.volume = resource(given.volume, "volumes")
     with dial(given) as server:
         found = server.ask_all(server.api.snapshots.ListSnapshots, request, "snapshots")
-    answers.show_all(
+    rpc_errors.show_all(
         given, "snapshots", found, name=lambda each: str(each.id),
         table=lambda: show_table(LIST, [_row(each) for each in found]),
     )  # fmt: skip
@@ -50,7 +50,7 @@ def show(given: Namespace) -> None:
     with dial(given) as server:
         found = server.ask(server.api.snapshots.GetSnapshot, request)
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
         return
     show_block(f"snapshot {found.id}", [
         ("Volume", f"{bare(found.volume, 'volumes')} (uid {found.volume_uid})"),
@@ -84,7 +84,7 @@ def list_groups(given: Namespace) -> None:
     with dial(given) as server:
         found = server.ask_all(server.api.snapshots.ListSnapshotGroups, request, "groups")
     rows = [[g.id, commas(_volumes(g)), pairs(g.labels), age(g.create_time)] for g in found]
-    answers.show_all(
+    rpc_errors.show_all(
         given, "groups", found, name=lambda each: str(each.id),
         table=lambda: show_table(("NAME", "VOLUMES", "LABELS", "AGE"), rows),
     )  # fmt: skip
@@ -96,7 +96,7 @@ def show_group(given: Namespace) -> None:
     with dial(given) as server:
         found = server.ask(server.api.snapshots.GetSnapshotGroup, request)
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
         return
     show_block(f"snapshot group {found.id}", [
         ("Labels", pairs(found.labels)), ("Etag", found.etag), ("Taken", when(found.create_time)),

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import service_pb2 as pb
 
-from zfsilod.ctl import answers
-from zfsilod.ctl.amount import bare
+from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.client import dial
-from zfsilod.ctl.table import BAD, GOOD, clean, paint, show_block
+from zfsilod.ctl.output.table import BAD, GOOD, clean, paint, show_block
+from zfsilod.ctl.parse import bare
 from zfsilod.model.sizes import show_size
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def status(given: Namespace) -> None:
     with dial(given) as server:
         found = server.ask(server.api.service.GetStatus, pb.GetStatusRequest())
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
         return
     about = found.server
     show_block(f"host {bare(about.host, 'hosts')} (zfsilod {about.version})", [

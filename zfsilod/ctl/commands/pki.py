@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import answers, places, servers
-from zfsilod.ctl.here import check_here
+from zfsilod.ctl import paths, rpc_errors, server_files
 from zfsilod.ctl.local import new_file, opened_store, record, write_join
-from zfsilod.ctl.table import say, show_table
+from zfsilod.ctl.output.table import say, show_table
+from zfsilod.ctl.require_local import check_here
 from zfsilod.model.chap import write_private
 from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
 from zfsilod.model.records import Issued
@@ -32,7 +32,7 @@ SHORT_ID = 8  # digits that are enough of a certificate's id
 
 def files() -> join_file.Files:
     """Return where this host's certificates lie."""
-    return join_file.Files(places.state() / "tls")
+    return join_file.Files(paths.state() / "tls")
 
 
 def init(given: Namespace) -> None:
@@ -54,7 +54,7 @@ def init(given: Namespace) -> None:
 
 def ensure(names: tuple[str, ...] = ()) -> None:
     """Make what is missing of authority and own certificate."""
-    places.state().mkdir(mode=0o700, parents=True, exist_ok=True)
+    paths.state().mkdir(mode=0o700, parents=True, exist_ok=True)
     if not files().authority.exists():
         files().write_authority(certificates.make_authority(host_id()))
     if not files().host.exists():
@@ -86,12 +86,12 @@ def issue(given: Namespace) -> None:
 
 def list_issued(given: Namespace) -> None:
     """List the certificates that were made here."""
-    from zfsilod.ctl.token import left
+    from zfsilod.ctl.commands.token import left
 
     with opened_store(given, WHAT) as store, store.read() as txn:
         found = sorted(txn.scan(Issued), key=lambda each: (each.subject, each.created_at))
     if given.json:
-        print(answers.dumps({"certificates": [_plain(each) for each in found]}))
+        print(rpc_errors.dumps({"certificates": [_plain(each) for each in found]}))
     elif given.quiet:
         sys.stdout.writelines(f"{each.id[:16]}\n" for each in found)
     else:
@@ -124,7 +124,7 @@ def renew(given: Namespace) -> None:
     if renewed:
         write_own(())
         say(given, f"own certificate: renewed until {_end(files().host)}")
-    for name in servers.names():
+    for name in server_files.names():
         try:
             renewed |= _renew_for(given, name)
         except ZfsiloError as error:
@@ -161,16 +161,16 @@ def _renew_for(given: Namespace, name: str) -> bool:
 
     from zfsilod.ctl.client import Server
 
-    known = servers.read(name)
+    known = server_files.read(name)
     if not known.certificate or not _is_due(given, known.certificate):
         return False
     made = certificates.make_request()
     request = service_pb2.RenewCertificateRequest(request=made.certificate_pem.decode())
-    with servers.channel_to(known) as channel:
+    with server_files.channel_to(known) as channel:
         server = Server(channel, f"{name} ({known.address})", given.timeout or RENEW_S)
         answer = server.ask(server.api.service.RenewCertificate, request)
     known.certificate, known.key = answer.certificate, made.key_pem.decode()
-    servers.write(known)
+    server_files.write(known)
     say(given, f"certificate for {name}: renewed until {_day(known.certificate)}")
     return True
 
@@ -187,7 +187,7 @@ def access(
     address: str, *, pair: certificates.Pair | None = None, token: str = ""
 ) -> join_file.Access:
     """Return how this server is reached: by a certificate and its key, or by a token."""
-    address = places.with_port(address or socket.gethostname(), places.PORT)
+    address = paths.with_port(address or socket.gethostname(), paths.PORT)
     join_file.split_address(address)
     return join_file.Access(
         name=host_id(), address=address, tls_name=certificates.tls_name(host_id()),
@@ -201,7 +201,7 @@ def host_id() -> str:
     """Return this host's id."""
     from zfsilod.config import load
 
-    return load(places.etc()).daemon.host_id
+    return load(paths.etc()).daemon.host_id
 
 
 def _is_meant(found: Issued, name: str) -> bool:
@@ -242,13 +242,13 @@ def _read(name: str) -> bytes:
 def _told(given: Namespace, answer: dict[str, str], text: str) -> None:
     """Print what was made, for programs or for people."""
     if given.json:
-        print(answers.dumps(answer))
+        print(rpc_errors.dumps(answer))
     else:
         say(given, text)
 
 
 def _plain(found: Issued) -> dict[str, object]:
-    from zfsilod.ctl.token import moment
+    from zfsilod.ctl.commands.token import moment
 
     gone = {"revoke_time": moment(found.revoked_at)} if found.revoked_at else {}
     return {

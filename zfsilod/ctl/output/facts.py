@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl.table import BAD, DOUBT, GOOD, clean, paint, shorten, width
+from zfsilod.ctl.output.table import BAD, DOUBT, GOOD, clean, paint, shorten, width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

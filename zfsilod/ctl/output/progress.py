@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from zfsilo.v1.operation_pb2 import Mark, OperationState, WatchOperationsRequest
 
-from zfsilod.ctl.amount import bare
-from zfsilod.ctl.table import clean
+from zfsilod.ctl.output.table import clean
+from zfsilod.ctl.parse import bare
 
 if TYPE_CHECKING:
     from collections.abc import Callable

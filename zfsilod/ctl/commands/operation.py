@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from zfsilo.v1 import operation_pb2 as pb
 
-from zfsilod.ctl import answers
-from zfsilod.ctl.amount import bare, resource
+from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import direction, outcome
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.filters import all_of, equals
-from zfsilod.ctl.progress import ENDED, Progress, describe
-from zfsilod.ctl.table import clean, say, show_block, show_table
-from zfsilod.ctl.volume_view import age, when, word
+from zfsilod.ctl.output.progress import ENDED, Progress, describe
+from zfsilod.ctl.output.table import clean, say, show_block, show_table
+from zfsilod.ctl.output.volume import age, when, word
+from zfsilod.ctl.parse import bare, resource
 from zfsilod.model.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def list_operations(given: Namespace) -> None:
         request = pb.ListOperationsRequest(filter=wanted)
         found = server.ask_all(server.api.operations.ListOperations, request, "operations")
     columns = ("NAME", "STATE", "DONE", "WHAT", "BY", "AGE")
-    answers.show_all(
+    rpc_errors.show_all(
         given, "operations", found, name=id_of,
         table=lambda: show_table(columns, [_row(each) for each in found]),
     )  # fmt: skip
@@ -55,7 +55,7 @@ def show(given: Namespace) -> None:
     with dial(given) as server:
         found = get(server, given.name)
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
         return
     show_block(f"operation {id_of(found)}", [
         ("What", found.title), ("State", state_of(found)), ("Made", f"{found.progress} %"),
@@ -85,13 +85,13 @@ def wait(given: Namespace) -> int:
 def conclude(given: Namespace, operation: Any) -> int:
     """Print how an operation ended. Raises its failure as an error."""
     if given.json:
-        print(answers.as_json(operation))
+        print(rpc_errors.as_json(operation))
     if operation.state not in SETTLED:
         raise DeadlineExceeded(
             f"operation {id_of(operation)} ({operation.title}) still runs",
             reason="STILL_RUNNING", operation=id_of(operation),
         )  # fmt: skip
-    failure = answers.failure_of(operation)
+    failure = rpc_errors.failure_of(operation)
     if failure is not None:
         raise failure
     if operation.state == pb.OPERATION_STATE_ROLLED_BACK:
@@ -120,7 +120,7 @@ def watch(given: Namespace) -> int:
 
 def _print_change(given: Namespace, operation: Any) -> None:
     if given.json:
-        print(answers.dumps(answers.plain(operation), indent=None), flush=True)
+        print(rpc_errors.dumps(rpc_errors.plain(operation), indent=None), flush=True)
     else:
         print(f"{id_of(operation)}  {_news(operation)}", flush=True)
 
@@ -144,7 +144,7 @@ def changes_since(
                 fruitless, after = 0, found.operation.revision
                 yield found.operation
         except grpc.RpcError as error:
-            refused = answers.error_of(error, server)
+            refused = rpc_errors.error_of(error, server)
             if refused.code != "UNAVAILABLE" or fruitless > 1:
                 raise refused from error
     raise Unavailable(f"{server.where} ends the watch again and again")
@@ -179,7 +179,7 @@ def abandon(given: Namespace) -> None:
     with dial(given) as server:
         found = server.ask(server.api.operations.AbandonOperation, request)
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
     elif not given.quiet:
         print(f"{clean(found.title)}: abandoned")
         behind = [each for each in found.moves if each.mark in (pb.MARK_BEGUN, pb.MARK_DONE)]
@@ -199,7 +199,7 @@ def where_to_look(operation: Any) -> str:
 def _asked(given: Namespace, operation: Any, what: str) -> None:
     """Say what was asked for; one that had ended already stays as it is."""
     if given.json:
-        print(answers.as_json(operation))
+        print(rpc_errors.as_json(operation))
     elif not given.quiet:
         ended = operation.state in ENDED
         said = f"{state_of(operation)} already" if ended else what

@@ -9,11 +9,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import answers
-from zfsilod.ctl.amount import show_age
+from zfsilod.ctl import rpc_errors
+from zfsilod.ctl.commands.pki import access
 from zfsilod.ctl.local import new_file, opened_store, record, write_join
-from zfsilod.ctl.pki import access
-from zfsilod.ctl.table import say, show_table
+from zfsilod.ctl.output.table import say, show_table
+from zfsilod.ctl.parse import show_age
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Token
 from zfsilod.security.authentication import new_token
@@ -40,7 +40,7 @@ def create(given: Namespace) -> None:
             _keep(store, token)
             write_join(path, join)
     if path is not None and given.json:
-        print(answers.dumps(_plain(token) | {"file": str(path)}))
+        print(rpc_errors.dumps(_plain(token) | {"file": str(path)}))
     elif path is not None and not given.quiet:
         print(f"{path}: for {given.role} {given.subject}, who uses it as: zfsiloctl -H {path} ...")
 
@@ -50,7 +50,7 @@ def list_tokens(given: Namespace) -> None:
     with opened_store(given, WHAT) as store, store.read() as txn:
         found = list(txn.scan(Token))
     if given.json:
-        print(answers.dumps({"tokens": [_plain(each) for each in found]}))
+        print(rpc_errors.dumps({"tokens": [_plain(each) for each in found]}))
     elif given.quiet:
         sys.stdout.writelines(f"{each.id}\n" for each in found)
     else:
@@ -94,7 +94,7 @@ def _keep(store: Store, token: Token) -> None:
 
 def _show_token(given: Namespace, token: Token, text: str) -> None:
     if given.json:
-        print(answers.dumps(_plain(token) | {"token": text}))
+        print(rpc_errors.dumps(_plain(token) | {"token": text}))
         return
     print(text)
     if not given.quiet:

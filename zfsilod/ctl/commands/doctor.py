@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilo.v1 import service_pb2 as pb
 
-from zfsilod.ctl import answers, places, reach, servers
+from zfsilod.ctl import ip_filter, paths, rpc_errors, server_files
 from zfsilod.ctl.client import Server, dial
-from zfsilod.ctl.here import check_local
-from zfsilod.ctl.refusal import FAILED
-from zfsilod.ctl.table import BAD, GOOD, clean, paint
+from zfsilod.ctl.failures import FAILED
+from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
+from zfsilod.ctl.require_local import check_local
 from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.security.join_file import split_address
@@ -75,7 +75,7 @@ def doctor(given: Namespace) -> int:
     check_local(given, "doctor looks")
     checks = list(_examine(given))
     if given.json:
-        print(answers.dumps({"checks": [each._asdict() for each in checks]}))
+        print(rpc_errors.dumps({"checks": [each._asdict() for each in checks]}))
     else:
         for each in checks:
             _show(each, quiet=given.quiet)
@@ -96,12 +96,12 @@ def _examine(given: Namespace) -> Iterator[Check]:
     from zfsilod import config
 
     try:
-        settings = config.load(places.etc())
+        settings = config.load(paths.etc())
     except ZfsiloError as error:
         yield Check("configuration", error.message, "zfsilod --check-config")
         return
-    yield Check(f"configuration in {places.etc()}")
-    simulated = bool(places.simulation())
+    yield Check(f"configuration in {paths.etc()}")
+    simulated = bool(paths.simulation())
     if not simulated:
         patient = Patient()
         if settings.give.root:
@@ -171,9 +171,9 @@ def clock(patient: Patient, now: float) -> Check:
 def port(patient: Patient) -> Check:
     """Look whether somebody listens at the port for other hosts: zfsilod-tcp.socket."""
     tables = patient.text("proc/net/tcp") + patient.text("proc/net/tcp6")
-    if re.search(rf":{places.PORT:04X} [0-9A-F]+:0000 {LISTENING} ", tables):
-        return Check(f"port {places.PORT}")
-    return Check(f"port {places.PORT}", "no other host can reach this one", "zfsiloctl setup")
+    if re.search(rf":{paths.PORT:04X} [0-9A-F]+:0000 {LISTENING} ", tables):
+        return Check(f"port {paths.PORT}")
+    return Check(f"port {paths.PORT}", "no other host can reach this one", "zfsiloctl setup")
 
 
 def _pool(root: str) -> Iterator[Check]:
@@ -209,12 +209,12 @@ def _portals(settings: Config) -> Iterator[Check]:
 
 def _certificates() -> Iterator[Check]:
     """Look how long our own certificate, and those of our servers, are still good."""
-    own = _text(places.state() / "tls/host.pem")
+    own = _text(paths.state() / "tls/host.pem")
     if own:
         yield _certificate("own certificate", own, "zfsiloctl pki renew")
     for name in servers_here():
         yield _certificate(
-            f"certificate for {name}", servers.read(name).certificate, "zfsiloctl pki renew",
+            f"certificate for {name}", server_files.read(name).certificate, "zfsiloctl pki renew",
         )  # fmt: skip
 
 
@@ -245,9 +245,9 @@ def _daemon(given: Namespace) -> Iterator[Check]:
 
 def _servers() -> Iterator[Check]:
     for name in servers_here():
-        known = servers.read(name)
+        known = server_files.read(name)
         try:
-            with servers.channel_to(known) as channel:
+            with server_files.channel_to(known) as channel:
                 server = Server(channel, f"{name} ({known.address})", REACH_S)
                 server.ask(server.api.service.GetServerInfo, pb.GetServerInfoRequest())
         except ZfsiloError as error:
@@ -259,19 +259,19 @@ def _servers() -> Iterator[Check]:
 
 def _answering(name: str, host: str) -> Check:
     """Tell whether a server that answers us may answer the daemon too, which lives in a sandbox."""
-    closed = [] if places.simulation() else reach.blocked(host)
+    closed = [] if paths.simulation() else ip_filter.blocked(host)
     if not closed:
         return Check(f"server {name} answers")
     return Check(
         f"server {name}", f"zfsilod.service may not speak to {', '.join(closed)}",
-        shlex.join(reach.permission(closed)),
+        shlex.join(ip_filter.permission(closed)),
     )  # fmt: skip
 
 
 def servers_here() -> list[str]:
     """Return the servers that this host knows, as far as the caller may see them."""
     try:
-        return servers.names()
+        return server_files.names()
     except ZfsiloError:
         return []
 

@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import answers, volume_view
-from zfsilod.ctl.amount import (
-    assignments,
-    bare,
-    changes,
-    is_removal,
-    parse_size,
-    resource,
-)
+from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import Server, dial
-from zfsilod.ctl.facts_view import all_hold, show_facts
+from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.filters import all_of, equals, labels_are
-from zfsilod.ctl.refusal import FAILED
-from zfsilod.ctl.table import clean
+from zfsilod.ctl.output import volume as volume_output
+from zfsilod.ctl.output.facts import all_hold, show_facts
+from zfsilod.ctl.output.table import clean
+from zfsilod.ctl.parse import assignments, bare, changes, is_removal, parse_size, resource
 from zfsilod.model.errors import InvalidArgument, ZfsiloError
 from zfsilod.model.sizes import show_size
 
@@ -37,9 +31,9 @@ def list_volumes(given: Namespace) -> None:
     with dial(given) as server:
         request = pb.ListVolumesRequest(filter=wanted, show_deleted=given.deleted)
         found = server.ask_all(server.api.volumes.ListVolumes, request, "volumes")
-    answers.show_all(
+    rpc_errors.show_all(
         given, "volumes", found, name=lambda each: str(each.id),
-        table=lambda: volume_view.show_list(found, deleted=given.deleted),
+        table=lambda: volume_output.show_list(found, deleted=given.deleted),
     )  # fmt: skip
 
 
@@ -48,9 +42,9 @@ def show(given: Namespace) -> None:
     with dial(given) as server:
         found = get(server, given.name)
         if given.json:
-            print(answers.as_json(found))
+            print(rpc_errors.as_json(found))
             return
-        volume_view.show_volume(found)
+        volume_output.show_volume(found)
         try:
             seen = probed(server, given.name)
         except ZfsiloError as error:  # an older server, a host's token, a pool that does not answer
@@ -65,7 +59,7 @@ def probe(given: Namespace) -> int:
     with dial(given) as server:
         seen = probed(server, given.name)
     if given.json:
-        print(answers.as_json(seen))
+        print(rpc_errors.as_json(seen))
     elif not given.quiet:
         show_facts(bare(given.name, "volumes"), seen.facts)
     return 0 if all_hold(seen.facts) else FAILED
@@ -83,9 +77,9 @@ def stats(given: Namespace) -> None:
         request = pb.StatsVolumeRequest(name=resource(given.name, "volumes"))
         found = server.ask(server.api.volumes.StatsVolume, request)
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
     else:
-        volume_view.show_stats(bare(given.name, "volumes"), found)
+        volume_output.show_stats(bare(given.name, "volumes"), found)
 
 
 def create(given: Namespace) -> None:
@@ -227,7 +221,7 @@ def sync(given: Namespace) -> int:
 def _show_synced(given: Namespace, answer: Any, complaints: dict[str, str]) -> int:
     """Print what differs or, after a repair, differed; one complaint is enough to fail."""
     if given.json:
-        print(answers.as_json(answer))
+        print(rpc_errors.as_json(answer))
     elif not given.quiet:
         _show_differences(answer.differences, dry_run=given.dry_run)
     for name in sorted(complaints):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl.table import clean
+from zfsilod.ctl.output.table import clean
 
 if TYPE_CHECKING:
     from zfsilod.model.errors import ZfsiloError

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl.amount import bare, resource
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
-from zfsilod.ctl.volume import one_or_all
+from zfsilod.ctl.commands.volume import one_or_all
+from zfsilod.ctl.parse import bare, resource
 from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def mount_options(texts: list[str]) -> list[str]:
 
 def only_server() -> str:
     """Return the name of the one server that this host knows. Raises InvalidArgument."""
-    from zfsilod.ctl.servers import names
+    from zfsilod.ctl.server_files import names
 
     known = names()
     if len(known) == 1:

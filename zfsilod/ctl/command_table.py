@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl.amount import parse_days, parse_number, parse_seconds, parse_timeout
+from zfsilod.ctl.parse import parse_days, parse_number, parse_seconds, parse_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl.commands import COMMANDS, COMMON, NOUNS, Argument, Command
+from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Argument, Command
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import places
+from zfsilod.ctl import paths
 from zfsilod.host.run import Runner
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ ANY = tuple(range(256))
 def let_out(name: str) -> None:
     """Let the daemon speak to a server, which takes something when it is elsewhere."""
     found = outside([*_resolve(name), *name_servers(RESOLVERS)])
-    if found and not places.simulation():
+    if found and not paths.simulation():
         argv = permission(found)
         if Runner()(argv, timeout_s=TOOL_S, ok=ANY).rc != 0:
             sys.stderr.write(f"zfsiloctl: zfsilod may not reach it yet: {shlex.join(argv)}\n")

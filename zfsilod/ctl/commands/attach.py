@@ -10,11 +10,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import places
-from zfsilod.ctl.attachment import mount_options, only_server
-from zfsilod.ctl.here import check_real
-from zfsilod.ctl.ladder import wish_for
-from zfsilod.ctl.refusal import COMPLAINT
+from zfsilod.ctl import paths
+from zfsilod.ctl.commands.attachment import mount_options, only_server
+from zfsilod.ctl.commands.up import wish_for
+from zfsilod.ctl.failures import COMPLAINT
+from zfsilod.ctl.require_local import check_real
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -41,7 +41,7 @@ def attach(given: Namespace) -> None:
     name = check_id(given.local_name or given.name, "volume name")
     path = os.path.abspath(given.path)  # noqa: PTH100 - not resolved: links may come and go
     text = content(given, name, path)
-    file = places.etc() / "volumes.d" / f"{name}.toml"
+    file = paths.etc() / "volumes.d" / f"{name}.toml"
     made, begun = _write(file, text), int(time.time())
     try:
         wish_for(name)
@@ -62,7 +62,7 @@ def detach(given: Namespace) -> None:
     """Stop and disable a volume's unit, and forget where it was."""
     check_real(given, WHAT)
     name = check_id(given.name, "volume name")
-    file = places.etc() / "volumes.d" / f"{name}.toml"
+    file = paths.etc() / "volumes.d" / f"{name}.toml"
     if not file.exists():
         raise NotFound(f"{name} was not attached by a file of volumes.d: zfsiloctl down {name}")
     Runner()(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S)

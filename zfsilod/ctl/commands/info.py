@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import service_pb2 as pb
 
-from zfsilod.ctl import answers
-from zfsilod.ctl.amount import bare
+from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.client import dial
-from zfsilod.ctl.table import show_block
-from zfsilod.ctl.volume_view import commas
+from zfsilod.ctl.output.table import show_block
+from zfsilod.ctl.output.volume import commas
+from zfsilod.ctl.parse import bare
 from zfsilod.model.sizes import show_exact
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def info(given: Namespace) -> None:
         found = server.ask(server.api.service.GetServerInfo, pb.GetServerInfoRequest())
         where = server.where
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
         return
     show_block(where, [
         ("Version", found.version), ("Host", bare(found.host, "hosts")),
@@ -40,7 +40,7 @@ def capacity(given: Namespace) -> None:
         request = pb.GetCapacityRequest(root=given.dataset)
         found = server.ask(server.api.service.GetCapacity, request)
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
         return
     used = found.total_bytes - found.available_bytes
     share = f", {100 * used // found.total_bytes} %" if found.total_bytes else ""

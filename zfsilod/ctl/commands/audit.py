@@ -7,10 +7,10 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import answers
-from zfsilod.ctl.here import check_here
-from zfsilod.ctl.refusal import FAILED
-from zfsilod.ctl.table import show_table
+from zfsilod.ctl import rpc_errors
+from zfsilod.ctl.failures import FAILED
+from zfsilod.ctl.output.table import show_table
+from zfsilod.ctl.require_local import check_here
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import CommandFailed, InvalidArgument
 from zfsilod.security.audit import FIELDS, MARK
@@ -29,7 +29,7 @@ def audit(given: Namespace) -> None:
     check_here(given, "the audit is read")
     found = [each for each in _records(given.since) if _is_wanted(given, each)]
     if given.json:
-        print(answers.dumps({"records": found}))
+        print(rpc_errors.dumps({"records": found}))
         return
     rows = [
         [each["time"], *(each.get(name.lower(), "") for name in FIELDS)] for each in found

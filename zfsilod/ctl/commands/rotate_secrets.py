@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import answers
-from zfsilod.ctl.amount import bare, resource
+from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import ask, change
 from zfsilod.ctl.client import Server, dial
-from zfsilod.ctl.refusal import FAILED
-from zfsilod.ctl.table import clean
+from zfsilod.ctl.failures import FAILED
+from zfsilod.ctl.output.table import clean
+from zfsilod.ctl.parse import bare, resource
 from zfsilod.model.errors import ZfsiloError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _rotate_all(given: Namespace, server: Server) -> int:
             failed = True
             sys.stderr.write(f"zfsiloctl: {volume}: {clean(error.message)}\n")
     if given.json:
-        print(answers.dumps({"operations": [each["operation"] for each in made]}))
+        print(rpc_errors.dumps({"operations": [each["operation"] for each in made]}))
     elif not (listed or given.quiet):
         print("nothing is published: there are no secrets")
     return FAILED if failed else 0

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import host_pb2 as pb
 
-from zfsilod.ctl import answers
-from zfsilod.ctl.amount import assignments, bare, resource
+from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
+from zfsilod.ctl.commands.volume import changed
 from zfsilod.ctl.filters import all_of, labels_are
-from zfsilod.ctl.table import show_block, show_table
-from zfsilod.ctl.volume import changed
-from zfsilod.ctl.volume_view import age, commas, pairs, when
+from zfsilod.ctl.output.table import show_block, show_table
+from zfsilod.ctl.output.volume import age, commas, pairs, when
+from zfsilod.ctl.parse import assignments, bare, resource
 from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def list_hosts(given: Namespace) -> None:
         for h in found
     ]
     columns = ("NAME", "IQN", "NQN", "ADDRESSES", "LABELS", "AGE")
-    answers.show_all(
+    rpc_errors.show_all(
         given,
         "hosts",
         found,
@@ -46,7 +46,7 @@ def show(given: Namespace) -> None:
     with dial(given) as server:
         found = get(server, given.name)
     if given.json:
-        print(answers.as_json(found))
+        print(rpc_errors.as_json(found))
         return
     most = str(found.max_attachments) if found.max_attachments else "any number"
     show_block(f"host {found.id}", [

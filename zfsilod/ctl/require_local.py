@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import places
+from zfsilod.ctl import paths
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def check_local(given: Namespace, what: str) -> None:
 def check_real(given: Namespace, what: str) -> None:
     """Refuse -H, and a simulation, for what changes the units of the host itself."""
     check_local(given, what)
-    if places.simulation():
+    if paths.simulation():
         raise FailedPrecondition(
             f"{what} on a real host: unset ZFSILO_SIMULATE", reason="SIMULATED"
         )
@@ -30,5 +30,5 @@ def check_real(given: Namespace, what: str) -> None:
 def check_here(given: Namespace, what: str) -> None:
     """Refuse -H, and whoever may not read the daemon's state, for what is root's."""
     check_local(given, what)
-    if not os.access(places.state(), os.R_OK | os.W_OK | os.X_OK) and places.state().exists():
-        raise PermissionDenied(f"{places.state()} is for root only: use sudo", reason="NOT_ROOT")
+    if not os.access(paths.state(), os.R_OK | os.W_OK | os.X_OK) and paths.state().exists():
+        raise PermissionDenied(f"{paths.state()} is for root only: use sudo", reason="NOT_ROOT")

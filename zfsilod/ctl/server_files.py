@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import places
+from zfsilod.ctl import paths
 from zfsilod.model.errors import InvalidArgument, NotFound, PermissionDenied
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def path_of(name: str) -> Path:
 
 
 def _directory() -> Path:
-    return places.etc() / "servers.d"
+    return paths.etc() / "servers.d"
 
 
 def _not_yours(path: Path) -> PermissionDenied:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import answers, places
-from zfsilod.ctl.amount import bare, resource
+from zfsilod.ctl import paths, rpc_errors
 from zfsilod.ctl.change import outcome, send
 from zfsilod.ctl.client import Server, dial
-from zfsilod.ctl.here import check_local
-from zfsilod.ctl.table import say
-from zfsilod.ctl.volume import get
+from zfsilod.ctl.commands.volume import get
+from zfsilod.ctl.output.table import say
+from zfsilod.ctl.parse import bare, resource
+from zfsilod.ctl.require_local import check_local
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound, ZfsiloError
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _send(given: Namespace, server: Server, method: Any, request: Any) -> Any:
 def _report(given: Namespace, operations: list[Any]) -> None:
     """Print what was done as the one object that programs want."""
     if given.json:
-        print(answers.dumps({"operations": [answers.plain(each) for each in operations]}))
+        print(rpc_errors.dumps({"operations": [rpc_errors.plain(each) for each in operations]}))
 
 
 class Patience:
@@ -235,7 +235,7 @@ class Patience:
 
 def wish_path(name: str) -> Path:
     """Return where the file of a volume lies."""
-    return places.etc() / "volumes.d" / f"{name}.toml"
+    return paths.etc() / "volumes.d" / f"{name}.toml"
 
 
 def wish_for(name: str) -> Wish | None:

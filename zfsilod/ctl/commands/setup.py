@@ -11,9 +11,9 @@ import socket
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.ctl import places
-from zfsilod.ctl.here import check_real
-from zfsilod.ctl.refusal import FAILED
+from zfsilod.ctl import paths
+from zfsilod.ctl.failures import FAILED
+from zfsilod.ctl.require_local import check_real
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -68,7 +68,7 @@ def make_plan(given: Namespace, run: Runner) -> Plan:
     """Find out what is there, and decide what is missing. Changes nothing."""
     from zfsilod import config
 
-    settings = config.load(places.etc())
+    settings = config.load(paths.etc())
     if given.take:
         return Plan("", (), None, makes_root=False)
     root = given.root or settings.give.root or f"{the_pool(run)}/zfsilo"
@@ -79,7 +79,7 @@ def make_plan(given: Namespace, run: Runner) -> Plan:
         )
     if not config.DATASET.fullmatch(root):
         raise InvalidArgument(f"{root[:80]!r} is no dataset name", reason="BAD_DATASET")
-    portals = tuple(places.with_port(each, PORTAL_PORT) for each in given.portal)
+    portals = tuple(paths.with_port(each, PORTAL_PORT) for each in given.portal)
     wrong = next((each for each in portals if not config.is_portal(each)), None)
     if wrong is not None:
         raise InvalidArgument(f"{wrong[:80]!r} is no address", reason="BAD_PORTAL")
@@ -90,8 +90,8 @@ def _file(settings: Config, portals: tuple[str, ...]) -> Path | None:
     """Return where what is missing in the configuration goes: never over what is there."""
     if settings.give.root and portals in ((), tuple(settings.give.portals)):
         return None
-    main = places.etc() / "zfsilod.toml"
-    return places.etc() / "zfsilod.toml.d/setup.toml" if main.exists() else main
+    main = paths.etc() / "zfsilod.toml"
+    return paths.etc() / "zfsilod.toml.d/setup.toml" if main.exists() else main
 
 
 def the_pool(run: Runner) -> str:
@@ -115,7 +115,7 @@ def the_pool(run: Runner) -> str:
 def carry_out(plan: Plan, run: Runner) -> None:
     """Do what the plan says; what was done by an earlier call stays."""
     from zfsilod import config
-    from zfsilod.ctl import pki
+    from zfsilod.ctl.commands import pki
 
     if plan.makes_root:
         run(["zfs", "create", "-o", "mountpoint=none", plan.root], timeout_s=TOOL_S)
@@ -123,7 +123,7 @@ def carry_out(plan: Plan, run: Runner) -> None:
         plan.file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         plan.file.write_text(_configuration(plan))
         plan.file.chmod(0o644)
-    config.load(places.etc())
+    config.load(paths.etc())
     if plan.root:
         pki.ensure()
     units = GIVE_UNITS if plan.root else TAKE_UNITS

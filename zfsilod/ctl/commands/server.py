@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import host_pb2
 
-from zfsilod.ctl import answers, places, reach, servers
-from zfsilod.ctl.amount import bare
+from zfsilod.ctl import ip_filter, paths, rpc_errors, server_files
 from zfsilod.ctl.client import Server
-from zfsilod.ctl.here import check_here
-from zfsilod.ctl.table import say, show_table
+from zfsilod.ctl.output.table import say, show_table
+from zfsilod.ctl.parse import bare
+from zfsilod.ctl.require_local import check_here
 from zfsilod.host.iscsi import name_in
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
 from zfsilod.requests.request import check_id
@@ -29,13 +29,13 @@ NOT_A_HOSTS = ("NO_HOST", "ROLE")
 def list_servers(given: Namespace) -> None:
     """List the servers that this host knows."""
     check_here(given, WHAT)
-    known = servers.names()
+    known = server_files.names()
     if given.quiet:
         sys.stdout.writelines(f"{name}\n" for name in known)
         return
-    found = [servers.read(name) for name in known]
+    found = [server_files.read(name) for name in known]
     if given.json:
-        print(answers.dumps(
+        print(rpc_errors.dumps(
             {"servers": [{"name": each.name, "address": each.address} for each in found]}
         ))  # fmt: skip
     else:
@@ -47,31 +47,31 @@ def join(given: Namespace) -> None:
     from zfsilod.security.join_file import split_address
 
     check_here(given, WHAT)
-    known = servers.from_join(Path(given.file))
+    known = server_files.from_join(Path(given.file))
     known.name = check_id(given.local_name or known.name, "server name")
     _refuse_another(known)
     host = register(known, given.timeout, given.iqn or own_iqn())
-    path = servers.write(known)
-    reach.let_out(split_address(known.address)[0])
+    path = server_files.write(known)
+    ip_filter.let_out(split_address(known.address)[0])
     if given.json:
-        print(answers.dumps({"server": {"name": known.name, "address": known.address}}))
+        print(rpc_errors.dumps({"server": {"name": known.name, "address": known.address}}))
     elif not given.quiet:
         print(f"{known.name} ({known.address}) knows this host as {host}; kept in {path}")
-        if given.file != servers.STDIN:
+        if given.file != server_files.STDIN:
             print(f"  now delete {given.file}")
 
 
 def forget(given: Namespace) -> None:
     """Forget a server; what is connected from it stays so until it is disconnected."""
     check_here(given, WHAT)
-    servers.forget(given.name)
+    server_files.forget(given.name)
     say(given, f"{given.name}: forgotten")
 
 
 def register(known: Access, timeout_s: float | None, iqn: str) -> str:
     """Tell a server what this host is called on the wire; return its id there."""
     request = host_pb2.RegisterHostRequest(host=host_pb2.Host(iqn=iqn))
-    with servers.channel_to(known) as channel:
+    with server_files.channel_to(known) as channel:
         server = Server(channel, f"{known.name} ({known.address})", timeout_s)
         try:
             answer = server.ask(server.api.hosts.RegisterHost, request)
@@ -88,7 +88,7 @@ def register(known: Access, timeout_s: float | None, iqn: str) -> str:
 
 def own_iqn() -> str:
     """Return this host's name as an iSCSI initiator."""
-    path = places.initiator()
+    path = paths.initiator()
     try:
         text = path.read_text()
     except OSError as error:
@@ -106,9 +106,9 @@ def own_iqn() -> str:
 
 def _refuse_another(known: Access) -> None:
     """Refuse a name that stands for another server; the same one may come with a new identity."""
-    if known.name not in servers.names():
+    if known.name not in server_files.names():
         return
-    if servers.read(known.name).authority.strip() != known.authority.strip():
+    if server_files.read(known.name).authority.strip() != known.authority.strip():
         raise AlreadyExists(
             f"this host knows another server {known.name}: give this one a name with --as, or "
             f"zfsiloctl server forget {known.name}",

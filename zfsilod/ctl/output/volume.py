@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl.amount import bare, show_age
-from zfsilod.ctl.table import show_block, show_table
+from zfsilod.ctl.output.table import show_block, show_table
+from zfsilod.ctl.parse import bare, show_age
 from zfsilod.model.sizes import show_exact, show_size
 
 if TYPE_CHECKING:
