@@ -84,7 +84,7 @@ def test_only_the_worker_and_the_daemon_reach_for_the_real_host() -> None:
 
 
 def test_the_worker_starts_light() -> None:
-    code = "import sys, zfsilod.worker, zfsilod.host.real; print(*sys.modules)"
+    code = "import sys, zfsilod.engine.worker, zfsilod.host.real; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"],
         capture_output=True, text=True, check=True,

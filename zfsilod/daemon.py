@@ -173,12 +173,12 @@ async def _front_ends(
     tls = ServerTls(places.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
     door = Door(places.run / "private", Limits(unix=most, node=most, tcp=most), tls)
-    server = GrpcServer(service, gateway_listener, tls.files)
+    server = GrpcServer(service, door, tls.files)
     await server.start()
     stack.push_async_callback(server.stop)
     for listener, name in listeners:
         if name != METRICS_SOCKET:
-            gateway_listener.open(listener, node=name == NODE_SOCKET)
+            door.open(listener, node=name == NODE_SOCKET)
     if places.simulated:
         address, port = listeners[-1][0].getsockname()[:2]
         await simulation.know_itself(service, places.config, tls.files, f"{address}:{port}")
