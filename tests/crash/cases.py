@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, NamedTuple
 
-import zfsilod
+import zfsilod.requests
 from tests.examples import TAKE
 from zfsilod.model.records import Disk, Listed, Trashed
 from zfsilod.requests import adoption, orphans, pool_import
@@ -322,7 +322,7 @@ CASES = (*SERVER, *CONSUMER, *BOTH)
 
 def verbs() -> Iterator[type[Verb]]:
     """Yield every verb that there is, in whichever module."""
-    for module in pkgutil.iter_modules(zfsilod.__path__, "zfsilod."):
+    for module in pkgutil.iter_modules(zfsilod.requests.__path__, "zfsilod.requests."):
         if not module.ispkg:
             importlib.import_module(module.name)
     waiting = list(Verb.__subclasses__())
