@@ -98,11 +98,11 @@ class OwnServer:
         )
         return connection, self.service.store.chap(published.secret)
 
-    async def publish(self, _server: str, volume: str, *, request: str) -> None:
-        await self._do(Publish(volume=volume, host="take", request=request))
+    async def publish(self, _server: str, volume: str, *, client_operation: str) -> None:
+        await self._do(Publish(volume=volume, host="take", client_operation=client_operation))
 
-    async def release(self, _server: str, volume: str, *, request: str) -> None:
-        await self._do(Unpublish(volume=volume, host="take", request=request))
+    async def release(self, _server: str, volume: str, *, client_operation: str) -> None:
+        await self._do(Unpublish(volume=volume, host="take", client_operation=client_operation))
 
     async def report(self, step: Reported, operation: str) -> None:
         await self._do(

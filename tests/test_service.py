@@ -117,7 +117,7 @@ async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
     with zfsilo.service.store.read() as txn:
         published = txn.get(Publication, "data/take")
         assert published is not None
-        assert published.request == attachment(zfsilo).published_here
+        assert published.client_operation == attachment(zfsilo).published_here
         assert list(txn.scan(Debt)) == []
     await zfsilo.do(Disconnect(id="data"))
     zfsilo.server.away = True

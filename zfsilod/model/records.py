@@ -149,7 +149,7 @@ class Publication(Stored):
     readonly: bool = False
     epoch: int = 0
     published_by: str = ""  # who asked: the host itself, a controller or an administrator
-    request: str = ""  # the consumer's operation that asked, for its release
+    client_operation: str = ""  # the operation of the client that asked, for its release
     rotation: int = 0  # counts its secrets, which may be made anew while a session lives
     rotation_due: bool = False  # new ones were asked for, and the host is to say when
     created_at: int = 0
@@ -412,7 +412,7 @@ class Operation(Stored):
     commit: tuple[Change, ...]  # made with its end, in the same transaction
     revert: tuple[Change, ...] = ()  # made with the end of its rollback
     facts: Pairs = ()  # what steps learned on the way; they fill the subject's record at the commit
-    request: str = ""  # digest of method and fields: an equal request joins
+    fingerprint: str = ""  # of the request's kind and fields: an equal request joins
     caller: str = ""
     state: OperationState = "RUNNING"
     failure: Failure | None = None

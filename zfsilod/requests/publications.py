@@ -56,7 +56,7 @@ class Publish(Verb):
     readonly: bool = False
     transport: Transport = "ISCSI"
     force: bool = False
-    request: str = ""  # the consumer's operation, when it publishes to itself
+    client_operation: str = ""  # the consumer's operation, when it publishes to itself
 
     def plan(self, world: World, seen: object) -> Plan:
         volume, host = need_volume(world.txn, self.volume), _registered(world.txn, self.host)
@@ -191,7 +191,7 @@ class Publish(Verb):
             readonly=self._readonly,
             epoch=volume.epoch + 1,
             published_by=world.caller,
-            request=self.request,
+            client_operation=self.client_operation,
             created_at=world.now,
         )
 
@@ -206,7 +206,7 @@ class Unpublish(Verb):
     about = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
-    request: str = ""  # only if this operation of the consumer published it
+    client_operation: str = ""  # only if this operation of the consumer published it
     fence: bool = False
     grace_s: int = GRACE_S
 
@@ -239,7 +239,7 @@ class Unpublish(Verb):
         )
 
     def _names(self, publication: Publication) -> bool:
-        if self.request and publication.request != self.request:
+        if self.client_operation and publication.client_operation != self.client_operation:
             return False
         return self.host in ("", publication.host)
 

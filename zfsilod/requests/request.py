@@ -115,7 +115,7 @@ class Plan:
             claims=self.claims,
             commit=self.commit,
             revert=self.revert,
-            request=verb.digest(),
+            fingerprint=verb.fingerprint(),
             caller=world.caller,
             boot_id=world.boot_id,
             created_at=world.now,
@@ -150,7 +150,7 @@ class Verb(Record):
         """Return what must be so for the request to be "already so"; None: records deny it."""
         return None
 
-    def digest(self) -> str:
+    def fingerprint(self) -> str:
         """Return a digest of verb and fields: an equal request joins a running one."""
         return hashlib.sha256(json.dumps(to_plain(self)).encode()).hexdigest()
 

@@ -231,7 +231,7 @@ class Watchman:
 
     async def _is_released(self, debt: Debt) -> bool:
         try:
-            await self._service.servers.release(debt.server, debt.volume, request=debt.id)
+            await self._service.servers.release(debt.server, debt.volume, client_operation=debt.id)
         except ZfsiloError as error:
             if not isinstance(error, NotFound) or error.reason == "NO_SERVER":
                 log.info("the release of %s is still owed: %s", debt.volume, error.message)

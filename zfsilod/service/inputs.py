@@ -56,7 +56,7 @@ async def _fetch(service: Service, verb: attach.Connect, operation_id: str) -> a
     _check_not_fenced(service, verb)
     owed = Debt(id=operation_id, server=verb.server, volume=verb.volume)
     await service.write(lambda txn: txn.put(owed))
-    await service.servers.publish(verb.server, verb.volume, request=operation_id)
+    await service.servers.publish(verb.server, verb.volume, client_operation=operation_id)
     connection, chap = await service.servers.fetch(verb.server, verb.volume)
     return attach.Fetched(connection, chap, published=operation_id)
 

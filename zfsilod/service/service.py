@@ -138,7 +138,7 @@ class Service:
             await prerequisites.clear(self, verb, seen, caller, until)
             begin = partial(self._begin_in, verb, seen, since, caller, operation_id)
             found = await self.write(begin)
-            if found.id == operation_id or found.request == verb.digest():
+            if found.id == operation_id or found.fingerprint == verb.fingerprint():
                 return found
             await prerequisites.press(self, verb, found)
             await self._wait_for_claim(found, until)

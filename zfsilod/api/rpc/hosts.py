@@ -38,7 +38,7 @@ class Hosts:
     async def ListHosts(
         self, request: host_pb2.ListHostsRequest, call: Call
     ) -> host_pb2.ListHostsResponse:
-        page = self._pages.request("ListHosts", request)
+        page = self._pages.parse("ListHosts", request)
         wanted = filters.parse(request.filter, FIELDS)
         found, after = await call.scan(lambda txn: _page(txn, page, wanted))
         return host_pb2.ListHostsResponse(

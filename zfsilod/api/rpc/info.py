@@ -92,7 +92,7 @@ class Info:
     async def ListOrphans(
         self, request: service_pb2.ListOrphansRequest, call: Call
     ) -> service_pb2.ListOrphansResponse:
-        page = self._pages.request("ListOrphans", request)
+        page = self._pages.parse("ListOrphans", request)
         found = await call.lasting(orphans.find(call.service))
         shown, after = collect(
             (each for each in found if each.name > page.after),

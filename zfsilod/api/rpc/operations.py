@@ -38,7 +38,7 @@ class Operations:
     async def ListOperations(
         self, request: operation_pb2.ListOperationsRequest, call: Call
     ) -> operation_pb2.ListOperationsResponse:
-        page = self._pages.request("ListOperations", request)
+        page = self._pages.parse("ListOperations", request)
         wanted = filters.parse(request.filter, FIELDS, WORDS)
         found, after = await call.scan(lambda txn: _page(txn, page, wanted))
         return operation_pb2.ListOperationsResponse(

@@ -53,7 +53,7 @@ class Publications:
             host=host_id,
             access_mode=_access_mode(request, volume),
             readonly=request.readonly,
-            request=convert.ulid(request.consumer_operation),
+            client_operation=convert.ulid(request.client_operation),
             transport=convert.TRANSPORTS.name(request.transport, "ISCSI"),
             force=request.force,
         )
@@ -74,7 +74,7 @@ class Publications:
         verb = publications.Unpublish(
             volume=volume_id,
             host=host_id,
-            request=convert.ulid(request.consumer_operation),
+            client_operation=convert.ulid(request.client_operation),
             fence=request.fence,
             grace_s=_grace(request),
         )
@@ -85,7 +85,7 @@ class Publications:
     async def ListPublications(
         self, request: volume_pb2.ListPublicationsRequest, call: Call
     ) -> volume_pb2.ListPublicationsResponse:
-        page = self._pages.request("ListPublications", request)
+        page = self._pages.parse("ListPublications", request)
         volume_id = convert.volume_id(request.volume) if request.volume else ""
         host_id = convert.host_id(request.host) if request.host else ""
         if call.caller.role == "host":

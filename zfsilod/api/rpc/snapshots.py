@@ -58,7 +58,7 @@ class Snapshots:
     async def ListSnapshots(
         self, request: snapshot_pb2.ListSnapshotsRequest, call: Call
     ) -> snapshot_pb2.ListSnapshotsResponse:
-        page = self._pages.request("ListSnapshots", request)
+        page = self._pages.parse("ListSnapshots", request)
         matches = filters.parse(request.filter, FIELDS)
         volume = convert.volume_id(request.volume) if request.volume else ""
 
@@ -103,7 +103,7 @@ class Snapshots:
     async def ListSnapshotGroups(
         self, request: snapshot_pb2.ListSnapshotGroupsRequest, call: Call
     ) -> snapshot_pb2.ListSnapshotGroupsResponse:
-        page = self._pages.request("ListSnapshotGroups", request)
+        page = self._pages.parse("ListSnapshotGroups", request)
         wanted = filters.parse(request.filter, GROUP_FIELDS)
 
         def read(txn: Transaction) -> tuple[list[snapshot_pb2.SnapshotGroup], str]:

@@ -63,7 +63,7 @@ class Volumes:
     async def ListVolumes(
         self, request: volume_pb2.ListVolumesRequest, call: Call
     ) -> volume_pb2.ListVolumesResponse:
-        page = self._pages.request("ListVolumes", request)
+        page = self._pages.parse("ListVolumes", request)
         wanted = filters.parse(request.filter, FIELDS, WORDS)
         deleted = request.show_deleted and call.caller.role != "host"
         source = views_with_deleted if deleted else views
