@@ -1,7 +1,7 @@
 """One example of every record and step, and of every plan with what must stand before it.
 
 The contract test runs each step of `STEPS`, the crash tests each plan of `PLANS`; a new step or
-verb is tested by adding a line here.
+request is tested by adding a line here.
 """
 
 from __future__ import annotations

@@ -205,15 +205,15 @@ WRONG: list[tuple[Publish, type[ZfsiloError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("verb", "kind"), WRONG)
+@pytest.mark.parametrize(("wrong", "kind"), WRONG)
 async def test_force_ends_nothing_when_the_request_is_wrong(
-    zfsilo: House, verb: Publish, kind: type[ZfsiloError]
+    zfsilo: House, wrong: Publish, kind: type[ZfsiloError]
 ) -> None:
     await prepare(zfsilo)
     await zfsilo.do(*UP, CreateHost(id="poor"))
     before = zfsilo.facts
     with pytest.raises(kind):
-        await zfsilo.do(verb)
+        await zfsilo.do(wrong)
     assert zfsilo.facts == before
 
 

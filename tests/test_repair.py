@@ -64,9 +64,9 @@ async def test_it_is_seen_and_refuses_changes_until_it_is_repaired(zfsilo: House
     with zfsilo.service.store.read() as txn:
         (said,) = view(txn, "data").conditions
     assert f"zfsiloctl operation repair {operation.id}" in said
-    for verb in (LARGER, PUBLISH.but(readonly=True)):
+    for request in (LARGER, PUBLISH.but(readonly=True)):
         with pytest.raises(Busy) as caught:
-            await zfsilo.do(verb)
+            await zfsilo.do(request)
         assert caught.value.reason == "NEEDS_REPAIR"
     broken.kinds = {}
     await zfsilo.service.repair(operation.id)

@@ -71,11 +71,11 @@ class Units(ThreadLauncher):
             await asyncio.to_thread(self._worker, unit, "rollback")
         self.hint(unit)
 
-    def _worker(self, unit: str, verb: Any) -> bool:
+    def _worker(self, unit: str, request: Any) -> bool:
         """Be the process of a unit; tell whether it ended well."""
-        with self.saw.working(unit, verb):
+        with self.saw.working(unit, request):
             try:
-                return not work(self.store, self.host, unit, verb)
+                return not work(self.store, self.host, unit, request)
             except (Killed, ZfsiloError):
                 return False
 

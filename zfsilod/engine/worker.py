@@ -189,24 +189,24 @@ class Worker:
         return Failure(name=Internal.__name__, message=message, step=step)
 
 
-def work(store: Store, host: Host, unit: str, verb: str) -> list[str]:
+def work(store: Store, host: Host, unit: str, command: str) -> list[str]:
     """Run or roll back what a unit is for; one failure stops no other. Return the complaints.
 
     Raises NotFound when there is nothing of that name to run.
     """
     with store.read() as txn:
         found = txn.of_unit(unit)
-    if not found and verb == "run":
+    if not found and command == "run":
         raise NotFound(f"there is no operation {unit}")
     if found and found[0].batch:
         host = host.surveyed(_datasets(found))  # one look at the pool serves them all
-    complaints = [_work_one(Worker(store, host, each.id), verb) for each in found]
+    complaints = [_work_one(Worker(store, host, each.id), command) for each in found]
     return [each for each in complaints if each]
 
 
-def _work_one(worker: Worker, verb: str) -> str:
+def _work_one(worker: Worker, command: str) -> str:
     try:
-        worker.run() if verb == "run" else worker.rollback()
+        worker.run() if command == "run" else worker.rollback()
     except ZfsiloError as error:
         return f"{worker.latest.title}: {error.message}"
     except Exception:
@@ -221,16 +221,16 @@ def _datasets(operations: list[Operation]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(step.dataset for step in moved if hasattr(step, "dataset")))
 
 
-def _attempt(state: Path, unit: str, verb: str) -> list[str]:
+def _attempt(state: Path, unit: str, command: str) -> list[str]:
     """Open the store, take the unit's lock, and do what is asked; return the complaints."""
     store = Store(state)
     try:
         lock = _lock(LOCK_DIRECTORY if store.host == "real" else state / "op", unit)
     except Busy as error:
-        if verb == "rollback":
+        if command == "rollback":
             _tell_stuck(store, unit, error)
         raise
-    return work(store, _open_host(store, state, lock), unit, verb)
+    return work(store, _open_host(store, state, lock), unit, command)
 
 
 def _tell_stuck(store: Store, unit: str, error: Busy) -> None:

@@ -404,7 +404,7 @@ class Operation(Stored):
     """A list of moves on its way, stored before anything happens."""
 
     id: str  # ULID
-    kind: str  # the verb: create, publish, ...
+    kind: str  # the request: create, publish, ...
     subject: str  # what it is about, as a resource name: volumes/data
     title: str  # for people: "publish data to take over iscsi"
     moves: tuple[Move, ...]

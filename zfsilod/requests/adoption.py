@@ -28,7 +28,7 @@ from zfsilod.model.records import (
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests.clones import held
 from zfsilod.requests.deletion import FOLDER
-from zfsilod.requests.request import Plan, Verb, World, check_id, put
+from zfsilod.requests.request import Plan, Request, World, check_id, put
 from zfsilod.requests.volumes import need_root
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 LOOK_DEADLINE_S = 150
 
 
-class AdoptVolume(Verb):
+class AdoptVolume(Request):
     """Make a record of a zvol that is there; one without our marks gets them."""
 
     kind = "adopt"
@@ -115,7 +115,7 @@ def _uid_at(txn: Transaction, dataset: str) -> str:
 
 
 async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
-    """Return the verb that adopts one zvol: under its own id, else this one, else its last name."""
+    """Return the request that adopts one zvol: under its own id, else this one, else its last name."""
     need_root(service.settings)
     if volume_id:
         check_id(volume_id, "volume id")
@@ -132,7 +132,7 @@ async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
 
 
 async def find_all(service: Service, dataset: str, volume_id: str) -> list[AdoptVolume]:
-    """Return the verbs that adopt the zvols below a dataset, ours and others."""
+    """Return the requests that adopt the zvols below a dataset, ours and others."""
     question = partial(_look, service.machine, dataset, volume_id)
     return await service.look(question, timeout_s=LOOK_DEADLINE_S)
 

@@ -1,4 +1,4 @@
-"""The verbs of a consumer: connect, stage, mount, and the way back; grow."""
+"""The requests of a consumer: connect, stage, mount, and the way back; grow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from zfsilod.model.records import (
     Move,
     Restore,
 )
-from zfsilod.requests.request import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import (
+    Plan,
+    Request,
+    Settings,
+    World,
+    check_id,
+    drop,
+    drop_secret,
+    put,
+)
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
@@ -86,7 +95,7 @@ class Connection(Record):
         return Disk(target=self.target, serial=self.serial, size_bytes=self.size_bytes)
 
 
-class Connect(Verb):
+class Connect(Request):
     """Log in to a volume of a server. The service fetches the connection before it plans."""
 
     kind = "connect"
@@ -207,7 +216,7 @@ class Fetched:
         self.published = published
 
 
-class Stage(Verb):
+class Stage(Request):
     """Make the filesystem once, and mount it at the staging path."""
 
     kind = "stage"
@@ -296,7 +305,7 @@ class Stage(Verb):
         )
 
 
-class MountAt(Verb):
+class MountAt(Request):
     """Make a staged volume appear at one more path."""
 
     kind = "mount"
@@ -349,7 +358,7 @@ class MountAt(Verb):
         )
 
 
-class Grow(Verb):
+class Grow(Request):
     """See and use the size that the server now has; the service asks it before it plans."""
 
     kind = "grow"

@@ -18,7 +18,7 @@ from zfsilod.model.errors import AlreadyExists, FailedPrecondition, NotFound, Zf
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Publication, Trashed, Volume
 from zfsilod.requests.clones import clone_dependent
-from zfsilod.requests.request import Plan, Settings, Verb, World, check_etag, check_id, drop, put
+from zfsilod.requests.request import Plan, Request, Settings, World, check_etag, check_id, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Found(Record):
     lost: bool = False  # it is gone already, by somebody else's hand
 
 
-class DeleteVolume(Verb):
+class DeleteVolume(Request):
     """Destroy an unpublished volume and its data, or put it into the trash."""
 
     kind = "delete"
@@ -94,7 +94,7 @@ class DeleteVolume(Verb):
         )
 
 
-class UndeleteVolume(Verb):
+class UndeleteVolume(Request):
     """Take a volume out of the trash again, under its name."""
 
     kind = "undelete"
@@ -124,7 +124,7 @@ class UndeleteVolume(Verb):
         return max(found, key=lambda each: each.deleted_at)
 
 
-class PurgeVolume(Verb):
+class PurgeVolume(Request):
     """Destroy what lies in the trash."""
 
     kind = "purge"

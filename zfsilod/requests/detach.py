@@ -1,4 +1,4 @@
-"""The verbs by which a consumer lets go of a volume: unmount, unstage, disconnect.
+"""The requests by which a consumer lets go of a volume: unmount, unstage, disconnect.
 
 A session that is lost turns the order round: first the session is dropped, so that what hangs
 fails, then the mounts are taken away, from whoever is at work there. `force` asks for that order
@@ -14,14 +14,14 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps import Detached, Dropped
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, Debt, Disk
-from zfsilod.requests.request import Plan, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import Plan, Request, World, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change
     from zfsilod.storage.store import Transaction
 
 
-class Descent(Verb):
+class Descent(Request):
     """A way down of an attachment."""
 
     id: str
@@ -131,7 +131,7 @@ class Disconnect(Descent):
         return self.epoch not in (0, found.epoch) or self.boot_id not in ("", found.boot_id)
 
 
-class Clear(Verb):
+class Clear(Request):
     """End a session that no record knows, and take away what is mounted of its disk."""
 
     kind = "clear"

@@ -1,4 +1,4 @@
-"""The verbs about hosts: records only, no moves."""
+"""The requests about hosts: records only, no moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgum
 from zfsilod.model.records import Host, Publication
 from zfsilod.requests.request import (
     Plan,
-    Verb,
+    Request,
     World,
     check_etag,
     check_id,
@@ -29,7 +29,7 @@ ADDRESS = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
 FIELDS = ("iqn", "nqn", "addresses", "labels", "max_attachments")
 
 
-class CreateHost(Verb):
+class CreateHost(Request):
     """Register a host, or (with `register`) bring what is known of it up to date."""
 
     kind = "create-host"
@@ -70,7 +70,7 @@ class CreateHost(Verb):
         return [name for name in FIELDS if getattr(found, name) != getattr(self, name)]
 
 
-class UpdateHost(Verb):
+class UpdateHost(Request):
     """Change what `mask` names of a host."""
 
     kind = "update-host"
@@ -103,7 +103,7 @@ class UpdateHost(Verb):
         )
 
 
-class DeleteHost(Verb):
+class DeleteHost(Request):
     """Forget a host that nothing is published to."""
 
     kind = "delete-host"

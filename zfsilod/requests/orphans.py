@@ -15,7 +15,7 @@ from zfsilod.engine.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvo
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Disk, Listed, Publication, Trashed, Volume
-from zfsilod.requests.request import Plan, Settings, Verb, World
+from zfsilod.requests.request import Plan, Request, Settings, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,7 +60,7 @@ class Owned(Record):
     admitted: frozenset[tuple[str, str]]  # uid and initiator
 
 
-class RemoveOrphans(Verb):
+class RemoveOrphans(Request):
     """Remove orphans: their data is gone then. One that is in use is refused, unless forced."""
 
     kind = "remove-orphans"

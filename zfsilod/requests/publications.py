@@ -1,4 +1,4 @@
-"""The verbs of a storage host about who uses a volume: publish, unpublish, report a filesystem."""
+"""The requests of a storage host about who uses a volume: publish, unpublish, report a filesystem."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ from zfsilod.model.records import (
     Transport,
     Volume,
 )
-from zfsilod.requests.request import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import (
+    Plan,
+    Request,
+    Settings,
+    World,
+    check_id,
+    drop,
+    drop_secret,
+    put,
+)
 from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ WRITERS = {  # how many hosts may write, in the modes that admit several hosts
 READERS = ("SINGLE_NODE_READER_ONLY", "MULTI_NODE_READER_ONLY")
 
 
-class Publish(Verb):
+class Publish(Request):
     """Export a volume to one host.
 
     `force`: the service first takes it back from every host that stands in the way, with a fence.
@@ -196,7 +205,7 @@ class Publish(Verb):
         )
 
 
-class Unpublish(Verb):
+class Unpublish(Request):
     """Take a volume back from one host, or from all.
 
     `fence`: also from a host that is logged in, which may log out within the grace; else refused.
@@ -244,7 +253,7 @@ class Unpublish(Verb):
         return self.host in ("", publication.host)
 
 
-class ReportFilesystem(Verb):
+class ReportFilesystem(Request):
     """Take note of what the holder of a volume does with its filesystem; it only moves forward."""
 
     kind = "report"

@@ -1,7 +1,7 @@
-"""What a verb is: a request that looks at the host, and plans over the records.
+"""What a request is: a request that looks at the host, and plans over the records.
 
-A verb is a frozen record of what the caller asked. `look` reads the host in a thread, `plan` is
-pure over one transaction. Both raise what the caller shall see. The verbs themselves are in give.py
+A request is a frozen record of what the caller asked. `look` reads the host in a thread, `plan` is
+pure over one transaction. Both raise what the caller shall see. The requests themselves are in give.py
 (storage host), take.py (consumer) and hosts.py.
 """
 
@@ -72,7 +72,7 @@ class World:
         caller: str,
         now: int,
         boot_id: str,
-        before: Sequence[Verb] = (),
+        before: Sequence[Request] = (),
     ) -> None:
         self.txn = txn
         self.settings = settings
@@ -103,26 +103,26 @@ class Plan:
         self.revert = revert
         self.secrets = secrets or {}
 
-    def operation(self, verb: Verb, world: World) -> Operation:
+    def operation(self, request: Request, world: World) -> Operation:
         """Return the operation that carries the plan out."""
         title = self.title if self.moves or self.commit else f"{self.title}: already so"
         return Operation(
             id=world.operation_id,
-            kind=verb.kind,
-            subject=verb.subject,
+            kind=request.kind,
+            subject=request.subject,
             title=title,
             moves=self.moves,
             claims=self.claims,
             commit=self.commit,
             revert=self.revert,
-            fingerprint=verb.fingerprint(),
+            fingerprint=request.fingerprint(),
             caller=world.caller,
             boot_id=world.boot_id,
             created_at=world.now,
         )
 
 
-class Verb(Record):
+class Request(Record):
     """A request to change something."""
 
     kind: ClassVar[str] = ""
@@ -134,7 +134,7 @@ class Verb(Record):
         collection, field = self.about
         return f"{collection}/{getattr(self, field)}"
 
-    def recall(self, txn: Transaction) -> Verb:
+    def recall(self, txn: Transaction) -> Request:
         """Return the request with what `look` needs to know of the records."""
         return self
 
@@ -151,7 +151,7 @@ class Verb(Record):
         return None
 
     def fingerprint(self) -> str:
-        """Return a digest of verb and fields: an equal request joins a running one."""
+        """Return a digest of request and fields: an equal request joins a running one."""
         return hashlib.sha256(json.dumps(to_plain(self)).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The verbs of snapshots and of groups of them, on a storage host.
+"""The requests of snapshots and of groups of them, on a storage host.
 
 A snapshot's own name in ZFS comes from a uid: those of a group share it, since they are one cut.
 The volume that it is of may lie in the trash by now: see origins.py.
@@ -17,8 +17,8 @@ from zfsilod.model.validation import check_fit
 from zfsilod.requests.clones import claim_of, home_of, need_snapshot
 from zfsilod.requests.request import (
     Plan,
+    Request,
     Settings,
-    Verb,
     World,
     check_etag,
     check_id,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MAX_VOLUMES = 64  # in a group
 
 
-class CreateSnapshot(Verb):
+class CreateSnapshot(Request):
     """Take a snapshot of a volume."""
 
     kind = "snapshot"
@@ -71,7 +71,7 @@ class CreateSnapshot(Verb):
         return plans.up(cuts(txn, found))
 
 
-class DeleteSnapshot(Verb):
+class DeleteSnapshot(Request):
     """Give a snapshot up; what was made from it stays."""
 
     kind = "delete-snapshot"
@@ -97,7 +97,7 @@ class DeleteSnapshot(Verb):
         )
 
 
-class CreateSnapshotGroup(Verb):
+class CreateSnapshotGroup(Request):
     """Take snapshots of several volumes at one moment."""
 
     kind = "snapshot-group"
@@ -149,7 +149,7 @@ class CreateSnapshotGroup(Verb):
         return plans.up(cuts(txn, *members))
 
 
-class DeleteSnapshotGroup(Verb):
+class DeleteSnapshotGroup(Request):
     """Give all snapshots of a group up."""
 
     kind = "delete-snapshot-group"

@@ -22,7 +22,7 @@ from zfsilod.model.records import Attachment, Debt, Move, Operation
 from zfsilod.model.validation import nearly_full
 from zfsilod.requests.deletion import Purger
 from zfsilod.requests.detach import Disconnect
-from zfsilod.requests.request import Plan, Settings, Verb, World, put
+from zfsilod.requests.request import Plan, Request, Settings, World, put
 from zfsilod.requests.rotate_secrets import follow
 from zfsilod.service.drift import UNKNOWN, Findings, note, survey, truth
 from zfsilod.storage.volume_view import View, view, views
@@ -44,7 +44,7 @@ CROWDED = 0.5  # of the store: from here on the oldest ended operations go, what
 log = logging.getLogger(__name__)
 
 
-class SyncVolume(Verb):
+class SyncVolume(Request):
     """Make the facts of a volume what its record says; a zvol is never made anew."""
 
     kind = "sync"
@@ -112,8 +112,8 @@ async def _repair(service: Service, names: list[str], caller: str) -> dict[str, 
     served = [name for name in names if name not in set(used)]
     complaints: dict[str, str] = {}
     for start in range(0, len(served), BATCH):
-        verbs = [SyncVolume(id=name) for name in served[start : start + BATCH]]
-        begun = await service.begin_batch(verbs, caller=caller)
+        requests = [SyncVolume(id=name) for name in served[start : start + BATCH]]
+        begun = await service.begin_batch(requests, caller=caller)
         for operation in begun:
             complaints |= await _complaint(service, operation)
     gate = asyncio.Semaphore(LOGINS_AT_ONCE)
@@ -154,8 +154,8 @@ async def clear_leftovers(service: Service, caller: str) -> None:
         if each.boot_id in ("", service.boot_id):
             continue  # of this boot, or of a version that did not tell
         try:
-            verb = Disconnect(id=each.id, force=True, boot_id=each.boot_id)
-            operation = await service.begin(verb, caller=caller)
+            request = Disconnect(id=each.id, force=True, boot_id=each.boot_id)
+            operation = await service.begin(request, caller=caller)
             await service.wait(operation.id, SYNC_DEADLINE_S)
         except ZfsiloError as error:
             log.warning("what is left of %s after the reboot stays: %s", each.id, error.message)

@@ -1,4 +1,4 @@
-"""The verbs of a storage host on volumes themselves: create and update; trash.py deletes."""
+"""The requests of a storage host on volumes themselves: create and update; trash.py deletes."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from zfsilod.requests.clones import (
 )
 from zfsilod.requests.request import (
     Plan,
+    Request,
     Settings,
-    Verb,
     World,
     check_etag,
     check_id,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class CreateVolume(Verb):
+class CreateVolume(Request):
     """Make a zvol below the dataset root."""
 
     kind = "create"
@@ -184,7 +184,7 @@ class CreateVolume(Verb):
         return check_marks(begin_with(volume, content, asked_block) if content else volume)
 
 
-class UpdateVolume(Verb):
+class UpdateVolume(Request):
     """Change what `mask` names: capacity_bytes, properties, labels, hosts."""
 
     kind = "update"
@@ -250,7 +250,7 @@ class UpdateVolume(Verb):
 
 
 def need_root(settings: Settings) -> None:
-    """Refuse verbs of a storage host elsewhere."""
+    """Refuse requests of a storage host elsewhere."""
     if not settings.root:
         raise FailedPrecondition(
             "this host serves no volumes: set give.root in /etc/zfsilo/zfsilod.toml",

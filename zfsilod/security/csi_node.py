@@ -43,13 +43,13 @@ def check_attachment(found: Attachment, allowed: tuple[str, ...]) -> None:
         )
 
 
-def check_connect(verb: Connect) -> None:
+def check_connect(request: Connect) -> None:
     """Raise PermissionDenied where a connection would be more than a node needs."""
-    if verb.restore != "NEVER":
+    if request.restore != "NEVER":
         raise PermissionDenied(
             "what a node connects is not restored at boot", reason="NOT_THE_NODES"
         )
-    if verb.publish_if_needed:
+    if request.publish_if_needed:
         raise PermissionDenied("a node does not publish to itself", reason="NOT_THE_NODES")
 
 

@@ -53,7 +53,7 @@ class View(Record):
 
     @property
     def etag(self) -> str:
-        """The etag that verbs about the volume take: its record's revision."""
+        """The etag that requests about the volume take: its record's revision."""
         record = self.volume or self.attachment
         return str(record.revision) if record else ""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zfsilod.api.rpc.calls import Call
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
 
     Source = Callable[[Transaction, str], Iterator[View]]
@@ -56,16 +56,16 @@ class Volumes:
         self._pages = pages
 
     async def GetVolume(
-        self, request: volume_pb2.GetVolumeRequest, call: Call
+        self, message: volume_pb2.GetVolumeRequest, call: Call
     ) -> volume_pb2.Volume:
-        return convert.volume(need_view(call, convert.volume_id(request.name)))
+        return convert.volume(need_view(call, convert.volume_id(message.name)))
 
     async def ListVolumes(
-        self, request: volume_pb2.ListVolumesRequest, call: Call
+        self, message: volume_pb2.ListVolumesRequest, call: Call
     ) -> volume_pb2.ListVolumesResponse:
-        page = self._pages.parse("ListVolumes", request)
-        wanted = filters.parse(request.filter, FIELDS, WORDS)
-        deleted = request.show_deleted and call.caller.role != "host"
+        page = self._pages.parse("ListVolumes", message)
+        wanted = filters.parse(message.filter, FIELDS, WORDS)
+        deleted = message.show_deleted and call.caller.role != "host"
         source = views_with_deleted if deleted else views
         found, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller, source))
         return volume_pb2.ListVolumesResponse(
@@ -73,28 +73,28 @@ class Volumes:
         )
 
     async def StatsVolume(
-        self, request: volume_pb2.StatsVolumeRequest, call: Call
+        self, message: volume_pb2.StatsVolumeRequest, call: Call
     ) -> volume_pb2.VolumeStats:
-        volume_id = convert.volume_id(request.name)
+        volume_id = convert.volume_id(message.name)
         found = await stats(call.service, need_view(call, volume_id))
         figures = {STATS[name]: figure for name, figure in found.figures.items()}
         return volume_pb2.VolumeStats(**figures, conditions=found.conditions)
 
     async def ProbeVolume(
-        self, request: volume_pb2.ProbeVolumeRequest, call: Call
+        self, message: volume_pb2.ProbeVolumeRequest, call: Call
     ) -> volume_pb2.ProbeVolumeResponse:
-        seen = need_view(call, convert.volume_id(request.name))
+        seen = need_view(call, convert.volume_id(message.name))
         service = call.service
         found = await service.look(partial(facts, seen, service.machine, service.settings))
         return volume_pb2.ProbeVolumeResponse(facts=map(convert.fact, found))
 
     async def SyncVolume(
-        self, request: volume_pb2.SyncVolumeRequest, call: Call
+        self, message: volume_pb2.SyncVolumeRequest, call: Call
     ) -> volume_pb2.SyncVolumeResponse:
-        volume_id = convert.volume_id(request.name)
+        volume_id = convert.volume_id(message.name)
         need_view(call, volume_id)
         operation = None
-        if request.validate_only:
+        if message.validate_only:
             found = await call.lasting(call.service.survey(volume_id))
         else:
             work = call.service.sync(volume_id, caller=str(call.caller))
@@ -107,9 +107,9 @@ class Volumes:
         )
 
     async def SyncVolumes(
-        self, request: volume_pb2.SyncVolumesRequest, call: Call
+        self, message: volume_pb2.SyncVolumesRequest, call: Call
     ) -> volume_pb2.SyncVolumesResponse:
-        work = call.service.sync_all(caller=str(call.caller), validate_only=request.validate_only)
+        work = call.service.sync_all(caller=str(call.caller), validate_only=message.validate_only)
         report = await call.lasting(work)
         shown = (each for found in report.findings for each in convert.differences(found))
         return volume_pb2.SyncVolumesResponse(
@@ -119,39 +119,39 @@ class Volumes:
         )
 
     async def CreateVolume(
-        self, request: volume_pb2.CreateVolumeRequest, call: Call
+        self, message: volume_pb2.CreateVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = _create(request)
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        request = _create(message)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def UpdateVolume(
-        self, request: volume_pb2.UpdateVolumeRequest, call: Call
+        self, message: volume_pb2.UpdateVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = _update(request)
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        request = _update(message)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def DeleteVolume(
-        self, request: volume_pb2.DeleteVolumeRequest, call: Call
+        self, message: volume_pb2.DeleteVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = DeleteVolume(
-            id=convert.volume_id(request.name),
-            etag=request.etag,
-            dependents=convert.DEPENDENTS.name(request.dependents, "REFUSE"),
+        request = DeleteVolume(
+            id=convert.volume_id(message.name),
+            etag=message.etag,
+            dependents=convert.DEPENDENTS.name(message.dependents, "REFUSE"),
         )
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def UndeleteVolume(
-        self, request: volume_pb2.UndeleteVolumeRequest, call: Call
+        self, message: volume_pb2.UndeleteVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = UndeleteVolume(id=convert.volume_id(request.name), uid=request.uid)
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        request = UndeleteVolume(id=convert.volume_id(message.name), uid=message.uid)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def AdoptVolume(
-        self, request: volume_pb2.AdoptVolumeRequest, call: Call
+        self, message: volume_pb2.AdoptVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        work = adoption.find(call.service, request.dataset, request.volume_id)
-        verb = await call.lasting(work)
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        work = adoption.find(call.service, message.dataset, message.volume_id)
+        request = await call.lasting(work)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def AdoptVolumes(
         self, _request: volume_pb2.AdoptVolumesRequest, call: Call
@@ -182,16 +182,16 @@ def need_view(call: Call, volume_id: str) -> View:
 
 
 async def change_volume(
-    call: Call, verb: Verb, volume_id: str, *, validate_only: bool, etag: str = ""
+    call: Call, request: Request, volume_id: str, *, validate_only: bool, etag: str = ""
 ) -> volume_pb2.MutateVolumeResponse:
-    """Do what a verb says, and answer the volume and the operation.
+    """Do what a request says, and answer the volume and the operation.
 
-    `etag`: of verbs that do not carry it themselves. It is compared when the request arrives; the
-    plan of such a verb looks at the state anyway.
+    `etag`: of requests that do not carry it themselves. It is compared when the request arrives; the
+    plan of such a request looks at the state anyway.
     """
     if etag:
         call.read(lambda txn: check_etag(etag, int(view(txn, volume_id).etag)))
-    operation = await call.change(verb, validate_only=validate_only)
+    operation = await call.change(request, validate_only=validate_only)
     if call.caller.role == "host":
         operation.ClearField("moves")  # they name other hosts
     answer = volume_pb2.MutateVolumeResponse(operation=operation)
@@ -201,13 +201,13 @@ async def change_volume(
     return answer
 
 
-def _create(request: volume_pb2.CreateVolumeRequest) -> CreateVolume:
-    asked = request.volume
+def _create(message: volume_pb2.CreateVolumeRequest) -> CreateVolume:
+    asked = message.volume
     modes = tuple(convert.ACCESS_MODES.name(each) for each in asked.access_modes)
     return CreateVolume(
-        id=check_id(request.volume_id, "volume id"),
+        id=check_id(message.volume_id, "volume id"),
         capacity_bytes=asked.capacity_bytes,
-        limit_bytes=request.limit_bytes,
+        limit_bytes=message.limit_bytes,
         thin=asked.thin if asked.HasField("thin") else True,
         mode=convert.MODES.name(asked.mode, "FILESYSTEM"),
         properties=convert.as_pairs(asked.properties),
@@ -219,7 +219,7 @@ def _create(request: volume_pb2.CreateVolumeRequest) -> CreateVolume:
 
 
 def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
-    """Return what a new volume is to begin with, as the verb has it."""
+    """Return what a new volume is to begin with, as the request has it."""
     match source.WhichOneof("source"):
         case "snapshot":
             return {"source_snapshot": convert.snapshot_id(source.snapshot)}
@@ -228,17 +228,17 @@ def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
     return {}
 
 
-def _update(request: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
-    asked = request.volume
+def _update(message: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
+    asked = message.volume
     return UpdateVolume(
         id=convert.volume_id(asked.name),
-        mask=tuple(request.update_mask.paths),
+        mask=tuple(message.update_mask.paths),
         capacity_bytes=asked.capacity_bytes,
-        limit_bytes=request.limit_bytes,
+        limit_bytes=message.limit_bytes,
         properties=convert.as_pairs(asked.properties),
         labels=convert.as_pairs(asked.labels),
         hosts=tuple(asked.hosts),
-        etag=request.etag,
+        etag=message.etag,
     )
 
 
