@@ -30,7 +30,7 @@ from zfsilod.requests.hosts import CreateHost, DeleteHost
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.sync import Watchman
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
-from zfsilod.storage.volume_view import view
+from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from zfsilod.requests.request import Request
@@ -419,7 +419,7 @@ async def test_no_root_no_volumes(zfsilo: House) -> None:
 async def test_view_joins_both_sides(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     with zfsilo.service.store.read() as txn:
-        shown = view(txn, "data")
+        shown = volume_view(txn, "data")
     assert shown.height == "MOUNTED"
     assert [each.host for each in shown.publications] == ["take"]
     assert shown.operation == ""

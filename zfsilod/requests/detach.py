@@ -14,7 +14,7 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps import Detached, Dropped
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, Debt, Disk
-from zfsilod.requests.request import Plan, Request, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change
@@ -42,8 +42,8 @@ class UnmountFrom(Descent):
     kind = "unmount"
     path: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = self.attachment(world.txn)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = self.attachment(view.txn)
         mounts = found.mounts if found else ()
         gone = [each for each in mounts if self.path in ("", each.path)]
         title = f"unmount {self.id} from {self.path or 'all paths'}"
@@ -55,7 +55,7 @@ class UnmountFrom(Descent):
         else:
             moves = [move for mount in reversed(gone) for move in plans.unmounting(found, mount)]
         left = tuple(each for each in mounts if each not in gone)
-        new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=world.now)
+        new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=view.now)
         return Plan(title=title, claims=claims, moves=tuple(moves), commit=(put(new),))
 
 
@@ -65,8 +65,8 @@ class Unstage(Descent):
     kind = "unstage"
     path: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = self.attachment(world.txn)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"unstage {self.id}"
         if found is None or found.height == "CONNECTED":
@@ -89,7 +89,7 @@ class Unstage(Descent):
             title=title,
             claims=(*claims, *_paths(found)),
             moves=plans.abandoning(found) if turned else plans.unstaging(found),
-            commit=(put(_connected(found, world)),),
+            commit=(put(_connected(found, view)),),
         )
 
 
@@ -104,8 +104,8 @@ class Disconnect(Descent):
     epoch: int = 0
     boot_id: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = self.attachment(world.txn)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"disconnect {self.id}"
         if found is None or self._is_other(found):
@@ -139,7 +139,7 @@ class Clear(Request):
     disk: Disk
     paths: tuple[str, ...]
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         title = f"end an old session of {self.id}"
         target = self.disk.target
         claims = (
@@ -147,7 +147,7 @@ class Clear(Request):
             f"target/{target}",
             *(f"path/{each}" for each in self.paths),
         )
-        if any(each.disk.target == target for each in world.txn.scan(Attachment)):
+        if any(each.disk.target == target for each in view.txn.scan(Attachment)):
             return Plan(title=title, claims=claims)  # what was seen was being connected
         detached = [Detached(disk=self.disk, path=each) for each in reversed(self.paths)]
         return Plan(
@@ -159,7 +159,7 @@ def _paths(found: Attachment) -> tuple[str, ...]:
     return tuple(f"path/{each}" for each in found.paths)
 
 
-def _connected(found: Attachment, world: World) -> Attachment:
+def _connected(found: Attachment, view: View) -> Attachment:
     return found.but(
         height="CONNECTED",
         staging_path="",
@@ -167,7 +167,7 @@ def _connected(found: Attachment, world: World) -> Attachment:
         mount_options=(),
         stage_readonly=False,
         mounts=(),
-        updated_at=world.now,
+        updated_at=view.now,
     )
 
 

@@ -15,7 +15,7 @@ from zfsilod.engine.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvo
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Disk, Listed, Publication, Trashed, Volume
-from zfsilod.requests.request import Plan, Request, Settings, World
+from zfsilod.requests.request import Plan, Request, Settings, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,9 +79,9 @@ class RemoveOrphans(Request):
             )
         return inventory(host, settings)
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, Inventory)
-        found = {each.name: each for each in orphans(seen, owned(world.txn), world.settings)}
+        found = {each.name: each for each in orphans(seen, owned(view.txn), view.settings)}
         moves: list[Move] = []
         for name in dict.fromkeys(self.names):
             if name not in found:
@@ -91,7 +91,7 @@ class RemoveOrphans(Request):
             title=f"remove {len(self.names)} orphans",
             claims=tuple(
                 dict.fromkeys(
-                    (*(f"orphan/{name}" for name in self.names), *_claims(world.txn, moves))
+                    (*(f"orphan/{name}" for name in self.names), *_claims(view.txn, moves))
                 )
             ),
             moves=tuple(sorted(moves, key=lambda move: ORDER.index(type(move.step)))),

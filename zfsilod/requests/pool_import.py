@@ -17,7 +17,7 @@ from zfsilod.model.records import Filesystem, ListedShot, Snapshot, SnapshotGrou
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.adoption import LOOK_DEADLINE_S, AdoptVolume, filesystem, find_all, mapping
 from zfsilod.requests.deletion import FOLDER
-from zfsilod.requests.request import Plan, Request, World, check_id, put
+from zfsilod.requests.request import Plan, Request, View, check_id, put
 from zfsilod.requests.snapshots import dependent
 from zfsilod.requests.volumes import need_root
 
@@ -52,19 +52,19 @@ class AdoptTrashed(AdoptVolume):
 
     kind = "adopt-trashed"
 
-    def _check_new(self, world: World) -> None:
-        if world.txn.get(Trashed, f"{self.id}/{self.zvol.uid}"):
+    def _check_new(self, view: View) -> None:
+        if view.txn.get(Trashed, f"{self.id}/{self.zvol.uid}"):
             raise AlreadyExists(f"{self.zvol.dataset} is known, as {self.id} in the trash")
 
-    def _records(self, volume: Volume, world: World) -> tuple[Change, ...]:
-        stays_s = max(TRASH_S, world.settings.trash_retention_s)
+    def _records(self, volume: Volume, view: View) -> tuple[Change, ...]:
+        stays_s = max(TRASH_S, view.settings.trash_retention_s)
         home = f"{volume.dataset.partition(f'/{FOLDER}/')[0]}/{volume.id}"
         trashed = Trashed(
             id=f"{volume.id}/{volume.uid}",
             volume=volume,
             home=home,
-            deleted_at=world.now,
-            purge_at=world.now + stays_s,
+            deleted_at=view.now,
+            purge_at=view.now + stays_s,
         )
         return (put(trashed),)
 
@@ -90,24 +90,24 @@ class AdoptCut(Request):
     def _marks(self) -> dict[str, str]:
         return dict(self.shots[0].marks)
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         check_id(self.id, "snapshot id")
-        members = self._members(world)
+        members = self._members(view)
         commit = [change for each in members for change in (put(each), put(dependent(each)))]
         claims = [f"snapshot/{each.id}" for each in members]
         if self.is_group:
             commit.append(put(_group(self.id, members)))
             claims.append(f"snapshotgroup/{self.id}")
-            if world.txn.get(SnapshotGroup, self.id):
+            if view.txn.get(SnapshotGroup, self.id):
                 raise AlreadyExists(f"there is another group {self.id}", group=self.id)
         for each in members:
-            if world.txn.get(Snapshot, each.id):
+            if view.txn.get(Snapshot, each.id):
                 raise AlreadyExists(f"there is another snapshot {each.id}", snapshot=each.id)
         return Plan(title=f"adopt {self.subject}", claims=tuple(claims), commit=tuple(commit))
 
-    def _members(self, world: World) -> list[Snapshot]:
+    def _members(self, view: View) -> list[Snapshot]:
         ids, filesystems = _by_uid(self._marks, "members"), _by_uid(self._marks, "filesystems")
-        homes, found = _homes(world.txn), {}
+        homes, found = _homes(view.txn), {}
         for shot in self.shots:
             home = homes.get(shot.dataset)
             if home is None:

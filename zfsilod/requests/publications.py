@@ -29,7 +29,7 @@ from zfsilod.requests.request import (
     Plan,
     Request,
     Settings,
-    World,
+    View,
     check_id,
     drop,
     drop_secret,
@@ -67,11 +67,11 @@ class Publish(Request):
     force: bool = False
     client_operation: str = ""  # the consumer's operation, when it publishes to itself
 
-    def plan(self, world: World, seen: object) -> Plan:
-        volume, host = need_volume(world.txn, self.volume), _registered(world.txn, self.host)
-        standing = world.txn.get(Publication, f"{self.volume}/{self.host}")
-        fenced = [each.host for each in world.before if isinstance(each, Unpublish)]
-        others = [each for each in self._others(world.txn) if each.host not in fenced]
+    def plan(self, view: View, seen: object) -> Plan:
+        volume, host = need_volume(view.txn, self.volume), _registered(view.txn, self.host)
+        standing = view.txn.get(Publication, f"{self.volume}/{self.host}")
+        fenced = [each.host for each in view.before if isinstance(each, Unpublish)]
+        others = [each for each in self._others(view.txn) if each.host not in fenced]
         if standing is not None and not self._same(standing):
             raise AlreadyExists(
                 f"{self.volume} is published to {self.host} {_manner(standing)}, not "
@@ -81,11 +81,11 @@ class Publish(Request):
             )
         wanted = standing
         if standing is None or standing.initiator != host.iqn:
-            self._check(world, volume, host, others)
+            self._check(view, volume, host, others)
             rotation = standing.rotation + 1 if standing else 0
-            wanted = self._publication(volume, host, world).but(rotation=rotation)
+            wanted = self._publication(volume, host, view).but(rotation=rotation)
         assert wanted is not None
-        how, new = world.settings.export, wanted is not standing
+        how, new = view.settings.export, wanted is not standing
         moves = plans.publish(volume, wanted, how, others)
         if standing is not None and new:  # the host has another name now: it is let in anew
             moves = (*plans.dismissal(volume, standing, how, others), *moves)
@@ -137,7 +137,7 @@ class Publish(Request):
             self.transport,
         )
 
-    def _check(self, world: World, volume: Volume, host: Host, others: list[Publication]) -> None:
+    def _check(self, view: View, volume: Volume, host: Host, others: list[Publication]) -> None:
         if self.access_mode not in volume.access_modes:
             raise InvalidArgument(
                 f"{volume.id} allows {', '.join(volume.access_modes)}, not {self.access_mode}",
@@ -161,7 +161,7 @@ class Publish(Request):
                 volume=volume.id,
                 host=holder,
             )
-        self._check_room(world, host)
+        self._check_room(view, host)
 
     def _problem(self, others: list[Publication]) -> str:
         """Return why this publication cannot stand beside these others; "": it can."""
@@ -172,11 +172,11 @@ class Publish(Request):
         allowed = min(WRITERS[mode] for mode in modes)
         return f", and {allowed} of them may write" if writers > allowed else ""
 
-    def _check_room(self, world: World, host: Host) -> None:
+    def _check_room(self, view: View, host: Host) -> None:
         if not host.max_attachments:
             return
         held = sum(
-            each.volume != self.volume for each in world.txn.scan_ending(Publication, host.id)
+            each.volume != self.volume for each in view.txn.scan_ending(Publication, host.id)
         )
         if held >= host.max_attachments:
             raise ResourceExhausted(
@@ -185,7 +185,7 @@ class Publish(Request):
                 host=host.id,
             )
 
-    def _publication(self, volume: Volume, host: Host, world: World) -> Publication:
+    def _publication(self, volume: Volume, host: Host, view: View) -> Publication:
         if not host.iqn:
             raise FailedPrecondition(
                 f"the host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
@@ -199,9 +199,9 @@ class Publish(Request):
             access_mode=self.access_mode,
             readonly=self._readonly,
             epoch=volume.epoch + 1,
-            published_by=world.caller,
+            published_by=view.caller,
             client_operation=self.client_operation,
-            created_at=world.now,
+            created_at=view.now,
         )
 
 
@@ -219,16 +219,16 @@ class Unpublish(Request):
     fence: bool = False
     grace_s: int = GRACE_S
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         if not 0 <= self.grace_s <= MAX_GRACE_S:
             raise InvalidArgument(
                 f"the grace is {self.grace_s} s: it may be 0 to {MAX_GRACE_S}", reason="BAD_GRACE"
             )
-        volume = need_volume(world.txn, self.volume)
-        standing = list(world.txn.scan_below(Publication, self.volume))
+        volume = need_volume(view.txn, self.volume)
+        standing = list(view.txn.scan_below(Publication, self.volume))
         gone = [each for each in standing if self._names(each)]
         left = [each for each in standing if each not in gone]
-        how = world.settings.export
+        how = view.settings.export
         moves: list[Move] = []
         for index, each in enumerate(gone):
             others = [*left, *gone[index + 1 :]]
@@ -266,9 +266,9 @@ class ReportFilesystem(Request):
     uuid: str
     operation: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        volume = need_volume(world.txn, self.volume)
-        publication = need_publication(world.txn, self.volume, self.host)
+    def plan(self, view: View, seen: object) -> Plan:
+        volume = need_volume(view.txn, self.volume)
+        publication = need_publication(view.txn, self.volume, self.host)
         if publication.epoch != self.epoch:
             raise FailedPrecondition(
                 f"the publication of {self.volume} to {self.host} is not the one that {self.host} "

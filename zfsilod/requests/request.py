@@ -60,7 +60,7 @@ class Settings(Record):
     node_paths: tuple[str, ...] = ()  # below which the role node may stage and mount
 
 
-class World:
+class View:
     """What a plan sees: the records at one moment, the settings, and whose operation it will be."""
 
     def __init__(
@@ -103,11 +103,11 @@ class Plan:
         self.revert = revert
         self.secrets = secrets or {}
 
-    def operation(self, request: Request, world: World) -> Operation:
+    def operation(self, request: Request, view: View) -> Operation:
         """Return the operation that carries the plan out."""
         title = self.title if self.moves or self.commit else f"{self.title}: already so"
         return Operation(
-            id=world.operation_id,
+            id=view.operation_id,
             kind=request.kind,
             subject=request.subject,
             title=title,
@@ -116,9 +116,9 @@ class Plan:
             commit=self.commit,
             revert=self.revert,
             fingerprint=request.fingerprint(),
-            caller=world.caller,
-            boot_id=world.boot_id,
-            created_at=world.now,
+            caller=view.caller,
+            boot_id=view.boot_id,
+            created_at=view.now,
         )
 
 
@@ -142,7 +142,7 @@ class Request(Record):
         """Read what the plan needs to know of the host, in a thread."""
         return None
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         """Return what will happen, from the records of one moment."""
         raise AssertionError(f"{self.kind} has no plan")
 

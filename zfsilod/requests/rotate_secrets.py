@@ -20,7 +20,7 @@ from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Publication
 from zfsilod.requests.attach import Fetched
 from zfsilod.requests.publications import chap_for
-from zfsilod.requests.request import Plan, Request, World, drop_secret, put
+from zfsilod.requests.request import Plan, Request, View, drop_secret, put
 from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ class RotateSecrets(Request):
     host: str = ""  # "": all
     force: bool = False  # at once also where a session lives, whoever asks
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, frozenset)
-        volume, how = need_volume(world.txn, self.volume), world.settings.export
-        found = self.publications(world.txn)
+        volume, how = need_volume(view.txn, self.volume), view.settings.export
+        found = self.publications(view.txn)
         waiting = [each for each in found if each.id in seen]
         before = [each for each in found if each.id not in seen]
         after = [each.but(rotation=each.rotation + 1, rotation_due=False) for each in before]
@@ -101,11 +101,11 @@ class RefreshSecrets(Request):
     server: str
     ids: tuple[str, ...]
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, dict)
         changes = [
-            (each, each.but(rotation=seen[each.id].connection.rotation, updated_at=world.now))
-            for each in self.attachments(world.txn)
+            (each, each.but(rotation=seen[each.id].connection.rotation, updated_at=view.now))
+            for each in self.attachments(view.txn)
             if each.id in seen and is_stale(each, seen[each.id].connection)
         ]
         if not changes:

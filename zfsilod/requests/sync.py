@@ -22,10 +22,10 @@ from zfsilod.model.records import Attachment, Debt, Move, Operation
 from zfsilod.model.validation import nearly_full
 from zfsilod.requests.deletion import Purger
 from zfsilod.requests.detach import Disconnect
-from zfsilod.requests.request import Plan, Request, Settings, World, put
+from zfsilod.requests.request import Plan, Request, Settings, View, put
 from zfsilod.requests.rotate_secrets import follow
 from zfsilod.service.drift import UNKNOWN, Findings, note, survey, truth
-from zfsilod.storage.volume_view import View, view, views
+from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
     from zfsilod.service.service import Service
@@ -50,10 +50,10 @@ class SyncVolume(Request):
     kind = "sync"
     id: str
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = view(world.txn, self.id)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = volume_view(view.txn, self.id)
         records = [each for each in (found.volume, found.attachment) if each is not None]
-        moves = [m for m in truth(found, world.settings) if not isinstance(m.step, Zvol)]
+        moves = [m for m in truth(found, view.settings) if not isinstance(m.step, Zvol)]
         return Plan(
             title=f"sync {self.id}",
             claims=tuple(f"{each.bucket()}/{self.id}" for each in records),
@@ -62,7 +62,7 @@ class SyncVolume(Request):
         )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
-        return truth(view(txn, self.id), settings)
+        return truth(volume_view(txn, self.id), settings)
 
 
 class Report(Record):
@@ -78,7 +78,7 @@ async def sync_all(service: Service, caller: str, *, validate_only: bool = False
     """Compare every volume with the host and repair what differs, one failure stopping no other."""
     findings = await survey(service)
     with service.store.read() as txn:
-        left_out = sum(_may_end(txn, each) for each in views(txn)) > len(findings)
+        left_out = sum(_may_end(txn, each) for each in volume_views(txn)) > len(findings)
     complaints = {each.volume: each.problems[0].problem for each in findings if each.problems}
     failed: dict[str, str] = {}
     if not validate_only:
@@ -96,7 +96,7 @@ async def sync_all(service: Service, caller: str, *, validate_only: bool = False
     )
 
 
-def _may_end(txn: Transaction, found: View) -> bool:
+def _may_end(txn: Transaction, found: VolumeView) -> bool:
     """Tell whether a volume is idle, or will be: not when a person has to repair an operation."""
     operation = txn.get(Operation, found.operation) if found.operation else None
     return operation is None or operation.state != "NEEDS_REPAIR"

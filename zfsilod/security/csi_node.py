@@ -15,10 +15,10 @@ from zfsilod.requests.attach import check_path as as_kept
 if TYPE_CHECKING:
     from zfsilod.model.records import Attachment
     from zfsilod.requests.attach import Connect
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 
-def shown(found: View, allowed: tuple[str, ...]) -> View | None:
+def shown(found: VolumeView, allowed: tuple[str, ...]) -> VolumeView | None:
     """Return what a node is shown under a name, None where nothing is its own."""
     if found.attachment is None or not is_own(found.attachment, allowed):
         return None

@@ -15,7 +15,7 @@ from zfsilod.engine.steps import Zvol
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.record import Pairs, Record
 from zfsilod.model.records import Attachment, Condition, HostStep, Move, Volume
-from zfsilod.storage.volume_view import View, view, views
+from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ PROBLEMS: dict[str, type[ZfsiloError]] = {LOST: FailedPrecondition, CONFLICT: Co
 async def survey(service: Service, names: tuple[str, ...] = ()) -> list[Findings]:
     """Compare the volumes of these names, or all, with the host; those at work are left out."""
     with service.store.read() as txn:
-        found = [view(txn, name) for name in names] if names else list(views(txn))
+        found = [volume_view(txn, name) for name in names] if names else list(volume_views(txn))
     idle = [each for each in found if not each.operation]
     datasets = tuple(each.volume.dataset for each in idle if each.volume is not None)
     machine = await service.look(
@@ -87,11 +87,11 @@ async def survey(service: Service, names: tuple[str, ...] = ()) -> list[Findings
     return findings
 
 
-def _compare_all(found: list[View], machine: Machine, settings: Settings) -> list[Findings]:
+def _compare_all(found: list[VolumeView], machine: Machine, settings: Settings) -> list[Findings]:
     return [compare(each, machine, settings) for each in found]
 
 
-def compare(found: View, machine: Machine, settings: Settings) -> Findings:
+def compare(found: VolumeView, machine: Machine, settings: Settings) -> Findings:
     """Probe every fact of one volume."""
     return Findings(
         volume=found.id,
@@ -103,7 +103,7 @@ def compare(found: View, machine: Machine, settings: Settings) -> Findings:
     )
 
 
-def truth(found: View, settings: Settings) -> tuple[Move, ...]:
+def truth(found: VolumeView, settings: Settings) -> tuple[Move, ...]:
     """Return all that must be so, and must not, on this host for a volume.
 
     An attachment that nobody restores (`restore` NEVER) is left to whoever made it: after a reboot
@@ -117,7 +117,7 @@ def truth(found: View, settings: Settings) -> tuple[Move, ...]:
     return moves
 
 
-def unrestored(found: View) -> tuple[Move, ...]:
+def unrestored(found: VolumeView) -> tuple[Move, ...]:
     """Return what would be so if somebody restored an attachment that zfsilo does not."""
     if found.attachment is None or found.attachment.restore == "BOOT":
         return ()
@@ -141,7 +141,7 @@ def _differences(
             return  # all that stands on it is beside the point
 
 
-def _problem(found: View) -> Problem:
+def _problem(found: VolumeView) -> Problem:
     def why(move: Move) -> tuple[str, str]:
         if not isinstance(move.step, Zvol):
             return "", ""
@@ -169,7 +169,7 @@ class Fact(Record):
     parameters: Pairs = ()
 
 
-def facts(found: View, machine: Machine, settings: Settings) -> list[Fact]:
+def facts(found: VolumeView, machine: Machine, settings: Settings) -> list[Fact]:
     """Look at every fact that makes up a volume on this host."""
     moves = (*truth(found, settings), *unrestored(found))
     return [_fact(m.step, machine, up=m.up) for m in moves if isinstance(m.step, HostStep)]

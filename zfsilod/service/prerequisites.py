@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host
     from zfsilod.model.records import Disk, Move, Operation
-    from zfsilod.requests.request import Request, World
+    from zfsilod.requests.request import Request, View
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
@@ -38,7 +38,7 @@ async def clear(
     with service.store.read() as txn:
         first = obstacles(request, txn, seen)
         if first or isinstance(request, Connect):
-            request.plan(service.world(txn, "", caller, before=first), seen)
+            request.plan(service.view(txn, "", caller, before=first), seen)
     if not first and isinstance(request, Connect) and isinstance(seen, Fetched):
         first = await _leftovers(service, request, seen)
     for each in first:
@@ -58,9 +58,9 @@ def obstacles(request: Request, txn: Transaction, seen: object) -> Sequence[Requ
     return []
 
 
-def moves(first: Sequence[Request], world: World) -> list[Move]:
+def moves(first: Sequence[Request], view: View) -> list[Move]:
     """Return the moves of what has to be done first."""
-    return [move for request in first for move in request.plan(world, None).moves]
+    return [move for request in first for move in request.plan(view, None).moves]
 
 
 async def _leftovers(service: Service, request: Connect, seen: Fetched) -> Sequence[Request]:

@@ -41,14 +41,14 @@ from zfsilod.model.records import (
 from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import Room
 from zfsilod.requests import attach, sync
-from zfsilod.requests.request import Plan, Request, Settings, World
+from zfsilod.requests.request import Plan, Request, Settings, View
 from zfsilod.requests.volumes import need_root
 from zfsilod.security.audit import Audit
 from zfsilod.service import inputs, prerequisites
 from zfsilod.service.drift import Findings, note, survey
 from zfsilod.service.executor import Driver, Launcher, Servers
 from zfsilod.service.stats import stats
-from zfsilod.storage.volume_view import view
+from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -172,11 +172,11 @@ class Service:
     ) -> list[Operation]:
         begun = []
         for request, operation_id in zip(requests, ids, strict=True):
-            world = self.world(txn, operation_id, caller)
+            view = self.view(txn, operation_id, caller)
             with contextlib.suppress(NotFound):  # it was deleted meanwhile
-                planned = request.plan(world, None)
+                planned = request.plan(view, None)
                 if not any(txn.claimant(thing) for thing in planned.claims):
-                    operation = planned.operation(request, world).but(batch=batch)
+                    operation = planned.operation(request, view).but(batch=batch)
                     begun.append(txn.begin(operation))
         return begun
 
@@ -191,9 +191,9 @@ class Service:
         seen = await inputs.see(self, request, operation_id)
         with self.store.read() as txn:
             first = prerequisites.obstacles(request, txn, seen)
-            world = self.world(txn, operation_id, caller, before=first)
-            planned = request.plan(world, seen).operation(request, world)
-            return planned.but(moves=(*prerequisites.moves(first, world), *planned.moves))
+            view = self.view(txn, operation_id, caller, before=first)
+            planned = request.plan(view, seen).operation(request, view)
+            return planned.but(moves=(*prerequisites.moves(first, view), *planned.moves))
 
     async def wait(self, operation_id: str, timeout_s: float) -> Operation:
         """Wait for an operation's end and return it. Raises its failure, or DeadlineExceeded."""
@@ -331,7 +331,7 @@ class Service:
     async def stats(self, volume_id: str) -> dict[str, int]:
         """Return the figures of a volume, as far as they are known here."""
         with self.store.read() as txn:
-            found = view(txn, volume_id)
+            found = volume_view(txn, volume_id)
         return (await stats(self, found)).figures
 
     async def introduce(self, server: str) -> None:
@@ -418,11 +418,11 @@ class Service:
             ended_at=now,
         )
 
-    def world(
+    def view(
         self, txn: Transaction, operation_id: str, caller: str, *, before: Sequence[Request] = ()
-    ) -> World:
+    ) -> View:
         """Return what a plan sees; `before`: what it may take for done already."""
-        return World(
+        return View(
             txn,
             self.settings,
             operation_id=operation_id,
@@ -445,8 +445,8 @@ class Service:
 
         One that changed it since it was looked at counts too: then what was seen is not so.
         """
-        world = self.world(txn, operation_id, caller)
-        plan = request.plan(world, seen)
+        view = self.view(txn, operation_id, caller)
+        plan = request.plan(view, seen)
         if seen is not None:
             for each in txn.changed_after(since):
                 if not set(plan.claims).isdisjoint(each.claims):
@@ -457,12 +457,12 @@ class Service:
                 return self._owner(txn, owner)
         if plan.moves:
             self.store.check_head_room()
-        return self._store(txn, plan, request, world)
+        return self._store(txn, plan, request, view)
 
-    def _store(self, txn: Transaction, plan: Plan, request: Request, world: World) -> Operation:
+    def _store(self, txn: Transaction, plan: Plan, request: Request, view: View) -> Operation:
         for name, chap in plan.secrets.items():
             txn.put_raw("secret", name, self.store.seal(name, chap))
-        operation = plan.operation(request, world)
+        operation = plan.operation(request, view)
         if not plan.moves:
             return txn.finish(operation, "DONE")
         return txn.begin(operation)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from zfsilod.requests.deletion import Dependents
     from zfsilod.service.drift import Fact, Findings
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 N = TypeVar("N", bound=str)
 ULID_LENGTH = 26
@@ -135,7 +135,7 @@ MARKS: Enum[Mark] = Enum(
 # What we show
 
 
-def volume(view: View) -> volume_pb2.Volume:
+def volume(view: VolumeView) -> volume_pb2.Volume:
     """Return all that this host knows under a volume's name."""
     record = view.volume or view.attachment
     assert record is not None, f"a view of nothing: {view.id}"

@@ -33,7 +33,7 @@ from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host, need_volume
-from zfsilod.storage.volume_view import HEIGHTS, page, view
+from zfsilod.storage.volume_view import HEIGHTS, page, volume_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from zfsilod.api.dbus.objects import Objects
     from zfsilod.requests.request import Request
     from zfsilod.service.service import Service
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -201,19 +201,19 @@ class Methods:
 
     async def get_volume(self, volume_id: str) -> list[Any]:
         with self.service.store.read() as txn:
-            return [path_of("volume", view(txn, volume_id).id)]
+            return [path_of("volume", volume_view(txn, volume_id).id)]
 
     async def list_volumes(self, options: dict[str, Variant]) -> list[Any]:
         asked = read_options(options, ("page_size", "page_token", "height", "labels"))
         height, labels = asked.get("height"), set(asked.get("labels", ()))
 
-        def wanted(each: View) -> bool:
+        def wanted(each: VolumeView) -> bool:
             carried = set(each.volume.labels) if each.volume else set()
             return height in (None, each.height) and labels <= carried
 
         after, limit = _after(asked), _limit(asked)
 
-        def read() -> tuple[list[View], str]:
+        def read() -> tuple[list[VolumeView], str]:
             with self.service.store.read() as txn:
                 return page(txn, after=after, limit=limit, wanted=wanted)
 

@@ -21,7 +21,13 @@ from zfsilod.security import csi_node
 from zfsilod.security.authentication import Caller, shown
 from zfsilod.service.drift import facts
 from zfsilod.service.stats import stats
-from zfsilod.storage.volume_view import HEIGHTS, View, view, views, views_with_deleted
+from zfsilod.storage.volume_view import (
+    HEIGHTS,
+    VolumeView,
+    volume_view,
+    volume_views,
+    volume_views_with_deleted,
+)
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
 
-    Source = Callable[[Transaction, str], Iterator[View]]
+    Source = Callable[[Transaction, str], Iterator[VolumeView]]
 
 MAX_DIFFERENCES = 1000
 FIELDS = ("id", "uid", "height", "mode", "host", "server", "labels")
@@ -66,7 +72,7 @@ class Volumes:
         page = self._pages.parse("ListVolumes", message)
         wanted = filters.parse(message.filter, FIELDS, WORDS)
         deleted = message.show_deleted and call.caller.role != "host"
-        source = views_with_deleted if deleted else views
+        source = volume_views_with_deleted if deleted else volume_views
         found, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller, source))
         return volume_pb2.ListVolumesResponse(
             volumes=found, next_page_token=self._pages.token(page, after)
@@ -169,9 +175,9 @@ class Volumes:
         )
 
 
-def need_view(call: Call, volume_id: str) -> View:
+def need_view(call: Call, volume_id: str) -> VolumeView:
     """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
-    known = call.read(lambda txn: view(txn, volume_id))
+    known = call.read(lambda txn: volume_view(txn, volume_id))
     if call.caller.role == "node":
         found = csi_node.shown(known, call.service.settings.node_paths)
     else:
@@ -190,7 +196,7 @@ async def change_volume(
     plan of such a request looks at the state anyway.
     """
     if etag:
-        call.read(lambda txn: check_etag(etag, int(view(txn, volume_id).etag)))
+        call.read(lambda txn: check_etag(etag, int(volume_view(txn, volume_id).etag)))
     operation = await call.change(request, validate_only=validate_only)
     if call.caller.role == "host":
         operation.ClearField("moves")  # they name other hosts
@@ -245,11 +251,11 @@ def _update(message: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
 def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
 ) -> tuple[list[volume_pb2.Volume], str]:
-    def is_wanted(found: View) -> bool:
+    def is_wanted(found: VolumeView) -> bool:
         seen = shown(caller, found)
         return seen is not None and wanted(partial(_values, seen))
 
-    def show(found: View) -> volume_pb2.Volume:
+    def show(found: VolumeView) -> volume_pb2.Volume:
         seen = shown(caller, found)
         assert seen is not None, "it was wanted"
         return convert.volume(seen)
@@ -259,7 +265,7 @@ def _page(
     )
 
 
-def _values(found: View, field: str) -> filters.Values:
+def _values(found: VolumeView, field: str) -> filters.Values:
     """Return what a volume has in a field of FIELDS."""
     volume, attachment = found.volume, found.attachment
     match field:
