@@ -42,7 +42,7 @@ def kinds(zfsilo: House) -> set[str]:
 
 
 def ways(operation: Operation) -> list[str]:
-    return [f"{move.way} {type(move.step).__name__}" for move in operation.moves]
+    return [f"{action.way} {type(action.step).__name__}" for action in operation.actions]
 
 
 async def test_a_lost_session_turns_the_order_round(zfsilo: House) -> None:
@@ -62,8 +62,8 @@ async def test_a_disk_that_hangs_loses_its_session_first(zfsilo: House, kind: st
         if request.kind == kind:
             freeze(zfsilo)
         done = await zfsilo.do(request)
-        hung = "done" if request.kind == kind else "kept"
-        assert (ways(done)[0], done.moves[0].mark) == ("do Answering", hung)
+        hung = "DONE" if request.kind == kind else "UNCHANGED"
+        assert (ways(done)[0], done.actions[0].status) == ("do Answering", hung)
         if request.kind == kind:
             break
     assert "session" not in kinds(zfsilo)

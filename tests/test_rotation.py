@@ -77,7 +77,7 @@ async def test_a_host_that_is_logged_in_takes_them_when_it_looks(zfsilo: House) 
     await zfsilo.do(*UP)
     old = secrets(zfsilo)
     asked = await zfsilo.do(ROTATE.but(force=False))
-    assert (asked.title, asked.moves) == (
+    assert (asked.title, asked.actions) == (
         "ask take to use new secrets for data within a minute",
         (),
     )

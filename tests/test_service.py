@@ -85,7 +85,7 @@ async def test_a_repeat_is_already_so_and_moves_nothing(zfsilo: House) -> None:
     before = zfsilo.facts
     for request in UP:
         operation = await zfsilo.do(request)
-        assert operation.moves == (), f"{request.kind} moved something"
+        assert operation.actions == (), f"{request.kind} moved something"
     assert zfsilo.facts == before
 
 
@@ -291,7 +291,7 @@ async def test_validate_only_plans_and_stores_nothing(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     before = raw_keys(zfsilo, "operation")
     planned = await zfsilo.service.plan(PUBLISH, caller="a")
-    assert [type(move.step).__name__ for move in planned.moves] == [
+    assert [type(action.step).__name__ for action in planned.actions] == [
         "Backstore",
         "Target",
         "Lun",

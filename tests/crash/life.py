@@ -299,15 +299,15 @@ class Chance:
     """What is random, replaced by what is counted, so that two runs can be compared."""
 
     def __init__(self) -> None:
-        self.count = self.marked = 0
+        self.count = self.with_status = 0
 
-    def mark(self) -> None:
+    def status(self) -> None:
         """Remember where it stands, for `again`."""
-        self.marked = self.count
+        self.with_status = self.count
 
     def again(self) -> None:
         """Go back to the mark: the next run draws what the one before drew."""
-        self.count = self.marked
+        self.count = self.with_status
 
     def _next(self) -> int:
         self.count += 1

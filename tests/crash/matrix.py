@@ -61,7 +61,7 @@ class Bench:
         if self.case.spoil is not None:
             self.case.spoil(built)
         self.start = built.dump()
-        self.chance.mark()
+        self.chance.status()
         self.older = {op.id for op in built.operations()}
         self.before = self.between = built.state()
         self.rebooted["before"] = self.rebooted["between"] = await self._reboot()

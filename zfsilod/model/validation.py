@@ -133,10 +133,10 @@ def check_marks(volume: Volume) -> Volume:
 
 def check_fit(values: Pairs, name: str) -> Pairs:
     """Return user properties that ZFS can keep, else raise InvalidArgument."""
-    for mark, value in values:
+    for status, value in values:
         if len(value) > MAX_MARK:
             raise InvalidArgument(
-                f"the {mark.removeprefix('zfsilo:')} of {name} are too long: {len(value)} "
+                f"the {status.removeprefix('zfsilo:')} of {name} are too long: {len(value)} "
                 f"characters, ZFS keeps {MAX_MARK}",
                 reason="TOO_LONG",
                 name=name,

@@ -62,11 +62,11 @@ class AdoptVolume(Request):
         check_id(self.id, "volume id")
         self._check_new(view)
         volume = self._volume(view)
-        moves = plans.adoption(volume) if not self.zvol.uid else ()
+        actions = plans.adoption(volume) if not self.zvol.uid else ()
         return Plan(
             title=f"adopt {self.zvol.dataset} as {self.id}",
             claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
-            moves=moves,
+            actions=actions,
             commit=(*self._records(volume, view), *held(volume)),
         )
 

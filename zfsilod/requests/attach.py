@@ -11,13 +11,13 @@ from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgum
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
     FILESYSTEMS,
+    Action,
     Attachment,
     Debt,
     Disk,
     Filesystem,
     Mode,
     Mount,
-    Move,
     Restore,
 )
 from zfsilod.requests.request import (
@@ -126,23 +126,23 @@ class Connect(Request):
             )
         new = self._attachment(found, seen.connection, view, published=seen.published)
         owed = Debt(id=view.operation_id, server=self.server, volume=self.volume)
-        moves, commit = plans.up(plans.connection(new)), [put(new)]
+        actions, commit = plans.up(plans.connection(new)), [put(new)]
         if seen.published:
             commit.append(drop(owed))
         rotated = found is not None and found.secret != new.secret
         if found is not None and rotated:
-            moves = (*plans.new_secrets([(found, new)]), *moves)
+            actions = (*plans.new_secrets([(found, new)]), *actions)
             commit.append(drop_secret(found.secret))
         return Plan(
             title=f"connect {self.volume} of {self.server}",
             claims=(f"attachment/{self.id}", f"target/{seen.connection.target}"),
-            moves=moves,
+            actions=actions,
             commit=tuple(commit),
             revert=(drop_secret(new.secret),) if rotated or not found else (),
             secrets={new.secret: seen.chap},
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Attachment, self.id)
         if found is None or found.height == "ABSENT" or self.epoch not in (0, found.epoch):
             return None
@@ -240,11 +240,11 @@ class Stage(Request):
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
-            moves=plans.up(plans.staging(new)),
+            actions=plans.up(plans.staging(new)),
             commit=(put(new),),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Attachment, self.id)
         if found is None or found.height not in ("STAGED", "MOUNTED") or not self._same(found):
             return None
@@ -343,11 +343,11 @@ class MountAt(Request):
         return Plan(
             title=f"mount {self.id} at {path}",
             claims=(f"attachment/{self.id}", f"path/{path}"),
-            moves=plans.up(plans.mounting(found, mount)),
+            actions=plans.up(plans.mounting(found, mount)),
             commit=(put(found.but(height="MOUNTED", mounts=mounts, updated_at=view.now)),),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Attachment, self.id)
         mounts = found.mounts if found else ()
         here = next((each for each in mounts if each.path == self.path), None)
@@ -377,7 +377,7 @@ class Grow(Request):
         return Plan(
             title=f"grow {self.id} to {seen} bytes",
             claims=(f"attachment/{self.id}",),
-            moves=plans.growth(found, seen),
+            actions=plans.growth(found, seen),
             commit=(put(new),),
         )
 

@@ -75,7 +75,7 @@ class DeleteVolume(Request):
             return Plan(
                 title=title,
                 claims=claims,
-                moves=plans.down([plans.zvol(volume)]),
+                actions=plans.down([plans.zvol(volume)]),
                 commit=(drop(volume), *released(volume)),
             )
         trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
@@ -89,7 +89,7 @@ class DeleteVolume(Request):
         return Plan(
             title=f"{title}, into the trash",
             claims=(*claims, f"trash/{volume.uid}"),
-            moves=plans.up([plans.in_trash(volume, volume.dataset, trash)]),
+            actions=plans.up([plans.in_trash(volume, volume.dataset, trash)]),
             commit=(drop(volume), put(trashed)),
         )
 
@@ -112,7 +112,7 @@ class UndeleteVolume(Request):
         return Plan(
             title=f"undelete {self.id}",
             claims=(f"volume/{self.id}", f"trash/{volume.uid}"),
-            moves=plans.down([plans.in_trash(volume, found.home, found.volume.dataset)]),
+            actions=plans.down([plans.in_trash(volume, found.home, found.volume.dataset)]),
             commit=(put(volume), drop(found)),
         )
 
@@ -147,7 +147,7 @@ class PurgeVolume(Request):
         return Plan(
             title=f"purge {volume.id}, deleted before",
             claims=(f"trash/{volume.uid}",),
-            moves=plans.down([plans.zvol(volume)]),
+            actions=plans.down([plans.zvol(volume)]),
             commit=(drop(found), *released(volume)),
         )
 

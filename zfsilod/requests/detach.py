@@ -51,12 +51,14 @@ class UnmountFrom(Descent):
         if found is None or not gone:
             return Plan(title=title, claims=claims)
         if self.turned(seen):
-            moves = list(plans.detaching(found, gone))
+            actions = list(plans.detaching(found, gone))
         else:
-            moves = [move for mount in reversed(gone) for move in plans.unmounting(found, mount)]
+            actions = [
+                action for mount in reversed(gone) for action in plans.unmounting(found, mount)
+            ]
         left = tuple(each for each in mounts if each not in gone)
         new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=view.now)
-        return Plan(title=title, claims=claims, moves=tuple(moves), commit=(put(new),))
+        return Plan(title=title, claims=claims, actions=tuple(actions), commit=(put(new),))
 
 
 class Unstage(Descent):
@@ -88,7 +90,7 @@ class Unstage(Descent):
         return Plan(
             title=title,
             claims=(*claims, *_paths(found)),
-            moves=plans.abandoning(found) if turned else plans.unstaging(found),
+            actions=plans.abandoning(found) if turned else plans.unstaging(found),
             commit=(put(_connected(found, view)),),
         )
 
@@ -117,13 +119,13 @@ class Disconnect(Descent):
                 volume=self.id,
             )
         session = plans.connection(found)
-        moves = plans.descent(found, session)
+        actions = plans.descent(found, session)
         if self.turned(seen):
-            moves = (*plans.abandoning(found), *plans.down(session))
+            actions = (*plans.abandoning(found), *plans.down(session))
         return Plan(
             title=title,
             claims=(*claims, *_paths(found)),
-            moves=moves,
+            actions=actions,
             commit=(drop(found), drop_secret(found.secret), *_debt(found)),
         )
 
@@ -151,7 +153,7 @@ class Clear(Request):
             return Plan(title=title, claims=claims)  # what was seen was being connected
         detached = [Detached(disk=self.disk, path=each) for each in reversed(self.paths)]
         return Plan(
-            title=title, claims=claims, moves=plans.up([Dropped(disk=self.disk), *detached])
+            title=title, claims=claims, actions=plans.up([Dropped(disk=self.disk), *detached])
         )
 
 

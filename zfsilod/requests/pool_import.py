@@ -233,8 +233,8 @@ async def new_cuts(service: Service, into: Rebuilt) -> list[AdoptCut]:
 
 def _cuts_of(operation: Operation) -> Iterator[str]:
     """Yield the uids of the snapshots that an operation is about."""
-    for move in operation.moves:
-        if isinstance(move.step, Clone):
-            yield move.step.cut
-        elif isinstance(move.step, Cut):
-            yield move.step.uid
+    for action in operation.actions:
+        if isinstance(action.step, Clone):
+            yield action.step.cut
+        elif isinstance(action.step, Cut):
+            yield action.step.uid

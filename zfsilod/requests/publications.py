@@ -17,10 +17,10 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import (
     FILESYSTEMS,
     AccessMode,
+    Action,
     Filesystem,
     FilesystemState,
     Host,
-    Move,
     Publication,
     Transport,
     Volume,
@@ -86,14 +86,14 @@ class Publish(Request):
             wanted = self._publication(volume, host, view).but(rotation=rotation)
         assert wanted is not None
         how, new = view.settings.export, wanted is not standing
-        moves = plans.publish(volume, wanted, how, others)
+        actions = plans.publish(volume, wanted, how, others)
         if standing is not None and new:  # the host has another name now: it is let in anew
-            moves = (*plans.dismissal(volume, standing, how, others), *moves)
+            actions = (*plans.dismissal(volume, standing, how, others), *actions)
         target = plans.target_name(how.prefix, volume)
         return Plan(
             title=f"publish {self.volume} to {self.host} over iscsi",
             claims=(f"volume/{self.volume}",),
-            moves=moves,
+            actions=actions,
             commit=(
                 put(volume.but(height="EXPORTED", epoch=max(volume.epoch, wanted.epoch))),
                 put(wanted),
@@ -103,15 +103,15 @@ class Publish(Request):
             secrets={wanted.secret: chap_for(wanted, target)} if new else {},
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         volume, host = txn.get(Volume, self.volume), txn.get(Host, self.host)
         found = txn.get(Publication, f"{self.volume}/{self.host}")
         if volume is None or host is None or found is None or not self._same(found):
             return None
         if found.initiator != host.iqn:
             return None
-        moves = plans.publish(volume, found, settings.export, self._others(txn))
-        return (*plans.up([plans.zvol(volume)]), *moves)
+        actions = plans.publish(volume, found, settings.export, self._others(txn))
+        return (*plans.up([plans.zvol(volume)]), *actions)
 
     def fences(self, txn: Transaction) -> list[Unpublish]:
         """Return what must be done first, with `force`: take it from those that are in the way."""
@@ -229,17 +229,17 @@ class Unpublish(Request):
         gone = [each for each in standing if self._names(each)]
         left = [each for each in standing if each not in gone]
         how = view.settings.export
-        moves: list[Move] = []
+        actions: list[Action] = []
         for index, each in enumerate(gone):
             others = [*left, *gone[index + 1 :]]
             fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
-            moves += plans.unpublish(volume, each, how, others, fence=fence)
+            actions += plans.unpublish(volume, each, how, others, fence=fence)
         height = "EXPORTED" if left else "CREATED"
         return Plan(
             title=f"{'fence' if self.fence else 'unpublish'} {self.volume} from "
             f"{self.host or 'all hosts'}",
             claims=(f"volume/{self.volume}",),
-            moves=tuple(moves),
+            actions=tuple(actions),
             commit=(
                 *(drop(each) for each in gone),
                 *(drop_secret(each.secret) for each in gone),
@@ -284,11 +284,11 @@ class ReportFilesystem(Request):
             host=self.host,
         )
         self._check(volume.filesystem)
-        moves = plans.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
+        actions = plans.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
         return Plan(
             title=f"mark the filesystem of {self.volume} {self.state}",
             claims=(f"volume/{self.volume}",),
-            moves=moves,
+            actions=actions,
             commit=(put(volume.but(filesystem=wanted)),),
         )
 

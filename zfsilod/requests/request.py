@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from zfsilod.model.errors import Busy, InvalidArgument
 from zfsilod.model.record import Pairs, Record, Stored, to_plain
-from zfsilod.model.records import Change, Move, Operation
+from zfsilod.model.records import Action, Change, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,27 +91,27 @@ class Plan:
         *,
         title: str,
         claims: tuple[str, ...],
-        moves: tuple[Move, ...] = (),
+        actions: tuple[Action, ...] = (),
         commit: tuple[Change, ...] = (),
         revert: tuple[Change, ...] = (),
         secrets: dict[str, Chap] | None = None,
     ) -> None:
         self.title = title
         self.claims = claims
-        self.moves = moves
+        self.actions = actions
         self.commit = commit
         self.revert = revert
         self.secrets = secrets or {}
 
     def operation(self, request: Request, view: View) -> Operation:
         """Return the operation that carries the plan out."""
-        title = self.title if self.moves or self.commit else f"{self.title}: already so"
+        title = self.title if self.actions or self.commit else f"{self.title}: already so"
         return Operation(
             id=view.operation_id,
             kind=request.kind,
             subject=request.subject,
             title=title,
-            moves=self.moves,
+            actions=self.actions,
             claims=self.claims,
             commit=self.commit,
             revert=self.revert,
@@ -146,7 +146,7 @@ class Request(Record):
         """Return what will happen, from the records of one moment."""
         raise AssertionError(f"{self.kind} has no plan")
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         """Return what must be so for the request to be "already so"; None: records deny it."""
         return None
 

@@ -58,10 +58,10 @@ class RotateSecrets(Request):
         return Plan(
             title=self._title(waiting, before),
             claims=(f"volume/{self.volume}",),
-            moves=tuple(
-                move
+            actions=tuple(
+                action
                 for old, new in zip(before, after, strict=True)
-                for move in plans.rotation(volume, old, new, how, force=self.force)
+                for action in plans.rotation(volume, old, new, how, force=self.force)
             ),
             commit=(
                 *map(put, after),
@@ -114,7 +114,7 @@ class RefreshSecrets(Request):
         return Plan(
             title=f"take new secrets for {names}",
             claims=tuple(f"attachment/{each.id}" for each, _after in changes),
-            moves=plans.new_secrets(changes),
+            actions=plans.new_secrets(changes),
             commit=tuple(
                 change for old, new in changes for change in (put(new), drop_secret(old.secret))
             ),

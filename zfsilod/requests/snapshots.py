@@ -31,7 +31,7 @@ from zfsilod.requests.volumes import need_volume
 if TYPE_CHECKING:
     from zfsilod.engine.steps import Cut
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import Change, Move
+    from zfsilod.model.records import Action, Change
     from zfsilod.storage.store import Transaction
 
 MAX_VOLUMES = 64  # in a group
@@ -60,11 +60,11 @@ class CreateSnapshot(Request):
         return Plan(
             title=f"snapshot {self.volume} as {self.id}",
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
-            moves=plans.up([plans.cut(new.uid, shots, marks)]),
+            actions=plans.up([plans.cut(new.uid, shots, marks)]),
             commit=(put(new), put(dependent(new))),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found, volume = txn.get(Snapshot, self.id), txn.get(Volume, self.volume)
         if found is None or volume is None or found.volume_uid != volume.uid:
             return None
@@ -92,7 +92,7 @@ class DeleteSnapshot(Request):
         return Plan(
             title=f"delete the snapshot {self.id} of {found.volume}",
             claims=(f"snapshot/{self.id}", *homes(view.txn, found)),
-            moves=plans.down(cuts(view.txn, found)),
+            actions=plans.down(cuts(view.txn, found)),
             commit=gone(found),
         )
 
@@ -130,7 +130,7 @@ class CreateSnapshotGroup(Request):
         return Plan(
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
             claims=(f"snapshotgroup/{self.id}", *(f"volume/{each}" for each in self.volumes)),
-            moves=plans.up([plans.cut(uid, shots, marks)]),
+            actions=plans.up([plans.cut(uid, shots, marks)]),
             commit=(
                 put(group),
                 *(put(each.but(group=self.id)) for each in members),
@@ -138,7 +138,7 @@ class CreateSnapshotGroup(Request):
             ),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(SnapshotGroup, self.id)
         if found is None or found.volumes != self.volumes:
             return None
@@ -168,7 +168,7 @@ class DeleteSnapshotGroup(Request):
                 *(f"snapshot/{each.id}" for each in members),
                 *dict.fromkeys(homes(view.txn, *members)),
             ),
-            moves=plans.down(cuts(view.txn, *members)),
+            actions=plans.down(cuts(view.txn, *members)),
             commit=(drop(found), *(change for each in members for change in gone(each))),
         )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from zfsilod.engine.steps import Zvol
 from zfsilod.model.errors import NotFound, ZfsiloError
 from zfsilod.model.record import Pairs, Record, pairs
-from zfsilod.model.records import Attachment, Debt, Move, Operation
+from zfsilod.model.records import Action, Attachment, Debt, Operation
 from zfsilod.model.validation import nearly_full
 from zfsilod.requests.deletion import Purger
 from zfsilod.requests.detach import Disconnect
@@ -53,15 +53,15 @@ class SyncVolume(Request):
     def plan(self, view: View, seen: object) -> Plan:
         found = volume_view(view.txn, self.id)
         records = [each for each in (found.volume, found.attachment) if each is not None]
-        moves = [m for m in truth(found, view.settings) if not isinstance(m.step, Zvol)]
+        actions = [m for m in truth(found, view.settings) if not isinstance(m.step, Zvol)]
         return Plan(
             title=f"sync {self.id}",
             claims=tuple(f"{each.bucket()}/{self.id}" for each in records),
-            moves=tuple(moves),
+            actions=tuple(actions),
             commit=tuple(put(each) for each in records),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         return truth(volume_view(txn, self.id), settings)
 
 

@@ -14,7 +14,7 @@ from zfsilod.model.errors import (
     NotFound,
     PermissionDenied,
 )
-from zfsilod.model.records import AccessMode, Host, Mode, Move, Publication, Volume
+from zfsilod.model.records import AccessMode, Action, Host, Mode, Publication, Volume
 from zfsilod.model.sizes import show_exact
 from zfsilod.model.validation import (
     Room,
@@ -85,18 +85,18 @@ class CreateVolume(Request):
         check_room(wanted, seen, view)
         commit: tuple[Change, ...] = (put(wanted.but(height="CREATED")),)
         if content is None:
-            moves = plans.up([plans.zvol(wanted, view.operation_id)])
+            actions = plans.up([plans.zvol(wanted, view.operation_id)])
         else:
-            moves = plans.clone(wanted, content.origin, view.operation_id)
+            actions = plans.clone(wanted, content.origin, view.operation_id)
             commit = (*commit, put(clone_dependent(wanted)))
         return Plan(
             title=f"create {self.id}{self._from}",
             claims=(f"volume/{self.id}", *(content.claims if content else ())),
-            moves=moves,
+            actions=actions,
             commit=commit,
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Volume, self.id)
         if found is None or self._differences(found):
             return None
@@ -213,7 +213,7 @@ class UpdateVolume(Request):
     def plan(self, view: View, seen: object) -> Plan:
         volume = need_volume(view.txn, self.id)
         check_etag(self.etag, volume.revision)
-        moves: list[Move] = []
+        actions: list[Action] = []
         new = volume.but(updated_at=view.now)
         if "labels" in self.mask:
             new = new.but(labels=check_labels(self.labels))
@@ -221,19 +221,19 @@ class UpdateVolume(Request):
             new = new.but(hosts=check_hosts(self.hosts))
         if "properties" in self.mask:
             values = dict(check_properties(self.properties, new=False))
-            moves += plans.properties(volume, values)
+            actions += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
-        moves += plans.marking(volume, check_marks(new))
+        actions += plans.marking(volume, check_marks(new))
         if "capacity_bytes" in self.mask:
             assert isinstance(seen, Room)
             new = new.but(capacity_bytes=self._size(volume, seen, view))
             if new.capacity_bytes != volume.capacity_bytes:
-                moves += plans.resize(volume, new.capacity_bytes)
+                actions += plans.resize(volume, new.capacity_bytes)
         return Plan(
             title=f"update {self.id} ({', '.join(self.mask)})",
             claims=(f"volume/{self.id}",),
-            moves=tuple(moves),
+            actions=tuple(actions),
             commit=(put(new),),
         )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.host import Host
-    from zfsilod.model.records import Disk, Move, Operation
+    from zfsilod.model.records import Action, Disk, Operation
     from zfsilod.requests.request import Request, View
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
@@ -58,9 +58,9 @@ def obstacles(request: Request, txn: Transaction, seen: object) -> Sequence[Requ
     return []
 
 
-def moves(first: Sequence[Request], view: View) -> list[Move]:
+def actions(first: Sequence[Request], view: View) -> list[Action]:
     """Return the moves of what has to be done first."""
-    return [move for request in first for move in request.plan(view, None).moves]
+    return [action for request in first for action in request.plan(view, None).actions]
 
 
 async def _leftovers(service: Service, request: Connect, seen: Fetched) -> Sequence[Request]:

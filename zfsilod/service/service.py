@@ -28,12 +28,12 @@ from zfsilod.model.errors import (
     revive,
 )
 from zfsilod.model.records import (
+    Action,
     Attachment,
     Debt,
     Failure,
     Host,
     HostStep,
-    Move,
     Operation,
     Publication,
     failure_of,
@@ -193,7 +193,7 @@ class Service:
             first = prerequisites.obstacles(request, txn, seen)
             view = self.view(txn, operation_id, caller, before=first)
             planned = request.plan(view, seen).operation(request, view)
-            return planned.but(moves=(*prerequisites.moves(first, view), *planned.moves))
+            return planned.but(actions=(*prerequisites.actions(first, view), *planned.actions))
 
     async def wait(self, operation_id: str, timeout_s: float) -> Operation:
         """Wait for an operation's end and return it. Raises its failure, or DeadlineExceeded."""
@@ -372,13 +372,13 @@ class Service:
         """Read the host in a thread. Raises Unavailable when it does not answer in time."""
         return await self._in_thread(self._lookers, question, timeout_s, "the host")
 
-    async def holds(self, moves: tuple[Move, ...]) -> bool:
+    async def holds(self, actions: tuple[Action, ...]) -> bool:
         """Tell whether all these moves are made already, as far as the daemon can see.
 
         Remote moves are taken for made, as are sticky ones: what is mounted has a filesystem. What
         the daemon's sandbox hides from it does not hold: the worker will see it.
         """
-        steps = [(m.step, m.up) for m in moves if isinstance(m.step, HostStep)]
+        steps = [(m.step, m.up) for m in actions if isinstance(m.step, HostStep)]
         seen = [(step, up) for step, up in steps if not step.sticky]
         try:
             return await self.look(lambda: all(s.probe(self.machine) == up for s, up in seen))
@@ -399,8 +399,8 @@ class Service:
     async def _already(self, request: Request, caller: str) -> Operation | None:
         """Return an operation that is born done, when records and probes say "already so"."""
         with self.store.read() as txn:
-            moves = request.standing(txn, self.settings)
-        if moves is None or not await self.holds(moves):
+            actions = request.standing(txn, self.settings)
+        if actions is None or not await self.holds(actions):
             return None
         now = int(time.time())
         name = request.subject.partition("/")[2]
@@ -409,7 +409,7 @@ class Service:
             kind=request.kind,
             subject=request.subject,
             title=f"{request.kind} {name}: already so",
-            moves=(),
+            actions=(),
             claims=(),
             commit=(),
             caller=caller,
@@ -455,7 +455,7 @@ class Service:
             owner = txn.claimant(thing)
             if owner:
                 return self._owner(txn, owner)
-        if plan.moves:
+        if plan.actions:
             self.store.check_head_room()
         return self._store(txn, plan, request, view)
 
@@ -463,7 +463,7 @@ class Service:
         for name, chap in plan.secrets.items():
             txn.put_raw("secret", name, self.store.seal(name, chap))
         operation = plan.operation(request, view)
-        if not plan.moves:
+        if not plan.actions:
             return txn.finish(operation, "DONE")
         return txn.begin(operation)
 

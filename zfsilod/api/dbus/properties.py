@@ -123,8 +123,8 @@ def _error(seen: Progress) -> list[object]:
 
 
 def _step(seen: Progress) -> str:
-    move = None if seen.operation.ended else seen.operation.next_move
-    return move.text if move else ""
+    action = None if seen.operation.ended else seen.operation.next_action
+    return action.text if action else ""
 
 
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -189,7 +189,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Error": _error,
         "Progress": lambda seen: seen.operation.progress,
         "Step": _step,
-        "Moves": lambda seen: [(m.way, m.step.text, m.mark) for m in seen.operation.moves],
+        "Actions": lambda seen: [(m.way, m.step.text, m.status) for m in seen.operation.actions],
         "CreatedAt": lambda seen: seen.operation.created_at,
         "EndedAt": lambda seen: seen.operation.ended_at,
     },
