@@ -20,7 +20,7 @@ let
 
   volumeFile = name: volume: lib.nameValuePair "zfsilo/volumes.d/${name}.toml" {
     source = toml.generate "zfsilo-${name}.toml" (given {
-      inherit (volume) server volume height;
+      inherit (volume) server volume state;
       mount_path = volume.mountPath;
       fs_type = volume.fsType;
       mount_options = volume.mountOptions;
@@ -40,7 +40,7 @@ let
     options = {
       server = mkOption { type = id; description = "The storage host, as `zfsiloctl server list` names it."; };
       volume = mkOption { type = types.nullOr id; default = null; description = "Its id there, where that is another one."; };
-      height = mkOption {
+      state = mkOption {
         type = types.enum [ "connected" "staged" "mounted" ];
         default = "mounted";
         description = "How far up it shall be.";
@@ -98,8 +98,8 @@ in
         { assertion = cfg.take.enable -> cfg.take.initiatorName != null; message = "services.zfsilo.take.initiatorName is not set"; }
         { assertion = cfg.take.volumes == { } || cfg.take.enable; message = "services.zfsilo.take.volumes without services.zfsilo.take.enable"; }
       ] ++ lib.mapAttrsToList (name: each: {
-        assertion = (each.height == "mounted") == (each.mountPath != null);
-        message = "services.zfsilo.take.volumes.${name}: mountPath goes with height \"mounted\"";
+        assertion = (each.state == "mounted") == (each.mountPath != null);
+        message = "services.zfsilo.take.volumes.${name}: mountPath goes with state \"mounted\"";
       }) cfg.take.volumes;
 
       environment.systemPackages = [ cfg.package ];

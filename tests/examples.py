@@ -59,7 +59,7 @@ ATTACHMENT = Attachment(
     portals=("10.77.0.1:3260",),
     mode="FILESYSTEM",
     epoch=1,
-    height="MOUNTED",
+    state="MOUNTED",
     staging_path="/staging/data",
     made_staging_path=True,
     mounts=(Mount(path="/srv/data", made_path=True),),
@@ -220,7 +220,7 @@ def _consumer() -> tuple[Example, ...]:
         Example(
             name="grow",
             before=staged,
-            actions=plans.growth(ATTACHMENT.but(height="STAGED"), 2 * GIB),
+            actions=plans.growth(ATTACHMENT.but(state="STAGED"), 2 * GIB),
         ),
         Example(
             name="mount-block",

@@ -140,7 +140,7 @@ async def test_a_stray_mount_is_an_orphan(zfsilo: House) -> None:
 
     def unmounted(txn: Any) -> None:
         found = txn.get(Attachment, "data")
-        txn.put(found.but(mounts=(), height="STAGED"))
+        txn.put(found.but(mounts=(), state="STAGED"))
 
     await zfsilo.service.write(unmounted)
     (orphan,) = await orphans.find(zfsilo.service)

@@ -78,7 +78,7 @@ def freeze(zfsilo: House) -> None:
     memory[name] |= {"hangs": True}
 
 
-async def test_force_goes_down_from_any_height(zfsilo: House) -> None:
+async def test_force_goes_down_from_any_state(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     for refused in (Unstage(id="data"), Disconnect(id="data")):
         with pytest.raises(FailedPrecondition):
@@ -86,7 +86,7 @@ async def test_force_goes_down_from_any_height(zfsilo: House) -> None:
     await zfsilo.do(Unstage(id="data", force=True))
     found = attachment(zfsilo)
     assert found is not None
-    assert (found.height, found.mounts) == ("CONNECTED", ())
+    assert (found.state, found.mounts) == ("CONNECTED", ())
     await zfsilo.do(CONNECT, *UP[3:], Disconnect(id="data", force=True))
     assert attachment(zfsilo) is None
     assert not kinds(zfsilo) & {"session", "node", "mount", "point"}
@@ -105,7 +105,7 @@ async def test_a_new_publication_ends_what_the_old_one_left(zfsilo: House) -> No
     await zfsilo.do(CONNECT)
     found = attachment(zfsilo)
     assert found is not None
-    assert (found.height, found.epoch, found.mounts) == ("CONNECTED", 2, ())
+    assert (found.state, found.epoch, found.mounts) == ("CONNECTED", 2, ())
     assert "mount" not in kinds(zfsilo)
     await zfsilo.do(*UP[3:])
 

@@ -70,7 +70,7 @@ def raw_keys(zfsilo: House, bucket: str) -> list[bytes]:
 
 async def test_the_whole_ladder_leaves_nothing_behind(zfsilo: House) -> None:
     await zfsilo.do(*UP)
-    assert attachment(zfsilo).height == "MOUNTED"
+    assert attachment(zfsilo).state == "MOUNTED"
     assert volume(zfsilo).filesystem.state == "READY"
     assert volume(zfsilo).filesystem.uuid == attachment(zfsilo).filesystem.uuid
     assert volume(zfsilo).guid
@@ -91,7 +91,7 @@ async def test_a_repeat_is_already_so_and_moves_nothing(zfsilo: House) -> None:
 
 async def test_a_second_descent_is_fine(zfsilo: House) -> None:
     await zfsilo.do(*UP, *DOWN[:-1], *DOWN[:-1])
-    assert volume(zfsilo).height == "CREATED"
+    assert volume(zfsilo).state == "CREATED"
 
 
 async def test_data_keeps_its_filesystem_through_publications(zfsilo: House) -> None:
@@ -420,6 +420,6 @@ async def test_view_joins_both_sides(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     with zfsilo.service.store.read() as txn:
         shown = volume_view(txn, "data")
-    assert shown.height == "MOUNTED"
+    assert shown.state == "MOUNTED"
     assert [each.host for each in shown.publications] == ["take"]
     assert shown.operation == ""

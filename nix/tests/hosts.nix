@@ -13,7 +13,7 @@
       initiatorName = "iqn.2026-01.org.example:take";
       serverFiles.give = "/run/secrets/give.toml";
       volumes.data = { server = "give"; mountPath = "/srv/data"; fsType = "xfs"; mountOptions = [ "noatime" ]; };
-      volumes.disk = { server = "give"; volume = "other"; height = "connected"; };
+      volumes.disk = { server = "give"; volume = "other"; state = "connected"; };
     };
   };
 

@@ -1,6 +1,6 @@
 """A reference model of the ladder, and a hypothesis machine that holds the service against it.
 
-The model knows heights, sizes and mounts, and nothing of steps, marks or claims. After each rule
+The model knows states, sizes and mounts, and nothing of steps, marks or claims. After each rule
 records and facts must be what it says: whatever was killed, restarted, rebooted or taken away.
 """
 
@@ -297,7 +297,7 @@ class Ladder(RuleBasedStateMachine):
         return Known(
             served=0 if volume is None else 1 if published is None else 2,
             size=volume.capacity_bytes if volume else 0,
-            used=0 if used is None else 1 if used.height == "CONNECTED" else 2,
+            used=0 if used is None else 1 if used.state == "CONNECTED" else 2,
             seen=used.disk.size_bytes if used else 0,
             mounts=frozenset(each.path for each in used.mounts) if used else frozenset(),
         )

@@ -118,7 +118,7 @@ def test_the_daemon_understands_its_settings(
         assert (wish.server, wish.mount_path, wish.mount_options) == (
             "give", "/srv/data", ["noatime"],
         )  # fmt: skip
-        assert wish_for("disk").height == "connected"  # type: ignore[union-attr]
+        assert wish_for("disk").state == "connected"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("host", "complaint"), WRONG.items())

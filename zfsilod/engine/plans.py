@@ -1,6 +1,6 @@
-"""Rungs and plans: which steps make a height, which moves lead from one to another. Pure.
+"""Rungs and plans: which steps make a state, which moves lead from one to another. Pure.
 
-    server    ABSENT -> CREATED -> EXPORTED             plus one publication per host, which
+    server    ABSENT -> CREATED -> PUBLISHED             plus one publication per host, which
                                                         makes people see it as PUBLISHED
     consumer  ABSENT -> CONNECTED -> STAGED -> MOUNTED  plus one mount per path
 
@@ -243,7 +243,7 @@ def adoption(volume: Volume) -> tuple[Action, ...]:
 
 
 def export(volume: Volume, how: Export) -> list[Step]:
-    """Return the rung EXPORTED: backstore, target, LUN, and a target that answers to nobody yet."""
+    """Return the rung PUBLISHED: backstore, target, LUN, and a target that answers to nobody yet."""
     target, backstore = target_name(how.prefix, volume), backstore_name(volume)
     return [
         Backstore(name=backstore, dataset=volume.dataset, serial=volume.uid),
@@ -273,7 +273,7 @@ def admission(
 def publish(
     volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
 ) -> tuple[Action, ...]:
-    """Return the climb to EXPORTED and the admission of one more host."""
+    """Return the climb to PUBLISHED and the admission of one more host."""
     return up([*export(volume, how), *admission(volume, publication, how, others)])
 
 
@@ -507,7 +507,7 @@ def growth(attachment: Attachment, size_bytes: int) -> tuple[Action, ...]:
     """Return what makes a consumer see and use a volume's new size."""
     disk = attachment.disk.but(size_bytes=size_bytes)
     steps: list[Step] = [DiskSize(disk=disk)]
-    if attachment.height in ("STAGED", "MOUNTED") and attachment.mode == "FILESYSTEM":
+    if attachment.state in ("STAGED", "MOUNTED") and attachment.mode == "FILESYSTEM":
         steps.append(Fills(disk=disk, path=attachment.staging_path))
     return up(steps)
 
@@ -532,7 +532,7 @@ def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Actio
 
 def consumer_truth(attachment: Attachment) -> tuple[Action, ...]:
     """Return all that must be so on the consumer of an attachment."""
-    reached = CONSUMER.index(attachment.height)
+    reached = CONSUMER.index(attachment.state)
     steps: list[Step] = []
     if reached >= CONSUMER.index("CONNECTED"):
         steps += connection(attachment)

@@ -30,8 +30,8 @@ AccessMode = Literal[
     "MULTI_NODE_MULTI_WRITER",
 ]
 Transport = Literal["ISCSI"]
-ServerHeight = Literal["ABSENT", "CREATED", "EXPORTED"]
-ConsumerHeight = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
+VolumeState = Literal["ABSENT", "CREATED", "PUBLISHED"]
+AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
 Restore = Literal["BOOT", "NEVER"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
@@ -73,7 +73,7 @@ class Volume(Stored):
     labels: Pairs = ()
     hosts: tuple[str, ...] = ()  # may publish it to themselves; ("*",): every registered host
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
-    height: ServerHeight = "ABSENT"
+    state: VolumeState = "ABSENT"
     guid: str = ""  # ZFS's own identity of the dataset, learned when it was made
     filesystem: Filesystem = Filesystem()
     epoch: int = 0  # of the newest publication; counted up, never reused
@@ -203,7 +203,7 @@ class Attachment(Stored):
     readonly: bool = False
     restore: Restore = "NEVER"
     published_here: str = ""  # the operation that published it; its Disconnect releases it
-    height: ConsumerHeight = "ABSENT"
+    state: AttachmentState = "ABSENT"
     filesystem: Filesystem = Filesystem()
     staging_path: str = ""
     made_staging_path: bool = False

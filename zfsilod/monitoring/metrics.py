@@ -268,10 +268,10 @@ VOLUME_COUNTERS = {
 
 
 def _of_summary(found: Summary) -> Iterator[Metric]:
-    heights = {(height.lower(),): count for height, count in found.heights.items()}
+    states = {(state.lower(),): count for state, count in found.states.items()}
     live = {(state.lower(),): count for state, count in found.operations.items()}
     live.setdefault(("needs_repair",), 0)  # it is what alerts look for
-    yield _gauge("zfsilo_volumes", "Volumes at each height.", heights, ["height"])
+    yield _gauge("zfsilo_volumes", "Volumes in each state.", states, ["state"])
     yield _gauge("zfsilo_operations_live", "Operations that have not ended.", live, ["state"])
     size = sum(each.size_bytes for each in found.volumes.values())
     for name, text, value in (

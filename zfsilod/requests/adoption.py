@@ -96,7 +96,7 @@ class AdoptVolume(Request):
             labels=pairs(mapping(marks.get("labels", ""))),
             hosts=tuple(filter(None, marks.get("hosts", "").split(","))),
             access_modes=_access_modes(marks.get("access_modes", "")),
-            height="CREATED",
+            state="CREATED",
             guid=self.zvol.guid,
             filesystem=filesystem(marks.get("filesystem", "")),
             source_snapshot=marks.get("source_snapshot", ""),

@@ -2,7 +2,7 @@
 
 A session that is lost turns the order round: first the session is dropped, so that what hangs
 fails, then the mounts are taken away, from whoever is at work there. `force` asks for that order
-whatever the session is like, and from any height. Where I/O hangs though the session stands, the
+whatever the session is like, and from any state. Where I/O hangs though the session stands, the
 worker sees it before its first move, and drops the session by itself.
 """
 
@@ -57,7 +57,7 @@ class UnmountFrom(Descent):
                 action for mount in reversed(gone) for action in plans.unmounting(found, mount)
             ]
         left = tuple(each for each in mounts if each not in gone)
-        new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=view.now)
+        new = found.but(mounts=left, state="MOUNTED" if left else "STAGED", updated_at=view.now)
         return Plan(title=title, claims=claims, actions=tuple(actions), commit=(put(new),))
 
 
@@ -71,7 +71,7 @@ class Unstage(Descent):
         found = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"unstage {self.id}"
-        if found is None or found.height == "CONNECTED":
+        if found is None or found.state == "CONNECTED":
             return Plan(title=title, claims=claims)
         if found.mounts and not self.force:
             raise FailedPrecondition(
@@ -112,10 +112,10 @@ class Disconnect(Descent):
         title = f"disconnect {self.id}"
         if found is None or self._is_other(found):
             return Plan(title=title, claims=claims)
-        if found.height != "CONNECTED" and not self.force:
+        if found.state != "CONNECTED" and not self.force:
             raise FailedPrecondition(
-                f"{self.id} is {found.height.lower()}: unmount and unstage it first",
-                reason=found.height,
+                f"{self.id} is {found.state.lower()}: unmount and unstage it first",
+                reason=found.state,
                 volume=self.id,
             )
         session = plans.connection(found)
@@ -163,7 +163,7 @@ def _paths(found: Attachment) -> tuple[str, ...]:
 
 def _connected(found: Attachment, view: View) -> Attachment:
     return found.but(
-        height="CONNECTED",
+        state="CONNECTED",
         staging_path="",
         made_staging_path=False,
         mount_options=(),

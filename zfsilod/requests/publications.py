@@ -95,7 +95,7 @@ class Publish(Request):
             claims=(f"volume/{self.volume}",),
             actions=actions,
             commit=(
-                put(volume.but(height="EXPORTED", epoch=max(volume.epoch, wanted.epoch))),
+                put(volume.but(state="PUBLISHED", epoch=max(volume.epoch, wanted.epoch))),
                 put(wanted),
                 *((drop_secret(standing.secret),) if standing is not None and new else ()),
             ),
@@ -234,7 +234,7 @@ class Unpublish(Request):
             others = [*left, *gone[index + 1 :]]
             fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
             actions += plans.unpublish(volume, each, how, others, fence=fence)
-        height = "EXPORTED" if left else "CREATED"
+        state = "PUBLISHED" if left else "CREATED"
         return Plan(
             title=f"{'fence' if self.fence else 'unpublish'} {self.volume} from "
             f"{self.host or 'all hosts'}",
@@ -243,7 +243,7 @@ class Unpublish(Request):
             commit=(
                 *(drop(each) for each in gone),
                 *(drop_secret(each.secret) for each in gone),
-                *((put(volume.but(height=height)),) if gone else ()),
+                *((put(volume.but(state=state)),) if gone else ()),
             ),
         )
 

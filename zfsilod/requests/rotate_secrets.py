@@ -158,7 +158,7 @@ async def follow(service: Service) -> None:
         used = [
             each
             for each in txn.scan(Attachment)
-            if each.height != "ABSENT" and not txn.claimant(f"attachment/{each.id}")
+            if each.state != "ABSENT" and not txn.claimant(f"attachment/{each.id}")
         ]
     servers = dict.fromkeys(each.server for each in used)
     await asyncio.gather(

@@ -78,7 +78,7 @@ async def _is_lost(service: Service, request: Descent) -> bool:
     """Tell whether the session of a way down is lost: not one that is back soon."""
     with service.store.read() as txn:
         found = request.attachment(txn)
-    if found is None or found.height == "ABSENT":
+    if found is None or found.state == "ABSENT":
         return False
     until = time.monotonic() + service.recovery_s
     while await service.look(partial(service.machine.iscsi.is_lost, found.disk)):

@@ -136,7 +136,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Id": lambda shown: shown.view.id,
         "Uid": _uid,
         "CapacityBytes": lambda shown: capacity_of(shown.view),
-        "Height": lambda shown: shown.view.height,
+        "State": lambda shown: shown.view.state,
         "Mode": _either("mode"),
         "Thin": _of("volume", "thin", otherwise=False),
         "Dataset": _of("volume", "dataset"),
