@@ -17,7 +17,7 @@ OTHER = "other"
 
 async def known_as_other(cluster: Cluster) -> None:
     """Make a second node known."""
-    from zfsilod.hosts import CreateHost
+    from zfsilod.requests.hosts import CreateHost
 
     await cluster.give.zfsilo.do(CreateHost(id=OTHER, iqn="iqn.2024-01.lab.other:host"))
 
@@ -310,13 +310,13 @@ async def test_equal_calls_are_one_operation(cluster: Cluster) -> None:
 
     made = await asyncio.gather(*(cluster.plugin.create() for _time in range(10)))
     assert len({each.volume_id for each in made}) == 1
-    working = [each for each in operations(cluster.give) if each.kind == "create" and each.moves]
+    working = [each for each in operations(cluster.give) if each.kind == "create" and each.actions]
     assert len(working) == 1
 
 
 async def test_a_cloned_node_is_not_let_in(cluster: Cluster) -> None:
     """Two machines with one IQN: the second is refused, naming the first, until one is renamed."""
-    from zfsilod.hosts import CreateHost, DeleteHost
+    from zfsilod.requests.hosts import CreateHost, DeleteHost
 
     ask = csi.NodeGetInfoRequest()
     shared = cluster.give.service.machine.iscsi.initiator()
