@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import lmdb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 DIRECTORY = Path(__file__).parent
 PATHS = sorted(DIRECTORY.glob("schema-*/*.jsonl"))
@@ -33,6 +33,11 @@ class Golden(NamedTuple):
     before: Facts | None
     done: Facts | None
     pairs: tuple[tuple[str, bytes], ...]
+
+    @property
+    def schema(self) -> int:
+        """The schema that it was written with."""
+        return int(dict(self.pairs)["meta/schema"])
 
     def restore(self, directory: Path) -> None:
         """Write the store and its key into a new directory, byte by byte."""
@@ -70,6 +75,17 @@ def plain_records(path: Path) -> list[dict[str, Any]]:
     """Return the records of a file as JSON has them."""
     values = (json.loads(line) for line in path.read_text().splitlines()[1:])
     return [value for _key, value in values if isinstance(value, dict) and "is" in value]
+
+
+def records_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every record in what JSON has, nested ones too."""
+    if isinstance(value, dict):
+        if "is" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from records_in(item)
 
 
 def _text(lines: Iterable[Any]) -> str:

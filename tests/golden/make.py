@@ -25,7 +25,11 @@ from tests.crash.saw import Cut
 from tests.doubles import SETTINGS
 from tests.examples import ATTACHMENT, UID, VOLUME, steps
 from tests.golden import DIRECTORY, Facts, Golden, save
-from zfsilod.model import (
+from zfsilod.engine.steps import Reported
+from zfsilod.engine.worker import work
+from zfsilod.model.records import (
+    Action,
+    ActionStatus,
     Change,
     Condition,
     Debt,
@@ -34,9 +38,7 @@ from zfsilod.model import (
     Filesystem,
     Host,
     Issued,
-    Mark,
     Mount,
-    Move,
     Operation,
     Publication,
     Snapshot,
@@ -44,19 +46,17 @@ from zfsilod.model import (
     Token,
     Trashed,
 )
-from zfsilod.steps import Reported
-from zfsilod.store import SCHEMA, Store
-from zfsilod.worker import work
+from zfsilod.storage.store import SCHEMA, Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from zfsilod.record import Stored
+    from zfsilod.model.record import Stored
 
 STUCK_S = 2
 TODAY = 1_800_000_000
 PLACE = DIRECTORY / f"schema-{SCHEMA}"
-MARKS: tuple[Mark, ...] = get_args(Mark)
+STATUSES: tuple[ActionStatus, ...] = get_args(ActionStatus)
 LABELS = (("app", "db"), ("tier", "gold"))
 OTHER = "iqn.2024-01.lab.other:host"
 UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
@@ -80,8 +80,8 @@ ALL_STEPS = (
     *steps(),
     Reported(server="give", volume="data", epoch=1, state="READY", type="ext4", uuid=UUID),
 )
-MOVES = tuple(
-    Move(step=step, up=bool(index % 2), mark=MARKS[index % len(MARKS)], took_ms=index)
+ACTIONS = tuple(
+    Action(step=step, up=bool(index % 2), status=STATUSES[index % len(STATUSES)], took_ms=index)
     for index, step in enumerate(ALL_STEPS)
 )
 RECORDS: tuple[Stored, ...] = (
@@ -105,7 +105,8 @@ RECORDS: tuple[Stored, ...] = (
     Publication(
         id="data/other", volume="data", host="other", initiator=OTHER, transport="ISCSI",
         access_mode="MULTI_NODE_READER_ONLY", readonly=True, epoch=3, published_by="host other",
-        request="01kd00000000000000000000ac", rotation=1, rotation_due=True, created_at=TODAY,
+        client_operation="01kd00000000000000000000ac", rotation=1, rotation_due=True,
+        created_at=TODAY,
     ),
     Host(
         id="other", iqn=OTHER, nqn="nqn.2014-08.org.nvmexpress:uuid:" + UUID,
@@ -124,14 +125,14 @@ RECORDS: tuple[Stored, ...] = (
     ),
     Operation(
         id="01kd00000000000000000000ae", kind="publish", subject="volumes/data",
-        title="publish data to other", moves=MOVES, claims=("volume/data",),
+        title="publish data to other", actions=ACTIONS, claims=("volume/data",),
         commit=(
             Change(bucket="volume", key="data", record=FULL_VOLUME),
             Change(bucket="attachment", key="here", record=FULL_ATTACHMENT),
             Change(bucket="secret", key="data/other#1"),
         ),
         revert=(Change(bucket="secret", key="data/other#2"),),
-        facts=(("guid", "1234567890"), (f"snapshot guid {UID}", "1")), request="d" * 64,
+        facts=(("guid", "1234567890"), (f"snapshot guid {UID}", "1")), fingerprint="d" * 64,
         caller="uid 0 (unix)", state="ABANDONED", attempts=2, boot_id="first",
         batch="01kd00000000000000000000af", created_at=TODAY, ended_at=TODAY + 1,
         failure=Failure(
@@ -252,8 +253,8 @@ async def predictable(case: Case) -> AsyncIterator[tuple[Machine, Chance]]:
     with (
         tempfile.TemporaryDirectory() as directory,
         chance.instead(),
-        mock.patch("zfsilod.worker.time", still),
-        mock.patch("zfsilod.sync.REPAIR_PAUSES_S", (0,)),
+        mock.patch("zfsilod.engine.worker.time", still),
+        mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)),
     ):
         async with machine(Path(directory), settings) as built:
             yield built, chance
