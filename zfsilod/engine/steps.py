@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # The storage host: the volume
 
 
-class Zvol(HostStep):
+class Zvol(HostStep, tag="Zvol"):
     """The zvol exists and is ours: its marks are local to it, and its guid is the recorded one."""
 
     final = (False,)
@@ -54,7 +54,7 @@ class Zvol(HostStep):
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
 
-class ZvolSize(HostStep):
+class ZvolSize(HostStep, tag="ZvolSize"):
     """The zvol has this size; it only ever grows."""
 
     final = (True,)
@@ -71,7 +71,7 @@ class ZvolSize(HostStep):
         """A zvol never shrinks: there may be data behind the old end already."""
 
 
-class ZvolProperty(HostStep):
+class ZvolProperty(HostStep, tag="ZvolProperty"):
     """A property of the zvol has this value; before, it had `previous` ("": inherited)."""
 
     dataset: str
@@ -89,7 +89,7 @@ class ZvolProperty(HostStep):
         host.zfs.set_property(self.dataset, self.name, self.previous)
 
 
-class InTrash(HostStep):
+class InTrash(HostStep, tag="InTrash"):
     """The zvol lies in the trash, where its name is its uid and its old name is free."""
 
     dataset: str  # its old name
@@ -110,7 +110,7 @@ class InTrash(HostStep):
 # The storage host: snapshots and clones
 
 
-class Cut(HostStep):
+class Cut(HostStep, tag="Cut"):
     """There are snapshots of these zvols of one moment, and they are not given up."""
 
     final = (False,)
@@ -132,7 +132,7 @@ class Cut(HostStep):
         return {f"snapshot guid {uid}": guid for uid, guid in guids.items()}
 
 
-class Clone(HostStep):
+class Clone(HostStep, tag="Clone"):
     """The zvol exists, is ours, and began with what a snapshot holds.
 
     `own`: the snapshot is made for this clone only, and goes with it: it is given up at once.
@@ -171,7 +171,7 @@ class Clone(HostStep):
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
 
-class Thick(HostStep):
+class Thick(HostStep, tag="Thick"):
     """All room of the zvol is reserved."""
 
     dataset: str
@@ -189,7 +189,7 @@ class Thick(HostStep):
 # The storage host: the export
 
 
-class Backstore(HostStep):
+class Backstore(HostStep, tag="Backstore"):
     """The zvol is a backstore of the kernel's target, with the volume's serial."""
 
     volatile = True
@@ -207,7 +207,7 @@ class Backstore(HostStep):
         host.lio.remove_backstore(self.name)
 
 
-class Target(HostStep):
+class Target(HostStep, tag="Target"):
     """The target exists, with authentication on and no access for strangers."""
 
     volatile = True
@@ -223,7 +223,7 @@ class Target(HostStep):
         host.lio.remove_target(self.target)
 
 
-class Lun(HostStep):
+class Lun(HostStep, tag="Lun"):
     """The backstore is LUN 0 of the target."""
 
     volatile = True
@@ -240,7 +240,7 @@ class Lun(HostStep):
         host.lio.remove_lun(self.target)
 
 
-class Portals(HostStep):
+class Portals(HostStep, tag="Portals"):
     """The target listens at these addresses ("10.0.0.1:3260", "[fd00::1]:3260") and no other."""
 
     volatile = True
@@ -257,7 +257,7 @@ class Portals(HostStep):
         host.lio.remove_portals(self.target)
 
 
-class Enabled(HostStep):
+class Enabled(HostStep, tag="Enabled"):
     """The target answers."""
 
     volatile = True
@@ -276,7 +276,7 @@ class Enabled(HostStep):
 # The storage host: a publication
 
 
-class NoSession(HostStep):
+class NoSession(HostStep, tag="NoSession"):
     """No session of that initiator is live: a guard, which refuses and never ends one."""
 
     volatile = True
@@ -304,7 +304,7 @@ class NoSession(HostStep):
         )
 
 
-class Fenced(HostStep):
+class Fenced(HostStep, tag="Fenced"):
     """No session of that initiator is live: it may log out for a while, then its session is ended.
 
     Never turned back: what was cut off must not come back by itself.
@@ -327,7 +327,7 @@ class Fenced(HostStep):
         """A session that was ended is the initiator's to begin again, if it is admitted."""
 
 
-class NobodyAdmitted(HostStep):
+class NobodyAdmitted(HostStep, tag="NobodyAdmitted"):
     """The target admits nobody: a guard. Who is admitted without a record is somebody's all the
     same, perhaps after the store was lost, and is not cut off by the way.
     """
@@ -352,7 +352,7 @@ class NobodyAdmitted(HostStep):
         """Nothing was done, so nothing is undone."""
 
 
-class Acl(HostStep):
+class Acl(HostStep, tag="Acl"):
     """The target admits this initiator with these secrets, besides `admitted`, and nobody else."""
 
     volatile = True
@@ -373,7 +373,7 @@ class Acl(HostStep):
         host.lio.remove_acl(self.target, self.initiator)
 
 
-class AclSecrets(HostStep):
+class AclSecrets(HostStep, tag="AclSecrets"):
     """The target lets this initiator in with these secrets, no longer with the previous ones.
 
     A session that lives goes on. An ACL that is gone gets them when it is made again.
@@ -395,7 +395,7 @@ class AclSecrets(HostStep):
         host.lio.set_secrets(self.target, self.initiator, chap=host.chap(self.previous))
 
 
-class MappedLun(HostStep):
+class MappedLun(HostStep, tag="MappedLun"):
     """The initiator sees LUN 0, write-protected or not."""
 
     volatile = True
@@ -416,7 +416,7 @@ class MappedLun(HostStep):
 # The storage host: what no record knows
 
 
-class NoExport(HostStep):
+class NoExport(HostStep, tag="NoExport"):
     """Nothing is left of an export: target, ACLs, LUN, backstore. For orphans only."""
 
     volatile = True
@@ -436,7 +436,7 @@ class NoExport(HostStep):
         """An export without a record is never made again."""
 
 
-class NoAcl(HostStep):
+class NoAcl(HostStep, tag="NoAcl"):
     """The target does not admit this initiator. For orphans only."""
 
     volatile = True
@@ -459,7 +459,7 @@ class NoAcl(HostStep):
 # The consumer
 
 
-class Reported(RemoteStep):
+class Reported(RemoteStep, tag="Reported"):
     """The server's mark for the filesystem on the volume is this; it only moves forward."""
 
     epoch: int
@@ -468,7 +468,7 @@ class Reported(RemoteStep):
     uuid: str
 
 
-class Node(HostStep):
+class Node(HostStep, tag="Node"):
     """The initiator has a record of the target, with the secrets and `node.startup=manual`."""
 
     final = (False,)
@@ -486,7 +486,7 @@ class Node(HostStep):
         host.iscsi.remove_node(self.target)
 
 
-class NodeSecrets(HostStep):
+class NodeSecrets(HostStep, tag="NodeSecrets"):
     """The record of the target has these secrets, no longer the previous ones."""
 
     target: str
@@ -504,7 +504,7 @@ class NodeSecrets(HostStep):
         host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.previous))
 
 
-class SessionSecrets(HostStep):
+class SessionSecrets(HostStep, tag="SessionSecrets"):
     """What logs in again when a connection breaks has these secrets; lost sessions have none.
 
     Never turned back: the server lets in with the new ones only.
@@ -528,7 +528,7 @@ class SessionSecrets(HostStep):
         return {target: host.chap(name) for target, name in self.secrets}
 
 
-class NoNode(HostStep):
+class NoNode(HostStep, tag="NoNode"):
     """The initiator has no record of the target. For orphans only."""
 
     final = (True,)
@@ -545,7 +545,7 @@ class NoNode(HostStep):
         """Its secrets are gone with it."""
 
 
-class Session(HostStep):
+class Session(HostStep, tag="Session"):
     """A session is logged in, and its disk has the volume's serial."""
 
     volatile = True
@@ -562,7 +562,7 @@ class Session(HostStep):
         host.iscsi.logout(self.disk)
 
 
-class Answering(HostStep):
+class Answering(HostStep, tag="Answering"):
     """I/O to the disk is answered, if only by an error; or no session with the target is left.
 
     A guard before a way down. What does not answer loses its session: what hangs on it fails now.
@@ -583,7 +583,7 @@ class Answering(HostStep):
         """To log in again is a matter of Session."""
 
 
-class Dropped(HostStep):
+class Dropped(HostStep, tag="Dropped"):
     """No session with the target is left, whoever used its disk: what hangs on it fails now.
 
     Never turned back: who used it has lost it.
@@ -603,7 +603,7 @@ class Dropped(HostStep):
         """To log in again is a matter of Session."""
 
 
-class Detached(HostStep):
+class Detached(HostStep, tag="Detached"):
     """The volume is not mounted at this path, whoever is at work there. Never turned back."""
 
     volatile = True
@@ -621,7 +621,7 @@ class Detached(HostStep):
         """To mount again is a matter of Staged and Bound."""
 
 
-class DiskSize(HostStep):
+class DiskSize(HostStep, tag="DiskSize"):
     """The kernel sees the disk at its size."""
 
     volatile = True
@@ -638,7 +638,7 @@ class DiskSize(HostStep):
         """A size that was seen cannot be unseen."""
 
 
-class Formatted(HostStep):
+class Formatted(HostStep, tag="Formatted"):
     """The disk carries the volume's filesystem. Made only on a disk proved empty and ours."""
 
     sticky = True
@@ -659,7 +659,7 @@ class Formatted(HostStep):
         return {"fs_type": found.type, "fs_uuid": found.uuid}
 
 
-class Renewed(HostStep):
+class Renewed(HostStep, tag="Renewed"):
     """The filesystem of a clone has a UUID of its own, no longer that of its origin."""
 
     sticky = True
@@ -680,7 +680,7 @@ class Renewed(HostStep):
         return {"fs_type": found.type, "fs_uuid": found.uuid}
 
 
-class MountPoint(HostStep):
+class MountPoint(HostStep, tag="MountPoint"):
     """An empty directory, or for a raw device an empty file, is there to be mounted on."""
 
     path: str
@@ -699,7 +699,7 @@ class MountPoint(HostStep):
         return {f"made {self.path}": "yes"} if made else {}
 
 
-class Staged(HostStep):
+class Staged(HostStep, tag="Staged"):
     """The disk's filesystem is mounted at the staging path."""
 
     volatile = True
@@ -729,7 +729,7 @@ class Staged(HostStep):
         host.mounts.unmount(self.disk, self.path)
 
 
-class Fills(HostStep):
+class Fills(HostStep, tag="Fills"):
     """The mounted filesystem is as large as its disk."""
 
     sticky = True
@@ -746,7 +746,7 @@ class Fills(HostStep):
         """A filesystem is never shrunk."""
 
 
-class Bound(HostStep):
+class Bound(HostStep, tag="Bound"):
     """What is staged appears at this path too."""
 
     volatile = True
@@ -765,7 +765,7 @@ class Bound(HostStep):
         host.mounts.unmount(self.disk, self.path)
 
 
-class DeviceBound(HostStep):
+class DeviceBound(HostStep, tag="DeviceBound"):
     """The disk itself appears at this path, for raw block use."""
 
     volatile = True
