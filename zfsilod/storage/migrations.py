@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     Values = Mapping[tuple[str, str], Mapping[str, str]]
 
 RENAMED_FIELDS: Fields = {
+    "Attachment": {"height": "state"},
     "Move": {"mark": "status"},
     "Operation": {"moves": "actions", "request": "fingerprint"},
     "Publication": {"request": "client_operation"},
+    "Volume": {"height": "state"},
 }
 """Tags of schema 2, and the new names of their fields by the old ones."""
 
 RENAMED_VALUES: Values = {
+    ("Volume", "height"): {"EXPORTED": "PUBLISHED"},
     ("Move", "mark"): {
         "todo": "PENDING",
         "kept": "UNCHANGED",
