@@ -7,7 +7,7 @@ request is tested by adding a line here.
 from __future__ import annotations
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import Formatted, NoAcl, NobodyAdmitted, NoExport, NoNode
+from zfsilod.engine.steps import Formatted, NoAcl, NoExport, NoNode, NoUnknownAcls
 from zfsilod.model.chap import Chap
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
@@ -103,8 +103,8 @@ class Example(Record):
 def _server() -> tuple[Example, ...]:
     created = (plans.zvol(VOLUME),)
     exported = (*created, *plans.export(VOLUME, HOW))
-    published = (*exported, *plans.admission(VOLUME, PUBLICATION, HOW, []))
-    twice = (*published, *plans.admission(VOLUME, SECOND, HOW, [PUBLICATION]))
+    published = (*exported, *plans.grant(VOLUME, PUBLICATION, HOW, []))
+    twice = (*published, *plans.grant(VOLUME, SECOND, HOW, [PUBLICATION]))
     return (
         Example(name="create", before=(), actions=plans.up(created)),
         Example(name="delete", before=created, actions=plans.down(created)),
@@ -176,7 +176,7 @@ def _server() -> tuple[Example, ...]:
             name="take-down",
             before=exported,
             actions=(
-                *plans.up([NobodyAdmitted(target=TARGET)]),
+                *plans.up([NoUnknownAcls(target=TARGET)]),
                 *plans.down(plans.export(VOLUME, HOW)),
             ),
         ),

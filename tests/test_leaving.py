@@ -48,9 +48,9 @@ def ways(operation: Operation) -> list[str]:
 async def test_a_lost_session_turns_the_order_round(zfsilo: House) -> None:
     await zfsilo.do(*UP, FENCE)
     unmounted = await zfsilo.do(UnmountFrom(id="data"))
-    assert ways(unmounted) == ["do Detached", "undo MountPoint"]
+    assert ways(unmounted) == ["do LazyUnmounted", "undo MountPoint"]
     unstaged = await zfsilo.do(Unstage(id="data"))
-    assert ways(unstaged) == ["do Dropped", "do Detached", "undo MountPoint"]
+    assert ways(unstaged) == ["do SessionDropped", "do LazyUnmounted", "undo MountPoint"]
     await zfsilo.do(Disconnect(id="data"))
     assert kinds(zfsilo) == {"zvol", "content"}
 
@@ -63,7 +63,7 @@ async def test_a_disk_that_hangs_loses_its_session_first(zfsilo: House, kind: st
             freeze(zfsilo)
         done = await zfsilo.do(request)
         hung = "DONE" if request.kind == kind else "UNCHANGED"
-        assert (ways(done)[0], done.actions[0].status) == ("do Answering", hung)
+        assert (ways(done)[0], done.actions[0].status) == ("do DiskResponsive", hung)
         if request.kind == kind:
             break
     assert "session" not in kinds(zfsilo)

@@ -99,7 +99,7 @@ async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) 
     await soon(lambda: asked.done() or zfsilo.service.driver.news._waiters)
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(restored.id, 10)
-    assert [type(action.step).__name__ for action in (await asked).actions][1] == "Bound"
+    assert [type(action.step).__name__ for action in (await asked).actions][1] == "BindMount"
     assert zfsilo.host.facts.names("session")
 
 

@@ -16,35 +16,35 @@ from typing import TYPE_CHECKING, TypeVar
 from zfsilod.engine.steps import (
     Acl,
     AclSecrets,
-    Answering,
     Backstore,
-    Bound,
+    BindMount,
     Clone,
     Cut,
-    Detached,
-    DeviceBound,
+    DeviceBindMount,
+    DiskResponsive,
     DiskSize,
-    Dropped,
     Enabled,
     Fenced,
-    Fills,
+    FilesystemGrown,
+    FilesystemUuidRegenerated,
     Formatted,
     InTrash,
+    LazyUnmounted,
     Lun,
     MappedLun,
     MountPoint,
-    NobodyAdmitted,
     Node,
     NodeSecrets,
     NoSession,
+    NoUnknownAcls,
     Portals,
-    Renewed,
     Reported,
+    Reserved,
     Session,
+    SessionDropped,
     SessionSecrets,
-    Staged,
+    StagingMount,
     Target,
-    Thick,
     Zvol,
     ZvolProperty,
     ZvolSize,
@@ -186,7 +186,7 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
         )
     ]
     if not volume.thin:
-        steps.append(Thick(dataset=volume.dataset))
+        steps.append(Reserved(dataset=volume.dataset))
     if volume.capacity_bytes > origin.size_bytes:  # the last one, since there is no way back
         steps.append(ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes))
     return up(steps)
@@ -254,7 +254,7 @@ def export(volume: Volume, how: Export) -> list[Step]:
     ]
 
 
-def admission(
+def grant(
     volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
 ) -> list[Step]:
     """Return what a publication adds to the export: one initiator that is let in."""
@@ -274,7 +274,7 @@ def publish(
     volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
 ) -> tuple[Action, ...]:
     """Return the climb to PUBLISHED and the admission of one more host."""
-    return up([*export(volume, how), *admission(volume, publication, how, others)])
+    return up([*export(volume, how), *grant(volume, publication, how, others)])
 
 
 def unpublish(
@@ -288,12 +288,12 @@ def unpublish(
     """Return the end of an admission, and of the export when it was the last."""
     below = [] if others else export(volume, how)
     return (
-        *dismissal(volume, publication, how, others, fence=fence),
+        *revoke(volume, publication, how, others, fence=fence),
         *down(below),
     )
 
 
-def dismissal(
+def revoke(
     volume: Volume,
     publication: Publication,
     how: Export,
@@ -307,7 +307,7 @@ def dismissal(
     comes later finds none, so that its login fails.
     """
     target = target_name(how.prefix, volume)
-    acl, mapped = admission(volume, publication, how, others)
+    acl, mapped = grant(volume, publication, how, others)
     if fence is not None:
         fenced = Fenced(target=target, initiator=publication.initiator, grace_s=fence.grace_s)
         return (*up([fenced]), *down([acl, mapped]))
@@ -382,12 +382,12 @@ def server_truth(
         ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
     ]
     if not publications:
-        steps.append(NobodyAdmitted(target=target_name(how.prefix, volume)))
+        steps.append(NoUnknownAcls(target=target_name(how.prefix, volume)))
         return (*up(steps), *down(export(volume, how)))
     steps += export(volume, how)
     for each in publications:
         others = [other for other in publications if other is not each]
-        steps += admission(volume, each, how, others)
+        steps += grant(volume, each, how, others)
     return up(steps)
 
 
@@ -412,7 +412,7 @@ def staging(attachment: Attachment) -> list[Step]:
     if attachment.mode == "BLOCK":
         return size
     point = MountPoint(path=attachment.staging_path, file=False)
-    staged = Staged(
+    staged = StagingMount(
         disk=attachment.disk,
         path=attachment.staging_path,
         fs_type=attachment.filesystem.type,
@@ -422,7 +422,7 @@ def staging(attachment: Attachment) -> list[Step]:
     )
     steps: list[Step] = [*size, *formatting(attachment), point, staged]
     if not attachment.stage_readonly:
-        steps.append(Fills(disk=attachment.disk, path=attachment.staging_path))
+        steps.append(FilesystemGrown(disk=attachment.disk, path=attachment.staging_path))
     return steps
 
 
@@ -435,7 +435,7 @@ def formatting(attachment: Attachment) -> list[Step]:
     if filesystem.state == "CLONED":
         if attachment.stage_readonly:
             return []  # it is looked at as it is, with whichever UUID it has
-        renewed = Renewed(disk=attachment.disk, filesystem=filesystem)
+        renewed = FilesystemUuidRegenerated(disk=attachment.disk, filesystem=filesystem)
         return [renewed, _report(attachment, "READY")]
     return [_report(attachment, "FORMATTING"), formatted, _report(attachment, "READY")]
 
@@ -454,9 +454,9 @@ def _report(attachment: Attachment, state: FilesystemState) -> Reported:
 def mounting(attachment: Attachment, mount: Mount) -> list[Step]:
     """Return what one more path needs: its mount point, and the bind mount."""
     if attachment.mode == "BLOCK":
-        bound: Step = DeviceBound(disk=attachment.disk, path=mount.path)
+        bound: Step = DeviceBindMount(disk=attachment.disk, path=mount.path)
     else:
-        bound = Bound(
+        bound = BindMount(
             disk=attachment.disk,
             source=attachment.staging_path,
             path=mount.path,
@@ -480,7 +480,7 @@ def unstaging(attachment: Attachment) -> tuple[Action, ...]:
 
 def descent(attachment: Attachment, steps: Sequence[Step]) -> tuple[Action, ...]:
     """Return the way back from steps, which does not wait for a disk that hangs."""
-    return (*up([Answering(disk=attachment.disk)]), *down(steps))
+    return (*up([DiskResponsive(disk=attachment.disk)]), *down(steps))
 
 
 def detaching(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Action, ...]:
@@ -488,16 +488,19 @@ def detaching(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Action, 
     actions: list[Action] = []
     for mount in reversed(mounts):
         point, _bound = mounting(attachment, mount)
-        actions += up([Detached(disk=attachment.disk, path=mount.path)])
+        actions += up([LazyUnmounted(disk=attachment.disk, path=mount.path)])
         actions += down([point] if mount.made_path else [])
     return tuple(actions)
 
 
 def abandoning(attachment: Attachment) -> tuple[Action, ...]:
     """Return the descent to CONNECTED with the order turned round: what hangs must fail first."""
-    actions = [*up([Dropped(disk=attachment.disk)]), *detaching(attachment, attachment.mounts)]
+    actions = [
+        *up([SessionDropped(disk=attachment.disk)]),
+        *detaching(attachment, attachment.mounts),
+    ]
     if attachment.mode == "FILESYSTEM" and attachment.staging_path:
-        actions += up([Detached(disk=attachment.disk, path=attachment.staging_path)])
+        actions += up([LazyUnmounted(disk=attachment.disk, path=attachment.staging_path)])
         point = MountPoint(path=attachment.staging_path, file=False)
         actions += down([point] if attachment.made_staging_path else [])
     return tuple(actions)
@@ -508,7 +511,7 @@ def growth(attachment: Attachment, size_bytes: int) -> tuple[Action, ...]:
     disk = attachment.disk.but(size_bytes=size_bytes)
     steps: list[Step] = [DiskSize(disk=disk)]
     if attachment.state in ("STAGED", "MOUNTED") and attachment.mode == "FILESYSTEM":
-        steps.append(Fills(disk=disk, path=attachment.staging_path))
+        steps.append(FilesystemGrown(disk=disk, path=attachment.staging_path))
     return up(steps)
 
 

@@ -171,7 +171,7 @@ class Clone(HostStep, tag="Clone"):
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
 
-class Thick(HostStep, tag="Thick"):
+class Reserved(HostStep, tag="Thick"):
     """All room of the zvol is reserved."""
 
     dataset: str
@@ -327,7 +327,7 @@ class Fenced(HostStep, tag="Fenced"):
         """A session that was ended is the initiator's to begin again, if it is admitted."""
 
 
-class NobodyAdmitted(HostStep, tag="NobodyAdmitted"):
+class NoUnknownAcls(HostStep, tag="NobodyAdmitted"):
     """The target admits nobody: a guard. Who is admitted without a record is somebody's all the
     same, perhaps after the store was lost, and is not cut off by the way.
     """
@@ -562,7 +562,7 @@ class Session(HostStep, tag="Session"):
         host.iscsi.logout(self.disk)
 
 
-class Answering(HostStep, tag="Answering"):
+class DiskResponsive(HostStep, tag="Answering"):
     """I/O to the disk is answered, if only by an error; or no session with the target is left.
 
     A guard before a way down. What does not answer loses its session: what hangs on it fails now.
@@ -583,7 +583,7 @@ class Answering(HostStep, tag="Answering"):
         """To log in again is a matter of Session."""
 
 
-class Dropped(HostStep, tag="Dropped"):
+class SessionDropped(HostStep, tag="Dropped"):
     """No session with the target is left, whoever used its disk: what hangs on it fails now.
 
     Never turned back: who used it has lost it.
@@ -603,7 +603,7 @@ class Dropped(HostStep, tag="Dropped"):
         """To log in again is a matter of Session."""
 
 
-class Detached(HostStep, tag="Detached"):
+class LazyUnmounted(HostStep, tag="Detached"):
     """The volume is not mounted at this path, whoever is at work there. Never turned back."""
 
     volatile = True
@@ -618,7 +618,7 @@ class Detached(HostStep, tag="Detached"):
         host.mounts.detach(self.disk, self.path)
 
     def undo(self, host: Host) -> None:
-        """To mount again is a matter of Staged and Bound."""
+        """To mount again is a matter of StagingMount and BindMount."""
 
 
 class DiskSize(HostStep, tag="DiskSize"):
@@ -659,7 +659,7 @@ class Formatted(HostStep, tag="Formatted"):
         return {"fs_type": found.type, "fs_uuid": found.uuid}
 
 
-class Renewed(HostStep, tag="Renewed"):
+class FilesystemUuidRegenerated(HostStep, tag="Renewed"):
     """The filesystem of a clone has a UUID of its own, no longer that of its origin."""
 
     sticky = True
@@ -699,7 +699,7 @@ class MountPoint(HostStep, tag="MountPoint"):
         return {f"made {self.path}": "yes"} if made else {}
 
 
-class Staged(HostStep, tag="Staged"):
+class StagingMount(HostStep, tag="Staged"):
     """The disk's filesystem is mounted at the staging path."""
 
     volatile = True
@@ -729,7 +729,7 @@ class Staged(HostStep, tag="Staged"):
         host.mounts.unmount(self.disk, self.path)
 
 
-class Fills(HostStep, tag="Fills"):
+class FilesystemGrown(HostStep, tag="Fills"):
     """The mounted filesystem is as large as its disk."""
 
     sticky = True
@@ -746,7 +746,7 @@ class Fills(HostStep, tag="Fills"):
         """A filesystem is never shrunk."""
 
 
-class Bound(HostStep, tag="Bound"):
+class BindMount(HostStep, tag="Bound"):
     """What is staged appears at this path too."""
 
     volatile = True
@@ -765,7 +765,7 @@ class Bound(HostStep, tag="Bound"):
         host.mounts.unmount(self.disk, self.path)
 
 
-class DeviceBound(HostStep, tag="DeviceBound"):
+class DeviceBindMount(HostStep, tag="DeviceBound"):
     """The disk itself appears at this path, for raw block use."""
 
     volatile = True

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import Detached, Dropped
+from zfsilod.engine.steps import LazyUnmounted, SessionDropped
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, Debt, Disk
 from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put
@@ -151,9 +151,11 @@ class Clear(Request):
         )
         if any(each.disk.target == target for each in view.txn.scan(Attachment)):
             return Plan(title=title, claims=claims)  # what was seen was being connected
-        detached = [Detached(disk=self.disk, path=each) for each in reversed(self.paths)]
+        detached = [LazyUnmounted(disk=self.disk, path=each) for each in reversed(self.paths)]
         return Plan(
-            title=title, claims=claims, actions=plans.up([Dropped(disk=self.disk), *detached])
+            title=title,
+            claims=claims,
+            actions=plans.up([SessionDropped(disk=self.disk), *detached]),
         )
 
 

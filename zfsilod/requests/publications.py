@@ -88,7 +88,7 @@ class Publish(Request):
         how, new = view.settings.export, wanted is not standing
         actions = plans.publish(volume, wanted, how, others)
         if standing is not None and new:  # the host has another name now: it is let in anew
-            actions = (*plans.dismissal(volume, standing, how, others), *actions)
+            actions = (*plans.revoke(volume, standing, how, others), *actions)
         target = plans.target_name(how.prefix, volume)
         return Plan(
             title=f"publish {self.volume} to {self.host} over iscsi",

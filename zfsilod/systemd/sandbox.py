@@ -39,7 +39,7 @@ POOL = Place(
         steps.InTrash,
         steps.Cut,
         steps.Clone,
-        steps.Thick,
+        steps.Reserved,
     ),
     capabilities=("CAP_SYS_ADMIN",),
 )
@@ -52,7 +52,7 @@ TARGET = Place(
         steps.Enabled,
         steps.NoSession,
         steps.Fenced,
-        steps.NobodyAdmitted,
+        steps.NoUnknownAcls,
         steps.Acl,
         steps.MappedLun,
         steps.NoExport,
@@ -67,11 +67,11 @@ INITIATOR = Place(
         steps.Node,
         steps.NoNode,
         steps.Session,
-        steps.Dropped,
+        steps.SessionDropped,
         steps.DiskSize,
         steps.NodeSecrets,
         steps.SessionSecrets,
-        steps.Answering,
+        steps.DiskResponsive,
     ),
     # The kernel tells iscsiadm the handle of a transport for the first only: without it a logout
     # finds no session, and says that it went well. It also shows and takes the secrets of sessions
@@ -83,13 +83,13 @@ INITIATOR = Place(
 MOUNTS = Place(
     steps=(
         steps.Formatted,
-        steps.Renewed,
-        steps.Detached,
+        steps.FilesystemUuidRegenerated,
+        steps.LazyUnmounted,
         steps.MountPoint,
-        steps.Staged,
-        steps.Fills,
-        steps.Bound,
-        steps.DeviceBound,
+        steps.StagingMount,
+        steps.FilesystemGrown,
+        steps.BindMount,
+        steps.DeviceBindMount,
     ),
     # To mount; to grow ext4 in use; to make a mount point in anybody's folder; to tell who is in
     # the way of an unmount.
