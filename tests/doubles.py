@@ -175,7 +175,7 @@ async def house(directory: Path, settings: Settings = SETTINGS) -> AsyncIterator
     host = FakeHost(chap=store.chap)
     launcher = ThreadLauncher(store, host)
     service = Service(store, host, launcher, OwnServer(), settings, boot_id=read_boot_id())
-    launcher.hint = service.driver.poke
+    launcher.hint = service.executor.refresh
     service.recovery_s = 0  # no session of a fake host comes back by itself
     built = House(service, host, launcher)
     await built.do(CreateHost(id="take", iqn=TAKE))

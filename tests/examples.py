@@ -19,7 +19,7 @@ from zfsilod.model.records import (
     Mount,
     Operation,
     Publication,
-    Shot,
+    SnapshotRef,
     Step,
     Volume,
 )
@@ -41,10 +41,10 @@ VOLUME = Volume(
 )
 OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
 COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
-SHOTS = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
-CUT = plans.cut("c" * 32, SHOTS[:1])
-GROUP = plans.cut("e" * 32, SHOTS)
-ORIGIN = plans.Origin(shot=SHOTS[0], cut="c" * 32, own=False, size_bytes=GIB)
+SNAPSHOT_REFS = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
+CUT = plans.cut("c" * 32, SNAPSHOT_REFS[:1])
+GROUP = plans.cut("e" * 32, SNAPSHOT_REFS)
+ORIGIN = plans.Origin(snapshot_ref=SNAPSHOT_REFS[0], cut="c" * 32, own=False, size_bytes=GIB)
 TRASH = f"tank/.trash/{UID}"
 PUBLICATION = Publication(id="data/take", volume="data", host="take", initiator=TAKE, epoch=1)
 SECOND = Publication(

@@ -17,9 +17,9 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import (
     Attachment,
     Dependent,
-    Shot,
     Snapshot,
     SnapshotGroup,
+    SnapshotRef,
     Trashed,
     Volume,
 )
@@ -278,8 +278,8 @@ async def test_what_an_unfinished_clone_left_is_told_and_left_alone(zfsilo: Hous
     await zfsilo.do(CREATE)
     found = volume(zfsilo)
     assert found is not None
-    shot = Shot(dataset=found.dataset, uid=found.uid)
-    zfsilo.host.snapshots.cut((shot,), "c" * 32, (("zfsilo:cut", "c" * 32),))
+    snapshot_ref = SnapshotRef(dataset=found.dataset, uid=found.uid)
+    zfsilo.host.snapshots.cut((snapshot_ref,), "c" * 32, (("zfsilo:cut", "c" * 32),))
     assert await adopted(zfsilo, f"tank/zfsilo/data@zfsilo-{'c' * 32}") == []
 
 

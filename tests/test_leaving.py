@@ -16,7 +16,7 @@ from zfsilod.model.records import Attachment, Operation
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Watchman, clear_leftovers
+from zfsilod.requests.sync import Supervisor, clear_leftovers
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.storage.store import Store
 
@@ -225,7 +225,7 @@ async def test_abandon_frees_what_it_claims_and_tells_what_stays(zfsilo: House) 
     with zfsilo.service.store.read() as txn:
         assert list(txn.live()) == []
         assert txn.claimant("attachment/data") is None
-    await Watchman(zfsilo.service, retention_s=3600).recover()
+    await Supervisor(zfsilo.service, retention_s=3600).recover()
     assert zfsilo.service.operation(begun.id).state == "ABANDONED"
     with pytest.raises(FailedPrecondition, match="does not need repair"):
         await zfsilo.service.abandon(begun.id)

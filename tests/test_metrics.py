@@ -40,7 +40,7 @@ async def scraped(directory: Path, *, most: int = 10) -> AsyncIterator[tuple[Fro
     """Run a daemon with its metrics, and their socket."""
     async with front_of(directory) as front:
         metrics = Metrics(front.service, most=most, expiries=lambda: {"own": 1.0})
-        front.service.driver.listeners.append(metrics.note)
+        front.service.executor.listeners.append(metrics.note)
         server = Scrape(metrics.text)
         path = directory / "metrics.sock"
         await server.open(listen_unix(path))

@@ -22,13 +22,13 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.model.records import Attachment, Debt, Operation, Publication, Volume
+from zfsilod.model.records import Attachment, Operation, PendingRelease, Publication, Volume
 from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Watchman
+from zfsilod.requests.sync import Supervisor
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.storage.volume_view import volume_view
 
@@ -118,21 +118,21 @@ async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
         published = txn.get(Publication, "data/take")
         assert published is not None
         assert published.client_operation == attachment(zfsilo).published_here
-        assert list(txn.scan(Debt)) == []
+        assert list(txn.scan(PendingRelease)) == []
     await zfsilo.do(Disconnect(id="data"))
     zfsilo.server.away = True
-    watchman = Watchman(zfsilo.service, retention_s=0)
-    await watchman.pay_debts()
+    supervisor = Supervisor(zfsilo.service, retention_s=0)
+    await supervisor.retry_releases()
     with zfsilo.service.store.read() as txn:
-        assert len(list(txn.scan(Debt))) == 1
+        assert len(list(txn.scan(PendingRelease))) == 1
     zfsilo.server.away = False
-    await watchman.pay_debts()
+    await supervisor.retry_releases()
     assert raw_keys(zfsilo, "debt") == raw_keys(zfsilo, "publication") == []
 
 
 async def test_a_publication_of_somebody_else_is_not_released(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH, CONNECT.but(publish_if_needed=True), Disconnect(id="data"))
-    await Watchman(zfsilo.service, retention_s=0).pay_debts()
+    await Supervisor(zfsilo.service, retention_s=0).retry_releases()
     assert raw_keys(zfsilo, "publication") == [b"publication/data/take"]
 
 
@@ -393,11 +393,11 @@ async def test_any_number_may_wait_for_news(zfsilo: House) -> None:
 async def test_ended_operations_are_forgotten_in_time(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
     live = await zfsilo.service.begin(CREATE, caller="a")
-    await Watchman(zfsilo.service, retention_s=-10).forget()
+    await Supervisor(zfsilo.service, retention_s=-10).forget()
     assert raw_keys(zfsilo, "operation") == [f"operation/{live.id}".encode()]
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(live.id, 10)
-    await Watchman(zfsilo.service, retention_s=-10).forget()
+    await Supervisor(zfsilo.service, retention_s=-10).forget()
     assert raw_keys(zfsilo, "operation") == raw_keys(zfsilo, "changed") == []
 
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from tests.crash import cases
 from tests.crash.life import Machine
-from tests.crash.saw import Cut, How, Place, When
+from tests.crash.saw import Cut, How, SandboxPart, When
 from tests.doubles import SETTINGS
 from tests.examples import TAKE
 from zfsilod.host.fake import VOLATILE
@@ -143,7 +143,7 @@ requests = st.builds(
 )
 cuts = st.builds(
     Cut,
-    st.sampled_from(get_args(Place)),
+    st.sampled_from(get_args(SandboxPart)),
     st.integers(1, 24),
     st.sampled_from(get_args(When)),
     st.sampled_from(get_args(How)),
@@ -273,7 +273,7 @@ class Ladder(RuleBasedStateMachine):
     async def _restart(self) -> None:
         await self.machine.bury()
         self.machine.born()
-        await self.machine.watchman.recover()
+        await self.machine.supervisor.recover()
 
     def _sync_all(self) -> None:
         self.machine.saw.set()

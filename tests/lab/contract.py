@@ -83,9 +83,11 @@ def secrets(name: str) -> Chap:
 def _placed(step: Step) -> Step:
     """Return a step with its datasets below the root that the lab's machine gives away."""
     if isinstance(step, steps.Cut):
-        return step.but(shots=tuple(each.but(dataset=_below(each.dataset)) for each in step.shots))
+        return step.but(refs=tuple(each.but(dataset=_below(each.dataset)) for each in step.refs))
     if isinstance(step, Clone):
-        step = step.but(shot=step.shot.but(dataset=_below(step.shot.dataset)))
+        step = step.but(
+            snapshot_ref=step.snapshot_ref.but(dataset=_below(step.snapshot_ref.dataset))
+        )
     places = [name for name in ("dataset", "trash") if hasattr(step, name)]
     return step.but(**{name: _below(getattr(step, name)) for name in places})
 

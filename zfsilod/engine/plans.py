@@ -58,8 +58,8 @@ from zfsilod.model.records import (
     HostStep,
     Mount,
     Publication,
-    Shot,
     Snapshot,
+    SnapshotRef,
     Step,
     Volume,
 )
@@ -108,7 +108,7 @@ class Fence(Record):
 class Origin(Record):
     """What a new volume begins with: a snapshot that stands, or (`own`) one made just for it."""
 
-    shot: Shot
+    snapshot_ref: SnapshotRef
     cut: str  # its uid
     own: bool
     size_bytes: int
@@ -144,9 +144,9 @@ def _first_marks(volume: Volume, operation: str) -> Pairs:
     return pairs(marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": filesystem})
 
 
-def cut(uid: str, shots: tuple[Shot, ...], marks: Pairs = ()) -> Cut:
+def cut(uid: str, refs: tuple[SnapshotRef, ...], marks: Pairs = ()) -> Cut:
     """Return the step that is one snapshot, or those of a group."""
-    return Cut(shots=shots, uid=uid, marks=marks or (("zfsilo:cut", uid),))
+    return Cut(refs=refs, uid=uid, marks=marks or (("zfsilo:cut", uid),))
 
 
 def cut_marks(members: Sequence[Snapshot], operation: str, group: str = "") -> Pairs:
@@ -178,7 +178,7 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
         Clone(
             dataset=volume.dataset,
             uid=volume.uid,
-            shot=origin.shot,
+            snapshot_ref=origin.snapshot_ref,
             cut=origin.cut,
             own=origin.own,
             properties=_settings(volume),
@@ -549,7 +549,7 @@ def consumer_truth(attachment: Attachment) -> tuple[Action, ...]:
 # Both
 
 
-def filled(record: R, facts: dict[str, str]) -> R:
+def apply_observed(record: R, facts: dict[str, str]) -> R:
     """Return a record with what the steps of its operation learned (HostStep.learned)."""
     if isinstance(record, Volume) and "guid" in facts:
         return record.but(guid=facts["guid"])
@@ -557,7 +557,7 @@ def filled(record: R, facts: dict[str, str]) -> R:
         return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))
     if isinstance(record, Attachment):
         return record.but(
-            filesystem=_learned_filesystem(record.filesystem, facts),
+            filesystem=_observed_filesystem(record.filesystem, facts),
             made_staging_path=record.made_staging_path or f"made {record.staging_path}" in facts,
             mounts=tuple(
                 each.but(made_path=each.made_path or f"made {each.path}" in facts)
@@ -567,7 +567,7 @@ def filled(record: R, facts: dict[str, str]) -> R:
     return record
 
 
-def _learned_filesystem(filesystem: Filesystem, facts: dict[str, str]) -> Filesystem:
+def _observed_filesystem(filesystem: Filesystem, facts: dict[str, str]) -> Filesystem:
     if "fs_uuid" not in facts:
         return filesystem
     return Filesystem(state="READY", type=facts["fs_type"], uuid=facts["fs_uuid"])

@@ -11,7 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import Conflict, FailedPrecondition
-from zfsilod.model.records import Disk, Filesystem, FilesystemState, HostStep, RemoteStep, Shot
+from zfsilod.model.records import (
+    Disk,
+    Filesystem,
+    FilesystemState,
+    HostStep,
+    RemoteStep,
+    SnapshotRef,
+)
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
@@ -50,7 +57,7 @@ class Zvol(HostStep, tag="Zvol"):
     def undo(self, host: Host) -> None:
         host.zfs.destroy_zvol(self.dataset, uid=self.uid, guid=self.guid)
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
 
@@ -114,21 +121,21 @@ class Cut(HostStep, tag="Cut"):
     """There are snapshots of these zvols of one moment, and they are not given up."""
 
     final = (False,)
-    shots: tuple[Shot, ...]
+    refs: tuple[SnapshotRef, ...]
     uid: str  # their name comes from it
     marks: Pairs
 
     def probe(self, host: Host) -> bool:
-        return host.snapshots.has_cut(self.shots, self.uid)
+        return host.snapshots.has_cut(self.refs, self.uid)
 
     def do(self, host: Host) -> None:
-        host.snapshots.cut(self.shots, self.uid, self.marks)
+        host.snapshots.cut(self.refs, self.uid, self.marks)
 
     def undo(self, host: Host) -> None:
-        host.snapshots.give_up(self.shots, self.uid)
+        host.snapshots.give_up(self.refs, self.uid)
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
-        guids = host.snapshots.find_guids(self.shots, self.uid)
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
+        guids = host.snapshots.find_guids(self.refs, self.uid)
         return {f"snapshot guid {uid}": guid for uid, guid in guids.items()}
 
 
@@ -140,7 +147,7 @@ class Clone(HostStep, tag="Clone"):
 
     dataset: str
     uid: str
-    shot: Shot
+    snapshot_ref: SnapshotRef
     cut: str  # the uid of the snapshot
     own: bool
     properties: Pairs
@@ -148,14 +155,14 @@ class Clone(HostStep, tag="Clone"):
 
     def probe(self, host: Host) -> bool:
         return host.snapshots.has_clone(
-            self.dataset, uid=self.uid, shot=self.shot, cut=self.cut, own=self.own
+            self.dataset, uid=self.uid, snapshot_ref=self.snapshot_ref, cut=self.cut, own=self.own
         )
 
     def do(self, host: Host) -> None:
         host.snapshots.clone(
             self.dataset,
             uid=self.uid,
-            shot=self.shot,
+            snapshot_ref=self.snapshot_ref,
             cut=self.cut,
             own=self.own,
             properties=self.properties,
@@ -164,10 +171,10 @@ class Clone(HostStep, tag="Clone"):
 
     def undo(self, host: Host) -> None:
         host.snapshots.unclone(
-            self.dataset, uid=self.uid, shot=self.shot, cut=self.cut, own=self.own
+            self.dataset, uid=self.uid, snapshot_ref=self.snapshot_ref, cut=self.cut, own=self.own
         )
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
 
@@ -654,7 +661,7 @@ class Formatted(HostStep, tag="Formatted"):
     def undo(self, host: Host) -> None:
         """A filesystem stays: there may be data on it."""
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         found = host.block.find_filesystem(self.disk)
         return {"fs_type": found.type, "fs_uuid": found.uuid}
 
@@ -675,7 +682,7 @@ class FilesystemUuidRegenerated(HostStep, tag="Renewed"):
     def undo(self, host: Host) -> None:
         """Whoever stages it next goes on from whichever UUID it has."""
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         found = host.block.find_filesystem(self.disk)
         return {"fs_type": found.type, "fs_uuid": found.uuid}
 
@@ -695,7 +702,7 @@ class MountPoint(HostStep, tag="MountPoint"):
     def undo(self, host: Host) -> None:
         host.mounts.remove_point(self.path, file=self.file)
 
-    def learned(self, _host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, _host: Host, *, made: bool) -> dict[str, str]:
         return {f"made {self.path}": "yes"} if made else {}
 
 

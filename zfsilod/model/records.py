@@ -94,7 +94,7 @@ class Trashed(Stored, tag="Trashed"):
     purge_at: int = 0  # not before; and not while anything depends on it
 
 
-class Shot(Record, tag="Shot"):
+class SnapshotRef(Record, tag="Shot"):
     """A snapshot of one zvol: of which, and its own guid where it is known."""
 
     dataset: str
@@ -233,7 +233,7 @@ def secret_name(owner: str, rotation: int) -> str:
     return f"{owner}#{rotation}" if rotation else owner
 
 
-class Debt(Stored, tag="Debt"):
+class PendingRelease(Stored, tag="Debt"):
     """A release that a server still has to be told: retried until it answers."""
 
     id: str  # the operation that owes it
@@ -270,7 +270,7 @@ class Issued(Stored, tag="Issued"):
     revoked_at: int = 0
 
 
-class Listed(Record, tag="Listed"):
+class ListedZvol(Record, tag="Listed"):
     """A zvol as a listing shows it; what a record would say, as far as the pool knows it."""
 
     dataset: str
@@ -287,7 +287,7 @@ class Listed(Record, tag="Listed"):
         return dict(self.marks).get("uid", "")
 
 
-class ListedShot(Record, tag="ListedShot"):
+class ListedSnapshot(Record, tag="ListedShot"):
     """A snapshot of ours as a listing shows it."""
 
     dataset: str  # of the zvol
@@ -332,7 +332,7 @@ class HostStep(Step, metaclass=ABCMeta):
     def undo(self, host: Machine) -> None:
         """Make it not so, from any half-made state."""
 
-    def learned(self, _host: Machine, *, made: bool) -> dict[str, str]:
+    def observed(self, _host: Machine, *, made: bool) -> dict[str, str]:
         """Tell what only the host knows once it is so: it fills the record (plan.filled).
 
         `made`: this operation made it so; otherwise it was so before.

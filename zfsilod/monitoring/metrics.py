@@ -148,8 +148,8 @@ class Metrics:
         """Take note of what a look at all volumes found."""
         found = Count(
             each.reason.lower() or ("missing" if each.wanted else "too_much")
-            for findings in report.findings
-            for each in findings.differences
+            for reports in report.reports
+            for each in reports.differences
         )
         for kind in KINDS:
             self._drift.labels(kind).set(found[kind])
@@ -278,7 +278,7 @@ def _of_summary(found: Summary) -> Iterator[Metric]:
         ("zfsilo_publications", "Volumes that are published to hosts.", found.publications.total()),
         ("zfsilo_attachments", "Volumes of servers that this host uses.", len(found.attachments)),
         ("zfsilo_hosts", "Hosts that volumes can be published to.", found.hosts),
-        ("zfsilo_debts", "Releases that servers still have to be told.", found.debts),
+        ("zfsilo_debts", "Releases that servers still have to be told.", found.pending_releases),
         ("zfsilo_attention", "What does not get well by itself.", len(found.attention)),
         ("zfsilo_promised_bytes", "What all thin volumes may come to take.", found.promised_bytes),
         ("zfsilo_volumes_size_bytes", "The sizes of all volumes together.", size),

@@ -13,11 +13,11 @@ from zfsilod.model.records import (
     FILESYSTEMS,
     Action,
     Attachment,
-    Debt,
     Disk,
     Filesystem,
     Mode,
     Mount,
+    PendingRelease,
     Restore,
 )
 from zfsilod.requests.request import (
@@ -125,7 +125,7 @@ class Connect(Request):
                 volume=self.id,
             )
         new = self._attachment(found, seen.connection, view, published=seen.published)
-        owed = Debt(id=view.operation_id, server=self.server, volume=self.volume)
+        owed = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
         actions, commit = plans.up(plans.connection(new)), [put(new)]
         if seen.published:
             commit.append(drop(owed))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zfsilod.engine import plans
 from zfsilod.engine.steps import LazyUnmounted, SessionDropped
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.records import Attachment, Debt, Disk
+from zfsilod.model.records import Attachment, Disk, PendingRelease
 from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Disconnect(Descent):
             title=title,
             claims=(*claims, *_paths(found)),
             actions=actions,
-            commit=(drop(found), drop_secret(found.secret), *_debt(found)),
+            commit=(drop(found), drop_secret(found.secret), *_pending(found)),
         )
 
     def _is_other(self, found: Attachment) -> bool:
@@ -175,8 +175,8 @@ def _connected(found: Attachment, view: View) -> Attachment:
     )
 
 
-def _debt(found: Attachment) -> tuple[Change, ...]:
+def _pending(found: Attachment) -> tuple[Change, ...]:
     """Return what the server still has to be told: that its publication is no longer needed."""
     if not found.published_here:
         return ()
-    return (put(Debt(id=found.published_here, server=found.server, volume=found.volume)),)
+    return (put(PendingRelease(id=found.published_here, server=found.server, volume=found.volume)),)

@@ -14,7 +14,7 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps import LazyUnmounted, NoAcl, NoExport, NoNode, SessionDropped, Zvol
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Disk, Listed, Publication, Trashed, Volume
+from zfsilod.model.records import Attachment, Disk, ListedZvol, Publication, Trashed, Volume
 from zfsilod.requests.request import Plan, Request, Settings, View
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MAX_NAMES = 1000
 class Inventory(Record):
     """All that carries our marks on a host, at one moment."""
 
-    zvols: tuple[Listed, ...]
+    zvols: tuple[ListedZvol, ...]
     backstores: tuple[str, ...]
     admitted: tuple[tuple[str, tuple[str, ...]], ...]  # targets, and whom each one admits
     sessions: tuple[tuple[str, tuple[str, ...]], ...]  # targets, and who uses the disk of each

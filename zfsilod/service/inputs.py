@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
-from zfsilod.model.records import Attachment, Debt
+from zfsilod.model.records import Attachment, PendingRelease
 from zfsilod.requests import attach, rotate_secrets
 from zfsilod.requests.detach import Descent
 
@@ -54,7 +54,7 @@ async def _fetch(service: Service, request: attach.Connect, operation_id: str) -
     else:
         return attach.Fetched(connection, chap, published="")
     _check_not_fenced(service, request)
-    owed = Debt(id=operation_id, server=request.server, volume=request.volume)
+    owed = PendingRelease(id=operation_id, server=request.server, volume=request.volume)
     await service.write(lambda txn: txn.put(owed))
     await service.servers.publish(request.server, request.volume, client_operation=operation_id)
     connection, chap = await service.servers.fetch(request.server, request.volume)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from zfsilod.engine.plans import filled
+from zfsilod.engine.plans import apply_observed
 from zfsilod.model.chap import load_key, seal, unseal
 from zfsilod.model.errors import Busy, FailedPrecondition, ResourceExhausted, StoreCorrupt
 from zfsilod.model.record import Record, Stored, from_plain, to_plain
@@ -222,7 +222,7 @@ class Transaction:
         if change.record is None:
             self.drop(change.bucket, change.key)
         else:
-            self.put(filled(change.record, facts))
+            self.put(apply_observed(change.record, facts))
 
     def _range(self, prefix: bytes, after: str) -> Iterator[tuple[bytes, bytes]]:
         with self._handle.cursor() as cursor:

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Condition, Debt, Host, Publication, Volume
+from zfsilod.model.records import Attachment, Condition, Host, PendingRelease, Publication, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ class Summary:
         }
         self.publications = Counter(each["volume"] for each in txn.scan_plain(Publication))
         self.hosts = sum(1 for _each in txn.scan_plain(Host))
-        self.debts = sum(1 for _each in txn.scan_plain(Debt))
+        self.pending_releases = sum(1 for _each in txn.scan_plain(PendingRelease))
         live = list(txn.live())
         self.operations: Counter[str] = Counter(each.state for each in live)
         self.states = Counter(self._states())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Step
 
 
-class Place(Record):
+class SandboxPart(Record):
     """A part of the host, and what it takes to change it."""
 
     steps: tuple[type[Step], ...]
@@ -31,7 +31,7 @@ class Place(Record):
     mounts: bool = False  # in the host's mount namespace
 
 
-POOL = Place(
+POOL = SandboxPart(
     steps=(
         steps.Zvol,
         steps.ZvolSize,
@@ -43,7 +43,7 @@ POOL = Place(
     ),
     capabilities=("CAP_SYS_ADMIN",),
 )
-TARGET = Place(
+TARGET = SandboxPart(
     steps=(
         steps.Backstore,
         steps.Target,
@@ -62,7 +62,7 @@ TARGET = Place(
     capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE"),  # the kernel shows secrets to the first only
     calls=("@module",),
 )
-INITIATOR = Place(
+INITIATOR = SandboxPart(
     steps=(
         steps.Node,
         steps.NoNode,
@@ -80,7 +80,7 @@ INITIATOR = Place(
     calls=("@module",),
     paths=("/etc/iscsi", "/var/lib/iscsi", "/run/lock"),
 )
-MOUNTS = Place(
+MOUNTS = SandboxPart(
     steps=(
         steps.Formatted,
         steps.FilesystemUuidRegenerated,
@@ -103,7 +103,7 @@ MOUNTS = Place(
     calls=("@mount",),
     mounts=True,
 )
-PLACES = (POOL, TARGET, INITIATOR, MOUNTS)
+SANDBOX_PARTS = (POOL, TARGET, INITIATOR, MOUNTS)
 OWN_PATHS = ("/var/lib/zfsilo", "/run/zfsilo")
 
 ALWAYS = {
@@ -130,10 +130,10 @@ APART = {  # each of them makes a mount namespace
 def sandbox(needed: Iterable[Step]) -> dict[str, str]:
     """Return the settings of a unit that makes these steps, as a unit file has them."""
     kinds = {type(step) for step in needed}
-    return settings([place for place in PLACES if kinds & set(place.steps)])
+    return settings([place for place in SANDBOX_PARTS if kinds & set(place.steps)])
 
 
-def settings(places: Iterable[Place]) -> dict[str, str]:
+def settings(places: Iterable[SandboxPart]) -> dict[str, str]:
     """Return the settings of a unit that changes these places."""
     found = list(places)
     calls = {each for place in found for each in place.calls}

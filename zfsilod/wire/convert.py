@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Volume,
     )
     from zfsilod.requests.deletion import Dependents
-    from zfsilod.service.drift import Fact, Findings
+    from zfsilod.service.drift import DriftReport, Fact
     from zfsilod.storage.volume_view import VolumeView
 
 N = TypeVar("N", bound=str)
@@ -156,7 +156,7 @@ def volume(view: VolumeView) -> volume_pb2.Volume:
     )
 
 
-def differences(found: Findings) -> list[volume_pb2.Difference]:
+def differences(found: DriftReport) -> list[volume_pb2.Difference]:
     """Return what differs of a volume."""
     return [
         volume_pb2.Difference(

@@ -117,7 +117,7 @@ class Volumes:
     ) -> volume_pb2.SyncVolumesResponse:
         work = call.service.sync_all(caller=str(call.caller), validate_only=message.validate_only)
         report = await call.lasting(work)
-        shown = (each for found in report.findings for each in convert.differences(found))
+        shown = (each for found in report.reports for each in convert.differences(found))
         return volume_pb2.SyncVolumesResponse(
             complaints=dict(report.complaints),
             volumes=report.volumes,
