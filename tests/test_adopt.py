@@ -89,7 +89,7 @@ async def test_what_records_own_is_no_orphan(zfsilo: House) -> None:
 
 async def test_what_a_running_operation_is_about_is_no_orphan(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    begun = await zfsilo.service.begin(CREATE, caller="a")
+    begun = await zfsilo.service.submit(CREATE, caller="a")
     uid = next(step.uid for step in (m.step for m in begun.actions) if hasattr(step, "uid"))
     zfsilo.host.zfs.create_zvol(
         "tank/zfsilo/data",

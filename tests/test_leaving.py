@@ -144,8 +144,8 @@ async def forget(zfsilo: House) -> None:
 async def test_a_descent_stops_a_climb(zfsilo: House) -> None:
     await zfsilo.do(*UP[:2])
     zfsilo.launcher.gate.clear()
-    climb = await zfsilo.service.begin(CONNECT, caller="a")
-    down = await zfsilo.service.begin(Disconnect(id="data"), caller="b")
+    climb = await zfsilo.service.submit(CONNECT, caller="a")
+    down = await zfsilo.service.submit(Disconnect(id="data"), caller="b")
     await zfsilo.service.wait(down.id, 10)
     assert zfsilo.service.operation(climb.id).state == "ROLLED_BACK"
     assert attachment(zfsilo) is None
@@ -162,9 +162,9 @@ async def test_a_descent_stops_a_climb_that_waits_for_its_server(zfsilo: House) 
         await report(*arguments)  # type: ignore[arg-type]
 
     zfsilo.server.report = slow  # type: ignore[method-assign,assignment]
-    climb = await zfsilo.service.begin(Stage(id="data"), caller="a")
+    climb = await zfsilo.service.submit(Stage(id="data"), caller="a")
     await asyncio.wait_for(reached.wait(), 10)
-    down = await zfsilo.service.begin(Unstage(id="data"), caller="b")
+    down = await zfsilo.service.submit(Unstage(id="data"), caller="b")
     answer.set()
     await zfsilo.service.wait(down.id, 10)
     ended = await zfsilo.service.ended(climb.id, 10)
@@ -209,7 +209,7 @@ async def needs_repair(zfsilo: House) -> Operation:
         raise CommandFailed("the disk did not appear")
 
     zfsilo.host.iscsi.login = half  # type: ignore[method-assign]
-    begun = await zfsilo.service.begin(CONNECT, caller="a")
+    begun = await zfsilo.service.submit(CONNECT, caller="a")
     found = await zfsilo.service.ended(begun.id, 10)
     assert found.state == "NEEDS_REPAIR"
     del zfsilo.host.iscsi.login
@@ -277,7 +277,7 @@ def test_a_rollback_waits_for_the_last_tool_and_tells_when_it_does_not_end(
     store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
     example = next(each for each in PLANS if each.name == "publish")
     with store.write() as txn:
-        begun = txn.begin(operation(example).but(state="FAILED"))
+        begun = txn.add_operation(operation(example).but(state="FAILED"))
     store.close()
     monkeypatch.setattr(worker, "LOCK_DEADLINE_S", 1)
     monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", begun.id])

@@ -101,7 +101,7 @@ async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) 
     await zfsilo.do(*PUBLISHED, CONNECT.but(restore="BOOT"), *UP[1:])
     lose_sessions(zfsilo)
     zfsilo.launcher.gate.clear()
-    restored = await zfsilo.service.begin(SyncVolume(id="data"), caller="zfsilod")
+    restored = await zfsilo.service.submit(SyncVolume(id="data"), caller="zfsilod")
     asked = asyncio.create_task(zfsilo.do(UnmountFrom(id="data")))
     await soon(lambda: asked.done() or zfsilo.service.executor.changes._waiters)
     zfsilo.launcher.gate.set()
@@ -149,7 +149,7 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
                 raise Unavailable("zfs did not end within 120 s")
 
         monkeypatch.setattr(zfsilo.host.zfs, "move", slow)
-        one = await zfsilo.service.begin(DeleteVolume(id="data"), caller="one")
+        one = await zfsilo.service.submit(DeleteVolume(id="data"), caller="one")
         await asyncio.to_thread(moved.wait, 10)
         two = asyncio.create_task(zfsilo.do(DeleteVolume(id="data", dependents="KEEP")))
         await soon(lambda: zfsilo.service.executor.changes._waiters)
@@ -197,7 +197,7 @@ async def test_what_the_boots_sync_had_to_leave_out_is_looked_at_again(zfsilo: H
     await zfsilo.do(*PUBLISHED)
     zfsilo.launcher.gate.clear()
     labels = UpdateVolume(id="data", mask=("labels",), labels=(("for", "tests"),))
-    begun = await zfsilo.service.begin(labels, caller="somebody")
+    begun = await zfsilo.service.submit(labels, caller="somebody")
     zfsilo.host.facts.reboot()
     assert (await sync_all(zfsilo.service, "zfsilod")).unfinished
     zfsilo.launcher.gate.set()
@@ -239,7 +239,7 @@ async def test_two_names_for_one_volume_at_once(
         return found
 
     monkeypatch.setattr(iscsi, "login", slow_login)
-    one = await zfsilo.service.begin(CONNECT, caller="one")
+    one = await zfsilo.service.submit(CONNECT, caller="one")
     await soon(lambda: zfsilo.host.facts.names("session"))
     monkeypatch.setattr(iscsi, "users", slow_users)
     two = asyncio.create_task(zfsilo.do(CONNECT.but(id="two")))
@@ -259,7 +259,7 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
     await zfsilo.service.write(lambda txn: txn.drop(Volume.bucket(), "data"))
     zfsilo.launcher.gate.clear()
     request = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
-    removed = await zfsilo.service.begin(request, caller="root")
+    removed = await zfsilo.service.submit(request, caller="root")
     found = await adoption.find(zfsilo.service, "tank/zfsilo/data", "data")
     adopted = asyncio.create_task(zfsilo.do(found))
     await soon(lambda: adopted.done() or zfsilo.service.executor.changes._waiters)
@@ -274,7 +274,7 @@ async def test_an_orphan_that_is_being_removed_is_not_connected_to(zfsilo: House
     await zfsilo.service.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
     names = tuple(each.name for each in await orphans.find(zfsilo.service))
     zfsilo.launcher.gate.clear()
-    removed = await zfsilo.service.begin(orphans.RemoveOrphans(names=names), caller="root")
+    removed = await zfsilo.service.submit(orphans.RemoveOrphans(names=names), caller="root")
     release = hold(zfsilo)
     up = asyncio.create_task(zfsilo.do(*UP))
     await soon(lambda: up.done() or zfsilo.service.executor.changes._waiters)
@@ -333,7 +333,7 @@ async def test_a_list_of_units_is_not_held_against_what_went_on_since(
     await zfsilo.do(*PUBLISHED, CONNECT)
     heard: list[str] = []
     hint, zfsilo.launcher.hint = zfsilo.launcher.hint, heard.append
-    staged = await zfsilo.service.begin(UP[1], caller="somebody")
+    staged = await zfsilo.service.submit(UP[1], caller="somebody")
     await soon(lambda: heard)
     assert zfsilo.service.operation(staged.id).state == "WAITING"
     await soon(lambda: not zfsilo.service.executor.is_held(staged.id))

@@ -240,12 +240,12 @@ async def test_a_failed_step_is_taken_back_and_its_error_told(zfsilo: House) -> 
 
 async def test_equal_requests_join_and_others_wait(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    first = await zfsilo.service.begin(CREATE, caller="a")
-    second = await zfsilo.service.begin(CREATE, caller="b")
+    first = await zfsilo.service.submit(CREATE, caller="a")
+    second = await zfsilo.service.submit(CREATE, caller="b")
     assert first.id == second.id
     other = CREATE.but(capacity_bytes=2 * GIB)
     with pytest.raises(Busy) as caught:
-        await zfsilo.service.begin(other, caller="c", deadline_s=0.05)
+        await zfsilo.service.submit(other, caller="c", deadline_s=0.05)
     assert caught.value.facts["operation"] == first.id
     with pytest.raises(DeadlineExceeded, match=first.id):
         await zfsilo.service.wait(first.id, 0.05)
@@ -271,7 +271,7 @@ async def test_sixteen_requests_for_one_volume_end_in_order(zfsilo: House) -> No
 
 async def test_cancel_takes_back(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    operation = await zfsilo.service.begin(CREATE, caller="a")
+    operation = await zfsilo.service.submit(CREATE, caller="a")
     await asyncio.sleep(0)
     await zfsilo.service.cancel(operation.id)
     with pytest.raises(Busy, match="stopped before its end"):
@@ -392,7 +392,7 @@ async def test_any_number_may_wait_for_news(zfsilo: House) -> None:
 
 async def test_ended_operations_are_forgotten_in_time(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    live = await zfsilo.service.begin(CREATE, caller="a")
+    live = await zfsilo.service.submit(CREATE, caller="a")
     await Supervisor(zfsilo.service, retention_s=-10).forget()
     assert raw_keys(zfsilo, "operation") == [f"operation/{live.id}".encode()]
     zfsilo.launcher.gate.set()

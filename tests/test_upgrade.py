@@ -68,7 +68,7 @@ def running(built: Machine) -> Operation:
 async def cut_short(built: Machine) -> None:
     """Leave an operation behind whose worker and daemon were killed in the middle."""
     built.saw.set(Cut("run", 7, "after", "kill worker"), Cut("rollback", 1, "before", "reboot"))
-    built.request(case_named("publish").begin)
+    built.request(case_named("publish").submit)
     while not built.dead:
         await built.stirred.wait()
         built.stirred.clear()

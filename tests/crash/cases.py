@@ -106,14 +106,14 @@ class Case(NamedTuple):
     )
     many: bool = False  # many operations in one unit, as the timer's Sync of all volumes
 
-    async def begin(self, house: House) -> object:
+    async def submit(self, house: House) -> object:
         """Ask for it, as a caller would."""
         if self.many:
             return await house.service.sync_all(caller="a test")
         request = self.request
         if self.find is not None:
             request = await self.find(house.service)
-        return await house.service.begin(request, caller="a test")
+        return await house.service.submit(request, caller="a test")
 
 
 async def purge(service: Service) -> Request:

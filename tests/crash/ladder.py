@@ -260,7 +260,7 @@ class Ladder(RuleBasedStateMachine):
         request = draw.of(name, self.larger(name))
         self.machine.saw.set(*made)
         self.runner.run(
-            self.machine.carry_out(lambda house: house.service.begin(request, caller="x"))
+            self.machine.carry_out(lambda house: house.service.submit(request, caller="x"))
         )
         new = [op for op in self.machine.operations() if op.id not in older]
         return any(op.kind == request.kind and op.state == "DONE" for op in new)

@@ -82,7 +82,7 @@ class Bench:
         self.chance.again()
         self.machine.saw.set(*cuts)
         case = self.case if do is None else self.case._replace(request=do, find=None)
-        await self.machine.carry_out(case.begin)
+        await self.machine.carry_out(case.submit)
 
     async def _reboot(self) -> State:
         await self.machine.bury()

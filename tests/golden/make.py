@@ -201,7 +201,7 @@ class Maker:
         await self.machine.load(self.bench.start)
         self.chance.again()
         self.machine.saw.set(*cuts)
-        self.machine.request(self.case.begin)
+        self.machine.request(self.case.submit)
 
     async def _cut(self, point: int, how: str, index: int, *, back: int = 1) -> bool:
         """Let the worker end at a point, and the machine at a point of the rollback.

@@ -109,7 +109,7 @@ class Connect(Request):
     def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, Fetched)
         found = view.txn.get(Attachment, check_id(self.id, "local name"))
-        if found is not None and not self.is_about(found):
+        if found is not None and not self.is_for(found):
             raise AlreadyExists(
                 f"the name {self.id} stands for {found.volume} of {found.server} here: give "
                 "another local name",
@@ -146,11 +146,11 @@ class Connect(Request):
         found = txn.get(Attachment, self.id)
         if found is None or found.state == "ABSENT" or self.epoch not in (0, found.epoch):
             return None
-        if not self.is_about(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
+        if not self.is_for(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
             return None
         return plans.up(plans.connection(found))
 
-    def is_about(self, found: Attachment) -> bool:
+    def is_for(self, found: Attachment) -> bool:
         """Tell whether an attachment is of the volume that is asked for."""
         return (found.server, found.volume) == (self.server, self.volume)
 

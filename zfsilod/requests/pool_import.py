@@ -191,7 +191,7 @@ def _unknown(adopted: Sequence[Request]) -> Iterator[str]:
 async def _adopt(service: Service, caller: str, requests: Sequence[Request], into: Rebuilt) -> None:
     for request in requests:
         try:
-            operation = await service.begin(request, caller=caller)
+            operation = await service.submit(request, caller=caller)
             await service.wait(operation.id, ADOPT_DEADLINE_S)
         except ZfsiloError as error:
             into.complaints[request.subject] = error.message

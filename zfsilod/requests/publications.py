@@ -58,7 +58,7 @@ class Publish(Request):
     """
 
     kind = "publish"
-    about = ("volumes", "volume")
+    resource = ("volumes", "volume")
     volume: str
     host: str
     access_mode: AccessMode = "SINGLE_NODE_WRITER"
@@ -212,7 +212,7 @@ class Unpublish(Request):
     """
 
     kind = "unpublish"
-    about = ("volumes", "volume")
+    resource = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
     client_operation: str = ""  # only if this operation of the consumer published it
@@ -257,7 +257,7 @@ class ReportFilesystem(Request):
     """Take note of what the holder of a volume does with its filesystem; it only moves forward."""
 
     kind = "report"
-    about = ("volumes", "volume")
+    resource = ("volumes", "volume")
     volume: str
     host: str
     epoch: int

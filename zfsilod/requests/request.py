@@ -126,12 +126,15 @@ class Request(Record):
     """A request to change something."""
 
     kind: ClassVar[str] = ""
-    about: ClassVar[tuple[str, str]] = ("volumes", "id")  # a collection, and the field that names
+    resource: ClassVar[tuple[str, str]] = (
+        "volumes",
+        "id",
+    )  # a collection, and the field that names
 
     @property
     def subject(self) -> str:
         """The resource name of what it is about."""
-        collection, field = self.about
+        collection, field = self.resource
         return f"{collection}/{getattr(self, field)}"
 
     def recall(self, txn: Transaction) -> Request:

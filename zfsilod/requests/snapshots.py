@@ -41,7 +41,7 @@ class CreateSnapshot(Request):
     """Take a snapshot of a volume."""
 
     kind = "snapshot"
-    about = ("snapshots", "id")
+    resource = ("snapshots", "id")
     id: str
     volume: str
     labels: Pairs = ()
@@ -75,7 +75,7 @@ class DeleteSnapshot(Request):
     """Give a snapshot up; what was made from it stays."""
 
     kind = "delete-snapshot"
-    about = ("snapshots", "id")
+    resource = ("snapshots", "id")
     id: str
     etag: str = ""
 
@@ -101,7 +101,7 @@ class CreateSnapshotGroup(Request):
     """Take snapshots of several volumes at one moment."""
 
     kind = "snapshot-group"
-    about = ("snapshotGroups", "id")
+    resource = ("snapshotGroups", "id")
     id: str
     volumes: tuple[str, ...]
     labels: Pairs = ()
@@ -153,7 +153,7 @@ class DeleteSnapshotGroup(Request):
     """Give all snapshots of a group up."""
 
     kind = "delete-snapshot-group"
-    about = ("snapshotGroups", "id")
+    resource = ("snapshotGroups", "id")
     id: str
     etag: str = ""
 

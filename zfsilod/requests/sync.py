@@ -127,7 +127,7 @@ async def _repair_one(
 ) -> dict[str, str]:
     async with gate:
         try:
-            operation = await service.begin(SyncVolume(id=name), caller=caller)
+            operation = await service.submit(SyncVolume(id=name), caller=caller)
         except ZfsiloError as error:
             return {name: error.message}
         return await _complaint(service, operation)
@@ -155,7 +155,7 @@ async def clear_leftovers(service: Service, caller: str) -> None:
             continue  # of this boot, or of a version that did not tell
         try:
             request = Disconnect(id=each.id, force=True, boot_id=each.boot_id)
-            operation = await service.begin(request, caller=caller)
+            operation = await service.submit(request, caller=caller)
             await service.wait(operation.id, SYNC_DEADLINE_S)
         except ZfsiloError as error:
             log.warning("what is left of %s after the reboot stays: %s", each.id, error.message)

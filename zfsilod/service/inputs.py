@@ -65,7 +65,7 @@ def _check_not_fenced(service: Service, request: attach.Connect) -> None:
     """Refuse to publish anew, by itself, what was taken from this host meanwhile."""
     with service.store.read() as txn:
         found = txn.get(Attachment, request.id)
-    if found is not None and request.is_about(found):
+    if found is not None and request.is_for(found):
         raise FailedPrecondition(
             f"{request.volume} was taken from this host (its publication {found.epoch} is gone): "
             f"zfsiloctl volume disconnect --force {request.id}, then connect again",

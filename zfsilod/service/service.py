@@ -1,6 +1,6 @@
 """The application layer: plan a request, store its operation, launch it, and tell when it ended.
 
-Both front ends and all internal callers come through `begin` and `wait`. The order is always the
+Both front ends and all internal callers come through `submit` and `wait`. The order is always the
 same: look at the host (in a thread), then in one transaction read, plan, claim and store, then
 launch. Whatever systemd says later is only a hint to read the store again: the store alone decides.
 """
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 STORE_DEADLINE_S = 10
 LOOK_DEADLINE_S = 20
-BEGIN_DEADLINE_S = 20
+SUBMIT_DEADLINE_S = 20
 WATCH_AT_ONCE = 1000
 RECOVERY_S = 5  # in which a session that broke may come back before it counts as lost
 RETRY_LOOK_S = 5  # in case that the hint at the end of a retry is lost
@@ -98,8 +98,8 @@ class Service:
 
     # Requests
 
-    async def begin(
-        self, request: Request, *, caller: str, deadline_s: float = BEGIN_DEADLINE_S
+    async def submit(
+        self, request: Request, *, caller: str, deadline_s: float = SUBMIT_DEADLINE_S
     ) -> Operation:
         """Store the operation of a request and launch it; an equal running one is joined.
 
@@ -140,8 +140,8 @@ class Service:
                 since = txn.revision()
             seen = await inputs.see(self, request, operation_id)
             await prerequisites.clear(self, request, seen, caller, until)
-            begin = partial(self._begin_in, request, seen, since, caller, operation_id)
-            found = await self.write(begin)
+            submit = partial(self._submit_in, request, seen, since, caller, operation_id)
+            found = await self.write(submit)
             if found.id == operation_id or found.fingerprint == request.fingerprint():
                 return found
             await prerequisites.press(self, request, found)
@@ -157,12 +157,12 @@ class Service:
         with contextlib.ExitStack() as hands:
             for operation_id in ids:
                 hands.enter_context(self.executor.hold(operation_id))
-            begun = await self.write(partial(self._begin_all, requests, ids, batch, caller))
+            begun = await self.write(partial(self._submit_all, requests, ids, batch, caller))
             if begun:
                 await self.executor.launch_batch(begun)
         return begun
 
-    def _begin_all(
+    def _submit_all(
         self,
         requests: Sequence[Request],
         ids: Sequence[str],
@@ -177,7 +177,7 @@ class Service:
                 planned = request.plan(view, None)
                 if not any(txn.claimant(thing) for thing in planned.claims):
                     operation = planned.operation(request, view).but(batch=batch)
-                    begun.append(txn.begin(operation))
+                    begun.append(txn.add_operation(operation))
         return begun
 
     async def plan(self, request: Request, *, caller: str) -> Operation:
@@ -231,7 +231,7 @@ class Service:
         """
         found = await self.survey(volume_id)
         found.check()
-        return await self.begin(sync.SyncVolume(id=volume_id), caller=caller), found
+        return await self.submit(sync.SyncVolume(id=volume_id), caller=caller), found
 
     async def survey(self, volume_id: str) -> DriftReport:
         """Return what differs of a volume; nothing while an operation is at work on it."""
@@ -437,7 +437,7 @@ class Service:
             before=before,
         )
 
-    def _begin_in(
+    def _submit_in(
         self,
         request: Request,
         seen: object,
@@ -470,7 +470,7 @@ class Service:
         operation = plan.operation(request, view)
         if not plan.actions:
             return txn.finish(operation, "DONE")
-        return txn.begin(operation)
+        return txn.add_operation(operation)
 
     def _owner(self, txn: Transaction, owner: str) -> Operation:
         found = txn.get(Operation, owner)

@@ -197,7 +197,7 @@ class Transaction:
             raise StoreCorrupt(f"the store has no operation {operation_id.decode()}")
         return found
 
-    def begin(self, operation: Operation) -> Operation:
+    def add_operation(self, operation: Operation) -> Operation:
         """Store a new operation and claim its things, which must be free (see `claimant`)."""
         for thing in operation.claims:
             owner = self.claimant(thing)

@@ -188,7 +188,7 @@ class Methods:
             (await self.service.survey(request.id)).check()
         if planned:
             return self.objects.plan(await self.service.plan(request, caller=caller))
-        operation = await self.service.begin(request, caller=caller)
+        operation = await self.service.submit(request, caller=caller)
         return path_of("operation", operation.id)
 
     def _usual_access(self, volume_id: str) -> AccessMode:

@@ -129,8 +129,8 @@ def _step(seen: Progress) -> str:
 
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     MANAGER: {
-        "Version": lambda about: about.version,
-        "Features": lambda about: about.features,
+        "Version": lambda server: server.version,
+        "Features": lambda server: server.features,
     },
     VOLUME: {
         "Id": lambda shown: shown.view.id,
