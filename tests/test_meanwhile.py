@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import SETTINGS, house
-from zfsilod import adopt, orphans
-from zfsilod.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
-from zfsilod.give import CreateVolume, UpdateVolume
-from zfsilod.leave import Disconnect, UnmountFrom
-from zfsilod.model import Attachment, Debt, Operation, Publication, Trashed, Volume
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.sync import SyncVolume, Watchman, clear_leftovers, sync_all
-from zfsilod.take import Connect, MountAt, Stage
-from zfsilod.trash import DeleteVolume
+from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
+from zfsilod.model.records import Attachment, Debt, Operation, Publication, Trashed, Volume
+from zfsilod.requests import adoption, orphans
+from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume
+from zfsilod.requests.detach import Disconnect, UnmountFrom
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.sync import SyncVolume, Watchman, clear_leftovers, sync_all
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.doubles import House
-    from zfsilod.model import Disk
+    from zfsilod.model.records import Disk
 
 GIB = 1 << 30
 TARGET_USE = ("session", "mount")
@@ -70,9 +70,12 @@ async def soon(fact: Callable[[], Any]) -> None:
 async def test_after_a_reboot_what_is_connected_again_is_no_leftover(zfsilo: House) -> None:
     other = Connect(id="a", server="give", volume="a")
     await zfsilo.do(
-        CreateVolume(id="a", capacity_bytes=GIB), Publish(volume="a", host="take"), other,
-        *PUBLISHED, *UP,
-    )  # fmt: skip
+        CreateVolume(id="a", capacity_bytes=GIB),
+        Publish(volume="a", host="take"),
+        other,
+        *PUBLISHED,
+        *UP,
+    )
     lose_sessions(zfsilo)
     zfsilo.service.boot_id = "f" * 32
     zfsilo.launcher.gate.clear()
@@ -96,7 +99,7 @@ async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) 
     await soon(lambda: asked.done() or zfsilo.service.driver.news._waiters)
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(restored.id, 10)
-    assert [type(move.step).__name__ for move in (await asked).moves][1] == "Bound"
+    assert [type(action.step).__name__ for action in (await asked).actions][1] == "Bound"
     assert zfsilo.host.facts.names("session")
 
 
@@ -129,10 +132,10 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
 ) -> None:
     async with house(tmp_path, SETTINGS.but(trash_retention_s=86400)) as zfsilo:
         await zfsilo.do(PUBLISHED[0])
-        move, moved, go = zfsilo.host.zfs.move, threading.Event(), threading.Event()
+        action, moved, go = zfsilo.host.zfs.move, threading.Event(), threading.Event()
 
         def slow(*words: Any, **more: Any) -> None:
-            move(*words, **more)
+            action(*words, **more)
             if not moved.is_set():
                 moved.set()
                 go.wait(10)
@@ -248,9 +251,9 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
     await zfsilo.do(PUBLISHED[0])
     await zfsilo.service.write(lambda txn: txn.drop(Volume.bucket(), "data"))
     zfsilo.launcher.gate.clear()
-    verb = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
-    removed = await zfsilo.service.begin(verb, caller="root")
-    found = await adopt.find(zfsilo.service, "tank/zfsilo/data", "data")
+    request = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
+    removed = await zfsilo.service.begin(request, caller="root")
+    found = await adoption.find(zfsilo.service, "tank/zfsilo/data", "data")
     adopted = asyncio.create_task(zfsilo.do(found))
     await soon(lambda: adopted.done() or zfsilo.service.driver.news._waiters)
     zfsilo.launcher.gate.set()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.crash.cases import CONNECT, CREATE, LARGER, PUBLISH
-from zfsilod.errors import Busy, CommandFailed
-from zfsilod.leave import Disconnect
-from zfsilod.sync import Watchman
-from zfsilod.views import view
+from zfsilod.model.errors import Busy, CommandFailed
+from zfsilod.requests.detach import Disconnect
+from zfsilod.requests.sync import Watchman
+from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
 GONE = 1_000.0
 
@@ -62,18 +62,18 @@ async def test_it_is_seen_and_refuses_changes_until_it_is_repaired(zfsilo: House
     operation = stuck(zfsilo)
     assert (operation.state, operation.attempts) == ("NEEDS_REPAIR", 1)
     with zfsilo.service.store.read() as txn:
-        (said,) = view(txn, "data").conditions
+        (said,) = volume_view(txn, "data").conditions
     assert f"zfsiloctl operation repair {operation.id}" in said
-    for verb in (LARGER, PUBLISH.but(readonly=True)):
+    for request in (LARGER, PUBLISH.but(readonly=True)):
         with pytest.raises(Busy) as caught:
-            await zfsilo.do(verb)
+            await zfsilo.do(request)
         assert caught.value.reason == "NEEDS_REPAIR"
     broken.kinds = {}
     await zfsilo.service.repair(operation.id)
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     assert zfsilo.service.operation(operation.id).state == "ROLLED_BACK"
     with zfsilo.service.store.read() as txn:
-        assert view(txn, "data").conditions == ()
+        assert volume_view(txn, "data").conditions == ()
     await zfsilo.do(LARGER, PUBLISH)
 
 
@@ -81,7 +81,7 @@ async def test_it_is_retried_at_once_and_then_ever_more_seldom(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = GONE
-    monkeypatch.setattr("zfsilod.sync.time.monotonic", lambda: now)
+    monkeypatch.setattr("zfsilod.requests.sync.time.monotonic", lambda: now)
     broken = Broken(zfsilo)
     await get_stuck(zfsilo, broken)
     watchman = Watchman(zfsilo.service, retention_s=60)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zfsilod import sight
-from zfsilod.errors import (
+from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
     FailedPrecondition,
@@ -15,23 +14,24 @@ from zfsilod.errors import (
     NotFound,
     ResourceExhausted,
 )
-from zfsilod.give import CreateVolume
-from zfsilod.leave import Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.snapshots import (
+from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
+from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume, Purger
+from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
     DeleteSnapshot,
     DeleteSnapshotGroup,
 )
-from zfsilod.take import Connect, MountAt, Stage
-from zfsilod.trash import DeleteVolume, Purger
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service import inputs
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model import Filesystem
-    from zfsilod.verbs import Verb
+    from zfsilod.model.records import Filesystem
+    from zfsilod.requests.request import Request
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB)
@@ -40,36 +40,36 @@ COPY = CreateVolume(id="copy", capacity_bytes=GIB, source_snapshot="monday")
 TWIN = CreateVolume(id="twin", capacity_bytes=GIB, source_volume="data")
 
 
-def up(name: str, **options: Any) -> tuple[Verb, ...]:
+def up(name: str, **options: Any) -> tuple[Request, ...]:
     """Return the climb of a volume to its mount."""
     return (
-        Publish(volume=name, host="take"), Connect(id=name, server="give", volume=name),
-        Stage(id=name, **options), MountAt(id=name, path=f"/srv/{name}", readonly=bool(options)),
-    )  # fmt: skip
+        Publish(volume=name, host="take"),
+        Connect(id=name, server="give", volume=name),
+        Stage(id=name, **options),
+        MountAt(id=name, path=f"/srv/{name}", readonly=bool(options)),
+    )
 
 
-def down(name: str) -> tuple[Verb, ...]:
-    return (
-        UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name)
-    )  # fmt: skip
+def down(name: str) -> tuple[Request, ...]:
+    return (UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name))
 
 
-@pytest.mark.parametrize("verb", [CREATE.but(id="other"), SNAP], ids=lambda verb: verb.kind)
+@pytest.mark.parametrize("equal", [CREATE.but(id="other"), SNAP], ids=lambda equal: equal.kind)
 async def test_an_equal_request_that_ended_while_this_one_looked(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch, verb: Verb
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request
 ) -> None:
     await zfsilo.do(CREATE)
-    see = sight.see
-    quicker = [verb]
+    see = inputs.see
+    quicker = [equal]
 
-    async def look_slowly(service: Any, asked: Verb, operation_id: str) -> object:
+    async def look_slowly(service: Any, asked: Request, operation_id: str) -> object:
         seen = await see(service, asked, operation_id)
         if quicker:
             await zfsilo.do(quicker.pop())
         return seen
 
-    monkeypatch.setattr(sight, "see", look_slowly)
-    operation = await zfsilo.service.begin(verb, caller="test")
+    monkeypatch.setattr(inputs, "see", look_slowly)
+    operation = await zfsilo.service.begin(equal, caller="test")
     assert operation.title.endswith("already so")
 
 
@@ -119,7 +119,7 @@ async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
 
 async def test_what_is_refused(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CREATE.but(id="other"), SNAP)
-    refusals: list[tuple[Verb, type[Exception], str]] = [
+    refusals: list[tuple[Request, type[Exception], str]] = [
         (SNAP.but(volume="other"), AlreadyExists, "of data"),
         (SNAP.but(volume="none"), NotFound, "no volume none"),
         (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
@@ -133,9 +133,9 @@ async def test_what_is_refused(zfsilo: House) -> None:
         (CreateSnapshotGroup(id="g", volumes=("data", "none")), NotFound, "no volume none"),
     ]
     before = zfsilo.facts
-    for verb, error, message in refusals:
+    for request, error, message in refusals:
         with pytest.raises(error, match=message):
-            await zfsilo.do(verb)
+            await zfsilo.do(request)
     assert zfsilo.facts == before
 
 
@@ -279,7 +279,7 @@ async def test_a_clone_that_fails_leaves_nothing(zfsilo: House) -> None:
 
 
 async def test_a_volume_that_grew_before_it_was_staged_is_filled(zfsilo: House) -> None:
-    from zfsilod.give import UpdateVolume
+    from zfsilod.requests.volumes import UpdateVolume
 
     await zfsilo.do(CREATE, *up("data"), *down("data")[:2])
     await zfsilo.do(UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB))

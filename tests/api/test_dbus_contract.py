@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.api.dbus_setup import CONTRACT, GIB, POLICY, House, house
-from zfsilod.api.dbus_contract import (
+from zfsilod.api.dbus.contract import (
     ACTION,
     HOST,
     INTROSPECTABLE,
@@ -30,10 +30,10 @@ from zfsilod.api.dbus_contract import (
     split,
     unescape,
 )
-from zfsilod.api.dbus_methods import MUTATIONS, OPTIONS, QUESTIONS, make_verb
-from zfsilod.api.dbus_properties import READERS
-from zfsilod.errors import BY_NAME
-from zfsilod.roles import ACTIONS, DESTROY, MANAGE, READ
+from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUESTIONS, make_request
+from zfsilod.api.dbus.properties import READERS
+from zfsilod.model.errors import BY_NAME
+from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +41,13 @@ if TYPE_CHECKING:
 
 OURS = (MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION)
 SAMPLES = {
-    "s": "text", "as": ("a", "b"), "a{ss}": (("a", "b"),), "t": 1, "u": 1, "b": True,
-}  # fmt: skip
+    "s": "text",
+    "as": ("a", "b"),
+    "a{ss}": (("a", "b"),),
+    "t": 1,
+    "u": 1,
+    "b": True,
+}
 
 
 def written() -> dict[str, ET.Element]:
@@ -177,14 +182,14 @@ def test_every_property_is_read() -> None:
 
 @pytest.mark.parametrize("method", sorted(MUTATIONS))
 def test_every_mutation_makes_its_verb(method: str) -> None:
-    """The fields that a method fills are the fields that its verb has."""
+    """The fields that a method fills are the fields that its request has."""
     mutation = MUTATIONS[method]
     given_options = {
         OPTIONS[each].field or each: SAMPLES[OPTIONS[each].signature] for each in mutation.options
     }
-    verb = make_verb(mutation, list(mutation.arguments), given_options)
+    request = make_request(mutation, list(mutation.arguments), given_options)
     for name, value in given_options.items():
-        assert getattr(verb, name) == value
+        assert getattr(request, name) == value
     interface, _dot, name = method.rpartition(".")
     signature = interfaces()[interface].methods[name].takes
     assert signature.endswith("a{sv}")
@@ -206,9 +211,11 @@ def test_activation() -> None:
     parser.optionxform = str  # type: ignore[assignment]
     parser.read(CONTRACT.with_suffix(".service"))
     assert dict(parser["D-BUS Service"]) == {
-        "Name": "org.zfsilo1", "Exec": "/bin/false", "User": "root",
+        "Name": "org.zfsilo1",
+        "Exec": "/bin/false",
+        "User": "root",
         "SystemdService": "zfsilod.service",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from zfsilo.v1 import operation_pb2 as pb
 from zfsilo.v1 import volume_pb2
 
 from tests.api.running import DATA, create, operations, publish, refused
-from zfsilod.api.calls import OPERATION_METADATA
-from zfsilod.model import Volume
+from zfsilod.api.rpc.calls import OPERATION_METADATA
+from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:
     from tests.api.running import Front
@@ -41,14 +41,14 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     found = await api.GetOperation(pb.GetOperationRequest(name=name))
     assert (found.state, found.progress) == (pb.OPERATION_STATE_RUNNING, 0)
     assert (found.kind, found.subject, found.title) == ("create", DATA, "create data")
-    assert found.moves[0].step.startswith("Zvol(dataset=tank/zfsilo/data, ")
-    assert (found.moves[0].up, found.moves[0].mark) == (True, pb.MARK_TODO)
+    assert found.actions[0].step.startswith("Zvol(dataset=tank/zfsilo/data, ")
+    assert (found.actions[0].up, found.actions[0].status) == (True, pb.ACTION_STATUS_PENDING)
     volume = await front.root().volumes.ListVolumes(volume_pb2.ListVolumesRequest())
     assert list(volume.volumes) == []
     front.zfsilo.launcher.gate.set()
     answer = await call.read()
     assert answer.operation.name == name
-    assert answer.operation.moves[0].mark == pb.MARK_DONE
+    assert answer.operation.actions[0].status == pb.ACTION_STATUS_DONE
     assert answer.operation.end_time.seconds
     assert await api.GetOperation(pb.GetOperationRequest(name=name)) == answer.operation
 
@@ -125,7 +125,7 @@ async def test_out_of_time_before_it_is_stored(front: Front) -> None:
 
 
 async def test_without_a_deadline_there_is_one(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("zfsilod.api.calls.DEFAULT_DEADLINE_S", 0.3)
+    monkeypatch.setattr("zfsilod.api.rpc.calls.DEFAULT_DEADLINE_S", 0.3)
     call, _name = await held(front)
     with refused("DEADLINE_EXCEEDED"):
         await call.read()
@@ -145,7 +145,11 @@ async def test_a_failed_change_is_rolled_back_before_the_answer(front: Front) ->
     assert operation.state == pb.OPERATION_STATE_ROLLED_BACK
     assert (operation.error.name, operation.error.reason) == ("CommandFailed", "COMMAND_FAILED")
     assert operation.error.step
-    assert {move.mark for move in operation.moves} <= {pb.MARK_TODO, pb.MARK_KEPT, pb.MARK_UNDONE}
+    assert {action.status for action in operation.actions} <= {
+        pb.ACTION_STATUS_PENDING,
+        pb.ACTION_STATUS_UNCHANGED,
+        pb.ACTION_STATUS_REVERTED,
+    }
     assert operation.progress < 100
     waited = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
     assert waited == operation
@@ -189,7 +193,7 @@ async def test_repairing(front: Front) -> None:
     effect, broken = host.effect, True
 
     def failing(name: str, value: Any) -> None:
-        from zfsilod.errors import CommandFailed
+        from zfsilod.model.errors import CommandFailed
 
         if broken and (name.startswith("lun:") or value is None):
             raise CommandFailed("it is broken")
@@ -253,8 +257,10 @@ async def test_a_watch_shows_changes_and_resumes_where_it_was(front: Front) -> N
 
 async def test_a_wrong_watch_is_refused(front: Front) -> None:
     api = front.root().operations
-    for request in (pb.WatchOperationsRequest(after_revision=-1),
-                    pb.WatchOperationsRequest(filter="nonsense = 1")):  # fmt: skip
+    for request in (
+        pb.WatchOperationsRequest(after_revision=-1),
+        pb.WatchOperationsRequest(filter="nonsense = 1"),
+    ):
         with refused("INVALID_ARGUMENT"):
             await api.WatchOperations(request).read()
 

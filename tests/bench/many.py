@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 from tests.bench.table import Figure, at_most
 from tests.doubles import House, house
 from tests.host.doubles import FakeConfigfs
-from zfsilod.give import CreateVolume
 from zfsilod.host.lio import RealLio
 from zfsilod.host.run import Completed, Runner
-from zfsilod.host.survey import SurveyedZfs
-from zfsilod.model import Volume
-from zfsilod.publish import Publish
-from zfsilod.store import Store
-from zfsilod.survey import compare
-from zfsilod.views import page, views
+from zfsilod.host.zvol_survey import SurveyedZfs
+from zfsilod.model.records import Volume
+from zfsilod.requests.publications import Publish
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.drift import compare
+from zfsilod.storage.store import Store
+from zfsilod.storage.volume_view import page, volume_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host
-    from zfsilod.views import View
+    from zfsilod.storage.volume_view import VolumeView
 
 VOLUMES = (1, 100, 1000)
 RECORDS = (100, 100_000)
@@ -38,7 +38,7 @@ PROCESSES = 5
 class Counting(Runner):
     """Says what zfs would say of these volumes, and counts how often it is asked."""
 
-    def __init__(self, found: list[View]) -> None:
+    def __init__(self, found: list[VolumeView]) -> None:
         super().__init__()
         self.count = 0
         lines = ["tank/zfsilo\ttype\tfilesystem\t-"]
@@ -92,7 +92,7 @@ async def _sync(count: int, folder: Path) -> tuple[float, float, int]:
         recovered = time.perf_counter() - begun
         assert report.complaints == ()
         with zfsilo.service.store.read() as txn:
-            found = list(views(txn))
+            found = list(volume_views(txn))
         run = Counting(found)
         datasets = tuple(each.volume.dataset for each in found if each.volume)
         machine: Host = Seen(run, datasets, folder, zfsilo.service.store.chap)  # type: ignore[assignment]
@@ -123,9 +123,15 @@ def _pages(count: int, folder: Path) -> float:
 
 def _volume(number: int) -> Volume:
     return Volume(
-        id=f"v{number:06}", uid=f"{number:032x}", dataset=f"tank/zfsilo/v{number:06}",
-        capacity_bytes=1 << 30, thin=True, mode="FILESYSTEM", volblocksize=16384, height="CREATED",
-    )  # fmt: skip
+        id=f"v{number:06}",
+        uid=f"{number:032x}",
+        dataset=f"tank/zfsilo/v{number:06}",
+        capacity_bytes=1 << 30,
+        thin=True,
+        mode="FILESYSTEM",
+        volblocksize=16384,
+        height="CREATED",
+    )
 
 
 def figures() -> Iterator[Figure]:

@@ -1,4 +1,4 @@
-"""Many clients at once, with verbs drawn by lot; in the end records and facts agree."""
+"""Many clients at once, with requests drawn by lot; in the end records and facts agree."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.crash.cases import HOST
-from tests.crash.ladder import PATHS, Request
+from tests.crash.ladder import PATHS, Draw
 from tests.crash.life import Machine, machine
-from zfsilod.errors import DeadlineExceeded, Internal, ZfsiloError
-from zfsilod.model import Attachment, Volume
+from zfsilod.model.errors import DeadlineExceeded, Internal, ZfsiloError
+from zfsilod.model.records import Attachment, Volume
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size
@@ -24,9 +24,20 @@ CLIENTS, VOLUMES = 32, 16
 SECONDS = {"short": 5, "full": 120, "long": 600}
 NAMED_BY_UID = ("backstore", "target", "lun", "portals", "acl", "mapped", "session", "node")
 VERBS = (
-    "create", "publish", "connect", "stage", "mount", "grow", "update", "sync",
-    "unmount", "unstage", "disconnect", "unpublish", "delete",
-)  # fmt: skip
+    "create",
+    "publish",
+    "connect",
+    "stage",
+    "mount",
+    "grow",
+    "update",
+    "sync",
+    "unmount",
+    "unstage",
+    "disconnect",
+    "unpublish",
+    "delete",
+)
 GIB = 1 << 30
 
 
@@ -34,7 +45,7 @@ async def client(built: Machine, dice: random.Random, until: float, tally: Count
     """Ask for one thing after the other; whatever is refused is refused with a typed error."""
     while time.monotonic() < until:
         name = f"v{dice.randrange(VOLUMES):02}"
-        request = Request(dice.choice(VERBS), dice.choice(PATHS))
+        request = Draw(dice.choice(VERBS), dice.choice(PATHS))
         try:
             await built.house.do(request.of(name, GIB * dice.randint(1, 8)))
         except (DeadlineExceeded, Internal) as error:

@@ -12,23 +12,23 @@ from unittest import mock
 from tests.crash.saw import Saw, SawnStore
 from tests.doubles import SETTINGS, House, OwnServer, ThreadLauncher
 from tests.machine import Killed
-from zfsilod.errors import PermissionDenied, ZfsiloError
+from zfsilod.engine.worker import work
 from zfsilod.host.fake import FakeHost
 from zfsilod.host.fake.iscsi import FakeIscsi
-from zfsilod.model import Debt, Operation
-from zfsilod.record import CLASSES, Stored, to_plain
-from zfsilod.service import Service
-from zfsilod.store import Store
-from zfsilod.sync import Watchman
-from zfsilod.worker import work
+from zfsilod.model.errors import PermissionDenied, ZfsiloError
+from zfsilod.model.record import CLASSES, Stored, to_plain
+from zfsilod.model.records import Debt, Operation
+from zfsilod.requests.sync import Watchman
+from zfsilod.service.service import Service
+from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from tests.crash.saw import How
-    from zfsilod.model import Disk
-    from zfsilod.verbs import Settings
+    from zfsilod.model.records import Disk
+    from zfsilod.requests.request import Settings
 
 STUCK_S = 25
 FIRST_BOOT = f"{1:032x}"
@@ -71,11 +71,11 @@ class Units(ThreadLauncher):
             await asyncio.to_thread(self._worker, unit, "rollback")
         self.hint(unit)
 
-    def _worker(self, unit: str, verb: Any) -> bool:
+    def _worker(self, unit: str, request: Any) -> bool:
         """Be the process of a unit; tell whether it ended well."""
-        with self.saw.working(unit, verb):
+        with self.saw.working(unit, request):
             try:
-                return not work(self.store, self.host, unit, verb)
+                return not work(self.store, self.host, unit, request)
             except (Killed, ZfsiloError):
                 return False
 
@@ -299,15 +299,15 @@ class Chance:
     """What is random, replaced by what is counted, so that two runs can be compared."""
 
     def __init__(self) -> None:
-        self.count = self.marked = 0
+        self.count = self.with_status = 0
 
-    def mark(self) -> None:
+    def status(self) -> None:
         """Remember where it stands, for `again`."""
-        self.marked = self.count
+        self.with_status = self.count
 
     def again(self) -> None:
         """Go back to the mark: the next run draws what the one before drew."""
-        self.count = self.marked
+        self.count = self.with_status
 
     def _next(self) -> int:
         self.count += 1

@@ -18,8 +18,8 @@ from zfsilo_csi.server import CsiServer
 from tests.api.running import Front, front_of
 from tests.csi.plugin_client import NODE, PluginClient
 from tests.doubles import SETTINGS
-from zfsilod.api.servers import Servers
-from zfsilod.certs import make_join
+from zfsilod.security.join_file import make_join
+from zfsilod.wire.storage_server import Servers
 
 if TYPE_CHECKING:
     import asyncio

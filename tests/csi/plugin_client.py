@@ -11,7 +11,7 @@ import grpc
 import pytest
 from csi.v1 import csi_pb2 as csi
 
-from zfsilod.api.stub import Stub
+from zfsilod.wire.stub import Stub
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -15,7 +15,7 @@ from zfsilo_csi.stubs import Zfsilod
 
 from tests.csi.cluster import Cluster, cluster_of
 from tests.csi.plugin_client import down, fails, mount, up
-from zfsilod.certs import make_join
+from zfsilod.security.join_file import make_join
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ OTHER = "other"
 
 async def register_other(cluster: Cluster) -> None:
     """Register a second node."""
-    from zfsilod.hosts import CreateHost
+    from zfsilod.requests.hosts import CreateHost
 
     await cluster.give.zfsilo.do(CreateHost(id=OTHER, iqn="iqn.2024-01.lab.other:host"))
 
@@ -288,14 +288,14 @@ async def test_equal_calls_are_one_operation(cluster: Cluster) -> None:
     assert len({volume.volume_id for volume in volumes}) == 1
     stored = operations(cluster.give)
     creations = [
-        operation for operation in stored if operation.kind == "create" and operation.moves
+        operation for operation in stored if operation.kind == "create" and operation.actions
     ]
     assert len(creations) == 1
 
 
 async def test_a_cloned_node_is_refused(cluster: Cluster) -> None:
     """Of two machines with one IQN the second is refused until the first is deleted."""
-    from zfsilod.hosts import CreateHost, DeleteHost
+    from zfsilod.requests.hosts import CreateHost, DeleteHost
 
     request = csi.NodeGetInfoRequest()
     shared = cluster.give.service.machine.iscsi.initiator()

@@ -77,7 +77,7 @@ async def test_a_hung_filesystem_does_not_block_calls(
         return {"bytes_total": GIB, "bytes_used": 0, "bytes_available": GIB}
 
     monkeypatch.setattr(cluster.give.service.machine.mounts, "stats", hang)
-    monkeypatch.setattr("zfsilod.stats.ANSWER_S", 0.2)
+    monkeypatch.setattr("zfsilod.service.stats.ANSWER_S", 0.2)
     for _time in range(3):
         hung = await plugin.stats(volume_id)
         assert not hung.usage

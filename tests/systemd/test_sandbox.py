@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.examples import PLANS
-from zfsilod import sandbox
-from zfsilod.model import HostStep
-from zfsilod.unit import on_the_wire
+from zfsilod.model.records import HostStep
+from zfsilod.systemd import sandbox
+from zfsilod.systemd.unit import on_the_wire
 
 UNITS = Path(__file__).parents[2] / "units"
 DAEMON, WORKER = 1.5, 5.0  # at most
@@ -62,7 +62,7 @@ def test_every_step_has_one_place() -> None:
 
 def test_a_pool_is_changed_without_the_right_to_load_a_module() -> None:
     create = next(each for each in PLANS if each.name == "create")
-    allowed = sandbox.sandbox(move.step for move in create.moves)
+    allowed = sandbox.sandbox(move.step for move in create.actions)
     assert allowed["CapabilityBoundingSet"] == "CAP_SYS_ADMIN"
     assert allowed["ProtectSystem"] == "strict"
     assert on_the_wire("CapabilityBoundingSet", "CAP_SYS_ADMIN").value == 1 << 21
@@ -70,7 +70,7 @@ def test_a_pool_is_changed_without_the_right_to_load_a_module() -> None:
 
 def test_a_login_has_its_paths_and_a_mount_no_namespace() -> None:
     connect, mount = (
-        sandbox.sandbox(move.step for move in each.moves)
+        sandbox.sandbox(move.step for move in each.actions)
         for each in PLANS
         if each.name in ("connect", "mount")
     )

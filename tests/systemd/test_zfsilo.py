@@ -10,7 +10,7 @@ import pytest
 
 from tests.systemd.install import install
 from tests.systemd.namespace import Result, SystemdHost
-from zfsilod.api.dbus_contract import unescape
+from zfsilod.api.dbus.contract import unescape
 from zfsilod.host.fake import VOLATILE, Facts
 
 if TYPE_CHECKING:

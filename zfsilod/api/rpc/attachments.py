@@ -1,0 +1,127 @@
+"""VolumeService, what it does on the host that uses a volume. No server and no host may ask.
+
+A node may, for what is its own (node.py).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zfsilod.api.rpc.volumes import change_volume
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.records import Attachment
+from zfsilod.requests import attach, detach
+from zfsilod.requests.request import check_id
+from zfsilod.security import csi_node
+from zfsilod.wire import convert
+
+if TYPE_CHECKING:
+    from zfsilo.v1 import volume_pb2
+
+    from zfsilod.api.rpc.calls import Call
+
+    Changing = detach.Descent | attach.Stage | attach.MountAt | attach.Grow
+    Changes = (
+        volume_pb2.DisconnectVolumeRequest
+        | volume_pb2.StageVolumeRequest
+        | volume_pb2.UnstageVolumeRequest
+        | volume_pb2.MountVolumeRequest
+        | volume_pb2.UnmountVolumeRequest
+        | volume_pb2.GrowVolumeRequest
+    )
+
+
+class Attachments:
+    """Connect, Disconnect, Stage, Unstage, Mount, Unmount, Grow."""
+
+    async def ConnectVolume(
+        self, message: volume_pb2.ConnectVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = attach.Connect(
+            id=check_id(message.local_name or message.volume, "volume id"),
+            server=check_id(message.server, "server name"),
+            volume=check_id(message.volume, "volume id"),
+            restore=convert.RESTORES.name(message.restore, "NEVER"),
+            publish_if_needed=message.publish_if_needed,
+            epoch=message.epoch,
+        )
+        if call.caller.role == "node":
+            csi_node.check_connect(request)
+        await _check_node(call, request.id)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
+
+    async def DisconnectVolume(
+        self, message: volume_pb2.DisconnectVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = detach.Disconnect(id=convert.volume_id(message.name), force=message.force)
+        return await _change(call, request, message)
+
+    async def StageVolume(
+        self, message: volume_pb2.StageVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = attach.Stage(
+            id=convert.volume_id(message.name),
+            path=message.path,
+            fs_type=message.fs_type,
+            mount_options=tuple(message.mount_options),
+            readonly=message.readonly,
+        )
+        return await _change(call, request, message, request.path)
+
+    async def UnstageVolume(
+        self, message: volume_pb2.UnstageVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = detach.Unstage(
+            id=convert.volume_id(message.name), path=message.path, force=message.force
+        )
+        return await _change(call, request, message)
+
+    async def MountVolume(
+        self, message: volume_pb2.MountVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = attach.MountAt(
+            id=convert.volume_id(message.name),
+            path=message.path,
+            readonly=message.readonly,
+            only_here=message.only_here,
+        )
+        return await _change(call, request, message, request.path)
+
+    async def UnmountVolume(
+        self, message: volume_pb2.UnmountVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        if bool(message.path) == message.all_paths:
+            raise InvalidArgument("name a path, or ask for all paths", reason="BAD_PATH")
+        request = detach.UnmountFrom(
+            id=convert.volume_id(message.name), path=message.path, force=message.force
+        )
+        return await _change(call, request, message)
+
+    async def GrowVolume(
+        self, message: volume_pb2.GrowVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = attach.Grow(id=convert.volume_id(message.name))
+        return await _change(call, request, message)
+
+
+async def _change(
+    call: Call, request: Changing, message: Changes, *paths: str
+) -> volume_pb2.MutateVolumeResponse:
+    """Do what a request says of an attachment and paths that the caller may change."""
+    await _check_node(call, request.id, *paths)
+    return await change_volume(
+        call, request, request.id, validate_only=message.validate_only, etag=message.etag
+    )
+
+
+async def _check_node(call: Call, attachment_id: str, *paths: str) -> None:
+    """Refuse a node what is not its own: an attachment, and the path that it asks for."""
+    if call.caller.role != "node":
+        return
+    allowed = call.service.settings.node_paths
+    found = call.read(lambda txn: txn.get(Attachment, attachment_id))
+    if found is not None:
+        csi_node.check_attachment(found, allowed)
+    for path in paths:
+        await call.service.look(partial(csi_node.check_path, path, allowed))
