@@ -1,4 +1,4 @@
-"""The parameters of StorageClass, VolumeAttributesClass, VolumeSnapshotClass and their groups.
+"""The parameters of StorageClass, VolumeAttributesClass and the snapshot classes.
 
 backend           the backend to create volumes on; without it, every backend may be chosen
 thin              "true" (default) or "false"
