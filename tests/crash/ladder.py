@@ -17,6 +17,7 @@ from unittest import mock
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from zfsilod.service.prerequisites import CLIMBS
 
 from tests.crash import cases
 from tests.crash.life import Machine
@@ -31,7 +32,6 @@ from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Unpublish
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import UpdateVolume
-from zfsilod.service.prerequisites import CLIMBS
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size
