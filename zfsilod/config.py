@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 import tomli
 
-from zfsilod.engine.plans import Export
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.requests.request import ID, Settings
+from zfsilod.model.settings import Export, Settings
+from zfsilod.model.validation import ID
 from zfsilod.security.join_file import Access, parse_join
 
 DIRECTORY = Path("/etc/zfsilo")

@@ -17,8 +17,8 @@ from zfsilod.api.rpc.pages import Pages
 from zfsilod.host import mountinfo, superblock, zfs_output
 from zfsilod.host.run import Completed
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.validation import check_id, check_labels
 from zfsilod.requests import attach
-from zfsilod.requests.request import check_id, check_labels
 from zfsilod.security import certificates, csi_node, join_file
 from zfsilod.wire import convert
 

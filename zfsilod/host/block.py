@@ -22,13 +22,13 @@ from zfsilod.host.disks import Device, Disks, open_exclusively
 from zfsilod.host.mountpoints import resolved
 from zfsilod.host.regenerate_uuid import renew
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
-from zfsilod.model.records import Filesystem
-from zfsilod.storage.fsync import sync_folder
+from zfsilod.model.host_facts import Filesystem
+from zfsilod.storage.files import sync_folder
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
     from zfsilod.host.superblock import Superblock
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 PROOFS = Path("/var/lib/zfsilo/formatting")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

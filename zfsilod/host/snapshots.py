@@ -29,12 +29,12 @@ from zfsilod.host.zfs_output import (
     table,
 )
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable
-from zfsilod.model.records import ListedSnapshot
+from zfsilod.model.host_facts import ListedSnapshot
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
+    from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import SnapshotRef
 
 CUT = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"

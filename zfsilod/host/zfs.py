@@ -24,8 +24,8 @@ from zfsilod.host.zfs_output import (
     table,
 )
 from zfsilod.model.errors import Busy, FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.record import pairs
-from zfsilod.model.records import ListedZvol
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner

@@ -8,31 +8,15 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.host_facts import FILESYSTEMS, Disk, Filesystem
 from zfsilod.model.record import Record
-from zfsilod.model.records import (
-    FILESYSTEMS,
-    Action,
-    Attachment,
-    Disk,
-    Filesystem,
-    Mode,
-    Mount,
-    PendingRelease,
-    Restore,
-)
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_id,
-    drop,
-    drop_secret,
-    put,
-)
+from zfsilod.model.records import Action, Attachment, Mode, Mount, PendingRelease, Restore
+from zfsilod.model.validation import check_id
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
 MAX_PATH_BYTES = 4095

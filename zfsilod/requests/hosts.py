@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.records import Host, Publication
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    View,
-    check_etag,
-    check_id,
-    check_labels,
-    drop,
-    put,
-)
+from zfsilod.model.validation import check_etag, check_id, check_labels
+from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_host
 
 if TYPE_CHECKING:

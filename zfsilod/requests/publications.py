@@ -14,30 +14,14 @@ from zfsilod.model.errors import (
     NotFound,
     ResourceExhausted,
 )
-from zfsilod.model.records import (
-    FILESYSTEMS,
-    AccessMode,
-    Action,
-    Filesystem,
-    FilesystemState,
-    Host,
-    Publication,
-    Transport,
-    Volume,
-)
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_id,
-    drop,
-    drop_secret,
-    put,
-)
+from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, FilesystemState
+from zfsilod.model.records import AccessMode, Action, Host, Publication, Transport, Volume
+from zfsilod.model.validation import check_id
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import tomli
 
-from zfsilod.model.chap import write_private
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 from zfsilod.security.certificates import Pair, load
+from zfsilod.storage.files import write_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +86,20 @@ class Files:
         """Keep this host's certificate: in one file, so that it and its key always agree."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.host, pair.key_pem + pair.certificate_pem)
+
+    def write_trusted(self, pem: bytes) -> Path:
+        """Add a trusted authority. Raises InvalidArgument when it is not a PEM certificate."""
+        path = self.trusted / f"{load(pem).serial_number:x}.pem"
+        for folder in (self.directory, self.trusted):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(path, pem)
+        return path
+
+
+def write_server(path: Path, access: Access) -> None:
+    """Write a file of servers.d."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(path, body(access).encode())
 
 
 def make_join(access: Access) -> str:

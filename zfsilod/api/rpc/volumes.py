@@ -13,9 +13,9 @@ from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Mode
+from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests import adoption, pool_import
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
-from zfsilod.requests.request import check_etag, check_id
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.security import csi_node
 from zfsilod.security.authentication import Caller, shown

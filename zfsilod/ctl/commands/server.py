@@ -15,7 +15,7 @@ from zfsilod.ctl.parse import bare
 from zfsilod.ctl.require_local import check_here
 from zfsilod.host.iscsi import name_in
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
     from argparse import Namespace
