@@ -16,6 +16,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import TAKE, create, made, refused
 from zfsilod.model import chap as chap_module
 from zfsilod.model.errors import InvalidArgument, StoreCorrupt, Unauthenticated
+from zfsilod.model.names import split_address
 from zfsilod.model.records import Issued
 from zfsilod.security import certificates, join_file
 from zfsilod.storage import secrets
@@ -161,7 +162,7 @@ def test_errors_never_quote_a_join_file() -> None:
     ],
 )
 def test_addresses(address: str, expected: tuple[str, int]) -> None:
-    assert join_file.split_address(address) == expected
+    assert split_address(address) == expected
 
 
 def test_a_secret_does_not_show_itself() -> None:

@@ -17,6 +17,7 @@ from zfsilod.ctl.local import new_file, opened_store, record, write_join
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.require_local import check_here
 from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.names import split_address
 from zfsilod.model.records import Issued
 from zfsilod.model.validation import check_id
 from zfsilod.security import certificates, join_file
@@ -185,7 +186,7 @@ def access(
 ) -> join_file.Access:
     """Return how this server is reached: by a certificate and its key, or by a token."""
     address = paths.with_port(address or socket.gethostname(), paths.PORT)
-    join_file.split_address(address)
+    split_address(address)
     return join_file.Access(
         name=host_id(),
         address=address,

@@ -46,7 +46,7 @@ def list_servers(given: Namespace) -> None:
 
 def join(given: Namespace) -> None:
     """Get to know a server: register with it, and keep how it is reached."""
-    from zfsilod.security.join_file import split_address
+    from zfsilod.model.names import split_address
 
     check_here(given, WHAT)
     known = server_files.from_join(Path(given.file))
