@@ -14,22 +14,16 @@ from zfsilod.model.errors import (
     NotFound,
     StoreCorrupt,
 )
-from zfsilod.model.records import (
-    Attachment,
-    Dependent,
-    Snapshot,
-    SnapshotGroup,
-    SnapshotRef,
-    Trashed,
-    Volume,
-)
+from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests import orphans
-from zfsilod.requests.adoption import find
+from zfsilod.ctl.server_files import find
 from zfsilod.requests.attach import Connect, MountAt, Stage
-from zfsilod.requests.deletion import DeleteVolume, Purger, UndeleteVolume
+from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
+from zfsilod.service.purger import Purger
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.orphans import RemoveOrphans
-from zfsilod.requests.pool_import import adopt_all
+from zfsilod.service.pool_import import adopt_all
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import (
     CreateSnapshot,

@@ -16,7 +16,8 @@ from zfsilod.model.records import Attachment, Operation
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Supervisor, clear_leftovers
+from zfsilod.requests.sync import clear_leftovers
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.storage.store import Store
 

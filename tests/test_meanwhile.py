@@ -24,7 +24,8 @@ from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Supervisor, SyncVolume, clear_leftovers, sync_all
+from zfsilod.requests.sync import SyncVolume, clear_leftovers, sync_all
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.doubles import House
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 GIB = 1 << 30
 TARGET_USE = ("session", "mount")

@@ -10,7 +10,7 @@ import pytest
 from tests.crash.cases import CONNECT, CREATE, LARGER, PUBLISH
 from zfsilod.model.errors import Busy, CommandFailed
 from zfsilod.requests.detach import Disconnect
-from zfsilod.requests.sync import Supervisor
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:

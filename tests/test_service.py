@@ -28,7 +28,7 @@ from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Supervisor
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.storage.volume_view import volume_view
 
@@ -198,7 +198,7 @@ WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
     ((), Grow(id="data"), FailedPrecondition, "not connected"),
     ((), CreateHost(id="take", iqn="iqn.2024-01.lab.else:x"), AlreadyExists, "another iqn"),
     ((), CreateHost(id="clone", iqn="iqn.2024-01.lab.take:host"), AlreadyExists, "host take"),
-    ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "no IQN"),
+    ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "not an IQN"),
     ((CREATE, PUBLISH), DeleteHost(id="take"), FailedPrecondition, "holds data"),
 ]
 

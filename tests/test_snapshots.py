@@ -16,7 +16,8 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests.attach import Connect, MountAt, Stage
-from zfsilod.requests.deletion import DeleteVolume, Purger
+from zfsilod.requests.deletion import DeleteVolume
+from zfsilod.service.purger import Purger
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import (
@@ -30,7 +31,7 @@ from zfsilod.service import inputs
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model.records import Filesystem
+    from zfsilod.model.host_facts import Filesystem
     from zfsilod.requests.request import Request
 
 GIB = 1 << 30

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING
 from zfsilod import __version__, config
 from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
-from zfsilod.requests.sync import Supervisor, clear_leftovers
+from zfsilod.requests.sync import clear_leftovers
 from zfsilod.security import audit, join_file
 from zfsilod.service import simulation
 from zfsilod.service.service import Service
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
 from zfsilod.storage.upgrade import upgrade
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.records import Operation
-    from zfsilod.requests.request import Settings
+    from zfsilod.model.settings import Settings
     from zfsilod.security.authorization import Role
     from zfsilod.storage.store import Transaction
 

@@ -105,7 +105,7 @@ async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_bac
     assert f"operations/{one.client_operation}" == answer.operation.name
     assert one.published_by.startswith("host take (certificate ")
     await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
-    from zfsilod.requests.sync import Supervisor
+    from zfsilod.service.supervisor import Supervisor
 
     await Supervisor(front.service, retention_s=1000).retry_releases()
     assert front.read(lambda txn: list(txn.scan(Publication))) == []

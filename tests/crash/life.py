@@ -18,7 +18,7 @@ from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.record import CLASSES, Stored, to_plain
 from zfsilod.model.records import Operation, PendingRelease
-from zfsilod.requests.sync import Supervisor
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.saw import How
-    from zfsilod.model.records import Disk
-    from zfsilod.requests.request import Settings
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.settings import Settings
 
 STUCK_S = 25
 FIRST_BOOT = f"{1:032x}"

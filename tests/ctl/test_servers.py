@@ -216,7 +216,7 @@ def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert {each.stat().st_mode & 0o777 for each in (there / "tls").iterdir()} == {0o600}
     pem, key = tmp_path / "a.pem", tmp_path / "a.key"
     pem.write_bytes(made("other").certificate_pem)
-    assert "believed from now on" in ctl.ok(f"pki import {pem}")
+    assert "added trusted CA" in ctl.ok(f"pki import {pem}")
     pair = certificates.issue(
         made("other"), certificates.Identity(kind="host", id="give", role="host")
     )

@@ -11,18 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import Conflict, FailedPrecondition
-from zfsilod.model.records import (
-    Disk,
-    Filesystem,
-    FilesystemState,
-    HostStep,
-    RemoteStep,
-    SnapshotRef,
-)
+from zfsilod.model.records import HostStep, RemoteStep
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
     from zfsilod.model.chap import Chap
+    from zfsilod.model.host_facts import Disk, Filesystem, FilesystemState, SnapshotRef
     from zfsilod.model.record import Pairs
 
 # The storage host: the volume

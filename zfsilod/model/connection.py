@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zfsilod.model.host_facts import Disk, Filesystem
 from zfsilod.model.record import Record
-from zfsilod.model.records import Disk, Filesystem, Mode
+from zfsilod.model.records import Mode
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap

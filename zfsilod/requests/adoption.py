@@ -14,18 +14,12 @@ from typing import TYPE_CHECKING, get_args
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition
+from zfsilod.model.host_facts import Filesystem, FilesystemState, ListedZvol
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import (
-    AccessMode,
-    Filesystem,
-    FilesystemState,
-    ListedZvol,
-    Mode,
-    Trashed,
-    Volume,
-)
+from zfsilod.model.records import AccessMode, Mode, Trashed, Volume
+from zfsilod.model.validation import check_id
 from zfsilod.requests.clones import held
-from zfsilod.requests.request import Plan, Request, View, check_id, put
+from zfsilod.requests.request import Plan, Request, View, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change

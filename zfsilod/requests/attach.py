@@ -17,27 +17,12 @@ from zfsilod.model.errors import (
     InvalidArgument,
     ZfsiloError,
 )
+from zfsilod.model.host_facts import FILESYSTEMS, Disk, Filesystem
 from zfsilod.model.record import Record
-from zfsilod.model.records import (
-    FILESYSTEMS,
-    Action,
-    Attachment,
-    Disk,
-    Filesystem,
-    Mount,
-    PendingRelease,
-    Restore,
-)
+from zfsilod.model.records import Action, Attachment, Mount, PendingRelease, Restore
+from zfsilod.model.validation import check_id
 from zfsilod.requests.detach import Clear, Disconnect
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    View,
-    check_id,
-    drop,
-    drop_secret,
-    put,
-)
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
     from zfsilod.model.connection import Connection
     from zfsilod.model.records import Host, Publication
-    from zfsilod.requests.request import Settings
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
 T = TypeVar("T")

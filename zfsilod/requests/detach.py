@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Literal
 from zfsilod.engine import plans
 from zfsilod.engine.steps import LazyUnmounted, SessionDropped
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.records import Attachment, Disk, PendingRelease
-from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put
+from zfsilod.model.host_facts import Disk
+from zfsilod.model.records import Attachment, PendingRelease
+from zfsilod.model.validation import check_id
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change, Operation

@@ -8,7 +8,7 @@ from zfsilod.engine import plans
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Action
-    from zfsilod.requests.request import Settings
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.volume_view import VolumeView
 
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from zfsilod.engine import plans
 from zfsilod.engine.steps import LazyUnmounted, NoAcl, NoExport, NoNode, SessionDropped, Zvol
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
+from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Disk, ListedZvol, Publication, Trashed, Volume
-from zfsilod.requests.request import Plan, Request, Settings, View
+from zfsilod.model.records import Attachment, Publication, Trashed, Volume
+from zfsilod.model.settings import Settings
+from zfsilod.requests.request import Plan, Request, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

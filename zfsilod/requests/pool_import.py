@@ -8,19 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import AlreadyExists, NotFound
+from zfsilod.model.host_facts import Filesystem, ListedSnapshot
 from zfsilod.model.record import pairs
-from zfsilod.model.records import (
-    Filesystem,
-    ListedSnapshot,
-    Snapshot,
-    SnapshotGroup,
-    Trashed,
-    Volume,
-)
+from zfsilod.model.records import Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.model.ulid import new_ulid
+from zfsilod.model.validation import check_id
 from zfsilod.requests.adoption import AdoptVolume, filesystem, mapping
 from zfsilod.requests.deletion import FOLDER
-from zfsilod.requests.request import Plan, Request, View, check_id, put
+from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.requests.snapshots import dependent
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from typing import TYPE_CHECKING
 
@@ -14,14 +13,18 @@ from zfsilod.model.errors import (
     NotFound,
     PermissionDenied,
 )
+from zfsilod.model.pool_space import PoolSpace, check_space
+from zfsilod.model.record import pairs
 from zfsilod.model.records import AccessMode, Action, Host, Mode, Publication, Volume
+from zfsilod.model.settings import Settings
 from zfsilod.model.sizes import show_exact
 from zfsilod.model.validation import (
-    Room,
     check_block_size,
+    check_etag,
+    check_fit,
     check_hosts,
-    check_marks,
-    check_room,
+    check_id,
+    check_labels,
     check_size,
     round_up,
 )
@@ -33,16 +36,7 @@ from zfsilod.requests.clones import (
     content_of_snapshot,
     content_of_volume,
 )
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_etag,
-    check_id,
-    check_labels,
-    put,
-)
+from zfsilod.requests.request import Plan, Request, View, put
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
@@ -50,10 +44,8 @@ if TYPE_CHECKING:
     from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 
-UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-
-class CreateVolume(Request[Room]):
+class CreateVolume(Request[PoolSpace]):
     """Create a zvol below the dataset root. Input: the space of the root."""
 
     kind = "create"
@@ -75,18 +67,18 @@ class CreateVolume(Request[Room]):
             return None
         return plans.up([plans.zvol(volume)])
 
-    async def gather(self, context: Context, operation_id: str) -> Room:
+    async def gather(self, context: Context, operation_id: str) -> PoolSpace:
         need_root(context.settings)
         check_id(self.id, "volume id")
         return await space(context)
 
-    def plan(self, view: View, inputs: Room) -> Plan:
+    def plan(self, view: View, inputs: PoolSpace) -> Plan:
         content = self._content(view.txn)
         volume = self._volume(view, content)
         existing = view.txn.get(Volume, self.id)
         if existing is not None:
             raise self._exists(existing)
-        check_room(volume, inputs, view)
+        check_space(volume, inputs, view.settings, view.txn.promised())
         commit: tuple[Change, ...] = (put(volume.but(state="CREATED")),)
         if content is None:
             actions = plans.up([plans.zvol(volume, view.operation_id)])
@@ -180,10 +172,10 @@ class CreateVolume(Request[Room]):
             created_at=view.now,
             updated_at=view.now,
         )
-        return check_marks(begin_with(volume, content, asked_block) if content else volume)
+        return _check_marks(begin_with(volume, content, asked_block) if content else volume)
 
 
-class UpdateVolume(Request["Room | None"]):
+class UpdateVolume(Request["PoolSpace | None"]):
     """Change the fields in `mask`: capacity_bytes, properties, labels, hosts.
 
     Input: the space of the root, when the volume is to grow.
@@ -199,7 +191,7 @@ class UpdateVolume(Request["Room | None"]):
     hosts: tuple[str, ...] = ()
     etag: str = ""
 
-    async def gather(self, context: Context, operation_id: str) -> Room | None:
+    async def gather(self, context: Context, operation_id: str) -> PoolSpace | None:
         unknown = set(self.mask) - {"capacity_bytes", "properties", "labels", "hosts"}
         if unknown or not self.mask:
             raise InvalidArgument(
@@ -209,7 +201,7 @@ class UpdateVolume(Request["Room | None"]):
             )
         return await space(context) if "capacity_bytes" in self.mask else None
 
-    def plan(self, view: View, inputs: Room | None) -> Plan:
+    def plan(self, view: View, inputs: PoolSpace | None) -> Plan:
         volume = need_volume(view.txn, self.id)
         check_etag(self.etag, volume.revision)
         actions: list[Action] = []
@@ -223,7 +215,7 @@ class UpdateVolume(Request["Room | None"]):
             actions += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
-        actions += plans.marking(volume, check_marks(new))
+        actions += plans.marking(volume, _check_marks(new))
         if "capacity_bytes" in self.mask:
             assert inputs is not None
             new = new.but(capacity_bytes=self._size(volume, inputs, view))
@@ -236,7 +228,7 @@ class UpdateVolume(Request["Room | None"]):
             commit=(put(new),),
         )
 
-    def _size(self, volume: Volume, room: Room, view: View) -> int:
+    def _size(self, volume: Volume, pool: PoolSpace, view: View) -> int:
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)
         if size < volume.capacity_bytes:
             raise InvalidArgument(
@@ -244,15 +236,27 @@ class UpdateVolume(Request["Room | None"]):
                 reason="SHRINK",
                 volume=volume.id,
             )
-        check_room(volume.but(capacity_bytes=size), room, view, before=volume.capacity_bytes)
+        check_space(
+            volume.but(capacity_bytes=size),
+            pool,
+            view.settings,
+            view.txn.promised(),
+            before=volume.capacity_bytes,
+        )
         return size
 
 
-async def space(context: Context) -> Room:
+def _check_marks(volume: Volume) -> Volume:
+    """Return the volume when its marks fit on its zvol. Raises InvalidArgument."""
+    check_fit(pairs(plans.marks(volume)), volume.id)
+    return volume
+
+
+async def space(context: Context) -> PoolSpace:
     """Return the available and total bytes of the dataset root."""
     root = context.settings.root
     available, total = await context.look(lambda: context.machine.zfs.capacity(root))
-    return Room(available_bytes=available, total_bytes=total)
+    return PoolSpace(available_bytes=available, total_bytes=total)
 
 
 def need_root(settings: Settings) -> None:

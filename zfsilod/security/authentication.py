@@ -20,7 +20,7 @@ from zfsilod.model.errors import InvalidArgument, PermissionDenied, Unauthentica
 from zfsilod.model.record import Record
 from zfsilod.model.records import Token
 from zfsilod.model.ulid import new_ulid
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 from zfsilod.security.authorization import READERS, Role
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import StoreCorrupt, Unavailable
+from zfsilod.model.records import HostStep
 from zfsilod.requests.context import LOOK_DEADLINE_S
 from zfsilod.requests.request import View
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Action
+    from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Servers
-    from zfsilod.requests.request import Request, Settings
+    from zfsilod.requests.request import Request
     from zfsilod.storage.store import Store, Transaction
 
 T = TypeVar("T")

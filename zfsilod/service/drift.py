@@ -10,11 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps import Zvol
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.record import Pairs, Record
-from zfsilod.model.records import Action, Attachment, Condition, Volume
+from zfsilod.model.records import Action, Attachment, Condition, HostStep, Volume
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
 from zfsilod.requests.expected import expected, expected_by_owner
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host as Machine
+    from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.requests.request import Settings
     from zfsilod.storage.store import Transaction
 
 AT_ONCE = 200  # volumes that are compared in one call of a thread

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.engine.steps import Clone, Cut
-from zfsilod.host.zfs_output import checked
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Snapshot
+from zfsilod.model.validation import check_id
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests.adoption import AdoptVolume
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
 from zfsilod.requests.deletion import FOLDER
+from zfsilod.requests.hosts import checked
 from zfsilod.requests.pool_import import AdoptSnapshots, AdoptTrashed, volumes_by_dataset
-from zfsilod.requests.request import check_id
 from zfsilod.requests.volumes import need_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host as Machine
-    from zfsilod.model.records import ListedZvol, Operation
+    from zfsilod.model.host_facts import ListedZvol
+    from zfsilod.model.records import Operation
     from zfsilod.requests.context import Context
 
 UNFINISHED = "left by an unfinished clone: remove it with zfs destroy"

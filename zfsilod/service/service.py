@@ -25,6 +25,7 @@ from zfsilod.model.errors import (
     NotFound,
     revive,
 )
+from zfsilod.model.pool_space import PoolSpace
 from zfsilod.model.records import (
     Attachment,
     Failure,
@@ -35,7 +36,6 @@ from zfsilod.model.records import (
     failure_of,
 )
 from zfsilod.model.ulid import new_ulid
-from zfsilod.model.validation import Room
 from zfsilod.requests.volumes import need_root
 from zfsilod.security.audit import Audit
 from zfsilod.service.executor import Executor
@@ -425,7 +425,7 @@ class Service:
         host = Host(id=settings.host_id, iqn=iqn, max_attachments=settings.max_attachments)
         await self.context.servers.register(server, host)
 
-    async def capacity(self, root: str = "") -> Room:
+    async def capacity(self, root: str = "") -> PoolSpace:
         """Return the space of the dataset root, or of a dataset below it."""
         settings = self.context.settings
         need_root(settings)
@@ -434,7 +434,7 @@ class Service:
             raise InvalidArgument(f"{root[:255]} is not below {settings.root}")
         zfs = self.context.machine.zfs
         available, total = await self.context.look(partial(zfs.capacity, root))
-        return Room(available_bytes=available, total_bytes=total)
+        return PoolSpace(available_bytes=available, total_bytes=total)
 
     async def close(self) -> None:
         """Wait for launches and remote steps under way, not for operations."""

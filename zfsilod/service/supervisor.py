@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import NotFound, ZfsiloError
+from zfsilod.model.pool_space import nearly_full
 from zfsilod.model.records import Attachment, Operation, PendingRelease
-from zfsilod.model.validation import nearly_full
 from zfsilod.service.purger import Purger
 from zfsilod.service.secret_rotation import SecretRotation
 

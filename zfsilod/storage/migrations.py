@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 RENAMED_FIELDS: Fields = {
     "Attachment": {"height": "state"},
+    "Clone": {"shot": "snapshot_ref"},
+    "Cut": {"shots": "refs"},
     "Move": {"mark": "status"},
     "Operation": {"moves": "actions", "request": "fingerprint"},
     "Publication": {"request": "client_operation"},

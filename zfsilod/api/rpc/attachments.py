@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from zfsilod.api.rpc.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Attachment
+from zfsilod.model.validation import check_id
 from zfsilod.requests import attach, detach
-from zfsilod.requests.request import check_id
 from zfsilod.security import csi_node
 from zfsilod.wire import convert
 
