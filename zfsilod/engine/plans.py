@@ -13,49 +13,39 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, TypeVar
 
-from zfsilod.engine.steps import (
-    Acl,
-    AclSecrets,
-    Backstore,
-    BindMount,
-    Clone,
-    Cut,
-    DeviceBindMount,
-    DiskResponsive,
-    DiskSize,
-    Enabled,
-    Fenced,
+from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps.access import Acl, AclSecrets, Fenced, MappedLun, NoSession, NoUnknownAcls
+from zfsilod.engine.steps.export import Backstore, Enabled, Lun, Portals, Target
+from zfsilod.engine.steps.filesystem import (
     FilesystemGrown,
     FilesystemUuidRegenerated,
     Formatted,
-    InTrash,
+    Reported,
+)
+from zfsilod.engine.steps.mount import (
+    BindMount,
+    DeviceBindMount,
     LazyUnmounted,
-    Lun,
-    MappedLun,
     MountPoint,
+    StagingMount,
+)
+from zfsilod.engine.steps.session import (
+    DiskResponsive,
+    DiskSize,
     Node,
     NodeSecrets,
-    NoSession,
-    NoUnknownAcls,
-    Portals,
-    Reported,
-    Reserved,
     Session,
     SessionDropped,
     SessionSecrets,
-    StagingMount,
-    Target,
-    Zvol,
-    ZvolProperty,
-    ZvolSize,
 )
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
+from zfsilod.engine.steps.zfs import InTrash, Reserved, Zvol, ZvolProperty, ZvolSize
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.records import (
     Action,
     Attachment,
     Filesystem,
     FilesystemState,
-    HostStep,
     Mount,
     Publication,
     Snapshot,
@@ -109,7 +99,7 @@ class Origin(Record):
     """What a new volume begins with: a snapshot that stands, or (`own`) one made just for it."""
 
     snapshot_ref: SnapshotRef
-    cut: str  # its uid
+    snapshot_uid: str
     own: bool
     size_bytes: int
 
@@ -144,9 +134,9 @@ def _first_marks(volume: Volume, operation: str) -> Pairs:
     return pairs(marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": filesystem})
 
 
-def cut(uid: str, refs: tuple[SnapshotRef, ...], marks: Pairs = ()) -> Cut:
+def cut(uid: str, refs: tuple[SnapshotRef, ...], marks: Pairs = ()) -> SnapshotSet:
     """Return the step that is one snapshot, or those of a group."""
-    return Cut(refs=refs, uid=uid, marks=marks or (("zfsilo:cut", uid),))
+    return SnapshotSet(refs=refs, uid=uid, marks=marks or (("zfsilo:cut", uid),))
 
 
 def cut_marks(members: Sequence[Snapshot], operation: str, group: str = "") -> Pairs:
@@ -179,7 +169,7 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
             dataset=volume.dataset,
             uid=volume.uid,
             snapshot_ref=origin.snapshot_ref,
-            cut=origin.cut,
+            snapshot_uid=origin.snapshot_uid,
             own=origin.own,
             properties=_settings(volume),
             marks=_first_marks(volume, operation),
@@ -264,7 +254,7 @@ def grant(
             target=target,
             initiator=publication.initiator,
             secret=publication.secret,
-            admitted=tuple(sorted(each.initiator for each in others)),
+            allowed=tuple(sorted(each.initiator for each in others)),
         ),
         MappedLun(target=target, initiator=publication.initiator, readonly=publication.readonly),
     ]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import LazyUnmounted, SessionDropped
+from zfsilod.engine.steps.mount import LazyUnmounted
+from zfsilod.engine.steps.session import SessionDropped
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, Disk, PendingRelease
 from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put

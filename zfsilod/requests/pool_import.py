@@ -10,7 +10,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.engine.steps import Clone, Cut
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.model.errors import AlreadyExists, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
 from zfsilod.model.records import (
@@ -242,6 +242,6 @@ def _cuts_of(operation: Operation) -> Iterator[str]:
     """Yield the uids of the snapshots that an operation is about."""
     for action in operation.actions:
         if isinstance(action.step, Clone):
-            yield action.step.cut
-        elif isinstance(action.step, Cut):
+            yield action.step.snapshot_uid
+        elif isinstance(action.step, SnapshotSet):
             yield action.step.uid

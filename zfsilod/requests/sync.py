@@ -15,7 +15,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.steps import Zvol
+from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import NotFound, ZfsiloError
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.records import Action, Attachment, Operation, PendingRelease

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -32,7 +33,6 @@ from zfsilod.model.records import (
     Attachment,
     Failure,
     Host,
-    HostStep,
     Operation,
     PendingRelease,
     Publication,
@@ -493,5 +493,5 @@ class Service:
 def _outcome(operation: Operation, failure: Failure) -> str:
     """Say what became of an operation that failed, and where it did."""
     end = {"NEEDS_REPAIR": ", and needs repair", "ROLLED_BACK": ", and was taken back"}
-    place = f" at {failure.step}" if failure.step else ""
+    place = f" at step {failure.step!r}" if failure.step else ""
     return f"{operation.title}: failed{place}{end.get(operation.state, '')}"

@@ -173,7 +173,7 @@ def differences(found: DriftReport) -> list[volume_pb2.Difference]:
 def fact(found: Fact) -> volume_pb2.Fact:
     """Return a fact that was looked at."""
     return volume_pb2.Fact(
-        step=found.step,
+        kind=found.kind,
         text=found.text,
         wanted=found.wanted,
         problem=found.problem,
@@ -347,7 +347,7 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
 
 def _action(record: Action) -> operation_pb2.Action:
     return operation_pb2.Action(
-        step=record.step.text, up=record.up, status=ACTION_STATUSES.number(record.status)
+        step=record.description, up=record.up, status=ACTION_STATUSES.number(record.status)
     )
 
 
