@@ -7,25 +7,19 @@ request is tested by adding a line here.
 from __future__ import annotations
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import Formatted, NoAcl, NoExport, NoNode, NoUnknownAcls
+from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps.access import NoAcl, NoUnknownAcls
+from zfsilod.engine.steps.export import NoExport
+from zfsilod.engine.steps.filesystem import Formatted
+from zfsilod.engine.steps.session import NoNode
 from zfsilod.model.chap import Chap
-from zfsilod.model.host_facts import Disk, Filesystem, SnapshotRef
 from zfsilod.model.record import Record
-from zfsilod.model.records import (
-    Action,
-    Attachment,
-    HostStep,
-    Mount,
-    Operation,
-    Publication,
-    Step,
-    Volume,
-)
-from zfsilod.model.settings import Export
+from zfsilod.model.records import Action, Attachment, Mount, Operation, Publication, Step, Volume
+from zfsilod.model.host_facts import Disk, Filesystem, SnapshotRef
 
 UID = "0123456789abcdef0123456789abcdef"
 TAKE = "iqn.2024-01.lab.take:host"
-HOW = Export(prefix="iqn.2026-01.org.zfsilo:give", portals=("10.77.0.1:3260",))
+HOW = plans.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=("10.77.0.1:3260",))
 GIB = 1 << 30
 
 VOLUME = Volume(
@@ -43,7 +37,9 @@ COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2
 SNAPSHOT_REFS = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
 CUT = plans.cut("c" * 32, SNAPSHOT_REFS[:1])
 GROUP = plans.cut("e" * 32, SNAPSHOT_REFS)
-ORIGIN = plans.Origin(snapshot_ref=SNAPSHOT_REFS[0], cut="c" * 32, own=False, size_bytes=GIB)
+ORIGIN = plans.Origin(
+    snapshot_ref=SNAPSHOT_REFS[0], snapshot_uid="c" * 32, own=False, size_bytes=GIB
+)
 TRASH = f"tank/.trash/{UID}"
 PUBLICATION = Publication(id="data/take", volume="data", host="take", initiator=TAKE, epoch=1)
 SECOND = Publication(
@@ -120,7 +116,7 @@ def _server() -> tuple[Example, ...]:
         Example(
             name="create-from-volume",
             before=created,
-            actions=plans.clone(COPY, ORIGIN.but(own=True, cut="d" * 32), "01jd"),
+            actions=plans.clone(COPY, ORIGIN.but(own=True, snapshot_uid="d" * 32), "01jd"),
         ),
         Example(
             name="delete-into-trash",

@@ -61,7 +61,7 @@ DOWN = (Disconnect(id="data", force=True), Unpublish(volume="data"))
 
 
 def volume(zfsilo: House) -> Volume | None:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(Volume, "data")
 
 
@@ -69,7 +69,7 @@ async def forget(zfsilo: House, *buckets: str) -> None:
     """Lose records, as with the state directory."""
     for bucket in buckets:
         key = "data/take" if bucket == "publication" else "data"
-        await zfsilo.service.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
+        await zfsilo.service.context.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
 
 
 async def names(zfsilo: House) -> list[str]:
@@ -118,14 +118,14 @@ async def test_an_admission_without_a_publication_stays_until_asked(zfsilo: Hous
     await forget(zfsilo, "publication")
     before = zfsilo.facts
     with pytest.raises(Conflict, match="which no publication names: zfsiloctl orphan list"):
-        await zfsilo.service.sync("data", caller="a")
-    report = await zfsilo.service.sync_all(caller="a")
+        await zfsilo.service.reconciler.sync("data", caller="a")
+    report = await zfsilo.service.reconciler.sync_all(caller="a")
     assert "no publication names" in dict(report.complaints)["data"]
     assert zfsilo.facts == before, "a lost record cuts nobody off"
     (orphan,) = await orphans.find(zfsilo.service)
     assert orphan.name.startswith("acl/")
     await zfsilo.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))
-    await zfsilo.service.sync_all(caller="a")
+    await zfsilo.service.reconciler.sync_all(caller="a")
     assert {n.partition(":")[0] for n in zfsilo.facts} & {"target", "acl", "backstore"} == set()
 
 
@@ -136,7 +136,7 @@ async def test_a_stray_mount_is_an_orphan(zfsilo: House) -> None:
         found = txn.get(Attachment, "data")
         txn.put(found.but(mounts=(), state="STAGED"))
 
-    await zfsilo.service.write(unmounted)
+    await zfsilo.service.context.write(unmounted)
     (orphan,) = await orphans.find(zfsilo.service)
     assert orphan.name == "mount/srv/data"
     await zfsilo.do(RemoveOrphans(names=(orphan.name,), force=True))
@@ -186,7 +186,7 @@ MORE = (
 
 def records(zfsilo: House) -> dict[str, Any]:
     """Return the records that an adoption can bring back, without what it cannot know."""
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         found = {f"{kind.bucket()}/{each.key}": each for kind in KINDS for each in txn.scan(kind)}
     return {name: known(each) for name, each in found.items()}
 
@@ -212,7 +212,7 @@ async def lose_all(zfsilo: House) -> None:
             for each in list(txn.scan(kind)):
                 txn.drop(kind.bucket(), each.key)
 
-    await zfsilo.service.write(lose)
+    await zfsilo.service.context.write(lose)
 
 
 async def test_snapshots_groups_clones_and_the_trash_come_back(zfsilo: House) -> None:
@@ -262,7 +262,7 @@ async def test_what_the_pool_does_not_tell_is_said(zfsilo: House) -> None:
     found = await adopt_all(zfsilo.service, "a")
     assert [each.partition(" ")[0] for each in found.unknown] == ["who", "when", "an"]
     assert "groups both:" in found.unknown[2]
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         group = txn.get(SnapshotGroup, "both")
         assert group is not None
         assert [txn.get(Snapshot, each).group for each in group.snapshots] == ["both", "both"]  # type: ignore[union-attr]
@@ -295,7 +295,7 @@ async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
     zfsilo.host.facts.memory["zvol:tank/vm-1"] = zvol
     request = await find(zfsilo.service, "tank/vm-1", "")
     await zfsilo.do(request)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         found = txn.get(Volume, "vm-1")
     assert found is not None
     assert (found.dataset, found.guid, found.thin) == ("tank/vm-1", "77", False)

@@ -53,7 +53,7 @@ async def prepare(zfsilo: House, mode: Mode = "FILESYSTEM") -> None:
 
 
 def publications(zfsilo: House) -> dict[str, Publication]:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return {each.host: each for each in txn.scan_below(Publication, "data")}
 
 
@@ -136,7 +136,7 @@ async def connected(zfsilo: House) -> Disk:
     """Connect and log out behind the record's back; return the disk to log in to again."""
     await prepare(zfsilo)
     await zfsilo.do(*UP[:2])
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         found = txn.get(Attachment, "data")
     assert found is not None
     zfsilo.host.iscsi.logout(found.disk)
@@ -180,12 +180,12 @@ async def test_who_logs_in_after_its_lun_is_gone_finds_no_disk(
 async def test_force_fences_the_holder_and_admits_the_new_one(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(*UP)
-    old = zfsilo.service.store.chap("data/take")
+    old = zfsilo.service.context.store.chap("data/take")
     await zfsilo.do(FORCED)
     assert set(publications(zfsilo)) == {"other"}
     assert acls(zfsilo) == {OTHER}
     assert publications(zfsilo)["other"].epoch == 2
-    assert zfsilo.service.store.chap("data/other") != old
+    assert zfsilo.service.context.store.chap("data/other") != old
 
 
 async def test_force_tells_beforehand_what_it_would_do(zfsilo: House) -> None:
@@ -223,7 +223,7 @@ async def test_a_host_with_a_new_name_is_let_in_anew(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(UP[0], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
     with (
-        zfsilo.service.store.read() as txn,
+        zfsilo.service.context.store.read() as txn,
         pytest.raises(FailedPrecondition, match="not published"),
     ):
         need_publication(txn, "data", "take")

@@ -34,7 +34,7 @@ FENCE = Unpublish(volume="data", host="take", fence=True, grace_s=0)
 
 
 def attachment(zfsilo: House) -> Attachment | None:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(Attachment, "data")
 
 
@@ -125,7 +125,7 @@ async def test_a_session_that_no_record_knows_is_ended_first(zfsilo: House) -> N
     await zfsilo.do(*UP[:3])
     await forget(zfsilo)
     await zfsilo.do(CONNECT)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert "clear" in [each.kind for each in txn.scan(Operation)]
 
 
@@ -139,7 +139,7 @@ async def test_one_that_is_in_use_is_told(zfsilo: House) -> None:
 
 
 async def forget(zfsilo: House) -> None:
-    await zfsilo.service.write(lambda txn: txn.drop("attachment", "data"))
+    await zfsilo.service.context.write(lambda txn: txn.drop("attachment", "data"))
 
 
 async def test_a_descent_stops_a_climb(zfsilo: House) -> None:
@@ -223,7 +223,7 @@ async def test_abandon_frees_what_it_claims_and_tells_what_stays(zfsilo: House) 
     assert found.behind == ("do Node", "do Session")
     assert found.state == "ABANDONED"
     assert found.failure is not None
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(txn.live()) == []
         assert txn.claimant("attachment/data") is None
     await Supervisor(zfsilo.service, retention_s=3600).recover()
@@ -256,7 +256,7 @@ async def test_after_a_reboot_nothing_is_left_of_what_nobody_restores(zfsilo: Ho
     zfsilo.host.facts.reboot()
     await clear_leftovers(zfsilo.service, "zfsilod")
     assert attachment(zfsilo) is not None, "it was connected in this boot"
-    zfsilo.service.boot_id = "next"
+    zfsilo.service.context.boot_id = "next"
     await clear_leftovers(zfsilo.service, "zfsilod")
     assert attachment(zfsilo) is None
     assert not kinds(zfsilo) & {"node", "point"}

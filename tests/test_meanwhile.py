@@ -56,7 +56,7 @@ def lose_sessions(zfsilo: House) -> None:
 
 
 def attachment(zfsilo: House, name: str = "data") -> Attachment | None:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(Attachment, name)
 
 
@@ -85,7 +85,7 @@ async def test_after_a_reboot_what_is_connected_again_is_no_leftover(zfsilo: Hou
         *UP,
     )
     lose_sessions(zfsilo)
-    zfsilo.service.boot_id = "f" * 32
+    zfsilo.service.context.boot_id = "f" * 32
     zfsilo.launcher.gate.clear()
     cleared = asyncio.create_task(clear_leftovers(zfsilo.service, caller="zfsilod"))
     await soon(lambda: any(not task.done() for task in zfsilo.launcher.tasks.values()))
@@ -132,7 +132,9 @@ async def test_a_connection_of_yesterday_does_not_replace_that_of_today(
     with pytest.raises(FailedPrecondition, match="later publication"):
         await old
     assert used(zfsilo) == before
-    assert zfsilo.service.store.chap("data") == zfsilo.service.store.chap("data/take")
+    assert zfsilo.service.context.store.chap("data") == zfsilo.service.context.store.chap(
+        "data/take"
+    )
 
 
 async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
@@ -158,7 +160,7 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
         with pytest.raises(Unavailable):
             await zfsilo.service.wait(one.id, 10)
         await two
-        with zfsilo.service.store.read() as txn:
+        with zfsilo.service.context.store.read() as txn:
             (kept,) = txn.scan(Trashed)
         assert zfsilo.host.facts.names("zvol") == [kept.volume.dataset]
 
@@ -169,11 +171,11 @@ async def test_a_release_waits_for_as_long_as_the_volume_is_used_again(zfsilo: H
     await zfsilo.do(PUBLISHED[0], again, Disconnect(id="data"), again, *UP[1:])
     lose_sessions(zfsilo)  # the server came back before its initiator did
     await supervisor.retry_releases()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert txn.get(Publication, "data/take") is not None
     await zfsilo.do(Disconnect(id="data", force=True))
     await supervisor.retry_releases()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert (list(txn.scan(Publication)), list(txn.scan(PendingRelease))) == ([], [])
 
 
@@ -190,7 +192,7 @@ async def test_a_release_is_owed_while_nobody_knows_its_server(
         patched.setattr(zfsilo.server, "release", unknown)
         await supervisor.retry_releases()
     await supervisor.retry_releases()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert (list(txn.scan(Publication)), list(txn.scan(PendingRelease))) == ([], [])
 
 
@@ -257,7 +259,7 @@ async def test_two_names_for_one_volume_at_once(
 
 async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> None:
     await zfsilo.do(PUBLISHED[0])
-    await zfsilo.service.write(lambda txn: txn.drop(Volume.bucket(), "data"))
+    await zfsilo.service.context.write(lambda txn: txn.drop(Volume.bucket(), "data"))
     zfsilo.launcher.gate.clear()
     request = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
     removed = await zfsilo.service.submit(request, caller="root")
@@ -272,7 +274,7 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
 
 async def test_an_orphan_that_is_being_removed_is_not_connected_to(zfsilo: House) -> None:
     await zfsilo.do(*PUBLISHED, CONNECT)
-    await zfsilo.service.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
+    await zfsilo.service.context.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
     names = tuple(each.name for each in await orphans.find(zfsilo.service))
     zfsilo.launcher.gate.clear()
     removed = await zfsilo.service.submit(orphans.RemoveOrphans(names=names), caller="root")
@@ -299,7 +301,7 @@ async def test_a_stage_that_failed_after_mkfs_is_made_good_by_the_next(
             patched.setattr(getattr(zfsilo.host, adapter), method, cut_off)
             with pytest.raises(Unavailable):
                 await zfsilo.do(CONNECT, UP[1])
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         served = txn.get(Volume, "data")
     assert served is not None
     await zfsilo.do(*UP)
@@ -324,7 +326,7 @@ async def test_what_cannot_be_purged_is_not_tried_again_at_once(
         for _round in range(3):
             await supervisor._purger.purge()
             await asyncio.gather(*zfsilo.launcher.tasks.values())
-        with zfsilo.service.store.read() as txn:
+        with zfsilo.service.context.store.read() as txn:
             assert [each.kind for each in txn.scan(Operation)].count("purge") == 1
 
 

@@ -102,7 +102,7 @@ async def test_a_pool_that_hangs_stops_no_scrape(
         return 1, 2
 
     async with scraped(tmp_path) as (front, _metrics, path):
-        monkeypatch.setattr(front.service.machine.zfs, "capacity", hang)
+        monkeypatch.setattr(front.service.context.machine.zfs, "capacity", hang)
         try:
             async with asyncio.timeout(5):
                 text = await ask(path)
@@ -149,7 +149,7 @@ async def test_what_was_wrong_with_a_volume_goes_with_it(tmp_path: Path) -> None
     async with front_of(tmp_path) as front:
         front.write(lambda txn: txn.put(Condition(id="a uid of the past", sentences=("lost",))))
         assert front.read(Summary).attention == ()
-        await front.zfsilo.service.sync_all(caller="root")
+        await front.zfsilo.service.reconciler.sync_all(caller="root")
         assert front.read(lambda txn: list(txn.scan(Condition))) == []
 
 

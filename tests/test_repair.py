@@ -42,7 +42,7 @@ class Broken:
 
 def stuck(zfsilo: House) -> Operation:
     """Return the operation that has not ended."""
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         (found,) = txn.live()
     return found
 
@@ -61,7 +61,7 @@ async def test_it_is_seen_and_refuses_changes_until_it_is_repaired(zfsilo: House
     await get_stuck(zfsilo, broken)
     operation = stuck(zfsilo)
     assert (operation.state, operation.attempts) == ("NEEDS_REPAIR", 1)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         (said,) = volume_view(txn, "data").conditions
     assert f"zfsiloctl operation repair {operation.id}" in said
     for request in (LARGER, PUBLISH.but(readonly=True)):
@@ -72,7 +72,7 @@ async def test_it_is_seen_and_refuses_changes_until_it_is_repaired(zfsilo: House
     await zfsilo.service.repair(operation.id)
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     assert zfsilo.service.operation(operation.id).state == "ROLLED_BACK"
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert volume_view(txn, "data").conditions == ()
     await zfsilo.do(LARGER, PUBLISH)
 
@@ -97,7 +97,7 @@ async def test_it_is_retried_at_once_and_then_ever_more_seldom(
     broken.kinds, now = {}, GONE + 1000
     await supervisor.recover()
     await asyncio.gather(*zfsilo.launcher.tasks.values())
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(txn.live()) == []
 
 

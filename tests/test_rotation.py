@@ -27,18 +27,18 @@ ROTATE = RotateSecrets(volume="data", force=True)
 
 
 def publication(zfsilo: House, name: str = "data/take") -> Publication:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         found = txn.get(Publication, name)
     assert found is not None
     return found
 
 
 def secrets(zfsilo: House) -> Chap:
-    return zfsilo.service.store.chap(publication(zfsilo).secret)
+    return zfsilo.service.context.store.chap(publication(zfsilo).secret)
 
 
 def kinds(zfsilo: House) -> list[str]:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return [each.kind for each in txn.scan(Operation)]
 
 
@@ -126,7 +126,7 @@ async def test_the_next_login_is_with_the_new_ones(zfsilo: House) -> None:
     break_session(zfsilo)
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 1
-    assert zfsilo.service.store.chap(attachment(zfsilo).secret) == secrets(zfsilo)
+    assert zfsilo.service.context.store.chap(attachment(zfsilo).secret) == secrets(zfsilo)
     assert raw_keys(zfsilo, "secret") == [b"secret/data#1", b"secret/data/take#1"]
     await zfsilo.do(Disconnect(id="data", force=True), *DOWN[3:])
     assert raw_keys(zfsilo, "secret") == []
@@ -142,7 +142,7 @@ async def test_many_sessions_are_one_operation(zfsilo: House) -> None:
         )
     await refresh(zfsilo)
     assert kinds(zfsilo).count("refresh-secrets") == 1
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert [each.rotation for each in txn.scan(Attachment)] == [1, 1]
 
 
@@ -186,10 +186,10 @@ async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo:
 
 async def test_a_key_that_is_another_is_said_and_stops_nothing_else(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH)
-    zfsilo.service.store._key = bytes(32)
+    zfsilo.service.context.store._key = bytes(32)
     with pytest.raises(StoreCorrupt, match="do not open with the key"):
         secrets(zfsilo)
-    found = await zfsilo.service.survey("data")
+    found = await zfsilo.service.reconciler.report("data")
     assert [each.reason for each in found.problems] == ["UNKNOWN"]
 
 

@@ -50,21 +50,21 @@ DOWN = (
 
 
 def volume(zfsilo: House) -> Volume:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         found = txn.get(Volume, "data")
     assert found is not None
     return found
 
 
 def attachment(zfsilo: House) -> Attachment:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         found = txn.get(Attachment, "data")
     assert found is not None
     return found
 
 
 def raw_keys(zfsilo: House, bucket: str) -> list[bytes]:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return [key for key, _value in txn._range(f"{bucket}/".encode(), "")]
 
 
@@ -114,7 +114,7 @@ async def test_growth_reaches_the_filesystem(zfsilo: House) -> None:
 
 async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True))
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         published = txn.get(Publication, "data/take")
         assert published is not None
         assert published.client_operation == attachment(zfsilo).published_here
@@ -123,7 +123,7 @@ async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
     zfsilo.server.away = True
     supervisor = Supervisor(zfsilo.service, retention_s=0)
     await supervisor.retry_releases()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert len(list(txn.scan(PendingRelease))) == 1
     zfsilo.server.away = False
     await supervisor.retry_releases()
@@ -136,7 +136,7 @@ async def test_a_publication_of_somebody_else_is_not_released(zfsilo: House) -> 
     assert raw_keys(zfsilo, "publication") == [b"publication/data/take"]
 
 
-WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
+WRONG: list[tuple[tuple[Request[Any], ...], Request, type[ZfsiloError], str]] = [
     ((), CREATE.but(id="Data"), InvalidArgument, "'Data' is no volume id"),
     ((), CREATE.but(id=""), InvalidArgument, "'' is no volume id"),
     ((), CREATE.but(id="data\n"), InvalidArgument, "is no volume id"),
@@ -206,7 +206,7 @@ WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
 @pytest.mark.parametrize(("before", "wrong", "error", "words"), WRONG)
 async def test_bad_input_gets_one_sentence_and_changes_nothing(
     zfsilo: House,
-    before: tuple[Request, ...],
+    before: tuple[Request[Any], ...],
     wrong: Request,
     error: type[ZfsiloError],
     words: str,
@@ -309,7 +309,7 @@ async def test_after_a_reboot_the_exports_come_back(zfsilo: House) -> None:
     before = zfsilo.facts
     zfsilo.host.facts.reboot()
     assert zfsilo.facts != before
-    report = await zfsilo.service.sync_all(caller="test")
+    report = await zfsilo.service.reconciler.sync_all(caller="test")
     assert (report.volumes, report.complaints) == (1, ())
     assert zfsilo.facts == before
 
@@ -320,7 +320,7 @@ async def test_only_what_is_to_be_restored_comes_back(
 ) -> None:
     await zfsilo.do(CREATE, PUBLISH, CONNECT.but(restore=restore), *UP[3:])
     zfsilo.host.facts.reboot()
-    report = await zfsilo.service.sync_all(caller="test")
+    report = await zfsilo.service.reconciler.sync_all(caller="test")
     assert report.complaints == ()
     kinds = {name.partition(":")[0] for name in zfsilo.facts}
     assert "acl" in kinds
@@ -331,7 +331,7 @@ async def test_a_vanished_zvol_is_lost_and_never_made_anew(zfsilo: House) -> Non
     await zfsilo.do(CREATE)
     del zfsilo.host.facts.memory["zvol:tank/zfsilo/data"]
     with pytest.raises(FailedPrecondition, match="is gone"):
-        await zfsilo.service.sync("data", caller="test")
+        await zfsilo.service.reconciler.sync("data", caller="test")
     with pytest.raises(FailedPrecondition, match="never made anew"):
         await zfsilo.do(CREATE)
     assert zfsilo.facts == {}
@@ -402,23 +402,23 @@ async def test_ended_operations_are_forgotten_in_time(zfsilo: House) -> None:
 
 
 async def test_a_full_store_refuses_to_begin(zfsilo: House, monkeypatch: Any) -> None:
-    monkeypatch.setattr(zfsilo.service.store, "used", lambda: 0.95)
+    monkeypatch.setattr(zfsilo.service.context.store, "used", lambda: 0.95)
     with pytest.raises(ResourceExhausted, match="store is full"):
         await zfsilo.do(CREATE)
 
 
 async def test_no_root_no_volumes(zfsilo: House) -> None:
-    zfsilo.service.settings = SETTINGS.but(root="")
+    zfsilo.service.context.settings = SETTINGS.but(root="")
     with pytest.raises(FailedPrecondition, match=r"server.root"):
         await zfsilo.do(CREATE)
-    zfsilo.service.settings = SETTINGS.but(root="lake/zfsilo")
+    zfsilo.service.context.settings = SETTINGS.but(root="lake/zfsilo")
     with pytest.raises(FailedPrecondition, match="lake/zfsilo does not exist"):
         await zfsilo.do(CREATE)
 
 
 async def test_view_joins_both_sides(zfsilo: House) -> None:
     await zfsilo.do(*UP)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         shown = volume_view(txn, "data")
     assert shown.state == "MOUNTED"
     assert [each.host for each in shown.publications] == ["take"]

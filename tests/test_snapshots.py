@@ -41,7 +41,7 @@ COPY = CreateVolume(id="copy", capacity_bytes=GIB, source_snapshot="monday")
 TWIN = CreateVolume(id="twin", capacity_bytes=GIB, source_volume="data")
 
 
-def up(name: str, **options: Any) -> tuple[Request, ...]:
+def up(name: str, **options: Any) -> tuple[Request[Any], ...]:
     """Return the climb of a volume to its mount."""
     return (
         Publish(volume=name, host="take"),
@@ -51,7 +51,7 @@ def up(name: str, **options: Any) -> tuple[Request, ...]:
     )
 
 
-def down(name: str) -> tuple[Request, ...]:
+def down(name: str) -> tuple[Request[Any], ...]:
     return (UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name))
 
 
@@ -75,13 +75,13 @@ async def test_an_equal_request_that_ended_while_this_one_looked(
 
 
 def get(zfsilo: House, kind: Any, key: str) -> Any:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(kind, key)
 
 
 def dependents(zfsilo: House, name: str = "data") -> list[str]:
     uid = get(zfsilo, Volume, name).uid
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return [each.name for each in txn.scan_below(Dependent, uid)]
 
 
@@ -96,7 +96,7 @@ def filesystem(zfsilo: House, name: str) -> Filesystem:
 
 async def purged(zfsilo: House) -> None:
     await Purger(zfsilo.service).purge()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         live = list(txn.live())
     for operation in live:
         await zfsilo.service.wait(operation.id, 20)
@@ -164,7 +164,7 @@ async def test_a_group_is_one_cut_and_goes_as_a_whole(zfsilo: House) -> None:
         await zfsilo.do(DeleteSnapshot(id=members[0].id))
     await zfsilo.do(DeleteSnapshotGroup(id="both"))
     assert zfsilo.facts == before
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert [*txn.scan(Snapshot), *txn.scan(SnapshotGroup), *txn.scan(Dependent)] == []
 
 
@@ -203,7 +203,7 @@ async def test_a_volume_of_a_volume_leaves_no_snapshot_behind(zfsilo: House) -> 
     await zfsilo.do(CREATE, TWIN.but(capacity_bytes=0))
     assert get(zfsilo, Volume, "twin").capacity_bytes == GIB
     assert (await zfsilo.do(TWIN.but(capacity_bytes=0))).title.endswith("already so")
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(txn.scan(Snapshot)) == []
     assert dependents(zfsilo) == ["volumes/twin"]
     await zfsilo.do(DeleteVolume(id="twin"))
@@ -246,7 +246,7 @@ async def test_snapshots_outlive_their_volume(zfsilo: House) -> None:
         await zfsilo.do(SNAP)
     await zfsilo.do(COPY, DeleteSnapshot(id="monday"))
     await purged(zfsilo)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert len(list(txn.scan(Trashed))) == 1
     await zfsilo.do(DeleteVolume(id="copy"))
     await purged(zfsilo)

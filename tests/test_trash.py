@@ -32,14 +32,14 @@ async def patient(tmp_path: Path) -> AsyncIterator[House]:
 
 
 def volume(zfsilo: House) -> Volume:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         found = txn.get(Volume, "data")
     assert found is not None
     return found
 
 
 def trashed(zfsilo: House) -> list[Trashed]:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return list(txn.scan(Trashed))
 
 
@@ -48,13 +48,13 @@ async def depend(zfsilo: House, *names: str) -> None:
     uid = volume(zfsilo).uid
     for name in names:
         record = Dependent(id=f"{uid}/{name}", name=name)
-        await zfsilo.service.write(lambda txn, record=record: txn.put(record))  # type: ignore[misc]
+        await zfsilo.service.context.write(lambda txn, record=record: txn.put(record))  # type: ignore[misc]
 
 
 async def forsake(zfsilo: House, uid: str, *names: str) -> None:
     """Let nothing depend on the volume any more."""
     for name in names:
-        await zfsilo.service.write(
+        await zfsilo.service.context.write(
             lambda txn, name=name: txn.drop("dependent", f"{uid}/{name}")  # type: ignore[misc]
         )
 
@@ -66,7 +66,7 @@ def zvols(zfsilo: House) -> set[str]:
 async def purged(zfsilo: House) -> None:
     """Let the watchman look into the trash, and its operations end."""
     await deletion.Purger(zfsilo.service).purge()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         live = list(txn.live())
     for operation in live:
         await zfsilo.service.wait(operation.id, 20)
@@ -110,7 +110,7 @@ async def test_kept_dependents_hide_it_and_the_last_one_takes_it_along(zfsilo: H
     assert zvols(zfsilo) == {f"zvol:tank/zfsilo/.trash/{uid}"}
     with pytest.raises(NotFound):
         await zfsilo.do(DeleteVolume(id="data"))
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(volume_views(txn)) == []
         assert txn.promised() == 0
     await purged(zfsilo)
@@ -162,11 +162,11 @@ async def test_its_name_is_free_and_given_away(patient: House) -> None:
     with pytest.raises(AlreadyExists):
         await patient.do(UndeleteVolume(id="data"))
     await patient.do(DeleteVolume(id="data"))
-    with patient.service.store.read() as txn:
+    with patient.service.context.store.read() as txn:
         assert {each.uid for each in volume_views_with_deleted(txn)} == {first, second}
     await patient.do(UndeleteVolume(id="data", uid=first))
     assert volume(patient).uid == first
-    with patient.service.store.read() as txn:
+    with patient.service.context.store.read() as txn:
         assert [each.key for each in volume_views_with_deleted(txn)] == ["data", f"data/{second}"]
 
 

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 from zfsilod import __version__, config
 from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
-from zfsilod.requests.sync import clear_leftovers
 from zfsilod.security import audit, join_file
 from zfsilod.service import simulation
+from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service
 from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
@@ -112,7 +112,8 @@ async def _engine(
     servers = Servers(partial(config.find_server, places.config))
     stack.push_async_callback(servers.close)
     machine = open_host(places, store)
-    service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())
+    context = ServiceContext(store, machine, servers, settings.settings, boot_id=read_boot_id())
+    service = Service(context, launcher)
     stack.push_async_callback(service.close)
     if not places.simulated:
         service.audit.write = audit.to_journal
@@ -226,11 +227,11 @@ async def _keep_in_sync(service: Service, interval_s: int, metrics: Metrics | No
     """Bring back what the records say should be there, at start and from then on."""
     known: tuple[tuple[str, str], ...] = ()
     again_s = SOON_S
-    await clear_leftovers(service, caller="zfsilod")
+    await service.reconciler.clear_leftovers(caller="zfsilod")
     while True:
         unfinished = True
         try:
-            report = await service.sync_all(caller="zfsilod")
+            report = await service.reconciler.sync_all("zfsilod")
         except ZfsiloError as error:
             log.warning("the volumes could not be looked at: %s", error.message)
         else:

@@ -95,7 +95,7 @@ class Case(NamedTuple):
     """A request, what was done before it, and what its rollback may leave."""
 
     name: str
-    before: tuple[Request, ...]
+    before: tuple[Request[Any], ...]
     request: Request
     sticky: tuple[str, ...] = ()
     first: Request | None = None  # what the service does before it by itself, in its own operation
@@ -110,45 +110,45 @@ class Case(NamedTuple):
     async def submit(self, house: House) -> object:
         """Ask for it, as a caller would."""
         if self.many:
-            return await house.service.sync_all(caller="a test")
+            return await house.service.reconciler.sync_all(caller="a test")
         request = self.request
         if self.find is not None:
             request = await self.find(house.service)
         return await house.service.submit(request, caller="a test")
 
 
-async def purge(service: Service) -> Request:
+async def purge(service: Service) -> Request[Any]:
     """Return the purge of what lies in the trash."""
-    with service.store.read() as txn:
+    with service.context.store.read() as txn:
         return PurgeVolume(id=next(txn.scan(Trashed)).id)
 
 
-async def clear(service: Service) -> Request:
+async def clear(service: Service) -> Request[Any]:
     """Return the end of a session that no record knows, with all that is mounted of it."""
-    iscsi = service.machine.iscsi
+    iscsi = service.context.machine.iscsi
     (target,) = iscsi.sessions()
     disk = NO_DISK.but(target=target, serial=target.rpartition(":")[2])
     return Clear(id="data", disk=disk, paths=tuple(iscsi.users(disk)))
 
 
-async def take_over(service: Service) -> Request:
+async def take_over(service: Service) -> Request[Any]:
     """Return the adoption of a zvol."""
     return await adoption.find(service, "tank/zfsilo/data", "data")
 
 
-async def remove_all(service: Service) -> Request:
+async def remove_all(service: Service) -> Request[Any]:
     """Return the removal of all orphans."""
     found = await orphans.find(service)
     return orphans.RemoveOrphans(names=tuple(each.name for each in found), force=True)
 
 
-async def take_back(service: Service) -> Request:
+async def take_back(service: Service) -> Request[Any]:
     """Return the adoption of what lies in the trash."""
     (found,) = await pool_import.new_volumes(service)
     return found
 
 
-async def take_snapshots(service: Service) -> Request:
+async def take_snapshots(service: Service) -> Request[Any]:
     """Return the adoption of snapshots."""
     (found,) = await pool_import.new_cuts(service, pool_import.Rebuilt([], {}, []))
     return found
@@ -323,7 +323,7 @@ BOTH = (
 CASES = (*SERVER, *CONSUMER, *BOTH)
 
 
-def requests() -> Iterator[type[Request]]:
+def requests() -> Iterator[type[Request[Any]]]:
     """Yield every request that there is, in whichever module."""
     for module in pkgutil.iter_modules(zfsilod.requests.__path__, "zfsilod.requests."):
         if not module.ispkg:

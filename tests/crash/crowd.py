@@ -75,11 +75,13 @@ async def wrong(built: Machine) -> list[str]:
     """Return what differs between records and facts, and what has not ended."""
     found = [
         f"{each.volume}: {difference.fact}"
-        for each in (await built.house.service.sync_all(caller="crowd", validate_only=True)).reports
+        for each in (
+            await built.house.service.reconciler.sync_all(caller="crowd", validate_only=True)
+        ).reports
         for difference in each.differences
         if difference.reason != "NOT_RESTORED"
     ]
-    with built.house.service.store.read() as txn:
+    with built.house.service.context.store.read() as txn:
         found += [f"{each.title} is {each.state}" for each in txn.live()]
         found += [f"claim {key!r}" for key, _value in txn._range(b"claim/", "")]
         zvols = {f"zvol:{each.dataset}" for each in txn.scan(Volume)}

@@ -62,7 +62,7 @@ class Draw(NamedTuple):
     request: str
     path: str = ""
 
-    def of(self, name: str, size: int) -> Request:
+    def of(self, name: str, size: int) -> Request[Any]:
         """Return the real request; `size`: to which an update grows."""
         path = f"{self.path}-{name}"
         match self.request:
@@ -277,7 +277,9 @@ class Ladder(RuleBasedStateMachine):
 
     def _sync_all(self) -> None:
         self.machine.saw.set()
-        self.runner.run(self.machine.carry_out(lambda house: house.service.sync_all(caller="boot")))
+        self.runner.run(
+            self.machine.carry_out(lambda house: house.service.reconciler.sync_all(caller="boot"))
+        )
 
     # What must be so
 

@@ -93,7 +93,7 @@ class Bench:
     async def _synced(self) -> State:
         """Return what is so after the comparison of all volumes that follows a boot."""
         self.machine.saw.set()
-        await self.machine.carry_out(lambda house: house.service.sync_all(caller="boot"))
+        await self.machine.carry_out(lambda house: house.service.reconciler.sync_all(caller="boot"))
         return self.machine.state()
 
     async def cut(self, *cuts: Cut) -> str:

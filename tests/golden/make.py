@@ -25,7 +25,7 @@ from tests.crash.saw import Cut
 from tests.doubles import SETTINGS
 from tests.examples import ATTACHMENT, UID, VOLUME, steps
 from tests.golden import DIRECTORY, Facts, Golden, save
-from zfsilod.engine.steps import Reported
+from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.engine.worker import work
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.records import (

@@ -11,67 +11,50 @@ written about how to publish or to mount.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from zfsilod.engine.steps import (
-    Acl,
-    AclSecrets,
-    Backstore,
-    BindMount,
-    Clone,
-    Cut,
-    DeviceBindMount,
-    DiskResponsive,
-    DiskSize,
-    Enabled,
-    Fenced,
+from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps.access import Acl, AclSecrets, Fenced, MappedLun, NoSession, NoUnknownAcls
+from zfsilod.engine.steps.export import Backstore, Enabled, Lun, Portals, Target
+from zfsilod.engine.steps.filesystem import (
     FilesystemGrown,
     FilesystemUuidRegenerated,
     Formatted,
-    InTrash,
+    Reported,
+)
+from zfsilod.engine.steps.mount import (
+    BindMount,
+    DeviceBindMount,
     LazyUnmounted,
-    Lun,
-    MappedLun,
     MountPoint,
+    StagingMount,
+)
+from zfsilod.engine.steps.session import (
+    DiskResponsive,
+    DiskSize,
     Node,
     NodeSecrets,
-    NoSession,
-    NoUnknownAcls,
-    Portals,
-    Reported,
-    Reserved,
     Session,
     SessionDropped,
     SessionSecrets,
-    StagingMount,
-    Target,
-    Zvol,
-    ZvolProperty,
-    ZvolSize,
 )
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
+from zfsilod.engine.steps.zfs import InTrash, Reserved, Zvol, ZvolProperty, ZvolSize
+from zfsilod.model.host_facts import Filesystem, FilesystemState, SnapshotRef
 from zfsilod.model.record import Pairs, Record, pairs
-from zfsilod.model.records import (
-    Action,
-    Attachment,
-    HostStep,
-    Mount,
-    Publication,
-    Snapshot,
-    Step,
-    Volume,
-)
+from zfsilod.model.records import Action, Attachment, Mount, Publication, Snapshot, Step, Volume
+from zfsilod.model.settings import Export
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from zfsilod.model.host_facts import Filesystem, FilesystemState, SnapshotRef
-    from zfsilod.model.settings import Export
 
 CONSUMER = ("ABSENT", "CONNECTED", "STAGED", "MOUNTED")
 # A consumer that outlives a power cut of ours takes what it has written for safe, flushed or not:
 # the flush that it sends afterwards finds an empty cache, and succeeds.
 DURABLE = {"sync": "always"}
 HIDDEN = {"volmode": "dev", "snapdev": "hidden"}  # no partition scan, no snapshot devices on give
+
+R = TypeVar("R", bound=Record)
 
 
 def up(steps: Sequence[Step]) -> tuple[Action, ...]:
@@ -107,7 +90,7 @@ class Origin(Record):
     """What a new volume begins with: a snapshot that stands, or (`own`) one made just for it."""
 
     snapshot_ref: SnapshotRef
-    cut: str  # its uid
+    snapshot_uid: str
     own: bool
     size_bytes: int
 
@@ -135,9 +118,9 @@ def _first_marks(volume: Volume, operation: str) -> Pairs:
     return pairs(marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": filesystem})
 
 
-def cut(uid: str, refs: tuple[SnapshotRef, ...], marks: Pairs = ()) -> Cut:
+def cut(uid: str, refs: tuple[SnapshotRef, ...], marks: Pairs = ()) -> SnapshotSet:
     """Return the step that is one snapshot, or those of a group."""
-    return Cut(refs=refs, uid=uid, marks=marks or (("zfsilo:cut", uid),))
+    return SnapshotSet(refs=refs, uid=uid, marks=marks or (("zfsilo:cut", uid),))
 
 
 def cut_marks(members: Sequence[Snapshot], operation: str, group: str = "") -> Pairs:
@@ -170,7 +153,7 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
             dataset=volume.dataset,
             uid=volume.uid,
             snapshot_ref=origin.snapshot_ref,
-            cut=origin.cut,
+            snapshot_uid=origin.snapshot_uid,
             own=origin.own,
             properties=_settings(volume),
             marks=_first_marks(volume, operation),
@@ -255,7 +238,7 @@ def grant(
             target=target,
             initiator=publication.initiator,
             secret=publication.secret,
-            admitted=tuple(sorted(each.initiator for each in others)),
+            allowed=tuple(sorted(each.initiator for each in others)),
         ),
         MappedLun(target=target, initiator=publication.initiator, readonly=publication.readonly),
     ]
@@ -535,3 +518,30 @@ def consumer_truth(attachment: Attachment) -> tuple[Action, ...]:
     for mount in attachment.mounts:
         steps += mounting(attachment, mount)
     return up(steps)
+
+
+# Both
+
+
+def apply_observed(record: R, facts: dict[str, str]) -> R:
+    """Return a record with what the steps of its operation learned (HostStep.learned)."""
+    if isinstance(record, Volume) and "guid" in facts:
+        return record.but(guid=facts["guid"])
+    if isinstance(record, Snapshot):
+        return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))
+    if isinstance(record, Attachment):
+        return record.but(
+            filesystem=_observed_filesystem(record.filesystem, facts),
+            made_staging_path=record.made_staging_path or f"made {record.staging_path}" in facts,
+            mounts=tuple(
+                each.but(made_path=each.made_path or f"made {each.path}" in facts)
+                for each in record.mounts
+            ),
+        )
+    return record
+
+
+def _observed_filesystem(filesystem: Filesystem, facts: dict[str, str]) -> Filesystem:
+    if "fs_uuid" not in facts:
+        return filesystem
+    return Filesystem(state="READY", type=facts["fs_type"], uuid=facts["fs_uuid"])

@@ -29,7 +29,7 @@ from prometheus_client.process_collector import ProcessCollector
 from zfsilod import __version__
 from zfsilod.host.counters import Counters
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.requests import orphans
+from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from zfsilod.model.records import Operation
-    from zfsilod.requests.sync import Report
+    from zfsilod.service.reconcile import SyncReport
     from zfsilod.service.service import Service
 
 WAIT_S = 0.1  # of a scrape, for looks at store and host
@@ -58,11 +58,11 @@ class Reading:
     def __init__(self, service: Service, summary: Summary, most: int) -> None:
         """Ask it; in a thread, with two processes whatever the number of volumes."""
         self.at = time.monotonic()
-        settings, counters = service.settings, Counters()
+        settings, counters = service.context.settings, Counters()
         uids = [each.uid for each in summary.volumes.values()]
         published = [summary.volumes[name].uid for name in summary.publications]
-        self.room = service.machine.zfs.capacity(settings.root) if settings.root else None
-        self.usages = service.machine.zfs.usages(settings.root) if settings.root else {}
+        self.room = service.context.machine.zfs.capacity(settings.root) if settings.root else None
+        self.usages = service.context.machine.zfs.usages(settings.root) if settings.root else {}
         self.own_sessions = counters.own_sessions()
         self.served_sessions = counters.served_sessions(published, settings.export.prefix)
         self.counts = {
@@ -144,7 +144,7 @@ class Metrics:
                 name = type(action.step).__name__
                 self._steps.labels(name, action.way).observe(action.took_ms / 1000)
 
-    def note_report(self, report: Report) -> None:
+    def note_report(self, report: SyncReport) -> None:
         """Take note of what a look at all volumes found."""
         found = Count(
             each.reason.lower() or ("missing" if each.wanted else "too_much")
@@ -157,7 +157,9 @@ class Metrics:
     async def count_orphans(self) -> None:
         """Look for what no record owns; when that cannot be known, the last count stays."""
         with suppress(ZfsiloError):
-            found = Count(each.name.partition("/")[0] for each in await orphans.find(self._service))
+            found = Count(
+                each.name.partition("/")[0] for each in await find_orphans(self._service.context)
+            )
             for kind in ORPHANS:
                 self._orphans.labels(kind).set(found[kind])
 
@@ -169,21 +171,21 @@ class Metrics:
         await self._wait_for(self._counting, None if self._summary is None else until)
         if self._asking is None and self._summary is not None and self._old():
             question = partial(Reading, self._service, self._summary, self._most)
-            self._asking = asyncio.ensure_future(self._service.look(question, READING_S))
+            self._asking = asyncio.ensure_future(self._service.context.look(question, READING_S))
         await self._wait_for(self._asking, until)
         self._take()
         return await asyncio.to_thread(generate_latest, self.registry)
 
     def _outdated(self) -> bool:
         """Tell whether a record changed since they were counted."""
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             return self._summary is None or txn.revision() != self._summary.revision
 
     def _old(self) -> bool:
         return self._reading is None or time.monotonic() - self._reading.at > FRESH_S
 
     def _count(self) -> Summary:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             return Summary(txn)
 
     async def _wait_for(self, work: asyncio.Future[Any] | None, until: float | None) -> None:
@@ -223,7 +225,7 @@ class Metrics:
             {(name,): at for name, at in self._expiries().items()},
             ["name"],
         )
-        used = self._service.store.used()
+        used = self._service.context.store.used()
         yield _gauge("zfsilo_store_used_ratio", "How full the store is.", {(): used})
         if self._summary is not None:
             yield from _of_summary(self._summary)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from zfsilod.engine.steps import Reported
+    from zfsilod.engine.steps.filesystem import Reported
     from zfsilod.host import Host as Machine
     from zfsilod.model.chap import Chap
     from zfsilod.model.connection import Connection

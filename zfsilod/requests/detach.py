@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import LazyUnmounted, SessionDropped
+from zfsilod.engine.steps.mount import LazyUnmounted
+from zfsilod.engine.steps.session import SessionDropped
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.host_facts import Disk
 from zfsilod.model.records import Attachment, PendingRelease

@@ -20,7 +20,7 @@ from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
-    from zfsilod.engine.steps import Cut
+    from zfsilod.engine.steps.snapshot import SnapshotSet
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Action, Change
     from zfsilod.storage.store import Transaction
@@ -192,7 +192,7 @@ def gone(snapshot: Snapshot) -> tuple[Change, ...]:
     return (drop(snapshot), drop(dependent(snapshot)))
 
 
-def cuts(txn: Transaction, *snapshots: Snapshot) -> list[Cut]:
+def cuts(txn: Transaction, *snapshots: Snapshot) -> list[SnapshotSet]:
     """Return the step of each snapshot; one whose volume nobody knows any more has none."""
     found = [(each, home_of(txn, each)) for each in snapshots]
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.steps import Zvol
+from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.requests.expected import expected
 from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.storage.volume_view import volume_view

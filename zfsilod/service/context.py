@@ -11,8 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import StoreCorrupt, Unavailable
-from zfsilod.model.records import HostStep
 from zfsilod.requests.context import LOOK_DEADLINE_S
 from zfsilod.requests.request import View
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.steps import Zvol
+from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.record import Pairs, Record
-from zfsilod.model.records import Action, Attachment, Condition, HostStep, Volume
+from zfsilod.model.records import Action, Attachment, Condition, Volume
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
 from zfsilod.requests.expected import expected, expected_by_owner
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
@@ -120,7 +121,7 @@ def _differences(
             continue
         if reason in (PRESENT, ABSENT):
             sentence, reason = problem(action)
-        yield Difference(fact=step.text, wanted=action.up, problem=sentence, reason=reason)
+        yield Difference(fact=step.fact(), wanted=action.up, problem=sentence, reason=reason)
         if reason == LOST:
             return  # the facts above it cannot hold
 
@@ -142,7 +143,7 @@ def _owner_restores(_action: Action) -> tuple[str, str]:
 class Check(Record):
     """A fact of a volume with the result of its probe."""
 
-    step: str
+    kind: str  # the class of the step
     text: str
     wanted: bool
     truth: str  # PRESENT, ABSENT, CONFLICT or UNKNOWN
@@ -165,8 +166,8 @@ def _check(step: HostStep, machine: Machine, *, up: bool) -> Check:
     if not step.sticky:
         truth, problem = _probe(step, machine)
     return Check(
-        step=type(step).__name__,
-        text=step.text,
+        kind=type(step).__name__,
+        text=step.fact(),
         wanted=up,
         truth=truth,
         problem=problem,

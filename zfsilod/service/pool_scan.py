@@ -7,8 +7,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import Clone, Cut
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
+from zfsilod.model.names import check_dataset
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Snapshot
 from zfsilod.model.validation import check_id
@@ -16,7 +17,6 @@ from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests.adoption import AdoptVolume
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
 from zfsilod.requests.deletion import FOLDER
-from zfsilod.requests.hosts import checked
 from zfsilod.requests.pool_import import AdoptSnapshots, AdoptTrashed, volumes_by_dataset
 from zfsilod.requests.volumes import need_root
 
@@ -36,7 +36,7 @@ async def find_zvol(context: Context, dataset: str, volume_id: str) -> AdoptVolu
     need_root(context.settings)
     if volume_id:
         check_id(volume_id, "volume id")
-    zvols = await find_zvols(context, checked(dataset), volume_id)
+    zvols = await find_zvols(context, check_dataset(dataset), volume_id)
     if f"/{FOLDER}/" in dataset:
         raise FailedPrecondition(
             f"{dataset} is in the trash: run zfsiloctl adopt --all, then volume undelete",
@@ -130,7 +130,8 @@ async def unknown_snapshots(context: Context) -> tuple[list[AdoptSnapshots], dic
     with context.read() as txn:
         known = {snapshot.uid for snapshot in txn.scan(Snapshot)}
         known |= {uid for operation in txn.live() for uid in _snapshot_uids(operation)}
-    requests, nameless = [], {}
+    requests: list[AdoptSnapshots] = []
+    nameless: dict[str, str] = {}
     for uid, members in groupby(sorted(listed, key=lambda one: one.cut), lambda one: one.cut):
         refs = tuple(members)
         name = dict(refs[0].marks).get("snapshot", "")
@@ -145,6 +146,6 @@ def _snapshot_uids(operation: Operation) -> Iterator[str]:
     """Yield the uids of the snapshots that an operation works on."""
     for action in operation.actions:
         if isinstance(action.step, Clone):
-            yield action.step.cut
-        elif isinstance(action.step, Cut):
+            yield action.step.snapshot_uid
+        elif isinstance(action.step, SnapshotSet):
             yield action.step.uid

@@ -451,5 +451,5 @@ def _need_operation(txn: Transaction, operation_id: str) -> Operation:
 def _outcome(operation: Operation, failure: Failure) -> str:
     """Say what became of a failed operation, and at which step it failed."""
     end = {"NEEDS_REPAIR": ", and needs repair", "ROLLED_BACK": ", and was rolled back"}
-    step = f" at {failure.step}" if failure.step else ""
+    step = f" at step {failure.step!r}" if failure.step else ""
     return f"{operation.title}: failed{step}{end.get(operation.state, '')}"

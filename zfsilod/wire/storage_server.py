@@ -21,7 +21,7 @@ from zfsilod.wire.stub import Api
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.engine.steps import Reported
+    from zfsilod.engine.steps.filesystem import Reported
     from zfsilod.model.records import Host, Publication
     from zfsilod.security.join_file import Access
 

@@ -116,7 +116,7 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Begin to serve; from now on the door may let callers in."""
-        signed = pages.Pages(await self._service.write(pages.load_key))
+        signed = pages.Pages(await self._service.context.write(pages.load_key))
         self._add(SERVICE, Info(signed), Renewals(self._files))
         self._add(VOLUMES, Volumes(signed), Publications(signed), Attachments())
         self._add(SNAPSHOTS, Snapshots(signed))
@@ -262,11 +262,11 @@ class GrpcServer:
             raise
 
     def _find_token(self, token_id: str) -> Token | None:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             return txn.get(Token, token_id)
 
     def _is_revoked(self, fingerprint: str) -> bool:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             found = txn.get(Issued, fingerprint)
         return found is not None and found.revoked_at != 0
 
