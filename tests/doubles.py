@@ -69,7 +69,7 @@ class ThreadLauncher:
         self.hint(unit)
 
 
-class OwnServer:
+class LocalServer:
     """This very host as the server of its own volumes; `away` makes it unreachable."""
 
     service: Service
@@ -149,7 +149,7 @@ class House:
         self.service = service
         self.host = host
         self.launcher = launcher
-        self.server = OwnServer()
+        self.server = LocalServer()
         self.server.service = service
         service.servers = self.server
 
@@ -174,7 +174,7 @@ async def house(directory: Path, settings: Settings = SETTINGS) -> AsyncIterator
     store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
     host = FakeHost(chap=store.chap)
     launcher = ThreadLauncher(store, host)
-    service = Service(store, host, launcher, OwnServer(), settings, boot_id=read_boot_id())
+    service = Service(store, host, launcher, LocalServer(), settings, boot_id=read_boot_id())
     launcher.hint = service.executor.refresh
     service.recovery_s = 0  # no session of a fake host comes back by itself
     built = House(service, host, launcher)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import golden
-from tests.crash.life import FIRST_BOOT
+from tests.crash.simulated_machine import FIRST_BOOT
 from tests.ctl.shell import Shell, running
-from tests.doubles import SETTINGS, OwnServer, ThreadLauncher
+from tests.doubles import SETTINGS, LocalServer, ThreadLauncher
 from tests.golden.make import RECORDS
-from tests.machine import not_sticky
+from tests.worker_rig import not_sticky
 from zfsilod.api.dbus.contract import path_of
 from zfsilod.api.dbus.objects import Objects
 from zfsilod.ctl.output.volume import show_list, show_volume
@@ -198,7 +198,7 @@ def test_records_are_shown_on_grpc_and_by_zfsiloctl(
 async def test_records_are_shown_on_the_bus(restored: Restored) -> None:
     launcher = ThreadLauncher(restored.store, restored.host)
     service = Service(
-        restored.store, restored.host, launcher, OwnServer(), SETTINGS, boot_id=FIRST_BOOT
+        restored.store, restored.host, launcher, LocalServer(), SETTINGS, boot_id=FIRST_BOOT
     )
     objects = Objects(service, "1.0")
     with restored.store.read() as txn:

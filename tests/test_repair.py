@@ -43,8 +43,8 @@ class Broken:
 def stuck(zfsilo: House) -> Operation:
     """Return the operation that has not ended."""
     with zfsilo.service.store.read() as txn:
-        (found,) = txn.live()
-    return found
+        (operation,) = txn.live()
+    return operation
 
 
 async def get_stuck(zfsilo: House, broken: Broken, kind: str = "lun", times: int = 99) -> None:

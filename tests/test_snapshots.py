@@ -81,7 +81,7 @@ def get(zfsilo: House, kind: Any, key: str) -> Any:
 def dependents(zfsilo: House, name: str = "data") -> list[str]:
     uid = get(zfsilo, Volume, name).uid
     with zfsilo.service.store.read() as txn:
-        return [each.name for each in txn.scan_below(Dependent, uid)]
+        return [dependent.name for dependent in txn.scan_below(Dependent, uid)]
 
 
 def facts(zfsilo: House, kind: str) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def facts(zfsilo: House, kind: str) -> dict[str, Any]:
 
 
 def filesystem(zfsilo: House, name: str) -> Filesystem:
-    found: Filesystem = get(zfsilo, Volume, name).filesystem
-    return found
+    record: Filesystem = get(zfsilo, Volume, name).filesystem
+    return record
 
 
 async def purged(zfsilo: House) -> None:
@@ -105,8 +105,8 @@ async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     before = zfsilo.facts
     await zfsilo.do(SNAP)
-    found = get(zfsilo, Snapshot, "monday")
-    assert (found.volume, found.size_bytes, found.guid != "") == ("data", GIB, True)
+    snapshot = get(zfsilo, Snapshot, "monday")
+    assert (snapshot.volume, snapshot.size_bytes, snapshot.guid != "") == ("data", GIB, True)
     assert dependents(zfsilo) == ["snapshots/monday"]
     again = await zfsilo.do(SNAP)
     assert again.title.endswith("already so")
@@ -152,10 +152,10 @@ async def test_a_group_is_one_cut_and_goes_as_a_whole(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CREATE.but(id="other"))
     before = zfsilo.facts
     await zfsilo.do(group)
-    found = get(zfsilo, SnapshotGroup, "both")
-    members = [get(zfsilo, Snapshot, each) for each in found.snapshots]
-    assert [(each.volume, each.group) for each in members] == [("data", "both"), ("other", "both")]
-    assert len({each.uid for each in members}) == len(facts(zfsilo, "cut")) == 1
+    members = [get(zfsilo, Snapshot, name) for name in get(zfsilo, SnapshotGroup, "both").snapshots]
+    assert [member.volume for member in members] == ["data", "other"]
+    assert {member.group for member in members} == {"both"}
+    assert len({member.uid for member in members}) == len(facts(zfsilo, "cut")) == 1
     assert (await zfsilo.do(group)).title.endswith("already so")
     with pytest.raises(AlreadyExists):
         await zfsilo.do(group.but(volumes=("other", "data")))

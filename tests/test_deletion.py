@@ -33,9 +33,9 @@ async def patient(tmp_path: Path) -> AsyncIterator[House]:
 
 def volume(zfsilo: House) -> Volume:
     with zfsilo.service.store.read() as txn:
-        found = txn.get(Volume, "data")
-    assert found is not None
-    return found
+        record = txn.get(Volume, "data")
+    assert record is not None
+    return record
 
 
 def trashed(zfsilo: House) -> list[Trashed]:
@@ -163,11 +163,11 @@ async def test_its_name_is_free_and_given_away(patient: House) -> None:
         await patient.do(UndeleteVolume(id="data"))
     await patient.do(DeleteVolume(id="data"))
     with patient.service.store.read() as txn:
-        assert {each.uid for each in volume_views_with_deleted(txn)} == {first, second}
+        assert {view.uid for view in volume_views_with_deleted(txn)} == {first, second}
     await patient.do(UndeleteVolume(id="data", uid=first))
     assert volume(patient).uid == first
     with patient.service.store.read() as txn:
-        assert [each.key for each in volume_views_with_deleted(txn)] == ["data", f"data/{second}"]
+        assert [view.key for view in volume_views_with_deleted(txn)] == ["data", f"data/{second}"]
 
 
 async def test_a_rename_that_fails_leaves_all_as_it_was(patient: House) -> None:
