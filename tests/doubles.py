@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.examples import HOW, TAKE
 from zfsilod.engine import plans
 from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.fake import FakeHost
+from zfsilod.model.connection import Connection
 from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable
 from zfsilod.model.records import Host, Operation, Publication, Volume
 from zfsilod.model.settings import Settings
-from zfsilod.model.connection import Connection
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
 from zfsilod.requests.rotate_secrets import RotateSecrets
+from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
 
@@ -70,7 +71,7 @@ class ThreadLauncher:
         self.hint(unit)
 
 
-class OwnServer:
+class LocalServer:
     """This very host as the server of its own volumes; `away` makes it unreachable."""
 
     service: Service
@@ -150,7 +151,7 @@ class House:
         self.service = service
         self.host = host
         self.launcher = launcher
-        self.server = OwnServer()
+        self.server = LocalServer()
         self.server.service = service
         service.context.servers = self.server
 
@@ -175,7 +176,8 @@ async def house(directory: Path, settings: Settings = SETTINGS) -> AsyncIterator
     store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
     host = FakeHost(chap=store.chap)
     launcher = ThreadLauncher(store, host)
-    service = Service(store, host, launcher, OwnServer(), settings, boot_id=read_boot_id())
+    context = ServiceContext(store, host, LocalServer(), settings, boot_id=read_boot_id())
+    service = Service(context, launcher)
     launcher.hint = service.executor.refresh
     service.context.session_recovery_s = 0  # no session of a fake host comes back by itself
     built = House(service, host, launcher)

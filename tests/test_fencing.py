@@ -54,7 +54,8 @@ async def prepare(zfsilo: House, mode: Mode = "FILESYSTEM") -> None:
 
 def publications(zfsilo: House) -> dict[str, Publication]:
     with zfsilo.service.context.store.read() as txn:
-        return {each.host: each for each in txn.scan_below(Publication, "data")}
+        records = list(txn.scan_below(Publication, "data"))
+    return {publication.host: publication for publication in records}
 
 
 def acls(zfsilo: House) -> set[str]:
@@ -111,7 +112,7 @@ async def test_a_mode_for_readers_is_write_protected(zfsilo: House) -> None:
     await zfsilo.do(publish("take", "MULTI_NODE_READER_ONLY"))
     assert publications(zfsilo)["take"].readonly
     mapped = [f"mapped:{name}" for name in zfsilo.host.facts.names("mapped")]
-    assert [zfsilo.host.facts.get(each) for each in mapped] == ["readonly"]
+    assert [zfsilo.host.facts.get(name) for name in mapped] == ["readonly"]
 
 
 async def test_several_writers_of_one_filesystem_are_refused(zfsilo: House) -> None:
@@ -137,10 +138,10 @@ async def connected(zfsilo: House) -> Disk:
     await prepare(zfsilo)
     await zfsilo.do(*UP[:2])
     with zfsilo.service.context.store.read() as txn:
-        found = txn.get(Attachment, "data")
-    assert found is not None
-    zfsilo.host.iscsi.logout(found.disk)
-    return found.disk
+        record = txn.get(Attachment, "data")
+    assert record is not None
+    zfsilo.host.iscsi.logout(record.disk)
+    return record.disk
 
 
 async def test_who_logs_in_before_its_lun_is_gone_keeps_it(

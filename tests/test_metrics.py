@@ -23,7 +23,6 @@ from zfsilod.monitoring.metrics import Metrics
 from zfsilod.requests.attach import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
-from zfsilod.service.stats import broken_sessions
 from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
@@ -160,11 +159,11 @@ async def test_a_session_that_broke_just_now_needs_attention(tmp_path: Path) -> 
             Publish(volume="data", host="take"),
             Connect(id="data", server="give", volume="data"),
         )
-        assert await broken_sessions(front.service) == {}
+        assert await front.service.stats.broken_sessions() == {}
         disk = front.read(lambda txn: txn.get(Attachment, "data")).disk
         front.zfsilo.host.lio.remove_acl(disk.target, TAKE)
         problem = f"the session with {disk.target} is lost"
-        assert await broken_sessions(front.service) == {"data": problem}
+        assert await front.service.stats.broken_sessions() == {"data": problem}
         status = await front.root().service.GetStatus(GetStatusRequest())
         assert [(a.subject, a.sentence) for a in status.attention] == [("volumes/data", problem)]
         assert status.attention_count == 1

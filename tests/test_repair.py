@@ -43,8 +43,8 @@ class Broken:
 def stuck(zfsilo: House) -> Operation:
     """Return the operation that has not ended."""
     with zfsilo.service.context.store.read() as txn:
-        (found,) = txn.live()
-    return found
+        (operation,) = txn.live()
+    return operation
 
 
 async def get_stuck(zfsilo: House, broken: Broken, kind: str = "lun", times: int = 99) -> None:
@@ -81,7 +81,7 @@ async def test_it_is_retried_at_once_and_then_ever_more_seldom(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = GONE
-    monkeypatch.setattr("zfsilod.requests.sync.time.monotonic", lambda: now)
+    monkeypatch.setattr("zfsilod.service.supervisor.time.monotonic", lambda: now)
     broken = Broken(zfsilo)
     await get_stuck(zfsilo, broken)
     supervisor = Supervisor(zfsilo.service, retention_s=60)

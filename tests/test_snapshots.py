@@ -16,8 +16,8 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.context import Context
 from zfsilod.requests.deletion import DeleteVolume
-from zfsilod.service.purger import Purger
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import (
@@ -27,7 +27,7 @@ from zfsilod.requests.snapshots import (
     DeleteSnapshotGroup,
 )
 from zfsilod.requests.volumes import CreateVolume
-from zfsilod.service import inputs
+from zfsilod.service.purger import Purger
 
 if TYPE_CHECKING:
     from tests.doubles import House
@@ -57,19 +57,19 @@ def down(name: str) -> tuple[Request[Any], ...]:
 
 @pytest.mark.parametrize("equal", [CREATE.but(id="other"), SNAP], ids=lambda equal: equal.kind)
 async def test_an_equal_request_that_ended_while_this_one_looked(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request[Any]
 ) -> None:
     await zfsilo.do(CREATE)
-    see = inputs.see
+    gather = type(equal).gather
     quicker = [equal]
 
-    async def look_slowly(service: Any, asked: Request, operation_id: str) -> object:
-        seen = await see(service, asked, operation_id)
+    async def gather_slowly(asked: Request[Any], context: Context, operation_id: str) -> object:
+        inputs = await gather(asked, context, operation_id)
         if quicker:
             await zfsilo.do(quicker.pop())
-        return seen
+        return inputs
 
-    monkeypatch.setattr(inputs, "see", look_slowly)
+    monkeypatch.setattr(type(equal), "gather", gather_slowly)
     operation = await zfsilo.service.submit(equal, caller="test")
     assert operation.title.endswith("already so")
 
@@ -82,7 +82,7 @@ def get(zfsilo: House, kind: Any, key: str) -> Any:
 def dependents(zfsilo: House, name: str = "data") -> list[str]:
     uid = get(zfsilo, Volume, name).uid
     with zfsilo.service.context.store.read() as txn:
-        return [each.name for each in txn.scan_below(Dependent, uid)]
+        return [dependent.name for dependent in txn.scan_below(Dependent, uid)]
 
 
 def facts(zfsilo: House, kind: str) -> dict[str, Any]:
@@ -90,12 +90,12 @@ def facts(zfsilo: House, kind: str) -> dict[str, Any]:
 
 
 def filesystem(zfsilo: House, name: str) -> Filesystem:
-    found: Filesystem = get(zfsilo, Volume, name).filesystem
-    return found
+    record: Filesystem = get(zfsilo, Volume, name).filesystem
+    return record
 
 
 async def purged(zfsilo: House) -> None:
-    await Purger(zfsilo.service).purge()
+    await Purger(zfsilo.service.context, zfsilo.service).purge()
     with zfsilo.service.context.store.read() as txn:
         live = list(txn.live())
     for operation in live:
@@ -106,8 +106,8 @@ async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     before = zfsilo.facts
     await zfsilo.do(SNAP)
-    found = get(zfsilo, Snapshot, "monday")
-    assert (found.volume, found.size_bytes, found.guid != "") == ("data", GIB, True)
+    snapshot = get(zfsilo, Snapshot, "monday")
+    assert (snapshot.volume, snapshot.size_bytes, snapshot.guid != "") == ("data", GIB, True)
     assert dependents(zfsilo) == ["snapshots/monday"]
     again = await zfsilo.do(SNAP)
     assert again.title.endswith("already so")
@@ -120,7 +120,7 @@ async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
 
 async def test_what_is_refused(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CREATE.but(id="other"), SNAP)
-    refusals: list[tuple[Request, type[Exception], str]] = [
+    refusals: list[tuple[Request[Any], type[Exception], str]] = [
         (SNAP.but(volume="other"), AlreadyExists, "of data"),
         (SNAP.but(volume="none"), NotFound, "no volume none"),
         (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
@@ -153,10 +153,10 @@ async def test_a_group_is_one_cut_and_goes_as_a_whole(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CREATE.but(id="other"))
     before = zfsilo.facts
     await zfsilo.do(group)
-    found = get(zfsilo, SnapshotGroup, "both")
-    members = [get(zfsilo, Snapshot, each) for each in found.snapshots]
-    assert [(each.volume, each.group) for each in members] == [("data", "both"), ("other", "both")]
-    assert len({each.uid for each in members}) == len(facts(zfsilo, "cut")) == 1
+    members = [get(zfsilo, Snapshot, name) for name in get(zfsilo, SnapshotGroup, "both").snapshots]
+    assert [member.volume for member in members] == ["data", "other"]
+    assert {member.group for member in members} == {"both"}
+    assert len({member.uid for member in members}) == len(facts(zfsilo, "cut")) == 1
     assert (await zfsilo.do(group)).title.endswith("already so")
     with pytest.raises(AlreadyExists):
         await zfsilo.do(group.but(volumes=("other", "data")))

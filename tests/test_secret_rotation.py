@@ -15,9 +15,11 @@ from zfsilod.requests.attach import Connect
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets, follow
+from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.secret_rotation import SecretRotation
+from zfsilod.storage.secrets import seal
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
@@ -28,9 +30,9 @@ ROTATE = RotateSecrets(volume="data", force=True)
 
 def publication(zfsilo: House, name: str = "data/take") -> Publication:
     with zfsilo.service.context.store.read() as txn:
-        found = txn.get(Publication, name)
-    assert found is not None
-    return found
+        record = txn.get(Publication, name)
+    assert record is not None
+    return record
 
 
 def secrets(zfsilo: House) -> Chap:
@@ -39,17 +41,17 @@ def secrets(zfsilo: House) -> Chap:
 
 def kinds(zfsilo: House) -> list[str]:
     with zfsilo.service.context.store.read() as txn:
-        return [each.kind for each in txn.scan(Operation)]
+        return [operation.kind for operation in txn.scan(Operation)]
 
 
 def session_name(zfsilo: House) -> str:
-    (name,) = (each for each in zfsilo.host.facts.memory if each.startswith("session:"))
+    (name,) = (name for name in zfsilo.host.facts.memory if name.startswith("session:"))
     return name
 
 
 def session(zfsilo: House) -> dict[str, str]:
-    found: dict[str, str] = zfsilo.host.facts.memory[session_name(zfsilo)]
-    return found
+    fact: dict[str, str] = zfsilo.host.facts.memory[session_name(zfsilo)]
+    return fact
 
 
 def break_session(zfsilo: House) -> None:
@@ -58,7 +60,7 @@ def break_session(zfsilo: House) -> None:
 
 
 async def refresh(zfsilo: House) -> None:
-    await follow(zfsilo.service)
+    await SecretRotation(zfsilo.service.context, zfsilo.service).follow()
 
 
 async def test_the_session_lives_on_and_the_holder_stays_the_holder(zfsilo: House) -> None:
@@ -143,7 +145,7 @@ async def test_many_sessions_are_one_operation(zfsilo: House) -> None:
     await refresh(zfsilo)
     assert kinds(zfsilo).count("refresh-secrets") == 1
     with zfsilo.service.context.store.read() as txn:
-        assert [each.rotation for each in txn.scan(Attachment)] == [1, 1]
+        assert [attached.rotation for attached in txn.scan(Attachment)] == [1, 1]
 
 
 async def test_what_something_is_at_work_on_waits(zfsilo: House) -> None:
@@ -186,11 +188,13 @@ async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo:
 
 async def test_a_key_that_is_another_is_said_and_stops_nothing_else(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH)
-    zfsilo.service.context.store._key = bytes(32)
+    name, store = publication(zfsilo).secret, zfsilo.service.context.store
+    sealed = seal(bytes(32), name, store.chap(name))
+    await zfsilo.service.context.write(lambda txn: txn.put_raw("secret", name, sealed))
     with pytest.raises(StoreCorrupt, match="do not open with the key"):
         secrets(zfsilo)
-    found = await zfsilo.service.reconciler.report("data")
-    assert [each.reason for each in found.problems] == ["UNKNOWN"]
+    report = await zfsilo.service.reconciler.report("data")
+    assert [problem.reason for problem in report.problems] == ["UNKNOWN"]
 
 
 async def test_one_host_only(zfsilo: House) -> None:

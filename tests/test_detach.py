@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,9 +17,8 @@ from zfsilod.model.records import Attachment, Operation
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import clear_leftovers
-from zfsilod.service.supervisor import Supervisor
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ async def test_a_disk_that_hangs_loses_its_session_first(zfsilo: House, kind: st
 def freeze(zfsilo: House) -> None:
     """Let the server stop to answer, behind a session that stands."""
     memory = zfsilo.host.facts.memory
-    (name,) = (each for each in memory if each.startswith("session:"))
+    (name,) = (fact for fact in memory if fact.startswith("session:"))
     memory[name] |= {"hangs": True}
 
 
@@ -85,9 +85,9 @@ async def test_force_goes_down_from_any_state(zfsilo: House) -> None:
         with pytest.raises(FailedPrecondition):
             await zfsilo.do(refused)
     await zfsilo.do(Unstage(id="data", force=True))
-    found = attachment(zfsilo)
-    assert found is not None
-    assert (found.state, found.mounts) == ("CONNECTED", ())
+    record = attachment(zfsilo)
+    assert record is not None
+    assert (record.state, record.mounts) == ("CONNECTED", ())
     await zfsilo.do(CONNECT, *UP[3:], Disconnect(id="data", force=True))
     assert attachment(zfsilo) is None
     assert not kinds(zfsilo) & {"session", "node", "mount", "point"}
@@ -104,9 +104,9 @@ async def test_what_was_taken_away_is_not_published_again_by_itself(zfsilo: Hous
 async def test_a_new_publication_ends_what_the_old_one_left(zfsilo: House) -> None:
     await zfsilo.do(*UP, FENCE, PUBLISH)
     await zfsilo.do(CONNECT)
-    found = attachment(zfsilo)
-    assert found is not None
-    assert (found.state, found.epoch, found.mounts) == ("CONNECTED", 2, ())
+    record = attachment(zfsilo)
+    assert record is not None
+    assert (record.state, record.epoch, record.mounts) == ("CONNECTED", 2, ())
     assert "mount" not in kinds(zfsilo)
     await zfsilo.do(*UP[3:])
 
@@ -126,7 +126,7 @@ async def test_a_session_that_no_record_knows_is_ended_first(zfsilo: House) -> N
     await forget(zfsilo)
     await zfsilo.do(CONNECT)
     with zfsilo.service.context.store.read() as txn:
-        assert "clear" in [each.kind for each in txn.scan(Operation)]
+        assert "clear" in [operation.kind for operation in txn.scan(Operation)]
 
 
 async def test_one_that_is_in_use_is_told(zfsilo: House) -> None:
@@ -211,18 +211,18 @@ async def needs_repair(zfsilo: House) -> Operation:
 
     zfsilo.host.iscsi.login = half  # type: ignore[method-assign]
     begun = await zfsilo.service.submit(CONNECT, caller="a")
-    found = await zfsilo.service.ended(begun.id, 10)
-    assert found.state == "NEEDS_REPAIR"
+    operation = await zfsilo.service.ended(begun.id, 10)
+    assert operation.state == "NEEDS_REPAIR"
     del zfsilo.host.iscsi.login
-    return found
+    return operation
 
 
 async def test_abandon_frees_what_it_claims_and_tells_what_stays(zfsilo: House) -> None:
     begun = await needs_repair(zfsilo)
-    found = await zfsilo.service.abandon(begun.id)
-    assert found.behind == ("do Node", "do Session")
-    assert found.state == "ABANDONED"
-    assert found.failure is not None
+    operation = await zfsilo.service.abandon(begun.id)
+    assert operation.behind == ("do Node", "do Session")
+    assert operation.state == "ABANDONED"
+    assert operation.failure is not None
     with zfsilo.service.context.store.read() as txn:
         assert list(txn.live()) == []
         assert txn.claimant("attachment/data") is None
@@ -241,23 +241,23 @@ async def test_force_abandons_what_cannot_be_repaired(zfsilo: House) -> None:
 
 async def test_what_is_taken_for_a_leftover_stays_once_it_has_a_record(zfsilo: House) -> None:
     await zfsilo.do(*UP)
-    before, found = zfsilo.facts, attachment(zfsilo)
-    assert found is not None
+    before, record = zfsilo.facts, attachment(zfsilo)
+    assert record is not None
     await zfsilo.do(
-        Clear(id="data", disk=found.disk, paths=found.paths),  # seen while it was connected
-        Disconnect(id="data", force=True, epoch=found.epoch + 1),  # of another time
+        Clear(id="data", disk=record.disk, paths=record.paths),  # seen while it was connected
+        Disconnect(id="data", force=True, epoch=record.epoch + 1),  # of another time
     )
     assert zfsilo.facts == before
-    assert attachment(zfsilo) == found
+    assert attachment(zfsilo) == record
 
 
 async def test_after_a_reboot_nothing_is_left_of_what_nobody_restores(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     zfsilo.host.facts.reboot()
-    await clear_leftovers(zfsilo.service, "zfsilod")
+    await zfsilo.service.reconciler.clear_leftovers("zfsilod")
     assert attachment(zfsilo) is not None, "it was connected in this boot"
     zfsilo.service.context.boot_id = "next"
-    await clear_leftovers(zfsilo.service, "zfsilod")
+    await zfsilo.service.reconciler.clear_leftovers("zfsilod")
     assert attachment(zfsilo) is None
     assert not kinds(zfsilo) & {"node", "point"}
 
@@ -266,23 +266,31 @@ def look(directory: Path, operation_id: str) -> Operation:
     """Return an operation as a store has it that nobody else has open."""
     store = Store(directory)
     with store.read() as txn:
-        found = txn.get(Operation, operation_id)
+        record = txn.get(Operation, operation_id)
     store.close()
-    assert found is not None
-    return found
+    assert record is not None
+    return record
+
+
+def hold_lock(path: Path) -> int:
+    """Return a descriptor that holds the lock of an operation."""
+    path.parent.mkdir()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
 
 
 def test_a_rollback_waits_for_the_last_tool_and_tells_when_it_does_not_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
-    example = next(each for each in PLANS if each.name == "publish")
+    example = next(example for example in PLANS if example.name == "publish")
     with store.write() as txn:
         begun = txn.add_operation(operation(example).but(state="FAILED"))
     store.close()
     monkeypatch.setattr(worker, "LOCK_DEADLINE_S", 1)
     monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", begun.id])
-    held = worker._lock(tmp_path / "op", begun.id)  # as a tool that outlived its worker
+    held = hold_lock(tmp_path / "op" / f"{begun.id}.lock")  # as a tool that outlives its worker
     assert worker.main() == 1
     stuck = look(tmp_path, begun.id)
     assert (stuck.state, stuck.attempts) == ("NEEDS_REPAIR", 1)

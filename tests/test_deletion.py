@@ -10,9 +10,9 @@ import pytest
 from tests.doubles import SETTINGS, House, house
 from zfsilod.model.errors import AlreadyExists, CommandFailed, FailedPrecondition, NotFound
 from zfsilod.model.records import Dependent, Trashed, Volume
-from zfsilod.requests import deletion
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.purger import Purger
 from zfsilod.storage.volume_view import volume_views, volume_views_with_deleted
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ async def patient(tmp_path: Path) -> AsyncIterator[House]:
 
 def volume(zfsilo: House) -> Volume:
     with zfsilo.service.context.store.read() as txn:
-        found = txn.get(Volume, "data")
-    assert found is not None
-    return found
+        record = txn.get(Volume, "data")
+    assert record is not None
+    return record
 
 
 def trashed(zfsilo: House) -> list[Trashed]:
@@ -65,7 +65,7 @@ def zvols(zfsilo: House) -> set[str]:
 
 async def purged(zfsilo: House) -> None:
     """Let the watchman look into the trash, and its operations end."""
-    await deletion.Purger(zfsilo.service).purge()
+    await Purger(zfsilo.service.context, zfsilo.service).purge()
     with zfsilo.service.context.store.read() as txn:
         live = list(txn.live())
     for operation in live:
@@ -163,11 +163,11 @@ async def test_its_name_is_free_and_given_away(patient: House) -> None:
         await patient.do(UndeleteVolume(id="data"))
     await patient.do(DeleteVolume(id="data"))
     with patient.service.context.store.read() as txn:
-        assert {each.uid for each in volume_views_with_deleted(txn)} == {first, second}
+        assert {view.uid for view in volume_views_with_deleted(txn)} == {first, second}
     await patient.do(UndeleteVolume(id="data", uid=first))
     assert volume(patient).uid == first
     with patient.service.context.store.read() as txn:
-        assert [each.key for each in volume_views_with_deleted(txn)] == ["data", f"data/{second}"]
+        assert [view.key for view in volume_views_with_deleted(txn)] == ["data", f"data/{second}"]
 
 
 async def test_a_rename_that_fails_leaves_all_as_it_was(patient: House) -> None:
@@ -198,7 +198,7 @@ async def test_what_cannot_be_purged_is_not_tried_all_the_time(
         return (f"{dataset}@nightly",)
 
     monkeypatch.setattr(zfsilo.host.zfs, "dependents", look)
-    purger = deletion.Purger(zfsilo.service)
+    purger = Purger(zfsilo.service.context, zfsilo.service)
     for _round in range(3):
         await purger.purge()
     assert asked == [f"tank/zfsilo/.trash/{uid}"]

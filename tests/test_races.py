@@ -19,14 +19,17 @@ from zfsilod.model.records import (
     Trashed,
     Volume,
 )
-from zfsilod.requests import adoption, orphans
+from zfsilod.requests import orphans
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import SyncVolume, clear_leftovers, sync_all
-from zfsilod.service.supervisor import Supervisor
+from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.service.orphan_scan import find_orphans
+from zfsilod.service.pool_scan import find_zvol
+from zfsilod.service.purger import Purger
+from zfsilod.service.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +71,19 @@ def hold(zfsilo: House) -> Callable[[], None]:
     return gate.set
 
 
+def notice_wait(zfsilo: House) -> asyncio.Event:
+    """Return an event that is set when somebody waits for the change of an operation."""
+    waiting, changes = asyncio.Event(), zfsilo.service.executor.changes
+    wait = changes.wait
+
+    async def wait_and_tell() -> Any:
+        waiting.set()
+        return await wait()
+
+    changes.wait = wait_and_tell  # type: ignore[method-assign]
+    return waiting
+
+
 async def soon(fact: Callable[[], Any]) -> None:
     until = time.monotonic() + 10
     while not fact():
@@ -87,7 +103,7 @@ async def test_after_a_reboot_what_is_connected_again_is_no_leftover(zfsilo: Hou
     lose_sessions(zfsilo)
     zfsilo.service.context.boot_id = "f" * 32
     zfsilo.launcher.gate.clear()
-    cleared = asyncio.create_task(clear_leftovers(zfsilo.service, caller="zfsilod"))
+    cleared = asyncio.create_task(zfsilo.service.reconciler.clear_leftovers("zfsilod"))
     await soon(lambda: any(not task.done() for task in zfsilo.launcher.tasks.values()))
     release = hold(zfsilo)
     await zfsilo.do(*UP)
@@ -103,8 +119,9 @@ async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) 
     lose_sessions(zfsilo)
     zfsilo.launcher.gate.clear()
     restored = await zfsilo.service.submit(SyncVolume(id="data"), caller="zfsilod")
+    waiting = notice_wait(zfsilo)
     asked = asyncio.create_task(zfsilo.do(UnmountFrom(id="data")))
-    await soon(lambda: asked.done() or zfsilo.service.executor.changes._waiters)
+    await soon(lambda: asked.done() or waiting.is_set())
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(restored.id, 10)
     assert [type(action.step).__name__ for action in (await asked).actions][1] == "BindMount"
@@ -154,8 +171,9 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
         monkeypatch.setattr(zfsilo.host.zfs, "move", slow)
         one = await zfsilo.service.submit(DeleteVolume(id="data"), caller="one")
         await asyncio.to_thread(moved.wait, 10)
+        waiting = notice_wait(zfsilo)
         two = asyncio.create_task(zfsilo.do(DeleteVolume(id="data", dependents="KEEP")))
-        await soon(lambda: zfsilo.service.executor.changes._waiters)
+        await soon(lambda: waiting.is_set())
         go.set()
         with pytest.raises(Unavailable):
             await zfsilo.service.wait(one.id, 10)
@@ -202,10 +220,10 @@ async def test_what_the_boots_sync_had_to_leave_out_is_looked_at_again(zfsilo: H
     labels = UpdateVolume(id="data", mask=("labels",), labels=(("for", "tests"),))
     begun = await zfsilo.service.submit(labels, caller="somebody")
     zfsilo.host.facts.reboot()
-    assert (await sync_all(zfsilo.service, "zfsilod")).unfinished
+    assert (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(begun.id, 10)
-    assert not (await sync_all(zfsilo.service, "zfsilod")).unfinished
+    assert not (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
     assert zfsilo.host.facts.names("target")
 
 
@@ -220,8 +238,8 @@ async def test_what_the_boots_sync_could_not_do_is_looked_at_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(zfsilo.host.lio, "add_backstore", late)
-        assert (await sync_all(zfsilo.service, "zfsilod")).unfinished
-    assert not (await sync_all(zfsilo.service, "zfsilod")).unfinished
+        assert (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
+    assert not (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
 
 
 async def test_two_names_for_one_volume_at_once(
@@ -236,10 +254,10 @@ async def test_two_names_for_one_volume_at_once(
         gate.wait(10)
 
     def slow_users(disk: Disk) -> list[str]:
-        found = users(disk)
+        paths = users(disk)
         looked.set()
         go.wait(10)
-        return found
+        return paths
 
     monkeypatch.setattr(iscsi, "login", slow_login)
     one = await zfsilo.service.submit(CONNECT, caller="one")
@@ -263,9 +281,10 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
     zfsilo.launcher.gate.clear()
     request = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
     removed = await zfsilo.service.submit(request, caller="root")
-    found = await adoption.find(zfsilo.service, "tank/zfsilo/data", "data")
-    adopted = asyncio.create_task(zfsilo.do(found))
-    await soon(lambda: adopted.done() or zfsilo.service.executor.changes._waiters)
+    adoption_request = await find_zvol(zfsilo.service.context, "tank/zfsilo/data", "data")
+    waiting = notice_wait(zfsilo)
+    adopted = asyncio.create_task(zfsilo.do(adoption_request))
+    await soon(lambda: adopted.done() or waiting.is_set())
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(removed.id, 10)
     with pytest.raises(FailedPrecondition, match="is gone"):
@@ -275,12 +294,13 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
 async def test_an_orphan_that_is_being_removed_is_not_connected_to(zfsilo: House) -> None:
     await zfsilo.do(*PUBLISHED, CONNECT)
     await zfsilo.service.context.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
-    names = tuple(each.name for each in await orphans.find(zfsilo.service))
+    names = tuple(orphan.name for orphan in await find_orphans(zfsilo.service.context))
     zfsilo.launcher.gate.clear()
     removed = await zfsilo.service.submit(orphans.RemoveOrphans(names=names), caller="root")
     release = hold(zfsilo)
+    waiting = notice_wait(zfsilo)
     up = asyncio.create_task(zfsilo.do(*UP))
-    await soon(lambda: up.done() or zfsilo.service.executor.changes._waiters)
+    await soon(lambda: up.done() or waiting.is_set())
     release()
     await zfsilo.service.wait(removed.id, 10)
     await up
@@ -305,9 +325,9 @@ async def test_a_stage_that_failed_after_mkfs_is_made_good_by_the_next(
         served = txn.get(Volume, "data")
     assert served is not None
     await zfsilo.do(*UP)
-    found = attachment(zfsilo)
-    assert found is not None
-    assert found.filesystem.uuid == served.filesystem.uuid
+    connected = attachment(zfsilo)
+    assert connected is not None
+    assert connected.filesystem.uuid == served.filesystem.uuid
 
 
 async def test_what_cannot_be_purged_is_not_tried_again_at_once(
@@ -320,14 +340,14 @@ async def test_what_cannot_be_purged_is_not_tried_again_at_once(
             raise Busy("the zvol is in use")
 
         monkeypatch.setattr(zfsilo.host.zfs, "destroy_zvol", busy)
-        supervisor = Supervisor(zfsilo.service, retention_s=1 << 30)
+        purger = Purger(zfsilo.service.context, zfsilo.service)
         now = time.time()
         monkeypatch.setattr(time, "time", lambda: now + 10)
         for _round in range(3):
-            await supervisor._purger.purge()
+            await purger.purge()
             await asyncio.gather(*zfsilo.launcher.tasks.values())
         with zfsilo.service.context.store.read() as txn:
-            assert [each.kind for each in txn.scan(Operation)].count("purge") == 1
+            assert [operation.kind for operation in txn.scan(Operation)].count("purge") == 1
 
 
 async def test_a_list_of_units_is_not_held_against_what_went_on_since(
@@ -369,6 +389,6 @@ async def test_a_list_of_units_is_not_held_against_what_went_on_since(
 
 async def test_connecting_again_for_good_keeps_it_after_a_boot(zfsilo: House) -> None:
     await zfsilo.do(*PUBLISHED, CONNECT, CONNECT.but(restore="BOOT"), CONNECT)
-    found = attachment(zfsilo)
-    assert found is not None
-    assert found.restore == "BOOT"
+    connected = attachment(zfsilo)
+    assert connected is not None
+    assert connected.restore == "BOOT"
