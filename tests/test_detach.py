@@ -95,7 +95,7 @@ async def test_force_goes_down_from_any_state(zfsilo: House) -> None:
 
 async def test_what_was_taken_away_is_not_published_again_by_itself(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True), FENCE)
-    with pytest.raises(FailedPrecondition, match="was taken from this host") as refused:
+    with pytest.raises(FailedPrecondition, match="publication 1 of data to this host was withdrawn") as refused:
         await zfsilo.do(CONNECT.but(publish_if_needed=True))
     assert refused.value.reason == "FENCED"
     await zfsilo.do(Disconnect(id="data", force=True), CONNECT.but(publish_if_needed=True))
@@ -116,7 +116,7 @@ async def test_a_stale_epoch_ends_nothing(zfsilo: House) -> None:
     before = zfsilo.facts
     with pytest.raises(FailedPrecondition, match="has passed"):
         await zfsilo.do(CONNECT.but(epoch=1))
-    with pytest.raises(FailedPrecondition, match="there is no epoch 99 of data yet, now it is 2"):
+    with pytest.raises(FailedPrecondition, match="data has no epoch 99 yet; the current one is 2"):
         await zfsilo.do(CONNECT.but(epoch=99))
     assert zfsilo.facts == before
 
@@ -133,7 +133,7 @@ async def test_one_that_is_in_use_is_told(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     await forget(zfsilo)
     before = zfsilo.facts
-    with pytest.raises(Busy, match="in use here by /srv/data"):
+    with pytest.raises(Busy, match="in use on this host by /srv/data"):
         await zfsilo.do(CONNECT)
     assert zfsilo.facts == before
 

@@ -146,7 +146,7 @@ async def test_a_connection_of_yesterday_does_not_replace_that_of_today(
     await zfsilo.do(Unpublish(volume="data", host="take"), PUBLISHED[1], CONNECT.but(epoch=2))
     before = used(zfsilo)
     gate.set()
-    with pytest.raises(FailedPrecondition, match="later publication"):
+    with pytest.raises(FailedPrecondition, match="is connected with publication 2, but give reports 1"):
         await old
     assert used(zfsilo) == before
     assert zfsilo.service.context.store.chap("data") == zfsilo.service.context.store.chap(
@@ -270,7 +270,7 @@ async def test_two_names_for_one_volume_at_once(
     await zfsilo.do(*UP[1:])
     before = used(zfsilo)
     go.set()
-    with pytest.raises(AlreadyExists, match="connected here as data"):
+    with pytest.raises(AlreadyExists, match="already connected as data"):
         await two
     assert used(zfsilo) == before
 

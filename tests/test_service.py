@@ -167,9 +167,9 @@ WRONG: list[tuple[tuple[Request[Any], ...], Request[Any], type[ZfsiloError], str
         InvalidArgument,
         "data has 1.0 GiB (1073741824 bytes): a volume never shrinks",
     ),
-    ((CREATE,), UpdateVolume(id="data", mask=("uid",)), InvalidArgument, "mask names uid"),
+    ((CREATE,), UpdateVolume(id="data", mask=("uid",)), InvalidArgument, "invalid update mask uid"),
     ((), PUBLISH, NotFound, "no volume data"),
-    ((CREATE,), PUBLISH.but(host="other"), NotFound, "no host other"),
+    ((CREATE,), PUBLISH.but(host="other"), NotFound, "unknown host other"),
     ((CREATE, PUBLISH), PUBLISH.but(readonly=True), AlreadyExists, "R, read-only: unpublish"),
     ((CREATE,), PUBLISH.but(access_mode="MULTI_NODE_MULTI_WRITER"), InvalidArgument, "allows"),
     (
@@ -178,13 +178,13 @@ WRONG: list[tuple[tuple[Request[Any], ...], Request[Any], type[ZfsiloError], str
         FailedPrecondition,
         "published to take",
     ),
-    ((CREATE, CreateHost(id="bare")), PUBLISH.but(host="bare"), FailedPrecondition, "no IQN"),
+    ((CREATE, CreateHost(id="bare")), PUBLISH.but(host="bare"), FailedPrecondition, "not an IQN"),
     ((CREATE, PUBLISH, CONNECT), Unpublish(volume="data"), FailedPrecondition, "still logged in"),
     ((CREATE,), CONNECT, FailedPrecondition, "not published"),
     ((CREATE, PUBLISH), CONNECT.but(epoch=7), FailedPrecondition, "epoch 7"),
-    ((CREATE, PUBLISH, CONNECT), CONNECT.but(id="again"), AlreadyExists, "connected here as data"),
+    ((CREATE, PUBLISH, CONNECT), CONNECT.but(id="again"), AlreadyExists, "already connected as data"),
     ((), Stage(id="data"), FailedPrecondition, "not connected"),
-    (UP[:3], Stage(id="data", fs_type="ntfs"), InvalidArgument, "none of ext4, xfs"),
+    (UP[:3], Stage(id="data", fs_type="ntfs"), InvalidArgument, "use ext4 or xfs"),
     (UP[:3], Stage(id="data", readonly=True), FailedPrecondition, "no filesystem yet"),
     (UP[:3], Stage(id="data", path="srv"), InvalidArgument, "must be absolute"),
     (UP[:3], Stage(id="data", path="/srv/../etc"), InvalidArgument, "without .."),
@@ -198,8 +198,8 @@ WRONG: list[tuple[tuple[Request[Any], ...], Request[Any], type[ZfsiloError], str
     ((), Grow(id="data"), FailedPrecondition, "not connected"),
     ((), CreateHost(id="take", iqn="iqn.2024-01.lab.else:x"), AlreadyExists, "another iqn"),
     ((), CreateHost(id="clone", iqn="iqn.2024-01.lab.take:host"), AlreadyExists, "host take"),
-    ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "no IQN"),
-    ((CREATE, PUBLISH), DeleteHost(id="take"), FailedPrecondition, "holds data"),
+    ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "not an IQN"),
+    ((CREATE, PUBLISH), DeleteHost(id="take"), FailedPrecondition, "published to take: data"),
 ]
 
 
@@ -330,7 +330,7 @@ async def test_only_what_is_to_be_restored_comes_back(
 async def test_a_vanished_zvol_is_lost_and_never_made_anew(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     del zfsilo.host.facts.memory["zvol:tank/zfsilo/data"]
-    with pytest.raises(FailedPrecondition, match="is gone"):
+    with pytest.raises(FailedPrecondition, match="is missing"):
         await zfsilo.service.reconciler.sync("data", caller="test")
     with pytest.raises(FailedPrecondition, match="never made anew"):
         await zfsilo.do(CREATE)

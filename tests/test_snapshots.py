@@ -126,7 +126,7 @@ async def test_what_is_refused(zfsilo: House) -> None:
         (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
         (DeleteVolume(id="data"), FailedPrecondition, "snapshots/monday"),
         (COPY.but(source_snapshot="none"), NotFound, "no snapshot none"),
-        (COPY.but(source_volume="data"), InvalidArgument, "not both"),
+        (COPY.but(source_volume="data"), InvalidArgument, "not from both"),
         (COPY.but(capacity_bytes=GIB // 2), InvalidArgument, "at least as large"),
         (COPY.but(properties=(("volblocksize", "8k"),)), InvalidArgument, "cannot be changed"),
         (CreateSnapshotGroup(id="g", volumes=()), InvalidArgument, "1 to 64"),

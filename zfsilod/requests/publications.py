@@ -140,7 +140,7 @@ class Publish(Request[None]):
             )
         if self.access_mode in WRITERS and volume.mode == "FILESYSTEM" and not self._readonly:
             raise InvalidArgument(
-                f"{volume.id} has a filesystem, which several hosts with a writer would destroy: "
+                f"the filesystem of {volume.id} would be destroyed by a writer among several hosts: "
                 f"publish it read-only, or with another mode than {self.access_mode}",
                 reason="ACCESS_MODE",
                 volume=volume.id,
