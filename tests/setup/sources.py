@@ -1,4 +1,4 @@
-"""Reads the Debian sources of this machine and derives those of a private apt from them."""
+"""Reads this machine's Debian sources and derives those of the private apt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 class SourcesError(Exception):
-    """The machine names no Debian archive that the set-up could use."""
+    """The machine's sources have no usable Debian archive."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Source:
 
 def parse_deb822(text: str) -> Iterator[Source]:
     """The enabled binary archives of a .sources file."""
-    # Comments may stand inside a stanza, so they go before the stanzas are told apart.
+    # Comments may be inside a stanza, so they are removed before the text is split.
     plain = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     for stanza in re.split(r"\n\s*\n", plain):
         fields: dict[str, str] = {}
@@ -51,7 +51,7 @@ def parse_deb822(text: str) -> Iterator[Source]:
                 uri,
                 tuple(fields.get("suites", "").split()),
                 tuple(fields.get("components", "").split()),
-                # A key written into the stanza itself has line breaks: then the default keyring.
+                # An inline key has line breaks; the default keyring is used instead.
                 "" if "\n" in fields.get("signed-by", "") else fields.get("signed-by", ""),
             )
 
@@ -64,31 +64,31 @@ ONE_LINE = re.compile(
 def parse_one_line(text: str) -> Iterator[Source]:
     """The binary archives of a sources.list file."""
     for line in text.splitlines():
-        found = ONE_LINE.fullmatch(line.partition("#")[0].strip())
-        if not found:
+        match = ONE_LINE.fullmatch(line.partition("#")[0].strip())
+        if not match:
             continue
-        signed_by = re.search(r"signed-by=(\S+)", found["options"] or "")
+        signed_by = re.search(r"signed-by=(\S+)", match["options"] or "")
         yield Source(
-            found["uri"],
-            (found["suite"],),
-            tuple(found["rest"].split()),
+            match["uri"],
+            (match["suite"],),
+            tuple(match["rest"].split()),
             signed_by[1] if signed_by else "",
         )
 
 
 def machine_sources(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
-    """Every binary archive that this machine is set up to use, Debian's or not."""
-    found: list[Source] = []
+    """All binary archives in this machine's sources, Debian's and others."""
+    sources: list[Source] = []
     for path in [etc_apt / "sources.list", *sorted((etc_apt / "sources.list.d").glob("*"))]:
         if path.suffix == ".list" and path.is_file():
-            found += parse_one_line(path.read_text())
+            sources += parse_one_line(path.read_text())
         elif path.suffix == ".sources":
-            found += parse_deb822(path.read_text())
-    return found
+            sources += parse_deb822(path.read_text())
+    return sources
 
 
 def is_debian(source: Source, release: str) -> bool:
-    """Whether this is Debian's own archive (or a mirror or dated copy of it) for a release."""
+    """Whether this is a Debian archive, a mirror or a snapshot of it, for a release."""
     suites = {release, f"{release}-updates", f"{release}-security"}
     return (
         bool(suites & set(source.suites))
@@ -103,21 +103,21 @@ def is_security(source: Source) -> bool:
 
 
 def sources_for(release: str, machine: Iterable[Source], machine_release: str) -> list[Source]:
-    """The archives of a release, on the same servers that this machine uses for its own."""
+    """The archives of a release, on the servers that this machine uses for its own release."""
     own = [source for source in machine if is_debian(source, machine_release)]
     if not own:
-        raise SourcesError(f"no Debian archive for {machine_release} below /etc/apt")
+        raise SourcesError(f"/etc/apt: no Debian archive for {machine_release}")
     derived = [
         replace(source, components=COMPONENTS, suites=(), signed_by=source.signed_by or KEYRING)
         for source in own
     ]
-    found = []
+    sources = []
     for source in dict.fromkeys(derived):
         suites = (
             (f"{release}-security",) if is_security(source) else (release, f"{release}-updates")
         )
-        found.append(replace(source, suites=suites))
-    return found
+        sources.append(replace(source, suites=suites))
+    return sources
 
 
 def with_backports(sources: Iterable[Source], release: str) -> list[Source]:
