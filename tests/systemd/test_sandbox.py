@@ -1,4 +1,4 @@
-"""How exposed the daemon and its workers are, as systemd judges it."""
+"""Exposure of the daemon and its workers, as rated by systemd-analyze security."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SETS = [s for n in range(1, 5) for s in combinations(sandbox.PLACES, n)]
 def exposure(unit: Path) -> float:
     """Return the exposure of a unit file, 0 to 10."""
     argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
-    said = subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
-    return float(said.rpartition("service: ")[2].split()[0])
+    report = subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
+    return float(report.rpartition("service: ")[2].split()[0])
 
 
 def text(settings: dict[str, str]) -> str:
@@ -48,31 +48,31 @@ def test_a_worker(places: tuple[sandbox.Place, ...], tmp_path: Path) -> None:
     assert measured <= WORKER
 
 
-def test_a_rollback_may_what_any_operation_may() -> None:
+def test_a_rollback_has_the_permissions_of_every_step() -> None:
     template = (UNITS / "zfsilo-rollback@.service").read_text()
     assert set(text(sandbox.settings(sandbox.PLACES)).splitlines()) <= set(template.splitlines())
     assert exposure(UNITS / "zfsilo-rollback@.service") <= WORKER
 
 
-def test_every_step_has_one_place() -> None:
+def test_every_step_has_one_sandbox_part() -> None:
     placed = [step for place in sandbox.PLACES for step in place.steps]
     assert len(placed) == len(set(placed))
     assert set(placed) == set(HostStep.__subclasses__())
 
 
-def test_a_pool_is_changed_without_the_right_to_load_a_module() -> None:
-    create = next(each for each in PLANS if each.name == "create")
+def test_a_zfs_operation_cannot_load_kernel_modules() -> None:
+    create = next(plan for plan in PLANS if plan.name == "create")
     allowed = sandbox.sandbox(move.step for move in create.moves)
     assert allowed["CapabilityBoundingSet"] == "CAP_SYS_ADMIN"
     assert allowed["ProtectSystem"] == "strict"
     assert on_the_wire("CapabilityBoundingSet", "CAP_SYS_ADMIN").value == 1 << 21
 
 
-def test_a_login_has_its_paths_and_a_mount_no_namespace() -> None:
+def test_connect_may_write_its_paths_and_mount_has_no_namespace() -> None:
     connect, mount = (
-        sandbox.sandbox(move.step for move in each.moves)
-        for each in PLANS
-        if each.name in ("connect", "mount")
+        sandbox.sandbox(move.step for move in plan.moves)
+        for plan in PLANS
+        if plan.name in ("connect", "mount")
     )
     assert connect["CapabilityBoundingSet"] == "CAP_SYS_ADMIN CAP_SYS_MODULE"
     assert "-/etc/iscsi" in connect["ReadWritePaths"].split()
