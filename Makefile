@@ -132,7 +132,7 @@ install-files: docs
 	install -d $(DESTDIR)$(LIBRARY) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS)
 	$(call launcher,-Is,zfsilod.daemon,$(PREFIX)/bin/zfsilod)
 	$(call launcher,-Is,zfsilod.ctl,$(PREFIX)/bin/zfsiloctl)
-	$(call launcher,-IS,zfsilod.worker,$(LIBRARY)/zfsilo-worker)
+	$(call launcher,-IS,zfsilod.engine.worker,$(LIBRARY)/zfsilo-worker)
 	install -m 644 units/*.service units/*.socket units/*.slice units/*.timer $(DESTDIR)$(UNITS)
 	install -D -m 644 units/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/zfsilo.conf
 	install -D -m 644 units/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/zfsilo.conf

@@ -28,7 +28,7 @@ python3Packages.buildPythonApplication {
 
   # On NixOS the tools are in the running system's path, the programs of zfsilo in the store.
   postPatch = ''
-    substituteInPlace zfsilod/launcher.py \
+    substituteInPlace zfsilod/systemd/launcher.py \
       --replace-fail /usr/lib/zfsilo/zfsilo-worker $out/bin/zfsilo-worker
     substituteInPlace zfsilod/host/run.py \
       --replace-fail '"/usr/sbin:/usr/bin:/sbin:/bin"' '"/run/booted-system/sw/bin:/run/current-system/sw/bin"'
@@ -43,7 +43,7 @@ python3Packages.buildPythonApplication {
   '';
 
   doCheck = false; # `make check` needs the tests of the whole tree; the NixOS test covers the package
-  pythonImportsCheck = [ "zfsilod.daemon" "zfsilod.worker" "zfsilod.ctl" ];
+  pythonImportsCheck = [ "zfsilod.daemon" "zfsilod.engine.worker" "zfsilod.ctl" ];
 
   meta = {
     description = "Network block storage for ZFS";

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from zfsilod.api.channel import OPTIONS
+from zfsilod.wire.channel import OPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path

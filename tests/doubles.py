@@ -7,25 +7,25 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from tests.examples import HOW, TAKE
-from zfsilod import plan
-from zfsilod.errors import FailedPrecondition, NotFound, Unavailable
+from zfsilod.engine import plans
+from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.fake import FakeHost
-from zfsilod.hosts import CreateHost
-from zfsilod.model import Host, Operation, Publication, Volume
-from zfsilod.publish import Publish, ReportFilesystem, Unpublish
-from zfsilod.rotation import RotateSecrets
-from zfsilod.service import Service
-from zfsilod.store import Store
-from zfsilod.take import Connection
-from zfsilod.verbs import Settings, Verb
-from zfsilod.worker import read_boot_id, work
+from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable
+from zfsilod.model.records import Host, Operation, Publication, Volume
+from zfsilod.requests.attach import Connection
+from zfsilod.requests.hosts import CreateHost
+from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
+from zfsilod.requests.request import Settings, Verb
+from zfsilod.requests.rotate_secrets import RotateSecrets
+from zfsilod.service.service import Service
+from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from zfsilod.secret import Chap
-    from zfsilod.steps import Reported
+    from zfsilod.engine.steps import Reported
+    from zfsilod.model.chap import Chap
 
 DEADLINE_S = 20
 SETTINGS = Settings(host_id="take", root="tank/zfsilo", export=HOW, overcommit=2.0)
@@ -85,26 +85,37 @@ class OwnServer:
             raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
         export = self.service.settings.export
         connection = Connection(
-            volume=volume, target=plan.target_name(export.prefix, found), portals=export.portals,
-            serial=found.uid, size_bytes=found.capacity_bytes, mode=found.mode,
-            epoch=published.epoch, rotation=published.rotation, readonly=published.readonly,
+            volume=volume,
+            target=plans.target_name(export.prefix, found),
+            portals=export.portals,
+            serial=found.uid,
+            size_bytes=found.capacity_bytes,
+            mode=found.mode,
+            epoch=published.epoch,
+            rotation=published.rotation,
+            readonly=published.readonly,
             filesystem=found.filesystem,
-        )  # fmt: skip
+        )
         return connection, self.service.store.chap(published.secret)
 
-    async def publish(self, _server: str, volume: str, *, request: str) -> None:
-        await self._do(Publish(volume=volume, host="take", request=request))
+    async def publish(self, _server: str, volume: str, *, client_operation: str) -> None:
+        await self._do(Publish(volume=volume, host="take", client_operation=client_operation))
 
-    async def release(self, _server: str, volume: str, *, request: str) -> None:
-        await self._do(Unpublish(volume=volume, host="take", request=request))
+    async def release(self, _server: str, volume: str, *, client_operation: str) -> None:
+        await self._do(Unpublish(volume=volume, host="take", client_operation=client_operation))
 
     async def report(self, step: Reported, operation: str) -> None:
         await self._do(
             ReportFilesystem(
-                volume=step.volume, host="take", epoch=step.epoch, state=step.state,
-                type=step.type, uuid=step.uuid, operation=operation,
+                volume=step.volume,
+                host="take",
+                epoch=step.epoch,
+                state=step.state,
+                type=step.type,
+                uuid=step.uuid,
+                operation=operation,
             )
-        )  # fmt: skip
+        )
 
     async def usage(self, _server: str, volume: str, *, timeout_s: float) -> dict[str, int]:
         self._reach()

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 from tests.examples import Example, chap
-from zfsilod import worker
-from zfsilod.errors import CommandFailed, ZfsiloError
+from zfsilod.engine import worker
 from zfsilod.host.fake import VOLATILE, FakeHost
-from zfsilod.model import Failure, HostStep, Operation
-from zfsilod.record import from_plain, to_plain
+from zfsilod.model.errors import CommandFailed, ZfsiloError
+from zfsilod.model.record import from_plain, to_plain
+from zfsilod.model.records import Failure, HostStep, Operation
 
 
 class Killed(BaseException):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from zfsilod import config
-from zfsilod.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -14,7 +14,7 @@ from tests.crash.matrix import Bench, cuts_of, walk
 from tests.crash.report import Report
 from tests.crash.saw import Cut
 from tests.doubles import SETTINGS
-from zfsilod.model import Operation
+from zfsilod.model.records import Operation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ def case_named(name: str) -> Case:
 async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     """The bench of one case, prepared."""
     chance = Chance()
-    with chance.instead(), mock.patch("zfsilod.sync.REPAIR_PAUSES_S", (0,)):
+    with chance.instead(), mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)):
         async with machine(tmp_path, SETTINGS) as built:
             made = Bench(case_named(request.param), built, chance)
             await made.prepare()

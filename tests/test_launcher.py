@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from dbus_next import Message, MessageType
 
-from zfsilod.launcher import SystemdLauncher
+from zfsilod.systemd.launcher import SystemdLauncher
 
 ULID = "01jzzzzzzzzzzzzzzzzzzzzzzz"
 
@@ -20,9 +20,11 @@ class Bus:
 
     async def call(self, _message: Message) -> Message:
         return Message(
-            message_type=MessageType.METHOD_RETURN, reply_serial=1,
-            signature="a(ssssssouso)", body=[self.units],
-        )  # fmt: skip
+            message_type=MessageType.METHOD_RETURN,
+            reply_serial=1,
+            signature="a(ssssssouso)",
+            body=[self.units],
+        )
 
 
 @pytest.mark.parametrize(

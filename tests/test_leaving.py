@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.examples import PLANS, operation
-from zfsilod import worker
-from zfsilod.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
-from zfsilod.give import CreateVolume
-from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Attachment, Operation
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.store import Store
-from zfsilod.sync import Watchman, clear_leftovers
-from zfsilod.take import Connect, MountAt, Stage
+from zfsilod.engine import worker
+from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
+from zfsilod.model.records import Attachment, Operation
+from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.sync import Watchman, clear_leftovers
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import SETTINGS, house
-from zfsilod import adopt, orphans
-from zfsilod.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
-from zfsilod.give import CreateVolume, UpdateVolume
-from zfsilod.leave import Disconnect, UnmountFrom
-from zfsilod.model import Attachment, Debt, Operation, Publication, Trashed, Volume
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.sync import SyncVolume, Watchman, clear_leftovers, sync_all
-from zfsilod.take import Connect, MountAt, Stage
-from zfsilod.trash import DeleteVolume
+from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
+from zfsilod.model.records import Attachment, Debt, Operation, Publication, Trashed, Volume
+from zfsilod.requests import adoption, orphans
+from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume
+from zfsilod.requests.detach import Disconnect, UnmountFrom
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.sync import SyncVolume, Watchman, clear_leftovers, sync_all
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.doubles import House
-    from zfsilod.model import Disk
+    from zfsilod.model.records import Disk
 
 GIB = 1 << 30
 TARGET_USE = ("session", "mount")
@@ -70,9 +70,12 @@ async def soon(fact: Callable[[], Any]) -> None:
 async def test_after_a_reboot_what_is_connected_again_is_no_leftover(zfsilo: House) -> None:
     other = Connect(id="a", server="give", volume="a")
     await zfsilo.do(
-        CreateVolume(id="a", capacity_bytes=GIB), Publish(volume="a", host="take"), other,
-        *PUBLISHED, *UP,
-    )  # fmt: skip
+        CreateVolume(id="a", capacity_bytes=GIB),
+        Publish(volume="a", host="take"),
+        other,
+        *PUBLISHED,
+        *UP,
+    )
     lose_sessions(zfsilo)
     zfsilo.service.boot_id = "f" * 32
     zfsilo.launcher.gate.clear()
@@ -250,7 +253,7 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
     zfsilo.launcher.gate.clear()
     verb = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
     removed = await zfsilo.service.begin(verb, caller="root")
-    found = await adopt.find(zfsilo.service, "tank/zfsilo/data", "data")
+    found = await adoption.find(zfsilo.service, "tank/zfsilo/data", "data")
     adopted = asyncio.create_task(zfsilo.do(found))
     await soon(lambda: adopted.done() or zfsilo.service.driver.news._waiters)
     zfsilo.launcher.gate.set()

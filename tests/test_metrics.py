@@ -15,16 +15,16 @@ from zfsilo.v1.service_pb2 import GetStatusRequest
 
 from tests.api.running import GIB, front_of
 from tests.examples import TAKE
-from zfsilod.give import CreateVolume
+from zfsilod.gateway.sockets import listen_unix
 from zfsilod.host.counters import Counters
-from zfsilod.metrics import Metrics
-from zfsilod.model import Attachment, Condition, Volume
-from zfsilod.publish import Publish
-from zfsilod.scrape import Scrape
-from zfsilod.sockets import listen_unix
-from zfsilod.stats import broken_sessions
-from zfsilod.summary import Summary
-from zfsilod.take import Connect
+from zfsilod.model.records import Attachment, Condition, Volume
+from zfsilod.monitoring.exporter import Scrape
+from zfsilod.monitoring.metrics import Metrics
+from zfsilod.requests.attach import Connect
+from zfsilod.requests.publications import Publish
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.stats import broken_sessions
+from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -156,9 +156,10 @@ async def test_what_was_wrong_with_a_volume_goes_with_it(tmp_path: Path) -> None
 async def test_a_session_that_broke_just_now_needs_attention(tmp_path: Path) -> None:
     async with front_of(tmp_path) as front:
         await front.zfsilo.do(
-            CreateVolume(id="data", capacity_bytes=GIB), Publish(volume="data", host="take"),
+            CreateVolume(id="data", capacity_bytes=GIB),
+            Publish(volume="data", host="take"),
             Connect(id="data", server="give", volume="data"),
-        )  # fmt: skip
+        )
         assert await broken_sessions(front.service) == {}
         disk = front.read(lambda txn: txn.get(Attachment, "data")).disk
         front.zfsilo.host.lio.remove_acl(disk.target, TAKE)

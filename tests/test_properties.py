@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import SETTINGS, House
-from zfsilod.checks import Room, nearly_full, room_for
-from zfsilod.errors import InvalidArgument, ResourceExhausted
-from zfsilod.give import CreateVolume, UpdateVolume
 from zfsilod.host.fake import SIMULATED_BYTES
-from zfsilod.properties import CHOICES, ENCRYPTION, check_properties
-from zfsilod.sync import Watchman
+from zfsilod.model.errors import InvalidArgument, ResourceExhausted
+from zfsilod.model.validation import Room, nearly_full, room_for
+from zfsilod.model.zfs_properties import CHOICES, ENCRYPTION, check_properties
+from zfsilod.requests.sync import Watchman
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 
 if TYPE_CHECKING:
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB)
@@ -26,12 +26,19 @@ LARGER = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GI
 @pytest.mark.parametrize(
     "pair",
     [
-        ("compression", "zstd-19"), ("compression", "zstd-fast-100"), ("compression", "gzip-9"),
-        ("sync", "always"), ("logbias", "throughput"), ("primarycache", "metadata"),
-        ("secondarycache", "none"), ("dedup", "sha256,verify"), ("checksum", "blake3"),
-        ("copies", "2"), ("redundant_metadata", "most"),
+        ("compression", "zstd-19"),
+        ("compression", "zstd-fast-100"),
+        ("compression", "gzip-9"),
+        ("sync", "always"),
+        ("logbias", "throughput"),
+        ("primarycache", "metadata"),
+        ("secondarycache", "none"),
+        ("dedup", "sha256,verify"),
+        ("checksum", "blake3"),
+        ("copies", "2"),
+        ("redundant_metadata", "most"),
     ],
-)  # fmt: skip
+)
 def test_what_may_be_set(pair: tuple[str, str]) -> None:
     assert check_properties((pair,), new=True) == (pair,)
     assert check_properties((pair,), new=False) == (pair,)
@@ -40,13 +47,27 @@ def test_what_may_be_set(pair: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     "pair",
     [
-        ("compression", "best"), ("compression", "zstd-20x"), ("compression", "zstd\n"),
-        ("sync", "sometimes"), ("checksum", "off"), ("copies", "4"), ("volsize", "1G"),
-        ("readonly", "on"), ("refreservation", "1G"), ("snapdev", "visible"), ("mountpoint", "/"),
-        ("quota", "1G"), ("snapshot_limit", "1"), ("zfsilo:uid", "x"), ("", ""), ("sync", ""),
-        ("a" * 200, "x"), ("encryption", "on"), ("keylocation", "file:///etc/shadow"),
+        ("compression", "best"),
+        ("compression", "zstd-20x"),
+        ("compression", "zstd\n"),
+        ("sync", "sometimes"),
+        ("checksum", "off"),
+        ("copies", "4"),
+        ("volsize", "1G"),
+        ("readonly", "on"),
+        ("refreservation", "1G"),
+        ("snapdev", "visible"),
+        ("mountpoint", "/"),
+        ("quota", "1G"),
+        ("snapshot_limit", "1"),
+        ("zfsilo:uid", "x"),
+        ("", ""),
+        ("sync", ""),
+        ("a" * 200, "x"),
+        ("encryption", "on"),
+        ("keylocation", "file:///etc/shadow"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused_by_name(pair: tuple[str, str]) -> None:
     with pytest.raises(InvalidArgument) as refused:
         check_properties((pair,), new=True)
@@ -99,7 +120,7 @@ async def test_it_warns_first_and_once(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     watchman = Watchman(zfsilo.service, retention_s=0)
-    caplog.set_level(logging.WARNING, "zfsilod.sync")
+    caplog.set_level(logging.WARNING, "zfsilod.requests.sync")
     for share in (0.5, 0.08, 0.07, 0.5):
         answer = (int(SIMULATED_BYTES * share), SIMULATED_BYTES)
         monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root, answer=answer: answer)

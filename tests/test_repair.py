@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.crash.cases import CONNECT, CREATE, LARGER, PUBLISH
-from zfsilod.errors import Busy, CommandFailed
-from zfsilod.leave import Disconnect
-from zfsilod.sync import Watchman
-from zfsilod.views import view
+from zfsilod.model.errors import Busy, CommandFailed
+from zfsilod.requests.detach import Disconnect
+from zfsilod.requests.sync import Watchman
+from zfsilod.storage.volume_view import view
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
 GONE = 1_000.0
 
@@ -81,7 +81,7 @@ async def test_it_is_retried_at_once_and_then_ever_more_seldom(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = GONE
-    monkeypatch.setattr("zfsilod.sync.time.monotonic", lambda: now)
+    monkeypatch.setattr("zfsilod.requests.sync.time.monotonic", lambda: now)
     broken = Broken(zfsilo)
     await get_stuck(zfsilo, broken)
     watchman = Watchman(zfsilo.service, retention_s=60)

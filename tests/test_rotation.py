@@ -8,20 +8,20 @@ import pytest
 
 from tests.doubles import DEADLINE_S, House
 from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
-from zfsilod.errors import FailedPrecondition, NotFound, StoreCorrupt
-from zfsilod.give import CreateVolume
 from zfsilod.host.fake.secrets import digest
-from zfsilod.hosts import CreateHost
-from zfsilod.leave import Disconnect
-from zfsilod.model import Attachment, Operation, Publication
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.rotation import RefreshSecrets, RotateSecrets, follow
-from zfsilod.sync import SyncVolume
-from zfsilod.take import Connect
+from zfsilod.model.errors import FailedPrecondition, NotFound, StoreCorrupt
+from zfsilod.model.records import Attachment, Operation, Publication
+from zfsilod.requests.attach import Connect
+from zfsilod.requests.detach import Disconnect
+from zfsilod.requests.hosts import CreateHost
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets, follow
+from zfsilod.requests.sync import SyncVolume
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
-    from zfsilod.model import AccessMode
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.records import AccessMode
 
 ROTATE = RotateSecrets(volume="data", force=True)
 
@@ -135,10 +135,11 @@ async def test_the_next_login_is_with_the_new_ones(zfsilo: House) -> None:
 async def test_many_sessions_are_one_operation(zfsilo: House) -> None:
     for name in ("data", "more"):
         await zfsilo.do(
-            CREATE.but(id=name), PUBLISH.but(volume=name),
+            CREATE.but(id=name),
+            PUBLISH.but(volume=name),
             Connect(id=name, server="give", volume=name),
             RotateSecrets(volume=name),
-        )  # fmt: skip
+        )
     await refresh(zfsilo)
     assert kinds(zfsilo).count("refresh-secrets") == 1
     with zfsilo.service.store.read() as txn:
@@ -197,9 +198,12 @@ async def test_one_host_only(zfsilo: House) -> None:
     read = Publish(volume="data", host="take", access_mode="MULTI_NODE_READER_ONLY")
     await zfsilo.do(
         CreateVolume(id="data", capacity_bytes=1 << 30, access_modes=modes),
-        CreateHost(id="other", iqn="iqn.2024-01.lab.other:host"), read, read.but(host="other"),
-        ROTATE.but(host="other"), ROTATE,
-    )  # fmt: skip
+        CreateHost(id="other", iqn="iqn.2024-01.lab.other:host"),
+        read,
+        read.but(host="other"),
+        ROTATE.but(host="other"),
+        ROTATE,
+    )
     assert publication(zfsilo).rotation == 1
     assert publication(zfsilo, "data/other").rotation == 2
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zfsilod import sight
-from zfsilod.errors import (
+from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
     FailedPrecondition,
@@ -15,23 +14,24 @@ from zfsilod.errors import (
     NotFound,
     ResourceExhausted,
 )
-from zfsilod.give import CreateVolume
-from zfsilod.leave import Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
-from zfsilod.publish import Publish, Unpublish
-from zfsilod.snapshots import (
+from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
+from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume, Purger
+from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
     DeleteSnapshot,
     DeleteSnapshotGroup,
 )
-from zfsilod.take import Connect, MountAt, Stage
-from zfsilod.trash import DeleteVolume, Purger
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service import inputs
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model import Filesystem
-    from zfsilod.verbs import Verb
+    from zfsilod.model.records import Filesystem
+    from zfsilod.requests.request import Verb
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB)
@@ -43,15 +43,15 @@ TWIN = CreateVolume(id="twin", capacity_bytes=GIB, source_volume="data")
 def up(name: str, **options: Any) -> tuple[Verb, ...]:
     """Return the climb of a volume to its mount."""
     return (
-        Publish(volume=name, host="take"), Connect(id=name, server="give", volume=name),
-        Stage(id=name, **options), MountAt(id=name, path=f"/srv/{name}", readonly=bool(options)),
-    )  # fmt: skip
+        Publish(volume=name, host="take"),
+        Connect(id=name, server="give", volume=name),
+        Stage(id=name, **options),
+        MountAt(id=name, path=f"/srv/{name}", readonly=bool(options)),
+    )
 
 
 def down(name: str) -> tuple[Verb, ...]:
-    return (
-        UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name)
-    )  # fmt: skip
+    return (UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name))
 
 
 @pytest.mark.parametrize("verb", [CREATE.but(id="other"), SNAP], ids=lambda verb: verb.kind)
@@ -59,7 +59,7 @@ async def test_an_equal_request_that_ended_while_this_one_looked(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch, verb: Verb
 ) -> None:
     await zfsilo.do(CREATE)
-    see = sight.see
+    see = inputs.see
     quicker = [verb]
 
     async def look_slowly(service: Any, asked: Verb, operation_id: str) -> object:
@@ -68,7 +68,7 @@ async def test_an_equal_request_that_ended_while_this_one_looked(
             await zfsilo.do(quicker.pop())
         return seen
 
-    monkeypatch.setattr(sight, "see", look_slowly)
+    monkeypatch.setattr(inputs, "see", look_slowly)
     operation = await zfsilo.service.begin(verb, caller="test")
     assert operation.title.endswith("already so")
 
@@ -279,7 +279,7 @@ async def test_a_clone_that_fails_leaves_nothing(zfsilo: House) -> None:
 
 
 async def test_a_volume_that_grew_before_it_was_staged_is_filled(zfsilo: House) -> None:
-    from zfsilod.give import UpdateVolume
+    from zfsilod.requests.volumes import UpdateVolume
 
     await zfsilo.do(CREATE, *up("data"), *down("data")[:2])
     await zfsilo.do(UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB))

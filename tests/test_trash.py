@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import SETTINGS, House, house
-from zfsilod import trash
-from zfsilod.errors import AlreadyExists, CommandFailed, FailedPrecondition, NotFound
-from zfsilod.give import CreateVolume
-from zfsilod.model import Dependent, Trashed, Volume
-from zfsilod.trash import DeleteVolume, PurgeVolume, UndeleteVolume
-from zfsilod.views import views, views_with_deleted
+from zfsilod.model.errors import AlreadyExists, CommandFailed, FailedPrecondition, NotFound
+from zfsilod.model.records import Dependent, Trashed, Volume
+from zfsilod.requests import deletion
+from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.storage.volume_view import views, views_with_deleted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,7 +65,7 @@ def zvols(zfsilo: House) -> set[str]:
 
 async def purged(zfsilo: House) -> None:
     """Let the watchman look into the trash, and its operations end."""
-    await trash.Purger(zfsilo.service).purge()
+    await deletion.Purger(zfsilo.service).purge()
     with zfsilo.service.store.read() as txn:
         live = list(txn.live())
     for operation in live:
@@ -198,7 +198,7 @@ async def test_what_cannot_be_purged_is_not_tried_all_the_time(
         return (f"{dataset}@nightly",)
 
     monkeypatch.setattr(zfsilo.host.zfs, "dependents", look)
-    purger = trash.Purger(zfsilo.service)
+    purger = deletion.Purger(zfsilo.service)
     for _round in range(3):
         await purger.purge()
     assert asked == [f"tank/zfsilo/.trash/{uid}"]

@@ -13,11 +13,11 @@ import pytest
 from tests.crash.life import Machine, machine
 from tests.crash.saw import Cut
 from tests.test_crash import case_named
-from zfsilod import upgrade as upgrade_module
-from zfsilod.errors import Busy, FailedPrecondition
-from zfsilod.model import Operation, Volume
-from zfsilod.store import SCHEMA, Store
-from zfsilod.upgrade import upgrade
+from zfsilod.model.errors import Busy, FailedPrecondition
+from zfsilod.model.records import Operation, Volume
+from zfsilod.storage import upgrade as upgrade_module
+from zfsilod.storage.store import SCHEMA, Store
+from zfsilod.storage.upgrade import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

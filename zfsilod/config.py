@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 import tomli
 
-from zfsilod.certs import Access, parse_join
-from zfsilod.errors import InvalidArgument
-from zfsilod.plan import Export
-from zfsilod.verbs import ID, Settings
+from zfsilod.engine.plans import Export
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.requests.request import ID, Settings
+from zfsilod.security.join_file import Access, parse_join
 
 DIRECTORY = Path("/etc/zfsilo")
 DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(?:/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")
@@ -107,14 +107,18 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
         host_id = self.daemon.host_id
         prefix = self.give.iqn_prefix or f"iqn.2026-01.org.zfsilo:{host_id}"
         return Settings(
-            host_id=host_id, root=self.give.root,
+            host_id=host_id,
+            root=self.give.root,
             export=Export(prefix=prefix, portals=tuple(self.give.portals)),
-            overcommit=self.give.overcommit, volblocksize=self.give.volblocksize,
-            node_paths=tuple(self.csi.allowed_paths), zone=self.csi.zone,
+            overcommit=self.give.overcommit,
+            volblocksize=self.give.volblocksize,
+            node_paths=tuple(self.csi.allowed_paths),
+            zone=self.csi.zone,
             max_attachments=self.csi.max_attachments,
-            reserve=self.give.reserve, reserve_warning=self.give.reserve_warning,
+            reserve=self.give.reserve,
+            reserve_warning=self.give.reserve_warning,
             trash_retention_s=self.give.trash_retention_s,
-        )  # fmt: skip
+        )
 
 
 def load(directory: Path = DIRECTORY) -> Config:

@@ -20,22 +20,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod import __version__, audit, certs, config, simulation
-from zfsilod.errors import Unavailable, ZfsiloError
-from zfsilod.launcher import LocalLauncher, SystemdLauncher
-from zfsilod.service import Service
-from zfsilod.store import Store
-from zfsilod.sync import Watchman, clear_leftovers
-from zfsilod.upgrade import upgrade
-from zfsilod.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
+from zfsilod import __version__, config
+from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
+from zfsilod.model.errors import Unavailable, ZfsiloError
+from zfsilod.requests.sync import Watchman, clear_leftovers
+from zfsilod.security import audit, join_file
+from zfsilod.service import simulation
+from zfsilod.service.service import Service
+from zfsilod.storage.store import Store
+from zfsilod.storage.upgrade import upgrade
+from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from zfsilod.api.dbus import DbusFront
+    from zfsilod.api.dbus.server import DbusFront
     from zfsilod.host import Host
-    from zfsilod.metrics import Metrics
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
+    from zfsilod.monitoring.metrics import Metrics
 
 RUN_DIRECTORY = Path("/run/zfsilo")
 SIMULATED_ROOT = "tank/zfsilo"
@@ -84,9 +86,12 @@ async def serve(places: Places, settings: config.Config) -> None:
         _notify("READY=1")
         log.info("zfsilod %s is ready", __version__)
         background: list[Coroutine[None, None, None]] = [
-            watchman.run(), _keep_in_sync(service, settings.sync.interval_s, metrics), _watchdog(),
-            _until_idle(service, settings, stop), _until_bus_ends(bus),
-        ]  # fmt: skip
+            watchman.run(),
+            _keep_in_sync(service, settings.sync.interval_s, metrics),
+            _watchdog(),
+            _until_idle(service, settings, stop),
+            _until_bus_ends(bus),
+        ]
         async with _running(background):
             await stop.wait()
         _notify("STOPPING=1")
@@ -95,7 +100,7 @@ async def serve(places: Places, settings: config.Config) -> None:
 async def _engine(
     places: Places, settings: config.Config, stack: AsyncExitStack
 ) -> tuple[Service, Watchman]:
-    from zfsilod.api.servers import Servers
+    from zfsilod.wire.storage_server import Servers
 
     store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
@@ -134,24 +139,27 @@ async def _launcher(places: Places, settings: config.Config) -> SystemdLauncher 
 
 
 async def _metrics(
-    places: Places, settings: config.Config, service: Service, listeners: Listeners,
+    places: Places,
+    settings: config.Config,
+    service: Service,
+    listeners: Listeners,
     stack: AsyncExitStack,
-) -> Metrics | None:  # fmt: skip
+) -> Metrics | None:
     """Serve the metrics where somebody may ask for them; else not even their library is loaded."""
-    from zfsilod import scrape
+    from zfsilod.monitoring import exporter
 
-    own = [listener for listener, name in listeners if name == scrape.SOCKET]
+    own = [listener for listener, name in listeners if name == exporter.SOCKET]
     if not own:
         return None
-    from zfsilod.metrics import Metrics
+    from zfsilod.monitoring.metrics import Metrics
 
     def expiries() -> dict[str, float]:
-        return certs.expiries(places.state / "tls", config.server_certificates(places.config))
+        return join_file.expiries(places.state / "tls", config.server_certificates(places.config))
 
     metrics = Metrics(service, most=settings.metrics.volumes, expiries=expiries)
     stack.push_async_callback(metrics.close)
     service.driver.listeners.append(metrics.note)
-    server = scrape.Scrape(metrics.text)
+    server = exporter.Scrape(metrics.text)
     stack.push_async_callback(server.close)
     for listener in own:
         await server.open(listener)
@@ -159,14 +167,17 @@ async def _metrics(
 
 
 async def _front_ends(
-    places: Places, settings: config.Config, service: Service, listeners: Listeners,
+    places: Places,
+    settings: config.Config,
+    service: Service,
+    listeners: Listeners,
     stack: AsyncExitStack,
-) -> DbusFront | None:  # fmt: skip
-    from zfsilod.api import dbus
-    from zfsilod.api.grpc import GrpcServer
-    from zfsilod.door import NODE_SOCKET, Door, Limits
-    from zfsilod.scrape import SOCKET as METRICS_SOCKET
-    from zfsilod.tls import ServerTls
+) -> DbusFront | None:
+    from zfsilod.api.dbus import server as dbus_server
+    from zfsilod.api.rpc.server import GrpcServer
+    from zfsilod.gateway.listener import NODE_SOCKET, Door, Limits
+    from zfsilod.monitoring.exporter import SOCKET as METRICS_SOCKET
+    from zfsilod.security.tls import ServerTls
 
     tls = ServerTls(places.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
@@ -181,14 +192,16 @@ async def _front_ends(
         address, port = listeners[-1][0].getsockname()[:2]
         await simulation.know_itself(service, places.config, tls.files, f"{address}:{port}")
         return None
-    bus = await dbus.serve(None, service, version=__version__)
+    bus = await dbus_server.serve(None, service, version=__version__)
     stack.push_async_callback(bus.close)
     return bus
 
 
 def _listeners(places: Places) -> Listeners:
     """Return the sockets that systemd gave us, or our own; each with the name of its unit."""
-    from zfsilod import door, scrape, sockets
+    from zfsilod.gateway import listener as gateway_listener
+    from zfsilod.gateway import sockets
+    from zfsilod.monitoring import exporter
 
     given = sockets.inherited()
     if given:
@@ -197,8 +210,8 @@ def _listeners(places: Places) -> Listeners:
     (places.run / "csi").mkdir(mode=0o750, exist_ok=True)
     own = [
         (sockets.listen_unix(places.run / "zfsilod.sock"), "zfsilod.socket"),
-        (sockets.listen_unix(places.run / "csi" / "zfsilod.sock"), door.NODE_SOCKET),
-        (sockets.listen_unix(places.run / "metrics.sock"), scrape.SOCKET),
+        (sockets.listen_unix(places.run / "csi" / "zfsilod.sock"), gateway_listener.NODE_SOCKET),
+        (sockets.listen_unix(places.run / "metrics.sock"), exporter.SOCKET),
     ]
     tcp = places.tcp or (simulation.LISTEN if places.simulated else "")
     if tcp:

@@ -13,33 +13,33 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.channel import unix_channel_aio
 from tests.doubles import SETTINGS, House, house
-from zfsilod import pki
-from zfsilod.api import status
-from zfsilod.api.channel import tls_channel_aio
-from zfsilod.api.grpc import GrpcServer
-from zfsilod.api.servers import Servers
-from zfsilod.api.stub import Api, Streaming
-from zfsilod.auth import new_token
-from zfsilod.certs import Access, Files
-from zfsilod.door import Door, Limits
-from zfsilod.sockets import listen_tcp, listen_unix
-from zfsilod.tls import ServerTls
+from zfsilod.api.rpc.server import GrpcServer
+from zfsilod.gateway.listener import Door, Limits
+from zfsilod.gateway.sockets import listen_tcp, listen_unix
+from zfsilod.security import certificates
+from zfsilod.security.authentication import new_token
+from zfsilod.security.join_file import Access, Files
+from zfsilod.security.tls import ServerTls
+from zfsilod.wire import status
+from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.storage_server import Servers
+from zfsilod.wire.stub import Api, Streaming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from zfsilod.errors import ZfsiloError
-    from zfsilod.model import Operation
-    from zfsilod.roles import Role
-    from zfsilod.store import Transaction
-    from zfsilod.verbs import Settings
+    from zfsilod.model.errors import ZfsiloError
+    from zfsilod.model.records import Operation
+    from zfsilod.requests.request import Settings
+    from zfsilod.security.authorization import Role
+    from zfsilod.storage.store import Transaction
 
 GIB = 1 << 30
 UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
 TAKE = "hosts/take"
 DATA = "volumes/data"
-GIVE = pki.Identity(kind="host", id="give", role="host")
-MADE: dict[str, pki.Pair] = {}
+GIVE = certificates.Identity(kind="host", id="give", role="host")
+MADE: dict[str, certificates.Pair] = {}
 
 
 class Front:
@@ -108,8 +108,8 @@ class Front:
     def certified(self, role: str, subject: str, *, days: int = 1, by: str = "ca") -> Access:
         """Return how somebody with a new certificate reaches us."""
         kind: Any = "host" if role == "host" else "user"
-        identity = pki.Identity(kind=kind, id=subject, role=role)
-        pair = pki.issue(made(by), identity, days=days)
+        identity = certificates.Identity(kind=kind, id=subject, role=role)
+        pair = certificates.issue(made(by), identity, days=days)
         return self.access(certificate=pair.certificate_pem.decode(), key=pair.key_pem.decode())
 
     def access(self, **fields: str) -> Access:
@@ -192,13 +192,13 @@ class refused:
         return True
 
 
-def made(name: str) -> pki.Pair:
+def made(name: str) -> certificates.Pair:
     """Return one certificate of that name for all tests: "give", or else an authority."""
     if name not in MADE:
         if name == "give":
-            MADE[name] = pki.issue(made("ca"), GIVE, ("localhost", "127.0.0.1"))
+            MADE[name] = certificates.issue(made("ca"), GIVE, ("localhost", "127.0.0.1"))
         else:
-            MADE[name] = pki.make_authority(name)
+            MADE[name] = certificates.make_authority(name)
     return MADE[name]
 
 
@@ -227,6 +227,6 @@ def connect(**fields: Any) -> pb.ConnectVolumeRequest:
 
 def operations(front: Front) -> list[Operation]:
     """Return all operations in the store."""
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
     return front.read(lambda txn: list(txn.scan(Operation)))  # type: ignore[no-any-return]

@@ -10,10 +10,10 @@ from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, create, publish, refused
-from zfsilod import pki
-from zfsilod.api.stub import SERVICES, path_of
-from zfsilod.audit import is_change
 from zfsilod.ctl import main
+from zfsilod.security import certificates
+from zfsilod.security.audit import is_change
+from zfsilod.wire.stub import SERVICES, path_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,9 +44,12 @@ async def test_an_operation_is_recorded_with_its_end(front: Front, records: Reco
     assert found.pop("ZFSILO_CALLER").startswith("admin ops (certificate ")
     assert found == {
         "OBJECT_SYSTEMD_UNIT": "zfsilo-volume@data.service",
-        "ZFSILO_AUDIT": "1", "ZFSILO_ACTION": "create", "ZFSILO_SUBJECT": DATA,
-        "ZFSILO_OPERATION": answer.operation.name.partition("/")[2], "ZFSILO_OUTCOME": "DONE",
-    }  # fmt: skip
+        "ZFSILO_AUDIT": "1",
+        "ZFSILO_ACTION": "create",
+        "ZFSILO_SUBJECT": DATA,
+        "ZFSILO_OPERATION": answer.operation.name.partition("/")[2],
+        "ZFSILO_OUTCOME": "DONE",
+    }
     front.service.driver.poke(answer.operation.name.partition("/")[2])  # systemd tells twice
     assert len(records) == 1
 
@@ -89,7 +92,7 @@ async def test_reading_is_not_recorded_but_taking_secrets_is(
     await root.volumes.CreateVolume(planned)
     take = front.role("host", "take")
     answer = await take.volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA))
-    request = pki.make_request().certificate_pem.decode()
+    request = certificates.make_request().certificate_pem.decode()
     await take.service.RenewCertificate(service_pb2.RenewCertificateRequest(request=request))
     assert [each["ZFSILO_ACTION"] for each in records] == ["FetchConnection", "RenewCertificate"]
     assert answer.chap.password not in str(records)
@@ -109,10 +112,14 @@ def test_zfsiloctl_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = {
-        "__REALTIME_TIMESTAMP": "1700000000000000", "_UID": "0", "ZFSILO_AUDIT": "1",
-        "ZFSILO_CALLER": "uid 0 (unix)", "ZFSILO_ACTION": "create", "ZFSILO_OUTCOME": "DONE",
+        "__REALTIME_TIMESTAMP": "1700000000000000",
+        "_UID": "0",
+        "ZFSILO_AUDIT": "1",
+        "ZFSILO_CALLER": "uid 0 (unix)",
+        "ZFSILO_ACTION": "create",
+        "ZFSILO_OUTCOME": "DONE",
         "ZFSILO_SUBJECT": "volumes/data",
-    }  # fmt: skip
+    }
     forged = entry | {"_UID": "1000", "ZFSILO_CALLER": "forged"}
     failed = entry | {"ZFSILO_OUTCOME": "PERMISSION_DENIED", "ZFSILO_REASON": "ROLE"}
     lines = "\n".join(json.dumps(each) for each in (entry, forged, failed))

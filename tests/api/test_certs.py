@@ -14,80 +14,95 @@ from zfsilo.v1 import host_pb2, operation_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import TAKE, create, made, refused
-from zfsilod import certs, pki, secret
-from zfsilod.errors import InvalidArgument, StoreCorrupt, Unauthenticated
-from zfsilod.model import Issued
+from zfsilod.model import chap as chap_module
+from zfsilod.model.errors import InvalidArgument, StoreCorrupt, Unauthenticated
+from zfsilod.model.records import Issued
+from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.api.running import Front
-    from zfsilod.api.stub import Api
+    from zfsilod.wire.stub import Api
 
-TAKER = pki.Identity(kind="host", id="take", role="host")
-OPS = pki.Identity(kind="user", id="ops", role="admin")
+TAKER = certificates.Identity(kind="host", id="take", role="host")
+OPS = certificates.Identity(kind="user", id="ops", role="admin")
 
 
 def test_a_certificate_says_whom_it_stands_for() -> None:
     for identity in (TAKER, OPS):
-        pair = pki.issue(made("ca"), identity, ("10.77.0.1", "take.example"))
-        found = pki.identify_pem(pair.certificate_pem, made("ca").certificate_pem)
+        pair = certificates.issue(made("ca"), identity, ("10.77.0.1", "take.example"))
+        found = certificates.identify_pem(pair.certificate_pem, made("ca").certificate_pem)
         assert (found.identity, found.own) == (identity, True)
-    names = pki.server_names(
-        pki.issue(made("ca"), TAKER, ("10.77.0.1", "a.example")).certificate_pem
+    names = certificates.server_names(
+        certificates.issue(made("ca"), TAKER, ("10.77.0.1", "a.example")).certificate_pem
     )
     assert names == ("take.zfsilo", "a.example", "10.77.0.1")
-    assert pki.server_names(pki.issue(made("ca"), OPS, ("a.example",)).certificate_pem) == ()
+    assert (
+        certificates.server_names(
+            certificates.issue(made("ca"), OPS, ("a.example",)).certificate_pem
+        )
+        == ()
+    )
 
 
 def test_a_role_of_an_imported_authority_is_limited() -> None:
-    pem, own = pki.issue(made("other"), OPS).certificate_pem, made("ca").certificate_pem
+    pem, own = certificates.issue(made("other"), OPS).certificate_pem, made("ca").certificate_pem
     with pytest.raises(Unauthenticated):
-        pki.identify_pem(pem, own)
-    assert not pki.identify_pem(pem, own, ("admin",)).own
+        certificates.identify_pem(pem, own)
+    assert not certificates.identify_pem(pem, own, ("admin",)).own
 
 
 @pytest.mark.parametrize(
     "uris",
     [
-        [], ["zfsilo://host/"], ["zfsilo://user/"], ["zfsilo://host/a", "zfsilo://host/b"],
-        ["zfsilo://host/a", "zfsilo://user/b"], ["zfsilo://role/admin"],
-        ["zfsilo://user/a", "zfsilo://role/host"], ["zfsilo://user/a", "zfsilo://role/node"],
-        ["zfsilo://user/a", "zfsilo://role/admin", "zfsilo://role/reader"], ["spiffe://host/a"],
+        [],
+        ["zfsilo://host/"],
+        ["zfsilo://user/"],
+        ["zfsilo://host/a", "zfsilo://host/b"],
+        ["zfsilo://host/a", "zfsilo://user/b"],
+        ["zfsilo://role/admin"],
+        ["zfsilo://user/a", "zfsilo://role/host"],
+        ["zfsilo://user/a", "zfsilo://role/node"],
+        ["zfsilo://user/a", "zfsilo://role/admin", "zfsilo://role/reader"],
+        ["spiffe://host/a"],
     ],
-)  # fmt: skip
+)
 def test_odd_names_stand_for_nobody(uris: list[str]) -> None:
     with pytest.raises(Unauthenticated):
-        pki._identity([each for each in uris if each.startswith(pki.SCHEME)])
+        certificates._identity([each for each in uris if each.startswith(certificates.SCHEME)])
 
 
 def test_an_authority_signs_no_other_authority() -> None:
-    found = pki.load(made("ca").certificate_pem)
+    found = certificates.load(made("ca").certificate_pem)
     constraints = found.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert (constraints.ca, constraints.path_length) == (True, 0)
-    assert pki.is_authority(made("ca").certificate_pem)
-    assert not pki.is_authority(made("give").certificate_pem)
+    assert certificates.is_authority(made("ca").certificate_pem)
+    assert not certificates.is_authority(made("give").certificate_pem)
 
 
 @pytest.mark.parametrize("request_pem", [b"", b"x", made("ca").certificate_pem])
 def test_what_is_no_request(request_pem: bytes) -> None:
     with pytest.raises(InvalidArgument):
-        pki.sign_request(made("ca"), TAKER, request_pem)
+        certificates.sign_request(made("ca"), TAKER, request_pem)
 
 
-def access(**fields: str) -> certs.Access:
-    pair = pki.issue(made("ca"), TAKER)
+def access(**fields: str) -> join_file.Access:
+    pair = certificates.issue(made("ca"), TAKER)
     known = {
-        "name": "give", "address": "10.77.0.1:7450", "tls_name": "give.zfsilo",
+        "name": "give",
+        "address": "10.77.0.1:7450",
+        "tls_name": "give.zfsilo",
         "authority": made("ca").certificate_pem.decode(),
-        "certificate": pair.certificate_pem.decode(), "key": pair.key_pem.decode(),
-    }  # fmt: skip
-    return certs.Access(**(known | fields))
+        "certificate": pair.certificate_pem.decode(),
+        "key": pair.key_pem.decode(),
+    }
+    return join_file.Access(**(known | fields))
 
 
 def test_a_join_file_reads_back() -> None:
     for given in (access(), access(certificate="", key="", token="zfsilo-token")):
-        found = certs.parse_join(certs.make_join(given))
+        found = join_file.parse_join(join_file.make_join(given))
         assert {k: v.strip() for k, v in vars(found).items()} == {
             k: v.strip() for k, v in vars(given).items()
         }
@@ -97,14 +112,22 @@ def test_a_join_file_reads_back() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"name": "No Name"}, {"address": "give"}, {"address": "give:0"}, {"address": "give:70000"},
-        {"address": "fd00::1:7450"}, {"address": ":7450"}, {"certificate": "x"}, {"key": ""},
-        {"address": 'x"\ny:1'}, {"token": "both"}, {"authority": ""},
+        {"name": "No Name"},
+        {"address": "give"},
+        {"address": "give:0"},
+        {"address": "give:70000"},
+        {"address": "fd00::1:7450"},
+        {"address": ":7450"},
+        {"certificate": "x"},
+        {"key": ""},
+        {"address": 'x"\ny:1'},
+        {"token": "both"},
+        {"authority": ""},
     ],
-)  # fmt: skip
+)
 def test_no_bad_join_file_is_handed_out(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument):
-        certs.make_join(access(**fields))
+        join_file.make_join(access(**fields))
 
 
 @pytest.mark.parametrize(
@@ -112,18 +135,18 @@ def test_no_bad_join_file_is_handed_out(fields: dict[str, str]) -> None:
 )
 def test_what_is_no_join_file(text: str) -> None:
     with pytest.raises(InvalidArgument):
-        certs.parse_join(text)
+        join_file.parse_join(text)
 
 
 def test_errors_never_quote_a_join_file() -> None:
     given = access(certificate="", key="", token="zfsilo-planted-secret")
     for text in (
-        certs.make_join(given).replace('token = "', "token = ").replace("authority", "cert"),
-        certs.make_join(given) + f'more = "{given.token}"',
-        certs.make_join(given).replace('token = "', "token = "),
+        join_file.make_join(given).replace('token = "', "token = ").replace("authority", "cert"),
+        join_file.make_join(given) + f'more = "{given.token}"',
+        join_file.make_join(given).replace('token = "', "token = "),
     ):
         with pytest.raises(InvalidArgument) as found:
-            certs.parse_join(text)
+            join_file.parse_join(text)
         assert given.token not in str(found.value)
         assert found.value.__cause__ is None
 
@@ -131,22 +154,25 @@ def test_errors_never_quote_a_join_file() -> None:
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("give:1", ("give", 1)), ("10.0.0.1:3260", ("10.0.0.1", 3260)),
+        ("give:1", ("give", 1)),
+        ("10.0.0.1:3260", ("10.0.0.1", 3260)),
         ("[fd00::1]:65535", ("fd00::1", 65535)),
     ],
-)  # fmt: skip
+)
 def test_addresses(address: str, expected: tuple[str, int]) -> None:
-    assert certs.split_address(address) == expected
+    assert join_file.split_address(address) == expected
 
 
 def test_a_secret_does_not_show_itself() -> None:
-    chap = secret.Chap.make(username="a", mutual_username="b")
+    chap = chap_module.Chap.make(username="a", mutual_username="b")
     text = chap.password.reveal()
-    assert len(bytes.fromhex(text.removeprefix(secret.PREFIX))) * 8 == 128
+    assert len(bytes.fromhex(text.removeprefix(chap_module.PREFIX))) * 8 == 128
     shown = (
         f"{chap} {chap!r} {chap.password} {chap.password!r} {chap.password:>40}",
-        f"{chap.password} {chap.password!r}", str(vars(chap)), repr([chap.password]),
-    )  # fmt: skip
+        f"{chap.password} {chap.password!r}",
+        str(vars(chap)),
+        repr([chap.password]),
+    )
     assert not [each for each in shown if text in each]
     for hidden in (chap, chap.password, access()):
         with pytest.raises(TypeError):
@@ -158,19 +184,19 @@ def test_a_secret_does_not_show_itself() -> None:
 def test_the_sealing_key_may_be_a_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_here = secret.load_key(tmp_path / "key")
+    made_here = chap_module.load_key(tmp_path / "key")
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
-    (tmp_path / secret.CREDENTIAL).write_bytes(b"k" * 32)
+    (tmp_path / chap_module.CREDENTIAL).write_bytes(b"k" * 32)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert secret.load_key(tmp_path / "key") == b"k" * 32 != made_here
-    (tmp_path / secret.CREDENTIAL).unlink()
-    assert secret.load_key(tmp_path / "key") == made_here
+    assert chap_module.load_key(tmp_path / "key") == b"k" * 32 != made_here
+    (tmp_path / chap_module.CREDENTIAL).unlink()
+    assert chap_module.load_key(tmp_path / "key") == made_here
 
 
 def test_a_sealing_key_that_a_power_cut_tore_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"")
     with pytest.raises(StoreCorrupt, match="has 0 bytes, not 32"):
-        secret.load_key(tmp_path / "key")
+        chap_module.load_key(tmp_path / "key")
 
 
 # On the wire
@@ -205,14 +231,16 @@ async def test_another_server_is_not_believed(front: Front) -> None:
 
 
 async def test_a_persons_certificate_is_no_servers(front: Front) -> None:
-    front.tls.files.write_host(pki.issue(made("ca"), OPS, ("give.zfsilo",)))
+    front.tls.files.write_host(certificates.issue(made("ca"), OPS, ("give.zfsilo",)))
     with refused("UNAVAILABLE"):
         await hello(front.role("admin", "ops"))
 
 
-def revoke(front: Front, wanted: certs.Access) -> None:
+def revoke(front: Front, wanted: join_file.Access) -> None:
     pem = wanted.certificate.encode()
-    record = pki.record_of(pem, pki.identify_pem(pem, made("ca").certificate_pem).identity)
+    record = certificates.record_of(
+        pem, certificates.identify_pem(pem, made("ca").certificate_pem).identity
+    )
     front.write(lambda txn: txn.put(record.but(revoked_at=1)))
 
 
@@ -241,7 +269,7 @@ async def test_a_watcher_who_is_revoked_learns_no_more(front: Front) -> None:
 
 
 async def test_a_silent_stream_ends_with_a_revocation(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("zfsilod.api.grpc.ADMIT_AGAIN_S", 0.05)
+    monkeypatch.setattr("zfsilod.api.rpc.server.ADMIT_AGAIN_S", 0.05)
     stolen = front.certified("reader", "mon")
     request = health_pb2.HealthCheckRequest(service="zfsilo.v1.Service")
     health = health_pb2_grpc.HealthStub(front.channel_as(stolen)).Watch(request)
@@ -259,7 +287,7 @@ async def test_a_certificate_that_ends_meanwhile(front: Front, monkeypatch: Any)
     api = front.role("reader", "mon")
     await hello(api)
     later = dt.datetime.now(dt.UTC).timestamp() + 86400 * 2
-    monkeypatch.setattr("zfsilod.auth.time.time", lambda: later)
+    monkeypatch.setattr("zfsilod.security.authentication.time.time", lambda: later)
     with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
         await hello(api)
 
@@ -267,7 +295,7 @@ async def test_a_certificate_that_ends_meanwhile(front: Front, monkeypatch: Any)
 async def test_a_renewed_certificate_needs_no_restart(front: Front) -> None:
     before = front.certified("host", "take")
     assert await hello(front.as_(before))
-    request = pki.make_request()
+    request = certificates.make_request()
     answer = await front.as_(before).service.RenewCertificate(
         service_pb2.RenewCertificateRequest(request=request.certificate_pem.decode())
     )
@@ -276,7 +304,7 @@ async def test_a_renewed_certificate_needs_no_restart(front: Front) -> None:
     records = front.read(lambda txn: [each.subject for each in txn.scan(Issued)])
     assert records == ["host/take"]
     front.tls.files.write_host(
-        pki.issue(made("ca"), pki.Identity(kind="host", id="give", role="host"))
+        certificates.issue(made("ca"), certificates.Identity(kind="host", id="give", role="host"))
     )
     assert await hello(front.role("reader", "mon"))
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.api.dbus_setup import CONTRACT, GIB, POLICY, House, house
-from zfsilod.api.dbus_contract import (
+from zfsilod.api.dbus.contract import (
     ACTION,
     HOST,
     INTROSPECTABLE,
@@ -30,10 +30,10 @@ from zfsilod.api.dbus_contract import (
     split,
     unescape,
 )
-from zfsilod.api.dbus_methods import MUTATIONS, OPTIONS, QUESTIONS, make_verb
-from zfsilod.api.dbus_properties import READERS
-from zfsilod.errors import BY_NAME
-from zfsilod.roles import ACTIONS, DESTROY, MANAGE, READ
+from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUESTIONS, make_verb
+from zfsilod.api.dbus.properties import READERS
+from zfsilod.model.errors import BY_NAME
+from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +41,13 @@ if TYPE_CHECKING:
 
 OURS = (MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION)
 SAMPLES = {
-    "s": "text", "as": ("a", "b"), "a{ss}": (("a", "b"),), "t": 1, "u": 1, "b": True,
-}  # fmt: skip
+    "s": "text",
+    "as": ("a", "b"),
+    "a{ss}": (("a", "b"),),
+    "t": 1,
+    "u": 1,
+    "b": True,
+}
 
 
 def written() -> dict[str, ET.Element]:
@@ -206,9 +211,11 @@ def test_activation() -> None:
     parser.optionxform = str  # type: ignore[assignment]
     parser.read(CONTRACT.with_suffix(".service"))
     assert dict(parser["D-BUS Service"]) == {
-        "Name": "org.zfsilo1", "Exec": "/bin/false", "User": "root",
+        "Name": "org.zfsilo1",
+        "Exec": "/bin/false",
+        "User": "root",
         "SystemdService": "zfsilod.service",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ import pytest
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused, write_pki
-from zfsilod import door as doors
-from zfsilod import pump, sockets
-from zfsilod.api.stub import Api
-from zfsilod.door import Door, Limits
-from zfsilod.errors import FailedPrecondition
-from zfsilod.sockets import listen_tcp, listen_unix
-from zfsilod.tls import ServerTls
+from zfsilod.gateway import listener as doors
+from zfsilod.gateway import relay, sockets
+from zfsilod.gateway.listener import Door, Limits
+from zfsilod.gateway.sockets import listen_tcp, listen_unix
+from zfsilod.model.errors import FailedPrecondition
+from zfsilod.security.tls import ServerTls
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -105,7 +105,7 @@ async def behind(limits: Limits | None = None) -> AsyncIterator[Behind]:
 
 @pytest.fixture(autouse=True)
 def _short_linger(monkeypatch: Any) -> None:
-    monkeypatch.setattr(pump, "LINGER_S", 0.2)
+    monkeypatch.setattr(relay, "LINGER_S", 0.2)
 
 
 async def eventually(question: Any) -> None:
@@ -145,9 +145,11 @@ async def test_bytes_arrive_whole_both_ways(kind: str) -> None:
             await out.drain()
 
         got = await asyncio.gather(
-            far_reader.readexactly(len(there)), reader.readexactly(len(back)),
-            send(writer, there), send(far_writer, back),
-        )  # fmt: skip
+            far_reader.readexactly(len(there)),
+            reader.readexactly(len(back)),
+            send(writer, there),
+            send(far_writer, back),
+        )
         assert (got[0], got[1]) == (there, back)
         writer.close()
         far_writer.close()
@@ -163,7 +165,7 @@ async def test_a_slow_reader_holds_back_the_writer() -> None:
         left = writer.transport.get_write_buffer_size()
         assert left > 32 * MIB  # the door took what fits into sockets, and one chunk
         (connection,) = built.door._connections.values()
-        assert sum(len(pipe._rest) for pipe in connection._pipes) <= pump.CHUNK_BYTES
+        assert sum(len(pipe._rest) for pipe in connection._pipes) <= relay.CHUNK_BYTES
         far_writer.transport.resume_reading()
         assert len(await far_reader.readexactly(64 * MIB)) == 64 * MIB
         writer.close()
@@ -304,7 +306,7 @@ INHERIT = """
 import os, sys
 os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "3"
 os.environ["LISTEN_FDNAMES"] = "zfsilod.socket:zfsilod-tcp.socket:zfsilod-csi.socket"
-from zfsilod.sockets import inherited
+from zfsilod.gateway.sockets import inherited
 print([(s.family.name, s.fileno(), name) for s, name in inherited()])
 """
 
@@ -318,9 +320,12 @@ def test_sockets_of_systemd_are_taken() -> None:
         moves = f"import os; os.dup2({unix.fileno()}, 103); os.dup2({tcp.fileno()}, 104)\n"
         moves += "os.dup2(103, 3); os.dup2(104, 4); os.dup2(103, 5)\n"
         done = subprocess.run(
-            [sys.executable, "-c", moves + INHERIT], pass_fds=(unix.fileno(), tcp.fileno()),
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            [sys.executable, "-c", moves + INHERIT],
+            pass_fds=(unix.fileno(), tcp.fileno()),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     assert done.stdout.strip() == (
         "[('AF_UNIX', 3, 'zfsilod.socket'), ('AF_INET', 4, 'zfsilod-tcp.socket'), "
         "('AF_UNIX', 5, 'zfsilod-csi.socket')]"
@@ -369,9 +374,12 @@ asyncio.run(serve())
 def test_the_tcp_port_speaks_tls_13_only(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
     with subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(tmp_path)], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as server:  # fmt: skip
+        [sys.executable, "-c", SERVE, str(tmp_path)],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         port = int(server.stdout.readline())
@@ -400,7 +408,9 @@ async def test_plain_text_on_the_tcp_port_is_refused(front: Front) -> None:
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, kind: str) -> None:
-    monkeypatch.setattr("zfsilod.api.grpc.OPTIONS", (("grpc.server_handshake_timeout_ms", 500),))
+    monkeypatch.setattr(
+        "zfsilod.api.rpc.server.OPTIONS", (("grpc.server_handshake_timeout_ms", 500),)
+    )
     monkeypatch.setattr(doors, "HANDSHAKE_S", 0.5)
     async with front_of(tmp_path) as front:
         begun = time.monotonic()

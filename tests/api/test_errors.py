@@ -13,8 +13,8 @@ from google.rpc.status_pb2 import Status
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, create, refused
-from zfsilod import errors
-from zfsilod.api import status
+from zfsilod.model import errors
+from zfsilod.wire import status
 
 if TYPE_CHECKING:
     from tests.api.running import Front

@@ -15,22 +15,27 @@ from zfsilo.v1 import host_pb2, operation_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import create, front_of, publish, refused
-from zfsilod.api import filter as filters
-from zfsilod.api import pages
-from zfsilod.errors import InvalidArgument
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc import pages
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.api.running import Front
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 THINGS: dict[str, dict[str, tuple[str, ...]]] = {
-    "db": {"id": ("db",), "height": ("PUBLISHED",), "host": ("a", "b"), "labels": ("app", "x y"),
-           "labels.app": ("db",)},
+    "db": {
+        "id": ("db",),
+        "height": ("PUBLISHED",),
+        "host": ("a", "b"),
+        "labels": ("app", "x y"),
+        "labels.app": ("db",),
+    },
     "web": {"id": ("web",), "height": ("CREATED",), "labels": ("app",), "labels.app": ("w 1",)},
     "pre-1": {"id": ("pre-1",), "height": ("MOUNTED",)},
-}  # fmt: skip
+}
 
 
 def matching(text: str) -> list[str]:
@@ -77,13 +82,37 @@ def test_filters(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "id", "id =", "= db", "id = db AND", "AND id = db", "id = db id = web", "(id = db",
-        "id = db)", "()", "NOT", "size = 3", "label.app = db", 'id = "db', "id = db;", "id ~ db",
-        "id < db", "id == db", "labels", '"id" = db', "id = db or id = web", "id = (db)",
-        "height = BOGUS", "height != BOGUS", "height : BOGUS", 'height = ""', "height = PUBLISHED_",
-        "(" * 20 + "id = db" + ")" * 20, "NOT " * 20 + "id = db", "id = " + "x" * 3000,
+        "id",
+        "id =",
+        "= db",
+        "id = db AND",
+        "AND id = db",
+        "id = db id = web",
+        "(id = db",
+        "id = db)",
+        "()",
+        "NOT",
+        "size = 3",
+        "label.app = db",
+        'id = "db',
+        "id = db;",
+        "id ~ db",
+        "id < db",
+        "id == db",
+        "labels",
+        '"id" = db',
+        "id = db or id = web",
+        "id = (db)",
+        "height = BOGUS",
+        "height != BOGUS",
+        "height : BOGUS",
+        'height = ""',
+        "height = PUBLISHED_",
+        "(" * 20 + "id = db" + ")" * 20,
+        "NOT " * 20 + "id = db",
+        "id = " + "x" * 3000,
     ],
-)  # fmt: skip
+)
 def test_wrong_filters(text: str) -> None:
     with pytest.raises(InvalidArgument) as found:
         matching(text)
@@ -99,15 +128,23 @@ def test_no_text_breaks_the_parser(text: str) -> None:
 
 async def many(front: Front, count: int) -> list[str]:
     """Put volumes into the store, without a host behind them, and return their ids."""
-    from zfsilod.model import Volume
+    from zfsilod.model.records import Volume
 
     def put(txn: Any) -> None:
         for number in range(count):
-            txn.put(Volume(
-                id=f"v{number:05}", uid=f"{number:032x}", dataset=f"tank/zfsilo/v{number:05}",
-                capacity_bytes=1 << 30, thin=True, mode="FILESYSTEM", volblocksize=16384,
-                labels=(("odd", str(number % 2)),), height="CREATED",
-            ))  # fmt: skip
+            txn.put(
+                Volume(
+                    id=f"v{number:05}",
+                    uid=f"{number:032x}",
+                    dataset=f"tank/zfsilo/v{number:05}",
+                    capacity_bytes=1 << 30,
+                    thin=True,
+                    mode="FILESYSTEM",
+                    volblocksize=16384,
+                    labels=(("odd", str(number % 2)),),
+                    height="CREATED",
+                )
+            )
 
     front.write(put)
     return [f"v{number:05}" for number in range(count)]
@@ -244,7 +281,7 @@ async def test_filters_of_volumes_hosts_and_operations(front: Front) -> None:
 
 
 async def test_publications_by_volume_and_host_in_pages(front: Front) -> None:
-    from zfsilod.model import Publication
+    from zfsilod.model.records import Publication
 
     await many(front, 3)
     keys = [(f"v{v:05}", f"h{h}") for v in range(3) for h in range(4)]

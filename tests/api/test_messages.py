@@ -10,29 +10,30 @@ import pytest
 from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
 
 from tests.examples import steps
-from zfsilod import model
-from zfsilod.api import messages
-from zfsilod.api.stub import SERVICES
-from zfsilod.errors import InvalidArgument
-from zfsilod.views import HEIGHTS
+from zfsilod.model import records
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.storage.volume_view import HEIGHTS
+from zfsilod.wire import convert
+from zfsilod.wire.stub import SERVICES
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, EnumDescriptor
 
 PROTOS = sorted((Path(__file__).parents[2] / "proto/zfsilo/v1").glob("*.proto"))
 ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
-    (messages.MODES, get_args(model.Mode), volume_pb2.Mode.DESCRIPTOR),
-    (messages.ACCESS_MODES, get_args(model.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
-    (messages.TRANSPORTS, get_args(model.Transport), volume_pb2.Transport.DESCRIPTOR),
-    (messages.RESTORES, get_args(model.Restore), volume_pb2.Restore.DESCRIPTOR),
+    (convert.MODES, get_args(records.Mode), volume_pb2.Mode.DESCRIPTOR),
+    (convert.ACCESS_MODES, get_args(records.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
+    (convert.TRANSPORTS, get_args(records.Transport), volume_pb2.Transport.DESCRIPTOR),
+    (convert.RESTORES, get_args(records.Restore), volume_pb2.Restore.DESCRIPTOR),
     (
-        messages.FILESYSTEM_STATES, get_args(model.FilesystemState),
+        convert.FILESYSTEM_STATES,
+        get_args(records.FilesystemState),
         volume_pb2.FilesystemState.DESCRIPTOR,
     ),
-    (messages.HEIGHTS, HEIGHTS, volume_pb2.Height.DESCRIPTOR),
-    (messages.STATES, get_args(model.OperationState), operation_pb2.OperationState.DESCRIPTOR),
-    (messages.MARKS, get_args(model.Mark), operation_pb2.Mark.DESCRIPTOR),
-]  # fmt: skip
+    (convert.HEIGHTS, HEIGHTS, volume_pb2.Height.DESCRIPTOR),
+    (convert.STATES, get_args(records.OperationState), operation_pb2.OperationState.DESCRIPTOR),
+    (convert.MARKS, get_args(records.Mark), operation_pb2.Mark.DESCRIPTOR),
+]
 
 
 @pytest.mark.parametrize(("enum", "names", "wire"), ENUMS)
@@ -78,9 +79,10 @@ def test_only_one_answer_carries_secrets() -> None:
         if secret.search(field.name) and field.name not in ("page_token", "next_page_token", "key")
     }
     assert found == {
-        "zfsilo.v1.FetchConnectionResponse.chap", "zfsilo.v1.Chap.password",
+        "zfsilo.v1.FetchConnectionResponse.chap",
+        "zfsilo.v1.Chap.password",
         "zfsilo.v1.Chap.mutual_password",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("path", PROTOS, ids=lambda each: each.stem)
@@ -118,15 +120,15 @@ def test_every_enum_begins_unspecified() -> None:
 @pytest.mark.parametrize("name", ["", "operations", "operations/", "operations/01J" + "Z" * 23])
 def test_wrong_operation_names(name: str) -> None:
     with pytest.raises(InvalidArgument):
-        messages.operation_id(name)
+        convert.operation_id(name)
 
 
 def test_progress() -> None:
     moves = tuple(
-        model.Move(step=each, up=True, mark=mark)  # type: ignore[arg-type]
+        records.Move(step=each, up=True, mark=mark)  # type: ignore[arg-type]
         for each, mark in zip(steps(), ("kept", "done", "begun", "todo"), strict=False)
     )
-    operation = model.Operation(
+    operation = records.Operation(
         id="o", kind="k", subject="s", title="t", moves=moves, claims=(), commit=()
     )
     assert operation.progress == 50

@@ -11,15 +11,15 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, connect, create, front_of, publish, refused
 from tests.doubles import SETTINGS
-from zfsilod import node
-from zfsilod.errors import PermissionDenied
+from zfsilod.model.errors import PermissionDenied
+from zfsilod.security import csi_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.api.running import Front
-    from zfsilod.api.stub import Api
+    from zfsilod.wire.stub import Api
 
 OUTSIDE = "/srv/data"
 
@@ -113,12 +113,12 @@ def test_links_do_not_lead_out(tmp_path: Path) -> None:
     (inside / "in").symlink_to(inside / "pods")
     (inside / "round").symlink_to(inside / "round")
     for path in ("pods/a/mount", "in/a", "not/there/yet"):
-        node.check_path(f"{inside}/{path}", allowed)
+        csi_node.check_path(f"{inside}/{path}", allowed)
     for path in ("out/a", "out/a/b", "round/a"):
         with pytest.raises(PermissionDenied):
-            node.check_path(f"{inside}/{path}", allowed)
+            csi_node.check_path(f"{inside}/{path}", allowed)
     (tmp_path / "linked").symlink_to(inside)  # as /var/lib/kubelet often is
-    node.check_path(f"{tmp_path}/linked/pods/a", (f"{tmp_path}/linked",))
+    csi_node.check_path(f"{tmp_path}/linked/pods/a", (f"{tmp_path}/linked",))
 
 
 @pytest.mark.parametrize("why", ["restore", "path"])

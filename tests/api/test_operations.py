@@ -13,8 +13,8 @@ from zfsilo.v1 import operation_pb2 as pb
 from zfsilo.v1 import volume_pb2
 
 from tests.api.running import DATA, create, operations, publish, refused
-from zfsilod.api.calls import OPERATION_METADATA
-from zfsilod.model import Volume
+from zfsilod.api.rpc.calls import OPERATION_METADATA
+from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:
     from tests.api.running import Front
@@ -125,7 +125,7 @@ async def test_out_of_time_before_it_is_stored(front: Front) -> None:
 
 
 async def test_without_a_deadline_there_is_one(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("zfsilod.api.calls.DEFAULT_DEADLINE_S", 0.3)
+    monkeypatch.setattr("zfsilod.api.rpc.calls.DEFAULT_DEADLINE_S", 0.3)
     call, _name = await held(front)
     with refused("DEADLINE_EXCEEDED"):
         await call.read()
@@ -189,7 +189,7 @@ async def test_repairing(front: Front) -> None:
     effect, broken = host.effect, True
 
     def failing(name: str, value: Any) -> None:
-        from zfsilod.errors import CommandFailed
+        from zfsilod.model.errors import CommandFailed
 
         if broken and (name.startswith("lun:") or value is None):
             raise CommandFailed("it is broken")
@@ -253,8 +253,10 @@ async def test_a_watch_shows_changes_and_resumes_where_it_was(front: Front) -> N
 
 async def test_a_wrong_watch_is_refused(front: Front) -> None:
     api = front.root().operations
-    for request in (pb.WatchOperationsRequest(after_revision=-1),
-                    pb.WatchOperationsRequest(filter="nonsense = 1")):  # fmt: skip
+    for request in (
+        pb.WatchOperationsRequest(after_revision=-1),
+        pb.WatchOperationsRequest(filter="nonsense = 1"),
+    ):
         with refused("INVALID_ARGUMENT"):
             await api.WatchOperations(request).read()
 

@@ -15,8 +15,8 @@ import pytest
 from dbus_next import Message, Variant
 
 from tests.api.dbus_setup import GIB, NOBODY, Client, House, house
-from zfsilod.api import dbus_identity
-from zfsilod.api.dbus_contract import (
+from zfsilod.api.dbus import polkit as polkit_module
+from zfsilod.api.dbus.contract import (
     HOST,
     MANAGER,
     OPERATION,
@@ -26,7 +26,7 @@ from zfsilod.api.dbus_contract import (
     interfaces,
     path_of,
 )
-from zfsilod.roles import ACTIONS, DESTROY, MANAGE, READ
+from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +38,13 @@ pytestmark = [
 ]
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 PATHS = {
-    MANAGER: ROOT, VOLUME: path_of("volume", "nothing"), HOST: path_of("host", "take"),
-    SNAPSHOT: path_of("snapshot", "nothing"), OPERATION: path_of("operation", "0" * 26),
+    MANAGER: ROOT,
+    VOLUME: path_of("volume", "nothing"),
+    HOST: path_of("host", "take"),
+    SNAPSHOT: path_of("snapshot", "nothing"),
+    OPERATION: path_of("operation", "0" * 26),
     "org.freedesktop.DBus.ObjectManager": ROOT,
-}  # fmt: skip
+}
 SAMPLES: dict[str, Any] = {
     "s": "nothing",
     "t": GIB,
@@ -72,9 +75,13 @@ class Polkit:
 
     async def say(self, member: str, signature: str, value: object) -> None:
         message = Message(
-            destination=dbus_identity.POLKIT, path="/org/freedesktop/PolicyKit1/Authority",
-            interface="org.freedesktop.DBus.Mock", member=member, signature=signature, body=[value],
-        )  # fmt: skip
+            destination=polkit_module.POLKIT,
+            path="/org/freedesktop/PolicyKit1/Authority",
+            interface="org.freedesktop.DBus.Mock",
+            member=member,
+            signature=signature,
+            body=[value],
+        )
         async with asyncio.timeout(20):
             while (await self._client.bus.call(message)).error_name:
                 await asyncio.sleep(0.05)  # it is starting, and nobody hears of that
@@ -124,7 +131,7 @@ async def test_without_polkit_root_only(tmp_path: Path) -> None:
 async def test_a_polkit_that_hangs_stops_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dbus_identity, "POLKIT_DEADLINE_S", 1.0)
+    monkeypatch.setattr(polkit_module, "POLKIT_DEADLINE_S", 1.0)
     async with house(tmp_path) as home:
         with polkit(home.address):
             root, nobody = await home.client(), await home.client(NOBODY)
@@ -136,6 +143,6 @@ async def test_a_polkit_that_hangs_stops_nobody_else(
             await root.call(*question)
             assert time.monotonic() - begun < 0.5
             errors = [(await each).error for each in hanging]
-            assert errors.count("org.zfsilo1.Error.Unavailable") == dbus_identity.MAX_ASKED
+            assert errors.count("org.zfsilo1.Error.Unavailable") == polkit_module.MAX_ASKED
             assert errors.count("org.freedesktop.DBus.Error.LimitsExceeded") == 4
             assert not home.front._identities._asked

@@ -21,23 +21,23 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refused
 from tests.channel import unix_channel_aio
-from zfsilod import pki
-from zfsilod.api.channel import tls_channel_aio
-from zfsilod.api.grpc import HEALTH, REFLECTION
-from zfsilod.api.stub import SERVICES, Api, Stub, path_of
-from zfsilod.auth import Caller, new_token
-from zfsilod.ctl import commands
-from zfsilod.errors import InvalidArgument, PermissionDenied
-from zfsilod.model import Publication
-from zfsilod.pump import Connection
-from zfsilod.roles import LOCAL, READERS, ROLES, as_markdown, authorize
-from zfsilod.sockets import Peer, listen_unix
+from zfsilod.api.rpc.server import HEALTH, REFLECTION
+from zfsilod.ctl import command_table
+from zfsilod.gateway.relay import Connection
+from zfsilod.gateway.sockets import Peer, listen_unix
+from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.records import Publication
+from zfsilod.security import certificates
+from zfsilod.security.authentication import Caller, new_token
+from zfsilod.security.authorization import LOCAL, READERS, ROLES, as_markdown, authorize
+from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.stub import SERVICES, Api, Stub, path_of
 
 if TYPE_CHECKING:
     from tests.api.running import Front
 
 METHODS = {path_of(each): each for s in (*SERVICES, HEALTH, REFLECTION) for each in s.methods}
-OPS = pki.Identity(kind="user", id="ops", role="admin")
+OPS = certificates.Identity(kind="user", id="ops", role="admin")
 CONSUMER = ("Connect", "Disconnect", "Stage", "Unstage", "Mount", "Unmount", "Grow")
 OTHER_IQN = "iqn.2026-01.org.example:b"
 
@@ -78,7 +78,7 @@ def test_a_controller_has_no_secrets_and_changes_no_hosts() -> None:
 
 
 def test_the_roles_of_tokens_are_those_of_zfsiloctl() -> None:
-    assert set(commands.ROLES) == set(READERS)
+    assert set(command_table.ROLES) == set(READERS)
 
 
 def test_the_readme_has_the_table() -> None:
@@ -93,14 +93,24 @@ def test_what_is_not_in_the_table_is_refused() -> None:
 
 # Who calls, and as which role; or what they are answered whatever they call.
 IDENTITIES = {
-    "admin": "admin", "controller": "controller", "host": "host", "other host": "host",
-    "reader": "reader", "token of a controller": "controller", "node": "node", "uid 0": "admin",
-    "group zfsilo": "admin", "another uid": grpc.StatusCode.PERMISSION_DENIED,
-    "another uid at the CSI socket": "node", "revoked": grpc.StatusCode.UNAUTHENTICATED,
+    "admin": "admin",
+    "controller": "controller",
+    "host": "host",
+    "other host": "host",
+    "reader": "reader",
+    "token of a controller": "controller",
+    "node": "node",
+    "uid 0": "admin",
+    "group zfsilo": "admin",
+    "another uid": grpc.StatusCode.PERMISSION_DENIED,
+    "another uid at the CSI socket": "node",
+    "revoked": grpc.StatusCode.UNAUTHENTICATED,
     "no certificate": grpc.StatusCode.UNAUTHENTICATED,
-    "bad token": grpc.StatusCode.UNAUTHENTICATED, "ended token": grpc.StatusCode.UNAUTHENTICATED,
-    "expired": grpc.StatusCode.UNAVAILABLE, "unknown authority": grpc.StatusCode.UNAVAILABLE,
-}  # fmt: skip
+    "bad token": grpc.StatusCode.UNAUTHENTICATED,
+    "ended token": grpc.StatusCode.UNAUTHENTICATED,
+    "expired": grpc.StatusCode.UNAVAILABLE,
+    "unknown authority": grpc.StatusCode.UNAVAILABLE,
+}
 GROUP = 4242
 
 
@@ -134,7 +144,7 @@ def channel_of(front: Front, who: str) -> Any:
             by, days = ("other" if who.startswith("unknown") else "ca"), int(who != "expired")
             access = front.certified("admin", "ops", days=days, by=by)
             front.as_(access)
-            record = pki.record_of(access.certificate.encode(), OPS)
+            record = certificates.record_of(access.certificate.encode(), OPS)
             front.write(lambda txn: txn.put(record.but(revoked_at=int(who == "revoked"))))
         case "token of a controller" | "ended token":
             token, text = new_token("controller", "csi", lasts_s=60)
@@ -213,9 +223,15 @@ async def test_without_an_identity_nobody_is_anybody(front: Front) -> None:
 async def test_wrong_tokens(front: Front) -> None:
     right = front.token("admin", "ops")
     wrong = [
-        right[:-1] + ("0" if right[-1] != "0" else "1"), right[:-1], right + "0", "zfsilo-", "x",
-        right.upper(), new_token("admin", "ops")[1], "zfsilo-" + "0" * 26 + "-" + "0" * 64,
-    ]  # fmt: skip
+        right[:-1] + ("0" if right[-1] != "0" else "1"),
+        right[:-1],
+        right + "0",
+        "zfsilo-",
+        "x",
+        right.upper(),
+        new_token("admin", "ops")[1],
+        "zfsilo-" + "0" * 26 + "-" + "0" * 64,
+    ]
     for token in wrong:
         with refused("UNAUTHENTICATED", "BAD_TOKEN") as found:
             await front.bearer(token).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
@@ -246,7 +262,7 @@ async def test_two_tokens_are_none(front: Front) -> None:
 async def test_a_revoked_token_is_refused_on_an_open_connection(front: Front) -> None:
     api = front.bearer(front.token("reader", "ops"))
     await api.volumes.ListVolumes(pb.ListVolumesRequest())
-    from zfsilod.model import Token
+    from zfsilod.model.records import Token
 
     def revoke(txn: Any) -> None:
         for token in list(txn.scan(Token)):
@@ -288,7 +304,7 @@ async def test_a_token_ends(front: Front, monkeypatch: Any) -> None:
     front.write(lambda txn: txn.put(token))
     api = front.bearer(text)
     await api.volumes.ListVolumes(pb.ListVolumesRequest())
-    monkeypatch.setattr("zfsilod.auth.time.time", lambda: token.created_at + 61)
+    monkeypatch.setattr("zfsilod.security.authentication.time.time", lambda: token.created_at + 61)
     with refused("UNAUTHENTICATED", "BAD_TOKEN"):
         await api.volumes.ListVolumes(pb.ListVolumesRequest())
 
@@ -308,9 +324,15 @@ except grpc.RpcError as error:
 
 async def ask_as(front: Front, uid: int, gid: int, groups: list[int]) -> str:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", ASK, str(front.path), str(uid), str(gid), str(groups),
+        sys.executable,
+        "-c",
+        ASK,
+        str(front.path),
+        str(uid),
+        str(gid),
+        str(groups),
         stdout=subprocess.PIPE,
-    )  # fmt: skip
+    )
     out, _err = await process.communicate()
     return out.decode()
 
@@ -479,9 +501,10 @@ async def test_health_and_reflection_for_readers(front: Front) -> None:
     watch.cancel()
     method = REFLECTION.methods_by_name["ServerReflectionInfo"]
     call = front.channels[-1].stream_stream(
-        path_of(method), reflection_pb2.ServerReflectionRequest.SerializeToString,
+        path_of(method),
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
         reflection_pb2.ServerReflectionResponse.FromString,
-    )  # fmt: skip
+    )
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     async for answer in call(iter([asked])):
         names = {each.name for each in answer.list_services_response.service}

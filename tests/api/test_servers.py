@@ -9,10 +9,8 @@ import grpc
 import pytest
 
 from tests.api.running import UUID, create, publish
-from zfsilod.api import servers as module
-from zfsilod.api.servers import Servers
-from zfsilod.certs import Access
-from zfsilod.errors import (
+from zfsilod.engine.steps import Reported
+from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,
     NotFound,
@@ -20,8 +18,10 @@ from zfsilod.errors import (
     Unauthenticated,
     Unavailable,
 )
-from zfsilod.model import Host, Publication, Volume
-from zfsilod.steps import Reported
+from zfsilod.model.records import Host, Publication, Volume
+from zfsilod.security.join_file import Access
+from zfsilod.wire import storage_server as module
+from zfsilod.wire.storage_server import Servers
 
 if TYPE_CHECKING:
     from tests.api.running import Front
@@ -36,7 +36,7 @@ async def test_fetching_gives_what_the_publication_has(front: Front) -> None:
     with pytest.raises(FailedPrecondition) as found:
         await servers.fetch("give", "data")
     assert (found.value.reason, found.value.facts["server"]) == ("NOT_PUBLISHED", "give")
-    await servers.publish("give", "data", request=ULID)
+    await servers.publish("give", "data", client_operation=ULID)
     connection, chap = await servers.fetch("give", "data")
     assert chap == front.service.store.chap("data/take")
     volume = front.read(lambda txn: txn.get(Volume, "data"))
@@ -48,13 +48,13 @@ async def test_fetching_gives_what_the_publication_has(front: Front) -> None:
 async def test_releasing_takes_back_only_what_that_operation_published(front: Front) -> None:
     await front.root().volumes.CreateVolume(create())
     servers = front.service.servers
-    await servers.publish("give", "data", request=ULID)
-    await servers.release("give", "data", request=ULID[:-1] + "a")
-    assert front.read(lambda txn: txn.get(Publication, "data/take")).request == ULID
-    await servers.release("give", "data", request=ULID)
+    await servers.publish("give", "data", client_operation=ULID)
+    await servers.release("give", "data", client_operation=ULID[:-1] + "a")
+    assert front.read(lambda txn: txn.get(Publication, "data/take")).client_operation == ULID
+    await servers.release("give", "data", client_operation=ULID)
     assert front.read(lambda txn: txn.get(Publication, "data/take")) is None
     with pytest.raises(NotFound):
-        await servers.release("give", "nothing", request=ULID)
+        await servers.release("give", "nothing", client_operation=ULID)
 
 
 async def test_reporting(front: Front) -> None:
@@ -83,8 +83,9 @@ async def test_new_secrets(front: Front, monkeypatch: pytest.MonkeyPatch) -> Non
     await servers.rotate("give", "data")
     found = await servers.publications("give")
     assert [(each.id, each.epoch, each.rotation) for each in found] == [
-        ("data/take", 1, 1), ("more/take", 1, 0),
-    ]  # fmt: skip
+        ("data/take", 1, 1),
+        ("more/take", 1, 0),
+    ]
     connection, after = await servers.fetch("give", "data")
     assert (connection.rotation, after == before) == (1, False)
 
@@ -140,7 +141,7 @@ async def test_a_server_that_takes_too_long_is_unavailable(front: Front, monkeyp
     await front.root().volumes.CreateVolume(create())
     front.zfsilo.launcher.gate.clear()
     with pytest.raises(Unavailable) as found:
-        await front.service.servers.publish("give", "data", request=ULID)
+        await front.service.servers.publish("give", "data", client_operation=ULID)
     assert found.value.reason == "SERVER_UNAVAILABLE"
 
 

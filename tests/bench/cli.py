@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.api.running import GIB, front_of
 from tests.bench.table import Figure, at_most
-from zfsilod.give import CreateVolume
-from zfsilod.model import Volume
+from zfsilod.model.records import Volume
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,11 +46,13 @@ async def measure() -> dict[str, list[float]]:
             front.service.store._environment.set_mapsize(1 << 30)  # the double makes a small store
             front.write(fill)
             environment = os.environ | {
-                "PYTHONPATH": f"{PROJECT}:{PROJECT}/proto", "ZFSILO_SOCKET": str(front.path),
+                "PYTHONPATH": f"{PROJECT}:{PROJECT}/proto",
+                "ZFSILO_SOCKET": str(front.path),
                 "ZFSILO_SIMULATE": directory,
                 # The package has byte code; here the first round makes it.
-                "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{directory}/byte-code",
-            }  # fmt: skip
+                "PYTHONDONTWRITEBYTECODE": "",
+                "PYTHONPYCACHEPREFIX": f"{directory}/byte-code",
+            }
             return await rounds(environment)
 
 

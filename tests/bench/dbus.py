@@ -11,8 +11,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from tests.api.dbus_setup import GIB, Client, House, connect, house, options
-from zfsilod.api.dbus_contract import OBJECT_MANAGER, PEER, ROOT, path_of
-from zfsilod.model import Volume
+from zfsilod.api.dbus.contract import OBJECT_MANAGER, PEER, ROOT, path_of
+from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,11 +43,19 @@ def fill(home: House, count: int) -> None:
     with home.store.write() as txn:
         for number in range(count):
             name = f"volume-{number:06}"
-            txn.put(Volume(
-                id=name, uid=f"{number:032x}", dataset=f"tank/{name}", capacity_bytes=GIB,
-                thin=True, mode="FILESYSTEM", volblocksize=16384, height="CREATED",
-                labels=(("app", "db"),),
-            ))  # fmt: skip
+            txn.put(
+                Volume(
+                    id=name,
+                    uid=f"{number:032x}",
+                    dataset=f"tank/{name}",
+                    capacity_bytes=GIB,
+                    thin=True,
+                    mode="FILESYSTEM",
+                    volblocksize=16384,
+                    height="CREATED",
+                    labels=(("app", "db"),),
+                )
+            )
 
 
 async def longest_stall() -> float:

@@ -25,15 +25,15 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import GIB, Front, front_of, made, write_pki
 from tests.bench.table import Figure, at_most
 from tests.channel import unix_channel_aio
-from zfsilod.api.channel import tls_channel_aio
-from zfsilod.api.stub import Api
-from zfsilod.certs import make_join, parse_join
-from zfsilod.door import Door
-from zfsilod.give import CreateVolume
-from zfsilod.model import Volume
-from zfsilod.publish import Publish
-from zfsilod.sockets import listen_tcp, listen_unix
-from zfsilod.tls import ServerTls
+from zfsilod.gateway.listener import Door
+from zfsilod.gateway.sockets import listen_tcp, listen_unix
+from zfsilod.model.records import Volume
+from zfsilod.requests.publications import Publish
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.security.join_file import make_join, parse_join
+from zfsilod.security.tls import ServerTls
+from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -57,9 +57,10 @@ async def serve() -> None:
             await fill(front)
             where = await echoes(front, stack)
             where |= {
-                "unix": str(front.path), "tcp": front.address,
+                "unix": str(front.path),
+                "tcp": front.address,
                 "join": make_join(front.certified("admin", "x")),
-            }  # fmt: skip
+            }
             print(json.dumps(where), flush=True)
             await asyncio.to_thread(sys.stdin.read)
 
@@ -106,10 +107,11 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
     pumped = listen_tcp("127.0.0.1", 0)
     door.open(pumped)
     return {
-        "bare": f"127.0.0.1:{plain}", "bare_tls": f"127.0.0.1:{tls}",
+        "bare": f"127.0.0.1:{plain}",
+        "bare_tls": f"127.0.0.1:{tls}",
         "pump": str(directory / "echo.sock"),
         "pump_tls": f"127.0.0.1:{pumped.getsockname()[1]}",
-    }  # fmt: skip
+    }
 
 
 async def echo(request: bytes, _context: Any) -> bytes:
@@ -216,9 +218,15 @@ async def compare(rounds: int) -> Times:
     """Start the server and measure."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((*sys.path, "proto"))}
     server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.front_door", "serve", env=environment, limit=1 << 20,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "tests.bench.front_door",
+        "serve",
+        env=environment,
+        limit=1 << 20,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
     assert server.stdin is not None
     assert server.stdout is not None
     try:

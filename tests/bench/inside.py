@@ -28,7 +28,7 @@ import grpc  # noqa: E402
 from zfsilo.v1 import service_pb2  # noqa: E402
 from zfsilo.v1 import volume_pb2 as pb  # noqa: E402
 
-from zfsilod.api.stub import Api  # noqa: E402
+from zfsilod.wire.stub import Api  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 from tests.bench.table import Figure, at_most
 from tests.doubles import House, house
 from tests.host.doubles import FakeConfigfs
-from zfsilod.give import CreateVolume
 from zfsilod.host.lio import RealLio
 from zfsilod.host.run import Completed, Runner
-from zfsilod.host.survey import SurveyedZfs
-from zfsilod.model import Volume
-from zfsilod.publish import Publish
-from zfsilod.store import Store
-from zfsilod.survey import compare
-from zfsilod.views import page, views
+from zfsilod.host.zvol_survey import SurveyedZfs
+from zfsilod.model.records import Volume
+from zfsilod.requests.publications import Publish
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.drift import compare
+from zfsilod.storage.store import Store
+from zfsilod.storage.volume_view import page, views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host
-    from zfsilod.views import View
+    from zfsilod.storage.volume_view import View
 
 VOLUMES = (1, 100, 1000)
 RECORDS = (100, 100_000)
@@ -123,9 +123,15 @@ def _pages(count: int, folder: Path) -> float:
 
 def _volume(number: int) -> Volume:
     return Volume(
-        id=f"v{number:06}", uid=f"{number:032x}", dataset=f"tank/zfsilo/v{number:06}",
-        capacity_bytes=1 << 30, thin=True, mode="FILESYSTEM", volblocksize=16384, height="CREATED",
-    )  # fmt: skip
+        id=f"v{number:06}",
+        uid=f"{number:032x}",
+        dataset=f"tank/zfsilo/v{number:06}",
+        capacity_bytes=1 << 30,
+        thin=True,
+        mode="FILESYSTEM",
+        volblocksize=16384,
+        height="CREATED",
+    )
 
 
 def figures() -> Iterator[Figure]:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from tests.api.running import GIB, front_of
 from tests.bench.table import Figure, at_most
-from zfsilod.give import CreateVolume
-from zfsilod.metrics import Metrics
-from zfsilod.model import Volume
-from zfsilod.scrape import Scrape
-from zfsilod.sockets import listen_unix
+from zfsilod.gateway.sockets import listen_unix
+from zfsilod.model.records import Volume
+from zfsilod.monitoring.exporter import Scrape
+from zfsilod.monitoring.metrics import Metrics
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

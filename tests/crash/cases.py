@@ -9,32 +9,32 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, NamedTuple
 
-import zfsilod
+import zfsilod.requests
 from tests.examples import TAKE
-from zfsilod import adopt, orphans, rebuild
-from zfsilod.give import CreateVolume, UpdateVolume
-from zfsilod.hosts import CreateHost, DeleteHost, UpdateHost
-from zfsilod.leave import Clear, Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Disk, Listed, Trashed
-from zfsilod.publish import Publish, ReportFilesystem, Unpublish
-from zfsilod.rotation import RefreshSecrets, RotateSecrets
-from zfsilod.snapshots import (
+from zfsilod.model.records import Disk, Listed, Trashed
+from zfsilod.requests import adoption, orphans, pool_import
+from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
+from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
+from zfsilod.requests.request import Verb
+from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
+from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
     DeleteSnapshot,
     DeleteSnapshotGroup,
 )
-from zfsilod.sync import SyncVolume
-from zfsilod.take import Connect, Grow, MountAt, Stage
-from zfsilod.trash import DeleteVolume, PurgeVolume, UndeleteVolume
-from zfsilod.verbs import Verb
+from zfsilod.requests.sync import SyncVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from tests.crash.life import Machine
     from tests.doubles import House
-    from zfsilod.service import Service
+    from zfsilod.service.service import Service
 
 GIB = 1 << 30
 HOUR_S = 3600
@@ -72,7 +72,7 @@ SECOND = CreateHost(id="other", iqn=OTHER)
 READ = PUBLISH.but(access_mode="MULTI_NODE_READER_ONLY")
 SHARED = (HOST, SECOND, CREATE.but(access_modes=("MULTI_NODE_READER_ONLY",)), READ)
 NO_ZVOL = Listed(dataset="", guid="", size_bytes=0, thin=False, volblocksize=0, marks=())
-ADOPT = adopt.AdoptVolume(id="data", zvol=NO_ZVOL)
+ADOPT = adoption.AdoptVolume(id="data", zvol=NO_ZVOL)
 NO_DISK = Disk(target="", serial="", size_bytes=0)
 
 # What a rollback leaves, and why (patterns of names in Machine.state)
@@ -130,7 +130,7 @@ async def clear(service: Service) -> Verb:
 
 async def take_over(service: Service) -> Verb:
     """Return the adoption of a zvol."""
-    return await adopt.find(service, "tank/zfsilo/data", "data")
+    return await adoption.find(service, "tank/zfsilo/data", "data")
 
 
 async def remove_all(service: Service) -> Verb:
@@ -141,13 +141,13 @@ async def remove_all(service: Service) -> Verb:
 
 async def take_back(service: Service) -> Verb:
     """Return the adoption of what lies in the trash."""
-    (found,) = await rebuild.new_volumes(service)
+    (found,) = await pool_import.new_volumes(service)
     return found
 
 
 async def take_snapshots(service: Service) -> Verb:
     """Return the adoption of snapshots."""
-    (found,) = await rebuild.new_cuts(service, rebuild.Rebuilt([], {}, []))
+    (found,) = await pool_import.new_cuts(service, pool_import.Rebuilt([], {}, []))
     return found
 
 
@@ -208,20 +208,29 @@ SERVER = (
     Case("delete-last-clone", (*CREATED, SNAP, COPY, GIVE_UP), DELETE.but(id="copy")),
     Case("adopt", CREATED, ADOPT, spoil=forget, find=take_over),
     Case(
-        "adopt-trashed", (*CREATED, SNAP, KEEP), rebuild.AdoptTrashed(id="data", zvol=NO_ZVOL),
-        spoil=forget, find=take_back,
+        "adopt-trashed",
+        (*CREATED, SNAP, KEEP),
+        pool_import.AdoptTrashed(id="data", zvol=NO_ZVOL),
+        spoil=forget,
+        find=take_back,
     ),
     Case(
-        "adopt-snapshots", (*CREATED, MORE, GROUP), rebuild.AdoptCut(id="both", shots=()),
-        spoil=forget_snapshots, find=take_snapshots,
+        "adopt-snapshots",
+        (*CREATED, MORE, GROUP),
+        pool_import.AdoptCut(id="both", shots=()),
+        spoil=forget_snapshots,
+        find=take_snapshots,
     ),
     Case("adopt-foreign", CREATED, ADOPT, spoil=disown, find=take_over),
     Case("update-size", PUBLISHED, LARGER),
     Case(
-        "update-all", CREATED,
+        "update-all",
+        CREATED,
         LARGER.but(
-            mask=("capacity_bytes", "properties", "labels", "hosts"), labels=(("tier", "gold"),),
-            properties=(("compression", "zstd"), ("sync", "always")), hosts=("*",),
+            mask=("capacity_bytes", "properties", "labels", "hosts"),
+            labels=(("tier", "gold"),),
+            properties=(("compression", "zstd"), ("sync", "always")),
+            hosts=("*",),
         ),
     ),
     Case("publish", CREATED, PUBLISH),
@@ -230,7 +239,9 @@ SERVER = (
     Case("publish-repair", PUBLISHED, PUBLISH, meddle=("acl:", "mapped:", "enabled:")),
     Case("publish-second", SHARED, READ.but(host="other")),
     Case(
-        "publish-force", (*PUBLISHED, SECOND), PUBLISH.but(host="other", force=True),
+        "publish-force",
+        (*PUBLISHED, SECOND),
+        PUBLISH.but(host="other", force=True),
         first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
     Case("rotate-secrets", (*SHARED, READ.but(host="other")), RotateSecrets(volume="data")),
@@ -245,18 +256,26 @@ SERVER = (
     Case("unpublish-all", (*SHARED, READ.but(host="other")), UNPUBLISH),
     Case("unpublish-half", PUBLISHED, UNPUBLISH, meddle=("mapped:", "enabled:")),
     Case(
-        "publish-over-session", (*CONNECTED, SECOND), PUBLISH.but(host="other", force=True),
+        "publish-over-session",
+        (*CONNECTED, SECOND),
+        PUBLISH.but(host="other", force=True),
         first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
     Case("fence", CONNECTED, UNPUBLISH.but(fence=True, grace_s=0)),
     Case(
-        "report", PUBLISHED,
+        "report",
+        PUBLISHED,
         ReportFilesystem(
-            volume="data", host="take", epoch=1, state="FORMATTING", type="ext4", uuid=UUID,
+            volume="data",
+            host="take",
+            epoch=1,
+            state="FORMATTING",
+            type="ext4",
+            uuid=UUID,
             operation="01jd",
         ),
     ),
-)  # fmt: skip
+)
 CONSUMER = (
     Case("connect", PUBLISHED, CONNECT),
     Case("connect-publish", CREATED, CONNECT.but(publish_if_needed=True), sticky=EPOCH),
@@ -283,26 +302,27 @@ CONSUMER = (
     Case("unmount-block", (*BLOCK, MOUNT), UnmountFrom(id="data")),
     Case("unmount-force", MOUNTED, UnmountFrom(id="data", force=True)),
     Case("grow", (*MOUNTED, LARGER), Grow(id="data"), sticky=SEEN),
-)  # fmt: skip
+)
 BOTH = (
     Case("sync", MOUNTED, SYNC, meddle=("acl:", "mapped:", "mount:", "session:")),
     Case(
-        "sync-all", (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more")),
-        SYNC, meddle=("backstore:", "lun:", "acl:", "mapped:"), many=True,
+        "sync-all",
+        (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more")),
+        SYNC,
+        meddle=("backstore:", "lun:", "acl:", "mapped:"),
+        many=True,
     ),
-    Case(
-        "remove-orphans", MOUNTED, orphans.RemoveOrphans(names=()), spoil=forget, find=remove_all
-    ),
+    Case("remove-orphans", MOUNTED, orphans.RemoveOrphans(names=()), spoil=forget, find=remove_all),
     Case("create-host", (), HOST),
     Case("update-host", (HOST,), UpdateHost(id="take", mask=("iqn",), iqn=OTHER)),
     Case("delete-host", (HOST,), DeleteHost(id="take")),
-)  # fmt: skip
+)
 CASES = (*SERVER, *CONSUMER, *BOTH)
 
 
 def verbs() -> Iterator[type[Verb]]:
     """Yield every verb that there is, in whichever module."""
-    for module in pkgutil.iter_modules(zfsilod.__path__, "zfsilod."):
+    for module in pkgutil.iter_modules(zfsilod.requests.__path__, "zfsilod.requests."):
         if not module.ispkg:
             importlib.import_module(module.name)
     waiting = list(Verb.__subclasses__())

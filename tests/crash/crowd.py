@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from tests.crash.cases import HOST
 from tests.crash.ladder import PATHS, Request
 from tests.crash.life import Machine, machine
-from zfsilod.errors import DeadlineExceeded, Internal, ZfsiloError
-from zfsilod.model import Attachment, Volume
+from zfsilod.model.errors import DeadlineExceeded, Internal, ZfsiloError
+from zfsilod.model.records import Attachment, Volume
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size
@@ -24,9 +24,20 @@ CLIENTS, VOLUMES = 32, 16
 SECONDS = {"short": 5, "full": 120, "long": 600}
 NAMED_BY_UID = ("backstore", "target", "lun", "portals", "acl", "mapped", "session", "node")
 VERBS = (
-    "create", "publish", "connect", "stage", "mount", "grow", "update", "sync",
-    "unmount", "unstage", "disconnect", "unpublish", "delete",
-)  # fmt: skip
+    "create",
+    "publish",
+    "connect",
+    "stage",
+    "mount",
+    "grow",
+    "update",
+    "sync",
+    "unmount",
+    "unstage",
+    "disconnect",
+    "unpublish",
+    "delete",
+)
 GIB = 1 << 30
 
 

@@ -23,19 +23,19 @@ from tests.crash.life import Machine
 from tests.crash.saw import Cut, How, Place, When
 from tests.doubles import SETTINGS
 from tests.examples import TAKE
-from zfsilod.give import UpdateVolume
 from zfsilod.host.fake import VOLATILE
-from zfsilod.leave import Disconnect, UnmountFrom, Unstage
-from zfsilod.model import Attachment, Publication, Volume
-from zfsilod.publish import Unpublish
-from zfsilod.sync import SyncVolume
-from zfsilod.take import Grow, MountAt, Stage
-from zfsilod.trash import DeleteVolume
-from zfsilod.way import CLIMBS
+from zfsilod.model.records import Attachment, Publication, Volume
+from zfsilod.requests.attach import Grow, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume
+from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.publications import Unpublish
+from zfsilod.requests.sync import SyncVolume
+from zfsilod.requests.volumes import UpdateVolume
+from zfsilod.service.prerequisites import CLIMBS
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size
-    from zfsilod.verbs import Verb
+    from zfsilod.requests.request import Verb
 
 GIB = cases.GIB
 NAMES = ("a", "b")
@@ -134,15 +134,20 @@ class Request(NamedTuple):
 requests = st.builds(
     Request,
     st.sampled_from(
-        (*("create", "publish", "connect", "stage", "mount", "grow", "update", "sync"),
-         *("unmount", "unstage", "disconnect", "unpublish", "delete"))
+        (
+            *("create", "publish", "connect", "stage", "mount", "grow", "update", "sync"),
+            *("unmount", "unstage", "disconnect", "unpublish", "delete"),
+        )
     ),
     st.sampled_from(PATHS),
-)  # fmt: skip
+)
 cuts = st.builds(
-    Cut, st.sampled_from(get_args(Place)), st.integers(1, 24), st.sampled_from(get_args(When)),
+    Cut,
+    st.sampled_from(get_args(Place)),
+    st.integers(1, 24),
+    st.sampled_from(get_args(When)),
     st.sampled_from(get_args(How)),
-)  # fmt: skip
+)
 names = st.sampled_from(NAMES)
 
 
@@ -321,11 +326,15 @@ def hold(sequences: int, steps: int, number: int) -> None:
     """Hold so many sequences against the model; `number`: the seed of all that is random."""
     seed(number)(Ladder)
     how = settings(
-        max_examples=sequences, stateful_step_count=steps, deadline=None, database=None,
-        phases=PHASES, suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=sequences,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        phases=PHASES,
+        suppress_health_check=list(HealthCheck),
+    )
     with (
-        mock.patch("zfsilod.sync.REPAIR_PAUSES_S", (0,)),
+        mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)),
         mock.patch.dict(os.environ, ZFSILO_BOOT_ID="1"),
     ):
         run_state_machine_as_test(Ladder, settings=how)

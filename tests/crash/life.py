@@ -12,23 +12,23 @@ from unittest import mock
 from tests.crash.saw import Saw, SawnStore
 from tests.doubles import SETTINGS, House, OwnServer, ThreadLauncher
 from tests.machine import Killed
-from zfsilod.errors import PermissionDenied, ZfsiloError
+from zfsilod.engine.worker import work
 from zfsilod.host.fake import FakeHost
 from zfsilod.host.fake.iscsi import FakeIscsi
-from zfsilod.model import Debt, Operation
-from zfsilod.record import CLASSES, Stored, to_plain
-from zfsilod.service import Service
-from zfsilod.store import Store
-from zfsilod.sync import Watchman
-from zfsilod.worker import work
+from zfsilod.model.errors import PermissionDenied, ZfsiloError
+from zfsilod.model.record import CLASSES, Stored, to_plain
+from zfsilod.model.records import Debt, Operation
+from zfsilod.requests.sync import Watchman
+from zfsilod.service.service import Service
+from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from tests.crash.saw import How
-    from zfsilod.model import Disk
-    from zfsilod.verbs import Settings
+    from zfsilod.model.records import Disk
+    from zfsilod.requests.request import Settings
 
 STUCK_S = 25
 FIRST_BOOT = f"{1:032x}"

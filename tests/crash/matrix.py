@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from tests.crash.life import Dump
     from tests.crash.report import Report, Size
-    from zfsilod.model import Operation
-    from zfsilod.verbs import Verb
+    from zfsilod.model.records import Operation
+    from zfsilod.requests.request import Verb
 
 State = dict[str, object]
 WHENS: tuple[When, ...] = get_args(When)
@@ -148,13 +148,18 @@ def cuts_of(place: Place, points: Mapping[Place, int]) -> Iterator[Cut]:
 
 
 async def walk(
-    case: Case, directory: Path, report: Report, *, long: bool = False, share: float = 1.0,
+    case: Case,
+    directory: Path,
+    report: Report,
+    *,
+    long: bool = False,
+    share: float = 1.0,
     seed: int = 0,
-) -> None:  # fmt: skip
+) -> None:
     """Cut one case everywhere, or (`share`) at some places; `long`: back from every place too."""
     chance, dice = Chance(), random.Random(f"{seed} {case.name}")
     settings = SETTINGS.but(trash_retention_s=case.retention_s)
-    with chance.instead(), mock.patch("zfsilod.sync.REPAIR_PAUSES_S", (0,)):
+    with chance.instead(), mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)):
         async with machine(directory, settings) as built:
             bench = Bench(case, built, chance)
             await bench.prepare()

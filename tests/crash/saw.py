@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tests.machine import Killed
-from zfsilod.errors import CommandFailed, ResourceExhausted
-from zfsilod.store import Store
+from zfsilod.model.errors import CommandFailed, ResourceExhausted
+from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zfsilod.host.fake import Facts
-    from zfsilod.store import Transaction
+    from zfsilod.storage.store import Transaction
 
 Place = Literal["daemon", "run", "rollback"]
 When = Literal["before", "after"]

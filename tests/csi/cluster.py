@@ -20,9 +20,9 @@ from zfsilo_csi.server import Server
 
 from tests.api.running import Front, front_of
 from tests.doubles import SETTINGS
-from zfsilod.api.servers import Servers
-from zfsilod.api.stub import Stub
-from zfsilod.certs import make_join
+from zfsilod.security.join_file import make_join
+from zfsilod.wire.storage_server import Servers
+from zfsilod.wire.stub import Stub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

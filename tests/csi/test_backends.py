@@ -15,7 +15,7 @@ from zfsilo_csi.errors import CsiError
 
 from tests.csi.cluster import Cluster, cluster_of, fails, mount
 from tests.csi.test_life import down, up
-from zfsilod.certs import make_join
+from zfsilod.security.join_file import make_join
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ OTHER = "other"
 
 async def known_as_other(cluster: Cluster) -> None:
     """Make a second node known."""
-    from zfsilod.hosts import CreateHost
+    from zfsilod.requests.hosts import CreateHost
 
     await cluster.give.zfsilo.do(CreateHost(id=OTHER, iqn="iqn.2024-01.lab.other:host"))
 
@@ -316,7 +316,7 @@ async def test_equal_calls_are_one_operation(cluster: Cluster) -> None:
 
 async def test_a_cloned_node_is_not_let_in(cluster: Cluster) -> None:
     """Two machines with one IQN: the second is refused, naming the first, until one is renamed."""
-    from zfsilod.hosts import CreateHost, DeleteHost
+    from zfsilod.requests.hosts import CreateHost, DeleteHost
 
     ask = csi.NodeGetInfoRequest()
     shared = cluster.give.service.machine.iscsi.initiator()

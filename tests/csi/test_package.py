@@ -12,7 +12,7 @@ import zfsilo_csi
 from zfsilo_csi.capabilities import MOUNT_FLAGS
 
 import zfsilod
-from zfsilod.take import OPTIONS
+from zfsilod.requests.attach import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "csi/zfsilo_csi"

@@ -74,7 +74,7 @@ async def test_a_filesystem_that_hangs_hangs_nobody(
         return {"bytes_total": GIB, "bytes_used": 0, "bytes_available": GIB}
 
     monkeypatch.setattr(cluster.give.service.machine.mounts, "stats", hang)
-    monkeypatch.setattr("zfsilod.stats.ANSWER_S", 0.2)
+    monkeypatch.setattr("zfsilod.service.stats.ANSWER_S", 0.2)
     for _time in range(3):
         found = await plugin.stats(volume_id)
         assert not found.usage

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from zfsilod.model import Operation
+    from zfsilod.model.records import Operation
 
 PROJECT = Path(__file__).parents[2]
 DEADLINE_S = 30
@@ -41,9 +41,7 @@ class Daemon:
     @property
     def environment(self) -> dict[str, str]:
         """What tells zfsiloctl where this daemon is."""
-        return {
-            "ZFSILO_SOCKET": str(self.front.path), "ZFSILO_SIMULATE": str(self.directory)
-        }  # fmt: skip
+        return {"ZFSILO_SOCKET": str(self.front.path), "ZFSILO_SIMULATE": str(self.directory)}
 
     def start(self) -> None:
         self._thread.start()
@@ -71,14 +69,14 @@ class Daemon:
         await asyncio.gather(*launcher.tasks.values(), return_exceptions=True)
 
     def operations(self) -> list[Operation]:
-        from zfsilod.model import Operation
+        from zfsilod.model.records import Operation
 
         found: list[Operation] = self.front.read(lambda txn: list(txn.scan(Operation)))
         return found
 
     def join_file(self, role: str, subject: str, *, by_token: bool = False) -> Path:
         """Write a join file for this daemon."""
-        from zfsilod.certs import make_join
+        from zfsilod.security.join_file import make_join
 
         if by_token:
             token = self.front.token(role, subject)  # type: ignore[arg-type]
@@ -154,10 +152,12 @@ class Shell:
         """Start a command line as a process."""
         environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{PROJECT}/proto"}
         return subprocess.Popen(
-            [sys.executable, "-m", "zfsilod.ctl", *shlex.split(line)], text=True,
-            env=environment, cwd=PROJECT,
+            [sys.executable, "-m", "zfsilod.ctl", *shlex.split(line)],
+            text=True,
+            env=environment,
+            cwd=PROJECT,
             **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
-        )  # fmt: skip
+        )
 
     def apart(self, line: str) -> Ran:
         """Run a command line as a process of its own: one process opens a store only once."""

@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zfsilod.ctl.amount import (
-    LARGEST,
-    assignments,
-    bare,
-    changes,
-    parse_size,
-    resource,
-    show_age,
-)
-from zfsilod.errors import InvalidArgument
-from zfsilod.sizes import UNITS, show_exact, show_size
+from zfsilod.ctl.parse import LARGEST, assignments, bare, changes, parse_size, resource, show_age
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.sizes import UNITS, show_exact, show_size
 
 digits = st.text("0123456789", min_size=1, max_size=12)
 
@@ -46,9 +38,24 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "G", "-1", "1 G", "1e9", "0x10", "1.G", ".5G", "1,5G", "10GB", "10X", "1GiBs", "٣", "8E",
-     "9" * 30],
-)  # fmt: skip
+    [
+        "",
+        "G",
+        "-1",
+        "1 G",
+        "1e9",
+        "0x10",
+        "1.G",
+        ".5G",
+        "1,5G",
+        "10GB",
+        "10X",
+        "1GiBs",
+        "٣",
+        "8E",
+        "9" * 30,
+    ],
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_size(text)

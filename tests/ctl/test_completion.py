@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zfsilod.ctl import completion
+from zfsilod.ctl.commands import completion
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zfsilod.ctl import main
-from zfsilod.ctl.doctor import Check, Patient, clock, giving, port, taking
+from zfsilod.ctl.commands.doctor import Check, Patient, clock, giving, port, taking
 from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, TOOLS_PATH_VARIABLE
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
     made = Tools(tmp_path)
     monkeypatch.setenv(TOOLS_PATH_VARIABLE, str(made.folder))
     monkeypatch.delenv("ZFSILO_SIMULATE", raising=False)
-    monkeypatch.setattr("zfsilod.ctl.places.etc", lambda: tmp_path / "etc")
-    monkeypatch.setattr("zfsilod.ctl.places.state", lambda: tmp_path)
+    monkeypatch.setattr("zfsilod.ctl.paths.etc", lambda: tmp_path / "etc")
+    monkeypatch.setattr("zfsilod.ctl.paths.state", lambda: tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     return made
@@ -160,8 +160,11 @@ def test_doctor_reads_a_wrong_configuration(
 
 def pools(tools: Tools, *names: str) -> None:
     tools("zpool", "".join(f"printf '{name}\\tONLINE\\n'\n" for name in names))
-    tools("zfs", 'case "$*" in *-t*) ;; list*) echo "cannot open: dataset does not exist" >&2;'
-                 " exit 1;; esac")  # fmt: skip
+    tools(
+        "zfs",
+        'case "$*" in *-t*) ;; list*) echo "cannot open: dataset does not exist" >&2;'
+        " exit 1;; esac",
+    )
 
 
 def test_setup_finds_the_pool_and_makes_the_rest(

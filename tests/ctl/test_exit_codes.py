@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zfsilod.ctl.refusal import EXIT_CODES, EXIT_CODES_HELP, HINTS, complain, hint_for
-from zfsilod.errors import BY_NAME, Conflict, ZfsiloError
+from zfsilod.ctl.failures import EXIT_CODES, EXIT_CODES_HELP, HINTS, complain, hint_for
+from zfsilod.model.errors import BY_NAME, Conflict, ZfsiloError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import ladder
-from zfsilod.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from zfsilod.ctl.commands import up
+from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,8 +38,10 @@ def test_up_and_down_on_a_consumer(ctl: Shell) -> None:
     assert ctl.ok("up near").count("already so") == 3
     assert ctl.ok("-q up near") == ""
     assert ctl.ok("down near").splitlines() == [
-        "unmount near from all paths: done", "unstage near: done", "disconnect near: done",
-    ]  # fmt: skip
+        "unmount near from all paths: done",
+        "unstage near: done",
+        "disconnect near: done",
+    ]
     assert ctl.ok("down near") == "near: already down\n"
 
 
@@ -67,7 +69,7 @@ def test_up_waits_for_a_server(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> N
         if len(slept) == 2:
             front.service.servers = present
 
-    monkeypatch.setattr(ladder, "Patience", partial(ladder.Patience, sleep=sleep))
+    monkeypatch.setattr(up, "Patience", partial(up.Patience, sleep=sleep))
     ran = ctl("up patient2 --wait 60 --json")
     ctl.daemon.wait(away.close())
     assert slept == [1, 2]
@@ -105,7 +107,7 @@ def test_a_host_that_shuts_down_forgets_no_holder(
 ) -> None:
     ctl.ok("volume create standing 1G --host take")
     ctl.ok("up standing")
-    monkeypatch.setattr(ladder, "shutting_down", lambda: True)
+    monkeypatch.setattr(up, "shutting_down", lambda: True)
     assert "shuts down, so nothing is changed" in ctl.ok("down standing")
     assert ctl("volume show standing --json").json["height"] == "HEIGHT_PUBLISHED"
 
@@ -141,9 +143,9 @@ def test_a_file_that_is_wrong(ctl: Shell, text: str, complaint: str) -> None:
 
 
 def test_shutting_down_is_asked_of_systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ladder, "BOOTED", tmp_path / "none")
-    assert not ladder.shutting_down()
-    monkeypatch.setattr(ladder, "BOOTED", tmp_path)
+    monkeypatch.setattr(up, "BOOTED", tmp_path / "none")
+    assert not up.shutting_down()
+    monkeypatch.setattr(up, "BOOTED", tmp_path)
     monkeypatch.setenv("ZFSILO_TOOLS_PATH", str(tmp_path))
     tool = tmp_path / "systemctl"
     for word, code, expected in (
@@ -153,7 +155,7 @@ def test_shutting_down_is_asked_of_systemd(monkeypatch: pytest.MonkeyPatch, tmp_
     ):
         tool.write_text(f'#!/bin/sh\n[ "$*" = is-system-running ] && echo {word}\nexit {code}\n')
         tool.chmod(0o755)
-        assert ladder.shutting_down() is expected
+        assert up.shutting_down() is expected
 
 
 class Clock:
@@ -177,7 +179,7 @@ def test_patience_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
     def attempt() -> None:
         raise Unavailable("nobody there")
 
-    patience = ladder.Patience(40, sleep=clock.sleep, clock=clock.read)
+    patience = up.Patience(40, sleep=clock.sleep, clock=clock.read)
     with pytest.raises(Unavailable):
         patience.run(attempt)
     assert clock.slept == [1, 2, 4, 8, 15, 10]
@@ -191,7 +193,7 @@ def test_patience_is_for_those_that_do_not_answer_only() -> None:
         raise NotFound("no such volume")
 
     with pytest.raises(NotFound):
-        ladder.Patience(40, sleep=clock.sleep, clock=clock.read).run(attempt)
+        up.Patience(40, sleep=clock.sleep, clock=clock.read).run(attempt)
     assert clock.slept == []
 
 
@@ -208,20 +210,20 @@ def test_what_is_published_is_made_sure_of_as_it_is() -> None:
     standing = pb.Publication(
         host="hosts/b", readonly=True, access_mode=pb.ACCESS_MODE_SINGLE_NODE_READER_ONLY
     )
-    (request,) = ladder.publications_for(volume(hosts=["a", "b"], publications=[standing]))
+    (request,) = up.publications_for(volume(hosts=["a", "b"], publications=[standing]))
     assert (request.host, request.readonly) == ("hosts/b", True)
     assert request.access_mode == pb.ACCESS_MODE_SINGLE_NODE_READER_ONLY
 
 
 def test_several_hosts_need_a_volume_for_several() -> None:
     with pytest.raises(FailedPrecondition, match="names 2 hosts and admits one at a time"):
-        ladder.publications_for(volume(hosts=["a", "b"]))
+        up.publications_for(volume(hosts=["a", "b"]))
     shared = [pb.ACCESS_MODE_SINGLE_NODE_WRITER, pb.ACCESS_MODE_MULTI_NODE_READER_ONLY]
-    found = ladder.publications_for(volume(hosts=["a", "*", "b"], access_modes=shared))
+    found = up.publications_for(volume(hosts=["a", "*", "b"], access_modes=shared))
     assert hosts_of(found) == ["hosts/a", "hosts/b"]
     assert {each.access_mode for each in found} == {pb.ACCESS_MODE_MULTI_NODE_READER_ONLY}
 
 
 def test_a_name_is_no_path() -> None:
     with pytest.raises(InvalidArgument):
-        ladder.wish_for("../etc/passwd")
+        up.wish_for("../etc/passwd")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from zfsilo.v1 import operation_pb2 as pb
 
-from zfsilod.ctl.operation import changes_since, where_to_look
-from zfsilod.ctl.progress import describe
-from zfsilod.errors import Unavailable
-from zfsilod.give import CreateVolume
+from zfsilod.ctl.commands.operation import changes_since, where_to_look
+from zfsilod.ctl.output.progress import describe
+from zfsilod.model.errors import Unavailable
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

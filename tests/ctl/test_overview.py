@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.examples import ATTACHMENT, BLOCK, HOW, PUBLICATION, VOLUME
-from zfsilod import plan
-from zfsilod.ctl import table
-from zfsilod.ctl.facts_view import STEPS
-from zfsilod.model import HostStep
+from zfsilod.ctl.output import table
+from zfsilod.ctl.output.facts import STEPS
+from zfsilod.engine import plans
+from zfsilod.model.records import HostStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_narrow_terminals_and_colours(
     ctl: Shell, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr("zfsilod.ctl.table.sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("zfsilod.ctl.output.table.sys.stdout.isatty", lambda: True, raising=False)
     lines = ctl(f"volume probe {broken}").out.splitlines()
     assert max(map(len, lines)) <= 40
     assert any(line.endswith("…") for line in lines)
@@ -92,8 +92,10 @@ def test_readers_see_the_status(ctl: Shell, daemon: Daemon) -> None:
 
 def test_every_fact_of_a_volume_has_its_words() -> None:
     truth = (
-        *plan.server_truth(VOLUME, [], HOW), *plan.server_truth(VOLUME, [PUBLICATION], HOW),
-        *plan.consumer_truth(ATTACHMENT), *plan.consumer_truth(BLOCK),
-    )  # fmt: skip
+        *plans.server_truth(VOLUME, [], HOW),
+        *plans.server_truth(VOLUME, [PUBLICATION], HOW),
+        *plans.consumer_truth(ATTACHMENT),
+        *plans.consumer_truth(BLOCK),
+    )
     named = {type(move.step).__name__ for move in truth if isinstance(move.step, HostStep)}
     assert named <= set(STEPS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import reach
-from zfsilod.ctl.reach import PRIVATE, name_servers, outside
+from zfsilod.ctl import ip_filter
+from zfsilod.ctl.ip_filter import PRIVATE, name_servers, outside
 from zfsilod.host.run import Completed
 
 if TYPE_CHECKING:
@@ -23,23 +23,24 @@ WORDS = {  # systemd.resource-control(5)
 def test_a_private_address_needs_none() -> None:
     inside = ["10.77.0.1", "192.168.1.9", "fd00::1", "fe80::1%eth0", "127.0.0.53", "100.64.0.7"]
     assert outside([*inside, "203.0.113.5", "203.0.113.5", "2001:db8::1"]) == [
-        "203.0.113.5", "2001:db8::1"
-    ]  # fmt: skip
+        "203.0.113.5",
+        "2001:db8::1",
+    ]
 
 
 def test_what_the_unit_does_not_allow_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = "127.0.0.0/8 10.0.0.0/8\n"
     done = Completed(argv=(), rc=0, stdout=shown, stderr="")
-    monkeypatch.setattr(reach, "Runner", lambda: lambda *_argv, **_options: done)
-    monkeypatch.setattr(reach, "_resolve", lambda name: [name])
-    assert reach.blocked("10.1.2.3") == []
-    assert reach.blocked("203.0.113.5") == ["203.0.113.5"]
+    monkeypatch.setattr(ip_filter, "Runner", lambda: lambda *_argv, **_options: done)
+    monkeypatch.setattr(ip_filter, "_resolve", lambda name: [name])
+    assert ip_filter.blocked("10.1.2.3") == []
+    assert ip_filter.blocked("203.0.113.5") == ["203.0.113.5"]
 
 
 def test_an_older_unit_allows_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     done = Completed(argv=(), rc=0, stdout="\n", stderr="")
-    monkeypatch.setattr(reach, "Runner", lambda: lambda *_argv, **_options: done)
-    assert reach.blocked("127.0.0.1") == []
+    monkeypatch.setattr(ip_filter, "Runner", lambda: lambda *_argv, **_options: done)
+    assert ip_filter.blocked("127.0.0.1") == []
 
 
 def test_the_unit_allows_the_same_networks() -> None:

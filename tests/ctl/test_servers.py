@@ -9,12 +9,12 @@ import pytest
 
 from tests.api.running import made
 from tests.ctl.shell import PROJECT
-from zfsilod import certs, pki
-from zfsilod.ctl import servers
+from zfsilod.ctl import server_files
 from zfsilod.ctl.client import PAGE_SIZE
-from zfsilod.ctl.places import PORT, with_port
-from zfsilod.errors import InvalidArgument
+from zfsilod.ctl.paths import PORT, with_port
 from zfsilod.host.iscsi import initiator_name
+from zfsilod.model.errors import InvalidArgument
+from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def test_the_daemon_reads_what_join_wrote(ctl: Shell) -> None:
     from zfsilod.config import find_server
 
     ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
-    found, known = find_server(ctl.daemon.directory / "etc", "give"), servers.read("give")
+    found, known = find_server(ctl.daemon.directory / "etc", "give"), server_files.read("give")
     assert found is not None
     assert found == known
 
@@ -70,7 +70,7 @@ def test_the_initiator_name_is_that_of_open_iscsi(
 ) -> None:
     join = ctl.daemon.join_file("host", "web")
     path = tmp_path / "initiatorname.iscsi"
-    monkeypatch.setattr("zfsilod.ctl.places.initiator", lambda: path)
+    monkeypatch.setattr("zfsilod.ctl.paths.initiator", lambda: path)
     assert f"{path} cannot be read: install open-iscsi" in ctl.fails(5, f"join {join}")
     path.write_text("# made by hand\n")
     assert "names no InitiatorName" in ctl.fails(5, f"join {join}")
@@ -86,26 +86,26 @@ def test_a_server_is_called_by_an_id(ctl: Shell) -> None:
 
 def test_join_again_brings_a_new_identity_and_no_other_server(ctl: Shell) -> None:
     ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
-    first = servers.read("give").key
+    first = server_files.read("give").key
     join = ctl.daemon.join_file("host", "web")
     ctl.ok(f"join {join} --iqn {IQN}")
-    assert servers.read("give").key != first
-    found = certs.parse_join(join.read_text())
+    assert server_files.read("give").key != first
+    found = join_file.parse_join(join.read_text())
     found.authority = made("other").certificate_pem.decode()
-    join.write_text(certs.make_join(found))
+    join.write_text(join_file.make_join(found))
     complaint = ctl.fails(4, f"join {join} --iqn {IQN}")
     assert "this host knows another server give: give this one a name with --as" in complaint
 
 
 def test_another_certificate_is_not_trusted(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
-    found = certs.parse_join(join.read_text())
+    found = join_file.parse_join(join.read_text())
     found.authority = made("other").certificate_pem.decode()
-    join.write_text(certs.make_join(found))
+    join.write_text(join_file.make_join(found))
     complaint = ctl.fails(9, f"join {join} --iqn {IQN}")
     assert "does not answer" in complaint
     assert found.key not in complaint
-    assert servers.names() == []
+    assert server_files.names() == []
 
 
 def test_a_persons_join_file_is_for_h(ctl: Shell) -> None:
@@ -156,14 +156,14 @@ def test_two_commands_and_the_hosts_trust_each_other(ctl: Shell, tmp_path: Path)
     assert made.code == 0, made.err
     assert f"over there:  zfsiloctl join {path.name}" in made.out
     assert path.stat().st_mode & 0o777 == 0o600
-    assert certs.parse_join(path.read_text()).key.splitlines()[1] not in made.out
+    assert join_file.parse_join(path.read_text()).key.splitlines()[1] not in made.out
     assert ctl.apart(line).code == 4
     path.unlink()
     told = ctl.apart(f"{line} --json").json
     assert (told["file"], told["subject"]) == (str(path), "host/web")
-    join = certs.parse_join(path.read_text())
+    join = join_file.parse_join(path.read_text())
     join.tls_name = "give.zfsilo"  # the daemon of the tests has a name of its own
-    path.write_text(certs.make_join(join))
+    path.write_text(join_file.make_join(join))
     ctl.ok(f"join {path} --as own --iqn {IQN}")
     assert "tokens are made on the host itself" in ctl.apart("-H own token list").err
     assert "certificates are made on the host itself" in ctl.apart("-H own pki list").err
@@ -176,9 +176,9 @@ def test_a_persons_certificate_and_its_end(ctl: Shell, tmp_path: Path) -> None:
     assert ctl.apart(f"pki issue host ops --role admin --file {path}").code == 2
     made = ctl.apart(f"pki issue user ops --role reader --file {path} --address {address}")
     assert made.code == 0, made.err
-    join = certs.parse_join(path.read_text())
+    join = join_file.parse_join(path.read_text())
     join.tls_name = "give.zfsilo"
-    path.write_text(certs.make_join(join))
+    path.write_text(join_file.make_join(join))
     assert "You are:   reader ops (certificate" in ctl.ok(f"-H {path} info")
     listed = ctl.apart("pki list --json")
     assert [each["subject"] for each in listed.json["certificates"]].count("user/ops") == 1
@@ -191,7 +191,7 @@ def test_a_persons_certificate_and_its_end(ctl: Shell, tmp_path: Path) -> None:
 def test_renewal_of_both_ends(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
     ctl.ok(f"join {join} --iqn {IQN}")
-    first = servers.read("give")
+    first = server_files.read("give")
     assert "for give: renewed" in ctl.apart("pki renew").out  # it was good for a day only
     assert ctl.apart("pki renew").out == "there is nothing to renew\n"
     assert ctl.apart("pki renew -q").out == ""
@@ -199,7 +199,7 @@ def test_renewal_of_both_ends(ctl: Shell) -> None:
     assert done.code == 0, done.err
     assert "own certificate: renewed until 20" in done.out
     assert "certificate for give: renewed until 20" in done.out
-    assert servers.read("give").key != first.key
+    assert server_files.read("give").key != first.key
 
 
 def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -209,13 +209,17 @@ def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "zfsiloctl pki issue host NAME" in ctl.ok("pki init --name give.example")
     assert ctl("pki init").code == 4
     assert sorted(each.name for each in (there / "tls").iterdir()) == [
-        "ca.key", "ca.pem", "host.pem"
-    ]  # fmt: skip
+        "ca.key",
+        "ca.pem",
+        "host.pem",
+    ]
     assert {each.stat().st_mode & 0o777 for each in (there / "tls").iterdir()} == {0o600}
     pem, key = tmp_path / "a.pem", tmp_path / "a.key"
     pem.write_bytes(made("other").certificate_pem)
     assert "believed from now on" in ctl.ok(f"pki import {pem}")
-    pair = pki.issue(made("other"), pki.Identity(kind="host", id="give", role="host"))
+    pair = certificates.issue(
+        made("other"), certificates.Identity(kind="host", id="give", role="host")
+    )
     pem.write_bytes(pair.certificate_pem)
     key.write_bytes(pair.key_pem)
     assert "needs its --key" in ctl.fails(2, f"pki import {pem}")
@@ -260,7 +264,7 @@ def test_addresses_get_a_port(address: str, complete: str) -> None:
 @pytest.mark.parametrize("name", ["", ".", "../x", "a/b"])
 def test_a_servers_name_is_no_path(name: str) -> None:
     with pytest.raises(InvalidArgument):
-        servers.path_of(name)
+        server_files.path_of(name)
 
 
 def test_a_page_fits_into_a_message() -> None:
@@ -269,7 +273,7 @@ def test_a_page_fits_into_a_message() -> None:
 
 
 def test_the_port_is_the_units() -> None:
-    from zfsilod.ctl import places
+    from zfsilod.ctl import paths
 
     unit = (PROJECT / "units/zfsilod-tcp.socket").read_text()
-    assert f"ListenStream={places.PORT}\n" in unit
+    assert f"ListenStream={paths.PORT}\n" in unit

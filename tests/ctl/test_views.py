@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import answers, volume_view
-from zfsilod.ctl.table import clean, show_block, show_table
+from zfsilod.ctl import rpc_errors
+from zfsilod.ctl.output import volume as volume_output
+from zfsilod.ctl.output.table import clean, show_block, show_table
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -29,20 +30,32 @@ def at(stamp: Timestamp, seconds_ago: int) -> None:
 
 def served() -> pb.Volume:
     volume = pb.Volume(
-        name="volumes/data", id="data", uid="9" * 32, dataset="tank/zfsilo/data",
-        capacity_bytes=3 * GIB // 2, thin=True, mode=pb.MODE_FILESYSTEM, volblocksize=16384,
-        properties={"compression": "zstd"}, labels={"rack": "7", "app": "db"}, hosts=["take", "*"],
+        name="volumes/data",
+        id="data",
+        uid="9" * 32,
+        dataset="tank/zfsilo/data",
+        capacity_bytes=3 * GIB // 2,
+        thin=True,
+        mode=pb.MODE_FILESYSTEM,
+        volblocksize=16384,
+        properties={"compression": "zstd"},
+        labels={"rack": "7", "app": "db"},
+        hosts=["take", "*"],
         access_modes=[pb.ACCESS_MODE_SINGLE_NODE_WRITER],
         filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="1-2-3"),
-        height=pb.HEIGHT_PUBLISHED, etag="17",
+        height=pb.HEIGHT_PUBLISHED,
+        etag="17",
         publications=[
             pb.Publication(
-                host="hosts/take", initiator="iqn.2026-01.org:take", epoch=3,
-                access_mode=pb.ACCESS_MODE_SINGLE_NODE_WRITER, readonly=True,
+                host="hosts/take",
+                initiator="iqn.2026-01.org:take",
+                epoch=3,
+                access_mode=pb.ACCESS_MODE_SINGLE_NODE_WRITER,
+                readonly=True,
                 published_by="host take",
             )
         ],
-    )  # fmt: skip
+    )
     at(volume.create_time, 90)
     at(volume.publications[0].create_time, 86400 * 3)
     return volume
@@ -50,20 +63,30 @@ def served() -> pb.Volume:
 
 def used() -> pb.Volume:
     return pb.Volume(
-        name="volumes/logs", id="logs", height=pb.HEIGHT_MOUNTED, etag="18",
+        name="volumes/logs",
+        id="logs",
+        height=pb.HEIGHT_MOUNTED,
+        etag="18",
         attachment=pb.Attachment(
-            server="give", volume="data", height=pb.HEIGHT_MOUNTED, epoch=3,
+            server="give",
+            volume="data",
+            height=pb.HEIGHT_MOUNTED,
+            epoch=3,
             disk=pb.Disk(target="iqn.2026-01.org:x", serial="9" * 32, size_bytes=GIB),
-            portals=["10.0.0.1:3260"], mode=pb.MODE_BLOCK, restore=pb.RESTORE_NEVER,
-            filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_NONE), staging_path="/stage",
-            mount_options=["noatime"], stage_readonly=True,
+            portals=["10.0.0.1:3260"],
+            mode=pb.MODE_BLOCK,
+            restore=pb.RESTORE_NEVER,
+            filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_NONE),
+            staging_path="/stage",
+            mount_options=["noatime"],
+            stage_readonly=True,
             mounts=[pb.Mount(path="/srv/a"), pb.Mount(path="/srv/b", readonly=True)],
         ),
-    )  # fmt: skip
+    )
 
 
 def test_a_list(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_view.show_list([served(), used()])
+    volume_output.show_list([served(), used()])
     assert (
         capsys.readouterr().out
         == """\
@@ -75,7 +98,7 @@ logs  1.0 GiB  mounted    block       -             give    /srv/a, /srv/b  -
 
 
 def test_a_served_volume(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_view.show_volume(served())
+    volume_output.show_volume(served())
     assert (
         capsys.readouterr().out
         == """\
@@ -101,7 +124,7 @@ published to
 
 
 def test_a_used_volume(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_view.show_volume(used())
+    volume_output.show_volume(used())
     assert (
         capsys.readouterr().out
         == """\
@@ -127,7 +150,9 @@ on this host
 
 
 def test_stats(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_view.show_stats("data", pb.VolumeStats(volsize_bytes=GIB, inodes_total=7, inodes_used=0))
+    volume_output.show_stats(
+        "data", pb.VolumeStats(volsize_bytes=GIB, inodes_total=7, inodes_used=0)
+    )
     assert (
         capsys.readouterr().out
         == """\
@@ -140,7 +165,7 @@ volume data
 
 
 def test_json_is_stable() -> None:
-    text = answers.as_json(pb.Publication(volume="volumes/ä", epoch=3))
+    text = rpc_errors.as_json(pb.Publication(volume="volumes/ä", epoch=3))
     assert (
         text
         == """\
@@ -160,7 +185,7 @@ def test_json_is_stable() -> None:
 
 
 def test_what_a_newer_server_says_is_shown_as_it_is() -> None:
-    assert volume_view.word(pb.Height, 99, "HEIGHT_") == "99"
+    assert volume_output.word(pb.Height, 99, "HEIGHT_") == "99"
 
 
 def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

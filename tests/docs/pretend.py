@@ -2,7 +2,7 @@
 
 import sys
 
-from zfsilod.ctl import here, main
+from zfsilod.ctl import main, require_local
 
-here.check_real = here.check_local
+require_local.check_real = require_local.check_local
 sys.exit(main())

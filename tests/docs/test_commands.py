@@ -14,9 +14,9 @@ import pytest
 from tests.api.running import write_pki
 from tests.ctl.shell import PROJECT, Daemon, Shell, running
 from tests.docs.blocks import ALL, Block
-from zfsilod.certs import Files, make_join
-from zfsilod.errors import CommandFailed
-from zfsilod.model import Volume
+from zfsilod.model.errors import CommandFailed
+from zfsilod.model.records import Volume
+from zfsilod.security.join_file import Files, make_join
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.docs.blocks import ROOT
-from zfsilod.ctl.commands import COMMANDS
+from zfsilod.ctl.command_table import COMMANDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ def test_every_key_has_its_place(made: Path) -> None:
 
 def test_the_examples_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zfsilod import config
-    from zfsilod.ctl.ladder import wish_for
+    from zfsilod.ctl.commands.up import wish_for
 
     etc = tmp_path / "etc"
     (etc / "volumes.d").mkdir(parents=True)

@@ -14,9 +14,9 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import create, front_of
 from tests.channel import unix_channel_aio
 from tests.fuzz.values import Chance
-from zfsilod.api.grpc import HEALTH
-from zfsilod.api.stub import SERVICES, Api, path_of
-from zfsilod.door import Limits
+from zfsilod.api.rpc.server import HEALTH
+from zfsilod.gateway.listener import Limits
+from zfsilod.wire.stub import SERVICES, Api, path_of
 
 if TYPE_CHECKING:
     from tests.api.running import Front

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod import certs, config, node, pki, take
-from zfsilod.api import filter as filters
-from zfsilod.api import messages
-from zfsilod.api.dbus_contract import split, unescape
-from zfsilod.api.pages import Pages
-from zfsilod.errors import ZfsiloError
-from zfsilod.host import mountinfo, superblock, zfs_words
+from zfsilod import config
+from zfsilod.api.dbus.contract import split, unescape
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Pages
+from zfsilod.host import mountinfo, superblock, zfs_output
 from zfsilod.host.run import Completed
-from zfsilod.verbs import check_id, check_labels
+from zfsilod.model.errors import ZfsiloError
+from zfsilod.requests import attach
+from zfsilod.requests.request import check_id, check_labels
+from zfsilod.security import certificates, csi_node, join_file
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +42,7 @@ def _config(text: str) -> None:
 
 def _page(text: str) -> None:
     request = pb.ListVolumesRequest(page_token=text.encode(errors="replace").decode())
-    PAGES.request("ListVolumes", request)
+    PAGES.parse("ListVolumes", request)
 
 
 def _mounts(data: bytes) -> None:
@@ -53,32 +55,35 @@ def _mounts(data: bytes) -> None:
 
 def _refusal(text: str) -> None:
     done = Completed(("zfs",), 1, text, text)
-    zfs_words.refused(done, zfs_words.reason_of(done, "create", "tank/a"), "tank/a")
+    zfs_output.refused(done, zfs_output.reason_of(done, "create", "tank/a"), "tank/a")
 
 
 PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
-    "zfs table": (TABLE, zfs_words.table),
+    "zfs table": (TABLE, zfs_output.table),
     "zfs refusal": (ANY, _refusal),
-    "zfs number": (ANY, zfs_words.in_bytes),
-    "dataset": (ANY, zfs_words.checked),
+    "zfs number": (ANY, zfs_output.in_bytes),
+    "dataset": (ANY, zfs_output.checked),
     "superblock": (st.binary(max_size=70_000), superblock.parse),
     "mountinfo": (st.one_of(st.binary(max_size=200), MOUNTS.map(str.encode)), _mounts),
     "filter": (st.one_of(ANY, FILTERS), lambda text: filters.parse(text, ("id", "labels"))),
     "page token": (ANY, _page),
     "configuration": (st.one_of(ANY, TOML), _config),
-    "join file": (st.one_of(ANY, TOML), certs.parse_join),
-    "address": (ANY, certs.split_address),
-    "certificate": (st.binary(max_size=500), lambda der: pki.identify(der, b"", ("host",))),
-    "certificate file": (st.binary(max_size=500), pki.load),
+    "join file": (st.one_of(ANY, TOML), join_file.parse_join),
+    "address": (ANY, join_file.split_address),
+    "certificate": (
+        st.binary(max_size=500),
+        lambda der: certificates.identify(der, b"", ("host",)),
+    ),
+    "certificate file": (st.binary(max_size=500), certificates.load),
     "object path": (ANY, split),
     "object name": (ANY, unescape),
     "id": (ANY, check_id),
     "labels": (st.dictionaries(ANY, ANY), lambda found: check_labels(tuple(found.items()))),
-    "volume name": (ANY, messages.volume_id),
-    "operation name": (ANY, messages.operation_id),
-    "mount path": (ANY, take.check_path),
-    "mount options": (st.lists(ANY), lambda found: take.check_options(tuple(found))),
-    "path of a node": (ANY, lambda text: node.check_path(text, ("/var/lib/kubelet",))),
+    "volume name": (ANY, convert.volume_id),
+    "operation name": (ANY, convert.operation_id),
+    "mount path": (ANY, attach.check_path),
+    "mount options": (st.lists(ANY), lambda found: attach.check_options(tuple(found))),
+    "path of a node": (ANY, lambda text: csi_node.check_path(text, ("/var/lib/kubelet",))),
 }
 
 

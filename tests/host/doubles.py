@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zfsilod.host.configfs import Configfs
 from zfsilod.host.mountinfo import Mount
 from zfsilod.host.run import Completed, Runner
-from zfsilod.secret import Chap
+from zfsilod.model.chap import Chap
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner
-from zfsilod.errors import Conflict, FailedPrecondition, InvalidArgument, ZfsiloError
 from zfsilod.host import superblock
 from zfsilod.host.block import MIB, RealBlock
 from zfsilod.host.disks import Disks
 from zfsilod.host.run import Runner
-from zfsilod.model import Disk, Filesystem
+from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, ZfsiloError
+from zfsilod.model.records import Disk, Filesystem
 
 if TYPE_CHECKING:
     from pathlib import Path

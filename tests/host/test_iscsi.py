@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner, chap
-from zfsilod.errors import (
+from zfsilod.host import iscsi as iscsi_module
+from zfsilod.host.disks import Disks
+from zfsilod.host.iscsi import RealIscsi, initiator_name
+from zfsilod.host.node_records import Nodes
+from zfsilod.model.chap import Chap
+from zfsilod.model.errors import (
     Busy,
     CommandFailed,
     Conflict,
@@ -19,13 +24,8 @@ from zfsilod.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.host import iscsi as iscsi_module
-from zfsilod.host.disks import Disks
-from zfsilod.host.iscsi import RealIscsi, initiator_name
-from zfsilod.host.names import portal_parts
-from zfsilod.host.nodes import Nodes
-from zfsilod.model import Disk
-from zfsilod.secret import Chap
+from zfsilod.model.names import portal_parts
+from zfsilod.model.records import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +169,7 @@ def test_a_record_in_use_stays(initiator: Initiator) -> None:
 def test_a_lock_that_a_dead_iscsiadm_left_is_removed(
     initiator: Initiator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zfsilod.host.nodes.STALE_S", 0.3)
+    monkeypatch.setattr("zfsilod.host.node_records.STALE_S", 0.3)
     initiator.nodes.free()
     initiator.database_lock.touch()
     begun = time.monotonic()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import INITIATOR, TARGET, UID, Cut, FakeConfigfs, ScriptedRunner, chap
-from zfsilod.errors import (
+from zfsilod.host.lio import RealLio
+from zfsilod.model.errors import (
     Busy,
     Conflict,
     FailedPrecondition,
@@ -15,7 +16,6 @@ from zfsilod.errors import (
     PermissionDenied,
     Unavailable,
 )
-from zfsilod.host.lio import RealLio
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ import pytest
 
 from tests.host.doubles import FakeConfigfs, ScriptedRunner
 from tests.host.test_lio import STEPS, facts
-from zfsilod.errors import CommandFailed, ZfsiloError
 from zfsilod.host.configfs import ERRORS, Configfs
 from zfsilod.host.lio import RealLio
+from zfsilod.model.errors import CommandFailed, ZfsiloError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

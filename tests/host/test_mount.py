@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner, mount
-from zfsilod.errors import (
+from zfsilod.host import mount as mount_module
+from zfsilod.host import mountinfo, mountpoints, processes
+from zfsilod.host.disks import Disks
+from zfsilod.host.mount import RealMounts
+from zfsilod.host.superblock import Superblock
+from zfsilod.model.errors import (
     Busy,
     CommandFailed,
     Conflict,
@@ -15,12 +20,7 @@ from zfsilod.errors import (
     InvalidArgument,
     Unavailable,
 )
-from zfsilod.host import mount as mount_module
-from zfsilod.host import mountinfo, points, processes
-from zfsilod.host.disks import Disks
-from zfsilod.host.mount import RealMounts
-from zfsilod.host.superblock import Superblock
-from zfsilod.model import Disk
+from zfsilod.model.records import Disk
 
 DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
 
@@ -280,19 +280,19 @@ def test_stats_of_what_is_mounted_only(bench: Bench, tmp_path: Path) -> None:
 def test_points_are_made_and_removed(tmp_path: Path) -> None:
     for file, name in ((False, "a b/c/dir"), (True, "a b/c/file")):
         path = str(tmp_path / name)
-        assert not points.has_point(path, file=file)
-        points.make_point(path, file=file)
-        points.make_point(path, file=file)
-        assert points.has_point(path, file=file)
+        assert not mountpoints.has_point(path, file=file)
+        mountpoints.make_point(path, file=file)
+        mountpoints.make_point(path, file=file)
+        assert mountpoints.has_point(path, file=file)
         with pytest.raises(Conflict):
-            points.has_point(path, file=not file)
+            mountpoints.has_point(path, file=not file)
         with pytest.raises(Conflict):
-            points.remove_point(path, file=not file)
-        points.remove_point(path, file=file)
-        points.remove_point(path, file=file)
+            mountpoints.remove_point(path, file=not file)
+        mountpoints.remove_point(path, file=file)
+        mountpoints.remove_point(path, file=file)
         assert not Path(path).exists()
     assert (tmp_path / "a b/c").stat().st_mode & 0o777 == 0o755
-    points.remove_point(str(tmp_path / "never/was"), file=False)
+    mountpoints.remove_point(str(tmp_path / "never/was"), file=False)
     assert not (tmp_path / "never").exists()
 
 
@@ -302,20 +302,20 @@ def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "full")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name, file in (("full", False), ("text", True), ("link", False), ("dangling", True)):
-        for action in (points.has_point, points.make_point, points.remove_point):
+        for action in (mountpoints.has_point, mountpoints.make_point, mountpoints.remove_point):
             with pytest.raises(Conflict):
                 action(str(tmp_path / name), file=file)
     with pytest.raises(Conflict):
-        points.make_point(str(tmp_path / "text/below"), file=False)
+        mountpoints.make_point(str(tmp_path / "text/below"), file=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "full", "link", "text"]
 
 
 def test_links_above_are_resolved(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    points.make_point(str(tmp_path / "link/deep/point"), file=False)
+    mountpoints.make_point(str(tmp_path / "link/deep/point"), file=False)
     assert (tmp_path / "real/deep/point").is_dir()
-    assert points.resolved(str(tmp_path / "link/x")) == str(tmp_path / "real/x")
+    assert mountpoints.resolved(str(tmp_path / "link/x")) == str(tmp_path / "real/x")
 
 
 def test_a_mount_point_is_left_to_the_next_step(
@@ -324,16 +324,16 @@ def test_a_mount_point_is_left_to_the_next_step(
     path = tmp_path / "point"
     (path / "inside").mkdir(parents=True)
     monkeypatch.setattr(mountinfo, "read", lambda: [mount(str(path))])
-    assert points.has_point(str(path), file=False)
-    points.make_point(str(path), file=False)
+    assert mountpoints.has_point(str(path), file=False)
+    mountpoints.make_point(str(path), file=False)
     with pytest.raises(Busy, match="still a mount point"):
-        points.remove_point(str(path), file=False)
+        mountpoints.remove_point(str(path), file=False)
 
 
 @pytest.mark.parametrize("path", ["relative", "/", "/a/../b", "", "/a\0b"])
 def test_no_path(path: str) -> None:
     with pytest.raises(InvalidArgument):
-        points.make_point(path, file=False)
+        mountpoints.make_point(path, file=False)
 
 
 def test_processes_that_use_a_path(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import ScriptedRunner
-from zfsilod.errors import Conflict, FailedPrecondition
 from zfsilod.host import superblock
 from zfsilod.host.disks import Device
-from zfsilod.host.renew import OPTIONS, renew
+from zfsilod.host.regenerate_uuid import OPTIONS, renew
 from zfsilod.host.run import Runner
+from zfsilod.model.errors import Conflict, FailedPrecondition
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zfsilod.errors import CommandFailed, FailedPrecondition, Unavailable
 from zfsilod.host.run import (
     CONSUMER_TOOLS,
     MAX_OUTPUT_BYTES,
@@ -18,6 +17,7 @@ from zfsilod.host.run import (
     Runner,
     missing_tools,
 )
+from zfsilod.model.errors import CommandFailed, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import TARGET, FakeSys, ScriptedRunner, chap
-from zfsilod.errors import CommandFailed, Unavailable
 from zfsilod.host import session_secrets as module
 from zfsilod.host.disks import Disks, auth_parameters
 from zfsilod.host.session_secrets import SessionSecrets
+from zfsilod.model.errors import CommandFailed, Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path

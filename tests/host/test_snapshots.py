@@ -5,16 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.host.doubles import UID, ScriptedRunner
-from zfsilod.errors import (
-    Busy,
-    CommandFailed,
-    Conflict,
-    FailedPrecondition,
-    Unavailable,
-)
 from zfsilod.host.snapshots import RealSnapshots
 from zfsilod.host.zfs import RealZfs
-from zfsilod.model import Shot
+from zfsilod.model.errors import Busy, CommandFailed, Conflict, FailedPrecondition, Unavailable
+from zfsilod.model.records import Shot
 
 CUT = "c" * 32
 A = Shot(dataset="tank/a", uid=UID)

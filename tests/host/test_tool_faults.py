@@ -15,7 +15,6 @@ import pytest
 from tests.host.doubles import TARGET, UID, FakeSys
 from tests.host.test_block import DISK, FORMATTING, SIZE, pytestmark
 from tests.host.test_zfs import ABSENT, NAME, OURS, POOL
-from zfsilod.errors import ZfsiloError
 from zfsilod.host import iscsi as iscsi_module
 from zfsilod.host import mount as mount_module
 from zfsilod.host import mountinfo
@@ -23,10 +22,11 @@ from zfsilod.host.block import MIB, RealBlock
 from zfsilod.host.disks import Disks
 from zfsilod.host.iscsi import RealIscsi
 from zfsilod.host.mount import RealMounts
-from zfsilod.host.nodes import Nodes
+from zfsilod.host.node_records import Nodes
 from zfsilod.host.run import Runner
 from zfsilod.host.superblock import Superblock
 from zfsilod.host.zfs import RealZfs
+from zfsilod.model.errors import ZfsiloError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import ScriptedRunner
-from zfsilod.errors import Unavailable
-from zfsilod.host import zvol
+from zfsilod.host import zvol_device
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
+from zfsilod.model.errors import Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,13 +53,13 @@ def test_the_lock_is_exclusive_and_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_zvol_device_is_that_of_its_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zvol, "dataset_of", lambda _path: "tank/v1")
-    assert zvol.device(ScriptedRunner(), "tank/v1") == "/dev/zvol/tank/v1"
-    monkeypatch.setattr(zvol, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(zvol_device, "dataset_of", lambda _path: "tank/v1")
+    assert zvol_device.device(ScriptedRunner(), "tank/v1") == "/dev/zvol/tank/v1"
+    monkeypatch.setattr(zvol_device, "DEADLINE_S", 0.2)
     with pytest.raises(Unavailable, match="did not appear"):
-        zvol.device(ScriptedRunner(), "tank/other")
+        zvol_device.device(ScriptedRunner(), "tank/other")
 
 
 def test_what_is_no_zvol_has_no_dataset(tmp_path: Path) -> None:
-    assert zvol.dataset_of("/dev/null") == ""
-    assert zvol.dataset_of(str(tmp_path / "missing")) == ""
+    assert zvol_device.dataset_of("/dev/null") == ""
+    assert zvol_device.dataset_of(str(tmp_path / "missing")) == ""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.host.doubles import UID, ScriptedRunner
-from zfsilod.errors import (
+from zfsilod.host import zfs as zfs_module
+from zfsilod.host.zfs import RealZfs
+from zfsilod.host.zfs_output import checked, in_bytes, table
+from zfsilod.model.errors import (
     Busy,
     CommandFailed,
     Conflict,
@@ -15,9 +18,6 @@ from zfsilod.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.host import zfs as zfs_module
-from zfsilod.host.zfs import RealZfs
-from zfsilod.host.zfs_words import checked, in_bytes, table
 
 NAME = "tank/v1"
 GET = "zfs get -Hp -o name,property,value,source"

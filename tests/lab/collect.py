@@ -15,7 +15,7 @@ from pathlib import Path
 
 TARGET = "/sys/kernel/config/target"
 NODE_SECRET = re.compile(r"auth\.password(?:_in)? = (\S+)")
-MADE = re.compile(rb"zfsilo-chap-[0-9a-f]{32}")  # zfsilod/secret.py
+MADE = re.compile(rb"zfsilo-chap-[0-9a-f]{32}")  # zfsilod/model/chap.py
 # Whatever a process may leave behind when it dies: core(5), systemd-coredump(8).
 FILES = ("/var/lib/zfsilo/**/*", "/run/zfsilo/**/*", "/core*", "/var/lib/systemd/coredump/*")
 UNITS = ("zfsilo-op-*", "zfsilo-rollback@*")

@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.examples import GIB, PLANS, PUBLICATION, TARGET, UID, VOLUME, Example, operation
-from zfsilod import steps, worker
-from zfsilod.errors import Conflict, FailedPrecondition
-from zfsilod.model import HostStep
-from zfsilod.plan import backstore_name
-from zfsilod.secret import Chap
-from zfsilod.steps import (
+from zfsilod.engine import steps, worker
+from zfsilod.engine.plans import backstore_name
+from zfsilod.engine.steps import (
     Acl,
     Answering,
     Backstore,
@@ -46,12 +43,15 @@ from zfsilod.steps import (
     Zvol,
     ZvolSize,
 )
+from zfsilod.model.chap import Chap
+from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.records import HostStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from zfsilod.host import Host
-    from zfsilod.model import Operation, Step
+    from zfsilod.model.records import Operation, Step
 
 ROOT = "tank/zfsilo"
 DATASET = f"{ROOT}/data"

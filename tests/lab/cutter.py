@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, "/usr/lib/zfsilo")
 
-from zfsilod import worker
+from zfsilod.engine import worker
 from zfsilod.host.configfs import Configfs
 from zfsilod.host.run import Runner
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.api.channel import tls_channel
-from zfsilod.api.dbus_contract import unescape
-from zfsilod.api.stub import Api
-from zfsilod.certs import parse_join
+from zfsilod.api.dbus.contract import unescape
+from zfsilod.security.join_file import parse_join
+from zfsilod.wire.channel import tls_channel
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.lab.machine import Machine, Result
     from tests.lab.pair import Pair
-    from zfsilod.certs import Access
+    from zfsilod.security.join_file import Access
 
 GIB = 1 << 30
 NAME = "demo"

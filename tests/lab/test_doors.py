@@ -9,11 +9,11 @@ import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
-from zfsilod.api.channel import tls_channel
-from zfsilod.api.grpc import HEALTH, REFLECTION
-from zfsilod.api.stub import SERVICES, path_of
-from zfsilod.certs import Access, parse_join
-from zfsilod.roles import ACTIONS
+from zfsilod.api.rpc.server import HEALTH, REFLECTION
+from zfsilod.security.authorization import ACTIONS
+from zfsilod.security.join_file import Access, parse_join
+from zfsilod.wire.channel import tls_channel
+from zfsilod.wire.stub import SERVICES, path_of
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from zfsilod import config
-from zfsilod.ctl.ladder import wish_for
+from zfsilod.ctl.commands.up import wish_for
 
 ROOT = Path(__file__).parents[2]
 NIX = ROOT / "nix"

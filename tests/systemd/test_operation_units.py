@@ -19,7 +19,7 @@ from tests.systemd.simulated import (
     simulated_host,
     wait_until,
 )
-from zfsilod.api.dbus_contract import unescape
+from zfsilod.api.dbus.contract import unescape
 from zfsilod.host.fake import VOLATILE, Facts
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ REVEAL = """
 import sys
 sys.path.insert(0, "/usr/lib/zfsilo")
 from pathlib import Path
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
 chap = Store(Path("/var/lib/zfsilo")).chap(sys.argv[1])
 print(chap.password.reveal(), chap.mutual_password.reveal())
 """
@@ -41,9 +41,9 @@ print(chap.password.reveal(), chap.mutual_password.reveal())
 START_AND_LIST = """
 import asyncio, sys
 sys.path.insert(0, "/usr/lib/zfsilo")
-from zfsilod.launcher import SystemdLauncher
-from zfsilod.model import Operation
-from zfsilod.ulid import new_ulid
+from zfsilod.systemd.launcher import SystemdLauncher
+from zfsilod.model.records import Operation
+from zfsilod.model.ulid import new_ulid
 
 async def main():
     launcher = await SystemdLauncher.connect(worker="/usr/local/lib/worker", timeout_s=20)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.examples import PLANS
-from zfsilod import sandbox
-from zfsilod.model import HostStep
-from zfsilod.unit import on_the_wire
+from zfsilod.model.records import HostStep
+from zfsilod.systemd import sandbox
+from zfsilod.systemd.unit import on_the_wire
 
 UNITS = Path(__file__).parents[2] / "units"
 DAEMON, WORKER = 1.5, 5.0  # at most

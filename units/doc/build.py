@@ -1,6 +1,6 @@
 """Make what is documented from what there is: `make docs`, or build.py FOLDER.
 
-    zfsiloctl.1       from the table of commands (zfsilod/ctl/commands.py)
+    zfsiloctl.1       from the table of commands (zfsilod/ctl/command_table.py)
     zfsilod.toml.5    from its text here, and the README's table of keys
     org.zfsilo1.5     from the comments of dbus/org.zfsilo1.xml
     grpc.md           from the comments of proto/zfsilo/v1/*.proto
@@ -21,9 +21,9 @@ PROJECT = HERE.parents[1]
 sys.path.insert(0, str(PROJECT))
 
 from zfsilod import __version__  # noqa: E402
-from zfsilod.ctl import completion  # noqa: E402
-from zfsilod.ctl.commands import COMMANDS, COMMON, NOUNS, Argument, Command  # noqa: E402
-from zfsilod.ctl.refusal import EXIT_CODES_HELP  # noqa: E402
+from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Argument, Command  # noqa: E402
+from zfsilod.ctl.commands import completion  # noqa: E402
+from zfsilod.ctl.failures import EXIT_CODES_HELP  # noqa: E402
 
 MAN = ("zfsilod.8", "zfsilo-volume@.service.5")
 HEAD = '.TH "{name}" "{section}" "" "zfsilo {version}" "zfsilo"\n'

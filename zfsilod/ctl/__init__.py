@@ -12,9 +12,9 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from zfsilod.ctl.failures import BROKEN_PIPE, INTERRUPTED, complain
 from zfsilod.ctl.parser import parse
-from zfsilod.ctl.refusal import BROKEN_PIPE, INTERRUPTED, complain
-from zfsilod.errors import ZfsiloError
+from zfsilod.model.errors import ZfsiloError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -55,7 +55,7 @@ def _run(given: Namespace) -> int:
         given.help_of.print_help()
         return USAGE
     module, _, name = given.function.partition(":")
-    return getattr(import_module(f"zfsilod.ctl.{module}"), name)(given) or 0
+    return getattr(import_module(f"zfsilod.ctl.commands.{module}"), name)(given) or 0
 
 
 def _what_goes_on(interrupt: KeyboardInterrupt) -> str:

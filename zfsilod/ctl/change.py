@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from zfsilod.ctl import answers
-from zfsilod.ctl.amount import bare
-from zfsilod.ctl.progress import Progress
-from zfsilod.ctl.table import clean, say
+from zfsilod.ctl import rpc_errors
+from zfsilod.ctl.output.progress import Progress
+from zfsilod.ctl.output.table import clean, say
+from zfsilod.ctl.parse import bare
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -25,7 +25,7 @@ def change(given: Namespace, server: Server, method: Any, request: Any) -> None:
     """Ask for a change (by a method of `server.changes`) as the arguments say, and report."""
     answer = ask(given, server, method, request)
     if given.json:
-        print(answers.dumps(answer))
+        print(rpc_errors.dumps(answer))
 
 
 def ask(given: Namespace, server: Server, method: Any, request: Any) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def answer_of(server: Server, call: Any) -> Any:
     try:
         (answer,) = call
     except grpc.RpcError as error:
-        raise answers.error_of(error, server) from error
+        raise rpc_errors.error_of(error, server) from error
     return answer
 
 
@@ -75,7 +75,7 @@ def operation_of(call: Any) -> str:
 def _told(given: Namespace, answer: Message, text: str) -> dict[str, Any]:
     """Tell people, or return the answer for programs."""
     if given.json:
-        return answers.plain(answer)
+        return rpc_errors.plain(answer)
     if given.dry_run or not given.quiet:
         print(text)
     return {}

@@ -6,15 +6,15 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.errors import PermissionDenied, Unavailable
+from zfsilod.model.errors import PermissionDenied, Unavailable
 
 # The library prints its own troubles to standard error; ours say the same in a sentence.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
-from zfsilod.api.stub import Api, Streaming
-from zfsilod.ctl import answers, places
+from zfsilod.ctl import paths, rpc_errors
+from zfsilod.wire.stub import Api, Streaming
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -48,7 +48,7 @@ class Server:
         try:
             return method(request, timeout=self.read_s)
         except grpc.RpcError as error:
-            raise answers.error_of(error, self) from error
+            raise rpc_errors.error_of(error, self) from error
 
     def ask_all(self, method: Any, request: Any, field: str) -> list[Any]:
         """Call a List method, page by page, and return all it lists."""
@@ -71,7 +71,7 @@ def dial(given: Namespace) -> Iterator[Server]:
 
 
 def _local(path: str) -> tuple[grpc.Channel, str]:
-    path = path or places.socket()
+    path = path or paths.socket()
     where = f"zfsilod at {path}"
     if not os.path.exists(path):  # noqa: PTH110 - pathlib would cost more than the question
         raise Unavailable(
@@ -80,13 +80,14 @@ def _local(path: str) -> tuple[grpc.Channel, str]:
     if not os.access(path, os.W_OK):
         raise PermissionDenied(
             f"the socket {path} is not open to you: become root, or a member of the group zfsilo",
-            reason="NO_ACCESS", socket=path,
-        )  # fmt: skip
+            reason="NO_ACCESS",
+            socket=path,
+        )
     return grpc.insecure_channel(f"unix:{path}", LOCAL_OPTIONS), where
 
 
 def _remote(name: str) -> tuple[grpc.Channel, str]:
-    from zfsilod.ctl.servers import channel_to, find
+    from zfsilod.ctl.server_files import channel_to, find
 
     server = find(name)
     return channel_to(server), f"{name} ({server.address})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsilod.ctl.amount import assignments
+from zfsilod.ctl.parse import assignments
 
 
 def equals(field: str, value: str) -> str:

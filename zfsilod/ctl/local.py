@@ -8,25 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.audit import Audit, to_journal
-from zfsilod.certs import make_join
-from zfsilod.ctl import places
-from zfsilod.ctl.here import check_here
-from zfsilod.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from zfsilod.store import Store
+from zfsilod.ctl import paths
+from zfsilod.ctl.require_local import check_here
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.security.audit import Audit, to_journal
+from zfsilod.security.join_file import make_join
+from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
-    from zfsilod.certs import Access
+    from zfsilod.security.join_file import Access
 
 STDOUT = "-"
 
 
 def record(action: str, subject: str) -> None:
     """Leave a record of what root did to whom this host believes."""
-    if not places.simulation():
+    if not paths.simulation():
         caller = f"uid {os.getuid()} (zfsiloctl)"
         Audit(to_journal).record(caller, action, subject, outcome="DONE")
 
@@ -35,12 +35,12 @@ def record(action: str, subject: str) -> None:
 def opened_store(given: Namespace, what: str) -> Iterator[Store]:
     """Open the store of this host's daemon."""
     check_here(given, what)
-    if not (places.state() / "store").exists():
+    if not (paths.state() / "store").exists():
         raise FailedPrecondition(
-            f"there is no store in {places.state()} yet: systemctl start zfsilod.service",
+            f"there is no store in {paths.state()} yet: systemctl start zfsilod.service",
             reason="NO_STORE",
         )
-    store = Store(places.state())
+    store = Store(paths.state())
     try:
         store.check(store.host)
         yield store

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NoReturn
 
-from zfsilod.ctl.commands import COMMANDS, COMMON, NOUNS, Argument, Command
-from zfsilod.ctl.refusal import EXIT_CODES_HELP
-from zfsilod.errors import InvalidArgument
+from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Argument, Command
+from zfsilod.ctl.failures import EXIT_CODES_HELP
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,9 +66,12 @@ def make(typed: Sequence[str], *, whole: bool = False) -> Parser:
     """
     whole = whole or not HELP.isdisjoint(typed)
     parser = Parser(
-        prog="zfsiloctl", description="Network block storage for ZFS.", epilog=EXIT_CODES_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="zfsiloctl",
+        description="Network block storage for ZFS.",
+        epilog=EXIT_CODES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="store_true", help="print the version")
     _add(parser, COMMON)
     parser.set_defaults(function="")

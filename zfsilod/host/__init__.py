@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model import Disk, Filesystem, Listed, ListedShot, Shot
-    from zfsilod.record import Pairs
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.record import Pairs
+    from zfsilod.model.records import Disk, Filesystem, Listed, ListedShot, Shot
 
 
 class Zfs(Protocol):

@@ -17,18 +17,18 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.durable import sync_folder
-from zfsilod.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, open_exclusively
-from zfsilod.host.points import resolved
-from zfsilod.host.renew import renew
-from zfsilod.model import Filesystem
+from zfsilod.host.mountpoints import resolved
+from zfsilod.host.regenerate_uuid import renew
+from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
+from zfsilod.model.records import Filesystem
+from zfsilod.storage.fsync import sync_folder
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
     from zfsilod.host.superblock import Superblock
-    from zfsilod.model import Disk
+    from zfsilod.model.records import Disk
 
 PROOFS = Path("/var/lib/zfsilo/formatting")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import (
+from zfsilod.model.errors import (
     Busy,
     CommandFailed,
     FailedPrecondition,

@@ -15,12 +15,12 @@ from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, Conflict, FailedPrecondition, Unavailable
 from zfsilod.host import mountinfo
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
-    from zfsilod.model import Disk
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.records import Disk
 
 SYS = Path("/sys")
 DEV = Path("/dev")

@@ -9,15 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import (
-    Busy,
-    Conflict,
-    FailedPrecondition,
-    InvalidArgument,
-    PermissionDenied,
-    Unavailable,
-    ZfsiloError,
-)
 from zfsilod.host.disks import (
     FAILED,
     LOGGED_IN,
@@ -32,14 +23,23 @@ from zfsilod.host.disks import (
 )
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
-from zfsilod.host.names import iscsi_name, portal_parts
+from zfsilod.model.errors import (
+    Busy,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+    ZfsiloError,
+)
+from zfsilod.model.names import iscsi_name, portal_parts
 
 if TYPE_CHECKING:
-    from zfsilod.host.nodes import Nodes
+    from zfsilod.host.node_records import Nodes
     from zfsilod.host.run import Completed, Runner
     from zfsilod.host.session_secrets import SessionSecrets
-    from zfsilod.model import Disk
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.records import Disk
 
 INITIATOR_NAME = Path("/etc/iscsi/initiatorname.iscsi")
 LOCK = Path("/run/lock/zfsilo-iscsiadm.lock")

@@ -10,17 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
 from zfsilod.host.disks import claim
 from zfsilod.host.events import wait_for
-from zfsilod.host.names import iscsi_name, portal_parts
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
+from zfsilod.model.names import iscsi_name, portal_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.host.configfs import Configfs
     from zfsilod.host.run import Runner
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
 
 CORE = "core/iblock_0"  # one folder for all backstores: shared, never removed
 MODULES = ("target_core_mod", "target_core_iblock", "iscsi_target_mod")

@@ -8,7 +8,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Unavailable
+from zfsilod.model.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,16 +11,16 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
-from zfsilod.host import mountinfo, points, processes
+from zfsilod.host import mountinfo, mountpoints, processes
 from zfsilod.host.block import read_superblock
 from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, claim, read
-from zfsilod.host.points import resolved
+from zfsilod.host.mountpoints import resolved
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     from zfsilod.host.mountinfo import Mount
     from zfsilod.host.run import Runner
-    from zfsilod.model import Disk
+    from zfsilod.model.records import Disk
 
 MOUNT_TIMEOUT_S = 120  # a long journal is replayed in it
 CHECK_TIMEOUT_S = 600
@@ -43,13 +43,13 @@ class RealMounts:
     # Mount points
 
     def has_point(self, path: str, *, file: bool) -> bool:
-        return points.has_point(path, file=file)
+        return mountpoints.has_point(path, file=file)
 
     def make_point(self, path: str, *, file: bool) -> None:
-        points.make_point(path, file=file)
+        mountpoints.make_point(path, file=file)
 
     def remove_point(self, path: str, *, file: bool) -> None:
-        points.remove_point(path, file=file)
+        mountpoints.remove_point(path, file=file)
 
     # The staging path
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zfsilod.host.lio import RealLio
     from zfsilod.host.snapshots import RealSnapshots
     from zfsilod.host.zfs import RealZfs
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
 
 CONFIGFS = Path("/sys/kernel/config/target")
 
@@ -46,7 +46,7 @@ class RealHost:
 
     def surveyed(self, datasets: tuple[str, ...]) -> Host:
         """Return this machine with these datasets looked at in one process, for many probes."""
-        from zfsilod.host.survey import SurveyedZfs
+        from zfsilod.host.zvol_survey import SurveyedZfs
 
         copy = RealHost(self.chap, self._run)
         copy.zfs = SurveyedZfs(self._run, datasets)
@@ -70,7 +70,7 @@ class RealHost:
             case "iscsi":
                 from zfsilod.host.disks import Disks
                 from zfsilod.host.iscsi import RealIscsi
-                from zfsilod.host.nodes import Nodes
+                from zfsilod.host.node_records import Nodes
 
                 return RealIscsi(self._run, Disks(), Nodes())
             case "block":

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from zfsilod.errors import CommandFailed, FailedPrecondition, Unavailable
+from zfsilod.model.errors import CommandFailed, FailedPrecondition, Unavailable
 
 TOOLS = {
     "blkid": "util-linux",

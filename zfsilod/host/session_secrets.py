@@ -18,17 +18,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Unavailable
 from zfsilod.host.disks import LOGGED_IN, Session, auth_parameters, read
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
+from zfsilod.model.errors import Unavailable
 
 if TYPE_CHECKING:
     import socket
 
     from zfsilod.host.disks import Disks
     from zfsilod.host.run import Runner
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
 
 OUTDATED = Path("/run/zfsilo/iscsid-outdated")
 LOCK = Path("/run/lock/zfsilo-iscsid.lock")

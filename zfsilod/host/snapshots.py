@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Conflict, FailedPrecondition, Unavailable
 from zfsilod.host.zfs import (
     ANY,
     CHANGE_TIMEOUT_S,
@@ -19,7 +18,7 @@ from zfsilod.host.zfs import (
     RealZfs,
     own_marks,
 )
-from zfsilod.host.zfs_words import (
+from zfsilod.host.zfs_output import (
     checked,
     first_line,
     foreign,
@@ -29,12 +28,13 @@ from zfsilod.host.zfs_words import (
     refused,
     table,
 )
-from zfsilod.model import ListedShot
+from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable
+from zfsilod.model.records import ListedShot
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
-    from zfsilod.model import Shot
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
+    from zfsilod.model.records import Shot
 
 CUT = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"

@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, FailedPrecondition, Unavailable, ZfsiloError
-from zfsilod.host import zvol
+from zfsilod.host import zvol_device
 from zfsilod.host.disks import users
-from zfsilod.host.zfs_words import (
+from zfsilod.host.zfs_output import (
     checked,
     first_line,
     foreign,
@@ -24,12 +23,13 @@ from zfsilod.host.zfs_words import (
     refused,
     table,
 )
-from zfsilod.model import Listed
-from zfsilod.record import pairs
+from zfsilod.model.errors import Busy, FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.model.record import pairs
+from zfsilod.model.records import Listed
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
 
 PREFIX = "zfsilo:"
 UID = f"{PREFIX}uid"
@@ -102,7 +102,7 @@ class RealZfs:
             # Most often it is udev that looks at the device: wait until it has looked.
             settle = ["udevadm", "settle", f"--timeout={SETTLE_S}"]
             self._run(settle, timeout_s=SETTLE_S + 5, ok=(0, 1))
-        names = users(Path(zvol.link(dataset)))
+        names = users(Path(zvol_device.link(dataset)))
         by = f" by {', '.join(names)}" if names else ""
         raise Busy(
             f"the zvol {dataset} is in use{by}", reason="DATASET_BUSY",
@@ -280,7 +280,7 @@ class RealZfs:
 
     def device(self, dataset: str) -> str:
         """Return the path of a zvol's device, which may take a moment to appear."""
-        return zvol.device(self._run, checked(dataset))
+        return zvol_device.device(self._run, checked(dataset))
 
     def _value(self, dataset: str, name: str) -> str:
         return self.properties(dataset, (name,))[name][0]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
 
 __all__ = ["SIMULATED_BYTES", "VOLATILE", "Facts", "FakeHost"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Conflict
 from zfsilod.host.fake.iscsi import need_session
-from zfsilod.model import Disk, Filesystem
+from zfsilod.model.errors import Conflict
+from zfsilod.model.records import Disk, Filesystem
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts

@@ -13,7 +13,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.errors import CommandFailed
+from zfsilod.model.errors import CommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,19 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import (
-    Busy,
-    Conflict,
-    FailedPrecondition,
-    PermissionDenied,
-    Unavailable,
-)
 from zfsilod.host.fake.secrets import digest
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
-    from zfsilod.model import Disk
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.records import Disk
 
 
 class FakeIscsi:

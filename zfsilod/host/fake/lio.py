@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, Conflict, FailedPrecondition
 from zfsilod.host.fake.secrets import digest
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
 
 
 class FakeLio:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.errors import Busy, Conflict, FailedPrecondition, Unavailable
 from zfsilod.host.fake.iscsi import hangs, need_session
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
-    from zfsilod.model import Disk
+    from zfsilod.model.records import Disk
 
 
 class FakeMounts:

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zfsilod.secret import Chap
+    from zfsilod.model.chap import Chap
 
 
 def digest(chap: Chap) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.errors import Conflict, FailedPrecondition
-from zfsilod.model import ListedShot, Shot
-from zfsilod.record import Pairs, pairs
+from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.record import Pairs, pairs
+from zfsilod.model.records import ListedShot, Shot
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.zfs import FakeZfs

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.errors import Busy, Conflict, FailedPrecondition
 from zfsilod.host.fake.snapshots import left_of
-from zfsilod.model import Listed
-from zfsilod.record import pairs
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.model.record import pairs
+from zfsilod.model.records import Listed
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
-    from zfsilod.record import Pairs
+    from zfsilod.model.record import Pairs
 
 SIMULATED_POOL = "tank"
 SIMULATED_BYTES = 1 << 40

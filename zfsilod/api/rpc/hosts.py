@@ -1,0 +1,129 @@
+"""HostService: the machines that volumes are published to."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zfsilo.v1 import host_pb2
+
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Page, Pages, collect
+from zfsilod.model.records import Host
+from zfsilod.requests import hosts
+from zfsilod.requests.request import check_id
+from zfsilod.requests.volumes import need_host
+from zfsilod.security.authentication import own_host
+from zfsilod.wire import convert
+
+if TYPE_CHECKING:
+    from zfsilo.v1 import operation_pb2
+
+    from zfsilod.api.rpc.calls import Call
+    from zfsilod.storage.store import Transaction
+
+FIELDS = ("id", "iqn", "nqn", "labels")
+
+
+class Hosts:
+    """The methods of zfsilo.v1.HostService."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+
+    async def GetHost(self, request: host_pb2.GetHostRequest, call: Call) -> host_pb2.Host:
+        host_id = convert.host_id(request.name)
+        return convert.host(call.read(lambda txn: need_host(txn, host_id)))
+
+    async def ListHosts(
+        self, request: host_pb2.ListHostsRequest, call: Call
+    ) -> host_pb2.ListHostsResponse:
+        page = self._pages.parse("ListHosts", request)
+        wanted = filters.parse(request.filter, FIELDS)
+        found, after = await call.scan(lambda txn: _page(txn, page, wanted))
+        return host_pb2.ListHostsResponse(
+            hosts=found, next_page_token=self._pages.token(page, after)
+        )
+
+    async def CreateHost(
+        self, request: host_pb2.CreateHostRequest, call: Call
+    ) -> host_pb2.MutateHostResponse:
+        verb = _create(check_id(request.host_id, "host id"), request.host, register=False)
+        return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
+
+    async def UpdateHost(
+        self, request: host_pb2.UpdateHostRequest, call: Call
+    ) -> host_pb2.MutateHostResponse:
+        host = request.host
+        verb = hosts.UpdateHost(
+            id=convert.host_id(host.name),
+            mask=tuple(request.update_mask.paths),
+            iqn=host.iqn,
+            nqn=host.nqn,
+            addresses=tuple(host.addresses),
+            labels=convert.as_pairs(host.labels),
+            max_attachments=host.max_attachments,
+            etag=request.etag,
+        )
+        return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
+
+    async def DeleteHost(
+        self, request: host_pb2.DeleteHostRequest, call: Call
+    ) -> host_pb2.MutateHostResponse:
+        verb = hosts.DeleteHost(id=convert.host_id(request.name), etag=request.etag)
+        return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
+
+    async def RegisterHost(
+        self, request: host_pb2.RegisterHostRequest, call: Call
+    ) -> host_pb2.MutateHostResponse:
+        asked = convert.host_id(request.host.name) if request.host.name else ""
+        verb = _create(own_host(call.caller, asked), request.host, register=True)
+        return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
+
+    async def IntroduceHost(
+        self, request: host_pb2.IntroduceHostRequest, call: Call
+    ) -> host_pb2.IntroduceHostResponse:
+        await call.lasting(call.service.introduce(check_id(request.server, "server name")))
+        return host_pb2.IntroduceHostResponse()
+
+
+def _create(host_id: str, host: host_pb2.Host, *, register: bool) -> hosts.CreateHost:
+    return hosts.CreateHost(
+        id=host_id,
+        iqn=host.iqn,
+        nqn=host.nqn,
+        addresses=tuple(host.addresses),
+        labels=convert.as_pairs(host.labels),
+        max_attachments=host.max_attachments,
+        register=register,
+    )
+
+
+def _answer(
+    call: Call, host_id: str, operation: operation_pb2.Operation
+) -> host_pb2.MutateHostResponse:
+    found = call.read(lambda txn: txn.get(Host, host_id))
+    answer = host_pb2.MutateHostResponse(operation=operation)
+    if found is not None and operation.name:  # a planned one has no name
+        answer.host.CopyFrom(convert.host(found))
+    return answer
+
+
+def _page(
+    txn: Transaction, page: Page, wanted: filters.Predicate
+) -> tuple[list[host_pb2.Host], str]:
+    return collect(
+        txn.scan(Host, page.after),
+        page,
+        key=lambda each: each.id,
+        wanted=lambda each: wanted(partial(_values, each)),
+        show=convert.host,
+    )
+
+
+def _values(host: Host, field: str) -> filters.Values:
+    """Return what a host has in a field of FIELDS."""
+    match field:
+        case "id" | "iqn" | "nqn":
+            return (str(getattr(host, field)),)
+    return filters.label_values(dict(host.labels), field)

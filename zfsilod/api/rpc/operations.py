@@ -1,0 +1,106 @@
+"""OperationService: what is at work, and what was."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any, get_args
+
+from zfsilo.v1 import operation_pb2
+
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Page, Pages, collect
+from zfsilod.model.errors import DeadlineExceeded, InvalidArgument
+from zfsilod.model.records import Operation, OperationState
+from zfsilod.wire import convert
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from zfsilod.api.rpc.calls import Call
+    from zfsilod.storage.store import Transaction
+
+FIELDS = ("id", "kind", "subject", "state", "caller")
+WORDS = {"state": get_args(OperationState)}
+
+
+class Operations:
+    """The methods of zfsilo.v1.OperationService."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+
+    async def GetOperation(
+        self, request: operation_pb2.GetOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        return convert.operation(call.service.operation(convert.operation_id(request.name)))
+
+    async def ListOperations(
+        self, request: operation_pb2.ListOperationsRequest, call: Call
+    ) -> operation_pb2.ListOperationsResponse:
+        page = self._pages.parse("ListOperations", request)
+        wanted = filters.parse(request.filter, FIELDS, WORDS)
+        found, after = await call.scan(lambda txn: _page(txn, page, wanted))
+        return operation_pb2.ListOperationsResponse(
+            operations=found, next_page_token=self._pages.token(page, after)
+        )
+
+    async def WaitOperation(
+        self, request: operation_pb2.WaitOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        operation_id = convert.operation_id(request.name)
+        timeout_s = call.left_s
+        if request.HasField("timeout"):
+            timeout_s = min(timeout_s, request.timeout.ToTimedelta().total_seconds())
+        try:
+            return convert.operation(await call.service.ended(operation_id, max(0.0, timeout_s)))
+        except DeadlineExceeded:
+            return convert.operation(call.service.operation(operation_id))
+
+    async def WatchOperations(
+        self, request: operation_pb2.WatchOperationsRequest, call: Call
+    ) -> AsyncIterator[operation_pb2.WatchOperationsResponse]:
+        if request.after_revision < 0:
+            raise InvalidArgument("after_revision is negative", reason="BAD_REVISION")
+        wanted = filters.parse(request.filter, FIELDS, WORDS)
+        changes: Any = call.service.watch(request.after_revision)
+        async with aclosing(changes):
+            async for operation in changes:
+                if wanted(partial(_values, operation)):
+                    shown = convert.operation(operation)
+                    yield operation_pb2.WatchOperationsResponse(operation=shown)
+
+    async def CancelOperation(
+        self, request: operation_pb2.CancelOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        operation_id = convert.operation_id(request.name)
+        return convert.operation(await call.lasting(call.service.cancel(operation_id)))
+
+    async def RepairOperation(
+        self, request: operation_pb2.RepairOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        operation_id = convert.operation_id(request.name)
+        return convert.operation(await call.lasting(call.service.repair(operation_id)))
+
+    async def AbandonOperation(
+        self, request: operation_pb2.AbandonOperationRequest, call: Call
+    ) -> operation_pb2.Operation:
+        operation_id = convert.operation_id(request.name)
+        return convert.operation(await call.lasting(call.service.abandon(operation_id)))
+
+
+def _page(
+    txn: Transaction, page: Page, wanted: filters.Predicate
+) -> tuple[list[operation_pb2.Operation], str]:
+    return collect(
+        txn.scan(Operation, page.after),
+        page,
+        key=lambda each: each.id,
+        wanted=lambda each: wanted(partial(_values, each)),
+        show=convert.operation,
+    )
+
+
+def _values(operation: Operation, field: str) -> filters.Values:
+    """Return what an operation has in a field of FIELDS."""
+    return (str(getattr(operation, field)),)

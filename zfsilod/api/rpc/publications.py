@@ -1,0 +1,185 @@
+"""VolumeService, what it does for the hosts that a volume is published to."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+
+from zfsilo.v1 import volume_pb2
+
+from zfsilod.api.rpc.pages import Page, Pages, collect
+from zfsilod.api.rpc.volumes import change_volume, need_view
+from zfsilod.engine import plans
+from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.records import Publication
+from zfsilod.requests import publications, volumes
+from zfsilod.security.authentication import own_host
+from zfsilod.wire import convert
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zfsilod.api.rpc.calls import Call
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.records import AccessMode, Volume
+    from zfsilod.storage.store import Transaction
+
+# What a host reports becomes an argument of zfs(8) here.
+FILESYSTEM_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")
+FILESYSTEM_UUID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+class Publications:
+    """Publish, Unpublish, ListPublications, FetchConnection, ReportFilesystem."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+
+    async def PublishVolume(
+        self, request: volume_pb2.PublishVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        volume_id, host_id = convert.volume_id(request.name), _host(request.host, call)
+        need_view(call, volume_id)
+        volume = call.read(lambda txn: volumes.need_volume(txn, volume_id))
+        if call.caller.role == "host":
+            volumes.may_publish_to_itself(volume, host_id)
+            if request.force:
+                raise PermissionDenied(
+                    f"{call.caller} may not take {volume_id} from another host", reason="ROLE"
+                )
+        verb = publications.Publish(
+            volume=volume_id,
+            host=host_id,
+            access_mode=_access_mode(request, volume),
+            readonly=request.readonly,
+            client_operation=convert.ulid(request.client_operation),
+            transport=convert.TRANSPORTS.name(request.transport, "ISCSI"),
+            force=request.force,
+        )
+        return await change_volume(
+            call, verb, volume_id, validate_only=request.validate_only, etag=request.etag
+        )
+
+    async def UnpublishVolume(
+        self, request: volume_pb2.UnpublishVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        volume_id = convert.volume_id(request.name)
+        if request.all_hosts and request.host:
+            raise InvalidArgument("the request names a host and all hosts", reason="NO_HOST")
+        if request.all_hosts and call.caller.role == "host":
+            raise PermissionDenied(f"{call.caller} may not speak for other hosts", reason="ROLE")
+        host_id = "" if request.all_hosts else _host(request.host, call)
+        need_view(call, volume_id)
+        verb = publications.Unpublish(
+            volume=volume_id,
+            host=host_id,
+            client_operation=convert.ulid(request.client_operation),
+            fence=request.fence,
+            grace_s=_grace(request),
+        )
+        return await change_volume(
+            call, verb, volume_id, validate_only=request.validate_only, etag=request.etag
+        )
+
+    async def ListPublications(
+        self, request: volume_pb2.ListPublicationsRequest, call: Call
+    ) -> volume_pb2.ListPublicationsResponse:
+        page = self._pages.parse("ListPublications", request)
+        volume_id = convert.volume_id(request.volume) if request.volume else ""
+        host_id = convert.host_id(request.host) if request.host else ""
+        if call.caller.role == "host":
+            host_id = own_host(call.caller, host_id)
+        found, after = await call.scan(lambda txn: _page(txn, page, volume_id, host_id))
+        return volume_pb2.ListPublicationsResponse(
+            publications=found, next_page_token=self._pages.token(page, after)
+        )
+
+    async def FetchConnection(
+        self, request: volume_pb2.FetchConnectionRequest, call: Call
+    ) -> volume_pb2.FetchConnectionResponse:
+        volume_id, host_id = convert.volume_id(request.name), _host(request.host, call)
+
+        def read(txn: Transaction) -> tuple[Volume, Publication]:
+            volume = volumes.need_volume(txn, volume_id)
+            return volume, volumes.need_publication(txn, volume_id, host_id)
+
+        need_view(call, volume_id)
+        volume, publication = call.read(read)
+        # Unsealing imports cryptography, the first time: not on the event loop.
+        chap = await asyncio.to_thread(call.service.store.chap, publication.secret)
+        export = call.service.settings.export
+        return volume_pb2.FetchConnectionResponse(
+            volume=f"volumes/{volume_id}",
+            target=plans.target_name(export.prefix, volume),
+            portals=export.portals,
+            serial=volume.uid,
+            size_bytes=volume.capacity_bytes,
+            mode=convert.MODES.number(volume.mode),
+            epoch=publication.epoch,
+            rotation=publication.rotation,
+            readonly=publication.readonly,
+            filesystem=convert.filesystem(volume.filesystem),
+            chap=_chap(chap),
+        )
+
+    async def ReportFilesystem(
+        self, request: volume_pb2.ReportFilesystemRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        volume_id, host_id = convert.volume_id(request.name), _host(request.host, call)
+        need_view(call, volume_id)
+        asked = request.filesystem
+        state = convert.FILESYSTEM_STATES.name(asked.state)
+        if state == "NONE":
+            raise InvalidArgument("a filesystem is FORMATTING or READY", reason="BAD_ENUM")
+        if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
+            raise InvalidArgument("the filesystem's type or uuid is malformed", reason="BAD_FS")
+        verb = publications.ReportFilesystem(
+            volume=volume_id,
+            host=host_id,
+            epoch=request.epoch,
+            state=state,
+            type=asked.type,
+            uuid=asked.uuid,
+            operation=convert.ulid(asked.operation),
+        )
+        return await change_volume(call, verb, volume_id, validate_only=request.validate_only)
+
+
+def _host(name: str, call: Call) -> str:
+    """Return the id of the host that a request is for: the one it names, or the caller."""
+    return own_host(call.caller, convert.host_id(name) if name else "")
+
+
+def _grace(request: volume_pb2.UnpublishVolumeRequest) -> int:
+    return request.grace.seconds if request.HasField("grace") else publications.GRACE_S
+
+
+def _access_mode(request: volume_pb2.PublishVolumeRequest, volume: Volume) -> AccessMode:
+    """Return the access mode asked for; a host that just wants its volume does not know it."""
+    writer: AccessMode = "SINGLE_NODE_WRITER"
+    default = writer if writer in volume.access_modes else volume.access_modes[0]
+    return convert.ACCESS_MODES.name(request.access_mode, default)
+
+
+def _chap(chap: Chap) -> volume_pb2.Chap:
+    return volume_pb2.Chap(**chap.values())
+
+
+def _page(
+    txn: Transaction, page: Page, volume_id: str, host_id: str
+) -> tuple[list[volume_pb2.Publication], str]:
+    found: Iterable[Publication]
+    if volume_id:
+        found = (each for each in txn.scan_below(Publication, volume_id) if each.key > page.after)
+    elif host_id:
+        found = txn.scan_ending(Publication, host_id, page.after)
+    else:
+        found = txn.scan(Publication, page.after)
+    return collect(
+        found,
+        page,
+        key=lambda each: each.key,
+        wanted=lambda each: host_id in ("", each.host),
+        show=convert.publication,
+    )

@@ -1,0 +1,184 @@
+"""SnapshotService: snapshots of volumes, alone and in groups."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zfsilo.v1 import snapshot_pb2
+
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Pages, collect
+from zfsilod.model.errors import NotFound
+from zfsilod.model.records import Snapshot, SnapshotGroup
+from zfsilod.model.ulid import new_ulid
+from zfsilod.requests.clones import need_snapshot
+from zfsilod.requests.request import check_id
+from zfsilod.requests.snapshots import (
+    CreateSnapshot,
+    CreateSnapshotGroup,
+    DeleteSnapshot,
+    DeleteSnapshotGroup,
+    members_of,
+    need_group,
+)
+from zfsilod.wire import convert
+
+if TYPE_CHECKING:
+    from zfsilod.api.rpc.calls import Call
+    from zfsilod.requests.request import Verb
+    from zfsilod.storage.store import Transaction
+
+FIELDS = ("id", "volume", "volume_uid", "group", "labels")
+GROUP_FIELDS = ("id", "volume", "labels")
+
+
+class Snapshots:
+    """The methods of zfsilo.v1.SnapshotService."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+
+    async def CreateSnapshot(
+        self, request: snapshot_pb2.CreateSnapshotRequest, call: Call
+    ) -> snapshot_pb2.MutateSnapshotResponse:
+        verb = CreateSnapshot(
+            id=check_id(request.snapshot_id or new_ulid(), "snapshot id"),
+            volume=convert.volume_id(request.volume),
+            labels=convert.as_pairs(request.labels),
+        )
+        return await _change(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def GetSnapshot(
+        self, request: snapshot_pb2.GetSnapshotRequest, call: Call
+    ) -> snapshot_pb2.Snapshot:
+        return call.read(partial(_shown, snapshot_id=convert.snapshot_id(request.name)))
+
+    async def ListSnapshots(
+        self, request: snapshot_pb2.ListSnapshotsRequest, call: Call
+    ) -> snapshot_pb2.ListSnapshotsResponse:
+        page = self._pages.parse("ListSnapshots", request)
+        matches = filters.parse(request.filter, FIELDS)
+        volume = convert.volume_id(request.volume) if request.volume else ""
+
+        def wanted(each: Snapshot) -> bool:
+            return volume in ("", each.volume) and matches(partial(_values, each))
+
+        def read(txn: Transaction) -> tuple[list[snapshot_pb2.Snapshot], str]:
+            return collect(
+                txn.scan(Snapshot, page.after),
+                page,
+                key=lambda each: each.id,
+                wanted=wanted,
+                show=partial(_message, txn),
+            )
+
+        found, after = await call.scan(read)
+        return snapshot_pb2.ListSnapshotsResponse(
+            snapshots=found, next_page_token=self._pages.token(page, after)
+        )
+
+    async def DeleteSnapshot(
+        self, request: snapshot_pb2.DeleteSnapshotRequest, call: Call
+    ) -> snapshot_pb2.MutateSnapshotResponse:
+        verb = DeleteSnapshot(id=convert.snapshot_id(request.name), etag=request.etag)
+        return await _change(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def CreateSnapshotGroup(
+        self, request: snapshot_pb2.CreateSnapshotGroupRequest, call: Call
+    ) -> snapshot_pb2.MutateSnapshotGroupResponse:
+        verb = CreateSnapshotGroup(
+            id=check_id(request.group_id or new_ulid(), "group id"),
+            volumes=tuple(convert.volume_id(each) for each in request.volumes),
+            labels=convert.as_pairs(request.labels),
+        )
+        return await _change_group(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def GetSnapshotGroup(
+        self, request: snapshot_pb2.GetSnapshotGroupRequest, call: Call
+    ) -> snapshot_pb2.SnapshotGroup:
+        return call.read(partial(_shown_group, group_id=convert.group_id(request.name)))
+
+    async def ListSnapshotGroups(
+        self, request: snapshot_pb2.ListSnapshotGroupsRequest, call: Call
+    ) -> snapshot_pb2.ListSnapshotGroupsResponse:
+        page = self._pages.parse("ListSnapshotGroups", request)
+        wanted = filters.parse(request.filter, GROUP_FIELDS)
+
+        def read(txn: Transaction) -> tuple[list[snapshot_pb2.SnapshotGroup], str]:
+            return collect(
+                txn.scan(SnapshotGroup, page.after),
+                page,
+                key=lambda each: each.id,
+                wanted=lambda each: wanted(partial(_group_values, each)),
+                show=partial(_group_message, txn),
+            )
+
+        found, after = await call.scan(read)
+        return snapshot_pb2.ListSnapshotGroupsResponse(
+            groups=found, next_page_token=self._pages.token(page, after)
+        )
+
+    async def DeleteSnapshotGroup(
+        self, request: snapshot_pb2.DeleteSnapshotGroupRequest, call: Call
+    ) -> snapshot_pb2.MutateSnapshotGroupResponse:
+        verb = DeleteSnapshotGroup(id=convert.group_id(request.name), etag=request.etag)
+        return await _change_group(call, verb, verb.id, validate_only=request.validate_only)
+
+
+async def _change(
+    call: Call, verb: Verb, snapshot_id: str, *, validate_only: bool
+) -> snapshot_pb2.MutateSnapshotResponse:
+    """Do what a verb says, and answer the snapshot, if it is there then, and the operation."""
+    operation = await call.change(verb, validate_only=validate_only)
+    answer = snapshot_pb2.MutateSnapshotResponse(operation=operation)
+    if not validate_only:
+        with suppress(NotFound):
+            answer.snapshot.CopyFrom(call.read(partial(_shown, snapshot_id=snapshot_id)))
+    return answer
+
+
+async def _change_group(
+    call: Call, verb: Verb, group_id: str, *, validate_only: bool
+) -> snapshot_pb2.MutateSnapshotGroupResponse:
+    operation = await call.change(verb, validate_only=validate_only)
+    answer = snapshot_pb2.MutateSnapshotGroupResponse(operation=operation)
+    if not validate_only:
+        with suppress(NotFound):
+            answer.group.CopyFrom(call.read(partial(_shown_group, group_id=group_id)))
+    return answer
+
+
+def _shown(txn: Transaction, snapshot_id: str) -> snapshot_pb2.Snapshot:
+    return _message(txn, need_snapshot(txn, snapshot_id))
+
+
+def _shown_group(txn: Transaction, group_id: str) -> snapshot_pb2.SnapshotGroup:
+    return _group_message(txn, need_group(txn, group_id))
+
+
+def _message(txn: Transaction, record: Snapshot) -> snapshot_pb2.Snapshot:
+    return convert.snapshot(record, operation=txn.claimant(f"snapshot/{record.id}") or "")
+
+
+def _group_message(txn: Transaction, record: SnapshotGroup) -> snapshot_pb2.SnapshotGroup:
+    members = [_message(txn, each) for each in members_of(txn, record)]
+    return convert.snapshot_group(record, members)
+
+
+def _values(snapshot: Snapshot, field: str) -> filters.Values:
+    """Return what a snapshot has in a field of FIELDS."""
+    if field in FIELDS and field != "labels":
+        return (str(getattr(snapshot, field)),)
+    return filters.label_values(dict(snapshot.labels), field)
+
+
+def _group_values(group: SnapshotGroup, field: str) -> filters.Values:
+    """Return what a group has in a field of GROUP_FIELDS."""
+    match field:
+        case "id":
+            return (group.id,)
+        case "volume":
+            return group.volumes
+    return filters.label_values(dict(group.labels), field)

@@ -1,0 +1,276 @@
+"""VolumeService, what it says and changes of volumes themselves."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, get_args
+
+from zfsilo.v1 import volume_pb2
+
+from zfsilod.api.rpc import filter as filters
+from zfsilod.api.rpc.pages import Page, Pages, collect
+from zfsilod.model.errors import NotFound
+from zfsilod.model.records import Mode
+from zfsilod.requests import adoption, pool_import
+from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
+from zfsilod.requests.request import check_etag, check_id
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.security import csi_node
+from zfsilod.security.authentication import Caller, shown
+from zfsilod.service.drift import facts
+from zfsilod.service.stats import stats
+from zfsilod.storage.volume_view import HEIGHTS, View, view, views, views_with_deleted
+from zfsilod.wire import convert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from zfsilod.api.rpc.calls import Call
+    from zfsilod.requests.request import Verb
+    from zfsilod.storage.store import Transaction
+
+    Source = Callable[[Transaction, str], Iterator[View]]
+
+MAX_DIFFERENCES = 1000
+FIELDS = ("id", "uid", "height", "mode", "host", "server", "labels")
+WORDS = {"height": HEIGHTS, "mode": get_args(Mode)}
+STATS = {  # what the service calls a figure: what the wire does
+    "volsize": "volsize_bytes",
+    "used": "used_bytes",
+    "referenced": "referenced_bytes",
+    "bytes_total": "filesystem_total_bytes",
+    "bytes_used": "filesystem_used_bytes",
+    "bytes_available": "filesystem_available_bytes",
+    "inodes_total": "inodes_total",
+    "inodes_used": "inodes_used",
+    "inodes_available": "inodes_available",
+}
+
+
+class Volumes:
+    """Get, List, Stats, Probe, Sync, Create, Update, Delete, Undelete."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+
+    async def GetVolume(
+        self, request: volume_pb2.GetVolumeRequest, call: Call
+    ) -> volume_pb2.Volume:
+        return convert.volume(need_view(call, convert.volume_id(request.name)))
+
+    async def ListVolumes(
+        self, request: volume_pb2.ListVolumesRequest, call: Call
+    ) -> volume_pb2.ListVolumesResponse:
+        page = self._pages.parse("ListVolumes", request)
+        wanted = filters.parse(request.filter, FIELDS, WORDS)
+        deleted = request.show_deleted and call.caller.role != "host"
+        source = views_with_deleted if deleted else views
+        found, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller, source))
+        return volume_pb2.ListVolumesResponse(
+            volumes=found, next_page_token=self._pages.token(page, after)
+        )
+
+    async def StatsVolume(
+        self, request: volume_pb2.StatsVolumeRequest, call: Call
+    ) -> volume_pb2.VolumeStats:
+        volume_id = convert.volume_id(request.name)
+        found = await stats(call.service, need_view(call, volume_id))
+        figures = {STATS[name]: figure for name, figure in found.figures.items()}
+        return volume_pb2.VolumeStats(**figures, conditions=found.conditions)
+
+    async def ProbeVolume(
+        self, request: volume_pb2.ProbeVolumeRequest, call: Call
+    ) -> volume_pb2.ProbeVolumeResponse:
+        seen = need_view(call, convert.volume_id(request.name))
+        service = call.service
+        found = await service.look(partial(facts, seen, service.machine, service.settings))
+        return volume_pb2.ProbeVolumeResponse(facts=map(convert.fact, found))
+
+    async def SyncVolume(
+        self, request: volume_pb2.SyncVolumeRequest, call: Call
+    ) -> volume_pb2.SyncVolumeResponse:
+        volume_id = convert.volume_id(request.name)
+        need_view(call, volume_id)
+        operation = None
+        if request.validate_only:
+            found = await call.lasting(call.service.survey(volume_id))
+        else:
+            work = call.service.sync(volume_id, caller=str(call.caller))
+            begun, found = await call.lasting(work)
+            operation = await call.end(begun.id)
+        return volume_pb2.SyncVolumeResponse(
+            volume=convert.volume(need_view(call, volume_id)),
+            operation=operation,
+            differences=convert.differences(found),
+        )
+
+    async def SyncVolumes(
+        self, request: volume_pb2.SyncVolumesRequest, call: Call
+    ) -> volume_pb2.SyncVolumesResponse:
+        work = call.service.sync_all(caller=str(call.caller), validate_only=request.validate_only)
+        report = await call.lasting(work)
+        shown = (each for found in report.findings for each in convert.differences(found))
+        return volume_pb2.SyncVolumesResponse(
+            complaints=dict(report.complaints),
+            volumes=report.volumes,
+            differences=islice(shown, MAX_DIFFERENCES),
+        )
+
+    async def CreateVolume(
+        self, request: volume_pb2.CreateVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = _create(request)
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def UpdateVolume(
+        self, request: volume_pb2.UpdateVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = _update(request)
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def DeleteVolume(
+        self, request: volume_pb2.DeleteVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = DeleteVolume(
+            id=convert.volume_id(request.name),
+            etag=request.etag,
+            dependents=convert.DEPENDENTS.name(request.dependents, "REFUSE"),
+        )
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def UndeleteVolume(
+        self, request: volume_pb2.UndeleteVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        verb = UndeleteVolume(id=convert.volume_id(request.name), uid=request.uid)
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def AdoptVolume(
+        self, request: volume_pb2.AdoptVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        work = adoption.find(call.service, request.dataset, request.volume_id)
+        verb = await call.lasting(work)
+        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+
+    async def AdoptVolumes(
+        self, _request: volume_pb2.AdoptVolumesRequest, call: Call
+    ) -> volume_pb2.AdoptVolumesResponse:
+        found = await call.lasting(pool_import.adopt_all(call.service, str(call.caller)))
+        names: dict[str, list[str]] = {"adopt": [], "adopt-trashed": [], "adopt-snapshot": []}
+        for each in found.adopted:
+            names[each.kind].append(each.subject)
+        return volume_pb2.AdoptVolumesResponse(
+            volumes=names["adopt"],
+            in_trash=names["adopt-trashed"],
+            snapshots=names["adopt-snapshot"],
+            complaints=found.complaints,
+            unknown=found.unknown,
+        )
+
+
+def need_view(call: Call, volume_id: str) -> View:
+    """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
+    known = call.read(lambda txn: view(txn, volume_id))
+    if call.caller.role == "node":
+        found = csi_node.shown(known, call.service.settings.node_paths)
+    else:
+        found = shown(call.caller, known)
+    if found is None:
+        raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
+    return found
+
+
+async def change_volume(
+    call: Call, verb: Verb, volume_id: str, *, validate_only: bool, etag: str = ""
+) -> volume_pb2.MutateVolumeResponse:
+    """Do what a verb says, and answer the volume and the operation.
+
+    `etag`: of verbs that do not carry it themselves. It is compared when the request arrives; the
+    plan of such a verb looks at the state anyway.
+    """
+    if etag:
+        call.read(lambda txn: check_etag(etag, int(view(txn, volume_id).etag)))
+    operation = await call.change(verb, validate_only=validate_only)
+    if call.caller.role == "host":
+        operation.ClearField("moves")  # they name other hosts
+    answer = volume_pb2.MutateVolumeResponse(operation=operation)
+    if not validate_only:
+        with suppress(NotFound):  # deleted, disconnected, or no more the caller's to see
+            answer.volume.CopyFrom(convert.volume(need_view(call, volume_id)))
+    return answer
+
+
+def _create(request: volume_pb2.CreateVolumeRequest) -> CreateVolume:
+    asked = request.volume
+    modes = tuple(convert.ACCESS_MODES.name(each) for each in asked.access_modes)
+    return CreateVolume(
+        id=check_id(request.volume_id, "volume id"),
+        capacity_bytes=asked.capacity_bytes,
+        limit_bytes=request.limit_bytes,
+        thin=asked.thin if asked.HasField("thin") else True,
+        mode=convert.MODES.name(asked.mode, "FILESYSTEM"),
+        properties=convert.as_pairs(asked.properties),
+        labels=convert.as_pairs(asked.labels),
+        hosts=tuple(asked.hosts),
+        access_modes=modes or ("SINGLE_NODE_WRITER",),
+        **_source(asked.source),
+    )
+
+
+def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
+    """Return what a new volume is to begin with, as the verb has it."""
+    match source.WhichOneof("source"):
+        case "snapshot":
+            return {"source_snapshot": convert.snapshot_id(source.snapshot)}
+        case "volume":
+            return {"source_volume": convert.volume_id(source.volume)}
+    return {}
+
+
+def _update(request: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
+    asked = request.volume
+    return UpdateVolume(
+        id=convert.volume_id(asked.name),
+        mask=tuple(request.update_mask.paths),
+        capacity_bytes=asked.capacity_bytes,
+        limit_bytes=request.limit_bytes,
+        properties=convert.as_pairs(asked.properties),
+        labels=convert.as_pairs(asked.labels),
+        hosts=tuple(asked.hosts),
+        etag=request.etag,
+    )
+
+
+def _page(
+    txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
+) -> tuple[list[volume_pb2.Volume], str]:
+    def is_wanted(found: View) -> bool:
+        seen = shown(caller, found)
+        return seen is not None and wanted(partial(_values, seen))
+
+    def show(found: View) -> volume_pb2.Volume:
+        seen = shown(caller, found)
+        assert seen is not None, "it was wanted"
+        return convert.volume(seen)
+
+    return collect(
+        source(txn, page.after), page, key=lambda each: each.key, wanted=is_wanted, show=show
+    )
+
+
+def _values(found: View, field: str) -> filters.Values:
+    """Return what a volume has in a field of FIELDS."""
+    volume, attachment = found.volume, found.attachment
+    match field:
+        case "id" | "height":
+            return (str(getattr(found, field)),)
+        case "uid":
+            return (volume.uid,) if volume else ()
+        case "mode":
+            return tuple({each.mode for each in (volume, attachment) if each is not None})
+        case "host":
+            return tuple(each.host for each in found.publications)
+        case "server":
+            return (attachment.server,) if attachment else ()
+    return filters.label_values(dict(volume.labels) if volume else {}, field)

@@ -1,0 +1,1 @@
+"""The commands of zfsiloctl: one file per noun."""

@@ -1,0 +1,249 @@
+"""`zfsiloctl completion`: scripts for bash, zsh and fish, made from the table of commands.
+
+A script holds all words; only names of volumes and the like are asked for when they are needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Argument, Command
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterable
+
+LISTS = {
+    "volumes": "volume list -q",
+    "snapshots": "snapshot list -q",
+    "groups": "snapshot-group list -q",
+    "hosts": "host list -q",
+    "servers": "server list -q",
+    "operations": "operation list -q --running",
+    "tokens": "token list -q",
+}
+
+
+def completion(given: Namespace) -> None:
+    """Print the script for a shell."""
+    print(SHELLS[given.shell](), end="")
+
+
+def bash() -> str:
+    """Return the script for bash."""
+    return f'# bash completion of zfsiloctl: eval "$(zfsiloctl completion bash)"\n{core()}{BASH}'
+
+
+def zsh() -> str:
+    """Return the script for zsh."""
+    return f"#compdef zfsiloctl\n# source <(zfsiloctl completion zsh)\n{core()}{ZSH}"
+
+
+def core() -> str:
+    """Return the function that bash and zsh share: it prints what may stand in a place."""
+    verbs = {noun: " ".join(_verbs(noun)) for noun in NOUNS if _verbs(noun)}
+    return CORE.format(
+        nouns=" ".join(NOUNS),
+        common=" ".join(_options(COMMON)),
+        valued="|".join(_valued()),
+        with_verbs="|".join(verbs),
+        cases="\n".join(_case(each) for each in COMMANDS),
+        verbs="\n".join(f"    {noun}) offer='{found}' ;;" for noun, found in verbs.items()),
+    )
+
+
+# The words "FILES" and nothing else stand for the names of files.
+CORE = """\
+_zfsiloctl_ask() {{
+  zfsiloctl ${{remote:+-H}} ${{remote:+"$remote"}} "$@" 2>/dev/null
+}}
+
+# The word to complete, then the words in front of it.
+_zfsiloctl_offer() {{
+  local now=$1 noun='' verb='' place=0 word='' offer='' flags='{common}' open='' remote=''
+  shift
+  for word in "$@"; do
+    if [[ -n $open ]]; then
+      case $open in -H|--remote) remote=$word ;; esac
+      open=''
+    elif [[ $word == -* ]]; then
+      case $word in {valued}) open=$word ;; esac
+    elif [[ -z $noun ]]; then
+      noun=$word
+    elif [[ -n $verb ]]; then
+      place=$((place + 1))
+    else
+      case $noun in
+        {with_verbs}) verb=$word ;;
+        *) place=$((place + 1)) ;;
+      esac
+    fi
+  done
+  case "$noun${{verb:+ $verb}}" in
+    '') offer='{nouns}' ;;
+{verbs}
+{cases}
+  esac
+  case $open in
+    -H|--remote) remote='' offer=$(_zfsiloctl_ask server list -q) ;;
+    --socket) offer=FILES ;;
+    --timeout) offer='' ;;
+    '') if [[ $now == -* ]]; then offer=$flags; fi ;;
+  esac
+  printf '%s\\n' "$offer"
+}}
+"""
+
+BASH = """\
+
+_zfsiloctl() {
+  local now=${COMP_WORDS[COMP_CWORD]} offer
+  offer=$(_zfsiloctl_offer "$now" "${COMP_WORDS[@]:1:COMP_CWORD-1}")
+  if [[ $offer == FILES ]]; then
+    compopt -o filenames 2>/dev/null
+    mapfile -t COMPREPLY < <(compgen -f -- "$now")
+  else
+    mapfile -t COMPREPLY < <(compgen -W "$offer" -- "$now")
+  fi
+}
+complete -F _zfsiloctl zfsiloctl
+"""
+
+ZSH = """\
+
+_zfsiloctl() {
+  local offer
+  offer=$(_zfsiloctl_offer "${words[CURRENT]}" "${(@)words[2,CURRENT-1]}")
+  if [[ $offer == FILES ]]; then
+    _files
+  else
+    compadd -- ${=offer}
+  fi
+}
+compdef _zfsiloctl zfsiloctl
+"""
+
+
+def _case(command: Command) -> str:
+    """Return the branch that knows what may follow one command."""
+    lines = [f"    '{command.words}')"]
+    flags = _options(command.arguments)
+    if flags:
+        lines.append(f'      flags="$flags {" ".join(flags)}"')
+    # By "option:place": with an option open, the place is of no interest.
+    known = [
+        ("|".join(f"{name}:*" for name in each.names), each)
+        for each in command.arguments
+        if _is_option(each)
+    ]
+    known += [(f":{place}", each) for place, each in enumerate(_positionals(command))]
+    branches = [f"        {where}) offer={_offer(each)} ;;" for where, each in known if each.offer]
+    if branches:
+        lines += ['      case "$open:$place" in', *branches, "      esac"]
+    return "\n".join([*lines, "      ;;"])
+
+
+def _offer(argument: Argument) -> str:
+    if argument.offer == "files":
+        return "FILES"
+    if isinstance(argument.offer, str):
+        return f"$(_zfsiloctl_ask {LISTS[argument.offer]})"
+    return f"'{' '.join(argument.offer)}'"
+
+
+def fish() -> str:
+    """Return the script for fish."""
+    lines = [FISH.format(valued=" ".join(_valued()))]
+    lines += [_fish_word("__zfsiloctl_in 0", noun, text) for noun, text in NOUNS.items()]
+    for command in COMMANDS:
+        if command.verb:
+            lines.append(_fish_word(f"__zfsiloctl_in 0 {command.noun}", command.verb, command.text))
+        options = [each for each in command.arguments if _is_option(each)]
+        lines += [_fish_option(f"__zfsiloctl_in -1 {command.words}", each) for each in options]
+        lines += [
+            _fish_place(f"__zfsiloctl_in {place} {command.words}", each)
+            for place, each in enumerate(_positionals(command))
+            if each.offer
+        ]
+    lines += [_fish_option("true", each) for each in COMMON]
+    return "\n".join(lines) + "\n"
+
+
+FISH = """\
+# fish completion of zfsiloctl: zfsiloctl completion fish | source
+complete -c zfsiloctl -f
+function __zfsiloctl_in -d 'so many words (-1: any number) stand behind these'
+    set -l words
+    set -l skip 0
+    set -l tokens (commandline -opc)
+    for token in $tokens[2..]
+        if test $skip = 1
+            set skip 0
+        else if contains -- $token {valued}
+            set skip 1
+        else if not string match -q -- '-*' $token
+            set -a words $token
+        end
+    end
+    set -l wanted $argv[2..]
+    set -l depth (count $wanted)
+    set -l more (math (count $words) - $depth)
+    test $more -ge 0; or return 1
+    test $argv[1] = -1; or test $more = $argv[1]; or return 1
+    test $depth = 0; or test "$words[1..$depth]" = "$wanted"
+end
+"""
+
+
+def _fish_word(condition: str, word: str, text: str) -> str:
+    return f"complete -c zfsiloctl -n '{condition}' -a {word} -d {_fish_quoted(text)}"
+
+
+def _fish_place(condition: str, argument: Argument) -> str:
+    return f"complete -c zfsiloctl -n '{condition}'{_fish_offer(argument)}"
+
+
+def _fish_option(condition: str, argument: Argument) -> str:
+    line = f"complete -c zfsiloctl -n '{condition}'"
+    for name in argument.names:
+        line += f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}"
+    if argument.takes_value:
+        line += " -r" if argument.offer == "files" else " -x"
+    return f"{line}{_fish_offer(argument)} -d {_fish_quoted(argument.text)}"
+
+
+def _fish_offer(argument: Argument) -> str:
+    if argument.offer == "files":
+        return " -F"
+    if isinstance(argument.offer, str):
+        return f" -a '(zfsiloctl {LISTS[argument.offer]} 2>/dev/null)'"
+    return f" -a '{' '.join(argument.offer)}'" if argument.offer else ""
+
+
+def _fish_quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _verbs(noun: str) -> list[str]:
+    return [each.verb for each in COMMANDS if each.noun == noun and each.verb]
+
+
+def _options(arguments: Iterable[Argument]) -> list[str]:
+    return [name for each in arguments if _is_option(each) for name in each.names]
+
+
+def _positionals(command: Command) -> list[Argument]:
+    return [each for each in command.arguments if not _is_option(each)]
+
+
+def _is_option(argument: Argument) -> bool:
+    return argument.names[0].startswith("-")
+
+
+def _valued() -> list[str]:
+    """Return all options that a value follows."""
+    arguments = [*COMMON, *(each for command in COMMANDS for each in command.arguments)]
+    return list(dict.fromkeys(_options(each for each in arguments if each.takes_value)))
+
+
+SHELLS = {"bash": bash, "zsh": zsh, "fish": fish}

@@ -1,0 +1,1 @@
+"""Tables, trees and blocks of text that zfsiloctl prints."""

@@ -1,0 +1,1 @@
+"""Steps, plans, and the worker's two loops."""

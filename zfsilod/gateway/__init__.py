@@ -1,0 +1,1 @@
+"""TCP connections: listening, TLS, admission, relay."""

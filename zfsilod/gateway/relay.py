@@ -1,0 +1,126 @@
+"""The pump: two pipes over bare non-blocking sockets; asyncio's transports add twice the delay.
+
+A pipe holds at most one chunk that its reader does not take, and reads on only when that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zfsilod.gateway.sockets import Peer
+
+CHUNK_BYTES = 65536
+LINGER_S = 5  # how long one half of a connection outlives the other
+# What a socket says that has nothing to give or to take now. TLS may want the other direction.
+NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Connection:
+    """A client and grpc, joined by two pipes until both are at their ends."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        client: socket.socket,
+        server: socket.socket,
+        *,
+        closed: Callable[[], None],
+    ) -> None:
+        self.peer = peer
+        self._sockets = (client, server)
+        self._closed = closed
+        self._open = True
+        self._linger: asyncio.TimerHandle | None = None
+        client.settimeout(0)
+        self._pipes = (Pipe(client, server, self), Pipe(server, client, self))
+
+    def pipe_ended(self) -> None:
+        """One direction is at its end: the other one may finish, but not for long."""
+        if all(pipe.ended for pipe in self._pipes):
+            self.close()
+        elif self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.close)
+
+    def close(self) -> None:
+        """Close both ends at once."""
+        if not self._open:
+            return
+        self._open = False
+        if self._linger is not None:
+            self._linger.cancel()
+        for pipe in self._pipes:
+            pipe.stop()
+        for each in self._sockets:
+            each.close()
+        self._closed()
+
+
+class Pipe:
+    """Carries bytes from one socket to another."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket, owner: Connection) -> None:
+        self.ended = False
+        self._loop = asyncio.get_running_loop()
+        self._source = source
+        self._sink = sink
+        self._owner = owner
+        self._rest = b""  # what the sink did not take yet; nothing is read meanwhile
+        self._loop.add_reader(source, self._read)
+
+    def stop(self) -> None:
+        """Carry nothing more."""
+        self._loop.remove_reader(self._source)
+        if self._rest:
+            self._loop.remove_writer(self._sink)
+
+    def _read(self) -> None:
+        try:
+            data = self._source.recv(CHUNK_BYTES)
+            if data:
+                self._send(data)
+            else:
+                self._end()
+        except NOT_NOW:
+            return
+        except OSError:
+            self._owner.close()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self._sink.send(data)
+        except NOT_NOW:
+            sent = 0
+        if sent < len(data):
+            self._rest = data[sent:]
+            self._loop.remove_reader(self._source)
+            self._loop.add_writer(self._sink, self._write)
+
+    def _write(self) -> None:
+        try:
+            sent = self._sink.send(self._rest)
+        except NOT_NOW:
+            return
+        except OSError:
+            self._owner.close()
+            return
+        self._rest = self._rest[sent:]
+        if not self._rest:
+            self._loop.remove_writer(self._sink)
+            self._loop.add_reader(self._source, self._read)
+
+    def _end(self) -> None:
+        self.ended = True
+        self._loop.remove_reader(self._source)
+        if isinstance(self._sink, ssl.SSLSocket):
+            with suppress(OSError):  # it says good-bye, and would wait for the same
+                self._sink.unwrap()
+        else:
+            self._sink.shutdown(socket.SHUT_WR)
+        self._owner.pipe_ended()

@@ -1,0 +1,106 @@
+"""Listening sockets, systemd's and our own, and who is at the other end of what they accept."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+from typing import TYPE_CHECKING, Literal
+
+from zfsilod.model.errors import FailedPrecondition
+from zfsilod.model.record import Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zfsilod.security.certificates import Certified
+
+BACKLOG = 128
+SO_PEERGROUPS = 59  # socket(7); Python has no name for it
+MAX_GROUPS = 256  # of a peer; Python reads no longer options
+
+Kind = Literal["unix", "node", "tcp"]
+
+
+class Peer(Record):
+    """Who is behind a connection."""
+
+    kind: Kind
+    address: str  # TCP: without the port; unix and node: "pid 17"
+    uid: int = -1
+    groups: tuple[int, ...] = ()
+    certificate: Certified | None = None  # TCP: the one that TLS verified, if it showed one
+
+    @property
+    def who(self) -> str:
+        """Whom the connections are counted for."""
+        return self.address if self.kind == "tcp" else f"uid {self.uid}"
+
+
+def inherited() -> list[tuple[socket.socket, str]]:
+    """Return systemd's listening sockets, each with the name of its unit: sd_listen_fds(3)."""
+    from systemd.daemon import listen_fds_with_names
+
+    return [
+        (socket.socket(fileno=descriptor), name)
+        for descriptor, name in listen_fds_with_names().items()
+    ]
+
+
+def listen_unix(path: Path, *, mode: int = 0o660) -> socket.socket:
+    """Make a listening unix socket, in place of one that nobody listens on any more."""
+    _clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(os.fspath(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Make a listening TCP socket on an address; port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def peer_of(client: socket.socket, kind: Kind) -> Peer:
+    """Return who is at the other end of a connection. Raises OSError when nobody is any more."""
+    if kind == "tcp":
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        address = str(client.getpeername()[0])
+        return Peer(kind="tcp", address=address.removeprefix("::ffff:"))
+    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    pid, uid, gid = struct.unpack("iII", raw)
+    return Peer(kind=kind, address=f"pid {pid}", uid=uid, groups=(gid, *_groups(client)))
+
+
+def _groups(client: socket.socket) -> tuple[int, ...]:
+    """Return the supplementary groups of a unix peer; none when there are too many to read."""
+    try:
+        raw = client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_GROUPS * 4)
+    except OSError:
+        return ()
+    return struct.unpack(f"{len(raw) // 4}I", raw)
+
+
+def _clear(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FailedPrecondition(f"{path} is no socket and in the way: remove it")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise FailedPrecondition(f"somebody listens on {path} already: stop the other zfsilod")

@@ -1,0 +1,1 @@
+"""Records and values. Imports nothing else of zfsilod."""

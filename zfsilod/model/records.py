@@ -1,0 +1,463 @@
+"""The records: what zfsilo knows. No I/O.
+
+    storage host   Volume --< Publication >-- Host
+    consumer       Attachment --< Mount
+    both           Operation --< Move >-- Step (steps.py)
+
+A record's `revision` is the store's counter at its last change; the API shows it as the etag.
+Times are seconds since 1970, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from zfsilod.model.record import Pairs, Record, Stored, pairs
+
+if TYPE_CHECKING:
+    from zfsilod.host import Host as Machine
+    from zfsilod.model.errors import ZfsiloError
+
+Mode = Literal["FILESYSTEM", "BLOCK"]
+AccessMode = Literal[
+    "SINGLE_NODE_WRITER",
+    "SINGLE_NODE_READER_ONLY",
+    "SINGLE_NODE_SINGLE_WRITER",
+    "SINGLE_NODE_MULTI_WRITER",
+    "MULTI_NODE_READER_ONLY",
+    "MULTI_NODE_SINGLE_WRITER",
+    "MULTI_NODE_MULTI_WRITER",
+]
+Transport = Literal["ISCSI"]
+ServerHeight = Literal["ABSENT", "CREATED", "EXPORTED"]
+ConsumerHeight = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
+FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
+Restore = Literal["BOOT", "NEVER"]
+Mark = Literal["todo", "kept", "begun", "done", "undone"]
+OperationState = Literal[
+    "RUNNING",  # its unit runs, or will as soon as systemd gets to it
+    "WAITING",  # at a remote move, which the daemon makes between two runs of the worker
+    "FAILED",  # a step failed; its rollback runs or will
+    "DONE",
+    "ROLLED_BACK",
+    "ABANDONED",  # somebody let go of it when it needed repair: what it made may stay behind
+    "NEEDS_REPAIR",  # the rollback failed too, or a final move cannot be finished
+]
+ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
+FILESYSTEMS = ("ext4", "xfs")  # that zfsilo makes
+
+
+class Filesystem(Record):
+    """What is known of the filesystem on a volume; the server keeps it, so mkfs runs once."""
+
+    state: FilesystemState = "NONE"
+    type: str = ""
+    uuid: str = ""
+    operation: str = ""  # FORMATTING: the consumer's operation that may run mkfs
+    host: str = ""
+    origin: str = ""  # CLONED: the UUID that it still has, until it is given its own
+
+
+class Volume(Stored):
+    """A zvol of this storage host."""
+
+    id: str
+    uid: str  # 32 hex digits, never reused; all kernel names come from it
+    dataset: str
+    capacity_bytes: int
+    thin: bool
+    mode: Mode
+    volblocksize: int
+    properties: Pairs = ()
+    labels: Pairs = ()
+    hosts: tuple[str, ...] = ()  # may publish it to themselves; ("*",): every registered host
+    access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
+    height: ServerHeight = "ABSENT"
+    guid: str = ""  # ZFS's own identity of the dataset, learned when it was made
+    filesystem: Filesystem = Filesystem()
+    epoch: int = 0  # of the newest publication; counted up, never reused
+    source_snapshot: str = ""  # what it was made from, by id, as it was called then
+    source_volume: str = ""
+    origin: str = ""  # the uid of the volume whose snapshot it is a clone of
+    created_at: int = 0
+    updated_at: int = 0
+
+
+class Trashed(Stored):
+    """A deleted volume whose zvol is still there: nobody finds it by its name any more."""
+
+    id: str  # <volume>/<uid>: several of one name may be in the trash
+    volume: Volume  # as it was, but for its dataset: the place in the trash
+    home: str  # the dataset that it had
+    deleted_at: int = 0
+    purge_at: int = 0  # not before; and not while anything depends on it
+
+
+class Shot(Record):
+    """A snapshot of one zvol: of which, and its own guid where it is known."""
+
+    dataset: str
+    uid: str  # the volume's
+    guid: str = ""
+
+
+class Snapshot(Stored):
+    """What a volume held at one moment."""
+
+    id: str
+    uid: str  # of the cut; the snapshots of a group share it, and their names in ZFS come from it
+    volume: str  # as it was called then
+    volume_uid: str
+    size_bytes: int
+    volblocksize: int
+    mode: Mode
+    filesystem: Filesystem
+    labels: Pairs = ()
+    group: str = ""
+    guid: str = ""  # ZFS's own identity of the snapshot, learned when it was taken
+    created_at: int = 0
+
+
+class SnapshotGroup(Stored):
+    """Snapshots of several volumes, taken at one moment."""
+
+    id: str
+    uid: str
+    volumes: tuple[str, ...]
+    snapshots: tuple[str, ...]
+    labels: Pairs = ()
+    created_at: int = 0
+
+
+class Dependent(Stored):
+    """Something that needs the zvol of a volume: a snapshot of it, or a clone of one."""
+
+    id: str  # <uid of the volume>/snapshots/<id> or .../volumes/<uid of the clone>
+    name: str  # a resource name, for people: snapshots/<id>, volumes/<id>
+
+
+class Publication(Stored):
+    """One volume, exported to one host."""
+
+    id: str  # <volume>/<host>
+    volume: str
+    host: str
+    initiator: str  # the host's IQN when it was published
+    transport: Transport = "ISCSI"
+    access_mode: AccessMode = "SINGLE_NODE_WRITER"
+    readonly: bool = False
+    epoch: int = 0
+    published_by: str = ""  # who asked: the host itself, a controller or an administrator
+    client_operation: str = ""  # the operation of the client that asked, for its release
+    rotation: int = 0  # counts its secrets, which may be made anew while a session lives
+    rotation_due: bool = False  # new ones were asked for, and the host is to say when
+    created_at: int = 0
+
+    @property
+    def secret(self) -> str:
+        """The name of its secrets in the store."""
+        return secret_name(self.id, self.rotation)
+
+
+class Host(Stored):
+    """A machine that volumes are published to."""
+
+    id: str
+    iqn: str = ""
+    nqn: str = ""
+    addresses: tuple[str, ...] = ()
+    labels: Pairs = ()
+    max_attachments: int = 0  # 0: no limit
+    created_at: int = 0
+    updated_at: int = 0
+
+
+class Disk(Record):
+    """The block device of a session, told by target and proved by serial and size."""
+
+    target: str  # IQN
+    serial: str  # unit serial: the volume's uid
+    size_bytes: int
+
+
+class Mount(Record):
+    """One path at which a staged volume appears."""
+
+    path: str
+    readonly: bool = False
+    made_path: bool = False  # the mount point is ours, and goes with the mount
+
+
+class Attachment(Stored):
+    """A volume of some server, on this consumer."""
+
+    id: str  # the local name
+    server: str
+    volume: str
+    disk: Disk
+    portals: tuple[str, ...]
+    mode: Mode
+    epoch: int
+    rotation: int = 0  # of the publication's secrets, as this host has them
+    readonly: bool = False
+    restore: Restore = "NEVER"
+    published_here: str = ""  # the operation that published it; its Disconnect releases it
+    height: ConsumerHeight = "ABSENT"
+    filesystem: Filesystem = Filesystem()
+    staging_path: str = ""
+    made_staging_path: bool = False
+    mount_options: tuple[str, ...] = ()
+    stage_readonly: bool = False
+    mounts: tuple[Mount, ...] = ()
+    boot_id: str = ""  # in which it was connected last
+    created_at: int = 0
+    updated_at: int = 0
+
+    @property
+    def secret(self) -> str:
+        """The name of its secrets in the store."""
+        return secret_name(self.id, self.rotation)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every path at which it is mounted."""
+        return tuple(filter(None, (self.staging_path, *(each.path for each in self.mounts))))
+
+
+def secret_name(owner: str, rotation: int) -> str:
+    """Return the name of the secrets of a publication or an attachment: each rotation has its own.
+
+    Old and new ones lie beside each other until the operation that changes them has ended.
+    """
+    return f"{owner}#{rotation}" if rotation else owner
+
+
+class Debt(Stored):
+    """A release that a server still has to be told: retried until it answers."""
+
+    id: str  # the operation that owes it
+    server: str
+    volume: str
+
+
+class Condition(Stored):
+    """What was found wrong with a volume and cannot just be put right; gone when it is well."""
+
+    id: str  # the volume's uid
+    sentences: tuple[str, ...]
+
+
+class Token(Stored):
+    """A bearer token: only its hash is kept."""
+
+    id: str
+    digest: str  # SHA-256 of the token, hex
+    role: str  # auth.Role, but never node
+    subject: str  # the user or script it stands for
+    created_at: int = 0
+    expires_at: int = 0  # 0: never
+
+
+class Issued(Stored):
+    """A certificate that this host's authority made, or one of another that is revoked here."""
+
+    id: str  # its SHA-256, hex
+    subject: str  # host/take, user/ops
+    role: str
+    created_at: int = 0
+    expires_at: int = 0
+    revoked_at: int = 0
+
+
+class Listed(Record):
+    """A zvol as a listing shows it; what a record would say, as far as the pool knows it."""
+
+    dataset: str
+    guid: str
+    size_bytes: int
+    volblocksize: int
+    thin: bool
+    marks: Pairs  # its own user properties of ours, without their prefix: what it inherits is none
+    origin: str = ""  # the zvol whose snapshot it is a clone of
+
+    @property
+    def uid(self) -> str:
+        """The volume that it is; "" when it is nobody's."""
+        return dict(self.marks).get("uid", "")
+
+
+class ListedShot(Record):
+    """A snapshot of ours as a listing shows it."""
+
+    dataset: str  # of the zvol
+    guid: str
+    size_bytes: int
+    created_at: int
+    marks: Pairs  # as those of Listed; of a group all carry the same
+
+    @property
+    def cut(self) -> str:
+        """The uid of the cut that it is of."""
+        return dict(self.marks)["cut"]
+
+
+class Step(Record):
+    """One fact about the world that an operation makes true or false (steps.py)."""
+
+    volatile: ClassVar[bool] = False  # gone after a reboot: configfs, session, mount
+    sticky: ClassVar[bool] = False  # undo leaves it: a filesystem
+    final: ClassVar[tuple[bool, ...]] = ()  # the directions (True: up) that cannot be turned back
+    atomic: ClassVar[bool] = True  # a final one that failed has done nothing if its probe says so
+
+    @property
+    def text(self) -> str:
+        """The step and its parameters in words for people."""
+        shown = ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)
+        return f"{type(self).__name__}({shown})"
+
+
+class HostStep(Step, metaclass=ABCMeta):
+    """A fact about this host: the worker probes it, makes it true and makes it false."""
+
+    @abstractmethod
+    def probe(self, host: Machine) -> bool:
+        """Tell whether it is so. Raises Conflict or Unavailable, and changes nothing."""
+
+    @abstractmethod
+    def do(self, host: Machine) -> None:
+        """Make it so, from any half-made state."""
+
+    @abstractmethod
+    def undo(self, host: Machine) -> None:
+        """Make it not so, from any half-made state."""
+
+    def learned(self, _host: Machine, *, made: bool) -> dict[str, str]:
+        """Tell what only the host knows once it is so: it fills the record (plan.filled).
+
+        `made`: this operation made it so; otherwise it was so before.
+        """
+        return {}
+
+
+class RemoteStep(Step):
+    """A fact about a server: the daemon asks for it, between two runs of the worker."""
+
+    server: str
+    volume: str
+
+
+class Move(Record):
+    """A step and its direction, with the mark that says how far it got."""
+
+    step: Step
+    up: bool
+    mark: Mark = "todo"
+    took_ms: int = 0  # to make it; 0: it was so before, or took less
+
+    @property
+    def final(self) -> bool:
+        """Whether there is no way back once this move was begun."""
+        return self.up in self.step.final
+
+    @property
+    def way(self) -> str:
+        """Its direction as a word."""
+        return "do" if self.up else "undo"
+
+    @property
+    def text(self) -> str:
+        """The move in short words for people: "do Lun", "undo Session"."""
+        return f"{self.way} {type(self.step).__name__}"
+
+
+class Change(Record):
+    """A record to put into a bucket of the store, or (None) a key to drop from it."""
+
+    bucket: str
+    key: str
+    record: Stored | None = None
+
+
+class Failure(Record):
+    """An error as the store keeps it: see errors.revive."""
+
+    name: str
+    message: str
+    reason: str = ""
+    facts: Pairs = ()
+    step: str = ""
+
+
+def failure_of(error: ZfsiloError, step: str) -> Failure:
+    """Return an error as the store keeps it."""
+    return Failure(
+        name=error.name,
+        message=error.message,
+        reason=error.reason,
+        facts=pairs(error.facts),
+        step=step,
+    )
+
+
+class Operation(Stored):
+    """A list of moves on its way, stored before anything happens."""
+
+    id: str  # ULID
+    kind: str  # the verb: create, publish, ...
+    subject: str  # what it is about, as a resource name: volumes/data
+    title: str  # for people: "publish data to take over iscsi"
+    moves: tuple[Move, ...]
+    claims: tuple[str, ...]
+    commit: tuple[Change, ...]  # made with its end, in the same transaction
+    revert: tuple[Change, ...] = ()  # made with the end of its rollback
+    facts: Pairs = ()  # what steps learned on the way; they fill the subject's record at the commit
+    fingerprint: str = ""  # of the request's kind and fields: an equal request joins
+    caller: str = ""
+    state: OperationState = "RUNNING"
+    failure: Failure | None = None
+    attempts: int = 0  # of a rollback that failed
+    boot_id: str = ""
+    batch: str = ""  # the unit that runs it, one after the other with more; "": one of its own
+    created_at: int = 0
+    ended_at: int = 0
+
+    @property
+    def unit(self) -> str:
+        """What its unit of systemd is named after."""
+        return self.batch or self.id
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in ENDED
+
+    @property
+    def next_move(self) -> Move | None:
+        """The first move that is not made yet."""
+        return next((each for each in self.moves if each.mark in ("todo", "begun")), None)
+
+    @property
+    def at_server(self) -> bool:
+        """Whether its next move is a remote one, which is the daemon's to make."""
+        move = self.next_move
+        remote = move is not None and isinstance(move.step, RemoteStep)
+        return remote and self.state in ("RUNNING", "WAITING")
+
+    @property
+    def progress(self) -> int:
+        """How many hundredths of the moves are made; 100 only for one that ended well."""
+        if self.state == "DONE":
+            return 100
+        made = sum(move.mark in ("kept", "done") for move in self.moves)
+        return min(99, 100 * made // max(1, len(self.moves)))
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """What it has made and not taken back, in words."""
+        return tuple(move.text for move in self.moves if move.mark in ("begun", "done"))
+
+    def marked(self, index: int, mark: Mark, *, took_ms: int = 0) -> Operation:
+        """Return the operation with one move's mark changed."""
+        move = self.moves[index].but(mark=mark, took_ms=took_ms or self.moves[index].took_ms)
+        return self.but(moves=(*self.moves[:index], move, *self.moves[index + 1 :]))

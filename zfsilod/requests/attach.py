@@ -1,0 +1,428 @@
+"""The verbs of a consumer: connect, stage, mount, and the way back; grow."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+from zfsilod.engine import plans
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.record import Record
+from zfsilod.model.records import (
+    FILESYSTEMS,
+    Attachment,
+    Debt,
+    Disk,
+    Filesystem,
+    Mode,
+    Mount,
+    Move,
+    Restore,
+)
+from zfsilod.requests.request import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
+
+if TYPE_CHECKING:
+    from zfsilod.model.chap import Chap
+    from zfsilod.storage.store import Transaction
+
+MAX_PATH_BYTES = 4095
+MAX_MOUNTS = 64
+MAX_OPTIONS = 32
+OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
+OPTIONS = (
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "lazytime",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "sync",
+    "dirsync",
+    "discard",
+    "nodiscard",
+    "commit",
+    "data",
+    "errors",
+    "barrier",
+    "nobarrier",
+    "journal_checksum",
+    "user_xattr",
+    "acl",
+    "inode64",
+    "largeio",
+    "logbufs",
+    "logbsize",
+    "allocsize",
+    "swalloc",
+    "usrquota",
+    "grpquota",
+    "prjquota",
+    "uquota",
+    "gquota",
+    "pquota",
+)
+
+
+class Connection(Record):
+    """What a server tells the host that it publishes a volume to (FetchConnection)."""
+
+    volume: str
+    target: str
+    portals: tuple[str, ...]
+    serial: str
+    size_bytes: int
+    mode: Mode
+    epoch: int
+    rotation: int
+    readonly: bool
+    filesystem: Filesystem
+
+    @property
+    def disk(self) -> Disk:
+        """The block device that the session will have."""
+        return Disk(target=self.target, serial=self.serial, size_bytes=self.size_bytes)
+
+
+class Connect(Verb):
+    """Log in to a volume of a server. The service fetches the connection before it plans."""
+
+    kind = "connect"
+    id: str
+    server: str
+    volume: str
+    restore: Restore = "NEVER"
+    publish_if_needed: bool = False
+    epoch: int = 0  # 0: whichever stands
+
+    def plan(self, world: World, seen: object) -> Plan:
+        assert isinstance(seen, Fetched)
+        found = world.txn.get(Attachment, check_id(self.id, "local name"))
+        if found is not None and not self.is_about(found):
+            raise AlreadyExists(
+                f"the name {self.id} stands for {found.volume} of {found.server} here: give "
+                "another local name",
+                attachment=self.id,
+            )
+        self._check(world, seen.connection)
+        if found is not None and found.epoch > seen.connection.epoch:
+            raise FailedPrecondition(
+                f"{self.id} is connected by a later publication ({found.epoch}) than the one that "
+                f"{self.server} tells of ({seen.connection.epoch}): connect again, or disconnect "
+                "with --force when the server's records are of an older day",
+                reason="STALE_EPOCH",
+                volume=self.id,
+            )
+        new = self._attachment(found, seen.connection, world, published=seen.published)
+        owed = Debt(id=world.operation_id, server=self.server, volume=self.volume)
+        moves, commit = plans.up(plans.connection(new)), [put(new)]
+        if seen.published:
+            commit.append(drop(owed))
+        rotated = found is not None and found.secret != new.secret
+        if found is not None and rotated:
+            moves = (*plans.new_secrets([(found, new)]), *moves)
+            commit.append(drop_secret(found.secret))
+        return Plan(
+            title=f"connect {self.volume} of {self.server}",
+            claims=(f"attachment/{self.id}", f"target/{seen.connection.target}"),
+            moves=moves,
+            commit=tuple(commit),
+            revert=(drop_secret(new.secret),) if rotated or not found else (),
+            secrets={new.secret: seen.chap},
+        )
+
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+        found = txn.get(Attachment, self.id)
+        if found is None or found.height == "ABSENT" or self.epoch not in (0, found.epoch):
+            return None
+        if not self.is_about(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
+            return None
+        return plans.up(plans.connection(found))
+
+    def is_about(self, found: Attachment) -> bool:
+        """Tell whether an attachment is of the volume that is asked for."""
+        return (found.server, found.volume) == (self.server, self.volume)
+
+    def _check(self, world: World, connection: Connection) -> None:
+        if self.epoch > connection.epoch:
+            raise FailedPrecondition(
+                f"there is no epoch {self.epoch} of {self.volume} yet, now it is "
+                f"{connection.epoch}",
+                reason="NO_EPOCH",
+                volume=self.volume,
+            )
+        if self.epoch not in (0, connection.epoch):
+            raise FailedPrecondition(
+                f"epoch {self.epoch} of {self.volume} has passed, now it is {connection.epoch}: "
+                "it was published anew",
+                reason="STALE_EPOCH",
+                volume=self.volume,
+            )
+        for other in world.txn.scan(Attachment):
+            if other.disk.target == connection.target and other.id != self.id:
+                raise AlreadyExists(
+                    f"{self.volume} of {self.server} is connected here as {other.id}",
+                    attachment=other.id,
+                )
+
+    def _attachment(
+        self, found: Attachment | None, connection: Connection, world: World, *, published: str
+    ) -> Attachment:
+        if found is not None and found.height != "ABSENT":
+            return found.but(
+                epoch=connection.epoch,
+                rotation=connection.rotation,
+                restore="BOOT" if "BOOT" in (found.restore, self.restore) else "NEVER",
+                boot_id=world.boot_id,
+                updated_at=world.now,
+            )
+        return Attachment(
+            id=self.id,
+            server=self.server,
+            volume=self.volume,
+            disk=connection.disk,
+            portals=connection.portals,
+            mode=connection.mode,
+            epoch=connection.epoch,
+            rotation=connection.rotation,
+            readonly=connection.readonly,
+            restore=self.restore,
+            published_here=published,
+            height="CONNECTED",
+            filesystem=connection.filesystem,
+            boot_id=world.boot_id,
+            created_at=world.now,
+            updated_at=world.now,
+        )
+
+
+class Fetched:
+    """A connection with its secrets, and the operation that published it ("": somebody else)."""
+
+    def __init__(self, connection: Connection, chap: Chap, *, published: str) -> None:
+        self.connection = connection
+        self.chap = chap
+        self.published = published
+
+
+class Stage(Verb):
+    """Make the filesystem once, and mount it at the staging path."""
+
+    kind = "stage"
+    id: str
+    path: str = ""
+    fs_type: str = ""  # "": what it has, else ext4
+    mount_options: tuple[str, ...] = ()
+    readonly: bool = False
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = need_attachment(world.txn, self.id)
+        again = found.height in ("STAGED", "MOUNTED")
+        if again and not self._same(found):
+            raise FailedPrecondition(
+                f"{self.id} is {found.height.lower()} at {found.staging_path} with other "
+                "parameters: unstage it first",
+                reason=found.height,
+                volume=self.id,
+            )
+        new = found if again else self._staged(_as_served(found, seen), world)
+        return Plan(
+            title=f"stage {self.id} at {new.staging_path}",
+            claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
+            moves=plans.up(plans.staging(new)),
+            commit=(put(new),),
+        )
+
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+        found = txn.get(Attachment, self.id)
+        if found is None or found.height not in ("STAGED", "MOUNTED") or not self._same(found):
+            return None
+        return plans.up([*plans.connection(found), *plans.staging(found)])
+
+    def _same(self, found: Attachment) -> bool:
+        return (
+            self.path in ("", found.staging_path)
+            and self.fs_type in ("", found.filesystem.type)
+            and (tuple(self.mount_options), self.readonly or found.readonly)
+            == (found.mount_options, found.stage_readonly)
+        )
+
+    def _staged(self, found: Attachment, world: World) -> Attachment:
+        path = check_path(self.path or f"{STAGING}/{self.id}")
+        readonly = self.readonly or found.readonly
+        filesystem = self._filesystem(found, world, readonly=readonly)
+        return found.but(
+            height="STAGED",
+            staging_path=path,
+            filesystem=filesystem,
+            mount_options=check_options(self.mount_options),
+            stage_readonly=readonly,
+            updated_at=world.now,
+        )
+
+    def _filesystem(self, found: Attachment, world: World, *, readonly: bool) -> Filesystem:
+        now = found.filesystem
+        if self.fs_type not in ("", *FILESYSTEMS):
+            raise InvalidArgument(
+                f"the filesystem {self.fs_type[:40]!r} is none of {', '.join(FILESYSTEMS)}",
+                reason="BAD_FILESYSTEM",
+            )
+        if found.mode == "BLOCK":
+            return now
+        known = now.state in ("READY", "CLONED")
+        if known and self.fs_type not in ("", now.type):
+            raise FailedPrecondition(
+                f"{self.id} has an {now.type} filesystem, not {self.fs_type}: it is never "
+                "formatted again",
+                reason="OTHER_FILESYSTEM",
+                volume=self.id,
+            )
+        if known:
+            return now
+        if readonly:
+            raise FailedPrecondition(
+                f"{self.id} has no filesystem yet: stage it writable once",
+                reason="NO_FILESYSTEM",
+                volume=self.id,
+            )
+        return Filesystem(
+            state="FORMATTING",
+            type=self.fs_type or now.type or "ext4",
+            uuid=now.uuid or str(uuid.uuid4()),
+            operation=world.operation_id,
+            host=world.settings.host_id,
+        )
+
+
+class MountAt(Verb):
+    """Make a staged volume appear at one more path."""
+
+    kind = "mount"
+    id: str
+    path: str
+    readonly: bool = False
+    only_here: bool = False  # refuse when it appears elsewhere already
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = need_attachment(world.txn, self.id)
+        if found.height not in ("STAGED", "MOUNTED"):
+            raise FailedPrecondition(
+                f"{self.id} is {found.height.lower()}: stage it first",
+                reason=found.height,
+                volume=self.id,
+            )
+        path = check_path(self.path)
+        here = next((each for each in found.mounts if each.path == path), None)
+        if here is not None and here.readonly != self.readonly:
+            raise AlreadyExists(
+                f"{self.id} is mounted at {path} with other parameters", volume=self.id, path=path
+            )
+        elsewhere = [each.path for each in found.mounts if each is not here]
+        if self.only_here and elsewhere:
+            raise FailedPrecondition(
+                f"{self.id} is mounted at {elsewhere[0]}, and may be at one path only",
+                reason="MOUNTED_ELSEWHERE",
+                volume=self.id,
+                path=elsewhere[0],
+            )
+        if len(found.mounts) >= MAX_MOUNTS:
+            raise FailedPrecondition(f"{self.id} has {MAX_MOUNTS} mounts: no more are allowed")
+        mount = here or Mount(path=path, readonly=self.readonly)
+        mounts = found.mounts if here else (*found.mounts, mount)
+        return Plan(
+            title=f"mount {self.id} at {path}",
+            claims=(f"attachment/{self.id}", f"path/{path}"),
+            moves=plans.up(plans.mounting(found, mount)),
+            commit=(put(found.but(height="MOUNTED", mounts=mounts, updated_at=world.now)),),
+        )
+
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+        found = txn.get(Attachment, self.id)
+        mounts = found.mounts if found else ()
+        here = next((each for each in mounts if each.path == self.path), None)
+        if found is None or here is None or here.readonly != self.readonly:
+            return None
+        return plans.up(
+            [*plans.connection(found), *plans.staging(found), *plans.mounting(found, here)]
+        )
+
+
+class Grow(Verb):
+    """See and use the size that the server now has; the service asks it before it plans."""
+
+    kind = "grow"
+    id: str
+
+    def plan(self, world: World, seen: object) -> Plan:
+        assert isinstance(seen, int)
+        found = need_attachment(world.txn, self.id)
+        if seen < found.disk.size_bytes:
+            raise FailedPrecondition(
+                f"{found.volume} of {found.server} is smaller than it was: nothing is changed",
+                reason="SHRUNK",
+                volume=self.id,
+            )
+        new = found.but(disk=found.disk.but(size_bytes=seen), updated_at=world.now)
+        return Plan(
+            title=f"grow {self.id} to {seen} bytes",
+            claims=(f"attachment/{self.id}",),
+            moves=plans.growth(found, seen),
+            commit=(put(new),),
+        )
+
+
+def _as_served(found: Attachment, seen: object) -> Attachment:
+    """Return an attachment as the server tells it, when it does: its size and its filesystem.
+
+    A Stage that failed may have come as far as mkfs: the server was told, our record was not.
+    """
+    assert seen is None or isinstance(seen, Connection)
+    if seen is None or seen.epoch != found.epoch:
+        return found
+    size = max(seen.size_bytes, found.disk.size_bytes)
+    return found.but(disk=found.disk.but(size_bytes=size), filesystem=seen.filesystem)
+
+
+STAGING = "/var/lib/zfsilo/staging"
+
+
+def need_attachment(txn: Transaction, attachment_id: str) -> Attachment:
+    """Return a connected volume of this consumer, else raise NotFound or FailedPrecondition."""
+    found = txn.get(Attachment, check_id(attachment_id, "volume id"))
+    if found is None:
+        raise FailedPrecondition(
+            f"{attachment_id} is not connected on this host: connect it first",
+            reason="NOT_CONNECTED",
+            volume=attachment_id,
+        )
+    return found
+
+
+def check_path(path: str) -> str:
+    """Return a path as it is kept, else raise InvalidArgument: absolute, no "..", no odd ends."""
+    parts = path.split("/")
+    if not path.startswith("/") or ".." in parts or len(path.encode()) > MAX_PATH_BYTES:
+        raise InvalidArgument(
+            f"{path[:200]!r} is no path to mount at: it must be absolute, without ..",
+            reason="BAD_PATH",
+        )
+    if not path.isprintable() or path.strip("/") == "":
+        raise InvalidArgument(f"{path[:200]!r} is no path to mount at", reason="BAD_PATH")
+    return "/" + "/".join(part for part in parts if part not in ("", "."))
+
+
+def check_options(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Return mount options that are on the list of harmless ones, else raise InvalidArgument."""
+    if len(options) > MAX_OPTIONS:
+        raise InvalidArgument(
+            f"{len(options)} mount options are too many: at most {MAX_OPTIONS}",
+            reason="BAD_MOUNT_OPTION",
+        )
+    for option in options:
+        if not OPTION.fullmatch(option) or option.partition("=")[0] not in OPTIONS:
+            raise InvalidArgument(
+                f"the mount option {option[:80]!r} is not allowed", reason="BAD_MOUNT_OPTION"
+            )
+    return tuple(options)

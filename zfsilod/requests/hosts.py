@@ -1,0 +1,154 @@
+"""The verbs about hosts: records only, no moves."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.records import Host, Publication
+from zfsilod.requests.request import (
+    Plan,
+    Verb,
+    World,
+    check_etag,
+    check_id,
+    check_labels,
+    drop,
+    put,
+)
+from zfsilod.requests.volumes import need_host
+
+if TYPE_CHECKING:
+    from zfsilod.model.record import Pairs
+
+IQN = re.compile(r"(?:iqn\.[0-9]{4}-[0-9]{2}\.|eui\.|naa\.)[a-z0-9.:-]{1,200}")
+NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:-]{1,200}")
+MAX_ADDRESSES = 16
+ADDRESS = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
+FIELDS = ("iqn", "nqn", "addresses", "labels", "max_attachments")
+
+
+class CreateHost(Verb):
+    """Register a host, or (with `register`) bring what is known of it up to date."""
+
+    kind = "create-host"
+    about = ("hosts", "id")
+    id: str
+    iqn: str = ""
+    nqn: str = ""
+    addresses: tuple[str, ...] = ()
+    labels: Pairs = ()
+    max_attachments: int = 0
+    register: bool = False
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = world.txn.get(Host, check_id(self.id, "host id"))
+        differing = self._differences(found) if found and not self.register else []
+        if differing:
+            raise AlreadyExists(
+                f"the host {self.id} exists, with another {', '.join(differing)}", host=self.id
+            )
+        new = checked(
+            world,
+            (found or Host(id=self.id, created_at=world.now)).but(
+                **self._told(), updated_at=world.now
+            ),
+        )
+        return Plan(
+            title=f"register host {self.id}",
+            claims=(f"host/{self.id}",),
+            commit=(put(new),),
+        )
+
+    def _told(self) -> dict[str, Any]:
+        """Return what the request says; a host that registers leaves open what others noted."""
+        told = {name: getattr(self, name) for name in FIELDS}
+        return {name: value for name, value in told.items() if value or not self.register}
+
+    def _differences(self, found: Host) -> list[str]:
+        return [name for name in FIELDS if getattr(found, name) != getattr(self, name)]
+
+
+class UpdateHost(Verb):
+    """Change what `mask` names of a host."""
+
+    kind = "update-host"
+    about = ("hosts", "id")
+    id: str
+    mask: tuple[str, ...]
+    iqn: str = ""
+    nqn: str = ""
+    addresses: tuple[str, ...] = ()
+    labels: Pairs = ()
+    max_attachments: int = 0
+    etag: str = ""
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = need_host(world.txn, self.id)
+        check_etag(self.etag, found.revision)
+        unknown = set(self.mask) - set(FIELDS)
+        if unknown or not self.mask:
+            raise InvalidArgument(
+                f"the update mask names {', '.join(sorted(unknown)) or 'nothing'}: it may name "
+                f"{', '.join(FIELDS)}",
+                reason="BAD_MASK",
+            )
+        changes = {name: getattr(self, name) for name in self.mask}
+        new = checked(world, found.but(**changes, updated_at=world.now))
+        return Plan(
+            title=f"update host {self.id}",
+            claims=(f"host/{self.id}",),
+            commit=(put(new),),
+        )
+
+
+class DeleteHost(Verb):
+    """Forget a host that nothing is published to."""
+
+    kind = "delete-host"
+    about = ("hosts", "id")
+    id: str
+    etag: str = ""
+
+    def plan(self, world: World, seen: object) -> Plan:
+        found = need_host(world.txn, self.id)
+        check_etag(self.etag, found.revision)
+        _refuse_published(world, found)
+        return Plan(
+            title=f"delete host {self.id}",
+            claims=(f"host/{self.id}",),
+            commit=(drop(found),),
+        )
+
+
+def checked(world: World, host: Host) -> Host:
+    """Return a host whose fields are valid and whose names belong to nobody else."""
+    for value, pattern, what in ((host.iqn, IQN, "IQN"), (host.nqn, NQN, "NQN")):
+        if value and not pattern.fullmatch(value):
+            raise InvalidArgument(f"{value[:80]!r} is no {what}", reason=f"BAD_{what}")
+    if len(host.addresses) > MAX_ADDRESSES or not all(map(ADDRESS.fullmatch, host.addresses)):
+        raise InvalidArgument("the addresses are malformed or too many", reason="BAD_ADDRESS")
+    if not 0 <= host.max_attachments <= 1 << 20:
+        raise InvalidArgument("max_attachments must be 0 (no limit) to 1048576")
+    for other in world.txn.scan(Host):
+        shared = {host.iqn, host.nqn} & {other.iqn, other.nqn} - {""}
+        if other.id != host.id and shared:
+            raise AlreadyExists(
+                f"{shared.pop()} is the name of host {other.id}: give this machine its own "
+                "(/etc/iscsi/initiatorname.iscsi)",
+                reason="NAME_TAKEN",
+                host=other.id,
+            )
+    return host.but(labels=check_labels(host.labels))
+
+
+def _refuse_published(world: World, host: Host) -> None:
+    held = [each.volume for each in world.txn.scan_ending(Publication, host.id)]
+    if held:
+        raise FailedPrecondition(
+            f"{host.id} holds {', '.join(held[:5])}{' and more' if held[5:] else ''}: unpublish "
+            "first",
+            reason="PUBLISHED",
+            host=host.id,
+        )

@@ -1,0 +1,287 @@
+"""Orphans: things on this host with our marks that no record owns. Listed; removed when asked.
+
+They come from a store that was lost, from an operation that was abandoned, or from somebody else's
+hand. What a running operation is about is none, though no record may know of it yet.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from zfsilod.engine import plans
+from zfsilod.engine.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvol
+from zfsilod.model.errors import Busy, InvalidArgument, NotFound
+from zfsilod.model.record import Record
+from zfsilod.model.records import Attachment, Disk, Listed, Publication, Trashed, Volume
+from zfsilod.requests.request import Plan, Settings, Verb, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from zfsilod.host import Host as Machine
+    from zfsilod.model.records import Move
+    from zfsilod.service.service import Service
+    from zfsilod.storage.store import Transaction
+
+LOOK_DEADLINE_S = 150
+TARGET = re.compile(r"(.+):([0-9a-f]{32})")  # plan.target_name
+BACKSTORE = re.compile(r"zfsilo-([0-9a-f]{32})")  # plan.backstore_name
+PREFIX = "iqn.2026-01.org.zfsilo:"  # of targets, where no other is configured
+MAX_NAMES = 1000
+
+
+class Inventory(Record):
+    """All that carries our marks on a host, at one moment."""
+
+    zvols: tuple[Listed, ...]
+    backstores: tuple[str, ...]
+    admitted: tuple[tuple[str, tuple[str, ...]], ...]  # targets, and whom each one admits
+    sessions: tuple[tuple[str, tuple[str, ...]], ...]  # targets, and who uses the disk of each
+    nodes: tuple[str, ...]
+
+
+class Orphan(Record):
+    """A thing that no record owns."""
+
+    name: str  # KIND/WHAT, by which its removal is asked for
+    text: str  # what it is, for people
+    moves: tuple[Move, ...]  # what removes it
+    users: tuple[str, ...] = ()  # who is at work with it on this host
+
+
+class Owned(Record):
+    """What records and running operations account for."""
+
+    uids: frozenset[str]  # of volumes served here
+    targets: frozenset[str]  # of volumes used here
+    paths: frozenset[str]  # where those are mounted
+    admitted: frozenset[tuple[str, str]]  # uid and initiator
+
+
+class RemoveOrphans(Verb):
+    """Remove orphans: their data is gone then. One that is in use is refused, unless forced."""
+
+    kind = "remove-orphans"
+    names: tuple[str, ...]
+    force: bool = False
+
+    @property
+    def subject(self) -> str:
+        return "orphans"
+
+    def look(self, host: Machine, settings: Settings) -> Inventory:
+        if not 0 < len(self.names) <= MAX_NAMES:
+            raise InvalidArgument(
+                f"{len(self.names)} orphans are named: it may be 1 to {MAX_NAMES}",
+                reason="BAD_COUNT",
+            )
+        return inventory(host, settings)
+
+    def plan(self, world: World, seen: object) -> Plan:
+        assert isinstance(seen, Inventory)
+        found = {each.name: each for each in orphans(seen, owned(world.txn), world.settings)}
+        moves: list[Move] = []
+        for name in dict.fromkeys(self.names):
+            if name not in found:
+                raise NotFound(f"there is no orphan {name[:300]}", reason="NO_ORPHAN")
+            moves += self._moves(found[name])
+        return Plan(
+            title=f"remove {len(self.names)} orphans",
+            claims=tuple(
+                dict.fromkeys(
+                    (*(f"orphan/{name}" for name in self.names), *_claims(world.txn, moves))
+                )
+            ),
+            moves=tuple(sorted(moves, key=lambda move: ORDER.index(type(move.step)))),
+        )
+
+    def _moves(self, orphan: Orphan) -> tuple[Move, ...]:
+        if orphan.users and not self.force:
+            raise Busy(
+                f"{orphan.name} is in use by {', '.join(orphan.users)}: end that first, or remove "
+                "it with --force",
+                reason="IN_USE",
+                orphan=orphan.name,
+            )
+        return orphan.moves
+
+
+ORDER = (Dropped, Detached, NoNode, NoAcl, NoExport, Zvol)
+"""Users first: a session before the export that it is of, an export before its zvol."""
+
+
+async def find(service: Service) -> list[Orphan]:
+    """Return all orphans of this host, in the order of their names."""
+    seen = await service.look(
+        partial(inventory, service.machine, service.settings), timeout_s=LOOK_DEADLINE_S
+    )
+    with service.store.read() as txn:
+        known = owned(txn)
+    return sorted(orphans(seen, known, service.settings), key=lambda each: each.name)
+
+
+def inventory(machine: Machine, settings: Settings) -> Inventory:
+    """Look at everything that carries our marks; one process, whatever there is."""
+    lio, iscsi = machine.lio, machine.iscsi
+    zvols = machine.zfs.list_zvols(settings.root) if settings.root else []
+    return Inventory(
+        zvols=tuple(each for each in zvols if each.uid),
+        backstores=tuple(each for each in lio.list_backstores() if BACKSTORE.fullmatch(each)),
+        admitted=tuple(
+            (each, tuple(lio.list_acls(each)))
+            for each in lio.list_targets()
+            if _is_ours(each, settings.export.prefix)
+        ),
+        sessions=tuple(
+            (each, tuple(iscsi.users(_disk(each))))
+            for each in iscsi.sessions()
+            if _is_ours(each, PREFIX)
+        ),
+        nodes=tuple(each for each in iscsi.nodes() if _is_ours(each, PREFIX)),
+    )
+
+
+def owned(txn: Transaction) -> Owned:
+    """Return what records account for, and what running operations are about."""
+    uids = {each.id: each.uid for each in txn.scan(Volume)}
+    at_work: list[Any] = [move.step for each in txn.live() for move in each.moves]
+    disks = [step.disk for step in at_work if hasattr(step, "disk")]
+    return Owned(
+        uids=frozenset(
+            (
+                *uids.values(),
+                *(each.volume.uid for each in txn.scan(Trashed)),
+                *(step.uid for step in at_work if hasattr(step, "uid")),
+                *(step.serial for step in at_work if hasattr(step, "serial")),
+            )
+        ),
+        targets=frozenset(
+            (
+                *(each.disk.target for each in txn.scan(Attachment)),
+                *(each.target for each in disks),
+                *(step.target for step in at_work if hasattr(step, "target")),
+            )
+        ),
+        paths=frozenset(
+            (
+                *(path for each in txn.scan(Attachment) for path in each.paths),
+                *(step.path for step in at_work if hasattr(step, "path")),
+            )
+        ),
+        admitted=frozenset(
+            (
+                *((uids.get(each.volume, ""), each.initiator) for each in txn.scan(Publication)),
+                *((_uid(s.target), s.initiator) for s in at_work if hasattr(s, "initiator")),
+            )
+        ),
+    )
+
+
+def orphans(seen: Inventory, known: Owned, settings: Settings) -> Iterator[Orphan]:
+    """Yield what is there and that nothing accounts for."""
+    yield from _zvols(seen, known)
+    yield from _exports(seen, known, settings.export.prefix)
+    for target, initiators in seen.admitted:
+        for each in initiators:
+            if _uid(target) in known.uids and (_uid(target), each) not in known.admitted:
+                yield Orphan(
+                    name=f"acl/{_uid(target)}/{each}",
+                    text=f"the target {target} admits {each}",
+                    moves=plans.up([NoAcl(target=target, initiator=each)]),
+                )
+    yield from _sessions(seen, known)
+    for target in seen.nodes:
+        if target not in known.targets:
+            yield Orphan(
+                name=f"node/{target}",
+                text=f"a node record of {target}",
+                moves=plans.up([NoNode(target=target)]),
+            )
+
+
+def _zvols(seen: Inventory, known: Owned) -> Iterator[Orphan]:
+    for each in seen.zvols:
+        if each.uid not in known.uids:
+            step = Zvol(
+                dataset=each.dataset,
+                uid=each.uid,
+                guid=each.guid,
+                size_bytes=each.size_bytes,
+                thin=each.thin,
+                volblocksize=each.volblocksize,
+                properties=(),
+                marks=(),
+            )
+            yield Orphan(
+                name=f"zvol/{each.dataset}",
+                moves=plans.down([step]),
+                text=f"the zvol {each.dataset} of {each.size_bytes} bytes: zfsiloctl adopt takes "
+                "it over, its removal destroys its data",
+            )
+
+
+def _exports(seen: Inventory, known: Owned, prefix: str) -> Iterator[Orphan]:
+    """Yield targets and backstores, those of one volume together."""
+    targets = {_uid(target): target for target, _initiators in seen.admitted}
+    backstores = {name.removeprefix("zfsilo-"): name for name in seen.backstores}
+    for uid in {**targets, **backstores}:
+        if uid in known.uids:
+            continue
+        target = targets.get(uid, f"{prefix}:{uid}")
+        step = NoExport(target=target, backstore=backstores.get(uid, f"zfsilo-{uid}"))
+        yield Orphan(name=f"export/{uid}", text=f"the target {target}", moves=plans.up([step]))
+
+
+def _sessions(seen: Inventory, known: Owned) -> Iterator[Orphan]:
+    """Yield sessions, each with its mounts, and mounts that no record has of sessions that one has.
+
+    A mount that went with the session of somebody's record is that record's (sync.py).
+    """
+    for target, users in seen.sessions:
+        disk = _disk(target)
+        stray = [each for each in users if each[0] == "/" and each not in known.paths]
+        gone = [Detached(disk=disk, path=each) for each in reversed(stray)]
+        if target not in known.targets:
+            yield Orphan(
+                name=f"session/{target}",
+                text=f"a session with {target}",
+                users=users,
+                moves=plans.up([Dropped(disk=disk), *gone]),
+            )
+            continue
+        for step in gone:
+            yield Orphan(
+                name=f"mount{step.path}",
+                moves=plans.up([step]),
+                users=(step.path,),
+                text=f"a mount of {target} at {step.path}",
+            )
+
+
+def _claims(txn: Transaction, moves: Sequence[Move]) -> Iterator[str]:
+    """Yield what is claimed by those who would begin to use what is removed here."""
+    names = {each.uid: each.id for each in txn.scan(Volume)}
+    for step in (move.step for move in moves):
+        if isinstance(step, Zvol):
+            yield f"dataset/{step.dataset}"
+        elif isinstance(step, (Dropped, Detached)):
+            yield f"target/{step.disk.target}"
+        elif isinstance(step, (NoAcl, NoExport, NoNode)):
+            yield f"target/{step.target}"
+            if _uid(step.target) in names:
+                yield f"volume/{names[_uid(step.target)]}"
+
+
+def _is_ours(target: str, prefix: str) -> bool:
+    return target.startswith(prefix) and TARGET.fullmatch(target) is not None
+
+
+def _uid(target: str) -> str:
+    return target.rpartition(":")[2]
+
+
+def _disk(target: str) -> Disk:
+    """Return the disk of a target, told by it alone."""
+    return Disk(target=target, serial=_uid(target), size_bytes=0)

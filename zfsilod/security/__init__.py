@@ -1,0 +1,1 @@
+"""Identities, roles, the audit, certificates and join files."""

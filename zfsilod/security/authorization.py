@@ -1,0 +1,193 @@
+"""Who may do what: the one table, of gRPC methods and their roles, D-Bus methods and their actions.
+
+What is not here is refused to everybody. Run as a program it prints the table for the README.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Literal, get_args
+
+from zfsilod.model.errors import PermissionDenied
+
+if TYPE_CHECKING:
+    from zfsilod.security.authentication import Caller
+
+Role = Literal["admin", "controller", "host", "node", "reader"]
+
+ADMIN = ("admin",)
+NODES = ("admin", "node")
+MANAGERS = ("admin", "controller")
+HOSTS = ("admin", "host")
+READERS = ("admin", "controller", "reader")
+REMOTE = ("admin", "controller", "host", "reader")
+ALL = ("admin", "controller", "host", "node", "reader")
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "/grpc.health.v1.Health/Check": READERS,
+    "/grpc.health.v1.Health/List": READERS,
+    "/grpc.health.v1.Health/Watch": READERS,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": READERS,
+    "/zfsilo.v1.Service/GetServerInfo": ALL,
+    "/zfsilo.v1.Service/ListOrphans": ADMIN,
+    "/zfsilo.v1.Service/RemoveOrphans": ADMIN,
+    "/zfsilo.v1.Service/RotateSecrets": HOSTS,  # its own
+    "/zfsilo.v1.Service/RenewCertificate": REMOTE,  # its own
+    "/zfsilo.v1.Service/GetCapacity": READERS,
+    "/zfsilo.v1.Service/GetStatus": READERS,
+    # A host is shown what is published to it and what it may publish to itself, a node its own.
+    "/zfsilo.v1.VolumeService/GetVolume": ALL,
+    "/zfsilo.v1.VolumeService/ListVolumes": REMOTE,
+    "/zfsilo.v1.VolumeService/StatsVolume": ALL,
+    "/zfsilo.v1.VolumeService/ProbeVolume": READERS,
+    "/zfsilo.v1.VolumeService/SyncVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/SyncVolumes": ADMIN,
+    "/zfsilo.v1.VolumeService/CreateVolume": MANAGERS,
+    "/zfsilo.v1.VolumeService/UpdateVolume": MANAGERS,
+    "/zfsilo.v1.VolumeService/AdoptVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/AdoptVolumes": ADMIN,
+    "/zfsilo.v1.VolumeService/DeleteVolume": MANAGERS,
+    "/zfsilo.v1.VolumeService/UndeleteVolume": MANAGERS,
+    # A host: to itself, where the volume names it; from itself; its own.
+    "/zfsilo.v1.VolumeService/PublishVolume": (*MANAGERS, "host"),
+    "/zfsilo.v1.VolumeService/UnpublishVolume": (*MANAGERS, "host"),
+    "/zfsilo.v1.VolumeService/ListPublications": REMOTE,
+    "/zfsilo.v1.VolumeService/FetchConnection": HOSTS,
+    "/zfsilo.v1.VolumeService/ReportFilesystem": HOSTS,
+    # No daemon commands another host: what happens on a consumer is for its own administrators,
+    # and for its CSI plugin below its own folders.
+    "/zfsilo.v1.VolumeService/ConnectVolume": NODES,
+    "/zfsilo.v1.VolumeService/DisconnectVolume": NODES,
+    "/zfsilo.v1.VolumeService/StageVolume": NODES,
+    "/zfsilo.v1.VolumeService/UnstageVolume": NODES,
+    "/zfsilo.v1.VolumeService/MountVolume": NODES,
+    "/zfsilo.v1.VolumeService/UnmountVolume": NODES,
+    "/zfsilo.v1.VolumeService/GrowVolume": NODES,
+    "/zfsilo.v1.SnapshotService/CreateSnapshot": MANAGERS,
+    "/zfsilo.v1.SnapshotService/GetSnapshot": READERS,
+    "/zfsilo.v1.SnapshotService/ListSnapshots": READERS,
+    "/zfsilo.v1.SnapshotService/DeleteSnapshot": MANAGERS,
+    "/zfsilo.v1.SnapshotService/CreateSnapshotGroup": MANAGERS,
+    "/zfsilo.v1.SnapshotService/GetSnapshotGroup": READERS,
+    "/zfsilo.v1.SnapshotService/ListSnapshotGroups": READERS,
+    "/zfsilo.v1.SnapshotService/DeleteSnapshotGroup": MANAGERS,
+    "/zfsilo.v1.HostService/GetHost": READERS,
+    "/zfsilo.v1.HostService/ListHosts": READERS,
+    "/zfsilo.v1.HostService/CreateHost": ADMIN,
+    "/zfsilo.v1.HostService/UpdateHost": ADMIN,
+    "/zfsilo.v1.HostService/DeleteHost": ADMIN,
+    "/zfsilo.v1.HostService/RegisterHost": HOSTS,  # itself
+    "/zfsilo.v1.HostService/IntroduceHost": NODES,
+    "/zfsilo.v1.OperationService/GetOperation": READERS,
+    "/zfsilo.v1.OperationService/ListOperations": READERS,
+    "/zfsilo.v1.OperationService/WaitOperation": READERS,
+    "/zfsilo.v1.OperationService/WatchOperations": READERS,
+    "/zfsilo.v1.OperationService/CancelOperation": ADMIN,
+    "/zfsilo.v1.OperationService/RepairOperation": ADMIN,
+    "/zfsilo.v1.OperationService/AbandonOperation": ADMIN,
+}
+
+# What brings foreign data onto a host is asked for on that host: over TCP to nobody. The way back
+# stays open to a distant administrator, so that a host can always be drained.
+LOCAL = frozenset(
+    f"/zfsilo.v1.VolumeService/{verb}Volume" for verb in ("Connect", "Stage", "Mount")
+)
+
+READ, MANAGE, DESTROY = (f"org.zfsilo1.{each}" for each in ("read", "manage", "destroy"))
+
+# What polkit is asked about whoever calls over D-Bus and is not root. Properties are read only.
+ACTIONS: dict[str, str] = {
+    "org.freedesktop.DBus.Introspectable.Introspect": READ,
+    "org.freedesktop.DBus.ObjectManager.GetManagedObjects": READ,
+    "org.freedesktop.DBus.Properties.Get": READ,
+    "org.freedesktop.DBus.Properties.GetAll": READ,
+    "org.freedesktop.DBus.Properties.Set": READ,
+    "org.zfsilo1.Manager.CreateVolume": MANAGE,
+    "org.zfsilo1.Manager.UndeleteVolume": MANAGE,
+    "org.zfsilo1.Manager.GetVolume": READ,
+    "org.zfsilo1.Manager.ListVolumes": READ,
+    "org.zfsilo1.Manager.Connect": MANAGE,
+    "org.zfsilo1.Manager.GetCapacity": READ,
+    "org.zfsilo1.Manager.ListOrphans": READ,
+    "org.zfsilo1.Manager.RemoveOrphans": DESTROY,
+    "org.zfsilo1.Manager.RegisterHost": MANAGE,
+    "org.zfsilo1.Manager.GetSnapshot": READ,
+    "org.zfsilo1.Manager.ListSnapshots": READ,
+    "org.zfsilo1.Manager.GetHost": READ,
+    "org.zfsilo1.Manager.ListHosts": READ,
+    "org.zfsilo1.Manager.DeleteHost": DESTROY,
+    "org.zfsilo1.Manager.GetOperation": READ,
+    "org.zfsilo1.Manager.ListOperations": READ,
+    "org.zfsilo1.Volume.Snapshot": MANAGE,
+    "org.zfsilo1.Volume.Delete": DESTROY,
+    "org.zfsilo1.Volume.Update": MANAGE,
+    "org.zfsilo1.Volume.Resize": MANAGE,
+    "org.zfsilo1.Volume.Publish": MANAGE,
+    "org.zfsilo1.Volume.Unpublish": MANAGE,
+    "org.zfsilo1.Volume.RotateSecrets": MANAGE,
+    "org.zfsilo1.Volume.Disconnect": MANAGE,
+    "org.zfsilo1.Volume.Stage": MANAGE,
+    "org.zfsilo1.Volume.Unstage": MANAGE,
+    "org.zfsilo1.Volume.Mount": MANAGE,
+    "org.zfsilo1.Volume.Unmount": MANAGE,
+    "org.zfsilo1.Volume.Grow": MANAGE,
+    "org.zfsilo1.Volume.Sync": MANAGE,
+    "org.zfsilo1.Volume.Stats": READ,
+    "org.zfsilo1.Snapshot.Delete": DESTROY,
+    "org.zfsilo1.Host.Update": MANAGE,
+    "org.zfsilo1.Operation.Cancel": MANAGE,
+    "org.zfsilo1.Operation.Repair": MANAGE,
+    "org.zfsilo1.Operation.Abandon": DESTROY,
+}
+
+
+def authorize(caller: Caller, method: str) -> None:
+    """Raise PermissionDenied unless the caller's role may call a method."""
+    if caller.role not in ROLES.get(method, ()):
+        raise PermissionDenied(
+            f"{caller} may not call {method.rpartition('/')[2]}",
+            reason="ROLE",
+            role=caller.role,
+            method=method,
+        )
+    if method in LOCAL and not caller.local:
+        raise PermissionDenied(
+            f"{method.rpartition('/')[2]} is asked for on the host itself, not over the network",
+            reason="LOCAL",
+            method=method,
+        )
+
+
+def as_markdown() -> str:
+    """Return the tables as the README has them."""
+    roles = get_args(Role)
+    rows = [
+        f"| gRPC | {' | '.join(roles)} |",
+        f"|---|{'|'.join('---' for _role in roles)}|",
+    ]
+    for allowed, methods in _by_roles().items():
+        marks = ("yes" if role in allowed else "" for role in roles)
+        rows.append(f"| {', '.join(methods)} | {' | '.join(marks)} |")
+    rows += ["", "| polkit | D-Bus |", "|---|---|"]
+    for action in (READ, MANAGE, DESTROY):
+        named = [_short(name) for name, needed in ACTIONS.items() if needed == action]
+        rows.append(f"| `{action}` | {', '.join(named)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _by_roles() -> dict[frozenset[str], list[str]]:
+    """Return the methods by who may call them, the most open ones first."""
+    found: dict[frozenset[str], list[str]] = {}
+    for path, roles in ROLES.items():
+        name = path.rpartition("/")[2] + ("*" if path in LOCAL else "")
+        found.setdefault(frozenset(roles), []).append(name)
+    order = sorted(found, key=lambda allowed: (-len(allowed), sorted(allowed)))
+    return {allowed: found[allowed] for allowed in order}
+
+
+def _short(name: str) -> str:
+    return ".".join(name.split(".")[-2:])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())

@@ -1,0 +1,336 @@
+"""Certificates: who a certificate stands for, and the authority that a storage host is to its own.
+
+Whom a certificate stands for is in its subject alternative names, as URIs: zfsilo://host/<id>, or
+zfsilo://user/<id> with zfsilo://role/<role> beside it. A role counts only when our own authority
+signed it; certificates of an imported one have at most the roles that the configuration gives it.
+A host's certificate also has the name <id>.zfsilo, by which its clients know it at any address.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import time
+from typing import TYPE_CHECKING, Literal
+
+from zfsilod.model.errors import FailedPrecondition, InvalidArgument, Unauthenticated
+from zfsilod.model.record import Record
+from zfsilod.model.records import Issued
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        EllipticCurvePrivateKey,
+        EllipticCurvePublicKey,
+    )
+
+SCHEME = "zfsilo://"
+DOMAIN = ".zfsilo"
+AUTHORITY_DAYS = 3650
+CERTIFICATE_DAYS = 90
+RENEWED_DAYS = 30  # before its end; a daily timer tries
+BACK_DAYS = 1  # a consumer's clock may be behind ours
+MAX_COMMON_NAME = 64
+MAX_REQUEST_BYTES = 8192
+
+
+class Pair:
+    """A certificate and its private key, as PEM."""
+
+    def __init__(self, certificate_pem: bytes, key_pem: bytes) -> None:
+        self.certificate_pem = certificate_pem
+        self.key_pem = key_pem
+
+
+class Identity(Record):
+    """Whom a certificate stands for."""
+
+    kind: Literal["host", "user"]
+    id: str
+    role: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.id}"
+
+
+class Certified(Record):
+    """An identity as a certificate proved it, on one connection."""
+
+    identity: Identity
+    fingerprint: str  # SHA-256 of the certificate, hex: by it one is revoked
+    not_after: int
+    own: bool  # our own authority signed it, so we may renew it
+
+
+def tls_name(host_id: str) -> str:
+    """Return the name in a host's certificate that its clients ask for."""
+    return f"{host_id}{DOMAIN}"
+
+
+def make_authority(host_id: str) -> Pair:
+    """Make the authority of a storage host: an ECDSA key and its self-signed certificate."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name(f"zfsilo authority of {host_id}")
+    builder = _builder(name, name, key.public_key(), AUTHORITY_DAYS)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_usage(signs=True), critical=True)
+    return _pair(builder.sign(key, hashes.SHA256()), key)
+
+
+def issue(
+    authority: Pair, identity: Identity, names: tuple[str, ...] = (), days: int = CERTIFICATE_DAYS
+) -> Pair:
+    """Make a key and a certificate for somebody; further names are those of a server."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    return _pair(_sign(authority, identity, key.public_key(), names, days), key)
+
+
+def make_request() -> Pair:
+    """Make a new key, and with it a request for a certificate (its certificate_pem)."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(_name("renewal"))
+    return Pair(request.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM), _key_pem(key))
+
+
+def sign_request(authority: Pair, identity: Identity, request_pem: bytes) -> bytes:
+    """Return a certificate for the key of a request; of the request itself nothing else counts."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        request = x509.load_pem_x509_csr(request_pem[:MAX_REQUEST_BYTES])
+    except ValueError:
+        raise InvalidArgument("this is no request for a certificate", reason="BAD_CSR") from None
+    key = request.public_key()
+    if not isinstance(key, EllipticCurvePublicKey) or not request.is_signature_valid:
+        raise InvalidArgument(
+            "the request is not for an ECDSA key, or not signed by it", reason="BAD_CSR"
+        )
+    signed = _sign(authority, identity, key, (), CERTIFICATE_DAYS)
+    return signed.public_bytes(Encoding.PEM)
+
+
+def identify(der: bytes, own_pem: bytes, imported_roles: tuple[str, ...]) -> Certified:
+    """Return whom a certificate stands for that TLS has verified, else raise Unauthenticated."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    try:
+        found = x509.load_der_x509_certificate(der)
+        own = bool(own_pem) and _is_signed_by(found, x509.load_pem_x509_certificate(own_pem))
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = list(names.get_values_for_type(x509.UniformResourceIdentifier))
+    except (ValueError, x509.ExtensionNotFound):
+        raise Unauthenticated("the certificate names nobody", reason="BAD_CERTIFICATE") from None
+    identity = _identity([each for each in uris if each.startswith(SCHEME)])
+    if not own and identity.role not in imported_roles:
+        raise Unauthenticated(
+            f"an imported authority may not make a certificate of role {identity.role} "
+            "(tls.imported_roles)",
+            reason="BAD_CERTIFICATE",
+        )
+    return Certified(
+        identity=identity,
+        fingerprint=found.fingerprint(hashes.SHA256()).hex(),
+        not_after=int(found.not_valid_after_utc.timestamp()),
+        own=own,
+    )
+
+
+def identify_pem(
+    pem: bytes, own_pem: bytes, imported_roles: tuple[str, ...] = ("host",)
+) -> Certified:
+    """Return whom a certificate in a file stands for."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return identify(load(pem).public_bytes(Encoding.DER), own_pem, imported_roles)
+
+
+def record_of(pem: bytes, identity: Identity) -> Issued:
+    """Return the record of a certificate that was just made."""
+    found = identify_pem(pem, b"", (identity.role,))
+    return Issued(
+        id=found.fingerprint,
+        subject=str(identity),
+        role=identity.role,
+        created_at=int(time.time()),
+        expires_at=found.not_after,
+    )
+
+
+def server_names(pem: bytes) -> tuple[str, ...]:
+    """Return the names and addresses in a host's certificate."""
+    from cryptography import x509
+
+    found = load(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    addresses = (str(each) for each in found.get_values_for_type(x509.IPAddress))
+    return (*found.get_values_for_type(x509.DNSName), *addresses)
+
+
+def load(pem: bytes) -> x509.Certificate:
+    """Read the first certificate of a PEM text, else raise InvalidArgument."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError:
+        raise InvalidArgument("this is no PEM certificate", reason="BAD_CERTIFICATE") from None
+
+
+def is_authority(pem: bytes) -> bool:
+    """Tell whether a certificate may sign others."""
+    from cryptography import x509
+
+    try:
+        return load(pem).extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _identity(uris: list[str]) -> Identity:
+    """Return the one identity that these names agree on."""
+    parts = [each.removeprefix(SCHEME).partition("/") for each in sorted(uris)]
+    match [(kind, value) for kind, _slash, value in parts]:
+        case [("host", host_id)] if host_id:
+            return Identity(kind="host", id=host_id, role="host")
+        case [("role", role), ("user", user)] if user and role in ("admin", "controller", "reader"):
+            return Identity(kind="user", id=user, role=role)
+        case [("user", user)] if user:
+            return Identity(kind="user", id=user, role="reader")
+    raise Unauthenticated("the certificate names nobody of zfsilo", reason="BAD_CERTIFICATE")
+
+
+def _sign(
+    authority: Pair,
+    identity: Identity,
+    key: EllipticCurvePublicKey,
+    names: tuple[str, ...],
+    days: int,
+) -> x509.Certificate:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    signer, signer_key = load(authority.certificate_pem), _load_key(authority.key_pem)
+    uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if identity.kind == "host":
+        uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
+    builder = _builder(signer.subject, _name(identity.id), key, days)
+    builder = (
+        builder.add_extension(_alternative_names(identity, names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer_key.public_key()),
+            critical=False,
+        )
+    )
+    return builder.sign(signer_key, hashes.SHA256())
+
+
+def _alternative_names(identity: Identity, names: tuple[str, ...]) -> x509.SubjectAlternativeName:
+    from cryptography import x509
+
+    found: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{SCHEME}{identity}")]
+    if identity.kind == "user":
+        found.append(x509.UniformResourceIdentifier(f"{SCHEME}role/{identity.role}"))
+        return x509.SubjectAlternativeName(found)
+    names = (tls_name(identity.id), *names)
+    for each in dict.fromkeys(name for name in names if name and name.isascii()):
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(each)))
+        except ValueError:
+            found.append(x509.DNSName(each))
+    return x509.SubjectAlternativeName(found)
+
+
+def _builder(
+    issuer: x509.Name, subject: x509.Name, key: EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    from cryptography import x509
+
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .issuer_name(issuer)
+        .subject_name(subject)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=BACK_DAYS))
+        .not_valid_after(now + dt.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _is_signed_by(found: x509.Certificate, signer: x509.Certificate) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        found.verify_directly_issued_by(signer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(text: str) -> x509.Name:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:MAX_COMMON_NAME])])
+
+
+def _pair(certificate: x509.Certificate, key: EllipticCurvePrivateKey) -> Pair:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return Pair(certificate.public_bytes(Encoding.PEM), _key_pem(key))
+
+
+def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
+    from cryptography.hazmat.primitives import serialization as form
+
+    return key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+
+
+def _load_key(pem: bytes) -> EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    wrong = FailedPrecondition(
+        "the authority's key cannot be read: restore ca.key", reason="BAD_KEY"
+    )
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError):
+        raise wrong from None
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise wrong
+    return key

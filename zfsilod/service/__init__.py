@@ -1,0 +1,1 @@
+"""Submits requests, waits for operations, reconciles facts with records."""

@@ -1,0 +1,1 @@
+"""The store: records in LMDB, their views, sealed secrets. Only this package imports lmdb."""

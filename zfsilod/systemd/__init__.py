@@ -1,0 +1,1 @@
+"""Transient units: how they are described, sandboxed and started."""

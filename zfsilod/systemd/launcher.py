@@ -1,0 +1,232 @@
+"""What starts workers: systemd by transient units, or local processes under --simulate.
+
+A launcher only starts and stops, and says afterwards that something changed. What came of it is in
+the store (DESIGN: the signal is a hint to look).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dbus_next import Message, MessageType
+
+from zfsilod.model.chap import credential
+from zfsilod.model.errors import FailedPrecondition, Unavailable
+from zfsilod.systemd.bus import connect
+from zfsilod.systemd.unit import properties, rollback_name, unit_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dbus_next.aio import MessageBus
+
+    from zfsilod.model.records import Operation
+
+WORKER = "/usr/lib/zfsilo/zfsilo-worker"
+UNIT = re.compile(r"zfsilo-(?:op-|rollback@)([0-9a-z]{26})\.service")
+SYSTEMD = "org.freedesktop.systemd1"
+MANAGER = "org.freedesktop.systemd1.Manager"
+MANAGER_PATH = "/org/freedesktop/systemd1"
+CALL_DEADLINE_S = 20
+STATE, JOB_ID = 3, 7  # in a unit as ListUnitsByPatterns tells it: org.freedesktop.systemd1(5)
+LIVE_STATES = ("active", "activating", "deactivating", "reloading")
+
+Hint = Callable[[str], None]
+"""Called with the Operation.unit whose unit changed."""
+
+log = logging.getLogger(__name__)
+
+
+class SystemdLauncher:
+    """Transient units on the system bus."""
+
+    def __init__(self, bus: MessageBus, *, worker: str, timeout_s: int) -> None:
+        self._bus = bus
+        self._worker = worker
+        self._timeout_s = timeout_s
+        self._hint: Hint | None = None
+
+    @classmethod
+    async def connect(
+        cls, *, worker: str = WORKER, timeout_s: int, address: str | None = None
+    ) -> SystemdLauncher:
+        """Connect to systemd, and refuse to go on without the rollback template."""
+        bus = await connect(address)
+        launcher = cls(bus, worker=worker, timeout_s=timeout_s)
+        await launcher._call("Subscribe")
+        await launcher._call_bus(
+            "AddMatch",
+            "s",
+            [f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"],
+        )
+        await launcher._check_template()
+        bus.add_message_handler(launcher._heard)
+        return launcher
+
+    def listen(self, hint: Hint) -> None:
+        """Call this with the Operation.unit of which a job ended."""
+        self._hint = hint
+
+    async def start(self, operation: Operation) -> None:
+        """Start the operation's unit. Raises Unavailable when systemd refuses."""
+        wanted = properties(
+            operation, worker=self._worker, timeout_s=self._timeout_s, sealed=bool(credential())
+        )
+        body = [unit_name(operation.unit), "fail", wanted, []]
+        await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+
+    async def rollback(self, operation: Operation) -> None:
+        """Start the operation's rollback unit; one that runs already is joined."""
+        await self._call("StartUnit", "ss", [rollback_name(operation.unit), "fail"])
+
+    async def stop(self, operation: Operation) -> None:
+        """Stop the operation's unit; its failure starts the rollback. One that ended is fine."""
+        with contextlib.suppress(Unavailable):
+            await self._call("StopUnit", "ss", [unit_name(operation.unit), "fail"])
+
+    async def stop_volume(self, volume_id: str) -> None:
+        """Stop zfsilo-volume@NAME because its volume is down; a unit that is not up is fine."""
+        with contextlib.suppress(Unavailable):
+            await self._call("StopUnit", "ss", [f"zfsilo-volume@{volume_id}.service", "fail"])
+
+    async def running(self) -> set[str]:
+        """Return what the live units are named after (Operation.unit).
+
+        One whose job is queued is inactive for a moment yet: systemd answers its bus first, and
+        runs its jobs when nobody asks anything.
+        """
+        patterns = ["zfsilo-op-*.service", "zfsilo-rollback@*.service"]
+        reply = await self._call("ListUnitsByPatterns", "asas", [[], patterns])
+        live = (unit[0] for unit in reply.body[0] if unit[STATE] in LIVE_STATES or unit[JOB_ID])
+        return {match[1] for match in map(UNIT.fullmatch, live) if match}
+
+    async def close(self) -> None:
+        """Disconnect from the bus."""
+        self._bus.disconnect()
+
+    async def _check_template(self) -> None:
+        """A unit named by OnFailure that does not exist is ignored: so look for it now."""
+        reply = await self._call("GetUnitFileState", "s", ["zfsilo-rollback@.service"], fatal=False)
+        if reply.message_type == MessageType.ERROR:
+            raise FailedPrecondition(
+                "zfsilo-rollback@.service is not installed: nothing could be rolled back "
+                "(make install, or reinstall the package)",
+                reason="NO_ROLLBACK_UNIT",
+            )
+
+    def _heard(self, message: Message) -> None:
+        if message.member == "JobRemoved" and message.interface == MANAGER and self._hint:
+            found = UNIT.fullmatch(message.body[2])
+            if found:
+                self._hint(found[1])
+
+    async def _call(
+        self, member: str, signature: str = "", body: list[Any] | None = None, *, fatal: bool = True
+    ) -> Message:
+        message = Message(
+            destination=SYSTEMD,
+            path=MANAGER_PATH,
+            interface=MANAGER,
+            member=member,
+            signature=signature,
+            body=body or [],
+        )
+        return await self._send(message, fatal=fatal)
+
+    async def _call_bus(self, member: str, signature: str, body: list[Any]) -> Message:
+        message = Message(
+            destination="org.freedesktop.DBus",
+            path="/org/freedesktop/DBus",
+            interface="org.freedesktop.DBus",
+            member=member,
+            signature=signature,
+            body=body,
+        )
+        return await self._send(message, fatal=True)
+
+    async def _send(self, message: Message, *, fatal: bool) -> Message:
+        try:
+            reply = await asyncio.wait_for(self._bus.call(message), CALL_DEADLINE_S)
+        except TimeoutError:
+            raise Unavailable(f"systemd did not answer {message.member}") from None
+        assert reply is not None
+        if fatal and reply.message_type == MessageType.ERROR:
+            text = reply.body[0] if reply.body else reply.error_name
+            raise Unavailable(f"systemd refused {message.member}: {text}")
+        return reply
+
+
+class LocalLauncher:
+    """Workers as plain child processes: for --simulate, on any machine, without systemd."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        # As installed, our library is where only our launcher scripts look for it.
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self._hint: Hint | None = None
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def listen(self, hint: Hint) -> None:
+        """Call this with the Operation.unit of which a process ended."""
+        self._hint = hint
+
+    async def start(self, operation: Operation) -> None:
+        """Start a worker that runs the operation; when it fails, one that rolls it back."""
+        self._follow(operation.unit, "run", "rollback")
+
+    async def rollback(self, operation: Operation) -> None:
+        """Start a worker that rolls the operation back; one that runs already is joined."""
+        if operation.unit not in self._tasks:
+            self._follow(operation.unit, "rollback")
+
+    async def stop(self, operation: Operation) -> None:
+        """End the operation's worker; its rollback follows."""
+        process = self._processes.get(operation.unit)
+        if process is not None and process.returncode is None:
+            process.terminate()
+
+    async def running(self) -> set[str]:
+        """Return what the live workers are at (Operation.unit)."""
+        return set(self._tasks)
+
+    async def close(self) -> None:
+        """Wait for what runs."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    def _follow(self, unit: str, *verbs: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(unit, verbs))
+        self._tasks[unit] = task
+        task.add_done_callback(lambda _task: self._ended(unit))
+
+    def _ended(self, unit: str) -> None:
+        del self._tasks[unit]
+        self._processes.pop(unit, None)
+        if self._hint is not None:
+            self._hint(unit)
+
+    async def _work(self, unit: str, verbs: tuple[str, ...]) -> None:
+        """Run one verb of the worker after the other, until one ends well."""
+        for verb in verbs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "zfsilod.engine.worker",
+                "--state",
+                self._state,
+                verb,
+                unit,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment,
+            )
+            self._processes[unit] = process
+            if await process.wait() == 0:
+                return

@@ -1,0 +1,45 @@
+"""Channels over TLS to a server, as somebody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+if TYPE_CHECKING:
+    from zfsilod.security.join_file import Access
+
+OPTIONS = (
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def tls_channel(access: Access) -> Any:
+    """Return a blocking channel to a server, which must prove that it is the one that is meant."""
+    return grpc.secure_channel(access.address, _credentials(access), options=_options(access))
+
+
+def tls_channel_aio(access: Access) -> Any:
+    """Return an asyncio channel to a server, which must prove that it is the one that is meant."""
+    return grpc.aio.secure_channel(access.address, _credentials(access), options=_options(access))
+
+
+def _credentials(access: Access) -> Any:
+    channel = grpc.ssl_channel_credentials(
+        root_certificates=access.authority.encode(),
+        private_key=access.key.encode() or None,
+        certificate_chain=access.certificate.encode() or None,
+    )
+    if not access.token:
+        return channel
+    # grpc sends a token over TLS only, by itself.
+    bearer = grpc.access_token_call_credentials(access.token)
+    return grpc.composite_channel_credentials(channel, bearer)
+
+
+def _options(access: Access) -> tuple[tuple[str, object], ...]:
+    return (*OPTIONS, ("grpc.ssl_target_name_override", access.tls_name))
