@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.examples import steps
-from tests.lab.contract import CONSUMER, EXAMPLES, SERVER, Contract, Saw, secrets
+from tests.lab.contract import Contract, EffectInterrupter
+from tests.lab.contract_examples import CLIENT, EXAMPLES, SERVER, secrets
 from zfsilod.host.fake import FakeHost
 
 
@@ -19,9 +20,9 @@ def cases() -> dict[str, str]:
 def contract(cases: dict[str, str]) -> Contract:
     """The contract on a fake host of the test's own."""
     host = FakeHost(chap=secrets)
-    saw = Saw()
-    saw.through(host.facts, "effect")
-    return Contract(host, saw, host.facts.snapshot, cases.__setitem__)
+    interrupter = EffectInterrupter()
+    interrupter.count_calls(host.facts, "effect")
+    return Contract(host, interrupter, host.facts.snapshot, cases.__setitem__)
 
 
 def failed(cases: dict[str, str]) -> list[str]:
@@ -30,7 +31,7 @@ def failed(cases: dict[str, str]) -> list[str]:
     return [f"{name}: {error}" for name, error in cases.items() if error]
 
 
-@pytest.mark.parametrize("name", [*SERVER, *CONSUMER])
+@pytest.mark.parametrize("name", [*SERVER, *CLIENT])
 def test_an_example_there_and_back(name: str, contract: Contract, cases: dict[str, str]) -> None:
     contract.example(name)
     assert failed(cases) == []
@@ -39,7 +40,7 @@ def test_an_example_there_and_back(name: str, contract: Contract, cases: dict[st
 
 def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> None:
     contract.foreign_server()
-    contract.foreign_consumer()
+    contract.foreign_client()
     assert failed(cases) == []
 
 

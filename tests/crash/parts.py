@@ -14,8 +14,8 @@ HERE = {
     "units": "tests.crash.units",  # real systemd units over the simulated host: a sample
 }
 LAB = {
-    "lab": "tests.lab.crash",  # real tools and kernels: workers killed
-    "power": "tests.lab.power",  # and the power cut at random moments
+    "lab": "tests.lab.kill_matrix",  # real tools and kernels: workers killed
+    "power": "tests.lab.power_cuts",  # and the power cut at random moments
 }
 PARTS = HERE | LAB
 
