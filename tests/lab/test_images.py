@@ -18,7 +18,7 @@ from tests.lab.pair import PORTS, free_port
 from tests.setup import cache
 from tests.setup.sources import (
     KEYRING,
-    Source,
+    AptSource,
     SourcesError,
     machine_sources,
     render,
@@ -71,13 +71,13 @@ def test_deb822_sources_are_found(etc_apt: Path) -> None:
     (etc_apt / "sources.list.d/debian.sources").write_text(DEB822)
     sources = sources_for("trixie", machine_sources(etc_apt), "bookworm")
     assert sources == [
-        Source(
+        AptSource(
             "http://mirror.example/debian",
             ("trixie", "trixie-updates"),
             ("main", "contrib"),
             "/usr/share/keyrings/debian.gpg",
         ),
-        Source(
+        AptSource(
             "http://mirror.example/snapshot/debian-security/20250520",
             ("trixie-security",),
             ("main", "contrib"),
@@ -102,18 +102,18 @@ def test_a_machine_without_debian_archives_is_refused(etc_apt: Path) -> None:
 
 
 def test_backports_come_from_the_main_archive_only() -> None:
-    main = Source("http://m.example/debian", ("bookworm",), ("main",), KEYRING)
-    security = Source(
+    main = AptSource("http://m.example/debian", ("bookworm",), ("main",), KEYRING)
+    security = AptSource(
         "http://m.example/debian-security", ("bookworm-security",), ("main",), KEYRING
     )
     assert with_backports([main, security], "bookworm") == [
-        Source(main.uri, ("bookworm", "bookworm-backports"), ("main",), KEYRING),
+        AptSource(main.uri, ("bookworm", "bookworm-backports"), ("main",), KEYRING),
         security,
     ]
 
 
 def test_rendered_sources_are_parsed_again(etc_apt: Path) -> None:
-    sources = [Source("http://m.example/debian", ("a", "b"), ("main", "contrib"), KEYRING)]
+    sources = [AptSource("http://m.example/debian", ("a", "b"), ("main", "contrib"), KEYRING)]
     (etc_apt / "sources.list.d/x.sources").write_text(render(sources))
     assert machine_sources(etc_apt) == sources
 

@@ -19,7 +19,7 @@ class SourcesError(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class AptSource:
     """One archive, its suites and the keyring that signs it."""
 
     uri: str
@@ -28,7 +28,7 @@ class Source:
     signed_by: str = ""
 
 
-def parse_deb822(text: str) -> Iterator[Source]:
+def parse_deb822(text: str) -> Iterator[AptSource]:
     """The enabled binary archives of a .sources file."""
     # Comments may be inside a stanza, so they are removed before the text is split.
     plain = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
@@ -47,7 +47,7 @@ def parse_deb822(text: str) -> Iterator[Source]:
         if fields.get("enabled", "yes").lower() in ("no", "false"):
             continue
         for uri in fields.get("uris", "").split():
-            yield Source(
+            yield AptSource(
                 uri,
                 tuple(fields.get("suites", "").split()),
                 tuple(fields.get("components", "").split()),
@@ -61,14 +61,14 @@ ONE_LINE = re.compile(
 )
 
 
-def parse_one_line(text: str) -> Iterator[Source]:
+def parse_one_line(text: str) -> Iterator[AptSource]:
     """The binary archives of a sources.list file."""
     for line in text.splitlines():
         match = ONE_LINE.fullmatch(line.partition("#")[0].strip())
         if not match:
             continue
         signed_by = re.search(r"signed-by=(\S+)", match["options"] or "")
-        yield Source(
+        yield AptSource(
             match["uri"],
             (match["suite"],),
             tuple(match["rest"].split()),
@@ -76,9 +76,9 @@ def parse_one_line(text: str) -> Iterator[Source]:
         )
 
 
-def machine_sources(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
+def machine_sources(etc_apt: Path = Path("/etc/apt")) -> list[AptSource]:
     """All binary archives in this machine's sources, Debian's and others."""
-    sources: list[Source] = []
+    sources: list[AptSource] = []
     for path in [etc_apt / "sources.list", *sorted((etc_apt / "sources.list.d").glob("*"))]:
         if path.suffix == ".list" and path.is_file():
             sources += parse_one_line(path.read_text())
@@ -87,7 +87,7 @@ def machine_sources(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
     return sources
 
 
-def is_debian(source: Source, release: str) -> bool:
+def is_debian(source: AptSource, release: str) -> bool:
     """Whether this is a Debian archive, a mirror or a snapshot of it, for a release."""
     suites = {release, f"{release}-updates", f"{release}-security"}
     return (
@@ -97,12 +97,14 @@ def is_debian(source: Source, release: str) -> bool:
     )
 
 
-def is_security(source: Source) -> bool:
+def is_security(source: AptSource) -> bool:
     """Whether the archive is the one for security updates."""
     return "debian-security" in source.uri.split("/")
 
 
-def sources_for(release: str, machine: Iterable[Source], machine_release: str) -> list[Source]:
+def sources_for(
+    release: str, machine: Iterable[AptSource], machine_release: str
+) -> list[AptSource]:
     """The archives of a release, on the servers that this machine uses for its own release."""
     own = [source for source in machine if is_debian(source, machine_release)]
     if not own:
@@ -120,7 +122,7 @@ def sources_for(release: str, machine: Iterable[Source], machine_release: str) -
     return sources
 
 
-def with_backports(sources: Iterable[Source], release: str) -> list[Source]:
+def with_backports(sources: Iterable[AptSource], release: str) -> list[AptSource]:
     """The same archives with the backports suite of the release."""
     return [
         source
@@ -130,7 +132,7 @@ def with_backports(sources: Iterable[Source], release: str) -> list[Source]:
     ]
 
 
-def render(sources: Iterable[Source]) -> str:
+def render(sources: Iterable[AptSource]) -> str:
     """The text of a .sources file."""
     return "\n".join(
         f"Types: deb\nURIs: {source.uri}\nSuites: {' '.join(source.suites)}\n"
