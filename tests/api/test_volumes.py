@@ -282,7 +282,7 @@ async def test_validate_only_tells_the_plan_of_every_change_and_changes_nothing(
         request.validate_only = True
         answer = await getattr(volumes, method)(request)
         assert answer.operation.state == PLANNED, method
-        assert answer.operation.moves, method
+        assert answer.operation.actions, method
         assert answer.operation.name == "", method
         assert not answer.HasField("volume"), method
     assert (front.zfsilo.facts, operations(front)) == (facts, stored)

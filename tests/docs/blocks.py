@@ -44,8 +44,8 @@ def blocks(path: Path) -> list[Block]:
         if lines:
             found.append(Block(path.name, begun, state, "\n".join(lines).strip("\n")))
             lines, state = [], "nothing"
-        if mark := MARK.search(line):
-            state = mark[1]
+        if status := MARK.search(line):
+            state = status[1]
     return found
 
 

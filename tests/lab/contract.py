@@ -62,11 +62,11 @@ def _host_steps(steps: Sequence[Step]) -> list[HostStep]:
 
 
 class Interrupted(BaseException):
-    """The action was interrupted, as by SIGKILL."""
+    """The do or undo of a step was interrupted, as by SIGKILL."""
 
 
 class EffectInterrupter:
-    """Interrupts an action before its n-th effect."""
+    """Interrupts the do or undo of a step before its n-th effect."""
 
     def __init__(self) -> None:
         self.left: int | None = None
@@ -84,11 +84,11 @@ class EffectInterrupter:
 
         setattr(owner, name, call)
 
-    def run(self, action: Callable[[], None], effects: int) -> bool:
-        """Run an action up to a number of effects; return whether it was completed."""
+    def run(self, change: Callable[[], None], effects: int) -> bool:
+        """Run a do or undo up to a number of effects; return whether it was completed."""
         self.left = effects
         try:
-            action()
+            change()
         except Interrupted:
             return False
         finally:
@@ -128,22 +128,22 @@ class Contract:
         example = EXAMPLES[name]
         standing = {repr(step) for step in example.before}
         self.stand(name)
-        moves = [move for move in example.moves if isinstance(move.step, HostStep)]
-        for sequence in (moves, [move.but(up=not move.up) for move in reversed(moves)]):
-            for move in sequence:
-                step = move.step
+        actions = [action for action in example.actions if isinstance(action.step, HostStep)]
+        for sequence in (actions, [action.but(up=not action.up) for action in reversed(actions)]):
+            for action in sequence:
+                step = action.step
                 assert isinstance(step, HostStep)
-                label = f"{name}: {move.text}"
+                label = f"{name}: {action.text}"
                 if isinstance(step, GUARDS):
                     self.guard(step, label)
-                elif isinstance(step, ONE_WAY) and not move.up:
+                elif isinstance(step, ONE_WAY) and not action.up:
                     self.inert(step, label)
-                elif move.up and repr(step) in standing:
+                elif action.up and repr(step) in standing:
                     self.stands(step, label)
-                elif move.up:
+                elif action.up:
                     self.interrupts(step, label)
                     self.check_do(step, label)
-                elif repr(step) not in standing or sequence is moves:
+                elif repr(step) not in standing or sequence is actions:
                     self.check_undo(step, label)
                     standing.discard(repr(step))
         self.clear(name)
@@ -318,12 +318,12 @@ def stays(step: HostStep) -> bool:
 
 def steps_of(name: str, kind: type[HostStep]) -> list[HostStep]:
     """Return the steps of a kind in an example."""
-    return [move.step for move in EXAMPLES[name].moves if isinstance(move.step, kind)]
+    return [action.step for action in EXAMPLES[name].actions if isinstance(action.step, kind)]
 
 
-def _conflict(action: Callable[[], object]) -> bool:
+def _conflict(call: Callable[[], object]) -> bool:
     try:
-        action()
+        call()
     except Conflict:
         return True
     return False

@@ -49,7 +49,7 @@ def _below(dataset: str) -> str:
 EXAMPLES = {
     example.name: example.but(
         before=tuple(_placed(step) for step in example.before),
-        moves=tuple(move.but(step=_placed(move.step)) for move in example.moves),
+        actions=tuple(action.but(step=_placed(action.step)) for action in example.actions),
     )
     for example in PLANS
 }
@@ -57,7 +57,7 @@ EXAMPLES = {
 
 def is_client(example: Example) -> bool:
     """Return whether an example belongs to the client."""
-    return any(isinstance(s, Node) for s in (*example.before, *(m.step for m in example.moves)))
+    return any(isinstance(s, Node) for s in (*example.before, *(a.step for a in example.actions)))
 
 
 SERVER = [name for name, example in EXAMPLES.items() if not is_client(example)]

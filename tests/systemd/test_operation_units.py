@@ -49,7 +49,7 @@ async def main():
     launcher = await SystemdLauncher.connect(worker="/usr/local/lib/worker", timeout_s=20)
     for _ in range(20):
         operation = Operation(
-            id=new_ulid(), kind="", subject="", title="", moves=(), claims=(), commit=()
+            id=new_ulid(), kind="", subject="", title="", actions=(), claims=(), commit=()
         )
         _started, live = await asyncio.gather(launcher.start(operation), launcher.running())
         if operation.unit not in live:

@@ -62,7 +62,7 @@ def test_every_step_has_one_sandbox_part() -> None:
 
 def test_a_zfs_operation_cannot_load_kernel_modules() -> None:
     create = next(plan for plan in PLANS if plan.name == "create")
-    allowed = sandbox.sandbox(move.step for move in create.moves)
+    allowed = sandbox.sandbox(action.step for action in create.actions)
     assert allowed["CapabilityBoundingSet"] == "CAP_SYS_ADMIN"
     assert allowed["ProtectSystem"] == "strict"
     assert on_the_wire("CapabilityBoundingSet", "CAP_SYS_ADMIN").value == 1 << 21
@@ -70,7 +70,7 @@ def test_a_zfs_operation_cannot_load_kernel_modules() -> None:
 
 def test_connect_may_write_its_paths_and_mount_has_no_namespace() -> None:
     connect, mount = (
-        sandbox.sandbox(move.step for move in plan.moves)
+        sandbox.sandbox(action.step for action in plan.actions)
         for plan in PLANS
         if plan.name in ("connect", "mount")
     )
