@@ -39,7 +39,7 @@ find /etc/iscsi/nodes /var/lib/zfsilo/staging /srv -mindepth 1 2>/dev/null || tr
 class KillCase(NamedTuple):
     """A command of zfsiloctl on one machine, and the command that reverts it."""
 
-    verb: str
+    name: str
     machine: str
     words: tuple[str, ...]
     back: tuple[str, ...]
@@ -48,31 +48,31 @@ class KillCase(NamedTuple):
 # In the order of a volume's life: each needs the result of the one before.
 ATTACH_PATH = (
     KillCase(
-        verb="create",
+        name="create",
         machine="give",
         words=("create", "cut", "64M", "--host", "take"),
         back=("delete", "cut", "--yes"),
     ),
     KillCase(
-        verb="publish",
+        name="publish",
         machine="give",
         words=("publish", "cut", "take"),
         back=("unpublish", "cut", "--all"),
     ),
     KillCase(
-        verb="connect",
+        name="connect",
         machine="take",
         words=("connect", "cut", "--server", "give", "--no-publish"),
         back=("disconnect", "cut"),
     ),
     KillCase(
-        verb="stage",
+        name="stage",
         machine="take",
         words=("stage", "cut", "--fs-type", "ext4"),
         back=("unstage", "cut"),
     ),
     KillCase(
-        verb="mount",
+        name="mount",
         machine="take",
         words=("mount", "cut", "/srv/cut"),
         back=("unmount", "cut", "/srv/cut"),
@@ -132,7 +132,7 @@ class KillMatrix:
         before = self.state(case)
         points = self.count(case, case.words)
         self.ask(case, case.back)
-        self.report.say(f"{case.verb}: {points} points on the real {case.machine}")
+        self.report.say(f"{case.name}: {points} points on the real {case.machine}")
         for point in range(1, points + 1):
             self._cut(case, "lab: kill worker", before, run=point)
         for _ in range(rollbacks):
@@ -147,12 +147,12 @@ class KillMatrix:
         else:
             different = before ^ self.state(case)
             problem = f"rolled back, but {sorted(different)}" if different else ""
-        self.report.case(case.verb, kind, problem and f"{cuts}: {problem}")
+        self.report.case(case.name, kind, problem and f"{cuts}: {problem}")
 
     def walk_final(self, case: KillCase, again: tuple[str, ...]) -> None:
         """Kill the worker at each point of an operation that must be completed nevertheless."""
         points = self.count(case, case.words)
-        self.report.say(f"{case.verb}: {points} points on the real {case.machine}")
+        self.report.say(f"{case.name}: {points} points on the real {case.machine}")
         for point in range(1, points + 1):
             self.ask(case, again)
             done = self.ask(case, case.words, run=point)
@@ -160,19 +160,19 @@ class KillMatrix:
             if not done:
                 leaks.append("not completed")
                 self.ask(case, case.words)
-            self.report.case(case.verb, "lab: kill worker", "; ".join(leaks))
+            self.report.case(case.name, "lab: kill worker", "; ".join(leaks))
 
     def grow(self) -> None:
         """Kill the worker at each point of growing a mounted volume, on both machines."""
         size = 64
-        for index, verb in enumerate(("update", "grow")):
+        for index, name in enumerate(("update", "grow")):
             points = self._grow(size := size + STEP_MIB)[index]
-            self.report.say(f"{verb}: {points} points on the real machine")
+            self.report.say(f"{name}: {points} points on the real machine")
             for point in range(1, points + 1):
                 size += STEP_MIB
-                self._grow(size, **{verb: point})
+                self._grow(size, **{name: point})
                 self._grow(size)
-                self.report.case(verb, "lab: kill worker", self._size(size))
+                self.report.case(name, "lab: kill worker", self._size(size))
 
     def _grow(self, mib: int, **points: int) -> list[int]:
         """Grow the zvol, then the client's disk and filesystem; return the points of both."""
@@ -181,8 +181,8 @@ class KillMatrix:
             KillCase("update", "give", ("resize", "cut", f"{mib}M"), ()),
             KillCase("grow", "take", ("grow", "cut"), ()),
         ):
-            if case.verb in points:
-                self.ask(case, case.words, run=points[case.verb])
+            if case.name in points:
+                self.ask(case, case.words, run=points[case.name])
             else:
                 counts.append(self.count(case, case.words))
         return counts
@@ -203,7 +203,7 @@ def walk_all(pair: Pair, report: Report, dice: random.Random, rollbacks: int) ->
     for case in reversed(ATTACH_PATH[1:]):
         matrix.ask(case, case.back)
     create = ATTACH_PATH[0]
-    matrix.walk_final(create._replace(verb="delete", words=create.back), create.words)
+    matrix.walk_final(create._replace(name="delete", words=create.back), create.words)
     report.case("all", "lab: leaks", "; ".join([*leak_check.leaks(pair), *matrix.live()]))
 
 

@@ -29,12 +29,12 @@ COUNT = Path("/run/zfsilo-cut.count")
 class Killer:
     """Counts the points of this process and kills it at the chosen one."""
 
-    def __init__(self, verb: str) -> None:
-        self.verb = verb
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
         self.cuts = json.loads(CUT.read_text()) if CUT.exists() else {}
         self.in_step = False
         # An operation that waits for the daemon between its steps has several workers.
-        continues = verb == "run" and COUNT.exists()
+        continues = mode == "run" and COUNT.exists()
         self.points = int(COUNT.read_text()) if continues else 0
 
     def point(self) -> None:
@@ -42,10 +42,12 @@ class Killer:
         if not self.in_step:
             return
         self.points += 1
-        if self.verb == "run":
+        if self.mode == "run":
             COUNT.write_text(f"{self.points}")
-        if self.points == self.cuts.get(self.verb):
-            CUT.write_text(json.dumps({v: n for v, n in self.cuts.items() if v != self.verb}))
+        if self.points == self.cuts.get(self.mode):
+            CUT.write_text(
+                json.dumps({mode: n for mode, n in self.cuts.items() if mode != self.mode})
+            )
             os.kill(os.getpid(), signal.SIGKILL)
 
     def count_calls(self, kind: type, *names: str) -> None:

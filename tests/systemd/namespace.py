@@ -91,7 +91,7 @@ class SystemdHost:
         if self._wrapper is None:
             self._wrapper = ReaperWrapper(self._spec())
         deadline = time.monotonic() + timeout_s
-        self._wrapper.tell("boot")
+        self._wrapper.send("boot")
         started = self._wrapper.expect("started", deadline)
         self._pid, self._cgroup = started["pid"], started["cgroup"]
         self._wrapper.expect("ready", deadline)
@@ -131,9 +131,9 @@ class SystemdHost:
         if wrapper is not None:
             wrapper.close()
 
-    def _end(self, verb: str, timeout_s: float) -> None:
+    def _end(self, command: str, timeout_s: float) -> None:
         assert self.running, "the machine does not run"
-        self._started.tell(verb)
+        self._started.send(command)
         self.wait_off(timeout_s=timeout_s)
 
     def _spec(self) -> MachineSpec:

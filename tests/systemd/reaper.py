@@ -69,12 +69,12 @@ class Reaper:
 
     def command(self) -> bool:
         """Carry out one command; return False at the end of the connection."""
-        verb = self.link.recv(4096).decode()
-        if verb == "boot":
+        name = self.link.recv(4096).decode()
+        if name == "boot":
             self.boot()
-        elif verb:
-            self.signal(SIGNALS[verb])
-        return bool(verb)
+        elif name:
+            self.signal(SIGNALS[name])
+        return bool(name)
 
     def boot(self) -> None:
         """Start systemd as PID 1 of new namespaces."""
@@ -89,7 +89,7 @@ class Reaper:
         linux.setns(self.own_pids, linux.CLONE_NEWPID)  # Otherwise the next fork fails.
         self.pidfd = os.pidfd_open(self.pid)
         self.ready = False
-        self.tell(event="started", pid=self.pid, cgroup=os.fspath(self.cgroup))
+        self.send(event="started", pid=self.pid, cgroup=os.fspath(self.cgroup))
 
     def _become_init(self, boot_id: Path) -> None:
         try:
@@ -108,7 +108,7 @@ class Reaper:
         if not self.ready and b"READY=1" in message.splitlines():
             self.ready = True
             self._note_devices()
-            self.tell(event="ready")
+            self.send(event="ready")
 
     def signal(self, number: int) -> None:
         """Send a signal to PID 1, if it runs."""
@@ -123,7 +123,7 @@ class Reaper:
         self.pid, self.pidfd = 0, -1
         self._detach_loops()
         _remove_cgroup(self.cgroup)
-        self.tell(event="ended", code=os.waitstatus_to_exitcode(status))
+        self.send(event="ended", code=os.waitstatus_to_exitcode(status))
 
     def close(self) -> None:
         """Kill the machine and remove its files."""
@@ -133,7 +133,7 @@ class Reaper:
         linux.unmount(self.spec.state)
         Path(self.spec.state).rmdir()
 
-    def tell(self, **event: object) -> None:
+    def send(self, **event: object) -> None:
         """Send an event, unless the test process has closed the connection."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.link.send(json.dumps(event).encode())

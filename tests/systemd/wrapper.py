@@ -38,14 +38,14 @@ class ReaperWrapper:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C interrupts the tests only.
             )
-        self.tell(json.dumps(asdict(spec)))
+        self.send(json.dumps(asdict(spec)))
 
     @property
     def root(self) -> Path:
         """The file system in the mount namespace of the reaper."""
         return Path(f"/proc/{self.reaper.pid}/root")
 
-    def tell(self, message: str) -> None:
+    def send(self, message: str) -> None:
         """Send one packet."""
         try:
             self.link.send(message.encode())
