@@ -126,8 +126,8 @@ class Contract:
     def example(self, name: str) -> None:
         """Do the actions of an example first to last, then revert them last to first."""
         example = EXAMPLES[name]
-        standing = {repr(step) for step in example.before}
-        self.stand(name)
+        done = {repr(step) for step in example.before}
+        self.prepare(name)
         actions = [action for action in example.actions if isinstance(action.step, HostStep)]
         for sequence in (actions, [action.but(up=not action.up) for action in reversed(actions)]):
             for action in sequence:
@@ -135,27 +135,27 @@ class Contract:
                 assert isinstance(step, HostStep)
                 label = f"{name}: {action.text}"
                 if isinstance(step, GUARDS):
-                    self.guard(step, label)
+                    self.check_guard(step, label)
                 elif isinstance(step, ONE_WAY) and not action.up:
-                    self.inert(step, label)
-                elif action.up and repr(step) in standing:
-                    self.stands(step, label)
+                    self.check_one_way(step, label)
+                elif action.up and repr(step) in done:
+                    self.check_redo(step, label)
                 elif action.up:
-                    self.interrupts(step, label)
+                    self.check_interruptions(step, label)
                     self.check_do(step, label)
-                elif repr(step) not in standing or sequence is actions:
+                elif repr(step) not in done or sequence is actions:
                     self.check_undo(step, label)
-                    standing.discard(repr(step))
-        self.clear(name)
+                    done.discard(repr(step))
+        self.clean_up(name)
 
-    def stand(self, name: str) -> None:
+    def prepare(self, name: str) -> None:
         """Do the steps that an example needs."""
         for step in _host_steps(EXAMPLES[name].before):
             if not step.probe(self.host):
                 step.do(self.host)
             self.made.add(repr(step))
 
-    def clear(self, name: str) -> None:
+    def clean_up(self, name: str) -> None:
         """Undo the steps that an example needs."""
         for step in reversed(_host_steps(EXAMPLES[name].before)):
             step.undo(self.host)
@@ -180,21 +180,21 @@ class Contract:
                 step.undo(self.host)
                 assert step.probe(self.host) is stays(step), f"wrong after {time}"
 
-    def stands(self, step: HostStep, label: str) -> None:
+    def check_redo(self, step: HostStep, label: str) -> None:
         """Check that a step that is already done is detected and can be done again."""
         with self.case(f"{label}, already done"):
             assert step.probe(self.host) is True
             step.do(self.host)
             assert step.probe(self.host) is True
 
-    def guard(self, step: HostStep, label: str) -> None:
+    def check_guard(self, step: HostStep, label: str) -> None:
         """Check that a guard succeeds and that its undo changes nothing."""
         with self.case(label):
             assert step.probe(self.host) is True
             step.undo(self.host)
             assert step.probe(self.host) is True
 
-    def inert(self, step: HostStep, label: str) -> None:
+    def check_one_way(self, step: HostStep, label: str) -> None:
         """Check that the undo of a one-way step changes nothing."""
         with self.case(label):
             before = self.inventory()
@@ -207,7 +207,7 @@ class Contract:
             return False
         return not (stays(step) and repr(step) in self.made)
 
-    def interrupts(self, step: HostStep, label: str) -> None:
+    def check_interruptions(self, step: HostStep, label: str) -> None:
         """Interrupt a step after each of its effects; complete it and revert it."""
         if repr(step) in self.interrupted or stays(step):
             return
@@ -263,11 +263,11 @@ class Contract:
             lio.add_backstore(name, dataset=OTHER_DATASET, serial=OTHER_UID)
         lio.remove_backstore(name)
         self.host.zfs.destroy_zvol(OTHER_DATASET, uid=OTHER_UID, guid="")
-        self.clear("publish")
+        self.clean_up("publish")
         with self.foreign("publish-second", Acl, "ACL of a foreign initiator"):
             lio.add_acl(TARGET, FOREIGN_INITIATOR, chap=SECRETS)
         lio.remove_acl(TARGET, FOREIGN_INITIATOR)
-        self.clear("publish-second")
+        self.clean_up("publish-second")
 
     def foreign_client(self) -> None:
         """Check a foreign object in place of the mount point of a client."""
@@ -275,7 +275,7 @@ class Contract:
         with self.foreign("mount", MountPoint, "file in place of the mount point"):
             self.host.mounts.make_point(path, file=True)
         self.host.mounts.remove_point(path, file=True)
-        self.clear("mount")
+        self.clean_up("mount")
 
     def _other_zvol(self, dataset: str) -> None:
         self.host.zfs.create_zvol(
@@ -290,7 +290,7 @@ class Contract:
     @contextmanager
     def foreign(self, name: str, kind: type[HostStep], title: str) -> Iterator[None]:
         """Check an example with the foreign object that the block creates."""
-        self.stand(name)
+        self.prepare(name)
         yield
         before = self.inventory()
         with self.case(f"{name}: {title}: the probe"):

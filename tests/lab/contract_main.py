@@ -75,7 +75,7 @@ def live_session(contract: Contract) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Run a part: server, client, guard, resize, rotate; or example, stand, clear with a name."""
+    """Run a part: server, client, guard, resize, rotate; example, prepare or clean-up NAME."""
     contract = real_contract()
     match words:
         case ["server"]:
@@ -94,10 +94,10 @@ def main(words: list[str]) -> None:
             contract.host.lio.set_secrets(TARGET, PUBLICATION.initiator, chap=ROTATED)
         case ["example", name]:
             contract.example(name)
-        case ["stand", name]:
-            contract.stand(name)
-        case ["clear", name]:
-            contract.clear(name)
+        case ["prepare", name]:
+            contract.prepare(name)
+        case ["clean-up", name]:
+            contract.clean_up(name)
         case ["resize"]:
             for step in steps_of("resize", ZvolSize):
                 contract.check_do(step, "resize: with a live session")

@@ -94,7 +94,7 @@ class KillMatrix:
         """Return the machine of a case."""
         return self.pair.give if case.machine == "give" else self.pair.take
 
-    def ask(self, case: KillCase, words: tuple[str, ...], **cuts: int) -> bool:
+    def run(self, case: KillCase, words: tuple[str, ...], **cuts: int) -> bool:
         """Run a command with the points to kill at; return whether it succeeded."""
         machine = self.machine(case)
         prepare = f"rm -f {COUNT}; cat > {CUT}"
@@ -104,7 +104,7 @@ class KillMatrix:
 
     def count(self, case: KillCase, words: tuple[str, ...]) -> int:
         """Run a command without a kill and return the number of points of its worker."""
-        self.ask(case, words)
+        self.run(case, words)
         return int(self.machine(case).sh(f"cat {COUNT} 2>/dev/null || echo 0").stdout)
 
     def state(self, case: KillCase) -> set[str]:
@@ -127,39 +127,39 @@ class KillMatrix:
             ]
         return live
 
-    def walk(self, case: KillCase, rollbacks: int) -> None:
+    def kill_at_each_point(self, case: KillCase, rollbacks: int) -> None:
         """Kill the worker at each point; at some random points its rollback, too."""
         before = self.state(case)
         points = self.count(case, case.words)
-        self.ask(case, case.back)
+        self.run(case, case.back)
         self.report.say(f"{case.name}: {points} points on the real {case.machine}")
         for point in range(1, points + 1):
-            self._cut(case, "lab: kill worker", before, run=point)
+            self._kill(case, "lab: kill worker", before, run=point)
         for _ in range(rollbacks):
             run = self.dice.randint(max(1, points - 3), points)
             back = self.dice.randint(1, points)
-            self._cut(case, "lab: kill rollback", before, run=run, rollback=back)
+            self._kill(case, "lab: kill rollback", before, run=run, rollback=back)
 
-    def _cut(self, case: KillCase, kind: str, before: set[str], **cuts: int) -> None:
-        if self.ask(case, case.words, **cuts):
+    def _kill(self, case: KillCase, kind: str, before: set[str], **cuts: int) -> None:
+        if self.run(case, case.words, **cuts):
             problem = "; ".join(leak_check.leaks(self.pair))
-            self.ask(case, case.back)
+            self.run(case, case.back)
         else:
             different = before ^ self.state(case)
             problem = f"rolled back, but {sorted(different)}" if different else ""
         self.report.case(case.name, kind, problem and f"{cuts}: {problem}")
 
-    def walk_final(self, case: KillCase, again: tuple[str, ...]) -> None:
+    def kill_final(self, case: KillCase, again: tuple[str, ...]) -> None:
         """Kill the worker at each point of an operation that must be completed nevertheless."""
         points = self.count(case, case.words)
         self.report.say(f"{case.name}: {points} points on the real {case.machine}")
         for point in range(1, points + 1):
-            self.ask(case, again)
-            done = self.ask(case, case.words, run=point)
+            self.run(case, again)
+            done = self.run(case, case.words, run=point)
             leaks = leak_check.leaks(self.pair)
             if not done:
                 leaks.append("not completed")
-                self.ask(case, case.words)
+                self.run(case, case.words)
             self.report.case(case.name, "lab: kill worker", "; ".join(leaks))
 
     def grow(self) -> None:
@@ -182,28 +182,28 @@ class KillMatrix:
             KillCase("grow", "take", ("grow", "cut"), ()),
         ):
             if case.name in points:
-                self.ask(case, case.words, run=points[case.name])
+                self.run(case, case.words, run=points[case.name])
             else:
                 counts.append(self.count(case, case.words))
         return counts
 
     def _size(self, mib: int) -> str:
         """Return the error in the size of the mounted filesystem, or ""."""
-        shown = self.pair.take.sh("df -B1M --output=size /srv/cut | tail -1").stdout
-        return "" if int(shown) > 0.8 * mib else f"{shown.strip()} MiB of {mib}"
+        size = self.pair.take.sh("df -B1M --output=size /srv/cut | tail -1").stdout
+        return "" if int(size) > 0.8 * mib else f"{size.strip()} MiB of {mib}"
 
 
-def walk_all(pair: Pair, report: Report, dice: random.Random, rollbacks: int) -> None:
+def run_all(pair: Pair, report: Report, dice: random.Random, rollbacks: int) -> None:
     """Kill at every point of every command up to the mount, and of growing and deletion."""
     matrix = KillMatrix(pair, report, dice)
     for case in ATTACH_PATH:
-        matrix.walk(case, rollbacks // len(ATTACH_PATH))
-        matrix.ask(case, case.words)
+        matrix.kill_at_each_point(case, rollbacks // len(ATTACH_PATH))
+        matrix.run(case, case.words)
     matrix.grow()
     for case in reversed(ATTACH_PATH[1:]):
-        matrix.ask(case, case.back)
+        matrix.run(case, case.back)
     create = ATTACH_PATH[0]
-    matrix.walk_final(create._replace(name="delete", words=create.back), create.words)
+    matrix.kill_final(create._replace(name="delete", words=create.back), create.words)
     report.case("all", "lab: leaks", "; ".join([*leak_check.leaks(pair), *matrix.live()]))
 
 
@@ -211,4 +211,4 @@ def run(report: Report, *, size: Size, seed: int) -> None:
     """Restore a pair and run the whole kill matrix on it."""
     dice = random.Random(seed)
     with restore_pair(ready()) as pair:
-        walk_all(pair, report, dice, ROLLBACKS[size])
+        run_all(pair, report, dice, ROLLBACKS[size])

@@ -58,14 +58,14 @@ class TestStepContract:
 
     def test_the_client(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
-        run(give, "stand", "unpublish")
+        run(give, "prepare", "unpublish")
         assert run(take, "client") >= MIN_CLIENT_CASES
-        run(take, "stand", "grow")
+        run(take, "prepare", "grow")
         run(give, "guard")
         run(give, "resize")
         run(take, "example", "grow")
-        run(take, "stand", "refresh-secrets")
+        run(take, "prepare", "refresh-secrets")
         run(give, "rotate")
         run(take, "example", "refresh-secrets")
-        run(give, "clear", "unpublish")
+        run(give, "clean-up", "unpublish")
         assert leak_check.leaks(pair) == []

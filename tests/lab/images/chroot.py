@@ -39,13 +39,11 @@ def guest_sources(release: str) -> str:
 
 def debootstrap(root: Path, release: str, packages: Sequence[str]) -> None:
     """Install a release with these packages and their dependencies into a folder."""
-    exclude = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
-    run(
-        ["mmdebstrap", "--mode=root", "--variant=minbase", "--skip=cleanup/apt/lists", *exclude,
-         '--aptopt=APT::Install-Recommends "false"', '--aptopt=APT::Sandbox::User "root"',
-         f"--include={','.join(packages)}", release, root, "-"],
-        stdin=guest_sources(release),
-    )  # fmt: skip
+    options = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
+    options += ['--aptopt=APT::Install-Recommends "false"', '--aptopt=APT::Sandbox::User "root"']
+    options += ["--mode=root", "--variant=minbase", "--skip=cleanup/apt/lists"]
+    include = f"--include={','.join(packages)}"
+    run(["mmdebstrap", *options, include, release, root, "-"], stdin=guest_sources(release))
     resolver = root / "etc/resolv.conf"
     resolver.unlink(missing_ok=True)
     shutil.copy("/etc/resolv.conf", resolver)
