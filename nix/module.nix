@@ -20,8 +20,7 @@ let
 
   volumeFile = name: volume: lib.nameValuePair "zfsilo/volumes.d/${name}.toml" {
     source = toml.generate "zfsilo-${name}.toml" (nonDefault {
-      inherit (volume) server volume;
-      height = volume.state;
+      inherit (volume) server volume state;
       mount_path = volume.mountPath;
       fs_type = volume.fsType;
       mount_options = volume.mountOptions;

@@ -67,7 +67,7 @@ def compose(server: Server, settings: Config, role: str, stack: AsyncExitStack) 
         server.add("Controller", Volumes(backends), Publications(backends), Snapshots(backends))
         server.add("GroupController", Groups(backends))
     assert source is not None, f"{role} is no role"
-    server.add("Identity", Identity(settings.driver, VERSION, source))
+    server.add("Identity", Identity(settings.executor, VERSION, source))
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:

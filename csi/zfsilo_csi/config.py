@@ -45,7 +45,7 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True):
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     """All of it."""
 
-    driver: str = "csi.zfsilo.io"
+    executor: str = "csi.zfsilo.io"
     endpoint: str = "unix:///csi/csi.sock"
     metrics: str = ""  # ADDRESS:PORT; "": none
     log_level: str = "info"
@@ -69,7 +69,7 @@ def load(path: Path) -> Config:
 
 def _checks(found: Config) -> list[tuple[bool, str]]:
     checks = [
-        (bool(DRIVER.fullmatch(found.driver)), "driver is no domain name"),
+        (bool(DRIVER.fullmatch(found.executor)), "driver is no domain name"),
         (found.endpoint.startswith("unix:"), "endpoint is not unix:PATH"),
         (found.log_level in LEVELS, f"log_level is none of {', '.join(LEVELS)}"),
         (bool(found.backends), "there is no [backends.NAME]: no storage host is known"),

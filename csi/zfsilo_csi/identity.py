@@ -61,8 +61,8 @@ class Source(Protocol):
 class Identity:
     """The methods of csi.v1.Identity: the same in the controller's and the node's process."""
 
-    def __init__(self, driver: str, version: str, source: Source) -> None:
-        self._driver = driver
+    def __init__(self, executor: str, version: str, source: Source) -> None:
+        self._driver = executor
         self._version = version
         self._source = source
 

@@ -20,31 +20,34 @@ Answer = Awaitable[tuple[list[T], str]]  # things, and the token behind them
 MAX_PAGE = 1000
 
 
-class Place(NamedTuple):
+class SandboxPart(NamedTuple):
     """Where a page begins."""
 
     backend: str
     token: str  # of that backend; "": from its beginning
 
 
-def write(place: Place | None) -> str:
+def write(place: SandboxPart | None) -> str:
     """Return the token of a place; "": nothing follows."""
     return f"{place.backend}:{place.token}" if place else ""
 
 
-def read(token: str, backends: list[str]) -> Place:
+def read(token: str, backends: list[str]) -> SandboxPart:
     """Return the place that a token names, with "" the beginning of all. Raises ABORTED."""
     if not token:
-        return Place(backends[0], "")
+        return SandboxPart(backends[0], "")
     backend, colon, rest = token.partition(":")
     if not colon or backend not in backends:
         raise CsiError(Code.ABORTED, "the starting token is not one of this plugin's")
-    return Place(backend, rest)
+    return SandboxPart(backend, rest)
 
 
 async def walk(
-    backends: Backends, place: Place, limit: int, page: Callable[[Backend, str, int], Answer[T]]
-) -> tuple[list[tuple[Backend, T]], Place | None]:
+    backends: Backends,
+    place: SandboxPart,
+    limit: int,
+    page: Callable[[Backend, str, int], Answer[T]],
+) -> tuple[list[tuple[Backend, T]], SandboxPart | None]:
     """Collect up to `limit` things (0: all) from a place on, and tell where the next page begins.
 
     A backend that fails fails the whole list: one that is only a part would make the orchestrator
@@ -53,7 +56,7 @@ async def walk(
     if limit < 0:
         raise invalid("max_entries is negative")
     found: list[tuple[Backend, T]] = []
-    next_place: Place | None = place
+    next_place: SandboxPart | None = place
     while next_place is not None and (not limit or len(found) < limit):
         backend = backends.get(next_place.backend)
         size = min(MAX_PAGE, limit - len(found)) if limit else MAX_PAGE
@@ -63,8 +66,8 @@ async def walk(
     return found, next_place
 
 
-def _after(backends: Backends, place: Place, token: str) -> Place | None:
+def _after(backends: Backends, place: SandboxPart, token: str) -> SandboxPart | None:
     if token:
-        return Place(place.backend, token)
+        return SandboxPart(place.backend, token)
     behind = backends.names[backends.names.index(place.backend) + 1 :]
-    return Place(behind[0], "") if behind else None
+    return SandboxPart(behind[0], "") if behind else None

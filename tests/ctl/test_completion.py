@@ -62,7 +62,7 @@ def complete(tmp_path: Path, *words: str) -> list[str]:
         (["-H", "far", "volume", "show", ""], ["remote"]),
         (["-H", ""], ["give", "far"]),
         (["volume", "list", "-H", "f"], ["far"]),
-        (["volume", "list", "--height", "m"], ["mounted"]),
+        (["volume", "list", "--state", "m"], ["mounted"]),
         (["volume", "create", "x", "1G", "--dry"], ["--dry-run"]),
         (["volume", "stage", "data", "--fs-type", ""], ["ext4", "xfs"]),
         (["up", ""], ["data", "logs"]),

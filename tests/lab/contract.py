@@ -21,19 +21,19 @@ from zfsilod.engine import worker
 from zfsilod.engine.plans import backstore_name
 from zfsilod.engine.steps import (
     Acl,
-    Answering,
     Backstore,
-    Detached,
+    DiskResponsive,
     DiskSize,
-    Dropped,
     Fenced,
-    Fills,
+    FilesystemGrown,
+    LazyUnmounted,
     MountPoint,
     NoAcl,
-    NobodyAdmitted,
     NoExport,
     NoNode,
     NoSession,
+    NoUnknownAcls,
+    SessionDropped,
     SessionSecrets,
     Zvol,
     ZvolSize,
@@ -52,9 +52,9 @@ OTHER_DATASET = f"{ROOT}/other"
 OTHER_UID = "f" * 32
 FOREIGN_INITIATOR = "iqn.2024-01.lab.foreign:host"
 MAX_EFFECTS = 40
-GUARDS = (NoSession, Fenced, NobodyAdmitted, Answering)
+GUARDS = (NoSession, Fenced, NoUnknownAcls, DiskResponsive)
 # Their undo does nothing: removed objects and changed secrets are not restored.
-ONE_WAY = (Dropped, Detached, NoExport, NoAcl, NoNode, SessionSecrets)
+ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets)
 
 
 def _host_steps(steps: Sequence[Step]) -> list[HostStep]:
@@ -203,7 +203,7 @@ class Contract:
 
     def is_missing(self, step: HostStep) -> bool:
         """Return whether the fact must be false: a new filesystem has the size of its disk."""
-        if isinstance(step, Fills | DiskSize) and step.disk.size_bytes == GIB:
+        if isinstance(step, FilesystemGrown | DiskSize) and step.disk.size_bytes == GIB:
             return False
         return not (stays(step) and repr(step) in self.made)
 

@@ -35,9 +35,10 @@ def secrets(name: str) -> Chap:
 def _placed(step: Step) -> Step:
     """Return a step with its datasets below ROOT."""
     if isinstance(step, steps.Cut):
-        return step.but(shots=tuple(shot.but(dataset=_below(shot.dataset)) for shot in step.shots))
+        return step.but(refs=tuple(ref.but(dataset=_below(ref.dataset)) for ref in step.refs))
     if isinstance(step, Clone):
-        step = step.but(shot=step.shot.but(dataset=_below(step.shot.dataset)))
+        ref = step.snapshot_ref
+        step = step.but(snapshot_ref=ref.but(dataset=_below(ref.dataset)))
     fields = [name for name in ("dataset", "trash") if hasattr(step, name)]
     return step.but(**{name: _below(getattr(step, name)) for name in fields})
 

@@ -127,7 +127,7 @@ def test_the_daemon_understands_its_settings(
             "/srv/data",
             ["noatime"],
         )
-        assert wish_for("disk").height == "connected"  # type: ignore[union-attr]
+        assert wish_for("disk").state == "connected"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("host", "complaint"), WRONG.items())

@@ -63,7 +63,7 @@ def test_an_enabled_socket_starts_at_a_restart_of_the_service(sd: SystemdHost) -
     try:
         assert sd.run("systemctl", "is-active", "zfsilod-tcp.socket").stdout == "active\n"
         text = sd.run("/usr/bin/python3", "-c", SCRAPE).stdout
-        assert 'zfsilo_volumes{height="created"} 1.0' in text
+        assert 'zfsilo_volumes{state="created"} 1.0' in text
     finally:
         for socket in ("zfsilod-metrics.socket", "zfsilod-tcp.socket"):
             sd.run("systemctl", "disable", "--now", socket, check=False)

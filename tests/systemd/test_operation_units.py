@@ -97,7 +97,7 @@ def test_create_and_publish_by_ctl_and_busctl(sd: SystemdHost) -> None:
     ctl(sd, "volume", "create", "data", "1G")
     path = sd.run("busctl", "call", *MANAGER, "GetVolume", "s", "data").stdout
     assert path.strip() == 'o "/org/zfsilo1/volume/data"'
-    state = sd.run("busctl", "get-property", *VOLUME, "Height").stdout
+    state = sd.run("busctl", "get-property", *VOLUME, "State").stdout
     assert state.strip() == 's "CREATED"'
     published = sd.run("busctl", "call", *VOLUME, "Publish", "sa{sv}", "take", "0")
     operation = unescape(published.stdout.split('"')[1].rpartition("/")[2])

@@ -83,7 +83,7 @@ class CreateVolume(Request):
         if found is not None:
             raise self._taken(found)
         check_room(wanted, seen, view)
-        commit: tuple[Change, ...] = (put(wanted.but(height="CREATED")),)
+        commit: tuple[Change, ...] = (put(wanted.but(state="CREATED")),)
         if content is None:
             actions = plans.up([plans.zvol(wanted, view.operation_id)])
         else:

@@ -65,7 +65,7 @@ class Info:
             server=_server(call),
             root=call.service.settings.root,
             promised_bytes=found.promised_bytes,
-            volumes=found.heights,
+            volumes=found.states,
             operations=found.operations,
             publications=found.publications.total(),
             hosts=found.hosts,
