@@ -12,7 +12,7 @@ let
 
   settings = lib.recursiveUpdate
     (table "daemon" (nonDefault { host_id = cfg.hostId; })
-      // table "give" (lib.optionalAttrs cfg.server.enable (nonDefault {
+      // table "server" (lib.optionalAttrs cfg.server.enable (nonDefault {
         inherit (cfg.server) root portals overcommit;
         iqn_prefix = cfg.server.iqnPrefix;
       })))

@@ -11,13 +11,14 @@ from tests import golden
 from tests.crash.life import FIRST_BOOT
 from tests.ctl.shell import Shell, running
 from tests.doubles import SETTINGS, OwnServer, ThreadLauncher
+from tests.golden.make import RECORDS
 from tests.machine import not_sticky
 from zfsilod.api.dbus.contract import path_of
 from zfsilod.api.dbus.objects import Objects
 from zfsilod.ctl.output.volume import show_list, show_volume
 from zfsilod.engine.worker import work
 from zfsilod.host.fake import FakeHost
-from zfsilod.model.record import from_plain, to_plain
+from zfsilod.model.record import CLASSES, from_plain, to_plain
 from zfsilod.model.records import Host as HostRecord
 from zfsilod.model.records import HostStep, Operation, Snapshot, SnapshotGroup
 from zfsilod.service.service import Service
@@ -105,6 +106,12 @@ def test_there_are_stores_of_every_schema_before_this_one() -> None:
     assert {f"schema-{number}" for number in range(2, SCHEMA)} <= schemas, (
         "make them with the version that had it: python -m tests.golden.make"
     )
+
+
+def test_the_next_stores_would_have_a_record_of_every_class() -> None:
+    made = {value["is"] for record in RECORDS for value in golden.records_in(to_plain(record))}
+    never_alone = {"Listed", "ListedShot"}  # of requests: they count in a fingerprint
+    assert made == {kind.TAG for kind in CLASSES.values()} - never_alone
 
 
 def test_no_plain_secret_is_in_the_files() -> None:

@@ -409,7 +409,7 @@ async def test_a_full_store_refuses_to_begin(zfsilo: House, monkeypatch: Any) ->
 
 async def test_no_root_no_volumes(zfsilo: House) -> None:
     zfsilo.service.settings = SETTINGS.but(root="")
-    with pytest.raises(FailedPrecondition, match=r"give\.root"):
+    with pytest.raises(FailedPrecondition, match=r"server.root"):
         await zfsilo.do(CREATE)
     zfsilo.service.settings = SETTINGS.but(root="lake/zfsilo")
     with pytest.raises(FailedPrecondition, match="lake/zfsilo does not exist"):

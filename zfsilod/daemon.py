@@ -324,8 +324,8 @@ def main() -> int:
     if options.check_config:
         sys.stdout.write(f"{places.config}: the configuration is right\n")
         return 0
-    if places.fake_host and not settings.give.root:
-        settings.give.root = SIMULATED_ROOT
+    if places.fake_host and not settings.server.root:
+        settings.server.root = SIMULATED_ROOT
     if places.simulated:  # a cluster that tries it out has its folders here or there
         settings.csi.allowed_paths += [str(places.state), tempfile.gettempdir()]
     logging.basicConfig(

@@ -22,6 +22,6 @@
     server = { enable = true; root = "rpool/volumes"; openFirewall = false; };
     tls = { enable = true; address = "127.0.0.1:9750"; };
     client = { enable = true; initiatorName = "iqn.2026-01.org.example:both"; };
-    settings = { sync.interval_s = 60; give.volblocksize = 65536; };
+    settings = { sync.interval_s = 60; server.volblocksize = 65536; };
   };
 }

@@ -198,7 +198,7 @@ def test_hosts(ctl: Shell) -> None:
 def test_info_and_capacity(ctl: Shell) -> None:
     info = ctl.ok("info")
     assert "  Host:      take\n" in info
-    assert "give (serves volumes), take (uses volumes)" in info
+    assert "server (serves volumes), client (uses volumes)" in info
     assert ctl("info --json").json["host"] == "hosts/take"
     assert "  Free:   1.0 TiB (1099511627776 bytes)\n" in ctl.ok("capacity")
     assert "is not below" in ctl.fails(2, "capacity other/pool")

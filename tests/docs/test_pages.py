@@ -82,7 +82,7 @@ def test_the_examples_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (etc / "volumes.d").mkdir(parents=True)
     shutil.copy(ROOT / "units/doc/examples/zfsilod.toml", etc)
     shutil.copy(ROOT / "units/doc/examples/data.toml", etc / "volumes.d")
-    assert config.load(etc).give.root == "tank/zfsilo"
+    assert config.load(etc).server.root == "tank/zfsilo"
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
     wish = wish_for("data")
     assert wish is not None

@@ -65,7 +65,7 @@ FILESYSTEM = Filesystem(
     origin="7c2bd2e1-4d7f-4e1d-8f1f-1f6e8f409b22",
 )  # fmt: skip
 FULL_VOLUME = VOLUME.but(
-    labels=LABELS, hosts=("take", "other"), height="EXPORTED", guid="1234567890",
+    labels=LABELS, hosts=("take", "other"), state="PUBLISHED", guid="1234567890",
     access_modes=("SINGLE_NODE_WRITER", "MULTI_NODE_READER_ONLY"), filesystem=FILESYSTEM, epoch=3,
     source_snapshot="monday", source_volume="origin", origin="f" * 32,
     created_at=TODAY, updated_at=TODAY + 1,

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from csi.v1 import csi_pb2 as csi
 
-from tests.csi.cluster import GIB, NODE, block, fails, until_done
-from tests.csi.rig import down, install, plugin_of, up
+from tests.csi.lab_plugin import install, plugin_of
+from tests.csi.plugin_client import GIB, NODE, block, down, fails, until_done, up
 from tests.csi.test_snapshots import from_snapshot, from_volume, snapshot
 from tests.lab import leak_check
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
-    from tests.csi.cluster import Plugin
+    from tests.csi.plugin_client import PluginClient
     from tests.lab.machine import Machine
     from tests.lab.pair import Pair
 
@@ -53,7 +53,7 @@ def installed(pair: Pair) -> Pair:
 
 
 @pytest.fixture
-async def plugin(installed: Pair) -> AsyncIterator[Plugin]:
+async def plugin(installed: Pair) -> AsyncIterator[PluginClient]:
     async with plugin_of(installed) as connected:
         yield connected
 
@@ -93,7 +93,9 @@ def wait_for_count(take: Machine, path: str, number: int) -> None:
 class TestKubernetes:
     """A cluster with one node."""
 
-    async def test_data_and_size_of_restored_volumes(self, plugin: Plugin, take: Machine) -> None:
+    async def test_data_and_size_of_restored_volumes(
+        self, plugin: PluginClient, take: Machine
+    ) -> None:
         origin = await plugin.create("data")
         path = await up(plugin, origin.volume_id, "data")
         first = write(take, f"{path}/first")
@@ -127,7 +129,9 @@ class TestKubernetes:
             csi.DeleteSnapshotRequest(snapshot_id=taken.snapshot_id)
         )
 
-    async def test_group_snapshots_are_consistent(self, plugin: Plugin, take: Machine) -> None:
+    async def test_group_snapshots_are_consistent(
+        self, plugin: PluginClient, take: Machine
+    ) -> None:
         """A counter writes to two volumes in turn: their snapshots differ by at most one."""
         kind, names = block(), ("one", "two")
         ids = [(await plugin.create(name, volume_capabilities=[kind])).volume_id for name in names]
@@ -167,7 +171,7 @@ class TestKubernetes:
         )
 
     async def test_a_node_without_kubelet_is_fenced(
-        self, plugin: Plugin, give: Machine, take: Machine
+        self, plugin: PluginClient, give: Machine, take: Machine
     ) -> None:
         """Its session is logged in and its pod writes, but kubelet does not detach the volume."""
         kind = block()
@@ -202,7 +206,9 @@ class TestKubernetes:
         await plugin.delete(volume_id)
         give.run("zfsiloctl", "host", "delete", OTHER, timeout_s=STEP_S)
 
-    async def test_killed_processes(self, plugin: Plugin, give: Machine, take: Machine) -> None:
+    async def test_killed_processes(
+        self, plugin: PluginClient, give: Machine, take: Machine
+    ) -> None:
         """Daemon or plugin is killed during a call; the repeated call succeeds."""
 
         async def kill(machine: Machine, unit: str, call: Any) -> Any:

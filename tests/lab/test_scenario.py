@@ -58,7 +58,7 @@ class TestRefusedRequests:
         assert "tank/zfsilo/data" in error
 
     def test_a_root_that_does_not_exist(self, give: Machine) -> None:
-        give.put("/etc/zfsilo/zfsilod.toml.d/root.toml", b'[give]\nroot = "tank/gone"\n', 0o644)
+        give.put("/etc/zfsilo/zfsilod.toml.d/root.toml", b'[server]\nroot = "tank/gone"\n', 0o644)
         give.run("systemctl", "restart", "zfsilod.service")
         error = self.refused(give, "volume", "create", "data", "1G")
         give.run("rm", "/etc/zfsilo/zfsilod.toml.d/root.toml")

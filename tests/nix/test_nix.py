@@ -117,9 +117,9 @@ def test_the_daemon_understands_its_settings(
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
     wish = wish_for("data")
     if host == "give":
-        assert (loaded.give.root, loaded.give.overcommit) == ("tank/zfsilo", 3)
+        assert (loaded.server.root, loaded.server.overcommit) == ("tank/zfsilo", 3)
     elif host == "both":
-        assert (loaded.sync.interval_s, loaded.give.volblocksize) == (60, 65536)
+        assert (loaded.sync.interval_s, loaded.server.volblocksize) == (60, 65536)
     else:
         assert wish is not None
         assert (wish.server, wish.mount_path, wish.mount_options) == (

@@ -105,12 +105,12 @@ def test_others_than_root_are_refused(sd: SystemdHost) -> None:
 
 
 def test_a_wrong_configuration_is_refused_in_one_sentence(sd: SystemdHost) -> None:
-    sd.write("/etc/zfsilo/zfsilod.toml.d/wrong.toml", "[give]\nrooot = 'tank'\n")
+    sd.write("/etc/zfsilo/zfsilod.toml.d/wrong.toml", "[server]\nrooot = 'tank'\n")
     refused = sd.run("zfsilod", "--check-config", check=False)
     sd.run("rm", "/etc/zfsilo/zfsilod.toml.d/wrong.toml")
     assert refused.rc == 78
     assert refused.stderr.count("\n") == 1
-    assert "wrong.toml: [give] has no key rooot" in refused.stderr
+    assert "wrong.toml: [server] has no key rooot" in refused.stderr
 
 
 def test_changes_are_audited(sd: SystemdHost) -> None:

@@ -253,7 +253,7 @@ def need_root(settings: Settings) -> None:
     """Refuse requests of a storage host elsewhere."""
     if not settings.root:
         raise FailedPrecondition(
-            "this host serves no volumes: set give.root in /etc/zfsilo/zfsilod.toml",
+            "this host serves no volumes: set server.root in /etc/zfsilo/zfsilod.toml",
             reason="NO_ROOT",
         )
 

@@ -138,7 +138,7 @@ def _server(call: Call) -> service_pb2.ServerInfo:
     return service_pb2.ServerInfo(
         version=__version__,
         host=f"hosts/{settings.host_id}",
-        roles=["give", "take"] if settings.root else ["take"],
+        roles=["server", "client"] if settings.root else ["client"],
         features=FEATURES,
         caller=str(call.caller),
         zone=settings.zone,

@@ -1,4 +1,4 @@
-"""A volume's life as Kubernetes leads it, and what is refused on the way."""
+"""The lifecycle of a volume under Kubernetes, and the requests that the plugin refuses."""
 
 from __future__ import annotations
 
@@ -7,54 +7,41 @@ from typing import TYPE_CHECKING
 
 from csi.v1 import csi_pb2 as csi
 
-from tests.csi.cluster import GIB, NODE, Cluster, block, fails, mount
+from tests.csi.plugin_client import GIB, NODE, block, down, fails, mount, take_away, up
 
 if TYPE_CHECKING:
-    from tests.csi.cluster import Plugin
+    from tests.csi.cluster import Cluster
 
 OTHER = "other"
 
 
-async def known_as_other(cluster: Cluster) -> None:
-    """Make a second node known."""
+async def register_other(cluster: Cluster) -> None:
+    """Register a second node."""
     from zfsilod.requests.hosts import CreateHost
 
     await cluster.give.zfsilo.do(CreateHost(id=OTHER, iqn="iqn.2024-01.lab.other:host"))
 
 
-async def up(plugin: Plugin, volume_id: str, capability: csi.VolumeCapability) -> None:
-    context = await plugin.publish(volume_id, volume_capability=capability)
-    await plugin.stage(volume_id, context, capability)
-    await plugin.mount(volume_id, capability=capability)
-
-
-async def down(plugin: Plugin, volume_id: str) -> None:
-    await plugin.unmount(volume_id)
-    await plugin.unstage(volume_id)
-    await plugin.unpublish(volume_id)
-    await plugin.delete(volume_id)
-
-
-async def test_a_life_leaves_nothing(cluster: Cluster) -> None:
+async def test_a_lifecycle_leaves_nothing(cluster: Cluster) -> None:
     plugin = cluster.plugin
     for kind in (mount(), block(), mount(fs_type="xfs", mount_flags=["noatime"])):
         before = {n for n in cluster.facts if not n.startswith("content:")}
         volume = await plugin.create(volume_capabilities=[kind])
-        await up(plugin, volume.volume_id, kind)
-        await up(plugin, volume.volume_id, kind)  # again: it is so already
+        await up(plugin, volume.volume_id, capability=kind)
+        await up(plugin, volume.volume_id, capability=kind)  # repeated calls change nothing
         assert f"mount:{plugin.path('pod-a')}" in cluster.facts
         await down(plugin, volume.volume_id)
         await down(plugin, volume.volume_id)
         assert {n for n in cluster.facts if not n.startswith("content:")} == before
 
 
-async def test_the_volume_that_comes_back(cluster: Cluster) -> None:
+async def test_create_volume_response(cluster: Cluster) -> None:
     plugin = cluster.plugin
     volume = await plugin.create(name="N" * 128)
     assert volume.volume_id.startswith("give/csi-")
     assert len(volume.volume_id) == len("give/csi-") + 26
     assert volume.capacity_bytes == GIB
-    assert [dict(each.segments) for each in volume.accessible_topology] == [
+    assert [dict(topology.segments) for topology in volume.accessible_topology] == [
         {"topology.zfsilo.io/zone": "default"}
     ]
     assert (await plugin.create(name="N" * 128)).volume_id == volume.volume_id
@@ -74,23 +61,23 @@ async def test_the_same_name_with_other_parameters(cluster: Cluster) -> None:
         {"parameters": {"thin": "false"}},
         {"parameters": {"zfs.volblocksize": "64k"}},
     ):
-        with fails("ALREADY_EXISTS", "pvc-1 exists with another"):
+        with fails("ALREADY_EXISTS", "pvc-1 already exists with a different"):
             await plugin.create(**odd)
     await plugin.create(capacity_range=csi.CapacityRange(required_bytes=1, limit_bytes=2 * GIB))
 
 
-async def test_what_no_volume_can_be(cluster: Cluster) -> None:
+async def test_invalid_create_volume_requests(cluster: Cluster) -> None:
     plugin = cluster.plugin
     for odd, text in (
-        ({"volume_capabilities": []}, "missing"),
-        ({"volume_capabilities": [mount(), block()]}, "not both"),
+        ({"volume_capabilities": []}, "volume_capabilities are missing"),
+        ({"volume_capabilities": [mount(), block()]}, "request only one"),
         ({"volume_capabilities": [mount("MULTI_NODE_MULTI_WRITER")]}, "raw block volumes only"),
-        ({"volume_capabilities": [mount(fs_type="btrfs")]}, "neither ext4 nor xfs"),
+        ({"volume_capabilities": [mount(fs_type="btrfs")]}, "use ext4 or xfs"),
         ({"volume_capabilities": [mount(mount_flags=["suid"])]}, "'suid' is not allowed"),
         ({"volume_capabilities": [mount(volume_mount_group="1000")]}, "use fsGroup"),
         ({"parameters": {"thin": "perhaps"}}, "thin"),
         ({"parameters": {"color": "red"}}, "'color'"),
-        ({"parameters": {"backend": "nowhere"}}, "not configured"),
+        ({"parameters": {"backend": "nowhere"}}, "not in the plugin's configuration"),
         ({"parameters": {"zfs.mountpoint": "/etc"}}, "mountpoint"),
         ({"mutable_parameters": {"zfs.volblocksize": "16k"}}, "fixed"),
     ):
@@ -104,9 +91,9 @@ async def test_what_no_volume_can_be(cluster: Cluster) -> None:
         await plugin.create(capacity_range=csi.CapacityRange(required_bytes=1 << 50))
 
 
-async def test_a_second_node_is_told_of_the_first(cluster: Cluster) -> None:
+async def test_a_second_node_is_refused_with_the_name_of_the_first(cluster: Cluster) -> None:
     plugin = cluster.plugin
-    await known_as_other(cluster)
+    await register_other(cluster)
     volume_id = (await plugin.create()).volume_id
     await plugin.publish(volume_id)
     with fails("FAILED_PRECONDITION", f"published to {NODE}"):
@@ -126,29 +113,25 @@ async def test_a_second_node_is_told_of_the_first(cluster: Cluster) -> None:
 
 async def test_readers_on_several_nodes(cluster: Cluster) -> None:
     plugin = cluster.plugin
-    await known_as_other(cluster)
+    await register_other(cluster)
     readers = mount("MULTI_NODE_READER_ONLY")
     volume = await plugin.create(volume_capabilities=[mount(), readers])
-    await up(plugin, volume.volume_id, mount())  # it is written once
-    await plugin.unmount(volume.volume_id)
-    await plugin.unstage(volume.volume_id)
-    await plugin.unpublish(volume.volume_id)
-    await up(plugin, volume.volume_id, readers)
-    await up(plugin, volume.volume_id, readers)
+    await up(plugin, volume.volume_id)  # one writer formats it first
+    await take_away(plugin, volume.volume_id)
+    await up(plugin, volume.volume_id, capability=readers)
+    await up(plugin, volume.volume_id, capability=readers)
     await plugin.publish(volume.volume_id, OTHER, volume_capability=readers)
     assert cluster.facts[f"mount:{plugin.path('pod-a')}"]["readonly"]
-    found = await plugin.get(volume.volume_id)
-    assert found.status.published_node_ids == [OTHER, NODE]
+    status = (await plugin.get(volume.volume_id)).status
+    assert status.published_node_ids == [OTHER, NODE]
 
 
 async def test_a_published_readonly_volume_is_staged_again(cluster: Cluster) -> None:
-    """Kubelet does not know at the staging that the target refuses writes."""
+    """At NodeStage kubelet does not know that the target refuses writes."""
     plugin = cluster.plugin
     volume_id = (await plugin.create()).volume_id
-    await up(plugin, volume_id, mount())
-    await plugin.unmount(volume_id)
-    await plugin.unstage(volume_id)
-    await plugin.unpublish(volume_id)
+    await up(plugin, volume_id)
+    await take_away(plugin, volume_id)
     context = await plugin.publish(volume_id, readonly=True)
     for _time in range(2):
         await plugin.stage(volume_id, context)
@@ -159,14 +142,12 @@ async def test_one_path_or_several(cluster: Cluster) -> None:
     plugin = cluster.plugin
     volume_id = (await plugin.create()).volume_id
     for mode in ("SINGLE_NODE_WRITER", "SINGLE_NODE_SINGLE_WRITER"):
-        await up(plugin, volume_id, mount(mode))
+        await up(plugin, volume_id, capability=mount(mode))
         with fails("FAILED_PRECONDITION", "one path only"):
             await plugin.mount(volume_id, "pod-b", mount(mode))
-        await plugin.unmount(volume_id)
-        await plugin.unstage(volume_id)
-        await plugin.unpublish(volume_id)
+        await take_away(plugin, volume_id)
     shared = mount("SINGLE_NODE_MULTI_WRITER")
-    await up(plugin, volume_id, shared)
+    await up(plugin, volume_id, capability=shared)
     await plugin.mount(volume_id, "pod-b", shared)
     with fails("ALREADY_EXISTS"):
         await plugin.mount(volume_id, "pod-b", shared, readonly=True)
@@ -174,36 +155,36 @@ async def test_one_path_or_several(cluster: Cluster) -> None:
         await plugin.unstage(volume_id)
 
 
-async def test_a_stale_epoch_brings_nothing_back(cluster: Cluster) -> None:
-    """A late NodeStage of a node that was fenced meanwhile."""
+async def test_a_stale_epoch_is_refused(cluster: Cluster) -> None:
+    """A late NodeStage of a node that was fenced in the meantime."""
     plugin = cluster.plugin
     volume_id = (await plugin.create()).volume_id
     old = await plugin.publish(volume_id)
     await plugin.unpublish(volume_id)
-    with fails("FAILED_PRECONDITION", "not published to this node any more"):
+    with fails("FAILED_PRECONDITION", "no longer published to this node"):
         await plugin.stage(volume_id, old)
     new = await plugin.publish(volume_id)
     assert new != old
     with fails("FAILED_PRECONDITION", "has passed"):
         await plugin.stage(volume_id, old)
     for odd in ({}, {"epoch": "soon"}, {"epoch": "-1"}):
-        with fails("FAILED_PRECONDITION", "no epoch"):
+        with fails("FAILED_PRECONDITION", "no valid epoch"):
             await plugin.stage(volume_id, odd)
     await plugin.stage(volume_id, new)
 
 
 async def test_a_node_that_does_not_log_out_is_fenced(cluster: Cluster) -> None:
-    """No kubelet: ControllerUnpublish alone has to take the volume away, and does."""
+    """Without kubelet, ControllerUnpublish alone ends the node's access."""
     plugin = cluster.plugin
-    await known_as_other(cluster)
+    await register_other(cluster)
     volume_id = (await plugin.create()).volume_id
     old = await plugin.publish(volume_id)
-    await up(plugin, volume_id, mount())
+    await up(plugin, volume_id)
     await plugin.unpublish(volume_id)
     assert not [name for name in cluster.facts if name.startswith(("acl:", "lun:", "target:"))]
     await plugin.publish(volume_id, OTHER)
     assert (await plugin.get(volume_id)).status.published_node_ids == [OTHER]
-    with fails("FAILED_PRECONDITION"):  # a call of kubelet that was under way all the time
+    with fails("FAILED_PRECONDITION"):  # a call of kubelet that was delayed all the time
         await plugin.stage(volume_id, old)
     await plugin.unmount(volume_id)  # the old node comes back and cleans up
     await plugin.unstage(volume_id)
@@ -212,7 +193,7 @@ async def test_a_node_that_does_not_log_out_is_fenced(cluster: Cluster) -> None:
 async def test_growth(cluster: Cluster) -> None:
     plugin = cluster.plugin
     volume_id = (await plugin.create()).volume_id
-    await up(plugin, volume_id, mount())
+    await up(plugin, volume_id)
 
     async def expand(required: int, limit: int = 0) -> csi.ControllerExpandVolumeResponse:
         wanted = csi.CapacityRange(required_bytes=required, limit_bytes=limit)
@@ -222,7 +203,7 @@ async def test_growth(cluster: Cluster) -> None:
         )
         return answer
 
-    for size in (2 * GIB, GIB):  # never smaller
+    for size in (2 * GIB, GIB):  # a smaller size changes nothing
         grown = await expand(size)
         assert (grown.capacity_bytes, grown.node_expansion_required) == (2 * GIB, True)
     with fails("OUT_OF_RANGE"):
@@ -239,13 +220,15 @@ async def test_properties_change_later(cluster: Cluster) -> None:
     volume = await plugin.create(parameters={"zfs.compression": "lz4", "zfs.volblocksize": "32k"})
 
     async def modify(**changes: str) -> None:
-        given = {f"zfs.{name}": value for name, value in changes.items()}
         await plugin.controller.ControllerModifyVolume(
-            csi.ControllerModifyVolumeRequest(volume_id=volume.volume_id, mutable_parameters=given)
+            csi.ControllerModifyVolumeRequest(
+                volume_id=volume.volume_id,
+                mutable_parameters={f"zfs.{name}": value for name, value in changes.items()},
+            )
         )
 
     await modify(compression="zstd")
-    zvol = next(each for name, each in cluster.facts.items() if name.startswith("zvol:"))
+    zvol = next(fact for name, fact in cluster.facts.items() if name.startswith("zvol:"))
     assert zvol["properties"]["compression"] == "zstd"
     assert zvol["properties"]["volblocksize"] == "32768"
     with fails("INVALID_ARGUMENT", "volblocksize"):
@@ -254,33 +237,33 @@ async def test_properties_change_later(cluster: Cluster) -> None:
         await modify(mountpoint="/etc")
 
 
-async def test_the_claim_is_told_in_labels(cluster: Cluster) -> None:
+async def test_claim_metadata_becomes_labels(cluster: Cluster) -> None:
     from zfsilo.v1 import volume_pb2 as pb
 
     plugin = cluster.plugin
     await plugin.create(parameters={"csi.storage.k8s.io/pvc/name": "data"})
-    found = (await cluster.give.root().volumes.ListVolumes(pb.ListVolumesRequest())).volumes[0]
-    assert dict(found.labels) == {"csi.zfsilo.io/name": "pvc-1", "csi.zfsilo.io/pvc.name": "data"}
-    assert not found.hosts
+    volume = (await cluster.give.root().volumes.ListVolumes(pb.ListVolumesRequest())).volumes[0]
+    assert dict(volume.labels) == {"csi.zfsilo.io/name": "pvc-1", "csi.zfsilo.io/pvc.name": "data"}
+    assert not volume.hosts
 
 
-async def test_a_name_that_is_taken_by_hand(cluster: Cluster) -> None:
-    """Whatever has the id of a CSI volume and not its name is another volume."""
+async def test_an_id_that_was_taken_outside_csi(cluster: Cluster) -> None:
+    """A volume with the id of a CSI volume, but without its name, is another volume."""
     from zfsilo_csi.ids import id_of
 
     from tests.api.running import create
 
     await cluster.give.root().volumes.CreateVolume(create(id_of("pvc-1")))
-    with fails("ALREADY_EXISTS", "another name"):
+    with fails("ALREADY_EXISTS", "a different name"):
         await cluster.plugin.create()
 
 
-async def test_a_volume_made_by_hand_is_used(cluster: Cluster) -> None:
+async def test_a_volume_created_outside_csi_is_used(cluster: Cluster) -> None:
     from tests.api.running import create
 
     plugin = cluster.plugin
     await cluster.give.root().volumes.CreateVolume(create("data"))
-    await up(plugin, "give/data", mount("SINGLE_NODE_MULTI_WRITER"))
+    await up(plugin, "give/data", capability=mount("SINGLE_NODE_MULTI_WRITER"))
     assert (await plugin.stats("give/data")).usage[0].total == GIB
     await down(plugin, "give/data")
 
@@ -291,15 +274,8 @@ async def test_fifty_pods_at_once(cluster: Cluster) -> None:
     async def cycle(number: int) -> None:
         kind = block() if number % 2 else mount()
         volume = await plugin.create(name=f"pvc-{number}", volume_capabilities=[kind])
-        name = volume.volume_id
-        context = await plugin.publish(name, volume_capability=kind)
-        at, pod = f"staging-{number}", f"pod-{number}"
-        await plugin.stage(name, context, kind, at)
-        await plugin.mount(name, pod, kind, at)
-        await plugin.unmount(name, pod)
-        await plugin.unstage(name, at)
-        await plugin.unpublish(name)
-        await plugin.delete(name)
+        await up(plugin, volume.volume_id, f"pod-{number}", kind)
+        await down(plugin, volume.volume_id, f"pod-{number}")
 
     await asyncio.gather(*(cycle(number) for number in range(50)))
     assert not [name for name in cluster.facts if not name.startswith("content:")]
@@ -308,20 +284,23 @@ async def test_fifty_pods_at_once(cluster: Cluster) -> None:
 async def test_equal_calls_are_one_operation(cluster: Cluster) -> None:
     from tests.api.running import operations
 
-    made = await asyncio.gather(*(cluster.plugin.create() for _time in range(10)))
-    assert len({each.volume_id for each in made}) == 1
-    working = [each for each in operations(cluster.give) if each.kind == "create" and each.actions]
-    assert len(working) == 1
+    volumes = await asyncio.gather(*(cluster.plugin.create() for _time in range(10)))
+    assert len({volume.volume_id for volume in volumes}) == 1
+    stored = operations(cluster.give)
+    creations = [
+        operation for operation in stored if operation.kind == "create" and operation.actions
+    ]
+    assert len(creations) == 1
 
 
-async def test_a_cloned_node_is_not_let_in(cluster: Cluster) -> None:
-    """Two machines with one IQN: the second is refused, naming the first, until one is renamed."""
+async def test_a_cloned_node_is_refused(cluster: Cluster) -> None:
+    """Of two machines with one IQN the second is refused until the first is deleted."""
     from zfsilod.requests.hosts import CreateHost, DeleteHost
 
-    ask = csi.NodeGetInfoRequest()
+    request = csi.NodeGetInfoRequest()
     shared = cluster.give.service.machine.iscsi.initiator()
     await cluster.give.zfsilo.do(DeleteHost(id=NODE), CreateHost(id="first", iqn=shared))
     with fails("UNAVAILABLE", "first"):
-        await cluster.plugin.node.NodeGetInfo(ask)
+        await cluster.plugin.node.NodeGetInfo(request)
     await cluster.give.zfsilo.do(DeleteHost(id="first"))
-    assert (await cluster.plugin.node.NodeGetInfo(ask)).node_id == NODE
+    assert (await cluster.plugin.node.NodeGetInfo(request)).node_id == NODE

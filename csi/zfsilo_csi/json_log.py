@@ -1,4 +1,4 @@
-"""One line of JSON a call on standard error: method, code, time, and the ids it was about."""
+"""JSON log lines on standard error: one for each call, with method, code, time and ids."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import logging
 
 
-class Lines(logging.Formatter):
-    """Writes a record as JSON. Requests are never in it: they may carry secrets."""
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON. Requests are never logged: they may carry secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = dt.datetime.fromtimestamp(record.created, dt.UTC)
@@ -24,7 +24,7 @@ class Lines(logging.Formatter):
 
 
 def set_up(level: str) -> None:
-    """Send all logs to standard error."""
+    """Send all log records of at least `level` to standard error."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Lines())
+    handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,15 +1,15 @@
-"""The plugin on the two machines of the lab: controller on give, node on take."""
+"""The plugin in the lab: installs the controller on give and the node on take, and reaches both."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 from csi.v1 import csi_pb2 as csi
 
-from tests.csi.cluster import NODE, Plugin, mount
+from tests.csi.plugin_client import NODE, PluginClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.lab.machine import Machine
     from tests.lab.pair import Pair
 
-PORT = 9751  # of those that the lab forwards; the plugins' sockets are behind it
+PORT = 9751  # forwarded by the lab; systemd-socket-proxyd connects it to the plugin's socket
 ATTACHMENTS = 4
 KUBELET = "/var/lib/kubelet"
 TIMEOUT_S = 120
@@ -46,7 +46,7 @@ ExecStart=/usr/lib/systemd/systemd-socket-proxyd /run/zfsilo-csi.sock
 
 
 def install(pair: Pair, attachments: int = ATTACHMENTS) -> None:
-    """Set up the plugin on both machines as the README says, but for Kubernetes."""
+    """Set up the plugin on both machines as the documentation says, without Kubernetes."""
     give, take = pair.give, pair.take
     words = ("user", "csi", "--role", "controller", "--address", "give", "--file", "-")
     join = give.run("zfsiloctl", "pki", "issue", *words, timeout_s=TIMEOUT_S).stdout
@@ -61,7 +61,7 @@ def install(pair: Pair, attachments: int = ATTACHMENTS) -> None:
 
 
 def start(machine: Machine, role: str) -> None:
-    """Start the plugin of a machine, and lead a port to its socket."""
+    """Start the plugin on a machine, and forward PORT to its socket."""
     units = "/etc/systemd/system/zfsilo-csi"
     machine.put("/etc/zfsilo-csi/config.toml", CONFIG.encode(), 0o644)
     machine.put(f"{units}.service", SERVICE.format(role=role).encode(), 0o644)
@@ -75,31 +75,15 @@ def start(machine: Machine, role: str) -> None:
 
 
 @asynccontextmanager
-async def plugin_of(pair: Pair) -> AsyncIterator[Plugin]:
-    """Reach the plugin of both machines, and let the node make itself known, as kubelet does."""
+async def plugin_of(pair: Pair) -> AsyncIterator[PluginClient]:
+    """Connect to both plugins, and register the node by NodeGetInfo, as kubelet does."""
     options = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
-    give, take = (f"127.0.0.1:{each.forward(PORT)}" for each in (pair.give, pair.take))
+    give, take = (f"127.0.0.1:{machine.forward(PORT)}" for machine in (pair.give, pair.take))
     async with (
         grpc.aio.insecure_channel(give, options=options) as controller,
         grpc.aio.insecure_channel(take, options=options) as node,
     ):
-        plugin = Plugin(Path(KUBELET), controller, node)
+        plugin = PluginClient(Path(KUBELET), controller, node)
         info = await plugin.node.NodeGetInfo(csi.NodeGetInfoRequest(), wait_for_ready=True)
         assert info.node_id == NODE
         yield plugin
-
-
-async def up(plugin: Plugin, volume_id: str, pod: str, kind: Any = None) -> str:
-    """Bring a volume to a pod, and return where the pod sees it."""
-    context = await plugin.publish(volume_id, volume_capability=kind or mount())
-    await plugin.stage(volume_id, context, kind, f"staging-{pod}")
-    await plugin.mount(volume_id, pod, kind, f"staging-{pod}")
-    return plugin.path(pod)
-
-
-async def down(plugin: Plugin, volume_id: str, pod: str) -> None:
-    """Take it away again, as for a pod that is deleted, and delete it."""
-    await plugin.unmount(volume_id, pod)
-    await plugin.unstage(volume_id, f"staging-{pod}")
-    await plugin.unpublish(volume_id)
-    await plugin.delete(volume_id)

@@ -1,4 +1,4 @@
-"""What Kubernetes is told of volumes, nodes and the plugin itself, and what never."""
+"""Reports of the plugin: conditions, usage, capabilities, logs and metrics, all without secrets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from csi.v1 import csi_pb2 as csi
-from zfsilo_csi import identity, logs
+from zfsilo_csi import json_log, service_capabilities
 
-from tests.csi.cluster import GIB, NODE, STAGING, Cluster, block, cluster_of, fails, mount
-from tests.csi.test_life import up
+from tests.csi.cluster import Cluster, cluster_of
+from tests.csi.plugin_client import GIB, NODE, STAGING, block, fails, mount, up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-async def test_published_nodes_are_told(cluster: Cluster) -> None:
+async def test_published_nodes_are_reported(cluster: Cluster) -> None:
     plugin = cluster.plugin
     volume_id = (await plugin.create()).volume_id
     assert (await plugin.get(volume_id)).status.published_node_ids == []
@@ -29,25 +29,28 @@ async def test_published_nodes_are_told(cluster: Cluster) -> None:
     assert not listed.entries[0].status.volume_condition.abnormal
 
 
-async def test_a_sick_volume_is_told(cluster: Cluster) -> None:
+async def test_an_abnormal_volume_is_reported(cluster: Cluster) -> None:
     plugin, facts = cluster.plugin, cluster.give.zfsilo.host.facts
     volume_id = (await plugin.create()).volume_id
-    await up(plugin, volume_id, mount())
-    well = await plugin.stats(volume_id)
-    assert (well.volume_condition.abnormal, len(well.usage)) == (False, 2)
-    assert {each.unit for each in well.usage} == {csi.VolumeUsage.BYTES, csi.VolumeUsage.INODES}
+    await up(plugin, volume_id)
+    healthy = await plugin.stats(volume_id)
+    assert (healthy.volume_condition.abnormal, len(healthy.usage)) == (False, 2)
+    assert {usage.unit for usage in healthy.usage} == {
+        csi.VolumeUsage.BYTES,
+        csi.VolumeUsage.INODES,
+    }
     staged = f"mount:{plugin.path(STAGING)}"
     facts.effect(staged, facts.get(staged) | {"readonly": True})
     assert "read-only" in (await plugin.stats(volume_id)).volume_condition.message
     facts.effect(staged, facts.get(staged) | {"readonly": False})
     session = next(name for name in cluster.facts if name.startswith("session:"))
     facts.effect(session, None)
-    sick = await plugin.stats(volume_id)
-    assert sick.volume_condition.abnormal
-    assert "no session" in sick.volume_condition.message
+    lost = await plugin.stats(volume_id)
+    assert lost.volume_condition.abnormal
+    assert "no session" in lost.volume_condition.message
 
 
-async def test_a_sick_pool_is_told(cluster: Cluster) -> None:
+async def test_a_degraded_pool_is_reported(cluster: Cluster) -> None:
     plugin, facts = cluster.plugin, cluster.give.zfsilo.host.facts
     volume_id = (await plugin.create()).volume_id
     assert not (await plugin.get(volume_id)).status.volume_condition.abnormal
@@ -59,62 +62,62 @@ async def test_a_sick_pool_is_told(cluster: Cluster) -> None:
     assert (condition.abnormal, "does not exist" in condition.message) == (True, True)
 
 
-async def test_a_filesystem_that_hangs_hangs_nobody(
+async def test_a_hung_filesystem_does_not_block_calls(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import threading
 
     plugin = cluster.plugin
     volume_id = (await plugin.create()).volume_id
-    await up(plugin, volume_id, mount())
-    back = threading.Event()
+    await up(plugin, volume_id)
+    released = threading.Event()
 
     def hang(_path: str) -> dict[str, int]:
-        back.wait(60)
+        released.wait(60)
         return {"bytes_total": GIB, "bytes_used": 0, "bytes_available": GIB}
 
     monkeypatch.setattr(cluster.give.service.machine.mounts, "stats", hang)
     monkeypatch.setattr("zfsilod.service.stats.ANSWER_S", 0.2)
     for _time in range(3):
-        found = await plugin.stats(volume_id)
-        assert not found.usage
-        assert "does not answer" in found.volume_condition.message
-    asking = [each for each in threading.enumerate() if each.name.startswith("stats")]
-    assert len(asking) == 1, "it is not asked again while it hangs"
-    back.set()
-    await asyncio.to_thread(asking[0].join)
+        hung = await plugin.stats(volume_id)
+        assert not hung.usage
+        assert "does not answer" in hung.volume_condition.message
+    samplers = [thread for thread in threading.enumerate() if thread.name.startswith("stats")]
+    assert len(samplers) == 1, "there is no second sample while the first one hangs"
+    released.set()
+    await asyncio.to_thread(samplers[0].join)
     assert (await plugin.stats(volume_id)).usage[0].total == GIB
 
 
 async def test_a_raw_device_has_a_size(cluster: Cluster) -> None:
     plugin = cluster.plugin
     volume_id = (await plugin.create(volume_capabilities=[block()])).volume_id
-    await up(plugin, volume_id, block())
+    await up(plugin, volume_id, capability=block())
     usage = (await plugin.stats(volume_id)).usage
-    assert [(each.unit, each.total, each.used) for each in usage] == [
+    assert [(entry.unit, entry.total, entry.used) for entry in usage] == [
         (csi.VolumeUsage.BYTES, GIB, 0)
     ]
     with fails("NOT_FOUND"):
         await plugin.stats(volume_id, "elsewhere")
 
 
-async def test_what_it_can_do(cluster: Cluster) -> None:
+async def test_advertised_capabilities(cluster: Cluster) -> None:
     plugin = cluster.plugin
     request = csi.GetPluginCapabilitiesRequest()
-    found = (await plugin.identity.GetPluginCapabilities(request)).capabilities
-    assert [each.service.type for each in found] == [1, 2, 3, 0]
-    assert found[-1].volume_expansion.type == csi.PluginCapability.VolumeExpansion.ONLINE
-    answer = await plugin.controller.ControllerGetCapabilities(
+    of_plugin = (await plugin.identity.GetPluginCapabilities(request)).capabilities
+    assert [capability.service.type for capability in of_plugin] == [1, 2, 3, 0]
+    assert of_plugin[-1].volume_expansion.type == csi.PluginCapability.VolumeExpansion.ONLINE
+    controller = await plugin.controller.ControllerGetCapabilities(
         csi.ControllerGetCapabilitiesRequest()
     )
-    assert [each.rpc.type for each in answer.capabilities] == list(range(1, 16))
+    assert [capability.rpc.type for capability in controller.capabilities] == list(range(1, 16))
     node = await plugin.node.NodeGetCapabilities(csi.NodeGetCapabilitiesRequest())
-    assert [each.rpc.type for each in node.capabilities] == [1, 2, 3, 4, 5]
-    old = identity.controller(frozenset())
-    assert {5, 6, 7, 15}.isdisjoint(each.rpc.type for each in old.capabilities)
+    assert [capability.rpc.type for capability in node.capabilities] == [1, 2, 3, 4, 5]
+    old = service_capabilities.controller(frozenset())
+    assert {5, 6, 7, 15}.isdisjoint(capability.rpc.type for capability in old.capabilities)
 
 
-async def test_who_the_node_is(cluster: Cluster) -> None:
+async def test_node_id_and_zone(cluster: Cluster) -> None:
     info = await cluster.plugin.node.NodeGetInfo(csi.NodeGetInfoRequest())
     assert info.node_id == NODE
     assert dict(info.accessible_topology.segments) == {"topology.zfsilo.io/zone": "default"}
@@ -130,21 +133,22 @@ async def test_a_plugin_without_its_zfsilod(tmp_path: Path) -> None:
             await plugin.node.NodeGetInfo(csi.NodeGetInfoRequest(), timeout=5)
 
 
-async def test_a_call_without_time_left_joins_later(cluster: Cluster) -> None:
-    """ABORTED while it is at work, and the operation goes on: the next call finds it done."""
+async def test_a_call_after_a_timeout_joins_the_operation(cluster: Cluster) -> None:
+    """The first call ends with ABORTED, the operation goes on, the next call returns its result."""
     gate = cluster.give.zfsilo.launcher.gate
     gate.clear()
     request: Any = csi.CreateVolumeRequest(
-        name="slow", volume_capabilities=[mount()],
+        name="slow",
+        volume_capabilities=[mount()],
         capacity_range=csi.CapacityRange(required_bytes=GIB),
-    )  # fmt: skip
+    )
     with fails("ABORTED", "operation"):
         await cluster.plugin.controller.CreateVolume(request, timeout=1.5)
     gate.set()
     assert (await cluster.plugin.create("slow")).capacity_bytes == GIB
 
 
-async def test_no_secret_in_any_answer_or_log(
+async def test_no_secret_in_any_response_or_log(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -155,30 +159,32 @@ async def test_no_secret_in_any_answer_or_log(
     assert set(context) == {"epoch"}
     await plugin.stage(volume_id, context)
     listed = await plugin.controller.ListVolumes(csi.ListVolumesRequest())
-    said = f"{listed}{await plugin.get(volume_id)}{context}{caplog.text}{cluster.metrics()}"
+    output = f"{listed}{await plugin.get(volume_id)}{context}{caplog.text}{cluster.metrics()}"
     store = cluster.give.service.store
     for key in (f"{volume_id.partition('/')[2]}/{NODE}", volume_id.partition("/")[2]):
         chap = store.chap(key).values()
-        assert not [name for name, value in chap.items() if "password" in name and value in said]
-    assert "planted-secret" not in said
+        assert not [name for name, value in chap.items() if "password" in name and value in output]
+    assert "planted-secret" not in output
 
 
-async def test_each_call_is_a_line_and_a_figure(
+async def test_every_call_is_logged_and_counted(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     volume = await cluster.plugin.create()
     with fails("NOT_FOUND"):
         await cluster.plugin.get("nobody")
-    lines = [json.loads(logs.Lines().format(r)) for r in caplog.records if "csi" in r.name]
-    made, missed = lines[-2:]
-    assert (made["method"], made["code"]) == ("CreateVolume", "OK")
-    assert made["volume"] == volume.volume_id
-    assert made["operation"].startswith("operations/")
-    assert (missed["code"], missed["message"]) == ("NOT_FOUND", "there is no volume nobody")
-    figures = cluster.metrics()
-    assert 'zfsilo_csi_calls_total{code="OK",method="CreateVolume"} 1.0' in figures
-    assert 'zfsilo_csi_calls_total{code="NOT_FOUND",method="ControllerGetVolume"} 1.0' in figures
+    lines = [
+        json.loads(json_log.JsonFormatter().format(r)) for r in caplog.records if "csi" in r.name
+    ]
+    created, missed = lines[-2:]
+    assert (created["method"], created["code"]) == ("CreateVolume", "OK")
+    assert created["volume"] == volume.volume_id
+    assert created["operation"].startswith("operations/")
+    assert (missed["code"], missed["message"]) == ("NOT_FOUND", "volume nobody does not exist")
+    metrics = cluster.metrics()
+    assert 'zfsilo_csi_calls_total{code="OK",method="CreateVolume"} 1.0' in metrics
+    assert 'zfsilo_csi_calls_total{code="NOT_FOUND",method="ControllerGetVolume"} 1.0' in metrics
 
 
 async def test_metrics_and_health_over_http(cluster: Cluster) -> None:
@@ -188,9 +194,9 @@ async def test_metrics_and_health_over_http(cluster: Cluster) -> None:
     async def get(path: str) -> str:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        said = (await reader.read()).decode()
+        response = (await reader.read()).decode()
         writer.close()
-        return said
+        return response
 
     assert (await get("/healthz")).endswith("\r\n\r\nok\n")
     assert "zfsilo_csi_calls" in await get("/metrics")
