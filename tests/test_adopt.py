@@ -256,7 +256,11 @@ async def test_what_the_pool_does_not_tell_is_said(zfsilo: House) -> None:
         marks = {n: v for n, v in fact["marks"].items() if n in ("zfsilo:cut", "zfsilo:snapshot")}
         zfsilo.host.facts.memory[f"cut:{cut}"] = fact | {"marks": marks}
     report = await adopt_all(zfsilo.service.context, zfsilo.service, "a")
-    assert [sentence.partition(" ")[0] for sentence in report.unknown] == ["publications", "the", "an"]
+    assert [sentence.partition(" ")[0] for sentence in report.unknown] == [
+        "publications",
+        "the",
+        "an",
+    ]
     assert "groups both:" in report.unknown[2]
     with zfsilo.service.context.store.read() as txn:
         group = txn.get(SnapshotGroup, "both")

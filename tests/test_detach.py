@@ -95,7 +95,9 @@ async def test_force_goes_down_from_any_state(zfsilo: House) -> None:
 
 async def test_what_was_taken_away_is_not_published_again_by_itself(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True), FENCE)
-    with pytest.raises(FailedPrecondition, match="publication 1 of data to this host was withdrawn") as refused:
+    with pytest.raises(
+        FailedPrecondition, match="publication 1 of data to this host was withdrawn"
+    ) as refused:
         await zfsilo.do(CONNECT.but(publish_if_needed=True))
     assert refused.value.reason == "FENCED"
     await zfsilo.do(Disconnect(id="data", force=True), CONNECT.but(publish_if_needed=True))

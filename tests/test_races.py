@@ -146,7 +146,9 @@ async def test_a_connection_of_yesterday_does_not_replace_that_of_today(
     await zfsilo.do(Unpublish(volume="data", host="take"), PUBLISHED[1], CONNECT.but(epoch=2))
     before = used(zfsilo)
     gate.set()
-    with pytest.raises(FailedPrecondition, match="is connected with publication 2, but give reports 1"):
+    with pytest.raises(
+        FailedPrecondition, match="is connected with publication 2, but give reports 1"
+    ):
         await old
     assert used(zfsilo) == before
     assert zfsilo.service.context.store.chap("data") == zfsilo.service.context.store.chap(

@@ -182,7 +182,12 @@ WRONG: list[tuple[tuple[Request[Any], ...], Request[Any], type[ZfsiloError], str
     ((CREATE, PUBLISH, CONNECT), Unpublish(volume="data"), FailedPrecondition, "still logged in"),
     ((CREATE,), CONNECT, FailedPrecondition, "not published"),
     ((CREATE, PUBLISH), CONNECT.but(epoch=7), FailedPrecondition, "epoch 7"),
-    ((CREATE, PUBLISH, CONNECT), CONNECT.but(id="again"), AlreadyExists, "already connected as data"),
+    (
+        (CREATE, PUBLISH, CONNECT),
+        CONNECT.but(id="again"),
+        AlreadyExists,
+        "already connected as data",
+    ),
     ((), Stage(id="data"), FailedPrecondition, "not connected"),
     (UP[:3], Stage(id="data", fs_type="ntfs"), InvalidArgument, "use ext4 or xfs"),
     (UP[:3], Stage(id="data", readonly=True), FailedPrecondition, "no filesystem yet"),

@@ -15,7 +15,7 @@ import re
 import tempfile
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from unittest import mock
 
 from tests.crash.cases import CASES, Case

@@ -1,4 +1,4 @@
-"""Programs of Debian on a disk for the machines, unpacked: dpkg is very slow under emulation."""
+"""Debian packages, unpacked on a disk for the machines: dpkg is very slow under emulation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ cd /build
 apt-get -q -s --no-install-recommends install "$@" | sed -n 's/^Inst \\([^ ]*\\).*/\\1/p' > names
 xargs apt-get -q download < names
 mkdir tree
-for each in *.deb; do dpkg-deb -x "$each" tree; done
+for package in *.deb; do dpkg-deb -x "$package" tree; done
 """
 COPY = f"""
 mount -o ro /dev/disk/by-id/virtio-{CODE} /mnt
@@ -33,7 +33,7 @@ udevadm control --reload
 
 
 def disk(buildroot: BuildRoot, *packages: str) -> Path:
-    """An image with what is in packages, and in those that they depend on."""
+    """The image with the files of packages and of their dependencies."""
 
     def build(draft: Path) -> None:
         inside(buildroot.root, draft, ["sh", "-euc", FETCH, "sh", *packages])
@@ -45,5 +45,5 @@ def disk(buildroot: BuildRoot, *packages: str) -> Path:
 
 
 def install(machine: Machine) -> None:
-    """Copy them to where they belong; no script of a package runs."""
+    """Copy the files into the root file system; no maintainer script runs."""
     machine.sh(COPY, timeout_s=300)

@@ -1,4 +1,4 @@
-"""The Debian package on a disk for the machines, and a newer one, to be installed there by dpkg."""
+"""Two versions of the Debian package on a disk for the machines, and their installation by dpkg."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.lab.machine import Machine
 
 DIST = Path(__file__).parents[2] / "dist"
-# What the package depends on and the guests do not have.
+# Dependencies of the package that are not installed in the guests.
 FROM_DEBIAN = ("python3-systemd",)
 INSTALL = f"""
 mkdir -p /run/lab-code
@@ -31,29 +31,29 @@ NEWER_VERSION = "99.0"
 DPKG_TIMEOUT_S = 900
 
 
-def package() -> Path:
-    """The package that `make deb` made last."""
-    made = sorted(DIST.glob("zfsilo_*.deb"), key=lambda path: path.stat().st_mtime)
-    if not made:
-        raise LabError("there is no package: make deb")
-    return made[-1]
+def newest_package() -> Path:
+    """The newest package in dist/."""
+    packages = sorted(DIST.glob("zfsilo_*.deb"), key=lambda path: path.stat().st_mtime)
+    if not packages:
+        raise LabError(f"{DIST} has no package: run `make deb`")
+    return packages[-1]
 
 
 def disk(buildroot: BuildRoot) -> Path:
-    """An image with the package, what it depends on, and the same package as a newer version."""
-    ours = package()
+    """The image with the package, its dependencies, and a newer version of the package."""
+    package = newest_package()
 
     def build(draft: Path) -> None:
         first, newer = draft / "files" / FIRST, draft / "files" / NEWER
         for folder in (first, newer):
             folder.mkdir(parents=True)
-        shutil.copy(ours, first)
+        shutil.copy(package, first)
         fetch = ["sh", "-c", 'cd /build && exec apt-get -q download "$@"', "sh", *FROM_DEBIAN]
         inside(buildroot.root, first, fetch)
-        reversioned(ours, NEWER_VERSION, newer)
+        reversioned(package, NEWER_VERSION, newer)
         run(["mke2fs", "-q", "-t", "ext4", "-d", first.parent, draft / IMAGE, CODE_DISK_SIZE])
 
-    parts = (files_digest(ours.parent, ours.name), FROM_DEBIAN, NEWER_VERSION)
+    parts = (files_digest(package.parent, package.name), FROM_DEBIAN, NEWER_VERSION)
     key = digest(identity(buildroot.folder), *parts)
     place = product("package", key, build)
     clear_old("package", keep=2)
@@ -61,11 +61,11 @@ def disk(buildroot: BuildRoot) -> Path:
 
 
 def install(machine: Machine, which: str = FIRST) -> float:
-    """Install the package, or upgrade it to the newer one; return the seconds that it took."""
+    """Install the package, or upgrade it to the newer version; return the seconds."""
     command = ("sh", "-euc", INSTALL, "install", which)
     return machine.run(*command, timeout_s=DPKG_TIMEOUT_S).seconds
 
 
 def purge(machine: Machine) -> None:
-    """Remove the package with its configuration and its state."""
+    """Remove the package with its configuration and state."""
     machine.run("dpkg", "--purge", "zfsilo", timeout_s=DPKG_TIMEOUT_S)

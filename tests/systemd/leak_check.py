@@ -1,4 +1,4 @@
-"""What a test must not leave behind, and where a secret must not appear."""
+"""Checks after each test: units, mounts, devices and processes left behind; secrets shown."""
 
 import base64
 import contextlib
@@ -13,22 +13,21 @@ from pathlib import Path
 from tests.systemd import linux
 from tests.systemd.namespace import SystemdHost
 
-# systemd's own: each comes and goes with a unit.
+# Created by systemd, and removed with their unit.
 PASSING_MOUNTS = ("/run/credentials/", "/run/systemd/", "/run/user/")
 GRACE_S = 2.0
 CHUNK_BYTES = 4 << 20
 
 
 def leaks(sd: SystemdHost, *, grace_s: float = GRACE_S) -> list[str]:
-    """List what is left of operations; what is just being collected gets a moment to go."""
+    """List what operations left behind; units that are being collected get a grace period."""
     deadline = time.monotonic() + grace_s
-    while found := [*_units(sd), *_loops(sd), *_processes(sd), *_mounts(sd)]:
+    while left := [*_units(sd), *_loops(sd), *_processes(sd), *_mounts(sd)]:
         if time.monotonic() > deadline:
             break
-        time.sleep(
-            0.02
-        )  # systemd tells nobody when it has forgotten a unit that was not looked at.
-    return found
+        # systemd sends no signal when it collects a unit that no client has loaded.
+        time.sleep(0.02)
+    return left
 
 
 def _units(sd: SystemdHost) -> Iterator[str]:
@@ -50,9 +49,10 @@ def _loops(sd: SystemdHost) -> Iterator[str]:
 def _processes(sd: SystemdHost) -> Iterator[str]:
     for pid, argv in _arguments(sd):
         if b"zfsilo-worker" in argv:
-            yield f"process {pid} lives: {_printable(argv)}"
+            words = argv.replace(b"\0", b" ").decode(errors="replace").strip()
+            yield f"process {pid} runs: {words}"
     for pid in sd.cgroup_procs.read_text().split():
-        yield f"process {pid}, started by the test, lives"
+        yield f"process {pid}, started by the test, still runs"
 
 
 def _mounts(sd: SystemdHost) -> Iterator[str]:
@@ -69,34 +69,31 @@ def _arguments(sd: SystemdHost) -> Iterator[tuple[str, bytes]]:
             continue
 
 
-def _printable(argv: bytes) -> str:
-    return argv.replace(b"\0", b" ").decode(errors="replace").strip()
-
-
 def scan_secrets(
     sd: SystemdHost, secrets: Collection[bytes], allowed: Collection[str] = ()
 ) -> list[str]:
-    """Name every place that holds a secret, plain or in base64 or hex.
+    """List every place that contains a secret, plain or in base64 or hex.
 
-    Searched are the journal of all boots, every file that the machine wrote (so core files and
-    /run/systemd/transient as well), arguments and environment of its processes, and all properties
-    of units named zfsilo*. A place whose name starts with an allowed prefix is left out.
+    It searches the journal of all boots, all files that the machine wrote (including core files and
+    /run/systemd/transient), arguments and environment of its processes, and all properties of units
+    named zfsilo*. Places whose name starts with an allowed prefix are skipped.
     """
     needles = {form: number for number, secret in enumerate(secrets) for form in _forms(secret)}
     sd.run("journalctl", "--sync")
-    found: set[str] = set()
+    shown: set[str] = set()
     for place, content in [*_file_places(sd, needles, allowed), *_live_places(sd)]:
         if place.startswith(tuple(allowed)):
             continue
         numbers = {number for form, number in needles.items() if form in content}
-        found |= {f"secret {number} in {place}" for number in numbers}
-    return sorted(found)
+        shown |= {f"secret {number} in {place}" for number in numbers}
+    return sorted(shown)
 
 
 def _forms(secret: bytes) -> set[bytes]:
-    assert len(secret) >= 8, "a short secret would be found everywhere"
+    """Return a secret plain, in hex and in the three alignments of base64."""
+    assert len(secret) >= 8, "a short secret would match everywhere"
     forms = {secret, secret.hex().encode(), secret.hex().upper().encode()}
-    for shift in range(3):  # Where in a longer text the secret stands decides how base64 looks.
+    for shift in range(3):  # base64 depends on the offset of the secret modulo 3.
         encoded = base64.b64encode(bytes(shift) + secret)
         whole = (shift + len(secret)) // 3 * 4
         inner = encoded[(0, 2, 3)[shift] : whole]
@@ -111,8 +108,8 @@ def _live_places(sd: SystemdHost) -> Iterator[tuple[str, bytes]]:
             yield f"environ of {pid}", (sd.root / f"proc/{pid}/environ").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-    shown = sd.run("systemctl", "show", "--all", "zfsilo*").stdout
-    for line in shown.splitlines():
+    properties = sd.run("systemctl", "show", "--all", "zfsilo*").stdout
+    for line in properties.splitlines():
         yield f"unit property {line.partition('=')[0]}", os.fsencode(line)
 
 
@@ -121,13 +118,13 @@ def _file_places(
 ) -> Iterator[tuple[str, bytes]]:
     tops = {sd.upper: ""} | {sd.root / inner: f"/{inner}" for inner in ("run", "tmp", "dev/shm")}
     for top, inner in tops.items():
-        shown = {top / bind.inner.removeprefix(f"{inner}/") for bind in sd.binds}
-        for path in _regular_files(top, left_out=shown):
+        bound = {top / bind.inner.removeprefix(f"{inner}/") for bind in sd.binds}
+        for path in _regular_files(top, left_out=bound):
             place = f"{inner}/{path.relative_to(top)}"
             if not place.startswith(tuple(allowed)):
-                with contextlib.suppress(FileNotFoundError):  # Removed since it was listed.
-                    for near in _hits(path, needles):
-                        yield f"{place}{_field(near)}", near
+                with contextlib.suppress(FileNotFoundError):  # Removed meanwhile.
+                    for context in _hits(path, needles):
+                        yield f"{place}{_field(context)}", context
 
 
 def _regular_files(top: Path, left_out: Collection[Path]) -> Iterator[Path]:
@@ -141,7 +138,7 @@ def _regular_files(top: Path, left_out: Collection[Path]) -> Iterator[Path]:
 
 
 def _hits(path: Path, needles: Collection[bytes]) -> Iterator[bytes]:
-    """Give the surroundings of each place in a file, holes left out, that holds a needle."""
+    """Yield the bytes around each needle in a file; holes of the file are skipped."""
     overlap = max(map(len, needles)) - 1
     with path.open("rb", buffering=0) as file:
         for start, end in _extents(file.fileno()):
@@ -158,13 +155,13 @@ def _extents(fd: int) -> Iterator[tuple[int, int]]:
     while end < size:
         try:
             start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole until the end.
+        except OSError:  # ENXIO: the rest of the file is a hole.
             return
         end = os.lseek(fd, start, os.SEEK_HOLE)
         yield start, end
 
 
-def _field(near: bytes) -> str:
-    """Name the journal field that a secret stands in, to show where to look."""
-    match = re.search(rb"([A-Z_][A-Z0-9_]+)=[^\0]*$", near)
+def _field(context: bytes) -> str:
+    """Return the name of the journal field that contains a secret."""
+    match = re.search(rb"([A-Z_][A-Z0-9_]+)=[^\0]*$", context)
     return f" ({match[1].decode()}=)" if match else ""

@@ -1,4 +1,4 @@
-"""The checks that every test of tier 2 passes find what they are for."""
+"""The checks that run after every test of tier 2 detect leaks and secrets."""
 
 import base64
 import uuid
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.systemd.checks import leaks, scan_secrets
+from tests.systemd.leak_check import leaks, scan_secrets
 from tests.systemd.namespace import SystemdHost
 
 SECRET = b"correct-horse-battery"
@@ -27,10 +27,10 @@ def test_leaks_of_units(host: SystemdHost) -> None:
     host.run("systemd-run", "--unit=zfsilo-op-1.service", "sleep", "60")
     host.run("systemd-run", "--unit=zfsilo-fails.service", "--wait", "false", check=False)
     host.run("systemd-run", "--unit=other.service", "--wait", "false", check=False)
-    found = leaks(host, grace_s=0)
-    assert "unit zfsilo-op-1.service is active (running)" in found
-    assert "unit zfsilo-fails.service is failed (failed)" in found
-    assert len(found) == 2
+    left = leaks(host, grace_s=0)
+    assert "unit zfsilo-op-1.service is active (running)" in left
+    assert "unit zfsilo-fails.service is failed (failed)" in left
+    assert len(left) == 2
     host.run("systemctl", "stop", "zfsilo-op-1.service")
     host.run("systemctl", "reset-failed")
 
@@ -41,17 +41,17 @@ def test_leaks_of_devices_mounts_and_processes(host: SystemdHost) -> None:
     host.run("systemd-run", "--unit=x", "sh", "-c", "exec -a zfsilo-worker sleep 60", check=False)
     host.run("systemd-run", "--unit=y", "bash", "-c", "exec -a zfsilo-worker sleep 60")
     with host.start("sleep", "60") as process:
-        found = leaks(host, grace_s=0)
+        left = leaks(host, grace_s=0)
         process.kill()
-    assert any(leak.endswith("is attached to /tmp/disk") for leak in found)
-    assert "tmpfs is mounted on /mnt" in found
-    assert any(leak.endswith("lives: zfsilo-worker 60") for leak in found)
-    assert any(leak.endswith("started by the test, lives") for leak in found)
+    assert any(leak.endswith("is attached to /tmp/disk") for leak in left)
+    assert "tmpfs is mounted on /mnt" in left
+    assert any(leak.endswith("runs: zfsilo-worker 60") for leak in left)
+    assert any(leak.endswith("started by the test, still runs") for leak in left)
     host.power_cut()
     assert leaks(host, grace_s=0) == []
 
 
-def test_a_unit_that_is_being_collected_is_no_leak(host: SystemdHost) -> None:
+def test_a_unit_that_is_being_collected_is_not_a_leak(host: SystemdHost) -> None:
     host.run("systemd-run", "--collect", "--unit=zfsilo-op-2.service", "sleep", "0.2")
     assert leaks(host) == []
 
@@ -72,12 +72,12 @@ def test_a_unit_that_is_being_collected_is_no_leak(host: SystemdHost) -> None:
 def test_secrets_are_found(host: SystemdHost, command: str, place: str) -> None:
     secret = uuid.uuid4().hex
     host.run("sh", "-c", command.replace("{}", secret))
-    found = scan_secrets(host, [b"never-said-anywhere", secret.encode()])
-    assert any(hit.startswith("secret 1 in ") and place in hit for hit in found), found
-    assert not any("secret 0" in hit or secret in hit for hit in found)
+    hits = scan_secrets(host, [b"never-said-anywhere", secret.encode()])
+    assert any(hit.startswith("secret 1 in ") and place in hit for hit in hits), hits
+    assert not any("secret 0" in hit or secret in hit for hit in hits)
 
 
-def test_secrets_are_found_in_disguise(host: SystemdHost) -> None:
+def test_encoded_secrets_are_found(host: SystemdHost) -> None:
     places = {
         "/var/lib/basic-0": base64.b64encode(b"user:" + SECRET),
         "/var/lib/basic-1": base64.b64encode(b"u:" + SECRET + b":x"),

@@ -1,4 +1,4 @@
-"""What zfsilo relies on in systemd, D-Bus and polkit, asked of the real ones."""
+"""Behaviour of systemd, D-Bus and polkit that zfsilo relies on."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ Type=oneshot
 Slice=zfsilo.slice
 ExecStart=sh -c 'echo "$MONITOR_UNIT $MONITOR_SERVICE_RESULT" >/var/lib/rolled-back-%i'
 """
-# The descent of a volume at shutdown: a unit stops, starts an operation for it, which fails.
+# Like a volume unit at shutdown: its stop starts an operation, which fails.
 HOLDER = """\
 [Unit]
 After=dbus.socket dbus.service
@@ -26,6 +26,13 @@ RemainAfterExit=yes
 ExecStart=true
 ExecStop=-{operation}
 ExecStop=-timeout 1 sh -c 'until [ -e /var/lib/rolled-back-x ]; do sleep 0.02; done'
+"""
+BOOT_ID_UNIT = """\
+[Service]
+Type=oneshot
+ProcSubset=pid
+Environment=B=%b
+ExecStart=sh -c 'echo id $B'
 """
 OPERATION = (
     "systemd-run --collect --wait --unit=zfsilo-op-x.service -p Type=oneshot -p Slice=zfsilo.slice"
@@ -112,16 +119,13 @@ def test_polkit_answers(host: SystemdHost) -> None:
 
 
 def test_a_sandboxed_service_sees_the_boot_id_of_the_kernel(host: SystemdHost) -> None:
-    """Only %b in a unit file is right in every sandbox: what a new /proc shows is the host's."""
+    """Only %b is correct in every sandbox: a new /proc has the boot id of the host kernel."""
     boot_id = host.read(BOOT_ID).strip()
     assert _run_unit(host, "cat", BOOT_ID).strip() == boot_id
     assert _run_unit(host, "-pProtectProc=invisible", "cat", BOOT_ID).strip() != boot_id
     hidden = ("-pProcSubset=pid", "test", "-e", BOOT_ID)
     assert host.run("systemd-run", "--wait", "--collect", "-q", *hidden, check=False).rc != 0
-    unit = (
-        "[Service]\nType=oneshot\nProcSubset=pid\nEnvironment=B=%b\nExecStart=sh -c 'echo id $B'\n"
-    )
-    host.write("/etc/systemd/system/boot-id.service", unit)
+    host.write("/etc/systemd/system/boot-id.service", BOOT_ID_UNIT)
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "start", "boot-id.service")
     assert f"id {boot_id.replace('-', '')}" in host.journal("boot-id")
@@ -140,7 +144,7 @@ def test_a_sandboxed_service_sees_the_boot_id_of_the_kernel(host: SystemdHost) -
 def test_on_failure_during_shutdown_needs_no_default_dependencies_anywhere(
     host: SystemdHost, without_defaults: tuple[str, ...], *, ran: bool, rolled_back: bool
 ) -> None:
-    """DefaultDependencies=no on unit, slice and template lets a rollback run during shutdown."""
+    """A rollback runs during shutdown if unit, slice and template lack default dependencies."""
     off = dict.fromkeys(without_defaults, "DefaultDependencies=no")
     host.run("rm", "-f", "/var/lib/ran", "/var/lib/rolled-back-x")
     host.write("/etc/systemd/system/zfsilo.slice", f"[Unit]\n{off.get('slice', '')}\n")

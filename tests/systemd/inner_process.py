@@ -1,4 +1,4 @@
-"""How a process of the host becomes one of the machine."""
+"""Processes of the host that enter the namespaces of the machine."""
 
 import contextlib
 import os
@@ -16,26 +16,26 @@ ENVIRONMENT = {
     "TERM": "dumb",
 }
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
-# Joins the machine's cgroup first: systemd could not move a process from outside into a scope.
+# Joins the machine's cgroup first: systemd cannot move a process from outside into a scope.
 JOIN = ("/bin/sh", "-c", 'echo 0 >"$0" && exec "$@"')
 
 
 def enter(pid: int, cgroup_procs: Path) -> list[str]:
-    """Build the prefix that runs a command beside PID 1, in a cgroup of its own."""
+    """Return the prefix that runs a command in the namespaces of PID 1 and in a cgroup."""
     nsenter = [tool("nsenter"), f"--target={pid}", *NAMESPACES, "--"]
     return [*JOIN, os.fspath(cgroup_procs), *nsenter]
 
 
 def tool(name: str) -> str:
-    """Find a program of the host."""
-    found = shutil.which(name, path=ENVIRONMENT["PATH"])
-    if found is None:
+    """Return the path of a program of the host."""
+    path = shutil.which(name, path=ENVIRONMENT["PATH"])
+    if path is None:
         raise FileNotFoundError(f"{name} is not installed")
-    return found
+    return path
 
 
 class InnerProcess(subprocess.Popen[str]):
-    """A process inside; signals go to it, not to the nsenter that waits for it."""
+    """A process inside; signals go to it, not to its parent nsenter."""
 
     def send_signal(self, sig: int) -> None:
         """Send a signal to the process inside."""
@@ -49,6 +49,6 @@ class InnerProcess(subprocess.Popen[str]):
                 os.killpg(self.pid, sig)
 
     def kill_all(self) -> None:
-        """Kill the process and what it started, unless that left its process group."""
+        """Kill the process group of the process."""
         if self.returncode is None:
             os.killpg(self.pid, signal.SIGKILL)

@@ -1,11 +1,11 @@
-# The two machines of the end-to-end story, and the story: tests/lab/story.py in few words. Both the
-# NixOS test and the MicroVMs are made of it.
+# Two machines and an end-to-end scenario, a short form of tests/lab/scenario.py. Used by the NixOS
+# test and the MicroVMs.
 rec {
   addresses = { give = "10.77.0.1"; take = "10.77.0.2"; };
 
   machines.give = {
     networking.hostName = "give";
-    networking.hostId = "00000001"; # ZFS wants one
+    networking.hostId = "00000001"; # required by ZFS
     services.zfsilo = {
       enable = true;
       server = { enable = true; root = "tank/zfsilo"; portals = [ "${addresses.give}:3260" ]; };
@@ -16,7 +16,7 @@ rec {
     networking.hostName = "take";
     services.zfsilo = {
       enable = true;
-      client = { enable = true; initiatorName = "iqn.2026-01.org.zfsilo.story:take"; };
+      client = { enable = true; initiatorName = "iqn.2026-01.org.zfsilo.scenario:take"; };
     };
   };
 
@@ -36,16 +36,16 @@ rec {
     take.succeed("zfsiloctl volume stage data && zfsiloctl volume mount data /srv/data")
     take.succeed("echo kept > /srv/data/file && sync")
 
-    with subtest("the daemon restarts, the mount stays"):
+    with subtest("the mount survives a restart of the daemon"):
         take.succeed("systemctl restart zfsilod.service && grep kept /srv/data/file")
 
-    with subtest("the storage host restarts, the export comes back"):
+    with subtest("the export is restored after a reboot of the server"):
         give.shutdown()
         give.start()
         give.succeed("zpool import -d /dev tank || zpool list tank")
         take.wait_until_succeeds("grep kept /srv/data/file", timeout=120)
 
-    with subtest("all the way down leaves nothing"):
+    with subtest("nothing is left after the volume is deleted"):
         take.succeed("zfsiloctl down data")
         assert json.loads(take.succeed("zfsiloctl volume list --json"))["volumes"] == []
         give.succeed("zfsiloctl volume delete data --yes")
