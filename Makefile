@@ -14,12 +14,16 @@ VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
 RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: help demo lab bench fuzz test check unit systemd-test lab-test deb deb-test nix-test lint stubs
+.PHONY: help try demo lab bench fuzz test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
 .PHONY: csi-test sanity upgrade-test
 
 help:
 	@sed -n 's/^## //p' Makefile
+
+## make try      a shell with zfsiloctl, over a simulated host: no root, no ZFS
+try: stubs
+	@$(RUN) -m tests.playground
 
 ## make demo     the main job on two virtual machines, step by step
 demo: stubs
@@ -125,7 +129,7 @@ endif
 
 ## make docs     manual pages, the gRPC reference and shell completion, in build/doc
 docs:
-	$(PYTHON) units/doc/build.py build/doc
+	$(PYTHON) docs/build.py build/doc
 
 # All but the libraries: what a package for a distribution starts from.
 install-files: docs
@@ -140,7 +144,7 @@ install-files: docs
 	install -m 644 build/doc/*.md units/monitoring/alerts.yml units/monitoring/dashboard.json \
 		$(DESTDIR)$(DOCS)
 	install -d $(DESTDIR)$(DOCS)/examples
-	install -m 644 units/doc/examples/*.toml $(DESTDIR)$(DOCS)/examples
+	install -m 644 docs/examples/*.toml $(DESTDIR)$(DOCS)/examples
 	for section in 1 5 8; do \
 		install -d $(DESTDIR)$(DATA)/man/man$$section; \
 		install -m 644 build/doc/*.$$section $(DESTDIR)$(DATA)/man/man$$section; done

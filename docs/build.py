@@ -1,7 +1,7 @@
 """Make what is documented from what there is: `make docs`, or build.py FOLDER.
 
     zfsiloctl.1       from the table of commands (zfsilod/ctl/command_table.py)
-    zfsilod.toml.5    from its text here, and the README's table of keys
+    zfsilod.toml.5    from its text here, and the table of keys in configuration.md
     org.zfsilo1.5     from the comments of dbus/org.zfsilo1.xml
     grpc.md           from the comments of proto/zfsilo/v1/*.proto
     bash, zsh, fish   completion
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PROJECT = HERE.parents[1]
+PROJECT = HERE.parent
 sys.path.insert(0, str(PROJECT))
 
 from zfsilod import __version__  # noqa: E402
@@ -26,6 +26,15 @@ from zfsilod.ctl.commands import completion  # noqa: E402
 from zfsilod.ctl.failures import EXIT_CODES_HELP  # noqa: E402
 
 MAN = ("zfsilod.8", "zfsilo-volume@.service.5")
+# The pages for those who use zfsilo; the others are for those who change it.
+PAGES = (
+    "configuration.md",
+    "kubernetes.md",
+    "metrics.md",
+    "operations.md",
+    "security.md",
+    "troubleshooting.md",
+)
 HEAD = '.TH "{name}" "{section}" "" "zfsilo {version}" "zfsilo"\n'
 
 
@@ -34,10 +43,10 @@ def main() -> None:
     into = Path(sys.argv[1])
     into.mkdir(parents=True, exist_ok=True)
     for name in MAN:
-        write(into / name, man_page(name, (HERE / name).read_text()))
-    keys = (HERE / "zfsilod.toml.5").read_text().replace("@KEYS@\n", config_keys())
+        write(into / name, man_page(name, (HERE / "man" / name).read_text()))
+    keys = (HERE / "man/zfsilod.toml.5").read_text().replace("@KEYS@\n", config_keys())
     write(into / "zfsilod.toml.5", man_page("zfsilod.toml.5", keys))
-    commands = (HERE / "zfsiloctl.1").read_text().replace("@COMMANDS@\n", command_pages())
+    commands = (HERE / "man/zfsiloctl.1").read_text().replace("@COMMANDS@\n", command_pages())
     commands = commands.replace("@OPTIONS@\n", "".join(map(argument, COMMON)))
     commands = commands.replace("@EXIT@\n", exit_codes())
     write(into / "zfsiloctl.1", man_page("zfsiloctl.1", commands))
@@ -45,8 +54,8 @@ def main() -> None:
     write(into / "grpc.md", grpc_reference())
     for shell, script in completion.SHELLS.items():
         write(into / f"zfsiloctl.{shell}", script())
-    for page in HERE.glob("*.md"):
-        shutil.copy(page, into)
+    for page in PAGES:
+        shutil.copy(HERE / page, into)
 
 
 def write(path: Path, text: str) -> None:
@@ -77,10 +86,9 @@ def code(text: str) -> str:
 
 
 def config_keys() -> str:
-    """Return the README's table of keys as paragraphs."""
-    rows = re.findall(
-        r"^\| `([a-z]+\.\w+)` \| (.*?) \| (.*?) \|$", (PROJECT / "README.md").read_text(), re.M
-    )
+    """Return the table of keys in configuration.md as paragraphs."""
+    page = (HERE / "configuration.md").read_text()
+    rows = re.findall(r"^\| `([a-z]+\.\w+)` \| (.*?) \| (.*?) \|$", page, re.M)
     return "".join(
         f".TP\n\\fB{roff(key)}\\fR\n{code(text)} (default: {code(default)})\n"
         for key, default, text in rows
