@@ -85,11 +85,17 @@ class OwnServer:
             raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
         export = self.service.settings.export
         connection = Connection(
-            volume=volume, target=plans.target_name(export.prefix, found), portals=export.portals,
-            serial=found.uid, size_bytes=found.capacity_bytes, mode=found.mode,
-            epoch=published.epoch, rotation=published.rotation, readonly=published.readonly,
+            volume=volume,
+            target=plans.target_name(export.prefix, found),
+            portals=export.portals,
+            serial=found.uid,
+            size_bytes=found.capacity_bytes,
+            mode=found.mode,
+            epoch=published.epoch,
+            rotation=published.rotation,
+            readonly=published.readonly,
             filesystem=found.filesystem,
-        )  # fmt: skip
+        )
         return connection, self.service.store.chap(published.secret)
 
     async def publish(self, _server: str, volume: str, *, request: str) -> None:
@@ -101,10 +107,15 @@ class OwnServer:
     async def report(self, step: Reported, operation: str) -> None:
         await self._do(
             ReportFilesystem(
-                volume=step.volume, host="take", epoch=step.epoch, state=step.state,
-                type=step.type, uuid=step.uuid, operation=operation,
+                volume=step.volume,
+                host="take",
+                epoch=step.epoch,
+                state=step.state,
+                type=step.type,
+                uuid=step.uuid,
+                operation=operation,
             )
-        )  # fmt: skip
+        )
 
     async def usage(self, _server: str, volume: str, *, timeout_s: float) -> dict[str, int]:
         self._reach()

@@ -30,9 +30,15 @@ HOW = plans.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=("10.77.0.1:326
 GIB = 1 << 30
 
 VOLUME = Volume(
-    id="data", uid=UID, dataset="tank/data", capacity_bytes=GIB, thin=True, mode="FILESYSTEM",
-    volblocksize=16384, properties=(("compression", "lz4"),),
-)  # fmt: skip
+    id="data",
+    uid=UID,
+    dataset="tank/data",
+    capacity_bytes=GIB,
+    thin=True,
+    mode="FILESYSTEM",
+    volblocksize=16384,
+    properties=(("compression", "lz4"),),
+)
 OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
 COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
 SHOTS = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
@@ -46,30 +52,44 @@ SECOND = Publication(
 )
 TARGET = plans.target_name(HOW.prefix, VOLUME)
 ATTACHMENT = Attachment(
-    id="data", server="give", volume="data",
-    disk=Disk(target=TARGET, serial=UID, size_bytes=GIB), portals=("10.77.0.1:3260",),
-    mode="FILESYSTEM", epoch=1, height="MOUNTED", staging_path="/staging/data",
-    made_staging_path=True, mounts=(Mount(path="/srv/data", made_path=True),),
+    id="data",
+    server="give",
+    volume="data",
+    disk=Disk(target=TARGET, serial=UID, size_bytes=GIB),
+    portals=("10.77.0.1:3260",),
+    mode="FILESYSTEM",
+    epoch=1,
+    height="MOUNTED",
+    staging_path="/staging/data",
+    made_staging_path=True,
+    mounts=(Mount(path="/srv/data", made_path=True),),
     filesystem=Filesystem(
-        state="FORMATTING", type="ext4", uuid="6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11",
-        operation="01jd", host="take",
+        state="FORMATTING",
+        type="ext4",
+        uuid="6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11",
+        operation="01jd",
+        host="take",
     ),
-)  # fmt: skip
+)
 CLONED = ATTACHMENT.but(
     filesystem=Filesystem(
-        state="CLONED", type="ext4", uuid="7c2bd2e1-4d7f-4e1d-8f1f-1f6e8f409b22",
+        state="CLONED",
+        type="ext4",
+        uuid="7c2bd2e1-4d7f-4e1d-8f1f-1f6e8f409b22",
         origin=ATTACHMENT.filesystem.uuid,
     )
-)  # fmt: skip
+)
 BLOCK = ATTACHMENT.but(mode="BLOCK", mounts=(Mount(path="/dev-data", made_path=True),))
 
 
 def chap(name: str) -> Chap:
     """Return made-up secrets, the same for the same name."""
     return Chap(
-        username=TAKE, password=f"secret-in-{name}",
-        mutual_username=TARGET, mutual_password=f"secret-out-{name}",
-    )  # fmt: skip
+        username=TAKE,
+        password=f"secret-in-{name}",
+        mutual_username=TARGET,
+        mutual_password=f"secret-out-{name}",
+    )
 
 
 class Example(Record):
@@ -90,62 +110,80 @@ def _server() -> tuple[Example, ...]:
         Example(name="delete", before=created, moves=plans.down(created)),
         Example(name="snapshot", before=created, moves=plans.up([CUT])),
         Example(name="delete-snapshot", before=(*created, CUT), moves=plans.down([CUT])),
-        Example(name="snapshot-group", before=(*created, plans.zvol(OTHER)), moves=plans.up([GROUP])),
         Example(
-            name="create-from-snapshot", before=(*created, CUT),
+            name="snapshot-group", before=(*created, plans.zvol(OTHER)), moves=plans.up([GROUP])
+        ),
+        Example(
+            name="create-from-snapshot",
+            before=(*created, CUT),
             moves=plans.clone(COPY, ORIGIN, "01jd"),
         ),
         Example(
-            name="create-from-volume", before=created,
+            name="create-from-volume",
+            before=created,
             moves=plans.clone(COPY, ORIGIN.but(own=True, cut="d" * 32), "01jd"),
         ),
         Example(
-            name="delete-into-trash", before=created,
+            name="delete-into-trash",
+            before=created,
             moves=plans.up([plans.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
         ),
         Example(
-            name="undelete", before=(*created, plans.in_trash(VOLUME, VOLUME.dataset, TRASH)),
+            name="undelete",
+            before=(*created, plans.in_trash(VOLUME, VOLUME.dataset, TRASH)),
             moves=plans.down([plans.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
         ),
         Example(name="resize", before=published, moves=plans.resize(VOLUME, 2 * GIB)),
         Example(
-            name="properties", before=created,
+            name="properties",
+            before=created,
             moves=plans.properties(VOLUME, {"compression": "zstd", "sync": "always"}),
         ),
         Example(name="publish", before=created, moves=plans.publish(VOLUME, PUBLICATION, HOW, [])),
         Example(
-            name="publish-second", before=published,
+            name="publish-second",
+            before=published,
             moves=plans.publish(VOLUME, SECOND, HOW, [PUBLICATION]),
         ),
         Example(
-            name="unpublish", before=published,
+            name="unpublish",
+            before=published,
             moves=plans.unpublish(VOLUME, PUBLICATION, HOW, []),
         ),
         Example(
-            name="unpublish-one", before=twice,
+            name="unpublish-one",
+            before=twice,
             moves=plans.unpublish(VOLUME, PUBLICATION, HOW, [SECOND]),
         ),
         Example(
-            name="rotate-secrets", before=published,
+            name="rotate-secrets",
+            before=published,
             moves=plans.rotation(VOLUME, PUBLICATION, PUBLICATION.but(rotation=1), HOW),
         ),
         Example(
-            name="remove-export", before=published,
+            name="remove-export",
+            before=published,
             moves=plans.up([NoExport(target=TARGET, backstore=plans.backstore_name(VOLUME))]),
         ),
         Example(
-            name="remove-admission", before=twice,
+            name="remove-admission",
+            before=twice,
             moves=plans.up([NoAcl(target=TARGET, initiator=SECOND.initiator)]),
         ),
         Example(
-            name="take-down", before=exported,
-            moves=(*plans.up([NobodyAdmitted(target=TARGET)]), *plans.down(plans.export(VOLUME, HOW))),
+            name="take-down",
+            before=exported,
+            moves=(
+                *plans.up([NobodyAdmitted(target=TARGET)]),
+                *plans.down(plans.export(VOLUME, HOW)),
+            ),
         ),
         Example(
-            name="fence", before=twice,
+            name="fence",
+            before=twice,
             moves=plans.unpublish(VOLUME, PUBLICATION, HOW, [SECOND], fence=plans.Fence(grace_s=0)),
         ),
-    )  # fmt: skip
+    )
 
 
 def _consumer() -> tuple[Example, ...]:
@@ -160,48 +198,55 @@ def _consumer() -> tuple[Example, ...]:
         Example(name="stage", before=connected, moves=plans.up(plans.staging(ATTACHMENT))),
         Example(name="stage-clone", before=formatted, moves=plans.up(plans.staging(CLONED))),
         Example(
-            name="stage-clone-readonly", before=formatted,
+            name="stage-clone-readonly",
+            before=formatted,
             moves=plans.up(plans.staging(CLONED.but(stage_readonly=True))),
         ),
         Example(name="unstage", before=staged, moves=plans.unstaging(ATTACHMENT)),
         Example(
-            name="mount", before=staged,
+            name="mount",
+            before=staged,
             moves=plans.up(plans.mounting(ATTACHMENT, ATTACHMENT.mounts[0])),
         ),
         Example(
-            name="unmount", before=mounted,
+            name="unmount",
+            before=mounted,
             moves=plans.unmounting(ATTACHMENT, ATTACHMENT.mounts[0]),
         ),
         Example(
-            name="grow", before=staged,
+            name="grow",
+            before=staged,
             moves=plans.growth(ATTACHMENT.but(height="STAGED"), 2 * GIB),
         ),
         Example(
-            name="mount-block", before=connected,
+            name="mount-block",
+            before=connected,
             moves=plans.up(plans.mounting(BLOCK, BLOCK.mounts[0])),
         ),
         Example(name="unmount-block", before=block, moves=plans.unmounting(BLOCK, BLOCK.mounts[0])),
         Example(
-            name="refresh-secrets", before=connected,
+            name="refresh-secrets",
+            before=connected,
             moves=plans.new_secrets([(ATTACHMENT, ATTACHMENT.but(rotation=1))]),
         ),
-        Example(
-            name="remove-node", before=connected[:1], moves=plans.up([NoNode(target=TARGET)])
-        ),
+        Example(name="remove-node", before=connected[:1], moves=plans.up([NoNode(target=TARGET)])),
         Example(name="climb", before=(), moves=plans.up(mounted)),
         Example(
-            name="disconnect-by-force", before=mounted,
+            name="disconnect-by-force",
+            before=mounted,
             moves=(*plans.abandoning(ATTACHMENT), *plans.down(connected)),
         ),
         Example(
-            name="disconnect-block-by-force", before=block,
+            name="disconnect-block-by-force",
+            before=block,
             moves=(*plans.abandoning(BLOCK), *plans.down(connected)),
         ),
         Example(
-            name="unmount-by-force", before=mounted,
+            name="unmount-by-force",
+            before=mounted,
             moves=plans.detaching(ATTACHMENT, ATTACHMENT.mounts),
         ),
-    )  # fmt: skip
+    )
 
 
 PLANS = (*_server(), *_consumer())
@@ -220,7 +265,12 @@ def steps() -> list[HostStep]:
 def operation(example: Example, boot_id: str = "first") -> Operation:
     """Return an operation that carries an example out."""
     return Operation(
-        id="01jd00000000000000000000aa", kind=example.name, subject="volumes/data",
-        title=example.name, moves=example.moves, claims=("volume/data",), commit=(),
+        id="01jd00000000000000000000aa",
+        kind=example.name,
+        subject="volumes/data",
+        title=example.name,
+        moves=example.moves,
+        claims=("volume/data",),
+        commit=(),
         boot_id=boot_id,
-    )  # fmt: skip
+    )

@@ -6,6 +6,7 @@ Nothing outside a temporary folder is changed; the folder goes when the shell en
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import socket
@@ -60,7 +61,6 @@ def simulated_daemon(folder: Path) -> Iterator[None]:
     """Run zfsilod over a simulated host in a folder."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(folder / "log", "w") as log:
         ready.bind(str(folder / "notify"))
-        ready.settimeout(DEADLINE_S)
         daemon = subprocess.Popen(
             [sys.executable, "-m", "zfsilod.daemon", "--simulate", folder],
             env=os.environ | {"PYTHONPATH": MODULES, "NOTIFY_SOCKET": str(folder / "notify")},
@@ -70,10 +70,10 @@ def simulated_daemon(folder: Path) -> Iterator[None]:
             start_new_session=True,  # Ctrl-C in the shell is not for the daemon
         )
         try:
-            ready.recv(64)
+            ended = os.pidfd_open(daemon.pid)
+            if select.select([ready, ended], [], [], DEADLINE_S)[0] != [ready]:
+                raise SystemExit(f"zfsilod does not start:\n{(folder / 'log').read_text()}")
             yield
-        except TimeoutError:
-            raise SystemExit(f"zfsilod does not start:\n{(folder / 'log').read_text()}") from None
         finally:
             daemon.terminate()
             daemon.wait(DEADLINE_S)

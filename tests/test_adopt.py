@@ -48,14 +48,21 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 LABELS = (("app", "db"), ("csi.zfsilo.io/name", 'odd "name"\n\u00e9'))
 CREATE = CreateVolume(
-    id="data", capacity_bytes=GIB, mode="FILESYSTEM", labels=LABELS, hosts=("take",),
+    id="data",
+    capacity_bytes=GIB,
+    mode="FILESYSTEM",
+    labels=LABELS,
+    hosts=("take",),
     properties=(("compression", "zstd"),),
     access_modes=("SINGLE_NODE_WRITER", "MULTI_NODE_READER_ONLY"),
-)  # fmt: skip
+)
 UP = (
-    CREATE, Publish(volume="data", host="take"), Connect(id="data", server="give", volume="data"),
-    Stage(id="data"), MountAt(id="data", path="/srv/data"),
-)  # fmt: skip
+    CREATE,
+    Publish(volume="data", host="take"),
+    Connect(id="data", server="give", volume="data"),
+    Stage(id="data"),
+    MountAt(id="data", path="/srv/data"),
+)
 DOWN = (Disconnect(id="data", force=True), Unpublish(volume="data"))
 
 
@@ -85,9 +92,13 @@ async def test_what_a_running_operation_is_about_is_no_orphan(zfsilo: House) -> 
     begun = await zfsilo.service.begin(CREATE, caller="a")
     uid = next(step.uid for step in (m.step for m in begun.moves) if hasattr(step, "uid"))
     zfsilo.host.zfs.create_zvol(
-        "tank/zfsilo/data", size_bytes=GIB, thin=True, volblocksize=16384, properties=(),
+        "tank/zfsilo/data",
+        size_bytes=GIB,
+        thin=True,
+        volblocksize=16384,
+        properties=(),
         marks=(("zfsilo:uid", uid),),
-    )  # fmt: skip
+    )
     assert await names(zfsilo) == []
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(begun.id, 10)
@@ -168,13 +179,15 @@ async def adopted(zfsilo: House, *complaints: str) -> list[str]:
 
 KINDS = (Volume, Trashed, Snapshot, SnapshotGroup, Dependent)
 MORE = (
-    CREATE, CREATE.but(id="more", labels=()),
+    CREATE,
+    CREATE.but(id="more", labels=()),
     CreateSnapshot(id="monday", volume="data", labels=LABELS),
     CreateVolume(id="copy", capacity_bytes=GIB, source_snapshot="monday"),
     CreateVolume(id="twin", capacity_bytes=2 * GIB, source_volume="data"),
     CreateSnapshotGroup(id="both", volumes=("more", "data"), labels=(("app", "db"),)),
-    DeleteVolume(id="more", dependents="KEEP"), CREATE.but(id="more", labels=()),
-)  # fmt: skip
+    DeleteVolume(id="more", dependents="KEEP"),
+    CREATE.but(id="more", labels=()),
+)
 
 
 def records(zfsilo: House) -> dict[str, Any]:
@@ -213,9 +226,14 @@ async def test_snapshots_groups_clones_and_the_trash_come_back(zfsilo: House) ->
     before = records(zfsilo)
     await lose_all(zfsilo)
     assert sorted(await adopted(zfsilo)) == [
-        "snapshotGroups/both", "snapshots/monday",
-        "volumes/copy", "volumes/data", "volumes/more", "volumes/more", "volumes/twin",
-    ]  # fmt: skip
+        "snapshotGroups/both",
+        "snapshots/monday",
+        "volumes/copy",
+        "volumes/data",
+        "volumes/more",
+        "volumes/more",
+        "volumes/twin",
+    ]
     assert records(zfsilo) == before
     assert await adopted(zfsilo) == []
 
@@ -229,10 +247,14 @@ async def test_what_came_back_keeps_what_it_needs(zfsilo: House) -> None:
     await Purger(zfsilo.service).purge()
     assert any(name.startswith("zvol:tank/zfsilo/.trash/") for name in zfsilo.facts)
     await zfsilo.do(
-        DeleteSnapshotGroup(id="both"), DeleteVolume(id="copy"), DeleteVolume(id="twin"),
-        DeleteSnapshot(id="monday"), DeleteVolume(id="data"), DeleteVolume(id="more"),
+        DeleteSnapshotGroup(id="both"),
+        DeleteVolume(id="copy"),
+        DeleteVolume(id="twin"),
+        DeleteSnapshot(id="monday"),
+        DeleteVolume(id="data"),
+        DeleteVolume(id="more"),
         UndeleteVolume(id="more"),
-    )  # fmt: skip
+    )
     assert zfsilo.host.facts.names("zvol") == ["tank/zfsilo/more"]
 
 
@@ -269,8 +291,13 @@ async def test_what_lies_in_the_trash_is_not_adopted_by_name(zfsilo: House) -> N
 
 
 async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
-    zvol = {"uid": "", "guid": "77", "size": GIB, "thin": False,
-            "properties": {"volblocksize": "8192", "sync": "standard"}}  # fmt: skip
+    zvol = {
+        "uid": "",
+        "guid": "77",
+        "size": GIB,
+        "thin": False,
+        "properties": {"volblocksize": "8192", "sync": "standard"},
+    }
     zfsilo.host.facts.memory["zvol:tank/vm-1"] = zvol
     verb = await find(zfsilo.service, "tank/vm-1", "")
     await zfsilo.do(verb)

@@ -29,13 +29,17 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 OTHER = "iqn.2024-01.lab.other:host"
 MULTI: tuple[AccessMode, ...] = (
-    "SINGLE_NODE_WRITER", "MULTI_NODE_READER_ONLY", "MULTI_NODE_SINGLE_WRITER",
+    "SINGLE_NODE_WRITER",
+    "MULTI_NODE_READER_ONLY",
+    "MULTI_NODE_SINGLE_WRITER",
     "MULTI_NODE_MULTI_WRITER",
-)  # fmt: skip
+)
 UP = (
-    Publish(volume="data", host="take"), Connect(id="data", server="give", volume="data"),
-    Stage(id="data"), MountAt(id="data", path="/srv/data"),
-)  # fmt: skip
+    Publish(volume="data", host="take"),
+    Connect(id="data", server="give", volume="data"),
+    Stage(id="data"),
+    MountAt(id="data", path="/srv/data"),
+)
 FORCED = Publish(volume="data", host="other", force=True)
 
 
@@ -80,9 +84,13 @@ TOGETHER: list[tuple[AccessMode, bool, AccessMode, bool, bool]] = [
 
 @pytest.mark.parametrize(("first", "first_ro", "second", "second_ro", "fits"), TOGETHER)
 async def test_several_hosts_where_their_modes_allow_it(
-    zfsilo: House, first: AccessMode, first_ro: bool, second: AccessMode, second_ro: bool,
+    zfsilo: House,
+    first: AccessMode,
+    first_ro: bool,
+    second: AccessMode,
+    second_ro: bool,
     fits: bool,
-) -> None:  # fmt: skip
+) -> None:
     await prepare(zfsilo, "BLOCK")
     await zfsilo.do(publish("take", first, readonly=first_ro))
     wanted = publish("other", second, readonly=second_ro)
@@ -237,17 +245,23 @@ async def test_a_host_may_hold_no_more_than_its_limit(zfsilo: House) -> None:
     await zfsilo.do(
         CreateVolume(id="more", capacity_bytes=GIB),
         UpdateHost(id="take", mask=("max_attachments",), max_attachments=1),
-        UP[0], UP[0],
-    )  # fmt: skip
+        UP[0],
+        UP[0],
+    )
     with pytest.raises(ResourceExhausted, match="may hold no more"):
         await zfsilo.do(Publish(volume="more", host="take"))
 
 
 def test_a_fence_is_never_turned_back() -> None:
     volume = Volume(
-        id="data", uid="0" * 32, dataset="tank/data", capacity_bytes=GIB, thin=True,
-        mode="BLOCK", volblocksize=4096,
-    )  # fmt: skip
+        id="data",
+        uid="0" * 32,
+        dataset="tank/data",
+        capacity_bytes=GIB,
+        thin=True,
+        mode="BLOCK",
+        volblocksize=4096,
+    )
     how = plans.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=())
     publication = Publication(id="data/take", volume="data", host="take", initiator=TAKE)
     moves = plans.unpublish(volume, publication, how, [], fence=plans.Fence(grace_s=5))

@@ -20,9 +20,11 @@ class Bus:
 
     async def call(self, _message: Message) -> Message:
         return Message(
-            message_type=MessageType.METHOD_RETURN, reply_serial=1,
-            signature="a(ssssssouso)", body=[self.units],
-        )  # fmt: skip
+            message_type=MessageType.METHOD_RETURN,
+            reply_serial=1,
+            signature="a(ssssssouso)",
+            body=[self.units],
+        )
 
 
 @pytest.mark.parametrize(

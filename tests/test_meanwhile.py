@@ -70,9 +70,12 @@ async def soon(fact: Callable[[], Any]) -> None:
 async def test_after_a_reboot_what_is_connected_again_is_no_leftover(zfsilo: House) -> None:
     other = Connect(id="a", server="give", volume="a")
     await zfsilo.do(
-        CreateVolume(id="a", capacity_bytes=GIB), Publish(volume="a", host="take"), other,
-        *PUBLISHED, *UP,
-    )  # fmt: skip
+        CreateVolume(id="a", capacity_bytes=GIB),
+        Publish(volume="a", host="take"),
+        other,
+        *PUBLISHED,
+        *UP,
+    )
     lose_sessions(zfsilo)
     zfsilo.service.boot_id = "f" * 32
     zfsilo.launcher.gate.clear()

@@ -156,9 +156,10 @@ async def test_what_was_wrong_with_a_volume_goes_with_it(tmp_path: Path) -> None
 async def test_a_session_that_broke_just_now_needs_attention(tmp_path: Path) -> None:
     async with front_of(tmp_path) as front:
         await front.zfsilo.do(
-            CreateVolume(id="data", capacity_bytes=GIB), Publish(volume="data", host="take"),
+            CreateVolume(id="data", capacity_bytes=GIB),
+            Publish(volume="data", host="take"),
             Connect(id="data", server="give", volume="data"),
-        )  # fmt: skip
+        )
         assert await broken_sessions(front.service) == {}
         disk = front.read(lambda txn: txn.get(Attachment, "data")).disk
         front.zfsilo.host.lio.remove_acl(disk.target, TAKE)

@@ -26,12 +26,19 @@ LARGER = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GI
 @pytest.mark.parametrize(
     "pair",
     [
-        ("compression", "zstd-19"), ("compression", "zstd-fast-100"), ("compression", "gzip-9"),
-        ("sync", "always"), ("logbias", "throughput"), ("primarycache", "metadata"),
-        ("secondarycache", "none"), ("dedup", "sha256,verify"), ("checksum", "blake3"),
-        ("copies", "2"), ("redundant_metadata", "most"),
+        ("compression", "zstd-19"),
+        ("compression", "zstd-fast-100"),
+        ("compression", "gzip-9"),
+        ("sync", "always"),
+        ("logbias", "throughput"),
+        ("primarycache", "metadata"),
+        ("secondarycache", "none"),
+        ("dedup", "sha256,verify"),
+        ("checksum", "blake3"),
+        ("copies", "2"),
+        ("redundant_metadata", "most"),
     ],
-)  # fmt: skip
+)
 def test_what_may_be_set(pair: tuple[str, str]) -> None:
     assert check_properties((pair,), new=True) == (pair,)
     assert check_properties((pair,), new=False) == (pair,)
@@ -40,13 +47,27 @@ def test_what_may_be_set(pair: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     "pair",
     [
-        ("compression", "best"), ("compression", "zstd-20x"), ("compression", "zstd\n"),
-        ("sync", "sometimes"), ("checksum", "off"), ("copies", "4"), ("volsize", "1G"),
-        ("readonly", "on"), ("refreservation", "1G"), ("snapdev", "visible"), ("mountpoint", "/"),
-        ("quota", "1G"), ("snapshot_limit", "1"), ("zfsilo:uid", "x"), ("", ""), ("sync", ""),
-        ("a" * 200, "x"), ("encryption", "on"), ("keylocation", "file:///etc/shadow"),
+        ("compression", "best"),
+        ("compression", "zstd-20x"),
+        ("compression", "zstd\n"),
+        ("sync", "sometimes"),
+        ("checksum", "off"),
+        ("copies", "4"),
+        ("volsize", "1G"),
+        ("readonly", "on"),
+        ("refreservation", "1G"),
+        ("snapdev", "visible"),
+        ("mountpoint", "/"),
+        ("quota", "1G"),
+        ("snapshot_limit", "1"),
+        ("zfsilo:uid", "x"),
+        ("", ""),
+        ("sync", ""),
+        ("a" * 200, "x"),
+        ("encryption", "on"),
+        ("keylocation", "file:///etc/shadow"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused_by_name(pair: tuple[str, str]) -> None:
     with pytest.raises(InvalidArgument) as refused:
         check_properties((pair,), new=True)

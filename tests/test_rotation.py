@@ -135,10 +135,11 @@ async def test_the_next_login_is_with_the_new_ones(zfsilo: House) -> None:
 async def test_many_sessions_are_one_operation(zfsilo: House) -> None:
     for name in ("data", "more"):
         await zfsilo.do(
-            CREATE.but(id=name), PUBLISH.but(volume=name),
+            CREATE.but(id=name),
+            PUBLISH.but(volume=name),
             Connect(id=name, server="give", volume=name),
             RotateSecrets(volume=name),
-        )  # fmt: skip
+        )
     await refresh(zfsilo)
     assert kinds(zfsilo).count("refresh-secrets") == 1
     with zfsilo.service.store.read() as txn:
@@ -197,9 +198,12 @@ async def test_one_host_only(zfsilo: House) -> None:
     read = Publish(volume="data", host="take", access_mode="MULTI_NODE_READER_ONLY")
     await zfsilo.do(
         CreateVolume(id="data", capacity_bytes=1 << 30, access_modes=modes),
-        CreateHost(id="other", iqn="iqn.2024-01.lab.other:host"), read, read.but(host="other"),
-        ROTATE.but(host="other"), ROTATE,
-    )  # fmt: skip
+        CreateHost(id="other", iqn="iqn.2024-01.lab.other:host"),
+        read,
+        read.but(host="other"),
+        ROTATE.but(host="other"),
+        ROTATE,
+    )
     assert publication(zfsilo).rotation == 1
     assert publication(zfsilo, "data/other").rotation == 2
 

@@ -41,9 +41,12 @@ PUBLISH = Publish(volume="data", host="take")
 CONNECT = Connect(id="data", server="give", volume="data")
 UP = (CREATE, PUBLISH, CONNECT, Stage(id="data"), MountAt(id="data", path="/srv/data"))
 DOWN = (
-    UnmountFrom(id="data"), Unstage(id="data"), Disconnect(id="data"),
-    Unpublish(volume="data"), DeleteVolume(id="data"),
-)  # fmt: skip
+    UnmountFrom(id="data"),
+    Unstage(id="data"),
+    Disconnect(id="data"),
+    Unpublish(volume="data"),
+    DeleteVolume(id="data"),
+)
 
 
 def volume(zfsilo: House) -> Volume:
@@ -144,8 +147,12 @@ WRONG: list[tuple[tuple[Verb, ...], Verb, type[ZfsiloError], str]] = [
     ((), CREATE.but(capacity_bytes=-1), InvalidArgument, "cannot have -1 B"),
     ((), CREATE.but(thin=False, capacity_bytes=2 << 40), ResourceExhausted, "free"),
     ((), CREATE.but(capacity_bytes=3 << 40), ResourceExhausted, "overcommit"),
-    ((), CREATE.but(limit_bytes=GIB - 1), InvalidArgument,
-     "more than the limit of 1.0 GiB (1073741823 bytes)"),
+    (
+        (),
+        CREATE.but(limit_bytes=GIB - 1),
+        InvalidArgument,
+        "more than the limit of 1.0 GiB (1073741823 bytes)",
+    ),
     ((), CREATE.but(properties=(("mountpoint", "-x"),)), InvalidArgument, "mountpoint"),
     ((), CREATE.but(properties=(("volsize", "1"),)), InvalidArgument, "volsize"),
     ((), CREATE.but(properties=(("volblocksize", "1000"),)), InvalidArgument, "volblocksize"),
@@ -154,15 +161,23 @@ WRONG: list[tuple[tuple[Verb, ...], Verb, type[ZfsiloError], str]] = [
     ((), DeleteVolume(id="data"), NotFound, "no volume data"),
     ((CREATE, PUBLISH), DeleteVolume(id="data"), FailedPrecondition, "published to take"),
     ((CREATE,), DeleteVolume(id="data", etag="1"), Busy, "read it again"),
-    ((CREATE,), UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=GIB // 2),
-     InvalidArgument, "data has 1.0 GiB (1073741824 bytes): a volume never shrinks"),
+    (
+        (CREATE,),
+        UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=GIB // 2),
+        InvalidArgument,
+        "data has 1.0 GiB (1073741824 bytes): a volume never shrinks",
+    ),
     ((CREATE,), UpdateVolume(id="data", mask=("uid",)), InvalidArgument, "mask names uid"),
     ((), PUBLISH, NotFound, "no volume data"),
     ((CREATE,), PUBLISH.but(host="other"), NotFound, "no host other"),
     ((CREATE, PUBLISH), PUBLISH.but(readonly=True), AlreadyExists, "R, read-only: unpublish"),
     ((CREATE,), PUBLISH.but(access_mode="MULTI_NODE_MULTI_WRITER"), InvalidArgument, "allows"),
-    ((CREATE, PUBLISH, CreateHost(id="other", iqn="iqn.2024-01.lab.other:host")),
-     PUBLISH.but(host="other"), FailedPrecondition, "published to take"),
+    (
+        (CREATE, PUBLISH, CreateHost(id="other", iqn="iqn.2024-01.lab.other:host")),
+        PUBLISH.but(host="other"),
+        FailedPrecondition,
+        "published to take",
+    ),
     ((CREATE, CreateHost(id="bare")), PUBLISH.but(host="bare"), FailedPrecondition, "no IQN"),
     ((CREATE, PUBLISH, CONNECT), Unpublish(volume="data"), FailedPrecondition, "still logged in"),
     ((CREATE,), CONNECT, FailedPrecondition, "not published"),
@@ -185,7 +200,7 @@ WRONG: list[tuple[tuple[Verb, ...], Verb, type[ZfsiloError], str]] = [
     ((), CreateHost(id="clone", iqn="iqn.2024-01.lab.take:host"), AlreadyExists, "host take"),
     ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "no IQN"),
     ((CREATE, PUBLISH), DeleteHost(id="take"), FailedPrecondition, "holds data"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("before", "verb", "error", "words"), WRONG)
@@ -273,8 +288,14 @@ async def test_validate_only_plans_and_stores_nothing(zfsilo: House) -> None:
     before = raw_keys(zfsilo, "operation")
     planned = await zfsilo.service.plan(PUBLISH, caller="a")
     assert [type(move.step).__name__ for move in planned.moves] == [
-        "Backstore", "Target", "Lun", "Portals", "Enabled", "Acl", "MappedLun"
-    ]  # fmt: skip
+        "Backstore",
+        "Target",
+        "Lun",
+        "Portals",
+        "Enabled",
+        "Acl",
+        "MappedLun",
+    ]
     assert raw_keys(zfsilo, "operation") == before
     assert raw_keys(zfsilo, "secret") == []
 
@@ -314,8 +335,11 @@ async def test_a_vanished_zvol_is_lost_and_never_made_anew(zfsilo: House) -> Non
 
 async def test_a_foreign_zvol_of_that_name_is_a_conflict(zfsilo: House) -> None:
     zfsilo.host.facts.memory["zvol:tank/zfsilo/data"] = {
-        "uid": "x", "guid": "1", "size": 1, "thin": True,
-    }  # fmt: skip
+        "uid": "x",
+        "guid": "1",
+        "size": 1,
+        "thin": True,
+    }
     before = zfsilo.facts
     with pytest.raises(Conflict, match="not ours"):
         await zfsilo.do(CREATE)

@@ -43,15 +43,15 @@ TWIN = CreateVolume(id="twin", capacity_bytes=GIB, source_volume="data")
 def up(name: str, **options: Any) -> tuple[Verb, ...]:
     """Return the climb of a volume to its mount."""
     return (
-        Publish(volume=name, host="take"), Connect(id=name, server="give", volume=name),
-        Stage(id=name, **options), MountAt(id=name, path=f"/srv/{name}", readonly=bool(options)),
-    )  # fmt: skip
+        Publish(volume=name, host="take"),
+        Connect(id=name, server="give", volume=name),
+        Stage(id=name, **options),
+        MountAt(id=name, path=f"/srv/{name}", readonly=bool(options)),
+    )
 
 
 def down(name: str) -> tuple[Verb, ...]:
-    return (
-        UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name)
-    )  # fmt: skip
+    return (UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name))
 
 
 @pytest.mark.parametrize("verb", [CREATE.but(id="other"), SNAP], ids=lambda verb: verb.kind)

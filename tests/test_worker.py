@@ -120,20 +120,24 @@ def _recover(machine: Machine) -> None:
 
 @seed(SEED)
 @settings(
-    max_examples=HISTORIES, deadline=None, database=None,
+    max_examples=HISTORIES,
+    deadline=None,
+    database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)  # fmt: skip
+)
 @given(
     example=st.sampled_from(PLANS),
     standing=st.sets(st.integers(0, 12)),
     cuts=st.lists(
         st.tuples(
-            st.integers(1, 40), st.sampled_from(("before", "after")),
-            st.sampled_from(("kill", "error")), st.booleans(),
+            st.integers(1, 40),
+            st.sampled_from(("before", "after")),
+            st.sampled_from(("kill", "error")),
+            st.booleans(),
         ),
         max_size=4,
     ),
-)  # fmt: skip
+)
 def test_histories(
     example: Example, standing: set[int], cuts: list[tuple[int, str, str, bool]]
 ) -> None:

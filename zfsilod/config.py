@@ -107,14 +107,18 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
         host_id = self.daemon.host_id
         prefix = self.give.iqn_prefix or f"iqn.2026-01.org.zfsilo:{host_id}"
         return Settings(
-            host_id=host_id, root=self.give.root,
+            host_id=host_id,
+            root=self.give.root,
             export=Export(prefix=prefix, portals=tuple(self.give.portals)),
-            overcommit=self.give.overcommit, volblocksize=self.give.volblocksize,
-            node_paths=tuple(self.csi.allowed_paths), zone=self.csi.zone,
+            overcommit=self.give.overcommit,
+            volblocksize=self.give.volblocksize,
+            node_paths=tuple(self.csi.allowed_paths),
+            zone=self.csi.zone,
             max_attachments=self.csi.max_attachments,
-            reserve=self.give.reserve, reserve_warning=self.give.reserve_warning,
+            reserve=self.give.reserve,
+            reserve_warning=self.give.reserve_warning,
             trash_retention_s=self.give.trash_retention_s,
-        )  # fmt: skip
+        )
 
 
 def load(directory: Path = DIRECTORY) -> Config:

@@ -86,9 +86,12 @@ async def serve(places: Places, settings: config.Config) -> None:
         _notify("READY=1")
         log.info("zfsilod %s is ready", __version__)
         background: list[Coroutine[None, None, None]] = [
-            watchman.run(), _keep_in_sync(service, settings.sync.interval_s, metrics), _watchdog(),
-            _until_idle(service, settings, stop), _until_bus_ends(bus),
-        ]  # fmt: skip
+            watchman.run(),
+            _keep_in_sync(service, settings.sync.interval_s, metrics),
+            _watchdog(),
+            _until_idle(service, settings, stop),
+            _until_bus_ends(bus),
+        ]
         async with _running(background):
             await stop.wait()
         _notify("STOPPING=1")
@@ -136,9 +139,12 @@ async def _launcher(places: Places, settings: config.Config) -> SystemdLauncher 
 
 
 async def _metrics(
-    places: Places, settings: config.Config, service: Service, listeners: Listeners,
+    places: Places,
+    settings: config.Config,
+    service: Service,
+    listeners: Listeners,
     stack: AsyncExitStack,
-) -> Metrics | None:  # fmt: skip
+) -> Metrics | None:
     """Serve the metrics where somebody may ask for them; else not even their library is loaded."""
     from zfsilod.monitoring import exporter
 
@@ -161,9 +167,12 @@ async def _metrics(
 
 
 async def _front_ends(
-    places: Places, settings: config.Config, service: Service, listeners: Listeners,
+    places: Places,
+    settings: config.Config,
+    service: Service,
+    listeners: Listeners,
     stack: AsyncExitStack,
-) -> DbusFront | None:  # fmt: skip
+) -> DbusFront | None:
     from zfsilod.api.dbus import server as dbus_server
     from zfsilod.api.rpc.server import GrpcServer
     from zfsilod.gateway.listener import NODE_SOCKET, Door, Limits
@@ -173,12 +182,12 @@ async def _front_ends(
     tls = ServerTls(places.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
     door = Door(places.run / "private", Limits(unix=most, node=most, tcp=most), tls)
-    server = GrpcServer(service, gateway_listener, tls.files)
+    server = GrpcServer(service, door, tls.files)
     await server.start()
     stack.push_async_callback(server.stop)
     for listener, name in listeners:
         if name != METRICS_SOCKET:
-            gateway_listener.open(listener, node=name == NODE_SOCKET)
+            door.open(listener, node=name == NODE_SOCKET)
     if places.simulated:
         address, port = listeners[-1][0].getsockname()[:2]
         await simulation.know_itself(service, places.config, tls.files, f"{address}:{port}")

@@ -57,8 +57,9 @@ def private_bus(policy: str = OPEN) -> Iterator[str]:
     )
     daemon = subprocess.Popen(
         ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         assert daemon.stdout is not None
         assert daemon.stdout.readline(), "dbus-daemon did not start"
@@ -102,9 +103,13 @@ class Client:
     ) -> Call:
         """Call a method, and return its reply or error."""
         message = Message(
-            destination=NAME, path=path, interface=interface, member=member,
-            signature=signature, body=list(body),
-        )  # fmt: skip
+            destination=NAME,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=list(body),
+        )
         async with asyncio.timeout(DEADLINE_S):
             return Call(await self.bus.call(message))
 
@@ -170,19 +175,28 @@ class House:
         bus = await connect(self.address, user)
         self._clients.append(bus)
         found = Client(bus)
-        await bus.call(Message(
-            destination="org.freedesktop.DBus", path="/org/freedesktop/DBus",
-            interface="org.freedesktop.DBus", member="AddMatch", signature="s",
-            body=[f"type='signal',sender='{NAME}'"],
-        ))  # fmt: skip
+        await bus.call(
+            Message(
+                destination="org.freedesktop.DBus",
+                path="/org/freedesktop/DBus",
+                interface="org.freedesktop.DBus",
+                member="AddMatch",
+                signature="s",
+                body=[f"type='signal',sender='{NAME}'"],
+            )
+        )
         return found
 
     async def busctl(self, *arguments: str, user: int | None = None) -> str:
         """Run busctl on the private bus, and return what it prints, errors included."""
         process = await asyncio.create_subprocess_exec(
-            "busctl", f"--address={self.address}", *arguments, user=user,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
+            "busctl",
+            f"--address={self.address}",
+            *arguments,
+            user=user,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
         out, _none = await process.communicate()
         return out.decode().strip()
 

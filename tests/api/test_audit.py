@@ -44,9 +44,12 @@ async def test_an_operation_is_recorded_with_its_end(front: Front, records: Reco
     assert found.pop("ZFSILO_CALLER").startswith("admin ops (certificate ")
     assert found == {
         "OBJECT_SYSTEMD_UNIT": "zfsilo-volume@data.service",
-        "ZFSILO_AUDIT": "1", "ZFSILO_ACTION": "create", "ZFSILO_SUBJECT": DATA,
-        "ZFSILO_OPERATION": answer.operation.name.partition("/")[2], "ZFSILO_OUTCOME": "DONE",
-    }  # fmt: skip
+        "ZFSILO_AUDIT": "1",
+        "ZFSILO_ACTION": "create",
+        "ZFSILO_SUBJECT": DATA,
+        "ZFSILO_OPERATION": answer.operation.name.partition("/")[2],
+        "ZFSILO_OUTCOME": "DONE",
+    }
     front.service.driver.poke(answer.operation.name.partition("/")[2])  # systemd tells twice
     assert len(records) == 1
 
@@ -109,10 +112,14 @@ def test_zfsiloctl_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = {
-        "__REALTIME_TIMESTAMP": "1700000000000000", "_UID": "0", "ZFSILO_AUDIT": "1",
-        "ZFSILO_CALLER": "uid 0 (unix)", "ZFSILO_ACTION": "create", "ZFSILO_OUTCOME": "DONE",
+        "__REALTIME_TIMESTAMP": "1700000000000000",
+        "_UID": "0",
+        "ZFSILO_AUDIT": "1",
+        "ZFSILO_CALLER": "uid 0 (unix)",
+        "ZFSILO_ACTION": "create",
+        "ZFSILO_OUTCOME": "DONE",
         "ZFSILO_SUBJECT": "volumes/data",
-    }  # fmt: skip
+    }
     forged = entry | {"_UID": "1000", "ZFSILO_CALLER": "forged"}
     failed = entry | {"ZFSILO_OUTCOME": "PERMISSION_DENIED", "ZFSILO_REASON": "ROLE"}
     lines = "\n".join(json.dumps(each) for each in (entry, forged, failed))

@@ -56,12 +56,18 @@ def test_a_role_of_an_imported_authority_is_limited() -> None:
 @pytest.mark.parametrize(
     "uris",
     [
-        [], ["zfsilo://host/"], ["zfsilo://user/"], ["zfsilo://host/a", "zfsilo://host/b"],
-        ["zfsilo://host/a", "zfsilo://user/b"], ["zfsilo://role/admin"],
-        ["zfsilo://user/a", "zfsilo://role/host"], ["zfsilo://user/a", "zfsilo://role/node"],
-        ["zfsilo://user/a", "zfsilo://role/admin", "zfsilo://role/reader"], ["spiffe://host/a"],
+        [],
+        ["zfsilo://host/"],
+        ["zfsilo://user/"],
+        ["zfsilo://host/a", "zfsilo://host/b"],
+        ["zfsilo://host/a", "zfsilo://user/b"],
+        ["zfsilo://role/admin"],
+        ["zfsilo://user/a", "zfsilo://role/host"],
+        ["zfsilo://user/a", "zfsilo://role/node"],
+        ["zfsilo://user/a", "zfsilo://role/admin", "zfsilo://role/reader"],
+        ["spiffe://host/a"],
     ],
-)  # fmt: skip
+)
 def test_odd_names_stand_for_nobody(uris: list[str]) -> None:
     with pytest.raises(Unauthenticated):
         certificates._identity([each for each in uris if each.startswith(certificates.SCHEME)])
@@ -84,10 +90,13 @@ def test_what_is_no_request(request_pem: bytes) -> None:
 def access(**fields: str) -> join_file.Access:
     pair = certificates.issue(made("ca"), TAKER)
     known = {
-        "name": "give", "address": "10.77.0.1:7450", "tls_name": "give.zfsilo",
+        "name": "give",
+        "address": "10.77.0.1:7450",
+        "tls_name": "give.zfsilo",
         "authority": made("ca").certificate_pem.decode(),
-        "certificate": pair.certificate_pem.decode(), "key": pair.key_pem.decode(),
-    }  # fmt: skip
+        "certificate": pair.certificate_pem.decode(),
+        "key": pair.key_pem.decode(),
+    }
     return join_file.Access(**(known | fields))
 
 
@@ -103,11 +112,19 @@ def test_a_join_file_reads_back() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"name": "No Name"}, {"address": "give"}, {"address": "give:0"}, {"address": "give:70000"},
-        {"address": "fd00::1:7450"}, {"address": ":7450"}, {"certificate": "x"}, {"key": ""},
-        {"address": 'x"\ny:1'}, {"token": "both"}, {"authority": ""},
+        {"name": "No Name"},
+        {"address": "give"},
+        {"address": "give:0"},
+        {"address": "give:70000"},
+        {"address": "fd00::1:7450"},
+        {"address": ":7450"},
+        {"certificate": "x"},
+        {"key": ""},
+        {"address": 'x"\ny:1'},
+        {"token": "both"},
+        {"authority": ""},
     ],
-)  # fmt: skip
+)
 def test_no_bad_join_file_is_handed_out(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument):
         join_file.make_join(access(**fields))
@@ -137,10 +154,11 @@ def test_errors_never_quote_a_join_file() -> None:
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("give:1", ("give", 1)), ("10.0.0.1:3260", ("10.0.0.1", 3260)),
+        ("give:1", ("give", 1)),
+        ("10.0.0.1:3260", ("10.0.0.1", 3260)),
         ("[fd00::1]:65535", ("fd00::1", 65535)),
     ],
-)  # fmt: skip
+)
 def test_addresses(address: str, expected: tuple[str, int]) -> None:
     assert join_file.split_address(address) == expected
 
@@ -151,8 +169,10 @@ def test_a_secret_does_not_show_itself() -> None:
     assert len(bytes.fromhex(text.removeprefix(chap_module.PREFIX))) * 8 == 128
     shown = (
         f"{chap} {chap!r} {chap.password} {chap.password!r} {chap.password:>40}",
-        f"{chap.password} {chap.password!r}", str(vars(chap)), repr([chap.password]),
-    )  # fmt: skip
+        f"{chap.password} {chap.password!r}",
+        str(vars(chap)),
+        repr([chap.password]),
+    )
     assert not [each for each in shown if text in each]
     for hidden in (chap, chap.password, access()):
         with pytest.raises(TypeError):

@@ -73,9 +73,14 @@ async def test_ladder_up_and_down(home: House) -> None:
     assert await client.get(DATA, "Height") == "PUBLISHED"
     published = (await client.get(DATA, "Publications"))["take"]
     assert {name: value.value for name, value in published.items()} | {"created_at": 0} == {
-        "initiator": TAKE, "transport": "ISCSI", "access_mode": "SINGLE_NODE_WRITER",
-        "readonly": False, "epoch": 1, "published_by": "uid 0 (dbus)", "created_at": 0,
-    }  # fmt: skip
+        "initiator": TAKE,
+        "transport": "ISCSI",
+        "access_mode": "SINGLE_NODE_WRITER",
+        "readonly": False,
+        "epoch": 1,
+        "published_by": "uid 0 (dbus)",
+        "created_at": 0,
+    }
 
     await client.done(ROOT, MANAGER, "Connect", "ssa{sv}", "take", "data", {})
     await client.done(DATA, VOLUME, "Stage", "sa{sv}", "/stage", options(fs_type=("s", "xfs")))
@@ -135,10 +140,17 @@ async def test_ladder_by_busctl(home: House) -> None:
 
     tree = await home.busctl("tree", "--list", NAME)
     assert tree.split() == [
-        "/", "/org", "/org/zfsilo1", "/org/zfsilo1/host", path_of("host", "other"),
-        path_of("host", "take"), "/org/zfsilo1/operation", "/org/zfsilo1/snapshot",
-        "/org/zfsilo1/volume", DATA,
-    ]  # fmt: skip
+        "/",
+        "/org",
+        "/org/zfsilo1",
+        "/org/zfsilo1/host",
+        path_of("host", "other"),
+        path_of("host", "take"),
+        "/org/zfsilo1/operation",
+        "/org/zfsilo1/snapshot",
+        "/org/zfsilo1/volume",
+        DATA,
+    ]
     shown = await home.busctl("introspect", "--list", NAME, DATA)
     assert 'Height property s "PUBLISHED" emits-change' in " ".join(shown.split())
     assert await home.busctl("call", NAME, "/", "org.freedesktop.DBus.Peer", "Ping") == ""
@@ -159,8 +171,10 @@ async def test_hosts(home: House) -> None:
     await client.done(path, HOST, "Update", "a{sv}", update)
     (known,) = await client.call(path, PROPERTIES, "GetAll", "s", HOST)
     assert (known["Nqn"].value, known["Addresses"].value, known["MaxAttachments"].value) == (
-        NQN, ["10.0.0.2"], 3,
-    )  # fmt: skip
+        NQN,
+        ["10.0.0.2"],
+        3,
+    )
     await client.done(ROOT, MANAGER, "DeleteHost", "sa{sv}", "other", {})
     assert (await client.try_call(path, HOST, "Update", "a{sv}", update)).error.endswith("NotFound")
     assert [each.body[0] for each in await client.heard("InterfacesRemoved", 4)].count(path) == 1
@@ -383,7 +397,7 @@ async def test_bad_options_are_named(home: House, given: dict[str, Variant], nam
         ((ROOT, PROPERTIES, "Set", "ssv", "", "Version", Variant("s", "2")), "PropertyReadOnly"),
         ((DATA, OBJECT_MANAGER, "GetManagedObjects"), "UnknownInterface"),
     ],
-)  # fmt: skip
+)
 async def test_what_the_bus_defines(home: House, call: tuple[Any, ...], error: str) -> None:
     """What is unknown or of the wrong type gets the error that every D-Bus client knows."""
     client = await home.client()
@@ -401,17 +415,21 @@ async def test_what_the_bus_defines(home: House, call: tuple[Any, ...], error: s
         ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "Data", GIB, {}), "InvalidArgument"),
         ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", 2**64 - 1, {}), "InvalidArgument"),
         ((ROOT, MANAGER, "Connect", "ssa{sv}", "take", "nix", {}), "NotFound"),
-        ((ROOT, MANAGER, "ListVolumes", "a{sv}", {"height": Variant("s", "mounted")}),
-         "InvalidArgument"),
-        ((ROOT, MANAGER, "ListVolumes", "a{sv}", {"page_token": Variant("s", "x" * 600)}),
-         "InvalidArgument"),
+        (
+            (ROOT, MANAGER, "ListVolumes", "a{sv}", {"height": Variant("s", "mounted")}),
+            "InvalidArgument",
+        ),
+        (
+            (ROOT, MANAGER, "ListVolumes", "a{sv}", {"page_token": Variant("s", "x" * 600)}),
+            "InvalidArgument",
+        ),
         ((DATA, VOLUME, "Stats"), "NotFound"),
         ((DATA, VOLUME, "Update", "a{sv}", {}), "InvalidArgument"),
         ((DATA, VOLUME, "Delete", "a{sv}", {}), "NotFound"),
         ((DATA, VOLUME, "Stage", "sa{sv}", "/stage", {}), "FailedPrecondition"),
         ((path_of("operation", "0" * 26), OPERATION, "Cancel"), "NotFound"),
     ],
-)  # fmt: skip
+)
 async def test_our_errors(home: House, call: tuple[Any, ...], error: str) -> None:
     """An error of zfsilo keeps its name, its sentence and its reason."""
     client = await home.client()
@@ -489,8 +507,13 @@ async def test_list_pages(home: House) -> None:
     for name in ("a", "b.1", "c"):
         await create(home, name)
     client = await home.client()
-    await client.done(path_of("volume", "c"), VOLUME, "Update", "a{sv}",
-                      options(labels=("a{ss}", {"app": "db", "x": "y"})))  # fmt: skip
+    await client.done(
+        path_of("volume", "c"),
+        VOLUME,
+        "Update",
+        "a{sv}",
+        options(labels=("a{ss}", {"app": "db", "x": "y"})),
+    )
     rows, token = await client.call(
         ROOT, MANAGER, "ListVolumes", "a{sv}", options(page_size=("u", 2))
     )
@@ -573,10 +596,17 @@ async def test_usual_access_mode(home: House) -> None:
 async def test_no_reply_is_not_sent(home: House) -> None:
     """A caller that wants no reply gets none, and the call is made."""
     client = await home.client()
-    await client.bus.call(Message(
-        destination=NAME, path=ROOT, interface=MANAGER, member="CreateVolume",
-        signature="sta{sv}", body=["data", GIB, {}], flags=MessageFlag.NO_REPLY_EXPECTED,
-    ))  # fmt: skip
+    await client.bus.call(
+        Message(
+            destination=NAME,
+            path=ROOT,
+            interface=MANAGER,
+            member="CreateVolume",
+            signature="sta{sv}",
+            body=["data", GIB, {}],
+            flags=MessageFlag.NO_REPLY_EXPECTED,
+        )
+    )
     assert (await client.heard("OperationFinished"))[0].body[1:] == ["volumes/data", "DONE"]
 
 

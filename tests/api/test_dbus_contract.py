@@ -41,8 +41,13 @@ if TYPE_CHECKING:
 
 OURS = (MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION)
 SAMPLES = {
-    "s": "text", "as": ("a", "b"), "a{ss}": (("a", "b"),), "t": 1, "u": 1, "b": True,
-}  # fmt: skip
+    "s": "text",
+    "as": ("a", "b"),
+    "a{ss}": (("a", "b"),),
+    "t": 1,
+    "u": 1,
+    "b": True,
+}
 
 
 def written() -> dict[str, ET.Element]:
@@ -206,9 +211,11 @@ def test_activation() -> None:
     parser.optionxform = str  # type: ignore[assignment]
     parser.read(CONTRACT.with_suffix(".service"))
     assert dict(parser["D-BUS Service"]) == {
-        "Name": "org.zfsilo1", "Exec": "/bin/false", "User": "root",
+        "Name": "org.zfsilo1",
+        "Exec": "/bin/false",
+        "User": "root",
         "SystemdService": "zfsilod.service",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,11 @@ async def test_bytes_arrive_whole_both_ways(kind: str) -> None:
             await out.drain()
 
         got = await asyncio.gather(
-            far_reader.readexactly(len(there)), reader.readexactly(len(back)),
-            send(writer, there), send(far_writer, back),
-        )  # fmt: skip
+            far_reader.readexactly(len(there)),
+            reader.readexactly(len(back)),
+            send(writer, there),
+            send(far_writer, back),
+        )
         assert (got[0], got[1]) == (there, back)
         writer.close()
         far_writer.close()
@@ -304,7 +306,7 @@ INHERIT = """
 import os, sys
 os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "3"
 os.environ["LISTEN_FDNAMES"] = "zfsilod.socket:zfsilod-tcp.socket:zfsilod-csi.socket"
-from zfsilod.sockets import inherited
+from zfsilod.gateway.sockets import inherited
 print([(s.family.name, s.fileno(), name) for s, name in inherited()])
 """
 
@@ -318,9 +320,12 @@ def test_sockets_of_systemd_are_taken() -> None:
         moves = f"import os; os.dup2({unix.fileno()}, 103); os.dup2({tcp.fileno()}, 104)\n"
         moves += "os.dup2(103, 3); os.dup2(104, 4); os.dup2(103, 5)\n"
         done = subprocess.run(
-            [sys.executable, "-c", moves + INHERIT], pass_fds=(unix.fileno(), tcp.fileno()),
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            [sys.executable, "-c", moves + INHERIT],
+            pass_fds=(unix.fileno(), tcp.fileno()),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     assert done.stdout.strip() == (
         "[('AF_UNIX', 3, 'zfsilod.socket'), ('AF_INET', 4, 'zfsilod-tcp.socket'), "
         "('AF_UNIX', 5, 'zfsilod-csi.socket')]"
@@ -369,9 +374,12 @@ asyncio.run(serve())
 def test_the_tcp_port_speaks_tls_13_only(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
     with subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(tmp_path)], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as server:  # fmt: skip
+        [sys.executable, "-c", SERVE, str(tmp_path)],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         port = int(server.stdout.readline())

@@ -34,8 +34,9 @@ async def test_a_host_comes_changes_and_goes(front: Front) -> None:
     assert await hosts.GetHost(pb.GetHostRequest(name=OTHER)) == made
     update = pb.UpdateHostRequest(
         host=pb.Host(name=OTHER, nqn="nqn.2026-01.org.example:b", iqn="ignored"),
-        update_mask=FieldMask(paths=["nqn", "labels"]), etag=made.etag,
-    )  # fmt: skip
+        update_mask=FieldMask(paths=["nqn", "labels"]),
+        etag=made.etag,
+    )
     changed = (await hosts.UpdateHost(update)).host
     assert (changed.nqn, changed.iqn, dict(changed.labels)) == (update.host.nqn, IQN, {})
     with refused("ABORTED", "ETAG"):
@@ -109,8 +110,10 @@ async def test_every_change_of_a_host_can_be_validated_only(front: Front) -> Non
 async def test_the_server_tells_what_it_is(front: Front) -> None:
     info = await front.root().service.GetServerInfo(service_pb2.GetServerInfoRequest())
     assert (info.version, info.host, list(info.roles)) == (
-        __version__, "hosts/take", ["give", "take"],
-    )  # fmt: skip
+        __version__,
+        "hosts/take",
+        ["give", "take"],
+    )
     assert info.caller == "uid 0 (unix)"
 
 

@@ -33,9 +33,11 @@ PAGE: dict[str, Any] = {"page_token": ""}
 LIST = PAGE | {"filter": "id = x", "order_by": ""}
 UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
 ABOUT_HOST = {
-    "iqn": "iqn.2026-01.org.example:more", "nqn": "nqn.2026-01.org.example:more",
-    "addresses": ["10.0.0.9"], "labels": LABELS,
-}  # fmt: skip
+    "iqn": "iqn.2026-01.org.example:more",
+    "nqn": "nqn.2026-01.org.example:more",
+    "addresses": ["10.0.0.9"],
+    "labels": LABELS,
+}
 NEW = {"capacity_bytes": 1 << 30, "access_modes": [1], "source": {"volume": VOLUME}}
 FILESYSTEM = {"state": 2, "type": "ext4", "uuid": UUID, "operation": ULID}
 CHANGED = {"properties": {"compression": "lz4"}, "labels": LABELS, "hosts": ["take"]}
@@ -99,7 +101,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "CancelOperation": {"name": OPERATION},
     "RepairOperation": {"name": OPERATION},
     "AbandonOperation": {"name": OPERATION},
-}  # fmt: skip
+}
 PATHS = {path.rpartition("/")[2]: path for path in METHODS if "zfsilo.v1" in path}
 LONG, MANY = "a" * 5000, 2000
 REFUSED = grpc.StatusCode.INVALID_ARGUMENT
@@ -115,7 +117,7 @@ ELSEWHERE = {
     ("CreateVolume", "volume.name"), ("CreateVolume", "volume.source.snapshot"),
     ("UpdateVolume", "volume.access_modes"), ("UpdateVolume", "volume.source.snapshot"),
     ("UpdateVolume", "volume.source.volume"), ("CreateHost", "host.name"),
-}  # fmt: skip
+}
 
 
 def fields_at(message: Message, path: str) -> Iterator[tuple[Message, Any]]:
@@ -180,7 +182,7 @@ COMPARED = {
     ("RenewCertificate", "request"), ("UndeleteVolume", "uid"), ("UnstageVolume", "path"),
     ("UnmountVolume", "path"), ("UpdateHost", "update_mask.paths"),
     ("UpdateVolume", "update_mask.paths"),
-}  # fmt: skip
+}
 
 
 def request(name: str) -> Any:

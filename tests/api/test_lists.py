@@ -26,11 +26,16 @@ if TYPE_CHECKING:
     from zfsilod.storage.store import Transaction
 
 THINGS: dict[str, dict[str, tuple[str, ...]]] = {
-    "db": {"id": ("db",), "height": ("PUBLISHED",), "host": ("a", "b"), "labels": ("app", "x y"),
-           "labels.app": ("db",)},
+    "db": {
+        "id": ("db",),
+        "height": ("PUBLISHED",),
+        "host": ("a", "b"),
+        "labels": ("app", "x y"),
+        "labels.app": ("db",),
+    },
     "web": {"id": ("web",), "height": ("CREATED",), "labels": ("app",), "labels.app": ("w 1",)},
     "pre-1": {"id": ("pre-1",), "height": ("MOUNTED",)},
-}  # fmt: skip
+}
 
 
 def matching(text: str) -> list[str]:
@@ -77,13 +82,37 @@ def test_filters(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "id", "id =", "= db", "id = db AND", "AND id = db", "id = db id = web", "(id = db",
-        "id = db)", "()", "NOT", "size = 3", "label.app = db", 'id = "db', "id = db;", "id ~ db",
-        "id < db", "id == db", "labels", '"id" = db', "id = db or id = web", "id = (db)",
-        "height = BOGUS", "height != BOGUS", "height : BOGUS", 'height = ""', "height = PUBLISHED_",
-        "(" * 20 + "id = db" + ")" * 20, "NOT " * 20 + "id = db", "id = " + "x" * 3000,
+        "id",
+        "id =",
+        "= db",
+        "id = db AND",
+        "AND id = db",
+        "id = db id = web",
+        "(id = db",
+        "id = db)",
+        "()",
+        "NOT",
+        "size = 3",
+        "label.app = db",
+        'id = "db',
+        "id = db;",
+        "id ~ db",
+        "id < db",
+        "id == db",
+        "labels",
+        '"id" = db',
+        "id = db or id = web",
+        "id = (db)",
+        "height = BOGUS",
+        "height != BOGUS",
+        "height : BOGUS",
+        'height = ""',
+        "height = PUBLISHED_",
+        "(" * 20 + "id = db" + ")" * 20,
+        "NOT " * 20 + "id = db",
+        "id = " + "x" * 3000,
     ],
-)  # fmt: skip
+)
 def test_wrong_filters(text: str) -> None:
     with pytest.raises(InvalidArgument) as found:
         matching(text)
@@ -103,11 +132,19 @@ async def many(front: Front, count: int) -> list[str]:
 
     def put(txn: Any) -> None:
         for number in range(count):
-            txn.put(Volume(
-                id=f"v{number:05}", uid=f"{number:032x}", dataset=f"tank/zfsilo/v{number:05}",
-                capacity_bytes=1 << 30, thin=True, mode="FILESYSTEM", volblocksize=16384,
-                labels=(("odd", str(number % 2)),), height="CREATED",
-            ))  # fmt: skip
+            txn.put(
+                Volume(
+                    id=f"v{number:05}",
+                    uid=f"{number:032x}",
+                    dataset=f"tank/zfsilo/v{number:05}",
+                    capacity_bytes=1 << 30,
+                    thin=True,
+                    mode="FILESYSTEM",
+                    volblocksize=16384,
+                    labels=(("odd", str(number % 2)),),
+                    height="CREATED",
+                )
+            )
 
     front.write(put)
     return [f"v{number:05}" for number in range(count)]

@@ -26,13 +26,14 @@ ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
     (convert.TRANSPORTS, get_args(records.Transport), volume_pb2.Transport.DESCRIPTOR),
     (convert.RESTORES, get_args(records.Restore), volume_pb2.Restore.DESCRIPTOR),
     (
-        convert.FILESYSTEM_STATES, get_args(records.FilesystemState),
+        convert.FILESYSTEM_STATES,
+        get_args(records.FilesystemState),
         volume_pb2.FilesystemState.DESCRIPTOR,
     ),
     (convert.HEIGHTS, HEIGHTS, volume_pb2.Height.DESCRIPTOR),
     (convert.STATES, get_args(records.OperationState), operation_pb2.OperationState.DESCRIPTOR),
     (convert.MARKS, get_args(records.Mark), operation_pb2.Mark.DESCRIPTOR),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("enum", "names", "wire"), ENUMS)
@@ -78,9 +79,10 @@ def test_only_one_answer_carries_secrets() -> None:
         if secret.search(field.name) and field.name not in ("page_token", "next_page_token", "key")
     }
     assert found == {
-        "zfsilo.v1.FetchConnectionResponse.chap", "zfsilo.v1.Chap.password",
+        "zfsilo.v1.FetchConnectionResponse.chap",
+        "zfsilo.v1.Chap.password",
         "zfsilo.v1.Chap.mutual_password",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("path", PROTOS, ids=lambda each: each.stem)

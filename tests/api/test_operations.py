@@ -253,8 +253,10 @@ async def test_a_watch_shows_changes_and_resumes_where_it_was(front: Front) -> N
 
 async def test_a_wrong_watch_is_refused(front: Front) -> None:
     api = front.root().operations
-    for request in (pb.WatchOperationsRequest(after_revision=-1),
-                    pb.WatchOperationsRequest(filter="nonsense = 1")):  # fmt: skip
+    for request in (
+        pb.WatchOperationsRequest(after_revision=-1),
+        pb.WatchOperationsRequest(filter="nonsense = 1"),
+    ):
         with refused("INVALID_ARGUMENT"):
             await api.WatchOperations(request).read()
 

@@ -38,10 +38,13 @@ pytestmark = [
 ]
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 PATHS = {
-    MANAGER: ROOT, VOLUME: path_of("volume", "nothing"), HOST: path_of("host", "take"),
-    SNAPSHOT: path_of("snapshot", "nothing"), OPERATION: path_of("operation", "0" * 26),
+    MANAGER: ROOT,
+    VOLUME: path_of("volume", "nothing"),
+    HOST: path_of("host", "take"),
+    SNAPSHOT: path_of("snapshot", "nothing"),
+    OPERATION: path_of("operation", "0" * 26),
     "org.freedesktop.DBus.ObjectManager": ROOT,
-}  # fmt: skip
+}
 SAMPLES: dict[str, Any] = {
     "s": "nothing",
     "t": GIB,
@@ -72,9 +75,13 @@ class Polkit:
 
     async def say(self, member: str, signature: str, value: object) -> None:
         message = Message(
-            destination=polkit_module.POLKIT, path="/org/freedesktop/PolicyKit1/Authority",
-            interface="org.freedesktop.DBus.Mock", member=member, signature=signature, body=[value],
-        )  # fmt: skip
+            destination=polkit_module.POLKIT,
+            path="/org/freedesktop/PolicyKit1/Authority",
+            interface="org.freedesktop.DBus.Mock",
+            member=member,
+            signature=signature,
+            body=[value],
+        )
         async with asyncio.timeout(20):
             while (await self._client.bus.call(message)).error_name:
                 await asyncio.sleep(0.05)  # it is starting, and nobody hears of that

@@ -93,14 +93,24 @@ def test_what_is_not_in_the_table_is_refused() -> None:
 
 # Who calls, and as which role; or what they are answered whatever they call.
 IDENTITIES = {
-    "admin": "admin", "controller": "controller", "host": "host", "other host": "host",
-    "reader": "reader", "token of a controller": "controller", "node": "node", "uid 0": "admin",
-    "group zfsilo": "admin", "another uid": grpc.StatusCode.PERMISSION_DENIED,
-    "another uid at the CSI socket": "node", "revoked": grpc.StatusCode.UNAUTHENTICATED,
+    "admin": "admin",
+    "controller": "controller",
+    "host": "host",
+    "other host": "host",
+    "reader": "reader",
+    "token of a controller": "controller",
+    "node": "node",
+    "uid 0": "admin",
+    "group zfsilo": "admin",
+    "another uid": grpc.StatusCode.PERMISSION_DENIED,
+    "another uid at the CSI socket": "node",
+    "revoked": grpc.StatusCode.UNAUTHENTICATED,
     "no certificate": grpc.StatusCode.UNAUTHENTICATED,
-    "bad token": grpc.StatusCode.UNAUTHENTICATED, "ended token": grpc.StatusCode.UNAUTHENTICATED,
-    "expired": grpc.StatusCode.UNAVAILABLE, "unknown authority": grpc.StatusCode.UNAVAILABLE,
-}  # fmt: skip
+    "bad token": grpc.StatusCode.UNAUTHENTICATED,
+    "ended token": grpc.StatusCode.UNAUTHENTICATED,
+    "expired": grpc.StatusCode.UNAVAILABLE,
+    "unknown authority": grpc.StatusCode.UNAVAILABLE,
+}
 GROUP = 4242
 
 
@@ -213,9 +223,15 @@ async def test_without_an_identity_nobody_is_anybody(front: Front) -> None:
 async def test_wrong_tokens(front: Front) -> None:
     right = front.token("admin", "ops")
     wrong = [
-        right[:-1] + ("0" if right[-1] != "0" else "1"), right[:-1], right + "0", "zfsilo-", "x",
-        right.upper(), new_token("admin", "ops")[1], "zfsilo-" + "0" * 26 + "-" + "0" * 64,
-    ]  # fmt: skip
+        right[:-1] + ("0" if right[-1] != "0" else "1"),
+        right[:-1],
+        right + "0",
+        "zfsilo-",
+        "x",
+        right.upper(),
+        new_token("admin", "ops")[1],
+        "zfsilo-" + "0" * 26 + "-" + "0" * 64,
+    ]
     for token in wrong:
         with refused("UNAUTHENTICATED", "BAD_TOKEN") as found:
             await front.bearer(token).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
@@ -308,9 +324,15 @@ except grpc.RpcError as error:
 
 async def ask_as(front: Front, uid: int, gid: int, groups: list[int]) -> str:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", ASK, str(front.path), str(uid), str(gid), str(groups),
+        sys.executable,
+        "-c",
+        ASK,
+        str(front.path),
+        str(uid),
+        str(gid),
+        str(groups),
         stdout=subprocess.PIPE,
-    )  # fmt: skip
+    )
     out, _err = await process.communicate()
     return out.decode()
 
@@ -479,9 +501,10 @@ async def test_health_and_reflection_for_readers(front: Front) -> None:
     watch.cancel()
     method = REFLECTION.methods_by_name["ServerReflectionInfo"]
     call = front.channels[-1].stream_stream(
-        path_of(method), reflection_pb2.ServerReflectionRequest.SerializeToString,
+        path_of(method),
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
         reflection_pb2.ServerReflectionResponse.FromString,
-    )  # fmt: skip
+    )
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     async for answer in call(iter([asked])):
         names = {each.name for each in answer.list_services_response.service}

@@ -26,9 +26,15 @@ if TYPE_CHECKING:
 
 PLANTED = ("planted-secret-of-the-target", "planted-secret-of-the-host")
 NAMES = {
-    "name": DATA, "volume": DATA, "host": "hosts/take", "server": "give", "volume_id": "data",
-    "local_name": "data", "path": "/srv/data", "filter": "id = data",
-}  # fmt: skip
+    "name": DATA,
+    "volume": DATA,
+    "host": "hosts/take",
+    "server": "give",
+    "volume_id": "data",
+    "local_name": "data",
+    "path": "/srv/data",
+    "filter": "id = data",
+}
 WHO = ("admin", "controller", "reader", "host", "other host", "node", "token", "nobody")
 
 
@@ -36,9 +42,11 @@ WHO = ("admin", "controller", "reader", "host", "other host", "node", "token", "
 def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(*, username: str, mutual_username: str) -> Chap:
         return Chap(
-            username=username, password=PLANTED[0],
-            mutual_username=mutual_username, mutual_password=PLANTED[1],
-        )  # fmt: skip
+            username=username,
+            password=PLANTED[0],
+            mutual_username=mutual_username,
+            mutual_password=PLANTED[1],
+        )
 
     monkeypatch.setattr(Chap, "make", make)
 

@@ -83,8 +83,9 @@ async def test_new_secrets(front: Front, monkeypatch: pytest.MonkeyPatch) -> Non
     await servers.rotate("give", "data")
     found = await servers.publications("give")
     assert [(each.id, each.epoch, each.rotation) for each in found] == [
-        ("data/take", 1, 1), ("more/take", 1, 0),
-    ]  # fmt: skip
+        ("data/take", 1, 1),
+        ("more/take", 1, 0),
+    ]
     connection, after = await servers.fetch("give", "data")
     assert (connection.rotation, after == before) == (1, False)
 

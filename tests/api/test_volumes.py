@@ -232,7 +232,9 @@ DRY: dict[str, Any] = {
     "PublishVolume": pb.PublishVolumeRequest(name="volumes/lone", host=TAKE),
     "UnpublishVolume": pb.UnpublishVolumeRequest(name=DATA, all_hosts=True),
     "ReportFilesystem": pb.ReportFilesystemRequest(
-        name="volumes/used", host=TAKE, epoch=1,
+        name="volumes/used",
+        host=TAKE,
+        epoch=1,
         filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid=UUID),
     ),
     "ConnectVolume": pb.ConnectVolumeRequest(server="give", volume="used"),
@@ -242,7 +244,7 @@ DRY: dict[str, Any] = {
     "MountVolume": pb.MountVolumeRequest(name=DATA, path="/srv/more"),
     "UnmountVolume": pb.UnmountVolumeRequest(name=DATA, path="/srv/data"),
     "GrowVolume": pb.GrowVolumeRequest(name=DATA),
-}  # fmt: skip
+}
 
 
 async def at_all_heights(front: Front) -> None:
@@ -253,9 +255,13 @@ async def at_all_heights(front: Front) -> None:
     volumes = front.root().volumes
     await climb(volumes)
     front.zfsilo.host.zfs.create_zvol(
-        "tank/vm-1", size_bytes=GIB, thin=True, volblocksize=4096, properties=(),
+        "tank/vm-1",
+        size_bytes=GIB,
+        thin=True,
+        volblocksize=4096,
+        properties=(),
         marks=(("zfsilo:uid", ""),),
-    )  # fmt: skip
+    )
     for name in ("gone", "lone", "used", "low", "mid"):
         await volumes.CreateVolume(create(name))
     await delete_for_now(front, "gone")
@@ -302,8 +308,12 @@ async def test_an_old_etag_is_refused_by_every_change_that_takes_one(front: Fron
             await getattr(volumes, method)(request)
     assert front.zfsilo.facts == facts
     assert set(DRY) - set(taking) == {
-        "CreateVolume", "UndeleteVolume", "AdoptVolume", "ReportFilesystem", "ConnectVolume",
-    }  # fmt: skip
+        "CreateVolume",
+        "UndeleteVolume",
+        "AdoptVolume",
+        "ReportFilesystem",
+        "ConnectVolume",
+    }
 
 
 async def test_a_fresh_etag_is_accepted(front: Front) -> None:
@@ -360,13 +370,16 @@ async def test_what_is_wrong_in_itself_is_an_invalid_argument(front: Front) -> N
             await getattr(volumes, method)(request)
 
 
-@pytest.mark.parametrize("filesystem", [
-    pb.Filesystem(type="ext4", uuid="1"),
-    pb.Filesystem(state=pb.FILESYSTEM_STATE_NONE, type="ext4", uuid="1"),
-    pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="-o x", uuid="1"),
-    pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="a b"),
-    pb.Filesystem(state=pb.FILESYSTEM_STATE_FORMATTING, type="ext4", uuid="1", operation="-"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "filesystem",
+    [
+        pb.Filesystem(type="ext4", uuid="1"),
+        pb.Filesystem(state=pb.FILESYSTEM_STATE_NONE, type="ext4", uuid="1"),
+        pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="-o x", uuid="1"),
+        pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="a b"),
+        pb.Filesystem(state=pb.FILESYSTEM_STATE_FORMATTING, type="ext4", uuid="1", operation="-"),
+    ],
+)
 async def test_a_malformed_report_is_refused(front: Front, filesystem: pb.Filesystem) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())

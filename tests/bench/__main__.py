@@ -11,9 +11,19 @@ from tests.bench.table import Figure, load, table
 
 PROTO = Path(__file__).parents[2] / "proto"
 BENCHES = (
-    "operation", "throughput", "front_door", "cold_start", "lifecycle", "metrics", "many", "idle",
-    "cli", "memory", "csi", "recovery",
-)  # fmt: skip
+    "operation",
+    "throughput",
+    "front_door",
+    "cold_start",
+    "lifecycle",
+    "metrics",
+    "many",
+    "idle",
+    "cli",
+    "memory",
+    "csi",
+    "recovery",
+)
 
 
 def main() -> int:

@@ -46,11 +46,13 @@ async def measure() -> dict[str, list[float]]:
             front.service.store._environment.set_mapsize(1 << 30)  # the double makes a small store
             front.write(fill)
             environment = os.environ | {
-                "PYTHONPATH": f"{PROJECT}:{PROJECT}/proto", "ZFSILO_SOCKET": str(front.path),
+                "PYTHONPATH": f"{PROJECT}:{PROJECT}/proto",
+                "ZFSILO_SOCKET": str(front.path),
                 "ZFSILO_SIMULATE": directory,
                 # The package has byte code; here the first round makes it.
-                "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{directory}/byte-code",
-            }  # fmt: skip
+                "PYTHONDONTWRITEBYTECODE": "",
+                "PYTHONPYCACHEPREFIX": f"{directory}/byte-code",
+            }
             return await rounds(environment)
 
 

@@ -43,11 +43,19 @@ def fill(home: House, count: int) -> None:
     with home.store.write() as txn:
         for number in range(count):
             name = f"volume-{number:06}"
-            txn.put(Volume(
-                id=name, uid=f"{number:032x}", dataset=f"tank/{name}", capacity_bytes=GIB,
-                thin=True, mode="FILESYSTEM", volblocksize=16384, height="CREATED",
-                labels=(("app", "db"),),
-            ))  # fmt: skip
+            txn.put(
+                Volume(
+                    id=name,
+                    uid=f"{number:032x}",
+                    dataset=f"tank/{name}",
+                    capacity_bytes=GIB,
+                    thin=True,
+                    mode="FILESYSTEM",
+                    volblocksize=16384,
+                    height="CREATED",
+                    labels=(("app", "db"),),
+                )
+            )
 
 
 async def longest_stall() -> float:

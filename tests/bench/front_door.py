@@ -57,9 +57,10 @@ async def serve() -> None:
             await fill(front)
             where = await echoes(front, stack)
             where |= {
-                "unix": str(front.path), "tcp": front.address,
+                "unix": str(front.path),
+                "tcp": front.address,
                 "join": make_join(front.certified("admin", "x")),
-            }  # fmt: skip
+            }
             print(json.dumps(where), flush=True)
             await asyncio.to_thread(sys.stdin.read)
 
@@ -106,10 +107,11 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
     pumped = listen_tcp("127.0.0.1", 0)
     door.open(pumped)
     return {
-        "bare": f"127.0.0.1:{plain}", "bare_tls": f"127.0.0.1:{tls}",
+        "bare": f"127.0.0.1:{plain}",
+        "bare_tls": f"127.0.0.1:{tls}",
         "pump": str(directory / "echo.sock"),
         "pump_tls": f"127.0.0.1:{pumped.getsockname()[1]}",
-    }  # fmt: skip
+    }
 
 
 async def echo(request: bytes, _context: Any) -> bytes:
@@ -216,9 +218,15 @@ async def compare(rounds: int) -> Times:
     """Start the server and measure."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((*sys.path, "proto"))}
     server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.front_door", "serve", env=environment, limit=1 << 20,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "tests.bench.front_door",
+        "serve",
+        env=environment,
+        limit=1 << 20,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
     assert server.stdin is not None
     assert server.stdout is not None
     try:

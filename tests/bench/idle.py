@@ -100,8 +100,9 @@ async def measure(where: dict[str, str]) -> dict[str, list[float]]:
     await crowd.gather()
     times = {}
     for name, channel in (
-        ("unix", unix_channel_aio(Path(where["unix"]))), ("mutual TLS", tls_channel_aio(access)),
-    ):  # fmt: skip
+        ("unix", unix_channel_aio(Path(where["unix"]))),
+        ("mutual TLS", tls_channel_aio(access)),
+    ):
         api = Api(channel)
         times[name] = sorted([await _timed(api) for _each in range(CALLS)])
         await channel.close()
@@ -121,9 +122,15 @@ async def run() -> dict[str, list[float]]:
     """Start a server of its own and measure."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((*sys.path, "proto"))}
     server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.idle", "serve", env=environment, limit=1 << 20,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "tests.bench.idle",
+        "serve",
+        env=environment,
+        limit=1 << 20,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
     assert server.stdin is not None
     assert server.stdout is not None
     try:

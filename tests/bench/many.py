@@ -123,9 +123,15 @@ def _pages(count: int, folder: Path) -> float:
 
 def _volume(number: int) -> Volume:
     return Volume(
-        id=f"v{number:06}", uid=f"{number:032x}", dataset=f"tank/zfsilo/v{number:06}",
-        capacity_bytes=1 << 30, thin=True, mode="FILESYSTEM", volblocksize=16384, height="CREATED",
-    )  # fmt: skip
+        id=f"v{number:06}",
+        uid=f"{number:032x}",
+        dataset=f"tank/zfsilo/v{number:06}",
+        capacity_bytes=1 << 30,
+        thin=True,
+        mode="FILESYSTEM",
+        volblocksize=16384,
+        height="CREATED",
+    )
 
 
 def figures() -> Iterator[Figure]:

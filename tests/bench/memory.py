@@ -51,10 +51,15 @@ async def daemon(folder: str) -> AsyncIterator[tuple[int, Api]]:
     """Run a daemon that has answered once."""
     code = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/byte-code"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "zfsilod.daemon", "--simulate", folder,
+        sys.executable,
+        "-m",
+        "zfsilod.daemon",
+        "--simulate",
+        folder,
         env=os.environ | {"PYTHONPATH": f"{PROJECT}:{PROJECT}/proto"} | code,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
     try:
         async with unix_channel_aio(Path(folder) / "run/zfsilod.sock") as channel:
             api = Api(channel)

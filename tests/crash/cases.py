@@ -208,20 +208,29 @@ SERVER = (
     Case("delete-last-clone", (*CREATED, SNAP, COPY, GIVE_UP), DELETE.but(id="copy")),
     Case("adopt", CREATED, ADOPT, spoil=forget, find=take_over),
     Case(
-        "adopt-trashed", (*CREATED, SNAP, KEEP), pool_import.AdoptTrashed(id="data", zvol=NO_ZVOL),
-        spoil=forget, find=take_back,
+        "adopt-trashed",
+        (*CREATED, SNAP, KEEP),
+        pool_import.AdoptTrashed(id="data", zvol=NO_ZVOL),
+        spoil=forget,
+        find=take_back,
     ),
     Case(
-        "adopt-snapshots", (*CREATED, MORE, GROUP), pool_import.AdoptCut(id="both", shots=()),
-        spoil=forget_snapshots, find=take_snapshots,
+        "adopt-snapshots",
+        (*CREATED, MORE, GROUP),
+        pool_import.AdoptCut(id="both", shots=()),
+        spoil=forget_snapshots,
+        find=take_snapshots,
     ),
     Case("adopt-foreign", CREATED, ADOPT, spoil=disown, find=take_over),
     Case("update-size", PUBLISHED, LARGER),
     Case(
-        "update-all", CREATED,
+        "update-all",
+        CREATED,
         LARGER.but(
-            mask=("capacity_bytes", "properties", "labels", "hosts"), labels=(("tier", "gold"),),
-            properties=(("compression", "zstd"), ("sync", "always")), hosts=("*",),
+            mask=("capacity_bytes", "properties", "labels", "hosts"),
+            labels=(("tier", "gold"),),
+            properties=(("compression", "zstd"), ("sync", "always")),
+            hosts=("*",),
         ),
     ),
     Case("publish", CREATED, PUBLISH),
@@ -230,7 +239,9 @@ SERVER = (
     Case("publish-repair", PUBLISHED, PUBLISH, meddle=("acl:", "mapped:", "enabled:")),
     Case("publish-second", SHARED, READ.but(host="other")),
     Case(
-        "publish-force", (*PUBLISHED, SECOND), PUBLISH.but(host="other", force=True),
+        "publish-force",
+        (*PUBLISHED, SECOND),
+        PUBLISH.but(host="other", force=True),
         first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
     Case("rotate-secrets", (*SHARED, READ.but(host="other")), RotateSecrets(volume="data")),
@@ -245,18 +256,26 @@ SERVER = (
     Case("unpublish-all", (*SHARED, READ.but(host="other")), UNPUBLISH),
     Case("unpublish-half", PUBLISHED, UNPUBLISH, meddle=("mapped:", "enabled:")),
     Case(
-        "publish-over-session", (*CONNECTED, SECOND), PUBLISH.but(host="other", force=True),
+        "publish-over-session",
+        (*CONNECTED, SECOND),
+        PUBLISH.but(host="other", force=True),
         first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
     Case("fence", CONNECTED, UNPUBLISH.but(fence=True, grace_s=0)),
     Case(
-        "report", PUBLISHED,
+        "report",
+        PUBLISHED,
         ReportFilesystem(
-            volume="data", host="take", epoch=1, state="FORMATTING", type="ext4", uuid=UUID,
+            volume="data",
+            host="take",
+            epoch=1,
+            state="FORMATTING",
+            type="ext4",
+            uuid=UUID,
             operation="01jd",
         ),
     ),
-)  # fmt: skip
+)
 CONSUMER = (
     Case("connect", PUBLISHED, CONNECT),
     Case("connect-publish", CREATED, CONNECT.but(publish_if_needed=True), sticky=EPOCH),
@@ -283,20 +302,21 @@ CONSUMER = (
     Case("unmount-block", (*BLOCK, MOUNT), UnmountFrom(id="data")),
     Case("unmount-force", MOUNTED, UnmountFrom(id="data", force=True)),
     Case("grow", (*MOUNTED, LARGER), Grow(id="data"), sticky=SEEN),
-)  # fmt: skip
+)
 BOTH = (
     Case("sync", MOUNTED, SYNC, meddle=("acl:", "mapped:", "mount:", "session:")),
     Case(
-        "sync-all", (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more")),
-        SYNC, meddle=("backstore:", "lun:", "acl:", "mapped:"), many=True,
+        "sync-all",
+        (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more")),
+        SYNC,
+        meddle=("backstore:", "lun:", "acl:", "mapped:"),
+        many=True,
     ),
-    Case(
-        "remove-orphans", MOUNTED, orphans.RemoveOrphans(names=()), spoil=forget, find=remove_all
-    ),
+    Case("remove-orphans", MOUNTED, orphans.RemoveOrphans(names=()), spoil=forget, find=remove_all),
     Case("create-host", (), HOST),
     Case("update-host", (HOST,), UpdateHost(id="take", mask=("iqn",), iqn=OTHER)),
     Case("delete-host", (HOST,), DeleteHost(id="take")),
-)  # fmt: skip
+)
 CASES = (*SERVER, *CONSUMER, *BOTH)
 
 

@@ -24,9 +24,20 @@ CLIENTS, VOLUMES = 32, 16
 SECONDS = {"short": 5, "full": 120, "long": 600}
 NAMED_BY_UID = ("backstore", "target", "lun", "portals", "acl", "mapped", "session", "node")
 VERBS = (
-    "create", "publish", "connect", "stage", "mount", "grow", "update", "sync",
-    "unmount", "unstage", "disconnect", "unpublish", "delete",
-)  # fmt: skip
+    "create",
+    "publish",
+    "connect",
+    "stage",
+    "mount",
+    "grow",
+    "update",
+    "sync",
+    "unmount",
+    "unstage",
+    "disconnect",
+    "unpublish",
+    "delete",
+)
 GIB = 1 << 30
 
 

@@ -134,15 +134,20 @@ class Request(NamedTuple):
 requests = st.builds(
     Request,
     st.sampled_from(
-        (*("create", "publish", "connect", "stage", "mount", "grow", "update", "sync"),
-         *("unmount", "unstage", "disconnect", "unpublish", "delete"))
+        (
+            *("create", "publish", "connect", "stage", "mount", "grow", "update", "sync"),
+            *("unmount", "unstage", "disconnect", "unpublish", "delete"),
+        )
     ),
     st.sampled_from(PATHS),
-)  # fmt: skip
+)
 cuts = st.builds(
-    Cut, st.sampled_from(get_args(Place)), st.integers(1, 24), st.sampled_from(get_args(When)),
+    Cut,
+    st.sampled_from(get_args(Place)),
+    st.integers(1, 24),
+    st.sampled_from(get_args(When)),
     st.sampled_from(get_args(How)),
-)  # fmt: skip
+)
 names = st.sampled_from(NAMES)
 
 
@@ -321,9 +326,13 @@ def hold(sequences: int, steps: int, number: int) -> None:
     """Hold so many sequences against the model; `number`: the seed of all that is random."""
     seed(number)(Ladder)
     how = settings(
-        max_examples=sequences, stateful_step_count=steps, deadline=None, database=None,
-        phases=PHASES, suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=sequences,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        phases=PHASES,
+        suppress_health_check=list(HealthCheck),
+    )
     with (
         mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)),
         mock.patch.dict(os.environ, ZFSILO_BOOT_ID="1"),

@@ -148,9 +148,14 @@ def cuts_of(place: Place, points: Mapping[Place, int]) -> Iterator[Cut]:
 
 
 async def walk(
-    case: Case, directory: Path, report: Report, *, long: bool = False, share: float = 1.0,
+    case: Case,
+    directory: Path,
+    report: Report,
+    *,
+    long: bool = False,
+    share: float = 1.0,
     seed: int = 0,
-) -> None:  # fmt: skip
+) -> None:
     """Cut one case everywhere, or (`share`) at some places; `long`: back from every place too."""
     chance, dice = Chance(), random.Random(f"{seed} {case.name}")
     settings = SETTINGS.but(trash_retention_s=case.retention_s)

@@ -41,9 +41,7 @@ class Daemon:
     @property
     def environment(self) -> dict[str, str]:
         """What tells zfsiloctl where this daemon is."""
-        return {
-            "ZFSILO_SOCKET": str(self.front.path), "ZFSILO_SIMULATE": str(self.directory)
-        }  # fmt: skip
+        return {"ZFSILO_SOCKET": str(self.front.path), "ZFSILO_SIMULATE": str(self.directory)}
 
     def start(self) -> None:
         self._thread.start()
@@ -154,10 +152,12 @@ class Shell:
         """Start a command line as a process."""
         environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{PROJECT}/proto"}
         return subprocess.Popen(
-            [sys.executable, "-m", "zfsilod.ctl", *shlex.split(line)], text=True,
-            env=environment, cwd=PROJECT,
+            [sys.executable, "-m", "zfsilod.ctl", *shlex.split(line)],
+            text=True,
+            env=environment,
+            cwd=PROJECT,
             **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
-        )  # fmt: skip
+        )
 
     def apart(self, line: str) -> Ran:
         """Run a command line as a process of its own: one process opens a store only once."""

@@ -38,9 +38,24 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "G", "-1", "1 G", "1e9", "0x10", "1.G", ".5G", "1,5G", "10GB", "10X", "1GiBs", "٣", "8E",
-     "9" * 30],
-)  # fmt: skip
+    [
+        "",
+        "G",
+        "-1",
+        "1 G",
+        "1e9",
+        "0x10",
+        "1.G",
+        ".5G",
+        "1,5G",
+        "10GB",
+        "10X",
+        "1GiBs",
+        "٣",
+        "8E",
+        "9" * 30,
+    ],
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_size(text)

@@ -17,16 +17,21 @@ if TYPE_CHECKING:
     ("said", "code", "complaint"),
     [
         (
-            "Failed to parse timestamp: bogus", 2,
+            "Failed to parse timestamp: bogus",
+            2,
             "'bogus' is no time: write it as for journalctl --since",
         ),
         ("Failed to open files", 1, "journalctl: Failed to open files"),
     ],
-)  # fmt: skip
+)
 def test_a_refusal_is_told_once(
-    said: str, code: int, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    code: int,
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     tool = tmp_path / "journalctl"
     tool.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
     tool.chmod(0o755)

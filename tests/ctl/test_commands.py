@@ -45,7 +45,7 @@ def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", COMMANDS, ids=words_of)
 def test_the_function_is_there(command: Command) -> None:
     module, _, name = command.function.partition(":")
-    assert callable(getattr(import_module(f"zfsilod.ctl.{module}"), name))
+    assert callable(getattr(import_module(f"zfsilod.ctl.commands.{module}"), name))
 
 
 def test_the_help_lists_every_noun(capsys: pytest.CaptureFixture[str]) -> None:

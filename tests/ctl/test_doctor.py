@@ -160,8 +160,11 @@ def test_doctor_reads_a_wrong_configuration(
 
 def pools(tools: Tools, *names: str) -> None:
     tools("zpool", "".join(f"printf '{name}\\tONLINE\\n'\n" for name in names))
-    tools("zfs", 'case "$*" in *-t*) ;; list*) echo "cannot open: dataset does not exist" >&2;'
-                 " exit 1;; esac")  # fmt: skip
+    tools(
+        "zfs",
+        'case "$*" in *-t*) ;; list*) echo "cannot open: dataset does not exist" >&2;'
+        " exit 1;; esac",
+    )
 
 
 def test_setup_finds_the_pool_and_makes_the_rest(

@@ -38,8 +38,10 @@ def test_up_and_down_on_a_consumer(ctl: Shell) -> None:
     assert ctl.ok("up near").count("already so") == 3
     assert ctl.ok("-q up near") == ""
     assert ctl.ok("down near").splitlines() == [
-        "unmount near from all paths: done", "unstage near: done", "disconnect near: done",
-    ]  # fmt: skip
+        "unmount near from all paths: done",
+        "unstage near: done",
+        "disconnect near: done",
+    ]
     assert ctl.ok("down near") == "near: already down\n"
 
 

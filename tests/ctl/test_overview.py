@@ -92,8 +92,10 @@ def test_readers_see_the_status(ctl: Shell, daemon: Daemon) -> None:
 
 def test_every_fact_of_a_volume_has_its_words() -> None:
     truth = (
-        *plans.server_truth(VOLUME, [], HOW), *plans.server_truth(VOLUME, [PUBLICATION], HOW),
-        *plans.consumer_truth(ATTACHMENT), *plans.consumer_truth(BLOCK),
-    )  # fmt: skip
+        *plans.server_truth(VOLUME, [], HOW),
+        *plans.server_truth(VOLUME, [PUBLICATION], HOW),
+        *plans.consumer_truth(ATTACHMENT),
+        *plans.consumer_truth(BLOCK),
+    )
     named = {type(move.step).__name__ for move in truth if isinstance(move.step, HostStep)}
     assert named <= set(STEPS)

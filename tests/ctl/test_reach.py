@@ -23,8 +23,9 @@ WORDS = {  # systemd.resource-control(5)
 def test_a_private_address_needs_none() -> None:
     inside = ["10.77.0.1", "192.168.1.9", "fd00::1", "fe80::1%eth0", "127.0.0.53", "100.64.0.7"]
     assert outside([*inside, "203.0.113.5", "203.0.113.5", "2001:db8::1"]) == [
-        "203.0.113.5", "2001:db8::1"
-    ]  # fmt: skip
+        "203.0.113.5",
+        "2001:db8::1",
+    ]
 
 
 def test_what_the_unit_does_not_allow_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,8 +209,10 @@ def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "zfsiloctl pki issue host NAME" in ctl.ok("pki init --name give.example")
     assert ctl("pki init").code == 4
     assert sorted(each.name for each in (there / "tls").iterdir()) == [
-        "ca.key", "ca.pem", "host.pem"
-    ]  # fmt: skip
+        "ca.key",
+        "ca.pem",
+        "host.pem",
+    ]
     assert {each.stat().st_mode & 0o777 for each in (there / "tls").iterdir()} == {0o600}
     pem, key = tmp_path / "a.pem", tmp_path / "a.key"
     pem.write_bytes(made("other").certificate_pem)

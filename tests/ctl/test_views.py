@@ -30,20 +30,32 @@ def at(stamp: Timestamp, seconds_ago: int) -> None:
 
 def served() -> pb.Volume:
     volume = pb.Volume(
-        name="volumes/data", id="data", uid="9" * 32, dataset="tank/zfsilo/data",
-        capacity_bytes=3 * GIB // 2, thin=True, mode=pb.MODE_FILESYSTEM, volblocksize=16384,
-        properties={"compression": "zstd"}, labels={"rack": "7", "app": "db"}, hosts=["take", "*"],
+        name="volumes/data",
+        id="data",
+        uid="9" * 32,
+        dataset="tank/zfsilo/data",
+        capacity_bytes=3 * GIB // 2,
+        thin=True,
+        mode=pb.MODE_FILESYSTEM,
+        volblocksize=16384,
+        properties={"compression": "zstd"},
+        labels={"rack": "7", "app": "db"},
+        hosts=["take", "*"],
         access_modes=[pb.ACCESS_MODE_SINGLE_NODE_WRITER],
         filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="1-2-3"),
-        height=pb.HEIGHT_PUBLISHED, etag="17",
+        height=pb.HEIGHT_PUBLISHED,
+        etag="17",
         publications=[
             pb.Publication(
-                host="hosts/take", initiator="iqn.2026-01.org:take", epoch=3,
-                access_mode=pb.ACCESS_MODE_SINGLE_NODE_WRITER, readonly=True,
+                host="hosts/take",
+                initiator="iqn.2026-01.org:take",
+                epoch=3,
+                access_mode=pb.ACCESS_MODE_SINGLE_NODE_WRITER,
+                readonly=True,
                 published_by="host take",
             )
         ],
-    )  # fmt: skip
+    )
     at(volume.create_time, 90)
     at(volume.publications[0].create_time, 86400 * 3)
     return volume
@@ -51,16 +63,26 @@ def served() -> pb.Volume:
 
 def used() -> pb.Volume:
     return pb.Volume(
-        name="volumes/logs", id="logs", height=pb.HEIGHT_MOUNTED, etag="18",
+        name="volumes/logs",
+        id="logs",
+        height=pb.HEIGHT_MOUNTED,
+        etag="18",
         attachment=pb.Attachment(
-            server="give", volume="data", height=pb.HEIGHT_MOUNTED, epoch=3,
+            server="give",
+            volume="data",
+            height=pb.HEIGHT_MOUNTED,
+            epoch=3,
             disk=pb.Disk(target="iqn.2026-01.org:x", serial="9" * 32, size_bytes=GIB),
-            portals=["10.0.0.1:3260"], mode=pb.MODE_BLOCK, restore=pb.RESTORE_NEVER,
-            filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_NONE), staging_path="/stage",
-            mount_options=["noatime"], stage_readonly=True,
+            portals=["10.0.0.1:3260"],
+            mode=pb.MODE_BLOCK,
+            restore=pb.RESTORE_NEVER,
+            filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_NONE),
+            staging_path="/stage",
+            mount_options=["noatime"],
+            stage_readonly=True,
             mounts=[pb.Mount(path="/srv/a"), pb.Mount(path="/srv/b", readonly=True)],
         ),
-    )  # fmt: skip
+    )
 
 
 def test_a_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,9 +43,14 @@ def test_a_dry_run_shows_the_moves_and_does_nothing(ctl: Shell) -> None:
     assert lines[0] == "would publish plan to take over iscsi:"
     steps = [line.partition("(")[0] for line in lines[1:]]
     assert steps == [
-        "  do   Backstore", "  do   Target", "  do   Lun", "  do   Portals", "  do   Enabled",
-        "  do   Acl", "  do   MappedLun",
-    ]  # fmt: skip
+        "  do   Backstore",
+        "  do   Target",
+        "  do   Lun",
+        "  do   Portals",
+        "  do   Enabled",
+        "  do   Acl",
+        "  do   MappedLun",
+    ]
     assert ctl.ok("volume delete plan --dry-run").startswith("would delete plan:\n  undo Zvol(")
     assert "name=zfsilo:labels" in ctl.ok("volume update plan -l a=b --dry-run")
     planned = ctl("volume publish plan take --dry-run --json").json["operation"]
@@ -75,8 +80,17 @@ def test_lists_are_filtered_by_words_labels_and_height(ctl: Shell) -> None:
     either = "id = list-a OR id = list-b"
     assert ctl.ok("volume list -q --height created", "--filter", either) == "list-a\n"
     assert ctl.ok("volume list -l set=none").split() == [
-        "NAME", "SIZE", "HEIGHT", "FILESYSTEM", "PUBLISHED", "TO", "SERVER", "MOUNTED", "AT", "AGE",
-    ]  # fmt: skip
+        "NAME",
+        "SIZE",
+        "HEIGHT",
+        "FILESYSTEM",
+        "PUBLISHED",
+        "TO",
+        "SERVER",
+        "MOUNTED",
+        "AT",
+        "AGE",
+    ]
 
 
 def test_lists_go_on_behind_the_first_page(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

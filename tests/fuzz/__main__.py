@@ -58,9 +58,11 @@ def _all(given_: argparse.Namespace) -> Iterator[str]:
 
 def _parser(name: str, examples: int) -> Iterator[str]:
     @settings(
-        max_examples=examples, deadline=None, database=None,
+        max_examples=examples,
+        deadline=None,
+        database=None,
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(PARSERS[name][0])
     def run(text: object) -> None:
         try_parser(name, text)

@@ -56,15 +56,26 @@ async def call(client: Client, outcome: Outcome, seed: int) -> None:
     methods = [m for each in interfaces().values() for m in each.methods.values()]
     method = chance.draw.choice(methods)
     takes = method.takes if chance.draw.random() < 0.8 else chance.draw.choice(SIGNATURES)
-    path = chance.draw.choice((
-        ROOT, "/", path_of("volume", "data"), path_of("volume", "nothing"), path_of("host", "take"),
-        path_of("operation", "0" * 26), f"{ROOT}/volume/_zz", f"{ROOT}/other/x",
-    ))  # fmt: skip
+    path = chance.draw.choice(
+        (
+            ROOT,
+            "/",
+            path_of("volume", "data"),
+            path_of("volume", "nothing"),
+            path_of("host", "take"),
+            path_of("operation", "0" * 26),
+            f"{ROOT}/volume/_zz",
+            f"{ROOT}/other/x",
+        )
+    )
     message = Message(
-        destination=NAME, path=path, interface=chance.draw.choice((method.interface, None)),
-        member=method.name, signature=takes,
+        destination=NAME,
+        path=path,
+        interface=chance.draw.choice((method.interface, None)),
+        member=method.name,
+        signature=takes,
         body=[value(chance, each) for each in SignatureTree(takes).types],
-    )  # fmt: skip
+    )
     async with asyncio.timeout(DEADLINE_S):
         reply = await client.bus.call(message)
     outcome.errors[reply.error_name or "answered"] += 1

@@ -55,7 +55,7 @@ def _run(given: Namespace) -> int:
         given.help_of.print_help()
         return USAGE
     module, _, name = given.function.partition(":")
-    return getattr(import_module(f"zfsilod.ctl.{module}"), name)(given) or 0
+    return getattr(import_module(f"zfsilod.ctl.commands.{module}"), name)(given) or 0
 
 
 def _what_goes_on(interrupt: KeyboardInterrupt) -> str:

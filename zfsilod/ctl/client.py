@@ -80,8 +80,9 @@ def _local(path: str) -> tuple[grpc.Channel, str]:
     if not os.access(path, os.W_OK):
         raise PermissionDenied(
             f"the socket {path} is not open to you: become root, or a member of the group zfsilo",
-            reason="NO_ACCESS", socket=path,
-        )  # fmt: skip
+            reason="NO_ACCESS",
+            socket=path,
+        )
     return grpc.insecure_channel(f"unix:{path}", LOCAL_OPTIONS), where
 
 

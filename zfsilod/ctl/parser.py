@@ -66,9 +66,12 @@ def make(typed: Sequence[str], *, whole: bool = False) -> Parser:
     """
     whole = whole or not HELP.isdisjoint(typed)
     parser = Parser(
-        prog="zfsiloctl", description="Network block storage for ZFS.", epilog=EXIT_CODES_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="zfsiloctl",
+        description="Network block storage for ZFS.",
+        epilog=EXIT_CODES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="store_true", help="print the version")
     _add(parser, COMMON)
     parser.set_defaults(function="")

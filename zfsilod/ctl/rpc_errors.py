@@ -56,9 +56,13 @@ def as_json(message: Message) -> str:
 
 
 def show_all(
-    given: Namespace, field: str, found: Sequence[Any], *, name: Callable[[Any], str],
+    given: Namespace,
+    field: str,
+    found: Sequence[Any],
+    *,
+    name: Callable[[Any], str],
     table: Callable[[], None],
-) -> None:  # fmt: skip
+) -> None:
     """Print a list as the arguments want it: as one JSON object, the names alone, or a table."""
     if given.json:
         print(dumps({field: [plain(each) for each in found]}))

@@ -124,10 +124,15 @@ class Export(Record):
 def zvol(volume: Volume, operation: str = "") -> Zvol:
     """Return the step that is the volume itself."""
     return Zvol(
-        dataset=volume.dataset, uid=volume.uid, guid=volume.guid,
-        size_bytes=volume.capacity_bytes, thin=volume.thin, volblocksize=volume.volblocksize,
-        properties=_settings(volume), marks=_first_marks(volume, operation),
-    )  # fmt: skip
+        dataset=volume.dataset,
+        uid=volume.uid,
+        guid=volume.guid,
+        size_bytes=volume.capacity_bytes,
+        thin=volume.thin,
+        volblocksize=volume.volblocksize,
+        properties=_settings(volume),
+        marks=_first_marks(volume, operation),
+    )
 
 
 def _settings(volume: Volume) -> Pairs:
@@ -151,13 +156,15 @@ def cut_marks(members: Sequence[Snapshot], operation: str, group: str = "") -> P
     """
     first = members[0]
     values = {
-        "cut": first.uid, "snapshot": group or first.id, "operation": operation,
+        "cut": first.uid,
+        "snapshot": group or first.id,
+        "operation": operation,
         "members": _by_uid({each.volume_uid: each.id for each in members}) if group else "",
-        "filesystems": _by_uid({
-            each.volume_uid: filesystem_mark(each.filesystem) for each in members
-        }),
+        "filesystems": _by_uid(
+            {each.volume_uid: filesystem_mark(each.filesystem) for each in members}
+        ),
         "labels": json.dumps(dict(first.labels)) if first.labels else "",
-    }  # fmt: skip
+    }
     return pairs({f"zfsilo:{name}": value for name, value in values.items() if value})
 
 
@@ -169,10 +176,15 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Move, ...]:
     """Return the creation of a volume that begins with what a snapshot holds."""
     steps: list[Step] = [
         Clone(
-            dataset=volume.dataset, uid=volume.uid, shot=origin.shot, cut=origin.cut,
-            own=origin.own, properties=_settings(volume), marks=_first_marks(volume, operation),
+            dataset=volume.dataset,
+            uid=volume.uid,
+            shot=origin.shot,
+            cut=origin.cut,
+            own=origin.own,
+            properties=_settings(volume),
+            marks=_first_marks(volume, operation),
         )
-    ]  # fmt: skip
+    ]
     if not volume.thin:
         steps.append(Thick(dataset=volume.dataset))
     if volume.capacity_bytes > origin.size_bytes:  # the last one, since there is no way back
@@ -188,24 +200,33 @@ def in_trash(volume: Volume, home: str, trash: str) -> InTrash:
 def marks(volume: Volume) -> dict[str, str]:
     """Return a volume's record as user properties of its zvol: enough to adopt it by."""
     values = {
-        "id": volume.id, "uid": volume.uid, "mode": volume.mode,
-        "access_modes": ",".join(volume.access_modes), "hosts": ",".join(volume.hosts),
+        "id": volume.id,
+        "uid": volume.uid,
+        "mode": volume.mode,
+        "access_modes": ",".join(volume.access_modes),
+        "hosts": ",".join(volume.hosts),
         "labels": json.dumps(dict(volume.labels)) if volume.labels else "",
-        "source_snapshot": volume.source_snapshot, "source_volume": volume.source_volume,
-    }  # fmt: skip
+        "source_snapshot": volume.source_snapshot,
+        "source_volume": volume.source_volume,
+    }
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
 
 
 def marking(before: Volume, after: Volume) -> tuple[Move, ...]:
     """Return the changes of the marks that go with a change of the record."""
     old, new = marks(before), marks(after)
-    return up([
-        ZvolProperty(
-            dataset=after.dataset, name=name, value=new.get(name, ""), previous=old.get(name, "")
-        )
-        for name in sorted(old | new)
-        if old.get(name) != new.get(name)
-    ])  # fmt: skip
+    return up(
+        [
+            ZvolProperty(
+                dataset=after.dataset,
+                name=name,
+                value=new.get(name, ""),
+                previous=old.get(name, ""),
+            )
+            for name in sorted(old | new)
+            if old.get(name) != new.get(name)
+        ]
+    )
 
 
 def adoption(volume: Volume) -> tuple[Move, ...]:
@@ -213,10 +234,12 @@ def adoption(volume: Volume) -> tuple[Move, ...]:
     chosen = dict(volume.properties)
     durable = {name: value for name, value in DURABLE.items() if name not in chosen}
     values = durable | HIDDEN | {"zfsilo:filesystem": "NONE"} | marks(volume)
-    return up([
-        ZvolProperty(dataset=volume.dataset, name=name, value=value, previous="")
-        for name, value in values.items()
-    ])  # fmt: skip
+    return up(
+        [
+            ZvolProperty(dataset=volume.dataset, name=name, value=value, previous="")
+            for name, value in values.items()
+        ]
+    )
 
 
 def export(volume: Volume, how: Export) -> list[Step]:
@@ -238,11 +261,13 @@ def admission(
     target = target_name(how.prefix, volume)
     return [
         Acl(
-            target=target, initiator=publication.initiator, secret=publication.secret,
+            target=target,
+            initiator=publication.initiator,
+            secret=publication.secret,
             admitted=tuple(sorted(each.initiator for each in others)),
         ),
         MappedLun(target=target, initiator=publication.initiator, readonly=publication.readonly),
-    ]  # fmt: skip
+    ]
 
 
 def publish(
@@ -253,9 +278,13 @@ def publish(
 
 
 def unpublish(
-    volume: Volume, publication: Publication, how: Export, others: Sequence[Publication],
-    *, fence: Fence | None = None,
-) -> tuple[Move, ...]:  # fmt: skip
+    volume: Volume,
+    publication: Publication,
+    how: Export,
+    others: Sequence[Publication],
+    *,
+    fence: Fence | None = None,
+) -> tuple[Move, ...]:
     """Return the end of an admission, and of the export when it was the last."""
     below = [] if others else export(volume, how)
     return (
@@ -265,9 +294,13 @@ def unpublish(
 
 
 def dismissal(
-    volume: Volume, publication: Publication, how: Export, others: Sequence[Publication],
-    *, fence: Fence | None = None,
-) -> tuple[Move, ...]:  # fmt: skip
+    volume: Volume,
+    publication: Publication,
+    how: Export,
+    others: Sequence[Publication],
+    *,
+    fence: Fence | None = None,
+) -> tuple[Move, ...]:
     """Return the end of an admission: refused while its session lives, unless it is fenced.
 
     Who logs in behind the guard's back is seen by the second one, and has its disk again; who
@@ -279,9 +312,11 @@ def dismissal(
         fenced = Fenced(target=target, initiator=publication.initiator, grace_s=fence.grace_s)
         return (*up([fenced]), *down([acl, mapped]))
     guard = NoSession(
-        target=target, initiator=publication.initiator,
-        volume=volume.id, host=publication.host,
-    )  # fmt: skip
+        target=target,
+        initiator=publication.initiator,
+        volume=volume.id,
+        host=publication.host,
+    )
     return (*up([guard]), *down([mapped]), *up([guard]), *down([acl]))
 
 
@@ -309,21 +344,25 @@ def properties(volume: Volume, values: dict[str, str]) -> tuple[Move, ...]:
     """Return the changes of ZFS properties; a value of "" goes back to the default."""
     before = DURABLE | dict(volume.properties)
     after = {name: value or DURABLE.get(name, "") for name, value in sorted(values.items())}
-    return up([
-        ZvolProperty(
-            dataset=volume.dataset, name=name, value=value, previous=before.get(name, "")
-        )
-        for name, value in after.items()
-        if before.get(name, "") != value
-    ])  # fmt: skip
+    return up(
+        [
+            ZvolProperty(
+                dataset=volume.dataset, name=name, value=value, previous=before.get(name, "")
+            )
+            for name, value in after.items()
+            if before.get(name, "") != value
+        ]
+    )
 
 
 def mark_filesystem(volume: Volume, filesystem: Filesystem) -> tuple[Move, ...]:
     """Return the change of the mark on the zvol that says what filesystem it carries."""
     step = ZvolProperty(
-        dataset=volume.dataset, name="zfsilo:filesystem",
-        value=filesystem_mark(filesystem), previous=filesystem_mark(volume.filesystem),
-    )  # fmt: skip
+        dataset=volume.dataset,
+        name="zfsilo:filesystem",
+        value=filesystem_mark(filesystem),
+        previous=filesystem_mark(volume.filesystem),
+    )
     return up([step])
 
 
@@ -339,8 +378,9 @@ def server_truth(
 ) -> tuple[Move, ...]:
     """Return all that must be so, and must not, on the storage host of a volume."""
     steps: list[Step] = [
-        zvol(volume), ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes)
-    ]  # fmt: skip
+        zvol(volume),
+        ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
+    ]
     if not publications:
         steps.append(NobodyAdmitted(target=target_name(how.prefix, volume)))
         return (*up(steps), *down(export(volume, how)))
@@ -357,11 +397,9 @@ def server_truth(
 def connection(attachment: Attachment) -> list[Step]:
     """Return the rung CONNECTED: a record of the target and a session."""
     return [
-        Node(
-            target=attachment.disk.target, portals=attachment.portals, secret=attachment.secret
-        ),
+        Node(target=attachment.disk.target, portals=attachment.portals, secret=attachment.secret),
         Session(disk=attachment.disk),
-    ]  # fmt: skip
+    ]
 
 
 def staging(attachment: Attachment) -> list[Step]:
@@ -375,10 +413,13 @@ def staging(attachment: Attachment) -> list[Step]:
         return size
     point = MountPoint(path=attachment.staging_path, file=False)
     staged = Staged(
-        disk=attachment.disk, path=attachment.staging_path, fs_type=attachment.filesystem.type,
-        options=attachment.mount_options, readonly=attachment.stage_readonly,
+        disk=attachment.disk,
+        path=attachment.staging_path,
+        fs_type=attachment.filesystem.type,
+        options=attachment.mount_options,
+        readonly=attachment.stage_readonly,
         untouched=attachment.filesystem.state == "CLONED" and attachment.stage_readonly,
-    )  # fmt: skip
+    )
     steps: list[Step] = [*size, *formatting(attachment), point, staged]
     if not attachment.stage_readonly:
         steps.append(Fills(disk=attachment.disk, path=attachment.staging_path))
@@ -401,9 +442,13 @@ def formatting(attachment: Attachment) -> list[Step]:
 
 def _report(attachment: Attachment, state: FilesystemState) -> Reported:
     return Reported(
-        server=attachment.server, volume=attachment.volume, epoch=attachment.epoch, state=state,
-        type=attachment.filesystem.type, uuid=attachment.filesystem.uuid,
-    )  # fmt: skip
+        server=attachment.server,
+        volume=attachment.volume,
+        epoch=attachment.epoch,
+        state=state,
+        type=attachment.filesystem.type,
+        uuid=attachment.filesystem.uuid,
+    )
 
 
 def mounting(attachment: Attachment, mount: Mount) -> list[Step]:
@@ -412,9 +457,11 @@ def mounting(attachment: Attachment, mount: Mount) -> list[Step]:
         bound: Step = DeviceBound(disk=attachment.disk, path=mount.path)
     else:
         bound = Bound(
-            disk=attachment.disk, source=attachment.staging_path,
-            path=mount.path, readonly=mount.readonly,
-        )  # fmt: skip
+            disk=attachment.disk,
+            source=attachment.staging_path,
+            path=mount.path,
+            readonly=mount.readonly,
+        )
     return [MountPoint(path=mount.path, file=attachment.mode == "BLOCK"), bound]
 
 
@@ -472,11 +519,13 @@ def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Move,
     """
     nodes = [
         NodeSecrets(
-            target=after.disk.target, portals=after.portals,
-            secret=after.secret, previous=before.secret,
+            target=after.disk.target,
+            portals=after.portals,
+            secret=after.secret,
+            previous=before.secret,
         )
         for before, after in changes
-    ]  # fmt: skip
+    ]
     secrets = pairs({after.disk.target: after.secret for _before, after in changes})
     return up([*nodes, SessionSecrets(secrets=secrets)])
 

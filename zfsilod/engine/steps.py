@@ -39,9 +39,13 @@ class Zvol(HostStep):
 
     def do(self, host: Host) -> None:
         host.zfs.create_zvol(
-            self.dataset, size_bytes=self.size_bytes, thin=self.thin,
-            volblocksize=self.volblocksize, properties=self.properties, marks=self.marks,
-        )  # fmt: skip
+            self.dataset,
+            size_bytes=self.size_bytes,
+            thin=self.thin,
+            volblocksize=self.volblocksize,
+            properties=self.properties,
+            marks=self.marks,
+        )
 
     def undo(self, host: Host) -> None:
         host.zfs.destroy_zvol(self.dataset, uid=self.uid, guid=self.guid)
@@ -149,9 +153,14 @@ class Clone(HostStep):
 
     def do(self, host: Host) -> None:
         host.snapshots.clone(
-            self.dataset, uid=self.uid, shot=self.shot, cut=self.cut, own=self.own,
-            properties=self.properties, marks=self.marks,
-        )  # fmt: skip
+            self.dataset,
+            uid=self.uid,
+            shot=self.shot,
+            cut=self.cut,
+            own=self.own,
+            properties=self.properties,
+            marks=self.marks,
+        )
 
     def undo(self, host: Host) -> None:
         host.snapshots.unclone(
@@ -289,8 +298,10 @@ class NoSession(HostStep):
         """The error for a session that lives."""
         return FailedPrecondition(
             f"host {self.host} is still logged in to {self.volume}: disconnect it there first",
-            reason="SESSION_LIVE", volume=self.volume, host=self.host,
-        )  # fmt: skip
+            reason="SESSION_LIVE",
+            volume=self.volume,
+            host=self.host,
+        )
 
 
 class Fenced(HostStep):
@@ -331,7 +342,7 @@ class NobodyAdmitted(HostStep):
                 f"the target {self.target} admits {', '.join(admitted)}, which no publication "
                 "names: zfsiloctl orphan list",
                 target=self.target,
-            )  # fmt: skip
+            )
         return True
 
     def do(self, host: Host) -> None:
@@ -706,10 +717,13 @@ class Staged(HostStep):
 
     def do(self, host: Host) -> None:
         host.mounts.stage(
-            self.disk, self.path,
-            fs_type=self.fs_type, options=self.options, readonly=self.readonly,
+            self.disk,
+            self.path,
+            fs_type=self.fs_type,
+            options=self.options,
+            readonly=self.readonly,
             untouched=self.untouched,
-        )  # fmt: skip
+        )
 
     def undo(self, host: Host) -> None:
         host.mounts.unmount(self.disk, self.path)

@@ -247,9 +247,10 @@ def _stopped() -> Failure:
     """Return the failure of a worker that could not say why it ended: systemd knows."""
     result = os.environ.get("MONITOR_SERVICE_RESULT", "the daemon or the host went down")
     return Failure(
-        name=Busy.__name__, reason="STOPPED",
+        name=Busy.__name__,
+        reason="STOPPED",
         message=f"the operation was stopped before its end ({result}) and taken back",
-    )  # fmt: skip
+    )
 
 
 def _lock(directory: Path, operation_id: str) -> int:

@@ -219,9 +219,11 @@ class Greeting:
     """The beginning of TLS with a client: it ends with the secured socket, or None."""
 
     def __init__(
-        self, client: socket.socket, context: ssl.SSLContext,
+        self,
+        client: socket.socket,
+        context: ssl.SSLContext,
         ended: Callable[[ssl.SSLSocket | None], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         client.settimeout(0)
         self._loop = asyncio.get_running_loop()
         self._socket = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)

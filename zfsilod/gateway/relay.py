@@ -26,9 +26,13 @@ class Connection:
     """A client and grpc, joined by two pipes until both are at their ends."""
 
     def __init__(
-        self, peer: Peer, client: socket.socket, server: socket.socket,
-        *, closed: Callable[[], None],
-    ) -> None:  # fmt: skip
+        self,
+        peer: Peer,
+        client: socket.socket,
+        server: socket.socket,
+        *,
+        closed: Callable[[], None],
+    ) -> None:
         self.peer = peer
         self._sockets = (client, server)
         self._closed = closed

@@ -65,9 +65,11 @@ class Chap:
         """
         password, mutual = (PREFIX + os.urandom(16).hex() for _way in range(2))
         return cls(
-            username=username, password=password,
-            mutual_username=mutual_username, mutual_password=mutual,
-        )  # fmt: skip
+            username=username,
+            password=password,
+            mutual_username=mutual_username,
+            mutual_password=mutual,
+        )
 
     def values(self) -> dict[str, str]:
         """Return the four values for the one who must write them. Never log what this returns."""

@@ -392,9 +392,12 @@ class Failure(Record):
 def failure_of(error: ZfsiloError, step: str) -> Failure:
     """Return an error as the store keeps it."""
     return Failure(
-        name=error.name, message=error.message, reason=error.reason,
-        facts=pairs(error.facts), step=step,
-    )  # fmt: skip
+        name=error.name,
+        message=error.message,
+        reason=error.reason,
+        facts=pairs(error.facts),
+        step=step,
+    )
 
 
 class Operation(Stored):

@@ -65,16 +65,18 @@ def check_room(volume: Volume, room: Room, world: World, *, before: int = 0) -> 
             f"{world.settings.root} has {show_size(room.available_bytes)} free and keeps a reserve "
             f"of {world.settings.reserve:.0%} (give.reserve): make it smaller or thin, or free "
             "space",
-            reason="POOL_FULL", volume=volume.id,
-        )  # fmt: skip
+            reason="POOL_FULL",
+            volume=volume.id,
+        )
     promised = world.txn.promised()
     allowed = int(room.total_bytes * world.settings.overcommit)
     if volume.thin and promised + grown > allowed:
         raise ResourceExhausted(
             f"thin volumes may promise {show_size(allowed)} (give.overcommit times the pool), "
             f"{show_size(promised)} are promised, {show_size(grown)} more do not fit",
-            reason="OVERCOMMIT", volume=volume.id,
-        )  # fmt: skip
+            reason="OVERCOMMIT",
+            volume=volume.id,
+        )
 
 
 def reserved_bytes(room: Room, share: float) -> int:
@@ -110,8 +112,9 @@ def check_block_size(properties: dict[str, str], default: int) -> int:
     if size not in BLOCK_SIZES:
         raise InvalidArgument(
             f"volblocksize {text[:20]!r} is no power of two from 512 to 128k",
-            reason="BAD_PROPERTY", property="volblocksize",
-        )  # fmt: skip
+            reason="BAD_PROPERTY",
+            property="volblocksize",
+        )
     return size
 
 
@@ -135,6 +138,7 @@ def check_fit(values: Pairs, name: str) -> Pairs:
             raise InvalidArgument(
                 f"the {mark.removeprefix('zfsilo:')} of {name} are too long: {len(value)} "
                 f"characters, ZFS keeps {MAX_MARK}",
-                reason="TOO_LONG", name=name,
-            )  # fmt: skip
+                reason="TOO_LONG",
+                name=name,
+            )
     return values

@@ -28,8 +28,9 @@ def _one_of(*values: str) -> Choice:
 
 CACHES = _one_of("all", "metadata", "none")
 CHOICES = {
-    "checksum": _one_of("on", "fletcher2", "fletcher4", "sha256", "sha512", "skein", "edonr",
-                        "blake3"),  # no "off": a filesystem on it would hear of no error
+    "checksum": _one_of(
+        "on", "fletcher2", "fletcher4", "sha256", "sha512", "skein", "edonr", "blake3"
+    ),  # no "off": a filesystem on it would hear of no error
     "compression": Choice(
         r"on|off|lz4|lzjb|zle|gzip(-[1-9])?|zstd(-1?[0-9])?"
         r"|zstd-fast(-([1-9]|[1-9]0|100|500|1000))?",
@@ -37,14 +38,26 @@ CHOICES = {
         "zstd-fast-1 to -10 and on in tens to -100, -500, -1000",
     ),
     "copies": _one_of("1", "2", "3"),
-    "dedup": _one_of("on", "off", "verify", "sha256", "sha256,verify", "sha512", "sha512,verify",
-                     "skein", "skein,verify", "edonr,verify", "blake3", "blake3,verify"),
+    "dedup": _one_of(
+        "on",
+        "off",
+        "verify",
+        "sha256",
+        "sha256,verify",
+        "sha512",
+        "sha512,verify",
+        "skein",
+        "skein,verify",
+        "edonr,verify",
+        "blake3",
+        "blake3,verify",
+    ),
     "logbias": _one_of("latency", "throughput"),
     "primarycache": CACHES,
     "redundant_metadata": _one_of("all", "most", "some", "none"),
     "secondarycache": CACHES,
     "sync": _one_of("standard", "always", "disabled"),
-}  # fmt: skip
+}
 FIXED = "volblocksize"  # at the creation only; checks.check_block_size
 ENCRYPTION = ("encryption", "keyformat", "keylocation", "pbkdf2iters")
 ENCRYPTED = (

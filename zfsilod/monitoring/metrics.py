@@ -91,25 +91,37 @@ class Metrics:
             "zfsilo_operations", "Operations that ended.", ["kind", "outcome"], registry=registry
         )
         self._rollbacks = Counter(
-            "zfsilo_rollbacks", "Operations that began to be taken back.", ["kind"],
+            "zfsilo_rollbacks",
+            "Operations that began to be taken back.",
+            ["kind"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._seconds = Histogram(
-            "zfsilo_operation_seconds", "From an operation's storing to its end.", ["kind"],
-            buckets=SECONDS, registry=registry,
-        )  # fmt: skip
-        self._steps = Histogram(
-            "zfsilo_step_seconds", "What a step that moved took.", ["step", "way"],
-            buckets=SECONDS, registry=registry,
-        )  # fmt: skip
-        self._drift = Gauge(
-            "zfsilo_drift", "Facts that differed from the records at the last look.", ["kind"],
+            "zfsilo_operation_seconds",
+            "From an operation's storing to its end.",
+            ["kind"],
+            buckets=SECONDS,
             registry=registry,
-        )  # fmt: skip
+        )
+        self._steps = Histogram(
+            "zfsilo_step_seconds",
+            "What a step that moved took.",
+            ["step", "way"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._drift = Gauge(
+            "zfsilo_drift",
+            "Facts that differed from the records at the last look.",
+            ["kind"],
+            registry=registry,
+        )
         self._orphans = Gauge(
-            "zfsilo_orphans", "Things with our marks that no record owns, at the last look.",
-            ["kind"], registry=registry,
-        )  # fmt: skip
+            "zfsilo_orphans",
+            "Things with our marks that no record owns, at the last look.",
+            ["kind"],
+            registry=registry,
+        )
         ProcessCollector(registry=registry)
         registry.register(self)
 
@@ -136,8 +148,9 @@ class Metrics:
         """Take note of what a look at all volumes found."""
         found = Count(
             each.reason.lower() or ("missing" if each.wanted else "too_much")
-            for findings in report.findings for each in findings.differences
-        )  # fmt: skip
+            for findings in report.findings
+            for each in findings.differences
+        )
         for kind in KINDS:
             self._drift.labels(kind).set(found[kind])
 
@@ -205,9 +218,11 @@ class Metrics:
         """Yield what was looked at for this scrape."""
         yield _gauge("zfsilo_info", "The daemon.", {(__version__,): 1}, ["version"])
         yield _gauge(
-            "zfsilo_certificate_expiry_timestamp_seconds", "When a certificate ends.",
-            {(name,): at for name, at in self._expiries().items()}, ["name"],
-        )  # fmt: skip
+            "zfsilo_certificate_expiry_timestamp_seconds",
+            "When a certificate ends.",
+            {(name,): at for name, at in self._expiries().items()},
+            ["name"],
+        )
         used = self._service.store.used()
         yield _gauge("zfsilo_store_used_ratio", "How full the store is.", {(): used})
         if self._summary is not None:
@@ -220,18 +235,19 @@ class Metrics:
         """Yield what each volume has, unless there are too many."""
         omitted = len(summary.volumes) > self._most
         yield _gauge(
-            "zfsilo_volume_series_omitted", "Whether there are too many volumes for own series.",
+            "zfsilo_volume_series_omitted",
+            "Whether there are too many volumes for own series.",
             {(): int(omitted)},
-        )  # fmt: skip
+        )
         if omitted:
             return
         volumes = summary.volumes.items()
-        usages = {(n,): reading.usages[v.dataset] for n, v in volumes
-                  if v.dataset in reading.usages}  # fmt: skip
+        usages = {
+            (n,): reading.usages[v.dataset] for n, v in volumes if v.dataset in reading.usages
+        }
         for place, (name, text) in enumerate(VOLUME_GAUGES.items()):
             yield _gauge(name, text, {k: v[place] for k, v in usages.items()}, ["volume"])
-        counts = {(n,): reading.counts[v.uid] for n, v in volumes
-                  if v.uid in reading.counts}  # fmt: skip
+        counts = {(n,): reading.counts[v.uid] for n, v in volumes if v.uid in reading.counts}
         for place, (name, text) in enumerate(VOLUME_COUNTERS.items()):
             family = CounterMetricFamily(name, text, labels=["volume"])
             for key, value in counts.items():

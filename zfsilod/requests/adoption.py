@@ -66,8 +66,9 @@ class AdoptVolume(Verb):
         return Plan(
             title=f"adopt {self.zvol.dataset} as {self.id}",
             claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
-            moves=moves, commit=(*self._records(volume, world), *held(volume)),
-        )  # fmt: skip
+            moves=moves,
+            commit=(*self._records(volume, world), *held(volume)),
+        )
 
     def _records(self, volume: Volume, world: World) -> tuple[Change, ...]:
         return (put(volume),)
@@ -84,20 +85,27 @@ class AdoptVolume(Verb):
     def _volume(self, world: World) -> Volume:
         marks = dict(self.zvol.marks)
         return Volume(
-            id=self.id, uid=self.zvol.uid or uuid.uuid4().hex, dataset=self.zvol.dataset,
-            capacity_bytes=self.zvol.size_bytes, thin=self.zvol.thin,
+            id=self.id,
+            uid=self.zvol.uid or uuid.uuid4().hex,
+            dataset=self.zvol.dataset,
+            capacity_bytes=self.zvol.size_bytes,
+            thin=self.zvol.thin,
             mode=_one_of(get_args(Mode), marks.get("mode", "")),
-            volblocksize=self.zvol.volblocksize, properties=self.properties,
+            volblocksize=self.zvol.volblocksize,
+            properties=self.properties,
             labels=pairs(mapping(marks.get("labels", ""))),
             hosts=tuple(filter(None, marks.get("hosts", "").split(","))),
             access_modes=_access_modes(marks.get("access_modes", "")),
-            height="CREATED", guid=self.zvol.guid,
+            height="CREATED",
+            guid=self.zvol.guid,
             filesystem=filesystem(marks.get("filesystem", "")),
             source_snapshot=marks.get("source_snapshot", ""),
             source_volume=marks.get("source_volume", ""),
             origin=self.origin or _uid_at(world.txn, self.zvol.origin),
-            epoch=world.now, created_at=world.now, updated_at=world.now,
-        )  # fmt: skip
+            epoch=world.now,
+            created_at=world.now,
+            updated_at=world.now,
+        )
 
 
 def _uid_at(txn: Transaction, dataset: str) -> str:
@@ -115,8 +123,9 @@ async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
     if f"/{FOLDER}/" in dataset:
         raise FailedPrecondition(
             f"{dataset} is in the trash: zfsiloctl adopt --all, then volume undelete",
-            reason="IN_TRASH", dataset=dataset,
-        )  # fmt: skip
+            reason="IN_TRASH",
+            dataset=dataset,
+        )
     if len(found) != 1 or found[0].zvol.dataset != dataset:
         raise FailedPrecondition(f"{dataset} is no zvol", reason="NO_ZVOL", dataset=dataset)
     return found[0]
@@ -134,15 +143,19 @@ def _look(machine: Machine, dataset: str, volume_id: str) -> list[AdoptVolume]:
     uids = {each.dataset: each.uid for each in found}
     return [
         AdoptVolume(
-            id=_id(each, volume_id), zvol=each, origin=uids.get(each.origin, ""),
-            properties=pairs({
-                name: value
-                for name, value in properties.get(each.dataset, {}).items()
-                if _is_settable(name, value)
-            }),
+            id=_id(each, volume_id),
+            zvol=each,
+            origin=uids.get(each.origin, ""),
+            properties=pairs(
+                {
+                    name: value
+                    for name, value in properties.get(each.dataset, {}).items()
+                    if _is_settable(name, value)
+                }
+            ),
         )
         for each in found
-    ]  # fmt: skip
+    ]
 
 
 def _is_settable(name: str, value: str) -> bool:

@@ -31,11 +31,39 @@ MAX_MOUNTS = 64
 MAX_OPTIONS = 32
 OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
 OPTIONS = (
-    "noatime", "nodiratime", "relatime", "strictatime", "lazytime", "nosuid", "nodev", "noexec",
-    "sync", "dirsync", "discard", "nodiscard", "commit", "data", "errors", "barrier", "nobarrier",
-    "journal_checksum", "user_xattr", "acl", "inode64", "largeio", "logbufs", "logbsize",
-    "allocsize", "swalloc", "usrquota", "grpquota", "prjquota", "uquota", "gquota", "pquota",
-)  # fmt: skip
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "lazytime",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "sync",
+    "dirsync",
+    "discard",
+    "nodiscard",
+    "commit",
+    "data",
+    "errors",
+    "barrier",
+    "nobarrier",
+    "journal_checksum",
+    "user_xattr",
+    "acl",
+    "inode64",
+    "largeio",
+    "logbufs",
+    "logbsize",
+    "allocsize",
+    "swalloc",
+    "usrquota",
+    "grpquota",
+    "prjquota",
+    "uquota",
+    "gquota",
+    "pquota",
+)
 
 
 class Connection(Record):
@@ -77,15 +105,16 @@ class Connect(Verb):
                 f"the name {self.id} stands for {found.volume} of {found.server} here: give "
                 "another local name",
                 attachment=self.id,
-            )  # fmt: skip
+            )
         self._check(world, seen.connection)
         if found is not None and found.epoch > seen.connection.epoch:
             raise FailedPrecondition(
                 f"{self.id} is connected by a later publication ({found.epoch}) than the one that "
                 f"{self.server} tells of ({seen.connection.epoch}): connect again, or disconnect "
                 "with --force when the server's records are of an older day",
-                reason="STALE_EPOCH", volume=self.id,
-            )  # fmt: skip
+                reason="STALE_EPOCH",
+                volume=self.id,
+            )
         new = self._attachment(found, seen.connection, world, published=seen.published)
         owed = Debt(id=world.operation_id, server=self.server, volume=self.volume)
         moves, commit = plans.up(plans.connection(new)), [put(new)]
@@ -98,10 +127,11 @@ class Connect(Verb):
         return Plan(
             title=f"connect {self.volume} of {self.server}",
             claims=(f"attachment/{self.id}", f"target/{seen.connection.target}"),
-            moves=moves, commit=tuple(commit),
+            moves=moves,
+            commit=tuple(commit),
             revert=(drop_secret(new.secret),) if rotated or not found else (),
             secrets={new.secret: seen.chap},
-        )  # fmt: skip
+        )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Attachment, self.id)
@@ -120,14 +150,16 @@ class Connect(Verb):
             raise FailedPrecondition(
                 f"there is no epoch {self.epoch} of {self.volume} yet, now it is "
                 f"{connection.epoch}",
-                reason="NO_EPOCH", volume=self.volume,
-            )  # fmt: skip
+                reason="NO_EPOCH",
+                volume=self.volume,
+            )
         if self.epoch not in (0, connection.epoch):
             raise FailedPrecondition(
                 f"epoch {self.epoch} of {self.volume} has passed, now it is {connection.epoch}: "
                 "it was published anew",
-                reason="STALE_EPOCH", volume=self.volume,
-            )  # fmt: skip
+                reason="STALE_EPOCH",
+                volume=self.volume,
+            )
         for other in world.txn.scan(Attachment):
             if other.disk.target == connection.target and other.id != self.id:
                 raise AlreadyExists(
@@ -147,14 +179,23 @@ class Connect(Verb):
                 updated_at=world.now,
             )
         return Attachment(
-            id=self.id, server=self.server, volume=self.volume,
+            id=self.id,
+            server=self.server,
+            volume=self.volume,
             disk=connection.disk,
-            portals=connection.portals, mode=connection.mode, epoch=connection.epoch,
+            portals=connection.portals,
+            mode=connection.mode,
+            epoch=connection.epoch,
             rotation=connection.rotation,
-            readonly=connection.readonly, restore=self.restore, published_here=published,
-            height="CONNECTED", filesystem=connection.filesystem, boot_id=world.boot_id,
-            created_at=world.now, updated_at=world.now,
-        )  # fmt: skip
+            readonly=connection.readonly,
+            restore=self.restore,
+            published_here=published,
+            height="CONNECTED",
+            filesystem=connection.filesystem,
+            boot_id=world.boot_id,
+            created_at=world.now,
+            updated_at=world.now,
+        )
 
 
 class Fetched:
@@ -183,14 +224,16 @@ class Stage(Verb):
             raise FailedPrecondition(
                 f"{self.id} is {found.height.lower()} at {found.staging_path} with other "
                 "parameters: unstage it first",
-                reason=found.height, volume=self.id,
-            )  # fmt: skip
+                reason=found.height,
+                volume=self.id,
+            )
         new = found if again else self._staged(_as_served(found, seen), world)
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
-            moves=plans.up(plans.staging(new)), commit=(put(new),),
-        )  # fmt: skip
+            moves=plans.up(plans.staging(new)),
+            commit=(put(new),),
+        )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Attachment, self.id)
@@ -211,10 +254,13 @@ class Stage(Verb):
         readonly = self.readonly or found.readonly
         filesystem = self._filesystem(found, world, readonly=readonly)
         return found.but(
-            height="STAGED", staging_path=path, filesystem=filesystem,
-            mount_options=check_options(self.mount_options), stage_readonly=readonly,
+            height="STAGED",
+            staging_path=path,
+            filesystem=filesystem,
+            mount_options=check_options(self.mount_options),
+            stage_readonly=readonly,
             updated_at=world.now,
-        )  # fmt: skip
+        )
 
     def _filesystem(self, found: Attachment, world: World, *, readonly: bool) -> Filesystem:
         now = found.filesystem
@@ -230,20 +276,24 @@ class Stage(Verb):
             raise FailedPrecondition(
                 f"{self.id} has an {now.type} filesystem, not {self.fs_type}: it is never "
                 "formatted again",
-                reason="OTHER_FILESYSTEM", volume=self.id,
-            )  # fmt: skip
+                reason="OTHER_FILESYSTEM",
+                volume=self.id,
+            )
         if known:
             return now
         if readonly:
             raise FailedPrecondition(
                 f"{self.id} has no filesystem yet: stage it writable once",
-                reason="NO_FILESYSTEM", volume=self.id,
-            )  # fmt: skip
+                reason="NO_FILESYSTEM",
+                volume=self.id,
+            )
         return Filesystem(
-            state="FORMATTING", type=self.fs_type or now.type or "ext4",
-            uuid=now.uuid or str(uuid.uuid4()), operation=world.operation_id,
+            state="FORMATTING",
+            type=self.fs_type or now.type or "ext4",
+            uuid=now.uuid or str(uuid.uuid4()),
+            operation=world.operation_id,
             host=world.settings.host_id,
-        )  # fmt: skip
+        )
 
 
 class MountAt(Verb):
@@ -260,8 +310,9 @@ class MountAt(Verb):
         if found.height not in ("STAGED", "MOUNTED"):
             raise FailedPrecondition(
                 f"{self.id} is {found.height.lower()}: stage it first",
-                reason=found.height, volume=self.id,
-            )  # fmt: skip
+                reason=found.height,
+                volume=self.id,
+            )
         path = check_path(self.path)
         here = next((each for each in found.mounts if each.path == path), None)
         if here is not None and here.readonly != self.readonly:
@@ -272,8 +323,10 @@ class MountAt(Verb):
         if self.only_here and elsewhere:
             raise FailedPrecondition(
                 f"{self.id} is mounted at {elsewhere[0]}, and may be at one path only",
-                reason="MOUNTED_ELSEWHERE", volume=self.id, path=elsewhere[0],
-            )  # fmt: skip
+                reason="MOUNTED_ELSEWHERE",
+                volume=self.id,
+                path=elsewhere[0],
+            )
         if len(found.mounts) >= MAX_MOUNTS:
             raise FailedPrecondition(f"{self.id} has {MAX_MOUNTS} mounts: no more are allowed")
         mount = here or Mount(path=path, readonly=self.readonly)
@@ -283,7 +336,7 @@ class MountAt(Verb):
             claims=(f"attachment/{self.id}", f"path/{path}"),
             moves=plans.up(plans.mounting(found, mount)),
             commit=(put(found.but(height="MOUNTED", mounts=mounts, updated_at=world.now)),),
-        )  # fmt: skip
+        )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Attachment, self.id)
@@ -291,9 +344,9 @@ class MountAt(Verb):
         here = next((each for each in mounts if each.path == self.path), None)
         if found is None or here is None or here.readonly != self.readonly:
             return None
-        return plans.up([
-            *plans.connection(found), *plans.staging(found), *plans.mounting(found, here)
-        ])  # fmt: skip
+        return plans.up(
+            [*plans.connection(found), *plans.staging(found), *plans.mounting(found, here)]
+        )
 
 
 class Grow(Verb):
@@ -308,13 +361,16 @@ class Grow(Verb):
         if seen < found.disk.size_bytes:
             raise FailedPrecondition(
                 f"{found.volume} of {found.server} is smaller than it was: nothing is changed",
-                reason="SHRUNK", volume=self.id,
-            )  # fmt: skip
+                reason="SHRUNK",
+                volume=self.id,
+            )
         new = found.but(disk=found.disk.but(size_bytes=seen), updated_at=world.now)
         return Plan(
             title=f"grow {self.id} to {seen} bytes",
-            claims=(f"attachment/{self.id}",), moves=plans.growth(found, seen), commit=(put(new),),
-        )  # fmt: skip
+            claims=(f"attachment/{self.id}",),
+            moves=plans.growth(found, seen),
+            commit=(put(new),),
+        )
 
 
 def _as_served(found: Attachment, seen: object) -> Attachment:
@@ -338,8 +394,9 @@ def need_attachment(txn: Transaction, attachment_id: str) -> Attachment:
     if found is None:
         raise FailedPrecondition(
             f"{attachment_id} is not connected on this host: connect it first",
-            reason="NOT_CONNECTED", volume=attachment_id,
-        )  # fmt: skip
+            reason="NOT_CONNECTED",
+            volume=attachment_id,
+        )
     return found
 
 

@@ -37,17 +37,22 @@ def content_of_snapshot(txn: Transaction, snapshot_id: str) -> Content:
     if home is None:
         raise FailedPrecondition(
             f"the volume of the snapshot {snapshot_id} is not known any more",
-            reason="LOST", snapshot=snapshot_id,
-        )  # fmt: skip
+            reason="LOST",
+            snapshot=snapshot_id,
+        )
     origin = Origin(
-        shot=Shot(dataset=home.dataset, uid=home.uid, guid=found.guid), cut=found.uid, own=False,
+        shot=Shot(dataset=home.dataset, uid=home.uid, guid=found.guid),
+        cut=found.uid,
+        own=False,
         size_bytes=found.size_bytes,
-    )  # fmt: skip
+    )
     return Content(
-        origin=origin, mode=found.mode, volblocksize=found.volblocksize,
+        origin=origin,
+        mode=found.mode,
+        volblocksize=found.volblocksize,
         filesystem=found.filesystem,
         claims=(f"snapshot/{snapshot_id}", claim_of(txn, found)),
-    )  # fmt: skip
+    )
 
 
 def content_of_volume(txn: Transaction, volume_id: str) -> Content:
@@ -57,12 +62,12 @@ def content_of_volume(txn: Transaction, volume_id: str) -> Content:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     shot = Shot(dataset=found.dataset, uid=found.uid)
     return Content(
-        origin=Origin(
-            shot=shot, cut=uuid.uuid4().hex, own=True, size_bytes=found.capacity_bytes
-        ),
-        mode=found.mode, volblocksize=found.volblocksize, filesystem=found.filesystem,
+        origin=Origin(shot=shot, cut=uuid.uuid4().hex, own=True, size_bytes=found.capacity_bytes),
+        mode=found.mode,
+        volblocksize=found.volblocksize,
+        filesystem=found.filesystem,
         claims=(f"volume/{volume_id}",),
-    )  # fmt: skip
+    )
 
 
 def begin_with(volume: Volume, content: Content, asked_block: str) -> Volume:
@@ -72,23 +77,27 @@ def begin_with(volume: Volume, content: Content, asked_block: str) -> Volume:
         raise InvalidArgument(
             f"{volume.id} is to have {show_exact(volume.capacity_bytes)}, what it begins with has "
             f"{show_exact(origin.size_bytes)}: make it at least as large",
-            reason="SMALLER_THAN_SOURCE", volume=volume.id,
-        )  # fmt: skip
+            reason="SMALLER_THAN_SOURCE",
+            volume=volume.id,
+        )
     if asked_block and volume.volblocksize != content.volblocksize:
         raise InvalidArgument(
             f"what {volume.id} begins with has a volblocksize of {content.volblocksize}, which "
             "cannot be changed",
-            reason="BAD_PROPERTY", property="volblocksize",
-        )  # fmt: skip
+            reason="BAD_PROPERTY",
+            property="volblocksize",
+        )
     if volume.mode == "FILESYSTEM" and content.mode == "BLOCK":
         raise InvalidArgument(
             f"what {volume.id} begins with is a raw block volume: make it one too",
-            reason="MODE", volume=volume.id,
-        )  # fmt: skip
+            reason="MODE",
+            volume=volume.id,
+        )
     return volume.but(
-        volblocksize=content.volblocksize, origin=origin.shot.uid,
+        volblocksize=content.volblocksize,
+        origin=origin.shot.uid,
         filesystem=copied(content.filesystem) if volume.mode == "FILESYSTEM" else Filesystem(),
-    )  # fmt: skip
+    )
 
 
 def copied(filesystem: Filesystem) -> Filesystem:

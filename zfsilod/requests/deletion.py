@@ -73,19 +73,25 @@ class DeleteVolume(Verb):
         retention_s = world.settings.trash_retention_s
         if seen.lost or not (names or retention_s):
             return Plan(
-                title=title, claims=claims, moves=plans.down([plans.zvol(volume)]),
+                title=title,
+                claims=claims,
+                moves=plans.down([plans.zvol(volume)]),
                 commit=(drop(volume), *released(volume)),
-            )  # fmt: skip
+            )
         trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
         trashed = Trashed(
-            id=f"{volume.id}/{volume.uid}", volume=volume.but(dataset=trash), home=volume.dataset,
-            deleted_at=world.now, purge_at=world.now + retention_s,
-        )  # fmt: skip
+            id=f"{volume.id}/{volume.uid}",
+            volume=volume.but(dataset=trash),
+            home=volume.dataset,
+            deleted_at=world.now,
+            purge_at=world.now + retention_s,
+        )
         return Plan(
-            title=f"{title}, into the trash", claims=(*claims, f"trash/{volume.uid}"),
+            title=f"{title}, into the trash",
+            claims=(*claims, f"trash/{volume.uid}"),
             moves=plans.up([plans.in_trash(volume, volume.dataset, trash)]),
             commit=(drop(volume), put(trashed)),
-        )  # fmt: skip
+        )
 
 
 class UndeleteVolume(Verb):
@@ -108,7 +114,7 @@ class UndeleteVolume(Verb):
             claims=(f"volume/{self.id}", f"trash/{volume.uid}"),
             moves=plans.down([plans.in_trash(volume, found.home, found.volume.dataset)]),
             commit=(put(volume), drop(found)),
-        )  # fmt: skip
+        )
 
     def _found(self, txn: Transaction) -> Trashed:
         of_name = txn.scan_below(Trashed, self.id)
@@ -140,9 +146,10 @@ class PurgeVolume(Verb):
             raise has_dependents(volume, names)
         return Plan(
             title=f"purge {volume.id}, deleted before",
-            claims=(f"trash/{volume.uid}",), moves=plans.down([plans.zvol(volume)]),
+            claims=(f"trash/{volume.uid}",),
+            moves=plans.down([plans.zvol(volume)]),
             commit=(drop(found), *released(volume)),
-        )  # fmt: skip
+        )
 
     def _found(self, txn: Transaction) -> Trashed:
         found = txn.get(Trashed, self.id)
@@ -224,8 +231,10 @@ def check_unpublished(txn: Transaction, volume: Volume) -> None:
     if holders:
         raise FailedPrecondition(
             f"{volume.id} is published to {', '.join(holders)}: unpublish it first",
-            reason="PUBLISHED", volume=volume.id, hosts=",".join(holders),
-        )  # fmt: skip
+            reason="PUBLISHED",
+            volume=volume.id,
+            hosts=",".join(holders),
+        )
 
 
 def has_dependents(volume: Volume, names: list[str]) -> FailedPrecondition:
@@ -235,5 +244,7 @@ def has_dependents(volume: Volume, names: list[str]) -> FailedPrecondition:
     return FailedPrecondition(
         f"{volume.id} has snapshots or clones: {some}; delete them first, or keep them "
         "(--keep-dependents)",
-        reason="DEPENDENTS", volume=volume.id, dependents=some,
-    )  # fmt: skip
+        reason="DEPENDENTS",
+        volume=volume.id,
+        dependents=some,
+    )

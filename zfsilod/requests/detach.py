@@ -75,19 +75,22 @@ class Unstage(Descent):
             raise FailedPrecondition(
                 f"{self.id} is mounted at {', '.join(each.path for each in found.mounts)}: "
                 "unmount it first",
-                reason="MOUNTED", volume=self.id,
-            )  # fmt: skip
+                reason="MOUNTED",
+                volume=self.id,
+            )
         if self.path not in ("", found.staging_path):
             raise FailedPrecondition(
                 f"{self.id} is staged at {found.staging_path}, not at {self.path}",
-                reason="OTHER_PATH", volume=self.id,
-            )  # fmt: skip
+                reason="OTHER_PATH",
+                volume=self.id,
+            )
         turned = self.turned(seen)
         return Plan(
-            title=title, claims=(*claims, *_paths(found)),
+            title=title,
+            claims=(*claims, *_paths(found)),
             moves=plans.abandoning(found) if turned else plans.unstaging(found),
             commit=(put(_connected(found, world)),),
-        )  # fmt: skip
+        )
 
 
 class Disconnect(Descent):
@@ -110,16 +113,19 @@ class Disconnect(Descent):
         if found.height != "CONNECTED" and not self.force:
             raise FailedPrecondition(
                 f"{self.id} is {found.height.lower()}: unmount and unstage it first",
-                reason=found.height, volume=self.id,
-            )  # fmt: skip
+                reason=found.height,
+                volume=self.id,
+            )
         session = plans.connection(found)
         moves = plans.descent(found, session)
         if self.turned(seen):
             moves = (*plans.abandoning(found), *plans.down(session))
         return Plan(
-            title=title, claims=(*claims, *_paths(found)), moves=moves,
+            title=title,
+            claims=(*claims, *_paths(found)),
+            moves=moves,
             commit=(drop(found), drop_secret(found.secret), *_debt(found)),
-        )  # fmt: skip
+        )
 
     def _is_other(self, found: Attachment) -> bool:
         return self.epoch not in (0, found.epoch) or self.boot_id not in ("", found.boot_id)
@@ -137,8 +143,10 @@ class Clear(Verb):
         title = f"end an old session of {self.id}"
         target = self.disk.target
         claims = (
-            f"attachment/{self.id}", f"target/{target}", *(f"path/{each}" for each in self.paths)
-        )  # fmt: skip
+            f"attachment/{self.id}",
+            f"target/{target}",
+            *(f"path/{each}" for each in self.paths),
+        )
         if any(each.disk.target == target for each in world.txn.scan(Attachment)):
             return Plan(title=title, claims=claims)  # what was seen was being connected
         detached = [Detached(disk=self.disk, path=each) for each in reversed(self.paths)]
@@ -153,9 +161,14 @@ def _paths(found: Attachment) -> tuple[str, ...]:
 
 def _connected(found: Attachment, world: World) -> Attachment:
     return found.but(
-        height="CONNECTED", staging_path="", made_staging_path=False, mount_options=(),
-        stage_readonly=False, mounts=(), updated_at=world.now,
-    )  # fmt: skip
+        height="CONNECTED",
+        staging_path="",
+        made_staging_path=False,
+        mount_options=(),
+        stage_readonly=False,
+        mounts=(),
+        updated_at=world.now,
+    )
 
 
 def _debt(found: Attachment) -> tuple[Change, ...]:

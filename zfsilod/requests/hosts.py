@@ -49,13 +49,17 @@ class CreateHost(Verb):
             raise AlreadyExists(
                 f"the host {self.id} exists, with another {', '.join(differing)}", host=self.id
             )
-        new = checked(world, (found or Host(id=self.id, created_at=world.now)).but(
-            **self._told(), updated_at=world.now
-        ))  # fmt: skip
+        new = checked(
+            world,
+            (found or Host(id=self.id, created_at=world.now)).but(
+                **self._told(), updated_at=world.now
+            ),
+        )
         return Plan(
             title=f"register host {self.id}",
-            claims=(f"host/{self.id}",), commit=(put(new),),
-        )  # fmt: skip
+            claims=(f"host/{self.id}",),
+            commit=(put(new),),
+        )
 
     def _told(self) -> dict[str, Any]:
         """Return what the request says; a host that registers leaves open what others noted."""
@@ -94,8 +98,9 @@ class UpdateHost(Verb):
         new = checked(world, found.but(**changes, updated_at=world.now))
         return Plan(
             title=f"update host {self.id}",
-            claims=(f"host/{self.id}",), commit=(put(new),),
-        )  # fmt: skip
+            claims=(f"host/{self.id}",),
+            commit=(put(new),),
+        )
 
 
 class DeleteHost(Verb):
@@ -112,8 +117,9 @@ class DeleteHost(Verb):
         _refuse_published(world, found)
         return Plan(
             title=f"delete host {self.id}",
-            claims=(f"host/{self.id}",), commit=(drop(found),),
-        )  # fmt: skip
+            claims=(f"host/{self.id}",),
+            commit=(drop(found),),
+        )
 
 
 def checked(world: World, host: Host) -> Host:
@@ -131,8 +137,9 @@ def checked(world: World, host: Host) -> Host:
             raise AlreadyExists(
                 f"{shared.pop()} is the name of host {other.id}: give this machine its own "
                 "(/etc/iscsi/initiatorname.iscsi)",
-                reason="NAME_TAKEN", host=other.id,
-            )  # fmt: skip
+                reason="NAME_TAKEN",
+                host=other.id,
+            )
     return host.but(labels=check_labels(host.labels))
 
 
@@ -142,5 +149,6 @@ def _refuse_published(world: World, host: Host) -> None:
         raise FailedPrecondition(
             f"{host.id} holds {', '.join(held[:5])}{' and more' if held[5:] else ''}: unpublish "
             "first",
-            reason="PUBLISHED", host=host.id,
-        )  # fmt: skip
+            reason="PUBLISHED",
+            host=host.id,
+        )

@@ -89,19 +89,22 @@ class RemoveOrphans(Verb):
             moves += self._moves(found[name])
         return Plan(
             title=f"remove {len(self.names)} orphans",
-            claims=tuple(dict.fromkeys((
-                *(f"orphan/{name}" for name in self.names), *_claims(world.txn, moves)
-            ))),
+            claims=tuple(
+                dict.fromkeys(
+                    (*(f"orphan/{name}" for name in self.names), *_claims(world.txn, moves))
+                )
+            ),
             moves=tuple(sorted(moves, key=lambda move: ORDER.index(type(move.step)))),
-        )  # fmt: skip
+        )
 
     def _moves(self, orphan: Orphan) -> tuple[Move, ...]:
         if orphan.users and not self.force:
             raise Busy(
                 f"{orphan.name} is in use by {', '.join(orphan.users)}: end that first, or remove "
                 "it with --force",
-                reason="IN_USE", orphan=orphan.name,
-            )  # fmt: skip
+                reason="IN_USE",
+                orphan=orphan.name,
+            )
         return orphan.moves
 
 
@@ -146,26 +149,34 @@ def owned(txn: Transaction) -> Owned:
     at_work: list[Any] = [move.step for each in txn.live() for move in each.moves]
     disks = [step.disk for step in at_work if hasattr(step, "disk")]
     return Owned(
-        uids=frozenset((
-            *uids.values(),
-            *(each.volume.uid for each in txn.scan(Trashed)),
-            *(step.uid for step in at_work if hasattr(step, "uid")),
-            *(step.serial for step in at_work if hasattr(step, "serial")),
-        )),
-        targets=frozenset((
-            *(each.disk.target for each in txn.scan(Attachment)),
-            *(each.target for each in disks),
-            *(step.target for step in at_work if hasattr(step, "target")),
-        )),
-        paths=frozenset((
-            *(path for each in txn.scan(Attachment) for path in each.paths),
-            *(step.path for step in at_work if hasattr(step, "path")),
-        )),
-        admitted=frozenset((
-            *((uids.get(each.volume, ""), each.initiator) for each in txn.scan(Publication)),
-            *((_uid(s.target), s.initiator) for s in at_work if hasattr(s, "initiator")),
-        )),
-    )  # fmt: skip
+        uids=frozenset(
+            (
+                *uids.values(),
+                *(each.volume.uid for each in txn.scan(Trashed)),
+                *(step.uid for step in at_work if hasattr(step, "uid")),
+                *(step.serial for step in at_work if hasattr(step, "serial")),
+            )
+        ),
+        targets=frozenset(
+            (
+                *(each.disk.target for each in txn.scan(Attachment)),
+                *(each.target for each in disks),
+                *(step.target for step in at_work if hasattr(step, "target")),
+            )
+        ),
+        paths=frozenset(
+            (
+                *(path for each in txn.scan(Attachment) for path in each.paths),
+                *(step.path for step in at_work if hasattr(step, "path")),
+            )
+        ),
+        admitted=frozenset(
+            (
+                *((uids.get(each.volume, ""), each.initiator) for each in txn.scan(Publication)),
+                *((_uid(s.target), s.initiator) for s in at_work if hasattr(s, "initiator")),
+            )
+        ),
+    )
 
 
 def orphans(seen: Inventory, known: Owned, settings: Settings) -> Iterator[Orphan]:
@@ -176,30 +187,39 @@ def orphans(seen: Inventory, known: Owned, settings: Settings) -> Iterator[Orpha
         for each in initiators:
             if _uid(target) in known.uids and (_uid(target), each) not in known.admitted:
                 yield Orphan(
-                    name=f"acl/{_uid(target)}/{each}", text=f"the target {target} admits {each}",
+                    name=f"acl/{_uid(target)}/{each}",
+                    text=f"the target {target} admits {each}",
                     moves=plans.up([NoAcl(target=target, initiator=each)]),
-                )  # fmt: skip
+                )
     yield from _sessions(seen, known)
     for target in seen.nodes:
         if target not in known.targets:
             yield Orphan(
-                name=f"node/{target}", text=f"a node record of {target}",
+                name=f"node/{target}",
+                text=f"a node record of {target}",
                 moves=plans.up([NoNode(target=target)]),
-            )  # fmt: skip
+            )
 
 
 def _zvols(seen: Inventory, known: Owned) -> Iterator[Orphan]:
     for each in seen.zvols:
         if each.uid not in known.uids:
             step = Zvol(
-                dataset=each.dataset, uid=each.uid, guid=each.guid, size_bytes=each.size_bytes,
-                thin=each.thin, volblocksize=each.volblocksize, properties=(), marks=(),
-            )  # fmt: skip
+                dataset=each.dataset,
+                uid=each.uid,
+                guid=each.guid,
+                size_bytes=each.size_bytes,
+                thin=each.thin,
+                volblocksize=each.volblocksize,
+                properties=(),
+                marks=(),
+            )
             yield Orphan(
-                name=f"zvol/{each.dataset}", moves=plans.down([step]),
+                name=f"zvol/{each.dataset}",
+                moves=plans.down([step]),
                 text=f"the zvol {each.dataset} of {each.size_bytes} bytes: zfsiloctl adopt takes "
                 "it over, its removal destroys its data",
-            )  # fmt: skip
+            )
 
 
 def _exports(seen: Inventory, known: Owned, prefix: str) -> Iterator[Orphan]:
@@ -225,15 +245,19 @@ def _sessions(seen: Inventory, known: Owned) -> Iterator[Orphan]:
         gone = [Detached(disk=disk, path=each) for each in reversed(stray)]
         if target not in known.targets:
             yield Orphan(
-                name=f"session/{target}", text=f"a session with {target}", users=users,
+                name=f"session/{target}",
+                text=f"a session with {target}",
+                users=users,
                 moves=plans.up([Dropped(disk=disk), *gone]),
-            )  # fmt: skip
+            )
             continue
         for step in gone:
             yield Orphan(
-                name=f"mount{step.path}", moves=plans.up([step]), users=(step.path,),
+                name=f"mount{step.path}",
+                moves=plans.up([step]),
+                users=(step.path,),
                 text=f"a mount of {target} at {step.path}",
-            )  # fmt: skip
+            )
 
 
 def _claims(txn: Transaction, moves: Sequence[Move]) -> Iterator[str]:

@@ -60,9 +60,12 @@ class AdoptTrashed(AdoptVolume):
         stays_s = max(TRASH_S, world.settings.trash_retention_s)
         home = f"{volume.dataset.partition(f'/{FOLDER}/')[0]}/{volume.id}"
         trashed = Trashed(
-            id=f"{volume.id}/{volume.uid}", volume=volume, home=home, deleted_at=world.now,
+            id=f"{volume.id}/{volume.uid}",
+            volume=volume,
+            home=home,
+            deleted_at=world.now,
             purge_at=world.now + stays_s,
-        )  # fmt: skip
+        )
         return (put(trashed),)
 
 
@@ -117,20 +120,31 @@ class AdoptCut(Verb):
 
     def _snapshot(self, shot: ListedShot, home: Volume) -> Snapshot:
         return Snapshot(
-            id=self.id, uid=shot.cut, volume=home.id, volume_uid=home.uid,
-            size_bytes=shot.size_bytes, volblocksize=home.volblocksize, mode=home.mode,
-            filesystem=Filesystem(), labels=pairs(mapping(self._marks.get("labels", ""))),
-            group=self.id if self.is_group else "", guid=shot.guid, created_at=shot.created_at,
-        )  # fmt: skip
+            id=self.id,
+            uid=shot.cut,
+            volume=home.id,
+            volume_uid=home.uid,
+            size_bytes=shot.size_bytes,
+            volblocksize=home.volblocksize,
+            mode=home.mode,
+            filesystem=Filesystem(),
+            labels=pairs(mapping(self._marks.get("labels", ""))),
+            group=self.id if self.is_group else "",
+            guid=shot.guid,
+            created_at=shot.created_at,
+        )
 
 
 def _group(group_id: str, members: Sequence[Snapshot]) -> SnapshotGroup:
     first = members[0]
     return SnapshotGroup(
-        id=group_id, uid=first.uid, volumes=tuple(each.volume for each in members),
-        snapshots=tuple(each.id for each in members), labels=first.labels,
+        id=group_id,
+        uid=first.uid,
+        volumes=tuple(each.volume for each in members),
+        snapshots=tuple(each.id for each in members),
+        labels=first.labels,
         created_at=first.created_at,
-    )  # fmt: skip
+    )
 
 
 def _homes(txn: Transaction) -> dict[str, Volume]:
@@ -182,8 +196,11 @@ async def new_volumes(service: Service) -> list[AdoptVolume]:
     """Return the verbs for what is ours and unknown: living volumes, then those in the trash."""
     with service.store.read() as txn:
         known = {each.uid for each in _homes(txn).values()}
-    found = [each for each in await find_all(service, service.settings.root, "")
-             if each.zvol.uid and each.zvol.uid not in known]  # fmt: skip
+    found = [
+        each
+        for each in await find_all(service, service.settings.root, "")
+        if each.zvol.uid and each.zvol.uid not in known
+    ]
     return [each for each in found if not _is_in_trash(each)] + [
         AdoptTrashed(id=each.id, zvol=each.zvol, properties=each.properties, origin=each.origin)
         for each in found

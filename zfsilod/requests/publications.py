@@ -67,8 +67,9 @@ class Publish(Verb):
             raise AlreadyExists(
                 f"{self.volume} is published to {self.host} {_manner(standing)}, not "
                 f"{_manner(self)}: unpublish it first",
-                volume=self.volume, host=self.host,
-            )  # fmt: skip
+                volume=self.volume,
+                host=self.host,
+            )
         wanted = standing
         if standing is None or standing.initiator != host.iqn:
             self._check(world, volume, host, others)
@@ -82,7 +83,8 @@ class Publish(Verb):
         target = plans.target_name(how.prefix, volume)
         return Plan(
             title=f"publish {self.volume} to {self.host} over iscsi",
-            claims=(f"volume/{self.volume}",), moves=moves,
+            claims=(f"volume/{self.volume}",),
+            moves=moves,
             commit=(
                 put(volume.but(height="EXPORTED", epoch=max(volume.epoch, wanted.epoch))),
                 put(wanted),
@@ -90,7 +92,7 @@ class Publish(Verb):
             ),
             revert=(drop_secret(wanted.secret),) if new else (),
             secrets={wanted.secret: chap_for(wanted, target)} if new else {},
-        )  # fmt: skip
+        )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         volume, host = txn.get(Volume, self.volume), txn.get(Host, self.host)
@@ -121,29 +123,35 @@ class Publish(Verb):
 
     def _same(self, found: Publication) -> bool:
         return (found.readonly, found.access_mode, found.transport) == (
-            self._readonly, self.access_mode, self.transport,
-        )  # fmt: skip
+            self._readonly,
+            self.access_mode,
+            self.transport,
+        )
 
     def _check(self, world: World, volume: Volume, host: Host, others: list[Publication]) -> None:
         if self.access_mode not in volume.access_modes:
             raise InvalidArgument(
                 f"{volume.id} allows {', '.join(volume.access_modes)}, not {self.access_mode}",
-                reason="ACCESS_MODE", volume=volume.id,
-            )  # fmt: skip
+                reason="ACCESS_MODE",
+                volume=volume.id,
+            )
         if self.access_mode in WRITERS and volume.mode == "FILESYSTEM" and not self._readonly:
             raise InvalidArgument(
                 f"{volume.id} carries a filesystem, which several hosts would destroy if one "
                 f"writes: publish it readonly, or with another mode than {self.access_mode}",
-                reason="ACCESS_MODE", volume=volume.id,
-            )  # fmt: skip
+                reason="ACCESS_MODE",
+                volume=volume.id,
+            )
         problem = self._problem(others) if others else ""
         if problem:
             holder = others[0].host
             raise FailedPrecondition(
                 f"{volume.id} is published to {holder}{problem}: unpublish it there first, or "
                 "publish with --force",
-                reason="PUBLISHED", volume=volume.id, host=holder,
-            )  # fmt: skip
+                reason="PUBLISHED",
+                volume=volume.id,
+                host=holder,
+            )
         self._check_room(world, host)
 
     def _problem(self, others: list[Publication]) -> str:
@@ -164,8 +172,9 @@ class Publish(Verb):
         if held >= host.max_attachments:
             raise ResourceExhausted(
                 f"{host.id} holds {held} volumes, and may hold no more (max_attachments)",
-                reason="MAX_ATTACHMENTS", host=host.id,
-            )  # fmt: skip
+                reason="MAX_ATTACHMENTS",
+                host=host.id,
+            )
 
     def _publication(self, volume: Volume, host: Host, world: World) -> Publication:
         if not host.iqn:
@@ -173,11 +182,18 @@ class Publish(Verb):
                 f"the host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
             )
         return Publication(
-            id=f"{volume.id}/{host.id}", volume=volume.id, host=host.id, initiator=host.iqn,
-            transport=self.transport, access_mode=self.access_mode, readonly=self._readonly,
+            id=f"{volume.id}/{host.id}",
+            volume=volume.id,
+            host=host.id,
+            initiator=host.iqn,
+            transport=self.transport,
+            access_mode=self.access_mode,
+            readonly=self._readonly,
             epoch=volume.epoch + 1,
-            published_by=world.caller, request=self.request, created_at=world.now,
-        )  # fmt: skip
+            published_by=world.caller,
+            request=self.request,
+            created_at=world.now,
+        )
 
 
 class Unpublish(Verb):
@@ -213,12 +229,14 @@ class Unpublish(Verb):
         return Plan(
             title=f"{'fence' if self.fence else 'unpublish'} {self.volume} from "
             f"{self.host or 'all hosts'}",
-            claims=(f"volume/{self.volume}",), moves=tuple(moves),
+            claims=(f"volume/{self.volume}",),
+            moves=tuple(moves),
             commit=(
-                *(drop(each) for each in gone), *(drop_secret(each.secret) for each in gone),
+                *(drop(each) for each in gone),
+                *(drop_secret(each.secret) for each in gone),
                 *((put(volume.but(height=height)),) if gone else ()),
             ),
-        )  # fmt: skip
+        )
 
     def _names(self, publication: Publication) -> bool:
         if self.request and publication.request != self.request:
@@ -246,19 +264,24 @@ class ReportFilesystem(Verb):
             raise FailedPrecondition(
                 f"the publication of {self.volume} to {self.host} is not the one that {self.host} "
                 "knows: connect again",
-                reason="STALE_EPOCH", volume=self.volume,
-            )  # fmt: skip
+                reason="STALE_EPOCH",
+                volume=self.volume,
+            )
         wanted = Filesystem(
-            state=self.state, type=self.type, uuid=self.uuid,
-            operation=self.operation if self.state == "FORMATTING" else "", host=self.host,
-        )  # fmt: skip
+            state=self.state,
+            type=self.type,
+            uuid=self.uuid,
+            operation=self.operation if self.state == "FORMATTING" else "",
+            host=self.host,
+        )
         self._check(volume.filesystem)
         moves = plans.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
         return Plan(
             title=f"mark the filesystem of {self.volume} {self.state}",
-            claims=(f"volume/{self.volume}",), moves=moves,
+            claims=(f"volume/{self.volume}",),
+            moves=moves,
             commit=(put(volume.but(filesystem=wanted)),),
-        )  # fmt: skip
+        )
 
     def _check(self, now: Filesystem) -> None:
         if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
@@ -270,8 +293,10 @@ class ReportFilesystem(Verb):
         if there and (self.state != "READY" or now.uuid != self.uuid):
             raise FailedPrecondition(
                 f"{self.volume} has a {now.type} filesystem already: {now.uuid}",
-                reason="FILESYSTEM_READY", volume=self.volume, uuid=now.uuid,
-            )  # fmt: skip
+                reason="FILESYSTEM_READY",
+                volume=self.volume,
+                uuid=now.uuid,
+            )
 
 
 def _registered(txn: Transaction, host_id: str) -> Host:

@@ -26,9 +26,18 @@ if TYPE_CHECKING:
 
 ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
 UNIT_SUFFIXES = (
-    ".service", ".socket", ".device", ".mount", ".automount", ".swap", ".target", ".path",
-    ".timer", ".slice", ".scope",
-)  # fmt: skip
+    ".service",
+    ".socket",
+    ".device",
+    ".mount",
+    ".automount",
+    ".swap",
+    ".target",
+    ".path",
+    ".timer",
+    ".slice",
+    ".scope",
+)
 LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 MAX_LABELS = 64
 MAX_LABEL_BYTES = 256
@@ -55,9 +64,16 @@ class World:
     """What a plan sees: the records at one moment, the settings, and whose operation it will be."""
 
     def __init__(
-        self, txn: Transaction, settings: Settings, *, operation_id: str, caller: str, now: int,
-        boot_id: str, before: Sequence[Verb] = (),
-    ) -> None:  # fmt: skip
+        self,
+        txn: Transaction,
+        settings: Settings,
+        *,
+        operation_id: str,
+        caller: str,
+        now: int,
+        boot_id: str,
+        before: Sequence[Verb] = (),
+    ) -> None:
         self.txn = txn
         self.settings = settings
         self.operation_id = operation_id
@@ -71,10 +87,15 @@ class Plan:
     """What will happen: moves, the records that change with them, and what is claimed meanwhile."""
 
     def __init__(
-        self, *, title: str, claims: tuple[str, ...],
-        moves: tuple[Move, ...] = (), commit: tuple[Change, ...] = (),
-        revert: tuple[Change, ...] = (), secrets: dict[str, Chap] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        title: str,
+        claims: tuple[str, ...],
+        moves: tuple[Move, ...] = (),
+        commit: tuple[Change, ...] = (),
+        revert: tuple[Change, ...] = (),
+        secrets: dict[str, Chap] | None = None,
+    ) -> None:
         self.title = title
         self.claims = claims
         self.moves = moves
@@ -86,11 +107,19 @@ class Plan:
         """Return the operation that carries the plan out."""
         title = self.title if self.moves or self.commit else f"{self.title}: already so"
         return Operation(
-            id=world.operation_id, kind=verb.kind, subject=verb.subject, title=title,
-            moves=self.moves, claims=self.claims, commit=self.commit, revert=self.revert,
-            request=verb.digest(), caller=world.caller, boot_id=world.boot_id,
+            id=world.operation_id,
+            kind=verb.kind,
+            subject=verb.subject,
+            title=title,
+            moves=self.moves,
+            claims=self.claims,
+            commit=self.commit,
+            revert=self.revert,
+            request=verb.digest(),
+            caller=world.caller,
+            boot_id=world.boot_id,
             created_at=world.now,
-        )  # fmt: skip
+        )
 
 
 class Verb(Record):
@@ -137,8 +166,9 @@ def check_id(value: str, what: str = "id") -> str:
     if value.endswith(UNIT_SUFFIXES):
         raise InvalidArgument(
             f"the {what} {value} ends like a unit of systemd: choose another name",
-            reason="BAD_ID", id=value,
-        )  # fmt: skip
+            reason="BAD_ID",
+            id=value,
+        )
     return value
 
 

@@ -56,19 +56,21 @@ class RotateSecrets(Verb):
         after = [each.but(rotation=each.rotation + 1, rotation_due=False) for each in before]
         target = plans.target_name(how.prefix, volume)
         return Plan(
-            title=self._title(waiting, before), claims=(f"volume/{self.volume}",),
+            title=self._title(waiting, before),
+            claims=(f"volume/{self.volume}",),
             moves=tuple(
                 move
                 for old, new in zip(before, after, strict=True)
                 for move in plans.rotation(volume, old, new, how, force=self.force)
             ),
             commit=(
-                *map(put, after), *(drop_secret(each.secret) for each in before),
+                *map(put, after),
+                *(drop_secret(each.secret) for each in before),
                 *(put(each.but(rotation_due=True)) for each in waiting),
             ),
             revert=tuple(drop_secret(each.secret) for each in after),
             secrets={each.secret: chap_for(each, target) for each in after},
-        )  # fmt: skip
+        )
 
     def publications(self, txn: Transaction) -> list[Publication]:
         """Return those that it is about, else raise NotFound or FailedPrecondition."""
@@ -78,8 +80,9 @@ class RotateSecrets(Verb):
         if not found:
             raise FailedPrecondition(
                 f"{self.volume} is published to no host: it has no secrets",
-                reason="NOT_PUBLISHED", volume=self.volume,
-            )  # fmt: skip
+                reason="NOT_PUBLISHED",
+                volume=self.volume,
+            )
         return found
 
     def _title(self, waiting: Sequence[Publication], changed: Sequence[Publication]) -> str:
@@ -117,7 +120,7 @@ class RefreshSecrets(Verb):
             ),
             revert=tuple(drop_secret(new.secret) for _before, new in changes),
             secrets={new.secret: seen[new.id].chap for _before, new in changes},
-        )  # fmt: skip
+        )
 
     def attachments(self, txn: Transaction) -> list[Attachment]:
         """Return those that it is about, as far as they are there."""

@@ -62,7 +62,7 @@ class CreateSnapshot(Verb):
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
             moves=plans.up([plans.cut(new.uid, shots, marks)]),
             commit=(put(new), put(dependent(new))),
-        )  # fmt: skip
+        )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found, volume = txn.get(Snapshot, self.id), txn.get(Volume, self.volume)
@@ -85,13 +85,16 @@ class DeleteSnapshot(Verb):
         if found.group:
             raise FailedPrecondition(
                 f"{self.id} is a part of the group {found.group}: delete the group",
-                reason="IN_GROUP", snapshot=self.id, group=found.group,
-            )  # fmt: skip
+                reason="IN_GROUP",
+                snapshot=self.id,
+                group=found.group,
+            )
         return Plan(
             title=f"delete the snapshot {self.id} of {found.volume}",
             claims=(f"snapshot/{self.id}", *homes(world.txn, found)),
-            moves=plans.down(cuts(world.txn, found)), commit=gone(found),
-        )  # fmt: skip
+            moves=plans.down(cuts(world.txn, found)),
+            commit=gone(found),
+        )
 
 
 class CreateSnapshotGroup(Verb):
@@ -115,9 +118,13 @@ class CreateSnapshotGroup(Verb):
         uid, labels = uuid.uuid4().hex, check_labels(self.labels)
         members = [snapshot_of(v, new_ulid(), uid, world).but(labels=labels) for v in volumes]
         group = SnapshotGroup(
-            id=self.id, uid=uid, snapshots=tuple(each.id for each in members), labels=labels,
-            volumes=self.volumes, created_at=world.now,
-        )  # fmt: skip
+            id=self.id,
+            uid=uid,
+            snapshots=tuple(each.id for each in members),
+            labels=labels,
+            volumes=self.volumes,
+            created_at=world.now,
+        )
         shots = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in volumes)
         marks = check_fit(plans.cut_marks(members, world.operation_id, self.id), self.id)
         return Plan(
@@ -129,7 +136,7 @@ class CreateSnapshotGroup(Verb):
                 *(put(each.but(group=self.id)) for each in members),
                 *(put(dependent(each)) for each in members),
             ),
-        )  # fmt: skip
+        )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(SnapshotGroup, self.id)
@@ -157,21 +164,28 @@ class DeleteSnapshotGroup(Verb):
         return Plan(
             title=f"delete the snapshot group {self.id}",
             claims=(
-                f"snapshotgroup/{self.id}", *(f"snapshot/{each.id}" for each in members),
+                f"snapshotgroup/{self.id}",
+                *(f"snapshot/{each.id}" for each in members),
                 *dict.fromkeys(homes(world.txn, *members)),
             ),
             moves=plans.down(cuts(world.txn, *members)),
             commit=(drop(found), *(change for each in members for change in gone(each))),
-        )  # fmt: skip
+        )
 
 
 def snapshot_of(volume: Volume, snapshot_id: str, uid: str, world: World) -> Snapshot:
     """Return the record of a snapshot that is taken now."""
     return Snapshot(
-        id=snapshot_id, uid=uid, volume=volume.id, volume_uid=volume.uid,
-        size_bytes=volume.capacity_bytes, volblocksize=volume.volblocksize, mode=volume.mode,
-        filesystem=volume.filesystem, created_at=world.now,
-    )  # fmt: skip
+        id=snapshot_id,
+        uid=uid,
+        volume=volume.id,
+        volume_uid=volume.uid,
+        size_bytes=volume.capacity_bytes,
+        volblocksize=volume.volblocksize,
+        mode=volume.mode,
+        filesystem=volume.filesystem,
+        created_at=world.now,
+    )
 
 
 def dependent(snapshot: Snapshot) -> Dependent:
@@ -219,9 +233,11 @@ def _taken(found: Snapshot, *, same: bool) -> AlreadyExists | FailedPrecondition
         return FailedPrecondition(
             f"the snapshot {found.id} is recorded, and not to be seen in the pool: it is not taken "
             "again, since it would not be the same",
-            reason="LOST", snapshot=found.id,
-        )  # fmt: skip
+            reason="LOST",
+            snapshot=found.id,
+        )
     return AlreadyExists(
         f"the snapshot {found.id} exists, of {found.volume}",
-        snapshot=found.id, volume=found.volume,
-    )  # fmt: skip
+        snapshot=found.id,
+        volume=found.volume,
+    )

@@ -57,8 +57,9 @@ class SyncVolume(Verb):
         return Plan(
             title=f"sync {self.id}",
             claims=tuple(f"{each.bucket()}/{self.id}" for each in records),
-            moves=tuple(moves), commit=tuple(put(each) for each in records),
-        )  # fmt: skip
+            moves=tuple(moves),
+            commit=tuple(put(each) for each in records),
+        )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         return truth(view(txn, self.id), settings)
@@ -86,10 +87,13 @@ async def sync_all(service: Service, caller: str, *, validate_only: bool = False
     await service.write(partial(note, findings=findings, complaints=complaints))
     differing = tuple(each for each in findings if each.differences)
     return Report(
-        volumes=len(findings), findings=differing, complaints=pairs(complaints),
-        unfinished=left_out or bool(failed)
+        volumes=len(findings),
+        findings=differing,
+        complaints=pairs(complaints),
+        unfinished=left_out
+        or bool(failed)
         or any(p.reason == UNKNOWN for each in differing for p in each.problems),
-    )  # fmt: skip
+    )
 
 
 def _may_end(txn: Transaction, found: View) -> bool:

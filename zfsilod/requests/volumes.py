@@ -92,8 +92,9 @@ class CreateVolume(Verb):
         return Plan(
             title=f"create {self.id}{self._from}",
             claims=(f"volume/{self.id}", *(content.claims if content else ())),
-            moves=moves, commit=commit,
-        )  # fmt: skip
+            moves=moves,
+            commit=commit,
+        )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
         found = txn.get(Volume, self.id)
@@ -107,13 +108,15 @@ class CreateVolume(Verb):
             return AlreadyExists(
                 f"the volume {self.id} exists, with another {', '.join(differences)}: zfsiloctl "
                 f"volume show {self.id}",
-                volume=self.id, fields=" ".join(differences),
-            )  # fmt: skip
+                volume=self.id,
+                fields=" ".join(differences),
+            )
         return FailedPrecondition(
             f"the volume {self.id} is recorded, and not to be seen in the pool: it is never made "
             "anew, since it would be empty",
-            reason="LOST", volume=self.id,
-        )  # fmt: skip
+            reason="LOST",
+            volume=self.id,
+        )
 
     def _differences(self, found: Volume) -> list[str]:
         """Return the fields, by their names in the API, in which a volume is not as asked for."""
@@ -162,14 +165,22 @@ class CreateVolume(Verb):
         asked = self.capacity_bytes or (content.origin.size_bytes if content else 0)
         size = check_size(asked, self.limit_bytes, block)
         volume = Volume(
-            id=self.id, uid=uuid.uuid4().hex, dataset=f"{world.settings.root}/{self.id}",
-            capacity_bytes=size, thin=self.thin, mode=self.mode, volblocksize=block,
+            id=self.id,
+            uid=uuid.uuid4().hex,
+            dataset=f"{world.settings.root}/{self.id}",
+            capacity_bytes=size,
+            thin=self.thin,
+            mode=self.mode,
+            volblocksize=block,
             properties=check_properties(self._properties(), new=True),
             labels=check_labels(self.labels),
-            hosts=check_hosts(self.hosts), access_modes=self.access_modes,
-            source_snapshot=self.source_snapshot, source_volume=self.source_volume,
-            created_at=world.now, updated_at=world.now,
-        )  # fmt: skip
+            hosts=check_hosts(self.hosts),
+            access_modes=self.access_modes,
+            source_snapshot=self.source_snapshot,
+            source_volume=self.source_volume,
+            created_at=world.now,
+            updated_at=world.now,
+        )
         return check_marks(begin_with(volume, content, asked_block) if content else volume)
 
 
@@ -221,16 +232,19 @@ class UpdateVolume(Verb):
                 moves += plans.resize(volume, new.capacity_bytes)
         return Plan(
             title=f"update {self.id} ({', '.join(self.mask)})",
-            claims=(f"volume/{self.id}",), moves=tuple(moves), commit=(put(new),),
-        )  # fmt: skip
+            claims=(f"volume/{self.id}",),
+            moves=tuple(moves),
+            commit=(put(new),),
+        )
 
     def _size(self, volume: Volume, room: Room, world: World) -> int:
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)
         if size < volume.capacity_bytes:
             raise InvalidArgument(
                 f"{volume.id} has {show_exact(volume.capacity_bytes)}: a volume never shrinks",
-                reason="SHRINK", volume=volume.id,
-            )  # fmt: skip
+                reason="SHRINK",
+                volume=volume.id,
+            )
         check_room(volume.but(capacity_bytes=size), room, world, before=volume.capacity_bytes)
         return size
 
@@ -269,8 +283,10 @@ def need_publication(txn: Transaction, volume_id: str, host_id: str) -> Publicat
     if found is None or (host is not None and host.iqn != found.initiator):
         raise FailedPrecondition(
             f"{volume_id} is not published to {host_id}",
-            reason="NOT_PUBLISHED", volume=volume_id, host=host_id,
-        )  # fmt: skip
+            reason="NOT_PUBLISHED",
+            volume=volume_id,
+            host=host_id,
+        )
     return found
 
 
@@ -279,5 +295,7 @@ def may_publish_to_itself(volume: Volume, host_id: str) -> None:
     if host_id not in volume.hosts and "*" not in volume.hosts:
         raise PermissionDenied(
             f"{volume.id} does not allow {host_id} to publish it to itself: add it to its hosts",
-            reason="NOT_ITS_HOST", volume=volume.id, host=host_id,
-        )  # fmt: skip
+            reason="NOT_ITS_HOST",
+            volume=volume.id,
+            host=host_id,
+        )

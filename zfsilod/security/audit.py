@@ -63,10 +63,14 @@ class Audit:
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         self.record(
-            operation.caller, operation.kind, operation.subject, outcome=operation.state,
-            operation=operation.id, reason=operation.failure.reason if operation.failure else "",
+            operation.caller,
+            operation.kind,
+            operation.subject,
+            outcome=operation.state,
+            operation=operation.id,
+            reason=operation.failure.reason if operation.failure else "",
             unit=_unit(operation.subject),
-        )  # fmt: skip
+        )
 
     def refused(self, caller: str, action: str, subject: str, error: ZfsiloError) -> None:
         """Record what was refused; an operation that failed is recorded as such."""
@@ -74,9 +78,16 @@ class Audit:
             self.record(caller, action, subject, outcome=error.code, reason=error.reason)
 
     def record(
-        self, caller: str, action: str, subject: str, *,
-        outcome: str, operation: str = "", reason: str = "", unit: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        caller: str,
+        action: str,
+        subject: str,
+        *,
+        outcome: str,
+        operation: str = "",
+        reason: str = "",
+        unit: str = "",
+    ) -> None:
         """Write one record; `systemctl status` of `unit` shows it too."""
         values = (caller, action, subject, operation, outcome, reason)
         fields = {f"ZFSILO_{n}": _line(v) for n, v in zip(FIELDS, values, strict=True) if v}

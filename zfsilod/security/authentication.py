@@ -94,9 +94,11 @@ class Callers:
         identity = found.identity
         role = "host" if identity.kind == "host" else check_role(identity.role)
         return Caller(
-            role=role, subject=identity.id, certificate=found,
+            role=role,
+            subject=identity.id,
+            certificate=found,
             origin=f"certificate {found.fingerprint[:16]}, {address}",
-        )  # fmt: skip
+        )
 
     def _of_token(self, authorization: str, address: str) -> Caller:
         text = authorization.removeprefix(SCHEME)
@@ -108,9 +110,10 @@ class Callers:
         if token.expires_at and token.expires_at <= time.time():
             raise Unauthenticated("the bearer token has ended", reason="BAD_TOKEN")
         return Caller(
-            role=check_role(token.role), subject=token.subject,
+            role=check_role(token.role),
+            subject=token.subject,
             origin=f"token {token.id}, {address}",
-        )  # fmt: skip
+        )
 
 
 def new_token(role: Role, subject: str, *, lasts_s: int = 0) -> tuple[Token, str]:
@@ -120,9 +123,13 @@ def new_token(role: Role, subject: str, *, lasts_s: int = 0) -> tuple[Token, str
     token_id = new_ulid()
     text = f"zfsilo-{token_id}-{secrets.token_hex(32)}"
     token = Token(
-        id=token_id, digest=digest_of(text), role=role, subject=subject,
-        created_at=int(time.time()), expires_at=int(time.time()) + lasts_s if lasts_s else 0,
-    )  # fmt: skip
+        id=token_id,
+        digest=digest_of(text),
+        role=role,
+        subject=subject,
+        created_at=int(time.time()),
+        expires_at=int(time.time()) + lasts_s if lasts_s else 0,
+    )
     return token, text
 
 

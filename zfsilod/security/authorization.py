@@ -146,13 +146,16 @@ def authorize(caller: Caller, method: str) -> None:
     if caller.role not in ROLES.get(method, ()):
         raise PermissionDenied(
             f"{caller} may not call {method.rpartition('/')[2]}",
-            reason="ROLE", role=caller.role, method=method,
-        )  # fmt: skip
+            reason="ROLE",
+            role=caller.role,
+            method=method,
+        )
     if method in LOCAL and not caller.local:
         raise PermissionDenied(
             f"{method.rpartition('/')[2]} is asked for on the host itself, not over the network",
-            reason="LOCAL", method=method,
-        )  # fmt: skip
+            reason="LOCAL",
+            method=method,
+        )
 
 
 def as_markdown() -> str:

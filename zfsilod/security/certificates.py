@@ -142,9 +142,11 @@ def identify(der: bytes, own_pem: bytes, imported_roles: tuple[str, ...]) -> Cer
             reason="BAD_CERTIFICATE",
         )
     return Certified(
-        identity=identity, fingerprint=found.fingerprint(hashes.SHA256()).hex(),
-        not_after=int(found.not_valid_after_utc.timestamp()), own=own,
-    )  # fmt: skip
+        identity=identity,
+        fingerprint=found.fingerprint(hashes.SHA256()).hex(),
+        not_after=int(found.not_valid_after_utc.timestamp()),
+        own=own,
+    )
 
 
 def identify_pem(
@@ -160,9 +162,12 @@ def record_of(pem: bytes, identity: Identity) -> Issued:
     """Return the record of a certificate that was just made."""
     found = identify_pem(pem, b"", (identity.role,))
     return Issued(
-        id=found.fingerprint, subject=str(identity), role=identity.role,
-        created_at=int(time.time()), expires_at=found.not_after,
-    )  # fmt: skip
+        id=found.fingerprint,
+        subject=str(identity),
+        role=identity.role,
+        created_at=int(time.time()),
+        expires_at=found.not_after,
+    )
 
 
 def server_names(pem: bytes) -> tuple[str, ...]:
@@ -208,9 +213,12 @@ def _identity(uris: list[str]) -> Identity:
 
 
 def _sign(
-    authority: Pair, identity: Identity, key: EllipticCurvePublicKey, names: tuple[str, ...],
+    authority: Pair,
+    identity: Identity,
+    key: EllipticCurvePublicKey,
+    names: tuple[str, ...],
     days: int,
-) -> x509.Certificate:  # fmt: skip
+) -> x509.Certificate:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -281,10 +289,16 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
     from cryptography import x509
 
     return x509.KeyUsage(
-        digital_signature=not signs, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, key_cert_sign=signs, crl_sign=signs,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _name(text: str) -> x509.Name:

@@ -38,8 +38,9 @@ def check_attachment(found: Attachment, allowed: tuple[str, ...]) -> None:
         raise PermissionDenied(
             f"{found.id} is not the node's: it is restored at boot, or used outside of "
             f"{', '.join(allowed)}",
-            reason="NOT_THE_NODES", volume=found.id,
-        )  # fmt: skip
+            reason="NOT_THE_NODES",
+            volume=found.id,
+        )
 
 
 def check_connect(verb: Connect) -> None:

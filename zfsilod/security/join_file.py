@@ -27,9 +27,16 @@ class Access:
     """
 
     def __init__(
-        self, *, name: str, address: str, tls_name: str, authority: str,
-        certificate: str = "", key: str = "", token: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        name: str,
+        address: str,
+        tls_name: str,
+        authority: str,
+        certificate: str = "",
+        key: str = "",
+        token: str = "",
+    ) -> None:
         self.name = name
         self.address = address
         self.tls_name = tls_name  # what its certificate must say

@@ -94,12 +94,13 @@ def _compare_all(found: list[View], machine: Machine, settings: Settings) -> lis
 def compare(found: View, machine: Machine, settings: Settings) -> Findings:
     """Probe every fact of one volume."""
     return Findings(
-        volume=found.id, uid=found.uid,
+        volume=found.id,
+        uid=found.uid,
         differences=(
             *_differences(truth(found, settings), machine, _problem(found)),
             *_differences(unrestored(found), machine, _nobody_restores),
         ),
-    )  # fmt: skip
+    )
 
 
 def truth(found: View, settings: Settings) -> tuple[Move, ...]:
@@ -182,9 +183,13 @@ def _fact(step: HostStep, machine: Machine, *, up: bool) -> Fact:
         seen, problem = _seen(step, machine)
     parameters = tuple((name, _shown(getattr(step, name))) for name in step.FIELDS)
     return Fact(
-        step=type(step).__name__, text=step.text, wanted=up, truth=seen, problem=problem,
+        step=type(step).__name__,
+        text=step.text,
+        wanted=up,
+        truth=seen,
+        problem=problem,
         parameters=parameters,
-    )  # fmt: skip
+    )
 
 
 def _seen(step: HostStep, machine: Machine) -> tuple[str, str]:

@@ -69,8 +69,9 @@ def _check_not_fenced(service: Service, verb: attach.Connect) -> None:
         raise FailedPrecondition(
             f"{verb.volume} was taken from this host (its publication {found.epoch} is gone): "
             f"zfsiloctl volume disconnect --force {verb.id}, then connect again",
-            reason="FENCED", volume=verb.id,
-        )  # fmt: skip
+            reason="FENCED",
+            volume=verb.id,
+        )
 
 
 async def _is_lost(service: Service, verb: Descent) -> bool:

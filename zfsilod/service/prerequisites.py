@@ -78,8 +78,10 @@ def _find_leftovers(machine: Host, name: str, disk: Disk) -> Sequence[Verb]:
         raise Busy(
             f"{name} is in use here by {', '.join(users)}, though no record knows of it: end that "
             "first",
-            reason="IN_USE", volume=name, users=" ".join(users),
-        )  # fmt: skip
+            reason="IN_USE",
+            volume=name,
+            users=" ".join(users),
+        )
     return [Clear(id=name, disk=disk, paths=tuple(each for each in users if each[0] == "/"))]
 
 
@@ -99,5 +101,6 @@ async def press(service: Service, verb: Verb, owner: Operation) -> None:
         return
     raise Busy(
         f"operation {owner.id} ({owner.title}) needs repair: zfsiloctl operation repair {owner.id}",
-        reason="NEEDS_REPAIR", operation=owner.id,
-    )  # fmt: skip
+        reason="NEEDS_REPAIR",
+        operation=owner.id,
+    )

@@ -73,9 +73,15 @@ class Service:
     """The verbs over one store, one host and one launcher."""
 
     def __init__(
-        self, store: Store, machine: Machine, launcher: Launcher, servers: Servers,
-        settings: Settings, *, boot_id: str,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        machine: Machine,
+        launcher: Launcher,
+        servers: Servers,
+        settings: Settings,
+        *,
+        boot_id: str,
+    ) -> None:
         self.store = store
         self.machine = machine
         self.launcher = launcher
@@ -186,10 +192,12 @@ class Service:
         if operation.failure is not None:
             failure = operation.failure
             raise revive(
-                failure.name, failure.message, failure.reason,
+                failure.name,
+                failure.message,
+                failure.reason,
                 dict(failure.facts)
                 | {"operation": operation.id, "outcome": _outcome(operation, failure)},
-            )  # fmt: skip
+            )
         return operation
 
     async def ended(self, operation_id: str, timeout_s: float) -> Operation:
@@ -261,8 +269,9 @@ class Service:
                 raise FailedPrecondition(
                     f"operation {operation_id} does not need repair: only what cannot be taken "
                     "back is abandoned",
-                    reason="NOT_STUCK", operation=operation_id,
-                )  # fmt: skip
+                    reason="NOT_STUCK",
+                    operation=operation_id,
+                )
             return txn.finish(found, "ABANDONED")
 
         self.operation(operation_id)  # or NotFound
@@ -321,9 +330,10 @@ class Service:
         iqn = await self.look(self.machine.iscsi.initiator)
         if not iqn:
             raise FailedPrecondition(
-                "this host has no IQN: install open-iscsi", reason="NO_IQN",
+                "this host has no IQN: install open-iscsi",
+                reason="NO_IQN",
                 host=self.settings.host_id,
-            )  # fmt: skip
+            )
         host = Host(
             id=self.settings.host_id, iqn=iqn, max_attachments=self.settings.max_attachments
         )
@@ -386,24 +396,42 @@ class Service:
         now = int(time.time())
         name = verb.subject.partition("/")[2]
         return Operation(
-            id=new_ulid(), kind=verb.kind, subject=verb.subject,
-            title=f"{verb.kind} {name}: already so", moves=(), claims=(), commit=(),
-            caller=caller, state="DONE", created_at=now, ended_at=now,
-        )  # fmt: skip
+            id=new_ulid(),
+            kind=verb.kind,
+            subject=verb.subject,
+            title=f"{verb.kind} {name}: already so",
+            moves=(),
+            claims=(),
+            commit=(),
+            caller=caller,
+            state="DONE",
+            created_at=now,
+            ended_at=now,
+        )
 
     def world(
         self, txn: Transaction, operation_id: str, caller: str, *, before: Sequence[Verb] = ()
     ) -> World:
         """Return what a plan sees; `before`: what it may take for done already."""
         return World(
-            txn, self.settings, operation_id=operation_id, caller=caller, now=int(time.time()),
-            boot_id=self.boot_id, before=before,
-        )  # fmt: skip
+            txn,
+            self.settings,
+            operation_id=operation_id,
+            caller=caller,
+            now=int(time.time()),
+            boot_id=self.boot_id,
+            before=before,
+        )
 
     def _begin_in(
-        self, verb: Verb, seen: object, since: int, caller: str, operation_id: str,
+        self,
+        verb: Verb,
+        seen: object,
+        since: int,
+        caller: str,
+        operation_id: str,
         txn: Transaction,
-    ) -> Operation:  # fmt: skip
+    ) -> Operation:
         """Store the operation, or return the one that owns what it would claim.
 
         One that changed it since it was looked at counts too: then what was seen is not so.
@@ -439,8 +467,9 @@ class Service:
         left = until - time.monotonic()
         busy = Busy(
             f"operation {owner.id} ({owner.title}) is at work on it",
-            reason="CLAIMED", operation=owner.id,
-        )  # fmt: skip
+            reason="CLAIMED",
+            operation=owner.id,
+        )
         try:
             await self.ended(owner.id, max(left, 0.0))
         except DeadlineExceeded:

@@ -39,7 +39,10 @@ async def _certified(service: Service, files: join_file.Files) -> join_file.Acce
     pair = certificates.issue(files.own_authority(), identity)
     await service.write(lambda txn: txn.put(certificates.record_of(pair.certificate_pem, identity)))
     return join_file.Access(
-        name=host_id, address="", tls_name=certificates.tls_name(host_id),
-        authority=files.authority.read_text(), certificate=pair.certificate_pem.decode(),
+        name=host_id,
+        address="",
+        tls_name=certificates.tls_name(host_id),
+        authority=files.authority.read_text(),
+        certificate=pair.certificate_pem.decode(),
         key=pair.key_pem.decode(),
-    )  # fmt: skip
+    )

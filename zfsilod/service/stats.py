@@ -134,9 +134,10 @@ async def asked(
 
 
 def _tell(
-    loop: asyncio.AbstractEventLoop, answer: asyncio.Future[dict[str, int]],
+    loop: asyncio.AbstractEventLoop,
+    answer: asyncio.Future[dict[str, int]],
     found: dict[str, int] | ZfsiloError,
-) -> None:  # fmt: skip
+) -> None:
     """Hand the answer to whoever still waits for it."""
 
     def hand_over() -> None:

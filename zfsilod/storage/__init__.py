@@ -1,1 +1,1 @@
-"""The store: records in LMDB, their views, and sealed secrets. The only package that imports lmdb."""
+"""The store: records in LMDB, their views, sealed secrets. Only this package imports lmdb."""

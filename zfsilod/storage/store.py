@@ -230,9 +230,14 @@ class Store:
             raise damaged(path, "it is cut short")  # LMDB would take an empty file for a new store
         try:
             self._environment = lmdb.open(
-                os.fspath(path), map_size=size_bytes, max_dbs=0, mode=0o600,
-                sync=durable, create=size_bytes > 0, max_readers=256,
-            )  # fmt: skip
+                os.fspath(path),
+                map_size=size_bytes,
+                max_dbs=0,
+                mode=0o600,
+                sync=durable,
+                create=size_bytes > 0,
+                max_readers=256,
+            )
         except DAMAGED as error:
             raise damaged(path, str(error)) from error
         except lmdb.Error as error:
@@ -246,9 +251,13 @@ class Store:
 
     @classmethod
     def create(
-        cls, directory: Path, *, host: str, size_bytes: int = DEFAULT_SIZE_BYTES,
+        cls,
+        directory: Path,
+        *,
+        host: str,
+        size_bytes: int = DEFAULT_SIZE_BYTES,
         durable: bool = True,
-    ) -> Store:  # fmt: skip
+    ) -> Store:
         """Open the store of a directory, and make it on first use for this kind of host."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = cls(directory, size_bytes=size_bytes, durable=durable)
@@ -363,8 +372,10 @@ def other_schema(found: int) -> FailedPrecondition:
     return FailedPrecondition(
         f"the store has schema {found}, this zfsilo knows {SCHEMA}: install a version that is at "
         "least as new as the one that wrote it",
-        reason="SCHEMA", found=str(found), known=str(SCHEMA),
-    )  # fmt: skip
+        reason="SCHEMA",
+        found=str(found),
+        known=str(SCHEMA),
+    )
 
 
 def _count_promises(txn: Transaction) -> None:

@@ -74,10 +74,11 @@ class Summary:
                     sentence=f"{each.title} failed and could not be taken back",
                     command=f"zfsiloctl operation repair {each.id}",
                 )
-                for each in live if each.state == "NEEDS_REPAIR"
+                for each in live
+                if each.state == "NEEDS_REPAIR"
             ),
             *self._conditions(txn),
-        )  # fmt: skip
+        )
 
     def _heights(self) -> Iterator[str]:
         """Yield every volume's height, as views.View has it."""

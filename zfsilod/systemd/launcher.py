@@ -61,9 +61,11 @@ class SystemdLauncher:
         bus = await connect(address)
         launcher = cls(bus, worker=worker, timeout_s=timeout_s)
         await launcher._call("Subscribe")
-        await launcher._call_bus("AddMatch", "s", [
-            f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
-        ])  # fmt: skip
+        await launcher._call_bus(
+            "AddMatch",
+            "s",
+            [f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"],
+        )
         await launcher._check_template()
         bus.add_message_handler(launcher._heard)
         return launcher
@@ -129,16 +131,24 @@ class SystemdLauncher:
         self, member: str, signature: str = "", body: list[Any] | None = None, *, fatal: bool = True
     ) -> Message:
         message = Message(
-            destination=SYSTEMD, path=MANAGER_PATH, interface=MANAGER,
-            member=member, signature=signature, body=body or [],
-        )  # fmt: skip
+            destination=SYSTEMD,
+            path=MANAGER_PATH,
+            interface=MANAGER,
+            member=member,
+            signature=signature,
+            body=body or [],
+        )
         return await self._send(message, fatal=fatal)
 
     async def _call_bus(self, member: str, signature: str, body: list[Any]) -> Message:
         message = Message(
-            destination="org.freedesktop.DBus", path="/org/freedesktop/DBus",
-            interface="org.freedesktop.DBus", member=member, signature=signature, body=body,
-        )  # fmt: skip
+            destination="org.freedesktop.DBus",
+            path="/org/freedesktop/DBus",
+            interface="org.freedesktop.DBus",
+            member=member,
+            signature=signature,
+            body=body,
+        )
         return await self._send(message, fatal=True)
 
     async def _send(self, message: Message, *, fatal: bool) -> Message:
@@ -207,10 +217,16 @@ class LocalLauncher:
         """Run one verb of the worker after the other, until one ends well."""
         for verb in verbs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "zfsilod.engine.worker",
-                "--state", self._state, verb, unit,
-                stdin=asyncio.subprocess.DEVNULL, env=self._environment,
-            )  # fmt: skip
+                sys.executable,
+                "-m",
+                "zfsilod.engine.worker",
+                "--state",
+                self._state,
+                verb,
+                unit,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment,
+            )
             self._processes[unit] = process
             if await process.wait() == 0:
                 return

@@ -33,24 +33,45 @@ class Place(Record):
 
 POOL = Place(
     steps=(
-        steps.Zvol, steps.ZvolSize, steps.ZvolProperty, steps.InTrash,
-        steps.Cut, steps.Clone, steps.Thick,
+        steps.Zvol,
+        steps.ZvolSize,
+        steps.ZvolProperty,
+        steps.InTrash,
+        steps.Cut,
+        steps.Clone,
+        steps.Thick,
     ),
     capabilities=("CAP_SYS_ADMIN",),
-)  # fmt: skip
+)
 TARGET = Place(
     steps=(
-        steps.Backstore, steps.Target, steps.Lun, steps.Portals, steps.Enabled,
-        steps.NoSession, steps.Fenced, steps.NobodyAdmitted, steps.Acl, steps.MappedLun,
-        steps.NoExport, steps.NoAcl, steps.AclSecrets,
+        steps.Backstore,
+        steps.Target,
+        steps.Lun,
+        steps.Portals,
+        steps.Enabled,
+        steps.NoSession,
+        steps.Fenced,
+        steps.NobodyAdmitted,
+        steps.Acl,
+        steps.MappedLun,
+        steps.NoExport,
+        steps.NoAcl,
+        steps.AclSecrets,
     ),
     capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE"),  # the kernel shows secrets to the first only
     calls=("@module",),
-)  # fmt: skip
+)
 INITIATOR = Place(
     steps=(
-        steps.Node, steps.NoNode, steps.Session, steps.Dropped, steps.DiskSize,
-        steps.NodeSecrets, steps.SessionSecrets, steps.Answering,
+        steps.Node,
+        steps.NoNode,
+        steps.Session,
+        steps.Dropped,
+        steps.DiskSize,
+        steps.NodeSecrets,
+        steps.SessionSecrets,
+        steps.Answering,
     ),
     # The kernel tells iscsiadm the handle of a transport for the first only: without it a logout
     # finds no session, and says that it went well. It also shows and takes the secrets of sessions
@@ -58,20 +79,30 @@ INITIATOR = Place(
     capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE"),
     calls=("@module",),
     paths=("/etc/iscsi", "/var/lib/iscsi", "/run/lock"),
-)  # fmt: skip
+)
 MOUNTS = Place(
     steps=(
-        steps.Formatted, steps.Renewed, steps.Detached, steps.MountPoint, steps.Staged,
-        steps.Fills, steps.Bound, steps.DeviceBound,
+        steps.Formatted,
+        steps.Renewed,
+        steps.Detached,
+        steps.MountPoint,
+        steps.Staged,
+        steps.Fills,
+        steps.Bound,
+        steps.DeviceBound,
     ),
     # To mount; to grow ext4 in use; to make a mount point in anybody's folder; to tell who is in
     # the way of an unmount.
     capabilities=(
-        "CAP_SYS_ADMIN", "CAP_SYS_RESOURCE", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SYS_PTRACE",
+        "CAP_SYS_ADMIN",
+        "CAP_SYS_RESOURCE",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
+        "CAP_SYS_PTRACE",
     ),
     calls=("@mount",),
     mounts=True,
-)  # fmt: skip
+)
 PLACES = (POOL, TARGET, INITIATOR, MOUNTS)
 OWN_PATHS = ("/var/lib/zfsilo", "/run/zfsilo")
 
@@ -115,6 +146,6 @@ def settings(places: Iterable[Place]) -> dict[str, str]:
         return chosen | {"RestrictNamespaces": "mnt"}  # in which a clone's journal is replayed
     paths = [*OWN_PATHS, *(f"-{path}" for place in found for path in place.paths)]
     modules = {} if "CAP_SYS_MODULE" in capabilities else {"ProtectKernelModules": "yes"}
-    return chosen | APART | modules | {
-        "RestrictNamespaces": "yes", "ReadWritePaths": " ".join(paths)
-    }  # fmt: skip
+    return (
+        chosen | APART | modules | {"RestrictNamespaces": "yes", "ReadWritePaths": " ".join(paths)}
+    )

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 BATCH_TIMES = 10  # how much longer a batch may take than one operation
 NUMBERS = {  # capabilities(7)
-    "CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3, "CAP_SYS_MODULE": 16, "CAP_SYS_PTRACE": 19,
-    "CAP_SYS_ADMIN": 21, "CAP_SYS_RESOURCE": 24,
-}  # fmt: skip
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_FOWNER": 3,
+    "CAP_SYS_MODULE": 16,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_RESOURCE": 24,
+}
 NAMESPACES = {"yes": 0, "mnt": 0x20000}  # those that are left: CLONE_NEWNS
 ERRORS = {"EPERM": 1}
 

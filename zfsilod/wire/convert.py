@@ -140,8 +140,12 @@ def volume(view: View) -> volume_pb2.Volume:
     record = view.volume or view.attachment
     assert record is not None, f"a view of nothing: {view.id}"
     return volume_pb2.Volume(
-        name=f"volumes/{view.id}", id=view.id, height=HEIGHTS.number(view.height), etag=view.etag,
-        create_time=_time(record.created_at), update_time=_time(record.updated_at),
+        name=f"volumes/{view.id}",
+        id=view.id,
+        height=HEIGHTS.number(view.height),
+        etag=view.etag,
+        create_time=_time(record.created_at),
+        update_time=_time(record.updated_at),
         operation=f"operations/{view.operation}" if view.operation else "",
         attachment=attachment(view.attachment) if view.attachment is not None else None,
         publications=[publication(each) for each in view.publications] or None,
@@ -149,39 +153,52 @@ def volume(view: View) -> volume_pb2.Volume:
         delete_time=_time(view.trashed.deleted_at) if view.trashed else None,
         purge_time=_time(view.trashed.purge_at) if view.trashed else None,
         **_served(view.volume) if view.volume is not None else {},
-    )  # fmt: skip
+    )
 
 
 def differences(found: Findings) -> list[volume_pb2.Difference]:
     """Return what differs of a volume."""
     return [
         volume_pb2.Difference(
-            volume=found.volume, fact=each.fact, wanted=each.wanted,
-            problem=each.problem, reason=each.reason,
+            volume=found.volume,
+            fact=each.fact,
+            wanted=each.wanted,
+            problem=each.problem,
+            reason=each.reason,
         )
         for each in found.differences
-    ]  # fmt: skip
+    ]
 
 
 def fact(found: Fact) -> volume_pb2.Fact:
     """Return a fact that was looked at."""
     return volume_pb2.Fact(
-        step=found.step, text=found.text, wanted=found.wanted, problem=found.problem,
-        truth=f"TRUTH_{found.truth}", parameters=dict(found.parameters),
-    )  # fmt: skip
+        step=found.step,
+        text=found.text,
+        wanted=found.wanted,
+        problem=found.problem,
+        truth=f"TRUTH_{found.truth}",
+        parameters=dict(found.parameters),
+    )
 
 
 def _served(record: Volume) -> dict[str, Any]:
     """Return the fields of a volume that this host serves."""
     return {
-        "uid": record.uid, "dataset": record.dataset, "capacity_bytes": record.capacity_bytes,
-        "thin": record.thin, "mode": MODES.number(record.mode), "volblocksize": record.volblocksize,
+        "uid": record.uid,
+        "dataset": record.dataset,
+        "capacity_bytes": record.capacity_bytes,
+        "thin": record.thin,
+        "mode": MODES.number(record.mode),
+        "volblocksize": record.volblocksize,
         # None: an empty map costs protobuf a third of all that a volume takes.
-        "properties": dict(record.properties) or None, "labels": dict(record.labels) or None,
+        "properties": dict(record.properties) or None,
+        "labels": dict(record.labels) or None,
         "hosts": record.hosts or None,
         "access_modes": [ACCESS_MODES.number(each) for each in record.access_modes],
-        "filesystem": filesystem(record.filesystem), "source": _source(record),
-    }  # fmt: skip
+        "filesystem": filesystem(record.filesystem),
+        "source": _source(record),
+    }
 
 
 def _source(record: Volume) -> volume_pb2.VolumeSource | None:
@@ -195,14 +212,19 @@ def _source(record: Volume) -> volume_pb2.VolumeSource | None:
 def snapshot(record: Snapshot, *, operation: str) -> snapshot_pb2.Snapshot:
     """Return a snapshot, with the operation at work on it."""
     return snapshot_pb2.Snapshot(
-        name=f"snapshots/{record.id}", id=record.id, volume=f"volumes/{record.volume}",
-        volume_uid=record.volume_uid, size_bytes=record.size_bytes,
-        mode=MODES.number(record.mode), labels=dict(record.labels),
+        name=f"snapshots/{record.id}",
+        id=record.id,
+        volume=f"volumes/{record.volume}",
+        volume_uid=record.volume_uid,
+        size_bytes=record.size_bytes,
+        mode=MODES.number(record.mode),
+        labels=dict(record.labels),
         group=f"snapshotGroups/{record.group}" if record.group else "",
-        filesystem=filesystem(record.filesystem), etag=str(record.revision),
+        filesystem=filesystem(record.filesystem),
+        etag=str(record.revision),
         create_time=_time(record.created_at),
         operation=f"operations/{operation}" if operation else "",
-    )  # fmt: skip
+    )
 
 
 def snapshot_group(
@@ -210,63 +232,94 @@ def snapshot_group(
 ) -> snapshot_pb2.SnapshotGroup:
     """Return a group with its snapshots."""
     return snapshot_pb2.SnapshotGroup(
-        name=f"snapshotGroups/{record.id}", id=record.id, snapshots=members,
-        labels=dict(record.labels), etag=str(record.revision),
+        name=f"snapshotGroups/{record.id}",
+        id=record.id,
+        snapshots=members,
+        labels=dict(record.labels),
+        etag=str(record.revision),
         create_time=_time(record.created_at),
-    )  # fmt: skip
+    )
 
 
 def publication(record: Publication) -> volume_pb2.Publication:
     """Return a publication; its secrets are no part of the record."""
     return volume_pb2.Publication(
-        volume=f"volumes/{record.volume}", host=f"hosts/{record.host}",
-        initiator=record.initiator, transport=TRANSPORTS.number(record.transport),
-        access_mode=ACCESS_MODES.number(record.access_mode), readonly=record.readonly,
-        epoch=record.epoch, published_by=record.published_by, create_time=_time(record.created_at),
-        rotation=record.rotation, rotation_due=record.rotation_due,
-    )  # fmt: skip
+        volume=f"volumes/{record.volume}",
+        host=f"hosts/{record.host}",
+        initiator=record.initiator,
+        transport=TRANSPORTS.number(record.transport),
+        access_mode=ACCESS_MODES.number(record.access_mode),
+        readonly=record.readonly,
+        epoch=record.epoch,
+        published_by=record.published_by,
+        create_time=_time(record.created_at),
+        rotation=record.rotation,
+        rotation_due=record.rotation_due,
+    )
 
 
 def read_publication(message: volume_pb2.Publication) -> Publication:
     """Return what a host needs to know of a publication to it at a server."""
     volume, host = volume_id(message.volume), host_id(message.host)
     return Publication(
-        id=f"{volume}/{host}", volume=volume, host=host, initiator=message.initiator,
-        epoch=message.epoch, rotation=message.rotation, rotation_due=message.rotation_due,
-    )  # fmt: skip
+        id=f"{volume}/{host}",
+        volume=volume,
+        host=host,
+        initiator=message.initiator,
+        epoch=message.epoch,
+        rotation=message.rotation,
+        rotation_due=message.rotation_due,
+    )
 
 
 def attachment(record: Attachment) -> volume_pb2.Attachment:
     """Return how this host uses a volume of a server."""
     disk = record.disk
     return volume_pb2.Attachment(
-        server=record.server, volume=record.volume, height=HEIGHTS.number(record.height),
+        server=record.server,
+        volume=record.volume,
+        height=HEIGHTS.number(record.height),
         disk=volume_pb2.Disk(target=disk.target, serial=disk.serial, size_bytes=disk.size_bytes),
-        portals=record.portals, mode=MODES.number(record.mode), epoch=record.epoch,
-        readonly=record.readonly, restore=RESTORES.number(record.restore),
-        filesystem=filesystem(record.filesystem), staging_path=record.staging_path,
-        mount_options=record.mount_options, stage_readonly=record.stage_readonly,
+        portals=record.portals,
+        mode=MODES.number(record.mode),
+        epoch=record.epoch,
+        readonly=record.readonly,
+        restore=RESTORES.number(record.restore),
+        filesystem=filesystem(record.filesystem),
+        staging_path=record.staging_path,
+        mount_options=record.mount_options,
+        stage_readonly=record.stage_readonly,
         mounts=[volume_pb2.Mount(path=m.path, readonly=m.readonly) for m in record.mounts],
         published_here=bool(record.published_here),
-    )  # fmt: skip
+    )
 
 
 def filesystem(record: Filesystem) -> volume_pb2.Filesystem:
     """Return what is known of a filesystem."""
     return volume_pb2.Filesystem(
-        state=FILESYSTEM_STATES.number(record.state), type=record.type, uuid=record.uuid,
-        operation=record.operation, host=record.host, origin=record.origin,
-    )  # fmt: skip
+        state=FILESYSTEM_STATES.number(record.state),
+        type=record.type,
+        uuid=record.uuid,
+        operation=record.operation,
+        host=record.host,
+        origin=record.origin,
+    )
 
 
 def host(record: Host) -> host_pb2.Host:
     """Return a host."""
     return host_pb2.Host(
-        name=f"hosts/{record.id}", id=record.id, iqn=record.iqn, nqn=record.nqn,
-        addresses=record.addresses, labels=dict(record.labels),
-        max_attachments=record.max_attachments, etag=str(record.revision),
-        create_time=_time(record.created_at), update_time=_time(record.updated_at),
-    )  # fmt: skip
+        name=f"hosts/{record.id}",
+        id=record.id,
+        iqn=record.iqn,
+        nqn=record.nqn,
+        addresses=record.addresses,
+        labels=dict(record.labels),
+        max_attachments=record.max_attachments,
+        etag=str(record.revision),
+        create_time=_time(record.created_at),
+        update_time=_time(record.updated_at),
+    )
 
 
 def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Operation:
@@ -274,15 +327,22 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
     told: dict[str, Any] = {"state": operation_pb2.OPERATION_STATE_PLANNED}
     if not planned:
         told = {
-            "name": f"operations/{record.id}", "state": STATES.number(record.state),
-            "create_time": _time(record.created_at), "end_time": _time(record.ended_at),
+            "name": f"operations/{record.id}",
+            "state": STATES.number(record.state),
+            "create_time": _time(record.created_at),
+            "end_time": _time(record.ended_at),
             "progress": record.progress,
-        }  # fmt: skip
+        }
     return operation_pb2.Operation(
-        kind=record.kind, subject=record.subject, title=record.title, caller=record.caller,
-        moves=[_move(each) for each in record.moves], revision=record.revision,
-        error=_failure(record.failure) if record.failure is not None else None, **told,
-    )  # fmt: skip
+        kind=record.kind,
+        subject=record.subject,
+        title=record.title,
+        caller=record.caller,
+        moves=[_move(each) for each in record.moves],
+        revision=record.revision,
+        error=_failure(record.failure) if record.failure is not None else None,
+        **told,
+    )
 
 
 def _move(record: Move) -> operation_pb2.Move:
@@ -291,9 +351,12 @@ def _move(record: Move) -> operation_pb2.Move:
 
 def _failure(record: Failure) -> operation_pb2.OperationError:
     return operation_pb2.OperationError(
-        name=record.name, message=record.message, reason=record.reason,
-        facts=dict(record.facts), step=record.step,
-    )  # fmt: skip
+        name=record.name,
+        message=record.message,
+        reason=record.reason,
+        facts=dict(record.facts),
+        step=record.step,
+    )
 
 
 def _time(seconds: int) -> Timestamp | None:
@@ -336,9 +399,13 @@ def ulid(text: str) -> str:
 def read_filesystem(message: volume_pb2.Filesystem) -> Filesystem:
     """Return what a server says of a filesystem."""
     return Filesystem(
-        state=FILESYSTEM_STATES.name(message.state), type=message.type, uuid=message.uuid,
-        operation=message.operation, host=message.host, origin=message.origin,
-    )  # fmt: skip
+        state=FILESYSTEM_STATES.name(message.state),
+        type=message.type,
+        uuid=message.uuid,
+        operation=message.operation,
+        host=message.host,
+        origin=message.origin,
+    )
 
 
 def as_pairs(mapping: Mapping[str, str]) -> Pairs:

@@ -54,9 +54,11 @@ class Servers:
         portals = await self._portals(server, tuple(answer.portals))
         chap = answer.chap
         return _connection(volume, answer, portals), Chap(
-            username=chap.username, password=chap.password,
-            mutual_username=chap.mutual_username, mutual_password=chap.mutual_password,
-        )  # fmt: skip
+            username=chap.username,
+            password=chap.password,
+            mutual_username=chap.mutual_username,
+            mutual_password=chap.mutual_password,
+        )
 
     async def publish(self, server: str, volume: str, *, request: str) -> None:
         """Publish a volume to this host, in the name of an operation of ours."""
@@ -75,12 +77,15 @@ class Servers:
     async def report(self, step: Reported, operation: str) -> None:
         """Report what an operation of ours does with the filesystem on a volume."""
         message = volume_pb2.ReportFilesystemRequest(
-            name=f"volumes/{step.volume}", epoch=step.epoch,
+            name=f"volumes/{step.volume}",
+            epoch=step.epoch,
             filesystem=volume_pb2.Filesystem(
-                state=convert.FILESYSTEM_STATES.number(step.state), type=step.type,
-                uuid=step.uuid, operation=operation,
+                state=convert.FILESYSTEM_STATES.number(step.state),
+                type=step.type,
+                uuid=step.uuid,
+                operation=operation,
             ),
-        )  # fmt: skip
+        )
         await self._call(step.server, self._api(step.server).volumes.ReportFilesystem, message)
 
     async def register(self, server: str, host: Host) -> None:
@@ -124,8 +129,9 @@ class Servers:
         if found is None:
             raise NotFound(
                 f"there is no server {server[:128]} in the configuration: zfsiloctl join",
-                reason="NO_SERVER", server=server[:128],
-            )  # fmt: skip
+                reason="NO_SERVER",
+                server=server[:128],
+            )
         return found
 
     async def _call(
@@ -150,12 +156,15 @@ class Servers:
         found = status.from_status(error)
         address = self._config(server).address
         if not status.is_ours(error) or error.code() in (
-            grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED,
-        ):  # fmt: skip
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        ):
             return Unavailable(
                 f"the server {server} ({address}) did not answer: {found.message}",
-                reason="SERVER_UNAVAILABLE", server=server, address=address,
-            )  # fmt: skip
+                reason="SERVER_UNAVAILABLE",
+                server=server,
+                address=address,
+            )
         facts = found.facts | {"server": server}
         return type(found)(f"{server} says: {found.message}", reason=found.reason, **facts)
 
@@ -178,18 +187,26 @@ class Servers:
         except OSError as error:
             raise Unavailable(
                 f"the name {name} of the server {server} cannot be resolved: {error.strerror}",
-                reason="SERVER_UNAVAILABLE", server=server, address=name,
-            ) from None  # fmt: skip
+                reason="SERVER_UNAVAILABLE",
+                server=server,
+                address=name,
+            ) from None
         return str(found[0][4][0])
 
 
 def _connection(volume: str, answer: Any, portals: tuple[str, ...]) -> Connection:
     return Connection(
-        volume=volume, target=answer.target, portals=portals, serial=answer.serial,
-        size_bytes=answer.size_bytes, mode=convert.MODES.name(answer.mode), epoch=answer.epoch,
-        rotation=answer.rotation, readonly=answer.readonly,
+        volume=volume,
+        target=answer.target,
+        portals=portals,
+        serial=answer.serial,
+        size_bytes=answer.size_bytes,
+        mode=convert.MODES.name(answer.mode),
+        epoch=answer.epoch,
+        rotation=answer.rotation,
+        readonly=answer.readonly,
         filesystem=convert.read_filesystem(answer.filesystem),
-    )  # fmt: skip
+    )
 
 
 def _is_wildcard(host: str) -> bool:

@@ -120,7 +120,7 @@ def interfaces() -> dict[str, Interface]:
 def page() -> str:
     """Return the contract: it lies beside this file when installed, else in the source tree."""
     installed = Path(__file__).with_name(f"{NAME}.xml")
-    source = Path(__file__).parents[2] / "dbus" / installed.name
+    source = Path(__file__).parents[3] / "dbus" / installed.name
     return (installed if installed.exists() else source).read_text()
 
 

@@ -95,7 +95,7 @@ OPTIONS = {
     "uid": Option("s"),
     "validate_only": Option("b"),
     "volume": Option("s"),
-}  # fmt: skip
+}
 
 
 class Mutation(NamedTuple):
@@ -110,10 +110,18 @@ class Mutation(NamedTuple):
 # The first argument of a method of a volume or host is the object itself.
 MUTATIONS = {
     f"{MANAGER}.CreateVolume": Mutation(
-        CreateVolume, ("id", "capacity_bytes"),
+        CreateVolume,
+        ("id", "capacity_bytes"),
         (
-            "limit_bytes", "thin", "mode", "properties", "labels", "hosts", "access_modes",
-            "source_snapshot", "source_volume",
+            "limit_bytes",
+            "thin",
+            "mode",
+            "properties",
+            "labels",
+            "hosts",
+            "access_modes",
+            "source_snapshot",
+            "source_volume",
         ),
     ),
     f"{MANAGER}.UndeleteVolume": Mutation(UndeleteVolume, ("id",), ("uid",)),
@@ -121,7 +129,9 @@ MUTATIONS = {
         Connect, ("server", "volume"), ("local_name", "restore", "publish_if_needed", "epoch")
     ),
     f"{MANAGER}.RegisterHost": Mutation(
-        CreateHost, ("id",), ("iqn", "nqn", "addresses", "labels", "max_attachments"),
+        CreateHost,
+        ("id",),
+        ("iqn", "nqn", "addresses", "labels", "max_attachments"),
         (("register", True),),
     ),
     f"{MANAGER}.RemoveOrphans": Mutation(RemoveOrphans, ("names",), ("force",)),
@@ -133,7 +143,8 @@ MUTATIONS = {
     f"{SNAPSHOT}.Delete": Mutation(DeleteSnapshot, ("id",), ("etag",)),
     f"{VOLUME}.Delete": Mutation(DeleteVolume, ("id",), ("etag", "dependents")),
     f"{VOLUME}.Update": Mutation(
-        UpdateVolume, ("id",),
+        UpdateVolume,
+        ("id",),
         ("capacity_bytes", "limit_bytes", "properties", "labels", "hosts", "etag"),
     ),
     f"{VOLUME}.Resize": Mutation(UpdateVolume, ("id", "capacity_bytes"), ("limit_bytes", "etag")),
@@ -149,7 +160,7 @@ MUTATIONS = {
     f"{VOLUME}.Unmount": Mutation(UnmountFrom, ("id", "path"), ("force",)),
     f"{VOLUME}.Grow": Mutation(Grow, ("id",)),
     f"{VOLUME}.Sync": Mutation(SyncVolume, ("id",)),
-}  # fmt: skip
+}
 
 
 class Methods:

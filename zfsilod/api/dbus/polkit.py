@@ -74,9 +74,13 @@ class Identities:
         flags = INTERACTIVE if interactive else 0
         try:
             async with asyncio.timeout(ASKING_DEADLINE_S if interactive else POLKIT_DEADLINE_S):
-                reply = await self._bus.call(_to_polkit(
-                    "CheckAuthorization", "(sa{sv})sa{ss}us", [subject, action, {}, flags, asked]
-                ))  # fmt: skip
+                reply = await self._bus.call(
+                    _to_polkit(
+                        "CheckAuthorization",
+                        "(sa{sv})sa{ss}us",
+                        [subject, action, {}, flags, asked],
+                    )
+                )
         except TimeoutError:
             self._bus.send(_to_polkit("CancelCheckAuthorization", "s", [asked], answered=False))
             raise Unavailable("polkit did not answer in time: nothing was done") from None
@@ -106,9 +110,13 @@ class Identities:
 
     async def _ask(self, member: str, argument: str) -> list[int]:
         question = Message(
-            destination=BUS, path=BUS_PATH, interface=BUS, member=member,
-            signature="s", body=[argument],
-        )  # fmt: skip
+            destination=BUS,
+            path=BUS_PATH,
+            interface=BUS,
+            member=member,
+            signature="s",
+            body=[argument],
+        )
         try:
             async with asyncio.timeout(BUS_DEADLINE_S):
                 reply = await self._bus.call(question)
@@ -122,10 +130,14 @@ class Identities:
 
 def _to_polkit(member: str, signature: str, body: list[Any], *, answered: bool = True) -> Message:
     return Message(
-        destination=POLKIT, path=f"/{POLKIT.replace('.', '/')}/Authority",
-        interface=f"{POLKIT}.Authority", member=member, signature=signature, body=body,
+        destination=POLKIT,
+        path=f"/{POLKIT.replace('.', '/')}/Authority",
+        interface=f"{POLKIT}.Authority",
+        member=member,
+        signature=signature,
+        body=body,
         flags=MessageFlag.NONE if answered else MessageFlag.NO_REPLY_EXPECTED,
-    )  # fmt: skip
+    )
 
 
 def _is_missing(reply: Message) -> bool:

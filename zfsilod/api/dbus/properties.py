@@ -71,9 +71,11 @@ def _filesystem(shown: Shown) -> list[str]:
 
 def _publication(each: Publication) -> dict[str, Variant]:
     texts = {
-        "initiator": each.initiator, "transport": each.transport,
-        "access_mode": each.access_mode, "published_by": each.published_by,
-    }  # fmt: skip
+        "initiator": each.initiator,
+        "transport": each.transport,
+        "access_mode": each.access_mode,
+        "published_by": each.published_by,
+    }
     return {name: Variant("s", text) for name, text in texts.items()} | {
         "readonly": Variant("b", each.readonly),
         "epoch": Variant("t", each.epoch),

@@ -184,9 +184,10 @@ class DbusFront:
         caller = ""
         if method.interface != PEER:  # that only tells that we are there
             caller = await self._identities.authorize(
-                call.sender, method.action,
+                call.sender,
+                method.action,
                 interactive=bool(call.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION),
-            )  # fmt: skip
+            )
         body = await self._do(method, call, caller)
         reply = Message.new_method_return(call, method.answers, body)
         reply.serial = self._bus.next_serial()
@@ -279,7 +280,10 @@ def resolve(call: Message) -> Method:
 def _error(call: Message, error: ZfsiloError) -> Message:
     facts = {name: str(value) for name, value in error.facts.items()}
     return Message(
-        message_type=MessageType.ERROR, reply_serial=call.serial, destination=call.sender,
-        error_name=f"{NAME}.Error.{error.name}", signature="ssa{ss}",
+        message_type=MessageType.ERROR,
+        reply_serial=call.serial,
+        destination=call.sender,
+        error_name=f"{NAME}.Error.{error.name}",
+        signature="ssa{ss}",
         body=clean([error.message, error.reason, facts]),
-    )  # fmt: skip
+    )

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 MAX_TOLD = 10_000
 # Where the records that are shown lie, by the object that shows them.
-SHOWN = {"volume": "volume", "attachment": "volume", "publication": "volume", "host": "host",
-         "snapshot": "snapshot"}  # fmt: skip
+SHOWN = {
+    "volume": "volume",
+    "attachment": "volume",
+    "publication": "volume",
+    "host": "host",
+    "snapshot": "snapshot",
+}
 
 
 class Signals:

@@ -43,8 +43,9 @@ class Attachments:
             server=check_id(request.server, "server name"),
             volume=check_id(request.volume, "volume id"),
             restore=convert.RESTORES.name(request.restore, "NEVER"),
-            publish_if_needed=request.publish_if_needed, epoch=request.epoch,
-        )  # fmt: skip
+            publish_if_needed=request.publish_if_needed,
+            epoch=request.epoch,
+        )
         if call.caller.role == "node":
             csi_node.check_connect(verb)
         await _check_node(call, verb.id)
@@ -60,9 +61,12 @@ class Attachments:
         self, request: volume_pb2.StageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = attach.Stage(
-            id=convert.volume_id(request.name), path=request.path, fs_type=request.fs_type,
-            mount_options=tuple(request.mount_options), readonly=request.readonly,
-        )  # fmt: skip
+            id=convert.volume_id(request.name),
+            path=request.path,
+            fs_type=request.fs_type,
+            mount_options=tuple(request.mount_options),
+            readonly=request.readonly,
+        )
         return await _change(call, verb, request, verb.path)
 
     async def UnstageVolume(
@@ -77,9 +81,11 @@ class Attachments:
         self, request: volume_pb2.MountVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = attach.MountAt(
-            id=convert.volume_id(request.name), path=request.path, readonly=request.readonly,
+            id=convert.volume_id(request.name),
+            path=request.path,
+            readonly=request.readonly,
             only_here=request.only_here,
-        )  # fmt: skip
+        )
         return await _change(call, verb, request, verb.path)
 
     async def UnmountVolume(

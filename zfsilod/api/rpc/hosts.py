@@ -56,10 +56,15 @@ class Hosts:
     ) -> host_pb2.MutateHostResponse:
         host = request.host
         verb = hosts.UpdateHost(
-            id=convert.host_id(host.name), mask=tuple(request.update_mask.paths), iqn=host.iqn,
-            nqn=host.nqn, addresses=tuple(host.addresses), labels=convert.as_pairs(host.labels),
-            max_attachments=host.max_attachments, etag=request.etag,
-        )  # fmt: skip
+            id=convert.host_id(host.name),
+            mask=tuple(request.update_mask.paths),
+            iqn=host.iqn,
+            nqn=host.nqn,
+            addresses=tuple(host.addresses),
+            labels=convert.as_pairs(host.labels),
+            max_attachments=host.max_attachments,
+            etag=request.etag,
+        )
         return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
 
     async def DeleteHost(
@@ -84,10 +89,14 @@ class Hosts:
 
 def _create(host_id: str, host: host_pb2.Host, *, register: bool) -> hosts.CreateHost:
     return hosts.CreateHost(
-        id=host_id, iqn=host.iqn, nqn=host.nqn, addresses=tuple(host.addresses),
-        labels=convert.as_pairs(host.labels), max_attachments=host.max_attachments,
+        id=host_id,
+        iqn=host.iqn,
+        nqn=host.nqn,
+        addresses=tuple(host.addresses),
+        labels=convert.as_pairs(host.labels),
+        max_attachments=host.max_attachments,
         register=register,
-    )  # fmt: skip
+    )
 
 
 def _answer(
@@ -104,9 +113,12 @@ def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate
 ) -> tuple[list[host_pb2.Host], str]:
     return collect(
-        txn.scan(Host, page.after), page, key=lambda each: each.id,
-        wanted=lambda each: wanted(partial(_values, each)), show=convert.host,
-    )  # fmt: skip
+        txn.scan(Host, page.after),
+        page,
+        key=lambda each: each.id,
+        wanted=lambda each: wanted(partial(_values, each)),
+        show=convert.host,
+    )
 
 
 def _values(host: Host, field: str) -> filters.Values:

@@ -52,20 +52,24 @@ class Info:
             available = room_for(room, settings, promised, thin=request.thin)
         complaint = nearly_full(room, settings)
         return service_pb2.Capacity(
-            available_bytes=available, total_bytes=room.total_bytes,
+            available_bytes=available,
+            total_bytes=room.total_bytes,
             conditions=[complaint] if complaint else [],
-        )  # fmt: skip
+        )
 
     async def GetStatus(
         self, _request: service_pb2.GetStatusRequest, call: Call
     ) -> service_pb2.Status:
         found = await call.scan(Summary)
         status = service_pb2.Status(
-            server=_server(call), root=call.service.settings.root,
-            promised_bytes=found.promised_bytes, volumes=found.heights,
-            operations=found.operations, publications=found.publications.total(),
+            server=_server(call),
+            root=call.service.settings.root,
+            promised_bytes=found.promised_bytes,
+            volumes=found.heights,
+            operations=found.operations,
+            publications=found.publications.total(),
             hosts=found.hosts,
-        )  # fmt: skip
+        )
         attention = [*found.attention, *await _broken(call.service, found.attention)]
         if status.root:
             try:
@@ -91,9 +95,12 @@ class Info:
         page = self._pages.request("ListOrphans", request)
         found = await call.lasting(orphans.find(call.service))
         shown, after = collect(
-            (each for each in found if each.name > page.after), page,
-            key=lambda each: each.name, wanted=lambda _each: True, show=_orphan,
-        )  # fmt: skip
+            (each for each in found if each.name > page.after),
+            page,
+            key=lambda each: each.name,
+            wanted=lambda _each: True,
+            show=_orphan,
+        )
         return service_pb2.ListOrphansResponse(
             orphans=shown, next_page_token=self._pages.token(page, after)
         )
@@ -129,10 +136,14 @@ async def _broken(service: Service, known: Sequence[Attention]) -> list[Attentio
 def _server(call: Call) -> service_pb2.ServerInfo:
     settings = call.service.settings
     return service_pb2.ServerInfo(
-        version=__version__, host=f"hosts/{settings.host_id}",
-        roles=["give", "take"] if settings.root else ["take"], features=FEATURES,
-        caller=str(call.caller), zone=settings.zone, max_attachments=settings.max_attachments,
-    )  # fmt: skip
+        version=__version__,
+        host=f"hosts/{settings.host_id}",
+        roles=["give", "take"] if settings.root else ["take"],
+        features=FEATURES,
+        caller=str(call.caller),
+        zone=settings.zone,
+        max_attachments=settings.max_attachments,
+    )
 
 
 def _orphan(found: orphans.Orphan) -> service_pb2.Orphan:

@@ -93,9 +93,12 @@ def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate
 ) -> tuple[list[operation_pb2.Operation], str]:
     return collect(
-        txn.scan(Operation, page.after), page, key=lambda each: each.id,
-        wanted=lambda each: wanted(partial(_values, each)), show=convert.operation,
-    )  # fmt: skip
+        txn.scan(Operation, page.after),
+        page,
+        key=lambda each: each.id,
+        wanted=lambda each: wanted(partial(_values, each)),
+        show=convert.operation,
+    )
 
 
 def _values(operation: Operation, field: str) -> filters.Values:

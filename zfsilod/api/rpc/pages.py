@@ -93,9 +93,13 @@ class Pages:
 
 
 def collect(
-    things: Iterable[T], page: Page, *, key: Callable[[T], str], wanted: Callable[[T], bool],
+    things: Iterable[T],
+    page: Page,
+    *,
+    key: Callable[[T], str],
+    wanted: Callable[[T], bool],
     show: Callable[[T], M],
-) -> tuple[list[M], str]:  # fmt: skip
+) -> tuple[list[M], str]:
     """Return the wanted ones of a page as messages, and the key that the next one begins behind."""
     shown: list[M] = []
     last, size = "", 0

@@ -49,10 +49,14 @@ class Publications:
                     f"{call.caller} may not take {volume_id} from another host", reason="ROLE"
                 )
         verb = publications.Publish(
-            volume=volume_id, host=host_id, access_mode=_access_mode(request, volume),
-            readonly=request.readonly, request=convert.ulid(request.consumer_operation),
-            transport=convert.TRANSPORTS.name(request.transport, "ISCSI"), force=request.force,
-        )  # fmt: skip
+            volume=volume_id,
+            host=host_id,
+            access_mode=_access_mode(request, volume),
+            readonly=request.readonly,
+            request=convert.ulid(request.consumer_operation),
+            transport=convert.TRANSPORTS.name(request.transport, "ISCSI"),
+            force=request.force,
+        )
         return await change_volume(
             call, verb, volume_id, validate_only=request.validate_only, etag=request.etag
         )
@@ -68,9 +72,12 @@ class Publications:
         host_id = "" if request.all_hosts else _host(request.host, call)
         need_view(call, volume_id)
         verb = publications.Unpublish(
-            volume=volume_id, host=host_id, request=convert.ulid(request.consumer_operation),
-            fence=request.fence, grace_s=_grace(request),
-        )  # fmt: skip
+            volume=volume_id,
+            host=host_id,
+            request=convert.ulid(request.consumer_operation),
+            fence=request.fence,
+            grace_s=_grace(request),
+        )
         return await change_volume(
             call, verb, volume_id, validate_only=request.validate_only, etag=request.etag
         )
@@ -103,13 +110,18 @@ class Publications:
         chap = await asyncio.to_thread(call.service.store.chap, publication.secret)
         export = call.service.settings.export
         return volume_pb2.FetchConnectionResponse(
-            volume=f"volumes/{volume_id}", target=plans.target_name(export.prefix, volume),
-            portals=export.portals, serial=volume.uid, size_bytes=volume.capacity_bytes,
-            mode=convert.MODES.number(volume.mode), epoch=publication.epoch,
+            volume=f"volumes/{volume_id}",
+            target=plans.target_name(export.prefix, volume),
+            portals=export.portals,
+            serial=volume.uid,
+            size_bytes=volume.capacity_bytes,
+            mode=convert.MODES.number(volume.mode),
+            epoch=publication.epoch,
             rotation=publication.rotation,
-            readonly=publication.readonly, filesystem=convert.filesystem(volume.filesystem),
+            readonly=publication.readonly,
+            filesystem=convert.filesystem(volume.filesystem),
             chap=_chap(chap),
-        )  # fmt: skip
+        )
 
     async def ReportFilesystem(
         self, request: volume_pb2.ReportFilesystemRequest, call: Call
@@ -123,9 +135,14 @@ class Publications:
         if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
             raise InvalidArgument("the filesystem's type or uuid is malformed", reason="BAD_FS")
         verb = publications.ReportFilesystem(
-            volume=volume_id, host=host_id, epoch=request.epoch, state=state, type=asked.type,
-            uuid=asked.uuid, operation=convert.ulid(asked.operation),
-        )  # fmt: skip
+            volume=volume_id,
+            host=host_id,
+            epoch=request.epoch,
+            state=state,
+            type=asked.type,
+            uuid=asked.uuid,
+            operation=convert.ulid(asked.operation),
+        )
         return await change_volume(call, verb, volume_id, validate_only=request.validate_only)
 
 
@@ -160,6 +177,9 @@ def _page(
     else:
         found = txn.scan(Publication, page.after)
     return collect(
-        found, page, key=lambda each: each.key, wanted=lambda each: host_id in ("", each.host),
+        found,
+        page,
+        key=lambda each: each.key,
+        wanted=lambda each: host_id in ("", each.host),
         show=convert.publication,
-    )  # fmt: skip
+    )

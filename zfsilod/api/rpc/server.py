@@ -95,9 +95,12 @@ class GrpcServer:
     """The front end for remote callers, and for local ones that like gRPC."""
 
     def __init__(
-        self, service: Service, door: Door, files: Files,
+        self,
+        service: Service,
+        door: Door,
+        files: Files,
         options: tuple[tuple[str, int], ...] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Serve what comes through a door; the files are those of our own authority."""
         self._service = service
         self._door = door
@@ -297,9 +300,7 @@ def _subject(request: Any) -> str:
     return next((each for each in found if isinstance(each, str) and each), "")
 
 
-async def _until(
-    stopping: asyncio.Event, answers: Stream, again: Callable[[], object]
-) -> Stream:  # fmt: skip
+async def _until(stopping: asyncio.Event, answers: Stream, again: Callable[[], object]) -> Stream:
     """Yield what a stream yields; when the server stops, end it: it might last for ever.
 
     `again` is called now and then while it is silent, and ends it by an exception.

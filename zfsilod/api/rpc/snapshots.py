@@ -45,8 +45,9 @@ class Snapshots:
     ) -> snapshot_pb2.MutateSnapshotResponse:
         verb = CreateSnapshot(
             id=check_id(request.snapshot_id or new_ulid(), "snapshot id"),
-            volume=convert.volume_id(request.volume), labels=convert.as_pairs(request.labels),
-        )  # fmt: skip
+            volume=convert.volume_id(request.volume),
+            labels=convert.as_pairs(request.labels),
+        )
         return await _change(call, verb, verb.id, validate_only=request.validate_only)
 
     async def GetSnapshot(
@@ -66,9 +67,12 @@ class Snapshots:
 
         def read(txn: Transaction) -> tuple[list[snapshot_pb2.Snapshot], str]:
             return collect(
-                txn.scan(Snapshot, page.after), page, key=lambda each: each.id, wanted=wanted,
+                txn.scan(Snapshot, page.after),
+                page,
+                key=lambda each: each.id,
+                wanted=wanted,
                 show=partial(_message, txn),
-            )  # fmt: skip
+            )
 
         found, after = await call.scan(read)
         return snapshot_pb2.ListSnapshotsResponse(
@@ -88,7 +92,7 @@ class Snapshots:
             id=check_id(request.group_id or new_ulid(), "group id"),
             volumes=tuple(convert.volume_id(each) for each in request.volumes),
             labels=convert.as_pairs(request.labels),
-        )  # fmt: skip
+        )
         return await _change_group(call, verb, verb.id, validate_only=request.validate_only)
 
     async def GetSnapshotGroup(
@@ -104,10 +108,12 @@ class Snapshots:
 
         def read(txn: Transaction) -> tuple[list[snapshot_pb2.SnapshotGroup], str]:
             return collect(
-                txn.scan(SnapshotGroup, page.after), page, key=lambda each: each.id,
+                txn.scan(SnapshotGroup, page.after),
+                page,
+                key=lambda each: each.id,
                 wanted=lambda each: wanted(partial(_group_values, each)),
                 show=partial(_group_message, txn),
-            )  # fmt: skip
+            )
 
         found, after = await call.scan(read)
         return snapshot_pb2.ListSnapshotGroupsResponse(

@@ -101,9 +101,10 @@ class Volumes:
             begun, found = await call.lasting(work)
             operation = await call.end(begun.id)
         return volume_pb2.SyncVolumeResponse(
-            volume=convert.volume(need_view(call, volume_id)), operation=operation,
+            volume=convert.volume(need_view(call, volume_id)),
+            operation=operation,
             differences=convert.differences(found),
-        )  # fmt: skip
+        )
 
     async def SyncVolumes(
         self, request: volume_pb2.SyncVolumesRequest, call: Call
@@ -112,9 +113,10 @@ class Volumes:
         report = await call.lasting(work)
         shown = (each for found in report.findings for each in convert.differences(found))
         return volume_pb2.SyncVolumesResponse(
-            complaints=dict(report.complaints), volumes=report.volumes,
+            complaints=dict(report.complaints),
+            volumes=report.volumes,
             differences=islice(shown, MAX_DIFFERENCES),
-        )  # fmt: skip
+        )
 
     async def CreateVolume(
         self, request: volume_pb2.CreateVolumeRequest, call: Call
@@ -132,9 +134,10 @@ class Volumes:
         self, request: volume_pb2.DeleteVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         verb = DeleteVolume(
-            id=convert.volume_id(request.name), etag=request.etag,
+            id=convert.volume_id(request.name),
+            etag=request.etag,
             dependents=convert.DEPENDENTS.name(request.dependents, "REFUSE"),
-        )  # fmt: skip
+        )
         return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
 
     async def UndeleteVolume(
@@ -158,9 +161,12 @@ class Volumes:
         for each in found.adopted:
             names[each.kind].append(each.subject)
         return volume_pb2.AdoptVolumesResponse(
-            volumes=names["adopt"], in_trash=names["adopt-trashed"],
-            snapshots=names["adopt-snapshot"], complaints=found.complaints, unknown=found.unknown,
-        )  # fmt: skip
+            volumes=names["adopt"],
+            in_trash=names["adopt-trashed"],
+            snapshots=names["adopt-snapshot"],
+            complaints=found.complaints,
+            unknown=found.unknown,
+        )
 
 
 def need_view(call: Call, volume_id: str) -> View:
@@ -199,13 +205,17 @@ def _create(request: volume_pb2.CreateVolumeRequest) -> CreateVolume:
     asked = request.volume
     modes = tuple(convert.ACCESS_MODES.name(each) for each in asked.access_modes)
     return CreateVolume(
-        id=check_id(request.volume_id, "volume id"), capacity_bytes=asked.capacity_bytes,
-        limit_bytes=request.limit_bytes, thin=asked.thin if asked.HasField("thin") else True,
+        id=check_id(request.volume_id, "volume id"),
+        capacity_bytes=asked.capacity_bytes,
+        limit_bytes=request.limit_bytes,
+        thin=asked.thin if asked.HasField("thin") else True,
         mode=convert.MODES.name(asked.mode, "FILESYSTEM"),
-        properties=convert.as_pairs(asked.properties), labels=convert.as_pairs(asked.labels),
-        hosts=tuple(asked.hosts), access_modes=modes or ("SINGLE_NODE_WRITER",),
+        properties=convert.as_pairs(asked.properties),
+        labels=convert.as_pairs(asked.labels),
+        hosts=tuple(asked.hosts),
+        access_modes=modes or ("SINGLE_NODE_WRITER",),
         **_source(asked.source),
-    )  # fmt: skip
+    )
 
 
 def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
@@ -221,11 +231,15 @@ def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
 def _update(request: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
     asked = request.volume
     return UpdateVolume(
-        id=convert.volume_id(asked.name), mask=tuple(request.update_mask.paths),
-        capacity_bytes=asked.capacity_bytes, limit_bytes=request.limit_bytes,
-        properties=convert.as_pairs(asked.properties), labels=convert.as_pairs(asked.labels),
-        hosts=tuple(asked.hosts), etag=request.etag,
-    )  # fmt: skip
+        id=convert.volume_id(asked.name),
+        mask=tuple(request.update_mask.paths),
+        capacity_bytes=asked.capacity_bytes,
+        limit_bytes=request.limit_bytes,
+        properties=convert.as_pairs(asked.properties),
+        labels=convert.as_pairs(asked.labels),
+        hosts=tuple(asked.hosts),
+        etag=request.etag,
+    )
 
 
 def _page(

@@ -98,8 +98,9 @@ def _complaint(name: str, since: int) -> str:
     """
     told = Runner()(
         ["journalctl", f"_SYSTEMD_UNIT={unit(name)}", f"--since=@{since}", "--output=cat"],
-        timeout_s=TOOL_S, ok=(0, 1),
-    )  # fmt: skip
+        timeout_s=TOOL_S,
+        ok=(0, 1),
+    )
     said = [line for line in told.stdout.splitlines() if line.startswith(COMPLAINT)]
     look = f"journalctl -u {unit(name)}"
     return f"{said[-1].removeprefix(COMPLAINT)} ({look})" if said else look

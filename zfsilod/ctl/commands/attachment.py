@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 def connect(given: Namespace) -> None:
     """Log in to a volume of a server, which publishes it if need be."""
     request = pb.ConnectVolumeRequest(
-        server=given.server or only_server(), volume=bare(given.name, "volumes"),
-        local_name=given.local_name, publish_if_needed=not given.no_publish, epoch=given.epoch,
+        server=given.server or only_server(),
+        volume=bare(given.name, "volumes"),
+        local_name=given.local_name,
+        publish_if_needed=not given.no_publish,
+        epoch=given.epoch,
         restore=pb.RESTORE_BOOT if given.restore == "boot" else pb.RESTORE_NEVER,
-    )  # fmt: skip
+    )
     with dial(given) as server:
         change(given, server, server.changes.volumes.ConnectVolume, request)
 
@@ -39,9 +42,13 @@ def disconnect(given: Namespace) -> None:
 def stage(given: Namespace) -> None:
     """Make the filesystem once, and mount it at the staging path."""
     request = pb.StageVolumeRequest(
-        name=resource(given.name, "volumes"), path=given.path, fs_type=given.fs_type,
-        mount_options=mount_options(given.option), readonly=given.readonly, etag=given.etag,
-    )  # fmt: skip
+        name=resource(given.name, "volumes"),
+        path=given.path,
+        fs_type=given.fs_type,
+        mount_options=mount_options(given.option),
+        readonly=given.readonly,
+        etag=given.etag,
+    )
     with dial(given) as server:
         change(given, server, server.changes.volumes.StageVolume, request)
 
@@ -58,9 +65,11 @@ def unstage(given: Namespace) -> None:
 def mount(given: Namespace) -> None:
     """Make a staged volume appear at one more path."""
     request = pb.MountVolumeRequest(
-        name=resource(given.name, "volumes"), path=given.path, readonly=given.readonly,
+        name=resource(given.name, "volumes"),
+        path=given.path,
+        readonly=given.readonly,
         etag=given.etag,
-    )  # fmt: skip
+    )
     with dial(given) as server:
         change(given, server, server.changes.volumes.MountVolume, request)
 
@@ -69,9 +78,12 @@ def unmount(given: Namespace) -> None:
     """Take a volume away from one path, or from all."""
     one_or_all(given.path, "PATH", everything=given.all)
     request = pb.UnmountVolumeRequest(
-        name=resource(given.name, "volumes"), path=given.path or "", all_paths=given.all,
-        etag=given.etag, force=given.force,
-    )  # fmt: skip
+        name=resource(given.name, "volumes"),
+        path=given.path or "",
+        all_paths=given.all,
+        etag=given.etag,
+        force=given.force,
+    )
     with dial(given) as server:
         change(given, server, server.changes.volumes.UnmountVolume, request)
 

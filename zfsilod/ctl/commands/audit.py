@@ -31,9 +31,7 @@ def audit(given: Namespace) -> None:
     if given.json:
         print(rpc_errors.dumps({"records": found}))
         return
-    rows = [
-        [each["time"], *(each.get(name.lower(), "") for name in FIELDS)] for each in found
-    ]  # fmt: skip
+    rows = [[each["time"], *(each.get(name.lower(), "") for name in FIELDS)] for each in found]
     show_table(("TIME", *FIELDS), rows)
 
 
@@ -44,8 +42,9 @@ def _records(since: str) -> list[dict[str, str]]:
     words += [f"--since={since or 'today'}", f"{MARK}=1"]
     done = Runner()(words, timeout_s=JOURNAL_S, ok=(0, FAILED))
     if NO_TIME.match(done.stderr):
-        raise InvalidArgument(f"{since[:40]!r} is no time: write it as for journalctl --since",
-                              reason="USAGE")  # fmt: skip
+        raise InvalidArgument(
+            f"{since[:40]!r} is no time: write it as for journalctl --since", reason="USAGE"
+        )
     if done.rc != 0:  # `done.failed` would say it twice: the log of a command is its terminal
         raise CommandFailed(f"journalctl: {done.stderr.strip()}")
     return [_record(json.loads(line)) for line in done.stdout.splitlines()]
@@ -56,9 +55,11 @@ def _record(entry: dict[str, object]) -> dict[str, str]:
     moment = int(str(entry["__REALTIME_TIMESTAMP"])) // 1_000_000
     said = {name.lower(): str(entry.get(f"ZFSILO_{name}", "")) for name in FIELDS}
     shown = {name: value for name, value in said.items() if value}
-    return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))} | shown | {
-        "uid": str(entry.get("_UID", ""))
-    }  # fmt: skip
+    return (
+        {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))}
+        | shown
+        | {"uid": str(entry.get("_UID", ""))}
+    )
 
 
 def _is_wanted(given: Namespace, record: dict[str, str]) -> bool:

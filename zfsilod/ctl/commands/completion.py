@@ -43,10 +43,13 @@ def core() -> str:
     """Return the function that bash and zsh share: it prints what may stand in a place."""
     verbs = {noun: " ".join(_verbs(noun)) for noun in NOUNS if _verbs(noun)}
     return CORE.format(
-        nouns=" ".join(NOUNS), common=" ".join(_options(COMMON)), valued="|".join(_valued()),
-        with_verbs="|".join(verbs), cases="\n".join(_case(each) for each in COMMANDS),
+        nouns=" ".join(NOUNS),
+        common=" ".join(_options(COMMON)),
+        valued="|".join(_valued()),
+        with_verbs="|".join(verbs),
+        cases="\n".join(_case(each) for each in COMMANDS),
         verbs="\n".join(f"    {noun}) offer='{found}' ;;" for noun, found in verbs.items()),
-    )  # fmt: skip
+    )
 
 
 # The words "FILES" and nothing else stand for the names of files.
@@ -159,8 +162,9 @@ def fish() -> str:
         lines += [_fish_option(f"__zfsiloctl_in -1 {command.words}", each) for each in options]
         lines += [
             _fish_place(f"__zfsiloctl_in {place} {command.words}", each)
-            for place, each in enumerate(_positionals(command)) if each.offer
-        ]  # fmt: skip
+            for place, each in enumerate(_positionals(command))
+            if each.offer
+        ]
     lines += [_fish_option("true", each) for each in COMMON]
     return "\n".join(lines) + "\n"
 

@@ -151,9 +151,10 @@ def taking(patient: Patient) -> Iterator[Check]:
         yield Check("initiator name")
     else:
         yield Check(
-            "initiator name", f"/{name} has none",
+            "initiator name",
+            f"/{name} has none",
             f'echo "InitiatorName=$(iscsi-iname)" > /{name}',
-        )  # fmt: skip
+        )
     if ISCSID in patient.text("proc/net/unix"):
         yield Check("iscsid")
     else:
@@ -188,9 +189,10 @@ def _pool(root: str) -> Iterator[Check]:
     except ZfsiloError as error:
         command = error.facts.get("package", "")
         yield Check(
-            f"pool {pool}", error.message,
+            f"pool {pool}",
+            error.message,
             f"apt install {command}" if command else f"zpool import {pool} && zfs create {root}",
-        )  # fmt: skip
+        )
 
 
 def _portals(settings: Config) -> Iterator[Check]:
@@ -214,8 +216,10 @@ def _certificates() -> Iterator[Check]:
         yield _certificate("own certificate", own, "zfsiloctl pki renew")
     for name in servers_here():
         yield _certificate(
-            f"certificate for {name}", server_files.read(name).certificate, "zfsiloctl pki renew",
-        )  # fmt: skip
+            f"certificate for {name}",
+            server_files.read(name).certificate,
+            "zfsiloctl pki renew",
+        )
 
 
 def _certificate(what: str, pem: str, command: str) -> Check:
@@ -263,9 +267,10 @@ def _answering(name: str, host: str) -> Check:
     if not closed:
         return Check(f"server {name} answers")
     return Check(
-        f"server {name}", f"zfsilod.service may not speak to {', '.join(closed)}",
+        f"server {name}",
+        f"zfsilod.service may not speak to {', '.join(closed)}",
         shlex.join(ip_filter.permission(closed)),
-    )  # fmt: skip
+    )
 
 
 def servers_here() -> list[str]:

@@ -49,19 +49,30 @@ def show(given: Namespace) -> None:
         print(rpc_errors.as_json(found))
         return
     most = str(found.max_attachments) if found.max_attachments else "any number"
-    show_block(f"host {found.id}", [
-        ("IQN", found.iqn), ("NQN", found.nqn), ("Addresses", commas(found.addresses)),
-        ("Labels", pairs(found.labels)), ("Takes volumes", most), ("Etag", found.etag),
-        ("Created", when(found.create_time)), ("Changed", when(found.update_time)),
-    ])  # fmt: skip
+    show_block(
+        f"host {found.id}",
+        [
+            ("IQN", found.iqn),
+            ("NQN", found.nqn),
+            ("Addresses", commas(found.addresses)),
+            ("Labels", pairs(found.labels)),
+            ("Takes volumes", most),
+            ("Etag", found.etag),
+            ("Created", when(found.create_time)),
+            ("Changed", when(found.update_time)),
+        ],
+    )
 
 
 def add(given: Namespace) -> None:
     """Make a host known."""
     host = pb.Host(
-        iqn=given.iqn or "", nqn=given.nqn or "", addresses=given.address,
-        labels=assignments(given.label, "label"), max_attachments=given.max_attachments or 0,
-    )  # fmt: skip
+        iqn=given.iqn or "",
+        nqn=given.nqn or "",
+        addresses=given.address,
+        labels=assignments(given.label, "label"),
+        max_attachments=given.max_attachments or 0,
+    )
     request = pb.CreateHostRequest(host_id=bare(given.name, "hosts"), host=host)
     with dial(given) as server:
         change(given, server, server.changes.hosts.CreateHost, request)
@@ -85,8 +96,11 @@ def update(given: Namespace) -> None:
             request.etag = given.etag or now.etag
             request.update_mask.paths.append("labels")
         if not request.update_mask.paths:
-            raise InvalidArgument("nothing to change: name what shall be another", reason="USAGE",
-                                  usage="zfsiloctl host update --help")  # fmt: skip
+            raise InvalidArgument(
+                "nothing to change: name what shall be another",
+                reason="USAGE",
+                usage="zfsiloctl host update --help",
+            )
         change(given, server, server.changes.hosts.UpdateHost, request)
 
 

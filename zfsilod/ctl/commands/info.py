@@ -27,11 +27,16 @@ def info(given: Namespace) -> None:
     if given.json:
         print(rpc_errors.as_json(found))
         return
-    show_block(where, [
-        ("Version", found.version), ("Host", bare(found.host, "hosts")),
-        ("Roles", commas(ROLES.get(role, role) for role in found.roles)),
-        ("Features", commas(found.features)), ("You are", found.caller),
-    ])  # fmt: skip
+    show_block(
+        where,
+        [
+            ("Version", found.version),
+            ("Host", bare(found.host, "hosts")),
+            ("Roles", commas(ROLES.get(role, role) for role in found.roles)),
+            ("Features", commas(found.features)),
+            ("You are", found.caller),
+        ],
+    )
 
 
 def capacity(given: Namespace) -> None:
@@ -44,7 +49,12 @@ def capacity(given: Namespace) -> None:
         return
     used = found.total_bytes - found.available_bytes
     share = f", {100 * used // found.total_bytes} %" if found.total_bytes else ""
-    show_block("", [
-        ("Free", show_exact(found.available_bytes)), ("Used", f"{show_exact(used)}{share}"),
-        ("Total", show_exact(found.total_bytes)), ("Wrong", "; ".join(found.conditions)),
-    ])  # fmt: skip
+    show_block(
+        "",
+        [
+            ("Free", show_exact(found.available_bytes)),
+            ("Used", f"{show_exact(used)}{share}"),
+            ("Total", show_exact(found.total_bytes)),
+            ("Wrong", "; ".join(found.conditions)),
+        ],
+    )

@@ -37,17 +37,24 @@ def list_operations(given: Namespace) -> None:
         found = server.ask_all(server.api.operations.ListOperations, request, "operations")
     columns = ("NAME", "STATE", "DONE", "WHAT", "BY", "AGE")
     rpc_errors.show_all(
-        given, "operations", found, name=id_of,
+        given,
+        "operations",
+        found,
+        name=id_of,
         table=lambda: show_table(columns, [_row(each) for each in found]),
-    )  # fmt: skip
+    )
 
 
 def _row(operation: Any) -> list[str]:
     done = "" if operation.state in SETTLED else f"{operation.progress} %"
     return [
-        id_of(operation), state_of(operation), done, operation.title, operation.caller,
+        id_of(operation),
+        state_of(operation),
+        done,
+        operation.title,
+        operation.caller,
         age(operation.create_time),
-    ]  # fmt: skip
+    ]
 
 
 def show(given: Namespace) -> None:
@@ -57,11 +64,20 @@ def show(given: Namespace) -> None:
     if given.json:
         print(rpc_errors.as_json(found))
         return
-    show_block(f"operation {id_of(found)}", [
-        ("What", found.title), ("State", state_of(found)), ("Made", f"{found.progress} %"),
-        ("About", found.subject), ("Error", found.error.message), ("At step", found.error.step),
-        ("By", found.caller), ("Begun", when(found.create_time)), ("Ended", when(found.end_time)),
-    ])  # fmt: skip
+    show_block(
+        f"operation {id_of(found)}",
+        [
+            ("What", found.title),
+            ("State", state_of(found)),
+            ("Made", f"{found.progress} %"),
+            ("About", found.subject),
+            ("Error", found.error.message),
+            ("At step", found.error.step),
+            ("By", found.caller),
+            ("Begun", when(found.create_time)),
+            ("Ended", when(found.end_time)),
+        ],
+    )
     for move in found.moves:
         print(f"  {word(pb.Mark, move.mark, 'MARK_'):<6}  {direction(move)} {clean(move.step)}")
 
@@ -89,8 +105,9 @@ def conclude(given: Namespace, operation: Any) -> int:
     if operation.state not in SETTLED:
         raise DeadlineExceeded(
             f"operation {id_of(operation)} ({operation.title}) still runs",
-            reason="STILL_RUNNING", operation=id_of(operation),
-        )  # fmt: skip
+            reason="STILL_RUNNING",
+            operation=id_of(operation),
+        )
     failure = rpc_errors.failure_of(operation)
     if failure is not None:
         raise failure

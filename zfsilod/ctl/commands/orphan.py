@@ -27,9 +27,12 @@ def list_orphans(given: Namespace) -> None:
         found = server.ask_all(server.api.service.ListOrphans, request, "orphans")
     rows = [(clean(each.name), clean(each.text), ", ".join(each.users)) for each in found]
     rpc_errors.show_all(
-        given, "orphans", found, name=lambda each: clean(each.name),
+        given,
+        "orphans",
+        found,
+        name=lambda each: clean(each.name),
         table=lambda: show_table(("NAME", "WHAT", "USED BY"), rows),
-    )  # fmt: skip
+    )
 
 
 def remove(given: Namespace) -> int:

@@ -78,10 +78,11 @@ def issue(given: Namespace) -> None:
     if path is not None:
         use = f"join {path.name}" if given.kind == "host" else f"-H {path.name} volume list"
         _told(
-            given, {"file": str(path), "subject": str(identity), "address": join.address},
+            given,
+            {"file": str(path), "subject": str(identity), "address": join.address},
             f"{path}: for {identity}, who reaches this server at {join.address}\n"
             f"  over there:  zfsiloctl {use}",
-        )  # fmt: skip
+        )
 
 
 def list_issued(given: Namespace) -> None:
@@ -190,11 +191,14 @@ def access(
     address = paths.with_port(address or socket.gethostname(), paths.PORT)
     join_file.split_address(address)
     return join_file.Access(
-        name=host_id(), address=address, tls_name=certificates.tls_name(host_id()),
-        authority=files().own_authority().certificate_pem.decode(), token=token,
+        name=host_id(),
+        address=address,
+        tls_name=certificates.tls_name(host_id()),
+        authority=files().own_authority().certificate_pem.decode(),
+        token=token,
         certificate=pair.certificate_pem.decode() if pair else "",
         key=pair.key_pem.decode() if pair else "",
-    )  # fmt: skip
+    )
 
 
 def host_id() -> str:
@@ -252,6 +256,10 @@ def _plain(found: Issued) -> dict[str, object]:
 
     gone = {"revoke_time": moment(found.revoked_at)} if found.revoked_at else {}
     return {
-        "id": found.id, "subject": found.subject, "role": found.role,
-        "create_time": moment(found.created_at), "expire_time": moment(found.expires_at), **gone,
-    }  # fmt: skip
+        "id": found.id,
+        "subject": found.subject,
+        "role": found.role,
+        "create_time": moment(found.created_at),
+        "expire_time": moment(found.expires_at),
+        **gone,
+    }

@@ -37,9 +37,9 @@ def _rotate_all(given: Namespace, server: Server) -> int:
     made, failed = [], False
     for volume in dict.fromkeys(bare(each.volume, "volumes") for each in listed):
         try:
-            made.append(ask(
-                given, server, server.changes.service.RotateSecrets, _request(given, volume)
-            ))  # fmt: skip
+            made.append(
+                ask(given, server, server.changes.service.RotateSecrets, _request(given, volume))
+            )
         except ZfsiloError as error:
             failed = True
             sys.stderr.write(f"zfsiloctl: {volume}: {clean(error.message)}\n")

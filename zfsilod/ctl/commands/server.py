@@ -35,9 +35,11 @@ def list_servers(given: Namespace) -> None:
         return
     found = [server_files.read(name) for name in known]
     if given.json:
-        print(rpc_errors.dumps(
-            {"servers": [{"name": each.name, "address": each.address} for each in found]}
-        ))  # fmt: skip
+        print(
+            rpc_errors.dumps(
+                {"servers": [{"name": each.name, "address": each.address} for each in found]}
+            )
+        )
     else:
         show_table(("NAME", "ADDRESS"), [[each.name, each.address] for each in found])
 
@@ -112,5 +114,6 @@ def _refuse_another(known: Access) -> None:
         raise AlreadyExists(
             f"this host knows another server {known.name}: give this one a name with --as, or "
             f"zfsiloctl server forget {known.name}",
-            reason="NAME_TAKEN", server=known.name,
-        )  # fmt: skip
+            reason="NAME_TAKEN",
+            server=known.name,
+        )

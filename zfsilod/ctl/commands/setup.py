@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 TOOL_S = 60.0
 PORTAL_PORT = 3260
-GIVE_UNITS = (
-    "zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer"
-)  # fmt: skip
+GIVE_UNITS = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer")
 TAKE_UNITS = ("zfsilod.socket", "zfsilod.service", "zfsilo-renew.timer")
 
 

@@ -25,8 +25,9 @@ def create(given: Namespace) -> None:
     """Take a snapshot."""
     request = pb.CreateSnapshotRequest(
         snapshot_id=bare(given.snapshot or "", "snapshots"),
-        volume=resource(given.name, "volumes"), labels=assignments(given.label, "label"),
-    )  # fmt: skip
+        volume=resource(given.name, "volumes"),
+        labels=assignments(given.label, "label"),
+    )
     with dial(given) as server:
         change(given, server, server.changes.snapshots.CreateSnapshot, request)
 
@@ -39,9 +40,12 @@ def list_snapshots(given: Namespace) -> None:
     with dial(given) as server:
         found = server.ask_all(server.api.snapshots.ListSnapshots, request, "snapshots")
     rpc_errors.show_all(
-        given, "snapshots", found, name=lambda each: str(each.id),
+        given,
+        "snapshots",
+        found,
+        name=lambda each: str(each.id),
         table=lambda: show_table(LIST, [_row(each) for each in found]),
-    )  # fmt: skip
+    )
 
 
 def show(given: Namespace) -> None:
@@ -52,13 +56,19 @@ def show(given: Namespace) -> None:
     if given.json:
         print(rpc_errors.as_json(found))
         return
-    show_block(f"snapshot {found.id}", [
-        ("Volume", f"{bare(found.volume, 'volumes')} (uid {found.volume_uid})"),
-        ("Size", show_exact(found.size_bytes)), ("Filesystem", filesystem(found.filesystem)),
-        ("Group", bare(found.group, "snapshotGroups")), ("Labels", pairs(found.labels)),
-        ("Operation", bare(found.operation, "operations")), ("Etag", found.etag),
-        ("Taken", when(found.create_time)),
-    ])  # fmt: skip
+    show_block(
+        f"snapshot {found.id}",
+        [
+            ("Volume", f"{bare(found.volume, 'volumes')} (uid {found.volume_uid})"),
+            ("Size", show_exact(found.size_bytes)),
+            ("Filesystem", filesystem(found.filesystem)),
+            ("Group", bare(found.group, "snapshotGroups")),
+            ("Labels", pairs(found.labels)),
+            ("Operation", bare(found.operation, "operations")),
+            ("Etag", found.etag),
+            ("Taken", when(found.create_time)),
+        ],
+    )
 
 
 def delete(given: Namespace) -> None:
@@ -71,9 +81,10 @@ def delete(given: Namespace) -> None:
 def create_group(given: Namespace) -> None:
     """Take snapshots of several volumes at one moment."""
     request = pb.CreateSnapshotGroupRequest(
-        group_id=bare(given.name, "snapshotGroups"), labels=assignments(given.label, "label"),
+        group_id=bare(given.name, "snapshotGroups"),
+        labels=assignments(given.label, "label"),
         volumes=[resource(each, "volumes") for each in given.volume],
-    )  # fmt: skip
+    )
     with dial(given) as server:
         change(given, server, server.changes.snapshots.CreateSnapshotGroup, request)
 
@@ -85,9 +96,12 @@ def list_groups(given: Namespace) -> None:
         found = server.ask_all(server.api.snapshots.ListSnapshotGroups, request, "groups")
     rows = [[g.id, commas(_volumes(g)), pairs(g.labels), age(g.create_time)] for g in found]
     rpc_errors.show_all(
-        given, "groups", found, name=lambda each: str(each.id),
+        given,
+        "groups",
+        found,
+        name=lambda each: str(each.id),
         table=lambda: show_table(("NAME", "VOLUMES", "LABELS", "AGE"), rows),
-    )  # fmt: skip
+    )
 
 
 def show_group(given: Namespace) -> None:
@@ -98,9 +112,14 @@ def show_group(given: Namespace) -> None:
     if given.json:
         print(rpc_errors.as_json(found))
         return
-    show_block(f"snapshot group {found.id}", [
-        ("Labels", pairs(found.labels)), ("Etag", found.etag), ("Taken", when(found.create_time)),
-    ])  # fmt: skip
+    show_block(
+        f"snapshot group {found.id}",
+        [
+            ("Labels", pairs(found.labels)),
+            ("Etag", found.etag),
+            ("Taken", when(found.create_time)),
+        ],
+    )
     print()
     show_table(LIST, [_row(each) for each in found.snapshots])
 
@@ -116,10 +135,14 @@ def delete_group(given: Namespace) -> None:
 
 def _row(snapshot: Any) -> list[str]:
     return [
-        snapshot.id, bare(snapshot.volume, "volumes"), show_size(snapshot.size_bytes),
-        snapshot.filesystem.type, bare(snapshot.group, "snapshotGroups"), pairs(snapshot.labels),
+        snapshot.id,
+        bare(snapshot.volume, "volumes"),
+        show_size(snapshot.size_bytes),
+        snapshot.filesystem.type,
+        bare(snapshot.group, "snapshotGroups"),
+        pairs(snapshot.labels),
         age(snapshot.create_time),
-    ]  # fmt: skip
+    ]
 
 
 def _volumes(group: Any) -> list[str]:

@@ -27,12 +27,15 @@ def status(given: Namespace) -> None:
         print(rpc_errors.as_json(found))
         return
     about = found.server
-    show_block(f"host {bare(about.host, 'hosts')} (zfsilod {about.version})", [
-        ("Serves", _pool(found) if found.root else ""),
-        ("Volumes", _counts(found.volumes, HEIGHTS)),
-        ("Published", _published(found)),
-        ("Operations", _counts(found.operations, sorted(found.operations)) or "none runs"),
-    ])  # fmt: skip
+    show_block(
+        f"host {bare(about.host, 'hosts')} (zfsilod {about.version})",
+        [
+            ("Serves", _pool(found) if found.root else ""),
+            ("Volumes", _counts(found.volumes, HEIGHTS)),
+            ("Published", _published(found)),
+            ("Operations", _counts(found.operations, sorted(found.operations)) or "none runs"),
+        ],
+    )
     print()
     if not found.attention:
         print(paint(GOOD, "all is well"))

@@ -105,6 +105,9 @@ def _show_token(given: Namespace, token: Token, text: str) -> None:
 def _plain(token: Token) -> dict[str, object]:
     ends = {"expire_time": moment(token.expires_at)} if token.expires_at else {}
     return {
-        "id": token.id, "role": token.role, "subject": token.subject,
-        "create_time": moment(token.created_at), **ends,
-    }  # fmt: skip
+        "id": token.id,
+        "role": token.role,
+        "subject": token.subject,
+        "create_time": moment(token.created_at),
+        **ends,
+    }

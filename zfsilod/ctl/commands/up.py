@@ -101,18 +101,30 @@ def _climb(given: Namespace, wish: Wish) -> list[Any]:
     with dial(given) as server:
         volumes, name = server.changes.volumes, resource(wish.name, "volumes")
         climb: list[tuple[Any, Any]] = [
-            (volumes.ConnectVolume, pb.ConnectVolumeRequest(
-                server=wish.server, volume=wish.volume, local_name=wish.name,
-                restore=pb.RESTORE_BOOT, publish_if_needed=True,
-            )),
-            (volumes.StageVolume, pb.StageVolumeRequest(
-                name=name, fs_type=wish.fs_type, mount_options=wish.mount_options,
-                readonly=wish.readonly,
-            )),
-            (volumes.MountVolume, pb.MountVolumeRequest(
-                name=name, path=wish.mount_path, readonly=wish.readonly
-            )),
-        ]  # fmt: skip
+            (
+                volumes.ConnectVolume,
+                pb.ConnectVolumeRequest(
+                    server=wish.server,
+                    volume=wish.volume,
+                    local_name=wish.name,
+                    restore=pb.RESTORE_BOOT,
+                    publish_if_needed=True,
+                ),
+            ),
+            (
+                volumes.StageVolume,
+                pb.StageVolumeRequest(
+                    name=name,
+                    fs_type=wish.fs_type,
+                    mount_options=wish.mount_options,
+                    readonly=wish.readonly,
+                ),
+            ),
+            (
+                volumes.MountVolume,
+                pb.MountVolumeRequest(name=name, path=wish.mount_path, readonly=wish.readonly),
+            ),
+        ]
         return [_send(given, server, *each) for each in climb[: wish.rungs]]
 
 
@@ -136,22 +148,26 @@ def publications_for(volume: Any) -> list[Any]:
         raise FailedPrecondition(
             f"{volume.id} names no host to publish it to: zfsiloctl volume update {volume.id} "
             "--host HOST",
-            reason="NO_HOSTS", volume=volume.id,
-        )  # fmt: skip
+            reason="NO_HOSTS",
+            volume=volume.id,
+        )
     if len(wanted) > 1 and not shared:
         raise FailedPrecondition(
             f"{volume.id} names {len(wanted)} hosts and admits one at a time: zfsiloctl volume "
             f"publish {volume.id} HOST",
-            reason="SEVERAL_HOSTS", volume=volume.id,
-        )  # fmt: skip
+            reason="SEVERAL_HOSTS",
+            volume=volume.id,
+        )
     default = shared[0] if len(wanted) > 1 else pb.ACCESS_MODE_UNSPECIFIED
     return [
         pb.PublishVolumeRequest(
-            name=volume.name, host=host, readonly=host in standing and standing[host].readonly,
+            name=volume.name,
+            host=host,
+            readonly=host in standing and standing[host].readonly,
             access_mode=standing[host].access_mode if host in standing else default,
         )
         for host in wanted
-    ]  # fmt: skip
+    ]
 
 
 def _descent(server: Server, name: str, *, served: bool) -> list[tuple[Any, Any]]:
@@ -168,9 +184,7 @@ def _descent(server: Server, name: str, *, served: bool) -> list[tuple[Any, Any]
             (volumes.DisconnectVolume, pb.DisconnectVolumeRequest(name=full)),
         ]
     if volume is not None and served and volume.publications:
-        way.append((
-            volumes.UnpublishVolume, pb.UnpublishVolumeRequest(name=full, all_hosts=True)
-        ))  # fmt: skip
+        way.append((volumes.UnpublishVolume, pb.UnpublishVolumeRequest(name=full, all_hosts=True)))
     return way
 
 
@@ -209,9 +223,12 @@ class Patience:
     """Tries again while somebody does not answer: a server sends no event when it is back."""
 
     def __init__(
-        self, wait_s: float, *, sleep: Callable[[float], None] = time.sleep,
+        self,
+        wait_s: float,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._until = clock() + wait_s
         self._sleep = sleep
         self._clock = clock

@@ -32,9 +32,12 @@ def list_volumes(given: Namespace) -> None:
         request = pb.ListVolumesRequest(filter=wanted, show_deleted=given.deleted)
         found = server.ask_all(server.api.volumes.ListVolumes, request, "volumes")
     rpc_errors.show_all(
-        given, "volumes", found, name=lambda each: str(each.id),
+        given,
+        "volumes",
+        found,
+        name=lambda each: str(each.id),
         table=lambda: volume_output.show_list(found, deleted=given.deleted),
-    )  # fmt: skip
+    )
 
 
 def show(given: Namespace) -> None:
@@ -85,15 +88,20 @@ def stats(given: Namespace) -> None:
 def create(given: Namespace) -> None:
     """Make a volume."""
     if given.from_snapshot and given.from_volume:
-        raise InvalidArgument("--from-snapshot and --from-volume exclude each other",
-                              reason="USAGE", usage="zfsiloctl volume create --help")  # fmt: skip
+        raise InvalidArgument(
+            "--from-snapshot and --from-volume exclude each other",
+            reason="USAGE",
+            usage="zfsiloctl volume create --help",
+        )
     volume = pb.Volume(
-        capacity_bytes=parse_size(given.size), thin=not given.thick,
+        capacity_bytes=parse_size(given.size),
+        thin=not given.thick,
         mode=pb.MODE_BLOCK if given.block else pb.MODE_FILESYSTEM,
         properties=assignments(given.property, "property"),
-        labels=assignments(given.label, "label"), hosts=hosts(given.host),
+        labels=assignments(given.label, "label"),
+        hosts=hosts(given.host),
         access_modes=[access_mode(each) for each in given.access_mode],
-    )  # fmt: skip
+    )
     if given.from_snapshot:
         volume.source.snapshot = resource(given.from_snapshot, "snapshots")
     elif given.from_volume:
@@ -108,8 +116,11 @@ def create(given: Namespace) -> None:
 def update(given: Namespace) -> None:
     """Change properties, labels or hosts; what is not named stays as it is."""
     if not (given.property or given.label or given.host):
-        raise InvalidArgument("nothing to change: name -o, -l or --host", reason="USAGE",
-                              usage="zfsiloctl volume update --help")  # fmt: skip
+        raise InvalidArgument(
+            "nothing to change: name -o, -l or --host",
+            reason="USAGE",
+            usage="zfsiloctl volume update --help",
+        )
     with dial(given) as server:
         # Labels and hosts are replaced as a whole: the etag keeps out a change in between.
         now = get(server, given.name)
@@ -168,9 +179,12 @@ def undelete(given: Namespace) -> None:
 def publish(given: Namespace) -> None:
     """Export a volume to a host."""
     request = pb.PublishVolumeRequest(
-        name=resource(given.name, "volumes"), host=resource(given.host, "hosts"),
-        readonly=given.readonly, etag=given.etag, force=given.force,
-    )  # fmt: skip
+        name=resource(given.name, "volumes"),
+        host=resource(given.host, "hosts"),
+        readonly=given.readonly,
+        etag=given.etag,
+        force=given.force,
+    )
     if given.access_mode:
         request.access_mode = access_mode(given.access_mode)
     with dial(given) as server:
@@ -183,12 +197,15 @@ def unpublish(given: Namespace) -> None:
     if given.grace is not None and not given.fence:
         raise InvalidArgument(
             "--grace is for --fence: without it no session is ended",
-            reason="USAGE", usage="zfsiloctl volume unpublish --help",
-        )  # fmt: skip
+            reason="USAGE",
+            usage="zfsiloctl volume unpublish --help",
+        )
     request = pb.UnpublishVolumeRequest(
-        name=resource(given.name, "volumes"), all_hosts=given.all, etag=given.etag,
+        name=resource(given.name, "volumes"),
+        all_hosts=given.all,
+        etag=given.etag,
         fence=given.fence,
-    )  # fmt: skip
+    )
     if given.host:
         request.host = resource(given.host, "hosts")
     if given.grace is not None:
@@ -210,8 +227,9 @@ def sync(given: Namespace) -> int:
             found: Any = server.ask(server.api.volumes.SyncVolume, request)
             return _show_synced(given, found, {})
         if given.no_wait:
-            raise InvalidArgument("--no-wait is for one volume", reason="USAGE",
-                                  usage="zfsiloctl volume sync --help")  # fmt: skip
+            raise InvalidArgument(
+                "--no-wait is for one volume", reason="USAGE", usage="zfsiloctl volume sync --help"
+            )
         server.read_s = server.change_s
         everything = pb.SyncVolumesRequest(validate_only=given.dry_run)
         found = server.ask(server.api.volumes.SyncVolumes, everything)

@@ -89,5 +89,5 @@ def _line(cells: Sequence[str], names: Sequence[str], widths: Sequence[int]) -> 
     padded = (
         cell.rjust(width) if name in RIGHT else cell.ljust(width)
         for cell, name, width in zip(cells, names, widths, strict=True)
-    )  # fmt: skip
+    )
     return GAP.join(padded).rstrip()

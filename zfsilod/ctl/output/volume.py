@@ -37,10 +37,15 @@ def _trash_uid(volume: Any) -> str:
 def _row(volume: Any) -> list[str]:
     here = volume.attachment
     return [
-        volume.id, show_size(size_of(volume)), height(volume.height), _kind(volume),
-        commas(bare(each.host, "hosts") for each in volume.publications), here.server,
-        commas(each.path for each in here.mounts), age(volume.create_time),
-    ]  # fmt: skip
+        volume.id,
+        show_size(size_of(volume)),
+        height(volume.height),
+        _kind(volume),
+        commas(bare(each.host, "hosts") for each in volume.publications),
+        here.server,
+        commas(each.path for each in here.mounts),
+        age(volume.create_time),
+    ]
 
 
 def size_of(volume: Any) -> int:
@@ -62,8 +67,9 @@ def show_volume(volume: Any) -> None:
         print("\npublished to")
         show_table(
             ("HOST", "INITIATOR", "ACCESS", "EPOCH", "BY", "AGE"),
-            [_publication(each) for each in volume.publications], indent="  ",
-        )  # fmt: skip
+            [_publication(each) for each in volume.publications],
+            indent="  ",
+        )
     if volume.HasField("attachment"):
         print()
         show_block("on this host", _attached(volume.attachment))
@@ -104,9 +110,13 @@ def _publication(publication: Any) -> list[str]:
     access += ", readonly" if publication.readonly else ""
     access += ", new secrets due" if publication.rotation_due else ""
     return [
-        bare(publication.host, "hosts"), publication.initiator,
-        access, str(publication.epoch), publication.published_by, age(publication.create_time),
-    ]  # fmt: skip
+        bare(publication.host, "hosts"),
+        publication.initiator,
+        access,
+        str(publication.epoch),
+        publication.published_by,
+        age(publication.create_time),
+    ]
 
 
 def _attached(here: Any) -> list[tuple[str, str]]:
