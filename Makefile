@@ -22,7 +22,8 @@ help:
 	@sed -n 's/^## //p' Makefile
 
 ## make try      a shell with zfsiloctl, over a simulated host: no root, no ZFS
-try: stubs
+try:
+	@$(RUN) proto/build.py >/dev/null
 	@$(RUN) -m tests.playground
 
 ## make demo     the main job on two virtual machines, step by step
