@@ -45,7 +45,7 @@ PS1='zfsilo> '
 
 
 def main() -> int:
-    """Run the daemon, open the shell, and return the shell's exit status."""
+    """Run the daemon, open the shell, and return the exit status of a script."""
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="zfsilo-try-") as name:
@@ -53,13 +53,17 @@ def main() -> int:
         (folder / "etc").mkdir()
         (folder / "etc/zfsilod.toml").write_text(CONFIG)
         with simulated_daemon(folder):
-            return subprocess.run(shell(folder), env=environment(folder), check=False).returncode
+            status = subprocess.run(shell(folder), env=environment(folder), check=False).returncode
+            return 0 if sys.stdin.isatty() else status
 
 
 @contextmanager
 def simulated_daemon(folder: Path) -> Iterator[None]:
     """Run zfsilod over a simulated host in a folder."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(folder / "log", "w") as log:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
+        (folder / "log").open("w") as log,
+    ):
         ready.bind(str(folder / "notify"))
         daemon = subprocess.Popen(
             [sys.executable, "-m", "zfsilod.daemon", "--simulate", folder],
@@ -70,8 +74,8 @@ def simulated_daemon(folder: Path) -> Iterator[None]:
             start_new_session=True,  # Ctrl-C in the shell is not for the daemon
         )
         try:
-            ended = os.pidfd_open(daemon.pid)
-            if select.select([ready, ended], [], [], DEADLINE_S)[0] != [ready]:
+            ends = os.pidfd_open(daemon.pid)
+            if select.select([ready.fileno(), ends], [], [], DEADLINE_S)[0] != [ready.fileno()]:
                 raise SystemExit(f"zfsilod does not start:\n{(folder / 'log').read_text()}")
             yield
         finally:

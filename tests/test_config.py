@@ -1,4 +1,4 @@
-"""What the configuration refuses, and that the README names every key."""
+"""What the configuration refuses, and that docs/configuration.md names every key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from zfsilod import config
 from zfsilod.model.errors import InvalidArgument
 
-README = Path(__file__).parents[1] / "README.md"
+KEYS = Path(__file__).parents[1] / "docs/configuration.md"
 
 WRONG = [
     ("[give]\nrooot = 'tank'\n", r"zfsilod\.toml: \[give\] has no key rooot"),
@@ -76,7 +76,7 @@ def test_portals(text: str, right: bool) -> None:
     assert config.is_portal(text) == right
 
 
-def test_the_readme_names_every_key() -> None:
+def test_the_documentation_names_every_key() -> None:
     known = {
         f"{table.name}.{field.name}"
         for table in msgspec.structs.fields(config.Config)
@@ -85,7 +85,7 @@ def test_the_readme_names_every_key() -> None:
     named = set(
         re.findall(
             r"^\| `((?:give|store|operations|sync|daemon|csi|metrics|tls)\.\w+)`",
-            README.read_text(),
+            KEYS.read_text(),
             re.M,
         )
     )

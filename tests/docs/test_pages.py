@@ -25,7 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make docs` makes, by a Python without any packages."""
     folder = tmp_path_factory.mktemp("doc")
     subprocess.run(
-        ["/usr/bin/env", "-u", "PYTHONPATH", "python3", "-S", "units/doc/build.py", folder],
+        ["/usr/bin/env", "-u", "PYTHONPATH", "python3", "-S", "docs/build.py", folder],
         cwd=ROOT, check=True, timeout=60,
     )  # fmt: skip
     return folder
@@ -66,9 +66,8 @@ def test_every_method_has_its_place(made: Path) -> None:
 
 
 def test_every_key_has_its_place(made: Path) -> None:
-    from tests.test_config import README
-
-    keys = re.findall(r"^\| `([a-z]+\.\w+)` \|", README.read_text(), re.M)
+    page = (ROOT / "docs/configuration.md").read_text()
+    keys = re.findall(r"^\| `([a-z]+\.\w+)` \|", page, re.M)
     text = (made / "zfsilod.toml.5").read_text()
     assert len(keys) > 10
     assert [key for key in keys if f"\\fB{key}\\fR" not in text] == []
@@ -80,8 +79,8 @@ def test_the_examples_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     etc = tmp_path / "etc"
     (etc / "volumes.d").mkdir(parents=True)
-    shutil.copy(ROOT / "units/doc/examples/zfsilod.toml", etc)
-    shutil.copy(ROOT / "units/doc/examples/data.toml", etc / "volumes.d")
+    shutil.copy(ROOT / "docs/examples/zfsilod.toml", etc)
+    shutil.copy(ROOT / "docs/examples/data.toml", etc / "volumes.d")
     assert config.load(etc).give.root == "tank/zfsilo"
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
     wish = wish_for("data")
