@@ -15,7 +15,7 @@ from zfsilod.model.records import Host, Operation, Publication, Volume
 from zfsilod.requests.attach import Connection
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
-from zfsilod.requests.request import Settings, Verb
+from zfsilod.requests.request import Request, Settings
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
@@ -98,11 +98,11 @@ class OwnServer:
         )
         return connection, self.service.store.chap(published.secret)
 
-    async def publish(self, _server: str, volume: str, *, request: str) -> None:
-        await self._do(Publish(volume=volume, host="take", request=request))
+    async def publish(self, _server: str, volume: str, *, client_operation: str) -> None:
+        await self._do(Publish(volume=volume, host="take", client_operation=client_operation))
 
-    async def release(self, _server: str, volume: str, *, request: str) -> None:
-        await self._do(Unpublish(volume=volume, host="take", request=request))
+    async def release(self, _server: str, volume: str, *, client_operation: str) -> None:
+        await self._do(Unpublish(volume=volume, host="take", client_operation=client_operation))
 
     async def report(self, step: Reported, operation: str) -> None:
         await self._do(
@@ -136,9 +136,9 @@ class OwnServer:
         if self.away:
             raise Unavailable("give does not answer")
 
-    async def _do(self, verb: Verb) -> None:
+    async def _do(self, request: Request) -> None:
         self._reach()
-        operation = await self.service.begin(verb, caller="host take")
+        operation = await self.service.begin(request, caller="host take")
         await self.service.wait(operation.id, DEADLINE_S)
 
 
@@ -153,11 +153,11 @@ class House:
         self.server.service = service
         service.servers = self.server
 
-    async def do(self, *verbs: Verb) -> Operation:
+    async def do(self, *requests: Request) -> Operation:
         """Carry requests out one after the other; raise what a caller would see."""
         operation = None
-        for verb in verbs:
-            begun = await self.service.begin(verb, caller="uid 0 (unix)")
+        for request in requests:
+            begun = await self.service.begin(request, caller="uid 0 (unix)")
             operation = await self.service.wait(begun.id, DEADLINE_S)
         assert operation is not None
         return operation

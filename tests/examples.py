@@ -1,7 +1,7 @@
 """One example of every record and step, and of every plan with what must stand before it.
 
 The contract test runs each step of `STEPS`, the crash tests each plan of `PLANS`; a new step or
-verb is tested by adding a line here.
+request is tested by adding a line here.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from zfsilod.engine.steps import Formatted, NoAcl, NobodyAdmitted, NoExport, NoN
 from zfsilod.model.chap import Chap
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
+    Action,
     Attachment,
     Disk,
     Filesystem,
     HostStep,
     Mount,
-    Move,
     Operation,
     Publication,
     Shot,
@@ -97,7 +97,7 @@ class Example(Record):
 
     name: str
     before: tuple[Step, ...]
-    moves: tuple[Move, ...]
+    actions: tuple[Action, ...]
 
 
 def _server() -> tuple[Example, ...]:
@@ -106,74 +106,76 @@ def _server() -> tuple[Example, ...]:
     published = (*exported, *plans.admission(VOLUME, PUBLICATION, HOW, []))
     twice = (*published, *plans.admission(VOLUME, SECOND, HOW, [PUBLICATION]))
     return (
-        Example(name="create", before=(), moves=plans.up(created)),
-        Example(name="delete", before=created, moves=plans.down(created)),
-        Example(name="snapshot", before=created, moves=plans.up([CUT])),
-        Example(name="delete-snapshot", before=(*created, CUT), moves=plans.down([CUT])),
+        Example(name="create", before=(), actions=plans.up(created)),
+        Example(name="delete", before=created, actions=plans.down(created)),
+        Example(name="snapshot", before=created, actions=plans.up([CUT])),
+        Example(name="delete-snapshot", before=(*created, CUT), actions=plans.down([CUT])),
         Example(
-            name="snapshot-group", before=(*created, plans.zvol(OTHER)), moves=plans.up([GROUP])
+            name="snapshot-group", before=(*created, plans.zvol(OTHER)), actions=plans.up([GROUP])
         ),
         Example(
             name="create-from-snapshot",
             before=(*created, CUT),
-            moves=plans.clone(COPY, ORIGIN, "01jd"),
+            actions=plans.clone(COPY, ORIGIN, "01jd"),
         ),
         Example(
             name="create-from-volume",
             before=created,
-            moves=plans.clone(COPY, ORIGIN.but(own=True, cut="d" * 32), "01jd"),
+            actions=plans.clone(COPY, ORIGIN.but(own=True, cut="d" * 32), "01jd"),
         ),
         Example(
             name="delete-into-trash",
             before=created,
-            moves=plans.up([plans.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
+            actions=plans.up([plans.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
         ),
         Example(
             name="undelete",
             before=(*created, plans.in_trash(VOLUME, VOLUME.dataset, TRASH)),
-            moves=plans.down([plans.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
+            actions=plans.down([plans.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
         ),
-        Example(name="resize", before=published, moves=plans.resize(VOLUME, 2 * GIB)),
+        Example(name="resize", before=published, actions=plans.resize(VOLUME, 2 * GIB)),
         Example(
             name="properties",
             before=created,
-            moves=plans.properties(VOLUME, {"compression": "zstd", "sync": "always"}),
+            actions=plans.properties(VOLUME, {"compression": "zstd", "sync": "always"}),
         ),
-        Example(name="publish", before=created, moves=plans.publish(VOLUME, PUBLICATION, HOW, [])),
+        Example(
+            name="publish", before=created, actions=plans.publish(VOLUME, PUBLICATION, HOW, [])
+        ),
         Example(
             name="publish-second",
             before=published,
-            moves=plans.publish(VOLUME, SECOND, HOW, [PUBLICATION]),
+            actions=plans.publish(VOLUME, SECOND, HOW, [PUBLICATION]),
         ),
         Example(
             name="unpublish",
             before=published,
-            moves=plans.unpublish(VOLUME, PUBLICATION, HOW, []),
+            actions=plans.unpublish(VOLUME, PUBLICATION, HOW, []),
         ),
         Example(
             name="unpublish-one",
             before=twice,
-            moves=plans.unpublish(VOLUME, PUBLICATION, HOW, [SECOND]),
+            actions=plans.unpublish(VOLUME, PUBLICATION, HOW, [SECOND]),
         ),
         Example(
             name="rotate-secrets",
             before=published,
-            moves=plans.rotation(VOLUME, PUBLICATION, PUBLICATION.but(rotation=1), HOW),
+            actions=plans.rotation(VOLUME, PUBLICATION, PUBLICATION.but(rotation=1), HOW),
         ),
         Example(
             name="remove-export",
             before=published,
-            moves=plans.up([NoExport(target=TARGET, backstore=plans.backstore_name(VOLUME))]),
+            actions=plans.up([NoExport(target=TARGET, backstore=plans.backstore_name(VOLUME))]),
         ),
         Example(
             name="remove-admission",
             before=twice,
-            moves=plans.up([NoAcl(target=TARGET, initiator=SECOND.initiator)]),
+            actions=plans.up([NoAcl(target=TARGET, initiator=SECOND.initiator)]),
         ),
         Example(
             name="take-down",
             before=exported,
-            moves=(
+            actions=(
                 *plans.up([NobodyAdmitted(target=TARGET)]),
                 *plans.down(plans.export(VOLUME, HOW)),
             ),
@@ -181,7 +183,9 @@ def _server() -> tuple[Example, ...]:
         Example(
             name="fence",
             before=twice,
-            moves=plans.unpublish(VOLUME, PUBLICATION, HOW, [SECOND], fence=plans.Fence(grace_s=0)),
+            actions=plans.unpublish(
+                VOLUME, PUBLICATION, HOW, [SECOND], fence=plans.Fence(grace_s=0)
+            ),
         ),
     )
 
@@ -193,58 +197,62 @@ def _consumer() -> tuple[Example, ...]:
     mounted = (*staged, *plans.mounting(ATTACHMENT, ATTACHMENT.mounts[0]))
     block = (*connected, *plans.mounting(BLOCK, BLOCK.mounts[0]))
     return (
-        Example(name="connect", before=(), moves=plans.up(connected)),
-        Example(name="disconnect", before=connected, moves=plans.descent(ATTACHMENT, connected)),
-        Example(name="stage", before=connected, moves=plans.up(plans.staging(ATTACHMENT))),
-        Example(name="stage-clone", before=formatted, moves=plans.up(plans.staging(CLONED))),
+        Example(name="connect", before=(), actions=plans.up(connected)),
+        Example(name="disconnect", before=connected, actions=plans.descent(ATTACHMENT, connected)),
+        Example(name="stage", before=connected, actions=plans.up(plans.staging(ATTACHMENT))),
+        Example(name="stage-clone", before=formatted, actions=plans.up(plans.staging(CLONED))),
         Example(
             name="stage-clone-readonly",
             before=formatted,
-            moves=plans.up(plans.staging(CLONED.but(stage_readonly=True))),
+            actions=plans.up(plans.staging(CLONED.but(stage_readonly=True))),
         ),
-        Example(name="unstage", before=staged, moves=plans.unstaging(ATTACHMENT)),
+        Example(name="unstage", before=staged, actions=plans.unstaging(ATTACHMENT)),
         Example(
             name="mount",
             before=staged,
-            moves=plans.up(plans.mounting(ATTACHMENT, ATTACHMENT.mounts[0])),
+            actions=plans.up(plans.mounting(ATTACHMENT, ATTACHMENT.mounts[0])),
         ),
         Example(
             name="unmount",
             before=mounted,
-            moves=plans.unmounting(ATTACHMENT, ATTACHMENT.mounts[0]),
+            actions=plans.unmounting(ATTACHMENT, ATTACHMENT.mounts[0]),
         ),
         Example(
             name="grow",
             before=staged,
-            moves=plans.growth(ATTACHMENT.but(height="STAGED"), 2 * GIB),
+            actions=plans.growth(ATTACHMENT.but(height="STAGED"), 2 * GIB),
         ),
         Example(
             name="mount-block",
             before=connected,
-            moves=plans.up(plans.mounting(BLOCK, BLOCK.mounts[0])),
+            actions=plans.up(plans.mounting(BLOCK, BLOCK.mounts[0])),
         ),
-        Example(name="unmount-block", before=block, moves=plans.unmounting(BLOCK, BLOCK.mounts[0])),
+        Example(
+            name="unmount-block", before=block, actions=plans.unmounting(BLOCK, BLOCK.mounts[0])
+        ),
         Example(
             name="refresh-secrets",
             before=connected,
-            moves=plans.new_secrets([(ATTACHMENT, ATTACHMENT.but(rotation=1))]),
+            actions=plans.new_secrets([(ATTACHMENT, ATTACHMENT.but(rotation=1))]),
         ),
-        Example(name="remove-node", before=connected[:1], moves=plans.up([NoNode(target=TARGET)])),
-        Example(name="climb", before=(), moves=plans.up(mounted)),
+        Example(
+            name="remove-node", before=connected[:1], actions=plans.up([NoNode(target=TARGET)])
+        ),
+        Example(name="climb", before=(), actions=plans.up(mounted)),
         Example(
             name="disconnect-by-force",
             before=mounted,
-            moves=(*plans.abandoning(ATTACHMENT), *plans.down(connected)),
+            actions=(*plans.abandoning(ATTACHMENT), *plans.down(connected)),
         ),
         Example(
             name="disconnect-block-by-force",
             before=block,
-            moves=(*plans.abandoning(BLOCK), *plans.down(connected)),
+            actions=(*plans.abandoning(BLOCK), *plans.down(connected)),
         ),
         Example(
             name="unmount-by-force",
             before=mounted,
-            moves=plans.detaching(ATTACHMENT, ATTACHMENT.mounts),
+            actions=plans.detaching(ATTACHMENT, ATTACHMENT.mounts),
         ),
     )
 
@@ -256,9 +264,9 @@ def steps() -> list[HostStep]:
     """Return every different step of the examples, each kind at least once."""
     found: dict[str, HostStep] = {}
     for example in PLANS:
-        for move in example.moves:
-            if isinstance(move.step, HostStep):
-                found.setdefault(repr(move.step), move.step)
+        for action in example.actions:
+            if isinstance(action.step, HostStep):
+                found.setdefault(repr(action.step), action.step)
     return list(found.values())
 
 
@@ -269,7 +277,7 @@ def operation(example: Example, boot_id: str = "first") -> Operation:
         kind=example.name,
         subject="volumes/data",
         title=example.name,
-        moves=example.moves,
+        actions=example.actions,
         claims=("volume/data",),
         commit=(),
         boot_id=boot_id,

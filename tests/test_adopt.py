@@ -90,7 +90,7 @@ async def test_what_records_own_is_no_orphan(zfsilo: House) -> None:
 async def test_what_a_running_operation_is_about_is_no_orphan(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
     begun = await zfsilo.service.begin(CREATE, caller="a")
-    uid = next(step.uid for step in (m.step for m in begun.moves) if hasattr(step, "uid"))
+    uid = next(step.uid for step in (m.step for m in begun.actions) if hasattr(step, "uid"))
     zfsilo.host.zfs.create_zvol(
         "tank/zfsilo/data",
         size_bytes=GIB,
@@ -299,8 +299,8 @@ async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
         "properties": {"volblocksize": "8192", "sync": "standard"},
     }
     zfsilo.host.facts.memory["zvol:tank/vm-1"] = zvol
-    verb = await find(zfsilo.service, "tank/vm-1", "")
-    await zfsilo.do(verb)
+    request = await find(zfsilo.service, "tank/vm-1", "")
+    await zfsilo.do(request)
     with zfsilo.service.store.read() as txn:
         found = txn.get(Volume, "vm-1")
     assert found is not None
@@ -310,7 +310,7 @@ async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
         "a consumer finds what it carries, and never formats it"
     )
     with pytest.raises(AlreadyExists, match="is the volume vm-1"):
-        await zfsilo.do(verb.but(id="again"))
+        await zfsilo.do(request.but(id="again"))
     await zfsilo.do(Publish(volume="vm-1", host="take"))
 
 

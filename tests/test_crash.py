@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from tests.crash.cases import CASES, Case, verbs
+from tests.crash.cases import CASES, Case, requests
 from tests.crash.life import Chance, machine
 from tests.crash.matrix import Bench, cuts_of, walk
 from tests.crash.report import Report
@@ -40,8 +40,8 @@ async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
 
 
 def test_every_verb_has_a_case() -> None:
-    without = {each.kind for each in verbs()} - {each.verb.kind for each in CASES}
-    assert not without, f"give these verbs a case in tests/crash/cases.py: {without}"
+    without = {each.kind for each in requests()} - {each.request.kind for each in CASES}
+    assert not without, f"give these requests a case in tests/crash/cases.py: {without}"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda each: each.name)
@@ -85,8 +85,8 @@ async def test_who_waits_for_a_batch_hears_of_each_of_its_ends(bench: Bench) -> 
 async def test_an_operation_that_waits_for_room_in_the_store_is_not_lost(tmp_path: Path) -> None:
     """The mark of a remote move cannot be saved at first: the watchman makes it again."""
     async with machine(tmp_path) as built:
-        for verb in case_named("stage").before:
-            await built.house.do(verb)
+        for request in case_named("stage").before:
+            await built.house.do(request)
         await built.settle()
         built.saw.set(Cut("daemon", 5, "before", "error"))
         await built.carry_out(case_named("stage").begin)

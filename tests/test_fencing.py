@@ -191,7 +191,7 @@ async def test_force_tells_beforehand_what_it_would_do(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     before = zfsilo.facts
     planned = await zfsilo.service.plan(FORCED, caller="uid 0 (unix)")
-    kinds = [f"{move.way} {type(move.step).__name__}" for move in planned.moves]
+    kinds = [f"{action.way} {type(action.step).__name__}" for action in planned.actions]
     assert kinds[:3] == ["do Fenced", "undo MappedLun", "undo Acl"]
     assert kinds[-2:] == ["do Acl", "do MappedLun"]
     assert zfsilo.facts == before
@@ -205,15 +205,15 @@ WRONG: list[tuple[Publish, type[ZfsiloError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("verb", "kind"), WRONG)
+@pytest.mark.parametrize(("wrong", "kind"), WRONG)
 async def test_force_ends_nothing_when_the_request_is_wrong(
-    zfsilo: House, verb: Publish, kind: type[ZfsiloError]
+    zfsilo: House, wrong: Publish, kind: type[ZfsiloError]
 ) -> None:
     await prepare(zfsilo)
     await zfsilo.do(*UP, CreateHost(id="poor"))
     before = zfsilo.facts
     with pytest.raises(kind):
-        await zfsilo.do(verb)
+        await zfsilo.do(wrong)
     assert zfsilo.facts == before
 
 
@@ -264,5 +264,5 @@ def test_a_fence_is_never_turned_back() -> None:
     )
     how = plans.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=())
     publication = Publication(id="data/take", volume="data", host="take", initiator=TAKE)
-    moves = plans.unpublish(volume, publication, how, [], fence=plans.Fence(grace_s=5))
-    assert moves[0].final
+    actions = plans.unpublish(volume, publication, how, [], fence=plans.Fence(grace_s=5))
+    assert actions[0].final

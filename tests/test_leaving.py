@@ -42,7 +42,7 @@ def kinds(zfsilo: House) -> set[str]:
 
 
 def ways(operation: Operation) -> list[str]:
-    return [f"{move.way} {type(move.step).__name__}" for move in operation.moves]
+    return [f"{action.way} {type(action.step).__name__}" for action in operation.actions]
 
 
 async def test_a_lost_session_turns_the_order_round(zfsilo: House) -> None:
@@ -58,13 +58,13 @@ async def test_a_lost_session_turns_the_order_round(zfsilo: House) -> None:
 @pytest.mark.parametrize("kind", ["unmount", "unstage", "disconnect"])
 async def test_a_disk_that_hangs_loses_its_session_first(zfsilo: House, kind: str) -> None:
     await zfsilo.do(*UP)
-    for verb in (UnmountFrom(id="data"), Unstage(id="data"), Disconnect(id="data")):
-        if verb.kind == kind:
+    for request in (UnmountFrom(id="data"), Unstage(id="data"), Disconnect(id="data")):
+        if request.kind == kind:
             freeze(zfsilo)
-        done = await zfsilo.do(verb)
-        hung = "done" if verb.kind == kind else "kept"
-        assert (ways(done)[0], done.moves[0].mark) == ("do Answering", hung)
-        if verb.kind == kind:
+        done = await zfsilo.do(request)
+        hung = "DONE" if request.kind == kind else "UNCHANGED"
+        assert (ways(done)[0], done.actions[0].status) == ("do Answering", hung)
+        if request.kind == kind:
             break
     assert "session" not in kinds(zfsilo)
     await zfsilo.do(Disconnect(id="data", force=True))
@@ -186,9 +186,9 @@ def mend_logout(zfsilo: House) -> None:
 
 async def test_what_needs_repair_refuses_all_but_a_descent(zfsilo: House) -> None:
     begun = await needs_repair(zfsilo)
-    for verb in (CONNECT, Stage(id="data")):
+    for request in (CONNECT, Stage(id="data")):
         with pytest.raises(ZfsiloError):
-            await zfsilo.do(verb)
+            await zfsilo.do(request)
     with pytest.raises(Busy, match=f"needs repair: zfsiloctl operation repair {begun.id}"):
         await zfsilo.do(Disconnect(id="data"))
     assert zfsilo.service.operation(begun.id).attempts == 2, "the descent tried it once more"

@@ -99,7 +99,7 @@ async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) 
     await soon(lambda: asked.done() or zfsilo.service.driver.news._waiters)
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(restored.id, 10)
-    assert [type(move.step).__name__ for move in (await asked).moves][1] == "Bound"
+    assert [type(action.step).__name__ for action in (await asked).actions][1] == "Bound"
     assert zfsilo.host.facts.names("session")
 
 
@@ -132,10 +132,10 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
 ) -> None:
     async with house(tmp_path, SETTINGS.but(trash_retention_s=86400)) as zfsilo:
         await zfsilo.do(PUBLISHED[0])
-        move, moved, go = zfsilo.host.zfs.move, threading.Event(), threading.Event()
+        action, moved, go = zfsilo.host.zfs.move, threading.Event(), threading.Event()
 
         def slow(*words: Any, **more: Any) -> None:
-            move(*words, **more)
+            action(*words, **more)
             if not moved.is_set():
                 moved.set()
                 go.wait(10)
@@ -251,8 +251,8 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
     await zfsilo.do(PUBLISHED[0])
     await zfsilo.service.write(lambda txn: txn.drop(Volume.bucket(), "data"))
     zfsilo.launcher.gate.clear()
-    verb = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
-    removed = await zfsilo.service.begin(verb, caller="root")
+    request = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
+    removed = await zfsilo.service.begin(request, caller="root")
     found = await adoption.find(zfsilo.service, "tank/zfsilo/data", "data")
     adopted = asyncio.create_task(zfsilo.do(found))
     await soon(lambda: adopted.done() or zfsilo.service.driver.news._waiters)

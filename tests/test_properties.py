@@ -103,9 +103,9 @@ async def test_nothing_new_below_the_reserve(
     await zfsilo.do(CREATE, CREATE.but(id="thick", thin=False))
     left = int(SIMULATED_BYTES * SETTINGS.reserve)
     monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root: (left, SIMULATED_BYTES))
-    for verb in (CREATE.but(id="more"), CREATE.but(id="more", thin=False), LARGER):
+    for request in (CREATE.but(id="more"), CREATE.but(id="more", thin=False), LARGER):
         with pytest.raises(ResourceExhausted, match="reserve of 5%") as full:
-            await zfsilo.do(verb)
+            await zfsilo.do(request)
         assert full.value.reason == "POOL_FULL"
     await zfsilo.do(CREATE)  # already so
     await zfsilo.do(LARGER.but(capacity_bytes=GIB))  # as large as it is

@@ -11,7 +11,7 @@ from tests.crash.cases import CONNECT, CREATE, LARGER, PUBLISH
 from zfsilod.model.errors import Busy, CommandFailed
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.sync import Watchman
-from zfsilod.storage.volume_view import view
+from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from tests.doubles import House
@@ -62,18 +62,18 @@ async def test_it_is_seen_and_refuses_changes_until_it_is_repaired(zfsilo: House
     operation = stuck(zfsilo)
     assert (operation.state, operation.attempts) == ("NEEDS_REPAIR", 1)
     with zfsilo.service.store.read() as txn:
-        (said,) = view(txn, "data").conditions
+        (said,) = volume_view(txn, "data").conditions
     assert f"zfsiloctl operation repair {operation.id}" in said
-    for verb in (LARGER, PUBLISH.but(readonly=True)):
+    for request in (LARGER, PUBLISH.but(readonly=True)):
         with pytest.raises(Busy) as caught:
-            await zfsilo.do(verb)
+            await zfsilo.do(request)
         assert caught.value.reason == "NEEDS_REPAIR"
     broken.kinds = {}
     await zfsilo.service.repair(operation.id)
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     assert zfsilo.service.operation(operation.id).state == "ROLLED_BACK"
     with zfsilo.service.store.read() as txn:
-        assert view(txn, "data").conditions == ()
+        assert volume_view(txn, "data").conditions == ()
     await zfsilo.do(LARGER, PUBLISH)
 
 

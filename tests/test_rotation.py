@@ -77,7 +77,7 @@ async def test_a_host_that_is_logged_in_takes_them_when_it_looks(zfsilo: House) 
     await zfsilo.do(*UP)
     old = secrets(zfsilo)
     asked = await zfsilo.do(ROTATE.but(force=False))
-    assert (asked.title, asked.moves) == (
+    assert (asked.title, asked.actions) == (
         "ask take to use new secrets for data within a minute",
         (),
     )
@@ -178,8 +178,8 @@ async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo:
     await zfsilo.do(*UP, Unpublish(volume="data", host="take", fence=True), PUBLISH, ROTATE)
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 0
-    verb = RefreshSecrets(server="give", ids=("data",))
-    begun = await zfsilo.service.begin(verb, caller="a test")
+    request = RefreshSecrets(server="give", ids=("data",))
+    begun = await zfsilo.service.begin(request, caller="a test")
     await zfsilo.service.wait(begun.id, DEADLINE_S)
     assert attachment(zfsilo).rotation == 0
 

@@ -1,4 +1,4 @@
-"""The verbs through the service: the whole ladder, what bad input gets, and who waits for whom."""
+"""The requests through the service: the whole ladder, what bad input gets, and who waits for whom."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from zfsilod.requests.hosts import CreateHost, DeleteHost
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.sync import Watchman
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
-from zfsilod.storage.volume_view import view
+from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB, hosts=("take",))
@@ -83,9 +83,9 @@ async def test_the_whole_ladder_leaves_nothing_behind(zfsilo: House) -> None:
 async def test_a_repeat_is_already_so_and_moves_nothing(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     before = zfsilo.facts
-    for verb in UP:
-        operation = await zfsilo.do(verb)
-        assert operation.moves == (), f"{verb.kind} moved something"
+    for request in UP:
+        operation = await zfsilo.do(request)
+        assert operation.actions == (), f"{request.kind} moved something"
     assert zfsilo.facts == before
 
 
@@ -117,7 +117,7 @@ async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
     with zfsilo.service.store.read() as txn:
         published = txn.get(Publication, "data/take")
         assert published is not None
-        assert published.request == attachment(zfsilo).published_here
+        assert published.client_operation == attachment(zfsilo).published_here
         assert list(txn.scan(Debt)) == []
     await zfsilo.do(Disconnect(id="data"))
     zfsilo.server.away = True
@@ -136,7 +136,7 @@ async def test_a_publication_of_somebody_else_is_not_released(zfsilo: House) -> 
     assert raw_keys(zfsilo, "publication") == [b"publication/data/take"]
 
 
-WRONG: list[tuple[tuple[Verb, ...], Verb, type[ZfsiloError], str]] = [
+WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
     ((), CREATE.but(id="Data"), InvalidArgument, "'Data' is no volume id"),
     ((), CREATE.but(id=""), InvalidArgument, "'' is no volume id"),
     ((), CREATE.but(id="data\n"), InvalidArgument, "is no volume id"),
@@ -203,15 +203,19 @@ WRONG: list[tuple[tuple[Verb, ...], Verb, type[ZfsiloError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("before", "verb", "error", "words"), WRONG)
+@pytest.mark.parametrize(("before", "wrong", "error", "words"), WRONG)
 async def test_bad_input_gets_one_sentence_and_changes_nothing(
-    zfsilo: House, before: tuple[Verb, ...], verb: Verb, error: type[ZfsiloError], words: str
+    zfsilo: House,
+    before: tuple[Request, ...],
+    wrong: Request,
+    error: type[ZfsiloError],
+    words: str,
 ) -> None:
     if before:
         await zfsilo.do(*before)
     facts, claims = zfsilo.facts, raw_keys(zfsilo, "claim")
     with pytest.raises(error) as caught:
-        await zfsilo.do(verb)
+        await zfsilo.do(wrong)
     assert words in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.reason
@@ -254,9 +258,9 @@ async def test_sixteen_requests_for_one_volume_end_in_order(zfsilo: House) -> No
     sizes = [GIB + n * (1 << 20) for n in range(16)]
 
     async def grow(size: int) -> object:
-        verb = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=size)
+        request = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=size)
         try:
-            return await zfsilo.do(verb)
+            return await zfsilo.do(request)
         except InvalidArgument:  # a larger one was first
             return None
 
@@ -287,7 +291,7 @@ async def test_validate_only_plans_and_stores_nothing(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     before = raw_keys(zfsilo, "operation")
     planned = await zfsilo.service.plan(PUBLISH, caller="a")
-    assert [type(move.step).__name__ for move in planned.moves] == [
+    assert [type(action.step).__name__ for action in planned.actions] == [
         "Backstore",
         "Target",
         "Lun",
@@ -415,7 +419,7 @@ async def test_no_root_no_volumes(zfsilo: House) -> None:
 async def test_view_joins_both_sides(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     with zfsilo.service.store.read() as txn:
-        shown = view(txn, "data")
+        shown = volume_view(txn, "data")
     assert shown.height == "MOUNTED"
     assert [each.host for each in shown.publications] == ["take"]
     assert shown.operation == ""

@@ -31,7 +31,7 @@ from zfsilod.service import inputs
 if TYPE_CHECKING:
     from tests.doubles import House
     from zfsilod.model.records import Filesystem
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB)
@@ -40,7 +40,7 @@ COPY = CreateVolume(id="copy", capacity_bytes=GIB, source_snapshot="monday")
 TWIN = CreateVolume(id="twin", capacity_bytes=GIB, source_volume="data")
 
 
-def up(name: str, **options: Any) -> tuple[Verb, ...]:
+def up(name: str, **options: Any) -> tuple[Request, ...]:
     """Return the climb of a volume to its mount."""
     return (
         Publish(volume=name, host="take"),
@@ -50,26 +50,26 @@ def up(name: str, **options: Any) -> tuple[Verb, ...]:
     )
 
 
-def down(name: str) -> tuple[Verb, ...]:
+def down(name: str) -> tuple[Request, ...]:
     return (UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name))
 
 
-@pytest.mark.parametrize("verb", [CREATE.but(id="other"), SNAP], ids=lambda verb: verb.kind)
+@pytest.mark.parametrize("equal", [CREATE.but(id="other"), SNAP], ids=lambda equal: equal.kind)
 async def test_an_equal_request_that_ended_while_this_one_looked(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch, verb: Verb
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request
 ) -> None:
     await zfsilo.do(CREATE)
     see = inputs.see
-    quicker = [verb]
+    quicker = [equal]
 
-    async def look_slowly(service: Any, asked: Verb, operation_id: str) -> object:
+    async def look_slowly(service: Any, asked: Request, operation_id: str) -> object:
         seen = await see(service, asked, operation_id)
         if quicker:
             await zfsilo.do(quicker.pop())
         return seen
 
     monkeypatch.setattr(inputs, "see", look_slowly)
-    operation = await zfsilo.service.begin(verb, caller="test")
+    operation = await zfsilo.service.begin(equal, caller="test")
     assert operation.title.endswith("already so")
 
 
@@ -119,7 +119,7 @@ async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
 
 async def test_what_is_refused(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CREATE.but(id="other"), SNAP)
-    refusals: list[tuple[Verb, type[Exception], str]] = [
+    refusals: list[tuple[Request, type[Exception], str]] = [
         (SNAP.but(volume="other"), AlreadyExists, "of data"),
         (SNAP.but(volume="none"), NotFound, "no volume none"),
         (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
@@ -133,9 +133,9 @@ async def test_what_is_refused(zfsilo: House) -> None:
         (CreateSnapshotGroup(id="g", volumes=("data", "none")), NotFound, "no volume none"),
     ]
     before = zfsilo.facts
-    for verb, error, message in refusals:
+    for request, error, message in refusals:
         with pytest.raises(error, match=message):
-            await zfsilo.do(verb)
+            await zfsilo.do(request)
     assert zfsilo.facts == before
 
 

@@ -44,5 +44,5 @@ def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> No
 
 
 def test_the_examples_hold_every_step() -> None:
-    walked = {type(move.step) for each in EXAMPLES.values() for move in each.moves}
+    walked = {type(action.step) for each in EXAMPLES.values() for action in each.actions}
     assert {type(step) for step in steps()} <= walked

@@ -13,7 +13,7 @@ from zfsilod.model.records import Dependent, Trashed, Volume
 from zfsilod.requests import deletion
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.volumes import CreateVolume
-from zfsilod.storage.volume_view import views, views_with_deleted
+from zfsilod.storage.volume_view import volume_views, volume_views_with_deleted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -111,7 +111,7 @@ async def test_kept_dependents_hide_it_and_the_last_one_takes_it_along(zfsilo: H
     with pytest.raises(NotFound):
         await zfsilo.do(DeleteVolume(id="data"))
     with zfsilo.service.store.read() as txn:
-        assert list(views(txn)) == []
+        assert list(volume_views(txn)) == []
         assert txn.promised() == 0
     await purged(zfsilo)
     await forsake(zfsilo, uid, "snapshots/a")
@@ -163,11 +163,11 @@ async def test_its_name_is_free_and_given_away(patient: House) -> None:
         await patient.do(UndeleteVolume(id="data"))
     await patient.do(DeleteVolume(id="data"))
     with patient.service.store.read() as txn:
-        assert {each.uid for each in views_with_deleted(txn)} == {first, second}
+        assert {each.uid for each in volume_views_with_deleted(txn)} == {first, second}
     await patient.do(UndeleteVolume(id="data", uid=first))
     assert volume(patient).uid == first
     with patient.service.store.read() as txn:
-        assert [each.key for each in views_with_deleted(txn)] == ["data", f"data/{second}"]
+        assert [each.key for each in volume_views_with_deleted(txn)] == ["data", f"data/{second}"]
 
 
 async def test_a_rename_that_fails_leaves_all_as_it_was(patient: House) -> None:

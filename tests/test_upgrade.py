@@ -39,8 +39,8 @@ def make_old(store: Store) -> None:
 async def built(tmp_path: Path) -> AsyncIterator[Machine]:
     """A machine with a volume, and an operation of the old version under way."""
     async with machine(tmp_path) as made:
-        for verb in case_named("publish").before:
-            await made.house.do(verb)
+        for request in case_named("publish").before:
+            await made.house.do(request)
         await made.settle()
         yield made
 

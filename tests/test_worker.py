@@ -15,7 +15,7 @@ from tests.examples import PLANS, Example, operation
 from tests.machine import Killed, Machine, lasting, not_sticky
 from zfsilod.engine import worker
 from zfsilod.model.errors import CommandFailed, Conflict
-from zfsilod.model.records import HostStep, Mark, Operation, RemoteStep
+from zfsilod.model.records import ActionStatus, HostStep, Operation, RemoteStep
 
 SEED = int(os.environ.get("ZFSILO_SEED", "20260101"))
 HISTORIES = int(os.environ.get("ZFSILO_HISTORIES", "2500"))
@@ -49,9 +49,9 @@ def finish(machine: Machine) -> Operation:
 def pass_remote(machine: Machine) -> None:
     """Mark the remote move that the operation waits at as made."""
     stored = machine.operation
-    index = next(i for i, move in enumerate(stored.moves) if move.mark == "todo")
-    assert isinstance(stored.moves[index].step, RemoteStep)
-    machine.save(stored.marked(index, "done").but(state="RUNNING"))
+    index = next(i for i, action in enumerate(stored.actions) if action.status == "PENDING")
+    assert isinstance(stored.actions[index].step, RemoteStep)
+    machine.save(stored.with_status(index, "DONE").but(state="RUNNING"))
 
 
 def check_end(machine: Machine, before: dict[str, Any], rebooted: bool) -> None:
@@ -59,10 +59,10 @@ def check_end(machine: Machine, before: dict[str, Any], rebooted: bool) -> None:
     ended = machine.operation
     facts = machine.host.facts.snapshot()
     if ended.state == "DONE":
-        for move in ended.moves:
-            gone = rebooted and (move.step.volatile or move.step.sticky)
-            if isinstance(move.step, HostStep) and not gone:
-                assert move.step.probe(machine.host) == move.up, f"not so: {move}"
+        for action in ended.actions:
+            gone = rebooted and (action.step.volatile or action.step.sticky)
+            if isinstance(action.step, HostStep) and not gone:
+                assert action.step.probe(machine.host) == action.up, f"not so: {action}"
         return
     assert ended.state == "ROLLED_BACK"
     if rebooted:
@@ -166,19 +166,19 @@ def test_histories(
 def _stand(machine: Machine, example: Example, standing: set[int]) -> dict[str, Any]:
     """Make the first moves of an example before it begins, and return all facts."""
     for index in sorted(standing):
-        if index < len(example.moves) and index == len(_prefix(machine, example)):
-            move = example.moves[index]
-            if isinstance(move.step, HostStep):
-                (move.step.do if move.up else move.step.undo)(machine.host)
+        if index < len(example.actions) and index == len(_prefix(machine, example)):
+            action = example.actions[index]
+            if isinstance(action.step, HostStep):
+                (action.step.do if action.up else action.step.undo)(machine.host)
     return machine.host.facts.snapshot()
 
 
 def _prefix(machine: Machine, example: Example) -> list[HostStep]:
     found = []
-    for move in example.moves:
-        if not isinstance(move.step, HostStep) or move.step.probe(machine.host) != move.up:
+    for action in example.actions:
+        if not isinstance(action.step, HostStep) or action.step.probe(machine.host) != action.up:
             break
-        found.append(move.step)
+        found.append(action.step)
     return found
 
 
@@ -191,21 +191,21 @@ def example_named(name: str) -> Example:
     return next(each for each in PLANS if each.name == name)
 
 
-def marks(machine: Machine) -> list[Mark]:
-    return [move.mark for move in machine.operation.moves]
+def marks(machine: Machine) -> list[ActionStatus]:
+    return [action.status for action in machine.operation.actions]
 
 
 def test_what_was_so_before_is_kept_and_never_turned_back() -> None:
     machine, before = start(example_named("publish"))
-    first = machine.operation.moves[0].step
+    first = machine.operation.actions[0].step
     assert isinstance(first, HostStep)
     first.do(machine.host)
     machine.cut(5, "after", "error")
     machine.run()
-    assert marks(machine)[0] == "kept"
+    assert marks(machine)[0] == "UNCHANGED"
     machine.cut_at = 0
     machine.rollback()
-    assert marks(machine)[0] == "kept"
+    assert marks(machine)[0] == "UNCHANGED"
     assert first.probe(machine.host)
     assert len(machine.host.facts.snapshot()) == len(before) + 1
 
@@ -214,7 +214,7 @@ def test_a_begun_move_is_turned_back_whatever_its_probe_says() -> None:
     machine, before = start(example_named("publish"))
     machine.cut(2, "after", "kill")  # the first of two effects of the backstore
     machine.run()
-    assert marks(machine)[0] == "begun"
+    assert marks(machine)[0] == "STARTED"
     assert machine.host.facts.snapshot() != before
     machine.cut_at = 0
     machine.rollback()

@@ -199,7 +199,7 @@ async def test_signals_of_a_life(home: House) -> None:
     ]
     changed = client.signals[1].body[1]
     assert changed["State"].value == "DONE"
-    assert not {"Progress", "Step", "Moves", "Id"} & set(changed)
+    assert not {"Progress", "Step", "Actions", "Id"} & set(changed)
     assert client.signals[2].body[1][VOLUME]["Height"].value == "CREATED"
     assert client.signals[3].body[1:] == ["volumes/data", "DONE"]
 
@@ -279,7 +279,7 @@ async def test_cancel_and_busy(home: House) -> None:
     (operation,) = await client.call(*arguments, {})
     assert await client.get(operation, "State") == "RUNNING"
     assert await client.get(operation, "Step") == "do Zvol"
-    assert (await client.get(operation, "Moves"))[0][::2] == ["do", "todo"]
+    assert (await client.get(operation, "Actions"))[0][::2] == ["do", "PENDING"]
     assert await client.call(*arguments, {}) == [operation]
     rows, _token = await client.call(
         ROOT, MANAGER, "ListOperations", "a{sv}", options(state=("s", "RUNNING"))
@@ -335,7 +335,7 @@ async def test_validate_only(home: House) -> None:
     only = options(validate_only=("b", True))
     (planned,) = await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, only)
     assert await client.get(planned, "State") == "PLANNED"
-    assert [move[0] for move in await client.get(planned, "Moves")] == ["do"]
+    assert [action[0] for action in await client.get(planned, "Actions")] == ["do"]
     assert (await client.try_call(ROOT, MANAGER, "GetVolume", "s", "data")).error
     for number in range(objects.MAX_PLANNED):
         await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", f"v{number}", GIB, only)

@@ -30,7 +30,7 @@ from zfsilod.api.dbus.contract import (
     split,
     unescape,
 )
-from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUESTIONS, make_verb
+from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUESTIONS, make_request
 from zfsilod.api.dbus.properties import READERS
 from zfsilod.model.errors import BY_NAME
 from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ
@@ -182,14 +182,14 @@ def test_every_property_is_read() -> None:
 
 @pytest.mark.parametrize("method", sorted(MUTATIONS))
 def test_every_mutation_makes_its_verb(method: str) -> None:
-    """The fields that a method fills are the fields that its verb has."""
+    """The fields that a method fills are the fields that its request has."""
     mutation = MUTATIONS[method]
     given_options = {
         OPTIONS[each].field or each: SAMPLES[OPTIONS[each].signature] for each in mutation.options
     }
-    verb = make_verb(mutation, list(mutation.arguments), given_options)
+    request = make_request(mutation, list(mutation.arguments), given_options)
     for name, value in given_options.items():
-        assert getattr(verb, name) == value
+        assert getattr(request, name) == value
     interface, _dot, name = method.rpartition(".")
     signature = interfaces()[interface].methods[name].takes
     assert signature.endswith("a{sv}")

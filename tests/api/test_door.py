@@ -317,10 +317,10 @@ def test_sockets_of_systemd_are_taken() -> None:
         unix = stack.enter_context(listen_unix(Path(directory) / "s"))
         tcp = stack.enter_context(listen_tcp("127.0.0.1", 0))
         # As systemd does: the sockets are 3, 4 and 5 in the new process.
-        moves = f"import os; os.dup2({unix.fileno()}, 103); os.dup2({tcp.fileno()}, 104)\n"
-        moves += "os.dup2(103, 3); os.dup2(104, 4); os.dup2(103, 5)\n"
+        actions = f"import os; os.dup2({unix.fileno()}, 103); os.dup2({tcp.fileno()}, 104)\n"
+        actions += "os.dup2(103, 3); os.dup2(104, 4); os.dup2(103, 5)\n"
         done = subprocess.run(
-            [sys.executable, "-c", moves + INHERIT],
+            [sys.executable, "-c", actions + INHERIT],
             pass_fds=(unix.fileno(), tcp.fileno()),
             capture_output=True,
             text=True,

@@ -32,7 +32,11 @@ ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
     ),
     (convert.HEIGHTS, HEIGHTS, volume_pb2.Height.DESCRIPTOR),
     (convert.STATES, get_args(records.OperationState), operation_pb2.OperationState.DESCRIPTOR),
-    (convert.MARKS, get_args(records.Mark), operation_pb2.Mark.DESCRIPTOR),
+    (
+        convert.ACTION_STATUSES,
+        get_args(records.ActionStatus),
+        operation_pb2.ActionStatus.DESCRIPTOR,
+    ),
 ]
 
 
@@ -124,14 +128,14 @@ def test_wrong_operation_names(name: str) -> None:
 
 
 def test_progress() -> None:
-    moves = tuple(
-        records.Move(step=each, up=True, mark=mark)  # type: ignore[arg-type]
-        for each, mark in zip(steps(), ("kept", "done", "begun", "todo"), strict=False)
+    actions = tuple(
+        records.Action(step=each, up=True, status=status)  # type: ignore[arg-type]
+        for each, status in zip(steps(), ("UNCHANGED", "DONE", "STARTED", "PENDING"), strict=False)
     )
     operation = records.Operation(
-        id="o", kind="k", subject="s", title="t", moves=moves, claims=(), commit=()
+        id="o", kind="k", subject="s", title="t", actions=actions, claims=(), commit=()
     )
     assert operation.progress == 50
-    assert operation.but(moves=()).progress == 0
-    assert operation.but(moves=moves[:2]).progress == 99
-    assert operation.but(moves=(), state="DONE").progress == 100
+    assert operation.but(actions=()).progress == 0
+    assert operation.but(actions=actions[:2]).progress == 99
+    assert operation.but(actions=(), state="DONE").progress == 100

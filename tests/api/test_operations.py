@@ -41,14 +41,14 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     found = await api.GetOperation(pb.GetOperationRequest(name=name))
     assert (found.state, found.progress) == (pb.OPERATION_STATE_RUNNING, 0)
     assert (found.kind, found.subject, found.title) == ("create", DATA, "create data")
-    assert found.moves[0].step.startswith("Zvol(dataset=tank/zfsilo/data, ")
-    assert (found.moves[0].up, found.moves[0].mark) == (True, pb.MARK_TODO)
+    assert found.actions[0].step.startswith("Zvol(dataset=tank/zfsilo/data, ")
+    assert (found.actions[0].up, found.actions[0].status) == (True, pb.ACTION_STATUS_PENDING)
     volume = await front.root().volumes.ListVolumes(volume_pb2.ListVolumesRequest())
     assert list(volume.volumes) == []
     front.zfsilo.launcher.gate.set()
     answer = await call.read()
     assert answer.operation.name == name
-    assert answer.operation.moves[0].mark == pb.MARK_DONE
+    assert answer.operation.actions[0].status == pb.ACTION_STATUS_DONE
     assert answer.operation.end_time.seconds
     assert await api.GetOperation(pb.GetOperationRequest(name=name)) == answer.operation
 
@@ -145,7 +145,11 @@ async def test_a_failed_change_is_rolled_back_before_the_answer(front: Front) ->
     assert operation.state == pb.OPERATION_STATE_ROLLED_BACK
     assert (operation.error.name, operation.error.reason) == ("CommandFailed", "COMMAND_FAILED")
     assert operation.error.step
-    assert {move.mark for move in operation.moves} <= {pb.MARK_TODO, pb.MARK_KEPT, pb.MARK_UNDONE}
+    assert {action.status for action in operation.actions} <= {
+        pb.ACTION_STATUS_PENDING,
+        pb.ACTION_STATUS_UNCHANGED,
+        pb.ACTION_STATUS_REVERTED,
+    }
     assert operation.progress < 100
     waited = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
     assert waited == operation

@@ -421,7 +421,7 @@ async def test_a_host_publishes_to_itself_where_it_may(front: Front) -> None:
     _root, take, other = await two_hosts(front)
     answer = await take.volumes.PublishVolume(pb.PublishVolumeRequest(name=DATA))
     assert [each.host for each in answer.volume.publications] == [TAKE]
-    assert list(answer.operation.moves) == []
+    assert list(answer.operation.actions) == []
     await other.volumes.PublishVolume(publish(name="volumes/any", host="hosts/other"))
     with refused("PERMISSION_DENIED", "OTHER_HOST"):
         await other.volumes.PublishVolume(publish(name="volumes/any"))

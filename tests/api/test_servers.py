@@ -36,7 +36,7 @@ async def test_fetching_gives_what_the_publication_has(front: Front) -> None:
     with pytest.raises(FailedPrecondition) as found:
         await servers.fetch("give", "data")
     assert (found.value.reason, found.value.facts["server"]) == ("NOT_PUBLISHED", "give")
-    await servers.publish("give", "data", request=ULID)
+    await servers.publish("give", "data", client_operation=ULID)
     connection, chap = await servers.fetch("give", "data")
     assert chap == front.service.store.chap("data/take")
     volume = front.read(lambda txn: txn.get(Volume, "data"))
@@ -48,13 +48,13 @@ async def test_fetching_gives_what_the_publication_has(front: Front) -> None:
 async def test_releasing_takes_back_only_what_that_operation_published(front: Front) -> None:
     await front.root().volumes.CreateVolume(create())
     servers = front.service.servers
-    await servers.publish("give", "data", request=ULID)
-    await servers.release("give", "data", request=ULID[:-1] + "a")
-    assert front.read(lambda txn: txn.get(Publication, "data/take")).request == ULID
-    await servers.release("give", "data", request=ULID)
+    await servers.publish("give", "data", client_operation=ULID)
+    await servers.release("give", "data", client_operation=ULID[:-1] + "a")
+    assert front.read(lambda txn: txn.get(Publication, "data/take")).client_operation == ULID
+    await servers.release("give", "data", client_operation=ULID)
     assert front.read(lambda txn: txn.get(Publication, "data/take")) is None
     with pytest.raises(NotFound):
-        await servers.release("give", "nothing", request=ULID)
+        await servers.release("give", "nothing", client_operation=ULID)
 
 
 async def test_reporting(front: Front) -> None:
@@ -141,7 +141,7 @@ async def test_a_server_that_takes_too_long_is_unavailable(front: Front, monkeyp
     await front.root().volumes.CreateVolume(create())
     front.zfsilo.launcher.gate.clear()
     with pytest.raises(Unavailable) as found:
-        await front.service.servers.publish("give", "data", request=ULID)
+        await front.service.servers.publish("give", "data", client_operation=ULID)
     assert found.value.reason == "SERVER_UNAVAILABLE"
 
 

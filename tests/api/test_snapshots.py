@@ -108,7 +108,7 @@ async def test_a_plan_takes_nothing(front: Front, request_: pb.CreateSnapshotReq
     method = type(request_).__name__.removesuffix("Request")
     answer = await getattr(api.snapshots, method)(request_)
     assert answer.operation.state == operation_pb2.OPERATION_STATE_PLANNED
-    assert len(answer.operation.moves) == 1
+    assert len(answer.operation.actions) == 1
     assert front.zfsilo.facts == facts
 
 

@@ -102,7 +102,7 @@ async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_bac
     answer = await volumes.ConnectVolume(connect(publish_if_needed=True))
     assert answer.volume.attachment.published_here
     (one,) = front.read(lambda txn: list(txn.scan(Publication)))
-    assert f"operations/{one.request}" == answer.operation.name
+    assert f"operations/{one.client_operation}" == answer.operation.name
     assert one.published_by.startswith("host take (certificate ")
     await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
     from zfsilod.requests.sync import Watchman
@@ -282,7 +282,7 @@ async def test_validate_only_tells_the_plan_of_every_change_and_changes_nothing(
         request.validate_only = True
         answer = await getattr(volumes, method)(request)
         assert answer.operation.state == PLANNED, method
-        assert answer.operation.moves, method
+        assert answer.operation.actions, method
         assert answer.operation.name == "", method
         assert not answer.HasField("volume"), method
     assert (front.zfsilo.facts, operations(front)) == (facts, stored)
@@ -342,7 +342,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("PublishVolume", publish(host="take"), "BAD_NAME"),
     ("PublishVolume", publish(access_mode=5), "ACCESS_MODE"),
     ("PublishVolume", publish(transport=9), "BAD_ENUM"),
-    ("PublishVolume", publish(consumer_operation="x"), "BAD_NAME"),
+    ("PublishVolume", publish(client_operation="x"), "BAD_NAME"),
     ("UnpublishVolume", pb.UnpublishVolumeRequest(name=DATA), "NO_HOST"),
     ("UnpublishVolume", pb.UnpublishVolumeRequest(name=DATA, host=TAKE, all_hosts=True), "NO_HOST"),
     ("FetchConnection", pb.FetchConnectionRequest(name=DATA), "NO_HOST"),

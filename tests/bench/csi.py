@@ -54,7 +54,7 @@ async def _in_turns(pair: Pair) -> tuple[list[float], dict[str, list[float]]]:
             await down(plugin, volume, f"bench-{number}")
             for kind, times in theirs.items():
                 life = live(pair, kind)
-                times.append(sum(life[verb] for verb in UP))
+                times.append(sum(life[request] for request in UP))
     return ours[1:], {kind: times[1:] for kind, times in theirs.items()}
 
 

@@ -4,7 +4,7 @@ inside.py changes VOLUME ROUNDS            grow one volume; publish it and take 
 inside.py throughput CLIENTS CALLS         many clients, a volume each, so many changes in all
 inside.py first                            the first answer over a new channel
 inside.py python ROUNDS [ARGUMENT...]      starts of this Python
-inside.py ladder VERB...                   verbs of one volume, one after the other
+inside.py ladder VERB...                   requests of one volume, one after the other
 inside.py fill COUNT                       make so many volumes, and publish them
 inside.py exported COUNT                   wait for so many exports; seconds since the boot
 inside.py clear                            take all exports away, whoever made them
@@ -54,7 +54,7 @@ def timed(call: Callable[[], object]) -> float:
 
 
 class Client:
-    """The verbs of a volume, over one channel."""
+    """The requests of a volume, over one channel."""
 
     def __init__(self) -> None:
         self.api = Api(grpc.insecure_channel(f"unix:{SOCKET}"))
@@ -136,8 +136,8 @@ def python(rounds: int, *arguments: str) -> list[float]:
     return [timed(lambda: subprocess.run(argv, check=True)) for _round in range(rounds)]
 
 
-def ladder(*verbs: str) -> dict[str, float]:
-    """Time verbs of the one volume, on a channel that is warm."""
+def ladder(*requests: str) -> dict[str, float]:
+    """Time requests of the one volume, on a channel that is warm."""
     client = Client()
     client.greet()
     connect = pb.ConnectVolumeRequest(server="give", volume=LADDER)
@@ -158,7 +158,7 @@ def ladder(*verbs: str) -> dict[str, float]:
         "unpublish": lambda: client.unpublish(LADDER),
         "delete": lambda: client.delete(LADDER),
     }
-    return {verb: timed(steps[verb]) for verb in verbs}
+    return {request: timed(steps[request]) for request in requests}
 
 
 def fill(count: int) -> float:

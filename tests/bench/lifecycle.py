@@ -31,7 +31,7 @@ PHASES = (
     ("take", ("connect", "stage", "mount", "unmount", "unstage", "disconnect")),
     ("give", ("unpublish", "delete")),
 )
-VERBS = tuple(verb for _machine, verbs in PHASES for verb in verbs)
+VERBS = tuple(request for _machine, requests in PHASES for request in requests)
 
 
 def figures() -> Iterator[Figure]:
@@ -48,8 +48,8 @@ def figures() -> Iterator[Figure]:
         starts = [starting(machine) for machine in (pair.give, pair.take)]
     start = mean(starts)
     yield Figure("python3 -I -S -c pass in the guests", f"p50 {1e3 * start:.0f} ms")
-    for verb in VERBS:
-        yield Figure(f"lifecycle, {verb}", shown(lives, itemgetter(verb)))
+    for request in VERBS:
+        yield Figure(f"lifecycle, {request}", shown(lives, itemgetter(request)))
     yield Figure("lifecycle, all", shown(lives, total))
     yield at_most("lifecycle to the targetcli script", ratio(lives, "targetcli"), 1, " times")
     yield Figure("lifecycle to the configfs script", f"{ratio(lives, 'configfs'):.2f} times")
@@ -63,21 +63,23 @@ def figures() -> Iterator[Figure]:
 
 
 def live(pair: Pair, kind: str) -> dict[str, float]:
-    """Live a volume's life, and return how many seconds each verb took."""
+    """Live a volume's life, and return how many seconds each request took."""
     taken: dict[str, float] = {}
-    for name, verbs in PHASES:
+    for name, requests in PHASES:
         machine = pair.give if name == "give" else pair.take
         taken |= (
-            ask(machine, "ladder", *verbs) if kind == "zfsilo" else scripted(machine, kind, verbs)
+            ask(machine, "ladder", *requests)
+            if kind == "zfsilo"
+            else scripted(machine, kind, requests)
         )
     return taken
 
 
-def scripted(machine: Machine, kind: str, verbs: tuple[str, ...]) -> dict[str, float]:
-    """Run a script's verbs on its machine, and return how many seconds each took."""
-    text = script(kind, machine.name, verbs)
+def scripted(machine: Machine, kind: str, requests: tuple[str, ...]) -> dict[str, float]:
+    """Run a script's requests on its machine, and return how many seconds each took."""
+    text = script(kind, machine.name, requests)
     lines = machine.run("bash", "-c", text, timeout_s=TIMEOUT_S).stdout.splitlines()
-    return {verb.rstrip("_"): int(took) / 1e6 for verb, took in map(str.split, lines)}
+    return {request.rstrip("_"): int(took) / 1e6 for request, took in map(str.split, lines)}
 
 
 def starting(machine: Machine) -> float:

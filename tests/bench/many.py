@@ -20,13 +20,13 @@ from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.drift import compare
 from zfsilod.storage.store import Store
-from zfsilod.storage.volume_view import page, views
+from zfsilod.storage.volume_view import page, volume_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 VOLUMES = (1, 100, 1000)
 RECORDS = (100, 100_000)
@@ -38,7 +38,7 @@ PROCESSES = 5
 class Counting(Runner):
     """Says what zfs would say of these volumes, and counts how often it is asked."""
 
-    def __init__(self, found: list[View]) -> None:
+    def __init__(self, found: list[VolumeView]) -> None:
         super().__init__()
         self.count = 0
         lines = ["tank/zfsilo\ttype\tfilesystem\t-"]
@@ -92,7 +92,7 @@ async def _sync(count: int, folder: Path) -> tuple[float, float, int]:
         recovered = time.perf_counter() - begun
         assert report.complaints == ()
         with zfsilo.service.store.read() as txn:
-            found = list(views(txn))
+            found = list(volume_views(txn))
         run = Counting(found)
         datasets = tuple(each.volume.dataset for each in found if each.volume)
         machine: Host = Seen(run, datasets, folder, zfsilo.service.store.chap)  # type: ignore[assignment]

@@ -25,19 +25,19 @@ def figures() -> Iterator[Figure]:
     """Measure on a simulated host under a real systemd."""
     with simulated() as machine:
         ask(machine, "changes", "warm", "5")
-        for verb, times in ask(machine, "changes", "data", str(ROUNDS)).items():
+        for request, times in ask(machine, "changes", "data", str(ROUNDS)).items():
             middle = 1e3 * median(times)
             note = f" p50 ({spread(times)})"
-            yield at_most(f"{verb}, request to reply", middle, REPLY_MS, " ms", note=note)
-        for verb, times in workers(machine).items():
+            yield at_most(f"{request}, request to reply", middle, REPLY_MS, " ms", note=note)
+        for request, times in workers(machine).items():
             note = f" p50 ({spread(times)})"
-            yield at_most(f"worker of {verb}", 1e3 * median(times), WORKER_MS, " ms", note=note)
+            yield at_most(f"worker of {request}", 1e3 * median(times), WORKER_MS, " ms", note=note)
         started = ask(machine, "python", str(ROUNDS), "-I", "-S", "-c", "pass")
         yield Figure("python3 -I -S -c pass beside it", spread(started))
 
 
 def workers(machine: SystemdHost) -> dict[str, list[float]]:
-    """Return how long the workers of more changes ran, by verb and by systemd's clock."""
+    """Return how long the workers of more changes ran, by request and by systemd's clock."""
     machine.write(KEEP_FILE, KEEP)
     machine.run("systemctl", "daemon-reload")
     ask(machine, "changes", "kept", str(ROUNDS // 3))
@@ -45,9 +45,9 @@ def workers(machine: SystemdHost) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {"update": [], "publish": [], "unpublish": []}
     for unit in shown.stdout.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in unit.splitlines())
-        verb = values["Description"].split()[1]  # "zfsilo: publish data to take"
-        if verb in times:
-            times[verb].append((int(values[ENDED]) - int(values[BEGUN])) / 1e6)
+        request = values["Description"].split()[1]  # "zfsilo: publish data to take"
+        if request in times:
+            times[request].append((int(values[ENDED]) - int(values[BEGUN])) / 1e6)
     machine.run("rm", KEEP_FILE)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "stop", "zfsilo-op-*")

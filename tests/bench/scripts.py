@@ -1,6 +1,6 @@
 """The same lifecycle as shell scripts, as careful people write them: mutual CHAP, one client.
 
-Each verb is a shell function; `report` times it without a process of its own.
+Each request is a shell function; `report` times it without a process of its own.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ SCRIPTS = {
 }
 
 
-def script(kind: str, machine: str, verbs: tuple[str, ...]) -> str:
-    """Return a shell script that does verbs on a machine, and prints what each took, in us."""
-    calls = (f"report {'mount_' if verb == 'mount' else verb}" for verb in verbs)
+def script(kind: str, machine: str, requests: tuple[str, ...]) -> str:
+    """Return a shell script that does requests on a machine, and prints what each took, in us."""
+    calls = (f"report {'mount_' if request == 'mount' else request}" for request in requests)
     return "\n".join(("set -euo pipefail", TIMED, SCRIPTS[kind][machine], *calls))

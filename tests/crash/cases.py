@@ -1,6 +1,6 @@
-"""One case or more of every verb, each with what stands before it.
+"""One case or more of every request, each with what stands before it.
 
-A verb without a case fails tests/test_crash.py: give it one here, and it is cut at every point.
+A request without a case fails tests/test_crash.py: give it one here, and it is cut at every point.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, NamedTuple
 
-import zfsilod
+import zfsilod.requests
 from tests.examples import TAKE
 from zfsilod.model.records import Disk, Listed, Trashed
 from zfsilod.requests import adoption, orphans, pool_import
@@ -18,7 +18,7 @@ from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
-from zfsilod.requests.request import Verb
+from zfsilod.requests.request import Request
 from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
 from zfsilod.requests.snapshots import (
     CreateSnapshot,
@@ -91,36 +91,38 @@ EPOCH = (r"record volume data epoch",)  # counted up and never reused
 
 
 class Case(NamedTuple):
-    """A verb, what was done before it, and what its rollback may leave."""
+    """A request, what was done before it, and what its rollback may leave."""
 
     name: str
-    before: tuple[Verb, ...]
-    verb: Verb
+    before: tuple[Request, ...]
+    request: Request
     sticky: tuple[str, ...] = ()
-    first: Verb | None = None  # what the service does before it by itself, in its own operation
+    first: Request | None = None  # what the service does before it by itself, in its own operation
     meddle: tuple[str, ...] = ()  # facts that vanish before it, by the beginnings of their names
     retention_s: int = 0  # of the trash
     spoil: Callable[[Machine], None] | None = None  # what else somebody does before it
-    find: Callable[[Service], Awaitable[Verb]] | None = None  # the verb, when it is not known yet
+    find: Callable[[Service], Awaitable[Request]] | None = (
+        None  # the request, when it is not known yet
+    )
     many: bool = False  # many operations in one unit, as the timer's Sync of all volumes
 
     async def begin(self, house: House) -> object:
         """Ask for it, as a caller would."""
         if self.many:
             return await house.service.sync_all(caller="a test")
-        verb = self.verb
+        request = self.request
         if self.find is not None:
-            verb = await self.find(house.service)
-        return await house.service.begin(verb, caller="a test")
+            request = await self.find(house.service)
+        return await house.service.begin(request, caller="a test")
 
 
-async def purge(service: Service) -> Verb:
+async def purge(service: Service) -> Request:
     """Return the purge of what lies in the trash."""
     with service.store.read() as txn:
         return PurgeVolume(id=next(txn.scan(Trashed)).id)
 
 
-async def clear(service: Service) -> Verb:
+async def clear(service: Service) -> Request:
     """Return the end of a session that no record knows, with all that is mounted of it."""
     iscsi = service.machine.iscsi
     (target,) = iscsi.sessions()
@@ -128,24 +130,24 @@ async def clear(service: Service) -> Verb:
     return Clear(id="data", disk=disk, paths=tuple(iscsi.users(disk)))
 
 
-async def take_over(service: Service) -> Verb:
+async def take_over(service: Service) -> Request:
     """Return the adoption of a zvol."""
     return await adoption.find(service, "tank/zfsilo/data", "data")
 
 
-async def remove_all(service: Service) -> Verb:
+async def remove_all(service: Service) -> Request:
     """Return the removal of all orphans."""
     found = await orphans.find(service)
     return orphans.RemoveOrphans(names=tuple(each.name for each in found), force=True)
 
 
-async def take_back(service: Service) -> Verb:
+async def take_back(service: Service) -> Request:
     """Return the adoption of what lies in the trash."""
     (found,) = await pool_import.new_volumes(service)
     return found
 
 
-async def take_snapshots(service: Service) -> Verb:
+async def take_snapshots(service: Service) -> Request:
     """Return the adoption of snapshots."""
     (found,) = await pool_import.new_cuts(service, pool_import.Rebuilt([], {}, []))
     return found
@@ -320,12 +322,12 @@ BOTH = (
 CASES = (*SERVER, *CONSUMER, *BOTH)
 
 
-def verbs() -> Iterator[type[Verb]]:
-    """Yield every verb that there is, in whichever module."""
-    for module in pkgutil.iter_modules(zfsilod.__path__, "zfsilod."):
+def requests() -> Iterator[type[Request]]:
+    """Yield every request that there is, in whichever module."""
+    for module in pkgutil.iter_modules(zfsilod.requests.__path__, "zfsilod.requests."):
         if not module.ispkg:
             importlib.import_module(module.name)
-    waiting = list(Verb.__subclasses__())
+    waiting = list(Request.__subclasses__())
     while waiting:
         each = waiting.pop()
         waiting += each.__subclasses__()

@@ -1,4 +1,4 @@
-"""Many clients at once, with verbs drawn by lot; in the end records and facts agree."""
+"""Many clients at once, with requests drawn by lot; in the end records and facts agree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.crash.cases import HOST
-from tests.crash.ladder import PATHS, Request
+from tests.crash.ladder import PATHS, Draw
 from tests.crash.life import Machine, machine
 from zfsilod.model.errors import DeadlineExceeded, Internal, ZfsiloError
 from zfsilod.model.records import Attachment, Volume
@@ -45,7 +45,7 @@ async def client(built: Machine, dice: random.Random, until: float, tally: Count
     """Ask for one thing after the other; whatever is refused is refused with a typed error."""
     while time.monotonic() < until:
         name = f"v{dice.randrange(VOLUMES):02}"
-        request = Request(dice.choice(VERBS), dice.choice(PATHS))
+        request = Draw(dice.choice(VERBS), dice.choice(PATHS))
         try:
             await built.house.do(request.of(name, GIB * dice.randint(1, 8)))
         except (DeadlineExceeded, Internal) as error:

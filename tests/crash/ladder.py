@@ -35,7 +35,7 @@ from zfsilod.service.prerequisites import CLIMBS
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
 
 GIB = cases.GIB
 NAMES = ("a", "b")
@@ -56,16 +56,16 @@ class Known(NamedTuple):
     mounts: frozenset[str] = frozenset()
 
 
-class Request(NamedTuple):
+class Draw(NamedTuple):
     """Something that a caller asks for."""
 
-    verb: str
+    request: str
     path: str = ""
 
-    def of(self, name: str, size: int) -> Verb:
-        """Return the real verb; `size`: to which an update grows."""
+    def of(self, name: str, size: int) -> Request:
+        """Return the real request; `size`: to which an update grows."""
         path = f"{self.path}-{name}"
-        match self.verb:
+        match self.request:
             case "create":
                 return cases.CREATE.but(id=name)
             case "update":
@@ -95,7 +95,7 @@ class Request(NamedTuple):
     def told(self, name: str, now: Known, size: int) -> Known | None:
         """Return what is so afterwards; None: it is refused."""
         path = f"{self.path}-{name}"
-        match self.verb:
+        match self.request:
             case "create" if now.served == 0:
                 return now._replace(served=1, size=GIB)
             case "create" if now.size == GIB:
@@ -132,7 +132,7 @@ class Request(NamedTuple):
 
 
 requests = st.builds(
-    Request,
+    Draw,
     st.sampled_from(
         (
             *("create", "publish", "connect", "stage", "mount", "grow", "update", "sync"),
@@ -176,7 +176,7 @@ class Ladder(RuleBasedStateMachine):
     # What happens
 
     @rule(name=names, request=requests)
-    def ask(self, name: str, request: Request) -> None:
+    def ask(self, name: str, request: Draw) -> None:
         """A request is carried out, or refused, as the model says."""
         told = request.told(name, self.model[name], self.larger(name))
         done = self._ask(name, request)
@@ -185,7 +185,7 @@ class Ladder(RuleBasedStateMachine):
         self.check()
 
     @rule(name=names, request=requests, first=cuts, second=cuts)
-    def crash(self, name: str, request: Request, first: Cut, second: Cut) -> None:
+    def crash(self, name: str, request: Draw, first: Cut, second: Cut) -> None:
         """A request is cut, and maybe its rollback: it is done, or nothing is changed."""
         told = request.told(name, self.model[name], self.larger(name))
         second = second._replace(place="rollback")
@@ -197,7 +197,7 @@ class Ladder(RuleBasedStateMachine):
         self.check()
 
     @rule(name=names, first=requests, second=requests)
-    def both(self, name: str, first: Request, second: Request) -> None:
+    def both(self, name: str, first: Draw, second: Draw) -> None:
         """Two requests at once: the end is that of one after the other, in either order."""
         now = self.model[name]
         size = self.larger(name)
@@ -208,11 +208,11 @@ class Ladder(RuleBasedStateMachine):
                 end = each.told(name, end, size) or end
             ends.add(end)
         for climb, descent in permutations((first, second)):
-            if climb.verb in CLIMBS and descent.verb in DESCENTS:  # which cancels the climb
+            if climb.request in CLIMBS and descent.request in DESCENTS:  # which cancels the climb
                 ends.add(descent.told(name, now, size) or now)
         self.machine.saw.set()
         self.runner.run(self._at_once(first.of(name, size), second.of(name, size)))
-        if {first.verb, second.verb} == {"connect", "unpublish"}:
+        if {first.request, second.request} == {"connect", "unpublish"}:
             self._let_go_of_lost(name)
         self.model[name] = self.known(name)
         assert self.model[name] in ends, f"{first} and {second} of {now}: {self.model[name]}"
@@ -225,7 +225,7 @@ class Ladder(RuleBasedStateMachine):
         """
         known = self.known(name)
         if known.used and known.served < 2:
-            assert self._ask(name, Request("disconnect")), self.machine.refusal
+            assert self._ask(name, Draw("disconnect")), self.machine.refusal
 
     @rule()
     def restart(self) -> None:
@@ -254,16 +254,18 @@ class Ladder(RuleBasedStateMachine):
         """Return the size to which an update grows a volume now."""
         return self.model[name].size + GIB
 
-    def _ask(self, name: str, request: Request, *made: Cut) -> bool:
+    def _ask(self, name: str, draw: Draw, *made: Cut) -> bool:
         """Carry a request out; tell whether it came to its end."""
         older = {op.id for op in self.machine.operations()}
-        verb = request.of(name, self.larger(name))
+        request = draw.of(name, self.larger(name))
         self.machine.saw.set(*made)
-        self.runner.run(self.machine.carry_out(lambda house: house.service.begin(verb, caller="x")))
+        self.runner.run(
+            self.machine.carry_out(lambda house: house.service.begin(request, caller="x"))
+        )
         new = [op for op in self.machine.operations() if op.id not in older]
-        return any(op.kind == verb.kind and op.state == "DONE" for op in new)
+        return any(op.kind == request.kind and op.state == "DONE" for op in new)
 
-    async def _at_once(self, *asked: Verb) -> None:
+    async def _at_once(self, *asked: Request) -> None:
         self.machine.request(lambda house: house.do(asked[0]))
         self.machine.request(lambda house: house.do(asked[1]))
         await self.machine.settle()

@@ -71,11 +71,11 @@ class Units(ThreadLauncher):
             await asyncio.to_thread(self._worker, unit, "rollback")
         self.hint(unit)
 
-    def _worker(self, unit: str, verb: Any) -> bool:
+    def _worker(self, unit: str, request: Any) -> bool:
         """Be the process of a unit; tell whether it ended well."""
-        with self.saw.working(unit, verb):
+        with self.saw.working(unit, request):
             try:
-                return not work(self.store, self.host, unit, verb)
+                return not work(self.store, self.host, unit, request)
             except (Killed, ZfsiloError):
                 return False
 
@@ -299,15 +299,15 @@ class Chance:
     """What is random, replaced by what is counted, so that two runs can be compared."""
 
     def __init__(self) -> None:
-        self.count = self.marked = 0
+        self.count = self.with_status = 0
 
-    def mark(self) -> None:
+    def status(self) -> None:
         """Remember where it stands, for `again`."""
-        self.marked = self.count
+        self.with_status = self.count
 
     def again(self) -> None:
         """Go back to the mark: the next run draws what the one before drew."""
-        self.count = self.marked
+        self.count = self.with_status
 
     def _next(self) -> int:
         self.count += 1

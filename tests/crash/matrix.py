@@ -1,4 +1,4 @@
-"""Every verb, cut at every point, in every way: on the fake host, through the real store.
+"""Every request, cut at every point, in every way: on the fake host, through the real store.
 
 First each case runs uncut: that counts its points, and shows what "done" looks like. Then it is cut
 before and after each of them; and what rolls back is cut again before and after each point of its
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.crash.life import Dump
     from tests.crash.report import Report, Size
     from zfsilod.model.records import Operation
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
 
 State = dict[str, object]
 WHENS: tuple[When, ...] = get_args(When)
@@ -52,8 +52,8 @@ class Bench:
     async def prepare(self) -> None:
         """Do what stands before the case, then run it once without a cut."""
         built = self.machine
-        for verb in self.case.before:
-            await built.house.do(verb)
+        for request in self.case.before:
+            await built.house.do(request)
         await built.settle()
         memory = built.host.facts.memory
         for name in [n for n in memory if n.startswith(self.case.meddle or ("nothing",))]:
@@ -61,7 +61,7 @@ class Bench:
         if self.case.spoil is not None:
             self.case.spoil(built)
         self.start = built.dump()
-        self.chance.mark()
+        self.chance.status()
         self.older = {op.id for op in built.operations()}
         self.before = self.between = built.state()
         self.rebooted["before"] = self.rebooted["between"] = await self._reboot()
@@ -76,12 +76,12 @@ class Bench:
         self.points = dict(built.saw.points)
         self.rebooted["done"] = await self._reboot()
 
-    async def _again(self, *cuts: Cut, do: Verb | None = None) -> None:
+    async def _again(self, *cuts: Cut, do: Request | None = None) -> None:
         """Carry the case (or something else) out from its beginning, with these cuts."""
         await self.machine.load(self.start)
         self.chance.again()
         self.machine.saw.set(*cuts)
-        case = self.case if do is None else self.case._replace(verb=do, find=None)
+        case = self.case if do is None else self.case._replace(request=do, find=None)
         await self.machine.carry_out(case.begin)
 
     async def _reboot(self) -> State:
@@ -121,9 +121,9 @@ class Bench:
         return {"before": self.before, "between": self.between, "done": self.done}
 
     def _operations(self) -> list[Operation]:
-        """Return the operations of this story that carried the verb out."""
+        """Return the operations of this story that carried the request out."""
         every = self.machine.operations()
-        return [op for op in every if op.kind == self.case.verb.kind and op.id not in self.older]
+        return [op for op in every if op.kind == self.case.request.kind and op.id not in self.older]
 
     def _differences(self, wanted: State, now: State, sticky: tuple[str, ...] = ()) -> list[str]:
         return [
@@ -179,7 +179,7 @@ async def _try(bench: Bench, report: Report, *cuts: Cut) -> None:
     problem = await bench.cut(*cuts)
     where = f"{bench.case.name} ({', then '.join(map(str, cuts))}): "
     report.case(
-        bench.case.verb.kind, f"{cuts[-1].place}: {cuts[-1].how}", problem and where + problem
+        bench.case.request.kind, f"{cuts[-1].place}: {cuts[-1].how}", problem and where + problem
     )
 
 

@@ -1,4 +1,4 @@
-"""What the crash tests found: a table of verbs by kinds of faults, and one line in the end."""
+"""What the crash tests found: a table of requests by kinds of faults, and one line in the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Size = Literal["short", "full", "long"]  # of a run: make test, make crash, make
 
 
 class Report:
-    """Counts cases by verb and kind, and shows each one that failed as soon as it did."""
+    """Counts cases by request and kind, and shows each one that failed as soon as it did."""
 
     def __init__(self) -> None:
         self.passed: Counter[tuple[str, str]] = Counter()
@@ -19,11 +19,11 @@ class Report:
         self.notes: list[str] = []
         self._began = time.monotonic()
 
-    def case(self, verb: str, kind: str, problem: str = "") -> None:
+    def case(self, request: str, kind: str, problem: str = "") -> None:
         """Count one case; `problem` says what was wrong afterwards ("": nothing)."""
-        (self.failed if problem else self.passed)[verb, kind] += 1
+        (self.failed if problem else self.passed)[request, kind] += 1
         if problem:
-            self.say(f"FAILED {verb}, {kind}: {problem}")
+            self.say(f"FAILED {request}, {kind}: {problem}")
 
     def note(self, line: str) -> None:
         """Keep a line for the end: a seed, a figure."""
@@ -42,21 +42,21 @@ class Report:
         self.notes += other.notes
 
     def table(self) -> str:
-        """Return the cases as a table: verbs down, kinds across, "failed/all" where some failed."""
+        """Return the cases as a table: requests down, kinds across, "failed/all" where some failed."""
         found = self.passed | self.failed
-        kinds = sorted({kind for _verb, kind in found})
-        rows = [["verb", *kinds]]
-        for verb in sorted({verb for verb, _kind in found}):
-            rows.append([verb, *(self._cell(verb, kind) for kind in kinds)])
+        kinds = sorted({kind for _request, kind in found})
+        rows = [["request", *kinds]]
+        for request in sorted({request for request, _kind in found}):
+            rows.append([request, *(self._cell(request, kind) for kind in kinds)])
         widths = [max(len(row[i]) for row in rows) for i in range(len(kinds) + 1)]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         )
 
-    def _cell(self, verb: str, kind: str) -> str:
-        failed = self.failed[verb, kind]
-        total = failed + self.passed[verb, kind]
+    def _cell(self, request: str, kind: str) -> str:
+        failed = self.failed[request, kind]
+        total = failed + self.passed[request, kind]
         return f"{failed}/{total}" if failed else str(total or "")
 
     def close(self) -> int:

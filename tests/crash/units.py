@@ -29,9 +29,9 @@ HOWS = ("error", "kill worker", "kill daemon", "kill both", TWICE)
 
 
 class Case(NamedTuple):
-    """A verb of zfsiloctl, what stands before it, and how many effects it has."""
+    """A request of zfsiloctl, what stands before it, and how many effects it has."""
 
-    verb: str
+    request: str
     words: tuple[str, ...]
     before: tuple[tuple[str, ...], ...]
     effects: int
@@ -65,7 +65,7 @@ class Host:
         return self.machine.run("zfsiloctl", *words, check=check, timeout_s=DEADLINE_S)
 
     def volume(self, *words: str, check: bool = True) -> Result:
-        """Run a verb about a volume."""
+        """Run a request about a volume."""
         return self.ctl("volume", *words, check=check)
 
     def operations(self) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class Host:
 
 
 def cut(host: Host, case: Case, how: str, when: str, effect: int) -> str:
-    """Carry a verb out and cut it; return what is wrong afterwards ("": nothing)."""
+    """Carry a request out and cut it; return what is wrong afterwards ("": nothing)."""
     for words in case.before:
         host.volume(*words)
     before = host.facts.snapshot()
@@ -138,4 +138,4 @@ def run(report: Report, *, size: Size, seed: int) -> None:
             when, effect = dice.choice(("before", "after")), dice.randint(1, case.effects)
             problem = cut(host, case, how, when, effect)
             where = f"{when} effect {effect}: "
-            report.case(case.verb, f"units: {how}", problem and where + problem)
+            report.case(case.request, f"units: {how}", problem and where + problem)

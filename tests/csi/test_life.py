@@ -310,7 +310,7 @@ async def test_equal_calls_are_one_operation(cluster: Cluster) -> None:
 
     made = await asyncio.gather(*(cluster.plugin.create() for _time in range(10)))
     assert len({each.volume_id for each in made}) == 1
-    working = [each for each in operations(cluster.give) if each.kind == "create" and each.moves]
+    working = [each for each in operations(cluster.give) if each.kind == "create" and each.actions]
     assert len(working) == 1
 
 

@@ -48,7 +48,7 @@ def test_show_has_the_moves_with_their_marks(ctl: Shell) -> None:
     operation = ctl.ok("operation list -q --volume moved").strip()
     shown = ctl.ok(f"operation show {operation}")
     assert "  What:   create moved\n" in shown
-    assert "\n  done    do   Zvol(" in shown
+    assert "\n  done       do   Zvol(" in shown
     assert ctl(f"operation show {operation} --json").json["title"] == "create moved"
 
 
@@ -177,11 +177,11 @@ def watch_for(fact: Callable[[], bool]) -> None:
     ],
 )
 def test_a_line_of_progress(state: pb.OperationState, line: str) -> None:
-    moves = [
-        pb.Move(step="Target(target=x)", up=True, mark=pb.MARK_DONE),
-        pb.Move(step="Lun(target=x)", up=True, mark=pb.MARK_BEGUN),
+    actions = [
+        pb.Action(step="Target(target=x)", up=True, status=pb.ACTION_STATUS_DONE),
+        pb.Action(step="Lun(target=x)", up=True, status=pb.ACTION_STATUS_STARTED),
     ]
-    found = pb.Operation(title="publish data", progress=50, moves=moves, state=state)
+    found = pb.Operation(title="publish data", progress=50, actions=actions, state=state)
     assert describe(found) == line
 
 

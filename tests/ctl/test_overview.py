@@ -97,5 +97,5 @@ def test_every_fact_of_a_volume_has_its_words() -> None:
         *plans.consumer_truth(ATTACHMENT),
         *plans.consumer_truth(BLOCK),
     )
-    named = {type(move.step).__name__ for move in truth if isinstance(move.step, HostStep)}
+    named = {type(action.step).__name__ for action in truth if isinstance(action.step, HostStep)}
     assert named <= set(STEPS)

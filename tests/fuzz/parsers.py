@@ -42,7 +42,7 @@ def _config(text: str) -> None:
 
 def _page(text: str) -> None:
     request = pb.ListVolumesRequest(page_token=text.encode(errors="replace").decode())
-    PAGES.request("ListVolumes", request)
+    PAGES.parse("ListVolumes", request)
 
 
 def _mounts(data: bytes) -> None:

@@ -101,7 +101,7 @@ def _host_steps(steps: Sequence[Step]) -> list[HostStep]:
 EXAMPLES = {
     each.name: each.but(
         before=tuple(_placed(step) for step in each.before),
-        moves=tuple(move.but(step=_placed(move.step)) for move in each.moves),
+        actions=tuple(move.but(step=_placed(move.step)) for move in each.actions),
     )
     for each in PLANS
 }
@@ -109,7 +109,7 @@ EXAMPLES = {
 
 def is_consumers(example: Example) -> bool:
     """Tell whether an example belongs to the host that uses a volume."""
-    return any(isinstance(s, Node) for s in (*example.before, *(m.step for m in example.moves)))
+    return any(isinstance(s, Node) for s in (*example.before, *(m.step for m in example.actions)))
 
 
 SERVER = [name for name, example in EXAMPLES.items() if not is_consumers(example)]
@@ -182,8 +182,8 @@ class Contract:
         example = EXAMPLES[name]
         standing = {repr(step) for step in example.before}
         self.stand(name)
-        moves = [move for move in example.moves if isinstance(move.step, HostStep)]
-        for way in (moves, [move.but(up=not move.up) for move in reversed(moves)]):
+        actions = [move for move in example.actions if isinstance(move.step, HostStep)]
+        for way in (actions, [move.but(up=not move.up) for move in reversed(actions)]):
             for move in way:
                 step = move.step
                 assert isinstance(step, HostStep)
@@ -197,7 +197,7 @@ class Contract:
                 elif move.up:
                     self.cuts(step, label)
                     self.climb(step, label)
-                elif repr(step) not in standing or way is moves:
+                elif repr(step) not in standing or way is actions:
                     self.descend(step, label)
                     standing.discard(repr(step))
         self.clear(name)
@@ -371,7 +371,7 @@ def stays(step: HostStep) -> bool:
 
 
 def _of_kind(name: str, kind: type[HostStep]) -> list[HostStep]:
-    return [move.step for move in EXAMPLES[name].moves if isinstance(move.step, kind)]
+    return [move.step for move in EXAMPLES[name].actions if isinstance(move.step, kind)]
 
 
 def _conflict(work: Callable[[], object]) -> bool:

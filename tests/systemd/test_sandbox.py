@@ -62,7 +62,7 @@ def test_every_step_has_one_place() -> None:
 
 def test_a_pool_is_changed_without_the_right_to_load_a_module() -> None:
     create = next(each for each in PLANS if each.name == "create")
-    allowed = sandbox.sandbox(move.step for move in create.moves)
+    allowed = sandbox.sandbox(move.step for move in create.actions)
     assert allowed["CapabilityBoundingSet"] == "CAP_SYS_ADMIN"
     assert allowed["ProtectSystem"] == "strict"
     assert on_the_wire("CapabilityBoundingSet", "CAP_SYS_ADMIN").value == 1 << 21
@@ -70,7 +70,7 @@ def test_a_pool_is_changed_without_the_right_to_load_a_module() -> None:
 
 def test_a_login_has_its_paths_and_a_mount_no_namespace() -> None:
     connect, mount = (
-        sandbox.sandbox(move.step for move in each.moves)
+        sandbox.sandbox(move.step for move in each.actions)
         for each in PLANS
         if each.name in ("connect", "mount")
     )

@@ -51,12 +51,12 @@ from zfsilod.engine.steps import (
 )
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.records import (
+    Action,
     Attachment,
     Filesystem,
     FilesystemState,
     HostStep,
     Mount,
-    Move,
     Publication,
     Shot,
     Snapshot,
@@ -76,14 +76,14 @@ HIDDEN = {"volmode": "dev", "snapdev": "hidden"}  # no partition scan, no snapsh
 R = TypeVar("R", bound=Record)
 
 
-def up(steps: Sequence[Step]) -> tuple[Move, ...]:
+def up(steps: Sequence[Step]) -> tuple[Action, ...]:
     """Return the moves that make these facts true, first to last."""
-    return tuple(Move(step=step, up=True) for step in steps)
+    return tuple(Action(step=step, up=True) for step in steps)
 
 
-def down(steps: Sequence[Step]) -> tuple[Move, ...]:
+def down(steps: Sequence[Step]) -> tuple[Action, ...]:
     """Return the moves that make these facts false, last to first."""
-    return tuple(Move(step=step, up=False) for step in reversed(steps))
+    return tuple(Action(step=step, up=False) for step in reversed(steps))
 
 
 # The storage host
@@ -172,7 +172,7 @@ def _by_uid(values: dict[str, str]) -> str:
     return ",".join(f"{uid}:{value}" for uid, value in values.items())
 
 
-def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Move, ...]:
+def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
     """Return the creation of a volume that begins with what a snapshot holds."""
     steps: list[Step] = [
         Clone(
@@ -212,7 +212,7 @@ def marks(volume: Volume) -> dict[str, str]:
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
 
 
-def marking(before: Volume, after: Volume) -> tuple[Move, ...]:
+def marking(before: Volume, after: Volume) -> tuple[Action, ...]:
     """Return the changes of the marks that go with a change of the record."""
     old, new = marks(before), marks(after)
     return up(
@@ -229,7 +229,7 @@ def marking(before: Volume, after: Volume) -> tuple[Move, ...]:
     )
 
 
-def adoption(volume: Volume) -> tuple[Move, ...]:
+def adoption(volume: Volume) -> tuple[Action, ...]:
     """Return what makes somebody else's zvol ours: its marks, and that nobody scans it."""
     chosen = dict(volume.properties)
     durable = {name: value for name, value in DURABLE.items() if name not in chosen}
@@ -272,7 +272,7 @@ def admission(
 
 def publish(
     volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
-) -> tuple[Move, ...]:
+) -> tuple[Action, ...]:
     """Return the climb to EXPORTED and the admission of one more host."""
     return up([*export(volume, how), *admission(volume, publication, how, others)])
 
@@ -284,7 +284,7 @@ def unpublish(
     others: Sequence[Publication],
     *,
     fence: Fence | None = None,
-) -> tuple[Move, ...]:
+) -> tuple[Action, ...]:
     """Return the end of an admission, and of the export when it was the last."""
     below = [] if others else export(volume, how)
     return (
@@ -300,7 +300,7 @@ def dismissal(
     others: Sequence[Publication],
     *,
     fence: Fence | None = None,
-) -> tuple[Move, ...]:
+) -> tuple[Action, ...]:
     """Return the end of an admission: refused while its session lives, unless it is fenced.
 
     Who logs in behind the guard's back is seen by the second one, and has its disk again; who
@@ -322,7 +322,7 @@ def dismissal(
 
 def rotation(
     volume: Volume, before: Publication, after: Publication, how: Export, *, force: bool = False
-) -> tuple[Move, ...]:
+) -> tuple[Action, ...]:
     """Return the change of the secrets with which a host is let in.
 
     Refused when the host logs in meanwhile, unless forced: its session goes on, under the old ones.
@@ -335,12 +335,12 @@ def rotation(
     return up([changed] if force else [guard, changed])
 
 
-def resize(volume: Volume, size_bytes: int) -> tuple[Move, ...]:
+def resize(volume: Volume, size_bytes: int) -> tuple[Action, ...]:
     """Return the growth of a zvol; a live export shows the new size by itself."""
     return up([ZvolSize(dataset=volume.dataset, size_bytes=size_bytes)])
 
 
-def properties(volume: Volume, values: dict[str, str]) -> tuple[Move, ...]:
+def properties(volume: Volume, values: dict[str, str]) -> tuple[Action, ...]:
     """Return the changes of ZFS properties; a value of "" goes back to the default."""
     before = DURABLE | dict(volume.properties)
     after = {name: value or DURABLE.get(name, "") for name, value in sorted(values.items())}
@@ -355,7 +355,7 @@ def properties(volume: Volume, values: dict[str, str]) -> tuple[Move, ...]:
     )
 
 
-def mark_filesystem(volume: Volume, filesystem: Filesystem) -> tuple[Move, ...]:
+def mark_filesystem(volume: Volume, filesystem: Filesystem) -> tuple[Action, ...]:
     """Return the change of the mark on the zvol that says what filesystem it carries."""
     step = ZvolProperty(
         dataset=volume.dataset,
@@ -375,7 +375,7 @@ def filesystem_mark(filesystem: Filesystem) -> str:
 
 def server_truth(
     volume: Volume, publications: Sequence[Publication], how: Export
-) -> tuple[Move, ...]:
+) -> tuple[Action, ...]:
     """Return all that must be so, and must not, on the storage host of a volume."""
     steps: list[Step] = [
         zvol(volume),
@@ -465,45 +465,45 @@ def mounting(attachment: Attachment, mount: Mount) -> list[Step]:
     return [MountPoint(path=mount.path, file=attachment.mode == "BLOCK"), bound]
 
 
-def unmounting(attachment: Attachment, mount: Mount) -> tuple[Move, ...]:
+def unmounting(attachment: Attachment, mount: Mount) -> tuple[Action, ...]:
     """Return the way back from one path; a mount point that was there before us stays."""
     point, bound = mounting(attachment, mount)
     return descent(attachment, [point, bound] if mount.made_path else [bound])
 
 
-def unstaging(attachment: Attachment) -> tuple[Move, ...]:
+def unstaging(attachment: Attachment) -> tuple[Action, ...]:
     """Return the way down from STAGED; the filesystem stays, as does a path not made by us."""
     kept = () if attachment.made_staging_path else (MountPoint,)
     steps = [s for s in staging(attachment) if isinstance(s, HostStep) and not s.sticky]
     return descent(attachment, [step for step in steps if not isinstance(step, kept)])
 
 
-def descent(attachment: Attachment, steps: Sequence[Step]) -> tuple[Move, ...]:
+def descent(attachment: Attachment, steps: Sequence[Step]) -> tuple[Action, ...]:
     """Return the way back from steps, which does not wait for a disk that hangs."""
     return (*up([Answering(disk=attachment.disk)]), *down(steps))
 
 
-def detaching(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Move, ...]:
+def detaching(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Action, ...]:
     """Return how mounts are taken away, whoever is at work there."""
-    moves: list[Move] = []
+    actions: list[Action] = []
     for mount in reversed(mounts):
         point, _bound = mounting(attachment, mount)
-        moves += up([Detached(disk=attachment.disk, path=mount.path)])
-        moves += down([point] if mount.made_path else [])
-    return tuple(moves)
+        actions += up([Detached(disk=attachment.disk, path=mount.path)])
+        actions += down([point] if mount.made_path else [])
+    return tuple(actions)
 
 
-def abandoning(attachment: Attachment) -> tuple[Move, ...]:
+def abandoning(attachment: Attachment) -> tuple[Action, ...]:
     """Return the descent to CONNECTED with the order turned round: what hangs must fail first."""
-    moves = [*up([Dropped(disk=attachment.disk)]), *detaching(attachment, attachment.mounts)]
+    actions = [*up([Dropped(disk=attachment.disk)]), *detaching(attachment, attachment.mounts)]
     if attachment.mode == "FILESYSTEM" and attachment.staging_path:
-        moves += up([Detached(disk=attachment.disk, path=attachment.staging_path)])
+        actions += up([Detached(disk=attachment.disk, path=attachment.staging_path)])
         point = MountPoint(path=attachment.staging_path, file=False)
-        moves += down([point] if attachment.made_staging_path else [])
-    return tuple(moves)
+        actions += down([point] if attachment.made_staging_path else [])
+    return tuple(actions)
 
 
-def growth(attachment: Attachment, size_bytes: int) -> tuple[Move, ...]:
+def growth(attachment: Attachment, size_bytes: int) -> tuple[Action, ...]:
     """Return what makes a consumer see and use a volume's new size."""
     disk = attachment.disk.but(size_bytes=size_bytes)
     steps: list[Step] = [DiskSize(disk=disk)]
@@ -512,7 +512,7 @@ def growth(attachment: Attachment, size_bytes: int) -> tuple[Move, ...]:
     return up(steps)
 
 
-def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Move, ...]:
+def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Action, ...]:
     """Return the change of the secrets of attachments, each as it was and as it will be.
 
     One step for all sessions: each time it is made, all of them are connected anew.
@@ -530,7 +530,7 @@ def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Move,
     return up([*nodes, SessionSecrets(secrets=secrets)])
 
 
-def consumer_truth(attachment: Attachment) -> tuple[Move, ...]:
+def consumer_truth(attachment: Attachment) -> tuple[Action, ...]:
     """Return all that must be so on the consumer of an attachment."""
     reached = CONSUMER.index(attachment.height)
     steps: list[Step] = []

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from zfsilod.engine import steps  # noqa: F401 - the store revives steps by their class names
 from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
-from zfsilod.model.records import Failure, HostStep, Mark, Move, Operation, failure_of
+from zfsilod.model.records import Action, ActionStatus, Failure, HostStep, Operation, failure_of
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
@@ -44,25 +44,25 @@ Save = Callable[[Operation], Operation]
 
 def run(operation: Operation, host: Host, save: Save) -> Operation:
     """Make the moves that are not made yet; stop before a remote one, which is the daemon's."""
-    for index, move in enumerate(operation.moves):
-        if move.mark not in ("todo", "begun"):
+    for index, action in enumerate(operation.actions):
+        if action.status not in ("PENDING", "STARTED"):
             continue
-        if not isinstance(move.step, HostStep):
+        if not isinstance(action.step, HostStep):
             return save(operation.but(state="WAITING"))
         took_ms, since = 0, time.monotonic()
-        if move.step.probe(host) == move.up:
+        if action.step.probe(host) == action.up:
             # What a killed run had begun and finished is ours to turn back; the rest was so before.
-            mark: Mark = "done" if move.mark == "begun" else "kept"
-            if not move.up:
-                move.step.undo(host)  # "not so" may be half so: what is left of it goes too
+            status: ActionStatus = "DONE" if action.status == "STARTED" else "UNCHANGED"
+            if not action.up:
+                action.step.undo(host)  # "not so" may be half so: what is left of it goes too
         else:
-            operation = save(operation.marked(index, "begun"))
-            _make(move.step, host, up=move.up)
-            mark = "done"
+            operation = save(operation.with_status(index, "STARTED"))
+            _make(action.step, host, up=action.up)
+            status = "DONE"
             took_ms = round(1000 * (time.monotonic() - since))
-        operation = operation.marked(index, mark, took_ms=took_ms)
-        if move.up:
-            learned = move.step.learned(host, made=mark == "done")
+        operation = operation.with_status(index, status, took_ms=took_ms)
+        if action.up:
+            learned = action.step.learned(host, made=status == "DONE")
             operation = operation.but(facts=pairs(dict(operation.facts) | learned))
     return save(operation.but(state="DONE"))
 
@@ -70,41 +70,45 @@ def run(operation: Operation, host: Host, save: Save) -> Operation:
 def rollback(operation: Operation, host: Host, save: Save, *, boot_id: str = "") -> Operation:
     """Turn back what this operation made, last first, or finish it past its point of no return."""
     if past_return(operation, host):
-        forward = forget_volatile(operation, boot_id, "todo")
+        forward = forget_volatile(operation, boot_id, "PENDING")
         return run(forward.but(state="RUNNING"), host, save)
-    operation = forget_volatile(operation, boot_id, "undone")
-    for index, move in reversed(list(enumerate(operation.moves))):
-        if move.mark not in ("begun", "done"):
+    operation = forget_volatile(operation, boot_id, "REVERTED")
+    for index, action in reversed(list(enumerate(operation.actions))):
+        if action.status not in ("STARTED", "DONE"):
             continue
-        step = move.step
+        step = action.step
         if isinstance(step, HostStep) and not step.sticky:
             # Whatever its probe says, a begun move may be half made, and what a rollback that was
             # cut here had begun to remove may be half gone: "not so" is turned back all the same.
-            if move.mark == "begun" or step.probe(host) == move.up or move.up:
-                _make(step, host, up=not move.up)
-        operation = save(operation.marked(index, "undone"))
+            if action.status == "STARTED" or step.probe(host) == action.up or action.up:
+                _make(step, host, up=not action.up)
+        operation = save(operation.with_status(index, "REVERTED"))
     return save(operation.but(state="ROLLED_BACK"))
 
 
 def past_return(operation: Operation, host: Host) -> bool:
     """Tell whether a final move was begun, unless it failed cleanly and nothing came of it."""
-    finals = [move for move in operation.moves if move.final and move.mark in ("begun", "done")]
-    if any(move.mark == "done" for move in finals):
+    finals = [
+        action
+        for action in operation.actions
+        if action.final and action.status in ("STARTED", "DONE")
+    ]
+    if any(action.status == "DONE" for action in finals):
         return True
     if operation.failure is None:
         return bool(finals)
     return any(not m.step.atomic or _host_step(m).probe(host) == m.up for m in finals)
 
 
-def forget_volatile(operation: Operation, boot_id: str, mark: Mark) -> Operation:
+def forget_volatile(operation: Operation, boot_id: str, status: ActionStatus) -> Operation:
     """Give the volatile moves of an earlier boot another mark: the reboot has undone them."""
     if operation.boot_id == boot_id:
         return operation
-    moves = tuple(
-        move.but(mark=mark) if move.step.volatile and move.mark != "todo" else move
-        for move in operation.moves
+    actions = tuple(
+        action.but(status=status) if action.step.volatile and action.status != "PENDING" else action
+        for action in operation.actions
     )
-    return operation.but(moves=moves, boot_id=boot_id)
+    return operation.but(actions=actions, boot_id=boot_id)
 
 
 def _make(step: HostStep, host: Host, *, up: bool) -> None:
@@ -114,9 +118,9 @@ def _make(step: HostStep, host: Host, *, up: bool) -> None:
         step.undo(host)
 
 
-def _host_step(move: Move) -> HostStep:
-    assert isinstance(move.step, HostStep), "a remote step is never final"
-    return move.step
+def _host_step(action: Action) -> HostStep:
+    assert isinstance(action.step, HostStep), "a remote step is never final"
+    return action.step
 
 
 # The process
@@ -181,32 +185,32 @@ class Worker:
         return self.save(operation)
 
     def _failure(self, error: Exception) -> Failure:
-        move = self.latest.next_move
-        step = move.text if move else ""
+        action = self.latest.next_action
+        step = action.text if action else ""
         if isinstance(error, ZfsiloError):
             return failure_of(error, step)
         message = f"a defect in step {step!r}; the journal of this operation has the traceback"
         return Failure(name=Internal.__name__, message=message, step=step)
 
 
-def work(store: Store, host: Host, unit: str, verb: str) -> list[str]:
+def work(store: Store, host: Host, unit: str, command: str) -> list[str]:
     """Run or roll back what a unit is for; one failure stops no other. Return the complaints.
 
     Raises NotFound when there is nothing of that name to run.
     """
     with store.read() as txn:
         found = txn.of_unit(unit)
-    if not found and verb == "run":
+    if not found and command == "run":
         raise NotFound(f"there is no operation {unit}")
     if found and found[0].batch:
         host = host.surveyed(_datasets(found))  # one look at the pool serves them all
-    complaints = [_work_one(Worker(store, host, each.id), verb) for each in found]
+    complaints = [_work_one(Worker(store, host, each.id), command) for each in found]
     return [each for each in complaints if each]
 
 
-def _work_one(worker: Worker, verb: str) -> str:
+def _work_one(worker: Worker, command: str) -> str:
     try:
-        worker.run() if verb == "run" else worker.rollback()
+        worker.run() if command == "run" else worker.rollback()
     except ZfsiloError as error:
         return f"{worker.latest.title}: {error.message}"
     except Exception:
@@ -217,20 +221,20 @@ def _work_one(worker: Worker, verb: str) -> str:
 
 
 def _datasets(operations: list[Operation]) -> tuple[str, ...]:
-    moved = [move.step for each in operations for move in each.moves]
+    moved = [action.step for each in operations for action in each.actions]
     return tuple(dict.fromkeys(step.dataset for step in moved if hasattr(step, "dataset")))
 
 
-def _attempt(state: Path, unit: str, verb: str) -> list[str]:
+def _attempt(state: Path, unit: str, command: str) -> list[str]:
     """Open the store, take the unit's lock, and do what is asked; return the complaints."""
     store = Store(state)
     try:
         lock = _lock(LOCK_DIRECTORY if store.host == "real" else state / "op", unit)
     except Busy as error:
-        if verb == "rollback":
+        if command == "rollback":
             _tell_stuck(store, unit, error)
         raise
-    return work(store, _open_host(store, state, lock), unit, verb)
+    return work(store, _open_host(store, state, lock), unit, command)
 
 
 def _tell_stuck(store: Store, unit: str, error: Busy) -> None:

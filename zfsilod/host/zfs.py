@@ -306,9 +306,9 @@ class RealZfs:
             )
         return {}
 
-    def _change(self, verb: str, *words: str) -> Completed:
+    def _change(self, request: str, *words: str) -> Completed:
         checked(words[-1])
-        return self._run(["zfs", verb, *words], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
+        return self._run(["zfs", request, *words], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
 
 
 def own_marks(found: dict[str, tuple[str, str]]) -> Pairs:

@@ -59,9 +59,9 @@ def first_line(done: Completed) -> str:
     return done.stderr.partition("\n")[0].strip()
 
 
-def reason_of(done: Completed, verb: str, dataset: str) -> str:
+def reason_of(done: Completed, request: str, dataset: str) -> str:
     """Return the reason out of "cannot create 'tank/x': reason", for exactly that dataset."""
-    return first_line(done).removeprefix(f"cannot {verb} '{dataset}': ")
+    return first_line(done).removeprefix(f"cannot {request} '{dataset}': ")
 
 
 def refused(done: Completed, reason: str, dataset: str) -> ZfsiloError:

@@ -136,7 +136,9 @@ def write_private(path: Path, content: bytes) -> None:
 
 def seal(key: bytes, name: str, chap: Chap) -> bytes:
     """Encrypt secrets with AES-256-GCM, bound to their name."""
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 30 ms: only verbs with secrets
+    from cryptography.hazmat.primitives.ciphers.aead import (
+        AESGCM,  # 30 ms: only requests with secrets
+    )
 
     nonce = os.urandom(NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, json.dumps(chap.values()).encode(), name.encode())
@@ -145,7 +147,9 @@ def seal(key: bytes, name: str, chap: Chap) -> bytes:
 def unseal(key: bytes, name: str, sealed: bytes) -> Chap:
     """Undo `seal`. Raises StoreCorrupt when key or name is another."""
     from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 30 ms: only verbs with secrets
+    from cryptography.hazmat.primitives.ciphers.aead import (
+        AESGCM,  # 30 ms: only requests with secrets
+    )
 
     nonce, text = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
     try:

@@ -34,7 +34,7 @@ ServerHeight = Literal["ABSENT", "CREATED", "EXPORTED"]
 ConsumerHeight = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
 Restore = Literal["BOOT", "NEVER"]
-Mark = Literal["todo", "kept", "begun", "done", "undone"]
+ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
 OperationState = Literal[
     "RUNNING",  # its unit runs, or will as soon as systemd gets to it
     "WAITING",  # at a remote move, which the daemon makes between two runs of the worker
@@ -149,7 +149,7 @@ class Publication(Stored):
     readonly: bool = False
     epoch: int = 0
     published_by: str = ""  # who asked: the host itself, a controller or an administrator
-    request: str = ""  # the consumer's operation that asked, for its release
+    client_operation: str = ""  # the operation of the client that asked, for its release
     rotation: int = 0  # counts its secrets, which may be made anew while a session lives
     rotation_due: bool = False  # new ones were asked for, and the host is to say when
     created_at: int = 0
@@ -347,12 +347,12 @@ class RemoteStep(Step):
     volume: str
 
 
-class Move(Record):
+class Action(Record):
     """A step and its direction, with the mark that says how far it got."""
 
     step: Step
     up: bool
-    mark: Mark = "todo"
+    status: ActionStatus = "PENDING"
     took_ms: int = 0  # to make it; 0: it was so before, or took less
 
     @property
@@ -404,15 +404,15 @@ class Operation(Stored):
     """A list of moves on its way, stored before anything happens."""
 
     id: str  # ULID
-    kind: str  # the verb: create, publish, ...
+    kind: str  # the request: create, publish, ...
     subject: str  # what it is about, as a resource name: volumes/data
     title: str  # for people: "publish data to take over iscsi"
-    moves: tuple[Move, ...]
+    actions: tuple[Action, ...]
     claims: tuple[str, ...]
     commit: tuple[Change, ...]  # made with its end, in the same transaction
     revert: tuple[Change, ...] = ()  # made with the end of its rollback
     facts: Pairs = ()  # what steps learned on the way; they fill the subject's record at the commit
-    request: str = ""  # digest of method and fields: an equal request joins
+    fingerprint: str = ""  # of the request's kind and fields: an equal request joins
     caller: str = ""
     state: OperationState = "RUNNING"
     failure: Failure | None = None
@@ -433,15 +433,15 @@ class Operation(Stored):
         return self.state in ENDED
 
     @property
-    def next_move(self) -> Move | None:
+    def next_action(self) -> Action | None:
         """The first move that is not made yet."""
-        return next((each for each in self.moves if each.mark in ("todo", "begun")), None)
+        return next((each for each in self.actions if each.status in ("PENDING", "STARTED")), None)
 
     @property
     def at_server(self) -> bool:
         """Whether its next move is a remote one, which is the daemon's to make."""
-        move = self.next_move
-        remote = move is not None and isinstance(move.step, RemoteStep)
+        action = self.next_action
+        remote = action is not None and isinstance(action.step, RemoteStep)
         return remote and self.state in ("RUNNING", "WAITING")
 
     @property
@@ -449,15 +449,17 @@ class Operation(Stored):
         """How many hundredths of the moves are made; 100 only for one that ended well."""
         if self.state == "DONE":
             return 100
-        made = sum(move.mark in ("kept", "done") for move in self.moves)
-        return min(99, 100 * made // max(1, len(self.moves)))
+        made = sum(action.status in ("UNCHANGED", "DONE") for action in self.actions)
+        return min(99, 100 * made // max(1, len(self.actions)))
 
     @property
     def behind(self) -> tuple[str, ...]:
         """What it has made and not taken back, in words."""
-        return tuple(move.text for move in self.moves if move.mark in ("begun", "done"))
+        return tuple(action.text for action in self.actions if action.status in ("STARTED", "DONE"))
 
-    def marked(self, index: int, mark: Mark, *, took_ms: int = 0) -> Operation:
+    def with_status(self, index: int, status: ActionStatus, *, took_ms: int = 0) -> Operation:
         """Return the operation with one move's mark changed."""
-        move = self.moves[index].but(mark=mark, took_ms=took_ms or self.moves[index].took_ms)
-        return self.but(moves=(*self.moves[:index], move, *self.moves[index + 1 :]))
+        action = self.actions[index].but(
+            status=status, took_ms=took_ms or self.actions[index].took_ms
+        )
+        return self.but(actions=(*self.actions[:index], action, *self.actions[index + 1 :]))

@@ -13,7 +13,7 @@ from zfsilod.requests.request import check_id
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Volume
-    from zfsilod.requests.request import Settings, World
+    from zfsilod.requests.request import Settings, View
 
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
@@ -53,23 +53,23 @@ def round_up(size: int, block: int) -> int:
     return -(-size // block) * block
 
 
-def check_room(volume: Volume, room: Room, world: World, *, before: int = 0) -> None:
+def check_room(volume: Volume, room: Room, view: View, *, before: int = 0) -> None:
     """Refuse what cannot fit: nothing new below the reserve, thin volumes by `overcommit`."""
     grown = volume.capacity_bytes - before
     if not grown:
         return
-    free = room.available_bytes - reserved_bytes(room, world.settings.reserve)
+    free = room.available_bytes - reserved_bytes(room, view.settings.reserve)
     if grown > free if not volume.thin else free <= 0:
         raise ResourceExhausted(
             f"{volume.id} needs {show_size(0 if volume.thin else grown)} at once, "
-            f"{world.settings.root} has {show_size(room.available_bytes)} free and keeps a reserve "
-            f"of {world.settings.reserve:.0%} (give.reserve): make it smaller or thin, or free "
+            f"{view.settings.root} has {show_size(room.available_bytes)} free and keeps a reserve "
+            f"of {view.settings.reserve:.0%} (give.reserve): make it smaller or thin, or free "
             "space",
             reason="POOL_FULL",
             volume=volume.id,
         )
-    promised = world.txn.promised()
-    allowed = int(room.total_bytes * world.settings.overcommit)
+    promised = view.txn.promised()
+    allowed = int(room.total_bytes * view.settings.overcommit)
     if volume.thin and promised + grown > allowed:
         raise ResourceExhausted(
             f"thin volumes may promise {show_size(allowed)} (give.overcommit times the pool), "
@@ -133,10 +133,10 @@ def check_marks(volume: Volume) -> Volume:
 
 def check_fit(values: Pairs, name: str) -> Pairs:
     """Return user properties that ZFS can keep, else raise InvalidArgument."""
-    for mark, value in values:
+    for status, value in values:
         if len(value) > MAX_MARK:
             raise InvalidArgument(
-                f"the {mark.removeprefix('zfsilo:')} of {name} are too long: {len(value)} "
+                f"the {status.removeprefix('zfsilo:')} of {name} are too long: {len(value)} "
                 f"characters, ZFS keeps {MAX_MARK}",
                 reason="TOO_LONG",
                 name=name,

@@ -139,10 +139,10 @@ class Metrics:
         self._seconds.labels(operation.kind).observe(time.monotonic() - begun)
         if operation.state == "ROLLED_BACK":
             self._rollbacks.labels(operation.kind).inc()
-        for move in operation.moves:
-            if move.took_ms:
-                name = type(move.step).__name__
-                self._steps.labels(name, move.way).observe(move.took_ms / 1000)
+        for action in operation.actions:
+            if action.took_ms:
+                name = type(action.step).__name__
+                self._steps.labels(name, action.way).observe(action.took_ms / 1000)
 
     def note_report(self, report: Report) -> None:
         """Take note of what a look at all volumes found."""

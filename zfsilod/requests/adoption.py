@@ -28,7 +28,7 @@ from zfsilod.model.records import (
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests.clones import held
 from zfsilod.requests.deletion import FOLDER
-from zfsilod.requests.request import Plan, Verb, World, check_id, put
+from zfsilod.requests.request import Plan, Request, View, check_id, put
 from zfsilod.requests.volumes import need_root
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 LOOK_DEADLINE_S = 150
 
 
-class AdoptVolume(Verb):
+class AdoptVolume(Request):
     """Make a record of a zvol that is there; one without our marks gets them."""
 
     kind = "adopt"
@@ -58,23 +58,23 @@ class AdoptVolume(Verb):
                 f"{zvol.dataset} is gone", reason="NO_ZVOL", dataset=zvol.dataset
             )
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         check_id(self.id, "volume id")
-        self._check_new(world)
-        volume = self._volume(world)
-        moves = plans.adoption(volume) if not self.zvol.uid else ()
+        self._check_new(view)
+        volume = self._volume(view)
+        actions = plans.adoption(volume) if not self.zvol.uid else ()
         return Plan(
             title=f"adopt {self.zvol.dataset} as {self.id}",
             claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
-            moves=moves,
-            commit=(*self._records(volume, world), *held(volume)),
+            actions=actions,
+            commit=(*self._records(volume, view), *held(volume)),
         )
 
-    def _records(self, volume: Volume, world: World) -> tuple[Change, ...]:
+    def _records(self, volume: Volume, view: View) -> tuple[Change, ...]:
         return (put(volume),)
 
-    def _check_new(self, world: World) -> None:
-        for known in world.txn.scan(Volume):
+    def _check_new(self, view: View) -> None:
+        for known in view.txn.scan(Volume):
             if known.id == self.id or known.uid == self.zvol.uid:
                 raise AlreadyExists(
                     f"the volume {known.id} exists, as {known.dataset}", volume=known.id
@@ -82,7 +82,7 @@ class AdoptVolume(Verb):
             if known.dataset == self.zvol.dataset:
                 raise AlreadyExists(f"{known.dataset} is the volume {known.id}", volume=known.id)
 
-    def _volume(self, world: World) -> Volume:
+    def _volume(self, view: View) -> Volume:
         marks = dict(self.zvol.marks)
         return Volume(
             id=self.id,
@@ -101,10 +101,10 @@ class AdoptVolume(Verb):
             filesystem=filesystem(marks.get("filesystem", "")),
             source_snapshot=marks.get("source_snapshot", ""),
             source_volume=marks.get("source_volume", ""),
-            origin=self.origin or _uid_at(world.txn, self.zvol.origin),
-            epoch=world.now,
-            created_at=world.now,
-            updated_at=world.now,
+            origin=self.origin or _uid_at(view.txn, self.zvol.origin),
+            epoch=view.now,
+            created_at=view.now,
+            updated_at=view.now,
         )
 
 
@@ -115,7 +115,7 @@ def _uid_at(txn: Transaction, dataset: str) -> str:
 
 
 async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
-    """Return the verb that adopts one zvol: under its own id, else this one, else its last name."""
+    """Return the request that adopts one zvol: under its own id, else this one, else its last name."""
     need_root(service.settings)
     if volume_id:
         check_id(volume_id, "volume id")
@@ -132,7 +132,7 @@ async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
 
 
 async def find_all(service: Service, dataset: str, volume_id: str) -> list[AdoptVolume]:
-    """Return the verbs that adopt the zvols below a dataset, ours and others."""
+    """Return the requests that adopt the zvols below a dataset, ours and others."""
     question = partial(_look, service.machine, dataset, volume_id)
     return await service.look(question, timeout_s=LOOK_DEADLINE_S)
 

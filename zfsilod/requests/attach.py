@@ -1,4 +1,4 @@
-"""The verbs of a consumer: connect, stage, mount, and the way back; grow."""
+"""The requests of a consumer: connect, stage, mount, and the way back; grow."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgum
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
     FILESYSTEMS,
+    Action,
     Attachment,
     Debt,
     Disk,
     Filesystem,
     Mode,
     Mount,
-    Move,
     Restore,
 )
-from zfsilod.requests.request import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import (
+    Plan,
+    Request,
+    Settings,
+    View,
+    check_id,
+    drop,
+    drop_secret,
+    put,
+)
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
@@ -86,7 +95,7 @@ class Connection(Record):
         return Disk(target=self.target, serial=self.serial, size_bytes=self.size_bytes)
 
 
-class Connect(Verb):
+class Connect(Request):
     """Log in to a volume of a server. The service fetches the connection before it plans."""
 
     kind = "connect"
@@ -97,16 +106,16 @@ class Connect(Verb):
     publish_if_needed: bool = False
     epoch: int = 0  # 0: whichever stands
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, Fetched)
-        found = world.txn.get(Attachment, check_id(self.id, "local name"))
+        found = view.txn.get(Attachment, check_id(self.id, "local name"))
         if found is not None and not self.is_about(found):
             raise AlreadyExists(
                 f"the name {self.id} stands for {found.volume} of {found.server} here: give "
                 "another local name",
                 attachment=self.id,
             )
-        self._check(world, seen.connection)
+        self._check(view, seen.connection)
         if found is not None and found.epoch > seen.connection.epoch:
             raise FailedPrecondition(
                 f"{self.id} is connected by a later publication ({found.epoch}) than the one that "
@@ -115,25 +124,25 @@ class Connect(Verb):
                 reason="STALE_EPOCH",
                 volume=self.id,
             )
-        new = self._attachment(found, seen.connection, world, published=seen.published)
-        owed = Debt(id=world.operation_id, server=self.server, volume=self.volume)
-        moves, commit = plans.up(plans.connection(new)), [put(new)]
+        new = self._attachment(found, seen.connection, view, published=seen.published)
+        owed = Debt(id=view.operation_id, server=self.server, volume=self.volume)
+        actions, commit = plans.up(plans.connection(new)), [put(new)]
         if seen.published:
             commit.append(drop(owed))
         rotated = found is not None and found.secret != new.secret
         if found is not None and rotated:
-            moves = (*plans.new_secrets([(found, new)]), *moves)
+            actions = (*plans.new_secrets([(found, new)]), *actions)
             commit.append(drop_secret(found.secret))
         return Plan(
             title=f"connect {self.volume} of {self.server}",
             claims=(f"attachment/{self.id}", f"target/{seen.connection.target}"),
-            moves=moves,
+            actions=actions,
             commit=tuple(commit),
             revert=(drop_secret(new.secret),) if rotated or not found else (),
             secrets={new.secret: seen.chap},
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Attachment, self.id)
         if found is None or found.height == "ABSENT" or self.epoch not in (0, found.epoch):
             return None
@@ -145,7 +154,7 @@ class Connect(Verb):
         """Tell whether an attachment is of the volume that is asked for."""
         return (found.server, found.volume) == (self.server, self.volume)
 
-    def _check(self, world: World, connection: Connection) -> None:
+    def _check(self, view: View, connection: Connection) -> None:
         if self.epoch > connection.epoch:
             raise FailedPrecondition(
                 f"there is no epoch {self.epoch} of {self.volume} yet, now it is "
@@ -160,7 +169,7 @@ class Connect(Verb):
                 reason="STALE_EPOCH",
                 volume=self.volume,
             )
-        for other in world.txn.scan(Attachment):
+        for other in view.txn.scan(Attachment):
             if other.disk.target == connection.target and other.id != self.id:
                 raise AlreadyExists(
                     f"{self.volume} of {self.server} is connected here as {other.id}",
@@ -168,15 +177,15 @@ class Connect(Verb):
                 )
 
     def _attachment(
-        self, found: Attachment | None, connection: Connection, world: World, *, published: str
+        self, found: Attachment | None, connection: Connection, view: View, *, published: str
     ) -> Attachment:
         if found is not None and found.height != "ABSENT":
             return found.but(
                 epoch=connection.epoch,
                 rotation=connection.rotation,
                 restore="BOOT" if "BOOT" in (found.restore, self.restore) else "NEVER",
-                boot_id=world.boot_id,
-                updated_at=world.now,
+                boot_id=view.boot_id,
+                updated_at=view.now,
             )
         return Attachment(
             id=self.id,
@@ -192,9 +201,9 @@ class Connect(Verb):
             published_here=published,
             height="CONNECTED",
             filesystem=connection.filesystem,
-            boot_id=world.boot_id,
-            created_at=world.now,
-            updated_at=world.now,
+            boot_id=view.boot_id,
+            created_at=view.now,
+            updated_at=view.now,
         )
 
 
@@ -207,7 +216,7 @@ class Fetched:
         self.published = published
 
 
-class Stage(Verb):
+class Stage(Request):
     """Make the filesystem once, and mount it at the staging path."""
 
     kind = "stage"
@@ -217,8 +226,8 @@ class Stage(Verb):
     mount_options: tuple[str, ...] = ()
     readonly: bool = False
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = need_attachment(world.txn, self.id)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = need_attachment(view.txn, self.id)
         again = found.height in ("STAGED", "MOUNTED")
         if again and not self._same(found):
             raise FailedPrecondition(
@@ -227,15 +236,15 @@ class Stage(Verb):
                 reason=found.height,
                 volume=self.id,
             )
-        new = found if again else self._staged(_as_served(found, seen), world)
+        new = found if again else self._staged(_as_served(found, seen), view)
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
-            moves=plans.up(plans.staging(new)),
+            actions=plans.up(plans.staging(new)),
             commit=(put(new),),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Attachment, self.id)
         if found is None or found.height not in ("STAGED", "MOUNTED") or not self._same(found):
             return None
@@ -249,20 +258,20 @@ class Stage(Verb):
             == (found.mount_options, found.stage_readonly)
         )
 
-    def _staged(self, found: Attachment, world: World) -> Attachment:
+    def _staged(self, found: Attachment, view: View) -> Attachment:
         path = check_path(self.path or f"{STAGING}/{self.id}")
         readonly = self.readonly or found.readonly
-        filesystem = self._filesystem(found, world, readonly=readonly)
+        filesystem = self._filesystem(found, view, readonly=readonly)
         return found.but(
             height="STAGED",
             staging_path=path,
             filesystem=filesystem,
             mount_options=check_options(self.mount_options),
             stage_readonly=readonly,
-            updated_at=world.now,
+            updated_at=view.now,
         )
 
-    def _filesystem(self, found: Attachment, world: World, *, readonly: bool) -> Filesystem:
+    def _filesystem(self, found: Attachment, view: View, *, readonly: bool) -> Filesystem:
         now = found.filesystem
         if self.fs_type not in ("", *FILESYSTEMS):
             raise InvalidArgument(
@@ -291,12 +300,12 @@ class Stage(Verb):
             state="FORMATTING",
             type=self.fs_type or now.type or "ext4",
             uuid=now.uuid or str(uuid.uuid4()),
-            operation=world.operation_id,
-            host=world.settings.host_id,
+            operation=view.operation_id,
+            host=view.settings.host_id,
         )
 
 
-class MountAt(Verb):
+class MountAt(Request):
     """Make a staged volume appear at one more path."""
 
     kind = "mount"
@@ -305,8 +314,8 @@ class MountAt(Verb):
     readonly: bool = False
     only_here: bool = False  # refuse when it appears elsewhere already
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = need_attachment(world.txn, self.id)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = need_attachment(view.txn, self.id)
         if found.height not in ("STAGED", "MOUNTED"):
             raise FailedPrecondition(
                 f"{self.id} is {found.height.lower()}: stage it first",
@@ -334,11 +343,11 @@ class MountAt(Verb):
         return Plan(
             title=f"mount {self.id} at {path}",
             claims=(f"attachment/{self.id}", f"path/{path}"),
-            moves=plans.up(plans.mounting(found, mount)),
-            commit=(put(found.but(height="MOUNTED", mounts=mounts, updated_at=world.now)),),
+            actions=plans.up(plans.mounting(found, mount)),
+            commit=(put(found.but(height="MOUNTED", mounts=mounts, updated_at=view.now)),),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Attachment, self.id)
         mounts = found.mounts if found else ()
         here = next((each for each in mounts if each.path == self.path), None)
@@ -349,26 +358,26 @@ class MountAt(Verb):
         )
 
 
-class Grow(Verb):
+class Grow(Request):
     """See and use the size that the server now has; the service asks it before it plans."""
 
     kind = "grow"
     id: str
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, int)
-        found = need_attachment(world.txn, self.id)
+        found = need_attachment(view.txn, self.id)
         if seen < found.disk.size_bytes:
             raise FailedPrecondition(
                 f"{found.volume} of {found.server} is smaller than it was: nothing is changed",
                 reason="SHRUNK",
                 volume=self.id,
             )
-        new = found.but(disk=found.disk.but(size_bytes=seen), updated_at=world.now)
+        new = found.but(disk=found.disk.but(size_bytes=seen), updated_at=view.now)
         return Plan(
             title=f"grow {self.id} to {seen} bytes",
             claims=(f"attachment/{self.id}",),
-            moves=plans.growth(found, seen),
+            actions=plans.growth(found, seen),
             commit=(put(new),),
         )
 

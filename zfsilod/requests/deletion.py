@@ -18,7 +18,7 @@ from zfsilod.model.errors import AlreadyExists, FailedPrecondition, NotFound, Zf
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Publication, Trashed, Volume
 from zfsilod.requests.clones import clone_dependent
-from zfsilod.requests.request import Plan, Settings, Verb, World, check_etag, check_id, drop, put
+from zfsilod.requests.request import Plan, Request, Settings, View, check_etag, check_id, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Found(Record):
     lost: bool = False  # it is gone already, by somebody else's hand
 
 
-class DeleteVolume(Verb):
+class DeleteVolume(Request):
     """Destroy an unpublished volume and its data, or put it into the trash."""
 
     kind = "delete"
@@ -61,21 +61,21 @@ class DeleteVolume(Verb):
     def look(self, host: Machine, settings: Settings) -> Found:
         return look_at(host, self.dataset)
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, Found)
-        volume = need_volume(world.txn, self.id)
+        volume = need_volume(view.txn, self.id)
         check_etag(self.etag, volume.revision)
-        check_unpublished(world.txn, volume)
-        names = all_dependents(world.txn, volume, seen)
+        check_unpublished(view.txn, volume)
+        names = all_dependents(view.txn, volume, seen)
         if names and self.dependents == "REFUSE":
             raise has_dependents(volume, names)
         title, claims = f"delete {self.id}", (f"volume/{self.id}",)
-        retention_s = world.settings.trash_retention_s
+        retention_s = view.settings.trash_retention_s
         if seen.lost or not (names or retention_s):
             return Plan(
                 title=title,
                 claims=claims,
-                moves=plans.down([plans.zvol(volume)]),
+                actions=plans.down([plans.zvol(volume)]),
                 commit=(drop(volume), *released(volume)),
             )
         trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
@@ -83,36 +83,36 @@ class DeleteVolume(Verb):
             id=f"{volume.id}/{volume.uid}",
             volume=volume.but(dataset=trash),
             home=volume.dataset,
-            deleted_at=world.now,
-            purge_at=world.now + retention_s,
+            deleted_at=view.now,
+            purge_at=view.now + retention_s,
         )
         return Plan(
             title=f"{title}, into the trash",
             claims=(*claims, f"trash/{volume.uid}"),
-            moves=plans.up([plans.in_trash(volume, volume.dataset, trash)]),
+            actions=plans.up([plans.in_trash(volume, volume.dataset, trash)]),
             commit=(drop(volume), put(trashed)),
         )
 
 
-class UndeleteVolume(Verb):
+class UndeleteVolume(Request):
     """Take a volume out of the trash again, under its name."""
 
     kind = "undelete"
     id: str
     uid: str = ""  # "": the one of that name that was deleted last
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         check_id(self.id, "volume id")
-        found = self._found(world.txn)
-        if world.txn.get(Volume, self.id):
+        found = self._found(view.txn)
+        if view.txn.get(Volume, self.id):
             raise AlreadyExists(
                 f"there is another volume {self.id} by now: delete it first", volume=self.id
             )
-        volume = found.volume.but(dataset=found.home, updated_at=world.now)
+        volume = found.volume.but(dataset=found.home, updated_at=view.now)
         return Plan(
             title=f"undelete {self.id}",
             claims=(f"volume/{self.id}", f"trash/{volume.uid}"),
-            moves=plans.down([plans.in_trash(volume, found.home, found.volume.dataset)]),
+            actions=plans.down([plans.in_trash(volume, found.home, found.volume.dataset)]),
             commit=(put(volume), drop(found)),
         )
 
@@ -124,7 +124,7 @@ class UndeleteVolume(Verb):
         return max(found, key=lambda each: each.deleted_at)
 
 
-class PurgeVolume(Verb):
+class PurgeVolume(Request):
     """Destroy what lies in the trash."""
 
     kind = "purge"
@@ -137,17 +137,17 @@ class PurgeVolume(Verb):
     def look(self, host: Machine, settings: Settings) -> Found:
         return look_at(host, self.dataset)
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, Found)
-        found = self._found(world.txn)
+        found = self._found(view.txn)
         volume = found.volume
-        names = all_dependents(world.txn, volume, seen)
+        names = all_dependents(view.txn, volume, seen)
         if names:
             raise has_dependents(volume, names)
         return Plan(
             title=f"purge {volume.id}, deleted before",
             claims=(f"trash/{volume.uid}",),
-            moves=plans.down([plans.zvol(volume)]),
+            actions=plans.down([plans.zvol(volume)]),
             commit=(drop(found), *released(volume)),
         )
 

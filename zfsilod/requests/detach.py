@@ -1,4 +1,4 @@
-"""The verbs by which a consumer lets go of a volume: unmount, unstage, disconnect.
+"""The requests by which a consumer lets go of a volume: unmount, unstage, disconnect.
 
 A session that is lost turns the order round: first the session is dropped, so that what hangs
 fails, then the mounts are taken away, from whoever is at work there. `force` asks for that order
@@ -14,14 +14,14 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps import Detached, Dropped
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, Debt, Disk
-from zfsilod.requests.request import Plan, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change
     from zfsilod.storage.store import Transaction
 
 
-class Descent(Verb):
+class Descent(Request):
     """A way down of an attachment."""
 
     id: str
@@ -42,8 +42,8 @@ class UnmountFrom(Descent):
     kind = "unmount"
     path: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = self.attachment(world.txn)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = self.attachment(view.txn)
         mounts = found.mounts if found else ()
         gone = [each for each in mounts if self.path in ("", each.path)]
         title = f"unmount {self.id} from {self.path or 'all paths'}"
@@ -51,12 +51,14 @@ class UnmountFrom(Descent):
         if found is None or not gone:
             return Plan(title=title, claims=claims)
         if self.turned(seen):
-            moves = list(plans.detaching(found, gone))
+            actions = list(plans.detaching(found, gone))
         else:
-            moves = [move for mount in reversed(gone) for move in plans.unmounting(found, mount)]
+            actions = [
+                action for mount in reversed(gone) for action in plans.unmounting(found, mount)
+            ]
         left = tuple(each for each in mounts if each not in gone)
-        new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=world.now)
-        return Plan(title=title, claims=claims, moves=tuple(moves), commit=(put(new),))
+        new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=view.now)
+        return Plan(title=title, claims=claims, actions=tuple(actions), commit=(put(new),))
 
 
 class Unstage(Descent):
@@ -65,8 +67,8 @@ class Unstage(Descent):
     kind = "unstage"
     path: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = self.attachment(world.txn)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"unstage {self.id}"
         if found is None or found.height == "CONNECTED":
@@ -88,8 +90,8 @@ class Unstage(Descent):
         return Plan(
             title=title,
             claims=(*claims, *_paths(found)),
-            moves=plans.abandoning(found) if turned else plans.unstaging(found),
-            commit=(put(_connected(found, world)),),
+            actions=plans.abandoning(found) if turned else plans.unstaging(found),
+            commit=(put(_connected(found, view)),),
         )
 
 
@@ -104,8 +106,8 @@ class Disconnect(Descent):
     epoch: int = 0
     boot_id: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = self.attachment(world.txn)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"disconnect {self.id}"
         if found is None or self._is_other(found):
@@ -117,13 +119,13 @@ class Disconnect(Descent):
                 volume=self.id,
             )
         session = plans.connection(found)
-        moves = plans.descent(found, session)
+        actions = plans.descent(found, session)
         if self.turned(seen):
-            moves = (*plans.abandoning(found), *plans.down(session))
+            actions = (*plans.abandoning(found), *plans.down(session))
         return Plan(
             title=title,
             claims=(*claims, *_paths(found)),
-            moves=moves,
+            actions=actions,
             commit=(drop(found), drop_secret(found.secret), *_debt(found)),
         )
 
@@ -131,7 +133,7 @@ class Disconnect(Descent):
         return self.epoch not in (0, found.epoch) or self.boot_id not in ("", found.boot_id)
 
 
-class Clear(Verb):
+class Clear(Request):
     """End a session that no record knows, and take away what is mounted of its disk."""
 
     kind = "clear"
@@ -139,7 +141,7 @@ class Clear(Verb):
     disk: Disk
     paths: tuple[str, ...]
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         title = f"end an old session of {self.id}"
         target = self.disk.target
         claims = (
@@ -147,11 +149,11 @@ class Clear(Verb):
             f"target/{target}",
             *(f"path/{each}" for each in self.paths),
         )
-        if any(each.disk.target == target for each in world.txn.scan(Attachment)):
+        if any(each.disk.target == target for each in view.txn.scan(Attachment)):
             return Plan(title=title, claims=claims)  # what was seen was being connected
         detached = [Detached(disk=self.disk, path=each) for each in reversed(self.paths)]
         return Plan(
-            title=title, claims=claims, moves=plans.up([Dropped(disk=self.disk), *detached])
+            title=title, claims=claims, actions=plans.up([Dropped(disk=self.disk), *detached])
         )
 
 
@@ -159,7 +161,7 @@ def _paths(found: Attachment) -> tuple[str, ...]:
     return tuple(f"path/{each}" for each in found.paths)
 
 
-def _connected(found: Attachment, world: World) -> Attachment:
+def _connected(found: Attachment, view: View) -> Attachment:
     return found.but(
         height="CONNECTED",
         staging_path="",
@@ -167,7 +169,7 @@ def _connected(found: Attachment, world: World) -> Attachment:
         mount_options=(),
         stage_readonly=False,
         mounts=(),
-        updated_at=world.now,
+        updated_at=view.now,
     )
 
 

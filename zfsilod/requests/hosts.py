@@ -1,4 +1,4 @@
-"""The verbs about hosts: records only, no moves."""
+"""The requests about hosts: records only, no moves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgum
 from zfsilod.model.records import Host, Publication
 from zfsilod.requests.request import (
     Plan,
-    Verb,
-    World,
+    Request,
+    View,
     check_etag,
     check_id,
     check_labels,
@@ -29,7 +29,7 @@ ADDRESS = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
 FIELDS = ("iqn", "nqn", "addresses", "labels", "max_attachments")
 
 
-class CreateHost(Verb):
+class CreateHost(Request):
     """Register a host, or (with `register`) bring what is known of it up to date."""
 
     kind = "create-host"
@@ -42,17 +42,17 @@ class CreateHost(Verb):
     max_attachments: int = 0
     register: bool = False
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = world.txn.get(Host, check_id(self.id, "host id"))
+    def plan(self, view: View, seen: object) -> Plan:
+        found = view.txn.get(Host, check_id(self.id, "host id"))
         differing = self._differences(found) if found and not self.register else []
         if differing:
             raise AlreadyExists(
                 f"the host {self.id} exists, with another {', '.join(differing)}", host=self.id
             )
         new = checked(
-            world,
-            (found or Host(id=self.id, created_at=world.now)).but(
-                **self._told(), updated_at=world.now
+            view,
+            (found or Host(id=self.id, created_at=view.now)).but(
+                **self._told(), updated_at=view.now
             ),
         )
         return Plan(
@@ -70,7 +70,7 @@ class CreateHost(Verb):
         return [name for name in FIELDS if getattr(found, name) != getattr(self, name)]
 
 
-class UpdateHost(Verb):
+class UpdateHost(Request):
     """Change what `mask` names of a host."""
 
     kind = "update-host"
@@ -84,8 +84,8 @@ class UpdateHost(Verb):
     max_attachments: int = 0
     etag: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = need_host(world.txn, self.id)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = need_host(view.txn, self.id)
         check_etag(self.etag, found.revision)
         unknown = set(self.mask) - set(FIELDS)
         if unknown or not self.mask:
@@ -95,7 +95,7 @@ class UpdateHost(Verb):
                 reason="BAD_MASK",
             )
         changes = {name: getattr(self, name) for name in self.mask}
-        new = checked(world, found.but(**changes, updated_at=world.now))
+        new = checked(view, found.but(**changes, updated_at=view.now))
         return Plan(
             title=f"update host {self.id}",
             claims=(f"host/{self.id}",),
@@ -103,7 +103,7 @@ class UpdateHost(Verb):
         )
 
 
-class DeleteHost(Verb):
+class DeleteHost(Request):
     """Forget a host that nothing is published to."""
 
     kind = "delete-host"
@@ -111,10 +111,10 @@ class DeleteHost(Verb):
     id: str
     etag: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = need_host(world.txn, self.id)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = need_host(view.txn, self.id)
         check_etag(self.etag, found.revision)
-        _refuse_published(world, found)
+        _refuse_published(view, found)
         return Plan(
             title=f"delete host {self.id}",
             claims=(f"host/{self.id}",),
@@ -122,7 +122,7 @@ class DeleteHost(Verb):
         )
 
 
-def checked(world: World, host: Host) -> Host:
+def checked(view: View, host: Host) -> Host:
     """Return a host whose fields are valid and whose names belong to nobody else."""
     for value, pattern, what in ((host.iqn, IQN, "IQN"), (host.nqn, NQN, "NQN")):
         if value and not pattern.fullmatch(value):
@@ -131,7 +131,7 @@ def checked(world: World, host: Host) -> Host:
         raise InvalidArgument("the addresses are malformed or too many", reason="BAD_ADDRESS")
     if not 0 <= host.max_attachments <= 1 << 20:
         raise InvalidArgument("max_attachments must be 0 (no limit) to 1048576")
-    for other in world.txn.scan(Host):
+    for other in view.txn.scan(Host):
         shared = {host.iqn, host.nqn} & {other.iqn, other.nqn} - {""}
         if other.id != host.id and shared:
             raise AlreadyExists(
@@ -143,8 +143,8 @@ def checked(world: World, host: Host) -> Host:
     return host.but(labels=check_labels(host.labels))
 
 
-def _refuse_published(world: World, host: Host) -> None:
-    held = [each.volume for each in world.txn.scan_ending(Publication, host.id)]
+def _refuse_published(view: View, host: Host) -> None:
+    held = [each.volume for each in view.txn.scan_ending(Publication, host.id)]
     if held:
         raise FailedPrecondition(
             f"{host.id} holds {', '.join(held[:5])}{' and more' if held[5:] else ''}: unpublish "

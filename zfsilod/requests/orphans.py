@@ -15,13 +15,13 @@ from zfsilod.engine.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvo
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Disk, Listed, Publication, Trashed, Volume
-from zfsilod.requests.request import Plan, Settings, Verb, World
+from zfsilod.requests.request import Plan, Request, Settings, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from zfsilod.host import Host as Machine
-    from zfsilod.model.records import Move
+    from zfsilod.model.records import Action
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
@@ -47,7 +47,7 @@ class Orphan(Record):
 
     name: str  # KIND/WHAT, by which its removal is asked for
     text: str  # what it is, for people
-    moves: tuple[Move, ...]  # what removes it
+    actions: tuple[Action, ...]  # what removes it
     users: tuple[str, ...] = ()  # who is at work with it on this host
 
 
@@ -60,7 +60,7 @@ class Owned(Record):
     admitted: frozenset[tuple[str, str]]  # uid and initiator
 
 
-class RemoveOrphans(Verb):
+class RemoveOrphans(Request):
     """Remove orphans: their data is gone then. One that is in use is refused, unless forced."""
 
     kind = "remove-orphans"
@@ -79,25 +79,25 @@ class RemoveOrphans(Verb):
             )
         return inventory(host, settings)
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, Inventory)
-        found = {each.name: each for each in orphans(seen, owned(world.txn), world.settings)}
-        moves: list[Move] = []
+        found = {each.name: each for each in orphans(seen, owned(view.txn), view.settings)}
+        actions: list[Action] = []
         for name in dict.fromkeys(self.names):
             if name not in found:
                 raise NotFound(f"there is no orphan {name[:300]}", reason="NO_ORPHAN")
-            moves += self._moves(found[name])
+            actions += self._actions(found[name])
         return Plan(
             title=f"remove {len(self.names)} orphans",
             claims=tuple(
                 dict.fromkeys(
-                    (*(f"orphan/{name}" for name in self.names), *_claims(world.txn, moves))
+                    (*(f"orphan/{name}" for name in self.names), *_claims(view.txn, actions))
                 )
             ),
-            moves=tuple(sorted(moves, key=lambda move: ORDER.index(type(move.step)))),
+            actions=tuple(sorted(actions, key=lambda action: ORDER.index(type(action.step)))),
         )
 
-    def _moves(self, orphan: Orphan) -> tuple[Move, ...]:
+    def _actions(self, orphan: Orphan) -> tuple[Action, ...]:
         if orphan.users and not self.force:
             raise Busy(
                 f"{orphan.name} is in use by {', '.join(orphan.users)}: end that first, or remove "
@@ -105,7 +105,7 @@ class RemoveOrphans(Verb):
                 reason="IN_USE",
                 orphan=orphan.name,
             )
-        return orphan.moves
+        return orphan.actions
 
 
 ORDER = (Dropped, Detached, NoNode, NoAcl, NoExport, Zvol)
@@ -146,7 +146,7 @@ def inventory(machine: Machine, settings: Settings) -> Inventory:
 def owned(txn: Transaction) -> Owned:
     """Return what records account for, and what running operations are about."""
     uids = {each.id: each.uid for each in txn.scan(Volume)}
-    at_work: list[Any] = [move.step for each in txn.live() for move in each.moves]
+    at_work: list[Any] = [action.step for each in txn.live() for action in each.actions]
     disks = [step.disk for step in at_work if hasattr(step, "disk")]
     return Owned(
         uids=frozenset(
@@ -189,7 +189,7 @@ def orphans(seen: Inventory, known: Owned, settings: Settings) -> Iterator[Orpha
                 yield Orphan(
                     name=f"acl/{_uid(target)}/{each}",
                     text=f"the target {target} admits {each}",
-                    moves=plans.up([NoAcl(target=target, initiator=each)]),
+                    actions=plans.up([NoAcl(target=target, initiator=each)]),
                 )
     yield from _sessions(seen, known)
     for target in seen.nodes:
@@ -197,7 +197,7 @@ def orphans(seen: Inventory, known: Owned, settings: Settings) -> Iterator[Orpha
             yield Orphan(
                 name=f"node/{target}",
                 text=f"a node record of {target}",
-                moves=plans.up([NoNode(target=target)]),
+                actions=plans.up([NoNode(target=target)]),
             )
 
 
@@ -216,7 +216,7 @@ def _zvols(seen: Inventory, known: Owned) -> Iterator[Orphan]:
             )
             yield Orphan(
                 name=f"zvol/{each.dataset}",
-                moves=plans.down([step]),
+                actions=plans.down([step]),
                 text=f"the zvol {each.dataset} of {each.size_bytes} bytes: zfsiloctl adopt takes "
                 "it over, its removal destroys its data",
             )
@@ -231,7 +231,7 @@ def _exports(seen: Inventory, known: Owned, prefix: str) -> Iterator[Orphan]:
             continue
         target = targets.get(uid, f"{prefix}:{uid}")
         step = NoExport(target=target, backstore=backstores.get(uid, f"zfsilo-{uid}"))
-        yield Orphan(name=f"export/{uid}", text=f"the target {target}", moves=plans.up([step]))
+        yield Orphan(name=f"export/{uid}", text=f"the target {target}", actions=plans.up([step]))
 
 
 def _sessions(seen: Inventory, known: Owned) -> Iterator[Orphan]:
@@ -248,22 +248,22 @@ def _sessions(seen: Inventory, known: Owned) -> Iterator[Orphan]:
                 name=f"session/{target}",
                 text=f"a session with {target}",
                 users=users,
-                moves=plans.up([Dropped(disk=disk), *gone]),
+                actions=plans.up([Dropped(disk=disk), *gone]),
             )
             continue
         for step in gone:
             yield Orphan(
                 name=f"mount{step.path}",
-                moves=plans.up([step]),
+                actions=plans.up([step]),
                 users=(step.path,),
                 text=f"a mount of {target} at {step.path}",
             )
 
 
-def _claims(txn: Transaction, moves: Sequence[Move]) -> Iterator[str]:
+def _claims(txn: Transaction, actions: Sequence[Action]) -> Iterator[str]:
     """Yield what is claimed by those who would begin to use what is removed here."""
     names = {each.uid: each.id for each in txn.scan(Volume)}
-    for step in (move.step for move in moves):
+    for step in (action.step for action in actions):
         if isinstance(step, Zvol):
             yield f"dataset/{step.dataset}"
         elif isinstance(step, (Dropped, Detached)):

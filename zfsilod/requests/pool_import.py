@@ -17,7 +17,7 @@ from zfsilod.model.records import Filesystem, ListedShot, Snapshot, SnapshotGrou
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.adoption import LOOK_DEADLINE_S, AdoptVolume, filesystem, find_all, mapping
 from zfsilod.requests.deletion import FOLDER
-from zfsilod.requests.request import Plan, Verb, World, check_id, put
+from zfsilod.requests.request import Plan, Request, View, check_id, put
 from zfsilod.requests.snapshots import dependent
 from zfsilod.requests.volumes import need_root
 
@@ -42,7 +42,7 @@ NEW_IDS = "an older zfsilo did not mark who is who in the snapshot groups {}: me
 class Rebuilt(NamedTuple):
     """What was adopted, by resource name why the rest was not, and what is not known any more."""
 
-    adopted: list[Verb]
+    adopted: list[Request]
     complaints: dict[str, str]
     unknown: list[str]
 
@@ -52,24 +52,24 @@ class AdoptTrashed(AdoptVolume):
 
     kind = "adopt-trashed"
 
-    def _check_new(self, world: World) -> None:
-        if world.txn.get(Trashed, f"{self.id}/{self.zvol.uid}"):
+    def _check_new(self, view: View) -> None:
+        if view.txn.get(Trashed, f"{self.id}/{self.zvol.uid}"):
             raise AlreadyExists(f"{self.zvol.dataset} is known, as {self.id} in the trash")
 
-    def _records(self, volume: Volume, world: World) -> tuple[Change, ...]:
-        stays_s = max(TRASH_S, world.settings.trash_retention_s)
+    def _records(self, volume: Volume, view: View) -> tuple[Change, ...]:
+        stays_s = max(TRASH_S, view.settings.trash_retention_s)
         home = f"{volume.dataset.partition(f'/{FOLDER}/')[0]}/{volume.id}"
         trashed = Trashed(
             id=f"{volume.id}/{volume.uid}",
             volume=volume,
             home=home,
-            deleted_at=world.now,
-            purge_at=world.now + stays_s,
+            deleted_at=view.now,
+            purge_at=view.now + stays_s,
         )
         return (put(trashed),)
 
 
-class AdoptCut(Verb):
+class AdoptCut(Request):
     """Make the records of a snapshot, or of a group of them, that no record knows."""
 
     kind = "adopt-snapshot"
@@ -90,24 +90,24 @@ class AdoptCut(Verb):
     def _marks(self) -> dict[str, str]:
         return dict(self.shots[0].marks)
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         check_id(self.id, "snapshot id")
-        members = self._members(world)
+        members = self._members(view)
         commit = [change for each in members for change in (put(each), put(dependent(each)))]
         claims = [f"snapshot/{each.id}" for each in members]
         if self.is_group:
             commit.append(put(_group(self.id, members)))
             claims.append(f"snapshotgroup/{self.id}")
-            if world.txn.get(SnapshotGroup, self.id):
+            if view.txn.get(SnapshotGroup, self.id):
                 raise AlreadyExists(f"there is another group {self.id}", group=self.id)
         for each in members:
-            if world.txn.get(Snapshot, each.id):
+            if view.txn.get(Snapshot, each.id):
                 raise AlreadyExists(f"there is another snapshot {each.id}", snapshot=each.id)
         return Plan(title=f"adopt {self.subject}", claims=tuple(claims), commit=tuple(commit))
 
-    def _members(self, world: World) -> list[Snapshot]:
+    def _members(self, view: View) -> list[Snapshot]:
         ids, filesystems = _by_uid(self._marks, "members"), _by_uid(self._marks, "filesystems")
-        homes, found = _homes(world.txn), {}
+        homes, found = _homes(view.txn), {}
         for shot in self.shots:
             home = homes.get(shot.dataset)
             if home is None:
@@ -169,7 +169,7 @@ async def adopt_all(service: Service, caller: str) -> Rebuilt:
     return found
 
 
-def _unknown(adopted: Sequence[Verb]) -> Iterator[str]:
+def _unknown(adopted: Sequence[Request]) -> Iterator[str]:
     """Yield what the pool does not tell of what was adopted, a sentence each."""
     if any(isinstance(each, AdoptVolume) for each in adopted):
         yield HOLDERS
@@ -181,19 +181,19 @@ def _unknown(adopted: Sequence[Verb]) -> Iterator[str]:
         yield NEW_IDS.format(", ".join(unmarked))
 
 
-async def _adopt(service: Service, caller: str, verbs: Sequence[Verb], into: Rebuilt) -> None:
-    for verb in verbs:
+async def _adopt(service: Service, caller: str, requests: Sequence[Request], into: Rebuilt) -> None:
+    for request in requests:
         try:
-            operation = await service.begin(verb, caller=caller)
+            operation = await service.begin(request, caller=caller)
             await service.wait(operation.id, ADOPT_DEADLINE_S)
         except ZfsiloError as error:
-            into.complaints[verb.subject] = error.message
+            into.complaints[request.subject] = error.message
         else:
-            into.adopted.append(verb)
+            into.adopted.append(request)
 
 
 async def new_volumes(service: Service) -> list[AdoptVolume]:
-    """Return the verbs for what is ours and unknown: living volumes, then those in the trash."""
+    """Return the requests for what is ours and unknown: living volumes, then those in the trash."""
     with service.store.read() as txn:
         known = {each.uid for each in _homes(txn).values()}
     found = [
@@ -208,33 +208,33 @@ async def new_volumes(service: Service) -> list[AdoptVolume]:
     ]
 
 
-def _is_in_trash(verb: AdoptVolume) -> bool:
-    return f"/{FOLDER}/" in verb.zvol.dataset
+def _is_in_trash(request: AdoptVolume) -> bool:
+    return f"/{FOLDER}/" in request.zvol.dataset
 
 
 async def new_cuts(service: Service, into: Rebuilt) -> list[AdoptCut]:
-    """Return the verbs for snapshots that no record knows, oldest first; nameless ones are told."""
+    """Return the requests for snapshots that no record knows, oldest first; nameless ones are told."""
     look = partial(service.machine.snapshots.list_shots, service.settings.root)
     shots = await service.look(look, timeout_s=LOOK_DEADLINE_S)
     with service.store.read() as txn:
         known = {each.uid for each in txn.scan(Snapshot)}
         known |= {uid for each in txn.live() for uid in _cuts_of(each)}
     by_cut = groupby(sorted(shots, key=lambda each: each.cut), lambda each: each.cut)
-    verbs = []
+    requests = []
     for uid, same in by_cut:
         found = tuple(same)
         name = dict(found[0].marks).get("snapshot", "")
         if uid not in known and name:
-            verbs.append(AdoptCut(id=name, shots=found))
+            requests.append(AdoptCut(id=name, shots=found))
         elif uid not in known:
             into.complaints.update({f"{each.dataset}@zfsilo-{uid}": UNFINISHED for each in found})
-    return sorted(verbs, key=lambda each: each.shots[0].created_at)
+    return sorted(requests, key=lambda each: each.shots[0].created_at)
 
 
 def _cuts_of(operation: Operation) -> Iterator[str]:
     """Yield the uids of the snapshots that an operation is about."""
-    for move in operation.moves:
-        if isinstance(move.step, Clone):
-            yield move.step.cut
-        elif isinstance(move.step, Cut):
-            yield move.step.uid
+    for action in operation.actions:
+        if isinstance(action.step, Clone):
+            yield action.step.cut
+        elif isinstance(action.step, Cut):
+            yield action.step.uid

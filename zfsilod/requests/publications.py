@@ -1,4 +1,4 @@
-"""The verbs of a storage host about who uses a volume: publish, unpublish, report a filesystem."""
+"""The requests of a storage host about who uses a volume: publish, unpublish, report a filesystem."""
 
 from __future__ import annotations
 
@@ -17,15 +17,24 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import (
     FILESYSTEMS,
     AccessMode,
+    Action,
     Filesystem,
     FilesystemState,
     Host,
-    Move,
     Publication,
     Transport,
     Volume,
 )
-from zfsilod.requests.request import Plan, Settings, Verb, World, check_id, drop, drop_secret, put
+from zfsilod.requests.request import (
+    Plan,
+    Request,
+    Settings,
+    View,
+    check_id,
+    drop,
+    drop_secret,
+    put,
+)
 from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ WRITERS = {  # how many hosts may write, in the modes that admit several hosts
 READERS = ("SINGLE_NODE_READER_ONLY", "MULTI_NODE_READER_ONLY")
 
 
-class Publish(Verb):
+class Publish(Request):
     """Export a volume to one host.
 
     `force`: the service first takes it back from every host that stands in the way, with a fence.
@@ -56,13 +65,13 @@ class Publish(Verb):
     readonly: bool = False
     transport: Transport = "ISCSI"
     force: bool = False
-    request: str = ""  # the consumer's operation, when it publishes to itself
+    client_operation: str = ""  # the consumer's operation, when it publishes to itself
 
-    def plan(self, world: World, seen: object) -> Plan:
-        volume, host = need_volume(world.txn, self.volume), _registered(world.txn, self.host)
-        standing = world.txn.get(Publication, f"{self.volume}/{self.host}")
-        fenced = [each.host for each in world.before if isinstance(each, Unpublish)]
-        others = [each for each in self._others(world.txn) if each.host not in fenced]
+    def plan(self, view: View, seen: object) -> Plan:
+        volume, host = need_volume(view.txn, self.volume), _registered(view.txn, self.host)
+        standing = view.txn.get(Publication, f"{self.volume}/{self.host}")
+        fenced = [each.host for each in view.before if isinstance(each, Unpublish)]
+        others = [each for each in self._others(view.txn) if each.host not in fenced]
         if standing is not None and not self._same(standing):
             raise AlreadyExists(
                 f"{self.volume} is published to {self.host} {_manner(standing)}, not "
@@ -72,19 +81,19 @@ class Publish(Verb):
             )
         wanted = standing
         if standing is None or standing.initiator != host.iqn:
-            self._check(world, volume, host, others)
+            self._check(view, volume, host, others)
             rotation = standing.rotation + 1 if standing else 0
-            wanted = self._publication(volume, host, world).but(rotation=rotation)
+            wanted = self._publication(volume, host, view).but(rotation=rotation)
         assert wanted is not None
-        how, new = world.settings.export, wanted is not standing
-        moves = plans.publish(volume, wanted, how, others)
+        how, new = view.settings.export, wanted is not standing
+        actions = plans.publish(volume, wanted, how, others)
         if standing is not None and new:  # the host has another name now: it is let in anew
-            moves = (*plans.dismissal(volume, standing, how, others), *moves)
+            actions = (*plans.dismissal(volume, standing, how, others), *actions)
         target = plans.target_name(how.prefix, volume)
         return Plan(
             title=f"publish {self.volume} to {self.host} over iscsi",
             claims=(f"volume/{self.volume}",),
-            moves=moves,
+            actions=actions,
             commit=(
                 put(volume.but(height="EXPORTED", epoch=max(volume.epoch, wanted.epoch))),
                 put(wanted),
@@ -94,15 +103,15 @@ class Publish(Verb):
             secrets={wanted.secret: chap_for(wanted, target)} if new else {},
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         volume, host = txn.get(Volume, self.volume), txn.get(Host, self.host)
         found = txn.get(Publication, f"{self.volume}/{self.host}")
         if volume is None or host is None or found is None or not self._same(found):
             return None
         if found.initiator != host.iqn:
             return None
-        moves = plans.publish(volume, found, settings.export, self._others(txn))
-        return (*plans.up([plans.zvol(volume)]), *moves)
+        actions = plans.publish(volume, found, settings.export, self._others(txn))
+        return (*plans.up([plans.zvol(volume)]), *actions)
 
     def fences(self, txn: Transaction) -> list[Unpublish]:
         """Return what must be done first, with `force`: take it from those that are in the way."""
@@ -128,7 +137,7 @@ class Publish(Verb):
             self.transport,
         )
 
-    def _check(self, world: World, volume: Volume, host: Host, others: list[Publication]) -> None:
+    def _check(self, view: View, volume: Volume, host: Host, others: list[Publication]) -> None:
         if self.access_mode not in volume.access_modes:
             raise InvalidArgument(
                 f"{volume.id} allows {', '.join(volume.access_modes)}, not {self.access_mode}",
@@ -152,7 +161,7 @@ class Publish(Verb):
                 volume=volume.id,
                 host=holder,
             )
-        self._check_room(world, host)
+        self._check_room(view, host)
 
     def _problem(self, others: list[Publication]) -> str:
         """Return why this publication cannot stand beside these others; "": it can."""
@@ -163,11 +172,11 @@ class Publish(Verb):
         allowed = min(WRITERS[mode] for mode in modes)
         return f", and {allowed} of them may write" if writers > allowed else ""
 
-    def _check_room(self, world: World, host: Host) -> None:
+    def _check_room(self, view: View, host: Host) -> None:
         if not host.max_attachments:
             return
         held = sum(
-            each.volume != self.volume for each in world.txn.scan_ending(Publication, host.id)
+            each.volume != self.volume for each in view.txn.scan_ending(Publication, host.id)
         )
         if held >= host.max_attachments:
             raise ResourceExhausted(
@@ -176,7 +185,7 @@ class Publish(Verb):
                 host=host.id,
             )
 
-    def _publication(self, volume: Volume, host: Host, world: World) -> Publication:
+    def _publication(self, volume: Volume, host: Host, view: View) -> Publication:
         if not host.iqn:
             raise FailedPrecondition(
                 f"the host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
@@ -190,13 +199,13 @@ class Publish(Verb):
             access_mode=self.access_mode,
             readonly=self._readonly,
             epoch=volume.epoch + 1,
-            published_by=world.caller,
-            request=self.request,
-            created_at=world.now,
+            published_by=view.caller,
+            client_operation=self.client_operation,
+            created_at=view.now,
         )
 
 
-class Unpublish(Verb):
+class Unpublish(Request):
     """Take a volume back from one host, or from all.
 
     `fence`: also from a host that is logged in, which may log out within the grace; else refused.
@@ -206,31 +215,31 @@ class Unpublish(Verb):
     about = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
-    request: str = ""  # only if this operation of the consumer published it
+    client_operation: str = ""  # only if this operation of the consumer published it
     fence: bool = False
     grace_s: int = GRACE_S
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         if not 0 <= self.grace_s <= MAX_GRACE_S:
             raise InvalidArgument(
                 f"the grace is {self.grace_s} s: it may be 0 to {MAX_GRACE_S}", reason="BAD_GRACE"
             )
-        volume = need_volume(world.txn, self.volume)
-        standing = list(world.txn.scan_below(Publication, self.volume))
+        volume = need_volume(view.txn, self.volume)
+        standing = list(view.txn.scan_below(Publication, self.volume))
         gone = [each for each in standing if self._names(each)]
         left = [each for each in standing if each not in gone]
-        how = world.settings.export
-        moves: list[Move] = []
+        how = view.settings.export
+        actions: list[Action] = []
         for index, each in enumerate(gone):
             others = [*left, *gone[index + 1 :]]
             fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
-            moves += plans.unpublish(volume, each, how, others, fence=fence)
+            actions += plans.unpublish(volume, each, how, others, fence=fence)
         height = "EXPORTED" if left else "CREATED"
         return Plan(
             title=f"{'fence' if self.fence else 'unpublish'} {self.volume} from "
             f"{self.host or 'all hosts'}",
             claims=(f"volume/{self.volume}",),
-            moves=tuple(moves),
+            actions=tuple(actions),
             commit=(
                 *(drop(each) for each in gone),
                 *(drop_secret(each.secret) for each in gone),
@@ -239,12 +248,12 @@ class Unpublish(Verb):
         )
 
     def _names(self, publication: Publication) -> bool:
-        if self.request and publication.request != self.request:
+        if self.client_operation and publication.client_operation != self.client_operation:
             return False
         return self.host in ("", publication.host)
 
 
-class ReportFilesystem(Verb):
+class ReportFilesystem(Request):
     """Take note of what the holder of a volume does with its filesystem; it only moves forward."""
 
     kind = "report"
@@ -257,9 +266,9 @@ class ReportFilesystem(Verb):
     uuid: str
     operation: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        volume = need_volume(world.txn, self.volume)
-        publication = need_publication(world.txn, self.volume, self.host)
+    def plan(self, view: View, seen: object) -> Plan:
+        volume = need_volume(view.txn, self.volume)
+        publication = need_publication(view.txn, self.volume, self.host)
         if publication.epoch != self.epoch:
             raise FailedPrecondition(
                 f"the publication of {self.volume} to {self.host} is not the one that {self.host} "
@@ -275,11 +284,11 @@ class ReportFilesystem(Verb):
             host=self.host,
         )
         self._check(volume.filesystem)
-        moves = plans.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
+        actions = plans.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
         return Plan(
             title=f"mark the filesystem of {self.volume} {self.state}",
             claims=(f"volume/{self.volume}",),
-            moves=moves,
+            actions=actions,
             commit=(put(volume.but(filesystem=wanted)),),
         )
 

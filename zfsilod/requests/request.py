@@ -1,7 +1,7 @@
-"""What a verb is: a request that looks at the host, and plans over the records.
+"""What a request is: a request that looks at the host, and plans over the records.
 
-A verb is a frozen record of what the caller asked. `look` reads the host in a thread, `plan` is
-pure over one transaction. Both raise what the caller shall see. The verbs themselves are in give.py
+A request is a frozen record of what the caller asked. `look` reads the host in a thread, `plan` is
+pure over one transaction. Both raise what the caller shall see. The requests themselves are in give.py
 (storage host), take.py (consumer) and hosts.py.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from zfsilod.model.errors import Busy, InvalidArgument
 from zfsilod.model.record import Pairs, Record, Stored, to_plain
-from zfsilod.model.records import Change, Move, Operation
+from zfsilod.model.records import Action, Change, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ class Settings(Record):
     node_paths: tuple[str, ...] = ()  # below which the role node may stage and mount
 
 
-class World:
+class View:
     """What a plan sees: the records at one moment, the settings, and whose operation it will be."""
 
     def __init__(
@@ -72,7 +72,7 @@ class World:
         caller: str,
         now: int,
         boot_id: str,
-        before: Sequence[Verb] = (),
+        before: Sequence[Request] = (),
     ) -> None:
         self.txn = txn
         self.settings = settings
@@ -91,38 +91,38 @@ class Plan:
         *,
         title: str,
         claims: tuple[str, ...],
-        moves: tuple[Move, ...] = (),
+        actions: tuple[Action, ...] = (),
         commit: tuple[Change, ...] = (),
         revert: tuple[Change, ...] = (),
         secrets: dict[str, Chap] | None = None,
     ) -> None:
         self.title = title
         self.claims = claims
-        self.moves = moves
+        self.actions = actions
         self.commit = commit
         self.revert = revert
         self.secrets = secrets or {}
 
-    def operation(self, verb: Verb, world: World) -> Operation:
+    def operation(self, request: Request, view: View) -> Operation:
         """Return the operation that carries the plan out."""
-        title = self.title if self.moves or self.commit else f"{self.title}: already so"
+        title = self.title if self.actions or self.commit else f"{self.title}: already so"
         return Operation(
-            id=world.operation_id,
-            kind=verb.kind,
-            subject=verb.subject,
+            id=view.operation_id,
+            kind=request.kind,
+            subject=request.subject,
             title=title,
-            moves=self.moves,
+            actions=self.actions,
             claims=self.claims,
             commit=self.commit,
             revert=self.revert,
-            request=verb.digest(),
-            caller=world.caller,
-            boot_id=world.boot_id,
-            created_at=world.now,
+            fingerprint=request.fingerprint(),
+            caller=view.caller,
+            boot_id=view.boot_id,
+            created_at=view.now,
         )
 
 
-class Verb(Record):
+class Request(Record):
     """A request to change something."""
 
     kind: ClassVar[str] = ""
@@ -134,7 +134,7 @@ class Verb(Record):
         collection, field = self.about
         return f"{collection}/{getattr(self, field)}"
 
-    def recall(self, txn: Transaction) -> Verb:
+    def recall(self, txn: Transaction) -> Request:
         """Return the request with what `look` needs to know of the records."""
         return self
 
@@ -142,16 +142,16 @@ class Verb(Record):
         """Read what the plan needs to know of the host, in a thread."""
         return None
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         """Return what will happen, from the records of one moment."""
         raise AssertionError(f"{self.kind} has no plan")
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         """Return what must be so for the request to be "already so"; None: records deny it."""
         return None
 
-    def digest(self) -> str:
-        """Return a digest of verb and fields: an equal request joins a running one."""
+    def fingerprint(self) -> str:
+        """Return a digest of request and fields: an equal request joins a running one."""
         return hashlib.sha256(json.dumps(to_plain(self)).encode()).hexdigest()
 
 

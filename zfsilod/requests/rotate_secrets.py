@@ -20,7 +20,7 @@ from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Publication
 from zfsilod.requests.attach import Fetched
 from zfsilod.requests.publications import chap_for
-from zfsilod.requests.request import Plan, Verb, World, drop_secret, put
+from zfsilod.requests.request import Plan, Request, View, drop_secret, put
 from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ AT_ONCE = 16  # sessions: each time, iscsid is restarted once
 log = logging.getLogger(__name__)
 
 
-class RotateSecrets(Verb):
+class RotateSecrets(Request):
     """Make new secrets for one publication of a volume, or for all."""
 
     kind = "rotate-secrets"
@@ -47,10 +47,10 @@ class RotateSecrets(Verb):
     host: str = ""  # "": all
     force: bool = False  # at once also where a session lives, whoever asks
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, frozenset)
-        volume, how = need_volume(world.txn, self.volume), world.settings.export
-        found = self.publications(world.txn)
+        volume, how = need_volume(view.txn, self.volume), view.settings.export
+        found = self.publications(view.txn)
         waiting = [each for each in found if each.id in seen]
         before = [each for each in found if each.id not in seen]
         after = [each.but(rotation=each.rotation + 1, rotation_due=False) for each in before]
@@ -58,10 +58,10 @@ class RotateSecrets(Verb):
         return Plan(
             title=self._title(waiting, before),
             claims=(f"volume/{self.volume}",),
-            moves=tuple(
-                move
+            actions=tuple(
+                action
                 for old, new in zip(before, after, strict=True)
-                for move in plans.rotation(volume, old, new, how, force=self.force)
+                for action in plans.rotation(volume, old, new, how, force=self.force)
             ),
             commit=(
                 *map(put, after),
@@ -93,7 +93,7 @@ class RotateSecrets(Verb):
         return f"{made}, and {asked}" if waiting else made
 
 
-class RefreshSecrets(Verb):
+class RefreshSecrets(Request):
     """Take the secrets that a server has now; the service fetches them before it plans."""
 
     kind = "refresh-secrets"
@@ -101,11 +101,11 @@ class RefreshSecrets(Verb):
     server: str
     ids: tuple[str, ...]
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, dict)
         changes = [
-            (each, each.but(rotation=seen[each.id].connection.rotation, updated_at=world.now))
-            for each in self.attachments(world.txn)
+            (each, each.but(rotation=seen[each.id].connection.rotation, updated_at=view.now))
+            for each in self.attachments(view.txn)
             if each.id in seen and is_stale(each, seen[each.id].connection)
         ]
         if not changes:
@@ -114,7 +114,7 @@ class RefreshSecrets(Verb):
         return Plan(
             title=f"take new secrets for {names}",
             claims=tuple(f"attachment/{each.id}" for each, _after in changes),
-            moves=plans.new_secrets(changes),
+            actions=plans.new_secrets(changes),
             commit=tuple(
                 change for old, new in changes for change in (put(new), drop_secret(old.secret))
             ),
@@ -132,22 +132,22 @@ def is_stale(found: Attachment, told: Connection | Publication) -> bool:
     return told.epoch == found.epoch and told.rotation != found.rotation
 
 
-async def logged_in(service: Service, verb: RotateSecrets) -> frozenset[str]:
+async def logged_in(service: Service, request: RotateSecrets) -> frozenset[str]:
     """Return the publications whose hosts are logged in, and have to be asked: none with force."""
-    if verb.force:
+    if request.force:
         return frozenset()
     with service.store.read() as txn:
-        volume, found = need_volume(txn, verb.volume), verb.publications(txn)
+        volume, found = need_volume(txn, request.volume), request.publications(txn)
     target, lio = plans.target_name(service.settings.export.prefix, volume), service.machine.lio
     return await service.look(
         lambda: frozenset(each.id for each in found if lio.has_session(target, each.initiator))
     )
 
 
-async def known_secrets(service: Service, verb: RefreshSecrets) -> dict[str, Fetched]:
+async def known_secrets(service: Service, request: RefreshSecrets) -> dict[str, Fetched]:
     """Ask the server for the secrets of attachments, by their ids; left out: what it refuses."""
     with service.store.read() as txn:
-        found = verb.attachments(txn)
+        found = request.attachments(txn)
     answers = await asyncio.gather(*(_fetch(service, each) for each in found))
     return {each.id: answer for each, answer in zip(found, answers, strict=True) if answer}
 
@@ -185,8 +185,8 @@ async def _follow(service: Service, server: str, used: Sequence[Attachment]) -> 
         made = await asyncio.gather(*(_rotate(service, each) for each in due))
         stale = [each for each, done in zip(due, made, strict=True) if done] + stale
         if stale:
-            verb = RefreshSecrets(server=server, ids=tuple(each.id for each in stale[:AT_ONCE]))
-            begun = await service.begin(verb, caller=CALLER)
+            request = RefreshSecrets(server=server, ids=tuple(each.id for each in stale[:AT_ONCE]))
+            begun = await service.begin(request, caller=CALLER)
             await service.wait(begun.id, REFRESH_DEADLINE_S)
     except ZfsiloError as error:
         log.info("the secrets of what %s serves were not renewed: %s", server, error.message)

@@ -1,4 +1,4 @@
-"""The verbs of snapshots and of groups of them, on a storage host.
+"""The requests of snapshots and of groups of them, on a storage host.
 
 A snapshot's own name in ZFS comes from a uid: those of a group share it, since they are one cut.
 The volume that it is of may lie in the trash by now: see origins.py.
@@ -17,9 +17,9 @@ from zfsilod.model.validation import check_fit
 from zfsilod.requests.clones import claim_of, home_of, need_snapshot
 from zfsilod.requests.request import (
     Plan,
+    Request,
     Settings,
-    Verb,
-    World,
+    View,
     check_etag,
     check_id,
     check_labels,
@@ -31,13 +31,13 @@ from zfsilod.requests.volumes import need_volume
 if TYPE_CHECKING:
     from zfsilod.engine.steps import Cut
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import Change, Move
+    from zfsilod.model.records import Action, Change
     from zfsilod.storage.store import Transaction
 
 MAX_VOLUMES = 64  # in a group
 
 
-class CreateSnapshot(Verb):
+class CreateSnapshot(Request):
     """Take a snapshot of a volume."""
 
     kind = "snapshot"
@@ -46,32 +46,32 @@ class CreateSnapshot(Verb):
     volume: str
     labels: Pairs = ()
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         check_id(self.id, "snapshot id")
-        volume = need_volume(world.txn, self.volume)
-        found = world.txn.get(Snapshot, self.id)
+        volume = need_volume(view.txn, self.volume)
+        found = view.txn.get(Snapshot, self.id)
         if found is not None:
             raise _taken(found, same=found.volume_uid == volume.uid)
-        new = snapshot_of(volume, self.id, uuid.uuid4().hex, world).but(
+        new = snapshot_of(volume, self.id, uuid.uuid4().hex, view).but(
             labels=check_labels(self.labels)
         )
         shots = (Shot(dataset=volume.dataset, uid=volume.uid),)
-        marks = check_fit(plans.cut_marks([new], world.operation_id), self.id)
+        marks = check_fit(plans.cut_marks([new], view.operation_id), self.id)
         return Plan(
             title=f"snapshot {self.volume} as {self.id}",
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
-            moves=plans.up([plans.cut(new.uid, shots, marks)]),
+            actions=plans.up([plans.cut(new.uid, shots, marks)]),
             commit=(put(new), put(dependent(new))),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found, volume = txn.get(Snapshot, self.id), txn.get(Volume, self.volume)
         if found is None or volume is None or found.volume_uid != volume.uid:
             return None
         return plans.up(cuts(txn, found))
 
 
-class DeleteSnapshot(Verb):
+class DeleteSnapshot(Request):
     """Give a snapshot up; what was made from it stays."""
 
     kind = "delete-snapshot"
@@ -79,8 +79,8 @@ class DeleteSnapshot(Verb):
     id: str
     etag: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = need_snapshot(world.txn, self.id)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = need_snapshot(view.txn, self.id)
         check_etag(self.etag, found.revision)
         if found.group:
             raise FailedPrecondition(
@@ -91,13 +91,13 @@ class DeleteSnapshot(Verb):
             )
         return Plan(
             title=f"delete the snapshot {self.id} of {found.volume}",
-            claims=(f"snapshot/{self.id}", *homes(world.txn, found)),
-            moves=plans.down(cuts(world.txn, found)),
+            claims=(f"snapshot/{self.id}", *homes(view.txn, found)),
+            actions=plans.down(cuts(view.txn, found)),
             commit=gone(found),
         )
 
 
-class CreateSnapshotGroup(Verb):
+class CreateSnapshotGroup(Request):
     """Take snapshots of several volumes at one moment."""
 
     kind = "snapshot-group"
@@ -106,31 +106,31 @@ class CreateSnapshotGroup(Verb):
     volumes: tuple[str, ...]
     labels: Pairs = ()
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         check_id(self.id, "group id")
         if not 1 <= len(self.volumes) <= MAX_VOLUMES or len(set(self.volumes)) < len(self.volumes):
             raise InvalidArgument(
                 f"a group is of 1 to {MAX_VOLUMES} volumes, each named once", reason="BAD_GROUP"
             )
-        volumes = [need_volume(world.txn, each) for each in self.volumes]
-        if world.txn.get(SnapshotGroup, self.id):
+        volumes = [need_volume(view.txn, each) for each in self.volumes]
+        if view.txn.get(SnapshotGroup, self.id):
             raise AlreadyExists(f"the group {self.id} exists already", group=self.id)
         uid, labels = uuid.uuid4().hex, check_labels(self.labels)
-        members = [snapshot_of(v, new_ulid(), uid, world).but(labels=labels) for v in volumes]
+        members = [snapshot_of(v, new_ulid(), uid, view).but(labels=labels) for v in volumes]
         group = SnapshotGroup(
             id=self.id,
             uid=uid,
             snapshots=tuple(each.id for each in members),
             labels=labels,
             volumes=self.volumes,
-            created_at=world.now,
+            created_at=view.now,
         )
         shots = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in volumes)
-        marks = check_fit(plans.cut_marks(members, world.operation_id, self.id), self.id)
+        marks = check_fit(plans.cut_marks(members, view.operation_id, self.id), self.id)
         return Plan(
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
             claims=(f"snapshotgroup/{self.id}", *(f"volume/{each}" for each in self.volumes)),
-            moves=plans.up([plans.cut(uid, shots, marks)]),
+            actions=plans.up([plans.cut(uid, shots, marks)]),
             commit=(
                 put(group),
                 *(put(each.but(group=self.id)) for each in members),
@@ -138,7 +138,7 @@ class CreateSnapshotGroup(Verb):
             ),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(SnapshotGroup, self.id)
         if found is None or found.volumes != self.volumes:
             return None
@@ -149,7 +149,7 @@ class CreateSnapshotGroup(Verb):
         return plans.up(cuts(txn, *members))
 
 
-class DeleteSnapshotGroup(Verb):
+class DeleteSnapshotGroup(Request):
     """Give all snapshots of a group up."""
 
     kind = "delete-snapshot-group"
@@ -157,23 +157,23 @@ class DeleteSnapshotGroup(Verb):
     id: str
     etag: str = ""
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = need_group(world.txn, self.id)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = need_group(view.txn, self.id)
         check_etag(self.etag, found.revision)
-        members = members_of(world.txn, found)
+        members = members_of(view.txn, found)
         return Plan(
             title=f"delete the snapshot group {self.id}",
             claims=(
                 f"snapshotgroup/{self.id}",
                 *(f"snapshot/{each.id}" for each in members),
-                *dict.fromkeys(homes(world.txn, *members)),
+                *dict.fromkeys(homes(view.txn, *members)),
             ),
-            moves=plans.down(cuts(world.txn, *members)),
+            actions=plans.down(cuts(view.txn, *members)),
             commit=(drop(found), *(change for each in members for change in gone(each))),
         )
 
 
-def snapshot_of(volume: Volume, snapshot_id: str, uid: str, world: World) -> Snapshot:
+def snapshot_of(volume: Volume, snapshot_id: str, uid: str, view: View) -> Snapshot:
     """Return the record of a snapshot that is taken now."""
     return Snapshot(
         id=snapshot_id,
@@ -184,7 +184,7 @@ def snapshot_of(volume: Volume, snapshot_id: str, uid: str, world: World) -> Sna
         volblocksize=volume.volblocksize,
         mode=volume.mode,
         filesystem=volume.filesystem,
-        created_at=world.now,
+        created_at=view.now,
     )
 
 

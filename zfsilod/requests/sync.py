@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from zfsilod.engine.steps import Zvol
 from zfsilod.model.errors import NotFound, ZfsiloError
 from zfsilod.model.record import Pairs, Record, pairs
-from zfsilod.model.records import Attachment, Debt, Move, Operation
+from zfsilod.model.records import Action, Attachment, Debt, Operation
 from zfsilod.model.validation import nearly_full
 from zfsilod.requests.deletion import Purger
 from zfsilod.requests.detach import Disconnect
-from zfsilod.requests.request import Plan, Settings, Verb, World, put
+from zfsilod.requests.request import Plan, Request, Settings, View, put
 from zfsilod.requests.rotate_secrets import follow
 from zfsilod.service.drift import UNKNOWN, Findings, note, survey, truth
-from zfsilod.storage.volume_view import View, view, views
+from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
     from zfsilod.service.service import Service
@@ -44,25 +44,25 @@ CROWDED = 0.5  # of the store: from here on the oldest ended operations go, what
 log = logging.getLogger(__name__)
 
 
-class SyncVolume(Verb):
+class SyncVolume(Request):
     """Make the facts of a volume what its record says; a zvol is never made anew."""
 
     kind = "sync"
     id: str
 
-    def plan(self, world: World, seen: object) -> Plan:
-        found = view(world.txn, self.id)
+    def plan(self, view: View, seen: object) -> Plan:
+        found = volume_view(view.txn, self.id)
         records = [each for each in (found.volume, found.attachment) if each is not None]
-        moves = [m for m in truth(found, world.settings) if not isinstance(m.step, Zvol)]
+        actions = [m for m in truth(found, view.settings) if not isinstance(m.step, Zvol)]
         return Plan(
             title=f"sync {self.id}",
             claims=tuple(f"{each.bucket()}/{self.id}" for each in records),
-            moves=tuple(moves),
+            actions=tuple(actions),
             commit=tuple(put(each) for each in records),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
-        return truth(view(txn, self.id), settings)
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
+        return truth(volume_view(txn, self.id), settings)
 
 
 class Report(Record):
@@ -78,7 +78,7 @@ async def sync_all(service: Service, caller: str, *, validate_only: bool = False
     """Compare every volume with the host and repair what differs, one failure stopping no other."""
     findings = await survey(service)
     with service.store.read() as txn:
-        left_out = sum(_may_end(txn, each) for each in views(txn)) > len(findings)
+        left_out = sum(_may_end(txn, each) for each in volume_views(txn)) > len(findings)
     complaints = {each.volume: each.problems[0].problem for each in findings if each.problems}
     failed: dict[str, str] = {}
     if not validate_only:
@@ -96,7 +96,7 @@ async def sync_all(service: Service, caller: str, *, validate_only: bool = False
     )
 
 
-def _may_end(txn: Transaction, found: View) -> bool:
+def _may_end(txn: Transaction, found: VolumeView) -> bool:
     """Tell whether a volume is idle, or will be: not when a person has to repair an operation."""
     operation = txn.get(Operation, found.operation) if found.operation else None
     return operation is None or operation.state != "NEEDS_REPAIR"
@@ -112,8 +112,8 @@ async def _repair(service: Service, names: list[str], caller: str) -> dict[str, 
     served = [name for name in names if name not in set(used)]
     complaints: dict[str, str] = {}
     for start in range(0, len(served), BATCH):
-        verbs = [SyncVolume(id=name) for name in served[start : start + BATCH]]
-        begun = await service.begin_batch(verbs, caller=caller)
+        requests = [SyncVolume(id=name) for name in served[start : start + BATCH]]
+        begun = await service.begin_batch(requests, caller=caller)
         for operation in begun:
             complaints |= await _complaint(service, operation)
     gate = asyncio.Semaphore(LOGINS_AT_ONCE)
@@ -154,8 +154,8 @@ async def clear_leftovers(service: Service, caller: str) -> None:
         if each.boot_id in ("", service.boot_id):
             continue  # of this boot, or of a version that did not tell
         try:
-            verb = Disconnect(id=each.id, force=True, boot_id=each.boot_id)
-            operation = await service.begin(verb, caller=caller)
+            request = Disconnect(id=each.id, force=True, boot_id=each.boot_id)
+            operation = await service.begin(request, caller=caller)
             await service.wait(operation.id, SYNC_DEADLINE_S)
         except ZfsiloError as error:
             log.warning("what is left of %s after the reboot stays: %s", each.id, error.message)
@@ -231,7 +231,7 @@ class Watchman:
 
     async def _is_released(self, debt: Debt) -> bool:
         try:
-            await self._service.servers.release(debt.server, debt.volume, request=debt.id)
+            await self._service.servers.release(debt.server, debt.volume, client_operation=debt.id)
         except ZfsiloError as error:
             if not isinstance(error, NotFound) or error.reason == "NO_SERVER":
                 log.info("the release of %s is still owed: %s", debt.volume, error.message)

@@ -1,4 +1,4 @@
-"""The verbs of a storage host on volumes themselves: create and update; trash.py deletes."""
+"""The requests of a storage host on volumes themselves: create and update; trash.py deletes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zfsilod.model.errors import (
     NotFound,
     PermissionDenied,
 )
-from zfsilod.model.records import AccessMode, Host, Mode, Move, Publication, Volume
+from zfsilod.model.records import AccessMode, Action, Host, Mode, Publication, Volume
 from zfsilod.model.sizes import show_exact
 from zfsilod.model.validation import (
     Room,
@@ -35,9 +35,9 @@ from zfsilod.requests.clones import (
 )
 from zfsilod.requests.request import (
     Plan,
+    Request,
     Settings,
-    Verb,
-    World,
+    View,
     check_etag,
     check_id,
     check_labels,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class CreateVolume(Verb):
+class CreateVolume(Request):
     """Make a zvol below the dataset root."""
 
     kind = "create"
@@ -75,28 +75,28 @@ class CreateVolume(Verb):
         available, total = host.zfs.capacity(settings.root)
         return Room(available_bytes=available, total_bytes=total)
 
-    def plan(self, world: World, seen: object) -> Plan:
+    def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, Room)
-        content = self._content(world.txn)
-        wanted = self._volume(world, content)
-        found = world.txn.get(Volume, self.id)
+        content = self._content(view.txn)
+        wanted = self._volume(view, content)
+        found = view.txn.get(Volume, self.id)
         if found is not None:
             raise self._taken(found)
-        check_room(wanted, seen, world)
+        check_room(wanted, seen, view)
         commit: tuple[Change, ...] = (put(wanted.but(height="CREATED")),)
         if content is None:
-            moves = plans.up([plans.zvol(wanted, world.operation_id)])
+            actions = plans.up([plans.zvol(wanted, view.operation_id)])
         else:
-            moves = plans.clone(wanted, content.origin, world.operation_id)
+            actions = plans.clone(wanted, content.origin, view.operation_id)
             commit = (*commit, put(clone_dependent(wanted)))
         return Plan(
             title=f"create {self.id}{self._from}",
             claims=(f"volume/{self.id}", *(content.claims if content else ())),
-            moves=moves,
+            actions=actions,
             commit=commit,
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Move, ...] | None:
+    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Volume, self.id)
         if found is None or self._differences(found):
             return None
@@ -158,16 +158,16 @@ class CreateVolume(Verb):
     def _properties(self) -> Pairs:
         return tuple(pair for pair in sorted(self.properties) if pair[0] != "volblocksize")
 
-    def _volume(self, world: World, content: Content | None) -> Volume:
+    def _volume(self, view: View, content: Content | None) -> Volume:
         asked_block = dict(self.properties).get("volblocksize", "")
-        default = content.volblocksize if content else world.settings.volblocksize
+        default = content.volblocksize if content else view.settings.volblocksize
         block = check_block_size(dict(self.properties), default)
         asked = self.capacity_bytes or (content.origin.size_bytes if content else 0)
         size = check_size(asked, self.limit_bytes, block)
         volume = Volume(
             id=self.id,
             uid=uuid.uuid4().hex,
-            dataset=f"{world.settings.root}/{self.id}",
+            dataset=f"{view.settings.root}/{self.id}",
             capacity_bytes=size,
             thin=self.thin,
             mode=self.mode,
@@ -178,13 +178,13 @@ class CreateVolume(Verb):
             access_modes=self.access_modes,
             source_snapshot=self.source_snapshot,
             source_volume=self.source_volume,
-            created_at=world.now,
-            updated_at=world.now,
+            created_at=view.now,
+            updated_at=view.now,
         )
         return check_marks(begin_with(volume, content, asked_block) if content else volume)
 
 
-class UpdateVolume(Verb):
+class UpdateVolume(Request):
     """Change what `mask` names: capacity_bytes, properties, labels, hosts."""
 
     kind = "update"
@@ -210,34 +210,34 @@ class UpdateVolume(Verb):
         available, total = host.zfs.capacity(settings.root)
         return Room(available_bytes=available, total_bytes=total)
 
-    def plan(self, world: World, seen: object) -> Plan:
-        volume = need_volume(world.txn, self.id)
+    def plan(self, view: View, seen: object) -> Plan:
+        volume = need_volume(view.txn, self.id)
         check_etag(self.etag, volume.revision)
-        moves: list[Move] = []
-        new = volume.but(updated_at=world.now)
+        actions: list[Action] = []
+        new = volume.but(updated_at=view.now)
         if "labels" in self.mask:
             new = new.but(labels=check_labels(self.labels))
         if "hosts" in self.mask:
             new = new.but(hosts=check_hosts(self.hosts))
         if "properties" in self.mask:
             values = dict(check_properties(self.properties, new=False))
-            moves += plans.properties(volume, values)
+            actions += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
-        moves += plans.marking(volume, check_marks(new))
+        actions += plans.marking(volume, check_marks(new))
         if "capacity_bytes" in self.mask:
             assert isinstance(seen, Room)
-            new = new.but(capacity_bytes=self._size(volume, seen, world))
+            new = new.but(capacity_bytes=self._size(volume, seen, view))
             if new.capacity_bytes != volume.capacity_bytes:
-                moves += plans.resize(volume, new.capacity_bytes)
+                actions += plans.resize(volume, new.capacity_bytes)
         return Plan(
             title=f"update {self.id} ({', '.join(self.mask)})",
             claims=(f"volume/{self.id}",),
-            moves=tuple(moves),
+            actions=tuple(actions),
             commit=(put(new),),
         )
 
-    def _size(self, volume: Volume, room: Room, world: World) -> int:
+    def _size(self, volume: Volume, room: Room, view: View) -> int:
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)
         if size < volume.capacity_bytes:
             raise InvalidArgument(
@@ -245,12 +245,12 @@ class UpdateVolume(Verb):
                 reason="SHRINK",
                 volume=volume.id,
             )
-        check_room(volume.but(capacity_bytes=size), room, world, before=volume.capacity_bytes)
+        check_room(volume.but(capacity_bytes=size), room, view, before=volume.capacity_bytes)
         return size
 
 
 def need_root(settings: Settings) -> None:
-    """Refuse verbs of a storage host elsewhere."""
+    """Refuse requests of a storage host elsewhere."""
     if not settings.root:
         raise FailedPrecondition(
             "this host serves no volumes: set give.root in /etc/zfsilo/zfsilod.toml",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from zfsilod.gateway.sockets import Peer
     from zfsilod.security.certificates import Certified
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 GROUP = "zfsilo"
 SCHEME = "Bearer "
@@ -151,7 +151,7 @@ def check_role(role: str) -> Role:
     )
 
 
-def shown(caller: Caller, found: View) -> View | None:
+def shown(caller: Caller, found: VolumeView) -> VolumeView | None:
     """Return what the caller is shown of a volume; a host is shown what concerns it, or None."""
     if caller.role != "host":
         return found

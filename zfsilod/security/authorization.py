@@ -90,7 +90,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 # What brings foreign data onto a host is asked for on that host: over TCP to nobody. The way back
 # stays open to a distant administrator, so that a host can always be drained.
 LOCAL = frozenset(
-    f"/zfsilo.v1.VolumeService/{verb}Volume" for verb in ("Connect", "Stage", "Mount")
+    f"/zfsilo.v1.VolumeService/{request}Volume" for request in ("Connect", "Stage", "Mount")
 )
 
 READ, MANAGE, DESTROY = (f"org.zfsilo1.{each}" for each in ("read", "manage", "destroy"))

@@ -15,10 +15,10 @@ from zfsilod.requests.attach import check_path as as_kept
 if TYPE_CHECKING:
     from zfsilod.model.records import Attachment
     from zfsilod.requests.attach import Connect
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 
-def shown(found: View, allowed: tuple[str, ...]) -> View | None:
+def shown(found: VolumeView, allowed: tuple[str, ...]) -> VolumeView | None:
     """Return what a node is shown under a name, None where nothing is its own."""
     if found.attachment is None or not is_own(found.attachment, allowed):
         return None
@@ -43,13 +43,13 @@ def check_attachment(found: Attachment, allowed: tuple[str, ...]) -> None:
         )
 
 
-def check_connect(verb: Connect) -> None:
+def check_connect(request: Connect) -> None:
     """Raise PermissionDenied where a connection would be more than a node needs."""
-    if verb.restore != "NEVER":
+    if request.restore != "NEVER":
         raise PermissionDenied(
             "what a node connects is not restored at boot", reason="NOT_THE_NODES"
         )
-    if verb.publish_if_needed:
+    if request.publish_if_needed:
         raise PermissionDenied("a node does not publish to itself", reason="NOT_THE_NODES")
 
 

@@ -14,8 +14,8 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps import Zvol
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.record import Pairs, Record
-from zfsilod.model.records import Attachment, Condition, HostStep, Move, Volume
-from zfsilod.storage.volume_view import View, view, views
+from zfsilod.model.records import Action, Attachment, Condition, HostStep, Volume
+from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class Findings(Record):
             raise kind(each.problem, reason=each.reason, volume=self.volume)
 
 
-Problem = Callable[[Move], tuple[str, str]]
+Problem = Callable[[Action], tuple[str, str]]
 """Why a fact that differs cannot just be put right, with a reason for programs; "": it can."""
 
 PROBLEMS: dict[str, type[ZfsiloError]] = {LOST: FailedPrecondition, CONFLICT: Conflict}
@@ -73,7 +73,7 @@ PROBLEMS: dict[str, type[ZfsiloError]] = {LOST: FailedPrecondition, CONFLICT: Co
 async def survey(service: Service, names: tuple[str, ...] = ()) -> list[Findings]:
     """Compare the volumes of these names, or all, with the host; those at work are left out."""
     with service.store.read() as txn:
-        found = [view(txn, name) for name in names] if names else list(views(txn))
+        found = [volume_view(txn, name) for name in names] if names else list(volume_views(txn))
     idle = [each for each in found if not each.operation]
     datasets = tuple(each.volume.dataset for each in idle if each.volume is not None)
     machine = await service.look(
@@ -87,11 +87,11 @@ async def survey(service: Service, names: tuple[str, ...] = ()) -> list[Findings
     return findings
 
 
-def _compare_all(found: list[View], machine: Machine, settings: Settings) -> list[Findings]:
+def _compare_all(found: list[VolumeView], machine: Machine, settings: Settings) -> list[Findings]:
     return [compare(each, machine, settings) for each in found]
 
 
-def compare(found: View, machine: Machine, settings: Settings) -> Findings:
+def compare(found: VolumeView, machine: Machine, settings: Settings) -> Findings:
     """Probe every fact of one volume."""
     return Findings(
         volume=found.id,
@@ -103,21 +103,21 @@ def compare(found: View, machine: Machine, settings: Settings) -> Findings:
     )
 
 
-def truth(found: View, settings: Settings) -> tuple[Move, ...]:
+def truth(found: VolumeView, settings: Settings) -> tuple[Action, ...]:
     """Return all that must be so, and must not, on this host for a volume.
 
     An attachment that nobody restores (`restore` NEVER) is left to whoever made it: after a reboot
     it must not come back by itself.
     """
-    moves: tuple[Move, ...] = ()
+    actions: tuple[Action, ...] = ()
     if found.volume is not None:
-        moves += plans.server_truth(found.volume, found.publications, settings.export)
+        actions += plans.server_truth(found.volume, found.publications, settings.export)
     if found.attachment is not None and found.attachment.restore == "BOOT":
-        moves += plans.consumer_truth(found.attachment)
-    return moves
+        actions += plans.consumer_truth(found.attachment)
+    return actions
 
 
-def unrestored(found: View) -> tuple[Move, ...]:
+def unrestored(found: VolumeView) -> tuple[Action, ...]:
     """Return what would be so if somebody restored an attachment that zfsilo does not."""
     if found.attachment is None or found.attachment.restore == "BOOT":
         return ()
@@ -125,28 +125,28 @@ def unrestored(found: View) -> tuple[Move, ...]:
 
 
 def _differences(
-    moves: tuple[Move, ...], machine: Machine, problem: Problem
+    actions: tuple[Action, ...], machine: Machine, problem: Problem
 ) -> Iterator[Difference]:
-    for move in moves:
-        step = move.step
+    for action in actions:
+        step = action.step
         if not isinstance(step, HostStep) or step.sticky:
             continue  # a remote one is the server's; a sticky one the daemon's sandbox cannot see
         reason, why = _seen(step, machine)
-        if reason == (SO if move.up else NOT_SO):
+        if reason == (SO if action.up else NOT_SO):
             continue
         if reason in (SO, NOT_SO):
-            why, reason = problem(move)
-        yield Difference(fact=step.text, wanted=move.up, problem=why, reason=reason)
+            why, reason = problem(action)
+        yield Difference(fact=step.text, wanted=action.up, problem=why, reason=reason)
         if reason == LOST:
             return  # all that stands on it is beside the point
 
 
-def _problem(found: View) -> Problem:
-    def why(move: Move) -> tuple[str, str]:
-        if not isinstance(move.step, Zvol):
+def _problem(found: VolumeView) -> Problem:
+    def why(action: Action) -> tuple[str, str]:
+        if not isinstance(action.step, Zvol):
             return "", ""
         sentence = (
-            f"the zvol {move.step.dataset} of {found.id} is gone: restore it (zfs rename, zfs "
+            f"the zvol {action.step.dataset} of {found.id} is gone: restore it (zfs rename, zfs "
             "receive), or delete the volume"
         )
         return sentence, LOST
@@ -154,7 +154,7 @@ def _problem(found: View) -> Problem:
     return why
 
 
-def _nobody_restores(_move: Move) -> tuple[str, str]:
+def _nobody_restores(_action: Action) -> tuple[str, str]:
     return "whoever connected it restores it, zfsilo does not (restore NEVER)", NOT_RESTORED
 
 
@@ -169,10 +169,10 @@ class Fact(Record):
     parameters: Pairs = ()
 
 
-def facts(found: View, machine: Machine, settings: Settings) -> list[Fact]:
+def facts(found: VolumeView, machine: Machine, settings: Settings) -> list[Fact]:
     """Look at every fact that makes up a volume on this host."""
-    moves = (*truth(found, settings), *unrestored(found))
-    return [_fact(m.step, machine, up=m.up) for m in moves if isinstance(m.step, HostStep)]
+    actions = (*truth(found, settings), *unrestored(found))
+    return [_fact(m.step, machine, up=m.up) for m in actions if isinstance(m.step, HostStep)]
 
 
 def _fact(step: HostStep, machine: Machine, *, up: bool) -> Fact:

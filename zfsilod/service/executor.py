@@ -37,8 +37,8 @@ class Servers(Protocol):
     """The storage hosts that this consumer knows, as itself (api/servers.py)."""
 
     async def fetch(self, server: str, volume: str) -> tuple[attach.Connection, Chap]: ...
-    async def publish(self, server: str, volume: str, *, request: str) -> None: ...
-    async def release(self, server: str, volume: str, *, request: str) -> None: ...
+    async def publish(self, server: str, volume: str, *, client_operation: str) -> None: ...
+    async def release(self, server: str, volume: str, *, client_operation: str) -> None: ...
     async def report(self, step: Reported, operation: str) -> None: ...
     async def usage(self, server: str, volume: str, *, timeout_s: float) -> dict[str, int]: ...
     async def register(self, server: str, host: Host) -> None: ...
@@ -94,10 +94,10 @@ class Driver:
     def go_on(self, operation: Operation) -> None:
         """Launch an operation, or make the remote move that it begins with."""
         self.announce(operation)
-        move = operation.next_move
+        action = operation.next_action
         if operation.ended:
             return
-        if move is not None and isinstance(move.step, RemoteStep):
+        if action is not None and isinstance(action.step, RemoteStep):
             self._go_on_by(operation.id, self._pass_remote(operation))
         else:
             self._go_on_by(operation.id, self._launch(operation))
@@ -132,7 +132,7 @@ class Driver:
     async def call_off(self, operation: Operation, error: ZfsiloError) -> None:
         """End an operation that could not be launched and has moved nothing yet."""
         failed = operation.but(failure=failure_of(error, "start"))
-        if all(move.mark == "todo" for move in operation.moves):
+        if all(action.status == "PENDING" for action in operation.actions):
             self.announce(await self._service.write(lambda txn: txn.finish(failed, "ROLLED_BACK")))
 
     def poke(self, unit: str) -> None:
@@ -186,11 +186,13 @@ class Driver:
 
     async def _report(self, operation: Operation) -> Operation:
         index, step = next(
-            (i, move.step) for i, move in enumerate(operation.moves) if move.mark == "todo"
+            (i, action.step)
+            for i, action in enumerate(operation.actions)
+            if action.status == "PENDING"
         )
         assert isinstance(step, Reported)
         facts = dict(operation.facts)
         if step.state == "READY" and facts:  # what was found may not be what was planned
             step = step.but(type=facts["fs_type"], uuid=facts["fs_uuid"])
         await self._service.servers.report(step, operation.id)
-        return operation.marked(index, "done").but(state="RUNNING")
+        return operation.with_status(index, "DONE").but(state="RUNNING")

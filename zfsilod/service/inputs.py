@@ -14,7 +14,7 @@ from zfsilod.requests import attach, rotate_secrets
 from zfsilod.requests.detach import Descent
 
 if TYPE_CHECKING:
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
     from zfsilod.service.service import Service
 
 RECOVERY_LOOK_S = 0.25
@@ -22,62 +22,62 @@ RECOVERY_LOOK_S = 0.25
 log = logging.getLogger(__name__)
 
 
-async def see(service: Service, verb: Verb, operation_id: str) -> object:
-    """Return what a verb's plan is given: the look at this host, or what a server says."""
-    if isinstance(verb, attach.Connect):
-        return await _fetch(service, verb, operation_id)
-    if isinstance(verb, rotate_secrets.RotateSecrets):
-        return await rotate_secrets.logged_in(service, verb)
-    if isinstance(verb, rotate_secrets.RefreshSecrets):
-        return await rotate_secrets.known_secrets(service, verb)
-    if isinstance(verb, attach.Grow):
-        return (await _connection(service, verb.id)).size_bytes
-    if isinstance(verb, attach.Stage):
-        return await _connection_if_known(service, verb)
-    if isinstance(verb, Descent):
-        return await _is_lost(service, verb)
+async def see(service: Service, request: Request, operation_id: str) -> object:
+    """Return what a request's plan is given: the look at this host, or what a server says."""
+    if isinstance(request, attach.Connect):
+        return await _fetch(service, request, operation_id)
+    if isinstance(request, rotate_secrets.RotateSecrets):
+        return await rotate_secrets.logged_in(service, request)
+    if isinstance(request, rotate_secrets.RefreshSecrets):
+        return await rotate_secrets.known_secrets(service, request)
+    if isinstance(request, attach.Grow):
+        return (await _connection(service, request.id)).size_bytes
+    if isinstance(request, attach.Stage):
+        return await _connection_if_known(service, request)
+    if isinstance(request, Descent):
+        return await _is_lost(service, request)
     with service.store.read() as txn:
-        verb = verb.recall(txn)
-    return await service.look(partial(verb.look, service.machine, service.settings))
+        request = request.recall(txn)
+    return await service.look(partial(request.look, service.machine, service.settings))
 
 
-async def _fetch(service: Service, verb: attach.Connect, operation_id: str) -> attach.Fetched:
+async def _fetch(service: Service, request: attach.Connect, operation_id: str) -> attach.Fetched:
     """Ask the server for the connection, and if asked to, for its publication first.
 
     The release of what we published is owed from before the call; the commit lifts the debt.
     """
     try:
-        connection, chap = await service.servers.fetch(verb.server, verb.volume)
+        connection, chap = await service.servers.fetch(request.server, request.volume)
     except FailedPrecondition as error:
-        if error.reason != "NOT_PUBLISHED" or not verb.publish_if_needed:
+        if error.reason != "NOT_PUBLISHED" or not request.publish_if_needed:
             raise
     else:
         return attach.Fetched(connection, chap, published="")
-    _check_not_fenced(service, verb)
-    owed = Debt(id=operation_id, server=verb.server, volume=verb.volume)
+    _check_not_fenced(service, request)
+    owed = Debt(id=operation_id, server=request.server, volume=request.volume)
     await service.write(lambda txn: txn.put(owed))
-    await service.servers.publish(verb.server, verb.volume, request=operation_id)
-    connection, chap = await service.servers.fetch(verb.server, verb.volume)
+    await service.servers.publish(request.server, request.volume, client_operation=operation_id)
+    connection, chap = await service.servers.fetch(request.server, request.volume)
     return attach.Fetched(connection, chap, published=operation_id)
 
 
-def _check_not_fenced(service: Service, verb: attach.Connect) -> None:
+def _check_not_fenced(service: Service, request: attach.Connect) -> None:
     """Refuse to publish anew, by itself, what was taken from this host meanwhile."""
     with service.store.read() as txn:
-        found = txn.get(Attachment, verb.id)
-    if found is not None and verb.is_about(found):
+        found = txn.get(Attachment, request.id)
+    if found is not None and request.is_about(found):
         raise FailedPrecondition(
-            f"{verb.volume} was taken from this host (its publication {found.epoch} is gone): "
-            f"zfsiloctl volume disconnect --force {verb.id}, then connect again",
+            f"{request.volume} was taken from this host (its publication {found.epoch} is gone): "
+            f"zfsiloctl volume disconnect --force {request.id}, then connect again",
             reason="FENCED",
-            volume=verb.id,
+            volume=request.id,
         )
 
 
-async def _is_lost(service: Service, verb: Descent) -> bool:
+async def _is_lost(service: Service, request: Descent) -> bool:
     """Tell whether the session of a way down is lost: not one that is back soon."""
     with service.store.read() as txn:
-        found = verb.attachment(txn)
+        found = request.attachment(txn)
     if found is None or found.height == "ABSENT":
         return False
     until = time.monotonic() + service.recovery_s
@@ -96,15 +96,15 @@ async def _connection(service: Service, attachment_id: str) -> attach.Connection
     return connection
 
 
-async def _connection_if_known(service: Service, verb: attach.Stage) -> attach.Connection | None:
+async def _connection_if_known(service: Service, request: attach.Stage) -> attach.Connection | None:
     """Ask the server anew: the volume may have grown, or an earlier attempt have formatted it.
 
     A server that does not say must not keep a volume from being used: None.
     """
-    if verb.readonly:
+    if request.readonly:
         return None
     try:
-        return await _connection(service, verb.id)
+        return await _connection(service, request.id)
     except ZfsiloError as error:
-        log.info("%s is staged as it is known here: %s", verb.id, error.message)
+        log.info("%s is staged as it is known here: %s", request.id, error.message)
         return None

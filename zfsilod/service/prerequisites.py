@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.host import Host
-    from zfsilod.model.records import Disk, Move, Operation
-    from zfsilod.requests.request import Verb, World
+    from zfsilod.model.records import Action, Disk, Operation
+    from zfsilod.requests.request import Request, View
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
@@ -29,48 +29,50 @@ CLIMBS = ("connect", "stage", "mount", "grow")
 STOPPABLE = ("RUNNING", "WAITING")
 
 
-async def clear(service: Service, verb: Verb, seen: object, caller: str, until: float) -> None:
+async def clear(
+    service: Service, request: Request, seen: object, caller: str, until: float
+) -> None:
     """Do what has to be done first; what is wrong in the request itself is refused before that."""
-    if not isinstance(verb, (Publish, Connect)):
+    if not isinstance(request, (Publish, Connect)):
         return
     with service.store.read() as txn:
-        first = obstacles(verb, txn, seen)
-        if first or isinstance(verb, Connect):
-            verb.plan(service.world(txn, "", caller, before=first), seen)
-    if not first and isinstance(verb, Connect) and isinstance(seen, Fetched):
-        first = await _leftovers(service, verb, seen)
+        first = obstacles(request, txn, seen)
+        if first or isinstance(request, Connect):
+            request.plan(service.view(txn, "", caller, before=first), seen)
+    if not first and isinstance(request, Connect) and isinstance(seen, Fetched):
+        first = await _leftovers(service, request, seen)
     for each in first:
         operation = await service.begin(each, caller=caller)
         await service.wait(operation.id, until - time.monotonic())
 
 
-def obstacles(verb: Verb, txn: Transaction, seen: object) -> Sequence[Verb]:
+def obstacles(request: Request, txn: Transaction, seen: object) -> Sequence[Request]:
     """Return what has to be done before a request, as far as records tell."""
-    if isinstance(verb, Publish):
-        return verb.fences(txn)
-    if isinstance(verb, Connect) and isinstance(seen, Fetched):
-        found = txn.get(Attachment, verb.id)
-        if found is not None and verb.is_about(found) and found.epoch < seen.connection.epoch:
+    if isinstance(request, Publish):
+        return request.fences(txn)
+    if isinstance(request, Connect) and isinstance(seen, Fetched):
+        found = txn.get(Attachment, request.id)
+        if found is not None and request.is_about(found) and found.epoch < seen.connection.epoch:
             # Its secrets are worth nothing any more.
-            return [Disconnect(id=verb.id, force=True, epoch=found.epoch)]
+            return [Disconnect(id=request.id, force=True, epoch=found.epoch)]
     return []
 
 
-def moves(first: Sequence[Verb], world: World) -> list[Move]:
+def actions(first: Sequence[Request], view: View) -> list[Action]:
     """Return the moves of what has to be done first."""
-    return [move for verb in first for move in verb.plan(world, None).moves]
+    return [action for request in first for action in request.plan(view, None).actions]
 
 
-async def _leftovers(service: Service, verb: Connect, seen: Fetched) -> Sequence[Verb]:
+async def _leftovers(service: Service, request: Connect, seen: Fetched) -> Sequence[Request]:
     """Return what ends a session that no record knows."""
     with service.store.read() as txn:
-        if txn.get(Attachment, verb.id) is not None:
+        if txn.get(Attachment, request.id) is not None:
             return []
-    question = partial(_find_leftovers, service.machine, verb.id, seen.connection.disk)
+    question = partial(_find_leftovers, service.machine, request.id, seen.connection.disk)
     return await service.look(question)
 
 
-def _find_leftovers(machine: Host, name: str, disk: Disk) -> Sequence[Verb]:
+def _find_leftovers(machine: Host, name: str, disk: Disk) -> Sequence[Request]:
     if not machine.iscsi.is_known(disk):
         return []
     users = machine.iscsi.users(disk)
@@ -85,18 +87,18 @@ def _find_leftovers(machine: Host, name: str, disk: Disk) -> Sequence[Verb]:
     return [Clear(id=name, disk=disk, paths=tuple(each for each in users if each[0] == "/"))]
 
 
-async def press(service: Service, verb: Verb, owner: Operation) -> None:
+async def press(service: Service, request: Request, owner: Operation) -> None:
     """Do what a way down may do about the operation that has claimed its volume.
 
     Raises Busy when that cannot be taken back, and nobody said that it shall be left as it is.
     """
-    if isinstance(verb, Descent) and owner.kind in CLIMBS and owner.state in STOPPABLE:
+    if isinstance(request, Descent) and owner.kind in CLIMBS and owner.state in STOPPABLE:
         await service.cancel(owner.id)
     if owner.state != "NEEDS_REPAIR":
         return
-    if isinstance(verb, (Descent, Unpublish)) and (await service.retried(owner)).ended:
+    if isinstance(request, (Descent, Unpublish)) and (await service.retried(owner)).ended:
         return
-    if isinstance(verb, Descent) and verb.force:
+    if isinstance(request, Descent) and request.force:
         await service.abandon(owner.id)
         return
     raise Busy(

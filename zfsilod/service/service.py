@@ -28,12 +28,12 @@ from zfsilod.model.errors import (
     revive,
 )
 from zfsilod.model.records import (
+    Action,
     Attachment,
     Debt,
     Failure,
     Host,
     HostStep,
-    Move,
     Operation,
     Publication,
     failure_of,
@@ -41,14 +41,14 @@ from zfsilod.model.records import (
 from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import Room
 from zfsilod.requests import attach, sync
-from zfsilod.requests.request import Plan, Settings, Verb, World
+from zfsilod.requests.request import Plan, Request, Settings, View
 from zfsilod.requests.volumes import need_root
 from zfsilod.security.audit import Audit
 from zfsilod.service import inputs, prerequisites
 from zfsilod.service.drift import Findings, note, survey
 from zfsilod.service.executor import Driver, Launcher, Servers
 from zfsilod.service.stats import stats
-from zfsilod.storage.volume_view import view
+from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -70,7 +70,7 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """The verbs over one store, one host and one launcher."""
+    """The requests over one store, one host and one launcher."""
 
     def __init__(
         self,
@@ -99,22 +99,24 @@ class Service:
     # Requests
 
     async def begin(
-        self, verb: Verb, *, caller: str, deadline_s: float = BEGIN_DEADLINE_S
+        self, request: Request, *, caller: str, deadline_s: float = BEGIN_DEADLINE_S
     ) -> Operation:
         """Store the operation of a request and launch it; an equal running one is joined.
 
         Raises whatever the plan refuses, and Busy when a claim is not free by the deadline.
         """
         until = time.monotonic() + deadline_s
-        standing = await self._stand(verb, caller)
+        standing = await self._stand(request, caller)
         if standing:
             return standing
         operation_id = new_ulid()
         with self.driver.hand(operation_id):
             try:
-                found = await self._claim(verb, caller, operation_id, until)
+                found = await self._claim(request, caller, operation_id, until)
             except (AlreadyExists, FailedPrecondition):
-                standing = await self._stand(verb, caller)  # an equal request ended since we looked
+                standing = await self._stand(
+                    request, caller
+                )  # an equal request ended since we looked
                 if standing is None:
                     raise
                 return standing
@@ -122,69 +124,76 @@ class Service:
                 self.driver.go_on(found)
         return found
 
-    async def _stand(self, verb: Verb, caller: str) -> Operation | None:
+    async def _stand(self, request: Request, caller: str) -> Operation | None:
         """Store and return an operation that is born done, when it is so already."""
-        standing = await self._already(verb, caller)
+        standing = await self._already(request, caller)
         if standing:
             self.driver.announce(await self.write(lambda txn: txn.put(standing)))
         return standing
 
-    async def _claim(self, verb: Verb, caller: str, operation_id: str, until: float) -> Operation:
+    async def _claim(
+        self, request: Request, caller: str, operation_id: str, until: float
+    ) -> Operation:
         """Store the operation once its claims are free; return it, or an equal one that runs."""
         while True:
             with self.store.read() as txn:
                 since = txn.revision()
-            seen = await inputs.see(self, verb, operation_id)
-            await prerequisites.clear(self, verb, seen, caller, until)
-            begin = partial(self._begin_in, verb, seen, since, caller, operation_id)
+            seen = await inputs.see(self, request, operation_id)
+            await prerequisites.clear(self, request, seen, caller, until)
+            begin = partial(self._begin_in, request, seen, since, caller, operation_id)
             found = await self.write(begin)
-            if found.id == operation_id or found.request == verb.digest():
+            if found.id == operation_id or found.fingerprint == request.fingerprint():
                 return found
-            await prerequisites.press(self, verb, found)
+            await prerequisites.press(self, request, found)
             await self._wait_for_claim(found, until)
 
-    async def begin_batch(self, verbs: Sequence[Verb], *, caller: str) -> list[Operation]:
+    async def begin_batch(self, requests: Sequence[Request], *, caller: str) -> list[Operation]:
         """Store operations that one unit runs one by one, and launch it.
 
         What something else is at work on is left out, as is what its plan refuses by now.
         """
         batch = new_ulid()
-        self.driver.batches[batch] = ids = [new_ulid() for _verb in verbs]
+        self.driver.batches[batch] = ids = [new_ulid() for _request in requests]
         with contextlib.ExitStack() as hands:
             for operation_id in ids:
                 hands.enter_context(self.driver.hand(operation_id))
-            begun = await self.write(partial(self._begin_all, verbs, ids, batch, caller))
+            begun = await self.write(partial(self._begin_all, requests, ids, batch, caller))
             if begun:
                 await self.driver.launch_batch(begun)
         return begun
 
     def _begin_all(
-        self, verbs: Sequence[Verb], ids: Sequence[str], batch: str, caller: str, txn: Transaction
+        self,
+        requests: Sequence[Request],
+        ids: Sequence[str],
+        batch: str,
+        caller: str,
+        txn: Transaction,
     ) -> list[Operation]:
         begun = []
-        for verb, operation_id in zip(verbs, ids, strict=True):
-            world = self.world(txn, operation_id, caller)
+        for request, operation_id in zip(requests, ids, strict=True):
+            view = self.view(txn, operation_id, caller)
             with contextlib.suppress(NotFound):  # it was deleted meanwhile
-                planned = verb.plan(world, None)
+                planned = request.plan(view, None)
                 if not any(txn.claimant(thing) for thing in planned.claims):
-                    operation = planned.operation(verb, world).but(batch=batch)
+                    operation = planned.operation(request, view).but(batch=batch)
                     begun.append(txn.begin(operation))
         return begun
 
-    async def plan(self, verb: Verb, *, caller: str) -> Operation:
+    async def plan(self, request: Request, *, caller: str) -> Operation:
         """Return the operation that a request would be, and store nothing."""
-        standing = await self._already(verb, caller)
+        standing = await self._already(request, caller)
         if standing:
             return standing
-        if isinstance(verb, attach.Connect):
-            verb = verb.but(publish_if_needed=False)
+        if isinstance(request, attach.Connect):
+            request = request.but(publish_if_needed=False)
         operation_id = new_ulid()
-        seen = await inputs.see(self, verb, operation_id)
+        seen = await inputs.see(self, request, operation_id)
         with self.store.read() as txn:
-            first = prerequisites.obstacles(verb, txn, seen)
-            world = self.world(txn, operation_id, caller, before=first)
-            planned = verb.plan(world, seen).operation(verb, world)
-            return planned.but(moves=(*prerequisites.moves(first, world), *planned.moves))
+            first = prerequisites.obstacles(request, txn, seen)
+            view = self.view(txn, operation_id, caller, before=first)
+            planned = request.plan(view, seen).operation(request, view)
+            return planned.but(actions=(*prerequisites.actions(first, view), *planned.actions))
 
     async def wait(self, operation_id: str, timeout_s: float) -> Operation:
         """Wait for an operation's end and return it. Raises its failure, or DeadlineExceeded."""
@@ -322,7 +331,7 @@ class Service:
     async def stats(self, volume_id: str) -> dict[str, int]:
         """Return the figures of a volume, as far as they are known here."""
         with self.store.read() as txn:
-            found = view(txn, volume_id)
+            found = volume_view(txn, volume_id)
         return (await stats(self, found)).figures
 
     async def introduce(self, server: str) -> None:
@@ -363,13 +372,13 @@ class Service:
         """Read the host in a thread. Raises Unavailable when it does not answer in time."""
         return await self._in_thread(self._lookers, question, timeout_s, "the host")
 
-    async def holds(self, moves: tuple[Move, ...]) -> bool:
+    async def holds(self, actions: tuple[Action, ...]) -> bool:
         """Tell whether all these moves are made already, as far as the daemon can see.
 
         Remote moves are taken for made, as are sticky ones: what is mounted has a filesystem. What
         the daemon's sandbox hides from it does not hold: the worker will see it.
         """
-        steps = [(m.step, m.up) for m in moves if isinstance(m.step, HostStep)]
+        steps = [(m.step, m.up) for m in actions if isinstance(m.step, HostStep)]
         seen = [(step, up) for step, up in steps if not step.sticky]
         try:
             return await self.look(lambda: all(s.probe(self.machine) == up for s, up in seen))
@@ -387,20 +396,20 @@ class Service:
 
     # Begin
 
-    async def _already(self, verb: Verb, caller: str) -> Operation | None:
+    async def _already(self, request: Request, caller: str) -> Operation | None:
         """Return an operation that is born done, when records and probes say "already so"."""
         with self.store.read() as txn:
-            moves = verb.standing(txn, self.settings)
-        if moves is None or not await self.holds(moves):
+            actions = request.standing(txn, self.settings)
+        if actions is None or not await self.holds(actions):
             return None
         now = int(time.time())
-        name = verb.subject.partition("/")[2]
+        name = request.subject.partition("/")[2]
         return Operation(
             id=new_ulid(),
-            kind=verb.kind,
-            subject=verb.subject,
-            title=f"{verb.kind} {name}: already so",
-            moves=(),
+            kind=request.kind,
+            subject=request.subject,
+            title=f"{request.kind} {name}: already so",
+            actions=(),
             claims=(),
             commit=(),
             caller=caller,
@@ -409,11 +418,11 @@ class Service:
             ended_at=now,
         )
 
-    def world(
-        self, txn: Transaction, operation_id: str, caller: str, *, before: Sequence[Verb] = ()
-    ) -> World:
+    def view(
+        self, txn: Transaction, operation_id: str, caller: str, *, before: Sequence[Request] = ()
+    ) -> View:
         """Return what a plan sees; `before`: what it may take for done already."""
-        return World(
+        return View(
             txn,
             self.settings,
             operation_id=operation_id,
@@ -425,7 +434,7 @@ class Service:
 
     def _begin_in(
         self,
-        verb: Verb,
+        request: Request,
         seen: object,
         since: int,
         caller: str,
@@ -436,8 +445,8 @@ class Service:
 
         One that changed it since it was looked at counts too: then what was seen is not so.
         """
-        world = self.world(txn, operation_id, caller)
-        plan = verb.plan(world, seen)
+        view = self.view(txn, operation_id, caller)
+        plan = request.plan(view, seen)
         if seen is not None:
             for each in txn.changed_after(since):
                 if not set(plan.claims).isdisjoint(each.claims):
@@ -446,15 +455,15 @@ class Service:
             owner = txn.claimant(thing)
             if owner:
                 return self._owner(txn, owner)
-        if plan.moves:
+        if plan.actions:
             self.store.check_head_room()
-        return self._store(txn, plan, verb, world)
+        return self._store(txn, plan, request, view)
 
-    def _store(self, txn: Transaction, plan: Plan, verb: Verb, world: World) -> Operation:
+    def _store(self, txn: Transaction, plan: Plan, request: Request, view: View) -> Operation:
         for name, chap in plan.secrets.items():
             txn.put_raw("secret", name, self.store.seal(name, chap))
-        operation = plan.operation(verb, world)
-        if not plan.moves:
+        operation = plan.operation(request, view)
+        if not plan.actions:
             return txn.finish(operation, "DONE")
         return txn.begin(operation)
 

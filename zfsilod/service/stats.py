@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.records import Volume
     from zfsilod.service.service import Service
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 ANSWER_S = 5.0
 SERVER_S = 5.0
@@ -33,7 +33,7 @@ class Stats(NamedTuple):
     conditions: tuple[str, ...] = ()
 
 
-async def stats(service: Service, found: View) -> Stats:
+async def stats(service: Service, found: VolumeView) -> Stats:
     """Return a volume's figures: of its filesystem where it is staged, else of its zvol."""
     here, volume = found.attachment, found.volume
     if here is not None and here.height in ("STAGED", "MOUNTED"):

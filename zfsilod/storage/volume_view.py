@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HEIGHTS = ("ABSENT", "CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
 
 
-class View(Record):
+class VolumeView(Record):
     """All that one host knows under a volume's name: the volume, an attachment, or both."""
 
     id: str
@@ -53,45 +53,45 @@ class View(Record):
 
     @property
     def etag(self) -> str:
-        """The etag that verbs about the volume take: its record's revision."""
+        """The etag that requests about the volume take: its record's revision."""
         record = self.volume or self.attachment
         return str(record.revision) if record else ""
 
 
-def view(txn: Transaction, volume_id: str) -> View:
+def volume_view(txn: Transaction, volume_id: str) -> VolumeView:
     """Return what is known under a name, else raise NotFound."""
     check_id(volume_id, "volume id")
-    found = _view(txn, volume_id)
+    found = _volume_view(txn, volume_id)
     if found.volume is None and found.attachment is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     return found
 
 
-def views(txn: Transaction, after: str = "") -> Iterator[View]:
+def volume_views(txn: Transaction, after: str = "") -> Iterator[VolumeView]:
     """Yield what is known under every name behind `after`, in the order of the names."""
     names = heapq.merge(
         (each.id for each in txn.scan(Volume, after)),
         (each.id for each in txn.scan(Attachment, after)),
     )
     for volume_id, _same in groupby(names):
-        yield _view(txn, volume_id)
+        yield _volume_view(txn, volume_id)
 
 
-def views_with_deleted(txn: Transaction, after: str = "") -> Iterator[View]:
+def volume_views_with_deleted(txn: Transaction, after: str = "") -> Iterator[VolumeView]:
     """Yield the same and what is in the trash, in the order of `View.key`."""
     deleted = (
-        View(id=each.volume.id, volume=each.volume, trashed=each)
+        VolumeView(id=each.volume.id, volume=each.volume, trashed=each)
         for each in txn.scan(Trashed, after)
     )
-    return heapq.merge(views(txn, after), deleted, key=lambda each: each.key)
+    return heapq.merge(volume_views(txn, after), deleted, key=lambda each: each.key)
 
 
 def page(
-    txn: Transaction, *, after: str, limit: int, wanted: Callable[[View], bool]
-) -> tuple[list[View], str]:
+    txn: Transaction, *, after: str, limit: int, wanted: Callable[[VolumeView], bool]
+) -> tuple[list[VolumeView], str]:
     """Return up to `limit` wanted views behind `after`, and the next `after` ("": the end)."""
-    found: list[View] = []
-    for each in views(txn, after):
+    found: list[VolumeView] = []
+    for each in volume_views(txn, after):
         if len(found) == limit:
             return found, found[-1].id
         if wanted(each):
@@ -99,8 +99,8 @@ def page(
     return found, ""
 
 
-def _view(txn: Transaction, volume_id: str) -> View:
-    found = View(
+def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
+    found = VolumeView(
         id=volume_id,
         volume=txn.get(Volume, volume_id),
         publications=tuple(txn.scan_below(Publication, volume_id)),
@@ -113,7 +113,7 @@ def _view(txn: Transaction, volume_id: str) -> View:
     return found.but(conditions=conditions) if conditions else found
 
 
-def _conditions(txn: Transaction, found: View) -> Iterator[str]:
+def _conditions(txn: Transaction, found: VolumeView) -> Iterator[str]:
     at_work = txn.get(Operation, found.operation) if found.operation else None
     if at_work is not None and at_work.state == "NEEDS_REPAIR":
         yield (

@@ -202,8 +202,8 @@ class LocalLauncher:
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 
-    def _follow(self, unit: str, *verbs: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._work(unit, verbs))
+    def _follow(self, unit: str, *commands: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(unit, commands))
         self._tasks[unit] = task
         task.add_done_callback(lambda _task: self._ended(unit))
 
@@ -213,16 +213,16 @@ class LocalLauncher:
         if self._hint is not None:
             self._hint(unit)
 
-    async def _work(self, unit: str, verbs: tuple[str, ...]) -> None:
+    async def _work(self, unit: str, commands: tuple[str, ...]) -> None:
         """Run one verb of the worker after the other, until one ends well."""
-        for verb in verbs:
+        for command in commands:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "zfsilod.engine.worker",
                 "--state",
                 self._state,
-                verb,
+                command,
                 unit,
                 stdin=asyncio.subprocess.DEVNULL,
                 env=self._environment,

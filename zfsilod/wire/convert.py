@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from zfsilod.model.records import (
         AccessMode,
+        Action,
+        ActionStatus,
         Attachment,
         Failure,
         FilesystemState,
         Host,
-        Mark,
         Mode,
-        Move,
         Operation,
         OperationState,
         Restore,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from zfsilod.requests.deletion import Dependents
     from zfsilod.service.drift import Fact, Findings
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 N = TypeVar("N", bound=str)
 ULID_LENGTH = 26
@@ -120,14 +120,14 @@ STATES: Enum[OperationState] = Enum(
         "ABANDONED": operation_pb2.OPERATION_STATE_ABANDONED,
     },
 )
-MARKS: Enum[Mark] = Enum(
+ACTION_STATUSES: Enum[ActionStatus] = Enum(
     "mark",
     {
-        "todo": operation_pb2.MARK_TODO,
-        "kept": operation_pb2.MARK_KEPT,
-        "begun": operation_pb2.MARK_BEGUN,
-        "done": operation_pb2.MARK_DONE,
-        "undone": operation_pb2.MARK_UNDONE,
+        "PENDING": operation_pb2.ACTION_STATUS_PENDING,
+        "UNCHANGED": operation_pb2.ACTION_STATUS_UNCHANGED,
+        "STARTED": operation_pb2.ACTION_STATUS_STARTED,
+        "DONE": operation_pb2.ACTION_STATUS_DONE,
+        "REVERTED": operation_pb2.ACTION_STATUS_REVERTED,
     },
 )
 
@@ -135,7 +135,7 @@ MARKS: Enum[Mark] = Enum(
 # What we show
 
 
-def volume(view: View) -> volume_pb2.Volume:
+def volume(view: VolumeView) -> volume_pb2.Volume:
     """Return all that this host knows under a volume's name."""
     record = view.volume or view.attachment
     assert record is not None, f"a view of nothing: {view.id}"
@@ -338,15 +338,17 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
         subject=record.subject,
         title=record.title,
         caller=record.caller,
-        moves=[_move(each) for each in record.moves],
+        actions=[_action(each) for each in record.actions],
         revision=record.revision,
         error=_failure(record.failure) if record.failure is not None else None,
         **told,
     )
 
 
-def _move(record: Move) -> operation_pb2.Move:
-    return operation_pb2.Move(step=record.step.text, up=record.up, mark=MARKS.number(record.mark))
+def _action(record: Action) -> operation_pb2.Action:
+    return operation_pb2.Action(
+        step=record.step.text, up=record.up, status=ACTION_STATUSES.number(record.status)
+    )
 
 
 def _failure(record: Failure) -> operation_pb2.OperationError:

@@ -60,17 +60,17 @@ class Servers:
             mutual_password=chap.mutual_password,
         )
 
-    async def publish(self, server: str, volume: str, *, request: str) -> None:
+    async def publish(self, server: str, volume: str, *, client_operation: str) -> None:
         """Publish a volume to this host, in the name of an operation of ours."""
         message = volume_pb2.PublishVolumeRequest(
-            name=f"volumes/{volume}", consumer_operation=request
+            name=f"volumes/{volume}", client_operation=client_operation
         )
         await self._call(server, self._api(server).volumes.PublishVolume, message)
 
-    async def release(self, server: str, volume: str, *, request: str) -> None:
+    async def release(self, server: str, volume: str, *, client_operation: str) -> None:
         """Take back what an operation of ours published."""
         message = volume_pb2.UnpublishVolumeRequest(
-            name=f"volumes/{volume}", consumer_operation=request
+            name=f"volumes/{volume}", client_operation=client_operation
         )
         await self._call(server, self._api(server).volumes.UnpublishVolume, message)
 

@@ -1,4 +1,4 @@
-"""What each method on the bus does: the verbs as a table, the questions as functions."""
+"""What each method on the bus does: the requests as a table, the questions as functions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host, need_volume
-from zfsilod.storage.volume_view import HEIGHTS, page, view
+from zfsilod.storage.volume_view import HEIGHTS, page, volume_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from dbus_next import Variant
 
     from zfsilod.api.dbus.objects import Objects
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
     from zfsilod.service.service import Service
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -55,7 +55,7 @@ class Option(NamedTuple):
 
     signature: str
     choices: tuple[str, ...] = ()
-    field: str = ""  # of the verb, when it has another name there
+    field: str = ""  # of the request, when it has another name there
 
 
 OPTIONS = {
@@ -99,9 +99,9 @@ OPTIONS = {
 
 
 class Mutation(NamedTuple):
-    """A method that begins a verb: the fields that its arguments are, and its options."""
+    """A method that begins a request: the fields that its arguments are, and its options."""
 
-    verb: type[Verb]
+    request: type[Request]
     arguments: tuple[str, ...]
     options: tuple[str, ...] = ()
     fixed: tuple[tuple[str, object], ...] = ()
@@ -182,14 +182,14 @@ class Methods:
     ) -> str:
         fields = read_options(options, (*mutation.options, "validate_only"))
         planned = fields.pop("validate_only", False)
-        if mutation.verb is Publish:
+        if mutation.request is Publish:
             fields.setdefault("access_mode", self._usual_access(arguments[0]))
-        verb = make_verb(mutation, arguments, fields)
-        if isinstance(verb, SyncVolume):
-            (await self.service.survey(verb.id)).check()
+        request = make_request(mutation, arguments, fields)
+        if isinstance(request, SyncVolume):
+            (await self.service.survey(request.id)).check()
         if planned:
-            return self.objects.plan(await self.service.plan(verb, caller=caller))
-        operation = await self.service.begin(verb, caller=caller)
+            return self.objects.plan(await self.service.plan(request, caller=caller))
+        operation = await self.service.begin(request, caller=caller)
         return path_of("operation", operation.id)
 
     def _usual_access(self, volume_id: str) -> AccessMode:
@@ -201,19 +201,19 @@ class Methods:
 
     async def get_volume(self, volume_id: str) -> list[Any]:
         with self.service.store.read() as txn:
-            return [path_of("volume", view(txn, volume_id).id)]
+            return [path_of("volume", volume_view(txn, volume_id).id)]
 
     async def list_volumes(self, options: dict[str, Variant]) -> list[Any]:
         asked = read_options(options, ("page_size", "page_token", "height", "labels"))
         height, labels = asked.get("height"), set(asked.get("labels", ()))
 
-        def wanted(each: View) -> bool:
+        def wanted(each: VolumeView) -> bool:
             carried = set(each.volume.labels) if each.volume else set()
             return height in (None, each.height) and labels <= carried
 
         after, limit = _after(asked), _limit(asked)
 
-        def read() -> tuple[list[View], str]:
+        def read() -> tuple[list[VolumeView], str]:
             with self.service.store.read() as txn:
                 return page(txn, after=after, limit=limit, wanted=wanted)
 
@@ -311,19 +311,19 @@ QUESTIONS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
 }
 
 
-def make_verb(mutation: Mutation, arguments: list[Any], options: dict[str, Any]) -> Verb:
-    """Return the verb that a call asks for."""
+def make_request(mutation: Mutation, arguments: list[Any], options: dict[str, Any]) -> Request:
+    """Return the request that a call asks for."""
     given = (tuple(each) if isinstance(each, list) else each for each in arguments)
     fields = dict(zip(mutation.arguments, given, strict=True)) | options | dict(mutation.fixed)
-    if mutation.verb is Connect:
+    if mutation.request is Connect:
         fields.setdefault("id", fields["volume"])
-    if "mask" in mutation.verb.FIELDS:
+    if "mask" in mutation.request.FIELDS:
         fields["mask"] = tuple(name for name in fields if name not in NOT_CHANGES)
-    return mutation.verb(**fields)
+    return mutation.request(**fields)
 
 
 def read_options(options: dict[str, Variant], known: tuple[str, ...]) -> dict[str, Any]:
-    """Return options as fields of a verb. Raises InvalidArgument naming the key."""
+    """Return options as fields of a request. Raises InvalidArgument naming the key."""
     for key in options:
         if key not in known:
             allowed = ", ".join(known)

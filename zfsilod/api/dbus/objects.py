@@ -24,7 +24,7 @@ from zfsilod.api.dbus.contract import (
 from zfsilod.api.dbus.properties import READERS, About, Progress, Shown, clean
 from zfsilod.model.errors import InvalidArgument, NotFound
 from zfsilod.model.records import Host, Operation, Snapshot
-from zfsilod.storage.volume_view import View, view, views
+from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +118,7 @@ def unknown(path: str) -> DBusError:
     return DBusError(ErrorType.UNKNOWN_OBJECT, f"there is no object {path}")
 
 
-def volume(found: View, operation: Operation | None) -> Object:
+def volume(found: VolumeView, operation: Operation | None) -> Object:
     """Return the object of a volume."""
     return Object(path_of("volume", found.id), VOLUME, Shown(found, operation))
 
@@ -141,7 +141,7 @@ def operation(found: Operation) -> Object:
 def _object(txn: Transaction, kind: str, name: str) -> Object | None:
     if kind == "volume":
         try:
-            found = view(txn, name)
+            found = volume_view(txn, name)
         except (NotFound, InvalidArgument):  # what is no id names nothing
             return None
         return _volume(txn, found)
@@ -155,13 +155,13 @@ def _object(txn: Transaction, kind: str, name: str) -> Object | None:
     return operation(stored) if stored else None
 
 
-def _volume(txn: Transaction, found: View) -> Object:
+def _volume(txn: Transaction, found: VolumeView) -> Object:
     return volume(found, txn.get(Operation, found.operation) if found.operation else None)
 
 
 def _below(txn: Transaction) -> Iterator[Object]:
     return chain(
-        (_volume(txn, each) for each in views(txn)),
+        (_volume(txn, each) for each in volume_views(txn)),
         map(snapshot, txn.scan(Snapshot)),
         map(host, txn.scan(Host)),
         map(operation, txn.live()),
@@ -171,7 +171,7 @@ def _below(txn: Transaction) -> Iterator[Object]:
 def _names(txn: Transaction, kind: str) -> Iterator[str]:
     match kind:
         case "volume":
-            return (each.id for each in views(txn))
+            return (each.id for each in volume_views(txn))
         case "snapshot":
             return (each.id for each in txn.scan(Snapshot))
         case "host":

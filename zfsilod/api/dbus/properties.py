@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.records import Operation, Publication
-    from zfsilod.storage.volume_view import View
+    from zfsilod.storage.volume_view import VolumeView
 
 
 class About(NamedTuple):
@@ -25,7 +25,7 @@ class About(NamedTuple):
 class Shown(NamedTuple):
     """A view of a volume, with the operation at work on it."""
 
-    view: View
+    view: VolumeView
     operation: Operation | None
 
 
@@ -49,7 +49,7 @@ def clean(value: Any) -> Any:
     return Variant(value.type, clean(value.value)) if isinstance(value, Variant) else value
 
 
-def capacity_of(found: View) -> int:
+def capacity_of(found: VolumeView) -> int:
     """Return the size of a volume, as far as this host knows."""
     stored, attached = found.volume, found.attachment
     if stored is not None:
@@ -123,8 +123,8 @@ def _error(seen: Progress) -> list[object]:
 
 
 def _step(seen: Progress) -> str:
-    move = None if seen.operation.ended else seen.operation.next_move
-    return move.text if move else ""
+    action = None if seen.operation.ended else seen.operation.next_action
+    return action.text if action else ""
 
 
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -189,7 +189,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Error": _error,
         "Progress": lambda seen: seen.operation.progress,
         "Step": _step,
-        "Moves": lambda seen: [(m.way, m.step.text, m.mark) for m in seen.operation.moves],
+        "Actions": lambda seen: [(m.way, m.step.text, m.status) for m in seen.operation.actions],
         "CreatedAt": lambda seen: seen.operation.created_at,
         "EndedAt": lambda seen: seen.operation.ended_at,
     },

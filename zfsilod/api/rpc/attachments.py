@@ -36,82 +36,82 @@ class Attachments:
     """Connect, Disconnect, Stage, Unstage, Mount, Unmount, Grow."""
 
     async def ConnectVolume(
-        self, request: volume_pb2.ConnectVolumeRequest, call: Call
+        self, message: volume_pb2.ConnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = attach.Connect(
-            id=check_id(request.local_name or request.volume, "volume id"),
-            server=check_id(request.server, "server name"),
-            volume=check_id(request.volume, "volume id"),
-            restore=convert.RESTORES.name(request.restore, "NEVER"),
-            publish_if_needed=request.publish_if_needed,
-            epoch=request.epoch,
+        request = attach.Connect(
+            id=check_id(message.local_name or message.volume, "volume id"),
+            server=check_id(message.server, "server name"),
+            volume=check_id(message.volume, "volume id"),
+            restore=convert.RESTORES.name(message.restore, "NEVER"),
+            publish_if_needed=message.publish_if_needed,
+            epoch=message.epoch,
         )
         if call.caller.role == "node":
-            csi_node.check_connect(verb)
-        await _check_node(call, verb.id)
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+            csi_node.check_connect(request)
+        await _check_node(call, request.id)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def DisconnectVolume(
-        self, request: volume_pb2.DisconnectVolumeRequest, call: Call
+        self, message: volume_pb2.DisconnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = detach.Disconnect(id=convert.volume_id(request.name), force=request.force)
-        return await _change(call, verb, request)
+        request = detach.Disconnect(id=convert.volume_id(message.name), force=message.force)
+        return await _change(call, request, message)
 
     async def StageVolume(
-        self, request: volume_pb2.StageVolumeRequest, call: Call
+        self, message: volume_pb2.StageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = attach.Stage(
-            id=convert.volume_id(request.name),
-            path=request.path,
-            fs_type=request.fs_type,
-            mount_options=tuple(request.mount_options),
-            readonly=request.readonly,
+        request = attach.Stage(
+            id=convert.volume_id(message.name),
+            path=message.path,
+            fs_type=message.fs_type,
+            mount_options=tuple(message.mount_options),
+            readonly=message.readonly,
         )
-        return await _change(call, verb, request, verb.path)
+        return await _change(call, request, message, request.path)
 
     async def UnstageVolume(
-        self, request: volume_pb2.UnstageVolumeRequest, call: Call
+        self, message: volume_pb2.UnstageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = detach.Unstage(
-            id=convert.volume_id(request.name), path=request.path, force=request.force
+        request = detach.Unstage(
+            id=convert.volume_id(message.name), path=message.path, force=message.force
         )
-        return await _change(call, verb, request)
+        return await _change(call, request, message)
 
     async def MountVolume(
-        self, request: volume_pb2.MountVolumeRequest, call: Call
+        self, message: volume_pb2.MountVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = attach.MountAt(
-            id=convert.volume_id(request.name),
-            path=request.path,
-            readonly=request.readonly,
-            only_here=request.only_here,
+        request = attach.MountAt(
+            id=convert.volume_id(message.name),
+            path=message.path,
+            readonly=message.readonly,
+            only_here=message.only_here,
         )
-        return await _change(call, verb, request, verb.path)
+        return await _change(call, request, message, request.path)
 
     async def UnmountVolume(
-        self, request: volume_pb2.UnmountVolumeRequest, call: Call
+        self, message: volume_pb2.UnmountVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        if bool(request.path) == request.all_paths:
+        if bool(message.path) == message.all_paths:
             raise InvalidArgument("name a path, or ask for all paths", reason="BAD_PATH")
-        verb = detach.UnmountFrom(
-            id=convert.volume_id(request.name), path=request.path, force=request.force
+        request = detach.UnmountFrom(
+            id=convert.volume_id(message.name), path=message.path, force=message.force
         )
-        return await _change(call, verb, request)
+        return await _change(call, request, message)
 
     async def GrowVolume(
-        self, request: volume_pb2.GrowVolumeRequest, call: Call
+        self, message: volume_pb2.GrowVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = attach.Grow(id=convert.volume_id(request.name))
-        return await _change(call, verb, request)
+        request = attach.Grow(id=convert.volume_id(message.name))
+        return await _change(call, request, message)
 
 
 async def _change(
-    call: Call, verb: Changing, request: Changes, *paths: str
+    call: Call, request: Changing, message: Changes, *paths: str
 ) -> volume_pb2.MutateVolumeResponse:
-    """Do what a verb says of an attachment and paths that the caller may change."""
-    await _check_node(call, verb.id, *paths)
+    """Do what a request says of an attachment and paths that the caller may change."""
+    await _check_node(call, request.id, *paths)
     return await change_volume(
-        call, verb, verb.id, validate_only=request.validate_only, etag=request.etag
+        call, request, request.id, validate_only=message.validate_only, etag=message.etag
     )
 
 

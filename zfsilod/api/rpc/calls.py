@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from zfsilo.v1 import operation_pb2
 
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
     from zfsilod.security.authentication import Caller
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
@@ -55,13 +55,15 @@ class Call:
         """Ask the store something that may take long, in a thread."""
         return await asyncio.to_thread(self.read, question)
 
-    async def change(self, verb: Verb, *, validate_only: bool) -> operation_pb2.Operation:
-        """Do what a verb says and wait for its end, or only plan it."""
+    async def change(self, request: Request, *, validate_only: bool) -> operation_pb2.Operation:
+        """Do what a request says and wait for its end, or only plan it."""
         caller = str(self.caller)
         if validate_only:
-            planned = await self.service.plan(verb, caller=caller)
+            planned = await self.service.plan(request, caller=caller)
             return convert.operation(planned, planned=True)
-        begun = await self.lasting(self.service.begin(verb, caller=caller, deadline_s=self.left_s))
+        begun = await self.lasting(
+            self.service.begin(request, caller=caller, deadline_s=self.left_s)
+        )
         return await self.end(begun.id)
 
     async def end(self, operation_id: str) -> operation_pb2.Operation:

@@ -31,59 +31,67 @@ class Hosts:
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
 
-    async def GetHost(self, request: host_pb2.GetHostRequest, call: Call) -> host_pb2.Host:
-        host_id = convert.host_id(request.name)
+    async def GetHost(self, message: host_pb2.GetHostRequest, call: Call) -> host_pb2.Host:
+        host_id = convert.host_id(message.name)
         return convert.host(call.read(lambda txn: need_host(txn, host_id)))
 
     async def ListHosts(
-        self, request: host_pb2.ListHostsRequest, call: Call
+        self, message: host_pb2.ListHostsRequest, call: Call
     ) -> host_pb2.ListHostsResponse:
-        page = self._pages.request("ListHosts", request)
-        wanted = filters.parse(request.filter, FIELDS)
+        page = self._pages.parse("ListHosts", message)
+        wanted = filters.parse(message.filter, FIELDS)
         found, after = await call.scan(lambda txn: _page(txn, page, wanted))
         return host_pb2.ListHostsResponse(
             hosts=found, next_page_token=self._pages.token(page, after)
         )
 
     async def CreateHost(
-        self, request: host_pb2.CreateHostRequest, call: Call
+        self, message: host_pb2.CreateHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
-        verb = _create(check_id(request.host_id, "host id"), request.host, register=False)
-        return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
+        request = _create(check_id(message.host_id, "host id"), message.host, register=False)
+        return _answer(
+            call, request.id, await call.change(request, validate_only=message.validate_only)
+        )
 
     async def UpdateHost(
-        self, request: host_pb2.UpdateHostRequest, call: Call
+        self, message: host_pb2.UpdateHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
-        host = request.host
-        verb = hosts.UpdateHost(
+        host = message.host
+        request = hosts.UpdateHost(
             id=convert.host_id(host.name),
-            mask=tuple(request.update_mask.paths),
+            mask=tuple(message.update_mask.paths),
             iqn=host.iqn,
             nqn=host.nqn,
             addresses=tuple(host.addresses),
             labels=convert.as_pairs(host.labels),
             max_attachments=host.max_attachments,
-            etag=request.etag,
+            etag=message.etag,
         )
-        return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
+        return _answer(
+            call, request.id, await call.change(request, validate_only=message.validate_only)
+        )
 
     async def DeleteHost(
-        self, request: host_pb2.DeleteHostRequest, call: Call
+        self, message: host_pb2.DeleteHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
-        verb = hosts.DeleteHost(id=convert.host_id(request.name), etag=request.etag)
-        return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
+        request = hosts.DeleteHost(id=convert.host_id(message.name), etag=message.etag)
+        return _answer(
+            call, request.id, await call.change(request, validate_only=message.validate_only)
+        )
 
     async def RegisterHost(
-        self, request: host_pb2.RegisterHostRequest, call: Call
+        self, message: host_pb2.RegisterHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
-        asked = convert.host_id(request.host.name) if request.host.name else ""
-        verb = _create(own_host(call.caller, asked), request.host, register=True)
-        return _answer(call, verb.id, await call.change(verb, validate_only=request.validate_only))
+        asked = convert.host_id(message.host.name) if message.host.name else ""
+        request = _create(own_host(call.caller, asked), message.host, register=True)
+        return _answer(
+            call, request.id, await call.change(request, validate_only=message.validate_only)
+        )
 
     async def IntroduceHost(
-        self, request: host_pb2.IntroduceHostRequest, call: Call
+        self, message: host_pb2.IntroduceHostRequest, call: Call
     ) -> host_pb2.IntroduceHostResponse:
-        await call.lasting(call.service.introduce(check_id(request.server, "server name")))
+        await call.lasting(call.service.introduce(check_id(message.server, "server name")))
         return host_pb2.IntroduceHostResponse()
 
 

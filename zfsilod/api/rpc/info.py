@@ -42,14 +42,14 @@ class Info:
         return _server(call)
 
     async def GetCapacity(
-        self, request: service_pb2.GetCapacityRequest, call: Call
+        self, message: service_pb2.GetCapacityRequest, call: Call
     ) -> service_pb2.Capacity:
-        check_properties(convert.as_pairs(request.properties), new=True)
-        room = await call.service.capacity(request.root)
+        check_properties(convert.as_pairs(message.properties), new=True)
+        room = await call.service.capacity(message.root)
         settings, available = call.service.settings, room.available_bytes
-        if request.HasField("thin"):
+        if message.HasField("thin"):
             promised = call.read(lambda txn: txn.promised())
-            available = room_for(room, settings, promised, thin=request.thin)
+            available = room_for(room, settings, promised, thin=message.thin)
         complaint = nearly_full(room, settings)
         return service_pb2.Capacity(
             available_bytes=available,
@@ -90,9 +90,9 @@ class Info:
         return status
 
     async def ListOrphans(
-        self, request: service_pb2.ListOrphansRequest, call: Call
+        self, message: service_pb2.ListOrphansRequest, call: Call
     ) -> service_pb2.ListOrphansResponse:
-        page = self._pages.request("ListOrphans", request)
+        page = self._pages.parse("ListOrphans", message)
         found = await call.lasting(orphans.find(call.service))
         shown, after = collect(
             (each for each in found if each.name > page.after),
@@ -106,23 +106,23 @@ class Info:
         )
 
     async def RemoveOrphans(
-        self, request: service_pb2.RemoveOrphansRequest, call: Call
+        self, message: service_pb2.RemoveOrphansRequest, call: Call
     ) -> service_pb2.RemoveOrphansResponse:
-        verb = orphans.RemoveOrphans(names=tuple(request.names), force=request.force)
-        operation = await call.change(verb, validate_only=request.validate_only)
+        request = orphans.RemoveOrphans(names=tuple(message.names), force=message.force)
+        operation = await call.change(request, validate_only=message.validate_only)
         return service_pb2.RemoveOrphansResponse(operation=operation)
 
     async def RotateSecrets(
-        self, request: service_pb2.RotateSecretsRequest, call: Call
+        self, message: service_pb2.RotateSecretsRequest, call: Call
     ) -> service_pb2.RotateSecretsResponse:
-        volume_id = convert.volume_id(request.volume)
-        host_id = convert.host_id(request.host) if request.host else ""
-        force = request.force
+        volume_id = convert.volume_id(message.volume)
+        host_id = convert.host_id(message.host) if message.host else ""
+        force = message.force
         if call.caller.role == "host":
             need_view(call, volume_id)
             host_id, force = own_host(call.caller, host_id), True  # it knows of its own session
-        verb = RotateSecrets(volume=volume_id, host=host_id, force=force)
-        operation = await call.change(verb, validate_only=request.validate_only)
+        request = RotateSecrets(volume=volume_id, host=host_id, force=force)
+        operation = await call.change(request, validate_only=message.validate_only)
         return service_pb2.RotateSecretsResponse(operation=operation)
 
 

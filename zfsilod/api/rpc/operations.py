@@ -31,39 +31,39 @@ class Operations:
         self._pages = pages
 
     async def GetOperation(
-        self, request: operation_pb2.GetOperationRequest, call: Call
+        self, message: operation_pb2.GetOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        return convert.operation(call.service.operation(convert.operation_id(request.name)))
+        return convert.operation(call.service.operation(convert.operation_id(message.name)))
 
     async def ListOperations(
-        self, request: operation_pb2.ListOperationsRequest, call: Call
+        self, message: operation_pb2.ListOperationsRequest, call: Call
     ) -> operation_pb2.ListOperationsResponse:
-        page = self._pages.request("ListOperations", request)
-        wanted = filters.parse(request.filter, FIELDS, WORDS)
+        page = self._pages.parse("ListOperations", message)
+        wanted = filters.parse(message.filter, FIELDS, WORDS)
         found, after = await call.scan(lambda txn: _page(txn, page, wanted))
         return operation_pb2.ListOperationsResponse(
             operations=found, next_page_token=self._pages.token(page, after)
         )
 
     async def WaitOperation(
-        self, request: operation_pb2.WaitOperationRequest, call: Call
+        self, message: operation_pb2.WaitOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        operation_id = convert.operation_id(request.name)
+        operation_id = convert.operation_id(message.name)
         timeout_s = call.left_s
-        if request.HasField("timeout"):
-            timeout_s = min(timeout_s, request.timeout.ToTimedelta().total_seconds())
+        if message.HasField("timeout"):
+            timeout_s = min(timeout_s, message.timeout.ToTimedelta().total_seconds())
         try:
             return convert.operation(await call.service.ended(operation_id, max(0.0, timeout_s)))
         except DeadlineExceeded:
             return convert.operation(call.service.operation(operation_id))
 
     async def WatchOperations(
-        self, request: operation_pb2.WatchOperationsRequest, call: Call
+        self, message: operation_pb2.WatchOperationsRequest, call: Call
     ) -> AsyncIterator[operation_pb2.WatchOperationsResponse]:
-        if request.after_revision < 0:
+        if message.after_revision < 0:
             raise InvalidArgument("after_revision is negative", reason="BAD_REVISION")
-        wanted = filters.parse(request.filter, FIELDS, WORDS)
-        changes: Any = call.service.watch(request.after_revision)
+        wanted = filters.parse(message.filter, FIELDS, WORDS)
+        changes: Any = call.service.watch(message.after_revision)
         async with aclosing(changes):
             async for operation in changes:
                 if wanted(partial(_values, operation)):
@@ -71,21 +71,21 @@ class Operations:
                     yield operation_pb2.WatchOperationsResponse(operation=shown)
 
     async def CancelOperation(
-        self, request: operation_pb2.CancelOperationRequest, call: Call
+        self, message: operation_pb2.CancelOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        operation_id = convert.operation_id(request.name)
+        operation_id = convert.operation_id(message.name)
         return convert.operation(await call.lasting(call.service.cancel(operation_id)))
 
     async def RepairOperation(
-        self, request: operation_pb2.RepairOperationRequest, call: Call
+        self, message: operation_pb2.RepairOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        operation_id = convert.operation_id(request.name)
+        operation_id = convert.operation_id(message.name)
         return convert.operation(await call.lasting(call.service.repair(operation_id)))
 
     async def AbandonOperation(
-        self, request: operation_pb2.AbandonOperationRequest, call: Call
+        self, message: operation_pb2.AbandonOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        operation_id = convert.operation_id(request.name)
+        operation_id = convert.operation_id(message.name)
         return convert.operation(await call.lasting(call.service.abandon(operation_id)))
 
 

@@ -51,7 +51,7 @@ class Pages:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def request(self, method: str, message: Any) -> Page:
+    def parse(self, method: str, message: Any) -> Page:
         """Check a List request. Raises InvalidArgument."""
         if message.page_size < 0:
             raise InvalidArgument("page_size is negative", reason="BAD_PAGE_SIZE")

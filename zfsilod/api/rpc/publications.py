@@ -37,57 +37,57 @@ class Publications:
         self._pages = pages
 
     async def PublishVolume(
-        self, request: volume_pb2.PublishVolumeRequest, call: Call
+        self, message: volume_pb2.PublishVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        volume_id, host_id = convert.volume_id(request.name), _host(request.host, call)
+        volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
         need_view(call, volume_id)
         volume = call.read(lambda txn: volumes.need_volume(txn, volume_id))
         if call.caller.role == "host":
             volumes.may_publish_to_itself(volume, host_id)
-            if request.force:
+            if message.force:
                 raise PermissionDenied(
                     f"{call.caller} may not take {volume_id} from another host", reason="ROLE"
                 )
-        verb = publications.Publish(
+        request = publications.Publish(
             volume=volume_id,
             host=host_id,
-            access_mode=_access_mode(request, volume),
-            readonly=request.readonly,
-            request=convert.ulid(request.consumer_operation),
-            transport=convert.TRANSPORTS.name(request.transport, "ISCSI"),
-            force=request.force,
+            access_mode=_access_mode(message, volume),
+            readonly=message.readonly,
+            client_operation=convert.ulid(message.client_operation),
+            transport=convert.TRANSPORTS.name(message.transport, "ISCSI"),
+            force=message.force,
         )
         return await change_volume(
-            call, verb, volume_id, validate_only=request.validate_only, etag=request.etag
+            call, request, volume_id, validate_only=message.validate_only, etag=message.etag
         )
 
     async def UnpublishVolume(
-        self, request: volume_pb2.UnpublishVolumeRequest, call: Call
+        self, message: volume_pb2.UnpublishVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        volume_id = convert.volume_id(request.name)
-        if request.all_hosts and request.host:
+        volume_id = convert.volume_id(message.name)
+        if message.all_hosts and message.host:
             raise InvalidArgument("the request names a host and all hosts", reason="NO_HOST")
-        if request.all_hosts and call.caller.role == "host":
+        if message.all_hosts and call.caller.role == "host":
             raise PermissionDenied(f"{call.caller} may not speak for other hosts", reason="ROLE")
-        host_id = "" if request.all_hosts else _host(request.host, call)
+        host_id = "" if message.all_hosts else _host(message.host, call)
         need_view(call, volume_id)
-        verb = publications.Unpublish(
+        request = publications.Unpublish(
             volume=volume_id,
             host=host_id,
-            request=convert.ulid(request.consumer_operation),
-            fence=request.fence,
-            grace_s=_grace(request),
+            client_operation=convert.ulid(message.client_operation),
+            fence=message.fence,
+            grace_s=_grace(message),
         )
         return await change_volume(
-            call, verb, volume_id, validate_only=request.validate_only, etag=request.etag
+            call, request, volume_id, validate_only=message.validate_only, etag=message.etag
         )
 
     async def ListPublications(
-        self, request: volume_pb2.ListPublicationsRequest, call: Call
+        self, message: volume_pb2.ListPublicationsRequest, call: Call
     ) -> volume_pb2.ListPublicationsResponse:
-        page = self._pages.request("ListPublications", request)
-        volume_id = convert.volume_id(request.volume) if request.volume else ""
-        host_id = convert.host_id(request.host) if request.host else ""
+        page = self._pages.parse("ListPublications", message)
+        volume_id = convert.volume_id(message.volume) if message.volume else ""
+        host_id = convert.host_id(message.host) if message.host else ""
         if call.caller.role == "host":
             host_id = own_host(call.caller, host_id)
         found, after = await call.scan(lambda txn: _page(txn, page, volume_id, host_id))
@@ -96,9 +96,9 @@ class Publications:
         )
 
     async def FetchConnection(
-        self, request: volume_pb2.FetchConnectionRequest, call: Call
+        self, message: volume_pb2.FetchConnectionRequest, call: Call
     ) -> volume_pb2.FetchConnectionResponse:
-        volume_id, host_id = convert.volume_id(request.name), _host(request.host, call)
+        volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
 
         def read(txn: Transaction) -> tuple[Volume, Publication]:
             volume = volumes.need_volume(txn, volume_id)
@@ -124,26 +124,26 @@ class Publications:
         )
 
     async def ReportFilesystem(
-        self, request: volume_pb2.ReportFilesystemRequest, call: Call
+        self, message: volume_pb2.ReportFilesystemRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        volume_id, host_id = convert.volume_id(request.name), _host(request.host, call)
+        volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
         need_view(call, volume_id)
-        asked = request.filesystem
+        asked = message.filesystem
         state = convert.FILESYSTEM_STATES.name(asked.state)
         if state == "NONE":
             raise InvalidArgument("a filesystem is FORMATTING or READY", reason="BAD_ENUM")
         if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
             raise InvalidArgument("the filesystem's type or uuid is malformed", reason="BAD_FS")
-        verb = publications.ReportFilesystem(
+        request = publications.ReportFilesystem(
             volume=volume_id,
             host=host_id,
-            epoch=request.epoch,
+            epoch=message.epoch,
             state=state,
             type=asked.type,
             uuid=asked.uuid,
             operation=convert.ulid(asked.operation),
         )
-        return await change_volume(call, verb, volume_id, validate_only=request.validate_only)
+        return await change_volume(call, request, volume_id, validate_only=message.validate_only)
 
 
 def _host(name: str, call: Call) -> str:
@@ -151,15 +151,15 @@ def _host(name: str, call: Call) -> str:
     return own_host(call.caller, convert.host_id(name) if name else "")
 
 
-def _grace(request: volume_pb2.UnpublishVolumeRequest) -> int:
-    return request.grace.seconds if request.HasField("grace") else publications.GRACE_S
+def _grace(message: volume_pb2.UnpublishVolumeRequest) -> int:
+    return message.grace.seconds if message.HasField("grace") else publications.GRACE_S
 
 
-def _access_mode(request: volume_pb2.PublishVolumeRequest, volume: Volume) -> AccessMode:
+def _access_mode(message: volume_pb2.PublishVolumeRequest, volume: Volume) -> AccessMode:
     """Return the access mode asked for; a host that just wants its volume does not know it."""
     writer: AccessMode = "SINGLE_NODE_WRITER"
     default = writer if writer in volume.access_modes else volume.access_modes[0]
-    return convert.ACCESS_MODES.name(request.access_mode, default)
+    return convert.ACCESS_MODES.name(message.access_mode, default)
 
 
 def _chap(chap: Chap) -> volume_pb2.Chap:

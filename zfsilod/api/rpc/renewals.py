@@ -23,7 +23,7 @@ class Renewals:
         self._files = files
 
     async def RenewCertificate(
-        self, request: service_pb2.RenewCertificateRequest, call: Call
+        self, message: service_pb2.RenewCertificateRequest, call: Call
     ) -> service_pb2.RenewCertificateResponse:
         found = call.caller.certificate
         if found is None or not found.own:
@@ -34,7 +34,7 @@ class Renewals:
 
         def sign() -> tuple[bytes, bytes, Issued]:
             authority = self._files.own_authority()
-            pem = certificates.sign_request(authority, found.identity, request.request.encode())
+            pem = certificates.sign_request(authority, found.identity, message.request.encode())
             return pem, authority.certificate_pem, certificates.record_of(pem, found.identity)
 
         pem, authority_pem, kept = await asyncio.to_thread(sign)

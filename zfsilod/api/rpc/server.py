@@ -174,10 +174,10 @@ class GrpcServer:
         path, name = path_of(method), method.name
         changes, lasts = is_change(path), method.server_streaming
 
-        async def guarded(request: Any, context: Any) -> Any:
+        async def guarded(message: Any, context: Any) -> Any:
             try:
                 call = self._admit(path, context)
-                answering = work(_checked(request), context if foreign else call)
+                answering = work(_checked(message), context if foreign else call)
                 answer = await (self._follow(answering, path, context) if lasts else answering)
             except grpc.aio.AbortError:
                 raise
@@ -185,10 +185,10 @@ class GrpcServer:
                 found = _presentable(error, path)
             else:
                 if changes and not hasattr(answer, "operation"):
-                    self._audit.record(str(call.caller), name, _subject(request), outcome="DONE")
+                    self._audit.record(str(call.caller), name, _subject(message), outcome="DONE")
                 return answer
-            if changes and not getattr(request, "validate_only", False):
-                self._audit.refused(self._who(context), name, _subject(request), found)
+            if changes and not getattr(message, "validate_only", False):
+                self._audit.refused(self._who(context), name, _subject(message), found)
             return await context.abort(*status.to_status(found))
 
         return guarded
@@ -198,10 +198,10 @@ class GrpcServer:
     ) -> Callable[[Any, Any], Any]:
         path, streaming = path_of(method), method.client_streaming
 
-        async def guarded(request: Any, context: Any) -> Any:
+        async def guarded(message: Any, context: Any) -> Any:
             try:
                 call = self._admit(path, context)
-                asked = _all_checked(request) if streaming else _checked(request)
+                asked = _all_checked(message) if streaming else _checked(message)
                 answers = work(asked, context if foreign else call)
                 # Who was revoked meanwhile learns no more.
                 again = partial(self._admit, path, context)
@@ -283,10 +283,10 @@ def _parser(kind: Any) -> Callable[[bytes], Any]:
     return parse
 
 
-def _checked(request: Any) -> Any:
-    if request is MALFORMED:
+def _checked(message: Any) -> Any:
+    if message is MALFORMED:
         raise InvalidArgument("the request is no message of its type", reason="MALFORMED")
-    return request
+    return message
 
 
 async def _all_checked(requests: Any) -> Stream:
@@ -294,9 +294,9 @@ async def _all_checked(requests: Any) -> Stream:
         yield _checked(each)
 
 
-def _subject(request: Any) -> str:
+def _subject(message: Any) -> str:
     """Return what a request is about, as it says."""
-    found = (getattr(request, each, "") for each in ("name", "volume_id", "host_id", "volume"))
+    found = (getattr(message, each, "") for each in ("name", "volume_id", "host_id", "volume"))
     return next((each for each in found if isinstance(each, str) and each), "")
 
 

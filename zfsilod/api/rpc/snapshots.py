@@ -27,7 +27,7 @@ from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from zfsilod.api.rpc.calls import Call
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
 
 FIELDS = ("id", "volume", "volume_uid", "group", "labels")
@@ -41,26 +41,26 @@ class Snapshots:
         self._pages = pages
 
     async def CreateSnapshot(
-        self, request: snapshot_pb2.CreateSnapshotRequest, call: Call
+        self, message: snapshot_pb2.CreateSnapshotRequest, call: Call
     ) -> snapshot_pb2.MutateSnapshotResponse:
-        verb = CreateSnapshot(
-            id=check_id(request.snapshot_id or new_ulid(), "snapshot id"),
-            volume=convert.volume_id(request.volume),
-            labels=convert.as_pairs(request.labels),
+        request = CreateSnapshot(
+            id=check_id(message.snapshot_id or new_ulid(), "snapshot id"),
+            volume=convert.volume_id(message.volume),
+            labels=convert.as_pairs(message.labels),
         )
-        return await _change(call, verb, verb.id, validate_only=request.validate_only)
+        return await _change(call, request, request.id, validate_only=message.validate_only)
 
     async def GetSnapshot(
-        self, request: snapshot_pb2.GetSnapshotRequest, call: Call
+        self, message: snapshot_pb2.GetSnapshotRequest, call: Call
     ) -> snapshot_pb2.Snapshot:
-        return call.read(partial(_shown, snapshot_id=convert.snapshot_id(request.name)))
+        return call.read(partial(_shown, snapshot_id=convert.snapshot_id(message.name)))
 
     async def ListSnapshots(
-        self, request: snapshot_pb2.ListSnapshotsRequest, call: Call
+        self, message: snapshot_pb2.ListSnapshotsRequest, call: Call
     ) -> snapshot_pb2.ListSnapshotsResponse:
-        page = self._pages.request("ListSnapshots", request)
-        matches = filters.parse(request.filter, FIELDS)
-        volume = convert.volume_id(request.volume) if request.volume else ""
+        page = self._pages.parse("ListSnapshots", message)
+        matches = filters.parse(message.filter, FIELDS)
+        volume = convert.volume_id(message.volume) if message.volume else ""
 
         def wanted(each: Snapshot) -> bool:
             return volume in ("", each.volume) and matches(partial(_values, each))
@@ -80,31 +80,31 @@ class Snapshots:
         )
 
     async def DeleteSnapshot(
-        self, request: snapshot_pb2.DeleteSnapshotRequest, call: Call
+        self, message: snapshot_pb2.DeleteSnapshotRequest, call: Call
     ) -> snapshot_pb2.MutateSnapshotResponse:
-        verb = DeleteSnapshot(id=convert.snapshot_id(request.name), etag=request.etag)
-        return await _change(call, verb, verb.id, validate_only=request.validate_only)
+        request = DeleteSnapshot(id=convert.snapshot_id(message.name), etag=message.etag)
+        return await _change(call, request, request.id, validate_only=message.validate_only)
 
     async def CreateSnapshotGroup(
-        self, request: snapshot_pb2.CreateSnapshotGroupRequest, call: Call
+        self, message: snapshot_pb2.CreateSnapshotGroupRequest, call: Call
     ) -> snapshot_pb2.MutateSnapshotGroupResponse:
-        verb = CreateSnapshotGroup(
-            id=check_id(request.group_id or new_ulid(), "group id"),
-            volumes=tuple(convert.volume_id(each) for each in request.volumes),
-            labels=convert.as_pairs(request.labels),
+        request = CreateSnapshotGroup(
+            id=check_id(message.group_id or new_ulid(), "group id"),
+            volumes=tuple(convert.volume_id(each) for each in message.volumes),
+            labels=convert.as_pairs(message.labels),
         )
-        return await _change_group(call, verb, verb.id, validate_only=request.validate_only)
+        return await _change_group(call, request, request.id, validate_only=message.validate_only)
 
     async def GetSnapshotGroup(
-        self, request: snapshot_pb2.GetSnapshotGroupRequest, call: Call
+        self, message: snapshot_pb2.GetSnapshotGroupRequest, call: Call
     ) -> snapshot_pb2.SnapshotGroup:
-        return call.read(partial(_shown_group, group_id=convert.group_id(request.name)))
+        return call.read(partial(_shown_group, group_id=convert.group_id(message.name)))
 
     async def ListSnapshotGroups(
-        self, request: snapshot_pb2.ListSnapshotGroupsRequest, call: Call
+        self, message: snapshot_pb2.ListSnapshotGroupsRequest, call: Call
     ) -> snapshot_pb2.ListSnapshotGroupsResponse:
-        page = self._pages.request("ListSnapshotGroups", request)
-        wanted = filters.parse(request.filter, GROUP_FIELDS)
+        page = self._pages.parse("ListSnapshotGroups", message)
+        wanted = filters.parse(message.filter, GROUP_FIELDS)
 
         def read(txn: Transaction) -> tuple[list[snapshot_pb2.SnapshotGroup], str]:
             return collect(
@@ -121,17 +121,17 @@ class Snapshots:
         )
 
     async def DeleteSnapshotGroup(
-        self, request: snapshot_pb2.DeleteSnapshotGroupRequest, call: Call
+        self, message: snapshot_pb2.DeleteSnapshotGroupRequest, call: Call
     ) -> snapshot_pb2.MutateSnapshotGroupResponse:
-        verb = DeleteSnapshotGroup(id=convert.group_id(request.name), etag=request.etag)
-        return await _change_group(call, verb, verb.id, validate_only=request.validate_only)
+        request = DeleteSnapshotGroup(id=convert.group_id(message.name), etag=message.etag)
+        return await _change_group(call, request, request.id, validate_only=message.validate_only)
 
 
 async def _change(
-    call: Call, verb: Verb, snapshot_id: str, *, validate_only: bool
+    call: Call, request: Request, snapshot_id: str, *, validate_only: bool
 ) -> snapshot_pb2.MutateSnapshotResponse:
-    """Do what a verb says, and answer the snapshot, if it is there then, and the operation."""
-    operation = await call.change(verb, validate_only=validate_only)
+    """Do what a request says, and answer the snapshot, if it is there then, and the operation."""
+    operation = await call.change(request, validate_only=validate_only)
     answer = snapshot_pb2.MutateSnapshotResponse(operation=operation)
     if not validate_only:
         with suppress(NotFound):
@@ -140,9 +140,9 @@ async def _change(
 
 
 async def _change_group(
-    call: Call, verb: Verb, group_id: str, *, validate_only: bool
+    call: Call, request: Request, group_id: str, *, validate_only: bool
 ) -> snapshot_pb2.MutateSnapshotGroupResponse:
-    operation = await call.change(verb, validate_only=validate_only)
+    operation = await call.change(request, validate_only=validate_only)
     answer = snapshot_pb2.MutateSnapshotGroupResponse(operation=operation)
     if not validate_only:
         with suppress(NotFound):

@@ -21,17 +21,23 @@ from zfsilod.security import csi_node
 from zfsilod.security.authentication import Caller, shown
 from zfsilod.service.drift import facts
 from zfsilod.service.stats import stats
-from zfsilod.storage.volume_view import HEIGHTS, View, view, views, views_with_deleted
+from zfsilod.storage.volume_view import (
+    HEIGHTS,
+    VolumeView,
+    volume_view,
+    volume_views,
+    volume_views_with_deleted,
+)
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zfsilod.api.rpc.calls import Call
-    from zfsilod.requests.request import Verb
+    from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
 
-    Source = Callable[[Transaction, str], Iterator[View]]
+    Source = Callable[[Transaction, str], Iterator[VolumeView]]
 
 MAX_DIFFERENCES = 1000
 FIELDS = ("id", "uid", "height", "mode", "host", "server", "labels")
@@ -56,45 +62,45 @@ class Volumes:
         self._pages = pages
 
     async def GetVolume(
-        self, request: volume_pb2.GetVolumeRequest, call: Call
+        self, message: volume_pb2.GetVolumeRequest, call: Call
     ) -> volume_pb2.Volume:
-        return convert.volume(need_view(call, convert.volume_id(request.name)))
+        return convert.volume(need_view(call, convert.volume_id(message.name)))
 
     async def ListVolumes(
-        self, request: volume_pb2.ListVolumesRequest, call: Call
+        self, message: volume_pb2.ListVolumesRequest, call: Call
     ) -> volume_pb2.ListVolumesResponse:
-        page = self._pages.request("ListVolumes", request)
-        wanted = filters.parse(request.filter, FIELDS, WORDS)
-        deleted = request.show_deleted and call.caller.role != "host"
-        source = views_with_deleted if deleted else views
+        page = self._pages.parse("ListVolumes", message)
+        wanted = filters.parse(message.filter, FIELDS, WORDS)
+        deleted = message.show_deleted and call.caller.role != "host"
+        source = volume_views_with_deleted if deleted else volume_views
         found, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller, source))
         return volume_pb2.ListVolumesResponse(
             volumes=found, next_page_token=self._pages.token(page, after)
         )
 
     async def StatsVolume(
-        self, request: volume_pb2.StatsVolumeRequest, call: Call
+        self, message: volume_pb2.StatsVolumeRequest, call: Call
     ) -> volume_pb2.VolumeStats:
-        volume_id = convert.volume_id(request.name)
+        volume_id = convert.volume_id(message.name)
         found = await stats(call.service, need_view(call, volume_id))
         figures = {STATS[name]: figure for name, figure in found.figures.items()}
         return volume_pb2.VolumeStats(**figures, conditions=found.conditions)
 
     async def ProbeVolume(
-        self, request: volume_pb2.ProbeVolumeRequest, call: Call
+        self, message: volume_pb2.ProbeVolumeRequest, call: Call
     ) -> volume_pb2.ProbeVolumeResponse:
-        seen = need_view(call, convert.volume_id(request.name))
+        seen = need_view(call, convert.volume_id(message.name))
         service = call.service
         found = await service.look(partial(facts, seen, service.machine, service.settings))
         return volume_pb2.ProbeVolumeResponse(facts=map(convert.fact, found))
 
     async def SyncVolume(
-        self, request: volume_pb2.SyncVolumeRequest, call: Call
+        self, message: volume_pb2.SyncVolumeRequest, call: Call
     ) -> volume_pb2.SyncVolumeResponse:
-        volume_id = convert.volume_id(request.name)
+        volume_id = convert.volume_id(message.name)
         need_view(call, volume_id)
         operation = None
-        if request.validate_only:
+        if message.validate_only:
             found = await call.lasting(call.service.survey(volume_id))
         else:
             work = call.service.sync(volume_id, caller=str(call.caller))
@@ -107,9 +113,9 @@ class Volumes:
         )
 
     async def SyncVolumes(
-        self, request: volume_pb2.SyncVolumesRequest, call: Call
+        self, message: volume_pb2.SyncVolumesRequest, call: Call
     ) -> volume_pb2.SyncVolumesResponse:
-        work = call.service.sync_all(caller=str(call.caller), validate_only=request.validate_only)
+        work = call.service.sync_all(caller=str(call.caller), validate_only=message.validate_only)
         report = await call.lasting(work)
         shown = (each for found in report.findings for each in convert.differences(found))
         return volume_pb2.SyncVolumesResponse(
@@ -119,39 +125,39 @@ class Volumes:
         )
 
     async def CreateVolume(
-        self, request: volume_pb2.CreateVolumeRequest, call: Call
+        self, message: volume_pb2.CreateVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = _create(request)
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        request = _create(message)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def UpdateVolume(
-        self, request: volume_pb2.UpdateVolumeRequest, call: Call
+        self, message: volume_pb2.UpdateVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = _update(request)
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        request = _update(message)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def DeleteVolume(
-        self, request: volume_pb2.DeleteVolumeRequest, call: Call
+        self, message: volume_pb2.DeleteVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = DeleteVolume(
-            id=convert.volume_id(request.name),
-            etag=request.etag,
-            dependents=convert.DEPENDENTS.name(request.dependents, "REFUSE"),
+        request = DeleteVolume(
+            id=convert.volume_id(message.name),
+            etag=message.etag,
+            dependents=convert.DEPENDENTS.name(message.dependents, "REFUSE"),
         )
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def UndeleteVolume(
-        self, request: volume_pb2.UndeleteVolumeRequest, call: Call
+        self, message: volume_pb2.UndeleteVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        verb = UndeleteVolume(id=convert.volume_id(request.name), uid=request.uid)
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        request = UndeleteVolume(id=convert.volume_id(message.name), uid=message.uid)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def AdoptVolume(
-        self, request: volume_pb2.AdoptVolumeRequest, call: Call
+        self, message: volume_pb2.AdoptVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        work = adoption.find(call.service, request.dataset, request.volume_id)
-        verb = await call.lasting(work)
-        return await change_volume(call, verb, verb.id, validate_only=request.validate_only)
+        work = adoption.find(call.service, message.dataset, message.volume_id)
+        request = await call.lasting(work)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def AdoptVolumes(
         self, _request: volume_pb2.AdoptVolumesRequest, call: Call
@@ -169,9 +175,9 @@ class Volumes:
         )
 
 
-def need_view(call: Call, volume_id: str) -> View:
+def need_view(call: Call, volume_id: str) -> VolumeView:
     """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
-    known = call.read(lambda txn: view(txn, volume_id))
+    known = call.read(lambda txn: volume_view(txn, volume_id))
     if call.caller.role == "node":
         found = csi_node.shown(known, call.service.settings.node_paths)
     else:
@@ -182,16 +188,16 @@ def need_view(call: Call, volume_id: str) -> View:
 
 
 async def change_volume(
-    call: Call, verb: Verb, volume_id: str, *, validate_only: bool, etag: str = ""
+    call: Call, request: Request, volume_id: str, *, validate_only: bool, etag: str = ""
 ) -> volume_pb2.MutateVolumeResponse:
-    """Do what a verb says, and answer the volume and the operation.
+    """Do what a request says, and answer the volume and the operation.
 
-    `etag`: of verbs that do not carry it themselves. It is compared when the request arrives; the
-    plan of such a verb looks at the state anyway.
+    `etag`: of requests that do not carry it themselves. It is compared when the request arrives; the
+    plan of such a request looks at the state anyway.
     """
     if etag:
-        call.read(lambda txn: check_etag(etag, int(view(txn, volume_id).etag)))
-    operation = await call.change(verb, validate_only=validate_only)
+        call.read(lambda txn: check_etag(etag, int(volume_view(txn, volume_id).etag)))
+    operation = await call.change(request, validate_only=validate_only)
     if call.caller.role == "host":
         operation.ClearField("moves")  # they name other hosts
     answer = volume_pb2.MutateVolumeResponse(operation=operation)
@@ -201,13 +207,13 @@ async def change_volume(
     return answer
 
 
-def _create(request: volume_pb2.CreateVolumeRequest) -> CreateVolume:
-    asked = request.volume
+def _create(message: volume_pb2.CreateVolumeRequest) -> CreateVolume:
+    asked = message.volume
     modes = tuple(convert.ACCESS_MODES.name(each) for each in asked.access_modes)
     return CreateVolume(
-        id=check_id(request.volume_id, "volume id"),
+        id=check_id(message.volume_id, "volume id"),
         capacity_bytes=asked.capacity_bytes,
-        limit_bytes=request.limit_bytes,
+        limit_bytes=message.limit_bytes,
         thin=asked.thin if asked.HasField("thin") else True,
         mode=convert.MODES.name(asked.mode, "FILESYSTEM"),
         properties=convert.as_pairs(asked.properties),
@@ -219,7 +225,7 @@ def _create(request: volume_pb2.CreateVolumeRequest) -> CreateVolume:
 
 
 def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
-    """Return what a new volume is to begin with, as the verb has it."""
+    """Return what a new volume is to begin with, as the request has it."""
     match source.WhichOneof("source"):
         case "snapshot":
             return {"source_snapshot": convert.snapshot_id(source.snapshot)}
@@ -228,28 +234,28 @@ def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
     return {}
 
 
-def _update(request: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
-    asked = request.volume
+def _update(message: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
+    asked = message.volume
     return UpdateVolume(
         id=convert.volume_id(asked.name),
-        mask=tuple(request.update_mask.paths),
+        mask=tuple(message.update_mask.paths),
         capacity_bytes=asked.capacity_bytes,
-        limit_bytes=request.limit_bytes,
+        limit_bytes=message.limit_bytes,
         properties=convert.as_pairs(asked.properties),
         labels=convert.as_pairs(asked.labels),
         hosts=tuple(asked.hosts),
-        etag=request.etag,
+        etag=message.etag,
     )
 
 
 def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
 ) -> tuple[list[volume_pb2.Volume], str]:
-    def is_wanted(found: View) -> bool:
+    def is_wanted(found: VolumeView) -> bool:
         seen = shown(caller, found)
         return seen is not None and wanted(partial(_values, seen))
 
-    def show(found: View) -> volume_pb2.Volume:
+    def show(found: VolumeView) -> volume_pb2.Volume:
         seen = shown(caller, found)
         assert seen is not None, "it was wanted"
         return convert.volume(seen)
@@ -259,7 +265,7 @@ def _page(
     )
 
 
-def _values(found: View, field: str) -> filters.Values:
+def _values(found: VolumeView, field: str) -> filters.Values:
     """Return what a volume has in a field of FIELDS."""
     volume, attachment = found.volume, found.attachment
     match field:

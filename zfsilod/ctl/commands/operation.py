@@ -78,8 +78,10 @@ def show(given: Namespace) -> None:
             ("Ended", when(found.end_time)),
         ],
     )
-    for move in found.moves:
-        print(f"  {word(pb.Mark, move.mark, 'MARK_'):<6}  {direction(move)} {clean(move.step)}")
+    for action in found.actions:
+        print(
+            f"  {word(pb.ActionStatus, action.status, 'ACTION_STATUS_'):<9}  {direction(action)} {clean(action.step)}"
+        )
 
 
 def wait(given: Namespace) -> int:
@@ -199,7 +201,11 @@ def abandon(given: Namespace) -> None:
         print(rpc_errors.as_json(found))
     elif not given.quiet:
         print(f"{clean(found.title)}: abandoned")
-        behind = [each for each in found.moves if each.mark in (pb.MARK_BEGUN, pb.MARK_DONE)]
+        behind = [
+            each
+            for each in found.actions
+            if each.status in (pb.ACTION_STATUS_STARTED, pb.ACTION_STATUS_DONE)
+        ]
         for each in behind:
             print(f"  not taken back: {direction(each)} {clean(each.step)}")
         if behind:

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from zfsilo.v1.operation_pb2 import Mark, OperationState, WatchOperationsRequest
+from zfsilo.v1.operation_pb2 import ActionStatus, OperationState, WatchOperationsRequest
 
 from zfsilod.ctl.output.table import clean
 from zfsilod.ctl.parse import bare
@@ -108,7 +108,10 @@ def describe(operation: Any) -> str:
 
 def current_step(operation: Any) -> str:
     """Return the kind of the step that an operation is at, or ""."""
-    for move in operation.moves:
-        if move.mark in (Mark.MARK_BEGUN, Mark.MARK_TODO):
-            return clean(move.step.partition("(")[0])
+    for action in operation.actions:
+        if action.status in (
+            ActionStatus.ACTION_STATUS_STARTED,
+            ActionStatus.ACTION_STATUS_PENDING,
+        ):
+            return clean(action.step.partition("(")[0])
     return ""
