@@ -183,7 +183,9 @@ def verbatim(text: str) -> str:
 
 def grpc_reference() -> str:
     """Return services, messages and enumerations of all files, with their comments."""
-    text = "# gRPC reference: zfsilo.v1\n\nGenerated from the comments of `proto/zfsilo/v1/*.proto`.\n"
+    text = (
+        "# gRPC reference: zfsilo.v1\n\nGenerated from the comments of `proto/zfsilo/v1/*.proto`.\n"
+    )
     for path in sorted((PROJECT / "proto/zfsilo/v1").glob("*.proto")):
         text += f"\n## {path.name}\n{_proto(path.read_text())}"
     return text
