@@ -46,7 +46,7 @@ ExecStart=/usr/lib/systemd/systemd-socket-proxyd /run/zfsilo-csi.sock
 
 
 def install(pair: Pair, attachments: int = ATTACHMENTS) -> None:
-    """Set up the plugin on both machines as the README says, but for Kubernetes."""
+    """Set up the plugin on both machines as docs/kubernetes.md says, but for Kubernetes."""
     give, take = pair.give, pair.take
     words = ("user", "csi", "--role", "controller", "--address", "give", "--file", "-")
     join = give.run("zfsiloctl", "pki", "issue", *words, timeout_s=TIMEOUT_S).stdout
