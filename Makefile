@@ -11,7 +11,9 @@ DOCS = $(DATA)/doc/zfsilo
 ETC ?= /etc
 
 VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
-RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi $(VENV)/bin/python
+RUNTIME = $(eval RUNTIME := $$(shell $(PYTHON) tests/setup runtime))$(RUNTIME)
+MODULES = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi
+RUN = $(MODULES) $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
 	--ignore=tests/nix --ignore=tests/bench --ignore=tests/csi/suite
@@ -25,8 +27,8 @@ help:
 
 ## make try      a shell with zfsiloctl, over a simulated host: no root, no ZFS
 try:
-	@$(RUN) proto/build.py >/dev/null
-	@$(RUN) -m tests.playground
+	@$(MODULES) $(RUNTIME)/bin/python proto/build.py >/dev/null
+	@$(MODULES) $(RUNTIME)/bin/python -m tests.playground
 
 ## make demo     the main job on two virtual machines, step by step
 demo: stubs

@@ -57,15 +57,6 @@ def check(version: str) -> None:
         sys.exit("CHANGELOG.md has no unreleased changes: describe them first")
 
 
-def versions() -> dict[str, set[str]]:
-    """Return the versions that each file names."""
-    named: dict[str, set[str]] = {}
-    for name, pattern in PLACES:
-        matches = re.findall(pattern, (PROJECT / name).read_text())
-        named.setdefault(name, set()).update(version for _before, version, _after in matches)
-    return named
-
-
 def unreleased(changelog: str) -> str:
     """Return the text of the section of unreleased changes."""
     return re.split(r"(?m)^## ", changelog.partition(UNRELEASED)[2])[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,16 +21,23 @@ NEXT = "98.7.6"
 CHANGELOG = "CHANGELOG.md"
 
 
-def release(project: Path) -> dict[str, Any]:
-    """Load the program of a copy of the project."""
-    return runpy.run_path(str(project / "docs/release.py"))
+PLACES: tuple[tuple[str, str], ...] = runpy.run_path(str(ROOT / "docs/release.py"))["PLACES"]
+
+
+def versions(project: Path) -> dict[str, set[str]]:
+    """Return the versions that each file of a project names."""
+    named: dict[str, set[str]] = {}
+    for name, pattern in PLACES:
+        matches = re.findall(pattern, (project / name).read_text())
+        named.setdefault(name, set()).update(version for _before, version, _after in matches)
+    return named
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A repository with all files that name the version."""
     project = tmp_path / "project"
-    for name in {*release(ROOT)["versions"](), CHANGELOG, "docs/release.py"}:
+    for name in {*versions(ROOT), CHANGELOG, "docs/release.py"}:
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, project / name)
     git(project, "init", "--quiet")
@@ -51,7 +59,7 @@ def make_release(project: Path, version: str) -> subprocess.CompletedProcess[str
 
 
 def test_every_place_has_the_version() -> None:
-    named = release(ROOT)["versions"]()
+    named = versions(ROOT)
     assert named == {name: {__version__} for name in named}
 
 
@@ -70,7 +78,7 @@ def test_the_changelog_has_the_version() -> None:
 def test_a_release_changes_every_place(copy: Path) -> None:
     done = make_release(copy, NEXT)
     assert done.returncode == 0, done.stderr
-    named = release(copy)["versions"]()
+    named = versions(copy)
     assert named == {name: {NEXT} for name in named}
     text = (copy / CHANGELOG).read_text()
     assert f"## [Unreleased]\n\n## [{NEXT}] - 20" in text

@@ -12,15 +12,13 @@ from tests.setup.command import run
 from tests.setup.say import stage
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-# systemd-python, dbus-python and PyGObject come as source only.
-COMPILE = (
-    "gcc",
+# systemd-python comes as source only; so do dbus-python and PyGObject, which the tests need.
+COMPILE = ("gcc", "libsystemd-dev", "pkg-config")
+COMPILE_FOR_TESTS = (
     "libcairo2-dev",
     "libdbus-1-dev",
     "libgirepository1.0-dev",
     "libglib2.0-dev",
-    "libsystemd-dev",
-    "pkg-config",
 )  # fmt: skip
 DBUSMOCK = "python-dbusmock"
 # The templates of python-dbusmock import it without saying so; 3.51 asks for a newer library than
@@ -39,15 +37,25 @@ def requirements(project: Path) -> list[str]:
 
 def prepare(project: Path = PROJECT) -> Path:
     """The environment for this pyproject.toml and this Python, made if need be."""
+    check_python()
+    wanted = requirements(project)
+    return product("venv", key(wanted), lambda draft: build(draft, wanted, COMPILE_FOR_TESTS))
+
+
+def key(wanted: list[str]) -> str:
+    """The key of the environment with these requirements."""
+    return digest(wanted, sys.version)
+
+
+def check_python() -> None:
+    """Refuse a Python that is too old."""
     if sys.version_info < (3, 11):  # noqa: UP036 - the set-up runs on whatever is there
         raise SystemExit("Python 3.11 or newer is needed")
-    wanted = requirements(project)
-    return product("venv", digest(wanted, sys.version), lambda draft: build(draft, wanted))
 
 
-def build(draft: Path, wanted: list[str]) -> None:
+def build(draft: Path, wanted: list[str], compile_more: tuple[str, ...] = ()) -> None:
     """Make the environment and install the requirements into it."""
-    packages: tuple[str, ...] = COMPILE
+    packages: tuple[str, ...] = (*COMPILE, *compile_more)
     if not has_ensurepip():
         packages = (*packages, "python3-venv")
     if running_debian_python():
