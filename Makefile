@@ -63,15 +63,15 @@ lint: stubs
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-## make csi-test       the CSI plugin: conformance over a simulated host, the manifests
+## make csi-test       the CSI plugin: csi-sanity over a simulated host, and the manifests
 csi-test: stubs
 	$(PYTHON) tests/setup csi
 	$(PYTEST) tests/csi/suite
 
-## make sanity         the same conformance over real ZFS and iSCSI, on the two machines
+## make sanity         csi-sanity over real ZFS and iSCSI, on the two machines
 sanity: stubs
 	$(PYTHON) tests/setup csi lab
-	$(RUN) -m tests.csi.lab
+	$(RUN) -m tests.csi.lab_sanity
 
 ## make systemd-test   a real systemd in namespaces over a simulated host
 systemd-test: stubs deb

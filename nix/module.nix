@@ -1,4 +1,4 @@
-# services.zfsilo: a storage host (give), a consumer (take), or both.
+# services.zfsilo: a server, a client, or both.
 { config, lib, pkgs, ... }:
 
 let
@@ -12,15 +12,15 @@ let
 
   settings = lib.recursiveUpdate
     (table "daemon" (given { host_id = cfg.hostId; })
-      // table "give" (lib.optionalAttrs cfg.give.enable (given {
-        inherit (cfg.give) root portals overcommit;
-        iqn_prefix = cfg.give.iqnPrefix;
+      // table "server" (lib.optionalAttrs cfg.server.enable (given {
+        inherit (cfg.server) root portals overcommit;
+        iqn_prefix = cfg.server.iqnPrefix;
       })))
     cfg.settings;
 
   volumeFile = name: volume: lib.nameValuePair "zfsilo/volumes.d/${name}.toml" {
     source = toml.generate "zfsilo-${name}.toml" (given {
-      inherit (volume) server volume height;
+      inherit (volume) server volume state;
       mount_path = volume.mountPath;
       fs_type = volume.fsType;
       mount_options = volume.mountOptions;
@@ -40,7 +40,7 @@ let
     options = {
       server = mkOption { type = id; description = "The storage host, as `zfsiloctl server list` names it."; };
       volume = mkOption { type = types.nullOr id; default = null; description = "Its id there, where that is another one."; };
-      height = mkOption {
+      state = mkOption {
         type = types.enum [ "connected" "staged" "mounted" ];
         default = "mounted";
         description = "How far up it shall be.";
@@ -64,7 +64,7 @@ in
       description = "Further keys of zfsilod.toml(5); they win over the options here.";
     };
 
-    give = {
+    server = {
       enable = mkOption { type = types.bool; default = false; description = "Whether this host serves volumes."; };
       root = mkOption { type = types.nullOr types.str; default = null; example = "tank/zfsilo"; description = "The dataset below which volumes are made. It must exist."; };
       portals = mkOption { type = types.listOf types.str; default = [ "0.0.0.0:3260" ]; description = "Where iSCSI targets listen."; };
@@ -74,11 +74,11 @@ in
     };
 
     tls = {
-      enable = mkOption { type = types.bool; default = cfg.give.enable; defaultText = "services.zfsilo.give.enable"; description = "Whether other hosts may talk to zfsilod (TLS 1.3, port 9750)."; };
+      enable = mkOption { type = types.bool; default = cfg.server.enable; defaultText = "services.zfsilo.server.enable"; description = "Whether other hosts may talk to zfsilod (TLS 1.3, port 9750)."; };
       address = mkOption { type = types.str; default = "[::]:9750"; description = "Where it listens for them."; };
     };
 
-    take = {
+    client = {
       enable = mkOption { type = types.bool; default = false; description = "Whether this host uses volumes of others."; };
       initiatorName = mkOption { type = types.nullOr types.str; default = null; example = "iqn.2026-01.org.example:take"; description = "This host's iSCSI name."; };
       serverFiles = mkOption {
@@ -94,18 +94,18 @@ in
   config = lib.mkIf cfg.enable (lib.mkMerge [
     {
       assertions = [
-        { assertion = cfg.give.enable -> cfg.give.root != null; message = "services.zfsilo.give.root names no dataset"; }
-        { assertion = cfg.take.enable -> cfg.take.initiatorName != null; message = "services.zfsilo.take.initiatorName is not set"; }
-        { assertion = cfg.take.volumes == { } || cfg.take.enable; message = "services.zfsilo.take.volumes without services.zfsilo.take.enable"; }
+        { assertion = cfg.server.enable -> cfg.server.root != null; message = "services.zfsilo.server.root names no dataset"; }
+        { assertion = cfg.client.enable -> cfg.client.initiatorName != null; message = "services.zfsilo.client.initiatorName is not set"; }
+        { assertion = cfg.client.volumes == { } || cfg.client.enable; message = "services.zfsilo.client.volumes without services.zfsilo.client.enable"; }
       ] ++ lib.mapAttrsToList (name: each: {
-        assertion = (each.height == "mounted") == (each.mountPath != null);
-        message = "services.zfsilo.take.volumes.${name}: mountPath goes with height \"mounted\"";
-      }) cfg.take.volumes;
+        assertion = (each.state == "mounted") == (each.mountPath != null);
+        message = "services.zfsilo.client.volumes.${name}: mountPath goes with state \"mounted\"";
+      }) cfg.client.volumes;
 
       environment.systemPackages = [ cfg.package ];
       environment.etc = lib.mkMerge [
         { "zfsilo/zfsilod.toml".source = toml.generate "zfsilod.toml" settings; }
-        (lib.mapAttrs' volumeFile cfg.take.volumes)
+        (lib.mapAttrs' volumeFile cfg.client.volumes)
       ];
       services.dbus.packages = [ cfg.package ];
       services.udev.packages = [ cfg.package ];
@@ -120,7 +120,7 @@ in
           # A change of the configuration restarts the daemon; what it exported and mounted stays.
           zfsilod = { wantedBy = [ "multi-user.target" ]; restartTriggers = [ config.environment.etc."zfsilo/zfsilod.toml".source ]; };
         }
-        (lib.mapAttrs' volumeUnit cfg.take.volumes)
+        (lib.mapAttrs' volumeUnit cfg.client.volumes)
       ];
     }
 
@@ -132,21 +132,21 @@ in
       };
     })
 
-    (lib.mkIf cfg.give.enable {
+    (lib.mkIf cfg.server.enable {
       boot.supportedFilesystems = [ "zfs" ];
       boot.kernelModules = [ "target_core_mod" "target_core_iblock" "iscsi_target_mod" "nvmet" "nvmet-tcp" ];
-      networking.firewall.allowedTCPPorts = lib.mkIf cfg.give.openFirewall
-        (lib.unique (map portOf cfg.give.portals) ++ lib.optional cfg.tls.enable (portOf cfg.tls.address));
+      networking.firewall.allowedTCPPorts = lib.mkIf cfg.server.openFirewall
+        (lib.unique (map portOf cfg.server.portals) ++ lib.optional cfg.tls.enable (portOf cfg.tls.address));
     })
 
-    (lib.mkIf cfg.take.enable {
+    (lib.mkIf cfg.client.enable {
       boot.kernelModules = [ "iscsi_tcp" "nvme-tcp" ];
       boot.supportedFilesystems = [ "ext4" "xfs" ];
-      services.openiscsi = { enable = true; name = cfg.take.initiatorName; };
+      services.openiscsi = { enable = true; name = cfg.client.initiatorName; };
       # Links, as the secret is elsewhere; the daemon refuses what others can read.
       systemd.tmpfiles.rules = lib.mapAttrsToList
         (name: file: "L+ /etc/zfsilo/servers.d/${name}.toml - - - - ${file}")
-        cfg.take.serverFiles;
+        cfg.client.serverFiles;
     })
   ]);
 }

@@ -8,7 +8,7 @@ rec {
     networking.hostId = "00000001"; # ZFS wants one
     services.zfsilo = {
       enable = true;
-      give = { enable = true; root = "tank/zfsilo"; portals = [ "${addresses.give}:3260" ]; };
+      server = { enable = true; root = "tank/zfsilo"; portals = [ "${addresses.give}:3260" ]; };
     };
   };
 
@@ -16,7 +16,7 @@ rec {
     networking.hostName = "take";
     services.zfsilo = {
       enable = true;
-      take = { enable = true; initiatorName = "iqn.2026-01.org.zfsilo.story:take"; };
+      client = { enable = true; initiatorName = "iqn.2026-01.org.zfsilo.story:take"; };
     };
   };
 

@@ -138,7 +138,7 @@ class OwnServer:
 
     async def _do(self, request: Request) -> None:
         self._reach()
-        operation = await self.service.begin(request, caller="host take")
+        operation = await self.service.submit(request, caller="host take")
         await self.service.wait(operation.id, DEADLINE_S)
 
 
@@ -157,7 +157,7 @@ class House:
         """Carry requests out one after the other; raise what a caller would see."""
         operation = None
         for request in requests:
-            begun = await self.service.begin(request, caller="uid 0 (unix)")
+            begun = await self.service.submit(request, caller="uid 0 (unix)")
             operation = await self.service.wait(begun.id, DEADLINE_S)
         assert operation is not None
         return operation
@@ -175,7 +175,7 @@ async def house(directory: Path, settings: Settings = SETTINGS) -> AsyncIterator
     host = FakeHost(chap=store.chap)
     launcher = ThreadLauncher(store, host)
     service = Service(store, host, launcher, OwnServer(), settings, boot_id=read_boot_id())
-    launcher.hint = service.driver.poke
+    launcher.hint = service.executor.refresh
     service.recovery_s = 0  # no session of a fake host comes back by itself
     built = House(service, host, launcher)
     await built.do(CreateHost(id="take", iqn=TAKE))

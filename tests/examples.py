@@ -7,7 +7,7 @@ request is tested by adding a line here.
 from __future__ import annotations
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import Formatted, NoAcl, NobodyAdmitted, NoExport, NoNode
+from zfsilod.engine.steps import Formatted, NoAcl, NoExport, NoNode, NoUnknownAcls
 from zfsilod.model.chap import Chap
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
@@ -19,7 +19,7 @@ from zfsilod.model.records import (
     Mount,
     Operation,
     Publication,
-    Shot,
+    SnapshotRef,
     Step,
     Volume,
 )
@@ -41,10 +41,10 @@ VOLUME = Volume(
 )
 OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
 COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
-SHOTS = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
-CUT = plans.cut("c" * 32, SHOTS[:1])
-GROUP = plans.cut("e" * 32, SHOTS)
-ORIGIN = plans.Origin(shot=SHOTS[0], cut="c" * 32, own=False, size_bytes=GIB)
+SNAPSHOT_REFS = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
+CUT = plans.cut("c" * 32, SNAPSHOT_REFS[:1])
+GROUP = plans.cut("e" * 32, SNAPSHOT_REFS)
+ORIGIN = plans.Origin(snapshot_ref=SNAPSHOT_REFS[0], cut="c" * 32, own=False, size_bytes=GIB)
 TRASH = f"tank/.trash/{UID}"
 PUBLICATION = Publication(id="data/take", volume="data", host="take", initiator=TAKE, epoch=1)
 SECOND = Publication(
@@ -59,7 +59,7 @@ ATTACHMENT = Attachment(
     portals=("10.77.0.1:3260",),
     mode="FILESYSTEM",
     epoch=1,
-    height="MOUNTED",
+    state="MOUNTED",
     staging_path="/staging/data",
     made_staging_path=True,
     mounts=(Mount(path="/srv/data", made_path=True),),
@@ -103,8 +103,8 @@ class Example(Record):
 def _server() -> tuple[Example, ...]:
     created = (plans.zvol(VOLUME),)
     exported = (*created, *plans.export(VOLUME, HOW))
-    published = (*exported, *plans.admission(VOLUME, PUBLICATION, HOW, []))
-    twice = (*published, *plans.admission(VOLUME, SECOND, HOW, [PUBLICATION]))
+    published = (*exported, *plans.grant(VOLUME, PUBLICATION, HOW, []))
+    twice = (*published, *plans.grant(VOLUME, SECOND, HOW, [PUBLICATION]))
     return (
         Example(name="create", before=(), actions=plans.up(created)),
         Example(name="delete", before=created, actions=plans.down(created)),
@@ -176,7 +176,7 @@ def _server() -> tuple[Example, ...]:
             name="take-down",
             before=exported,
             actions=(
-                *plans.up([NobodyAdmitted(target=TARGET)]),
+                *plans.up([NoUnknownAcls(target=TARGET)]),
                 *plans.down(plans.export(VOLUME, HOW)),
             ),
         ),
@@ -220,7 +220,7 @@ def _consumer() -> tuple[Example, ...]:
         Example(
             name="grow",
             before=staged,
-            actions=plans.growth(ATTACHMENT.but(height="STAGED"), 2 * GIB),
+            actions=plans.growth(ATTACHMENT.but(state="STAGED"), 2 * GIB),
         ),
         Example(
             name="mount-block",

@@ -17,9 +17,9 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import (
     Attachment,
     Dependent,
-    Shot,
     Snapshot,
     SnapshotGroup,
+    SnapshotRef,
     Trashed,
     Volume,
 )
@@ -89,7 +89,7 @@ async def test_what_records_own_is_no_orphan(zfsilo: House) -> None:
 
 async def test_what_a_running_operation_is_about_is_no_orphan(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    begun = await zfsilo.service.begin(CREATE, caller="a")
+    begun = await zfsilo.service.submit(CREATE, caller="a")
     uid = next(step.uid for step in (m.step for m in begun.actions) if hasattr(step, "uid"))
     zfsilo.host.zfs.create_zvol(
         "tank/zfsilo/data",
@@ -140,7 +140,7 @@ async def test_a_stray_mount_is_an_orphan(zfsilo: House) -> None:
 
     def unmounted(txn: Any) -> None:
         found = txn.get(Attachment, "data")
-        txn.put(found.but(mounts=(), height="STAGED"))
+        txn.put(found.but(mounts=(), state="STAGED"))
 
     await zfsilo.service.write(unmounted)
     (orphan,) = await orphans.find(zfsilo.service)
@@ -278,8 +278,8 @@ async def test_what_an_unfinished_clone_left_is_told_and_left_alone(zfsilo: Hous
     await zfsilo.do(CREATE)
     found = volume(zfsilo)
     assert found is not None
-    shot = Shot(dataset=found.dataset, uid=found.uid)
-    zfsilo.host.snapshots.cut((shot,), "c" * 32, (("zfsilo:cut", "c" * 32),))
+    snapshot_ref = SnapshotRef(dataset=found.dataset, uid=found.uid)
+    zfsilo.host.snapshots.cut((snapshot_ref,), "c" * 32, (("zfsilo:cut", "c" * 32),))
     assert await adopted(zfsilo, f"tank/zfsilo/data@zfsilo-{'c' * 32}") == []
 
 

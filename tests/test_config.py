@@ -14,18 +14,18 @@ from zfsilod.model.errors import InvalidArgument
 KEYS = Path(__file__).parents[1] / "docs/configuration.md"
 
 WRONG = [
-    ("[give]\nrooot = 'tank'\n", r"zfsilod\.toml: \[give\] has no key rooot"),
+    ("[server]\nrooot = 'tank'\n", r"zfsilod\.toml: \[server\] has no key rooot"),
     ("[giv]\n", "has no key giv"),
-    ("give = 3\n", "give: expected `object`, got `int`"),
-    ("[give]\nroot = 3\n", r"give\.root: expected `str`, got `int`"),
-    ("[give]\nroot = 'tank/../x y'\n", r"give\.root is no dataset name"),
-    ("[give]\nroot = '-x'\n", r"give\.root is no dataset name"),
-    ("[give]\nportals = ['10.0.0.1']\n", r"give\.portals"),
-    ("[give]\nportals = []\n", r"give\.portals"),
-    ("[give]\nportals = ['fd00::1:3260']\n", r"give\.portals"),
-    ("[give]\niqn_prefix = 'storage'\n", r"give\.iqn_prefix is no IQN"),
-    ("[give]\novercommit = 0.5\n", r"give\.overcommit"),
-    ("[give]\nvolblocksize = 1000\n", r"give\.volblocksize"),
+    ("server = 3\n", "server: expected `object`, got `int`"),
+    ("[server]\nroot = 3\n", r"server.root: expected `str`, got `int`"),
+    ("[server]\nroot = 'tank/../x y'\n", r"server.root is no dataset name"),
+    ("[server]\nroot = '-x'\n", r"server.root is no dataset name"),
+    ("[server]\nportals = ['10.0.0.1']\n", r"server.portals"),
+    ("[server]\nportals = []\n", r"server.portals"),
+    ("[server]\nportals = ['fd00::1:3260']\n", r"server.portals"),
+    ("[server]\niqn_prefix = 'storage'\n", r"server.iqn_prefix is no IQN"),
+    ("[server]\novercommit = 0.5\n", r"server.overcommit"),
+    ("[server]\nvolblocksize = 1000\n", r"server.volblocksize"),
     ("[store]\nsize_bytes = 1\n", r"store\.size_bytes"),
     ("[daemon]\nhost_id = 'Not An Id'\n", r"daemon\.host_id is no id"),
     ("[daemon]\nlog_level = 'loud'\n", r"daemon\.log_level"),
@@ -33,7 +33,7 @@ WRONG = [
     ("[csi]\nallowed_paths = ['/']\n", r"csi\.allowed_paths"),
     ("[csi]\nallowed_paths = ['var/lib']\n", r"csi\.allowed_paths"),
     ("[csi]\nallowed_paths = ['/var/../etc']\n", r"csi\.allowed_paths"),
-    ("[give\n", r"zfsilod\.toml: .*line 1"),
+    ("[server\n", r"zfsilod\.toml: .*line 1"),
 ]
 
 
@@ -51,11 +51,11 @@ def test_nothing_at_all_is_right(tmp_path: Path) -> None:
 
 
 def test_later_files_win(tmp_path: Path) -> None:
-    (tmp_path / "zfsilod.toml").write_text("[give]\nroot = 'tank/a'\novercommit = 2\n")
+    (tmp_path / "zfsilod.toml").write_text("[server]\nroot = 'tank/a'\novercommit = 2\n")
     (tmp_path / "zfsilod.toml.d").mkdir()
-    (tmp_path / "zfsilod.toml.d/b.toml").write_text("[give]\nroot = 'tank/b'\n")
+    (tmp_path / "zfsilod.toml.d/b.toml").write_text("[server]\nroot = 'tank/b'\n")
     loaded = config.load(tmp_path)
-    assert (loaded.give.root, loaded.give.overcommit) == ("tank/b", 2.0)
+    assert (loaded.server.root, loaded.server.overcommit) == ("tank/b", 2.0)
 
 
 def test_a_server_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_documentation_names_every_key() -> None:
     }
     named = set(
         re.findall(
-            r"^\| `((?:give|store|operations|sync|daemon|csi|metrics|tls)\.\w+)`",
+            r"^\| `((?:server|store|operations|sync|daemon|csi|metrics|tls)\.\w+)`",
             KEYS.read_text(),
             re.M,
         )

@@ -89,7 +89,7 @@ async def test_an_operation_that_waits_for_room_in_the_store_is_not_lost(tmp_pat
             await built.house.do(request)
         await built.settle()
         built.saw.set(Cut("daemon", 5, "before", "error"))
-        await built.carry_out(case_named("stage").begin)
+        await built.carry_out(case_named("stage").submit)
         with built.store.read() as txn:
             ended = {each.kind: each.state for each in txn.scan(Operation)}
         assert ended["stage"] == "DONE"

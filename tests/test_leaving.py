@@ -16,7 +16,7 @@ from zfsilod.model.records import Attachment, Operation
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Watchman, clear_leftovers
+from zfsilod.requests.sync import Supervisor, clear_leftovers
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.storage.store import Store
 
@@ -48,9 +48,9 @@ def ways(operation: Operation) -> list[str]:
 async def test_a_lost_session_turns_the_order_round(zfsilo: House) -> None:
     await zfsilo.do(*UP, FENCE)
     unmounted = await zfsilo.do(UnmountFrom(id="data"))
-    assert ways(unmounted) == ["do Detached", "undo MountPoint"]
+    assert ways(unmounted) == ["do LazyUnmounted", "undo MountPoint"]
     unstaged = await zfsilo.do(Unstage(id="data"))
-    assert ways(unstaged) == ["do Dropped", "do Detached", "undo MountPoint"]
+    assert ways(unstaged) == ["do SessionDropped", "do LazyUnmounted", "undo MountPoint"]
     await zfsilo.do(Disconnect(id="data"))
     assert kinds(zfsilo) == {"zvol", "content"}
 
@@ -63,7 +63,7 @@ async def test_a_disk_that_hangs_loses_its_session_first(zfsilo: House, kind: st
             freeze(zfsilo)
         done = await zfsilo.do(request)
         hung = "DONE" if request.kind == kind else "UNCHANGED"
-        assert (ways(done)[0], done.actions[0].status) == ("do Answering", hung)
+        assert (ways(done)[0], done.actions[0].status) == ("do DiskResponsive", hung)
         if request.kind == kind:
             break
     assert "session" not in kinds(zfsilo)
@@ -78,7 +78,7 @@ def freeze(zfsilo: House) -> None:
     memory[name] |= {"hangs": True}
 
 
-async def test_force_goes_down_from_any_height(zfsilo: House) -> None:
+async def test_force_goes_down_from_any_state(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     for refused in (Unstage(id="data"), Disconnect(id="data")):
         with pytest.raises(FailedPrecondition):
@@ -86,7 +86,7 @@ async def test_force_goes_down_from_any_height(zfsilo: House) -> None:
     await zfsilo.do(Unstage(id="data", force=True))
     found = attachment(zfsilo)
     assert found is not None
-    assert (found.height, found.mounts) == ("CONNECTED", ())
+    assert (found.state, found.mounts) == ("CONNECTED", ())
     await zfsilo.do(CONNECT, *UP[3:], Disconnect(id="data", force=True))
     assert attachment(zfsilo) is None
     assert not kinds(zfsilo) & {"session", "node", "mount", "point"}
@@ -105,7 +105,7 @@ async def test_a_new_publication_ends_what_the_old_one_left(zfsilo: House) -> No
     await zfsilo.do(CONNECT)
     found = attachment(zfsilo)
     assert found is not None
-    assert (found.height, found.epoch, found.mounts) == ("CONNECTED", 2, ())
+    assert (found.state, found.epoch, found.mounts) == ("CONNECTED", 2, ())
     assert "mount" not in kinds(zfsilo)
     await zfsilo.do(*UP[3:])
 
@@ -144,8 +144,8 @@ async def forget(zfsilo: House) -> None:
 async def test_a_descent_stops_a_climb(zfsilo: House) -> None:
     await zfsilo.do(*UP[:2])
     zfsilo.launcher.gate.clear()
-    climb = await zfsilo.service.begin(CONNECT, caller="a")
-    down = await zfsilo.service.begin(Disconnect(id="data"), caller="b")
+    climb = await zfsilo.service.submit(CONNECT, caller="a")
+    down = await zfsilo.service.submit(Disconnect(id="data"), caller="b")
     await zfsilo.service.wait(down.id, 10)
     assert zfsilo.service.operation(climb.id).state == "ROLLED_BACK"
     assert attachment(zfsilo) is None
@@ -162,9 +162,9 @@ async def test_a_descent_stops_a_climb_that_waits_for_its_server(zfsilo: House) 
         await report(*arguments)  # type: ignore[arg-type]
 
     zfsilo.server.report = slow  # type: ignore[method-assign,assignment]
-    climb = await zfsilo.service.begin(Stage(id="data"), caller="a")
+    climb = await zfsilo.service.submit(Stage(id="data"), caller="a")
     await asyncio.wait_for(reached.wait(), 10)
-    down = await zfsilo.service.begin(Unstage(id="data"), caller="b")
+    down = await zfsilo.service.submit(Unstage(id="data"), caller="b")
     answer.set()
     await zfsilo.service.wait(down.id, 10)
     ended = await zfsilo.service.ended(climb.id, 10)
@@ -209,7 +209,7 @@ async def needs_repair(zfsilo: House) -> Operation:
         raise CommandFailed("the disk did not appear")
 
     zfsilo.host.iscsi.login = half  # type: ignore[method-assign]
-    begun = await zfsilo.service.begin(CONNECT, caller="a")
+    begun = await zfsilo.service.submit(CONNECT, caller="a")
     found = await zfsilo.service.ended(begun.id, 10)
     assert found.state == "NEEDS_REPAIR"
     del zfsilo.host.iscsi.login
@@ -225,7 +225,7 @@ async def test_abandon_frees_what_it_claims_and_tells_what_stays(zfsilo: House) 
     with zfsilo.service.store.read() as txn:
         assert list(txn.live()) == []
         assert txn.claimant("attachment/data") is None
-    await Watchman(zfsilo.service, retention_s=3600).recover()
+    await Supervisor(zfsilo.service, retention_s=3600).recover()
     assert zfsilo.service.operation(begun.id).state == "ABANDONED"
     with pytest.raises(FailedPrecondition, match="does not need repair"):
         await zfsilo.service.abandon(begun.id)
@@ -277,7 +277,7 @@ def test_a_rollback_waits_for_the_last_tool_and_tells_when_it_does_not_end(
     store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
     example = next(each for each in PLANS if each.name == "publish")
     with store.write() as txn:
-        begun = txn.begin(operation(example).but(state="FAILED"))
+        begun = txn.add_operation(operation(example).but(state="FAILED"))
     store.close()
     monkeypatch.setattr(worker, "LOCK_DEADLINE_S", 1)
     monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", begun.id])

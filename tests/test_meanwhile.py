@@ -11,13 +11,20 @@ import pytest
 
 from tests.doubles import SETTINGS, house
 from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
-from zfsilod.model.records import Attachment, Debt, Operation, Publication, Trashed, Volume
+from zfsilod.model.records import (
+    Attachment,
+    Operation,
+    PendingRelease,
+    Publication,
+    Trashed,
+    Volume,
+)
 from zfsilod.requests import adoption, orphans
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import SyncVolume, Watchman, clear_leftovers, sync_all
+from zfsilod.requests.sync import Supervisor, SyncVolume, clear_leftovers, sync_all
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 
 if TYPE_CHECKING:
@@ -94,12 +101,12 @@ async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) 
     await zfsilo.do(*PUBLISHED, CONNECT.but(restore="BOOT"), *UP[1:])
     lose_sessions(zfsilo)
     zfsilo.launcher.gate.clear()
-    restored = await zfsilo.service.begin(SyncVolume(id="data"), caller="zfsilod")
+    restored = await zfsilo.service.submit(SyncVolume(id="data"), caller="zfsilod")
     asked = asyncio.create_task(zfsilo.do(UnmountFrom(id="data")))
-    await soon(lambda: asked.done() or zfsilo.service.driver.news._waiters)
+    await soon(lambda: asked.done() or zfsilo.service.executor.changes._waiters)
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(restored.id, 10)
-    assert [type(action.step).__name__ for action in (await asked).actions][1] == "Bound"
+    assert [type(action.step).__name__ for action in (await asked).actions][1] == "BindMount"
     assert zfsilo.host.facts.names("session")
 
 
@@ -142,10 +149,10 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
                 raise Unavailable("zfs did not end within 120 s")
 
         monkeypatch.setattr(zfsilo.host.zfs, "move", slow)
-        one = await zfsilo.service.begin(DeleteVolume(id="data"), caller="one")
+        one = await zfsilo.service.submit(DeleteVolume(id="data"), caller="one")
         await asyncio.to_thread(moved.wait, 10)
         two = asyncio.create_task(zfsilo.do(DeleteVolume(id="data", dependents="KEEP")))
-        await soon(lambda: zfsilo.service.driver.news._waiters)
+        await soon(lambda: zfsilo.service.executor.changes._waiters)
         go.set()
         with pytest.raises(Unavailable):
             await zfsilo.service.wait(one.id, 10)
@@ -156,41 +163,41 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
 
 
 async def test_a_release_waits_for_as_long_as_the_volume_is_used_again(zfsilo: House) -> None:
-    watchman = Watchman(zfsilo.service, retention_s=1 << 30)
+    supervisor = Supervisor(zfsilo.service, retention_s=1 << 30)
     again = CONNECT.but(publish_if_needed=True)
     await zfsilo.do(PUBLISHED[0], again, Disconnect(id="data"), again, *UP[1:])
     lose_sessions(zfsilo)  # the server came back before its initiator did
-    await watchman.pay_debts()
+    await supervisor.retry_releases()
     with zfsilo.service.store.read() as txn:
         assert txn.get(Publication, "data/take") is not None
     await zfsilo.do(Disconnect(id="data", force=True))
-    await watchman.pay_debts()
+    await supervisor.retry_releases()
     with zfsilo.service.store.read() as txn:
-        assert (list(txn.scan(Publication)), list(txn.scan(Debt))) == ([], [])
+        assert (list(txn.scan(Publication)), list(txn.scan(PendingRelease))) == ([], [])
 
 
 async def test_a_release_is_owed_while_nobody_knows_its_server(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(PUBLISHED[0], CONNECT.but(publish_if_needed=True), Disconnect(id="data"))
-    watchman = Watchman(zfsilo.service, retention_s=1 << 30)
+    supervisor = Supervisor(zfsilo.service, retention_s=1 << 30)
 
     async def unknown(*_words: Any, **_more: Any) -> None:
         raise NotFound("there is no server give", reason="NO_SERVER")
 
     with monkeypatch.context() as patched:
         patched.setattr(zfsilo.server, "release", unknown)
-        await watchman.pay_debts()
-    await watchman.pay_debts()
+        await supervisor.retry_releases()
+    await supervisor.retry_releases()
     with zfsilo.service.store.read() as txn:
-        assert (list(txn.scan(Publication)), list(txn.scan(Debt))) == ([], [])
+        assert (list(txn.scan(Publication)), list(txn.scan(PendingRelease))) == ([], [])
 
 
 async def test_what_the_boots_sync_had_to_leave_out_is_looked_at_again(zfsilo: House) -> None:
     await zfsilo.do(*PUBLISHED)
     zfsilo.launcher.gate.clear()
     labels = UpdateVolume(id="data", mask=("labels",), labels=(("for", "tests"),))
-    begun = await zfsilo.service.begin(labels, caller="somebody")
+    begun = await zfsilo.service.submit(labels, caller="somebody")
     zfsilo.host.facts.reboot()
     assert (await sync_all(zfsilo.service, "zfsilod")).unfinished
     zfsilo.launcher.gate.set()
@@ -232,7 +239,7 @@ async def test_two_names_for_one_volume_at_once(
         return found
 
     monkeypatch.setattr(iscsi, "login", slow_login)
-    one = await zfsilo.service.begin(CONNECT, caller="one")
+    one = await zfsilo.service.submit(CONNECT, caller="one")
     await soon(lambda: zfsilo.host.facts.names("session"))
     monkeypatch.setattr(iscsi, "users", slow_users)
     two = asyncio.create_task(zfsilo.do(CONNECT.but(id="two")))
@@ -252,10 +259,10 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
     await zfsilo.service.write(lambda txn: txn.drop(Volume.bucket(), "data"))
     zfsilo.launcher.gate.clear()
     request = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
-    removed = await zfsilo.service.begin(request, caller="root")
+    removed = await zfsilo.service.submit(request, caller="root")
     found = await adoption.find(zfsilo.service, "tank/zfsilo/data", "data")
     adopted = asyncio.create_task(zfsilo.do(found))
-    await soon(lambda: adopted.done() or zfsilo.service.driver.news._waiters)
+    await soon(lambda: adopted.done() or zfsilo.service.executor.changes._waiters)
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(removed.id, 10)
     with pytest.raises(FailedPrecondition, match="is gone"):
@@ -267,10 +274,10 @@ async def test_an_orphan_that_is_being_removed_is_not_connected_to(zfsilo: House
     await zfsilo.service.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
     names = tuple(each.name for each in await orphans.find(zfsilo.service))
     zfsilo.launcher.gate.clear()
-    removed = await zfsilo.service.begin(orphans.RemoveOrphans(names=names), caller="root")
+    removed = await zfsilo.service.submit(orphans.RemoveOrphans(names=names), caller="root")
     release = hold(zfsilo)
     up = asyncio.create_task(zfsilo.do(*UP))
-    await soon(lambda: up.done() or zfsilo.service.driver.news._waiters)
+    await soon(lambda: up.done() or zfsilo.service.executor.changes._waiters)
     release()
     await zfsilo.service.wait(removed.id, 10)
     await up
@@ -310,11 +317,11 @@ async def test_what_cannot_be_purged_is_not_tried_again_at_once(
             raise Busy("the zvol is in use")
 
         monkeypatch.setattr(zfsilo.host.zfs, "destroy_zvol", busy)
-        watchman = Watchman(zfsilo.service, retention_s=1 << 30)
+        supervisor = Supervisor(zfsilo.service, retention_s=1 << 30)
         now = time.time()
         monkeypatch.setattr(time, "time", lambda: now + 10)
         for _round in range(3):
-            await watchman._purger.purge()
+            await supervisor._purger.purge()
             await asyncio.gather(*zfsilo.launcher.tasks.values())
         with zfsilo.service.store.read() as txn:
             assert [each.kind for each in txn.scan(Operation)].count("purge") == 1
@@ -326,10 +333,10 @@ async def test_a_list_of_units_is_not_held_against_what_went_on_since(
     await zfsilo.do(*PUBLISHED, CONNECT)
     heard: list[str] = []
     hint, zfsilo.launcher.hint = zfsilo.launcher.hint, heard.append
-    staged = await zfsilo.service.begin(UP[1], caller="somebody")
+    staged = await zfsilo.service.submit(UP[1], caller="somebody")
     await soon(lambda: heard)
     assert zfsilo.service.operation(staged.id).state == "WAITING"
-    await soon(lambda: not zfsilo.service.driver.has_in_hand(staged.id))
+    await soon(lambda: not zfsilo.service.executor.is_held(staged.id))
     make, at_mkfs, go = zfsilo.host.block.make_filesystem, threading.Event(), threading.Event()
     refused: list[str] = []
 
@@ -351,7 +358,7 @@ async def test_a_list_of_units_is_not_held_against_what_went_on_since(
     with monkeypatch.context() as patched:
         patched.setattr(zfsilo.launcher, "running", late)
         patched.setattr(zfsilo.launcher, "rollback", roll_back)
-        await Watchman(zfsilo.service, retention_s=1 << 30).recover()
+        await Supervisor(zfsilo.service, retention_s=1 << 30).recover()
     go.set()
     await zfsilo.service.wait(staged.id, 10)
     assert refused == []

@@ -40,7 +40,7 @@ async def scraped(directory: Path, *, most: int = 10) -> AsyncIterator[tuple[Fro
     """Run a daemon with its metrics, and their socket."""
     async with front_of(directory) as front:
         metrics = Metrics(front.service, most=most, expiries=lambda: {"own": 1.0})
-        front.service.driver.listeners.append(metrics.note)
+        front.service.executor.listeners.append(metrics.note)
         server = Scrape(metrics.text)
         path = directory / "metrics.sock"
         await server.open(listen_unix(path))
@@ -67,7 +67,7 @@ async def test_what_happens_is_counted(tmp_path: Path) -> None:
         text = await ask(path)
     assert 'zfsilo_operations_total{kind="create",outcome="done"} 1.0' in text
     assert 'zfsilo_operation_seconds_count{kind="publish"} 1.0' in text
-    assert 'zfsilo_volumes{height="published"} 1.0' in text
+    assert 'zfsilo_volumes{state="published"} 1.0' in text
     assert 'zfsilo_volume_size_bytes{volume="data"} 1.073741824e+09' in text
     assert "zfsilo_root_available_bytes" in text
     assert "zfsilo_volume_series_omitted 0.0" in text

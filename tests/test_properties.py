@@ -12,7 +12,7 @@ from zfsilod.host.fake import SIMULATED_BYTES
 from zfsilod.model.errors import InvalidArgument, ResourceExhausted
 from zfsilod.model.validation import Room, nearly_full, room_for
 from zfsilod.model.zfs_properties import CHOICES, ENCRYPTION, check_properties
-from zfsilod.requests.sync import Watchman
+from zfsilod.requests.sync import Supervisor
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 
 if TYPE_CHECKING:
@@ -119,13 +119,13 @@ async def test_nothing_new_below_the_reserve(
 async def test_it_warns_first_and_once(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watchman = Watchman(zfsilo.service, retention_s=0)
+    supervisor = Supervisor(zfsilo.service, retention_s=0)
     caplog.set_level(logging.WARNING, "zfsilod.requests.sync")
     for share in (0.5, 0.08, 0.07, 0.5):
         answer = (int(SIMULATED_BYTES * share), SIMULATED_BYTES)
         monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root, answer=answer: answer)
-        watchman._room_again = 0.0
-        await watchman.look_at_room()
+        supervisor._room_again = 0.0
+        await supervisor.look_at_room()
     said = [each.message for each in caplog.records]
     assert len(said) == 2
     assert "8% of its room left" in said[0]

@@ -10,7 +10,7 @@ import pytest
 from tests.crash.cases import CONNECT, CREATE, LARGER, PUBLISH
 from zfsilod.model.errors import Busy, CommandFailed
 from zfsilod.requests.detach import Disconnect
-from zfsilod.requests.sync import Watchman
+from zfsilod.requests.sync import Supervisor
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
@@ -84,18 +84,18 @@ async def test_it_is_retried_at_once_and_then_ever_more_seldom(
     monkeypatch.setattr("zfsilod.requests.sync.time.monotonic", lambda: now)
     broken = Broken(zfsilo)
     await get_stuck(zfsilo, broken)
-    watchman = Watchman(zfsilo.service, retention_s=60)
+    supervisor = Supervisor(zfsilo.service, retention_s=60)
     tried = []
     for second in range(800):
         now = GONE + second
         before = stuck(zfsilo).attempts
-        await watchman.recover()
+        await supervisor.recover()
         await asyncio.gather(*zfsilo.launcher.tasks.values())
         if stuck(zfsilo).attempts > before:
             tried.append(second)
     assert tried == [0, 5, 20, 80, 380, 680]
     broken.kinds, now = {}, GONE + 1000
-    await watchman.recover()
+    await supervisor.recover()
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     with zfsilo.service.store.read() as txn:
         assert list(txn.live()) == []
@@ -111,7 +111,7 @@ async def test_every_undo_that_fails_once_heals(zfsilo: House, kind: str) -> Non
         await zfsilo.do(PUBLISH)
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     assert stuck(zfsilo).state == "NEEDS_REPAIR"
-    await Watchman(zfsilo.service, retention_s=60).recover()
+    await Supervisor(zfsilo.service, retention_s=60).recover()
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     assert zfsilo.facts == before
 

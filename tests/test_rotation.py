@@ -149,7 +149,7 @@ async def test_many_sessions_are_one_operation(zfsilo: House) -> None:
 async def test_what_something_is_at_work_on_waits(zfsilo: House) -> None:
     await zfsilo.do(*UP, ROTATE.but(force=False))
     zfsilo.launcher.gate.clear()
-    grown = await zfsilo.service.begin(SyncVolume(id="data"), caller="a test")
+    grown = await zfsilo.service.submit(SyncVolume(id="data"), caller="a test")
     await refresh(zfsilo)
     assert publication(zfsilo).rotation_due
     zfsilo.launcher.gate.set()
@@ -179,7 +179,7 @@ async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo:
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 0
     request = RefreshSecrets(server="give", ids=("data",))
-    begun = await zfsilo.service.begin(request, caller="a test")
+    begun = await zfsilo.service.submit(request, caller="a test")
     await zfsilo.service.wait(begun.id, DEADLINE_S)
     assert attachment(zfsilo).rotation == 0
 

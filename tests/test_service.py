@@ -22,13 +22,13 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.model.records import Attachment, Debt, Operation, Publication, Volume
+from zfsilod.model.records import Attachment, Operation, PendingRelease, Publication, Volume
 from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Watchman
+from zfsilod.requests.sync import Supervisor
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.storage.volume_view import volume_view
 
@@ -70,7 +70,7 @@ def raw_keys(zfsilo: House, bucket: str) -> list[bytes]:
 
 async def test_the_whole_ladder_leaves_nothing_behind(zfsilo: House) -> None:
     await zfsilo.do(*UP)
-    assert attachment(zfsilo).height == "MOUNTED"
+    assert attachment(zfsilo).state == "MOUNTED"
     assert volume(zfsilo).filesystem.state == "READY"
     assert volume(zfsilo).filesystem.uuid == attachment(zfsilo).filesystem.uuid
     assert volume(zfsilo).guid
@@ -91,7 +91,7 @@ async def test_a_repeat_is_already_so_and_moves_nothing(zfsilo: House) -> None:
 
 async def test_a_second_descent_is_fine(zfsilo: House) -> None:
     await zfsilo.do(*UP, *DOWN[:-1], *DOWN[:-1])
-    assert volume(zfsilo).height == "CREATED"
+    assert volume(zfsilo).state == "CREATED"
 
 
 async def test_data_keeps_its_filesystem_through_publications(zfsilo: House) -> None:
@@ -118,21 +118,21 @@ async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
         published = txn.get(Publication, "data/take")
         assert published is not None
         assert published.client_operation == attachment(zfsilo).published_here
-        assert list(txn.scan(Debt)) == []
+        assert list(txn.scan(PendingRelease)) == []
     await zfsilo.do(Disconnect(id="data"))
     zfsilo.server.away = True
-    watchman = Watchman(zfsilo.service, retention_s=0)
-    await watchman.pay_debts()
+    supervisor = Supervisor(zfsilo.service, retention_s=0)
+    await supervisor.retry_releases()
     with zfsilo.service.store.read() as txn:
-        assert len(list(txn.scan(Debt))) == 1
+        assert len(list(txn.scan(PendingRelease))) == 1
     zfsilo.server.away = False
-    await watchman.pay_debts()
+    await supervisor.retry_releases()
     assert raw_keys(zfsilo, "debt") == raw_keys(zfsilo, "publication") == []
 
 
 async def test_a_publication_of_somebody_else_is_not_released(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH, CONNECT.but(publish_if_needed=True), Disconnect(id="data"))
-    await Watchman(zfsilo.service, retention_s=0).pay_debts()
+    await Supervisor(zfsilo.service, retention_s=0).retry_releases()
     assert raw_keys(zfsilo, "publication") == [b"publication/data/take"]
 
 
@@ -240,12 +240,12 @@ async def test_a_failed_step_is_taken_back_and_its_error_told(zfsilo: House) -> 
 
 async def test_equal_requests_join_and_others_wait(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    first = await zfsilo.service.begin(CREATE, caller="a")
-    second = await zfsilo.service.begin(CREATE, caller="b")
+    first = await zfsilo.service.submit(CREATE, caller="a")
+    second = await zfsilo.service.submit(CREATE, caller="b")
     assert first.id == second.id
     other = CREATE.but(capacity_bytes=2 * GIB)
     with pytest.raises(Busy) as caught:
-        await zfsilo.service.begin(other, caller="c", deadline_s=0.05)
+        await zfsilo.service.submit(other, caller="c", deadline_s=0.05)
     assert caught.value.facts["operation"] == first.id
     with pytest.raises(DeadlineExceeded, match=first.id):
         await zfsilo.service.wait(first.id, 0.05)
@@ -271,7 +271,7 @@ async def test_sixteen_requests_for_one_volume_end_in_order(zfsilo: House) -> No
 
 async def test_cancel_takes_back(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    operation = await zfsilo.service.begin(CREATE, caller="a")
+    operation = await zfsilo.service.submit(CREATE, caller="a")
     await asyncio.sleep(0)
     await zfsilo.service.cancel(operation.id)
     with pytest.raises(Busy, match="stopped before its end"):
@@ -392,12 +392,12 @@ async def test_any_number_may_wait_for_news(zfsilo: House) -> None:
 
 async def test_ended_operations_are_forgotten_in_time(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    live = await zfsilo.service.begin(CREATE, caller="a")
-    await Watchman(zfsilo.service, retention_s=-10).forget()
+    live = await zfsilo.service.submit(CREATE, caller="a")
+    await Supervisor(zfsilo.service, retention_s=-10).forget()
     assert raw_keys(zfsilo, "operation") == [f"operation/{live.id}".encode()]
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(live.id, 10)
-    await Watchman(zfsilo.service, retention_s=-10).forget()
+    await Supervisor(zfsilo.service, retention_s=-10).forget()
     assert raw_keys(zfsilo, "operation") == raw_keys(zfsilo, "changed") == []
 
 
@@ -409,7 +409,7 @@ async def test_a_full_store_refuses_to_begin(zfsilo: House, monkeypatch: Any) ->
 
 async def test_no_root_no_volumes(zfsilo: House) -> None:
     zfsilo.service.settings = SETTINGS.but(root="")
-    with pytest.raises(FailedPrecondition, match=r"give\.root"):
+    with pytest.raises(FailedPrecondition, match=r"server.root"):
         await zfsilo.do(CREATE)
     zfsilo.service.settings = SETTINGS.but(root="lake/zfsilo")
     with pytest.raises(FailedPrecondition, match="lake/zfsilo does not exist"):
@@ -420,6 +420,6 @@ async def test_view_joins_both_sides(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     with zfsilo.service.store.read() as txn:
         shown = volume_view(txn, "data")
-    assert shown.height == "MOUNTED"
+    assert shown.state == "MOUNTED"
     assert [each.host for each in shown.publications] == ["take"]
     assert shown.operation == ""

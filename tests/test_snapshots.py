@@ -69,7 +69,7 @@ async def test_an_equal_request_that_ended_while_this_one_looked(
         return seen
 
     monkeypatch.setattr(inputs, "see", look_slowly)
-    operation = await zfsilo.service.begin(equal, caller="test")
+    operation = await zfsilo.service.submit(equal, caller="test")
     assert operation.title.endswith("already so")
 
 

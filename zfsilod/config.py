@@ -28,8 +28,8 @@ MAX_PREFIX = 150
 ZONE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
-class Give(msgspec.Struct, forbid_unknown_fields=True):
-    """[give]: this host as a storage host."""
+class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """[server]: this host as a storage host."""
 
     root: str = ""
     portals: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0:3260"])
@@ -92,7 +92,7 @@ class Tls(msgspec.Struct, forbid_unknown_fields=True):
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     """All of it."""
 
-    give: Give = msgspec.field(default_factory=Give)
+    server: ServerConfig = msgspec.field(default_factory=ServerConfig)
     store: Store = msgspec.field(default_factory=Store)
     operations: Operations = msgspec.field(default_factory=Operations)
     sync: Sync = msgspec.field(default_factory=Sync)
@@ -105,19 +105,19 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     def settings(self) -> Settings:
         """Return what plans need of it."""
         host_id = self.daemon.host_id
-        prefix = self.give.iqn_prefix or f"iqn.2026-01.org.zfsilo:{host_id}"
+        prefix = self.server.iqn_prefix or f"iqn.2026-01.org.zfsilo:{host_id}"
         return Settings(
             host_id=host_id,
-            root=self.give.root,
-            export=Export(prefix=prefix, portals=tuple(self.give.portals)),
-            overcommit=self.give.overcommit,
-            volblocksize=self.give.volblocksize,
+            root=self.server.root,
+            export=Export(prefix=prefix, portals=tuple(self.server.portals)),
+            overcommit=self.server.overcommit,
+            volblocksize=self.server.volblocksize,
             node_paths=tuple(self.csi.allowed_paths),
             zone=self.csi.zone,
             max_attachments=self.csi.max_attachments,
-            reserve=self.give.reserve,
-            reserve_warning=self.give.reserve_warning,
-            trash_retention_s=self.give.trash_retention_s,
+            reserve=self.server.reserve,
+            reserve_warning=self.server.reserve_warning,
+            trash_retention_s=self.server.trash_retention_s,
         )
 
 
@@ -214,21 +214,32 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
 
 def _check(config: Config, path: Path) -> None:
     """Refuse impossible values, each with its key."""
-    give = config.give
+    server = config.server
     checks: list[tuple[bool, str]] = [
         (bool(ID.fullmatch(config.daemon.host_id)), "daemon.host_id is no id (a-z 0-9 . _ -)"),
-        (not give.root or bool(DATASET.fullmatch(give.root)), "give.root is no dataset name"),
+        (not server.root or bool(DATASET.fullmatch(server.root)), "server.root is no dataset name"),
         (
-            not give.iqn_prefix
-            or bool(IQN_PREFIX.fullmatch(give.iqn_prefix) and len(give.iqn_prefix) <= MAX_PREFIX),
-            "give.iqn_prefix is no IQN: iqn.2026-01.org.example:storage",
+            not server.iqn_prefix
+            or bool(
+                IQN_PREFIX.fullmatch(server.iqn_prefix) and len(server.iqn_prefix) <= MAX_PREFIX
+            ),
+            "server.iqn_prefix is no IQN: iqn.2026-01.org.example:storage",
         ),
-        (bool(give.portals) and all(map(is_portal, give.portals)), "give.portals: no ADDRESS:PORT"),
-        (give.overcommit >= 1, "give.overcommit is below 1"),
-        (0 <= give.reserve <= 0.5, "give.reserve: 0 to 0.5"),
-        (give.reserve <= give.reserve_warning <= 1, "give.reserve_warning: give.reserve to 1"),
-        (give.volblocksize in [1 << n for n in range(9, 18)], "give.volblocksize: 512 to 131072"),
-        (give.trash_retention_s >= 0, "give.trash_retention_s is negative"),
+        (
+            bool(server.portals) and all(map(is_portal, server.portals)),
+            "server.portals: no ADDRESS:PORT",
+        ),
+        (server.overcommit >= 1, "server.overcommit is below 1"),
+        (0 <= server.reserve <= 0.5, "server.reserve: 0 to 0.5"),
+        (
+            server.reserve <= server.reserve_warning <= 1,
+            "server.reserve_warning: server.reserve to 1",
+        ),
+        (
+            server.volblocksize in [1 << n for n in range(9, 18)],
+            "server.volblocksize: 512 to 131072",
+        ),
+        (server.trash_retention_s >= 0, "server.trash_retention_s is negative"),
         (1 << 20 <= config.store.size_bytes <= 1 << 40, "store.size_bytes: 1 MiB to 1 TiB"),
         (10 <= config.operations.timeout_s <= 86400, "operations.timeout_s: 10 to 86400"),
         (config.operations.retention_s >= 0, "operations.retention_s is negative"),

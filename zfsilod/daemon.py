@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from zfsilod import __version__, config
 from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
-from zfsilod.requests.sync import Watchman, clear_leftovers
+from zfsilod.requests.sync import Supervisor, clear_leftovers
 from zfsilod.security import audit, join_file
 from zfsilod.service import simulation
 from zfsilod.service.service import Service
@@ -78,15 +78,15 @@ async def serve(places: Places, settings: config.Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        service, watchman = await _engine(places, settings, stack)
+        service, supervisor = await _engine(places, settings, stack)
         listeners = _listeners(places)
         metrics = await _metrics(places, settings, service, listeners, stack)
         bus = await _front_ends(places, settings, service, listeners, stack)
-        await watchman.recover()
+        await supervisor.recover()
         _notify("READY=1")
         log.info("zfsilod %s is ready", __version__)
         background: list[Coroutine[None, None, None]] = [
-            watchman.run(),
+            supervisor.run(),
             _keep_in_sync(service, settings.sync.interval_s, metrics),
             _watchdog(),
             _until_idle(service, settings, stop),
@@ -99,7 +99,7 @@ async def serve(places: Places, settings: config.Config) -> None:
 
 async def _engine(
     places: Places, settings: config.Config, stack: AsyncExitStack
-) -> tuple[Service, Watchman]:
+) -> tuple[Service, Supervisor]:
     from zfsilod.wire.storage_server import Servers
 
     store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
@@ -115,10 +115,10 @@ async def _engine(
     stack.push_async_callback(service.close)
     if not places.simulated:
         service.audit.write = audit.to_journal
-    launcher.listen(service.driver.poke)
+    launcher.listen(service.executor.refresh)
     if isinstance(launcher, SystemdLauncher):
-        service.driver.listeners.append(partial(_follow_down, service, launcher))
-    return service, Watchman(service, retention_s=settings.operations.retention_s)
+        service.executor.listeners.append(partial(_follow_down, service, launcher))
+    return service, Supervisor(service, retention_s=settings.operations.retention_s)
 
 
 def open_host(places: Places, store: Store) -> Host:
@@ -158,7 +158,7 @@ async def _metrics(
 
     metrics = Metrics(service, most=settings.metrics.volumes, expiries=expiries)
     stack.push_async_callback(metrics.close)
-    service.driver.listeners.append(metrics.note)
+    service.executor.listeners.append(metrics.note)
     server = exporter.Scrape(metrics.text)
     stack.push_async_callback(server.close)
     for listener in own:
@@ -248,7 +248,7 @@ async def _keep_in_sync(service: Service, interval_s: int, metrics: Metrics | No
 def _follow_down(service: Service, launcher: SystemdLauncher, operation: Operation) -> None:
     """Let zfsilo-volume@NAME follow when its volume went down by another way."""
     if operation.kind in FOLLOWED and operation.state == "DONE":
-        service.driver.spawn(launcher.stop_volume(operation.subject.partition("/")[2]))
+        service.executor.spawn(launcher.stop_volume(operation.subject.partition("/")[2]))
 
 
 async def _watchdog() -> None:
@@ -324,8 +324,8 @@ def main() -> int:
     if options.check_config:
         sys.stdout.write(f"{places.config}: the configuration is right\n")
         return 0
-    if places.fake_host and not settings.give.root:
-        settings.give.root = SIMULATED_ROOT
+    if places.fake_host and not settings.server.root:
+        settings.server.root = SIMULATED_ROOT
     if places.simulated:  # a cluster that tries it out has its folders here or there
         settings.csi.allowed_paths += [str(places.state), tempfile.gettempdir()]
     logging.basicConfig(

@@ -1,4 +1,4 @@
-"""The storage hosts: which of them a request is for, and in which order they are tried."""
+"""The backends, which are the configured servers: lookup, placement, common features."""
 
 from __future__ import annotations
 
@@ -7,81 +7,107 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import service_pb2
+from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilo_csi.api import Zfsilod
-from zfsilo_csi.calls import short
 from zfsilo_csi.errors import Code, CsiError, invalid
+from zfsilo_csi.ids import unknown
+from zfsilo_csi.stubs import Zfsilod
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from csi.v1 import csi_pb2
 
-    from zfsilo_csi.calls import Call
+    from zfsilo_csi.calls import CsiCall
     from zfsilo_csi.config import BackendConfig
+    from zfsilo_csi.ids import Handle
 
 ZONE_KEY = "topology.zfsilo.io/zone"
-ASK_S = 5.0  # for what a backend can do: the others are not kept waiting for one that is down
+FEATURES_S = 5.0  # per backend, so that one that is down does not delay the others
 
 
 class Backend(Zfsilod):
-    """A storage host, by its name in our configuration."""
+    """A server, under its name in the plugin's configuration."""
 
     def __init__(self, name: str, config: BackendConfig, channel: Any) -> None:
         super().__init__(f"backend {name}", channel)
         self.key = name
         self.zones = tuple(config.zones)
-        self.server = config.server or name
+
+    async def get_volume(self, handle: Handle, call: CsiCall) -> pb.Volume:
+        """Return a volume that this server stores, else raise NOT_FOUND.
+
+        A volume without uid is only attached to the server: another server stores it.
+        """
+        call.note(volume=str(handle))
+        volume: pb.Volume = await self.volumes.GetVolume(
+            pb.GetVolumeRequest(name=f"volumes/{handle.id}"), call
+        )
+        if not volume.uid:
+            raise unknown(str(handle), "volume")
+        return volume
 
 
 class Backends:
-    """All storage hosts."""
+    """All backends, ordered by name."""
 
     def __init__(
         self, configs: dict[str, BackendConfig], connect: Callable[[BackendConfig], Any]
     ) -> None:
         self._channels = {name: connect(config) for name, config in configs.items()}
-        self._all = {
+        self._backends = {
             name: Backend(name, config, self._channels[name])
             for name, config in sorted(configs.items())
         }
 
-    def __iter__(self) -> Any:
-        return iter(self._all.values())
+    def __iter__(self) -> Iterator[Backend]:
+        return iter(self._backends.values())
 
     @property
     def names(self) -> list[str]:
-        """Their names, in the order of lists."""
-        return list(self._all)
+        """The names, in the order of list pages."""
+        return list(self._backends)
 
     def get(self, name: str) -> Backend:
-        """Return the storage host of an id. One that we do not know is as good as down."""
-        found = self._all.get(name)
-        if found is None:
-            raise CsiError(Code.UNAVAILABLE, f"the backend {name} is not in the configuration")
-        return found
+        """Return the backend of an id, else raise UNAVAILABLE: the volume may still exist there."""
+        backend = self._backends.get(name)
+        if backend is None:
+            raise unconfigured(name)
+        return backend
 
     def chosen(self, name: str) -> Backend:
-        """Return the storage host that a StorageClass names, else raise INVALID_ARGUMENT."""
-        if name not in self._all:
-            raise invalid(f"the parameter backend names {name[:64]!r}, which is not configured")
-        return self._all[name]
+        """Return the backend that a StorageClass names, else raise INVALID_ARGUMENT."""
+        if name not in self._backends:
+            raise invalid(
+                f"parameter backend: {name[:64]!r} is not in the plugin's configuration; "
+                f"use one of {', '.join(self.names)}"
+            )
+        return self._backends[name]
 
     def within(self, topology: csi_pb2.Topology | None) -> list[Backend]:
-        """Return those that serve a part of the cluster; without one, all."""
+        """Return the backends that a part of the cluster can reach; all if `topology` is None."""
         zone = zone_of(topology) if topology is not None else ""
-        return [each for each in self._all.values() if not zone or zone in each.zones]
+        return [backend for backend in self if not zone or zone in backend.zones]
 
-    async def features(self, call: Call) -> frozenset[str]:
-        """Return what all backends can do that answer; raise UNAVAILABLE when none does."""
-        found = await asyncio.gather(
-            *(each.service.GetServerInfo(service_pb2.GetServerInfoRequest(), short(call, ASK_S))
-              for each in self._all.values()),
+    async def features(self, call: CsiCall) -> frozenset[str]:
+        """Return the features common to all backends that reply; UNAVAILABLE if none does."""
+        daemon_request = service_pb2.GetServerInfoRequest()
+        replies = await asyncio.gather(
+            *(
+                backend.service.GetServerInfo(daemon_request, call.at_most(FEATURES_S))
+                for backend in self
+            ),
             return_exceptions=True,
-        )  # fmt: skip
-        known = [frozenset(each.features) for each in found if not isinstance(each, BaseException)]
+        )
+        known = [
+            frozenset(info.features) for info in replies if not isinstance(info, BaseException)
+        ]
         if not known:
-            raise CsiError(Code.UNAVAILABLE, "no backend answers")
+            raise CsiError(
+                Code.UNAVAILABLE,
+                f"no reply from any backend ({', '.join(self.names)}); "
+                "check that zfsilod runs there and that the plugin can reach it",
+            )
         return frozenset.intersection(*known)
 
     async def close(self) -> None:
@@ -90,27 +116,36 @@ class Backends:
             await channel.close()
 
 
+def unconfigured(name: str) -> CsiError:
+    """Return the error for an id whose backend is not in the configuration."""
+    return CsiError(
+        Code.UNAVAILABLE,
+        f"backend {name} is not in the plugin's configuration; add it as [backends.{name}]",
+    )
+
+
 def in_order(
     backends: list[Backend], wanted: csi_pb2.TopologyRequirement | None, name: str
 ) -> list[Backend]:
-    """Return the backends that may have a new volume, best first.
+    """Return the backends that may get a new volume, best first.
 
-    The order depends on the request alone. So a repeated call begins where the first one did, and
-    never makes a second volume elsewhere; by the free room it might.
+    The order depends on the request alone, not on free space: a repeated call starts at the same
+    backend and never creates a second volume on another one.
     """
-    requisite = [zone_of(each) for each in wanted.requisite] if wanted else []
-    preferred = [zone_of(each) for each in wanted.preferred] if wanted else []
-    allowed = [each for each in backends if not requisite or _serves(each, requisite)]
+    requisite = [zone_of(topology) for topology in wanted.requisite] if wanted else []
+    preferred = [zone_of(topology) for topology in wanted.preferred] if wanted else []
+    allowed = [backend for backend in backends if not requisite or _serves(backend, requisite)]
 
     def rank(backend: Backend) -> tuple[int, bytes]:
-        place = next((i for i, z in enumerate(preferred) if _serves(backend, [z])), len(preferred))
-        return place, hashlib.sha256(f"{name}\0{backend.key}".encode()).digest()
+        matches = (index for index, zone in enumerate(preferred) if _serves(backend, [zone]))
+        digest = hashlib.sha256(f"{name}\0{backend.key}".encode()).digest()
+        return next(matches, len(preferred)), digest
 
     return sorted(allowed, key=rank)
 
 
 def zone_of(topology: csi_pb2.Topology) -> str:
-    """Return the zone of a part of the cluster; "": of any zone."""
+    """Return the zone of a topology; "" stands for any zone."""
     return str(topology.segments.get(ZONE_KEY, ""))
 
 

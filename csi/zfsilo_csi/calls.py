@@ -1,42 +1,40 @@
-"""One call of the plugin: how long it may take, and what its line in the log says."""
+"""One CSI call: its deadline, and the ids that its log line names."""
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
 DEFAULT_S = 60.0
-ANSWER_S = 0.5  # before the caller's deadline, so that our answer still reaches it
+REPLY_S = 0.5  # reserved before the caller's deadline, so that the reply still arrives
 
 
-class Call:
-    """One call: its deadline, and what was learned on the way."""
+class CsiCall:
+    """One call of a CSI method."""
 
     def __init__(self, context: Any) -> None:
         left = context.time_remaining()
-        self._begun = time.monotonic()
-        self._until = self._begun + (DEFAULT_S if left is None else float(left) - ANSWER_S)
+        self._started = time.monotonic()
+        self._deadline = self._started + (DEFAULT_S if left is None else float(left) - REPLY_S)
         self.notes: dict[str, str] = {}
 
     @property
     def left_s(self) -> float:
-        """How long a zfsilod may still take."""
-        return self._until - time.monotonic()
+        """Time left for requests to zfsilod."""
+        return self._deadline - time.monotonic()
 
     @property
     def took_s(self) -> float:
-        """How long it has taken."""
-        return time.monotonic() - self._begun
+        """Time since the call arrived."""
+        return time.monotonic() - self._started
 
     def note(self, **facts: str) -> None:
-        """Keep facts for the log: ids of volumes, nodes and operations, nothing else."""
+        """Add facts to the log line: ids of volumes, nodes and operations, nothing else."""
         self.notes |= {name: value for name, value in facts.items() if value}
 
-
-def short(call: Call, timeout_s: float) -> Call:
-    """Return a call that ends sooner, for a question that need not be answered."""
-    copy = Call.__new__(Call)
-    copy._begun = call._begun
-    copy._until = min(call._until, time.monotonic() + timeout_s)
-    copy.notes = call.notes
-    return copy
+    def at_most(self, timeout_s: float) -> CsiCall:
+        """Return a view of this call with an earlier deadline, for an optional request."""
+        shorter = copy.copy(self)
+        shorter._deadline = min(self._deadline, time.monotonic() + timeout_s)
+        return shorter

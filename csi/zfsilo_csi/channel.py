@@ -1,4 +1,4 @@
-"""Channels to zfsilod: the local socket, or TLS as the controller of a join file."""
+"""gRPC channels to zfsilod: over a local socket, or over TLS with a join file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zfsilo_csi.config import BackendConfig
 
 log = logging.getLogger("zfsilo_csi")
-WANTED = ("address", "tls_name", "authority", "certificate", "key")
+JOIN_KEYS = ("address", "tls_name", "authority", "certificate", "key")
 OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -32,69 +32,75 @@ def local(path: str) -> Any:
 
 
 def remote(config: BackendConfig) -> Any:
-    """Return a channel to a storage host. Raises ConfigError."""
-    return local(config.socket) if config.socket else Joined(Path(config.join))
+    """Return a channel to a backend. Raises ConfigError."""
+    return local(config.socket) if config.socket else JoinedChannel(Path(config.join))
 
 
-class Joined:
-    """A channel over TLS, made anew when the join file changes: its certificate was renewed."""
+class JoinedChannel:
+    """A TLS channel that is replaced when its join file changes, as after a renewal."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = _look(path)
+        self._version = _version(path)
         self._channel = _secure(_read(path))
 
-    def unary_unary(self, method: str, **how: Any) -> Any:
-        """Return a method, which uses the join file of the moment when it is called."""
+    def unary_unary(self, method: str, **options: Any) -> Any:
+        """Return a callable for a method; every call uses the current join file."""
 
         def call(request: Any, *, timeout: float) -> Any:
-            return self._now().unary_unary(method, **how)(request, timeout=timeout)
+            return self._current().unary_unary(method, **options)(request, timeout=timeout)
 
         return call
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the current channel."""
         await self._channel.close()
 
-    def _now(self) -> Any:
-        seen = _look(self._path)
-        if seen != self._seen:
-            self._seen = seen
+    def _current(self) -> Any:
+        version = _version(self._path)
+        if version != self._version:
+            self._version = version
             try:
-                found = _read(self._path)
+                join = _read(self._path)
             except ConfigError as error:
-                log.warning("%s; what it said before is used", error)
+                log.warning("%s; the previous credentials stay in use", error)
             else:
-                self._channel = _secure(found)  # calls that run keep the old one alive
+                self._channel = _secure(join)  # running calls keep the old one alive
         return self._channel
 
 
-def _look(path: Path) -> tuple[int, int, int]:
-    """Return what tells a file from the one that was there before; kubelet renames a new one in."""
+def _version(path: Path) -> tuple[int, int, int]:
+    """Return inode, mtime and size: kubelet renames a new file into place."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return 0, 0, 0
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _secure(found: dict[str, str]) -> Any:
+def _secure(join: dict[str, str]) -> Any:
     credentials = grpc.ssl_channel_credentials(
-        root_certificates=found["authority"].encode(), private_key=found["key"].encode(),
-        certificate_chain=found["certificate"].encode(),
-    )  # fmt: skip
-    options = (*OPTIONS, ("grpc.ssl_target_name_override", found["tls_name"]))
-    return grpc.aio.secure_channel(found["address"], credentials, options=options)
+        root_certificates=join["authority"].encode(),
+        private_key=join["key"].encode(),
+        certificate_chain=join["certificate"].encode(),
+    )
+    options = (*OPTIONS, ("grpc.ssl_target_name_override", join["tls_name"]))
+    return grpc.aio.secure_channel(join["address"], credentials, options=options)
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Read a join file. What is wrong with it is never quoted: it holds a key."""
+    """Read a join file. Errors never quote its content, because it holds a private key."""
     try:
-        found = tomllib.loads(path.read_text())
+        join = tomllib.loads(path.read_text())
     except OSError as error:
-        raise ConfigError(f"the join file {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"cannot read join file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        raise ConfigError(f"the join file {path} is no TOML") from None
-    if not all(isinstance(found.get(name), str) for name in WANTED):
-        raise ConfigError(f"the join file {path} does not have all of {', '.join(WANTED)}")
-    return found
+        raise ConfigError(
+            f"join file {path} is not valid TOML; make it with `zfsiloctl pki issue`"
+        ) from None
+    missing = [key for key in JOIN_KEYS if not isinstance(join.get(key), str)]
+    if missing:
+        raise ConfigError(
+            f"join file {path} has no {', '.join(missing)}; make it with `zfsiloctl pki issue`"
+        )
+    return join

@@ -1,4 +1,4 @@
-"""The configuration: one file, the same for controller and nodes. Whatever is odd refuses to start.
+"""The plugin's configuration: one TOML file for controller and nodes; unknown keys are refused.
 
 driver = "csi.zfsilo.io"
 [backends.give]
@@ -16,6 +16,7 @@ import msgspec
 from zfsilo_csi.ids import BACKEND
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 DRIVER = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
@@ -24,26 +25,26 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class ConfigError(Exception):
-    """The configuration is not right; the text says where, and what would be."""
+    """Invalid configuration; the message names the file and the key."""
 
 
 class BackendConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """[backends.NAME]: a storage host. The name is part of volume ids, so it never changes."""
+    """[backends.NAME]: a server. NAME is part of volume ids, so it must never change."""
 
-    join: str = ""  # a file that `zfsiloctl pki issue user NAME --role controller` made there
+    join: str = ""  # file made on the server by `zfsiloctl pki issue user NAME --role controller`
     socket: str = ""  # or the socket of a zfsilod on this machine
     zones: list[str] = msgspec.field(default_factory=lambda: ["default"])
-    server: str = ""  # what the nodes' zfsilod calls it; "": as we do
+    server: str = ""  # name of the server in the nodes' servers.d; "": the same name
 
 
 class NodeConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """[node]: where the zfsilod of the node is reached."""
+    """[node]: the zfsilod of the node."""
 
     socket: str = "/run/zfsilo/csi/zfsilod.sock"
 
 
-class Config(msgspec.Struct, forbid_unknown_fields=True):
-    """All of it."""
+class PluginConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """The whole file."""
 
     driver: str = "csi.zfsilo.io"
     endpoint: str = "unix:///csi/csi.sock"
@@ -53,32 +54,34 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     backends: dict[str, BackendConfig] = msgspec.field(default_factory=dict)
 
 
-def load(path: Path) -> Config:
+def load(path: Path) -> PluginConfig:
     """Read and check the configuration. Raises ConfigError."""
     try:
-        found = msgspec.toml.decode(path.read_bytes(), type=Config)
+        config = msgspec.toml.decode(path.read_bytes(), type=PluginConfig)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    for right, complaint in _checks(found):
-        if not right:
-            raise ConfigError(f"{path}: {complaint}")
-    return found
+    for problem in _problems(config):
+        raise ConfigError(f"{path}: {problem}")
+    return config
 
 
-def _checks(found: Config) -> list[tuple[bool, str]]:
-    checks = [
-        (bool(DRIVER.fullmatch(found.driver)), "driver is no domain name"),
-        (found.endpoint.startswith("unix:"), "endpoint is not unix:PATH"),
-        (found.log_level in LEVELS, f"log_level is none of {', '.join(LEVELS)}"),
-        (bool(found.backends), "there is no [backends.NAME]: no storage host is known"),
-    ]
-    for name, each in found.backends.items():
-        checks += [
-            (bool(BACKEND.fullmatch(name)), f"the backend {name!r} has no name of a-z 0-9 -"),
-            (bool(each.join) != bool(each.socket), f"backends.{name}: either join, or socket"),
-            (bool(each.zones), f"backends.{name}.zones is empty: no node could reach it"),
-            (all(map(ZONE.fullmatch, each.zones)), f"backends.{name}.zones: no label value"),
-        ]
-    return checks
+def _problems(config: PluginConfig) -> Iterator[str]:
+    if not DRIVER.fullmatch(config.driver):
+        yield f"driver {config.driver!r} is not a domain name of at most 63 characters"
+    if not config.endpoint.startswith("unix:"):
+        yield f"endpoint {config.endpoint!r} does not have the form unix:PATH"
+    if config.log_level not in LEVELS:
+        yield f"log_level {config.log_level!r} is invalid; use one of {', '.join(LEVELS)}"
+    if not config.backends:
+        yield "no [backends.NAME] section; add one for every server"
+    for name, backend in config.backends.items():
+        if not BACKEND.fullmatch(name):
+            yield f"backend name {name!r} is invalid; use at most 32 characters of a-z, 0-9 and -"
+        if bool(backend.join) == bool(backend.socket):
+            yield f"backends.{name}: set exactly one of join and socket"
+        if not backend.zones:
+            yield f"backends.{name}.zones is empty; name at least one zone whose nodes can reach it"
+        if not all(map(ZONE.fullmatch, backend.zones)):
+            yield f"backends.{name}.zones: every zone must be a valid Kubernetes label value"

@@ -1,4 +1,4 @@
-"""What callers see of errors: one class, and one table from zfsilod's codes to those of CSI."""
+"""Errors of CSI calls: the exception, and the translation of zfsilod's error codes to CSI's."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 Code = grpc.StatusCode
 DETAILS = "grpc-status-details-bin"
 DOMAIN = "zfsilo.org"
-CUT_OFF = "CUT_OFF"  # the reason when no zfsilod answered: the connection ended, or there is none
+CUT_OFF = "CUT_OFF"  # reason of an error without a reply: the connection broke or never existed
 
-CODES = {  # what the CSI specification has another code for
-    Code.DEADLINE_EXCEEDED: Code.ABORTED,  # the operation goes on; the next call joins it
+CODES = {  # codes that the CSI specification replaces by others
+    Code.DEADLINE_EXCEEDED: Code.ABORTED,  # the operation goes on, and a repeated call joins it
     Code.CANCELLED: Code.ABORTED,
 }
-REASONS = {  # where zfsilod's reason says more than its code
-    "BAD_ID": Code.NOT_FOUND,  # ids are never judged by their syntax
+REASONS = {  # reasons of zfsilod that need another code than zfsilod's own
+    "BAD_ID": Code.NOT_FOUND,  # the CSI specification defines no syntax for ids
     "BAD_NAME": Code.NOT_FOUND,
     "BAD_SIZE": Code.OUT_OF_RANGE,
     "SHRINK": Code.OUT_OF_RANGE,
@@ -32,7 +32,7 @@ REASONS = {  # where zfsilod's reason says more than its code
 
 
 class CsiError(Exception):
-    """An error as the caller sees it. `reason` is zfsilod's or CUT_OFF, for ourselves."""
+    """An error of a CSI call. `reason` is zfsilod's or CUT_OFF, and is not sent to the caller."""
 
     def __init__(self, code: grpc.StatusCode, message: str, *, reason: str = "") -> None:
         super().__init__(message)
@@ -42,18 +42,25 @@ class CsiError(Exception):
 
 
 def invalid(message: str) -> CsiError:
-    """Return the error for a request that is wrong in itself."""
+    """Return an INVALID_ARGUMENT error."""
     return CsiError(Code.INVALID_ARGUMENT, message)
 
 
 def not_found(message: str) -> CsiError:
-    """Return the error for a volume, snapshot or node that nobody knows."""
+    """Return a NOT_FOUND error."""
     return CsiError(Code.NOT_FOUND, message)
 
 
+def need(value: Any, field: str) -> Any:
+    """Return the value of a required field, else raise INVALID_ARGUMENT."""
+    if not value:
+        raise invalid(f"{field} is missing from the request")
+    return value
+
+
 @contextmanager
-def absent_is_well() -> Iterator[None]:
-    """Take what is gone already for removed: deletions are asked for again and again."""
+def ignore_not_found() -> Iterator[None]:
+    """Suppress NOT_FOUND: the CSI specification demands that repeated deletions succeed."""
     try:
         yield
     except CsiError as error:
@@ -61,33 +68,26 @@ def absent_is_well() -> Iterator[None]:
             raise
 
 
-def need(value: Any, what: str) -> Any:
-    """Return a field that must be set, else raise INVALID_ARGUMENT."""
-    if not value:
-        raise invalid(f"{what} is missing")
-    return value
-
-
-def translated(error: grpc.aio.AioRpcError, who: str) -> CsiError:
-    """Return what the caller shall see of an error that a zfsilod, or the way to it, answered."""
-    info = _info(error.trailing_metadata() or ())
-    message = error.details() or error.code().name
-    if info is None:
-        return _of_transport(error.code(), message, who)
-    code = REASONS.get(info.reason) or CODES.get(error.code(), error.code())
-    return CsiError(code, f"{who}: {message}", reason=info.reason)
-
-
-def _of_transport(code: grpc.StatusCode, message: str, who: str) -> CsiError:
-    """Judge what grpc says when no zfsilod answered, or one that does not know the method."""
+def translated(error: grpc.aio.AioRpcError, daemon: str) -> CsiError:
+    """Return the CSI error for an error of a zfsilod or of the connection to it."""
+    info = _error_info(error.trailing_metadata() or ())
+    code, message = error.code(), error.details() or error.code().name
+    if info is not None:
+        csi_code = REASONS.get(info.reason) or CODES.get(code, code)
+        return CsiError(csi_code, f"{daemon}: {message}", reason=info.reason)
+    # Without ErrorInfo the error is grpc's own: no zfsilod replied, or it lacks the method.
     if code == Code.UNIMPLEMENTED:
-        return CsiError(code, f"{who} is too old for this: {message}")
+        return CsiError(code, f"{daemon} does not have this method, upgrade zfsilod: {message}")
     if code == Code.DEADLINE_EXCEEDED:
-        return CsiError(Code.UNAVAILABLE, f"{who} did not answer in time")
-    return CsiError(Code.UNAVAILABLE, f"{who} cannot be reached: {message}", reason=CUT_OFF)
+        return CsiError(Code.UNAVAILABLE, f"{daemon} did not reply before the deadline; retry")
+    return CsiError(
+        Code.UNAVAILABLE,
+        f"{daemon} cannot be reached, check that zfsilod runs there: {message}",
+        reason=CUT_OFF,
+    )
 
 
-def _info(metadata: Any) -> ErrorInfo | None:
+def _error_info(metadata: Any) -> ErrorInfo | None:
     for name, value in metadata:
         if name == DETAILS:
             for detail in Status.FromString(value).details:

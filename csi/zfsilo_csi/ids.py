@@ -1,11 +1,10 @@
-"""Names of volumes, snapshots and nodes: what the orchestrator sees, and what zfsilod does.
+"""CSI ids of volumes, snapshots and nodes, and the ids that zfsilod has for them.
 
-    volume, snapshot, group     <backend>/<id>
-    node                        the host id
+    volume, snapshot, group     BACKEND/ID
+    node                        id of the host
 
-The id of what the plugin made is csi- and 26 base32 characters of SHA-256 of its CSI name.
-
-A text of another form is nobody's: unknown, never malformed.
+ID of what the plugin creates: "csi-" and 26 base32 characters of SHA-256 of the CSI name. A text of
+another form is an unknown id, not a malformed one: the CSI specification defines no syntax.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import hashlib
 import re
 from typing import NamedTuple
 
-from zfsilo_csi.errors import CsiError, invalid, not_found
+from zfsilo_csi.errors import CsiError, invalid, need, not_found
 
 BACKEND = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
@@ -27,7 +26,7 @@ NAME_LABEL = "csi.zfsilo.io/name"
 
 
 class Handle(NamedTuple):
-    """Something on a storage host: the host's name in our configuration, and the id there."""
+    """A volume, snapshot or group: the backend that stores it, and its id there."""
 
     backend: str
     id: str
@@ -37,57 +36,48 @@ class Handle(NamedTuple):
 
 
 def parse(text: str) -> Handle | None:
-    """Return what an id of ours names, or None: nothing that we ever made."""
+    """Parse a CSI id; None if the plugin cannot have made it."""
     backend, slash, name = text.partition("/")
     if slash and len(text) <= MAX_ID_BYTES and BACKEND.fullmatch(backend) and ID.fullmatch(name):
         return Handle(backend, name)
     return None
 
 
-def need_handle(text: str, what: str) -> Handle:
-    """Return what an id names, else raise INVALID_ARGUMENT (none) or NOT_FOUND (not ours)."""
-    if not text:
-        raise invalid(f"the {what} id is missing")
-    found = parse(text)
-    if found is None:
-        raise unknown(text, what)
-    return found
+def need_handle(text: str, kind: str) -> Handle:
+    """Parse a required CSI id, else raise INVALID_ARGUMENT (missing) or NOT_FOUND (unknown)."""
+    handle = parse(need(text, f"{kind.replace(' ', '_')}_id"))
+    if handle is None:
+        raise unknown(text, kind)
+    return handle
 
 
-def unknown(text: str, what: str) -> CsiError:
-    """Return the error for an id that nobody knows."""
-    return not_found(f"there is no {what} {text[:140]}")
+def unknown(text: str, kind: str) -> CsiError:
+    """Return the error for an id that does not exist."""
+    return not_found(f"{kind} {text[:140]} does not exist")
 
 
 def check_name(name: str) -> str:
-    """Return a name that the orchestrator chose, else raise INVALID_ARGUMENT."""
-    if not name:
-        raise invalid("the name is missing")
-    if len(name.encode()) > MAX_NAME_BYTES:
-        raise invalid(f"the name is longer than {MAX_NAME_BYTES} bytes")
+    """Return a CSI name, else raise INVALID_ARGUMENT."""
+    if len(need(name, "name").encode()) > MAX_NAME_BYTES:
+        raise invalid(f"name is longer than {MAX_NAME_BYTES} bytes; use a shorter one")
     return name
 
 
 def id_of(name: str) -> str:
-    """Return the id of what has a CSI name: fixed length, whatever the name is."""
-    return PREFIX + _digest(name)
+    """Return the id for a CSI name: of fixed length, whatever the name contains."""
+    whole = base64.b32encode(hashlib.sha256(name.encode()).digest())
+    return PREFIX + whole.decode().lower()[:LENGTH]
 
 
 def local_name(volume: Handle) -> str:
-    """Return what a volume is called on the node that uses it.
+    """Return the id of a volume on the node that attaches it.
 
-    The ids of volumes made by us are unique among all backends; others may not be.
+    Ids made by the plugin are unique among all backends. Others are not, so they are hashed
+    together with the name of the backend.
     """
-    if volume.id.startswith(PREFIX):
-        return volume.id
-    return PREFIX + _digest(str(volume))
+    return volume.id if volume.id.startswith(PREFIX) else id_of(str(volume))
 
 
 def host_of(name: str) -> str:
-    """Return the node id behind a host's resource name."""
+    """Return the node id in the resource name of a host."""
     return name.removeprefix("hosts/")
-
-
-def _digest(text: str) -> str:
-    whole = base64.b32encode(hashlib.sha256(text.encode()).digest())
-    return whole.decode().lower()[:LENGTH]

@@ -1,28 +1,29 @@
-"""The parameters of StorageClass, VolumeAttributesClass and VolumeSnapshotClass.
+"""The parameters of StorageClass, VolumeAttributesClass and the snapshot classes.
 
-backend           the one storage host to use
+backend           the backend to create volumes on; without it, every backend may be chosen
 thin              "true" (default) or "false"
-zfs.PROPERTY      a ZFS property of the volume; all but zfs.volblocksize may change later
+zfs.PROPERTY      a ZFS property of the volume; all but zfs.volblocksize can change later
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilo_csi.errors import invalid
+from zfsilo_csi.errors import CsiError, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PROPERTY = "zfs."
-MADE_FOR = "csi.storage.k8s.io/"  # what the sidecars add about the claim, when they are told to
+CLAIM = "csi.storage.k8s.io/"  # claim metadata that sidecars add with --extra-create-metadata
 LABELS = "csi.zfsilo.io/"
+MAX_CLAIM_KEY = 40
 THIN = {"true": True, "false": False}
 FIXED = "volblocksize"
 
 
 class Parameters(NamedTuple):
-    """What a class asks for."""
+    """The parameters of a new volume."""
 
     backend: str
     thin: bool
@@ -30,57 +31,59 @@ class Parameters(NamedTuple):
     labels: dict[str, str]
 
 
-def read(given: Mapping[str, str], mutable: Mapping[str, str]) -> Parameters:
-    """Read the parameters of a new volume. Raises INVALID_ARGUMENT naming the odd one."""
+def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameters:
+    """Read the parameters of a new volume. Raises INVALID_ARGUMENT with the invalid one."""
     properties = {}
-    for key, value in given.items():
+    for key, value in parameters.items():
         if key.startswith(PROPERTY):
             properties[key.removeprefix(PROPERTY)] = value
-        elif key not in ("backend", "thin") and not key.startswith(MADE_FOR):
-            raise _unknown(key)
-    thin = given.get("thin", "true")
+        elif key not in ("backend", "thin") and not key.startswith(CLAIM):
+            raise _unknown(key, "use backend, thin or zfs.PROPERTY")
+    thin = parameters.get("thin", "true")
     if thin not in THIN:
-        raise invalid(f"the parameter thin is {thin[:40]!r}, neither true nor false")
+        raise invalid(f"parameter thin is {thin[:40]!r}; use true or false")
     return Parameters(
-        backend=given.get("backend", ""), thin=THIN[thin], labels=labels(given),
+        backend=parameters.get("backend", ""),
+        thin=THIN[thin],
+        labels=labels(parameters),
         properties=properties | changes(mutable),
-    )  # fmt: skip
+    )
 
 
 def changes(mutable: Mapping[str, str]) -> dict[str, str]:
-    """Return the ZFS properties that a VolumeAttributesClass sets, else raise INVALID_ARGUMENT."""
+    """Return the ZFS properties of a VolumeAttributesClass, else raise INVALID_ARGUMENT."""
     for key in mutable:
         if not key.startswith(PROPERTY):
-            raise _unknown(key)
+            raise _unknown(key, "use zfs.PROPERTY")
         if key == PROPERTY + FIXED:
-            raise invalid(f"{key} is fixed when a volume is made")
+            raise invalid(f"parameter {key} is fixed at creation; set it in the StorageClass")
     return {key.removeprefix(PROPERTY): value for key, value in mutable.items()}
 
 
-def only_labels(given: Mapping[str, str]) -> dict[str, str]:
-    """Read the parameters of a snapshot: there are none but those of the sidecar."""
-    for key in given:
-        if not key.startswith(MADE_FOR):
-            raise _unknown(key)
-    return labels(given)
+def only_labels(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels of a snapshot, which has no other parameters, or raise INVALID_ARGUMENT."""
+    for key in parameters:
+        if not key.startswith(CLAIM):
+            raise _unknown(key, "remove it: snapshots have no parameters")
+    return labels(parameters)
 
 
-def labels(given: Mapping[str, str]) -> dict[str, str]:
-    """Return what the sidecars told about the claim, as labels: csi.zfsilo.io/pvc.name."""
+def labels(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return the claim metadata as labels, such as csi.zfsilo.io/pvc.name."""
     return {
-        LABELS + key.removeprefix(MADE_FOR).replace("/", "."): value
-        for key, value in given.items()
-        if key.startswith(MADE_FOR) and len(key) <= len(MADE_FOR) + 40
+        LABELS + key.removeprefix(CLAIM).replace("/", "."): value
+        for key, value in parameters.items()
+        if key.startswith(CLAIM) and len(key) <= len(CLAIM) + MAX_CLAIM_KEY
     }
 
 
-def _unknown(key: str) -> Exception:
-    return invalid(f"there is no parameter {key[:80]!r}")
-
-
 def block_bytes(text: str) -> int:
-    """Return a volblocksize in bytes; 0: it is none."""
+    """Return a volblocksize ("16k", "16384") in bytes; 0 if it is malformed."""
     number = text.lower().removesuffix("k")
     if not number.isdecimal():
         return 0
     return int(number) * (1024 if number != text.lower() else 1)
+
+
+def _unknown(key: str, advice: str) -> CsiError:
+    return invalid(f"unknown parameter {key[:80]!r}; {advice}")

@@ -50,7 +50,7 @@ async def test_an_operation_is_recorded_with_its_end(front: Front, records: Reco
         "ZFSILO_OPERATION": answer.operation.name.partition("/")[2],
         "ZFSILO_OUTCOME": "DONE",
     }
-    front.service.driver.poke(answer.operation.name.partition("/")[2])  # systemd tells twice
+    front.service.executor.refresh(answer.operation.name.partition("/")[2])  # systemd tells twice
     assert len(records) == 1
 
 

@@ -70,7 +70,7 @@ async def test_ladder_up_and_down(home: House) -> None:
 
     await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
     await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
-    assert await client.get(DATA, "Height") == "PUBLISHED"
+    assert await client.get(DATA, "State") == "PUBLISHED"
     published = (await client.get(DATA, "Publications"))["take"]
     assert {name: value.value for name, value in published.items()} | {"created_at": 0} == {
         "initiator": TAKE,
@@ -86,7 +86,7 @@ async def test_ladder_up_and_down(home: House) -> None:
     await client.done(DATA, VOLUME, "Stage", "sa{sv}", "/stage", options(fs_type=("s", "xfs")))
     assert await client.get(DATA, "StagingPath") == "/stage"
     await client.done(DATA, VOLUME, "Mount", "sa{sv}", "/srv", options(readonly=("b", True)))
-    assert await client.get(DATA, "Height") == "MOUNTED"
+    assert await client.get(DATA, "State") == "MOUNTED"
     assert (await client.get(DATA, "Mounts"))["/srv"]["readonly"].value is True
     assert (await client.get(DATA, "Filesystem"))[:2] == ["READY", "xfs"]
     (figures,) = await client.call(DATA, VOLUME, "Stats")
@@ -128,7 +128,7 @@ async def test_ladder_by_busctl(home: House) -> None:
         assert printed.startswith('o "/org/zfsilo1/operation/_30')
         assert await client.end(printed.split('"')[1]) == "DONE"
 
-    assert await home.busctl("get-property", NAME, DATA, VOLUME, "Height") == 's "PUBLISHED"'
+    assert await home.busctl("get-property", NAME, DATA, VOLUME, "State") == 's "PUBLISHED"'
     assert await home.busctl("get-property", NAME, DATA, VOLUME, "Labels") == 'a{ss} 1 "app" "db"'
     assert await home.busctl(*call, ROOT, MANAGER, "GetVolume", "s", "data") == f'o "{DATA}"'
     listed = await home.busctl(*call, ROOT, MANAGER, "ListVolumes", "a{sv}", "0")
@@ -152,7 +152,7 @@ async def test_ladder_by_busctl(home: House) -> None:
         DATA,
     ]
     shown = await home.busctl("introspect", "--list", NAME, DATA)
-    assert 'Height property s "PUBLISHED" emits-change' in " ".join(shown.split())
+    assert 'State property s "PUBLISHED" emits-change' in " ".join(shown.split())
     assert await home.busctl("call", NAME, "/", "org.freedesktop.DBus.Peer", "Ping") == ""
 
 
@@ -200,7 +200,7 @@ async def test_signals_of_a_life(home: House) -> None:
     changed = client.signals[1].body[1]
     assert changed["State"].value == "DONE"
     assert not {"Progress", "Step", "Actions", "Id"} & set(changed)
-    assert client.signals[2].body[1][VOLUME]["Height"].value == "CREATED"
+    assert client.signals[2].body[1][VOLUME]["State"].value == "CREATED"
     assert client.signals[3].body[1:] == ["volumes/data", "DONE"]
 
     client.messages.clear()
@@ -235,7 +235,7 @@ async def test_attachment_beside_its_volume(home: House) -> None:
         assert (path in appeared) == (name == "copy")
         await client.done(path, VOLUME, "Disconnect", "a{sv}", {})
     assert copy in [s.body[0] for s in await client.heard("InterfacesRemoved", 3)]
-    assert await client.get(DATA, "Height") == "PUBLISHED"
+    assert await client.get(DATA, "State") == "PUBLISHED"
 
 
 async def test_already_so_is_finished_after_the_reply(home: House) -> None:
@@ -416,7 +416,7 @@ async def test_what_the_bus_defines(home: House, call: tuple[Any, ...], error: s
         ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", 2**64 - 1, {}), "InvalidArgument"),
         ((ROOT, MANAGER, "Connect", "ssa{sv}", "take", "nix", {}), "NotFound"),
         (
-            (ROOT, MANAGER, "ListVolumes", "a{sv}", {"height": Variant("s", "mounted")}),
+            (ROOT, MANAGER, "ListVolumes", "a{sv}", {"state": Variant("s", "mounted")}),
             "InvalidArgument",
         ),
         (
@@ -527,7 +527,7 @@ async def test_list_pages(home: House) -> None:
     for wanted, found in (
         (options(labels=("a{ss}", {"app": "db"})), ["c"]),
         (options(labels=("a{ss}", {"app": "web"})), []),
-        (options(height=("s", "PUBLISHED")), []),
+        (options(state=("s", "PUBLISHED")), []),
     ):
         rows, token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", wanted)
         assert ([row[0] for row in rows], token) == (found, "")

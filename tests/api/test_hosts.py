@@ -112,7 +112,7 @@ async def test_the_server_tells_what_it_is(front: Front) -> None:
     assert (info.version, info.host, list(info.roles)) == (
         __version__,
         "hosts/take",
-        ["give", "take"],
+        ["server", "client"],
     )
     assert info.caller == "uid 0 (unix)"
 
@@ -129,7 +129,7 @@ async def test_a_host_without_a_root_has_no_capacity(tmp_path: Path) -> None:
     async with front_of(tmp_path, SETTINGS.but(root="")) as front:
         service = front.root().service
         info = await service.GetServerInfo(service_pb2.GetServerInfoRequest())
-        assert list(info.roles) == ["take"]
+        assert list(info.roles) == ["client"]
         with refused("FAILED_PRECONDITION", "NO_ROOT"):
             await service.GetCapacity(service_pb2.GetCapacityRequest())
 

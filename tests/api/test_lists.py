@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 THINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "db": {
         "id": ("db",),
-        "height": ("PUBLISHED",),
+        "state": ("PUBLISHED",),
         "host": ("a", "b"),
         "labels": ("app", "x y"),
         "labels.app": ("db",),
     },
-    "web": {"id": ("web",), "height": ("CREATED",), "labels": ("app",), "labels.app": ("w 1",)},
-    "pre-1": {"id": ("pre-1",), "height": ("MOUNTED",)},
+    "web": {"id": ("web",), "state": ("CREATED",), "labels": ("app",), "labels.app": ("w 1",)},
+    "pre-1": {"id": ("pre-1",), "state": ("MOUNTED",)},
 }
 
 
 def matching(text: str) -> list[str]:
-    words = {"height": ("CREATED", "PUBLISHED", "MOUNTED")}
-    found = filters.parse(text, ("id", "height", "host", "labels"), words)
+    words = {"state": ("CREATED", "PUBLISHED", "MOUNTED")}
+    found = filters.parse(text, ("id", "state", "host", "labels"), words)
     return [name for name, values in THINGS.items() if found(lambda f, v=values: v.get(f, ()))]  # type: ignore[misc]
 
 
@@ -49,12 +49,12 @@ def matching(text: str) -> list[str]:
     [
         ("", ["db", "web", "pre-1"]),
         ("  ", ["db", "web", "pre-1"]),
-        ("height = PUBLISHED", ["db"]),
-        ("height=PUBLISHED", ["db"]),
-        ("height != PUBLISHED", ["web", "pre-1"]),
-        ("height = published", ["db"]),
-        ("height != Published", ["web", "pre-1"]),
-        ("height : pub", ["db"]),
+        ("state = PUBLISHED", ["db"]),
+        ("state=PUBLISHED", ["db"]),
+        ("state != PUBLISHED", ["web", "pre-1"]),
+        ("state = published", ["db"]),
+        ("state != Published", ["web", "pre-1"]),
+        ("state : pub", ["db"]),
         ('labels.app = "DB"', []),
         ('labels.app = "db"', ["db"]),
         ('labels.app = "w 1"', ["web"]),
@@ -103,11 +103,11 @@ def test_filters(text: str, expected: list[str]) -> None:
         '"id" = db',
         "id = db or id = web",
         "id = (db)",
-        "height = BOGUS",
-        "height != BOGUS",
-        "height : BOGUS",
-        'height = ""',
-        "height = PUBLISHED_",
+        "state = BOGUS",
+        "state != BOGUS",
+        "state : BOGUS",
+        'state = ""',
+        "state = PUBLISHED_",
         "(" * 20 + "id = db" + ")" * 20,
         "NOT " * 20 + "id = db",
         "id = " + "x" * 3000,
@@ -142,7 +142,7 @@ async def many(front: Front, count: int) -> list[str]:
                     mode="FILESYSTEM",
                     volblocksize=16384,
                     labels=(("odd", str(number % 2)),),
-                    height="CREATED",
+                    state="CREATED",
                 )
             )
 
@@ -242,7 +242,7 @@ async def test_wrong_requests_for_pages(front: Front) -> None:
             await api.volumes.ListVolumes(pb.ListVolumesRequest(order_by=order))
     with refused("INVALID_ARGUMENT", "BAD_FILTER"):
         await api.volumes.ListVolumes(pb.ListVolumesRequest(filter="colour = red"))
-    for text in ("height = BOGUS", "mode = file"):
+    for text in ("state = BOGUS", "mode = file"):
         with refused("INVALID_ARGUMENT", "BAD_FILTER"):
             await api.volumes.ListVolumes(pb.ListVolumesRequest(filter=text))
     with refused("INVALID_ARGUMENT", "BAD_FILTER"):
@@ -260,8 +260,8 @@ async def test_filters_of_volumes_hosts_and_operations(front: Front) -> None:
         pb.ConnectVolumeRequest(server="give", volume="data", local_name="here")
     )
     for text, expected in {
-        "height = PUBLISHED": ["data"],
-        "height = CONNECTED OR mode = BLOCK": ["block", "here"],
+        "state = PUBLISHED": ["data"],
+        "state = CONNECTED OR mode = BLOCK": ["block", "here"],
         "mode = filesystem": ["data", "here"],
         "host = take": ["data"],
         "server = give": ["here"],

@@ -12,7 +12,7 @@ from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
 from tests.examples import steps
 from zfsilod.model import records
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.storage.volume_view import HEIGHTS
+from zfsilod.storage.volume_view import STATES
 from zfsilod.wire import convert
 from zfsilod.wire.stub import SERVICES
 
@@ -30,8 +30,12 @@ ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
         get_args(records.FilesystemState),
         volume_pb2.FilesystemState.DESCRIPTOR,
     ),
-    (convert.HEIGHTS, HEIGHTS, volume_pb2.Height.DESCRIPTOR),
-    (convert.STATES, get_args(records.OperationState), operation_pb2.OperationState.DESCRIPTOR),
+    (convert.VOLUME_STATES, STATES, volume_pb2.State.DESCRIPTOR),
+    (
+        convert.OPERATION_STATES,
+        get_args(records.OperationState),
+        operation_pb2.OperationState.DESCRIPTOR,
+    ),
     (
         convert.ACTION_STATUSES,
         get_args(records.ActionStatus),

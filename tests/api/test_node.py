@@ -56,7 +56,7 @@ async def test_a_node_goes_up_and_down_below_its_folder(tmp_path: Path) -> None:
         mounted = await volumes.MountVolume(
             pb.MountVolumeRequest(name=DATA, path=at.path("pods/a/mount"))
         )
-        assert mounted.volume.height == pb.HEIGHT_MOUNTED
+        assert mounted.volume.state == pb.STATE_MOUNTED
         assert not mounted.volume.publications
         seen = await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
         assert seen.attachment.mounts[0].path == at.path("pods/a/mount")

@@ -95,12 +95,12 @@ async def test_a_caller_that_leaves_cancels_nothing(front: Front, how: str) -> N
 async def test_a_caller_that_leaves_while_its_request_is_planned_cancels_nothing(
     front: Front,
 ) -> None:
-    looked, go_on = asyncio.Event(), asyncio.Event()
+    looked, resume = asyncio.Event(), asyncio.Event()
     look = front.service.look
 
     async def slow(question: Any, timeout_s: float = 20) -> Any:
         looked.set()
-        await go_on.wait()
+        await resume.wait()
         return await look(question, timeout_s)
 
     front.service.look = slow  # type: ignore[method-assign]
@@ -109,7 +109,7 @@ async def test_a_caller_that_leaves_while_its_request_is_planned_cancels_nothing
     await asyncio.wait_for(looked.wait(), 10)
     call.cancel()
     assert await sent == grpc.StatusCode.CANCELLED
-    go_on.set()
+    resume.set()
     await eventually(lambda: front.read(lambda txn: txn.get(Volume, "data")) is not None)
 
 

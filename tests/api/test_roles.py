@@ -412,7 +412,7 @@ async def test_a_host_is_not_shown_what_this_host_itself_uses(front: Front) -> N
     await root.volumes.ConnectVolume(connect())
     await root.volumes.ConnectVolume(connect(local_name="local", volume="given"))
     seen = await take.volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
-    assert (seen.height, seen.HasField("attachment")) == (pb.HEIGHT_PUBLISHED, False)
+    assert (seen.state, seen.HasField("attachment")) == (pb.STATE_PUBLISHED, False)
     with refused("NOT_FOUND"):
         await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/local"))
 

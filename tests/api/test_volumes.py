@@ -39,7 +39,7 @@ async def test_the_whole_ladder_up(front: Front) -> None:
     assert (volume.name, volume.id, volume.dataset) == (DATA, "data", "tank/zfsilo/data")
     assert (volume.capacity_bytes, volume.thin, volume.mode) == (GIB, True, pb.MODE_FILESYSTEM)
     assert (dict(volume.labels), dict(volume.properties)) == ({"app": "db"}, {"compression": "lz4"})
-    assert volume.height == pb.HEIGHT_CREATED
+    assert volume.state == pb.STATE_CREATED
     assert volume.access_modes == [pb.ACCESS_MODE_SINGLE_NODE_WRITER]
     assert volume.filesystem.state == pb.FILESYSTEM_STATE_NONE
     assert len(volume.uid) == 32
@@ -47,14 +47,14 @@ async def test_the_whole_ladder_up(front: Front) -> None:
     assert not volume.HasField("attachment")
 
     published = (await volumes.PublishVolume(publish())).volume
-    assert published.height == pb.HEIGHT_PUBLISHED
+    assert published.state == pb.STATE_PUBLISHED
     (one,) = published.publications
     assert (one.volume, one.host, one.epoch, one.readonly) == (DATA, TAKE, 1, False)
     assert one.transport == pb.TRANSPORT_ISCSI
 
     connected = (await volumes.ConnectVolume(connect(restore=pb.RESTORE_BOOT))).volume
     here = connected.attachment
-    assert connected.height == pb.HEIGHT_CONNECTED
+    assert connected.state == pb.STATE_CONNECTED
     assert (here.server, here.volume, here.epoch) == ("give", "data", 1)
     assert (here.disk.serial, here.disk.size_bytes) == (volume.uid, GIB)
     assert here.restore == pb.RESTORE_BOOT
@@ -64,13 +64,13 @@ async def test_the_whole_ladder_up(front: Front) -> None:
         name=DATA, path="/stage", mount_options=["noatime"], fs_type="xfs"
     )
     staged = (await volumes.StageVolume(asked)).volume
-    assert (staged.height, staged.attachment.staging_path) == (pb.HEIGHT_STAGED, "/stage")
+    assert (staged.state, staged.attachment.staging_path) == (pb.STATE_STAGED, "/stage")
     assert (staged.filesystem.state, staged.filesystem.type) == (pb.FILESYSTEM_STATE_READY, "xfs")
     assert staged.filesystem.uuid == staged.attachment.filesystem.uuid
 
     mount = pb.MountVolumeRequest(name=DATA, path="/srv/data", readonly=True)
     mounted = (await volumes.MountVolume(mount)).volume
-    assert mounted.height == pb.HEIGHT_MOUNTED
+    assert mounted.state == pb.STATE_MOUNTED
     assert mounted.attachment.mounts == [pb.Mount(path="/srv/data", readonly=True)]
     assert await volumes.GetVolume(pb.GetVolumeRequest(name=DATA)) == mounted
 
@@ -82,7 +82,7 @@ async def test_the_whole_ladder_down_leaves_nothing(front: Front) -> None:
     await volumes.UnstageVolume(pb.UnstageVolumeRequest(name=DATA))
     await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
     down = await volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name=DATA, host=TAKE))
-    assert down.volume.height == pb.HEIGHT_CREATED
+    assert down.volume.state == pb.STATE_CREATED
     gone = await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
     assert gone.operation.state == DONE
     assert not gone.HasField("volume")
@@ -105,9 +105,9 @@ async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_bac
     assert f"operations/{one.client_operation}" == answer.operation.name
     assert one.published_by.startswith("host take (certificate ")
     await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
-    from zfsilod.requests.sync import Watchman
+    from zfsilod.requests.sync import Supervisor
 
-    await Watchman(front.service, retention_s=1000).pay_debts()
+    await Supervisor(front.service, retention_s=1000).retry_releases()
     assert front.read(lambda txn: list(txn.scan(Publication))) == []
 
 
@@ -247,7 +247,7 @@ DRY: dict[str, Any] = {
 }
 
 
-async def at_all_heights(front: Front) -> None:
+async def at_all_states(front: Front) -> None:
     """Make `lone` created, `used` published, `low` connected, `mid` staged, `data` mounted.
 
     `gone` is in the trash, and the zvol tank/vm-1 is nobody's.
@@ -276,7 +276,7 @@ async def test_validate_only_tells_the_plan_of_every_change_and_changes_nothing(
     front: Front,
 ) -> None:
     volumes = front.root().volumes
-    await at_all_heights(front)
+    await at_all_states(front)
     facts, stored = front.zfsilo.facts, operations(front)
     for method, request in DRY.items():
         request.validate_only = True
@@ -297,7 +297,7 @@ async def test_every_mutation_can_be_validated_only() -> None:
 
 async def test_an_old_etag_is_refused_by_every_change_that_takes_one(front: Front) -> None:
     volumes = front.root().volumes
-    await at_all_heights(front)
+    await at_all_states(front)
     facts = front.zfsilo.facts
     taking = [name for name, each in DRY.items() if "etag" in each.DESCRIPTOR.fields_by_name]
     for method in taking:
@@ -414,7 +414,7 @@ async def test_a_live_session_holds_the_publication(front: Front) -> None:
     await climb(volumes)
     with refused("FAILED_PRECONDITION", "SESSION_LIVE"):
         await volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name=DATA, host=TAKE))
-    assert (await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))).height == pb.HEIGHT_MOUNTED
+    assert (await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))).state == pb.STATE_MOUNTED
 
 
 async def test_the_connection_carries_the_secrets_of_a_publication(front: Front) -> None:

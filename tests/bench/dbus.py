@@ -52,7 +52,7 @@ def fill(home: House, count: int) -> None:
                     thin=True,
                     mode="FILESYSTEM",
                     volblocksize=16384,
-                    height="CREATED",
+                    state="CREATED",
                     labels=(("app", "db"),),
                 )
             )
@@ -78,7 +78,7 @@ async def measure(address: str, volumes: int) -> None:
     page = options(page_size=("u", 100), page_token=("s", name))
     await report("Ping", lambda: client.call(ROOT, PEER, "Ping"))
     await report("GetVolume", lambda: client.manager("GetVolume", "s", name))
-    await report("property Get", lambda: client.get(path, "Height"))
+    await report("property Get", lambda: client.get(path, "State"))
     await report("ListVolumes, 100", lambda: client.manager("ListVolumes", "a{sv}", page), 50)
     start = time.perf_counter()
     reply = await client.try_call(ROOT, OBJECT_MANAGER, "GetManagedObjects")

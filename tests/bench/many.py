@@ -130,7 +130,7 @@ def _volume(number: int) -> Volume:
         thin=True,
         mode="FILESYSTEM",
         volblocksize=16384,
-        height="CREATED",
+        state="CREATED",
     )
 
 

@@ -29,9 +29,9 @@ DEADLINE_S = 120
 
 def figures() -> Iterator[Figure]:
     """Measure a daemon of its own over a simulated host."""
-    started, filled = asyncio.run(measure())
+    started, apply_observed = asyncio.run(measure())
     yield Figure("resident memory, started and asked once, this Python", f"{started:.1f} MiB")
-    more = f"{filled - started:.1f} MiB"
+    more = f"{apply_observed - started:.1f} MiB"
     yield Figure(f"more of it once {VOLUMES} volumes were made and listed", more)
 
 

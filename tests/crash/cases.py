@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import zfsilod.requests
 from tests.examples import TAKE
-from zfsilod.model.records import Disk, Listed, Trashed
+from zfsilod.model.records import Disk, ListedZvol, Trashed
 from zfsilod.requests import adoption, orphans, pool_import
 from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
@@ -71,7 +71,7 @@ RENAME = UpdateHost(id="take", mask=("iqn",), iqn="iqn.2024-01.lab.renamed:host"
 SECOND = CreateHost(id="other", iqn=OTHER)
 READ = PUBLISH.but(access_mode="MULTI_NODE_READER_ONLY")
 SHARED = (HOST, SECOND, CREATE.but(access_modes=("MULTI_NODE_READER_ONLY",)), READ)
-NO_ZVOL = Listed(dataset="", guid="", size_bytes=0, thin=False, volblocksize=0, marks=())
+NO_ZVOL = ListedZvol(dataset="", guid="", size_bytes=0, thin=False, volblocksize=0, marks=())
 ADOPT = adoption.AdoptVolume(id="data", zvol=NO_ZVOL)
 NO_DISK = Disk(target="", serial="", size_bytes=0)
 
@@ -106,14 +106,14 @@ class Case(NamedTuple):
     )
     many: bool = False  # many operations in one unit, as the timer's Sync of all volumes
 
-    async def begin(self, house: House) -> object:
+    async def submit(self, house: House) -> object:
         """Ask for it, as a caller would."""
         if self.many:
             return await house.service.sync_all(caller="a test")
         request = self.request
         if self.find is not None:
             request = await self.find(house.service)
-        return await house.service.begin(request, caller="a test")
+        return await house.service.submit(request, caller="a test")
 
 
 async def purge(service: Service) -> Request:
@@ -219,7 +219,7 @@ SERVER = (
     Case(
         "adopt-snapshots",
         (*CREATED, MORE, GROUP),
-        pool_import.AdoptCut(id="both", shots=()),
+        pool_import.AdoptCut(id="both", refs=()),
         spoil=forget_snapshots,
         find=take_snapshots,
     ),

@@ -60,13 +60,13 @@ async def crowd(built: Machine, seconds: float, number: int) -> tuple[Counter[st
     """Let the clients work for a time; return what they got, and what is wrong afterwards."""
     await built.house.do(HOST)
     tally: Counter[str] = Counter()
-    watchman = asyncio.create_task(built.watchman.run())
+    supervisor = asyncio.create_task(built.supervisor.run())
     until = time.monotonic() + seconds
     every = [random.Random(f"{number} {each}") for each in range(CLIENTS)]
     await asyncio.gather(*(client(built, dice, until, tally) for dice in every))
-    watchman.cancel()
+    supervisor.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await watchman
+        await supervisor
     await built.settle()
     return tally, await wrong(built)
 
@@ -75,9 +75,7 @@ async def wrong(built: Machine) -> list[str]:
     """Return what differs between records and facts, and what has not ended."""
     found = [
         f"{each.volume}: {difference.fact}"
-        for each in (
-            await built.house.service.sync_all(caller="crowd", validate_only=True)
-        ).findings
+        for each in (await built.house.service.sync_all(caller="crowd", validate_only=True)).reports
         for difference in each.differences
         if difference.reason != "NOT_RESTORED"
     ]

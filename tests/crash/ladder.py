@@ -1,6 +1,6 @@
 """A reference model of the ladder, and a hypothesis machine that holds the service against it.
 
-The model knows heights, sizes and mounts, and nothing of steps, marks or claims. After each rule
+The model knows states, sizes and mounts, and nothing of steps, marks or claims. After each rule
 records and facts must be what it says: whatever was killed, restarted, rebooted or taken away.
 """
 
@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from tests.crash import cases
 from tests.crash.life import Machine
-from tests.crash.saw import Cut, How, Place, When
+from tests.crash.saw import Cut, How, SandboxPart, When
 from tests.doubles import SETTINGS
 from tests.examples import TAKE
 from zfsilod.host.fake import VOLATILE
@@ -143,7 +143,7 @@ requests = st.builds(
 )
 cuts = st.builds(
     Cut,
-    st.sampled_from(get_args(Place)),
+    st.sampled_from(get_args(SandboxPart)),
     st.integers(1, 24),
     st.sampled_from(get_args(When)),
     st.sampled_from(get_args(How)),
@@ -260,7 +260,7 @@ class Ladder(RuleBasedStateMachine):
         request = draw.of(name, self.larger(name))
         self.machine.saw.set(*made)
         self.runner.run(
-            self.machine.carry_out(lambda house: house.service.begin(request, caller="x"))
+            self.machine.carry_out(lambda house: house.service.submit(request, caller="x"))
         )
         new = [op for op in self.machine.operations() if op.id not in older]
         return any(op.kind == request.kind and op.state == "DONE" for op in new)
@@ -273,7 +273,7 @@ class Ladder(RuleBasedStateMachine):
     async def _restart(self) -> None:
         await self.machine.bury()
         self.machine.born()
-        await self.machine.watchman.recover()
+        await self.machine.supervisor.recover()
 
     def _sync_all(self) -> None:
         self.machine.saw.set()
@@ -297,7 +297,7 @@ class Ladder(RuleBasedStateMachine):
         return Known(
             served=0 if volume is None else 1 if published is None else 2,
             size=volume.capacity_bytes if volume else 0,
-            used=0 if used is None else 1 if used.height == "CONNECTED" else 2,
+            used=0 if used is None else 1 if used.state == "CONNECTED" else 2,
             seen=used.disk.size_bytes if used else 0,
             mounts=frozenset(each.path for each in used.mounts) if used else frozenset(),
         )

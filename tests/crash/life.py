@@ -17,8 +17,8 @@ from zfsilod.host.fake import FakeHost
 from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.record import CLASSES, Stored, to_plain
-from zfsilod.model.records import Debt, Operation
-from zfsilod.requests.sync import Watchman
+from zfsilod.model.records import Operation, PendingRelease
+from zfsilod.requests.sync import Supervisor
 from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
 
@@ -118,7 +118,7 @@ class Machine:
         )
         self.house = House(service, self.host, self.units)
         self.units.hint = self._hear
-        self.watchman = Watchman(service, retention_s=1 << 30)
+        self.supervisor = Supervisor(service, retention_s=1 << 30)
         self.dead = False
         self.stirred = asyncio.Event()  # a unit ended, or the daemon died
 
@@ -132,11 +132,11 @@ class Machine:
         """Hear from systemd that a unit ended."""
         self.stirred.set()
         if not self.dead:
-            self.house.service.driver.poke(unit)
+            self.house.service.executor.refresh(unit)
 
     async def bury(self) -> None:
         """Cancel what the dead daemon was at: nothing of it runs on."""
-        left = [*self.requests, *self.house.service.driver._tasks]
+        left = [*self.requests, *self.house.service.executor._tasks]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -151,8 +151,8 @@ class Machine:
             self.reboot()
         self.born()
         with contextlib.suppress(ZfsiloError, Killed):
-            await self.watchman.recover()
-        self.saw.go_on()
+            await self.supervisor.recover()
+        self.saw.resume()
 
     def reboot(self) -> None:
         """Lose everything that a kernel forgets; at boot the daemon will compare all volumes."""
@@ -195,14 +195,14 @@ class Machine:
                 elif self.requests:
                     await self._wait(self.requests)
                 elif self.owed():
-                    self.request(lambda _house: self.watchman.pay_debts())
+                    self.request(lambda _house: self.supervisor.retry_releases())
                 else:
                     return
 
     async def _look_around(self) -> bool:
         """Let the watchman go round, whatever else the daemon waits for; tell of new units."""
         with contextlib.suppress(ZfsiloError, Killed):
-            await self.watchman.recover()
+            await self.supervisor.recover()
         return bool(self._units())
 
     def _units(self) -> set[asyncio.Task[Any]]:
@@ -211,7 +211,7 @@ class Machine:
 
     def _busy(self) -> set[asyncio.Task[Any]]:
         """Return what is at work: units, and what the daemon does beside requests."""
-        return self._units() | self.house.service.driver._tasks
+        return self._units() | self.house.service.executor._tasks
 
     async def _wait(self, tasks: set[asyncio.Task[Any]]) -> None:
         """Wait for the first of these, or until a unit ended or the daemon died."""
@@ -231,10 +231,10 @@ class Machine:
         with self.store.read() as txn:
             return list(txn.live())
 
-    def owed(self) -> list[Debt]:
+    def owed(self) -> list[PendingRelease]:
         """Return what servers were not told yet."""
         with self.store.read() as txn:
-            return list(txn.scan(Debt))
+            return list(txn.scan(PendingRelease))
 
     def operations(self) -> list[Operation]:
         """Return all operations, oldest first."""

@@ -18,7 +18,7 @@ from unittest import mock
 
 from tests.crash.cases import CASES, Case
 from tests.crash.life import Chance, Machine, machine
-from tests.crash.saw import Cut, How, Place, When
+from tests.crash.saw import Cut, How, SandboxPart, When
 from tests.doubles import SETTINGS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Bench:
         self.between: State  # after what the service does first
         self.done: State
         self.rebooted: dict[str, State] = {}
-        self.points: dict[Place, int]
+        self.points: dict[SandboxPart, int]
 
     async def prepare(self) -> None:
         """Do what stands before the case, then run it once without a cut."""
@@ -82,7 +82,7 @@ class Bench:
         self.chance.again()
         self.machine.saw.set(*cuts)
         case = self.case if do is None else self.case._replace(request=do, find=None)
-        await self.machine.carry_out(case.begin)
+        await self.machine.carry_out(case.submit)
 
     async def _reboot(self) -> State:
         await self.machine.bury()
@@ -138,7 +138,7 @@ def _say(what: str, wrong: list[str]) -> str:
     return f"{what} {'; '.join(wrong[:SHOWN])}" if wrong else ""
 
 
-def cuts_of(place: Place, points: Mapping[Place, int]) -> Iterator[Cut]:
+def cuts_of(place: SandboxPart, points: Mapping[SandboxPart, int]) -> Iterator[Cut]:
     """Yield every cut of a place."""
     for point in range(1, points.get(place, 0) + 1):
         for when in WHENS:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zfsilod.host.fake import Facts
     from zfsilod.storage.store import Transaction
 
-Place = Literal["daemon", "run", "rollback"]
+SandboxPart = Literal["daemon", "run", "rollback"]
 When = Literal["before", "after"]
 How = Literal["error", "kill worker", "kill daemon", "reboot"]
 STUCK_S = 20
@@ -26,7 +26,7 @@ STUCK_S = 20
 class Cut(NamedTuple):
     """What happens at the n-th point of a place."""
 
-    place: Place
+    place: SandboxPart
     point: int
     when: When
     how: How
@@ -39,7 +39,7 @@ class Saw:
     """The points of one story, by where they are, and the cuts that are made in it."""
 
     def __init__(self) -> None:
-        self.points: Counter[Place] = Counter()
+        self.points: Counter[SandboxPart] = Counter()
         self.cuts: list[Cut] = []
         self.made: list[Cut] = []
         self.stopped: set[str] = set()  # units that systemd was asked to stop
@@ -54,7 +54,7 @@ class Saw:
         self._going_on.clear()
 
     @contextmanager
-    def working(self, unit: str, place: Place) -> Iterator[None]:
+    def working(self, unit: str, place: SandboxPart) -> Iterator[None]:
         """Count what this thread does to a worker that runs or rolls back."""
         self._thread.place, self._thread.unit = place, unit
         try:
@@ -65,12 +65,12 @@ class Saw:
                 self.stopped.discard(unit)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> SandboxPart:
         """Where this thread is."""
-        found: Place = getattr(self._thread, "place", "daemon")
+        found: SandboxPart = getattr(self._thread, "place", "daemon")
         return found
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let a worker go on at whose point the daemon was killed: there is a new daemon now."""
         self._going_on.set()
 

@@ -1,4 +1,4 @@
-"""What the tests of the plugin share."""
+"""Fixtures of the plugin's tests."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """One storage host, which is the node too."""
-    async with cluster_of(tmp_path) as built:
-        yield built
+    """A cluster with one server, which is the node too."""
+    async with cluster_of(tmp_path) as running:
+        yield running

@@ -1,4 +1,4 @@
-"""zfsilod --simulate and zfsilo-csi as processes, for what shows only when they are killed."""
+"""zfsilod --simulate and zfsilo-csi as processes that tests can kill."""
 
 from __future__ import annotations
 
@@ -30,24 +30,29 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until its socket is there."""
+        """Start the process, and wait until its socket exists."""
         self._socket.unlink(missing_ok=True)
-        places = (PROJECT, PROJECT / "proto", PROJECT / "csi")
-        environment = os.environ | {"PYTHONPATH": ":".join(map(str, places))}
+        packages = (PROJECT, PROJECT / "proto", PROJECT / "csi")
+        environment = os.environ | {"PYTHONPATH": ":".join(map(str, packages))}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._words], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, env=environment, cwd=PROJECT, start_new_session=True,
-            )  # fmt: skip
-        until = time.monotonic() + START_S
+                [sys.executable, "-m", *self._words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=PROJECT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_S
         while not self._socket.exists():
-            said = self._log.read_text()[-LOG_TAIL:]
-            assert self._process.poll() is None, said
-            assert time.monotonic() < until, said
-            time.sleep(0.02)  # no event tells that another process has bound a socket
+            log_text = self._log.read_text()[-LOG_TAIL:]
+            assert self._process.poll() is None, log_text
+            assert time.monotonic() < deadline, log_text
+            time.sleep(0.02)  # there is no event for a socket that another process binds
 
     def end(self, number: int = signal.SIGTERM) -> None:
-        """End it: by SIGTERM, or by SIGKILL with all that it started."""
+        """Stop the process by SIGTERM, or by SIGKILL together with its children."""
         if self._process is None:
             return
         if number == signal.SIGKILL:
@@ -59,7 +64,7 @@ class Process:
 
 
 class Simulation:
-    """A storage host that is its own node, and the plugin."""
+    """A simulated server that is its own node, and the plugin."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -77,9 +82,13 @@ class Simulation:
         words = ("zfsilod.daemon", "--simulate", str(directory))
         self.daemon = Process(directory / "daemon.log", directory / "run/csi/zfsilod.sock", *words)
         self.plugin = Process(
-            directory / "csi.log", directory / "csi.sock",
-            "zfsilo_csi", "--config", str(config), "all",
-        )  # fmt: skip
+            directory / "csi.log",
+            directory / "csi.sock",
+            "zfsilo_csi",
+            "--config",
+            str(config),
+            "all",
+        )
 
     @property
     def endpoint(self) -> str:
@@ -92,12 +101,12 @@ class Simulation:
 
 @contextmanager
 def simulation(directory: Path) -> Iterator[Simulation]:
-    """Run both for as long as they are needed."""
-    built = Simulation(directory)
+    """Run both processes while the context is open."""
+    processes = Simulation(directory)
     try:
-        built.daemon.start()
-        built.plugin.start()
-        yield built
+        processes.daemon.start()
+        processes.plugin.start()
+        yield processes
     finally:
-        built.plugin.end()
-        built.daemon.end()
+        processes.plugin.end()
+        processes.daemon.end()

@@ -1,4 +1,4 @@
-"""Several storage hosts: which one is chosen, lists over all, and one that is down."""
+"""Several backends: placement of volumes, lists over all, capacity, and a backend that is down."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from csi.v1 import csi_pb2 as csi
-from zfsilo_csi.api import Zfsilod
-from zfsilo_csi.calls import Call
+from zfsilo_csi.calls import CsiCall
 from zfsilo_csi.errors import CsiError
+from zfsilo_csi.stubs import Zfsilod
 
-from tests.csi.cluster import Cluster, cluster_of, fails, mount
-from tests.csi.test_life import down, up
+from tests.csi.cluster import Cluster, cluster_of
+from tests.csi.plugin_client import down, fails, mount, up
 from zfsilod.security.join_file import make_join
 
 if TYPE_CHECKING:
@@ -28,19 +28,14 @@ def topology(*zones: str) -> list[csi.Topology]:
     return [csi.Topology(segments={ZONE: zone}) for zone in zones]
 
 
-async def stop(cluster: Cluster, name: str) -> None:
-    """Take a storage host away."""
-    await cluster.fronts[name].stop()
-
-
-async def test_a_volume_is_made_where_it_can_be_reached(tmp_path: Path) -> None:
+async def test_a_volume_is_created_where_it_can_be_reached(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, ZONES) as cluster:
         plugin = cluster.plugin
 
         async def zones(name: str, **fields: Any) -> list[str]:
             needs = csi.TopologyRequirement(**fields)
             volume = await plugin.create(name, accessibility_requirements=needs)
-            return [each.segments[ZONE] for each in volume.accessible_topology]
+            return [topology.segments[ZONE] for topology in volume.accessible_topology]
 
         assert await zones("a", requisite=topology("east")) == ["east"]
         assert await zones("b", requisite=topology("west")) == ["default", "west"]
@@ -51,33 +46,33 @@ async def test_a_volume_is_made_where_it_can_be_reached(tmp_path: Path) -> None:
             await zones("e", requisite=topology("north"))
 
 
-async def test_a_name_is_one_volume_wherever_it_is(tmp_path: Path) -> None:
+async def test_a_name_is_one_volume_on_all_backends(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, {"give": ["default"], "other": ["default"]}) as cluster:
         plugin = cluster.plugin
-        made = [(await plugin.create(f"pvc-{n}")).volume_id for n in range(12)]
+        first = [(await plugin.create(f"pvc-{n}")).volume_id for n in range(12)]
         again = [(await plugin.create(f"pvc-{n}")).volume_id for n in range(12)]
-        assert made == again
-        assert {each.partition("/")[0] for each in made} == {"give", "other"}
-        moved = await plugin.create("there", parameters={"backend": "other"})
-        assert moved.volume_id.startswith("other/")
-        await up(plugin, moved.volume_id, mount())
-        await down(plugin, moved.volume_id)
+        assert first == again
+        assert {volume_id.partition("/")[0] for volume_id in first} == {"give", "other"}
+        there = await plugin.create("there", parameters={"backend": "other"})
+        assert there.volume_id.startswith("other/")
+        await up(plugin, there.volume_id)
+        await down(plugin, there.volume_id)
 
 
-async def test_lists_go_over_all(tmp_path: Path) -> None:
+async def test_lists_span_all_backends(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, {"give": ["default"], "other": ["default"]}) as cluster:
         plugin = cluster.plugin
-        made = {(await plugin.create(f"pvc-{n}")).volume_id for n in range(9)}
+        volume_ids = {(await plugin.create(f"pvc-{n}")).volume_id for n in range(9)}
         for size in (0, 1, 2, 4, 9, 100):
-            found: list[str] = []
+            listed: list[str] = []
             token, pages = "", 0
             while token or not pages:
                 request = csi.ListVolumesRequest(max_entries=size, starting_token=token)
-                answer = await plugin.controller.ListVolumes(request)
-                assert not size or len(answer.entries) <= size
-                found += [each.volume.volume_id for each in answer.entries]
-                token, pages = answer.next_token, pages + 1
-            assert (len(found), set(found)) == (9, made)
+                response = await plugin.controller.ListVolumes(request)
+                assert not size or len(response.entries) <= size
+                listed += [entry.volume.volume_id for entry in response.entries]
+                token, pages = response.next_token, pages + 1
+            assert (len(listed), set(listed)) == (9, volume_ids)
         for token in ("nobody:", "give", "give:made-up", "x"):
             with fails("ABORTED"):
                 await plugin.controller.ListVolumes(csi.ListVolumesRequest(starting_token=token))
@@ -85,41 +80,43 @@ async def test_lists_go_over_all(tmp_path: Path) -> None:
             await plugin.controller.ListVolumes(csi.ListVolumesRequest(max_entries=-1))
 
 
-async def test_room_is_the_sum_and_the_largest(tmp_path: Path) -> None:
+async def test_capacity_is_the_sum_and_the_maximum(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, ZONES) as cluster:
         plugin = cluster.plugin
 
-        async def room(**fields: Any) -> csi.GetCapacityResponse:
-            answer: csi.GetCapacityResponse = await plugin.controller.GetCapacity(
+        async def capacity(**fields: Any) -> csi.GetCapacityResponse:
+            response: csi.GetCapacityResponse = await plugin.controller.GetCapacity(
                 csi.GetCapacityRequest(**fields)
             )
-            return answer
+            return response
 
-        whole = await room()
-        one = await room(accessible_topology=topology("east")[0])
+        whole = await capacity()
+        one = await capacity(accessible_topology=topology("east")[0])
         assert whole.available_capacity == 2 * one.available_capacity
         assert whole.maximum_volume_size.value == one.available_capacity
-        assert (await room(parameters={"backend": "other"})) == one
-        nowhere = await room(accessible_topology=topology("north")[0])
+        assert (await capacity(parameters={"backend": "other"})) == one
+        nowhere = await capacity(accessible_topology=topology("north")[0])
         assert nowhere.available_capacity == 0
-        odd = await room(volume_capabilities=[mount(fs_type="btrfs")])
+        odd = await capacity(volume_capabilities=[mount(fs_type="btrfs")])
         assert odd.available_capacity == 0
-        thick = await room(parameters={"thin": "false"})
-        assert 0 < thick.available_capacity < whole.available_capacity, "thin ones may promise more"
+        thick = await capacity(parameters={"thin": "false"})
+        assert 0 < thick.available_capacity < whole.available_capacity, (
+            "thin volumes may overcommit"
+        )
         with fails("INVALID_ARGUMENT", "mountpoint"):
-            await room(parameters={"zfs.mountpoint": "/etc"})
+            await capacity(parameters={"zfs.mountpoint": "/etc"})
 
 
-async def test_one_that_is_down(tmp_path: Path) -> None:
+async def test_a_backend_that_is_down(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, {"give": ["default"], "other": ["default"]}) as cluster:
         plugin = cluster.plugin
         here = await plugin.create("here", parameters={"backend": "give"})
         there = await plugin.create("there", parameters={"backend": "other"})
-        await stop(cluster, "other")
+        await cluster.fronts["other"].stop()
         for call in (
-            plugin.create("new"),  # it may have been made there, a moment ago
+            plugin.create("new"),  # an earlier call may have created it there
             plugin.delete(there.volume_id),
-            plugin.unpublish(there.volume_id),  # never OK: its node may still write
+            plugin.unpublish(there.volume_id),  # not OK: the node may still write
             plugin.controller.ListVolumes(csi.ListVolumesRequest(), timeout=10),
             plugin.controller.GetCapacity(csi.GetCapacityRequest(), timeout=10),
             plugin.node.NodeGetInfo(csi.NodeGetInfoRequest(), timeout=10),
@@ -127,19 +124,19 @@ async def test_one_that_is_down(tmp_path: Path) -> None:
             with fails("UNAVAILABLE", "other"):
                 await call
         assert (await plugin.create("here", parameters={"backend": "give"})) == here
-        await up(plugin, here.volume_id, mount())
+        await up(plugin, here.volume_id)
         await down(plugin, here.volume_id)
         probe = await plugin.identity.Probe(csi.ProbeRequest())
-        assert probe.ready.value, "the node's own zfsilod answers"
+        assert probe.ready.value, "the node's own zfsilod replies"
 
 
 @pytest.mark.parametrize(("resets", "reached"), [(1, True), (2, False)])
-async def test_a_connection_of_before_a_power_cut(resets: int, reached: bool) -> None:
+async def test_a_connection_that_predates_a_power_cut(resets: int, reached: bool) -> None:
     left = resets
     nothing = grpc.aio.Metadata()
 
-    class Answer:
-        """Of a call whose connection is reset under it, as often as is asked for."""
+    class ResetCall:
+        """A call whose connection is reset the first `resets` times."""
 
         def __await__(self) -> Any:
             nonlocal left
@@ -153,23 +150,23 @@ async def test_a_connection_of_before_a_power_cut(resets: int, reached: bool) ->
         async def initial_metadata(self) -> Any:
             return nothing
 
-    class Channel:
-        def unary_unary(self, _method: str, **_how: Any) -> Any:
-            return lambda _request, *, timeout: Answer()
+    class ResetChannel:
+        def unary_unary(self, _method: str, **_options: Any) -> Any:
+            return lambda _request, *, timeout: ResetCall()
 
-    call = Call(SimpleNamespace(time_remaining=lambda: 10.0))
-    asked = Zfsilod("backend give", Channel()).volumes.GetVolume(None, call)
+    call = CsiCall(SimpleNamespace(time_remaining=lambda: 10.0))
+    pending = Zfsilod("backend give", ResetChannel()).volumes.GetVolume(None, call)
     if reached:
-        assert await asked == "reached"
+        assert await pending == "reached"
         return
     with pytest.raises(CsiError, match="Stream removed"):
-        await asked
-    assert left == 0, "asked twice, and no more"
+        await pending
+    assert left == 0, "two attempts, no third"
 
 
 async def test_an_id_of_a_backend_that_is_not_configured(cluster: Cluster) -> None:
     plugin = cluster.plugin
-    with fails("UNAVAILABLE", "not in the configuration"):
+    with fails("UNAVAILABLE", "not in the plugin's configuration"):
         await plugin.delete("gone/csi-aaaaaaaaaaaaaaaaaaaaaaaaaa")
     for odd in ("fake-vol-id", "a/b/c", "/", "UP/case", "é/x", "x" * 300):
         await plugin.delete(odd)
@@ -191,7 +188,7 @@ async def test_a_renewed_join_file_is_read_without_a_restart(
     cluster.give.zfsilo.launcher.gate.clear()
     slow = asyncio.ensure_future(plugin.create("slow"))
     await plugin.controller.ListVolumes(csi.ListVolumesRequest())
-    put("no TOML, and a secret")
+    put("invalid TOML with a secret")
     await plugin.controller.ListVolumes(csi.ListVolumesRequest())
     put(make_join(cluster.give.certified("controller", "csi", by="stranger")))
     with fails("UNAVAILABLE"):
@@ -200,5 +197,6 @@ async def test_a_renewed_join_file_is_read_without_a_restart(
     cluster.give.zfsilo.launcher.gate.set()
     assert (await slow).volume_id
     await plugin.create("soon")
-    assert "is no TOML; what it said before is used" in caplog.text
+    assert "is not valid TOML" in caplog.text
+    assert "the previous credentials stay in use" in caplog.text
     assert "a secret" not in caplog.text

@@ -1,4 +1,4 @@
-"""Snapshots, clones and groups as Kubernetes asks for them."""
+"""Snapshots, clones and group snapshots."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 from csi.v1 import csi_pb2 as csi
 
-from tests.csi.cluster import GIB, Cluster, cluster_of, fails, mount
-from tests.csi.test_life import down, up
+from tests.csi.cluster import Cluster, cluster_of
+from tests.csi.plugin_client import GIB, down, fails, take_away, up
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.csi.cluster import Plugin
+    from tests.csi.plugin_client import PluginClient
 
 SnapshotSource = csi.VolumeContentSource.SnapshotSource
 VolumeSource = csi.VolumeContentSource.VolumeSource
 
 
-async def snapshot(plugin: Plugin, volume_id: str, name: str = "snap-1") -> csi.Snapshot:
+async def snapshot(plugin: PluginClient, volume_id: str, name: str = "snap-1") -> csi.Snapshot:
     request = csi.CreateSnapshotRequest(name=name, source_volume_id=volume_id)
-    answer: csi.CreateSnapshotResponse = await plugin.controller.CreateSnapshot(request)
-    return answer.snapshot
+    response: csi.CreateSnapshotResponse = await plugin.controller.CreateSnapshot(request)
+    return response.snapshot
 
 
-async def listed(plugin: Plugin, **fields: Any) -> list[str]:
-    answer = await plugin.controller.ListSnapshots(csi.ListSnapshotsRequest(**fields))
-    return [each.snapshot.snapshot_id for each in answer.entries]
+async def listed(plugin: PluginClient, **fields: Any) -> list[str]:
+    response = await plugin.controller.ListSnapshots(csi.ListSnapshotsRequest(**fields))
+    return [entry.snapshot.snapshot_id for entry in response.entries]
 
 
 def from_snapshot(snapshot_id: str) -> csi.VolumeContentSource:
@@ -37,19 +37,17 @@ def from_volume(volume_id: str) -> csi.VolumeContentSource:
     return csi.VolumeContentSource(volume=VolumeSource(volume_id=volume_id))
 
 
-async def written(plugin: Plugin, name: str = "pvc-1") -> str:
-    """Return a volume that was mounted once."""
+async def formatted(plugin: PluginClient, name: str = "pvc-1") -> str:
+    """Create a volume and mount it once, and return its id."""
     volume = await plugin.create(name)
-    await up(plugin, volume.volume_id, mount())
-    await plugin.unmount(volume.volume_id)
-    await plugin.unstage(volume.volume_id)
-    await plugin.unpublish(volume.volume_id)
+    await up(plugin, volume.volume_id)
+    await take_away(plugin, volume.volume_id)
     return volume.volume_id
 
 
 async def test_a_snapshot_outlives_its_volume(cluster: Cluster) -> None:
     plugin = cluster.plugin
-    volume_id = await written(plugin)
+    volume_id = await formatted(plugin)
     taken = await snapshot(plugin, volume_id)
     assert (taken.ready_to_use, taken.size_bytes, taken.source_volume_id) == (True, GIB, volume_id)
     assert taken.creation_time.seconds > 0
@@ -57,7 +55,7 @@ async def test_a_snapshot_outlives_its_volume(cluster: Cluster) -> None:
     await plugin.delete(volume_id)
     assert await listed(plugin) == [taken.snapshot_id]
     again = await plugin.create(volume_content_source=from_snapshot(taken.snapshot_id))
-    assert again.volume_id == volume_id, "its name was free"
+    assert again.volume_id == volume_id, "the name was free again"
     assert again.content_source.snapshot.snapshot_id == taken.snapshot_id
     with fails("ALREADY_EXISTS", "source"):
         await plugin.create()
@@ -65,23 +63,24 @@ async def test_a_snapshot_outlives_its_volume(cluster: Cluster) -> None:
 
 async def test_a_clone_may_be_larger_and_never_smaller(cluster: Cluster) -> None:
     plugin = cluster.plugin
-    volume_id = await written(plugin)
+    volume_id = await formatted(plugin)
     source = from_volume(volume_id)
     larger = csi.CapacityRange(required_bytes=2 * GIB)
     clone = await plugin.create("clone", volume_content_source=source, capacity_range=larger)
     assert clone.capacity_bytes == 2 * GIB
-    await up(plugin, clone.volume_id, mount())
+    await up(plugin, clone.volume_id)
     assert (await plugin.stats(clone.volume_id)).usage[0].total == 2 * GIB
     same = await plugin.create("same", volume_content_source=source, capacity_range=None)
     assert same.capacity_bytes == GIB
     with fails("OUT_OF_RANGE"):
         await plugin.create(
-            "small", volume_content_source=source,
+            "small",
+            volume_content_source=source,
             capacity_range=csi.CapacityRange(required_bytes=GIB // 2),
-        )  # fmt: skip
+        )
     with fails("NOT_FOUND"):
         await plugin.create("none", volume_content_source=from_snapshot("give/csi-none"))
-    assert await listed(plugin) == [], "what a clone stands on is nobody's snapshot"
+    assert await listed(plugin) == [], "the origin snapshot of a clone is not listed"
     await down(plugin, clone.volume_id)
 
 
@@ -98,8 +97,8 @@ async def test_lists_by_volume_by_id_and_in_pages(cluster: Cluster) -> None:
     assert await listed(plugin, source_volume_id="nobody's") == []
     first = await plugin.controller.ListSnapshots(csi.ListSnapshotsRequest(max_entries=3))
     rest = await listed(plugin, starting_token=first.next_token)
-    found = {each.snapshot.snapshot_id for each in first.entries} | set(rest)
-    assert (len(first.entries), len(rest), len(found)) == (3, 1, 4)
+    every = {entry.snapshot.snapshot_id for entry in first.entries} | set(rest)
+    assert (len(first.entries), len(rest), len(every)) == (3, 1, 4)
     with fails("ABORTED"):
         await listed(plugin, starting_token="give:made-up")
     with fails("ALREADY_EXISTS"):
@@ -115,46 +114,46 @@ async def test_groups(cluster: Cluster) -> None:
 
     async def create(name: str, ids: list[str]) -> csi.VolumeGroupSnapshot:
         request = csi.CreateVolumeGroupSnapshotRequest(name=name, source_volume_ids=ids)
-        answer: csi.CreateVolumeGroupSnapshotResponse = (
+        response: csi.CreateVolumeGroupSnapshotResponse = (
             await plugin.group.CreateVolumeGroupSnapshot(request)
         )
-        return answer.group_snapshot
+        return response.group_snapshot
 
     group = await create("G" * 128, volumes)
     assert group.ready_to_use
-    assert {each.source_volume_id for each in group.snapshots} == set(volumes)
-    assert {each.group_snapshot_id for each in group.snapshots} == {group.group_snapshot_id}
-    assert {each.creation_time.seconds for each in group.snapshots} == {group.creation_time.seconds}
+    assert {snap.source_volume_id for snap in group.snapshots} == set(volumes)
+    assert {snap.group_snapshot_id for snap in group.snapshots} == {group.group_snapshot_id}
+    times = {snap.creation_time.seconds for snap in group.snapshots}
+    assert times == {group.creation_time.seconds}
     assert (await create("G" * 128, volumes)).group_snapshot_id == group.group_snapshot_id
     with fails("ALREADY_EXISTS"):
         await create("G" * 128, volumes[:1])
-    members = [each.snapshot_id for each in group.snapshots]
+    members = [snap.snapshot_id for snap in group.snapshots]
     with fails("FAILED_PRECONDITION"):
         await plugin.controller.DeleteSnapshot(csi.DeleteSnapshotRequest(snapshot_id=members[0]))
-    one = group.group_snapshot_id
+    group_id = group.group_snapshot_id
+    part = csi.GetVolumeGroupSnapshotRequest(group_snapshot_id=group_id, snapshot_ids=members[:1])
     with fails("INVALID_ARGUMENT"):
-        await plugin.group.GetVolumeGroupSnapshot(csi.GetVolumeGroupSnapshotRequest(
-            group_snapshot_id=one, snapshot_ids=members[:1]
-        ))  # fmt: skip
+        await plugin.group.GetVolumeGroupSnapshot(part)
     for _time in range(2):
-        await plugin.group.DeleteVolumeGroupSnapshot(csi.DeleteVolumeGroupSnapshotRequest(
-            group_snapshot_id=one, snapshot_ids=members
-        ))  # fmt: skip
+        await plugin.group.DeleteVolumeGroupSnapshot(
+            csi.DeleteVolumeGroupSnapshotRequest(group_snapshot_id=group_id, snapshot_ids=members)
+        )
     assert await listed(plugin) == []
     with fails("NOT_FOUND"):
         await plugin.group.GetVolumeGroupSnapshot(
-            csi.GetVolumeGroupSnapshotRequest(group_snapshot_id=one)
+            csi.GetVolumeGroupSnapshotRequest(group_snapshot_id=group_id)
         )
 
 
-async def test_a_group_is_of_one_storage_host(tmp_path: Path) -> None:
+async def test_a_group_is_limited_to_one_backend(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, {"give": ["default"], "other": ["default"]}) as cluster:
         plugin = cluster.plugin
         volumes = [
             (await plugin.create(name, parameters={"backend": name})).volume_id
             for name in ("give", "other")
         ]
-        with fails("INVALID_ARGUMENT", "several storage hosts"):
+        with fails("INVALID_ARGUMENT", "several backends"):
             await plugin.group.CreateVolumeGroupSnapshot(
                 csi.CreateVolumeGroupSnapshotRequest(name="group", source_volume_ids=volumes)
             )

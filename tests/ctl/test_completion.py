@@ -61,7 +61,7 @@ def test_the_script_can_be_read(shell: str, tmp_path: Path) -> None:
         (["-H", "far", "volume", "show", ""], ["remote"]),
         (["-H", ""], ["give", "far"]),
         (["volume", "list", "-H", "f"], ["far"]),
-        (["volume", "list", "--height", "m"], ["mounted"]),
+        (["volume", "list", "--state", "m"], ["mounted"]),
         (["volume", "create", "x", "1G", "--dry"], ["--dry-run"]),
         (["volume", "stage", "data", "--fs-type", ""], ["ext4", "xfs"]),
         (["up", ""], ["data", "logs"]),

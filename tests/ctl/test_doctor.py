@@ -153,7 +153,7 @@ def test_doctor_without_a_daemon(simulated: None, capsys: pytest.CaptureFixture[
 def test_doctor_reads_a_wrong_configuration(
     simulated: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    host(tmp_path, {"etc/zfsilod.toml": "[give]\nrot = 1\n"})
+    host(tmp_path, {"etc/zfsilod.toml": "[server]\nrot = 1\n"})
     assert main(["doctor"]) == 1
     assert "BAD configuration: " in capsys.readouterr().out
 

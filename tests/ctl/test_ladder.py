@@ -47,11 +47,11 @@ def test_up_and_down_on_a_consumer(ctl: Shell) -> None:
 
 def test_up_as_far_as_wished(ctl: Shell) -> None:
     ctl.ok("volume create part 1G --host take")
-    text = 'server = "give"\nheight = "STAGED"\nfs_type = "xfs"\nmount_options = ["noatime"]\n'
+    text = 'server = "give"\nstate = "STAGED"\nfs_type = "xfs"\nmount_options = ["noatime"]\n'
     wish(ctl, "part2", f'{text}volume = "part"\n')
     ctl.ok("up part2")
     found = ctl("volume show part2 --json").json["attachment"]
-    assert (found["height"], found["mounts"]) == ("HEIGHT_STAGED", [])
+    assert (found["state"], found["mounts"]) == ("STATE_STAGED", [])
     assert (found["filesystem"]["type"], found["mount_options"]) == ("xfs", ["noatime"])
     ctl.ok("down part2")
 
@@ -109,7 +109,7 @@ def test_a_host_that_shuts_down_forgets_no_holder(
     ctl.ok("up standing")
     monkeypatch.setattr(up, "shutting_down", lambda: True)
     assert "shuts down, so nothing is changed" in ctl.ok("down standing")
-    assert ctl("volume show standing --json").json["height"] == "HEIGHT_PUBLISHED"
+    assert ctl("volume show standing --json").json["state"] == "STATE_PUBLISHED"
 
 
 def test_nothing_to_go_up_to(ctl: Shell) -> None:
@@ -127,7 +127,7 @@ def test_nothing_to_go_up_to(ctl: Shell) -> None:
         ('server = "give"\npath = "/x"\n', "there is no key path: the keys are server, volume,"),
         ('mount_path = "/x"\n', "server is missing"),
         ('server = "give"\n', "mount_path is missing"),
-        ('server = "give"\nheight = "high"\n', "height must be one of connected, staged, mounted"),
+        ('server = "give"\nstate = "high"\n', "state must be one of connected, staged, mounted"),
         ('server = 7\nmount_path = "/x"\n', "server must be a text"),
         ('server = "give"\nreadonly = "yes"\n', "readonly must be true or false"),
         ('server = "give"\nmount_options = "ro"\n', "mount_options must be a list of texts"),

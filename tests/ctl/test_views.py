@@ -43,7 +43,7 @@ def served() -> pb.Volume:
         hosts=["take", "*"],
         access_modes=[pb.ACCESS_MODE_SINGLE_NODE_WRITER],
         filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid="1-2-3"),
-        height=pb.HEIGHT_PUBLISHED,
+        state=pb.STATE_PUBLISHED,
         etag="17",
         publications=[
             pb.Publication(
@@ -65,12 +65,12 @@ def used() -> pb.Volume:
     return pb.Volume(
         name="volumes/logs",
         id="logs",
-        height=pb.HEIGHT_MOUNTED,
+        state=pb.STATE_MOUNTED,
         etag="18",
         attachment=pb.Attachment(
             server="give",
             volume="data",
-            height=pb.HEIGHT_MOUNTED,
+            state=pb.STATE_MOUNTED,
             epoch=3,
             disk=pb.Disk(target="iqn.2026-01.org:x", serial="9" * 32, size_bytes=GIB),
             portals=["10.0.0.1:3260"],
@@ -90,7 +90,7 @@ def test_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         capsys.readouterr().out
         == """\
-NAME     SIZE  HEIGHT     FILESYSTEM  PUBLISHED TO  SERVER  MOUNTED AT      AGE
+NAME     SIZE  STATE      FILESYSTEM  PUBLISHED TO  SERVER  MOUNTED AT      AGE
 data  1.5 GiB  published  ext4        take          -       -               1m
 logs  1.0 GiB  mounted    block       -             give    /srv/a, /srv/b  -
 """
@@ -103,7 +103,7 @@ def test_a_served_volume(capsys: pytest.CaptureFixture[str]) -> None:
         capsys.readouterr().out
         == """\
 volume data
-  Height:       published
+  State:        published
   Size:         1.5 GiB (1610612736 bytes)
   Used as:      filesystem
   Filesystem:   ext4 ready 1-2-3
@@ -129,12 +129,12 @@ def test_a_used_volume(capsys: pytest.CaptureFixture[str]) -> None:
         capsys.readouterr().out
         == """\
 volume logs
-  Height:  mounted
-  Size:    1.0 GiB (1073741824 bytes)
-  Etag:    18
+  State:  mounted
+  Size:   1.0 GiB (1073741824 bytes)
+  Etag:   18
 
 on this host
-  Height:          mounted
+  State:           mounted
   Server:          give (volume data, epoch 3)
   Target:          iqn.2026-01.org:x
   Portals:         10.0.0.1:3260
@@ -185,7 +185,7 @@ def test_json_is_stable() -> None:
 
 
 def test_what_a_newer_server_says_is_shown_as_it_is() -> None:
-    assert volume_output.word(pb.Height, 99, "HEIGHT_") == "99"
+    assert volume_output.word(pb.State, 99, "STATE_") == "99"
 
 
 def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def test_the_life_of_a_volume(ctl: Shell) -> None:
     )
     assert ctl.ok("volume mount life /srv/life") == "mount life at /srv/life: done\n"
     shown = ctl("volume show life --json").json
-    assert shown["height"] == "HEIGHT_MOUNTED"
+    assert shown["state"] == "STATE_MOUNTED"
     assert shown["attachment"]["mount_options"] == ["noatime", "nodev"]
     assert shown["attachment"]["filesystem"]["type"] == "xfs"
     assert ctl.ok("volume resize life +1G") == "update life (capacity_bytes): done\n"
@@ -70,19 +70,19 @@ def test_update_changes_only_what_was_named(ctl: Shell) -> None:
     assert ctl("volume show keep --json").json["labels"] == {"rack": "8", "row": "2"}
 
 
-def test_lists_are_filtered_by_words_labels_and_height(ctl: Shell) -> None:
+def test_lists_are_filtered_by_words_labels_and_state(ctl: Shell) -> None:
     ctl.ok("volume create list-a 1G -l set=list -l 'odd=say \"no\" \\'")
     ctl.ok("volume create list-b 1G -l set=list")
     ctl.ok("volume publish list-b take")
     assert ctl.ok("volume list -q -l set=list") == "list-a\nlist-b\n"
-    assert ctl.ok("volume list -q -l set=list --height published") == "list-b\n"
+    assert ctl.ok("volume list -q -l set=list --state published") == "list-b\n"
     assert ctl.ok("volume list -q", "-l", 'odd=say "no" \\') == "list-a\n"
     either = "id = list-a OR id = list-b"
-    assert ctl.ok("volume list -q --height created", "--filter", either) == "list-a\n"
+    assert ctl.ok("volume list -q --state created", "--filter", either) == "list-a\n"
     assert ctl.ok("volume list -l set=none").split() == [
         "NAME",
         "SIZE",
-        "HEIGHT",
+        "STATE",
         "FILESYSTEM",
         "PUBLISHED",
         "TO",
@@ -198,7 +198,7 @@ def test_hosts(ctl: Shell) -> None:
 def test_info_and_capacity(ctl: Shell) -> None:
     info = ctl.ok("info")
     assert "  Host:      take\n" in info
-    assert "give (serves volumes), take (uses volumes)" in info
+    assert "server (serves volumes), client (uses volumes)" in info
     assert ctl("info --json").json["host"] == "hosts/take"
     assert "  Free:   1.0 TiB (1099511627776 bytes)\n" in ctl.ok("capacity")
     assert "is not below" in ctl.fails(2, "capacity other/pool")

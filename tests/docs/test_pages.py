@@ -119,7 +119,7 @@ def test_every_command_has_its_place(made: Path) -> None:
 
 def test_an_argument_says_what_it_may_be_and_how_often(made: Path) -> None:
     text = (made / "zfsiloctl.1").read_text().replace("\\-", "-")
-    assert "those at this height; one of created, published, connected, staged, mounted\n" in text
+    assert "those in this state; one of created, published, connected, staged, mounted\n" in text
     assert "\\fBzfsiloctl orphan remove\\fR \\fIORPHAN\\fR ...\n" in text
 
 
@@ -150,7 +150,7 @@ def test_the_examples_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (etc / "volumes.d").mkdir(parents=True)
     shutil.copy(ROOT / "docs/examples/zfsilod.toml", etc)
     shutil.copy(ROOT / "docs/examples/data.toml", etc / "volumes.d")
-    assert config.load(etc).give.root == "tank/zfsilo"
+    assert config.load(etc).server.root == "tank/zfsilo"
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
     wish = wish_for("data")
     assert wish is not None

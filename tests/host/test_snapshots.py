@@ -8,11 +8,11 @@ from tests.host.doubles import UID, ScriptedRunner
 from zfsilod.host.snapshots import RealSnapshots
 from zfsilod.host.zfs import RealZfs
 from zfsilod.model.errors import Busy, CommandFailed, Conflict, FailedPrecondition, Unavailable
-from zfsilod.model.records import Shot
+from zfsilod.model.records import SnapshotRef
 
 CUT = "c" * 32
-A = Shot(dataset="tank/a", uid=UID)
-B = Shot(dataset="tank/b", uid="b" * 32)
+A = SnapshotRef(dataset="tank/a", uid=UID)
+B = SnapshotRef(dataset="tank/b", uid="b" * 32)
 SNAP_A, SNAP_B = f"tank/a@zfsilo-{CUT}", f"tank/b@zfsilo-{CUT}"
 GET = "zfs get -Hp -o name,property,value,source guid,zfsilo:cut,defer_destroy,zfsilo:uid"
 LOOK = f"{GET} tank/a {SNAP_A} tank"
@@ -43,16 +43,16 @@ def snapshots(*script: tuple[str, int, str, str]) -> tuple[RealSnapshots, Script
     return RealSnapshots(run, RealZfs(run)), run
 
 
-def has(*script: tuple[str, int, str, str], shot: Shot = A) -> bool:
+def has(*script: tuple[str, int, str, str], snapshot_ref: SnapshotRef = A) -> bool:
     adapter, run = snapshots(*script)
-    found = adapter.has_cut((shot,), CUT)
+    found = adapter.has_cut((snapshot_ref,), CUT)
     assert not run.script
     return found
 
 
 def test_one_that_is_given_up_is_there_for_nobody() -> None:
     assert has(THERE)
-    assert has(THERE, shot=A.but(guid="7"))
+    assert has(THERE, snapshot_ref=A.but(guid="7"))
     assert not has(NOT_THERE)
     assert not has((LOOK, 0, ZVOL_A + rows(SNAP_A, deferred="on") + POOL, ""))
     assert not has((LOOK, 1, POOL, absent("tank/a", SNAP_A)))
@@ -65,7 +65,7 @@ def test_not_ours(found: str) -> None:
     with pytest.raises(Conflict, match="not ours"):
         has((LOOK, 0, ZVOL_A + found + POOL, ""))
     with pytest.raises(Conflict, match="guid"):
-        has(THERE, shot=A.but(guid="8"))
+        has(THERE, snapshot_ref=A.but(guid="8"))
 
 
 def test_an_error_is_never_absence() -> None:
@@ -111,7 +111,7 @@ def test_a_listing_is_of_what_is_ours_and_there() -> None:
         + listed("tank/a@by-hand", "inherited from tank/a", "off")
     )  # fmt: skip
     adapter, run = snapshots((argv, 0, stdout, ""))
-    (found,) = adapter.list_shots("tank")
+    (found,) = adapter.list_snapshots("tank")
     assert not run.script
     assert (found.dataset, found.guid, found.size_bytes) == ("tank/a", "7", 9)
     assert (found.cut, found.created_at) == (CUT, 1700000000)
@@ -155,7 +155,7 @@ def test_a_clone_of_a_volume_gives_its_snapshot_up_at_once() -> None:
     )  # fmt: skip
     adapter, run = snapshots(*script)
     adapter.clone(
-        "tank/c", uid="x", shot=A, cut=CUT, own=True, properties=(("volmode", "dev"),),
+        "tank/c", uid="x", snapshot_ref=A, cut=CUT, own=True, properties=(("volmode", "dev"),),
         marks=(("zfsilo:uid", "x"),),
     )  # fmt: skip
     assert not run.script
@@ -168,7 +168,9 @@ def test_a_clone_of_a_lost_snapshot() -> None:
         (f"zfs clone {SNAP_A} tank/c", 1, "", absent(SNAP_A)),
     )
     with pytest.raises(FailedPrecondition, match="does not exist") as lost:
-        adapter.clone("tank/c", uid="x", shot=A, cut=CUT, own=False, properties=(), marks=())
+        adapter.clone(
+            "tank/c", uid="x", snapshot_ref=A, cut=CUT, own=False, properties=(), marks=()
+        )
     assert lost.value.reason == "LOST"
 
 

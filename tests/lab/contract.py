@@ -24,21 +24,21 @@ from zfsilod.engine import steps, worker
 from zfsilod.engine.plans import backstore_name
 from zfsilod.engine.steps import (
     Acl,
-    Answering,
     Backstore,
     Clone,
-    Detached,
+    DiskResponsive,
     DiskSize,
-    Dropped,
     Fenced,
-    Fills,
+    FilesystemGrown,
+    LazyUnmounted,
     MountPoint,
     NoAcl,
-    NobodyAdmitted,
     Node,
     NoExport,
     NoNode,
     NoSession,
+    NoUnknownAcls,
+    SessionDropped,
     SessionSecrets,
     Zvol,
     ZvolSize,
@@ -70,9 +70,9 @@ MAX_CUTS = 40
 CONFIGFS = "/sys/kernel/config/target"
 CHANGES = ("make", "write", "link", "remove", "unlink")  # of Configfs: each one system call
 
-GUARDS = (NoSession, Fenced, NobodyAdmitted, Answering)
+GUARDS = (NoSession, Fenced, NoUnknownAcls, DiskResponsive)
 # What they take away stays away, as do the secrets that they change
-ONE_WAY = (Dropped, Detached, NoExport, NoAcl, NoNode, SessionSecrets)
+ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets)
 
 
 def secrets(name: str) -> Chap:
@@ -83,9 +83,11 @@ def secrets(name: str) -> Chap:
 def _placed(step: Step) -> Step:
     """Return a step with its datasets below the root that the lab's machine gives away."""
     if isinstance(step, steps.Cut):
-        return step.but(shots=tuple(each.but(dataset=_below(each.dataset)) for each in step.shots))
+        return step.but(refs=tuple(each.but(dataset=_below(each.dataset)) for each in step.refs))
     if isinstance(step, Clone):
-        step = step.but(shot=step.shot.but(dataset=_below(step.shot.dataset)))
+        step = step.but(
+            snapshot_ref=step.snapshot_ref.but(dataset=_below(step.snapshot_ref.dataset))
+        )
     places = [name for name in ("dataset", "trash") if hasattr(step, name)]
     return step.but(**{name: _below(getattr(step, name)) for name in places})
 
@@ -257,7 +259,7 @@ class Contract:
 
     def is_missing(self, step: HostStep) -> bool:
         """Tell whether the fact must be false now: a new filesystem fills its disk by itself."""
-        if isinstance(step, Fills | DiskSize) and step.disk.size_bytes == GIB:
+        if isinstance(step, FilesystemGrown | DiskSize) and step.disk.size_bytes == GIB:
             return False
         return not (stays(step) and repr(step) in self.made)
 

@@ -70,7 +70,7 @@ TAKE = Hardware("take", memory_mib=1024, processors=2, data_disks=())
 
 
 @dataclass(frozen=True)
-class Place:
+class SandboxPart:
     """Where a machine keeps its overlays and sockets, and how it reaches the other one."""
 
     folder: Path
@@ -146,7 +146,7 @@ def kernel(hardware: Hardware, images: Images) -> list[str]:
     return ["-kernel", str(images.kernel), "-initrd", str(images.initrd), "-append", arguments]
 
 
-def drives(hardware: Hardware, place: Place) -> list[str]:
+def drives(hardware: Hardware, place: SandboxPart) -> list[str]:
     """The options for the root disk, the data disks and the disk with the code under test."""
     words = []
     for name in ("root", *hardware.disks):
@@ -156,7 +156,7 @@ def drives(hardware: Hardware, place: Place) -> list[str]:
     return words
 
 
-def networks(hardware: Hardware, place: Place) -> list[str]:
+def networks(hardware: Hardware, place: SandboxPart) -> list[str]:
     """The options for the network between the machines and for the ports forwarded to this host."""
     # Datagrams need no order of starting, and either side may die and come back.
     lan = (
@@ -173,7 +173,7 @@ def networks(hardware: Hardware, place: Place) -> list[str]:
     ]  # fmt: skip
 
 
-def channels(place: Place) -> list[str]:
+def channels(place: SandboxPart) -> list[str]:
     """The options for everything that this host reads and writes besides disks and networks."""
     return [
         "-serial", f"file:{place.console}",
@@ -184,7 +184,7 @@ def channels(place: Place) -> list[str]:
     ]  # fmt: skip
 
 
-def command_line(hardware: Hardware, images: Images, place: Place) -> list[str]:
+def command_line(hardware: Hardware, images: Images, place: SandboxPart) -> list[str]:
     """The whole command line; also part of every snapshot's key, with a made-up place."""
     return [
         PROGRAM,

@@ -42,7 +42,7 @@ systemctl reload dbus.service
 
 CONFIGURATION = {
     "give": """\
-[give]
+[server]
 root = "tank/zfsilo"
 portals = ["10.77.0.1:3260"]
 """,

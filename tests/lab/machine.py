@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.lab.agent import Agent
-from tests.lab.emulator import Hardware, Place, command_line
+from tests.lab.emulator import Hardware, SandboxPart, command_line
 from tests.lab.errors import CommandFailed, EmulatorError, Unreachable
 from tests.lab.qmp import Monitor, connect, monitor
 from tests.setup.say import say
@@ -43,7 +43,7 @@ class Result:
 class Machine:
     """A running machine, or one whose power is off."""
 
-    def __init__(self, hardware: Hardware, images: Images, place: Place) -> None:
+    def __init__(self, hardware: Hardware, images: Images, place: SandboxPart) -> None:
         self.hardware = hardware
         self.images = images
         self.place = place
@@ -240,7 +240,9 @@ class Machine:
         self.power_off()
 
 
-def create_overlays(place: Place, bases: Mapping[str, Path], sizes: Mapping[str, str]) -> None:
+def create_overlays(
+    place: SandboxPart, bases: Mapping[str, Path], sizes: Mapping[str, str]
+) -> None:
     """Make fresh overlays over the given base images, and empty disks where there is none."""
     place.folder.mkdir(parents=True)
     for name in ("root", *sizes):

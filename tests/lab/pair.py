@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from tests.lab.emulator import CODE, GIVE, TAKE, Hardware, Place, emulator_version
+from tests.lab.emulator import CODE, GIVE, TAKE, Hardware, SandboxPart, emulator_version
 from tests.lab.errors import LabError
 from tests.lab.images.build import Images, images
 from tests.lab.machine import Machine, create_overlays
@@ -58,7 +58,7 @@ class Pair:
 
     def machine(self, hardware: Hardware, peer: Hardware, forwarded: Sequence[int]) -> Machine:
         """A machine of this pair, still switched off."""
-        place = Place(
+        place = SandboxPart(
             folder=self.work / hardware.name,
             lan=self.work / f"lan-{hardware.name}",
             peer_lan=self.work / f"lan-{peer.name}",

@@ -34,7 +34,7 @@ WISH = f'server = "give"\nmount_path = "{PATH}"\nfs_type = "ext4"\n'
 STEP_S, RECOVERY_S = 180, 300
 LONGEST_S = 4.0  # from the beginning of a verb to the cut
 ACKNOWLEDGED = re.compile(rb"acknowledged (\d+)\r*\n")
-EXPORTED = """
+PUBLISHED = """
 until grep -qx 1 /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/enable 2>/dev/null; do sleep 0.2; done
 """
 MOUNTED = f"until systemctl is-active -q {UNIT} && mountpoint -q {PATH}; do sleep 0.2; done"
@@ -65,10 +65,10 @@ DESCENT = (
 def verbs() -> list[Verb]:
     """Return rest, and every verb up and down the ladder with what stands before it."""
     found = [Verb("at rest", "take", ())]
-    for height, step in enumerate(LADDER):
-        found.append(Verb(step[1], step[0], step[1:], LADDER[:height]))
-    for height, step in enumerate(DESCENT):
-        stands = LADDER[: len(LADDER) - height]
+    for state, step in enumerate(LADDER):
+        found.append(Verb(step[1], step[0], step[1:], LADDER[:state]))
+    for state, step in enumerate(DESCENT):
+        stands = LADDER[: len(LADDER) - state]
         found.append(Verb(step[1], step[0], step[1:], stands))
     return found
 
@@ -175,7 +175,7 @@ def recovered(load: Load) -> list[str]:
     """Wait for what must come back without a person; return what did not."""
     pair, problems = load.pair, []
     for machine, script, what in (
-        (pair.give, EXPORTED, "the export"), (pair.take, MOUNTED, "the mount"),
+        (pair.give, PUBLISHED, "the export"), (pair.take, MOUNTED, "the mount"),
         (pair.take, WRITES, "writing"),
     ):  # fmt: skip
         try:
@@ -199,7 +199,7 @@ def ended(machine: Machine) -> list[str]:
 
 
 def tidy(pair: Pair) -> None:
-    """Take down what the verb was about, from whichever height it is at."""
+    """Take down what the verb was about, from whichever state it is at."""
     machines = {"give": pair.give, "take": pair.take}
     for machine, *words in DESCENT:
         ctl(machines[machine], *words, check=False)

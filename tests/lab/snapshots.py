@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.lab import install
-from tests.lab.emulator import GIVE, TAKE, Hardware, Place, command_line, emulator_version
+from tests.lab.emulator import GIVE, TAKE, Hardware, SandboxPart, command_line, emulator_version
 from tests.lab.images.build import Images, images
 from tests.lab.pair import boot_pair, restore_pair, save_pair
 from tests.setup.cache import clear_old, digest, files_digest, identity, product
@@ -100,6 +100,6 @@ def machines_key(boot_images: Images) -> str:
 
     def line(hardware: Hardware) -> list[str]:
         nowhere = Path("/")
-        return command_line(hardware, boot_images, Place(nowhere, nowhere, nowhere, ()))
+        return command_line(hardware, boot_images, SandboxPart(nowhere, nowhere, nowhere, ()))
 
     return digest(emulator_version(), identity(boot_images.folder), line(GIVE), line(TAKE))

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from csi.v1 import csi_pb2 as csi
 
-from tests.csi.cluster import GIB, NODE, block, fails, until_done
-from tests.csi.rig import down, install, plugin_of, up
+from tests.csi.lab_plugin import install, plugin_of
+from tests.csi.plugin_client import GIB, NODE, block, down, fails, until_done, up
 from tests.csi.test_snapshots import from_snapshot, from_volume, snapshot
 from tests.lab import oracle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
-    from tests.csi.cluster import Plugin
+    from tests.csi.plugin_client import PluginClient
     from tests.lab.machine import Machine
     from tests.lab.pair import Pair
 
@@ -53,7 +53,7 @@ def installed(pair: Pair) -> Pair:
 
 
 @pytest.fixture
-async def plugin(installed: Pair) -> AsyncIterator[Plugin]:
+async def plugin(installed: Pair) -> AsyncIterator[PluginClient]:
     async with plugin_of(installed) as reached:
         yield reached
 
@@ -93,7 +93,9 @@ def counted(take: Machine, path: str, number: int) -> None:
 class TestKubernetes:
     """One cluster of one node, from the first volume to the last."""
 
-    async def test_data_and_size_of_what_is_restored(self, plugin: Plugin, take: Machine) -> None:
+    async def test_data_and_size_of_what_is_restored(
+        self, plugin: PluginClient, take: Machine
+    ) -> None:
         made = await plugin.create("data")
         path = await up(plugin, made.volume_id, "data")
         first = write(take, f"{path}/first")
@@ -124,7 +126,7 @@ class TestKubernetes:
             csi.DeleteSnapshotRequest(snapshot_id=taken.snapshot_id)
         )
 
-    async def test_a_group_is_of_one_moment(self, plugin: Plugin, take: Machine) -> None:
+    async def test_a_group_is_of_one_moment(self, plugin: PluginClient, take: Machine) -> None:
         """Somebody writes to two volumes in lock step: no snapshot is ahead of the other."""
         kind, names = block(), ("one", "two")
         ids = [(await plugin.create(each, volume_capabilities=[kind])).volume_id for each in names]
@@ -163,7 +165,7 @@ class TestKubernetes:
         )
 
     async def test_a_node_without_kubelet_is_fenced(
-        self, plugin: Plugin, give: Machine, take: Machine
+        self, plugin: PluginClient, give: Machine, take: Machine
     ) -> None:
         """Its session is alive and its pod writes; nobody there hears of the detachment."""
         kind = block()
@@ -198,7 +200,9 @@ class TestKubernetes:
         await plugin.delete(volume_id)
         give.run("zfsiloctl", "host", "delete", OTHER, timeout_s=STEP_S)
 
-    async def test_killed_in_the_middle(self, plugin: Plugin, give: Machine, take: Machine) -> None:
+    async def test_killed_in_the_middle(
+        self, plugin: PluginClient, give: Machine, take: Machine
+    ) -> None:
         """Daemon and plugin of both machines; the repeated call goes on where it was."""
 
         async def cut(machine: Machine, unit: str, call: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.emulator import GIVE, TAKE, Place, command_line
+from tests.lab.emulator import GIVE, TAKE, SandboxPart, command_line
 from tests.lab.images.build import Images
 from tests.lab.images.buildroot import BuildRoot
 from tests.lab.images.initramfs import archive
@@ -213,8 +213,8 @@ def test_command_lines_of_the_two_machines_meet() -> None:
     folder = Path("/images")
     images = Images(folder, Release("trixie"), BuildRoot(folder, "6", "2"))
     give, take = Path("/lab/lan-give"), Path("/lab/lan-take")
-    line = command_line(GIVE, images, Place(Path("/lab/give"), give, take, ((9750, 20001),)))
-    other = command_line(TAKE, images, Place(Path("/lab/take"), take, give, ()))
+    line = command_line(GIVE, images, SandboxPart(Path("/lab/give"), give, take, ((9750, 20001),)))
+    other = command_line(TAKE, images, SandboxPart(Path("/lab/take"), take, give, ()))
     assert any(
         "local.path=/lab/lan-give,remote.type=unix,remote.path=/lab/lan-take" in w for w in line
     )

@@ -26,7 +26,7 @@ RECOVERY_S = 240
 TEST_S = 1200
 
 # What each loop waits for is true soon after; the deadline is that of the call.
-EXPORTED = """
+PUBLISHED = """
 until grep -qx 1 /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/enable 2>/dev/null; do sleep 0.2; done
 until ls -d /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls/*take*/lun_0/lun_0 >/dev/null 2>&1
 do sleep 0.2; done
@@ -74,7 +74,7 @@ class TestPowerCut:
 
         print(f"give was up again after {give.power_cut():.1f} s")
 
-        waited = give.sh(EXPORTED, timeout_s=RECOVERY_S)
+        waited = give.sh(PUBLISHED, timeout_s=RECOVERY_S)
         print(f"and exported after {waited.seconds:.1f} s more")
         waited = take.sh(LOGGED_IN, timeout_s=RECOVERY_S)
         print(f"take was logged in after {waited.seconds:.1f} s more")

@@ -57,7 +57,7 @@ class TestBadInput:
         assert "tank/zfsilo/data" in said
 
     def test_a_root_that_does_not_exist(self, give: Machine) -> None:
-        give.put("/etc/zfsilo/zfsilod.toml.d/root.toml", b'[give]\nroot = "tank/gone"\n', 0o644)
+        give.put("/etc/zfsilo/zfsilod.toml.d/root.toml", b'[server]\nroot = "tank/gone"\n', 0o644)
         give.run("systemctl", "restart", "zfsilod.service")
         said = self.refused(give, "volume", "create", "data", "1G")
         give.run("rm", "/etc/zfsilo/zfsilod.toml.d/root.toml")

@@ -55,10 +55,10 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 WRONG = {
-    '{ enable = true; give.enable = true; }': "give.root names no dataset",
-    '{ enable = true; take.volumes.a = { server = "give"; }; }': "without services.zfsilo.take.en",
-    '{ enable = true; take = { enable = true; initiatorName = "iqn.2026-01.org.example:a"; '
-    'volumes.a.server = "give"; }; }': "take.volumes.a: mountPath",
+    '{ enable = true; give.enable = true; }': "server.root names no dataset",
+    '{ enable = true; client.volumes.a = { server = "give"; }; }': "without services.zfsilo.client.en",
+    '{ enable = true; client = { enable = true; initiatorName = "iqn.2026-01.org.example:a"; '
+    'volumes.a.server = "give"; }; }': "client.volumes.a: mountPath",
 }  # fmt: skip
 
 
@@ -110,15 +110,15 @@ def test_the_daemon_understands_its_settings(
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
     wish = wish_for("data")
     if host == "give":
-        assert (loaded.give.root, loaded.give.overcommit) == ("tank/zfsilo", 3)
+        assert (loaded.server.root, loaded.server.overcommit) == ("tank/zfsilo", 3)
     elif host == "both":
-        assert (loaded.sync.interval_s, loaded.give.volblocksize) == (60, 65536)
+        assert (loaded.sync.interval_s, loaded.server.volblocksize) == (60, 65536)
     else:
         assert wish is not None
         assert (wish.server, wish.mount_path, wish.mount_options) == (
             "give", "/srv/data", ["noatime"],
         )  # fmt: skip
-        assert wish_for("disk").height == "connected"  # type: ignore[union-attr]
+        assert wish_for("disk").state == "connected"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("host", "complaint"), WRONG.items())
@@ -127,9 +127,9 @@ def test_what_cannot_work_is_refused(host: str, complaint: str, tmp_path: Path) 
 
 
 def test_a_wrong_type_names_the_option(tmp_path: Path) -> None:
-    host = '{ enable = true; give = { enable = true; root = "tank"; portals = 3260; }; }'
+    host = '{ enable = true; server = { enable = true; root = "tank"; portals = 3260; }; }'
     arguments = ("--eval", "--strict", "--json", "nix/tests/eval.nix", "--arg", "host", host)
-    assert "services.zfsilo.give.portals is no list of string" in nix(tmp_path, *arguments).stderr
+    assert "services.zfsilo.server.portals is no list of string" in nix(tmp_path, *arguments).stderr
 
 
 def test_the_package_has_all_that_python_needs() -> None:

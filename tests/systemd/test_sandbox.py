@@ -15,7 +15,7 @@ from zfsilod.systemd.unit import on_the_wire
 
 UNITS = Path(__file__).parents[2] / "units"
 DAEMON, WORKER = 1.5, 5.0  # at most
-SETS = [s for n in range(1, 5) for s in combinations(sandbox.PLACES, n)]
+SETS = [s for n in range(1, 5) for s in combinations(sandbox.SANDBOX_PARTS, n)]
 
 
 def exposure(unit: Path) -> float:
@@ -37,7 +37,7 @@ def test_the_daemon(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("places", SETS)
-def test_a_worker(places: tuple[sandbox.Place, ...], tmp_path: Path) -> None:
+def test_a_worker(places: tuple[sandbox.SandboxPart, ...], tmp_path: Path) -> None:
     unit = tmp_path / "zfsilo-op-x.service"
     allowed = text(sandbox.settings(places))
     unit.write_text(
@@ -50,12 +50,14 @@ def test_a_worker(places: tuple[sandbox.Place, ...], tmp_path: Path) -> None:
 
 def test_a_rollback_may_what_any_operation_may() -> None:
     template = (UNITS / "zfsilo-rollback@.service").read_text()
-    assert set(text(sandbox.settings(sandbox.PLACES)).splitlines()) <= set(template.splitlines())
+    assert set(text(sandbox.settings(sandbox.SANDBOX_PARTS)).splitlines()) <= set(
+        template.splitlines()
+    )
     assert exposure(UNITS / "zfsilo-rollback@.service") <= WORKER
 
 
 def test_every_step_has_one_place() -> None:
-    placed = [step for place in sandbox.PLACES for step in place.steps]
+    placed = [step for place in sandbox.SANDBOX_PARTS for step in place.steps]
     assert len(placed) == len(set(placed))
     assert set(placed) == set(HostStep.__subclasses__())
 

@@ -142,7 +142,7 @@ def test_a_socket_that_is_enabled_comes_in_with_a_restart(sd: SystemdHost) -> No
             "; s.sendall(b'GET /metrics HTTP/1.0\\r\\n\\r\\n'); print(s.makefile().read())"
         )
         text = sd.run("/usr/bin/python3", "-c", scrape).stdout
-        assert 'zfsilo_volumes{height="created"} 1.0' in text
+        assert 'zfsilo_volumes{state="created"} 1.0' in text
     finally:
         for socket in ("zfsilod-metrics.socket", "zfsilod-tcp.socket"):
             sd.run("systemctl", "disable", "--now", socket, check=False)
@@ -154,7 +154,7 @@ def test_ladder_by_ctl_and_busctl(sd: SystemdHost) -> None:
     assert made.strip() == 'o "/org/zfsilo1/volume/data"'
     shown = sd.run(
         "busctl", "get-property", "org.zfsilo1", "/org/zfsilo1/volume/data",
-        "org.zfsilo1.Volume", "Height",
+        "org.zfsilo1.Volume", "State",
     )  # fmt: skip
     assert shown.stdout.strip() == 's "CREATED"'
     published = sd.run(
@@ -291,12 +291,12 @@ def test_a_volume_unit_follows_its_volume_down(sd: SystemdHost) -> None:
 
 
 def test_a_wrong_configuration_is_refused_in_one_sentence(sd: SystemdHost) -> None:
-    sd.write("/etc/zfsilo/zfsilod.toml.d/wrong.toml", "[give]\nrooot = 'tank'\n")
+    sd.write("/etc/zfsilo/zfsilod.toml.d/wrong.toml", "[server]\nrooot = 'tank'\n")
     refused = sd.run("zfsilod", "--check-config", check=False)
     sd.run("rm", "/etc/zfsilo/zfsilod.toml.d/wrong.toml")
     assert refused.rc == 78
     assert refused.stderr.count("\n") == 1
-    assert "wrong.toml: [give] has no key rooot" in refused.stderr
+    assert "wrong.toml: [server] has no key rooot" in refused.stderr
 
 
 def test_what_is_said_and_what_is_dumped_shows_no_secret(

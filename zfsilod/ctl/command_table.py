@@ -65,13 +65,13 @@ ACCESS_MODES = (
     "multi_node_multi_writer",
 )  # fmt: skip
 ROLES = ("admin", "controller", "reader")  # auth.READERS, without its imports
-STATES = (
+OPERATION_STATES = (
     "running", "waiting", "failed", "done", "rolled_back", "needs_repair", "abandoned",
 )  # fmt: skip
 ADDRESS = Argument("--address", metavar="HOST[:PORT]", default="",
                    text="how this server is reached (its host name)")  # fmt: skip
 FS_TYPES = ("ext4", "xfs")
-HEIGHTS = ("created", "published", "connected", "staged", "mounted")
+VOLUME_STATES = ("created", "published", "connected", "staged", "mounted")
 
 COMMON = (
     Argument("-H", "--remote", metavar="NAME", offer="servers",
@@ -96,7 +96,7 @@ OPERATION = Argument("name", metavar="OPERATION", offer="operations", text="the 
 FORCE = flag("--force", text="whoever is at work there: what was not written yet is lost")
 ETAG = Argument("--etag", text="refuse when it has changed since it was read with this etag")
 FILTER = Argument("--filter", metavar="EXPRESSION",
-                  text="which ones: 'height = MOUNTED AND labels.app = \"db\"'")  # fmt: skip
+                  text="which ones: 'state = MOUNTED AND labels.app = \"db\"'")  # fmt: skip
 LABEL_FILTER = Argument("-l", "--label", metavar="NAME=VALUE", action="append", default=[],
                         text="those with this label; may be repeated")  # fmt: skip
 LABEL = Argument("-l", "--label", metavar="NAME=VALUE", action="append", default=[],
@@ -118,7 +118,7 @@ MAX = Argument("--max-attachments", metavar="N", type=parse_number,
 COMMANDS = (
     Command("volume list", "volume:list_volumes", "list the volumes of a host",
             FILTER, LABEL_FILTER, flag("--deleted", text="also those in the trash"),
-            Argument("--height", offer=HEIGHTS, choices=HEIGHTS, text="those at this height")),
+            Argument("--state", offer=VOLUME_STATES, choices=VOLUME_STATES, text="those in this state")),
     Command("volume show", "volume:show", "show all that is known of a volume", VOLUME),
     Command("volume probe", "volume:probe", "look at every fact that makes up a volume", VOLUME),
     Command("volume stats", "volume:stats", "show how full a volume is", VOLUME),
@@ -279,7 +279,7 @@ COMMANDS = (
             Argument("name", metavar="SERVER", offer="servers", text="the server's name here")),
     Command("operation list", "operation:list_operations", "list operations, oldest first",
             FILTER,
-            Argument("--state", choices=STATES, offer=STATES, text="those in this state"),
+            Argument("--state", choices=OPERATION_STATES, offer=OPERATION_STATES, text="those in this state"),
             flag("--running", text="those that have not ended"),
             Argument("--volume", metavar="VOLUME", offer="volumes", text="those about a volume")),
     Command("operation show", "operation:show", "show an operation with its moves", OPERATION),

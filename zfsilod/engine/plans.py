@@ -1,6 +1,6 @@
-"""Rungs and plans: which steps make a height, which moves lead from one to another. Pure.
+"""Rungs and plans: which steps make a state, which moves lead from one to another. Pure.
 
-    server    ABSENT -> CREATED -> EXPORTED             plus one publication per host, which
+    server    ABSENT -> CREATED -> PUBLISHED             plus one publication per host, which
                                                         makes people see it as PUBLISHED
     consumer  ABSENT -> CONNECTED -> STAGED -> MOUNTED  plus one mount per path
 
@@ -16,35 +16,35 @@ from typing import TYPE_CHECKING, TypeVar
 from zfsilod.engine.steps import (
     Acl,
     AclSecrets,
-    Answering,
     Backstore,
-    Bound,
+    BindMount,
     Clone,
     Cut,
-    Detached,
-    DeviceBound,
+    DeviceBindMount,
+    DiskResponsive,
     DiskSize,
-    Dropped,
     Enabled,
     Fenced,
-    Fills,
+    FilesystemGrown,
+    FilesystemUuidRegenerated,
     Formatted,
     InTrash,
+    LazyUnmounted,
     Lun,
     MappedLun,
     MountPoint,
-    NobodyAdmitted,
     Node,
     NodeSecrets,
     NoSession,
+    NoUnknownAcls,
     Portals,
-    Renewed,
     Reported,
+    Reserved,
     Session,
+    SessionDropped,
     SessionSecrets,
-    Staged,
+    StagingMount,
     Target,
-    Thick,
     Zvol,
     ZvolProperty,
     ZvolSize,
@@ -58,8 +58,8 @@ from zfsilod.model.records import (
     HostStep,
     Mount,
     Publication,
-    Shot,
     Snapshot,
+    SnapshotRef,
     Step,
     Volume,
 )
@@ -108,7 +108,7 @@ class Fence(Record):
 class Origin(Record):
     """What a new volume begins with: a snapshot that stands, or (`own`) one made just for it."""
 
-    shot: Shot
+    snapshot_ref: SnapshotRef
     cut: str  # its uid
     own: bool
     size_bytes: int
@@ -144,9 +144,9 @@ def _first_marks(volume: Volume, operation: str) -> Pairs:
     return pairs(marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": filesystem})
 
 
-def cut(uid: str, shots: tuple[Shot, ...], marks: Pairs = ()) -> Cut:
+def cut(uid: str, refs: tuple[SnapshotRef, ...], marks: Pairs = ()) -> Cut:
     """Return the step that is one snapshot, or those of a group."""
-    return Cut(shots=shots, uid=uid, marks=marks or (("zfsilo:cut", uid),))
+    return Cut(refs=refs, uid=uid, marks=marks or (("zfsilo:cut", uid),))
 
 
 def cut_marks(members: Sequence[Snapshot], operation: str, group: str = "") -> Pairs:
@@ -178,7 +178,7 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
         Clone(
             dataset=volume.dataset,
             uid=volume.uid,
-            shot=origin.shot,
+            snapshot_ref=origin.snapshot_ref,
             cut=origin.cut,
             own=origin.own,
             properties=_settings(volume),
@@ -186,7 +186,7 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
         )
     ]
     if not volume.thin:
-        steps.append(Thick(dataset=volume.dataset))
+        steps.append(Reserved(dataset=volume.dataset))
     if volume.capacity_bytes > origin.size_bytes:  # the last one, since there is no way back
         steps.append(ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes))
     return up(steps)
@@ -243,7 +243,7 @@ def adoption(volume: Volume) -> tuple[Action, ...]:
 
 
 def export(volume: Volume, how: Export) -> list[Step]:
-    """Return the rung EXPORTED: backstore, target, LUN, and a target that answers to nobody yet."""
+    """Return the rung PUBLISHED: backstore, target, LUN, and a target that answers to nobody yet."""
     target, backstore = target_name(how.prefix, volume), backstore_name(volume)
     return [
         Backstore(name=backstore, dataset=volume.dataset, serial=volume.uid),
@@ -254,7 +254,7 @@ def export(volume: Volume, how: Export) -> list[Step]:
     ]
 
 
-def admission(
+def grant(
     volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
 ) -> list[Step]:
     """Return what a publication adds to the export: one initiator that is let in."""
@@ -273,8 +273,8 @@ def admission(
 def publish(
     volume: Volume, publication: Publication, how: Export, others: Sequence[Publication]
 ) -> tuple[Action, ...]:
-    """Return the climb to EXPORTED and the admission of one more host."""
-    return up([*export(volume, how), *admission(volume, publication, how, others)])
+    """Return the climb to PUBLISHED and the admission of one more host."""
+    return up([*export(volume, how), *grant(volume, publication, how, others)])
 
 
 def unpublish(
@@ -288,12 +288,12 @@ def unpublish(
     """Return the end of an admission, and of the export when it was the last."""
     below = [] if others else export(volume, how)
     return (
-        *dismissal(volume, publication, how, others, fence=fence),
+        *revoke(volume, publication, how, others, fence=fence),
         *down(below),
     )
 
 
-def dismissal(
+def revoke(
     volume: Volume,
     publication: Publication,
     how: Export,
@@ -307,7 +307,7 @@ def dismissal(
     comes later finds none, so that its login fails.
     """
     target = target_name(how.prefix, volume)
-    acl, mapped = admission(volume, publication, how, others)
+    acl, mapped = grant(volume, publication, how, others)
     if fence is not None:
         fenced = Fenced(target=target, initiator=publication.initiator, grace_s=fence.grace_s)
         return (*up([fenced]), *down([acl, mapped]))
@@ -382,12 +382,12 @@ def server_truth(
         ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
     ]
     if not publications:
-        steps.append(NobodyAdmitted(target=target_name(how.prefix, volume)))
+        steps.append(NoUnknownAcls(target=target_name(how.prefix, volume)))
         return (*up(steps), *down(export(volume, how)))
     steps += export(volume, how)
     for each in publications:
         others = [other for other in publications if other is not each]
-        steps += admission(volume, each, how, others)
+        steps += grant(volume, each, how, others)
     return up(steps)
 
 
@@ -412,7 +412,7 @@ def staging(attachment: Attachment) -> list[Step]:
     if attachment.mode == "BLOCK":
         return size
     point = MountPoint(path=attachment.staging_path, file=False)
-    staged = Staged(
+    staged = StagingMount(
         disk=attachment.disk,
         path=attachment.staging_path,
         fs_type=attachment.filesystem.type,
@@ -422,7 +422,7 @@ def staging(attachment: Attachment) -> list[Step]:
     )
     steps: list[Step] = [*size, *formatting(attachment), point, staged]
     if not attachment.stage_readonly:
-        steps.append(Fills(disk=attachment.disk, path=attachment.staging_path))
+        steps.append(FilesystemGrown(disk=attachment.disk, path=attachment.staging_path))
     return steps
 
 
@@ -435,7 +435,7 @@ def formatting(attachment: Attachment) -> list[Step]:
     if filesystem.state == "CLONED":
         if attachment.stage_readonly:
             return []  # it is looked at as it is, with whichever UUID it has
-        renewed = Renewed(disk=attachment.disk, filesystem=filesystem)
+        renewed = FilesystemUuidRegenerated(disk=attachment.disk, filesystem=filesystem)
         return [renewed, _report(attachment, "READY")]
     return [_report(attachment, "FORMATTING"), formatted, _report(attachment, "READY")]
 
@@ -454,9 +454,9 @@ def _report(attachment: Attachment, state: FilesystemState) -> Reported:
 def mounting(attachment: Attachment, mount: Mount) -> list[Step]:
     """Return what one more path needs: its mount point, and the bind mount."""
     if attachment.mode == "BLOCK":
-        bound: Step = DeviceBound(disk=attachment.disk, path=mount.path)
+        bound: Step = DeviceBindMount(disk=attachment.disk, path=mount.path)
     else:
-        bound = Bound(
+        bound = BindMount(
             disk=attachment.disk,
             source=attachment.staging_path,
             path=mount.path,
@@ -480,7 +480,7 @@ def unstaging(attachment: Attachment) -> tuple[Action, ...]:
 
 def descent(attachment: Attachment, steps: Sequence[Step]) -> tuple[Action, ...]:
     """Return the way back from steps, which does not wait for a disk that hangs."""
-    return (*up([Answering(disk=attachment.disk)]), *down(steps))
+    return (*up([DiskResponsive(disk=attachment.disk)]), *down(steps))
 
 
 def detaching(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Action, ...]:
@@ -488,16 +488,19 @@ def detaching(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Action, 
     actions: list[Action] = []
     for mount in reversed(mounts):
         point, _bound = mounting(attachment, mount)
-        actions += up([Detached(disk=attachment.disk, path=mount.path)])
+        actions += up([LazyUnmounted(disk=attachment.disk, path=mount.path)])
         actions += down([point] if mount.made_path else [])
     return tuple(actions)
 
 
 def abandoning(attachment: Attachment) -> tuple[Action, ...]:
     """Return the descent to CONNECTED with the order turned round: what hangs must fail first."""
-    actions = [*up([Dropped(disk=attachment.disk)]), *detaching(attachment, attachment.mounts)]
+    actions = [
+        *up([SessionDropped(disk=attachment.disk)]),
+        *detaching(attachment, attachment.mounts),
+    ]
     if attachment.mode == "FILESYSTEM" and attachment.staging_path:
-        actions += up([Detached(disk=attachment.disk, path=attachment.staging_path)])
+        actions += up([LazyUnmounted(disk=attachment.disk, path=attachment.staging_path)])
         point = MountPoint(path=attachment.staging_path, file=False)
         actions += down([point] if attachment.made_staging_path else [])
     return tuple(actions)
@@ -507,8 +510,8 @@ def growth(attachment: Attachment, size_bytes: int) -> tuple[Action, ...]:
     """Return what makes a consumer see and use a volume's new size."""
     disk = attachment.disk.but(size_bytes=size_bytes)
     steps: list[Step] = [DiskSize(disk=disk)]
-    if attachment.height in ("STAGED", "MOUNTED") and attachment.mode == "FILESYSTEM":
-        steps.append(Fills(disk=disk, path=attachment.staging_path))
+    if attachment.state in ("STAGED", "MOUNTED") and attachment.mode == "FILESYSTEM":
+        steps.append(FilesystemGrown(disk=disk, path=attachment.staging_path))
     return up(steps)
 
 
@@ -532,7 +535,7 @@ def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Actio
 
 def consumer_truth(attachment: Attachment) -> tuple[Action, ...]:
     """Return all that must be so on the consumer of an attachment."""
-    reached = CONSUMER.index(attachment.height)
+    reached = CONSUMER.index(attachment.state)
     steps: list[Step] = []
     if reached >= CONSUMER.index("CONNECTED"):
         steps += connection(attachment)
@@ -546,7 +549,7 @@ def consumer_truth(attachment: Attachment) -> tuple[Action, ...]:
 # Both
 
 
-def filled(record: R, facts: dict[str, str]) -> R:
+def apply_observed(record: R, facts: dict[str, str]) -> R:
     """Return a record with what the steps of its operation learned (HostStep.learned)."""
     if isinstance(record, Volume) and "guid" in facts:
         return record.but(guid=facts["guid"])
@@ -554,7 +557,7 @@ def filled(record: R, facts: dict[str, str]) -> R:
         return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))
     if isinstance(record, Attachment):
         return record.but(
-            filesystem=_learned_filesystem(record.filesystem, facts),
+            filesystem=_observed_filesystem(record.filesystem, facts),
             made_staging_path=record.made_staging_path or f"made {record.staging_path}" in facts,
             mounts=tuple(
                 each.but(made_path=each.made_path or f"made {each.path}" in facts)
@@ -564,7 +567,7 @@ def filled(record: R, facts: dict[str, str]) -> R:
     return record
 
 
-def _learned_filesystem(filesystem: Filesystem, facts: dict[str, str]) -> Filesystem:
+def _observed_filesystem(filesystem: Filesystem, facts: dict[str, str]) -> Filesystem:
     if "fs_uuid" not in facts:
         return filesystem
     return Filesystem(state="READY", type=facts["fs_type"], uuid=facts["fs_uuid"])

@@ -11,7 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import Conflict, FailedPrecondition
-from zfsilod.model.records import Disk, Filesystem, FilesystemState, HostStep, RemoteStep, Shot
+from zfsilod.model.records import (
+    Disk,
+    Filesystem,
+    FilesystemState,
+    HostStep,
+    RemoteStep,
+    SnapshotRef,
+)
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
 # The storage host: the volume
 
 
-class Zvol(HostStep):
+class Zvol(HostStep, tag="Zvol"):
     """The zvol exists and is ours: its marks are local to it, and its guid is the recorded one."""
 
     final = (False,)
@@ -50,11 +57,11 @@ class Zvol(HostStep):
     def undo(self, host: Host) -> None:
         host.zfs.destroy_zvol(self.dataset, uid=self.uid, guid=self.guid)
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
 
-class ZvolSize(HostStep):
+class ZvolSize(HostStep, tag="ZvolSize"):
     """The zvol has this size; it only ever grows."""
 
     final = (True,)
@@ -71,7 +78,7 @@ class ZvolSize(HostStep):
         """A zvol never shrinks: there may be data behind the old end already."""
 
 
-class ZvolProperty(HostStep):
+class ZvolProperty(HostStep, tag="ZvolProperty"):
     """A property of the zvol has this value; before, it had `previous` ("": inherited)."""
 
     dataset: str
@@ -89,7 +96,7 @@ class ZvolProperty(HostStep):
         host.zfs.set_property(self.dataset, self.name, self.previous)
 
 
-class InTrash(HostStep):
+class InTrash(HostStep, tag="InTrash"):
     """The zvol lies in the trash, where its name is its uid and its old name is free."""
 
     dataset: str  # its old name
@@ -110,29 +117,29 @@ class InTrash(HostStep):
 # The storage host: snapshots and clones
 
 
-class Cut(HostStep):
+class Cut(HostStep, tag="Cut"):
     """There are snapshots of these zvols of one moment, and they are not given up."""
 
     final = (False,)
-    shots: tuple[Shot, ...]
+    refs: tuple[SnapshotRef, ...]
     uid: str  # their name comes from it
     marks: Pairs
 
     def probe(self, host: Host) -> bool:
-        return host.snapshots.has_cut(self.shots, self.uid)
+        return host.snapshots.has_cut(self.refs, self.uid)
 
     def do(self, host: Host) -> None:
-        host.snapshots.cut(self.shots, self.uid, self.marks)
+        host.snapshots.cut(self.refs, self.uid, self.marks)
 
     def undo(self, host: Host) -> None:
-        host.snapshots.give_up(self.shots, self.uid)
+        host.snapshots.give_up(self.refs, self.uid)
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
-        guids = host.snapshots.find_guids(self.shots, self.uid)
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
+        guids = host.snapshots.find_guids(self.refs, self.uid)
         return {f"snapshot guid {uid}": guid for uid, guid in guids.items()}
 
 
-class Clone(HostStep):
+class Clone(HostStep, tag="Clone"):
     """The zvol exists, is ours, and began with what a snapshot holds.
 
     `own`: the snapshot is made for this clone only, and goes with it: it is given up at once.
@@ -140,7 +147,7 @@ class Clone(HostStep):
 
     dataset: str
     uid: str
-    shot: Shot
+    snapshot_ref: SnapshotRef
     cut: str  # the uid of the snapshot
     own: bool
     properties: Pairs
@@ -148,14 +155,14 @@ class Clone(HostStep):
 
     def probe(self, host: Host) -> bool:
         return host.snapshots.has_clone(
-            self.dataset, uid=self.uid, shot=self.shot, cut=self.cut, own=self.own
+            self.dataset, uid=self.uid, snapshot_ref=self.snapshot_ref, cut=self.cut, own=self.own
         )
 
     def do(self, host: Host) -> None:
         host.snapshots.clone(
             self.dataset,
             uid=self.uid,
-            shot=self.shot,
+            snapshot_ref=self.snapshot_ref,
             cut=self.cut,
             own=self.own,
             properties=self.properties,
@@ -164,14 +171,14 @@ class Clone(HostStep):
 
     def undo(self, host: Host) -> None:
         host.snapshots.unclone(
-            self.dataset, uid=self.uid, shot=self.shot, cut=self.cut, own=self.own
+            self.dataset, uid=self.uid, snapshot_ref=self.snapshot_ref, cut=self.cut, own=self.own
         )
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
 
-class Thick(HostStep):
+class Reserved(HostStep, tag="Thick"):
     """All room of the zvol is reserved."""
 
     dataset: str
@@ -189,7 +196,7 @@ class Thick(HostStep):
 # The storage host: the export
 
 
-class Backstore(HostStep):
+class Backstore(HostStep, tag="Backstore"):
     """The zvol is a backstore of the kernel's target, with the volume's serial."""
 
     volatile = True
@@ -207,7 +214,7 @@ class Backstore(HostStep):
         host.lio.remove_backstore(self.name)
 
 
-class Target(HostStep):
+class Target(HostStep, tag="Target"):
     """The target exists, with authentication on and no access for strangers."""
 
     volatile = True
@@ -223,7 +230,7 @@ class Target(HostStep):
         host.lio.remove_target(self.target)
 
 
-class Lun(HostStep):
+class Lun(HostStep, tag="Lun"):
     """The backstore is LUN 0 of the target."""
 
     volatile = True
@@ -240,7 +247,7 @@ class Lun(HostStep):
         host.lio.remove_lun(self.target)
 
 
-class Portals(HostStep):
+class Portals(HostStep, tag="Portals"):
     """The target listens at these addresses ("10.0.0.1:3260", "[fd00::1]:3260") and no other."""
 
     volatile = True
@@ -257,7 +264,7 @@ class Portals(HostStep):
         host.lio.remove_portals(self.target)
 
 
-class Enabled(HostStep):
+class Enabled(HostStep, tag="Enabled"):
     """The target answers."""
 
     volatile = True
@@ -276,7 +283,7 @@ class Enabled(HostStep):
 # The storage host: a publication
 
 
-class NoSession(HostStep):
+class NoSession(HostStep, tag="NoSession"):
     """No session of that initiator is live: a guard, which refuses and never ends one."""
 
     volatile = True
@@ -304,7 +311,7 @@ class NoSession(HostStep):
         )
 
 
-class Fenced(HostStep):
+class Fenced(HostStep, tag="Fenced"):
     """No session of that initiator is live: it may log out for a while, then its session is ended.
 
     Never turned back: what was cut off must not come back by itself.
@@ -327,7 +334,7 @@ class Fenced(HostStep):
         """A session that was ended is the initiator's to begin again, if it is admitted."""
 
 
-class NobodyAdmitted(HostStep):
+class NoUnknownAcls(HostStep, tag="NobodyAdmitted"):
     """The target admits nobody: a guard. Who is admitted without a record is somebody's all the
     same, perhaps after the store was lost, and is not cut off by the way.
     """
@@ -352,7 +359,7 @@ class NobodyAdmitted(HostStep):
         """Nothing was done, so nothing is undone."""
 
 
-class Acl(HostStep):
+class Acl(HostStep, tag="Acl"):
     """The target admits this initiator with these secrets, besides `admitted`, and nobody else."""
 
     volatile = True
@@ -373,7 +380,7 @@ class Acl(HostStep):
         host.lio.remove_acl(self.target, self.initiator)
 
 
-class AclSecrets(HostStep):
+class AclSecrets(HostStep, tag="AclSecrets"):
     """The target lets this initiator in with these secrets, no longer with the previous ones.
 
     A session that lives goes on. An ACL that is gone gets them when it is made again.
@@ -395,7 +402,7 @@ class AclSecrets(HostStep):
         host.lio.set_secrets(self.target, self.initiator, chap=host.chap(self.previous))
 
 
-class MappedLun(HostStep):
+class MappedLun(HostStep, tag="MappedLun"):
     """The initiator sees LUN 0, write-protected or not."""
 
     volatile = True
@@ -416,7 +423,7 @@ class MappedLun(HostStep):
 # The storage host: what no record knows
 
 
-class NoExport(HostStep):
+class NoExport(HostStep, tag="NoExport"):
     """Nothing is left of an export: target, ACLs, LUN, backstore. For orphans only."""
 
     volatile = True
@@ -436,7 +443,7 @@ class NoExport(HostStep):
         """An export without a record is never made again."""
 
 
-class NoAcl(HostStep):
+class NoAcl(HostStep, tag="NoAcl"):
     """The target does not admit this initiator. For orphans only."""
 
     volatile = True
@@ -459,7 +466,7 @@ class NoAcl(HostStep):
 # The consumer
 
 
-class Reported(RemoteStep):
+class Reported(RemoteStep, tag="Reported"):
     """The server's mark for the filesystem on the volume is this; it only moves forward."""
 
     epoch: int
@@ -468,7 +475,7 @@ class Reported(RemoteStep):
     uuid: str
 
 
-class Node(HostStep):
+class Node(HostStep, tag="Node"):
     """The initiator has a record of the target, with the secrets and `node.startup=manual`."""
 
     final = (False,)
@@ -486,7 +493,7 @@ class Node(HostStep):
         host.iscsi.remove_node(self.target)
 
 
-class NodeSecrets(HostStep):
+class NodeSecrets(HostStep, tag="NodeSecrets"):
     """The record of the target has these secrets, no longer the previous ones."""
 
     target: str
@@ -504,7 +511,7 @@ class NodeSecrets(HostStep):
         host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.previous))
 
 
-class SessionSecrets(HostStep):
+class SessionSecrets(HostStep, tag="SessionSecrets"):
     """What logs in again when a connection breaks has these secrets; lost sessions have none.
 
     Never turned back: the server lets in with the new ones only.
@@ -528,7 +535,7 @@ class SessionSecrets(HostStep):
         return {target: host.chap(name) for target, name in self.secrets}
 
 
-class NoNode(HostStep):
+class NoNode(HostStep, tag="NoNode"):
     """The initiator has no record of the target. For orphans only."""
 
     final = (True,)
@@ -545,7 +552,7 @@ class NoNode(HostStep):
         """Its secrets are gone with it."""
 
 
-class Session(HostStep):
+class Session(HostStep, tag="Session"):
     """A session is logged in, and its disk has the volume's serial."""
 
     volatile = True
@@ -562,7 +569,7 @@ class Session(HostStep):
         host.iscsi.logout(self.disk)
 
 
-class Answering(HostStep):
+class DiskResponsive(HostStep, tag="Answering"):
     """I/O to the disk is answered, if only by an error; or no session with the target is left.
 
     A guard before a way down. What does not answer loses its session: what hangs on it fails now.
@@ -583,7 +590,7 @@ class Answering(HostStep):
         """To log in again is a matter of Session."""
 
 
-class Dropped(HostStep):
+class SessionDropped(HostStep, tag="Dropped"):
     """No session with the target is left, whoever used its disk: what hangs on it fails now.
 
     Never turned back: who used it has lost it.
@@ -603,7 +610,7 @@ class Dropped(HostStep):
         """To log in again is a matter of Session."""
 
 
-class Detached(HostStep):
+class LazyUnmounted(HostStep, tag="Detached"):
     """The volume is not mounted at this path, whoever is at work there. Never turned back."""
 
     volatile = True
@@ -618,10 +625,10 @@ class Detached(HostStep):
         host.mounts.detach(self.disk, self.path)
 
     def undo(self, host: Host) -> None:
-        """To mount again is a matter of Staged and Bound."""
+        """To mount again is a matter of StagingMount and BindMount."""
 
 
-class DiskSize(HostStep):
+class DiskSize(HostStep, tag="DiskSize"):
     """The kernel sees the disk at its size."""
 
     volatile = True
@@ -638,7 +645,7 @@ class DiskSize(HostStep):
         """A size that was seen cannot be unseen."""
 
 
-class Formatted(HostStep):
+class Formatted(HostStep, tag="Formatted"):
     """The disk carries the volume's filesystem. Made only on a disk proved empty and ours."""
 
     sticky = True
@@ -654,12 +661,12 @@ class Formatted(HostStep):
     def undo(self, host: Host) -> None:
         """A filesystem stays: there may be data on it."""
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         found = host.block.find_filesystem(self.disk)
         return {"fs_type": found.type, "fs_uuid": found.uuid}
 
 
-class Renewed(HostStep):
+class FilesystemUuidRegenerated(HostStep, tag="Renewed"):
     """The filesystem of a clone has a UUID of its own, no longer that of its origin."""
 
     sticky = True
@@ -675,12 +682,12 @@ class Renewed(HostStep):
     def undo(self, host: Host) -> None:
         """Whoever stages it next goes on from whichever UUID it has."""
 
-    def learned(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         found = host.block.find_filesystem(self.disk)
         return {"fs_type": found.type, "fs_uuid": found.uuid}
 
 
-class MountPoint(HostStep):
+class MountPoint(HostStep, tag="MountPoint"):
     """An empty directory, or for a raw device an empty file, is there to be mounted on."""
 
     path: str
@@ -695,11 +702,11 @@ class MountPoint(HostStep):
     def undo(self, host: Host) -> None:
         host.mounts.remove_point(self.path, file=self.file)
 
-    def learned(self, _host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, _host: Host, *, made: bool) -> dict[str, str]:
         return {f"made {self.path}": "yes"} if made else {}
 
 
-class Staged(HostStep):
+class StagingMount(HostStep, tag="Staged"):
     """The disk's filesystem is mounted at the staging path."""
 
     volatile = True
@@ -729,7 +736,7 @@ class Staged(HostStep):
         host.mounts.unmount(self.disk, self.path)
 
 
-class Fills(HostStep):
+class FilesystemGrown(HostStep, tag="Fills"):
     """The mounted filesystem is as large as its disk."""
 
     sticky = True
@@ -746,7 +753,7 @@ class Fills(HostStep):
         """A filesystem is never shrunk."""
 
 
-class Bound(HostStep):
+class BindMount(HostStep, tag="Bound"):
     """What is staged appears at this path too."""
 
     volatile = True
@@ -765,7 +772,7 @@ class Bound(HostStep):
         host.mounts.unmount(self.disk, self.path)
 
 
-class DeviceBound(HostStep):
+class DeviceBindMount(HostStep, tag="DeviceBound"):
     """The disk itself appears at this path, for raw block use."""
 
     volatile = True

@@ -62,8 +62,8 @@ def run(operation: Operation, host: Host, save: Save) -> Operation:
             took_ms = round(1000 * (time.monotonic() - since))
         operation = operation.with_status(index, status, took_ms=took_ms)
         if action.up:
-            learned = action.step.learned(host, made=status == "DONE")
-            operation = operation.but(facts=pairs(dict(operation.facts) | learned))
+            observed = action.step.observed(host, made=status == "DONE")
+            operation = operation.but(facts=pairs(dict(operation.facts) | observed))
     return save(operation.but(state="DONE"))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.chap import Chap
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import Disk, Filesystem, Listed, ListedShot, Shot
+    from zfsilod.model.records import Disk, Filesystem, ListedSnapshot, ListedZvol, SnapshotRef
 
 
 class Zfs(Protocol):
@@ -46,7 +46,7 @@ class Zfs(Protocol):
     def capacity(self, root: str) -> tuple[int, int]:
         """Return the bytes available below a dataset, and its size in all."""
 
-    def list_zvols(self, root: str) -> list[Listed]:
+    def list_zvols(self, root: str) -> list[ListedZvol]:
         """Return every zvol below a dataset, ours and others."""
 
     def own_properties(self, root: str) -> dict[str, dict[str, str]]:
@@ -65,23 +65,27 @@ class Zfs(Protocol):
 class Snapshots(Protocol):
     """Snapshots and clones of zvols, through zfs(8)."""
 
-    def has_cut(self, shots: tuple[Shot, ...], uid: str) -> bool:
+    def has_cut(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
         """Tell whether these snapshots are there; one that is given up is there for nobody."""
 
-    def cut(self, shots: tuple[Shot, ...], uid: str, marks: Pairs) -> None: ...
-    def give_up(self, shots: tuple[Shot, ...], uid: str) -> None:
+    def cut(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None: ...
+    def give_up(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
         """Destroy snapshots, each as soon as no clone needs it."""
 
-    def find_guids(self, shots: tuple[Shot, ...], uid: str) -> dict[str, str]: ...
-    def list_shots(self, root: str) -> list[ListedShot]:
+    def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]: ...
+    def list_snapshots(self, root: str) -> list[ListedSnapshot]:
         """Return every snapshot of ours below a dataset that is there for somebody."""
 
-    def has_clone(self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool) -> bool: ...
+    def has_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    ) -> bool: ...
     def clone(
-        self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool, properties: Pairs,
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool, properties: Pairs,
         marks: Pairs,
     ) -> None: ...  # fmt: skip
-    def unclone(self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool) -> None: ...
+    def unclone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    ) -> None: ...
     def is_thick(self, dataset: str) -> bool: ...
     def set_thick(self, dataset: str, *, thick: bool) -> None: ...
 

@@ -29,12 +29,12 @@ from zfsilod.host.zfs_output import (
     table,
 )
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable
-from zfsilod.model.records import ListedShot
+from zfsilod.model.records import ListedSnapshot
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import Shot
+    from zfsilod.model.records import SnapshotRef
 
 CUT = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
@@ -54,27 +54,27 @@ class RealSnapshots:
 
     # Snapshots
 
-    def has_cut(self, shots: tuple[Shot, ...], uid: str) -> bool:
-        found = self._look(shots, uid)
-        return all(_stands(found, each, uid) for each in shots)
+    def has_cut(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
+        found = self._look(refs, uid)
+        return all(_stands(found, each, uid) for each in refs)
 
-    def cut(self, shots: tuple[Shot, ...], uid: str, marks: Pairs) -> None:
-        found = self._look(shots, uid)
-        for each in shots:
+    def cut(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
+        found = self._look(refs, uid)
+        for each in refs:
             self._check_owner(found, each)
-        if all(_stands(found, each, uid) for each in shots):
+        if all(_stands(found, each, uid) for each in refs):
             return
-        self.give_up(shots, uid)  # a part of them would be no snapshot of one moment
-        names = [_name(each, uid) for each in shots]
+        self.give_up(refs, uid)  # a part of them would be no snapshot of one moment
+        names = [_name(each, uid) for each in refs]
         options = [word for name, value in marks for word in ("-o", f"{name}={value}")]
         done = self._run(["zfs", "snapshot", *options, *names], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             reason = first_line(done).rpartition("': ")[2]
-            raise refused(done, reason, shots[0].dataset)
+            raise refused(done, reason, refs[0].dataset)
 
-    def give_up(self, shots: tuple[Shot, ...], uid: str) -> None:
-        found = self._look(shots, uid)
-        for each in shots:
+    def give_up(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
+        found = self._look(refs, uid)
+        for each in refs:
             if not _stands(found, each, uid):
                 continue
             name = _name(each, uid)
@@ -84,11 +84,11 @@ class RealSnapshots:
                 reason = first_line(done).removeprefix(f"cannot destroy snapshot {name}: ")
                 raise refused(done, reason, name)
 
-    def list_shots(self, root: str) -> list[ListedShot]:
+    def list_snapshots(self, root: str) -> list[ListedSnapshot]:
         """Return every snapshot of ours below a dataset that is there for somebody."""
         names = ",".join((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
         return [
-            ListedShot(
+            ListedSnapshot(
                 dataset=name.partition("@")[0], guid=found["guid"][0], marks=own_marks(found),
                 size_bytes=int(found["volsize"][0]), created_at=int(found["creation"][0]),
             )
@@ -96,25 +96,25 @@ class RealSnapshots:
             if found[CUT][1] == "local" and found["defer_destroy"][0] != "on"
         ]  # fmt: skip
 
-    def find_guids(self, shots: tuple[Shot, ...], uid: str) -> dict[str, str]:
-        found = self._look(shots, uid)
-        return {each.uid: found[_name(each, uid)]["guid"][0] for each in shots}
+    def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
+        found = self._look(refs, uid)
+        return {each.uid: found[_name(each, uid)]["guid"][0] for each in refs}
 
-    def _check_owner(self, found: Found, shot: Shot) -> None:
-        if shot.dataset not in found:
-            raise missing(shot.dataset)
-        its_uid, source = found[shot.dataset][UID]
-        if source != "local" or its_uid != shot.uid:
-            raise foreign(shot.dataset, f"it is not volume {shot.uid}")
+    def _check_owner(self, found: Found, snapshot_ref: SnapshotRef) -> None:
+        if snapshot_ref.dataset not in found:
+            raise missing(snapshot_ref.dataset)
+        its_uid, source = found[snapshot_ref.dataset][UID]
+        if source != "local" or its_uid != snapshot_ref.uid:
+            raise foreign(snapshot_ref.dataset, f"it is not volume {snapshot_ref.uid}")
 
-    def _look(self, shots: tuple[Shot, ...], uid: str) -> Found:
+    def _look(self, refs: tuple[SnapshotRef, ...], uid: str) -> Found:
         """Return properties of snapshots and zvols; what is missing was said to be missing.
 
         The pool is asked for in the same call: only with its answer does "does not exist" mean
         that, see zfs.py.
         """
-        pool = pool_of(checked(shots[0].dataset))
-        names = [name for each in shots for name in (checked(each.dataset), _name(each, uid))]
+        pool = pool_of(checked(refs[0].dataset))
+        names = [name for each in refs for name in (checked(each.dataset), _name(each, uid))]
         asked = list(dict.fromkeys((*names, pool)))
         argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(PROPERTIES)]
         done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
@@ -131,21 +131,23 @@ class RealSnapshots:
 
     # Clones
 
-    def has_clone(self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool) -> bool:
+    def has_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    ) -> bool:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             return False
-        return not own or not self.has_cut((shot,), cut)
+        return not own or not self.has_cut((snapshot_ref,), cut)
 
     def clone(
-        self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool, properties: Pairs,
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool, properties: Pairs,
         marks: Pairs,
     ) -> None:  # fmt: skip
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
-                self.cut((shot,), cut, ((CUT, cut),))
-            self._clone(dataset, _name(shot, cut), (*properties, *marks))
+                self.cut((snapshot_ref,), cut, ((CUT, cut),))
+            self._clone(dataset, _name(snapshot_ref, cut), (*properties, *marks))
         if own:
-            self.give_up((shot,), cut)
+            self.give_up((snapshot_ref,), cut)
 
     def _clone(self, dataset: str, snapshot: str, settings: Pairs) -> None:
         options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
@@ -158,10 +160,12 @@ class RealSnapshots:
                 )
             raise refused(done, reason_of(done, "create", dataset), dataset)
 
-    def unclone(self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool) -> None:
+    def unclone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    ) -> None:
         self._zfs.destroy_zvol(dataset, uid=uid, guid="")
         if own:
-            self.give_up((shot,), cut)
+            self.give_up((snapshot_ref,), cut)
 
     # Room
 
@@ -173,8 +177,8 @@ class RealSnapshots:
         self._zfs.set_property(dataset, "refreservation", "auto" if thick else "none")
 
 
-def _name(shot: Shot, uid: str) -> str:
-    return f"{checked(shot.dataset)}@{NAME_PREFIX}{checked_uid(uid)}"
+def _name(snapshot_ref: SnapshotRef, uid: str) -> str:
+    return f"{checked(snapshot_ref.dataset)}@{NAME_PREFIX}{checked_uid(uid)}"
 
 
 def checked_uid(uid: str) -> str:
@@ -184,14 +188,14 @@ def checked_uid(uid: str) -> str:
     return uid
 
 
-def _stands(found: Found, shot: Shot, uid: str) -> bool:
+def _stands(found: Found, snapshot_ref: SnapshotRef, uid: str) -> bool:
     """Tell whether a snapshot is there for somebody. Raises Conflict when it is not ours."""
-    name = _name(shot, uid)
+    name = _name(snapshot_ref, uid)
     if name not in found:
         return False
     properties = found[name]
     if properties[CUT] != (uid, "local"):
         raise foreign(name, "it has no mark of zfsilo")
-    if shot.guid and properties["guid"][0] != shot.guid:
-        raise foreign(name, f"its guid is {properties['guid'][0]}, not {shot.guid}")
+    if snapshot_ref.guid and properties["guid"][0] != snapshot_ref.guid:
+        raise foreign(name, f"its guid is {properties['guid'][0]}, not {snapshot_ref.guid}")
     return properties["defer_destroy"][0] != "on"

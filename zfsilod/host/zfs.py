@@ -25,7 +25,7 @@ from zfsilod.host.zfs_output import (
 )
 from zfsilod.model.errors import Busy, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.record import pairs
-from zfsilod.model.records import Listed
+from zfsilod.model.records import ListedZvol
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
@@ -247,7 +247,7 @@ class RealZfs:
             return f"the pool {pool} is not imported on this host"
         return "" if health == "ONLINE" else f"the pool {pool} is {health}: see zpool status"
 
-    def list_zvols(self, root: str) -> list[Listed]:
+    def list_zvols(self, root: str) -> list[ListedZvol]:
         """Return every zvol below a dataset, ours and others, in one process."""
         names = (*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS))
         return [_listed(name, found) for name, found in self.listing(root, ",".join(names)).items()]
@@ -320,9 +320,9 @@ def own_marks(found: dict[str, tuple[str, str]]) -> Pairs:
     })  # fmt: skip
 
 
-def _listed(dataset: str, found: dict[str, tuple[str, str]]) -> Listed:
+def _listed(dataset: str, found: dict[str, tuple[str, str]]) -> ListedZvol:
     origin = found["origin"][0]
-    return Listed(
+    return ListedZvol(
         dataset=dataset, guid=found["guid"][0], size_bytes=int(found["volsize"][0]),
         volblocksize=int(found["volblocksize"][0]), thin=found["refreservation"][0] == "0",
         marks=own_marks(found), origin="" if origin == "-" else origin.partition("@")[0],

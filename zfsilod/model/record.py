@@ -4,6 +4,9 @@ The standard dataclasses would do the same, but importing them and building our 
 40 ms, and the worker, a new process for every operation, has 60 ms in all (docs/measurements.md).
 Fields are strings, whole numbers, booleans, records and tuples of these, never mappings: so the
 stored form needs no schema, and no text of a caller can be taken for a tag.
+
+A class that is stored has a tag, `class Volume(Stored, tag="Volume")`. The tag is permanent: the
+class may be renamed, its tag may not.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ else:
 Pairs = tuple[tuple[str, str], ...]
 """A sorted mapping of names to texts, as a record keeps it."""
 
-TAG = "is"
+TAG_KEY = "is"
 CLASSES: dict[str, type[Record]] = {}
+"""Every stored class by its tag, and by the tags that it had in older stores."""
+
 _MISSING = object()
 
 
@@ -32,12 +37,26 @@ class Record:
     """A value with named fields; two records are equal when class and fields are."""
 
     FIELDS: ClassVar[tuple[str, ...]] = ()
+    TAG: ClassVar[str] = ""  # "": never stored
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, tag: str = "", aliases: tuple[str, ...] = ()) -> None:
+        """Register the class under its tag and under `aliases`, which only older stores have.
+
+        Raises TypeError when another class has one of these tags.
+        """
         own = vars(cls).get("__annotations__", {})
         names = (name for name, hint in own.items() if not str(hint).startswith("ClassVar"))
         cls.FIELDS = tuple(dict.fromkeys((*cls.FIELDS, *names)))
-        CLASSES[cls.__name__] = cls
+        cls.TAG = tag
+        if aliases and not tag:
+            raise TypeError(f"{cls.__name__} has aliases but no tag: add tag=")
+        for stored_tag in (tag, *aliases) if tag else ():
+            if stored_tag in CLASSES:
+                owner = CLASSES[stored_tag].__name__
+                raise TypeError(
+                    f"{cls.__name__} has the tag {stored_tag} of {owner}: choose another"
+                )
+            CLASSES[stored_tag] = cls
 
     def __init__(self, **values: Any) -> None:
         for name in self.FIELDS:
@@ -71,26 +90,29 @@ class Record:
 
 
 class Stored(Record):
-    """A record with a place of its own in the store: `<class>/<key>`."""
+    """A record with a place of its own in the store: `<bucket>/<key>`."""
 
     id: str
     revision: int = 0  # the store's counter at its last change
 
     @property
     def key(self) -> str:
-        """The key, below the class's name."""
+        """The key in its bucket."""
         return self.id
 
     @classmethod
     def bucket(cls) -> str:
         """Return the part of the store for records of this class."""
-        return cls.__name__.lower()
+        return _tag_of(cls).lower()
 
 
 def to_plain(value: object) -> object:
-    """Turn a record into what json can write: a tagged mapping of its fields."""
+    """Turn a record into what json can write: a tagged mapping of its fields.
+
+    Raises TypeError when its class, or that of a record in it, has no tag.
+    """
     if isinstance(value, Record):
-        return {TAG: type(value).__name__} | {
+        return {TAG_KEY: _tag_of(type(value))} | {
             name: to_plain(getattr(value, name)) for name in value.FIELDS
         }
     if isinstance(value, tuple):
@@ -99,13 +121,19 @@ def to_plain(value: object) -> object:
 
 
 def from_plain(value: object) -> Any:
-    """Undo `to_plain`. Raises KeyError or TypeError when no class of ours has this form."""
+    """Undo `to_plain`. Raises KeyError or TypeError when no class has this tag or these fields."""
     if isinstance(value, dict):
-        fields = {name: from_plain(item) for name, item in value.items() if name != TAG}
-        return CLASSES[value[TAG]](**fields)
+        fields = {name: from_plain(item) for name, item in value.items() if name != TAG_KEY}
+        return CLASSES[value[TAG_KEY]](**fields)
     if isinstance(value, list):
         return tuple(from_plain(item) for item in value)
     return value
+
+
+def _tag_of(kind: type[Record]) -> str:
+    if not kind.TAG:
+        raise TypeError(f"{kind.__name__} has no tag and cannot be stored: add tag= to the class")
+    return kind.TAG
 
 
 def pairs(mapping: dict[str, str]) -> Pairs:

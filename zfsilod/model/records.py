@@ -30,8 +30,8 @@ AccessMode = Literal[
     "MULTI_NODE_MULTI_WRITER",
 ]
 Transport = Literal["ISCSI"]
-ServerHeight = Literal["ABSENT", "CREATED", "EXPORTED"]
-ConsumerHeight = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
+VolumeState = Literal["ABSENT", "CREATED", "PUBLISHED"]
+AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
 Restore = Literal["BOOT", "NEVER"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
@@ -48,7 +48,7 @@ ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
 FILESYSTEMS = ("ext4", "xfs")  # that zfsilo makes
 
 
-class Filesystem(Record):
+class Filesystem(Record, tag="Filesystem"):
     """What is known of the filesystem on a volume; the server keeps it, so mkfs runs once."""
 
     state: FilesystemState = "NONE"
@@ -59,7 +59,7 @@ class Filesystem(Record):
     origin: str = ""  # CLONED: the UUID that it still has, until it is given its own
 
 
-class Volume(Stored):
+class Volume(Stored, tag="Volume"):
     """A zvol of this storage host."""
 
     id: str
@@ -73,7 +73,7 @@ class Volume(Stored):
     labels: Pairs = ()
     hosts: tuple[str, ...] = ()  # may publish it to themselves; ("*",): every registered host
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
-    height: ServerHeight = "ABSENT"
+    state: VolumeState = "ABSENT"
     guid: str = ""  # ZFS's own identity of the dataset, learned when it was made
     filesystem: Filesystem = Filesystem()
     epoch: int = 0  # of the newest publication; counted up, never reused
@@ -84,7 +84,7 @@ class Volume(Stored):
     updated_at: int = 0
 
 
-class Trashed(Stored):
+class Trashed(Stored, tag="Trashed"):
     """A deleted volume whose zvol is still there: nobody finds it by its name any more."""
 
     id: str  # <volume>/<uid>: several of one name may be in the trash
@@ -94,7 +94,7 @@ class Trashed(Stored):
     purge_at: int = 0  # not before; and not while anything depends on it
 
 
-class Shot(Record):
+class SnapshotRef(Record, tag="Shot"):
     """A snapshot of one zvol: of which, and its own guid where it is known."""
 
     dataset: str
@@ -102,7 +102,7 @@ class Shot(Record):
     guid: str = ""
 
 
-class Snapshot(Stored):
+class Snapshot(Stored, tag="Snapshot"):
     """What a volume held at one moment."""
 
     id: str
@@ -119,7 +119,7 @@ class Snapshot(Stored):
     created_at: int = 0
 
 
-class SnapshotGroup(Stored):
+class SnapshotGroup(Stored, tag="SnapshotGroup"):
     """Snapshots of several volumes, taken at one moment."""
 
     id: str
@@ -130,14 +130,14 @@ class SnapshotGroup(Stored):
     created_at: int = 0
 
 
-class Dependent(Stored):
+class Dependent(Stored, tag="Dependent"):
     """Something that needs the zvol of a volume: a snapshot of it, or a clone of one."""
 
     id: str  # <uid of the volume>/snapshots/<id> or .../volumes/<uid of the clone>
     name: str  # a resource name, for people: snapshots/<id>, volumes/<id>
 
 
-class Publication(Stored):
+class Publication(Stored, tag="Publication"):
     """One volume, exported to one host."""
 
     id: str  # <volume>/<host>
@@ -160,7 +160,7 @@ class Publication(Stored):
         return secret_name(self.id, self.rotation)
 
 
-class Host(Stored):
+class Host(Stored, tag="Host"):
     """A machine that volumes are published to."""
 
     id: str
@@ -173,7 +173,7 @@ class Host(Stored):
     updated_at: int = 0
 
 
-class Disk(Record):
+class Disk(Record, tag="Disk"):
     """The block device of a session, told by target and proved by serial and size."""
 
     target: str  # IQN
@@ -181,7 +181,7 @@ class Disk(Record):
     size_bytes: int
 
 
-class Mount(Record):
+class Mount(Record, tag="Mount"):
     """One path at which a staged volume appears."""
 
     path: str
@@ -189,7 +189,7 @@ class Mount(Record):
     made_path: bool = False  # the mount point is ours, and goes with the mount
 
 
-class Attachment(Stored):
+class Attachment(Stored, tag="Attachment"):
     """A volume of some server, on this consumer."""
 
     id: str  # the local name
@@ -203,7 +203,7 @@ class Attachment(Stored):
     readonly: bool = False
     restore: Restore = "NEVER"
     published_here: str = ""  # the operation that published it; its Disconnect releases it
-    height: ConsumerHeight = "ABSENT"
+    state: AttachmentState = "ABSENT"
     filesystem: Filesystem = Filesystem()
     staging_path: str = ""
     made_staging_path: bool = False
@@ -233,7 +233,7 @@ def secret_name(owner: str, rotation: int) -> str:
     return f"{owner}#{rotation}" if rotation else owner
 
 
-class Debt(Stored):
+class PendingRelease(Stored, tag="Debt"):
     """A release that a server still has to be told: retried until it answers."""
 
     id: str  # the operation that owes it
@@ -241,14 +241,14 @@ class Debt(Stored):
     volume: str
 
 
-class Condition(Stored):
+class Condition(Stored, tag="Condition"):
     """What was found wrong with a volume and cannot just be put right; gone when it is well."""
 
     id: str  # the volume's uid
     sentences: tuple[str, ...]
 
 
-class Token(Stored):
+class Token(Stored, tag="Token"):
     """A bearer token: only its hash is kept."""
 
     id: str
@@ -259,7 +259,7 @@ class Token(Stored):
     expires_at: int = 0  # 0: never
 
 
-class Issued(Stored):
+class Issued(Stored, tag="Issued"):
     """A certificate that this host's authority made, or one of another that is revoked here."""
 
     id: str  # its SHA-256, hex
@@ -270,7 +270,7 @@ class Issued(Stored):
     revoked_at: int = 0
 
 
-class Listed(Record):
+class ListedZvol(Record, tag="Listed"):
     """A zvol as a listing shows it; what a record would say, as far as the pool knows it."""
 
     dataset: str
@@ -287,7 +287,7 @@ class Listed(Record):
         return dict(self.marks).get("uid", "")
 
 
-class ListedShot(Record):
+class ListedSnapshot(Record, tag="ListedShot"):
     """A snapshot of ours as a listing shows it."""
 
     dataset: str  # of the zvol
@@ -332,7 +332,7 @@ class HostStep(Step, metaclass=ABCMeta):
     def undo(self, host: Machine) -> None:
         """Make it not so, from any half-made state."""
 
-    def learned(self, _host: Machine, *, made: bool) -> dict[str, str]:
+    def observed(self, _host: Machine, *, made: bool) -> dict[str, str]:
         """Tell what only the host knows once it is so: it fills the record (plan.filled).
 
         `made`: this operation made it so; otherwise it was so before.
@@ -347,7 +347,7 @@ class RemoteStep(Step):
     volume: str
 
 
-class Action(Record):
+class Action(Record, tag="Action", aliases=("Move",)):
     """A step and its direction, with the mark that says how far it got."""
 
     step: Step
@@ -371,7 +371,7 @@ class Action(Record):
         return f"{self.way} {type(self.step).__name__}"
 
 
-class Change(Record):
+class Change(Record, tag="Change"):
     """A record to put into a bucket of the store, or (None) a key to drop from it."""
 
     bucket: str
@@ -379,7 +379,7 @@ class Change(Record):
     record: Stored | None = None
 
 
-class Failure(Record):
+class Failure(Record, tag="Failure"):
     """An error as the store keeps it: see errors.revive."""
 
     name: str
@@ -400,7 +400,7 @@ def failure_of(error: ZfsiloError, step: str) -> Failure:
     )
 
 
-class Operation(Stored):
+class Operation(Stored, tag="Operation"):
     """A list of moves on its way, stored before anything happens."""
 
     id: str  # ULID

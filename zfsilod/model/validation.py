@@ -63,7 +63,7 @@ def check_room(volume: Volume, room: Room, view: View, *, before: int = 0) -> No
         raise ResourceExhausted(
             f"{volume.id} needs {show_size(0 if volume.thin else grown)} at once, "
             f"{view.settings.root} has {show_size(room.available_bytes)} free and keeps a reserve "
-            f"of {view.settings.reserve:.0%} (give.reserve): make it smaller or thin, or free "
+            f"of {view.settings.reserve:.0%} (server.reserve): make it smaller or thin, or free "
             "space",
             reason="POOL_FULL",
             volume=volume.id,
@@ -72,7 +72,7 @@ def check_room(volume: Volume, room: Room, view: View, *, before: int = 0) -> No
     allowed = int(room.total_bytes * view.settings.overcommit)
     if volume.thin and promised + grown > allowed:
         raise ResourceExhausted(
-            f"thin volumes may promise {show_size(allowed)} (give.overcommit times the pool), "
+            f"thin volumes may promise {show_size(allowed)} (server.overcommit times the pool), "
             f"{show_size(promised)} are promised, {show_size(grown)} more do not fit",
             reason="OVERCOMMIT",
             volume=volume.id,

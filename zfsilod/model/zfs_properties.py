@@ -62,7 +62,7 @@ FIXED = "volblocksize"  # at the creation only; checks.check_block_size
 ENCRYPTION = ("encryption", "keyformat", "keylocation", "pbkdf2iters")
 ENCRYPTED = (
     "a volume has no key of its own, which would have to be loaded after every boot before it can "
-    "be served: encrypt give.root, and all volumes in it are"
+    "be served: encrypt server.root, and all volumes in it are"
 )
 
 

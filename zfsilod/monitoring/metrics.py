@@ -148,8 +148,8 @@ class Metrics:
         """Take note of what a look at all volumes found."""
         found = Count(
             each.reason.lower() or ("missing" if each.wanted else "too_much")
-            for findings in report.findings
-            for each in findings.differences
+            for reports in report.reports
+            for each in reports.differences
         )
         for kind in KINDS:
             self._drift.labels(kind).set(found[kind])
@@ -268,17 +268,17 @@ VOLUME_COUNTERS = {
 
 
 def _of_summary(found: Summary) -> Iterator[Metric]:
-    heights = {(height.lower(),): count for height, count in found.heights.items()}
+    states = {(state.lower(),): count for state, count in found.states.items()}
     live = {(state.lower(),): count for state, count in found.operations.items()}
     live.setdefault(("needs_repair",), 0)  # it is what alerts look for
-    yield _gauge("zfsilo_volumes", "Volumes at each height.", heights, ["height"])
+    yield _gauge("zfsilo_volumes", "Volumes in each state.", states, ["state"])
     yield _gauge("zfsilo_operations_live", "Operations that have not ended.", live, ["state"])
     size = sum(each.size_bytes for each in found.volumes.values())
     for name, text, value in (
         ("zfsilo_publications", "Volumes that are published to hosts.", found.publications.total()),
         ("zfsilo_attachments", "Volumes of servers that this host uses.", len(found.attachments)),
         ("zfsilo_hosts", "Hosts that volumes can be published to.", found.hosts),
-        ("zfsilo_debts", "Releases that servers still have to be told.", found.debts),
+        ("zfsilo_debts", "Releases that servers still have to be told.", found.pending_releases),
         ("zfsilo_attention", "What does not get well by itself.", len(found.attention)),
         ("zfsilo_promised_bytes", "What all thin volumes may come to take.", found.promised_bytes),
         ("zfsilo_volumes_size_bytes", "The sizes of all volumes together.", size),

@@ -20,7 +20,7 @@ from zfsilod.model.records import (
     AccessMode,
     Filesystem,
     FilesystemState,
-    Listed,
+    ListedZvol,
     Mode,
     Trashed,
     Volume,
@@ -46,7 +46,7 @@ class AdoptVolume(Request):
 
     kind = "adopt"
     id: str
-    zvol: Listed
+    zvol: ListedZvol
     properties: Pairs = ()
     origin: str = ""  # the uid of the volume that it is a clone of, where it was seen
 
@@ -96,7 +96,7 @@ class AdoptVolume(Request):
             labels=pairs(mapping(marks.get("labels", ""))),
             hosts=tuple(filter(None, marks.get("hosts", "").split(","))),
             access_modes=_access_modes(marks.get("access_modes", "")),
-            height="CREATED",
+            state="CREATED",
             guid=self.zvol.guid,
             filesystem=filesystem(marks.get("filesystem", "")),
             source_snapshot=marks.get("source_snapshot", ""),
@@ -169,7 +169,7 @@ def _is_settable(name: str, value: str) -> bool:
     return True
 
 
-def _id(zvol: Listed, wanted: str) -> str:
+def _id(zvol: ListedZvol, wanted: str) -> str:
     own = dict(zvol.marks).get("id", "")
     if wanted and zvol.uid and own != wanted:
         raise InvalidArgument(

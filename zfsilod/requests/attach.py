@@ -13,11 +13,11 @@ from zfsilod.model.records import (
     FILESYSTEMS,
     Action,
     Attachment,
-    Debt,
     Disk,
     Filesystem,
     Mode,
     Mount,
+    PendingRelease,
     Restore,
 )
 from zfsilod.requests.request import (
@@ -109,7 +109,7 @@ class Connect(Request):
     def plan(self, view: View, seen: object) -> Plan:
         assert isinstance(seen, Fetched)
         found = view.txn.get(Attachment, check_id(self.id, "local name"))
-        if found is not None and not self.is_about(found):
+        if found is not None and not self.is_for(found):
             raise AlreadyExists(
                 f"the name {self.id} stands for {found.volume} of {found.server} here: give "
                 "another local name",
@@ -125,7 +125,7 @@ class Connect(Request):
                 volume=self.id,
             )
         new = self._attachment(found, seen.connection, view, published=seen.published)
-        owed = Debt(id=view.operation_id, server=self.server, volume=self.volume)
+        owed = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
         actions, commit = plans.up(plans.connection(new)), [put(new)]
         if seen.published:
             commit.append(drop(owed))
@@ -144,13 +144,13 @@ class Connect(Request):
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Attachment, self.id)
-        if found is None or found.height == "ABSENT" or self.epoch not in (0, found.epoch):
+        if found is None or found.state == "ABSENT" or self.epoch not in (0, found.epoch):
             return None
-        if not self.is_about(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
+        if not self.is_for(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
             return None
         return plans.up(plans.connection(found))
 
-    def is_about(self, found: Attachment) -> bool:
+    def is_for(self, found: Attachment) -> bool:
         """Tell whether an attachment is of the volume that is asked for."""
         return (found.server, found.volume) == (self.server, self.volume)
 
@@ -179,7 +179,7 @@ class Connect(Request):
     def _attachment(
         self, found: Attachment | None, connection: Connection, view: View, *, published: str
     ) -> Attachment:
-        if found is not None and found.height != "ABSENT":
+        if found is not None and found.state != "ABSENT":
             return found.but(
                 epoch=connection.epoch,
                 rotation=connection.rotation,
@@ -199,7 +199,7 @@ class Connect(Request):
             readonly=connection.readonly,
             restore=self.restore,
             published_here=published,
-            height="CONNECTED",
+            state="CONNECTED",
             filesystem=connection.filesystem,
             boot_id=view.boot_id,
             created_at=view.now,
@@ -228,12 +228,12 @@ class Stage(Request):
 
     def plan(self, view: View, seen: object) -> Plan:
         found = need_attachment(view.txn, self.id)
-        again = found.height in ("STAGED", "MOUNTED")
+        again = found.state in ("STAGED", "MOUNTED")
         if again and not self._same(found):
             raise FailedPrecondition(
-                f"{self.id} is {found.height.lower()} at {found.staging_path} with other "
+                f"{self.id} is {found.state.lower()} at {found.staging_path} with other "
                 "parameters: unstage it first",
-                reason=found.height,
+                reason=found.state,
                 volume=self.id,
             )
         new = found if again else self._staged(_as_served(found, seen), view)
@@ -246,7 +246,7 @@ class Stage(Request):
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
         found = txn.get(Attachment, self.id)
-        if found is None or found.height not in ("STAGED", "MOUNTED") or not self._same(found):
+        if found is None or found.state not in ("STAGED", "MOUNTED") or not self._same(found):
             return None
         return plans.up([*plans.connection(found), *plans.staging(found)])
 
@@ -263,7 +263,7 @@ class Stage(Request):
         readonly = self.readonly or found.readonly
         filesystem = self._filesystem(found, view, readonly=readonly)
         return found.but(
-            height="STAGED",
+            state="STAGED",
             staging_path=path,
             filesystem=filesystem,
             mount_options=check_options(self.mount_options),
@@ -316,10 +316,10 @@ class MountAt(Request):
 
     def plan(self, view: View, seen: object) -> Plan:
         found = need_attachment(view.txn, self.id)
-        if found.height not in ("STAGED", "MOUNTED"):
+        if found.state not in ("STAGED", "MOUNTED"):
             raise FailedPrecondition(
-                f"{self.id} is {found.height.lower()}: stage it first",
-                reason=found.height,
+                f"{self.id} is {found.state.lower()}: stage it first",
+                reason=found.state,
                 volume=self.id,
             )
         path = check_path(self.path)
@@ -344,7 +344,7 @@ class MountAt(Request):
             title=f"mount {self.id} at {path}",
             claims=(f"attachment/{self.id}", f"path/{path}"),
             actions=plans.up(plans.mounting(found, mount)),
-            commit=(put(found.but(height="MOUNTED", mounts=mounts, updated_at=view.now)),),
+            commit=(put(found.but(state="MOUNTED", mounts=mounts, updated_at=view.now)),),
         )
 
     def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:

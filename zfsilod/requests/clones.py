@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from zfsilod.engine.plans import Origin
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.record import Record
-from zfsilod.model.records import Dependent, Filesystem, Mode, Shot, Snapshot, Trashed, Volume
+from zfsilod.model.records import (
+    Dependent,
+    Filesystem,
+    Mode,
+    Snapshot,
+    SnapshotRef,
+    Trashed,
+    Volume,
+)
 from zfsilod.model.sizes import show_exact
 from zfsilod.requests.request import check_id, put
 
@@ -41,7 +49,7 @@ def content_of_snapshot(txn: Transaction, snapshot_id: str) -> Content:
             snapshot=snapshot_id,
         )
     origin = Origin(
-        shot=Shot(dataset=home.dataset, uid=home.uid, guid=found.guid),
+        snapshot_ref=SnapshotRef(dataset=home.dataset, uid=home.uid, guid=found.guid),
         cut=found.uid,
         own=False,
         size_bytes=found.size_bytes,
@@ -60,9 +68,14 @@ def content_of_volume(txn: Transaction, volume_id: str) -> Content:
     found = txn.get(Volume, check_id(volume_id, "volume id"))
     if found is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
-    shot = Shot(dataset=found.dataset, uid=found.uid)
+    snapshot_ref = SnapshotRef(dataset=found.dataset, uid=found.uid)
     return Content(
-        origin=Origin(shot=shot, cut=uuid.uuid4().hex, own=True, size_bytes=found.capacity_bytes),
+        origin=Origin(
+            snapshot_ref=snapshot_ref,
+            cut=uuid.uuid4().hex,
+            own=True,
+            size_bytes=found.capacity_bytes,
+        ),
         mode=found.mode,
         volblocksize=found.volblocksize,
         filesystem=found.filesystem,
@@ -95,7 +108,7 @@ def begin_with(volume: Volume, content: Content, asked_block: str) -> Volume:
         )
     return volume.but(
         volblocksize=content.volblocksize,
-        origin=origin.shot.uid,
+        origin=origin.snapshot_ref.uid,
         filesystem=copied(content.filesystem) if volume.mode == "FILESYSTEM" else Filesystem(),
     )
 

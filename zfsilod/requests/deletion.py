@@ -172,7 +172,7 @@ class Purger:
         for each in due[:PURGES_AT_ONCE]:
             self._again[each.id] = time.monotonic() + PURGE_AGAIN_S
             try:
-                await self._service.begin(PurgeVolume(id=each.id), caller="zfsilod", deadline_s=0)
+                await self._service.submit(PurgeVolume(id=each.id), caller="zfsilod", deadline_s=0)
             except ZfsiloError as error:
                 log.warning("%s stays in the trash: %s", each.volume.id, error.message)
 

@@ -2,7 +2,7 @@
 
 A session that is lost turns the order round: first the session is dropped, so that what hangs
 fails, then the mounts are taken away, from whoever is at work there. `force` asks for that order
-whatever the session is like, and from any height. Where I/O hangs though the session stands, the
+whatever the session is like, and from any state. Where I/O hangs though the session stands, the
 worker sees it before its first move, and drops the session by itself.
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import Detached, Dropped
+from zfsilod.engine.steps import LazyUnmounted, SessionDropped
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.records import Attachment, Debt, Disk
+from zfsilod.model.records import Attachment, Disk, PendingRelease
 from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class UnmountFrom(Descent):
                 action for mount in reversed(gone) for action in plans.unmounting(found, mount)
             ]
         left = tuple(each for each in mounts if each not in gone)
-        new = found.but(mounts=left, height="MOUNTED" if left else "STAGED", updated_at=view.now)
+        new = found.but(mounts=left, state="MOUNTED" if left else "STAGED", updated_at=view.now)
         return Plan(title=title, claims=claims, actions=tuple(actions), commit=(put(new),))
 
 
@@ -71,7 +71,7 @@ class Unstage(Descent):
         found = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"unstage {self.id}"
-        if found is None or found.height == "CONNECTED":
+        if found is None or found.state == "CONNECTED":
             return Plan(title=title, claims=claims)
         if found.mounts and not self.force:
             raise FailedPrecondition(
@@ -112,10 +112,10 @@ class Disconnect(Descent):
         title = f"disconnect {self.id}"
         if found is None or self._is_other(found):
             return Plan(title=title, claims=claims)
-        if found.height != "CONNECTED" and not self.force:
+        if found.state != "CONNECTED" and not self.force:
             raise FailedPrecondition(
-                f"{self.id} is {found.height.lower()}: unmount and unstage it first",
-                reason=found.height,
+                f"{self.id} is {found.state.lower()}: unmount and unstage it first",
+                reason=found.state,
                 volume=self.id,
             )
         session = plans.connection(found)
@@ -126,7 +126,7 @@ class Disconnect(Descent):
             title=title,
             claims=(*claims, *_paths(found)),
             actions=actions,
-            commit=(drop(found), drop_secret(found.secret), *_debt(found)),
+            commit=(drop(found), drop_secret(found.secret), *_pending(found)),
         )
 
     def _is_other(self, found: Attachment) -> bool:
@@ -151,9 +151,11 @@ class Clear(Request):
         )
         if any(each.disk.target == target for each in view.txn.scan(Attachment)):
             return Plan(title=title, claims=claims)  # what was seen was being connected
-        detached = [Detached(disk=self.disk, path=each) for each in reversed(self.paths)]
+        detached = [LazyUnmounted(disk=self.disk, path=each) for each in reversed(self.paths)]
         return Plan(
-            title=title, claims=claims, actions=plans.up([Dropped(disk=self.disk), *detached])
+            title=title,
+            claims=claims,
+            actions=plans.up([SessionDropped(disk=self.disk), *detached]),
         )
 
 
@@ -163,7 +165,7 @@ def _paths(found: Attachment) -> tuple[str, ...]:
 
 def _connected(found: Attachment, view: View) -> Attachment:
     return found.but(
-        height="CONNECTED",
+        state="CONNECTED",
         staging_path="",
         made_staging_path=False,
         mount_options=(),
@@ -173,8 +175,8 @@ def _connected(found: Attachment, view: View) -> Attachment:
     )
 
 
-def _debt(found: Attachment) -> tuple[Change, ...]:
+def _pending(found: Attachment) -> tuple[Change, ...]:
     """Return what the server still has to be told: that its publication is no longer needed."""
     if not found.published_here:
         return ()
-    return (put(Debt(id=found.published_here, server=found.server, volume=found.volume)),)
+    return (put(PendingRelease(id=found.published_here, server=found.server, volume=found.volume)),)

@@ -33,7 +33,7 @@ class CreateHost(Request):
     """Register a host, or (with `register`) bring what is known of it up to date."""
 
     kind = "create-host"
-    about = ("hosts", "id")
+    resource = ("hosts", "id")
     id: str
     iqn: str = ""
     nqn: str = ""
@@ -74,7 +74,7 @@ class UpdateHost(Request):
     """Change what `mask` names of a host."""
 
     kind = "update-host"
-    about = ("hosts", "id")
+    resource = ("hosts", "id")
     id: str
     mask: tuple[str, ...]
     iqn: str = ""
@@ -107,7 +107,7 @@ class DeleteHost(Request):
     """Forget a host that nothing is published to."""
 
     kind = "delete-host"
-    about = ("hosts", "id")
+    resource = ("hosts", "id")
     id: str
     etag: str = ""
 

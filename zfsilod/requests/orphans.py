@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import Detached, Dropped, NoAcl, NoExport, NoNode, Zvol
+from zfsilod.engine.steps import LazyUnmounted, NoAcl, NoExport, NoNode, SessionDropped, Zvol
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Disk, Listed, Publication, Trashed, Volume
+from zfsilod.model.records import Attachment, Disk, ListedZvol, Publication, Trashed, Volume
 from zfsilod.requests.request import Plan, Request, Settings, View
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MAX_NAMES = 1000
 class Inventory(Record):
     """All that carries our marks on a host, at one moment."""
 
-    zvols: tuple[Listed, ...]
+    zvols: tuple[ListedZvol, ...]
     backstores: tuple[str, ...]
     admitted: tuple[tuple[str, tuple[str, ...]], ...]  # targets, and whom each one admits
     sessions: tuple[tuple[str, tuple[str, ...]], ...]  # targets, and who uses the disk of each
@@ -108,7 +108,7 @@ class RemoveOrphans(Request):
         return orphan.actions
 
 
-ORDER = (Dropped, Detached, NoNode, NoAcl, NoExport, Zvol)
+ORDER = (SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, Zvol)
 """Users first: a session before the export that it is of, an export before its zvol."""
 
 
@@ -242,13 +242,13 @@ def _sessions(seen: Inventory, known: Owned) -> Iterator[Orphan]:
     for target, users in seen.sessions:
         disk = _disk(target)
         stray = [each for each in users if each[0] == "/" and each not in known.paths]
-        gone = [Detached(disk=disk, path=each) for each in reversed(stray)]
+        gone = [LazyUnmounted(disk=disk, path=each) for each in reversed(stray)]
         if target not in known.targets:
             yield Orphan(
                 name=f"session/{target}",
                 text=f"a session with {target}",
                 users=users,
-                actions=plans.up([Dropped(disk=disk), *gone]),
+                actions=plans.up([SessionDropped(disk=disk), *gone]),
             )
             continue
         for step in gone:
@@ -266,7 +266,7 @@ def _claims(txn: Transaction, actions: Sequence[Action]) -> Iterator[str]:
     for step in (action.step for action in actions):
         if isinstance(step, Zvol):
             yield f"dataset/{step.dataset}"
-        elif isinstance(step, (Dropped, Detached)):
+        elif isinstance(step, (SessionDropped, LazyUnmounted)):
             yield f"target/{step.disk.target}"
         elif isinstance(step, (NoAcl, NoExport, NoNode)):
             yield f"target/{step.target}"

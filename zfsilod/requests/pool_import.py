@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from zfsilod.engine.steps import Clone, Cut
 from zfsilod.model.errors import AlreadyExists, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
-from zfsilod.model.records import Filesystem, ListedShot, Snapshot, SnapshotGroup, Trashed, Volume
+from zfsilod.model.records import (
+    Filesystem,
+    ListedSnapshot,
+    Snapshot,
+    SnapshotGroup,
+    Trashed,
+    Volume,
+)
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.adoption import LOOK_DEADLINE_S, AdoptVolume, filesystem, find_all, mapping
 from zfsilod.requests.deletion import FOLDER
@@ -74,12 +81,12 @@ class AdoptCut(Request):
 
     kind = "adopt-snapshot"
     id: str
-    shots: tuple[ListedShot, ...]
+    refs: tuple[ListedSnapshot, ...]
 
     @property
     def is_group(self) -> bool:
         """Whether it was taken as a group; one of several volumes was."""
-        return len(self.shots) > 1 or "members" in self._marks
+        return len(self.refs) > 1 or "members" in self._marks
 
     @property
     def subject(self) -> str:
@@ -88,7 +95,7 @@ class AdoptCut(Request):
 
     @property
     def _marks(self) -> dict[str, str]:
-        return dict(self.shots[0].marks)
+        return dict(self.refs[0].marks)
 
     def plan(self, view: View, seen: object) -> Plan:
         check_id(self.id, "snapshot id")
@@ -108,30 +115,30 @@ class AdoptCut(Request):
     def _members(self, view: View) -> list[Snapshot]:
         ids, filesystems = _by_uid(self._marks, "members"), _by_uid(self._marks, "filesystems")
         homes, found = _homes(view.txn), {}
-        for shot in self.shots:
-            home = homes.get(shot.dataset)
+        for snapshot_ref in self.refs:
+            home = homes.get(snapshot_ref.dataset)
             if home is None:
-                raise NotFound(f"its volume {shot.dataset} is not known here")
+                raise NotFound(f"its volume {snapshot_ref.dataset} is not known here")
             own_id = ids.get(home.uid) or (new_ulid() if self.is_group else self.id)
             kept = filesystem(filesystems.get(home.uid, ""))
-            found[home.uid] = self._snapshot(shot, home).but(id=own_id, filesystem=kept)
+            found[home.uid] = self._snapshot(snapshot_ref, home).but(id=own_id, filesystem=kept)
         order = [*ids, *found]
         return sorted(found.values(), key=lambda each: order.index(each.volume_uid))
 
-    def _snapshot(self, shot: ListedShot, home: Volume) -> Snapshot:
+    def _snapshot(self, snapshot_ref: ListedSnapshot, home: Volume) -> Snapshot:
         return Snapshot(
             id=self.id,
-            uid=shot.cut,
+            uid=snapshot_ref.cut,
             volume=home.id,
             volume_uid=home.uid,
-            size_bytes=shot.size_bytes,
+            size_bytes=snapshot_ref.size_bytes,
             volblocksize=home.volblocksize,
             mode=home.mode,
             filesystem=Filesystem(),
             labels=pairs(mapping(self._marks.get("labels", ""))),
             group=self.id if self.is_group else "",
-            guid=shot.guid,
-            created_at=shot.created_at,
+            guid=snapshot_ref.guid,
+            created_at=snapshot_ref.created_at,
         )
 
 
@@ -176,7 +183,7 @@ def _unknown(adopted: Sequence[Request]) -> Iterator[str]:
     if any(isinstance(each, AdoptTrashed) for each in adopted):
         yield DELETED
     groups = [each for each in adopted if isinstance(each, AdoptCut) and each.is_group]
-    unmarked = [each.id for each in groups if "members" not in dict(each.shots[0].marks)]
+    unmarked = [each.id for each in groups if "members" not in dict(each.refs[0].marks)]
     if unmarked:
         yield NEW_IDS.format(", ".join(unmarked))
 
@@ -184,7 +191,7 @@ def _unknown(adopted: Sequence[Request]) -> Iterator[str]:
 async def _adopt(service: Service, caller: str, requests: Sequence[Request], into: Rebuilt) -> None:
     for request in requests:
         try:
-            operation = await service.begin(request, caller=caller)
+            operation = await service.submit(request, caller=caller)
             await service.wait(operation.id, ADOPT_DEADLINE_S)
         except ZfsiloError as error:
             into.complaints[request.subject] = error.message
@@ -214,21 +221,21 @@ def _is_in_trash(request: AdoptVolume) -> bool:
 
 async def new_cuts(service: Service, into: Rebuilt) -> list[AdoptCut]:
     """Return the requests for snapshots that no record knows, oldest first; nameless ones are told."""
-    look = partial(service.machine.snapshots.list_shots, service.settings.root)
-    shots = await service.look(look, timeout_s=LOOK_DEADLINE_S)
+    look = partial(service.machine.snapshots.list_snapshots, service.settings.root)
+    refs = await service.look(look, timeout_s=LOOK_DEADLINE_S)
     with service.store.read() as txn:
         known = {each.uid for each in txn.scan(Snapshot)}
         known |= {uid for each in txn.live() for uid in _cuts_of(each)}
-    by_cut = groupby(sorted(shots, key=lambda each: each.cut), lambda each: each.cut)
+    by_cut = groupby(sorted(refs, key=lambda each: each.cut), lambda each: each.cut)
     requests = []
     for uid, same in by_cut:
         found = tuple(same)
         name = dict(found[0].marks).get("snapshot", "")
         if uid not in known and name:
-            requests.append(AdoptCut(id=name, shots=found))
+            requests.append(AdoptCut(id=name, refs=found))
         elif uid not in known:
             into.complaints.update({f"{each.dataset}@zfsilo-{uid}": UNFINISHED for each in found})
-    return sorted(requests, key=lambda each: each.shots[0].created_at)
+    return sorted(requests, key=lambda each: each.refs[0].created_at)
 
 
 def _cuts_of(operation: Operation) -> Iterator[str]:

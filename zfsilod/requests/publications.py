@@ -58,7 +58,7 @@ class Publish(Request):
     """
 
     kind = "publish"
-    about = ("volumes", "volume")
+    resource = ("volumes", "volume")
     volume: str
     host: str
     access_mode: AccessMode = "SINGLE_NODE_WRITER"
@@ -88,14 +88,14 @@ class Publish(Request):
         how, new = view.settings.export, wanted is not standing
         actions = plans.publish(volume, wanted, how, others)
         if standing is not None and new:  # the host has another name now: it is let in anew
-            actions = (*plans.dismissal(volume, standing, how, others), *actions)
+            actions = (*plans.revoke(volume, standing, how, others), *actions)
         target = plans.target_name(how.prefix, volume)
         return Plan(
             title=f"publish {self.volume} to {self.host} over iscsi",
             claims=(f"volume/{self.volume}",),
             actions=actions,
             commit=(
-                put(volume.but(height="EXPORTED", epoch=max(volume.epoch, wanted.epoch))),
+                put(volume.but(state="PUBLISHED", epoch=max(volume.epoch, wanted.epoch))),
                 put(wanted),
                 *((drop_secret(standing.secret),) if standing is not None and new else ()),
             ),
@@ -212,7 +212,7 @@ class Unpublish(Request):
     """
 
     kind = "unpublish"
-    about = ("volumes", "volume")
+    resource = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
     client_operation: str = ""  # only if this operation of the consumer published it
@@ -234,7 +234,7 @@ class Unpublish(Request):
             others = [*left, *gone[index + 1 :]]
             fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
             actions += plans.unpublish(volume, each, how, others, fence=fence)
-        height = "EXPORTED" if left else "CREATED"
+        state = "PUBLISHED" if left else "CREATED"
         return Plan(
             title=f"{'fence' if self.fence else 'unpublish'} {self.volume} from "
             f"{self.host or 'all hosts'}",
@@ -243,7 +243,7 @@ class Unpublish(Request):
             commit=(
                 *(drop(each) for each in gone),
                 *(drop_secret(each.secret) for each in gone),
-                *((put(volume.but(height=height)),) if gone else ()),
+                *((put(volume.but(state=state)),) if gone else ()),
             ),
         )
 
@@ -257,7 +257,7 @@ class ReportFilesystem(Request):
     """Take note of what the holder of a volume does with its filesystem; it only moves forward."""
 
     kind = "report"
-    about = ("volumes", "volume")
+    resource = ("volumes", "volume")
     volume: str
     host: str
     epoch: int

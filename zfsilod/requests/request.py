@@ -126,12 +126,15 @@ class Request(Record):
     """A request to change something."""
 
     kind: ClassVar[str] = ""
-    about: ClassVar[tuple[str, str]] = ("volumes", "id")  # a collection, and the field that names
+    resource: ClassVar[tuple[str, str]] = (
+        "volumes",
+        "id",
+    )  # a collection, and the field that names
 
     @property
     def subject(self) -> str:
         """The resource name of what it is about."""
-        collection, field = self.about
+        collection, field = self.resource
         return f"{collection}/{getattr(self, field)}"
 
     def recall(self, txn: Transaction) -> Request:
@@ -151,8 +154,9 @@ class Request(Record):
         return None
 
     def fingerprint(self) -> str:
-        """Return a digest of request and fields: an equal request joins a running one."""
-        return hashlib.sha256(json.dumps(to_plain(self)).encode()).hexdigest()
+        """Return a digest of kind and fields: an equal request joins a running one."""
+        fields = [[name, to_plain(getattr(self, name))] for name in self.FIELDS]
+        return hashlib.sha256(json.dumps([self.kind, fields]).encode()).hexdigest()
 
 
 def check_id(value: str, what: str = "id") -> str:

@@ -42,7 +42,7 @@ class RotateSecrets(Request):
     """Make new secrets for one publication of a volume, or for all."""
 
     kind = "rotate-secrets"
-    about = ("volumes", "volume")
+    resource = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
     force: bool = False  # at once also where a session lives, whoever asks
@@ -97,7 +97,7 @@ class RefreshSecrets(Request):
     """Take the secrets that a server has now; the service fetches them before it plans."""
 
     kind = "refresh-secrets"
-    about = ("servers", "server")
+    resource = ("servers", "server")
     server: str
     ids: tuple[str, ...]
 
@@ -158,7 +158,7 @@ async def follow(service: Service) -> None:
         used = [
             each
             for each in txn.scan(Attachment)
-            if each.height != "ABSENT" and not txn.claimant(f"attachment/{each.id}")
+            if each.state != "ABSENT" and not txn.claimant(f"attachment/{each.id}")
         ]
     servers = dict.fromkeys(each.server for each in used)
     await asyncio.gather(
@@ -186,7 +186,7 @@ async def _follow(service: Service, server: str, used: Sequence[Attachment]) -> 
         stale = [each for each, done in zip(due, made, strict=True) if done] + stale
         if stale:
             request = RefreshSecrets(server=server, ids=tuple(each.id for each in stale[:AT_ONCE]))
-            begun = await service.begin(request, caller=CALLER)
+            begun = await service.submit(request, caller=CALLER)
             await service.wait(begun.id, REFRESH_DEADLINE_S)
     except ZfsiloError as error:
         log.info("the secrets of what %s serves were not renewed: %s", server, error.message)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from zfsilod.model.records import Dependent, Shot, Snapshot, SnapshotGroup, Volume
+from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, SnapshotRef, Volume
 from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import check_fit
 from zfsilod.requests.clones import claim_of, home_of, need_snapshot
@@ -41,7 +41,7 @@ class CreateSnapshot(Request):
     """Take a snapshot of a volume."""
 
     kind = "snapshot"
-    about = ("snapshots", "id")
+    resource = ("snapshots", "id")
     id: str
     volume: str
     labels: Pairs = ()
@@ -55,12 +55,12 @@ class CreateSnapshot(Request):
         new = snapshot_of(volume, self.id, uuid.uuid4().hex, view).but(
             labels=check_labels(self.labels)
         )
-        shots = (Shot(dataset=volume.dataset, uid=volume.uid),)
+        refs = (SnapshotRef(dataset=volume.dataset, uid=volume.uid),)
         marks = check_fit(plans.cut_marks([new], view.operation_id), self.id)
         return Plan(
             title=f"snapshot {self.volume} as {self.id}",
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
-            actions=plans.up([plans.cut(new.uid, shots, marks)]),
+            actions=plans.up([plans.cut(new.uid, refs, marks)]),
             commit=(put(new), put(dependent(new))),
         )
 
@@ -75,7 +75,7 @@ class DeleteSnapshot(Request):
     """Give a snapshot up; what was made from it stays."""
 
     kind = "delete-snapshot"
-    about = ("snapshots", "id")
+    resource = ("snapshots", "id")
     id: str
     etag: str = ""
 
@@ -101,7 +101,7 @@ class CreateSnapshotGroup(Request):
     """Take snapshots of several volumes at one moment."""
 
     kind = "snapshot-group"
-    about = ("snapshotGroups", "id")
+    resource = ("snapshotGroups", "id")
     id: str
     volumes: tuple[str, ...]
     labels: Pairs = ()
@@ -125,12 +125,12 @@ class CreateSnapshotGroup(Request):
             volumes=self.volumes,
             created_at=view.now,
         )
-        shots = tuple(Shot(dataset=each.dataset, uid=each.uid) for each in volumes)
+        refs = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in volumes)
         marks = check_fit(plans.cut_marks(members, view.operation_id, self.id), self.id)
         return Plan(
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
             claims=(f"snapshotgroup/{self.id}", *(f"volume/{each}" for each in self.volumes)),
-            actions=plans.up([plans.cut(uid, shots, marks)]),
+            actions=plans.up([plans.cut(uid, refs, marks)]),
             commit=(
                 put(group),
                 *(put(each.but(group=self.id)) for each in members),
@@ -153,7 +153,7 @@ class DeleteSnapshotGroup(Request):
     """Give all snapshots of a group up."""
 
     kind = "delete-snapshot-group"
-    about = ("snapshotGroups", "id")
+    resource = ("snapshotGroups", "id")
     id: str
     etag: str = ""
 
@@ -203,7 +203,7 @@ def cuts(txn: Transaction, *snapshots: Snapshot) -> list[Cut]:
     """Return the step of each snapshot; one whose volume nobody knows any more has none."""
     found = [(each, home_of(txn, each)) for each in snapshots]
     return [
-        plans.cut(each.uid, (Shot(dataset=at.dataset, uid=at.uid, guid=each.guid),))
+        plans.cut(each.uid, (SnapshotRef(dataset=at.dataset, uid=at.uid, guid=each.guid),))
         for each, at in found
         if at is not None
     ]

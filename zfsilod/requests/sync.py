@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from zfsilod.engine.steps import Zvol
 from zfsilod.model.errors import NotFound, ZfsiloError
 from zfsilod.model.record import Pairs, Record, pairs
-from zfsilod.model.records import Action, Attachment, Debt, Operation
+from zfsilod.model.records import Action, Attachment, Operation, PendingRelease
 from zfsilod.model.validation import nearly_full
 from zfsilod.requests.deletion import Purger
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.request import Plan, Request, Settings, View, put
 from zfsilod.requests.rotate_secrets import follow
-from zfsilod.service.drift import UNKNOWN, Findings, note, survey, truth
+from zfsilod.service.drift import UNKNOWN, DriftReport, note, survey, truth
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
@@ -69,26 +69,26 @@ class Report(Record):
     """What a sync of all volumes found, and what of it could not be put right."""
 
     volumes: int  # that were looked at
-    findings: tuple[Findings, ...] = ()  # of those that differ
+    reports: tuple[DriftReport, ...] = ()  # of those that differ
     complaints: Pairs = ()  # by volume
     unfinished: bool = False  # something was at work, failed or could not be known: look again
 
 
 async def sync_all(service: Service, caller: str, *, validate_only: bool = False) -> Report:
     """Compare every volume with the host and repair what differs, one failure stopping no other."""
-    findings = await survey(service)
+    reports = await survey(service)
     with service.store.read() as txn:
-        left_out = sum(_may_end(txn, each) for each in volume_views(txn)) > len(findings)
-    complaints = {each.volume: each.problems[0].problem for each in findings if each.problems}
+        left_out = sum(_may_end(txn, each) for each in volume_views(txn)) > len(reports)
+    complaints = {each.volume: each.problems[0].problem for each in reports if each.problems}
     failed: dict[str, str] = {}
     if not validate_only:
-        failed = await _repair(service, [f.volume for f in findings if f.repairable], caller)
+        failed = await _repair(service, [f.volume for f in reports if f.repairable], caller)
         complaints |= failed
-    await service.write(partial(note, findings=findings, complaints=complaints))
-    differing = tuple(each for each in findings if each.differences)
+    await service.write(partial(note, reports=reports, complaints=complaints))
+    differing = tuple(each for each in reports if each.differences)
     return Report(
-        volumes=len(findings),
-        findings=differing,
+        volumes=len(reports),
+        reports=differing,
         complaints=pairs(complaints),
         unfinished=left_out
         or bool(failed)
@@ -113,7 +113,7 @@ async def _repair(service: Service, names: list[str], caller: str) -> dict[str, 
     complaints: dict[str, str] = {}
     for start in range(0, len(served), BATCH):
         requests = [SyncVolume(id=name) for name in served[start : start + BATCH]]
-        begun = await service.begin_batch(requests, caller=caller)
+        begun = await service.submit_batch(requests, caller=caller)
         for operation in begun:
             complaints |= await _complaint(service, operation)
     gate = asyncio.Semaphore(LOGINS_AT_ONCE)
@@ -127,7 +127,7 @@ async def _repair_one(
 ) -> dict[str, str]:
     async with gate:
         try:
-            operation = await service.begin(SyncVolume(id=name), caller=caller)
+            operation = await service.submit(SyncVolume(id=name), caller=caller)
         except ZfsiloError as error:
             return {name: error.message}
         return await _complaint(service, operation)
@@ -155,13 +155,13 @@ async def clear_leftovers(service: Service, caller: str) -> None:
             continue  # of this boot, or of a version that did not tell
         try:
             request = Disconnect(id=each.id, force=True, boot_id=each.boot_id)
-            operation = await service.begin(request, caller=caller)
+            operation = await service.submit(request, caller=caller)
             await service.wait(operation.id, SYNC_DEADLINE_S)
         except ZfsiloError as error:
             log.warning("what is left of %s after the reboot stays: %s", each.id, error.message)
 
 
-class Watchman:
+class Supervisor:
     """Brings to an end whatever has not ended, at start and from then on."""
 
     def __init__(self, service: Service, *, retention_s: int) -> None:
@@ -178,13 +178,13 @@ class Watchman:
         """Look at every operation that has not ended: one without a unit is rolled back."""
         # In this order: what is in nobody's hand now was launched before systemd is asked.
         with self._service.store.read() as txn:
-            free = (each for each in txn.live() if not self._service.driver.has_in_hand(each.id))
+            free = (each for each in txn.live() if not self._service.executor.is_held(each.id))
             live = {each.id: each.revision for each in free}
         running = await self._service.launcher.running() if live else set()
         self._tried = {each: tried for each, tried in self._tried.items() if each in live}
         for operation_id, revision in live.items():
             operation = self._service.operation(operation_id)
-            if self._service.driver.has_in_hand(operation_id) or operation.revision != revision:
+            if self._service.executor.is_held(operation_id) or operation.revision != revision:
                 continue  # it went on since: what systemd told is of before
             if operation.unit not in running:
                 await self._bring_on(operation)
@@ -194,14 +194,14 @@ class Watchman:
         while True:
             try:
                 await self.recover()
-                await self.pay_debts()
+                await self.retry_releases()
                 await self._purger.purge()
                 await self.forget()
                 await self.look_at_room()
                 self.look_at_secrets()
             except ZfsiloError as error:
                 log.warning("a round of the watchman: %s", error.message)
-            await self._service.driver.changed(self._pause())
+            await self._service.executor.changed(self._pause())
 
     async def look_at_room(self) -> None:
         """Warn once when the dataset root is nearly full, and again after it was well."""
@@ -219,24 +219,28 @@ class Watchman:
             return
         if time.monotonic() >= self._secrets_again:
             self._secrets_again = time.monotonic() + SECRETS_S
-            self._refreshing = self._service.driver.spawn(follow(self._service))
+            self._refreshing = self._service.executor.spawn(follow(self._service))
 
-    async def pay_debts(self) -> None:
+    async def retry_releases(self) -> None:
         """Tell servers what this host no longer needs; a debt lasts until the server answers."""
         with self._service.store.read() as txn:
-            debts = [each for each in txn.scan(Debt) if self._is_due(txn, each)]
-        for debt in debts:
-            if await self._is_released(debt):
-                await self._service.write(partial(_drop, "debt", debt.id))
+            pending_releases = [
+                each for each in txn.scan(PendingRelease) if self._is_due(txn, each)
+            ]
+        for pending in pending_releases:
+            if await self._is_released(pending):
+                await self._service.write(partial(_drop, "debt", pending.id))
 
-    async def _is_released(self, debt: Debt) -> bool:
+    async def _is_released(self, pending: PendingRelease) -> bool:
         try:
-            await self._service.servers.release(debt.server, debt.volume, client_operation=debt.id)
+            await self._service.servers.release(
+                pending.server, pending.volume, client_operation=pending.id
+            )
         except ZfsiloError as error:
             if not isinstance(error, NotFound) or error.reason == "NO_SERVER":
-                log.info("the release of %s is still owed: %s", debt.volume, error.message)
+                log.info("the release of %s is still owed: %s", pending.volume, error.message)
                 return False
-            log.info("%s is gone from %s, and so is its release", debt.volume, debt.server)
+            log.info("%s is gone from %s, and so is its release", pending.volume, pending.server)
         return True
 
     async def forget(self) -> None:
@@ -249,19 +253,19 @@ class Watchman:
         for operation_id in old:
             await self._service.write(partial(_drop, "operation", operation_id))
 
-    def _is_due(self, txn: Transaction, debt: Debt) -> bool:
+    def _is_due(self, txn: Transaction, pending: PendingRelease) -> bool:
         """Tell whether a release is to be asked for: not of what was connected again since."""
-        operation = txn.get(Operation, debt.id)
+        operation = txn.get(Operation, pending.id)
         live = operation is not None and not operation.ended
-        owed = (debt.server, debt.volume)
+        owed = (pending.server, pending.volume)
         used = any((each.server, each.volume) == owed for each in txn.scan(Attachment))
-        return not live and not used and not self._service.driver.has_in_hand(debt.id)
+        return not live and not used and not self._service.executor.is_held(pending.id)
 
     async def _bring_on(self, operation: Operation) -> None:
         if operation.ended or (operation.state == "NEEDS_REPAIR" and not self._may_try(operation)):
             return
         if operation.state == "WAITING" and operation.boot_id == self._service.boot_id:
-            self._service.driver.poke(operation.id)
+            self._service.executor.refresh(operation.id)
             return
         log.info("operation %s (%s) has no unit: rolling back", operation.id, operation.title)
         await self._service.launcher.rollback(operation)

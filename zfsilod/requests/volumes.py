@@ -83,7 +83,7 @@ class CreateVolume(Request):
         if found is not None:
             raise self._taken(found)
         check_room(wanted, seen, view)
-        commit: tuple[Change, ...] = (put(wanted.but(height="CREATED")),)
+        commit: tuple[Change, ...] = (put(wanted.but(state="CREATED")),)
         if content is None:
             actions = plans.up([plans.zvol(wanted, view.operation_id)])
         else:
@@ -253,7 +253,7 @@ def need_root(settings: Settings) -> None:
     """Refuse requests of a storage host elsewhere."""
     if not settings.root:
         raise FailedPrecondition(
-            "this host serves no volumes: set give.root in /etc/zfsilo/zfsilod.toml",
+            "this host serves no volumes: set server.root in /etc/zfsilo/zfsilod.toml",
             reason="NO_ROOT",
         )
 

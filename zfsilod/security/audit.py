@@ -94,8 +94,8 @@ class Audit:
         sentence = f"{caller}: {action} {subject}: {outcome.lower().replace('_', ' ')}"
         if outcome == "NEEDS_REPAIR":
             sentence += f": zfsiloctl operation repair {operation}"
-        about = {OF_UNIT: unit} if unit else {}
-        self.write(_line(sentence), {MARK: "1", **fields, **about})
+        resource = {OF_UNIT: unit} if unit else {}
+        self.write(_line(sentence), {MARK: "1", **fields, **resource})
 
 
 def _unit(subject: str) -> str:

@@ -40,7 +40,7 @@ class Difference(Record):
     reason: str = ""  # LOST, CONFLICT, UNKNOWN or NOT_RESTORED where there is a problem
 
 
-class Findings(Record):
+class DriftReport(Record):
     """What differs of one volume."""
 
     volume: str
@@ -70,7 +70,7 @@ Problem = Callable[[Action], tuple[str, str]]
 PROBLEMS: dict[str, type[ZfsiloError]] = {LOST: FailedPrecondition, CONFLICT: Conflict}
 
 
-async def survey(service: Service, names: tuple[str, ...] = ()) -> list[Findings]:
+async def survey(service: Service, names: tuple[str, ...] = ()) -> list[DriftReport]:
     """Compare the volumes of these names, or all, with the host; those at work are left out."""
     with service.store.read() as txn:
         found = [volume_view(txn, name) for name in names] if names else list(volume_views(txn))
@@ -79,21 +79,23 @@ async def survey(service: Service, names: tuple[str, ...] = ()) -> list[Findings
     machine = await service.look(
         partial(service.machine.surveyed, datasets), timeout_s=DATASETS_DEADLINE_S
     )
-    findings: list[Findings] = []
+    reports: list[DriftReport] = []
     for start in range(0, len(idle), AT_ONCE):
         some = idle[start : start + AT_ONCE]
         compared = partial(_compare_all, some, machine, service.settings)
-        findings += await service.look(compared)
-    return findings
+        reports += await service.look(compared)
+    return reports
 
 
-def _compare_all(found: list[VolumeView], machine: Machine, settings: Settings) -> list[Findings]:
+def _compare_all(
+    found: list[VolumeView], machine: Machine, settings: Settings
+) -> list[DriftReport]:
     return [compare(each, machine, settings) for each in found]
 
 
-def compare(found: VolumeView, machine: Machine, settings: Settings) -> Findings:
+def compare(found: VolumeView, machine: Machine, settings: Settings) -> DriftReport:
     """Probe every fact of one volume."""
-    return Findings(
+    return DriftReport(
         volume=found.id,
         uid=found.uid,
         differences=(
@@ -206,9 +208,9 @@ def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def note(txn: Transaction, findings: list[Findings], complaints: dict[str, str]) -> None:
+def note(txn: Transaction, reports: list[DriftReport], complaints: dict[str, str]) -> None:
     """Keep what is wrong with volumes, for all who look at them; write only what changed."""
-    for each in findings:
+    for each in reports:
         problems = dict.fromkeys(p.problem for p in each.problems)
         failed = () if problems else (complaints.get(each.volume, ""),)
         sentences = tuple(filter(None, (*problems, *failed)))

@@ -46,13 +46,13 @@ class Servers(Protocol):
     async def rotate(self, server: str, volume: str) -> None: ...
 
 
-class Driver:
+class Executor:
     """The operations of a service on their way."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self.news = asyncio.Condition()  # notified when any operation changed
-        self._in_hand: Counter[str] = Counter()
+        self.changes = asyncio.Condition()  # notified when any operation changed
+        self._held: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self.batches: dict[str, list[str]] = {}  # those launched by this daemon
         self.listeners: list[Callable[[Operation], None]] = []
@@ -60,16 +60,16 @@ class Driver:
     @property
     def is_busy(self) -> bool:
         """Whether the daemon itself is at any operation."""
-        return bool(self._in_hand)
+        return bool(self._held)
 
     async def close(self) -> None:
         """Let what was begun come to rest: launches and remote moves, not operations."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_DEADLINE_S)
 
-    def has_in_hand(self, operation_id: str) -> bool:
+    def is_held(self, operation_id: str) -> bool:
         """Tell whether the daemon itself is at this operation: preparing or launching it."""
-        return self._in_hand[operation_id] > 0
+        return self._held[operation_id] > 0
 
     async def launch_batch(self, begun: list[Operation]) -> None:
         """Launch the unit of a batch whose operations are stored."""
@@ -80,33 +80,33 @@ class Driver:
         except ZfsiloError as error:
             log.error("the batch %s was not started: %s", begun[0].batch, error.message)
             for operation in begun:
-                await self.call_off(operation, error)
+                await self.abort_unstarted(operation, error)
 
     @contextlib.contextmanager
-    def hand(self, operation_id: str) -> Iterator[None]:
+    def hold(self, operation_id: str) -> Iterator[None]:
         """Keep the watchman away from an operation that the daemon itself is at."""
-        self._in_hand[operation_id] += 1
+        self._held[operation_id] += 1
         try:
             yield
         finally:
-            self._in_hand -= Counter([operation_id])  # forgets who is at zero
+            self._held -= Counter([operation_id])  # forgets who is at zero
 
-    def go_on(self, operation: Operation) -> None:
+    def resume(self, operation: Operation) -> None:
         """Launch an operation, or make the remote move that it begins with."""
         self.announce(operation)
         action = operation.next_action
         if operation.ended:
             return
         if action is not None and isinstance(action.step, RemoteStep):
-            self._go_on_by(operation.id, self._pass_remote(operation))
+            self._resume_by(operation.id, self._pass_remote(operation))
         else:
-            self._go_on_by(operation.id, self._launch(operation))
+            self._resume_by(operation.id, self._launch(operation))
 
-    def _go_on_by(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
-        hand = self.hand(operation_id)
-        hand.__enter__()
+    def _resume_by(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
+        hold = self.hold(operation_id)
+        hold.__enter__()
         guarded = self._guarded(operation_id, work)
-        self.spawn(guarded).add_done_callback(lambda _task: hand.__exit__(None, None, None))
+        self.spawn(guarded).add_done_callback(lambda _task: hold.__exit__(None, None, None))
 
     async def _guarded(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
         """Leave what fails here to the watchman, which looks at all that has not ended."""
@@ -127,15 +127,15 @@ class Driver:
             await self._service.launcher.start(operation)
         except ZfsiloError as error:
             log.error("operation %s was not started: %s", operation.id, error.message)
-            await self.call_off(operation, error)
+            await self.abort_unstarted(operation, error)
 
-    async def call_off(self, operation: Operation, error: ZfsiloError) -> None:
+    async def abort_unstarted(self, operation: Operation, error: ZfsiloError) -> None:
         """End an operation that could not be launched and has moved nothing yet."""
         failed = operation.but(failure=failure_of(error, "start"))
         if all(action.status == "PENDING" for action in operation.actions):
             self.announce(await self._service.write(lambda txn: txn.finish(failed, "ROLLED_BACK")))
 
-    def poke(self, unit: str) -> None:
+    def refresh(self, unit: str) -> None:
         """Look again at the operations of a unit, of which something changed."""
         live = [each for each in self.batches.get(unit, [unit]) if self._look_at(each)]
         if not live:
@@ -148,7 +148,7 @@ class Driver:
         if operation is None:
             return False  # left out of its batch, or of a batch of an earlier daemon
         if operation.state == "WAITING":
-            self._go_on_by(operation.id, self._pass_remote(operation))
+            self._resume_by(operation.id, self._pass_remote(operation))
         else:
             self.announce(operation)
         return not operation.ended
@@ -162,12 +162,12 @@ class Driver:
     async def changed(self, timeout_s: float) -> None:
         """Wait until any operation changed, at most this long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self.news:
-                await self.news.wait()
+            async with asyncio.timeout(timeout_s), self.changes:
+                await self.changes.wait()
 
     async def _wake(self) -> None:
-        async with self.news:
-            self.news.notify_all()
+        async with self.changes:
+            self.changes.notify_all()
 
     async def _pass_remote(self, operation: Operation) -> None:
         """Make the remote move that an operation waits at, then go on or roll back."""
@@ -182,7 +182,7 @@ class Driver:
         if passed.state == "FAILED":
             await self._service.launcher.rollback(passed)
         else:
-            self.go_on(passed)
+            self.resume(passed)
 
     async def _report(self, operation: Operation) -> Operation:
         index, step = next(

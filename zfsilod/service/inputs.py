@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
-from zfsilod.model.records import Attachment, Debt
+from zfsilod.model.records import Attachment, PendingRelease
 from zfsilod.requests import attach, rotate_secrets
 from zfsilod.requests.detach import Descent
 
@@ -54,7 +54,7 @@ async def _fetch(service: Service, request: attach.Connect, operation_id: str) -
     else:
         return attach.Fetched(connection, chap, published="")
     _check_not_fenced(service, request)
-    owed = Debt(id=operation_id, server=request.server, volume=request.volume)
+    owed = PendingRelease(id=operation_id, server=request.server, volume=request.volume)
     await service.write(lambda txn: txn.put(owed))
     await service.servers.publish(request.server, request.volume, client_operation=operation_id)
     connection, chap = await service.servers.fetch(request.server, request.volume)
@@ -65,7 +65,7 @@ def _check_not_fenced(service: Service, request: attach.Connect) -> None:
     """Refuse to publish anew, by itself, what was taken from this host meanwhile."""
     with service.store.read() as txn:
         found = txn.get(Attachment, request.id)
-    if found is not None and request.is_about(found):
+    if found is not None and request.is_for(found):
         raise FailedPrecondition(
             f"{request.volume} was taken from this host (its publication {found.epoch} is gone): "
             f"zfsiloctl volume disconnect --force {request.id}, then connect again",
@@ -78,7 +78,7 @@ async def _is_lost(service: Service, request: Descent) -> bool:
     """Tell whether the session of a way down is lost: not one that is back soon."""
     with service.store.read() as txn:
         found = request.attachment(txn)
-    if found is None or found.height == "ABSENT":
+    if found is None or found.state == "ABSENT":
         return False
     until = time.monotonic() + service.recovery_s
     while await service.look(partial(service.machine.iscsi.is_lost, found.disk)):

@@ -42,7 +42,7 @@ async def clear(
     if not first and isinstance(request, Connect) and isinstance(seen, Fetched):
         first = await _leftovers(service, request, seen)
     for each in first:
-        operation = await service.begin(each, caller=caller)
+        operation = await service.submit(each, caller=caller)
         await service.wait(operation.id, until - time.monotonic())
 
 
@@ -52,7 +52,7 @@ def obstacles(request: Request, txn: Transaction, seen: object) -> Sequence[Requ
         return request.fences(txn)
     if isinstance(request, Connect) and isinstance(seen, Fetched):
         found = txn.get(Attachment, request.id)
-        if found is not None and request.is_about(found) and found.epoch < seen.connection.epoch:
+        if found is not None and request.is_for(found) and found.epoch < seen.connection.epoch:
             # Its secrets are worth nothing any more.
             return [Disconnect(id=request.id, force=True, epoch=found.epoch)]
     return []

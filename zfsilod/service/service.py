@@ -1,6 +1,6 @@
 """The application layer: plan a request, store its operation, launch it, and tell when it ended.
 
-Both front ends and all internal callers come through `begin` and `wait`. The order is always the
+Both front ends and all internal callers come through `submit` and `wait`. The order is always the
 same: look at the host (in a thread), then in one transaction read, plan, claim and store, then
 launch. Whatever systemd says later is only a hint to read the store again: the store alone decides.
 """
@@ -30,11 +30,11 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import (
     Action,
     Attachment,
-    Debt,
     Failure,
     Host,
     HostStep,
     Operation,
+    PendingRelease,
     Publication,
     failure_of,
 )
@@ -45,8 +45,8 @@ from zfsilod.requests.request import Plan, Request, Settings, View
 from zfsilod.requests.volumes import need_root
 from zfsilod.security.audit import Audit
 from zfsilod.service import inputs, prerequisites
-from zfsilod.service.drift import Findings, note, survey
-from zfsilod.service.executor import Driver, Launcher, Servers
+from zfsilod.service.drift import DriftReport, note, survey
+from zfsilod.service.executor import Executor, Launcher, Servers
 from zfsilod.service.stats import stats
 from zfsilod.storage.volume_view import volume_view
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 STORE_DEADLINE_S = 10
 LOOK_DEADLINE_S = 20
-BEGIN_DEADLINE_S = 20
+SUBMIT_DEADLINE_S = 20
 WATCH_AT_ONCE = 1000
 RECOVERY_S = 5  # in which a session that broke may come back before it counts as lost
 RETRY_LOOK_S = 5  # in case that the hint at the end of a retry is lost
@@ -91,15 +91,15 @@ class Service:
         self.recovery_s = RECOVERY_S
         self._writer = ThreadPoolExecutor(1, "store")
         self._lookers = ThreadPoolExecutor(8, "look")
-        self.driver = Driver(self)
+        self.executor = Executor(self)
         self.audit = Audit()
-        self.driver.listeners.append(self.audit.operation)
+        self.executor.listeners.append(self.audit.operation)
         self.hanging: set[str] = set()  # volumes whose filesystems are being asked (stats.py)
 
     # Requests
 
-    async def begin(
-        self, request: Request, *, caller: str, deadline_s: float = BEGIN_DEADLINE_S
+    async def submit(
+        self, request: Request, *, caller: str, deadline_s: float = SUBMIT_DEADLINE_S
     ) -> Operation:
         """Store the operation of a request and launch it; an equal running one is joined.
 
@@ -110,7 +110,7 @@ class Service:
         if standing:
             return standing
         operation_id = new_ulid()
-        with self.driver.hand(operation_id):
+        with self.executor.hold(operation_id):
             try:
                 found = await self._claim(request, caller, operation_id, until)
             except (AlreadyExists, FailedPrecondition):
@@ -121,14 +121,14 @@ class Service:
                     raise
                 return standing
             if found.id == operation_id:
-                self.driver.go_on(found)
+                self.executor.resume(found)
         return found
 
     async def _stand(self, request: Request, caller: str) -> Operation | None:
         """Store and return an operation that is born done, when it is so already."""
         standing = await self._already(request, caller)
         if standing:
-            self.driver.announce(await self.write(lambda txn: txn.put(standing)))
+            self.executor.announce(await self.write(lambda txn: txn.put(standing)))
         return standing
 
     async def _claim(
@@ -140,29 +140,29 @@ class Service:
                 since = txn.revision()
             seen = await inputs.see(self, request, operation_id)
             await prerequisites.clear(self, request, seen, caller, until)
-            begin = partial(self._begin_in, request, seen, since, caller, operation_id)
-            found = await self.write(begin)
+            submit = partial(self._submit_in, request, seen, since, caller, operation_id)
+            found = await self.write(submit)
             if found.id == operation_id or found.fingerprint == request.fingerprint():
                 return found
             await prerequisites.press(self, request, found)
             await self._wait_for_claim(found, until)
 
-    async def begin_batch(self, requests: Sequence[Request], *, caller: str) -> list[Operation]:
+    async def submit_batch(self, requests: Sequence[Request], *, caller: str) -> list[Operation]:
         """Store operations that one unit runs one by one, and launch it.
 
         What something else is at work on is left out, as is what its plan refuses by now.
         """
         batch = new_ulid()
-        self.driver.batches[batch] = ids = [new_ulid() for _request in requests]
+        self.executor.batches[batch] = ids = [new_ulid() for _request in requests]
         with contextlib.ExitStack() as hands:
             for operation_id in ids:
-                hands.enter_context(self.driver.hand(operation_id))
-            begun = await self.write(partial(self._begin_all, requests, ids, batch, caller))
+                hands.enter_context(self.executor.hold(operation_id))
+            begun = await self.write(partial(self._submit_all, requests, ids, batch, caller))
             if begun:
-                await self.driver.launch_batch(begun)
+                await self.executor.launch_batch(begun)
         return begun
 
-    def _begin_all(
+    def _submit_all(
         self,
         requests: Sequence[Request],
         ids: Sequence[str],
@@ -177,7 +177,7 @@ class Service:
                 planned = request.plan(view, None)
                 if not any(txn.claimant(thing) for thing in planned.claims):
                     operation = planned.operation(request, view).but(batch=batch)
-                    begun.append(txn.begin(operation))
+                    begun.append(txn.add_operation(operation))
         return begun
 
     async def plan(self, request: Request, *, caller: str) -> Operation:
@@ -212,34 +212,34 @@ class Service:
     async def ended(self, operation_id: str, timeout_s: float) -> Operation:
         """Wait until an operation ended or needs repair, and return it as it is then."""
         try:
-            async with asyncio.timeout(timeout_s), self.driver.news:
+            async with asyncio.timeout(timeout_s), self.executor.changes:
                 while True:
                     operation = self.operation(operation_id)
                     if operation.ended or operation.state == "NEEDS_REPAIR":
                         return operation
-                    await self.driver.news.wait()
+                    await self.executor.changes.wait()
         except TimeoutError:
             raise DeadlineExceeded(
                 f"operation {operation_id} still runs: zfsiloctl operation wait {operation_id}",
                 operation=operation_id,
             ) from None
 
-    async def sync(self, volume_id: str, *, caller: str) -> tuple[Operation, Findings]:
+    async def sync(self, volume_id: str, *, caller: str) -> tuple[Operation, DriftReport]:
         """Begin to make a volume's facts what its record says; tell what differs.
 
         Raises what cannot just be put right: a lost zvol, a foreign thing in our place.
         """
         found = await self.survey(volume_id)
         found.check()
-        return await self.begin(sync.SyncVolume(id=volume_id), caller=caller), found
+        return await self.submit(sync.SyncVolume(id=volume_id), caller=caller), found
 
-    async def survey(self, volume_id: str) -> Findings:
+    async def survey(self, volume_id: str) -> DriftReport:
         """Return what differs of a volume; nothing while an operation is at work on it."""
-        findings = await survey(self, (volume_id,))
-        if not findings:
-            return Findings(volume=volume_id, uid="")
-        await self.write(partial(note, findings=findings, complaints={}))
-        return findings[0]
+        reports = await survey(self, (volume_id,))
+        if not reports:
+            return DriftReport(volume=volume_id, uid="")
+        await self.write(partial(note, reports=reports, complaints={}))
+        return reports[0]
 
     async def sync_all(self, *, caller: str, validate_only: bool = False) -> Report:
         """Sync every volume that differs, or only tell which do."""
@@ -264,7 +264,7 @@ class Service:
             now = self.operation(operation.id)
             if now.ended or now.attempts != operation.attempts:
                 return now
-            await self.driver.changed(RETRY_LOOK_S)
+            await self.executor.changed(RETRY_LOOK_S)
 
     async def abandon(self, operation_id: str) -> Operation:
         """Let go of an operation that cannot be taken back; what it has made stays behind.
@@ -286,7 +286,7 @@ class Service:
         self.operation(operation_id)  # or NotFound
         abandoned = await self.write(let_go)
         log.warning("operation %s (%s) was abandoned", abandoned.id, abandoned.title)
-        self.driver.announce(abandoned)
+        self.executor.announce(abandoned)
         return abandoned
 
     async def repair(self, operation_id: str) -> Operation:
@@ -300,23 +300,28 @@ class Service:
         """Yield operations as they change, oldest change first, from behind a revision."""
         while True:
             with self.store.read() as txn:
-                news = list(islice(txn.changed_after(after_revision), WATCH_AT_ONCE))
-            for operation in news:
+                changes = list(islice(txn.changed_after(after_revision), WATCH_AT_ONCE))
+            for operation in changes:
                 after_revision = operation.revision
                 yield operation
-            if not news:
-                async with self.driver.news:
-                    await self.driver.news.wait()
+            if not changes:
+                async with self.executor.changes:
+                    await self.executor.changes.wait()
 
     def holds_anything(self) -> bool:
         """Tell whether something is published, attached, owed, under way or to repair."""
         with self.store.read() as txn:
-            held = (txn.scan(Publication), txn.scan(Attachment), txn.scan(Debt), txn.live())
-            return self.driver.is_busy or any(next(each, None) for each in held)
+            held = (
+                txn.scan(Publication),
+                txn.scan(Attachment),
+                txn.scan(PendingRelease),
+                txn.live(),
+            )
+            return self.executor.is_busy or any(next(each, None) for each in held)
 
     async def close(self) -> None:
         """Let what was begun come to rest: launches and remote moves, not operations."""
-        await self.driver.close()
+        await self.executor.close()
         self._writer.shutdown(wait=False)
         self._lookers.shutdown(wait=False)
 
@@ -432,7 +437,7 @@ class Service:
             before=before,
         )
 
-    def _begin_in(
+    def _submit_in(
         self,
         request: Request,
         seen: object,
@@ -465,7 +470,7 @@ class Service:
         operation = plan.operation(request, view)
         if not plan.actions:
             return txn.finish(operation, "DONE")
-        return txn.begin(operation)
+        return txn.add_operation(operation)
 
     def _owner(self, txn: Transaction, owner: str) -> Operation:
         found = txn.get(Operation, owner)

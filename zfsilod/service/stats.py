@@ -36,7 +36,7 @@ class Stats(NamedTuple):
 async def stats(service: Service, found: VolumeView) -> Stats:
     """Return a volume's figures: of its filesystem where it is staged, else of its zvol."""
     here, volume = found.attachment, found.volume
-    if here is not None and here.height in ("STAGED", "MOUNTED"):
+    if here is not None and here.state in ("STAGED", "MOUNTED"):
         return await _of_attachment(service, here)
     if volume is not None:
         return await _of_volume(service, volume)
@@ -81,7 +81,7 @@ async def broken_sessions(service: Service) -> dict[str, str]:
         used = [
             each
             for each in txn.scan(Attachment)
-            if each.height != "ABSENT" and not txn.claimant(f"attachment/{each.id}")
+            if each.state != "ABSENT" and not txn.claimant(f"attachment/{each.id}")
         ]
     iscsi = service.machine.iscsi
     found = await service.look(lambda: {each.id: iscsi.problem(each.disk) for each in used})

@@ -17,21 +17,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from zfsilod.engine.plans import filled
+from zfsilod.engine.plans import apply_observed
 from zfsilod.model.chap import load_key, seal, unseal
 from zfsilod.model.errors import Busy, FailedPrecondition, ResourceExhausted, StoreCorrupt
 from zfsilod.model.record import Record, Stored, from_plain, to_plain
 from zfsilod.model.records import Operation, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from zfsilod.model.chap import Chap
     from zfsilod.model.records import Change, OperationState
 
-SCHEMA = 2  # each number has its migration from the one before in MIGRATIONS
+SCHEMA = 3  # migrations.py has the way from each number to the next
 HEAD_ROOM = 0.9  # beyond this share of the map nothing new begins, so that what runs can end
+RECORD = b'{"is":'  # how the value of a record begins
 MAX_KEY_BYTES = 400  # LMDB allows 511; longer names are hashed
 DEFAULT_SIZE_BYTES = 1 << 30
 
@@ -68,8 +69,26 @@ class Transaction:
 
     def scan_plain(self, kind: type[R]) -> Iterator[dict[str, Any]]:
         """Yield the records of a class as they are stored: for counting very many of them."""
-        for _key_bytes, raw in self._range(f"{kind.bucket()}/".encode(), ""):
+        return self.scan_bucket(kind.bucket())
+
+    def scan_bucket(self, bucket: str) -> Iterator[dict[str, Any]]:
+        """Yield the records of a bucket as they are stored, in whichever schema."""
+        for _key_bytes, raw in self._range(f"{bucket}/".encode(), ""):
             yield json.loads(raw)
+
+    def rewrite(self, change: Callable[[Any], Any]) -> None:
+        """Write every record as `change` returns it, in the form that JSON has: a migration."""
+        for key_bytes, raw in list(self._range(b"", "")):
+            if raw.startswith(RECORD) and not key_bytes.startswith(b"secret/"):
+                self._handle.put(key_bytes, _as_json(change(json.loads(raw))))
+
+    def live_units(self) -> set[str]:
+        """Return the units of the operations that have not ended, in whichever schema."""
+        stored = (
+            self.get_raw("operation", each.decode()) for _key, each in self._range(b"live/", "")
+        )
+        plain = [json.loads(raw) for raw in stored if raw is not None]
+        return {operation["batch"] or operation["id"] for operation in plain}
 
     def scan_below(self, kind: type[R], key: str) -> Iterator[R]:
         """Yield the records whose key begins with `key/`: the publications of one volume."""
@@ -178,7 +197,7 @@ class Transaction:
             raise StoreCorrupt(f"the store has no operation {operation_id.decode()}")
         return found
 
-    def begin(self, operation: Operation) -> Operation:
+    def add_operation(self, operation: Operation) -> Operation:
         """Store a new operation and claim its things, which must be free (see `claimant`)."""
         for thing in operation.claims:
             owner = self.claimant(thing)
@@ -203,7 +222,7 @@ class Transaction:
         if change.record is None:
             self.drop(change.bucket, change.key)
         else:
-            self.put(filled(change.record, facts))
+            self.put(apply_observed(change.record, facts))
 
     def _range(self, prefix: bytes, after: str) -> Iterator[tuple[bytes, bytes]]:
         with self._handle.cursor() as cursor:
@@ -269,7 +288,9 @@ class Store:
         return store
 
     def migrate(self) -> None:
-        """Bring an older store to this schema, in one transaction; no worker may be at work."""
+        """Bring an older store to this schema, in one transaction; no worker may run."""
+        from zfsilod.storage.migrations import MIGRATIONS  # the worker never migrates
+
         with self.change() as txn:
             for number in range(txn.schema(), SCHEMA):
                 MIGRATIONS[number](txn)
@@ -378,16 +399,6 @@ def other_schema(found: int) -> FailedPrecondition:
     )
 
 
-def _count_promises(txn: Transaction) -> None:
-    """Schema 2 counts what thin volumes promise, so that a creation need not look at them all."""
-    promised = sum(_thin_bytes(each) for each in txn.scan(Volume))
-    txn.put_raw("meta", "promised", str(promised).encode())
-
-
-MIGRATIONS = {1: _count_promises}
-"""What brings a store from a schema to the next."""
-
-
 def _thin_bytes(volume: Volume | None) -> int:
     return volume.capacity_bytes if volume is not None and volume.thin else 0
 
@@ -415,7 +426,11 @@ def _key(bucket: str, key: str) -> bytes:
 
 
 def _encode(record: Record) -> bytes:
-    return json.dumps(to_plain(record), separators=(",", ":")).encode()
+    return _as_json(to_plain(record))
+
+
+def _as_json(plain: object) -> bytes:
+    return json.dumps(plain, separators=(",", ":")).encode()
 
 
 @lru_cache(maxsize=1024)  # records are frozen, and readers ask for the same ones again

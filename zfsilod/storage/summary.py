@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Condition, Debt, Host, Publication, Volume
+from zfsilod.model.records import Attachment, Condition, Host, PendingRelease, Publication, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Used(NamedTuple):
     """What is kept of an attachment."""
 
     serial: str
-    height: str
+    state: str
 
 
 class Summary:
@@ -58,15 +58,15 @@ class Summary:
             for each in txn.scan_plain(Volume)
         }
         self.attachments = {
-            each["id"]: Used(each["disk"]["serial"], each["height"])
+            each["id"]: Used(each["disk"]["serial"], each["state"])
             for each in txn.scan_plain(Attachment)
         }
         self.publications = Counter(each["volume"] for each in txn.scan_plain(Publication))
         self.hosts = sum(1 for _each in txn.scan_plain(Host))
-        self.debts = sum(1 for _each in txn.scan_plain(Debt))
+        self.pending_releases = sum(1 for _each in txn.scan_plain(PendingRelease))
         live = list(txn.live())
         self.operations: Counter[str] = Counter(each.state for each in live)
-        self.heights = Counter(self._heights())
+        self.states = Counter(self._states())
         self.attention = (
             *(
                 Attention(
@@ -80,14 +80,14 @@ class Summary:
             *self._conditions(txn),
         )
 
-    def _heights(self) -> Iterator[str]:
-        """Yield every volume's height, as views.View has it."""
+    def _states(self) -> Iterator[str]:
+        """Yield every volume's state, as views.View has it."""
         for name in self.volumes.keys() | self.attachments.keys():
             here = self.attachments.get(name)
-            if name in self.volumes and (here is None or here.height == "ABSENT"):
+            if name in self.volumes and (here is None or here.state == "ABSENT"):
                 yield "PUBLISHED" if self.publications[name] else "CREATED"
             elif here is not None:
-                yield here.height
+                yield here.state
 
     def _conditions(self, txn: Transaction) -> Iterator[Attention]:
         found = list(txn.scan_plain(Condition))

@@ -25,7 +25,7 @@ def upgrade(store: Store, locks: Path) -> None:
     with store.read() as txn:
         if txn.schema() >= SCHEMA:
             return
-        units = sorted({operation.unit for operation in txn.live()})
+        units = sorted(txn.live_units())
     with ExitStack() as held:
         for unit in units:
             path = locks / f"{unit}.lock"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zfsilod.storage.store import Transaction
 
-HEIGHTS = ("ABSENT", "CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
+STATES = ("ABSENT", "CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
 
 
 class VolumeView(Record):
@@ -43,10 +43,10 @@ class VolumeView(Record):
         return self.attachment.disk.serial if self.attachment else ""
 
     @property
-    def height(self) -> str:
-        """The highest height on this host, one of HEIGHTS."""
-        if self.attachment is not None and self.attachment.height != "ABSENT":
-            return self.attachment.height
+    def state(self) -> str:
+        """The highest state on this host, one of HEIGHTS."""
+        if self.attachment is not None and self.attachment.state != "ABSENT":
+            return self.attachment.state
         if self.volume is None:
             return "ABSENT"
         return "PUBLISHED" if self.publications else "CREATED"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Step
 
 
-class Place(Record):
+class SandboxPart(Record):
     """A part of the host, and what it takes to change it."""
 
     steps: tuple[type[Step], ...]
@@ -31,7 +31,7 @@ class Place(Record):
     mounts: bool = False  # in the host's mount namespace
 
 
-POOL = Place(
+POOL = SandboxPart(
     steps=(
         steps.Zvol,
         steps.ZvolSize,
@@ -39,11 +39,11 @@ POOL = Place(
         steps.InTrash,
         steps.Cut,
         steps.Clone,
-        steps.Thick,
+        steps.Reserved,
     ),
     capabilities=("CAP_SYS_ADMIN",),
 )
-TARGET = Place(
+TARGET = SandboxPart(
     steps=(
         steps.Backstore,
         steps.Target,
@@ -52,7 +52,7 @@ TARGET = Place(
         steps.Enabled,
         steps.NoSession,
         steps.Fenced,
-        steps.NobodyAdmitted,
+        steps.NoUnknownAcls,
         steps.Acl,
         steps.MappedLun,
         steps.NoExport,
@@ -62,16 +62,16 @@ TARGET = Place(
     capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE"),  # the kernel shows secrets to the first only
     calls=("@module",),
 )
-INITIATOR = Place(
+INITIATOR = SandboxPart(
     steps=(
         steps.Node,
         steps.NoNode,
         steps.Session,
-        steps.Dropped,
+        steps.SessionDropped,
         steps.DiskSize,
         steps.NodeSecrets,
         steps.SessionSecrets,
-        steps.Answering,
+        steps.DiskResponsive,
     ),
     # The kernel tells iscsiadm the handle of a transport for the first only: without it a logout
     # finds no session, and says that it went well. It also shows and takes the secrets of sessions
@@ -80,16 +80,16 @@ INITIATOR = Place(
     calls=("@module",),
     paths=("/etc/iscsi", "/var/lib/iscsi", "/run/lock"),
 )
-MOUNTS = Place(
+MOUNTS = SandboxPart(
     steps=(
         steps.Formatted,
-        steps.Renewed,
-        steps.Detached,
+        steps.FilesystemUuidRegenerated,
+        steps.LazyUnmounted,
         steps.MountPoint,
-        steps.Staged,
-        steps.Fills,
-        steps.Bound,
-        steps.DeviceBound,
+        steps.StagingMount,
+        steps.FilesystemGrown,
+        steps.BindMount,
+        steps.DeviceBindMount,
     ),
     # To mount; to grow ext4 in use; to make a mount point in anybody's folder; to tell who is in
     # the way of an unmount.
@@ -103,7 +103,7 @@ MOUNTS = Place(
     calls=("@mount",),
     mounts=True,
 )
-PLACES = (POOL, TARGET, INITIATOR, MOUNTS)
+SANDBOX_PARTS = (POOL, TARGET, INITIATOR, MOUNTS)
 OWN_PATHS = ("/var/lib/zfsilo", "/run/zfsilo")
 
 ALWAYS = {
@@ -130,10 +130,10 @@ APART = {  # each of them makes a mount namespace
 def sandbox(needed: Iterable[Step]) -> dict[str, str]:
     """Return the settings of a unit that makes these steps, as a unit file has them."""
     kinds = {type(step) for step in needed}
-    return settings([place for place in PLACES if kinds & set(place.steps)])
+    return settings([place for place in SANDBOX_PARTS if kinds & set(place.steps)])
 
 
-def settings(places: Iterable[Place]) -> dict[str, str]:
+def settings(places: Iterable[SandboxPart]) -> dict[str, str]:
     """Return the settings of a unit that changes these places."""
     found = list(places)
     calls = {each for place in found for each in place.calls}

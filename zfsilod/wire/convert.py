@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Volume,
     )
     from zfsilod.requests.deletion import Dependents
-    from zfsilod.service.drift import Fact, Findings
+    from zfsilod.service.drift import DriftReport, Fact
     from zfsilod.storage.volume_view import VolumeView
 
 N = TypeVar("N", bound=str)
@@ -97,18 +97,18 @@ DEPENDENTS: Enum[Dependents] = Enum(
     "way with dependents",
     {"REFUSE": volume_pb2.DEPENDENTS_REFUSE, "KEEP": volume_pb2.DEPENDENTS_KEEP},
 )
-HEIGHTS: Enum[str] = Enum(
-    "height",
+VOLUME_STATES: Enum[str] = Enum(
+    "state",
     {
-        "ABSENT": volume_pb2.HEIGHT_ABSENT,
-        "CREATED": volume_pb2.HEIGHT_CREATED,
-        "PUBLISHED": volume_pb2.HEIGHT_PUBLISHED,
-        "CONNECTED": volume_pb2.HEIGHT_CONNECTED,
-        "STAGED": volume_pb2.HEIGHT_STAGED,
-        "MOUNTED": volume_pb2.HEIGHT_MOUNTED,
+        "ABSENT": volume_pb2.STATE_ABSENT,
+        "CREATED": volume_pb2.STATE_CREATED,
+        "PUBLISHED": volume_pb2.STATE_PUBLISHED,
+        "CONNECTED": volume_pb2.STATE_CONNECTED,
+        "STAGED": volume_pb2.STATE_STAGED,
+        "MOUNTED": volume_pb2.STATE_MOUNTED,
     },
 )
-STATES: Enum[OperationState] = Enum(
+OPERATION_STATES: Enum[OperationState] = Enum(
     "state of an operation",
     {
         "RUNNING": operation_pb2.OPERATION_STATE_RUNNING,
@@ -121,7 +121,7 @@ STATES: Enum[OperationState] = Enum(
     },
 )
 ACTION_STATUSES: Enum[ActionStatus] = Enum(
-    "mark",
+    "action status",
     {
         "PENDING": operation_pb2.ACTION_STATUS_PENDING,
         "UNCHANGED": operation_pb2.ACTION_STATUS_UNCHANGED,
@@ -142,7 +142,7 @@ def volume(view: VolumeView) -> volume_pb2.Volume:
     return volume_pb2.Volume(
         name=f"volumes/{view.id}",
         id=view.id,
-        height=HEIGHTS.number(view.height),
+        state=VOLUME_STATES.number(view.state),
         etag=view.etag,
         create_time=_time(record.created_at),
         update_time=_time(record.updated_at),
@@ -156,7 +156,7 @@ def volume(view: VolumeView) -> volume_pb2.Volume:
     )
 
 
-def differences(found: Findings) -> list[volume_pb2.Difference]:
+def differences(found: DriftReport) -> list[volume_pb2.Difference]:
     """Return what differs of a volume."""
     return [
         volume_pb2.Difference(
@@ -278,7 +278,7 @@ def attachment(record: Attachment) -> volume_pb2.Attachment:
     return volume_pb2.Attachment(
         server=record.server,
         volume=record.volume,
-        height=HEIGHTS.number(record.height),
+        state=VOLUME_STATES.number(record.state),
         disk=volume_pb2.Disk(target=disk.target, serial=disk.serial, size_bytes=disk.size_bytes),
         portals=record.portals,
         mode=MODES.number(record.mode),
@@ -328,7 +328,7 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
     if not planned:
         told = {
             "name": f"operations/{record.id}",
-            "state": STATES.number(record.state),
+            "state": OPERATION_STATES.number(record.state),
             "create_time": _time(record.created_at),
             "end_time": _time(record.ended_at),
             "progress": record.progress,

@@ -1,4 +1,4 @@
-"""csi-sanity: how it is run, and what came of it."""
+"""Runs csi-sanity, the conformance suite of CSI, and counts its results."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PATH_COMMANDS = {
 }
 
 
-class Result(NamedTuple):
-    """How many specs ended how."""
+class SanityResult(NamedTuple):
+    """The number of specs by outcome."""
 
     passed: int
     failed: int
@@ -30,21 +30,24 @@ class Result(NamedTuple):
     skipped: int
 
 
-class Run(NamedTuple):
-    """What one run is told."""
+EXPECTED = SanityResult(passed=95, failed=0, pending=1, skipped=0)
+
+
+class SanityRun(NamedTuple):
+    """The options of one run."""
 
     access_type: str  # mount or block
     endpoint: str
-    mount: str  # folders on the node
+    mount: str  # directories on the node
     staging: str
-    commands: Mapping[str, Path]  # create, remove and check of a path on the node
+    commands: Mapping[str, Path]  # programs that create, remove and check a path on the node
     log: Path
-    controller: str = ""  # the controller's endpoint, when it is another process
+    controller: str = ""  # endpoint of the controller if it is another process
     size_bytes: int = 1 << 30
 
 
-def sanity(run: Run, *more: str) -> Result:
-    """Run the suite, and return how it ended; all it said is in the log."""
+def sanity(run: SanityRun) -> SanityResult:
+    """Run the suite and return its result; its output is in the log."""
     mutable = run.log.with_suffix(".mutable.yaml")
     mutable.write_text("zfs.compression: zstd\n")
     flags = {
@@ -60,18 +63,19 @@ def sanity(run: Run, *more: str) -> Result:
         "ginkgo.timeout": f"{TIMEOUT_S}s",
         "ginkgo.no-color": "true",
     }
-    for verb, names in PATH_COMMANDS.items():
-        flags |= {f"csi.{name}": str(run.commands[verb]) for name in names}
+    for command, names in PATH_COMMANDS.items():
+        flags |= {f"csi.{name}": str(run.commands[command]) for name in names}
     words = [f"--{name}={value}" for name, value in flags.items() if value]
     with run.log.open("w") as log:
         subprocess.run(
-            [prepare() / "bin/csi-sanity", *words, *more], stdout=log, stderr=log,
-            stdin=subprocess.DEVNULL, timeout=TIMEOUT_S + 60, check=False,
-        )  # fmt: skip
-    return _result(run.log.read_text(errors="replace"))
-
-
-def _result(text: str) -> Result:
-    found = RESULT.findall(text)
-    assert found, f"the suite did not come to an end:\n{text[-3000:]}"
-    return Result(*map(int, found[-1]))
+            [prepare() / "bin/csi-sanity", *words],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            timeout=TIMEOUT_S + 60,
+            check=False,
+        )
+    text = run.log.read_text(errors="replace")
+    summaries = RESULT.findall(text)
+    assert summaries, f"csi-sanity printed no summary:\n{text[-3000:]}"
+    return SanityResult(*map(int, summaries[-1]))

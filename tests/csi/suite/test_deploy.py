@@ -1,4 +1,4 @@
-"""The manifests: made by the chart, right by Kubernetes' own schemas, as tight as they say."""
+"""Chart and manifests: rendered alike, valid by Kubernetes' schemas, pods without privileges."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ DEPLOY = ROOT / "csi/deploy"
 CHART = DEPLOY / "helm/zfsilo-csi"
 VALUES = DEPLOY / "manifests/values.yaml"
 MANIFESTS = DEPLOY / "manifests/zfsilo-csi.yaml"
-KUBERNETES = ("1.34", "1.35", "1.36", "1.37")  # from what the chart asks for to the newest known
-OWN = {  # schemas of what external-snapshotter adds to Kubernetes
+KUBERNETES = ("1.34", "1.35", "1.36", "1.37")  # from the chart's kubeVersion to the newest release
+SNAPSHOT_CLASSES = {  # of external-snapshotter, which has no schema in Kubernetes
     "VolumeSnapshotClass": "snapshot.storage.k8s.io/v1",
     "VolumeGroupSnapshotClass": "groupsnapshot.storage.k8s.io/v1",
 }
@@ -38,83 +38,81 @@ CLASS = {
 
 
 def rendered(*more: str) -> str:
-    words = [
-        "template",
-        "zfsilo-csi",
-        str(CHART),
-        "-n",
-        "zfsilo-csi",
-        "--kube-version",
-        KUBERNETES[0],
-    ]
-    done = subprocess.run(
-        [str(prepare() / "bin/helm"), *words, *more], capture_output=True, text=True, check=False
-    )
+    command = [str(prepare() / "bin/helm"), "template", "zfsilo-csi", str(CHART)]
+    command += ["-n", "zfsilo-csi", "--kube-version", KUBERNETES[0]]
+    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @cache
 def library(name: str) -> Any:
-    """Import what the set-up put beside helm."""
-    place = str(prepare() / "python")
-    if place not in sys.path:
-        sys.path.append(place)
+    """Import a package that tests/setup installed beside helm."""
+    packages = str(prepare() / "python")
+    if packages not in sys.path:
+        sys.path.append(packages)
     return __import__(name)
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    return [each for each in library("yaml").safe_load_all(text) if each]
+    return [item for item in library("yaml").safe_load_all(text) if item]
 
 
-def check(found: dict[str, Any]) -> None:
-    """Raise unless an object is right to the last field."""
-    if found["kind"] in OWN:
-        assert found["apiVersion"] == OWN[found["kind"]]
-        library("jsonschema").validate(found, CLASS)
+def object_of(kind: str) -> dict[str, Any]:
+    """Return the first object of a kind in the rendered manifests."""
+    return next(item for item in objects(MANIFESTS.read_text()) if item["kind"] == kind)
+
+
+def check(item: dict[str, Any]) -> None:
+    """Raise unless an object is valid and has no unknown field."""
+    if item["kind"] in SNAPSHOT_CLASSES:
+        assert item["apiVersion"] == SNAPSHOT_CLASSES[item["kind"]]
+        library("jsonschema").validate(item, CLASS)
     else:
         for version in KUBERNETES:
-            library("kubernetes_validate").validate(found, version, strict=True)
+            library("kubernetes_validate").validate(item, version, strict=True)
 
 
-def test_the_plain_manifests_are_what_the_chart_makes() -> None:
-    again = "helm template zfsilo-csi csi/deploy/helm/zfsilo-csi --kube-version 1.34 -n zfsilo-csi"
-    assert rendered("-f", str(VALUES)) == MANIFESTS.read_text(), f"render them anew: {again}"
+def test_the_manifests_are_the_rendered_chart() -> None:
+    command = (
+        "helm template zfsilo-csi csi/deploy/helm/zfsilo-csi --kube-version 1.34 -n zfsilo-csi"
+    )
+    assert rendered("-f", str(VALUES)) == MANIFESTS.read_text(), f"render them again: {command}"
 
 
-def test_every_object_is_right() -> None:
+def test_every_object_is_valid() -> None:
     files = [*(DEPLOY / "examples").glob("*.yaml"), DEPLOY / "manifests/namespace.yaml", MANIFESTS]
-    found = [each for path in files for each in objects(path.read_text())]
-    kinds = {each["kind"] for each in found}
-    assert {"CSIDriver", "Deployment", "DaemonSet", "StorageClass", *OWN} <= kinds
-    for each in found:
-        check(each)
+    items = [item for path in files for item in objects(path.read_text())]
+    kinds = {item["kind"] for item in items}
+    assert {"CSIDriver", "Deployment", "DaemonSet", "StorageClass", *SNAPSHOT_CLASSES} <= kinds
+    for item in items:
+        check(item)
 
 
-def test_a_wrong_field_is_found() -> None:
-    daemon_set = next(e for e in objects(MANIFESTS.read_text()) if e["kind"] == "DaemonSet")
+def test_an_unknown_field_is_refused() -> None:
+    daemon_set = object_of("DaemonSet")
     daemon_set["spec"]["template"]["spec"]["hostNetworks"] = True
     with pytest.raises(library("kubernetes_validate").ValidationError):
         check(daemon_set)
 
 
-def test_other_values_are_right_too() -> None:
-    for each in objects(
-        rendered(
-            "-f", str(VALUES), "--set", "snapshots=false", "--set", "volumeAttributesClasses=false",
-            "--set", "controller.nodeSelector.role=infra", "--set", "backends.b.server=b",
-            "--set", "backends.b.zones={one,two}",
-        )
-    ):  # fmt: skip
-        check(each)
+def test_objects_with_other_values_are_valid() -> None:
+    values = (
+        "snapshots=false",
+        "volumeAttributesClasses=false",
+        "controller.nodeSelector.role=infra",
+        "backends.b.server=b",
+        "backends.b.zones={one,two}",
+    )
+    for item in objects(rendered("-f", str(VALUES), *(f"--set={value}" for value in values))):
+        check(item)
 
 
-def test_the_configuration_of_the_chart_is_read(tmp_path: Path) -> None:
+def test_the_plugin_reads_the_configuration_of_the_chart(tmp_path: Path) -> None:
     from zfsilo_csi import config
 
-    found = next(each for each in objects(MANIFESTS.read_text()) if each["kind"] == "ConfigMap")
     path = tmp_path / "config.toml"
-    path.write_text(found["data"]["config.toml"])
+    path.write_text(object_of("ConfigMap")["data"]["config.toml"])
     settings = config.load(path)
     assert settings.backends["give"].join == "/etc/zfsilo-csi/backends/give.join"
     assert settings.backends["give"].zones == ["default"]
@@ -123,11 +121,8 @@ def test_the_configuration_of_the_chart_is_read(tmp_path: Path) -> None:
 
 
 def pods() -> dict[str, dict[str, Any]]:
-    found = objects(MANIFESTS.read_text())
     return {
-        each["kind"]: each["spec"]["template"]["spec"]
-        for each in found
-        if each["kind"] in ("Deployment", "DaemonSet")
+        kind: object_of(kind)["spec"]["template"]["spec"] for kind in ("Deployment", "DaemonSet")
     }
 
 
@@ -137,37 +132,40 @@ def test_every_container_is_confined() -> None:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
         for container in pod["containers"]:
             assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False, "privileged": False,
-                "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-            }  # fmt: skip
+                "allowPrivilegeEscalation": False,
+                "privileged": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
             assert "memory" in container["resources"]["limits"]
 
 
 def test_the_controller_meets_restricted() -> None:
     pod = pods()["Deployment"]
     assert pod["securityContext"]["runAsNonRoot"] is True
-    kinds = {kind for each in pod["volumes"] for kind in each if kind != "name"}
+    kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
     assert kinds == {"emptyDir", "configMap", "secret"}
 
 
-def test_the_node_has_three_folders_and_no_secret() -> None:
+def test_the_node_has_three_host_paths_and_no_secret() -> None:
     pod = pods()["DaemonSet"]
-    paths = sorted(each["hostPath"]["path"] for each in pod["volumes"] if "hostPath" in each)
-    assert paths == [
+    volumes = pod["volumes"]
+    paths = [volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume]
+    assert sorted(paths) == [
         "/run/zfsilo/csi",
         "/var/lib/kubelet/plugins/csi.zfsilo.io",
         "/var/lib/kubelet/plugins_registry",
     ]
-    assert not [each for each in pod["volumes"] if "secret" in each]
+    assert not [volume for volume in volumes if "secret" in volume]
     assert pod["automountServiceAccountToken"] is False
 
 
-def test_nobody_may_read_secrets() -> None:
+def test_no_role_may_read_secrets() -> None:
     rules = [
         rule
-        for each in objects(MANIFESTS.read_text())
-        if each["kind"] in ("Role", "ClusterRole")
-        for rule in each["rules"]
+        for item in objects(MANIFESTS.read_text())
+        if item["kind"] in ("Role", "ClusterRole")
+        for rule in item["rules"]
     ]
     assert rules
     for rule in rules:
@@ -175,7 +173,7 @@ def test_nobody_may_read_secrets() -> None:
         assert "secrets" not in rule["resources"]
 
 
-def test_a_chart_without_values_says_what_is_missing() -> None:
+def test_a_chart_without_values_names_the_missing_value() -> None:
     with pytest.raises(AssertionError, match="backends is empty"):
         rendered()
     with pytest.raises(AssertionError, match="imageRegistry is missing"):

@@ -1,4 +1,4 @@
-"""Plugin and zfsilod as processes, killed in the middle of calls: the next call goes on."""
+"""Plugin and zfsilod killed in the middle of calls: a repeated call completes the work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from tests.csi.cluster import Plugin, until_done
+from tests.csi.plugin_client import PluginClient, until_done
 from tests.csi.processes import HOST, Simulation, simulation
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[tuple[Simulation, Plugin]]:
+async def running() -> AsyncIterator[tuple[Simulation, PluginClient]]:
     directory = Path(tempfile.mkdtemp(prefix="zfsilo-csi-"))
     with simulation(directory) as processes:
         options = (
@@ -30,33 +30,33 @@ async def running() -> AsyncIterator[tuple[Simulation, Plugin]]:
             ("grpc.max_reconnect_backoff_ms", 200),
         )
         async with grpc.aio.insecure_channel(processes.endpoint, options=options) as channel:
-            yield processes, Plugin(directory / "kubelet", channel)
+            yield processes, PluginClient(directory / "kubelet", channel)
     shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("who", ["plugin", "daemon"])
-async def test_killed_in_the_middle_of_every_call(who: str) -> None:
+@pytest.mark.parametrize("victim", ["plugin", "daemon"])
+async def test_killed_in_the_middle_of_every_call(victim: str) -> None:
     async with running() as (processes, plugin):
-        victim = processes.plugin if who == "plugin" else processes.daemon
+        process = processes.plugin if victim == "plugin" else processes.daemon
 
-        async def cut(call: Callable[[], Awaitable[object]]) -> object:
+        async def interrupted(call: Callable[[], Awaitable[object]]) -> object:
             task = asyncio.ensure_future(call())
-            await asyncio.sleep(0.05)  # somewhere in the middle: wherever, it has to hold
-            await asyncio.to_thread(victim.end, signal.SIGKILL)
-            await asyncio.to_thread(victim.start)
+            await asyncio.sleep(0.05)  # any point in the middle: the test holds at every one
+            await asyncio.to_thread(process.end, signal.SIGKILL)
+            await asyncio.to_thread(process.start)
             await asyncio.gather(task, return_exceptions=True)
             return await until_done(call)
 
-        volume = await cut(plugin.create)
+        volume = await interrupted(plugin.create)
         volume_id = volume.volume_id  # type: ignore[attr-defined]
-        context = await cut(lambda: plugin.publish(volume_id, HOST))
-        await cut(lambda: plugin.stage(volume_id, context))  # type: ignore[arg-type]
-        await cut(lambda: plugin.mount(volume_id))
-        found = await plugin.get(volume_id)
-        assert found.status.published_node_ids == [HOST]
-        await cut(lambda: plugin.unmount(volume_id))
-        await cut(lambda: plugin.unstage(volume_id))
-        await cut(lambda: plugin.unpublish(volume_id, HOST))
-        await cut(lambda: plugin.delete(volume_id))
+        context = await interrupted(lambda: plugin.publish(volume_id, HOST))
+        await interrupted(lambda: plugin.stage(volume_id, context))  # type: ignore[arg-type]
+        await interrupted(lambda: plugin.mount(volume_id))
+        status = (await plugin.get(volume_id)).status
+        assert status.published_node_ids == [HOST]
+        await interrupted(lambda: plugin.unmount(volume_id))
+        await interrupted(lambda: plugin.unstage(volume_id))
+        await interrupted(lambda: plugin.unpublish(volume_id, HOST))
+        await interrupted(lambda: plugin.delete(volume_id))
         facts = json.loads(processes.facts.read_text())
         assert [name for name in facts if not name.startswith("content:")] == []

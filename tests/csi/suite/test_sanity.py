@@ -1,4 +1,4 @@
-"""The conformance suite over a simulated host: everything runs and passes, nothing is left over."""
+"""csi-sanity over a simulated host: every spec runs and passes, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.csi import paths
+from tests.csi import simulated_paths
 from tests.csi.processes import simulation
-from tests.csi.suite.sanity import Result, Run, sanity
-
-EXPECTED = Result(passed=95, failed=0, pending=1, skipped=0)
+from tests.csi.suite.sanity import EXPECTED, SanityRun, sanity
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("access_type", ["mount", "block"])
 def test_every_spec_passes(access_type: str) -> None:
-    directory = Path(tempfile.mkdtemp(prefix="zfsilo-csi-"))  # short: sockets lie in it
+    directory = Path(
+        tempfile.mkdtemp(prefix="zfsilo-csi-")
+    )  # short, because socket paths are limited
     with simulation(directory) as running:
         log = directory / "sanity.log"
         result = sanity(
-            Run(
-                access_type=access_type, endpoint=running.endpoint, log=log,
-                mount=f"{directory}/mount", staging=f"{directory}/staging",
+            SanityRun(
+                access_type=access_type,
+                endpoint=running.endpoint,
+                log=log,
+                mount=f"{directory}/mount",
+                staging=f"{directory}/staging",
                 commands=commands(directory, running.facts),
             )
-        )  # fmt: skip
+        )
     print(f"csi-sanity {access_type}: {result}")
     assert result == EXPECTED, log.read_text(errors="replace")[-8000:]
     left = [name for name in json.loads(running.facts.read_text()) if "content:" not in name]
@@ -38,11 +41,11 @@ def test_every_spec_passes(access_type: str) -> None:
 
 
 def commands(directory: Path, facts: Path) -> dict[str, Path]:
-    """Write the suite's path commands: it runs a program with one argument."""
-    made = {}
-    for verb in ("create", "remove", "check"):
-        made[verb] = directory / verb
-        words = f'"{sys.executable}" "{paths.__file__}" "{facts}" {verb} "$1"'
-        made[verb].write_text(f"#!/bin/sh\nexec {words}\n")
-        made[verb].chmod(0o755)
-    return made
+    """Write the suite's path commands, programs with one argument."""
+    programs = {}
+    for command in ("create", "remove", "check"):
+        program = programs[command] = directory / command
+        words = f'"{sys.executable}" "{simulated_paths.__file__}" "{facts}" {command} "$1"'
+        program.write_text(f"#!/bin/sh\nexec {words}\n")
+        program.chmod(0o755)
+    return programs

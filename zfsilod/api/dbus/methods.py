@@ -33,7 +33,7 @@ from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host, need_volume
-from zfsilod.storage.volume_view import HEIGHTS, page, volume_view
+from zfsilod.storage.volume_view import STATES, page, volume_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -70,7 +70,6 @@ OPTIONS = {
     "force": Option("b"),
     "fs_type": Option("s"),
     "grace_s": Option("u"),
-    "height": Option("s", HEIGHTS),
     "hosts": Option("as"),
     "iqn": Option("s"),
     "labels": Option("a{ss}"),
@@ -88,7 +87,7 @@ OPTIONS = {
     "restore": Option("s", get_args(Restore)),
     "source_snapshot": Option("s"),
     "source_volume": Option("s"),
-    "state": Option("s", get_args(OperationState)),
+    "state": Option("s"),  # of a volume or an operation: each list has its own
     "subject": Option("s"),
     "thin": Option("b"),
     "transport": Option("s", get_args(Transport)),
@@ -189,7 +188,7 @@ class Methods:
             (await self.service.survey(request.id)).check()
         if planned:
             return self.objects.plan(await self.service.plan(request, caller=caller))
-        operation = await self.service.begin(request, caller=caller)
+        operation = await self.service.submit(request, caller=caller)
         return path_of("operation", operation.id)
 
     def _usual_access(self, volume_id: str) -> AccessMode:
@@ -204,12 +203,13 @@ class Methods:
             return [path_of("volume", volume_view(txn, volume_id).id)]
 
     async def list_volumes(self, options: dict[str, Variant]) -> list[Any]:
-        asked = read_options(options, ("page_size", "page_token", "height", "labels"))
-        height, labels = asked.get("height"), set(asked.get("labels", ()))
+        asked = read_options(options, ("page_size", "page_token", "state", "labels"))
+        state, labels = asked.get("state"), set(asked.get("labels", ()))
+        _check_choice("state", state, STATES)
 
         def wanted(each: VolumeView) -> bool:
             carried = set(each.volume.labels) if each.volume else set()
-            return height in (None, each.height) and labels <= carried
+            return state in (None, each.state) and labels <= carried
 
         after, limit = _after(asked), _limit(asked)
 
@@ -218,7 +218,7 @@ class Methods:
                 return page(txn, after=after, limit=limit, wanted=wanted)
 
         found, following = await asyncio.to_thread(read)
-        rows = [(v.id, path_of("volume", v.id), v.height, capacity_of(v)) for v in found]
+        rows = [(v.id, path_of("volume", v.id), v.state, capacity_of(v)) for v in found]
         return [rows, following]
 
     async def get_snapshot(self, snapshot_id: str) -> list[Any]:
@@ -249,6 +249,7 @@ class Methods:
     async def list_operations(self, options: dict[str, Variant]) -> list[Any]:
         asked = read_options(options, ("page_size", "page_token", "state", "subject"))
         state, subject = asked.get("state"), asked.get("subject")
+        _check_choice("state", state, get_args(OperationState))
 
         def wanted(each: Operation) -> bool:
             return state in (None, each.state) and subject in (None, each.subject)
@@ -336,11 +337,22 @@ def _option(key: str, given: Variant) -> Any:
     if given.signature != option.signature:
         raise _bad(key, f"the option {key} is of type {given.signature}, not {option.signature}")
     chosen = value if option.signature == "as" else [value]
-    if option.choices and not (chosen and set(chosen) <= set(option.choices)):
-        raise _bad(key, f"the option {key} is {value!r}: it may be {', '.join(option.choices)}")
+    if option.choices and not chosen:
+        raise _bad_choice(key, value, option.choices)
+    for choice in chosen if option.choices else ():
+        _check_choice(key, choice, option.choices)
     if option.signature == "a{ss}":
         return pairs(value)
     return tuple(value) if option.signature == "as" else value
+
+
+def _check_choice(key: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise _bad_choice(key, value, choices)
+
+
+def _bad_choice(key: str, value: object, choices: tuple[str, ...]) -> InvalidArgument:
+    return _bad(key, f"the option {key} is {value!r}: it may be {', '.join(choices)}")
 
 
 def _bad(key: str, message: str) -> InvalidArgument:

@@ -59,7 +59,7 @@ class Objects:
     """Finds objects by their path, and lists them."""
 
     def __init__(self, service: Service, version: str) -> None:
-        roles = ["give", "take"] if service.settings.root else ["take"]
+        roles = ["server", "client"] if service.settings.root else ["client"]
         self.about = About(version, [*roles, "iscsi"])
         self.service = service
         self._planned: OrderedDict[str, Operation] = OrderedDict()

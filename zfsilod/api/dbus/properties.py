@@ -129,14 +129,14 @@ def _step(seen: Progress) -> str:
 
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     MANAGER: {
-        "Version": lambda about: about.version,
-        "Features": lambda about: about.features,
+        "Version": lambda server: server.version,
+        "Features": lambda server: server.features,
     },
     VOLUME: {
         "Id": lambda shown: shown.view.id,
         "Uid": _uid,
         "CapacityBytes": lambda shown: capacity_of(shown.view),
-        "Height": lambda shown: shown.view.height,
+        "State": lambda shown: shown.view.state,
         "Mode": _either("mode"),
         "Thin": _of("volume", "thin", otherwise=False),
         "Dataset": _of("volume", "dataset"),

@@ -112,7 +112,7 @@ class DbusFront:
     async def start(self) -> None:
         """Listen to messages and operations, and take the name."""
         self._bus.add_message_handler(self._received)
-        self._service.driver.listeners.append(self._announced)
+        self._service.executor.listeners.append(self._announced)
         await self._identities.start()
         try:
             reply = await self._bus.request_name(NAME, NameFlag.DO_NOT_QUEUE)
@@ -130,8 +130,8 @@ class DbusFront:
 
     async def close(self) -> None:
         """Let the calls at work end, and leave the bus."""
-        if self._announced in self._service.driver.listeners:
-            self._service.driver.listeners.remove(self._announced)
+        if self._announced in self._service.executor.listeners:
+            self._service.executor.listeners.remove(self._announced)
         if self._calls:
             await asyncio.wait(self._calls, timeout=CLOSE_DEADLINE_S)
         for call in self._calls:

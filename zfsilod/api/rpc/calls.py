@@ -62,7 +62,7 @@ class Call:
             planned = await self.service.plan(request, caller=caller)
             return convert.operation(planned, planned=True)
         begun = await self.lasting(
-            self.service.begin(request, caller=caller, deadline_s=self.left_s)
+            self.service.submit(request, caller=caller, deadline_s=self.left_s)
         )
         return await self.end(begun.id)
 

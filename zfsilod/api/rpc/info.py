@@ -65,7 +65,7 @@ class Info:
             server=_server(call),
             root=call.service.settings.root,
             promised_bytes=found.promised_bytes,
-            volumes=found.heights,
+            volumes=found.states,
             operations=found.operations,
             publications=found.publications.total(),
             hosts=found.hosts,
@@ -138,7 +138,7 @@ def _server(call: Call) -> service_pb2.ServerInfo:
     return service_pb2.ServerInfo(
         version=__version__,
         host=f"hosts/{settings.host_id}",
-        roles=["give", "take"] if settings.root else ["take"],
+        roles=["server", "client"] if settings.root else ["client"],
         features=FEATURES,
         caller=str(call.caller),
         zone=settings.zone,

@@ -22,7 +22,7 @@ from zfsilod.security.authentication import Caller, shown
 from zfsilod.service.drift import facts
 from zfsilod.service.stats import stats
 from zfsilod.storage.volume_view import (
-    HEIGHTS,
+    STATES,
     VolumeView,
     volume_view,
     volume_views,
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     Source = Callable[[Transaction, str], Iterator[VolumeView]]
 
 MAX_DIFFERENCES = 1000
-FIELDS = ("id", "uid", "height", "mode", "host", "server", "labels")
-WORDS = {"height": HEIGHTS, "mode": get_args(Mode)}
+FIELDS = ("id", "uid", "state", "mode", "host", "server", "labels")
+WORDS = {"state": STATES, "mode": get_args(Mode)}
 STATS = {  # what the service calls a figure: what the wire does
     "volsize": "volsize_bytes",
     "used": "used_bytes",
@@ -117,7 +117,7 @@ class Volumes:
     ) -> volume_pb2.SyncVolumesResponse:
         work = call.service.sync_all(caller=str(call.caller), validate_only=message.validate_only)
         report = await call.lasting(work)
-        shown = (each for found in report.findings for each in convert.differences(found))
+        shown = (each for found in report.reports for each in convert.differences(found))
         return volume_pb2.SyncVolumesResponse(
             complaints=dict(report.complaints),
             volumes=report.volumes,
@@ -199,7 +199,7 @@ async def change_volume(
         call.read(lambda txn: check_etag(etag, int(volume_view(txn, volume_id).etag)))
     operation = await call.change(request, validate_only=validate_only)
     if call.caller.role == "host":
-        operation.ClearField("moves")  # they name other hosts
+        operation.ClearField("actions")  # they name other hosts
     answer = volume_pb2.MutateVolumeResponse(operation=operation)
     if not validate_only:
         with suppress(NotFound):  # deleted, disconnected, or no more the caller's to see
@@ -269,7 +269,7 @@ def _values(found: VolumeView, field: str) -> filters.Values:
     """Return what a volume has in a field of FIELDS."""
     volume, attachment = found.volume, found.attachment
     match field:
-        case "id" | "height":
+        case "id" | "state":
             return (str(getattr(found, field)),)
         case "uid":
             return (volume.uid,) if volume else ()

@@ -104,10 +104,10 @@ def _examine(given: Namespace) -> Iterator[Check]:
     simulated = bool(paths.simulation())
     if not simulated:
         patient = Patient()
-        if settings.give.root:
-            yield from chain(giving(patient), _pool(settings.give.root), _portals(settings))
+        if settings.server.root:
+            yield from chain(giving(patient), _pool(settings.server.root), _portals(settings))
             yield port(patient)
-        if not settings.give.root or servers_here():
+        if not settings.server.root or servers_here():
             yield from taking(patient)
         yield clock(patient, time.time())
     yield from _certificates()
@@ -197,7 +197,7 @@ def _pool(root: str) -> Iterator[Check]:
 
 def _portals(settings: Config) -> Iterator[Check]:
     """Look whether the addresses of the portals are this host's."""
-    for portal in settings.give.portals:
+    for portal in settings.server.portals:
         address = portal.rpartition(":")[0].strip("[]")
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:

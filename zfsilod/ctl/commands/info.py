@@ -16,7 +16,7 @@ from zfsilod.model.sizes import show_exact
 if TYPE_CHECKING:
     from argparse import Namespace
 
-ROLES = {"give": "give (serves volumes)", "take": "take (uses volumes)"}
+ROLES = {"server": "server (serves volumes)", "client": "client (uses volumes)"}
 
 
 def info(given: Namespace) -> None:

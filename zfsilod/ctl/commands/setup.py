@@ -69,10 +69,10 @@ def make_plan(given: Namespace, run: Runner) -> Plan:
     settings = config.load(paths.etc())
     if given.take:
         return Plan("", (), None, makes_root=False)
-    root = given.root or settings.give.root or f"{the_pool(run)}/zfsilo"
-    if settings.give.root not in ("", root):
+    root = given.root or settings.server.root or f"{the_pool(run)}/zfsilo"
+    if settings.server.root not in ("", root):
         raise AlreadyExists(
-            f"this host serves volumes below {settings.give.root} already, not below {root}",
+            f"this host serves volumes below {settings.server.root} already, not below {root}",
             reason="SET_UP",
         )
     if not config.DATASET.fullmatch(root):
@@ -86,7 +86,7 @@ def make_plan(given: Namespace, run: Runner) -> Plan:
 
 def _file(settings: Config, portals: tuple[str, ...]) -> Path | None:
     """Return where what is missing in the configuration goes: never over what is there."""
-    if settings.give.root and portals in ((), tuple(settings.give.portals)):
+    if settings.server.root and portals in ((), tuple(settings.server.portals)):
         return None
     main = paths.etc() / "zfsilod.toml"
     return paths.etc() / "zfsilod.toml.d/setup.toml" if main.exists() else main
@@ -134,7 +134,7 @@ def carry_out(plan: Plan, run: Runner) -> None:
 def _configuration(plan: Plan) -> str:
     lines = [
         "# Written by zfsiloctl setup; see zfsilod.toml(5).",
-        "[give]",
+        "[server]",
         f'root = "{plan.root}"',
     ]
     if plan.portals:

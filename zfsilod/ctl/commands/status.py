@@ -15,7 +15,7 @@ from zfsilod.model.sizes import show_size
 if TYPE_CHECKING:
     from argparse import Namespace
 
-HEIGHTS = ("CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
+STATES = ("CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
 BAR = 20
 
 
@@ -31,7 +31,7 @@ def status(given: Namespace) -> None:
         f"host {bare(about.host, 'hosts')} (zfsilod {about.version})",
         [
             ("Serves", _pool(found) if found.root else ""),
-            ("Volumes", _counts(found.volumes, HEIGHTS)),
+            ("Volumes", _counts(found.volumes, STATES)),
             ("Published", _published(found)),
             ("Operations", _counts(found.operations, sorted(found.operations)) or "none runs"),
         ],

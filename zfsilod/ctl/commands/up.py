@@ -32,12 +32,12 @@ T = TypeVar("T")
 WHAT = "volumes go up and down"
 MULTI_NODE = "ACCESS_MODE_MULTI_NODE"
 BOOTED = Path("/run/systemd/system")  # sd_booted(3)
-HEIGHTS = ("connected", "staged", "mounted")
+STATES = ("connected", "staged", "mounted")
 # key: (type, default)
 KEYS: dict[str, tuple[type, Any]] = {
     "server": (str, ""),
     "volume": (str, ""),
-    "height": (str, "mounted"),
+    "state": (str, "mounted"),
     "mount_path": (str, ""),
     "fs_type": (str, ""),
     "mount_options": (list, []),
@@ -53,7 +53,7 @@ class Wish:
         self.name = name
         self.server: str = values["server"]
         self.volume: str = values["volume"] or name
-        self.height: str = values["height"].lower()
+        self.state: str = values["state"].lower()
         self.mount_path: str = values["mount_path"]
         self.fs_type: str = values["fs_type"]
         self.mount_options: list[str] = values["mount_options"]
@@ -62,7 +62,7 @@ class Wish:
     @property
     def rungs(self) -> int:
         """How many of connect, stage and mount there are to climb."""
-        return HEIGHTS.index(self.height) + 1
+        return STATES.index(self.state) + 1
 
 
 def up(given: Namespace) -> None:
@@ -287,10 +287,10 @@ def _checked(text: str, path: Path) -> dict[str, Any]:
         raise _bad(path, "mount_options must be a list of texts")
     if not values["server"]:
         raise _bad(path, "server is missing: the name of a server (zfsiloctl server list)")
-    if values["height"].lower() not in HEIGHTS:
-        raise _bad(path, f"height must be one of {', '.join(HEIGHTS)}")
-    if values["height"].lower() == "mounted" and not values["mount_path"]:
-        raise _bad(path, 'mount_path is missing: where to mount it, or height = "staged"')
+    if values["state"].lower() not in STATES:
+        raise _bad(path, f"state must be one of {', '.join(STATES)}")
+    if values["state"].lower() == "mounted" and not values["mount_path"]:
+        raise _bad(path, 'mount_path is missing: where to mount it, or state = "staged"')
     return values
 
 

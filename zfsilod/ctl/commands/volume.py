@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 def list_volumes(given: Namespace) -> None:
     """List the volumes that a host knows."""
-    height = equals("height", given.height.upper()) if given.height else ""
-    wanted = all_of(given.filter, height, *labels_are(given.label))
+    state = equals("state", given.state.upper()) if given.state else ""
+    wanted = all_of(given.filter, state, *labels_are(given.label))
     with dial(given) as server:
         request = pb.ListVolumesRequest(filter=wanted, show_deleted=given.deleted)
         found = server.ask_all(server.api.volumes.ListVolumes, request, "volumes")

@@ -23,18 +23,18 @@ STEPS = {
     "Lun": ("export", "LUN 0 is the backstore", ""),
     "Portals": ("export", "listens at", "portals"),
     "Enabled": ("export", "target is on", ""),
-    "NobodyAdmitted": ("export", "nobody is admitted", ""),
+    "NoUnknownAcls": ("export", "nobody is admitted", ""),
     "Acl": ("admission", "admits", "initiator"),
     "MappedLun": ("admission", "LUN is mapped for", "initiator"),
     "Node": ("session", "node record for", "target"),
     "Session": ("session", "logged in", ""),
     "DiskSize": ("session", "disk has the size", ""),
     "Formatted": ("filesystem", "filesystem is made", ""),
-    "Staged": ("filesystem", "mounted for use at", "path"),
-    "Fills": ("filesystem", "fills its disk", ""),
+    "StagingMount": ("filesystem", "mounted for use at", "path"),
+    "FilesystemGrown": ("filesystem", "fills its disk", ""),
     "MountPoint": ("mounts", "mount point", "path"),
-    "Bound": ("mounts", "mounted at", "path"),
-    "DeviceBound": ("mounts", "device at", "path"),
+    "BindMount": ("mounts", "mounted at", "path"),
+    "DeviceBindMount": ("mounts", "device at", "path"),
 }
 WIDEST = 5  # of the words below
 

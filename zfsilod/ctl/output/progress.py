@@ -50,10 +50,10 @@ class Progress(threading.Thread):
             self.operation = self._learn()
             if not self.operation or not self._draws or self._over.wait(PATIENCE_S):
                 return
-            for news in self._changes():
-                if self._over.is_set() or news.operation.state in ENDED:
+            for changes in self._changes():
+                if self._over.is_set() or changes.operation.state in ENDED:
                     return
-                self._draw(describe(news.operation))
+                self._draw(describe(changes.operation))
         except grpc.RpcError:
             return  # progress is a courtesy: the call itself tells what is wrong
 

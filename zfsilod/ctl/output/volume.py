@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
-LIST = ("NAME", "SIZE", "HEIGHT", "FILESYSTEM", "PUBLISHED TO", "SERVER", "MOUNTED AT", "AGE")
+LIST = ("NAME", "SIZE", "STATE", "FILESYSTEM", "PUBLISHED TO", "SERVER", "MOUNTED AT", "AGE")
 
 
 def show_list(volumes: Sequence[Any], *, deleted: bool = False) -> None:
@@ -39,7 +39,7 @@ def _row(volume: Any) -> list[str]:
     return [
         volume.id,
         show_size(size_of(volume)),
-        height(volume.height),
+        state(volume.state),
         _kind(volume),
         commas(bare(each.host, "hosts") for each in volume.publications),
         here.server,
@@ -77,7 +77,7 @@ def show_volume(volume: Any) -> None:
 
 def _common(volume: Any) -> list[tuple[str, str]]:
     return [
-        ("Height", height(volume.height)),
+        ("State", state(volume.state)),
         ("Size", show_exact(size_of(volume))),
         ("Used as", word(pb.Mode, volume.mode, "MODE_")),
         ("Operation", bare(volume.operation, "operations")),
@@ -123,7 +123,7 @@ def _attached(here: Any) -> list[tuple[str, str]]:
     published = ", published by this host" if here.published_here else ""
     options = [*here.mount_options, *(["ro"] if here.stage_readonly else [])]
     return [
-        ("Height", height(here.height)),
+        ("State", state(here.state)),
         ("Server", f"{here.server} (volume {here.volume}, epoch {here.epoch}{published})"),
         ("Target", here.disk.target),
         ("Portals", commas(here.portals)),
@@ -168,9 +168,9 @@ def filesystem(found: Any) -> str:
     return f"{found.type} {state} {found.uuid}".strip()
 
 
-def height(value: int) -> str:
-    """Return a height as a word."""
-    return word(pb.Height, value, "HEIGHT_")
+def state(value: int) -> str:
+    """Return a state as a word."""
+    return word(pb.State, value, "STATE_")
 
 
 @lru_cache

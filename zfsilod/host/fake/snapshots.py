@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import ListedShot, Shot
+from zfsilod.model.records import ListedSnapshot, SnapshotRef
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.zfs import FakeZfs
@@ -23,33 +23,33 @@ class FakeSnapshots:
         self.zfs = zfs
         self.facts = zfs.facts
 
-    def has_cut(self, shots: tuple[Shot, ...], uid: str) -> bool:
-        return all(self._stands(each, uid) for each in shots)
+    def has_cut(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
+        return all(self._stands(each, uid) for each in refs)
 
-    def cut(self, shots: tuple[Shot, ...], uid: str, marks: Pairs) -> None:
-        for each in shots:
+    def cut(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
+        for each in refs:
             if not self.zfs.has_zvol(each.dataset, uid=each.uid, guid=""):
                 raise FailedPrecondition(f"the dataset {each.dataset} does not exist")
-        if self.has_cut(shots, uid):
+        if self.has_cut(refs, uid):
             return
-        volumes = sorted(each.uid for each in shots)
+        volumes = sorted(each.uid for each in refs)
         contents = {each: self.facts.get(f"content:{each}") for each in volumes}
-        sizes = {each.uid: self.facts.get(f"zvol:{each.dataset}")["size"] for each in shots}
+        sizes = {each.uid: self.facts.get(f"zvol:{each.dataset}")["size"] for each in refs}
         cut = {"of": contents, "given_up": [], "marks": dict(marks), "sizes": sizes}
         self.facts.effect(f"cut:{uid}", cut)
 
-    def give_up(self, shots: tuple[Shot, ...], uid: str) -> None:
-        for each in shots:
+    def give_up(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
+        for each in refs:
             if self._stands(each, uid):
                 found = self.facts.get(f"cut:{uid}")
                 given_up = sorted({*found["given_up"], each.uid})
                 self.facts.effect(f"cut:{uid}", self._left(uid, found | {"given_up": given_up}))
 
-    def list_shots(self, root: str) -> list[ListedShot]:
+    def list_snapshots(self, root: str) -> list[ListedSnapshot]:
         homes = {each.uid: each.dataset for each in self.zfs.list_zvols(root)}
         return [
-            ListedShot(
-                dataset=homes[uid], guid=self._guid(Shot(dataset=homes[uid], uid=uid), name),
+            ListedSnapshot(
+                dataset=homes[uid], guid=self._guid(SnapshotRef(dataset=homes[uid], uid=uid), name),
                 size_bytes=cut["sizes"][uid], created_at=0,
                 marks=pairs({n.removeprefix("zfsilo:"): v for n, v in cut["marks"].items()}),
             )
@@ -58,43 +58,49 @@ class FakeSnapshots:
             if uid in homes and uid not in cut["given_up"]
         ]  # fmt: skip
 
-    def find_guids(self, shots: tuple[Shot, ...], uid: str) -> dict[str, str]:
-        return {each.uid: self._guid(each, uid) for each in shots}
+    def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
+        return {each.uid: self._guid(each, uid) for each in refs}
 
-    def has_clone(self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool) -> bool:
+    def has_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    ) -> bool:
         made = self.zfs.has_zvol(dataset, uid=uid, guid="")
-        return made and not (own and self._stands(shot, cut))
+        return made and not (own and self._stands(snapshot_ref, cut))
 
     def clone(
-        self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool, properties: Pairs,
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool, properties: Pairs,
         marks: Pairs,
     ) -> None:  # fmt: skip
         if not self.zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
-                self.cut((shot,), cut, (("zfsilo:cut", cut),))
-            self._clone(dataset, uid, shot, cut, dict(properties) | dict(marks))
+                self.cut((snapshot_ref,), cut, (("zfsilo:cut", cut),))
+            self._clone(dataset, uid, snapshot_ref, cut, dict(properties) | dict(marks))
         if own:
-            self.give_up((shot,), cut)
+            self.give_up((snapshot_ref,), cut)
 
-    def _clone(self, dataset: str, uid: str, shot: Shot, cut: str, values: dict[str, str]) -> None:
-        if not self._stands(shot, cut):
+    def _clone(
+        self, dataset: str, uid: str, snapshot_ref: SnapshotRef, cut: str, values: dict[str, str]
+    ) -> None:
+        if not self._stands(snapshot_ref, cut):
             raise FailedPrecondition(f"the snapshot {cut} does not exist", reason="LOST")
-        content = self.facts.get(f"cut:{cut}")["of"][shot.uid]
+        content = self.facts.get(f"cut:{cut}")["of"][snapshot_ref.uid]
         if content is not None:
             self.facts.effect(f"content:{uid}", content)
-        origin = self.facts.get(f"zvol:{shot.dataset}")
+        origin = self.facts.get(f"zvol:{snapshot_ref.dataset}")
         guid = str(int(hashlib.sha256(uid.encode()).hexdigest()[:15], 16))
         zvol = {
             "uid": uid, "guid": guid, "size": origin["size"], "thin": True,
             "properties": values | {"volblocksize": origin["properties"]["volblocksize"]},
-            "origin": [cut, shot.uid],
+            "origin": [cut, snapshot_ref.uid],
         }  # fmt: skip
         self.facts.effect(f"zvol:{dataset}", zvol)
 
-    def unclone(self, dataset: str, *, uid: str, shot: Shot, cut: str, own: bool) -> None:
+    def unclone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    ) -> None:
         self.zfs.destroy_zvol(dataset, uid=uid, guid="")
         if own:
-            self.give_up((shot,), cut)
+            self.give_up((snapshot_ref,), cut)
 
     def is_thick(self, dataset: str) -> bool:
         return not self.facts.get(f"zvol:{dataset}")["thin"]
@@ -103,16 +109,16 @@ class FakeSnapshots:
         zvol = self.facts.get(f"zvol:{dataset}")
         self.facts.effect(f"zvol:{dataset}", zvol | {"thin": not thick})
 
-    def _stands(self, shot: Shot, uid: str) -> bool:
+    def _stands(self, snapshot_ref: SnapshotRef, uid: str) -> bool:
         found = self.facts.get(f"cut:{uid}")
-        if found is None or shot.uid not in found["of"]:
+        if found is None or snapshot_ref.uid not in found["of"]:
             return False
-        if shot.guid not in ("", self._guid(shot, uid)):
-            raise Conflict(f"the snapshot {uid} of {shot.dataset} is not ours")
-        return shot.uid not in found["given_up"]
+        if snapshot_ref.guid not in ("", self._guid(snapshot_ref, uid)):
+            raise Conflict(f"the snapshot {uid} of {snapshot_ref.dataset} is not ours")
+        return snapshot_ref.uid not in found["given_up"]
 
-    def _guid(self, shot: Shot, uid: str) -> str:
-        return str(int(hashlib.sha256(f"{shot.uid}@{uid}".encode()).hexdigest()[:15], 16))
+    def _guid(self, snapshot_ref: SnapshotRef, uid: str) -> str:
+        return str(int(hashlib.sha256(f"{snapshot_ref.uid}@{uid}".encode()).hexdigest()[:15], 16))
 
     def _left(self, uid: str, cut: Any) -> Any:
         """Return what is left of a cut: nothing once all is given up and no clone needs it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zfsilod.host.fake.snapshots import left_of
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
 from zfsilod.model.record import pairs
-from zfsilod.model.records import Listed
+from zfsilod.model.records import ListedZvol
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
@@ -111,7 +111,7 @@ class FakeZfs:
         uid = properties.get("zfsilo:uid", "")
         self.facts.effect(f"zvol:{dataset}", zvol | {"properties": properties, "uid": uid})
 
-    def list_zvols(self, root: str) -> list[Listed]:
+    def list_zvols(self, root: str) -> list[ListedZvol]:
         zvols = self.facts.each("zvol")
         homes = {zvol["uid"]: name for name, zvol in zvols.items()}
         return [
@@ -120,10 +120,10 @@ class FakeZfs:
             if name == root or name.startswith(f"{root}/")
         ]
 
-    def _listed(self, dataset: str, zvol: Any, homes: dict[str, str]) -> Listed:
+    def _listed(self, dataset: str, zvol: Any, homes: dict[str, str]) -> ListedZvol:
         values = zvol["properties"]
         marks = {n[7:]: v for n, v in values.items() if n.startswith("zfsilo:")}
-        return Listed(
+        return ListedZvol(
             dataset=dataset, guid=zvol["guid"], size_bytes=zvol["size"], thin=zvol["thin"],
             volblocksize=int(values["volblocksize"]), marks=pairs(marks),
             origin=homes[zvol["origin"][1]] if "origin" in zvol else "",

@@ -1,5 +1,5 @@
 {{- define "zfsilo.registry" -}}
-{{ required "imageRegistry is missing: the registry that the nodes pull from" .Values.imageRegistry }}
+{{ required "imageRegistry is missing: set it to the registry that the nodes pull from" .Values.imageRegistry }}
 {{- end }}
 
 {{- define "zfsilo.image" -}}
@@ -17,7 +17,7 @@ app.kubernetes.io/name: zfsilo-csi
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Of every container: it needs nothing of the host. */}}
+{{/* The securityContext of every container: none needs a privilege on the host. */}}
 {{- define "zfsilo.confined" -}}
 allowPrivilegeEscalation: false
 privileged: false

@@ -1,0 +1,70 @@
+"""Pages of lists that span all backends. A token is BACKEND:TOKEN, with the token of that backend.
+
+A backend signs its own tokens; every other text is refused with ABORTED, as CSI demands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from zfsilo_csi.errors import Code, CsiError, invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zfsilo_csi.backends import Backend, Backends
+
+T = TypeVar("T")
+BackendPage = Awaitable[tuple[list[T], str]]  # items of one backend, and its next page token
+MAX_PAGE = 1000
+
+
+class Position(NamedTuple):
+    """The start of a page."""
+
+    backend: str
+    token: str  # of this backend; "": its first page
+
+
+def write_token(position: Position | None) -> str:
+    """Return the token of a position; "" for None, the end of the list."""
+    return f"{position.backend}:{position.token}" if position else ""
+
+
+def read_token(token: str, backends: list[str]) -> Position:
+    """Return the position of a token; "" is the start of the list. Raises ABORTED."""
+    if not token:
+        return Position(backends[0], "")
+    backend, colon, rest = token.partition(":")
+    if not colon or backend not in backends:
+        raise CsiError(Code.ABORTED, "starting_token is invalid; list again without it")
+    return Position(backend, rest)
+
+
+async def collect(
+    backends: Backends,
+    start: Position,
+    limit: int,
+    page: Callable[[Backend, str, int], BackendPage[T]],
+) -> tuple[list[tuple[Backend, T]], Position | None]:
+    """Return up to `limit` items (0: all) from a position on, and the position behind them.
+
+    An error of one backend is an error of the whole list, because an orchestrator would take the
+    items that a partial list lacks for deleted.
+    """
+    if limit < 0:
+        raise invalid(f"max_entries is {limit}; use 0 (no limit) or more")
+    items: list[tuple[Backend, T]] = []
+    position: Position | None = start
+    while position is not None and (not limit or len(items) < limit):
+        backend = backends.get(position.backend)
+        size = min(MAX_PAGE, limit - len(items)) if limit else MAX_PAGE
+        some, token = await page(backend, position.token, size)
+        items += [(backend, item) for item in some]
+        if token:
+            position = Position(backend.key, token)
+        else:
+            later = backends.names[backends.names.index(backend.key) + 1 :]
+            position = Position(later[0], "") if later else None
+    return items, position

@@ -1,0 +1,187 @@
+"""CreateVolume: the requested volume, the search for an existing one, the choice of a backend."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+from zfsilo.v1 import volume_pb2 as pb
+
+from zfsilo_csi import ids, parameters, volume_capabilities
+from zfsilo_csi.backends import in_order
+from zfsilo_csi.errors import Code, CsiError
+
+if TYPE_CHECKING:
+    from csi.v1 import csi_pb2 as csi
+
+    from zfsilo_csi.backends import Backend, Backends
+    from zfsilo_csi.calls import CsiCall
+    from zfsilo_csi.ids import Handle
+    from zfsilo_csi.parameters import Parameters
+
+DEFAULT_BYTES = 1 << 30
+MIN_BYTES = 1 << 20
+
+
+class RequestedVolume(NamedTuple):
+    """The checked content of a CreateVolumeRequest."""
+
+    name: str
+    size_bytes: int  # 0: the size of the source
+    required_bytes: int
+    limit_bytes: int
+    mode: pb.Mode
+    access_modes: list[pb.AccessMode]
+    parameters: Parameters
+    source: Handle | None
+    source_kind: str  # snapshot, volume or ""
+    topology: csi.TopologyRequirement | None
+
+    @property
+    def id(self) -> str:
+        """The id of the volume on its backend."""
+        return ids.id_of(self.name)
+
+    @property
+    def source_message(self) -> pb.VolumeSource:
+        """The source as zfsilod names it."""
+        if self.source is None:
+            return pb.VolumeSource()
+        if self.source_kind == "snapshot":
+            return pb.VolumeSource(snapshot=f"snapshots/{self.source.id}")
+        return pb.VolumeSource(volume=f"volumes/{self.source.id}")
+
+
+def read(request: csi.CreateVolumeRequest) -> RequestedVolume:
+    """Check a request. Raises INVALID_ARGUMENT, OUT_OF_RANGE, or NOT_FOUND for the source."""
+    name = ids.check_name(request.name)
+    mode = volume_capabilities.check_all(request.volume_capabilities)
+    wanted = parameters.read(request.parameters, request.mutable_parameters)
+    required = request.capacity_range.required_bytes
+    size = size_of(request.capacity_range)
+    kind, source = _source_of(request)
+    return RequestedVolume(
+        name=name,
+        size_bytes=0 if source is not None and not required else size,
+        required_bytes=required,
+        limit_bytes=request.capacity_range.limit_bytes,
+        mode=mode,
+        access_modes=volume_capabilities.allowed_modes(request.volume_capabilities),
+        parameters=wanted,
+        source=source,
+        source_kind=kind,
+        topology=(
+            request.accessibility_requirements
+            if request.HasField("accessibility_requirements")
+            else None
+        ),
+    )
+
+
+def size_of(capacity: csi.CapacityRange) -> int:
+    """Return the size for a capacity range, else raise OUT_OF_RANGE."""
+    required, limit = capacity.required_bytes, capacity.limit_bytes
+    if required < 0 or limit < 0 or (limit and required > limit) or 0 < limit < MIN_BYTES:
+        raise CsiError(
+            Code.OUT_OF_RANGE,
+            f"capacity_range of {required} to {limit} bytes is invalid; use required_bytes of 0 or "
+            f"more, and limit_bytes of 0 (no limit) or at least required_bytes and {MIN_BYTES}",
+        )
+    size = required or min(DEFAULT_BYTES, limit or DEFAULT_BYTES)
+    return max(size, MIN_BYTES)
+
+
+def _source_of(request: csi.CreateVolumeRequest) -> tuple[str, Handle | None]:
+    content = request.volume_content_source
+    match content.WhichOneof("type"):
+        case "snapshot":
+            return "snapshot", ids.need_handle(content.snapshot.snapshot_id, "snapshot")
+        case "volume":
+            return "volume", ids.need_handle(content.volume.volume_id, "volume")
+    return "", None
+
+
+def candidates(backends: Backends, wanted: RequestedVolume) -> list[Backend]:
+    """Return the backends that may get the volume, best first, else raise RESOURCE_EXHAUSTED."""
+    allowed = list(backends)
+    if wanted.parameters.backend:
+        allowed = [backends.chosen(wanted.parameters.backend)]
+    if wanted.source is not None:
+        allowed = [backend for backend in allowed if backend.key == wanted.source.backend]
+    ordered = in_order(allowed, wanted.topology, wanted.name)
+    if not ordered:
+        source = " and stores the source" if wanted.source is not None else ""
+        raise CsiError(
+            Code.RESOURCE_EXHAUSTED,
+            f"no backend serves the requested zones{source}; check accessibility_requirements, "
+            "the parameter backend, and the zones in the plugin's configuration",
+        )
+    return ordered
+
+
+async def find(
+    volume_id: str, backends: list[Backend], call: CsiCall
+) -> tuple[Backend, pb.Volume] | None:
+    """Return the volume with an id. Every backend that may have it must reply."""
+    daemon_request = pb.GetVolumeRequest(name=f"volumes/{volume_id}")
+    replies = await asyncio.gather(
+        *(backend.volumes.GetVolume(daemon_request, call) for backend in backends),
+        return_exceptions=True,
+    )
+    match = None
+    for backend, reply in zip(backends, replies, strict=True):
+        if not isinstance(reply, BaseException):
+            match = match or (backend, reply)
+        elif not isinstance(reply, CsiError) or reply.code != Code.NOT_FOUND:
+            raise reply
+    return match
+
+
+async def create(
+    wanted: RequestedVolume, backends: list[Backend], call: CsiCall
+) -> tuple[Backend, pb.Volume]:
+    """Create the volume on the first backend with enough space."""
+    daemon_request = pb.CreateVolumeRequest(
+        volume_id=wanted.id,
+        limit_bytes=wanted.limit_bytes,
+        volume=pb.Volume(
+            capacity_bytes=wanted.size_bytes,
+            thin=wanted.parameters.thin,
+            properties=wanted.parameters.properties,
+            mode=wanted.mode,
+            access_modes=wanted.access_modes,
+            labels=wanted.parameters.labels | {ids.NAME_LABEL: wanted.name},
+            source=wanted.source_message if wanted.source else None,
+        ),
+    )
+    for backend in backends:
+        try:
+            response = await backend.volumes.CreateVolume(daemon_request, call)
+        except CsiError as error:
+            if error.code != Code.RESOURCE_EXHAUSTED or backend is backends[-1]:
+                raise
+        else:
+            return backend, response.volume
+    raise AssertionError("candidates() returns at least one backend")
+
+
+def check_same(volume: pb.Volume, wanted: RequestedVolume) -> None:
+    """Raise ALREADY_EXISTS if a volume differs from the requested one."""
+    block = wanted.parameters.properties.get(parameters.FIXED)
+    differs = {
+        "name": volume.labels.get(ids.NAME_LABEL) != wanted.name,
+        "size": volume.capacity_bytes < wanted.required_bytes
+        or 0 < wanted.limit_bytes < volume.capacity_bytes,
+        "capabilities": volume.mode != wanted.mode
+        or not set(wanted.access_modes) <= set(volume.access_modes),
+        "source": volume.source != wanted.source_message,
+        "thin": volume.thin != wanted.parameters.thin,
+        "volblocksize": block is not None and parameters.block_bytes(block) != volume.volblocksize,
+    }
+    fields = [field for field, different in differs.items() if different]
+    if fields:
+        raise CsiError(
+            Code.ALREADY_EXISTS,
+            f"volume {wanted.name} already exists with a different {', '.join(fields)}; "
+            "delete it or choose another name",
+        )
