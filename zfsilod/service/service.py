@@ -395,7 +395,9 @@ class Service:
     ) -> T:
         loop = asyncio.get_running_loop()
         try:
-            return await asyncio.wait_for(loop.run_in_executor(pool, question), timeout_s)
+            # Not wait_for: in Python 3.11 it drops a cancellation that arrives with the result.
+            async with asyncio.timeout(timeout_s):
+                return await loop.run_in_executor(pool, question)
         except TimeoutError:
             raise Unavailable(f"{who} did not answer in {timeout_s:.0f} s") from None
 
