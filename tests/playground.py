@@ -80,7 +80,10 @@ def simulated_daemon(folder: Path) -> Iterator[None]:
             yield
         finally:
             daemon.terminate()
-            daemon.wait(DEADLINE_S)
+            try:
+                daemon.wait(DEADLINE_S)
+            finally:
+                daemon.kill()
 
 
 def shell(folder: Path) -> list[str]:
