@@ -194,7 +194,7 @@ async def test_the_table_the_alerts_and_the_dashboard_name_what_there_is(tmp_pat
         counters = {"counter": "_total"}
         names = {m.name + counters.get(m.type, "") for m in metrics.registry.collect()}
     names = {name for name in names if name.startswith("zfsilo_")}
-    documented = (ROOT / "units/doc/metrics.md").read_text()
+    documented = (ROOT / "docs/metrics.md").read_text()
     table = documented[documented.index("| metric |") : documented.index("The dashboard")]
     assert set(NAME.findall(table)) == names
     alerts = (ROOT / "units/monitoring/alerts.yml").read_text()
@@ -204,7 +204,7 @@ async def test_the_table_the_alerts_and_the_dashboard_name_what_there_is(tmp_pat
 
 
 def test_the_documentation_lists_the_panels() -> None:
-    documented = (ROOT / "units/doc/metrics.md").read_text()
+    documented = (ROOT / "docs/metrics.md").read_text()
     rows = documented[documented.index("| panel |") :].splitlines()[2:]
     panels = json.loads((ROOT / "units/monitoring/dashboard.json").read_text())["panels"]
     assert [row.split("|")[1].strip() for row in rows if row] == [p["title"] for p in panels]

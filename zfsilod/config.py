@@ -1,7 +1,7 @@
 """The configuration: /etc/zfsilo/zfsilod.toml and zfsilod.toml.d/*.toml, with a default for all.
 
 Whatever is not understood refuses to start, and says where it stands and what would be right.
-The README's table of keys is compared with these classes by a test.
+The table of keys in docs/configuration.md is compared with these classes by a test.
 """
 
 from __future__ import annotations

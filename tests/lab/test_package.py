@@ -51,7 +51,7 @@ def pair() -> Iterator[Pair]:
 
 def run_quick_start(pair: Pair) -> int:
     """Run the commands for two hosts in the README, and return their number."""
-    (block,) = [block for block in ALL if block.state == "hosts"]
+    (block,) = [block for block in ALL if block.state == "hosts" and block.page.name == "README.md"]
     lines = [line for line in block.text.splitlines() if line]
     for line in lines:
         host, _prompt, command = line.partition("# ")

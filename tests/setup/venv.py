@@ -12,15 +12,13 @@ from tests.setup.command import run
 from tests.setup.say import stage
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-# To build systemd-python, dbus-python and PyGObject, which have no wheels.
-COMPILE = (
-    "gcc",
+# systemd-python comes as source only; so do dbus-python and PyGObject, which the tests need.
+COMPILE = ("gcc", "libsystemd-dev", "pkg-config")
+COMPILE_FOR_TESTS = (
     "libcairo2-dev",
     "libdbus-1-dev",
     "libgirepository1.0-dev",
     "libglib2.0-dev",
-    "libsystemd-dev",
-    "pkg-config",
 )
 DBUSMOCK = "python-dbusmock"
 # The templates of python-dbusmock import PyGObject without requiring it; 3.51 needs a newer library
@@ -38,16 +36,26 @@ def requirements(project: Path) -> list[str]:
 
 
 def prepare(project: Path = PROJECT) -> Path:
-    """The environment for this pyproject.toml and this Python, built on first use."""
-    if sys.version_info < (3, 11):  # noqa: UP036 - runs on any Python
-        raise SystemExit(f"Python {sys.version.split()[0]} is too old: use 3.11 or newer")
+    """The environment for this pyproject.toml and this Python, made if need be."""
+    check_python()
     wanted = requirements(project)
-    return product("venv", digest(wanted, sys.version), lambda draft: build(draft, wanted))
+    return product("venv", key(wanted), lambda draft: build(draft, wanted, COMPILE_FOR_TESTS))
 
 
-def build(draft: Path, wanted: list[str]) -> None:
-    """Create the environment and install the requirements."""
-    packages: tuple[str, ...] = COMPILE
+def key(wanted: list[str]) -> str:
+    """The key of the environment with these requirements."""
+    return digest(wanted, sys.version)
+
+
+def check_python() -> None:
+    """Refuse a Python that is too old."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - the set-up runs on whatever is there
+        raise SystemExit("Python 3.11 or newer is needed")
+
+
+def build(draft: Path, wanted: list[str], compile_more: tuple[str, ...] = ()) -> None:
+    """Make the environment and install the requirements into it."""
+    packages: tuple[str, ...] = (*COMPILE, *compile_more)
     if not has_ensurepip():
         packages = (*packages, "python3-venv")
     if running_debian_python():

@@ -3,7 +3,7 @@
 A scrape must answer when the host does not, and soon when there is very much: it waits a moment for
 a look at the store and one at the host, else tells what the last ones gave. Volumes have series of
 their own up to a limit (`metrics.volumes`); with more there are sums only. The table of all metrics
-is units/doc/metrics.md.
+is docs/metrics.md.
 """
 
 from __future__ import annotations

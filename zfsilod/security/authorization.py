@@ -1,6 +1,6 @@
 """Who may do what: the one table, of gRPC methods and their roles, D-Bus methods and their actions.
 
-What is not here is refused to everybody. Run as a program it prints the table for the README.
+What is not here is refused to everybody. Run as a program it prints the table of docs/security.md.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def authorize(caller: Caller, method: str) -> None:
 
 
 def as_markdown() -> str:
-    """Return the tables as the README has them."""
+    """Return the tables as docs/security.md has them."""
     roles = get_args(Role)
     rows = [
         f"| gRPC | {' | '.join(roles)} |",

@@ -1,7 +1,7 @@
-"""Make what is documented from what there is: `make docs`, or build.py FOLDER.
+"""Generates manual pages, the gRPC reference and shell completion: `make docs`, or build.py FOLDER.
 
     zfsiloctl.1       from the table of commands (zfsilod/ctl/command_table.py)
-    zfsilod.toml.5    from its text here, and the README's table of keys
+    zfsilod.toml.5    from its text here, and the table of keys in configuration.md
     org.zfsilo1.5     from the comments of dbus/org.zfsilo1.xml
     grpc.md           from the comments of proto/zfsilo/v1/*.proto
     bash, zsh, fish   completion
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PROJECT = HERE.parents[1]
+PROJECT = HERE.parent
 sys.path.insert(0, str(PROJECT))
 
 from zfsilod import __version__  # noqa: E402
@@ -26,27 +26,36 @@ from zfsilod.ctl.commands import completion  # noqa: E402
 from zfsilod.ctl.failures import EXIT_CODES_HELP  # noqa: E402
 
 MAN = ("zfsilod.8", "zfsilo-volume@.service.5")
+# The pages for those who use zfsilo; the others are for those who change it.
+PAGES = (
+    "configuration.md",
+    "kubernetes.md",
+    "metrics.md",
+    "operations.md",
+    "security.md",
+    "troubleshooting.md",
+)
 HEAD = '.TH "{name}" "{section}" "" "zfsilo {version}" "zfsilo"\n'
 
 
 def main() -> None:
-    """Write everything into a folder."""
+    """Write all files into the folder of the command line."""
     into = Path(sys.argv[1])
     into.mkdir(parents=True, exist_ok=True)
     for name in MAN:
-        write(into / name, man_page(name, (HERE / name).read_text()))
-    keys = (HERE / "zfsilod.toml.5").read_text().replace("@KEYS@\n", config_keys())
+        write(into / name, man_page(name, (HERE / "man" / name).read_text()))
+    keys = (HERE / "man/zfsilod.toml.5").read_text().replace("@KEYS@\n", config_keys())
     write(into / "zfsilod.toml.5", man_page("zfsilod.toml.5", keys))
-    commands = (HERE / "zfsiloctl.1").read_text().replace("@COMMANDS@\n", command_pages())
-    commands = commands.replace("@OPTIONS@\n", "".join(map(argument, COMMON)))
+    commands = (HERE / "man/zfsiloctl.1").read_text().replace("@COMMANDS@\n", command_pages())
+    commands = commands.replace("@OPTIONS@\n", "".join(map(argument_page, COMMON)))
     commands = commands.replace("@EXIT@\n", exit_codes())
     write(into / "zfsiloctl.1", man_page("zfsiloctl.1", commands))
     write(into / "org.zfsilo1.5", man_page("org.zfsilo1.5", dbus_page()))
     write(into / "grpc.md", grpc_reference())
     for shell, script in completion.SHELLS.items():
         write(into / f"zfsiloctl.{shell}", script())
-    for page in HERE.glob("*.md"):
-        shutil.copy(page, into)
+    for page in PAGES:
+        shutil.copy(HERE / page, into)
 
 
 def write(path: Path, text: str) -> None:
@@ -55,32 +64,30 @@ def write(path: Path, text: str) -> None:
 
 
 def man_page(name: str, text: str) -> str:
-    """Return a page with its head."""
+    """Return a page with its title line."""
     stem, _dot, section = name.rpartition(".")
     return HEAD.format(name=stem.upper(), section=section, version=__version__) + text
 
 
 def roff(text: str) -> str:
-    """Return plain text as roff takes it: nothing at the beginning of a line is a request."""
+    """Return plain text with everything escaped that roff would interpret."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.M)
 
 
 def code(text: str) -> str:
-    """Return text of Markdown with its code in bold."""
+    """Return Markdown with its code in bold."""
     parts = re.split(r"`([^`]+)`", text)
-    shown = (f"\\fB{roff(p)}\\fR" if n % 2 else roff(p) for n, p in enumerate(parts))
-    return "".join(shown)
+    return "".join(f"\\fB{roff(p)}\\fR" if n % 2 else roff(p) for n, p in enumerate(parts))
 
 
 # zfsilod.toml(5)
 
 
 def config_keys() -> str:
-    """Return the README's table of keys as paragraphs."""
-    rows = re.findall(
-        r"^\| `([a-z]+\.\w+)` \| (.*?) \| (.*?) \|$", (PROJECT / "README.md").read_text(), re.M
-    )
+    """Return the table of keys in configuration.md as paragraphs."""
+    page = (HERE / "configuration.md").read_text()
+    rows = re.findall(r"^\| `([a-z]+\.\w+)` \| (.*?) \| (.*?) \|$", page, re.M)
     return "".join(
         f".TP\n\\fB{roff(key)}\\fR\n{code(text)} (default: {code(default)})\n"
         for key, default, text in rows
@@ -95,39 +102,40 @@ def command_pages() -> str:
     text = ""
     for noun, about in NOUNS.items():
         text += f".SS {roff(noun)}\n{roff(about)}.\n"
-        text += "".join(command(each) for each in COMMANDS if each.noun == noun)
+        text += "".join(command_page(command) for command in COMMANDS if command.noun == noun)
     return text
 
 
-def command(each: Command) -> str:
+def command_page(command: Command) -> str:
     """Return one command with its arguments."""
-    places = [a for a in each.arguments if not a.names[0].startswith("-")]
-    shown = " ".join(_place(a) for a in places)
-    text = f".TP\n\\fBzfsiloctl {roff(each.words)}\\fR {shown}\n{roff(each.text)}.\n"
-    if each.arguments:
-        text += ".RS\n" + "".join(map(argument, each.arguments)) + ".RE\n"
+    operands = [a for a in command.arguments if not a.names[0].startswith("-")]
+    synopsis = " ".join(operand(argument) for argument in operands)
+    text = f".TP\n\\fBzfsiloctl {roff(command.words)}\\fR {synopsis}\n{roff(command.text)}.\n"
+    if command.arguments:
+        text += ".RS\n" + "".join(map(argument_page, command.arguments)) + ".RE\n"
     return text
 
 
-def argument(each: Argument) -> str:
+def argument_page(argument: Argument) -> str:
     """Return one argument."""
-    text = roff(each.text + _choices(each))
-    if not each.names[0].startswith("-"):
-        return f".TP\n{_place(each)}\n{text}\n"
-    value = f" \\fI{roff(str(each.options.get('metavar') or 'VALUE'))}\\fR"
-    names = ", ".join(f"\\fB{roff(name)}\\fR" for name in each.names)
-    return f".TP\n{names}{value if each.takes_value else ''}\n{text}\n"
+    text = roff(argument.text + choices(argument))
+    if not argument.names[0].startswith("-"):
+        return f".TP\n{operand(argument)}\n{text}\n"
+    value = f" \\fI{roff(str(argument.options.get('metavar') or 'VALUE'))}\\fR"
+    names = ", ".join(f"\\fB{roff(name)}\\fR" for name in argument.names)
+    return f".TP\n{names}{value if argument.takes_value else ''}\n{text}\n"
 
 
-def _choices(each: Argument) -> str:
+def choices(argument: Argument) -> str:
     """Return the values that are allowed, where only some are."""
-    choices = each.options.get("choices")
-    return f"; one of {', '.join(choices)}" if isinstance(choices, tuple) else ""
+    allowed = argument.options.get("choices")
+    return f"; one of {', '.join(allowed)}" if isinstance(allowed, tuple) else ""
 
 
-def _place(each: Argument) -> str:
-    name = f"\\fI{roff(str(each.options.get('metavar') or each.names[0].upper()))}\\fR"
-    match each.options.get("nargs"):
+def operand(argument: Argument) -> str:
+    """Return an argument that is no option, as a synopsis has it."""
+    name = f"\\fI{roff(str(argument.options.get('metavar') or argument.names[0].upper()))}\\fR"
+    match argument.options.get("nargs"):
         case "?":
             return f"[{name}]"
         case "+":
@@ -137,8 +145,8 @@ def _place(each: Argument) -> str:
 
 def exit_codes() -> str:
     """Return the exit codes as paragraphs."""
-    found = re.findall(r"^ +(\d+) +(.*)$", EXIT_CODES_HELP, re.M)
-    return "".join(f".TP\n\\fB{number}\\fR\n{roff(text)}\n" for number, text in found)
+    codes = re.findall(r"^ +(\d+) +(.*)$", EXIT_CODES_HELP, re.M)
+    return "".join(f".TP\n\\fB{number}\\fR\n{roff(text)}\n" for number, text in codes)
 
 
 # org.zfsilo1(5)
@@ -153,17 +161,18 @@ def dbus_page() -> str:
     text += verbatim(head[1])
     for comment, element, name, rest in re.findall(
         r"<!--((?:(?!-->).)*?)-->\s*<(interface|method|signal|property) name=\"([^\"]+)\"([^\n]*)",
-        xml[head.end() :], re.S,
-    ):  # fmt: skip
+        xml[head.end() :],
+        re.S,
+    ):
         kind = "SH" if element == "interface" else "SS"
         detail = re.search(r'type="([^"]+)"', rest)
-        shown = f" ({detail[1]})" if detail else ""
-        text += f".{kind} {roff(element)} {roff(name)}{shown}\n{verbatim(comment)}"
+        signature = f" ({detail[1]})" if detail else ""
+        text += f".{kind} {roff(element)} {roff(name)}{signature}\n{verbatim(comment)}"
     return text + ".SH SEE ALSO\n\\fBzfsilod\\fR(8), \\fBbusctl\\fR(1)\n"
 
 
 def verbatim(text: str) -> str:
-    """Return text whose lines stay as they are."""
+    """Return text whose line breaks are kept."""
     lines = text.strip("\n").rstrip().splitlines()
     common = min((len(x) - len(x.lstrip()) for x in lines if x.strip()), default=0)
     return ".nf\n" + roff("\n".join(line[common:] for line in lines)) + "\n.fi\n"
@@ -174,7 +183,9 @@ def verbatim(text: str) -> str:
 
 def grpc_reference() -> str:
     """Return services, messages and enumerations of all files, with their comments."""
-    text = "# gRPC reference: zfsilo.v1\n\nMade from the comments of `proto/zfsilo/v1/*.proto`.\n"
+    text = (
+        "# gRPC reference: zfsilo.v1\n\nGenerated from the comments of `proto/zfsilo/v1/*.proto`.\n"
+    )
     for path in sorted((PROJECT / "proto/zfsilo/v1").glob("*.proto")):
         text += f"\n## {path.name}\n{_proto(path.read_text())}"
     return text
