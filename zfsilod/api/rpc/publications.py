@@ -14,7 +14,7 @@ from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
 from zfsilod.requests import publications, volumes
-from zfsilod.security.authentication import own_host
+from zfsilod.security.authorization import own_host
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
