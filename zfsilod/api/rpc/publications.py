@@ -133,7 +133,9 @@ class Publications:
         if state == "NONE":
             raise InvalidArgument("a filesystem is FORMATTING or READY", reason="BAD_ENUM")
         if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
-            raise InvalidArgument("the filesystem's type or uuid is malformed", reason="BAD_FILESYSTEM")
+            raise InvalidArgument(
+                "the filesystem's type or uuid is malformed", reason="BAD_FILESYSTEM"
+            )
         request = publications.ReportFilesystem(
             volume=volume_id,
             host=host_id,
