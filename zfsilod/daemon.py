@@ -177,19 +177,20 @@ async def _front_ends(
 ) -> DbusFront | None:
     from zfsilod.api.dbus import server as dbus_server
     from zfsilod.api.rpc.server import GrpcServer
-    from zfsilod.gateway.listener import NODE_SOCKET, Door, Limits
+    from zfsilod.gateway.limits import Limits
+    from zfsilod.gateway.listener import NODE_SOCKET, Gateway
     from zfsilod.monitoring.exporter import SOCKET as METRICS_SOCKET
     from zfsilod.security.tls import ServerTls
 
     tls = ServerTls(places.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
-    door = Door(places.run / "private", Limits(unix=most, node=most, tcp=most), tls)
-    server = GrpcServer(service, door, tls.files)
+    gateway = Gateway(places.run / "private", Limits(unix=most, node=most, tcp=most), tls)
+    server = GrpcServer(service, gateway, tls.files)
     await server.start()
     stack.push_async_callback(server.stop)
     for listener, name in listeners:
         if name != METRICS_SOCKET:
-            door.open(listener, node=name == NODE_SOCKET)
+            gateway.listen(listener, node=name == NODE_SOCKET)
     if places.simulated:
         address, port = listeners[-1][0].getsockname()[:2]
         await simulation.know_itself(service, places.config, tls.files, f"{address}:{port}")

@@ -16,6 +16,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import TAKE, create, made, refused
 from zfsilod.model import chap as chap_module
 from zfsilod.model.errors import InvalidArgument, StoreCorrupt, Unauthenticated
+from zfsilod.model.identity import Identity
 from zfsilod.model.names import split_address
 from zfsilod.model.records import Issued
 from zfsilod.security import certificates, join_file
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from tests.api.running import Front
     from zfsilod.wire.stub import Api
 
-TAKER = certificates.Identity(kind="host", id="take", role="host")
-OPS = certificates.Identity(kind="user", id="ops", role="admin")
+TAKER = Identity(kind="host", id="take", role="host")
+OPS = Identity(kind="user", id="ops", role="admin")
 
 
 def test_a_certificate_says_whom_it_stands_for() -> None:
@@ -306,7 +307,7 @@ async def test_a_renewed_certificate_needs_no_restart(front: Front) -> None:
     records = front.read(lambda txn: [each.subject for each in txn.scan(Issued)])
     assert records == ["host/take"]
     front.tls.files.write_host(
-        certificates.issue(made("ca"), certificates.Identity(kind="host", id="give", role="host"))
+        certificates.issue(made("ca"), Identity(kind="host", id="give", role="host"))
     )
     assert await hello(front.role("reader", "mon"))
 

@@ -16,7 +16,7 @@ from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages
 from zfsilod.host import mountinfo, superblock, zfs_output
 from zfsilod.host.run import Completed
-from zfsilod.model import names
+from zfsilod.model import names, validation
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.validation import check_id, check_labels
 from zfsilod.requests import attach
@@ -82,7 +82,7 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "labels": (st.dictionaries(ANY, ANY), lambda found: check_labels(tuple(found.items()))),
     "volume name": (ANY, convert.volume_id),
     "operation name": (ANY, convert.operation_id),
-    "mount path": (ANY, attach.check_path),
+    "mount path": (ANY, validation.check_path),
     "mount options": (st.lists(ANY), lambda found: attach.check_options(tuple(found))),
     "path of a node": (ANY, lambda text: csi_node.check_path(text, ("/var/lib/kubelet",))),
 }

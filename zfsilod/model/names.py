@@ -37,7 +37,7 @@ def check_dataset(name: str) -> str:
 def iscsi_name(name: str) -> str:
     """Return the name of a target or an initiator. Raises InvalidArgument."""
     if not ISCSI_NAME.fullmatch(name):
-        raise InvalidArgument(f"{name[:223]!r} is not an iSCSI name", reason="BAD_ISCSI_NAME")
+        raise InvalidArgument(f"{name[:223]!r} is not an iSCSI name", reason="BAD_IQN")
     return name
 
 

@@ -32,6 +32,7 @@ ETAG = "the record changed since it was read (etag {asked}, now {now}): read it 
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
 MAX_HOSTS = 256
+MAX_PATH_BYTES = 4095  # PATH_MAX without its NUL: limits.h(0p)
 MAX_MARK = 8000  # of 8191 characters that a user property may have: zfsprops(7)
 BLOCK_SIZES = tuple(1 << power for power in range(9, 18))
 BLOCK_SIZE = re.compile(r"([0-9]{1,6})([kK]?)")
@@ -112,6 +113,19 @@ def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     if len(hosts) > MAX_HOSTS:
         raise InvalidArgument(f"{len(hosts)} hosts are too many: at most {MAX_HOSTS}")
     return tuple(sorted({each if each == "*" else check_id(each, "host id") for each in hosts}))
+
+
+def check_path(path: str) -> str:
+    """Return a path as it is kept, else raise InvalidArgument: absolute, no "..", no odd ends."""
+    parts = path.split("/")
+    if not path.startswith("/") or ".." in parts or len(path.encode()) > MAX_PATH_BYTES:
+        raise InvalidArgument(
+            f"{path[:200]!r} is no path to mount at: it must be absolute, without ..",
+            reason="BAD_PATH",
+        )
+    if not path.isprintable() or path.strip("/") == "":
+        raise InvalidArgument(f"{path[:200]!r} is no path to mount at", reason="BAD_PATH")
+    return "/" + "/".join(part for part in parts if part not in ("", "."))
 
 
 def check_fit(values: Pairs, name: str) -> Pairs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod import config
+from zfsilod.model.identity import Identity
 from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ async def know_itself(service: Service, etc: Path, files: join_file.Files, addre
 
 async def _certified(service: Service, files: join_file.Files) -> join_file.Access:
     host_id = service.context.settings.host_id
-    identity = certificates.Identity(kind="host", id=host_id, role="host")
+    identity = Identity(kind="host", id=host_id, role="host")
     if not files.authority.exists():
         files.write_authority(certificates.make_authority(host_id))
         files.write_host(certificates.issue(files.own_authority(), identity))

@@ -47,7 +47,9 @@ class Attachments:
             epoch=message.epoch,
         )
         if call.caller.role == "node":
-            csi_node.check_connect(request)
+            csi_node.check_connect(
+                restore=request.restore, publish_if_needed=request.publish_if_needed
+            )
         await _check_node(call, request.id)
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 

@@ -13,7 +13,7 @@ from zfsilod.model.records import Host
 from zfsilod.model.validation import check_id
 from zfsilod.requests import hosts
 from zfsilod.requests.volumes import need_host
-from zfsilod.security.authentication import own_host
+from zfsilod.security.authorization import own_host
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:

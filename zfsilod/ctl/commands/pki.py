@@ -17,6 +17,7 @@ from zfsilod.ctl.local import new_file, opened_store, record, write_join
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.require_local import check_here
 from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.identity import Identity
 from zfsilod.model.names import split_address
 from zfsilod.model.records import Issued
 from zfsilod.model.validation import check_id
@@ -66,7 +67,7 @@ def issue(given: Namespace) -> None:
     check_id(given.subject, f"{given.kind} id")
     if (given.kind == "user") != bool(given.role):
         raise InvalidArgument("a user has a --role, a host has none", reason="USAGE")
-    identity = certificates.Identity(kind=given.kind, id=given.subject, role=given.role or "host")
+    identity = Identity(kind=given.kind, id=given.subject, role=given.role or "host")
     with opened_store(given, WHAT) as store:
         made = certificates.issue(files().own_authority(), identity, days=given.days)
         join = access(given.address, pair=made)
@@ -176,7 +177,7 @@ def _renew_for(given: Namespace, name: str) -> bool:
 def write_own(names: tuple[str, ...]) -> None:
     """Make this host's own certificate, for the names it had and further ones."""
     had = _names() if files().host.exists() else (socket.gethostname(), socket.getfqdn())
-    identity = certificates.Identity(kind="host", id=host_id(), role="host")
+    identity = Identity(kind="host", id=host_id(), role="host")
     own = files().own_authority()
     files().write_host(certificates.issue(own, identity, tuple(dict.fromkeys((*had, *names)))))
 
