@@ -123,7 +123,7 @@ async def test_an_admission_without_a_publication_stays_until_asked(zfsilo: Hous
     await zfsilo.do(*UP)
     await forget(zfsilo, "publication")
     before = zfsilo.facts
-    with pytest.raises(Conflict, match="which no publication names: zfsiloctl orphan list"):
+    with pytest.raises(Conflict, match="which no publication names: see zfsiloctl orphan list"):
         await zfsilo.service.sync("data", caller="a")
     report = await zfsilo.service.sync_all(caller="a")
     assert "no publication names" in dict(report.complaints)["data"]

@@ -219,7 +219,10 @@ async def needs_repair(zfsilo: House) -> Operation:
 async def test_abandon_frees_what_it_claims_and_tells_what_stays(zfsilo: House) -> None:
     begun = await needs_repair(zfsilo)
     found = await zfsilo.service.abandon(begun.id)
-    assert found.behind == ("do Node", "do Session")
+    assert [words.split(" iqn")[0] for words in found.behind] == [
+        "create node record of",
+        "log in to",
+    ]
     assert found.state == "ABANDONED"
     assert found.failure is not None
     with zfsilo.service.store.read() as txn:
