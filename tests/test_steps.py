@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
+
 import pytest
 
 from tests.examples import UID, steps
@@ -92,7 +94,7 @@ def complete(**missing: None) -> dict[str, object]:
 @pytest.mark.parametrize("name", HostStep.ABSTRACT)
 def test_a_step_that_lacks_a_method_is_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"step Incomplete has no {name}"):
-        type(HostStep)(
+        ABCMeta(
             "Incomplete", (HostStep,), complete(**{name: None}), tag="TestIncomplete", part="POOL"
         )
     assert "TestIncomplete" not in CLASSES
@@ -100,7 +102,7 @@ def test_a_step_that_lacks_a_method_is_refused(name: str) -> None:
 
 def test_a_step_without_a_sandbox_part_is_refused() -> None:
     with pytest.raises(TypeError, match="Incomplete has no sandbox part"):
-        type(HostStep)("Incomplete", (HostStep,), complete(), tag="TestIncomplete")
+        ABCMeta("Incomplete", (HostStep,), complete(), tag="TestIncomplete")
     assert "TestIncomplete" not in CLASSES
 
 
