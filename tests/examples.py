@@ -13,23 +13,22 @@ from zfsilod.engine.steps.export import NoExport
 from zfsilod.engine.steps.filesystem import Formatted
 from zfsilod.engine.steps.session import NoNode
 from zfsilod.model.chap import Chap
+from zfsilod.model.host_facts import Disk, Filesystem, SnapshotRef
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
     Action,
     Attachment,
-    Disk,
-    Filesystem,
     Mount,
     Operation,
     Publication,
-    SnapshotRef,
     Step,
     Volume,
 )
+from zfsilod.model.settings import Export
 
 UID = "0123456789abcdef0123456789abcdef"
 TAKE = "iqn.2024-01.lab.take:host"
-HOW = plans.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=("10.77.0.1:3260",))
+HOW = Export(prefix="iqn.2026-01.org.zfsilo:give", portals=("10.77.0.1:3260",))
 GIB = 1 << 30
 
 VOLUME = Volume(

@@ -14,15 +14,8 @@ from zfsilod.model.errors import (
     NotFound,
     StoreCorrupt,
 )
-from zfsilod.model.records import (
-    Attachment,
-    Dependent,
-    Snapshot,
-    SnapshotGroup,
-    SnapshotRef,
-    Trashed,
-    Volume,
-)
+from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests import orphans
 from zfsilod.requests.adoption import find
 from zfsilod.requests.attach import Connect, MountAt, Stage

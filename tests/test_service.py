@@ -199,7 +199,7 @@ WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
     ((), Grow(id="data"), FailedPrecondition, "not connected"),
     ((), CreateHost(id="take", iqn="iqn.2024-01.lab.else:x"), AlreadyExists, "another iqn"),
     ((), CreateHost(id="clone", iqn="iqn.2024-01.lab.take:host"), AlreadyExists, "host take"),
-    ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "no IQN"),
+    ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "not an IQN"),
     ((CREATE, PUBLISH), DeleteHost(id="take"), FailedPrecondition, "holds data"),
 ]
 

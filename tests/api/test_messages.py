@@ -10,7 +10,7 @@ import pytest
 from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
 
 from tests.examples import steps
-from zfsilod.model import records
+from zfsilod.model import host_facts, records
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.storage.volume_view import STATES
 from zfsilod.wire import convert
@@ -27,7 +27,7 @@ ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
     (convert.RESTORES, get_args(records.Restore), volume_pb2.Restore.DESCRIPTOR),
     (
         convert.FILESYSTEM_STATES,
-        get_args(records.FilesystemState),
+        get_args(host_facts.FilesystemState),
         volume_pb2.FilesystemState.DESCRIPTOR,
     ),
     (convert.VOLUME_STATES, STATES, volume_pb2.State.DESCRIPTOR),

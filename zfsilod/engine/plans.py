@@ -11,7 +11,7 @@ written about how to publish or to mount.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import Acl, AclSecrets, Fenced, MappedLun, NoSession, NoUnknownAcls
@@ -44,12 +44,9 @@ from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.records import (
     Action,
     Attachment,
-    Filesystem,
-    FilesystemState,
     Mount,
     Publication,
     Snapshot,
-    SnapshotRef,
     Step,
     Volume,
 )
@@ -57,13 +54,14 @@ from zfsilod.model.records import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zfsilod.model.host_facts import Filesystem, FilesystemState, SnapshotRef
+    from zfsilod.model.settings import Export
+
 CONSUMER = ("ABSENT", "CONNECTED", "STAGED", "MOUNTED")
 # A consumer that outlives a power cut of ours takes what it has written for safe, flushed or not:
 # the flush that it sends afterwards finds an empty cache, and succeeds.
 DURABLE = {"sync": "always"}
 HIDDEN = {"volmode": "dev", "snapdev": "hidden"}  # no partition scan, no snapshot devices on give
-
-R = TypeVar("R", bound=Record)
 
 
 def up(steps: Sequence[Step]) -> tuple[Action, ...]:
@@ -102,13 +100,6 @@ class Origin(Record):
     snapshot_uid: str
     own: bool
     size_bytes: int
-
-
-class Export(Record):
-    """How this host exports: what of the configuration the rungs need."""
-
-    prefix: str  # of all IQNs: iqn.2026-01.org.zfsilo:give
-    portals: tuple[str, ...]
 
 
 def zvol(volume: Volume, operation: str = "") -> Zvol:
@@ -534,30 +525,3 @@ def consumer_truth(attachment: Attachment) -> tuple[Action, ...]:
     for mount in attachment.mounts:
         steps += mounting(attachment, mount)
     return up(steps)
-
-
-# Both
-
-
-def apply_observed(record: R, facts: dict[str, str]) -> R:
-    """Return a record with what the steps of its operation learned (HostStep.learned)."""
-    if isinstance(record, Volume) and "guid" in facts:
-        return record.but(guid=facts["guid"])
-    if isinstance(record, Snapshot):
-        return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))
-    if isinstance(record, Attachment):
-        return record.but(
-            filesystem=_observed_filesystem(record.filesystem, facts),
-            made_staging_path=record.made_staging_path or f"made {record.staging_path}" in facts,
-            mounts=tuple(
-                each.but(made_path=each.made_path or f"made {each.path}" in facts)
-                for each in record.mounts
-            ),
-        )
-    return record
-
-
-def _observed_filesystem(filesystem: Filesystem, facts: dict[str, str]) -> Filesystem:
-    if "fs_uuid" not in facts:
-        return filesystem
-    return Filesystem(state="READY", type=facts["fs_type"], uuid=facts["fs_uuid"])

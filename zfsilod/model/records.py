@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from zfsilod.model.host_facts import Disk, Filesystem
 from zfsilod.model.record import Pairs, Record, Stored, pairs
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ AccessMode = Literal[
 Transport = Literal["ISCSI"]
 VolumeState = Literal["ABSENT", "CREATED", "PUBLISHED"]
 AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
-FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
 Restore = Literal["BOOT", "NEVER"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
 OperationState = Literal[
@@ -44,18 +44,6 @@ OperationState = Literal[
     "NEEDS_REPAIR",  # the rollback failed too, or a final move cannot be finished
 ]
 ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
-FILESYSTEMS = ("ext4", "xfs")  # that zfsilo makes
-
-
-class Filesystem(Record, tag="Filesystem"):
-    """What is known of the filesystem on a volume; the server keeps it, so mkfs runs once."""
-
-    state: FilesystemState = "NONE"
-    type: str = ""
-    uuid: str = ""
-    operation: str = ""  # FORMATTING: the consumer's operation that may run mkfs
-    host: str = ""
-    origin: str = ""  # CLONED: the UUID that it still has, until it is given its own
 
 
 class Volume(Stored, tag="Volume"):
@@ -91,14 +79,6 @@ class Trashed(Stored, tag="Trashed"):
     home: str  # the dataset that it had
     deleted_at: int = 0
     purge_at: int = 0  # not before; and not while anything depends on it
-
-
-class SnapshotRef(Record, tag="Shot"):
-    """A snapshot of one zvol: of which, and its own guid where it is known."""
-
-    dataset: str
-    uid: str  # the volume's
-    guid: str = ""
 
 
 class Snapshot(Stored, tag="Snapshot"):
@@ -170,14 +150,6 @@ class Host(Stored, tag="Host"):
     max_attachments: int = 0  # 0: no limit
     created_at: int = 0
     updated_at: int = 0
-
-
-class Disk(Record, tag="Disk"):
-    """The block device of a session, told by target and proved by serial and size."""
-
-    target: str  # IQN
-    serial: str  # unit serial: the volume's uid
-    size_bytes: int
 
 
 class Mount(Record, tag="Mount"):
@@ -267,38 +239,6 @@ class Issued(Stored, tag="Issued"):
     created_at: int = 0
     expires_at: int = 0
     revoked_at: int = 0
-
-
-class ListedZvol(Record, tag="Listed"):
-    """A zvol as a listing shows it; what a record would say, as far as the pool knows it."""
-
-    dataset: str
-    guid: str
-    size_bytes: int
-    volblocksize: int
-    thin: bool
-    marks: Pairs  # its own user properties of ours, without their prefix: what it inherits is none
-    origin: str = ""  # the zvol whose snapshot it is a clone of
-
-    @property
-    def uid(self) -> str:
-        """The volume that it is; "" when it is nobody's."""
-        return dict(self.marks).get("uid", "")
-
-
-class ListedSnapshot(Record, tag="ListedShot"):
-    """A snapshot of ours as a listing shows it."""
-
-    dataset: str  # of the zvol
-    guid: str
-    size_bytes: int
-    created_at: int
-    marks: Pairs  # as those of Listed; of a group all carry the same
-
-    @property
-    def cut(self) -> str:
-        """The uid of the cut that it is of."""
-        return dict(self.marks)["cut"]
 
 
 class Resources(Record):

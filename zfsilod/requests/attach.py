@@ -8,34 +8,17 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.host_facts import FILESYSTEMS, Disk, Filesystem
 from zfsilod.model.record import Record
-from zfsilod.model.records import (
-    FILESYSTEMS,
-    Action,
-    Attachment,
-    Disk,
-    Filesystem,
-    Mode,
-    Mount,
-    PendingRelease,
-    Restore,
-)
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_id,
-    drop,
-    drop_secret,
-    put,
-)
+from zfsilod.model.records import Action, Attachment, Mode, Mount, PendingRelease, Restore
+from zfsilod.model.validation import check_id, check_path
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
-MAX_PATH_BYTES = 4095
 MAX_MOUNTS = 64
 MAX_OPTIONS = 32
 OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
@@ -407,19 +390,6 @@ def need_attachment(txn: Transaction, attachment_id: str) -> Attachment:
             volume=attachment_id,
         )
     return found
-
-
-def check_path(path: str) -> str:
-    """Return a path as it is kept, else raise InvalidArgument: absolute, no "..", no odd ends."""
-    parts = path.split("/")
-    if not path.startswith("/") or ".." in parts or len(path.encode()) > MAX_PATH_BYTES:
-        raise InvalidArgument(
-            f"{path[:200]!r} is no path to mount at: it must be absolute, without ..",
-            reason="BAD_PATH",
-        )
-    if not path.isprintable() or path.strip("/") == "":
-        raise InvalidArgument(f"{path[:200]!r} is no path to mount at", reason="BAD_PATH")
-    return "/" + "/".join(part for part in parts if part not in ("", "."))
 
 
 def check_options(options: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,10 +14,12 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import SessionDropped
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.records import Attachment, Disk, PendingRelease
-from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put
+from zfsilod.model.records import Attachment, PendingRelease
+from zfsilod.model.validation import check_id
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
+    from zfsilod.model.host_facts import Disk
     from zfsilod.model.records import Change
     from zfsilod.storage.store import Transaction
 

@@ -17,15 +17,17 @@ from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import NoNode, SessionDropped
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
+from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Disk, ListedZvol, Publication, Trashed, Volume
-from zfsilod.requests.request import Plan, Request, Settings, View
+from zfsilod.model.records import Attachment, Publication, Trashed, Volume
+from zfsilod.requests.request import Plan, Request, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Action
+    from zfsilod.model.settings import Settings
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 

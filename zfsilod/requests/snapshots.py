@@ -11,27 +11,19 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, SnapshotRef, Volume
+from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, Volume
 from zfsilod.model.ulid import new_ulid
-from zfsilod.model.validation import check_fit
+from zfsilod.model.validation import check_etag, check_fit, check_id, check_labels
 from zfsilod.requests.clones import claim_of, home_of, need_snapshot
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_etag,
-    check_id,
-    check_labels,
-    drop,
-    put,
-)
+from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
     from zfsilod.engine.steps.snapshot import SnapshotSet
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Action, Change
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
 MAX_VOLUMES = 64  # in a group

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import Variant
 
-from zfsilod.model.chap import CREDENTIAL
+from zfsilod.storage.secrets import CREDENTIAL
 from zfsilod.systemd.sandbox import sandbox
 
 if TYPE_CHECKING:

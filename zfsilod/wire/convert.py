@@ -8,21 +8,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from zfsilo.v1 import host_pb2, operation_pb2, snapshot_pb2, volume_pb2
 
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import Filesystem, Publication
+from zfsilod.model.records import Publication
 from zfsilod.model.ulid import ALPHABET
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from zfsilod.model.host_facts import FilesystemState
     from zfsilod.model.records import (
         AccessMode,
         Action,
         ActionStatus,
         Attachment,
         Failure,
-        FilesystemState,
         Host,
         Mode,
         Operation,
