@@ -92,10 +92,10 @@ def test_readers_see_the_status(ctl: Shell, daemon: Daemon) -> None:
 
 def test_every_fact_of_a_volume_has_its_words() -> None:
     truth = (
-        *plans.server_truth(VOLUME, [], HOW),
-        *plans.server_truth(VOLUME, [PUBLICATION], HOW),
-        *plans.consumer_truth(ATTACHMENT),
-        *plans.consumer_truth(BLOCK),
+        *plans.server_facts(VOLUME, [], HOW),
+        *plans.server_facts(VOLUME, [PUBLICATION], HOW),
+        *plans.client_facts(ATTACHMENT),
+        *plans.client_facts(BLOCK),
     )
     named = {type(action.step).__name__ for action in truth if isinstance(action.step, HostStep)}
     assert named <= set(SECTIONS)

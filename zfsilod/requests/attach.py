@@ -109,7 +109,7 @@ class Connect(Request):
             )
         new = self._attachment(found, seen.connection, view, published=seen.published)
         owed = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
-        actions, commit = plans.up(plans.connection(new)), [put(new)]
+        actions, commit = plans.up(plans.connection_steps(new)), [put(new)]
         if seen.published:
             commit.append(drop(owed))
         rotated = found is not None and found.secret != new.secret
@@ -131,7 +131,7 @@ class Connect(Request):
             return None
         if not self.is_for(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
             return None
-        return plans.up(plans.connection(found))
+        return plans.up(plans.connection_steps(found))
 
     def is_for(self, found: Attachment) -> bool:
         """Tell whether an attachment is of the volume that is asked for."""
@@ -223,7 +223,7 @@ class Stage(Request):
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
-            actions=plans.up(plans.staging(new)),
+            actions=plans.up(plans.staging_steps(new)),
             commit=(put(new),),
         )
 
@@ -231,7 +231,7 @@ class Stage(Request):
         found = txn.get(Attachment, self.id)
         if found is None or found.state not in ("STAGED", "MOUNTED") or not self._same(found):
             return None
-        return plans.up([*plans.connection(found), *plans.staging(found)])
+        return plans.up([*plans.connection_steps(found), *plans.staging_steps(found)])
 
     def _same(self, found: Attachment) -> bool:
         return (
@@ -326,7 +326,7 @@ class MountAt(Request):
         return Plan(
             title=f"mount {self.id} at {path}",
             claims=(f"attachment/{self.id}", f"path/{path}"),
-            actions=plans.up(plans.mounting(found, mount)),
+            actions=plans.up(plans.mounting_steps(found, mount)),
             commit=(put(found.but(state="MOUNTED", mounts=mounts, updated_at=view.now)),),
         )
 
@@ -337,7 +337,11 @@ class MountAt(Request):
         if found is None or here is None or here.readonly != self.readonly:
             return None
         return plans.up(
-            [*plans.connection(found), *plans.staging(found), *plans.mounting(found, here)]
+            [
+                *plans.connection_steps(found),
+                *plans.staging_steps(found),
+                *plans.mounting_steps(found, here),
+            ]
         )
 
 

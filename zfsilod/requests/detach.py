@@ -54,7 +54,7 @@ class UnmountFrom(Descent):
         if found is None or not gone:
             return Plan(title=title, claims=claims)
         if self.turned(seen):
-            actions = list(plans.detaching(found, gone))
+            actions = list(plans.forced_unmount(found, gone))
         else:
             actions = [
                 action for mount in reversed(gone) for action in plans.unmounting(found, mount)
@@ -93,7 +93,7 @@ class Unstage(Descent):
         return Plan(
             title=title,
             claims=(*claims, *_paths(found)),
-            actions=plans.abandoning(found) if turned else plans.unstaging(found),
+            actions=plans.forced_detach_path(found) if turned else plans.unstaging(found),
             commit=(put(_connected(found, view)),),
         )
 
@@ -121,10 +121,10 @@ class Disconnect(Descent):
                 reason=found.state,
                 volume=self.id,
             )
-        session = plans.connection(found)
-        actions = plans.descent(found, session)
+        session = plans.connection_steps(found)
+        actions = plans.detach_path(found, session)
         if self.turned(seen):
-            actions = (*plans.abandoning(found), *plans.down(session))
+            actions = (*plans.forced_detach_path(found), *plans.down(session))
         return Plan(
             title=title,
             claims=(*claims, *_paths(found)),

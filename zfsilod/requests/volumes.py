@@ -216,7 +216,7 @@ class UpdateVolume(Request):
             actions += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
-        actions += plans.marking(volume, _check_marks(new))
+        actions += plans.mark_changes(volume, _check_marks(new))
         if "capacity_bytes" in self.mask:
             assert isinstance(seen, PoolSpace)
             new = new.but(capacity_bytes=self._size(volume, seen, view))

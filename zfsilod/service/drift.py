@@ -114,9 +114,9 @@ def truth(found: VolumeView, settings: Settings) -> tuple[Action, ...]:
     """
     actions: tuple[Action, ...] = ()
     if found.volume is not None:
-        actions += plans.server_truth(found.volume, found.publications, settings.export)
+        actions += plans.server_facts(found.volume, found.publications, settings.export)
     if found.attachment is not None and found.attachment.restore == "BOOT":
-        actions += plans.consumer_truth(found.attachment)
+        actions += plans.client_facts(found.attachment)
     return actions
 
 
@@ -124,7 +124,7 @@ def unrestored(found: VolumeView) -> tuple[Action, ...]:
     """Return what would be so if somebody restored an attachment that zfsilo does not."""
     if found.attachment is None or found.attachment.restore == "BOOT":
         return ()
-    return plans.consumer_truth(found.attachment)
+    return plans.client_facts(found.attachment)
 
 
 def _differences(
