@@ -30,7 +30,8 @@ def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
     operation = ctl.daemon.operations()[-1].id
     assert complaint == (
         "zfsiloctl: the fuse of the simulated host blew\n"
-        "  create fused: failed at do Zvol, and was taken back\n"
+        "  create fused: failed at step 'create zvol tank/zfsilo/fused (1 GiB, thin)', "
+        "and was taken back\n"
         f"  try: zfsiloctl operation show {operation}\n"
     )
     assert ctl("volume show fused").code == 3

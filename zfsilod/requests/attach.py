@@ -111,7 +111,7 @@ class Connect(Request[ConnectInputs]):
             return None
         if (self.restore, attachment.restore) == ("BOOT", "NEVER"):
             return None
-        return plans.up(plans.connection(attachment))
+        return plans.up(plans.connection_steps(attachment))
 
     async def gather(self, context: Context, operation_id: str) -> ConnectInputs:
         fetched = await self._fetch(context, operation_id)
@@ -186,7 +186,7 @@ class Connect(Request[ConnectInputs]):
                 volume=self.id,
             )
         new = self._attachment(attachment, connection, view, published=fetched.published)
-        actions, commit = plans.up(plans.connection(new)), [put(new)]
+        actions, commit = plans.up(plans.connection_steps(new)), [put(new)]
         if fetched.published:
             release = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
             commit.append(drop(release))
@@ -299,7 +299,7 @@ class Stage(Request["Connection | None"]):
             return None
         if not self._same(attachment):
             return None
-        return plans.up([*plans.connection(attachment), *plans.staging(attachment)])
+        return plans.up([*plans.connection_steps(attachment), *plans.staging_steps(attachment)])
 
     async def gather(self, context: Context, operation_id: str) -> Connection | None:
         """Ask the server: the volume may have grown, or an earlier attempt have formatted it.
@@ -328,7 +328,7 @@ class Stage(Request["Connection | None"]):
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
-            actions=plans.up(plans.staging(new)),
+            actions=plans.up(plans.staging_steps(new)),
             commit=(put(new),),
         )
 
@@ -401,9 +401,9 @@ class MountAt(Request[None]):
             return None
         return plans.up(
             [
-                *plans.connection(attachment),
-                *plans.staging(attachment),
-                *plans.mounting(attachment, mount),
+                *plans.connection_steps(attachment),
+                *plans.staging_steps(attachment),
+                *plans.mounting_steps(attachment, mount),
             ]
         )
 
@@ -423,7 +423,7 @@ class MountAt(Request[None]):
         return Plan(
             title=f"mount {self.id} at {path}",
             claims=(f"attachment/{self.id}", f"path/{path}"),
-            actions=plans.up(plans.mounting(attachment, new)),
+            actions=plans.up(plans.mounting_steps(attachment, new)),
             commit=(put(attachment.but(state="MOUNTED", mounts=mounts, updated_at=view.now)),),
         )
 

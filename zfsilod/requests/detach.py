@@ -79,7 +79,7 @@ class UnmountFrom(Detach):
         if attachment is None or not removed:
             return Plan(title=title, claims=claims)
         if inputs == "LOST" or self.force:
-            actions = plans.detaching(attachment, removed)
+            actions = plans.forced_unmount(attachment, removed)
         else:
             actions = tuple(
                 action
@@ -125,7 +125,9 @@ class Unstage(Detach):
         return Plan(
             title=title,
             claims=(*claims, *_paths(attachment)),
-            actions=plans.abandoning(attachment) if reversed_order else plans.unstaging(attachment),
+            actions=plans.forced_detach_path(attachment)
+            if reversed_order
+            else plans.unstaging(attachment),
             commit=(put(_connected(attachment, view)),),
         )
 
@@ -152,10 +154,10 @@ class Disconnect(Detach):
                 reason=attachment.state,
                 volume=self.id,
             )
-        session = plans.connection(attachment)
-        actions = plans.descent(attachment, session)
+        session = plans.connection_steps(attachment)
+        actions = plans.detach_path(attachment, session)
         if inputs == "LOST" or self.force:
-            actions = (*plans.abandoning(attachment), *plans.down(session))
+            actions = (*plans.forced_detach_path(attachment), *plans.down(session))
         return Plan(
             title=title,
             claims=(*claims, *_paths(attachment)),

@@ -20,9 +20,9 @@ def expected(volume_view: VolumeView, settings: Settings) -> tuple[Action, ...]:
     """
     actions: tuple[Action, ...] = ()
     if volume_view.volume is not None:
-        actions += plans.server_truth(volume_view.volume, volume_view.publications, settings.export)
+        actions += plans.server_facts(volume_view.volume, volume_view.publications, settings.export)
     if volume_view.attachment is not None and volume_view.attachment.restore == "BOOT":
-        actions += plans.consumer_truth(volume_view.attachment)
+        actions += plans.client_facts(volume_view.attachment)
     return actions
 
 
@@ -30,4 +30,4 @@ def expected_by_owner(volume_view: VolumeView) -> tuple[Action, ...]:
     """Return the facts that the owner of an attachment with `restore` NEVER would restore."""
     if volume_view.attachment is None or volume_view.attachment.restore == "BOOT":
         return ()
-    return plans.consumer_truth(volume_view.attachment)
+    return plans.client_facts(volume_view.attachment)

@@ -1,6 +1,6 @@
 """Requests that restore records from a pool: volumes in the trash, snapshots and their groups.
 
-The zvols and snapshots carry what identifies them (plans.marks, plans.cut_marks).
+The zvols and snapshots carry what identifies them (plans.marks, plans.snapshot_marks).
 """
 
 from __future__ import annotations

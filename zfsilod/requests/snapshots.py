@@ -47,11 +47,11 @@ class CreateSnapshot(Request[None]):
             labels=check_labels(self.labels)
         )
         refs = (SnapshotRef(dataset=volume.dataset, uid=volume.uid),)
-        marks = check_fit(plans.cut_marks([new], view.operation_id), self.id)
+        marks = check_fit(plans.snapshot_marks([new], view.operation_id), self.id)
         return Plan(
             title=f"snapshot {self.volume} as {self.id}",
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
-            actions=plans.up([plans.cut(new.uid, refs, marks)]),
+            actions=plans.up([plans.snapshot_set(new.uid, refs, marks)]),
             commit=(put(new), put(dependent(new))),
         )
 
@@ -118,11 +118,11 @@ class CreateSnapshotGroup(Request[None]):
             created_at=view.now,
         )
         refs = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in volumes)
-        marks = check_fit(plans.cut_marks(members, view.operation_id, self.id), self.id)
+        marks = check_fit(plans.snapshot_marks(members, view.operation_id, self.id), self.id)
         return Plan(
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
             claims=(f"snapshotgroup/{self.id}", *(f"volume/{each}" for each in self.volumes)),
-            actions=plans.up([plans.cut(uid, refs, marks)]),
+            actions=plans.up([plans.snapshot_set(uid, refs, marks)]),
             commit=(
                 put(group),
                 *(put(each.but(group=self.id)) for each in members),
@@ -196,7 +196,7 @@ def cuts(txn: Transaction, *snapshots: Snapshot) -> list[SnapshotSet]:
     """Return the step of each snapshot; one whose volume nobody knows any more has none."""
     found = [(each, home_of(txn, each)) for each in snapshots]
     return [
-        plans.cut(each.uid, (SnapshotRef(dataset=at.dataset, uid=at.uid, guid=each.guid),))
+        plans.snapshot_set(each.uid, (SnapshotRef(dataset=at.dataset, uid=at.uid, guid=each.guid),))
         for each, at in found
         if at is not None
     ]

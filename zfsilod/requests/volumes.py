@@ -215,7 +215,7 @@ class UpdateVolume(Request["PoolSpace | None"]):
             actions += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
-        actions += plans.marking(volume, _check_marks(new))
+        actions += plans.mark_changes(volume, _check_marks(new))
         if "capacity_bytes" in self.mask:
             assert inputs is not None
             new = new.but(capacity_bytes=self._size(volume, inputs, view))

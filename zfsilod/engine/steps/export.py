@@ -168,8 +168,9 @@ class NoExport(OneWay, tag="NoExport", part="TARGET"):
     backstore: str
 
     def probe(self, host: Host) -> bool:
-        lio = host.lio
-        return not (self.target in lio.list_targets() or self.backstore in lio.list_backstores())
+        if self.target in host.lio.list_targets():
+            return False
+        return self.backstore not in host.lio.list_backstores()
 
     def do(self, host: Host) -> None:
         host.lio.purge(self.target, self.backstore)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import OneWay
-from zfsilod.model.host_facts import Disk, Filesystem, FilesystemState
 from zfsilod.model.records import RemoteStep, Resources
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
+    from zfsilod.model.host_facts import Disk, Filesystem, FilesystemState
 
 
 class Reported(RemoteStep, tag="Reported"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import HostStep, OneWay
-from zfsilod.model.host_facts import Disk
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
+    from zfsilod.model.host_facts import Disk
 
 
 class MountPoint(HostStep, tag="MountPoint", part="MOUNTS"):

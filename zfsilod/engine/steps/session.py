@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import HostStep, OneWay
-from zfsilod.model.host_facts import Disk
 from zfsilod.model.records import Resources
 from zfsilod.model.sizes import show_round
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
     from zfsilod.model.chap import Chap
+    from zfsilod.model.host_facts import Disk
     from zfsilod.model.record import Pairs
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import HostStep
-from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
     from zfsilod.host import Host
+    from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
 
 
