@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.doubles import administrator
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -79,7 +80,7 @@ async def test_what_records_own_is_no_orphan(zfsilo: House) -> None:
 
 async def test_what_a_running_operation_is_about_is_no_orphan(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    begun = await zfsilo.service.submit(CREATE, caller="a")
+    begun = await zfsilo.service.submit(CREATE, caller=administrator("a"))
     uid = next(step.uid for step in (m.step for m in begun.actions) if hasattr(step, "uid"))
     zfsilo.host.zfs.create_zvol(
         "tank/zfsilo/data",
@@ -114,14 +115,14 @@ async def test_an_admission_without_a_publication_stays_until_asked(zfsilo: Hous
     await forget(zfsilo, "publication")
     before = zfsilo.facts
     with pytest.raises(Conflict, match="which no publication names: see zfsiloctl orphan list"):
-        await zfsilo.service.reconciler.sync("data", caller="a")
-    report = await zfsilo.service.reconciler.sync_all(caller="a")
+        await zfsilo.service.reconciler.sync("data", caller=administrator("a"))
+    report = await zfsilo.service.reconciler.sync_all(caller=administrator("a"))
     assert "no publication names" in dict(report.complaints)["data"]
     assert zfsilo.facts == before, "a lost record cuts nobody off"
     (orphan,) = await find_orphans(zfsilo.service.context)
     assert orphan.name.startswith("acl/")
     await zfsilo.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))
-    await zfsilo.service.reconciler.sync_all(caller="a")
+    await zfsilo.service.reconciler.sync_all(caller=administrator("a"))
     assert {n.partition(":")[0] for n in zfsilo.facts} & {"target", "acl", "backstore"} == set()
 
 
@@ -162,7 +163,7 @@ async def test_a_store_is_rebuilt_from_the_pool(zfsilo: House) -> None:
 
 async def adopted(zfsilo: House, *complaints: str) -> list[str]:
     """Adopt everything, and return the names of what was."""
-    report = await adopt_all(zfsilo.service.context, zfsilo.service, "a")
+    report = await adopt_all(zfsilo.service.context, zfsilo.service, administrator("a"))
     assert tuple(report.complaints) == complaints
     return [operation.subject for operation in report.adopted]
 
@@ -255,7 +256,7 @@ async def test_what_the_pool_does_not_tell_is_said(zfsilo: House) -> None:
         fact = zfsilo.host.facts.get(f"cut:{cut}")
         marks = {n: v for n, v in fact["marks"].items() if n in ("zfsilo:cut", "zfsilo:snapshot")}
         zfsilo.host.facts.memory[f"cut:{cut}"] = fact | {"marks": marks}
-    report = await adopt_all(zfsilo.service.context, zfsilo.service, "a")
+    report = await adopt_all(zfsilo.service.context, zfsilo.service, administrator("a"))
     assert [sentence.partition(" ")[0] for sentence in report.unknown] == [
         "publications",
         "the",

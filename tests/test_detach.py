@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.doubles import administrator
 from tests.examples import PLANS, operation
 from zfsilod.engine import worker
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
+from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Attachment, Operation
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
@@ -147,8 +149,8 @@ async def forget(zfsilo: House) -> None:
 async def test_a_descent_stops_a_climb(zfsilo: House) -> None:
     await zfsilo.do(*UP[:2])
     zfsilo.launcher.gate.clear()
-    climb = await zfsilo.service.submit(CONNECT, caller="a")
-    down = await zfsilo.service.submit(Disconnect(id="data"), caller="b")
+    climb = await zfsilo.service.submit(CONNECT, caller=administrator("a"))
+    down = await zfsilo.service.submit(Disconnect(id="data"), caller=administrator("b"))
     await zfsilo.service.wait(down.id, 10)
     assert zfsilo.service.operation(climb.id).state == "ROLLED_BACK"
     assert attachment(zfsilo) is None
@@ -165,9 +167,9 @@ async def test_a_descent_stops_a_climb_that_waits_for_its_server(zfsilo: House) 
         await report(*arguments)  # type: ignore[arg-type]
 
     zfsilo.server.report = slow  # type: ignore[method-assign,assignment]
-    climb = await zfsilo.service.submit(Stage(id="data"), caller="a")
+    climb = await zfsilo.service.submit(Stage(id="data"), caller=administrator("a"))
     await asyncio.wait_for(reached.wait(), 10)
-    down = await zfsilo.service.submit(Unstage(id="data"), caller="b")
+    down = await zfsilo.service.submit(Unstage(id="data"), caller=administrator("b"))
     answer.set()
     await zfsilo.service.wait(down.id, 10)
     ended = await zfsilo.service.ended(climb.id, 10)
@@ -212,7 +214,7 @@ async def needs_repair(zfsilo: House) -> Operation:
         raise CommandFailed("the disk did not appear")
 
     zfsilo.host.iscsi.login = half  # type: ignore[method-assign]
-    begun = await zfsilo.service.submit(CONNECT, caller="a")
+    begun = await zfsilo.service.submit(CONNECT, caller=administrator("a"))
     operation = await zfsilo.service.ended(begun.id, 10)
     assert operation.state == "NEEDS_REPAIR"
     del zfsilo.host.iscsi.login
@@ -256,10 +258,10 @@ async def test_what_is_taken_for_a_leftover_stays_once_it_has_a_record(zfsilo: H
 async def test_after_a_reboot_nothing_is_left_of_what_nobody_restores(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     zfsilo.host.facts.reboot()
-    await zfsilo.service.reconciler.clear_leftovers("zfsilod")
+    await zfsilo.service.reconciler.clear_leftovers(DAEMON)
     assert attachment(zfsilo) is not None, "it was connected in this boot"
     zfsilo.service.context.boot_id = "next"
-    await zfsilo.service.reconciler.clear_leftovers("zfsilod")
+    await zfsilo.service.reconciler.clear_leftovers(DAEMON)
     assert attachment(zfsilo) is None
     assert not kinds(zfsilo) & {"node", "point"}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.doubles import administrator
 from tests.examples import TAKE
 from zfsilod.engine import plans
 from zfsilod.model.errors import (
@@ -193,7 +194,7 @@ async def test_force_tells_beforehand_what_it_would_do(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(*UP)
     before = zfsilo.facts
-    planned = await zfsilo.service.plan(FORCED, caller="uid 0 (unix)")
+    planned = await zfsilo.service.plan(FORCED, caller=administrator("uid 0 (unix)"))
     kinds = [f"{action.way} {type(action.step).__name__}" for action in planned.actions]
     assert kinds[:3] == ["do Fenced", "undo MappedLun", "undo Acl"]
     assert kinds[-2:] == ["do Acl", "do MappedLun"]

@@ -14,6 +14,7 @@ import pytest
 from zfsilo.v1.service_pb2 import GetStatusRequest
 
 from tests.api.running import GIB, front_of
+from tests.doubles import administrator
 from tests.examples import TAKE
 from zfsilod.gateway.sockets import listen_unix
 from zfsilod.host.counters import Counters
@@ -148,7 +149,7 @@ async def test_what_was_wrong_with_a_volume_goes_with_it(tmp_path: Path) -> None
     async with front_of(tmp_path) as front:
         front.write(lambda txn: txn.put(Condition(id="a uid of the past", sentences=("lost",))))
         assert front.read(Summary).attention == ()
-        await front.zfsilo.service.reconciler.sync_all(caller="root")
+        await front.zfsilo.service.reconciler.sync_all(caller=administrator("root"))
         assert front.read(lambda txn: list(txn.scan(Condition))) == []
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.doubles import SETTINGS, house
+from tests.doubles import SETTINGS, administrator, house
 from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
+from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import (
     Attachment,
     Operation,
@@ -103,7 +104,7 @@ async def test_after_a_reboot_what_is_connected_again_is_no_leftover(zfsilo: Hou
     lose_sessions(zfsilo)
     zfsilo.service.context.boot_id = "f" * 32
     zfsilo.launcher.gate.clear()
-    cleared = asyncio.create_task(zfsilo.service.reconciler.clear_leftovers("zfsilod"))
+    cleared = asyncio.create_task(zfsilo.service.reconciler.clear_leftovers(DAEMON))
     await soon(lambda: any(not task.done() for task in zfsilo.launcher.tasks.values()))
     release = hold(zfsilo)
     await zfsilo.do(*UP)
@@ -118,7 +119,7 @@ async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) 
     await zfsilo.do(*PUBLISHED, CONNECT.but(restore="BOOT"), *UP[1:])
     lose_sessions(zfsilo)
     zfsilo.launcher.gate.clear()
-    restored = await zfsilo.service.submit(SyncVolume(id="data"), caller="zfsilod")
+    restored = await zfsilo.service.submit(SyncVolume(id="data"), caller=administrator("zfsilod"))
     waiting = notice_wait(zfsilo)
     asked = asyncio.create_task(zfsilo.do(UnmountFrom(id="data")))
     await soon(lambda: asked.done() or waiting.is_set())
@@ -171,7 +172,7 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
                 raise Unavailable("zfs did not end within 120 s")
 
         monkeypatch.setattr(zfsilo.host.zfs, "move", slow)
-        one = await zfsilo.service.submit(DeleteVolume(id="data"), caller="one")
+        one = await zfsilo.service.submit(DeleteVolume(id="data"), caller=administrator("one"))
         await asyncio.to_thread(moved.wait, 10)
         waiting = notice_wait(zfsilo)
         two = asyncio.create_task(zfsilo.do(DeleteVolume(id="data", dependents="KEEP")))
@@ -220,12 +221,12 @@ async def test_what_the_boots_sync_had_to_leave_out_is_looked_at_again(zfsilo: H
     await zfsilo.do(*PUBLISHED)
     zfsilo.launcher.gate.clear()
     labels = UpdateVolume(id="data", mask=("labels",), labels=(("for", "tests"),))
-    begun = await zfsilo.service.submit(labels, caller="somebody")
+    begun = await zfsilo.service.submit(labels, caller=administrator("somebody"))
     zfsilo.host.facts.reboot()
-    assert (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
+    assert (await zfsilo.service.reconciler.sync_all(DAEMON)).unfinished
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(begun.id, 10)
-    assert not (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
+    assert not (await zfsilo.service.reconciler.sync_all(DAEMON)).unfinished
     assert zfsilo.host.facts.names("target")
 
 
@@ -240,8 +241,8 @@ async def test_what_the_boots_sync_could_not_do_is_looked_at_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(zfsilo.host.lio, "add_backstore", late)
-        assert (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
-    assert not (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
+        assert (await zfsilo.service.reconciler.sync_all(DAEMON)).unfinished
+    assert not (await zfsilo.service.reconciler.sync_all(DAEMON)).unfinished
 
 
 async def test_two_names_for_one_volume_at_once(
@@ -262,7 +263,7 @@ async def test_two_names_for_one_volume_at_once(
         return paths
 
     monkeypatch.setattr(iscsi, "login", slow_login)
-    one = await zfsilo.service.submit(CONNECT, caller="one")
+    one = await zfsilo.service.submit(CONNECT, caller=administrator("one"))
     await soon(lambda: zfsilo.host.facts.names("session"))
     monkeypatch.setattr(iscsi, "users", slow_users)
     two = asyncio.create_task(zfsilo.do(CONNECT.but(id="two")))
@@ -282,7 +283,7 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
     await zfsilo.service.context.write(lambda txn: txn.drop(Volume.bucket(), "data"))
     zfsilo.launcher.gate.clear()
     request = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
-    removed = await zfsilo.service.submit(request, caller="root")
+    removed = await zfsilo.service.submit(request, caller=administrator("root"))
     adoption_request = await find_zvol(zfsilo.service.context, "tank/zfsilo/data", "data")
     waiting = notice_wait(zfsilo)
     adopted = asyncio.create_task(zfsilo.do(adoption_request))
@@ -298,7 +299,9 @@ async def test_an_orphan_that_is_being_removed_is_not_connected_to(zfsilo: House
     await zfsilo.service.context.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
     names = tuple(orphan.name for orphan in await find_orphans(zfsilo.service.context))
     zfsilo.launcher.gate.clear()
-    removed = await zfsilo.service.submit(orphans.RemoveOrphans(names=names), caller="root")
+    removed = await zfsilo.service.submit(
+        orphans.RemoveOrphans(names=names), caller=administrator("root")
+    )
     release = hold(zfsilo)
     waiting = notice_wait(zfsilo)
     up = asyncio.create_task(zfsilo.do(*UP))
@@ -358,7 +361,7 @@ async def test_a_list_of_units_is_not_held_against_what_went_on_since(
     await zfsilo.do(*PUBLISHED, CONNECT)
     heard: list[str] = []
     hint, zfsilo.launcher.hint = zfsilo.launcher.hint, heard.append
-    staged = await zfsilo.service.submit(UP[1], caller="somebody")
+    staged = await zfsilo.service.submit(UP[1], caller=administrator("somebody"))
     await soon(lambda: heard)
     assert zfsilo.service.operation(staged.id).state == "WAITING"
     await soon(lambda: not zfsilo.service.executor.is_held(staged.id))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import DEADLINE_S, House
+from tests.doubles import DEADLINE_S, House, administrator
 from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
 from zfsilod.host.fake.secrets import digest
 from zfsilod.model.errors import FailedPrecondition, NotFound, StoreCorrupt
@@ -151,7 +151,7 @@ async def test_many_sessions_are_one_operation(zfsilo: House) -> None:
 async def test_what_something_is_at_work_on_waits(zfsilo: House) -> None:
     await zfsilo.do(*UP, ROTATE.but(force=False))
     zfsilo.launcher.gate.clear()
-    grown = await zfsilo.service.submit(SyncVolume(id="data"), caller="a test")
+    grown = await zfsilo.service.submit(SyncVolume(id="data"), caller=administrator("a test"))
     await refresh(zfsilo)
     assert publication(zfsilo).rotation_due
     zfsilo.launcher.gate.set()
@@ -181,7 +181,7 @@ async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo:
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 0
     request = RefreshSecrets(server="give", ids=("data",))
-    begun = await zfsilo.service.submit(request, caller="a test")
+    begun = await zfsilo.service.submit(request, caller=administrator("a test"))
     await zfsilo.service.wait(begun.id, DEADLINE_S)
     assert attachment(zfsilo).rotation == 0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.doubles import SETTINGS, House
+from tests.doubles import SETTINGS, House, administrator
 from zfsilod.host.fake import VOLATILE
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -246,12 +246,12 @@ async def test_a_failed_step_is_taken_back_and_its_error_told(zfsilo: House) -> 
 
 async def test_equal_requests_join_and_others_wait(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    first = await zfsilo.service.submit(CREATE, caller="a")
-    second = await zfsilo.service.submit(CREATE, caller="b")
+    first = await zfsilo.service.submit(CREATE, caller=administrator("a"))
+    second = await zfsilo.service.submit(CREATE, caller=administrator("b"))
     assert first.id == second.id
     other = CREATE.but(capacity_bytes=2 * GIB)
     with pytest.raises(Busy) as caught:
-        await zfsilo.service.submit(other, caller="c", deadline_s=0.05)
+        await zfsilo.service.submit(other, caller=administrator("c"), deadline_s=0.05)
     assert caught.value.facts["operation"] == first.id
     with pytest.raises(DeadlineExceeded, match=first.id):
         await zfsilo.service.wait(first.id, 0.05)
@@ -277,7 +277,7 @@ async def test_sixteen_requests_for_one_volume_end_in_order(zfsilo: House) -> No
 
 async def test_cancel_takes_back(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    operation = await zfsilo.service.submit(CREATE, caller="a")
+    operation = await zfsilo.service.submit(CREATE, caller=administrator("a"))
     await asyncio.sleep(0)
     await zfsilo.service.cancel(operation.id)
     with pytest.raises(Busy, match="stopped before its end"):
@@ -296,7 +296,7 @@ async def test_a_unit_that_systemd_refuses_leaves_no_claim(zfsilo: House) -> Non
 async def test_validate_only_plans_and_stores_nothing(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     before = raw_keys(zfsilo, "operation")
-    planned = await zfsilo.service.plan(PUBLISH, caller="a")
+    planned = await zfsilo.service.plan(PUBLISH, caller=administrator("a"))
     assert [type(action.step).__name__ for action in planned.actions] == [
         "Backstore",
         "Target",
@@ -315,7 +315,7 @@ async def test_after_a_reboot_the_exports_come_back(zfsilo: House) -> None:
     before = zfsilo.facts
     zfsilo.host.facts.reboot()
     assert zfsilo.facts != before
-    report = await zfsilo.service.reconciler.sync_all(caller="test")
+    report = await zfsilo.service.reconciler.sync_all(caller=administrator("test"))
     assert (report.volumes, report.complaints) == (1, ())
     assert zfsilo.facts == before
 
@@ -326,7 +326,7 @@ async def test_only_what_is_to_be_restored_comes_back(
 ) -> None:
     await zfsilo.do(CREATE, PUBLISH, CONNECT.but(restore=restore), *UP[3:])
     zfsilo.host.facts.reboot()
-    report = await zfsilo.service.reconciler.sync_all(caller="test")
+    report = await zfsilo.service.reconciler.sync_all(caller=administrator("test"))
     assert report.complaints == ()
     kinds = {name.partition(":")[0] for name in zfsilo.facts}
     assert "acl" in kinds
@@ -337,7 +337,7 @@ async def test_a_vanished_zvol_is_lost_and_never_made_anew(zfsilo: House) -> Non
     await zfsilo.do(CREATE)
     del zfsilo.host.facts.memory["zvol:tank/zfsilo/data"]
     with pytest.raises(FailedPrecondition, match="is missing"):
-        await zfsilo.service.reconciler.sync("data", caller="test")
+        await zfsilo.service.reconciler.sync("data", caller=administrator("test"))
     with pytest.raises(FailedPrecondition, match="it is not recreated"):
         await zfsilo.do(CREATE)
     assert zfsilo.facts == {}
@@ -398,7 +398,7 @@ async def test_any_number_may_wait_for_news(zfsilo: House) -> None:
 
 async def test_ended_operations_are_forgotten_in_time(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    live = await zfsilo.service.submit(CREATE, caller="a")
+    live = await zfsilo.service.submit(CREATE, caller=administrator("a"))
     await Supervisor(zfsilo.service, retention_s=-10).forget()
     assert raw_keys(zfsilo, "operation") == [f"operation/{live.id}".encode()]
     zfsilo.launcher.gate.set()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.doubles import administrator
 from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
@@ -70,7 +71,7 @@ async def test_an_equal_request_that_ended_while_this_one_looked(
         return inputs
 
     monkeypatch.setattr(type(equal), "gather", gather_slowly)
-    operation = await zfsilo.service.submit(equal, caller="test")
+    operation = await zfsilo.service.submit(equal, caller=administrator("test"))
     assert operation.title.endswith("already so")
 
 

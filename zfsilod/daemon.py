@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from zfsilod import __version__, config
 from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
+from zfsilod.model.identity import DAEMON
 from zfsilod.security import audit, join_file
 from zfsilod.service import simulation
 from zfsilod.service.context import ServiceContext
@@ -228,11 +229,11 @@ async def _keep_in_sync(service: Service, interval_s: int, metrics: Metrics | No
     """Bring back what the records say should be there, at start and from then on."""
     known: tuple[tuple[str, str], ...] = ()
     again_s = SOON_S
-    await service.reconciler.clear_leftovers(caller="zfsilod")
+    await service.reconciler.clear_leftovers(caller=DAEMON)
     while True:
         unfinished = True
         try:
-            report = await service.reconciler.sync_all("zfsilod")
+            report = await service.reconciler.sync_all(DAEMON)
         except ZfsiloError as error:
             log.warning("the volumes could not be looked at: %s", error.message)
         else:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from tests.bench.table import Figure, at_most
-from tests.doubles import House, house
+from tests.doubles import House, administrator, house
 from tests.host.doubles import FakeConfigfs
 from zfsilod.host.lio import RealLio
 from zfsilod.host.run import Completed, Runner
@@ -84,11 +84,11 @@ async def _sync(count: int, folder: Path) -> tuple[float, float, int]:
     async with house(folder) as zfsilo:
         await fill(zfsilo, count)
         begun = time.perf_counter()
-        await zfsilo.service.reconciler.sync_all(caller="bench")
+        await zfsilo.service.reconciler.sync_all(caller=administrator("bench"))
         calm = time.perf_counter() - begun
         zfsilo.host.facts.reboot()
         begun = time.perf_counter()
-        report = await zfsilo.service.reconciler.sync_all(caller="bench")
+        report = await zfsilo.service.reconciler.sync_all(caller=administrator("bench"))
         recovered = time.perf_counter() - begun
         assert report.complaints == ()
         with zfsilo.service.context.store.read() as txn:

@@ -10,6 +10,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zfsilod.requests
+from tests.doubles import administrator
 from tests.examples import TAKE
 from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.records import Trashed
@@ -113,11 +114,11 @@ class Case(NamedTuple):
     async def submit(self, fixture: House) -> object:
         """Submit the request."""
         if self.batch:
-            return await fixture.service.reconciler.sync_all(caller="a test")
+            return await fixture.service.reconciler.sync_all(caller=administrator("a test"))
         request = self.request
         if self.find is not None:
             request = await self.find(fixture.service)
-        return await fixture.service.submit(request, caller="a test")
+        return await fixture.service.submit(request, caller=administrator("a test"))
 
 
 async def purge(service: Service) -> Request[Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tests.crash.cases import HOST
 from tests.crash.reference_model import PATHS, DrawnRequest
 from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
+from tests.doubles import administrator
 from zfsilod.model.errors import DeadlineExceeded, Internal, ZfsiloError
 from zfsilod.model.records import Attachment, Volume
 
@@ -77,7 +78,9 @@ async def run_clients(
 
 async def problems(machine: SimulatedMachine) -> list[str]:
     """Return differences between records and facts, live operations, claims and leaks."""
-    report = await machine.fixture.service.reconciler.sync_all(caller="load", validate_only=True)
+    report = await machine.fixture.service.reconciler.sync_all(
+        caller=administrator("load"), validate_only=True
+    )
     problems = [
         f"{volume_report.volume}: {difference.fact}"
         for volume_report in report.reports

@@ -21,7 +21,7 @@ from unittest import mock
 from tests.crash.cases import CASES, Case
 from tests.crash.fault_injector import Fault, How, Process, When
 from tests.crash.simulated_machine import CountedRandomness, SimulatedMachine, simulated_machine
-from tests.doubles import SETTINGS
+from tests.doubles import SETTINGS, administrator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,7 +98,7 @@ class CaseRunner:
         """Return the state after the sync of all volumes that follows a boot."""
         self.machine.injector.set()
         await self.machine.carry_out(
-            lambda fixture: fixture.service.reconciler.sync_all(caller="boot")
+            lambda fixture: fixture.service.reconciler.sync_all(caller=administrator("boot"))
         )
         return self.machine.state()
 

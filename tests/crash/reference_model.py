@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from tests.crash import cases
 from tests.crash.fault_injector import Fault, How, Process, When
 from tests.crash.simulated_machine import SimulatedMachine
-from tests.doubles import SETTINGS
+from tests.doubles import SETTINGS, administrator
 from tests.examples import TAKE
 from zfsilod.host.fake import VOLATILE
 from zfsilod.model.records import Attachment, Publication, Volume
@@ -257,7 +257,9 @@ class ServiceAgainstModel(RuleBasedStateMachine):
         request = draw.of(name, self.larger(name))
         self.machine.injector.set(*injected)
         self.runner.run(
-            self.machine.carry_out(lambda fixture: fixture.service.submit(request, caller="x"))
+            self.machine.carry_out(
+                lambda fixture: fixture.service.submit(request, caller=administrator("x"))
+            )
         )
         new = [op for op in self.machine.operations() if op.id not in older]
         return any(op.kind == request.kind and op.state == "DONE" for op in new)
@@ -276,7 +278,7 @@ class ServiceAgainstModel(RuleBasedStateMachine):
         self.machine.injector.set()
         self.runner.run(
             self.machine.carry_out(
-                lambda fixture: fixture.service.reconciler.sync_all(caller="boot")
+                lambda fixture: fixture.service.reconciler.sync_all(caller=administrator("boot"))
             )
         )
 

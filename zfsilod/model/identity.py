@@ -50,11 +50,17 @@ class Caller(Record):
 
     role: Role
     subject: str
-    origin: str
+    origin: str  # "": the daemon itself
     local: bool = False
     certificate: Certified | None = None
 
     def __str__(self) -> str:
+        if not self.origin:
+            return self.subject
         unix = self.local and self.role == "admin"
         name = self.subject if unix else f"{self.role} {self.subject}"
         return f"{name} ({self.origin})"
+
+
+DAEMON = Caller(role="admin", subject="zfsilod", origin="", local=True)
+"""The caller of what the daemon does by itself."""

@@ -23,6 +23,7 @@ from zfsilod.model.records import Action, Attachment, Mount, PendingRelease, Res
 from zfsilod.model.validation import check_id, check_path
 from zfsilod.requests.detach import Clear, Disconnect
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
+from zfsilod.requests.rights import check_attachment, check_connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,6 +113,10 @@ class Connect(Request[ConnectInputs]):
         if (self.restore, attachment.restore) == ("BOOT", "NEVER"):
             return None
         return plans.up(plans.connection_steps(attachment))
+
+    def authorise(self, view: View) -> None:
+        check_connect(view, restore=self.restore, publish_if_needed=self.publish_if_needed)
+        check_attachment(view, self.id)
 
     async def gather(self, context: Context, operation_id: str) -> ConnectInputs:
         fetched = await self._fetch(context, operation_id)
@@ -301,6 +306,9 @@ class Stage(Request["Connection | None"]):
             return None
         return plans.up([*plans.connection_steps(attachment), *plans.staging_steps(attachment)])
 
+    def authorise(self, view: View) -> None:
+        check_attachment(view, self.id)
+
     async def gather(self, context: Context, operation_id: str) -> Connection | None:
         """Ask the server: the volume may have grown, or an earlier attempt have formatted it.
 
@@ -394,6 +402,9 @@ class MountAt(Request[None]):
     readonly: bool = False
     only_here: bool = False  # refuse when it is mounted at another path
 
+    def authorise(self, view: View) -> None:
+        check_attachment(view, self.id)
+
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         attachment = view.txn.get(Attachment, self.id)
         mount = _mount_at(attachment, self.path) if attachment else None
@@ -449,6 +460,9 @@ class Grow(Request[int]):
 
     kind = "grow"
     id: str
+
+    def authorise(self, view: View) -> None:
+        check_attachment(view, self.id)
 
     async def gather(self, context: Context, operation_id: str) -> int:
         return (await _connection(context, self.id)).size_bytes

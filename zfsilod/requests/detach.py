@@ -19,6 +19,7 @@ from zfsilod.model.host_facts import Disk
 from zfsilod.model.records import Attachment, PendingRelease
 from zfsilod.model.validation import check_id
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
+from zfsilod.requests.rights import check_attachment
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change, Operation
@@ -42,6 +43,9 @@ class Detach(Request[SessionState]):
     def attachment(self, txn: Transaction) -> Attachment | None:
         """Return the attachment; None: there is nothing to release."""
         return txn.get(Attachment, check_id(self.id, "volume id"))
+
+    def authorise(self, view: View) -> None:
+        check_attachment(view, self.id)
 
     async def gather(self, context: Context, operation_id: str) -> SessionState:
         """Return LOST for a session that does not come back within the recovery time."""

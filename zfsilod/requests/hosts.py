@@ -9,6 +9,7 @@ from zfsilod.model.names import HOST_ADDRESS, check_nqn, initiator_name
 from zfsilod.model.records import Host, Publication
 from zfsilod.model.validation import check_etag, check_id, check_labels
 from zfsilod.requests.request import Plan, Request, View, drop, put
+from zfsilod.requests.rights import check_host
 from zfsilod.requests.volumes import need_host
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class CreateHost(Request[None]):
     labels: Pairs = ()
     max_attachments: int = 0
     register: bool = False
+
+    def authorise(self, view: View) -> None:
+        check_host(view, self.id)
 
     def plan(self, view: View, inputs: None) -> Plan:
         host = view.txn.get(Host, check_id(self.id, "host id"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zfsilod.engine import plans
 from zfsilod.model.chap import Chap
@@ -11,6 +11,7 @@ from zfsilod.model.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
 )
 from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, FilesystemState
@@ -18,7 +19,8 @@ from zfsilod.model.names import UUID
 from zfsilod.model.records import AccessMode, Action, Host, Publication, Transport, Volume
 from zfsilod.model.validation import check_id
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
-from zfsilod.requests.volumes import need_publication, need_volume
+from zfsilod.requests.rights import check_volume
+from zfsilod.requests.volumes import may_publish_to_itself, need_publication, need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +49,7 @@ class Publish(Request[None]):
     resource = ("volumes", "volume")
     volume: str
     host: str
-    access_mode: AccessMode = "SINGLE_NODE_WRITER"
+    access_mode: AccessMode | Literal[""] = ""  # "": the usual one of the volume
     readonly: bool = False
     transport: Transport = "ISCSI"
     force: bool = False
@@ -59,28 +61,51 @@ class Publish(Request[None]):
         publication = txn.get(Publication, f"{self.volume}/{self.host}")
         if volume is None or host is None or publication is None:
             return None
-        if not self._same(publication) or publication.initiator != host.iqn:
+        asked = self._resolved(volume)
+        if not asked._same(publication) or publication.initiator != host.iqn:
             return None
         actions = plans.publish(volume, publication, view.settings.export, self._others(txn))
         return (*plans.up([plans.zvol(volume)]), *actions)
 
+    def authorise(self, view: View) -> None:
+        if view.caller.role != "host":
+            return
+        check_volume(view, self.volume, self.host)
+        if self.force:
+            raise PermissionDenied(
+                f"{view.caller} may not take {self.volume} from another host", reason="ROLE"
+            )
+        may_publish_to_itself(need_volume(view.txn, self.volume), self.host)
+
     def prerequisites(self, view: View, inputs: None) -> Sequence[Request[Any]]:
         others = self._others(view.txn) if self.force else []
-        if not others or not self._obstacle(others):
+        asked = self._resolved(need_volume(view.txn, self.volume)) if others else self
+        if not others or not asked._obstacle(others):
             return []
         fences = [
             Unpublish(volume=self.volume, host=other.host, fence=True, grace_s=0)
             for other in others
         ]
-        self._plan(view, fenced=[fence.host for fence in fences])  # nobody is fenced in vain
+        self._plan(view, fenced=[fence.host for fence in fences])  # or no host is fenced
         return fences
 
     def plan(self, view: View, inputs: None) -> Plan:
         fenced = [request.host for request in view.before if isinstance(request, Unpublish)]
         return self._plan(view, fenced)
 
+    def _resolved(self, volume: Volume) -> Publish:
+        """Return the request with an access mode: the usual one, where none was asked for."""
+        if self.access_mode:
+            return self
+        usual: AccessMode = "SINGLE_NODE_WRITER"
+        allowed = volume.access_modes
+        return self.but(access_mode=usual if usual in allowed else allowed[0])
+
     def _plan(self, view: View, fenced: Sequence[str]) -> Plan:
         volume, host = need_volume(view.txn, self.volume), _registered(view.txn, self.host)
+        return self._resolved(volume)._plan_for(view, volume, host, fenced)
+
+    def _plan_for(self, view: View, volume: Volume, host: Host, fenced: Sequence[str]) -> Plan:
         before = view.txn.get(Publication, f"{self.volume}/{self.host}")
         others = [other for other in self._others(view.txn) if other.host not in fenced]
         if before is not None and not self._same(before):
@@ -179,6 +204,7 @@ class Publish(Request[None]):
             )
 
     def _publication(self, volume: Volume, host: Host, view: View) -> Publication:
+        assert self.access_mode, "see _resolved"
         if not host.iqn:
             raise FailedPrecondition(
                 f"host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
@@ -192,7 +218,7 @@ class Publish(Request[None]):
             access_mode=self.access_mode,
             readonly=self._readonly,
             epoch=volume.epoch + 1,
-            published_by=view.caller,
+            published_by=str(view.caller),
             client_operation=self.client_operation,
             created_at=view.now,
         )
@@ -212,6 +238,9 @@ class Unpublish(Request[None]):
     client_operation: str = ""  # only if this operation of the client published it
     fence: bool = False
     grace_s: int = GRACE_S
+
+    def authorise(self, view: View) -> None:
+        check_volume(view, self.volume, self.host)
 
     def plan(self, view: View, inputs: None) -> Plan:
         if not 0 <= self.grace_s <= MAX_GRACE_S:
@@ -264,6 +293,9 @@ class ReportFilesystem(Request[None]):
     type: str
     uuid: str
     operation: str = ""
+
+    def authorise(self, view: View) -> None:
+        check_volume(view, self.volume, self.host)
 
     def plan(self, view: View, inputs: None) -> Plan:
         volume = need_volume(view.txn, self.volume)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.model.chap import Chap
+    from zfsilod.model.identity import Caller
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
@@ -44,7 +45,7 @@ class View:
         settings: Settings,
         *,
         operation_id: str,
-        caller: str,
+        caller: Caller,
         now: int,
         boot_id: str,
         before: Sequence[Request[Any]] = (),
@@ -91,7 +92,7 @@ class Plan:
             commit=self.commit,
             revert=self.revert,
             fingerprint=request.fingerprint(),
-            caller=view.caller,
+            caller=str(view.caller),
             boot_id=view.boot_id,
             created_at=view.now,
         )

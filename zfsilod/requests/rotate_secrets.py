@@ -19,6 +19,7 @@ from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Publication
 from zfsilod.requests.publications import chap_for
 from zfsilod.requests.request import Plan, Request, View, drop_secret, put
+from zfsilod.requests.rights import check_volume
 from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class RotateSecrets(Request[frozenset[str]]):
     volume: str
     host: str = ""  # "": all
     force: bool = False  # at once also where a session lives, whoever asks
+
+    def authorise(self, view: View) -> None:
+        check_volume(view, self.volume, self.host)
 
     async def gather(self, context: Context, operation_id: str) -> frozenset[str]:
         if self.force:

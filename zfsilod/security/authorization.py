@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, get_args
 
-from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.errors import PermissionDenied
 from zfsilod.model.identity import Role
 
 if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
-    from zfsilod.storage.volume_view import VolumeView
 
 ADMIN = ("admin",)
 NODES = ("admin", "node")
@@ -157,39 +156,6 @@ def authorize(caller: Caller, method: str) -> None:
             reason="LOCAL",
             method=method,
         )
-
-
-def visible_to(caller: Caller, view: VolumeView) -> VolumeView | None:
-    """Return the part of a volume's view that a caller may see, or None.
-
-    A host sees a volume that is published to it or that it may publish to itself, with its own
-    publications only.
-    """
-    if caller.role != "host":
-        return view
-    if view.volume is None:
-        return None
-    own = tuple(
-        publication for publication in view.publications if publication.host == caller.subject
-    )
-    hosts = tuple(host for host in view.volume.hosts if host in ("*", caller.subject))
-    if not own and not hosts:
-        return None
-    return view.but(volume=view.volume.but(hosts=hosts), publications=own, attachment=None)
-
-
-def own_host(caller: Caller, asked: str) -> str:
-    """Return the host that a request names; a caller of role host names itself or no host.
-
-    Raises InvalidArgument when another role names none, PermissionDenied for another host.
-    """
-    if caller.role != "host":
-        if not asked:
-            raise InvalidArgument("the request names no host", reason="NO_HOST")
-        return asked
-    if asked not in ("", caller.subject):
-        raise PermissionDenied(f"{caller} may not act for host {asked[:128]}", reason="OTHER_HOST")
-    return caller.subject
 
 
 def as_markdown() -> str:

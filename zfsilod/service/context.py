@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from zfsilod.host import Host as Machine
+    from zfsilod.model.identity import Caller
     from zfsilod.model.records import Action
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Servers
@@ -96,7 +97,7 @@ class ServiceContext:
         self,
         txn: Transaction,
         operation_id: str,
-        caller: str,
+        caller: Caller,
         *,
         before: Sequence[Request[Any]] = (),
     ) -> View:

@@ -16,6 +16,7 @@ from zfsilod.service.pool_scan import unknown_snapshots, unknown_volumes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Request
     from zfsilod.service.ports import Submitter
@@ -41,7 +42,7 @@ class PoolImport(NamedTuple):
     unknown: list[str]
 
 
-async def adopt_all(context: Context, submitter: Submitter, caller: str) -> PoolImport:
+async def adopt_all(context: Context, submitter: Submitter, caller: Caller) -> PoolImport:
     """Adopt everything below the root that has marks of zfsilo and no record."""
     need_root(context.settings)
     result = PoolImport([], {}, [])
@@ -54,7 +55,7 @@ async def adopt_all(context: Context, submitter: Submitter, caller: str) -> Pool
 
 
 async def _adopt(
-    submitter: Submitter, caller: str, requests: Sequence[Request[Any]], result: PoolImport
+    submitter: Submitter, caller: Caller, requests: Sequence[Request[Any]], result: PoolImport
 ) -> None:
     for request in requests:
         try:

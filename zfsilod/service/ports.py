@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zfsilod.model.identity import Caller
     from zfsilod.model.records import Operation
     from zfsilod.requests.request import Request
 
@@ -27,9 +28,9 @@ class Submitter(Protocol):
     """Submits requests and waits for their operations: the service, as its own parts see it."""
 
     async def submit(
-        self, request: Request[Any], *, caller: str, deadline_s: float = SUBMIT_DEADLINE_S
+        self, request: Request[Any], *, caller: Caller, deadline_s: float = SUBMIT_DEADLINE_S
     ) -> Operation: ...
     async def submit_batch(
-        self, requests: Sequence[Request[Any]], *, caller: str
+        self, requests: Sequence[Request[Any]], *, caller: Caller
     ) -> list[Operation]: ...
     async def wait(self, operation_id: str, timeout_s: float) -> Operation: ...

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Trashed
 from zfsilod.requests.deletion import PurgeVolume, dependents_of
 
@@ -39,7 +40,7 @@ class Purger:
             self._retry_at[trashed.id] = time.monotonic() + RETRY_S
             try:
                 request = PurgeVolume(id=trashed.id)
-                await self._submitter.submit(request, caller="zfsilod", deadline_s=0)
+                await self._submitter.submit(request, caller=DAEMON, deadline_s=0)
             except ZfsiloError as error:
                 log.warning("%s stays in the trash: %s", trashed.volume.id, error.message)
 

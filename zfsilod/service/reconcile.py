@@ -16,6 +16,7 @@ from zfsilod.service.drift import UNKNOWN, DriftReport, compare_all, store_condi
 from zfsilod.storage.volume_view import VolumeView, volume_views
 
 if TYPE_CHECKING:
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
     from zfsilod.storage.store import Transaction
@@ -51,7 +52,7 @@ class Reconciler:
         await self._context.write(partial(store_conditions, reports=reports, complaints={}))
         return reports[0]
 
-    async def sync(self, volume_id: str, *, caller: str) -> tuple[Operation, DriftReport]:
+    async def sync(self, volume_id: str, *, caller: Caller) -> tuple[Operation, DriftReport]:
         """Submit the sync of one volume; return its operation and the differences.
 
         Raises what cannot be repaired: a lost zvol, a foreign thing in place of a fact.
@@ -61,7 +62,7 @@ class Reconciler:
         operation = await self._submitter.submit(SyncVolume(id=volume_id), caller=caller)
         return operation, report
 
-    async def sync_all(self, caller: str, *, validate_only: bool = False) -> SyncReport:
+    async def sync_all(self, caller: Caller, *, validate_only: bool = False) -> SyncReport:
         """Compare every volume and repair the differences; one failure does not stop the others."""
         reports = await compare_all(self._context)
         with self._context.read() as txn:
@@ -86,7 +87,7 @@ class Reconciler:
             unfinished=idle > len(reports) or bool(failed) or unknown,
         )
 
-    async def _repair(self, names: list[str], caller: str) -> dict[str, str]:
+    async def _repair(self, names: list[str], caller: Caller) -> dict[str, str]:
         """Repair served volumes, in few units, then attached ones, where each login takes its time.
 
         In this order, so that a host which uses its own volumes finds them exported.
@@ -105,7 +106,9 @@ class Reconciler:
             complaints |= complaint
         return complaints
 
-    async def _repair_one(self, name: str, caller: str, gate: asyncio.Semaphore) -> dict[str, str]:
+    async def _repair_one(
+        self, name: str, caller: Caller, gate: asyncio.Semaphore
+    ) -> dict[str, str]:
         async with gate:
             try:
                 operation = await self._submitter.submit(SyncVolume(id=name), caller=caller)
@@ -122,7 +125,7 @@ class Reconciler:
             return {name: error.message}
         return {}
 
-    async def clear_leftovers(self, caller: str) -> None:
+    async def clear_leftovers(self, caller: Caller) -> None:
         """After a reboot, remove the rest of attachments that zfsilo does not restore.
 
         Sessions and mounts went with the kernel; a node record, mount points and the record stay.

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Attachment
 from zfsilod.requests.rotate_secrets import RefreshSecrets, is_stale
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
 
-CALLER = "zfsilod"
 REFRESH_DEADLINE_S = 180.0
 AT_ONCE = 16  # sessions of one refresh, which restarts iscsid once
 
@@ -76,7 +76,7 @@ class SecretRotation:
     async def _refresh(self, server: str, stale: Sequence[Attachment]) -> None:
         ids = tuple(attachment.id for attachment in stale)
         request = RefreshSecrets(server=server, ids=ids)
-        operation = await self._submitter.submit(request, caller=CALLER)
+        operation = await self._submitter.submit(request, caller=DAEMON)
         await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
 
     async def _rotate(self, attachment: Attachment) -> bool:

@@ -47,6 +47,7 @@ from zfsilod.storage.volume_view import volume_view
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Plan, Request, View
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Launcher
@@ -65,7 +66,7 @@ class _Submission(NamedTuple):
     """A request on its way into the store."""
 
     request: Request[Any]
-    caller: str
+    caller: Caller
     operation_id: str
     until: float  # time.monotonic() of its deadline
 
@@ -85,7 +86,7 @@ class Service:
     # Requests
 
     async def submit(
-        self, request: Request[Any], *, caller: str, deadline_s: float = SUBMIT_DEADLINE_S
+        self, request: Request[Any], *, caller: Caller, deadline_s: float = SUBMIT_DEADLINE_S
     ) -> Operation:
         """Store the operation of a request and launch it; an equal running one is joined.
 
@@ -117,6 +118,7 @@ class Service:
         with self.context.read() as txn:
             revision = txn.revision()
             view = self.context.view(txn, submission.operation_id, submission.caller)
+            request.authorise(view)
             actions = request.satisfied(view)
         if actions is None or not await self.context.holds(actions):
             return None, revision
@@ -128,7 +130,7 @@ class Service:
             actions=(),
             claims=(),
             commit=(),
-            caller=submission.caller,
+            caller=str(submission.caller),
             state="DONE",
             created_at=view.now,
             ended_at=view.now,
@@ -241,7 +243,7 @@ class Service:
             raise busy from None
 
     async def submit_batch(
-        self, requests: Sequence[Request[Any]], *, caller: str
+        self, requests: Sequence[Request[Any]], *, caller: Caller
     ) -> list[Operation]:
         """Store operations that one unit runs one after the other, and launch it.
 
@@ -264,7 +266,7 @@ class Service:
         requests: Sequence[Request[Any]],
         ids: Sequence[str],
         batch: str,
-        caller: str,
+        caller: Caller,
         txn: Transaction,
     ) -> list[Operation]:
         stored = []
@@ -277,7 +279,7 @@ class Service:
                     stored.append(txn.add_operation(operation))
         return stored
 
-    async def plan(self, request: Request[Any], *, caller: str) -> Operation:
+    async def plan(self, request: Request[Any], *, caller: Caller) -> Operation:
         """Return the operation that a request would be, and store nothing."""
         submission = _Submission(request.preview(), caller, new_ulid(), 0.0)
         satisfied, _revision = await self._satisfied(submission)

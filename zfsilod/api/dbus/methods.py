@@ -31,7 +31,7 @@ from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
-from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host, need_volume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.volume_view import STATES, page, volume_view
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dbus_next import Variant
 
     from zfsilod.api.dbus.objects import Objects
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
     from zfsilod.service.service import Service
     from zfsilod.storage.volume_view import VolumeView
@@ -169,7 +170,7 @@ class Methods:
         self.service = service
         self.objects = objects
 
-    async def call(self, method: str, arguments: list[Any], caller: str) -> list[Any]:
+    async def call(self, method: str, arguments: list[Any], caller: Caller) -> list[Any]:
         """Call a method by its full name; the id of its object, if it has one, comes first."""
         mutation = MUTATIONS.get(method)
         if mutation is not None:
@@ -177,12 +178,10 @@ class Methods:
         return await QUESTIONS[method](self, *arguments)
 
     async def _begin(
-        self, mutation: Mutation, arguments: list[Any], options: dict[str, Variant], caller: str
+        self, mutation: Mutation, arguments: list[Any], options: dict[str, Variant], caller: Caller
     ) -> str:
         fields = read_options(options, (*mutation.options, "validate_only"))
         planned = fields.pop("validate_only", False)
-        if mutation.request is Publish:
-            fields.setdefault("access_mode", self._usual_access(arguments[0]))
         request = make_request(mutation, arguments, fields)
         if isinstance(request, SyncVolume):
             (await self.service.reconciler.report(request.id)).check()
@@ -190,13 +189,6 @@ class Methods:
             return self.objects.plan(await self.service.plan(request, caller=caller))
         operation = await self.service.submit(request, caller=caller)
         return path_of("operation", operation.id)
-
-    def _usual_access(self, volume_id: str) -> AccessMode:
-        """Return how a volume is published when the caller does not say."""
-        writer: AccessMode = "SINGLE_NODE_WRITER"
-        with self.service.context.store.read() as txn:
-            allowed = need_volume(txn, volume_id).access_modes
-        return writer if writer in allowed else allowed[0]
 
     async def get_volume(self, volume_id: str) -> list[Any]:
         with self.service.context.store.read() as txn:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dbus_next import DBusError, ErrorType, Message, MessageFlag, MessageType, Variant
 
 from zfsilod.model.errors import Unavailable
+from zfsilod.model.identity import Caller
 
 if TYPE_CHECKING:
     from dbus_next.aio import MessageBus
@@ -53,7 +54,7 @@ class Identities:
         if signal.sender == BUS and signal.member == "NameOwnerChanged":
             self._uids.pop(signal.body[0], None)
 
-    async def authorize(self, sender: str, action: str, *, interactive: bool = False) -> str:
+    async def authorize(self, sender: str, action: str, *, interactive: bool = False) -> Caller:
         """Return who is behind a name, if they may do this; else raise AccessDenied."""
         uid = await self._uid(sender)
         if uid != 0:
@@ -65,7 +66,7 @@ class Identities:
                 await self._ask_polkit(sender, uid, action, interactive=interactive)
             finally:
                 self._asked -= Counter([uid])  # forgets who is at zero
-        return f"uid {uid} (dbus)"
+        return Caller(role="admin", subject=f"uid {uid}", origin="dbus", local=True)
 
     async def _ask_polkit(self, sender: str, uid: int, action: str, *, interactive: bool) -> None:
         self._count += 1

@@ -40,6 +40,7 @@ from zfsilod.api.dbus.polkit import Identities
 from zfsilod.api.dbus.properties import clean
 from zfsilod.api.dbus.signals import Signals
 from zfsilod.model.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
+from zfsilod.model.identity import Caller
 from zfsilod.security.authorization import READ
 from zfsilod.systemd.bus import close_socket, connect
 
@@ -54,6 +55,10 @@ if TYPE_CHECKING:
 MAX_CALLS = 1024  # at work at once; more are refused
 CLOSE_DEADLINE_S = 5
 MACHINE_ID = Path("/etc/machine-id")
+
+NOBODY = Caller(
+    role="reader", subject="", origin=""
+)  # of org.freedesktop.DBus.Peer, without rights
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +186,7 @@ class DbusFront:
             raise
 
     async def _admitted(self, call: Message, method: Method) -> Message:
-        caller = ""
+        caller = NOBODY
         if method.interface != PEER:  # that only tells that we are there
             caller = await self._identities.authorize(
                 call.sender,
@@ -204,7 +209,7 @@ class DbusFront:
             error = PermissionDenied(error.text, reason=error.type.rpartition(".")[2].upper())
         self._service.audit.refused(f"uid {uid} (dbus)", method.name, call.path, error)
 
-    async def _do(self, method: Method, call: Message, caller: str) -> list[Any]:
+    async def _do(self, method: Method, call: Message, caller: Caller) -> list[Any]:
         if method.interface == PEER:
             return [MACHINE_ID.read_text().strip()] if method.answers else []
         if method.interface == INTROSPECTABLE:

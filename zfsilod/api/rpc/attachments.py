@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from zfsilod.api.rpc.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.model.records import Attachment
 from zfsilod.model.validation import check_id
 from zfsilod.requests import attach, detach
 from zfsilod.security import csi_node
@@ -46,11 +45,6 @@ class Attachments:
             publish_if_needed=message.publish_if_needed,
             epoch=message.epoch,
         )
-        if call.caller.role == "node":
-            csi_node.check_connect(
-                restore=request.restore, publish_if_needed=request.publish_if_needed
-            )
-        await _check_node(call, request.id)
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def DisconnectVolume(
@@ -111,19 +105,15 @@ async def _change(
     call: Call, request: Changing, message: Changes, *paths: str
 ) -> volume_pb2.MutateVolumeResponse:
     """Do what a request says of an attachment and paths that the caller may change."""
-    await _check_node(call, request.id, *paths)
+    await _check_paths(call, *paths)
     return await change_volume(
         call, request, request.id, validate_only=message.validate_only, etag=message.etag
     )
 
 
-async def _check_node(call: Call, attachment_id: str, *paths: str) -> None:
-    """Refuse a node what is not its own: an attachment, and the path that it asks for."""
-    if call.caller.role != "node":
-        return
-    allowed = call.service.context.settings.node_paths
-    found = call.read(lambda txn: txn.get(Attachment, attachment_id))
-    if found is not None:
-        csi_node.check_attachment(found, allowed)
-    for path in paths:
-        await call.service.context.look(partial(csi_node.check_path, path, allowed))
+async def _check_paths(call: Call, *paths: str) -> None:
+    """Refuse a CSI node a path outside its folders. Its attachments are checked by the request."""
+    if call.caller.role == "node":
+        allowed = call.service.context.settings.node_paths
+        for path in paths:
+            await call.service.context.look(partial(csi_node.check_path, path, allowed))

@@ -59,7 +59,7 @@ class Call:
         self, request: Request[Any], *, validate_only: bool
     ) -> operation_pb2.Operation:
         """Do what a request says and wait for its end, or only plan it."""
-        caller = str(self.caller)
+        caller = self.caller
         if validate_only:
             planned = await self.service.plan(request, caller=caller)
             return convert.operation(planned, planned=True)

@@ -12,8 +12,8 @@ from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.records import Host
 from zfsilod.model.validation import check_id
 from zfsilod.requests import hosts
+from zfsilod.requests.rights import own_host
 from zfsilod.requests.volumes import need_host
-from zfsilod.security.authorization import own_host
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests import orphans
+from zfsilod.requests.rights import own_host
 from zfsilod.requests.rotate_secrets import RotateSecrets
-from zfsilod.security.authorization import own_host
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Attention, Summary, about_volume
 from zfsilod.wire import convert

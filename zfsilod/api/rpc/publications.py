@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from zfsilo.v1 import volume_pb2
 
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.engine import plans
-from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Publication
 from zfsilod.requests import publications, volumes
-from zfsilod.security.authorization import own_host
+from zfsilod.requests.rights import own_host
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -40,18 +40,10 @@ class Publications:
         self, message: volume_pb2.PublishVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
-        need_view(call, volume_id)
-        volume = call.read(lambda txn: volumes.need_volume(txn, volume_id))
-        if call.caller.role == "host":
-            volumes.may_publish_to_itself(volume, host_id)
-            if message.force:
-                raise PermissionDenied(
-                    f"{call.caller} may not take {volume_id} from another host", reason="ROLE"
-                )
         request = publications.Publish(
             volume=volume_id,
             host=host_id,
-            access_mode=_access_mode(message, volume),
+            access_mode=_access_mode(message.access_mode),
             readonly=message.readonly,
             client_operation=convert.ulid(message.client_operation),
             transport=convert.TRANSPORTS.name(message.transport, "ISCSI"),
@@ -67,10 +59,7 @@ class Publications:
         volume_id = convert.volume_id(message.name)
         if message.all_hosts and message.host:
             raise InvalidArgument("the request names a host and all hosts", reason="NO_HOST")
-        if message.all_hosts and call.caller.role == "host":
-            raise PermissionDenied(f"{call.caller} may not speak for other hosts", reason="ROLE")
         host_id = "" if message.all_hosts else _host(message.host, call)
-        need_view(call, volume_id)
         request = publications.Unpublish(
             volume=volume_id,
             host=host_id,
@@ -127,7 +116,6 @@ class Publications:
         self, message: volume_pb2.ReportFilesystemRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
-        need_view(call, volume_id)
         asked = message.filesystem
         state = convert.FILESYSTEM_STATES.name(asked.state)
         if state == "NONE":
@@ -157,11 +145,9 @@ def _grace(message: volume_pb2.UnpublishVolumeRequest) -> int:
     return message.grace.seconds if message.HasField("grace") else publications.GRACE_S
 
 
-def _access_mode(message: volume_pb2.PublishVolumeRequest, volume: Volume) -> AccessMode:
-    """Return the access mode asked for; a host that just wants its volume does not know it."""
-    writer: AccessMode = "SINGLE_NODE_WRITER"
-    default = writer if writer in volume.access_modes else volume.access_modes[0]
-    return convert.ACCESS_MODES.name(message.access_mode, default)
+def _access_mode(number: int) -> AccessMode | Literal[""]:
+    """Return the requested access mode; a host need not know the one of its volume."""
+    return convert.ACCESS_MODES.name(number) if number else ""
 
 
 def _chap(chap: Chap) -> volume_pb2.Chap:

@@ -15,9 +15,8 @@ from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Mode
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
+from zfsilod.requests.rights import visible_to
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
-from zfsilod.security import csi_node
-from zfsilod.security.authorization import visible_to
 from zfsilod.service import pool_import, pool_scan
 from zfsilod.service.drift import check_facts
 from zfsilod.storage.volume_view import (
@@ -105,7 +104,7 @@ class Volumes:
         if message.validate_only:
             found = await call.lasting(call.service.reconciler.report(volume_id))
         else:
-            work = call.service.reconciler.sync(volume_id, caller=str(call.caller))
+            work = call.service.reconciler.sync(volume_id, caller=call.caller)
             begun, found = await call.lasting(work)
             operation = await call.end(begun.id)
         return volume_pb2.SyncVolumeResponse(
@@ -117,9 +116,7 @@ class Volumes:
     async def SyncVolumes(
         self, message: volume_pb2.SyncVolumesRequest, call: Call
     ) -> volume_pb2.SyncVolumesResponse:
-        work = call.service.reconciler.sync_all(
-            str(call.caller), validate_only=message.validate_only
-        )
+        work = call.service.reconciler.sync_all(call.caller, validate_only=message.validate_only)
         report = await call.lasting(work)
         shown = (each for found in report.reports for each in convert.differences(found))
         return volume_pb2.SyncVolumesResponse(
@@ -167,7 +164,7 @@ class Volumes:
         self, _request: volume_pb2.AdoptVolumesRequest, call: Call
     ) -> volume_pb2.AdoptVolumesResponse:
         found = await call.lasting(
-            pool_import.adopt_all(call.service.context, call.service, str(call.caller))
+            pool_import.adopt_all(call.service.context, call.service, call.caller)
         )
         names: dict[str, list[str]] = {"adopt": [], "adopt-trashed": [], "adopt-snapshot": []}
         for each in found.adopted:
@@ -184,10 +181,7 @@ class Volumes:
 def need_view(call: Call, volume_id: str) -> VolumeView:
     """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
     known = call.read(lambda txn: volume_view(txn, volume_id))
-    if call.caller.role == "node":
-        found = csi_node.visible_to(known, call.service.context.settings.node_paths)
-    else:
-        found = visible_to(call.caller, known)
+    found = visible_to(call.caller, known, call.service.context.settings.node_paths)
     if found is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     return found
@@ -258,11 +252,11 @@ def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
 ) -> tuple[list[volume_pb2.Volume], str]:
     def is_wanted(found: VolumeView) -> bool:
-        seen = visible_to(caller, found)
+        seen = visible_to(caller, found, ())
         return seen is not None and wanted(partial(_values, seen))
 
     def show(found: VolumeView) -> volume_pb2.Volume:
-        seen = visible_to(caller, found)
+        seen = visible_to(caller, found, ())
         assert seen is not None, "it was wanted"
         return convert.volume(seen)
 
