@@ -1,4 +1,4 @@
-"""A real zfsilod in a thread, over a fake host, and zfsiloctl in front of it."""
+"""Fixtures: a zfsilod in a thread on a fake host, and zfsiloctl connected to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A zfsilod that is its own server `give`, and its own consumer `take`."""
+    """A zfsilod that is a server named `give` and its own client `take`."""
     from tests.ctl.shell import running
 
     with running(tmp_path_factory.mktemp("zfsilo")) as started:
