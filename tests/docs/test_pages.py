@@ -50,7 +50,7 @@ def test_every_command_has_its_place(made: Path) -> None:
 
 def test_an_argument_says_what_it_may_be_and_how_often(made: Path) -> None:
     text = (made / "zfsiloctl.1").read_text().replace("\\-", "-")
-    assert "those in this state; one of created, published, connected, staged, mounted\n" in text
+    assert "only in this state; one of created, published, connected, staged, mounted\n" in text
     assert "\\fBzfsiloctl orphan remove\\fR \\fIORPHAN\\fR ...\n" in text
 
 

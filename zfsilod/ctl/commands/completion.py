@@ -1,7 +1,7 @@
 """`zfsiloctl completion`: scripts for bash, zsh and fish, generated from the table of commands.
 
-A script contains all words and options; it runs zfsiloctl only for names of volumes, hosts and other
-resources.
+A script contains all words and options. It runs zfsiloctl only for the names of volumes, hosts and
+other resources.
 """
 
 from __future__ import annotations
