@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths, server_files
 from zfsilod.ctl.join_files import access, files, host_id, new_file, write_join
-from zfsilod.ctl.local_store import opened_store, record
+from zfsilod.ctl.local_trust import opened_store, record
 from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.require_local import check_root

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from zfsilod.ctl.join_files import access, new_file, write_join
-from zfsilod.ctl.local_store import opened_store, record
+from zfsilod.ctl.local_trust import opened_store, record
 from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.times import left, rfc3339, show_age
@@ -21,7 +21,7 @@ from zfsilod.security.authentication import new_token
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from zfsilod.storage.store import Store
+    from zfsilod.security.local_store import Store
 
 DAY_S = 86400
 
