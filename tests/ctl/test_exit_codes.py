@@ -94,6 +94,14 @@ def test_3_not_found(ctl: Shell) -> None:
     assert "unknown server none" in ctl.fails(3, "-H none volume list")
 
 
+def test_3_a_volume_that_is_not_for_this_host(ctl: Shell) -> None:
+    ctl.ok("volume create private 1G")
+    assert ctl.fails(3, "volume connect private --server give").endswith(
+        "there is no volume private on this host\n"
+        "  try: on give, if private exists there: zfsiloctl volume update private --host HOST\n"
+    )
+
+
 def test_4_it_exists_with_other_parameters(ctl: Shell) -> None:
     ctl.ok("volume create other 1G")
     assert "with another capacity_bytes" in ctl.fails(4, "volume create other 2G")
@@ -170,7 +178,7 @@ def test_every_exit_code_is_documented() -> None:
 
 @pytest.mark.parametrize("reason", HINTS)
 def test_hints_need_their_facts(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = dict.fromkeys(("volume", "host", "operation", "package", "usage"), "fact")
+    facts = dict.fromkeys(("volume", "host", "server", "operation", "package", "usage"), "fact")
     complain(ZfsiloError("it failed", reason=reason, **facts))
     assert "\n  try: " in capsys.readouterr().err
     if "{" in HINTS[reason][-1]:

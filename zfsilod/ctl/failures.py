@@ -54,6 +54,10 @@ HINTS = {
     "CONNECTED": ("zfsiloctl volume stage {volume}",),
     "DEADLINE_EXCEEDED": ("zfsiloctl operation wait {operation}",),
     "MOUNTED": ("zfsiloctl volume unmount {volume} --all",),
+    # A server does not tell whether a volume exists that a host may not use.
+    "NOT_FOUND": (
+        "on {server}, if {volume} exists there: zfsiloctl volume update {volume} --host HOST",
+    ),
     "NOT_CONNECTED": ("zfsiloctl volume connect {volume}",),
     "NOT_ITS_HOST": (f"{ON_ITS_SERVER}zfsiloctl volume update {{volume}} --host {{host}}",),
     "NOT_PUBLISHED": (f"{ON_ITS_SERVER}zfsiloctl volume publish {{volume}} {{host}}",),

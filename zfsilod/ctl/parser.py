@@ -82,7 +82,9 @@ def make(typed: Sequence[str], *, whole: bool = False) -> Parser:
             _add_command(nouns, noun, commands[""])
             continue
         text = NOUNS[noun]
-        below = nouns.add_parser(noun, help=text, description=f"{text}.", allow_abbrev=False)
+        below = nouns.add_parser(
+            noun, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+        )
         below.set_defaults(help_of=below)
         if noun in typed:
             verbs = below.add_subparsers(title="commands", metavar="COMMAND")
@@ -100,7 +102,9 @@ def _typed(words: Iterable[str], typed: Sequence[str], *, whole: bool) -> list[s
 
 def _add_command(into: Subparsers, name: str, command: Command) -> None:
     text = command.text
-    parser = into.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
+    parser = into.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
     parser.set_defaults(function=command.function, help_of=parser)
     _add(parser, command.arguments)
     _add(parser.add_argument_group("common options"), COMMON)
