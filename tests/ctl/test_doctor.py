@@ -147,7 +147,7 @@ def test_attach_in_a_simulation_names_the_alternative(
     simulated: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["volume", "attach", "data", "/srv"]) == 5
-    assert "there use volume connect, stage and mount" in capsys.readouterr().err
+    assert "use volume connect, stage and mount" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["doctor", "join x", "server list", "server forget give"])

@@ -42,7 +42,7 @@ def test_a_healthy_host(ctl: Shell) -> None:
     assert "  Serves:        tank/zfsilo [" in shown
     assert " created" in shown
     assert "thin volumes provision 1.0 GiB (0%)" in shown
-    assert "  Publications:  0, 1 registered host\n" in shown
+    assert "  Publications:  none; 1 registered host\n" in shown
     assert shown.endswith("\nnothing needs attention\n")
     status = ctl("status --json").json
     assert status["volumes"]["CREATED"] >= 1

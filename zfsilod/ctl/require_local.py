@@ -25,8 +25,8 @@ def check_real(args: Namespace, command: str, instead: str = "") -> None:
     check_local(args, command)
     if paths.simulation():
         raise FailedPrecondition(
-            f"{command} needs a real host, and ZFSILO_SIMULATE selects a simulation; "
-            f"{instead or 'unset it'}",
+            f"{command} does not work in a simulation (ZFSILO_SIMULATE); "
+            f"{instead or 'run it on a real host'}",
             reason="SIMULATED",
         )
 

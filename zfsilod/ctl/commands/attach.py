@@ -30,14 +30,13 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
-IN_SIMULATION = "volume connect, stage and mount (unmount, unstage and disconnect)"
 TOOL_S = 30.0
 UNIT_S = 360.0  # zfsilo-volume@ waits 300 s for its server
 
 
 def attach(args: Namespace) -> None:
     """Write the file of an attachment, and enable and start its unit."""
-    check_real(args, "volume attach", f"there use {IN_SIMULATION}")
+    check_real(args, "volume attach", "use volume connect, stage and mount")
     name = check_id(args.local_name or args.name, "volume name")
     path = os.path.abspath(args.path)  # noqa: PTH100 - not resolved: links may change
     text = content(args, name, path)
@@ -58,7 +57,7 @@ def attach(args: Namespace) -> None:
 
 def detach(args: Namespace) -> None:
     """Stop and disable the unit of an attachment, and remove its file."""
-    check_real(args, "volume detach", f"there use {IN_SIMULATION}")
+    check_real(args, "volume detach", "use volume unmount, unstage and disconnect")
     name = check_id(args.name, "volume name")
     file = volume_files.path_of(name)
     if not file.exists():

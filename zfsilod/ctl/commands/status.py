@@ -73,7 +73,7 @@ def _counts(counts: Any, order: Any) -> str:
 def _publications(summary: Any) -> str:
     if not summary.hosts:
         return ""
-    return f"{summary.publications}, {_number(summary.hosts, 'registered host')}"
+    return f"{summary.publications or 'none'}; {_number(summary.hosts, 'registered host')}"
 
 
 def _number(count: int, noun: str) -> str:
