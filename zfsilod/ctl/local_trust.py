@@ -1,4 +1,4 @@
-"""Changes of certificates and tokens by root: the daemon's store, and audit records."""
+"""The daemon's store as root opens it for certificates and tokens, and its audit records."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, indent:
 
 
 def _fit(names: Sequence[str], widths: list[int], columns: int) -> None:
-    """Narrow columns until a row fits: the first below half of the row last, WHOLE ones never."""
+    """Narrow columns until a row fits: the first to half of the row, then others, not WHOLE."""
     others = [place for place, name in enumerate(names) if place and name not in WHOLE]
     for places, narrowest in (([0], columns // 2), (others, NARROWEST), ([0], NARROWEST)):
         while sum(widths) > columns and any(widths[place] > narrowest for place in places):
