@@ -90,13 +90,8 @@ def plan_of(operation: Any) -> str:
     """Return the plan of an operation, one line for each action."""
     if not operation.actions:
         return f"would {clean(operation.title)}, with no change to the host"
-    actions = [f"  {direction(action)} {clean(action.step)}" for action in operation.actions]
+    actions = [f"  {clean(action.step)}" for action in operation.actions]
     return "\n".join([f"would {clean(operation.title)}:", *actions])
-
-
-def direction(action: Any) -> str:
-    """Return the direction of an action, padded to a fixed width."""
-    return "do  " if action.up else "undo"
 
 
 def _submit(args: Namespace, server: Server, method: Any, request: Message) -> dict[str, Any]:

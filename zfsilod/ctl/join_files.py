@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths
 from zfsilod.model.errors import AlreadyExists, InvalidArgument
+from zfsilod.model.names import split_address
 from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def access(
 ) -> join_file.Access:
     """Return the access to this server by a certificate with its key, or by a token."""
     address = paths.with_port(address or socket.gethostname(), paths.PORT)
-    join_file.split_address(address)
+    split_address(address)
     return join_file.Access(
         name=host_id(),
         address=address,

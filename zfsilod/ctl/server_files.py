@@ -64,13 +64,11 @@ def read(name: str) -> Access:
 
 def write(server: Access) -> Path:
     """Write the file of a server atomically, readable for root only."""
-    from zfsilod.model.chap import write_private
-    from zfsilod.security.join_file import body
+    from zfsilod.security.join_file import write_server
 
     path = path_of(server.name)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(path, body(server).encode())
+        write_server(path, server)
     except PermissionError as error:
         raise _root_only(path) from error
     return path

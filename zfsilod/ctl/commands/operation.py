@@ -8,7 +8,7 @@ import grpc
 from zfsilo.v1 import operation_pb2 as pb
 
 from zfsilod.ctl import rpc_errors
-from zfsilod.ctl.change import direction, outcome
+from zfsilod.ctl.change import outcome
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.filters import all_of, equals
 from zfsilod.ctl.output.messages import as_json, dumps, plain, show_all
@@ -82,7 +82,7 @@ def show(args: Namespace) -> None:
     )
     for action in operation.actions:
         print(
-            f"  {word(pb.ActionStatus, action.status, 'ACTION_STATUS_'):<9}  {direction(action)} {clean(action.step)}"
+            f"  {word(pb.ActionStatus, action.status, 'ACTION_STATUS_'):<9}  {clean(action.step)}"
         )
 
 
@@ -205,7 +205,7 @@ def abandon(args: Namespace) -> None:
             if action.status in (pb.ACTION_STATUS_STARTED, pb.ACTION_STATUS_DONE)
         ]
         for action in remaining:
-            print(f"  not reverted: {direction(action)} {clean(action.step)}")
+            print(f"  not reverted: {clean(action.step)}")
         if remaining:
             print(f"  see: {where_to_look(operation)}")
 

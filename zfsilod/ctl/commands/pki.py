@@ -19,10 +19,10 @@ from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.require_local import check_root
 from zfsilod.ctl.times import left, rfc3339
-from zfsilod.model.chap import write_private
 from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.identity import Identity
 from zfsilod.model.records import Issued
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def issue(args: Namespace) -> None:
         raise InvalidArgument(
             "--role is for users only", reason="USAGE", usage="zfsiloctl pki issue --help"
         )
-    identity = certificates.Identity(kind=args.kind, id=args.subject, role=args.role or "host")
+    identity = Identity(kind=args.kind, id=args.subject, role=args.role or "host")
     with opened_store(args, "pki issue") as store:
         pair = certificates.issue(files().own_authority(), identity, days=args.days)
         join = access(args.address, pair=pair)
@@ -158,12 +158,8 @@ def import_pem(args: Namespace) -> None:
     check_root(args, "pki import")
     pem = _read(args.file)
     record("pki import", args.file)
-    files().directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if certificates.is_authority(pem) and not args.key:
-        files().trusted.mkdir(mode=0o700, exist_ok=True)
-        name = f"{certificates.load(pem).serial_number:x}.pem"
-        write_private(files().trusted / name, pem)
-        say(args, f"added trusted CA {files().trusted / name}")
+        say(args, f"added trusted CA {files().write_trusted(pem)}")
         return
     if not args.key:
         raise InvalidArgument(
@@ -197,7 +193,7 @@ def _renew_for(args: Namespace, name: str) -> bool:
 def write_own(names: tuple[str, ...]) -> None:
     """Issue this host's own certificate, for the names of the present one and further names."""
     present = _names() if files().host.exists() else (socket.gethostname(), socket.getfqdn())
-    identity = certificates.Identity(kind="host", id=host_id(), role="host")
+    identity = Identity(kind="host", id=host_id(), role="host")
     own = files().own_authority()
     files().write_host(certificates.issue(own, identity, tuple(dict.fromkeys((*present, *names)))))
 

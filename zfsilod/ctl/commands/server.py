@@ -16,7 +16,7 @@ from zfsilod.ctl.parse import bare
 from zfsilod.ctl.require_local import check_root
 from zfsilod.host.iscsi import name_in
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -42,7 +42,7 @@ def list_servers(args: Namespace) -> None:
 
 def join(args: Namespace) -> None:
     """Register with a server, and write its file."""
-    from zfsilod.security.join_file import split_address
+    from zfsilod.model.names import split_address
 
     check_root(args, "join")
     access = server_files.from_join(Path(args.file))

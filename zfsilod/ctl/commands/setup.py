@@ -22,6 +22,7 @@ from zfsilod.model.errors import (
     InvalidArgument,
     PermissionDenied,
 )
+from zfsilod.model.names import DATASET, is_portal
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -75,10 +76,10 @@ def make_plan(args: Namespace, run: Runner) -> SetupPlan:
             f"{root}",
             reason="SET_UP",
         )
-    if not config.DATASET.fullmatch(root):
+    if not DATASET.fullmatch(root):
         raise InvalidArgument(f"invalid dataset name {root[:80]!r}", reason="BAD_DATASET")
     portals = tuple(paths.with_port(address, PORTAL_PORT) for address in args.portal)
-    wrong = next((portal for portal in portals if not config.is_portal(portal)), None)
+    wrong = next((portal for portal in portals if not is_portal(portal)), None)
     if wrong is not None:
         raise InvalidArgument(f"invalid portal address {wrong[:80]!r}", reason="BAD_PORTAL")
     return SetupPlan(root, portals, _file(settings, portals), creates_root=not _exists(run, root))

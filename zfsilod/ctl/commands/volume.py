@@ -83,7 +83,7 @@ def probe(args: Namespace) -> int:
 
 def present_or_wanted(facts: Iterable[Any]) -> list[Any]:
     """Return the facts worth a line: all but those that are absent as they should be."""
-    return [fact for fact in facts if fact.wanted or fact.truth != pb.TRUTH_NOT_SO]
+    return [fact for fact in facts if fact.wanted or fact.truth != pb.TRUTH_ABSENT]
 
 
 def probed(server: Server, name: str) -> Any:
