@@ -87,8 +87,8 @@ def test_3_not_found(ctl: Shell) -> None:
         assert ctl.fails(3, line) == "zfsiloctl: there is no host none\n"
     ctl.ok("volume create homeless 1G")
     assert ctl.fails(3, "volume publish homeless none") == (
-        "zfsiloctl: unknown host none: issue it a join file with `zfsiloctl pki issue host none`, "
-        "or add it with `zfsiloctl host add`\n"
+        "zfsiloctl: unknown host none: register it first\n"
+        "  try: zfsiloctl pki issue host none, then on none: zfsiloctl join none.join\n"
     )
     for line in ("rotate-secrets none", "rotate-secrets none take"):
         assert "there is no volume none" in ctl.fails(3, line)

@@ -62,7 +62,7 @@ HINTS = {
     "NOT_ITS_HOST": (f"{ON_ITS_SERVER}zfsiloctl volume update {{volume}} --host {{host}}",),
     "NOT_PUBLISHED": (f"{ON_ITS_SERVER}zfsiloctl volume publish {{volume}} {{host}}",),
     "NO_DAEMON": ("systemctl start zfsilod.socket",),
-    "NO_HOST": ("zfsiloctl pki issue host {host}",),
+    "NO_HOST": ("zfsiloctl pki issue host {host}, then on {host}: zfsiloctl join {host}.join",),
     "NO_IQN": ("zfsiloctl host update {host} --iqn IQN",),
     "OVERCOMMIT": ("zfsiloctl capacity",),
     "POOL_FULL": ("zfsiloctl capacity",),
