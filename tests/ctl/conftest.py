@@ -1,4 +1,4 @@
-"""A real zfsilod in a thread, over a fake host, and zfsiloctl in front of it."""
+"""Fixtures: a zfsilod in a thread on a fake host, and zfsiloctl connected to it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ runpy.run_path(str(Path(__file__).parents[2] / "proto/build.py"))["generate"]()
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.ctl.fake_tools import FakeTools
     from tests.ctl.shell import Daemon, Shell
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A zfsilod that is its own server `give`, and its own consumer `take`."""
+    """A zfsilod that is a server named `give` and its own client `take`."""
     from tests.ctl.shell import running
 
     with running(tmp_path_factory.mktemp("zfsilo")) as started:
@@ -37,3 +38,26 @@ def ctl(
     monkeypatch.setenv("NO_COLOR", "1")
     yield Shell(daemon, capsys)
     daemon.calm()
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTools:
+    """A host that has systemctl only, with its directories below a temporary one."""
+    from tests.ctl.fake_tools import FakeTools
+    from zfsilod.host.run import TOOLS_PATH_VARIABLE
+
+    made = FakeTools(tmp_path)
+    monkeypatch.setenv(TOOLS_PATH_VARIABLE, str(made.folder))
+    monkeypatch.delenv("ZFSILO_SIMULATE", raising=False)
+    monkeypatch.setattr("zfsilod.ctl.paths.etc", lambda: tmp_path / "etc")
+    monkeypatch.setattr("zfsilod.ctl.paths.state", lambda: tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    return made
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The directory of a simulation without a daemon."""
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    monkeypatch.setenv("NO_COLOR", "1")

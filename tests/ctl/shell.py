@@ -1,4 +1,4 @@
-"""The daemon of the tests, in a thread, and what runs zfsiloctl and keeps what it said."""
+"""A daemon in a thread for the tests, and a shell that runs zfsiloctl against it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEADLINE_S = 30
 
 
 class Daemon:
-    """A zfsilod behind its front door, whose event loop runs in a thread of its own."""
+    """A zfsilod whose event loop runs in a thread of its own."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -40,7 +40,7 @@ class Daemon:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells zfsiloctl where this daemon is."""
+        """The environment variables that select this daemon."""
         return {"ZFSILO_SOCKET": str(self.front.path), "ZFSILO_SIMULATE": str(self.directory)}
 
     def start(self) -> None:
@@ -52,15 +52,15 @@ class Daemon:
         self._thread.join(DEADLINE_S)
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run something in the daemon's loop, and return its result."""
+        """Run a coroutine in the daemon's loop, and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE_S)
 
     def hold(self) -> None:
-        """Let no worker begin until `calm`."""
+        """Start no worker until `calm`."""
         self._loop.call_soon_threadsafe(self.front.zfsilo.launcher.gate.clear)
 
     def calm(self) -> None:
-        """Let all workers run to their ends."""
+        """Let all workers finish."""
         self.wait(self._calm())
 
     async def _calm(self) -> None:
@@ -71,8 +71,8 @@ class Daemon:
     def operations(self) -> list[Operation]:
         from zfsilod.model.records import Operation
 
-        found: list[Operation] = self.front.read(lambda txn: list(txn.scan(Operation)))
-        return found
+        operations: list[Operation] = self.front.read(lambda txn: list(txn.scan(Operation)))
+        return operations
 
     def join_file(self, role: str, subject: str, *, by_token: bool = False) -> Path:
         """Write a join file for this daemon."""
@@ -100,7 +100,7 @@ class Daemon:
 
 @contextmanager
 def running(directory: Path) -> Iterator[Daemon]:
-    """Run a daemon for as long as it is needed."""
+    """Run a daemon until the context ends."""
     daemon = Daemon(directory)
     daemon.start()
     try:
@@ -110,7 +110,7 @@ def running(directory: Path) -> Iterator[Daemon]:
 
 
 class Ran:
-    """How one command ended, and what it said."""
+    """Exit code and output of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code = code
@@ -123,14 +123,14 @@ class Ran:
 
 
 class Shell:
-    """Runs zfsiloctl: in this process, or in one of its own."""
+    """Runs zfsiloctl, in this process or in one of its own."""
 
     def __init__(self, daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
         self.daemon = daemon
         self._capsys = capsys
 
     def __call__(self, line: str, *more: str) -> Ran:
-        """Run a command line here."""
+        """Run a command line in this process."""
         self._capsys.readouterr()
         code = main([*shlex.split(line), *more])
         out, err = self._capsys.readouterr()
@@ -143,7 +143,7 @@ class Shell:
         return ran.out
 
     def fails(self, code: int, line: str, *more: str) -> str:
-        """Run a command line that must fail with this code, and return its complaint."""
+        """Run a command line that must fail with this code, and return its error message."""
         ran = self(line, *more)
         assert ran.code == code, ran.err or ran.out
         return ran.err
@@ -160,7 +160,7 @@ class Shell:
         )
 
     def apart(self, line: str) -> Ran:
-        """Run a command line as a process of its own: one process opens a store only once."""
+        """Run a command line as a process of its own, for commands that open the store."""
         process = self.process(line)
         out, err = process.communicate(timeout=DEADLINE_S)
         return Ran(process.returncode, out, err)

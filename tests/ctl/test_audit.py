@@ -1,4 +1,4 @@
-"""What `zfsiloctl audit` makes of a journal."""
+"""`zfsiloctl audit` when journalctl fails."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "complaint"),
+    ("stderr", "code", "complaint"),
     [
         (
             "Failed to parse timestamp: bogus",
             2,
-            "'bogus' is no time: write it as for journalctl --since",
+            "invalid time 'bogus'; write it as for journalctl --since",
         ),
         ("Failed to open files", 1, "journalctl: Failed to open files"),
     ],
 )
-def test_a_refusal_is_told_once(
-    said: str,
+def test_a_failure_is_reported_once(
+    stderr: str,
     code: int,
     complaint: str,
     tmp_path: Path,
@@ -33,7 +33,7 @@ def test_a_refusal_is_told_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tool = tmp_path / "journalctl"
-    tool.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    tool.write_text(f"#!/bin/sh\necho '{stderr}' >&2\nexit 1\n")
     tool.chmod(0o755)
     monkeypatch.setenv(TOOLS_PATH_VARIABLE, str(tmp_path))
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))

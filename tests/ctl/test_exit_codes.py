@@ -1,4 +1,4 @@
-"""Every exit code, from the daemon's own refusals, with the sentence and the hint."""
+"""Exit codes, error messages and hints, from errors of a real daemon."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def test_0_done_and_0_again(ctl: Shell) -> None:
     assert "already so" in ctl.ok("volume create again 1G")
 
 
-def test_0_what_is_not_there_is_gone_already(ctl: Shell) -> None:
+def test_0_an_absent_volume_is_disconnected_already(ctl: Shell) -> None:
     assert ctl.ok("volume disconnect nowhere --force") == "disconnect nowhere: already so\n"
 
 
-def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
+def test_1_a_failure_is_rolled_back(ctl: Shell) -> None:
     ctl.daemon.front.zfsilo.host.facts.light_fuse(1, when="before", how="fail")
     complaint = ctl.fails(1, "volume create fused 1G")
     operation = ctl.daemon.operations()[-1].id
@@ -41,7 +41,7 @@ def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
     ("line", "said"),
     [
         ("volume create x 0", "cannot have 0 B: it must be 1.0 MiB to 1.0 EiB"),
-        ("volume create x 10X", "'10X' is no size"),
+        ("volume create x 10X", "invalid size '10X'"),
         ("volume create x", "the following arguments are required: SIZE"),
         ("volume create UPPER 1G", "'UPPER' is no volume id"),
         ("volume create x.mount 1G", "ends like a unit of systemd"),
@@ -50,22 +50,22 @@ def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
         ("volume list --filter 'x = 1'", "there is no field 'x'"),
         ("volume list --filter 'state = BOGUS'", "'BOGUS' is no state, but ABSENT, CREATED,"),
         ("volume update x", "nothing to change"),
-        ("volume unpublish x", "name a HOST, or --all"),
-        ("volume unpublish x take --all", "name a HOST, or --all, not both"),
-        ("volume unpublish x take --grace 3", "--grace is for --fence"),
+        ("volume unpublish x", "name a HOST, or use --all"),
+        ("volume unpublish x take --all", "name a HOST, or use --all, not both"),
+        ("volume unpublish x take --grace 3", "--grace needs --fence"),
         ("volume nonsense", "invalid choice: 'nonsense'"),
         ("volume list --nonsense", "unrecognized arguments: --nonsense"),
         ("operation show 17", "'17' is no operation"),
-        ("volume connect x", "this host knows none"),
-        ("up ../x", "is no name of a volume"),
-        ("volume list --timeout -1", "'-1' is no number of seconds"),
-        ("volume list --timeout 0", "with a timeout of 0 nobody can answer"),
-        ("pki issue user b --role reader --days 999999999", "is no number of days from 1 to 3650"),
-        ("pki issue host b --days 0", "'0' is no number of days from 1 to 3650"),
-        ("token create b --role reader --days 3651", "is no number of days from 1 to 3650"),
-        ("volume list --timeout nan", "'nan' is no number of seconds"),
-        ("volume connect x --server give --epoch 99999999999999999999", "is no number from 0"),
-        ("volume show \udcff", "is no UTF-8"),
+        ("volume connect x", "no server is known; add one with zfsiloctl join FILE"),
+        ("up ../x", "invalid volume name '../x'"),
+        ("volume list --timeout -1", "invalid number of seconds '-1'"),
+        ("volume list --timeout 0", "invalid timeout 0"),
+        ("pki issue user b --role reader --days 999999999", "invalid number of days '999999999'"),
+        ("pki issue host b --days 0", "invalid number of days '0': expected 1 to 3650"),
+        ("token create b --role reader --days 3651", "expected 1 to 3650"),
+        ("volume list --timeout nan", "invalid number of seconds 'nan'"),
+        ("volume connect x --server give --epoch 99999999999999999999", "expected 0 to 999999999"),
+        ("volume show \udcff", "is not UTF-8"),
         ("volume show 'ä'", "'ä' is no volume id"),
     ],
 )
@@ -81,18 +81,26 @@ def test_2_no_command_shows_the_help(ctl: Shell) -> None:
     assert "usage: zfsiloctl volume" in ran.out
 
 
-def test_3_there_is_no_such_thing(ctl: Shell) -> None:
+def test_3_not_found(ctl: Shell) -> None:
     assert ctl.fails(3, "volume show none") == "zfsiloctl: there is no volume none on this host\n"
     for line in ("host show none", "host delete none"):
         assert ctl.fails(3, line) == "zfsiloctl: there is no host none\n"
     ctl.ok("volume create homeless 1G")
     assert ctl.fails(3, "volume publish homeless none") == (
         "zfsiloctl: unknown host none: register it first\n"
-        "  try: zfsiloctl host add none --iqn IQN\n"
+        "  try: zfsiloctl pki issue host none, then on none: zfsiloctl join none.join\n"
     )
     for line in ("rotate-secrets none", "rotate-secrets none take"):
         assert "there is no volume none" in ctl.fails(3, line)
-    assert "knows no server none" in ctl.fails(3, "-H none volume list")
+    assert "unknown server none" in ctl.fails(3, "-H none volume list")
+
+
+def test_3_a_volume_that_is_not_for_this_host(ctl: Shell) -> None:
+    ctl.ok("volume create private 1G")
+    assert ctl.fails(3, "volume connect private --server give").endswith(
+        "there is no volume private on this host\n"
+        "  try: on give, if private exists there: zfsiloctl volume update private --host HOST\n"
+    )
 
 
 def test_4_it_exists_with_other_parameters(ctl: Shell) -> None:
@@ -110,7 +118,7 @@ def test_5_wrong_state(ctl: Shell) -> None:
     )
 
 
-def test_6_not_allowed(ctl: Shell) -> None:
+def test_6_permission_denied(ctl: Shell) -> None:
     join = ctl.daemon.join_file("reader", "mon", by_token=True)
     complaint = ctl.fails(6, f"-H {join} volume create denied 1G")
     assert "may not call CreateVolume" in complaint
@@ -118,7 +126,7 @@ def test_6_not_allowed(ctl: Shell) -> None:
     assert "unknown bearer token" in ctl.fails(6, f"-H {join} volume list")
 
 
-def test_7_no_room(ctl: Shell) -> None:
+def test_7_not_enough_space(ctl: Shell) -> None:
     assert "may have 2.0 TiB in all" in ctl.fails(7, "volume create large 1E")
     complaint = ctl.fails(7, "volume create large 1P --thick")
     assert "large needs 1.0 PiB at once, but tank/zfsilo has 1.0 TiB free" in complaint
@@ -126,7 +134,7 @@ def test_7_no_room(ctl: Shell) -> None:
     assert complaint.endswith("  try: zfsiloctl capacity\n")
 
 
-def test_8_somebody_was_faster(ctl: Shell) -> None:
+def test_8_changed_since_it_was_read(ctl: Shell) -> None:
     ctl.ok("volume create changed 1G")
     assert "read it again" in ctl.fails(8, "volume update changed -l a=b --etag 1")
 
@@ -134,12 +142,12 @@ def test_8_somebody_was_faster(ctl: Shell) -> None:
 def test_9_no_daemon(ctl: Shell, tmp_path: Path) -> None:
     complaint = ctl.fails(9, f"--socket {tmp_path}/none volume list")
     assert complaint == (
-        f"zfsiloctl: zfsilod at {tmp_path}/none does not run: there is no such socket\n"
+        f"zfsiloctl: zfsilod is not running: its socket {tmp_path}/none does not exist\n"
         "  try: systemctl start zfsilod.socket\n"
     )
 
 
-def test_9_nobody_listens(ctl: Shell, tmp_path: Path) -> None:
+def test_9_a_dead_socket(ctl: Shell, tmp_path: Path) -> None:
     import socket
 
     with socket.socket(socket.AF_UNIX) as dead:
@@ -160,8 +168,8 @@ def test_10_still_running(ctl: Shell) -> None:
     assert ctl.ok(f"operation wait {operation}") == "create slow: done\n"
 
 
-def test_every_code_of_ours_has_an_exit_code() -> None:
-    assert {each.code for each in BY_NAME.values()} <= set(EXIT_CODES)
+def test_every_error_has_an_exit_code() -> None:
+    assert {error.code for error in BY_NAME.values()} <= set(EXIT_CODES)
 
 
 def test_every_exit_code_is_documented() -> None:
@@ -171,27 +179,27 @@ def test_every_exit_code_is_documented() -> None:
 
 @pytest.mark.parametrize("reason", HINTS)
 def test_hints_need_their_facts(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = dict.fromkeys(("volume", "host", "operation", "package", "usage"), "fact")
-    complain(ZfsiloError("it is so", reason=reason, **facts))
+    facts = dict.fromkeys(("volume", "host", "server", "operation", "package", "usage"), "fact")
+    complain(ZfsiloError("it failed", reason=reason, **facts))
     assert "\n  try: " in capsys.readouterr().err
     if "{" in HINTS[reason][-1]:
-        complain(ZfsiloError("it is so", reason=reason))
-        assert capsys.readouterr().err == "zfsiloctl: it is so\n"
+        complain(ZfsiloError("it failed", reason=reason))
+        assert capsys.readouterr().err == "zfsiloctl: it failed\n"
 
 
 @pytest.mark.parametrize(
-    ("reason", "said"),
+    ("reason", "hint"),
     [
         ("PUBLISHED", "on vm: zfsiloctl volume unpublish e vmx"),
         ("NOT_ITS_HOST", "on vm: zfsiloctl volume update e --host vmx"),
         ("SESSION_LIVE", "on vmx: zfsiloctl volume disconnect e"),
     ],
 )
-def test_what_a_server_refused_is_mended_there(reason: str, said: str) -> None:
-    assert hint_for(ZfsiloError("", reason=reason, volume="e", host="vmx", server="vm")) == said
+def test_a_hint_for_an_error_of_a_server_names_it(reason: str, hint: str) -> None:
+    assert hint_for(ZfsiloError("", reason=reason, volume="e", host="vmx", server="vm")) == hint
 
 
-def test_what_it_refused_itself_has_no_other_place() -> None:
+def test_a_hint_for_a_local_error_names_no_server() -> None:
     refused = ZfsiloError("", reason="NOT_ITS_HOST", volume="e", host="vmx")
     assert hint_for(refused) == "on its server: zfsiloctl volume update e --host vmx"
     refused = ZfsiloError("", reason="PUBLISHED", volume="e", host="vmx")

@@ -1,4 +1,4 @@
-"""Operations on their way: progress, Ctrl-C, waiting, watching, stopping."""
+"""`operation` commands, progress on a terminal, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -39,35 +39,35 @@ def test_no_wait_returns_the_operation(ctl: Shell) -> None:
 def test_a_list_of_operations(ctl: Shell) -> None:
     ctl.ok("volume create listed 1G")
     lines = ctl.ok("operation list --volume listed --state done").splitlines()
-    assert lines[0].split() == ["NAME", "STATE", "WHAT", "BY", "AGE"]
+    assert lines[0].split() == ["NAME", "STATE", "TITLE", "CALLER", "AGE"]
     assert lines[1].split()[1:] == ["done", "create", "listed", "uid", "0", "(unix)", "0s"]
 
 
-def test_show_has_the_moves_with_their_marks(ctl: Shell) -> None:
+def test_show_prints_the_actions_with_their_status(ctl: Shell) -> None:
     ctl.ok("volume create moved 1G")
     operation = ctl.ok("operation list -q --volume moved").strip()
     shown = ctl.ok(f"operation show {operation}")
-    assert "  What:   create moved\n" in shown
+    assert "  Title:      create moved\n" in shown
     assert "\n  done       create zvol tank/zfsilo/moved (1 GiB, thin)\n" in shown
     assert ctl(f"operation show {operation} --json").json["title"] == "create moved"
 
 
-def test_waiting_for_one_that_failed_tells_why(ctl: Shell) -> None:
+def test_waiting_for_a_failed_operation_reports_its_error(ctl: Shell) -> None:
     ctl.daemon.front.zfsilo.host.facts.light_fuse(1, when="before", how="fail")
     ctl.fails(1, "volume create failed 1G")
     operation = ctl.ok("operation list -q --state rolled_back").split()[-1]
     assert "the fuse" in ctl.fails(1, f"operation wait {operation}")
     assert "the fuse" in ctl.fails(1, f"operation watch {operation}")
     shown = ctl.ok(f"operation show {operation}")
-    assert "  Error:    the fuse of the simulated host blew\n" in shown
+    assert "  Error:          the fuse of the simulated host blew\n" in shown
 
 
 def created(volume: str) -> str:
-    """Return the words for the creation of a volume of 1 GiB."""
+    """Return the description of the step that creates a volume of 1 GiB."""
     return f"create zvol tank/zfsilo/{volume} (1 GiB, thin)"
 
 
-def test_watch_until_the_end(ctl: Shell) -> None:
+def test_watch_until_it_finishes(ctl: Shell) -> None:
     ctl.daemon.hold()
     operation = ctl.ok("volume create watched 1G --no-wait").strip()
     threading.Timer(0.3, ctl.daemon.calm).start()
@@ -91,14 +91,14 @@ class Streams:
             yield SimpleNamespace(operation=SimpleNamespace(revision=revision))
 
 
-def test_a_watch_goes_on_where_it_ended_and_gives_up_when_it_tells_nothing() -> None:
+def test_a_watch_resumes_without_gaps_and_stops_after_two_empty_streams() -> None:
     server = Streams([], [5, 6], [7], [], [])
-    with pytest.raises(Unavailable, match="again and again"):
+    with pytest.raises(Unavailable, match="ended the watch twice"):
         list(changes_since(server, "", 4))  # type: ignore[arg-type]
     assert server.asked == [(4, False), (4, True), (6, False), (7, False), (7, True)]
 
 
-def test_watch_all_until_the_time_is_up(ctl: Shell) -> None:
+def test_watch_all_until_the_timeout(ctl: Shell) -> None:
     ctl.ok("volume create old 1G")
     create = CreateVolume(id="new", capacity_bytes=1 << 30)
     threading.Timer(0.5, lambda: ctl.daemon.wait(ctl.daemon.front.zfsilo.do(create))).start()
@@ -111,11 +111,11 @@ def test_watch_all_until_the_time_is_up(ctl: Shell) -> None:
 def test_cancel(ctl: Shell) -> None:
     ctl.daemon.hold()
     operation = ctl.ok("volume create stopped 1G --no-wait").strip()
-    said = ctl.ok(f"operation cancel {operation}")
-    assert said.startswith("create stopped: stopped; what it did is being taken back\n")
+    answer = ctl.ok(f"operation cancel {operation}")
+    assert answer.startswith("create stopped: stopped; rolling back\n")
     ctl.daemon.calm()
     assert ctl(f"operation wait {operation}").code != 0
-    assert ctl.ok(f"operation repair {operation}") == "create stopped: rolled back already\n"
+    assert ctl.ok(f"operation repair {operation}") == "create stopped: already rolled back\n"
 
 
 def test_progress_on_a_terminal(ctl: Shell) -> None:
@@ -141,14 +141,14 @@ def read_until(descriptor: int, text: str) -> str:
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Have programs that are started from here hear Ctrl-C: those of a shell's `&` ignore it."""
+    """Let child processes receive Ctrl-C, which background jobs of a shell ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_an_interrupted_request_says_what_goes_on(ctl: Shell) -> None:
+def test_an_interrupted_request_names_its_operation(ctl: Shell) -> None:
     ctl.daemon.hold()
     before = len(ctl.daemon.operations())
     process = ctl.process("volume create unhurried 1G")
@@ -158,18 +158,18 @@ def test_an_interrupted_request_says_what_goes_on(ctl: Shell) -> None:
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert f"interrupted; operation {operation} goes on: zfsiloctl operation watch" in err
+    assert f"interrupted; operation {operation} continues: zfsiloctl operation watch" in err
     assert "Traceback" not in err
     ctl.daemon.calm()
     assert ctl.ok(f"operation wait {operation}") == "create unhurried: done\n"
 
 
 def watch_for(fact: Callable[[], bool]) -> None:
-    for _each in range(600):
+    for _attempt in range(600):
         if fact():
             return
         PAUSE.wait(0.05)
-    raise AssertionError("it does not come true")
+    raise AssertionError("the condition was not met in 30 s")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def watch_for(fact: Callable[[], bool]) -> None:
     [
         (pb.OPERATION_STATE_RUNNING, "publish data · 50 % · add LUN"),
         (pb.OPERATION_STATE_WAITING, "publish data · 50 % · waiting"),
-        (pb.OPERATION_STATE_FAILED, "publish data · 50 % · taking it back"),
+        (pb.OPERATION_STATE_FAILED, "publish data · 50 % · rolling back"),
         (pb.OPERATION_STATE_NEEDS_REPAIR, "publish data · 50 % · needs repair"),
     ],
 )
@@ -186,8 +186,8 @@ def test_a_line_of_progress(state: pb.OperationState, line: str) -> None:
         pb.Action(step="create target", up=True, status=pb.ACTION_STATUS_DONE),
         pb.Action(step="add LUN", up=True, status=pb.ACTION_STATUS_STARTED),
     ]
-    found = pb.Operation(title="publish data", progress=50, actions=actions, state=state)
-    assert describe(found) == line
+    operation = pb.Operation(title="publish data", progress=50, actions=actions, state=state)
+    assert describe(operation) == line
 
 
 @pytest.mark.parametrize(
@@ -197,5 +197,5 @@ def test_a_line_of_progress(state: pb.OperationState, line: str) -> None:
         ("orphans", "zfsiloctl orphan list"),
     ],
 )
-def test_what_an_abandoned_operation_left_is_looked_for(subject: str, commands: str) -> None:
+def test_commands_that_show_what_an_abandoned_operation_leaves(subject: str, commands: str) -> None:
     assert where_to_look(pb.Operation(subject=subject)) == commands

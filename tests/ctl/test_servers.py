@@ -1,4 +1,4 @@
-"""Servers and tokens: join, forget, -H, and what only root may."""
+"""Servers, certificates and tokens: join, server, pki, token, and -H."""
 
 from __future__ import annotations
 
@@ -33,37 +33,39 @@ def _no_servers_left(ctl: Shell) -> None:
 
 def test_join_list_use_forget(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
-    said = ctl.ok(f"join {join} --as far --iqn {IQN}")
+    answer = ctl.ok(f"join {join} --as far --iqn {IQN}")
     kept = ctl.daemon.directory / "etc/servers.d/far.toml"
     address = ctl.daemon.front.address
-    assert said == (
-        f"far ({address}) knows this host as web; kept in {kept}\n  now delete {join}\n"
+    assert answer == (
+        f"joined far ({address}) as host web; saved in {kept}\n  next: delete {join}\n"
     )
     assert kept.stat().st_mode & 0o777 == 0o600
     assert ctl("host show web --json").json["iqn"] == IQN
     assert ctl.ok("server list -q") == "far\n"
     assert ctl("server list --json").json["servers"] == [{"name": "far", "address": address}]
-    assert "  You are:   host web (certificate" in ctl.ok("-H far info")
-    assert ctl.ok("server forget far") == "far: forgotten\n"
-    assert "knows no server far" in ctl.fails(3, "server forget far")
+    assert "  Caller:    host web (certificate" in ctl.ok("-H far info")
+    assert ctl.ok("server forget far") == "far: removed\n"
+    assert "unknown server far" in ctl.fails(3, "server forget far")
 
 
 def test_the_daemon_reads_what_join_wrote(ctl: Shell) -> None:
     from zfsilod.config import find_server
 
     ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
-    found, known = find_server(ctl.daemon.directory / "etc", "give"), server_files.read("give")
-    assert found is not None
-    assert found == known
+    server = find_server(ctl.daemon.directory / "etc", "give")
+    assert server is not None
+    assert server == server_files.read("give")
 
 
-def test_connect_takes_the_only_server(ctl: Shell) -> None:
+def test_connect_uses_the_only_server(ctl: Shell) -> None:
     ctl.ok("volume create alone 1G --host take")
     ctl.ok(f"join {ctl.daemon.join_file('host', 'take')} --iqn iqn.2026-01.org.zfsilo:take")
     assert ctl.ok("volume connect alone --as mine") == "connect alone of give: done\n"
     ctl.ok("volume disconnect mine")
     ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --as other --iqn {IQN}")
-    assert "this host knows give, other" in ctl.fails(2, "volume connect alone")
+    assert "several servers are known (give, other); name one with --server" in ctl.fails(
+        2, "volume connect alone"
+    )
 
 
 def test_the_initiator_name_is_that_of_open_iscsi(
@@ -72,60 +74,60 @@ def test_the_initiator_name_is_that_of_open_iscsi(
     join = ctl.daemon.join_file("host", "web")
     path = tmp_path / "initiatorname.iscsi"
     monkeypatch.setattr("zfsilod.ctl.paths.initiator", lambda: path)
-    assert f"{path} cannot be read: install open-iscsi" in ctl.fails(5, f"join {join}")
+    assert f"cannot read {path}; install open-iscsi" in ctl.fails(5, f"join {join}")
     path.write_text("# made by hand\n")
-    assert "names no InitiatorName" in ctl.fails(5, f"join {join}")
+    assert "has no InitiatorName" in ctl.fails(5, f"join {join}")
     path.write_text(f"## comment\nInitiatorName={IQN}\nInitiatorName={IQN}.old\n")
     ctl.ok(f"join {join}")
     assert ctl("host show web --json").json["iqn"] == IQN == initiator_name(path)
 
 
-def test_a_server_is_called_by_an_id(ctl: Shell) -> None:
+def test_the_name_of_a_server_is_an_id(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
     assert "'FAR' is no server name" in ctl.fails(2, f"join {join} --as FAR --iqn {IQN}")
 
 
-def test_join_again_brings_a_new_identity_and_no_other_server(ctl: Shell) -> None:
+def test_a_second_join_replaces_the_identity_but_not_another_server(ctl: Shell) -> None:
     ctl.ok(f"join {ctl.daemon.join_file('host', 'web')} --iqn {IQN}")
     first = server_files.read("give").key
     join = ctl.daemon.join_file("host", "web")
     ctl.ok(f"join {join} --iqn {IQN}")
     assert server_files.read("give").key != first
-    found = join_file.parse_join(join.read_text())
-    found.authority = made("other").certificate_pem.decode()
-    join.write_text(join_file.make_join(found))
+    access = join_file.parse_join(join.read_text())
+    access.authority = made("other").certificate_pem.decode()
+    join.write_text(join_file.make_join(access))
     complaint = ctl.fails(4, f"join {join} --iqn {IQN}")
-    assert "this host knows another server give: give this one a name with --as" in complaint
+    assert "another server named give is known; name this one with --as" in complaint
 
 
 def test_another_certificate_is_not_trusted(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
-    found = join_file.parse_join(join.read_text())
-    found.authority = made("other").certificate_pem.decode()
-    join.write_text(join_file.make_join(found))
+    access = join_file.parse_join(join.read_text())
+    access.authority = made("other").certificate_pem.decode()
+    join.write_text(join_file.make_join(access))
     complaint = ctl.fails(9, f"join {join} --iqn {IQN}")
     assert "does not answer" in complaint
-    assert found.key not in complaint
+    assert access.key not in complaint
     assert server_files.names() == []
 
 
-def test_a_persons_join_file_is_for_h(ctl: Shell) -> None:
+def test_the_join_file_of_a_user_is_for_h(ctl: Shell) -> None:
     join = ctl.daemon.join_file("admin", "root")
-    assert "is a person's, not a host's" in ctl.fails(5, f"join {join} --iqn {IQN}")
+    assert "is for a user, not for a host" in ctl.fails(5, f"join {join} --iqn {IQN}")
     assert "admin root" in ctl.ok(f"-H {join} info")
 
 
 @pytest.mark.parametrize("text", ["", "name = 1", 'token = "secret', 'token = "secret"'])
-def test_a_join_file_that_is_none(ctl: Shell, tmp_path: Path, text: str) -> None:
+def test_an_invalid_join_file(ctl: Shell, tmp_path: Path, text: str) -> None:
     path = tmp_path / "give.join"
     path.write_text(text)
     complaint = ctl.fails(2, f"join {path}")
     assert "the join file" in complaint
     assert "secret" not in complaint
-    assert "cannot be read" in ctl.fails(2, f"join {tmp_path}/none")
+    assert "cannot read the join file" in ctl.fails(2, f"join {tmp_path}/none")
 
 
-def test_a_server_file_that_is_wrong_is_not_quoted(ctl: Shell) -> None:
+def test_an_invalid_server_file_is_not_quoted(ctl: Shell) -> None:
     path = ctl.daemon.directory / "etc/servers.d/odd.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     for text in ('token = "secret', 'token = "secret"'):
@@ -135,42 +137,42 @@ def test_a_server_file_that_is_wrong_is_not_quoted(ctl: Shell) -> None:
         assert "secret" not in complaint
 
 
-def test_tokens_live_in_the_store(ctl: Shell, tmp_path: Path) -> None:
+def test_tokens_are_kept_in_the_store(ctl: Shell, tmp_path: Path) -> None:
     made = ctl.apart("token create --role reader mon")
     assert made.code == 0
     text = made.out.strip()
     token = text.split("-")[1]
     assert f"zfsiloctl token revoke {token}" in made.err
     listed = ctl.apart("token list").out
-    assert re.search(rf"^{token} +reader +mon +[0-9]+s +for ever$", listed, re.MULTILINE)
+    assert re.search(rf"^{token} +reader +mon +[0-9]+s +no expiry$", listed, re.MULTILINE)
     assert token in ctl.apart("token list -q").out.split()
     assert text not in ctl.apart("token list --json").out
     assert ctl.apart("token revoke 01none").code == 3
-    assert ctl.apart(f"token revoke {token}").out == f"{token} (of reader mon): revoked\n"
+    assert ctl.apart(f"token revoke {token}").out == f"token {token} of reader mon: revoked\n"
     assert token not in ctl.apart("token list -q").out
 
 
-def test_two_commands_and_the_hosts_trust_each_other(ctl: Shell, tmp_path: Path) -> None:
+def test_issue_and_join(ctl: Shell, tmp_path: Path) -> None:
     path = tmp_path / "web.join"
     line = f"pki issue host web --file {path} --address {ctl.daemon.front.address}"
-    made = ctl.apart(line)
-    assert made.code == 0, made.err
-    assert f"over there:  zfsiloctl join {path.name}" in made.out
+    issued = ctl.apart(line)
+    assert issued.code == 0, issued.err
+    assert f"on web:  zfsiloctl join {path.name}" in issued.out
     assert path.stat().st_mode & 0o777 == 0o600
-    assert join_file.parse_join(path.read_text()).key.splitlines()[1] not in made.out
+    assert join_file.parse_join(path.read_text()).key.splitlines()[1] not in issued.out
     assert ctl.apart(line).code == 4
     path.unlink()
-    told = ctl.apart(f"{line} --json").json
-    assert (told["file"], told["subject"]) == (str(path), "host/web")
+    answer = ctl.apart(f"{line} --json").json
+    assert (answer["file"], answer["subject"]) == (str(path), "host/web")
     join = join_file.parse_join(path.read_text())
     join.tls_name = "give.zfsilo"  # the daemon of the tests has a name of its own
     path.write_text(join_file.make_join(join))
     ctl.ok(f"join {path} --as own --iqn {IQN}")
-    assert "tokens are made on the host itself" in ctl.apart("-H own token list").err
-    assert "certificates are made on the host itself" in ctl.apart("-H own pki list").err
+    assert "token list works on the local host only" in ctl.apart("-H own token list").err
+    assert "pki list works on the local host only" in ctl.apart("-H own pki list").err
 
 
-def test_a_persons_certificate_and_its_end(ctl: Shell, tmp_path: Path) -> None:
+def test_the_certificate_of_a_user_is_revoked(ctl: Shell, tmp_path: Path) -> None:
     path = tmp_path / "ops.join"
     address = ctl.daemon.front.address
     assert ctl.apart(f"pki issue user ops --file {path}").code == 2
@@ -180,21 +182,21 @@ def test_a_persons_certificate_and_its_end(ctl: Shell, tmp_path: Path) -> None:
     join = join_file.parse_join(path.read_text())
     join.tls_name = "give.zfsilo"
     path.write_text(join_file.make_join(join))
-    assert "You are:   reader ops (certificate" in ctl.ok(f"-H {path} info")
+    assert "Caller:    reader ops (certificate" in ctl.ok(f"-H {path} info")
     listed = ctl.apart("pki list --json")
-    assert [each["subject"] for each in listed.json["certificates"]].count("user/ops") == 1
+    assert [entry["subject"] for entry in listed.json["certificates"]].count("user/ops") == 1
     assert "user/ops: revoked" in ctl.apart("pki revoke user/ops").out
     assert "is revoked" in ctl.fails(6, f"-H {path} info")
     assert re.search(r"user/ops +reader +revoked", ctl.apart("pki list").out)
     assert ctl.apart("pki revoke user/nobody").code == 3
 
 
-def test_renewal_of_both_ends(ctl: Shell) -> None:
+def test_renewal_on_server_and_client(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
     ctl.ok(f"join {join} --iqn {IQN}")
     first = server_files.read("give")
-    assert "for give: renewed" in ctl.apart("pki renew").out  # it was good for a day only
-    assert ctl.apart("pki renew").out == "there is nothing to renew\n"
+    assert "for give: renewed" in ctl.apart("pki renew").out  # it is valid for a day only
+    assert ctl.apart("pki renew").out == "no certificate expires soon\n"
     assert ctl.apart("pki renew -q").out == ""
     done = ctl.apart("pki renew --now")
     assert done.code == 0, done.err
@@ -209,27 +211,27 @@ def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("ZFSILO_SIMULATE", str(there))
     assert "zfsiloctl pki issue host NAME" in ctl.ok("pki init --name give.example")
     assert ctl("pki init").code == 4
-    assert sorted(each.name for each in (there / "tls").iterdir()) == [
+    assert sorted(path.name for path in (there / "tls").iterdir()) == [
         "ca.key",
         "ca.pem",
         "host.pem",
     ]
-    assert {each.stat().st_mode & 0o777 for each in (there / "tls").iterdir()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (there / "tls").iterdir()} == {0o600}
     pem, key = tmp_path / "a.pem", tmp_path / "a.key"
     pem.write_bytes(made("other").certificate_pem)
     assert "added trusted CA" in ctl.ok(f"pki import {pem}")
     pair = certificates.issue(made("other"), Identity(kind="host", id="give", role="host"))
     pem.write_bytes(pair.certificate_pem)
     key.write_bytes(pair.key_pem)
-    assert "needs its --key" in ctl.fails(2, f"pki import {pem}")
-    assert "own certificate: the one in" in ctl.ok(f"pki import {pem} --key {key}")
-    ctl.ok("pki renew --now")  # not that one: somebody else does
+    assert "--key is missing" in ctl.fails(2, f"pki import {pem}")
+    assert "own certificate: imported from" in ctl.ok(f"pki import {pem} --key {key}")
+    ctl.ok("pki renew --now")  # it is renewed by its issuer
     assert pair.certificate_pem in (there / "tls/host.pem").read_bytes()
     pem.write_text("x")
     assert "no PEM certificate" in ctl.fails(2, f"pki import {pem}")
 
 
-def test_a_token_has_a_role_and_perhaps_an_end(ctl: Shell, tmp_path: Path) -> None:
+def test_a_token_has_a_role_and_may_expire(ctl: Shell, tmp_path: Path) -> None:
     assert "--role" in ctl.fails(2, "token create web")
     assert "invalid choice" in ctl.fails(2, "token create --role host web")
     assert "'UP' is no name" in ctl.apart("token create --role reader UP").err
@@ -240,7 +242,9 @@ def test_a_token_has_a_role_and_perhaps_an_end(ctl: Shell, tmp_path: Path) -> No
     assert (made.json["file"], "token" in made.json) == (str(path), False)
 
 
-def test_no_store_yet(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_host_without_a_store(
+    ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
     assert "systemctl start zfsilod.service" in ctl.fails(5, "token list")
 
@@ -261,7 +265,7 @@ def test_addresses_get_a_port(address: str, complete: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "../x", "a/b"])
-def test_a_servers_name_is_no_path(name: str) -> None:
+def test_the_name_of_a_server_cannot_be_a_path(name: str) -> None:
     with pytest.raises(InvalidArgument):
         server_files.path_of(name)
 
@@ -271,7 +275,7 @@ def test_a_page_fits_into_a_message() -> None:
     assert PAGE_SIZE * largest_volume < 4 << 20
 
 
-def test_the_port_is_the_units() -> None:
+def test_the_port_is_that_of_the_unit() -> None:
     from zfsilod.ctl import paths
 
     unit = (PROJECT / "units/zfsilod-tcp.socket").read_text()

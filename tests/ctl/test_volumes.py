@@ -1,4 +1,4 @@
-"""Volumes and hosts through the whole of zfsiloctl and zfsilod: verbs, dry runs, JSON, names."""
+"""Volumes, hosts and orphans with a real daemon: commands, dry runs, JSON, confirmation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_life_of_a_volume(ctl: Shell) -> None:
     assert ctl("volume show life").code == 3
 
 
-def test_a_dry_run_shows_the_moves_and_does_nothing(ctl: Shell) -> None:
+def test_a_dry_run_prints_the_actions_and_changes_nothing(ctl: Shell) -> None:
     ctl.ok("volume create plan 1G")
     revision = ctl("volume show plan --json").json["etag"]
     lines = ctl.ok("volume publish plan take --dry-run").splitlines()
@@ -62,19 +62,19 @@ def test_a_dry_run_shows_the_moves_and_does_nothing(ctl: Shell) -> None:
     assert ctl("volume show plan --json").json["etag"] == revision
 
 
-def test_update_changes_only_what_was_named(ctl: Shell) -> None:
+def test_update_changes_only_the_named_values(ctl: Shell) -> None:
     ctl.ok("volume create keep 1G -l app=db -l rack=7 -o compression=zstd --host take")
     ctl.ok("volume update keep -l rack=8 -l row=2 -l app- --host other -o compression-")
-    found = ctl("volume show keep --json").json
-    assert found["labels"] == {"rack": "8", "row": "2"}
-    assert sorted(found["hosts"]) == ["other", "take"]
-    assert found["properties"] == {}
+    volume = ctl("volume show keep --json").json
+    assert volume["labels"] == {"rack": "8", "row": "2"}
+    assert sorted(volume["hosts"]) == ["other", "take"]
+    assert volume["properties"] == {}
     ctl.ok("volume update keep --host take- --host '*'")
     assert sorted(ctl("volume show keep --json").json["hosts"]) == ["*", "other"]
     assert ctl("volume show keep --json").json["labels"] == {"rack": "8", "row": "2"}
 
 
-def test_lists_are_filtered_by_words_labels_and_state(ctl: Shell) -> None:
+def test_lists_are_filtered_by_expression_label_and_state(ctl: Shell) -> None:
     ctl.ok("volume create list-a 1G -l set=list -l 'odd=say \"no\" \\'")
     ctl.ok("volume create list-b 1G -l set=list")
     ctl.ok("volume publish list-b take")
@@ -97,71 +97,75 @@ def test_lists_are_filtered_by_words_labels_and_state(ctl: Shell) -> None:
     ]
 
 
-def test_lists_go_on_behind_the_first_page(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_have_every_page(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zfsilod.ctl.client.LOCAL_PAGE_SIZE", 2)
     for number in range(5):
         ctl.ok(f"volume create page-{number} 1G -l set=page")
     expected = [f"page-{number}" for number in range(5)]
     assert ctl.ok("volume list -q -l set=page").split() == expected
-    found = ctl("volume list -l set=page --json").json
-    assert [each["id"] for each in found["volumes"]] == expected
+    volumes = ctl("volume list -l set=page --json").json["volumes"]
+    assert [volume["id"] for volume in volumes] == expected
 
 
-def test_json_has_every_field_with_its_own_name(ctl: Shell) -> None:
-    made = ctl("volume create all 1536M --json").json
-    volume = made["volume"]
+def test_json_has_every_field_with_its_proto_name(ctl: Shell) -> None:
+    response = ctl("volume create all 1536M --json").json
+    volume = response["volume"]
     assert volume["capacity_bytes"] == str(1536 << 20)
     assert volume["publications"] == []
     assert volume["labels"] == {}
     assert volume["thin"] is True
-    assert made["operation"]["state"] == "OPERATION_STATE_DONE"
+    assert response["operation"]["state"] == "OPERATION_STATE_DONE"
 
 
-def test_quiet_says_nothing(ctl: Shell) -> None:
+def test_quiet_prints_nothing(ctl: Shell) -> None:
     assert ctl.ok("-q volume create quiet 1G") == ""
     assert ctl.ok("volume delete quiet --yes -q") == ""
 
 
-def test_resource_names_are_as_good_as_ids(ctl: Shell) -> None:
+def test_resource_names_are_accepted_as_ids(ctl: Shell) -> None:
     ctl.ok("volume create volumes/named 1G")
     ctl.ok("volume publish volumes/named hosts/take")
     assert "volume named" in ctl.ok("volume show named")
 
 
-def test_deletion_wants_to_be_confirmed(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deletion_asks_for_confirmation(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     ctl.ok("volume create dear 1G")
-    assert "add --yes" in ctl.fails(2, "volume delete dear")
+    assert ctl.fails(2, "volume delete dear") == (
+        "zfsiloctl: not a terminal; pass --yes to confirm\n"
+    )
+    assert "there is no volume nope" in ctl.fails(3, "volume delete nope"), "before the question"
     for answer, code in (("", 1), ("n\n", 1), ("y\n", 0)):
-        monkeypatch.setattr(sys, "stdin", Person(answer))
+        monkeypatch.setattr(sys, "stdin", Terminal(answer))
         ran = ctl("volume delete dear")
         assert ran.code == code
-        assert "Destroy the volume dear (1.0 GiB) and all its data? [y/N] " in ran.err
+        assert "Delete the volume dear (1.0 GiB) and all its data? [y/N] " in ran.err
     assert ctl("volume show dear").code == 3
 
 
-def test_removal_of_an_orphan_wants_to_be_confirmed(
+def test_removal_of_an_orphan_asks_for_confirmation(
     ctl: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ctl.ok("adopt --all") == "there is nothing to adopt\n"
+    assert ctl.ok("adopt --all") == "nothing to adopt\n"
     assert ctl.ok("adopt --all -q") == ""
     ctl.ok("volume create stray 1G")
     ctl.daemon.front.write(lambda txn: txn.drop("volume", "stray"))
     (name,) = ctl.ok("orphan list -q").split()
-    assert "add --yes" in ctl.fails(2, f"orphan remove {name}")
+    assert "pass --yes to confirm" in ctl.fails(2, f"orphan remove {name}")
+    assert "there is no orphan nope" in ctl.fails(3, "orphan remove nope"), "before the question"
     assert ctl.ok(f"orphan remove {name} --dry-run").startswith("would remove 1 orphans:")
     for answer, code in (("n\n", 1), ("y\n", 0)):
-        monkeypatch.setattr(sys, "stdin", Person(answer))
+        monkeypatch.setattr(sys, "stdin", Terminal(answer))
         ran = ctl(f"orphan remove {name}")
         assert ran.code == code
-        assert f"Remove {name}, with all data there? [y/N] " in ran.err
+        assert f"Remove {name} and all data in it? [y/N] " in ran.err
         assert ("nothing was changed" in ran.err) == (code == 1)
     assert ctl.fails(3, f"orphan remove {name} --yes") == (
         f"zfsiloctl: there is no orphan {name}\n"
     )
 
 
-class Person:
-    """A terminal at which somebody types one answer."""
+class Terminal:
+    """A terminal on which one answer is typed."""
 
     def __init__(self, answer: str) -> None:
         self._answer = answer
@@ -173,13 +177,26 @@ class Person:
         return self._answer
 
 
+def test_a_created_volume_is_shown_without_absent_facts(ctl: Shell) -> None:
+    ctl.ok("volume create bare 1G")
+    shown = ctl.ok("volume show bare")
+    assert "\nnot published\n" in shown
+    assert "zvol tank/zfsilo/bare" in shown
+    assert " not: " not in shown
+    assert " not: " not in ctl.ok("volume probe bare")
+    facts = ctl("volume probe bare --json").json["facts"]
+    assert not all(fact["wanted"] for fact in facts), "JSON has every fact"
+    ctl.ok("volume publish bare take")
+    assert "not published" not in ctl.ok("volume show bare")
+
+
 def test_sync(ctl: Shell) -> None:
     ctl.ok("volume create healed 1G")
     ctl.ok("volume sync healed")
-    with_facts = ctl.daemon.front.zfsilo.host.facts
-    assert ctl.ok("volume sync --all") == "all is as recorded\n"
-    zvol = next(each for each in with_facts.snapshot() if each.endswith("/healed"))
-    with_facts.effect(zvol, None)
+    facts = ctl.daemon.front.zfsilo.host.facts
+    assert ctl.ok("volume sync --all") == "no differences\n"
+    zvol = next(name for name in facts.snapshot() if name.endswith("/healed"))
+    facts.effect(zvol, None)
     complaint = ctl.fails(1, "volume sync --all")
     assert complaint.startswith("zfsiloctl: healed: ")
     assert "is missing" in ctl.fails(1, "volume sync --all --dry-run")
@@ -189,12 +206,12 @@ def test_hosts(ctl: Shell) -> None:
     ctl.ok("host add web --iqn iqn.2026-01.org.example:web --address 10.0.0.7 -l rack=7")
     assert ctl.ok("host list -q -l rack=7") == "web\n"
     ctl.ok("host update web -l row=2 --max-attachments 3")
-    found = ctl("host show web --json").json
-    assert found["labels"] == {"rack": "7", "row": "2"}
-    assert found["addresses"] == ["10.0.0.7"]
+    host = ctl("host show web --json").json
+    assert host["labels"] == {"rack": "7", "row": "2"}
+    assert host["addresses"] == ["10.0.0.7"]
     shown = ctl.ok("host show web")
-    assert "  IQN:            iqn.2026-01.org.example:web\n" in shown
-    assert "  Takes volumes:  3\n" in shown
+    assert "  IQN:          iqn.2026-01.org.example:web\n" in shown
+    assert "  Max volumes:  3\n" in shown
     assert "nothing to change" in ctl.fails(2, "host update web")
     assert ctl.ok("host delete web") == "delete host web: done\n"
 

@@ -120,7 +120,7 @@ def test_every_command_has_its_place(made: Path) -> None:
 
 def test_an_argument_says_what_it_may_be_and_how_often(made: Path) -> None:
     text = (made / "zfsiloctl.1").read_text().replace("\\-", "-")
-    assert "those in this state; one of created, published, connected, staged, mounted\n" in text
+    assert "only in this state; one of created, published, connected, staged, mounted\n" in text
     assert "\\fBzfsiloctl orphan remove\\fR \\fIORPHAN\\fR ...\n" in text
 
 
@@ -146,7 +146,7 @@ def test_every_key_has_its_place(made: Path) -> None:
 
 def test_the_examples_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zfsilod import config
-    from zfsilod.ctl.commands.up import wish_for
+    from zfsilod.ctl import volume_files
 
     etc = tmp_path / "etc"
     (etc / "volumes.d").mkdir(parents=True)
@@ -154,6 +154,6 @@ def test_the_examples_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.copy(ROOT / "docs/examples/data.toml", etc / "volumes.d")
     assert config.load(etc).server.root == "tank/zfsilo"
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
-    wish = wish_for("data")
-    assert wish is not None
-    assert wish.mount_path == "/srv/data"
+    file = volume_files.read("data")
+    assert file is not None
+    assert file.mount_path == "/srv/data"

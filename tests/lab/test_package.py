@@ -79,7 +79,7 @@ class TestPackage:
         assert pair.take.run("findmnt", "-no", "FSTYPE", PATH).stdout == "ext4\n"
         pair.take.sh(f"echo kept > {PATH}/file && sync")
         for machine in (pair.give, pair.take):
-            assert "all is well" in machine.run("zfsiloctl", "status").stdout
+            assert "nothing needs attention" in machine.run("zfsiloctl", "status").stdout
             memory = machine.sh(f"grep VmRSS /proc/{main_pid(machine)}/status").stdout.split()
             print(f"{machine.name}: the daemon holds {int(memory[1]) / 1024:.1f} MiB")
 
@@ -108,7 +108,7 @@ class TestPackage:
             assert main_pid(machine) != daemon, "the old daemon still runs"
             shown = machine.run("dpkg-query", "-W", "-f", "${Version}", "zfsilo").stdout
             assert shown == zfsilo_package.NEWER_VERSION
-            assert "all is well" in machine.run("zfsiloctl", "status").stdout
+            assert "nothing needs attention" in machine.run("zfsiloctl", "status").stdout
         assert pair.take.run("iscsiadm", "-m", "session").stdout == session, "there was a new login"
         assert pair.take.run("systemctl", "is-active", "writer.service").stdout == "active\n"
         assert load.check() == ""

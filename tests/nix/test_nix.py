@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from zfsilod import config
-from zfsilod.ctl.commands.up import wish_for
+from zfsilod.ctl import volume_files
 
 ROOT = Path(__file__).parents[2]
 NIX = ROOT / "nix"
@@ -115,19 +115,19 @@ def test_the_daemon_understands_its_settings(
         path.write_text(toml(content))
     loaded = config.load(etc)
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
-    wish = wish_for("data")
+    file = volume_files.read("data")
     if host == "give":
         assert (loaded.server.root, loaded.server.overcommit) == ("tank/zfsilo", 3)
     elif host == "both":
         assert (loaded.sync.interval_s, loaded.server.volblocksize) == (60, 65536)
     else:
-        assert wish is not None
-        assert (wish.server, wish.mount_path, wish.mount_options) == (
+        assert file is not None
+        assert (file.server, file.mount_path, file.mount_options) == (
             "give",
             "/srv/data",
             ["noatime"],
         )
-        assert wish_for("disk").state == "connected"  # type: ignore[union-attr]
+        assert volume_files.read("disk").state == "connected"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("host", "complaint"), WRONG.items())

@@ -1,7 +1,7 @@
-"""zfsiloctl: the command line. The commands are in commands.py, each noun has a file of its own.
+"""zfsiloctl, the command line: a gRPC client of the local daemon or of a remote one.
 
-It speaks gRPC, to the local daemon or to a remote one. Nothing is imported before it is needed:
-help and completion are answered without gRPC.
+command_table.py lists the commands; commands/ has one file for each noun. Modules are imported when
+they are needed: help and completion work without gRPC.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = 2
-# What is imported and answered is kept to the end: to look for garbage among it at every 700
-# objects takes 10 ms.
+# Imported modules and answers live until the process exits; collecting garbage after every 700
+# objects would take 10 ms.
 GARBAGE_AFTER = 100_000
 
 
@@ -32,34 +32,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run(parse(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
-        gc.freeze()  # or Python looks through all that it has loaded before it ends: 14 ms
+        gc.freeze()  # skips the final collection, which takes 14 ms
         return code
     except ZfsiloError as error:
         return complain(error)
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write(f"\nzfsiloctl: interrupted{_what_goes_on(interrupt)}\n")
+        sys.stderr.write(f"\nzfsiloctl: interrupted{_running(interrupt)}\n")
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes once more when it exits: that must not fail again.
+        # Python flushes standard output again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
 
 
-def _run(given: Namespace) -> int:
-    if given.version:
+def _run(args: Namespace) -> int:
+    if args.version:
         from zfsilod import __version__
 
         print(f"zfsiloctl {__version__}")
         return 0
-    if not given.function:
-        given.help_of.print_help()
+    if not args.function:
+        args.help_of.print_help()
         return USAGE
-    module, _, name = given.function.partition(":")
-    return getattr(import_module(f"zfsilod.ctl.commands.{module}"), name)(given) or 0
+    module, _, name = args.function.partition(":")
+    return getattr(import_module(f"zfsilod.ctl.commands.{module}"), name)(args) or 0
 
 
-def _what_goes_on(interrupt: KeyboardInterrupt) -> str:
+def _running(interrupt: KeyboardInterrupt) -> str:
     operation = str(interrupt)
     if not operation:
         return ""
-    return f"; operation {operation} goes on: zfsiloctl operation watch {operation}"
+    return f"; operation {operation} continues: zfsiloctl operation watch {operation}"

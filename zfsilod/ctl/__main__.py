@@ -1,4 +1,4 @@
-"""`python -m zfsilod.ctl`: zfsiloctl from a checkout."""
+"""`python -m zfsilod.ctl` runs zfsiloctl from a checkout."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Sending a change: its plan, its progress on a terminal, what came of it, and Ctrl-C."""
+"""Submits changes: prints the plan of a dry run, progress on a terminal, and the outcome."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from zfsilod.ctl import rpc_errors
-from zfsilod.ctl.output.progress import Progress
+from zfsilod.ctl.output.messages import dumps, plain
+from zfsilod.ctl.output.progress import ProgressLine
 from zfsilod.ctl.output.table import clean, say
 from zfsilod.ctl.parse import bare
 
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
 OPERATION_METADATA = "zfsilo-operation"
 
 
-def change(given: Namespace, server: Server, method: Any, request: Any) -> None:
-    """Ask for a change (by a method of `server.changes`) as the arguments say, and report."""
-    answer = ask(given, server, method, request)
-    if given.json:
-        print(rpc_errors.dumps(answer))
+def change(args: Namespace, server: Server, method: Any, request: Any) -> None:
+    """Submit a change with a method of `server.changes`, and print its outcome."""
+    answer = ask(args, server, method, request)
+    if args.json:
+        print(dumps(answer))
 
 
-def ask(given: Namespace, server: Server, method: Any, request: Any) -> dict[str, Any]:
-    """Ask for a change as the arguments say, and tell people; --json is left to the caller."""
-    if given.dry_run:
+def ask(args: Namespace, server: Server, method: Any, request: Any) -> dict[str, Any]:
+    """Submit a change and print its outcome; with --json return the answer instead."""
+    if args.dry_run:
         request.validate_only = True
         answer = send(server, method, request, follow=False)
-        return _told(given, answer, plan_of(answer.operation))
-    if given.no_wait:
-        return _begin(given, server, method, request)
-    answer = send(server, method, request, follow=not (given.json or given.quiet))
-    return _told(given, answer, outcome(answer.operation))
+        return _reported(args, answer, plan_of(answer.operation))
+    if args.no_wait:
+        return _submit(args, server, method, request)
+    answer = send(server, method, request, follow=not (args.json or args.quiet))
+    return _reported(args, answer, outcome(answer.operation))
 
 
 def send(server: Server, method: Any, request: Message, *, follow: bool = True) -> Any:
-    """Ask for a change and return the answer at its end. Raises ZfsiloError.
+    """Submit a change and return the answer when it has finished. Raises ZfsiloError.
 
-    Ctrl-C leaves the operation alone, and names it in the KeyboardInterrupt.
+    Ctrl-C does not cancel the operation; the KeyboardInterrupt names it.
     """
     call = method(request, timeout=server.change_s)
-    progress = Progress(server, lambda: operation_of(call), draw=follow)
+    progress = ProgressLine(server, lambda: operation_of(call), draw=follow)
     progress.start()
     try:
         return answer_of(server, call)
@@ -58,50 +58,49 @@ def send(server: Server, method: Any, request: Message, *, follow: bool = True) 
 
 
 def answer_of(server: Server, call: Any) -> Any:
-    """Wait for the one answer of a call. Raises ZfsiloError."""
+    """Wait for the answer of a call. Raises ZfsiloError."""
     try:
         (answer,) = call
     except grpc.RpcError as error:
-        raise rpc_errors.error_of(error, server) from error
+        raise server.error_of(error) from error
     return answer
 
 
 def operation_of(call: Any) -> str:
-    """Wait until the daemon stored the operation, and return its name; "" when there is none."""
-    found = dict(call.initial_metadata() or ()).get(OPERATION_METADATA, "")
-    return str(found)
+    """Wait until the operation is stored, and return its name; "" when the request was refused."""
+    return str(dict(call.initial_metadata() or ()).get(OPERATION_METADATA, ""))
 
 
-def _told(given: Namespace, answer: Message, text: str) -> dict[str, Any]:
-    """Tell people, or return the answer for programs."""
-    if given.json:
-        return rpc_errors.plain(answer)
-    if given.dry_run or not given.quiet:
+def _reported(args: Namespace, answer: Message, text: str) -> dict[str, Any]:
+    """Print the text, or with --json return the answer."""
+    if args.json:
+        return plain(answer)
+    if args.dry_run or not args.quiet:
         print(text)
     return {}
 
 
 def outcome(operation: Any) -> str:
-    """Return a line that says what an operation did."""
+    """Return the line for an operation that has finished."""
     title = clean(operation.title)
     return title if title.endswith("already so") else f"{title}: done"
 
 
 def plan_of(operation: Any) -> str:
-    """Return what an operation would do, a line for each action."""
+    """Return the plan of an operation, one line for each action."""
     if not operation.actions:
         return f"would {clean(operation.title)}, with no change to the host"
     actions = [f"  {clean(action.step)}" for action in operation.actions]
     return "\n".join([f"would {clean(operation.title)}:", *actions])
 
 
-def _begin(given: Namespace, server: Server, method: Any, request: Message) -> dict[str, Any]:
-    """Ask for a change and return when it is stored; tell its operation."""
+def _submit(args: Namespace, server: Server, method: Any, request: Message) -> dict[str, Any]:
+    """Submit a change, print its operation and return without waiting."""
     call = method(request, timeout=server.change_s)
     name = operation_of(call)
-    if not name:  # it was refused
+    if not name:
         answer = answer_of(server, call)
-        return _told(given, answer, outcome(answer.operation))
+        return _reported(args, answer, outcome(answer.operation))
     call.cancel()
-    say(given, bare(name, "operations"))
+    say(args, bare(name, "operations"))
     return {"operation": {"name": name}}

@@ -1,4 +1,4 @@
-"""A daemon, to be asked by gRPC: the local one over its socket, a remote one over TLS."""
+"""gRPC clients of a daemon: the local one over its socket, a remote one over TLS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.errors import PermissionDenied, Unavailable
 
-# The library prints its own troubles to standard error; ours say the same in a sentence.
+# The library would print its own messages to standard error besides the error that it raises.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from zfsilod.model.errors import ZfsiloError
+
 READ_S = 30.0
 CHANGE_S = 600.0
-# Of volumes with all labels that they may have a hundred are 2 MiB, and grpc takes 4. Here it is
-# told to take more: each page costs a look at the store.
+# A hundred volumes with as many labels as allowed take 2 MiB; grpc accepts 4 MiB. The local channel
+# accepts more, since each page costs the daemon a scan of the store.
 PAGE_SIZE, LOCAL_PAGE_SIZE = 100, 1000
 LOCAL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
 
 
 class Server:
-    """A daemon, and how it is called in messages."""
+    """A daemon: its services, its timeouts, and its name in messages."""
 
     def __init__(
         self, channel: grpc.Channel, where: str, timeout_s: float | None, *, local: bool = False
@@ -48,42 +50,47 @@ class Server:
         try:
             return method(request, timeout=self.read_s)
         except grpc.RpcError as error:
-            raise rpc_errors.error_of(error, self) from error
+            raise self.error_of(error) from error
 
     def ask_all(self, method: Any, request: Any, field: str) -> list[Any]:
-        """Call a List method, page by page, and return all it lists."""
+        """Call a List method page by page, and return all entries of `field`."""
         request.page_size = LOCAL_PAGE_SIZE if self.local else PAGE_SIZE
-        found: list[Any] = []
+        entries: list[Any] = []
         while True:
             page = self.ask(method, request)
-            found += getattr(page, field)
+            entries += getattr(page, field)
             request.page_token = page.next_page_token
             if not page.next_page_token:
-                return found
+                return entries
+
+    def error_of(self, error: grpc.RpcError) -> ZfsiloError:
+        """Return the error of a call that failed."""
+        return rpc_errors.error_of(error, self.where, local=self.local)
 
 
 @contextmanager
-def dial(given: Namespace) -> Iterator[Server]:
+def dial(args: Namespace) -> Iterator[Server]:
     """Open a channel to the daemon that the arguments name."""
-    channel, where = _remote(given.remote) if given.remote else _local(given.socket)
+    channel, where = _remote(args.remote) if args.remote else _local(args.socket)
     with channel:
-        yield Server(channel, where, given.timeout, local=not given.remote)
+        yield Server(channel, where, args.timeout, local=not args.remote)
 
 
 def _local(path: str) -> tuple[grpc.Channel, str]:
     path = path or paths.socket()
-    where = f"zfsilod at {path}"
-    if not os.path.exists(path):  # noqa: PTH110 - pathlib would cost more than the question
+    if not os.path.exists(path):  # noqa: PTH110 - importing pathlib takes longer than the call
         raise Unavailable(
-            f"{where} does not run: there is no such socket", reason="NO_DAEMON", socket=path
+            f"zfsilod is not running: its socket {path} does not exist",
+            reason="NO_DAEMON",
+            socket=path,
         )
     if not os.access(path, os.W_OK):
         raise PermissionDenied(
-            f"the socket {path} is not open to you: become root, or a member of the group zfsilo",
+            f"no access to the socket {path}: use sudo, or join the group zfsilo",
             reason="NO_ACCESS",
             socket=path,
         )
-    return grpc.insecure_channel(f"unix:{path}", LOCAL_OPTIONS), where
+    return grpc.insecure_channel(f"unix:{path}", LOCAL_OPTIONS), f"zfsilod at {path}"
 
 
 def _remote(name: str) -> tuple[grpc.Channel, str]:

@@ -1,12 +1,12 @@
-"""The command line as a table: every command, its function, its help and its arguments.
+"""The table of all commands: words, function, help, arguments.
 
-The parser (parser.py), the shell completion (completion.py) and the tests are made from it. A
-function is named by module and name, so that a command loads only what it needs.
+The parser (parser.py), the completion scripts (commands/completion.py), the manual page and tests
+are generated from it. Functions are named as text, so that a command imports only what it needs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilod.ctl.parse import parse_days, parse_number, parse_seconds, parse_timeout
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Argument:
-    """An argument of a command, as argparse takes it, and what the shell may offer for it."""
+    """An argument of a command for argparse, with its completion."""
 
     def __init__(
         self, *names: str, text: str, offer: str | Sequence[str] = (), **options: object
     ) -> None:
-        """`offer`: words, or one of volumes, hosts, servers, operations, tokens, files."""
+        """`offer`: words, or the name of a list: a key of completion.LISTS, or files."""
         self.names = names
         self.text = text
         self.offer = offer
@@ -55,335 +55,389 @@ class Command:
 
 
 def flag(*names: str, text: str) -> Argument:
-    """Return an option without a value."""
+    """Return an option that takes no value."""
     return Argument(*names, text=text, action="store_true")
 
 
 ACCESS_MODES = (
-    "single_node_writer", "single_node_reader_only", "single_node_single_writer",
-    "single_node_multi_writer", "multi_node_reader_only", "multi_node_single_writer",
+    "single_node_writer",
+    "single_node_reader_only",
+    "single_node_single_writer",
+    "single_node_multi_writer",
+    "multi_node_reader_only",
+    "multi_node_single_writer",
     "multi_node_multi_writer",
-)  # fmt: skip
-ROLES = ("admin", "controller", "reader")  # auth.READERS, without its imports
+)
+ROLES = ("admin", "controller", "reader")  # authorization.READERS, without its imports
 OPERATION_STATES = (
-    "running", "waiting", "failed", "done", "rolled_back", "needs_repair", "abandoned",
-)  # fmt: skip
-ADDRESS = Argument("--address", metavar="HOST[:PORT]", default="",
-                   text="how this server is reached (its host name)")  # fmt: skip
+    "running",
+    "waiting",
+    "failed",
+    "done",
+    "rolled_back",
+    "needs_repair",
+    "abandoned",
+)
 FS_TYPES = ("ext4", "xfs")
 VOLUME_STATES = ("created", "published", "connected", "staged", "mounted")
 
 COMMON = (
     Argument("-H", "--remote", metavar="NAME", offer="servers",
-             text="talk to this server in place of the local daemon (a name, or a join file)"),
+             text="use this server (a name or a join file) in place of the local daemon"),
     Argument("--socket", metavar="PATH", offer="files",
-             text="the local daemon's socket (ZFSILO_SOCKET; /run/zfsilo/zfsilod.sock)"),
+             text="socket of the local daemon (ZFSILO_SOCKET; /run/zfsilo/zfsilod.sock)"),
     Argument("--timeout", metavar="SECONDS", type=parse_timeout,
-             text="how long to wait for an answer (600; what only reads: 30)"),
-    flag("--json", text="print protobuf's JSON, for programs"),
-    flag("-q", "--quiet", text="print names only in lists, and nothing after changes"),
+             text="how long to wait for an answer (30 for reads, 600 for changes)"),
+    flag("--json", text="print JSON in protobuf's format"),
+    flag("-q", "--quiet", text="print only names in lists, and nothing after changes"),
 )  # fmt: skip
 CHANGE = (
-    flag("--dry-run", text="print what would be done, and do nothing"),
-    flag("--no-wait", text="return when the operation is stored, without waiting for its end"),
-)  # fmt: skip
+    flag("--dry-run", text="print the plan and change nothing"),
+    flag("--no-wait", text="submit the operation, print its id, and do not wait for it"),
+)
 
-VOLUME = Argument("name", metavar="VOLUME", offer="volumes", text="the volume")
-SNAPSHOT = Argument("name", metavar="SNAPSHOT", offer="snapshots", text="the snapshot")
-GROUP = Argument("name", metavar="GROUP", offer="groups", text="the group")
-HOST = Argument("name", metavar="HOST", offer="hosts", text="the host's id")
-OPERATION = Argument("name", metavar="OPERATION", offer="operations", text="the operation's id")
-FORCE = flag("--force", text="whoever is at work there: what was not written yet is lost")
-ETAG = Argument("--etag", text="refuse when it has changed since it was read with this etag")
-FILTER = Argument("--filter", metavar="EXPRESSION",
-                  text="which ones: 'state = MOUNTED AND labels.app = \"db\"'")  # fmt: skip
-LABEL_FILTER = Argument("-l", "--label", metavar="NAME=VALUE", action="append", default=[],
-                        text="those with this label; may be repeated")  # fmt: skip
-LABEL = Argument("-l", "--label", metavar="NAME=VALUE", action="append", default=[],
-                 text="set a label; may be repeated")  # fmt: skip
-LABEL_CHANGE = Argument("-l", "--label", metavar="NAME=VALUE", action="append", default=[],
-                        text="set a label (NAME- removes it); may be repeated")  # fmt: skip
-PATH = Argument("path", metavar="PATH", nargs="?", offer="files", text="the path")
+
+def filter_option(example: str) -> Argument:
+    """Return --filter with an example that is valid for the list."""
+    return Argument(
+        "--filter",
+        metavar="EXPRESSION",
+        text=f"only entries that match: '{example}'",
+    )
+
+
+def repeatable(*names: str, metavar: str, text: str, **options: Any) -> Argument:
+    """Return an option that may be given several times."""
+    return Argument(
+        *names,
+        metavar=metavar,
+        action="append",
+        default=[],
+        text=f"{text}; may be repeated",
+        **options,
+    )
+
+
+VOLUME = Argument("name", metavar="VOLUME", offer="volumes", text="id of the volume")
+SNAPSHOT = Argument("name", metavar="SNAPSHOT", offer="snapshots", text="id of the snapshot")
+GROUP = Argument("name", metavar="GROUP", offer="groups", text="id of the snapshot group")
+HOST = Argument("name", metavar="HOST", offer="hosts", text="id of the host")
+OPERATION = Argument("name", metavar="OPERATION", offer="operations", text="id of the operation")
+FORCE = flag("--force", text="even while it is in use; data that is not written yet is lost")
+ETAG = Argument("--etag", text="refuse if it was changed since it was read with this etag")
+LABEL_FILTER = repeatable("-l", "--label", metavar="NAME=VALUE", text="only with this label")
+LABEL = repeatable("-l", "--label", metavar="NAME=VALUE", text="set a label")
+LABEL_CHANGE = repeatable(
+    "-l", "--label", metavar="NAME=VALUE", text="set a label, or remove it with NAME-"
+)
 ALL_PATHS = flag("--all", text="from all paths")
 READONLY = flag("--readonly", text="refuse writes")
-FS_TYPE = Argument("--fs-type", metavar="TYPE", default="", offer=FS_TYPES, choices=FS_TYPES,
-                   text="what to make (what it has, or ext4)")  # fmt: skip
-MOUNT_OPTION = Argument("-o", "--option", metavar="OPTIONS", action="append", default=[],
-                        text="mount options: noatime,discard; may be repeated")  # fmt: skip
-IQN = Argument("--iqn", text="its name as an iSCSI initiator")
-NQN = Argument("--nqn", text="its name as an NVMe host")
-MAX = Argument("--max-attachments", metavar="N", type=parse_number,
-               text="how many volumes it can take; 0: any number")  # fmt: skip
+FS_TYPE = Argument(
+    "--fs-type",
+    metavar="TYPE",
+    default="",
+    offer=FS_TYPES,
+    choices=FS_TYPES,
+    text="filesystem to create (that of the volume, or ext4)",
+)
+MOUNT_OPTION = repeatable(
+    "-o", "--option", metavar="OPTIONS", text="mount options such as noatime,discard"
+)
+SERVER = Argument(
+    "--server", metavar="NAME", offer="servers", text="the server (the only known one)"
+)
+LOCAL_NAME = Argument(
+    "--as", dest="local_name", metavar="NAME", default="", text="name of the volume on this host"
+)
+ADDRESS = Argument(
+    "--address",
+    metavar="HOST[:PORT]",
+    default="",
+    text="address at which clients reach this server (its host name)",
+)
+IQN = Argument("--iqn", text="iSCSI initiator name of the host")
+NQN = Argument("--nqn", text="NVMe host name of the host")
+MAX = Argument(
+    "--max-attachments",
+    metavar="N",
+    type=parse_number,
+    text="maximum number of volumes attached to it (0: no limit)",
+)
 
 COMMANDS = (
     Command("volume list", "volume:list_volumes", "list the volumes of a host",
-            FILTER, LABEL_FILTER, flag("--deleted", text="also those in the trash"),
-            Argument("--state", offer=VOLUME_STATES, choices=VOLUME_STATES, text="those in this state")),
-    Command("volume show", "volume:show", "show all that is known of a volume", VOLUME),
-    Command("volume probe", "volume:probe", "look at every fact that makes up a volume", VOLUME),
-    Command("volume stats", "volume:stats", "show how full a volume is", VOLUME),
-    Command("volume create", "volume:create", "make a volume",
-            Argument("name", metavar="VOLUME", text="its id: a-z 0-9 . _ -"),
+            filter_option('state = MOUNTED AND labels.app = "db"'), LABEL_FILTER,
+            flag("--deleted", text="also list volumes in the trash"),
+            Argument("--state", offer=VOLUME_STATES, choices=VOLUME_STATES,
+                     text="only in this state")),
+    Command("volume show", "volume:show", "show a volume in detail", VOLUME),
+    Command("volume probe", "volume:probe", "compare a volume with its records", VOLUME),
+    Command("volume stats", "volume:stats", "show the space that a volume uses", VOLUME),
+    Command("volume create", "volume:create", "create a volume",
+            Argument("name", metavar="VOLUME", text="id of the volume: a-z 0-9 . _ -"),
             Argument("size", metavar="SIZE", text="10G, 512MiB, 1.5T, or bytes"),
             Argument("--limit", metavar="SIZE", default="0",
-                     text="the most that rounding up to blocks may make of the size"),
-            flag("--thick", text="reserve all of its room at once"),
-            flag("--block", text="use it as a block device, without a filesystem of ours"),
-            Argument("-o", "--property", metavar="NAME=VALUE", action="append", default=[],
-                     text="set a ZFS property; may be repeated"),
+                     text="maximum size after rounding up to whole blocks"),
+            flag("--thick", text="reserve the whole size in the pool"),
+            flag("--block", text="use it as a block device, without a filesystem"),
+            repeatable("-o", "--property", metavar="NAME=VALUE", text="set a ZFS property"),
             LABEL,
-            Argument("--host", metavar="HOST", action="append", default=[], offer="hosts",
-                     text="a host that may publish it to itself ('*': any); may be repeated"),
-            Argument("--access-mode", metavar="MODE", action="append", default=[],
-                     choices=ACCESS_MODES, offer=ACCESS_MODES,
-                     text="how it may be published (single_node_writer); may be repeated"),
+            repeatable("--host", metavar="HOST", offer="hosts",
+                       text="allow this host to publish the volume to itself ('*': any host)"),
+            repeatable("--access-mode", metavar="MODE", choices=ACCESS_MODES, offer=ACCESS_MODES,
+                       text="allow this access mode (single_node_writer)"),
             Argument("--from-snapshot", metavar="SNAPSHOT", default="", offer="snapshots",
-                     text="begin with what a snapshot holds; it must be at least as large"),
+                     text="clone this snapshot; SIZE must be at least its size"),
             Argument("--from-volume", metavar="VOLUME", default="", offer="volumes",
-                     text="begin with what a volume holds now; it must be at least as large"),
+                     text="clone this volume as it is now; SIZE must be at least its size"),
             changes=True),
-    Command("volume update", "volume:update", "change properties, labels or hosts",
+    Command("volume update", "volume:update", "change properties, labels or hosts of a volume",
             VOLUME,
-            Argument("-o", "--property", metavar="NAME=VALUE", action="append", default=[],
-                     text="set a ZFS property (NAME- inherits it again); may be repeated"),
+            repeatable("-o", "--property", metavar="NAME=VALUE",
+                       text="set a ZFS property, or inherit it again with NAME-"),
             LABEL_CHANGE,
-            Argument("--host", metavar="HOST", action="append", default=[], offer="hosts",
-                     text="let a host publish it to itself (HOST- no longer); may be repeated"),
+            repeatable("--host", metavar="HOST", offer="hosts",
+                       text="allow this host to publish the volume to itself; HOST- revokes it"),
             ETAG, changes=True),
-    Command("volume resize", "volume:resize", "grow a volume on its storage host",
+    Command("volume resize", "volume:resize", "enlarge a volume on its server",
             VOLUME,
-            Argument("size", metavar="[+]SIZE", text="the new size, or with + what to add"),
+            Argument("size", metavar="[+]SIZE", text="the new size, or with + the size to add"),
             ETAG, changes=True),
-    Command("volume delete", "volume:delete", "destroy a volume and its data",
-            VOLUME, flag("-y", "--yes", text="do not ask"),
-            flag("--keep-dependents", text="leave its snapshots and clones as they are"),
+    Command("volume delete", "volume:delete", "delete a volume and its data",
+            VOLUME, flag("-y", "--yes", text="do not ask for confirmation"),
+            flag("--keep-dependents", text="keep its snapshots and clones"),
             ETAG, changes=True),
-    Command("volume undelete", "volume:undelete", "take a deleted volume out of the trash",
-            Argument("name", metavar="VOLUME", text="its id, as it was"),
-            Argument("--uid", default="", text="which one of that name (the last deleted)"),
+    Command("volume undelete", "volume:undelete", "restore a deleted volume from the trash",
+            Argument("name", metavar="VOLUME", text="id of the deleted volume"),
+            Argument("--uid", default="", text="uid, if several have this id (the last deleted)"),
             changes=True),
     Command("volume publish", "volume:publish", "export a volume to a host",
             VOLUME,
-            Argument("host", metavar="HOST", offer="hosts", text="the host's id"),
+            Argument("host", metavar="HOST", offer="hosts", text="id of the host"),
             Argument("--access-mode", metavar="MODE", choices=ACCESS_MODES, offer=ACCESS_MODES,
-                     text="how that host may use it"),
+                     text="access mode of this host"),
             READONLY,
-            flag("--force", text="take it, with its session, from the host that has it"),
+            flag("--force", text="first end the publication, and the session, of another host"),
             ETAG, changes=True),
-    Command("volume unpublish", "volume:unpublish", "take a volume back from a host",
+    Command("volume unpublish", "volume:unpublish", "stop exporting a volume to a host",
             VOLUME,
-            Argument("host", metavar="HOST", nargs="?", offer="hosts", text="the host's id"),
+            Argument("host", metavar="HOST", nargs="?", offer="hosts", text="id of the host"),
             flag("--all", text="from all hosts"),
-            flag("--fence", text="also when it is logged in: its session is ended"),
+            flag("--fence", text="end the session of a host that is logged in"),
             Argument("--grace", metavar="SECONDS", type=parse_seconds,
-                     text="with --fence: how long it may take to log out by itself (5)"),
+                     text="with --fence: time for the host to log out before its session ends (5)"),
             ETAG, changes=True),
     Command("volume connect", "attachment:connect", "log in to a volume of a server",
-            Argument("name", metavar="VOLUME", text="the volume's id at its server"),
-            Argument("--server", metavar="NAME", offer="servers",
-                     text="the server; needless when only one is known"),
-            Argument("--as", dest="local_name", metavar="NAME", default="",
-                     text="what it shall be called on this host"),
+            Argument("name", metavar="VOLUME", text="id of the volume on its server"),
+            SERVER, LOCAL_NAME,
             Argument("--restore", choices=("never", "boot"), default="never",
-                     offer=("never", "boot"), text="whether it comes back after a reboot (never)"),
-            flag("--no-publish", text="fail when it is not published to this host"),
+                     offer=("never", "boot"), text="whether to restore it after a reboot (never)"),
+            flag("--no-publish", text="fail unless it is already published to this host"),
             Argument("--epoch", metavar="N", type=parse_number, default=0,
-                     text="only by the publication of this epoch"),
+                     text="fail unless its publication has this epoch"),
             changes=True),
-    Command("volume attach", "attach:attach", "connect, stage and mount it, now and at every boot",
-            Argument("name", metavar="VOLUME", text="the volume's id at its server"),
-            Argument("path", metavar="PATH", offer="files", text="where it shall be"),
-            Argument("--server", metavar="NAME", offer="servers",
-                     text="the server; needless when only one is known"),
-            Argument("--as", dest="local_name", metavar="NAME", default="",
-                     text="what it shall be called on this host"),
-            FS_TYPE, MOUNT_OPTION, READONLY),
-    Command("volume detach", "attach:detach", "undo attach, now and for every boot", VOLUME),
+    Command("volume attach", "attach:attach", "connect, stage and mount a volume, now and at boot",
+            Argument("name", metavar="VOLUME", text="id of the volume on its server"),
+            Argument("path", metavar="PATH", offer="files", text="mount point"),
+            SERVER, LOCAL_NAME, FS_TYPE, MOUNT_OPTION, READONLY),
+    Command("volume detach", "attach:detach", "undo volume attach, now and at boot", VOLUME),
     Command("volume disconnect", "attachment:disconnect", "log out of a volume",
             VOLUME, FORCE, ETAG, changes=True),
-    Command("volume stage", "attachment:stage", "make its filesystem once, and mount it for use",
+    Command("volume stage", "attachment:stage", "create the filesystem once, and mount it for use",
             VOLUME,
-            Argument("--path", default="", offer="files", text="where (/var/lib/zfsilo/staging)"),
+            Argument("--path", default="", offer="files",
+                     text="staging path (below /var/lib/zfsilo/staging)"),
             FS_TYPE, MOUNT_OPTION, READONLY, ETAG, changes=True),
-    Command("volume unstage", "attachment:unstage", "undo stage",
-            VOLUME, Argument("--path", default="", offer="files", text="only if it is there"),
+    Command("volume unstage", "attachment:unstage", "undo volume stage",
+            VOLUME,
+            Argument("--path", default="", offer="files", text="only if it is staged there"),
             FORCE, ETAG, changes=True),
-    Command("volume mount", "attachment:mount", "make a staged volume appear at a path",
-            VOLUME, Argument("path", metavar="PATH", offer="files", text="the path"),
+    Command("volume mount", "attachment:mount", "mount a staged volume at a path",
+            VOLUME, Argument("path", metavar="PATH", offer="files", text="mount point"),
             READONLY, ETAG, changes=True),
-    Command("volume unmount", "attachment:unmount", "take a volume away from a path",
-            VOLUME, PATH, ALL_PATHS, FORCE, ETAG, changes=True),
-    Command("volume grow", "attachment:grow", "use the size that a volume has at its server",
+    Command("volume unmount", "attachment:unmount", "unmount a volume from a path",
+            VOLUME, Argument("path", metavar="PATH", nargs="?", offer="files", text="mount point"),
+            ALL_PATHS, FORCE, ETAG, changes=True),
+    Command("volume grow", "attachment:grow",
+            "enlarge the disk and filesystem to the size on the server",
             VOLUME, ETAG, changes=True),
     Command("rotate-secrets", "rotate_secrets:rotate_secrets",
-            "make new secrets for what is published",
+            "replace the secrets of publications",
             Argument("volume", metavar="VOLUME", nargs="?", offer="volumes",
-                     text="the volume; without one: all that are published"),
+                     text="id of the volume (all published volumes)"),
             Argument("host", metavar="HOST", nargs="?", default="", offer="hosts",
-                     text="of its publication to this host; without one: to all"),
-            flag("--force", text="at once, whether or not a host that is logged in is ready"),
+                     text="only its publication to this host (all hosts)"),
+            flag("--force", text="even if a host that is logged in does not know them yet"),
             changes=True),
-    Command("volume sync", "volume:sync", "make a host agree with what is recorded",
-            Argument("name", metavar="VOLUME", nargs="?", offer="volumes", text="the volume"),
+    Command("volume sync", "volume:sync", "repair differences between a host and its records",
+            Argument("name", metavar="VOLUME", nargs="?", offer="volumes", text="id of the volume"),
             flag("--all", text="all volumes"), changes=True),
     Command("snapshot create", "snapshot:create", "take a snapshot of a volume",
             VOLUME,
             Argument("snapshot", metavar="SNAPSHOT", nargs="?",
-                     text="its id: a-z 0-9 . _ - (a new one)"),
+                     text="id of the snapshot: a-z 0-9 . _ - (generated)"),
             LABEL, changes=True),
     Command("snapshot list", "snapshot:list_snapshots", "list snapshots",
-            FILTER, LABEL_FILTER,
+            filter_option('volume = data AND labels.app = "db"'), LABEL_FILTER,
             Argument("--volume", metavar="VOLUME", default="", offer="volumes",
-                     text="those of a volume")),
+                     text="only of this volume")),
     Command("snapshot show", "snapshot:show", "show a snapshot", SNAPSHOT),
-    Command("snapshot delete", "snapshot:delete", "give a snapshot up; what was made of it stays",
+    Command("snapshot delete", "snapshot:delete", "delete a snapshot; volumes cloned from it stay",
             SNAPSHOT, ETAG, changes=True),
     Command("snapshot-group create", "snapshot:create_group",
-            "take snapshots of several volumes at one moment",
-            Argument("name", metavar="GROUP", text="its id: a-z 0-9 . _ -"),
-            Argument("volume", metavar="VOLUME", nargs="+", offer="volumes", text="the volumes"),
+            "take snapshots of several volumes at the same moment",
+            Argument("name", metavar="GROUP", text="id of the group: a-z 0-9 . _ -"),
+            Argument("volume", metavar="VOLUME", nargs="+", offer="volumes",
+                     text="ids of the volumes"),
             LABEL, changes=True),
-    Command("snapshot-group list", "snapshot:list_groups", "list groups of snapshots",
-            FILTER, LABEL_FILTER),
+    Command("snapshot-group list", "snapshot:list_groups", "list snapshot groups",
+            filter_option('volume = data AND labels.app = "db"'), LABEL_FILTER),
     Command("snapshot-group show", "snapshot:show_group", "show a group and its snapshots", GROUP),
-    Command("snapshot-group delete", "snapshot:delete_group", "give all snapshots of a group up",
+    Command("snapshot-group delete", "snapshot:delete_group",
+            "delete a group and its snapshots",
             GROUP, ETAG, changes=True),
-    Command("up", "up:up", "bring a volume all the way up on this host",
+    Command("up", "up:up", "bring a volume to its configured state on this host",
             VOLUME,
             Argument("--wait", metavar="SECONDS", type=parse_seconds, default=300.0,
                      text="how long to wait for a server that does not answer (300)")),
-    Command("down", "up:down", "take a volume all the way down on this host", VOLUME),
-    Command("host list", "host:list_hosts", "list the hosts that volumes can be published to",
-            FILTER, LABEL_FILTER),
+    Command("down", "up:down", "unmount and disconnect a volume on this host, or unpublish it",
+            VOLUME),
+    Command("host list", "host:list_hosts", "list the hosts that are registered with a server",
+            filter_option('labels.rack = "7"'), LABEL_FILTER),
     Command("host show", "host:show", "show a host", HOST),
-    Command("host add", "host:add", "make a host known",
-            Argument("name", metavar="HOST", text="its id: a-z 0-9 . _ -"),
+    Command("host add", "host:add", "register a host",
+            Argument("name", metavar="HOST", text="id of the host: a-z 0-9 . _ -"),
             IQN, NQN,
-            Argument("--address", action="append", default=[],
-                     text="an address or name of it; may be repeated"),
+            repeatable("--address", metavar="ADDRESS", text="address or name of the host"),
             LABEL, MAX, changes=True),
-    Command("host update", "host:update", "change what is known of a host",
+    Command("host update", "host:update", "change the registration of a host",
             HOST, IQN, NQN,
-            Argument("--address", action="append", default=[],
-                     text="its addresses or names, in place of those known; may be repeated"),
+            repeatable("--address", metavar="ADDRESS",
+                       text="address or name, in place of the registered ones"),
             LABEL_CHANGE, MAX, ETAG, changes=True),
-    Command("host delete", "host:delete", "forget a host", HOST, ETAG, changes=True),
-    Command("server list", "server:list_servers", "list the servers that this host knows"),
-    Command("join", "server:join", "get to know a server, and register with it",
+    Command("host delete", "host:delete", "delete the registration of a host",
+            HOST, ETAG, changes=True),
+    Command("server list", "server:list_servers", "list the servers that this host can use"),
+    Command("join", "server:join", "add a server, and register this host with it",
             Argument("file", metavar="FILE", offer="files",
-                     text="what `zfsiloctl pki issue host` wrote there (-: standard input)"),
+                     text="join file from `zfsiloctl pki issue host` on the server (-: stdin)"),
             Argument("--as", dest="local_name", metavar="NAME", default="",
-                     text="what the server shall be called on this host"),
-            Argument("--iqn", text="this host's name as an iSCSI initiator (that of open-iscsi)")),
-    Command("server forget", "server:forget", "forget a server",
-            Argument("name", metavar="SERVER", offer="servers", text="the server's name here")),
+                     text="name of the server on this host"),
+            Argument("--iqn", text="iSCSI initiator name of this host (that of open-iscsi)")),
+    Command("server forget", "server:forget", "remove a server from this host",
+            Argument("name", metavar="SERVER", offer="servers",
+                     text="name of the server on this host")),
     Command("operation list", "operation:list_operations", "list operations, oldest first",
-            FILTER,
-            Argument("--state", choices=OPERATION_STATES, offer=OPERATION_STATES, text="those in this state"),
-            flag("--running", text="those that have not ended"),
-            Argument("--volume", metavar="VOLUME", offer="volumes", text="those about a volume")),
-    Command("operation show", "operation:show", "show an operation with its moves", OPERATION),
-    Command("operation wait", "operation:wait", "wait for its end; its failure is this exit code",
-            OPERATION),
+            filter_option("kind = publish AND state = FAILED"),
+            Argument("--state", choices=OPERATION_STATES, offer=OPERATION_STATES,
+                     text="only in this state"),
+            flag("--running", text="only operations that have not finished"),
+            Argument("--volume", metavar="VOLUME", offer="volumes", text="only on this volume")),
+    Command("operation show", "operation:show", "show an operation and its actions", OPERATION),
+    Command("operation wait", "operation:wait",
+            "wait until an operation finishes; the exit code is its outcome", OPERATION),
     Command("operation watch", "operation:watch", "print changes of operations as they happen",
             Argument("name", metavar="OPERATION", nargs="?", offer="operations",
-                     text="only this one, until its end")),
-    Command("operation cancel", "operation:cancel", "stop an operation and take it back",
+                     text="only this operation, until it finishes")),
+    Command("operation cancel", "operation:cancel", "stop an operation and roll it back",
             OPERATION),
-    Command("operation repair", "operation:repair", "try once more to take an operation back",
+    Command("operation repair", "operation:repair", "retry the rollback of an operation",
             OPERATION),
     Command("operation abandon", "operation:abandon",
-            "let go of an operation that cannot be taken back", OPERATION),
+            "release the claims of an operation that cannot be rolled back", OPERATION),
     Command("orphan list", "orphan:list_orphans",
-            "list what has our marks on a host and no record owns"),
-    Command("orphan remove", "orphan:remove", "remove orphans, with their data",
-            Argument("name", metavar="ORPHAN", nargs="+", text="its name in the list"),
-            flag("-y", "--yes", text="do not ask"),
-            flag("--force", text="also when somebody is at work with it"), changes=True),
-    Command("adopt", "orphan:adopt", "make a volume of a zvol that is there",
-            Argument("dataset", metavar="DATASET", nargs="?", text="the zvol: tank/vm-1"),
-            flag("--all", text="every zvol below the root that is ours and has no record"),
-            Argument("--id", metavar="VOLUME", default="", text="the id that it shall have"),
+            "list resources with zfsilo's marks but without a record"),
+    Command("orphan remove", "orphan:remove", "remove orphans and their data",
+            Argument("name", metavar="ORPHAN", nargs="+", text="name in `zfsiloctl orphan list`"),
+            flag("-y", "--yes", text="do not ask for confirmation"),
+            flag("--force", text="even while it is in use"), changes=True),
+    Command("adopt", "orphan:adopt", "create the record of a volume for an existing zvol",
+            Argument("dataset", metavar="DATASET", nargs="?", text="the zvol, such as tank/vm-1"),
+            flag("--all", text="every zvol below the root that has zfsilo's marks but no record"),
+            Argument("--id", metavar="VOLUME", default="", text="id of the volume"),
             changes=True),
-    Command("pki init", "pki:init", "become an authority: make it, and this host's certificate",
-            Argument("--name", action="append", default=[], metavar="NAME",
-                     text="a further name or address of this host; may be repeated")),
-    Command("pki issue", "pki:issue", "make the one file that lets a host or a person in",
+    Command("pki init", "pki:init", "create this host's certificate authority and certificate",
+            repeatable("--name", metavar="NAME", text="additional name or address of this host")),
+    Command("pki issue", "pki:issue", "issue a certificate, in a join file, to a host or a user",
             Argument("kind", metavar="KIND", choices=("host", "user"), offer=("host", "user"),
-                     text="whom it lets in"),
-            Argument("subject", metavar="NAME", text="the host's id, or the user's name"),
-            Argument("--role", choices=ROLES, default="", offer=ROLES, text="what a user may do"),
+                     text="host or user"),
+            Argument("subject", metavar="NAME", text="id of the host, or name of the user"),
+            Argument("--role", choices=ROLES, default="", offer=ROLES, text="role of the user"),
             Argument("--file", metavar="FILE", default="", offer="files",
                      text="where to write it (NAME.join; -: standard output)"),
             ADDRESS,
             Argument("--days", metavar="N", type=parse_days, default=90,
-                     text="how long it is good (90; a host renews it by itself)")),
-    Command("pki list", "pki:list_issued", "list the certificates that were made here"),
-    Command("pki renew", "pki:renew", "renew what ends soon: own certificate, and for servers",
-            flag("--now", text="renew them whenever they end")),
-    Command("pki revoke", "pki:revoke", "make certificates worthless, open connections too",
-            Argument("name", metavar="NAME", text="host/NAME, user/NAME, or an id of `pki list`")),
-    Command("pki import", "pki:import_pem", "take a certificate that was made elsewhere",
+                     text="validity in days (90; a host renews it automatically)")),
+    Command("pki list", "pki:list_issued", "list the certificates that this host issued"),
+    Command("pki renew", "pki:renew",
+            "renew certificates that expire soon: this host's own, and those for its servers",
+            flag("--now", text="renew all of them now")),
+    Command("pki revoke", "pki:revoke", "revoke certificates, also on open connections",
+            Argument("name", metavar="NAME",
+                     text="host/NAME, user/NAME, or an id from `zfsiloctl pki list`")),
+    Command("pki import", "pki:import_pem", "import a certificate from another authority",
             Argument("file", metavar="FILE", offer="files",
-                     text="PEM: an authority to believe, or this host's own certificate"),
+                     text="PEM file: an authority to trust, or this host's own certificate"),
             Argument("--key", metavar="FILE", default="", offer="files",
-                     text="the key of this host's own certificate")),
-    Command("audit", "audit:audit", "show who changed what on this host, or was refused",
-            Argument("--since", metavar="TIME", default="", text="as journalctl takes it (today)"),
-            Argument("--caller", metavar="TEXT", default="", text="those whose caller has this"),
-            flag("--refused", text="those that were refused or failed")),
-    Command("token create", "token:create", "make a token for a script",
-            Argument("subject", metavar="SUBJECT", text="the user or script that it stands for"),
+                     text="key of this host's own certificate")),
+    Command("audit", "audit:audit", "list changes on this host, allowed and refused",
+            Argument("--since", metavar="TIME", default="",
+                     text="start, as for journalctl --since (today)"),
+            Argument("--caller", metavar="TEXT", default="",
+                     text="only callers that contain this text"),
+            flag("--refused", text="only refused and failed changes")),
+    Command("token create", "token:create", "create a bearer token for a script",
+            Argument("subject", metavar="SUBJECT", text="name of the user or script"),
             Argument("--role", choices=ROLES, required=True, offer=ROLES,
-                     text="what its bearer may do"),
+                     text="role of the token"),
             Argument("--file", metavar="FILE", offer="files",
-                     text="write a file for `zfsiloctl -H FILE`, in place of printing"),
+                     text="write a file for `zfsiloctl -H FILE` instead of printing the token"),
             Argument("--days", metavar="N", type=parse_days, default=0,
-                     text="how long it is good (for ever)"),
+                     text="validity in days (no expiry)"),
             ADDRESS),
     Command("token list", "token:list_tokens", "list tokens"),
-    Command("token revoke", "token:revoke", "make a token worthless",
-            Argument("name", metavar="TOKEN", offer="tokens", text="the token's id")),
-    Command("capacity", "info:capacity", "show the room for volumes",
+    Command("token revoke", "token:revoke", "revoke a token",
+            Argument("name", metavar="TOKEN", offer="tokens", text="id of the token")),
+    Command("capacity", "info:capacity", "show the space for volumes",
             Argument("dataset", metavar="DATASET", nargs="?", default="",
-                     text="a dataset below the configured root")),
-    Command("status", "status:status", "show a host at a glance, and what needs attention"),
-    Command("doctor", "doctor:doctor", "tell what this host lacks, and what to type"),
-    Command("setup", "setup:setup", "configure this host, and tell what to type next",
+                     text="dataset below the configured root")),
+    Command("status", "status:status", "show a summary of a host, and what needs attention"),
+    Command("doctor", "doctor:doctor", "check the prerequisites of this host"),
+    Command("setup", "setup:setup", "configure this host",
             Argument("--root", metavar="DATASET", default="",
-                     text="serve volumes below this dataset (zfsilo, in the only pool)"),
-            Argument("--portal", metavar="ADDRESS", action="append", default=[],
-                     text="where targets listen (everywhere); may be repeated"),
-            flag("--take", text="only use volumes of others"),
-            flag("-y", "--yes", text="do not ask"),
-            flag("--dry-run", text="only tell what would be done")),
-    Command("info", "info:info", "show what the daemon says of itself"),
+                     text="serve volumes below this dataset (zfsilo in the only pool)"),
+            repeatable("--portal", metavar="ADDRESS",
+                       text="address on which targets listen (all addresses)"),
+            flag("--client", text="only use volumes of other servers"),
+            flag("-y", "--yes", text="do not ask for confirmation"),
+            flag("--dry-run", text="print the plan and change nothing")),
+    Command("info", "info:info", "show version, roles and features of the daemon"),
     Command("completion", "completion:completion", "print a completion script",
             Argument("shell", choices=("bash", "zsh", "fish"), offer=("bash", "zsh", "fish"),
-                     text="for this shell")),
+                     text="the shell")),
 )  # fmt: skip
 
 NOUNS = {
-    "status": "show a host at a glance, and what needs attention",
-    "volume": "volumes: make, publish, connect, mount, and the way back",
-    "rotate-secrets": "make new secrets for what is published",
-    "snapshot": "what volumes held at one moment",
-    "snapshot-group": "snapshots of several volumes at one moment",
-    "up": "bring a volume all the way up on this host",
-    "down": "take a volume all the way down on this host",
-    "host": "the hosts that volumes are published to",
-    "server": "the storage hosts that this host uses",
-    "operation": "running and ended changes",
-    "orphan": "things of ours that no record owns",
-    "adopt": "make a volume of a zvol that is there",
-    "join": "get to know a server, and register with it",
-    "pki": "certificates: who may talk to this daemon over the network",
-    "audit": "show who changed what on this host, or was refused",
-    "token": "bearer tokens for scripts",
-    "setup": "configure this host, and tell what to type next",
-    "doctor": "tell what this host lacks, and what to type",
-    "capacity": "show the room for volumes",
-    "info": "show what the daemon says of itself",
+    "status": "show a summary of a host, and what needs attention",
+    "volume": "create, publish, connect and mount volumes, and undo each of these",
+    "rotate-secrets": "replace the secrets of publications",
+    "snapshot": "take, list and delete snapshots of volumes",
+    "snapshot-group": "take snapshots of several volumes at the same moment",
+    "up": "bring a volume to its configured state on this host",
+    "down": "unmount and disconnect a volume on this host, or unpublish it",
+    "host": "manage the hosts that are registered with a server",
+    "server": "manage the servers that this host can use",
+    "operation": "list, watch, cancel and repair operations",
+    "orphan": "list and remove resources with zfsilo's marks but without a record",
+    "adopt": "create the record of a volume for an existing zvol",
+    "join": "add a server, and register this host with it",
+    "pki": "manage certificates for access over the network",
+    "audit": "list changes on this host, allowed and refused",
+    "token": "manage bearer tokens for scripts",
+    "setup": "configure this host",
+    "doctor": "check the prerequisites of this host",
+    "capacity": "show the space for volumes",
+    "info": "show version, roles and features of the daemon",
     "completion": "print a completion script",
 }
-"""What `zfsiloctl --help` lists."""
+"""The words that `zfsiloctl --help` lists."""

@@ -1,4 +1,4 @@
-"""What a person is told when something fails: a sentence, perhaps a hint, and the exit code."""
+"""Error messages of zfsiloctl: a sentence, a hint where one helps, and the exit code."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ BROKEN_PIPE = 141
 
 EXIT_CODES_HELP = """\
 exit codes:
-  0   done, or it was so already
-  1   it failed; what was begun has been taken back, or needs repair
-  2   the request is wrong
-  3   there is no such thing
-  4   it exists already, with other parameters
-  5   right request, wrong state, or something there is not zfsilo's
-  6   not allowed, or not known
-  7   no room
-  8   busy: another operation is at work on it
+  0   done, or unchanged because it was so already
+  1   failed; the changes were rolled back, or the operation needs repair
+  2   invalid request
+  3   not found
+  4   exists already, with other parameters
+  5   not possible in this state, or in conflict with something that zfsilo does not own
+  6   permission denied, or not authenticated
+  7   not enough space, or a limit is reached
+  8   busy: claimed by another operation
   9   the daemon, the server or the host does not answer
-  10  time is up, and the operation goes on
-  130 interrupted; an operation that was begun goes on
+  10  timed out; the operation continues
+  130 interrupted; a submitted operation continues
 """
 
 ON_ITS_SERVER = "on its server: "
@@ -54,11 +54,15 @@ HINTS = {
     "CONNECTED": ("zfsiloctl volume stage {volume}",),
     "DEADLINE_EXCEEDED": ("zfsiloctl operation wait {operation}",),
     "MOUNTED": ("zfsiloctl volume unmount {volume} --all",),
+    # A server does not tell whether a volume exists that a host may not use.
+    "NOT_FOUND": (
+        "on {server}, if {volume} exists there: zfsiloctl volume update {volume} --host HOST",
+    ),
     "NOT_CONNECTED": ("zfsiloctl volume connect {volume}",),
     "NOT_ITS_HOST": (f"{ON_ITS_SERVER}zfsiloctl volume update {{volume}} --host {{host}}",),
     "NOT_PUBLISHED": (f"{ON_ITS_SERVER}zfsiloctl volume publish {{volume}} {{host}}",),
     "NO_DAEMON": ("systemctl start zfsilod.socket",),
-    "NO_HOST": ("zfsiloctl host add {host} --iqn IQN",),
+    "NO_HOST": ("zfsiloctl pki issue host {host}, then on {host}: zfsiloctl join {host}.join",),
     "NO_IQN": ("zfsiloctl host update {host} --iqn IQN",),
     "OVERCOMMIT": ("zfsiloctl capacity",),
     "POOL_FULL": ("zfsiloctl capacity",),
@@ -70,11 +74,11 @@ HINTS = {
     "TOOL_MISSING": ("apt install {package}",),
     "USAGE": ("{usage}",),
 }
-"""By reason, the best first; those whose facts are not all known are passed over."""
+"""By reason, in order of preference; a hint is skipped when one of its facts is unknown."""
 
 
 def complain(error: ZfsiloError) -> int:
-    """Tell a person what failed, and return the exit code."""
+    """Print an error with its hint, and return the exit code."""
     message = error.message.replace("\n", "\n  ")
     sys.stderr.write(f"{COMPLAINT}{message}\n")
     if outcome := error.facts.get("outcome"):
@@ -86,21 +90,17 @@ def complain(error: ZfsiloError) -> int:
 
 
 def hint_for(error: ZfsiloError) -> str:
-    """Return what to type next, or ""."""
-    for hint in HINTS.get(error.reason, ()):
+    """Return the command that may help, or ""."""
+    for template in HINTS.get(error.reason, ()):
         try:
-            found = hint.format_map(error.facts)
+            hint = template.format_map(error.facts)
         except KeyError:
             continue
-        return _placed(found, error.facts.get("server", ""))
+        server = error.facts.get("server", "")
+        command = hint.removeprefix(ON_ITS_SERVER)
+        if not server or command.startswith("on "):
+            return hint
+        return f"on {server}: {command}"  # the server refused it, and there it can be changed
     if "outcome" in error.facts:  # of an operation that failed
         return f"zfsiloctl operation show {error.facts['operation']}"
     return ""
-
-
-def _placed(hint: str, server: str) -> str:
-    """Return a hint with its place: what a server refused is mended there, not where we are."""
-    hint_there = hint.removeprefix(ON_ITS_SERVER)
-    if not server or hint_there.startswith("on "):
-        return hint
-    return f"on {server}: {hint_there}"

@@ -1,4 +1,4 @@
-"""Filters of the List methods, put together from arguments."""
+"""Filters of the List methods, composed from arguments."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from zfsilod.ctl.parse import assignments
 
 
 def equals(field: str, value: str) -> str:
-    """Return the comparison of a field with a value, which may have any characters."""
+    """Return the comparison of a field with a value, which may hold any characters."""
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'{field} = "{quoted}"'
 
 
-def labels_are(texts: list[str]) -> list[str]:
+def label_filters(texts: list[str]) -> list[str]:
     """Return the comparisons for NAME=VALUE arguments."""
-    return [equals(f"labels.{name}", v) for name, v in assignments(texts, "label").items()]
+    labels = assignments(texts, "label")
+    return [equals(f"labels.{name}", value) for name, value in labels.items()]
 
 
 def all_of(own: str | None, *others: str) -> str:
-    """Return a filter for what the user's own filter and all the others let through."""
-    parts = [each for each in others if each]
+    """Return the conjunction of the user's own filter and others; empty ones are skipped."""
+    parts = [part for part in others if part]
     if own and parts:
         own = f"({own})"
     return " AND ".join([own, *parts] if own else parts)

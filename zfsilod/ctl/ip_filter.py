@@ -1,7 +1,7 @@
-"""Servers outside private networks: the daemon's unit lets it speak to them when it is told to.
+"""IP filter of zfsilod.service: which servers the daemon may reach, and how to allow more.
 
-zfsilod.service denies what is not in PRIVATE, so a server elsewhere, and a name server elsewhere
-that tells its address, are added to IPAddressAllow= of the unit: systemd.resource-control(5).
+The unit allows the private networks in PRIVATE only. A server outside them, and a name server
+outside them that resolves its name, are added to IPAddressAllow=: systemd.resource-control(5).
 """
 
 from __future__ import annotations
@@ -35,44 +35,49 @@ TOOL_S = 30
 ANY = tuple(range(256))
 
 
-def let_out(name: str) -> None:
-    """Let the daemon speak to a server, which takes something when it is elsewhere."""
-    found = outside([*_resolve(name), *name_servers(RESOLVERS)])
-    if found and not paths.simulation():
-        argv = permission(found)
+def allow(name: str) -> None:
+    """Allow the daemon to reach a server, where the unit would not."""
+    addresses = outside([*resolved(name), *name_servers(RESOLVERS)])
+    if addresses and not paths.simulation():
+        argv = permission(addresses)
         if Runner()(argv, timeout_s=TOOL_S, ok=ANY).rc != 0:
-            sys.stderr.write(f"zfsiloctl: zfsilod may not reach it yet: {shlex.join(argv)}\n")
+            sys.stderr.write(
+                f"zfsiloctl: zfsilod.service may not reach {name}; run: {shlex.join(argv)}\n"
+            )
 
 
 def permission(addresses: list[str]) -> list[str]:
-    """Return the command that lets the daemon speak to these addresses too."""
+    """Return the command that allows the daemon to reach these addresses."""
     return ["systemctl", "set-property", "zfsilod.service", f"IPAddressAllow={' '.join(addresses)}"]
 
 
 def blocked(name: str) -> list[str]:
-    """Return the addresses of a server that the daemon's unit does not let it speak to."""
+    """Return the addresses of a server that the daemon's unit does not allow."""
     argv = ["systemctl", "show", "--value", "--property=IPAddressAllow", "zfsilod.service"]
     allowed = Runner()(argv, timeout_s=TOOL_S, ok=ANY).stdout.split()
-    return outside(_resolve(name), allowed) if allowed else []
+    return outside(resolved(name), allowed) if allowed else []
 
 
 def outside(addresses: list[str], inside: Sequence[str] = PRIVATE) -> list[str]:
     """Return the addresses that are in none of these networks."""
-    networks = [ipaddress.ip_network(each) for each in inside]
-    found = dict.fromkeys(ipaddress.ip_address(each.partition("%")[0]) for each in addresses)
-    return [str(each) for each in found if not any(each in network for network in networks)]
+    networks = [ipaddress.ip_network(text) for text in inside]
+    unique = dict.fromkeys(ipaddress.ip_address(text.partition("%")[0]) for text in addresses)
+    return [
+        str(address) for address in unique if not any(address in network for network in networks)
+    ]
 
 
 def name_servers(path: Path) -> list[str]:
     """Return the name servers of a resolv.conf(5)."""
     lines = path.read_text().splitlines() if path.exists() else []
-    words = (line.split() for line in lines)
-    return [each[1] for each in words if each[:1] == ["nameserver"] and len(each) > 1]
+    entries = (line.split() for line in lines)
+    return [words[1] for words in entries if words[:1] == ["nameserver"] and len(words) > 1]
 
 
-def _resolve(name: str) -> list[str]:
+def resolved(name: str) -> list[str]:
+    """Return the addresses of a name; none when it does not resolve, which connecting reports."""
     try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        results = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError:
-        return []  # whoever asks it next will say so
-    return list(dict.fromkeys(str(each[4][0]) for each in found))
+        return []
+    return list(dict.fromkeys(str(address[0]) for *_kind, address in results))

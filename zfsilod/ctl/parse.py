@@ -1,4 +1,4 @@
-"""Sizes, ages and names, as people type them, and ages as they read them; no floats."""
+"""Parsers of typed arguments: sizes, time spans, numbers, names, NAME=VALUE pairs. No floats."""
 
 from __future__ import annotations
 
@@ -16,95 +16,120 @@ MOST_DAYS = 3650
 def parse_size(text: str) -> int:
     """Return bytes: 10G, 512MiB, 1.5T or a plain number. Units are powers of 1024, as for zfs.
 
-    What is not a whole number of bytes is rounded up.
+    A fraction of a byte is rounded up.
     """
-    found = SIZE.fullmatch(text.strip())
-    if found is None:
+    match = SIZE.fullmatch(text.strip())
+    if match is None:
         raise InvalidArgument(_size_hint(text), reason="BAD_SIZE")
-    whole, fraction, unit = found[1], found[2] or "", found[3]
+    whole, fraction, unit = match[1], match[2] or "", match[3]
     scale = 1 << (10 * (UNITS.index(unit.upper()) + 1)) if unit else 1
     size: int = -(-int(whole + fraction) * scale // 10 ** len(fraction))
     if size > LARGEST:
-        raise InvalidArgument(f"{text} is more than any volume can have", reason="BAD_SIZE")
+        raise InvalidArgument(f"size {text} is larger than any volume can be", reason="BAD_SIZE")
     return size
+
+
+def _size_hint(text: str) -> str:
+    if re.fullmatch(r"[0-9.]+[KMGTPE]B", text.strip(), re.IGNORECASE):
+        unambiguous = f"{text.strip()[:-1].upper()}iB"
+        return f"ambiguous size {text}: write {unambiguous} (powers of 1024) or plain bytes"
+    return f"invalid size {text[:80]!r}: write 10G, 512MiB, 1.5T, or bytes"
 
 
 def parse_seconds(text: str) -> float:
     """Return a time span in seconds, for argparse."""
-    found = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else -1.0
-    if not 0 <= found <= LONGEST_S:
-        raise InvalidArgument(f"{text[:80]!r} is no number of seconds", reason="USAGE")
-    return found
+    seconds = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else -1.0
+    if not 0 <= seconds <= LONGEST_S:
+        raise InvalidArgument(
+            f"invalid number of seconds {text[:80]!r}: expected 0 to {LONGEST_S}", reason="USAGE"
+        )
+    return seconds
 
 
 def parse_timeout(text: str) -> float:
-    """Return how long to wait for an answer, for argparse: nobody answers in no time at all."""
-    found = parse_seconds(text)
-    if not found:
-        raise InvalidArgument("with a timeout of 0 nobody can answer", reason="USAGE")
-    return found
+    """Return a timeout in seconds, for argparse: more than 0."""
+    seconds = parse_seconds(text)
+    if not seconds:
+        raise InvalidArgument("invalid timeout 0: it must be more than 0 seconds", reason="USAGE")
+    return seconds
 
 
 def parse_days(text: str) -> int:
-    """Return how long something is good, for argparse."""
-    found = int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
-    if not 1 <= found <= MOST_DAYS:
+    """Return a validity in days, for argparse."""
+    days = int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
+    if not 1 <= days <= MOST_DAYS:
         raise InvalidArgument(
-            f"{text[:80]!r} is no number of days from 1 to {MOST_DAYS}", reason="USAGE"
+            f"invalid number of days {text[:80]!r}: expected 1 to {MOST_DAYS}", reason="USAGE"
         )
-    return found
+    return days
 
 
 def parse_number(text: str) -> int:
     """Return a whole number that every field of a message can hold, for argparse."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise InvalidArgument(f"{text[:80]!r} is no number from 0 to 999999999", reason="USAGE")
+        raise InvalidArgument(
+            f"invalid number {text[:80]!r}: expected 0 to 999999999", reason="USAGE"
+        )
     return int(text)
 
 
-def _size_hint(text: str) -> str:
-    if re.fullmatch(r"[0-9.]+[KMGTPE]B", text.strip(), re.IGNORECASE):
-        return f"{text} could mean two sizes: write {text[:-1]}iB (powers of 1024) or plain bytes"
-    return f"{text[:80]!r} is no size: write 10G, 512MiB, 1.5T, or bytes"
-
-
-def show_age(seconds: int) -> str:
-    """Return a time span in its largest unit: 42s, 7m, 3h, 12d."""
-    if seconds < 0:  # the clocks of two hosts
-        return "0s"
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
-
-
 def bare(name: str, collection: str) -> str:
-    """Return an id, whether an id or a resource name was typed: volumes/data or data."""
+    """Return the id in an id or resource name: data for both data and volumes/data."""
     return name.removeprefix(f"{collection}/")
 
 
 def resource(name: str, collection: str) -> str:
-    """Return a resource name, whether an id or a resource name was typed."""
+    """Return the resource name for an id or resource name: volumes/data for both."""
     return f"{collection}/{bare(name, collection)}"
 
 
-def assignments(texts: list[str], what: str) -> dict[str, str]:
-    """Return NAME=VALUE arguments as a mapping."""
-    found: dict[str, str] = {}
+def host_ids(names: list[str]) -> list[str]:
+    """Return the ids of hosts, without duplicates."""
+    return list(dict.fromkeys(bare(name, "hosts") for name in names))
+
+
+def mount_options(texts: list[str]) -> list[str]:
+    """Return mount options from arguments that hold one each, or several with commas."""
+    return [option for text in texts for option in text.split(",") if option]
+
+
+def assignments(texts: list[str], kind: str) -> dict[str, str]:
+    """Return NAME=VALUE arguments as a mapping; `kind` names them in an error."""
+    values: dict[str, str] = {}
     for text in texts:
-        name, is_there, value = text.partition("=")
-        if not is_there or not name:
-            raise InvalidArgument(f"{text[:80]!r} is no {what}: write NAME=VALUE", reason="USAGE")
-        found[name] = value
-    return found
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InvalidArgument(f"invalid {kind} {text[:80]!r}: write NAME=VALUE", reason="USAGE")
+        values[name] = value
+    return values
 
 
-def changes(texts: list[str], what: str) -> tuple[dict[str, str], list[str]]:
-    """Return NAME=VALUE arguments as a mapping, and the names of the NAME- ones."""
+def changes(texts: list[str], kind: str) -> tuple[dict[str, str], list[str]]:
+    """Return NAME=VALUE arguments as a mapping, and the names of the NAME- arguments."""
     removed = [text[:-1] for text in texts if is_removal(text)]
-    return assignments([text for text in texts if not is_removal(text)], what), removed
+    return assignments([text for text in texts if not is_removal(text)], kind), removed
 
 
 def is_removal(text: str) -> bool:
-    """Tell whether an argument is NAME-: no name of ours ends like that."""
+    """Tell whether an argument is NAME-: no id or label name ends with a hyphen."""
     return len(text) > 1 and text.endswith("-") and "=" not in text
+
+
+def changed_labels(labels: dict[str, str], texts: list[str]) -> dict[str, str]:
+    """Return labels with NAME=VALUE and NAME- arguments applied."""
+    values, removed = changes(texts, "label")
+    return {name: value for name, value in (labels | values).items() if name not in removed}
+
+
+def changed_hosts(hosts: list[str], texts: list[str]) -> list[str]:
+    """Return host ids with HOST and HOST- arguments applied."""
+    removed = [text[:-1] for text in texts if is_removal(text)]
+    added = [text for text in texts if not is_removal(text)]
+    return [host for host in host_ids([*hosts, *added]) if host not in removed]
+
+
+def check_one_or_all(name: str | None, metavar: str, *, everything: bool) -> None:
+    """Require either a name or --all."""
+    if bool(name) == everything:
+        both = ", not both" if name else ""
+        raise InvalidArgument(f"name a {metavar}, or use --all{both}", reason="ONE_OR_ALL")

@@ -1,4 +1,4 @@
-"""The parser, made from the table of commands; only the nouns that were typed are filled in."""
+"""The argument parser, built from the table of commands, for the typed commands only."""
 
 from __future__ import annotations
 
@@ -20,54 +20,54 @@ CHANGE_DEFAULTS = {"dry_run": False, "no_wait": False}
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are errors like all others."""
+    """An ArgumentParser that raises InvalidArgument instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
+        """Raise the message as InvalidArgument."""
         raise InvalidArgument(message, reason="USAGE", usage=f"{self.prog} --help")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return what was typed; `function` is the command's. Raises InvalidArgument."""
+    """Return the parsed arguments; `function` is the command's. Raises InvalidArgument."""
     for word in argv:
         if not word.isascii():
             _check_text(word)
     try:
-        given = _by(make(argv), argv)
+        args = _parsed(make(argv), argv)
     except InvalidArgument:
-        given = _by(make(argv, whole=True), argv)  # whose complaint names all choices
+        args = _parsed(make(argv, whole=True), argv)  # its message names all choices
     for name, value in (DEFAULTS | CHANGE_DEFAULTS).items():
-        if not hasattr(given, name):
-            setattr(given, name, value)
-    return given
+        if not hasattr(args, name):
+            setattr(args, name, value)
+    return args
 
 
-def _by(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse; what is too much is for the command to complain of, with its own usage."""
-    given, unknown = parser.parse_known_args(argv)
+def _parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse, and report unknown arguments with the usage of the command."""
+    args, unknown = parser.parse_known_args(argv)
     if unknown:
-        given.help_of.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return given
+        args.help_of.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
 
 
 def _check_text(word: str) -> None:
-    """Refuse bytes that are no text: no message can carry them."""
+    """Refuse bytes that are not UTF-8: no message can carry them."""
     try:
         word.encode()
     except UnicodeEncodeError:
-        raise InvalidArgument(f"{word!r} is no UTF-8", reason="USAGE") from None
+        raise InvalidArgument(f"argument {word!r} is not UTF-8", reason="USAGE") from None
 
 
 def make(typed: Sequence[str], *, whole: bool = False) -> Parser:
-    """Return a parser of the commands whose words were typed, or of all.
+    """Return a parser of the typed commands, or of all commands.
 
-    argparse asks for translations and the terminal's width for every command and argument: for
-    all of them that takes 20 ms.
+    argparse looks up translations and the terminal's width for every command and argument, which
+    takes 20 ms for all of them.
     """
     whole = whole or not HELP.isdisjoint(typed)
     parser = Parser(
         prog="zfsiloctl",
-        description="Network block storage for ZFS.",
+        description="Manage ZFS volumes, their exports and attachments.",
         epilog=EXIT_CODES_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -76,39 +76,44 @@ def make(typed: Sequence[str], *, whole: bool = False) -> Parser:
     _add(parser, COMMON)
     parser.set_defaults(function="")
     nouns = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for noun in _among(NOUNS, typed, whole=whole):
-        commands = {each.verb: each for each in COMMANDS if each.noun == noun}
+    for noun in _typed(NOUNS, typed, whole=whole):
+        commands = {command.verb: command for command in COMMANDS if command.noun == noun}
         if "" in commands:
-            _command(nouns, noun, commands[""])
+            _add_command(nouns, noun, commands[""])
             continue
         text = NOUNS[noun]
-        below = nouns.add_parser(noun, help=text, description=f"{text}.", allow_abbrev=False)
+        below = nouns.add_parser(
+            noun, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+        )
         below.set_defaults(help_of=below)
         if noun in typed:
             verbs = below.add_subparsers(title="commands", metavar="COMMAND")
-            for verb in _among(commands, typed, whole=whole):
-                _command(verbs, verb, commands[verb])
+            for verb in _typed(commands, typed, whole=whole):
+                _add_command(verbs, verb, commands[verb])
     parser.set_defaults(help_of=parser)
     return parser
 
 
-def _among(words: Iterable[str], typed: Sequence[str], *, whole: bool) -> list[str]:
-    """Return those of the words that were typed; all when none was."""
-    found = [] if whole else [each for each in words if each in typed]
-    return found or list(words)
+def _typed(words: Iterable[str], typed: Sequence[str], *, whole: bool) -> list[str]:
+    """Return the words that were typed; all when none was."""
+    matches = [] if whole else [word for word in words if word in typed]
+    return matches or list(words)
 
 
-def _command(into: Subparsers, name: str, command: Command) -> None:
+def _add_command(into: Subparsers, name: str, command: Command) -> None:
     text = command.text
-    parser = into.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
+    parser = into.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
     parser.set_defaults(function=command.function, help_of=parser)
     _add(parser, command.arguments)
     _add(parser.add_argument_group("common options"), COMMON)
 
 
 def _add(parser: argparse._ActionsContainer, arguments: Sequence[Argument]) -> None:
-    for each in arguments:
-        options = dict(each.options)
-        if each in COMMON:  # they may stand before the command and behind it
+    for argument in arguments:
+        options = dict(argument.options)
+        if argument in COMMON:  # they are accepted before the command and after it
             options["default"] = argparse.SUPPRESS
-        parser.add_argument(*each.names, help=each.text.replace("%", "%%"), **options)  # type: ignore[arg-type]
+        text = argument.text.replace("%", "%%")
+        parser.add_argument(*argument.names, help=text, **options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Where things lie on a host; in a simulation (`zfsilod --simulate DIR`) below one directory."""
+"""Paths and ports on a host; in a simulation (`zfsilod --simulate DIR`) below one directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PORT = 9750  # zfsilod-tcp.socket
 
 
 def socket() -> str:
-    """Return the local daemon's socket, as the text that grpc takes."""
+    """Return the path of the local daemon's socket."""
     below = simulation()
     return os.environ.get("ZFSILO_SOCKET") or (
         f"{below}/run/zfsilod.sock" if below else "/run/zfsilo/zfsilod.sock"
@@ -20,17 +20,17 @@ def socket() -> str:
 
 
 def etc() -> Path:
-    """Return the directory of the configuration."""
+    """Return the configuration directory."""
     return _path(f"{simulation()}/etc" if simulation() else "/etc/zfsilo")
 
 
 def state() -> Path:
-    """Return the directory of the store."""
+    """Return the state directory, which has the store."""
     return _path(simulation() or "/var/lib/zfsilo")
 
 
 def initiator() -> Path:
-    """Return the file in which open-iscsi keeps the initiator's name."""
+    """Return open-iscsi's file with the initiator name."""
     return _path("/etc/iscsi/initiatorname.iscsi")
 
 
@@ -43,11 +43,11 @@ def with_port(address: str, port: int) -> str:
 
 
 def simulation() -> str:
-    """Return the directory of the simulation that is meant, or ""."""
+    """Return the directory of the selected simulation, or ""."""
     return os.environ.get("ZFSILO_SIMULATE", "")
 
 
 def _path(text: str) -> Path:
-    from pathlib import Path  # `volume list` needs none, and it costs 5 ms
+    from pathlib import Path  # `volume list` does not need it, and it costs 5 ms
 
     return Path(text)

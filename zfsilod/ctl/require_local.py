@@ -1,4 +1,4 @@
-"""What is refused to whoever is not on the host itself, or on no real one, or not root there."""
+"""Checks of commands that need the host itself, a real one, or root."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 
-def check_local(given: Namespace, what: str) -> None:
-    """Refuse -H for what is done on a host itself."""
-    if given.remote:
-        raise InvalidArgument(f"{what} on the host itself, without -H", reason="LOCAL")
-
-
-def check_real(given: Namespace, what: str) -> None:
-    """Refuse -H, and a simulation, for what changes the units of the host itself."""
-    check_local(given, what)
-    if paths.simulation():
-        raise FailedPrecondition(
-            f"{what} on a real host: unset ZFSILO_SIMULATE", reason="SIMULATED"
+def check_local(args: Namespace, command: str) -> None:
+    """Refuse -H."""
+    if args.remote:
+        raise InvalidArgument(
+            f"{command} works on the local host only; run it there, without -H", reason="LOCAL"
         )
 
 
-def check_here(given: Namespace, what: str) -> None:
-    """Refuse -H, and whoever may not read the daemon's state, for what is root's."""
-    check_local(given, what)
+def check_real(args: Namespace, command: str, instead: str = "") -> None:
+    """Refuse -H and a simulation, for commands that change the units of the host."""
+    check_local(args, command)
+    if paths.simulation():
+        raise FailedPrecondition(
+            f"{command} does not work in a simulation (ZFSILO_SIMULATE); "
+            f"{instead or 'run it on a real host'}",
+            reason="SIMULATED",
+        )
+
+
+def check_root(args: Namespace, command: str) -> None:
+    """Refuse -H and callers without access to the daemon's state directory."""
+    check_local(args, command)
     if not os.access(paths.state(), os.R_OK | os.W_OK | os.X_OK) and paths.state().exists():
-        raise PermissionDenied(f"{paths.state()} is for root only: use sudo", reason="NOT_ROOT")
+        raise PermissionDenied(
+            f"{command} needs access to {paths.state()}; use sudo", reason="NOT_ROOT"
+        )

@@ -1,4 +1,4 @@
-"""The servers that this host knows: files of /etc/zfsilo/servers.d, which hold a secret each."""
+"""Known servers: files in /etc/zfsilo/servers.d, with address, authority and secret."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STDIN = "-"
 
 
 def channel_to(server: Access) -> grpc.Channel:
-    """Open a channel over which our identity is shown to this server and to no other."""
+    """Open a TLS channel to a server, with the identity that its file holds."""
     from zfsilod.wire.channel import tls_channel
 
     channel: grpc.Channel = tls_channel(server)
@@ -26,17 +26,17 @@ def channel_to(server: Access) -> grpc.Channel:
 
 
 def names() -> list[str]:
-    """Return the names of all servers, in order. Raises PermissionDenied."""
+    """Return the names of all known servers, sorted. Raises PermissionDenied."""
     try:
-        return sorted(each.stem for each in _directory().iterdir() if each.suffix == ".toml")
+        return sorted(path.stem for path in _directory().iterdir() if path.suffix == ".toml")
     except FileNotFoundError:
         return []
     except PermissionError as error:
-        raise _not_yours(_directory()) from error
+        raise _root_only(_directory()) from error
 
 
 def find(name: str) -> Access:
-    """Return a server by its name, or by the path of a join file."""
+    """Return a server by its name or by the path of a join file."""
     if "/" in name or name.endswith(".toml"):
         return from_join(Path(name))
     path = path_of(name)
@@ -54,34 +54,34 @@ def read(name: str) -> Access:
         return parse_join(path.read_text(), name)
     except FileNotFoundError as error:
         raise NotFound(
-            f"this host knows no server {name}: zfsiloctl join FILE", server=name
+            f"unknown server {name}; add it with zfsiloctl join FILE", server=name
         ) from error
     except PermissionError as error:
-        raise _not_yours(path) from error
+        raise _root_only(path) from error
     except InvalidArgument as error:
         raise InvalidArgument(f"{path}: {error.message}", reason="BAD_CONFIG") from None
 
 
-def write(known: Access) -> Path:
-    """Keep a server, readable for root only: whole or not at all."""
+def write(server: Access) -> Path:
+    """Write the file of a server atomically, readable for root only."""
     from zfsilod.security.join_file import write_server
 
-    path = path_of(known.name)
+    path = path_of(server.name)
     try:
-        write_server(path, known)
+        write_server(path, server)
     except PermissionError as error:
-        raise _not_yours(path) from error
+        raise _root_only(path) from error
     return path
 
 
 def forget(name: str) -> None:
-    """Remove a server. Raises NotFound."""
+    """Remove the file of a server. Raises NotFound."""
     try:
         path_of(name).unlink()
     except FileNotFoundError as error:
-        raise NotFound(f"this host knows no server {name}", server=name) from error
+        raise NotFound(f"unknown server {name}; see zfsiloctl server list", server=name) from error
     except PermissionError as error:
-        raise _not_yours(path_of(name)) from error
+        raise _root_only(path_of(name)) from error
 
 
 def from_join(path: Path) -> Access:
@@ -93,14 +93,15 @@ def from_join(path: Path) -> Access:
     try:
         text = sys.stdin.read() if str(path) == STDIN else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"the join file {path} cannot be read: {_why(error)}") from error
+        cause = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it is not text"
+        raise InvalidArgument(f"cannot read the join file {path}: {cause}") from error
     return parse_join(text)
 
 
 def path_of(name: str) -> Path:
-    """Return where a server is kept. Raises InvalidArgument for what is no name."""
+    """Return the path of a server's file. Raises InvalidArgument for an invalid name."""
     if not name or name.startswith(".") or "/" in name:
-        raise InvalidArgument(f"{name[:80]!r} is no name of a server", reason="BAD_ID")
+        raise InvalidArgument(f"invalid server name {name[:80]!r}", reason="BAD_ID")
     return _directory() / f"{name}.toml"
 
 
@@ -108,9 +109,20 @@ def _directory() -> Path:
     return paths.etc() / "servers.d"
 
 
-def _not_yours(path: Path) -> PermissionDenied:
-    return PermissionDenied(f"{path} is for root only: use sudo", reason="NOT_ROOT")
+def _root_only(path: Path) -> PermissionDenied:
+    return PermissionDenied(f"no access to {path}; use sudo", reason="NOT_ROOT")
 
 
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    return os.strerror(error.errno or 0) if isinstance(error, OSError) else "it is no text"
+def only_name() -> str:
+    """Return the name of the only known server. Raises InvalidArgument."""
+    known = names()
+    if len(known) == 1:
+        return known[0]
+    if not known:
+        raise InvalidArgument(
+            "no server is known; add one with zfsiloctl join FILE", reason="NO_SERVER"
+        )
+    raise InvalidArgument(
+        f"several servers are known ({', '.join(known)}); name one with --server",
+        reason="NO_SERVER",
+    )

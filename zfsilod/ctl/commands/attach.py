@@ -1,6 +1,6 @@
-"""`zfsiloctl volume attach` and `detach`: a volume at a path, now and after every boot.
+"""`zfsiloctl volume attach` and `detach`: attach a volume at a path, now and at every boot.
 
-What is attached is written to /etc/zfsilo/volumes.d, and zfsilo-volume@NAME.service keeps it so.
+An attachment is a file of /etc/zfsilo/volumes.d, which zfsilo-volume@NAME.service carries out.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import paths
-from zfsilod.ctl.commands.attachment import mount_options, only_server
-from zfsilod.ctl.commands.up import wish_for
+from zfsilod.ctl import volume_files
 from zfsilod.ctl.failures import COMPLAINT
+from zfsilod.ctl.parse import mount_options
 from zfsilod.ctl.require_local import check_real
+from zfsilod.ctl.server_files import only_name
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -30,84 +30,84 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
-WHAT = "volumes are attached and detached"
 TOOL_S = 30.0
-UNIT_S = 360.0  # zfsilo-volume@ waits for its server for 300
+UNIT_S = 360.0  # zfsilo-volume@ waits 300 s for its server
 
 
-def attach(given: Namespace) -> None:
-    """Write down where a volume shall be, and start and enable its unit."""
-    check_real(given, WHAT)
-    name = check_id(given.local_name or given.name, "volume name")
-    path = os.path.abspath(given.path)  # noqa: PTH100 - not resolved: links may come and go
-    text = content(given, name, path)
-    file = paths.etc() / "volumes.d" / f"{name}.toml"
-    made, begun = _write(file, text), int(time.time())
+def attach(args: Namespace) -> None:
+    """Write the file of an attachment, and enable and start its unit."""
+    check_real(args, "volume attach", "use volume connect, stage and mount")
+    name = check_id(args.local_name or args.name, "volume name")
+    path = os.path.abspath(args.path)  # noqa: PTH100 - not resolved: links may change
+    text = content(args, name, path)
+    file = volume_files.path_of(name)
+    created, since = _write(file, text), int(time.time())
     try:
-        wish_for(name)
+        volume_files.read(name)
         Runner()(["systemctl", "enable", "--now", unit(name)], timeout_s=UNIT_S)
     except (CommandFailed, InvalidArgument) as error:
-        if made:
+        if created:
             file.unlink()
             Runner()(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S, ok=(0, 1))
-        why = error.message if isinstance(error, InvalidArgument) else _complaint(name, begun)
-        raise FailedPrecondition(
-            f"{name} was not attached: {why}", reason="NOT_ATTACHED"
-        ) from error
-    if not given.quiet:
-        print(f"{name} is at {path}, and will be after every boot: systemctl status {unit(name)}")
+        why = error.message if isinstance(error, InvalidArgument) else _complaint(name, since)
+        raise FailedPrecondition(f"cannot attach {name}: {why}", reason="NOT_ATTACHED") from error
+    if not args.quiet:
+        print(f"{name} is mounted at {path}, now and at every boot: systemctl status {unit(name)}")
 
 
-def detach(given: Namespace) -> None:
-    """Stop and disable a volume's unit, and forget where it was."""
-    check_real(given, WHAT)
-    name = check_id(given.name, "volume name")
-    file = paths.etc() / "volumes.d" / f"{name}.toml"
+def detach(args: Namespace) -> None:
+    """Stop and disable the unit of an attachment, and remove its file."""
+    check_real(args, "volume detach", "use volume unmount, unstage and disconnect")
+    name = check_id(args.name, "volume name")
+    file = volume_files.path_of(name)
     if not file.exists():
-        raise NotFound(f"{name} was not attached by a file of volumes.d: zfsiloctl down {name}")
+        raise NotFound(
+            f"{name} is not attached: {file} does not exist; if it is connected: zfsiloctl down "
+            f"{name}"
+        )
     Runner()(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S)
     file.unlink()
-    if not given.quiet:
+    if not args.quiet:
         print(f"{name}: detached")
 
 
-def content(given: Namespace, name: str, path: str) -> str:
-    """Return the file of volumes.d that says what was typed."""
-    values: dict[str, object] = {"server": given.server or only_server(), "mount_path": path}
-    if name != given.name:
-        values["volume"] = check_id(given.name, "volume id")
-    if given.fs_type:
-        values["fs_type"] = given.fs_type
-    if options := mount_options(given.option):
+def content(args: Namespace, name: str, path: str) -> str:
+    """Return the content of the file for these arguments."""
+    values: dict[str, object] = {"server": args.server or only_name(), "mount_path": path}
+    if name != args.name:
+        values["volume"] = check_id(args.name, "volume id")
+    if args.fs_type:
+        values["fs_type"] = args.fs_type
+    if options := mount_options(args.option):
         values["mount_options"] = options
-    if given.readonly:
+    if args.readonly:
         values["readonly"] = True
-    # Texts, lists of texts and booleans look the same in JSON and in TOML.
+    # Strings, lists of strings and booleans are written the same way in JSON and in TOML.
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 
 def unit(name: str) -> str:
-    """Return the unit that keeps a volume up."""
+    """Return the unit that keeps a volume attached."""
     return f"zfsilo-volume@{name}.service"
 
 
 def _complaint(name: str, since: int) -> str:
-    """Return what the unit's zfsiloctl said last, else where to look.
+    """Return the last error of the unit's zfsiloctl, else the command that shows the journal.
 
-    Not by `-u`: that has systemd's own lines too, and the last one says only that it failed.
+    `_SYSTEMD_UNIT=` rather than `-u`, which adds systemd's own lines about the unit.
     """
-    told = Runner()(
+    journal = Runner()(
         ["journalctl", f"_SYSTEMD_UNIT={unit(name)}", f"--since=@{since}", "--output=cat"],
         timeout_s=TOOL_S,
         ok=(0, 1),
     )
-    said = [line for line in told.stdout.splitlines() if line.startswith(COMPLAINT)]
-    look = f"journalctl -u {unit(name)}"
-    return f"{said[-1].removeprefix(COMPLAINT)} ({look})" if said else look
+    errors = [line for line in journal.stdout.splitlines() if line.startswith(COMPLAINT)]
+    command = f"journalctl -u {unit(name)}"
+    return f"{errors[-1].removeprefix(COMPLAINT)} ({command})" if errors else command
 
 
 def _write(file: Path, text: str) -> bool:
-    """Write the file, and tell whether it is new. Raises AlreadyExists when it says otherwise."""
+    """Write the file, and tell whether it is new. Raises AlreadyExists when its content differs."""
     try:
         file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with file.open("x") as new:
@@ -116,9 +116,10 @@ def _write(file: Path, text: str) -> bool:
     except FileExistsError:
         if file.read_text() != text:
             raise AlreadyExists(
-                f"{file} is there and says otherwise: zfsiloctl volume detach {file.stem}",
+                f"{file.stem} is already attached with other options, see {file}; to change them, "
+                f"first: zfsiloctl volume detach {file.stem}",
                 reason="ATTACHED",
             ) from None
         return False
     except PermissionError as error:
-        raise PermissionDenied(f"{file} is for root only: use sudo", reason="NOT_ROOT") from error
+        raise PermissionDenied(f"no access to {file}; use sudo", reason="NOT_ROOT") from error

@@ -1,4 +1,4 @@
-"""`zfsiloctl volume`: the verbs of a consumer, from connect to mount and back."""
+"""`zfsiloctl volume` on a client: connect, stage, mount, grow, and undo each of these."""
 
 from __future__ import annotations
 
@@ -8,104 +8,87 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
-from zfsilod.ctl.commands.volume import one_or_all
-from zfsilod.ctl.parse import bare, resource
-from zfsilod.model.errors import InvalidArgument
+from zfsilod.ctl.parse import bare, check_one_or_all, mount_options, resource
+from zfsilod.ctl.server_files import only_name
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
 
-def connect(given: Namespace) -> None:
-    """Log in to a volume of a server, which publishes it if need be."""
+def connect(args: Namespace) -> None:
+    """Log in to a volume of a server, and publish it to this host where necessary."""
     request = pb.ConnectVolumeRequest(
-        server=given.server or only_server(),
-        volume=bare(given.name, "volumes"),
-        local_name=given.local_name,
-        publish_if_needed=not given.no_publish,
-        epoch=given.epoch,
-        restore=pb.RESTORE_BOOT if given.restore == "boot" else pb.RESTORE_NEVER,
+        server=args.server or only_name(),
+        volume=bare(args.name, "volumes"),
+        local_name=args.local_name,
+        publish_if_needed=not args.no_publish,
+        epoch=args.epoch,
+        restore=pb.RESTORE_BOOT if args.restore == "boot" else pb.RESTORE_NEVER,
     )
-    with dial(given) as server:
-        change(given, server, server.changes.volumes.ConnectVolume, request)
+    with dial(args) as server:
+        change(args, server, server.changes.volumes.ConnectVolume, request)
 
 
-def disconnect(given: Namespace) -> None:
-    """Log out, and release what this host published to itself."""
+def disconnect(args: Namespace) -> None:
+    """Log out of a volume, and unpublish it if this host published it to itself."""
     request = pb.DisconnectVolumeRequest(
-        name=resource(given.name, "volumes"), etag=given.etag, force=given.force
+        name=resource(args.name, "volumes"), etag=args.etag, force=args.force
     )
-    with dial(given) as server:
-        change(given, server, server.changes.volumes.DisconnectVolume, request)
+    with dial(args) as server:
+        change(args, server, server.changes.volumes.DisconnectVolume, request)
 
 
-def stage(given: Namespace) -> None:
-    """Make the filesystem once, and mount it at the staging path."""
+def stage(args: Namespace) -> None:
+    """Create the filesystem once, and mount it at the staging path."""
     request = pb.StageVolumeRequest(
-        name=resource(given.name, "volumes"),
-        path=given.path,
-        fs_type=given.fs_type,
-        mount_options=mount_options(given.option),
-        readonly=given.readonly,
-        etag=given.etag,
+        name=resource(args.name, "volumes"),
+        path=args.path,
+        fs_type=args.fs_type,
+        mount_options=mount_options(args.option),
+        readonly=args.readonly,
+        etag=args.etag,
     )
-    with dial(given) as server:
-        change(given, server, server.changes.volumes.StageVolume, request)
+    with dial(args) as server:
+        change(args, server, server.changes.volumes.StageVolume, request)
 
 
-def unstage(given: Namespace) -> None:
+def unstage(args: Namespace) -> None:
     """Unmount the staging path."""
     request = pb.UnstageVolumeRequest(
-        name=resource(given.name, "volumes"), path=given.path, etag=given.etag, force=given.force
+        name=resource(args.name, "volumes"), path=args.path, etag=args.etag, force=args.force
     )
-    with dial(given) as server:
-        change(given, server, server.changes.volumes.UnstageVolume, request)
+    with dial(args) as server:
+        change(args, server, server.changes.volumes.UnstageVolume, request)
 
 
-def mount(given: Namespace) -> None:
-    """Make a staged volume appear at one more path."""
+def mount(args: Namespace) -> None:
+    """Mount a staged volume at a path."""
     request = pb.MountVolumeRequest(
-        name=resource(given.name, "volumes"),
-        path=given.path,
-        readonly=given.readonly,
-        etag=given.etag,
+        name=resource(args.name, "volumes"),
+        path=args.path,
+        readonly=args.readonly,
+        etag=args.etag,
     )
-    with dial(given) as server:
-        change(given, server, server.changes.volumes.MountVolume, request)
+    with dial(args) as server:
+        change(args, server, server.changes.volumes.MountVolume, request)
 
 
-def unmount(given: Namespace) -> None:
-    """Take a volume away from one path, or from all."""
-    one_or_all(given.path, "PATH", everything=given.all)
+def unmount(args: Namespace) -> None:
+    """Unmount a volume from one path, or from all."""
+    check_one_or_all(args.path, "PATH", everything=args.all)
     request = pb.UnmountVolumeRequest(
-        name=resource(given.name, "volumes"),
-        path=given.path or "",
-        all_paths=given.all,
-        etag=given.etag,
-        force=given.force,
+        name=resource(args.name, "volumes"),
+        path=args.path or "",
+        all_paths=args.all,
+        etag=args.etag,
+        force=args.force,
     )
-    with dial(given) as server:
-        change(given, server, server.changes.volumes.UnmountVolume, request)
+    with dial(args) as server:
+        change(args, server, server.changes.volumes.UnmountVolume, request)
 
 
-def grow(given: Namespace) -> None:
-    """See and use the size that a volume has at its server."""
-    request = pb.GrowVolumeRequest(name=resource(given.name, "volumes"), etag=given.etag)
-    with dial(given) as server:
-        change(given, server, server.changes.volumes.GrowVolume, request)
-
-
-def mount_options(texts: list[str]) -> list[str]:
-    """Return mount options, given one by one or with commas."""
-    return [option for text in texts for option in text.split(",") if option]
-
-
-def only_server() -> str:
-    """Return the name of the one server that this host knows. Raises InvalidArgument."""
-    from zfsilod.ctl.server_files import names
-
-    known = names()
-    if len(known) == 1:
-        return known[0]
-    said = f"this host knows {', '.join(known)}" if known else "this host knows none"
-    raise InvalidArgument(f"name the server with --server: {said}", reason="NO_SERVER")
+def grow(args: Namespace) -> None:
+    """Enlarge the disk and filesystem to the size of the volume on its server."""
+    request = pb.GrowVolumeRequest(name=resource(args.name, "volumes"), etag=args.etag)
+    with dial(args) as server:
+        change(args, server, server.changes.volumes.GrowVolume, request)

@@ -1,6 +1,7 @@
-"""`zfsiloctl completion`: scripts for bash, zsh and fish, made from the table of commands.
+"""`zfsiloctl completion`: scripts for bash, zsh and fish, generated from the table of commands.
 
-A script holds all words; only names of volumes and the like are asked for when they are needed.
+A script contains all words and options. It runs zfsiloctl only for the names of volumes, hosts and
+other resources.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ LISTS = {
 }
 
 
-def completion(given: Namespace) -> None:
+def completion(args: Namespace) -> None:
     """Print the script for a shell."""
-    print(SHELLS[given.shell](), end="")
+    print(SHELLS[args.shell](), end="")
 
 
 def bash() -> str:
@@ -40,19 +41,19 @@ def zsh() -> str:
 
 
 def core() -> str:
-    """Return the function that bash and zsh share: it prints what may stand in a place."""
+    """Return the functions that bash and zsh share; they print the candidates for a word."""
     verbs = {noun: " ".join(_verbs(noun)) for noun in NOUNS if _verbs(noun)}
     return CORE.format(
         nouns=" ".join(NOUNS),
         common=" ".join(_options(COMMON)),
         valued="|".join(_valued()),
         with_verbs="|".join(verbs),
-        cases="\n".join(_case(each) for each in COMMANDS),
-        verbs="\n".join(f"    {noun}) offer='{found}' ;;" for noun, found in verbs.items()),
+        cases="\n".join(_case(command) for command in COMMANDS),
+        verbs="\n".join(f"    {noun}) offer='{words}' ;;" for noun, words in verbs.items()),
     )
 
 
-# The words "FILES" and nothing else stand for the names of files.
+# The output FILES stands for file names.
 CORE = """\
 _zfsiloctl_ask() {{
   zfsiloctl ${{remote:+-H}} ${{remote:+"$remote"}} "$@" 2>/dev/null
@@ -125,19 +126,21 @@ compdef _zfsiloctl zfsiloctl
 
 
 def _case(command: Command) -> str:
-    """Return the branch that knows what may follow one command."""
+    """Return the branch for the arguments of one command."""
     lines = [f"    '{command.words}')"]
     flags = _options(command.arguments)
     if flags:
         lines.append(f'      flags="$flags {" ".join(flags)}"')
-    # By "option:place": with an option open, the place is of no interest.
-    known = [
-        ("|".join(f"{name}:*" for name in each.names), each)
-        for each in command.arguments
-        if _is_option(each)
+    # The key is "option:place"; behind an option that takes a value the place does not matter.
+    keys = [
+        ("|".join(f"{name}:*" for name in argument.names), argument)
+        for argument in command.arguments
+        if _is_option(argument)
     ]
-    known += [(f":{place}", each) for place, each in enumerate(_positionals(command))]
-    branches = [f"        {where}) offer={_offer(each)} ;;" for where, each in known if each.offer]
+    keys += [(f":{place}", argument) for place, argument in enumerate(_positionals(command))]
+    branches = [
+        f"        {key}) offer={_offer(argument)} ;;" for key, argument in keys if argument.offer
+    ]
     if branches:
         lines += ['      case "$open:$place" in', *branches, "      esac"]
     return "\n".join([*lines, "      ;;"])
@@ -158,14 +161,17 @@ def fish() -> str:
     for command in COMMANDS:
         if command.verb:
             lines.append(_fish_word(f"__zfsiloctl_in 0 {command.noun}", command.verb, command.text))
-        options = [each for each in command.arguments if _is_option(each)]
-        lines += [_fish_option(f"__zfsiloctl_in -1 {command.words}", each) for each in options]
         lines += [
-            _fish_place(f"__zfsiloctl_in {place} {command.words}", each)
-            for place, each in enumerate(_positionals(command))
-            if each.offer
+            _fish_option(f"__zfsiloctl_in -1 {command.words}", argument)
+            for argument in command.arguments
+            if _is_option(argument)
         ]
-    lines += [_fish_option("true", each) for each in COMMON]
+        lines += [
+            _fish_place(f"__zfsiloctl_in {place} {command.words}", argument)
+            for place, argument in enumerate(_positionals(command))
+            if argument.offer
+        ]
+    lines += [_fish_option("true", argument) for argument in COMMON]
     return "\n".join(lines) + "\n"
 
 
@@ -234,15 +240,15 @@ def _fish_quoted(text: str) -> str:
 
 
 def _verbs(noun: str) -> list[str]:
-    return [each.verb for each in COMMANDS if each.noun == noun and each.verb]
+    return [command.verb for command in COMMANDS if command.noun == noun and command.verb]
 
 
 def _options(arguments: Iterable[Argument]) -> list[str]:
-    return [name for each in arguments if _is_option(each) for name in each.names]
+    return [name for argument in arguments if _is_option(argument) for name in argument.names]
 
 
 def _positionals(command: Command) -> list[Argument]:
-    return [each for each in command.arguments if not _is_option(each)]
+    return [argument for argument in command.arguments if not _is_option(argument)]
 
 
 def _is_option(argument: Argument) -> bool:
@@ -250,9 +256,10 @@ def _is_option(argument: Argument) -> bool:
 
 
 def _valued() -> list[str]:
-    """Return all options that a value follows."""
-    arguments = [*COMMON, *(each for command in COMMANDS for each in command.arguments)]
-    return list(dict.fromkeys(_options(each for each in arguments if each.takes_value)))
+    """Return all options that take a value."""
+    arguments = [*COMMON, *(argument for command in COMMANDS for argument in command.arguments)]
+    valued = (argument for argument in arguments if argument.takes_value)
+    return list(dict.fromkeys(_options(valued)))
 
 
 SHELLS = {"bash": bash, "zsh": zsh, "fish": fish}

@@ -1,4 +1,7 @@
-"""`zfsiloctl doctor`: what this host lacks for its roles, and what to type. It changes nothing."""
+"""`zfsiloctl doctor`: checks the prerequisites of this host, and suggests commands.
+
+It changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilo.v1 import service_pb2 as pb
 
-from zfsilod.ctl import ip_filter, paths, rpc_errors, server_files
+from zfsilod.ctl import ip_filter, paths, server_files
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.failures import FAILED
+from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
 from zfsilod.ctl.require_local import check_local
 from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, Runner, missing_tools
@@ -27,176 +31,183 @@ if TYPE_CHECKING:
 
     from zfsilod.config import Config
 
-GIVE_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
-TAKE_MODULES = ("iscsi_tcp",)
-# They restore an earlier configuration of targets at boot, beside ours.
-RIVALS = ("rtslib-fb-targetctl.service", "target.service")
+SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
+CLIENT_MODULES = ("iscsi_tcp",)
+# They restore targets of their own at boot.
+CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
 ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"
 LISTENING = "0A"  # TCP_LISTEN
-SOON_S = 14 * 86400  # the timer renews earlier: then it does not run
+SOON_S = 14 * 86400  # the timer renews earlier, so it is not running
 TOOL_S = 20.0
 REACH_S = 5.0
 
 
-class Check(NamedTuple):
-    """Something that was looked at; without a sentence it is well."""
+class Prerequisite(NamedTuple):
+    """One prerequisite; without a problem it is met."""
 
-    what: str
-    wrong: str = ""
+    name: str
+    problem: str = ""
     command: str = ""
 
 
-class Patient:
-    """A host, whose files are looked at below a folder: /, or one that a test made."""
+class HostFiles:
+    """Files of a host below a directory: / or, in tests, another one."""
 
     def __init__(self, root: Path = Path("/"), release: str = "") -> None:
         self.root = root
-        self.release = release or _release()
+        self.release = release or _text(Path("/proc/sys/kernel/osrelease")).strip()
 
     def has_module(self, name: str) -> bool:
-        """Tell whether a kernel module is loaded, built in, or there to be loaded."""
+        """Tell whether a kernel module is loaded, built in, or can be loaded."""
         if (self.root / "sys/module" / name).exists():
             return True
         folder = self.root / "lib/modules" / self.release
-        stem = f"/{name}.ko"
-        return any(stem in _text(folder / each) for each in ("modules.dep", "modules.builtin"))
+        indexes = (_text(folder / index) for index in ("modules.dep", "modules.builtin"))
+        return any(f"/{name}.ko" in text for text in indexes)
 
     def text(self, path: str) -> str:
-        """Return what a file holds, or "" where it cannot be read."""
+        """Return the content of a file, or "" when it cannot be read."""
         return _text(self.root / path)
 
     def exists(self, path: str) -> bool:
-        """Tell whether there is such a file, or link."""
+        """Tell whether a file or a link exists, even a dangling one."""
         return (self.root / path).is_symlink() or (self.root / path).exists()
 
 
-def doctor(given: Namespace) -> int:
-    """Look at all that this host's roles need."""
-    check_local(given, "doctor looks")
-    checks = list(_examine(given))
-    if given.json:
-        print(rpc_errors.dumps({"checks": [each._asdict() for each in checks]}))
+def doctor(args: Namespace) -> int:
+    """Check the prerequisites of this host's roles."""
+    check_local(args, "doctor")
+    checks = list(_examine(args))
+    if args.json:
+        print(dumps({"checks": [check._asdict() for check in checks]}))
     else:
-        for each in checks:
-            _show(each, quiet=given.quiet)
-    return FAILED if any(each.wrong for each in checks) else 0
+        for check in checks:
+            _show(check, quiet=args.quiet)
+    return FAILED if any(check.problem for check in checks) else 0
 
 
-def _show(check: Check, *, quiet: bool) -> None:
-    if not check.wrong:
+def _show(check: Prerequisite, *, quiet: bool) -> None:
+    if not check.problem:
         if not quiet:
-            print(f"{paint(GOOD, 'ok ')} {check.what}")
+            print(f"{paint(GOOD, 'ok ')} {check.name}")
         return
-    print(f"{paint(BAD, 'BAD')} {check.what}: {clean(check.wrong)}")
+    print(f"{paint(BAD, 'BAD')} {check.name}: {clean(check.problem)}")
     if check.command:
         print(f"    try: {check.command}")
 
 
-def _examine(given: Namespace) -> Iterator[Check]:
+def _examine(args: Namespace) -> Iterator[Prerequisite]:
     from zfsilod import config
 
     try:
         settings = config.load(paths.etc())
     except ZfsiloError as error:
-        yield Check("configuration", error.message, "zfsilod --check-config")
+        yield Prerequisite("configuration", error.message, "zfsilod --check-config")
         return
-    yield Check(f"configuration in {paths.etc()}")
-    simulated = bool(paths.simulation())
-    if not simulated:
-        patient = Patient()
+    yield Prerequisite(f"configuration in {paths.etc()}")
+    if not paths.simulation():
+        files = HostFiles()
         if settings.server.root:
-            yield from chain(giving(patient), _pool(settings.server.root), _portals(settings))
-            yield port(patient)
-        if not settings.server.root or servers_here():
-            yield from taking(patient)
-        yield clock(patient, time.time())
+            yield from chain(server(files), _pool(settings.server.root), _portals(settings))
+            yield port(files)
+        if not settings.server.root or known_servers():
+            yield from client(files)
+        yield clock(files, time.time())
     yield from _certificates()
-    yield from chain(_daemon(given), _servers())
+    yield from chain(_daemon(args), _servers())
 
 
-def tools(missing: dict[str, str]) -> Iterator[Check]:
-    """Tell which packages are not installed, by the tools that are missing."""
+def tools(missing: dict[str, str]) -> Iterator[Prerequisite]:
+    """Check the tools; `missing` has the package of each missing tool."""
     if not missing:
-        yield Check("tools")
+        yield Prerequisite("tools")
     for package in dict.fromkeys(missing.values()):
-        lacking = ", ".join(tool for tool, source in missing.items() if source == package)
-        yield Check(package, f"there is no {lacking} on this host", f"apt install {package}")
+        names = ", ".join(tool for tool, source in missing.items() if source == package)
+        yield Prerequisite(package, f"{names} is not installed", f"apt install {package}")
 
 
-def giving(patient: Patient) -> Iterator[Check]:
-    """Look at what a storage host needs, of its kernel too, and what would get in its way."""
+def server(files: HostFiles) -> Iterator[Prerequisite]:
+    """Check the tools and kernel modules of a server, and units that conflict with it."""
     yield from tools(missing_tools(SERVER_TOOLS))
-    for name in GIVE_MODULES:
-        if patient.has_module(name):
-            yield Check(f"kernel module {name}")
+    for name in SERVER_MODULES:
+        if files.has_module(name):
+            yield Prerequisite(f"kernel module {name}")
         else:
-            package = "zfs-dkms" if name == "zfs" else f"linux-image-{patient.release}"
-            yield Check(f"kernel module {name}", "this kernel has none", f"apt install {package}")
-    for name in RIVALS:
-        if patient.exists(f"etc/systemd/system/multi-user.target.wants/{name}"):
-            yield Check(name, "it restores targets of its own at boot", f"systemctl disable {name}")
+            package = "zfs-dkms" if name == "zfs" else f"linux-image-{files.release}"
+            yield Prerequisite(
+                f"kernel module {name}", "this kernel does not have it", f"apt install {package}"
+            )
+    for name in CONFLICTING_UNITS:
+        if files.exists(f"etc/systemd/system/multi-user.target.wants/{name}"):
+            yield Prerequisite(
+                name, "it restores other targets at boot", f"systemctl disable {name}"
+            )
 
 
-def taking(patient: Patient) -> Iterator[Check]:
-    """Look at what a consumer needs."""
-    for name in TAKE_MODULES:
-        wrong = "" if patient.has_module(name) else "this kernel has none"
-        yield Check(f"kernel module {name}", wrong)
+def client(files: HostFiles) -> Iterator[Prerequisite]:
+    """Check the tools, kernel modules and iSCSI configuration of a client."""
+    for name in CLIENT_MODULES:
+        problem = "" if files.has_module(name) else "this kernel does not have it"
+        yield Prerequisite(f"kernel module {name}", problem)
     missing = missing_tools(CONSUMER_TOOLS)
     yield from tools(missing)
     if "iscsiadm" in missing:
         return
     name = "etc/iscsi/initiatorname.iscsi"
-    if "InitiatorName=iqn." in patient.text(name):
-        yield Check("initiator name")
+    if "InitiatorName=iqn." in files.text(name):
+        yield Prerequisite("initiator name")
     else:
-        yield Check(
+        yield Prerequisite(
             "initiator name",
             f"/{name} has none",
             f'echo "InitiatorName=$(iscsi-iname)" > /{name}',
         )
-    if ISCSID in patient.text("proc/net/unix"):
-        yield Check("iscsid")
+    if ISCSID in files.text("proc/net/unix"):
+        yield Prerequisite("iscsid")
     else:
-        yield Check("iscsid", "it does not run", "systemctl enable --now iscsid.socket")
+        yield Prerequisite("iscsid", "it is not running", "systemctl enable --now iscsid.socket")
 
 
-def clock(patient: Patient, now: float) -> Check:
-    """Look whether the clock can be right: certificates and timestamps need it."""
-    made = patient.root / "usr/lib/os-release"
-    if made.exists() and now < made.stat().st_mtime:
-        return Check("clock", "it is before this system was made", "timedatectl set-ntp true")
-    return Check("clock")
+def clock(files: HostFiles, now: float) -> Prerequisite:
+    """Check that the clock is not before the release of the system: certificates need it."""
+    release = files.root / "usr/lib/os-release"
+    if release.exists() and now < release.stat().st_mtime:
+        return Prerequisite(
+            "clock", "it is before the release of this system", "timedatectl set-ntp true"
+        )
+    return Prerequisite("clock")
 
 
-def port(patient: Patient) -> Check:
-    """Look whether somebody listens at the port for other hosts: zfsilod-tcp.socket."""
-    tables = patient.text("proc/net/tcp") + patient.text("proc/net/tcp6")
+def port(files: HostFiles) -> Prerequisite:
+    """Check that zfsilod-tcp.socket, or another process, listens on the port for other hosts."""
+    tables = files.text("proc/net/tcp") + files.text("proc/net/tcp6")
     if re.search(rf":{paths.PORT:04X} [0-9A-F]+:0000 {LISTENING} ", tables):
-        return Check(f"port {paths.PORT}")
-    return Check(f"port {paths.PORT}", "no other host can reach this one", "zfsiloctl setup")
+        return Prerequisite(f"port {paths.PORT}")
+    return Prerequisite(
+        f"port {paths.PORT}",
+        "it is closed, so no other host can use this server",
+        "systemctl enable --now zfsilod-tcp.socket",
+    )
 
 
-def _pool(root: str) -> Iterator[Check]:
+def _pool(root: str) -> Iterator[Prerequisite]:
     run, pool = Runner(), root.partition("/")[0]
+    name, command = f"pool {pool}", f"zpool import {pool}"
     try:
         health = run(["zpool", "list", "-H", "-o", "health", pool], timeout_s=TOOL_S)
         state = health.stdout.strip()
-        worse = "" if state == "ONLINE" else f"it is {state}"
-        yield Check(f"pool {pool}", worse, f"zpool status {pool}" if worse else "")
+        problem = "" if state == "ONLINE" else f"it is {state}"
+        yield Prerequisite(name, problem, f"zpool status {pool}" if problem else "")
+        name, command = f"dataset {root}", f"zfs create -o mountpoint=none {root}"
         run(["zfs", "list", "-H", "-o", "name", root], timeout_s=TOOL_S)
-        yield Check(f"dataset {root}")
+        yield Prerequisite(name)
     except ZfsiloError as error:
-        command = error.facts.get("package", "")
-        yield Check(
-            f"pool {pool}",
-            error.message,
-            f"apt install {command}" if command else f"zpool import {pool} && zfs create {root}",
-        )
+        package = error.facts.get("package", "")
+        yield Prerequisite(name, error.message, f"apt install {package}" if package else command)
 
 
-def _portals(settings: Config) -> Iterator[Check]:
-    """Look whether the addresses of the portals are this host's."""
+def _portals(settings: Config) -> Iterator[Prerequisite]:
+    """Check that the addresses of the portals are addresses of this host."""
     for portal in settings.server.portals:
         address = portal.rpartition(":")[0].strip("[]")
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -204,85 +215,101 @@ def _portals(settings: Config) -> Iterator[Check]:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.bind((address, 0))
         except OSError:
-            yield Check(f"portal {portal}", "this host has no such address", "ip -brief address")
+            yield Prerequisite(
+                f"portal {portal}", "this host does not have the address", "ip -brief address"
+            )
         else:
-            yield Check(f"portal {portal}")
+            yield Prerequisite(f"portal {portal}")
 
 
-def _certificates() -> Iterator[Check]:
-    """Look how long our own certificate, and those of our servers, are still good."""
+def _certificates() -> Iterator[Prerequisite]:
+    """Check the expiry of this host's own certificate, and of those for its servers."""
     own = _text(paths.state() / "tls/host.pem")
     if own:
-        yield _certificate("own certificate", own, "zfsiloctl pki renew")
-    for name in servers_here():
+        yield _certificate("own certificate", own, "zfsiloctl pki renew", "zfsiloctl pki renew")
+    for name in known_servers():
         yield _certificate(
             f"certificate for {name}",
             server_files.read(name).certificate,
             "zfsiloctl pki renew",
+            _rejoin(name),
         )
 
 
-def _certificate(what: str, pem: str, command: str) -> Check:
+def _certificate(name: str, pem: str, renew: str, replace: str) -> Prerequisite:
+    """Check the expiry; a server renews a certificate only while it is valid."""
     from zfsilod.security.join_file import expiry
 
     try:
         left = expiry(pem) - time.time()
     except ZfsiloError as error:
-        return Check(what, error.message, command)
+        return Prerequisite(name, error.message, replace)
+    if left < 0:
+        return Prerequisite(name, "it has expired", replace)
     if left < SOON_S:
-        when = "has expired" if left < 0 else f"expires in {left / 86400:.0f} days"
-        return Check(what, f"it {when}", command)
-    return Check(what)
+        return Prerequisite(name, f"it expires in {left / 86400:.0f} days", renew)
+    return Prerequisite(name)
 
 
-def _daemon(given: Namespace) -> Iterator[Check]:
+def _rejoin(name: str) -> str:
+    """Return the commands that give this host a new identity at a server."""
+    host = socket.gethostname()
+    return f"on {name}: zfsiloctl pki issue host {host}; here: zfsiloctl join {host}.join"
+
+
+def _daemon(args: Namespace) -> Iterator[Prerequisite]:
     try:
-        with dial(given) as server:
-            found = server.ask(server.api.service.GetStatus, pb.GetStatusRequest())
+        with dial(args) as daemon:
+            status = daemon.ask(daemon.api.service.GetStatus, pb.GetStatusRequest())
     except ZfsiloError as error:
-        yield Check("zfsilod", error.message, "systemctl enable --now zfsilod.socket")
+        denied = error.code == "PERMISSION_DENIED"
+        command = "sudo zfsiloctl doctor" if denied else "systemctl enable --now zfsilod.socket"
+        yield Prerequisite("zfsilod", error.message, command)
         return
-    yield Check("zfsilod answers")
-    if found.attention_count:
-        yield Check("volumes", f"{found.attention_count} need attention", "zfsiloctl status")
+    yield Prerequisite("zfsilod answers")
+    if count := status.attention_count:
+        problems = "1 problem" if count == 1 else f"{count} problems"
+        yield Prerequisite("volumes", problems, "zfsiloctl status")
 
 
-def _servers() -> Iterator[Check]:
-    for name in servers_here():
-        known = server_files.read(name)
+def _servers() -> Iterator[Prerequisite]:
+    for name in known_servers():
+        access = server_files.read(name)
         try:
-            with server_files.channel_to(known) as channel:
-                server = Server(channel, f"{name} ({known.address})", REACH_S)
-                server.ask(server.api.service.GetServerInfo, pb.GetServerInfoRequest())
+            with server_files.channel_to(access) as channel:
+                remote = Server(channel, f"{name} ({access.address})", REACH_S)
+                remote.ask(remote.api.service.GetServerInfo, pb.GetServerInfoRequest())
         except ZfsiloError as error:
-            command = f"on {name}: zfsiloctl setup"
-            yield Check(f"server {name}", error.message, command)
+            yield Prerequisite(f"server {name}", error.message, _reach(name, error))
         else:
-            yield _answering(name, split_address(known.address)[0])
+            yield _filtered(name, split_address(access.address)[0])
 
 
-def _answering(name: str, host: str) -> Check:
-    """Tell whether a server that answers us may answer the daemon too, which lives in a sandbox."""
-    closed = [] if paths.simulation() else ip_filter.blocked(host)
-    if not closed:
-        return Check(f"server {name} answers")
-    return Check(
+def _reach(name: str, error: ZfsiloError) -> str:
+    """Return the command for a server that refuses this host or does not answer."""
+    if error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or "certificate" in error.message:
+        return _rejoin(name)
+    return f"on {name}: systemctl status zfsilod-tcp.socket; check network and firewall"
+
+
+def _filtered(name: str, host: str) -> Prerequisite:
+    """Check that the unit of the daemon allows it to reach a server that answers zfsiloctl."""
+    addresses = [] if paths.simulation() else ip_filter.blocked(host)
+    if not addresses:
+        return Prerequisite(f"server {name} answers")
+    return Prerequisite(
         f"server {name}",
-        f"zfsilod.service may not speak to {', '.join(closed)}",
-        shlex.join(ip_filter.permission(closed)),
+        f"zfsilod.service may not reach {', '.join(addresses)}",
+        shlex.join(ip_filter.permission(addresses)),
     )
 
 
-def servers_here() -> list[str]:
-    """Return the servers that this host knows, as far as the caller may see them."""
+def known_servers() -> list[str]:
+    """Return the names of the known servers, if the caller may read them."""
     try:
         return server_files.names()
     except ZfsiloError:
         return []
-
-
-def _release() -> str:
-    return _text(Path("/proc/sys/kernel/osrelease")).strip()
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`zfsiloctl host`: the machines that volumes are published to."""
+"""`zfsiloctl host`: the hosts that are registered with a server."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import host_pb2 as pb
 
-from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
-from zfsilod.ctl.commands.volume import changed
-from zfsilod.ctl.filters import all_of, labels_are
+from zfsilod.ctl.filters import all_of, label_filters
+from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import show_block, show_table
-from zfsilod.ctl.output.volume import age, commas, pairs, when
-from zfsilod.ctl.parse import assignments, bare, resource
+from zfsilod.ctl.output.volume import commas, pairs
+from zfsilod.ctl.parse import assignments, bare, changed_labels, resource
+from zfsilod.ctl.times import age, when
 from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -22,95 +22,102 @@ if TYPE_CHECKING:
     from zfsilod.ctl.client import Server
 
 
-def list_hosts(given: Namespace) -> None:
-    """List the hosts that a storage host knows."""
-    with dial(given) as server:
-        request = pb.ListHostsRequest(filter=all_of(given.filter, *labels_are(given.label)))
-        found = server.ask_all(server.api.hosts.ListHosts, request, "hosts")
+def list_hosts(args: Namespace) -> None:
+    """List the registered hosts."""
+    with dial(args) as server:
+        request = pb.ListHostsRequest(filter=all_of(args.filter, *label_filters(args.label)))
+        hosts = server.ask_all(server.api.hosts.ListHosts, request, "hosts")
     rows = [
-        [h.id, h.iqn, h.nqn, commas(h.addresses), pairs(h.labels), age(h.create_time)]
-        for h in found
+        [
+            host.id,
+            host.iqn,
+            host.nqn,
+            commas(host.addresses),
+            pairs(host.labels),
+            age(host.create_time),
+        ]
+        for host in hosts
     ]
     columns = ("NAME", "IQN", "NQN", "ADDRESSES", "LABELS", "AGE")
-    rpc_errors.show_all(
-        given,
+    show_all(
+        args,
         "hosts",
-        found,
-        name=lambda each: str(each.id),
+        hosts,
+        name=lambda host: str(host.id),
         table=lambda: show_table(columns, rows),
     )
 
 
-def show(given: Namespace) -> None:
-    """Show what is known of a host."""
-    with dial(given) as server:
-        found = get(server, given.name)
-    if given.json:
-        print(rpc_errors.as_json(found))
+def show(args: Namespace) -> None:
+    """Show a host."""
+    with dial(args) as server:
+        host = get(server, args.name)
+    if args.json:
+        print(as_json(host))
         return
-    most = str(found.max_attachments) if found.max_attachments else "any number"
+    most = str(host.max_attachments) if host.max_attachments else "no limit"
     show_block(
-        f"host {found.id}",
+        f"host {host.id}",
         [
-            ("IQN", found.iqn),
-            ("NQN", found.nqn),
-            ("Addresses", commas(found.addresses)),
-            ("Labels", pairs(found.labels)),
-            ("Takes volumes", most),
-            ("Etag", found.etag),
-            ("Created", when(found.create_time)),
-            ("Changed", when(found.update_time)),
+            ("IQN", host.iqn),
+            ("NQN", host.nqn),
+            ("Addresses", commas(host.addresses)),
+            ("Labels", pairs(host.labels)),
+            ("Max volumes", most),
+            ("Etag", host.etag),
+            ("Created", when(host.create_time)),
+            ("Updated", when(host.update_time)),
         ],
     )
 
 
-def add(given: Namespace) -> None:
-    """Make a host known."""
+def add(args: Namespace) -> None:
+    """Register a host."""
     host = pb.Host(
-        iqn=given.iqn or "",
-        nqn=given.nqn or "",
-        addresses=given.address,
-        labels=assignments(given.label, "label"),
-        max_attachments=given.max_attachments or 0,
+        iqn=args.iqn or "",
+        nqn=args.nqn or "",
+        addresses=args.address,
+        labels=assignments(args.label, "label"),
+        max_attachments=args.max_attachments or 0,
     )
-    request = pb.CreateHostRequest(host_id=bare(given.name, "hosts"), host=host)
-    with dial(given) as server:
-        change(given, server, server.changes.hosts.CreateHost, request)
+    request = pb.CreateHostRequest(host_id=bare(args.name, "hosts"), host=host)
+    with dial(args) as server:
+        change(args, server, server.changes.hosts.CreateHost, request)
 
 
-def update(given: Namespace) -> None:
-    """Change what was named of a host; the rest stays as it is."""
-    with dial(given) as server:
-        host = pb.Host(name=resource(given.name, "hosts"))
-        request = pb.UpdateHostRequest(host=host, etag=given.etag)
+def update(args: Namespace) -> None:
+    """Change the named values of a host."""
+    with dial(args) as server:
+        host = pb.Host(name=resource(args.name, "hosts"))
+        request = pb.UpdateHostRequest(host=host, etag=args.etag)
         for field in ("iqn", "nqn", "max_attachments"):
-            if getattr(given, field) is not None:
-                setattr(request.host, field, getattr(given, field))
+            if getattr(args, field) is not None:
+                setattr(request.host, field, getattr(args, field))
                 request.update_mask.paths.append(field)
-        if given.address:
-            request.host.addresses.extend(given.address)
+        if args.address:
+            request.host.addresses.extend(args.address)
             request.update_mask.paths.append("addresses")
-        if given.label:  # replaced as a whole: the etag keeps out a change in between
-            now = get(server, given.name)
-            request.host.labels.update(changed(dict(now.labels), given.label))
-            request.etag = given.etag or now.etag
+        if args.label:  # replaced as a whole; the etag detects a change since they were read
+            current = get(server, args.name)
+            request.host.labels.update(changed_labels(dict(current.labels), args.label))
+            request.etag = args.etag or current.etag
             request.update_mask.paths.append("labels")
         if not request.update_mask.paths:
             raise InvalidArgument(
-                "nothing to change: name what shall be another",
+                "nothing to change; pass --iqn, --nqn, --address, --label or --max-attachments",
                 reason="USAGE",
                 usage="zfsiloctl host update --help",
             )
-        change(given, server, server.changes.hosts.UpdateHost, request)
+        change(args, server, server.changes.hosts.UpdateHost, request)
 
 
-def delete(given: Namespace) -> None:
-    """Forget a host."""
-    request = pb.DeleteHostRequest(name=resource(given.name, "hosts"), etag=given.etag)
-    with dial(given) as server:
-        change(given, server, server.changes.hosts.DeleteHost, request)
+def delete(args: Namespace) -> None:
+    """Delete the registration of a host."""
+    request = pb.DeleteHostRequest(name=resource(args.name, "hosts"), etag=args.etag)
+    with dial(args) as server:
+        change(args, server, server.changes.hosts.DeleteHost, request)
 
 
 def get(server: Server, name: str) -> Any:
-    """Return a host as it is now."""
+    """Return a host."""
     return server.ask(server.api.hosts.GetHost, pb.GetHostRequest(name=resource(name, "hosts")))

@@ -1,4 +1,4 @@
-"""`zfsiloctl info` and `capacity`: what a daemon says of itself and of its room."""
+"""`zfsiloctl info` and `capacity`: version, roles, features and space of a daemon."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import service_pb2 as pb
 
-from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.client import dial
+from zfsilod.ctl.output.messages import as_json
 from zfsilod.ctl.output.table import show_block
 from zfsilod.ctl.output.volume import commas
 from zfsilod.ctl.parse import bare
@@ -19,42 +19,42 @@ if TYPE_CHECKING:
 ROLES = {"server": "server (serves volumes)", "client": "client (uses volumes)"}
 
 
-def info(given: Namespace) -> None:
-    """Show what the daemon says of itself."""
-    with dial(given) as server:
-        found = server.ask(server.api.service.GetServerInfo, pb.GetServerInfoRequest())
+def info(args: Namespace) -> None:
+    """Show version, roles and features of the daemon."""
+    with dial(args) as server:
+        about = server.ask(server.api.service.GetServerInfo, pb.GetServerInfoRequest())
         where = server.where
-    if given.json:
-        print(rpc_errors.as_json(found))
+    if args.json:
+        print(as_json(about))
         return
     show_block(
         where,
         [
-            ("Version", found.version),
-            ("Host", bare(found.host, "hosts")),
-            ("Roles", commas(ROLES.get(role, role) for role in found.roles)),
-            ("Features", commas(found.features)),
-            ("You are", found.caller),
+            ("Version", about.version),
+            ("Host", bare(about.host, "hosts")),
+            ("Roles", commas(ROLES.get(role, role) for role in about.roles)),
+            ("Features", commas(about.features)),
+            ("Caller", about.caller),
         ],
     )
 
 
-def capacity(given: Namespace) -> None:
-    """Show how much room there is for volumes."""
-    with dial(given) as server:
-        request = pb.GetCapacityRequest(root=given.dataset)
-        found = server.ask(server.api.service.GetCapacity, request)
-    if given.json:
-        print(rpc_errors.as_json(found))
+def capacity(args: Namespace) -> None:
+    """Show the space for volumes."""
+    with dial(args) as server:
+        request = pb.GetCapacityRequest(root=args.dataset)
+        space = server.ask(server.api.service.GetCapacity, request)
+    if args.json:
+        print(as_json(space))
         return
-    used = found.total_bytes - found.available_bytes
-    share = f", {100 * used // found.total_bytes} %" if found.total_bytes else ""
+    used = space.total_bytes - space.available_bytes
+    share = f", {100 * used // space.total_bytes} %" if space.total_bytes else ""
     show_block(
         "",
         [
-            ("Free", show_exact(found.available_bytes)),
+            ("Free", show_exact(space.available_bytes)),
             ("Used", f"{show_exact(used)}{share}"),
-            ("Total", show_exact(found.total_bytes)),
-            ("Wrong", "; ".join(found.conditions)),
+            ("Total", show_exact(space.total_bytes)),
+            ("Problems", "; ".join(space.conditions)),
         ],
     )

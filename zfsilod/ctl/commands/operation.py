@@ -1,4 +1,4 @@
-"""`zfsiloctl operation`: what is on its way, what has ended, and how."""
+"""`zfsiloctl operation`: list, show, wait for, watch, cancel, repair and abandon operations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import outcome
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.filters import all_of, equals
-from zfsilod.ctl.output.progress import ENDED, Progress, describe
+from zfsilod.ctl.output.messages import as_json, dumps, plain, show_all
+from zfsilod.ctl.output.progress import ENDED, ProgressLine, describe
 from zfsilod.ctl.output.table import clean, say, show_block, show_table
-from zfsilod.ctl.output.volume import age, when, word
+from zfsilod.ctl.output.volume import word
 from zfsilod.ctl.parse import bare, resource
+from zfsilod.ctl.times import age, when
 from zfsilod.model.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
@@ -22,26 +24,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STILL_RUNNING = "NOT (state = DONE OR state = ROLLED_BACK OR state = ABANDONED)"
-# It ended, or nothing more happens to it soon.
+# Finished, or waiting for a repair.
 SETTLED = (*ENDED, pb.OPERATION_STATE_NEEDS_REPAIR)
 
 
-def list_operations(given: Namespace) -> None:
+def list_operations(args: Namespace) -> None:
     """List operations, oldest first."""
-    running = STILL_RUNNING if given.running else ""
-    state = equals("state", given.state.upper()) if given.state else ""
-    subject = equals("subject", resource(given.volume, "volumes")) if given.volume else ""
-    wanted = all_of(given.filter, running, state, subject)
-    with dial(given) as server:
+    running = STILL_RUNNING if args.running else ""
+    state = equals("state", args.state.upper()) if args.state else ""
+    subject = equals("subject", resource(args.volume, "volumes")) if args.volume else ""
+    wanted = all_of(args.filter, running, state, subject)
+    with dial(args) as server:
         request = pb.ListOperationsRequest(filter=wanted)
-        found = server.ask_all(server.api.operations.ListOperations, request, "operations")
-    columns = ("NAME", "STATE", "DONE", "WHAT", "BY", "AGE")
-    rpc_errors.show_all(
-        given,
+        operations = server.ask_all(server.api.operations.ListOperations, request, "operations")
+    columns = ("NAME", "STATE", "DONE", "TITLE", "CALLER", "AGE")
+    show_all(
+        args,
         "operations",
-        found,
+        operations,
         name=id_of,
-        table=lambda: show_table(columns, [_row(each) for each in found]),
+        table=lambda: show_table(columns, [_row(operation) for operation in operations]),
     )
 
 
@@ -57,56 +59,56 @@ def _row(operation: Any) -> list[str]:
     ]
 
 
-def show(given: Namespace) -> None:
-    """Show an operation with its moves."""
-    with dial(given) as server:
-        found = get(server, given.name)
-    if given.json:
-        print(rpc_errors.as_json(found))
+def show(args: Namespace) -> None:
+    """Show an operation and its actions."""
+    with dial(args) as server:
+        operation = get(server, args.name)
+    if args.json:
+        print(as_json(operation))
         return
     show_block(
-        f"operation {id_of(found)}",
+        f"operation {id_of(operation)}",
         [
-            ("What", found.title),
-            ("State", state_of(found)),
-            ("Made", f"{found.progress} %"),
-            ("About", found.subject),
-            ("Error", found.error.message),
-            ("At step", found.error.step),
-            ("By", found.caller),
-            ("Begun", when(found.create_time)),
-            ("Ended", when(found.end_time)),
+            ("Title", operation.title),
+            ("State", state_of(operation)),
+            ("Progress", f"{operation.progress} %"),
+            ("Subject", operation.subject),
+            ("Error", operation.error.message),
+            ("Failed action", operation.error.step),
+            ("Caller", operation.caller),
+            ("Submitted", when(operation.create_time)),
+            ("Finished", when(operation.end_time)),
         ],
     )
-    for action in found.actions:
+    for action in operation.actions:
         print(
             f"  {word(pb.ActionStatus, action.status, 'ACTION_STATUS_'):<9}  {clean(action.step)}"
         )
 
 
-def wait(given: Namespace) -> int:
-    """Wait for the end of an operation; what made it fail is told, and is the exit code."""
-    name = resource(given.name, "operations")
-    with dial(given) as server:
+def wait(args: Namespace) -> int:
+    """Wait until an operation finishes; raise its error if it failed."""
+    name = resource(args.name, "operations")
+    with dial(args) as server:
         server.read_s = server.change_s
-        progress = Progress(server, lambda: name, draw=not (given.json or given.quiet))
+        progress = ProgressLine(server, lambda: name, draw=not (args.json or args.quiet))
         progress.start()
         try:
-            found = server.ask(
+            operation = server.ask(
                 server.api.operations.WaitOperation, pb.WaitOperationRequest(name=name)
             )
         finally:
             progress.stop()
-    return conclude(given, found)
+    return conclude(args, operation)
 
 
-def conclude(given: Namespace, operation: Any) -> int:
-    """Print how an operation ended. Raises its failure as an error."""
-    if given.json:
-        print(rpc_errors.as_json(operation))
+def conclude(args: Namespace, operation: Any) -> int:
+    """Print the outcome of an operation. Raises its error if it failed."""
+    if args.json:
+        print(as_json(operation))
     if operation.state not in SETTLED:
         raise DeadlineExceeded(
-            f"operation {id_of(operation)} ({operation.title}) still runs",
+            f"operation {id_of(operation)} ({operation.title}) is still running",
             reason="STILL_RUNNING",
             operation=id_of(operation),
         )
@@ -114,134 +116,130 @@ def conclude(given: Namespace, operation: Any) -> int:
     if failure is not None:
         raise failure
     if operation.state == pb.OPERATION_STATE_ROLLED_BACK:
-        raise FailedPrecondition(f"{operation.title}: it was taken back", reason="ROLLED_BACK")
-    say(given, outcome(operation))
+        raise FailedPrecondition(f"{operation.title}: rolled back", reason="ROLLED_BACK")
+    say(args, outcome(operation))
     return 0
 
 
-def watch(given: Namespace) -> int:
-    """Print operations as they change: one until its end, or all without end."""
-    with dial(given) as server:
-        if not given.name:
-            for each in changes_since(server, "", newest_revision(server), given.timeout):
-                _print_change(given, each)
+def watch(args: Namespace) -> int:
+    """Print operations as they change: one until it finishes, or all until interrupted."""
+    with dial(args) as server:
+        if not args.name:
+            for operation in changes_since(server, "", newest_revision(server), args.timeout):
+                _print_change(args, operation)
             return 0
-        found = get(server, given.name)
-        if found.state not in SETTLED:
-            wanted = equals("id", id_of(found))
-            changes = changes_since(server, wanted, found.revision - 1, given.timeout)
-            for found in changes:
-                _print_change(given, found)
-                if found.state in SETTLED:
+        operation = get(server, args.name)
+        if operation.state not in SETTLED:
+            wanted = equals("id", id_of(operation))
+            changes = changes_since(server, wanted, operation.revision - 1, args.timeout)
+            for operation in changes:
+                _print_change(args, operation)
+                if operation.state in SETTLED:
                     break
-    return conclude(given, found)
+    return conclude(args, operation)
 
 
-def _print_change(given: Namespace, operation: Any) -> None:
-    if given.json:
-        print(rpc_errors.dumps(rpc_errors.plain(operation), indent=None), flush=True)
+def _print_change(args: Namespace, operation: Any) -> None:
+    if args.json:
+        print(dumps(plain(operation), indent=None), flush=True)
     else:
-        print(f"{id_of(operation)}  {_news(operation)}", flush=True)
-
-
-def _news(operation: Any) -> str:
-    if operation.state in SETTLED:
-        return f"{clean(operation.title)} · {state_of(operation)}"
-    return describe(operation)
+        settled = f"{clean(operation.title)} · {state_of(operation)}"
+        line = settled if operation.state in SETTLED else describe(operation)
+        print(f"{id_of(operation)}  {line}", flush=True)
 
 
 def changes_since(
     server: Server, wanted: str, after: int, timeout_s: float | None = None
 ) -> Iterator[Any]:
-    """Yield operations as they change. A daemon that restarts is waited for, and nothing missed."""
+    """Yield operations as they change; continue after a restart of the daemon, without gaps."""
     method, fruitless = server.api.operations.WatchOperations, 0
     while fruitless < 2:
         fruitless += 1
         request = pb.WatchOperationsRequest(filter=wanted, after_revision=after)
         try:
-            for found in method(request, timeout=timeout_s, wait_for_ready=fruitless > 1):
-                fruitless, after = 0, found.operation.revision
-                yield found.operation
+            for change in method(request, timeout=timeout_s, wait_for_ready=fruitless > 1):
+                fruitless, after = 0, change.operation.revision
+                yield change.operation
         except grpc.RpcError as error:
-            refused = rpc_errors.error_of(error, server)
-            if refused.code != "UNAVAILABLE" or fruitless > 1:
-                raise refused from error
-    raise Unavailable(f"{server.where} ends the watch again and again")
+            failure = server.error_of(error)
+            if failure.code != "UNAVAILABLE" or fruitless > 1:
+                raise failure from error
+    raise Unavailable(f"{server.where} ended the watch twice without a change")
 
 
 def newest_revision(server: Server) -> int:
-    """Return the revision of the newest change so far."""
+    """Return the revision of the newest change."""
     request = pb.ListOperationsRequest()
-    found = server.ask_all(server.api.operations.ListOperations, request, "operations")
-    return max((each.revision for each in found), default=0)
+    operations = server.ask_all(server.api.operations.ListOperations, request, "operations")
+    return max((operation.revision for operation in operations), default=0)
 
 
-def cancel(given: Namespace) -> None:
-    """Stop an operation; its rollback follows."""
-    request = pb.CancelOperationRequest(name=resource(given.name, "operations"))
-    with dial(given) as server:
-        found = server.ask(server.api.operations.CancelOperation, request)
-    _asked(given, found, "stopped; what it did is being taken back")
+def cancel(args: Namespace) -> None:
+    """Stop an operation and start its rollback."""
+    request = pb.CancelOperationRequest(name=resource(args.name, "operations"))
+    with dial(args) as server:
+        operation = server.ask(server.api.operations.CancelOperation, request)
+    _report(args, operation, "stopped; rolling back")
 
 
-def repair(given: Namespace) -> None:
-    """Try the rollback of an operation again."""
-    request = pb.RepairOperationRequest(name=resource(given.name, "operations"))
-    with dial(given) as server:
-        found = server.ask(server.api.operations.RepairOperation, request)
-    _asked(given, found, "tried again")
+def repair(args: Namespace) -> None:
+    """Retry the rollback of an operation."""
+    request = pb.RepairOperationRequest(name=resource(args.name, "operations"))
+    with dial(args) as server:
+        operation = server.ask(server.api.operations.RepairOperation, request)
+    _report(args, operation, "retrying the rollback")
 
 
-def abandon(given: Namespace) -> None:
-    """Let go of an operation that cannot be taken back, and tell what it leaves behind."""
-    request = pb.AbandonOperationRequest(name=resource(given.name, "operations"))
-    with dial(given) as server:
-        found = server.ask(server.api.operations.AbandonOperation, request)
-    if given.json:
-        print(rpc_errors.as_json(found))
-    elif not given.quiet:
-        print(f"{clean(found.title)}: abandoned")
-        behind = [
-            each
-            for each in found.actions
-            if each.status in (pb.ACTION_STATUS_STARTED, pb.ACTION_STATUS_DONE)
+def abandon(args: Namespace) -> None:
+    """Release the claims of an operation that cannot be rolled back, and list what it leaves."""
+    request = pb.AbandonOperationRequest(name=resource(args.name, "operations"))
+    with dial(args) as server:
+        operation = server.ask(server.api.operations.AbandonOperation, request)
+    if args.json:
+        print(as_json(operation))
+    elif not args.quiet:
+        print(f"{clean(operation.title)}: abandoned")
+        remaining = [
+            action
+            for action in operation.actions
+            if action.status in (pb.ACTION_STATUS_STARTED, pb.ACTION_STATUS_DONE)
         ]
-        for each in behind:
-            print(f"  not reverted: {clean(each.step)}")
-        if behind:
-            print(f"  see: {where_to_look(found)}")
+        for action in remaining:
+            print(f"  not reverted: {clean(action.step)}")
+        if remaining:
+            print(f"  see: {where_to_look(operation)}")
 
 
 def where_to_look(operation: Any) -> str:
-    """Return the commands that show what an abandoned operation has left."""
+    """Return the commands that show what an abandoned operation leaves on the host."""
     volume = operation.subject.removeprefix("volumes/")
     sync = f"zfsiloctl volume sync {clean(volume)} --dry-run, "
     return f"{sync if volume != operation.subject else ''}zfsiloctl orphan list"
 
 
-def _asked(given: Namespace, operation: Any, what: str) -> None:
-    """Say what was asked for; one that had ended already stays as it is."""
-    if given.json:
-        print(rpc_errors.as_json(operation))
-    elif not given.quiet:
-        ended = operation.state in ENDED
-        said = f"{state_of(operation)} already" if ended else what
-        print(f"{clean(operation.title)}: {said}")
-        if not ended:
+def _report(args: Namespace, operation: Any, progress: str) -> None:
+    """Print what happens to an operation; one that has finished is not changed."""
+    if args.json:
+        print(as_json(operation))
+    elif not args.quiet:
+        finished = operation.state in ENDED
+        news = f"already {state_of(operation)}" if finished else progress
+        print(f"{clean(operation.title)}: {news}")
+        if not finished:
             print(f"  see: zfsiloctl operation watch {id_of(operation)}")
 
 
 def get(server: Server, name: str) -> Any:
-    """Return an operation as it is now."""
+    """Return an operation."""
     request = pb.GetOperationRequest(name=resource(name, "operations"))
     return server.ask(server.api.operations.GetOperation, request)
 
 
 def id_of(operation: Any) -> str:
-    """Return an operation's ULID."""
+    """Return the id of an operation, a ULID."""
     return bare(operation.name, "operations")
 
 
 def state_of(operation: Any) -> str:
-    """Return an operation's state as words."""
+    """Return the state of an operation in lower case."""
     return word(pb.OperationState, operation.state, "OPERATION_STATE_").replace("_", " ")

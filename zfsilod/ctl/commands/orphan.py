@@ -1,4 +1,4 @@
-"""`zfsiloctl orphan` and `adopt`: what no record knows, removed or taken over."""
+"""`zfsiloctl orphan` and `adopt`: resources with zfsilo's marks but without a record."""
 
 from __future__ import annotations
 
@@ -8,71 +8,72 @@ from typing import TYPE_CHECKING
 from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import rpc_errors
-from zfsilod.ctl.change import change
+from zfsilod.ctl.change import change, send
 from zfsilod.ctl.client import dial
-from zfsilod.ctl.commands.volume import check_terminal, confirmed, one_or_all
+from zfsilod.ctl.confirm import confirmed
 from zfsilod.ctl.failures import FAILED
+from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import clean, show_table
+from zfsilod.ctl.parse import check_one_or_all
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
 
-def list_orphans(given: Namespace) -> None:
-    """List what carries our marks on a host and no record owns."""
-    with dial(given) as server:
-        server.read_s = server.change_s  # it looks at the whole pool
+def list_orphans(args: Namespace) -> None:
+    """List the orphans of a host."""
+    with dial(args) as server:
+        server.read_s = server.change_s  # it scans the whole pool
         request = service_pb2.ListOrphansRequest()
-        found = server.ask_all(server.api.service.ListOrphans, request, "orphans")
-    rows = [(clean(each.name), clean(each.text), ", ".join(each.users)) for each in found]
-    rpc_errors.show_all(
-        given,
+        orphans = server.ask_all(server.api.service.ListOrphans, request, "orphans")
+    rows = [(orphan.name, orphan.text, ", ".join(orphan.users)) for orphan in orphans]
+    show_all(
+        args,
         "orphans",
-        found,
-        name=lambda each: clean(each.name),
-        table=lambda: show_table(("NAME", "WHAT", "USED BY"), rows),
+        orphans,
+        name=lambda orphan: clean(orphan.name),
+        table=lambda: show_table(("NAME", "DESCRIPTION", "USED BY"), rows),
     )
 
 
-def remove(given: Namespace) -> int:
-    """Remove orphans, after a question on a terminal."""
-    if not (given.yes or given.dry_run) and not _sure(given.name):
-        return FAILED
-    request = service_pb2.RemoveOrphansRequest(names=given.name, force=given.force)
-    with dial(given) as server:
-        change(given, server, server.changes.service.RemoveOrphans, request)
+def remove(args: Namespace) -> int:
+    """Remove orphans, after confirmation."""
+    request = service_pb2.RemoveOrphansRequest(names=args.name, force=args.force)
+    with dial(args) as server:
+        method = server.changes.service.RemoveOrphans
+        if not (args.yes or args.dry_run):
+            check = service_pb2.RemoveOrphansRequest(
+                names=args.name, force=args.force, validate_only=True
+            )
+            send(server, method, check, follow=False)  # raises before the question is asked
+            if not confirmed(f"Remove {clean(', '.join(args.name))} and all data in it?"):
+                return FAILED
+        change(args, server, method, request)
     return 0
 
 
-def _sure(names: list[str]) -> bool:
-    named = clean(", ".join(names))
-    check_terminal(f"{named}, with the data there,")
-    return confirmed(f"Remove {named}, with all data there?")
-
-
-def adopt(given: Namespace) -> int:
-    """Take over one zvol, or all that are ours."""
-    one_or_all(given.dataset, "DATASET", everything=given.all)
-    with dial(given) as server:
-        if given.dataset:
-            request = pb.AdoptVolumeRequest(dataset=given.dataset, volume_id=given.id)
-            change(given, server, server.changes.volumes.AdoptVolume, request)
+def adopt(args: Namespace) -> int:
+    """Create the record of one zvol, or of all zvols with zfsilo's marks."""
+    check_one_or_all(args.dataset, "DATASET", everything=args.all)
+    with dial(args) as server:
+        if args.dataset:
+            request = pb.AdoptVolumeRequest(dataset=args.dataset, volume_id=args.id)
+            change(args, server, server.changes.volumes.AdoptVolume, request)
             return 0
         server.read_s = server.change_s
-        found = server.ask(server.api.volumes.AdoptVolumes, pb.AdoptVolumesRequest())
-    if given.json:
-        print(rpc_errors.as_json(found))
+        adopted = server.ask(server.api.volumes.AdoptVolumes, pb.AdoptVolumesRequest())
+    if args.json:
+        print(as_json(adopted))
     else:
-        _show_adopted(given, found)
-    return FAILED if found.complaints else 0
+        _show_adopted(args, adopted)
+    return FAILED if adopted.complaints else 0
 
 
-def _show_adopted(given: Namespace, found: pb.AdoptVolumesResponse) -> None:
-    lines = [f"{name}: adopted" for name in (*found.volumes, *found.snapshots)]
-    lines += [f"{name}: adopted, in the trash" for name in found.in_trash]
-    lines += [f"{name}: {complaint}" for name, complaint in sorted(found.complaints.items())]
-    lines += [f"not known: {sentence}" for sentence in found.unknown]
-    if not (lines or given.quiet):
-        lines = ["there is nothing to adopt"]
-    sys.stdout.writelines(f"{clean(each)}\n" for each in lines)
+def _show_adopted(args: Namespace, adopted: pb.AdoptVolumesResponse) -> None:
+    lines = [f"{name}: adopted" for name in (*adopted.volumes, *adopted.snapshots)]
+    lines += [f"{name}: adopted, in the trash" for name in adopted.in_trash]
+    lines += [f"{name}: {complaint}" for name, complaint in sorted(adopted.complaints.items())]
+    lines += [f"note: {sentence}" for sentence in adopted.unknown]
+    if not (lines or args.quiet):
+        lines = ["nothing to adopt"]
+    sys.stdout.writelines(f"{clean(line)}\n" for line in lines)

@@ -1,4 +1,4 @@
-"""`zfsiloctl server`: the storage hosts that this host uses."""
+"""`zfsiloctl join` and `server`: the servers that this host can use."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import host_pb2
 
-from zfsilod.ctl import ip_filter, paths, rpc_errors, server_files
+from zfsilod.ctl import ip_filter, paths, server_files
 from zfsilod.ctl.client import Server
+from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.parse import bare
-from zfsilod.ctl.require_local import check_here
+from zfsilod.ctl.require_local import check_root
 from zfsilod.host.iscsi import name_in
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
 from zfsilod.model.validation import check_id
@@ -22,98 +23,98 @@ if TYPE_CHECKING:
 
     from zfsilod.security.join_file import Access
 
-WHAT = "servers are joined, listed and forgotten"
-NOT_A_HOSTS = ("NO_HOST", "ROLE")
+NOT_A_HOST = ("NO_HOST", "ROLE")  # of a join file for a user
 
 
-def list_servers(given: Namespace) -> None:
-    """List the servers that this host knows."""
-    check_here(given, WHAT)
-    known = server_files.names()
-    if given.quiet:
-        sys.stdout.writelines(f"{name}\n" for name in known)
+def list_servers(args: Namespace) -> None:
+    """List the known servers."""
+    check_root(args, "server list")
+    names = server_files.names()
+    if args.quiet:
+        sys.stdout.writelines(f"{name}\n" for name in names)
         return
-    found = [server_files.read(name) for name in known]
-    if given.json:
-        print(
-            rpc_errors.dumps(
-                {"servers": [{"name": each.name, "address": each.address} for each in found]}
-            )
-        )
+    servers = [server_files.read(name) for name in names]
+    if args.json:
+        print(dumps({"servers": [_plain(server) for server in servers]}))
     else:
-        show_table(("NAME", "ADDRESS"), [[each.name, each.address] for each in found])
+        show_table(("NAME", "ADDRESS"), [[server.name, server.address] for server in servers])
 
 
-def join(given: Namespace) -> None:
-    """Get to know a server: register with it, and keep how it is reached."""
+def join(args: Namespace) -> None:
+    """Register with a server, and write its file."""
     from zfsilod.model.names import split_address
 
-    check_here(given, WHAT)
-    known = server_files.from_join(Path(given.file))
-    known.name = check_id(given.local_name or known.name, "server name")
-    _refuse_another(known)
-    host = register(known, given.timeout, given.iqn or own_iqn())
-    path = server_files.write(known)
-    ip_filter.let_out(split_address(known.address)[0])
-    if given.json:
-        print(rpc_errors.dumps({"server": {"name": known.name, "address": known.address}}))
-    elif not given.quiet:
-        print(f"{known.name} ({known.address}) knows this host as {host}; kept in {path}")
-        if given.file != server_files.STDIN:
-            print(f"  now delete {given.file}")
+    check_root(args, "join")
+    access = server_files.from_join(Path(args.file))
+    access.name = check_id(args.local_name or access.name, "server name")
+    _refuse_another(access)
+    host = register(access, args.timeout, args.iqn or own_iqn())
+    path = server_files.write(access)
+    ip_filter.allow(split_address(access.address)[0])
+    if args.json:
+        print(dumps({"server": _plain(access)}))
+    elif not args.quiet:
+        print(f"joined {access.name} ({access.address}) as host {host}; saved in {path}")
+        if args.file != server_files.STDIN:
+            print(f"  next: delete {args.file}")
 
 
-def forget(given: Namespace) -> None:
-    """Forget a server; what is connected from it stays so until it is disconnected."""
-    check_here(given, WHAT)
-    server_files.forget(given.name)
-    say(given, f"{given.name}: forgotten")
+def forget(args: Namespace) -> None:
+    """Remove the file of a server; its volumes stay connected until they are disconnected."""
+    check_root(args, "server forget")
+    server_files.forget(args.name)
+    say(args, f"{args.name}: removed")
 
 
-def register(known: Access, timeout_s: float | None, iqn: str) -> str:
-    """Tell a server what this host is called on the wire; return its id there."""
+def register(access: Access, timeout_s: float | None, iqn: str) -> str:
+    """Register this host's initiator name with a server, and return the id of this host there."""
     request = host_pb2.RegisterHostRequest(host=host_pb2.Host(iqn=iqn))
-    with server_files.channel_to(known) as channel:
-        server = Server(channel, f"{known.name} ({known.address})", timeout_s)
+    with server_files.channel_to(access) as channel:
+        server = Server(channel, f"{access.name} ({access.address})", timeout_s)
         try:
             answer = server.ask(server.api.hosts.RegisterHost, request)
         except ZfsiloError as error:
-            if error.reason not in NOT_A_HOSTS:
+            if error.reason not in NOT_A_HOST:
                 raise
             raise FailedPrecondition(
-                f"the join file for {known.name} is a person's, not a host's: use it with "
-                f"zfsiloctl -H FILE, or make one there with zfsiloctl pki issue host",
+                f"the join file for {access.name} is for a user, not for a host; use it with "
+                f"zfsiloctl -H FILE, or issue one for this host with zfsiloctl pki issue host "
+                f"on {access.name}",
                 reason="NOT_A_HOSTS",
             ) from error
     return bare(answer.host.name, "hosts")
 
 
 def own_iqn() -> str:
-    """Return this host's name as an iSCSI initiator."""
+    """Return the iSCSI initiator name of this host."""
     path = paths.initiator()
     try:
         text = path.read_text()
     except OSError as error:
         raise FailedPrecondition(
-            f"{path} cannot be read: install open-iscsi, use sudo, or give --iqn", reason="NO_IQN"
+            f"cannot read {path}; install open-iscsi, use sudo, or pass --iqn", reason="NO_IQN"
         ) from error
     name = name_in(text)
     if not name:
         raise FailedPrecondition(
-            f"{path} names no InitiatorName: give --iqn, or make one with iscsi-iname",
+            f"{path} has no InitiatorName; set it (see iscsi-iname), or pass --iqn",
             reason="NO_IQN",
         )
     return name
 
 
-def _refuse_another(known: Access) -> None:
-    """Refuse a name that stands for another server; the same one may come with a new identity."""
-    if known.name not in server_files.names():
+def _refuse_another(access: Access) -> None:
+    """Refuse the name of another server; the same server may be joined again."""
+    if access.name not in server_files.names():
         return
-    if server_files.read(known.name).authority.strip() != known.authority.strip():
+    if server_files.read(access.name).authority.strip() != access.authority.strip():
         raise AlreadyExists(
-            f"this host knows another server {known.name}: give this one a name with --as, or "
-            f"zfsiloctl server forget {known.name}",
+            f"another server named {access.name} is known; name this one with --as, or remove "
+            f"the other with zfsiloctl server forget {access.name}",
             reason="NAME_TAKEN",
-            server=known.name,
+            server=access.name,
         )
+
+
+def _plain(access: Access) -> dict[str, str]:
+    return {"name": access.name, "address": access.address}

@@ -1,17 +1,17 @@
-"""`zfsiloctl setup`: from a pool, or from nothing, to a configured host, and what to type next.
+"""`zfsiloctl setup`: configures a host as a server or a client.
 
-It asks for nothing that it can find out. It makes the dataset root, the configuration and the
-certificate, and enables units: what an administrator would type by hand before there is a daemon.
+It creates the root dataset, the configuration and the certificate, and enables units. It asks only
+for what it cannot find out.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.ctl import paths
+from zfsilod.ctl.confirm import confirmed
 from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.require_local import check_real
 from zfsilod.host.run import Runner
@@ -32,91 +32,92 @@ if TYPE_CHECKING:
 
 TOOL_S = 60.0
 PORTAL_PORT = 3260
-GIVE_UNITS = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer")
-TAKE_UNITS = ("zfsilod.socket", "zfsilod.service", "zfsilo-renew.timer")
+SERVER_UNITS = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer")
+CLIENT_UNITS = ("zfsilod.socket", "zfsilod.service", "zfsilo-renew.timer")
 
 
-class Plan(NamedTuple):
-    """What setup is going to do."""
+class SetupPlan(NamedTuple):
+    """The changes that setup makes."""
 
-    root: str  # "": a consumer
+    root: str  # "": a client
     portals: tuple[str, ...]
-    file: Path | None  # the configuration to be written; None: it says so already
-    makes_root: bool
+    file: Path | None  # the configuration file to write, if any
+    creates_root: bool
 
 
-def setup(given: Namespace) -> int:
-    """Configure this host, after a question on a terminal."""
-    check_real(given, "setup works")
+def setup(args: Namespace) -> int:
+    """Configure this host, after confirmation."""
+    check_real(args, "setup")
     if os.geteuid() != 0:
-        raise PermissionDenied("setup is for root: use sudo", reason="NOT_ROOT")
+        raise PermissionDenied("setup needs root; use sudo", reason="NOT_ROOT")
     run = Runner()
-    plan = make_plan(given, run)
-    _tell(plan)
-    if given.dry_run:
+    plan = make_plan(args, run)
+    _show(plan)
+    if args.dry_run:
         return 0
-    if not given.yes and not _agreed():
-        sys.stderr.write("zfsiloctl: nothing was changed\n")
+    if not args.yes and not confirmed("Continue?", default=True):
         return FAILED
     carry_out(plan, run)
-    _what_next(plan)
+    _show_next(plan)
     return 0
 
 
-def make_plan(given: Namespace, run: Runner) -> Plan:
-    """Find out what is there, and decide what is missing. Changes nothing."""
+def make_plan(args: Namespace, run: Runner) -> SetupPlan:
+    """Return the changes that this host needs. Changes nothing itself."""
     from zfsilod import config
 
     settings = config.load(paths.etc())
-    if given.take:
-        return Plan("", (), None, makes_root=False)
-    root = given.root or settings.server.root or f"{the_pool(run)}/zfsilo"
+    if args.client:
+        return SetupPlan("", (), None, creates_root=False)
+    root = args.root or settings.server.root or f"{the_pool(run)}/zfsilo"
     if settings.server.root not in ("", root):
         raise AlreadyExists(
-            f"this host serves volumes below {settings.server.root} already, not below {root}",
+            f"this host already serves volumes below {settings.server.root}; it cannot also serve "
+            f"{root}",
             reason="SET_UP",
         )
     if not DATASET.fullmatch(root):
-        raise InvalidArgument(f"{root[:80]!r} is no dataset name", reason="BAD_DATASET")
-    portals = tuple(paths.with_port(each, PORTAL_PORT) for each in given.portal)
-    wrong = next((each for each in portals if not is_portal(each)), None)
+        raise InvalidArgument(f"invalid dataset name {root[:80]!r}", reason="BAD_DATASET")
+    portals = tuple(paths.with_port(address, PORTAL_PORT) for address in args.portal)
+    wrong = next((portal for portal in portals if not is_portal(portal)), None)
     if wrong is not None:
-        raise InvalidArgument(f"{wrong[:80]!r} is no address", reason="BAD_PORTAL")
-    return Plan(root, portals, _file(settings, portals), makes_root=not _exists(run, root))
+        raise InvalidArgument(f"invalid portal address {wrong[:80]!r}", reason="BAD_PORTAL")
+    return SetupPlan(root, portals, _file(settings, portals), creates_root=not _exists(run, root))
 
 
 def _file(settings: Config, portals: tuple[str, ...]) -> Path | None:
-    """Return where what is missing in the configuration goes: never over what is there."""
+    """Return the configuration file to write, if any; an existing file is never overwritten."""
     if settings.server.root and portals in ((), tuple(settings.server.portals)):
         return None
-    main = paths.etc() / "zfsilod.toml"
-    return paths.etc() / "zfsilod.toml.d/setup.toml" if main.exists() else main
+    file = paths.etc() / "zfsilod.toml"
+    return paths.etc() / "zfsilod.toml.d/setup.toml" if file.exists() else file
 
 
 def the_pool(run: Runner) -> str:
-    """Return the one pool that there is, else raise an error that says what to type."""
+    """Return the only pool of this host. Raises FailedPrecondition or InvalidArgument."""
     listed = run(["zpool", "list", "-H", "-o", "name,health"], timeout_s=TOOL_S).stdout
     pools = [line.split("\t")[0] for line in listed.splitlines() if line.endswith("\tONLINE")]
     if not pools:
         raise FailedPrecondition(
-            "there is no pool ONLINE on this host: make one (zpool create), or say --take for a "
-            "host that only uses volumes of others",
+            "this host has no pool that is ONLINE; create one with zpool create, or pass --client "
+            "if it only uses volumes of other servers",
             reason="NO_POOL",
         )
     if len(pools) > 1:
         raise InvalidArgument(
-            f"there are several pools, {', '.join(pools)}: say --root {pools[0]}/zfsilo",
+            f"this host has several pools ({', '.join(pools)}); choose one, as in --root "
+            f"{pools[0]}/zfsilo",
             reason="WHICH_POOL",
         )
     return pools[0]
 
 
-def carry_out(plan: Plan, run: Runner) -> None:
-    """Do what the plan says; what was done by an earlier call stays."""
+def carry_out(plan: SetupPlan, run: Runner) -> None:
+    """Make the changes; a repeated call completes what an earlier one left."""
     from zfsilod import config
     from zfsilod.ctl.commands import pki
 
-    if plan.makes_root:
+    if plan.creates_root:
         run(["zfs", "create", "-o", "mountpoint=none", plan.root], timeout_s=TOOL_S)
     if plan.file is not None:
         plan.file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -125,28 +126,28 @@ def carry_out(plan: Plan, run: Runner) -> None:
     config.load(paths.etc())
     if plan.root:
         pki.ensure()
-    units = GIVE_UNITS if plan.root else TAKE_UNITS
+    units = SERVER_UNITS if plan.root else CLIENT_UNITS
     run(["systemctl", "enable", *units], timeout_s=TOOL_S)
-    # It may have run before it was configured. What it exports and mounts stays, and its sockets
-    # come in with it.
+    # The daemon may have started before it was configured. A restart keeps exports and mounts, and
+    # starts the sockets.
     run(["systemctl", "restart", "zfsilod.service", "zfsilo-renew.timer"], timeout_s=TOOL_S)
 
 
-def _configuration(plan: Plan) -> str:
+def _configuration(plan: SetupPlan) -> str:
     lines = [
         "# Written by zfsiloctl setup; see zfsilod.toml(5).",
         "[server]",
         f'root = "{plan.root}"',
     ]
     if plan.portals:
-        lines.append(f"portals = [{', '.join(f'{each!r}' for each in plan.portals)}]")
+        lines.append(f"portals = [{', '.join(f'{portal!r}' for portal in plan.portals)}]")
     return "\n".join(lines).replace("'", '"') + "\n"
 
 
 def _exists(run: Runner, dataset: str) -> bool:
-    """Tell whether a dataset is there. Its pool must be."""
+    """Tell whether a dataset exists. Raises CommandFailed when its pool does not."""
     pool = dataset.partition("/")[0]
-    listed = run(["zfs", "list", "-H", "-o", "name", "-t", "filesystem", pool], timeout_s=TOOL_S)
+    run(["zfs", "list", "-H", "-o", "name", "-t", "filesystem", pool], timeout_s=TOOL_S)
     try:
         listed = run(["zfs", "list", "-H", "-o", "name", dataset], timeout_s=TOOL_S)
     except CommandFailed as error:
@@ -156,34 +157,28 @@ def _exists(run: Runner, dataset: str) -> bool:
     return bool(listed.stdout)
 
 
-def _tell(plan: Plan) -> None:
-    if not plan.root:
-        print("this host shall use volumes of others")
+def _show(plan: SetupPlan) -> None:
+    if plan.root:
+        root = "will be created" if plan.creates_root else "exists"
+        print(f"server: serves volumes below {plan.root}, which {root}")
     else:
-        made = "will be made" if plan.makes_root else "is there"
-        print(f"this host shall serve volumes below {plan.root}, which {made}")
+        print("client: uses volumes of other servers")
     if plan.file is not None:
         print(f"  writes   {plan.file}")
-    print(f"  enables  {' '.join(GIVE_UNITS if plan.root else TAKE_UNITS)}")
+    print(f"  enables  {' '.join(SERVER_UNITS if plan.root else CLIENT_UNITS)}")
 
 
-def _agreed() -> bool:
-    if not sys.stdin.isatty():
-        raise InvalidArgument("nobody is here to agree: add --yes", reason="UNCONFIRMED")
-    sys.stderr.write("Go on? [Y/n] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("", "y", "yes")
-
-
-def _what_next(plan: Plan) -> None:
-    name = socket.gethostname()
-    if plan.root:
-        print("\nNow, for a first consumer called take:")
-        print(f"  here:        zfsiloctl pki issue host take --address {name}")
-        print("  copy take.join over there; it is a secret")
-        print("  over there:  zfsiloctl join take.join")
-        print("  here:        zfsiloctl volume create data 10G --host take")
-        print("  over there:  zfsiloctl volume attach data /srv/data")
-    else:
-        print("\nNow get a join file from a storage host, and here:")
+def _show_next(plan: SetupPlan) -> None:
+    if not plan.root:
+        print("\nNext: get a join file from a server, then on this host:")
         print("  zfsiloctl join FILE")
+        print("Check this host with: zfsiloctl doctor")
+        return
+    name = socket.gethostname()
+    print("\nNext, for a client called take:")
+    print(f"  on this host:  zfsiloctl pki issue host take --address {name}")
+    print("  copy take.join, which is secret, to take")
+    print("  on take:       zfsiloctl join take.join")
+    print("  on this host:  zfsiloctl volume create data 10G --host take")
+    print("  on take:       zfsiloctl volume attach data /srv/data")
+    print("Check this host with: zfsiloctl doctor")

@@ -1,4 +1,4 @@
-"""`zfsiloctl snapshot` and `snapshot-group`: what volumes held at one moment."""
+"""`zfsiloctl snapshot` and `snapshot-group`: create, list, show, delete."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import snapshot_pb2 as pb
 
-from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
-from zfsilod.ctl.filters import all_of, labels_are
+from zfsilod.ctl.filters import all_of, label_filters
+from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import show_block, show_table
-from zfsilod.ctl.output.volume import age, commas, filesystem, pairs, when
+from zfsilod.ctl.output.volume import commas, filesystem, pairs
 from zfsilod.ctl.parse import assignments, bare, resource
+from zfsilod.ctl.times import age, when
 from zfsilod.model.sizes import show_exact, show_size
 
 if TYPE_CHECKING:
@@ -21,116 +22,124 @@ if TYPE_CHECKING:
 LIST = ("NAME", "VOLUME", "SIZE", "FILESYSTEM", "GROUP", "LABELS", "AGE")
 
 
-def create(given: Namespace) -> None:
+def create(args: Namespace) -> None:
     """Take a snapshot."""
     request = pb.CreateSnapshotRequest(
-        snapshot_id=bare(given.snapshot or "", "snapshots"),
-        volume=resource(given.name, "volumes"),
-        labels=assignments(given.label, "label"),
+        snapshot_id=bare(args.snapshot or "", "snapshots"),
+        volume=resource(args.name, "volumes"),
+        labels=assignments(args.label, "label"),
     )
-    with dial(given) as server:
-        change(given, server, server.changes.snapshots.CreateSnapshot, request)
+    with dial(args) as server:
+        change(args, server, server.changes.snapshots.CreateSnapshot, request)
 
 
-def list_snapshots(given: Namespace) -> None:
+def list_snapshots(args: Namespace) -> None:
     """List snapshots."""
-    request = pb.ListSnapshotsRequest(filter=all_of(given.filter, *labels_are(given.label)))
-    if given.volume:
-        request.volume = resource(given.volume, "volumes")
-    with dial(given) as server:
-        found = server.ask_all(server.api.snapshots.ListSnapshots, request, "snapshots")
-    rpc_errors.show_all(
-        given,
+    request = pb.ListSnapshotsRequest(filter=all_of(args.filter, *label_filters(args.label)))
+    if args.volume:
+        request.volume = resource(args.volume, "volumes")
+    with dial(args) as server:
+        snapshots = server.ask_all(server.api.snapshots.ListSnapshots, request, "snapshots")
+    show_all(
+        args,
         "snapshots",
-        found,
-        name=lambda each: str(each.id),
-        table=lambda: show_table(LIST, [_row(each) for each in found]),
+        snapshots,
+        name=lambda snapshot: str(snapshot.id),
+        table=lambda: show_table(LIST, [_row(snapshot) for snapshot in snapshots]),
     )
 
 
-def show(given: Namespace) -> None:
-    """Show all that is known of a snapshot."""
-    request = pb.GetSnapshotRequest(name=resource(given.name, "snapshots"))
-    with dial(given) as server:
-        found = server.ask(server.api.snapshots.GetSnapshot, request)
-    if given.json:
-        print(rpc_errors.as_json(found))
+def show(args: Namespace) -> None:
+    """Show a snapshot."""
+    request = pb.GetSnapshotRequest(name=resource(args.name, "snapshots"))
+    with dial(args) as server:
+        snapshot = server.ask(server.api.snapshots.GetSnapshot, request)
+    if args.json:
+        print(as_json(snapshot))
         return
     show_block(
-        f"snapshot {found.id}",
+        f"snapshot {snapshot.id}",
         [
-            ("Volume", f"{bare(found.volume, 'volumes')} (uid {found.volume_uid})"),
-            ("Size", show_exact(found.size_bytes)),
-            ("Filesystem", filesystem(found.filesystem)),
-            ("Group", bare(found.group, "snapshotGroups")),
-            ("Labels", pairs(found.labels)),
-            ("Operation", bare(found.operation, "operations")),
-            ("Etag", found.etag),
-            ("Taken", when(found.create_time)),
+            ("Volume", f"{bare(snapshot.volume, 'volumes')} (uid {snapshot.volume_uid})"),
+            ("Size", show_exact(snapshot.size_bytes)),
+            ("Filesystem", filesystem(snapshot.filesystem)),
+            ("Group", bare(snapshot.group, "snapshotGroups")),
+            ("Labels", pairs(snapshot.labels)),
+            ("Operation", bare(snapshot.operation, "operations")),
+            ("Etag", snapshot.etag),
+            ("Taken", when(snapshot.create_time)),
         ],
     )
 
 
-def delete(given: Namespace) -> None:
-    """Give a snapshot up."""
-    request = pb.DeleteSnapshotRequest(name=resource(given.name, "snapshots"), etag=given.etag)
-    with dial(given) as server:
-        change(given, server, server.changes.snapshots.DeleteSnapshot, request)
+def delete(args: Namespace) -> None:
+    """Delete a snapshot."""
+    request = pb.DeleteSnapshotRequest(name=resource(args.name, "snapshots"), etag=args.etag)
+    with dial(args) as server:
+        change(args, server, server.changes.snapshots.DeleteSnapshot, request)
 
 
-def create_group(given: Namespace) -> None:
-    """Take snapshots of several volumes at one moment."""
+def create_group(args: Namespace) -> None:
+    """Take snapshots of several volumes at the same moment."""
     request = pb.CreateSnapshotGroupRequest(
-        group_id=bare(given.name, "snapshotGroups"),
-        labels=assignments(given.label, "label"),
-        volumes=[resource(each, "volumes") for each in given.volume],
+        group_id=bare(args.name, "snapshotGroups"),
+        labels=assignments(args.label, "label"),
+        volumes=[resource(volume, "volumes") for volume in args.volume],
     )
-    with dial(given) as server:
-        change(given, server, server.changes.snapshots.CreateSnapshotGroup, request)
+    with dial(args) as server:
+        change(args, server, server.changes.snapshots.CreateSnapshotGroup, request)
 
 
-def list_groups(given: Namespace) -> None:
-    """List groups of snapshots."""
-    request = pb.ListSnapshotGroupsRequest(filter=all_of(given.filter, *labels_are(given.label)))
-    with dial(given) as server:
-        found = server.ask_all(server.api.snapshots.ListSnapshotGroups, request, "groups")
-    rows = [[g.id, commas(_volumes(g)), pairs(g.labels), age(g.create_time)] for g in found]
-    rpc_errors.show_all(
-        given,
+def list_groups(args: Namespace) -> None:
+    """List snapshot groups."""
+    request = pb.ListSnapshotGroupsRequest(filter=all_of(args.filter, *label_filters(args.label)))
+    with dial(args) as server:
+        groups = server.ask_all(server.api.snapshots.ListSnapshotGroups, request, "groups")
+    rows = [
+        [
+            group.id,
+            commas(bare(snapshot.volume, "volumes") for snapshot in group.snapshots),
+            pairs(group.labels),
+            age(group.create_time),
+        ]
+        for group in groups
+    ]
+    show_all(
+        args,
         "groups",
-        found,
-        name=lambda each: str(each.id),
+        groups,
+        name=lambda group: str(group.id),
         table=lambda: show_table(("NAME", "VOLUMES", "LABELS", "AGE"), rows),
     )
 
 
-def show_group(given: Namespace) -> None:
+def show_group(args: Namespace) -> None:
     """Show a group and its snapshots."""
-    request = pb.GetSnapshotGroupRequest(name=resource(given.name, "snapshotGroups"))
-    with dial(given) as server:
-        found = server.ask(server.api.snapshots.GetSnapshotGroup, request)
-    if given.json:
-        print(rpc_errors.as_json(found))
+    request = pb.GetSnapshotGroupRequest(name=resource(args.name, "snapshotGroups"))
+    with dial(args) as server:
+        group = server.ask(server.api.snapshots.GetSnapshotGroup, request)
+    if args.json:
+        print(as_json(group))
         return
     show_block(
-        f"snapshot group {found.id}",
+        f"snapshot group {group.id}",
         [
-            ("Labels", pairs(found.labels)),
-            ("Etag", found.etag),
-            ("Taken", when(found.create_time)),
+            ("Labels", pairs(group.labels)),
+            ("Etag", group.etag),
+            ("Taken", when(group.create_time)),
         ],
     )
     print()
-    show_table(LIST, [_row(each) for each in found.snapshots])
+    show_table(LIST, [_row(snapshot) for snapshot in group.snapshots])
 
 
-def delete_group(given: Namespace) -> None:
-    """Give all snapshots of a group up."""
+def delete_group(args: Namespace) -> None:
+    """Delete a group and its snapshots."""
     request = pb.DeleteSnapshotGroupRequest(
-        name=resource(given.name, "snapshotGroups"), etag=given.etag
+        name=resource(args.name, "snapshotGroups"), etag=args.etag
     )
-    with dial(given) as server:
-        change(given, server, server.changes.snapshots.DeleteSnapshotGroup, request)
+    with dial(args) as server:
+        change(args, server, server.changes.snapshots.DeleteSnapshotGroup, request)
 
 
 def _row(snapshot: Any) -> list[str]:
@@ -143,7 +152,3 @@ def _row(snapshot: Any) -> list[str]:
         pairs(snapshot.labels),
         age(snapshot.create_time),
     ]
-
-
-def _volumes(group: Any) -> list[str]:
-    return [bare(each.volume, "volumes") for each in group.snapshots]

@@ -1,4 +1,4 @@
-"""`zfsiloctl status`: a host at a glance, and what needs somebody."""
+"""`zfsiloctl status`: a summary of a host, and what needs attention."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import service_pb2 as pb
 
-from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.client import dial
+from zfsilod.ctl.output.messages import as_json
 from zfsilod.ctl.output.table import BAD, GOOD, clean, paint, show_block
 from zfsilod.ctl.parse import bare
 from zfsilod.model.sizes import show_size
@@ -19,48 +19,49 @@ STATES = ("CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
 BAR = 20
 
 
-def status(given: Namespace) -> None:
-    """Show a host at a glance."""
-    with dial(given) as server:
-        found = server.ask(server.api.service.GetStatus, pb.GetStatusRequest())
-    if given.json:
-        print(rpc_errors.as_json(found))
+def status(args: Namespace) -> None:
+    """Show a summary of a host, and what needs attention."""
+    with dial(args) as server:
+        summary = server.ask(server.api.service.GetStatus, pb.GetStatusRequest())
+    if args.json:
+        print(as_json(summary))
         return
-    about = found.server
+    about = summary.server
     show_block(
         f"host {bare(about.host, 'hosts')} (zfsilod {about.version})",
         [
-            ("Serves", _pool(found) if found.root else ""),
-            ("Volumes", _counts(found.volumes, STATES)),
-            ("Published", _published(found)),
-            ("Operations", _counts(found.operations, sorted(found.operations)) or "none runs"),
+            ("Serves", _pool(summary) if summary.root else ""),
+            ("Volumes", _counts(summary.volumes, STATES) or "none"),
+            ("Publications", _publications(summary)),
+            ("Operations", _counts(summary.operations, sorted(summary.operations)) or "none"),
         ],
     )
     print()
-    if not found.attention:
-        print(paint(GOOD, "all is well"))
+    if not summary.attention:
+        print(paint(GOOD, "nothing needs attention"))
         return
-    print(paint(BAD, f"{found.attention_count} need attention"))
-    for each in found.attention:
-        name = bare(each.subject, "volumes") or "this host"
-        print(f"  {clean(name)}: {clean(each.sentence)}")
-        if each.command and each.command not in each.sentence:
-            print(f"    try: {each.command}")
-    if found.attention_count > len(found.attention):
-        print(f"  and {found.attention_count - len(found.attention)} more")
+    print(paint(BAD, f"{_number(summary.attention_count, 'problem')} to look at"))
+    for problem in summary.attention:
+        name = bare(problem.subject, "volumes") or "this host"
+        print(f"  {clean(name)}: {clean(problem.sentence)}")
+        if problem.command and problem.command not in problem.sentence:
+            print(f"    try: {problem.command}")
+    if summary.attention_count > len(summary.attention):
+        print(f"  and {summary.attention_count - len(summary.attention)} more")
 
 
-def _pool(found: Any) -> str:
-    """Return the root and how full it is: as a bar, and what thin volumes promise of it."""
-    room = found.capacity
-    if not room.total_bytes:
-        return f"{found.root} (its room is not known now)"
-    used = room.total_bytes - room.available_bytes
-    share = used / room.total_bytes
+def _pool(summary: Any) -> str:
+    """Return the root with the usage of its pool, and the size that thin volumes may grow to."""
+    space = summary.capacity
+    if not space.total_bytes:
+        return f"{summary.root} (capacity unknown)"
+    share = (space.total_bytes - space.available_bytes) / space.total_bytes
     bar = "#" * round(BAR * share)
-    text = f"{found.root} [{bar:.<{BAR}}] {share:.0%} of {show_size(room.total_bytes)}"
-    promised = found.promised_bytes / room.total_bytes
-    return f"{text}, thin volumes promise {promised:.1f} times that"
+    thin = f"thin volumes provision {show_size(summary.promised_bytes)}"
+    return (
+        f"{summary.root} [{bar:.<{BAR}}] {share:.0%} of {show_size(space.total_bytes)}, "
+        f"{thin} ({summary.promised_bytes / space.total_bytes:.0%})"
+    )
 
 
 def _counts(counts: Any, order: Any) -> str:
@@ -69,7 +70,11 @@ def _counts(counts: Any, order: Any) -> str:
     )
 
 
-def _published(found: Any) -> str:
-    if not found.hosts:
+def _publications(summary: Any) -> str:
+    if not summary.hosts:
         return ""
-    return f"{found.publications} times; {found.hosts} hosts are known"
+    return f"{summary.publications or 'none'}; {_number(summary.hosts, 'registered host')}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

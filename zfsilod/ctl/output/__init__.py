@@ -1,1 +1,1 @@
-"""Tables, trees and blocks of text that zfsiloctl prints."""
+"""Output of zfsiloctl: tables, trees, blocks of text, progress and JSON."""

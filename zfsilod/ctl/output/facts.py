@@ -1,9 +1,8 @@
-"""The facts that make up a volume, as a tree: each with what a look at the host gave."""
+"""The facts of a volume as a tree, with the result of each probe."""
 
 from __future__ import annotations
 
 import textwrap
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
@@ -38,31 +37,29 @@ SECTIONS = {
 }
 """The section of the tree by kind of fact; a kind of a newer server is a section of its own."""
 
-WIDEST = 5  # of the words below
+WIDEST = 8  # of the verdicts
 
 
 def show_facts(name: str, facts: Sequence[Any]) -> None:
     """Print facts by section, one a line."""
     print(name)
-    sections = [(section, list(members)) for section, members in groupby(facts, _section)]
-    for place, (section, members) in enumerate(sections):
+    sections: dict[str, list[Any]] = {}
+    for fact in facts:
+        sections.setdefault(SECTIONS.get(fact.kind, str(fact.kind)), []).append(fact)
+    for place, (section, members) in enumerate(sections.items()):
         last = place == len(sections) - 1
         print(f"{'└─' if last else '├─'} {clean(section)}")
         stem = "   " if last else "│  "
         for number, fact in enumerate(members):
             branch = "└─" if number == len(members) - 1 else "├─"
-            print(f"{stem}{branch} {_line(fact, columns=width() - 12)}")
-            for line in textwrap.wrap(clean(fact.problem), width() - 12):
-                print(f"{stem}         {line}")
+            print(f"{stem}{branch} {_line(fact, columns=width() - 15)}")
+            for line in textwrap.wrap(clean(fact.problem), width() - 15):
+                print(f"{stem}{' ' * (WIDEST + 4)}{line}")
 
 
 def all_hold(facts: Sequence[Any]) -> bool:
-    """Tell whether nothing is known to differ from the records."""
-    return not any(_verdict(each)[0] in ("NO", "ALIEN") for each in facts)
-
-
-def _section(fact: Any) -> str:
-    return SECTIONS.get(fact.kind, str(fact.kind))
+    """Tell whether no fact is known to differ from the records."""
+    return not any(_verdict(fact)[0] in ("NO", "CONFLICT") for fact in facts)
 
 
 def _line(fact: Any, columns: int) -> str:
@@ -74,9 +71,9 @@ def _line(fact: Any, columns: int) -> str:
 
 
 def _verdict(fact: Any) -> tuple[str, str]:
-    """Return in a word whether a fact is as it should be, and its colour."""
+    """Return the verdict on a fact, and its colour."""
     if fact.truth == pb.TRUTH_CONFLICT:
-        return "ALIEN", BAD
+        return "CONFLICT", BAD
     if fact.truth == pb.TRUTH_UNKNOWN:
         return "?", DOUBT
     if (fact.truth == pb.TRUTH_PRESENT) == fact.wanted:

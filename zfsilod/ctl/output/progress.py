@@ -1,4 +1,4 @@
-"""The one line on a terminal that tells how far an operation is, rewritten as it changes."""
+"""Progress of an operation: one line on the terminal, rewritten at each change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from zfsilod.ctl.client import Server
 
-PATIENCE_S = 0.3  # what ends sooner needs no progress
+DELAY_S = 0.3  # shorter operations show no progress
 JOIN_S = 1.0
 DEFAULT_WIDTH = 80
 ERASE_LINE = "\r\x1b[K"
@@ -29,11 +29,11 @@ ENDED = (
 )
 
 
-class Progress(threading.Thread):
-    """Follows the operation of a call in the background, and draws on a terminal."""
+class ProgressLine(threading.Thread):
+    """A thread that follows the operation of a call and draws its progress on the terminal."""
 
     def __init__(self, server: Server, learn: Callable[[], str], *, draw: bool) -> None:
-        """`learn` waits for the operation's name; without `draw` that is all that is done."""
+        """`learn` waits for the operation's name; without `draw` nothing is printed."""
         super().__init__(name="progress", daemon=True)
         self.operation = ""
         self._server = server
@@ -45,20 +45,20 @@ class Progress(threading.Thread):
         self._drawn = False
 
     def run(self) -> None:
-        """Learn which operation it is; draw it until it ends or the call does."""
+        """Wait for the operation's name, then draw until the operation or the call finishes."""
         try:
             self.operation = self._learn()
-            if not self.operation or not self._draws or self._over.wait(PATIENCE_S):
+            if not self.operation or not self._draws or self._over.wait(DELAY_S):
                 return
             for changes in self._changes():
                 if self._over.is_set() or changes.operation.state in ENDED:
                     return
                 self._draw(describe(changes.operation))
         except grpc.RpcError:
-            return  # progress is a courtesy: the call itself tells what is wrong
+            return  # the call itself reports the error
 
     def stop(self) -> None:
-        """End the drawing and clear the line."""
+        """Stop drawing and clear the line."""
         with self._lock:
             self._over.set()
             if self._watch is not None:
@@ -87,7 +87,7 @@ class Progress(threading.Thread):
 
 
 def _columns() -> int:
-    """Return how many columns the terminal really has: a longer line could not be erased."""
+    """Return the width of the terminal: a longer line could not be erased."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or DEFAULT_WIDTH
     except OSError:
@@ -95,12 +95,12 @@ def _columns() -> int:
 
 
 def describe(operation: Any) -> str:
-    """Return a line for an operation on its way: what, how far, and which step is next."""
+    """Return the progress line of an operation: title, percentage and current action."""
     state = OperationState.Name(operation.state).removeprefix("OPERATION_STATE_").lower()
     parts = [clean(operation.title), f"{operation.progress} %"]
     step = current_step(operation)
     if state != "running":
-        parts.append("taking it back" if state == "failed" else state.replace("_", " "))
+        parts.append("rolling back" if state == "failed" else state.replace("_", " "))
     elif step:
         parts.append(step)
     return " · ".join(parts)

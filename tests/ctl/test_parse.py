@@ -1,4 +1,4 @@
-"""Sizes, ages and NAME=VALUE arguments: exact, whatever is typed."""
+"""Parsers of arguments: sizes are exact, and every other text is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zfsilod.ctl.parse import LARGEST, assignments, bare, changes, parse_size, resource, show_age
+from zfsilod.ctl.parse import LARGEST, assignments, bare, changes, parse_size, resource
+from zfsilod.ctl.times import show_age
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.sizes import UNITS, show_exact, show_size
 
@@ -56,14 +57,15 @@ def test_sizes(text: str, size: int) -> None:
         "9" * 30,
     ],
 )
-def test_what_is_no_size(text: str) -> None:
+def test_invalid_sizes(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_size(text)
 
 
-def test_gb_is_refused_with_what_could_be_meant() -> None:
-    with pytest.raises(InvalidArgument, match="10GB could mean two sizes: write 10GiB"):
-        parse_size("10GB")
+@pytest.mark.parametrize("text", ["10GB", "10gb"])
+def test_gb_is_ambiguous(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"ambiguous size {text}: write 10GiB"):
+        parse_size(text)
 
 
 @given(digits, digits, st.sampled_from(["", "B", *UNITS, *(f"{unit}iB" for unit in UNITS)]))
@@ -72,26 +74,26 @@ def test_sizes_are_exact(whole: str, fraction: str, unit: str) -> None:
     exact = Fraction(f"{whole}.{fraction}") * scale
     text = f"{whole}.{fraction}{unit}"
     if exact > LARGEST:
-        with pytest.raises(InvalidArgument, match="more than any volume"):
+        with pytest.raises(InvalidArgument, match="larger than any volume"):
             parse_size(text)
     else:
         assert exact <= parse_size(text) < exact + 1
 
 
 @given(st.integers(0, LARGEST))
-def test_plain_bytes_are_what_they_are(size: int) -> None:
+def test_plain_bytes_are_not_converted(size: int) -> None:
     assert parse_size(str(size)) == size
     assert f"{size} bytes" in show_exact(size)
 
 
 @given(st.text(max_size=20))
-def test_whatever_is_typed_is_a_size_or_refused(text: str) -> None:
+def test_every_text_is_a_size_or_refused(text: str) -> None:
     with suppress(InvalidArgument):
         assert 0 <= parse_size(text) <= LARGEST
 
 
 @given(st.integers(1024, LARGEST))
-def test_what_is_shown_is_near(size: int) -> None:
+def test_shown_sizes_are_near(size: int) -> None:
     number, unit = show_size(size).split()
     shown = Fraction(number) * 1024 ** (UNITS.index(unit[0]) + 1)
     assert abs(shown - size) <= Fraction(size, 20)
@@ -122,7 +124,7 @@ def test_ages(seconds: int, text: str) -> None:
     assert show_age(seconds) == text
 
 
-def test_names_and_ids_are_the_same_to_us() -> None:
+def test_ids_and_resource_names_are_equivalent() -> None:
     assert bare("volumes/data", "volumes") == bare("data", "volumes") == "data"
     assert resource("volumes/data", "volumes") == resource("data", "volumes") == "volumes/data"
 

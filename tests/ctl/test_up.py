@@ -1,4 +1,4 @@
-"""`up` and `down`: the whole way on a consumer, publication on a storage host, and patience."""
+"""`up` and `down`: attach path on a client, publication on a server, retries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from zfsilo.v1 import volume_pb2 as pb
 
+from zfsilod.ctl import volume_files
 from zfsilod.ctl.commands import up
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
@@ -17,24 +18,24 @@ if TYPE_CHECKING:
     from tests.ctl.shell import Shell
 
 
-def wish(ctl: Shell, name: str, text: str) -> Path:
+def write_file(ctl: Shell, name: str, text: str) -> Path:
     path = ctl.daemon.directory / "etc/volumes.d" / f"{name}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
 
-def test_up_and_down_on_a_consumer(ctl: Shell) -> None:
+def test_up_and_down_on_a_client(ctl: Shell) -> None:
     ctl.ok("volume create far 1G --host take")
-    wish(ctl, "near", 'server = "give"\nvolume = "far"\nmount_path = "/srv/near"\n')
+    write_file(ctl, "near", 'server = "give"\nvolume = "far"\nmount_path = "/srv/near"\n')
     assert ctl.ok("up near").splitlines() == [
         "connect far of give: done",
         "stage near at /var/lib/zfsilo/staging/near: done",
         "mount near at /srv/near: done",
     ]
-    found = ctl("volume show near --json").json
-    assert found["attachment"]["restore"] == "RESTORE_BOOT"
-    assert found["attachment"]["published_here"] is True
+    attachment = ctl("volume show near --json").json["attachment"]
+    assert attachment["restore"] == "RESTORE_BOOT"
+    assert attachment["published_here"] is True
     assert ctl.ok("up near").count("already so") == 3
     assert ctl.ok("-q up near") == ""
     assert ctl.ok("down near").splitlines() == [
@@ -45,20 +46,20 @@ def test_up_and_down_on_a_consumer(ctl: Shell) -> None:
     assert ctl.ok("down near") == "near: already down\n"
 
 
-def test_up_as_far_as_wished(ctl: Shell) -> None:
+def test_up_to_a_configured_state(ctl: Shell) -> None:
     ctl.ok("volume create part 1G --host take")
     text = 'server = "give"\nstate = "STAGED"\nfs_type = "xfs"\nmount_options = ["noatime"]\n'
-    wish(ctl, "part2", f'{text}volume = "part"\n')
+    write_file(ctl, "part2", f'{text}volume = "part"\n')
     ctl.ok("up part2")
-    found = ctl("volume show part2 --json").json["attachment"]
-    assert (found["state"], found["mounts"]) == ("STATE_STAGED", [])
-    assert (found["filesystem"]["type"], found["mount_options"]) == ("xfs", ["noatime"])
+    attachment = ctl("volume show part2 --json").json["attachment"]
+    assert (attachment["state"], attachment["mounts"]) == ("STATE_STAGED", [])
+    assert (attachment["filesystem"]["type"], attachment["mount_options"]) == ("xfs", ["noatime"])
     ctl.ok("down part2")
 
 
 def test_up_waits_for_a_server(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     ctl.ok("volume create patient 1G --host take")
-    wish(ctl, "patient2", 'server = "give"\nvolume = "patient"\nmount_path = "/srv/p"\n')
+    write_file(ctl, "patient2", 'server = "give"\nvolume = "patient"\nmount_path = "/srv/p"\n')
     front = ctl.daemon.front
     present, away = front.service.context.servers, front.servers(address="127.0.0.1:1")
     front.service.context.servers = away
@@ -69,18 +70,18 @@ def test_up_waits_for_a_server(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> N
         if len(slept) == 2:
             front.service.context.servers = present
 
-    monkeypatch.setattr(up, "Patience", partial(up.Patience, sleep=sleep))
+    monkeypatch.setattr(up, "Retry", partial(up.Retry, sleep=sleep))
     ran = ctl("up patient2 --wait 60 --json")
     ctl.daemon.wait(away.close())
     assert slept == [1, 2]
-    assert ran.err.count("trying again for") == 1
+    assert ran.err.count("retrying for") == 1
     assert "the server give (127.0.0.1:1) did not answer" in ran.err
-    assert len(ran.json["operations"]) == 3, "those of the attempt that came through"
+    assert len(ran.json["operations"]) == 3, "of the attempt that succeeded"
     ctl.ok("down patient2")
 
 
 def test_up_gives_up(ctl: Shell) -> None:
-    wish(ctl, "vain", 'server = "give"\nmount_path = "/srv/v"\n')
+    write_file(ctl, "vain", 'server = "give"\nmount_path = "/srv/v"\n')
     front = ctl.daemon.front
     present, away = front.service.context.servers, front.servers(address="127.0.0.1:1")
     front.service.context.servers = away
@@ -89,7 +90,7 @@ def test_up_gives_up(ctl: Shell) -> None:
     ctl.daemon.wait(away.close())
 
 
-def test_up_and_down_on_a_storage_host(ctl: Shell) -> None:
+def test_up_and_down_on_a_server(ctl: Shell) -> None:
     ctl.ok("volume create served 1G --host take")
     assert ctl.ok("up served") == "publish served to take over iscsi: done\n"
     assert "already so" in ctl.ok("up served")
@@ -97,52 +98,52 @@ def test_up_and_down_on_a_storage_host(ctl: Shell) -> None:
     assert ctl.ok("down served") == "served: already down\n"
     (published,) = ctl("up served --json").json["operations"]
     assert published["title"] == "publish served to take over iscsi"
-    (gone,) = ctl("down served --json").json["operations"]
-    assert gone["state"] == "OPERATION_STATE_DONE"
+    (unpublished,) = ctl("down served --json").json["operations"]
+    assert unpublished["state"] == "OPERATION_STATE_DONE"
     assert ctl("down served --json").json == {"operations": []}
 
 
-def test_a_host_that_shuts_down_forgets_no_holder(
-    ctl: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ctl.ok("volume create standing 1G --host take")
-    ctl.ok("up standing")
+def test_publications_are_kept_at_shutdown(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctl.ok("volume create existing 1G --host take")
+    ctl.ok("up existing")
     monkeypatch.setattr(up, "shutting_down", lambda: True)
-    assert "shuts down, so nothing is changed" in ctl.ok("down standing")
-    assert ctl("volume show standing --json").json["state"] == "STATE_PUBLISHED"
+    assert "is shutting down; publications are kept" in ctl.ok("down existing")
+    assert ctl("volume show existing --json").json["state"] == "STATE_PUBLISHED"
 
 
-def test_nothing_to_go_up_to(ctl: Shell) -> None:
+def test_up_and_down_of_unknown_volumes(ctl: Shell) -> None:
     complaint = ctl.fails(3, "up nowhere")
-    assert "serves no volume nowhere, and there is no " in complaint
+    assert "unknown volume nowhere: this host does not serve it, and " in complaint
     assert ctl.fails(3, "down nowhere") == complaint
     ctl.ok("volume create hostless 1G --host '*'")
-    assert "names no host to publish it to" in ctl.fails(5, "up hostless")
-    assert "go up and down on the host itself" in ctl.fails(2, "-H give up hostless")
+    assert "has no host to publish it to" in ctl.fails(5, "up hostless")
+    assert "up works on the local host only" in ctl.fails(2, "-H give up hostless")
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('server = "give"\npath = "/x"\n', "there is no key path: the keys are server, volume,"),
+        ('server = "give"\npath = "/x"\n', "unknown key path; the keys are server, volume,"),
         ('mount_path = "/x"\n', "server is missing"),
         ('server = "give"\n', "mount_path is missing"),
         ('server = "give"\nstate = "high"\n', "state must be one of connected, staged, mounted"),
-        ('server = 7\nmount_path = "/x"\n', "server must be a text"),
+        ('server = 7\nmount_path = "/x"\n', "server must be a string"),
         ('server = "give"\nreadonly = "yes"\n', "readonly must be true or false"),
-        ('server = "give"\nmount_options = "ro"\n', "mount_options must be a list of texts"),
-        ('server = "give"\nmount_path="/x"\nmount_options = [1]\n', "must be a list of texts"),
+        ('server = "give"\nmount_options = "ro"\n', "mount_options must be a list of strings"),
+        ('server = "give"\nmount_path="/x"\nmount_options = [1]\n', "must be a list of strings"),
         ("server = give\n", "Invalid value"),
     ],
 )
-def test_a_file_that_is_wrong(ctl: Shell, text: str, complaint: str) -> None:
-    path = wish(ctl, "wrong", text)
-    said = ctl.fails(2, "up wrong")
-    assert said.startswith(f"zfsiloctl: {path}: ")
-    assert complaint in said
+def test_an_invalid_file(ctl: Shell, text: str, complaint: str) -> None:
+    path = write_file(ctl, "wrong", text)
+    message = ctl.fails(2, "up wrong")
+    assert message.startswith(f"zfsiloctl: {path}: ")
+    assert complaint in message
 
 
-def test_shutting_down_is_asked_of_systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_shutting_down_is_read_from_systemd(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(up, "BOOTED", tmp_path / "none")
     assert not up.shutting_down()
     monkeypatch.setattr(up, "BOOTED", tmp_path)
@@ -159,7 +160,7 @@ def test_shutting_down_is_asked_of_systemd(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 class Clock:
-    """A clock that only sleeping moves."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -173,27 +174,27 @@ class Clock:
         return self.now
 
 
-def test_patience_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_retries_end(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
 
     def attempt() -> None:
-        raise Unavailable("nobody there")
+        raise Unavailable("no answer")
 
-    patience = up.Patience(40, sleep=clock.sleep, clock=clock.read)
+    retry = up.Retry(40, sleep=clock.sleep, clock=clock.read)
     with pytest.raises(Unavailable):
-        patience.run(attempt)
+        retry.run(attempt)
     assert clock.slept == [1, 2, 4, 8, 15, 10]
-    assert capsys.readouterr().err == "nobody there; trying again for 40 s\n"
+    assert capsys.readouterr().err == "no answer; retrying for 40 s\n"
 
 
-def test_patience_is_for_those_that_do_not_answer_only() -> None:
+def test_only_unavailable_is_retried() -> None:
     clock = Clock()
 
     def attempt() -> None:
         raise NotFound("no such volume")
 
     with pytest.raises(NotFound):
-        up.Patience(40, sleep=clock.sleep, clock=clock.read).run(attempt)
+        up.Retry(40, sleep=clock.sleep, clock=clock.read).run(attempt)
     assert clock.slept == []
 
 
@@ -203,27 +204,27 @@ def volume(**fields: object) -> pb.Volume:
 
 
 def hosts_of(requests: list[pb.PublishVolumeRequest]) -> list[str]:
-    return [each.host for each in requests]
+    return [request.host for request in requests]
 
 
-def test_what_is_published_is_made_sure_of_as_it_is() -> None:
-    standing = pb.Publication(
+def test_existing_publications_are_confirmed_unchanged() -> None:
+    existing = pb.Publication(
         host="hosts/b", readonly=True, access_mode=pb.ACCESS_MODE_SINGLE_NODE_READER_ONLY
     )
-    (request,) = up.publications_for(volume(hosts=["a", "b"], publications=[standing]))
+    (request,) = up.publications_for(volume(hosts=["a", "b"], publications=[existing]))
     assert (request.host, request.readonly) == ("hosts/b", True)
     assert request.access_mode == pb.ACCESS_MODE_SINGLE_NODE_READER_ONLY
 
 
-def test_several_hosts_need_a_volume_for_several() -> None:
-    with pytest.raises(FailedPrecondition, match="names 2 hosts and admits one at a time"):
+def test_several_hosts_need_a_multi_node_access_mode() -> None:
+    with pytest.raises(FailedPrecondition, match="has 2 hosts but its access modes allow one"):
         up.publications_for(volume(hosts=["a", "b"]))
     shared = [pb.ACCESS_MODE_SINGLE_NODE_WRITER, pb.ACCESS_MODE_MULTI_NODE_READER_ONLY]
-    found = up.publications_for(volume(hosts=["a", "*", "b"], access_modes=shared))
-    assert hosts_of(found) == ["hosts/a", "hosts/b"]
-    assert {each.access_mode for each in found} == {pb.ACCESS_MODE_MULTI_NODE_READER_ONLY}
+    requests = up.publications_for(volume(hosts=["a", "*", "b"], access_modes=shared))
+    assert hosts_of(requests) == ["hosts/a", "hosts/b"]
+    assert {request.access_mode for request in requests} == {pb.ACCESS_MODE_MULTI_NODE_READER_ONLY}
 
 
-def test_a_name_is_no_path() -> None:
+def test_a_name_cannot_be_a_path() -> None:
     with pytest.raises(InvalidArgument):
-        up.wish_for("../etc/passwd")
+        volume_files.read("../etc/passwd")

@@ -1,4 +1,4 @@
-"""What people see, to the letter."""
+"""The exact output for volumes, statistics and JSON."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.output import volume as volume_output
+from zfsilod.ctl.output.messages import as_json
 from zfsilod.ctl.output.table import clean, show_block, show_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def at(stamp: Timestamp, seconds_ago: int) -> None:
     stamp.seconds = NOW - seconds_ago
 
 
-def served() -> pb.Volume:
+def on_server() -> pb.Volume:
     volume = pb.Volume(
         name="volumes/data",
         id="data",
@@ -61,7 +61,7 @@ def served() -> pb.Volume:
     return volume
 
 
-def used() -> pb.Volume:
+def on_client() -> pb.Volume:
     return pb.Volume(
         name="volumes/logs",
         id="logs",
@@ -86,7 +86,7 @@ def used() -> pb.Volume:
 
 
 def test_a_list(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_output.show_list([served(), used()])
+    volume_output.show_list([on_server(), on_client()])
     assert (
         capsys.readouterr().out
         == """\
@@ -97,34 +97,34 @@ logs  1.0 GiB  mounted    block       -             give    /srv/a, /srv/b  -
     )
 
 
-def test_a_served_volume(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_output.show_volume(served())
+def test_a_volume_on_its_server(capsys: pytest.CaptureFixture[str]) -> None:
+    volume_output.show_volume(on_server())
     assert (
         capsys.readouterr().out
         == """\
 volume data
-  State:        published
-  Size:         1.5 GiB (1610612736 bytes)
-  Used as:      filesystem
-  Filesystem:   ext4 ready 1-2-3
-  Dataset:      tank/zfsilo/data (thin, blocks of 16.0 KiB)
-  Properties:   compression=zstd
-  Labels:       app=db, rack=7
-  May publish:  take, *
-  Access:       single_node_writer
-  Uid:          99999999999999999999999999999999
-  Etag:         17
-  Created:      2027-01-15 07:58:30 UTC (1m ago)
+  State:          published
+  Size:           1.5 GiB (1610612736 bytes)
+  Used as:        filesystem
+  Filesystem:     ext4 ready 1-2-3
+  Dataset:        tank/zfsilo/data (thin, blocks of 16.0 KiB)
+  Properties:     compression=zstd
+  Labels:         app=db, rack=7
+  Allowed hosts:  take, *
+  Access modes:   single_node_writer
+  Uid:            99999999999999999999999999999999
+  Etag:           17
+  Created:        2027-01-15 07:58:30 UTC (1m ago)
 
 published to
-  HOST  INITIATOR             ACCESS                        EPOCH  BY         AGE
-  take  iqn.2026-01.org:take  single_node_writer, readonly      3  host take  3d
+  HOST  INITIATOR             ACCESS                         EPOCH  BY         AGE
+  take  iqn.2026-01.org:take  single_node_writer, read-only      3  host take  3d
 """
     )
 
 
-def test_a_used_volume(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_output.show_volume(used())
+def test_a_volume_on_a_client(capsys: pytest.CaptureFixture[str]) -> None:
+    volume_output.show_volume(on_client())
     assert (
         capsys.readouterr().out
         == """\
@@ -134,17 +134,17 @@ volume logs
   Etag:   18
 
 on this host
-  State:           mounted
-  Server:          give (volume data, epoch 3)
-  Target:          iqn.2026-01.org:x
-  Portals:         10.0.0.1:3260
-  Disk:            1.0 GiB (1073741824 bytes), serial 99999999999999999999999999999999
-  Access:          read and write
-  Filesystem:      none
-  Staged at:       /stage
-  Options:         noatime,ro
-  Mounted at:      /srv/a, /srv/b (ro)
-  After a reboot:  never
+  State:       mounted
+  Server:      give (volume data, epoch 3)
+  Target:      iqn.2026-01.org:x
+  Portals:     10.0.0.1:3260
+  Disk:        1.0 GiB (1073741824 bytes), serial 99999999999999999999999999999999
+  Access:      read-write
+  Filesystem:  none
+  Staged at:   /stage
+  Options:     noatime,ro
+  Mounted at:  /srv/a, /srv/b (ro)
+  At boot:     not restored
 """
     )
 
@@ -165,7 +165,7 @@ volume data
 
 
 def test_json_is_stable() -> None:
-    text = rpc_errors.as_json(pb.Publication(volume="volumes/ä", epoch=3))
+    text = as_json(pb.Publication(volume="volumes/ä", epoch=3))
     assert (
         text
         == """\
@@ -184,11 +184,11 @@ def test_json_is_stable() -> None:
     )
 
 
-def test_what_a_newer_server_says_is_shown_as_it_is() -> None:
+def test_an_unknown_value_of_a_newer_server_is_shown() -> None:
     assert volume_output.word(pb.State, 99, "STATE_") == "99"
 
 
-def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert clean("a\x1b[2Jb\nc\u202ed") == "a?[2Jb?c?d"
     show_table(("NAME",), [["\x1b[31mred"]])
     show_block("", [("Label", "\x07bell")])
@@ -196,7 +196,23 @@ def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None
     assert "\x07" not in out
 
 
-def test_colour_is_for_terminals_that_want_it(
+def test_long_names_are_cut_in_the_middle_and_numbers_never(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    volume = on_server()
+    volume.id = "pvc-" + 12 * "0123456789-" + "end"
+    volume.publications[0].host = "hosts/a-client-with-a-very-long-name"
+    volume_output.show_list([volume])
+    head, row = capsys.readouterr().out.splitlines()
+    assert max(len(head), len(row)) <= 60
+    assert row.split()[0].endswith("end")
+    assert "…" in row.split()[0]
+    assert "  1.5 GiB  published  " in row
+
+
+def test_colours_only_on_a_terminal_without_no_color(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")

@@ -1,4 +1,4 @@
-"""What of a server's addresses needs a word to the daemon's unit."""
+"""The IP filter of the daemon's unit: which addresses have to be added."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = {  # systemd.resource-control(5)
 }
 
 
-def test_a_private_address_needs_none() -> None:
+def test_private_addresses_are_allowed() -> None:
     inside = ["10.77.0.1", "192.168.1.9", "fd00::1", "fe80::1%eth0", "127.0.0.53", "100.64.0.7"]
     assert outside([*inside, "203.0.113.5", "203.0.113.5", "2001:db8::1"]) == [
         "203.0.113.5",
@@ -28,11 +28,11 @@ def test_a_private_address_needs_none() -> None:
     ]
 
 
-def test_what_the_unit_does_not_allow_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_that_the_unit_does_not_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = "127.0.0.0/8 10.0.0.0/8\n"
     done = Completed(argv=(), rc=0, stdout=shown, stderr="")
     monkeypatch.setattr(ip_filter, "Runner", lambda: lambda *_argv, **_options: done)
-    monkeypatch.setattr(ip_filter, "_resolve", lambda name: [name])
+    monkeypatch.setattr(ip_filter, "resolved", lambda name: [name])
     assert ip_filter.blocked("10.1.2.3") == []
     assert ip_filter.blocked("203.0.113.5") == ["203.0.113.5"]
 
@@ -52,7 +52,7 @@ def test_the_unit_allows_the_same_networks() -> None:
     assert allowed == set(PRIVATE)
 
 
-def test_name_servers_are_asked_too(tmp_path: Path) -> None:
+def test_name_servers_of_resolv_conf(tmp_path: Path) -> None:
     conf = tmp_path / "resolv.conf"
     conf.write_text("# made by hand\nsearch example\nnameserver 192.0.2.53\nnameserver\n")
     assert name_servers(conf) == ["192.0.2.53"]

@@ -1,4 +1,4 @@
-"""`status`, `volume probe` and the tree of `volume show`: what is so, and what needs somebody."""
+"""`status`, `volume probe` and the facts in `volume show`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def broken(ctl: Shell) -> Iterator[str]:
-    """A published volume whose zvol somebody destroyed, made whole again in the end."""
+    """A published volume whose zvol was destroyed by hand; it is restored afterwards."""
     ctl.ok("volume create broken 1G")
     ctl.ok("host add web --iqn iqn.2026-01.org.example:web")
     ctl.ok("volume publish broken web")
     facts = ctl.daemon.front.zfsilo.host.facts
-    zvol = next(each for each in facts.snapshot() if each.endswith("/broken"))
+    zvol = next(name for name in facts.snapshot() if name.endswith("/broken"))
     value = facts.snapshot()[zvol]
     facts.effect(zvol, None)
     yield "broken"
@@ -36,34 +36,36 @@ def broken(ctl: Shell) -> Iterator[str]:
     ctl.ok("host delete web")
 
 
-def test_a_host_that_is_well(ctl: Shell) -> None:
-    ctl.ok("volume create seen 1G")
+def test_a_healthy_host(ctl: Shell) -> None:
+    ctl.ok("volume create counted 1G")
     shown = ctl.ok("status")
-    assert "  Serves:      tank/zfsilo [" in shown
+    assert "  Serves:        tank/zfsilo [" in shown
     assert " created" in shown
-    assert shown.endswith("\nall is well\n")
-    found = ctl("status --json").json
-    assert found["volumes"]["CREATED"] >= 1
-    assert found["attention"] == []
-    assert int(found["capacity"]["total_bytes"]) > 0
-    ctl.ok("volume delete seen --yes")
+    assert "thin volumes provision 1.0 GiB (0%)" in shown
+    assert "  Publications:  none; 1 registered host\n" in shown
+    assert shown.endswith("\nnothing needs attention\n")
+    status = ctl("status --json").json
+    assert status["volumes"]["CREATED"] >= 1
+    assert status["attention"] == []
+    assert int(status["capacity"]["total_bytes"]) > 0
+    ctl.ok("volume delete counted --yes")
 
 
-def test_what_needs_attention_says_what_to_type(ctl: Shell, broken: str) -> None:
+def test_a_problem_comes_with_a_command(ctl: Shell, broken: str) -> None:
     ctl("volume sync --all")
     shown = ctl.ok("status")
-    assert "1 need attention\n" in shown
+    assert "1 problem to look at\n" in shown
     assert f"  {broken}: zvol tank/zfsilo/broken of volume broken is missing" in shown
     assert f"    try: zfsiloctl volume show {broken}" in shown
 
 
-def test_each_fact_has_its_truth(ctl: Shell, broken: str) -> None:
+def test_every_fact_is_compared_with_the_records(ctl: Shell, broken: str) -> None:
     ran = ctl(f"volume probe {broken}")
     assert ran.code == 1
-    assert "│  ├─ NO    zvol tank/zfsilo/broken exists\n" in ran.out
-    assert "   ├─ ok    target has an ACL of iqn.2026-01.org.example:web\n" in ran.out
+    assert "│  ├─ NO       zvol tank/zfsilo/broken exists\n" in ran.out
+    assert "   ├─ ok       target has an ACL of iqn.2026-01.org.example:web\n" in ran.out
     facts = ctl(f"volume probe {broken} --json").json["facts"]
-    truths = {each["kind"]: each["truth"] for each in facts}
+    truths = {fact["kind"]: fact["truth"] for fact in facts}
     assert truths["Zvol"] == "TRUTH_ABSENT"
     assert truths["Acl"] == "TRUTH_PRESENT"
     assert "├─ export\n" in ctl.ok(f"volume show {broken}")
@@ -82,7 +84,7 @@ def test_narrow_terminals_and_colours(
     assert max(map(len, listed)) <= 60
     assert any(line.startswith(f"{broken} ") for line in listed)
     monkeypatch.setattr(table, "coloured", lambda _stream: True)
-    assert f"{table.BAD}NO   {table.RESET}" in ctl(f"volume probe {broken}").out
+    assert f"{table.BAD}NO      {table.RESET}" in ctl(f"volume probe {broken}").out
 
 
 def test_readers_see_the_status(ctl: Shell, daemon: Daemon) -> None:

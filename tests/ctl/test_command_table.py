@@ -1,4 +1,4 @@
-"""The table of commands: it is complete, has help, and costs no imports before it must."""
+"""The table of commands: complete, with help, and without early imports."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 0
     said = capsys.readouterr().out
     assert said.startswith(f"usage: zfsiloctl {command.words} ")
-    for each in (*command.arguments, *COMMON):
-        assert squeezed(each.text) in squeezed(said)  # argparse breaks lines, at hyphens too
-        assert each.names[-1] in said or str(each.options["metavar"]) in said
+    for argument in (*command.arguments, *COMMON):
+        assert squeezed(argument.text) in squeezed(said)  # argparse breaks lines, at hyphens too
+        assert argument.names[-1] in said or str(argument.options["metavar"]) in said
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=words_of)
-def test_the_function_is_there(command: Command) -> None:
+def test_the_function_exists(command: Command) -> None:
     module, _, name = command.function.partition(":")
     assert callable(getattr(import_module(f"zfsilod.ctl.commands.{module}"), name))
 
@@ -52,25 +52,39 @@ def test_the_help_lists_every_noun(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
-    assert {each.noun for each in COMMANDS} == set(NOUNS)
+    assert {command.noun for command in COMMANDS} == set(NOUNS)
     for noun, text in NOUNS.items():
         assert re.search(rf"^    {noun}\b", said, re.MULTILINE)
         assert squeezed(text) in squeezed(said)
 
 
-def test_offers_are_words_or_lists_that_there_are() -> None:
+def test_completions_are_words_or_lists_that_exist() -> None:
     for command in COMMANDS:
-        for each in command.arguments:
-            if isinstance(each.offer, str):
-                assert each.offer in (*LISTS, "files")
-            elif "choices" in each.options:
-                assert each.options["choices"] == each.offer
+        for argument in command.arguments:
+            if isinstance(argument.offer, str):
+                assert argument.offer in (*LISTS, "files")
+            elif "choices" in argument.options:
+                assert argument.options["choices"] == argument.offer
 
 
-def test_common_options_stand_before_and_behind() -> None:
+FILTERED = {
+    command.words: argument.text
+    for command in COMMANDS
+    for argument in command.arguments
+    if argument.names == ("--filter",)
+}
+
+
+@pytest.mark.parametrize(("words", "text"), FILTERED.items())
+def test_the_example_of_a_filter_is_valid(ctl: Shell, words: str, text: str) -> None:
+    example = text.partition("'")[2].removesuffix("'")
+    ctl.ok(words, "--filter", example)
+
+
+def test_common_options_are_accepted_before_and_after_the_command() -> None:
     before = parse(["--json", "-H", "give", "--timeout", "3", "volume", "list"])
-    behind = parse(["volume", "list", "--json", "-H", "give", "--timeout", "3"])
-    assert vars(before) | {"help_of": None} == vars(behind) | {"help_of": None}
+    after = parse(["volume", "list", "--json", "-H", "give", "--timeout", "3"])
+    assert vars(before) | {"help_of": None} == vars(after) | {"help_of": None}
     assert (before.json, before.remote, before.timeout) == (True, "give", 3.0)
 
 
@@ -87,7 +101,7 @@ def test_common_options_stand_before_and_behind() -> None:
         ("volume show", "zfsiloctl volume show --help"),
     ],
 )
-def test_a_wrong_line_is_sent_to_the_help_of_its_command(
+def test_a_usage_error_names_the_help_of_its_command(
     line: str, usage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(line.split()) == 2
@@ -102,13 +116,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "line", ["--help", "volume create --help", "completion bash", "--version", "volume list -x"]
 )
-def test_what_needs_no_daemon_loads_nothing_heavy(line: str) -> None:
+def test_commands_without_a_daemon_load_nothing_heavy(line: str) -> None:
     code = (
         "import sys\n"
         "from zfsilod.ctl import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        f"print([each for each in {HEAVY} if each in sys.modules], file=sys.stderr)"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *line.split()], cwd=PROJECT, capture_output=True, text=True
@@ -116,7 +130,7 @@ def test_what_needs_no_daemon_loads_nothing_heavy(line: str) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_a_reader_that_goes_away_is_no_failure(ctl: Shell) -> None:
+def test_a_closed_pipe_is_not_an_error(ctl: Shell) -> None:
     process = ctl.process("completion bash")
     assert process.stdout is not None
     process.stdout.close()

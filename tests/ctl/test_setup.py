@@ -1,0 +1,127 @@
+"""`setup`, `volume attach` and `volume detach`, with fake tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zfsilod.ctl import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.ctl.fake_tools import FakeTools
+
+
+@pytest.mark.parametrize("line", ["setup --yes", "volume attach data /srv", "volume detach data"])
+def test_commands_that_change_the_host_are_refused(
+    tools: FakeTools, simulated: None, line: str
+) -> None:
+    assert main(line.split()) == 5
+    assert main(["-H", "give", *line.split()]) == 2
+    assert tools.calls == []
+
+
+def test_attach_in_a_simulation_names_the_alternative(
+    simulated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["volume", "attach", "data", "/srv"]) == 5
+    assert "use volume connect, stage and mount" in capsys.readouterr().err
+
+
+def pools(tools: FakeTools, *names: str) -> None:
+    tools("zpool", "".join(f"printf '{name}\\tONLINE\\n'\n" for name in names))
+    tools(
+        "zfs",
+        'case "$*" in *-t*) ;; list*) echo "cannot open: dataset does not exist" >&2;'
+        " exit 1;; esac",
+    )
+
+
+def test_setup_finds_the_pool(
+    tools: FakeTools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pools(tools, "tank")
+    assert main(["setup", "--yes", "--portal", "10.0.0.1"]) == 0
+    text = (tmp_path / "etc/zfsilod.toml").read_text()
+    assert 'root = "tank/zfsilo"\nportals = ["10.0.0.1:3260"]\n' in text
+    assert "zfs create -o mountpoint=none tank/zfsilo" in tools.calls
+    assert tools.calls[-1] == "systemctl restart zfsilod.service zfsilo-renew.timer"
+    assert (tmp_path / "tls/host.pem").exists()
+    assert "zfsiloctl volume attach data /srv/data" in capsys.readouterr().out
+
+
+def test_setup_can_be_repeated(tools: FakeTools, tmp_path: Path) -> None:
+    pools(tools, "tank")
+    assert main(["setup", "--yes"]) == 0
+    before = (tmp_path / "etc/zfsilod.toml").read_text()
+    tools("zfs", "echo tank/zfsilo")
+    assert main(["setup", "--yes"]) == 0
+    assert (tmp_path / "etc/zfsilod.toml").read_text() == before
+    assert sum(call.startswith("zfs create") for call in tools.calls) == 1
+    assert main(["setup", "--yes", "--root", "tank/other"]) == 4
+
+
+def test_setup_keeps_an_existing_configuration(tools: FakeTools, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/zfsilod.toml").write_text("[sync]\ninterval_s = 5\n")
+    pools(tools, "tank")
+    assert main(["setup", "--yes"]) == 0
+    assert (tmp_path / "etc/zfsilod.toml").read_text() == "[sync]\ninterval_s = 5\n"
+    assert "tank/zfsilo" in (tmp_path / "etc/zfsilod.toml.d/setup.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "said"),
+    [((), 5, "zpool create"), (("tank", "rpool"), 2, "--root tank/zfsilo")],
+)
+def test_setup_with_no_pool_or_several(
+    tools: FakeTools,
+    capsys: pytest.CaptureFixture[str],
+    names: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    pools(tools, *names)
+    assert main(["setup", "--yes"]) == code
+    assert said in capsys.readouterr().err
+    assert not any(call.startswith(("zfs create", "systemctl")) for call in tools.calls)
+
+
+def test_a_dry_run_changes_nothing(
+    tools: FakeTools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pools(tools, "tank")
+    assert main(["setup", "--dry-run"]) == 0
+    assert "serves volumes below tank/zfsilo, which will be created" in capsys.readouterr().out
+    assert not (tmp_path / "etc").exists()
+
+
+def test_attach_and_detach(tools: FakeTools, tmp_path: Path) -> None:
+    line = ["volume", "attach", "data", "/srv/data", "--server", "give", "-o", "noatime,discard"]
+    file = tmp_path / "etc/volumes.d/data.toml"
+    assert main(line) == 0
+    assert file.read_text() == (
+        'server = "give"\nmount_path = "/srv/data"\nmount_options = ["noatime", "discard"]\n'
+    )
+    assert main(line) == 0
+    assert main([*line, "--readonly"]) == 4, "it is attached with other options"
+    assert main(["volume", "detach", "data"]) == 0
+    assert not file.exists()
+    assert tools.calls[-1] == "systemctl disable --now zfsilo-volume@data.service"
+
+
+def test_a_failed_attach_is_undone(
+    tools: FakeTools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools("systemctl", 'case "$1" in enable) exit 1;; esac')
+    line = ["volume", "attach", "data", "/srv/data", "--server", "give"]
+    tools("journalctl", "exit 1")
+    assert main(line) == 5
+    assert "cannot attach data: journalctl -u zfsilo-volume@" in capsys.readouterr().err
+    tools("journalctl", "printf 'zfsiloctl: give is away\\n  try: this\\n'")
+    assert main(line) == 5
+    assert "cannot attach data: give is away (journalctl -u zf" in capsys.readouterr().err
+    assert not (tmp_path / "etc/volumes.d/data.toml").exists()
+    assert tools.calls[-2] == "systemctl disable --now zfsilo-volume@data.service"

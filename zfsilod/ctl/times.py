@@ -1,0 +1,45 @@
+"""Ages and points in time, as text."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def show_age(seconds: int) -> str:
+    """Return a time span in its largest unit: 42s, 7m, 3h, 12d."""
+    if seconds < 0:  # the clocks of two hosts differ
+        return "0s"
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def age(stamp: Timestamp) -> str:
+    """Return the time since a timestamp, or "" when it is not set."""
+    return show_age(int(time.time()) - stamp.seconds) if stamp.seconds else ""
+
+
+def when(stamp: Timestamp) -> str:
+    """Return a timestamp in UTC with its age, or "" when it is not set."""
+    if not stamp.seconds:
+        return ""
+    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(stamp.seconds))
+    return f"{text} ({age(stamp)} ago)"
+
+
+def left(expires_at: int) -> str:
+    """Return the remaining validity of a token or certificate; `expires_at` 0: no expiry."""
+    if not expires_at:
+        return "no expiry"
+    remaining = expires_at - int(time.time())
+    return show_age(remaining) if remaining > 0 else "expired"
+
+
+def rfc3339(seconds: int) -> str:
+    """Return a time in seconds since 1970 as protobuf's JSON writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
