@@ -23,9 +23,11 @@ INITIATOR = "iqn.2024-01.lab.take:host"
 def chap(number: int = 1) -> Chap:
     """Return made-up secrets."""
     return Chap(
-        username="usr", password=f"initiator-{number}",
-        mutual_username="musr", mutual_password=f"target-{number}",
-    )  # fmt: skip
+        username="usr",
+        password=f"initiator-{number}",
+        mutual_username="musr",
+        mutual_password=f"target-{number}",
+    )
 
 
 class ScriptedRunner(Runner):
@@ -154,11 +156,15 @@ def _attributes(path: str) -> dict[str, str]:
     match parts:
         case ["core", _, _]:
             return {
-                "control": "", "enable": "0\n", "info": "", "udev_path": "\n",
+                "control": "",
+                "enable": "0\n",
+                "info": "",
+                "udev_path": "\n",
                 "attrib/emulate_tpu": "0\n",
                 "wwn/vpd_unit_serial": "T10 VPD Unit Serial Number: \n",
-                "wwn/vendor_id": "LIO-ORG\n", "wwn/product_id": "IBLOCK\n",
-            }  # fmt: skip
+                "wwn/vendor_id": "LIO-ORG\n",
+                "wwn/product_id": "IBLOCK\n",
+            }
         case ["iscsi", _, "tpgt_1"]:
             names = ("authentication", "demo_mode_discovery", "demo_mode_write_protect")
             zeros = ("cache_dynamic_acls", "generate_node_acls", "prod_mode_write_protect")
@@ -186,9 +192,16 @@ class FakeSys:
             folder.mkdir(parents=True)
 
     def login(
-        self, *, target: str = TARGET, serial: str = UID, size_bytes: int = 64 << 20,
-        sid: int = 1, state: str = "LOGGED_IN", disk: str = "sda", number: str = "8:0",
-    ) -> Path:  # fmt: skip
+        self,
+        *,
+        target: str = TARGET,
+        serial: str = UID,
+        size_bytes: int = 64 << 20,
+        sid: int = 1,
+        state: str = "LOGGED_IN",
+        disk: str = "sda",
+        number: str = "8:0",
+    ) -> Path:
         """Add a session with a disk; return its folder."""
         session = self.sys / f"class/iscsi_session/session{sid}"
         device = session / f"device/target{sid}:0:0/{sid}:0:0:0"
@@ -219,9 +232,14 @@ class FakeSys:
 
 
 def mount(
-    path: str, *, number: str = "8:0", options: str = "rw,relatime", root: str = "/",
-    kind: str = "ext4", source: str = "/dev/sda",
-) -> Mount:  # fmt: skip
+    path: str,
+    *,
+    number: str = "8:0",
+    options: str = "rw,relatime",
+    root: str = "/",
+    kind: str = "ext4",
+    source: str = "/dev/sda",
+) -> Mount:
     """Return a line of mountinfo, parsed."""
     escaped = path.replace(" ", r"\040")
     return Mount(f"39 26 {number} {root} {escaped} {options} shared:4 - {kind} {source} rw")

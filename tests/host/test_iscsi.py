@@ -179,8 +179,12 @@ def test_a_lock_that_a_dead_iscsiadm_left_is_removed(
 
 
 def test_values_that_would_add_lines_are_refused(initiator: Initiator) -> None:
-    evil = Chap(username="u", password="p\nnode.startup = automatic", mutual_username="m",
-                mutual_password="n")  # fmt: skip
+    evil = Chap(
+        username="u",
+        password="p\nnode.startup = automatic",
+        mutual_username="m",
+        mutual_password="n",
+    )
     initiator.record()
     with pytest.raises(InvalidArgument):
         initiator.iscsi.add_node(TARGET, (PORTAL,), chap=evil)

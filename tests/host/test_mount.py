@@ -49,9 +49,13 @@ class Bench:
     ) -> None:
         """Mount at the staging path."""
         self.mounts.stage(
-            DISK, self.path, fs_type=fs_type, options=options, readonly=readonly,
+            DISK,
+            self.path,
+            fs_type=fs_type,
+            options=options,
+            readonly=readonly,
             untouched=untouched,
-        )  # fmt: skip
+        )
         assert not self.run.script
 
 
@@ -165,9 +169,10 @@ def test_stage_names_a_bad_option(bench: Bench) -> None:
     bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}")
     bench.expect(
-        f"mount -t ext4 -o bogus,rw,_netdev {bench.disk} {bench.path}", 32,
+        f"mount -t ext4 -o bogus,rw,_netdev {bench.disk} {bench.path}",
+        32,
         f"mount: {bench.path}: fsconfig() failed: ext4: Unknown parameter 'bogus'.\n",
-    )  # fmt: skip
+    )
     with pytest.raises(InvalidArgument, match="bogus"):
         bench.stage("bogus")
 
@@ -244,8 +249,11 @@ def test_bind_device(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench.mounts.is_device_bound(DISK, bench.path)
     bench.mounts.bind_device(DISK, bench.path)
     bench.table = [mount(bench.path, number="0:6", root="/sdx", kind="devtmpfs")]
-    for action in (bench.mounts.is_device_bound, bench.mounts.bind_device,
-                   bench.mounts.unbind_device):  # fmt: skip
+    for action in (
+        bench.mounts.is_device_bound,
+        bench.mounts.bind_device,
+        bench.mounts.unbind_device,
+    ):
         with pytest.raises(Conflict):
             action(DISK, bench.path)
 

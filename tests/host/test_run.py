@@ -49,8 +49,10 @@ def test_a_failure_is_typed_and_logged_once_and_never_with_the_input(
     with pytest.raises(CommandFailed, match="it is bad") as caught:
         Runner()(["zfs", "set", "a b"], timeout_s=10, input="hush")
     assert caught.value.facts == {
-        "command": "zfs set 'a b'", "exit_code": "1", "stderr": "first\nit is bad"
-    }  # fmt: skip
+        "command": "zfs set 'a b'",
+        "exit_code": "1",
+        "stderr": "first\nit is bad",
+    }
     logged = capsys.readouterr().err
     assert logged.count("zfs set 'a b'") == 1
     assert "hush" not in logged

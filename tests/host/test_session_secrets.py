@@ -70,9 +70,11 @@ class Consumer:
         self.run = ScriptedRunner((RESTART, 0, "", ""))
         self.run.effects[RESTART] = self.reconnect
         self.secrets = SessionSecrets(
-            self.run, Disks(self.fake.sys, self.fake.dev, self.fake.run),
-            outdated=self.outdated, lock=root / "lock",
-        )  # fmt: skip
+            self.run,
+            Disks(self.fake.sys, self.fake.dev, self.fake.run),
+            outdated=self.outdated,
+            lock=root / "lock",
+        )
 
     def login(self, sid: int) -> Path:
         folder = self.fake.login(sid=sid)
@@ -157,9 +159,11 @@ def test_secrets_that_cannot_be_read_are_unknown(consumer: Consumer) -> None:
 
 @pytest.mark.parametrize("port", ["40000\n", ""], ids=["not broken yet", "not connected yet"])
 def test_a_session_that_does_not_come_back_is_said(
-    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    consumer: Consumer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     port: str,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(module, "RECONNECT_S", 0.1)
     file = consumer.fake.sys / "class/iscsi_connection/connection1:0/local_port"
     consumer.run.effects[RESTART] = lambda: file.write_text(port)

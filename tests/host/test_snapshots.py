@@ -79,8 +79,11 @@ def test_an_error_is_never_absence() -> None:
 
 def test_a_group_is_one_command() -> None:
     cut = (
-        f"zfs snapshot -o zfsilo:cut={CUT} {SNAP_A} {SNAP_B}", 0, "", "",
-    )  # fmt: skip
+        f"zfs snapshot -o zfsilo:cut={CUT} {SNAP_A} {SNAP_B}",
+        0,
+        "",
+        "",
+    )
     none = (LOOK_BOTH, 1, ZVOL_A + ZVOL_B + POOL, absent(SNAP_A, SNAP_B))
     adapter, run = snapshots(none, none, cut)
     adapter.cut((A, B), CUT, (("zfsilo:cut", CUT),))
@@ -100,16 +103,21 @@ def test_a_listing_is_of_what_is_ours_and_there() -> None:
 
     def listed(name: str, source: str, deferred: str) -> str:
         rows = (
-            "guid\t7\t-", "volsize\t9\t-", "creation\t1700000000\t-",
-            f"defer_destroy\t{deferred}\t-", f"zfsilo:cut\t{CUT}\t{source}",
-            "zfsilo:snapshot\tmonday\tlocal", "zfsilo:labels\t{}\tinherited from tank",
-        )  # fmt: skip
+            "guid\t7\t-",
+            "volsize\t9\t-",
+            "creation\t1700000000\t-",
+            f"defer_destroy\t{deferred}\t-",
+            f"zfsilo:cut\t{CUT}\t{source}",
+            "zfsilo:snapshot\tmonday\tlocal",
+            "zfsilo:labels\t{}\tinherited from tank",
+        )
         return "".join(f"{name}\t{row}\n" for row in rows)
 
     stdout = (
-        listed(SNAP_A, "local", "off") + listed(SNAP_B, "local", "on")
+        listed(SNAP_A, "local", "off")
+        + listed(SNAP_B, "local", "on")
         + listed("tank/a@by-hand", "inherited from tank/a", "off")
-    )  # fmt: skip
+    )
     adapter, run = snapshots((argv, 0, stdout, ""))
     (found,) = adapter.list_snapshots("tank")
     assert not run.script
@@ -148,16 +156,24 @@ def test_a_clone_of_a_volume_gives_its_snapshot_up_at_once() -> None:
     looked = "zfs get -Hp -o name,property,value,source type,guid,zfsilo:uid tank/c tank"
     nothing = (looked, 1, "tank\ttype\tfilesystem\t-\n", absent("tank/c"))
     script = (
-        nothing, NOT_THERE, NOT_THERE,
+        nothing,
+        NOT_THERE,
+        NOT_THERE,
         (f"zfs snapshot -o zfsilo:cut={CUT} {SNAP_A}", 0, "", ""),
         (f"zfs clone -o volmode=dev -o zfsilo:uid=x {SNAP_A} tank/c", 0, "", ""),
-        THERE, DESTROY,
-    )  # fmt: skip
+        THERE,
+        DESTROY,
+    )
     adapter, run = snapshots(*script)
     adapter.clone(
-        "tank/c", uid="x", snapshot_ref=A, cut=CUT, own=True, properties=(("volmode", "dev"),),
+        "tank/c",
+        uid="x",
+        snapshot_ref=A,
+        cut=CUT,
+        own=True,
+        properties=(("volmode", "dev"),),
         marks=(("zfsilo:uid", "x"),),
-    )  # fmt: skip
+    )
     assert not run.script
 
 

@@ -53,10 +53,15 @@ FAULTS = {
     "killed": "kill -9 $$",
 }
 CODES = {
-    "zfs": (1, 2, 255), "blkid": (1, 2, 4, 8), "e2fsck": (1, 4, 8, 16, 32, 128),
-    "mkfs.ext4": (1,), "mount": (1, 2, 4, 8, 16, 32, 64), "umount": (1, 32),
-    "iscsiadm": tuple(range(1, 35)), "udevadm": (1,),
-}  # fmt: skip
+    "zfs": (1, 2, 255),
+    "blkid": (1, 2, 4, 8),
+    "e2fsck": (1, 4, 8, 16, 32, 128),
+    "mkfs.ext4": (1,),
+    "mount": (1, 2, 4, 8, 16, 32, 64),
+    "umount": (1, 32),
+    "iscsiadm": tuple(range(1, 35)),
+    "udevadm": (1,),
+}
 # What e2fsck says of a filesystem that mkfs did not finish: nobody can have mounted that yet.
 TORN = {("e2fsck", f"exit {code}") for code in (1, 4, 8)} | {("e2fsck", "success and exit 1")}
 CALLS = (1, 2) if os.environ.get("ZFSILO_THOROUGH") else (1,)  # make crash-test is thorough
@@ -143,26 +148,40 @@ ANSWERS = (
     Answer("has", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid="114"), OURS, True),
     Answer("guid", lambda zfs: zfs.find_guid(NAME, uid=UID), OURS, "114"),
     Answer(
-        "size", lambda zfs: zfs.has_size(NAME, 64 << 20),
-        look(f"{NAME}\tvolsize\t67108864\t-\n"), True,
+        "size",
+        lambda zfs: zfs.has_size(NAME, 64 << 20),
+        look(f"{NAME}\tvolsize\t67108864\t-\n"),
+        True,
     ),
     Answer(
-        "property", lambda zfs: zfs.has_property(NAME, "sync", "always"),
-        look(f"{NAME}\tsync\talways\tlocal\n"), True,
+        "property",
+        lambda zfs: zfs.has_property(NAME, "sync", "always"),
+        look(f"{NAME}\tsync\talways\tlocal\n"),
+        True,
     ),
     Answer("exists", lambda zfs: zfs.exists(NAME), look(f"{NAME}\ttype\tvolume\t-\n"), True),
     Answer(
-        "dependents", lambda zfs: zfs.dependents(NAME),
-        f"{NAME}\tclones\t-\t-\n{NAME}@s\tclones\ttank/c\t-\n", (f"{NAME}@s", "tank/c"),
+        "dependents",
+        lambda zfs: zfs.dependents(NAME),
+        f"{NAME}\tclones\t-\t-\n{NAME}@s\tclones\ttank/c\t-\n",
+        (f"{NAME}@s", "tank/c"),
     ),
     Answer(
-        "capacity", lambda zfs: zfs.capacity("tank"),
-        "tank\tavailable\t1000\t-\ntank\tused\t24\t-\n", (1000, 1024),
+        "capacity",
+        lambda zfs: zfs.capacity("tank"),
+        "tank\tavailable\t1000\t-\ntank\tused\t24\t-\n",
+        (1000, 1024),
     ),
     Answer("absent", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid=""), POOL, False, ABSENT, 1),
-    Answer("destroy absent", lambda zfs: zfs.destroy_zvol(NAME, uid=UID, guid=""), POOL, None,
-           ABSENT, 1),
-)  # fmt: skip
+    Answer(
+        "destroy absent",
+        lambda zfs: zfs.destroy_zvol(NAME, uid=UID, guid=""),
+        POOL,
+        None,
+        ABSENT,
+        1,
+    ),
+)
 
 
 @pytest.mark.parametrize("fault", faults("zfs"))

@@ -43,10 +43,13 @@ def has_zvol(*script: tuple[str, int, str, str], guid: str = "") -> bool:
 def create(*script: tuple[str, int, str, str]) -> None:
     run = ScriptedRunner(*script)
     RealZfs(run).create_zvol(
-        NAME, size_bytes=64 << 20, thin=True, volblocksize=16384,
+        NAME,
+        size_bytes=64 << 20,
+        thin=True,
+        volblocksize=16384,
         properties=(("compression", "lz4"), ("volmode", "dev")),
         marks=(("zfsilo:id", "v1"), ("zfsilo:uid", UID)),
-    )  # fmt: skip
+    )
     assert not run.script
 
 
@@ -159,9 +162,11 @@ def test_a_move_makes_the_parent_once() -> None:
     there = (parent, 0, "tank/.trash\ttype\tfilesystem\t-\ntank\ttype\tfilesystem\t-\n", "")
     made = ("zfs create -o canmount=off -o mountpoint=none tank/.trash", 0, "", "")
     moved = (f"zfs rename {NAME} {TRASH}", 0, "", "")
-    for script in ([NOT_THERE, (LOOK, 0, OURS, ""), absent, made, moved],
-                   [NOT_THERE, (LOOK, 0, OURS, ""), there, moved],
-                   [(LOOK_THERE, 0, OURS.replace(NAME, TRASH), "")]):  # fmt: skip
+    for script in (
+        [NOT_THERE, (LOOK, 0, OURS, ""), absent, made, moved],
+        [NOT_THERE, (LOOK, 0, OURS, ""), there, moved],
+        [(LOOK_THERE, 0, OURS.replace(NAME, TRASH), "")],
+    ):
         run = ScriptedRunner(*script)
         RealZfs(run).move(NAME, TRASH, uid=UID, guid="114")
         assert not run.script
@@ -235,10 +240,15 @@ def test_capacity_and_list() -> None:
     run = ScriptedRunner((f"{GET} available,used tank", 0, stdout, ""))
     assert RealZfs(run).capacity("tank") == (700, 1000)
     rows = (
-        "guid\t5\t-", f"zfsilo:uid\t{UID}\tlocal", "zfsilo:id\tv1\tinherited from tank",
-        "zfsilo:mode\tBLOCK\tlocal", "volsize\t9\tlocal", "volblocksize\t4096\t-",
-        "refreservation\t0\tdefault", "origin\ttank/trashed@zfsilo-1\t-",
-    )  # fmt: skip
+        "guid\t5\t-",
+        f"zfsilo:uid\t{UID}\tlocal",
+        "zfsilo:id\tv1\tinherited from tank",
+        "zfsilo:mode\tBLOCK\tlocal",
+        "volsize\t9\tlocal",
+        "volblocksize\t4096\t-",
+        "refreservation\t0\tdefault",
+        "origin\ttank/trashed@zfsilo-1\t-",
+    )
     stdout = "".join(f"{NAME}\t{row}\n" for row in rows)
     argv = (
         "zfs get -Hp -r -t volume -o name,property,value,source guid,volsize,volblocksize,"
@@ -261,9 +271,23 @@ def test_what_is_set_on_zvols_themselves() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "-r", "tank/../x", "tank/./x", "tank/", "/tank", "tank/a b", "tank/x@s", "tank\n",
-             "a" * 256, "1tank", "tank//x", "tank/$(id)"]
-)  # fmt: skip
+    "name",
+    [
+        "",
+        "-r",
+        "tank/../x",
+        "tank/./x",
+        "tank/",
+        "/tank",
+        "tank/a b",
+        "tank/x@s",
+        "tank\n",
+        "a" * 256,
+        "1tank",
+        "tank//x",
+        "tank/$(id)",
+    ],
+)
 def test_names_that_go_nowhere(name: str) -> None:
     with pytest.raises(InvalidArgument):
         checked(name)
@@ -274,6 +298,10 @@ def test_names_that_go_nowhere(name: str) -> None:
 def test_words() -> None:
     assert checked("tank/-odd/csi-x.y:z_1")
     assert [in_bytes(value) for value in ("16K", "1m", "none", "lz4", "10")] == [
-        "16384", "1048576", "0", "lz4", "10",
-    ]  # fmt: skip
+        "16384",
+        "1048576",
+        "0",
+        "lz4",
+        "10",
+    ]
     assert table("a\tb\tc\td\tlocal\n\n") == {"a": {"b": ("c\td", "local")}}

@@ -22,9 +22,15 @@ class Zfs(Protocol):
 
     def has_zvol(self, dataset: str, *, uid: str, guid: str) -> bool: ...
     def create_zvol(
-        self, dataset: str, *, size_bytes: int, thin: bool, volblocksize: int,
-        properties: Pairs, marks: Pairs,
-    ) -> None: ...  # fmt: skip
+        self,
+        dataset: str,
+        *,
+        size_bytes: int,
+        thin: bool,
+        volblocksize: int,
+        properties: Pairs,
+        marks: Pairs,
+    ) -> None: ...
     def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None: ...
     def find_guid(self, dataset: str, *, uid: str) -> str: ...
     def is_moved(self, source: str, target: str, *, uid: str, guid: str) -> bool:
@@ -80,9 +86,16 @@ class Snapshots(Protocol):
         self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
     ) -> bool: ...
     def clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool, properties: Pairs,
+        self,
+        dataset: str,
+        *,
+        uid: str,
+        snapshot_ref: SnapshotRef,
+        cut: str,
+        own: bool,
+        properties: Pairs,
         marks: Pairs,
-    ) -> None: ...  # fmt: skip
+    ) -> None: ...
     def unclone(
         self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
     ) -> None: ...
@@ -199,9 +212,15 @@ class Mounts(Protocol):
         self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool
     ) -> bool: ...
     def stage(
-        self, disk: Disk, path: str, *, fs_type: str, options: tuple[str, ...], readonly: bool,
+        self,
+        disk: Disk,
+        path: str,
+        *,
+        fs_type: str,
+        options: tuple[str, ...],
+        readonly: bool,
         untouched: bool,
-    ) -> None: ...  # fmt: skip
+    ) -> None: ...
     def unmount(self, disk: Disk, path: str) -> None: ...
     def is_bound(self, disk: Disk, path: str, *, readonly: bool) -> bool: ...
     def bind(self, disk: Disk, source: str, path: str, *, readonly: bool) -> None: ...

@@ -113,8 +113,10 @@ class RealBlock:
             raise Conflict(
                 f"the disk {device.path} carries {found.type} {found.uuid} already, "
                 f"not {filesystem.type}: it is never formatted again",
-                reason="OTHER_FILESYSTEM", device=str(device.path), found=found.type,
-            )  # fmt: skip
+                reason="OTHER_FILESYSTEM",
+                device=str(device.path),
+                found=found.type,
+            )
         return found.uuid != filesystem.uuid or self._is_whole(device, found.type)
 
     def _is_whole(self, device: Device, kind: str) -> bool:
@@ -127,15 +129,19 @@ class RealBlock:
         return Conflict(
             f"the disk {device.path} has {what}, though the server says that it has "
             f"{expected.type} {expected.uuid}: nothing is done to it",
-            reason="FILESYSTEM_LOST", device=str(device.path), found=what,
-        )  # fmt: skip
+            reason="FILESYSTEM_LOST",
+            device=str(device.path),
+            found=what,
+        )
 
     def _occupied(self, device: Device) -> Conflict:
         what = self._named(device) or "data that is no filesystem we know"
         return Conflict(
             f"the disk {device.path} is not empty, it has {what}: it is never formatted",
-            reason="NOT_EMPTY", device=str(device.path), found=what,
-        )  # fmt: skip
+            reason="NOT_EMPTY",
+            device=str(device.path),
+            found=what,
+        )
 
     def _named(self, device: Device) -> str:
         """Return what blkid calls the content of a disk; "" when it finds nothing."""
@@ -155,8 +161,9 @@ class RealBlock:
             raise Conflict(
                 f"the disk {device.path} has {device.size_bytes} bytes, not {disk.size_bytes}: "
                 "grow the volume here first",
-                reason="OTHER_SIZE", device=str(device.path),
-            )  # fmt: skip
+                reason="OTHER_SIZE",
+                device=str(device.path),
+            )
         if self._carries(device, read_superblock(device), filesystem):
             return
         self._prove_empty(disk, device, filesystem)

@@ -120,5 +120,6 @@ def _typed(what: str) -> Iterator[None]:
         number = error.errno or 0
         raise ERRORS.get(number, CommandFailed)(
             f"the kernel's target did not {what}: {os.strerror(number)}",
-            action=what, errno=errno.errorcode.get(number, ""),
-        ) from error  # fmt: skip
+            action=what,
+            errno=errno.errorcode.get(number, ""),
+        ) from error

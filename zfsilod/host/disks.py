@@ -134,13 +134,15 @@ class Disks:
         if session is None:
             raise FailedPrecondition(
                 f"there is no session with {disk.target}: connect the volume",
-                reason="NOT_CONNECTED", target=disk.target,
-            )  # fmt: skip
+                reason="NOT_CONNECTED",
+                target=disk.target,
+            )
         if session.state != LOGGED_IN:
             raise Unavailable(
                 f"the session with {disk.target} is being recovered (state {session.state})",
-                reason="SESSION_RECOVERY", target=disk.target,
-            )  # fmt: skip
+                reason="SESSION_RECOVERY",
+                target=disk.target,
+            )
         device = self.device(session)
         if device is None:
             raise Unavailable(f"the disk of {disk.target} has not appeared", target=disk.target)
@@ -154,9 +156,11 @@ def auth_parameters(chap: Chap) -> dict[str, str]:
     "in" is what the target has to answer with.
     """
     return {
-        "username": chap.username, "password": chap.password.reveal(),
-        "username_in": chap.mutual_username, "password_in": chap.mutual_password.reveal(),
-    }  # fmt: skip
+        "username": chap.username,
+        "password": chap.password.reveal(),
+        "username_in": chap.mutual_username,
+        "password_in": chap.mutual_password.reveal(),
+    }
 
 
 def check_serial(device: Device, disk: Disk) -> None:
@@ -167,8 +171,10 @@ def check_serial(device: Device, disk: Disk) -> None:
         raise Conflict(
             f"the disk {device.path} of {disk.target} has the serial {device.serial}, "
             f"not {disk.serial}",
-            device=str(device.path), found=device.serial, expected=disk.serial,
-        )  # fmt: skip
+            device=str(device.path),
+            found=device.serial,
+            expected=disk.serial,
+        )
 
 
 def claim(path: Path, what: str) -> None:
@@ -208,8 +214,9 @@ def open_exclusively(path: Path, what: str, flags: int) -> int:
             raise in_use(path, what) from error
         raise Unavailable(
             f"{what} cannot be opened: {error.strerror}",
-            device=str(path), errno=errno.errorcode.get(error.errno or 0, ""),
-        ) from error  # fmt: skip
+            device=str(path),
+            errno=errno.errorcode.get(error.errno or 0, ""),
+        ) from error
 
 
 def in_use(path: Path, what: str) -> Busy:

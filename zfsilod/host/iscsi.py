@@ -129,8 +129,9 @@ class RealIscsi:
         if self._disks.session(target):
             raise Busy(
                 f"this host is logged in to {target}: log out first",
-                reason="LOGGED_IN", target=target,
-            )  # fmt: skip
+                reason="LOGGED_IN",
+                target=target,
+            )
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             self._nodes.remove(target)
 
@@ -141,8 +142,9 @@ class RealIscsi:
         if session and session.state == FAILED:
             raise Unavailable(
                 f"the session with {disk.target} was lost and is being recovered",
-                reason="SESSION_RECOVERY", target=disk.target,
-            )  # fmt: skip
+                reason="SESSION_RECOVERY",
+                target=disk.target,
+            )
         device = self._ready(disk.target)
         if device:
             check_serial(device, disk)
@@ -158,16 +160,18 @@ class RealIscsi:
         if device is None:
             raise Unavailable(
                 f"{disk.target} let us in, but its disk did not appear within {DISK_DEADLINE_S} s",
-                reason="NO_DEVICE", target=disk.target,
-            )  # fmt: skip
+                reason="NO_DEVICE",
+                target=disk.target,
+            )
         check_serial(device, disk)
         if device.size_bytes < disk.size_bytes:  # more is well: the server may have grown it since
             raise Conflict(
                 f"the disk {device.path} of {disk.target} has {device.size_bytes} bytes, "
                 f"not {disk.size_bytes}",
-                device=str(device.path), found=str(device.size_bytes),
+                device=str(device.path),
+                found=str(device.size_bytes),
                 expected=str(disk.size_bytes),
-            )  # fmt: skip
+            )
 
     def logout(self, disk: Disk) -> None:
         sessions = [s for s in self._disks.sessions(disk.target) if s.target == disk.target]
@@ -223,8 +227,9 @@ class RealIscsi:
                 return
         raise Unavailable(
             f"the session with {session.target} did not end: iscsiadm said {done.rc}",
-            reason="LOGOUT_TIMEOUT", target=session.target,
-        )  # fmt: skip
+            reason="LOGOUT_TIMEOUT",
+            target=session.target,
+        )
 
     def _iscsiadm(self, *words: str, timeout_s: float, ok: tuple[int, ...] = ANY) -> Completed:
         self._nodes.free()
@@ -253,8 +258,9 @@ class RealIscsi:
             raise Unavailable(
                 f"the server shows {disk.target} with {device.size_bytes} bytes, "
                 f"not with {disk.size_bytes}",
-                reason="NOT_GROWN", target=disk.target,
-            )  # fmt: skip
+                reason="NOT_GROWN",
+                target=disk.target,
+            )
 
     # Secrets of sessions that live
 
@@ -334,8 +340,10 @@ def _login_problem(done: Completed, target: str, portal: str) -> ZfsiloError:
     if done.rc in REFUSED:
         return PermissionDenied(
             f"the target {target} at {portal} refused {REFUSED[done.rc]}",
-            reason="LOGIN_REFUSED", target=target, portal=portal,
-        )  # fmt: skip
+            reason="LOGIN_REFUSED",
+            target=target,
+            portal=portal,
+        )
     if done.rc == NO_RECORD:
         return _no_node(target)
     if done.rc in NO_DAEMON:
@@ -344,6 +352,9 @@ def _login_problem(done: Completed, target: str, portal: str) -> ZfsiloError:
         )
     return Unavailable(
         f"no login to {target} at {portal}: iscsiadm ended with code {done.rc}",
-        reason="NO_LOGIN", target=target, portal=portal, exit_code=str(done.rc),
+        reason="NO_LOGIN",
+        target=target,
+        portal=portal,
+        exit_code=str(done.rc),
         stderr=done.stderr.strip()[-500:],
-    )  # fmt: skip
+    )

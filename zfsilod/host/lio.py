@@ -58,14 +58,17 @@ class RealLio:
         if device != _zvol_path(dataset):
             raise Conflict(
                 f"the backstore {name} exists with the device {device}, not that of {dataset}",
-                backstore=name, dataset=dataset, device=device,
-            )  # fmt: skip
+                backstore=name,
+                dataset=dataset,
+                device=device,
+            )
         exported = (self._fs.read(f"{folder}/wwn/vpd_unit_serial") or "")[len(SERIAL_PREFIX) :]
         if exported != serial:
             raise Conflict(
                 f"the backstore {name} exists with the serial {exported}, not {serial}",
-                backstore=name, serial=exported,
-            )  # fmt: skip
+                backstore=name,
+                serial=exported,
+            )
         return self._fs.read(f"{folder}/attrib/emulate_tpu") == "1"
 
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
@@ -154,8 +157,9 @@ class RealLio:
             if leads_to != (self._fs.root / CORE / backstore).resolve():
                 raise Conflict(
                     f"LUN 0 of {target} is {leads_to.name}, not {backstore}",
-                    target=target, backstore=leads_to.name,
-                )  # fmt: skip
+                    target=target,
+                    backstore=leads_to.name,
+                )
         return bool(links)
 
     def add_lun(self, target: str, backstore: str) -> None:
@@ -169,8 +173,10 @@ class RealLio:
             if self._fs.has(f"{_acl(target, initiator)}/lun_0"):  # else only the link would go
                 raise Busy(
                     f"LUN 0 of {target} is still mapped for {initiator}",
-                    reason="LUN_MAPPED", target=target, initiator=initiator,
-                )  # fmt: skip
+                    reason="LUN_MAPPED",
+                    target=target,
+                    initiator=initiator,
+                )
         self._remove_lun(f"{_group(target)}/lun/lun_0")
 
     def _remove_lun(self, folder: str) -> None:
@@ -218,8 +224,9 @@ class RealLio:
         for stranger in set(present) - {initiator, *admitted}:
             raise Conflict(
                 f"the target {target} admits {stranger}, which no publication names",
-                target=target, initiator=stranger,
-            )  # fmt: skip
+                target=target,
+                initiator=stranger,
+            )
         return initiator in present and self._has_secrets(_acl(target, initiator), chap)
 
     def _has_secrets(self, folder: str, chap: Chap) -> bool:
@@ -283,8 +290,10 @@ class RealLio:
         if not gone():
             raise Unavailable(
                 f"the session of {initiator} with {target} did not end",
-                reason="SESSION_LIVE", target=target, initiator=initiator,
-            )  # fmt: skip
+                reason="SESSION_LIVE",
+                target=target,
+                initiator=initiator,
+            )
 
     # The modules: a fact that all volumes share, made when missing and never undone
 
@@ -297,7 +306,7 @@ class RealLio:
                 f"{self._fs.root} is missing: is configfs mounted? (systemctl start "
                 "sys-kernel-config.mount)",
                 reason="NO_CONFIGFS",
-            )  # fmt: skip
+            )
 
 
 def _zvol_path(dataset: str) -> str:

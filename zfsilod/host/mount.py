@@ -58,9 +58,15 @@ class RealMounts:
         return mount is not None and _is_as_wished(mount, options, readonly=readonly)
 
     def stage(
-        self, disk: Disk, path: str, *, fs_type: str, options: tuple[str, ...], readonly: bool,
+        self,
+        disk: Disk,
+        path: str,
+        *,
+        fs_type: str,
+        options: tuple[str, ...],
+        readonly: bool,
         untouched: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         device = self._disks.need(disk)
         mount = self._cleared(device, path)
         words = [*options, "ro" if readonly else "rw", NETWORK]
@@ -82,13 +88,15 @@ class RealMounts:
             raise Conflict(
                 f"the disk {device.path} has {found.type if found else 'no filesystem'}, "
                 f"not {fs_type}",
-                reason="OTHER_FILESYSTEM", device=str(device.path),
-            )  # fmt: skip
+                reason="OTHER_FILESYSTEM",
+                device=str(device.path),
+            )
         if device.readonly and not readonly:
             raise FailedPrecondition(
                 f"the disk {device.path} is write-protected: stage it read-only",
-                reason="WRITE_PROTECTED", device=str(device.path),
-            )  # fmt: skip
+                reason="WRITE_PROTECTED",
+                device=str(device.path),
+            )
         if fs_type != "ext4" or untouched:
             return  # XFS replays its log and checks itself when it is mounted
         argv = ["e2fsck", "-p", str(device.path)]
@@ -97,8 +105,10 @@ class RealMounts:
             raise FailedPrecondition(
                 f"the filesystem on {device.path} is damaged: run e2fsck on it by hand "
                 f"({done.stdout.strip()[-500:]})",
-                reason="NEEDS_FSCK", device=str(device.path), exit_code=str(done.rc),
-            )  # fmt: skip
+                reason="NEEDS_FSCK",
+                device=str(device.path),
+                exit_code=str(done.rc),
+            )
 
     # Bind mounts of it
 
@@ -200,10 +210,13 @@ class RealMounts:
             count * found.f_frsize for count in (found.f_blocks, found.f_bfree, found.f_bavail)
         )
         return {
-            "bytes_total": total, "bytes_used": total - free, "bytes_available": available,
-            "inodes_total": found.f_files, "inodes_used": found.f_files - found.f_ffree,
+            "bytes_total": total,
+            "bytes_used": total - free,
+            "bytes_available": available,
+            "inodes_total": found.f_files,
+            "inodes_used": found.f_files - found.f_ffree,
             "inodes_available": found.f_favail,
-        }  # fmt: skip
+        }
 
     def problem(self, path: str, *, readonly: bool) -> str:
         mount = mountinfo.at(resolved(path), mountinfo.read())
@@ -271,9 +284,11 @@ class RealMounts:
         names = below + processes.using(mount.path)
         by = f" by {', '.join(names)}" if names else ""
         raise Busy(
-            f"{mount.path} is in use{by}", reason="MOUNT_BUSY",
-            path=mount.path, users=", ".join(names),
-        )  # fmt: skip
+            f"{mount.path} is in use{by}",
+            reason="MOUNT_BUSY",
+            path=mount.path,
+            users=", ".join(names),
+        )
 
 
 def _is_as_wished(mount: Mount, options: tuple[str, ...], *, readonly: bool) -> bool:
@@ -293,5 +308,7 @@ def _is_dead_node(mount: Mount) -> bool:
 def _foreign(mount: Mount) -> Conflict:
     return Conflict(
         f"something else is mounted at {mount.path}: {mount.source} ({mount.type})",
-        reason="OTHER_MOUNT", path=mount.path, source=mount.source,
-    )  # fmt: skip
+        reason="OTHER_MOUNT",
+        path=mount.path,
+        source=mount.source,
+    )

@@ -50,8 +50,10 @@ def _replay_ext4(run: Runner, path: str) -> None:
         raise FailedPrecondition(
             f"the filesystem on {path} is damaged: run e2fsck on it by hand "
             f"({done.stdout.strip()[-500:]})",
-            reason="NEEDS_FSCK", device=path, exit_code=str(done.rc),
-        )  # fmt: skip
+            reason="NEEDS_FSCK",
+            device=path,
+            exit_code=str(done.rc),
+        )
 
 
 def _replay_xfs(run: Runner, device: Device) -> None:

@@ -42,9 +42,16 @@ TOOLS = {
 # What each role cannot do without; those of XFS are for who wants XFS.
 SERVER_TOOLS = ("zfs", "zpool", "udevadm", "modprobe")
 CONSUMER_TOOLS = (
-    "iscsiadm", "mount", "umount", "blkid", "mkfs.ext4", "e2fsck", "resize2fs", "tune2fs",
+    "iscsiadm",
+    "mount",
+    "umount",
+    "blkid",
+    "mkfs.ext4",
+    "e2fsck",
+    "resize2fs",
+    "tune2fs",
     "unshare",
-)  # fmt: skip
+)
 
 TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS_PATH_VARIABLE = "ZFSILO_TOOLS_PATH"  # tests put tools of their own in front
@@ -72,8 +79,10 @@ class Completed:
         _log(f"{command}: exit code {self.rc}: {stderr}")
         return CommandFailed(
             message or f"{self.argv[0]} failed with exit code {self.rc}: {_last_line(stderr)}",
-            command=command, exit_code=str(self.rc), stderr=stderr,
-        )  # fmt: skip
+            command=command,
+            exit_code=str(self.rc),
+            stderr=stderr,
+        )
 
 
 class Runner:
@@ -117,8 +126,10 @@ class Runner:
                 package = TOOLS[tool]
                 raise FailedPrecondition(
                     f"{tool} is not installed on this host: install the package {package}",
-                    reason="TOOL_MISSING", tool=tool, package=package,
-                )  # fmt: skip
+                    reason="TOOL_MISSING",
+                    tool=tool,
+                    package=package,
+                )
         return self._found[tool]
 
     def _start(self, argv: list[str], text: str) -> subprocess.Popen[bytes]:
@@ -126,11 +137,14 @@ class Runner:
         try:
             return subprocess.Popen(
                 [self.find(argv[0]), *argv[1:]],
-                stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env={"LC_ALL": "C.UTF-8", "PATH": TOOLS_PATH},
-                cwd="/", pass_fds=self._inherit,
+                cwd="/",
+                pass_fds=self._inherit,
                 start_new_session=True,  # its group is ours to kill; no terminal can interrupt it
-            )  # fmt: skip
+            )
         finally:
             if stdin != subprocess.DEVNULL:
                 os.close(stdin)
@@ -224,8 +238,9 @@ def _late(argv: list[str], timeout_s: float) -> Unavailable:
     _log(f"{command}: no end within {timeout_s:.0f} s")
     return Unavailable(
         f"{argv[0]} did not end within {timeout_s:.0f} s",
-        reason="TOOL_TIMEOUT", command=command,
-    )  # fmt: skip
+        reason="TOOL_TIMEOUT",
+        command=command,
+    )
 
 
 def _shown(argv: tuple[str, ...]) -> str:

@@ -98,7 +98,7 @@ class SessionSecrets:
             raise Unavailable(
                 f"the kernel does not show the secrets of {session.target}: {error.strerror}",
                 target=session.target,
-            ) from None  # fmt: skip
+            ) from None
         return found == auth_parameters(chap)
 
     def _tell_kernel(self, session: Session, chap: Chap) -> None:
@@ -111,7 +111,7 @@ class SessionSecrets:
                         f"the kernel does not take the new {name} of {session.target}: "
                         f"{os.strerror(-error)}",
                         target=session.target,
-                    )  # fmt: skip
+                    )
 
     def _port(self, session: Session) -> str:
         """Return the local port of a session's connection, "" while there is none.

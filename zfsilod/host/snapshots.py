@@ -89,12 +89,15 @@ class RealSnapshots:
         names = ",".join((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
         return [
             ListedSnapshot(
-                dataset=name.partition("@")[0], guid=found["guid"][0], marks=own_marks(found),
-                size_bytes=int(found["volsize"][0]), created_at=int(found["creation"][0]),
+                dataset=name.partition("@")[0],
+                guid=found["guid"][0],
+                marks=own_marks(found),
+                size_bytes=int(found["volsize"][0]),
+                created_at=int(found["creation"][0]),
             )
             for name, found in self._zfs.listing(root, names, kind="snapshot").items()
             if found[CUT][1] == "local" and found["defer_destroy"][0] != "on"
-        ]  # fmt: skip
+        ]
 
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
         found = self._look(refs, uid)
@@ -139,9 +142,16 @@ class RealSnapshots:
         return not own or not self.has_cut((snapshot_ref,), cut)
 
     def clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool, properties: Pairs,
+        self,
+        dataset: str,
+        *,
+        uid: str,
+        snapshot_ref: SnapshotRef,
+        cut: str,
+        own: bool,
+        properties: Pairs,
         marks: Pairs,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
                 self.cut((snapshot_ref,), cut, ((CUT, cut),))

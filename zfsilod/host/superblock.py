@@ -27,8 +27,14 @@ class Superblock:
     """What a filesystem says of itself."""
 
     def __init__(
-        self, *, type: str, uuid: str, size_bytes: int, spare_bytes: int, checksums: bool = False,  # noqa: A002
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        type: str,  # noqa: A002 - as blkid and mount name it
+        uuid: str,
+        size_bytes: int,
+        spare_bytes: int,
+        checksums: bool = False,
+    ) -> None:
         self.type = type
         self.uuid = uuid
         self.size_bytes = size_bytes
@@ -68,10 +74,12 @@ def _ext(block: bytes) -> Superblock | None:
     blocks, block_bytes = (high << 32) + low, 1024 << log
     kind = "ext3" if compat & COMPAT_HAS_JOURNAL else "ext2"
     return Superblock(
-        type="ext4" if incompat & INCOMPAT_EXT4 else kind, uuid=_uuid(block[104:120]),
-        size_bytes=blocks * block_bytes, checksums=bool(ro_compat & RO_COMPAT_METADATA_CSUM),
+        type="ext4" if incompat & INCOMPAT_EXT4 else kind,
+        uuid=_uuid(block[104:120]),
+        size_bytes=blocks * block_bytes,
+        checksums=bool(ro_compat & RO_COMPAT_METADATA_CSUM),
         spare_bytes=_ext_spare(block, blocks - first, block_bytes, incompat),
-    )  # fmt: skip
+    )
 
 
 def _ext_spare(block: bytes, blocks: int, block_bytes: int, incompat: int) -> int:

@@ -33,8 +33,17 @@ if TYPE_CHECKING:
 
 PREFIX = "zfsilo:"
 UID = f"{PREFIX}uid"
-MARKS = ("uid", "id", "filesystem", "mode", "access_modes", "hosts", "labels", "source_snapshot",
-         "source_volume")  # fmt: skip
+MARKS = (
+    "uid",
+    "id",
+    "filesystem",
+    "mode",
+    "access_modes",
+    "hosts",
+    "labels",
+    "source_snapshot",
+    "source_volume",
+)
 LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")
 READ_TIMEOUT_S = 30
 LIST_TIMEOUT_S = 120  # of a pool that holds very many
@@ -71,9 +80,15 @@ class RealZfs:
         return its_guid
 
     def create_zvol(
-        self, dataset: str, *, size_bytes: int, thin: bool, volblocksize: int,
-        properties: Pairs, marks: Pairs,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: str,
+        *,
+        size_bytes: int,
+        thin: bool,
+        volblocksize: int,
+        properties: Pairs,
+        marks: Pairs,
+    ) -> None:
         settings = (("volblocksize", str(volblocksize)), *properties, *marks)
         options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
         sparse = ["-s"] if thin else []
@@ -105,9 +120,11 @@ class RealZfs:
         names = users(Path(zvol_device.link(dataset)))
         by = f" by {', '.join(names)}" if names else ""
         raise Busy(
-            f"the zvol {dataset} is in use{by}", reason="DATASET_BUSY",
-            dataset=dataset, users=" ".join(names),
-        )  # fmt: skip
+            f"the zvol {dataset} is in use{by}",
+            reason="DATASET_BUSY",
+            dataset=dataset,
+            users=" ".join(names),
+        )
 
     # The trash
 
@@ -165,8 +182,10 @@ class RealZfs:
             names = rest.splitlines()[1:]  # the first line is advice that we never follow
             return FailedPrecondition(
                 f"the zvol {dataset} has snapshots or clones: {', '.join(names)}",
-                reason="DEPENDENTS", dataset=dataset, dependents=" ".join(names),
-            )  # fmt: skip
+                reason="DEPENDENTS",
+                dataset=dataset,
+                dependents=" ".join(names),
+            )
         return refused(done, reason_of(done, "destroy", dataset), dataset)
 
     # Size and properties
@@ -179,8 +198,9 @@ class RealZfs:
         if size_bytes < now:
             raise FailedPrecondition(
                 f"the zvol {dataset} has {now} bytes and is never shrunk to {size_bytes}",
-                reason="SHRINK", dataset=dataset,
-            )  # fmt: skip
+                reason="SHRINK",
+                dataset=dataset,
+            )
         if size_bytes > now:
             self._set(dataset, f"volsize={size_bytes}")
 
@@ -313,17 +333,23 @@ class RealZfs:
 
 def own_marks(found: dict[str, tuple[str, str]]) -> Pairs:
     """Return the user properties of ours that are set on a thing itself, without their prefix."""
-    return pairs({
-        name.removeprefix(PREFIX): value
-        for name, (value, source) in found.items()
-        if source == "local" and name.startswith(PREFIX)
-    })  # fmt: skip
+    return pairs(
+        {
+            name.removeprefix(PREFIX): value
+            for name, (value, source) in found.items()
+            if source == "local" and name.startswith(PREFIX)
+        }
+    )
 
 
 def _listed(dataset: str, found: dict[str, tuple[str, str]]) -> ListedZvol:
     origin = found["origin"][0]
     return ListedZvol(
-        dataset=dataset, guid=found["guid"][0], size_bytes=int(found["volsize"][0]),
-        volblocksize=int(found["volblocksize"][0]), thin=found["refreservation"][0] == "0",
-        marks=own_marks(found), origin="" if origin == "-" else origin.partition("@")[0],
-    )  # fmt: skip
+        dataset=dataset,
+        guid=found["guid"][0],
+        size_bytes=int(found["volsize"][0]),
+        volblocksize=int(found["volblocksize"][0]),
+        thin=found["refreservation"][0] == "0",
+        marks=own_marks(found),
+        origin="" if origin == "-" else origin.partition("@")[0],
+    )

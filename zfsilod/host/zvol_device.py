@@ -36,8 +36,9 @@ def device(run: Runner, dataset: str) -> str:
         if not wait_for(ready, DEADLINE_S / 2):
             raise Unavailable(
                 f"the device {path} did not appear within {DEADLINE_S} s",
-                reason="NO_DEVICE", dataset=dataset,
-            )  # fmt: skip
+                reason="NO_DEVICE",
+                dataset=dataset,
+            )
     return path
 
 

@@ -20,9 +20,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VOLATILE = (
-    "backstore", "target", "lun", "portals", "enabled", "acl", "mapped", "session", "mount",
+    "backstore",
+    "target",
+    "lun",
+    "portals",
+    "enabled",
+    "acl",
+    "mapped",
+    "session",
+    "mount",
     "outdated",
-)  # fmt: skip
+)
 
 
 class Facts:

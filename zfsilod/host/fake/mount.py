@@ -39,9 +39,15 @@ class FakeMounts:
         return self._is(path, disk, kind="staged", readonly=readonly)
 
     def stage(
-        self, disk: Disk, path: str, *, fs_type: str, options: tuple[str, ...], readonly: bool,
+        self,
+        disk: Disk,
+        path: str,
+        *,
+        fs_type: str,
+        options: tuple[str, ...],
+        readonly: bool,
         untouched: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         need_session(self.facts, disk)
         found = self.facts.get(f"content:{disk.serial}")
         assert found["type"] == fs_type, "mounted as another type than it is"
@@ -111,9 +117,13 @@ class FakeMounts:
             raise FailedPrecondition(f"{path} is not mounted", path=path)
         size = self.facts.get(f"content:{found['serial']}")["size"]
         return {
-            "bytes_total": size, "bytes_used": 0, "bytes_available": size,
-            "inodes_total": 65536, "inodes_used": 11, "inodes_available": 65525,
-        }  # fmt: skip
+            "bytes_total": size,
+            "bytes_used": 0,
+            "bytes_available": size,
+            "inodes_total": 65536,
+            "inodes_used": 11,
+            "inodes_available": 65525,
+        }
 
 
 def _kind(*, file: bool) -> str:

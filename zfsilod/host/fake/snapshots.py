@@ -49,14 +49,16 @@ class FakeSnapshots:
         homes = {each.uid: each.dataset for each in self.zfs.list_zvols(root)}
         return [
             ListedSnapshot(
-                dataset=homes[uid], guid=self._guid(SnapshotRef(dataset=homes[uid], uid=uid), name),
-                size_bytes=cut["sizes"][uid], created_at=0,
+                dataset=homes[uid],
+                guid=self._guid(SnapshotRef(dataset=homes[uid], uid=uid), name),
+                size_bytes=cut["sizes"][uid],
+                created_at=0,
                 marks=pairs({n.removeprefix("zfsilo:"): v for n, v in cut["marks"].items()}),
             )
             for name, cut in sorted(self.facts.each("cut").items())
             for uid in cut["of"]
             if uid in homes and uid not in cut["given_up"]
-        ]  # fmt: skip
+        ]
 
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
         return {each.uid: self._guid(each, uid) for each in refs}
@@ -68,9 +70,16 @@ class FakeSnapshots:
         return made and not (own and self._stands(snapshot_ref, cut))
 
     def clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool, properties: Pairs,
+        self,
+        dataset: str,
+        *,
+        uid: str,
+        snapshot_ref: SnapshotRef,
+        cut: str,
+        own: bool,
+        properties: Pairs,
         marks: Pairs,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not self.zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
                 self.cut((snapshot_ref,), cut, (("zfsilo:cut", cut),))
@@ -89,10 +98,13 @@ class FakeSnapshots:
         origin = self.facts.get(f"zvol:{snapshot_ref.dataset}")
         guid = str(int(hashlib.sha256(uid.encode()).hexdigest()[:15], 16))
         zvol = {
-            "uid": uid, "guid": guid, "size": origin["size"], "thin": True,
+            "uid": uid,
+            "guid": guid,
+            "size": origin["size"],
+            "thin": True,
             "properties": values | {"volblocksize": origin["properties"]["volblocksize"]},
             "origin": [cut, snapshot_ref.uid],
-        }  # fmt: skip
+        }
         self.facts.effect(f"zvol:{dataset}", zvol)
 
     def unclone(

@@ -33,9 +33,15 @@ class FakeZfs:
         return True
 
     def create_zvol(
-        self, dataset: str, *, size_bytes: int, thin: bool, volblocksize: int,
-        properties: Pairs, marks: Pairs,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: str,
+        *,
+        size_bytes: int,
+        thin: bool,
+        volblocksize: int,
+        properties: Pairs,
+        marks: Pairs,
+    ) -> None:
         uid = dict(marks)["zfsilo:uid"]
         if self.has_zvol(dataset, uid=uid, guid=""):
             return
@@ -53,8 +59,9 @@ class FakeZfs:
         if names:
             raise FailedPrecondition(
                 f"the zvol {dataset} has snapshots or clones: {', '.join(names)}",
-                reason="DEPENDENTS", dataset=dataset,
-            )  # fmt: skip
+                reason="DEPENDENTS",
+                dataset=dataset,
+            )
         self._destroy(dataset)
 
     def _destroy(self, dataset: str) -> None:
@@ -124,10 +131,14 @@ class FakeZfs:
         values = zvol["properties"]
         marks = {n[7:]: v for n, v in values.items() if n.startswith("zfsilo:")}
         return ListedZvol(
-            dataset=dataset, guid=zvol["guid"], size_bytes=zvol["size"], thin=zvol["thin"],
-            volblocksize=int(values["volblocksize"]), marks=pairs(marks),
+            dataset=dataset,
+            guid=zvol["guid"],
+            size_bytes=zvol["size"],
+            thin=zvol["thin"],
+            volblocksize=int(values["volblocksize"]),
+            marks=pairs(marks),
             origin=homes[zvol["origin"][1]] if "origin" in zvol else "",
-        )  # fmt: skip
+        )
 
     def own_properties(self, root: str) -> dict[str, dict[str, str]]:
         zvols = self.facts.each("zvol")
