@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.doubles import INITIATOR, TARGET, UID, Cut, FakeConfigfs, ScriptedRunner, chap
+from tests.host.doubles import (
+    INITIATOR,
+    TARGET,
+    UID,
+    FakeConfigfs,
+    Interrupted,
+    ScriptedRunner,
+    chap,
+)
 from zfsilod.host.lio import RealLio
 from zfsilod.model.errors import (
     Busy,
@@ -91,7 +99,7 @@ def cut(fs: FakeConfigfs, action: Callable[[], object], calls: int) -> bool:
     fs.calls = calls
     try:
         action()
-    except Cut:
+    except Interrupted:
         return False
     finally:
         fs.calls = None

@@ -25,13 +25,13 @@ from zfsilod.model.records import Disk
 DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
 
 
-class Bench:
+class MountBench:
     """Mounts over an imitated sysfs; `table` is mountinfo."""
 
     def __init__(self, root: Path) -> None:
         self.sys = FakeSys(root)
         self.run = ScriptedRunner()
-        self.table: list[mountinfo.Mount] = []
+        self.table: list[mountinfo.MountEntry] = []
         self.mounts = RealMounts(self.run, Disks(self.sys.sys, self.sys.dev, self.sys.run))
         self.path = str(root / "stage")
         self.disk = self.sys.dev / "sda"
@@ -60,8 +60,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    made = Bench(tmp_path)
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountBench:
+    made = MountBench(tmp_path)
     found = Superblock(type="ext4", uuid="", size_bytes=0, spare_bytes=0)
     monkeypatch.setattr(mountinfo, "read", lambda: made.table)
     monkeypatch.setattr(mount_module, "claim", lambda _path, _what: None)
@@ -95,7 +95,7 @@ def test_what_is_on_top_counts() -> None:
 # Staging
 
 
-def test_staged_or_not(bench: Bench) -> None:
+def test_staged_or_not(bench: MountBench) -> None:
     bench.sys.login()
     assert not bench.is_staged()
     bench.table = [mount(bench.path, options="rw,noatime")]
@@ -108,7 +108,7 @@ def test_staged_or_not(bench: Bench) -> None:
         bench.is_staged()
 
 
-def test_a_dead_mount_is_ours_until_there_is_a_new_disk(bench: Bench) -> None:
+def test_a_dead_mount_is_ours_until_there_is_a_new_disk(bench: MountBench) -> None:
     bench.table = [mount(bench.path)]
     assert bench.is_staged()
     bench.sys.login(disk="sdb", number="8:16")
@@ -118,21 +118,21 @@ def test_a_dead_mount_is_ours_until_there_is_a_new_disk(bench: Bench) -> None:
         bench.is_staged()
 
 
-def test_another_disk_with_our_number_is_a_conflict(bench: Bench) -> None:
+def test_another_disk_with_our_number_is_a_conflict(bench: MountBench) -> None:
     bench.sys.login(serial="f" * 32)
     bench.table = [mount(bench.path)]
     with pytest.raises(Conflict, match="serial"):
         bench.is_staged()
 
 
-def test_stage(bench: Bench) -> None:
+def test_stage(bench: MountBench) -> None:
     bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}", 1)
     bench.expect(f"mount -t ext4 -o noatime,rw,_netdev {bench.disk} {bench.path}")
     bench.stage("noatime")
 
 
-def test_stage_again_only_mends_the_options(bench: Bench) -> None:
+def test_stage_again_only_mends_the_options(bench: MountBench) -> None:
     bench.sys.login()
     bench.table = [mount(bench.path, options="ro")]
     bench.expect(f"mount -o remount,noatime,rw,_netdev {bench.path}")
@@ -141,7 +141,7 @@ def test_stage_again_only_mends_the_options(bench: Bench) -> None:
     bench.stage("noatime")
 
 
-def test_stage_read_only(bench: Bench) -> None:
+def test_stage_read_only(bench: MountBench) -> None:
     session = bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}")
     bench.expect(f"mount -t ext4 -o ro,_netdev {bench.disk} {bench.path}")
@@ -156,7 +156,7 @@ def test_stage_read_only(bench: Bench) -> None:
         bench.stage()
 
 
-def test_stage_refuses_damage_and_other_types(bench: Bench) -> None:
+def test_stage_refuses_damage_and_other_types(bench: MountBench) -> None:
     bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}", 4, stdout="UNEXPECTED INCONSISTENCY")
     with pytest.raises(FailedPrecondition, match="UNEXPECTED INCONSISTENCY"):
@@ -165,7 +165,7 @@ def test_stage_refuses_damage_and_other_types(bench: Bench) -> None:
         bench.stage(fs_type="xfs")
 
 
-def test_stage_names_a_bad_option(bench: Bench) -> None:
+def test_stage_names_a_bad_option(bench: MountBench) -> None:
     bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}")
     bench.expect(
@@ -177,7 +177,7 @@ def test_stage_names_a_bad_option(bench: Bench) -> None:
         bench.stage("bogus")
 
 
-def test_stage_needs_a_session_that_works(bench: Bench) -> None:
+def test_stage_needs_a_session_that_works(bench: MountBench) -> None:
     with pytest.raises(FailedPrecondition, match="connect"):
         bench.stage()
     bench.sys.login(state="FAILED")
@@ -188,7 +188,7 @@ def test_stage_needs_a_session_that_works(bench: Bench) -> None:
 # Binding and unmounting
 
 
-def test_bind(bench: Bench, tmp_path: Path) -> None:
+def test_bind(bench: MountBench, tmp_path: Path) -> None:
     bench.sys.login()
     pod = str(tmp_path / "pod")
     with pytest.raises(FailedPrecondition, match="staged"):
@@ -206,7 +206,9 @@ def test_bind(bench: Bench, tmp_path: Path) -> None:
     assert not bench.mounts.is_bound(DISK, pod, readonly=False)
 
 
-def test_unmount_takes_only_what_is_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unmount_takes_only_what_is_ours(
+    bench: MountBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.mounts.unmount(DISK, bench.path)
     bench.sys.login()
     tables = [[mount(bench.path)], []]
@@ -218,14 +220,14 @@ def test_unmount_takes_only_what_is_ours(bench: Bench, monkeypatch: pytest.Monke
         bench.mounts.unmount(DISK, bench.path)
 
 
-def test_unmount_of_a_dead_mount(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unmount_of_a_dead_mount(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = [[mount(bench.path)], []]
     monkeypatch.setattr(mountinfo, "read", lambda: tables[0] if len(tables) == 1 else tables.pop(0))
     bench.expect(f"umount {bench.path}")
     bench.mounts.unmount(DISK, bench.path)
 
 
-def test_a_busy_mount_tells_who(bench: Bench) -> None:
+def test_a_busy_mount_tells_who(bench: MountBench) -> None:
     bench.sys.login()
     bench.table = [mount(bench.path)]
     bench.expect(f"umount {bench.path}", 32, f"umount: {bench.path}: target is busy.\n")
@@ -239,7 +241,7 @@ def test_a_busy_mount_tells_who(bench: Bench) -> None:
 # Raw devices
 
 
-def test_bind_device(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bind_device(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.sys.login()
     assert not bench.mounts.is_device_bound(DISK, bench.path)
     bench.expect(f"mount -o bind,_netdev {bench.disk} {bench.path}")
@@ -258,7 +260,7 @@ def test_bind_device(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
             action(DISK, bench.path)
 
 
-def test_a_dead_device_node(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_device_node(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = mount(bench.path, number="0:6", root="/sda//deleted", kind="devtmpfs")
     bench.table = [dead]
     assert bench.mounts.is_device_bound(DISK, bench.path)
@@ -273,7 +275,7 @@ def test_a_dead_device_node(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> No
     bench.mounts.unbind_device(DISK, bench.path)
 
 
-def test_stats_of_what_is_mounted_only(bench: Bench, tmp_path: Path) -> None:
+def test_stats_of_what_is_mounted_only(bench: MountBench, tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="not mounted"):
         bench.mounts.stats(str(tmp_path))
     bench.table = [mount(str(tmp_path))]

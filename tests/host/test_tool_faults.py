@@ -128,7 +128,7 @@ def bounded(act: Callable[[], object]) -> object:
 # zfs
 
 
-class Answer(NamedTuple):
+class ZfsAnswer(NamedTuple):
     """A call of the zfs adapter: what zfs says when all is well, and the right answer then."""
 
     name: str
@@ -145,35 +145,35 @@ def look(properties: str) -> str:
 
 
 ANSWERS = (
-    Answer("has", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid="114"), OURS, True),
-    Answer("guid", lambda zfs: zfs.find_guid(NAME, uid=UID), OURS, "114"),
-    Answer(
+    ZfsAnswer("has", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid="114"), OURS, True),
+    ZfsAnswer("guid", lambda zfs: zfs.find_guid(NAME, uid=UID), OURS, "114"),
+    ZfsAnswer(
         "size",
         lambda zfs: zfs.has_size(NAME, 64 << 20),
         look(f"{NAME}\tvolsize\t67108864\t-\n"),
         True,
     ),
-    Answer(
+    ZfsAnswer(
         "property",
         lambda zfs: zfs.has_property(NAME, "sync", "always"),
         look(f"{NAME}\tsync\talways\tlocal\n"),
         True,
     ),
-    Answer("exists", lambda zfs: zfs.exists(NAME), look(f"{NAME}\ttype\tvolume\t-\n"), True),
-    Answer(
+    ZfsAnswer("exists", lambda zfs: zfs.exists(NAME), look(f"{NAME}\ttype\tvolume\t-\n"), True),
+    ZfsAnswer(
         "dependents",
         lambda zfs: zfs.dependents(NAME),
         f"{NAME}\tclones\t-\t-\n{NAME}@s\tclones\ttank/c\t-\n",
         (f"{NAME}@s", "tank/c"),
     ),
-    Answer(
+    ZfsAnswer(
         "capacity",
         lambda zfs: zfs.capacity("tank"),
         "tank\tavailable\t1000\t-\ntank\tused\t24\t-\n",
         (1000, 1024),
     ),
-    Answer("absent", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid=""), POOL, False, ABSENT, 1),
-    Answer(
+    ZfsAnswer("absent", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid=""), POOL, False, ABSENT, 1),
+    ZfsAnswer(
         "destroy absent",
         lambda zfs: zfs.destroy_zvol(NAME, uid=UID, guid=""),
         POOL,
@@ -186,7 +186,7 @@ ANSWERS = (
 
 @pytest.mark.parametrize("fault", faults("zfs"))
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda each: each.name)
-def test_zfs(tools: Toolbox, answer: Answer, fault: str) -> None:
+def test_zfs(tools: Toolbox, answer: ZfsAnswer, fault: str) -> None:
     (tools.here / "out").write_text(answer.stdout)
     (tools.here / "err").write_text(answer.stderr)
     tools.add("zfs", f"cat {tools.here}/out; cat {tools.here}/err >&2; return {answer.rc}")
@@ -199,7 +199,7 @@ def test_zfs(tools: Toolbox, answer: Answer, fault: str) -> None:
 # mkfs
 
 
-class Bench:
+class FormatBench:
     """A block adapter over a disk that is a file, with tools that can be broken."""
 
     def __init__(self, root: Path, tools: Toolbox) -> None:
@@ -221,7 +221,7 @@ def test_mkfs(tools: Toolbox, tmp_path: Path, tool: str, fault: str) -> None:
     for call in CALLS:
         root = tmp_path / f"{call}"
         root.mkdir()
-        bench = Bench(root, tools)
+        bench = FormatBench(root, tools)
         tools.break_at(tool, call, faults(tool)[fault])
         bounded(lambda bench=bench: bench.block.make_filesystem(DISK, FORMATTING))  # type: ignore[misc]
         bounded(lambda bench=bench: bench.block.has_filesystem(DISK, FORMATTING))  # type: ignore[misc]

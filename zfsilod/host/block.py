@@ -56,7 +56,7 @@ XFS_MIN_GROUP_BLOCKS = 64  # xfs_growfs_data_private() drops a last group of few
 
 
 class RealBlock:
-    """The filesystems on the disks of this host; see the protocol Block."""
+    """The filesystems on the disks of this host; see BlockAdapter."""
 
     def __init__(self, run: Runner, disks: Disks, proofs: Path = PROOFS) -> None:
         self._run = run

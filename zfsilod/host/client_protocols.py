@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Disk, Filesystem
 
 
-class Iscsi(Protocol):
+class IscsiAdapter(Protocol):
     """The kernel's iSCSI initiator: iscsiadm(8) and /sys/class/iscsi_session.
 
     A method that needs a live session raises FailedPrecondition (NOT_CONNECTED) without a session,
@@ -84,7 +84,7 @@ class Iscsi(Protocol):
         """Return a sentence about the session of the disk when it is not usable, otherwise ""."""
 
 
-class Block(Protocol):
+class BlockAdapter(Protocol):
     """Filesystems on block devices: mke2fs(8), mkfs.xfs(8), blkid(8), resize2fs(8)."""
 
     def has_filesystem(self, disk: Disk, filesystem: Filesystem) -> bool:
@@ -117,7 +117,7 @@ class Block(Protocol):
         """Grow the filesystem that is mounted at a path to the size of its disk."""
 
 
-class Mounts(Protocol):
+class MountAdapter(Protocol):
     """Mount points and mounts: mount(8), umount(8), proc_pid_mountinfo(5).
 
     A method that finds another mount at a path raises Conflict (OTHER_MOUNT). The unmounting ones

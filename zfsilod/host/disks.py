@@ -32,7 +32,7 @@ VPD_HEADER_BYTES = 4
 PAGE_BYTES = 4096  # a size that O_DIRECT accepts on any disk
 
 
-class Session:
+class IscsiSession:
     """An iSCSI session of this host: a directory in /sys/class/iscsi_session."""
 
     def __init__(self, target: str, folder: Path) -> None:
@@ -91,25 +91,25 @@ class Disks:
         self.dev = dev
         self.run = run
 
-    def sessions(self, prefix: str = "") -> list[Session]:
+    def sessions(self, prefix: str = "") -> list[IscsiSession]:
         """Return the sessions with targets whose names start with a prefix."""
         root = self.sys / "class/iscsi_session"
         folders = sorted(root.iterdir()) if root.exists() else []
-        sessions = [Session(read(folder / "targetname"), folder) for folder in folders]
+        sessions = [IscsiSession(read(folder / "targetname"), folder) for folder in folders]
         return [s for s in sessions if s.target and s.target.startswith(prefix)]
 
-    def session(self, target: str) -> Session | None:
+    def session(self, target: str) -> IscsiSession | None:
         """Return the session with a target; if there are several, one that is logged in."""
         sessions = [session for session in self.sessions(target) if session.target == target]
         logged_in = [session for session in sessions if session.state == LOGGED_IN]
         return next(iter(logged_in + sessions), None)
 
-    def device(self, session: Session) -> Device | None:
+    def device(self, session: IscsiSession) -> Device | None:
         """Return the disk of LUN 0 of a session; None when the kernel has not found it yet."""
         folders = sorted(session.folder.glob("device/target*/*:*:*:0/block/*"))
         return Device(folders[0], self.dev) if folders else None
 
-    def scan(self, session: Session) -> None:
+    def scan(self, session: IscsiSession) -> None:
         """Make the kernel look again for the disk of a session that was logged in without one."""
         host = (session.folder / "device").resolve().parent
         (host / "scsi_host" / host.name / "scan").write_text("- - -")

@@ -14,7 +14,7 @@ from zfsilod.host.disks import (
     LOGGED_IN,
     Device,
     Disks,
-    Session,
+    IscsiSession,
     auth_parameters,
     check_serial,
     check_unused,
@@ -37,7 +37,7 @@ from zfsilod.model.names import iscsi_name, portal_parts
 if TYPE_CHECKING:
     from zfsilod.host.node_records import Nodes
     from zfsilod.host.run import Completed, Runner
-    from zfsilod.host.session_secrets import SessionSecrets
+    from zfsilod.host.session_secrets import LiveSessionSecrets
     from zfsilod.model.chap import Chap
     from zfsilod.model.records import Disk
 
@@ -81,7 +81,7 @@ ANY = tuple(range(33))
 
 
 class RealIscsi:
-    """The node records and the sessions of this host; see the protocol Iscsi."""
+    """The node records and the sessions of this host; see IscsiAdapter."""
 
     def __init__(self, run: Runner, disks: Disks, nodes: Nodes, lock: Path = LOCK) -> None:
         self._run = run
@@ -205,7 +205,7 @@ class RealIscsi:
         for session in self._sessions_with(disk.target):
             self._logout(session)
 
-    def _sessions_with(self, target: str) -> list[Session]:
+    def _sessions_with(self, target: str) -> list[IscsiSession]:
         return [session for session in self._disks.sessions(target) if session.target == target]
 
     def _login(self, target: str) -> None:
@@ -221,7 +221,7 @@ class RealIscsi:
                 break
         raise error
 
-    def _logout(self, session: Session) -> None:
+    def _logout(self, session: IscsiSession) -> None:
         """Log out until the session has left sysfs.
 
         iscsid reports success for a session that it does not know, as after its restart until it
@@ -281,10 +281,10 @@ class RealIscsi:
     def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
         self._session_secrets().set(chaps)
 
-    def _session_secrets(self) -> SessionSecrets:
-        from zfsilod.host.session_secrets import SessionSecrets
+    def _session_secrets(self) -> LiveSessionSecrets:
+        from zfsilod.host.session_secrets import LiveSessionSecrets
 
-        return SessionSecrets(self._run, self._disks)
+        return LiveSessionSecrets(self._run, self._disks)
 
     # For the daemon
 

@@ -42,7 +42,7 @@ SERIAL_PREFIX = "T10 VPD Unit Serial Number: "
 
 
 class RealLio:
-    """The iSCSI targets of this host; see the protocol Lio."""
+    """The iSCSI targets of this host; see LioAdapter."""
 
     def __init__(self, run: Runner, zvol_device: Callable[[str], str], fs: Configfs) -> None:
         self._run = run

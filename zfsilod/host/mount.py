@@ -19,7 +19,7 @@ from zfsilod.host.mountpoints import resolved
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
-    from zfsilod.host.mountinfo import Mount
+    from zfsilod.host.mountinfo import MountEntry
     from zfsilod.host.run import Runner
     from zfsilod.model.records import Disk
 
@@ -35,7 +35,7 @@ NETWORK = "_netdev"  # systemd unmounts it before it stops the network: systemd.
 
 
 class RealMounts:
-    """The mount points and the mounts of this host; see the protocol Mounts."""
+    """The mount points and the mounts of this host; see MountAdapter."""
 
     def __init__(self, run: Runner, disks: Disks) -> None:
         self._run = run
@@ -189,7 +189,7 @@ class RealMounts:
             except Busy:
                 self._run(["umount", "--lazy", mount.path], timeout_s=MOUNT_TIMEOUT_S)
 
-    def _belongs(self, disk: Disk, mount: Mount) -> bool:
+    def _belongs(self, disk: Disk, mount: MountEntry) -> bool:
         device = self._disks.find(disk.target)
         if device and (mount.number == device.number or mount.root == f"/{device.name}"):
             return True
@@ -230,7 +230,7 @@ class RealMounts:
 
     # The mount at a path
 
-    def _mount_of(self, disk: Disk, path: str) -> Mount | None:
+    def _mount_of(self, disk: Disk, path: str) -> MountEntry | None:
         """Return the mount of a volume at a path; None when nothing is mounted.
 
         A dead mount counts while the volume has no other disk. Raises Conflict (OTHER_MOUNT) for
@@ -247,7 +247,7 @@ class RealMounts:
             return mount if device is None else None
         raise _foreign(mount)
 
-    def _clear_dead_mounts(self, device: Device, path: str) -> Mount | None:
+    def _clear_dead_mounts(self, device: Device, path: str) -> MountEntry | None:
         """Unmount the dead mounts on top of a path, and return the mount of the device, if any."""
         mountpoint = resolved(path)
         while mount := mountinfo.at(mountpoint, mountinfo.read()):
@@ -258,7 +258,7 @@ class RealMounts:
             self._umount(mount)
         return None
 
-    def _is_dead(self, mount: Mount) -> bool:
+    def _is_dead(self, mount: MountEntry) -> bool:
         """Tell whether the block device of a mount has disappeared; major 0 is not a device."""
         on_disk = not mount.number.startswith("0:")
         return on_disk and not (self._disks.sys / "dev/block" / mount.number).exists()
@@ -275,7 +275,7 @@ class RealMounts:
             )
         raise done.failed()
 
-    def _umount(self, mount: Mount) -> None:
+    def _umount(self, mount: MountEntry) -> None:
         done = self._run(["umount", mount.path], timeout_s=MOUNT_TIMEOUT_S, ok=(0, FAILED))
         if done.rc == 0:
             return
@@ -295,7 +295,7 @@ class RealMounts:
         )
 
 
-def _has_options(mount: Mount, options: tuple[str, ...], *, readonly: bool) -> bool:
+def _has_options(mount: MountEntry, options: tuple[str, ...], *, readonly: bool) -> bool:
     return mount.readonly == readonly and mount.options >= FLAGS.intersection(options)
 
 
@@ -305,12 +305,12 @@ def is_node_of(path: str, device: Device) -> bool:
     return f"{os.major(number)}:{os.minor(number)}" == device.number
 
 
-def _is_dead_node(mount: Mount) -> bool:
+def _is_dead_node(mount: MountEntry) -> bool:
     """Tell whether a bind mount shows a device node that was removed with its disk."""
     return mount.type == "devtmpfs" and mount.root.endswith(mountinfo.DELETED)
 
 
-def _foreign(mount: Mount) -> Conflict:
+def _foreign(mount: MountEntry) -> Conflict:
     return Conflict(
         f"something else is mounted at {mount.path}: {mount.source} ({mount.type})",
         reason="OTHER_MOUNT",

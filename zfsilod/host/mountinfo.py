@@ -10,7 +10,7 @@ ESCAPE = re.compile(r"\\([0-7]{3})")
 DELETED = "//deleted"  # the end of the root of a bind mount whose file was removed
 
 
-class Mount:
+class MountEntry:
     """One line of mountinfo: the fields (1) to (6), and (9) to (11) after the separator.
 
     `number` is the device number as major:minor, `root` the path within the filesystem.
@@ -36,13 +36,13 @@ class Mount:
         return not {"ro", "emergency_ro", "shutdown"}.isdisjoint(self._super_options)
 
 
-def read(path: Path = MOUNTINFO) -> list[Mount]:
+def read(path: Path = MOUNTINFO) -> list[MountEntry]:
     """Return all mounts, the latest last."""
     text = path.read_bytes().decode(errors="surrogateescape")
-    return [Mount(line) for line in text.split("\n") if line]
+    return [MountEntry(line) for line in text.split("\n") if line]
 
 
-def at(path: str, mounts: list[Mount]) -> Mount | None:
+def at(path: str, mounts: list[MountEntry]) -> MountEntry | None:
     """Return the topmost mount at a path; None when the path is not a mount point."""
     return next((mount for mount in reversed(mounts) if mount.path == path), None)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import ListedSnapshot, ListedZvol, SnapshotRef
 
 
-class Zfs(Protocol):
+class ZfsAdapter(Protocol):
     """zvols: zfs(8), zfsprops(7), zpool-list(8).
 
     `uid` is the user property `zfsilo:uid`, `guid` the property of that name; "" is any guid.
@@ -86,7 +86,7 @@ class Zfs(Protocol):
         """Return a sentence about the pool of a dataset when it is not ONLINE, otherwise ""."""
 
 
-class Snapshots(Protocol):
+class SnapshotAdapter(Protocol):
     """Snapshot sets and clones of zvols: zfs-snapshot(8), zfs-clone(8), zfs-destroy(8).
 
     `uid` is that of the snapshot set; each snapshot of a set is called DATASET@zfsilo-UID.
@@ -140,7 +140,7 @@ class Snapshots(Protocol):
         """Set refreservation to `auto`, or to `none`: zfsprops(7)."""
 
 
-class Lio(Protocol):
+class LioAdapter(Protocol):
     """The kernel's iSCSI target (LIO), in configfs: backstores, targets, LUNs, portals and ACLs.
 
     A target has one portal group (tpgt_1) with one LUN, number 0. Portals are "10.0.0.1:3260" or

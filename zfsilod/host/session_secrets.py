@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.host.disks import LOGGED_IN, Session, auth_parameters, read
+from zfsilod.host.disks import LOGGED_IN, IscsiSession, auth_parameters, read
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
 from zfsilod.model.errors import Unavailable
@@ -51,7 +51,7 @@ PARAMETERS = {"username": 22, "username_in": 23, "password": 24, "password_in": 
 """Attributes of a session in sysfs, and their numbers as ISCSI_PARAM_*."""
 
 
-class SessionSecrets:
+class LiveSessionSecrets:
     """The secrets of the live sessions of this host; lost sessions are left out."""
 
     def __init__(
@@ -103,11 +103,11 @@ class SessionSecrets:
                     "of iscsid\n"
                 )
 
-    def _live(self, chaps: dict[str, Chap]) -> list[Session]:
+    def _live(self, chaps: dict[str, Chap]) -> list[IscsiSession]:
         sessions = (self._disks.session(target) for target in chaps)
         return [session for session in sessions if session and session.state == LOGGED_IN]
 
-    def _has(self, session: Session, chap: Chap) -> bool:
+    def _has(self, session: IscsiSession, chap: Chap) -> bool:
         try:
             values = {name: (session.folder / name).read_text().strip() for name in PARAMETERS}
         except FileNotFoundError:  # the session ended meanwhile
@@ -119,7 +119,7 @@ class SessionSecrets:
             ) from None
         return values == auth_parameters(chap)
 
-    def _set_in_kernel(self, session: Session, chap: Chap) -> None:
+    def _set_in_kernel(self, session: IscsiSession, chap: Chap) -> None:
         handle = int((self._disks.sys / "class/iscsi_transport/tcp/handle").read_text())
         with closing(self._connect()) as kernel:
             for name, value in auth_parameters(chap).items():
@@ -131,7 +131,7 @@ class SessionSecrets:
                         target=session.target,
                     )
 
-    def _port(self, session: Session) -> str:
+    def _port(self, session: IscsiSession) -> str:
         """Return the local TCP port of a session, "" while it has no connection.
 
         Each new connection has another port.
@@ -139,7 +139,7 @@ class SessionSecrets:
         name = f"connection{session.sid}:{FIRST_CONNECTION}"
         return read(self._disks.sys / "class/iscsi_connection" / name / "local_port")
 
-    def _is_back(self, session: Session, ports: dict[str, str]) -> bool:
+    def _is_back(self, session: IscsiSession, ports: dict[str, str]) -> bool:
         """Tell whether a session was reconnected or has ended."""
         if not session.folder.exists():
             return True

@@ -51,7 +51,7 @@ MARKS = ("cut", "snapshot", "members", "filesystems", "labels")
 
 
 class RealSnapshots:
-    """The snapshots and clones in the pools of this host; see the protocol Snapshots."""
+    """The snapshots and clones in the pools of this host; see SnapshotAdapter."""
 
     def __init__(self, run: Runner, zfs: RealZfs) -> None:
         self._run = run

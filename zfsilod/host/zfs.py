@@ -56,7 +56,7 @@ ANY = (0, 1, 2, 255)  # zfs(8): 1 an error, 2 invalid options; `zfs set` fails w
 
 
 class RealZfs:
-    """The zvols in the pools of this host; see the protocol Zfs."""
+    """The zvols in the pools of this host; see ZfsAdapter."""
 
     def __init__(self, run: Runner) -> None:
         self._run = run
