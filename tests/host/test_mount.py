@@ -1,4 +1,4 @@
-"""Mounts, by scripted tools and made-up mountinfo; mount points, in a real folder."""
+"""Mounts, with scripted tools and a scripted mountinfo; mount points, in a real directory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
 
 
 class MountBench:
-    """Mounts over an imitated sysfs; `table` is mountinfo."""
+    """Mounts with a temporary sysfs; `table` is mountinfo."""
 
     def __init__(self, root: Path) -> None:
         self.sys = FakeSys(root)
@@ -61,13 +61,13 @@ class MountBench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountBench:
-    made = MountBench(tmp_path)
-    found = Superblock(type="ext4", uuid="", size_bytes=0, spare_bytes=0)
-    monkeypatch.setattr(mountinfo, "read", lambda: made.table)
-    monkeypatch.setattr(mount_module, "claim", lambda _path, _what: None)
-    monkeypatch.setattr(mount_module, "read_superblock", lambda _device: found)
+    mounts = MountBench(tmp_path)
+    present = Superblock(type="ext4", uuid="", size_bytes=0, spare_bytes=0)
+    monkeypatch.setattr(mountinfo, "read", lambda: mounts.table)
+    monkeypatch.setattr(mount_module, "check_unused", lambda _path, _name: None)
+    monkeypatch.setattr(mount_module, "read_superblock", lambda _device: present)
     monkeypatch.setattr(processes, "using", lambda _path: ["bash (17)"])
-    return made
+    return mounts
 
 
 def test_mountinfo(tmp_path: Path) -> None:
@@ -81,14 +81,14 @@ def test_mountinfo(tmp_path: Path) -> None:
     assert (first.path, first.type, first.source) == ("/srv/a b\\c", "ext4", "/dev/sda")
     assert first.options == {"rw", "noatime"}
     assert (second.root, second.path, second.readonly) == ("/sda//deleted", "/srv/\u2028d", True)
-    assert mountinfo.read()  # this host's own
+    assert mountinfo.read()  # of this host
 
 
-def test_what_is_on_top_counts() -> None:
+def test_the_topmost_mount_counts() -> None:
     table = [mount("/a", number="8:0"), mount("/a", number="8:16"), mount("/b")]
-    found = mountinfo.at("/a", table)
-    assert found is not None
-    assert found.number == "8:16"
+    top = mountinfo.at("/a", table)
+    assert top is not None
+    assert top.number == "8:16"
     assert mountinfo.at("/c", table) is None
 
 
@@ -108,7 +108,7 @@ def test_staged_or_not(bench: MountBench) -> None:
         bench.is_staged()
 
 
-def test_a_dead_mount_is_ours_until_there_is_a_new_disk(bench: MountBench) -> None:
+def test_a_dead_mount_counts_until_there_is_another_disk(bench: MountBench) -> None:
     bench.table = [mount(bench.path)]
     assert bench.is_staged()
     bench.sys.login(disk="sdb", number="8:16")
@@ -132,7 +132,7 @@ def test_stage(bench: MountBench) -> None:
     bench.stage("noatime")
 
 
-def test_stage_again_only_mends_the_options(bench: MountBench) -> None:
+def test_stage_again_changes_the_options_only(bench: MountBench) -> None:
     bench.sys.login()
     bench.table = [mount(bench.path, options="ro")]
     bench.expect(f"mount -o remount,noatime,rw,_netdev {bench.path}")
@@ -206,7 +206,7 @@ def test_bind(bench: MountBench, tmp_path: Path) -> None:
     assert not bench.mounts.is_bound(DISK, pod, readonly=False)
 
 
-def test_unmount_takes_only_what_is_ours(
+def test_unmount_leaves_other_mounts(
     bench: MountBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.mounts.unmount(DISK, bench.path)
@@ -227,7 +227,7 @@ def test_unmount_of_a_dead_mount(bench: MountBench, monkeypatch: pytest.MonkeyPa
     bench.mounts.unmount(DISK, bench.path)
 
 
-def test_a_busy_mount_tells_who(bench: MountBench) -> None:
+def test_a_busy_mount_names_its_users(bench: MountBench) -> None:
     bench.sys.login()
     bench.table = [mount(bench.path)]
     bench.expect(f"umount {bench.path}", 32, f"umount: {bench.path}: target is busy.\n")
@@ -247,7 +247,7 @@ def test_bind_device(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None
     bench.expect(f"mount -o bind,_netdev {bench.disk} {bench.path}")
     bench.mounts.bind_device(DISK, bench.path)
     bench.table = [mount(bench.path, number="0:6", root="/sda", kind="devtmpfs")]
-    monkeypatch.setattr(mount_module, "_is_node", lambda _path, _device: True)
+    monkeypatch.setattr(mount_module, "is_node_of", lambda _path, _device: True)
     assert bench.mounts.is_device_bound(DISK, bench.path)
     bench.mounts.bind_device(DISK, bench.path)
     bench.table = [mount(bench.path, number="0:6", root="/sdx", kind="devtmpfs")]
@@ -275,19 +275,19 @@ def test_a_dead_device_node(bench: MountBench, monkeypatch: pytest.MonkeyPatch) 
     bench.mounts.unbind_device(DISK, bench.path)
 
 
-def test_stats_of_what_is_mounted_only(bench: MountBench, tmp_path: Path) -> None:
+def test_stats_are_of_mounted_filesystems_only(bench: MountBench, tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="not mounted"):
         bench.mounts.stats(str(tmp_path))
     bench.table = [mount(str(tmp_path))]
-    found = bench.mounts.stats(str(tmp_path))
-    assert found["bytes_total"] >= found["bytes_used"] + found["bytes_available"] > 0
-    assert found["inodes_used"] + found["inodes_available"] <= found["inodes_total"]
+    stats = bench.mounts.stats(str(tmp_path))
+    assert stats["bytes_total"] >= stats["bytes_used"] + stats["bytes_available"] > 0
+    assert stats["inodes_used"] + stats["inodes_available"] <= stats["inodes_total"]
 
 
 # Mount points
 
 
-def test_points_are_made_and_removed(tmp_path: Path) -> None:
+def test_mount_points_are_made_and_removed(tmp_path: Path) -> None:
     for file, name in ((False, "a b/c/dir"), (True, "a b/c/file")):
         path = str(tmp_path / name)
         assert not mountpoints.has_point(path, file=file)
@@ -306,7 +306,7 @@ def test_points_are_made_and_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "never").exists()
 
 
-def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
+def test_other_files_are_left_in_place(tmp_path: Path) -> None:
     (tmp_path / "full/x").mkdir(parents=True)
     (tmp_path / "text").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "full")
@@ -317,10 +317,11 @@ def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
                 action(str(tmp_path / name), file=file)
     with pytest.raises(Conflict):
         mountpoints.make_point(str(tmp_path / "text/below"), file=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "full", "link", "text"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["dangling", "full", "link", "text"]
 
 
-def test_links_above_are_resolved(tmp_path: Path) -> None:
+def test_links_above_a_mount_point_are_resolved(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     mountpoints.make_point(str(tmp_path / "link/deep/point"), file=False)
@@ -328,7 +329,7 @@ def test_links_above_are_resolved(tmp_path: Path) -> None:
     assert mountpoints.resolved(str(tmp_path / "link/x")) == str(tmp_path / "real/x")
 
 
-def test_a_mount_point_is_left_to_the_next_step(
+def test_a_used_mount_point_is_left_to_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "point"
@@ -341,7 +342,7 @@ def test_a_mount_point_is_left_to_the_next_step(
 
 
 @pytest.mark.parametrize("path", ["relative", "/", "/a/../b", "", "/a\0b"])
-def test_no_path(path: str) -> None:
+def test_invalid_paths(path: str) -> None:
     with pytest.raises(InvalidArgument):
         mountpoints.make_point(path, file=False)
 

@@ -1,10 +1,10 @@
-"""New secrets for live sessions: imitated sysfs, and a kernel behind an imitated netlink."""
+"""New secrets for live sessions: a temporary sysfs, and a fake kernel behind netlink."""
 
 from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -15,6 +15,7 @@ from zfsilod.host.session_secrets import LiveSessionSecrets
 from zfsilod.model.errors import CommandFailed, Unavailable
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
 HANDLE = 18446744072639369504
@@ -25,7 +26,7 @@ OLD, NEW = {TARGET: chap(1)}, {TARGET: chap(2)}
 
 
 class Kernel:
-    """What takes SET_PARAM, as struct iscsi_uevent has it, and shows it in sysfs."""
+    """Receives SET_PARAM as struct iscsi_uevent, and writes the parameter to sysfs."""
 
     def __init__(self, sys: Path) -> None:
         self.sys = sys
@@ -53,11 +54,11 @@ class Kernel:
         )
 
     def close(self) -> None:
-        """As sockets have it."""
+        """Do nothing; a socket has this method."""
 
 
 class SessionHost:
-    """A client with a session in a temporary folder."""
+    """A client with a session in a temporary directory."""
 
     def __init__(self, root: Path) -> None:
         self.fake = FakeSys(root)
@@ -74,6 +75,7 @@ class SessionHost:
             Disks(self.fake.sys, self.fake.dev, self.fake.run),
             outdated=self.outdated,
             lock=root / "lock",
+            connect=lambda: cast("socket.socket", self.kernel),
         )
 
     def login(self, sid: int) -> Path:
@@ -86,19 +88,17 @@ class SessionHost:
         return folder
 
     def reconnect(self) -> None:
-        """Do what an iscsid does that was started anew."""
+        """Reconnect the session, as an iscsid does after its restart."""
         assert self.outdated.exists()
         (self.fake.sys / "class/iscsi_connection/connection1:0/local_port").write_text("40001\n")
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionHost:
-    made = SessionHost(tmp_path)
-    monkeypatch.setattr(module, "_kernel", lambda: made.kernel)
-    return made
+def client(tmp_path: Path) -> SessionHost:
+    return SessionHost(tmp_path)
 
 
-def test_the_kernel_and_iscsid_are_told(client: SessionHost) -> None:
+def test_kernel_and_iscsid_get_the_secrets(client: SessionHost) -> None:
     assert client.secrets.are_set(OLD)
     assert not client.secrets.are_set(NEW)
     client.secrets.set(NEW)
@@ -108,7 +108,7 @@ def test_the_kernel_and_iscsid_are_told(client: SessionHost) -> None:
     assert client.run.script == []
 
 
-def test_what_iscsid_was_not_told_is_not_so(client: SessionHost) -> None:
+def test_secrets_are_not_set_until_iscsid_has_them(client: SessionHost) -> None:
     client.run.script = [(RESTART, 1, "", "no such unit")]
     client.run.effects.clear()
     with pytest.raises(CommandFailed):
@@ -120,7 +120,7 @@ def test_what_iscsid_was_not_told_is_not_so(client: SessionHost) -> None:
     assert client.secrets.are_set(NEW)
 
 
-def test_a_lost_session_is_left_alone(client: SessionHost) -> None:
+def test_a_lost_session_is_left_out(client: SessionHost) -> None:
     (client.session / "state").write_text("FAILED\n")
     client.secrets.set(NEW)
     assert client.secrets.are_set(NEW)
@@ -128,15 +128,15 @@ def test_a_lost_session_is_left_alone(client: SessionHost) -> None:
     assert client.secrets.are_set({"iqn.2026-01.org.zfsilo:give:none": chap(2)})
 
 
-def test_a_kernel_that_refuses_is_told_without_the_secret(client: SessionHost) -> None:
+def test_a_refusal_of_the_kernel_is_reported_without_the_secret(client: SessionHost) -> None:
     client.kernel.error = errno.EPERM
-    with pytest.raises(Unavailable, match="does not take the new username") as found:
+    with pytest.raises(Unavailable, match="refused the new username") as caught:
         client.secrets.set(NEW)
-    assert "initiator-2" not in f"{found.value.message} {found.value.facts}"
-    assert len(client.run.script) == 1, "iscsid was restarted for nothing"
+    assert "initiator-2" not in f"{caught.value.message} {caught.value.facts}"
+    assert len(client.run.script) == 1, "iscsid was restarted without need"
 
 
-def test_a_session_that_is_lost_meanwhile_stops_nothing(client: SessionHost) -> None:
+def test_a_session_that_is_lost_meanwhile_is_no_error(client: SessionHost) -> None:
     client.kernel.error = errno.EINVAL
     send = client.kernel.send
 
@@ -157,8 +157,8 @@ def test_secrets_that_cannot_be_read_are_unknown(client: SessionHost) -> None:
         client.secrets.are_set(OLD)
 
 
-@pytest.mark.parametrize("port", ["40000\n", ""], ids=["not broken yet", "not connected yet"])
-def test_a_session_that_does_not_come_back_is_said(
+@pytest.mark.parametrize("port", ["40000\n", ""], ids=["not disconnected", "not reconnected"])
+def test_a_session_that_does_not_return_is_logged(
     client: SessionHost,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -168,5 +168,5 @@ def test_a_session_that_does_not_come_back_is_said(
     file = client.fake.sys / "class/iscsi_connection/connection1:0/local_port"
     client.run.effects[RESTART] = lambda: file.write_text(port)
     client.secrets.set(NEW)
-    assert "not every session was back" in capsys.readouterr().err
+    assert "not all iSCSI sessions were reconnected" in capsys.readouterr().err
     assert client.secrets.are_set(NEW)
