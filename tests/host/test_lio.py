@@ -237,21 +237,21 @@ def test_portals_are_those_and_no_others(lio: RealLio) -> None:
     assert lio.has_portals(TARGET, PORTALS[:1])
 
 
-@pytest.mark.parametrize("gone", [1, 2])
-def test_a_link_that_udev_removes_is_waited_for(tmp_path: Path, gone: int) -> None:
+@pytest.mark.parametrize("missing_times", [1, 2])
+def test_a_link_that_udev_removes_is_waited_for(tmp_path: Path, missing_times: int) -> None:
     """It may disappear again while an earlier zvol with the same name is being removed."""
     device = tmp_path / "zvol"
     seen: list[str] = []
 
     def wait_for_device(dataset: str) -> str:
         seen.append(dataset)
-        if len(seen) > gone:
+        if len(seen) > missing_times:
             device.touch()
         return str(device)
 
     lio = RealLio(ScriptedRunner(), wait_for_device, FakeConfigfs(tmp_path / "target"))
     lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID)
-    assert len(seen) == gone + 1
+    assert len(seen) == missing_times + 1
 
 
 def test_a_link_that_does_not_return_is_an_error(tmp_path: Path) -> None:

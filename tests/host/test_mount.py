@@ -206,9 +206,7 @@ def test_bind(bench: MountBench, tmp_path: Path) -> None:
     assert not bench.mounts.is_bound(DISK, pod, readonly=False)
 
 
-def test_unmount_leaves_other_mounts(
-    bench: MountBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unmount_leaves_other_mounts(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.mounts.unmount(DISK, bench.path)
     bench.sys.login()
     tables = [[mount(bench.path)], []]

@@ -1,4 +1,4 @@
-"""Snapshots and clones, against what ZFS 2.3.9 says."""
+"""Snapshot sets and clones, with the output of ZFS 2.3.9."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows(snapshot: str, *, cut: str = CUT, source: str = "local", deferred: str 
 
 
 def absent(*names: str) -> str:
-    return "".join(f"cannot open '{each}': dataset does not exist\n" for each in names)
+    return "".join(f"cannot open '{name}': dataset does not exist\n" for name in names)
 
 
 THERE = (LOOK, 0, ZVOL_A + rows(SNAP_A) + POOL, "")
@@ -45,12 +45,12 @@ def snapshots(*script: tuple[str, int, str, str]) -> tuple[RealSnapshots, Script
 
 def has(*script: tuple[str, int, str, str], snapshot_ref: SnapshotRef = A) -> bool:
     adapter, run = snapshots(*script)
-    found = adapter.has_cut((snapshot_ref,), CUT)
+    present = adapter.has_cut((snapshot_ref,), CUT)
     assert not run.script
-    return found
+    return present
 
 
-def test_one_that_is_given_up_is_there_for_nobody() -> None:
+def test_a_released_snapshot_counts_as_absent() -> None:
     assert has(THERE)
     assert has(THERE, snapshot_ref=A.but(guid="7"))
     assert not has(NOT_THERE)
@@ -59,11 +59,11 @@ def test_one_that_is_given_up_is_there_for_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    "found", [rows(SNAP_A, cut="x"), rows(SNAP_A, source="inherited from tank/a")]
+    "foreign", [rows(SNAP_A, cut="x"), rows(SNAP_A, source="inherited from tank/a")]
 )
-def test_not_ours(found: str) -> None:
-    with pytest.raises(Conflict, match="not ours"):
-        has((LOOK, 0, ZVOL_A + found + POOL, ""))
+def test_not_ours(foreign: str) -> None:
+    with pytest.raises(Conflict, match="does not belong to this volume"):
+        has((LOOK, 0, ZVOL_A + foreign + POOL, ""))
     with pytest.raises(Conflict, match="guid"):
         has(THERE, snapshot_ref=A.but(guid="8"))
 
@@ -73,11 +73,11 @@ def test_an_error_is_never_absence() -> None:
         has((LOOK, 1, ZVOL_A + POOL, f"cannot open '{SNAP_A}': I/O error\n"))
     with pytest.raises(Unavailable, match="not imported"):
         has((LOOK, 1, "", absent("tank/a", SNAP_A, "tank")))
-    with pytest.raises(CommandFailed):  # nothing is said of it at all
+    with pytest.raises(CommandFailed):  # zfs reports neither the snapshot nor an error
         has((LOOK, 1, ZVOL_A + POOL, ""))
 
 
-def test_a_group_is_one_command() -> None:
+def test_a_set_is_one_command() -> None:
     cut = (
         f"zfs snapshot -o zfsilo:cut={CUT} {SNAP_A} {SNAP_B}",
         0,
@@ -94,7 +94,7 @@ def test_a_group_is_one_command() -> None:
     assert not run.script
 
 
-def test_a_listing_is_of_what_is_ours_and_there() -> None:
+def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
     argv = (
         "zfs get -Hp -r -t snapshot -o name,property,value,source guid,volsize,creation,"
         "defer_destroy,zfsilo:cut,zfsilo:snapshot,zfsilo:members,zfsilo:filesystems,zfsilo:labels "
@@ -119,14 +119,14 @@ def test_a_listing_is_of_what_is_ours_and_there() -> None:
         + listed("tank/a@by-hand", "inherited from tank/a", "off")
     )
     adapter, run = snapshots((argv, 0, stdout, ""))
-    (found,) = adapter.list_snapshots("tank")
+    (snapshot,) = adapter.list_snapshots("tank")
     assert not run.script
-    assert (found.dataset, found.guid, found.size_bytes) == ("tank/a", "7", 9)
-    assert (found.cut, found.created_at) == (CUT, 1700000000)
-    assert dict(found.marks) == {"cut": CUT, "snapshot": "monday"}
+    assert (snapshot.dataset, snapshot.guid, snapshot.size_bytes) == ("tank/a", "7", 9)
+    assert (snapshot.cut, snapshot.created_at) == (CUT, 1700000000)
+    assert dict(snapshot.marks) == {"cut": CUT, "snapshot": "monday"}
 
 
-def test_no_snapshot_of_what_is_not_ours() -> None:
+def test_other_zvols_are_not_snapshotted() -> None:
     foreign = (LOOK, 1, ZVOL_A.replace("local", "inherited from tank") + POOL, absent(SNAP_A))
     adapter, _run = snapshots(foreign)
     with pytest.raises(Conflict):
@@ -136,7 +136,7 @@ def test_no_snapshot_of_what_is_not_ours() -> None:
         adapter.cut((A,), CUT, ())
 
 
-def test_giving_up_leaves_clones_alone() -> None:
+def test_a_release_leaves_clones_unchanged() -> None:
     adapter, run = snapshots(THERE, DESTROY)
     adapter.give_up((A,), CUT)
     assert not run.script
@@ -145,14 +145,14 @@ def test_giving_up_leaves_clones_alone() -> None:
     assert not run.script
 
 
-def test_a_snapshot_that_cannot_be_given_up_now() -> None:
-    said = f"cannot destroy snapshot {SNAP_A}: dataset is busy\n"
-    adapter, _run = snapshots(THERE, (DESTROY[0], 1, "", said))
+def test_a_snapshot_that_cannot_be_released_now() -> None:
+    stderr = f"cannot destroy snapshot {SNAP_A}: dataset is busy\n"
+    adapter, _run = snapshots(THERE, (DESTROY[0], 1, "", stderr))
     with pytest.raises(Busy):
         adapter.give_up((A,), CUT)
 
 
-def test_a_clone_of_a_volume_gives_its_snapshot_up_at_once() -> None:
+def test_a_clone_of_a_volume_releases_its_snapshot_at_once() -> None:
     looked = "zfs get -Hp -o name,property,value,source type,guid,zfsilo:uid tank/c tank"
     nothing = (looked, 1, "tank\ttype\tfilesystem\t-\n", absent("tank/c"))
     script = (
@@ -190,11 +190,11 @@ def test_a_clone_of_a_lost_snapshot() -> None:
     assert lost.value.reason == "LOST"
 
 
-def test_thick() -> None:
+def test_reservation() -> None:
     get = "zfs get -Hp -o name,property,value,source refreservation,volsize tank/c tank"
     for reserved, thick in (("0", False), ("1100", True)):
-        said = f"tank/c\trefreservation\t{reserved}\tlocal\ntank/c\tvolsize\t1000\tlocal\n"
-        adapter, _run = snapshots((get, 0, said, ""))
+        stdout = f"tank/c\trefreservation\t{reserved}\tlocal\ntank/c\tvolsize\t1000\tlocal\n"
+        adapter, _run = snapshots((get, 0, stdout, ""))
         assert adapter.is_thick("tank/c") is thick
     adapter, run = snapshots(("zfs set refreservation=auto tank/c", 0, "", ""))
     adapter.set_thick("tank/c", thick=True)

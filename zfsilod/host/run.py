@@ -253,7 +253,7 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
     try:
         process.wait(timeout_s)
     except subprocess.TimeoutExpired:
-        return False  # it hangs in the kernel; the lock that it inherited shows when it is gone
+        return False  # it hangs in the kernel; the lock that it inherited shows when it has exited
     return True
 
 
