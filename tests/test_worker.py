@@ -253,7 +253,7 @@ def test_a_foreign_thing_is_a_conflict_and_stays() -> None:
     machine = Machine()
     machine.host.facts.memory["zvol:tank/data"] = {"uid": "somebody's", "guid": "1", "size": 1}
     machine.save(operation(example_named("create")))
-    with pytest.raises(Conflict, match="not ours"):
+    with pytest.raises(Conflict, match="does not belong to this volume"):
         worker.run(machine.operation, machine.host, machine.save)
     machine.run()
     _recover(machine)

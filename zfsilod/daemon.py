@@ -135,7 +135,8 @@ def open_host(places: Places, store: Store) -> Host:
 async def _launcher(places: Places, settings: config.Config) -> SystemdLauncher | LocalLauncher:
     if places.simulated:
         return LocalLauncher(places.state)
-    return await SystemdLauncher.connect(timeout_s=settings.operations.timeout_s)
+    debug = settings.daemon.log_level == "debug"
+    return await SystemdLauncher.connect(timeout_s=settings.operations.timeout_s, debug=debug)
 
 
 async def _metrics(

@@ -47,19 +47,27 @@ log = logging.getLogger(__name__)
 class SystemdLauncher:
     """Transient units on the system bus."""
 
-    def __init__(self, bus: MessageBus, *, worker: str, timeout_s: int) -> None:
+    def __init__(
+        self, bus: MessageBus, *, worker: str, timeout_s: int, debug: bool = False
+    ) -> None:
         self._bus = bus
         self._worker = worker
+        self._debug = debug
         self._timeout_s = timeout_s
         self._hint: Hint | None = None
 
     @classmethod
     async def connect(
-        cls, *, worker: str = WORKER, timeout_s: int, address: str | None = None
+        cls,
+        *,
+        worker: str = WORKER,
+        timeout_s: int,
+        debug: bool = False,
+        address: str | None = None,
     ) -> SystemdLauncher:
         """Connect to systemd, and refuse to go on without the rollback template."""
         bus = await connect(address)
-        launcher = cls(bus, worker=worker, timeout_s=timeout_s)
+        launcher = cls(bus, worker=worker, timeout_s=timeout_s, debug=debug)
         await launcher._call("Subscribe")
         await launcher._call_bus(
             "AddMatch",
@@ -77,7 +85,11 @@ class SystemdLauncher:
     async def start(self, operation: Operation) -> None:
         """Start the operation's unit. Raises Unavailable when systemd refuses."""
         wanted = properties(
-            operation, worker=self._worker, timeout_s=self._timeout_s, sealed=bool(credential())
+            operation,
+            worker=self._worker,
+            timeout_s=self._timeout_s,
+            sealed=bool(credential()),
+            debug=self._debug,
         )
         body = [unit_name(operation.unit), "fail", wanted, []]
         await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import Variant
 
+from zfsilod.host.run import DEBUG_VARIABLE
 from zfsilod.model.chap import CREDENTIAL
 from zfsilod.systemd.sandbox import sandbox
 
@@ -40,12 +41,14 @@ def rollback_name(unit: str) -> str:
 
 
 def properties(
-    operation: Operation, *, worker: str, timeout_s: int, sealed: bool
+    operation: Operation, *, worker: str, timeout_s: int, sealed: bool, debug: bool = False
 ) -> list[list[Any]]:
     """Return the properties of an operation's unit.
 
     `sealed`: systemd keeps the key of the store; it takes a moment to give it, so only to those
     that have secrets to open.
+
+    `debug`: the worker writes each command that it runs to the journal.
 
     A batch is told by its first operation: all of them are of one kind and need the same. A unit
     must be able to run during shutdown, when those with default dependencies are refused.
@@ -68,6 +71,7 @@ def properties(
         ["DefaultDependencies", Variant("b", False)],  # noqa: FBT003 - the wire has no keywords
         ["LogExtraFields", Variant("aay", [field.encode() for field in fields])],
         *([["LoadCredentialEncrypted", Variant("a(ss)", [[CREDENTIAL] * 2])]] if opens else []),
+        *([["Environment", Variant("as", [f"{DEBUG_VARIABLE}=1"])]] if debug else []),
         *([name, on_the_wire(name, value)] for name, value in allowed.items()),
     ]
 

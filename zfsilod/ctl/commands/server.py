@@ -13,7 +13,7 @@ from zfsilod.ctl.client import Server
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.require_local import check_here
-from zfsilod.host.iscsi import name_in
+from zfsilod.host.iscsi import parse_initiator_name
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
 from zfsilod.requests.request import check_id
 
@@ -97,7 +97,7 @@ def own_iqn() -> str:
         raise FailedPrecondition(
             f"{path} cannot be read: install open-iscsi, use sudo, or give --iqn", reason="NO_IQN"
         ) from error
-    name = name_in(text)
+    name = parse_initiator_name(text)
     if not name:
         raise FailedPrecondition(
             f"{path} names no InitiatorName: give --iqn, or make one with iscsi-iname",
