@@ -12,10 +12,10 @@ from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.fake import FakeHost
 from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable
 from zfsilod.model.records import Host, Operation, Publication, Volume
+from zfsilod.model.settings import Settings
 from zfsilod.requests.attach import Connection
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
-from zfsilod.requests.request import Request, Settings
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from zfsilod.engine.steps import Reported
+    from zfsilod.engine.steps.filesystem import Reported
     from zfsilod.model.chap import Chap
+    from zfsilod.requests.request import Request
 
 DEADLINE_S = 20
 SETTINGS = Settings(host_id="take", root="tank/zfsilo", export=HOW, overcommit=2.0)

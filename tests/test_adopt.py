@@ -14,15 +14,8 @@ from zfsilod.model.errors import (
     NotFound,
     StoreCorrupt,
 )
-from zfsilod.model.records import (
-    Attachment,
-    Dependent,
-    Snapshot,
-    SnapshotGroup,
-    SnapshotRef,
-    Trashed,
-    Volume,
-)
+from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests import orphans
 from zfsilod.requests.adoption import find
 from zfsilod.requests.attach import Connect, MountAt, Stage
@@ -123,7 +116,7 @@ async def test_an_admission_without_a_publication_stays_until_asked(zfsilo: Hous
     await zfsilo.do(*UP)
     await forget(zfsilo, "publication")
     before = zfsilo.facts
-    with pytest.raises(Conflict, match="which no publication names: zfsiloctl orphan list"):
+    with pytest.raises(Conflict, match="which no publication names: see zfsiloctl orphan list"):
         await zfsilo.service.sync("data", caller="a")
     report = await zfsilo.service.sync_all(caller="a")
     assert "no publication names" in dict(report.complaints)["data"]

@@ -10,6 +10,7 @@ import pytest
 
 from zfsilod import config
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.names import is_portal
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -70,10 +71,16 @@ def test_a_server_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "right"),
-    [("10.0.0.1:3260", True), ("[fd00::1]:3260", True), ("host:3260", False), ("1.2.3.4:0", False)],
+    [
+        ("10.0.0.1:3260", True),
+        ("[fd00::1]:3260", True),
+        ("[fe80::1%eth0]:3260", True),
+        ("host:3260", False),
+        ("1.2.3.4:0", False),
+    ],
 )
 def test_portals(text: str, right: bool) -> None:
-    assert config.is_portal(text) == right
+    assert is_portal(text) == right
 
 
 def test_the_readme_names_every_key() -> None:

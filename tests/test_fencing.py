@@ -17,6 +17,7 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.records import Attachment, Publication, Volume
+from zfsilod.model.settings import Export
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.hosts import CreateHost, UpdateHost
 from zfsilod.requests.publications import Publish, Unpublish
@@ -24,7 +25,8 @@ from zfsilod.requests.volumes import CreateVolume, need_publication
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model.records import AccessMode, Disk, Mode
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.records import AccessMode, Mode
 
 GIB = 1 << 30
 OTHER = "iqn.2024-01.lab.other:host"
@@ -262,7 +264,7 @@ def test_a_fence_is_never_turned_back() -> None:
         mode="BLOCK",
         volblocksize=4096,
     )
-    how = plans.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=())
+    how = Export(prefix="iqn.2026-01.org.zfsilo:give", portals=())
     publication = Publication(id="data/take", volume="data", host="take", initiator=TAKE)
     actions = plans.unpublish(volume, publication, how, [], fence=plans.Fence(grace_s=5))
     assert actions[0].final

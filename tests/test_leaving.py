@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.examples import PLANS, operation
-from zfsilod.engine import worker
+from zfsilod.engine import locks, worker
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Operation
 from zfsilod.requests.attach import Connect, MountAt, Stage
@@ -219,7 +219,10 @@ async def needs_repair(zfsilo: House) -> Operation:
 async def test_abandon_frees_what_it_claims_and_tells_what_stays(zfsilo: House) -> None:
     begun = await needs_repair(zfsilo)
     found = await zfsilo.service.abandon(begun.id)
-    assert found.behind == ("do Node", "do Session")
+    assert [words.split(" iqn")[0] for words in found.behind] == [
+        "create node record of",
+        "log in to",
+    ]
     assert found.state == "ABANDONED"
     assert found.failure is not None
     with zfsilo.service.store.read() as txn:
@@ -279,9 +282,9 @@ def test_a_rollback_waits_for_the_last_tool_and_tells_when_it_does_not_end(
     with store.write() as txn:
         begun = txn.add_operation(operation(example).but(state="FAILED"))
     store.close()
-    monkeypatch.setattr(worker, "LOCK_DEADLINE_S", 1)
+    monkeypatch.setattr(locks, "LOCK_DEADLINE_S", 1)
     monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", begun.id])
-    held = worker._lock(tmp_path / "op", begun.id)  # as a tool that outlived its worker
+    held = locks.lock_unit(tmp_path / "op", begun.id)  # as a tool that outlived its worker
     assert worker.main() == 1
     stuck = look(tmp_path, begun.id)
     assert (stuck.state, stuck.attempts) == ("NEEDS_REPAIR", 1)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.doubles import House
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 GIB = 1 << 30
 TARGET_USE = ("session", "mount")

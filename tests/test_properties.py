@@ -10,7 +10,7 @@ import pytest
 from tests.doubles import SETTINGS, House
 from zfsilod.host.fake import SIMULATED_BYTES
 from zfsilod.model.errors import InvalidArgument, ResourceExhausted
-from zfsilod.model.validation import Room, nearly_full, room_for
+from zfsilod.model.pool_space import PoolSpace, largest_volume, nearly_full
 from zfsilod.model.zfs_properties import CHOICES, ENCRYPTION, check_properties
 from zfsilod.requests.sync import Supervisor
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
@@ -128,17 +128,17 @@ async def test_it_warns_first_and_once(
         await supervisor.look_at_room()
     said = [each.message for each in caplog.records]
     assert len(said) == 2
-    assert "8% of its room left" in said[0]
+    assert "8% of its space left" in said[0]
     assert "again" in said[1]
 
 
 def test_the_room_for_a_volume() -> None:
-    room = Room(available_bytes=60, total_bytes=100)
-    assert room_for(room, SETTINGS, 150, thin=False) == 55
-    assert room_for(room, SETTINGS, 150, thin=True) == 50  # twice the pool may be promised
-    assert room_for(room, SETTINGS, 250, thin=True) == 0
-    full = Room(available_bytes=5, total_bytes=100)
-    assert [room_for(full, SETTINGS, 0, thin=thin) for thin in (False, True)] == [0, 0]
+    room = PoolSpace(available_bytes=60, total_bytes=100)
+    assert largest_volume(room, SETTINGS, 150, thin=False) == 55
+    assert largest_volume(room, SETTINGS, 150, thin=True) == 50  # twice the pool may be promised
+    assert largest_volume(room, SETTINGS, 250, thin=True) == 0
+    full = PoolSpace(available_bytes=5, total_bytes=100)
+    assert [largest_volume(full, SETTINGS, 0, thin=thin) for thin in (False, True)] == [0, 0]
     assert nearly_full(room, SETTINGS) == ""
     assert nearly_full(full, SETTINGS)
-    assert nearly_full(Room(available_bytes=0, total_bytes=0), SETTINGS)
+    assert nearly_full(PoolSpace(available_bytes=0, total_bytes=0), SETTINGS)

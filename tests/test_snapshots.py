@@ -30,7 +30,7 @@ from zfsilod.service import inputs
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model.records import Filesystem
+    from zfsilod.model.host_facts import Filesystem
     from zfsilod.requests.request import Request
 
 GIB = 1 << 30

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
+
 import pytest
 
-from tests.examples import steps
+from tests.examples import UID, steps
 from tests.lab.contract import CONSUMER, EXAMPLES, SERVER, Contract, Saw, secrets
+from zfsilod.engine.step import Guard, HostStep
+from zfsilod.engine.steps.snapshot import Clone
+from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.host.fake import FakeHost
+from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.record import CLASSES
 
 
 @pytest.fixture
@@ -46,3 +53,64 @@ def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> No
 def test_the_examples_hold_every_step() -> None:
     walked = {type(action.step) for each in EXAMPLES.values() for action in each.actions}
     assert {type(step) for step in steps()} <= walked
+
+
+def test_every_step_has_an_example() -> None:
+    assert {type(step) for step in steps()} == {
+        kind for kind in CLASSES.values() if issubclass(kind, HostStep)
+    }
+
+
+@pytest.mark.parametrize("step", steps(), ids=lambda step: f"{type(step).__name__}")
+def test_the_words_of_a_step_are_a_sentence_without_secrets(step: HostStep) -> None:
+    for text in (step.fact(), step.describe_do(), step.describe_undo()):
+        assert not text.startswith(type(step).__name__)
+        assert text[0].islower() or text.startswith(("LUN ", "ACL ")), text
+        assert text[-1] not in ".:", text
+        assert not any(name in text for name in step.resources().secrets)
+        assert not any(f"{field}=" in text for field in step.FIELDS)
+
+
+@pytest.mark.parametrize("step", steps(), ids=lambda step: f"{type(step).__name__}")
+def test_the_resources_of_a_step_are_those_of_its_fields(step: HostStep) -> None:
+    resources = step.resources()
+    fields = {name: getattr(step, name) for name in step.FIELDS}
+    disk = fields.get("disk")
+    assert fields.get("dataset", "") in ("", *resources.datasets)
+    assert fields.get("path", "") in ("", *resources.paths)
+    assert (disk.target if disk else fields.get("target", "")) in ("", *resources.targets)
+    assert fields.get("secret", "") in ("", *resources.secrets)
+    assert fields.get("uid", UID) in resources.volumes or not isinstance(step, (Zvol, Clone))
+    if "initiator" in fields:
+        assert resources.initiators == ((fields["target"], fields["initiator"]),)
+
+
+def complete(**missing: None) -> dict[str, object]:
+    """Return the methods that a step needs, without these."""
+    methods = {name: lambda *_args: "" for name in HostStep.ABSTRACT}
+    return {name: method for name, method in methods.items() if name not in missing}
+
+
+@pytest.mark.parametrize("name", HostStep.ABSTRACT)
+def test_a_step_that_lacks_a_method_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"step Incomplete has no {name}"):
+        ABCMeta(
+            "Incomplete", (HostStep,), complete(**{name: None}), tag="TestIncomplete", part="POOL"
+        )
+    assert "TestIncomplete" not in CLASSES
+
+
+def test_a_step_without_a_sandbox_part_is_refused() -> None:
+    with pytest.raises(TypeError, match="Incomplete has no sandbox part"):
+        ABCMeta("Incomplete", (HostStep,), complete(), tag="TestIncomplete")
+    assert "TestIncomplete" not in CLASSES
+
+
+def test_a_guard_refuses_and_undoes_nothing(contract: Contract) -> None:
+    guards = [step for step in steps() if isinstance(step, Guard)]
+    assert guards
+    for step in guards:
+        with pytest.raises(ZfsiloError):
+            step.do(contract.host)
+        step.undo(contract.host)
+        assert contract.host.facts.snapshot() == {}  # type: ignore[attr-defined]

@@ -13,13 +13,13 @@ import pytest
 from tests.crash.life import Machine, machine
 from tests.crash.saw import Cut
 from tests.test_crash import case_named
+from zfsilod.engine import locks as locks_module
+from zfsilod.engine.migrate import migrate
 from zfsilod.model.errors import Busy, FailedPrecondition
 from zfsilod.model.record import CLASSES
 from zfsilod.model.records import Operation, Volume
-from zfsilod.storage import upgrade as upgrade_module
 from zfsilod.storage.migrations import RENAMED_FIELDS, RENAMED_VALUES, renamed
 from zfsilod.storage.store import SCHEMA, Store
-from zfsilod.storage.upgrade import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,7 +80,7 @@ async def test_what_the_old_version_had_begun_the_new_one_takes_back(built: Mach
     before = built.state()
     await cut_short(built)
     make_old(built.store)
-    upgrade(built.store, built.store.directory / "op")
+    migrate(built.store, built.store.directory / "op")
     built.born()
     await built.settle()
     assert built.state() == before
@@ -98,18 +98,18 @@ async def test_it_waits_for_a_worker_of_the_old_version(
     lock = locks / f"{running(built).unit}.lock"
     make_old(built.store)
     lock.touch()
-    monkeypatch.setattr(upgrade_module, "LOCK_DEADLINE_S", 1)
+    monkeypatch.setattr(locks_module, "LOCK_DEADLINE_S", 1)
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == b"held\n"
         with pytest.raises(Busy, match="of an older zfsilo still runs"):
-            upgrade(built.store, locks)
+            migrate(built.store, locks)
         with built.store.read() as txn:
             assert txn.schema() == OLDEST
         worker.communicate()
-    upgrade(built.store, locks)
+    migrate(built.store, locks)
     with built.store.read() as txn:
         assert txn.schema() == SCHEMA
     descriptor = os.open(lock, os.O_RDWR)
@@ -191,5 +191,5 @@ def test_a_newer_store_is_refused_in_one_clear_sentence(tmp_path: Path) -> None:
 
 def test_a_new_store_needs_no_upgrade(tmp_path: Path) -> None:
     store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
-    upgrade(store, tmp_path / "op")
+    migrate(store, tmp_path / "op")
     store.close()

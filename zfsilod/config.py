@@ -6,7 +6,6 @@ The README's table of keys is compared with these classes by a test.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import socket
@@ -16,15 +15,13 @@ from typing import Any
 import msgspec
 import tomli
 
-from zfsilod.engine.plans import Export
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.requests.request import ID, Settings
+from zfsilod.model.names import DATASET, IQN_PREFIX, MAX_PREFIX, is_portal
+from zfsilod.model.settings import Export, Settings
+from zfsilod.model.validation import ID
 from zfsilod.security.join_file import Access, parse_join
 
 DIRECTORY = Path("/etc/zfsilo")
-DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(?:/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")
-IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-[0-9]{2}\.[a-z0-9][a-z0-9.-]*(?::[a-z0-9.:-]+)?")
-MAX_PREFIX = 150
 ZONE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
@@ -105,7 +102,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     def settings(self) -> Settings:
         """Return what plans need of it."""
         host_id = self.daemon.host_id
-        prefix = self.server.iqn_prefix or f"iqn.2026-01.org.zfsilo:{host_id}"
+        # Initiators may send the name of a target in lower case only: RFC 3720, 3.2.6.1.
+        prefix = self.server.iqn_prefix.lower() or f"iqn.2026-01.org.zfsilo:{host_id}"
         return Settings(
             host_id=host_id,
             root=self.server.root,
@@ -269,14 +267,3 @@ def is_folder(path: str) -> bool:
     """Tell whether a path can be one below which others are allowed: never the root itself."""
     parts = path.split("/")
     return parts[0] == "" and any(parts) and not {".", ".."} & set(parts)
-
-
-def is_portal(text: str) -> bool:
-    """Tell whether a text is an address and a port: 10.0.0.1:3260 or [fd00::1]:3260."""
-    address, _colon, port = text.rpartition(":")
-    try:
-        parsed = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    bracketed = address.startswith("[") and address.endswith("]")
-    return bracketed == (parsed.version == 6) and port.isdecimal() and 0 < int(port) < 65536

@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod import __version__, config
-from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
+from zfsilod.engine.locks import LOCK_DIRECTORY
+from zfsilod.engine.migrate import migrate
+from zfsilod.engine.worker import STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.requests.sync import Supervisor, clear_leftovers
 from zfsilod.security import audit, join_file
 from zfsilod.service import simulation
 from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
-from zfsilod.storage.upgrade import upgrade
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ async def _engine(
 
     store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
-    upgrade(store, LOCK_DIRECTORY if places.host == "real" else places.state / "op")
+    migrate(store, LOCK_DIRECTORY if places.host == "real" else places.state / "op")
     launcher = await _launcher(places, settings)
     stack.push_async_callback(launcher.close)
 

@@ -16,6 +16,7 @@ from tests.doubles import SETTINGS, House, house
 from zfsilod.api.rpc.server import GrpcServer
 from zfsilod.gateway.listener import Door, Limits
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
+from zfsilod.model.identity import Identity
 from zfsilod.security import certificates
 from zfsilod.security.authentication import new_token
 from zfsilod.security.join_file import Access, Files
@@ -29,16 +30,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from zfsilod.model.errors import ZfsiloError
+    from zfsilod.model.identity import Role
     from zfsilod.model.records import Operation
-    from zfsilod.requests.request import Settings
-    from zfsilod.security.authorization import Role
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
 GIB = 1 << 30
 UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
 TAKE = "hosts/take"
 DATA = "volumes/data"
-GIVE = certificates.Identity(kind="host", id="give", role="host")
+GIVE = Identity(kind="host", id="give", role="host")
 MADE: dict[str, certificates.Pair] = {}
 
 
@@ -108,7 +109,7 @@ class Front:
     def certified(self, role: str, subject: str, *, days: int = 1, by: str = "ca") -> Access:
         """Return how somebody with a new certificate reaches us."""
         kind: Any = "host" if role == "host" else "user"
-        identity = certificates.Identity(kind=kind, id=subject, role=role)
+        identity = Identity(kind=kind, id=subject, role=role)
         pair = certificates.issue(made(by), identity, days=days)
         return self.access(certificate=pair.certificate_pem.decode(), key=pair.key_pem.decode())
 

@@ -41,7 +41,7 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     found = await api.GetOperation(pb.GetOperationRequest(name=name))
     assert (found.state, found.progress) == (pb.OPERATION_STATE_RUNNING, 0)
     assert (found.kind, found.subject, found.title) == ("create", DATA, "create data")
-    assert found.actions[0].step.startswith("Zvol(dataset=tank/zfsilo/data, ")
+    assert found.actions[0].step == "create zvol tank/zfsilo/data (1 GiB, thin)"
     assert (found.actions[0].up, found.actions[0].status) == (True, pb.ACTION_STATUS_PENDING)
     volume = await front.root().volumes.ListVolumes(volume_pb2.ListVolumesRequest())
     assert list(volume.volumes) == []

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from tests.api.running import UUID, create, publish
-from zfsilod.engine.steps import Reported
+from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import zfsilod.requests
 from tests.examples import TAKE
-from zfsilod.model.records import Disk, ListedZvol, Trashed
+from zfsilod.model.host_facts import Disk, ListedZvol
+from zfsilod.model.records import Trashed
 from zfsilod.requests import adoption, orphans, pool_import
 from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.saw import How
-    from zfsilod.model.records import Disk
-    from zfsilod.requests.request import Settings
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.settings import Settings
 
 STUCK_S = 25
 FIRST_BOOT = f"{1:032x}"

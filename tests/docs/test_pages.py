@@ -11,6 +11,7 @@ import pytest
 
 from tests.docs.blocks import ROOT
 from zfsilod.ctl.command_table import COMMANDS
+from zfsilod.model.reasons import REASONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +60,7 @@ def test_every_method_has_its_place(made: Path) -> None:
     protos = "".join(path.read_text() for path in (ROOT / "proto/zfsilo/v1").glob("*.proto"))
     names = re.findall(r"^ *(?:rpc|message|enum|service) (\w+)", protos, re.M)
     assert [name for name in names if name not in grpc] == []
+    assert [reason for reason in REASONS if f"| `{reason}` |" not in grpc] == []
     page = (made / "org.zfsilo1.5").read_text().replace("\\-", "-")
     xml = (ROOT / "dbus/org.zfsilo1.xml").read_text()
     members = re.findall(r"<(interface|method|signal|property) name=\"([^\"]+)\"", xml)

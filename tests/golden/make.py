@@ -25,8 +25,9 @@ from tests.crash.saw import Cut
 from tests.doubles import SETTINGS
 from tests.examples import ATTACHMENT, UID, VOLUME, steps
 from tests.golden import DIRECTORY, Facts, Golden, save
-from zfsilod.engine.steps import Reported
+from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.engine.worker import work
+from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.records import (
     Action,
     ActionStatus,
@@ -34,7 +35,6 @@ from zfsilod.model.records import (
     Condition,
     Dependent,
     Failure,
-    Filesystem,
     Host,
     Issued,
     Mount,

@@ -20,32 +20,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.examples import GIB, PLANS, PUBLICATION, TARGET, UID, VOLUME, Example, operation
-from zfsilod.engine import steps, worker
+from zfsilod.engine import worker
 from zfsilod.engine.plans import backstore_name
-from zfsilod.engine.steps import (
-    Acl,
-    Backstore,
-    Clone,
+from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknownAcls
+from zfsilod.engine.steps.export import Backstore, NoExport
+from zfsilod.engine.steps.filesystem import FilesystemGrown
+from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
+from zfsilod.engine.steps.session import (
     DiskResponsive,
     DiskSize,
-    Fenced,
-    FilesystemGrown,
-    LazyUnmounted,
-    MountPoint,
-    NoAcl,
     Node,
-    NoExport,
     NoNode,
-    NoSession,
-    NoUnknownAcls,
     SessionDropped,
     SessionSecrets,
-    Zvol,
-    ZvolSize,
 )
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
+from zfsilod.engine.steps.zfs import Zvol, ZvolSize
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import Conflict, FailedPrecondition
-from zfsilod.model.records import HostStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +75,7 @@ def secrets(name: str) -> Chap:
 
 def _placed(step: Step) -> Step:
     """Return a step with its datasets below the root that the lab's machine gives away."""
-    if isinstance(step, steps.Cut):
+    if isinstance(step, SnapshotSet):
         return step.but(refs=tuple(each.but(dataset=_below(each.dataset)) for each in step.refs))
     if isinstance(step, Clone):
         step = step.but(
@@ -189,7 +182,7 @@ class Contract:
             for move in way:
                 step = move.step
                 assert isinstance(step, HostStep)
-                label = f"{name}: {move.text}"
+                label = f"{name}: {move.description}"
                 if isinstance(step, GUARDS):
                     self.guard(step, label)
                 elif isinstance(step, ONE_WAY) and not move.up:

@@ -79,5 +79,5 @@ class Saw:
 saw = Saw(sys.argv[1])
 saw.through(Configfs, "write", "make", "remove", "link", "unlink")
 saw.through(Runner, "__call__")
-worker._make = saw.during(worker._make)
+worker.change = saw.during(worker.change)
 sys.exit(worker.main())

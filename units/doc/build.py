@@ -3,7 +3,7 @@
     zfsiloctl.1       from the table of commands (zfsilod/ctl/command_table.py)
     zfsilod.toml.5    from its text here, and the README's table of keys
     org.zfsilo1.5     from the comments of dbus/org.zfsilo1.xml
-    grpc.md           from the comments of proto/zfsilo/v1/*.proto
+    grpc.md           from the comments of proto/zfsilo/v1/*.proto and zfsilod/model/reasons.py
     bash, zsh, fish   completion
 
 Only the standard library is needed.
@@ -24,6 +24,7 @@ from zfsilod import __version__  # noqa: E402
 from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Argument, Command  # noqa: E402
 from zfsilod.ctl.commands import completion  # noqa: E402
 from zfsilod.ctl.failures import EXIT_CODES_HELP  # noqa: E402
+from zfsilod.model import reasons  # noqa: E402
 
 MAN = ("zfsilod.8", "zfsilo-volume@.service.5")
 HEAD = '.TH "{name}" "{section}" "" "zfsilo {version}" "zfsilo"\n'
@@ -173,11 +174,11 @@ def verbatim(text: str) -> str:
 
 
 def grpc_reference() -> str:
-    """Return services, messages and enumerations of all files, with their comments."""
+    """Return services, messages, enumerations and error reasons, with their comments."""
     text = "# gRPC reference: zfsilo.v1\n\nMade from the comments of `proto/zfsilo/v1/*.proto`.\n"
     for path in sorted((PROJECT / "proto/zfsilo/v1").glob("*.proto")):
         text += f"\n## {path.name}\n{_proto(path.read_text())}"
-    return text
+    return f"{text}\n## Error reasons\n\nValues of `ErrorInfo.reason`.\n\n{reasons.as_markdown()}"
 
 
 def _proto(source: str) -> str:

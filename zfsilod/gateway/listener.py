@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from zfsilod.gateway.sockets import Kind, Peer
+    from zfsilod.model.identity import Peer, PeerKind
     from zfsilod.security.tls import ServerTls
 
 ACCEPT_AT_ONCE = 16
@@ -65,14 +65,14 @@ class Door:
         self._greetings: set[Greeting] = set()
         self._instance = secrets.token_hex(8)
         self._count = 0
-        self._listeners: dict[socket.socket, Kind] = {}
+        self._listeners: dict[socket.socket, PeerKind] = {}
         self._connections: dict[str, Connection] = {}
         self._held: Counter[str] = Counter()
         _make_private(directory)
 
     def open(self, listener: socket.socket, *, node: bool = False) -> None:
         """Take connections of a listening socket from now on; it is closed with the door."""
-        kind: Kind = "tcp"
+        kind: PeerKind = "tcp"
         if listener.family == socket.AF_UNIX:
             kind = "node" if node else "unix"
         listener.settimeout(0)
@@ -110,7 +110,7 @@ class Door:
         if found is not None:
             asyncio.get_running_loop().call_later(FAREWELL_S, found.close)
 
-    def _accept(self, listener: socket.socket, kind: Kind) -> None:
+    def _accept(self, listener: socket.socket, kind: PeerKind) -> None:
         for _each in range(ACCEPT_AT_ONCE):
             try:
                 client, _address = listener.accept()
@@ -126,15 +126,15 @@ class Door:
                 return
             self._let_in(client, kind)
 
-    def _listen_again(self, listener: socket.socket, kind: Kind) -> None:
+    def _listen_again(self, listener: socket.socket, kind: PeerKind) -> None:
         if listener in self._listeners:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener, kind)
 
-    def _let_in(self, client: socket.socket, kind: Kind) -> None:
+    def _let_in(self, client: socket.socket, kind: PeerKind) -> None:
         try:
             peer = peer_of(client, kind)
             if self._is_full(peer):
-                log.warning("too many connections: one of %s is closed", peer.who)
+                log.warning("too many connections: one of %s is closed", peer.quota_key)
                 client.close()
                 return
             if kind == "tcp":
@@ -159,7 +159,7 @@ class Door:
             if secured is not None:
                 self._welcome(peer, secured)
 
-        self._held[peer.who] += 1
+        self._held[peer.quota_key] += 1
         greeting = Greeting(client, context, ended)
         self._greetings.add(greeting)
         greeting.step()
@@ -179,7 +179,7 @@ class Door:
 
     def _connect(self, peer: Peer, client: socket.socket) -> None:
         tag, server = self._reach()
-        self._held[peer.who] += 1
+        self._held[peer.quota_key] += 1
         self._connections[tag] = Connection(
             peer, client, server, closed=lambda: self._let_out(tag, peer)
         )
@@ -189,11 +189,11 @@ class Door:
         self._count_out(peer)
 
     def _count_out(self, peer: Peer) -> None:
-        self._held[peer.who] -= 1
+        self._held[peer.quota_key] -= 1
         self._held += Counter()  # forgets who is at zero
 
     def _is_full(self, peer: Peer) -> bool:
-        if peer.uid != 0 and self._held[peer.who] >= self.limits.each:
+        if peer.uid != 0 and self._held[peer.quota_key] >= self.limits.each:
             return True
         held = sum(each.peer.kind == peer.kind for each in self._connections.values())
         if peer.kind == "tcp":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.gateway.sockets import Peer
+    from zfsilod.model.identity import Peer
 
 CHUNK_BYTES = 65536
 LINGER_S = 5  # how long one half of a connection outlives the other

@@ -6,36 +6,20 @@ import os
 import socket
 import stat
 import struct
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.record import Record
+from zfsilod.model.identity import Peer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zfsilod.security.certificates import Certified
+    from zfsilod.model.identity import PeerKind
+
 
 BACKLOG = 128
 SO_PEERGROUPS = 59  # socket(7); Python has no name for it
 MAX_GROUPS = 256  # of a peer; Python reads no longer options
-
-Kind = Literal["unix", "node", "tcp"]
-
-
-class Peer(Record):
-    """Who is behind a connection."""
-
-    kind: Kind
-    address: str  # TCP: without the port; unix and node: "pid 17"
-    uid: int = -1
-    groups: tuple[int, ...] = ()
-    certificate: Certified | None = None  # TCP: the one that TLS verified, if it showed one
-
-    @property
-    def who(self) -> str:
-        """Whom the connections are counted for."""
-        return self.address if self.kind == "tcp" else f"uid {self.uid}"
 
 
 def inherited() -> list[tuple[socket.socket, str]]:
@@ -70,7 +54,7 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
-def peer_of(client: socket.socket, kind: Kind) -> Peer:
+def peer_of(client: socket.socket, kind: PeerKind) -> Peer:
     """Return who is at the other end of a connection. Raises OSError when nobody is any more."""
     if kind == "tcp":
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
-    from zfsilod.model.records import Disk, Filesystem
+    from zfsilod.model.host_facts import Disk, Filesystem
 
 
 class IscsiAdapter(Protocol):

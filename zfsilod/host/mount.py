@@ -21,7 +21,7 @@ from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgu
 if TYPE_CHECKING:
     from zfsilod.host.mountinfo import MountEntry
     from zfsilod.host.run import Runner
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 MOUNT_TIMEOUT_S = 120  # includes the replay of a long journal
 CHECK_TIMEOUT_S = 600

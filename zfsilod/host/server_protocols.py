@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
+    from zfsilod.model.host_facts import ListedSnapshot, ListedZvol, SnapshotRef
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import ListedSnapshot, ListedZvol, SnapshotRef
 
 
 class ZfsAdapter(Protocol):

@@ -25,7 +25,6 @@ from zfsilod.host.zfs import (
 )
 from zfsilod.host.zfs_output import (
     Properties,
-    checked,
     first_line,
     foreign,
     missing,
@@ -36,12 +35,13 @@ from zfsilod.host.zfs_output import (
     table,
 )
 from zfsilod.model.errors import Conflict, FailedPrecondition
-from zfsilod.model.records import ListedSnapshot
+from zfsilod.model.host_facts import ListedSnapshot
+from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
+    from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import SnapshotRef
 
 CUT = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
@@ -114,8 +114,8 @@ class RealSnapshots:
         Any other error of zfs is raised. The pool is in the same call, as in RealZfs: a dataset is
         missing only when its pool is listed.
         """
-        pool = pool_of(checked(refs[0].dataset))
-        names = [name for ref in refs for name in (checked(ref.dataset), _name(ref, uid))]
+        pool = pool_of(check_dataset(refs[0].dataset))
+        names = [name for ref in refs for name in (check_dataset(ref.dataset), _name(ref, uid))]
         asked = list(dict.fromkeys((*names, pool)))
         argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(PROPERTIES)]
         done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
@@ -157,7 +157,7 @@ class RealSnapshots:
             self.give_up((snapshot_ref,), cut)
 
     def _clone(self, dataset: str, snapshot: str, settings: Pairs) -> None:
-        argv = ["zfs", "clone", *property_options(settings), snapshot, checked(dataset)]
+        argv = ["zfs", "clone", *property_options(settings), snapshot, check_dataset(dataset)]
         done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             if first_line(done) == f"cannot open '{snapshot}': dataset does not exist":
@@ -184,7 +184,7 @@ class RealSnapshots:
 
 
 def _name(snapshot_ref: SnapshotRef, uid: str) -> str:
-    return f"{checked(snapshot_ref.dataset)}@{NAME_PREFIX}{checked_uid(uid)}"
+    return f"{check_dataset(snapshot_ref.dataset)}@{NAME_PREFIX}{checked_uid(uid)}"
 
 
 def checked_uid(uid: str) -> str:

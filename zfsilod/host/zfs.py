@@ -14,7 +14,6 @@ from zfsilod.host import zvol_device
 from zfsilod.host.disks import users
 from zfsilod.host.zfs_output import (
     Properties,
-    checked,
     first_line,
     foreign,
     in_bytes,
@@ -26,8 +25,9 @@ from zfsilod.host.zfs_output import (
     table,
 )
 from zfsilod.model.errors import Busy, FailedPrecondition, ZfsiloError
+from zfsilod.model.host_facts import ListedZvol
+from zfsilod.model.names import check_dataset
 from zfsilod.model.record import pairs
-from zfsilod.model.records import ListedZvol
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
@@ -161,7 +161,7 @@ class RealZfs:
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
         argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "volume,snapshot"]
-        argv += ["-o", "name,property,value,source", "clones", checked(dataset)]
+        argv += ["-o", "name,property,value,source", "clones", check_dataset(dataset)]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             raise self._not_listed(done, dataset)
@@ -257,12 +257,14 @@ class RealZfs:
 
     def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
         argv = ["zfs", "list", "-Hp", "-r", "-t", "volume", "-o", "name,volsize,used,referenced"]
-        lines = self._run([*argv, checked(root)], timeout_s=LIST_TIMEOUT_S).stdout.splitlines()
+        lines = self._run(
+            [*argv, check_dataset(root)], timeout_s=LIST_TIMEOUT_S
+        ).stdout.splitlines()
         rows = (line.split("\t") for line in lines)
         return {name: (int(size), int(used), int(ref)) for name, size, used, ref in rows}
 
     def pool_problem(self, root: str) -> str:
-        pool = pool_of(checked(root))
+        pool = pool_of(check_dataset(root))
         argv = ["zpool", "list", "-H", "-o", "health", pool]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
         health = done.stdout.strip()
@@ -285,7 +287,7 @@ class RealZfs:
     ) -> dict[str, Properties]:
         """Return the properties `names` of all datasets of a kind at or below a dataset."""
         argv = ["zfs", "get", "-Hp", "-r", "-t", kind, *options]
-        argv += ["-o", "name,property,value,source", names, checked(root)]
+        argv += ["-o", "name,property,value,source", names, check_dataset(root)]
         done = self._run(argv, timeout_s=LIST_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             raise self._not_listed(done, root)
@@ -300,7 +302,7 @@ class RealZfs:
 
     def device(self, dataset: str) -> str:
         """Wait for the device of a zvol and return its path."""
-        return zvol_device.device(self._run, checked(dataset))
+        return zvol_device.device(self._run, check_dataset(dataset))
 
     def _value(self, dataset: str, name: str) -> str:
         return self.properties(dataset, (name,))[name][0]
@@ -311,7 +313,7 @@ class RealZfs:
         zfs reports a missing dataset and a pool that is not imported with the same message, so the
         pool is in the same call: the dataset is missing only when the pool is listed.
         """
-        pool = pool_of(checked(dataset))
+        pool = pool_of(check_dataset(dataset))
         argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(names)]
         asked = list(dict.fromkeys((dataset, pool)))
         done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
@@ -327,7 +329,7 @@ class RealZfs:
 
     def _change(self, command: str, *args: str) -> Completed:
         """Run a command of zfs(8) whose last argument is a dataset."""
-        checked(args[-1])
+        check_dataset(args[-1])
         return self._run(["zfs", command, *args], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
 
 

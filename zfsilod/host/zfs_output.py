@@ -5,7 +5,6 @@ The messages are those of OpenZFS 2.3 in the locale C; tests/lab checks them wit
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import (
@@ -21,25 +20,10 @@ from zfsilod.model.errors import (
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed
 
-# As in zfsconcepts(7), without names that could be taken for an option.
-DATASET = re.compile(r"[A-Za-z][A-Za-z0-9_:.-]*(?:/[A-Za-z0-9_:.-]+)*")
-MAX_DATASET_CHARACTERS = 255
 UNITS = {unit: 1024**power for power, unit in enumerate("BKMGTPE")}
 
 Properties = dict[str, tuple[str, str]]
 """Properties of one dataset by name: (value, source), as in zfs-get(8)."""
-
-
-def checked(dataset: str) -> str:
-    """Return the name of a dataset, for arguments and paths. Raises InvalidArgument."""
-    climbs = {".", ".."} & set(dataset.split("/"))
-    if not DATASET.fullmatch(dataset) or len(dataset) > MAX_DATASET_CHARACTERS or climbs:
-        raise InvalidArgument(
-            f"{dataset[:MAX_DATASET_CHARACTERS]!r} is not a valid dataset name; "
-            "use a name such as tank/volumes",
-            reason="BAD_DATASET",
-        )
-    return dataset
 
 
 def pool_of(dataset: str) -> str:

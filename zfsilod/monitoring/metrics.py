@@ -293,8 +293,8 @@ def _of_reading(found: Reading) -> Iterator[Metric]:
     yield _gauge("zfsilo_sessions", "iSCSI sessions, by side.", sessions, ["side"])
     if found.room is not None:
         available, total = found.room
-        yield _gauge("zfsilo_root_available_bytes", "Room below the root.", {(): available})
-        yield _gauge("zfsilo_root_size_bytes", "Room and what is used.", {(): total})
+        yield _gauge("zfsilo_root_available_bytes", "PoolSpace below the root.", {(): available})
+        yield _gauge("zfsilo_root_size_bytes", "PoolSpace and what is used.", {(): total})
         used = sum(each[1] for each in found.usages.values())
         yield _gauge("zfsilo_volumes_used_bytes", "What all volumes take.", {(): used})
 

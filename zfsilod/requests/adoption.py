@@ -13,28 +13,22 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from zfsilod.engine import plans
-from zfsilod.host.zfs_output import checked
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.host_facts import Filesystem, FilesystemState, ListedZvol
+from zfsilod.model.names import check_dataset
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import (
-    AccessMode,
-    Filesystem,
-    FilesystemState,
-    ListedZvol,
-    Mode,
-    Trashed,
-    Volume,
-)
+from zfsilod.model.records import AccessMode, Mode, Trashed, Volume
+from zfsilod.model.validation import check_id
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests.clones import held
 from zfsilod.requests.deletion import FOLDER
-from zfsilod.requests.request import Plan, Request, View, check_id, put
+from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.requests.volumes import need_root
 
 if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Change
-    from zfsilod.requests.request import Settings
+    from zfsilod.model.settings import Settings
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
@@ -119,7 +113,7 @@ async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
     need_root(service.settings)
     if volume_id:
         check_id(volume_id, "volume id")
-    found = await find_all(service, checked(dataset), volume_id)
+    found = await find_all(service, check_dataset(dataset), volume_id)
     if f"/{FOLDER}/" in dataset:
         raise FailedPrecondition(
             f"{dataset} is in the trash: zfsiloctl adopt --all, then volume undelete",

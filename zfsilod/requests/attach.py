@@ -8,34 +8,17 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.host_facts import FILESYSTEMS, Disk, Filesystem
 from zfsilod.model.record import Record
-from zfsilod.model.records import (
-    FILESYSTEMS,
-    Action,
-    Attachment,
-    Disk,
-    Filesystem,
-    Mode,
-    Mount,
-    PendingRelease,
-    Restore,
-)
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_id,
-    drop,
-    drop_secret,
-    put,
-)
+from zfsilod.model.records import Action, Attachment, Mode, Mount, PendingRelease, Restore
+from zfsilod.model.validation import check_id, check_path
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
-MAX_PATH_BYTES = 4095
 MAX_MOUNTS = 64
 MAX_OPTIONS = 32
 OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
@@ -126,7 +109,7 @@ class Connect(Request):
             )
         new = self._attachment(found, seen.connection, view, published=seen.published)
         owed = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
-        actions, commit = plans.up(plans.connection(new)), [put(new)]
+        actions, commit = plans.up(plans.connection_steps(new)), [put(new)]
         if seen.published:
             commit.append(drop(owed))
         rotated = found is not None and found.secret != new.secret
@@ -148,7 +131,7 @@ class Connect(Request):
             return None
         if not self.is_for(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
             return None
-        return plans.up(plans.connection(found))
+        return plans.up(plans.connection_steps(found))
 
     def is_for(self, found: Attachment) -> bool:
         """Tell whether an attachment is of the volume that is asked for."""
@@ -240,7 +223,7 @@ class Stage(Request):
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
-            actions=plans.up(plans.staging(new)),
+            actions=plans.up(plans.staging_steps(new)),
             commit=(put(new),),
         )
 
@@ -248,7 +231,7 @@ class Stage(Request):
         found = txn.get(Attachment, self.id)
         if found is None or found.state not in ("STAGED", "MOUNTED") or not self._same(found):
             return None
-        return plans.up([*plans.connection(found), *plans.staging(found)])
+        return plans.up([*plans.connection_steps(found), *plans.staging_steps(found)])
 
     def _same(self, found: Attachment) -> bool:
         return (
@@ -343,7 +326,7 @@ class MountAt(Request):
         return Plan(
             title=f"mount {self.id} at {path}",
             claims=(f"attachment/{self.id}", f"path/{path}"),
-            actions=plans.up(plans.mounting(found, mount)),
+            actions=plans.up(plans.mounting_steps(found, mount)),
             commit=(put(found.but(state="MOUNTED", mounts=mounts, updated_at=view.now)),),
         )
 
@@ -354,7 +337,11 @@ class MountAt(Request):
         if found is None or here is None or here.readonly != self.readonly:
             return None
         return plans.up(
-            [*plans.connection(found), *plans.staging(found), *plans.mounting(found, here)]
+            [
+                *plans.connection_steps(found),
+                *plans.staging_steps(found),
+                *plans.mounting_steps(found, here),
+            ]
         )
 
 
@@ -407,19 +394,6 @@ def need_attachment(txn: Transaction, attachment_id: str) -> Attachment:
             volume=attachment_id,
         )
     return found
-
-
-def check_path(path: str) -> str:
-    """Return a path as it is kept, else raise InvalidArgument: absolute, no "..", no odd ends."""
-    parts = path.split("/")
-    if not path.startswith("/") or ".." in parts or len(path.encode()) > MAX_PATH_BYTES:
-        raise InvalidArgument(
-            f"{path[:200]!r} is no path to mount at: it must be absolute, without ..",
-            reason="BAD_PATH",
-        )
-    if not path.isprintable() or path.strip("/") == "":
-        raise InvalidArgument(f"{path[:200]!r} is no path to mount at", reason="BAD_PATH")
-    return "/" + "/".join(part for part in parts if part not in ("", "."))
 
 
 def check_options(options: tuple[str, ...]) -> tuple[str, ...]:

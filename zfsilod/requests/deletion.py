@@ -17,8 +17,9 @@ from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, NotFound, ZfsiloError
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Publication, Trashed, Volume
+from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent
-from zfsilod.requests.request import Plan, Request, Settings, View, check_etag, check_id, drop, put
+from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Change
+    from zfsilod.model.settings import Settings
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import LazyUnmounted, SessionDropped
+from zfsilod.engine.steps.mount import LazyUnmounted
+from zfsilod.engine.steps.session import SessionDropped
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.records import Attachment, Disk, PendingRelease
-from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put
+from zfsilod.model.records import Attachment, PendingRelease
+from zfsilod.model.validation import check_id
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
+    from zfsilod.model.host_facts import Disk
     from zfsilod.model.records import Change
     from zfsilod.storage.store import Transaction
 
@@ -51,7 +54,7 @@ class UnmountFrom(Descent):
         if found is None or not gone:
             return Plan(title=title, claims=claims)
         if self.turned(seen):
-            actions = list(plans.detaching(found, gone))
+            actions = list(plans.forced_unmount(found, gone))
         else:
             actions = [
                 action for mount in reversed(gone) for action in plans.unmounting(found, mount)
@@ -90,7 +93,7 @@ class Unstage(Descent):
         return Plan(
             title=title,
             claims=(*claims, *_paths(found)),
-            actions=plans.abandoning(found) if turned else plans.unstaging(found),
+            actions=plans.forced_detach_path(found) if turned else plans.unstaging(found),
             commit=(put(_connected(found, view)),),
         )
 
@@ -118,10 +121,10 @@ class Disconnect(Descent):
                 reason=found.state,
                 volume=self.id,
             )
-        session = plans.connection(found)
-        actions = plans.descent(found, session)
+        session = plans.connection_steps(found)
+        actions = plans.detach_path(found, session)
         if self.turned(seen):
-            actions = (*plans.abandoning(found), *plans.down(session))
+            actions = (*plans.forced_detach_path(found), *plans.down(session))
         return Plan(
             title=title,
             claims=(*claims, *_paths(found)),

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.names import HOST_ADDRESS, check_nqn, initiator_name
 from zfsilod.model.records import Host, Publication
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    View,
-    check_etag,
-    check_id,
-    check_labels,
-    drop,
-    put,
-)
+from zfsilod.model.validation import check_etag, check_id, check_labels
+from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_host
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
 
-IQN = re.compile(r"(?:iqn\.[0-9]{4}-[0-9]{2}\.|eui\.|naa\.)[a-z0-9.:-]{1,200}")
-NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:-]{1,200}")
 MAX_ADDRESSES = 16
-ADDRESS = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
 FIELDS = ("iqn", "nqn", "addresses", "labels", "max_attachments")
 
 
@@ -67,7 +56,8 @@ class CreateHost(Request):
         return {name: value for name, value in told.items() if value or not self.register}
 
     def _differences(self, found: Host) -> list[str]:
-        return [name for name in FIELDS if getattr(found, name) != getattr(self, name)]
+        asked = {name: getattr(self, name) for name in FIELDS} | {"iqn": self.iqn.lower()}
+        return [name for name, value in asked.items() if getattr(found, name) != value]
 
 
 class UpdateHost(Request):
@@ -124,11 +114,15 @@ class DeleteHost(Request):
 
 def checked(view: View, host: Host) -> Host:
     """Return a host whose fields are valid and whose names belong to nobody else."""
-    for value, pattern, what in ((host.iqn, IQN, "IQN"), (host.nqn, NQN, "NQN")):
-        if value and not pattern.fullmatch(value):
-            raise InvalidArgument(f"{value[:80]!r} is no {what}", reason=f"BAD_{what}")
-    if len(host.addresses) > MAX_ADDRESSES or not all(map(ADDRESS.fullmatch, host.addresses)):
-        raise InvalidArgument("the addresses are malformed or too many", reason="BAD_ADDRESS")
+    host = host.but(
+        iqn=initiator_name(host.iqn) if host.iqn else "",
+        nqn=check_nqn(host.nqn) if host.nqn else "",
+    )
+    if len(host.addresses) > MAX_ADDRESSES or not all(map(HOST_ADDRESS.fullmatch, host.addresses)):
+        raise InvalidArgument(
+            f"invalid addresses of host {host.id}; give at most {MAX_ADDRESSES} names or addresses",
+            reason="BAD_ADDRESS",
+        )
     if not 0 <= host.max_attachments <= 1 << 20:
         raise InvalidArgument("max_attachments must be 0 (no limit) to 1048576")
     for other in view.txn.scan(Host):

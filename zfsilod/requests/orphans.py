@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import LazyUnmounted, NoAcl, NoExport, NoNode, SessionDropped, Zvol
+from zfsilod.engine.steps.access import NoAcl
+from zfsilod.engine.steps.export import NoExport
+from zfsilod.engine.steps.mount import LazyUnmounted
+from zfsilod.engine.steps.session import NoNode, SessionDropped
+from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
+from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Disk, ListedZvol, Publication, Trashed, Volume
-from zfsilod.requests.request import Plan, Request, Settings, View
+from zfsilod.model.records import Attachment, Publication, Trashed, Volume
+from zfsilod.requests.request import Plan, Request, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Action
+    from zfsilod.model.settings import Settings
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
@@ -146,34 +152,31 @@ def inventory(machine: Machine, settings: Settings) -> Inventory:
 def owned(txn: Transaction) -> Owned:
     """Return what records account for, and what running operations are about."""
     uids = {each.id: each.uid for each in txn.scan(Volume)}
-    at_work: list[Any] = [action.step for each in txn.live() for action in each.actions]
-    disks = [step.disk for step in at_work if hasattr(step, "disk")]
+    live = [action.step.resources() for op in txn.live() for action in op.actions]
     return Owned(
         uids=frozenset(
             (
                 *uids.values(),
-                *(each.volume.uid for each in txn.scan(Trashed)),
-                *(step.uid for step in at_work if hasattr(step, "uid")),
-                *(step.serial for step in at_work if hasattr(step, "serial")),
+                *(trashed.volume.uid for trashed in txn.scan(Trashed)),
+                *(uid for resources in live for uid in resources.volumes),
             )
         ),
         targets=frozenset(
             (
-                *(each.disk.target for each in txn.scan(Attachment)),
-                *(each.target for each in disks),
-                *(step.target for step in at_work if hasattr(step, "target")),
+                *(attachment.disk.target for attachment in txn.scan(Attachment)),
+                *(target for resources in live for target in resources.targets),
             )
         ),
         paths=frozenset(
             (
-                *(path for each in txn.scan(Attachment) for path in each.paths),
-                *(step.path for step in at_work if hasattr(step, "path")),
+                *(path for attachment in txn.scan(Attachment) for path in attachment.paths),
+                *(path for resources in live for path in resources.paths),
             )
         ),
         admitted=frozenset(
             (
                 *((uids.get(each.volume, ""), each.initiator) for each in txn.scan(Publication)),
-                *((_uid(s.target), s.initiator) for s in at_work if hasattr(s, "initiator")),
+                *((_uid(target), name) for used in live for target, name in used.initiators),
             )
         ),
     )

@@ -10,21 +10,16 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.engine.steps import Clone, Cut
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.model.errors import AlreadyExists, NotFound, ZfsiloError
+from zfsilod.model.host_facts import Filesystem, ListedSnapshot
 from zfsilod.model.record import pairs
-from zfsilod.model.records import (
-    Filesystem,
-    ListedSnapshot,
-    Snapshot,
-    SnapshotGroup,
-    Trashed,
-    Volume,
-)
+from zfsilod.model.records import Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.model.ulid import new_ulid
+from zfsilod.model.validation import check_id
 from zfsilod.requests.adoption import LOOK_DEADLINE_S, AdoptVolume, filesystem, find_all, mapping
 from zfsilod.requests.deletion import FOLDER
-from zfsilod.requests.request import Plan, Request, View, check_id, put
+from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.requests.snapshots import dependent
 from zfsilod.requests.volumes import need_root
 
@@ -242,6 +237,6 @@ def _cuts_of(operation: Operation) -> Iterator[str]:
     """Yield the uids of the snapshots that an operation is about."""
     for action in operation.actions:
         if isinstance(action.step, Clone):
-            yield action.step.cut
-        elif isinstance(action.step, Cut):
+            yield action.step.snapshot_uid
+        elif isinstance(action.step, SnapshotSet):
             yield action.step.uid

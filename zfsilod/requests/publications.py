@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
@@ -14,33 +13,17 @@ from zfsilod.model.errors import (
     NotFound,
     ResourceExhausted,
 )
-from zfsilod.model.records import (
-    FILESYSTEMS,
-    AccessMode,
-    Action,
-    Filesystem,
-    FilesystemState,
-    Host,
-    Publication,
-    Transport,
-    Volume,
-)
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_id,
-    drop,
-    drop_secret,
-    put,
-)
+from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, FilesystemState
+from zfsilod.model.names import UUID
+from zfsilod.model.records import AccessMode, Action, Host, Publication, Transport, Volume
+from zfsilod.model.validation import check_id
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
-UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 GRACE_S = 5  # that a fenced host has to log out, when the caller does not say
 MAX_GRACE_S = 60
 WRITERS = {  # how many hosts may write, in the modes that admit several hosts

@@ -9,55 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import TYPE_CHECKING, ClassVar
 
-from zfsilod.model.errors import Busy, InvalidArgument
-from zfsilod.model.record import Pairs, Record, Stored, to_plain
+from zfsilod.model.record import Record, Stored, to_plain
 from zfsilod.model.records import Action, Change, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.engine.plans import Export
     from zfsilod.host import Host
     from zfsilod.model.chap import Chap
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
-
-ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
-UNIT_SUFFIXES = (
-    ".service",
-    ".socket",
-    ".device",
-    ".mount",
-    ".automount",
-    ".swap",
-    ".target",
-    ".path",
-    ".timer",
-    ".slice",
-    ".scope",
-)
-LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
-MAX_LABELS = 64
-MAX_LABEL_BYTES = 256
-ETAG = "the record changed since it was read (etag {asked}, now {now}): read it again"
-
-
-class Settings(Record):
-    """What plans need of the configuration."""
-
-    host_id: str
-    root: str  # dataset below which volumes are made; "": no storage host
-    export: Export
-    overcommit: float = 10.0
-    reserve: float = 0.05  # of the root: below it nothing is created or grown
-    reserve_warning: float = 0.1
-    volblocksize: int = 16384
-    trash_retention_s: int = 0  # how long a deleted volume can be undeleted
-    max_attachments: int = 0
-    zone: str = "default"
-    node_paths: tuple[str, ...] = ()  # below which the role node may stage and mount
 
 
 class View:
@@ -157,39 +120,6 @@ class Request(Record):
         """Return a digest of kind and fields: an equal request joins a running one."""
         fields = [[name, to_plain(getattr(self, name))] for name in self.FIELDS]
         return hashlib.sha256(json.dumps([self.kind, fields]).encode()).hexdigest()
-
-
-def check_id(value: str, what: str = "id") -> str:
-    """Return a valid id, else raise InvalidArgument."""
-    if not ID.fullmatch(value):
-        raise InvalidArgument(
-            f"{value[:140]!r} is no {what}: 1 to 128 of a-z 0-9 . _ -, beginning and ending with "
-            "a letter or digit",
-            reason="BAD_ID",
-        )
-    if value.endswith(UNIT_SUFFIXES):
-        raise InvalidArgument(
-            f"the {what} {value} ends like a unit of systemd: choose another name",
-            reason="BAD_ID",
-            id=value,
-        )
-    return value
-
-
-def check_labels(labels: Pairs) -> Pairs:
-    """Return valid labels, else raise InvalidArgument."""
-    if len(labels) > MAX_LABELS:
-        raise InvalidArgument(f"{len(labels)} labels are too many: at most {MAX_LABELS}")
-    for name, value in labels:
-        if not LABEL.fullmatch(name) or len(value.encode()) > MAX_LABEL_BYTES:
-            raise InvalidArgument(f"the label {name[:80]!r} is malformed or its value too long")
-    return tuple(sorted(labels))
-
-
-def check_etag(asked: str, revision: int) -> None:
-    """Raise Busy when the caller read another revision than the one that stands now."""
-    if asked and asked != str(revision):
-        raise Busy(ETAG.format(asked=asked[:40], now=revision), reason="ETAG")
 
 
 def put(record: Stored) -> Change:

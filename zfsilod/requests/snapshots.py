@@ -11,27 +11,19 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, SnapshotRef, Volume
+from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, Volume
 from zfsilod.model.ulid import new_ulid
-from zfsilod.model.validation import check_fit
+from zfsilod.model.validation import check_etag, check_fit, check_id, check_labels
 from zfsilod.requests.clones import claim_of, home_of, need_snapshot
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_etag,
-    check_id,
-    check_labels,
-    drop,
-    put,
-)
+from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
-    from zfsilod.engine.steps import Cut
+    from zfsilod.engine.steps.snapshot import SnapshotSet
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Action, Change
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
 MAX_VOLUMES = 64  # in a group
@@ -56,11 +48,11 @@ class CreateSnapshot(Request):
             labels=check_labels(self.labels)
         )
         refs = (SnapshotRef(dataset=volume.dataset, uid=volume.uid),)
-        marks = check_fit(plans.cut_marks([new], view.operation_id), self.id)
+        marks = check_fit(plans.snapshot_marks([new], view.operation_id), self.id)
         return Plan(
             title=f"snapshot {self.volume} as {self.id}",
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
-            actions=plans.up([plans.cut(new.uid, refs, marks)]),
+            actions=plans.up([plans.snapshot_set(new.uid, refs, marks)]),
             commit=(put(new), put(dependent(new))),
         )
 
@@ -126,11 +118,11 @@ class CreateSnapshotGroup(Request):
             created_at=view.now,
         )
         refs = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in volumes)
-        marks = check_fit(plans.cut_marks(members, view.operation_id, self.id), self.id)
+        marks = check_fit(plans.snapshot_marks(members, view.operation_id, self.id), self.id)
         return Plan(
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
             claims=(f"snapshotgroup/{self.id}", *(f"volume/{each}" for each in self.volumes)),
-            actions=plans.up([plans.cut(uid, refs, marks)]),
+            actions=plans.up([plans.snapshot_set(uid, refs, marks)]),
             commit=(
                 put(group),
                 *(put(each.but(group=self.id)) for each in members),
@@ -199,11 +191,11 @@ def gone(snapshot: Snapshot) -> tuple[Change, ...]:
     return (drop(snapshot), drop(dependent(snapshot)))
 
 
-def cuts(txn: Transaction, *snapshots: Snapshot) -> list[Cut]:
+def cuts(txn: Transaction, *snapshots: Snapshot) -> list[SnapshotSet]:
     """Return the step of each snapshot; one whose volume nobody knows any more has none."""
     found = [(each, home_of(txn, each)) for each in snapshots]
     return [
-        plans.cut(each.uid, (SnapshotRef(dataset=at.dataset, uid=at.uid, guid=each.guid),))
+        plans.snapshot_set(each.uid, (SnapshotRef(dataset=at.dataset, uid=at.uid, guid=each.guid),))
         for each, at in found
         if at is not None
     ]

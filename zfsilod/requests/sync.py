@@ -15,19 +15,20 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.steps import Zvol
+from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import NotFound, ZfsiloError
+from zfsilod.model.pool_space import nearly_full
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.records import Action, Attachment, Operation, PendingRelease
-from zfsilod.model.validation import nearly_full
 from zfsilod.requests.deletion import Purger
 from zfsilod.requests.detach import Disconnect
-from zfsilod.requests.request import Plan, Request, Settings, View, put
+from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.requests.rotate_secrets import follow
 from zfsilod.service.drift import UNKNOWN, DriftReport, note, survey, truth
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
+    from zfsilod.model.settings import Settings
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from typing import TYPE_CHECKING
 
@@ -14,14 +13,17 @@ from zfsilod.model.errors import (
     NotFound,
     PermissionDenied,
 )
+from zfsilod.model.pool_space import PoolSpace, check_space
+from zfsilod.model.record import pairs
 from zfsilod.model.records import AccessMode, Action, Host, Mode, Publication, Volume
 from zfsilod.model.sizes import show_exact
 from zfsilod.model.validation import (
-    Room,
     check_block_size,
+    check_etag,
+    check_fit,
     check_hosts,
-    check_marks,
-    check_room,
+    check_id,
+    check_labels,
     check_size,
     round_up,
 )
@@ -33,24 +35,14 @@ from zfsilod.requests.clones import (
     content_of_snapshot,
     content_of_volume,
 )
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_etag,
-    check_id,
-    check_labels,
-    put,
-)
+from zfsilod.requests.request import Plan, Request, View, put
 
 if TYPE_CHECKING:
     from zfsilod.host import Host as Machine
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Change
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
-
-UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class CreateVolume(Request):
@@ -69,20 +61,20 @@ class CreateVolume(Request):
     source_snapshot: str = ""  # what it begins with: a snapshot, a volume as it is now, or nothing
     source_volume: str = ""
 
-    def look(self, host: Machine, settings: Settings) -> Room:
+    def look(self, host: Machine, settings: Settings) -> PoolSpace:
         need_root(settings)
         check_id(self.id, "volume id")
         available, total = host.zfs.capacity(settings.root)
-        return Room(available_bytes=available, total_bytes=total)
+        return PoolSpace(available_bytes=available, total_bytes=total)
 
     def plan(self, view: View, seen: object) -> Plan:
-        assert isinstance(seen, Room)
+        assert isinstance(seen, PoolSpace)
         content = self._content(view.txn)
         wanted = self._volume(view, content)
         found = view.txn.get(Volume, self.id)
         if found is not None:
             raise self._taken(found)
-        check_room(wanted, seen, view)
+        check_space(wanted, seen, view.settings, view.txn.promised())
         commit: tuple[Change, ...] = (put(wanted.but(state="CREATED")),)
         if content is None:
             actions = plans.up([plans.zvol(wanted, view.operation_id)])
@@ -181,7 +173,7 @@ class CreateVolume(Request):
             created_at=view.now,
             updated_at=view.now,
         )
-        return check_marks(begin_with(volume, content, asked_block) if content else volume)
+        return _check_marks(begin_with(volume, content, asked_block) if content else volume)
 
 
 class UpdateVolume(Request):
@@ -197,7 +189,7 @@ class UpdateVolume(Request):
     hosts: tuple[str, ...] = ()
     etag: str = ""
 
-    def look(self, host: Machine, settings: Settings) -> Room | None:
+    def look(self, host: Machine, settings: Settings) -> PoolSpace | None:
         unknown = set(self.mask) - {"capacity_bytes", "properties", "labels", "hosts"}
         if unknown or not self.mask:
             raise InvalidArgument(
@@ -208,7 +200,7 @@ class UpdateVolume(Request):
         if "capacity_bytes" not in self.mask:
             return None
         available, total = host.zfs.capacity(settings.root)
-        return Room(available_bytes=available, total_bytes=total)
+        return PoolSpace(available_bytes=available, total_bytes=total)
 
     def plan(self, view: View, seen: object) -> Plan:
         volume = need_volume(view.txn, self.id)
@@ -224,9 +216,9 @@ class UpdateVolume(Request):
             actions += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
-        actions += plans.marking(volume, check_marks(new))
+        actions += plans.mark_changes(volume, _check_marks(new))
         if "capacity_bytes" in self.mask:
-            assert isinstance(seen, Room)
+            assert isinstance(seen, PoolSpace)
             new = new.but(capacity_bytes=self._size(volume, seen, view))
             if new.capacity_bytes != volume.capacity_bytes:
                 actions += plans.resize(volume, new.capacity_bytes)
@@ -237,7 +229,7 @@ class UpdateVolume(Request):
             commit=(put(new),),
         )
 
-    def _size(self, volume: Volume, room: Room, view: View) -> int:
+    def _size(self, volume: Volume, room: PoolSpace, view: View) -> int:
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)
         if size < volume.capacity_bytes:
             raise InvalidArgument(
@@ -245,7 +237,13 @@ class UpdateVolume(Request):
                 reason="SHRINK",
                 volume=volume.id,
             )
-        check_room(volume.but(capacity_bytes=size), room, view, before=volume.capacity_bytes)
+        check_space(
+            volume.but(capacity_bytes=size),
+            room,
+            view.settings,
+            view.txn.promised(),
+            before=volume.capacity_bytes,
+        )
         return size
 
 
@@ -264,6 +262,12 @@ def need_volume(txn: Transaction, volume_id: str) -> Volume:
     if found is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     return found
+
+
+def _check_marks(volume: Volume) -> Volume:
+    """Return a volume whose marks fit on its zvol, else raise InvalidArgument."""
+    check_fit(pairs(plans.marks(volume)), volume.id)
+    return volume
 
 
 def need_host(txn: Transaction, host_id: str) -> Host:

@@ -11,17 +11,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import Zvol
+from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.record import Pairs, Record
-from zfsilod.model.records import Action, Attachment, Condition, HostStep, Volume
+from zfsilod.model.records import Action, Attachment, Condition, Volume
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.host import Host as Machine
-    from zfsilod.requests.request import Settings
+    from zfsilod.model.settings import Settings
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
@@ -113,9 +114,9 @@ def truth(found: VolumeView, settings: Settings) -> tuple[Action, ...]:
     """
     actions: tuple[Action, ...] = ()
     if found.volume is not None:
-        actions += plans.server_truth(found.volume, found.publications, settings.export)
+        actions += plans.server_facts(found.volume, found.publications, settings.export)
     if found.attachment is not None and found.attachment.restore == "BOOT":
-        actions += plans.consumer_truth(found.attachment)
+        actions += plans.client_facts(found.attachment)
     return actions
 
 
@@ -123,7 +124,7 @@ def unrestored(found: VolumeView) -> tuple[Action, ...]:
     """Return what would be so if somebody restored an attachment that zfsilo does not."""
     if found.attachment is None or found.attachment.restore == "BOOT":
         return ()
-    return plans.consumer_truth(found.attachment)
+    return plans.client_facts(found.attachment)
 
 
 def _differences(
@@ -138,7 +139,7 @@ def _differences(
             continue
         if reason in (SO, NOT_SO):
             why, reason = problem(action)
-        yield Difference(fact=step.text, wanted=action.up, problem=why, reason=reason)
+        yield Difference(fact=step.fact(), wanted=action.up, problem=why, reason=reason)
         if reason == LOST:
             return  # all that stands on it is beside the point
 
@@ -163,7 +164,7 @@ def _nobody_restores(_action: Action) -> tuple[str, str]:
 class Fact(Record):
     """A fact of a volume, with what a look at it gave."""
 
-    step: str
+    kind: str  # the class of the step
     text: str
     wanted: bool
     truth: str  # SO, NOT_SO, CONFLICT or UNKNOWN
@@ -185,8 +186,8 @@ def _fact(step: HostStep, machine: Machine, *, up: bool) -> Fact:
         seen, problem = _seen(step, machine)
     parameters = tuple((name, _shown(getattr(step, name))) for name in step.FIELDS)
     return Fact(
-        step=type(step).__name__,
-        text=step.text,
+        kind=type(step).__name__,
+        text=step.fact(),
         wanted=up,
         truth=seen,
         problem=problem,

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
-from zfsilod.engine.steps import Reported
+from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.model.errors import Busy, ZfsiloError
 from zfsilod.model.records import Host, Operation, Publication, RemoteStep, failure_of
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.host import Host
-    from zfsilod.model.records import Action, Disk, Operation
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.records import Action, Operation
     from zfsilod.requests.request import Request, View
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -27,21 +28,20 @@ from zfsilod.model.errors import (
     Unavailable,
     revive,
 )
+from zfsilod.model.pool_space import PoolSpace
 from zfsilod.model.records import (
     Action,
     Attachment,
     Failure,
     Host,
-    HostStep,
     Operation,
     PendingRelease,
     Publication,
     failure_of,
 )
 from zfsilod.model.ulid import new_ulid
-from zfsilod.model.validation import Room
 from zfsilod.requests import attach, sync
-from zfsilod.requests.request import Plan, Request, Settings, View
+from zfsilod.requests.request import Plan, Request, View
 from zfsilod.requests.volumes import need_root
 from zfsilod.security.audit import Audit
 from zfsilod.service import inputs, prerequisites
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from zfsilod.host import Host as Machine
+    from zfsilod.model.settings import Settings
     from zfsilod.requests.sync import Report
     from zfsilod.storage.store import Store, Transaction
 
@@ -353,14 +354,14 @@ class Service:
         )
         await self.servers.register(server, host)
 
-    async def capacity(self, root: str = "") -> Room:
+    async def capacity(self, root: str = "") -> PoolSpace:
         """Return the room of the dataset root, or of a dataset below it."""
         need_root(self.settings)
         root = root or self.settings.root
         if root != self.settings.root and not root.startswith(f"{self.settings.root}/"):
             raise InvalidArgument(f"{root[:255]} is not below {self.settings.root}")
         available, total = await self.look(partial(self.machine.zfs.capacity, root))
-        return Room(available_bytes=available, total_bytes=total)
+        return PoolSpace(available_bytes=available, total_bytes=total)
 
     # What the store and the host are asked, away from the event loop
 
@@ -493,5 +494,5 @@ class Service:
 def _outcome(operation: Operation, failure: Failure) -> str:
     """Say what became of an operation that failed, and where it did."""
     end = {"NEEDS_REPAIR": ", and needs repair", "ROLLED_BACK": ", and was taken back"}
-    place = f" at {failure.step}" if failure.step else ""
+    place = f" at step {failure.step!r}" if failure.step else ""
     return f"{operation.title}: failed{place}{end.get(operation.state, '')}"

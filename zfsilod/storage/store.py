@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from zfsilod.engine.plans import apply_observed
-from zfsilod.model.chap import load_key, seal, unseal
 from zfsilod.model.errors import Busy, FailedPrecondition, ResourceExhausted, StoreCorrupt
+from zfsilod.model.observed import apply_observed
 from zfsilod.model.record import Record, Stored, from_plain, to_plain
 from zfsilod.model.records import Operation, Volume
+from zfsilod.storage.secrets import load_key, seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import Message, MessageType
 
-from zfsilod.model.chap import credential
 from zfsilod.model.errors import FailedPrecondition, Unavailable
+from zfsilod.storage.secrets import credential
 from zfsilod.systemd.bus import connect
 from zfsilod.systemd.unit import properties, rollback_name, unit_name
 

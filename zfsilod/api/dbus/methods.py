@@ -20,6 +20,7 @@ from zfsilod.model.records import (
     Snapshot,
     Transport,
 )
+from zfsilod.model.validation import check_id
 from zfsilod.requests import orphans
 from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.clones import need_snapshot
@@ -28,7 +29,6 @@ from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.orphans import RemoveOrphans
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.request import check_id
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume

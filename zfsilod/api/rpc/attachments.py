@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from zfsilod.api.rpc.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Attachment
+from zfsilod.model.validation import check_id
 from zfsilod.requests import attach, detach
-from zfsilod.requests.request import check_id
 from zfsilod.security import csi_node
 from zfsilod.wire import convert
 
@@ -47,7 +47,9 @@ class Attachments:
             epoch=message.epoch,
         )
         if call.caller.role == "node":
-            csi_node.check_connect(request)
+            csi_node.check_connect(
+                restore=request.restore, publish_if_needed=request.publish_if_needed
+            )
         await _check_node(call, request.id)
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 

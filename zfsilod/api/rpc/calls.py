@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from zfsilo.v1 import operation_pb2
 
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
-    from zfsilod.security.authentication import Caller
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 

@@ -10,11 +10,11 @@ from zfsilod import __version__
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import need_view
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.validation import nearly_full, room_for
+from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests import orphans
 from zfsilod.requests.rotate_secrets import RotateSecrets
-from zfsilod.security.authentication import own_host
+from zfsilod.security.authorization import own_host
 from zfsilod.service.stats import broken_sessions
 from zfsilod.storage.summary import Attention, Summary, about_volume
 from zfsilod.wire import convert
@@ -49,7 +49,7 @@ class Info:
         settings, available = call.service.settings, room.available_bytes
         if message.HasField("thin"):
             promised = call.read(lambda txn: txn.promised())
-            available = room_for(room, settings, promised, thin=message.thin)
+            available = largest_volume(room, settings, promised, thin=message.thin)
         complaint = nearly_full(room, settings)
         return service_pb2.Capacity(
             available_bytes=available,

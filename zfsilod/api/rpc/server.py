@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
     from zfsilod.gateway.listener import Door
-    from zfsilod.security.authentication import Caller
+    from zfsilod.model.identity import Caller
     from zfsilod.security.join_file import Files
     from zfsilod.service.service import Service
 

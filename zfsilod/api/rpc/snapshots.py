@@ -13,8 +13,8 @@ from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Snapshot, SnapshotGroup
 from zfsilod.model.ulid import new_ulid
+from zfsilod.model.validation import check_id
 from zfsilod.requests.clones import need_snapshot
-from zfsilod.requests.request import check_id
 from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,

@@ -13,12 +13,12 @@ from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Mode
+from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests import adoption, pool_import
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
-from zfsilod.requests.request import check_etag, check_id
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.security import csi_node
-from zfsilod.security.authentication import Caller, shown
+from zfsilod.security.authorization import visible_to
 from zfsilod.service.drift import facts
 from zfsilod.service.stats import stats
 from zfsilod.storage.volume_view import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zfsilod.api.rpc.calls import Call
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
 
@@ -179,9 +180,9 @@ def need_view(call: Call, volume_id: str) -> VolumeView:
     """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
     known = call.read(lambda txn: volume_view(txn, volume_id))
     if call.caller.role == "node":
-        found = csi_node.shown(known, call.service.settings.node_paths)
+        found = csi_node.visible_to(known, call.service.settings.node_paths)
     else:
-        found = shown(call.caller, known)
+        found = visible_to(call.caller, known)
     if found is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     return found
@@ -252,11 +253,11 @@ def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
 ) -> tuple[list[volume_pb2.Volume], str]:
     def is_wanted(found: VolumeView) -> bool:
-        seen = shown(caller, found)
+        seen = visible_to(caller, found)
         return seen is not None and wanted(partial(_values, seen))
 
     def show(found: VolumeView) -> volume_pb2.Volume:
-        seen = shown(caller, found)
+        seen = visible_to(caller, found)
         assert seen is not None, "it was wanted"
         return convert.volume(seen)
 
