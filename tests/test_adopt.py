@@ -272,7 +272,7 @@ async def test_what_an_unfinished_clone_left_is_told_and_left_alone(zfsilo: Hous
     found = volume(zfsilo)
     assert found is not None
     snapshot_ref = SnapshotRef(dataset=found.dataset, uid=found.uid)
-    zfsilo.host.snapshots.cut((snapshot_ref,), "c" * 32, (("zfsilo:cut", "c" * 32),))
+    zfsilo.host.snapshots.take((snapshot_ref,), "c" * 32, (("zfsilo:cut", "c" * 32),))
     assert await adopted(zfsilo, f"tank/zfsilo/data@zfsilo-{'c' * 32}") == []
 
 

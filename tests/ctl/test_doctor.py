@@ -8,7 +8,7 @@ import pytest
 
 from zfsilod.ctl import main
 from zfsilod.ctl.commands.doctor import Check, Patient, clock, giving, port, taking
-from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, TOOLS_PATH_VARIABLE
+from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, TOOLS_PATH_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +88,7 @@ def test_a_storage_host_without_its_modules(tools: Tools, tmp_path: Path) -> Non
 
 
 def test_a_consumer_step_by_step(tools: Tools, tmp_path: Path) -> None:
-    for name in CONSUMER_TOOLS:
+    for name in CLIENT_TOOLS:
         tools(name, "")
     (tools.folder / "iscsiadm").unlink()
     patient = host(tmp_path, {"lib/modules/6.1/modules.builtin": "kernel/iscsi_tcp.ko\n"})

@@ -77,7 +77,7 @@ def facts(
             lambda: lio.disable(TARGET),
         ),
         "acl": (
-            lambda: lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=()),
+            lambda: lio.has_acl(TARGET, INITIATOR, chap=chap(), allowed=()),
             lambda: lio.add_acl(TARGET, INITIATOR, chap=chap()),
             lambda: lio.remove_acl(TARGET, INITIATOR),
         ),
@@ -176,10 +176,10 @@ def test_a_mapped_lun_is_not_removed(lio: RealLio) -> None:
 def test_acl_is_the_exact_set(lio: RealLio) -> None:
     make_all(lio)
     other = "iqn.2024-01.lab.other:host"
-    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=(other,))
-    assert not lio.has_acl(TARGET, other, chap=chap(), admitted=(INITIATOR,))
+    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), allowed=(other,))
+    assert not lio.has_acl(TARGET, other, chap=chap(), allowed=(INITIATOR,))
     with pytest.raises(Conflict, match=INITIATOR):
-        lio.has_acl(TARGET, other, chap=chap(), admitted=())
+        lio.has_acl(TARGET, other, chap=chap(), allowed=())
 
 
 def test_secrets_that_cannot_be_read_are_assumed_to_be_right(
@@ -195,16 +195,16 @@ def test_secrets_that_cannot_be_read_are_assumed_to_be_right(
         return read(path)
 
     monkeypatch.setattr(fs, "read", hidden)
-    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=())
+    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), allowed=())
     other = "iqn.2024-01.lab.other:host"
-    assert not lio.has_acl(TARGET, other, chap=chap(), admitted=(INITIATOR,))
+    assert not lio.has_acl(TARGET, other, chap=chap(), allowed=(INITIATOR,))
 
 
 def test_new_secrets_replace_the_old(lio: RealLio, fs: FakeConfigfs) -> None:
     make_all(lio)
-    assert not lio.has_acl(TARGET, INITIATOR, chap=chap(2), admitted=())
+    assert not lio.has_acl(TARGET, INITIATOR, chap=chap(2), allowed=())
     lio.add_acl(TARGET, INITIATOR, chap=chap(2))
-    assert lio.has_acl(TARGET, INITIATOR, chap=chap(2), admitted=())
+    assert lio.has_acl(TARGET, INITIATOR, chap=chap(2), allowed=())
     auth = fs.root / f"iscsi/{TARGET}/tpgt_1/acls/{INITIATOR}/auth"
     assert (auth / "password").read_text() == "initiator-2"  # no newline: it would be part of it
     assert (auth / "userid_mutual").read_text() == "musr"

@@ -288,19 +288,19 @@ def test_stats_are_of_mounted_filesystems_only(bench: MountBench, tmp_path: Path
 def test_mount_points_are_made_and_removed(tmp_path: Path) -> None:
     for file, name in ((False, "a b/c/dir"), (True, "a b/c/file")):
         path = str(tmp_path / name)
-        assert not mountpoints.has_point(path, file=file)
-        mountpoints.make_point(path, file=file)
-        mountpoints.make_point(path, file=file)
-        assert mountpoints.has_point(path, file=file)
+        assert not mountpoints.has_mountpoint(path, file=file)
+        mountpoints.make_mountpoint(path, file=file)
+        mountpoints.make_mountpoint(path, file=file)
+        assert mountpoints.has_mountpoint(path, file=file)
         with pytest.raises(Conflict):
-            mountpoints.has_point(path, file=not file)
+            mountpoints.has_mountpoint(path, file=not file)
         with pytest.raises(Conflict):
-            mountpoints.remove_point(path, file=not file)
-        mountpoints.remove_point(path, file=file)
-        mountpoints.remove_point(path, file=file)
+            mountpoints.remove_mountpoint(path, file=not file)
+        mountpoints.remove_mountpoint(path, file=file)
+        mountpoints.remove_mountpoint(path, file=file)
         assert not Path(path).exists()
     assert (tmp_path / "a b/c").stat().st_mode & 0o777 == 0o755
-    mountpoints.remove_point(str(tmp_path / "never/was"), file=False)
+    mountpoints.remove_mountpoint(str(tmp_path / "never/was"), file=False)
     assert not (tmp_path / "never").exists()
 
 
@@ -310,11 +310,15 @@ def test_other_files_are_left_in_place(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "full")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name, file in (("full", False), ("text", True), ("link", False), ("dangling", True)):
-        for action in (mountpoints.has_point, mountpoints.make_point, mountpoints.remove_point):
+        for action in (
+            mountpoints.has_mountpoint,
+            mountpoints.make_mountpoint,
+            mountpoints.remove_mountpoint,
+        ):
             with pytest.raises(Conflict):
                 action(str(tmp_path / name), file=file)
     with pytest.raises(Conflict):
-        mountpoints.make_point(str(tmp_path / "text/below"), file=False)
+        mountpoints.make_mountpoint(str(tmp_path / "text/below"), file=False)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["dangling", "full", "link", "text"]
 
@@ -322,7 +326,7 @@ def test_other_files_are_left_in_place(tmp_path: Path) -> None:
 def test_links_above_a_mount_point_are_resolved(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    mountpoints.make_point(str(tmp_path / "link/deep/point"), file=False)
+    mountpoints.make_mountpoint(str(tmp_path / "link/deep/point"), file=False)
     assert (tmp_path / "real/deep/point").is_dir()
     assert mountpoints.resolved(str(tmp_path / "link/x")) == str(tmp_path / "real/x")
 
@@ -333,16 +337,16 @@ def test_a_used_mount_point_is_left_to_the_next_step(
     path = tmp_path / "point"
     (path / "inside").mkdir(parents=True)
     monkeypatch.setattr(mountinfo, "read", lambda: [mount(str(path))])
-    assert mountpoints.has_point(str(path), file=False)
-    mountpoints.make_point(str(path), file=False)
+    assert mountpoints.has_mountpoint(str(path), file=False)
+    mountpoints.make_mountpoint(str(path), file=False)
     with pytest.raises(Busy, match="still a mount point"):
-        mountpoints.remove_point(str(path), file=False)
+        mountpoints.remove_mountpoint(str(path), file=False)
 
 
 @pytest.mark.parametrize("path", ["relative", "/", "/a/../b", "", "/a\0b"])
 def test_invalid_paths(path: str) -> None:
     with pytest.raises(InvalidArgument):
-        mountpoints.make_point(path, file=False)
+        mountpoints.make_mountpoint(path, file=False)
 
 
 def test_processes_that_use_a_path(tmp_path: Path) -> None:

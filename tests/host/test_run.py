@@ -12,7 +12,7 @@ import pytest
 
 from tests.host.doubles import chap
 from zfsilod.host.run import (
-    CONSUMER_TOOLS,
+    CLIENT_TOOLS,
     MAX_OUTPUT_BYTES,
     SERVER_TOOLS,
     TOOLS,
@@ -189,4 +189,4 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_every_tool_has_a_package() -> None:
     xfs = {"mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_admin"}
     commands = {"journalctl", "systemctl"}  # of audit, attach and setup
-    assert {*SERVER_TOOLS, *CONSUMER_TOOLS, *xfs, *commands} == set(TOOLS)
+    assert {*SERVER_TOOLS, *CLIENT_TOOLS, *xfs, *commands} == set(TOOLS)

@@ -45,7 +45,7 @@ def snapshots(*script: tuple[str, int, str, str]) -> tuple[RealSnapshots, Script
 
 def has(*script: tuple[str, int, str, str], snapshot_ref: SnapshotRef = A) -> bool:
     adapter, run = snapshots(*script)
-    present = adapter.has_cut((snapshot_ref,), CUT)
+    present = adapter.has_set((snapshot_ref,), CUT)
     assert not run.script
     return present
 
@@ -86,11 +86,11 @@ def test_a_set_is_one_command() -> None:
     )
     none = (LOOK_BOTH, 1, ZVOL_A + ZVOL_B + POOL, absent(SNAP_A, SNAP_B))
     adapter, run = snapshots(none, none, cut)
-    adapter.cut((A, B), CUT, (("zfsilo:cut", CUT),))
+    adapter.take((A, B), CUT, (("zfsilo:cut", CUT),))
     assert not run.script
     half = (LOOK_BOTH, 1, ZVOL_A + rows(SNAP_A) + ZVOL_B + POOL, absent(SNAP_B))
     adapter, run = snapshots(half, half, DESTROY, cut)
-    adapter.cut((A, B), CUT, (("zfsilo:cut", CUT),))
+    adapter.take((A, B), CUT, (("zfsilo:cut", CUT),))
     assert not run.script
 
 
@@ -130,18 +130,18 @@ def test_other_zvols_are_not_snapshotted() -> None:
     foreign = (LOOK, 1, ZVOL_A.replace("local", "inherited from tank") + POOL, absent(SNAP_A))
     adapter, _run = snapshots(foreign)
     with pytest.raises(Conflict):
-        adapter.cut((A,), CUT, ())
+        adapter.take((A,), CUT, ())
     adapter, _run = snapshots((LOOK, 1, POOL, absent("tank/a", SNAP_A)))
     with pytest.raises(FailedPrecondition, match="does not exist"):
-        adapter.cut((A,), CUT, ())
+        adapter.take((A,), CUT, ())
 
 
 def test_a_release_leaves_clones_unchanged() -> None:
     adapter, run = snapshots(THERE, DESTROY)
-    adapter.give_up((A,), CUT)
+    adapter.release((A,), CUT)
     assert not run.script
     adapter, run = snapshots(NOT_THERE)
-    adapter.give_up((A,), CUT)
+    adapter.release((A,), CUT)
     assert not run.script
 
 
@@ -149,7 +149,7 @@ def test_a_snapshot_that_cannot_be_released_now() -> None:
     stderr = f"cannot destroy snapshot {SNAP_A}: dataset is busy\n"
     adapter, _run = snapshots(THERE, (DESTROY[0], 1, "", stderr))
     with pytest.raises(Busy):
-        adapter.give_up((A,), CUT)
+        adapter.release((A,), CUT)
 
 
 def test_a_clone_of_a_volume_releases_its_snapshot_at_once() -> None:
@@ -169,7 +169,7 @@ def test_a_clone_of_a_volume_releases_its_snapshot_at_once() -> None:
         "tank/c",
         uid="x",
         snapshot_ref=A,
-        cut=CUT,
+        snapshot_uid=CUT,
         own=True,
         properties=(("volmode", "dev"),),
         marks=(("zfsilo:uid", "x"),),
@@ -185,17 +185,17 @@ def test_a_clone_of_a_lost_snapshot() -> None:
     )
     with pytest.raises(FailedPrecondition, match="does not exist") as lost:
         adapter.clone(
-            "tank/c", uid="x", snapshot_ref=A, cut=CUT, own=False, properties=(), marks=()
+            "tank/c", uid="x", snapshot_ref=A, snapshot_uid=CUT, own=False, properties=(), marks=()
         )
     assert lost.value.reason == "LOST"
 
 
 def test_reservation() -> None:
     get = "zfs get -Hp -o name,property,value,source refreservation,volsize tank/c tank"
-    for reserved, thick in (("0", False), ("1100", True)):
-        stdout = f"tank/c\trefreservation\t{reserved}\tlocal\ntank/c\tvolsize\t1000\tlocal\n"
+    for refreservation, reserved in (("0", False), ("1100", True)):
+        stdout = f"tank/c\trefreservation\t{refreservation}\tlocal\ntank/c\tvolsize\t1000\tlocal\n"
         adapter, _run = snapshots((get, 0, stdout, ""))
-        assert adapter.is_thick("tank/c") is thick
+        assert adapter.is_reserved("tank/c") is reserved
     adapter, run = snapshots(("zfs set refreservation=auto tank/c", 0, "", ""))
-    adapter.set_thick("tank/c", thick=True)
+    adapter.set_reserved("tank/c", reserved=True)
     assert not run.script

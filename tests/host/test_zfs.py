@@ -169,14 +169,14 @@ def test_a_move_makes_the_parent_once() -> None:
         [(LOOK_THERE, 0, OURS.replace(NAME, TRASH), "")],
     ):
         run = ScriptedRunner(*script)
-        RealZfs(run).move(NAME, TRASH, uid=UID, guid="114")
+        RealZfs(run).rename(NAME, TRASH, uid=UID, guid="114")
         assert not run.script
 
 
 def test_a_zvol_at_neither_name_is_an_error() -> None:
     run = ScriptedRunner(NOT_THERE, (LOOK, 1, POOL, ABSENT))
     with pytest.raises(FailedPrecondition, match="does not exist"):
-        RealZfs(run).is_moved(NAME, TRASH, uid=UID, guid="114")
+        RealZfs(run).is_renamed(NAME, TRASH, uid=UID, guid="114")
 
 
 def test_dependents_are_snapshots_and_their_clones() -> None:

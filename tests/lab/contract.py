@@ -326,8 +326,8 @@ class Contract:
         """Check what a consumer does when something else is in place already."""
         path = next(s.path for s in _of_kind("mount", MountPoint) if isinstance(s, MountPoint))
         with self.foreign("mount", MountPoint, "a file in place of the mount point"):
-            self.host.mounts.make_point(path, file=True)
-        self.host.mounts.remove_point(path, file=True)
+            self.host.mounts.make_mountpoint(path, file=True)
+        self.host.mounts.remove_mountpoint(path, file=True)
         self.clear("mount")
 
     def _other_zvol(self, dataset: str) -> None:

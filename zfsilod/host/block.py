@@ -148,12 +148,12 @@ class RealBlock:
 
     # The UUID of a clone's filesystem
 
-    def is_renewed(self, disk: Disk, filesystem: Filesystem) -> bool:
+    def has_own_uuid(self, disk: Disk, filesystem: Filesystem) -> bool:
         device = self._disks.need(disk)
         present = self._check_known(device, read_superblock(device), filesystem)
         return present.uuid == filesystem.uuid
 
-    def renew(self, disk: Disk, filesystem: Filesystem) -> None:
+    def regenerate_uuid(self, disk: Disk, filesystem: Filesystem) -> None:
         device = self._disks.need(disk)
         present = self._check_known(device, read_superblock(device), filesystem)
         if present.uuid == filesystem.uuid:
@@ -161,7 +161,7 @@ class RealBlock:
         regenerate_uuid(
             self._run, device, present.type, filesystem.uuid, checksums=present.checksums
         )
-        if not self.is_renewed(disk, filesystem):
+        if not self.has_own_uuid(disk, filesystem):
             raise Unavailable(
                 f"the filesystem on {device.path} still has its old UUID", device=str(device.path)
             )
@@ -236,7 +236,7 @@ class RealBlock:
 
     # Growing
 
-    def fills(self, disk: Disk, path: str) -> bool:
+    def is_grown(self, disk: Disk, path: str) -> bool:
         device = self._disks.need(disk)
         mount = mountinfo.at(resolved(path), mountinfo.read())
         if mount is None or mount.number != device.number:

@@ -38,13 +38,13 @@ class IscsiAdapter(Protocol):
     def logout(self, disk: Disk) -> None:
         """Log out. Raises Busy (IN_USE) while the disk of a live session is in use."""
 
-    def is_known(self, disk: Disk) -> bool:
+    def has_any_session(self, disk: Disk) -> bool:
         """Tell whether a session with the target of the disk exists, live or lost."""
 
     def is_lost(self, disk: Disk) -> bool:
         """Tell whether no session with the target of the disk is logged in."""
 
-    def answers(self, disk: Disk) -> bool:
+    def is_responsive(self, disk: Disk) -> bool:
         """Tell whether a read of the disk ends within 5 s, with data or an error.
 
         True without a disk.
@@ -104,13 +104,13 @@ class BlockAdapter(Protocol):
     def find_filesystem(self, disk: Disk) -> Filesystem:
         """Return the filesystem of the disk. Raises FailedPrecondition when it has none."""
 
-    def is_renewed(self, disk: Disk, filesystem: Filesystem) -> bool:
+    def has_own_uuid(self, disk: Disk, filesystem: Filesystem) -> bool:
         """Tell whether the filesystem has its own UUID; it must have this or that of its origin."""
 
-    def renew(self, disk: Disk, filesystem: Filesystem) -> None:
+    def regenerate_uuid(self, disk: Disk, filesystem: Filesystem) -> None:
         """Give the filesystem of a clone its own UUID in place of that of its origin."""
 
-    def fills(self, disk: Disk, path: str) -> bool:
+    def is_grown(self, disk: Disk, path: str) -> bool:
         """Tell whether the filesystem mounted at a path is as large as its disk allows."""
 
     def grow(self, disk: Disk, path: str) -> None:
@@ -124,14 +124,14 @@ class MountAdapter(Protocol):
     raise Busy (MOUNT_BUSY) that names the processes.
     """
 
-    def has_point(self, path: str, *, file: bool) -> bool:
+    def has_mountpoint(self, path: str, *, file: bool) -> bool:
         """Tell whether a path is an empty directory, or with `file` an empty file, or mounted on.
 
         Raises Conflict (BAD_MOUNT_POINT) when it is something else.
         """
 
-    def make_point(self, path: str, *, file: bool) -> None: ...
-    def remove_point(self, path: str, *, file: bool) -> None: ...
+    def make_mountpoint(self, path: str, *, file: bool) -> None: ...
+    def remove_mountpoint(self, path: str, *, file: bool) -> None: ...
     def is_staged(self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool) -> bool:
         """Tell whether the disk is mounted at a path with these options."""
 
@@ -166,10 +166,10 @@ class MountAdapter(Protocol):
 
     def bind_device(self, disk: Disk, path: str) -> None: ...
     def unbind_device(self, disk: Disk, path: str) -> None: ...
-    def is_attached(self, disk: Disk, path: str) -> bool:
+    def is_mounted(self, disk: Disk, path: str) -> bool:
         """Tell whether a path has a mount of the disk, of its device node, or a dead mount."""
 
-    def detach(self, disk: Disk, path: str) -> None:
+    def unmount_lazily(self, disk: Disk, path: str) -> None:
         """Unmount all of these; a busy one lazily (umount --lazy), while its users continue."""
 
     def stats(self, path: str) -> dict[str, int]:

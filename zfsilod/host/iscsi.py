@@ -186,14 +186,14 @@ class RealIscsi:
         for session in sessions:
             self._logout(session)
 
-    def is_known(self, disk: Disk) -> bool:
+    def has_any_session(self, disk: Disk) -> bool:
         return self._disks.session(disk.target) is not None
 
     def is_lost(self, disk: Disk) -> bool:
         session = self._disks.session(disk.target)
         return session is None or session.state != LOGGED_IN
 
-    def answers(self, disk: Disk) -> bool:
+    def is_responsive(self, disk: Disk) -> bool:
         device = self._disks.find(disk.target)
         return device is None or is_responsive(device.path, RESPONSE_TIMEOUT_S)
 

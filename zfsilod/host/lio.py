@@ -138,7 +138,7 @@ class RealLio:
     def list_acls(self, target: str) -> list[str]:
         return self._fs.names(f"{_group(target)}/acls")
 
-    def purge(self, target: str, backstore: str) -> None:
+    def remove_export(self, target: str, backstore: str) -> None:
         if self._fs.has(f"iscsi/{iscsi_name(target)}"):
             self.disable(target)
             self.remove_portals(target)
@@ -217,11 +217,9 @@ class RealLio:
 
     # ACLs
 
-    def has_acl(
-        self, target: str, initiator: str, *, chap: Chap, admitted: tuple[str, ...]
-    ) -> bool:
+    def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
         present = self._fs.names(f"{_group(target)}/acls")
-        for unknown in set(present) - {initiator, *admitted}:
+        for unknown in set(present) - {initiator, *allowed}:
             raise Conflict(
                 f"the target {target} has an ACL for {unknown}, which has no publication; "
                 "see `zfsiloctl orphan list`",

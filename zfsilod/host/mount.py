@@ -43,14 +43,14 @@ class RealMounts:
 
     # Mount points
 
-    def has_point(self, path: str, *, file: bool) -> bool:
-        return mountpoints.has_point(path, file=file)
+    def has_mountpoint(self, path: str, *, file: bool) -> bool:
+        return mountpoints.has_mountpoint(path, file=file)
 
-    def make_point(self, path: str, *, file: bool) -> None:
-        mountpoints.make_point(path, file=file)
+    def make_mountpoint(self, path: str, *, file: bool) -> None:
+        mountpoints.make_mountpoint(path, file=file)
 
-    def remove_point(self, path: str, *, file: bool) -> None:
-        mountpoints.remove_point(path, file=file)
+    def remove_mountpoint(self, path: str, *, file: bool) -> None:
+        mountpoints.remove_mountpoint(path, file=file)
 
     # The staging mount
 
@@ -173,13 +173,13 @@ class RealMounts:
 
     # Mounts of either kind
 
-    def is_attached(self, disk: Disk, path: str) -> bool:
+    def is_mounted(self, disk: Disk, path: str) -> bool:
         mount = mountinfo.at(resolved(path), mountinfo.read())
         if mount and not self._belongs(disk, mount):
             raise _foreign(mount)
         return mount is not None
 
-    def detach(self, disk: Disk, path: str) -> None:
+    def unmount_lazily(self, disk: Disk, path: str) -> None:
         mountpoint = resolved(path)
         while mount := mountinfo.at(mountpoint, mountinfo.read()):
             if not self._belongs(disk, mount):

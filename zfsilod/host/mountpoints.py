@@ -40,7 +40,7 @@ def resolved(path: str) -> str:
     return str(mountpoint.parent.resolve() / mountpoint.name)
 
 
-def has_point(path: str, *, file: bool) -> bool:
+def has_mountpoint(path: str, *, file: bool) -> bool:
     """Tell whether a path is a mount point: an empty directory or file, or something mounted.
 
     Raises Conflict (BAD_MOUNT_POINT) when the path is something else.
@@ -60,7 +60,7 @@ def has_point(path: str, *, file: bool) -> bool:
     return True
 
 
-def make_point(path: str, *, file: bool) -> None:
+def make_mountpoint(path: str, *, file: bool) -> None:
     """Make a mount point and the directories above it, which remain when it is removed."""
     mountpoint = Path(resolved(path))
     with _open_folder(mountpoint.parent) as folder:
@@ -71,10 +71,10 @@ def make_point(path: str, *, file: bool) -> None:
             else:
                 _make_folder(mountpoint.name, folder)
         except FileExistsError:
-            has_point(path, file=file)
+            has_mountpoint(path, file=file)
 
 
-def remove_point(path: str, *, file: bool) -> None:
+def remove_mountpoint(path: str, *, file: bool) -> None:
     """Remove a mount point if it exists.
 
     Raises Busy while something is mounted there, Conflict when it is not an empty directory or

@@ -44,7 +44,7 @@ TOOLS = {
 
 # The tools that each role needs. Those of xfsprogs are needed for volumes with XFS only.
 SERVER_TOOLS = ("zfs", "zpool", "udevadm", "modprobe")
-CONSUMER_TOOLS = (
+CLIENT_TOOLS = (
     "iscsiadm",
     "mount",
     "umount",

@@ -40,13 +40,13 @@ class ZfsAdapter(Protocol):
     def find_guid(self, dataset: str, *, uid: str) -> str:
         """Return the guid of a zvol. Raises FailedPrecondition (NO_DATASET)."""
 
-    def is_moved(self, source: str, target: str, *, uid: str, guid: str) -> bool:
+    def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         """Tell whether the zvol has the name `target`, and not `source`.
 
         Raises FailedPrecondition (NO_DATASET) when it has neither.
         """
 
-    def move(self, source: str, target: str, *, uid: str, guid: str) -> None:
+    def rename(self, source: str, target: str, *, uid: str, guid: str) -> None:
         """Rename a zvol: zfs-rename(8). The parent of its new name is created if missing."""
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
@@ -92,13 +92,13 @@ class SnapshotAdapter(Protocol):
     `uid` is that of the snapshot set; each snapshot of a set is called DATASET@zfsilo-UID.
     """
 
-    def has_cut(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
+    def has_set(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
         """Tell whether all snapshots of a set exist; a released snapshot counts as absent."""
 
-    def cut(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
+    def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
         """Make the snapshots of a set at one moment; an incomplete set is made again."""
 
-    def give_up(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
+    def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
         """Destroy snapshots, each as soon as it has no clone: `zfs destroy -d`."""
 
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
@@ -108,7 +108,7 @@ class SnapshotAdapter(Protocol):
         """Return every snapshot of zfsilo below a dataset that is not released."""
 
     def has_clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> bool:
         """Tell whether a clone exists, and with `own` its snapshot is released."""
 
@@ -118,25 +118,25 @@ class SnapshotAdapter(Protocol):
         *,
         uid: str,
         snapshot_ref: SnapshotRef,
-        cut: str,
+        snapshot_uid: str,
         own: bool,
         properties: Pairs,
         marks: Pairs,
     ) -> None:
-        """Clone a snapshot of the set `cut`. With `own` it is made before and released after.
+        """Clone a snapshot of a set. With `own` the snapshot is taken before and released after.
 
         Raises FailedPrecondition (LOST) when the snapshot does not exist.
         """
 
-    def unclone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    def destroy_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> None:
         """Destroy a clone, and with `own` release its snapshot."""
 
-    def is_thick(self, dataset: str) -> bool:
+    def is_reserved(self, dataset: str) -> bool:
         """Tell whether refreservation is at least volsize."""
 
-    def set_thick(self, dataset: str, *, thick: bool) -> None:
+    def set_reserved(self, dataset: str, *, reserved: bool) -> None:
         """Set refreservation to `auto`, or to `none`: zfsprops(7)."""
 
 
@@ -178,12 +178,10 @@ class LioAdapter(Protocol):
     def is_enabled(self, target: str) -> bool: ...
     def enable(self, target: str) -> None: ...
     def disable(self, target: str) -> None: ...
-    def has_acl(
-        self, target: str, initiator: str, *, chap: Chap, admitted: tuple[str, ...]
-    ) -> bool:
+    def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
         """Tell whether a target has an ACL for an initiator, with these secrets.
 
-        Raises Conflict when it has an ACL for an initiator that is not in `admitted` either.
+        Raises Conflict when it has an ACL for an initiator that is not in `allowed` either.
         """
 
     def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
@@ -217,7 +215,7 @@ class LioAdapter(Protocol):
     def list_acls(self, target: str) -> list[str]:
         """Return the initiators that a target has ACLs for."""
 
-    def purge(self, target: str, backstore: str) -> None:
+    def remove_export(self, target: str, backstore: str) -> None:
         """Remove a target with everything in it, and a backstore, if they exist."""
 
     def has_session(self, target: str, initiator: str) -> bool:

@@ -59,17 +59,17 @@ class RealSnapshots:
 
     # Snapshot sets
 
-    def has_cut(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
+    def has_set(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
         datasets = self._get(refs, uid)
         return all(_is_present(datasets, ref, uid) for ref in refs)
 
-    def cut(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
+    def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
         datasets = self._get(refs, uid)
         for ref in refs:
             _check_zvol(datasets, ref)
         if all(_is_present(datasets, ref, uid) for ref in refs):
             return
-        self.give_up(refs, uid)  # snapshots of different moments are not one set
+        self.release(refs, uid)  # snapshots of different moments are not one set
         names = [_name(ref, uid) for ref in refs]
         argv = ["zfs", "snapshot", *property_options(marks), *names]
         done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
@@ -77,7 +77,7 @@ class RealSnapshots:
             reason = first_line(done).rpartition("': ")[2]
             raise refused(done, reason, refs[0].dataset)
 
-    def give_up(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
+    def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
         datasets = self._get(refs, uid)
         for ref in refs:
             if not _is_present(datasets, ref, uid):
@@ -132,11 +132,11 @@ class RealSnapshots:
     # Clones
 
     def has_clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> bool:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             return False
-        return not own or not self.has_cut((snapshot_ref,), cut)
+        return not own or not self.has_set((snapshot_ref,), snapshot_uid)
 
     def clone(
         self,
@@ -144,17 +144,17 @@ class RealSnapshots:
         *,
         uid: str,
         snapshot_ref: SnapshotRef,
-        cut: str,
+        snapshot_uid: str,
         own: bool,
         properties: Pairs,
         marks: Pairs,
     ) -> None:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
-                self.cut((snapshot_ref,), cut, ((CUT, cut),))
-            self._clone(dataset, _name(snapshot_ref, cut), (*properties, *marks))
+                self.take((snapshot_ref,), snapshot_uid, ((CUT, snapshot_uid),))
+            self._clone(dataset, _name(snapshot_ref, snapshot_uid), (*properties, *marks))
         if own:
-            self.give_up((snapshot_ref,), cut)
+            self.release((snapshot_ref,), snapshot_uid)
 
     def _clone(self, dataset: str, snapshot: str, settings: Pairs) -> None:
         argv = ["zfs", "clone", *property_options(settings), snapshot, check_dataset(dataset)]
@@ -166,21 +166,21 @@ class RealSnapshots:
                 )
             raise refused(done, reason_of(done, "create", dataset), dataset)
 
-    def unclone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    def destroy_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> None:
         self._zfs.destroy_zvol(dataset, uid=uid, guid="")
         if own:
-            self.give_up((snapshot_ref,), cut)
+            self.release((snapshot_ref,), snapshot_uid)
 
     # Reservation
 
-    def is_thick(self, dataset: str) -> bool:
+    def is_reserved(self, dataset: str) -> bool:
         properties = self._zfs.properties(dataset, ("refreservation", "volsize"))
         return int(properties["refreservation"][0]) >= int(properties["volsize"][0])
 
-    def set_thick(self, dataset: str, *, thick: bool) -> None:
-        self._zfs.set_property(dataset, "refreservation", "auto" if thick else "none")
+    def set_reserved(self, dataset: str, *, reserved: bool) -> None:
+        self._zfs.set_property(dataset, "refreservation", "auto" if reserved else "none")
 
 
 def _name(snapshot_ref: SnapshotRef, uid: str) -> str:

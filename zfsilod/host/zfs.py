@@ -134,15 +134,15 @@ class RealZfs:
 
     # Moving to the trash and back
 
-    def is_moved(self, source: str, target: str, *, uid: str, guid: str) -> bool:
+    def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         if self._own_guid(target, uid, guid):
             return True
         if self._own_guid(source, uid, guid):
             return False
         raise missing(source)
 
-    def move(self, source: str, target: str, *, uid: str, guid: str) -> None:
-        if self.is_moved(source, target, uid=uid, guid=guid):
+    def rename(self, source: str, target: str, *, uid: str, guid: str) -> None:
+        if self.is_renamed(source, target, uid=uid, guid=guid):
             return
         self._make_parent(target)
         done = self._change("rename", source, target)

@@ -82,7 +82,7 @@ async def _is_lost(service: Service, request: Descent) -> bool:
         return False
     until = time.monotonic() + service.recovery_s
     while await service.look(partial(service.machine.iscsi.is_lost, found.disk)):
-        gone = not await service.look(partial(service.machine.iscsi.is_known, found.disk))
+        gone = not await service.look(partial(service.machine.iscsi.has_any_session, found.disk))
         if gone or time.monotonic() > until:
             return True
         await asyncio.sleep(RECOVERY_LOOK_S)  # the state of a session changes without an event

@@ -74,7 +74,7 @@ async def _leftovers(service: Service, request: Connect, seen: Fetched) -> Seque
 
 
 def _find_leftovers(machine: Host, name: str, disk: Disk) -> Sequence[Request]:
-    if not machine.iscsi.is_known(disk):
+    if not machine.iscsi.has_any_session(disk):
         return []
     users = machine.iscsi.users(disk)
     if users and not machine.iscsi.is_lost(disk):

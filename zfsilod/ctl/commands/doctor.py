@@ -17,7 +17,7 @@ from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
 from zfsilod.ctl.require_local import check_local
-from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, Runner, missing_tools
+from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.names import split_address
 
@@ -142,7 +142,7 @@ def taking(patient: Patient) -> Iterator[Check]:
     for name in TAKE_MODULES:
         wrong = "" if patient.has_module(name) else "this kernel has none"
         yield Check(f"kernel module {name}", wrong)
-    missing = missing_tools(CONSUMER_TOOLS)
+    missing = missing_tools(CLIENT_TOOLS)
     yield from tools(missing)
     if "iscsiadm" in missing:
         return

@@ -37,15 +37,15 @@ class FakeBlock:
         self.facts.effect(f"content:{disk.serial}", content | {"whole": False})
         self.facts.effect(f"content:{disk.serial}", content | {"whole": True})
 
-    def is_renewed(self, disk: Disk, filesystem: Filesystem) -> bool:
+    def has_own_uuid(self, disk: Disk, filesystem: Filesystem) -> bool:
         need_session(self.facts, disk)
         content = self.facts.get(f"content:{disk.serial}")
         if content is None or content["uuid"] not in (filesystem.uuid, filesystem.origin):
             raise Conflict(f"the disk {disk.serial} lost its filesystem", disk=disk.serial)
         return bool(content["uuid"] == filesystem.uuid)
 
-    def renew(self, disk: Disk, filesystem: Filesystem) -> None:
-        if not self.is_renewed(disk, filesystem):
+    def regenerate_uuid(self, disk: Disk, filesystem: Filesystem) -> None:
+        if not self.has_own_uuid(disk, filesystem):
             content = self.facts.get(f"content:{disk.serial}")
             self.facts.effect(f"content:{disk.serial}", content | {"uuid": filesystem.uuid})
 
@@ -53,7 +53,7 @@ class FakeBlock:
         content = self.facts.get(f"content:{disk.serial}")
         return Filesystem(state="READY", type=content["type"], uuid=content["uuid"])
 
-    def fills(self, disk: Disk, _path: str) -> bool:
+    def is_grown(self, disk: Disk, _path: str) -> bool:
         return bool(self.facts.get(f"content:{disk.serial}")["size"] == disk.size_bytes)
 
     def grow(self, disk: Disk, path: str) -> None:

@@ -64,14 +64,14 @@ class FakeIscsi:
         if self.facts.get(f"session:{disk.target}") is not None:
             self.facts.effect(f"session:{disk.target}", None)
 
-    def is_known(self, disk: Disk) -> bool:
+    def has_any_session(self, disk: Disk) -> bool:
         return self.facts.get(f"session:{disk.target}") is not None
 
     def is_lost(self, disk: Disk) -> bool:
         session = self.facts.get(f"session:{disk.target}")
         return session is None or "lost" in session
 
-    def answers(self, disk: Disk) -> bool:
+    def is_responsive(self, disk: Disk) -> bool:
         return not hangs(self.facts, disk)
 
     def users(self, disk: Disk) -> list[str]:
@@ -85,7 +85,7 @@ class FakeIscsi:
         return sorted(name for name in self.facts.names("node") if name.startswith(prefix))
 
     def drop(self, disk: Disk) -> None:
-        if self.is_known(disk):
+        if self.has_any_session(disk):
             self.facts.effect(f"session:{disk.target}", None)
 
     def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:

@@ -47,7 +47,7 @@ class FakeLio:
         names = [name for name in self.facts.names("acl") if name.startswith(prefix)]
         return sorted(name.removeprefix(prefix) for name in names)
 
-    def purge(self, target: str, backstore: str) -> None:
+    def remove_export(self, target: str, backstore: str) -> None:
         self.disable(target)
         self.remove_portals(target)
         for initiator in self.list_acls(target):
@@ -110,10 +110,8 @@ class FakeLio:
     def disable(self, target: str) -> None:
         self._remove(f"enabled:{target}")
 
-    def has_acl(
-        self, target: str, initiator: str, *, chap: Chap, admitted: tuple[str, ...]
-    ) -> bool:
-        for unknown in set(self.list_acls(target)) - {initiator, *admitted}:
+    def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
+        for unknown in set(self.list_acls(target)) - {initiator, *allowed}:
             raise Conflict(
                 f"the target {target} has an ACL for {unknown}, which has no publication",
                 target=target,

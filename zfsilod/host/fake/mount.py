@@ -18,7 +18,7 @@ class FakeMounts:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
 
-    def has_point(self, path: str, *, file: bool) -> bool:
+    def has_mountpoint(self, path: str, *, file: bool) -> bool:
         if self.facts.get(f"mount:{path}"):
             return True
         kind = self.facts.get(f"point:{path}")
@@ -26,10 +26,10 @@ class FakeMounts:
             raise Conflict(f"{path} is not an empty {_kind(file=file)}", path=path)
         return bool(kind)
 
-    def make_point(self, path: str, *, file: bool) -> None:
+    def make_mountpoint(self, path: str, *, file: bool) -> None:
         self.facts.effect(f"point:{path}", _kind(file=file))
 
-    def remove_point(self, path: str, *, file: bool) -> None:
+    def remove_mountpoint(self, path: str, *, file: bool) -> None:
         if self.facts.get(f"mount:{path}"):
             raise Busy(f"{path} is a mount point", path=path)
         if self.facts.get(f"point:{path}") == _kind(file=file):
@@ -80,10 +80,10 @@ class FakeMounts:
     def unbind_device(self, disk: Disk, path: str) -> None:
         self.unmount(disk, path)
 
-    def is_attached(self, disk: Disk, path: str) -> bool:
+    def is_mounted(self, disk: Disk, path: str) -> bool:
         return bool(self._mount_of(path, disk))
 
-    def detach(self, disk: Disk, path: str) -> None:
+    def unmount_lazily(self, disk: Disk, path: str) -> None:
         self.unmount(disk, path)
 
     def _is(self, path: str, disk: Disk, *, kind: str, readonly: bool) -> bool:

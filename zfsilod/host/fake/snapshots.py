@@ -23,14 +23,14 @@ class FakeSnapshots:
         self.zfs = zfs
         self.facts = zfs.facts
 
-    def has_cut(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
+    def has_set(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
         return all(self._is_present(ref, uid) for ref in refs)
 
-    def cut(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
+    def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
         for ref in refs:
             if not self.zfs.has_zvol(ref.dataset, uid=ref.uid, guid=""):
                 raise FailedPrecondition(f"the dataset {ref.dataset} does not exist")
-        if self.has_cut(refs, uid):
+        if self.has_set(refs, uid):
             return
         volumes = sorted(ref.uid for ref in refs)
         contents = {volume: self.facts.get(f"content:{volume}") for volume in volumes}
@@ -38,7 +38,7 @@ class FakeSnapshots:
         snapshot_set = {"of": contents, "given_up": [], "marks": dict(marks), "sizes": sizes}
         self.facts.effect(f"cut:{uid}", snapshot_set)
 
-    def give_up(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
+    def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
         for ref in refs:
             if self._is_present(ref, uid):
                 snapshot_set = self.facts.get(f"cut:{uid}")
@@ -67,10 +67,10 @@ class FakeSnapshots:
         return {ref.uid: guid_of(f"{ref.uid}@{uid}") for ref in refs}
 
     def has_clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> bool:
         exists = self.zfs.has_zvol(dataset, uid=uid, guid="")
-        return exists and not (own and self._is_present(snapshot_ref, cut))
+        return exists and not (own and self._is_present(snapshot_ref, snapshot_uid))
 
     def clone(
         self,
@@ -78,24 +78,29 @@ class FakeSnapshots:
         *,
         uid: str,
         snapshot_ref: SnapshotRef,
-        cut: str,
+        snapshot_uid: str,
         own: bool,
         properties: Pairs,
         marks: Pairs,
     ) -> None:
         if not self.zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
-                self.cut((snapshot_ref,), cut, (("zfsilo:cut", cut),))
-            self._clone(dataset, uid, snapshot_ref, cut, dict(properties) | dict(marks))
+                self.take((snapshot_ref,), snapshot_uid, (("zfsilo:cut", snapshot_uid),))
+            self._clone(dataset, uid, snapshot_ref, snapshot_uid, dict(properties) | dict(marks))
         if own:
-            self.give_up((snapshot_ref,), cut)
+            self.release((snapshot_ref,), snapshot_uid)
 
     def _clone(
-        self, dataset: str, uid: str, snapshot_ref: SnapshotRef, cut: str, values: dict[str, str]
+        self,
+        dataset: str,
+        uid: str,
+        snapshot_ref: SnapshotRef,
+        snapshot_uid: str,
+        values: dict[str, str],
     ) -> None:
-        if not self._is_present(snapshot_ref, cut):
-            raise FailedPrecondition(f"the snapshot {cut} does not exist", reason="LOST")
-        content = self.facts.get(f"cut:{cut}")["of"][snapshot_ref.uid]
+        if not self._is_present(snapshot_ref, snapshot_uid):
+            raise FailedPrecondition(f"the snapshot {snapshot_uid} does not exist", reason="LOST")
+        content = self.facts.get(f"cut:{snapshot_uid}")["of"][snapshot_ref.uid]
         if content is not None:
             self.facts.effect(f"content:{uid}", content)
         origin = self.facts.get(f"zvol:{snapshot_ref.dataset}")
@@ -105,23 +110,23 @@ class FakeSnapshots:
             "size": origin["size"],
             "thin": True,
             "properties": values | {"volblocksize": origin["properties"]["volblocksize"]},
-            "origin": [cut, snapshot_ref.uid],
+            "origin": [snapshot_uid, snapshot_ref.uid],
         }
         self.facts.effect(f"zvol:{dataset}", zvol)
 
-    def unclone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    def destroy_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> None:
         self.zfs.destroy_zvol(dataset, uid=uid, guid="")
         if own:
-            self.give_up((snapshot_ref,), cut)
+            self.release((snapshot_ref,), snapshot_uid)
 
-    def is_thick(self, dataset: str) -> bool:
+    def is_reserved(self, dataset: str) -> bool:
         return not self.facts.get(f"zvol:{dataset}")["thin"]
 
-    def set_thick(self, dataset: str, *, thick: bool) -> None:
+    def set_reserved(self, dataset: str, *, reserved: bool) -> None:
         zvol = self.facts.get(f"zvol:{dataset}")
-        self.facts.effect(f"zvol:{dataset}", zvol | {"thin": not thick})
+        self.facts.effect(f"zvol:{dataset}", zvol | {"thin": not reserved})
 
     def _is_present(self, ref: SnapshotRef, uid: str) -> bool:
         snapshot_set = self.facts.get(f"cut:{uid}")

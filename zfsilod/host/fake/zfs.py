@@ -84,15 +84,15 @@ class FakeZfs:
         if left and left != self.facts.get(name):
             self.facts.effect(name, left)
 
-    def is_moved(self, source: str, target: str, *, uid: str, guid: str) -> bool:
+    def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         if self.has_zvol(target, uid=uid, guid=guid):
             return True
         if self.has_zvol(source, uid=uid, guid=guid):
             return False
         raise FailedPrecondition(f"the dataset {source} does not exist", dataset=source)
 
-    def move(self, source: str, target: str, *, uid: str, guid: str) -> None:
-        if not self.is_moved(source, target, uid=uid, guid=guid):
+    def rename(self, source: str, target: str, *, uid: str, guid: str) -> None:
+        if not self.is_renamed(source, target, uid=uid, guid=guid):
             zvol = self._zvol(source)
             self.facts.effect(f"zvol:{target}", zvol, instead_of=f"zvol:{source}")
 
