@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.examples import PLANS
-from zfsilod.engine.step import SandboxPart
 from zfsilod.systemd import sandbox
 from zfsilod.systemd.unit import on_the_wire
+
+if TYPE_CHECKING:
+    from zfsilod.engine.step import SandboxPart
 
 UNITS = Path(__file__).parents[2] / "units"
 DAEMON, WORKER = 1.5, 5.0  # at most
@@ -51,15 +54,13 @@ def test_a_worker(parts: tuple[SandboxPart, ...], tmp_path: Path) -> None:
 
 def test_a_rollback_may_what_any_operation_may() -> None:
     template = (UNITS / "zfsilo-rollback@.service").read_text()
-    assert set(text(sandbox.settings(PARTS)).splitlines()) <= set(
-        template.splitlines()
-    )
+    assert set(text(sandbox.settings(PARTS)).splitlines()) <= set(template.splitlines())
     assert exposure(UNITS / "zfsilo-rollback@.service") <= WORKER
 
 
 def test_a_pool_is_changed_without_the_right_to_load_a_module() -> None:
-    create = next(each for each in PLANS if each.name == "create")
-    allowed = sandbox.sandbox(move.step for move in create.actions)
+    create = next(example for example in PLANS if example.name == "create")
+    allowed = sandbox.sandbox(action.step for action in create.actions)
     assert allowed["CapabilityBoundingSet"] == "CAP_SYS_ADMIN"
     assert allowed["ProtectSystem"] == "strict"
     assert on_the_wire("CapabilityBoundingSet", "CAP_SYS_ADMIN").value == 1 << 21
@@ -67,9 +68,9 @@ def test_a_pool_is_changed_without_the_right_to_load_a_module() -> None:
 
 def test_a_login_has_its_paths_and_a_mount_no_namespace() -> None:
     connect, mount = (
-        sandbox.sandbox(move.step for move in each.actions)
-        for each in PLANS
-        if each.name in ("connect", "mount")
+        sandbox.sandbox(action.step for action in example.actions)
+        for example in PLANS
+        if example.name in ("connect", "mount")
     )
     assert connect["CapabilityBoundingSet"] == "CAP_SYS_ADMIN CAP_SYS_MODULE"
     assert "-/etc/iscsi" in connect["ReadWritePaths"].split()

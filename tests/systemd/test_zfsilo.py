@@ -31,7 +31,7 @@ REVEAL = """
 import sys
 sys.path.insert(0, "/usr/lib/zfsilo")
 from pathlib import Path
-from zfsilod.store import Store
+from zfsilod.storage.store import Store
 found = Store(Path("/var/lib/zfsilo")).chap(sys.argv[1])
 print(found.password.reveal(), found.mutual_password.reveal())
 """
@@ -39,15 +39,15 @@ print(found.password.reveal(), found.mutual_password.reveal())
 STARTED = """
 import asyncio, sys
 sys.path.insert(0, "/usr/lib/zfsilo")
-from zfsilod.launcher import SystemdLauncher
-from zfsilod.model import Operation
-from zfsilod.ulid import new_ulid
+from zfsilod.systemd.launcher import SystemdLauncher
+from zfsilod.model.records import Operation
+from zfsilod.model.ulid import new_ulid
 
 async def missing():
     launcher = await SystemdLauncher.connect(worker="/usr/local/lib/worker", timeout_s=20)
     for _time in range(20):
         operation = Operation(
-            id=new_ulid(), kind="", subject="", title="", moves=(), claims=(), commit=()
+            id=new_ulid(), kind="", subject="", title="", actions=(), claims=(), commit=()
         )
         _started, live = await asyncio.gather(launcher.start(operation), launcher.running())
         if operation.unit not in live:
