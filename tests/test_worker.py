@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.examples import PLANS, Example, operation
-from tests.machine import Killed, Machine, lasting, not_sticky
+from tests.worker_rig import Killed, Machine, lasting, not_sticky
 from zfsilod.engine import worker
 from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import CommandFailed, Conflict

@@ -64,8 +64,8 @@ def test_each_fact_has_its_truth(ctl: Shell, broken: str) -> None:
     assert "   ├─ ok    target has an ACL of iqn.2026-01.org.example:web\n" in ran.out
     facts = ctl(f"volume probe {broken} --json").json["facts"]
     truths = {each["kind"]: each["truth"] for each in facts}
-    assert truths["Zvol"] == "TRUTH_NOT_SO"
-    assert truths["Acl"] == "TRUTH_SO"
+    assert truths["Zvol"] == "TRUTH_ABSENT"
+    assert truths["Acl"] == "TRUTH_PRESENT"
     assert "├─ export\n" in ctl.ok(f"volume show {broken}")
 
 
