@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABCMeta
+from types import new_class
 
 import pytest
 
 from tests.examples import UID, steps
-from tests.lab.contract import CONSUMER, EXAMPLES, SERVER, Contract, Saw, secrets
+from tests.lab.contract import Contract, EffectInterrupter
+from tests.lab.contract_examples import CLIENT, EXAMPLES, SERVER, secrets
 from zfsilod.engine.step import Guard, HostStep
 from zfsilod.engine.steps.snapshot import Clone
 from zfsilod.engine.steps.zfs import Zvol
@@ -26,9 +27,9 @@ def cases() -> dict[str, str]:
 def contract(cases: dict[str, str]) -> Contract:
     """The contract on a fake host of the test's own."""
     host = FakeHost(chap=secrets)
-    saw = Saw()
-    saw.through(host.facts, "effect")
-    return Contract(host, saw, host.facts.snapshot, cases.__setitem__)
+    interrupter = EffectInterrupter()
+    interrupter.count_calls(host.facts, "effect")
+    return Contract(host, interrupter, host.facts.snapshot, cases.__setitem__)
 
 
 def failed(cases: dict[str, str]) -> list[str]:
@@ -37,21 +38,24 @@ def failed(cases: dict[str, str]) -> list[str]:
     return [f"{name}: {error}" for name, error in cases.items() if error]
 
 
-@pytest.mark.parametrize("name", [*SERVER, *CONSUMER])
+@pytest.mark.parametrize("name", [*SERVER, *CLIENT])
 def test_an_example_there_and_back(name: str, contract: Contract, cases: dict[str, str]) -> None:
     contract.example(name)
     assert failed(cases) == []
-    assert {each.partition(":")[0] for each in contract.host.facts.snapshot()} <= {"content"}  # type: ignore[attr-defined]
+    assert {
+        name.partition(":")[0]
+        for name in contract.host.facts.snapshot()  # type: ignore[attr-defined]
+    } <= {"content"}
 
 
 def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> None:
     contract.foreign_server()
-    contract.foreign_consumer()
+    contract.foreign_client()
     assert failed(cases) == []
 
 
 def test_the_examples_hold_every_step() -> None:
-    walked = {type(action.step) for each in EXAMPLES.values() for action in each.actions}
+    walked = {type(action.step) for example in EXAMPLES.values() for action in example.actions}
     assert {type(step) for step in steps()} <= walked
 
 
@@ -85,6 +89,11 @@ def test_the_resources_of_a_step_are_those_of_its_fields(step: HostStep) -> None
         assert resources.initiators == ((fields["target"], fields["initiator"]),)
 
 
+def make_class(name: str, methods: dict[str, object], **keywords: str) -> type:
+    """Make a step class, as a class statement does."""
+    return new_class(name, (HostStep,), keywords, lambda namespace: namespace.update(methods))
+
+
 def complete(**missing: None) -> dict[str, object]:
     """Return the methods that a step needs, without these."""
     methods = {name: lambda *_args: "" for name in HostStep.ABSTRACT}
@@ -94,15 +103,13 @@ def complete(**missing: None) -> dict[str, object]:
 @pytest.mark.parametrize("name", HostStep.ABSTRACT)
 def test_a_step_that_lacks_a_method_is_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"step Incomplete has no {name}"):
-        ABCMeta(
-            "Incomplete", (HostStep,), complete(**{name: None}), tag="TestIncomplete", part="POOL"
-        )
+        make_class("Incomplete", complete(**{name: None}), tag="TestIncomplete", part="POOL")
     assert "TestIncomplete" not in CLASSES
 
 
 def test_a_step_without_a_sandbox_part_is_refused() -> None:
     with pytest.raises(TypeError, match="Incomplete has no sandbox part"):
-        ABCMeta("Incomplete", (HostStep,), complete(), tag="TestIncomplete")
+        make_class("Incomplete", complete(), tag="TestIncomplete")
     assert "TestIncomplete" not in CLASSES
 
 

@@ -14,7 +14,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.channel import unix_channel_aio
 from tests.doubles import SETTINGS, House, house
 from zfsilod.api.rpc.server import GrpcServer
-from zfsilod.gateway.listener import Door, Limits
+from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.identity import Identity
 from zfsilod.security import certificates
@@ -29,6 +29,7 @@ from zfsilod.wire.stub import Api, Streaming
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from zfsilod.gateway.limits import Limits
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.identity import Role
     from zfsilod.model.records import Operation
@@ -51,7 +52,7 @@ class Front:
         self.service = zfsilo.service
         self.tls = ServerTls(state / "tls")
         write_pki(self.tls.files)
-        self.door = Door(directory / "private", limits, self.tls)
+        self.door = Gateway(directory / "private", limits, self.tls)
         self.path = directory / "zfsilod.sock"
         self.node_path = directory / "csi.sock"
         self.server = GrpcServer(self.service, self.door, self.tls.files)
@@ -61,11 +62,11 @@ class Front:
 
     async def start(self) -> None:
         await self.server.start()
-        self.door.open(listen_unix(self.path, mode=0o666))
-        self.door.open(listen_unix(self.node_path), node=True)
+        self.door.listen(listen_unix(self.path, mode=0o666))
+        self.door.listen(listen_unix(self.node_path), node=True)
         listener = listen_tcp("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.door.open(listener)
+        self.door.listen(listener)
 
     async def stop(self) -> None:
         for channel in self.channels:
@@ -131,11 +132,11 @@ class Front:
         return Servers({"give": access}.get)
 
     def write(self, change: Callable[[Transaction], Any]) -> Any:
-        with self.service.store.write() as txn:
+        with self.service.context.store.write() as txn:
             return change(txn)
 
     def read(self, question: Callable[[Transaction], Any]) -> Any:
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return question(txn)
 
     def _kept(self, channel: Any) -> Any:
@@ -154,7 +155,7 @@ async def front_of(
             front = Front(zfsilo, sockets, directory, limits)
             await front.start()
             servers = front.servers()
-            zfsilo.service.servers = servers
+            zfsilo.service.context.servers = servers
             try:
                 yield front
             finally:

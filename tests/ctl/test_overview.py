@@ -53,7 +53,7 @@ def test_what_needs_attention_says_what_to_type(ctl: Shell, broken: str) -> None
     ctl("volume sync --all")
     shown = ctl.ok("status")
     assert "1 need attention\n" in shown
-    assert f"  {broken}: the zvol tank/zfsilo/broken of broken is gone" in shown
+    assert f"  {broken}: zvol tank/zfsilo/broken of volume broken is missing" in shown
     assert f"    try: zfsiloctl volume show {broken}" in shown
 
 
@@ -64,8 +64,8 @@ def test_each_fact_has_its_truth(ctl: Shell, broken: str) -> None:
     assert "   ├─ ok    target has an ACL of iqn.2026-01.org.example:web\n" in ran.out
     facts = ctl(f"volume probe {broken} --json").json["facts"]
     truths = {each["kind"]: each["truth"] for each in facts}
-    assert truths["Zvol"] == "TRUTH_NOT_SO"
-    assert truths["Acl"] == "TRUTH_SO"
+    assert truths["Zvol"] == "TRUTH_ABSENT"
+    assert truths["Acl"] == "TRUTH_PRESENT"
     assert "├─ export\n" in ctl.ok(f"volume show {broken}")
 
 

@@ -20,6 +20,7 @@ from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Publication, Trashed, Volume
+from zfsilod.model.settings import Settings
 from zfsilod.requests.request import Plan, Request, View
 
 if TYPE_CHECKING:
@@ -27,11 +28,9 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Action
-    from zfsilod.model.settings import Settings
-    from zfsilod.service.service import Service
+    from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 
-LOOK_DEADLINE_S = 150
 TARGET = re.compile(r"(.+):([0-9a-f]{32})")  # plan.target_name
 BACKSTORE = re.compile(r"zfsilo-([0-9a-f]{32})")  # plan.backstore_name
 PREFIX = "iqn.2026-01.org.zfsilo:"  # of targets, where no other is configured
@@ -66,7 +65,7 @@ class Owned(Record):
     admitted: frozenset[tuple[str, str]]  # uid and initiator
 
 
-class RemoveOrphans(Request):
+class RemoveOrphans(Request[Inventory]):
     """Remove orphans: their data is gone then. One that is in use is refused, unless forced."""
 
     kind = "remove-orphans"
@@ -77,17 +76,16 @@ class RemoveOrphans(Request):
     def subject(self) -> str:
         return "orphans"
 
-    def look(self, host: Machine, settings: Settings) -> Inventory:
+    async def gather(self, context: Context, operation_id: str) -> Inventory:
         if not 0 < len(self.names) <= MAX_NAMES:
             raise InvalidArgument(
                 f"{len(self.names)} orphans are named: it may be 1 to {MAX_NAMES}",
                 reason="BAD_COUNT",
             )
-        return inventory(host, settings)
+        return await context.look(partial(inventory, context.machine, context.settings))
 
-    def plan(self, view: View, seen: object) -> Plan:
-        assert isinstance(seen, Inventory)
-        found = {each.name: each for each in orphans(seen, owned(view.txn), view.settings)}
+    def plan(self, view: View, inputs: Inventory) -> Plan:
+        found = {each.name: each for each in orphans(inputs, owned(view.txn), view.settings)}
         actions: list[Action] = []
         for name in dict.fromkeys(self.names):
             if name not in found:
@@ -116,16 +114,6 @@ class RemoveOrphans(Request):
 
 ORDER = (SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, Zvol)
 """Users first: a session before the export that it is of, an export before its zvol."""
-
-
-async def find(service: Service) -> list[Orphan]:
-    """Return all orphans of this host, in the order of their names."""
-    seen = await service.look(
-        partial(inventory, service.machine, service.settings), timeout_s=LOOK_DEADLINE_S
-    )
-    with service.store.read() as txn:
-        known = owned(txn)
-    return sorted(orphans(seen, known, service.settings), key=lambda each: each.name)
 
 
 def inventory(machine: Machine, settings: Settings) -> Inventory:

@@ -23,13 +23,12 @@ if TYPE_CHECKING:
     from zfsilod.engine.steps.snapshot import SnapshotSet
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Action, Change
-    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
 MAX_VOLUMES = 64  # in a group
 
 
-class CreateSnapshot(Request):
+class CreateSnapshot(Request[None]):
     """Take a snapshot of a volume."""
 
     kind = "snapshot"
@@ -38,7 +37,7 @@ class CreateSnapshot(Request):
     volume: str
     labels: Pairs = ()
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "snapshot id")
         volume = need_volume(view.txn, self.volume)
         found = view.txn.get(Snapshot, self.id)
@@ -56,14 +55,15 @@ class CreateSnapshot(Request):
             commit=(put(new), put(dependent(new))),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        txn = view.txn
         found, volume = txn.get(Snapshot, self.id), txn.get(Volume, self.volume)
         if found is None or volume is None or found.volume_uid != volume.uid:
             return None
         return plans.up(cuts(txn, found))
 
 
-class DeleteSnapshot(Request):
+class DeleteSnapshot(Request[None]):
     """Give a snapshot up; what was made from it stays."""
 
     kind = "delete-snapshot"
@@ -71,7 +71,7 @@ class DeleteSnapshot(Request):
     id: str
     etag: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         found = need_snapshot(view.txn, self.id)
         check_etag(self.etag, found.revision)
         if found.group:
@@ -89,7 +89,7 @@ class DeleteSnapshot(Request):
         )
 
 
-class CreateSnapshotGroup(Request):
+class CreateSnapshotGroup(Request[None]):
     """Take snapshots of several volumes at one moment."""
 
     kind = "snapshot-group"
@@ -98,7 +98,7 @@ class CreateSnapshotGroup(Request):
     volumes: tuple[str, ...]
     labels: Pairs = ()
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "group id")
         if not 1 <= len(self.volumes) <= MAX_VOLUMES or len(set(self.volumes)) < len(self.volumes):
             raise InvalidArgument(
@@ -130,7 +130,8 @@ class CreateSnapshotGroup(Request):
             ),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        txn = view.txn
         found = txn.get(SnapshotGroup, self.id)
         if found is None or found.volumes != self.volumes:
             return None
@@ -141,7 +142,7 @@ class CreateSnapshotGroup(Request):
         return plans.up(cuts(txn, *members))
 
 
-class DeleteSnapshotGroup(Request):
+class DeleteSnapshotGroup(Request[None]):
     """Give all snapshots of a group up."""
 
     kind = "delete-snapshot-group"
@@ -149,7 +150,7 @@ class DeleteSnapshotGroup(Request):
     id: str
     etag: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         found = need_group(view.txn, self.id)
         check_etag(self.etag, found.revision)
         members = members_of(view.txn, found)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         Volume,
     )
     from zfsilod.requests.deletion import Dependents
-    from zfsilod.service.drift import DriftReport, Fact
+    from zfsilod.service.drift import Check, DriftReport
     from zfsilod.storage.volume_view import VolumeView
 
 N = TypeVar("N", bound=str)
@@ -171,7 +171,7 @@ def differences(found: DriftReport) -> list[volume_pb2.Difference]:
     ]
 
 
-def fact(found: Fact) -> volume_pb2.Fact:
+def fact(found: Check) -> volume_pb2.Fact:
     """Return a fact that was looked at."""
     return volume_pb2.Fact(
         kind=found.kind,

@@ -79,6 +79,6 @@ def _verdict(fact: Any) -> tuple[str, str]:
         return "ALIEN", BAD
     if fact.truth == pb.TRUTH_UNKNOWN:
         return "?", DOUBT
-    if (fact.truth == pb.TRUTH_SO) == fact.wanted:
+    if (fact.truth == pb.TRUTH_PRESENT) == fact.wanted:
         return "ok", GOOD
     return "NO", BAD
