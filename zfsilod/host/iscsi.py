@@ -32,7 +32,7 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.model.names import iscsi_name, portal_parts
+from zfsilod.model.names import iscsi_name, parse_initiator_name, portal_parts
 
 if TYPE_CHECKING:
     from zfsilod.host.node_records import Nodes
@@ -315,18 +315,6 @@ def initiator_name(path: Path = INITIATOR_NAME) -> str:
         return parse_initiator_name(path.read_text())
     except FileNotFoundError:
         return ""
-
-
-def parse_initiator_name(text: str) -> str:
-    """Return the first IQN in the text of an initiatorname.iscsi that is not empty; "" if none.
-
-    iscsid uses the same one (cfg_get_string_param() of open-iscsi), so the server sees it at login.
-    """
-    for line in text.splitlines():
-        key, _equals, value = line.strip().partition("=")
-        if key.strip() == "InitiatorName" and value.strip():
-            return value.strip()
-    return ""
 
 
 def _settings(chap: Chap) -> dict[str, str]:

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING
 from zfsilod.host.zfs import (
     ANY,
     CHANGE_TIMEOUT_S,
-    PREFIX,
     READ_TIMEOUT_S,
     UID,
     RealZfs,
-    own_marks,
-    property_options,
 )
 from zfsilod.host.zfs_output import (
+    PREFIX,
     Properties,
     first_line,
     foreign,
     missing,
     no_pool,
+    own_marks,
     pool_of,
+    property_options,
     reason_of,
     refused,
     table,

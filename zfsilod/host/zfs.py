@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import users
 from zfsilod.host.zfs_output import (
+    PREFIX,
     Properties,
     first_line,
     foreign,
     in_bytes,
     missing,
     no_pool,
+    own_marks,
     pool_of,
+    property_options,
     reason_of,
     refused,
     table,
@@ -27,13 +30,11 @@ from zfsilod.host.zfs_output import (
 from zfsilod.model.errors import Busy, FailedPrecondition, ZfsiloError
 from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.names import check_dataset
-from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
     from zfsilod.model.record import Pairs
 
-PREFIX = "zfsilo:"
 UID = f"{PREFIX}uid"
 MARKS = (
     "uid",
@@ -331,22 +332,6 @@ class RealZfs:
         """Run a command of zfs(8) whose last argument is a dataset."""
         check_dataset(args[-1])
         return self._run(["zfs", command, *args], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
-
-
-def property_options(settings: Pairs) -> list[str]:
-    """Return the options of zfs-create(8), zfs-snapshot(8) and zfs-clone(8) that set properties."""
-    return [arg for name, value in settings for arg in ("-o", f"{name}={value}")]
-
-
-def own_marks(properties: Properties) -> Pairs:
-    """Return the local user properties of zfsilo, without their prefix "zfsilo:"."""
-    return pairs(
-        {
-            name.removeprefix(PREFIX): value
-            for name, (value, source) in properties.items()
-            if source == "local" and name.startswith(PREFIX)
-        }
-    )
 
 
 def _listed(dataset: str, properties: Properties) -> ListedZvol:

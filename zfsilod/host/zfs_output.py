@@ -1,4 +1,4 @@
-"""The output of zfs(8): dataset names, tables of properties, and errors from its messages.
+"""Options and output of zfs(8): tables of properties, and errors from its messages.
 
 The messages are those of OpenZFS 2.3 in the locale C; tests/lab checks them with real pools.
 """
@@ -16,10 +16,13 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
+from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed
+    from zfsilod.model.record import Pairs
 
+PREFIX = "zfsilo:"  # of the user properties of zfsilo
 UNITS = {unit: 1024**power for power, unit in enumerate("BKMGTPE")}
 
 Properties = dict[str, tuple[str, str]]
@@ -108,3 +111,19 @@ def in_bytes(value: str) -> str:
     if number.isdecimal() and unit in UNITS:
         return str(int(number) * UNITS[unit])
     return "0" if value == "none" else value
+
+
+def property_options(settings: Pairs) -> list[str]:
+    """Return the options of zfs-create(8), zfs-snapshot(8) and zfs-clone(8) that set properties."""
+    return [arg for name, value in settings for arg in ("-o", f"{name}={value}")]
+
+
+def own_marks(properties: Properties) -> Pairs:
+    """Return the local user properties of zfsilo, without their prefix "zfsilo:"."""
+    return pairs(
+        {
+            name.removeprefix(PREFIX): value
+            for name, (value, source) in properties.items()
+            if source == "local" and name.startswith(PREFIX)
+        }
+    )

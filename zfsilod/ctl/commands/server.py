@@ -13,8 +13,8 @@ from zfsilod.ctl.client import Server
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.require_local import check_here
-from zfsilod.host.iscsi import parse_initiator_name
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
+from zfsilod.model.names import parse_initiator_name
 from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
