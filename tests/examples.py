@@ -1,7 +1,7 @@
-"""One example of every record and step, and of every plan with what must stand before it.
+"""Example records, and an example of every plan with the steps that must be done before it.
 
-The contract test runs each step of `STEPS`, the crash tests each plan of `PLANS`; a new step or
-request is tested by adding a line here.
+The contract test and the crash tests run every plan of `PLANS`, so a new step or plan is tested by
+adding an example here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ VOLUME = Volume(
 )
 OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
 COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
-SNAPSHOT_REFS = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
+SNAPSHOT_REFS = tuple(
+    SnapshotRef(dataset=volume.dataset, uid=volume.uid) for volume in (VOLUME, OTHER)
+)
 CUT = plans.snapshot_set("c" * 32, SNAPSHOT_REFS[:1])
 GROUP = plans.snapshot_set("e" * 32, SNAPSHOT_REFS)
 ORIGIN = plans.Origin(
@@ -97,7 +99,7 @@ def chap(name: str) -> Chap:
 
 
 class Example(Record):
-    """A plan: what must stand before it, and its moves."""
+    """A plan: the steps that must be done before it, and its actions."""
 
     name: str
     before: tuple[Step, ...]
@@ -172,7 +174,7 @@ def _server() -> tuple[Example, ...]:
             actions=plans.up([NoExport(target=TARGET, backstore=plans.backstore_name(VOLUME))]),
         ),
         Example(
-            name="remove-admission",
+            name="remove-acl",
             before=twice,
             actions=plans.up([NoAcl(target=TARGET, initiator=SECOND.initiator)]),
         ),
@@ -194,7 +196,7 @@ def _server() -> tuple[Example, ...]:
     )
 
 
-def _consumer() -> tuple[Example, ...]:
+def _client() -> tuple[Example, ...]:
     connected = tuple(plans.connection_steps(ATTACHMENT))
     staged = (*connected, *plans.staging_steps(ATTACHMENT))
     formatted = (*connected, Formatted(disk=ATTACHMENT.disk, filesystem=ATTACHMENT.filesystem))
@@ -246,7 +248,7 @@ def _consumer() -> tuple[Example, ...]:
         Example(
             name="remove-node", before=connected[:1], actions=plans.up([NoNode(target=TARGET)])
         ),
-        Example(name="climb", before=(), actions=plans.up(mounted)),
+        Example(name="attach", before=(), actions=plans.up(mounted)),
         Example(
             name="disconnect-by-force",
             before=mounted,
@@ -265,17 +267,17 @@ def _consumer() -> tuple[Example, ...]:
     )
 
 
-PLANS = (*_server(), *_consumer())
+PLANS = (*_server(), *_client())
 
 
 def steps() -> list[HostStep]:
-    """Return every different step of the examples, each kind at least once."""
-    found: dict[str, HostStep] = {}
+    """Return every different step of the examples, every class at least once."""
+    different: dict[str, HostStep] = {}
     for example in PLANS:
         for action in example.actions:
             if isinstance(action.step, HostStep):
-                found.setdefault(repr(action.step), action.step)
-    return list(found.values())
+                different.setdefault(repr(action.step), action.step)
+    return list(different.values())
 
 
 def operation(example: Example, boot_id: str = "first") -> Operation:

@@ -274,7 +274,7 @@ async def test_what_an_unfinished_clone_left_is_told_and_left_alone(zfsilo: Hous
     record = volume(zfsilo)
     assert record is not None
     snapshot_ref = SnapshotRef(dataset=record.dataset, uid=record.uid)
-    zfsilo.host.snapshots.cut((snapshot_ref,), "c" * 32, (("zfsilo:cut", "c" * 32),))
+    zfsilo.host.snapshots.take((snapshot_ref,), "c" * 32, (("zfsilo:cut", "c" * 32),))
     assert await adopted(zfsilo, f"tank/zfsilo/data@zfsilo-{'c' * 32}") == []
 
 

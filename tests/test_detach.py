@@ -12,7 +12,7 @@ import pytest
 
 from tests.doubles import administrator
 from tests.examples import PLANS, operation
-from zfsilod.engine import worker
+from zfsilod.engine import locks, worker
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Attachment, Operation
@@ -224,7 +224,10 @@ async def needs_repair(zfsilo: House) -> Operation:
 async def test_abandon_frees_what_it_claims_and_tells_what_stays(zfsilo: House) -> None:
     begun = await needs_repair(zfsilo)
     operation = await zfsilo.service.abandon(begun.id)
-    assert [made.split(" ")[0] for made in operation.behind] == ["create", "log"]
+    assert [words.split(" iqn")[0] for words in operation.behind] == [
+        "create node record of",
+        "log in to",
+    ]
     assert operation.state == "ABANDONED"
     assert operation.failure is not None
     with zfsilo.service.context.store.read() as txn:
@@ -292,7 +295,7 @@ def test_a_rollback_waits_for_the_last_tool_and_tells_when_it_does_not_end(
     with store.write() as txn:
         begun = txn.add_operation(operation(example).but(state="FAILED"))
     store.close()
-    monkeypatch.setattr(worker, "LOCK_DEADLINE_S", 1)
+    monkeypatch.setattr(locks, "LOCK_DEADLINE_S", 1)
     monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", begun.id])
     held = hold_lock(tmp_path / "op" / f"{begun.id}.lock")  # as a tool that outlives its worker
     assert worker.main() == 1

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 from dbus_next import Message, MessageType
 
+from zfsilod.model.records import Operation
 from zfsilod.systemd.launcher import SystemdLauncher
 
 ULID = "01jzzzzzzzzzzzzzzzzzzzzzzz"
@@ -17,8 +18,10 @@ class Bus:
 
     def __init__(self, units: list[list[Any]]) -> None:
         self.units = units
+        self.sent: list[Message] = []
 
-    async def call(self, _message: Message) -> Message:
+    async def call(self, message: Message) -> Message:
+        self.sent.append(message)
         return Message(
             message_type=MessageType.METHOD_RETURN,
             reply_serial=1,
@@ -43,3 +46,22 @@ async def test_what_is_live(name: str, state: str, job: int, live: bool) -> None
     unit = [name, "", "loaded", state, "dead", "", "/unit", job, "start" if job else "", "/job"]
     launcher = SystemdLauncher(cast("Any", Bus([unit])), worker="", timeout_s=1)
     assert await launcher.running() == ({ULID} if live else set())
+
+
+@pytest.mark.parametrize("debug", [False, True])
+async def test_a_worker_is_debugged_by_its_environment(debug: bool) -> None:
+    bus = Bus([])
+    launcher = SystemdLauncher(cast("Any", bus), worker="/worker", timeout_s=60, debug=debug)
+    operation = Operation(
+        id=ULID,
+        kind="create",
+        subject="volumes/data",
+        title="create data",
+        actions=(),
+        claims=(),
+        commit=(),
+    )
+    await launcher.start(operation)
+    (message,) = bus.sent
+    properties = {name: variant.value for name, variant in message.body[2]}
+    assert properties.get("Environment") == (["ZFSILO_DEBUG=1"] if debug else None)

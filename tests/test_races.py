@@ -133,7 +133,7 @@ async def test_a_connection_of_yesterday_does_not_replace_that_of_today(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(*PUBLISHED)
-    is_known, gate, first = zfsilo.host.iscsi.is_known, threading.Event(), [True]
+    is_known, gate, first = zfsilo.host.iscsi.has_any_session, threading.Event(), [True]
 
     def slow(disk: Disk) -> bool:
         if first:
@@ -141,7 +141,7 @@ async def test_a_connection_of_yesterday_does_not_replace_that_of_today(
             gate.wait(10)
         return is_known(disk)
 
-    monkeypatch.setattr(zfsilo.host.iscsi, "is_known", slow)
+    monkeypatch.setattr(zfsilo.host.iscsi, "has_any_session", slow)
     old = asyncio.create_task(zfsilo.do(CONNECT.but(epoch=1)))
     await soon(lambda: not first)
     await zfsilo.do(Unpublish(volume="data", host="take"), PUBLISHED[1], CONNECT.but(epoch=2))
@@ -162,7 +162,7 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
 ) -> None:
     async with house(tmp_path, SETTINGS.but(trash_retention_s=86400)) as zfsilo:
         await zfsilo.do(PUBLISHED[0])
-        action, moved, go = zfsilo.host.zfs.move, threading.Event(), threading.Event()
+        action, moved, go = zfsilo.host.zfs.rename, threading.Event(), threading.Event()
 
         def slow(*words: Any, **more: Any) -> None:
             action(*words, **more)
@@ -171,7 +171,7 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
                 go.wait(10)
                 raise Unavailable("zfs did not end within 120 s")
 
-        monkeypatch.setattr(zfsilo.host.zfs, "move", slow)
+        monkeypatch.setattr(zfsilo.host.zfs, "rename", slow)
         one = await zfsilo.service.submit(DeleteVolume(id="data"), caller=administrator("one"))
         await asyncio.to_thread(moved.wait, 10)
         waiting = notice_wait(zfsilo)

@@ -234,16 +234,16 @@ def flat(value: object) -> Iterator[str]:
 @cache
 def needs(kind: type[HostStep]) -> dict[str, Need]:
     """Return what a step needs, by the tool, module or path that needs it."""
-    found: dict[str, Need] = {}
+    needed: dict[str, Need] = {}
     for function in reachable(kind):
         if function.__module__ in MODULE_NEEDS:
-            found[function.__module__] = MODULE_NEEDS[function.__module__]
+            needed[function.__module__] = MODULE_NEEDS[function.__module__]
         for text in constants(function):
             if text in TOOLS:
-                found[text] = TOOL_NEEDS[text]
+                needed[text] = TOOL_NEEDS[text]
             elif text.startswith("/") and text not in READ_ONLY and " " not in text:
-                found[text] = Need(paths=(text,))
-    return found
+                needed[text] = Need(paths=(text,))
+    return needed
 
 
 def lacking(need: Need, allowed: dict[str, str]) -> Iterator[str]:

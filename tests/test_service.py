@@ -351,7 +351,7 @@ async def test_a_foreign_zvol_of_that_name_is_a_conflict(zfsilo: House) -> None:
         "thin": True,
     }
     before = zfsilo.facts
-    with pytest.raises(Conflict, match="not ours"):
+    with pytest.raises(Conflict, match="does not belong to this volume"):
         await zfsilo.do(CREATE)
     assert zfsilo.facts == before
 

@@ -42,7 +42,10 @@ def failed(cases: dict[str, str]) -> list[str]:
 def test_an_example_there_and_back(name: str, contract: Contract, cases: dict[str, str]) -> None:
     contract.example(name)
     assert failed(cases) == []
-    assert {each.partition(":")[0] for each in contract.host.facts.snapshot()} <= {"content"}  # type: ignore[attr-defined]
+    assert {
+        name.partition(":")[0]
+        for name in contract.host.facts.snapshot()  # type: ignore[attr-defined]
+    } <= {"content"}
 
 
 def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> None:
@@ -52,7 +55,7 @@ def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> No
 
 
 def test_the_examples_hold_every_step() -> None:
-    walked = {type(action.step) for each in EXAMPLES.values() for action in each.actions}
+    walked = {type(action.step) for example in EXAMPLES.values() for action in example.actions}
     assert {type(step) for step in steps()} <= walked
 
 

@@ -13,13 +13,13 @@ import pytest
 from tests.crash.fault_injector import Fault
 from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
 from tests.test_crash import case_named
+from zfsilod.engine import locks as locks_module
+from zfsilod.engine.migrate import migrate
 from zfsilod.model.errors import Busy
 from zfsilod.model.record import CLASSES
 from zfsilod.model.records import Operation, Volume
-from zfsilod.storage import upgrade as upgrade_module
 from zfsilod.storage.migrations import RENAMED_FIELDS, RENAMED_VALUES, renamed
 from zfsilod.storage.store import SCHEMA, Store
-from zfsilod.storage.upgrade import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,7 +84,7 @@ async def test_an_operation_of_the_old_version_is_rolled_back(
     before = machine.state()
     await cut_short(machine)
     make_old(machine.store)
-    upgrade(machine.store, machine.store.directory / "op")
+    migrate(machine.store, machine.store.directory / "op")
     machine.start_daemon()
     await machine.settle()
     assert machine.state() == before
@@ -102,18 +102,18 @@ async def test_an_upgrade_waits_for_the_worker_of_the_old_version(
     lock = locks / f"{running(machine).unit}.lock"
     make_old(machine.store)
     lock.touch()
-    monkeypatch.setattr(upgrade_module, "LOCK_DEADLINE_S", 1)
+    monkeypatch.setattr(locks_module, "LOCK_DEADLINE_S", 1)
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == b"held\n"
         with pytest.raises(Busy, match="of an older zfsilo still runs"):
-            upgrade(machine.store, locks)
+            migrate(machine.store, locks)
         with machine.store.read() as txn:
             assert txn.schema() == OLDEST
         worker.communicate()
-    upgrade(machine.store, locks)
+    migrate(machine.store, locks)
     with machine.store.read() as txn:
         assert txn.schema() == SCHEMA
     descriptor = os.open(lock, os.O_RDWR)
@@ -175,5 +175,5 @@ def test_a_rewrite_leaves_secrets_and_indexes_alone(tmp_path: Path) -> None:
 
 def test_a_new_store_needs_no_upgrade(tmp_path: Path) -> None:
     store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
-    upgrade(store, tmp_path / "op")
+    migrate(store, tmp_path / "op")
     store.close()

@@ -32,7 +32,7 @@ def start(example: Example) -> tuple[Machine, dict[str, Any]]:
 
 
 def finish(machine: Machine) -> Operation:
-    """Let the daemon make remote moves, and the worker the rest, until the operation ended."""
+    """Do remote actions as the daemon, the others as the worker, until the operation ends."""
     machine.cut_at = 0
     for _attempt in range(10):
         stored = machine.operation
@@ -48,7 +48,7 @@ def finish(machine: Machine) -> Operation:
 
 
 def pass_remote(machine: Machine) -> None:
-    """Mark the remote move that the operation waits at as made."""
+    """Mark the remote action that the operation waits for as done."""
     stored = machine.operation
     index = next(i for i, action in enumerate(stored.actions) if action.status == "PENDING")
     assert isinstance(stored.actions[index].step, RemoteStep)
@@ -56,7 +56,7 @@ def pass_remote(machine: Machine) -> None:
 
 
 def check_end(machine: Machine, before: dict[str, Any], rebooted: bool) -> None:
-    """Assert that the operation is done, or everything is as it was."""
+    """Assert that the operation is done, or that the host is as before it."""
     ended = machine.operation
     facts = machine.host.facts.snapshot()
     if ended.state == "DONE":
@@ -83,14 +83,14 @@ def points_of(example: Example) -> int:
     return machine.points
 
 
-@pytest.mark.parametrize("example", PLANS, ids=lambda each: each.name)
+@pytest.mark.parametrize("example", PLANS, ids=lambda example: example.name)
 def test_every_plan_runs_to_its_end(example: Example) -> None:
     machine, before = start(example)
     assert finish(machine).state == "DONE"
     check_end(machine, before, rebooted=False)
 
 
-@pytest.mark.parametrize("example", PLANS, ids=lambda each: each.name)
+@pytest.mark.parametrize("example", PLANS, ids=lambda example: example.name)
 def test_every_point_of_run_cut_once(example: Example) -> None:
     for point in range(1, points_of(example) + 1):
         for when in ("before", "after"):
@@ -104,14 +104,14 @@ def test_every_point_of_run_cut_once(example: Example) -> None:
 
 
 def _run_once(machine: Machine) -> None:
-    """Run through remote moves until the end or the cut; after a kill nothing runs on."""
+    """Run through remote actions until the end or the cut; after a kill nothing continues."""
     with contextlib.suppress(Killed):
         while machine.run() and machine.operation.state == "WAITING":
             pass_remote(machine)
 
 
 def _recover(machine: Machine) -> None:
-    """Do what OnFailure and the daemon's recover do: roll back what has not ended."""
+    """Roll back an operation that has not ended, as OnFailure= and the daemon do."""
     machine.cut_at = 0
     for _attempt in range(3):
         if not machine.operation.ended:
@@ -142,7 +142,7 @@ def _recover(machine: Machine) -> None:
 def test_histories(
     example: Example, standing: set[int], cuts: list[tuple[int, str, str, bool]]
 ) -> None:
-    """Some facts are so already; then run and every rollback are cut, with reboots in between."""
+    """Some facts are true before; then run and every rollback are cut, with reboots in between."""
     machine, _before = start(example)
     before = _stand(machine, example, standing)
     rebooted = False
@@ -165,7 +165,7 @@ def test_histories(
 
 
 def _stand(machine: Machine, example: Example, standing: set[int]) -> dict[str, Any]:
-    """Make the first moves of an example before it begins, and return all facts."""
+    """Do the first actions of an example before its operation starts, and return all facts."""
     for index in sorted(standing):
         if index < len(example.actions) and index == len(_prefix(machine, example)):
             action = example.actions[index]
@@ -175,12 +175,12 @@ def _stand(machine: Machine, example: Example, standing: set[int]) -> dict[str, 
 
 
 def _prefix(machine: Machine, example: Example) -> list[HostStep]:
-    found = []
+    steps = []
     for action in example.actions:
         if not isinstance(action.step, HostStep) or action.step.probe(machine.host) != action.up:
             break
-        found.append(action.step)
-    return found
+        steps.append(action.step)
+    return steps
 
 
 def test_histories_are_many() -> None:
@@ -189,40 +189,40 @@ def test_histories_are_many() -> None:
 
 
 def example_named(name: str) -> Example:
-    return next(each for each in PLANS if each.name == name)
+    return next(example for example in PLANS if example.name == name)
 
 
-def marks(machine: Machine) -> list[ActionStatus]:
+def statuses(machine: Machine) -> list[ActionStatus]:
     return [action.status for action in machine.operation.actions]
 
 
-def test_what_was_so_before_is_kept_and_never_turned_back() -> None:
+def test_what_was_true_before_is_unchanged_and_never_reverted() -> None:
     machine, before = start(example_named("publish"))
     first = machine.operation.actions[0].step
     assert isinstance(first, HostStep)
     first.do(machine.host)
     machine.cut(5, "after", "error")
     machine.run()
-    assert marks(machine)[0] == "UNCHANGED"
+    assert statuses(machine)[0] == "UNCHANGED"
     machine.cut_at = 0
     machine.rollback()
-    assert marks(machine)[0] == "UNCHANGED"
+    assert statuses(machine)[0] == "UNCHANGED"
     assert first.probe(machine.host)
     assert len(machine.host.facts.snapshot()) == len(before) + 1
 
 
-def test_a_begun_move_is_turned_back_whatever_its_probe_says() -> None:
+def test_a_started_action_is_reverted_whatever_its_probe_says() -> None:
     machine, before = start(example_named("publish"))
     machine.cut(2, "after", "kill")  # the first of two effects of the backstore
     machine.run()
-    assert marks(machine)[0] == "STARTED"
+    assert statuses(machine)[0] == "STARTED"
     assert machine.host.facts.snapshot() != before
     machine.cut_at = 0
     machine.rollback()
     assert machine.host.facts.snapshot() == before
 
 
-def test_past_a_final_move_it_rolls_forward() -> None:
+def test_past_a_final_action_it_rolls_forward() -> None:
     machine, _before = start(example_named("disconnect"))
     machine.cut(2, "after", "kill")  # logged out, not yet marked done
     machine.run()
@@ -230,7 +230,7 @@ def test_past_a_final_move_it_rolls_forward() -> None:
     assert machine.operation.state == "DONE"
 
 
-def test_a_final_move_that_failed_cleanly_is_rolled_back() -> None:
+def test_a_final_action_that_failed_cleanly_is_rolled_back() -> None:
     machine, before = start(example_named("delete"))
     machine.cut(2, "before", "error")  # zfs destroy refused, and the zvol is there
     machine.run()
@@ -254,7 +254,7 @@ def test_a_foreign_thing_is_a_conflict_and_stays() -> None:
     machine = Machine()
     machine.host.facts.memory["zvol:tank/data"] = {"uid": "somebody's", "guid": "1", "size": 1}
     machine.save(operation(example_named("create")))
-    with pytest.raises(Conflict, match="not ours"):
+    with pytest.raises(Conflict, match="does not belong to this volume"):
         worker.run(machine.operation, machine.host, machine.save)
     machine.run()
     _recover(machine)

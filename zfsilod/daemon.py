@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod import __version__, config
-from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
+from zfsilod.engine.locks import LOCK_DIRECTORY
+from zfsilod.engine.migrate import migrate
+from zfsilod.engine.worker import STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.security import audit, join_file
@@ -30,7 +32,6 @@ from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service
 from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
-from zfsilod.storage.upgrade import upgrade
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ async def _engine(
 
     store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
-    upgrade(store, LOCK_DIRECTORY if places.host == "real" else places.state / "op")
+    migrate(store, LOCK_DIRECTORY if places.host == "real" else places.state / "op")
     launcher = await _launcher(places, settings)
     stack.push_async_callback(launcher.close)
 
@@ -138,7 +139,8 @@ def open_host(places: Places, store: Store) -> Host:
 async def _launcher(places: Places, settings: config.Config) -> SystemdLauncher | LocalLauncher:
     if places.simulated:
         return LocalLauncher(places.state)
-    return await SystemdLauncher.connect(timeout_s=settings.operations.timeout_s)
+    debug = settings.daemon.log_level == "debug"
+    return await SystemdLauncher.connect(timeout_s=settings.operations.timeout_s, debug=debug)
 
 
 async def _metrics(

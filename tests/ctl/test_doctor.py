@@ -8,7 +8,7 @@ import pytest
 
 from zfsilod.ctl import main
 from zfsilod.ctl.commands.doctor import HostFiles, Prerequisite, client, clock, port, server
-from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS
+from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,7 +53,7 @@ def test_a_server_without_its_modules(tools: FakeTools, tmp_path: Path) -> None:
 
 
 def test_a_client_step_by_step(tools: FakeTools, tmp_path: Path) -> None:
-    for name in CONSUMER_TOOLS:
+    for name in CLIENT_TOOLS:
         tools(name, "")
     (tools.folder / "iscsiadm").unlink()
     files = host(tmp_path, {"lib/modules/6.1/modules.builtin": "kernel/iscsi_tcp.ko\n"})

@@ -1,4 +1,4 @@
-"""Stand-ins for what an adapter meets: tools, configfs, the disks in sysfs, mountinfo."""
+"""Test doubles for what the adapters use: tools, configfs, the disks in sysfs, mountinfo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from zfsilod.host.configfs import Configfs
-from zfsilod.host.mountinfo import Mount
+from zfsilod.host.mountinfo import MountEntry
 from zfsilod.host.run import Completed, Runner
 from zfsilod.model.chap import Chap
 
@@ -21,17 +21,19 @@ INITIATOR = "iqn.2024-01.lab.take:host"
 
 
 def chap(number: int = 1) -> Chap:
-    """Return made-up secrets."""
+    """Return CHAP secrets; each number has others."""
     return Chap(
-        username="usr", password=f"initiator-{number}",
-        mutual_username="musr", mutual_password=f"target-{number}",
-    )  # fmt: skip
+        username="usr",
+        password=f"initiator-{number}",
+        mutual_username="musr",
+        mutual_password=f"target-{number}",
+    )
 
 
 class ScriptedRunner(Runner):
-    """Answers exactly the commands of its script, in their order; any other fails the test.
+    """Answers the commands of a script in their order: (command, exit code, stdout, stderr).
 
-    A command may have an effect on the imitated host besides.
+    Any other command fails the test. `effects` has functions that a command calls.
     """
 
     def __init__(self, *script: tuple[str, int, str, str]) -> None:
@@ -44,31 +46,31 @@ class ScriptedRunner(Runner):
         argv: list[str],
         *,
         timeout_s: float,
-        input: str = "",  # noqa: A002 - as the runner names it
+        input: str = "",  # noqa: A002 - as in Runner
         ok: tuple[int, ...] = (0,),
     ) -> Completed:
         """Answer the next command of the script."""
         assert timeout_s > 0
-        shown = " ".join(argv)
-        assert self.script, f"one command too many: {shown}"
+        command = " ".join(argv)
+        assert self.script, f"command after the end of the script: {command}"
         expected, rc, stdout, stderr = self.script.pop(0)
-        assert shown == expected
-        if shown in self.effects:
-            self.effects[shown]()
+        assert command == expected
+        if command in self.effects:
+            self.effects[command]()
         completed = Completed(tuple(argv), rc, stdout, stderr)
         if rc not in ok:
             raise completed.failed()
         return completed
 
 
-class Cut(Exception):
-    """The worker died here."""
+class Interrupted(Exception):
+    """The worker was killed at this change."""
 
 
 class FakeConfigfs(Configfs):
-    """LIO's part of configfs: folders come with files, and go only when nothing is left in them.
+    """The objects of LIO in a temporary directory, with the attributes and rules of the kernel.
 
-    `calls` counts down the changes that still succeed; then Cut is raised, before the next one.
+    `calls` is the number of changes that succeed; the next one raises Interrupted.
     """
 
     def __init__(self, root: Path) -> None:
@@ -80,7 +82,7 @@ class FakeConfigfs(Configfs):
     def _count(self) -> None:
         if self.calls is not None:
             if self.calls == 0:
-                raise Cut
+                raise Interrupted
             self.calls -= 1
 
     def make(self, path: str) -> None:
@@ -94,16 +96,16 @@ class FakeConfigfs(Configfs):
                 (self.root / path / name).write_text(value)
 
     def remove(self, path: str) -> None:
-        """Remove an object, unless something that was made in it is left."""
+        """Remove an object. Raises Busy while objects in it or links to it are left."""
         self._count()
         folder = self.root / path
-        if self._made(folder) or folder in {link.resolve() for link in self._links()}:
+        if self._children(folder) or folder in {link.resolve() for link in self._links()}:
             super().remove(path)  # raises ENOTEMPTY, as the kernel does
         elif folder.exists():
             shutil.rmtree(folder)
 
     def write(self, path: str, value: str) -> None:
-        """Set an attribute, with what the kernel makes of it."""
+        """Set an attribute, and those that the kernel sets with it."""
         self._count()
         assert "\n" not in value
         if path.endswith("vpd_unit_serial"):
@@ -116,49 +118,54 @@ class FakeConfigfs(Configfs):
         super().write(path, value)
 
     def link(self, path: str, to: str) -> None:
-        """Link an object; a LUN is mapped read-only where the target's attribute says so."""
+        """Link an object; a LUN is mapped read-only first, as prod_mode_write_protect says."""
         self._count()
         super().link(path, to)
         if "/acls/" in path:
             (self.root / path).with_name("write_protect").write_text("1\n")
 
     def unlink(self, path: str) -> None:
-        """Take a link away."""
+        """Remove a link."""
         self._count()
         super().unlink(path)
         if "/acls/" in path:
             (self.root / path).with_name("write_protect").write_text("\n")
 
     def tree(self) -> set[str]:
-        """Return every folder and link, to compare; the folder of all backstores is shared."""
-        found = {each for each in self.root.rglob("*") if each.is_dir() or each.is_symlink()}
-        return {str(each) for each in found - {self.root / "core/iblock_0"}}
+        """Return all directories and links but the shared directory of the backstores."""
+        paths = {path for path in self.root.rglob("*") if path.is_dir() or path.is_symlink()}
+        return {str(path) for path in paths - {self.root / "core/iblock_0"}}
 
     def _links(self) -> list[Path]:
-        return [each for each in self.root.rglob("*") if each.is_symlink()]
+        return [path for path in self.root.rglob("*") if path.is_symlink()]
 
-    def _made(self, folder: Path) -> list[Path]:
+    def _children(self, folder: Path) -> list[Path]:
+        """Return the objects and links that were made in an object."""
         own = {name.partition("/")[0] for name in _attributes(str(folder.relative_to(self.root)))}
         if not folder.exists():
             return []
-        grouped = [folder / name for name in ("acls", "np", "lun")]
-        inside = [each for group in grouped if group.is_dir() for each in group.iterdir()]
-        return [each for each in folder.iterdir() if each.name not in own] + [
-            each for each in inside if each.name != ".keep"
+        groups = [folder / name for name in ("acls", "np", "lun")]
+        grouped = [path for group in groups if group.is_dir() for path in group.iterdir()]
+        return [path for path in folder.iterdir() if path.name not in own] + [
+            path for path in grouped if path.name != ".keep"
         ]
 
 
 def _attributes(path: str) -> dict[str, str]:
-    """Return the files, by what Linux 6.12 shows, that a new folder comes with."""
+    """Return the attributes of a new object with their values, as Linux 6.12 has them."""
     parts = path.split("/")
     match parts:
         case ["core", _, _]:
             return {
-                "control": "", "enable": "0\n", "info": "", "udev_path": "\n",
+                "control": "",
+                "enable": "0\n",
+                "info": "",
+                "udev_path": "\n",
                 "attrib/emulate_tpu": "0\n",
                 "wwn/vpd_unit_serial": "T10 VPD Unit Serial Number: \n",
-                "wwn/vendor_id": "LIO-ORG\n", "wwn/product_id": "IBLOCK\n",
-            }  # fmt: skip
+                "wwn/vendor_id": "LIO-ORG\n",
+                "wwn/product_id": "IBLOCK\n",
+            }
         case ["iscsi", _, "tpgt_1"]:
             names = ("authentication", "demo_mode_discovery", "demo_mode_write_protect")
             zeros = ("cache_dynamic_acls", "generate_node_acls", "prod_mode_write_protect")
@@ -178,7 +185,7 @@ def _attributes(path: str) -> dict[str, str]:
 
 
 class FakeSys:
-    """Sessions and their disks as sysfs has them, with device nodes that are files."""
+    """Sessions and their disks in a temporary sysfs, with files as device nodes."""
 
     def __init__(self, root: Path) -> None:
         self.sys, self.dev, self.run = root / "sys", root / "dev", root / "run"
@@ -186,10 +193,17 @@ class FakeSys:
             folder.mkdir(parents=True)
 
     def login(
-        self, *, target: str = TARGET, serial: str = UID, size_bytes: int = 64 << 20,
-        sid: int = 1, state: str = "LOGGED_IN", disk: str = "sda", number: str = "8:0",
-    ) -> Path:  # fmt: skip
-        """Add a session with a disk; return its folder."""
+        self,
+        *,
+        target: str = TARGET,
+        serial: str = UID,
+        size_bytes: int = 64 << 20,
+        sid: int = 1,
+        state: str = "LOGGED_IN",
+        disk: str = "sda",
+        number: str = "8:0",
+    ) -> Path:
+        """Add a session with a disk, and return its directory."""
         session = self.sys / f"class/iscsi_session/session{sid}"
         device = session / f"device/target{sid}:0:0/{sid}:0:0:0"
         block = device / "block" / disk
@@ -219,9 +233,14 @@ class FakeSys:
 
 
 def mount(
-    path: str, *, number: str = "8:0", options: str = "rw,relatime", root: str = "/",
-    kind: str = "ext4", source: str = "/dev/sda",
-) -> Mount:  # fmt: skip
-    """Return a line of mountinfo, parsed."""
+    path: str,
+    *,
+    number: str = "8:0",
+    options: str = "rw,relatime",
+    root: str = "/",
+    kind: str = "ext4",
+    source: str = "/dev/sda",
+) -> MountEntry:
+    """Return a parsed line of mountinfo."""
     escaped = path.replace(" ", r"\040")
-    return Mount(f"39 26 {number} {root} {escaped} {options} shared:4 - {kind} {source} rw")
+    return MountEntry(f"39 26 {number} {root} {escaped} {options} shared:4 - {kind} {source} rw")

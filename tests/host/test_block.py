@@ -1,4 +1,4 @@
-"""Filesystems on disk images: real mke2fs and blkid, a disk that is a file."""
+"""The adapter for filesystems, with real mke2fs and blkid on disk images."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class Bench:
-    """A block adapter over a disk that is a file."""
+class DiskImage:
+    """A block adapter with a file as its disk."""
 
     def __init__(self, root: Path) -> None:
         self.sys = FakeSys(root)
@@ -44,24 +44,24 @@ class Bench:
         self.block = RealBlock(Runner(), self.disks, self.proofs)
 
     def mkfs(self, *options: str) -> None:
-        """Format the disk by hand."""
+        """Format the disk without the adapter."""
         argv = ["mke2fs", "-q", "-F", *options, str(self.path)]
         subprocess.run(argv, check=True, capture_output=True)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write bytes somewhere on the disk."""
+        """Write bytes to the disk."""
         with self.path.open("r+b") as file:
             file.seek(offset)
             file.write(data)
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiskImage:
     monkeypatch.setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-    return Bench(tmp_path)
+    return DiskImage(tmp_path)
 
 
-def test_an_empty_disk_is_formatted_once(bench: Bench) -> None:
+def test_an_empty_disk_is_formatted_once(bench: DiskImage) -> None:
     assert not bench.block.has_filesystem(DISK, FORMATTING)
     bench.block.make_filesystem(DISK, FORMATTING)
     assert bench.block.has_filesystem(DISK, FORMATTING)
@@ -73,7 +73,7 @@ def test_an_empty_disk_is_formatted_once(bench: Bench) -> None:
     assert bench.path.read_bytes()[40 * MIB : 40 * MIB + 4] == b"data"
 
 
-def test_only_when_the_server_has_noted_it(bench: Bench) -> None:
+def test_only_when_the_server_has_recorded_it(bench: DiskImage) -> None:
     for state in ("NONE", "READY"):
         with pytest.raises(FailedPrecondition, match="before the server"):
             bench.block.make_filesystem(DISK, FORMATTING.but(state=state))
@@ -82,7 +82,7 @@ def test_only_when_the_server_has_noted_it(bench: Bench) -> None:
             bench.block.make_filesystem(DISK, wrong)
 
 
-def test_only_on_a_disk_of_that_serial_and_size(bench: Bench) -> None:
+def test_only_on_a_disk_of_that_serial_and_size(bench: DiskImage) -> None:
     with pytest.raises(Conflict, match="serial"):
         bench.block.make_filesystem(DISK.but(serial="x"), FORMATTING)
     with pytest.raises(Conflict, match="67108864 bytes"):
@@ -91,7 +91,7 @@ def test_only_on_a_disk_of_that_serial_and_size(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 510, MIB - 1, SIZE - MIB, SIZE - 1])
-def test_a_single_byte_at_either_end_forbids_it(bench: Bench, offset: int) -> None:
+def test_a_single_byte_at_either_end_forbids_it(bench: DiskImage, offset: int) -> None:
     bench.write(offset, b"x")
     for action in (bench.block.has_filesystem, bench.block.make_filesystem):
         with pytest.raises(Conflict, match="not empty"):
@@ -99,37 +99,37 @@ def test_a_single_byte_at_either_end_forbids_it(bench: Bench, offset: int) -> No
     assert bench.path.read_bytes().strip(b"\0") == b"x"
 
 
-def test_what_is_there_is_named(bench: Bench) -> None:
+def test_other_content_is_named(bench: DiskImage) -> None:
     subprocess.run(["mkswap", str(bench.path)], check=True, capture_output=True)
     with pytest.raises(Conflict, match="swap"):
         bench.block.has_filesystem(DISK, FORMATTING)
-    with pytest.raises(Conflict, match=r"swap .* though the server says"):
+    with pytest.raises(Conflict, match=r"swap .* but the server reports"):
         bench.block.has_filesystem(DISK, READY)
 
 
-def test_a_filesystem_that_was_there_is_adopted_never_formatted(bench: Bench) -> None:
+def test_an_existing_filesystem_is_adopted_and_never_formatted(bench: DiskImage) -> None:
     bench.mkfs("-t", "ext4", "-U", OTHER)
     assert bench.block.has_filesystem(DISK, FORMATTING)
     bench.block.make_filesystem(DISK, FORMATTING)
     assert bench.block.find_filesystem(DISK).uuid == OTHER
-    with pytest.raises(Conflict, match="carries ext4"):
+    with pytest.raises(Conflict, match=r"already, ext4 .* not formatted again"):
         bench.block.make_filesystem(DISK, FORMATTING.but(type="xfs"))
     bench.mkfs("-t", "ext3")
-    with pytest.raises(Conflict, match="carries ext3"):
+    with pytest.raises(Conflict, match=r"already, ext3 .* not formatted again"):
         bench.block.has_filesystem(DISK, FORMATTING)
 
 
-def test_a_lost_filesystem_is_an_error_not_an_invitation(bench: Bench) -> None:
-    with pytest.raises(Conflict, match="has nothing, though the server says"):
+def test_a_lost_filesystem_is_an_error_and_not_made_again(bench: DiskImage) -> None:
+    with pytest.raises(Conflict, match="has nothing, but the server reports"):
         bench.block.has_filesystem(DISK, READY)
     bench.mkfs("-t", "ext4", "-U", OTHER)
     with pytest.raises(Conflict, match=OTHER):
         bench.block.has_filesystem(DISK, READY)
 
 
-def test_what_a_killed_mkfs_left_is_made_again_with_the_proof_only(bench: Bench) -> None:
+def test_a_killed_mkfs_is_repeated_with_the_proof_only(bench: DiskImage) -> None:
     bench.mkfs("-t", "ext4", "-U", UUID)
-    bench.write(0, bytes(4096))  # as if it had died before it wrote the superblock
+    bench.write(0, bytes(4096))  # as if it was killed before it wrote the superblock
     with pytest.raises(Conflict, match="not empty"):
         bench.block.has_filesystem(DISK, FORMATTING)
     bench.proofs.mkdir()
@@ -142,7 +142,7 @@ def test_what_a_killed_mkfs_left_is_made_again_with_the_proof_only(bench: Bench)
     assert bench.block.has_filesystem(DISK, FORMATTING)
 
 
-def test_a_broken_filesystem_of_our_own_uuid_is_made_again(bench: Bench) -> None:
+def test_an_incomplete_filesystem_with_our_uuid_is_made_again(bench: DiskImage) -> None:
     bench.mkfs("-t", "ext4", "-U", UUID)
     bench.write(4096, bytes(8 * 4096))
     assert not bench.block.has_filesystem(DISK, FORMATTING)
@@ -150,25 +150,25 @@ def test_a_broken_filesystem_of_our_own_uuid_is_made_again(bench: Bench) -> None
     assert bench.block.has_filesystem(DISK, FORMATTING)
 
 
-def test_the_proof_is_there_before_mkfs_begins(bench: Bench, tmp_path: Path) -> None:
-    class Dying(Runner):
+def test_the_proof_is_saved_before_mkfs_starts(bench: DiskImage) -> None:
+    class FailingMkfs(Runner):
         def find(self, tool: str) -> str:
             assert not tool.startswith("mkfs") or (bench.proofs / UUID).read_text() == UID
             return "/bin/false" if tool.startswith("mkfs") else super().find(tool)
 
-    block = RealBlock(Dying(), bench.disks, bench.proofs)
+    block = RealBlock(FailingMkfs(), bench.disks, bench.proofs)
     with pytest.raises(ZfsiloError):
         block.make_filesystem(DISK, FORMATTING)
     bench.write(0, b"torn")
     bench.block.make_filesystem(DISK, FORMATTING)
 
 
-def test_too_small_for_xfs(bench: Bench) -> None:
-    said = "specified blocksize 4096 is less\nFilesystem must be larger than 300MB.\nUsage:\n"
+def test_too_small_for_xfs(bench: DiskImage) -> None:
+    stderr = "specified blocksize 4096 is less\nFilesystem must be larger than 300MB.\nUsage:\n"
     disk = bench.path
     run = ScriptedRunner(
         (f"blkid -p -o export {disk}", 2, "", ""),
-        (f"mkfs.xfs -q -K -m uuid={UUID} {disk}", 1, "", said),
+        (f"mkfs.xfs -q -K -m uuid={UUID} {disk}", 1, "", stderr),
     )
     block = RealBlock(run, bench.disks, bench.proofs)
     with pytest.raises(FailedPrecondition, match="300 MiB"):
@@ -181,7 +181,7 @@ MIBS = (8, 33, 64, 127, 128, 129, 131, 136, 192, 256, 260, 300)
 @pytest.mark.parametrize("start", [16, 64, 200])
 @pytest.mark.parametrize("options", [("-b", "4096"), ("-b", "1024"), ("-b", "4096", "-I", "128")])
 def test_fills_agrees_with_resize2fs(tmp_path: Path, start: int, options: tuple[str, ...]) -> None:
-    """Whatever size resize2fs makes of a device must count as filled, or Sync would never rest."""
+    """The size that resize2fs makes must count as filled, or each Sync would grow it again."""
     path = tmp_path / "disk"
     for size in [start + more for more in MIBS]:
         with path.open("wb") as file:
@@ -199,12 +199,12 @@ def test_fills_agrees_with_resize2fs(tmp_path: Path, start: int, options: tuple[
 
 def read(path: Path) -> superblock.Superblock:
     with path.open("rb") as file:
-        found = superblock.parse(file.read(superblock.BYTES))
-    assert found is not None
-    return found
+        parsed = superblock.parse(file.read(superblock.BYTES))
+    assert parsed is not None
+    return parsed
 
 
-def test_superblock_of_ext_and_of_nothing(tmp_path: Path) -> None:
+def test_superblock_of_ext_and_of_other_data(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     for kind in ("ext2", "ext3", "ext4"):
         with path.open("wb") as file:
@@ -219,6 +219,6 @@ def test_superblock_of_ext_and_of_nothing(tmp_path: Path) -> None:
 def test_superblock_of_xfs() -> None:
     start = b"XFSB" + (4096).to_bytes(4, "big") + (106496).to_bytes(8, "big") + bytes(16)
     start += bytes.fromhex(UUID.replace("-", ""))
-    found = superblock.parse(start.ljust(4096, b"\0"))
-    assert found is not None
-    assert (found.type, found.uuid, found.size_bytes) == ("xfs", UUID, 106496 * 4096)
+    parsed = superblock.parse(start.ljust(4096, b"\0"))
+    assert parsed is not None
+    assert (parsed.type, parsed.uuid, parsed.size_bytes) == ("xfs", UUID, 106496 * 4096)

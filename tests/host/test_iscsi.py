@@ -1,4 +1,4 @@
-"""Node records and sessions: real record files, scripted iscsiadm, imitated sysfs."""
+"""Node records and sessions: real record files, a scripted iscsiadm, a temporary sysfs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ node.conn[0].startup = manual
 
 
 class Initiator:
-    """An initiator in a temporary folder."""
+    """An initiator in a temporary directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "iscsi"
@@ -67,7 +67,7 @@ class Initiator:
         self.iscsi = RealIscsi(self.run, self.disks, self.nodes, root / "host.lock")
 
     def record(self, portal: str = "10.77.0.1,3260,1", text: str = RECORD) -> Path:
-        """Write what `iscsiadm -o new` writes."""
+        """Write a record as `iscsiadm -o new` does."""
         file = self.root / "nodes" / TARGET / portal / "default"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text.format(target=TARGET))
@@ -77,7 +77,7 @@ class Initiator:
         return file
 
     def script(self, command: str, rc: int = 0, *, effect: Callable[[], object] = int) -> None:
-        """Expect a command, which has an effect."""
+        """Add a command with its effect to the script."""
         self.run.script.append((command, rc, "", ""))
         self.run.effects[command] = effect
 
@@ -119,7 +119,7 @@ def test_secrets_and_portals_are_compared(initiator: Initiator) -> None:
 
 
 @pytest.mark.parametrize("text", ["", RECORD[:200], RECORD.rsplit("\n", 2)[0]])
-def test_a_torn_record_is_made_anew(text: str, initiator: Initiator) -> None:
+def test_a_torn_record_is_made_again(text: str, initiator: Initiator) -> None:
     file = initiator.record(text=text)
     assert not initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap())
     initiator.script(NEW, effect=initiator.record)
@@ -128,7 +128,7 @@ def test_a_torn_record_is_made_anew(text: str, initiator: Initiator) -> None:
     assert file.exists()
 
 
-def test_a_portal_that_is_gone_takes_its_record_along(initiator: Initiator) -> None:
+def test_the_record_of_a_former_portal_is_removed(initiator: Initiator) -> None:
     initiator.record("10.77.0.9,3260,1")
     initiator.script(NEW, effect=initiator.record)
     initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap())
@@ -166,21 +166,25 @@ def test_a_record_in_use_stays(initiator: Initiator) -> None:
     assert file.exists()
 
 
-def test_a_lock_that_a_dead_iscsiadm_left_is_removed(
+def test_the_lock_of_a_killed_iscsiadm_is_removed(
     initiator: Initiator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zfsilod.host.node_records.STALE_S", 0.3)
-    initiator.nodes.free()
+    initiator.nodes.remove_stale_lock()
     initiator.database_lock.touch()
-    begun = time.monotonic()
-    initiator.nodes.free()
-    assert 0.2 < time.monotonic() - begun < 2
+    started = time.monotonic()
+    initiator.nodes.remove_stale_lock()
+    assert 0.2 < time.monotonic() - started < 2
     assert not initiator.database_lock.exists()
 
 
 def test_values_that_would_add_lines_are_refused(initiator: Initiator) -> None:
-    evil = Chap(username="u", password="p\nnode.startup = automatic", mutual_username="m",
-                mutual_password="n")  # fmt: skip
+    evil = Chap(
+        username="u",
+        password="p\nnode.startup = automatic",
+        mutual_username="m",
+        mutual_password="n",
+    )
     initiator.record()
     with pytest.raises(InvalidArgument):
         initiator.iscsi.add_node(TARGET, (PORTAL,), chap=evil)
@@ -194,7 +198,7 @@ def test_values_that_would_add_lines_are_refused(initiator: Initiator) -> None:
 @pytest.mark.parametrize(
     "portal", ["", "x", "10.0.0.1", "-x:1", "a b:1", "[::1]", "h:123456", "h:1\n"]
 )
-def test_no_portal(portal: str) -> None:
+def test_invalid_portals(portal: str) -> None:
     with pytest.raises(InvalidArgument):
         portal_parts(portal)
 
@@ -279,7 +283,7 @@ def test_a_disk_that_grew_meanwhile_is_taken(initiator: Initiator) -> None:
     initiator.iscsi.login(DISK)
 
 
-def test_a_lost_session_is_neither_there_nor_not(initiator: Initiator) -> None:
+def test_a_lost_session_is_unavailable(initiator: Initiator) -> None:
     initiator.sys.login(state="FAILED")
     with pytest.raises(Unavailable, match="recovered"):
         initiator.iscsi.has_session(DISK)
@@ -294,7 +298,7 @@ def test_udev_is_waited_for(initiator: Initiator) -> None:
     assert initiator.iscsi.has_session(DISK)
 
 
-def test_logout_is_what_sysfs_says(initiator: Initiator) -> None:
+def test_logout_ends_when_the_session_has_left_sysfs(initiator: Initiator) -> None:
     initiator.iscsi.logout(DISK)
     session = initiator.sys.login()
     initiator.script(LOGOUT, effect=lambda: initiator.sys.logout(session))
@@ -324,14 +328,14 @@ def test_a_logout_that_did_nothing_is_an_error(initiator: Initiator) -> None:
 def test_a_disk_in_use_is_not_logged_out(
     initiator: Initiator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def claim(path: Path, what: str) -> None:
-        raise Busy(f"{what} ({path}) is in use")
+    def check_unused(path: Path, name: str) -> None:
+        raise Busy(f"{name} ({path}) is in use")
 
-    monkeypatch.setattr(iscsi_module, "claim", claim)
+    monkeypatch.setattr(iscsi_module, "check_unused", check_unused)
     session = initiator.sys.login()
     with pytest.raises(Busy):
         initiator.iscsi.logout(DISK)
-    (session / "state").write_text("FAILED\n")  # lost: its logout ends the I/O that hangs
+    (session / "state").write_text("FAILED\n")  # lost: its logout ends hanging I/O
     initiator.script(LOGOUT, effect=lambda: initiator.sys.logout(session))
     initiator.iscsi.logout(DISK)
 
@@ -367,4 +371,4 @@ def test_initiator_name(tmp_path: Path) -> None:
     path.write_text(
         "InitiatorName=\n InitiatorName= iqn.2024-01.a:b \nInitiatorName=iqn.2024-01.c:d\n"
     )
-    assert initiator_name(path) == "iqn.2024-01.a:b", "as iscsid reads it: the first that is there"
+    assert initiator_name(path) == "iqn.2024-01.a:b", "iscsid uses the first that is not empty"

@@ -1,4 +1,4 @@
-"""The target, in an imitated configfs; each call is cut after each change that it makes."""
+"""The iSCSI target, in a temporary configfs; each call is interrupted after each of its changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.doubles import INITIATOR, TARGET, UID, Cut, FakeConfigfs, ScriptedRunner, chap
+from tests.host.doubles import (
+    INITIATOR,
+    TARGET,
+    UID,
+    FakeConfigfs,
+    Interrupted,
+    ScriptedRunner,
+    chap,
+)
 from zfsilod.host.lio import RealLio
 from zfsilod.model.errors import (
     Busy,
@@ -34,14 +42,14 @@ def fs(tmp_path: Path) -> FakeConfigfs:
 
 @pytest.fixture
 def lio(fs: FakeConfigfs, monkeypatch: pytest.MonkeyPatch) -> RealLio:
-    monkeypatch.setattr("zfsilod.host.lio.claim", lambda _path, _what: None)
+    monkeypatch.setattr("zfsilod.host.lio.check_unused", lambda _path, _name: None)
     return RealLio(ScriptedRunner(), lambda dataset: f"/dev/zvol/{dataset}", fs)
 
 
 def facts(
     lio: RealLio,
 ) -> dict[str, tuple[Callable[[], bool], Callable[[], None], Callable[[], None]]]:
-    """Return probe, do and undo of every step, in their order."""
+    """Return probe, do and undo of each step, in the order of the steps."""
     return {
         "backstore": (
             lambda: lio.has_backstore(BACKSTORE, dataset=DATASET, serial=UID),
@@ -69,7 +77,7 @@ def facts(
             lambda: lio.disable(TARGET),
         ),
         "acl": (
-            lambda: lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=()),
+            lambda: lio.has_acl(TARGET, INITIATOR, chap=chap(), allowed=()),
             lambda: lio.add_acl(TARGET, INITIATOR, chap=chap()),
             lambda: lio.remove_acl(TARGET, INITIATOR),
         ),
@@ -81,17 +89,17 @@ def facts(
     }
 
 
-def climb(lio: RealLio, *, below: str = "") -> None:
+def make_all(lio: RealLio, *, below: str = "") -> None:
     for name in STEPS[: STEPS.index(below)] if below else STEPS:
         facts(lio)[name][1]()
 
 
-def cut(fs: FakeConfigfs, action: Callable[[], object], calls: int) -> bool:
-    """Run an action that dies after so many changes; True when it needed no more."""
+def interrupt(fs: FakeConfigfs, action: Callable[[], object], calls: int) -> bool:
+    """Run an action that is interrupted after `calls` changes; tell whether it made fewer."""
     fs.calls = calls
     try:
         action()
-    except Cut:
+    except Interrupted:
         return False
     finally:
         fs.calls = None
@@ -99,30 +107,30 @@ def cut(fs: FakeConfigfs, action: Callable[[], object], calls: int) -> bool:
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_every_half_made_state_is_finished_or_taken_back(
+def test_every_half_made_state_is_finished_or_undone(
     name: str, lio: RealLio, fs: FakeConfigfs
 ) -> None:
-    climb(lio, below=name)
+    make_all(lio, below=name)
     has, do, undo = facts(lio)[name]
     before = fs.tree()
     whole, calls = False, 0
     while not whole:
         assert has() is False
-        whole = cut(fs, do, calls)
+        whole = interrupt(fs, do, calls)
         assert has() is whole
         do()
         assert has() is True
         undo()
         assert fs.tree() == before
-        cut(fs, do, calls)
+        interrupt(fs, do, calls)
         undo()
         assert fs.tree() == before
         do()
-        cut(fs, undo, calls)
+        interrupt(fs, undo, calls)
         undo()
         assert fs.tree() == before
         do()
-        cut(fs, undo, calls)
+        interrupt(fs, undo, calls)
         do()
         assert has() is True
         undo()
@@ -132,7 +140,7 @@ def test_every_half_made_state_is_finished_or_taken_back(
 
 def test_up_and_down(lio: RealLio, fs: FakeConfigfs) -> None:
     before = fs.tree()
-    climb(lio)
+    make_all(lio)
     assert all(has() for has, _, _ in facts(lio).values())
     assert lio.list_targets() == [TARGET]
     assert lio.list_backstores() == [BACKSTORE]
@@ -151,13 +159,13 @@ def test_a_backstore_of_that_name_with_another_device_is_a_conflict(lio: RealLio
 
 
 def test_another_lun_is_a_conflict(lio: RealLio) -> None:
-    climb(lio)
+    make_all(lio)
     with pytest.raises(Conflict, match=f"is {BACKSTORE}, not other"):
         lio.has_lun(TARGET, "other")
 
 
-def test_a_lun_goes_only_when_nobody_maps_it(lio: RealLio) -> None:
-    climb(lio)
+def test_a_mapped_lun_is_not_removed(lio: RealLio) -> None:
+    make_all(lio)
     with pytest.raises(Busy, match=INITIATOR):
         lio.remove_lun(TARGET)
     assert lio.has_lun(TARGET, BACKSTORE)
@@ -166,52 +174,52 @@ def test_a_lun_goes_only_when_nobody_maps_it(lio: RealLio) -> None:
 
 
 def test_acl_is_the_exact_set(lio: RealLio) -> None:
-    climb(lio)
+    make_all(lio)
     other = "iqn.2024-01.lab.other:host"
-    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=(other,))
-    assert not lio.has_acl(TARGET, other, chap=chap(), admitted=(INITIATOR,))
+    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), allowed=(other,))
+    assert not lio.has_acl(TARGET, other, chap=chap(), allowed=(INITIATOR,))
     with pytest.raises(Conflict, match=INITIATOR):
-        lio.has_acl(TARGET, other, chap=chap(), admitted=())
+        lio.has_acl(TARGET, other, chap=chap(), allowed=())
 
 
-def test_secrets_that_may_not_be_read_are_taken_for_right(
-    lio: RealLio, monkeypatch: pytest.MonkeyPatch
+def test_secrets_that_cannot_be_read_are_assumed_to_be_right(
+    lio: RealLio, fs: FakeConfigfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon has not the capability that the kernel asks for; a worker has."""
-    climb(lio)
-    read = lio._fs.read
+    """The daemon does not have CAP_SYS_ADMIN, which the kernel requires; a worker has."""
+    make_all(lio)
+    read = fs.read
 
     def hidden(path: str) -> str | None:
         if "/auth/" in path:
-            raise PermissionDenied("the kernel's target did not read it")
+            raise PermissionDenied("the kernel's iSCSI target failed to read it")
         return read(path)
 
-    monkeypatch.setattr(lio._fs, "read", hidden)
-    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), admitted=())
+    monkeypatch.setattr(fs, "read", hidden)
+    assert lio.has_acl(TARGET, INITIATOR, chap=chap(), allowed=())
     other = "iqn.2024-01.lab.other:host"
-    assert not lio.has_acl(TARGET, other, chap=chap(), admitted=(INITIATOR,))
+    assert not lio.has_acl(TARGET, other, chap=chap(), allowed=(INITIATOR,))
 
 
 def test_new_secrets_replace_the_old(lio: RealLio, fs: FakeConfigfs) -> None:
-    climb(lio)
-    assert not lio.has_acl(TARGET, INITIATOR, chap=chap(2), admitted=())
+    make_all(lio)
+    assert not lio.has_acl(TARGET, INITIATOR, chap=chap(2), allowed=())
     lio.add_acl(TARGET, INITIATOR, chap=chap(2))
-    assert lio.has_acl(TARGET, INITIATOR, chap=chap(2), admitted=())
+    assert lio.has_acl(TARGET, INITIATOR, chap=chap(2), allowed=())
     auth = fs.root / f"iscsi/{TARGET}/tpgt_1/acls/{INITIATOR}/auth"
     assert (auth / "password").read_text() == "initiator-2"  # no newline: it would be part of it
     assert (auth / "userid_mutual").read_text() == "musr"
 
 
-def test_a_lun_is_never_writable_on_the_way(lio: RealLio, fs: FakeConfigfs) -> None:
-    climb(lio, below="mapped")
-    cut(fs, lambda: lio.map_lun(TARGET, INITIATOR, readonly=True), 3)
+def test_a_lun_is_never_writable_half_made(lio: RealLio, fs: FakeConfigfs) -> None:
+    make_all(lio, below="mapped")
+    interrupt(fs, lambda: lio.map_lun(TARGET, INITIATOR, readonly=True), 3)
     assert not lio.has_mapped_lun(TARGET, INITIATOR, readonly=False)
     lio.map_lun(TARGET, INITIATOR, readonly=True)
     assert lio.has_mapped_lun(TARGET, INITIATOR, readonly=True)
 
 
-def test_access_for_strangers_is_repaired(lio: RealLio, fs: FakeConfigfs) -> None:
-    climb(lio)
+def test_access_for_unknown_initiators_is_repaired(lio: RealLio, fs: FakeConfigfs) -> None:
+    make_all(lio)
     attribute = fs.root / f"iscsi/{TARGET}/tpgt_1/attrib/generate_node_acls"
     attribute.write_text("1\n")
     assert not lio.has_target(TARGET)
@@ -220,7 +228,7 @@ def test_access_for_strangers_is_repaired(lio: RealLio, fs: FakeConfigfs) -> Non
 
 
 def test_portals_are_those_and_no_others(lio: RealLio) -> None:
-    climb(lio)
+    make_all(lio)
     assert not lio.has_portals(TARGET, PORTALS[:1])
     lio.add_portals(TARGET, PORTALS[:1])
     assert lio.has_portals(TARGET, PORTALS[:1])
@@ -229,24 +237,24 @@ def test_portals_are_those_and_no_others(lio: RealLio) -> None:
     assert lio.has_portals(TARGET, PORTALS[:1])
 
 
-@pytest.mark.parametrize("gone", [1, 2])
-def test_a_link_that_udev_takes_away_is_waited_for(tmp_path: Path, gone: int) -> None:
-    """It may go after it was seen: an older zvol of that name is being removed."""
+@pytest.mark.parametrize("missing_times", [1, 2])
+def test_a_link_that_udev_removes_is_waited_for(tmp_path: Path, missing_times: int) -> None:
+    """It may disappear again while an earlier zvol with the same name is being removed."""
     device = tmp_path / "zvol"
     seen: list[str] = []
 
     def wait_for_device(dataset: str) -> str:
         seen.append(dataset)
-        if len(seen) > gone:
+        if len(seen) > missing_times:
             device.touch()
         return str(device)
 
     lio = RealLio(ScriptedRunner(), wait_for_device, FakeConfigfs(tmp_path / "target"))
     lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID)
-    assert len(seen) == gone + 1
+    assert len(seen) == missing_times + 1
 
 
-def test_a_link_that_never_comes_back_ends_the_wait(tmp_path: Path) -> None:
+def test_a_link_that_does_not_return_is_an_error(tmp_path: Path) -> None:
     nothing = str(tmp_path / "nothing")
     lio = RealLio(ScriptedRunner(), lambda _: nothing, FakeConfigfs(tmp_path / "target"))
     with pytest.raises(Unavailable, match="cannot be opened"):
@@ -255,7 +263,7 @@ def test_a_link_that_never_comes_back_ends_the_wait(tmp_path: Path) -> None:
 
 def test_session(lio: RealLio, fs: FakeConfigfs) -> None:
     assert not lio.has_session(TARGET, INITIATOR)
-    climb(lio)
+    make_all(lio)
     assert not lio.has_session(TARGET, INITIATOR)
     info = fs.root / f"iscsi/{TARGET}/tpgt_1/acls/{INITIATOR}/info"
     info.write_text(f"InitiatorName: {INITIATOR}\nSession State: TARG_SESS_STATE_LOGGED_IN\n")
@@ -263,7 +271,7 @@ def test_session(lio: RealLio, fs: FakeConfigfs) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../x", "iqn.2024-01.x:a/b", "x", "", "iqn.", "iqn.a b"])
-def test_names_from_elsewhere_cannot_leave_their_folder(name: str, lio: RealLio) -> None:
+def test_invalid_names_cannot_leave_their_directory(name: str, lio: RealLio) -> None:
     with pytest.raises(InvalidArgument):
         lio.add_acl(TARGET, name, chap=chap())
     with pytest.raises(InvalidArgument):

@@ -1,4 +1,4 @@
-"""configfs says no: each errno at each change, and a probe never takes a refusal for "absent"."""
+"""Errors of configfs: each errno at each change, and a probe never takes an error for absence."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ SYSCALLS: dict[str, tuple[object, str]] = {
 MOST_CALLS = 40
 
 
-class Refusing(FakeConfigfs):
-    """Refuses the n-th change of one kind with an errno, at its system call."""
+class FailingConfigfs(FakeConfigfs):
+    """Fails the system call of the n-th change of one kind with an errno."""
 
     kind = ""
-    left = 0  # changes of that kind until it refuses one
+    left = 0  # changes of this kind until one fails
     number = 0
 
     def make(self, path: str) -> None:
@@ -53,32 +53,32 @@ class Refusing(FakeConfigfs):
     def write(self, path: str, value: str) -> None:
         self._change("write", path, value)
 
-    def _change(self, kind: str, *words: str) -> None:
+    def _change(self, kind: str, *args: str) -> None:
         self.left -= kind == self.kind
         if kind != self.kind or self.left:
-            getattr(super(), kind)(*words)
+            getattr(super(), kind)(*args)
             return
         if self.number == errno.ENOENT and kind in ("remove", "unlink"):
-            getattr(super(), kind)(*words)  # somebody else was quicker: it is gone
-        refusal = OSError(self.number, os.strerror(self.number))
+            getattr(super(), kind)(*args)  # another process has removed it
+        failure = OSError(self.number, os.strerror(self.number))
         owner, call = SYSCALLS[kind]
-        with mock.patch.object(owner, call, side_effect=refusal):
-            getattr(Configfs, kind)(self, *words)
+        with mock.patch.object(owner, call, side_effect=failure):
+            getattr(Configfs, kind)(self, *args)
 
 
 @pytest.fixture
-def fs(tmp_path: Path) -> Refusing:
-    return Refusing(tmp_path / "target")
+def fs(tmp_path: Path) -> FailingConfigfs:
+    return FailingConfigfs(tmp_path / "target")
 
 
 @pytest.fixture
-def lio(fs: Refusing, monkeypatch: pytest.MonkeyPatch) -> RealLio:
-    monkeypatch.setattr("zfsilod.host.lio.claim", lambda _path, _what: None)
+def lio(fs: FailingConfigfs, monkeypatch: pytest.MonkeyPatch) -> RealLio:
+    monkeypatch.setattr("zfsilod.host.lio.check_unused", lambda _path, _name: None)
     return RealLio(ScriptedRunner(), lambda dataset: f"/dev/zvol/{dataset}", fs)
 
 
-def refused(fs: Refusing, n: int, act: Callable[[], None]) -> bool:
-    """Act while the n-th change is refused, with the right error. Tell whether there is an n-th."""
+def failed(fs: FailingConfigfs, n: int, act: Callable[[], None]) -> bool:
+    """Act while the n-th change fails, with its typed error. Tell whether there is an n-th."""
     fs.left = n
     with contextlib.suppress(ERRORS.get(fs.number, CommandFailed)):
         act()
@@ -89,15 +89,15 @@ def refused(fs: Refusing, n: int, act: Callable[[], None]) -> bool:
 
 @pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("kind", SYSCALLS)
-def test_every_change_refused_once(lio: RealLio, fs: Refusing, kind: str, number: int) -> None:
-    """After a refusal the same call, made again, ends the step; and so does the way back."""
+def test_every_change_fails_once(lio: RealLio, fs: FailingConfigfs, kind: str, number: int) -> None:
+    """After a failure the same call, repeated, completes the step; undo does too."""
     fs.kind, fs.number, met = kind, number, 0
     for name in STEPS:
         probe, do, undo = facts(lio)[name]
         for act, back, wanted in ((do, undo, True), (undo, do, False)):
             before = fs.tree()
             for n in range(1, MOST_CALLS):
-                if not refused(fs, n, act):
+                if not failed(fs, n, act):
                     break
                 met += 1
                 assert probe() in (True, False)
@@ -105,25 +105,25 @@ def test_every_change_refused_once(lio: RealLio, fs: Refusing, kind: str, number
                 assert probe() is wanted
                 back()
                 assert fs.tree() == before
-        do()  # the next step stands on this one
+        do()  # the next step needs this one
     assert met
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EIO, errno.ENOMEM], ids=errno.errorcode.get)
-def test_a_reading_that_fails_is_never_absent(
+def test_a_failed_read_is_never_absence(
     lio: RealLio, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     for name in STEPS:
         facts(lio)[name][1]()
 
-    def refuse(*_args: object, **_kwargs: object) -> object:
+    def fail(*_args: object, **_kwargs: object) -> object:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(os, "scandir", fail)
     for name in STEPS:
         probe, _do, _undo = facts(lio)[name]
         try:
-            assert probe() is True, f"{name} seems absent"
+            assert probe() is True, f"{name} seems to be absent"
         except ZfsiloError:
             continue

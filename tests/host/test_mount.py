@@ -1,4 +1,4 @@
-"""Mounts, by scripted tools and made-up mountinfo; mount points, in a real folder."""
+"""Mounts, with scripted tools and a scripted mountinfo; mount points, in a real directory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from zfsilod.model.host_facts import Disk
 DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
 
 
-class Bench:
-    """Mounts over an imitated sysfs; `table` is mountinfo."""
+class MountBench:
+    """Mounts with a temporary sysfs; `table` is mountinfo."""
 
     def __init__(self, root: Path) -> None:
         self.sys = FakeSys(root)
         self.run = ScriptedRunner()
-        self.table: list[mountinfo.Mount] = []
+        self.table: list[mountinfo.MountEntry] = []
         self.mounts = RealMounts(self.run, Disks(self.sys.sys, self.sys.dev, self.sys.run))
         self.path = str(root / "stage")
         self.disk = self.sys.dev / "sda"
@@ -49,21 +49,25 @@ class Bench:
     ) -> None:
         """Mount at the staging path."""
         self.mounts.stage(
-            DISK, self.path, fs_type=fs_type, options=options, readonly=readonly,
+            DISK,
+            self.path,
+            fs_type=fs_type,
+            options=options,
+            readonly=readonly,
             untouched=untouched,
-        )  # fmt: skip
+        )
         assert not self.run.script
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    made = Bench(tmp_path)
-    found = Superblock(type="ext4", uuid="", size_bytes=0, spare_bytes=0)
-    monkeypatch.setattr(mountinfo, "read", lambda: made.table)
-    monkeypatch.setattr(mount_module, "claim", lambda _path, _what: None)
-    monkeypatch.setattr(mount_module, "read_superblock", lambda _device: found)
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountBench:
+    mounts = MountBench(tmp_path)
+    present = Superblock(type="ext4", uuid="", size_bytes=0, spare_bytes=0)
+    monkeypatch.setattr(mountinfo, "read", lambda: mounts.table)
+    monkeypatch.setattr(mount_module, "check_unused", lambda _path, _name: None)
+    monkeypatch.setattr(mount_module, "read_superblock", lambda _device: present)
     monkeypatch.setattr(processes, "using", lambda _path: ["bash (17)"])
-    return made
+    return mounts
 
 
 def test_mountinfo(tmp_path: Path) -> None:
@@ -77,21 +81,21 @@ def test_mountinfo(tmp_path: Path) -> None:
     assert (first.path, first.type, first.source) == ("/srv/a b\\c", "ext4", "/dev/sda")
     assert first.options == {"rw", "noatime"}
     assert (second.root, second.path, second.readonly) == ("/sda//deleted", "/srv/\u2028d", True)
-    assert mountinfo.read()  # this host's own
+    assert mountinfo.read()  # of this host
 
 
-def test_what_is_on_top_counts() -> None:
+def test_the_topmost_mount_counts() -> None:
     table = [mount("/a", number="8:0"), mount("/a", number="8:16"), mount("/b")]
-    found = mountinfo.at("/a", table)
-    assert found is not None
-    assert found.number == "8:16"
+    top = mountinfo.at("/a", table)
+    assert top is not None
+    assert top.number == "8:16"
     assert mountinfo.at("/c", table) is None
 
 
 # Staging
 
 
-def test_staged_or_not(bench: Bench) -> None:
+def test_staged_or_not(bench: MountBench) -> None:
     bench.sys.login()
     assert not bench.is_staged()
     bench.table = [mount(bench.path, options="rw,noatime")]
@@ -104,7 +108,7 @@ def test_staged_or_not(bench: Bench) -> None:
         bench.is_staged()
 
 
-def test_a_dead_mount_is_ours_until_there_is_a_new_disk(bench: Bench) -> None:
+def test_a_dead_mount_counts_until_there_is_another_disk(bench: MountBench) -> None:
     bench.table = [mount(bench.path)]
     assert bench.is_staged()
     bench.sys.login(disk="sdb", number="8:16")
@@ -114,21 +118,21 @@ def test_a_dead_mount_is_ours_until_there_is_a_new_disk(bench: Bench) -> None:
         bench.is_staged()
 
 
-def test_another_disk_with_our_number_is_a_conflict(bench: Bench) -> None:
+def test_another_disk_with_our_number_is_a_conflict(bench: MountBench) -> None:
     bench.sys.login(serial="f" * 32)
     bench.table = [mount(bench.path)]
     with pytest.raises(Conflict, match="serial"):
         bench.is_staged()
 
 
-def test_stage(bench: Bench) -> None:
+def test_stage(bench: MountBench) -> None:
     bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}", 1)
     bench.expect(f"mount -t ext4 -o noatime,rw,_netdev {bench.disk} {bench.path}")
     bench.stage("noatime")
 
 
-def test_stage_again_only_mends_the_options(bench: Bench) -> None:
+def test_stage_again_changes_the_options_only(bench: MountBench) -> None:
     bench.sys.login()
     bench.table = [mount(bench.path, options="ro")]
     bench.expect(f"mount -o remount,noatime,rw,_netdev {bench.path}")
@@ -137,7 +141,7 @@ def test_stage_again_only_mends_the_options(bench: Bench) -> None:
     bench.stage("noatime")
 
 
-def test_stage_read_only(bench: Bench) -> None:
+def test_stage_read_only(bench: MountBench) -> None:
     session = bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}")
     bench.expect(f"mount -t ext4 -o ro,_netdev {bench.disk} {bench.path}")
@@ -152,7 +156,7 @@ def test_stage_read_only(bench: Bench) -> None:
         bench.stage()
 
 
-def test_stage_refuses_damage_and_other_types(bench: Bench) -> None:
+def test_stage_refuses_damage_and_other_types(bench: MountBench) -> None:
     bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}", 4, stdout="UNEXPECTED INCONSISTENCY")
     with pytest.raises(FailedPrecondition, match="UNEXPECTED INCONSISTENCY"):
@@ -161,18 +165,19 @@ def test_stage_refuses_damage_and_other_types(bench: Bench) -> None:
         bench.stage(fs_type="xfs")
 
 
-def test_stage_names_a_bad_option(bench: Bench) -> None:
+def test_stage_names_a_bad_option(bench: MountBench) -> None:
     bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}")
     bench.expect(
-        f"mount -t ext4 -o bogus,rw,_netdev {bench.disk} {bench.path}", 32,
+        f"mount -t ext4 -o bogus,rw,_netdev {bench.disk} {bench.path}",
+        32,
         f"mount: {bench.path}: fsconfig() failed: ext4: Unknown parameter 'bogus'.\n",
-    )  # fmt: skip
+    )
     with pytest.raises(InvalidArgument, match="bogus"):
         bench.stage("bogus")
 
 
-def test_stage_needs_a_session_that_works(bench: Bench) -> None:
+def test_stage_needs_a_session_that_works(bench: MountBench) -> None:
     with pytest.raises(FailedPrecondition, match="connect"):
         bench.stage()
     bench.sys.login(state="FAILED")
@@ -183,7 +188,7 @@ def test_stage_needs_a_session_that_works(bench: Bench) -> None:
 # Binding and unmounting
 
 
-def test_bind(bench: Bench, tmp_path: Path) -> None:
+def test_bind(bench: MountBench, tmp_path: Path) -> None:
     bench.sys.login()
     pod = str(tmp_path / "pod")
     with pytest.raises(FailedPrecondition, match="staged"):
@@ -201,7 +206,7 @@ def test_bind(bench: Bench, tmp_path: Path) -> None:
     assert not bench.mounts.is_bound(DISK, pod, readonly=False)
 
 
-def test_unmount_takes_only_what_is_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unmount_leaves_other_mounts(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.mounts.unmount(DISK, bench.path)
     bench.sys.login()
     tables = [[mount(bench.path)], []]
@@ -213,14 +218,14 @@ def test_unmount_takes_only_what_is_ours(bench: Bench, monkeypatch: pytest.Monke
         bench.mounts.unmount(DISK, bench.path)
 
 
-def test_unmount_of_a_dead_mount(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unmount_of_a_dead_mount(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = [[mount(bench.path)], []]
     monkeypatch.setattr(mountinfo, "read", lambda: tables[0] if len(tables) == 1 else tables.pop(0))
     bench.expect(f"umount {bench.path}")
     bench.mounts.unmount(DISK, bench.path)
 
 
-def test_a_busy_mount_tells_who(bench: Bench) -> None:
+def test_a_busy_mount_names_its_users(bench: MountBench) -> None:
     bench.sys.login()
     bench.table = [mount(bench.path)]
     bench.expect(f"umount {bench.path}", 32, f"umount: {bench.path}: target is busy.\n")
@@ -234,23 +239,26 @@ def test_a_busy_mount_tells_who(bench: Bench) -> None:
 # Raw devices
 
 
-def test_bind_device(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bind_device(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.sys.login()
     assert not bench.mounts.is_device_bound(DISK, bench.path)
     bench.expect(f"mount -o bind,_netdev {bench.disk} {bench.path}")
     bench.mounts.bind_device(DISK, bench.path)
     bench.table = [mount(bench.path, number="0:6", root="/sda", kind="devtmpfs")]
-    monkeypatch.setattr(mount_module, "_is_node", lambda _path, _device: True)
+    monkeypatch.setattr(mount_module, "is_node_of", lambda _path, _device: True)
     assert bench.mounts.is_device_bound(DISK, bench.path)
     bench.mounts.bind_device(DISK, bench.path)
     bench.table = [mount(bench.path, number="0:6", root="/sdx", kind="devtmpfs")]
-    for action in (bench.mounts.is_device_bound, bench.mounts.bind_device,
-                   bench.mounts.unbind_device):  # fmt: skip
+    for action in (
+        bench.mounts.is_device_bound,
+        bench.mounts.bind_device,
+        bench.mounts.unbind_device,
+    ):
         with pytest.raises(Conflict):
             action(DISK, bench.path)
 
 
-def test_a_dead_device_node(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_device_node(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = mount(bench.path, number="0:6", root="/sda//deleted", kind="devtmpfs")
     bench.table = [dead]
     assert bench.mounts.is_device_bound(DISK, bench.path)
@@ -265,75 +273,80 @@ def test_a_dead_device_node(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> No
     bench.mounts.unbind_device(DISK, bench.path)
 
 
-def test_stats_of_what_is_mounted_only(bench: Bench, tmp_path: Path) -> None:
+def test_stats_are_of_mounted_filesystems_only(bench: MountBench, tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="not mounted"):
         bench.mounts.stats(str(tmp_path))
     bench.table = [mount(str(tmp_path))]
-    found = bench.mounts.stats(str(tmp_path))
-    assert found["bytes_total"] >= found["bytes_used"] + found["bytes_available"] > 0
-    assert found["inodes_used"] + found["inodes_available"] <= found["inodes_total"]
+    stats = bench.mounts.stats(str(tmp_path))
+    assert stats["bytes_total"] >= stats["bytes_used"] + stats["bytes_available"] > 0
+    assert stats["inodes_used"] + stats["inodes_available"] <= stats["inodes_total"]
 
 
 # Mount points
 
 
-def test_points_are_made_and_removed(tmp_path: Path) -> None:
+def test_mount_points_are_made_and_removed(tmp_path: Path) -> None:
     for file, name in ((False, "a b/c/dir"), (True, "a b/c/file")):
         path = str(tmp_path / name)
-        assert not mountpoints.has_point(path, file=file)
-        mountpoints.make_point(path, file=file)
-        mountpoints.make_point(path, file=file)
-        assert mountpoints.has_point(path, file=file)
+        assert not mountpoints.has_mountpoint(path, file=file)
+        mountpoints.make_mountpoint(path, file=file)
+        mountpoints.make_mountpoint(path, file=file)
+        assert mountpoints.has_mountpoint(path, file=file)
         with pytest.raises(Conflict):
-            mountpoints.has_point(path, file=not file)
+            mountpoints.has_mountpoint(path, file=not file)
         with pytest.raises(Conflict):
-            mountpoints.remove_point(path, file=not file)
-        mountpoints.remove_point(path, file=file)
-        mountpoints.remove_point(path, file=file)
+            mountpoints.remove_mountpoint(path, file=not file)
+        mountpoints.remove_mountpoint(path, file=file)
+        mountpoints.remove_mountpoint(path, file=file)
         assert not Path(path).exists()
     assert (tmp_path / "a b/c").stat().st_mode & 0o777 == 0o755
-    mountpoints.remove_point(str(tmp_path / "never/was"), file=False)
+    mountpoints.remove_mountpoint(str(tmp_path / "never/was"), file=False)
     assert not (tmp_path / "never").exists()
 
 
-def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
+def test_other_files_are_left_in_place(tmp_path: Path) -> None:
     (tmp_path / "full/x").mkdir(parents=True)
     (tmp_path / "text").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "full")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name, file in (("full", False), ("text", True), ("link", False), ("dangling", True)):
-        for action in (mountpoints.has_point, mountpoints.make_point, mountpoints.remove_point):
+        for action in (
+            mountpoints.has_mountpoint,
+            mountpoints.make_mountpoint,
+            mountpoints.remove_mountpoint,
+        ):
             with pytest.raises(Conflict):
                 action(str(tmp_path / name), file=file)
     with pytest.raises(Conflict):
-        mountpoints.make_point(str(tmp_path / "text/below"), file=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "full", "link", "text"]
+        mountpoints.make_mountpoint(str(tmp_path / "text/below"), file=False)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["dangling", "full", "link", "text"]
 
 
-def test_links_above_are_resolved(tmp_path: Path) -> None:
+def test_links_above_a_mount_point_are_resolved(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    mountpoints.make_point(str(tmp_path / "link/deep/point"), file=False)
+    mountpoints.make_mountpoint(str(tmp_path / "link/deep/point"), file=False)
     assert (tmp_path / "real/deep/point").is_dir()
     assert mountpoints.resolved(str(tmp_path / "link/x")) == str(tmp_path / "real/x")
 
 
-def test_a_mount_point_is_left_to_the_next_step(
+def test_a_used_mount_point_is_left_to_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "point"
     (path / "inside").mkdir(parents=True)
     monkeypatch.setattr(mountinfo, "read", lambda: [mount(str(path))])
-    assert mountpoints.has_point(str(path), file=False)
-    mountpoints.make_point(str(path), file=False)
+    assert mountpoints.has_mountpoint(str(path), file=False)
+    mountpoints.make_mountpoint(str(path), file=False)
     with pytest.raises(Busy, match="still a mount point"):
-        mountpoints.remove_point(str(path), file=False)
+        mountpoints.remove_mountpoint(str(path), file=False)
 
 
 @pytest.mark.parametrize("path", ["relative", "/", "/a/../b", "", "/a\0b"])
-def test_no_path(path: str) -> None:
+def test_invalid_paths(path: str) -> None:
     with pytest.raises(InvalidArgument):
-        mountpoints.make_point(path, file=False)
+        mountpoints.make_mountpoint(path, file=False)
 
 
 def test_processes_that_use_a_path(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
-"""The runner, with real processes."""
+"""The runner of tools, with real processes."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.host.doubles import chap
 from zfsilod.host.run import (
-    CONSUMER_TOOLS,
+    CLIENT_TOOLS,
     MAX_OUTPUT_BYTES,
     SERVER_TOOLS,
     TOOLS,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Make `zfs` a shell script of the test's."""
+    """Replace `zfs` with a shell script."""
     monkeypatch.setenv("ZFSILO_TOOLS_PATH", f"{tmp_path}:/usr/sbin:/usr/bin")
 
     def write(script: str) -> None:
@@ -42,18 +44,72 @@ def test_output_and_exit_code(tool: Callable[[str], None]) -> None:
     assert (done.rc, done.stdout, done.stderr) == (3, "out\n", "err\n")
 
 
-def test_a_failure_is_typed_and_logged_once_and_never_with_the_input(
+def test_a_failure_is_typed_and_logged_once_without_the_input(
     tool: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     tool("cat >/dev/null; echo first >&2; echo 'it is bad' >&2; exit 1")
     with pytest.raises(CommandFailed, match="it is bad") as caught:
         Runner()(["zfs", "set", "a b"], timeout_s=10, input="hush")
     assert caught.value.facts == {
-        "command": "zfs set 'a b'", "exit_code": "1", "stderr": "first\nit is bad"
-    }  # fmt: skip
+        "command": "zfs set 'a b'",
+        "exit_code": "1",
+        "stderr": "first\nit is bad",
+    }
     logged = capsys.readouterr().err
     assert logged.count("zfs set 'a b'") == 1
     assert "hush" not in logged
+
+
+def test_a_success_is_not_logged(
+    tool: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool("echo out; echo err >&2")
+    Runner()(["zfs", "list"], timeout_s=10)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("rc", [0, 3])
+def test_debugging_logs_command_exit_code_and_time(
+    tool: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rc: int,
+) -> None:
+    monkeypatch.setenv("ZFSILO_DEBUG", "1")
+    tool(f"sleep 0.05; exit {rc}")
+    Runner()(["zfs", "set", "a b"], timeout_s=10, ok=(0, 3))
+    logged = re.fullmatch(rf"zfs set 'a b': exit code {rc}, (\d+) ms\n", capsys.readouterr().err)
+    assert logged is not None
+    assert 50 <= int(logged[1]) < 10_000
+
+
+def test_debugging_never_logs_input_or_output(
+    tool: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ZFSILO_DEBUG", "1")
+    tool("cat")
+    secret = chap().password.reveal()
+    assert Runner()(["zfs", "load-key"], timeout_s=10, input=secret).stdout == secret
+    tool("cat > /dev/null; exit 1")
+    with pytest.raises(CommandFailed):
+        Runner()(["zfs", "load-key"], timeout_s=10, input=secret)
+    logged = capsys.readouterr().err
+    assert logged.count("zfs load-key: exit code") == 3
+    assert secret not in logged
+
+
+def test_debugging_logs_a_tool_that_is_late(
+    tool: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ZFSILO_DEBUG", "1")
+    tool("exec sleep 60")
+    with pytest.raises(Unavailable):
+        Runner()(["zfs", "list"], timeout_s=0.2)
+    assert "zfs list: exit code -15, " in capsys.readouterr().err
 
 
 def test_environment_is_clean_and_input_arrives(tool: Callable[[str], None]) -> None:
@@ -80,15 +136,15 @@ def test_a_late_tool_is_ended_with_all_it_started(
     tool: Callable[[str], None], tmp_path: Path
 ) -> None:
     tool(f"sleep 60 & echo $! > {tmp_path}/child; sleep 60")
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(Unavailable, match="did not end") as caught:
         Runner()(["zfs", "list"], timeout_s=0.5)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - started < 3
     assert caught.value.reason == "TOOL_TIMEOUT"
     child = int((tmp_path / "child").read_text())
-    end = time.monotonic() + 5  # a signal was sent; that it is acted on takes its time
+    end = time.monotonic() + 5  # the signal is sent, but is delivered later
     while _runs(child):
-        assert time.monotonic() < end, "the tool's own child lives on"
+        assert time.monotonic() < end, "the child of the tool still runs"
 
 
 def _runs(pid: int) -> bool:
@@ -98,19 +154,19 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_tool_deaf_to_sigterm_is_killed(tool: Callable[[str], None]) -> None:
+def test_a_tool_that_ignores_sigterm_is_killed(tool: Callable[[str], None]) -> None:
     tool("trap '' TERM; while :; do sleep 0.1; done")
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(Unavailable):
         Runner()(["zfs"], timeout_s=0.3)
-    assert 2 < time.monotonic() - begun < 6
+    assert 2 < time.monotonic() - started < 6
 
 
-def test_a_helper_left_behind_does_not_hold_us_up(tool: Callable[[str], None]) -> None:
+def test_a_background_child_is_not_waited_for(tool: Callable[[str], None]) -> None:
     tool("sleep 5 & echo done")
-    begun = time.monotonic()
+    started = time.monotonic()
     assert Runner()(["zfs"], timeout_s=30).stdout == "done\n"
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - started < 3
 
 
 def test_output_is_bounded(tool: Callable[[str], None]) -> None:
@@ -118,7 +174,7 @@ def test_output_is_bounded(tool: Callable[[str], None]) -> None:
     assert len(Runner()(["zfs"], timeout_s=60).stdout) == MAX_OUTPUT_BYTES
 
 
-def test_bytes_that_are_no_text_do_no_harm(tool: Callable[[str], None]) -> None:
+def test_invalid_utf8_is_replaced(tool: Callable[[str], None]) -> None:
     tool(r"printf 'a\377b'")
     assert Runner()(["zfs"], timeout_s=10).stdout == "a\ufffdb"
 
@@ -131,6 +187,6 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_every_tool_has_a_package() -> None:
-    of_xfs = {"mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_admin"}
-    by_hand = {"journalctl", "systemctl"}  # of audit, attach and setup
-    assert {*SERVER_TOOLS, *CONSUMER_TOOLS, *of_xfs, *by_hand} == set(TOOLS)
+    xfs = {"mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_admin"}
+    commands = {"journalctl", "systemctl"}  # of audit, attach and setup
+    assert {*SERVER_TOOLS, *CLIENT_TOOLS, *xfs, *commands} == set(TOOLS)

@@ -1,20 +1,21 @@
-"""New secrets for live sessions: imitated sysfs, and a kernel behind an imitated netlink."""
+"""New secrets for live sessions: a temporary sysfs, and a fake kernel behind netlink."""
 
 from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from tests.host.doubles import TARGET, FakeSys, ScriptedRunner, chap
 from zfsilod.host import session_secrets as module
 from zfsilod.host.disks import Disks, auth_parameters
-from zfsilod.host.session_secrets import SessionSecrets
+from zfsilod.host.session_secrets import LiveSessionSecrets
 from zfsilod.model.errors import CommandFailed, Unavailable
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
 HANDLE = 18446744072639369504
@@ -25,7 +26,7 @@ OLD, NEW = {TARGET: chap(1)}, {TARGET: chap(2)}
 
 
 class Kernel:
-    """What takes SET_PARAM, as struct iscsi_uevent has it, and shows it in sysfs."""
+    """Receives SET_PARAM as struct iscsi_uevent, and writes the parameter to sysfs."""
 
     def __init__(self, sys: Path) -> None:
         self.sys = sys
@@ -53,11 +54,11 @@ class Kernel:
         )
 
     def close(self) -> None:
-        """As sockets have it."""
+        """Do nothing; a socket has this method."""
 
 
-class Consumer:
-    """A consumer with a session in a temporary folder."""
+class SessionHost:
+    """A client with a session in a temporary directory."""
 
     def __init__(self, root: Path) -> None:
         self.fake = FakeSys(root)
@@ -69,10 +70,13 @@ class Consumer:
         self.outdated = root / "outdated"
         self.run = ScriptedRunner((RESTART, 0, "", ""))
         self.run.effects[RESTART] = self.reconnect
-        self.secrets = SessionSecrets(
-            self.run, Disks(self.fake.sys, self.fake.dev, self.fake.run),
-            outdated=self.outdated, lock=root / "lock",
-        )  # fmt: skip
+        self.secrets = LiveSessionSecrets(
+            self.run,
+            Disks(self.fake.sys, self.fake.dev, self.fake.run),
+            outdated=self.outdated,
+            lock=root / "lock",
+            connect=lambda: cast("socket.socket", self.kernel),
+        )
 
     def login(self, sid: int) -> Path:
         folder = self.fake.login(sid=sid)
@@ -84,85 +88,85 @@ class Consumer:
         return folder
 
     def reconnect(self) -> None:
-        """Do what an iscsid does that was started anew."""
+        """Reconnect the session, as an iscsid does after its restart."""
         assert self.outdated.exists()
         (self.fake.sys / "class/iscsi_connection/connection1:0/local_port").write_text("40001\n")
 
 
 @pytest.fixture
-def consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Consumer:
-    made = Consumer(tmp_path)
-    monkeypatch.setattr(module, "_kernel", lambda: made.kernel)
-    return made
+def client(tmp_path: Path) -> SessionHost:
+    return SessionHost(tmp_path)
 
 
-def test_the_kernel_and_iscsid_are_told(consumer: Consumer) -> None:
-    assert consumer.secrets.are_set(OLD)
-    assert not consumer.secrets.are_set(NEW)
-    consumer.secrets.set(NEW)
-    assert consumer.secrets.are_set(NEW)
-    assert sorted(consumer.kernel.taken) == sorted(NAMES.values())
-    assert not consumer.outdated.exists()
-    assert consumer.run.script == []
+def test_kernel_and_iscsid_get_the_secrets(client: SessionHost) -> None:
+    assert client.secrets.are_set(OLD)
+    assert not client.secrets.are_set(NEW)
+    client.secrets.set(NEW)
+    assert client.secrets.are_set(NEW)
+    assert sorted(client.kernel.taken) == sorted(NAMES.values())
+    assert not client.outdated.exists()
+    assert client.run.script == []
 
 
-def test_what_iscsid_was_not_told_is_not_so(consumer: Consumer) -> None:
-    consumer.run.script = [(RESTART, 1, "", "no such unit")]
-    consumer.run.effects.clear()
+def test_secrets_are_not_set_until_iscsid_has_them(client: SessionHost) -> None:
+    client.run.script = [(RESTART, 1, "", "no such unit")]
+    client.run.effects.clear()
     with pytest.raises(CommandFailed):
-        consumer.secrets.set(NEW)
-    assert not consumer.secrets.are_set(NEW)
-    consumer.run.script = [(RESTART, 0, "", "")]
-    consumer.run.effects[RESTART] = consumer.reconnect
-    consumer.secrets.set(NEW)
-    assert consumer.secrets.are_set(NEW)
+        client.secrets.set(NEW)
+    assert not client.secrets.are_set(NEW)
+    client.run.script = [(RESTART, 0, "", "")]
+    client.run.effects[RESTART] = client.reconnect
+    client.secrets.set(NEW)
+    assert client.secrets.are_set(NEW)
 
 
-def test_a_lost_session_is_left_alone(consumer: Consumer) -> None:
-    (consumer.session / "state").write_text("FAILED\n")
-    consumer.secrets.set(NEW)
-    assert consumer.secrets.are_set(NEW)
-    assert (consumer.kernel.taken, len(consumer.run.script)) == ([], 1)
-    assert consumer.secrets.are_set({"iqn.2026-01.org.zfsilo:give:none": chap(2)})
+def test_a_lost_session_is_left_out(client: SessionHost) -> None:
+    (client.session / "state").write_text("FAILED\n")
+    client.secrets.set(NEW)
+    assert client.secrets.are_set(NEW)
+    assert (client.kernel.taken, len(client.run.script)) == ([], 1)
+    assert client.secrets.are_set({"iqn.2026-01.org.zfsilo:give:none": chap(2)})
 
 
-def test_a_kernel_that_refuses_is_told_without_the_secret(consumer: Consumer) -> None:
-    consumer.kernel.error = errno.EPERM
-    with pytest.raises(Unavailable, match="does not take the new username") as found:
-        consumer.secrets.set(NEW)
-    assert "initiator-2" not in f"{found.value.message} {found.value.facts}"
-    assert len(consumer.run.script) == 1, "iscsid was restarted for nothing"
+def test_a_refusal_of_the_kernel_is_reported_without_the_secret(client: SessionHost) -> None:
+    client.kernel.error = errno.EPERM
+    with pytest.raises(Unavailable, match="refused the new username") as caught:
+        client.secrets.set(NEW)
+    assert "initiator-2" not in f"{caught.value.message} {caught.value.facts}"
+    assert len(client.run.script) == 1, "iscsid was restarted without need"
 
 
-def test_a_session_that_is_lost_meanwhile_stops_nothing(consumer: Consumer) -> None:
-    consumer.kernel.error = errno.EINVAL
-    send = consumer.kernel.send
+def test_a_session_that_is_lost_meanwhile_is_no_error(client: SessionHost) -> None:
+    client.kernel.error = errno.EINVAL
+    send = client.kernel.send
 
     def lose(message: bytes) -> None:
-        (consumer.session / "state").write_text("FAILED\n")
+        (client.session / "state").write_text("FAILED\n")
         send(message)
 
-    consumer.kernel.send = lose  # type: ignore[method-assign]
-    consumer.run.effects[RESTART] = lambda: consumer.fake.logout(consumer.session)
-    consumer.secrets.set(NEW)
-    assert consumer.secrets.are_set(NEW)
+    client.kernel.send = lose  # type: ignore[method-assign]
+    client.run.effects[RESTART] = lambda: client.fake.logout(client.session)
+    client.secrets.set(NEW)
+    assert client.secrets.are_set(NEW)
 
 
-def test_secrets_that_cannot_be_read_are_unknown(consumer: Consumer) -> None:
-    (consumer.session / "password").unlink()
-    (consumer.session / "password").mkdir()
+def test_secrets_that_cannot_be_read_are_unknown(client: SessionHost) -> None:
+    (client.session / "password").unlink()
+    (client.session / "password").mkdir()
     with pytest.raises(Unavailable, match="does not show the secrets"):
-        consumer.secrets.are_set(OLD)
+        client.secrets.are_set(OLD)
 
 
-@pytest.mark.parametrize("port", ["40000\n", ""], ids=["not broken yet", "not connected yet"])
-def test_a_session_that_does_not_come_back_is_said(
-    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("port", ["40000\n", ""], ids=["not disconnected", "not reconnected"])
+def test_a_session_that_does_not_return_is_logged(
+    client: SessionHost,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     port: str,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(module, "RECONNECT_S", 0.1)
-    file = consumer.fake.sys / "class/iscsi_connection/connection1:0/local_port"
-    consumer.run.effects[RESTART] = lambda: file.write_text(port)
-    consumer.secrets.set(NEW)
-    assert "not every session was back" in capsys.readouterr().err
-    assert consumer.secrets.are_set(NEW)
+    file = client.fake.sys / "class/iscsi_connection/connection1:0/local_port"
+    client.run.effects[RESTART] = lambda: file.write_text(port)
+    client.secrets.set(NEW)
+    assert "not all iSCSI sessions were reconnected" in capsys.readouterr().err
+    assert client.secrets.are_set(NEW)

@@ -1,4 +1,4 @@
-"""Snapshots and clones, against what ZFS 2.3.9 says."""
+"""Snapshot sets and clones, with the output of ZFS 2.3.9."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows(snapshot: str, *, cut: str = CUT, source: str = "local", deferred: str 
 
 
 def absent(*names: str) -> str:
-    return "".join(f"cannot open '{each}': dataset does not exist\n" for each in names)
+    return "".join(f"cannot open '{name}': dataset does not exist\n" for name in names)
 
 
 THERE = (LOOK, 0, ZVOL_A + rows(SNAP_A) + POOL, "")
@@ -45,12 +45,12 @@ def snapshots(*script: tuple[str, int, str, str]) -> tuple[RealSnapshots, Script
 
 def has(*script: tuple[str, int, str, str], snapshot_ref: SnapshotRef = A) -> bool:
     adapter, run = snapshots(*script)
-    found = adapter.has_cut((snapshot_ref,), CUT)
+    present = adapter.has_set((snapshot_ref,), CUT)
     assert not run.script
-    return found
+    return present
 
 
-def test_one_that_is_given_up_is_there_for_nobody() -> None:
+def test_a_released_snapshot_counts_as_absent() -> None:
     assert has(THERE)
     assert has(THERE, snapshot_ref=A.but(guid="7"))
     assert not has(NOT_THERE)
@@ -59,11 +59,11 @@ def test_one_that_is_given_up_is_there_for_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    "found", [rows(SNAP_A, cut="x"), rows(SNAP_A, source="inherited from tank/a")]
+    "foreign", [rows(SNAP_A, cut="x"), rows(SNAP_A, source="inherited from tank/a")]
 )
-def test_not_ours(found: str) -> None:
-    with pytest.raises(Conflict, match="not ours"):
-        has((LOOK, 0, ZVOL_A + found + POOL, ""))
+def test_not_ours(foreign: str) -> None:
+    with pytest.raises(Conflict, match="does not belong to this volume"):
+        has((LOOK, 0, ZVOL_A + foreign + POOL, ""))
     with pytest.raises(Conflict, match="guid"):
         has(THERE, snapshot_ref=A.but(guid="8"))
 
@@ -73,25 +73,28 @@ def test_an_error_is_never_absence() -> None:
         has((LOOK, 1, ZVOL_A + POOL, f"cannot open '{SNAP_A}': I/O error\n"))
     with pytest.raises(Unavailable, match="not imported"):
         has((LOOK, 1, "", absent("tank/a", SNAP_A, "tank")))
-    with pytest.raises(CommandFailed):  # nothing is said of it at all
+    with pytest.raises(CommandFailed):  # zfs reports neither the snapshot nor an error
         has((LOOK, 1, ZVOL_A + POOL, ""))
 
 
-def test_a_group_is_one_command() -> None:
+def test_a_set_is_one_command() -> None:
     cut = (
-        f"zfs snapshot -o zfsilo:cut={CUT} {SNAP_A} {SNAP_B}", 0, "", "",
-    )  # fmt: skip
+        f"zfs snapshot -o zfsilo:cut={CUT} {SNAP_A} {SNAP_B}",
+        0,
+        "",
+        "",
+    )
     none = (LOOK_BOTH, 1, ZVOL_A + ZVOL_B + POOL, absent(SNAP_A, SNAP_B))
     adapter, run = snapshots(none, none, cut)
-    adapter.cut((A, B), CUT, (("zfsilo:cut", CUT),))
+    adapter.take((A, B), CUT, (("zfsilo:cut", CUT),))
     assert not run.script
     half = (LOOK_BOTH, 1, ZVOL_A + rows(SNAP_A) + ZVOL_B + POOL, absent(SNAP_B))
     adapter, run = snapshots(half, half, DESTROY, cut)
-    adapter.cut((A, B), CUT, (("zfsilo:cut", CUT),))
+    adapter.take((A, B), CUT, (("zfsilo:cut", CUT),))
     assert not run.script
 
 
-def test_a_listing_is_of_what_is_ours_and_there() -> None:
+def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
     argv = (
         "zfs get -Hp -r -t snapshot -o name,property,value,source guid,volsize,creation,"
         "defer_destroy,zfsilo:cut,zfsilo:snapshot,zfsilo:members,zfsilo:filesystems,zfsilo:labels "
@@ -100,64 +103,77 @@ def test_a_listing_is_of_what_is_ours_and_there() -> None:
 
     def listed(name: str, source: str, deferred: str) -> str:
         rows = (
-            "guid\t7\t-", "volsize\t9\t-", "creation\t1700000000\t-",
-            f"defer_destroy\t{deferred}\t-", f"zfsilo:cut\t{CUT}\t{source}",
-            "zfsilo:snapshot\tmonday\tlocal", "zfsilo:labels\t{}\tinherited from tank",
-        )  # fmt: skip
+            "guid\t7\t-",
+            "volsize\t9\t-",
+            "creation\t1700000000\t-",
+            f"defer_destroy\t{deferred}\t-",
+            f"zfsilo:cut\t{CUT}\t{source}",
+            "zfsilo:snapshot\tmonday\tlocal",
+            "zfsilo:labels\t{}\tinherited from tank",
+        )
         return "".join(f"{name}\t{row}\n" for row in rows)
 
     stdout = (
-        listed(SNAP_A, "local", "off") + listed(SNAP_B, "local", "on")
+        listed(SNAP_A, "local", "off")
+        + listed(SNAP_B, "local", "on")
         + listed("tank/a@by-hand", "inherited from tank/a", "off")
-    )  # fmt: skip
+    )
     adapter, run = snapshots((argv, 0, stdout, ""))
-    (found,) = adapter.list_snapshots("tank")
+    (snapshot,) = adapter.list_snapshots("tank")
     assert not run.script
-    assert (found.dataset, found.guid, found.size_bytes) == ("tank/a", "7", 9)
-    assert (found.cut, found.created_at) == (CUT, 1700000000)
-    assert dict(found.marks) == {"cut": CUT, "snapshot": "monday"}
+    assert (snapshot.dataset, snapshot.guid, snapshot.size_bytes) == ("tank/a", "7", 9)
+    assert (snapshot.cut, snapshot.created_at) == (CUT, 1700000000)
+    assert dict(snapshot.marks) == {"cut": CUT, "snapshot": "monday"}
 
 
-def test_no_snapshot_of_what_is_not_ours() -> None:
+def test_other_zvols_are_not_snapshotted() -> None:
     foreign = (LOOK, 1, ZVOL_A.replace("local", "inherited from tank") + POOL, absent(SNAP_A))
     adapter, _run = snapshots(foreign)
     with pytest.raises(Conflict):
-        adapter.cut((A,), CUT, ())
+        adapter.take((A,), CUT, ())
     adapter, _run = snapshots((LOOK, 1, POOL, absent("tank/a", SNAP_A)))
     with pytest.raises(FailedPrecondition, match="does not exist"):
-        adapter.cut((A,), CUT, ())
+        adapter.take((A,), CUT, ())
 
 
-def test_giving_up_leaves_clones_alone() -> None:
+def test_a_release_leaves_clones_unchanged() -> None:
     adapter, run = snapshots(THERE, DESTROY)
-    adapter.give_up((A,), CUT)
+    adapter.release((A,), CUT)
     assert not run.script
     adapter, run = snapshots(NOT_THERE)
-    adapter.give_up((A,), CUT)
+    adapter.release((A,), CUT)
     assert not run.script
 
 
-def test_a_snapshot_that_cannot_be_given_up_now() -> None:
-    said = f"cannot destroy snapshot {SNAP_A}: dataset is busy\n"
-    adapter, _run = snapshots(THERE, (DESTROY[0], 1, "", said))
+def test_a_snapshot_that_cannot_be_released_now() -> None:
+    stderr = f"cannot destroy snapshot {SNAP_A}: dataset is busy\n"
+    adapter, _run = snapshots(THERE, (DESTROY[0], 1, "", stderr))
     with pytest.raises(Busy):
-        adapter.give_up((A,), CUT)
+        adapter.release((A,), CUT)
 
 
-def test_a_clone_of_a_volume_gives_its_snapshot_up_at_once() -> None:
+def test_a_clone_of_a_volume_releases_its_snapshot_at_once() -> None:
     looked = "zfs get -Hp -o name,property,value,source type,guid,zfsilo:uid tank/c tank"
     nothing = (looked, 1, "tank\ttype\tfilesystem\t-\n", absent("tank/c"))
     script = (
-        nothing, NOT_THERE, NOT_THERE,
+        nothing,
+        NOT_THERE,
+        NOT_THERE,
         (f"zfs snapshot -o zfsilo:cut={CUT} {SNAP_A}", 0, "", ""),
         (f"zfs clone -o volmode=dev -o zfsilo:uid=x {SNAP_A} tank/c", 0, "", ""),
-        THERE, DESTROY,
-    )  # fmt: skip
+        THERE,
+        DESTROY,
+    )
     adapter, run = snapshots(*script)
     adapter.clone(
-        "tank/c", uid="x", snapshot_ref=A, cut=CUT, own=True, properties=(("volmode", "dev"),),
+        "tank/c",
+        uid="x",
+        snapshot_ref=A,
+        snapshot_uid=CUT,
+        own=True,
+        properties=(("volmode", "dev"),),
         marks=(("zfsilo:uid", "x"),),
-    )  # fmt: skip
+    )
     assert not run.script
 
 
@@ -169,17 +185,17 @@ def test_a_clone_of_a_lost_snapshot() -> None:
     )
     with pytest.raises(FailedPrecondition, match="does not exist") as lost:
         adapter.clone(
-            "tank/c", uid="x", snapshot_ref=A, cut=CUT, own=False, properties=(), marks=()
+            "tank/c", uid="x", snapshot_ref=A, snapshot_uid=CUT, own=False, properties=(), marks=()
         )
     assert lost.value.reason == "LOST"
 
 
-def test_thick() -> None:
+def test_reservation() -> None:
     get = "zfs get -Hp -o name,property,value,source refreservation,volsize tank/c tank"
-    for reserved, thick in (("0", False), ("1100", True)):
-        said = f"tank/c\trefreservation\t{reserved}\tlocal\ntank/c\tvolsize\t1000\tlocal\n"
-        adapter, _run = snapshots((get, 0, said, ""))
-        assert adapter.is_thick("tank/c") is thick
+    for refreservation, reserved in (("0", False), ("1100", True)):
+        stdout = f"tank/c\trefreservation\t{refreservation}\tlocal\ntank/c\tvolsize\t1000\tlocal\n"
+        adapter, _run = snapshots((get, 0, stdout, ""))
+        assert adapter.is_reserved("tank/c") is reserved
     adapter, run = snapshots(("zfs set refreservation=auto tank/c", 0, "", ""))
-    adapter.set_thick("tank/c", thick=True)
+    adapter.set_reserved("tank/c", reserved=True)
     assert not run.script

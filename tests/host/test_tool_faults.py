@@ -1,13 +1,14 @@
-"""Tools that lie, die, hang or stammer, as real executables in front of the real adapters.
+"""Tools that fail, hang, or print wrong output: scripts in place of the tools of real adapters.
 
-Whatever a tool does at whichever of its calls: the adapter answers right or with a typed error, in
-bounded time; an error is never "absent", and a filesystem is never made twice.
+At each fault of each call the adapter gives the right answer or a typed error, in bounded time. An
+error is never taken for absence, and a filesystem is never made twice.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-assert pytestmark  # the same tools are needed here
+assert pytestmark  # these tests need the same tools
 TOOL = """\
 #!/bin/sh
 here={here} tool={tool}
@@ -53,45 +54,50 @@ FAULTS = {
     "killed": "kill -9 $$",
 }
 CODES = {
-    "zfs": (1, 2, 255), "blkid": (1, 2, 4, 8), "e2fsck": (1, 4, 8, 16, 32, 128),
-    "mkfs.ext4": (1,), "mount": (1, 2, 4, 8, 16, 32, 64), "umount": (1, 32),
-    "iscsiadm": tuple(range(1, 35)), "udevadm": (1,),
-}  # fmt: skip
-# What e2fsck says of a filesystem that mkfs did not finish: nobody can have mounted that yet.
+    "zfs": (1, 2, 255),
+    "blkid": (1, 2, 4, 8),
+    "e2fsck": (1, 4, 8, 16, 32, 128),
+    "mkfs.ext4": (1,),
+    "mount": (1, 2, 4, 8, 16, 32, 64),
+    "umount": (1, 32),
+    "iscsiadm": tuple(range(1, 35)),
+    "udevadm": (1,),
+}
+# Results of e2fsck for an incomplete filesystem, which cannot have been mounted yet.
 TORN = {("e2fsck", f"exit {code}") for code in (1, 4, 8)} | {("e2fsck", "success and exit 1")}
-CALLS = (1, 2) if os.environ.get("ZFSILO_THOROUGH") else (1,)  # make crash-test is thorough
+CALLS = (1, 2) if os.environ.get("ZFSILO_THOROUGH") else (1,)  # set by `make crash-test`
 LATE_S = 1.0
 BOUND_S = 8.0
 
 
 class Quick(Runner):
-    """A runner that does not wait long for a tool."""
+    """A runner with short time-outs."""
 
-    def __call__(self, argv: list[str], *, timeout_s: float, **how: Any) -> Any:
-        return super().__call__(argv, timeout_s=min(timeout_s, LATE_S), **how)
+    def __call__(self, argv: list[str], *, timeout_s: float, **options: Any) -> Any:
+        return super().__call__(argv, timeout_s=min(timeout_s, LATE_S), **options)
 
 
 class Toolbox:
-    """A folder of tools, each a script that does the real thing, but for one call of its life."""
+    """A directory of scripts in place of tools: each runs the real tool but in one call."""
 
     def __init__(self, here: Path) -> None:
         self.here = here
 
     def add(self, tool: str, real: str) -> None:
-        """Add a tool; `real` is what it does in shell."""
+        """Add a tool; `real` is a shell command that does its work."""
         path = self.here / tool
         path.write_text(TOOL.format(here=self.here, tool=tool, real=real))
         path.chmod(0o755)
         self.break_at(tool, 0, "")
 
     def break_at(self, tool: str, call: int, fault: str) -> None:
-        """Let the n-th call from now go wrong (0: none)."""
+        """Let the n-th call from now fail (0: none)."""
         (self.here / f"{tool}.at").write_text(f"{call}\n")
         (self.here / f"{tool}.fault").write_text(f"{fault}\n")
         (self.here / f"{tool}.count").unlink(missing_ok=True)
 
     def calls(self, tool: str) -> int:
-        """Return how often a tool was called."""
+        """Return the number of calls of a tool."""
         count = self.here / f"{tool}.count"
         return int(count.read_text()) if count.exists() else 0
 
@@ -105,26 +111,26 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolbox:
 
 
 def faults(tool: str) -> dict[str, str]:
-    """Return every fault of a tool, by name."""
+    """Return the faults of a tool by name."""
     return FAULTS | {f"exit {code}": f"exit {code}" for code in CODES[tool]}
 
 
 def bounded(act: Callable[[], object]) -> object:
-    """Act, and return the answer or the typed error; it may not take long."""
-    begun = time.monotonic()
+    """Act within BOUND_S, and return the answer or the typed error."""
+    started = time.monotonic()
     try:
-        found = act()
+        answer = act()
     except ZfsiloError as error:
-        found = error
-    assert time.monotonic() - begun < BOUND_S
-    return found
+        answer = error
+    assert time.monotonic() - started < BOUND_S
+    return answer
 
 
 # zfs
 
 
-class Answer(NamedTuple):
-    """A call of the zfs adapter: what zfs says when all is well, and the right answer then."""
+class ZfsAnswer(NamedTuple):
+    """A call of the zfs adapter, the output of a working zfs, and the right answer to it."""
 
     name: str
     act: Callable[[RealZfs], object]
@@ -135,53 +141,67 @@ class Answer(NamedTuple):
 
 
 def look(properties: str) -> str:
-    """Return what `zfs get` says of our zvol and its pool."""
+    """Return the output of `zfs get` for our zvol and its pool."""
     return f"{properties}tank\ttype\tfilesystem\t-\n"
 
 
 ANSWERS = (
-    Answer("has", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid="114"), OURS, True),
-    Answer("guid", lambda zfs: zfs.find_guid(NAME, uid=UID), OURS, "114"),
-    Answer(
-        "size", lambda zfs: zfs.has_size(NAME, 64 << 20),
-        look(f"{NAME}\tvolsize\t67108864\t-\n"), True,
+    ZfsAnswer("has", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid="114"), OURS, True),
+    ZfsAnswer("guid", lambda zfs: zfs.find_guid(NAME, uid=UID), OURS, "114"),
+    ZfsAnswer(
+        "size",
+        lambda zfs: zfs.has_size(NAME, 64 << 20),
+        look(f"{NAME}\tvolsize\t67108864\t-\n"),
+        True,
     ),
-    Answer(
-        "property", lambda zfs: zfs.has_property(NAME, "sync", "always"),
-        look(f"{NAME}\tsync\talways\tlocal\n"), True,
+    ZfsAnswer(
+        "property",
+        lambda zfs: zfs.has_property(NAME, "sync", "always"),
+        look(f"{NAME}\tsync\talways\tlocal\n"),
+        True,
     ),
-    Answer("exists", lambda zfs: zfs.exists(NAME), look(f"{NAME}\ttype\tvolume\t-\n"), True),
-    Answer(
-        "dependents", lambda zfs: zfs.dependents(NAME),
-        f"{NAME}\tclones\t-\t-\n{NAME}@s\tclones\ttank/c\t-\n", (f"{NAME}@s", "tank/c"),
+    ZfsAnswer("exists", lambda zfs: zfs.exists(NAME), look(f"{NAME}\ttype\tvolume\t-\n"), True),
+    ZfsAnswer(
+        "dependents",
+        lambda zfs: zfs.dependents(NAME),
+        f"{NAME}\tclones\t-\t-\n{NAME}@s\tclones\ttank/c\t-\n",
+        (f"{NAME}@s", "tank/c"),
     ),
-    Answer(
-        "capacity", lambda zfs: zfs.capacity("tank"),
-        "tank\tavailable\t1000\t-\ntank\tused\t24\t-\n", (1000, 1024),
+    ZfsAnswer(
+        "capacity",
+        lambda zfs: zfs.capacity("tank"),
+        "tank\tavailable\t1000\t-\ntank\tused\t24\t-\n",
+        (1000, 1024),
     ),
-    Answer("absent", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid=""), POOL, False, ABSENT, 1),
-    Answer("destroy absent", lambda zfs: zfs.destroy_zvol(NAME, uid=UID, guid=""), POOL, None,
-           ABSENT, 1),
-)  # fmt: skip
+    ZfsAnswer("absent", lambda zfs: zfs.has_zvol(NAME, uid=UID, guid=""), POOL, False, ABSENT, 1),
+    ZfsAnswer(
+        "destroy absent",
+        lambda zfs: zfs.destroy_zvol(NAME, uid=UID, guid=""),
+        POOL,
+        None,
+        ABSENT,
+        1,
+    ),
+)
 
 
 @pytest.mark.parametrize("fault", faults("zfs"))
-@pytest.mark.parametrize("answer", ANSWERS, ids=lambda each: each.name)
-def test_zfs(tools: Toolbox, answer: Answer, fault: str) -> None:
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
+def test_zfs(tools: Toolbox, answer: ZfsAnswer, fault: str) -> None:
     (tools.here / "out").write_text(answer.stdout)
     (tools.here / "err").write_text(answer.stderr)
     tools.add("zfs", f"cat {tools.here}/out; cat {tools.here}/err >&2; return {answer.rc}")
     assert answer.act(RealZfs(Quick())) == answer.right
     tools.break_at("zfs", 1, faults("zfs")[fault])
-    found = bounded(lambda: answer.act(RealZfs(Quick())))
-    assert isinstance(found, ZfsiloError) or found == answer.right
+    result = bounded(lambda: answer.act(RealZfs(Quick())))
+    assert isinstance(result, ZfsiloError) or result == answer.right
 
 
 # mkfs
 
 
-class Bench:
-    """A block adapter over a disk that is a file, with tools that can be broken."""
+class FormatBench:
+    """A block adapter with a file as its disk, and tools that can fail."""
 
     def __init__(self, root: Path, tools: Toolbox) -> None:
         self.sys = FakeSys(root)
@@ -198,14 +218,14 @@ class Bench:
     [(tool, name) for tool in ("mkfs.ext4", "blkid", "e2fsck") for name in faults(tool)],
 )
 def test_mkfs(tools: Toolbox, tmp_path: Path, tool: str, fault: str) -> None:
-    """Whichever call goes wrong, the filesystem is made in the end, and then never again."""
+    """After a fault in any call the filesystem is made by the next one, and then never again."""
     for call in CALLS:
         root = tmp_path / f"{call}"
         root.mkdir()
-        bench = Bench(root, tools)
+        bench = FormatBench(root, tools)
         tools.break_at(tool, call, faults(tool)[fault])
-        bounded(lambda bench=bench: bench.block.make_filesystem(DISK, FORMATTING))  # type: ignore[misc]
-        bounded(lambda bench=bench: bench.block.has_filesystem(DISK, FORMATTING))  # type: ignore[misc]
+        bounded(partial(bench.block.make_filesystem, DISK, FORMATTING))
+        bounded(partial(bench.block.has_filesystem, DISK, FORMATTING))
         tools.break_at(tool, 0, "")
         bench.block.make_filesystem(DISK, FORMATTING)
         assert bench.block.has_filesystem(DISK, FORMATTING)
@@ -214,9 +234,9 @@ def test_mkfs(tools: Toolbox, tmp_path: Path, tool: str, fault: str) -> None:
             file.write(b"data")
         tools.break_at("mkfs.ext4", 0, "")
         tools.break_at(tool, call, faults(tool)[fault])
-        bounded(lambda bench=bench: bench.block.make_filesystem(DISK, FORMATTING))  # type: ignore[misc]
+        bounded(partial(bench.block.make_filesystem, DISK, FORMATTING))
         if (tool, fault) not in TORN:
-            assert tools.calls("mkfs.ext4") == 0, "it was made a second time"
+            assert tools.calls("mkfs.ext4") == 0, "the filesystem was made a second time"
             assert bench.path.read_bytes()[40 * MIB : 40 * MIB + 4] == b"data"
 
 
@@ -227,7 +247,7 @@ def test_mkfs(tools: Toolbox, tmp_path: Path, tool: str, fault: str) -> None:
 def test_iscsiadm(
     tools: Toolbox, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A login that brought no disk is an error, and so is a logout after which it is there."""
+    """A login without a disk is an error, and so is a logout that leaves the disk."""
     monkeypatch.setattr(iscsi_module, "DISK_DEADLINE_S", 0.2)
     monkeypatch.setattr(iscsi_module, "LOGOUT_DEADLINE_S", 0.2)
     root = tmp_path / "iscsi"
@@ -254,11 +274,11 @@ def test_iscsiadm(
 
 @pytest.mark.parametrize("fault", faults("mount"))
 def test_mount(tools: Toolbox, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernel does not show as mounted is not mounted, whatever mount says."""
-    found = Superblock(type="ext4", uuid="", size_bytes=0, spare_bytes=0)
+    """A mount counts when it is in mountinfo, whatever mount(8) reports."""
+    present = Superblock(type="ext4", uuid="", size_bytes=0, spare_bytes=0)
     monkeypatch.setattr(mountinfo, "read", list)
-    monkeypatch.setattr(mount_module, "claim", lambda _path, _what: None)
-    monkeypatch.setattr(mount_module, "read_superblock", lambda _device: found)
+    monkeypatch.setattr(mount_module, "check_unused", lambda _path, _name: None)
+    monkeypatch.setattr(mount_module, "read_superblock", lambda _device: present)
     system = FakeSys(tmp_path)
     system.login(size_bytes=SIZE)
     for tool in ("mount", "umount", "e2fsck"):
@@ -270,6 +290,6 @@ def test_mount(tools: Toolbox, tmp_path: Path, fault: str, monkeypatch: pytest.M
     def stage() -> None:
         mounts.stage(DISK, path, fs_type="ext4", options=(), readonly=False, untouched=False)
 
-    says_done = fault in ("slow", "partial", "garbage", "nothing", "error and exit 0")
-    assert isinstance(bounded(stage), ZfsiloError) or says_done
+    exits_with_0 = fault in ("slow", "partial", "garbage", "nothing", "error and exit 0")
+    assert isinstance(bounded(stage), ZfsiloError) or exits_with_0
     assert not mounts.is_staged(DISK, path, options=(), readonly=False)

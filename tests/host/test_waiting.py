@@ -1,4 +1,4 @@
-"""Waiting for events, for the host's lock, and for a zvol's device."""
+"""Waiting for events, for the lock of the host, and for the device of a zvol."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_what_is_there_is_found_at_once() -> None:
+def test_a_result_is_returned_at_once() -> None:
     assert wait_for(lambda: "it", 0) == "it"
 
 
-def test_what_comes_is_found_and_what_does_not_is_none(tmp_path: Path) -> None:
+def test_a_later_result_is_returned_and_none_after_the_deadline(tmp_path: Path) -> None:
     path = tmp_path / "link"
     threading.Timer(0.2, path.touch).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert wait_for(path.exists, 10)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - started < 2
     assert wait_for(lambda: (tmp_path / "never").exists(), 0.1) is None
 
 
@@ -42,10 +42,10 @@ def test_the_lock_is_exclusive_and_waited_for(tmp_path: Path) -> None:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     fcntl.flock(other, fcntl.LOCK_EX)
     before = signal.getsignal(signal.SIGALRM)
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(Unavailable, match="holds"), host_lock(path, 0.3):
-        pytest.fail("the lock was given twice")
-    assert 0.2 < time.monotonic() - begun < 2
+        pytest.fail("the lock was granted twice")
+    assert 0.2 < time.monotonic() - started < 2
     assert signal.getsignal(signal.SIGALRM) is before
     threading.Timer(0.2, os.close, (other,)).start()
     with host_lock(path, 10):
@@ -60,6 +60,6 @@ def test_a_zvol_device_is_that_of_its_dataset(monkeypatch: pytest.MonkeyPatch) -
         zvol_device.device(ScriptedRunner(), "tank/other")
 
 
-def test_what_is_no_zvol_has_no_dataset(tmp_path: Path) -> None:
+def test_other_devices_have_no_dataset(tmp_path: Path) -> None:
     assert zvol_device.dataset_of("/dev/null") == ""
     assert zvol_device.dataset_of(str(tmp_path / "missing")) == ""

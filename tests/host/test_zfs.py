@@ -1,4 +1,4 @@
-"""zvols, against what ZFS 2.3.9 really said in the lab."""
+"""zvols, with the output of ZFS 2.3.9 as seen in the lab."""
 
 from __future__ import annotations
 
@@ -36,18 +36,21 @@ CREATE = (
 
 def has_zvol(*script: tuple[str, int, str, str], guid: str = "") -> bool:
     run = ScriptedRunner(*script)
-    found = RealZfs(run).has_zvol(NAME, uid=UID, guid=guid)
+    present = RealZfs(run).has_zvol(NAME, uid=UID, guid=guid)
     assert not run.script
-    return found
+    return present
 
 
 def create(*script: tuple[str, int, str, str]) -> None:
     run = ScriptedRunner(*script)
     RealZfs(run).create_zvol(
-        NAME, size_bytes=64 << 20, thin=True, volblocksize=16384,
+        NAME,
+        size_bytes=64 << 20,
+        thin=True,
+        volblocksize=16384,
         properties=(("compression", "lz4"), ("volmode", "dev")),
         marks=(("zfsilo:id", "v1"), ("zfsilo:uid", UID)),
-    )  # fmt: skip
+    )
     assert not run.script
 
 
@@ -69,28 +72,28 @@ def test_absent_only_when_its_pool_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "why"),
+    ("stdout", "why"),
     [
         (OURS.replace("volume", "filesystem", 1), "it is a filesystem"),
-        (OURS.replace(f"{UID}\tlocal", "-\t-"), "no mark of zfsilo"),
-        (OURS.replace("\tlocal", "\tinherited from tank"), "no mark of zfsilo"),
-        (OURS.replace("\tlocal", "\treceived"), "no mark of zfsilo"),
-        (OURS.replace(UID, "f" * 32), "the mark of volume fff"),
+        (OURS.replace(f"{UID}\tlocal", "-\t-"), "no local property zfsilo:uid"),
+        (OURS.replace("\tlocal", "\tinherited from tank"), "no local property zfsilo:uid"),
+        (OURS.replace("\tlocal", "\treceived"), "no local property zfsilo:uid"),
+        (OURS.replace(UID, "f" * 32), "it belongs to volume fff"),
         (OURS.replace("\t114\t", "\t115\t"), "its guid is 115, not 114"),
     ],
 )
-def test_not_ours(found: str, why: str) -> None:
+def test_not_ours(stdout: str, why: str) -> None:
     with pytest.raises(Conflict, match=why):
-        has_zvol((LOOK, 0, found, ""), guid="114")
+        has_zvol((LOOK, 0, stdout, ""), guid="114")
 
 
-def test_anything_else_is_no_answer() -> None:
+def test_any_other_error_is_raised() -> None:
     suspended = f"cannot open '{NAME}': pool I/O is currently suspended\n"
     with pytest.raises(Unavailable, match="suspended"):
         has_zvol((LOOK, 1, POOL, suspended))
     with pytest.raises(CommandFailed):
         has_zvol((LOOK, 1, POOL, "cannot open 'tank/v1': I/O error\n"))
-    with pytest.raises(CommandFailed):  # another dataset's absence proves nothing about ours
+    with pytest.raises(CommandFailed):  # another dataset is absent, not ours
         has_zvol((LOOK, 1, POOL, ABSENT.replace("v1", "v10")))
 
 
@@ -98,7 +101,7 @@ def test_create_is_one_command_with_the_marks() -> None:
     create((CREATE, 0, "", ""))
 
 
-def test_create_accepts_what_is_ours_already() -> None:
+def test_create_accepts_our_existing_zvol() -> None:
     exists = f"cannot create '{NAME}': dataset already exists\n"
     create((CREATE, 1, "", exists), (LOOK, 0, OURS, ""))
     with pytest.raises(Conflict):
@@ -106,9 +109,9 @@ def test_create_accepts_what_is_ours_already() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "error", "message"),
+    ("stderr", "error", "message"),
     [
-        ("cannot create 'tank/v1': out of space", ResourceExhausted, "no room"),
+        ("cannot create 'tank/v1': out of space", ResourceExhausted, "no space"),
         ("cannot create 'tank/v1': parent does not exist", FailedPrecondition, "dataset tank "),
         ("cannot open 'tank': no such pool", Unavailable, "not imported"),
         ("cannot create 'tank/v1': invalid property 'compresion'", InvalidArgument, "compresion"),
@@ -117,30 +120,30 @@ def test_create_accepts_what_is_ours_already() -> None:
         ("cannot create 'tank/v1': permission denied", CommandFailed, "permission denied"),
     ],
 )
-def test_create_refused(said: str, error: type[ZfsiloError], message: str) -> None:
+def test_create_refused(stderr: str, error: type[ZfsiloError], message: str) -> None:
     with pytest.raises(error, match=message) as caught:
-        create((CREATE, 1, "", f"{said}\n"))
+        create((CREATE, 1, "", f"{stderr}\n"))
     assert type(caught.value) is error
 
 
-def test_destroy_looks_first() -> None:
+def test_destroy_probes_first() -> None:
     destroy((LOOK, 0, OURS, ""), (f"zfs destroy {NAME}", 0, "", ""))
     destroy((LOOK, 1, POOL, ABSENT))
     with pytest.raises(Conflict):
         destroy((LOOK, 0, OURS.replace("114", "115"), ""))
 
 
-def test_destroy_names_children() -> None:
-    said = (
+def test_destroy_names_snapshots() -> None:
+    stderr = (
         f"cannot destroy '{NAME}': volume has children\n"
         f"use '-r' to destroy the following datasets:\n{NAME}@a\n{NAME}@b\n"
     )
     with pytest.raises(FailedPrecondition, match="tank/v1@a, tank/v1@b") as caught:
-        destroy((LOOK, 0, OURS, ""), (f"zfs destroy {NAME}", 1, "", said))
+        destroy((LOOK, 0, OURS, ""), (f"zfs destroy {NAME}", 1, "", stderr))
     assert caught.value.reason == "DEPENDENTS"
 
 
-def test_destroy_waits_for_udev_and_then_tells_who(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_destroy_waits_for_udev_and_then_names_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     busy = (f"zfs destroy {NAME}", 1, "", f"cannot destroy '{NAME}': dataset is busy\n")
     look = (LOOK, 0, OURS, "")
     destroy(look, busy, SETTLE, look, (f"zfs destroy {NAME}", 0, "", ""))
@@ -160,28 +163,30 @@ def test_a_move_makes_the_parent_once() -> None:
     there = (parent, 0, "tank/.trash\ttype\tfilesystem\t-\ntank\ttype\tfilesystem\t-\n", "")
     made = ("zfs create -o canmount=off -o mountpoint=none tank/.trash", 0, "", "")
     moved = (f"zfs rename {NAME} {TRASH}", 0, "", "")
-    for script in ([NOT_THERE, (LOOK, 0, OURS, ""), absent, made, moved],
-                   [NOT_THERE, (LOOK, 0, OURS, ""), there, moved],
-                   [(LOOK_THERE, 0, OURS.replace(NAME, TRASH), "")]):  # fmt: skip
+    for script in (
+        [NOT_THERE, (LOOK, 0, OURS, ""), absent, made, moved],
+        [NOT_THERE, (LOOK, 0, OURS, ""), there, moved],
+        [(LOOK_THERE, 0, OURS.replace(NAME, TRASH), "")],
+    ):
         run = ScriptedRunner(*script)
-        RealZfs(run).move(NAME, TRASH, uid=UID, guid="114")
+        RealZfs(run).rename(NAME, TRASH, uid=UID, guid="114")
         assert not run.script
 
 
-def test_a_zvol_at_neither_name_is_no_answer() -> None:
+def test_a_zvol_at_neither_name_is_an_error() -> None:
     run = ScriptedRunner(NOT_THERE, (LOOK, 1, POOL, ABSENT))
     with pytest.raises(FailedPrecondition, match="does not exist"):
-        RealZfs(run).is_moved(NAME, TRASH, uid=UID, guid="114")
+        RealZfs(run).is_renamed(NAME, TRASH, uid=UID, guid="114")
 
 
 def test_dependents_are_snapshots_and_their_clones() -> None:
     argv = "zfs get -Hp -r -d 1 -t volume,snapshot -o name,property,value,source clones " + NAME
     rows = f"{NAME}\tclones\t-\t-\n{NAME}@a\tclones\t\t-\n{NAME}@b\tclones\ttank/c,tank/d\t-\n"
-    found = RealZfs(ScriptedRunner((argv, 0, rows, ""))).dependents(NAME)
-    assert found == (f"{NAME}@a", f"{NAME}@b", "tank/c", "tank/d")
-    gone = ScriptedRunner((argv, 1, "", ABSENT), (f"{GET} type {NAME} tank", 1, POOL, ABSENT))
+    dependents = RealZfs(ScriptedRunner((argv, 0, rows, ""))).dependents(NAME)
+    assert dependents == (f"{NAME}@a", f"{NAME}@b", "tank/c", "tank/d")
+    absent = ScriptedRunner((argv, 1, "", ABSENT), (f"{GET} type {NAME} tank", 1, POOL, ABSENT))
     with pytest.raises(FailedPrecondition) as missing:
-        RealZfs(gone).dependents(NAME)
+        RealZfs(absent).dependents(NAME)
     assert missing.value.reason == "NO_DATASET"
 
 
@@ -193,10 +198,10 @@ def test_size_only_grows() -> None:
     RealZfs(ScriptedRunner((get, 0, size, ""))).set_size(NAME, 64 << 20)
     grown = (f"zfs set volsize=134217728 {NAME}", 0, "", "")
     RealZfs(ScriptedRunner((get, 0, size, ""), grown)).set_size(NAME, 128 << 20)
-    with pytest.raises(FailedPrecondition, match="never shrunk"):
+    with pytest.raises(FailedPrecondition, match="cannot be shrunk"):
         RealZfs(ScriptedRunner((get, 0, size, ""))).set_size(NAME, 32 << 20)
-    said = f"cannot set property for '{NAME}': size is greater than available space\n"
-    full = (grown[0], 1, "", said)
+    stderr = f"cannot set property for '{NAME}': size is greater than available space\n"
+    full = (grown[0], 1, "", stderr)
     with pytest.raises(ResourceExhausted):
         RealZfs(ScriptedRunner((get, 0, size, ""), full)).set_size(NAME, 128 << 20)
 
@@ -223,9 +228,9 @@ def test_set_and_inherit_a_property() -> None:
         NAME, "sync", "always"
     )
     RealZfs(ScriptedRunner((f"zfs inherit sync {NAME}", 0, "", ""))).set_property(NAME, "sync", "")
-    said = f"cannot set property for '{NAME}': 'sync' must be one of 'standard'\n"
+    stderr = f"cannot set property for '{NAME}': 'sync' must be one of 'standard'\n"
     with pytest.raises(InvalidArgument) as caught:
-        RealZfs(ScriptedRunner((f"zfs set sync=x {NAME}", 255, "", said))).set_property(
+        RealZfs(ScriptedRunner((f"zfs set sync=x {NAME}", 255, "", stderr))).set_property(
             NAME, "sync", "x"
         )
     assert caught.value.facts["property"] == "sync"
@@ -236,10 +241,15 @@ def test_capacity_and_list() -> None:
     run = ScriptedRunner((f"{GET} available,used tank", 0, stdout, ""))
     assert RealZfs(run).capacity("tank") == (700, 1000)
     rows = (
-        "guid\t5\t-", f"zfsilo:uid\t{UID}\tlocal", "zfsilo:id\tv1\tinherited from tank",
-        "zfsilo:mode\tBLOCK\tlocal", "volsize\t9\tlocal", "volblocksize\t4096\t-",
-        "refreservation\t0\tdefault", "origin\ttank/trashed@zfsilo-1\t-",
-    )  # fmt: skip
+        "guid\t5\t-",
+        f"zfsilo:uid\t{UID}\tlocal",
+        "zfsilo:id\tv1\tinherited from tank",
+        "zfsilo:mode\tBLOCK\tlocal",
+        "volsize\t9\tlocal",
+        "volblocksize\t4096\t-",
+        "refreservation\t0\tdefault",
+        "origin\ttank/trashed@zfsilo-1\t-",
+    )
     stdout = "".join(f"{NAME}\t{row}\n" for row in rows)
     argv = (
         "zfs get -Hp -r -t volume -o name,property,value,source guid,volsize,volblocksize,"
@@ -247,34 +257,52 @@ def test_capacity_and_list() -> None:
         "zfsilo:access_modes,zfsilo:hosts,zfsilo:labels,zfsilo:source_snapshot,"
         "zfsilo:source_volume tank"
     )
-    (found,) = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).list_zvols("tank")
-    assert (found.dataset, found.uid, found.guid) == (NAME, UID, "5")
-    assert dict(found.marks) == {"uid": UID, "mode": "BLOCK"}, "what is inherited is nobody's"
-    assert (found.size_bytes, found.volblocksize, found.thin) == (9, 4096, True)
-    assert found.origin == "tank/trashed"
+    (zvol,) = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).list_zvols("tank")
+    assert (zvol.dataset, zvol.uid, zvol.guid) == (NAME, UID, "5")
+    assert dict(zvol.marks) == {"uid": UID, "mode": "BLOCK"}, "inherited properties do not count"
+    assert (zvol.size_bytes, zvol.volblocksize, zvol.thin) == (9, 4096, True)
+    assert zvol.origin == "tank/trashed"
 
 
-def test_what_is_set_on_zvols_themselves() -> None:
+def test_own_properties_are_local_ones() -> None:
     argv = "zfs get -Hp -r -t volume -s local -o name,property,value,source all tank"
     stdout = f"{NAME}\tcompression\tzstd\tlocal\n{NAME}\tsync\talways\tlocal\n"
-    found = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).own_properties("tank")
-    assert found == {NAME: {"compression": "zstd", "sync": "always"}}
+    properties = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).own_properties("tank")
+    assert properties == {NAME: {"compression": "zstd", "sync": "always"}}
 
 
 @pytest.mark.parametrize(
-    "name", ["", "-r", "tank/../x", "tank/./x", "tank/", "/tank", "tank/a b", "tank/x@s", "tank\n",
-             "a" * 256, "1tank", "tank//x", "tank/$(id)"]
-)  # fmt: skip
-def test_names_that_go_nowhere(name: str) -> None:
+    "name",
+    [
+        "",
+        "-r",
+        "tank/../x",
+        "tank/./x",
+        "tank/",
+        "/tank",
+        "tank/a b",
+        "tank/x@s",
+        "tank\n",
+        "a" * 256,
+        "1tank",
+        "tank//x",
+        "tank/$(id)",
+    ],
+)
+def test_invalid_dataset_names(name: str) -> None:
     with pytest.raises(InvalidArgument):
         check_dataset(name)
     with pytest.raises(InvalidArgument):
         RealZfs(ScriptedRunner()).destroy_zvol(name, uid=UID, guid="")
 
 
-def test_words() -> None:
+def test_names_sizes_and_tables() -> None:
     assert check_dataset("tank/-odd/csi-x.y:z_1")
     assert [in_bytes(value) for value in ("16K", "1m", "none", "lz4", "10")] == [
-        "16384", "1048576", "0", "lz4", "10",
-    ]  # fmt: skip
+        "16384",
+        "1048576",
+        "0",
+        "lz4",
+        "10",
+    ]
     assert table("a\tb\tc\td\tlocal\n\n") == {"a": {"b": ("c\td", "local")}}

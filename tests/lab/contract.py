@@ -266,8 +266,8 @@ class Contract:
         """Check a foreign object in place of the mount point of a client."""
         path = next(s.path for s in steps_of("mount", MountPoint) if isinstance(s, MountPoint))
         with self.foreign("mount", MountPoint, "file in place of the mount point"):
-            self.host.mounts.make_point(path, file=True)
-        self.host.mounts.remove_point(path, file=True)
+            self.host.mounts.make_mountpoint(path, file=True)
+        self.host.mounts.remove_mountpoint(path, file=True)
         self.clean_up("mount")
 
     def _other_zvol(self, dataset: str) -> None:

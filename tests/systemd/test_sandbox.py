@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.examples import PLANS
-from zfsilod.engine.step import SandboxPart
 from zfsilod.systemd import sandbox
 from zfsilod.systemd.unit import on_the_wire
+
+if TYPE_CHECKING:
+    from zfsilod.engine.step import SandboxPart
 
 UNITS = Path(__file__).parents[2] / "units"
 DAEMON, WORKER = 1.5, 5.0  # at most

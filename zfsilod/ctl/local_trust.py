@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from contextlib import AbstractContextManager
 
-    from zfsilod.security.local_store import Store
+    from zfsilod.storage.store import Store
 
 
 def opened_store(args: Namespace, command: str) -> AbstractContextManager[Store]:

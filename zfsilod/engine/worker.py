@@ -1,32 +1,30 @@
-"""zfsilo-worker: runs operations, or rolls them back. The only process that changes the host.
+"""zfsilo-worker: runs operations or rolls them back. The only process that changes the host.
 
     zfsilo-worker [--state DIR] run UNIT
     zfsilo-worker [--state DIR] rollback UNIT
 
 A unit is named after its one operation, or after the batch whose operations it runs one by one.
 
-`run` and `rollback` are the whole engine. What they rely on:
+The functions `run` and `rollback` are the whole engine. They rely on three rules:
 
-* a mark is saved before its effect, so a move whose mark is `todo` was never begun;
-* probes, do and undo accept every half-made state (host/);
-* the claim of the operation keeps everybody else away from its facts.
+* a status is saved before the effect that it announces, so a PENDING action has had no effect;
+* `probe`, `do` and `undo` accept every half-made state of their step (host/);
+* the claims of an operation keep all other operations away from its resources.
 
-The process starts for every operation, so it imports no asyncio, no grpc and no D-Bus library.
+A worker starts for every operation, so it imports no asyncio, no grpc and no D-Bus library.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps in the store
+import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps for the store
+from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit
 from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
@@ -37,14 +35,12 @@ if TYPE_CHECKING:
     from zfsilod.host import Host
 
 STATE_DIRECTORY = Path("/var/lib/zfsilo")
-LOCK_DIRECTORY = Path("/run/zfsilo/op")
-LOCK_DEADLINE_S = 60
 
 Save = Callable[[Operation], Operation]
 
 
 def run(operation: Operation, host: Host, save: Save) -> Operation:
-    """Make the moves that are not made yet; stop before a remote one, which is the daemon's."""
+    """Do the actions that are not done yet; stop before a remote one, which the daemon does."""
     for index, action in enumerate(operation.actions):
         if action.status not in ("PENDING", "STARTED"):
             continue
@@ -52,13 +48,13 @@ def run(operation: Operation, host: Host, save: Save) -> Operation:
             return save(operation.but(state="WAITING"))
         took_ms, since = 0, time.monotonic()
         if action.step.probe(host) == action.up:
-            # What a killed run had begun and finished is ours to turn back; the rest was so before.
+            # If a killed run had started it, this operation did it, and a rollback reverts it.
             status: ActionStatus = "DONE" if action.status == "STARTED" else "UNCHANGED"
             if not action.up:
-                action.step.undo(host)  # "not so" may be half so: what is left of it goes too
+                action.step.undo(host)  # "false" may be half-made: the rest is removed too
         else:
             operation = save(operation.with_status(index, "STARTED"))
-            _make(action.step, host, up=action.up)
+            change(action.step, host, up=action.up)
             status = "DONE"
             took_ms = round(1000 * (time.monotonic() - since))
         operation = operation.with_status(index, status, took_ms=took_ms)
@@ -69,7 +65,7 @@ def run(operation: Operation, host: Host, save: Save) -> Operation:
 
 
 def rollback(operation: Operation, host: Host, save: Save, *, boot_id: str = "") -> Operation:
-    """Turn back what this operation made, last first, or finish it past its point of no return."""
+    """Revert the actions that this operation did, last first; finish it if that is impossible."""
     if past_return(operation, host):
         forward = forget_volatile(operation, boot_id, "PENDING")
         return run(forward.but(state="RUNNING"), host, save)
@@ -79,16 +75,16 @@ def rollback(operation: Operation, host: Host, save: Save, *, boot_id: str = "")
             continue
         step = action.step
         if isinstance(step, HostStep) and not step.sticky:
-            # Whatever its probe says, a begun move may be half made, and what a rollback that was
-            # cut here had begun to remove may be half gone: "not so" is turned back all the same.
+            # A STARTED action may be half done, and a rollback that was killed may have half
+            # removed it: it is reverted even if its probe says that nothing is there.
             if action.status == "STARTED" or step.probe(host) == action.up or action.up:
-                _make(step, host, up=not action.up)
+                change(step, host, up=not action.up)
         operation = save(operation.with_status(index, "REVERTED"))
     return save(operation.but(state="ROLLED_BACK"))
 
 
 def past_return(operation: Operation, host: Host) -> bool:
-    """Tell whether a final move was begun, unless it failed cleanly and nothing came of it."""
+    """Tell whether a final action was started, unless it failed cleanly and changed nothing."""
     finals = [
         action
         for action in operation.actions
@@ -98,11 +94,13 @@ def past_return(operation: Operation, host: Host) -> bool:
         return True
     if operation.failure is None:
         return bool(finals)
-    return any(not m.step.atomic or _host_step(m).probe(host) == m.up for m in finals)
+    return any(
+        not action.step.atomic or _host_step(action).probe(host) == action.up for action in finals
+    )
 
 
 def forget_volatile(operation: Operation, boot_id: str, status: ActionStatus) -> Operation:
-    """Give the volatile moves of an earlier boot another mark: the reboot has undone them."""
+    """Give the volatile actions of an earlier boot this status: the reboot has undone them."""
     if operation.boot_id == boot_id:
         return operation
     actions = tuple(
@@ -112,7 +110,8 @@ def forget_volatile(operation: Operation, boot_id: str, status: ActionStatus) ->
     return operation.but(actions=actions, boot_id=boot_id)
 
 
-def _make(step: HostStep, host: Host, *, up: bool) -> None:
+def change(step: HostStep, host: Host, *, up: bool) -> None:
+    """Make the fact of a step true or false."""
     if up:
         step.do(host)
     else:
@@ -128,7 +127,7 @@ def _host_step(action: Action) -> HostStep:
 
 
 class Worker:
-    """One operation with its store and its host, and what happens when a loop fails."""
+    """One operation with its store and its host; saves the failure when a loop fails."""
 
     def __init__(self, store: Store, host: Host, operation_id: str) -> None:
         self.store = store
@@ -143,7 +142,7 @@ class Worker:
         return operation
 
     def save(self, operation: Operation) -> Operation:
-        """Save a mark, or with the end of the operation its records, in one transaction."""
+        """Save the operation; when it has ended, its records too, in the same transaction."""
         with self.store.write() as txn:
             self.latest = (
                 txn.finish(operation, operation.state) if operation.ended else txn.put(operation)
@@ -157,27 +156,26 @@ class Worker:
         try:
             run(self.latest, self.host, self.save)
         except Exception as error:
-            self._look_again()
+            self._reload()
             if not self.latest.ended:
                 self.save(self.latest.but(state="FAILED", failure=self._failure(error)))
             raise
 
     def rollback(self) -> None:
-        """Roll the operation back; when that fails too it needs repair, and keeps its claims."""
+        """Roll the operation back; if that fails too, it needs repair and keeps its claims."""
         if self.latest.ended:
             return
         try:
             rollback(self.latest, self.host, self._save_rollback, boot_id=read_boot_id())
         except Exception as error:
-            self._look_again()
+            self._reload()
             if not self.latest.ended:
                 failure = self.latest.failure or self._failure(error)
-                attempts = self.latest.attempts + 1
-                self.save(self.latest.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts))
+                self.save(_needs_repair(self.latest, failure))
             raise
 
-    def _look_again(self) -> None:
-        """Read the operation anew: a save that failed may have been made all the same."""
+    def _reload(self) -> None:
+        """Read the operation again: a save that raised may have been committed all the same."""
         self.latest = self._load(self.latest.id)
 
     def _save_rollback(self, operation: Operation) -> Operation:
@@ -190,23 +188,38 @@ class Worker:
         step = action.description if action else ""
         if isinstance(error, ZfsiloError):
             return failure_of(error, step)
-        message = f"a defect in step {step!r}; the journal of this operation has the traceback"
+        message = f"internal error in step {step!r}; see the journal of this operation"
         return Failure(name=Internal.__name__, message=message, step=step)
 
 
-def work(store: Store, host: Host, unit: str, command: str) -> list[str]:
-    """Run or roll back what a unit is for; one failure stops no other. Return the complaints.
+def _needs_repair(operation: Operation, failure: Failure) -> Operation:
+    attempts = operation.attempts + 1
+    return operation.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts)
 
-    Raises NotFound when there is nothing of that name to run.
+
+def _stopped() -> Failure:
+    """Return the failure of a worker that was killed; systemd knows by what."""
+    result = os.environ.get("MONITOR_SERVICE_RESULT", "the daemon or the host went down")
+    return Failure(
+        name=Busy.__name__,
+        reason="STOPPED",
+        message=f"the operation was stopped before its end ({result}) and rolled back",
+    )
+
+
+def work(store: Store, host: Host, unit: str, command: str) -> list[str]:
+    """Run or roll back the operations of a unit and return their errors; a failed one stops none.
+
+    Raises NotFound when there is no operation to run.
     """
     with store.read() as txn:
-        found = txn.of_unit(unit)
-    if not found and command == "run":
+        operations = txn.of_unit(unit)
+    if not operations and command == "run":
         raise NotFound(f"there is no operation {unit}")
-    if found and found[0].batch:
-        host = host.surveyed(_datasets(found))  # one look at the pool serves them all
-    complaints = [_work_one(Worker(store, host, each.id), command) for each in found]
-    return [each for each in complaints if each]
+    if operations and operations[0].batch:
+        host = host.surveyed(_datasets(operations))  # one zfs process answers all their probes
+    errors = [_work_one(Worker(store, host, operation.id), command) for operation in operations]
+    return [error for error in errors if error]
 
 
 def _work_one(worker: Worker, command: str) -> str:
@@ -215,7 +228,7 @@ def _work_one(worker: Worker, command: str) -> str:
     except ZfsiloError as error:
         return f"{worker.latest.title}: {error.message}"
     except Exception:
-        import traceback  # 10 ms, which only a defect is worth
+        import traceback  # takes 10 ms, and is needed for an internal error only
 
         return traceback.format_exc()
     return ""
@@ -227,60 +240,24 @@ def _datasets(operations: list[Operation]) -> tuple[str, ...]:
 
 
 def _attempt(state: Path, unit: str, command: str) -> list[str]:
-    """Open the store, take the unit's lock, and do what is asked; return the complaints."""
+    """Open the store, lock the unit, and carry the command out; return the errors."""
     store = Store(state)
     try:
-        lock = _lock(LOCK_DIRECTORY if store.host == "real" else state / "op", unit)
+        lock = lock_unit(LOCK_DIRECTORY if store.host == "real" else state / "op", unit)
     except Busy as error:
         if command == "rollback":
-            _tell_stuck(store, unit, error)
+            _save_stuck(store, unit, error)
         raise
     return work(store, _open_host(store, state, lock), unit, command)
 
 
-def _tell_stuck(store: Store, unit: str, error: Busy) -> None:
-    """Show everybody that a rollback cannot begin: it is tried again, as one that failed."""
+def _save_stuck(store: Store, unit: str, error: Busy) -> None:
+    """Record that a rollback cannot start; it is retried like one that failed."""
     with store.write() as txn:
-        for each in txn.of_unit(unit):
-            if not each.ended:
-                failure = each.failure or failure_of(error, "lock the operation")
-                attempts = each.attempts + 1
-                txn.put(each.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts))
-
-
-def _stopped() -> Failure:
-    """Return the failure of a worker that could not say why it ended: systemd knows."""
-    result = os.environ.get("MONITOR_SERVICE_RESULT", "the daemon or the host went down")
-    return Failure(
-        name=Busy.__name__,
-        reason="STOPPED",
-        message=f"the operation was stopped before its end ({result}) and taken back",
-    )
-
-
-def _lock(directory: Path, operation_id: str) -> int:
-    """Take the operation's lock; every tool inherits it, so a tool that outlives us holds it."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory / f"{operation_id}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    with deadline(LOCK_DEADLINE_S, f"a tool of operation {operation_id} still runs"):
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
-
-
-@contextmanager
-def deadline(seconds: int, message: str) -> Iterator[None]:
-    """Raise Busy (reason STUCK) when the body takes longer; in the main thread only."""
-
-    def ring(_signal: int, _frame: object) -> None:
-        raise Busy(message, reason="STUCK")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for operation in txn.of_unit(unit):
+            if not operation.ended:
+                failure = operation.failure or failure_of(error, "lock the operation")
+                txn.put(_needs_repair(operation, failure))
 
 
 def _open_host(store: Store, state: Path, lock: int) -> Host:
@@ -294,7 +271,7 @@ def _open_host(store: Store, state: Path, lock: int) -> Host:
 
 
 def read_boot_id() -> str:
-    """Return the kernel's id of this boot; in a sandbox without /proc/sys the unit passes it on."""
+    """Return the kernel's id of this boot; a unit without /proc/sys gets it in its environment."""
     passed = os.environ.get("ZFSILO_BOOT_ID")
     if passed:
         return passed.replace("-", "")
@@ -302,7 +279,7 @@ def read_boot_id() -> str:
 
 
 def main() -> int:
-    """Run or roll back what a unit is for; exit 1 tells systemd to start the rollback."""
+    """Run or roll back the operations of a unit; exit code 1 lets systemd start the rollback."""
     arguments = sys.argv[1:]
     state = STATE_DIRECTORY
     if arguments[:1] == ["--state"]:
@@ -311,12 +288,12 @@ def main() -> int:
         sys.stderr.write("usage: zfsilo-worker [--state DIR] run|rollback UNIT\n")
         return 2
     try:
-        complaints = _attempt(state, arguments[1], arguments[0])
+        errors = _attempt(state, arguments[1], arguments[0])
     except ZfsiloError as error:
-        complaints = [error.message]
-    for complaint in complaints:
-        sys.stderr.write(f"{complaint}\n")
-    return 1 if complaints else 0
+        errors = [error.message]
+    for line in errors:
+        sys.stderr.write(f"{line}\n")
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

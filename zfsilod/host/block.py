@@ -1,10 +1,12 @@
-"""Filesystems on the disks of sessions: found, made once, grown. Never made over anything.
+"""Filesystems on the disks of iSCSI sessions: probed, made once on an empty disk, and grown.
 
-mkfs runs only on a disk that is proved empty: it is the volume's by serial and size, nobody else
-has it open, its first and last MiB read without error as zeros, and blkid finds nothing. (blkid
-alone proves nothing: it exits with 2 for an empty disk, a read error and a missing one alike.)
-Between that proof and the end of mkfs a file on this host says so. Thus what a killed mkfs left,
-which is neither empty nor a filesystem, is known to be ours: it is wiped, and made again.
+mkfs runs only on a disk that is proved to be empty: it has the serial and the size of the volume,
+it opens with O_EXCL, its first and last MiB are zeros, and `blkid -p` finds nothing. blkid(8) alone
+is no proof, since it exits with 2 for an empty disk, a read error and a missing disk alike.
+
+From that proof until mkfs has ended a file on this host, /var/lib/zfsilo/formatting/UUID, holds the
+serial of the disk. A half-made filesystem, which is neither empty nor valid, is then known to come
+from an interrupted mkfs: it is wiped and made again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, open_exclusively
 from zfsilod.host.mountpoints import resolved
-from zfsilod.host.regenerate_uuid import renew
+from zfsilod.host.regenerate_uuid import regenerate_uuid
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.names import UUID
@@ -36,157 +38,182 @@ CHECK_TIMEOUT_S = 300
 MAKE_TIMEOUT_S = 600
 GROW_TIMEOUT_S = 600
 BLKID_TIMEOUT_S = 30
-FOUND_NOTHING = 2  # blkid(8)
+BLKID_NOTHING, BLKID_AMBIVALENT = 2, 8  # exit codes of blkid(8)
 
-# No label. No discard: a new zvol has nothing to discard, and one of terabytes takes minutes. No
-# blocks reserved for root: a volume is for data, and its user expects the size that was asked for.
+# mke2fs(8), mkfs.xfs(8). No label. No discard: a new zvol has nothing to discard, and it takes
+# minutes on one of terabytes. No blocks reserved for root: the user expects the requested size.
 MAKE = {
     "ext4": ("mkfs.ext4", "-q", "-m", "0", "-E", "nodiscard", "-U", "{uuid}"),
     "xfs": ("mkfs.xfs", "-q", "-K", "-m", "uuid={uuid}"),
 }
-CHECK = {"ext4": ("e2fsck", "-f", "-n"), "xfs": ("xfs_repair", "-n")}  # they change nothing
-CHECKED = (0, 1, 2, 4, 8)  # whole or torn; any other code says nothing of the filesystem
+CHECK = {"ext4": ("e2fsck", "-f", "-n"), "xfs": ("xfs_repair", "-n")}  # read-only checks
+CHECKED = (0, 1, 2, 4, 8)  # valid or damaged; any other exit code means that the check failed
 
 XFS_GEOMETRY = 0x80705864  # XFS_IOC_FSGEOMETRY_V1 of <xfs/xfs_fs.h>
 XFS_GEOMETRY_BYTES = 112
-XFS_MIN_GROUP_BLOCKS = 64  # a last group of fewer is dropped: xfs_growfs_data_private()
+XFS_MIN_GROUP_BLOCKS = 64  # xfs_growfs_data_private() drops a last group of fewer blocks
 
 
 class RealBlock:
-    """Filesystems on this host's disks."""
+    """The filesystems on the disks of this host; see BlockAdapter."""
 
     def __init__(self, run: Runner, disks: Disks, proofs: Path = PROOFS) -> None:
         self._run = run
         self._disks = disks
         self._proofs = proofs
 
-    # Found
+    # Probing
 
     def has_filesystem(self, disk: Disk, filesystem: Filesystem) -> bool:
         device = self._disks.need(disk)
-        found = read_superblock(device)
+        present = read_superblock(device)
         if filesystem.state == "READY":
-            self._check_known(device, found, filesystem)
+            self._check_known(device, present, filesystem)
             return True
-        if found is None and not self._is_torn(disk, filesystem) and not _is_empty(device):
-            raise self._occupied(device)
-        return self._carries(device, found, filesystem)
+        if present is None and not self._is_torn(disk, filesystem) and not _is_empty(device):
+            raise self._not_empty(device)
+        return self._is_usable(device, present, filesystem)
 
     def _check_known(
-        self, device: Device, found: Superblock | None, filesystem: Filesystem
+        self, device: Device, present: Superblock | None, filesystem: Filesystem
     ) -> Superblock:
-        """Return a filesystem that must be there. Raises Conflict: it is another, or none."""
+        """Return the present filesystem, with the UUID of the volume or of its origin.
+
+        Raises Conflict (FILESYSTEM_LOST) when it is missing or another.
+        """
         known = {filesystem.uuid, filesystem.origin}
-        if found is None or found.type != filesystem.type or found.uuid not in known:
-            raise self._lost(device, found, filesystem)
-        return found
-
-    # A clone's
-
-    def is_renewed(self, disk: Disk, filesystem: Filesystem) -> bool:
-        device = self._disks.need(disk)
-        found = self._check_known(device, read_superblock(device), filesystem)
-        return found.uuid == filesystem.uuid
-
-    def renew(self, disk: Disk, filesystem: Filesystem) -> None:
-        device = self._disks.need(disk)
-        found = self._check_known(device, read_superblock(device), filesystem)
-        if found.uuid == filesystem.uuid:
-            return
-        renew(self._run, device, found.type, filesystem.uuid, checksums=found.checksums)
-        if not self.is_renewed(disk, filesystem):
-            raise Unavailable(f"{device.path} kept its UUID", device=str(device.path))
+        if present is None or present.type != filesystem.type or present.uuid not in known:
+            raise self._lost(device, present, filesystem)
+        return present
 
     def find_filesystem(self, disk: Disk) -> Filesystem:
         device = self._disks.need(disk)
-        found = read_superblock(device)
-        if found is None:
-            raise FailedPrecondition(f"the disk {device.path} has no filesystem of ours")
-        return Filesystem(state="READY", type=found.type, uuid=found.uuid)
+        present = read_superblock(device)
+        if present is None:
+            raise FailedPrecondition(f"the disk {device.path} has no filesystem")
+        return Filesystem(state="READY", type=present.type, uuid=present.uuid)
 
-    def _carries(self, device: Device, found: Superblock | None, filesystem: Filesystem) -> bool:
-        """Tell whether a filesystem that was found can be used, whether ours or adopted."""
-        if found is None:
+    def _is_usable(
+        self, device: Device, present: Superblock | None, filesystem: Filesystem
+    ) -> bool:
+        """Tell whether the present filesystem is used: adopted, or made completely by zfsilo."""
+        if present is None:
             return False
-        if found.type != filesystem.type:
+        if present.type != filesystem.type:
             raise Conflict(
-                f"the disk {device.path} carries {found.type} {found.uuid} already, "
-                f"not {filesystem.type}: it is never formatted again",
-                reason="OTHER_FILESYSTEM", device=str(device.path), found=found.type,
-            )  # fmt: skip
-        return found.uuid != filesystem.uuid or self._is_whole(device, found.type)
+                f"the disk {device.path} has a filesystem already, {present.type} {present.uuid}, "
+                f"and is not formatted again with {filesystem.type}",
+                reason="OTHER_FILESYSTEM",
+                device=str(device.path),
+                found=present.type,
+            )
+        return present.uuid != filesystem.uuid or self._is_complete(device, present.type)
 
-    def _is_whole(self, device: Device, kind: str) -> bool:
-        """Tell whether our own mkfs came to its end, by a check that changes nothing."""
-        argv = [*CHECK[kind], str(device.path)]
+    def _is_complete(self, device: Device, fs_type: str) -> bool:
+        """Tell whether mkfs has ended, by a check that changes nothing: `e2fsck -n`."""
+        argv = [*CHECK[fs_type], str(device.path)]
         return self._run(argv, timeout_s=CHECK_TIMEOUT_S, ok=CHECKED).rc == 0
 
-    def _lost(self, device: Device, found: Superblock | None, expected: Filesystem) -> Conflict:
-        what = f"{found.type} {found.uuid}" if found else self._named(device) or "nothing"
+    def _lost(self, device: Device, present: Superblock | None, expected: Filesystem) -> Conflict:
+        content = f"{present.type} {present.uuid}" if present else self._content(device)
+        content = content or "nothing"
         return Conflict(
-            f"the disk {device.path} has {what}, though the server says that it has "
-            f"{expected.type} {expected.uuid}: nothing is done to it",
-            reason="FILESYSTEM_LOST", device=str(device.path), found=what,
-        )  # fmt: skip
+            f"the disk {device.path} has {content}, but the server reports "
+            f"{expected.type} {expected.uuid}; the disk is left unchanged",
+            reason="FILESYSTEM_LOST",
+            device=str(device.path),
+            found=content,
+        )
 
-    def _occupied(self, device: Device) -> Conflict:
-        what = self._named(device) or "data that is no filesystem we know"
+    def _not_empty(self, device: Device) -> Conflict:
+        content = self._content(device) or "unknown data"
         return Conflict(
-            f"the disk {device.path} is not empty, it has {what}: it is never formatted",
-            reason="NOT_EMPTY", device=str(device.path), found=what,
-        )  # fmt: skip
+            f"the disk {device.path} is not empty and is not formatted: it has {content}",
+            reason="NOT_EMPTY",
+            device=str(device.path),
+            found=content,
+        )
 
-    def _named(self, device: Device) -> str:
-        """Return what blkid calls the content of a disk; "" when it finds nothing."""
+    def _content(self, device: Device) -> str:
+        """Return the content of a disk as blkid(8) names it; "" when it finds no signature."""
         argv = ["blkid", "-p", "-o", "export", str(device.path)]
-        done = self._run(argv, timeout_s=BLKID_TIMEOUT_S, ok=(0, FOUND_NOTHING, 8))
+        ok = (0, BLKID_NOTHING, BLKID_AMBIVALENT)
+        done = self._run(argv, timeout_s=BLKID_TIMEOUT_S, ok=ok)
         lines = (line.partition("=") for line in done.stdout.splitlines())
-        said = {name: value for name, _, value in lines}
-        names = [said[key] for key in ("TYPE", "PTTYPE", "UUID") if key in said]
-        return " ".join(names) or ("signatures of more than one kind" if done.rc == 8 else "")
+        tags = {name: value for name, _, value in lines}
+        content = " ".join(tags[name] for name in ("TYPE", "PTTYPE", "UUID") if name in tags)
+        if done.rc == BLKID_AMBIVALENT:
+            return content or "several conflicting signatures"
+        return content
 
-    # Made
+    # The UUID of a clone's filesystem
+
+    def has_own_uuid(self, disk: Disk, filesystem: Filesystem) -> bool:
+        device = self._disks.need(disk)
+        present = self._check_known(device, read_superblock(device), filesystem)
+        return present.uuid == filesystem.uuid
+
+    def regenerate_uuid(self, disk: Disk, filesystem: Filesystem) -> None:
+        device = self._disks.need(disk)
+        present = self._check_known(device, read_superblock(device), filesystem)
+        if present.uuid == filesystem.uuid:
+            return
+        regenerate_uuid(
+            self._run, device, present.type, filesystem.uuid, checksums=present.checksums
+        )
+        if not self.has_own_uuid(disk, filesystem):
+            raise Unavailable(
+                f"the filesystem on {device.path} still has its old UUID", device=str(device.path)
+            )
+
+    # Making
 
     def make_filesystem(self, disk: Disk, filesystem: Filesystem) -> None:
         _check_request(filesystem)
         device = self._disks.need(disk)
         if device.size_bytes != disk.size_bytes:
             raise Conflict(
-                f"the disk {device.path} has {device.size_bytes} bytes, not {disk.size_bytes}: "
-                "grow the volume here first",
-                reason="OTHER_SIZE", device=str(device.path),
-            )  # fmt: skip
-        if self._carries(device, read_superblock(device), filesystem):
+                f"the disk {device.path} has {device.size_bytes} bytes, not {disk.size_bytes}; "
+                "grow the volume on this host first",
+                reason="OTHER_SIZE",
+                device=str(device.path),
+            )
+        if self._is_usable(device, read_superblock(device), filesystem):
             return
         self._prove_empty(disk, device, filesystem)
         self._make(device, filesystem)
-        found = read_superblock(device)
-        if found is None or found.uuid != filesystem.uuid:
-            raise Unavailable(f"mkfs left no filesystem on {device.path}", device=str(device.path))
+        present = read_superblock(device)
+        if present is None or present.uuid != filesystem.uuid:
+            raise Unavailable(
+                f"mkfs made no filesystem on the disk {device.path}", device=str(device.path)
+            )
         self._proof(filesystem).unlink(missing_ok=True)
 
     def _prove_empty(self, disk: Disk, device: Device, filesystem: Filesystem) -> None:
+        """Prove that a disk is empty, or wipe what an interrupted mkfs left; save the proof.
+
+        Raises Conflict (NOT_EMPTY) for any other content.
+        """
         descriptor = open_exclusively(device.path, "the disk", os.O_RDWR | os.O_DIRECT)
         try:
             if not _ends_are_zero(descriptor, device.size_bytes):
                 if not self._is_ours(disk, device, filesystem):
-                    raise self._occupied(device)
+                    raise self._not_empty(device)
                 _zero_ends(descriptor, device.size_bytes)
-            if self._named(device):
-                raise self._occupied(device)
+            if self._content(device):
+                raise self._not_empty(device)
             self._proofs.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write_durably(self._proof(filesystem), disk.serial)
         finally:
             os.close(descriptor)
 
     def _is_ours(self, disk: Disk, device: Device, filesystem: Filesystem) -> bool:
-        found = read_superblock(device)
-        return self._is_torn(disk, filesystem) or (
-            found is not None and found.uuid == filesystem.uuid
-        )
+        present = read_superblock(device)
+        has_our_uuid = present is not None and present.uuid == filesystem.uuid
+        return has_our_uuid or self._is_torn(disk, filesystem)
 
     def _is_torn(self, disk: Disk, filesystem: Filesystem) -> bool:
-        """Tell whether what is on the disk can only be from a mkfs of ours that did not end."""
+        """Tell whether an interrupted mkfs of zfsilo may have left the content of a disk."""
         proof = self._proof(filesystem)
         return proof.exists() and proof.read_text() == disk.serial
 
@@ -195,30 +222,31 @@ class RealBlock:
         return self._proofs / filesystem.uuid
 
     def _make(self, device: Device, filesystem: Filesystem) -> None:
-        words = [word.format(uuid=filesystem.uuid) for word in MAKE[filesystem.type]]
-        done = self._run([*words, str(device.path)], timeout_s=MAKE_TIMEOUT_S, ok=(0, 1))
+        argv = [word.format(uuid=filesystem.uuid) for word in MAKE[filesystem.type]]
+        done = self._run([*argv, str(device.path)], timeout_s=MAKE_TIMEOUT_S, ok=(0, 1))
         if done.rc == 0:
             return
         if "\nFilesystem must be larger than" in f"\n{done.stderr}":
             raise FailedPrecondition(
-                f"{device.size_bytes} bytes are too few for {filesystem.type}: it needs 300 MiB",
+                f"the disk {device.path} has {device.size_bytes} bytes, too few for "
+                f"{filesystem.type}; grow the volume to 300 MiB",
                 reason="TOO_SMALL",
             )
         raise done.failed()
 
-    # Grown
+    # Growing
 
-    def fills(self, disk: Disk, path: str) -> bool:
+    def is_grown(self, disk: Disk, path: str) -> bool:
         device = self._disks.need(disk)
         mount = mountinfo.at(resolved(path), mountinfo.read())
         if mount is None or mount.number != device.number:
             return False
         if mount.readonly or device.readonly:
-            return True  # it cannot grow now, and has nothing to write that needed it
+            return True  # it cannot grow now, and needs no space while it takes no writes
         if mount.type == "xfs":
             return _xfs_fills(path, device.size_bytes)
-        found = read_superblock(device)
-        return found is not None and found.fills(device.size_bytes)
+        present = read_superblock(device)
+        return present is not None and present.fills(device.size_bytes)
 
     def grow(self, disk: Disk, path: str) -> None:
         device = self._disks.need(disk)
@@ -231,19 +259,25 @@ class RealBlock:
 
 
 def read_superblock(device: Device) -> Superblock | None:
-    """Return the filesystem at the start of a disk, or None. A read error is no answer."""
+    """Return the superblock on a disk; None when it has none.
+
+    Raises Unavailable (READ_ERROR) when the disk cannot be read.
+    """
     try:
         with device.path.open("rb", buffering=0) as file:
             return superblock.parse(file.read(superblock.BYTES))
     except OSError as error:
-        raise _unreadable(device.path, error) from error
+        raise _read_error(device.path, error) from error
 
 
 def _check_request(filesystem: Filesystem) -> None:
     if filesystem.state != "FORMATTING":
-        raise FailedPrecondition("nothing is formatted before the server has noted it")
+        raise FailedPrecondition("the disk is not formatted before the server has recorded it")
     if filesystem.type not in MAKE or not UUID.fullmatch(filesystem.uuid):
-        raise InvalidArgument(f"no filesystem {filesystem.type[:20]!r} {filesystem.uuid[:40]!r}")
+        raise InvalidArgument(
+            f"invalid filesystem {filesystem.type[:20]!r} with UUID {filesystem.uuid[:40]!r}; "
+            f"use one of {', '.join(MAKE)}"
+        )
 
 
 def _is_empty(device: Device) -> bool:
@@ -259,18 +293,19 @@ def _ends(size_bytes: int) -> tuple[int, int]:
 
 
 def _ends_are_zero(descriptor: int, size_bytes: int) -> bool:
-    """Read the first and the last MiB from the disk itself: an older copy in memory proves nothing.
+    """Tell whether the first and the last MiB are zeros, past the page cache: O_DIRECT, open(2).
 
-    Every signature that blkid knows lies there.
+    Every signature that libblkid knows is in one of them. Raises Unavailable when a part cannot
+    be read.
     """
-    with mmap.mmap(-1, MIB) as buffer:  # direct reads need memory that begins at a page
+    with mmap.mmap(-1, MIB) as buffer:  # O_DIRECT needs memory that is aligned to a page
         for offset in _ends(size_bytes):
             try:
                 count = os.preadv(descriptor, [buffer], offset)
             except OSError as error:
-                raise _unreadable(Path(f"/proc/self/fd/{descriptor}"), error) from error
+                raise _read_error(Path(f"/proc/self/fd/{descriptor}"), error) from error
             if count < min(MIB, size_bytes):
-                raise Unavailable(f"only {count} bytes at {offset} of the disk could be read")
+                raise Unavailable(f"only {count} bytes of the disk could be read at {offset}")
             if buffer[:count].strip(b"\0"):
                 return False
     return True
@@ -292,7 +327,10 @@ def _write_durably(path: Path, text: str) -> None:
 
 
 def _xfs_fills(path: str, device_bytes: int) -> bool:
-    """Ask the mounted filesystem: what XFS has on disk is older than what it knows."""
+    """Tell whether a mounted XFS is as large as its device allows: XFS_IOC_FSGEOMETRY_V1.
+
+    The mounted filesystem is asked, since its superblock on disk may be out of date.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         geometry = bytearray(XFS_GEOMETRY_BYTES)
@@ -301,12 +339,12 @@ def _xfs_fills(path: str, device_bytes: int) -> bool:
         os.close(descriptor)
     block_bytes, _, group_blocks = struct.unpack_from("=III", geometry)
     blocks = struct.unpack_from("=Q", geometry, 32)[0]
-    left = device_bytes // block_bytes - blocks
-    whole_groups = blocks % group_blocks == 0
-    return bool(left == 0 or (whole_groups and 0 < left < XFS_MIN_GROUP_BLOCKS))
+    spare = device_bytes // block_bytes - blocks
+    full_groups = blocks % group_blocks == 0
+    return bool(spare == 0 or (full_groups and 0 < spare < XFS_MIN_GROUP_BLOCKS))
 
 
-def _unreadable(path: Path, error: OSError) -> Unavailable:
+def _read_error(path: Path, error: OSError) -> Unavailable:
     return Unavailable(
         f"{path.resolve()} cannot be read: {error.strerror}", reason="READ_ERROR", device=str(path)
     )

@@ -1,8 +1,8 @@
-"""Small steps in configfs, each one system call, with typed errors from errno.
+"""Objects, attributes and links in configfs: one system call each, with typed errors from errno.
 
-Source: Documentation/filesystems/configfs.rst of the kernel. A folder made there is a kernel
-object: it comes with files (attributes) and folders of its own, and goes only when nothing that
-was made below it is left.
+Documentation/filesystems/configfs.rst of the kernel: mkdir(2) makes a kernel object, which appears
+with its attributes (files) and its default groups (directories); rmdir(2) removes it, and fails
+with ENOTEMPTY or EBUSY while an object or a link that was made below it is left.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ ERRORS: dict[int, type[ZfsiloError]] = {
 
 
 class Configfs:
-    """Kernel objects below one folder; paths are relative to it."""
+    """The kernel objects below one directory; all paths are relative to it.
+
+    Each method raises the error that ERRORS lists for the errno of its system call, CommandFailed
+    for any other errno.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -51,35 +55,36 @@ class Configfs:
         return (self.root / path).exists()
 
     def names(self, path: str) -> list[str]:
-        """Return the names of the folders at a path; none when there is no such path."""
-        with _typed(f"list {path}"):
+        """Return the names of the directories at a path; none when the path does not exist."""
+        with _typed_errors(f"list {path}"):
             try:
                 with os.scandir(self.root / path) as entries:
-                    return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+                    folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+                    return sorted(folder.name for folder in folders)
             except FileNotFoundError:
                 return []
 
     def links(self, path: str) -> dict[str, Path]:
-        """Return the links at a path, each with what it leads to."""
-        with _typed(f"list {path}"):
+        """Return the targets of the links at a path, by the names of the links."""
+        with _typed_errors(f"list {path}"):
             try:
                 with os.scandir(self.root / path) as entries:
-                    found = [entry.path for entry in entries if entry.is_symlink()]
+                    links = [Path(entry.path) for entry in entries if entry.is_symlink()]
             except FileNotFoundError:
                 return {}
-        return {Path(each).name: Path(each).resolve() for each in found}
+        return {link.name: link.resolve() for link in links}
 
     def read(self, path: str) -> str | None:
-        """Return an attribute's value without its newline; None when there is none."""
-        with _typed(f"read {path}"):
+        """Return the value of an attribute without its newline; None when it does not exist."""
+        with _typed_errors(f"read {path}"):
             try:
                 return (self.root / path).read_text().removesuffix("\n")
             except FileNotFoundError:
                 return None
 
     def write(self, path: str, value: str) -> None:
-        """Set an attribute, in one write and without a newline, which would become part of it."""
-        with _typed(f"write {path}"):
+        """Set an attribute with one write(2), without a newline: LIO stores it with the value."""
+        with _typed_errors(f"write {path}"):
             descriptor = os.open(self.root / path, os.O_WRONLY)
             try:
                 os.write(descriptor, value.encode())
@@ -87,38 +92,39 @@ class Configfs:
                 os.close(descriptor)
 
     def make(self, path: str) -> None:
-        """Make an object, unless it is there."""
-        with _typed(f"make {path}"):
+        """Make an object unless it exists."""
+        with _typed_errors(f"make {path}"):
             (self.root / path).mkdir(exist_ok=True)
 
     def remove(self, path: str) -> None:
-        """Remove an object, unless it is gone."""
-        with _typed(f"remove {path}"):
+        """Remove an object if it exists."""
+        with _typed_errors(f"remove {path}"):
             try:
                 (self.root / path).rmdir()
             except FileNotFoundError:
                 return
 
     def link(self, path: str, to: str) -> None:
-        """Link one object into another, unless it is."""
-        with _typed(f"link {path}"):
+        """Make a link at `path` to the object `to`, unless a link exists there."""
+        with _typed_errors(f"link {path}"):
             if (self.root / path).is_symlink():
                 return
             (self.root / path).symlink_to(self.root / to)
 
     def unlink(self, path: str) -> None:
-        """Take a link away, unless it is gone."""
-        with _typed(f"unlink {path}"):
+        """Remove a link if it exists."""
+        with _typed_errors(f"unlink {path}"):
             (self.root / path).unlink(missing_ok=True)
 
 
 @contextmanager
-def _typed(what: str) -> Iterator[None]:
+def _typed_errors(action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         number = error.errno or 0
         raise ERRORS.get(number, CommandFailed)(
-            f"the kernel's target did not {what}: {os.strerror(number)}",
-            action=what, errno=errno.errorcode.get(number, ""),
-        ) from error  # fmt: skip
+            f"the kernel's iSCSI target failed to {action}: {os.strerror(number)}",
+            action=action,
+            errno=errno.errorcode.get(number, ""),
+        ) from error

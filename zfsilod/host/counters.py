@@ -1,4 +1,9 @@
-"""What the kernel counts of volumes and sessions: files only, no process, for the metrics."""
+"""The kernel's counters of exported volumes and iSCSI sessions, read from sysfs and configfs.
+
+For the metrics: no process is started, and a counter that cannot be read is left out.
+drivers/target/target_core_stat.c (scsi_lu) and drivers/target/iscsi/iscsi_target_stat.c
+(iscsi_instance) of the kernel.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MEBIBYTE = 1 << 20
-# File of LIO's statistics of a logical unit, and what one of it is.
+# Attributes of statistics/scsi_lu, and the unit of each.
 LIO_COUNTS = {"num_cmds": 1, "read_mbytes": MEBIBYTE, "write_mbytes": MEBIBYTE}
 
 
 class Counters:
-    """The counters below /sys, or below a folder that a test made."""
+    """The counters below /sys."""
 
     def __init__(self, root: Path = Path("/sys")) -> None:
         self._target = root / "kernel/config/target"
         self._sessions = root / "class/iscsi_session"
 
     def volume(self, uid: str) -> tuple[int, int, int] | None:
-        """Return commands, bytes read and bytes written of an exported volume since its export."""
+        """Return commands, bytes read and bytes written of a volume since it was exported.
+
+        None when the volume is not exported.
+        """
         folder = self._target / f"core/iblock_0/zfsilo-{uid}/statistics/scsi_lu"
         counts = [_number(folder / name) for name in LIO_COUNTS]
         if None in counts:
@@ -32,7 +40,7 @@ class Counters:
         return commands, read, written
 
     def served_sessions(self, uids: Iterable[str], prefix: str) -> int:
-        """Return how many sessions other hosts have with the targets of these volumes."""
+        """Return the number of sessions of clients with the targets of these volumes."""
         counts = (
             _number(
                 self._target / f"iscsi/{prefix}:{uid}/fabric_statistics/iscsi_instance/sessions"
@@ -42,9 +50,9 @@ class Counters:
         return sum(count or 0 for count in counts)
 
     def own_sessions(self) -> int:
-        """Return how many sessions this host has as an initiator, zfsilo's and others."""
+        """Return the number of sessions of this host's initiator, with any target."""
         try:
-            return sum(1 for _each in self._sessions.iterdir())
+            return len(list(self._sessions.iterdir()))
         except OSError:
             return 0
 

@@ -1,8 +1,8 @@
-"""The disks of iSCSI sessions as sysfs shows them, and whether somebody uses a block device.
+"""iSCSI sessions and their disks in sysfs, and the users of a block device.
 
-Source: drivers/scsi/scsi_transport_iscsi.c for /sys/class/iscsi_session, and
-Documentation/ABI/*/sysfs-block of the kernel. A disk is told by the target's name, never by its
-own: sdX is whatever was free when it appeared.
+drivers/scsi/scsi_transport_iscsi.c of the kernel has the attributes of /sys/class/iscsi_session;
+Documentation/ABI/stable/sysfs-block those of /sys/block. A disk is looked up by the name of its
+target and checked by its serial, never by a name such as sda, which may change at each login.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 SYS = Path("/sys")
 DEV = Path("/dev")
 RUN = Path("/run")
-SECTOR_BYTES = 512  # the unit of /sys/block/*/size, whatever the disk's own sectors are
+SECTOR_BYTES = 512  # the unit of /sys/block/*/size, independent of the disk's sectors
 LOGGED_IN = "LOGGED_IN"
-FAILED = "FAILED"  # the connection was lost, and iscsid tries to get it back
+FAILED = "FAILED"  # the connection was lost, and iscsid tries to restore it
 VPD_HEADER_BYTES = 4
-PAGE_BYTES = 4096  # which O_DIRECT can read at once of any disk
+PAGE_BYTES = 4096  # a size that O_DIRECT accepts on any disk
 
 
-class Session:
-    """An iSCSI session of this host."""
+class IscsiSession:
+    """An iSCSI session of this host: a directory in /sys/class/iscsi_session."""
 
     def __init__(self, target: str, folder: Path) -> None:
         self.target = target
@@ -41,12 +41,12 @@ class Session:
 
     @property
     def sid(self) -> str:
-        """The number by which iscsiadm knows it."""
+        """The number of the session, as `iscsiadm -m session -r` takes it."""
         return self.folder.name.removeprefix("session")
 
     @property
     def state(self) -> str:
-        """LOGGED_IN, FAILED or FREE; "" when it is gone."""
+        """LOGGED_IN, FAILED or FREE; "" when the session has ended."""
         return read(self.folder / "state")
 
 
@@ -60,22 +60,22 @@ class Device:
 
     @property
     def number(self) -> str:
-        """Major and minor number, as mountinfo has it: 8:0."""
+        """The device number as major:minor, as in proc_pid_mountinfo(5): "8:0"."""
         return read(self.folder / "dev")
 
     @property
     def size_bytes(self) -> int:
-        """The size that the kernel believes it has."""
+        """The size that the kernel last read from the target."""
         return int(read(self.folder / "size") or 0) * SECTOR_BYTES
 
     @property
     def readonly(self) -> bool:
-        """Whether it is write-protected, by the target or here."""
+        """Whether the disk is write-protected, by the target or on this host."""
         return read(self.folder / "ro") == "1"
 
     @property
     def serial(self) -> str:
-        """The unit serial that the target gave it: page 0x80 of its vital product data."""
+        """The unit serial number of the target: SPC, vital product data page 0x80. "" if none."""
         try:
             page = (self.folder / "device/vpd_pg80").read_bytes()
         except OSError:
@@ -84,63 +84,69 @@ class Device:
 
 
 class Disks:
-    """Finds sessions and their disks."""
+    """The iSCSI sessions of this host and their disks."""
 
     def __init__(self, sys: Path = SYS, dev: Path = DEV, run: Path = RUN) -> None:
         self.sys = sys
         self.dev = dev
         self.run = run
 
-    def sessions(self, prefix: str = "") -> list[Session]:
-        """Return the sessions with targets whose names begin so."""
-        folder = self.sys / "class/iscsi_session"
-        names = sorted(each.name for each in folder.iterdir()) if folder.exists() else []
-        found = [Session(read(folder / name / "targetname"), folder / name) for name in names]
-        return [each for each in found if each.target and each.target.startswith(prefix)]
+    def sessions(self, prefix: str = "") -> list[IscsiSession]:
+        """Return the sessions with targets whose names start with a prefix."""
+        root = self.sys / "class/iscsi_session"
+        folders = sorted(root.iterdir()) if root.exists() else []
+        sessions = [IscsiSession(read(folder / "targetname"), folder) for folder in folders]
+        return [s for s in sessions if s.target and s.target.startswith(prefix)]
 
-    def session(self, target: str) -> Session | None:
-        """Return the session with a target; of several the one that works."""
-        found = [each for each in self.sessions(target) if each.target == target]
-        works = [each for each in found if each.state == LOGGED_IN]
-        return next(iter(works + found), None)
+    def session(self, target: str) -> IscsiSession | None:
+        """Return the session with a target; if there are several, one that is logged in."""
+        sessions = [session for session in self.sessions(target) if session.target == target]
+        logged_in = [session for session in sessions if session.state == LOGGED_IN]
+        return next(iter(logged_in + sessions), None)
 
-    def device(self, session: Session) -> Device | None:
-        """Return LUN 0 of a session, if the kernel has found it already."""
-        found = sorted(session.folder.glob("device/target*/*:*:*:0/block/*"))
-        return Device(found[0], self.dev) if found else None
+    def device(self, session: IscsiSession) -> Device | None:
+        """Return the disk of LUN 0 of a session; None when the kernel has not found it yet."""
+        folders = sorted(session.folder.glob("device/target*/*:*:*:0/block/*"))
+        return Device(folders[0], self.dev) if folders else None
 
-    def scan(self, session: Session) -> None:
-        """Have the kernel look for the disk of a session that had none when it was made."""
+    def scan(self, session: IscsiSession) -> None:
+        """Make the kernel look again for the disk of a session that was logged in without one."""
         host = (session.folder / "device").resolve().parent
         (host / "scsi_host" / host.name / "scan").write_text("- - -")
 
     def udev_knows(self, device: Device) -> bool:
-        """Tell whether udev has run its rules for a device, or there is no udev to wait for.
+        """Tell whether udev has run its rules for a device, or is not running.
 
-        Its word is taken: the daemon's sandbox hides the device itself.
+        The udev database is read and not the device node, which the daemon's sandbox hides.
         """
         if (self.run / "udev/control").exists():
             return (self.run / "udev/data" / f"b{device.number}").exists()
         return device.path.exists()
 
     def find(self, target: str) -> Device | None:
-        """Return the disk of a target, or None."""
+        """Return the disk of a target; None when it has no session or no disk."""
         session = self.session(target)
         return self.device(session) if session else None
 
     def need(self, disk: Disk) -> Device:
-        """Return a disk that can be worked with, and is the one that was meant."""
+        """Return the device of a disk, logged in and with the serial of the volume.
+
+        Raises FailedPrecondition (NOT_CONNECTED) without a session, Unavailable when the session
+        is being recovered or its disk has not appeared, Conflict when the serial is another.
+        """
         session = self.session(disk.target)
         if session is None:
             raise FailedPrecondition(
-                f"there is no session with {disk.target}: connect the volume",
-                reason="NOT_CONNECTED", target=disk.target,
-            )  # fmt: skip
+                f"there is no session with {disk.target}; connect the volume",
+                reason="NOT_CONNECTED",
+                target=disk.target,
+            )
         if session.state != LOGGED_IN:
             raise Unavailable(
                 f"the session with {disk.target} is being recovered (state {session.state})",
-                reason="SESSION_RECOVERY", target=disk.target,
-            )  # fmt: skip
+                reason="SESSION_RECOVERY",
+                target=disk.target,
+            )
         device = self.device(session)
         if device is None:
             raise Unavailable(f"the disk of {disk.target} has not appeared", target=disk.target)
@@ -149,44 +155,49 @@ class Disks:
 
 
 def auth_parameters(chap: Chap) -> dict[str, str]:
-    """Return secrets by their names in iscsid.conf(5) and in /sys/class/iscsi_session.
+    """Return CHAP secrets by the names of iscsid.conf and of /sys/class/iscsi_session.
 
-    "in" is what the target has to answer with.
+    The names that end in "_in" are for the answer of the target (mutual CHAP, RFC 7143).
     """
     return {
-        "username": chap.username, "password": chap.password.reveal(),
-        "username_in": chap.mutual_username, "password_in": chap.mutual_password.reveal(),
-    }  # fmt: skip
+        "username": chap.username,
+        "password": chap.password.reveal(),
+        "username_in": chap.mutual_username,
+        "password_in": chap.mutual_password.reveal(),
+    }
 
 
 def check_serial(device: Device, disk: Disk) -> None:
-    """Raise Conflict for a disk that is not the volume's: nothing may touch it."""
+    """Raise Conflict unless a device has the serial of the volume, Unavailable if it shows none."""
     if not device.serial:
-        raise Unavailable(f"{device.path} does not tell its serial", device=str(device.path))
+        raise Unavailable(f"the disk {device.path} shows no serial", device=str(device.path))
     if device.serial != disk.serial:
         raise Conflict(
             f"the disk {device.path} of {disk.target} has the serial {device.serial}, "
             f"not {disk.serial}",
-            device=str(device.path), found=device.serial, expected=disk.serial,
-        )  # fmt: skip
+            device=str(device.path),
+            found=device.serial,
+            expected=disk.serial,
+        )
 
 
-def claim(path: Path, what: str) -> None:
-    """Prove that nobody uses a block device: open it exclusively, as mount and LVM do: open(2).
+def check_unused(path: Path, name: str) -> None:
+    """Raise Busy when a block device is in use: mounted, or held by LVM, dm or LIO.
 
-    Opened for reading only, since udev probes a device anew when a writer closes it.
+    Tried with O_EXCL, which open(2) refuses with EBUSY then. The device is opened read-only,
+    since udev runs its rules for a device whenever a writer closes it.
     """
-    os.close(open_exclusively(path, what, os.O_RDONLY))
+    os.close(open_exclusively(path, name, os.O_RDONLY))
 
 
-def answers(path: Path, within_s: float) -> bool:
-    """Tell whether a read past all caches ends in time, well or with an error.
+def is_responsive(path: Path, timeout_s: float) -> bool:
+    """Tell whether a direct read of the first page ends in time, with data or with an error.
 
-    Nothing ends a read that hangs but its session's end, so it is left alone in its thread.
+    A read that hangs can be ended by its session only, so its thread is left alone.
     """
     ended = threading.Event()
 
-    def ask() -> None:
+    def read_page() -> None:
         with contextlib.suppress(OSError), mmap(-1, PAGE_BYTES) as page:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
             try:
@@ -195,43 +206,46 @@ def answers(path: Path, within_s: float) -> bool:
                 os.close(descriptor)
         ended.set()
 
-    threading.Thread(target=ask, daemon=True).start()
-    return ended.wait(within_s)
+    threading.Thread(target=read_page, daemon=True).start()
+    return ended.wait(timeout_s)
 
 
-def open_exclusively(path: Path, what: str, flags: int) -> int:
-    """Return a descriptor that keeps other exclusive users away. Raises Busy that names them."""
+def open_exclusively(path: Path, name: str, flags: int) -> int:
+    """Open a block device with O_EXCL, which keeps other exclusive users away, and return it.
+
+    Raises Busy (IN_USE) with the users of the device, Unavailable for any other error.
+    """
     try:
         return os.open(path, flags | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise in_use(path, what) from error
+            raise _in_use(path, name) from error
         raise Unavailable(
-            f"{what} cannot be opened: {error.strerror}",
-            device=str(path), errno=errno.errorcode.get(error.errno or 0, ""),
-        ) from error  # fmt: skip
+            f"{name} cannot be opened: {error.strerror}",
+            device=str(path),
+            errno=errno.errorcode.get(error.errno or 0, ""),
+        ) from error
 
 
-def in_use(path: Path, what: str) -> Busy:
-    """Return the error for a block device in use, which names who uses it."""
+def _in_use(path: Path, name: str) -> Busy:
     names = users(path)
     by = f" by {', '.join(names)}" if names else ""
     return Busy(
-        f"{what} ({path}) is in use{by}", reason="IN_USE", device=str(path), users=" ".join(names)
+        f"{name} ({path}) is in use{by}", reason="IN_USE", device=str(path), users=" ".join(names)
     )
 
 
 def users(path: Path, sys: Path = SYS) -> list[str]:
-    """Return what holds a block device: devices made of it, and mount points here."""
+    """Return the users of a block device: the names of its holders, then its mount points."""
     folder = sys / "class/block" / path.resolve().name
     holders = folder / "holders"
-    above = sorted(each.name for each in holders.iterdir()) if holders.exists() else []
+    names = sorted(holder.name for holder in holders.iterdir()) if holders.exists() else []
     number = read(folder / "dev")
-    return above + [each.path for each in mountinfo.read() if each.number == number]
+    return names + [mount.path for mount in mountinfo.read() if mount.number == number]
 
 
 def read(path: Path) -> str:
-    """Return a sysfs attribute without its newline; "" when it, or its device, is gone."""
+    """Return a sysfs attribute without its newline; "" when it does not exist any more."""
     try:
         return path.read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Waiting for the kernel: device events wake us up, and a deadline ends it."""
+"""Waits for a change on the host: woken by device events, up to a deadline."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NETLINK_KOBJECT_UEVENT = 15  # netlink(7)
-KERNEL_EVENTS = 1  # sent by the kernel at once
-UDEV_EVENTS = 2  # sent by udev when its rules have run: links and database are there then
-HEARTBEAT_MS = 500  # some facts change without any event: the state of a session
+KERNEL_EVENTS = 1  # multicast group: the kernel sends the event at once
+UDEV_EVENTS = 2  # multicast group: udev sends it when its rules have run and its links exist
+HEARTBEAT_MS = 500  # for changes that send no event, such as the state of a session
 
 
 def wait_for(find: Callable[[], T | None], timeout_s: float) -> T | None:
-    """Return what `find` finds, as soon as it finds something; None when the time is up.
+    """Call `find` until its result is true, and return that result; None after `timeout_s`.
 
-    What an event says does not matter, only that there was one: then `find` looks again.
+    `find` is called at once, after each uevent of kernel or udev, and every 500 ms. The content of
+    an event is not read.
     """
-    if found := find():
-        return found
+    if result := find():
+        return result
     deadline = time.monotonic() + timeout_s
     with closing(_listen()) as events:
         poll = select.poll()
         poll.register(events, select.POLLIN)
-        # Looked up again after listening began: what happened in between is not missed.
-        while not (found := find()):
+        # The first call after listening started covers a change before it.
+        while not (result := find()):
             left_ms = (deadline - time.monotonic()) * 1000
             if left_ms <= 0:
                 return None
             if poll.poll(min(left_ms, HEARTBEAT_MS)):
                 _drain(events)
-    return found
+    return result
 
 
 def _listen() -> socket:
-    import socket  # 5 ms that only waiting costs
+    import socket  # takes 5 ms, which only waiting costs
 
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     events = socket.socket(socket.AF_NETLINK, kind, NETLINK_KOBJECT_UEVENT)
@@ -54,4 +55,4 @@ def _drain(events: socket) -> None:
         while events.recv(65536):
             pass
     except OSError:
-        return  # empty; or (ENOBUFS) more came than fits, which is an event as well
+        return  # EAGAIN: empty; ENOBUFS: events were lost, which is an event as well

@@ -1,7 +1,7 @@
-"""The kernel's iSCSI initiator: iscsiadm(8) to log in and out, sysfs to see what came of it.
+"""Node records and sessions of the kernel's iSCSI initiator: iscsiadm(8) and sysfs.
 
-Exit codes of iscsiadm: include/iscsi_err.h of open-iscsi. What counts is sysfs: a tool that said
-yes, or was cut off, says nothing about the session.
+iscsiadm logs in and out; its exit codes are in include/iscsi_err.h of open-iscsi. The state of a
+session is read from sysfs only: a successful or interrupted iscsiadm is no proof of it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from zfsilod.host.disks import (
     LOGGED_IN,
     Device,
     Disks,
-    Session,
-    answers,
+    IscsiSession,
     auth_parameters,
     check_serial,
-    claim,
+    check_unused,
+    is_responsive,
     users,
 )
 from zfsilod.host.events import wait_for
@@ -32,12 +32,12 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.model.names import iscsi_name, portal_parts
+from zfsilod.model.names import iscsi_name, parse_initiator_name, portal_parts
 
 if TYPE_CHECKING:
     from zfsilod.host.node_records import Nodes
     from zfsilod.host.run import Completed, Runner
-    from zfsilod.host.session_secrets import SessionSecrets
+    from zfsilod.host.session_secrets import LiveSessionSecrets
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
 
@@ -45,14 +45,15 @@ INITIATOR_NAME = Path("/etc/iscsi/initiatorname.iscsi")
 LOCK = Path("/run/lock/zfsilo-iscsiadm.lock")
 LOCK_TIMEOUT_S = 60
 RECORD_TIMEOUT_S = 30
-LOGIN_TIMEOUT_S = 60  # iscsid gives up before: login_timeout below, and 3 s for the last try
+LOGIN_TIMEOUT_S = 60  # longer than iscsid tries: login_timeout below, and 3 s for the last try
 LOGOUT_TIMEOUT_S = 60
 LOGOUT_ATTEMPTS, LOGOUT_DEADLINE_S = 4, 8
 DISK_DEADLINE_S = 30
-ANSWER_S = 5  # the initiator takes twice as long to see that a server is frozen
-REPLACEMENT_TIMEOUT_S = 120  # how long I/O waits for a lost session before it fails
-GROUP = 1  # the portal group of every target of ours: tpgt_1
+RESPONSE_TIMEOUT_S = 5  # noop_out_interval and noop_out_timeout below take twice as long
+REPLACEMENT_TIMEOUT_S = 120  # I/O waits this long for a lost session before it fails
+GROUP = 1  # the portal group tag of every target of zfsilo: tpgt_1
 
+# Settings of a node record: iscsid.conf of open-iscsi.
 SETTINGS = {
     "node.startup": "manual",  # zfsilo restores sessions, not open-iscsi.service
     "node.conn[0].startup": "manual",
@@ -64,22 +65,23 @@ SETTINGS = {
     "node.conn[0].timeo.noop_out_interval": "5",
     "node.conn[0].timeo.noop_out_timeout": "5",
     "node.session.auth.authmethod": "CHAP",
-    "node.session.auth.chap_algs": "SHA3-256,SHA256,SHA1,MD5",  # the best that both sides know
+    "node.session.auth.chap_algs": "SHA3-256,SHA256,SHA1,MD5",  # in the order of preference
 }
 
-ALREADY = 15  # a session exists
+# Exit codes of iscsiadm.
+SESSION_EXISTS = 15
 REFUSED = {
-    24: "the CHAP secrets, or this initiator",
-    19: "the login, or it did not prove itself (mutual CHAP)",
+    24: "the CHAP secrets or this initiator",
+    19: "the login, or failed to authenticate itself (mutual CHAP)",
 }
 NO_RECORD = 21
-GONE = (2, 21, 22)  # no such session (any more)
+NO_SESSION = (2, 21, 22)
 NO_DAEMON = (18, 20)
 ANY = tuple(range(33))
 
 
 class RealIscsi:
-    """Node records and sessions of this host."""
+    """The node records and the sessions of this host; see IscsiAdapter."""
 
     def __init__(self, run: Runner, disks: Disks, nodes: Nodes, lock: Path = LOCK) -> None:
         self._run = run
@@ -87,7 +89,7 @@ class RealIscsi:
         self._nodes = nodes
         self._lock = lock
 
-    # The node record
+    # Node records
 
     def has_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> bool:
         files = self._nodes.files(target)
@@ -99,28 +101,28 @@ class RealIscsi:
         settings = _settings(chap)
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             if not set(self._nodes.files(target).values()) <= set(portals):
-                self._nodes.remove(target)  # some portal is no longer one of the target's
+                self._nodes.remove(target)  # a portal is no longer one of the target
             for portal in portals:
                 for file in self._records(target, portal):
                     self._nodes.update(file, settings)
 
     def _records(self, target: str, portal: str) -> list[Path]:
-        """Return the record of one portal, made by iscsiadm unless it is there and whole."""
+        """Return the record files of a portal; a missing or torn one is made by iscsiadm."""
         address, port = portal_parts(portal)
         for attempt in ("look", "make"):
-            files = self._nodes.files(target)
-            found = [file for file, its_portal in files.items() if its_portal == portal]
-            if found and all(self._nodes.read(file) for file in found):
-                return found
+            portals = self._nodes.files(target)
+            files = [file for file, its_portal in portals.items() if its_portal == portal]
+            if files and all(self._nodes.read(file) for file in files):
+                return files
             if attempt == "look":
-                for torn in found:
+                for torn in files:
                     torn.unlink()
-                shown = f"[{address}]" if ":" in address else address
-                where = f"{shown}:{port},{GROUP}"
-                words = ("-m", "node", "-T", target, "-p", where, "-o", "new")
-                self._iscsiadm(*words, timeout_s=RECORD_TIMEOUT_S, ok=(0,))
+                host = f"[{address}]" if ":" in address else address
+                portal_and_group = f"{host}:{port},{GROUP}"
+                options = ("-m", "node", "-T", target, "-p", portal_and_group, "-o", "new")
+                self._iscsiadm(*options, timeout_s=RECORD_TIMEOUT_S, ok=(0,))
         raise FailedPrecondition(
-            f"iscsiadm kept no record of {target} in {self._nodes.roots[0]}", target=target
+            f"iscsiadm made no record of {target} in {self._nodes.roots[0]}", target=target
         )
 
     def remove_node(self, target: str) -> None:
@@ -128,21 +130,23 @@ class RealIscsi:
             return
         if self._disks.session(target):
             raise Busy(
-                f"this host is logged in to {target}: log out first",
-                reason="LOGGED_IN", target=target,
-            )  # fmt: skip
+                f"this host is logged in to {target}; log out first",
+                reason="LOGGED_IN",
+                target=target,
+            )
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             self._nodes.remove(target)
 
-    # The session
+    # Sessions
 
     def has_session(self, disk: Disk) -> bool:
         session = self._disks.session(disk.target)
         if session and session.state == FAILED:
             raise Unavailable(
                 f"the session with {disk.target} was lost and is being recovered",
-                reason="SESSION_RECOVERY", target=disk.target,
-            )  # fmt: skip
+                reason="SESSION_RECOVERY",
+                target=disk.target,
+            )
         device = self._ready(disk.target)
         if device:
             check_serial(device, disk)
@@ -157,81 +161,93 @@ class RealIscsi:
         device = wait_for(lambda: self._ready(disk.target), DISK_DEADLINE_S)
         if device is None:
             raise Unavailable(
-                f"{disk.target} let us in, but its disk did not appear within {DISK_DEADLINE_S} s",
-                reason="NO_DEVICE", target=disk.target,
-            )  # fmt: skip
+                f"logged in to {disk.target}, but its disk did not appear within "
+                f"{DISK_DEADLINE_S} s",
+                reason="NO_DEVICE",
+                target=disk.target,
+            )
         check_serial(device, disk)
-        if device.size_bytes < disk.size_bytes:  # more is well: the server may have grown it since
+        if device.size_bytes < disk.size_bytes:  # a larger one was grown on the server meanwhile
             raise Conflict(
                 f"the disk {device.path} of {disk.target} has {device.size_bytes} bytes, "
                 f"not {disk.size_bytes}",
-                device=str(device.path), found=str(device.size_bytes),
+                device=str(device.path),
+                found=str(device.size_bytes),
                 expected=str(disk.size_bytes),
-            )  # fmt: skip
+            )
 
     def logout(self, disk: Disk) -> None:
-        sessions = [s for s in self._disks.sessions(disk.target) if s.target == disk.target]
+        sessions = self._sessions_with(disk.target)
         for session in sessions:
             device = self._disks.device(session)
-            # A lost session is logged out even when its disk is in use: it ends the I/O that hangs.
+            # A lost session is logged out even while its disk is in use, which ends hanging I/O.
             if device and session.state == LOGGED_IN:
-                claim(device.path, f"the disk of {session.target}")
+                check_unused(device.path, f"the disk of {session.target}")
         for session in sessions:
             self._logout(session)
 
-    def is_known(self, disk: Disk) -> bool:
+    def has_any_session(self, disk: Disk) -> bool:
         return self._disks.session(disk.target) is not None
 
     def is_lost(self, disk: Disk) -> bool:
         session = self._disks.session(disk.target)
         return session is None or session.state != LOGGED_IN
 
-    def answers(self, disk: Disk) -> bool:
+    def is_responsive(self, disk: Disk) -> bool:
         device = self._disks.find(disk.target)
-        return device is None or answers(device.path, ANSWER_S)
+        return device is None or is_responsive(device.path, RESPONSE_TIMEOUT_S)
 
     def users(self, disk: Disk) -> list[str]:
         device = self._disks.find(disk.target)
         return users(device.path) if device else []
 
     def drop(self, disk: Disk) -> None:
-        for session in self._disks.sessions(disk.target):
-            if session.target == disk.target:
-                self._logout(session)
+        for session in self._sessions_with(disk.target):
+            self._logout(session)
+
+    def _sessions_with(self, target: str) -> list[IscsiSession]:
+        return [session for session in self._disks.sessions(target) if session.target == target]
 
     def _login(self, target: str) -> None:
-        """Log in to the first portal that answers; more than one path to a disk is not handled."""
-        problem: ZfsiloError = _no_node(target)
+        """Log in to the first portal that answers; several paths to one disk are not supported."""
+        error: ZfsiloError = _no_node(target)
         for portal in dict.fromkeys(self._nodes.files(target).values()):
-            words = ("-m", "node", "-T", iscsi_name(target), "-p", portal, "--login")
-            done = self._iscsiadm(*words, timeout_s=LOGIN_TIMEOUT_S)
-            if done.rc in (0, ALREADY):
+            options = ("-m", "node", "-T", iscsi_name(target), "-p", portal, "--login")
+            done = self._iscsiadm(*options, timeout_s=LOGIN_TIMEOUT_S)
+            if done.rc in (0, SESSION_EXISTS):
                 return
-            problem = _login_problem(done, target, portal)
-            if isinstance(problem, PermissionDenied):
+            error = _login_error(done, target, portal)
+            if isinstance(error, PermissionDenied):
                 break
-        raise problem
+        raise error
 
-    def _logout(self, session: Session) -> None:
+    def _logout(self, session: IscsiSession) -> None:
+        """Log out until the session has left sysfs.
+
+        iscsid reports success for a session that it does not know, as after its restart until it
+        has recovered the session; so the logout is repeated.
+        """
         for _attempt in range(LOGOUT_ATTEMPTS):
-            words = ("-m", "session", "-r", session.sid, "--logout")
-            done = self._iscsiadm(*words, timeout_s=LOGOUT_TIMEOUT_S)
-            if done.rc not in (0, *GONE):
-                raise done.failed(f"the logout from {session.target} failed with code {done.rc}")
-            # An iscsid that was restarted knows nothing of a session until it has recovered it.
+            options = ("-m", "session", "-r", session.sid, "--logout")
+            done = self._iscsiadm(*options, timeout_s=LOGOUT_TIMEOUT_S)
+            if done.rc not in (0, *NO_SESSION):
+                raise done.failed(
+                    f"the logout from {session.target} failed: iscsiadm exited with {done.rc}"
+                )
             if wait_for(lambda: not session.folder.exists(), LOGOUT_DEADLINE_S):
                 return
         raise Unavailable(
-            f"the session with {session.target} did not end: iscsiadm said {done.rc}",
-            reason="LOGOUT_TIMEOUT", target=session.target,
-        )  # fmt: skip
+            f"the session with {session.target} did not end: iscsiadm exited with {done.rc}",
+            reason="LOGOUT_TIMEOUT",
+            target=session.target,
+        )
 
-    def _iscsiadm(self, *words: str, timeout_s: float, ok: tuple[int, ...] = ANY) -> Completed:
-        self._nodes.free()
-        return self._run(["iscsiadm", *words], timeout_s=timeout_s, ok=ok)
+    def _iscsiadm(self, *options: str, timeout_s: float, ok: tuple[int, ...] = ANY) -> Completed:
+        self._nodes.remove_stale_lock()
+        return self._run(["iscsiadm", *options], timeout_s=timeout_s, ok=ok)
 
     def _ready(self, target: str) -> Device | None:
-        """Return the disk of a live session when kernel and udev are through with it."""
+        """Return the disk of a live session, once it has a serial and udev has run its rules."""
         session = self._disks.session(target)
         if session is None or session.state != LOGGED_IN:
             return None
@@ -239,7 +255,7 @@ class RealIscsi:
         known = device is not None and device.serial and self._disks.udev_knows(device)
         return device if known else None
 
-    # The size
+    # Size
 
     def has_size(self, disk: Disk) -> bool:
         device = self._disks.find(disk.target)
@@ -247,16 +263,17 @@ class RealIscsi:
 
     def rescan(self, disk: Disk) -> None:
         device = self._disks.need(disk)
-        # What `iscsiadm -R` writes for every disk of the session, for this one; returns when done.
+        # As `iscsiadm -m session --rescan`, for this disk only. The write ends with the rescan.
         (device.folder / "device/rescan").write_text("1")
         if device.size_bytes < disk.size_bytes:
             raise Unavailable(
-                f"the server shows {disk.target} with {device.size_bytes} bytes, "
-                f"not with {disk.size_bytes}",
-                reason="NOT_GROWN", target=disk.target,
-            )  # fmt: skip
+                f"the server exports {disk.target} with {device.size_bytes} bytes, "
+                f"not with {disk.size_bytes}; grow the volume on the server first",
+                reason="NOT_GROWN",
+                target=disk.target,
+            )
 
-    # Secrets of sessions that live
+    # Secrets of live sessions
 
     def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
         return self._session_secrets().are_set(chaps)
@@ -264,12 +281,12 @@ class RealIscsi:
     def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
         self._session_secrets().set(chaps)
 
-    def _session_secrets(self) -> SessionSecrets:
-        from zfsilod.host.session_secrets import SessionSecrets
+    def _session_secrets(self) -> LiveSessionSecrets:
+        from zfsilod.host.session_secrets import LiveSessionSecrets
 
-        return SessionSecrets(self._run, self._disks)
+        return LiveSessionSecrets(self._run, self._disks)
 
-    # Reading, for the daemon
+    # For the daemon
 
     def initiator(self) -> str:
         return initiator_name()
@@ -282,45 +299,30 @@ class RealIscsi:
             return f"the session with {disk.target} is lost (state {session.state})"
         device = self._disks.device(session)
         if device is None or device.serial != disk.serial:
-            return f"the disk of {disk.target} is gone"
+            return f"the disk of {disk.target} has disappeared"
         return ""
 
     def sessions(self, prefix: str = "") -> list[str]:
-        """Return the targets that this host is logged in to, of those whose names begin so."""
-        return [each.target for each in self._disks.sessions(prefix)]
+        return [session.target for session in self._disks.sessions(prefix)]
 
     def nodes(self, prefix: str = "") -> list[str]:
-        """Return the targets with a node record, of those whose names begin so."""
         return self._nodes.targets(prefix)
 
 
 def initiator_name(path: Path = INITIATOR_NAME) -> str:
-    """Return this host's IQN; "" when open-iscsi has not made one."""
+    """Return the IQN of this host; "" when open-iscsi has not made one."""
     try:
-        return name_in(path.read_text())
+        return parse_initiator_name(path.read_text())
     except FileNotFoundError:
         return ""
 
 
-def name_in(text: str) -> str:
-    """Return the IQN that an initiatorname.iscsi says; "" when it says none.
-
-    iscsid takes the first that is not empty (cfg_get_string_param of open-iscsi), and so do we:
-    it is what the server will see at the login.
-    """
-    for line in text.splitlines():
-        key, _equals, value = line.strip().partition("=")
-        if key.strip() == "InitiatorName" and value.strip():
-            return value.strip()
-    return ""
-
-
 def _settings(chap: Chap) -> dict[str, str]:
-    """Return what our records say."""
+    """Return the settings of a node record of zfsilo."""
     parameters = auth_parameters(chap)
     secrets = {f"node.session.auth.{name}": value for name, value in parameters.items()}
     if not all(value.isprintable() for value in secrets.values()):
-        raise InvalidArgument("the CHAP secrets have characters that no record can hold")
+        raise InvalidArgument("the CHAP secrets have characters that a node record cannot hold")
     return SETTINGS | secrets
 
 
@@ -330,20 +332,26 @@ def _no_node(target: str) -> FailedPrecondition:
     )
 
 
-def _login_problem(done: Completed, target: str, portal: str) -> ZfsiloError:
+def _login_error(done: Completed, target: str, portal: str) -> ZfsiloError:
     if done.rc in REFUSED:
         return PermissionDenied(
             f"the target {target} at {portal} refused {REFUSED[done.rc]}",
-            reason="LOGIN_REFUSED", target=target, portal=portal,
-        )  # fmt: skip
+            reason="LOGIN_REFUSED",
+            target=target,
+            portal=portal,
+        )
     if done.rc == NO_RECORD:
         return _no_node(target)
     if done.rc in NO_DAEMON:
         return FailedPrecondition(
-            "iscsid does not answer: systemctl start iscsid.socket", reason="NO_ISCSID"
+            "iscsid does not answer; start it with `systemctl start iscsid.socket`",
+            reason="NO_ISCSID",
         )
     return Unavailable(
-        f"no login to {target} at {portal}: iscsiadm ended with code {done.rc}",
-        reason="NO_LOGIN", target=target, portal=portal, exit_code=str(done.rc),
+        f"the login to {target} at {portal} failed: iscsiadm exited with code {done.rc}",
+        reason="NO_LOGIN",
+        target=target,
+        portal=portal,
+        exit_code=str(done.rc),
         stderr=done.stderr.strip()[-500:],
-    )  # fmt: skip
+    )

@@ -1,8 +1,9 @@
-"""The kernel's iSCSI target (LIO), through configfs.
+"""The kernel's iSCSI target (LIO): backstores, targets, LUNs, portals and ACLs in configfs.
 
-Source: Documentation/target/ of the kernel, and what Linux 6.12 does (tests/lab). The order of
-making and removing is that of the steps; here each function brings one fact about from any
-half-made state. The values below auth/ are compared and written, never shown.
+drivers/target/target_core_configfs.c and drivers/target/iscsi/iscsi_target_configfs.c of the kernel
+have the objects and attributes; tests/lab checks them with Linux 6.12. Each method makes or removes
+one object from any half-made state; the steps have the order. The CHAP secrets below auth/ are
+compared and written, and are never part of an error or a log line.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.host.disks import claim
+from zfsilod.host import zvol_device
+from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
 from zfsilod.model.names import iscsi_name, portal_parts
@@ -22,17 +24,17 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Runner
     from zfsilod.model.chap import Chap
 
-CORE = "core/iblock_0"  # one folder for all backstores: shared, never removed
+CORE = "core/iblock_0"  # the directory of all backstores: shared, never removed
 MODULES = ("target_core_mod", "target_core_iblock", "iscsi_target_mod")
 MODPROBE_TIMEOUT_S = 30
-VENDOR, PRODUCT = "zfsilo", "volume"  # what lsblk and multipath.conf see on the initiator
+VENDOR, PRODUCT = "zfsilo", "volume"  # of SCSI INQUIRY, for lsblk and multipath.conf on clients
 TARGET_ATTRIBUTES = {
     "authentication": "1",
     "cache_dynamic_acls": "0",
-    "demo_mode_discovery": "0",  # a stranger does not even learn the names of targets
+    "demo_mode_discovery": "0",  # discovery shows a target only to initiators with an ACL
     "demo_mode_write_protect": "1",
     "generate_node_acls": "0",
-    "prod_mode_write_protect": "1",  # a LUN is mapped read-only first: half made is never writable
+    "prod_mode_write_protect": "1",  # a LUN is mapped read-only first, never writable half made
 }
 OPEN_TRIES = 3
 NO_SESSION = "No active iSCSI Session"
@@ -40,7 +42,7 @@ SERIAL_PREFIX = "T10 VPD Unit Serial Number: "
 
 
 class RealLio:
-    """Backstores, targets and who is let in."""
+    """The iSCSI targets of this host; see LioAdapter."""
 
     def __init__(self, run: Runner, zvol_device: Callable[[str], str], fs: Configfs) -> None:
         self._run = run
@@ -55,17 +57,20 @@ class RealLio:
             return False
         info = self._fs.read(f"{folder}/info") or ""
         device = info.partition("UDEV PATH: ")[2].partition("  readonly:")[0]
-        if device != _zvol_path(dataset):
+        if device != zvol_device.link(dataset):
             raise Conflict(
                 f"the backstore {name} exists with the device {device}, not that of {dataset}",
-                backstore=name, dataset=dataset, device=device,
-            )  # fmt: skip
+                backstore=name,
+                dataset=dataset,
+                device=device,
+            )
         exported = (self._fs.read(f"{folder}/wwn/vpd_unit_serial") or "")[len(SERIAL_PREFIX) :]
         if exported != serial:
             raise Conflict(
                 f"the backstore {name} exists with the serial {exported}, not {serial}",
-                backstore=name, serial=exported,
-            )  # fmt: skip
+                backstore=name,
+                serial=exported,
+            )
         return self._fs.read(f"{folder}/attrib/emulate_tpu") == "1"
 
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
@@ -74,26 +79,26 @@ class RealLio:
         self._fs.make(CORE)
         self._fs.make(folder)
         if self._fs.read(f"{folder}/enable") != "1":
-            self._name(folder, serial)
+            self._set_identity(folder, serial)
             self._open(folder, dataset)
-        # Discards of the consumer give space back to the pool; off unless asked for.
+        # Off by default: UNMAP of the client returns space to the pool.
         self._fs.write(f"{folder}/attrib/emulate_tpu", "1")
 
-    def _name(self, folder: str, serial: str) -> None:
+    def _set_identity(self, folder: str, serial: str) -> None:
         self._fs.write(f"{folder}/wwn/vpd_unit_serial", serial)
         for attribute, value in (("vendor_id", VENDOR), ("product_id", PRODUCT)):
             if self._fs.has(f"{folder}/wwn/{attribute}"):
                 self._fs.write(f"{folder}/wwn/{attribute}", value)
 
     def _open(self, folder: str, dataset: str, tries: int = OPEN_TRIES) -> None:
-        """Have the kernel open the zvol, by its link.
+        """Make the kernel open the zvol by the link that udev made.
 
-        The link may go once more after it was seen: udev is not yet through with the removal of an
-        older zvol of that name. Then it is waited for again.
+        The link may disappear once more: udev may still be processing the removal of an earlier
+        zvol with the same name. Then it is waited for again.
         """
         device = self._zvol_device(dataset)
         try:
-            claim(Path(device), f"the zvol {dataset}")
+            check_unused(Path(device), f"the zvol {dataset}")
             self._fs.write(f"{folder}/control", f"udev_path={device}")
             self._fs.write(f"{folder}/udev_path", device)
             self._fs.write(f"{folder}/enable", "1")
@@ -106,7 +111,6 @@ class RealLio:
         self._fs.remove(f"{CORE}/{name}")
 
     def list_backstores(self) -> list[str]:
-        """Return the names of all backstores, ours and others."""
         return self._fs.names(CORE)
 
     # Targets
@@ -129,14 +133,12 @@ class RealLio:
         self._fs.remove(f"iscsi/{target}")
 
     def list_targets(self) -> list[str]:
-        """Return the names of all iSCSI targets, ours and others."""
         return [name for name in self._fs.names("iscsi") if name[:4] in ("iqn.", "eui.", "naa.")]
 
     def list_acls(self, target: str) -> list[str]:
-        """Return who a target admits."""
         return self._fs.names(f"{_group(target)}/acls")
 
-    def purge(self, target: str, backstore: str) -> None:
+    def remove_export(self, target: str, backstore: str) -> None:
         if self._fs.has(f"iscsi/{iscsi_name(target)}"):
             self.disable(target)
             self.remove_portals(target)
@@ -150,12 +152,13 @@ class RealLio:
 
     def has_lun(self, target: str, backstore: str) -> bool:
         links = self._fs.links(f"{_group(target)}/lun/lun_0")
-        for leads_to in links.values():
-            if leads_to != (self._fs.root / CORE / backstore).resolve():
+        for linked in links.values():
+            if linked != (self._fs.root / CORE / backstore).resolve():
                 raise Conflict(
-                    f"LUN 0 of {target} is {leads_to.name}, not {backstore}",
-                    target=target, backstore=leads_to.name,
-                )  # fmt: skip
+                    f"LUN 0 of {target} is {linked.name}, not {backstore}",
+                    target=target,
+                    backstore=linked.name,
+                )
         return bool(links)
 
     def add_lun(self, target: str, backstore: str) -> None:
@@ -166,11 +169,14 @@ class RealLio:
 
     def remove_lun(self, target: str) -> None:
         for initiator in self._fs.names(f"{_group(target)}/acls"):
-            if self._fs.has(f"{_acl(target, initiator)}/lun_0"):  # else only the link would go
+            # Otherwise the link would be removed and the object remain, which rmdir(2) refuses.
+            if self._fs.has(f"{_acl(target, initiator)}/lun_0"):
                 raise Busy(
                     f"LUN 0 of {target} is still mapped for {initiator}",
-                    reason="LUN_MAPPED", target=target, initiator=initiator,
-                )  # fmt: skip
+                    reason="LUN_MAPPED",
+                    target=target,
+                    initiator=initiator,
+                )
         self._remove_lun(f"{_group(target)}/lun/lun_0")
 
     def _remove_lun(self, folder: str) -> None:
@@ -184,12 +190,12 @@ class RealLio:
         return set(self._portals(target)) == set(portals)
 
     def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
-        wished = {portal for portal in portals if portal_parts(portal)}  # all are checked first
-        for portal in set(self._portals(target)) - wished:
+        wanted = {portal for portal in portals if portal_parts(portal)}  # all are checked first
+        for portal in set(self._portals(target)) - wanted:
             self._fs.remove(f"{_group(target)}/np/{portal}")
-        # IPv4 first: where an IPv6 listener of the same port was there before, Linux 6.12 takes
-        # 0.0.0.0 for that one, and makes a portal at which nobody listens (seen in the lab).
-        for portal in sorted(portals, key=lambda each: each.startswith("[")):
+        # IPv4 first. Linux 6.12 takes 0.0.0.0 for an existing IPv6 listener of the same port, and
+        # makes a portal without a listener (tests/lab).
+        for portal in sorted(portals, key=lambda portal: portal.startswith("[")):
             self._fs.make(f"{_group(target)}/np/{portal}")
 
     def remove_portals(self, target: str) -> None:
@@ -209,17 +215,17 @@ class RealLio:
         if self.is_enabled(target):
             self._fs.write(f"{_group(target)}/enable", "0")
 
-    # Who is let in
+    # ACLs
 
-    def has_acl(
-        self, target: str, initiator: str, *, chap: Chap, admitted: tuple[str, ...]
-    ) -> bool:
+    def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
         present = self._fs.names(f"{_group(target)}/acls")
-        for stranger in set(present) - {initiator, *admitted}:
+        for unknown in set(present) - {initiator, *allowed}:
             raise Conflict(
-                f"the target {target} admits {stranger}, which no publication names",
-                target=target, initiator=stranger,
-            )  # fmt: skip
+                f"the target {target} has an ACL for {unknown}, which has no publication; "
+                "see `zfsiloctl orphan list`",
+                target=target,
+                initiator=unknown,
+            )
         return initiator in present and self._has_secrets(_acl(target, initiator), chap)
 
     def _has_secrets(self, folder: str, chap: Chap) -> bool:
@@ -229,8 +235,8 @@ class RealLio:
                 for name, value in _auth(chap).items()
             )
         except PermissionDenied:
-            # The kernel shows them to CAP_SYS_ADMIN alone, which the daemon has not: it takes them
-            # for right, and a worker compares them.
+            # The kernel shows secrets to CAP_SYS_ADMIN only, which the daemon does not have: it
+            # assumes that they are right. A worker has it and compares them.
             return True
 
     def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
@@ -248,7 +254,7 @@ class RealLio:
             self.add_acl(target, initiator, chap=chap)
 
     def remove_acl(self, target: str, initiator: str) -> None:
-        # With the ACL goes its session; the call returns when the kernel is through with it.
+        # rmdir(2) of the ACL ends its session, and returns when the session has ended.
         folder = _acl(target, initiator)
         for lun in self._fs.names(folder):
             if lun.startswith("lun_"):
@@ -262,7 +268,7 @@ class RealLio:
     def map_lun(self, target: str, initiator: str, *, readonly: bool) -> None:
         folder = f"{_acl(target, initiator)}/lun_0"
         self._fs.make(folder)
-        if not self._fs.read(f"{folder}/write_protect"):  # no link, or one to a LUN that was gone
+        if not self._fs.read(f"{folder}/write_protect"):  # no link, or a link to a removed LUN
             self._fs.unlink(f"{folder}/lun_0")
             self._fs.link(f"{folder}/lun_0", f"{_group(target)}/lun/lun_0")
         self._fs.write(f"{folder}/write_protect", _flag(readonly))
@@ -275,33 +281,32 @@ class RealLio:
         return info is not None and not info.startswith(NO_SESSION)
 
     def end_session(self, target: str, initiator: str, *, grace_s: int) -> None:
-        def gone() -> bool:
+        def has_ended() -> bool:
             return not self.has_session(target, initiator)
 
-        if not wait_for(gone, grace_s):
+        if not wait_for(has_ended, grace_s):
             self.remove_acl(target, initiator)
-        if not gone():
+        if not has_ended():
             raise Unavailable(
                 f"the session of {initiator} with {target} did not end",
-                reason="SESSION_LIVE", target=target, initiator=initiator,
-            )  # fmt: skip
+                reason="SESSION_LIVE",
+                target=target,
+                initiator=initiator,
+            )
 
-    # The modules: a fact that all volumes share, made when missing and never undone
+    # Kernel modules
 
     def _load(self) -> None:
+        """Load the modules of the target, which all volumes share and which are never unloaded."""
         if self._fs.has("core") and self._fs.has("iscsi"):
             return
         self._run(["modprobe", "-a", *MODULES], timeout_s=MODPROBE_TIMEOUT_S)
         if not self._fs.has("core"):
             raise FailedPrecondition(
-                f"{self._fs.root} is missing: is configfs mounted? (systemctl start "
-                "sys-kernel-config.mount)",
+                f"{self._fs.root} does not exist; mount configfs with "
+                "`systemctl start sys-kernel-config.mount`",
                 reason="NO_CONFIGFS",
-            )  # fmt: skip
-
-
-def _zvol_path(dataset: str) -> str:
-    return f"/dev/zvol/{dataset}"
+            )
 
 
 def _group(target: str) -> str:
@@ -313,7 +318,7 @@ def _acl(target: str, initiator: str) -> str:
 
 
 def _auth(chap: Chap) -> dict[str, str]:
-    """Return the values of an ACL's auth folder. "Mutual" is what the target answers with."""
+    """Return the attributes of the auth/ directory of an ACL; "mutual" is the target's answer."""
     return {
         "userid": chap.username,
         "password": chap.password.reveal(),
@@ -322,5 +327,5 @@ def _auth(chap: Chap) -> dict[str, str]:
     }
 
 
-def _flag(value: bool) -> str:  # noqa: FBT001 - turns a boolean into the kernel's text for it
+def _flag(value: bool) -> str:  # noqa: FBT001 - converts a boolean to text
     return "1" if value else "0"

@@ -1,4 +1,4 @@
-"""A lock that all workers of this host share, waited for with a deadline."""
+"""A lock file that all workers of this host share: flock(2) with a deadline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def host_lock(path: Path, timeout_s: float) -> Iterator[None]:
-    """Hold a lock file, from the main thread. Raises Unavailable when another keeps it too long."""
+    """Hold an exclusive lock on a file. Raises Unavailable when it is not free in `timeout_s`.
+
+    The deadline is a SIGALRM, so only the main thread may call this.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _lock(descriptor, path, timeout_s)
@@ -34,10 +37,12 @@ def _lock(descriptor: int, path: Path, timeout_s: float) -> None:
 
 
 def _wait(descriptor: int, path: Path, timeout_s: float) -> None:
-    """Wait in the kernel, which wakes us in turn; an alarm ends it."""
+    """Wait in the kernel until the lock is free or the alarm rings."""
 
     def ring(_signal: int, _frame: object) -> None:
-        raise Unavailable(f"another operation holds {path} since {timeout_s:.0f} s", lock=str(path))
+        raise Unavailable(
+            f"another operation holds {path} for more than {timeout_s:.0f} s", lock=str(path)
+        )
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)

@@ -1,7 +1,8 @@
-"""Mounts of the disks of sessions: mount(8) and umount(8) change them, mountinfo tells.
+"""Mounts of the disks of iSCSI sessions: changed by mount(8) and umount(8), read from mountinfo.
 
-A mount is ours when its device is the disk of our session. When the disk is gone, so is its entry
-in sysfs; what is still mounted then is dead, can be of use to nobody, and is ours to unmount.
+A mount belongs to a volume when its device number is that of the disk of the volume's session. A
+mount is dead when its device has no entry in /sys/dev/block any more, as after the end of a
+session: its I/O fails, and it may be unmounted.
 """
 
 from __future__ import annotations
@@ -13,28 +14,28 @@ from typing import TYPE_CHECKING
 
 from zfsilod.host import mountinfo, mountpoints, processes
 from zfsilod.host.block import read_superblock
-from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, claim, read
+from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, check_unused, read
 from zfsilod.host.mountpoints import resolved
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
-    from zfsilod.host.mountinfo import Mount
+    from zfsilod.host.mountinfo import MountEntry
     from zfsilod.host.run import Runner
     from zfsilod.model.host_facts import Disk
 
-MOUNT_TIMEOUT_S = 120  # a long journal is replayed in it
+MOUNT_TIMEOUT_S = 120  # includes the replay of a long journal
 CHECK_TIMEOUT_S = 600
-FSCK_REFUSES = 4  # e2fsck(8): 1 and 2 are errors that it corrected
-FAILED = 32  # mount(8), umount(8)
+FSCK_UNCORRECTED = 4  # e2fsck(8): 1 and 2 are errors that it corrected
+FAILED = 32  # exit code of mount(8) and umount(8)
 FLAGS = frozenset({"noatime", "nodiratime", "nodev", "noexec", "nosuid"})
-"""Options of the mount itself, which mountinfo always shows; others may be defaults, and hidden."""
-# On a write-protected disk no journal can be replayed, and a clone's UUID may be its origin's.
+"""Options of the mount itself, which mountinfo always shows. It hides others that are defaults."""
+# A write-protected disk cannot replay a journal, and a clone may have the UUID of its origin.
 NO_REPLAY = {"ext4": ("noload",), "xfs": ("norecovery", "nouuid")}
-NETWORK = "_netdev"  # systemd ends these mounts before the network: systemd.mount(5)
+NETWORK = "_netdev"  # systemd unmounts it before it stops the network: systemd.mount(5)
 
 
 class RealMounts:
-    """Mount points and mounts of this host."""
+    """The mount points and the mounts of this host; see MountAdapter."""
 
     def __init__(self, run: Runner, disks: Disks) -> None:
         self._run = run
@@ -42,68 +43,78 @@ class RealMounts:
 
     # Mount points
 
-    def has_point(self, path: str, *, file: bool) -> bool:
-        return mountpoints.has_point(path, file=file)
+    def has_mountpoint(self, path: str, *, file: bool) -> bool:
+        return mountpoints.has_mountpoint(path, file=file)
 
-    def make_point(self, path: str, *, file: bool) -> None:
-        mountpoints.make_point(path, file=file)
+    def make_mountpoint(self, path: str, *, file: bool) -> None:
+        mountpoints.make_mountpoint(path, file=file)
 
-    def remove_point(self, path: str, *, file: bool) -> None:
-        mountpoints.remove_point(path, file=file)
+    def remove_mountpoint(self, path: str, *, file: bool) -> None:
+        mountpoints.remove_mountpoint(path, file=file)
 
-    # The staging path
+    # The staging mount
 
     def is_staged(self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool) -> bool:
-        mount = self._ours(disk, path)
-        return mount is not None and _is_as_wished(mount, options, readonly=readonly)
+        mount = self._mount_of(disk, path)
+        return mount is not None and _has_options(mount, options, readonly=readonly)
 
     def stage(
-        self, disk: Disk, path: str, *, fs_type: str, options: tuple[str, ...], readonly: bool,
+        self,
+        disk: Disk,
+        path: str,
+        *,
+        fs_type: str,
+        options: tuple[str, ...],
+        readonly: bool,
         untouched: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         device = self._disks.need(disk)
-        mount = self._cleared(device, path)
-        words = [*options, "ro" if readonly else "rw", NETWORK]
-        if mount and not _is_as_wished(mount, options, readonly=readonly):
-            self._mount("-o", ",".join(["remount", *words]), mount.path)
+        mount = self._clear_dead_mounts(device, path)
+        settings = [*options, "ro" if readonly else "rw", NETWORK]
+        if mount and not _has_options(mount, options, readonly=readonly):
+            self._mount("-o", ",".join(["remount", *settings]), mount.path)
         if mount:
             return
         untouched = untouched or device.readonly
         self._check(device, fs_type, readonly=readonly, untouched=untouched)
         if untouched:
-            words += NO_REPLAY.get(fs_type, ())
-        self._mount("-t", fs_type, "-o", ",".join(words), str(device.path), resolved(path))
+            settings += NO_REPLAY.get(fs_type, ())
+        self._mount("-t", fs_type, "-o", ",".join(settings), str(device.path), resolved(path))
 
     def _check(self, device: Device, fs_type: str, *, readonly: bool, untouched: bool) -> None:
-        """Make sure that a disk can be mounted, before anything is tried."""
-        claim(device.path, "the disk")
-        found = read_superblock(device)
-        if found is None or found.type != fs_type:
+        """Check that a disk can be mounted, and run `e2fsck -p` on an ext4 that may be changed."""
+        check_unused(device.path, "the disk")
+        present = read_superblock(device)
+        if present is None or present.type != fs_type:
             raise Conflict(
-                f"the disk {device.path} has {found.type if found else 'no filesystem'}, "
+                f"the disk {device.path} has {present.type if present else 'no filesystem'}, "
                 f"not {fs_type}",
-                reason="OTHER_FILESYSTEM", device=str(device.path),
-            )  # fmt: skip
+                reason="OTHER_FILESYSTEM",
+                device=str(device.path),
+            )
         if device.readonly and not readonly:
             raise FailedPrecondition(
-                f"the disk {device.path} is write-protected: stage it read-only",
-                reason="WRITE_PROTECTED", device=str(device.path),
-            )  # fmt: skip
+                f"the disk {device.path} is write-protected; stage the volume read-only",
+                reason="WRITE_PROTECTED",
+                device=str(device.path),
+            )
         if fs_type != "ext4" or untouched:
-            return  # XFS replays its log and checks itself when it is mounted
+            return  # mounting XFS replays its log and checks it
         argv = ["e2fsck", "-p", str(device.path)]
         done = self._run(argv, timeout_s=CHECK_TIMEOUT_S, ok=tuple(range(256)))
-        if done.rc >= FSCK_REFUSES:
+        if done.rc >= FSCK_UNCORRECTED:
             raise FailedPrecondition(
-                f"the filesystem on {device.path} is damaged: run e2fsck on it by hand "
+                f"the filesystem on {device.path} is damaged; run e2fsck on it "
                 f"({done.stdout.strip()[-500:]})",
-                reason="NEEDS_FSCK", device=str(device.path), exit_code=str(done.rc),
-            )  # fmt: skip
+                reason="NEEDS_FSCK",
+                device=str(device.path),
+                exit_code=str(done.rc),
+            )
 
-    # Bind mounts of it
+    # Bind mounts
 
     def is_bound(self, disk: Disk, path: str, *, readonly: bool) -> bool:
-        mount = self._ours(disk, path)
+        mount = self._mount_of(disk, path)
         return mount is not None and mount.readonly == readonly
 
     def bind(self, disk: Disk, source: str, path: str, *, readonly: bool) -> None:
@@ -111,9 +122,9 @@ class RealMounts:
         staged = mountinfo.at(resolved(source), mountinfo.read())
         if staged is None or staged.number != device.number:
             raise FailedPrecondition(
-                f"{source} is not where the volume is staged", reason="NOT_STAGED", path=source
+                f"the volume is not staged at {source}", reason="NOT_STAGED", path=source
             )
-        mount = self._cleared(device, path)
+        mount = self._clear_dead_mounts(device, path)
         access = "ro" if readonly else "rw"
         if mount is None:
             self._mount("-o", f"bind,{access},{NETWORK}", staged.path, resolved(path))
@@ -121,21 +132,21 @@ class RealMounts:
             self._mount("-o", f"remount,bind,{access}", mount.path)
 
     def unmount(self, disk: Disk, path: str) -> None:
-        here = resolved(path)
+        mountpoint = resolved(path)
         device = self._disks.find(disk.target)
-        while mount := mountinfo.at(here, mountinfo.read()):
+        while mount := mountinfo.at(mountpoint, mountinfo.read()):
             if not self._is_dead(mount) and (device is None or mount.number != device.number):
                 raise _foreign(mount)
             self._umount(mount)
 
-    # The device itself, for raw use
+    # Bind mounts of the device node, for raw block use
 
     def is_device_bound(self, disk: Disk, path: str) -> bool:
         mount = mountinfo.at(resolved(path), mountinfo.read())
         if mount is None:
             return False
         device = self._disks.find(disk.target)
-        if device and mount.root == f"/{device.name}" and _is_node(path, device):
+        if device and mount.root == f"/{device.name}" and is_node_of(path, device):
             check_serial(device, disk)
             return True
         if _is_dead_node(mount):
@@ -153,24 +164,24 @@ class RealMounts:
         self._mount("-o", f"bind,{NETWORK}", str(device.path), resolved(path))
 
     def unbind_device(self, disk: Disk, path: str) -> None:
-        here = resolved(path)
+        mountpoint = resolved(path)
         device = self._disks.find(disk.target)
-        while mount := mountinfo.at(here, mountinfo.read()):
+        while mount := mountinfo.at(mountpoint, mountinfo.read()):
             if not _is_dead_node(mount) and not (device and mount.root == f"/{device.name}"):
                 raise _foreign(mount)
             self._umount(mount)
 
-    # Either, whatever became of the disk
+    # Mounts of either kind
 
-    def is_attached(self, disk: Disk, path: str) -> bool:
+    def is_mounted(self, disk: Disk, path: str) -> bool:
         mount = mountinfo.at(resolved(path), mountinfo.read())
         if mount and not self._belongs(disk, mount):
             raise _foreign(mount)
         return mount is not None
 
-    def detach(self, disk: Disk, path: str) -> None:
-        here = resolved(path)
-        while mount := mountinfo.at(here, mountinfo.read()):
+    def unmount_lazily(self, disk: Disk, path: str) -> None:
+        mountpoint = resolved(path)
+        while mount := mountinfo.at(mountpoint, mountinfo.read()):
             if not self._belongs(disk, mount):
                 raise _foreign(mount)
             try:
@@ -178,16 +189,15 @@ class RealMounts:
             except Busy:
                 self._run(["umount", "--lazy", mount.path], timeout_s=MOUNT_TIMEOUT_S)
 
-    def _belongs(self, disk: Disk, mount: Mount) -> bool:
+    def _belongs(self, disk: Disk, mount: MountEntry) -> bool:
         device = self._disks.find(disk.target)
         if device and (mount.number == device.number or mount.root == f"/{device.name}"):
             return True
         return self._is_dead(mount) or _is_dead_node(mount)
 
-    # Reading, for the daemon
+    # For the daemon
 
     def stats(self, path: str) -> dict[str, int]:
-        """Return bytes and inodes of what is mounted; of a raw device only its size."""
         if mountinfo.at(resolved(path), mountinfo.read()) is None:
             raise FailedPrecondition(f"{path} is not mounted", reason="NOT_MOUNTED", path=path)
         node = Path(path).stat()
@@ -195,30 +205,37 @@ class RealMounts:
             number = f"{os.major(node.st_rdev)}:{os.minor(node.st_rdev)}"
             sectors = int(read(self._disks.sys / "dev/block" / number / "size") or 0)
             return {"bytes_total": sectors * SECTOR_BYTES}
-        found = os.statvfs(path)
+        fs = os.statvfs(path)
         total, free, available = (
-            count * found.f_frsize for count in (found.f_blocks, found.f_bfree, found.f_bavail)
+            count * fs.f_frsize for count in (fs.f_blocks, fs.f_bfree, fs.f_bavail)
         )
         return {
-            "bytes_total": total, "bytes_used": total - free, "bytes_available": available,
-            "inodes_total": found.f_files, "inodes_used": found.f_files - found.f_ffree,
-            "inodes_available": found.f_favail,
-        }  # fmt: skip
+            "bytes_total": total,
+            "bytes_used": total - free,
+            "bytes_available": available,
+            "inodes_total": fs.f_files,
+            "inodes_used": fs.f_files - fs.f_ffree,
+            "inodes_available": fs.f_favail,
+        }
 
     def problem(self, path: str, *, readonly: bool) -> str:
         mount = mountinfo.at(resolved(path), mountinfo.read())
         if mount is None:
             return f"nothing is mounted at {path}"
         if self._is_dead(mount):
-            return f"the disk that is mounted at {path} is gone"
+            return f"the disk that is mounted at {path} has disappeared"
         if mount.stopped and not readonly:
-            return f"the filesystem at {path} turned read-only after an error"
+            return f"the filesystem at {path} became read-only after an error"
         return ""
 
-    # What is mounted there, and by whom
+    # The mount at a path
 
-    def _ours(self, disk: Disk, path: str) -> Mount | None:
-        """Return our mount at a path. A dead one counts as ours while there is no new disk."""
+    def _mount_of(self, disk: Disk, path: str) -> MountEntry | None:
+        """Return the mount of a volume at a path; None when nothing is mounted.
+
+        A dead mount counts while the volume has no other disk. Raises Conflict (OTHER_MOUNT) for
+        another mount.
+        """
         mount = mountinfo.at(resolved(path), mountinfo.read())
         if mount is None:
             return None
@@ -230,10 +247,10 @@ class RealMounts:
             return mount if device is None else None
         raise _foreign(mount)
 
-    def _cleared(self, device: Device, path: str) -> Mount | None:
-        """Return what of ours is mounted there already, after dead mounts were taken away."""
-        here = resolved(path)
-        while mount := mountinfo.at(here, mountinfo.read()):
+    def _clear_dead_mounts(self, device: Device, path: str) -> MountEntry | None:
+        """Unmount the dead mounts on top of a path, and return the mount of the device, if any."""
+        mountpoint = resolved(path)
+        while mount := mountinfo.at(mountpoint, mountinfo.read()):
             if mount.number == device.number:
                 return mount
             if not self._is_dead(mount):
@@ -241,57 +258,62 @@ class RealMounts:
             self._umount(mount)
         return None
 
-    def _is_dead(self, mount: Mount) -> bool:
-        """Tell whether a mount's block device is gone; major number 0 never had one."""
+    def _is_dead(self, mount: MountEntry) -> bool:
+        """Tell whether the block device of a mount has disappeared; major 0 is not a device."""
         on_disk = not mount.number.startswith("0:")
         return on_disk and not (self._disks.sys / "dev/block" / mount.number).exists()
 
-    def _mount(self, *words: str) -> None:
-        done = self._run(["mount", *words], timeout_s=MOUNT_TIMEOUT_S, ok=(0, FAILED))
+    def _mount(self, *args: str) -> None:
+        done = self._run(["mount", *args], timeout_s=MOUNT_TIMEOUT_S, ok=(0, FAILED))
         if done.rc == 0:
             return
         if "Unknown parameter" in done.stderr or "bad option" in done.stderr:
             done.failed()
             raise InvalidArgument(
-                f"the kernel did not accept the mount: {done.stderr.strip()[:500]}",
+                f"the kernel refused the mount options: {done.stderr.strip()[:500]}",
                 reason="BAD_MOUNT_OPTION",
             )
         raise done.failed()
 
-    def _umount(self, mount: Mount) -> None:
+    def _umount(self, mount: MountEntry) -> None:
         done = self._run(["umount", mount.path], timeout_s=MOUNT_TIMEOUT_S, ok=(0, FAILED))
         if done.rc == 0:
             return
         if "target is busy" not in done.stderr:
             raise done.failed()
-        if self._is_dead(mount) or _is_dead_node(mount):  # who is at work there has lost it anyhow
+        if self._is_dead(mount) or _is_dead_node(mount):  # its users have lost the disk already
             self._run(["umount", "--lazy", mount.path], timeout_s=MOUNT_TIMEOUT_S)
             return
-        below = [each.path for each in mountinfo.read() if each.parent == mount.id]
-        names = below + processes.using(mount.path)
+        children = [child.path for child in mountinfo.read() if child.parent == mount.id]
+        names = children + processes.using(mount.path)
         by = f" by {', '.join(names)}" if names else ""
         raise Busy(
-            f"{mount.path} is in use{by}", reason="MOUNT_BUSY",
-            path=mount.path, users=", ".join(names),
-        )  # fmt: skip
+            f"{mount.path} is in use{by}",
+            reason="MOUNT_BUSY",
+            path=mount.path,
+            users=", ".join(names),
+        )
 
 
-def _is_as_wished(mount: Mount, options: tuple[str, ...], *, readonly: bool) -> bool:
+def _has_options(mount: MountEntry, options: tuple[str, ...], *, readonly: bool) -> bool:
     return mount.readonly == readonly and mount.options >= FLAGS.intersection(options)
 
 
-def _is_node(path: str, device: Device) -> bool:
+def is_node_of(path: str, device: Device) -> bool:
+    """Tell whether a path is a node of a device: stat(2), st_rdev."""
     number = Path(path).stat().st_rdev
     return f"{os.major(number)}:{os.minor(number)}" == device.number
 
 
-def _is_dead_node(mount: Mount) -> bool:
+def _is_dead_node(mount: MountEntry) -> bool:
     """Tell whether a bind mount shows a device node that was removed with its disk."""
     return mount.type == "devtmpfs" and mount.root.endswith(mountinfo.DELETED)
 
 
-def _foreign(mount: Mount) -> Conflict:
+def _foreign(mount: MountEntry) -> Conflict:
     return Conflict(
         f"something else is mounted at {mount.path}: {mount.source} ({mount.type})",
-        reason="OTHER_MOUNT", path=mount.path, source=mount.source,
-    )  # fmt: skip
+        reason="OTHER_MOUNT",
+        path=mount.path,
+        source=mount.source,
+    )

@@ -1,4 +1,4 @@
-"""The mounts of this host: /proc/self/mountinfo, as proc_pid_mountinfo(5) describes it."""
+"""The mounts of this host: /proc/self/mountinfo, proc_pid_mountinfo(5)."""
 
 from __future__ import annotations
 
@@ -7,43 +7,46 @@ from pathlib import Path
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 ESCAPE = re.compile(r"\\([0-7]{3})")
-DELETED = "//deleted"  # ends the root of a bind mount whose file is gone
+DELETED = "//deleted"  # the end of the root of a bind mount whose file was removed
 
 
-class Mount:
-    """One line of mountinfo."""
+class MountEntry:
+    """One line of mountinfo: the fields (1) to (6), and (9) to (11) after the separator.
+
+    `number` is the device number as major:minor, `root` the path within the filesystem.
+    """
 
     def __init__(self, line: str) -> None:
         before, _, after = line.partition(" - ")
         self.id, self.parent, self.number, root, path, options = before.split(" ")[:6]
-        self.root, self.path = _plain(root), _plain(path)
+        self.root, self.path = _unescape(root), _unescape(path)
         self.options = frozenset(options.split(","))
-        self.type, source, of_filesystem = after.split(" ")[:3]
-        self.source = _plain(source)
-        self._of_filesystem = frozenset(of_filesystem.split(","))
+        self.type, source, super_options = after.split(" ")[:3]
+        self.source = _unescape(source)
+        self._super_options = frozenset(super_options.split(","))
 
     @property
     def readonly(self) -> bool:
-        """Whether this mount is read-only, whatever its filesystem is."""
+        """Whether this mount is read-only; its filesystem may be writable."""
         return "ro" in self.options
 
     @property
     def stopped(self) -> bool:
-        """Whether the filesystem itself takes no writes: so made, or so turned by an error."""
-        return not {"ro", "emergency_ro", "shutdown"}.isdisjoint(self._of_filesystem)
+        """Whether the filesystem refuses writes: mounted read-only, or after an error."""
+        return not {"ro", "emergency_ro", "shutdown"}.isdisjoint(self._super_options)
 
 
-def read(path: Path = MOUNTINFO) -> list[Mount]:
-    """Return all mounts, later ones last."""
+def read(path: Path = MOUNTINFO) -> list[MountEntry]:
+    """Return all mounts, the latest last."""
     text = path.read_bytes().decode(errors="surrogateescape")
-    return [Mount(line) for line in text.split("\n") if line]
+    return [MountEntry(line) for line in text.split("\n") if line]
 
 
-def at(path: str, mounts: list[Mount]) -> Mount | None:
-    """Return what one sees at a path that is a mount point: the last mount there."""
-    return next((each for each in reversed(mounts) if each.path == path), None)
+def at(path: str, mounts: list[MountEntry]) -> MountEntry | None:
+    """Return the topmost mount at a path; None when the path is not a mount point."""
+    return next((mount for mount in reversed(mounts) if mount.path == path), None)
 
 
-def _plain(text: str) -> str:
-    r"""Undo the escapes of mountinfo: \040 for a space."""
-    return ESCAPE.sub(lambda found: chr(int(found[1], 8)), text)
+def _unescape(text: str) -> str:
+    r"""Replace the octal escapes of mountinfo, such as \040 for a space."""
+    return ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

@@ -1,8 +1,8 @@
-"""Mount points: empty directories and files, made and removed without following a symbolic link.
+"""Mount points: empty directories and files, made and removed without following symbolic links.
 
-The folders above the last component may well be links (/var/lib/kubelet often is one): they are
-resolved once. From there on every step is taken from an open folder, so that nobody who may write
-in one of them can lead us elsewhere meanwhile.
+Directories above the last component may be links (/var/lib/kubelet often is one): they are resolved
+once. After that each component is opened relative to the open directory above it (openat(2) with
+O_NOFOLLOW), so that a user who may write to one of them cannot redirect the rest of the path.
 """
 
 from __future__ import annotations
@@ -20,77 +20,91 @@ from zfsilod.model.errors import Busy, Conflict, InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FOLDER_MODE = 0o755  # reachable for all, whatever our umask is; the mount brings its own mode
+FOLDER_MODE = 0o755  # set with chmod(2), regardless of the umask; the mount has its own mode
 FILE_MODE = 0o600
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def resolved(path: str) -> str:
-    """Return a mount point's path as mountinfo has it: the folders above it resolved."""
-    given = Path(path)
-    if not given.is_absolute() or ".." in given.parts or given.name == "" or "\0" in path:
-        raise InvalidArgument(f"{path[:200]!r} is no path to mount at", reason="BAD_PATH")
-    return str(given.parent.resolve() / given.name)
+    """Return the path of a mount point as mountinfo shows it: without links above its last part.
+
+    Raises InvalidArgument (BAD_PATH) for a path that is relative, or has "..".
+    """
+    mountpoint = Path(path)
+    bad = ".." in mountpoint.parts or mountpoint.name == "" or "\0" in path
+    if bad or not mountpoint.is_absolute():
+        raise InvalidArgument(
+            f"{path[:200]!r} is not a valid mount point; use an absolute path without '..'",
+            reason="BAD_PATH",
+        )
+    return str(mountpoint.parent.resolve() / mountpoint.name)
 
 
-def has_point(path: str, *, file: bool) -> bool:
-    """Tell whether something can be mounted there, or is. Raises Conflict: it is in the way."""
-    here = resolved(path)
-    if mountinfo.at(here, mountinfo.read()):
-        return True  # whose mount it is, the step after this one judges
+def has_mountpoint(path: str, *, file: bool) -> bool:
+    """Tell whether a path is a mount point: an empty directory or file, or something mounted.
+
+    Raises Conflict (BAD_MOUNT_POINT) when the path is something else.
+    """
+    mountpoint = resolved(path)
+    if mountinfo.at(mountpoint, mountinfo.read()):
+        return True  # the step for the mount, which follows, checks that it is ours
     try:
-        found = Path(here).lstat()
+        status = Path(mountpoint).lstat()
     except FileNotFoundError:
         return False
     except NotADirectoryError as error:
-        raise _in_the_way(path, "lies below a file") from error
-    _check_kind(path, found, file=file)
-    if not file and any(Path(here).iterdir()):
-        raise _in_the_way(path, "is not empty")
+        raise _unusable(path, "is below a file") from error
+    _check_kind(path, status, file=file)
+    if not file and any(Path(mountpoint).iterdir()):
+        raise _unusable(path, "is not empty")
     return True
 
 
-def make_point(path: str, *, file: bool) -> None:
-    """Make a mount point, and the folders above it; those are left when it goes."""
-    here = Path(resolved(path))
-    with _opened(here.parent) as folder:
+def make_mountpoint(path: str, *, file: bool) -> None:
+    """Make a mount point and the directories above it, which remain when it is removed."""
+    mountpoint = Path(resolved(path))
+    with _open_folder(mountpoint.parent) as folder:
         try:
             if file:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                os.close(os.open(here.name, flags, FILE_MODE, dir_fd=folder))
+                os.close(os.open(mountpoint.name, flags, FILE_MODE, dir_fd=folder))
             else:
-                _make_folder(here.name, folder)
+                _make_folder(mountpoint.name, folder)
         except FileExistsError:
-            has_point(path, file=file)
+            has_mountpoint(path, file=file)
 
 
-def remove_point(path: str, *, file: bool) -> None:
-    """Remove a mount point that is empty, and nothing else."""
-    here = Path(resolved(path))
-    if mountinfo.at(str(here), mountinfo.read()):
+def remove_mountpoint(path: str, *, file: bool) -> None:
+    """Remove a mount point if it exists.
+
+    Raises Busy while something is mounted there, Conflict when it is not an empty directory or
+    file.
+    """
+    mountpoint = Path(resolved(path))
+    if mountinfo.at(str(mountpoint), mountinfo.read()):
         raise Busy(f"{path} is still a mount point", reason="MOUNTED", path=path)
-    if not here.parent.is_dir():
+    if not mountpoint.parent.is_dir():
         return
-    with _opened(here.parent) as folder:
+    with _open_folder(mountpoint.parent) as folder:
         try:
-            _check_kind(path, os.lstat(here.name, dir_fd=folder), file=file)
+            _check_kind(path, os.lstat(mountpoint.name, dir_fd=folder), file=file)
             if file:
-                os.unlink(here.name, dir_fd=folder)
+                os.unlink(mountpoint.name, dir_fd=folder)
             else:
-                os.rmdir(here.name, dir_fd=folder)
+                os.rmdir(mountpoint.name, dir_fd=folder)
         except FileNotFoundError:
             return
         except OSError as error:
             if error.errno == errno.ENOTEMPTY:
-                raise _in_the_way(path, "is not empty") from error
-            if error.errno == errno.EBUSY:  # mounted on, in another mount namespace
+                raise _unusable(path, "is not empty") from error
+            if error.errno == errno.EBUSY:  # mounted in another mount namespace
                 raise Busy(f"{path} is in use as a mount point", path=path) from error
             raise
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """Open a folder, each component from the one above it; those that are missing are made."""
+def _open_folder(path: Path) -> Iterator[int]:
+    """Open a directory component by component, and make those that are missing."""
     folder = os.open("/", FOLDER_FLAGS)
     try:
         for name in path.parts[1:]:
@@ -110,7 +124,7 @@ def _enter(name: str, folder: int, path: Path) -> int:
         return os.open(name, FOLDER_FLAGS, dir_fd=folder)
     except (NotADirectoryError, OSError) as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            raise _in_the_way(str(path), f"has {name}, which is no directory") from error
+            raise _unusable(str(path), f"contains {name}, which is not a directory") from error
         raise
 
 
@@ -119,14 +133,18 @@ def _make_folder(name: str, folder: int) -> None:
     os.chmod(name, FOLDER_MODE, dir_fd=folder)
 
 
-def _check_kind(path: str, found: os.stat_result, *, file: bool) -> None:
-    if stat.S_ISLNK(found.st_mode):
-        raise _in_the_way(path, "is a symbolic link")
-    if file and not (stat.S_ISREG(found.st_mode) and found.st_size == 0):
-        raise _in_the_way(path, "is not an empty file")
-    if not file and not stat.S_ISDIR(found.st_mode):
-        raise _in_the_way(path, "is not a directory")
+def _check_kind(path: str, status: os.stat_result, *, file: bool) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise _unusable(path, "is a symbolic link")
+    if file and not (stat.S_ISREG(status.st_mode) and status.st_size == 0):
+        raise _unusable(path, "is not an empty file")
+    if not file and not stat.S_ISDIR(status.st_mode):
+        raise _unusable(path, "is not a directory")
 
 
-def _in_the_way(path: str, why: str) -> Conflict:
-    return Conflict(f"{path} {why}: nothing is mounted there", reason="BAD_MOUNT_POINT", path=path)
+def _unusable(path: str, why: str) -> Conflict:
+    return Conflict(
+        f"{path} {why}, so the volume is not mounted there; use another path",
+        reason="BAD_MOUNT_POINT",
+        path=path,
+    )

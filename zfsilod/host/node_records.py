@@ -1,11 +1,12 @@
-"""Node records of open-iscsi: what iscsiadm keeps of a target, one file a portal.
+"""The node records of open-iscsi: the files in which iscsiadm keeps a target, one for each portal.
 
-    ROOT/nodes/TARGET/ADDRESS,PORT,TPGT/INTERFACE        and a link to the folder
-    ROOT/static/TARGET,ADDRESS,PORT,TPGT,INTERFACE       (older: nodes/TARGET/ADDRESS,PORT, a file)
+    ROOT/nodes/TARGET/ADDRESS,PORT,TPGT/INTERFACE     the record
+    ROOT/nodes/TARGET/ADDRESS,PORT                    the record, in older versions
+    ROOT/static/TARGET,ADDRESS,PORT,TPGT,INTERFACE    a link to the directory of the record
 
-iscsiadm makes a record with the administrator's defaults from iscsid.conf; ours are then set in the
-file, since its option --value would show the secrets in the process list. ROOT is /var/lib/iscsi,
-on Debian 12 and older /etc/iscsi. Source: usr/idbm.c of open-iscsi 2.1.11, and the lab.
+iscsiadm makes a record with the defaults of iscsid.conf. The settings of zfsilo are then written to
+the file, since the option --value of iscsiadm(8) would show secrets in the process list. ROOT is
+/var/lib/iscsi, on Debian 12 and older /etc/iscsi. usr/idbm.c of open-iscsi 2.1.11.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from zfsilod.model.names import iscsi_name
 from zfsilod.storage.files import sync_folder
 
 DATABASE_LOCK = Path("/run/lock/iscsi/lock.write")
-STALE_S = 10.0  # iscsiadm holds its lock for milliseconds, and asks for it for 30 s
+STALE_S = 10.0  # iscsiadm holds its lock for milliseconds, and waits 30 s for it
 ROOTS = (Path("/var/lib/iscsi"), Path("/etc/iscsi"))
 FIRST_LINE, LAST_LINE = "# BEGIN RECORD", "# END RECORD"
-TEMPORARY = ".zfsilo-record"  # beside the folders that iscsiadm reads; under the host's lock
+TEMPORARY = ".zfsilo-record"  # where iscsiadm does not look; protected by the host's lock
 
 
 class Nodes:
-    """The records on this host."""
+    """The node records on this host."""
 
     def __init__(
         self, roots: tuple[Path, ...] = ROOTS, database_lock: Path = DATABASE_LOCK
@@ -35,52 +36,52 @@ class Nodes:
         self.roots = roots
         self._lock = database_lock
 
-    def free(self) -> None:
-        """Take iscsiadm's own lock away from one that was killed: it would be held for ever.
+    def remove_stale_lock(self) -> None:
+        """Wait for the lock file of iscsiadm, and remove it when it is older than STALE_S.
 
-        The lock is a name for a file that the holder makes and removes, so its death frees nothing,
-        and from then on every iscsiadm of the host fails. Making the name sets the file's ctime.
+        The lock is a link that its holder makes and removes (idbm_lock() of open-iscsi), so it
+        survives a killed iscsiadm, and then every iscsiadm fails. Its ctime is the time of linking.
         """
-        since = self._held_since()
-        if since is None:
+        locked_at = self._locked_at()
+        if locked_at is None:
             return
-        wait_for(lambda: self._held_since() != since, since + STALE_S - time.time())
-        if self._held_since() == since:
-            sys.stderr.write(f"{self._lock}: removed, an iscsiadm that was killed had left it\n")
+        wait_for(lambda: self._locked_at() != locked_at, locked_at + STALE_S - time.time())
+        if self._locked_at() == locked_at:
+            sys.stderr.write(f"removed {self._lock}, which a killed iscsiadm had left\n")
             self._lock.unlink(missing_ok=True)
 
-    def _held_since(self) -> float | None:
+    def _locked_at(self) -> float | None:
         try:
             return self._lock.stat().st_ctime
         except FileNotFoundError:
             return None
 
     def targets(self, prefix: str) -> list[str]:
-        """Return the targets whose names begin so."""
-        found = {each.name for root in self.roots for each in (root / "nodes").glob("*")}
-        return sorted(name for name in found if name.startswith(prefix))
+        """Return the targets with a node record whose names start with a prefix."""
+        names = {folder.name for root in self.roots for folder in (root / "nodes").glob("*")}
+        return sorted(name for name in names if name.startswith(prefix))
 
     def files(self, target: str) -> dict[Path, str]:
-        """Return a target's record files, each with its portal, the first written first."""
-        found: dict[Path, str] = {}
+        """Return the record files of a target with their portals, the oldest first."""
+        portals: dict[Path, str] = {}
         for root in self.roots:
-            for portal in (root / "nodes" / iscsi_name(target)).glob("*"):
-                files = list(portal.iterdir()) if portal.is_dir() else [portal]
-                found |= dict.fromkeys(files, _portal(portal.name))
-        return dict(sorted(found.items(), key=lambda item: (item[0].stat().st_mtime_ns, item)))
+            for entry in (root / "nodes" / iscsi_name(target)).glob("*"):
+                files = list(entry.iterdir()) if entry.is_dir() else [entry]
+                portals |= dict.fromkeys(files, _portal(entry.name))
+        return dict(sorted(portals.items(), key=lambda item: (item[0].stat().st_mtime_ns, item)))
 
     def traces(self, target: str) -> list[Path]:
-        """Return everything that is there of a target, in an order in which it can be removed."""
-        found: list[Path] = []
+        """Return every file, directory and link of a target, in the order of their removal."""
+        paths: list[Path] = []
         for root in self.roots:
             folder = root / "nodes" / iscsi_name(target)
-            found += sorted(folder.rglob("*"), reverse=True)  # what is in a folder before it
-            found += [folder] if folder.exists() else []
-            found += (root / "static").glob(f"{target},*")
-        return found
+            paths += sorted(folder.rglob("*"), reverse=True)  # files before their directory
+            paths += [folder] if folder.exists() else []
+            paths += (root / "static").glob(f"{target},*")
+        return paths
 
     def remove(self, target: str) -> None:
-        """Remove everything that is there of a target: the secrets first."""
+        """Remove every trace of a target, first the files that hold secrets."""
         for path in self.traces(target):
             if path.is_dir() and not path.is_symlink():
                 path.rmdir()
@@ -88,7 +89,7 @@ class Nodes:
                 path.unlink(missing_ok=True)
 
     def read(self, path: Path) -> dict[str, str]:
-        """Return a record; nothing for one that iscsiadm was stopped in the midst of writing."""
+        """Return the settings of a record; none when the file is torn, as by a killed iscsiadm."""
         lines = path.read_text().splitlines()
         if not lines or not lines[0].startswith(FIRST_LINE) or lines[-1] != LAST_LINE:
             return {}
@@ -96,7 +97,7 @@ class Nodes:
         return {name: value for name, _, value in pairs}
 
     def update(self, path: Path, settings: dict[str, str]) -> None:
-        """Set values in a record: all or none of them, on disk when this returns."""
+        """Set values in a record, all or none of them, and sync the file and its directory."""
         values = self.read(path) | settings
         first = path.read_text().partition("\n")[0]
         body = [f"{name} = {value}" for name, value in values.items()]
@@ -112,7 +113,7 @@ class Nodes:
 
 
 def _portal(name: str) -> str:
-    """Return "10.0.0.1:3260" for a folder called "10.0.0.1,3260,1"."""
+    """Return the portal of a record: "10.0.0.1:3260" for the name "10.0.0.1,3260,1"."""
     address, _, rest = name.partition(",")
     port = rest.partition(",")[0]
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,4 +1,4 @@
-"""Which processes use a path: for the sentence of an error, as far as it can be told quickly."""
+"""The processes that use a path, from /proc: for error messages, within a time limit."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ import time
 from pathlib import Path
 
 PROC = Path("/proc")
-MAX_FOUND = 5
+MAX_PROCESSES = 5
 BUDGET_S = 2.0
 
 
 def using(path: str, proc: Path = PROC) -> list[str]:
-    """Return some of the processes with a folder or file open below a path: "bash (123)"."""
+    """Return up to five processes that use a path or a path below it, as "bash (123)".
+
+    Working directory, root and open files count: proc_pid_cwd(5), proc_pid_root(5), proc_pid_fd(5).
+    After two seconds the search ends with the processes that it has.
+    """
     end = time.monotonic() + BUDGET_S
-    found: list[str] = []
-    # The newest first: what keeps a mount busy was mostly started after it.
-    for process in sorted(proc.glob("[0-9]*"), key=lambda each: -int(each.name)):
-        if len(found) == MAX_FOUND or time.monotonic() > end:
+    names: list[str] = []
+    # The newest first: a process that keeps a mount busy usually started after the mount.
+    for process in sorted(proc.glob("[0-9]*"), key=lambda folder: -int(folder.name)):
+        if len(names) == MAX_PROCESSES or time.monotonic() > end:
             break
-        if any(each == path or each.startswith(f"{path}/") for each in _opened(process)):
-            found.append(f"{_name(process)} ({process.name})")
-    return found
+        if any(used == path or used.startswith(f"{path}/") for used in _used_paths(process)):
+            names.append(f"{_name(process)} ({process.name})")
+    return names
 
 
-def _opened(process: Path) -> list[str]:
-    opened = []
+def _used_paths(process: Path) -> list[str]:
+    paths = []
     try:
         links = [process / "cwd", process / "root", *(process / "fd").iterdir()]
     except OSError:
-        return []  # it has ended
+        return []  # the process has exited
     for link in links:
         try:
-            opened.append(str(link.readlink()))
+            paths.append(str(link.readlink()))
         except OSError:
-            continue  # a kernel thread, or closed meanwhile
-    return opened
+            continue  # a kernel thread, or a file that was closed
+    return paths
 
 
 def _name(process: Path) -> str:

@@ -1,15 +1,15 @@
-"""A new UUID for the filesystem of a clone, which still has that of its origin.
+"""Gives the filesystem of a clone, which has the UUID of its origin, a UUID of its own.
 
-First the journal is replayed: it is the origin's unfinished business, and neither tool touches a
-filesystem that has one. Then one superblock changes. A cut in between leaves a filesystem with the
-one UUID or with the other, and both can be gone on from.
+First the journal is replayed, since tune2fs(8) and xfs_admin(8) refuse a filesystem with a dirty
+one. Then the superblock is changed. An interruption leaves the filesystem with the old or the new
+UUID, and the next run continues from either.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.host.disks import claim
+from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 
@@ -20,54 +20,64 @@ if TYPE_CHECKING:
 REPLAY_TIMEOUT_S = 600
 CHANGE_TIMEOUT_S = 120
 RELEASE_DEADLINE_S = 20
-FSCK_REFUSES = 4  # e2fsck(8): 1 and 2 are errors that it corrected
-PLACE = "/tmp"  # noqa: S108 - covered in a mount namespace that nobody else sees, and only there
-# What else a mount could do is not wanted: it is only to replay the log.
+FSCK_UNCORRECTED = 4  # e2fsck(8): 1 and 2 are errors that it corrected
+MOUNTPOINT = "/tmp"  # noqa: S108 - mounted over in a mount namespace of its own only
+# The mount is only to replay the log: mount(8), xfs(5).
 OPTIONS = "nouuid,nodev,noexec,nosuid,noatime,nodiscard"
 
 
-def renew(run: Runner, device: Device, kind: str, uuid: str, *, checksums: bool) -> None:
-    """Give a filesystem that nobody uses another UUID. `checksums`: ext4 with metadata_csum."""
-    claim(device.path, "the disk")
+def regenerate_uuid(
+    run: Runner, device: Device, fs_type: str, uuid: str, *, checksums: bool
+) -> None:
+    """Set the UUID of an unused filesystem. `checksums`: it is ext4 with metadata_csum.
+
+    Raises Busy when the device is in use, FailedPrecondition (NEEDS_FSCK) when the filesystem is
+    damaged, Conflict for an unsupported type.
+    """
+    check_unused(device.path, "the disk")
     path = str(device.path)
-    match kind:
+    match fs_type:
         case "ext4":
             _replay_ext4(run, path)
-            # With its seed kept apart from the UUID no checksum changes: else all are rewritten,
-            # and a cut in between would leave two kinds of them.
+            # Checksums are seeded with the UUID. metadata_csum_seed (ext4(5)) keeps the old seed,
+            # so that none is rewritten: an interruption would leave checksums of two seeds.
             seed = ["-O", "metadata_csum_seed"] if checksums else []
             run(["tune2fs", *seed, "-U", uuid, path], timeout_s=CHANGE_TIMEOUT_S)
         case "xfs":
             _replay_xfs(run, device)
             run(["xfs_admin", "-U", uuid, path], timeout_s=CHANGE_TIMEOUT_S)
         case _:
-            raise Conflict(f"the disk {path} has {kind}, whose UUID nobody here can change")
+            raise Conflict(f"the disk {path} has {fs_type}, whose UUID zfsilo cannot change")
 
 
 def _replay_ext4(run: Runner, path: str) -> None:
     done = run(["e2fsck", "-p", path], timeout_s=REPLAY_TIMEOUT_S, ok=tuple(range(256)))
-    if done.rc >= FSCK_REFUSES:
+    if done.rc >= FSCK_UNCORRECTED:
         raise FailedPrecondition(
-            f"the filesystem on {path} is damaged: run e2fsck on it by hand "
-            f"({done.stdout.strip()[-500:]})",
-            reason="NEEDS_FSCK", device=path, exit_code=str(done.rc),
-        )  # fmt: skip
+            f"the filesystem on {path} is damaged; run e2fsck on it ({done.stdout.strip()[-500:]})",
+            reason="NEEDS_FSCK",
+            device=path,
+            exit_code=str(done.rc),
+        )
 
 
 def _replay_xfs(run: Runner, device: Device) -> None:
-    """Mount it for a moment, in a mount namespace that ends with the mount's own process.
+    """Mount the filesystem in a mount namespace that ends with the process of mount(8) itself.
 
-    So there is nothing to unmount, whoever is killed when.
+    So nothing is left to unmount when a process is killed: unshare(1), mount_namespaces(7).
     """
-    mount = ["mount", "-t", "xfs", "-o", OPTIONS, str(device.path), PLACE]
+    mount = ["mount", "-t", "xfs", "-o", OPTIONS, str(device.path), MOUNTPOINT]
     run(["unshare", "--mount", "--propagation", "private", *mount], timeout_s=REPLAY_TIMEOUT_S)
-    if not wait_for(lambda: _is_free(device), RELEASE_DEADLINE_S):
-        raise Unavailable(f"the kernel did not let go of {device.path}", device=str(device.path))
+    if not wait_for(lambda: _is_unused(device), RELEASE_DEADLINE_S):
+        raise Unavailable(
+            f"the kernel did not release {device.path} within {RELEASE_DEADLINE_S} s",
+            device=str(device.path),
+        )
 
 
-def _is_free(device: Device) -> bool:
+def _is_unused(device: Device) -> bool:
     try:
-        claim(device.path, "the disk")
+        check_unused(device.path, "the disk")
     except Busy:
         return False
     return True

@@ -1,8 +1,11 @@
-"""The only place that starts processes: argument lists, a deadline, and typed errors.
+"""Runs the tools of the host: argument lists, a deadline, and typed errors.
 
-A tool gets no shell, no environment of ours, no descriptors but its own and those it is to inherit
-(the operation's lock: a tool that outlives a killed worker still holds it). No secret may ever be
-an argument or an input: arguments stand in /proc for everybody.
+The only module that starts processes. A tool runs without a shell, in a clean environment, and
+inherits no descriptor but the operation's lock, so that a tool that outlives a killed worker still
+holds it. A secret is never an argument, since proc_pid_cmdline(5) shows arguments to every user.
+
+With ZFSILO_DEBUG=1 each command is written to standard error, which is the journal of the worker's
+unit, with its exit code and its duration in milliseconds. The input of a command is never written.
 """
 
 from __future__ import annotations
@@ -37,17 +40,25 @@ TOOLS = {
     "zfs": "zfsutils-linux",
     "zpool": "zfsutils-linux",
 }
-"""Every tool that the adapters, doctor and setup run, with the Debian package that has it."""
+"""Every tool that the adapters, doctor and setup run, with its Debian package."""
 
-# What each role cannot do without; those of XFS are for who wants XFS.
+# The tools that each role needs. Those of xfsprogs are needed for volumes with XFS only.
 SERVER_TOOLS = ("zfs", "zpool", "udevadm", "modprobe")
-CONSUMER_TOOLS = (
-    "iscsiadm", "mount", "umount", "blkid", "mkfs.ext4", "e2fsck", "resize2fs", "tune2fs",
+CLIENT_TOOLS = (
+    "iscsiadm",
+    "mount",
+    "umount",
+    "blkid",
+    "mkfs.ext4",
+    "e2fsck",
+    "resize2fs",
+    "tune2fs",
     "unshare",
-)  # fmt: skip
+)
 
 TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-TOOLS_PATH_VARIABLE = "ZFSILO_TOOLS_PATH"  # tests put tools of their own in front
+TOOLS_PATH_VARIABLE = "ZFSILO_TOOLS_PATH"  # lets tests put scripts in place of tools
+DEBUG_VARIABLE = "ZFSILO_DEBUG"
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 MAX_STDERR_CHARACTERS = 2000
@@ -57,7 +68,7 @@ READ_BYTES = 65536
 
 
 class Completed:
-    """How a tool ended, and what it said."""
+    """The exit code and the output of a tool that has ended."""
 
     def __init__(self, argv: tuple[str, ...], rc: int, stdout: str, stderr: str) -> None:
         self.argv = argv
@@ -66,78 +77,99 @@ class Completed:
         self.stderr = stderr
 
     def failed(self, message: str = "") -> CommandFailed:
-        """Log this as a failure and return its error, for a failure that has no better name."""
+        """Log the failure and return its error, for a failure without a more specific error."""
         stderr = self.stderr.strip()[-MAX_STDERR_CHARACTERS:]
-        command = _shown(self.argv)
+        command = _quoted(self.argv)
         _log(f"{command}: exit code {self.rc}: {stderr}")
         return CommandFailed(
             message or f"{self.argv[0]} failed with exit code {self.rc}: {_last_line(stderr)}",
-            command=command, exit_code=str(self.rc), stderr=stderr,
-        )  # fmt: skip
+            command=command,
+            exit_code=str(self.rc),
+            stderr=stderr,
+        )
 
 
 class Runner:
-    """Runs tools: `runner(["zfs", "list"], timeout_s=10)`."""
+    """Runs tools: `runner(["zfs", "list"], timeout_s=10)`.
+
+    Each tool inherits the descriptors in `inherit`, beside its standard ones.
+    """
 
     def __init__(self, inherit: tuple[int, ...] = ()) -> None:
         self._inherit = inherit
-        self._path = os.environ.get(TOOLS_PATH_VARIABLE, TOOLS_PATH)
-        self._found: dict[str, str] = {}
+        self._search_path = os.environ.get(TOOLS_PATH_VARIABLE, TOOLS_PATH)
+        self._debug = os.environ.get(DEBUG_VARIABLE) == "1"
+        self._paths: dict[str, str] = {}
 
     def __call__(
         self,
         argv: list[str],
         *,
         timeout_s: float,
-        input: str = "",  # noqa: A002 - the name that subprocess gave it
+        input: str = "",  # noqa: A002 - as in subprocess.run()
         ok: tuple[int, ...] = (0,),
     ) -> Completed:
-        """Run a tool. Raises CommandFailed for an exit code not in `ok`, Unavailable when late."""
+        """Run a tool to its end and return its output.
+
+        `input` is its standard input, a file in memory. Raises CommandFailed for an exit code that
+        is not in `ok`, Unavailable (TOOL_TIMEOUT) when the tool runs longer than `timeout_s`, and
+        FailedPrecondition (TOOL_MISSING) when it is not installed.
+        """
+        started_at = time.monotonic()
         process = self._start(argv, input)
         try:
-            stdout, stderr = _collect(process, time.monotonic() + timeout_s)
+            stdout, stderr = _collect(process, started_at + timeout_s)
         except TimeoutError as error:
-            raise _late(argv, timeout_s) from error
+            raise _timed_out(argv, timeout_s) from error
         finally:
             _end(process)
+            if self._debug:
+                took_ms = 1000 * (time.monotonic() - started_at)
+                command = _quoted(tuple(argv))
+                _log(f"{command}: exit code {process.returncode}, {took_ms:.0f} ms")
         completed = Completed(tuple(argv), process.returncode, stdout, stderr)
         if completed.rc not in ok:
             raise completed.failed()
         return completed
 
     def find(self, tool: str) -> str:
-        """Return a tool's absolute path. Raises FailedPrecondition that names its package."""
-        if tool not in self._found:
-            for folder in self._path.split(":"):
+        """Return the absolute path of a tool. Raises FailedPrecondition that names its package."""
+        if tool not in self._paths:
+            for folder in self._search_path.split(":"):
                 path = f"{folder}/{tool}"
                 if os.access(path, os.X_OK):
-                    self._found[tool] = path
+                    self._paths[tool] = path
                     break
             else:
                 package = TOOLS[tool]
                 raise FailedPrecondition(
-                    f"{tool} is not installed on this host: install the package {package}",
-                    reason="TOOL_MISSING", tool=tool, package=package,
-                )  # fmt: skip
-        return self._found[tool]
+                    f"{tool} is not installed on this host; install the package {package}",
+                    reason="TOOL_MISSING",
+                    tool=tool,
+                    package=package,
+                )
+        return self._paths[tool]
 
     def _start(self, argv: list[str], text: str) -> subprocess.Popen[bytes]:
-        stdin = _readable(text)
+        stdin = _open_input(text)
         try:
             return subprocess.Popen(
                 [self.find(argv[0]), *argv[1:]],
-                stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env={"LC_ALL": "C.UTF-8", "PATH": TOOLS_PATH},
-                cwd="/", pass_fds=self._inherit,
-                start_new_session=True,  # its group is ours to kill; no terminal can interrupt it
-            )  # fmt: skip
+                cwd="/",
+                pass_fds=self._inherit,
+                start_new_session=True,  # a process group to kill; no terminal interrupts it
+            )
         finally:
             if stdin != subprocess.DEVNULL:
                 os.close(stdin)
 
 
 def missing_tools(names: tuple[str, ...]) -> dict[str, str]:
-    """Return those tools that are not installed here, with the Debian package of each."""
+    """Return the tools that are not installed on this host, with the Debian package of each."""
     run = Runner()
     missing = {}
     for name in names:
@@ -148,8 +180,11 @@ def missing_tools(names: tuple[str, ...]) -> dict[str, str]:
     return missing
 
 
-def _readable(text: str) -> int:
-    """Return a descriptor to read the text from: a file in memory, so that no write can block."""
+def _open_input(text: str) -> int:
+    """Return a descriptor to read the text from.
+
+    A file in memory, memfd_create(2): a write to a pipe could block.
+    """
     if not text:
         return subprocess.DEVNULL
     descriptor = os.memfd_create("input")
@@ -159,15 +194,15 @@ def _readable(text: str) -> int:
 
 
 def _collect(process: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:
-    """Read what a tool says until it has ended. Raises TimeoutError."""
+    """Read the output of a tool until it exits. Raises TimeoutError."""
     assert process.stdout is not None
     assert process.stderr is not None
     pipes = [process.stdout.fileno(), process.stderr.fileno()]
-    said = {pipe: bytearray() for pipe in pipes}
-    ended = os.pidfd_open(process.pid)
+    output = {pipe: bytearray() for pipe in pipes}
+    exited = os.pidfd_open(process.pid)  # readable when the process has exited: pidfd_open(2)
     try:
         poll = select.poll()
-        for descriptor in (*pipes, ended):
+        for descriptor in (*pipes, exited):
             os.set_blocking(descriptor, False)
             poll.register(descriptor, select.POLLIN)
         while True:
@@ -176,31 +211,34 @@ def _collect(process: subprocess.Popen[bytes], deadline: float) -> tuple[str, st
             if not ready:
                 raise TimeoutError
             for pipe in pipes:
-                if pipe in ready and not _take(pipe, said[pipe]):
+                if pipe in ready and not _read_piece(pipe, output[pipe]):
                     poll.unregister(pipe)
-            if ended in ready:
+            if exited in ready:
                 break
-        for pipe in pipes:  # they may stay open in a helper left behind: take only what is there
-            while _take(pipe, said[pipe]) and len(said[pipe]) < MAX_OUTPUT_BYTES:
+        for pipe in pipes:  # a background child may keep it open: read only what it holds now
+            while _read_piece(pipe, output[pipe]) and len(output[pipe]) < MAX_OUTPUT_BYTES:
                 pass
     finally:
-        os.close(ended)
-    stdout, stderr = (said[pipe].decode(errors="replace") for pipe in pipes)
+        os.close(exited)
+    stdout, stderr = (output[pipe].decode(errors="replace") for pipe in pipes)
     return stdout, stderr
 
 
-def _take(pipe: int, said: bytearray) -> int:
-    """Take a piece out of a pipe; 0 when it is empty. What is too much is dropped."""
+def _read_piece(pipe: int, output: bytearray) -> int:
+    """Append a piece of a pipe to the output and return its length; 0 when the pipe is empty.
+
+    Output beyond MAX_OUTPUT_BYTES is dropped.
+    """
     try:
         piece = os.read(pipe, READ_BYTES)
     except BlockingIOError:
         return 0
-    said += piece[: MAX_OUTPUT_BYTES - len(said)]
+    output += piece[: MAX_OUTPUT_BYTES - len(output)]
     return len(piece)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Reap a tool; one that still runs is ended with all that it started."""
+    """Reap a tool. A tool that still runs is killed with its whole process group."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         if not _wait(process, TERM_GRACE_S):
@@ -215,29 +253,30 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
     try:
         process.wait(timeout_s)
     except subprocess.TimeoutExpired:
-        return False  # in the kernel, deaf to signals; the inherited lock tells when it is gone
+        return False  # it hangs in the kernel; the lock that it inherited shows when it has exited
     return True
 
 
-def _late(argv: list[str], timeout_s: float) -> Unavailable:
-    command = _shown(tuple(argv))
-    _log(f"{command}: no end within {timeout_s:.0f} s")
+def _timed_out(argv: list[str], timeout_s: float) -> Unavailable:
+    command = _quoted(tuple(argv))
+    _log(f"{command}: did not end within {timeout_s:.0f} s")
     return Unavailable(
         f"{argv[0]} did not end within {timeout_s:.0f} s",
-        reason="TOOL_TIMEOUT", command=command,
-    )  # fmt: skip
+        reason="TOOL_TIMEOUT",
+        command=command,
+    )
 
 
-def _shown(argv: tuple[str, ...]) -> str:
-    import shlex  # 5 ms that only a failure costs
+def _quoted(argv: tuple[str, ...]) -> str:
+    import shlex  # takes 5 ms, which only a failure or debugging costs
 
     return shlex.join(argv)
 
 
 def _last_line(text: str) -> str:
-    return text.splitlines()[-1] if text else "it said nothing"
+    return text.splitlines()[-1] if text else "no message"
 
 
 def _log(line: str) -> None:
-    """Write to the journal, which is where a unit's standard error goes."""
+    """Write a line to standard error, which is the journal of the worker's unit."""
     sys.stderr.write(f"{line}\n")

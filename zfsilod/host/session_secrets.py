@@ -1,12 +1,12 @@
-"""New secrets for sessions that live: told to the kernel, and by a restart to iscsid.
+"""Changes the CHAP secrets of live sessions: in the kernel over netlink, then in iscsid.
 
-iscsid keeps the secrets of a session in its memory, logs in with them when a connection breaks, and
-has no command to change them. But the kernel keeps them too: they are set there over netlink, as
-iscsid does at a login, and an iscsid that starts takes them from there and connects every session
-of the host anew. Their I/O waits meanwhile, for 3 s or so.
+iscsid keeps the secrets of a session in memory, logs in with them when a connection breaks, and has
+no command to change them. The kernel keeps them too. They are set there over netlink, as iscsid
+does at a login; then iscsid is restarted, reads them from the kernel, and reconnects all sessions
+of the host. I/O waits for about 3 s meanwhile.
 
-Source: include/scsi/iscsi_if.h and drivers/scsi/scsi_transport_iscsi.c of the kernel (SET_PARAM is
-accepted while a connection is up), sync_session in usr/iscsid.c of open-iscsi, and the lab.
+include/scsi/iscsi_if.h and drivers/scsi/scsi_transport_iscsi.c of the kernel (SET_PARAM is accepted
+while a connection is up); sync_session() in usr/iscsid.c of open-iscsi.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.host.disks import LOGGED_IN, Session, auth_parameters, read
+from zfsilod.host.disks import LOGGED_IN, IscsiSession, auth_parameters, read
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
 from zfsilod.model.errors import Unavailable
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from zfsilod.host.disks import Disks
     from zfsilod.host.run import Runner
@@ -41,95 +42,113 @@ NETLINK_ISCSI = 8  # netlink(7)
 SET_PARAM = 16  # ISCSI_UEVENT_SET_PARAM
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 REQUEST = struct.Struct("=IIQIIII8x16x")  # struct iscsi_uevent: session, connection, param, length
-ANSWER = struct.Struct("=IIQ24xi")  # the same, with what came of it
+ANSWER = struct.Struct("=IIQ24xi")  # the same, with the result: 0 or a negative errno
 NLM_F_REQUEST = 1
 ANSWER_BYTES = 65536
-FIRST_CONNECTION = 0  # a session of ours has one
+FIRST_CONNECTION = 0  # a session of zfsilo has one connection
 
 PARAMETERS = {"username": 22, "username_in": 23, "password": 24, "password_in": 25}
 """Attributes of a session in sysfs, and their numbers as ISCSI_PARAM_*."""
 
 
-class SessionSecrets:
-    """The secrets of this host's sessions; a session that is lost has none to speak of."""
+class LiveSessionSecrets:
+    """The secrets of the live sessions of this host; lost sessions are left out."""
 
     def __init__(
-        self, run: Runner, disks: Disks, *, outdated: Path = OUTDATED, lock: Path = LOCK
+        self,
+        run: Runner,
+        disks: Disks,
+        *,
+        outdated: Path = OUTDATED,
+        lock: Path = LOCK,
+        connect: Callable[[], socket.socket] | None = None,
     ) -> None:
         self._run = run
         self._disks = disks
-        self._outdated = outdated  # there from before a change until iscsid was restarted
+        self._outdated = outdated  # exists from before a change until iscsid was restarted
         self._lock = lock
+        self._connect = connect or connect_netlink
 
     def are_set(self, chaps: dict[str, Chap]) -> bool:
-        """Tell whether the live sessions with these targets have these secrets, and iscsid too."""
+        """Tell whether kernel and iscsid have these secrets, by target, for all live sessions.
+
+        Raises Unavailable when the kernel does not show the secrets of a session.
+        """
         live = self._live(chaps)
         if live and self._outdated.exists():
             return False
         return all(self._has(session, chaps[session.target]) for session in live)
 
     def set(self, chaps: dict[str, Chap]) -> None:
-        """Give the live sessions with these targets these secrets; nothing where there is none."""
+        """Set the secrets of the live sessions with these targets, if there are any.
+
+        Raises Unavailable when the kernel refuses them, CommandFailed when the restart of iscsid
+        fails. A session that does not return in RECONNECT_S is logged only.
+        """
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             live = self._live(chaps)
             if not live:
                 return
             self._outdated.touch(mode=0o600)
             for session in live:
-                self._tell_kernel(session, chaps[session.target])
+                self._set_in_kernel(session, chaps[session.target])
             ports = {session.sid: self._port(session) for session in live}
-            # For iscsid alone: open-iscsi.service would log out whatever hangs on it.
-            words = ("systemctl", "restart", "--job-mode=ignore-dependencies", "iscsid.service")
-            self._run(list(words), timeout_s=RESTART_TIMEOUT_S)
+            # iscsid only: a restart of open-iscsi.service, which depends on it, would log out.
+            argv = ["systemctl", "restart", "--job-mode=ignore-dependencies", "iscsid.service"]
+            self._run(argv, timeout_s=RESTART_TIMEOUT_S)
             self._outdated.unlink(missing_ok=True)
             if not wait_for(lambda: all(self._is_back(s, ports) for s in live), RECONNECT_S):
-                sys.stderr.write(f"not every session was back {RECONNECT_S} s after the restart\n")
+                sys.stderr.write(
+                    f"not all iSCSI sessions were reconnected {RECONNECT_S} s after the restart "
+                    "of iscsid\n"
+                )
 
-    def _live(self, chaps: dict[str, Chap]) -> list[Session]:
-        found = (self._disks.session(target) for target in chaps)
-        return [session for session in found if session and session.state == LOGGED_IN]
+    def _live(self, chaps: dict[str, Chap]) -> list[IscsiSession]:
+        sessions = (self._disks.session(target) for target in chaps)
+        return [session for session in sessions if session and session.state == LOGGED_IN]
 
-    def _has(self, session: Session, chap: Chap) -> bool:
+    def _has(self, session: IscsiSession, chap: Chap) -> bool:
         try:
-            found = {name: (session.folder / name).read_text().strip() for name in PARAMETERS}
-        except FileNotFoundError:  # it ended meanwhile
+            values = {name: (session.folder / name).read_text().strip() for name in PARAMETERS}
+        except FileNotFoundError:  # the session ended meanwhile
             return True
         except OSError as error:
             raise Unavailable(
                 f"the kernel does not show the secrets of {session.target}: {error.strerror}",
                 target=session.target,
-            ) from None  # fmt: skip
-        return found == auth_parameters(chap)
+            ) from None
+        return values == auth_parameters(chap)
 
-    def _tell_kernel(self, session: Session, chap: Chap) -> None:
+    def _set_in_kernel(self, session: IscsiSession, chap: Chap) -> None:
         handle = int((self._disks.sys / "class/iscsi_transport/tcp/handle").read_text())
-        with closing(_kernel()) as kernel:
+        with closing(self._connect()) as kernel:
             for name, value in auth_parameters(chap).items():
                 error = _set(kernel, handle, int(session.sid), PARAMETERS[name], value)
                 if error and session.state == LOGGED_IN:
                     raise Unavailable(
-                        f"the kernel does not take the new {name} of {session.target}: "
+                        f"the kernel refused the new {name} of {session.target}: "
                         f"{os.strerror(-error)}",
                         target=session.target,
-                    )  # fmt: skip
+                    )
 
-    def _port(self, session: Session) -> str:
-        """Return the local port of a session's connection, "" while there is none.
+    def _port(self, session: IscsiSession) -> str:
+        """Return the local TCP port of a session, "" while it has no connection.
 
-        Every new connection has another.
+        Each new connection has another port.
         """
         name = f"connection{session.sid}:{FIRST_CONNECTION}"
         return read(self._disks.sys / "class/iscsi_connection" / name / "local_port")
 
-    def _is_back(self, session: Session, ports: dict[str, str]) -> bool:
-        """Tell whether a session was connected anew, or has ended."""
+    def _is_back(self, session: IscsiSession, ports: dict[str, str]) -> bool:
+        """Tell whether a session was reconnected or has ended."""
         if not session.folder.exists():
             return True
         return session.state == LOGGED_IN and self._port(session) not in ("", ports[session.sid])
 
 
-def _kernel() -> socket.socket:
-    import socket  # 5 ms that only a rotation costs
+def connect_netlink() -> socket.socket:
+    """Return a socket to the iSCSI initiator of the kernel."""
+    import socket  # takes 5 ms, which only a rotation of secrets costs
 
     kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ISCSI)
     kernel.settimeout(ANSWER_TIMEOUT_S)
@@ -138,7 +157,7 @@ def _kernel() -> socket.socket:
 
 
 def _set(kernel: socket.socket, handle: int, sid: int, parameter: int, value: str) -> int:
-    """Set one parameter of a session, and return what the kernel says: 0, or an errno below 0."""
+    """Set a parameter of a session and return the result of the kernel: 0 or a negative errno."""
     data = value.encode() + b"\0"
     body = REQUEST.pack(SET_PARAM, 0, handle, sid, FIRST_CONNECTION, parameter, len(data)) + data
     body += b"\0" * (-len(body) % 4)

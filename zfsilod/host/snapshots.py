@@ -1,8 +1,12 @@
-"""Snapshots and clones of zvols, through zfs(8).
+"""Snapshot sets and clones of zvols, through zfs(8).
 
-A snapshot is ours by a mark of its own, `zfsilo:cut`: what it inherits of its zvol proves nothing.
-One that clones still need is given up with `zfs destroy -d`: it is there, but for nobody, and ZFS
-destroys it with the last clone. Nothing is ever promoted, and nothing destroyed along.
+A snapshot set is one atomic `zfs snapshot` of one or more zvols: zfs-snapshot(8). A snapshot
+belongs to zfsilo when its own user property `zfsilo:cut` has the uid of the set; the properties
+that it inherits from its zvol prove nothing.
+
+A snapshot is released with `zfs destroy -d`, zfs-destroy(8): while it has clones it remains, with
+defer_destroy=on, and ZFS destroys it with the last clone. A released snapshot counts as absent. A
+clone is never promoted, and no destroy is recursive.
 """
 
 from __future__ import annotations
@@ -12,14 +16,25 @@ from typing import TYPE_CHECKING
 from zfsilod.host.zfs import (
     ANY,
     CHANGE_TIMEOUT_S,
-    PREFIX,
     READ_TIMEOUT_S,
     UID,
     RealZfs,
-    own_marks,
 )
-from zfsilod.host.zfs_output import first_line, foreign, missing, pool_of, reason_of, refused, table
-from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable
+from zfsilod.host.zfs_output import (
+    PREFIX,
+    Properties,
+    first_line,
+    foreign,
+    missing,
+    no_pool,
+    own_marks,
+    pool_of,
+    property_options,
+    reason_of,
+    refused,
+    table,
+)
+from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ListedSnapshot
 from zfsilod.model.names import check_dataset
 
@@ -34,42 +49,40 @@ PROPERTIES = ("guid", CUT, "defer_destroy", UID)
 LISTED = ("guid", "volsize", "creation", "defer_destroy")
 MARKS = ("cut", "snapshot", "members", "filesystems", "labels")
 
-Found = dict[str, dict[str, tuple[str, str]]]
-
 
 class RealSnapshots:
-    """The snapshots and clones in the pools of this host."""
+    """The snapshots and clones in the pools of this host; see SnapshotAdapter."""
 
     def __init__(self, run: Runner, zfs: RealZfs) -> None:
         self._run = run
         self._zfs = zfs
 
-    # Snapshots
+    # Snapshot sets
 
-    def has_cut(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
-        found = self._look(refs, uid)
-        return all(_stands(found, each, uid) for each in refs)
+    def has_set(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
+        datasets = self._get(refs, uid)
+        return all(_is_present(datasets, ref, uid) for ref in refs)
 
-    def cut(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
-        found = self._look(refs, uid)
-        for each in refs:
-            self._check_owner(found, each)
-        if all(_stands(found, each, uid) for each in refs):
+    def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
+        datasets = self._get(refs, uid)
+        for ref in refs:
+            _check_zvol(datasets, ref)
+        if all(_is_present(datasets, ref, uid) for ref in refs):
             return
-        self.give_up(refs, uid)  # a part of them would be no snapshot of one moment
-        names = [_name(each, uid) for each in refs]
-        options = [word for name, value in marks for word in ("-o", f"{name}={value}")]
-        done = self._run(["zfs", "snapshot", *options, *names], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
+        self.release(refs, uid)  # snapshots of different moments are not one set
+        names = [_name(ref, uid) for ref in refs]
+        argv = ["zfs", "snapshot", *property_options(marks), *names]
+        done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             reason = first_line(done).rpartition("': ")[2]
             raise refused(done, reason, refs[0].dataset)
 
-    def give_up(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
-        found = self._look(refs, uid)
-        for each in refs:
-            if not _stands(found, each, uid):
+    def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
+        datasets = self._get(refs, uid)
+        for ref in refs:
+            if not _is_present(datasets, ref, uid):
                 continue
-            name = _name(each, uid)
+            name = _name(ref, uid)
             argv = ["zfs", "destroy", "-d", name]
             done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
             if done.rc != 0:
@@ -77,73 +90,74 @@ class RealSnapshots:
                 raise refused(done, reason, name)
 
     def list_snapshots(self, root: str) -> list[ListedSnapshot]:
-        """Return every snapshot of ours below a dataset that is there for somebody."""
         names = ",".join((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
+        snapshots = self._zfs.listing(root, names, kind="snapshot")
         return [
             ListedSnapshot(
-                dataset=name.partition("@")[0], guid=found["guid"][0], marks=own_marks(found),
-                size_bytes=int(found["volsize"][0]), created_at=int(found["creation"][0]),
+                dataset=name.partition("@")[0],
+                guid=properties["guid"][0],
+                marks=own_marks(properties),
+                size_bytes=int(properties["volsize"][0]),
+                created_at=int(properties["creation"][0]),
             )
-            for name, found in self._zfs.listing(root, names, kind="snapshot").items()
-            if found[CUT][1] == "local" and found["defer_destroy"][0] != "on"
-        ]  # fmt: skip
+            for name, properties in snapshots.items()
+            if properties[CUT][1] == "local" and properties["defer_destroy"][0] != "on"
+        ]
 
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
-        found = self._look(refs, uid)
-        return {each.uid: found[_name(each, uid)]["guid"][0] for each in refs}
+        datasets = self._get(refs, uid)
+        return {ref.uid: datasets[_name(ref, uid)]["guid"][0] for ref in refs}
 
-    def _check_owner(self, found: Found, snapshot_ref: SnapshotRef) -> None:
-        if snapshot_ref.dataset not in found:
-            raise missing(snapshot_ref.dataset)
-        its_uid, source = found[snapshot_ref.dataset][UID]
-        if source != "local" or its_uid != snapshot_ref.uid:
-            raise foreign(snapshot_ref.dataset, f"it is not volume {snapshot_ref.uid}")
+    def _get(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, Properties]:
+        """Return properties of the zvols and their snapshots; those that do not exist are left out.
 
-    def _look(self, refs: tuple[SnapshotRef, ...], uid: str) -> Found:
-        """Return properties of snapshots and zvols; what is missing was said to be missing.
-
-        The pool is asked for in the same call: only with its answer does "does not exist" mean
-        that, see zfs.py.
+        Any other error of zfs is raised. The pool is in the same call, as in RealZfs: a dataset is
+        missing only when its pool is listed.
         """
         pool = pool_of(check_dataset(refs[0].dataset))
-        names = [name for each in refs for name in (check_dataset(each.dataset), _name(each, uid))]
+        names = [name for ref in refs for name in (check_dataset(ref.dataset), _name(ref, uid))]
         asked = list(dict.fromkeys((*names, pool)))
         argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(PROPERTIES)]
         done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
-        found = table(done.stdout)
-        said = done.stderr.splitlines()
+        datasets = table(done.stdout)
+        errors = done.stderr.splitlines()
         for name in names:
-            if name not in found and f"cannot open '{name}': dataset does not exist" not in said:
+            absent = f"cannot open '{name}': dataset does not exist"
+            if name not in datasets and absent not in errors:
                 raise refused(done, reason_of(done, "open", name), name)
-        if pool not in found:
-            raise Unavailable(
-                f"the pool {pool} is not imported on this host", reason="NO_POOL", pool=pool
-            )
-        return found
+        if pool not in datasets:
+            raise no_pool(pool)
+        return datasets
 
     # Clones
 
     def has_clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> bool:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             return False
-        return not own or not self.has_cut((snapshot_ref,), cut)
+        return not own or not self.has_set((snapshot_ref,), snapshot_uid)
 
     def clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool, properties: Pairs,
+        self,
+        dataset: str,
+        *,
+        uid: str,
+        snapshot_ref: SnapshotRef,
+        snapshot_uid: str,
+        own: bool,
+        properties: Pairs,
         marks: Pairs,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
-                self.cut((snapshot_ref,), cut, ((CUT, cut),))
-            self._clone(dataset, _name(snapshot_ref, cut), (*properties, *marks))
+                self.take((snapshot_ref,), snapshot_uid, ((CUT, snapshot_uid),))
+            self._clone(dataset, _name(snapshot_ref, snapshot_uid), (*properties, *marks))
         if own:
-            self.give_up((snapshot_ref,), cut)
+            self.release((snapshot_ref,), snapshot_uid)
 
     def _clone(self, dataset: str, snapshot: str, settings: Pairs) -> None:
-        options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
-        argv = ["zfs", "clone", *options, snapshot, check_dataset(dataset)]
+        argv = ["zfs", "clone", *property_options(settings), snapshot, check_dataset(dataset)]
         done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             if first_line(done) == f"cannot open '{snapshot}': dataset does not exist":
@@ -152,21 +166,21 @@ class RealSnapshots:
                 )
             raise refused(done, reason_of(done, "create", dataset), dataset)
 
-    def unclone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    def destroy_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> None:
         self._zfs.destroy_zvol(dataset, uid=uid, guid="")
         if own:
-            self.give_up((snapshot_ref,), cut)
+            self.release((snapshot_ref,), snapshot_uid)
 
-    # Room
+    # Reservation
 
-    def is_thick(self, dataset: str) -> bool:
-        found = self._zfs.properties(dataset, ("refreservation", "volsize"))
-        return int(found["refreservation"][0]) >= int(found["volsize"][0])
+    def is_reserved(self, dataset: str) -> bool:
+        properties = self._zfs.properties(dataset, ("refreservation", "volsize"))
+        return int(properties["refreservation"][0]) >= int(properties["volsize"][0])
 
-    def set_thick(self, dataset: str, *, thick: bool) -> None:
-        self._zfs.set_property(dataset, "refreservation", "auto" if thick else "none")
+    def set_reserved(self, dataset: str, *, reserved: bool) -> None:
+        self._zfs.set_property(dataset, "refreservation", "auto" if reserved else "none")
 
 
 def _name(snapshot_ref: SnapshotRef, uid: str) -> str:
@@ -174,20 +188,31 @@ def _name(snapshot_ref: SnapshotRef, uid: str) -> str:
 
 
 def checked_uid(uid: str) -> str:
-    """Return a uid, for a snapshot's name. Raises Conflict for what is none."""
+    """Return a uid for the name of a snapshot. Raises Conflict for other text."""
     if not uid.isalnum():
-        raise Conflict(f"{uid[:64]!r} is no uid of a snapshot")
+        raise Conflict(f"{uid[:64]!r} is not a valid uid of a snapshot")
     return uid
 
 
-def _stands(found: Found, snapshot_ref: SnapshotRef, uid: str) -> bool:
-    """Tell whether a snapshot is there for somebody. Raises Conflict when it is not ours."""
-    name = _name(snapshot_ref, uid)
-    if name not in found:
+def _check_zvol(datasets: dict[str, Properties], ref: SnapshotRef) -> None:
+    """Check that the zvol of a snapshot exists and belongs to its volume."""
+    if ref.dataset not in datasets:
+        raise missing(ref.dataset)
+    if datasets[ref.dataset][UID] != (ref.uid, "local"):
+        raise foreign(ref.dataset, f"it is not volume {ref.uid}")
+
+
+def _is_present(datasets: dict[str, Properties], ref: SnapshotRef, uid: str) -> bool:
+    """Tell whether a snapshot exists and is not released.
+
+    Raises Conflict (NOT_OURS) when it has another `zfsilo:cut` or another guid.
+    """
+    name = _name(ref, uid)
+    if name not in datasets:
         return False
-    properties = found[name]
+    properties = datasets[name]
     if properties[CUT] != (uid, "local"):
-        raise foreign(name, "it has no mark of zfsilo")
-    if snapshot_ref.guid and properties["guid"][0] != snapshot_ref.guid:
-        raise foreign(name, f"its guid is {properties['guid'][0]}, not {snapshot_ref.guid}")
+        raise foreign(name, f"it has no local property {CUT} with the value {uid}")
+    if ref.guid and properties["guid"][0] != ref.guid:
+        raise foreign(name, f"its guid is {properties['guid'][0]}, not {ref.guid}")
     return properties["defer_destroy"][0] != "on"

@@ -1,6 +1,6 @@
-"""The superblocks of ext2, ext3, ext4 and XFS, read directly: no process, and no guessing.
+"""Parses the superblocks of ext2, ext3, ext4 and XFS, without a process.
 
-Source: Documentation/filesystems/ext4/super.rst of the kernel, fs/xfs/libxfs/xfs_format.h.
+Documentation/filesystems/ext4/super.rst and fs/xfs/libxfs/xfs_format.h of the kernel.
 """
 
 from __future__ import annotations
@@ -9,39 +9,45 @@ import struct
 
 EXT_OFFSET = 1024
 EXT_MAGIC = 0xEF53
-XFS_BYTES = 48  # of its superblock, as far as it is read
+XFS_BYTES = 48  # the part of its superblock that is parsed
 XFS_MAGIC = b"XFSB"
-BYTES = 4096  # enough of the device's start for all of them
+BYTES = 4096  # of the start of the device, enough for all of them
 
 COMPAT_HAS_JOURNAL = 0x4
 INCOMPAT_JOURNAL_DEVICE = 0x8
 RO_COMPAT_METADATA_CSUM = 0x400
 INCOMPAT_64BIT = 0x80
 MAX_LOG_BLOCK = 6  # blocks of 64 KiB
-INCOMPAT_EXT4 = 0x2C0  # extents, 64 bit, flex_bg: no ext3 has any of them
+INCOMPAT_EXT4 = 0x2C0  # extents, 64 bit, flex_bg: features that ext3 does not have
 PAGE_BYTES = 4096  # resize2fs rounds down to whole pages
-EXT_MARGIN_BLOCKS = 53  # two bitmaps, a superblock, and the 50 blocks that are no group's worth
+EXT_MARGIN_BLOCKS = 53  # two bitmaps, a superblock, and the 50 blocks of the smallest group
 
 
 class Superblock:
-    """What a filesystem says of itself."""
+    """The values of a superblock that zfsilo needs."""
 
     def __init__(
-        self, *, type: str, uuid: str, size_bytes: int, spare_bytes: int, checksums: bool = False,  # noqa: A002
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        type: str,  # noqa: A002 - as blkid and mount name it
+        uuid: str,
+        size_bytes: int,
+        spare_bytes: int,
+        checksums: bool = False,
+    ) -> None:
         self.type = type
         self.uuid = uuid
         self.size_bytes = size_bytes
-        self.checksums = checksums  # ext4: of all metadata, and the UUID is a part of them
-        self.spare_bytes = spare_bytes  # so much at a device's end is too little to be used
+        self.checksums = checksums  # ext4 with metadata_csum, which is seeded with the UUID
+        self.spare_bytes = spare_bytes  # at most so many bytes at the end of a device stay unused
 
     def fills(self, device_bytes: int) -> bool:
-        """Tell whether the filesystem is as large as it can be on a device of that size."""
+        """Tell whether the filesystem is as large as a device of this size allows."""
         return 0 <= device_bytes - self.size_bytes <= self.spare_bytes
 
 
 def parse(start: bytes) -> Superblock | None:
-    """Return the superblock in the first bytes of a device, or None."""
+    """Return the superblock in the first BYTES of a device; None when there is none."""
     if len(start) >= XFS_BYTES and start[:4] == XFS_MAGIC:
         return _xfs(start)
     block = start[EXT_OFFSET:]
@@ -61,25 +67,27 @@ def _ext(block: bytes) -> Superblock | None:
     low, first, log = (struct.unpack_from("<I", block, offset)[0] for offset in (4, 20, 24))
     compat, incompat, ro_compat = struct.unpack_from("<III", block, 92)
     per_group = struct.unpack_from("<I", block, 32)[0]
-    # Whoever may write to the disk chose these numbers: what cannot be is not calculated with.
+    # Any user of the disk can write these numbers, so impossible ones are refused here.
     if incompat & INCOMPAT_JOURNAL_DEVICE or log > MAX_LOG_BLOCK or per_group == 0:
         return None
     high = struct.unpack_from("<I", block, 336)[0] if incompat & INCOMPAT_64BIT else 0
     blocks, block_bytes = (high << 32) + low, 1024 << log
-    kind = "ext3" if compat & COMPAT_HAS_JOURNAL else "ext2"
+    older = "ext3" if compat & COMPAT_HAS_JOURNAL else "ext2"
     return Superblock(
-        type="ext4" if incompat & INCOMPAT_EXT4 else kind, uuid=_uuid(block[104:120]),
-        size_bytes=blocks * block_bytes, checksums=bool(ro_compat & RO_COMPAT_METADATA_CSUM),
+        type="ext4" if incompat & INCOMPAT_EXT4 else older,
+        uuid=_uuid(block[104:120]),
+        size_bytes=blocks * block_bytes,
+        checksums=bool(ro_compat & RO_COMPAT_METADATA_CSUM),
         spare_bytes=_ext_spare(block, blocks - first, block_bytes, incompat),
-    )  # fmt: skip
+    )
 
 
 def _ext_spare(block: bytes, blocks: int, block_bytes: int, incompat: int) -> int:
-    """Return how much room after the end is not worth a block group of its own.
+    """Return the largest number of bytes after the filesystem that are too few for another group.
 
-    A group needs room for its bitmaps and inode table, and perhaps for copies of the superblock and
-    the group descriptors; mke2fs and the kernel drop a last group that is smaller. That can only
-    be so when the filesystem ends with a whole group.
+    A block group needs its bitmaps and its inode table, and may need copies of the superblock and
+    the group descriptors; mke2fs and the kernel drop a last group that is smaller. This applies
+    only when the filesystem ends with a full group; otherwise its last group grows.
     """
     per_group, inodes = struct.unpack_from("<I4xI", block, 32)
     inode_bytes, reserved = _u16(block, 88), _u16(block, 206)

@@ -1,8 +1,8 @@
-"""zvols, through zfs(8): one process a call, machine output, typed errors from what it says.
+"""zvols, through zfs(8): one process for each call, parsable output (-Hp), typed errors.
 
-Ownership is a user property with the source `local` and, once known, the dataset's guid: user
-properties are inherited and travel with `zfs send`, a guid does neither (zfsprops(7)).
-What zfs says is taken apart in zfs_words.py.
+A zvol belongs to zfsilo when its user property `zfsilo:uid` has the source `local` and, once known,
+its guid is the recorded one. User properties are inherited and are sent by `zfs send -p`, a guid is
+neither: zfsprops(7). The output of zfs is parsed in zfs_output.py.
 """
 
 from __future__ import annotations
@@ -13,69 +13,91 @@ from typing import TYPE_CHECKING
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import users
 from zfsilod.host.zfs_output import (
+    PREFIX,
+    Properties,
     first_line,
     foreign,
     in_bytes,
     missing,
+    no_pool,
+    own_marks,
     pool_of,
+    property_options,
     reason_of,
     refused,
     table,
 )
-from zfsilod.model.errors import Busy, FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.model.errors import Busy, FailedPrecondition, ZfsiloError
 from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.names import check_dataset
-from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
     from zfsilod.model.record import Pairs
 
-PREFIX = "zfsilo:"
 UID = f"{PREFIX}uid"
-MARKS = ("uid", "id", "filesystem", "mode", "access_modes", "hosts", "labels", "source_snapshot",
-         "source_volume")  # fmt: skip
+MARKS = (
+    "uid",
+    "id",
+    "filesystem",
+    "mode",
+    "access_modes",
+    "hosts",
+    "labels",
+    "source_snapshot",
+    "source_volume",
+)
 LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")
 READ_TIMEOUT_S = 30
-LIST_TIMEOUT_S = 120  # of a pool that holds very many
-CHANGE_TIMEOUT_S = 120  # a busy pool takes its time for a transaction group
+LIST_TIMEOUT_S = 120  # for a pool with very many datasets
+CHANGE_TIMEOUT_S = 120  # a change waits for a transaction group, which may be slow
 DESTROY_ATTEMPTS = 4
 SETTLE_S = 5
-ANY = (0, 1, 2, 255)  # zfs set fails with 255, the others with 1, a wrong usage with 2
+ANY = (0, 1, 2, 255)  # zfs(8): 1 an error, 2 invalid options; `zfs set` fails with 255
 
 
 class RealZfs:
-    """The pools of this host."""
+    """The zvols in the pools of this host; see ZfsAdapter."""
 
     def __init__(self, run: Runner) -> None:
         self._run = run
 
-    # The zvol
+    # zvols
 
     def has_zvol(self, dataset: str, *, uid: str, guid: str) -> bool:
         return self._own_guid(dataset, uid, guid) != ""
 
     def _own_guid(self, dataset: str, uid: str, guid: str = "") -> str:
-        """Return our zvol's guid; "" when there is no such dataset. Raises Conflict: not ours."""
-        found = self._look(dataset, "type", "guid", UID)
-        if not found:
+        """Return the guid of the zvol of a volume; "" when the dataset does not exist.
+
+        Raises Conflict (NOT_OURS) when it is not a zvol, or has another uid or another guid.
+        """
+        properties = self._get(dataset, "type", "guid", UID)
+        if not properties:
             return ""
-        kind, its_guid, (its_uid, source) = found["type"][0], found["guid"][0], found[UID]
+        (kind, _), (present_guid, _), (present_uid, source) = properties.values()
         if kind != "volume":
             raise foreign(dataset, f"it is a {kind}")
-        if source != "local" or its_uid != uid:
-            mark = "no mark of zfsilo" if source != "local" else f"the mark of volume {its_uid}"
-            raise foreign(dataset, f"it has {mark}")
-        if guid and its_guid != guid:
-            raise foreign(dataset, f"its guid is {its_guid}, not {guid}")
-        return its_guid
+        if source != "local":
+            raise foreign(dataset, f"it has no local property {UID}")
+        if present_uid != uid:
+            raise foreign(dataset, f"it belongs to volume {present_uid}")
+        if guid and present_guid != guid:
+            raise foreign(dataset, f"its guid is {present_guid}, not {guid}")
+        return present_guid
 
     def create_zvol(
-        self, dataset: str, *, size_bytes: int, thin: bool, volblocksize: int,
-        properties: Pairs, marks: Pairs,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: str,
+        *,
+        size_bytes: int,
+        thin: bool,
+        volblocksize: int,
+        properties: Pairs,
+        marks: Pairs,
+    ) -> None:
         settings = (("volblocksize", str(volblocksize)), *properties, *marks)
-        options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
+        options = property_options(settings)
         sparse = ["-s"] if thin else []
         done = self._change("create", *sparse, "-V", str(size_bytes), *options, "--", dataset)
         if done.rc == 0:
@@ -99,27 +121,29 @@ class RealZfs:
                 return
             if reason_of(done, "destroy", dataset) != "dataset is busy":
                 raise self._not_destroyed(done, dataset)
-            # Most often it is udev that looks at the device: wait until it has looked.
+            # Most often udev has the device open: wait until it has processed its events.
             settle = ["udevadm", "settle", f"--timeout={SETTLE_S}"]
             self._run(settle, timeout_s=SETTLE_S + 5, ok=(0, 1))
         names = users(Path(zvol_device.link(dataset)))
         by = f" by {', '.join(names)}" if names else ""
         raise Busy(
-            f"the zvol {dataset} is in use{by}", reason="DATASET_BUSY",
-            dataset=dataset, users=" ".join(names),
-        )  # fmt: skip
+            f"the zvol {dataset} is in use{by}",
+            reason="DATASET_BUSY",
+            dataset=dataset,
+            users=" ".join(names),
+        )
 
-    # The trash
+    # Moving to the trash and back
 
-    def is_moved(self, source: str, target: str, *, uid: str, guid: str) -> bool:
+    def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         if self._own_guid(target, uid, guid):
             return True
         if self._own_guid(source, uid, guid):
             return False
         raise missing(source)
 
-    def move(self, source: str, target: str, *, uid: str, guid: str) -> None:
-        if self.is_moved(source, target, uid=uid, guid=guid):
+    def rename(self, source: str, target: str, *, uid: str, guid: str) -> None:
+        if self.is_renamed(source, target, uid=uid, guid=guid):
             return
         self._make_parent(target)
         done = self._change("rename", source, target)
@@ -127,7 +151,7 @@ class RealZfs:
             raise refused(done, reason_of(done, "rename", source), source)
 
     def _make_parent(self, dataset: str) -> None:
-        """Make the dataset above, to hold zvols only; who else needs it may have made it."""
+        """Make the parent of a dataset if it is missing: without a mount point, for zvols only."""
         parent = dataset.rpartition("/")[0]
         if self.exists(parent):
             return
@@ -142,12 +166,12 @@ class RealZfs:
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             raise self._not_listed(done, dataset)
-        found = table(done.stdout)
-        whole = done.stdout.endswith("\n") and all("clones" in each for each in found.values())
-        if dataset not in found or not whole:
-            raise done.failed(f"zfs did not tell all that depends on {dataset}")
+        datasets = table(done.stdout)
+        complete = done.stdout.endswith("\n") and all("clones" in row for row in datasets.values())
+        if dataset not in datasets or not complete:
+            raise done.failed(f"zfs did not list all snapshots and clones of {dataset}")
         names: list[str] = []
-        for snapshot, properties in found.items():
+        for snapshot, properties in datasets.items():
             clones = properties["clones"][0]
             if "@" in snapshot:
                 names += [snapshot, *filter(None, clones.split(","))]
@@ -162,11 +186,13 @@ class RealZfs:
     def _not_destroyed(self, done: Completed, dataset: str) -> ZfsiloError:
         first, _, rest = done.stderr.strip().partition("\n")
         if first == f"cannot destroy '{dataset}': volume has children":
-            names = rest.splitlines()[1:]  # the first line is advice that we never follow
+            names = rest.splitlines()[1:]  # the first line is advice: "use '-r' to destroy ..."
             return FailedPrecondition(
                 f"the zvol {dataset} has snapshots or clones: {', '.join(names)}",
-                reason="DEPENDENTS", dataset=dataset, dependents=" ".join(names),
-            )  # fmt: skip
+                reason="DEPENDENTS",
+                dataset=dataset,
+                dependents=" ".join(names),
+            )
         return refused(done, reason_of(done, "destroy", dataset), dataset)
 
     # Size and properties
@@ -175,21 +201,23 @@ class RealZfs:
         return int(self._value(dataset, "volsize")) >= size_bytes
 
     def set_size(self, dataset: str, size_bytes: int) -> None:
-        now = int(self._value(dataset, "volsize"))
-        if size_bytes < now:
+        present_bytes = int(self._value(dataset, "volsize"))
+        if size_bytes < present_bytes:
             raise FailedPrecondition(
-                f"the zvol {dataset} has {now} bytes and is never shrunk to {size_bytes}",
-                reason="SHRINK", dataset=dataset,
-            )  # fmt: skip
-        if size_bytes > now:
+                f"the zvol {dataset} has {present_bytes} bytes and cannot be shrunk "
+                f"to {size_bytes}",
+                reason="SHRINK",
+                dataset=dataset,
+            )
+        if size_bytes > present_bytes:
             self._set(dataset, f"volsize={size_bytes}")
 
     def has_property(self, dataset: str, name: str, value: str) -> bool:
-        shown, source = self.properties(dataset, (name,))[name]
+        present, source = self.properties(dataset, (name,))[name]
         if value == "":
             return source != "local"
-        # "-": set when the zvol was made and never changed since, as volblocksize is
-        return source in ("local", "-") and shown in (value, in_bytes(value))
+        # The source "-" is of properties that are set at creation only, such as volblocksize.
+        return source in ("local", "-") and present in (value, in_bytes(value))
 
     def set_property(self, dataset: str, name: str, value: str) -> None:
         if value:
@@ -205,67 +233,60 @@ class RealZfs:
             prefix = f"cannot set property for '{dataset}': "
             raise refused(done, first_line(done).removeprefix(prefix), dataset)
 
-    # Reading, for the daemon
+    # For the daemon
 
     def exists(self, dataset: str) -> bool:
         """Tell whether a dataset exists. Raises Unavailable when its pool is not imported."""
-        return bool(self._look(dataset, "type"))
+        return bool(self._get(dataset, "type"))
 
-    def properties(self, dataset: str, names: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-        """Return properties as (value, source). Raises FailedPrecondition: no such dataset."""
-        found = self._look(dataset, *names)
-        if not found:
+    def properties(self, dataset: str, names: tuple[str, ...]) -> Properties:
+        """Return properties as (value, source). Raises FailedPrecondition without the dataset."""
+        properties = self._get(dataset, *names)
+        if not properties:
             raise missing(dataset)
-        return found
+        return properties
 
     def capacity(self, root: str) -> tuple[int, int]:
-        """Return the bytes available below a dataset, and its size in all; quotas count."""
-        found = self.properties(root, ("available", "used"))
-        available, used = int(found["available"][0]), int(found["used"][0])
+        properties = self.properties(root, ("available", "used"))
+        available, used = int(properties["available"][0]), int(properties["used"][0])
         return available, available + used
 
     def usage(self, dataset: str) -> dict[str, int]:
-        """Return volsize, used and referenced in bytes."""
         names = ("volsize", "used", "referenced")
-        found = self.properties(dataset, names)
-        return {name: int(found[name][0]) for name in names}
+        properties = self.properties(dataset, names)
+        return {name: int(properties[name][0]) for name in names}
 
     def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
-        """Return volsize, used and referenced of every zvol below a dataset, in one process."""
         argv = ["zfs", "list", "-Hp", "-r", "-t", "volume", "-o", "name,volsize,used,referenced"]
         lines = self._run(
             [*argv, check_dataset(root)], timeout_s=LIST_TIMEOUT_S
         ).stdout.splitlines()
-        found = (line.split("\t") for line in lines)
-        return {each[0]: (int(each[1]), int(each[2]), int(each[3])) for each in found}
+        rows = (line.split("\t") for line in lines)
+        return {name: (int(size), int(used), int(ref)) for name, size, used, ref in rows}
 
     def pool_problem(self, root: str) -> str:
-        """Return what `zpool list` has to say of a pool that is not ONLINE."""
         pool = pool_of(check_dataset(root))
         argv = ["zpool", "list", "-H", "-o", "health", pool]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
         health = done.stdout.strip()
         if done.rc != 0:
             return f"the pool {pool} is not imported on this host"
-        return "" if health == "ONLINE" else f"the pool {pool} is {health}: see zpool status"
+        return "" if health == "ONLINE" else f"the pool {pool} is {health}; see `zpool status`"
 
     def list_zvols(self, root: str) -> list[ListedZvol]:
-        """Return every zvol below a dataset, ours and others, in one process."""
-        names = (*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS))
-        return [_listed(name, found) for name, found in self.listing(root, ",".join(names)).items()]
+        names = ",".join((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
+        return [_listed(name, properties) for name, properties in self.listing(root, names).items()]
 
     def own_properties(self, root: str) -> dict[str, dict[str, str]]:
-        """Return what is set on each zvol below a dataset itself, in one process."""
-        found = self.listing(root, "all", "-s", "local")
         return {
             dataset: {name: value for name, (value, _source) in properties.items()}
-            for dataset, properties in found.items()
+            for dataset, properties in self.listing(root, "all", "-s", "local").items()
         }
 
     def listing(
         self, root: str, names: str, *options: str, kind: str = "volume"
-    ) -> dict[str, dict[str, tuple[str, str]]]:
-        """Return properties of everything of a kind below a dataset, in one process."""
+    ) -> dict[str, Properties]:
+        """Return the properties `names` of all datasets of a kind at or below a dataset."""
         argv = ["zfs", "get", "-Hp", "-r", "-t", kind, *options]
         argv += ["-o", "name,property,value,source", names, check_dataset(root)]
         done = self._run(argv, timeout_s=LIST_TIMEOUT_S, ok=ANY)
@@ -274,58 +295,53 @@ class RealZfs:
         return table(done.stdout)
 
     def _not_listed(self, done: Completed, dataset: str) -> ZfsiloError:
-        """Return why a listing failed. Raises Unavailable when it is the pool that is missing."""
+        """Return the error for a failed listing. Raises Unavailable without the pool."""
         reason = reason_of(done, "open", dataset)
         if reason == "dataset does not exist":
             self.exists(dataset)
         return refused(done, reason, dataset)
 
     def device(self, dataset: str) -> str:
-        """Return the path of a zvol's device, which may take a moment to appear."""
+        """Wait for the device of a zvol and return its path."""
         return zvol_device.device(self._run, check_dataset(dataset))
 
     def _value(self, dataset: str, name: str) -> str:
         return self.properties(dataset, (name,))[name][0]
 
-    def _look(self, dataset: str, *names: str) -> dict[str, tuple[str, str]]:
-        """Return properties as (value, source); nothing for a dataset that does not exist.
+    def _get(self, dataset: str, *names: str) -> Properties:
+        """Return properties of a dataset as (value, source); none when it does not exist.
 
-        zfs says the same of a missing dataset and of one whose pool is not imported, so the pool
-        is asked for in the same call: only with its answer does "does not exist" mean that.
+        zfs reports a missing dataset and a pool that is not imported with the same message, so the
+        pool is in the same call: the dataset is missing only when the pool is listed.
         """
         pool = pool_of(check_dataset(dataset))
         argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(names)]
         asked = list(dict.fromkeys((dataset, pool)))
         done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
-        found = table(done.stdout)
-        if set(names) <= found.get(dataset, {}).keys():
-            return found[dataset]
+        datasets = table(done.stdout)
+        properties = datasets.get(dataset, {})
+        if set(names) <= properties.keys():
+            return {name: properties[name] for name in names}
         if reason_of(done, "open", dataset) != "dataset does not exist":
             raise refused(done, reason_of(done, "open", dataset), dataset)
-        if pool not in found:
-            raise Unavailable(
-                f"the pool {pool} is not imported on this host", reason="NO_POOL", pool=pool
-            )
+        if pool not in datasets:
+            raise no_pool(pool)
         return {}
 
-    def _change(self, request: str, *words: str) -> Completed:
-        check_dataset(words[-1])
-        return self._run(["zfs", request, *words], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
+    def _change(self, command: str, *args: str) -> Completed:
+        """Run a command of zfs(8) whose last argument is a dataset."""
+        check_dataset(args[-1])
+        return self._run(["zfs", command, *args], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
 
 
-def own_marks(found: dict[str, tuple[str, str]]) -> Pairs:
-    """Return the user properties of ours that are set on a thing itself, without their prefix."""
-    return pairs({
-        name.removeprefix(PREFIX): value
-        for name, (value, source) in found.items()
-        if source == "local" and name.startswith(PREFIX)
-    })  # fmt: skip
-
-
-def _listed(dataset: str, found: dict[str, tuple[str, str]]) -> ListedZvol:
-    origin = found["origin"][0]
+def _listed(dataset: str, properties: Properties) -> ListedZvol:
+    origin = properties["origin"][0]
     return ListedZvol(
-        dataset=dataset, guid=found["guid"][0], size_bytes=int(found["volsize"][0]),
-        volblocksize=int(found["volblocksize"][0]), thin=found["refreservation"][0] == "0",
-        marks=own_marks(found), origin="" if origin == "-" else origin.partition("@")[0],
-    )  # fmt: skip
+        dataset=dataset,
+        guid=properties["guid"][0],
+        size_bytes=int(properties["volsize"][0]),
+        volblocksize=int(properties["volblocksize"][0]),
+        thin=properties["refreservation"][0] == "0",
+        marks=own_marks(properties),
+        origin="" if origin == "-" else origin.partition("@")[0],
+    )

@@ -1,6 +1,6 @@
-"""What zfs(8) says, and what it means: names, tables of properties, and reasons of refusals.
+"""Options and output of zfs(8): tables of properties, and errors from its messages.
 
-The sentences that are told apart here were seen from ZFS 2.3 (tests/lab).
+The messages are those of OpenZFS 2.3 in the locale C; tests/lab checks them with real pools.
 """
 
 from __future__ import annotations
@@ -16,53 +16,61 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
+from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed
+    from zfsilod.model.record import Pairs
 
+PREFIX = "zfsilo:"  # of the user properties of zfsilo
 UNITS = {unit: 1024**power for power, unit in enumerate("BKMGTPE")}
+
+Properties = dict[str, tuple[str, str]]
+"""Properties of one dataset by name: (value, source), as in zfs-get(8)."""
 
 
 def pool_of(dataset: str) -> str:
-    """Return the pool that a dataset is in."""
+    """Return the pool of a dataset."""
     return dataset.partition("/")[0]
 
 
-def table(stdout: str) -> dict[str, dict[str, tuple[str, str]]]:
-    """Parse lines of name, property, value, source; a value may have tabs of its own."""
-    found: dict[str, dict[str, tuple[str, str]]] = {}
+def table(stdout: str) -> dict[str, Properties]:
+    """Parse `zfs get -Hp -o name,property,value,source`, by dataset; a value may contain tabs."""
+    datasets: dict[str, Properties] = {}
     for line in stdout.split("\n"):
         if line.count("\t") >= 3:
             name, key, rest = line.split("\t", 2)
             value, _, source = rest.rpartition("\t")
-            found.setdefault(name, {})[key] = (value, source)
-    return found
+            datasets.setdefault(name, {})[key] = (value, source)
+    return datasets
 
 
 def first_line(done: Completed) -> str:
-    """Return the first line of a complaint; what follows is advice."""
+    """Return the first line of the error output; the lines after it are advice."""
     return done.stderr.partition("\n")[0].strip()
 
 
-def reason_of(done: Completed, request: str, dataset: str) -> str:
-    """Return the reason out of "cannot create 'tank/x': reason", for exactly that dataset."""
-    return first_line(done).removeprefix(f"cannot {request} '{dataset}': ")
+def reason_of(done: Completed, command: str, dataset: str) -> str:
+    """Return "reason" of the error "cannot create 'tank/x': reason" for exactly this dataset."""
+    return first_line(done).removeprefix(f"cannot {command} '{dataset}': ")
 
 
 def refused(done: Completed, reason: str, dataset: str) -> ZfsiloError:
-    """Return the error that a sentence of zfs stands for."""
+    """Return the error for the reason of a failed command; CommandFailed for an unknown one."""
     pool = pool_of(dataset)
     if reason in ("out of space", "size is greater than available space"):
         return ResourceExhausted(
-            f"the pool {pool} has no room for {dataset}", reason="NO_SPACE", dataset=dataset
+            f"the pool {pool} has no space for {dataset}; free space or use a thin volume",
+            reason="NO_SPACE",
+            dataset=dataset,
         )
     if reason == f"cannot open '{pool}': no such pool":
-        return Unavailable(
-            f"the pool {pool} is not imported on this host", reason="NO_POOL", pool=pool
-        )
+        return no_pool(pool)
     if reason.endswith("pool I/O is currently suspended"):
         return Unavailable(
-            f"the pool {pool} is suspended: it lost its disks", reason="POOL_SUSPENDED", pool=pool
+            f"the pool {pool} is suspended because its disks failed; see `zpool status`",
+            reason="POOL_SUSPENDED",
+            pool=pool,
         )
     if reason in ("dataset does not exist", f"cannot open '{dataset}': dataset does not exist"):
         return missing(dataset)
@@ -77,22 +85,45 @@ def refused(done: Completed, reason: str, dataset: str) -> ZfsiloError:
 
 
 def missing(dataset: str) -> FailedPrecondition:
-    """Return the error for a dataset that has to exist and does not."""
+    """Return the error for a dataset that is needed and does not exist."""
     return FailedPrecondition(
         f"the dataset {dataset} does not exist", reason="NO_DATASET", dataset=dataset
     )
 
 
+def no_pool(pool: str) -> Unavailable:
+    """Return the error for a pool that is not imported."""
+    return Unavailable(f"the pool {pool} is not imported on this host", reason="NO_POOL", pool=pool)
+
+
 def foreign(dataset: str, why: str) -> Conflict:
-    """Return the error for a dataset of that name that is not ours."""
+    """Return the error for an existing dataset that does not belong to the volume."""
     return Conflict(
-        f"the dataset {dataset} exists and is not ours: {why}", reason="NOT_OURS", dataset=dataset
+        f"the dataset {dataset} exists but does not belong to this volume: {why}",
+        reason="NOT_OURS",
+        dataset=dataset,
     )
 
 
 def in_bytes(value: str) -> str:
-    """Return a size as `zfs get -p` shows it: "16K" as "16384"; "none" is 0 there."""
+    """Return a size as `zfs get -p` shows it: "16384" for "16K", "0" for "none"."""
     number, unit = value[:-1], value[-1:].upper()
     if number.isdecimal() and unit in UNITS:
         return str(int(number) * UNITS[unit])
     return "0" if value == "none" else value
+
+
+def property_options(settings: Pairs) -> list[str]:
+    """Return the options of zfs-create(8), zfs-snapshot(8) and zfs-clone(8) that set properties."""
+    return [arg for name, value in settings for arg in ("-o", f"{name}={value}")]
+
+
+def own_marks(properties: Properties) -> Pairs:
+    """Return the local user properties of zfsilo, without their prefix "zfsilo:"."""
+    return pairs(
+        {
+            name.removeprefix(PREFIX): value
+            for name, (value, source) in properties.items()
+            if source == "local" and name.startswith(PREFIX)
+        }
+    )

@@ -1,4 +1,7 @@
-"""The block device of a zvol: /dev/zvol/POOL/NAME, a link that udev makes when it gets to it."""
+"""The block device of a zvol: /dev/zvol/POOL/NAME, a link that udev makes after the zvol.
+
+zvol_id, zvol_wait(1) and the ioctl BLKZNAME of OpenZFS.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +16,41 @@ from zfsilod.model.errors import Unavailable
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
 
-BLKZNAME = 0x8100127D  # _IOR(0x12, 125, char[256]) in OpenZFS: the dataset behind a device
+BLKZNAME = 0x8100127D  # _IOR(0x12, 125, char[256]) of OpenZFS: the dataset of a zvol device
 NAME_BYTES = 256
 DEADLINE_S = 20
 TRIGGER_TIMEOUT_S = 10
 
 
 def link(dataset: str) -> str:
-    """Return the path at which a zvol's device is to appear."""
+    """Return the path of the device of a zvol, whether it exists or not."""
     return f"/dev/zvol/{dataset}"
 
 
 def device(run: Runner, dataset: str) -> str:
-    """Return the path of a zvol's device, when it leads to that very zvol. Waits for it."""
+    """Wait until the link leads to the device of this zvol, and return its path.
+
+    After half of DEADLINE_S udev is asked to process the device again. Raises Unavailable
+    (NO_DEVICE) after DEADLINE_S.
+    """
     path = link(dataset)
 
     def ready() -> bool:
         return dataset_of(path) == dataset
 
     if not wait_for(ready, DEADLINE_S / 2):
-        _announce(run, dataset)
+        _trigger_udev(run, dataset)
         if not wait_for(ready, DEADLINE_S / 2):
             raise Unavailable(
                 f"the device {path} did not appear within {DEADLINE_S} s",
-                reason="NO_DEVICE", dataset=dataset,
-            )  # fmt: skip
+                reason="NO_DEVICE",
+                dataset=dataset,
+            )
     return path
 
 
 def dataset_of(path: str) -> str:
-    """Return the dataset behind a device, by asking the device; "" when there is none."""
+    """Return the dataset of a zvol device, by BLKZNAME; "" when it is not one, or missing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -57,8 +65,8 @@ def dataset_of(path: str) -> str:
     return name.partition(b"\0")[0].decode()
 
 
-def _announce(run: Runner, dataset: str) -> None:
-    """Have udev told again of a zvol whose event it missed or lost: openzfs has seen many."""
+def _trigger_udev(run: Runner, dataset: str) -> None:
+    """Make the kernel repeat the uevent of a zvol, which udev may have missed: udevadm(8)."""
     for folder in Path("/sys/block").glob("zd*"):
         if dataset_of(f"/dev/{folder.name}") == dataset:
             argv = ["udevadm", "trigger", "--action=change", str(folder)]

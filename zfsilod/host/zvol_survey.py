@@ -1,7 +1,8 @@
-"""Many zvols, looked at in one process: what Sync probes a thousand volumes with.
+"""Probes many zvols with one process, as SyncVolumes needs for a thousand volumes.
 
-The answers are those of one moment. That is sound where nobody else changes the datasets meanwhile:
-in a worker, whose operations claim them, or where a wrong answer only makes a worker look again.
+The answers are those of one moment, which is correct where no other process changes the datasets
+meanwhile: in a worker, whose operations have claimed them, and in the daemon, where an outdated
+answer only starts a worker that probes again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.host.zfs import ANY, UID, RealZfs
-from zfsilod.host.zfs_output import table
+from zfsilod.host.zfs_output import Properties, table
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.names import check_dataset
 
@@ -17,50 +18,49 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Runner
 
 TIMEOUT_S = 120
-PROPERTIES = ("type", "guid", UID, "volsize")
-
-Found = dict[str, tuple[str, str]]
+SURVEYED = ("type", "guid", UID, "volsize")
 
 
 class SurveyedZfs(RealZfs):
-    """The pools of this host; what probes ask of the surveyed datasets is known already."""
+    """The zvols of this host; the SURVEYED properties of some are read in advance, once."""
 
     def __init__(self, run: Runner, datasets: tuple[str, ...]) -> None:
         super().__init__(run)
-        self._found: dict[str, Found] = {}
-        self._troubles: dict[str, ZfsiloError] = {}
+        self._properties: dict[str, Properties] = {}
+        self._errors: dict[str, ZfsiloError] = {}
         self._parents = sorted({_parent(check_dataset(dataset)) for dataset in datasets})
         if self._parents:
-            self._find()
+            self._survey()
 
-    def _find(self) -> None:
+    def _survey(self) -> None:
+        """List the children of all parents of the datasets: zfs-get(8) with `-d 1`."""
         argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "filesystem,volume"]
-        argv += ["-o", "name,property,value,source", ",".join(PROPERTIES), *self._parents]
+        argv += ["-o", "name,property,value,source", ",".join(SURVEYED), *self._parents]
         done = self._run(argv, timeout_s=TIMEOUT_S, ok=ANY)
-        # A listing that was cut short must not make a zvol look absent.
-        self._found = table(done.stdout) if done.rc in (0, 1) else {}
+        # An incomplete listing must not make a zvol seem to be missing.
+        self._properties = table(done.stdout) if done.rc in (0, 1) else {}
         for parent in self._parents:
-            if done.rc != 0 or parent not in self._found:
-                self._explain(parent)
+            if done.rc != 0 or parent not in self._properties:
+                self._exclude(parent)
 
-    def _explain(self, parent: str) -> None:
-        """Find out why a parent was not listed, or not wholly; its children share the reason."""
+    def _exclude(self, parent: str) -> None:
+        """Leave a parent that was not listed completely out of the survey, or keep its error."""
         try:
-            if super()._look(parent, "type"):
-                self._parents = [each for each in self._parents if each != parent]
+            if super()._get(parent, "type"):
+                self._parents = [other for other in self._parents if other != parent]
         except ZfsiloError as error:
-            self._troubles[parent] = error
+            self._errors[parent] = error
 
-    def _look(self, dataset: str, *names: str) -> Found:
-        """Answer from the survey what it covers, and ask zfs for the rest."""
+    def _get(self, dataset: str, *names: str) -> Properties:
+        """Return properties from the survey where it has them, otherwise from zfs."""
         parent = _parent(dataset)
-        if parent in self._troubles:
-            raise self._troubles[parent]
-        found = self._found.get(dataset, {})
-        told = not found or set(names) <= found.keys()
-        if parent not in self._parents or not set(names) <= set(PROPERTIES) or not told:
-            return super()._look(dataset, *names)
-        return {name: found[name] for name in names} if found else {}
+        if parent in self._errors:
+            raise self._errors[parent]
+        properties = self._properties.get(dataset, {})
+        complete = not properties or set(names) <= properties.keys()
+        if parent not in self._parents or not set(names) <= set(SURVEYED) or not complete:
+            return super()._get(dataset, *names)
+        return {name: properties[name] for name in names} if properties else {}
 
 
 def _parent(dataset: str) -> str:

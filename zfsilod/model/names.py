@@ -54,6 +54,18 @@ def initiator_name(name: str) -> str:
     return name.lower()
 
 
+def parse_initiator_name(text: str) -> str:
+    """Return the first IQN in the text of an initiatorname.iscsi that is not empty; "" if none.
+
+    iscsid uses the same one (cfg_get_string_param() of open-iscsi), so the server sees it at login.
+    """
+    for line in text.splitlines():
+        key, _equals, value = line.strip().partition("=")
+        if key.strip() == "InitiatorName" and value.strip():
+            return value.strip()
+    return ""
+
+
 def check_nqn(name: str) -> str:
     """Return the NVMe name of a host. Raises InvalidArgument."""
     if not NQN.fullmatch(name):

@@ -279,7 +279,7 @@ class Connect(Request[ConnectInputs]):
 
 def _leftover(machine: Machine, disk: Disk) -> Leftover | None:
     """Return the session that this host has with a disk's target, if any."""
-    if not machine.iscsi.is_known(disk):
+    if not machine.iscsi.has_any_session(disk):
         return None
     users = tuple(machine.iscsi.users(disk))
     return Leftover(users=users, lost=bool(users) and machine.iscsi.is_lost(disk))

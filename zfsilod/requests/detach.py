@@ -56,7 +56,7 @@ class Detach(Request[SessionState]):
         disk, iscsi = attachment.disk, context.machine.iscsi
         until = time.monotonic() + context.session_recovery_s
         while await context.look(lambda: iscsi.is_lost(disk)):
-            known = await context.look(lambda: iscsi.is_known(disk))
+            known = await context.look(lambda: iscsi.has_any_session(disk))
             if not known or time.monotonic() > until:
                 return "LOST"
             await context.pause(PROBE_AGAIN_S)

@@ -1,1 +1,1 @@
-"""Transient units: how they are described, sandboxed and started."""
+"""Transient systemd units of workers: their properties, their sandbox, their start."""

@@ -1,4 +1,4 @@
-"""A connection to the bus: its beginning, its end, and what dbus-next gets wrong in between."""
+"""Connections to the bus, with corrections of dbus-next 0.2.3."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ async def connect(bus_address: str | None) -> MessageBus:
     try:
         bus = MessageBus(bus_address=bus_address, bus_type=BusType.SYSTEM)
     except (OSError, ValueError) as error:
-        raise Unavailable(f"{where} cannot be reached: {error}; does dbus run?") from error
+        raise Unavailable(f"cannot reach {where}: {error}; is dbus running?") from error
     try:
         async with asyncio.timeout(CONNECT_DEADLINE_S):
             await bus.connect()
     except (OSError, EOFError, AuthError, DBusError) as error:
         close_socket(bus)
-        raise Unavailable(f"{where} does not let us in: {error!r}") from error
+        raise Unavailable(f"{where} refused the connection: {error!r}") from error
     bus._writer.sock = PatientSocket(bus._sock)
     return bus
 
 
 class PatientSocket:
-    """Sends nothing while the socket is full.
+    """A socket that sends 0 bytes while it is full.
 
-    The library (0.2.3) would take that for the end of the connection; told of 0 bytes, it waits.
+    dbus-next takes the BlockingIOError of a full socket for the end of the connection.
     """
 
     def __init__(self, sock: socket) -> None:
         self._socket = sock
 
     def send(self, data: memoryview) -> int:
-        """Send what fits, and return how much did."""
+        """Send as much as fits, and return the number of bytes."""
         try:
             return self._socket.send(data)
         except BlockingIOError:
@@ -51,6 +51,6 @@ class PatientSocket:
 
 
 def close_socket(bus: MessageBus) -> None:
-    """Close what the library leaves open when a connection has ended."""
+    """Close the socket of a bus, which dbus-next leaves open."""
     bus._stream.close()
     bus._sock.close()

@@ -1,7 +1,7 @@
-"""What starts workers: systemd by transient units, or local processes under --simulate.
+"""Launchers start workers: as transient systemd units, or as local processes under --simulate.
 
-A launcher only starts and stops, and says afterwards that something changed. What came of it is in
-the store (DESIGN: the signal is a hint to look).
+A launcher starts and stops workers, and calls a hint when one has ended. The outcome is in the
+store only; the hint says that it may have changed.
 """
 
 from __future__ import annotations
@@ -35,31 +35,39 @@ SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 CALL_DEADLINE_S = 20
-STATE, JOB_ID = 3, 7  # in a unit as ListUnitsByPatterns tells it: org.freedesktop.systemd1(5)
+STATE, JOB_ID = 3, 7  # indexes in a unit of ListUnitsByPatterns: org.freedesktop.systemd1(5)
 LIVE_STATES = ("active", "activating", "deactivating", "reloading")
 
 Hint = Callable[[str], None]
-"""Called with the Operation.unit whose unit changed."""
+"""Called with the name (Operation.unit) of a unit whose job has ended."""
 
 log = logging.getLogger(__name__)
 
 
 class SystemdLauncher:
-    """Transient units on the system bus."""
+    """Starts workers as transient units, over the system bus."""
 
-    def __init__(self, bus: MessageBus, *, worker: str, timeout_s: int) -> None:
+    def __init__(
+        self, bus: MessageBus, *, worker: str, timeout_s: int, debug: bool = False
+    ) -> None:
         self._bus = bus
         self._worker = worker
+        self._debug = debug
         self._timeout_s = timeout_s
         self._hint: Hint | None = None
 
     @classmethod
     async def connect(
-        cls, *, worker: str = WORKER, timeout_s: int, address: str | None = None
+        cls,
+        *,
+        worker: str = WORKER,
+        timeout_s: int,
+        debug: bool = False,
+        address: str | None = None,
     ) -> SystemdLauncher:
-        """Connect to systemd, and refuse to go on without the rollback template."""
+        """Connect to systemd. Raises FailedPrecondition when the rollback template is missing."""
         bus = await connect(address)
-        launcher = cls(bus, worker=worker, timeout_s=timeout_s)
+        launcher = cls(bus, worker=worker, timeout_s=timeout_s, debug=debug)
         await launcher._call("Subscribe")
         await launcher._call_bus(
             "AddMatch",
@@ -67,40 +75,44 @@ class SystemdLauncher:
             [f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"],
         )
         await launcher._check_template()
-        bus.add_message_handler(launcher._heard)
+        bus.add_message_handler(launcher._on_message)
         return launcher
 
     def listen(self, hint: Hint) -> None:
-        """Call this with the Operation.unit of which a job ended."""
+        """Set the hint that is called when a job of a unit has ended."""
         self._hint = hint
 
     async def start(self, operation: Operation) -> None:
         """Start the operation's unit. Raises Unavailable when systemd refuses."""
         wanted = properties(
-            operation, worker=self._worker, timeout_s=self._timeout_s, sealed=bool(credential())
+            operation,
+            worker=self._worker,
+            timeout_s=self._timeout_s,
+            sealed=bool(credential()),
+            debug=self._debug,
         )
         body = [unit_name(operation.unit), "fail", wanted, []]
         await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
 
     async def rollback(self, operation: Operation) -> None:
-        """Start the operation's rollback unit; one that runs already is joined."""
+        """Start the operation's rollback unit, unless it runs already."""
         await self._call("StartUnit", "ss", [rollback_name(operation.unit), "fail"])
 
     async def stop(self, operation: Operation) -> None:
-        """Stop the operation's unit; its failure starts the rollback. One that ended is fine."""
+        """Stop the operation's unit, if it runs; its failure starts the rollback."""
         with contextlib.suppress(Unavailable):
             await self._call("StopUnit", "ss", [unit_name(operation.unit), "fail"])
 
     async def stop_volume(self, volume_id: str) -> None:
-        """Stop zfsilo-volume@NAME because its volume is down; a unit that is not up is fine."""
+        """Stop zfsilo-volume@NAME, if it is active, because its volume is down."""
         with contextlib.suppress(Unavailable):
             await self._call("StopUnit", "ss", [f"zfsilo-volume@{volume_id}.service", "fail"])
 
     async def running(self) -> set[str]:
-        """Return what the live units are named after (Operation.unit).
+        """Return the names (Operation.unit) of live units.
 
-        One whose job is queued is inactive for a moment yet: systemd answers its bus first, and
-        runs its jobs when nobody asks anything.
+        A unit with a queued job counts as live although it is still inactive: systemd answers its
+        bus first and runs its jobs later.
         """
         patterns = ["zfsilo-op-*.service", "zfsilo-rollback@*.service"]
         reply = await self._call("ListUnitsByPatterns", "asas", [[], patterns])
@@ -112,20 +124,20 @@ class SystemdLauncher:
         self._bus.disconnect()
 
     async def _check_template(self) -> None:
-        """A unit named by OnFailure that does not exist is ignored: so look for it now."""
+        """Raise if the rollback unit is missing: systemd ignores an OnFailure= unit that is."""
         reply = await self._call("GetUnitFileState", "s", ["zfsilo-rollback@.service"], fatal=False)
         if reply.message_type == MessageType.ERROR:
             raise FailedPrecondition(
-                "zfsilo-rollback@.service is not installed: nothing could be rolled back "
-                "(make install, or reinstall the package)",
+                "zfsilo-rollback@.service is not installed, so nothing could be rolled back: run "
+                "make install, or reinstall the package",
                 reason="NO_ROLLBACK_UNIT",
             )
 
-    def _heard(self, message: Message) -> None:
+    def _on_message(self, message: Message) -> None:
         if message.member == "JobRemoved" and message.interface == MANAGER and self._hint:
-            found = UNIT.fullmatch(message.body[2])
-            if found:
-                self._hint(found[1])
+            match = UNIT.fullmatch(message.body[2])
+            if match:
+                self._hint(match[1])
 
     async def _call(
         self, member: str, signature: str = "", body: list[Any] | None = None, *, fatal: bool = True
@@ -165,41 +177,41 @@ class SystemdLauncher:
 
 
 class LocalLauncher:
-    """Workers as plain child processes: for --simulate, on any machine, without systemd."""
+    """Starts workers as child processes: for --simulate, on any machine, without systemd."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        # As installed, our library is where only our launcher scripts look for it.
+        # An installed zfsilod is outside the default module path; only its scripts know where.
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self._hint: Hint | None = None
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def listen(self, hint: Hint) -> None:
-        """Call this with the Operation.unit of which a process ended."""
+        """Set the hint that is called when the processes of a unit have ended."""
         self._hint = hint
 
     async def start(self, operation: Operation) -> None:
-        """Start a worker that runs the operation; when it fails, one that rolls it back."""
+        """Start a worker that runs the operation; if it fails, start one that rolls it back."""
         self._follow(operation.unit, "run", "rollback")
 
     async def rollback(self, operation: Operation) -> None:
-        """Start a worker that rolls the operation back; one that runs already is joined."""
+        """Start a worker that rolls the operation back, unless one runs already."""
         if operation.unit not in self._tasks:
             self._follow(operation.unit, "rollback")
 
     async def stop(self, operation: Operation) -> None:
-        """End the operation's worker; its rollback follows."""
+        """Terminate the operation's worker; the rollback follows."""
         process = self._processes.get(operation.unit)
         if process is not None and process.returncode is None:
             process.terminate()
 
     async def running(self) -> set[str]:
-        """Return what the live workers are at (Operation.unit)."""
+        """Return the names (Operation.unit) of units that have a worker."""
         return set(self._tasks)
 
     async def close(self) -> None:
-        """Wait for what runs."""
+        """Wait for the end of all workers."""
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 
@@ -215,7 +227,7 @@ class LocalLauncher:
             self._hint(unit)
 
     async def _work(self, unit: str, commands: tuple[str, ...]) -> None:
-        """Run one verb of the worker after the other, until one ends well."""
+        """Start a worker for one command after the other, until one succeeds."""
         for command in commands:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,

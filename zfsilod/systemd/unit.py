@@ -1,7 +1,7 @@
-"""The unit of an operation, as systemd's bus takes it: org.freedesktop.systemd1(5).
+"""The transient unit of an operation, as D-Bus properties: org.freedesktop.systemd1(5).
 
-What it may do to the host is in sandbox.py, in the words of a unit file; here they become values of
-D-Bus.
+The settings of its sandbox come from sandbox.py as a unit file has them, and become D-Bus values
+here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import Variant
 
+from zfsilod.host.run import DEBUG_VARIABLE
 from zfsilod.storage.secrets import CREDENTIAL
 from zfsilod.systemd.sandbox import sandbox
 
@@ -25,7 +26,7 @@ NUMBERS = {  # capabilities(7)
     "CAP_SYS_ADMIN": 21,
     "CAP_SYS_RESOURCE": 24,
 }
-NAMESPACES = {"yes": 0, "mnt": 0x20000}  # those that are left: CLONE_NEWNS
+NAMESPACES = {"yes": 0, "mnt": 0x20000}  # those that stay allowed: CLONE_NEWNS
 ERRORS = {"EPERM": 1}
 
 
@@ -40,15 +41,14 @@ def rollback_name(unit: str) -> str:
 
 
 def properties(
-    operation: Operation, *, worker: str, timeout_s: int, sealed: bool
+    operation: Operation, *, worker: str, timeout_s: int, sealed: bool, debug: bool = False
 ) -> list[list[Any]]:
     """Return the properties of an operation's unit.
 
-    `sealed`: systemd keeps the key of the store; it takes a moment to give it, so only to those
-    that have secrets to open.
-
-    A batch is told by its first operation: all of them are of one kind and need the same. A unit
-    must be able to run during shutdown, when those with default dependencies are refused.
+    `sealed`: systemd keeps the key of the store. Passing it takes time, so only operations with
+    secrets get it. A batch is described by its first operation, since all of them are of one kind.
+    There are no default dependencies, because systemd refuses such units during shutdown.
+    `debug`: the worker writes each command that it runs to the journal.
     """
     fields = (f"ZFSILO_OPERATION={operation.unit}", f"ZFSILO_SUBJECT={operation.subject}")
     command = [worker, "run", operation.unit]
@@ -68,16 +68,17 @@ def properties(
         ["DefaultDependencies", Variant("b", False)],  # noqa: FBT003 - the wire has no keywords
         ["LogExtraFields", Variant("aay", [field.encode() for field in fields])],
         *([["LoadCredentialEncrypted", Variant("a(ss)", [[CREDENTIAL] * 2])]] if opens else []),
+        *([["Environment", Variant("as", [f"{DEBUG_VARIABLE}=1"])]] if debug else []),
         *([name, on_the_wire(name, value)] for name, value in allowed.items()),
     ]
 
 
 def on_the_wire(name: str, value: str) -> Variant:
-    """Return a setting of a unit file as the bus takes it."""
+    """Return the D-Bus value of a setting of a unit file."""
     words = value.split()
     match name:
         case "CapabilityBoundingSet":
-            return Variant("t", sum(1 << NUMBERS[each] for each in words))
+            return Variant("t", sum(1 << NUMBERS[name] for name in words))
         case "RestrictNamespaces":
             return Variant("t", NAMESPACES[value])
         case "RestrictAddressFamilies" | "SystemCallFilter":

@@ -21,7 +21,7 @@ from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
 from zfsilod.ctl.require_local import check_local
-from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, Runner, missing_tools
+from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.names import split_address
 
@@ -149,7 +149,7 @@ def client(files: HostFiles) -> Iterator[Prerequisite]:
     for name in CLIENT_MODULES:
         problem = "" if files.has_module(name) else "this kernel does not have it"
         yield Prerequisite(f"kernel module {name}", problem)
-    missing = missing_tools(CONSUMER_TOOLS)
+    missing = missing_tools(CLIENT_TOOLS)
     yield from tools(missing)
     if "iscsiadm" in missing:
         return

@@ -14,8 +14,8 @@ from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.require_local import check_root
-from zfsilod.host.iscsi import name_in
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
+from zfsilod.model.names import parse_initiator_name
 from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def own_iqn() -> str:
         raise FailedPrecondition(
             f"cannot read {path}; install open-iscsi, use sudo, or pass --iqn", reason="NO_IQN"
         ) from error
-    name = name_in(text)
+    name = parse_initiator_name(text)
     if not name:
         raise FailedPrecondition(
             f"{path} has no InitiatorName; set it (see iscsi-iname), or pass --iqn",

@@ -21,7 +21,7 @@ from zfsilod.security.authentication import new_token
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from zfsilod.security.local_store import Store
+    from zfsilod.storage.store import Store
 
 DAY_S = 86400
 

@@ -190,7 +190,7 @@ def growth(attachment: Attachment, size_bytes: int) -> tuple[Action, ...]:
 
 
 def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Action, ...]:
-    """Return the change of the secrets of attachments, each given before and after the change.
+    """Return the change of the secrets of attachments, as pairs from before and after it.
 
     One step serves all sessions, because it reconnects all of them.
     """

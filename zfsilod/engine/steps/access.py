@@ -116,7 +116,7 @@ class Acl(HostStep, tag="Acl", part="TARGET"):
 
     def probe(self, host: Host) -> bool:
         return host.lio.has_acl(
-            self.target, self.initiator, chap=host.chap(self.secret), admitted=self.allowed
+            self.target, self.initiator, chap=host.chap(self.secret), allowed=self.allowed
         )
 
     def do(self, host: Host) -> None:

@@ -173,7 +173,7 @@ class NoExport(OneWay, tag="NoExport", part="TARGET"):
         return self.backstore not in host.lio.list_backstores()
 
     def do(self, host: Host) -> None:
-        host.lio.purge(self.target, self.backstore)
+        host.lio.remove_export(self.target, self.backstore)
 
     def fact(self) -> str:
         return f"target {self.target} and backstore {self.backstore} do not exist"

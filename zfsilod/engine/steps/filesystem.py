@@ -76,10 +76,10 @@ class FilesystemUuidRegenerated(OneWay, tag="Renewed", part="MOUNTS"):
     filesystem: Filesystem
 
     def probe(self, host: Host) -> bool:
-        return host.block.is_renewed(self.disk, self.filesystem)
+        return host.block.has_own_uuid(self.disk, self.filesystem)
 
     def do(self, host: Host) -> None:
-        host.block.renew(self.disk, self.filesystem)
+        host.block.regenerate_uuid(self.disk, self.filesystem)
 
     def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         filesystem = host.block.find_filesystem(self.disk)
@@ -103,7 +103,7 @@ class FilesystemGrown(OneWay, tag="Fills", part="MOUNTS"):
     path: str
 
     def probe(self, host: Host) -> bool:
-        return host.block.fills(self.disk, self.path)
+        return host.block.is_grown(self.disk, self.path)
 
     def do(self, host: Host) -> None:
         host.block.grow(self.disk, self.path)

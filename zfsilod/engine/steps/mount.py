@@ -19,13 +19,13 @@ class MountPoint(HostStep, tag="MountPoint", part="MOUNTS"):
     file: bool
 
     def probe(self, host: Host) -> bool:
-        return host.mounts.has_point(self.path, file=self.file)
+        return host.mounts.has_mountpoint(self.path, file=self.file)
 
     def do(self, host: Host) -> None:
-        host.mounts.make_point(self.path, file=self.file)
+        host.mounts.make_mountpoint(self.path, file=self.file)
 
     def undo(self, host: Host) -> None:
-        host.mounts.remove_point(self.path, file=self.file)
+        host.mounts.remove_mountpoint(self.path, file=self.file)
 
     def observed(self, _host: Host, *, made: bool) -> dict[str, str]:
         return {f"made {self.path}": "yes"} if made else {}
@@ -159,10 +159,10 @@ class LazyUnmounted(OneWay, tag="Detached", part="MOUNTS"):
     path: str
 
     def probe(self, host: Host) -> bool:
-        return not host.mounts.is_attached(self.disk, self.path)
+        return not host.mounts.is_mounted(self.disk, self.path)
 
     def do(self, host: Host) -> None:
-        host.mounts.detach(self.disk, self.path)
+        host.mounts.unmount_lazily(self.disk, self.path)
 
     def fact(self) -> str:
         return f"volume is not mounted at {self.path}"

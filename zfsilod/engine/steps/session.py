@@ -179,7 +179,7 @@ class DiskResponsive(OneWay, tag="Answering", part="INITIATOR"):
     disk: Disk
 
     def probe(self, host: Host) -> bool:
-        return host.iscsi.answers(self.disk)
+        return host.iscsi.is_responsive(self.disk)
 
     def do(self, host: Host) -> None:
         host.iscsi.drop(self.disk)
@@ -205,7 +205,7 @@ class SessionDropped(OneWay, tag="Dropped", part="INITIATOR"):
     disk: Disk
 
     def probe(self, host: Host) -> bool:
-        return not host.iscsi.is_known(self.disk)
+        return not host.iscsi.has_any_session(self.disk)
 
     def do(self, host: Host) -> None:
         host.iscsi.drop(self.disk)

@@ -22,13 +22,13 @@ class SnapshotSet(HostStep, tag="Cut", part="POOL"):
     marks: Pairs
 
     def probe(self, host: Host) -> bool:
-        return host.snapshots.has_cut(self.refs, self.uid)
+        return host.snapshots.has_set(self.refs, self.uid)
 
     def do(self, host: Host) -> None:
-        host.snapshots.cut(self.refs, self.uid, self.marks)
+        host.snapshots.take(self.refs, self.uid, self.marks)
 
     def undo(self, host: Host) -> None:
-        host.snapshots.give_up(self.refs, self.uid)
+        host.snapshots.release(self.refs, self.uid)
 
     def observed(self, host: Host, *, made: bool) -> dict[str, str]:
         guids = host.snapshots.find_guids(self.refs, self.uid)
@@ -74,7 +74,7 @@ class Clone(HostStep, tag="Clone", part="POOL"):
             self.dataset,
             uid=self.uid,
             snapshot_ref=self.snapshot_ref,
-            cut=self.snapshot_uid,
+            snapshot_uid=self.snapshot_uid,
             own=self.own,
         )
 
@@ -83,18 +83,18 @@ class Clone(HostStep, tag="Clone", part="POOL"):
             self.dataset,
             uid=self.uid,
             snapshot_ref=self.snapshot_ref,
-            cut=self.snapshot_uid,
+            snapshot_uid=self.snapshot_uid,
             own=self.own,
             properties=self.properties,
             marks=self.marks,
         )
 
     def undo(self, host: Host) -> None:
-        host.snapshots.unclone(
+        host.snapshots.destroy_clone(
             self.dataset,
             uid=self.uid,
             snapshot_ref=self.snapshot_ref,
-            cut=self.snapshot_uid,
+            snapshot_uid=self.snapshot_uid,
             own=self.own,
         )
 

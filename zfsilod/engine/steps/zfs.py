@@ -126,13 +126,13 @@ class InTrash(HostStep, tag="InTrash", part="POOL"):
     guid: str
 
     def probe(self, host: Host) -> bool:
-        return host.zfs.is_moved(self.dataset, self.trash, uid=self.uid, guid=self.guid)
+        return host.zfs.is_renamed(self.dataset, self.trash, uid=self.uid, guid=self.guid)
 
     def do(self, host: Host) -> None:
-        host.zfs.move(self.dataset, self.trash, uid=self.uid, guid=self.guid)
+        host.zfs.rename(self.dataset, self.trash, uid=self.uid, guid=self.guid)
 
     def undo(self, host: Host) -> None:
-        host.zfs.move(self.trash, self.dataset, uid=self.uid, guid=self.guid)
+        host.zfs.rename(self.trash, self.dataset, uid=self.uid, guid=self.guid)
 
     def fact(self) -> str:
         return f"zvol {self.dataset} is in the trash"
@@ -153,13 +153,13 @@ class Reserved(HostStep, tag="Thick", part="POOL"):
     dataset: str
 
     def probe(self, host: Host) -> bool:
-        return host.snapshots.is_thick(self.dataset)
+        return host.snapshots.is_reserved(self.dataset)
 
     def do(self, host: Host) -> None:
-        host.snapshots.set_thick(self.dataset, thick=True)
+        host.snapshots.set_reserved(self.dataset, reserved=True)
 
     def undo(self, host: Host) -> None:
-        host.snapshots.set_thick(self.dataset, thick=False)
+        host.snapshots.set_reserved(self.dataset, reserved=False)
 
     def fact(self) -> str:
         return "the whole size is reserved"

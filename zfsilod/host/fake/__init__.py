@@ -1,8 +1,9 @@
-"""A host that is only a set of facts: for `--simulate`, for trying things out, and for tests.
+"""A simulated host, which consists of facts: for `zfsilod --simulate` and for tests.
 
-Facts lie in a file when a path is given (daemon and workers share it) and in memory otherwise. What
-takes two effects on a real host takes two here, so half-made states exist. One file an adapter, as
-in host/; the contract tests run the same examples here and on a real host, which keeps them honest.
+With a path the facts are in a file that the daemon and its workers share, otherwise in memory. A
+change that takes two system calls on a real host takes two effects here, so that half-made states
+exist. There is one file for each adapter, as in host/; the contract tests (tests/lab/contract.py)
+run the same examples with this host and with a real one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["SIMULATED_BYTES", "VOLATILE", "Facts", "FakeHost"]
 
 
 class FakeHost:
-    """A whole simulated machine, storage host and consumer at once."""
+    """A simulated machine, server and client at once."""
 
     def __init__(self, path: Path | None = None, *, chap: Callable[[str], Chap]) -> None:
         self.facts = Facts(path)
@@ -40,5 +41,5 @@ class FakeHost:
         self.chap = chap
 
     def surveyed(self, _datasets: tuple[str, ...]) -> FakeHost:
-        """Return this host: its facts are looked at without a process anyway."""
+        """Return this host: reading a fact starts no process."""
         return self

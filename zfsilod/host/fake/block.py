@@ -1,4 +1,4 @@
-"""Filesystems on the disks of the simulated consumer."""
+"""The filesystems of the simulated host."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ if TYPE_CHECKING:
 
 
 class FakeBlock:
-    """Filesystems as facts of a disk's serial: they outlive sessions."""
+    """Filesystems by the serials of their disks, so that they survive the end of a session."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
 
     def has_filesystem(self, disk: Disk, filesystem: Filesystem) -> bool:
         need_session(self.facts, disk)
-        found = self.facts.get(f"content:{disk.serial}")
+        content = self.facts.get(f"content:{disk.serial}")
         if filesystem.state == "READY":
-            if found is None or found["uuid"] != filesystem.uuid:
+            if content is None or content["uuid"] != filesystem.uuid:
                 raise Conflict(f"the disk {disk.serial} lost its filesystem", disk=disk.serial)
             return True
-        if found and found["uuid"] != filesystem.uuid and found["type"] != filesystem.type:
-            raise Conflict(f"the disk {disk.serial} carries {found['type']}", disk=disk.serial)
-        return bool(found and found["whole"])
+        if content and content["uuid"] != filesystem.uuid and content["type"] != filesystem.type:
+            raise Conflict(f"the disk {disk.serial} has {content['type']}", disk=disk.serial)
+        return bool(content and content["whole"])
 
     def make_filesystem(self, disk: Disk, filesystem: Filesystem) -> None:
         need_session(self.facts, disk)
-        made = {"type": filesystem.type, "uuid": filesystem.uuid, "size": disk.size_bytes}
-        found = self.facts.get(f"content:{disk.serial}")
-        assert found is None or found["uuid"] == filesystem.uuid, "mkfs over somebody's data"
-        self.facts.effect(f"content:{disk.serial}", made | {"whole": False})
-        self.facts.effect(f"content:{disk.serial}", made | {"whole": True})
+        content = {"type": filesystem.type, "uuid": filesystem.uuid, "size": disk.size_bytes}
+        before = self.facts.get(f"content:{disk.serial}")
+        assert before is None or before["uuid"] == filesystem.uuid, "mkfs on a disk with data"
+        self.facts.effect(f"content:{disk.serial}", content | {"whole": False})
+        self.facts.effect(f"content:{disk.serial}", content | {"whole": True})
 
-    def is_renewed(self, disk: Disk, filesystem: Filesystem) -> bool:
+    def has_own_uuid(self, disk: Disk, filesystem: Filesystem) -> bool:
         need_session(self.facts, disk)
-        found = self.facts.get(f"content:{disk.serial}")
-        if found is None or found["uuid"] not in (filesystem.uuid, filesystem.origin):
+        content = self.facts.get(f"content:{disk.serial}")
+        if content is None or content["uuid"] not in (filesystem.uuid, filesystem.origin):
             raise Conflict(f"the disk {disk.serial} lost its filesystem", disk=disk.serial)
-        return bool(found["uuid"] == filesystem.uuid)
+        return bool(content["uuid"] == filesystem.uuid)
 
-    def renew(self, disk: Disk, filesystem: Filesystem) -> None:
-        if not self.is_renewed(disk, filesystem):
-            found = self.facts.get(f"content:{disk.serial}")
-            self.facts.effect(f"content:{disk.serial}", found | {"uuid": filesystem.uuid})
+    def regenerate_uuid(self, disk: Disk, filesystem: Filesystem) -> None:
+        if not self.has_own_uuid(disk, filesystem):
+            content = self.facts.get(f"content:{disk.serial}")
+            self.facts.effect(f"content:{disk.serial}", content | {"uuid": filesystem.uuid})
 
     def find_filesystem(self, disk: Disk) -> Filesystem:
-        found = self.facts.get(f"content:{disk.serial}")
-        return Filesystem(state="READY", type=found["type"], uuid=found["uuid"])
+        content = self.facts.get(f"content:{disk.serial}")
+        return Filesystem(state="READY", type=content["type"], uuid=content["uuid"])
 
-    def fills(self, disk: Disk, _path: str) -> bool:
+    def is_grown(self, disk: Disk, _path: str) -> bool:
         return bool(self.facts.get(f"content:{disk.serial}")["size"] == disk.size_bytes)
 
     def grow(self, disk: Disk, path: str) -> None:
-        assert self.facts.get(f"mount:{path}"), "only a mounted filesystem is grown"
-        found = self.facts.get(f"content:{disk.serial}")
-        self.facts.effect(f"content:{disk.serial}", found | {"size": disk.size_bytes})
+        assert self.facts.get(f"mount:{path}"), "grow of a filesystem that is not mounted"
+        content = self.facts.get(f"content:{disk.serial}")
+        self.facts.effect(f"content:{disk.serial}", content | {"size": disk.size_bytes})

@@ -1,7 +1,7 @@
-"""The facts of a simulated machine, in a file or in memory, and the fuse that blows at an effect.
+"""The facts of a simulated machine, in a file or in memory, and a fuse for fault injection.
 
-Each change of one fact is one effect, as each system call or tool is on a real host. A fuse fails
-or kills at the n-th effect.
+A change of one fact is one effect, as a system call or a tool is on a real host. The fuse raises an
+error or kills the process at the n-th effect.
 """
 
 from __future__ import annotations
@@ -20,9 +20,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VOLATILE = (
-    "backstore", "target", "lun", "portals", "enabled", "acl", "mapped", "session", "mount",
+    "backstore",
+    "target",
+    "lun",
+    "portals",
+    "enabled",
+    "acl",
+    "mapped",
+    "session",
+    "mount",
     "outdated",
-)  # fmt: skip
+)
 
 
 class Facts:
@@ -31,28 +39,29 @@ class Facts:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.memory: dict[str, Any] = {}
-        self._seen: tuple[int, int] = (0, 0)  # which file the memory is of
+        self._identity: tuple[int, int] = (0, 0)  # of the file that the memory was read from
 
     def get(self, name: str) -> Any:
-        """Return a fact, or None."""
+        """Return a fact; None when there is none of this name."""
         with self._open(write=False) as facts:
             return facts.get(name)
 
     def names(self, kind: str) -> list[str]:
-        """Return what follows the colon in the names of all facts of a kind."""
+        """Return the names of all facts of a kind, without "KIND:"."""
         with self._open(write=False) as facts:
             return [name.partition(":")[2] for name in list(facts) if name.startswith(f"{kind}:")]
 
-    def each(self, kind: str) -> dict[str, Any]:
-        """Return all facts of a kind, of one moment, by what follows the colon in their names."""
+    def of_kind(self, kind: str) -> dict[str, Any]:
+        """Return all facts of a kind at one moment, by their names without "KIND:"."""
+        prefix = f"{kind}:"
         with self._open(write=False) as facts:
-            split = [(*name.partition(":"), value) for name, value in list(facts.items())]
-            return {name: value for found, _colon, name, value in split if found == kind}
+            items = list(facts.items())
+        return {name.removeprefix(prefix): v for name, v in items if name.startswith(prefix)}
 
     def effect(self, name: str, value: Any, *, instead_of: str = "") -> None:
-        """Change one fact (None: remove it), unless the fuse blows first.
+        """Set one fact (None: remove it), unless the fuse blows before.
 
-        `instead_of`: another name that it had; a thing is renamed in one effect.
+        `instead_of` is removed in the same effect: the fact is renamed.
         """
         with self._open(write=True) as facts:
             blown = _burn(facts)
@@ -65,28 +74,29 @@ class Facts:
             self._blow(facts["blown"])
 
     def light_fuse(self, effects: int, *, when: str, how: str, then: tuple[int, ...] = ()) -> None:
-        """Fail at the n-th effect from now: when is before or after it, how is error or kill.
+        """Fail at the n-th effect from now: `when` is before or after, `how` is error or kill.
 
-        `then`: and again, each time so many effects later.
+        `then`: the numbers of effects until each further failure.
         """
         with self._open(write=True) as facts:
             facts["fuse"] = {"in": effects, "when": when, "how": how, "then": list(then)}
 
     def douse(self) -> bool:
-        """Take the fuse away; tell whether it had not burnt down yet."""
+        """Remove the fuse, and tell whether it had not blown yet."""
         with self._open(write=True) as facts:
             return facts.pop("fuse", None) is not None
 
     def reboot(self) -> None:
-        """Forget what a kernel forgets."""
+        """Remove the volatile facts, as a reboot does."""
         with self._open(write=True) as facts:
-            for name in [n for n in facts if n.partition(":")[0] in VOLATILE]:
+            for name in [name for name in facts if name.partition(":")[0] in VOLATILE]:
                 del facts[name]
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all facts, without the fuse."""
+        """Return all facts without the fuse."""
         with self._open(write=False) as facts:
-            return {n: v for n, v in list(facts.items()) if n not in ("fuse", "blown")}
+            items = list(facts.items())
+        return {name: value for name, value in items if name not in ("fuse", "blown")}
 
     def _blow(self, how: str) -> None:
         if how == "kill":
@@ -94,7 +104,7 @@ class Facts:
         raise CommandFailed("the fuse of the simulated host blew")
 
     def kill(self) -> None:
-        """Die as by SIGKILL; in-process tests put an exception here."""
+        """Kill this process; tests replace this method to raise an exception."""
         os.kill(os.getpid(), signal.SIGKILL)
 
     @contextmanager
@@ -111,31 +121,32 @@ class Facts:
                 new = self.path.with_suffix(".new")
                 new.write_text(json.dumps(self.memory))
                 new.replace(self.path)
-                self._seen = _identity(self.path)
+                self._identity = _identity(self.path)
         except BaseException:
-            self._seen = (0, 0)
+            self._identity = (0, 0)
             raise
         finally:
             os.close(lock)
 
     def _refresh(self, path: Path) -> None:
-        """Read the file again when somebody else has written it."""
+        """Read the file again when another process has written it."""
         identity = _identity(path)
-        if identity != self._seen:
+        if identity != self._identity:
             self.memory = json.loads(path.read_text()) if path.exists() else {}
-            self._seen = identity
+            self._identity = identity
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Return what tells one writing of the file from the next: each makes a new file."""
+    """Return inode and mtime of a file, which differ after each write; (0, 0) without the file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return (0, 0)
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def _burn(facts: dict[str, Any]) -> str | None:
+    """Count the effects of the fuse down; return when it blows, None when it does not."""
     fuse = facts.get("fuse")
     if not fuse:
         return None

@@ -1,4 +1,4 @@
-"""The initiator of the simulated consumer, which logs in to the targets of the same facts."""
+"""The iSCSI initiator of the simulated host, which logs in to the targets in the same facts."""
 
 from __future__ import annotations
 
@@ -15,78 +15,77 @@ if TYPE_CHECKING:
 
 
 class FakeIscsi:
-    """Node records and sessions as facts; a login to a target of this very host is checked."""
+    """Node records and sessions; a login to a target of this host needs its ACL and secrets."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
 
     def has_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> bool:
-        found = self.facts.get(f"node:{target}")
-        made = {"portals": list(portals), "initiator": chap.username}
-        return bool(found == made | {"chap": digest(chap)})
+        node = {"portals": list(portals), "initiator": chap.username, "chap": digest(chap)}
+        return bool(self.facts.get(f"node:{target}") == node)
 
     def add_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> None:
-        made = {"portals": list(portals), "initiator": chap.username}
-        self.facts.effect(f"node:{target}", made | {"chap": "no secrets"})
-        self.facts.effect(f"node:{target}", made | {"chap": digest(chap)})
+        node = {"portals": list(portals), "initiator": chap.username}
+        self.facts.effect(f"node:{target}", node | {"chap": "no secrets"})
+        self.facts.effect(f"node:{target}", node | {"chap": digest(chap)})
 
     def remove_node(self, target: str) -> None:
         if self.facts.get(f"node:{target}") is not None:
             self.facts.effect(f"node:{target}", None)
 
     def has_session(self, disk: Disk) -> bool:
-        found = self.facts.get(f"session:{disk.target}")
-        if found and found["serial"] != disk.serial:
+        session = self.facts.get(f"session:{disk.target}")
+        if session and session["serial"] != disk.serial:
             raise Conflict(f"the disk of {disk.target} has another serial", target=disk.target)
-        if found:
+        if session:
             need_session(self.facts, disk)
-        return bool(found)
+        return bool(session)
 
     def login(self, disk: Disk) -> None:
         node = self.facts.get(f"node:{disk.target}")
         if node is None:
             raise FailedPrecondition(f"there is no node record of {disk.target}")
-        here = self.facts.get(f"target:{disk.target}") is not None
-        own = f"{disk.target}/{node['initiator']}"
-        if here and self.facts.get(f"acl:{own}") != node["chap"]:
+        local = self.facts.get(f"target:{disk.target}") is not None
+        acl = f"{disk.target}/{node['initiator']}"
+        if local and self.facts.get(f"acl:{acl}") != node["chap"]:
             raise PermissionDenied(f"the target {disk.target} refused the CHAP secrets")
         session = {"serial": disk.serial, "size": disk.size_bytes}
         session |= {"initiator": node["initiator"], "chap": node["chap"]}
         self.facts.effect(f"session:{disk.target}", session)
-        if here and self.facts.get(f"mapped:{own}") in (None, "unlinked"):
-            raise Unavailable(f"{disk.target} let us in, but its disk did not appear")
+        if local and self.facts.get(f"mapped:{acl}") in (None, "unlinked"):
+            raise Unavailable(f"logged in to {disk.target}, but its disk did not appear")
 
     def logout(self, disk: Disk) -> None:
         if hangs(self.facts, disk):
             raise Unavailable(f"the session with {disk.target} did not end")
-        for path, mount in self.facts.each("mount").items():
+        for path, mount in self.facts.of_kind("mount").items():
             if mount["serial"] == disk.serial:
                 raise Busy(f"the disk of {disk.target} is mounted at {path}", path=path)
         if self.facts.get(f"session:{disk.target}") is not None:
             self.facts.effect(f"session:{disk.target}", None)
 
-    def is_known(self, disk: Disk) -> bool:
+    def has_any_session(self, disk: Disk) -> bool:
         return self.facts.get(f"session:{disk.target}") is not None
 
     def is_lost(self, disk: Disk) -> bool:
-        found = self.facts.get(f"session:{disk.target}")
-        return found is None or "lost" in found
+        session = self.facts.get(f"session:{disk.target}")
+        return session is None or "lost" in session
 
-    def answers(self, disk: Disk) -> bool:
+    def is_responsive(self, disk: Disk) -> bool:
         return not hangs(self.facts, disk)
 
     def users(self, disk: Disk) -> list[str]:
-        mounts = sorted(self.facts.each("mount").items())
+        mounts = sorted(self.facts.of_kind("mount").items())
         return [path for path, mount in mounts if mount["serial"] == disk.serial]
 
     def sessions(self, prefix: str = "") -> list[str]:
-        return sorted(each for each in self.facts.names("session") if each.startswith(prefix))
+        return sorted(name for name in self.facts.names("session") if name.startswith(prefix))
 
     def nodes(self, prefix: str = "") -> list[str]:
-        return sorted(each for each in self.facts.names("node") if each.startswith(prefix))
+        return sorted(name for name in self.facts.names("node") if name.startswith(prefix))
 
     def drop(self, disk: Disk) -> None:
-        if self.is_known(disk):
+        if self.has_any_session(disk):
             self.facts.effect(f"session:{disk.target}", None)
 
     def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
@@ -104,23 +103,23 @@ class FakeIscsi:
         self.facts.effect("outdated:iscsid", None)
 
     def _live(self, chaps: dict[str, Chap]) -> dict[str, dict[str, str]]:
-        found = {target: self.facts.get(f"session:{target}") for target in chaps}
-        return {target: each for target, each in found.items() if each and "lost" not in each}
+        sessions = {target: self.facts.get(f"session:{target}") for target in chaps}
+        return {target: session for target, session in sessions.items() if _is_live(session)}
 
     def has_size(self, disk: Disk) -> bool:
-        found = self.facts.get(f"session:{disk.target}")
-        return bool(found and found["size"] == disk.size_bytes)
+        session = self.facts.get(f"session:{disk.target}")
+        return bool(session and session["size"] == disk.size_bytes)
 
     def initiator(self) -> str:
-        """Return a name that no other simulation has: two of them are two machines."""
-        place = hashlib.sha256(str(self.facts.path).encode()).hexdigest()[:12]
-        return f"iqn.2026-01.org.zfsilo:simulated.{place}"
+        """Return a name that depends on the path of the facts: each simulation is a machine."""
+        path_hash = hashlib.sha256(str(self.facts.path).encode()).hexdigest()[:12]
+        return f"iqn.2026-01.org.zfsilo:simulated.{path_hash}"
 
     def problem(self, disk: Disk) -> str:
-        found = self.facts.get(f"session:{disk.target}")
-        if found is None:
+        session = self.facts.get(f"session:{disk.target}")
+        if session is None:
             return f"there is no session with {disk.target}"
-        return f"the session with {disk.target} is lost" if "lost" in found else ""
+        return f"the session with {disk.target} is lost" if "lost" in session else ""
 
     def rescan(self, disk: Disk) -> None:
         need_session(self.facts, disk)
@@ -128,16 +127,20 @@ class FakeIscsi:
         self.facts.effect(f"session:{disk.target}", session | {"size": disk.size_bytes})
 
 
+def _is_live(session: dict[str, str] | None) -> bool:
+    return session is not None and "lost" not in session
+
+
 def hangs(facts: Facts, disk: Disk) -> bool:
-    """Tell whether nothing answers behind a session that stands."""
-    found = facts.get(f"session:{disk.target}")
-    return bool(found and "hangs" in found)
+    """Tell whether the session of a disk is live but does not answer I/O."""
+    session = facts.get(f"session:{disk.target}")
+    return bool(session and "hangs" in session)
 
 
 def need_session(facts: Facts, disk: Disk) -> None:
-    """Fail unless a live session leads to a disk."""
-    found = facts.get(f"session:{disk.target}")
-    if found is None:
-        raise FailedPrecondition(f"there is no session of {disk.target}", target=disk.target)
-    if "lost" in found:
+    """Raise FailedPrecondition without a session for a disk, Unavailable when it is lost."""
+    session = facts.get(f"session:{disk.target}")
+    if session is None:
+        raise FailedPrecondition(f"there is no session with {disk.target}", target=disk.target)
+    if "lost" in session:
         raise Unavailable(f"the session with {disk.target} was lost and is being recovered")

@@ -1,4 +1,4 @@
-"""Targets, ACLs and sessions of the simulated storage host."""
+"""The iSCSI targets of the simulated host: backstores, ACLs and sessions."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 
 class FakeLio:
-    """The iSCSI target as facts."""
+    """The iSCSI targets as facts."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
 
     def has_backstore(self, name: str, *, dataset: str, serial: str) -> bool:
-        found = self.facts.get(f"backstore:{name}")
-        if found and found["dataset"] != dataset:
+        backstore = self.facts.get(f"backstore:{name}")
+        if backstore and backstore["dataset"] != dataset:
             raise Conflict(f"the backstore {name} has another device", backstore=name)
-        return bool(found == {"dataset": dataset, "serial": serial, "enabled": True})
+        return bool(backstore == {"dataset": dataset, "serial": serial, "enabled": True})
 
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
         if self.facts.get(f"zvol:{dataset}") is None:
             raise FailedPrecondition(f"the dataset {dataset} does not exist", dataset=dataset)
-        made = {"dataset": dataset, "serial": serial}
-        self.facts.effect(f"backstore:{name}", made | {"enabled": False})
-        self.facts.effect(f"backstore:{name}", made | {"enabled": True})
+        backstore = {"dataset": dataset, "serial": serial}
+        self.facts.effect(f"backstore:{name}", backstore | {"enabled": False})
+        self.facts.effect(f"backstore:{name}", backstore | {"enabled": True})
 
     def remove_backstore(self, name: str) -> None:
-        if name in self.facts.each("lun").values():
+        if name in self.facts.of_kind("lun").values():
             raise Busy(f"the backstore {name} is still a LUN", backstore=name)
         self._remove(f"backstore:{name}")
 
@@ -43,10 +43,11 @@ class FakeLio:
         return sorted(self.facts.names("target"))
 
     def list_acls(self, target: str) -> list[str]:
-        names = self.facts.names("acl")
-        return sorted(n.removeprefix(f"{target}/") for n in names if n.startswith(f"{target}/"))
+        prefix = f"{target}/"
+        names = [name for name in self.facts.names("acl") if name.startswith(prefix)]
+        return sorted(name.removeprefix(prefix) for name in names)
 
-    def purge(self, target: str, backstore: str) -> None:
+    def remove_export(self, target: str, backstore: str) -> None:
         self.disable(target)
         self.remove_portals(target)
         for initiator in self.list_acls(target):
@@ -64,17 +65,16 @@ class FakeLio:
         self.facts.effect(f"target:{target}", "ready")
 
     def remove_target(self, target: str) -> None:
-        inner = (f"lun:{target}", f"portals:{target}", f"enabled:{target}")
-        admits = any(name.startswith(f"{target}/") for name in self.facts.names("acl"))
-        if admits or any(self.facts.get(name) for name in inner):
+        parts = (f"lun:{target}", f"portals:{target}", f"enabled:{target}")
+        if self.list_acls(target) or any(self.facts.get(name) for name in parts):
             raise Busy(f"the target {target} is not empty", target=target)
         self._remove(f"target:{target}")
 
     def has_lun(self, target: str, backstore: str) -> bool:
-        found = self.facts.get(f"lun:{target}")
-        if found not in (None, "unlinked", backstore):
-            raise Conflict(f"LUN 0 of {target} is another backstore: {found}", target=target)
-        return bool(found == backstore)
+        linked = self.facts.get(f"lun:{target}")
+        if linked not in (None, "unlinked", backstore):
+            raise Conflict(f"LUN 0 of {target} is {linked}, not {backstore}", target=target)
+        return bool(linked == backstore)
 
     def add_lun(self, target: str, backstore: str) -> None:
         self._need(f"target:{target}")
@@ -110,13 +110,12 @@ class FakeLio:
     def disable(self, target: str) -> None:
         self._remove(f"enabled:{target}")
 
-    def has_acl(
-        self, target: str, initiator: str, *, chap: Chap, admitted: tuple[str, ...]
-    ) -> bool:
-        ours = {f"{target}/{each}" for each in (initiator, *admitted)}
-        for name in self.facts.names("acl"):
-            if name.startswith(f"{target}/") and name not in ours:
-                raise Conflict(f"the target {target} admits a stranger: {name}", target=target)
+    def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
+        for unknown in set(self.list_acls(target)) - {initiator, *allowed}:
+            raise Conflict(
+                f"the target {target} has an ACL for {unknown}, which has no publication",
+                target=target,
+            )
         return bool(self.facts.get(f"acl:{target}/{initiator}") == digest(chap))
 
     def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
@@ -133,7 +132,7 @@ class FakeLio:
 
     def remove_acl(self, target: str, initiator: str) -> None:
         session = self.facts.get(f"session:{target}")
-        if session and session["initiator"] == initiator:  # it goes with the ACL
+        if session and session["initiator"] == initiator:  # it ends with the ACL
             self.facts.effect(f"session:{target}", session | {"lost": True})
         self._remove(f"acl:{target}/{initiator}")
 
@@ -149,10 +148,10 @@ class FakeLio:
         self._remove(f"mapped:{target}/{initiator}")
 
     def has_session(self, target: str, initiator: str) -> bool:
-        found = self.facts.get(f"session:{target}")
+        session = self.facts.get(f"session:{target}")
         return bool(
-            found
-            and found["initiator"] == initiator
+            session
+            and session["initiator"] == initiator
             and self.facts.get(f"acl:{target}/{initiator}")
         )
 

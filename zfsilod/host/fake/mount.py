@@ -1,8 +1,8 @@
-"""Mounts and mount points of the simulated consumer."""
+"""The mounts and mount points of the simulated host."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilod.host.fake.iscsi import hangs, need_session
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
@@ -18,18 +18,18 @@ class FakeMounts:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
 
-    def has_point(self, path: str, *, file: bool) -> bool:
+    def has_mountpoint(self, path: str, *, file: bool) -> bool:
         if self.facts.get(f"mount:{path}"):
             return True
-        found = self.facts.get(f"point:{path}")
-        if found and found != _kind(file=file):
+        kind = self.facts.get(f"point:{path}")
+        if kind and kind != _kind(file=file):
             raise Conflict(f"{path} is not an empty {_kind(file=file)}", path=path)
-        return bool(found)
+        return bool(kind)
 
-    def make_point(self, path: str, *, file: bool) -> None:
+    def make_mountpoint(self, path: str, *, file: bool) -> None:
         self.facts.effect(f"point:{path}", _kind(file=file))
 
-    def remove_point(self, path: str, *, file: bool) -> None:
+    def remove_mountpoint(self, path: str, *, file: bool) -> None:
         if self.facts.get(f"mount:{path}"):
             raise Busy(f"{path} is a mount point", path=path)
         if self.facts.get(f"point:{path}") == _kind(file=file):
@@ -39,12 +39,18 @@ class FakeMounts:
         return self._is(path, disk, kind="staged", readonly=readonly)
 
     def stage(
-        self, disk: Disk, path: str, *, fs_type: str, options: tuple[str, ...], readonly: bool,
+        self,
+        disk: Disk,
+        path: str,
+        *,
+        fs_type: str,
+        options: tuple[str, ...],
+        readonly: bool,
         untouched: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         need_session(self.facts, disk)
-        found = self.facts.get(f"content:{disk.serial}")
-        assert found["type"] == fs_type, "mounted as another type than it is"
+        content = self.facts.get(f"content:{disk.serial}")
+        assert content["type"] == fs_type, "mount of a filesystem as another type"
         self._mount(path, disk, kind="staged", readonly=readonly)
 
     def is_bound(self, disk: Disk, path: str, *, readonly: bool) -> bool:
@@ -65,31 +71,30 @@ class FakeMounts:
         self._mount(path, disk, kind="device", readonly=False)
 
     def unmount(self, disk: Disk, path: str) -> None:
-        found = self.facts.get(f"mount:{path}")
-        if found and found["serial"] != disk.serial:
-            raise Conflict(f"something else is mounted at {path}", path=path)
-        if found and hangs(self.facts, disk):
+        mount = self._mount_of(path, disk)
+        if mount and hangs(self.facts, disk):
             raise Unavailable(f"umount {path} did not end in time")
-        if found:
+        if mount:
             self.facts.effect(f"mount:{path}", None)
 
     def unbind_device(self, disk: Disk, path: str) -> None:
         self.unmount(disk, path)
 
-    def is_attached(self, disk: Disk, path: str) -> bool:
-        found = self.facts.get(f"mount:{path}")
-        if found and found["serial"] != disk.serial:
-            raise Conflict(f"something else is mounted at {path}", path=path)
-        return bool(found)
+    def is_mounted(self, disk: Disk, path: str) -> bool:
+        return bool(self._mount_of(path, disk))
 
-    def detach(self, disk: Disk, path: str) -> None:
+    def unmount_lazily(self, disk: Disk, path: str) -> None:
         self.unmount(disk, path)
 
     def _is(self, path: str, disk: Disk, *, kind: str, readonly: bool) -> bool:
-        found = self.facts.get(f"mount:{path}")
-        if found and found["serial"] != disk.serial:
+        mount = self._mount_of(path, disk)
+        return bool(mount and mount["kind"] == kind and mount["readonly"] == readonly)
+
+    def _mount_of(self, path: str, disk: Disk) -> Any:
+        mount = self.facts.get(f"mount:{path}")
+        if mount and mount["serial"] != disk.serial:
             raise Conflict(f"something else is mounted at {path}", path=path)
-        return bool(found and found["kind"] == kind and found["readonly"] == readonly)
+        return mount
 
     def _mount(self, path: str, disk: Disk, *, kind: str, readonly: bool) -> None:
         if self.facts.get(f"point:{path}") is None:
@@ -98,22 +103,26 @@ class FakeMounts:
         self.facts.effect(f"mount:{path}", mount)
 
     def problem(self, path: str, *, readonly: bool) -> str:
-        found = self.facts.get(f"mount:{path}")
-        if found is None:
+        mount = self.facts.get(f"mount:{path}")
+        if mount is None:
             return f"nothing is mounted at {path}"
-        if found["readonly"] and not readonly:
-            return f"the filesystem at {path} turned read-only after an error"
+        if mount["readonly"] and not readonly:
+            return f"the filesystem at {path} became read-only after an error"
         return ""
 
     def stats(self, path: str) -> dict[str, int]:
-        found = self.facts.get(f"mount:{path}")
-        if found is None:
+        mount = self.facts.get(f"mount:{path}")
+        if mount is None:
             raise FailedPrecondition(f"{path} is not mounted", path=path)
-        size = self.facts.get(f"content:{found['serial']}")["size"]
+        size = self.facts.get(f"content:{mount['serial']}")["size"]
         return {
-            "bytes_total": size, "bytes_used": 0, "bytes_available": size,
-            "inodes_total": 65536, "inodes_used": 11, "inodes_available": 65525,
-        }  # fmt: skip
+            "bytes_total": size,
+            "bytes_used": 0,
+            "bytes_available": size,
+            "inodes_total": 65536,
+            "inodes_used": 11,
+            "inodes_available": 65525,
+        }
 
 
 def _kind(*, file: bool) -> str:

@@ -1,4 +1,4 @@
-"""What the simulated host keeps of a secret."""
+"""Digests of secrets, which the simulated host keeps in place of them."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 
 def digest(chap: Chap) -> str:
-    """Return what tells one set of secrets from another, and gives none away."""
+    """Return a SHA-256 digest of CHAP secrets."""
     return hashlib.sha256(repr(sorted(chap.values().items())).encode()).hexdigest()

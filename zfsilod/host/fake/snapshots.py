@@ -1,13 +1,13 @@
-"""Snapshots and clones of the simulated host: facts, like all of it.
+"""The snapshot sets and clones of the simulated host.
 
-A snapshot keeps what its disk held; a clone's disk begins with that.
+A snapshot keeps the filesystem of its volume, and the disk of a clone has the same one.
 """
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from zfsilod.host.fake.snapshot_sets import guid_of, remaining
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ListedSnapshot, SnapshotRef
 from zfsilod.model.record import Pairs, pairs
@@ -17,121 +17,121 @@ if TYPE_CHECKING:
 
 
 class FakeSnapshots:
-    """Snapshots as facts of their cut; one that is given up goes with its last clone."""
+    """Snapshot sets as facts; a released snapshot is removed with its last clone."""
 
     def __init__(self, zfs: FakeZfs) -> None:
         self.zfs = zfs
         self.facts = zfs.facts
 
-    def has_cut(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
-        return all(self._stands(each, uid) for each in refs)
+    def has_set(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
+        return all(self._is_present(ref, uid) for ref in refs)
 
-    def cut(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
-        for each in refs:
-            if not self.zfs.has_zvol(each.dataset, uid=each.uid, guid=""):
-                raise FailedPrecondition(f"the dataset {each.dataset} does not exist")
-        if self.has_cut(refs, uid):
+    def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
+        for ref in refs:
+            if not self.zfs.has_zvol(ref.dataset, uid=ref.uid, guid=""):
+                raise FailedPrecondition(f"the dataset {ref.dataset} does not exist")
+        if self.has_set(refs, uid):
             return
-        volumes = sorted(each.uid for each in refs)
-        contents = {each: self.facts.get(f"content:{each}") for each in volumes}
-        sizes = {each.uid: self.facts.get(f"zvol:{each.dataset}")["size"] for each in refs}
-        cut = {"of": contents, "given_up": [], "marks": dict(marks), "sizes": sizes}
-        self.facts.effect(f"cut:{uid}", cut)
+        volumes = sorted(ref.uid for ref in refs)
+        contents = {volume: self.facts.get(f"content:{volume}") for volume in volumes}
+        sizes = {ref.uid: self.facts.get(f"zvol:{ref.dataset}")["size"] for ref in refs}
+        snapshot_set = {"of": contents, "given_up": [], "marks": dict(marks), "sizes": sizes}
+        self.facts.effect(f"cut:{uid}", snapshot_set)
 
-    def give_up(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
-        for each in refs:
-            if self._stands(each, uid):
-                found = self.facts.get(f"cut:{uid}")
-                given_up = sorted({*found["given_up"], each.uid})
-                self.facts.effect(f"cut:{uid}", self._left(uid, found | {"given_up": given_up}))
+    def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
+        for ref in refs:
+            if self._is_present(ref, uid):
+                snapshot_set = self.facts.get(f"cut:{uid}")
+                released = sorted({*snapshot_set["given_up"], ref.uid})
+                left = remaining(self.facts, uid, snapshot_set | {"given_up": released})
+                self.facts.effect(f"cut:{uid}", left)
 
     def list_snapshots(self, root: str) -> list[ListedSnapshot]:
-        homes = {each.uid: each.dataset for each in self.zfs.list_zvols(root)}
+        datasets = {zvol.uid: zvol.dataset for zvol in self.zfs.list_zvols(root)}
         return [
             ListedSnapshot(
-                dataset=homes[uid], guid=self._guid(SnapshotRef(dataset=homes[uid], uid=uid), name),
-                size_bytes=cut["sizes"][uid], created_at=0,
-                marks=pairs({n.removeprefix("zfsilo:"): v for n, v in cut["marks"].items()}),
+                dataset=datasets[volume],
+                guid=guid_of(f"{volume}@{uid}"),
+                size_bytes=snapshot_set["sizes"][volume],
+                created_at=0,
+                marks=pairs(
+                    {n.removeprefix("zfsilo:"): v for n, v in snapshot_set["marks"].items()}
+                ),
             )
-            for name, cut in sorted(self.facts.each("cut").items())
-            for uid in cut["of"]
-            if uid in homes and uid not in cut["given_up"]
-        ]  # fmt: skip
+            for uid, snapshot_set in sorted(self.facts.of_kind("cut").items())
+            for volume in snapshot_set["of"]
+            if volume in datasets and volume not in snapshot_set["given_up"]
+        ]
 
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
-        return {each.uid: self._guid(each, uid) for each in refs}
+        return {ref.uid: guid_of(f"{ref.uid}@{uid}") for ref in refs}
 
     def has_clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> bool:
-        made = self.zfs.has_zvol(dataset, uid=uid, guid="")
-        return made and not (own and self._stands(snapshot_ref, cut))
+        exists = self.zfs.has_zvol(dataset, uid=uid, guid="")
+        return exists and not (own and self._is_present(snapshot_ref, snapshot_uid))
 
     def clone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool, properties: Pairs,
+        self,
+        dataset: str,
+        *,
+        uid: str,
+        snapshot_ref: SnapshotRef,
+        snapshot_uid: str,
+        own: bool,
+        properties: Pairs,
         marks: Pairs,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not self.zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
-                self.cut((snapshot_ref,), cut, (("zfsilo:cut", cut),))
-            self._clone(dataset, uid, snapshot_ref, cut, dict(properties) | dict(marks))
+                self.take((snapshot_ref,), snapshot_uid, (("zfsilo:cut", snapshot_uid),))
+            self._clone(dataset, uid, snapshot_ref, snapshot_uid, dict(properties) | dict(marks))
         if own:
-            self.give_up((snapshot_ref,), cut)
+            self.release((snapshot_ref,), snapshot_uid)
 
     def _clone(
-        self, dataset: str, uid: str, snapshot_ref: SnapshotRef, cut: str, values: dict[str, str]
+        self,
+        dataset: str,
+        uid: str,
+        snapshot_ref: SnapshotRef,
+        snapshot_uid: str,
+        values: dict[str, str],
     ) -> None:
-        if not self._stands(snapshot_ref, cut):
-            raise FailedPrecondition(f"the snapshot {cut} does not exist", reason="LOST")
-        content = self.facts.get(f"cut:{cut}")["of"][snapshot_ref.uid]
+        if not self._is_present(snapshot_ref, snapshot_uid):
+            raise FailedPrecondition(f"the snapshot {snapshot_uid} does not exist", reason="LOST")
+        content = self.facts.get(f"cut:{snapshot_uid}")["of"][snapshot_ref.uid]
         if content is not None:
             self.facts.effect(f"content:{uid}", content)
         origin = self.facts.get(f"zvol:{snapshot_ref.dataset}")
-        guid = str(int(hashlib.sha256(uid.encode()).hexdigest()[:15], 16))
         zvol = {
-            "uid": uid, "guid": guid, "size": origin["size"], "thin": True,
+            "uid": uid,
+            "guid": guid_of(uid),
+            "size": origin["size"],
+            "thin": True,
             "properties": values | {"volblocksize": origin["properties"]["volblocksize"]},
-            "origin": [cut, snapshot_ref.uid],
-        }  # fmt: skip
+            "origin": [snapshot_uid, snapshot_ref.uid],
+        }
         self.facts.effect(f"zvol:{dataset}", zvol)
 
-    def unclone(
-        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, cut: str, own: bool
+    def destroy_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
     ) -> None:
         self.zfs.destroy_zvol(dataset, uid=uid, guid="")
         if own:
-            self.give_up((snapshot_ref,), cut)
+            self.release((snapshot_ref,), snapshot_uid)
 
-    def is_thick(self, dataset: str) -> bool:
+    def is_reserved(self, dataset: str) -> bool:
         return not self.facts.get(f"zvol:{dataset}")["thin"]
 
-    def set_thick(self, dataset: str, *, thick: bool) -> None:
+    def set_reserved(self, dataset: str, *, reserved: bool) -> None:
         zvol = self.facts.get(f"zvol:{dataset}")
-        self.facts.effect(f"zvol:{dataset}", zvol | {"thin": not thick})
+        self.facts.effect(f"zvol:{dataset}", zvol | {"thin": not reserved})
 
-    def _stands(self, snapshot_ref: SnapshotRef, uid: str) -> bool:
-        found = self.facts.get(f"cut:{uid}")
-        if found is None or snapshot_ref.uid not in found["of"]:
+    def _is_present(self, ref: SnapshotRef, uid: str) -> bool:
+        snapshot_set = self.facts.get(f"cut:{uid}")
+        if snapshot_set is None or ref.uid not in snapshot_set["of"]:
             return False
-        if snapshot_ref.guid not in ("", self._guid(snapshot_ref, uid)):
-            raise Conflict(f"the snapshot {uid} of {snapshot_ref.dataset} is not ours")
-        return snapshot_ref.uid not in found["given_up"]
-
-    def _guid(self, snapshot_ref: SnapshotRef, uid: str) -> str:
-        return str(int(hashlib.sha256(f"{snapshot_ref.uid}@{uid}".encode()).hexdigest()[:15], 16))
-
-    def _left(self, uid: str, cut: Any) -> Any:
-        """Return what is left of a cut: nothing once all is given up and no clone needs it."""
-        return left_of(self.facts, uid, cut)
-
-
-def left_of(facts: Any, uid: str, cut: Any, *, but: str = "") -> Any:
-    """Return what is left of a cut when what was given up goes; `but`: a zvol that is gone."""
-    needed = [
-        origin[1]
-        for name, zvol in facts.each("zvol").items()
-        if name != but and (origin := zvol.get("origin")) and origin[0] == uid
-    ]
-    kept = {v: c for v, c in cut["of"].items() if v not in cut["given_up"] or v in needed}
-    given_up = [each for each in cut["given_up"] if each in kept]
-    return cut | {"of": kept, "given_up": given_up} if kept else None
+        if ref.guid not in ("", guid_of(f"{ref.uid}@{uid}")):
+            raise Conflict(f"the snapshot {uid} of {ref.dataset} has another guid")
+        return ref.uid not in snapshot_set["given_up"]

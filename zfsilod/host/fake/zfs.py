@@ -1,11 +1,10 @@
-"""zvols of the simulated host."""
+"""The zvols of the simulated host."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.host.fake.snapshots import left_of
+from zfsilod.host.fake.snapshot_sets import guid_of, remaining
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.record import pairs
@@ -25,70 +24,83 @@ class FakeZfs:
         self.facts = facts
 
     def has_zvol(self, dataset: str, *, uid: str, guid: str) -> bool:
-        found = self.facts.get(f"zvol:{dataset}")
-        if found is None:
+        zvol = self.facts.get(f"zvol:{dataset}")
+        if zvol is None:
             return False
-        if found["uid"] != uid or (guid and found["guid"] != guid):
-            raise Conflict(f"the dataset {dataset} exists and is not ours", dataset=dataset)
+        if zvol["uid"] != uid or (guid and zvol["guid"] != guid):
+            raise Conflict(
+                f"the dataset {dataset} exists but does not belong to this volume",
+                dataset=dataset,
+            )
         return True
 
     def create_zvol(
-        self, dataset: str, *, size_bytes: int, thin: bool, volblocksize: int,
-        properties: Pairs, marks: Pairs,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: str,
+        *,
+        size_bytes: int,
+        thin: bool,
+        volblocksize: int,
+        properties: Pairs,
+        marks: Pairs,
+    ) -> None:
         uid = dict(marks)["zfsilo:uid"]
         if self.has_zvol(dataset, uid=uid, guid=""):
             return
-        guid = str(int(hashlib.sha256(uid.encode()).hexdigest()[:15], 16))
         values = dict(properties) | dict(marks) | {"volblocksize": str(volblocksize)}
-        zvol = {"uid": uid, "guid": guid, "size": size_bytes, "thin": thin, "properties": values}
+        zvol = {
+            "uid": uid,
+            "guid": guid_of(uid),
+            "size": size_bytes,
+            "thin": thin,
+            "properties": values,
+        }
         self.facts.effect(f"zvol:{dataset}", zvol)
 
     def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None:
         if not self.has_zvol(dataset, uid=uid, guid=guid):
             return
-        if any(self.facts.get(f"backstore:{n}")["dataset"] == dataset for n in self._backstores()):
+        backstores = self.facts.of_kind("backstore").values()
+        if any(backstore["dataset"] == dataset for backstore in backstores):
             raise Busy(f"the dataset {dataset} is in use by a backstore", dataset=dataset)
         names = self.dependents(dataset)
         if names:
             raise FailedPrecondition(
                 f"the zvol {dataset} has snapshots or clones: {', '.join(names)}",
-                reason="DEPENDENTS", dataset=dataset,
-            )  # fmt: skip
+                reason="DEPENDENTS",
+                dataset=dataset,
+            )
         self._destroy(dataset)
 
     def _destroy(self, dataset: str) -> None:
-        """Remove a zvol, and with a last clone the snapshot that was given up."""
+        """Remove a zvol, and with the last clone of a released snapshot this snapshot too."""
         origin = self._zvol(dataset).get("origin")
         if not origin:
             self.facts.effect(f"zvol:{dataset}", None)
             return
         name = f"cut:{origin[0]}"
-        left = left_of(self.facts, origin[0], self.facts.get(name), but=dataset)
+        left = remaining(self.facts, origin[0], self.facts.get(name), without=dataset)
         self.facts.effect(f"zvol:{dataset}", None, instead_of="" if left else name)
         if left and left != self.facts.get(name):
             self.facts.effect(name, left)
 
-    def _backstores(self) -> list[str]:
-        return self.facts.names("backstore")
-
-    def is_moved(self, source: str, target: str, *, uid: str, guid: str) -> bool:
+    def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         if self.has_zvol(target, uid=uid, guid=guid):
             return True
         if self.has_zvol(source, uid=uid, guid=guid):
             return False
         raise FailedPrecondition(f"the dataset {source} does not exist", dataset=source)
 
-    def move(self, source: str, target: str, *, uid: str, guid: str) -> None:
-        if not self.is_moved(source, target, uid=uid, guid=guid):
+    def rename(self, source: str, target: str, *, uid: str, guid: str) -> None:
+        if not self.is_renamed(source, target, uid=uid, guid=guid):
             zvol = self._zvol(source)
             self.facts.effect(f"zvol:{target}", zvol, instead_of=f"zvol:{source}")
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
-        found = self._zvol(dataset)
-        cuts = self.facts.each("cut")
-        ours = (name for name, cut in cuts.items() if found["uid"] in cut["of"])
-        return tuple(f"{dataset}@zfsilo-{name}" for name in ours)
+        volume = self._zvol(dataset)["uid"]
+        snapshot_sets = self.facts.of_kind("cut").items()
+        uids = [uid for uid, snapshot_set in snapshot_sets if volume in snapshot_set["of"]]
+        return tuple(f"{dataset}@zfsilo-{uid}" for uid in uids)
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
         self.has_zvol(dataset, uid=uid, guid="")
@@ -112,34 +124,37 @@ class FakeZfs:
         self.facts.effect(f"zvol:{dataset}", zvol | {"properties": properties, "uid": uid})
 
     def list_zvols(self, root: str) -> list[ListedZvol]:
-        zvols = self.facts.each("zvol")
-        homes = {zvol["uid"]: name for name, zvol in zvols.items()}
+        zvols = self.facts.of_kind("zvol")
+        datasets = {zvol["uid"]: name for name, zvol in zvols.items()}
         return [
-            self._listed(name, zvol, homes)
+            self._listed(name, zvol, datasets)
             for name, zvol in sorted(zvols.items())
             if name == root or name.startswith(f"{root}/")
         ]
 
-    def _listed(self, dataset: str, zvol: Any, homes: dict[str, str]) -> ListedZvol:
+    def _listed(self, dataset: str, zvol: Any, datasets: dict[str, str]) -> ListedZvol:
         values = zvol["properties"]
         marks = {n[7:]: v for n, v in values.items() if n.startswith("zfsilo:")}
         return ListedZvol(
-            dataset=dataset, guid=zvol["guid"], size_bytes=zvol["size"], thin=zvol["thin"],
-            volblocksize=int(values["volblocksize"]), marks=pairs(marks),
-            origin=homes[zvol["origin"][1]] if "origin" in zvol else "",
-        )  # fmt: skip
+            dataset=dataset,
+            guid=zvol["guid"],
+            size_bytes=zvol["size"],
+            thin=zvol["thin"],
+            volblocksize=int(values["volblocksize"]),
+            marks=pairs(marks),
+            origin=datasets[zvol["origin"][1]] if "origin" in zvol else "",
+        )
 
     def own_properties(self, root: str) -> dict[str, dict[str, str]]:
-        zvols = self.facts.each("zvol")
-        return {
-            each.dataset: dict(zvols[each.dataset]["properties"]) for each in self.list_zvols(root)
-        }
+        zvols = self.facts.of_kind("zvol")
+        datasets = [zvol.dataset for zvol in self.list_zvols(root)]
+        return {dataset: dict(zvols[dataset]["properties"]) for dataset in datasets}
 
     def capacity(self, root: str) -> tuple[int, int]:
         if root.split("/")[0] != SIMULATED_POOL:
             raise FailedPrecondition(f"the dataset {root} does not exist", dataset=root)
-        zvols = self.facts.each("zvol")
-        used = sum(each["size"] for each in zvols.values() if not each["thin"])
+        zvols = self.facts.of_kind("zvol").values()
+        used = sum(zvol["size"] for zvol in zvols if not zvol["thin"])
         return SIMULATED_BYTES - used, SIMULATED_BYTES
 
     def usage(self, dataset: str) -> dict[str, int]:
@@ -147,17 +162,17 @@ class FakeZfs:
         return {"volsize": zvol["size"], "used": 0, "referenced": 0}
 
     def usages(self, _root: str) -> dict[str, tuple[int, int, int]]:
-        return {name: (zvol["size"], 0, 0) for name, zvol in self.facts.each("zvol").items()}
+        return {name: (zvol["size"], 0, 0) for name, zvol in self.facts.of_kind("zvol").items()}
 
     def pool_problem(self, root: str) -> str:
         pool = root.split("/")[0]
         health = self.facts.get(f"pool:{pool}") or "ONLINE"
-        return "" if health == "ONLINE" else f"the pool {pool} is {health}: see zpool status"
+        return "" if health == "ONLINE" else f"the pool {pool} is {health}: see `zpool status`"
 
     def _zvol(self, dataset: str) -> Any:
-        found = self.facts.get(f"zvol:{dataset}")
-        if found is None:
+        zvol = self.facts.get(f"zvol:{dataset}")
+        if zvol is None:
             raise FailedPrecondition(
                 f"the dataset {dataset} does not exist", reason="NO_DATASET", dataset=dataset
             )
-        return found
+        return zvol

@@ -1,4 +1,4 @@
-"""New UUIDs for filesystems of clones: ext4 by the real tools on a file, XFS by a script."""
+"""New UUIDs for filesystems of clones: ext4 with the real tools on a file, XFS with a script."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.host.doubles import ScriptedRunner
 from zfsilod.host import superblock
 from zfsilod.host.disks import Device
-from zfsilod.host.regenerate_uuid import OPTIONS, renew
+from zfsilod.host.regenerate_uuid import OPTIONS, regenerate_uuid
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import Conflict, FailedPrecondition
 
@@ -23,7 +23,7 @@ NEW = "7c2bd2e1-4d7f-4e1d-8f1f-1f6e8f409b22"
 
 @pytest.fixture
 def device(tmp_path: Path) -> Device:
-    """A disk that is a file."""
+    """A disk image."""
     (tmp_path / "disk").write_bytes(b"")
     return Device(tmp_path / "disk", tmp_path)
 
@@ -35,7 +35,7 @@ def make(device: Device, *options: str) -> None:
     run(["mkfs.ext4", "-q", *options, "-U", OLD, str(device.path)], timeout_s=60)
 
 
-def found(device: Device) -> superblock.Superblock:
+def read(device: Device) -> superblock.Superblock:
     with device.path.open("rb") as file:
         parsed = superblock.parse(file.read(superblock.BYTES))
     assert parsed is not None
@@ -45,30 +45,30 @@ def found(device: Device) -> superblock.Superblock:
 @pytest.mark.parametrize("options", [(), ("-O", "^metadata_csum"), ("-O", "metadata_csum_seed")])
 def test_ext4(device: Device, options: tuple[str, ...]) -> None:
     make(device, *options)
-    before = found(device)
+    before = read(device)
     assert before.checksums == ("^metadata_csum" not in options)
     for _time in range(2):
-        renew(Runner(), device, "ext4", NEW, checksums=before.checksums)
-        assert found(device).uuid == NEW
+        regenerate_uuid(Runner(), device, "ext4", NEW, checksums=before.checksums)
+        assert read(device).uuid == NEW
     check = ["e2fsck", "-f", "-n", str(device.path)]
     assert Runner()(check, timeout_s=60).rc == 0
 
 
 def test_a_journal_is_replayed_first(device: Device) -> None:
-    """A filesystem that needs recovery is a clone of one in use: the usual case."""
+    """The clone of a mounted filesystem needs recovery, which is the usual case."""
     make(device)
     command = ["debugfs", "-w", "-R", "feature needs_recovery", str(device.path)]
     subprocess.run(command, check=True, capture_output=True)
-    renew(Runner(), device, "ext4", NEW, checksums=True)
-    assert found(device).uuid == NEW
+    regenerate_uuid(Runner(), device, "ext4", NEW, checksums=True)
+    assert read(device).uuid == NEW
 
 
-def test_a_damaged_one_is_left_alone(device: Device) -> None:
+def test_a_damaged_filesystem_is_left_unchanged(device: Device) -> None:
     run = ScriptedRunner((f"e2fsck -p {device.path}", 4, "UNEXPECTED INCONSISTENCY", ""))
     with pytest.raises(FailedPrecondition, match="run e2fsck"):
-        renew(run, device, "ext4", NEW, checksums=True)
+        regenerate_uuid(run, device, "ext4", NEW, checksums=True)
     with pytest.raises(Conflict):
-        renew(run, device, "btrfs", NEW, checksums=True)
+        regenerate_uuid(run, device, "btrfs", NEW, checksums=True)
 
 
 def test_xfs(device: Device) -> None:
@@ -77,5 +77,5 @@ def test_xfs(device: Device) -> None:
         (f"unshare --mount --propagation private {mount}", 0, "", ""),
         (f"xfs_admin -U {NEW} {device.path}", 0, "", ""),
     )
-    renew(run, device, "xfs", NEW, checksums=False)
+    regenerate_uuid(run, device, "xfs", NEW, checksums=False)
     assert not run.script

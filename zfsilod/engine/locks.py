@@ -1,0 +1,55 @@
+"""The lock file of each unit, which its worker and every tool of the worker hold."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilod.model.errors import Busy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOCK_DIRECTORY = Path("/run/zfsilo/op")
+LOCK_DEADLINE_S = 60
+
+
+def lock_unit(directory: Path, unit: str) -> int:
+    """Lock a unit and return the descriptor of the lock; tools inherit it.
+
+    A tool that outlives its killed worker still holds the lock. Raises Busy when it is not free in
+    LOCK_DEADLINE_S.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(lock_path(directory, unit), os.O_RDWR | os.O_CREAT, 0o600)
+    wait_for_lock(descriptor, f"a tool of operation {unit} still runs")
+    return descriptor
+
+
+def lock_path(directory: Path, unit: str) -> Path:
+    """Return the lock file of a unit."""
+    return directory / f"{unit}.lock"
+
+
+def wait_for_lock(descriptor: int, message: str) -> None:
+    """Lock a file exclusively, in the main thread. Raises Busy (reason STUCK) with this message."""
+    with _deadline(LOCK_DEADLINE_S, message):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+@contextmanager
+def _deadline(seconds: int, message: str) -> Iterator[None]:
+    def ring(_signal: int, _frame: object) -> None:
+        raise Busy(message, reason="STUCK")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,34 @@
+"""The facts of snapshot sets, which zvols and snapshots of the simulated host share.
+
+`cut:UID` has the contents and sizes of the zvols of a set by their uid, the user properties, and
+the uids whose snapshots are released (`given_up`). The names are those of stored simulations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zfsilod.host.fake.facts import Facts
+
+
+def guid_of(text: str) -> str:
+    """Return a guid that depends on a text only."""
+    return str(int(hashlib.sha256(text.encode()).hexdigest()[:15], 16))
+
+
+def remaining(facts: Facts, uid: str, snapshot_set: Any, *, without: str = "") -> Any:
+    """Return a set without the released snapshots that no clone needs; None when it is empty.
+
+    `without`: a clone that is being destroyed.
+    """
+    needed = [
+        origin[1]
+        for name, zvol in facts.of_kind("zvol").items()
+        if name != without and (origin := zvol.get("origin")) and origin[0] == uid
+    ]
+    released = snapshot_set["given_up"]
+    kept = {v: c for v, c in snapshot_set["of"].items() if v not in released or v in needed}
+    still_released = [volume for volume in released if volume in kept]
+    return snapshot_set | {"of": kept, "given_up": still_released} if kept else None

@@ -1,0 +1,228 @@
+"""The adapters of a server: zvols, snapshots, and the kernel's iSCSI target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.host_facts import ListedSnapshot, ListedZvol, SnapshotRef
+    from zfsilod.model.record import Pairs
+
+
+class ZfsAdapter(Protocol):
+    """zvols: zfs(8), zfsprops(7), zpool-list(8).
+
+    `uid` is the user property `zfsilo:uid`, `guid` the property of that name; "" is any guid.
+    """
+
+    def has_zvol(self, dataset: str, *, uid: str, guid: str) -> bool:
+        """Tell whether the dataset exists; it must be a zvol with this uid and guid."""
+
+    def create_zvol(
+        self,
+        dataset: str,
+        *,
+        size_bytes: int,
+        thin: bool,
+        volblocksize: int,
+        properties: Pairs,
+        marks: Pairs,
+    ) -> None:
+        """Create a zvol with its properties and user properties (`marks`) in one command.
+
+        Raises ResourceExhausted (NO_SPACE), InvalidArgument (BAD_PROPERTY, BAD_SIZE).
+        """
+
+    def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None:
+        """Destroy a zvol. Raises Busy when it is in use, FailedPrecondition (DEPENDENTS)."""
+
+    def find_guid(self, dataset: str, *, uid: str) -> str:
+        """Return the guid of a zvol. Raises FailedPrecondition (NO_DATASET)."""
+
+    def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
+        """Tell whether the zvol has the name `target`, and not `source`.
+
+        Raises FailedPrecondition (NO_DATASET) when it has neither.
+        """
+
+    def rename(self, source: str, target: str, *, uid: str, guid: str) -> None:
+        """Rename a zvol: zfs-rename(8). The parent of its new name is created if missing."""
+
+    def dependents(self, dataset: str) -> tuple[str, ...]:
+        """Return all snapshots of a zvol and all their clones, including those of other programs.
+
+        Raises FailedPrecondition (NO_DATASET) when the zvol does not exist.
+        """
+
+    def has_size(self, dataset: str, size_bytes: int) -> bool:
+        """Tell whether volsize is this or larger."""
+
+    def set_size(self, dataset: str, size_bytes: int) -> None:
+        """Grow a zvol. Raises FailedPrecondition (SHRINK) for a smaller size."""
+
+    def has_property(self, dataset: str, name: str, value: str) -> bool:
+        """Tell whether a property is set on the dataset to this value; "": it is not set there."""
+
+    def set_property(self, dataset: str, name: str, value: str) -> None:
+        """Set a property; "": inherit it again, zfs-inherit(8)."""
+
+    def capacity(self, root: str) -> tuple[int, int]:
+        """Return the available bytes of a dataset, and these with the used ones; quotas count."""
+
+    def list_zvols(self, root: str) -> list[ListedZvol]:
+        """Return every zvol below a dataset, including those of other programs."""
+
+    def own_properties(self, root: str) -> dict[str, dict[str, str]]:
+        """Return the properties with the source `local` of each zvol below a dataset."""
+
+    def usage(self, dataset: str) -> dict[str, int]:
+        """Return volsize, used and referenced of a zvol in bytes."""
+
+    def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
+        """Return volsize, used and referenced in bytes of every zvol below a dataset."""
+
+    def pool_problem(self, root: str) -> str:
+        """Return a sentence about the pool of a dataset when it is not ONLINE, otherwise ""."""
+
+
+class SnapshotAdapter(Protocol):
+    """Snapshot sets and clones of zvols: zfs-snapshot(8), zfs-clone(8), zfs-destroy(8).
+
+    `uid` is that of the snapshot set; each snapshot of a set is called DATASET@zfsilo-UID.
+    """
+
+    def has_set(self, refs: tuple[SnapshotRef, ...], uid: str) -> bool:
+        """Tell whether all snapshots of a set exist; a released snapshot counts as absent."""
+
+    def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
+        """Make the snapshots of a set at one moment; an incomplete set is made again."""
+
+    def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
+        """Destroy snapshots, each as soon as it has no clone: `zfs destroy -d`."""
+
+    def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
+        """Return the guids of the snapshots of a set, by the uid of their volume."""
+
+    def list_snapshots(self, root: str) -> list[ListedSnapshot]:
+        """Return every snapshot of zfsilo below a dataset that is not released."""
+
+    def has_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
+    ) -> bool:
+        """Tell whether a clone exists, and with `own` its snapshot is released."""
+
+    def clone(
+        self,
+        dataset: str,
+        *,
+        uid: str,
+        snapshot_ref: SnapshotRef,
+        snapshot_uid: str,
+        own: bool,
+        properties: Pairs,
+        marks: Pairs,
+    ) -> None:
+        """Clone a snapshot of a set. With `own` the snapshot is taken before and released after.
+
+        Raises FailedPrecondition (LOST) when the snapshot does not exist.
+        """
+
+    def destroy_clone(
+        self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
+    ) -> None:
+        """Destroy a clone, and with `own` release its snapshot."""
+
+    def is_reserved(self, dataset: str) -> bool:
+        """Tell whether refreservation is at least volsize."""
+
+    def set_reserved(self, dataset: str, *, reserved: bool) -> None:
+        """Set refreservation to `auto`, or to `none`: zfsprops(7)."""
+
+
+class LioAdapter(Protocol):
+    """The kernel's iSCSI target (LIO), in configfs: backstores, targets, LUNs, portals and ACLs.
+
+    A target has one portal group (tpgt_1) with one LUN, number 0. Portals are "10.0.0.1:3260" or
+    "[fd00::1]:3260".
+    """
+
+    def has_backstore(self, name: str, *, dataset: str, serial: str) -> bool:
+        """Tell whether an enabled iblock backstore exists; it must have this zvol and serial."""
+
+    def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
+        """Make a backstore of a zvol. Raises Busy when the zvol is in use."""
+
+    def remove_backstore(self, name: str) -> None:
+        """Remove a backstore. Raises Busy while it is a LUN."""
+
+    def has_target(self, target: str) -> bool:
+        """Tell whether a target exists, with authentication and without access for others."""
+
+    def add_target(self, target: str) -> None: ...
+    def remove_target(self, target: str) -> None: ...
+    def has_lun(self, target: str, backstore: str) -> bool:
+        """Tell whether LUN 0 of a target exists; it must be this backstore."""
+
+    def add_lun(self, target: str, backstore: str) -> None: ...
+    def remove_lun(self, target: str) -> None:
+        """Remove LUN 0. Raises Busy (LUN_MAPPED) while an ACL maps it."""
+
+    def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
+        """Tell whether a target has exactly these portals."""
+
+    def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
+        """Make the portals of a target, and remove all others."""
+
+    def remove_portals(self, target: str) -> None: ...
+    def is_enabled(self, target: str) -> bool: ...
+    def enable(self, target: str) -> None: ...
+    def disable(self, target: str) -> None: ...
+    def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
+        """Tell whether a target has an ACL for an initiator, with these secrets.
+
+        Raises Conflict when it has an ACL for an initiator that is not in `allowed` either.
+        """
+
+    def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
+        """Make an ACL and set its secrets. No LUN is mapped yet."""
+
+    def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool:
+        """Tell whether an ACL exists and has these secrets.
+
+        Without CAP_SYS_ADMIN secrets cannot be read, and are assumed to be right.
+        """
+
+    def set_secrets(self, target: str, initiator: str, *, chap: Chap) -> None:
+        """Change the secrets of an ACL if it exists; its session continues."""
+
+    def remove_acl(self, target: str, initiator: str) -> None:
+        """Remove an ACL with its mapped LUNs; a session of the initiator ends."""
+
+    def has_mapped_lun(self, target: str, initiator: str, *, readonly: bool) -> bool:
+        """Tell whether an ACL maps LUN 0 with this write protection."""
+
+    def map_lun(self, target: str, initiator: str, *, readonly: bool) -> None:
+        """Map LUN 0 for an initiator; it is never writable before its write protection is set."""
+
+    def unmap_lun(self, target: str, initiator: str) -> None: ...
+    def list_backstores(self) -> list[str]:
+        """Return the names of all iblock backstores, including those of other programs."""
+
+    def list_targets(self) -> list[str]:
+        """Return the names of all iSCSI targets, including those of other programs."""
+
+    def list_acls(self, target: str) -> list[str]:
+        """Return the initiators that a target has ACLs for."""
+
+    def remove_export(self, target: str, backstore: str) -> None:
+        """Remove a target with everything in it, and a backstore, if they exist."""
+
+    def has_session(self, target: str, initiator: str) -> bool:
+        """Tell whether an initiator is logged in to a target."""
+
+    def end_session(self, target: str, initiator: str, *, grace_s: int) -> None:
+        """Wait `grace_s` for a logout, then remove the ACL of the initiator with its session.
+
+        Raises Unavailable (SESSION_LIVE) when the session does not end.
+        """
