@@ -17,7 +17,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from zfsilod.gateway.limits import ConnectionCount, Limits
-from zfsilod.gateway.relay import Connection
+from zfsilod.gateway.relay import RelayedConnection
 from zfsilod.gateway.sockets import peer_of
 from zfsilod.gateway.tls import TlsHandshake
 from zfsilod.model.errors import Unauthenticated
@@ -55,7 +55,7 @@ class Gateway:
         self._instance = secrets.token_hex(8)
         self._last_tag = 0
         self._listeners: dict[socket.socket, PeerKind] = {}
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[str, RelayedConnection] = {}
         _make_private(directory)
 
     def listen(self, listener: socket.socket, *, node: bool = False) -> None:
@@ -175,7 +175,7 @@ class Gateway:
             self.count.remove(peer)
 
         self.count.add(peer)
-        self._connections[tag] = Connection(peer, client, server, closed=closed)
+        self._connections[tag] = RelayedConnection(peer, client, server, closed=closed)
 
     def _reach_grpc(self) -> tuple[str, socket.socket]:
         """Connect to grpc under a new tag; connect(2) to a unix socket succeeds at once or fails."""
