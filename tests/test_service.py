@@ -137,14 +137,14 @@ async def test_a_publication_of_somebody_else_is_not_released(zfsilo: House) -> 
 
 
 WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
-    ((), CREATE.but(id="Data"), InvalidArgument, "'Data' is no volume id"),
-    ((), CREATE.but(id=""), InvalidArgument, "'' is no volume id"),
-    ((), CREATE.but(id="data\n"), InvalidArgument, "is no volume id"),
-    ((), CREATE.but(id="-x"), InvalidArgument, "is no volume id"),
-    ((), CREATE.but(id="a" * 129), InvalidArgument, "is no volume id"),
+    ((), CREATE.but(id="Data"), InvalidArgument, "invalid volume id 'Data'"),
+    ((), CREATE.but(id=""), InvalidArgument, "invalid volume id ''"),
+    ((), CREATE.but(id="data\n"), InvalidArgument, "invalid volume id"),
+    ((), CREATE.but(id="-x"), InvalidArgument, "invalid volume id"),
+    ((), CREATE.but(id="a" * 129), InvalidArgument, "invalid volume id"),
     ((), CREATE.but(id="srv.mount"), InvalidArgument, "ends like a systemd unit"),
-    ((), CREATE.but(capacity_bytes=0), InvalidArgument, "cannot have 0 B"),
-    ((), CREATE.but(capacity_bytes=-1), InvalidArgument, "cannot have -1 B"),
+    ((), CREATE.but(capacity_bytes=0), InvalidArgument, "invalid size 0 B"),
+    ((), CREATE.but(capacity_bytes=-1), InvalidArgument, "invalid size -1 B"),
     ((), CREATE.but(thin=False, capacity_bytes=2 << 40), ResourceExhausted, "free"),
     ((), CREATE.but(capacity_bytes=3 << 40), ResourceExhausted, "overcommit"),
     (
@@ -186,9 +186,9 @@ WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
     ((), Stage(id="data"), FailedPrecondition, "not connected"),
     (UP[:3], Stage(id="data", fs_type="ntfs"), InvalidArgument, "none of ext4, xfs"),
     (UP[:3], Stage(id="data", readonly=True), FailedPrecondition, "no filesystem yet"),
-    (UP[:3], Stage(id="data", path="srv"), InvalidArgument, "must be absolute"),
+    (UP[:3], Stage(id="data", path="srv"), InvalidArgument, "use an absolute path"),
     (UP[:3], Stage(id="data", path="/srv/../etc"), InvalidArgument, "without .."),
-    (UP[:3], Stage(id="data", path="/"), InvalidArgument, "no path"),
+    (UP[:3], Stage(id="data", path="/"), InvalidArgument, "invalid mount path"),
     (UP[:3], Stage(id="data", mount_options=("suid,exec",)), InvalidArgument, "mount option"),
     (UP[:4], Stage(id="data", path="/elsewhere"), FailedPrecondition, "other parameters"),
     (UP[:3], MountAt(id="data", path="/srv/data"), FailedPrecondition, "stage it first"),
