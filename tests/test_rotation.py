@@ -187,7 +187,7 @@ async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo:
 async def test_a_key_that_is_another_is_said_and_stops_nothing_else(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH)
     zfsilo.service.store._key = bytes(32)
-    with pytest.raises(StoreCorrupt, match="do not open with the key"):
+    with pytest.raises(StoreCorrupt, match="cannot be decrypted with the key"):
         secrets(zfsilo)
     found = await zfsilo.service.survey("data")
     assert [each.reason for each in found.problems] == ["UNKNOWN"]

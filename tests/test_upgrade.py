@@ -16,10 +16,10 @@ from tests.test_crash import case_named
 from zfsilod.model.errors import Busy, FailedPrecondition
 from zfsilod.model.record import CLASSES
 from zfsilod.model.records import Operation, Volume
-from zfsilod.storage import upgrade as upgrade_module
+from zfsilod.service import upgrade as upgrade_module
+from zfsilod.service.upgrade import upgrade
 from zfsilod.storage.migrations import RENAMED_FIELDS, RENAMED_VALUES, renamed
 from zfsilod.storage.store import SCHEMA, Store
-from zfsilod.storage.upgrade import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -104,7 +104,7 @@ async def test_it_waits_for_a_worker_of_the_old_version(
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == b"held\n"
-        with pytest.raises(Busy, match="of an older zfsilo still runs"):
+        with pytest.raises(Busy, match="of an older version still runs"):
             upgrade(built.store, locks)
         with built.store.read() as txn:
             assert txn.schema() == OLDEST

@@ -27,8 +27,8 @@ from zfsilod.requests.sync import Supervisor
 from zfsilod.security import audit, join_file
 from zfsilod.service import schedule, simulation
 from zfsilod.service.service import Service
+from zfsilod.service.upgrade import upgrade
 from zfsilod.storage.store import Store
-from zfsilod.storage.upgrade import upgrade
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
 
 if TYPE_CHECKING:

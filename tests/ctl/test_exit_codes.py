@@ -39,10 +39,10 @@ def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("volume create x 0", "cannot have 0 B: it must be 1.0 MiB to 1.0 EiB"),
+        ("volume create x 0", "invalid size 0 B; use 1.0 MiB to 1.0 EiB"),
         ("volume create x 10X", "'10X' is no size"),
         ("volume create x", "the following arguments are required: SIZE"),
-        ("volume create UPPER 1G", "'UPPER' is no volume id"),
+        ("volume create UPPER 1G", "invalid volume id 'UPPER'"),
         ("volume create x.mount 1G", "ends like a systemd unit"),
         ("volume create x 1G -o volsize=1", "'volsize' cannot be set"),
         ("volume create x 1G -o compression", "write NAME=VALUE"),
@@ -65,7 +65,7 @@ def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
         ("volume list --timeout nan", "'nan' is no number of seconds"),
         ("volume connect x --server give --epoch 99999999999999999999", "is no number from 0"),
         ("volume show \udcff", "is no UTF-8"),
-        ("volume show 'ä'", "'ä' is no volume id"),
+        ("volume show 'ä'", "invalid volume id 'ä'"),
     ],
 )
 def test_2_the_request_is_wrong(ctl: Shell, line: str, said: str) -> None:
@@ -120,7 +120,7 @@ def test_6_not_allowed(ctl: Shell) -> None:
 def test_7_no_room(ctl: Shell) -> None:
     assert "may have 2.0 TiB in all" in ctl.fails(7, "volume create large 1E")
     complaint = ctl.fails(7, "volume create large 1P --thick")
-    assert "large needs 1.0 PiB at once, tank/zfsilo has 1.0 TiB free" in complaint
+    assert "large needs 1.0 PiB at once, but tank/zfsilo has 1.0 TiB free" in complaint
     assert "make it smaller or thin, or free space" in complaint
     assert complaint.endswith("  try: zfsiloctl capacity\n")
 

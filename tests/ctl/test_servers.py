@@ -82,7 +82,7 @@ def test_the_initiator_name_is_that_of_open_iscsi(
 
 def test_a_server_is_called_by_an_id(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
-    assert "'FAR' is no server name" in ctl.fails(2, f"join {join} --as FAR --iqn {IQN}")
+    assert "invalid server name 'FAR'" in ctl.fails(2, f"join {join} --as FAR --iqn {IQN}")
 
 
 def test_join_again_brings_a_new_identity_and_no_other_server(ctl: Shell) -> None:
@@ -120,7 +120,7 @@ def test_a_join_file_that_is_none(ctl: Shell, tmp_path: Path, text: str) -> None
     path = tmp_path / "give.join"
     path.write_text(text)
     complaint = ctl.fails(2, f"join {path}")
-    assert "the join file" in complaint
+    assert "invalid join file" in complaint
     assert "secret" not in complaint
     assert "cannot be read" in ctl.fails(2, f"join {tmp_path}/none")
 
@@ -226,13 +226,13 @@ def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_pa
     ctl.ok("pki renew --now")  # not that one: somebody else does
     assert pair.certificate_pem in (there / "tls/host.pem").read_bytes()
     pem.write_text("x")
-    assert "no PEM certificate" in ctl.fails(2, f"pki import {pem}")
+    assert "not a PEM certificate" in ctl.fails(2, f"pki import {pem}")
 
 
 def test_a_token_has_a_role_and_perhaps_an_end(ctl: Shell, tmp_path: Path) -> None:
     assert "--role" in ctl.fails(2, "token create web")
     assert "invalid choice" in ctl.fails(2, "token create --role host web")
-    assert "'UP' is no name" in ctl.apart("token create --role reader UP").err
+    assert "invalid token holder 'UP'" in ctl.apart("token create --role reader UP").err
     made = ctl.apart("token create --role reader mon --days 2 --json")
     assert made.json["expire_time"] > made.json["create_time"]
     path = tmp_path / "mon.join"

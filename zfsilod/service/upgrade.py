@@ -1,4 +1,4 @@
-"""A store that an older zfsilo wrote: brought to this one's schema when its last worker is gone."""
+"""Migration of a store that an older version wrote, after the last worker of that version."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def upgrade(store: Store, locks: Path) -> None:
-    """Migrate the store, in the main thread; workers of the older zfsilo come to their end first.
+    """Wait for the workers of the older version, then migrate the store. In the main thread only.
 
-    One that starts meanwhile waits for its lock, and its first save is refused by the schema: its
-    rollback, which is of this zfsilo already, takes it back. Raises Busy when one does not end.
+    A worker that starts meanwhile waits for its lock, and its first save fails because of the
+    schema; its rollback runs with this version. Raises Busy when a worker does not end.
     """
     with store.read() as txn:
         if txn.schema() >= SCHEMA:
@@ -32,6 +32,6 @@ def upgrade(store: Store, locks: Path) -> None:
             if path.exists():
                 descriptor = os.open(path, os.O_RDWR)
                 held.callback(os.close, descriptor)
-                with deadline(LOCK_DEADLINE_S, f"operation {unit} of an older zfsilo still runs"):
+                with deadline(LOCK_DEADLINE_S, f"operation {unit} of an older version still runs"):
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
         store.migrate()
