@@ -1,4 +1,4 @@
-"""What the configuration refuses, and that the README names every key."""
+"""What the configuration refuses, and that docs/configuration.md names every key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zfsilod import config
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.names import is_portal
 
-README = Path(__file__).parents[1] / "README.md"
+KEYS = Path(__file__).parents[1] / "docs/configuration.md"
 
 WRONG = [
     ("[server]\nrooot = 'tank'\n", r"zfsilod\.toml: \[server\] has no key rooot"),
@@ -83,7 +83,7 @@ def test_portals(text: str, right: bool) -> None:
     assert is_portal(text) == right
 
 
-def test_the_readme_names_every_key() -> None:
+def test_the_documentation_names_every_key() -> None:
     known = {
         f"{table.name}.{field.name}"
         for table in msgspec.structs.fields(config.Config)
@@ -92,7 +92,7 @@ def test_the_readme_names_every_key() -> None:
     named = set(
         re.findall(
             r"^\| `((?:server|store|operations|sync|daemon|csi|metrics|tls)\.\w+)`",
-            README.read_text(),
+            KEYS.read_text(),
             re.M,
         )
     )

@@ -12,8 +12,8 @@ from zfsilod.host.fake import SIMULATED_BYTES
 from zfsilod.model.errors import InvalidArgument, ResourceExhausted
 from zfsilod.model.pool_space import PoolSpace, largest_volume, nearly_full
 from zfsilod.model.zfs_properties import CHOICES, ENCRYPTION, check_properties
-from zfsilod.requests.sync import Supervisor
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.service.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
@@ -120,12 +120,12 @@ async def test_it_warns_first_and_once(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor = Supervisor(zfsilo.service, retention_s=0)
-    caplog.set_level(logging.WARNING, "zfsilod.requests.sync")
+    monkeypatch.setattr("zfsilod.service.supervisor.SPACE_S", 0)
+    caplog.set_level(logging.WARNING, "zfsilod.service.supervisor")
     for share in (0.5, 0.08, 0.07, 0.5):
         answer = (int(SIMULATED_BYTES * share), SIMULATED_BYTES)
         monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root, answer=answer: answer)
-        supervisor._room_again = 0.0
-        await supervisor.look_at_room()
+        await supervisor.check_space()
     said = [each.message for each in caplog.records]
     assert len(said) == 2
     assert "8% of its space left" in said[0]

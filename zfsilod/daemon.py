@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING
 from zfsilod import __version__, config
 from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
-from zfsilod.requests.sync import Supervisor
 from zfsilod.security import audit, join_file
 from zfsilod.service import schedule, simulation
+from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.service.upgrade import upgrade
 from zfsilod.storage.store import Store
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from zfsilod.api.dbus.server import DbusFront
     from zfsilod.host import Host
     from zfsilod.monitoring.metrics import Metrics
-    from zfsilod.requests.sync import Report
+    from zfsilod.service.reconcile import SyncReport
 
 RUN_DIRECTORY = Path("/run/zfsilo")
 SIMULATED_ROOT = "tank/zfsilo"
@@ -84,7 +85,9 @@ async def serve(paths: Paths, settings: config.Config) -> None:
         log.info("zfsilod %s is ready", __version__)
         background: list[Coroutine[None, None, None]] = [
             supervisor.run(),
-            schedule.reconcile(service, settings.sync.interval_s, partial(_note_report, metrics)),
+            schedule.reconcile_all(
+                service, settings.sync.interval_s, partial(_note_report, metrics)
+            ),
             _notify_watchdog(),
             _stop_when_idle(service, settings, stop),
             _fail_when_bus_closes(bus),
@@ -108,7 +111,8 @@ async def _start_service(
     servers = Servers(partial(config.find_server, paths.config))
     stack.push_async_callback(servers.close)
     machine = open_host(paths, store)
-    service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())
+    context = ServiceContext(store, machine, servers, settings.settings, boot_id=read_boot_id())
+    service = Service(context, launcher)
     stack.push_async_callback(service.close)
     if not paths.simulated:
         service.audit.write = audit.to_journal
@@ -220,7 +224,7 @@ def _listeners(paths: Paths) -> Listeners:
     return own
 
 
-async def _note_report(metrics: Metrics | None, report: Report) -> None:
+async def _note_report(metrics: Metrics | None, report: SyncReport) -> None:
     if metrics is not None:
         metrics.note_report(report)
         await metrics.count_orphans()

@@ -132,11 +132,11 @@ class Front:
         return Servers({"give": access}.get)
 
     def write(self, change: Callable[[Transaction], Any]) -> Any:
-        with self.service.store.write() as txn:
+        with self.service.context.store.write() as txn:
             return change(txn)
 
     def read(self, question: Callable[[Transaction], Any]) -> Any:
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return question(txn)
 
     def _kept(self, channel: Any) -> Any:
@@ -155,7 +155,7 @@ async def front_of(
             front = Front(zfsilo, sockets, directory, limits)
             await front.start()
             servers = front.servers()
-            zfsilo.service.servers = servers
+            zfsilo.service.context.servers = servers
             try:
                 yield front
             finally:

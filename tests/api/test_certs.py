@@ -257,7 +257,7 @@ async def test_revocation_takes_effect_on_an_open_connection(front: Front) -> No
     with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
         await hello(thief)
     await hello(owner)
-    await front.zfsilo.service.executor.changed(0.5)  # the door lets the answer out first
+    await front.zfsilo.service.executor.wait_for_change(0.5)  # the door lets the answer out first
     assert front.door.connections == 1
 
 

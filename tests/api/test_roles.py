@@ -82,9 +82,9 @@ def test_the_roles_of_tokens_are_those_of_zfsiloctl() -> None:
     assert set(command_table.ROLES) == set(READERS)
 
 
-def test_the_readme_has_the_table() -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    assert as_markdown() in readme.read_text()
+def test_the_documentation_has_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs/security.md"
+    assert as_markdown() in page.read_text()
 
 
 def test_what_is_not_in_the_table_is_refused() -> None:

@@ -78,7 +78,7 @@ async def fill(front: Front) -> None:
             name = f"v{number:06}"
             txn.put(made.but(id=name, uid=f"{number:032x}", dataset=f"tank/zfsilo/{name}"))
 
-    front.service.store._environment.set_mapsize(1 << 30)  # the double makes a small store
+    front.service.context.store._environment.set_mapsize(1 << 30)  # the double makes a small store
     front.write(put)
 
 

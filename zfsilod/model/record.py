@@ -44,6 +44,7 @@ class Record:
 
         Raises TypeError when another class has one of these tags.
         """
+        super().__init_subclass__()
         own = vars(cls).get("__annotations__", {})
         names = (name for name, hint in own.items() if not str(hint).startswith("ClassVar"))
         cls.FIELDS = tuple(dict.fromkeys((*cls.FIELDS, *names)))

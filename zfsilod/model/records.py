@@ -2,7 +2,7 @@
 
     server    Volume --< Publication >-- Host
     client    Attachment --< Mount
-    both      Operation --< Action >-- Step
+    both      Operation --< Action >-- Step (engine/steps/)
 
 The `revision` of a record is the counter of the store at its last change; the API shows it as the
 etag. Times are seconds since 1970, sizes are bytes.
@@ -17,7 +17,6 @@ from zfsilod.model.host_facts import Disk, Filesystem
 from zfsilod.model.record import Pairs, Record, Stored, pairs
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host as Machine
     from zfsilod.model.errors import ZfsiloError
 
 Mode = Literal["FILESYSTEM", "BLOCK"]
@@ -242,42 +241,48 @@ class Issued(Stored, tag="Issued"):
     revoked_at: int = 0
 
 
-class Step(Record):
-    """One fact about the world that an operation makes true or false (steps.py)."""
+class Resources(Record):
+    """The things that a step reads or changes, by kind."""
 
+    datasets: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()  # uids
+    targets: tuple[str, ...] = ()  # IQNs
+    initiators: tuple[tuple[str, str], ...] = ()  # IQNs of a target and of an initiator of it
+    paths: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()  # names in the store
+
+
+class Step(Record, metaclass=ABCMeta):
+    """One fact that an operation makes true or false (engine/steps/)."""
+
+    ABSTRACT: ClassVar[tuple[str, ...]] = ("fact", "describe_do", "describe_undo", "resources")
     volatile: ClassVar[bool] = False  # gone after a reboot: configfs, session, mount
     sticky: ClassVar[bool] = False  # undo leaves it: a filesystem
-    final: ClassVar[tuple[bool, ...]] = ()  # the directions (True: up) that cannot be turned back
+    final: ClassVar[tuple[bool, ...]] = ()  # directions (True: up) that cannot be reverted
     atomic: ClassVar[bool] = True  # a final one that failed has done nothing if its probe says so
 
-    @property
-    def text(self) -> str:
-        """The step and its parameters in words for people."""
-        shown = ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)
-        return f"{type(self).__name__}({shown})"
-
-
-class HostStep(Step, metaclass=ABCMeta):
-    """A fact about this host: the worker probes it, makes it true and makes it false."""
+    def __init_subclass__(cls, *, tag: str = "", aliases: tuple[str, ...] = ()) -> None:
+        """Register the class. Raises TypeError when it has a tag, but a method is missing."""
+        missing = [n for n in cls.ABSTRACT if hasattr(getattr(cls, n), "__isabstractmethod__")]
+        if tag and missing:
+            raise TypeError(f"step {cls.__name__} has no {', '.join(missing)}: add these methods")
+        super().__init_subclass__(tag=tag, aliases=aliases)
 
     @abstractmethod
-    def probe(self, host: Machine) -> bool:
-        """Tell whether it is so. Raises Conflict or Unavailable, and changes nothing."""
+    def fact(self) -> str:
+        """Return the fact as a statement about its volume: "target is enabled"."""
 
     @abstractmethod
-    def do(self, host: Machine) -> None:
-        """Make it so, from any half-made state."""
+    def describe_do(self) -> str:
+        """Return what `do` does, in the imperative and without secrets: "enable target iqn..."."""
 
     @abstractmethod
-    def undo(self, host: Machine) -> None:
-        """Make it not so, from any half-made state."""
+    def describe_undo(self) -> str:
+        """Return what `undo` does, in the imperative and without secrets."""
 
-    def observed(self, _host: Machine, *, made: bool) -> dict[str, str]:
-        """Tell what only the host knows once it is so: it fills the record (plan.filled).
-
-        `made`: this operation made it so; otherwise it was so before.
-        """
-        return {}
+    @abstractmethod
+    def resources(self) -> Resources:
+        """Return the things that the step reads or changes."""
 
 
 class RemoteStep(Step):
@@ -306,9 +311,9 @@ class Action(Record, tag="Action", aliases=("Move",)):
         return "do" if self.up else "undo"
 
     @property
-    def text(self) -> str:
-        """A short description: "do Lun", "undo Session"."""
-        return f"{self.way} {type(self.step).__name__}"
+    def description(self) -> str:
+        """The change in words: "create target iqn...", "unmount /srv/data"."""
+        return self.step.describe_do() if self.up else self.step.describe_undo()
 
 
 class Change(Record, tag="Change"):
@@ -396,7 +401,9 @@ class Operation(Stored, tag="Operation"):
     @property
     def behind(self) -> tuple[str, ...]:
         """Descriptions of the actions whose effects remain."""
-        return tuple(action.text for action in self.actions if action.status in ("STARTED", "DONE"))
+        return tuple(
+            action.description for action in self.actions if action.status in ("STARTED", "DONE")
+        )
 
     def with_status(self, index: int, status: ActionStatus, *, took_ms: int = 0) -> Operation:
         """Return the operation with another status of one action."""

@@ -28,7 +28,7 @@ from prometheus_client.process_collector import ProcessCollector
 from zfsilod import __version__
 from zfsilod.host.counters import Counters
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.requests import orphans
+from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from zfsilod.model.records import Operation
-    from zfsilod.requests.sync import Report
+    from zfsilod.service.reconcile import SyncReport
     from zfsilod.service.service import Service
 
 WAIT_S = 0.1  # that a scrape waits for store and host
@@ -57,11 +57,11 @@ class Reading:
     def __init__(self, service: Service, summary: Summary, most: int) -> None:
         """Read the host, in a thread; starts two processes whatever the number of volumes."""
         self.at = time.monotonic()
-        settings, counters = service.settings, Counters()
+        settings, counters = service.context.settings, Counters()
         uids = [volume.uid for volume in summary.volumes.values()]
         published = [summary.volumes[name].uid for name in summary.publications]
-        self.space = service.machine.zfs.capacity(settings.root) if settings.root else None
-        self.usages = service.machine.zfs.usages(settings.root) if settings.root else {}
+        self.space = service.context.machine.zfs.capacity(settings.root) if settings.root else None
+        self.usages = service.context.machine.zfs.usages(settings.root) if settings.root else {}
         self.own_sessions = counters.own_sessions()
         self.served_sessions = counters.served_sessions(published, settings.export.prefix)
         self.counts = {
@@ -143,7 +143,7 @@ class Metrics:
                 name = type(action.step).__name__
                 self._steps.labels(name, action.way).observe(action.took_ms / 1000)
 
-    def note_report(self, report: Report) -> None:
+    def note_report(self, report: SyncReport) -> None:
         """Set the drift gauges from a comparison of all volumes."""
         counts = Count(
             difference.reason.lower() or ("missing" if difference.wanted else "unexpected")
@@ -156,7 +156,7 @@ class Metrics:
     async def count_orphans(self) -> None:
         """Set the orphan gauges; they keep their values when the host cannot be read."""
         with suppress(ZfsiloError):
-            present = await orphans.find(self._service)
+            present = await find_orphans(self._service.context)
             counts = Count(orphan.name.partition("/")[0] for orphan in present)
             for kind in ORPHANS:
                 self._orphans.labels(kind).set(counts[kind])
@@ -169,21 +169,21 @@ class Metrics:
         await self._wait_for(self._counting, None if self._summary is None else until)
         if self._asking is None and self._summary is not None and self._old():
             question = partial(Reading, self._service, self._summary, self._most)
-            self._asking = asyncio.ensure_future(self._service.look(question, READING_S))
+            self._asking = asyncio.ensure_future(self._service.context.look(question, READING_S))
         await self._wait_for(self._asking, until)
         self._take()
         return await asyncio.to_thread(generate_latest, self.registry)
 
     def _outdated(self) -> bool:
         """Tell whether a record changed since the last summary."""
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             return self._summary is None or txn.revision() != self._summary.revision
 
     def _old(self) -> bool:
         return self._reading is None or time.monotonic() - self._reading.at > FRESH_S
 
     def _count(self) -> Summary:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             return Summary(txn)
 
     async def _wait_for(self, work: asyncio.Future[Any] | None, until: float | None) -> None:
@@ -223,7 +223,7 @@ class Metrics:
             {(name,): at for name, at in self._expiries().items()},
             ["name"],
         )
-        used = self._service.store.used()
+        used = self._service.context.store.used()
         yield _gauge("zfsilo_store_used_ratio", "Used share of the store.", {(): used})
         if self._summary is not None:
             yield from _of_summary(self._summary)

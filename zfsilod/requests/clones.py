@@ -44,7 +44,7 @@ def content_of_snapshot(txn: Transaction, snapshot_id: str) -> Content:
         )
     origin = Origin(
         snapshot_ref=SnapshotRef(dataset=home.dataset, uid=home.uid, guid=found.guid),
-        cut=found.uid,
+        snapshot_uid=found.uid,
         own=False,
         size_bytes=found.size_bytes,
     )
@@ -66,7 +66,7 @@ def content_of_volume(txn: Transaction, volume_id: str) -> Content:
     return Content(
         origin=Origin(
             snapshot_ref=snapshot_ref,
-            cut=uuid.uuid4().hex,
+            snapshot_uid=uuid.uuid4().hex,
             own=True,
             size_bytes=found.capacity_bytes,
         ),

@@ -7,13 +7,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.requests.sync import clear_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from zfsilod.model.records import Operation
-    from zfsilod.requests.sync import Report
+    from zfsilod.service.reconcile import SyncReport
     from zfsilod.service.service import Service
     from zfsilod.systemd.launcher import SystemdLauncher
 
@@ -24,8 +23,8 @@ DETACHING = ("disconnect", "unpublish", "delete")
 log = logging.getLogger(__name__)
 
 
-async def reconcile(
-    service: Service, interval_s: int, reported: Callable[[Report], Awaitable[None]]
+async def reconcile_all(
+    service: Service, interval_s: int, reported: Callable[[SyncReport], Awaitable[None]]
 ) -> None:
     """Reconcile all volumes at start, then every `interval_s` seconds (0: only at start).
 
@@ -33,11 +32,11 @@ async def reconcile(
     """
     logged: tuple[tuple[str, str], ...] = ()
     retry_s = FIRST_RETRY_S
-    await clear_leftovers(service, caller="zfsilod")
+    await service.reconciler.clear_leftovers(caller="zfsilod")
     while True:
         unfinished = True
         try:
-            report = await service.sync_all(caller="zfsilod")
+            report = await service.reconciler.sync_all("zfsilod")
         except ZfsiloError as error:
             log.warning("cannot compare the volumes with their records: %s", error.message)
         else:

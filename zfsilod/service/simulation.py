@@ -21,7 +21,7 @@ LISTEN = "127.0.0.1:0"
 
 async def know_itself(service: Service, etc: Path, files: join_file.Files, address: str) -> None:
     """Write the file of this host's own server, and register there."""
-    host_id = service.settings.host_id
+    host_id = service.context.settings.host_id
     path = etc / "servers.d" / f"{host_id}.toml"
     access = config.find_server(etc, host_id) or await _certified(service, files)
     access.address = address  # another one at each start
@@ -30,13 +30,15 @@ async def know_itself(service: Service, etc: Path, files: join_file.Files, addre
 
 
 async def _certified(service: Service, files: join_file.Files) -> join_file.Access:
-    host_id = service.settings.host_id
+    host_id = service.context.settings.host_id
     identity = Identity(kind="host", id=host_id, role="host")
     if not files.authority.exists():
         files.write_authority(certificates.make_authority(host_id))
         files.write_host(certificates.issue(files.own_authority(), identity))
     pair = certificates.issue(files.own_authority(), identity)
-    await service.write(lambda txn: txn.put(certificates.record_of(pair.certificate_pem, identity)))
+    await service.context.write(
+        lambda txn: txn.put(certificates.record_of(pair.certificate_pem, identity))
+    )
     return join_file.Access(
         name=host_id,
         address="",

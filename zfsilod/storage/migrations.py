@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     Values = Mapping[tuple[str, str], Mapping[str, str]]
 
 RENAMED_FIELDS: Fields = {
+    "Acl": {"admitted": "allowed"},
     "Attachment": {"height": "state"},
-    "Clone": {"shot": "snapshot_ref"},
+    "Clone": {"shot": "snapshot_ref", "cut": "snapshot_uid"},
     "Cut": {"shots": "refs"},
     "Move": {"mark": "status"},
     "Operation": {"moves": "actions", "request": "fingerprint"},

@@ -153,7 +153,8 @@ class SystemdLauncher:
 
     async def _send(self, message: Message, *, fatal: bool) -> Message:
         try:
-            reply = await asyncio.wait_for(self._bus.call(message), CALL_DEADLINE_S)
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                reply = await self._bus.call(message)
         except TimeoutError:
             raise Unavailable(f"systemd did not answer {message.member}") from None
         assert reply is not None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         Volume,
     )
     from zfsilod.requests.deletion import Dependents
-    from zfsilod.service.drift import DriftReport, Fact
+    from zfsilod.service.drift import Check, DriftReport
     from zfsilod.storage.volume_view import VolumeView
 
 N = TypeVar("N", bound=str)
@@ -171,10 +171,10 @@ def differences(found: DriftReport) -> list[volume_pb2.Difference]:
     ]
 
 
-def fact(found: Fact) -> volume_pb2.Fact:
+def fact(found: Check) -> volume_pb2.Fact:
     """Return a fact that was looked at."""
     return volume_pb2.Fact(
-        step=found.step,
+        kind=found.kind,
         text=found.text,
         wanted=found.wanted,
         problem=found.problem,
@@ -348,7 +348,7 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
 
 def _action(record: Action) -> operation_pb2.Action:
     return operation_pb2.Action(
-        step=record.step.text, up=record.up, status=ACTION_STATUSES.number(record.status)
+        step=record.description, up=record.up, status=ACTION_STATUSES.number(record.status)
     )
 
 

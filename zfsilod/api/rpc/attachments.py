@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zfsilod.api.rpc.calls import Call
 
-    Changing = detach.Descent | attach.Stage | attach.MountAt | attach.Grow
+    Changing = detach.Detach | attach.Stage | attach.MountAt | attach.Grow
     Changes = (
         volume_pb2.DisconnectVolumeRequest
         | volume_pb2.StageVolumeRequest
@@ -121,9 +121,9 @@ async def _check_node(call: Call, attachment_id: str, *paths: str) -> None:
     """Refuse a node what is not its own: an attachment, and the path that it asks for."""
     if call.caller.role != "node":
         return
-    allowed = call.service.settings.node_paths
+    allowed = call.service.context.settings.node_paths
     found = call.read(lambda txn: txn.get(Attachment, attachment_id))
     if found is not None:
         csi_node.check_attachment(found, allowed)
     for path in paths:
-        await call.service.look(partial(csi_node.check_path, path, allowed))
+        await call.service.context.look(partial(csi_node.check_path, path, allowed))

@@ -107,8 +107,8 @@ class Publications:
         need_view(call, volume_id)
         volume, publication = call.read(read)
         # Unsealing imports cryptography, the first time: not on the event loop.
-        chap = await asyncio.to_thread(call.service.store.chap, publication.secret)
-        export = call.service.settings.export
+        chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
+        export = call.service.context.settings.export
         return volume_pb2.FetchConnectionResponse(
             volume=f"volumes/{volume_id}",
             target=plans.target_name(export.prefix, volume),

@@ -1,9 +1,9 @@
 """The gRPC server: methods registered from their descriptors, each behind one guard.
 
-The guard tells who calls (gateway, authentication.py), asks the table of roles, and turns errors into status
-codes. What the methods do is in info.py, volumes.py, publications.py, attachments.py, snapshots.py,
-hosts.py and operations.py: `Info`, `Volumes`, ... below; a method that nothing implements stops the
-start.
+The guard identifies the caller (gateway, authentication.py), checks its role (authorization.py) and
+turns errors into status codes. The methods are in info.py, volumes.py, publications.py,
+attachments.py, snapshots.py, hosts.py and operations.py: `Info`, `Volumes`, ... below; a method
+without an implementation stops the start.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Start to serve; only then may the gateway listen."""
-        signed = pages.Pages(await self._service.write(pages.load_key))
+        signed = pages.Pages(await self._service.context.write(pages.load_key))
         self._add(SERVICE, Info(signed), Renewals(self._files))
         self._add(VOLUMES, Volumes(signed), Publications(signed), Attachments())
         self._add(SNAPSHOTS, Snapshots(signed))
@@ -262,11 +262,11 @@ class GrpcServer:
             raise
 
     def _find_token(self, token_id: str) -> Token | None:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             return txn.get(Token, token_id)
 
     def _is_revoked(self, fingerprint: str) -> bool:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             found = txn.get(Issued, fingerprint)
         return found is not None and found.revoked_at != 0
 
