@@ -191,7 +191,7 @@ async def test_a_key_that_is_another_is_said_and_stops_nothing_else(zfsilo: Hous
     name, store = publication(zfsilo).secret, zfsilo.service.context.store
     sealed = seal(bytes(32), name, store.chap(name))
     await zfsilo.service.context.write(lambda txn: txn.put_raw("secret", name, sealed))
-    with pytest.raises(StoreCorrupt, match="do not open with the key"):
+    with pytest.raises(StoreCorrupt, match="cannot be decrypted with the key"):
         secrets(zfsilo)
     report = await zfsilo.service.reconciler.report("data")
     assert [problem.reason for problem in report.problems] == ["UNKNOWN"]

@@ -23,7 +23,7 @@ from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refuse
 from tests.channel import unix_channel_aio
 from zfsilod.api.rpc.server import HEALTH, REFLECTION
 from zfsilod.ctl import command_table
-from zfsilod.gateway.relay import Connection
+from zfsilod.gateway.relay import RelayedConnection
 from zfsilod.gateway.sockets import listen_unix
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.identity import Caller, Identity, Peer
@@ -185,7 +185,7 @@ def of_user(front: Front, who: str) -> None:
             os.seteuid(0)
             os.setegid(0)
         far.settimeout(0)
-        Connection(Peer(kind="unix", address=""), client, far, closed=lambda: None)
+        RelayedConnection(Peer(kind="unix", address=""), client, far, closed=lambda: None)
 
     loop = asyncio.get_running_loop()
     loop.add_reader(relay, accept)

@@ -40,12 +40,12 @@ def test_1_a_failure_is_rolled_back(ctl: Shell) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("volume create x 0", "cannot have 0 B: it must be 1.0 MiB to 1.0 EiB"),
+        ("volume create x 0", "invalid size 0 B; use 1.0 MiB to 1.0 EiB"),
         ("volume create x 10X", "invalid size '10X'"),
         ("volume create x", "the following arguments are required: SIZE"),
-        ("volume create UPPER 1G", "'UPPER' is no volume id"),
-        ("volume create x.mount 1G", "ends like a unit of systemd"),
-        ("volume create x 1G -o volsize=1", "'volsize' is not the caller's to set"),
+        ("volume create UPPER 1G", "invalid volume id 'UPPER'"),
+        ("volume create x.mount 1G", "ends like a systemd unit"),
+        ("volume create x 1G -o volsize=1", "'volsize' cannot be set"),
         ("volume create x 1G -o compression", "write NAME=VALUE"),
         ("volume list --filter 'x = 1'", "there is no field 'x'"),
         ("volume list --filter 'state = BOGUS'", "'BOGUS' is no state, but ABSENT, CREATED,"),
@@ -66,7 +66,7 @@ def test_1_a_failure_is_rolled_back(ctl: Shell) -> None:
         ("volume list --timeout nan", "invalid number of seconds 'nan'"),
         ("volume connect x --server give --epoch 99999999999999999999", "expected 0 to 999999999"),
         ("volume show \udcff", "is not UTF-8"),
-        ("volume show 'ä'", "'ä' is no volume id"),
+        ("volume show 'ä'", "invalid volume id 'ä'"),
     ],
 )
 def test_2_the_request_is_wrong(ctl: Shell, line: str, said: str) -> None:

@@ -84,7 +84,7 @@ def test_the_initiator_name_is_that_of_open_iscsi(
 
 def test_the_name_of_a_server_is_an_id(ctl: Shell) -> None:
     join = ctl.daemon.join_file("host", "web")
-    assert "'FAR' is no server name" in ctl.fails(2, f"join {join} --as FAR --iqn {IQN}")
+    assert "invalid server name 'FAR'" in ctl.fails(2, f"join {join} --as FAR --iqn {IQN}")
 
 
 def test_a_second_join_replaces_the_identity_but_not_another_server(ctl: Shell) -> None:
@@ -122,7 +122,7 @@ def test_an_invalid_join_file(ctl: Shell, tmp_path: Path, text: str) -> None:
     path = tmp_path / "give.join"
     path.write_text(text)
     complaint = ctl.fails(2, f"join {path}")
-    assert "the join file" in complaint
+    assert "invalid join file" in complaint
     assert "secret" not in complaint
     assert "cannot read the join file" in ctl.fails(2, f"join {tmp_path}/none")
 
@@ -228,13 +228,13 @@ def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_pa
     ctl.ok("pki renew --now")  # it is renewed by its issuer
     assert pair.certificate_pem in (there / "tls/host.pem").read_bytes()
     pem.write_text("x")
-    assert "no PEM certificate" in ctl.fails(2, f"pki import {pem}")
+    assert "not a PEM certificate" in ctl.fails(2, f"pki import {pem}")
 
 
 def test_a_token_has_a_role_and_may_expire(ctl: Shell, tmp_path: Path) -> None:
     assert "--role" in ctl.fails(2, "token create web")
     assert "invalid choice" in ctl.fails(2, "token create --role host web")
-    assert "'UP' is no name" in ctl.apart("token create --role reader UP").err
+    assert "invalid token holder 'UP'" in ctl.apart("token create --role reader UP").err
     made = ctl.apart("token create --role reader mon --days 2 --json")
     assert made.json["expire_time"] > made.json["create_time"]
     path = tmp_path / "mon.join"

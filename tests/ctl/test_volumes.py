@@ -17,7 +17,7 @@ def test_the_life_of_a_volume(ctl: Shell) -> None:
     assert ctl.ok("volume publish life take") == "publish life to take over iscsi: done\n"
     assert ctl.ok("volume connect life --server give") == "connect life of give: done\n"
     assert "invalid choice: 'ntfs'" in ctl.fails(2, "volume stage life --fs-type ntfs")
-    assert "it must be absolute" in ctl.fails(2, "volume stage life --path mnt")
+    assert "use an absolute path" in ctl.fails(2, "volume stage life --path mnt")
     assert ctl.ok("volume stage life --path /mnt/stage --fs-type xfs -o noatime,nodev") == (
         "stage life at /mnt/stage: done\n"
     )

@@ -1,10 +1,10 @@
 """Accepts connections on systemd's sockets and relays them to the private socket of grpc.
 
-grpc for Python cannot serve on an inherited socket. The gateway accepts a connection, notes its peer
-(the user of a unix peer; address and certificate of a TCP peer after the handshake), and connects to
-grpc from a socket bound to an abstract name, the tag. grpc reports the tag as the peer of a call,
-and `peer` returns the real one. The private socket is in a directory that only this user can enter.
-A connection to the CSI socket has the role node, whatever its user.
+grpc for Python cannot serve on an inherited socket. The gateway accepts a connection, notes its
+peer (the user of a unix peer; address and certificate of a TCP peer after the handshake), and
+connects to grpc from a socket bound to an abstract name, the tag. grpc reports the tag as the peer
+of a call, and `Gateway.peer` returns the real one. The private socket is in a directory that only
+this user can enter. A connection to the CSI socket has the role node, whatever its user.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from zfsilod.gateway.limits import ConnectionCount, Limits
-from zfsilod.gateway.relay import Connection
+from zfsilod.gateway.relay import RelayedConnection
 from zfsilod.gateway.sockets import peer_of
 from zfsilod.gateway.tls import TlsHandshake
 from zfsilod.model.errors import Unauthenticated
@@ -55,7 +55,7 @@ class Gateway:
         self._instance = secrets.token_hex(8)
         self._last_tag = 0
         self._listeners: dict[socket.socket, PeerKind] = {}
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[str, RelayedConnection] = {}
         _make_private(directory)
 
     def listen(self, listener: socket.socket, *, node: bool = False) -> None:
@@ -175,10 +175,10 @@ class Gateway:
             self.count.remove(peer)
 
         self.count.add(peer)
-        self._connections[tag] = Connection(peer, client, server, closed=closed)
+        self._connections[tag] = RelayedConnection(peer, client, server, closed=closed)
 
     def _reach_grpc(self) -> tuple[str, socket.socket]:
-        """Connect to grpc under a new tag; connect(2) to a unix socket succeeds at once or fails."""
+        """Connect to grpc under a new tag; on a unix socket connect(2) never waits."""
         self._last_tag += 1
         tag = f"zfsilo/{self._instance}/{self._last_tag}"
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -23,7 +23,7 @@ LINGER_S = 5  # how long one direction of a connection outlives the other
 NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class Connection:
+class RelayedConnection:
     """A client and grpc, joined by two relays until both directions have ended."""
 
     def __init__(
@@ -66,7 +66,9 @@ class Connection:
 class Relay:
     """Carries bytes from one socket to another."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket, owner: Connection) -> None:
+    def __init__(
+        self, source: socket.socket, sink: socket.socket, owner: RelayedConnection
+    ) -> None:
         self.ended = False
         self._loop = asyncio.get_running_loop()
         self._source = source

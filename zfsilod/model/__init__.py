@@ -1,1 +1,1 @@
-"""Records and values. Imports nothing else of zfsilod."""
+"""Records and values. Imports no other package of zfsilod."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-PREFIX = "zfsilo-chap-"  # of a CHAP password that we made
+PREFIX = "zfsilo-chap-"  # of generated CHAP passwords
 
 
 class Secret:
-    """A text that does not show itself: not in messages, logs, tracebacks, JSON or pickles."""
+    """A text that does not appear in messages, logs, tracebacks, JSON or pickles."""
 
     __slots__ = ("_text",)
 
@@ -17,7 +17,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text, for the one who must write or send it."""
+        """Return the text, to write or send it."""
         return self._text
 
     def __eq__(self, other: object) -> bool:
@@ -49,11 +49,11 @@ class Chap:
 
     @classmethod
     def make(cls, *, username: str, mutual_username: str) -> Chap:
-        """Make new passwords, 128 random bits each, of characters that every initiator accepts.
+        """Return new passwords, 128 random bits each, of characters that every initiator accepts.
 
-        What they begin with tells them from all other text, so that a leaked one can be found.
+        Their prefix makes a leaked one easy to find.
         """
-        password, mutual = (PREFIX + os.urandom(16).hex() for _way in range(2))
+        password, mutual = (PREFIX + os.urandom(16).hex() for _direction in range(2))
         return cls(
             username=username,
             password=password,
@@ -62,7 +62,7 @@ class Chap:
         )
 
     def values(self) -> dict[str, str]:
-        """Return the four values for the one who must write them. Never log what this returns."""
+        """Return the four values, to write or send them. Never log the result."""
         return {
             "username": self.username,
             "password": self.password.reveal(),

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from zfsilod.model.host_facts import Disk, Filesystem
 from zfsilod.model.record import Record
-from zfsilod.model.records import Mode
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
+    from zfsilod.model.records import Mode
 
 
 class Connection(Record):

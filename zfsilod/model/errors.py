@@ -1,30 +1,31 @@
-"""Every error of zfsilo, with the one table that the front ends translate by.
+"""Errors: the one hierarchy of zfsilo, which all front ends translate.
 
     ZfsiloError
-      InvalidArgument       the request itself is wrong
-      NotFound              no such volume, host, operation
-      AlreadyExists         the name is taken, or the same thing exists with other parameters
-      FailedPrecondition    right request, wrong state
-        Conflict            something of that name is on the host, and it is not ours
-      PermissionDenied      this identity may not do that
-      Unauthenticated       no identity at all
-      ResourceExhausted     no room: pool, store, limit
-      Busy                  claimed by an operation, or still in use
-      Unavailable           it cannot be known or reached now; nothing was moved
-      DeadlineExceeded      still running; the operation goes on
-      Internal              a defect
-        CommandFailed       a tool failed in a way that has no name of its own
-        StoreCorrupt        the store does not read back
+      InvalidArgument       the request is wrong, whatever the state
+      NotFound              the volume, host or operation does not exist
+      AlreadyExists         the name is taken, or the resource exists with other parameters
+      FailedPrecondition    the request is valid, the state does not allow it
+        Conflict            something of that name is on the host and not owned by zfsilo
+      PermissionDenied      the caller may not do this
+      Unauthenticated       the caller has no valid identity
+      ResourceExhausted     pool, store or a limit is full
+      Busy                  claimed by an operation, or in use
+      Unavailable           cannot be reached or determined now; nothing was changed
+      DeadlineExceeded      still running; the operation continues
+      Internal              internal error
+        CommandFailed       a tool failed in a way that has no reason of its own
+        StoreCorrupt        the store cannot be read
 
-The message is one sentence for a person and names the thing and, where there is one, the remedy.
-`facts` are the same for a program; both pass through the store and all front ends unchanged.
+The message is one sentence for people: what is wrong, with which resource, and what to do. `reason`
+(one of reasons.py) and `facts` are for programs. All three pass unchanged through the store and all
+front ends.
 """
 
 from __future__ import annotations
 
 
 class ZfsiloError(Exception):
-    """An error a caller may see: `message` for a person, `reason` and `facts` for a program."""
+    """An error that a caller may see."""
 
     code = "INTERNAL"
     reason = ""
@@ -42,81 +43,81 @@ class ZfsiloError(Exception):
 
 
 class InvalidArgument(ZfsiloError):
-    """The request itself is wrong, whatever the state."""
+    """The request is wrong, whatever the state."""
 
     code = "INVALID_ARGUMENT"
 
 
 class NotFound(ZfsiloError):
-    """There is no such thing."""
+    """The resource does not exist."""
 
     code = "NOT_FOUND"
 
 
 class AlreadyExists(ZfsiloError):
-    """The name is taken, or the thing exists with other parameters."""
+    """The name is taken, or the resource exists with other parameters."""
 
     code = "ALREADY_EXISTS"
 
 
 class FailedPrecondition(ZfsiloError):
-    """The request is right, the state is not."""
+    """The request is valid, the state does not allow it."""
 
     code = "FAILED_PRECONDITION"
 
 
 class Conflict(FailedPrecondition):
-    """Something of that name exists on the host and is not ours; it is never touched."""
+    """Something of that name is on the host and not owned by zfsilo; it is never changed."""
 
 
 class PermissionDenied(ZfsiloError):
-    """This identity may not do that."""
+    """The caller may not do this."""
 
     code = "PERMISSION_DENIED"
 
 
 class Unauthenticated(ZfsiloError):
-    """The caller showed no identity that is known here."""
+    """The caller has no valid identity."""
 
     code = "UNAUTHENTICATED"
 
 
 class ResourceExhausted(ZfsiloError):
-    """No room is left: in the pool, in the store, below a limit."""
+    """Pool, store or a limit is full."""
 
     code = "RESOURCE_EXHAUSTED"
 
 
 class Busy(ZfsiloError):
-    """Claimed by a running operation, or in use by something else."""
+    """Claimed by a running operation, or in use."""
 
     code = "ABORTED"
 
 
 class Unavailable(ZfsiloError):
-    """It cannot be known or reached now; never to be read as "absent"."""
+    """Cannot be reached or determined now. It never means "absent"."""
 
     code = "UNAVAILABLE"
 
 
 class DeadlineExceeded(ZfsiloError):
-    """The caller's time is up; the operation goes on."""
+    """The deadline of the call is over; the operation continues."""
 
     code = "DEADLINE_EXCEEDED"
 
 
 class Internal(ZfsiloError):
-    """A defect of zfsilo; the journal has the traceback."""
+    """An internal error; the journal has the traceback."""
 
     code = "INTERNAL"
 
 
 class CommandFailed(Internal):
-    """A tool failed in a way that has no name of its own."""
+    """A tool failed in a way that has no reason of its own."""
 
 
 class StoreCorrupt(Internal):
-    """The store does not read back as what we write."""
+    """The store cannot be read."""
 
 
 def _upper_snake(name: str) -> str:
@@ -124,12 +125,12 @@ def _upper_snake(name: str) -> str:
 
 
 def _tree(root: type[ZfsiloError]) -> list[type[ZfsiloError]]:
-    return [root, *(each for child in root.__subclasses__() for each in _tree(child))]
+    return [root, *(kind for child in root.__subclasses__() for kind in _tree(child))]
 
 
-BY_NAME = {each.__name__: each for each in _tree(ZfsiloError)}
+BY_NAME = {kind.__name__: kind for kind in _tree(ZfsiloError)}
 
 
 def revive(name: str, message: str, reason: str, facts: dict[str, str]) -> ZfsiloError:
-    """Make the error again that a worker or a server reported by name."""
+    """Return the error that a worker or a server reported by name."""
     return BY_NAME.get(name, Internal)(message, reason=reason, **facts)

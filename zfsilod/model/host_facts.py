@@ -11,59 +11,59 @@ FILESYSTEMS = ("ext4", "xfs")  # types that zfsilo can make
 
 
 class Disk(Record, tag="Disk"):
-    """The block device of a session, told by target and proved by serial and size."""
+    """The block device of a session, identified by target, serial and size."""
 
     target: str  # IQN
-    serial: str  # unit serial: the volume's uid
+    serial: str  # unit serial number: the uid of the volume
     size_bytes: int
 
 
 class Filesystem(Record, tag="Filesystem"):
-    """What is known of the filesystem on a volume; the server keeps it, so mkfs runs once."""
+    """The filesystem of a volume. The server stores it, so that mkfs(8) runs only once."""
 
     state: FilesystemState = "NONE"
     type: str = ""
     uuid: str = ""
-    operation: str = ""  # FORMATTING: the consumer's operation that may run mkfs
+    operation: str = ""  # FORMATTING: operation of the client that may run mkfs
     host: str = ""
-    origin: str = ""  # CLONED: the UUID that it still has, until it is given its own
+    origin: str = ""  # CLONED: UUID of its source, until it gets its own
 
 
 class SnapshotRef(Record, tag="Shot"):
-    """A snapshot of one zvol: of which, and its own guid where it is known."""
+    """A snapshot of one zvol."""
 
     dataset: str
     uid: str  # the volume's
-    guid: str = ""
+    guid: str = ""  # of the snapshot; "": not known yet
 
 
 class ListedZvol(Record, tag="Listed"):
-    """A zvol as a listing shows it; what a record would say, as far as the pool knows it."""
+    """A zvol in a listing of the pool."""
 
     dataset: str
     guid: str
     size_bytes: int
     volblocksize: int
     thin: bool
-    marks: Pairs  # its own user properties of ours, without their prefix: what it inherits is none
-    origin: str = ""  # the zvol whose snapshot it is a clone of
+    marks: Pairs  # local user properties zfsilo:*, without the prefix
+    origin: str = ""  # zvol whose snapshot it is a clone of
 
     @property
     def uid(self) -> str:
-        """The volume that it is; "" when it is nobody's."""
+        """The uid of its volume; "" without the mark of one."""
         return dict(self.marks).get("uid", "")
 
 
 class ListedSnapshot(Record, tag="ListedShot"):
-    """A snapshot of ours as a listing shows it."""
+    """A snapshot made by zfsilo, in a listing of the pool."""
 
     dataset: str  # of the zvol
     guid: str
     size_bytes: int
     created_at: int
-    marks: Pairs  # as those of Listed; of a group all carry the same
+    marks: Pairs  # as those of ListedZvol; the same on all snapshots of a group
 
     @property
     def cut(self) -> str:
-        """The uid of the cut that it is of."""
+        """The uid of its snapshot set."""
         return dict(self.marks)["cut"]

@@ -1,9 +1,9 @@
-"""Record: a frozen, comparable, storable value; the base of everything in the store.
+"""Record: a frozen, comparable, storable value, and the base of everything in the store.
 
-The standard dataclasses would do the same, but importing them and building our forty classes takes
-40 ms, and the worker, a new process for every operation, has 60 ms in all (docs/measurements.md).
-Fields are strings, whole numbers, booleans, records and tuples of these, never mappings: so the
-stored form needs no schema, and no text of a caller can be taken for a tag.
+Dataclasses would do the same, but importing them and creating forty classes takes 40 ms, and the
+worker, a new process for every operation, has 60 ms in all. Fields are strings, integers, booleans,
+records and tuples of these, never mappings: the stored form needs no schema, and no text of a
+caller can be mistaken for a tag.
 
 A class that is stored has a tag, `class Volume(Stored, tag="Volume")`. The tag is permanent: the
 class may be renamed, its tag may not.
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_options: bool) -> Any:
-        """Leave the class as it is: only type checkers look at this mark."""
+        """Return the class unchanged: only type checkers use this mark."""
         return lambda decorated: decorated
 
 
 Pairs = tuple[tuple[str, str], ...]
-"""A sorted mapping of names to texts, as a record keeps it."""
+"""A mapping of names to texts in the form that a record stores: sorted."""
 
 TAG_KEY = "is"
 CLASSES: dict[str, type[Record]] = {}
@@ -34,13 +34,13 @@ _MISSING = object()
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Record:
-    """A value with named fields; two records are equal when class and fields are."""
+    """A value with named fields; records are equal when their classes and fields are."""
 
     FIELDS: ClassVar[tuple[str, ...]] = ()
     TAG: ClassVar[str] = ""  # "": never stored
 
     def __init_subclass__(cls, *, tag: str = "", aliases: tuple[str, ...] = ()) -> None:
-        """Register the class under its tag and under `aliases`, which only older stores have.
+        """Register the class under its tag, and under the `aliases` of older stores.
 
         Raises TypeError when another class has one of these tags.
         """
@@ -79,22 +79,22 @@ class Record:
         return hash((type(self), self._values()))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.FIELDS)
-        return f"{type(self).__name__}({shown})"
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.FIELDS)
+        return f"{type(self).__name__}({fields})"
 
     def _values(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in self.FIELDS)
 
     def but(self, **changes: Any) -> Self:
-        """Return the same record with some fields changed."""
+        """Return a copy with some fields changed."""
         return type(self)(**{name: getattr(self, name) for name in self.FIELDS} | changes)
 
 
 class Stored(Record):
-    """A record with a place of its own in the store: `<bucket>/<key>`."""
+    """A record with a key of its own in the store: `<bucket>/<key>`."""
 
     id: str
-    revision: int = 0  # the store's counter at its last change
+    revision: int = 0  # counter of the store at the last change of the record
 
     @property
     def key(self) -> str:
@@ -103,14 +103,14 @@ class Stored(Record):
 
     @classmethod
     def bucket(cls) -> str:
-        """Return the part of the store for records of this class."""
+        """Return the bucket of the store for records of this class."""
         return _tag_of(cls).lower()
 
 
 def to_plain(value: object) -> object:
-    """Turn a record into what json can write: a tagged mapping of its fields.
+    """Return a record as a tagged mapping of its fields, which json can write.
 
-    Raises TypeError when its class, or that of a record in it, has no tag.
+    Raises TypeError when its class, or the class of a record in it, has no tag.
     """
     if isinstance(value, Record):
         return {TAG_KEY: _tag_of(type(value))} | {
@@ -122,7 +122,7 @@ def to_plain(value: object) -> object:
 
 
 def from_plain(value: object) -> Any:
-    """Undo `to_plain`. Raises KeyError or TypeError when no class has this tag or these fields."""
+    """Reverse `to_plain`. Raises KeyError for an unknown tag, TypeError for other fields."""
     if isinstance(value, dict):
         fields = {name: from_plain(item) for name, item in value.items() if name != TAG_KEY}
         return CLASSES[value[TAG_KEY]](**fields)
@@ -138,5 +138,5 @@ def _tag_of(kind: type[Record]) -> str:
 
 
 def pairs(mapping: dict[str, str]) -> Pairs:
-    """Return a mapping as sorted pairs, the form a record keeps."""
+    """Return a mapping as sorted pairs, the form that a record stores."""
     return tuple(sorted(mapping.items()))

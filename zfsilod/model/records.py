@@ -1,11 +1,11 @@
-"""The records: what zfsilo knows. No I/O.
+"""Stored records. No I/O.
 
-    storage host   Volume --< Publication >-- Host
-    consumer       Attachment --< Mount
-    both           Operation --< Action >-- Step (engine/steps/)
+    server    Volume --< Publication >-- Host
+    client    Attachment --< Mount
+    both      Operation --< Action >-- Step (engine/steps/)
 
-A record's `revision` is the store's counter at its last change; the API shows it as the etag.
-Times are seconds since 1970, sizes bytes.
+The `revision` of a record is the counter of the store at its last change; the API shows it as the
+etag. Times are seconds since 1970, sizes are bytes.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
 Restore = Literal["BOOT", "NEVER"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
 OperationState = Literal[
-    "RUNNING",  # its unit runs, or will as soon as systemd gets to it
-    "WAITING",  # at a remote move, which the daemon makes between two runs of the worker
-    "FAILED",  # a step failed; its rollback runs or will
+    "RUNNING",  # its unit runs, or has a queued job
+    "WAITING",  # for a remote step, which the daemon does between two runs of the worker
+    "FAILED",  # a step failed; the rollback runs or will run
     "DONE",
     "ROLLED_BACK",
-    "ABANDONED",  # somebody let go of it when it needed repair: what it made may stay behind
-    "NEEDS_REPAIR",  # the rollback failed too, or a final move cannot be finished
+    "ABANDONED",  # an administrator ended it unrepaired: its effects may remain
+    "NEEDS_REPAIR",  # the rollback failed too, or a final action cannot be completed
 ]
 ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
 
 
 class Volume(Stored, tag="Volume"):
-    """A zvol of this storage host."""
+    """A zvol of this server."""
 
     id: str
     uid: str  # 32 hex digits, never reused; all kernel names come from it
@@ -58,35 +58,35 @@ class Volume(Stored, tag="Volume"):
     volblocksize: int
     properties: Pairs = ()
     labels: Pairs = ()
-    hosts: tuple[str, ...] = ()  # may publish it to themselves; ("*",): every registered host
+    hosts: tuple[str, ...] = ()  # hosts that may publish it to themselves; ("*",): all
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
     state: VolumeState = "ABSENT"
-    guid: str = ""  # ZFS's own identity of the dataset, learned when it was made
+    guid: str = ""  # of the dataset in ZFS, observed when it was created
     filesystem: Filesystem = Filesystem()
     epoch: int = 0  # of the newest publication; counted up, never reused
-    source_snapshot: str = ""  # what it was made from, by id, as it was called then
+    source_snapshot: str = ""  # ids of its source at its creation
     source_volume: str = ""
-    origin: str = ""  # the uid of the volume whose snapshot it is a clone of
+    origin: str = ""  # uid of the volume whose snapshot it is a clone of
     created_at: int = 0
     updated_at: int = 0
 
 
 class Trashed(Stored, tag="Trashed"):
-    """A deleted volume whose zvol is still there: nobody finds it by its name any more."""
+    """A deleted volume whose zvol is kept until `purge_at`. Its name is free."""
 
-    id: str  # <volume>/<uid>: several of one name may be in the trash
-    volume: Volume  # as it was, but for its dataset: the place in the trash
-    home: str  # the dataset that it had
+    id: str  # <volume>/<uid>: the trash may have several volumes of one name
+    volume: Volume  # at its deletion, with the dataset that it has in the trash
+    home: str  # its dataset before the deletion
     deleted_at: int = 0
-    purge_at: int = 0  # not before; and not while anything depends on it
+    purge_at: int = 0  # earliest time; not while snapshots or clones depend on it
 
 
 class Snapshot(Stored, tag="Snapshot"):
-    """What a volume held at one moment."""
+    """The content of a volume at one moment."""
 
     id: str
-    uid: str  # of the cut; the snapshots of a group share it, and their names in ZFS come from it
-    volume: str  # as it was called then
+    uid: str  # of the snapshot set: shared by a group, and part of the names in ZFS
+    volume: str  # its id at that moment
     volume_uid: str
     size_bytes: int
     volblocksize: int
@@ -94,7 +94,7 @@ class Snapshot(Stored, tag="Snapshot"):
     filesystem: Filesystem
     labels: Pairs = ()
     group: str = ""
-    guid: str = ""  # ZFS's own identity of the snapshot, learned when it was taken
+    guid: str = ""  # of the snapshot in ZFS, observed when it was taken
     created_at: int = 0
 
 
@@ -110,27 +110,27 @@ class SnapshotGroup(Stored, tag="SnapshotGroup"):
 
 
 class Dependent(Stored, tag="Dependent"):
-    """Something that needs the zvol of a volume: a snapshot of it, or a clone of one."""
+    """A snapshot of a volume, or a clone of one: it needs the zvol of the volume."""
 
     id: str  # <uid of the volume>/snapshots/<id> or .../volumes/<uid of the clone>
-    name: str  # a resource name, for people: snapshots/<id>, volumes/<id>
+    name: str  # resource name: snapshots/<id>, volumes/<id>
 
 
 class Publication(Stored, tag="Publication"):
-    """One volume, exported to one host."""
+    """The right of one host to use one volume."""
 
     id: str  # <volume>/<host>
     volume: str
     host: str
-    initiator: str  # the host's IQN when it was published
+    initiator: str  # IQN of the host at the time
     transport: Transport = "ISCSI"
     access_mode: AccessMode = "SINGLE_NODE_WRITER"
     readonly: bool = False
     epoch: int = 0
-    published_by: str = ""  # who asked: the host itself, a controller or an administrator
-    client_operation: str = ""  # the operation of the client that asked, for its release
-    rotation: int = 0  # counts its secrets, which may be made anew while a session lives
-    rotation_due: bool = False  # new ones were asked for, and the host is to say when
+    published_by: str = ""  # caller: the host itself, a controller or an administrator
+    client_operation: str = ""  # operation of the client that published, for its release
+    rotation: int = 0  # number of its secrets, which may change during a session
+    rotation_due: bool = False  # new secrets are requested; the host fetches them
     created_at: int = 0
 
     @property
@@ -140,7 +140,7 @@ class Publication(Stored, tag="Publication"):
 
 
 class Host(Stored, tag="Host"):
-    """A machine that volumes are published to."""
+    """A machine to which volumes are published."""
 
     id: str
     iqn: str = ""
@@ -157,11 +157,11 @@ class Mount(Record, tag="Mount"):
 
     path: str
     readonly: bool = False
-    made_path: bool = False  # the mount point is ours, and goes with the mount
+    made_path: bool = False  # zfsilo created the mount point, and removes it
 
 
 class Attachment(Stored, tag="Attachment"):
-    """A volume of some server, on this consumer."""
+    """A volume of a server, used on this client."""
 
     id: str  # the local name
     server: str
@@ -170,10 +170,10 @@ class Attachment(Stored, tag="Attachment"):
     portals: tuple[str, ...]
     mode: Mode
     epoch: int
-    rotation: int = 0  # of the publication's secrets, as this host has them
+    rotation: int = 0  # of the publication's secrets that this host has
     readonly: bool = False
     restore: Restore = "NEVER"
-    published_here: str = ""  # the operation that published it; its Disconnect releases it
+    published_here: str = ""  # operation that published it; disconnect then releases it
     state: AttachmentState = "ABSENT"
     filesystem: Filesystem = Filesystem()
     staging_path: str = ""
@@ -181,7 +181,7 @@ class Attachment(Stored, tag="Attachment"):
     mount_options: tuple[str, ...] = ()
     stage_readonly: bool = False
     mounts: tuple[Mount, ...] = ()
-    boot_id: str = ""  # in which it was connected last
+    boot_id: str = ""  # boot in which it was last connected
     created_at: int = 0
     updated_at: int = 0
 
@@ -193,48 +193,48 @@ class Attachment(Stored, tag="Attachment"):
     @property
     def paths(self) -> tuple[str, ...]:
         """Every path at which it is mounted."""
-        return tuple(filter(None, (self.staging_path, *(each.path for each in self.mounts))))
+        return tuple(filter(None, (self.staging_path, *(mount.path for mount in self.mounts))))
 
 
 def secret_name(owner: str, rotation: int) -> str:
-    """Return the name of the secrets of a publication or an attachment: each rotation has its own.
+    """Return the name of the secrets of a publication or an attachment, one per rotation.
 
-    Old and new ones lie beside each other until the operation that changes them has ended.
+    Old and new secrets are both stored until the operation that changes them has ended.
     """
     return f"{owner}#{rotation}" if rotation else owner
 
 
 class PendingRelease(Stored, tag="Debt"):
-    """A release that a server still has to be told: retried until it answers."""
+    """A release that a server has not confirmed yet; it is retried."""
 
-    id: str  # the operation that owes it
+    id: str  # of the operation that released
     server: str
     volume: str
 
 
 class Condition(Stored, tag="Condition"):
-    """What was found wrong with a volume and cannot just be put right; gone when it is well."""
+    """Differences of a volume that cannot be repaired; removed when it is healthy."""
 
     id: str  # the volume's uid
     sentences: tuple[str, ...]
 
 
 class Token(Stored, tag="Token"):
-    """A bearer token: only its hash is kept."""
+    """A bearer token; only its digest is stored."""
 
     id: str
     digest: str  # SHA-256 of the token, hex
-    role: str  # auth.Role, but never node
-    subject: str  # the user or script it stands for
+    role: str  # identity.Role: admin, controller or reader
+    subject: str  # user or script
     created_at: int = 0
     expires_at: int = 0  # 0: never
 
 
 class Issued(Stored, tag="Issued"):
-    """A certificate that this host's authority made, or one of another that is revoked here."""
+    """A certificate that this host's authority signed, or one of another that is revoked here."""
 
     id: str  # its SHA-256, hex
-    subject: str  # host/take, user/ops
+    subject: str  # host/ID or user/ID
     role: str
     created_at: int = 0
     expires_at: int = 0
@@ -293,16 +293,16 @@ class RemoteStep(Step):
 
 
 class Action(Record, tag="Action", aliases=("Move",)):
-    """A step and its direction, with the mark that says how far it got."""
+    """A step and its direction, with its status."""
 
     step: Step
     up: bool
     status: ActionStatus = "PENDING"
-    took_ms: int = 0  # to make it; 0: it was so before, or took less
+    took_ms: int = 0  # duration; 0: unchanged, or less than 1 ms
 
     @property
     def final(self) -> bool:
-        """Whether there is no way back once this move was begun."""
+        """Whether a rollback is impossible once this action has started."""
         return self.up in self.step.final
 
     @property
@@ -317,7 +317,7 @@ class Action(Record, tag="Action", aliases=("Move",)):
 
 
 class Change(Record, tag="Change"):
-    """A record to put into a bucket of the store, or (None) a key to drop from it."""
+    """A record to put into a bucket of the store, or (None) a key to delete."""
 
     bucket: str
     key: str
@@ -325,7 +325,7 @@ class Change(Record, tag="Change"):
 
 
 class Failure(Record, tag="Failure"):
-    """An error as the store keeps it: see errors.revive."""
+    """An error in its stored form: see errors.revive."""
 
     name: str
     message: str
@@ -335,7 +335,7 @@ class Failure(Record, tag="Failure"):
 
 
 def failure_of(error: ZfsiloError, step: str) -> Failure:
-    """Return an error as the store keeps it."""
+    """Return an error in its stored form."""
     return Failure(
         name=error.name,
         message=error.message,
@@ -346,52 +346,53 @@ def failure_of(error: ZfsiloError, step: str) -> Failure:
 
 
 class Operation(Stored, tag="Operation"):
-    """A list of moves on its way, stored before anything happens."""
+    """The actions of one request, stored before the first of them starts."""
 
     id: str  # ULID
     kind: str  # the request: create, publish, ...
-    subject: str  # what it is about, as a resource name: volumes/data
+    subject: str  # resource name: volumes/data
     title: str  # for people: "publish data to take over iscsi"
     actions: tuple[Action, ...]
     claims: tuple[str, ...]
-    commit: tuple[Change, ...]  # made with its end, in the same transaction
-    revert: tuple[Change, ...] = ()  # made with the end of its rollback
-    facts: Pairs = ()  # what steps learned on the way; they fill the subject's record at the commit
-    fingerprint: str = ""  # of the request's kind and fields: an equal request joins
+    commit: tuple[Change, ...]  # written in the transaction that ends it
+    revert: tuple[Change, ...] = ()  # written in the transaction that ends its rollback
+    facts: Pairs = ()  # observed by steps; the commit fills them into the record
+    fingerprint: str = ""  # of the request: an equal request joins the operation
     caller: str = ""
     state: OperationState = "RUNNING"
     failure: Failure | None = None
     attempts: int = 0  # of a rollback that failed
     boot_id: str = ""
-    batch: str = ""  # the unit that runs it, one after the other with more; "": one of its own
+    batch: str = ""  # unit that runs several operations; "": one of its own
     created_at: int = 0
     ended_at: int = 0
 
     @property
     def unit(self) -> str:
-        """What its unit of systemd is named after."""
+        """The part of its unit's name that identifies it."""
         return self.batch or self.id
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether its outcome is final."""
         return self.state in ENDED
 
     @property
     def next_action(self) -> Action | None:
-        """The first move that is not made yet."""
-        return next((each for each in self.actions if each.status in ("PENDING", "STARTED")), None)
+        """The first action that is not done."""
+        unfinished = (a for a in self.actions if a.status in ("PENDING", "STARTED"))
+        return next(unfinished, None)
 
     @property
     def at_server(self) -> bool:
-        """Whether its next move is a remote one, which is the daemon's to make."""
+        """Whether its next step is a remote one, which the daemon does."""
         action = self.next_action
         remote = action is not None and isinstance(action.step, RemoteStep)
         return remote and self.state in ("RUNNING", "WAITING")
 
     @property
     def progress(self) -> int:
-        """How many hundredths of the moves are made; 100 only for one that ended well."""
+        """Percentage of actions that are done; 100 only when the operation is DONE."""
         if self.state == "DONE":
             return 100
         made = sum(action.status in ("UNCHANGED", "DONE") for action in self.actions)
@@ -399,13 +400,13 @@ class Operation(Stored, tag="Operation"):
 
     @property
     def behind(self) -> tuple[str, ...]:
-        """What it has made and not taken back, in words."""
+        """Descriptions of the actions whose effects remain."""
         return tuple(
             action.description for action in self.actions if action.status in ("STARTED", "DONE")
         )
 
     def with_status(self, index: int, status: ActionStatus, *, took_ms: int = 0) -> Operation:
-        """Return the operation with one move's mark changed."""
+        """Return the operation with another status of one action."""
         action = self.actions[index].but(
             status=status, took_ms=took_ms or self.actions[index].took_ms
         )

@@ -13,16 +13,16 @@ class Export(Record):
 
 
 class Settings(Record):
-    """What plans need of the configuration."""
+    """The settings that plans read."""
 
     host_id: str
-    root: str  # dataset below which volumes are made; "": no storage host
+    root: str  # dataset below which volumes are created; "": not a server
     export: Export
     overcommit: float = 10.0
-    reserve: float = 0.05  # of the root: below it nothing is created or grown
+    reserve: float = 0.05  # share of the root below which nothing is created or grown
     reserve_warning: float = 0.1
     volblocksize: int = 16384
-    trash_retention_s: int = 0  # how long a deleted volume can be undeleted
+    trash_retention_s: int = 0  # time in which a deleted volume can be undeleted
     max_attachments: int = 0
     zone: str = "default"
-    node_paths: tuple[str, ...] = ()  # below which the role node may stage and mount
+    node_paths: tuple[str, ...] = ()  # folders in which the role node may stage and mount

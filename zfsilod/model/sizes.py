@@ -1,4 +1,4 @@
-"""Bytes as people read them, in messages and tables. Whole numbers only, never floats."""
+"""Sizes for messages and tables, computed in integers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ UNITS = "KMGTPE"
 
 
 def show_size(size: int) -> str:
-    """Return bytes for people, rounded to a tenth: 1.5 GiB."""
+    """Return a size rounded to a tenth: 1.5 GiB."""
     if size < 1024:
         return f"{size} B"
     power = min((size.bit_length() - 1) // 10, len(UNITS))
@@ -22,7 +22,7 @@ def show_round(size: int) -> str:
 
 
 def show_exact(size: int) -> str:
-    """Return bytes for people, and exactly: 1.5 GiB (1610612736 bytes)."""
+    """Return a size rounded and exact: 1.5 GiB (1610612736 bytes)."""
     return f"{show_size(size)} ({size} bytes)" if size >= 1024 else f"{size} bytes"
 
 

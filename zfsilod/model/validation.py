@@ -28,12 +28,12 @@ UNIT_SUFFIXES = (
 LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 MAX_LABELS = 64
 MAX_LABEL_BYTES = 256
-ETAG = "the record changed since it was read (etag {asked}, now {now}): read it again"
+ETAG = "the record changed since it was read (etag {asked}, now {now}); read it again"
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
 MAX_HOSTS = 256
 MAX_PATH_BYTES = 4095  # PATH_MAX without its NUL: limits.h(0p)
-MAX_MARK = 8000  # of 8191 characters that a user property may have: zfsprops(7)
+MAX_MARK = 8000  # a user property has at most 8191 characters: zfsprops(7)
 BLOCK_SIZES = tuple(1 << power for power in range(9, 18))
 BLOCK_SIZE = re.compile(r"([0-9]{1,6})([kK]?)")
 
@@ -42,13 +42,13 @@ def check_id(value: str, what: str = "id") -> str:
     """Return a valid id, else raise InvalidArgument."""
     if not ID.fullmatch(value):
         raise InvalidArgument(
-            f"{value[:140]!r} is no {what}: 1 to 128 of a-z 0-9 . _ -, beginning and ending with "
-            "a letter or digit",
+            f"invalid {what} {value[:140]!r}; use 1 to 128 of a-z 0-9 . _ -, with a letter or "
+            "digit at both ends",
             reason="BAD_ID",
         )
     if value.endswith(UNIT_SUFFIXES):
         raise InvalidArgument(
-            f"the {what} {value} ends like a unit of systemd: choose another name",
+            f"{what} {value} ends like a systemd unit; choose another name",
             reason="BAD_ID",
             id=value,
         )
@@ -58,15 +58,17 @@ def check_id(value: str, what: str = "id") -> str:
 def check_labels(labels: Pairs) -> Pairs:
     """Return valid labels, else raise InvalidArgument."""
     if len(labels) > MAX_LABELS:
-        raise InvalidArgument(f"{len(labels)} labels are too many: at most {MAX_LABELS}")
+        raise InvalidArgument(f"too many labels: {len(labels)}, at most {MAX_LABELS}")
     for name, value in labels:
         if not LABEL.fullmatch(name) or len(value.encode()) > MAX_LABEL_BYTES:
-            raise InvalidArgument(f"the label {name[:80]!r} is malformed or its value too long")
+            raise InvalidArgument(
+                f"invalid label {name[:80]!r}, or its value has more than {MAX_LABEL_BYTES} bytes"
+            )
     return tuple(sorted(labels))
 
 
 def check_etag(asked: str, revision: int) -> None:
-    """Raise Busy when the caller read another revision than the one that stands now."""
+    """Raise Busy when the caller read an earlier revision."""
     if asked and asked != str(revision):
         raise Busy(ETAG.format(asked=asked[:40], now=revision), reason="ETAG")
 
@@ -75,15 +77,15 @@ def check_size(capacity_bytes: int, limit_bytes: int, block: int) -> int:
     """Return a size rounded up to whole blocks, else raise InvalidArgument."""
     if not MIN_BYTES <= capacity_bytes <= MAX_BYTES:
         raise InvalidArgument(
-            f"a volume cannot have {show_size(capacity_bytes)}: it must be {show_size(MIN_BYTES)} "
-            f"to {show_size(MAX_BYTES)}",
+            f"invalid size {show_size(capacity_bytes)}; use {show_size(MIN_BYTES)} to "
+            f"{show_size(MAX_BYTES)}",
             reason="BAD_SIZE",
         )
     size = round_up(capacity_bytes, block)
     if limit_bytes and size > limit_bytes:
         raise InvalidArgument(
-            f"{show_exact(capacity_bytes)} rounded up to blocks of {show_size(block)} are "
-            f"{show_exact(size)}, more than the limit of {show_exact(limit_bytes)}",
+            f"{show_exact(capacity_bytes)}, rounded up to blocks of {show_size(block)}, is "
+            f"{show_exact(size)}, which exceeds the limit of {show_exact(limit_bytes)}",
             reason="BAD_SIZE",
         )
     return size
@@ -97,11 +99,11 @@ def round_up(size: int, block: int) -> int:
 def check_block_size(properties: dict[str, str], default: int) -> int:
     """Return the volblocksize asked for, else raise InvalidArgument."""
     text = properties.get("volblocksize", str(default))
-    found = BLOCK_SIZE.fullmatch(text)
-    size = int(found[1]) * (1024 if found[2] else 1) if found else 0
+    match = BLOCK_SIZE.fullmatch(text)
+    size = int(match[1]) * (1024 if match[2] else 1) if match else 0
     if size not in BLOCK_SIZES:
         raise InvalidArgument(
-            f"volblocksize {text[:20]!r} is no power of two from 512 to 128k",
+            f"invalid volblocksize {text[:20]!r}; use a power of two from 512 to 128k",
             reason="BAD_PROPERTY",
             property="volblocksize",
         )
@@ -111,30 +113,30 @@ def check_block_size(properties: dict[str, str], default: int) -> int:
 def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     """Return valid host ids, or "*" for any registered host."""
     if len(hosts) > MAX_HOSTS:
-        raise InvalidArgument(f"{len(hosts)} hosts are too many: at most {MAX_HOSTS}")
-    return tuple(sorted({each if each == "*" else check_id(each, "host id") for each in hosts}))
+        raise InvalidArgument(f"too many hosts: {len(hosts)}, at most {MAX_HOSTS}")
+    return tuple(sorted({host if host == "*" else check_id(host, "host id") for host in hosts}))
 
 
 def check_path(path: str) -> str:
-    """Return a path as it is kept, else raise InvalidArgument: absolute, no "..", no odd ends."""
+    """Return a normalised mount path, else raise InvalidArgument: absolute, without ".."."""
     parts = path.split("/")
     if not path.startswith("/") or ".." in parts or len(path.encode()) > MAX_PATH_BYTES:
         raise InvalidArgument(
-            f"{path[:200]!r} is no path to mount at: it must be absolute, without ..",
+            f"invalid mount path {path[:200]!r}; use an absolute path without ..",
             reason="BAD_PATH",
         )
     if not path.isprintable() or path.strip("/") == "":
-        raise InvalidArgument(f"{path[:200]!r} is no path to mount at", reason="BAD_PATH")
+        raise InvalidArgument(f"invalid mount path {path[:200]!r}", reason="BAD_PATH")
     return "/" + "/".join(part for part in parts if part not in ("", "."))
 
 
 def check_fit(values: Pairs, name: str) -> Pairs:
-    """Return user properties that ZFS can keep, else raise InvalidArgument."""
-    for status, value in values:
+    """Return user properties that ZFS can store, else raise InvalidArgument."""
+    for mark, value in values:
         if len(value) > MAX_MARK:
             raise InvalidArgument(
-                f"the {status.removeprefix('zfsilo:')} of {name} are too long: {len(value)} "
-                f"characters, ZFS keeps {MAX_MARK}",
+                f"{mark.removeprefix('zfsilo:')} of {name} too long: {len(value)} characters, "
+                f"at most {MAX_MARK}",
                 reason="TOO_LONG",
                 name=name,
             )

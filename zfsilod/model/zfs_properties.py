@@ -1,7 +1,7 @@
-"""The ZFS properties that a volume's user may choose, and the values that each may have. No I/O.
+"""ZFS properties that a user may set on a volume, and their values. Pure.
 
-What is not in the table is refused by name: a property that zfsilo sets itself, one that means
-nothing for a zvol, or one that could hurt other volumes.
+Properties outside the table are refused: zfsilo sets them itself, they do not apply to a zvol, or
+they could harm other volumes.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 class Choice(NamedTuple):
-    """The values that a property may have: as a pattern, and for people."""
+    """The values of a property, as a pattern and as text."""
 
     pattern: str
     values: str
 
 
 def _one_of(*values: str) -> Choice:
-    return Choice("|".join(re.escape(each) for each in values), ", ".join(values))
+    return Choice("|".join(map(re.escape, values)), ", ".join(values))
 
 
 CACHES = _one_of("all", "metadata", "none")
 CHOICES = {
     "checksum": _one_of(
         "on", "fletcher2", "fletcher4", "sha256", "sha512", "skein", "edonr", "blake3"
-    ),  # no "off": a filesystem on it would hear of no error
+    ),  # no "off": corruption would reach the filesystem unnoticed
     "compression": Choice(
         r"on|off|lz4|lzjb|zle|gzip(-[1-9])?|zstd(-1?[0-9])?"
         r"|zstd-fast(-([1-9]|[1-9]0|100|500|1000))?",
@@ -58,30 +58,30 @@ CHOICES = {
     "secondarycache": CACHES,
     "sync": _one_of("standard", "always", "disabled"),
 }
-FIXED = "volblocksize"  # at the creation only; checks.check_block_size
+FIXED = "volblocksize"  # at creation only: validation.check_block_size
 ENCRYPTION = ("encryption", "keyformat", "keylocation", "pbkdf2iters")
 ENCRYPTED = (
-    "a volume has no key of its own, which would have to be loaded after every boot before it can "
-    "be served: encrypt server.root, and all volumes in it are"
+    "a volume has no encryption key of its own, since each key would have to be loaded after every "
+    "boot; encrypt server.root instead, and all volumes inherit it"
 )
 
 
 def check_properties(properties: Pairs, *, new: bool) -> Pairs:
-    """Return ZFS properties that a caller may set, else raise InvalidArgument naming the first.
+    """Return ZFS properties that a caller may set, else raise InvalidArgument.
 
-    `new`: for a volume that is created; in an update "" makes a property inherited again.
+    `new`: at the creation of a volume. In an update the value "" resets a property to inherited.
     """
     for name, value in properties:
         if name in ENCRYPTION:
-            raise _bad(name, f"{name} is not set on a volume: {ENCRYPTED}")
+            raise _bad(name, f"{name} cannot be set on a volume: {ENCRYPTED}")
         if name == FIXED and not new:
-            raise _bad(name, f"{name} is chosen when a volume is created, and never again")
+            raise _bad(name, f"{name} cannot be changed after the creation of a volume")
         choice = CHOICES.get(name)
         if choice is None:
             known = ", ".join(sorted((*CHOICES, FIXED)))
-            raise _bad(name, f"the property {name[:80]!r} is not the caller's to set: {known} are")
+            raise _bad(name, f"property {name[:80]!r} cannot be set; use {known}")
         if (new or value) and not re.fullmatch(choice.pattern, value):
-            raise _bad(name, f"{name} may be {choice.values}, not {value[:80]!r}")
+            raise _bad(name, f"invalid value {value[:80]!r} of {name}; use {choice.values}")
     return tuple(sorted(properties))
 
 

@@ -1,1 +1,1 @@
-"""Identities, roles, the audit, certificates and join files."""
+"""Identities, roles, audit, certificates and join files."""

@@ -1,8 +1,8 @@
-"""The audit: one journal record for each change of something, made or refused.
+"""Audit: one journal record per mutation, allowed or refused.
 
-What becomes an operation is recorded when that ends, with its outcome; what was refused before, and
-what is no operation, by the front end that it came to. `zfsiloctl audit` reads the records. They
-carry no secrets: who, from where, what, about what, and how it ended.
+An operation is recorded when it ends, with its outcome. The front ends record calls that are
+refused before they become an operation, and mutations without one. A record has caller, origin,
+action, resource and outcome, and no secrets. `zfsiloctl audit` reads the records.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Operation
 
 MARK = "ZFSILO_AUDIT"
-OF_UNIT = "OBJECT_SYSTEMD_UNIT"  # by which root tells systemctl(1) what is about another unit
+OF_UNIT = "OBJECT_SYSTEMD_UNIT"  # adds a record to the status of a unit: systemd.journal-fields(7)
 FIELDS = ("CALLER", "ACTION", "SUBJECT", "OPERATION", "OUTCOME", "REASON")
 MAX_TEXT = 300
-MAX_KNOWN = 4096  # operations whose end was recorded; systemd may tell of it twice
+MAX_KNOWN = 4096  # recorded operations: systemd may report the end of one twice
 READING = ("Check", "Get", "List", "Probe", "ServerReflectionInfo", "Stats", "Wait", "Watch")
 
 Write = Callable[[str, dict[str, str]], None]
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 
 def is_change(method: str) -> bool:
-    """Tell whether a method changes something, or hands out a secret; /package.Service/Method."""
+    """Tell whether /package.Service/Method mutates something or returns a secret."""
     return not method.rpartition("/")[2].startswith(READING)
 
 
 def to_log(sentence: str, fields: dict[str, str]) -> None:
-    """Write a record where there is no journal."""
+    """Write a record to the log, when there is no journal."""
     log.info("%s %s", sentence, fields)
 
 
@@ -46,14 +46,14 @@ def to_journal(sentence: str, fields: dict[str, str]) -> None:
 
 
 class Audit:
-    """Writes records."""
+    """Writes audit records."""
 
     def __init__(self, write: Write = to_log) -> None:
         self.write = write
         self._known: OrderedDict[str, None] = OrderedDict()
 
     def operation(self, operation: Operation) -> None:
-        """Record an operation, once it has ended or cannot go on."""
+        """Record an operation once, when it has ended or needs repair."""
         if not operation.ended and operation.state != "NEEDS_REPAIR":
             return
         key = f"{operation.id} {operation.state}"
@@ -73,7 +73,7 @@ class Audit:
         )
 
     def refused(self, caller: str, action: str, subject: str, error: ZfsiloError) -> None:
-        """Record what was refused; an operation that failed is recorded as such."""
+        """Record a refused call, unless its operation is recorded."""
         if "operation" not in error.facts:
             self.record(caller, action, subject, outcome=error.code, reason=error.reason)
 
@@ -88,9 +88,13 @@ class Audit:
         reason: str = "",
         unit: str = "",
     ) -> None:
-        """Write one record; `systemctl status` of `unit` shows it too."""
+        """Write one record, shown by `systemctl status` of `unit` too."""
         values = (caller, action, subject, operation, outcome, reason)
-        fields = {f"ZFSILO_{n}": _line(v) for n, v in zip(FIELDS, values, strict=True) if v}
+        fields = {
+            f"ZFSILO_{field}": _line(value)
+            for field, value in zip(FIELDS, values, strict=True)
+            if value
+        }
         sentence = f"{caller}: {action} {subject}: {outcome.lower().replace('_', ' ')}"
         if outcome == "NEEDS_REPAIR":
             sentence += f": zfsiloctl operation repair {operation}"
@@ -99,12 +103,11 @@ class Audit:
 
 
 def _unit(subject: str) -> str:
-    """Return the unit that keeps a volume up, whether it is in use or not."""
+    """Return the unit of a volume: zfsilo-volume@.service(5)."""
     collection, _, name = subject.partition("/")
     return f"zfsilo-volume@{name}.service" if collection == "volumes" else ""
 
 
 def _line(text: str) -> str:
     """Return a text of a caller as one short line."""
-    shown = text if text.isprintable() else ascii(text)[1:-1]
-    return shown[:MAX_TEXT]
+    return (text if text.isprintable() else ascii(text)[1:-1])[:MAX_TEXT]

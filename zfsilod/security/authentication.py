@@ -103,7 +103,7 @@ class Callers:
 def new_token(role: Role, subject: str, *, lasts_s: int = 0) -> tuple[Token, str]:
     """Create a token: the record to store, and the text that is shown once. 0: no expiry."""
     check_role(role)
-    check_id(subject, "name of a token's holder")
+    check_id(subject, "token holder")
     token_id = new_ulid()
     now = int(time.time())
     text = f"zfsilo-{token_id}-{secrets.token_hex(32)}"

@@ -152,7 +152,7 @@ def authorize(caller: Caller, method: str) -> None:
         )
     if method in LOCAL and not caller.local:
         raise PermissionDenied(
-            f"{method.rpartition('/')[2]} is not allowed over the network; call it on the host itself",
+            f"{method.rpartition('/')[2]} is not allowed over the network; call it on the host",
             reason="LOCAL",
             method=method,
         )
@@ -177,12 +177,12 @@ def as_markdown() -> str:
 
 def _by_roles() -> dict[frozenset[str], list[str]]:
     """Return the methods by the roles that may call them, the most open ones first."""
-    found: dict[frozenset[str], list[str]] = {}
+    methods_of: dict[frozenset[str], list[str]] = {}
     for path, roles in ROLES.items():
         name = path.rpartition("/")[2] + ("*" if path in LOCAL else "")
-        found.setdefault(frozenset(roles), []).append(name)
-    order = sorted(found, key=lambda allowed: (-len(allowed), sorted(allowed)))
-    return {allowed: found[allowed] for allowed in order}
+        methods_of.setdefault(frozenset(roles), []).append(name)
+    order = sorted(methods_of, key=lambda allowed: (-len(allowed), sorted(allowed)))
+    return {allowed: methods_of[allowed] for allowed in order}
 
 
 def _short(name: str) -> str:

@@ -1,9 +1,9 @@
-"""Certificates: who a certificate stands for, and the authority that a storage host is to its own.
+"""Certificates: the authority of a server, the certificates it signs, and their identities.
 
-Whom a certificate stands for is in its subject alternative names, as URIs: zfsilo://host/<id>, or
-zfsilo://user/<id> with zfsilo://role/<role> beside it. A role counts only when our own authority
-signed it; certificates of an imported one have at most the roles that the configuration gives it.
-A host's certificate also has the name <id>.zfsilo, by which its clients know it at any address.
+The identity is in the subject alternative names, as URIs: zfsilo://host/<id>, or zfsilo://user/<id>
+with zfsilo://role/<role>. This host's authority may grant any role, an imported one the roles of
+tls.imported_roles. The certificate of a host also has the name <id>.zfsilo, which its clients
+verify at any address.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SCHEME = "zfsilo://"
 DOMAIN = ".zfsilo"
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 90
-RENEWED_DAYS = 30  # before its end; a daily timer tries
-BACK_DAYS = 1  # a consumer's clock may be behind ours
+RENEWED_DAYS = 30  # before the expiry; a daily timer renews
+BACK_DAYS = 1  # before now: the clock of a client may be behind
 MAX_COMMON_NAME = 64
 MAX_REQUEST_BYTES = 8192
 
 
 class Pair:
-    """A certificate and its private key, as PEM."""
+    """A certificate and its private key, in PEM."""
 
     def __init__(self, certificate_pem: bytes, key_pem: bytes) -> None:
         self.certificate_pem = certificate_pem
@@ -43,12 +43,12 @@ class Pair:
 
 
 def tls_name(host_id: str) -> str:
-    """Return the name in a host's certificate that its clients ask for."""
+    """Return the name in a host's certificate that its clients verify."""
     return f"{host_id}{DOMAIN}"
 
 
 def make_authority(host_id: str) -> Pair:
-    """Make the authority of a storage host: an ECDSA key and its self-signed certificate."""
+    """Create the authority of a server: an ECDSA key and a self-signed certificate."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -64,7 +64,7 @@ def make_authority(host_id: str) -> Pair:
 def issue(
     authority: Pair, identity: Identity, names: tuple[str, ...] = (), days: int = CERTIFICATE_DAYS
 ) -> Pair:
-    """Make a key and a certificate for somebody; further names are those of a server."""
+    """Create a key and a certificate for an identity; `names`: further ones of a server."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
@@ -72,7 +72,7 @@ def issue(
 
 
 def make_request() -> Pair:
-    """Make a new key, and with it a request for a certificate (its certificate_pem)."""
+    """Create a key and a certificate request, in `certificate_pem`."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -84,7 +84,7 @@ def make_request() -> Pair:
 
 
 def sign_request(authority: Pair, identity: Identity, request_pem: bytes) -> bytes:
-    """Return a certificate for the key of a request; of the request itself nothing else counts."""
+    """Return a certificate for the key of a request; its other fields are ignored."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import Encoding
@@ -92,39 +92,41 @@ def sign_request(authority: Pair, identity: Identity, request_pem: bytes) -> byt
     try:
         request = x509.load_pem_x509_csr(request_pem[:MAX_REQUEST_BYTES])
     except ValueError:
-        raise InvalidArgument("this is no request for a certificate", reason="BAD_CSR") from None
+        raise InvalidArgument("not a PEM certificate request", reason="BAD_CSR") from None
     key = request.public_key()
     if not isinstance(key, EllipticCurvePublicKey) or not request.is_signature_valid:
         raise InvalidArgument(
-            "the request is not for an ECDSA key, or not signed by it", reason="BAD_CSR"
+            "the certificate request has no ECDSA key, or is not signed with it", reason="BAD_CSR"
         )
     signed = _sign(authority, identity, key, (), CERTIFICATE_DAYS)
     return signed.public_bytes(Encoding.PEM)
 
 
 def identify(der: bytes, own_pem: bytes, imported_roles: tuple[str, ...]) -> Certified:
-    """Return whom a certificate stands for that TLS has verified, else raise Unauthenticated."""
+    """Return the identity of a certificate that TLS has verified, else raise Unauthenticated."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
     try:
-        found = x509.load_der_x509_certificate(der)
-        own = bool(own_pem) and _is_signed_by(found, x509.load_pem_x509_certificate(own_pem))
-        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        certificate = x509.load_der_x509_certificate(der)
+        own = bool(own_pem) and _is_signed_by(certificate, x509.load_pem_x509_certificate(own_pem))
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = list(names.get_values_for_type(x509.UniformResourceIdentifier))
     except (ValueError, x509.ExtensionNotFound):
-        raise Unauthenticated("the certificate names nobody", reason="BAD_CERTIFICATE") from None
-    identity = _identity([each for each in uris if each.startswith(SCHEME)])
+        raise Unauthenticated(
+            "the certificate has no subject alternative name", reason="BAD_CERTIFICATE"
+        ) from None
+    identity = _identity([uri for uri in uris if uri.startswith(SCHEME)])
     if not own and identity.role not in imported_roles:
         raise Unauthenticated(
-            f"an imported authority may not make a certificate of role {identity.role} "
-            "(tls.imported_roles)",
+            f"an imported authority may not grant the role {identity.role}; see tls.imported_roles "
+            "in zfsilod.toml(5)",
             reason="BAD_CERTIFICATE",
         )
     return Certified(
         identity=identity,
-        fingerprint=found.fingerprint(hashes.SHA256()).hex(),
-        not_after=int(found.not_valid_after_utc.timestamp()),
+        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+        not_after=int(certificate.not_valid_after_utc.timestamp()),
         own=own,
     )
 
@@ -132,21 +134,21 @@ def identify(der: bytes, own_pem: bytes, imported_roles: tuple[str, ...]) -> Cer
 def identify_pem(
     pem: bytes, own_pem: bytes, imported_roles: tuple[str, ...] = ("host",)
 ) -> Certified:
-    """Return whom a certificate in a file stands for."""
+    """Return the identity of a certificate in PEM, else raise Unauthenticated."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     return identify(load(pem).public_bytes(Encoding.DER), own_pem, imported_roles)
 
 
 def record_of(pem: bytes, identity: Identity) -> Issued:
-    """Return the record of a certificate that was just made."""
-    found = identify_pem(pem, b"", (identity.role,))
+    """Return the record of a certificate that was just signed."""
+    certified = identify_pem(pem, b"", (identity.role,))
     return Issued(
-        id=found.fingerprint,
+        id=certified.fingerprint,
         subject=str(identity),
         role=identity.role,
         created_at=int(time.time()),
-        expires_at=found.not_after,
+        expires_at=certified.not_after,
     )
 
 
@@ -154,9 +156,9 @@ def server_names(pem: bytes) -> tuple[str, ...]:
     """Return the names and addresses in a host's certificate."""
     from cryptography import x509
 
-    found = load(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    addresses = (str(each) for each in found.get_values_for_type(x509.IPAddress))
-    return (*found.get_values_for_type(x509.DNSName), *addresses)
+    names = load(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    addresses = map(str, names.get_values_for_type(x509.IPAddress))
+    return (*names.get_values_for_type(x509.DNSName), *addresses)
 
 
 def load(pem: bytes) -> x509.Certificate:
@@ -166,7 +168,7 @@ def load(pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
     except ValueError:
-        raise InvalidArgument("this is no PEM certificate", reason="BAD_CERTIFICATE") from None
+        raise InvalidArgument("not a PEM certificate", reason="BAD_CERTIFICATE") from None
 
 
 def is_authority(pem: bytes) -> bool:
@@ -180,8 +182,8 @@ def is_authority(pem: bytes) -> bool:
 
 
 def _identity(uris: list[str]) -> Identity:
-    """Return the one identity that these names agree on."""
-    parts = [each.removeprefix(SCHEME).partition("/") for each in sorted(uris)]
+    """Return the identity in the URIs of a certificate, else raise Unauthenticated."""
+    parts = [uri.removeprefix(SCHEME).partition("/") for uri in sorted(uris)]
     match [(kind, value) for kind, _slash, value in parts]:
         case [("host", host_id)] if host_id:
             return Identity(kind="host", id=host_id, role="host")
@@ -189,7 +191,7 @@ def _identity(uris: list[str]) -> Identity:
             return Identity(kind="user", id=user, role=role)
         case [("user", user)] if user:
             return Identity(kind="user", id=user, role="reader")
-    raise Unauthenticated("the certificate names nobody of zfsilo", reason="BAD_CERTIFICATE")
+    raise Unauthenticated("the certificate has no identity of zfsilo", reason="BAD_CERTIFICATE")
 
 
 def _sign(
@@ -224,17 +226,17 @@ def _sign(
 def _alternative_names(identity: Identity, names: tuple[str, ...]) -> x509.SubjectAlternativeName:
     from cryptography import x509
 
-    found: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{SCHEME}{identity}")]
+    alternatives: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{SCHEME}{identity}")]
     if identity.kind == "user":
-        found.append(x509.UniformResourceIdentifier(f"{SCHEME}role/{identity.role}"))
-        return x509.SubjectAlternativeName(found)
+        alternatives.append(x509.UniformResourceIdentifier(f"{SCHEME}role/{identity.role}"))
+        return x509.SubjectAlternativeName(alternatives)
     names = (tls_name(identity.id), *names)
-    for each in dict.fromkeys(name for name in names if name and name.isascii()):
+    for name in dict.fromkeys(name for name in names if name and name.isascii()):
         try:
-            found.append(x509.IPAddress(ipaddress.ip_address(each)))
+            alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
-            found.append(x509.DNSName(each))
-    return x509.SubjectAlternativeName(found)
+            alternatives.append(x509.DNSName(name))
+    return x509.SubjectAlternativeName(alternatives)
 
 
 def _builder(
@@ -255,11 +257,11 @@ def _builder(
     )
 
 
-def _is_signed_by(found: x509.Certificate, signer: x509.Certificate) -> bool:
+def _is_signed_by(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
     from cryptography.exceptions import InvalidSignature
 
     try:
-        found.verify_directly_issued_by(signer)
+        certificate.verify_directly_issued_by(signer)
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
@@ -305,7 +307,7 @@ def _load_key(pem: bytes) -> EllipticCurvePrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     wrong = FailedPrecondition(
-        "the authority's key cannot be read: restore ca.key", reason="BAD_KEY"
+        "the key of the authority cannot be read; restore ca.key from a backup", reason="BAD_KEY"
     )
     try:
         key = load_pem_private_key(pem, None)

@@ -1,4 +1,4 @@
-"""Join files, which carry all that a host or person needs to use a server, and where PEMs lie."""
+"""Join files, which give a host or user access to a server, and the PEM files of this host."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ OPTIONAL = ("certificate", "key", "token")
 
 
 class Access:
-    """How a server is reached, and as whom: by a certificate with its key, or by a token.
+    """Access to a server: its address and authority, and a certificate with key, or a token.
 
-    It holds secrets: it cannot be printed or pickled.
+    It has secrets, and cannot be printed or pickled.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Access:
     ) -> None:
         self.name = name
         self.address = address
-        self.tls_name = tls_name  # what its certificate must say
-        self.authority = authority  # PEM of whom it must be signed by
+        self.tls_name = tls_name  # name that its certificate must have
+        self.authority = authority  # PEM of the authority that must have signed it
         self.certificate = certificate
         self.key = key
         self.token = token
@@ -60,31 +60,32 @@ class Access:
 
 
 class Files:
-    """The PEM files of this host, below the state directory."""
+    """The PEM files of this host, in the folder tls of the state directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.authority = directory / "ca.pem"
         self.authority_key = directory / "ca.key"
-        self.host = directory / "host.pem"  # its key, its certificate and what it rests on
+        self.host = directory / "host.pem"  # key, certificate and intermediates
         self.trusted = directory / "trusted"  # imported authorities
 
     def own_authority(self) -> Pair:
-        """Return the authority that this host is, else raise FailedPrecondition."""
+        """Return this host's authority, else raise FailedPrecondition."""
         if not self.authority.exists():
             raise FailedPrecondition(
-                "this host has no authority yet: zfsiloctl pki init", reason="NO_AUTHORITY"
+                "this host has no certificate authority; run zfsiloctl pki init",
+                reason="NO_AUTHORITY",
             )
         return Pair(self.authority.read_bytes(), self.authority_key.read_bytes())
 
     def write_authority(self, pair: Pair) -> None:
-        """Keep a new authority."""
+        """Write a new authority."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.authority_key, pair.key_pem)
         write_private(self.authority, pair.certificate_pem)
 
     def write_host(self, pair: Pair) -> None:
-        """Keep this host's certificate: in one file, so that it and its key always agree."""
+        """Write this host's certificate and key, in one file so that they always match."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.host, pair.key_pem + pair.certificate_pem)
 
@@ -106,16 +107,16 @@ def write_server(path: Path, access: Access) -> None:
 def make_join(access: Access) -> str:
     """Return the text of a join file."""
     text = (
-        f"# Lets its holder use the volumes of the server {access.name}.\n"
-        "# It holds a secret. Delete it when it is used.\n"
+        f"# Gives access to the volumes of the server {access.name}.\n"
+        "# It has a secret: delete it after zfsiloctl join.\n"
         f'name = "{access.name}"\n'
     ) + body(access)
-    parse_join(text)  # what is handed out can be read
+    parse_join(text)  # raises if it could not be read back
     return text
 
 
 def body(access: Access) -> str:
-    """Return what a join file and a file of servers.d have in common."""
+    """Return the common part of a join file and a file of servers.d."""
     lines = [f'address = "{access.address}"', f'tls_name = "{access.tls_name}"']
     if access.token:
         lines.append(f'token = "{access.token}"')
@@ -127,29 +128,31 @@ def body(access: Access) -> str:
 
 
 def parse_join(text: str, name: str = "") -> Access:
-    """Read a join file, else raise InvalidArgument (which never quotes it).
+    """Parse a join file, else raise InvalidArgument, which never quotes it.
 
-    `name`: of a file of servers.d, which has it in its own name.
+    `name`: of the server, for a file of servers.d, which has no such key.
     """
     if len(text) > MAX_JOIN_BYTES:
-        raise InvalidArgument("the join file is too long to be one", reason="BAD_JOIN")
+        raise InvalidArgument(
+            f"invalid join file: longer than {MAX_JOIN_BYTES} characters", reason="BAD_JOIN"
+        )
     try:
-        found = tomli.loads(text)
+        keys = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         # Without the parser's message and chain: they may quote the line with the secret.
         line = getattr(error, "lineno", 0)
         raise InvalidArgument(
-            f"the join file is no TOML: see its line {line}", reason="BAD_JOIN"
+            f"invalid join file: not TOML in line {line}", reason="BAD_JOIN"
         ) from None
     needed = NEEDED if name else ("name", *NEEDED)
     known = {*needed, *OPTIONAL}
-    if not (set(needed) <= set(found) <= known and all(isinstance(v, str) for v in found.values())):
+    if not (set(needed) <= set(keys) <= known and all(isinstance(v, str) for v in keys.values())):
         raise InvalidArgument(
-            f"the join file must have {', '.join(needed)}, perhaps {', '.join(OPTIONAL)}, and "
-            "nothing else, all texts",
+            f"invalid join file: needed are {', '.join(needed)}; allowed are "
+            f"{', '.join(OPTIONAL)}; all strings",
             reason="BAD_JOIN",
         )
-    access = Access(**({"name": name} | found))
+    access = Access(**({"name": name} | keys))
     _check(access)
     return access
 
@@ -158,25 +161,28 @@ def _check(access: Access) -> None:
     check_id(access.name, "server name")
     split_address(access.address)
     pems = [access.authority, *((access.certificate,) if access.certificate else ())]
-    if not all("BEGIN CERTIFICATE" in each for each in pems):
-        raise InvalidArgument("a certificate in the join file is no PEM", reason="BAD_JOIN")
+    if not all("BEGIN CERTIFICATE" in pem for pem in pems):
+        raise InvalidArgument("invalid join file: a certificate is not PEM", reason="BAD_JOIN")
     if bool(access.certificate) != bool(access.key) or bool(access.key) == bool(access.token):
         raise InvalidArgument(
-            "the join file must have a certificate and its key, or else a token", reason="BAD_JOIN"
+            "invalid join file: it needs a certificate and its key, or a token", reason="BAD_JOIN"
         )
 
 
 def expiry(certificate_pem: str) -> int:
-    """Return when a certificate ends, in seconds since 1970. Raises InvalidArgument."""
+    """Return the expiry of a certificate in seconds since 1970. Raises InvalidArgument."""
     return int(load(certificate_pem.encode()).not_valid_after_utc.timestamp())
 
 
 def expiries(own: Path, servers: dict[str, str]) -> dict[str, float]:
-    """Return when our own certificate, and those for servers, end; unreadable ones are left out."""
-    found = {}
+    """Return the expiry of this host's own certificate and of those for `servers`, by name.
+
+    Invalid certificates are left out.
+    """
+    expires = {}
     host = Files(own).host
     own_pem = host.read_text() if host.exists() else ""
     for name, pem in {"own": own_pem, **servers}.items():
         with suppress(InvalidArgument):
-            found[name] = float(expiry(pem))
-    return found
+            expires[name] = float(expiry(pem))
+    return expires

@@ -1,8 +1,8 @@
-"""TLS on TCP: version 1.3 only, this host's certificate, and whose certificates are believed.
+"""TLS of the TCP sockets: version 1.3 only, this host's certificate, and the trusted authorities.
 
-TLS ends in the door and not in grpc, which offers neither a lowest version nor client certificates
-that may be left out (tokens need none), and does not tell when one was revoked. The files are read
-anew when they change, so a renewed certificate needs no restart.
+TLS ends in the gateway. grpc has no minimum version, no optional client certificates (a caller with
+a token has none), and no way to close a connection after a revocation. The files are read again
+when they change, so that a renewed certificate needs no restart.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class ServerTls:
         self._context: ssl.SSLContext | None = None
 
     def context(self) -> ssl.SSLContext | None:
-        """Return what connections are served with; None: there is no certificate yet."""
+        """Return the context for new connections, or None without a certificate."""
         stamps = [_stamp(path) for path in (self.files.host, *self._authorities())]
         if stamps != self._stamps:
             self._stamps = stamps
             try:
                 self._context = self._load()
-            except (OSError, ssl.SSLError) as error:  # what was served so far goes on
-                log.error("the certificates in %s cannot be used: %s", self.files.directory, error)
+            except (OSError, ssl.SSLError) as error:  # the previous context stays in use
+                log.error("cannot load the certificates in %s: %s", self.files.directory, error)
         return self._context
 
     def identify(self, der: bytes) -> Certified:
-        """Return whom a client's certificate stands for. Raises Unauthenticated."""
+        """Return the identity of a client's certificate. Raises Unauthenticated."""
         own = self.files.authority
         return identify(der, own.read_bytes() if own.exists() else b"", self._imported_roles)
 
@@ -68,7 +68,7 @@ class ServerTls:
 
 def _stamp(path: Path) -> tuple[str, int, int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return (path.name, 0, 0)
-    return (path.name, found.st_mtime_ns, found.st_ino)
+    return (path.name, status.st_mtime_ns, status.st_ino)

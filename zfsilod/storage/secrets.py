@@ -19,20 +19,20 @@ NONCE_BYTES = 12
 
 
 def credential() -> str:
-    """Return the file in which systemd gives the store's key to this unit; "": it gives none."""
-    given = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    path = f"{given}/{CREDENTIAL}"
-    return path if given and os.access(path, os.R_OK) else ""
+    """Return the path of the credential with the store's key, or "": systemd.exec(5)."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = f"{folder}/{CREDENTIAL}"
+    return path if folder and os.access(path, os.R_OK) else ""
 
 
 def load_key(path: Path) -> bytes:
-    """Return the store's key: of systemd's credentials where there, else of a file of root's.
+    """Return the store's key: the credential of the unit, else the content of `path`.
 
-    The file is made on first use: 32 random bytes. Raises StoreCorrupt when it has another length.
+    The file is created on first use, with 32 random bytes. Raises StoreCorrupt for another length.
     """
-    if given := credential():
-        with open(given, "rb") as file:  # noqa: PTH123 - pathlib costs a worker 5 ms
-            return _checked(file.read(), given)
+    if sealed := credential():
+        with open(sealed, "rb") as file:  # noqa: PTH123 - pathlib costs a worker 5 ms
+            return _checked(file.read(), sealed)
     if not path.exists():
         write_private(path, os.urandom(KEY_BYTES))
     return _checked(path.read_bytes(), os.fspath(path))
@@ -41,14 +41,14 @@ def load_key(path: Path) -> bytes:
 def _checked(key: bytes, place: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise StoreCorrupt(
-            f"the key of the store in {place} has {len(key)} bytes, not {KEY_BYTES}: bring it back "
-            "from a backup (zfsilod(8))"
+            f"the key of the store in {place} has {len(key)} bytes, not {KEY_BYTES}; restore it "
+            "from a backup, see zfsilod(8)"
         )
     return key
 
 
 def seal(key: bytes, name: str, chap: Chap) -> bytes:
-    """Encrypt secrets with AES-256-GCM, bound to their name."""
+    """Encrypt CHAP values with AES-256-GCM, bound to their name."""
     from cryptography.hazmat.primitives.ciphers.aead import (
         AESGCM,  # 30 ms: only requests with secrets
     )
@@ -58,7 +58,7 @@ def seal(key: bytes, name: str, chap: Chap) -> bytes:
 
 
 def unseal(key: bytes, name: str, sealed: bytes) -> Chap:
-    """Undo `seal`. Raises StoreCorrupt when key or name is another."""
+    """Reverse `seal`. Raises StoreCorrupt for another key or name."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import (
         AESGCM,  # 30 ms: only requests with secrets
@@ -69,7 +69,7 @@ def unseal(key: bytes, name: str, sealed: bytes) -> Chap:
         values = AESGCM(key).decrypt(nonce, text, name.encode())
     except InvalidTag:
         raise StoreCorrupt(
-            f"the secrets of {name} do not open with the key that this host has: bring the key "
-            "back (zfsilod(8))"
+            f"the secrets of {name} cannot be decrypted with the key of this host; restore the key "
+            "from a backup, see zfsilod(8)"
         ) from None
     return Chap(**json.loads(values))

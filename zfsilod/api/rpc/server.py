@@ -1,9 +1,9 @@
 """The gRPC server: methods registered from their descriptors, each behind one guard.
 
-The guard tells who calls (gateway, authentication.py), asks the table of roles, and turns errors into status
-codes. What the methods do is in info.py, volumes.py, publications.py, attachments.py, snapshots.py,
-hosts.py and operations.py: `Info`, `Volumes`, ... below; a method that nothing implements stops the
-start.
+The guard identifies the caller (gateway, authentication.py), checks its role (authorization.py) and
+turns errors into status codes. The methods are in info.py, volumes.py, publications.py,
+attachments.py, snapshots.py, hosts.py and operations.py: `Info`, `Volumes`, ... below; a method
+without an implementation stops the start.
 """
 
 from __future__ import annotations

@@ -1,0 +1,57 @@
+"""Work that nobody requests: reconciling all volumes, and stopping the units of detached ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.identity import DAEMON
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from zfsilod.model.records import Operation
+    from zfsilod.service.reconcile import SyncReport
+    from zfsilod.service.service import Service
+    from zfsilod.systemd.launcher import SystemdLauncher
+
+FIRST_RETRY_S = 15  # when something could not be done: a pool that is not imported yet
+LAST_RETRY_S = 600  # the delay doubles up to this
+DETACHING = ("disconnect", "unpublish", "delete")
+
+log = logging.getLogger(__name__)
+
+
+async def reconcile_all(
+    service: Service, interval_s: int, reported: Callable[[SyncReport], Awaitable[None]]
+) -> None:
+    """Reconcile all volumes at start, then every `interval_s` seconds (0: only at start).
+
+    What could not be done is tried again sooner. Each complaint is logged when it changes.
+    """
+    logged: tuple[tuple[str, str], ...] = ()
+    retry_s = FIRST_RETRY_S
+    await service.reconciler.clear_leftovers(caller=DAEMON)
+    while True:
+        unfinished = True
+        try:
+            report = await service.reconciler.sync_all(DAEMON)
+        except ZfsiloError as error:
+            log.warning("cannot compare the volumes with their records: %s", error.message)
+        else:
+            for name, complaint in report.complaints if report.complaints != logged else ():
+                log.warning("volume %s differs from its record: %s", name, complaint)
+            logged, unfinished = report.complaints, report.unfinished
+            await reported(report)
+        if not unfinished and not interval_s:
+            return
+        await asyncio.sleep(min(retry_s, interval_s or LAST_RETRY_S) if unfinished else interval_s)
+        retry_s = min(2 * retry_s, LAST_RETRY_S) if unfinished else FIRST_RETRY_S
+
+
+def stop_unit(service: Service, launcher: SystemdLauncher, operation: Operation) -> None:
+    """Stop zfsilo-volume@NAME after an operation that took its volume down."""
+    if operation.kind in DETACHING and operation.state == "DONE":
+        service.executor.spawn(launcher.stop_volume(operation.subject.partition("/")[2]))
