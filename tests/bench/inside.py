@@ -53,7 +53,7 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-class Client:
+class BenchClient:
     """The requests of a volume, over one channel."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Client:
 
 def changes(volume: str, rounds: int) -> dict[str, list[float]]:
     """Return the times of changes of one volume, one after the other."""
-    client = Client()
+    client = BenchClient()
     client.create(volume)
     taken: dict[str, list[float]] = {"update": [], "publish": [], "unpublish": []}
     for number in range(1, rounds + 1):
@@ -115,11 +115,11 @@ def changes(volume: str, rounds: int) -> dict[str, list[float]]:
 
 def throughput(clients: int, calls: int) -> float:
     """Return the changes a second of so many clients, each with a volume of its own."""
-    pairs = [(Client(), f"many-{number}") for number in range(clients)]
+    pairs = [(BenchClient(), f"many-{number}") for number in range(clients)]
     for client, volume in pairs:
         client.create(volume)
 
-    def work(item: tuple[Client, str]) -> None:
+    def work(item: tuple[BenchClient, str]) -> None:
         client, volume = item
         for number in range(1, calls // clients + 1):
             client.grow(volume, GIB + number * STEP)
@@ -139,7 +139,7 @@ def python(rounds: int, *arguments: str) -> list[float]:
 
 def lifecycle(*requests: str) -> dict[str, float]:
     """Return the times of requests for the one volume, on a warm channel."""
-    client = Client()
+    client = BenchClient()
     client.greet()
     connect = pb.ConnectVolumeRequest(server="give", volume=VOLUME)
     stage = pb.StageVolumeRequest(name=NAME, fs_type="ext4")
@@ -164,7 +164,7 @@ def lifecycle(*requests: str) -> dict[str, float]:
 
 def fill(count: int) -> float:
     """Create and publish volumes, a few at once; return the seconds."""
-    client = Client()
+    client = BenchClient()
 
     def make(volume: str) -> None:
         client.create(volume, SMALL)
@@ -220,7 +220,7 @@ def main(mode: str, *words: str) -> object:
         case "clear":
             return clear()
         case "first":
-            return timed(lambda: Client().greet())
+            return timed(lambda: BenchClient().greet())
     return lifecycle(*words)
 
 
