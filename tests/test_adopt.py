@@ -85,8 +85,8 @@ async def test_things_with_records_are_not_orphans(zfsilo: House) -> None:
 
 async def test_things_of_a_running_operation_are_not_orphans(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    begun = await zfsilo.service.submit(CREATE, caller="a")
-    uid = next(step.uid for step in (m.step for m in begun.actions) if hasattr(step, "uid"))
+    submitted = await zfsilo.service.submit(CREATE, caller="a")
+    uid = next(step.uid for step in (m.step for m in submitted.actions) if hasattr(step, "uid"))
     zfsilo.host.zfs.create_zvol(
         "tank/zfsilo/data",
         size_bytes=GIB,
@@ -97,7 +97,7 @@ async def test_things_of_a_running_operation_are_not_orphans(zfsilo: House) -> N
     )
     assert await names(zfsilo) == []
     zfsilo.launcher.gate.set()
-    await zfsilo.service.wait(begun.id, 10)
+    await zfsilo.service.wait(submitted.id, 10)
 
 
 async def test_things_without_records_are_listed_and_removed_on_request(zfsilo: House) -> None:
@@ -123,7 +123,7 @@ async def test_an_acl_without_a_publication_stays_until_it_is_removed(zfsilo: Ho
         await zfsilo.service.sync("data", caller="a")
     report = await zfsilo.service.sync_all(caller="a")
     assert "no publication names" in dict(report.complaints)["data"]
-    assert zfsilo.facts == before, "a lost record cuts nobody off"
+    assert zfsilo.facts == before, "a lost record ends no session"
     (orphan,) = await orphans.find(zfsilo.service)
     assert orphan.name.startswith("acl/")
     await zfsilo.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))

@@ -193,16 +193,16 @@ def mend_logout(zfsilo: House) -> None:
 
 
 async def test_an_operation_that_needs_repair_allows_only_a_descent(zfsilo: House) -> None:
-    begun = await needs_repair(zfsilo)
+    submitted = await needs_repair(zfsilo)
     for request in (CONNECT, Stage(id="data")):
         with pytest.raises(ZfsiloError):
             await zfsilo.do(request)
-    with pytest.raises(Busy, match=f"needs repair: zfsiloctl operation repair {begun.id}"):
+    with pytest.raises(Busy, match=f"needs repair: zfsiloctl operation repair {submitted.id}"):
         await zfsilo.do(Disconnect(id="data"))
-    assert zfsilo.service.operation(begun.id).attempts == 2, "the descent retried the rollback"
+    assert zfsilo.service.operation(submitted.id).attempts == 2, "the descent retried the rollback"
     mend_logout(zfsilo)
     await zfsilo.do(Disconnect(id="data"))
-    assert zfsilo.service.operation(begun.id).state == "ROLLED_BACK"
+    assert zfsilo.service.operation(submitted.id).state == "ROLLED_BACK"
     assert "session" not in kinds(zfsilo)
 
 
@@ -217,16 +217,16 @@ async def needs_repair(zfsilo: House) -> Operation:
         raise CommandFailed("the disk did not appear")
 
     zfsilo.host.iscsi.login = half  # type: ignore[method-assign]
-    begun = await zfsilo.service.submit(CONNECT, caller="a")
-    operation = await zfsilo.service.ended(begun.id, 10)
+    submitted = await zfsilo.service.submit(CONNECT, caller="a")
+    operation = await zfsilo.service.ended(submitted.id, 10)
     assert operation.state == "NEEDS_REPAIR"
     del zfsilo.host.iscsi.login
     return operation
 
 
 async def test_abandon_releases_claims_and_lists_what_stays(zfsilo: House) -> None:
-    begun = await needs_repair(zfsilo)
-    operation = await zfsilo.service.abandon(begun.id)
+    submitted = await needs_repair(zfsilo)
+    operation = await zfsilo.service.abandon(submitted.id)
     assert operation.behind == ("do Node", "do Session")
     assert operation.state == "ABANDONED"
     assert operation.failure is not None
@@ -234,15 +234,15 @@ async def test_abandon_releases_claims_and_lists_what_stays(zfsilo: House) -> No
         assert list(txn.live()) == []
         assert txn.claimant("attachment/data") is None
     await Supervisor(zfsilo.service, retention_s=3600).recover()
-    assert zfsilo.service.operation(begun.id).state == "ABANDONED"
+    assert zfsilo.service.operation(submitted.id).state == "ABANDONED"
     with pytest.raises(FailedPrecondition, match="does not need repair"):
-        await zfsilo.service.abandon(begun.id)
+        await zfsilo.service.abandon(submitted.id)
 
 
 async def test_force_abandons_an_operation_that_cannot_be_repaired(zfsilo: House) -> None:
-    begun = await needs_repair(zfsilo)
+    submitted = await needs_repair(zfsilo)
     await zfsilo.do(Disconnect(id="data", force=True))
-    assert zfsilo.service.operation(begun.id).state == "ABANDONED"
+    assert zfsilo.service.operation(submitted.id).state == "ABANDONED"
     await zfsilo.do(CONNECT)  # it ends the session that was left
 
 
@@ -293,16 +293,16 @@ def test_a_rollback_waits_for_the_last_tool_up_to_a_deadline(
     store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
     example = next(example for example in PLANS if example.name == "publish")
     with store.write() as txn:
-        begun = txn.add_operation(operation(example).but(state="FAILED"))
+        submitted = txn.add_operation(operation(example).but(state="FAILED"))
     store.close()
     monkeypatch.setattr(worker, "LOCK_DEADLINE_S", 1)
-    monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", begun.id])
-    held = hold_lock(tmp_path / "op" / f"{begun.id}.lock")  # as a tool that outlives its worker
+    monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", submitted.id])
+    held = hold_lock(tmp_path / "op" / f"{submitted.id}.lock")  # as a tool that outlives its worker
     assert worker.main() == 1
-    stuck = read_operation(tmp_path, begun.id)
+    stuck = read_operation(tmp_path, submitted.id)
     assert (stuck.state, stuck.attempts) == ("NEEDS_REPAIR", 1)
     assert stuck.failure is not None
     assert stuck.failure.reason == "STUCK"
     os.close(held)
     assert worker.main() == 0
-    assert read_operation(tmp_path, begun.id).state == "ROLLED_BACK"
+    assert read_operation(tmp_path, submitted.id).state == "ROLLED_BACK"

@@ -11,7 +11,7 @@ from tests import golden
 from tests.crash.simulated_machine import FIRST_BOOT
 from tests.ctl.shell import Shell, running
 from tests.doubles import SETTINGS, LocalServer, ThreadLauncher
-from tests.golden.make import RECORDS
+from tests.golden.records import RECORDS
 from tests.worker_rig import not_sticky
 from zfsilod.api.dbus.contract import path_of
 from zfsilod.api.dbus.objects import Objects

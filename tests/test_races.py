@@ -212,11 +212,11 @@ async def test_the_boot_sync_returns_to_volumes_that_were_busy(zfsilo: House) ->
     await zfsilo.do(*PUBLISHED)
     zfsilo.launcher.gate.clear()
     labels = UpdateVolume(id="data", mask=("labels",), labels=(("for", "tests"),))
-    begun = await zfsilo.service.submit(labels, caller="somebody")
+    submitted = await zfsilo.service.submit(labels, caller="x")
     zfsilo.host.facts.reboot()
     assert (await sync_all(zfsilo.service, "zfsilod")).unfinished
     zfsilo.launcher.gate.set()
-    await zfsilo.service.wait(begun.id, 10)
+    await zfsilo.service.wait(submitted.id, 10)
     assert not (await sync_all(zfsilo.service, "zfsilod")).unfinished
     assert zfsilo.host.facts.names("target")
 
@@ -307,7 +307,7 @@ async def test_recovery_ignores_a_list_of_units_that_is_out_of_date(
     await zfsilo.do(*PUBLISHED, CONNECT)
     heard: list[str] = []
     hint, zfsilo.launcher.hint = zfsilo.launcher.hint, heard.append
-    staged = await zfsilo.service.submit(UP[1], caller="somebody")
+    staged = await zfsilo.service.submit(UP[1], caller="x")
     await soon(lambda: heard)
     assert zfsilo.service.operation(staged.id).state == "WAITING"
     await soon(lambda: not zfsilo.service.executor.is_held(staged.id))

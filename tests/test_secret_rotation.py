@@ -180,8 +180,8 @@ async def test_a_fenced_host_does_not_get_the_secrets_of_a_new_publication(zfsil
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 0
     request = RefreshSecrets(server="give", ids=("data",))
-    begun = await zfsilo.service.submit(request, caller="a test")
-    await zfsilo.service.wait(begun.id, DEADLINE_S)
+    submitted = await zfsilo.service.submit(request, caller="a test")
+    await zfsilo.service.wait(submitted.id, DEADLINE_S)
     assert attachment(zfsilo).rotation == 0
 
 

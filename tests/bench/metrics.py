@@ -69,18 +69,18 @@ def fill(txn: Any) -> None:
 
 
 def touch(txn: Any) -> None:
-    """Change one record, so that all are counted anew."""
+    """Change one record, so that all are counted again."""
     txn.put(txn.get(Volume, "data"))
 
 
 async def scrape(path: Path, before: Callable[[], object] = int) -> float:
     """Return how many milliseconds one scrape takes."""
     before()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: zfsilo\r\n\r\n")
     answer = await reader.read()
-    took = time.perf_counter() - begun
+    took = time.perf_counter() - start
     writer.close()
     assert b"200 OK" in answer[:20]
     assert b"zfsilo_volumes{" in answer
