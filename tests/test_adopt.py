@@ -13,22 +13,12 @@ from zfsilod.model.errors import (
     FailedPrecondition,
     NotFound,
 )
-from zfsilod.model.records import (
-    Attachment,
-    Dependent,
-    Snapshot,
-    SnapshotGroup,
-    SnapshotRef,
-    Trashed,
-    Volume,
-)
-from zfsilod.requests import orphans
-from zfsilod.requests.adoption import find
+from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests.attach import Connect, MountAt, Stage
-from zfsilod.requests.deletion import DeleteVolume, Purger, UndeleteVolume
+from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.orphans import RemoveOrphans
-from zfsilod.requests.pool_import import adopt_all
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import (
     CreateSnapshot,
@@ -37,6 +27,10 @@ from zfsilod.requests.snapshots import (
     DeleteSnapshotGroup,
 )
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.service.orphan_scan import find_orphans
+from zfsilod.service.pool_import import adopt_all
+from zfsilod.service.pool_scan import find_zvol
+from zfsilod.service.purger import Purger
 
 if TYPE_CHECKING:
     from tests.doubles import House
@@ -63,7 +57,7 @@ DOWN = (Disconnect(id="data", force=True), Unpublish(volume="data"))
 
 
 def volume(zfsilo: House) -> Volume | None:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(Volume, "data")
 
 
@@ -71,11 +65,11 @@ async def drop_records(zfsilo: House, *buckets: str) -> None:
     """Remove records, as when the state directory is lost."""
     for bucket in buckets:
         key = "data/take" if bucket == "publication" else "data"
-        await zfsilo.service.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
+        await zfsilo.service.context.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
 
 
 async def names(zfsilo: House) -> list[str]:
-    return [orphan.name.partition("/")[0] for orphan in await orphans.find(zfsilo.service)]
+    return [orphan.name.partition("/")[0] for orphan in await find_orphans(zfsilo.service.context)]
 
 
 async def test_things_with_records_are_not_orphans(zfsilo: House) -> None:
@@ -104,7 +98,7 @@ async def test_things_without_records_are_listed_and_removed_on_request(zfsilo: 
     await zfsilo.do(*UP)
     await drop_records(zfsilo, "attachment", "publication", "volume")
     assert await names(zfsilo) == ["export", "node", "session", "zvol"]
-    found_names = [orphan.name for orphan in await orphans.find(zfsilo.service)]
+    found_names = [orphan.name for orphan in await find_orphans(zfsilo.service.context)]
     before = zfsilo.facts
     with pytest.raises(Busy, match="end that first, or remove it with --force"):
         await zfsilo.do(RemoveOrphans(names=tuple(found_names)))
@@ -119,15 +113,15 @@ async def test_an_acl_without_a_publication_stays_until_it_is_removed(zfsilo: Ho
     await zfsilo.do(*UP)
     await drop_records(zfsilo, "publication")
     before = zfsilo.facts
-    with pytest.raises(Conflict, match="which no publication names: zfsiloctl orphan list"):
-        await zfsilo.service.sync("data", caller="a")
-    report = await zfsilo.service.sync_all(caller="a")
+    with pytest.raises(Conflict, match="which no publication names: see zfsiloctl orphan list"):
+        await zfsilo.service.reconciler.sync("data", caller="a")
+    report = await zfsilo.service.reconciler.sync_all(caller="a")
     assert "no publication names" in dict(report.complaints)["data"]
     assert zfsilo.facts == before, "a lost record ends no session"
-    (orphan,) = await orphans.find(zfsilo.service)
+    (orphan,) = await find_orphans(zfsilo.service.context)
     assert orphan.name.startswith("acl/")
     await zfsilo.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))
-    await zfsilo.service.sync_all(caller="a")
+    await zfsilo.service.reconciler.sync_all(caller="a")
     assert {n.partition(":")[0] for n in zfsilo.facts} & {"target", "acl", "backstore"} == set()
 
 
@@ -138,8 +132,8 @@ async def test_a_mount_without_a_record_is_an_orphan(zfsilo: House) -> None:
         attachment = txn.get(Attachment, "data")
         txn.put(attachment.but(mounts=(), state="STAGED"))
 
-    await zfsilo.service.write(unmounted)
-    (orphan,) = await orphans.find(zfsilo.service)
+    await zfsilo.service.context.write(unmounted)
+    (orphan,) = await find_orphans(zfsilo.service.context)
     assert orphan.name == "mount/srv/data"
     await zfsilo.do(RemoveOrphans(names=(orphan.name,), force=True))
     assert zfsilo.host.facts.names("mount") == ["/var/lib/zfsilo/staging/data"]
@@ -168,7 +162,7 @@ async def test_a_store_is_rebuilt_from_the_pool(zfsilo: House) -> None:
 
 async def adopted(zfsilo: House, *complaints: str) -> list[str]:
     """Adopt everything, and return the names of the adopted things."""
-    report = await adopt_all(zfsilo.service, "a")
+    report = await adopt_all(zfsilo.service.context, zfsilo.service, "a")
     assert tuple(report.complaints) == complaints
     return [operation.subject for operation in report.adopted]
 
@@ -188,7 +182,7 @@ MORE = (
 
 def records(zfsilo: House) -> dict[str, Any]:
     """Return the records that an adoption restores, in comparable form."""
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         stored = [record for kind in KINDS for record in txn.scan(kind)]
     return {f"{record.bucket()}/{record.key}": comparable(record) for record in stored}
 
@@ -216,7 +210,7 @@ async def drop_all_records(zfsilo: House) -> None:
             for record in list(txn.scan(kind)):
                 txn.drop(kind.bucket(), record.key)
 
-    await zfsilo.service.write(lose)
+    await zfsilo.service.context.write(lose)
 
 
 async def test_snapshots_groups_clones_and_the_trash_are_adopted(zfsilo: House) -> None:
@@ -242,7 +236,7 @@ async def test_adopted_volumes_keep_their_dependents(zfsilo: House) -> None:
     await adopted(zfsilo)
     with pytest.raises(FailedPrecondition, match="has snapshots or clones"):
         await zfsilo.do(DeleteVolume(id="data"))
-    await Purger(zfsilo.service).purge()
+    await Purger(zfsilo.service.context, zfsilo.service).purge()
     assert any(name.startswith("zvol:tank/zfsilo/.trash/") for name in zfsilo.facts)
     await zfsilo.do(
         DeleteSnapshotGroup(id="both"),
@@ -263,10 +257,14 @@ async def test_an_adoption_reports_what_the_pool_does_not_record(zfsilo: House) 
         fact = zfsilo.host.facts.get(f"cut:{cut}")
         marks = {n: v for n, v in fact["marks"].items() if n in ("zfsilo:cut", "zfsilo:snapshot")}
         zfsilo.host.facts.memory[f"cut:{cut}"] = fact | {"marks": marks}
-    report = await adopt_all(zfsilo.service, "a")
-    assert [sentence.partition(" ")[0] for sentence in report.unknown] == ["who", "when", "an"]
+    report = await adopt_all(zfsilo.service.context, zfsilo.service, "a")
+    assert [sentence.partition(" ")[0] for sentence in report.unknown] == [
+        "publications",
+        "the",
+        "an",
+    ]
     assert "groups both:" in report.unknown[2]
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         group = txn.get(SnapshotGroup, "both")
         assert group is not None
         assert [txn.get(Snapshot, name).group for name in group.snapshots] == ["both", "both"]  # type: ignore[union-attr]
@@ -284,8 +282,8 @@ async def test_the_snapshot_of_an_unfinished_clone_is_reported_and_kept(zfsilo: 
 async def test_a_volume_in_the_trash_is_not_adopted_by_name(zfsilo: House) -> None:
     await zfsilo.do(*MORE)
     (trash,) = [n for n in zfsilo.host.facts.names("zvol") if ".trash" in n]
-    with pytest.raises(FailedPrecondition, match="is in the trash: zfsiloctl adopt --all"):
-        await find(zfsilo.service, trash, "")
+    with pytest.raises(FailedPrecondition, match="is in the trash: run zfsiloctl adopt --all"):
+        await find_zvol(zfsilo.service.context, trash, "")
 
 
 async def test_a_foreign_zvol_is_adopted(zfsilo: House) -> None:
@@ -297,9 +295,9 @@ async def test_a_foreign_zvol_is_adopted(zfsilo: House) -> None:
         "properties": {"volblocksize": "8192", "sync": "standard"},
     }
     zfsilo.host.facts.memory["zvol:tank/vm-1"] = zvol
-    request = await find(zfsilo.service, "tank/vm-1", "")
+    request = await find_zvol(zfsilo.service.context, "tank/vm-1", "")
     await zfsilo.do(request)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         adopted_volume = txn.get(Volume, "vm-1")
     assert adopted_volume is not None
     assert (adopted_volume.dataset, adopted_volume.guid, adopted_volume.thin) == (
@@ -317,5 +315,5 @@ async def test_a_foreign_zvol_is_adopted(zfsilo: House) -> None:
 
 
 async def test_only_zvols_are_adopted(zfsilo: House) -> None:
-    with pytest.raises(FailedPrecondition, match="is no zvol"):
-        await find(zfsilo.service, "tank/zfsilo", "")
+    with pytest.raises(FailedPrecondition, match="is not a zvol"):
+        await find_zvol(zfsilo.service.context, "tank/zfsilo", "")

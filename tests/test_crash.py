@@ -33,7 +33,7 @@ def case_named(name: str) -> Case:
 async def runner(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[CaseRunner]:
     """The prepared runner of one case."""
     randomness = CountedRandomness()
-    with randomness.patched(), mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)):
+    with randomness.patched(), mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)):
         async with simulated_machine(tmp_path, SETTINGS) as machine:
             case_runner = CaseRunner(case_named(request.param), machine, randomness)
             await case_runner.prepare()

@@ -11,9 +11,9 @@ import pytest
 from tests.doubles import SETTINGS, House, house
 from zfsilod.model.errors import AlreadyExists, Busy, CommandFailed, FailedPrecondition, NotFound
 from zfsilod.model.records import Dependent, Operation, Trashed, Volume
-from zfsilod.requests import deletion
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.purger import Purger
 from zfsilod.storage.volume_view import volume_views, volume_views_with_deleted
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ async def patient(tmp_path: Path) -> AsyncIterator[House]:
 
 
 def volume(zfsilo: House) -> Volume:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         record = txn.get(Volume, "data")
     assert record is not None
     return record
 
 
 def trashed(zfsilo: House) -> list[Trashed]:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return list(txn.scan(Trashed))
 
 
@@ -49,13 +49,13 @@ async def add_dependents(zfsilo: House, *names: str) -> None:
     uid = volume(zfsilo).uid
     for name in names:
         record = Dependent(id=f"{uid}/{name}", name=name)
-        await zfsilo.service.write(lambda txn, record=record: txn.put(record))  # type: ignore[misc]
+        await zfsilo.service.context.write(lambda txn, record=record: txn.put(record))  # type: ignore[misc]
 
 
 async def drop_dependents(zfsilo: House, uid: str, *names: str) -> None:
     """Remove dependents of a volume."""
     for name in names:
-        await zfsilo.service.write(
+        await zfsilo.service.context.write(
             lambda txn, name=name: txn.drop("dependent", f"{uid}/{name}")  # type: ignore[misc]
         )
 
@@ -66,8 +66,8 @@ def zvols(zfsilo: House) -> set[str]:
 
 async def purged(zfsilo: House) -> None:
     """Purge the trash, and wait for the operations."""
-    await deletion.Purger(zfsilo.service).purge()
-    with zfsilo.service.store.read() as txn:
+    await Purger(zfsilo.service.context, zfsilo.service).purge()
+    with zfsilo.service.context.store.read() as txn:
         live = list(txn.live())
     for operation in live:
         await zfsilo.service.wait(operation.id, 20)
@@ -111,7 +111,7 @@ async def test_a_deletion_that_keeps_dependents_ends_with_the_last_one(zfsilo: H
     assert zvols(zfsilo) == {f"zvol:tank/zfsilo/.trash/{uid}"}
     with pytest.raises(NotFound):
         await zfsilo.do(DeleteVolume(id="data"))
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(volume_views(txn)) == []
         assert txn.promised() == 0
     await purged(zfsilo)
@@ -165,11 +165,11 @@ async def test_the_name_of_a_deleted_volume_can_be_used_again(patient: House) ->
     with pytest.raises(AlreadyExists):
         await patient.do(UndeleteVolume(id="data"))
     await patient.do(DeleteVolume(id="data"))
-    with patient.service.store.read() as txn:
+    with patient.service.context.store.read() as txn:
         assert {view.uid for view in volume_views_with_deleted(txn)} == {first, second}
     await patient.do(UndeleteVolume(id="data", uid=first))
     assert volume(patient).uid == first
-    with patient.service.store.read() as txn:
+    with patient.service.context.store.read() as txn:
         assert [view.key for view in volume_views_with_deleted(txn)] == ["data", f"data/{second}"]
 
 
@@ -201,7 +201,7 @@ async def test_a_purge_that_is_refused_is_not_tried_in_every_pass(
         return (f"{dataset}@nightly",)
 
     monkeypatch.setattr(zfsilo.host.zfs, "dependents", look)
-    purger = deletion.Purger(zfsilo.service)
+    purger = Purger(zfsilo.service.context, zfsilo.service)
     for _round in range(3):
         await purger.purge()
     assert asked == [f"tank/zfsilo/.trash/{uid}"]
@@ -217,11 +217,11 @@ async def test_a_failed_purge_is_not_retried_at_once(
             raise Busy("the zvol is in use")
 
         monkeypatch.setattr(zfsilo.host.zfs, "destroy_zvol", busy)
-        purger = deletion.Purger(zfsilo.service)
+        purger = Purger(zfsilo.service.context, zfsilo.service)
         now = time.time()
         monkeypatch.setattr(time, "time", lambda: now + 10)
         for _round in range(3):
             await purger.purge()
             await asyncio.gather(*zfsilo.launcher.tasks.values())
-        with zfsilo.service.store.read() as txn:
+        with zfsilo.service.context.store.read() as txn:
             assert [operation.kind for operation in txn.scan(Operation)].count("purge") == 1

@@ -17,8 +17,8 @@ from zfsilod.model.records import Attachment, Operation
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Supervisor, clear_leftovers
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FENCE = Unpublish(volume="data", host="take", fence=True, grace_s=0)
 
 
 def attachment(zfsilo: House) -> Attachment | None:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(Attachment, "data")
 
 
@@ -95,7 +95,9 @@ async def test_force_detaches_from_any_state(zfsilo: House) -> None:
 
 async def test_a_fenced_client_does_not_publish_to_itself(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True), FENCE)
-    with pytest.raises(FailedPrecondition, match="was taken from this host") as refused:
+    with pytest.raises(
+        FailedPrecondition, match="publication 1 of data to this host was withdrawn"
+    ) as refused:
         await zfsilo.do(CONNECT.but(publish_if_needed=True))
     assert refused.value.reason == "FENCED"
     await zfsilo.do(Disconnect(id="data", force=True), CONNECT.but(publish_if_needed=True))
@@ -123,7 +125,7 @@ async def test_a_stale_epoch_ends_nothing(zfsilo: House) -> None:
     before = zfsilo.facts
     with pytest.raises(FailedPrecondition, match="has passed"):
         await zfsilo.do(CONNECT.but(epoch=1))
-    with pytest.raises(FailedPrecondition, match="there is no epoch 99 of data yet, now it is 2"):
+    with pytest.raises(FailedPrecondition, match="data has no epoch 99 yet; the current one is 2"):
         await zfsilo.do(CONNECT.but(epoch=99))
     assert zfsilo.facts == before
 
@@ -132,7 +134,7 @@ async def test_a_session_without_a_record_is_ended_first(zfsilo: House) -> None:
     await zfsilo.do(*UP[:3])
     await drop_attachment(zfsilo)
     await zfsilo.do(CONNECT)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert "clear" in [operation.kind for operation in txn.scan(Operation)]
 
 
@@ -140,13 +142,13 @@ async def test_a_session_without_a_record_in_use_refuses_a_connect(zfsilo: House
     await zfsilo.do(*UP)
     await drop_attachment(zfsilo)
     before = zfsilo.facts
-    with pytest.raises(Busy, match="in use here by /srv/data"):
+    with pytest.raises(Busy, match="in use on this host by /srv/data"):
         await zfsilo.do(CONNECT)
     assert zfsilo.facts == before
 
 
 async def drop_attachment(zfsilo: House) -> None:
-    await zfsilo.service.write(lambda txn: txn.drop("attachment", "data"))
+    await zfsilo.service.context.write(lambda txn: txn.drop("attachment", "data"))
 
 
 async def test_a_descent_stops_a_connect(zfsilo: House) -> None:
@@ -230,7 +232,7 @@ async def test_abandon_releases_claims_and_lists_what_stays(zfsilo: House) -> No
     assert operation.behind == ("do Node", "do Session")
     assert operation.state == "ABANDONED"
     assert operation.failure is not None
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(txn.live()) == []
         assert txn.claimant("attachment/data") is None
     await Supervisor(zfsilo.service, retention_s=3600).recover()
@@ -261,10 +263,10 @@ async def test_a_session_with_a_record_is_not_cleared(zfsilo: House) -> None:
 async def test_attachments_that_are_not_restored_are_cleared_after_a_reboot(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     zfsilo.host.facts.reboot()
-    await clear_leftovers(zfsilo.service, "zfsilod")
+    await zfsilo.service.reconciler.clear_leftovers("zfsilod")
     assert attachment(zfsilo) is not None, "it was connected in this boot"
-    zfsilo.service.boot_id = "next"
-    await clear_leftovers(zfsilo.service, "zfsilod")
+    zfsilo.service.context.boot_id = "next"
+    await zfsilo.service.reconciler.clear_leftovers("zfsilod")
     assert attachment(zfsilo) is None
     assert not kinds(zfsilo) & {"node", "point"}
 

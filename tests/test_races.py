@@ -19,20 +19,23 @@ from zfsilod.model.records import (
     Trashed,
     Volume,
 )
-from zfsilod.requests import adoption, orphans
+from zfsilod.requests import orphans
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Supervisor, SyncVolume, clear_leftovers, sync_all
+from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.service.orphan_scan import find_orphans
+from zfsilod.service.pool_scan import find_zvol
+from zfsilod.service.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.doubles import House
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 GIB = 1 << 30
 TARGET_USE = ("session", "mount")
@@ -55,7 +58,7 @@ def lose_sessions(zfsilo: House) -> None:
 
 
 def attachment(zfsilo: House, name: str = "data") -> Attachment | None:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(Attachment, name)
 
 
@@ -97,9 +100,9 @@ async def test_a_volume_reconnected_after_a_reboot_is_not_cleared(zfsilo: House)
         *UP,
     )
     lose_sessions(zfsilo)
-    zfsilo.service.boot_id = "f" * 32
+    zfsilo.service.context.boot_id = "f" * 32
     zfsilo.launcher.gate.clear()
-    cleared = asyncio.create_task(clear_leftovers(zfsilo.service, caller="zfsilod"))
+    cleared = asyncio.create_task(zfsilo.service.reconciler.clear_leftovers("zfsilod"))
     await soon(lambda: any(not task.done() for task in zfsilo.launcher.tasks.values()))
     release = hold_started_workers(zfsilo)
     await zfsilo.do(*UP)
@@ -142,10 +145,14 @@ async def test_an_older_connect_does_not_replace_a_newer_connection(
     await zfsilo.do(Unpublish(volume="data", host="take"), PUBLISHED[1], CONNECT.but(epoch=2))
     before = client_facts(zfsilo)
     gate.set()
-    with pytest.raises(FailedPrecondition, match="later publication"):
+    with pytest.raises(
+        FailedPrecondition, match="is connected with publication 2, but give reports 1"
+    ):
         await old
     assert client_facts(zfsilo) == before
-    assert zfsilo.service.store.chap("data") == zfsilo.service.store.chap("data/take")
+    assert zfsilo.service.context.store.chap("data") == zfsilo.service.context.store.chap(
+        "data/take"
+    )
 
 
 async def test_a_deletion_that_waited_for_a_failed_one_keeps_the_zvol(
@@ -172,7 +179,7 @@ async def test_a_deletion_that_waited_for_a_failed_one_keeps_the_zvol(
         with pytest.raises(Unavailable):
             await zfsilo.service.wait(one.id, 10)
         await two
-        with zfsilo.service.store.read() as txn:
+        with zfsilo.service.context.store.read() as txn:
             (kept,) = txn.scan(Trashed)
         assert zfsilo.host.facts.names("zvol") == [kept.volume.dataset]
 
@@ -183,11 +190,11 @@ async def test_a_release_waits_while_the_volume_is_attached_again(zfsilo: House)
     await zfsilo.do(PUBLISHED[0], again, Disconnect(id="data"), again, *UP[1:])
     lose_sessions(zfsilo)  # the server rebooted and its initiator has not logged in yet
     await supervisor.retry_releases()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert txn.get(Publication, "data/take") is not None
     await zfsilo.do(Disconnect(id="data", force=True))
     await supervisor.retry_releases()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert (list(txn.scan(Publication)), list(txn.scan(PendingRelease))) == ([], [])
 
 
@@ -204,7 +211,7 @@ async def test_a_release_stays_pending_while_its_server_is_unknown(
         patched.setattr(zfsilo.server, "release", unknown)
         await supervisor.retry_releases()
     await supervisor.retry_releases()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert (list(txn.scan(Publication)), list(txn.scan(PendingRelease))) == ([], [])
 
 
@@ -214,10 +221,10 @@ async def test_the_boot_sync_returns_to_volumes_that_were_busy(zfsilo: House) ->
     labels = UpdateVolume(id="data", mask=("labels",), labels=(("for", "tests"),))
     submitted = await zfsilo.service.submit(labels, caller="x")
     zfsilo.host.facts.reboot()
-    assert (await sync_all(zfsilo.service, "zfsilod")).unfinished
+    assert (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
     zfsilo.launcher.gate.set()
     await zfsilo.service.wait(submitted.id, 10)
-    assert not (await sync_all(zfsilo.service, "zfsilod")).unfinished
+    assert not (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
     assert zfsilo.host.facts.names("target")
 
 
@@ -232,8 +239,8 @@ async def test_the_boot_sync_returns_to_volumes_that_failed(
 
     with monkeypatch.context() as patched:
         patched.setattr(zfsilo.host.lio, "add_backstore", late)
-        assert (await sync_all(zfsilo.service, "zfsilod")).unfinished
-    assert not (await sync_all(zfsilo.service, "zfsilod")).unfinished
+        assert (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
+    assert not (await zfsilo.service.reconciler.sync_all("zfsilod")).unfinished
 
 
 async def test_one_volume_is_not_connected_under_two_names_at_once(
@@ -264,18 +271,18 @@ async def test_one_volume_is_not_connected_under_two_names_at_once(
     await zfsilo.do(*UP[1:])
     before = client_facts(zfsilo)
     go.set()
-    with pytest.raises(AlreadyExists, match="connected here as data"):
+    with pytest.raises(AlreadyExists, match="already connected as data"):
         await two
     assert client_facts(zfsilo) == before
 
 
 async def test_an_orphan_is_not_adopted_during_its_removal(zfsilo: House) -> None:
     await zfsilo.do(PUBLISHED[0])
-    await zfsilo.service.write(lambda txn: txn.drop(Volume.bucket(), "data"))
+    await zfsilo.service.context.write(lambda txn: txn.drop(Volume.bucket(), "data"))
     zfsilo.launcher.gate.clear()
     request = orphans.RemoveOrphans(names=("zvol/tank/zfsilo/data",))
     removed = await zfsilo.service.submit(request, caller="root")
-    adoption_request = await adoption.find(zfsilo.service, "tank/zfsilo/data", "data")
+    adoption_request = await find_zvol(zfsilo.service.context, "tank/zfsilo/data", "data")
     waiting = notice_wait(zfsilo)
     adopted = asyncio.create_task(zfsilo.do(adoption_request))
     await soon(lambda: adopted.done() or waiting.is_set())
@@ -287,8 +294,8 @@ async def test_an_orphan_is_not_adopted_during_its_removal(zfsilo: House) -> Non
 
 async def test_an_orphan_is_not_connected_during_its_removal(zfsilo: House) -> None:
     await zfsilo.do(*PUBLISHED, CONNECT)
-    await zfsilo.service.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
-    names = tuple(orphan.name for orphan in await orphans.find(zfsilo.service))
+    await zfsilo.service.context.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
+    names = tuple(orphan.name for orphan in await find_orphans(zfsilo.service.context))
     zfsilo.launcher.gate.clear()
     removed = await zfsilo.service.submit(orphans.RemoveOrphans(names=names), caller="root")
     release = hold_started_workers(zfsilo)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.doubles import House
     from zfsilod.requests.request import Request
 
-WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
+WRONG: list[tuple[tuple[Request[Any], ...], Request[Any], type[ZfsiloError], str]] = [
     ((), CREATE.but(id="Data"), InvalidArgument, "'Data' is no volume id"),
     ((), CREATE.but(id=""), InvalidArgument, "'' is no volume id"),
     ((), CREATE.but(id="data\n"), InvalidArgument, "is no volume id"),
@@ -58,9 +58,9 @@ WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
         InvalidArgument,
         "data has 1.0 GiB (1073741824 bytes): a volume never shrinks",
     ),
-    ((CREATE,), UpdateVolume(id="data", mask=("uid",)), InvalidArgument, "mask names uid"),
+    ((CREATE,), UpdateVolume(id="data", mask=("uid",)), InvalidArgument, "invalid update mask uid"),
     ((), PUBLISH, NotFound, "no volume data"),
-    ((CREATE,), PUBLISH.but(host="other"), NotFound, "no host other"),
+    ((CREATE,), PUBLISH.but(host="other"), NotFound, "unknown host other"),
     ((CREATE, PUBLISH), PUBLISH.but(readonly=True), AlreadyExists, "R, read-only: unpublish"),
     ((CREATE,), PUBLISH.but(access_mode="MULTI_NODE_MULTI_WRITER"), InvalidArgument, "allows"),
     (
@@ -73,9 +73,14 @@ WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
     ((CREATE, PUBLISH, CONNECT), Unpublish(volume="data"), FailedPrecondition, "still logged in"),
     ((CREATE,), CONNECT, FailedPrecondition, "not published"),
     ((CREATE, PUBLISH), CONNECT.but(epoch=7), FailedPrecondition, "epoch 7"),
-    ((CREATE, PUBLISH, CONNECT), CONNECT.but(id="again"), AlreadyExists, "connected here as data"),
+    (
+        (CREATE, PUBLISH, CONNECT),
+        CONNECT.but(id="again"),
+        AlreadyExists,
+        "already connected as data",
+    ),
     ((), Stage(id="data"), FailedPrecondition, "not connected"),
-    (UP[:3], Stage(id="data", fs_type="ntfs"), InvalidArgument, "none of ext4, xfs"),
+    (UP[:3], Stage(id="data", fs_type="ntfs"), InvalidArgument, "use ext4 or xfs"),
     (UP[:3], Stage(id="data", readonly=True), FailedPrecondition, "no filesystem yet"),
     (UP[:3], Stage(id="data", path="srv"), InvalidArgument, "must be absolute"),
     (UP[:3], Stage(id="data", path="/srv/../etc"), InvalidArgument, "without .."),
@@ -89,16 +94,16 @@ WRONG: list[tuple[tuple[Request, ...], Request, type[ZfsiloError], str]] = [
     ((), Grow(id="data"), FailedPrecondition, "not connected"),
     ((), CreateHost(id="take", iqn="iqn.2024-01.lab.else:x"), AlreadyExists, "another iqn"),
     ((), CreateHost(id="clone", iqn="iqn.2024-01.lab.take:host"), AlreadyExists, "host take"),
-    ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "no IQN"),
-    ((CREATE, PUBLISH), DeleteHost(id="take"), FailedPrecondition, "holds data"),
+    ((), CreateHost(id="bad", iqn="iqn/../x"), InvalidArgument, "not an IQN"),
+    ((CREATE, PUBLISH), DeleteHost(id="take"), FailedPrecondition, "published to take: data"),
 ]
 
 
 @pytest.mark.parametrize(("before", "wrong", "error", "words"), WRONG)
 async def test_bad_input_gets_one_sentence_and_changes_nothing(
     zfsilo: House,
-    before: tuple[Request, ...],
-    wrong: Request,
+    before: tuple[Request[Any], ...],
+    wrong: Request[Any],
     error: type[ZfsiloError],
     words: str,
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.crash.cases import CONNECT, CREATE, LARGER, PUBLISH
 from zfsilod.model.errors import Busy, CommandFailed
 from zfsilod.requests.detach import Disconnect
-from zfsilod.requests.sync import Supervisor
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class BrokenHost:
 
 def live_operation(zfsilo: House) -> Operation:
     """Return the operation that has not ended."""
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         (operation,) = txn.live()
     return operation
 
@@ -63,7 +63,7 @@ async def test_a_failed_rollback_is_shown_and_refuses_changes_until_repaired(zfs
     await fail_rollback(zfsilo, broken)
     operation = live_operation(zfsilo)
     assert (operation.state, operation.attempts) == ("NEEDS_REPAIR", 1)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         (said,) = volume_view(txn, "data").conditions
     assert f"zfsiloctl operation repair {operation.id}" in said
     for request in (LARGER, PUBLISH.but(readonly=True)):
@@ -74,7 +74,7 @@ async def test_a_failed_rollback_is_shown_and_refuses_changes_until_repaired(zfs
     await zfsilo.service.repair(operation.id)
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     assert zfsilo.service.operation(operation.id).state == "ROLLED_BACK"
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert volume_view(txn, "data").conditions == ()
     await zfsilo.do(LARGER, PUBLISH)
 
@@ -83,7 +83,7 @@ async def test_a_failed_rollback_is_retried_with_back_off(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = START_S
-    monkeypatch.setattr("zfsilod.requests.sync.time.monotonic", lambda: now)
+    monkeypatch.setattr("zfsilod.service.supervisor.time.monotonic", lambda: now)
     broken = BrokenHost(zfsilo)
     await fail_rollback(zfsilo, broken)
     supervisor = Supervisor(zfsilo.service, retention_s=60)
@@ -99,7 +99,7 @@ async def test_a_failed_rollback_is_retried_with_back_off(
     broken.kinds, now = {}, START_S + 1000
     await supervisor.recover()
     await asyncio.gather(*zfsilo.launcher.tasks.values())
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(txn.live()) == []
 
 

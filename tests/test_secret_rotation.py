@@ -9,16 +9,17 @@ import pytest
 from tests.doubles import DEADLINE_S, House
 from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
 from zfsilod.host.fake.secrets import digest
-from zfsilod.model.chap import seal
 from zfsilod.model.errors import FailedPrecondition, NotFound, StoreCorrupt
 from zfsilod.model.records import Attachment, Operation, Publication
 from zfsilod.requests.attach import Connect
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets, follow
+from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.secret_rotation import SecretRotation
+from zfsilod.storage.secrets import seal
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
@@ -28,18 +29,18 @@ ROTATE = RotateSecrets(volume="data", force=True)
 
 
 def publication(zfsilo: House, name: str = "data/take") -> Publication:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         record = txn.get(Publication, name)
     assert record is not None
     return record
 
 
 def secrets(zfsilo: House) -> Chap:
-    return zfsilo.service.store.chap(publication(zfsilo).secret)
+    return zfsilo.service.context.store.chap(publication(zfsilo).secret)
 
 
 def kinds(zfsilo: House) -> list[str]:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return [operation.kind for operation in txn.scan(Operation)]
 
 
@@ -59,7 +60,7 @@ def break_session(zfsilo: House) -> None:
 
 
 async def refresh(zfsilo: House) -> None:
-    await follow(zfsilo.service)
+    await SecretRotation(zfsilo.service.context, zfsilo.service).follow()
 
 
 async def test_a_rotation_keeps_session_and_publication(zfsilo: House) -> None:
@@ -127,7 +128,7 @@ async def test_the_next_login_uses_the_new_secrets(zfsilo: House) -> None:
     break_session(zfsilo)
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 1
-    assert zfsilo.service.store.chap(attachment(zfsilo).secret) == secrets(zfsilo)
+    assert zfsilo.service.context.store.chap(attachment(zfsilo).secret) == secrets(zfsilo)
     assert raw_keys(zfsilo, "secret") == [b"secret/data#1", b"secret/data/take#1"]
     await zfsilo.do(Disconnect(id="data", force=True), *DOWN[3:])
     assert raw_keys(zfsilo, "secret") == []
@@ -143,7 +144,7 @@ async def test_many_sessions_are_refreshed_in_one_operation(zfsilo: House) -> No
         )
     await refresh(zfsilo)
     assert kinds(zfsilo).count("refresh-secrets") == 1
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert [attached.rotation for attached in txn.scan(Attachment)] == [1, 1]
 
 
@@ -187,12 +188,12 @@ async def test_a_fenced_host_does_not_get_the_secrets_of_a_new_publication(zfsil
 
 async def test_a_wrong_key_is_reported_and_stops_nothing_else(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH)
-    name, store = publication(zfsilo).secret, zfsilo.service.store
+    name, store = publication(zfsilo).secret, zfsilo.service.context.store
     sealed = seal(bytes(32), name, store.chap(name))
-    await zfsilo.service.write(lambda txn: txn.put_raw("secret", name, sealed))
+    await zfsilo.service.context.write(lambda txn: txn.put_raw("secret", name, sealed))
     with pytest.raises(StoreCorrupt, match="do not open with the key"):
         secrets(zfsilo)
-    report = await zfsilo.service.survey("data")
+    report = await zfsilo.service.reconciler.report("data")
     assert [problem.reason for problem in report.problems] == ["UNKNOWN"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -23,8 +24,8 @@ from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.sync import Supervisor
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.volume_view import volume_view
 
 GIB = 1 << 30
@@ -42,21 +43,21 @@ DOWN = (
 
 
 def volume(zfsilo: House) -> Volume:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         record = txn.get(Volume, "data")
     assert record is not None
     return record
 
 
 def attachment(zfsilo: House) -> Attachment:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         record = txn.get(Attachment, "data")
     assert record is not None
     return record
 
 
 def raw_keys(zfsilo: House, bucket: str) -> list[bytes]:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return [key for key, _value in txn.items(f"{bucket}/".encode())]
 
 
@@ -106,7 +107,7 @@ async def test_growth_reaches_the_filesystem(zfsilo: House) -> None:
 
 async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True))
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         published = txn.get(Publication, "data/take")
         assert published is not None
         assert published.client_operation == attachment(zfsilo).published_here
@@ -115,7 +116,7 @@ async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
     zfsilo.server.away = True
     supervisor = Supervisor(zfsilo.service, retention_s=0)
     await supervisor.retry_releases()
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert len(list(txn.scan(PendingRelease))) == 1
     zfsilo.server.away = False
     await supervisor.retry_releases()
@@ -138,7 +139,7 @@ async def test_a_failed_step_is_rolled_back_and_its_error_returned(zfsilo: House
     operation = zfsilo.service.operation(caught.value.facts["operation"])
     assert operation.state == "ROLLED_BACK"
     assert operation.failure is not None
-    assert operation.failure.step == "do Lun"
+    assert re.fullmatch(r"add backstore \S+ as LUN 0 to target \S+", operation.failure.step)
     assert raw_keys(zfsilo, "secret") == raw_keys(zfsilo, "publication") == []
     await zfsilo.do(PUBLISH)
 
@@ -214,7 +215,7 @@ async def test_a_sync_restores_exports_after_a_reboot(zfsilo: House) -> None:
     before = zfsilo.facts
     zfsilo.host.facts.reboot()
     assert zfsilo.facts != before
-    report = await zfsilo.service.sync_all(caller="test")
+    report = await zfsilo.service.reconciler.sync_all(caller="test")
     assert (report.volumes, report.complaints) == (1, ())
     assert zfsilo.facts == before
 
@@ -225,7 +226,7 @@ async def test_a_sync_restores_only_attachments_with_restore_boot(
 ) -> None:
     await zfsilo.do(CREATE, PUBLISH, CONNECT.but(restore=restore), *UP[3:])
     zfsilo.host.facts.reboot()
-    report = await zfsilo.service.sync_all(caller="test")
+    report = await zfsilo.service.reconciler.sync_all(caller="test")
     assert report.complaints == ()
     kinds = {name.partition(":")[0] for name in zfsilo.facts}
     assert "acl" in kinds
@@ -235,9 +236,9 @@ async def test_a_sync_restores_only_attachments_with_restore_boot(
 async def test_a_missing_zvol_is_not_recreated(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     del zfsilo.host.facts.memory["zvol:tank/zfsilo/data"]
-    with pytest.raises(FailedPrecondition, match="is gone"):
-        await zfsilo.service.sync("data", caller="test")
-    with pytest.raises(FailedPrecondition, match="never made anew"):
+    with pytest.raises(FailedPrecondition, match="is missing"):
+        await zfsilo.service.reconciler.sync("data", caller="test")
+    with pytest.raises(FailedPrecondition, match="it is not recreated"):
         await zfsilo.do(CREATE)
     assert zfsilo.facts == {}
 
@@ -307,17 +308,17 @@ async def test_ended_operations_are_removed_after_the_retention(zfsilo: House) -
 
 
 async def test_volumes_need_a_root_that_exists(zfsilo: House) -> None:
-    zfsilo.service.settings = SETTINGS.but(root="")
+    zfsilo.service.context.settings = SETTINGS.but(root="")
     with pytest.raises(FailedPrecondition, match=r"server.root"):
         await zfsilo.do(CREATE)
-    zfsilo.service.settings = SETTINGS.but(root="lake/zfsilo")
+    zfsilo.service.context.settings = SETTINGS.but(root="lake/zfsilo")
     with pytest.raises(FailedPrecondition, match="lake/zfsilo does not exist"):
         await zfsilo.do(CREATE)
 
 
 async def test_a_view_joins_volume_publications_and_attachment(zfsilo: House) -> None:
     await zfsilo.do(*UP)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         shown = volume_view(txn, "data")
     assert shown.state == "MOUNTED"
     assert [publication.host for publication in shown.publications] == ["take"]

@@ -16,7 +16,7 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests.attach import Connect, MountAt, Stage
-from zfsilod.requests.deletion import DeleteVolume, Purger
+from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import (
@@ -26,11 +26,12 @@ from zfsilod.requests.snapshots import (
     DeleteSnapshotGroup,
 )
 from zfsilod.requests.volumes import CreateVolume
-from zfsilod.service import inputs
+from zfsilod.service.purger import Purger
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model.records import Filesystem
+    from zfsilod.model.host_facts import Filesystem
+    from zfsilod.requests.context import Context
     from zfsilod.requests.request import Request
 
 GIB = 1 << 30
@@ -40,7 +41,7 @@ COPY = CreateVolume(id="copy", capacity_bytes=GIB, source_snapshot="monday")
 TWIN = CreateVolume(id="twin", capacity_bytes=GIB, source_volume="data")
 
 
-def up(name: str, **options: Any) -> tuple[Request, ...]:
+def up(name: str, **options: Any) -> tuple[Request[Any], ...]:
     """Return the requests from the publication of a volume to its mount."""
     return (
         Publish(volume=name, host="take"),
@@ -50,37 +51,37 @@ def up(name: str, **options: Any) -> tuple[Request, ...]:
     )
 
 
-def down(name: str) -> tuple[Request, ...]:
+def down(name: str) -> tuple[Request[Any], ...]:
     return (UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name))
 
 
 @pytest.mark.parametrize("equal", [CREATE.but(id="other"), SNAP], ids=lambda equal: equal.kind)
 async def test_an_equal_request_that_ended_while_inputs_were_gathered(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request[Any]
 ) -> None:
     await zfsilo.do(CREATE)
-    see = inputs.see
+    gather = type(equal).gather
     quicker = [equal]
 
-    async def look_slowly(service: Any, asked: Request, operation_id: str) -> object:
-        seen = await see(service, asked, operation_id)
+    async def gather_slowly(asked: Request[Any], context: Context, operation_id: str) -> object:
+        inputs = await gather(asked, context, operation_id)
         if quicker:
             await zfsilo.do(quicker.pop())
-        return seen
+        return inputs
 
-    monkeypatch.setattr(inputs, "see", look_slowly)
+    monkeypatch.setattr(type(equal), "gather", gather_slowly)
     operation = await zfsilo.service.submit(equal, caller="test")
     assert operation.title.endswith("already so")
 
 
 def get(zfsilo: House, kind: Any, key: str) -> Any:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(kind, key)
 
 
 def dependents(zfsilo: House, name: str = "data") -> list[str]:
     uid = get(zfsilo, Volume, name).uid
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return [dependent.name for dependent in txn.scan_below(Dependent, uid)]
 
 
@@ -94,8 +95,8 @@ def filesystem(zfsilo: House, name: str) -> Filesystem:
 
 
 async def purged(zfsilo: House) -> None:
-    await Purger(zfsilo.service).purge()
-    with zfsilo.service.store.read() as txn:
+    await Purger(zfsilo.service.context, zfsilo.service).purge()
+    with zfsilo.service.context.store.read() as txn:
         live = list(txn.live())
     for operation in live:
         await zfsilo.service.wait(operation.id, 20)
@@ -119,13 +120,13 @@ async def test_create_and_delete_a_snapshot(zfsilo: House) -> None:
 
 async def test_refusals(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CREATE.but(id="other"), SNAP)
-    refusals: list[tuple[Request, type[Exception], str]] = [
+    refusals: list[tuple[Request[Any], type[Exception], str]] = [
         (SNAP.but(volume="other"), AlreadyExists, "of data"),
         (SNAP.but(volume="none"), NotFound, "no volume none"),
         (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
         (DeleteVolume(id="data"), FailedPrecondition, "snapshots/monday"),
         (COPY.but(source_snapshot="none"), NotFound, "no snapshot none"),
-        (COPY.but(source_volume="data"), InvalidArgument, "not both"),
+        (COPY.but(source_volume="data"), InvalidArgument, "not from both"),
         (COPY.but(capacity_bytes=GIB // 2), InvalidArgument, "at least as large"),
         (COPY.but(properties=(("volblocksize", "8k"),)), InvalidArgument, "cannot be changed"),
         (CreateSnapshotGroup(id="g", volumes=()), InvalidArgument, "1 to 64"),
@@ -163,7 +164,7 @@ async def test_a_group_is_taken_and_deleted_as_a_whole(zfsilo: House) -> None:
         await zfsilo.do(DeleteSnapshot(id=members[0].id))
     await zfsilo.do(DeleteSnapshotGroup(id="both"))
     assert zfsilo.facts == before
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert [*txn.scan(Snapshot), *txn.scan(SnapshotGroup), *txn.scan(Dependent)] == []
 
 
@@ -202,7 +203,7 @@ async def test_a_volume_of_a_volume_leaves_no_snapshot_behind(zfsilo: House) -> 
     await zfsilo.do(CREATE, TWIN.but(capacity_bytes=0))
     assert get(zfsilo, Volume, "twin").capacity_bytes == GIB
     assert (await zfsilo.do(TWIN.but(capacity_bytes=0))).title.endswith("already so")
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(txn.scan(Snapshot)) == []
     assert dependents(zfsilo) == ["volumes/twin"]
     await zfsilo.do(DeleteVolume(id="twin"))
@@ -249,7 +250,7 @@ async def test_snapshots_outlive_their_volume(zfsilo: House) -> None:
         await zfsilo.do(SNAP)
     await zfsilo.do(COPY, DeleteSnapshot(id="monday"))
     await purged(zfsilo)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert len(list(txn.scan(Trashed))) == 1
     await zfsilo.do(DeleteVolume(id="copy"))
     await purged(zfsilo)

@@ -170,7 +170,7 @@ async def test_the_service_refuses_requests_for_a_nearly_full_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with house(tmp_path) as fixture:
-        monkeypatch.setattr(fixture.service.store, "used", lambda: 0.95)
+        monkeypatch.setattr(fixture.service.context.store, "used", lambda: 0.95)
         with pytest.raises(ResourceExhausted, match="store is full"):
             await fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from tests.examples import Example, chap
 from zfsilod.engine import worker
+from zfsilod.engine.step import HostStep
 from zfsilod.host.fake import VOLATILE, FakeHost
 from zfsilod.model.errors import CommandFailed, ZfsiloError
 from zfsilod.model.record import from_plain, to_plain
-from zfsilod.model.records import Failure, HostStep, Operation
+from zfsilod.model.records import Failure, Operation
 
 
 class Killed(BaseException):

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs dbus-daemon and busctl",
 )
 DATA = path_of("volume", "data")
+CREATE_ZVOL = "create zvol tank/zfsilo/data (1 GiB, thin)"
 NQN = "nqn.2024-01.lab.other:host"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
@@ -264,7 +265,7 @@ async def test_failure_is_rolled_back_and_told(home: House) -> None:
     name, message, reason, facts = await client.get(operation, "Error")
     assert (name, reason) == (f"{NAME}.Error.CommandFailed", "COMMAND_FAILED")
     assert "fuse" in message
-    assert facts == {"step": "do Zvol"}
+    assert facts == {"step": CREATE_ZVOL}
     assert await client.get(operation, "Progress") == 0
     finished = await client.heard("OperationFinished")
     assert finished[0].body == [operation, "volumes/data", "ROLLED_BACK"]
@@ -278,8 +279,8 @@ async def test_cancel_and_busy(home: House) -> None:
     arguments = (ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB)
     (operation,) = await client.call(*arguments, {})
     assert await client.get(operation, "State") == "RUNNING"
-    assert await client.get(operation, "Step") == "do Zvol"
-    assert (await client.get(operation, "Actions"))[0][::2] == ["do", "PENDING"]
+    assert await client.get(operation, "Step") == CREATE_ZVOL
+    assert (await client.get(operation, "Actions"))[0] == ["do", CREATE_ZVOL, "PENDING"]
     assert await client.call(*arguments, {}) == [operation]
     rows, _token = await client.call(
         ROOT, MANAGER, "ListOperations", "a{sv}", options(state=("s", "RUNNING"))
@@ -456,10 +457,10 @@ async def test_a_wrong_value_of_ours_is_a_defect(
 ) -> None:
     """A value that does not fit its type is an answer too, not silence."""
 
-    async def stats(_volume: str) -> dict[str, int]:
+    async def usage(_volume: str) -> dict[str, int]:
         return {"used": -1}
 
-    monkeypatch.setattr(home.service, "stats", stats)
+    monkeypatch.setattr(home.service, "usage", usage)
     client = await home.client()
     assert (await client.try_call(DATA, VOLUME, "Stats")).error == f"{NAME}.Error.Internal"
 
@@ -570,7 +571,7 @@ async def test_more_calls_than_are_served(home: House, monkeypatch: pytest.Monke
         await release.wait()
         return {"used": 1}
 
-    monkeypatch.setattr(home.service, "stats", slow)
+    monkeypatch.setattr(home.service, "usage", slow)
     monkeypatch.setattr(server, "MAX_CALLS", 2)
     client = await home.client()
     calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _each in range(3)]

@@ -41,7 +41,7 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     found = await api.GetOperation(pb.GetOperationRequest(name=name))
     assert (found.state, found.progress) == (pb.OPERATION_STATE_RUNNING, 0)
     assert (found.kind, found.subject, found.title) == ("create", DATA, "create data")
-    assert found.actions[0].step.startswith("Zvol(dataset=tank/zfsilo/data, ")
+    assert found.actions[0].step == "create zvol tank/zfsilo/data (1 GiB, thin)"
     assert (found.actions[0].up, found.actions[0].status) == (True, pb.ACTION_STATUS_PENDING)
     volume = await front.root().volumes.ListVolumes(volume_pb2.ListVolumesRequest())
     assert list(volume.volumes) == []
@@ -96,14 +96,14 @@ async def test_a_caller_that_leaves_while_its_request_is_planned_cancels_nothing
     front: Front,
 ) -> None:
     looked, resume = asyncio.Event(), asyncio.Event()
-    look = front.service.look
+    look = front.service.context.look
 
     async def slow(question: Any, timeout_s: float = 20) -> Any:
         looked.set()
         await resume.wait()
         return await look(question, timeout_s)
 
-    front.service.look = slow  # type: ignore[method-assign]
+    front.service.context.look = slow  # type: ignore[method-assign]
     call = front.root().volumes.CreateVolume(create())
     sent = asyncio.ensure_future(call.code())
     await asyncio.wait_for(looked.wait(), 10)
@@ -118,7 +118,7 @@ async def test_out_of_time_before_it_is_stored(front: Front) -> None:
         await asyncio.sleep(1)
         raise AssertionError("nobody waits for this")
 
-    front.service.look = never  # type: ignore[method-assign,assignment]
+    front.service.context.look = never  # type: ignore[method-assign,assignment]
     with refused("DEADLINE_EXCEEDED") as found:
         await front.root().volumes.CreateVolume(create(), timeout=0.5)
     assert "operation" not in found.error.facts

@@ -83,7 +83,7 @@ async def test_no_answer_shows_a_secret(
                     told[f"{method.name} to {who}"] = await said(channel, method)
     captured = capfd.readouterr()
     told |= {"stdout": captured.out, "stderr": captured.err, "log at the end": caplog.text}
-    with front.service.store.read() as txn:
+    with front.service.context.store.read() as txn:
         told["store"] = str([bytes(value) for _key, value in txn._handle.cursor()])
     assert {place: found_in(text) for place, text in told.items() if found_in(text)} == {}
 

@@ -105,7 +105,7 @@ async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_bac
     assert f"operations/{one.client_operation}" == answer.operation.name
     assert one.published_by.startswith("host take (certificate ")
     await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
-    from zfsilod.requests.sync import Supervisor
+    from zfsilod.service.supervisor import Supervisor
 
     await Supervisor(front.service, retention_s=1000).retry_releases()
     assert front.read(lambda txn: list(txn.scan(Publication))) == []
@@ -178,7 +178,7 @@ async def test_sync_puts_right_what_somebody_else_did(front: Front) -> None:
     front.zfsilo.host.facts.effect("zvol:tank/zfsilo/data", None)
     with refused("FAILED_PRECONDITION", "LOST"):
         await volumes.SyncVolume(pb.SyncVolumeRequest(name=DATA))
-    assert "gone" in (await volumes.SyncVolumes(pb.SyncVolumesRequest())).complaints["data"]
+    assert "missing" in (await volumes.SyncVolumes(pb.SyncVolumesRequest())).complaints["data"]
     assert uid
     with refused("NOT_FOUND"):
         await volumes.SyncVolume(pb.SyncVolumeRequest(name="volumes/none"))
@@ -189,7 +189,7 @@ async def delete_for_now(front: Front, name: str) -> pb.Volume:
     volumes = front.root().volumes
     found = await volumes.GetVolume(pb.GetVolumeRequest(name=f"volumes/{name}"))
     needs = Dependent(id=f"{found.uid}/snapshots/a", name="snapshots/a")
-    await front.service.write(lambda txn: txn.put(needs))
+    await front.service.context.write(lambda txn: txn.put(needs))
     request = pb.DeleteVolumeRequest(name=found.name, dependents=pb.DEPENDENTS_KEEP)
     await volumes.DeleteVolume(request)
     return found  # type: ignore[no-any-return]
@@ -424,12 +424,12 @@ async def test_the_connection_carries_the_secrets_of_a_publication(front: Front)
         await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
     volume = (await volumes.PublishVolume(publish(readonly=True))).volume
     found = await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
-    chap = front.service.store.chap("data/take")
+    chap = front.service.context.store.chap("data/take")
     assert {name: getattr(found.chap, name) for name in chap.values()} == chap.values()
     assert (found.serial, found.size_bytes, found.epoch) == (volume.uid, GIB, 1)
     assert found.target.endswith(f":{volume.uid}")
     assert found.readonly
-    assert list(found.portals) == list(front.service.settings.export.portals)
+    assert list(found.portals) == list(front.service.context.settings.export.portals)
     with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
         await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host="hosts/other"))
 

@@ -86,20 +86,20 @@ async def _sync(count: int, folder: Path) -> tuple[float, float, int]:
     async with house(folder) as zfsilo:
         await fill(zfsilo, count)
         start = time.perf_counter()
-        await zfsilo.service.sync_all(caller="bench")
+        await zfsilo.service.reconciler.sync_all(caller="bench")
         unchanged = time.perf_counter() - start
         zfsilo.host.facts.reboot()
         start = time.perf_counter()
-        report = await zfsilo.service.sync_all(caller="bench")
+        report = await zfsilo.service.reconciler.sync_all(caller="bench")
         recovered = time.perf_counter() - start
         assert report.complaints == ()
-        with zfsilo.service.store.read() as txn:
+        with zfsilo.service.context.store.read() as txn:
             views = list(volume_views(txn))
         run = CountingRunner(views)
         datasets = tuple(view.volume.dataset for view in views if view.volume)
-        machine: Host = ServerHost(run, datasets, folder, zfsilo.service.store.chap)  # type: ignore[assignment]
+        machine: Host = ServerHost(run, datasets, folder, zfsilo.service.context.store.chap)  # type: ignore[assignment]
         for view in views:
-            assert not compare(view, machine, zfsilo.service.settings).problems
+            assert not compare(view, machine, zfsilo.service.context.settings).problems
         return unchanged, recovered, run.count
 
 

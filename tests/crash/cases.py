@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zfsilod.requests
 from tests.examples import TAKE
-from zfsilod.model.records import Disk, ListedZvol, Trashed
+from zfsilod.model.host_facts import Disk, ListedZvol
+from zfsilod.model.records import Trashed
 from zfsilod.requests import adoption, orphans, pool_import
 from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
@@ -28,6 +29,8 @@ from zfsilod.requests.snapshots import (
 )
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.service.orphan_scan import find_orphans
+from zfsilod.service.pool_scan import find_zvol, unknown_snapshots, unknown_volumes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -97,60 +100,60 @@ class Case(NamedTuple):
     """A request, the requests before it, and the differences that its rollback may leave."""
 
     name: str
-    before: tuple[Request, ...]
-    request: Request
+    before: tuple[Request[Any], ...]
+    request: Request[Any]
     may_remain: tuple[str, ...] = ()
-    prerequisite: Request | None = None  # that the service submits itself
+    prerequisite: Request[Any] | None = None  # that the service submits itself
     lost: tuple[str, ...] = ()  # facts removed before it, by the start of their names
     retention_s: int = 0  # of the trash
     damage: Callable[[SimulatedMachine], None] | None = None  # another change before it
-    find: Callable[[Service], Awaitable[Request]] | None = None  # returns the request
+    find: Callable[[Service], Awaitable[Request[Any]]] | None = None  # returns the request
     batch: bool = False  # many operations in one unit: the sync of all volumes
 
     async def submit(self, fixture: House) -> object:
         """Submit the request."""
         if self.batch:
-            return await fixture.service.sync_all(caller="a test")
+            return await fixture.service.reconciler.sync_all(caller="a test")
         request = self.request
         if self.find is not None:
             request = await self.find(fixture.service)
         return await fixture.service.submit(request, caller="a test")
 
 
-async def purge(service: Service) -> Request:
+async def purge(service: Service) -> Request[Any]:
     """Return the purge of the volume in the trash."""
-    with service.store.read() as txn:
+    with service.context.store.read() as txn:
         return PurgeVolume(id=next(txn.scan(Trashed)).id)
 
 
-async def clear(service: Service) -> Request:
+async def clear(service: Service) -> Request[Any]:
     """Return the request that ends a session without a record, and its mounts."""
-    iscsi = service.machine.iscsi
+    iscsi = service.context.machine.iscsi
     (target,) = iscsi.sessions()
     disk = NO_DISK.but(target=target, serial=target.rpartition(":")[2])
     return Clear(id="data", disk=disk, paths=tuple(iscsi.users(disk)))
 
 
-async def adopt_zvol(service: Service) -> Request:
+async def adopt_zvol(service: Service) -> Request[Any]:
     """Return the adoption of a zvol."""
-    return await adoption.find(service, "tank/zfsilo/data", "data")
+    return await find_zvol(service.context, "tank/zfsilo/data", "data")
 
 
-async def remove_all(service: Service) -> Request:
+async def remove_all(service: Service) -> Request[Any]:
     """Return the removal of all orphans."""
-    names = tuple(orphan.name for orphan in await orphans.find(service))
+    names = tuple(orphan.name for orphan in await find_orphans(service.context))
     return orphans.RemoveOrphans(names=names, force=True)
 
 
-async def adopt_trashed(service: Service) -> Request:
+async def adopt_trashed(service: Service) -> Request[Any]:
     """Return the adoption of the volume in the trash."""
-    (adoption_request,) = await pool_import.new_volumes(service)
+    (adoption_request,) = await unknown_volumes(service.context)
     return adoption_request
 
 
-async def adopt_snapshots(service: Service) -> Request:
+async def adopt_snapshots(service: Service) -> Request[Any]:
     """Return the adoption of snapshots."""
-    (adoption_request,) = await pool_import.new_cuts(service, pool_import.Rebuilt([], {}, []))
+    (adoption_request,) = (await unknown_snapshots(service.context))[0]
     return adoption_request
 
 
@@ -221,7 +224,7 @@ SERVER = (
     Case(
         "adopt-snapshots",
         (*CREATED, MORE, GROUP),
-        pool_import.AdoptCut(id="both", refs=()),
+        pool_import.AdoptSnapshots(id="both", refs=()),
         damage=lose_snapshots,
         find=adopt_snapshots,
     ),
@@ -332,7 +335,7 @@ BOTH = (
 CASES = (*SERVER, *CLIENT, *BOTH)
 
 
-def requests() -> Iterator[type[Request]]:
+def requests() -> Iterator[type[Request[Any]]]:
     """Yield every request class, of any module of zfsilod/requests."""
     for module in pkgutil.iter_modules(zfsilod.requests.__path__, "zfsilod.requests."):
         if not module.ispkg:

@@ -61,14 +61,14 @@ async def run_clients(
 
 async def problems(machine: SimulatedMachine) -> list[str]:
     """Return differences between records and facts, live operations, claims and leaks."""
-    report = await machine.fixture.service.sync_all(caller="load", validate_only=True)
+    report = await machine.fixture.service.reconciler.sync_all(caller="load", validate_only=True)
     problems = [
         f"{volume_report.volume}: {difference.fact}"
         for volume_report in report.reports
         for difference in volume_report.differences
         if difference.reason != "NOT_RESTORED"
     ]
-    with machine.fixture.service.store.read() as txn:
+    with machine.fixture.service.context.store.read() as txn:
         problems += [f"{operation.title} is {operation.state}" for operation in txn.live()]
         problems += [f"claim {key!r}" for key, _value in txn.items(b"claim/")]
         volumes = list(txn.scan(Volume))

@@ -15,7 +15,7 @@ import re
 import tempfile
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from unittest import mock
 
 from tests.crash.cases import CASES, Case
@@ -81,7 +81,7 @@ class CaseRunner:
         self.points = dict(machine.injector.points)
         self.rebooted["done"] = await self._reboot()
 
-    async def _run(self, *faults: Fault, do: Request | None = None) -> None:
+    async def _run(self, *faults: Fault, do: Request[Any] | None = None) -> None:
         """Run the case, or another request, from the start with these faults."""
         await self.machine.load(self.start)
         self.randomness.restore()
@@ -98,7 +98,9 @@ class CaseRunner:
     async def _synced(self) -> State:
         """Return the state after the sync of all volumes that follows a boot."""
         self.machine.injector.set()
-        await self.machine.carry_out(lambda fixture: fixture.service.sync_all(caller="boot"))
+        await self.machine.carry_out(
+            lambda fixture: fixture.service.reconciler.sync_all(caller="boot")
+        )
         return self.machine.state()
 
     async def inject(self, *faults: Fault) -> str:
@@ -169,7 +171,7 @@ async def inject_faults(
     """
     randomness, dice = CountedRandomness(), random.Random(f"{seed} {case.name}")
     settings = SETTINGS.but(trash_retention_s=case.retention_s)
-    with randomness.patched(), mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)):
+    with randomness.patched(), mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)):
         async with simulated_machine(directory, settings) as machine:
             runner = CaseRunner(case, machine, randomness)
             await runner.prepare()

@@ -11,7 +11,7 @@ import os
 import tempfile
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from unittest import mock
 
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -26,7 +26,7 @@ from tests.doubles import SETTINGS
 from tests.examples import TAKE
 from zfsilod.host.fake import VOLATILE
 from zfsilod.model.records import Attachment, Publication, Volume
-from zfsilod.service.prerequisites import CLIMBS
+from zfsilod.requests.detach import ATTACHING
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size
@@ -109,7 +109,7 @@ class ServiceAgainstModel(RuleBasedStateMachine):
                 end = request.after(name, end, size) or end
             ends.add(end)
         for climb, descent in permutations((first, second)):
-            if climb.request in CLIMBS and descent.request in DESCENTS:  # cancels the climb
+            if climb.request in ATTACHING and descent.request in DESCENTS:  # cancels the climb
                 ends.add(descent.after(name, now, size) or now)
         self.machine.injector.set()
         self.runner.run(self._at_once(first.of(name, size), second.of(name, size)))
@@ -166,7 +166,7 @@ class ServiceAgainstModel(RuleBasedStateMachine):
         new = [op for op in self.machine.operations() if op.id not in older]
         return any(op.kind == request.kind and op.state == "DONE" for op in new)
 
-    async def _at_once(self, first: Request, second: Request) -> None:
+    async def _at_once(self, first: Request[Any], second: Request[Any]) -> None:
         self.machine.request(lambda fixture: fixture.do(first))
         self.machine.request(lambda fixture: fixture.do(second))
         await self.machine.settle()
@@ -179,7 +179,9 @@ class ServiceAgainstModel(RuleBasedStateMachine):
     def _sync_all(self) -> None:
         self.machine.injector.set()
         self.runner.run(
-            self.machine.carry_out(lambda fixture: fixture.service.sync_all(caller="boot"))
+            self.machine.carry_out(
+                lambda fixture: fixture.service.reconciler.sync_all(caller="boot")
+            )
         )
 
     def check(self) -> None:
@@ -238,7 +240,7 @@ def check_against_model(sequences: int, steps: int, number: int) -> None:
         suppress_health_check=list(HealthCheck),
     )
     with (
-        mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)),
+        mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)),
         mock.patch.dict(os.environ, ZFSILO_BOOT_ID="1"),
     ):
         run_state_machine_as_test(ServiceAgainstModel, settings=how)

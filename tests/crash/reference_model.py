@@ -5,7 +5,7 @@ The model has no steps, statuses or claims.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.crash import cases
 from zfsilod.requests.attach import Grow, MountAt, Stage
@@ -42,7 +42,7 @@ class DrawnRequest(NamedTuple):
     request: str
     path: str = ""
 
-    def of(self, name: str, size: int) -> Request:
+    def of(self, name: str, size: int) -> Request[Any]:
         """Return the request for a volume; `size`: that of an update."""
         path = f"{self.path}-{name}"
         match self.request:

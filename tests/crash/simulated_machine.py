@@ -21,8 +21,9 @@ from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.record import CLASSES, Stored, to_plain
 from zfsilod.model.records import Operation, PendingRelease
-from zfsilod.requests.sync import Supervisor
+from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.fault_injector import How
-    from zfsilod.model.records import Disk
-    from zfsilod.requests.request import Settings
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.settings import Settings
 
 STUCK_S = 25
 FIRST_BOOT = f"{1:032x}"
@@ -113,9 +114,10 @@ class SimulatedMachine:
         self.daemon_store = FaultyStore(self.store, self.injector)
         boot_id = f"{self.boots:032x}"
         os.environ["ZFSILO_BOOT_ID"] = boot_id
-        service = Service(
-            self.daemon_store, self.host, self.units, LocalServer(), self.settings, boot_id=boot_id
+        context = ServiceContext(
+            self.daemon_store, self.host, LocalServer(), self.settings, boot_id=boot_id
         )
+        service = Service(context, self.units)
         self.background = keep_tasks(service)
         self.fixture = House(service, self.host, self.units)
         self.units.hint = self._unit_ended

@@ -14,8 +14,8 @@ LOCAL = {
     "units": "tests.crash.units",  # a sample with real systemd units, on the simulated host
 }
 LAB = {
-    "lab": "tests.lab.crash",  # workers killed, with real tools and kernels
-    "power": "tests.lab.power",  # the power cut at random moments
+    "lab": "tests.lab.kill_matrix",  # workers killed, with real tools and kernels
+    "power": "tests.lab.power_cuts",  # the power cut at random moments
 }
 SUITES = LOCAL | LAB
 

@@ -17,7 +17,7 @@ from zfsilod.host.fake import Facts
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size
-    from tests.systemd.namespace import Result
+    from tests.systemd.namespace import InnerResult
 
 DROP_IN = "[Service]\nExecStart=\nExecStart=/usr/bin/zfsilod --simulate-host\n"
 CONFIG = '[daemon]\nhost_id = "give"\n'
@@ -60,11 +60,11 @@ class Host:
         self.ctl("host", "add", "take", "--iqn", "iqn.2024-01.lab.take:host")
         self.facts = Facts(machine.root / FACTS)
 
-    def ctl(self, *words: str, check: bool = True) -> Result:
-        """Run zfsiloctl on the machine."""
+    def ctl(self, *words: str, check: bool = True) -> InnerResult:
+        """Run zfsiloctl there."""
         return self.machine.run("zfsiloctl", *words, check=check, timeout_s=DEADLINE_S)
 
-    def volume(self, *words: str, check: bool = True) -> Result:
+    def volume(self, *words: str, check: bool = True) -> InnerResult:
         """Run a request about a volume."""
         return self.ctl("volume", *words, check=check)
 

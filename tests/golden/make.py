@@ -159,7 +159,7 @@ async def predictable(case: Case) -> AsyncIterator[tuple[SimulatedMachine, Count
         tempfile.TemporaryDirectory() as directory,
         randomness.patched(),
         mock.patch("zfsilod.engine.worker.time", still),
-        mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)),
+        mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)),
     ):
         async with simulated_machine(Path(directory), settings) as machine:
             yield machine, randomness

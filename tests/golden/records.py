@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from tests.examples import ATTACHMENT, UID, VOLUME, steps
-from zfsilod.engine.steps import Reported
+from zfsilod.engine.steps.filesystem import Reported
+from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.records import (
     Action,
     ActionStatus,
@@ -13,7 +14,6 @@ from zfsilod.model.records import (
     Condition,
     Dependent,
     Failure,
-    Filesystem,
     Host,
     Issued,
     Mount,

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from zfsilod.engine.plans import apply_observed
-from zfsilod.model.chap import load_key, seal, unseal
 from zfsilod.model.errors import Busy, FailedPrecondition, ResourceExhausted, StoreCorrupt
+from zfsilod.model.observed import apply_observed
 from zfsilod.model.record import Record, Stored, from_plain, to_plain
 from zfsilod.model.records import Operation, Volume
+from zfsilod.storage.secrets import load_key, seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,9 +84,7 @@ class Transaction:
 
     def live_units(self) -> set[str]:
         """Return the units of the operations that have not ended, in whichever schema."""
-        stored = (
-            self.get_raw("operation", each.decode()) for _key, each in self.items(b"live/")
-        )
+        stored = (self.get_raw("operation", each.decode()) for _key, each in self.items(b"live/"))
         plain = [json.loads(raw) for raw in stored if raw is not None]
         return {operation["batch"] or operation["id"] for operation in plain}
 

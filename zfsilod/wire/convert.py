@@ -8,21 +8,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from zfsilo.v1 import host_pb2, operation_pb2, snapshot_pb2, volume_pb2
 
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import Filesystem, Publication
+from zfsilod.model.records import Publication
 from zfsilod.model.ulid import ALPHABET
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from zfsilod.model.host_facts import FilesystemState
     from zfsilod.model.records import (
         AccessMode,
         Action,
         ActionStatus,
         Attachment,
         Failure,
-        FilesystemState,
         Host,
         Mode,
         Operation,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         Volume,
     )
     from zfsilod.requests.deletion import Dependents
-    from zfsilod.service.drift import DriftReport, Fact
+    from zfsilod.service.drift import Check, DriftReport
     from zfsilod.storage.volume_view import VolumeView
 
 N = TypeVar("N", bound=str)
@@ -170,10 +171,10 @@ def differences(found: DriftReport) -> list[volume_pb2.Difference]:
     ]
 
 
-def fact(found: Fact) -> volume_pb2.Fact:
+def fact(found: Check) -> volume_pb2.Fact:
     """Return a fact that was looked at."""
     return volume_pb2.Fact(
-        step=found.step,
+        kind=found.kind,
         text=found.text,
         wanted=found.wanted,
         problem=found.problem,
@@ -347,7 +348,7 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
 
 def _action(record: Action) -> operation_pb2.Action:
     return operation_pb2.Action(
-        step=record.step.text, up=record.up, status=ACTION_STATUSES.number(record.status)
+        step=record.description, up=record.up, status=ACTION_STATUSES.number(record.status)
     )
 
 

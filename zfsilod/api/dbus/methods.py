@@ -20,7 +20,7 @@ from zfsilod.model.records import (
     Snapshot,
     Transport,
 )
-from zfsilod.requests import orphans
+from zfsilod.model.validation import check_id
 from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.clones import need_snapshot
 from zfsilod.requests.deletion import DeleteVolume, Dependents, UndeleteVolume
@@ -28,11 +28,11 @@ from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.orphans import RemoveOrphans
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.request import check_id
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host, need_volume
+from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.volume_view import STATES, page, volume_view
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ OPTIONS = {
 class Mutation(NamedTuple):
     """A method that begins a request: the fields that its arguments are, and its options."""
 
-    request: type[Request]
+    request: type[Request[Any]]
     arguments: tuple[str, ...]
     options: tuple[str, ...] = ()
     fixed: tuple[tuple[str, object], ...] = ()
@@ -185,7 +185,7 @@ class Methods:
             fields.setdefault("access_mode", self._usual_access(arguments[0]))
         request = make_request(mutation, arguments, fields)
         if isinstance(request, SyncVolume):
-            (await self.service.survey(request.id)).check()
+            (await self.service.reconciler.report(request.id)).check()
         if planned:
             return self.objects.plan(await self.service.plan(request, caller=caller))
         operation = await self.service.submit(request, caller=caller)
@@ -194,12 +194,12 @@ class Methods:
     def _usual_access(self, volume_id: str) -> AccessMode:
         """Return how a volume is published when the caller does not say."""
         writer: AccessMode = "SINGLE_NODE_WRITER"
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             allowed = need_volume(txn, volume_id).access_modes
         return writer if writer in allowed else allowed[0]
 
     async def get_volume(self, volume_id: str) -> list[Any]:
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return [path_of("volume", volume_view(txn, volume_id).id)]
 
     async def list_volumes(self, options: dict[str, Variant]) -> list[Any]:
@@ -214,7 +214,7 @@ class Methods:
         after, limit = _after(asked), _limit(asked)
 
         def read() -> tuple[list[VolumeView], str]:
-            with self.service.store.read() as txn:
+            with self.service.context.store.read() as txn:
                 return page(txn, after=after, limit=limit, wanted=wanted)
 
         found, following = await asyncio.to_thread(read)
@@ -222,7 +222,7 @@ class Methods:
         return [rows, following]
 
     async def get_snapshot(self, snapshot_id: str) -> list[Any]:
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return [path_of("snapshot", need_snapshot(txn, snapshot_id).id)]
 
     async def list_snapshots(self, options: dict[str, Variant]) -> list[Any]:
@@ -235,7 +235,7 @@ class Methods:
         return [rows, following]
 
     async def get_host(self, host_id: str) -> list[Any]:
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return [path_of("host", need_host(txn, host_id).id)]
 
     async def list_hosts(self, options: dict[str, Variant]) -> list[Any]:
@@ -259,7 +259,7 @@ class Methods:
         return [rows, following]
 
     async def list_orphans(self) -> list[Any]:
-        found = await orphans.find(self.service)
+        found = await find_orphans(self.service.context)
         return [[(each.name, each.text, list(each.users)) for each in found]]
 
     async def get_capacity(self, root: str) -> list[Any]:
@@ -267,7 +267,7 @@ class Methods:
         return [room.available_bytes, room.total_bytes]
 
     async def stats(self, volume_id: str) -> list[Any]:
-        return [await self.service.stats(volume_id)]
+        return [await self.service.usage(volume_id)]
 
     async def cancel(self, operation_id: str) -> list[Any]:
         await self.service.cancel(operation_id)
@@ -287,7 +287,7 @@ class Methods:
         after, limit = _after(asked), _limit(asked)
 
         def read() -> list[Any]:
-            with self.service.store.read() as txn:
+            with self.service.context.store.read() as txn:
                 return list(islice(filter(wanted, txn.scan(kind, after)), limit + 1))
 
         found = await asyncio.to_thread(read)
@@ -312,7 +312,7 @@ QUESTIONS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
 }
 
 
-def make_request(mutation: Mutation, arguments: list[Any], options: dict[str, Any]) -> Request:
+def make_request(mutation: Mutation, arguments: list[Any], options: dict[str, Any]) -> Request[Any]:
     """Return the request that a call asks for."""
     given = (tuple(each) if isinstance(each, list) else each for each in arguments)
     fields = dict(zip(mutation.arguments, given, strict=True)) | options | dict(mutation.fixed)

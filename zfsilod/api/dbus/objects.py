@@ -59,7 +59,7 @@ class Objects:
     """Finds objects by their path, and lists them."""
 
     def __init__(self, service: Service, version: str) -> None:
-        roles = ["server", "client"] if service.settings.root else ["client"]
+        roles = ["server", "client"] if service.context.settings.root else ["client"]
         self.about = About(version, [*roles, "iscsi"])
         self.service = service
         self._planned: OrderedDict[str, Operation] = OrderedDict()
@@ -78,7 +78,7 @@ class Objects:
         kind, name = split(path) or ("", "")
         if name in self._planned and kind == "operation":
             return Object(path, OPERATION, Progress(self._planned[name], planned=True))
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return _object(txn, kind, name) if kind else None
 
     def need(self, path: str) -> Object:
@@ -90,7 +90,7 @@ class Objects:
 
     def managed(self) -> list[Object]:
         """Return all objects below the manager. Raises LimitsExceeded."""
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             found = list(islice(_below(txn), MAX_OBJECTS + 1))
         if len(found) > MAX_OBJECTS:
             raise DBusError(ErrorType.LIMITS_EXCEEDED, TOO_MANY)
@@ -107,7 +107,7 @@ class Objects:
         kind = path.removeprefix(f"{ROOT}/")
         if kind not in KINDS:
             return []
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             found = list(islice(_names(txn, kind), MAX_OBJECTS + 1))
         paths = (path_of(kind, name) for name in found)
         return [each.rpartition("/")[2] for each in paths] if len(found) <= MAX_OBJECTS else None

@@ -124,7 +124,7 @@ def _error(seen: Progress) -> list[object]:
 
 def _step(seen: Progress) -> str:
     action = None if seen.operation.ended else seen.operation.next_action
-    return action.text if action else ""
+    return action.description if action else ""
 
 
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -189,7 +189,9 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Error": _error,
         "Progress": lambda seen: seen.operation.progress,
         "Step": _step,
-        "Actions": lambda seen: [(m.way, m.step.text, m.status) for m in seen.operation.actions],
+        "Actions": lambda seen: [
+            (action.way, action.description, action.status) for action in seen.operation.actions
+        ],
         "CreatedAt": lambda seen: seen.operation.created_at,
         "EndedAt": lambda seen: seen.operation.ended_at,
     },

@@ -10,10 +10,10 @@ from zfsilo.v1 import host_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.records import Host
+from zfsilod.model.validation import check_id
 from zfsilod.requests import hosts
-from zfsilod.requests.request import check_id
 from zfsilod.requests.volumes import need_host
-from zfsilod.security.authentication import own_host
+from zfsilod.security.authorization import own_host
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:

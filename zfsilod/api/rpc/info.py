@@ -10,12 +10,12 @@ from zfsilod import __version__
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import need_view
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.validation import nearly_full, room_for
+from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests import orphans
 from zfsilod.requests.rotate_secrets import RotateSecrets
-from zfsilod.security.authentication import own_host
-from zfsilod.service.stats import broken_sessions
+from zfsilod.security.authorization import own_host
+from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Attention, Summary, about_volume
 from zfsilod.wire import convert
 
@@ -46,10 +46,10 @@ class Info:
     ) -> service_pb2.Capacity:
         check_properties(convert.as_pairs(message.properties), new=True)
         room = await call.service.capacity(message.root)
-        settings, available = call.service.settings, room.available_bytes
+        settings, available = call.service.context.settings, room.available_bytes
         if message.HasField("thin"):
             promised = call.read(lambda txn: txn.promised())
-            available = room_for(room, settings, promised, thin=message.thin)
+            available = largest_volume(room, settings, promised, thin=message.thin)
         complaint = nearly_full(room, settings)
         return service_pb2.Capacity(
             available_bytes=available,
@@ -63,7 +63,7 @@ class Info:
         found = await call.scan(Summary)
         status = service_pb2.Status(
             server=_server(call),
-            root=call.service.settings.root,
+            root=call.service.context.settings.root,
             promised_bytes=found.promised_bytes,
             volumes=found.states,
             operations=found.operations,
@@ -79,7 +79,7 @@ class Info:
             else:
                 status.capacity.available_bytes = room.available_bytes
                 status.capacity.total_bytes = room.total_bytes
-                if complaint := nearly_full(room, call.service.settings):
+                if complaint := nearly_full(room, call.service.context.settings):
                     status.capacity.conditions.append(complaint)
                     attention.insert(0, Attention(subject="", sentence=complaint))
         status.attention_count = len(attention)
@@ -93,7 +93,7 @@ class Info:
         self, message: service_pb2.ListOrphansRequest, call: Call
     ) -> service_pb2.ListOrphansResponse:
         page = self._pages.parse("ListOrphans", message)
-        found = await call.lasting(orphans.find(call.service))
+        found = await call.lasting(find_orphans(call.service.context))
         shown, after = collect(
             (each for each in found if each.name > page.after),
             page,
@@ -129,12 +129,13 @@ class Info:
 async def _broken(service: Service, known: Sequence[Attention]) -> list[Attention]:
     """Return the sessions that are broken now, and that no look before has told of."""
     told = {each.subject for each in known}
-    found = [about_volume(*each) for each in (await broken_sessions(service)).items()]
+    broken = await service.stats.broken_sessions()
+    found = [about_volume(*each) for each in broken.items()]
     return [each for each in found if each.subject not in told]
 
 
 def _server(call: Call) -> service_pb2.ServerInfo:
-    settings = call.service.settings
+    settings = call.service.context.settings
     return service_pb2.ServerInfo(
         version=__version__,
         host=f"hosts/{settings.host_id}",

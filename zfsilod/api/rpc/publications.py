@@ -14,7 +14,7 @@ from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
 from zfsilod.requests import publications, volumes
-from zfsilod.security.authentication import own_host
+from zfsilod.security.authorization import own_host
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class Publications:
         need_view(call, volume_id)
         volume, publication = call.read(read)
         # Unsealing imports cryptography, the first time: not on the event loop.
-        chap = await asyncio.to_thread(call.service.store.chap, publication.secret)
-        export = call.service.settings.export
+        chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
+        export = call.service.context.settings.export
         return volume_pb2.FetchConnectionResponse(
             volume=f"volumes/{volume_id}",
             target=plans.target_name(export.prefix, volume),
@@ -133,7 +133,9 @@ class Publications:
         if state == "NONE":
             raise InvalidArgument("a filesystem is FORMATTING or READY", reason="BAD_ENUM")
         if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
-            raise InvalidArgument("the filesystem's type or uuid is malformed", reason="BAD_FS")
+            raise InvalidArgument(
+                "the filesystem's type or uuid is malformed", reason="BAD_FILESYSTEM"
+            )
         request = publications.ReportFilesystem(
             volume=volume_id,
             host=host_id,

@@ -38,7 +38,7 @@ class Renewals:
             return pem, authority.certificate_pem, certificates.record_of(pem, found.identity)
 
         pem, authority_pem, kept = await asyncio.to_thread(sign)
-        await call.service.write(lambda txn: txn.put(kept))
+        await call.service.context.write(lambda txn: txn.put(kept))
         return service_pb2.RenewCertificateResponse(
             certificate=pem.decode(), authority=authority_pem.decode()
         )

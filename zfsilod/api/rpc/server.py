@@ -1,6 +1,6 @@
 """The gRPC server: methods registered from their descriptors, each behind one guard.
 
-The guard tells who calls (door.py, auth.py), asks the table of roles, and turns errors into status
+The guard tells who calls (gateway, authentication.py), asks the table of roles, and turns errors into status
 codes. What the methods do is in info.py, volumes.py, publications.py, attachments.py, snapshots.py,
 hosts.py and operations.py: `Info`, `Volumes`, ... below; a method that nothing implements stops the
 start.
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-    from zfsilod.gateway.listener import Door
-    from zfsilod.security.authentication import Caller
+    from zfsilod.gateway.listener import Gateway
+    from zfsilod.model.identity import Caller
     from zfsilod.security.join_file import Files
     from zfsilod.service.service import Service
 
@@ -97,13 +97,13 @@ class GrpcServer:
     def __init__(
         self,
         service: Service,
-        door: Door,
+        gateway: Gateway,
         files: Files,
         options: tuple[tuple[str, int], ...] = (),
     ) -> None:
-        """Serve what comes through a door; the files are those of our own authority."""
+        """Serve the connections of a gateway; `files` has the keys of this host's authority."""
         self._service = service
-        self._door = door
+        self._gateway = gateway
         self._files = files
         self._audit = service.audit
         self._callers = Callers(self._find_token, self._is_revoked)
@@ -115,8 +115,8 @@ class GrpcServer:
         )
 
     async def start(self) -> None:
-        """Begin to serve; from now on the door may let callers in."""
-        signed = pages.Pages(await self._service.write(pages.load_key))
+        """Start to serve; only then may the gateway listen."""
+        signed = pages.Pages(await self._service.context.write(pages.load_key))
         self._add(SERVICE, Info(signed), Renewals(self._files))
         self._add(VOLUMES, Volumes(signed), Publications(signed), Attachments())
         self._add(SNAPSHOTS, Snapshots(signed))
@@ -125,18 +125,18 @@ class GrpcServer:
         names = [each.full_name for each in (*SERVICES, HEALTH, REFLECTION)]
         self._add(HEALTH, self._health, foreign=True)
         self._add(REFLECTION, reflection.aio.ReflectionServicer(names), foreign=True)
-        self._server.add_insecure_port(f"unix:{self._door.plain}")
+        self._server.add_insecure_port(f"unix:{self._gateway.private_socket}")
         await self._server.start()
         for each in SERVICES:
             await self._health.set(each.full_name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Take no more calls, give running ones time to end, then drop them."""
-        self._door.shut()
+        self._gateway.stop_listening()
         self._stopping.set()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
-        self._door.close()
+        self._gateway.close()
         if self._tasks:  # what was on its way to the store when its caller left
             _done, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -241,15 +241,15 @@ class GrpcServer:
         try:
             return str(self._identify(context))
         except ZfsiloError:
-            peer = self._door.peer(context.peer())
+            peer = self._gateway.peer(context.peer())
             return f"nobody ({peer.address})" if peer else "nobody"
 
     def _identify(self, context: Any) -> Caller:
         name = context.peer()
-        peer = self._door.peer(name)
+        peer = self._gateway.peer(name)
         if peer is None:
-            log.warning("a call of %s, which did not come through the door, is refused", name)
-            raise Unauthenticated("this connection did not come through the front door")
+            log.warning("a call of %s is refused: its connection bypassed the gateway", name)
+            raise Unauthenticated("connection bypassed the gateway")
         authorization = ""
         if peer.kind == "tcp":
             given = [v for k, v in context.invocation_metadata() if k == "authorization"]
@@ -258,15 +258,15 @@ class GrpcServer:
             return self._callers.of(peer, authorization)
         except Unauthenticated as error:
             if error.reason == REVOKED:
-                self._door.turn_out(name)
+                self._gateway.disconnect(name)
             raise
 
     def _find_token(self, token_id: str) -> Token | None:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             return txn.get(Token, token_id)
 
     def _is_revoked(self, fingerprint: str) -> bool:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             found = txn.get(Issued, fingerprint)
         return found is not None and found.revoked_at != 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from zfsilo.v1 import volume_pb2
 
@@ -13,14 +13,13 @@ from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Mode
-from zfsilod.requests import adoption, pool_import
+from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
-from zfsilod.requests.request import check_etag, check_id
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.security import csi_node
-from zfsilod.security.authentication import Caller, shown
-from zfsilod.service.drift import facts
-from zfsilod.service.stats import stats
+from zfsilod.security.authorization import visible_to
+from zfsilod.service import pool_import, pool_scan
+from zfsilod.service.drift import check_facts
 from zfsilod.storage.volume_view import (
     STATES,
     VolumeView,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zfsilod.api.rpc.calls import Call
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
 
@@ -82,7 +82,7 @@ class Volumes:
         self, message: volume_pb2.StatsVolumeRequest, call: Call
     ) -> volume_pb2.VolumeStats:
         volume_id = convert.volume_id(message.name)
-        found = await stats(call.service, need_view(call, volume_id))
+        found = await call.service.stats.sample(need_view(call, volume_id))
         figures = {STATS[name]: figure for name, figure in found.figures.items()}
         return volume_pb2.VolumeStats(**figures, conditions=found.conditions)
 
@@ -91,7 +91,9 @@ class Volumes:
     ) -> volume_pb2.ProbeVolumeResponse:
         seen = need_view(call, convert.volume_id(message.name))
         service = call.service
-        found = await service.look(partial(facts, seen, service.machine, service.settings))
+        found = await service.context.look(
+            partial(check_facts, seen, service.context.machine, service.context.settings)
+        )
         return volume_pb2.ProbeVolumeResponse(facts=map(convert.fact, found))
 
     async def SyncVolume(
@@ -101,9 +103,9 @@ class Volumes:
         need_view(call, volume_id)
         operation = None
         if message.validate_only:
-            found = await call.lasting(call.service.survey(volume_id))
+            found = await call.lasting(call.service.reconciler.report(volume_id))
         else:
-            work = call.service.sync(volume_id, caller=str(call.caller))
+            work = call.service.reconciler.sync(volume_id, caller=str(call.caller))
             begun, found = await call.lasting(work)
             operation = await call.end(begun.id)
         return volume_pb2.SyncVolumeResponse(
@@ -115,7 +117,9 @@ class Volumes:
     async def SyncVolumes(
         self, message: volume_pb2.SyncVolumesRequest, call: Call
     ) -> volume_pb2.SyncVolumesResponse:
-        work = call.service.sync_all(caller=str(call.caller), validate_only=message.validate_only)
+        work = call.service.reconciler.sync_all(
+            str(call.caller), validate_only=message.validate_only
+        )
         report = await call.lasting(work)
         shown = (each for found in report.reports for each in convert.differences(found))
         return volume_pb2.SyncVolumesResponse(
@@ -155,14 +159,16 @@ class Volumes:
     async def AdoptVolume(
         self, message: volume_pb2.AdoptVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        work = adoption.find(call.service, message.dataset, message.volume_id)
+        work = pool_scan.find_zvol(call.service.context, message.dataset, message.volume_id)
         request = await call.lasting(work)
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def AdoptVolumes(
         self, _request: volume_pb2.AdoptVolumesRequest, call: Call
     ) -> volume_pb2.AdoptVolumesResponse:
-        found = await call.lasting(pool_import.adopt_all(call.service, str(call.caller)))
+        found = await call.lasting(
+            pool_import.adopt_all(call.service.context, call.service, str(call.caller))
+        )
         names: dict[str, list[str]] = {"adopt": [], "adopt-trashed": [], "adopt-snapshot": []}
         for each in found.adopted:
             names[each.kind].append(each.subject)
@@ -179,16 +185,16 @@ def need_view(call: Call, volume_id: str) -> VolumeView:
     """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
     known = call.read(lambda txn: volume_view(txn, volume_id))
     if call.caller.role == "node":
-        found = csi_node.shown(known, call.service.settings.node_paths)
+        found = csi_node.visible_to(known, call.service.context.settings.node_paths)
     else:
-        found = shown(call.caller, known)
+        found = visible_to(call.caller, known)
     if found is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     return found
 
 
 async def change_volume(
-    call: Call, request: Request, volume_id: str, *, validate_only: bool, etag: str = ""
+    call: Call, request: Request[Any], volume_id: str, *, validate_only: bool, etag: str = ""
 ) -> volume_pb2.MutateVolumeResponse:
     """Do what a request says, and answer the volume and the operation.
 
@@ -252,11 +258,11 @@ def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
 ) -> tuple[list[volume_pb2.Volume], str]:
     def is_wanted(found: VolumeView) -> bool:
-        seen = shown(caller, found)
+        seen = visible_to(caller, found)
         return seen is not None and wanted(partial(_values, seen))
 
     def show(found: VolumeView) -> volume_pb2.Volume:
-        seen = shown(caller, found)
+        seen = visible_to(caller, found)
         assert seen is not None, "it was wanted"
         return convert.volume(seen)
 
