@@ -1,4 +1,4 @@
-"""Channels over a unix socket for tests and benches; zfsiloctl and the daemon have their own."""
+"""Asyncio channels over a unix socket, for tests and benches."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 
 
 def unix_channel_aio(path: Path) -> Any:
-    """Return an asyncio channel to the zfsilod behind a socket."""
+    """Return an asyncio channel to the zfsilod that serves a socket."""
     return grpc.aio.insecure_channel(f"unix:{path}", options=OPTIONS)

@@ -1,4 +1,4 @@
-"""What every test gets: nothing may be left running behind it."""
+"""Fixtures of all tests; a test that leaves a task behind fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def zfsilo(tmp_path: Path) -> AsyncIterator[House]:
-    """A whole service in this process, over a fake host."""
+    """A service in this process, over a fake host."""
     async with house(tmp_path) as built:
         yield built
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -1,4 +1,4 @@
-"""A whole zfsilod in one process: real service and store, a fake host, workers in threads."""
+"""Service fixture: the real service and store in this process, a fake host, workers in threads."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zfsilod.requests.request import Request
 
 DEADLINE_S = 20
+STORE_BYTES = 64 << 20
 SETTINGS = Settings(host_id="take", root="tank/zfsilo", export=HOW, overcommit=2.0)
 
 
@@ -40,13 +41,13 @@ def administrator(subject: str) -> Caller:
 
 
 class ThreadLauncher:
-    """Runs and rolls back with the real Worker, in a thread instead of a unit."""
+    """Runs the real worker in a thread in place of a unit."""
 
     def __init__(self, store: Store, host: FakeHost) -> None:
         self.store = store
         self.host = host
         self.hint: Callable[[str], None] = lambda _id: None
-        self.gate = asyncio.Event()  # cleared: what is started waits
+        self.gate = asyncio.Event()  # cleared: started workers wait
         self.gate.set()
         self.refuses = False
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -78,7 +79,7 @@ class ThreadLauncher:
 
 
 class LocalServer:
-    """This very host as the server of its own volumes; `away` makes it unreachable."""
+    """This host as the server of its own volumes; `away` makes it unreachable."""
 
     service: Service
     away = False
@@ -86,25 +87,25 @@ class LocalServer:
     async def fetch(self, _server: str, volume: str) -> tuple[Connection, Chap]:
         self._reach()
         with self.service.context.store.read() as txn:
-            found, published = txn.get(Volume, volume), txn.get(Publication, f"{volume}/take")
-        if found is None:
+            record, publication = txn.get(Volume, volume), txn.get(Publication, f"{volume}/take")
+        if record is None:
             raise NotFound(f"there is no volume {volume} on this host")
-        if published is None:
+        if publication is None:
             raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
         export = self.service.context.settings.export
         connection = Connection(
             volume=volume,
-            target=plans.target_name(export.prefix, found),
+            target=plans.target_name(export.prefix, record),
             portals=export.portals,
-            serial=found.uid,
-            size_bytes=found.capacity_bytes,
-            mode=found.mode,
-            epoch=published.epoch,
-            rotation=published.rotation,
-            readonly=published.readonly,
-            filesystem=found.filesystem,
+            serial=record.uid,
+            size_bytes=record.capacity_bytes,
+            mode=record.mode,
+            epoch=publication.epoch,
+            rotation=publication.rotation,
+            readonly=publication.readonly,
+            filesystem=record.filesystem,
         )
-        return connection, self.service.context.store.chap(published.secret)
+        return connection, self.service.context.store.chap(publication.secret)
 
     async def publish(self, _server: str, volume: str, *, client_operation: str) -> None:
         await self._do(Publish(volume=volume, host="take", client_operation=client_operation))
@@ -132,7 +133,7 @@ class LocalServer:
     async def publications(self, _server: str) -> list[Publication]:
         self._reach()
         with self.service.context.store.read() as txn:
-            return [each for each in txn.scan(Publication) if each.host == "take"]
+            return [record for record in txn.scan(Publication) if record.host == "take"]
 
     async def rotate(self, _server: str, volume: str) -> None:
         await self._do(RotateSecrets(volume=volume, host="take", force=True))
@@ -151,7 +152,7 @@ class LocalServer:
 
 
 class House:
-    """The parts of a running service, and short words for what tests do with it."""
+    """A running service, its fake host and launcher, and short calls for tests."""
 
     def __init__(self, service: Service, host: FakeHost, launcher: ThreadLauncher) -> None:
         self.service = service
@@ -162,30 +163,32 @@ class House:
         service.context.servers = self.server
 
     async def do(self, *requests: Request[Any]) -> Operation:
-        """Carry requests out one after the other; raise what a caller would see."""
+        """Make requests one after the other; raise the error that a caller would see."""
         operation = None
         for request in requests:
-            begun = await self.service.submit(request, caller=administrator("uid 0 (unix)"))
-            operation = await self.service.wait(begun.id, DEADLINE_S)
+            submitted = await self.service.submit(request, caller=administrator("uid 0 (unix)"))
+            operation = await self.service.wait(submitted.id, DEADLINE_S)
         assert operation is not None
         return operation
 
     @property
     def facts(self) -> dict[str, object]:
-        """Everything the fake host is."""
+        """All facts of the fake host."""
         return self.host.facts.snapshot()
 
 
 @asynccontextmanager
-async def house(directory: Path, settings: Settings = SETTINGS) -> AsyncIterator[House]:
+async def house(
+    directory: Path, settings: Settings = SETTINGS, *, store_bytes: int = STORE_BYTES
+) -> AsyncIterator[House]:
     """Build a service over a new store, with the host `take` registered."""
-    store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
+    store = Store.create(directory, host="simulated", size_bytes=store_bytes, durable=False)
     host = FakeHost(chap=store.chap)
     launcher = ThreadLauncher(store, host)
     context = ServiceContext(store, host, LocalServer(), settings, boot_id=read_boot_id())
     service = Service(context, launcher)
     launcher.hint = service.executor.refresh
-    service.context.session_recovery_s = 0  # no session of a fake host comes back by itself
+    service.context.session_recovery_s = 0  # a lost session of a fake host never recovers
     built = House(service, host, launcher)
     await built.do(CreateHost(id="take", iqn=TAKE))
     try:

@@ -1,4 +1,4 @@
-"""What no record knows: listed, removed when asked, or taken over."""
+"""Orphans and adoption: what has no record is listed, removed on request, or gets a record."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def volume(zfsilo: House) -> Volume | None:
         return txn.get(Volume, "data")
 
 
-async def forget(zfsilo: House, *buckets: str) -> None:
-    """Lose records, as with the state directory."""
+async def drop_records(zfsilo: House, *buckets: str) -> None:
+    """Remove records, as when the state directory is lost."""
     for bucket in buckets:
         key = "data/take" if bucket == "publication" else "data"
         await zfsilo.service.context.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
@@ -73,15 +73,15 @@ async def names(zfsilo: House) -> list[str]:
     return [orphan.name.partition("/")[0] for orphan in await find_orphans(zfsilo.service.context)]
 
 
-async def test_what_records_own_is_no_orphan(zfsilo: House) -> None:
+async def test_things_with_records_are_not_orphans(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     assert await names(zfsilo) == []
 
 
-async def test_what_a_running_operation_is_about_is_no_orphan(zfsilo: House) -> None:
+async def test_things_of_a_running_operation_are_not_orphans(zfsilo: House) -> None:
     zfsilo.launcher.gate.clear()
-    begun = await zfsilo.service.submit(CREATE, caller=administrator("a"))
-    uid = next(step.uid for step in (m.step for m in begun.actions) if hasattr(step, "uid"))
+    submitted = await zfsilo.service.submit(CREATE, caller=administrator("a"))
+    uid = next(step.uid for step in (m.step for m in submitted.actions) if hasattr(step, "uid"))
     zfsilo.host.zfs.create_zvol(
         "tank/zfsilo/data",
         size_bytes=GIB,
@@ -92,12 +92,12 @@ async def test_what_a_running_operation_is_about_is_no_orphan(zfsilo: House) -> 
     )
     assert await names(zfsilo) == []
     zfsilo.launcher.gate.set()
-    await zfsilo.service.wait(begun.id, 10)
+    await zfsilo.service.wait(submitted.id, 10)
 
 
-async def test_what_lost_its_record_is_listed_and_removed_when_asked(zfsilo: House) -> None:
+async def test_things_without_records_are_listed_and_removed_on_request(zfsilo: House) -> None:
     await zfsilo.do(*UP)
-    await forget(zfsilo, "attachment", "publication", "volume")
+    await drop_records(zfsilo, "attachment", "publication", "volume")
     assert await names(zfsilo) == ["export", "node", "session", "zvol"]
     found_names = [orphan.name for orphan in await find_orphans(zfsilo.service.context)]
     before = zfsilo.facts
@@ -110,15 +110,15 @@ async def test_what_lost_its_record_is_listed_and_removed_when_asked(zfsilo: Hou
         await zfsilo.do(RemoveOrphans(names=("zvol/tank/zfsilo/data",)))
 
 
-async def test_an_admission_without_a_publication_stays_until_asked(zfsilo: House) -> None:
+async def test_an_acl_without_a_publication_stays_until_it_is_removed(zfsilo: House) -> None:
     await zfsilo.do(*UP)
-    await forget(zfsilo, "publication")
+    await drop_records(zfsilo, "publication")
     before = zfsilo.facts
     with pytest.raises(Conflict, match="which no publication names: see zfsiloctl orphan list"):
         await zfsilo.service.reconciler.sync("data", caller=administrator("a"))
     report = await zfsilo.service.reconciler.sync_all(caller=administrator("a"))
     assert "no publication names" in dict(report.complaints)["data"]
-    assert zfsilo.facts == before, "a lost record cuts nobody off"
+    assert zfsilo.facts == before, "a lost record ends no session"
     (orphan,) = await find_orphans(zfsilo.service.context)
     assert orphan.name.startswith("acl/")
     await zfsilo.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))
@@ -126,7 +126,7 @@ async def test_an_admission_without_a_publication_stays_until_asked(zfsilo: Hous
     assert {n.partition(":")[0] for n in zfsilo.facts} & {"target", "acl", "backstore"} == set()
 
 
-async def test_a_stray_mount_is_an_orphan(zfsilo: House) -> None:
+async def test_a_mount_without_a_record_is_an_orphan(zfsilo: House) -> None:
     await zfsilo.do(*UP)
 
     def unmounted(txn: Any) -> None:
@@ -140,8 +140,8 @@ async def test_a_stray_mount_is_an_orphan(zfsilo: House) -> None:
     assert zfsilo.host.facts.names("mount") == ["/var/lib/zfsilo/staging/data"]
 
 
-def timeless(volume: Volume) -> Volume:
-    """Return a volume without what an adoption cannot know."""
+def comparable_volume(volume: Volume) -> Volume:
+    """Return a volume without the fields that an adoption cannot restore."""
     filesystem = volume.filesystem.but(host="", operation="")
     return volume.but(revision=0, epoch=0, created_at=0, updated_at=0, filesystem=filesystem)
 
@@ -151,18 +151,18 @@ async def test_a_store_is_rebuilt_from_the_pool(zfsilo: House) -> None:
     await zfsilo.do(UpdateVolume(id="data", mask=("hosts",), hosts=("take", "other")), *DOWN)
     before = volume(zfsilo)
     assert before is not None
-    await forget(zfsilo, "volume")
+    await drop_records(zfsilo, "volume")
     assert await adopted(zfsilo) == ["volumes/data"]
     after = volume(zfsilo)
     assert after is not None
     assert after.epoch > before.epoch, "no epoch comes twice"
-    assert timeless(after) == timeless(before)
+    assert comparable_volume(after) == comparable_volume(before)
     assert await adopted(zfsilo) == []
     await zfsilo.do(*UP[1:])
 
 
 async def adopted(zfsilo: House, *complaints: str) -> list[str]:
-    """Adopt everything, and return the names of what was."""
+    """Adopt everything, and return the names of the adopted things."""
     report = await adopt_all(zfsilo.service.context, zfsilo.service, administrator("a"))
     assert tuple(report.complaints) == complaints
     return [operation.subject for operation in report.adopted]
@@ -182,19 +182,21 @@ MORE = (
 
 
 def records(zfsilo: House) -> dict[str, Any]:
-    """Return the records that an adoption can bring back, without what it cannot know."""
+    """Return the records that an adoption restores, in comparable form."""
     with zfsilo.service.context.store.read() as txn:
         stored = [record for kind in KINDS for record in txn.scan(kind)]
-    return {f"{record.bucket()}/{record.key}": known(record) for record in stored}
+    return {f"{record.bucket()}/{record.key}": comparable(record) for record in stored}
 
 
-def known(record: Any) -> Any:
-    """Return a record without what only the store knew: revisions, times, who formatted."""
+def comparable(record: Any) -> Any:
+    """Return a record without revisions, times and the host that formatted."""
     match record:
         case Trashed():
-            return record.but(volume=known(record.volume), revision=0, deleted_at=0, purge_at=0)
+            return record.but(
+                volume=comparable(record.volume), revision=0, deleted_at=0, purge_at=0
+            )
         case Volume():
-            return timeless(record)
+            return comparable_volume(record)
         case Snapshot():
             filesystem = record.filesystem.but(host="", operation="")
             return record.but(revision=0, created_at=0, filesystem=filesystem)
@@ -203,7 +205,7 @@ def known(record: Any) -> Any:
     return record.but(revision=0)
 
 
-async def lose_all(zfsilo: House) -> None:
+async def drop_all_records(zfsilo: House) -> None:
     def lose(txn: Any) -> None:
         for kind in KINDS:
             for record in list(txn.scan(kind)):
@@ -212,10 +214,10 @@ async def lose_all(zfsilo: House) -> None:
     await zfsilo.service.context.write(lose)
 
 
-async def test_snapshots_groups_clones_and_the_trash_come_back(zfsilo: House) -> None:
+async def test_snapshots_groups_clones_and_the_trash_are_adopted(zfsilo: House) -> None:
     await zfsilo.do(*UP, *DOWN, *MORE[1:])
     before = records(zfsilo)
-    await lose_all(zfsilo)
+    await drop_all_records(zfsilo)
     assert sorted(await adopted(zfsilo)) == [
         "snapshotGroups/both",
         "snapshots/monday",
@@ -229,9 +231,9 @@ async def test_snapshots_groups_clones_and_the_trash_come_back(zfsilo: House) ->
     assert await adopted(zfsilo) == []
 
 
-async def test_what_came_back_keeps_what_it_needs(zfsilo: House) -> None:
+async def test_adopted_volumes_keep_their_dependents(zfsilo: House) -> None:
     await zfsilo.do(*MORE)
-    await lose_all(zfsilo)
+    await drop_all_records(zfsilo)
     await adopted(zfsilo)
     with pytest.raises(FailedPrecondition, match="has snapshots or clones"):
         await zfsilo.do(DeleteVolume(id="data"))
@@ -249,9 +251,9 @@ async def test_what_came_back_keeps_what_it_needs(zfsilo: House) -> None:
     assert zfsilo.host.facts.names("zvol") == ["tank/zfsilo/more"]
 
 
-async def test_what_the_pool_does_not_tell_is_said(zfsilo: House) -> None:
+async def test_an_adoption_reports_what_the_pool_does_not_record(zfsilo: House) -> None:
     await zfsilo.do(*MORE)
-    await lose_all(zfsilo)
+    await drop_all_records(zfsilo)
     for cut in zfsilo.host.facts.names("cut"):  # as an older version marked them
         fact = zfsilo.host.facts.get(f"cut:{cut}")
         marks = {n: v for n, v in fact["marks"].items() if n in ("zfsilo:cut", "zfsilo:snapshot")}
@@ -269,7 +271,7 @@ async def test_what_the_pool_does_not_tell_is_said(zfsilo: House) -> None:
         assert [txn.get(Snapshot, name).group for name in group.snapshots] == ["both", "both"]  # type: ignore[union-attr]
 
 
-async def test_what_an_unfinished_clone_left_is_told_and_left_alone(zfsilo: House) -> None:
+async def test_the_snapshot_of_an_unfinished_clone_is_reported_and_kept(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     record = volume(zfsilo)
     assert record is not None
@@ -278,14 +280,14 @@ async def test_what_an_unfinished_clone_left_is_told_and_left_alone(zfsilo: Hous
     assert await adopted(zfsilo, f"tank/zfsilo/data@zfsilo-{'c' * 32}") == []
 
 
-async def test_what_lies_in_the_trash_is_not_adopted_by_name(zfsilo: House) -> None:
+async def test_a_volume_in_the_trash_is_not_adopted_by_name(zfsilo: House) -> None:
     await zfsilo.do(*MORE)
     (trash,) = [n for n in zfsilo.host.facts.names("zvol") if ".trash" in n]
     with pytest.raises(FailedPrecondition, match="is in the trash: run zfsiloctl adopt --all"):
         await find_zvol(zfsilo.service.context, trash, "")
 
 
-async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
+async def test_a_foreign_zvol_is_adopted(zfsilo: House) -> None:
     zvol = {
         "uid": "",
         "guid": "77",
@@ -306,13 +308,13 @@ async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
     )
     assert dict(adopted_volume.properties) == {"sync": "standard"}
     assert adopted_volume.filesystem.state == "NONE", (
-        "a consumer finds what it carries, and never formats it"
+        "a client looks for a filesystem on it, and does not format it"
     )
     with pytest.raises(AlreadyExists, match="is the volume vm-1"):
         await zfsilo.do(request.but(id="again"))
     await zfsilo.do(Publish(volume="vm-1", host="take"))
 
 
-async def test_what_is_no_zvol_is_refused(zfsilo: House) -> None:
+async def test_only_zvols_are_adopted(zfsilo: House) -> None:
     with pytest.raises(FailedPrecondition, match="is not a zvol"):
         await find_zvol(zfsilo.service.context, "tank/zfsilo", "")

@@ -11,8 +11,9 @@ import pytest
 from tests.crash.cases import CASES, Case, requests
 from tests.crash.fault_injector import Fault
 from tests.crash.matrix import CaseRunner, faults_in, inject_faults
+from tests.crash.randomness import CountedRandomness
 from tests.crash.report import Report
-from tests.crash.simulated_machine import CountedRandomness, simulated_machine
+from tests.crash.simulated_machine import simulated_machine
 from tests.doubles import SETTINGS
 from zfsilod.model.records import Operation
 

@@ -1,15 +1,16 @@
-"""Deletion through the service: refused, at once, into the trash and back, and purged."""
+"""Deletion: refused, at once, into the trash, undone, and purged."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.doubles import SETTINGS, House, house
-from zfsilod.model.errors import AlreadyExists, CommandFailed, FailedPrecondition, NotFound
-from zfsilod.model.records import Dependent, Trashed, Volume
+from zfsilod.model.errors import AlreadyExists, Busy, CommandFailed, FailedPrecondition, NotFound
+from zfsilod.model.records import Dependent, Operation, Trashed, Volume
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.purger import Purger
@@ -26,7 +27,7 @@ KEEP = DeleteVolume(id="data", dependents="KEEP")
 
 @pytest.fixture
 async def patient(tmp_path: Path) -> AsyncIterator[House]:
-    """A service that keeps what was deleted for an hour."""
+    """A service that keeps deleted volumes for an hour."""
     async with house(tmp_path, SETTINGS.but(trash_retention_s=3600)) as built:
         yield built
 
@@ -43,16 +44,16 @@ def trashed(zfsilo: House) -> list[Trashed]:
         return list(txn.scan(Trashed))
 
 
-async def depend(zfsilo: House, *names: str) -> None:
-    """Let something depend on the volume."""
+async def add_dependents(zfsilo: House, *names: str) -> None:
+    """Add dependents of the volume."""
     uid = volume(zfsilo).uid
     for name in names:
         record = Dependent(id=f"{uid}/{name}", name=name)
         await zfsilo.service.context.write(lambda txn, record=record: txn.put(record))  # type: ignore[misc]
 
 
-async def forsake(zfsilo: House, uid: str, *names: str) -> None:
-    """Let nothing depend on the volume any more."""
+async def drop_dependents(zfsilo: House, uid: str, *names: str) -> None:
+    """Remove dependents of a volume."""
     for name in names:
         await zfsilo.service.context.write(
             lambda txn, name=name: txn.drop("dependent", f"{uid}/{name}")  # type: ignore[misc]
@@ -64,7 +65,7 @@ def zvols(zfsilo: House) -> set[str]:
 
 
 async def purged(zfsilo: House) -> None:
-    """Let the watchman look into the trash, and its operations end."""
+    """Purge the trash, and wait for the operations."""
     await Purger(zfsilo.service.context, zfsilo.service).purge()
     with zfsilo.service.context.store.read() as txn:
         live = list(txn.live())
@@ -72,22 +73,22 @@ async def purged(zfsilo: House) -> None:
         await zfsilo.service.wait(operation.id, 20)
 
 
-async def test_it_is_destroyed_when_nothing_depends_on_it(zfsilo: House) -> None:
+async def test_a_volume_without_dependents_is_destroyed(zfsilo: House) -> None:
     await zfsilo.do(CREATE, KEEP)
     assert zvols(zfsilo) == set()
     assert trashed(zfsilo) == []
 
 
-async def test_dependents_refuse_by_name(zfsilo: House) -> None:
+async def test_a_refusal_names_the_dependents(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
-    await depend(zfsilo, "snapshots/a", "volumes/copy")
+    await add_dependents(zfsilo, "snapshots/a", "volumes/copy")
     with pytest.raises(FailedPrecondition, match="snapshots/a, volumes/copy") as refused:
         await zfsilo.do(DeleteVolume(id="data"))
     assert refused.value.reason == "DEPENDENTS"
     assert zvols(zfsilo) == {"zvol:tank/zfsilo/data"}
 
 
-async def test_somebody_elses_snapshots_refuse_too(
+async def test_snapshots_without_records_refuse_a_deletion(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(CREATE)
@@ -102,9 +103,9 @@ async def test_somebody_elses_snapshots_refuse_too(
         await zfsilo.do(PurgeVolume(id=trashed(zfsilo)[0].id))
 
 
-async def test_kept_dependents_hide_it_and_the_last_one_takes_it_along(zfsilo: House) -> None:
+async def test_a_deletion_that_keeps_dependents_ends_with_the_last_one(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
-    await depend(zfsilo, "snapshots/a", "volumes/copy")
+    await add_dependents(zfsilo, "snapshots/a", "volumes/copy")
     uid = volume(zfsilo).uid
     await zfsilo.do(KEEP)
     assert zvols(zfsilo) == {f"zvol:tank/zfsilo/.trash/{uid}"}
@@ -114,15 +115,15 @@ async def test_kept_dependents_hide_it_and_the_last_one_takes_it_along(zfsilo: H
         assert list(volume_views(txn)) == []
         assert txn.promised() == 0
     await purged(zfsilo)
-    await forsake(zfsilo, uid, "snapshots/a")
+    await drop_dependents(zfsilo, uid, "snapshots/a")
     await purged(zfsilo)
     assert len(trashed(zfsilo)) == 1
-    await forsake(zfsilo, uid, "volumes/copy")
+    await drop_dependents(zfsilo, uid, "volumes/copy")
     await purged(zfsilo)
     assert (trashed(zfsilo), zvols(zfsilo)) == ([], set())
 
 
-async def test_with_a_retention_a_deletion_can_be_undone(patient: House) -> None:
+async def test_a_deletion_can_be_undone_within_the_retention(patient: House) -> None:
     await patient.do(CREATE)
     before, facts = volume(patient), patient.facts
     await patient.do(DeleteVolume(id="data"))
@@ -136,7 +137,7 @@ async def test_with_a_retention_a_deletion_can_be_undone(patient: House) -> None
     assert trashed(patient) == []
 
 
-async def test_what_is_lost_can_be_deleted(patient: House) -> None:
+async def test_a_volume_without_a_zvol_can_be_deleted(patient: House) -> None:
     await patient.do(CREATE)
     patient.host.facts.effect("zvol:tank/zfsilo/data", None)
     await patient.do(DeleteVolume(id="data"))
@@ -144,7 +145,9 @@ async def test_what_is_lost_can_be_deleted(patient: House) -> None:
     await patient.do(CREATE)
 
 
-async def test_the_retention_ends(patient: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_volume_is_purged_after_the_retention(
+    patient: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await patient.do(CREATE, DeleteVolume(id="data"))
     later = time.time() + 3601
     monkeypatch.setattr(time, "time", lambda: later)
@@ -154,7 +157,7 @@ async def test_the_retention_ends(patient: House, monkeypatch: pytest.MonkeyPatc
         await patient.do(UndeleteVolume(id="data"))
 
 
-async def test_its_name_is_free_and_given_away(patient: House) -> None:
+async def test_the_name_of_a_deleted_volume_can_be_used_again(patient: House) -> None:
     await patient.do(CREATE)
     first = volume(patient).uid
     await patient.do(DeleteVolume(id="data"), CREATE)
@@ -170,7 +173,7 @@ async def test_its_name_is_free_and_given_away(patient: House) -> None:
         assert [view.key for view in volume_views_with_deleted(txn)] == ["data", f"data/{second}"]
 
 
-async def test_a_rename_that_fails_leaves_all_as_it_was(patient: House) -> None:
+async def test_a_failed_rename_changes_nothing(patient: House) -> None:
     await patient.do(CREATE)
     facts: dict[str, Any] = patient.facts
     patient.host.facts.light_fuse(1, when="after", how="error")
@@ -183,14 +186,14 @@ async def test_a_rename_that_fails_leaves_all_as_it_was(patient: House) -> None:
     assert volume(patient).id == "data"
 
 
-async def test_what_cannot_be_purged_is_not_tried_all_the_time(
+async def test_a_purge_that_is_refused_is_not_tried_in_every_pass(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(CREATE)
-    await depend(zfsilo, "snapshots/a")
+    await add_dependents(zfsilo, "snapshots/a")
     uid = volume(zfsilo).uid
     await zfsilo.do(KEEP)
-    await forsake(zfsilo, uid, "snapshots/a")
+    await drop_dependents(zfsilo, uid, "snapshots/a")
     asked: list[str] = []
 
     def look(dataset: str) -> tuple[str, ...]:
@@ -202,3 +205,23 @@ async def test_what_cannot_be_purged_is_not_tried_all_the_time(
     for _round in range(3):
         await purger.purge()
     assert asked == [f"tank/zfsilo/.trash/{uid}"]
+
+
+async def test_a_failed_purge_is_not_retried_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path, SETTINGS.but(trash_retention_s=1)) as zfsilo:
+        await zfsilo.do(CREATE, DeleteVolume(id="data"))
+
+        def busy(*_words: Any, **_more: Any) -> None:
+            raise Busy("the zvol is in use")
+
+        monkeypatch.setattr(zfsilo.host.zfs, "destroy_zvol", busy)
+        purger = Purger(zfsilo.service.context, zfsilo.service)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 10)
+        for _round in range(3):
+            await purger.purge()
+            await asyncio.gather(*zfsilo.launcher.tasks.values())
+        with zfsilo.service.context.store.read() as txn:
+            assert [operation.kind for operation in txn.scan(Operation)].count("purge") == 1

@@ -1,4 +1,4 @@
-"""How a consumer lets go: with a dead server, from a stuck climb, and of what earlier ones left."""
+"""Detach: from a dead or hanging server, from a stuck attach, and of sessions without records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.doubles import administrator
 from tests.examples import PLANS, operation
-from zfsilod.engine import locks, worker
+from zfsilod.engine import worker
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Attachment, Operation
@@ -48,7 +48,7 @@ def ways(operation: Operation) -> list[str]:
     return [f"{action.way} {type(action.step).__name__}" for action in operation.actions]
 
 
-async def test_a_lost_session_turns_the_order_round(zfsilo: House) -> None:
+async def test_a_lost_session_is_dropped_before_its_mounts(zfsilo: House) -> None:
     await zfsilo.do(*UP, FENCE)
     unmounted = await zfsilo.do(UnmountFrom(id="data"))
     assert ways(unmounted) == ["do LazyUnmounted", "undo MountPoint"]
@@ -59,7 +59,7 @@ async def test_a_lost_session_turns_the_order_round(zfsilo: House) -> None:
 
 
 @pytest.mark.parametrize("kind", ["unmount", "unstage", "disconnect"])
-async def test_a_disk_that_hangs_loses_its_session_first(zfsilo: House, kind: str) -> None:
+async def test_a_hanging_disk_loses_its_session_first(zfsilo: House, kind: str) -> None:
     await zfsilo.do(*UP)
     for request in (UnmountFrom(id="data"), Unstage(id="data"), Disconnect(id="data")):
         if request.kind == kind:
@@ -75,13 +75,13 @@ async def test_a_disk_that_hangs_loses_its_session_first(zfsilo: House, kind: st
 
 
 def freeze(zfsilo: House) -> None:
-    """Let the server stop to answer, behind a session that stands."""
+    """Make the server hang behind a session that stays logged in."""
     memory = zfsilo.host.facts.memory
     (name,) = (fact for fact in memory if fact.startswith("session:"))
     memory[name] |= {"hangs": True}
 
 
-async def test_force_goes_down_from_any_state(zfsilo: House) -> None:
+async def test_force_detaches_from_any_state(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     for refused in (Unstage(id="data"), Disconnect(id="data")):
         with pytest.raises(FailedPrecondition):
@@ -95,7 +95,7 @@ async def test_force_goes_down_from_any_state(zfsilo: House) -> None:
     assert not kinds(zfsilo) & {"session", "node", "mount", "point"}
 
 
-async def test_what_was_taken_away_is_not_published_again_by_itself(zfsilo: House) -> None:
+async def test_a_fenced_client_does_not_publish_to_itself(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True), FENCE)
     with pytest.raises(
         FailedPrecondition, match="publication 1 of data to this host was withdrawn"
@@ -105,7 +105,7 @@ async def test_what_was_taken_away_is_not_published_again_by_itself(zfsilo: Hous
     await zfsilo.do(Disconnect(id="data", force=True), CONNECT.but(publish_if_needed=True))
 
 
-async def test_a_new_publication_ends_what_the_old_one_left(zfsilo: House) -> None:
+async def test_a_new_publication_ends_the_session_of_the_old_one(zfsilo: House) -> None:
     await zfsilo.do(*UP, FENCE, PUBLISH)
     await zfsilo.do(CONNECT)
     record = attachment(zfsilo)
@@ -113,6 +113,13 @@ async def test_a_new_publication_ends_what_the_old_one_left(zfsilo: House) -> No
     assert (record.state, record.epoch, record.mounts) == ("CONNECTED", 2, ())
     assert "mount" not in kinds(zfsilo)
     await zfsilo.do(*UP[3:])
+
+
+async def test_a_connect_with_restore_boot_changes_the_attachment(zfsilo: House) -> None:
+    await zfsilo.do(*UP[:2], CONNECT, CONNECT.but(restore="BOOT"), CONNECT)
+    connected = attachment(zfsilo)
+    assert connected is not None
+    assert connected.restore == "BOOT"
 
 
 async def test_a_stale_epoch_ends_nothing(zfsilo: House) -> None:
@@ -125,38 +132,38 @@ async def test_a_stale_epoch_ends_nothing(zfsilo: House) -> None:
     assert zfsilo.facts == before
 
 
-async def test_a_session_that_no_record_knows_is_ended_first(zfsilo: House) -> None:
+async def test_a_session_without_a_record_is_ended_first(zfsilo: House) -> None:
     await zfsilo.do(*UP[:3])
-    await forget(zfsilo)
+    await drop_attachment(zfsilo)
     await zfsilo.do(CONNECT)
     with zfsilo.service.context.store.read() as txn:
         assert "clear" in [operation.kind for operation in txn.scan(Operation)]
 
 
-async def test_one_that_is_in_use_is_told(zfsilo: House) -> None:
+async def test_a_session_without_a_record_in_use_refuses_a_connect(zfsilo: House) -> None:
     await zfsilo.do(*UP)
-    await forget(zfsilo)
+    await drop_attachment(zfsilo)
     before = zfsilo.facts
     with pytest.raises(Busy, match="in use on this host by /srv/data"):
         await zfsilo.do(CONNECT)
     assert zfsilo.facts == before
 
 
-async def forget(zfsilo: House) -> None:
+async def drop_attachment(zfsilo: House) -> None:
     await zfsilo.service.context.write(lambda txn: txn.drop("attachment", "data"))
 
 
-async def test_a_descent_stops_a_climb(zfsilo: House) -> None:
+async def test_a_descent_stops_a_connect(zfsilo: House) -> None:
     await zfsilo.do(*UP[:2])
     zfsilo.launcher.gate.clear()
-    climb = await zfsilo.service.submit(CONNECT, caller=administrator("a"))
+    attach = await zfsilo.service.submit(CONNECT, caller=administrator("a"))
     down = await zfsilo.service.submit(Disconnect(id="data"), caller=administrator("b"))
     await zfsilo.service.wait(down.id, 10)
-    assert zfsilo.service.operation(climb.id).state == "ROLLED_BACK"
+    assert zfsilo.service.operation(attach.id).state == "ROLLED_BACK"
     assert attachment(zfsilo) is None
 
 
-async def test_a_descent_stops_a_climb_that_waits_for_its_server(zfsilo: House) -> None:
+async def test_a_descent_stops_a_stage_that_waits_for_its_server(zfsilo: House) -> None:
     await zfsilo.do(*UP[:3])
     reached, answer = asyncio.Event(), asyncio.Event()
     report = zfsilo.server.report
@@ -167,12 +174,12 @@ async def test_a_descent_stops_a_climb_that_waits_for_its_server(zfsilo: House) 
         await report(*arguments)  # type: ignore[arg-type]
 
     zfsilo.server.report = slow  # type: ignore[method-assign,assignment]
-    climb = await zfsilo.service.submit(Stage(id="data"), caller=administrator("a"))
+    attach = await zfsilo.service.submit(Stage(id="data"), caller=administrator("a"))
     await asyncio.wait_for(reached.wait(), 10)
     down = await zfsilo.service.submit(Unstage(id="data"), caller=administrator("b"))
     answer.set()
     await zfsilo.service.wait(down.id, 10)
-    ended = await zfsilo.service.ended(climb.id, 10)
+    ended = await zfsilo.service.ended(attach.id, 10)
     assert ended.state == "ROLLED_BACK"
     assert ended.failure is not None
     assert ended.failure.reason == "CANCELLED"
@@ -189,22 +196,22 @@ def mend_logout(zfsilo: House) -> None:
     del zfsilo.host.iscsi.logout
 
 
-async def test_what_needs_repair_refuses_all_but_a_descent(zfsilo: House) -> None:
-    begun = await needs_repair(zfsilo)
+async def test_an_operation_that_needs_repair_allows_only_a_descent(zfsilo: House) -> None:
+    submitted = await needs_repair(zfsilo)
     for request in (CONNECT, Stage(id="data")):
         with pytest.raises(ZfsiloError):
             await zfsilo.do(request)
-    with pytest.raises(Busy, match=f"needs repair: zfsiloctl operation repair {begun.id}"):
+    with pytest.raises(Busy, match=f"needs repair: zfsiloctl operation repair {submitted.id}"):
         await zfsilo.do(Disconnect(id="data"))
-    assert zfsilo.service.operation(begun.id).attempts == 2, "the descent tried it once more"
+    assert zfsilo.service.operation(submitted.id).attempts == 2, "the descent retried the rollback"
     mend_logout(zfsilo)
     await zfsilo.do(Disconnect(id="data"))
-    assert zfsilo.service.operation(begun.id).state == "ROLLED_BACK"
+    assert zfsilo.service.operation(submitted.id).state == "ROLLED_BACK"
     assert "session" not in kinds(zfsilo)
 
 
 async def needs_repair(zfsilo: House) -> Operation:
-    """Return a connect whose login was made and then failed, and that cannot log out again."""
+    """Return a connect that failed after its login, and whose logout fails in the rollback."""
     await zfsilo.do(*UP[:2])
     break_logout(zfsilo)
     login = zfsilo.host.iscsi.login
@@ -214,51 +221,48 @@ async def needs_repair(zfsilo: House) -> Operation:
         raise CommandFailed("the disk did not appear")
 
     zfsilo.host.iscsi.login = half  # type: ignore[method-assign]
-    begun = await zfsilo.service.submit(CONNECT, caller=administrator("a"))
-    operation = await zfsilo.service.ended(begun.id, 10)
+    submitted = await zfsilo.service.submit(CONNECT, caller=administrator("a"))
+    operation = await zfsilo.service.ended(submitted.id, 10)
     assert operation.state == "NEEDS_REPAIR"
     del zfsilo.host.iscsi.login
     return operation
 
 
-async def test_abandon_frees_what_it_claims_and_tells_what_stays(zfsilo: House) -> None:
-    begun = await needs_repair(zfsilo)
-    operation = await zfsilo.service.abandon(begun.id)
-    assert [words.split(" iqn")[0] for words in operation.behind] == [
-        "create node record of",
-        "log in to",
-    ]
+async def test_abandon_releases_claims_and_lists_what_stays(zfsilo: House) -> None:
+    submitted = await needs_repair(zfsilo)
+    operation = await zfsilo.service.abandon(submitted.id)
+    assert [description.split(" ")[0] for description in operation.behind] == ["create", "log"]
     assert operation.state == "ABANDONED"
     assert operation.failure is not None
     with zfsilo.service.context.store.read() as txn:
         assert list(txn.live()) == []
         assert txn.claimant("attachment/data") is None
     await Supervisor(zfsilo.service, retention_s=3600).recover()
-    assert zfsilo.service.operation(begun.id).state == "ABANDONED"
+    assert zfsilo.service.operation(submitted.id).state == "ABANDONED"
     with pytest.raises(FailedPrecondition, match="does not need repair"):
-        await zfsilo.service.abandon(begun.id)
+        await zfsilo.service.abandon(submitted.id)
 
 
-async def test_force_abandons_what_cannot_be_repaired(zfsilo: House) -> None:
-    begun = await needs_repair(zfsilo)
+async def test_force_abandons_an_operation_that_cannot_be_repaired(zfsilo: House) -> None:
+    submitted = await needs_repair(zfsilo)
     await zfsilo.do(Disconnect(id="data", force=True))
-    assert zfsilo.service.operation(begun.id).state == "ABANDONED"
-    await zfsilo.do(CONNECT)  # it ends the session that stayed behind
+    assert zfsilo.service.operation(submitted.id).state == "ABANDONED"
+    await zfsilo.do(CONNECT)  # it ends the session that was left
 
 
-async def test_what_is_taken_for_a_leftover_stays_once_it_has_a_record(zfsilo: House) -> None:
+async def test_a_session_with_a_record_is_not_cleared(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     before, record = zfsilo.facts, attachment(zfsilo)
     assert record is not None
     await zfsilo.do(
-        Clear(id="data", disk=record.disk, paths=record.paths),  # seen while it was connected
-        Disconnect(id="data", force=True, epoch=record.epoch + 1),  # of another time
+        Clear(id="data", disk=record.disk, paths=record.paths),  # gathered while it was connected
+        Disconnect(id="data", force=True, epoch=record.epoch + 1),  # of another publication
     )
     assert zfsilo.facts == before
     assert attachment(zfsilo) == record
 
 
-async def test_after_a_reboot_nothing_is_left_of_what_nobody_restores(zfsilo: House) -> None:
+async def test_attachments_that_are_not_restored_are_cleared_after_a_reboot(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     zfsilo.host.facts.reboot()
     await zfsilo.service.reconciler.clear_leftovers(DAEMON)
@@ -269,8 +273,8 @@ async def test_after_a_reboot_nothing_is_left_of_what_nobody_restores(zfsilo: Ho
     assert not kinds(zfsilo) & {"node", "point"}
 
 
-def look(directory: Path, operation_id: str) -> Operation:
-    """Return an operation as a store has it that nobody else has open."""
+def read_operation(directory: Path, operation_id: str) -> Operation:
+    """Return an operation from a store that no other code has open."""
     store = Store(directory)
     with store.read() as txn:
         record = txn.get(Operation, operation_id)
@@ -287,22 +291,22 @@ def hold_lock(path: Path) -> int:
     return descriptor
 
 
-def test_a_rollback_waits_for_the_last_tool_and_tells_when_it_does_not_end(
+def test_a_rollback_waits_for_the_last_tool_up_to_a_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
     example = next(example for example in PLANS if example.name == "publish")
     with store.write() as txn:
-        begun = txn.add_operation(operation(example).but(state="FAILED"))
+        submitted = txn.add_operation(operation(example).but(state="FAILED"))
     store.close()
-    monkeypatch.setattr(locks, "LOCK_DEADLINE_S", 1)
-    monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", begun.id])
-    held = hold_lock(tmp_path / "op" / f"{begun.id}.lock")  # as a tool that outlives its worker
+    monkeypatch.setattr(worker, "LOCK_DEADLINE_S", 1)
+    monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", submitted.id])
+    held = hold_lock(tmp_path / "op" / f"{submitted.id}.lock")  # as a tool that outlives its worker
     assert worker.main() == 1
-    stuck = look(tmp_path, begun.id)
+    stuck = read_operation(tmp_path, submitted.id)
     assert (stuck.state, stuck.attempts) == ("NEEDS_REPAIR", 1)
     assert stuck.failure is not None
     assert stuck.failure.reason == "STUCK"
     os.close(held)
     assert worker.main() == 0
-    assert look(tmp_path, begun.id).state == "ROLLED_BACK"
+    assert read_operation(tmp_path, submitted.id).state == "ROLLED_BACK"

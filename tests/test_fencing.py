@@ -1,4 +1,4 @@
-"""Who may hold a volume: one host, several where its modes allow it, and how it is taken away."""
+"""Publications to several hosts: which access modes fit together, fencing, and limits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def publish(host: str, mode: AccessMode, *, readonly: bool = False) -> Publish:
     return Publish(volume="data", host=host, access_mode=mode, readonly=readonly)
 
 
-async def test_a_second_host_is_refused_and_the_first_named(zfsilo: House) -> None:
+async def test_a_refusal_of_a_second_host_names_the_first(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(UP[0])
     with pytest.raises(FailedPrecondition, match="published to take") as refused:
@@ -87,7 +87,7 @@ TOGETHER: list[tuple[AccessMode, bool, AccessMode, bool, bool]] = [
 
 
 @pytest.mark.parametrize(("first", "first_ro", "second", "second_ro", "fits"), TOGETHER)
-async def test_several_hosts_where_their_modes_allow_it(
+async def test_several_hosts_need_compatible_access_modes(
     zfsilo: House,
     first: AccessMode,
     first_ro: bool,
@@ -105,10 +105,10 @@ async def test_several_hosts_where_their_modes_allow_it(
     await zfsilo.do(wanted)
     assert acls(zfsilo) == {TAKE, OTHER}
     await zfsilo.do(Unpublish(volume="data", host="take"))
-    assert acls(zfsilo) == {OTHER}, "taken from one, it stays with the other"
+    assert acls(zfsilo) == {OTHER}, "an unpublish from one host keeps the ACL of the other"
 
 
-async def test_a_mode_for_readers_is_write_protected(zfsilo: House) -> None:
+async def test_a_reader_mode_is_read_only_at_the_target(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(publish("take", "MULTI_NODE_READER_ONLY"))
     assert publications(zfsilo)["take"].readonly
@@ -135,7 +135,7 @@ async def test_a_fence_ends_a_live_session(zfsilo: House) -> None:
 
 
 async def connected(zfsilo: House) -> Disk:
-    """Connect and log out behind the record's back; return the disk to log in to again."""
+    """Connect, log out without changing the record, and return the disk for a new login."""
     await prepare(zfsilo)
     await zfsilo.do(*UP[:2])
     with zfsilo.service.context.store.read() as txn:
@@ -145,7 +145,7 @@ async def connected(zfsilo: House) -> Disk:
     return record.disk
 
 
-async def test_who_logs_in_before_its_lun_is_gone_keeps_it(
+async def test_a_login_before_the_lun_is_unmapped_refuses_the_unpublish(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, lio, iscsi = await connected(zfsilo), zfsilo.host.lio, zfsilo.host.iscsi
@@ -163,7 +163,7 @@ async def test_who_logs_in_before_its_lun_is_gone_keeps_it(
     assert zfsilo.host.facts.names("mapped") == [f"{disk.target}/{TAKE}"]
 
 
-async def test_who_logs_in_after_its_lun_is_gone_finds_no_disk(
+async def test_a_login_after_the_lun_is_unmapped_has_no_disk(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, lio, iscsi = await connected(zfsilo), zfsilo.host.lio, zfsilo.host.iscsi
@@ -179,7 +179,7 @@ async def test_who_logs_in_after_its_lun_is_gone_finds_no_disk(
     assert acls(zfsilo) == set()
 
 
-async def test_force_fences_the_holder_and_admits_the_new_one(zfsilo: House) -> None:
+async def test_force_fences_the_old_host_and_publishes_to_the_new_one(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(*UP)
     old = zfsilo.service.context.store.chap("data/take")
@@ -190,7 +190,7 @@ async def test_force_fences_the_holder_and_admits_the_new_one(zfsilo: House) -> 
     assert zfsilo.service.context.store.chap("data/other") != old
 
 
-async def test_force_tells_beforehand_what_it_would_do(zfsilo: House) -> None:
+async def test_a_plan_of_a_forced_publish_has_the_fence(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(*UP)
     before = zfsilo.facts
@@ -210,7 +210,7 @@ WRONG: list[tuple[Publish, type[ZfsiloError]]] = [
 
 
 @pytest.mark.parametrize(("wrong", "kind"), WRONG)
-async def test_force_ends_nothing_when_the_request_is_wrong(
+async def test_a_wrong_forced_request_fences_nobody(
     zfsilo: House, wrong: Publish, kind: type[ZfsiloError]
 ) -> None:
     await prepare(zfsilo)
@@ -221,7 +221,7 @@ async def test_force_ends_nothing_when_the_request_is_wrong(
     assert zfsilo.facts == before
 
 
-async def test_a_host_with_a_new_name_is_let_in_anew(zfsilo: House) -> None:
+async def test_a_host_with_a_new_iqn_gets_a_new_publication(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(UP[0], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
     with (
@@ -236,7 +236,7 @@ async def test_a_host_with_a_new_name_is_let_in_anew(zfsilo: House) -> None:
         await zfsilo.do(UP[0].but(readonly=True))
 
 
-async def test_a_host_with_a_new_name_and_an_old_session_is_refused(zfsilo: House) -> None:
+async def test_a_host_with_a_new_iqn_and_an_old_session_is_refused(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(*UP[:2], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
     with pytest.raises(FailedPrecondition, match="still logged in"):
@@ -256,7 +256,7 @@ async def test_a_host_may_hold_no_more_than_its_limit(zfsilo: House) -> None:
         await zfsilo.do(Publish(volume="more", host="take"))
 
 
-def test_a_fence_is_never_turned_back() -> None:
+def test_a_fence_is_final() -> None:
     volume = Volume(
         id="data",
         uid="0" * 32,

@@ -1,4 +1,4 @@
-"""Stores that older code wrote: this one opens, finishes, rolls back and shows what they hold."""
+"""Golden stores: this version opens, completes, rolls back and shows those of older versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests import golden
 from tests.crash.simulated_machine import FIRST_BOOT
 from tests.ctl.shell import Shell, running
 from tests.doubles import SETTINGS, LocalServer, ThreadLauncher
-from tests.golden.make import RECORDS
+from tests.golden.records import RECORDS
 from tests.worker_rig import not_sticky
 from zfsilod.api.dbus.contract import path_of
 from zfsilod.api.dbus.objects import Objects
@@ -39,10 +39,18 @@ BY_NAME = {f"{path.parent.name}/{path.stem}": path for path in golden.PATHS}
 FULL = [name for name in BY_NAME if name.endswith("/records")]
 STATES = {"RUNNING", "WAITING", "FAILED", "NEEDS_REPAIR", "DONE", "ROLLED_BACK", "ABANDONED"}
 LINES = (
-    "volume list --deleted", "volume show data", "volume show here", "snapshot list",
-    "snapshot show monday", "snapshot-group show both", "host list", "host show other",
-    "operation list", "operation show 01kd00000000000000000000ae", "status",
-)  # fmt: skip
+    "volume list --deleted",
+    "volume show data",
+    "volume show here",
+    "snapshot list",
+    "snapshot show monday",
+    "snapshot-group show both",
+    "host list",
+    "host show other",
+    "operation list",
+    "operation show 01kd00000000000000000000ae",
+    "status",
+)
 
 
 class Restored:
@@ -63,12 +71,12 @@ class Restored:
             return list(txn.live())
 
     def work(self, way: str) -> None:
-        """Be the worker of every unit that has something to do."""
+        """Do the work of every unit of a live operation."""
         for unit in dict.fromkeys(operation.unit for operation in self.live()):
             assert work(self.store, self.host, unit, way) == []
 
     def pass_remote(self) -> None:
-        """Take the remote actions that operations wait at as made."""
+        """Mark the remote actions that operations wait for as done."""
         with self.store.write() as txn:
             for operation in [op for op in txn.live() if op.state == "WAITING"]:
                 action = operation.next_action
@@ -77,13 +85,13 @@ class Restored:
                 txn.put(operation.with_status(index, "DONE").but(state="RUNNING"))
 
     def complete(self) -> None:
-        """Let every operation that has not failed come to its end."""
+        """Complete every live operation that has not failed."""
         while [op for op in self.live() if op.state in ("RUNNING", "WAITING")]:
             self.pass_remote()
             self.work("run")
 
     def ended(self, operations: list[Operation]) -> list[Operation]:
-        """Return what became of operations."""
+        """Return the operations in their final form; no claim may be left."""
         with self.store.read() as txn:
             assert list(txn.live()) == []
             now = [txn.get(Operation, operation.id) for operation in operations]
@@ -96,7 +104,7 @@ class Restored:
 def restored(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Restored]:
-    """Each golden store, at the boot in which it was made."""
+    """Each golden store, in the boot in which it was made."""
     monkeypatch.setenv("ZFSILO_BOOT_ID", FIRST_BOOT)
     opened = Restored(golden.load(BY_NAME[request.param]), tmp_path)
     yield opened
@@ -106,13 +114,13 @@ def restored(
 def test_there_are_stores_of_every_schema_before_this_one() -> None:
     schemas = {path.parent.name for path in golden.PATHS}
     assert {f"schema-{number}" for number in range(2, SCHEMA)} <= schemas, (
-        "make them with the version that had it: python -m tests.golden.make"
+        "generate them with the version of that schema: python -m tests.golden.make"
     )
 
 
-def test_the_next_stores_would_have_a_record_of_every_class() -> None:
+def test_the_generator_writes_a_record_of_every_class() -> None:
     made = {value["is"] for record in RECORDS for value in golden.records_in(to_plain(record))}
-    never_alone = {"Listed", "ListedShot"}  # of requests: they count in a fingerprint
+    never_alone = {"Listed", "ListedShot"}  # in requests only, as part of a fingerprint
     assert made == {kind.TAG for kind in CLASSES.values()} - never_alone
 
 
@@ -148,7 +156,7 @@ def test_every_record_reads_back_and_is_written_the_same(restored: Restored) -> 
     assert count
 
 
-def test_what_was_under_way_is_completed(restored: Restored) -> None:
+def test_live_operations_are_completed(restored: Restored) -> None:
     before = restored.live()
     failed = {op.id for op in before if op.state in ("FAILED", "NEEDS_REPAIR")}
     restored.complete()
@@ -163,11 +171,11 @@ def test_what_was_under_way_is_completed(restored: Restored) -> None:
         assert restored.host.facts.snapshot() == restored.kept.done
 
 
-def test_what_was_under_way_is_rolled_back(restored: Restored) -> None:
+def test_live_operations_are_rolled_back(restored: Restored) -> None:
     before = restored.live()
     restored.work("rollback")
     states = {operation.state for operation in restored.ended(before)}
-    assert states <= {"ROLLED_BACK", "DONE"}  # done: it was past its point of no return
+    assert states <= {"ROLLED_BACK", "DONE"}  # done if a final action had started
     now, kept = restored.host.facts.snapshot(), restored.kept
     if states == {"ROLLED_BACK"} and kept.before is not None:
         assert not_sticky(now) == not_sticky(kept.before)

@@ -1,4 +1,4 @@
-"""What was looked at may be other when its turn comes, and nothing is lost by it."""
+"""Races: facts and records that change between the gathering of inputs and the plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import SETTINGS, administrator, house
-from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition, NotFound, Unavailable
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import (
     Attachment,
@@ -29,7 +29,6 @@ from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.service.pool_scan import find_zvol
-from zfsilod.service.purger import Purger
 from zfsilod.service.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -49,13 +48,13 @@ CONNECT = Connect(id="data", server="give", volume="data")
 UP = (CONNECT, Stage(id="data"), MountAt(id="data", path="/srv/data"))
 
 
-def used(zfsilo: House) -> dict[str, object]:
+def client_facts(zfsilo: House) -> dict[str, object]:
     return {n: v for n, v in zfsilo.facts.items() if n.partition(":")[0] in TARGET_USE}
 
 
 def lose_sessions(zfsilo: House) -> None:
-    """Do to a consumer what its reboot does; the exports of its server stay."""
-    for name in used(zfsilo):
+    """Remove the facts that a client loses in a reboot; the exports of its server stay."""
+    for name in client_facts(zfsilo):
         zfsilo.host.facts.effect(name, None)
 
 
@@ -64,8 +63,8 @@ def attachment(zfsilo: House, name: str = "data") -> Attachment | None:
         return txn.get(Attachment, name)
 
 
-def hold(zfsilo: House) -> Callable[[], None]:
-    """Let what was begun by now, and nothing later, wait until the answer is called."""
+def hold_started_workers(zfsilo: House) -> Callable[[], None]:
+    """Make workers started so far wait until the returned function is called; not later ones."""
     gate, zfsilo.launcher.gate = zfsilo.launcher.gate, asyncio.Event()
     zfsilo.launcher.gate.set()
     gate.clear()
@@ -73,7 +72,7 @@ def hold(zfsilo: House) -> Callable[[], None]:
 
 
 def notice_wait(zfsilo: House) -> asyncio.Event:
-    """Return an event that is set when somebody waits for the change of an operation."""
+    """Return an event that is set when a task starts to wait for a change of an operation."""
     waiting, changes = asyncio.Event(), zfsilo.service.executor.changes
     wait = changes.wait
 
@@ -92,7 +91,7 @@ async def soon(fact: Callable[[], Any]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_after_a_reboot_what_is_connected_again_is_no_leftover(zfsilo: House) -> None:
+async def test_a_volume_reconnected_after_a_reboot_is_not_cleared(zfsilo: House) -> None:
     other = Connect(id="a", server="give", volume="a")
     await zfsilo.do(
         CreateVolume(id="a", capacity_bytes=GIB),
@@ -106,16 +105,16 @@ async def test_after_a_reboot_what_is_connected_again_is_no_leftover(zfsilo: Hou
     zfsilo.launcher.gate.clear()
     cleared = asyncio.create_task(zfsilo.service.reconciler.clear_leftovers(DAEMON))
     await soon(lambda: any(not task.done() for task in zfsilo.launcher.tasks.values()))
-    release = hold(zfsilo)
+    release = hold_started_workers(zfsilo)
     await zfsilo.do(*UP)
-    before = used(zfsilo)
+    before = client_facts(zfsilo)
     release()
     await cleared
     assert attachment(zfsilo, "a") is None
-    assert used(zfsilo) == before
+    assert client_facts(zfsilo) == before
 
 
-async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) -> None:
+async def test_a_descent_that_waited_looks_at_the_session_again(zfsilo: House) -> None:
     await zfsilo.do(*PUBLISHED, CONNECT.but(restore="BOOT"), *UP[1:])
     lose_sessions(zfsilo)
     zfsilo.launcher.gate.clear()
@@ -129,11 +128,11 @@ async def test_a_way_down_that_waited_looks_at_the_session_again(zfsilo: House) 
     assert zfsilo.host.facts.names("session")
 
 
-async def test_a_connection_of_yesterday_does_not_replace_that_of_today(
+async def test_an_older_connect_does_not_replace_a_newer_connection(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(*PUBLISHED)
-    is_known, gate, first = zfsilo.host.iscsi.has_any_session, threading.Event(), [True]
+    is_known, gate, first = zfsilo.host.iscsi.is_known, threading.Event(), [True]
 
     def slow(disk: Disk) -> bool:
         if first:
@@ -145,19 +144,19 @@ async def test_a_connection_of_yesterday_does_not_replace_that_of_today(
     old = asyncio.create_task(zfsilo.do(CONNECT.but(epoch=1)))
     await soon(lambda: not first)
     await zfsilo.do(Unpublish(volume="data", host="take"), PUBLISHED[1], CONNECT.but(epoch=2))
-    before = used(zfsilo)
+    before = client_facts(zfsilo)
     gate.set()
     with pytest.raises(
         FailedPrecondition, match="is connected with publication 2, but give reports 1"
     ):
         await old
-    assert used(zfsilo) == before
+    assert client_facts(zfsilo) == before
     assert zfsilo.service.context.store.chap("data") == zfsilo.service.context.store.chap(
         "data/take"
     )
 
 
-async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
+async def test_a_deletion_that_waited_for_a_failed_one_keeps_the_zvol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with house(tmp_path, SETTINGS.but(trash_retention_s=86400)) as zfsilo:
@@ -186,11 +185,11 @@ async def test_a_deletion_that_waited_for_one_that_failed_keeps_the_zvol(
         assert zfsilo.host.facts.names("zvol") == [kept.volume.dataset]
 
 
-async def test_a_release_waits_for_as_long_as_the_volume_is_used_again(zfsilo: House) -> None:
+async def test_a_release_waits_while_the_volume_is_attached_again(zfsilo: House) -> None:
     supervisor = Supervisor(zfsilo.service, retention_s=1 << 30)
     again = CONNECT.but(publish_if_needed=True)
     await zfsilo.do(PUBLISHED[0], again, Disconnect(id="data"), again, *UP[1:])
-    lose_sessions(zfsilo)  # the server came back before its initiator did
+    lose_sessions(zfsilo)  # the server rebooted and its initiator has not logged in yet
     await supervisor.retry_releases()
     with zfsilo.service.context.store.read() as txn:
         assert txn.get(Publication, "data/take") is not None
@@ -200,7 +199,7 @@ async def test_a_release_waits_for_as_long_as_the_volume_is_used_again(zfsilo: H
         assert (list(txn.scan(Publication)), list(txn.scan(PendingRelease))) == ([], [])
 
 
-async def test_a_release_is_owed_while_nobody_knows_its_server(
+async def test_a_release_stays_pending_while_its_server_is_unknown(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(PUBLISHED[0], CONNECT.but(publish_if_needed=True), Disconnect(id="data"))
@@ -217,20 +216,20 @@ async def test_a_release_is_owed_while_nobody_knows_its_server(
         assert (list(txn.scan(Publication)), list(txn.scan(PendingRelease))) == ([], [])
 
 
-async def test_what_the_boots_sync_had_to_leave_out_is_looked_at_again(zfsilo: House) -> None:
+async def test_the_boot_sync_returns_to_volumes_that_were_busy(zfsilo: House) -> None:
     await zfsilo.do(*PUBLISHED)
     zfsilo.launcher.gate.clear()
     labels = UpdateVolume(id="data", mask=("labels",), labels=(("for", "tests"),))
-    begun = await zfsilo.service.submit(labels, caller=administrator("somebody"))
+    submitted = await zfsilo.service.submit(labels, caller=administrator("x"))
     zfsilo.host.facts.reboot()
     assert (await zfsilo.service.reconciler.sync_all(DAEMON)).unfinished
     zfsilo.launcher.gate.set()
-    await zfsilo.service.wait(begun.id, 10)
+    await zfsilo.service.wait(submitted.id, 10)
     assert not (await zfsilo.service.reconciler.sync_all(DAEMON)).unfinished
     assert zfsilo.host.facts.names("target")
 
 
-async def test_what_the_boots_sync_could_not_do_is_looked_at_again(
+async def test_the_boot_sync_returns_to_volumes_that_failed(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(*PUBLISHED)
@@ -245,7 +244,7 @@ async def test_what_the_boots_sync_could_not_do_is_looked_at_again(
     assert not (await zfsilo.service.reconciler.sync_all(DAEMON)).unfinished
 
 
-async def test_two_names_for_one_volume_at_once(
+async def test_one_volume_is_not_connected_under_two_names_at_once(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(*PUBLISHED)
@@ -271,14 +270,14 @@ async def test_two_names_for_one_volume_at_once(
     gate.set()
     await zfsilo.service.wait(one.id, 10)
     await zfsilo.do(*UP[1:])
-    before = used(zfsilo)
+    before = client_facts(zfsilo)
     go.set()
     with pytest.raises(AlreadyExists, match="already connected as data"):
         await two
-    assert used(zfsilo) == before
+    assert client_facts(zfsilo) == before
 
 
-async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> None:
+async def test_an_orphan_is_not_adopted_during_its_removal(zfsilo: House) -> None:
     await zfsilo.do(PUBLISHED[0])
     await zfsilo.service.context.write(lambda txn: txn.drop(Volume.bucket(), "data"))
     zfsilo.launcher.gate.clear()
@@ -294,7 +293,7 @@ async def test_an_orphan_that_is_being_removed_is_not_adopted(zfsilo: House) -> 
         await adopted
 
 
-async def test_an_orphan_that_is_being_removed_is_not_connected_to(zfsilo: House) -> None:
+async def test_an_orphan_is_not_connected_during_its_removal(zfsilo: House) -> None:
     await zfsilo.do(*PUBLISHED, CONNECT)
     await zfsilo.service.context.write(lambda txn: txn.drop(Attachment.bucket(), "data"))
     names = tuple(orphan.name for orphan in await find_orphans(zfsilo.service.context))
@@ -302,66 +301,23 @@ async def test_an_orphan_that_is_being_removed_is_not_connected_to(zfsilo: House
     removed = await zfsilo.service.submit(
         orphans.RemoveOrphans(names=names), caller=administrator("root")
     )
-    release = hold(zfsilo)
+    release = hold_started_workers(zfsilo)
     waiting = notice_wait(zfsilo)
     up = asyncio.create_task(zfsilo.do(*UP))
     await soon(lambda: up.done() or waiting.is_set())
     release()
     await zfsilo.service.wait(removed.id, 10)
     await up
-    assert {name.partition(":")[0] for name in used(zfsilo)} == {"session", "mount"}
+    assert {name.partition(":")[0] for name in client_facts(zfsilo)} == {"session", "mount"}
 
 
-async def test_a_stage_that_failed_after_mkfs_is_made_good_by_the_next(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await zfsilo.do(*PUBLISHED, CONNECT)
-
-    def cut_off(*_words: Any, **_more: Any) -> None:
-        raise Unavailable("the session is being recovered")
-
-    for name in ("block.make_filesystem", "mounts.stage"):
-        adapter, _dot, method = name.partition(".")
-        with monkeypatch.context() as patched:
-            patched.setattr(getattr(zfsilo.host, adapter), method, cut_off)
-            with pytest.raises(Unavailable):
-                await zfsilo.do(CONNECT, UP[1])
-    with zfsilo.service.context.store.read() as txn:
-        served = txn.get(Volume, "data")
-    assert served is not None
-    await zfsilo.do(*UP)
-    connected = attachment(zfsilo)
-    assert connected is not None
-    assert connected.filesystem.uuid == served.filesystem.uuid
-
-
-async def test_what_cannot_be_purged_is_not_tried_again_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with house(tmp_path, SETTINGS.but(trash_retention_s=1)) as zfsilo:
-        await zfsilo.do(PUBLISHED[0], DeleteVolume(id="data"))
-
-        def busy(*_words: Any, **_more: Any) -> None:
-            raise Busy("the zvol is in use")
-
-        monkeypatch.setattr(zfsilo.host.zfs, "destroy_zvol", busy)
-        purger = Purger(zfsilo.service.context, zfsilo.service)
-        now = time.time()
-        monkeypatch.setattr(time, "time", lambda: now + 10)
-        for _round in range(3):
-            await purger.purge()
-            await asyncio.gather(*zfsilo.launcher.tasks.values())
-        with zfsilo.service.context.store.read() as txn:
-            assert [operation.kind for operation in txn.scan(Operation)].count("purge") == 1
-
-
-async def test_a_list_of_units_is_not_held_against_what_went_on_since(
+async def test_recovery_ignores_a_list_of_units_that_is_out_of_date(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(*PUBLISHED, CONNECT)
     heard: list[str] = []
     hint, zfsilo.launcher.hint = zfsilo.launcher.hint, heard.append
-    staged = await zfsilo.service.submit(UP[1], caller=administrator("somebody"))
+    staged = await zfsilo.service.submit(UP[1], caller=administrator("x"))
     await soon(lambda: heard)
     assert zfsilo.service.operation(staged.id).state == "WAITING"
     await soon(lambda: not zfsilo.service.executor.is_held(staged.id))
@@ -377,7 +333,7 @@ async def test_a_list_of_units_is_not_held_against_what_went_on_since(
         zfsilo.launcher.hint = hint
         hint(heard[0])
         await asyncio.to_thread(at_mkfs.wait, 10)
-        return set()  # as it was when it was asked
+        return set()  # the units when the list was requested
 
     async def roll_back(operation: Operation) -> None:
         refused.append(operation.id)
@@ -390,10 +346,3 @@ async def test_a_list_of_units_is_not_held_against_what_went_on_since(
     go.set()
     await zfsilo.service.wait(staged.id, 10)
     assert refused == []
-
-
-async def test_connecting_again_for_good_keeps_it_after_a_boot(zfsilo: House) -> None:
-    await zfsilo.do(*PUBLISHED, CONNECT, CONNECT.but(restore="BOOT"), CONNECT)
-    connected = attachment(zfsilo)
-    assert connected is not None
-    assert connected.restore == "BOOT"

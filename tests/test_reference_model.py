@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tests.crash import concurrent_load, reference_model
+from tests.crash import concurrent_load, model_comparison
 from tests.crash.simulated_machine import simulated_machine
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ SECONDS = 5
 
 
 def test_the_service_agrees_with_the_model() -> None:
-    reference_model.check_against_model(SEQUENCES, STEPS, SEED)
+    model_comparison.check_against_model(SEQUENCES, STEPS, SEED)
 
 
 async def test_many_clients_leave_records_equal_to_facts(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A rollback that fails: seen, refusing changes, retried with back-off, and healed."""
+"""Failed rollbacks: shown, refusing changes, retried with back-off, and repaired."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from tests.doubles import House
     from zfsilod.model.records import Operation
 
-GONE = 1_000.0
+START_S = 1_000.0
 
 
-class Broken:
-    """A host on which some facts cannot be changed: `kinds` of them, for ever or once."""
+class BrokenHost:
+    """Makes changes of some kinds of facts fail, once or always."""
 
     def __init__(self, zfsilo: House) -> None:
-        self.kinds: dict[str, int] = {}  # how often each still fails, by the kind of the fact
-        self.after = 0  # changes that still succeed
+        self.kinds: dict[str, int] = {}  # remaining failures by kind of fact
+        self.after = 0  # changes before the first failure
         facts = zfsilo.host.facts
         effect = facts.effect
 
@@ -40,15 +40,17 @@ class Broken:
         facts.effect = change  # type: ignore[method-assign]
 
 
-def stuck(zfsilo: House) -> Operation:
+def live_operation(zfsilo: House) -> Operation:
     """Return the operation that has not ended."""
     with zfsilo.service.context.store.read() as txn:
         (operation,) = txn.live()
     return operation
 
 
-async def get_stuck(zfsilo: House, broken: Broken, kind: str = "lun", times: int = 99) -> None:
-    """Let a publication fail when its LUN is half made, and its rollback there too."""
+async def fail_rollback(
+    zfsilo: House, broken: BrokenHost, kind: str = "lun", times: int = 99
+) -> None:
+    """Make a publish fail after half of its LUN, and its rollback at the same step."""
     await zfsilo.do(CREATE)
     broken.after, broken.kinds = 5, {kind: times}
     with pytest.raises(CommandFailed):
@@ -56,10 +58,10 @@ async def get_stuck(zfsilo: House, broken: Broken, kind: str = "lun", times: int
     await asyncio.gather(*zfsilo.launcher.tasks.values())
 
 
-async def test_it_is_seen_and_refuses_changes_until_it_is_repaired(zfsilo: House) -> None:
-    broken = Broken(zfsilo)
-    await get_stuck(zfsilo, broken)
-    operation = stuck(zfsilo)
+async def test_a_failed_rollback_is_shown_and_refuses_changes_until_repaired(zfsilo: House) -> None:
+    broken = BrokenHost(zfsilo)
+    await fail_rollback(zfsilo, broken)
+    operation = live_operation(zfsilo)
     assert (operation.state, operation.attempts) == ("NEEDS_REPAIR", 1)
     with zfsilo.service.context.store.read() as txn:
         (said,) = volume_view(txn, "data").conditions
@@ -77,24 +79,24 @@ async def test_it_is_seen_and_refuses_changes_until_it_is_repaired(zfsilo: House
     await zfsilo.do(LARGER, PUBLISH)
 
 
-async def test_it_is_retried_at_once_and_then_ever_more_seldom(
+async def test_a_failed_rollback_is_retried_with_back_off(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = GONE
+    now = START_S
     monkeypatch.setattr("zfsilod.service.supervisor.time.monotonic", lambda: now)
-    broken = Broken(zfsilo)
-    await get_stuck(zfsilo, broken)
+    broken = BrokenHost(zfsilo)
+    await fail_rollback(zfsilo, broken)
     supervisor = Supervisor(zfsilo.service, retention_s=60)
     tried = []
     for second in range(800):
-        now = GONE + second
-        before = stuck(zfsilo).attempts
+        now = START_S + second
+        before = live_operation(zfsilo).attempts
         await supervisor.recover()
         await asyncio.gather(*zfsilo.launcher.tasks.values())
-        if stuck(zfsilo).attempts > before:
+        if live_operation(zfsilo).attempts > before:
             tried.append(second)
     assert tried == [0, 5, 20, 80, 380, 680]
-    broken.kinds, now = {}, GONE + 1000
+    broken.kinds, now = {}, START_S + 1000
     await supervisor.recover()
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     with zfsilo.service.context.store.read() as txn:
@@ -102,28 +104,30 @@ async def test_it_is_retried_at_once_and_then_ever_more_seldom(
 
 
 @pytest.mark.parametrize("kind", ["backstore", "target", "lun"])
-async def test_every_undo_that_fails_once_heals(zfsilo: House, kind: str) -> None:
-    broken = Broken(zfsilo)
+async def test_an_undo_that_fails_once_succeeds_in_the_next_attempt(
+    zfsilo: House, kind: str
+) -> None:
+    broken = BrokenHost(zfsilo)
     await zfsilo.do(CREATE)
     before = zfsilo.facts
     broken.after, broken.kinds = 8, {"acl": 1, kind: 1}
     with pytest.raises(CommandFailed):
         await zfsilo.do(PUBLISH)
     await asyncio.gather(*zfsilo.launcher.tasks.values())
-    assert stuck(zfsilo).state == "NEEDS_REPAIR"
+    assert live_operation(zfsilo).state == "NEEDS_REPAIR"
     await Supervisor(zfsilo.service, retention_s=60).recover()
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     assert zfsilo.facts == before
 
 
-async def test_a_node_can_be_drained_all_the_same(zfsilo: House) -> None:
+async def test_a_forced_disconnect_abandons_a_failed_rollback(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH)
-    broken = Broken(zfsilo)
+    broken = BrokenHost(zfsilo)
     broken.after, broken.kinds = 2, {"session": 1, "node": 99}
     with pytest.raises(CommandFailed):
         await zfsilo.do(CONNECT)
     await asyncio.gather(*zfsilo.launcher.tasks.values())
-    operation = stuck(zfsilo)
+    operation = live_operation(zfsilo)
     assert operation.state == "NEEDS_REPAIR"
     with pytest.raises(Busy):
         await zfsilo.do(Disconnect(id="data"))

@@ -1,4 +1,4 @@
-"""New secrets under a live session, and how a consumer comes to know them."""
+"""Rotation of secrets under a live session, and how the client gets the new ones."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def refresh(zfsilo: House) -> None:
     await SecretRotation(zfsilo.service.context, zfsilo.service).follow()
 
 
-async def test_the_session_lives_on_and_the_holder_stays_the_holder(zfsilo: House) -> None:
+async def test_a_rotation_keeps_session_and_publication(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     before, old, facts = publication(zfsilo), secrets(zfsilo), zfsilo.facts
     await zfsilo.do(ROTATE)
@@ -75,7 +75,7 @@ async def test_the_session_lives_on_and_the_holder_stays_the_holder(zfsilo: Hous
     assert raw_keys(zfsilo, "secret") == [b"secret/data", b"secret/data/take#1"]
 
 
-async def test_a_host_that_is_logged_in_takes_them_when_it_looks(zfsilo: House) -> None:
+async def test_a_connected_host_rotates_when_it_refreshes(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     old = secrets(zfsilo)
     asked = await zfsilo.do(ROTATE.but(force=False))
@@ -93,14 +93,14 @@ async def test_a_host_that_is_logged_in_takes_them_when_it_looks(zfsilo: House) 
     assert raw_keys(zfsilo, "secret") == [b"secret/data#1", b"secret/data/take#1"]
 
 
-async def test_a_host_whose_session_is_lost_is_not_asked(zfsilo: House) -> None:
+async def test_a_host_with_a_lost_session_does_not_rotate(zfsilo: House) -> None:
     await zfsilo.do(*UP, ROTATE.but(force=False))
     break_session(zfsilo)
     await refresh(zfsilo)
     assert (publication(zfsilo).rotation, publication(zfsilo).rotation_due) == (0, True)
 
 
-async def test_a_server_that_makes_none_leaves_the_session_as_it_is(
+async def test_a_refusal_of_the_server_changes_nothing(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(*UP, ROTATE.but(force=False))
@@ -114,7 +114,7 @@ async def test_a_server_that_makes_none_leaves_the_session_as_it_is(
     assert (zfsilo.facts, len(kinds(zfsilo))) == (before, count)
 
 
-async def test_secrets_that_were_forced_reach_the_session(zfsilo: House) -> None:
+async def test_forced_secrets_reach_the_session(zfsilo: House) -> None:
     await zfsilo.do(*UP, ROTATE)
     assert session(zfsilo)["chap"] != digest(secrets(zfsilo))
     await refresh(zfsilo)
@@ -123,7 +123,7 @@ async def test_secrets_that_were_forced_reach_the_session(zfsilo: House) -> None
     assert kinds(zfsilo).count("refresh-secrets") == 1
 
 
-async def test_the_next_login_is_with_the_new_ones(zfsilo: House) -> None:
+async def test_the_next_login_uses_the_new_secrets(zfsilo: House) -> None:
     await zfsilo.do(*UP, ROTATE)
     break_session(zfsilo)
     await refresh(zfsilo)
@@ -134,7 +134,7 @@ async def test_the_next_login_is_with_the_new_ones(zfsilo: House) -> None:
     assert raw_keys(zfsilo, "secret") == []
 
 
-async def test_many_sessions_are_one_operation(zfsilo: House) -> None:
+async def test_many_sessions_are_refreshed_in_one_operation(zfsilo: House) -> None:
     for name in ("data", "more"):
         await zfsilo.do(
             CREATE.but(id=name),
@@ -148,7 +148,7 @@ async def test_many_sessions_are_one_operation(zfsilo: House) -> None:
         assert [attached.rotation for attached in txn.scan(Attachment)] == [1, 1]
 
 
-async def test_what_something_is_at_work_on_waits(zfsilo: House) -> None:
+async def test_a_volume_with_a_running_operation_waits(zfsilo: House) -> None:
     await zfsilo.do(*UP, ROTATE.but(force=False))
     zfsilo.launcher.gate.clear()
     grown = await zfsilo.service.submit(SyncVolume(id="data"), caller=administrator("a test"))
@@ -158,7 +158,7 @@ async def test_what_something_is_at_work_on_waits(zfsilo: House) -> None:
     await zfsilo.service.wait(grown.id, DEADLINE_S)
 
 
-async def test_a_lost_session_whose_secrets_stand_makes_no_operation(zfsilo: House) -> None:
+async def test_a_lost_session_with_current_secrets_needs_no_operation(zfsilo: House) -> None:
     await zfsilo.do(*UP)
     break_session(zfsilo)
     before = kinds(zfsilo)
@@ -169,35 +169,35 @@ async def test_a_lost_session_whose_secrets_stand_makes_no_operation(zfsilo: Hou
     assert kinds(zfsilo) == [*before, "rotate-secrets"]
 
 
-async def test_who_connects_again_logs_in_with_the_new_ones(zfsilo: House) -> None:
+async def test_a_new_connect_uses_the_new_secrets(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH, Connect(id="data", server="give", volume="data"), ROTATE)
     del zfsilo.host.facts.memory[session_name(zfsilo)]
     await zfsilo.do(Connect(id="data", server="give", volume="data"))
     assert attachment(zfsilo).rotation == 1
 
 
-async def test_a_fenced_host_does_not_learn_the_secrets_of_its_successor(zfsilo: House) -> None:
+async def test_a_fenced_host_does_not_get_the_secrets_of_a_new_publication(zfsilo: House) -> None:
     await zfsilo.do(*UP, Unpublish(volume="data", host="take", fence=True), PUBLISH, ROTATE)
     await refresh(zfsilo)
     assert attachment(zfsilo).rotation == 0
     request = RefreshSecrets(server="give", ids=("data",))
-    begun = await zfsilo.service.submit(request, caller=administrator("a test"))
-    await zfsilo.service.wait(begun.id, DEADLINE_S)
+    submitted = await zfsilo.service.submit(request, caller=administrator("a test"))
+    await zfsilo.service.wait(submitted.id, DEADLINE_S)
     assert attachment(zfsilo).rotation == 0
 
 
-async def test_a_key_that_is_another_is_said_and_stops_nothing_else(zfsilo: House) -> None:
+async def test_a_wrong_key_is_reported_and_stops_nothing_else(zfsilo: House) -> None:
     await zfsilo.do(CREATE, PUBLISH)
     name, store = publication(zfsilo).secret, zfsilo.service.context.store
     sealed = seal(bytes(32), name, store.chap(name))
     await zfsilo.service.context.write(lambda txn: txn.put_raw("secret", name, sealed))
-    with pytest.raises(StoreCorrupt, match="cannot be decrypted with the key"):
+    with pytest.raises(StoreCorrupt, match="do not open with the key"):
         secrets(zfsilo)
     report = await zfsilo.service.reconciler.report("data")
     assert [problem.reason for problem in report.problems] == ["UNKNOWN"]
 
 
-async def test_one_host_only(zfsilo: House) -> None:
+async def test_a_rotation_of_one_host(zfsilo: House) -> None:
     modes: tuple[AccessMode, ...] = ("MULTI_NODE_READER_ONLY",)
     read = Publish(volume="data", host="take", access_mode="MULTI_NODE_READER_ONLY")
     await zfsilo.do(
@@ -212,7 +212,7 @@ async def test_one_host_only(zfsilo: House) -> None:
     assert publication(zfsilo, "data/other").rotation == 2
 
 
-async def test_what_is_not_published_has_none(zfsilo: House) -> None:
+async def test_a_rotation_needs_a_publication(zfsilo: House) -> None:
     with pytest.raises(NotFound):
         await zfsilo.do(ROTATE)
     with pytest.raises(FailedPrecondition, match="published to no host"):

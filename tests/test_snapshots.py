@@ -1,4 +1,4 @@
-"""Snapshots, groups and clones through the service, up to the mounted filesystem of a clone."""
+"""Snapshots, groups and clones, up to the mounted filesystem of a clone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests.attach import Connect, MountAt, Stage
-from zfsilod.requests.context import Context
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
@@ -33,6 +32,7 @@ from zfsilod.service.purger import Purger
 if TYPE_CHECKING:
     from tests.doubles import House
     from zfsilod.model.host_facts import Filesystem
+    from zfsilod.requests.context import Context
     from zfsilod.requests.request import Request
 
 GIB = 1 << 30
@@ -43,7 +43,7 @@ TWIN = CreateVolume(id="twin", capacity_bytes=GIB, source_volume="data")
 
 
 def up(name: str, **options: Any) -> tuple[Request[Any], ...]:
-    """Return the climb of a volume to its mount."""
+    """Return the requests from the publication of a volume to its mount."""
     return (
         Publish(volume=name, host="take"),
         Connect(id=name, server="give", volume=name),
@@ -57,7 +57,7 @@ def down(name: str) -> tuple[Request[Any], ...]:
 
 
 @pytest.mark.parametrize("equal", [CREATE.but(id="other"), SNAP], ids=lambda equal: equal.kind)
-async def test_an_equal_request_that_ended_while_this_one_looked(
+async def test_an_equal_request_that_ended_while_inputs_were_gathered(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request[Any]
 ) -> None:
     await zfsilo.do(CREATE)
@@ -103,7 +103,7 @@ async def purged(zfsilo: House) -> None:
         await zfsilo.service.wait(operation.id, 20)
 
 
-async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
+async def test_create_and_delete_a_snapshot(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     before = zfsilo.facts
     await zfsilo.do(SNAP)
@@ -119,7 +119,7 @@ async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
         await zfsilo.do(DeleteSnapshot(id="monday"))
 
 
-async def test_what_is_refused(zfsilo: House) -> None:
+async def test_refusals(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CREATE.but(id="other"), SNAP)
     refusals: list[tuple[Request[Any], type[Exception], str]] = [
         (SNAP.but(volume="other"), AlreadyExists, "of data"),
@@ -141,7 +141,7 @@ async def test_what_is_refused(zfsilo: House) -> None:
     assert zfsilo.facts == before
 
 
-async def test_a_lost_snapshot_is_not_taken_again(zfsilo: House) -> None:
+async def test_a_missing_snapshot_is_not_recreated(zfsilo: House) -> None:
     await zfsilo.do(CREATE, SNAP)
     (name,) = facts(zfsilo, "cut")
     zfsilo.host.facts.effect(name, None)
@@ -149,7 +149,7 @@ async def test_a_lost_snapshot_is_not_taken_again(zfsilo: House) -> None:
         await zfsilo.do(SNAP)
 
 
-async def test_a_group_is_one_cut_and_goes_as_a_whole(zfsilo: House) -> None:
+async def test_a_group_is_taken_and_deleted_as_a_whole(zfsilo: House) -> None:
     group = CreateSnapshotGroup(id="both", volumes=("data", "other"))
     await zfsilo.do(CREATE, CREATE.but(id="other"))
     before = zfsilo.facts
@@ -183,7 +183,7 @@ async def test_a_clone_gets_its_own_uuid_and_the_whole_disk(zfsilo: House) -> No
     assert filesystem(zfsilo, "data") == origin
 
 
-async def test_a_clone_is_read_as_it_is(zfsilo: House) -> None:
+async def test_a_clone_mounted_read_only_keeps_its_uuid(zfsilo: House) -> None:
     await zfsilo.do(CREATE, *up("data"), SNAP, COPY)
     before = facts(zfsilo, "content")
     await zfsilo.do(*up("copy", readonly=True))
@@ -193,7 +193,7 @@ async def test_a_clone_is_read_as_it_is(zfsilo: House) -> None:
     assert filesystem(zfsilo, "copy").state == "READY"
 
 
-async def test_a_clone_of_a_clone_that_nobody_used(zfsilo: House) -> None:
+async def test_a_clone_of_an_unused_clone_gets_its_own_uuid(zfsilo: House) -> None:
     await zfsilo.do(CREATE, *up("data"), SNAP, COPY, TWIN.but(source_volume="copy"))
     await zfsilo.do(*up("twin"))
     uuids = {filesystem(zfsilo, name).uuid for name in ("data", "copy", "twin")}
@@ -212,12 +212,16 @@ async def test_a_volume_of_a_volume_leaves_no_snapshot_behind(zfsilo: House) -> 
     await zfsilo.do(DeleteVolume(id="data"))
 
 
-async def test_what_depends_on_a_volume_is_named_once(
+async def test_a_refusal_names_each_dependent_once(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(CREATE, SNAP, TWIN)
     look, data = zfsilo.host.zfs.dependents, "tank/zfsilo/data"
-    seen = (*look(data), f"{data}@zfsilo-{'0' * 32}", "tank/zfsilo/twin")  # of an own snapshot
+    seen = (
+        *look(data),
+        f"{data}@zfsilo-{'0' * 32}",
+        "tank/zfsilo/twin",
+    )  # a snapshot with a record
     monkeypatch.setattr(
         zfsilo.host.zfs, "dependents", lambda _dataset: (*seen, f"{data}@nightly", "tank/vm")
     )
@@ -242,7 +246,7 @@ async def test_a_deleted_snapshot_goes_with_its_last_clone(zfsilo: House) -> Non
 
 async def test_snapshots_outlive_their_volume(zfsilo: House) -> None:
     await zfsilo.do(CREATE, SNAP, DeleteVolume(id="data", dependents="KEEP"))
-    await zfsilo.do(CREATE)  # another volume of that name, which the snapshot is not of
+    await zfsilo.do(CREATE)  # another volume with this name, not the origin of the snapshot
     with pytest.raises(AlreadyExists):
         await zfsilo.do(SNAP)
     await zfsilo.do(COPY, DeleteSnapshot(id="monday"))
@@ -255,14 +259,14 @@ async def test_snapshots_outlive_their_volume(zfsilo: House) -> None:
     assert facts(zfsilo, "cut") == {}
 
 
-async def test_a_thick_clone_reserves_its_room(zfsilo: House) -> None:
+async def test_a_thick_clone_reserves_its_space(zfsilo: House) -> None:
     await zfsilo.do(CREATE, SNAP, COPY.but(thin=False))
     assert not facts(zfsilo, "zvol")["zvol:tank/zfsilo/copy"]["thin"]
     with pytest.raises(ResourceExhausted):
         await zfsilo.do(COPY.but(id="more", thin=False, capacity_bytes=2 << 40))
 
 
-async def test_a_raw_block_volume_stays_one(zfsilo: House) -> None:
+async def test_a_clone_of_a_block_volume_is_a_block_volume(zfsilo: House) -> None:
     await zfsilo.do(CREATE.but(mode="BLOCK"), SNAP)
     with pytest.raises(InvalidArgument, match="raw block"):
         await zfsilo.do(COPY)
@@ -280,7 +284,7 @@ async def test_a_clone_that_fails_leaves_nothing(zfsilo: House) -> None:
         assert get(zfsilo, Volume, "twin") is None
 
 
-async def test_a_volume_that_grew_before_it_was_staged_is_filled(zfsilo: House) -> None:
+async def test_a_stage_grows_the_filesystem_of_a_grown_volume(zfsilo: House) -> None:
     from zfsilod.requests.volumes import UpdateVolume
 
     await zfsilo.do(CREATE, *up("data"), *down("data")[:2])

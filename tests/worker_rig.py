@@ -1,4 +1,4 @@
-"""A fake host with a saw: it can be cut before or after every effect and every save."""
+"""Worker rig: one stored operation on a fake host, with a fault at any effect or save."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from zfsilod.model.records import Failure, Operation
 
 
 class Killed(BaseException):
-    """The worker is gone, as by SIGKILL: nothing of it runs on."""
+    """A process was killed as by SIGKILL; none of its error handlers may run."""
 
 
 class Machine:
-    """A fake host and one operation's place in the store, with numbered points to be cut at."""
+    """A fake host and one stored operation; each effect and each save is a numbered point."""
 
     def __init__(self) -> None:
         self.host = FakeHost(chap=chap)
@@ -31,34 +31,34 @@ class Machine:
         self.boot_id = "first"
         effect = self.host.facts.effect
 
-        def cut_effect(name: str, value: Any, **renamed: str) -> None:
+        def faulty_effect(name: str, value: Any, **renamed: str) -> None:
             cut = self._point()
             if cut and self.when == "before":
-                self._fall()
+                self._fail()
             effect(name, value, **renamed)
             if cut:
-                self._fall()
+                self._fail()
 
-        self.host.facts.effect = cut_effect  # type: ignore[method-assign]
+        self.host.facts.effect = faulty_effect  # type: ignore[method-assign]
 
     def cut(self, point: int, when: str, how: str) -> None:
-        """Cut at the n-th point from now on."""
+        """Inject a fault at the n-th point from here on."""
         self.points, self.cut_at, self.when, self.how = 0, point, when, how
 
     def _point(self) -> bool:
         self.points += 1
         return self.points == self.cut_at
 
-    def _fall(self) -> None:
+    def _fail(self) -> None:
         if self.how == "kill":
             raise Killed
-        raise CommandFailed("cut")
+        raise CommandFailed("injected")
 
     def save(self, operation: Operation) -> Operation:
         """Store the operation, as JSON like the real store."""
         cut = self._point()
         if cut and self.when == "before":
-            raise Killed  # a save does not fail: it happens, or the process is gone
+            raise Killed  # a save happens or the process is killed; it does not fail
         self.stored = json.dumps(to_plain(operation))
         if cut:
             raise Killed
@@ -66,23 +66,23 @@ class Machine:
 
     @property
     def operation(self) -> Operation:
-        """Return the operation as the store has it."""
-        found: Operation = from_plain(json.loads(self.stored))
-        return found
+        """The stored operation."""
+        operation: Operation = from_plain(json.loads(self.stored))
+        return operation
 
     def prepare(self, example: Example) -> dict[str, Any]:
-        """Make what must stand before an example, and return all facts."""
+        """Do the steps before an example, and return all facts."""
         for step in example.before:
             if isinstance(step, HostStep) and not step.probe(self.host):
                 step.do(self.host)
         return self.host.facts.snapshot()
 
     def run(self) -> bool:
-        """Run the stored operation as the worker does; tell whether it came to its end."""
+        """Run the stored operation as the worker does; return whether it finished."""
         return self._attempt(lambda: worker.run(self.operation, self.host, self.save), "FAILED")
 
     def rollback(self) -> bool:
-        """Roll the stored operation back as the worker does; tell whether it came to its end."""
+        """Roll the stored operation back as the worker does; return whether it finished."""
 
         def attempt() -> Operation:
             return worker.rollback(self.operation, self.host, self.save, boot_id=self.boot_id)
@@ -103,7 +103,7 @@ class Machine:
         return True
 
     def reboot(self) -> None:
-        """Lose everything volatile, as by a power cut."""
+        """Remove the volatile facts, as by a power cut."""
         self.host.facts.reboot()
         self.boot_id += "'"
 
@@ -114,6 +114,6 @@ def lasting(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def not_sticky(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts that a rollback must restore: not filesystems, nor sizes that were seen."""
+    """Return the facts that a rollback must restore: no filesystems, no sizes of sessions."""
     kept = {n: v for n, v in facts.items() if not n.startswith("content:")}
     return {n: (v | {"size": 0} if n.startswith("session:") else v) for n, v in kept.items()}

@@ -12,7 +12,7 @@ import grpc
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.channel import unix_channel_aio
-from tests.doubles import SETTINGS, House, house
+from tests.doubles import SETTINGS, STORE_BYTES, House, house
 from zfsilod.api.rpc.server import GrpcServer
 from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
@@ -146,12 +146,16 @@ class Front:
 
 @asynccontextmanager
 async def front_of(
-    directory: Path, settings: Settings = SETTINGS, limits: Limits | None = None
+    directory: Path,
+    settings: Settings = SETTINGS,
+    limits: Limits | None = None,
+    *,
+    store_bytes: int = STORE_BYTES,
 ) -> AsyncIterator[Front]:
     """Run a zfsilod; its sockets lie in a directory with a short name."""
     sockets = Path(tempfile.mkdtemp(prefix="zfsilo-"))
     try:
-        async with house(directory, settings) as zfsilo:
+        async with house(directory, settings, store_bytes=store_bytes) as zfsilo:
             front = Front(zfsilo, sockets, directory, limits)
             await front.start()
             servers = front.servers()

@@ -1,4 +1,4 @@
-"""`python -m tests.bench [NAME...]`: what is promised, and what is measured now."""
+"""All benches: `python -m tests.bench [NAME...]` prints figures beside their targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROTO = Path(__file__).parents[2] / "proto"
 BENCHES = (
     "operation",
     "throughput",
-    "front_door",
+    "gateway",
     "cold_start",
     "lifecycle",
     "metrics",
@@ -29,29 +29,29 @@ BENCHES = (
 
 
 def main() -> int:
-    """Run the benches and print one table; a missed target is no failure, a wrong name is."""
+    """Run the benches and print one table; exit 2 for an unknown name, 0 for missed targets."""
     chosen = sys.argv[1:] or BENCHES
     unknown = set(chosen) - set(BENCHES)
     if unknown:
-        print(f"no bench {', '.join(sorted(unknown))}: there are {', '.join(BENCHES)}")
+        print(f"unknown bench {', '.join(sorted(unknown))}: choose from {', '.join(BENCHES)}")
         return 2
     sys.path.insert(0, str(PROTO))
-    found: list[Figure] = []
+    figures: list[Figure] = []
     try:
         for name in chosen:
-            found += measured(name)
+            figures += measured(name)
     finally:
-        print("Other work shares this machine: read ratios, p50 and minima, not single times.\n")
-        print(table(found))
+        print("Other work shares this machine: compare ratios, p50 and minima, not single times.\n")
+        print(table(figures))
     return 0
 
 
 def measured(name: str) -> list[Figure]:
-    """Run one bench, and say how busy the machine was."""
-    begun, before = time.monotonic(), load()
-    found = list(import_module(f"tests.bench.{name}").figures())
-    took = f"{time.monotonic() - begun:.0f} s"
-    return [Figure(f"{name}:", took, f"{before}; at its end {load()}"), *found]
+    """Run one bench, and add the load of the machine."""
+    start, before = time.monotonic(), load()
+    figures = list(import_module(f"tests.bench.{name}").figures())
+    took = f"{time.monotonic() - start:.0f} s"
+    return [Figure(f"{name}:", took, f"{before}; at its end {load()}"), *figures]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How soon a zfsilod that its socket starts answers first, and how much memory it then holds."""
+"""Time to the first answer of a zfsilod that its socket starts, and its memory then."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def figures() -> Iterator[Figure]:
         for _round in range(ROUNDS):
             imports += ask(machine, "python", "1", "-I", "-c", IMPORTS)
             machine.run("systemctl", "stop", "zfsilod.service")
-            # Else systemd refuses the sixth start within ten seconds, and the socket goes with it.
+            # Otherwise systemd refuses the sixth start in ten seconds, and stops the socket too.
             machine.run("systemctl", "reset-failed", "zfsilod.service")
             answers.append(ask(machine, "first"))
         resident, shared = memory(machine)
@@ -39,7 +39,7 @@ def figures() -> Iterator[Figure]:
 
 
 def memory(machine: SystemdHost) -> tuple[float, float]:
-    """Return the daemon's resident MiB, and how much of that is files."""
+    """Return the resident memory of the daemon in MiB, and the part of it that is mapped files."""
     pid = machine.run("systemctl", "show", "--value", "-p", "MainPID", "zfsilod.service").stdout
     status = machine.read(f"/proc/{pid.strip()}/status").splitlines()
     values = dict(line.split(":", 1) for line in status if line.endswith("kB"))

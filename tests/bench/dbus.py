@@ -1,4 +1,4 @@
-"""How fast D-Bus is: `python3 -m tests.bench.dbus [VOLUMES]`; the client is another process."""
+"""Latency and throughput of D-Bus: `python -m tests.bench.dbus [VOLUMES]`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT_ONCE = 32
 
 
 async def main() -> None:
-    """Serve so many volumes (default 100,000), and let the client measure."""
+    """Serve so many volumes (default 100,000); a client in another process measures."""
     volumes = int(sys.argv[1]) if sys.argv[1:] else 100_000
     with tempfile.TemporaryDirectory() as directory:
         async with house(Path(directory)) as home:
@@ -59,7 +59,7 @@ def fill(home: House, count: int) -> None:
 
 
 async def longest_stall() -> float:
-    """Return for how many milliseconds the event loop did nothing else, at the most."""
+    """Return the longest delay of the event loop in milliseconds, when cancelled."""
     longest = 0.0
     try:
         while True:
@@ -86,8 +86,8 @@ async def measure(address: str, volumes: int) -> None:
     print(f"{'GetManagedObjects':24} {took * 1000:8.1f} ms {reply.error or len(reply.body[0])}")
 
 
-async def report(what: str, call: Callable[[], Awaitable[object]], rounds: int = ROUNDS) -> None:
-    """Print the median of one call after the other, and how many a second several at once make."""
+async def report(name: str, call: Callable[[], Awaitable[object]], rounds: int = ROUNDS) -> None:
+    """Print the median time of a call, and the rate of several clients at once."""
     times = []
     for _round in range(rounds):
         start = time.perf_counter()
@@ -101,7 +101,7 @@ async def report(what: str, call: Callable[[], Awaitable[object]], rounds: int =
     start = time.perf_counter()
     await asyncio.gather(*(some() for _client in range(AT_ONCE)))
     rate = AT_ONCE * (rounds // AT_ONCE + 1) / (time.perf_counter() - start)
-    print(f"{what:24} p50 {median(times) * 1000:6.2f} ms {rate:8.0f} a second, {AT_ONCE} at once")
+    print(f"{name:24} p50 {median(times) * 1000:6.2f} ms {rate:8.0f} a second, {AT_ONCE} at once")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An administrator's calls while a thousand connections idle and two hundred dawdle."""
+"""Latency of an administrator's calls beside 1,000 idle connections and 200 slow handshakes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ IDLE, SLOW = 1000, 200
 CALLS = 500  # of each kind
 P99_MS = 100
 AT_ONCE = 50  # handshakes
-# A client of HTTP/2 that says hello, and nothing more: grpc keeps it.
+# The preface of HTTP/2 and nothing more: grpc keeps such a connection.
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 DRIBBLE = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64)  # the start of a TLS hello
 REQUEST = pb.GetVolumeRequest(name="volumes/data")
 
 
 async def serve() -> None:
-    """Serve, and say where, until stdin ends. One address may hold them all: the worst case."""
+    """Serve, print the addresses, and wait for the end of stdin; no limit for an address."""
     with tempfile.TemporaryDirectory() as directory:
         limits = Limits(unix=2000, tcp=2000, per_peer=2000)
         async with front_of(Path(directory), limits=limits) as front:
@@ -47,8 +47,8 @@ async def serve() -> None:
             await asyncio.to_thread(sys.stdin.read)
 
 
-class Crowd:
-    """Connections that are of no use to anybody."""
+class IdleConnections:
+    """Connections that make no calls, and handshakes of a byte a second."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -59,14 +59,14 @@ class Crowd:
         self.idle: list[asyncio.StreamWriter] = []
         self._slow: list[asyncio.Task[None]] = []
 
-    async def gather(self) -> None:
-        """Come together."""
-        await asyncio.gather(*(self._idle() for _each in range(IDLE)))
-        self._slow = [asyncio.create_task(self._dribble()) for _each in range(SLOW)]
-        await asyncio.sleep(1)  # so that each has begun to dawdle
+    async def open(self) -> None:
+        """Open all connections."""
+        await asyncio.gather(*(self._idle() for _connection in range(IDLE)))
+        self._slow = [asyncio.create_task(self._dribble()) for _connection in range(SLOW)]
+        await asyncio.sleep(1)  # until each has sent its first byte
 
-    async def disperse(self) -> None:
-        """Go away."""
+    async def close(self) -> None:
+        """Close all connections."""
         for task in self._slow:
             task.cancel()
         await asyncio.gather(*self._slow, return_exceptions=True)
@@ -82,7 +82,7 @@ class Crowd:
         self.idle.append(writer)
 
     async def _dribble(self) -> None:
-        """Send a byte a second; who is thrown out comes again."""
+        """Send a byte a second; connect again when the gateway closes the connection."""
         while True:
             _reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             with suppress(ConnectionError):
@@ -94,32 +94,32 @@ class Crowd:
 
 
 async def measure(where: dict[str, str]) -> dict[str, list[float]]:
-    """Return how long an administrator's calls take in the crowd, in ms, sorted."""
+    """Return the times of an administrator's calls beside the connections, in ms, sorted."""
     access = parse_join(where["join"])
-    crowd = Crowd(int(access.address.rpartition(":")[2]))
-    await crowd.gather()
+    connections = IdleConnections(int(access.address.rpartition(":")[2]))
+    await connections.open()
     times = {}
     for name, channel in (
         ("unix", unix_channel_aio(Path(where["unix"]))),
         ("mutual TLS", tls_channel_aio(access)),
     ):
         api = Api(channel)
-        times[name] = sorted([await _timed(api) for _each in range(CALLS)])
+        times[name] = sorted([await _timed(api) for _call in range(CALLS)])
         await channel.close()
-    alive = sum(not writer.is_closing() for writer in crowd.idle)
-    await crowd.disperse()
-    assert alive == IDLE, f"only {alive} of {IDLE} were idle to the end"
+    alive = sum(not writer.is_closing() for writer in connections.idle)
+    await connections.close()
+    assert alive == IDLE, f"only {alive} of {IDLE} idle connections stayed open"
     return times
 
 
 async def _timed(api: Any) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     await api.volumes.GetVolume(REQUEST, timeout=30)
-    return (time.perf_counter() - begun) * 1e3
+    return (time.perf_counter() - start) * 1e3
 
 
 async def run() -> dict[str, list[float]]:
-    """Start a server of its own and measure."""
+    """Start a server in another process, and measure."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((*sys.path, "proto"))}
     server = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -141,11 +141,11 @@ async def run() -> dict[str, list[float]]:
 
 
 def figures() -> Iterator[Figure]:
-    """Hold it against what is promised."""
+    """Measure, and compare with the target."""
     for name, times in asyncio.run(run()).items():
         note = f" (p50 {times[CALLS // 2]:.1f} ms)"
-        what = f"a call over {name} beside {IDLE} idle and {SLOW} slow connections, p99"
-        yield at_most(what, times[CALLS * 99 // 100], P99_MS, " ms", note=note)
+        figure_name = f"a call over {name} beside {IDLE} idle and {SLOW} slow connections, p99"
+        yield at_most(figure_name, times[CALLS * 99 // 100], P99_MS, " ms", note=note)
 
 
 if __name__ == "__main__":

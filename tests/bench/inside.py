@@ -1,13 +1,13 @@
-"""Runs inside a machine as one client of its zfsilod, and prints what calls took as JSON.
+"""Client that runs inside a machine, calls its zfsilod, and prints times as JSON.
 
-inside.py changes VOLUME ROUNDS            grow one volume; publish it and take that back
-inside.py throughput CLIENTS CALLS         many clients, a volume each, so many changes in all
+inside.py changes VOLUME ROUNDS            grow, publish and unpublish one volume
+inside.py throughput CLIENTS CALLS         many clients with a volume each, CALLS changes in total
 inside.py first                            the first answer over a new channel
 inside.py python ROUNDS [ARGUMENT...]      starts of this Python
-inside.py ladder VERB...                   requests of one volume, one after the other
-inside.py fill COUNT                       make so many volumes, and publish them
+inside.py lifecycle REQUEST...             requests for one volume, one after the other
+inside.py fill COUNT                       create and publish so many volumes
 inside.py exported COUNT                   wait for so many exports; seconds since the boot
-inside.py clear                            take all exports away, whoever made them
+inside.py clear                            remove all exports from configfs
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ SOCKET = Path("/run/zfsilo/zfsilod.sock")
 DEADLINE_S = 120
 GIB, SMALL, STEP = 1 << 30, 16 << 20, 1 << 20
 HOST = "take"
-LADDER = "bench"
+VOLUME = "bench"
 PATH = "/srv/bench"
 AT_ONCE = 4
 TARGET = Path("/sys/kernel/config/target")
 GROUP = "iscsi/iqn.*/tpgt_1"
 LOOK_S = 0.05
-NAME = f"volumes/{LADDER}"
+NAME = f"volumes/{VOLUME}"
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Return how many seconds a call takes."""
-    begun = time.perf_counter()
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
     call()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-class Client:
+class BenchClient:
     """The requests of a volume, over one channel."""
 
     def __init__(self) -> None:
@@ -64,16 +64,16 @@ class Client:
         getattr(self.api.volumes, method)(request, timeout=DEADLINE_S)
 
     def greet(self) -> None:
-        """Ask for something that costs nothing."""
+        """Make a call that does no work."""
         request = service_pb2.GetServerInfoRequest()
         self.api.service.GetServerInfo(request, timeout=DEADLINE_S, wait_for_ready=True)
 
     def create(self, volume: str, capacity_bytes: int = GIB) -> None:
         """Create a volume that may be published."""
-        made = pb.Volume(
+        volume_message = pb.Volume(
             capacity_bytes=capacity_bytes, thin=True, mode=pb.MODE_FILESYSTEM, hosts=[HOST]
         )
-        self.send("CreateVolume", pb.CreateVolumeRequest(volume_id=volume, volume=made))
+        self.send("CreateVolume", pb.CreateVolumeRequest(volume_id=volume, volume=volume_message))
 
     def grow(self, volume: str, capacity_bytes: int) -> None:
         """Make a volume larger."""
@@ -83,13 +83,13 @@ class Client:
         self.send("UpdateVolume", request)
 
     def publish(self, volume: str) -> None:
-        """Let the host in."""
+        """Publish a volume to the host."""
         self.send(
             "PublishVolume", pb.PublishVolumeRequest(name=f"volumes/{volume}", host=f"hosts/{HOST}")
         )
 
     def unpublish(self, volume: str) -> None:
-        """Let the host out."""
+        """Unpublish a volume from the host."""
         self.send(
             "UnpublishVolume",
             pb.UnpublishVolumeRequest(name=f"volumes/{volume}", host=f"hosts/{HOST}"),
@@ -101,8 +101,8 @@ class Client:
 
 
 def changes(volume: str, rounds: int) -> dict[str, list[float]]:
-    """Time changes of one volume, one after the other."""
-    client = Client()
+    """Return the times of changes of one volume, one after the other."""
+    client = BenchClient()
     client.create(volume)
     taken: dict[str, list[float]] = {"update": [], "publish": [], "unpublish": []}
     for number in range(1, rounds + 1):
@@ -114,18 +114,19 @@ def changes(volume: str, rounds: int) -> dict[str, list[float]]:
 
 
 def throughput(clients: int, calls: int) -> float:
-    """Return how many changes a second so many clients make, each of a volume of its own."""
-    made = [(Client(), f"many-{number}") for number in range(clients)]
-    for client, volume in made:
+    """Return the changes a second of so many clients, each with a volume of its own."""
+    pairs = [(BenchClient(), f"many-{number}") for number in range(clients)]
+    for client, volume in pairs:
         client.create(volume)
 
-    def work(given: tuple[Client, str]) -> None:
+    def work(item: tuple[BenchClient, str]) -> None:
+        client, volume = item
         for number in range(1, calls // clients + 1):
-            given[0].grow(given[1], GIB + number * STEP)
+            client.grow(volume, GIB + number * STEP)
 
     with ThreadPoolExecutor(clients) as threads:
-        seconds = timed(lambda: list(threads.map(work, made)))
-    for client, volume in made:
+        seconds = timed(lambda: list(threads.map(work, pairs)))
+    for client, volume in pairs:
         client.delete(volume)
     return calls // clients * clients / seconds
 
@@ -136,34 +137,34 @@ def python(rounds: int, *arguments: str) -> list[float]:
     return [timed(lambda: subprocess.run(argv, check=True)) for _round in range(rounds)]
 
 
-def ladder(*requests: str) -> dict[str, float]:
-    """Time requests of the one volume, on a channel that is warm."""
-    client = Client()
+def lifecycle(*requests: str) -> dict[str, float]:
+    """Return the times of requests for the one volume, on a warm channel."""
+    client = BenchClient()
     client.greet()
-    connect = pb.ConnectVolumeRequest(server="give", volume=LADDER)
+    connect = pb.ConnectVolumeRequest(server="give", volume=VOLUME)
     stage = pb.StageVolumeRequest(name=NAME, fs_type="ext4")
     mount = pb.MountVolumeRequest(name=NAME, path=PATH)
     unmount = pb.UnmountVolumeRequest(name=NAME, path=PATH)
     unstage = pb.UnstageVolumeRequest(name=NAME)
     disconnect = pb.DisconnectVolumeRequest(name=NAME)
     steps: dict[str, Callable[[], None]] = {
-        "create": lambda: client.create(LADDER),
-        "publish": lambda: client.publish(LADDER),
+        "create": lambda: client.create(VOLUME),
+        "publish": lambda: client.publish(VOLUME),
         "connect": lambda: client.send("ConnectVolume", connect),
         "stage": lambda: client.send("StageVolume", stage),
         "mount": lambda: client.send("MountVolume", mount),
         "unmount": lambda: client.send("UnmountVolume", unmount),
         "unstage": lambda: client.send("UnstageVolume", unstage),
         "disconnect": lambda: client.send("DisconnectVolume", disconnect),
-        "unpublish": lambda: client.unpublish(LADDER),
-        "delete": lambda: client.delete(LADDER),
+        "unpublish": lambda: client.unpublish(VOLUME),
+        "delete": lambda: client.delete(VOLUME),
     }
     return {request: timed(steps[request]) for request in requests}
 
 
 def fill(count: int) -> float:
-    """Make volumes that are exported, a few at once; return how long it took."""
-    client = Client()
+    """Create and publish volumes, a few at once; return the seconds."""
+    client = BenchClient()
 
     def make(volume: str) -> None:
         client.create(volume, SMALL)
@@ -176,7 +177,7 @@ def fill(count: int) -> float:
 def exported(count: int) -> float:
     """Wait until so many targets are enabled with a LUN for their host; return the uptime."""
     while _enabled() < count or len(_links("acls/*/lun_0/*")) < count:
-        time.sleep(LOOK_S)  # configfs tells nobody
+        time.sleep(LOOK_S)  # configfs sends no events
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -189,7 +190,7 @@ def _links(below: str) -> list[Path]:
 
 
 def clear() -> str:
-    """Take all exports away, whoever made them, without any tool."""
+    """Remove all exports from configfs, without any tool."""
     for path in TARGET.glob(f"{GROUP}/enable"):
         path.write_text("0")
     for link in (*_links("acls/*/lun_0/*"), *_links("lun/lun_0/*")):
@@ -204,7 +205,7 @@ def clear() -> str:
 
 
 def main(mode: str, *words: str) -> object:
-    """Do what the command line says."""
+    """Run one mode of the command line."""
     match mode:
         case "changes":
             return changes(words[0], int(words[1]))
@@ -219,8 +220,8 @@ def main(mode: str, *words: str) -> object:
         case "clear":
             return clear()
         case "first":
-            return timed(lambda: Client().greet())
-    return ladder(*words)
+            return timed(lambda: BenchClient().greet())
+    return lifecycle(*words)
 
 
 if __name__ == "__main__":

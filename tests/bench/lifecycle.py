@@ -1,4 +1,4 @@
-"""A volume's whole life in the lab, side by side with shell scripts that use the same tools."""
+"""Lifecycle of a volume in the lab, beside shell scripts that use the same tools."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PHASES = (
     ("take", ("connect", "stage", "mount", "unmount", "unstage", "disconnect")),
     ("give", ("unpublish", "delete")),
 )
-VERBS = tuple(request for _machine, requests in PHASES for request in requests)
+REQUESTS = tuple(request for _machine, requests in PHASES for request in requests)
 
 
 def figures() -> Iterator[Figure]:
-    """Live through it in turns, once to warm up."""
+    """Run the lifecycle of each kind in turn; the first round only warms up."""
     lives: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     with restore_pair(ready()) as pair:
         for machine in (pair.give, pair.take):
@@ -48,13 +48,13 @@ def figures() -> Iterator[Figure]:
         starts = [starting(machine) for machine in (pair.give, pair.take)]
     start = mean(starts)
     yield Figure("python3 -I -S -c pass in the guests", f"p50 {1e3 * start:.0f} ms")
-    for request in VERBS:
+    for request in REQUESTS:
         yield Figure(f"lifecycle, {request}", shown(lives, itemgetter(request)))
     yield Figure("lifecycle, all", shown(lives, total))
     yield at_most("lifecycle to the targetcli script", ratio(lives, "targetcli"), 1, " times")
     yield Figure("lifecycle to the configfs script", f"{ratio(lives, 'configfs'):.2f} times")
     beyond = median(
-        (total(ours) - total(theirs)) / len(VERBS)
+        (total(ours) - total(theirs)) / len(REQUESTS)
         for ours, theirs in zip(lives["zfsilo"], lives["configfs"], strict=True)
     )
     note = f" of Python ({1e3 * beyond:.0f} ms)"
@@ -63,12 +63,12 @@ def figures() -> Iterator[Figure]:
 
 
 def live(pair: Pair, kind: str) -> dict[str, float]:
-    """Live a volume's life, and return how many seconds each request took."""
+    """Run one lifecycle, and return the seconds of each request."""
     taken: dict[str, float] = {}
     for name, requests in PHASES:
         machine = pair.give if name == "give" else pair.take
         taken |= (
-            ask(machine, "ladder", *requests)
+            ask(machine, "lifecycle", *requests)
             if kind == "zfsilo"
             else scripted(machine, kind, requests)
         )
@@ -76,14 +76,14 @@ def live(pair: Pair, kind: str) -> dict[str, float]:
 
 
 def scripted(machine: Machine, kind: str, requests: tuple[str, ...]) -> dict[str, float]:
-    """Run a script's requests on its machine, and return how many seconds each took."""
+    """Run the requests of a script on its machine, and return the seconds of each."""
     text = script(kind, machine.name, requests)
     lines = machine.run("bash", "-c", text, timeout_s=TIMEOUT_S).stdout.splitlines()
     return {request.rstrip("_"): int(took) / 1e6 for request, took in map(str.split, lines)}
 
 
 def starting(machine: Machine) -> float:
-    """Return how long Python takes to start there."""
+    """Return the seconds that Python takes to start on a machine."""
     times: list[float] = ask(machine, "python", str(STARTS), "-I", "-S", "-c", "pass")
     return median(times)
 
@@ -94,14 +94,14 @@ def ask(machine: Machine, *words: str, timeout_s: float = TIMEOUT_S) -> Any:
 
 
 def total(life: dict[str, float]) -> float:
-    """Return what a whole life took."""
+    """Return the seconds of a whole lifecycle."""
     return sum(life.values())
 
 
 def shown(lives: dict[str, list[dict[str, float]]], part: Any) -> str:
-    """Return the medians of a part of life, of each kind, in ms."""
-    found = (f"{kind} {1e3 * median(map(part, lives[kind])):.0f}" for kind in KINDS)
-    return ", ".join(found) + " ms"
+    """Return the medians of a part of the lifecycle for each kind, in ms."""
+    medians = (f"{kind} {1e3 * median(map(part, lives[kind])):.0f}" for kind in KINDS)
+    return ", ".join(medians) + " ms"
 
 
 def ratio(lives: dict[str, list[dict[str, float]]], other: str) -> float:

@@ -1,4 +1,4 @@
-"""Many volumes at once: what a Sync costs, how soon exports are back, what a page costs."""
+"""Figures for many volumes: a sync, the restore of exports after a boot, a page of a list."""
 
 from __future__ import annotations
 
@@ -35,30 +35,32 @@ AT_ONCE = 32
 PROCESSES = 5
 
 
-class Counting(Runner):
-    """Says what zfs would say of these volumes, and counts how often it is asked."""
+class CountingRunner(Runner):
+    """A runner that answers for zfs with these volumes, and counts its calls."""
 
-    def __init__(self, found: list[VolumeView]) -> None:
+    def __init__(self, views: list[VolumeView]) -> None:
         super().__init__()
         self.count = 0
         lines = ["tank/zfsilo\ttype\tfilesystem\t-"]
-        for each in (found_one.volume for found_one in found):
-            assert each is not None
-            said = {"type": "volume", "guid": each.guid, "volsize": str(each.capacity_bytes)}
-            lines += [f"{each.dataset}\t{name}\t{value}\t-" for name, value in said.items()]
-            lines.append(f"{each.dataset}\tzfsilo:uid\t{each.uid}\tlocal")
-        self.said = "\n".join([*lines, ""])
+        for volume in (view.volume for view in views):
+            assert volume is not None
+            values = {"type": "volume", "guid": volume.guid, "volsize": str(volume.capacity_bytes)}
+            lines += [f"{volume.dataset}\t{name}\t{value}\t-" for name, value in values.items()]
+            lines.append(f"{volume.dataset}\tzfsilo:uid\t{volume.uid}\tlocal")
+        self.output = "\n".join([*lines, ""])
 
     def __call__(self, argv: list[str], **_how: object) -> Completed:
-        """Answer for zfs; whatever else is asked counts too."""
+        """Return the output of zfs, and nothing for other tools."""
         self.count += 1
-        return Completed(tuple(argv), 0, self.said if argv[0] == "zfs" else "", "")
+        return Completed(tuple(argv), 0, self.output if argv[0] == "zfs" else "", "")
 
 
-class Seen:
-    """The real adapters of a storage host over what `Counting` says, and an empty configfs."""
+class ServerHost:
+    """The real adapters of a server over a `CountingRunner` and an empty configfs."""
 
-    def __init__(self, run: Counting, names: tuple[str, ...], folder: Path, chap: object) -> None:
+    def __init__(
+        self, run: CountingRunner, names: tuple[str, ...], folder: Path, chap: object
+    ) -> None:
         self.zfs = SurveyedZfs(run, names)
         self.lio = RealLio(run, self.zfs.device, FakeConfigfs(folder / "target"))
         self.chap = chap
@@ -80,43 +82,43 @@ async def fill(zfsilo: House, count: int) -> None:
 
 
 async def _sync(count: int, folder: Path) -> tuple[float, float, int]:
-    """Return the seconds of a Sync that finds nothing, of one after a boot, and processes."""
+    """Return the seconds of a sync without drift and of one after a boot, and the processes."""
     async with house(folder) as zfsilo:
         await fill(zfsilo, count)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         await zfsilo.service.reconciler.sync_all(caller=administrator("bench"))
-        calm = time.perf_counter() - begun
+        unchanged = time.perf_counter() - start
         zfsilo.host.facts.reboot()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         report = await zfsilo.service.reconciler.sync_all(caller=administrator("bench"))
-        recovered = time.perf_counter() - begun
+        recovered = time.perf_counter() - start
         assert report.complaints == ()
         with zfsilo.service.context.store.read() as txn:
-            found = list(volume_views(txn))
-        run = Counting(found)
-        datasets = tuple(each.volume.dataset for each in found if each.volume)
-        machine: Host = Seen(run, datasets, folder, zfsilo.service.context.store.chap)  # type: ignore[assignment]
-        for each in found:
-            assert not compare(each, machine, zfsilo.service.context.settings).problems
-        return calm, recovered, run.count
+            views = list(volume_views(txn))
+        run = CountingRunner(views)
+        datasets = tuple(view.volume.dataset for view in views if view.volume)
+        machine: Host = ServerHost(run, datasets, folder, zfsilo.service.context.store.chap)  # type: ignore[assignment]
+        for view in views:
+            assert not compare(view, machine, zfsilo.service.context.settings).problems
+        return unchanged, recovered, run.count
 
 
 def _pages(count: int, folder: Path) -> float:
     """Return the seconds of a page in the middle of so many records."""
     store = Store.create(folder, host="simulated", size_bytes=1 << 30, durable=False)
-    for start in range(0, count, 1000):
+    for first in range(0, count, 1000):
         with store.write() as txn:
-            for number in range(start, min(count, start + 1000)):
+            for number in range(first, min(count, first + 1000)):
                 txn.put(_volume(number))
     times = []
     for _round in range(21):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         with store.read() as txn:
-            found, _after = page(
-                txn, after=f"v{(count - PAGE) // 2:06}", limit=PAGE, wanted=lambda _each: True
+            views, _after = page(
+                txn, after=f"v{(count - PAGE) // 2:06}", limit=PAGE, wanted=lambda _view: True
             )
-        times.append(time.perf_counter() - begun)
-        assert found
+        times.append(time.perf_counter() - start)
+        assert views
     store.close()
     return median(times)
 
@@ -135,13 +137,13 @@ def _volume(number: int) -> Volume:
 
 
 def figures() -> Iterator[Figure]:
-    """Measure in one process, over a simulated host; processes over the real adapters."""
+    """Measure times over a simulated host; count processes of the real adapters."""
     for count in VOLUMES:
         with tempfile.TemporaryDirectory() as folder:
-            calm, recovered, processes = asyncio.run(_sync(count, Path(folder)))
-        yield Figure(f"Sync of {count} volumes, all well", f"{1e3 * calm:.0f} ms")
+            unchanged, recovered, processes = asyncio.run(_sync(count, Path(folder)))
+        yield Figure(f"Sync of {count} volumes, no drift", f"{1e3 * unchanged:.0f} ms")
         yield Figure(f"Sync of {count} volumes after a boot", f"{1e3 * recovered:.0f} ms")
-        yield at_most(f"processes of a look at {count} volumes", processes, PROCESSES, "")
+        yield at_most(f"processes of a sync of {count} volumes", processes, PROCESSES, "")
     for count in RECORDS:
         with tempfile.TemporaryDirectory() as folder:
             seconds = _pages(count, Path(folder))

@@ -1,6 +1,6 @@
-"""How much memory a daemon holds: just started, and when it has made a thousand volumes.
+"""Resident memory of a daemon after its start, and after it has created 1,000 volumes.
 
-How much it is with the package's Python, under systemd, is measured by cold_start.py.
+cold_start.py measures the same with the Python of the package, under systemd.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ DEADLINE_S = 120
 
 
 def figures() -> Iterator[Figure]:
-    """Measure a daemon of its own over a simulated host."""
-    started, apply_observed = asyncio.run(measure())
-    yield Figure("resident memory, started and asked once, this Python", f"{started:.1f} MiB")
-    more = f"{apply_observed - started:.1f} MiB"
-    yield Figure(f"more of it once {VOLUMES} volumes were made and listed", more)
+    """Measure a daemon over a simulated host."""
+    started, filled = asyncio.run(measure())
+    yield Figure("resident memory after the first answer, this Python", f"{started:.1f} MiB")
+    more = f"{filled - started:.1f} MiB"
+    yield Figure(f"growth after {VOLUMES} volumes were created and listed", more)
 
 
 async def measure() -> tuple[float, float]:
-    """Return the daemon's resident MiB before and after."""
+    """Return the resident memory of the daemon in MiB, before and after."""
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as folder:
         async with daemon(folder):
-            pass  # it makes the byte code, as the package has it: to compile takes memory too
+            pass  # compiles byte code, which takes memory and which the package has
         async with daemon(folder) as (pid, api):
             started = resident(pid)
             await fill(api)
@@ -48,7 +48,7 @@ async def measure() -> tuple[float, float]:
 
 @asynccontextmanager
 async def daemon(folder: str) -> AsyncIterator[tuple[int, Api]]:
-    """Run a daemon that has answered once."""
+    """Run a daemon, and wait for its first answer."""
     code = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/byte-code"}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -72,7 +72,7 @@ async def daemon(folder: str) -> AsyncIterator[tuple[int, Api]]:
 
 
 async def fill(api: Api) -> None:
-    """Make the volumes, each by a worker of its own, and read everything once."""
+    """Create the volumes, each with its own worker, and list them once."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def create(number: int) -> None:
@@ -90,8 +90,8 @@ async def fill(api: Api) -> None:
 
 
 def resident(pid: int) -> float:
-    """Return a process's VmRSS in MiB."""
+    """Return the VmRSS of a process in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
-    raise ProcessLookupError(f"process {pid} has no memory")
+    raise ProcessLookupError(f"process {pid} has ended")

@@ -1,4 +1,4 @@
-"""What one change costs: from request to reply, and its worker."""
+"""Time of one change: from request to reply, and of its worker."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from tests.systemd.namespace import SystemdHost
 
 ROUNDS = 50
-# Lets systemd keep a unit that is through, and thereby its times.
+# Makes systemd keep a unit that has ended, with its times.
 KEEP = "[Service]\nRemainAfterExit=yes\n"
 KEEP_FILE = "/etc/systemd/system/zfsilo-op-.service.d/bench.conf"
-BEGUN, ENDED = "ExecMainStartTimestampMonotonic", "ExecMainExitTimestampMonotonic"
+STARTED, ENDED = "ExecMainStartTimestampMonotonic", "ExecMainExitTimestampMonotonic"
 REPLY_MS, WORKER_MS = 90, 60
 
 
@@ -37,17 +37,17 @@ def figures() -> Iterator[Figure]:
 
 
 def workers(machine: SystemdHost) -> dict[str, list[float]]:
-    """Return how long the workers of more changes ran, by request and by systemd's clock."""
+    """Return the run times of workers by request, from the clock of systemd."""
     machine.write(KEEP_FILE, KEEP)
     machine.run("systemctl", "daemon-reload")
     ask(machine, "changes", "kept", str(ROUNDS // 3))
-    shown = machine.run("systemctl", "show", "-p", f"Description,{BEGUN},{ENDED}", "zfsilo-op-*")
+    shown = machine.run("systemctl", "show", "-p", f"Description,{STARTED},{ENDED}", "zfsilo-op-*")
     times: dict[str, list[float]] = {"update": [], "publish": [], "unpublish": []}
     for unit in shown.stdout.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in unit.splitlines())
         request = values["Description"].split()[1]  # "zfsilo: publish data to take"
         if request in times:
-            times[request].append((int(values[ENDED]) - int(values[BEGUN])) / 1e6)
+            times[request].append((int(values[ENDED]) - int(values[STARTED])) / 1e6)
     machine.run("rm", KEEP_FILE)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "stop", "zfsilo-op-*")

@@ -1,7 +1,8 @@
 """Files, transactions and records that a PublishVolume touches before its first configfs write.
 
 The service runs in this process on the simulated host, the worker in a thread of it. A profile
-function counts the frames of zfsilod/; what the daemon does while the worker runs is not counted.
+function counts the frames of zfsilod/; the daemon is idle while the worker runs.
+`python -m tests.bench.publish_path` prints the path, a line for each change of file.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class PathCounts(NamedTuple):
     """What one PublishVolume did up to the first configfs write."""
 
     files: frozenset[str]
-    changes_of_file: int
+    path: tuple[str, ...]  # "daemon requests/request.py submit": an entry for each change of file
     transactions: Counter[str]  # "daemon read", "daemon change", "worker read", "worker change"
     reads: Counter[str]  # of records: "daemon Volume", "worker Operation", ...
     decodes: Counter[str]  # of records, with the same names
@@ -49,9 +50,10 @@ class PathTrace:
     """A profile function that counts from the gRPC method to the first effect on configfs."""
 
     def __init__(self) -> None:
-        self.active = False
+        self.enabled = False
+        self.active = False  # between the two ends of the path
         self.files: set[str] = set()
-        self.changes_of_file = 0
+        self.path: list[str] = []
         self.transactions: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
         self.decodes: Counter[str] = Counter()
@@ -96,20 +98,21 @@ class PathTrace:
             return
         if code is work.__code__:
             self.of_thread.role = "worker" if event == "call" else "daemon"
-        if event == "call" and code.co_name == METHOD:
+        if self.enabled and event == "call" and code.co_name == METHOD:
             self.active = True
         elif code.co_name == "effect" and frame.f_locals["name"].startswith(CONFIGFS):
-            self.active = False
+            self.active = self.enabled = False
         if self.active and event == "call":
-            self.count_file(code.co_filename)
+            self.count_file(code.co_filename, code.co_name)
         elif self.active and isinstance(value, Stored):
             self.count_record(frame, value)
 
-    def count_file(self, file: str) -> None:
+    def count_file(self, file: str, function: str) -> None:
         """Count a frame in a file: a change of file if the thread was in another one before."""
         self.files.add(file)
-        self.changes_of_file += file != getattr(self.of_thread, "file", "")
-        self.of_thread.file = file
+        if file != getattr(self.of_thread, "file", ""):
+            self.of_thread.file = file
+            self.path.append(f"{self.role} {file.removeprefix(PACKAGE)[1:]} {function}")
 
     def count_record(self, frame: FrameType, record: Stored) -> None:
         """Count a record that a function returns: it was read, or decoded.
@@ -133,7 +136,7 @@ class PathTrace:
         """Return the counts."""
         return PathCounts(
             files=frozenset(self.files),
-            changes_of_file=self.changes_of_file,
+            path=tuple(self.path),
             transactions=self.transactions,
             reads=self.reads,
             decodes=self.decodes,
@@ -147,30 +150,44 @@ def code_of(owner: type, name: str) -> CodeType:
 
 
 async def trace_publish(directory: Path) -> PathCounts:
-    """Publish a volume over gRPC, and count."""
+    """Publish a volume over gRPC, and count; a first publish has imported all modules before."""
     trace = PathTrace()
-    with trace.installed():
-        async with front_of(directory) as front:
-            api, launcher = front.root(), front.zfsilo.launcher
-            await api.volumes.CreateVolume(create())
-            launcher.gate.clear()
-            before = len(launcher.tasks)
-            published = asyncio.ensure_future(api.volumes.PublishVolume(publish()))
-            while len(launcher.tasks) == before:
-                await asyncio.sleep(0)
-            for _turn in range(TURNS):
-                await asyncio.sleep(0)
-            launcher.gate.set()
-            await published
+    for name in ("imports", "traced"):
+        (directory / name).mkdir()
+    with trace.installed():  # for both: the threads of the first are used again
+        await publish_volume(directory / "imports")
+        trace.enabled = True
+        await publish_volume(directory / "traced")
     return trace.counts()
+
+
+async def publish_volume(directory: Path) -> None:
+    """Start a service, create a volume, and publish it; its worker starts when the daemon rests."""
+    async with front_of(directory) as front:
+        api, launcher = front.root(), front.zfsilo.launcher
+        await api.volumes.CreateVolume(create())
+        launcher.gate.clear()
+        before = len(launcher.tasks)
+        published = asyncio.ensure_future(api.volumes.PublishVolume(publish()))
+        while len(launcher.tasks) == before:
+            await asyncio.sleep(0)
+        for _turn in range(TURNS):
+            await asyncio.sleep(0)
+        launcher.gate.set()
+        await published
+
+
+def measure() -> PathCounts:
+    """Return the counts of a publish in a directory of its own."""
+    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
+        return asyncio.run(trace_publish(Path(directory)))
 
 
 def figures() -> Iterator[Figure]:
     """Yield the counts beside those before the rebuild and the targets."""
-    with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
-        counts = asyncio.run(trace_publish(Path(directory)))
+    counts = measure()
     yield limited("files", len(counts.files), FILES)
-    yield limited("changes of file", counts.changes_of_file, CHANGES)
+    yield limited("changes of file", len(counts.path), CHANGES)
     for method, name, figure in (("read", "read", READS), ("change", "write", WRITES)):
         by_worker = counts.transactions[f"worker {method}"]
         note = f" in the daemon, {by_worker} in the worker"
@@ -198,3 +215,7 @@ def total(counts: Counter[str], kind: str) -> int:
 def listed(counts: Counter[str]) -> str:
     """Return counts in one line."""
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+if __name__ == "__main__":
+    print("\n".join(measure().path))

@@ -1,6 +1,6 @@
-"""How soon 100 exports are back on the lab's storage host, beside targetctl, which restores LIO's.
+"""Time to restore 100 exports on the server of the lab, beside `targetctl restore`.
 
-The machine is emulated: read the ratio, or divide by how much slower Python starts there than here.
+The machine is emulated: compare the ratio, or divide by the ratio of the start times of Python.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ FILL_S, STEP_S = 1200, 300
 
 
 def figures() -> Iterator[Figure]:
-    """Fill a pool, cut the power, then take all exports away and bring them back both ways."""
+    """Fill a pool, cut the power, then remove all exports and restore them in both ways."""
     with restore_pair(ready()) as pair:
         give = pair.give
         give.put(PLACE, INSIDE.read_bytes(), 0o600)
         ask(give, "fill", str(VOLUMES), timeout_s=FILL_S)
         give.run("sync")
         imported, started = booted(give)
-        slower = starting(give) / here()
+        slower = starting(give) / starting_locally()
         give.run("targetctl", "save", SAVED)
         ours, theirs = [], []
         for _round in range(ROUNDS):
@@ -52,7 +52,7 @@ def figures() -> Iterator[Figure]:
 
 
 def booted(give: Machine) -> tuple[float, float]:
-    """Cut the power; return the seconds until all is exported, since the import and the start."""
+    """Cut the power; return the seconds from the import and from the start to all exports."""
     give.power_off()
     give.power_on()
     give.wait_for_answer(STEP_S)
@@ -64,31 +64,31 @@ def booted(give: Machine) -> tuple[float, float]:
 
 
 def restored(give: Machine, *words: str) -> float:
-    """Take all exports away without the daemon, and time what brings them back."""
+    """Remove all exports while the daemon is stopped; return the seconds of their restore."""
     give.run("systemctl", "stop", *SOCKETS, "zfsilod.service", timeout_s=STEP_S)
     ask(give, "clear", timeout_s=STEP_S)
-    begun = up(give)
+    start = up(give)
     give.run(*words, timeout_s=STEP_S)
-    return exported(give) - begun
+    return exported(give) - start
 
 
 def exported(give: Machine) -> float:
-    """Wait until every volume can be logged in to; return the seconds since the boot."""
+    """Wait until every volume is exported; return the seconds since the boot."""
     return float(ask(give, "exported", str(VOLUMES), timeout_s=STEP_S))
 
 
 def up(machine: Machine) -> float:
-    """Return the seconds since its boot."""
+    """Return the seconds since the boot of a machine."""
     return float(machine.sh("cut -d' ' -f1 /proc/uptime").stdout)
 
 
 def since_boot(machine: Machine, unit: str, name: str) -> float:
-    """Return when a unit did something, in seconds since the boot."""
+    """Return a time property of a unit, in seconds since the boot."""
     return int(machine.run("systemctl", "show", "-P", name, unit).stdout) / 1e6
 
 
-def here() -> float:
-    """Return how many seconds Python takes to start on this machine."""
+def starting_locally() -> float:
+    """Return the seconds that Python takes to start on this machine."""
     argv = (sys.executable, str(INSIDE), "python", str(STARTS), "-I", "-S", "-c", "pass")
     times: list[float] = json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
     return median(times)

@@ -1,6 +1,6 @@
-"""The same lifecycle as shell scripts, as careful people write them: mutual CHAP, one client.
+"""Shell scripts of the lifecycle, for comparison: mutual CHAP, one client.
 
-Each request is a shell function; `report` times it without a process of its own.
+Each request is a shell function; `report` takes its time without another process.
 """
 
 from __future__ import annotations
@@ -117,6 +117,6 @@ SCRIPTS = {
 
 
 def script(kind: str, machine: str, requests: tuple[str, ...]) -> str:
-    """Return a shell script that does requests on a machine, and prints what each took, in us."""
+    """Return a shell script that makes requests on a machine and prints the time of each in us."""
     calls = (f"report {'mount_' if request == 'mount' else request}" for request in requests)
     return "\n".join(("set -euo pipefail", TIMED, SCRIPTS[kind][machine], *calls))

@@ -1,4 +1,4 @@
-"""A machine with a real systemd whose zfsilod changes a simulated host: tools that take no time."""
+"""A machine with a real systemd and a zfsilod over a simulated host, whose tools take no time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT_S = 300
 
 @contextmanager
 def simulated() -> Iterator[SystemdHost]:
-    """Boot the machine, with zfsilod started and the host `take` known to it."""
+    """Boot the machine, start zfsilod, and add the host `take`."""
     machine = SystemdHost()
     install(machine)
     with machine:
@@ -35,6 +35,6 @@ def simulated() -> Iterator[SystemdHost]:
 
 
 def ask(machine: SystemdHost, *words: str) -> Any:
-    """Run the client inside, with the Python that zfsilo runs with."""
+    """Run the client inside, with the Python of zfsilo."""
     interpreter = machine.read("/usr/bin/zfsiloctl").split()[0].removeprefix("#!")
     return json.loads(machine.run(interpreter, "-I", PLACE, *words, timeout_s=TIMEOUT_S).stdout)

@@ -1,4 +1,4 @@
-"""What a bench finds, and the table of it."""
+"""Figures of the benches, and their table."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Figure:
 
 
 def at_most(name: str, value: float, limit: float, unit: str, *, note: str = "") -> Figure:
-    """Return the figure of a value that has a limit."""
+    """Return the figure of a value with an upper limit."""
     shown = f"{value:.2f}" if limit < 10 else f"{value:.1f}"
     return Figure(name, f"{shown}{unit}{note}", f"at most {limit:g}{unit}", value <= limit)
 
 
 def percentile(times: Iterable[float], percent: int) -> float:
-    """Return what so many percent of the times do not exceed."""
+    """Return the percentile of some times."""
     ordered = sorted(times)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
@@ -44,16 +44,16 @@ def percentile(times: Iterable[float], percent: int) -> float:
 def spread(times: Sequence[float]) -> str:
     """Return minimum, median and 99th percentile of seconds, in ms."""
     shown = (min(times), median(times), percentile(times, 99))
-    return "min {:.1f}, p50 {:.1f}, p99 {:.1f} ms".format(*(1e3 * each for each in shown))
+    return "min {:.1f}, p50 {:.1f}, p99 {:.1f} ms".format(*(1e3 * seconds for seconds in shown))
 
 
 def load() -> str:
-    """Return how busy this machine is."""
+    """Return the load averages of this machine."""
     return "load {:.1f} {:.1f} {:.1f}".format(*os.getloadavg())
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """Return the lines in columns."""
+    """Return the figures as lines in columns."""
     rows = [HEAD, *(figure.cells for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)

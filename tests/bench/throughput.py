@@ -1,4 +1,4 @@
-"""How many changes a second there are, of different volumes."""
+"""Changes a second, of different volumes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def figures() -> Iterator[Figure]:
         ask(machine, "throughput", "8", "16")
         rates: dict[int, list[float]] = {1: [], 8: [], 32: []}
         for _round in range(ROUNDS):
-            for clients, found in rates.items():
-                found.append(ask(machine, "throughput", str(clients), str(CALLS)))
-    for clients, found in rates.items():
-        shown = f"p50 {median(found):.1f}, best {max(found):.1f} a second"
+            for clients, measured in rates.items():
+                measured.append(ask(machine, "throughput", str(clients), str(CALLS)))
+    for clients, measured in rates.items():
+        shown = f"p50 {median(measured):.1f}, best {max(measured):.1f} a second"
         yield Figure(f"operations, {clients} at once", shown)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.crash.cases import HOST
-from tests.crash.reference_model import PATHS, DrawnRequest
+from tests.crash.reference_model import GIB, PATHS, REQUESTS, DrawnRequest
 from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
 from tests.doubles import administrator
 from zfsilod.model.errors import DeadlineExceeded, Internal, ZfsiloError
@@ -24,22 +24,6 @@ if TYPE_CHECKING:
 CLIENTS, VOLUMES = 32, 16
 SECONDS = {"short": 5, "full": 120, "long": 600}
 NAMED_BY_UID = ("backstore", "target", "lun", "portals", "acl", "mapped", "session", "node")
-REQUESTS = (
-    "create",
-    "publish",
-    "connect",
-    "stage",
-    "mount",
-    "grow",
-    "update",
-    "sync",
-    "unmount",
-    "unstage",
-    "disconnect",
-    "unpublish",
-    "delete",
-)
-GIB = 1 << 30
 
 
 async def client(

@@ -20,7 +20,8 @@ from unittest import mock
 
 from tests.crash.cases import CASES, Case
 from tests.crash.fault_injector import Fault, How, Process, When
-from tests.crash.simulated_machine import CountedRandomness, SimulatedMachine, simulated_machine
+from tests.crash.randomness import CountedRandomness
+from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
 from tests.doubles import SETTINGS, administrator
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
     from tests.crash.fault_injector import How
@@ -38,7 +38,6 @@ STUCK_S = 25
 FIRST_BOOT = f"{1:032x}"
 HISTORY = ("operation", "changed", "meta")  # buckets that record the past, not the present state
 IGNORED_FIELDS = ("revision",)
-TODAY = 1_800_000_000.0
 
 Dump = tuple[list[tuple[bytes, bytes]], dict[str, Any]]
 
@@ -314,39 +313,6 @@ def _flatten(name: str, value: Any, flat: dict[str, object]) -> None:
     for key, part in value.items():
         if key not in IGNORED_FIELDS:
             _flatten(f"{name} {key}", part, flat)
-
-
-class CountedRandomness:
-    """A counter in place of random numbers and clocks, so that two runs can be compared."""
-
-    def __init__(self) -> None:
-        self.count = self.saved_count = 0
-
-    def save(self) -> None:
-        """Remember the count, for `restore`."""
-        self.saved_count = self.count
-
-    def restore(self) -> None:
-        """Continue from the saved count: the next run draws the numbers of the one before."""
-        self.count = self.saved_count
-
-    def _next(self) -> int:
-        self.count += 1
-        return self.count
-
-    def _bits(self, _count: int) -> int:
-        return self._next()
-
-    @contextlib.contextmanager
-    def patched(self) -> Iterator[None]:
-        """Replace the sources of random numbers and the wall clock."""
-        with (
-            mock.patch("os.urandom", lambda size: self._next().to_bytes(size, "big")),
-            mock.patch("secrets.randbits", self._bits),
-            mock.patch("time.time", return_value=TODAY),
-            mock.patch("time.time_ns", return_value=int(TODAY * 1e9)),
-        ):
-            yield
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ TWICE = "error, again in rollback"
 HOWS = ("error", "kill worker", "kill daemon", "kill both", TWICE)
 
 
-class Case(NamedTuple):
+class CommandCase(NamedTuple):
     """A command of zfsiloctl, those before it, and the number of its effects."""
 
     request: str
@@ -40,11 +40,11 @@ class Case(NamedTuple):
 CREATE = ("create", "data", "1G")
 PUBLISH = ("publish", "data", "take")
 CASES = (
-    Case("create", CREATE, (), 1),
-    Case("update", ("resize", "data", "2G"), (CREATE,), 1),
-    Case("publish", PUBLISH, (CREATE,), 10),
-    Case("unpublish", ("unpublish", "data", "--all"), (CREATE, PUBLISH), 9),
-    Case("delete", ("delete", "data", "--yes"), (CREATE,), 1),
+    CommandCase("create", CREATE, (), 1),
+    CommandCase("update", ("resize", "data", "2G"), (CREATE,), 1),
+    CommandCase("publish", PUBLISH, (CREATE,), 10),
+    CommandCase("unpublish", ("unpublish", "data", "--all"), (CREATE, PUBLISH), 9),
+    CommandCase("delete", ("delete", "data", "--yes"), (CREATE,), 1),
 )
 
 
@@ -90,7 +90,7 @@ class Host:
         self.volume("delete", "data", "--yes", check=False)
 
 
-def inject(host: Host, case: Case, how: str, when: str, effect: int) -> str:
+def inject(host: Host, case: CommandCase, how: str, when: str, effect: int) -> str:
     """Run a case with a fault; return the problem afterwards, or an empty text."""
     for words in case.before:
         host.volume(*words)

@@ -1,1 +1,1 @@
-"""Hostile input: mutated messages, wrong D-Bus calls, and texts for every parser."""
+"""Fuzz tests: mutated messages, wrong D-Bus calls, and random texts for every parser."""

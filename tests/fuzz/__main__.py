@@ -1,4 +1,4 @@
-"""`make fuzz`: the long run. It prints what came of it, and closes with `N passed, N failed`."""
+"""Long fuzz run, `make fuzz`: prints outcomes and failures, then `N passed, N failed`."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ SHOWN = 20
 
 
 def main() -> int:
-    """Run all, and tell how many inputs passed."""
+    """Run all parts; exit 1 when an input failed."""
     parser = argparse.ArgumentParser(prog="make fuzz")
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--examples", type=int, default=5_000, help="for each parser")
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    given_ = parser.parse_args()
-    print(f"seed {given_.seed}")
-    count = given_.messages + given_.calls + given_.examples * len(PARSERS)
-    failures = list(_all(given_))
-    for each in failures[:SHOWN]:
-        print(each)
+    options = parser.parse_args()
+    print(f"seed {options.seed}")
+    count = options.messages + options.calls + options.examples * len(PARSERS)
+    failures = list(_all(options))
+    for failure in failures[:SHOWN]:
+        print(failure)
     print(f"{count - len(failures)} passed, {len(failures)} failed")
     return 1 if failures else 0
 
 
-def _all(given_: argparse.Namespace) -> Iterator[str]:
+def _all(options: argparse.Namespace) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.monotonic()
-        sent = asyncio.run(messages.fuzz(Path(folder), given_.messages, given_.seed))
-        _tell(f"{given_.messages} messages over all methods", begun, sent.codes)
+        start = time.monotonic()
+        sent = asyncio.run(messages.fuzz(Path(folder), options.messages, options.seed))
+        _summarize(f"{options.messages} messages over all methods", start, sent.codes)
         print(f"  memory grew by {sent.grown_bytes >> 20} MiB")
         yield from sent.failures
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.monotonic()
-        called = asyncio.run(bus.fuzz(Path(folder), given_.calls, given_.seed))
-        _tell(f"{given_.calls} D-Bus calls over all members", begun, called.errors)
+        start = time.monotonic()
+        called = asyncio.run(bus.fuzz(Path(folder), options.calls, options.seed))
+        _summarize(f"{options.calls} D-Bus calls over all members", start, called.errors)
         yield from called.failures
     for name in PARSERS:
-        yield from _parser(name, given_.examples)
-    print(f"{given_.examples} texts for each of {len(PARSERS)} parsers")
+        yield from _parser(name, options.examples)
+    print(f"{options.examples} texts for each of {len(PARSERS)} parsers")
 
 
 def _parser(name: str, examples: int) -> Iterator[str]:
@@ -73,8 +73,8 @@ def _parser(name: str, examples: int) -> Iterator[str]:
         yield f"parser of {name}: {error!r}"
 
 
-def _tell(what: str, begun: float, answers: Counter[str]) -> None:
-    print(f"{what} in {time.monotonic() - begun:.0f} s")
+def _summarize(inputs: str, start: float, answers: Counter[str]) -> None:
+    print(f"{inputs} in {time.monotonic() - start:.0f} s")
     for name, number in answers.most_common():
         print(f"  {number:7} {name}")
 

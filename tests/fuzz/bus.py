@@ -1,4 +1,4 @@
-"""D-Bus calls of wrong and hostile values over all members: an error is fine, a defect is not."""
+"""Fuzzer of D-Bus: random values over all members; any error but Internal is allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dbus_next import Message, Variant
 from dbus_next.signature import SignatureTree
 
 from tests.api.dbus_setup import GIB, house
-from tests.fuzz.values import Chance
+from tests.fuzz.values import HostileValues
 from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT, interfaces, path_of
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ DEFECT = f"{NAME}.Error.Internal"
 SIGNATURES = ("", "s", "t", "a{sv}", "sa{sv}", "ssa{sv}", "as", "v", "b", "sta{sv}", "a{ss}", "o")
 
 
-class Outcome:
-    """What came of the calls."""
+class BusOutcome:
+    """Error names and failures of the calls."""
 
     def __init__(self) -> None:
         self.errors: Counter[str] = Counter()
         self.failures: list[str] = []
 
 
-async def fuzz(directory: Path, count: int, seed: int) -> Outcome:
-    """Make so many calls of a zfsilod of our own."""
-    outcome = Outcome()
+async def fuzz(directory: Path, count: int, seed: int) -> BusOutcome:
+    """Start a zfsilod, and make so many calls."""
+    outcome = BusOutcome()
     async with house(directory) as home:
         client = await home.client()
         await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
@@ -44,19 +44,20 @@ async def fuzz(directory: Path, count: int, seed: int) -> Outcome:
             for number in numbers:
                 await call(client, outcome, seed + number)
 
-        await asyncio.gather(*(work() for _each in range(AT_ONCE)))
+        await asyncio.gather(*(work() for _worker in range(AT_ONCE)))
         client.messages.clear()
         await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "alive-still", GIB, {})
     return outcome
 
 
-async def call(client: Client, outcome: Outcome, seed: int) -> None:
-    """Make one call that its seed decides."""
-    chance = Chance(seed)
-    methods = [m for each in interfaces().values() for m in each.methods.values()]
-    method = chance.draw.choice(methods)
-    takes = method.takes if chance.draw.random() < 0.8 else chance.draw.choice(SIGNATURES)
-    path = chance.draw.choice(
+async def call(client: Client, outcome: BusOutcome, seed: int) -> None:
+    """Make one call, chosen by its seed."""
+    values = HostileValues(seed)
+    contracts = interfaces().values()
+    methods = [method for contract in contracts for method in contract.methods.values()]
+    method = values.draw.choice(methods)
+    takes = method.takes if values.draw.random() < 0.8 else values.draw.choice(SIGNATURES)
+    path = values.draw.choice(
         (
             ROOT,
             "/",
@@ -71,10 +72,10 @@ async def call(client: Client, outcome: Outcome, seed: int) -> None:
     message = Message(
         destination=NAME,
         path=path,
-        interface=chance.draw.choice((method.interface, None)),
+        interface=values.draw.choice((method.interface, None)),
         member=method.name,
         signature=takes,
-        body=[value(chance, each) for each in SignatureTree(takes).types],
+        body=[value(values, kind) for kind in SignatureTree(takes).types],
     )
     async with asyncio.timeout(DEADLINE_S):
         reply = await client.bus.call(message)
@@ -83,29 +84,29 @@ async def call(client: Client, outcome: Outcome, seed: int) -> None:
         outcome.failures.append(f"seed {seed}: {method.interface}.{method.name}: {reply.body}")
 
 
-def value(chance: Chance, kind: Any) -> Any:
-    """Return a value of a type."""
+def value(values: HostileValues, kind: Any) -> Any:
+    """Return a random value of a D-Bus type."""
     match kind.token:
         case "s":
-            return chance.text().replace("\0", "")
+            return values.text().replace("\0", "")
         case "o":
             return ROOT
         case "t" | "u":
-            return chance.number((1 << (64 if kind.token == "t" else 32)) - 1, 0)
+            return values.number((1 << (64 if kind.token == "t" else 32)) - 1, 0)
         case "b":
-            return chance.draw.random() < 0.5
+            return values.draw.random() < 0.5
         case "v":
-            inner = SignatureTree(chance.draw.choice(("s", "t", "b", "as", "a{ss}", "u"))).types[0]
-            return Variant(inner.signature, value(chance, inner))
+            inner = SignatureTree(values.draw.choice(("s", "t", "b", "as", "a{ss}", "u"))).types[0]
+            return Variant(inner.signature, value(values, inner))
         case "a" if kind.children[0].token == "{":
             key, item = kind.children[0].children
             names = ("host", "force", "path", "labels", "mode", "validate_only", "", "etag", "thin")
             return {
-                chance.draw.choice(names) if key.token == "s" else value(chance, key): value(
-                    chance, item
+                values.draw.choice(names) if key.token == "s" else value(values, key): value(
+                    values, item
                 )
-                for _each in range(chance.draw.randrange(4))
+                for _item in range(values.draw.randrange(4))
             }
         case "a":
-            return [value(chance, kind.children[0]) for _each in range(chance.draw.randrange(4))]
+            return [value(values, kind.children[0]) for _item in range(values.draw.randrange(4))]
     raise AssertionError(f"no value of type {kind.signature}")

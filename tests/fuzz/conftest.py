@@ -1,4 +1,4 @@
-"""The modules made of the .proto files."""
+"""Generates the modules of the .proto files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutated protobuf messages over all methods: no INTERNAL, no growth, no crash."""
+"""Fuzzer of gRPC: mutated messages over all methods; no INTERNAL, no growth, no crash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import create, front_of
 from tests.channel import unix_channel_aio
-from tests.fuzz.values import Chance
+from tests.fuzz.values import HostileValues
 from zfsilod.api.rpc.server import HEALTH
 from zfsilod.gateway.limits import Limits
 from zfsilod.wire.stub import SERVICES, Api, path_of
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 AT_ONCE = 8
 DEADLINE_S = 2.0
 GROWTH_BYTES = 64 << 20
-WARM = 0.2  # of the calls, until memory is first looked at
+WARM_UP = 0.2  # share of the calls before memory is first measured
 DEFECTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
 
 
-class Outcome:
-    """What came of the calls."""
+class GrpcOutcome:
+    """Status codes and failures of the calls, and the growth of memory."""
 
     def __init__(self) -> None:
         self.codes: Counter[str] = Counter()
@@ -37,9 +37,9 @@ class Outcome:
         self.grown_bytes = 0
 
 
-async def fuzz(directory: Path, count: int, seed: int) -> Outcome:
-    """Send so many messages to a zfsilod of our own."""
-    outcome = Outcome()
+async def fuzz(directory: Path, count: int, seed: int) -> GrpcOutcome:
+    """Start a zfsilod, and send so many messages."""
+    outcome = GrpcOutcome()
     async with front_of(directory, limits=Limits(unix=1000, tcp=1000, per_peer=1000)) as front:
         await front.root().volumes.CreateVolume(create())
         queue = iter(range(count))
@@ -49,12 +49,12 @@ async def fuzz(directory: Path, count: int, seed: int) -> Outcome:
             nonlocal before
             for number in queue:
                 await call(front, outcome, seed + number)
-                if number == int(count * WARM):
+                if number == int(count * WARM_UP):
                     before = resident()
 
         front.root()
         front.node()
-        await asyncio.gather(*(work() for _each in range(AT_ONCE)))
+        await asyncio.gather(*(work() for _worker in range(AT_ONCE)))
         outcome.grown_bytes = resident() - before
         if outcome.grown_bytes > GROWTH_BYTES:
             outcome.failures.append(f"memory grew by {outcome.grown_bytes >> 20} MiB")
@@ -62,21 +62,21 @@ async def fuzz(directory: Path, count: int, seed: int) -> Outcome:
     return outcome
 
 
-async def call(front: Front, outcome: Outcome, seed: int) -> None:
-    """Make one call, of a method, by an identity and with a message that its seed decides."""
-    chance = Chance(seed)
+async def call(front: Front, outcome: GrpcOutcome, seed: int) -> None:
+    """Make one call; its seed chooses method, identity and message."""
+    values = HostileValues(seed)
     services = (*SERVICES, HEALTH)
-    method = chance.draw.choice([each for one in services for each in one.methods])
-    raw = chance.mutated(chance.message(method.input_type).SerializeToString())
-    channel = chance.draw.choice(front.channels[-2:])
+    method = values.draw.choice([method for service in services for method in service.methods])
+    raw = values.mutated(values.message(method.input_type).SerializeToString())
+    channel = values.draw.choice(front.channels[-2:])
     kind = channel.unary_stream if method.server_streaming else channel.unary_unary
-    made: Any = kind(path_of(method))(raw, timeout=DEADLINE_S)
+    pending: Any = kind(path_of(method))(raw, timeout=DEADLINE_S)
     try:
         if method.server_streaming:
-            await made.read()
-            made.cancel()
+            await pending.read()
+            pending.cancel()
         else:
-            await made
+            await pending
         code = grpc.StatusCode.OK
     except grpc.aio.AioRpcError as error:
         code = error.code()
@@ -87,8 +87,8 @@ async def call(front: Front, outcome: Outcome, seed: int) -> None:
     outcome.codes[code.name] += 1
 
 
-async def check_alive(front: Front, outcome: Outcome) -> None:
-    """Do something real: through a channel of its own, after all of that."""
+async def check_alive(front: Front, outcome: GrpcOutcome) -> None:
+    """Create and delete a volume over a new channel, after all calls."""
     channel = unix_channel_aio(front.path)
     front.channels.append(channel)
     api = Api(channel)
@@ -102,6 +102,6 @@ async def check_alive(front: Front, outcome: Outcome) -> None:
 
 
 def resident() -> int:
-    """Return how much memory this process has."""
+    """Return the resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

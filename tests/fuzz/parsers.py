@@ -1,4 +1,4 @@
-"""Every parser of foreign text: it reads, or it says in a ZfsiloError what is wrong."""
+"""Every parser of outside text: it returns a value or raises a ZfsiloError."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Texts of the alphabets that the parsers know, so that they get further than the first character.
+# Texts of the alphabets of the parsers, so that inputs get beyond the first character.
 TABLE = st.text("tank/zfsilo:volsize\t\n- 0123456789,local", max_size=200)
 FILTERS = st.text("abcid=!:()ANDORT \"\\.*'", max_size=200)
 TOML = st.text("[]=\"'\n givetokn.{},0123#_", max_size=200)
@@ -50,7 +50,7 @@ def _mounts(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        with suppress(ValueError, IndexError):  # the kernel writes it: it may say so loudly
+        with suppress(ValueError, IndexError):  # the kernel writes this file
             mountinfo.read(Path(file.name))
 
 
@@ -79,16 +79,16 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "object path": (ANY, split),
     "object name": (ANY, unescape),
     "id": (ANY, check_id),
-    "labels": (st.dictionaries(ANY, ANY), lambda found: check_labels(tuple(found.items()))),
+    "labels": (st.dictionaries(ANY, ANY), lambda labels: check_labels(tuple(labels.items()))),
     "volume name": (ANY, convert.volume_id),
     "operation name": (ANY, convert.operation_id),
     "mount path": (ANY, validation.check_path),
-    "mount options": (st.lists(ANY), lambda found: attach.check_options(tuple(found))),
+    "mount options": (st.lists(ANY), lambda options: attach.check_options(tuple(options))),
     "path of a node": (ANY, lambda text: csi_node.check_path(text, ("/var/lib/kubelet",))),
 }
 
 
-def try_parser(name: str, given: Any) -> None:
-    """Give something to a parser; it may refuse it, but only in its own words."""
+def try_parser(name: str, value: Any) -> None:
+    """Call a parser; the only error that it may raise is a ZfsiloError."""
     with suppress(ZfsiloError):
-        PARSERS[name][1](given)
+        PARSERS[name][1](value)

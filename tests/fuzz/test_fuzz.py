@@ -1,4 +1,4 @@
-"""A short run of each; `make fuzz` is the long one."""
+"""Short runs of the fuzz tests; `make fuzz` is the long run."""
 
 from __future__ import annotations
 

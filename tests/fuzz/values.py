@@ -1,4 +1,4 @@
-"""Values that hurt: what no caller should send, and what a careless reader would trip over."""
+"""Random hostile values: texts, numbers, messages and mutated bytes, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ NUMBERS = (0, 1, -1, 2, 7, 255, 1 << 20, 1 << 30, (1 << 31) - 1, 1 << 40, (1 << 
 DEPTH = 3
 
 
-class Chance:
-    """Draws everything from one seed."""
+class HostileValues:
+    """Generator of hostile values from one seed."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
@@ -87,25 +87,25 @@ class Chance:
         if self.draw.random() < 0.9:
             return self.draw.choice(TEXTS)
         odd = (9, 32, 127, 0x3B1, 0xFFFF, *range(33, 127))
-        return "".join(chr(each) for each in self.draw.choices(odd, k=self.draw.randrange(40)))
+        return "".join(chr(code) for code in self.draw.choices(odd, k=self.draw.randrange(40)))
 
     def number(self, most: int = (1 << 63) - 1, least: int = -(1 << 63)) -> int:
         """Return a whole number within limits, mostly one at an edge."""
-        found = self.draw.choice((*NUMBERS, most, least, self.draw.randint(least, most)))
-        return min(max(found, least), most)
+        number = self.draw.choice((*NUMBERS, most, least, self.draw.randint(least, most)))
+        return min(max(number, least), most)
 
     def message(self, descriptor: Descriptor, depth: int = 0) -> Message:
         """Return a message with some of its fields set."""
-        found: Any = GetMessageClass(descriptor)()
+        message: Any = GetMessageClass(descriptor)()
         for field in descriptor.fields:
             if self.draw.random() < 0.5:
-                self._fill(found, field, depth)
-        return found  # type: ignore[no-any-return]
+                self._fill(message, field, depth)
+        return message  # type: ignore[no-any-return]
 
     def mutated(self, raw: bytes) -> bytes:
-        """Return bytes that were changed in a few places, or not at all."""
+        """Return bytes with changes in up to five places."""
         data = bytearray(raw)
-        for _each in range(self.draw.choice((0, 0, 1, 1, 2, 5))):
+        for _item in range(self.draw.choice((0, 0, 1, 1, 2, 5))):
             place = self.draw.randrange(len(data) + 1)
             match self.draw.randrange(5):
                 case 0:
@@ -125,7 +125,7 @@ class Chance:
             self._fill_message(message, field, depth)
         elif field.is_repeated:
             getattr(message, field.name).extend(
-                self._plain(field) for _each in range(self.draw.choice((0, 1, 2, 70)))
+                self._plain(field) for _item in range(self.draw.choice((0, 1, 2, 70)))
             )
         else:
             setattr(message, field.name, self._plain(field))
@@ -138,7 +138,7 @@ class Chance:
         if kind.GetOptions().map_entry:
             value = kind.fields_by_name["value"]
             if value.message_type is None:
-                for _each in range(self.draw.choice((0, 1, 3, 70))):
+                for _item in range(self.draw.choice((0, 1, 3, 70))):
                     getattr(message, field.name)[self.text()] = self._plain(value)
         elif field.is_repeated:
             getattr(message, field.name).add().CopyFrom(self.message(kind, depth + 1))

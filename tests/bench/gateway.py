@@ -1,8 +1,8 @@
-"""How fast gRPC is: `python3 -m tests.bench.front_door [ROUNDS]`; the server is another process.
+"""Latency of gRPC: `python -m tests.bench.gateway [ROUNDS]`; the server is another process.
 
-GetVolume through the front door, side by side with an echo of the same size: a bare one of grpc
-over TCP and one behind the same pump, plain (unix socket) and with TLS. What counts are the ratios,
-taken round by round, for the machine does other things too.
+GetVolume through the gateway beside an echo of the same size: a bare one of grpc over TCP, and one
+behind the same relay, plain (unix socket) and with TLS. The ratios count; they are taken within
+each round, since the machine has other work too.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ CALLS = 200  # of a kind in a round
 VOLUMES = 100_000
 PAGE = 100
 DATA = "volumes/data"
-GET = "GetVolume, front door unix"
-TO_BARE, TO_PUMP, PAGE_TO_GET = 1.6, 1.25, 10
+GET = "GetVolume, gateway unix"
+TO_BARE, TO_RELAY, PAGE_TO_GET = 1.6, 1.25, 10
 
 Times = dict[str, list[list[float]]]
 
 
 async def serve() -> None:
-    """Serve everything that is compared, and say where, until stdin ends."""
+    """Serve zfsilod and the echoes, print their addresses, and wait for the end of stdin."""
     with tempfile.TemporaryDirectory() as directory:
         async with AsyncExitStack() as stack:
-            front = await stack.enter_async_context(front_of(Path(directory)))
+            front = await stack.enter_async_context(front_of(Path(directory), store_bytes=1 << 30))
             await fill(front)
             where = await echoes(front, stack)
             where |= {
@@ -66,24 +66,23 @@ async def serve() -> None:
 
 
 async def fill(front: Front) -> None:
-    """Make a volume that is published, and many records of others."""
+    """Make a published volume, and many records of others."""
     await front.zfsilo.do(
         CreateVolume(id="data", capacity_bytes=GIB, labels=(("app", "db"),), hosts=("take",)),
         Publish(volume="data", host="take"),
     )
 
     def put(txn: Any) -> None:
-        made = txn.get(Volume, "data")
+        volume = txn.get(Volume, "data")
         for number in range(VOLUMES):
             name = f"v{number:06}"
-            txn.put(made.but(id=name, uid=f"{number:032x}", dataset=f"tank/zfsilo/{name}"))
+            txn.put(volume.but(id=name, uid=f"{number:032x}", dataset=f"tank/zfsilo/{name}"))
 
-    front.service.context.store._environment.set_mapsize(1 << 30)  # the double makes a small store
     front.write(put)
 
 
 async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
-    """Serve the echo bare and behind a door of its own, plain and with TLS."""
+    """Serve the echo bare and behind a relay of its own, plain and with TLS."""
     pair, authority = (made("give").key_pem, made("give").certificate_pem), made("ca")
     mutual = grpc.ssl_server_credentials(
         [pair], root_certificates=authority.certificate_pem, require_client_auth=True
@@ -104,45 +103,45 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
     stack.push_async_callback(server.stop, 0.1)
     stack.callback(door.close)
     door.listen(listen_unix(directory / "echo.sock"))
-    pumped = listen_tcp("127.0.0.1", 0)
-    door.listen(pumped)
+    relayed = listen_tcp("127.0.0.1", 0)
+    door.listen(relayed)
     return {
         "bare": f"127.0.0.1:{plain}",
         "bare_tls": f"127.0.0.1:{tls}",
-        "pump": str(directory / "echo.sock"),
-        "pump_tls": f"127.0.0.1:{pumped.getsockname()[1]}",
+        "relay": str(directory / "echo.sock"),
+        "relay_tls": f"127.0.0.1:{relayed.getsockname()[1]}",
     }
 
 
 async def echo(request: bytes, _context: Any) -> bytes:
-    """Answer what was asked."""
+    """Return the request."""
     return request
 
 
 async def measure(where: dict[str, str], rounds: int) -> Times:
-    """Compare."""
+    """Return the times of all calls, sorted within each round."""
     calls, channels = await prepare(where)
     times: Times = {name: [] for name in calls}
     for _round in range(rounds):
         for name, call in calls.items():
-            times[name].append(sorted([await timed(call) for _each in range(CALLS)]))
+            times[name].append(sorted([await timed(call) for _call in range(CALLS)]))
     for channel in channels:
         await channel.close()
     return times
 
 
 def figures(rounds: int = 5) -> Iterator[Figure]:
-    """Measure in processes of their own, and hold it against what is promised."""
-    times = asyncio.run(compare(rounds))
-    unix, bare, pump = (times[name] for name in (GET, "echo, bare tcp", "echo, pump unix"))
-    note = " ({:.2f} to {:.2f} ms".format(*(of(each, 50) for each in (unix, bare)))
-    note += "; p99 {:.2f} to {:.2f} ms)".format(*(of(each, 99) for each in (unix, bare)))
+    """Measure in other processes, and compare with the targets."""
+    measured = asyncio.run(compare(rounds))
+    unix, bare, relay = (measured[name] for name in (GET, "echo, bare tcp", "echo, relay unix"))
+    note = " ({:.2f} to {:.2f} ms".format(*(of(times, 50) for times in (unix, bare)))
+    note += "; p99 {:.2f} to {:.2f} ms)".format(*(of(times, 99) for times in (unix, bare)))
     yield at_most("GetVolume to a bare echo, p50", ratio(unix, bare), TO_BARE, " times", note=note)
-    name = "GetVolume to an echo behind the pump, p50"
-    yield at_most(name, ratio(unix, pump), TO_PUMP, " times")
-    tls = ratio(times[GET.replace("unix", "TLS")], times["echo, bare tcp TLS"])
+    name = "GetVolume to an echo behind the relay, p50"
+    yield at_most(name, ratio(unix, relay), TO_RELAY, " times")
+    tls = ratio(measured[GET.replace("unix", "TLS")], measured["echo, bare tcp TLS"])
     yield at_most("GetVolume to a bare echo, both mutual TLS", tls, TO_BARE, " times")
-    page = ratio(times[GET.replace("GetVolume", f"ListVolumes {PAGE}")], unix)
+    page = ratio(measured[GET.replace("GetVolume", f"ListVolumes {PAGE}")], unix)
     name = f"ListVolumes, {PAGE} of {VOLUMES}, to GetVolume"
     yield at_most(name, page, PAGE_TO_GET, " times")
 
@@ -150,11 +149,11 @@ def figures(rounds: int = 5) -> Iterator[Figure]:
 def show(times: Times, rounds: int) -> None:
     """Print the table."""
     print(f"{VOLUMES} volumes are in the store; {rounds} rounds of {CALLS} calls; ms\n")
-    print(f"{'':34}{'p50':>7}{'p99':>7}{'to bare':>9}{'to pump':>9}")
+    print(f"{'':34}{'p50':>7}{'p99':>7}{'to bare':>9}{'to relay':>9}")
     for name in times:
         line = f"{name:34}{of(times[name], 50):7.3f}{of(times[name], 99):7.3f}"
         base = " TLS" if "TLS" in name else ""
-        for other in (f"echo, bare tcp{base}", f"echo, pump {'TLS' if base else 'unix'}"):
+        for other in (f"echo, bare tcp{base}", f"echo, relay {'TLS' if base else 'unix'}"):
             line += f"{ratio(times[name], times[other]):9.2f}"
         print(line)
 
@@ -162,14 +161,14 @@ def show(times: Times, rounds: int) -> None:
 async def prepare(
     where: dict[str, str],
 ) -> tuple[dict[str, Callable[[], Awaitable[Any]]], list[Any]]:
-    """Return what is compared by name, warmed up, and the channels to close."""
+    """Return the calls to compare by name, warmed up, and the channels to close."""
     unix = unix_channel_aio(Path(where["unix"]))
     tls = mutual_tls(where, "tcp")
     echoing = {
         "echo, bare tcp": grpc.aio.insecure_channel(where["bare"]),
-        "echo, pump unix": unix_channel_aio(Path(where["pump"])),
+        "echo, relay unix": unix_channel_aio(Path(where["relay"])),
         "echo, bare tcp TLS": mutual_tls(where, "bare_tls"),
-        "echo, pump TLS": mutual_tls(where, "pump_tls"),
+        "echo, relay TLS": mutual_tls(where, "relay_tls"),
     }
     request = pb.GetVolumeRequest(name=DATA)
     size = (await Api(unix).volumes.GetVolume(request)).ByteSize()
@@ -180,33 +179,31 @@ async def prepare(
     page = pb.ListVolumesRequest(page_size=PAGE)
     for name, channel in (("unix", unix), ("TLS", tls)):
         api = Api(channel)
-        calls[f"GetVolume, front door {name}"] = lambda api=api: api.volumes.GetVolume(request)  # type: ignore[misc]
-        calls[f"ListVolumes {PAGE}, front door {name}"] = lambda api=api: api.volumes.ListVolumes(
-            page
-        )  # type: ignore[misc]
+        calls[f"GetVolume, gateway {name}"] = lambda api=api: api.volumes.GetVolume(request)  # type: ignore[misc]
+        calls[f"ListVolumes {PAGE}, gateway {name}"] = lambda api=api: api.volumes.ListVolumes(page)  # type: ignore[misc]
     for call in calls.values():
-        for _each in range(CALLS):
+        for _call in range(CALLS):
             await call()
     return calls, [*echoing.values(), unix, tls]
 
 
 def mutual_tls(where: dict[str, str], name: str) -> Any:
-    """Return a channel to one of these addresses, as an administrator by certificate."""
+    """Return a channel with the certificate of an administrator to one of these addresses."""
     access = parse_join(where["join"])
     access.address = where[name]
     return tls_channel_aio(access)
 
 
 async def timed(call: Callable[[], Awaitable[Any]]) -> float:
-    """Return how long a call takes, in ms."""
-    begun = time.perf_counter()
+    """Return the milliseconds that a call takes."""
+    start = time.perf_counter()
     await call()
-    return (time.perf_counter() - begun) * 1e3
+    return (time.perf_counter() - start) * 1e3
 
 
 def of(rounds: list[list[float]], percent: int) -> float:
     """Return the median over the rounds of their percentiles."""
-    return median(each[len(each) * percent // 100] for each in rounds)
+    return median(times[len(times) * percent // 100] for times in rounds)
 
 
 def ratio(ours: list[list[float]], theirs: list[list[float]]) -> float:
@@ -220,7 +217,7 @@ async def compare(rounds: int) -> Times:
     server = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.bench.front_door",
+        "tests.bench.gateway",
         "serve",
         env=environment,
         limit=1 << 20,
@@ -237,7 +234,7 @@ async def compare(rounds: int) -> Times:
 
 
 def main() -> None:
-    """Measure, and print everything."""
+    """Measure, and print a table of all calls."""
     rounds = int(sys.argv[1]) if sys.argv[1:] else 15
     show(asyncio.run(compare(rounds)), rounds)
 
