@@ -25,10 +25,21 @@ from tests.api.dbus_setup import (
 )
 from tests.examples import TAKE
 from zfsilod.api.dbus import objects, server
-from zfsilod.api.dbus.contract import HOST, MANAGER, NAME, OPERATION, ROOT, VOLUME, path_of
+from zfsilod.api.dbus.contract import (
+    HOST,
+    MANAGER,
+    NAME,
+    OPERATION,
+    ROOT,
+    VOLUME,
+    path_of,
+    split,
+)
 from zfsilod.engine import worker
 from zfsilod.model.errors import CommandFailed, PermissionDenied, Unavailable
 from zfsilod.model.records import Host, Operation
+from zfsilod.storage.volume_view import volume_view
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -297,7 +308,7 @@ async def test_cancel_and_busy(home: House) -> None:
 
 
 async def test_repair(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What needs repair is told, shown as the volume's condition, and told again when repaired."""
+    """An operation that needs repair is signalled, and shown among the volume's conditions."""
     client = await home.client()
     await create(home)
     with monkeypatch.context() as patch:
@@ -307,7 +318,7 @@ async def test_repair(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await client.call(operation, OPERATION, "Repair") == []
     finished = await client.heard("OperationFinished", 3)
     assert [each.body[2] for each in finished] == ["DONE", "NEEDS_REPAIR", "ROLLED_BACK"]
-    assert await client.get(DATA, "Condition") == ""
+    assert await client.get(DATA, "Conditions") == []
     assert await client.get(DATA, "Operation") == "/"
 
 
@@ -317,11 +328,40 @@ async def check_needs_repair(home: House, client: Client) -> None:
     changes = options(properties=("a{ss}", {"compression": "zstd"}))
     (operation,) = await client.call(DATA, VOLUME, "Update", "a{sv}", changes)
     assert await client.end(operation) == "NEEDS_REPAIR"
-    condition = await client.get(DATA, "Condition")
+    (condition,) = await client.get(DATA, "Conditions")
     assert "needs repair" in condition
+    _kind, name = split(operation) or ("", "")
+    assert f"zfsiloctl operation repair {name}" in condition
     assert await client.get(DATA, "Operation") == operation
     refused = await client.try_call(DATA, VOLUME, "Delete", "a{sv}", {})
     assert (refused.error, refused.body[1]) == (f"{NAME}.Error.Busy", "NEEDS_REPAIR")
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "part"),
+    [
+        ("zvol:tank/zfsilo/data", None, "tank/zfsilo/data"),  # LOST
+        ("backstore:{}", {"dataset": "tank/other"}, "has another device"),  # CONFLICT
+    ],
+)
+async def test_conditions_are_those_of_the_other_interfaces(
+    home: House, fact: str, value: object, part: str
+) -> None:
+    """LOST and CONFLICT are shown in the words of gRPC, and vanish after the repair."""
+    client = await home.client()
+    await create(home)
+    await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
+    name = fact.format(*home.host.facts.names("backstore"))
+    before = home.host.facts.get(name)
+    home.host.facts.effect(name, value and before | value)
+    await home.service.sync_all(caller="test")
+    (condition,) = await client.get(DATA, "Conditions")
+    assert part in condition
+    with home.store.read() as txn:
+        assert convert.volume(volume_view(txn, "data")).conditions == [condition]
+    home.host.facts.effect(name, before)
+    await home.service.sync_all(caller="test")
+    assert await client.get(DATA, "Conditions") == []
 
 
 def break_down(*_arguments: object, **_options: object) -> Operation:

@@ -84,9 +84,9 @@ def test_everybody_is_told_and_only_a_way_out_is_open(sd: SystemdHost, host: Hos
     shown = json.loads(host.volume("show", "data", "--json").stdout)
     assert any(f"operation repair {name}" in each for each in shown["conditions"])
     assert f"operation repair {name}" in host.volume("show", "data").stdout
-    condition = sd.run("busctl", "get-property", *VOLUME, "Condition").stdout
-    assert f"operation {name}" in condition
-    assert "needs repair" in condition
+    conditions = sd.run("busctl", "get-property", *VOLUME, "Conditions").stdout
+    assert f"operation repair {name}" in conditions
+    assert "needs repair" in conditions
     sd.run("journalctl", "--sync")
     status = sd.run("systemctl", "status", "--full", UNIT, check=False).stdout
     assert f"publish volumes/data: needs repair: zfsiloctl operation repair {name}" in status

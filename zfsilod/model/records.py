@@ -11,7 +11,7 @@ Times are seconds since 1970, sizes bytes.
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from zfsilod.model.record import Pairs, Record, Stored, pairs
 
@@ -32,6 +32,7 @@ AccessMode = Literal[
 Transport = Literal["ISCSI"]
 VolumeState = Literal["ABSENT", "CREATED", "PUBLISHED"]
 AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
+STATES = (*get_args(VolumeState), *get_args(AttachmentState)[1:])  # that a volume has on a host
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
 Restore = Literal["BOOT", "NEVER"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]

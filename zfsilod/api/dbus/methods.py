@@ -11,6 +11,7 @@ from zfsilod.api.dbus.properties import capacity_of
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.record import pairs
 from zfsilod.model.records import (
+    STATES,
     AccessMode,
     Host,
     Mode,
@@ -33,7 +34,7 @@ from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host, need_volume
-from zfsilod.storage.volume_view import STATES, page, volume_view
+from zfsilod.storage.volume_view import page, volume_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

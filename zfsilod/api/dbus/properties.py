@@ -91,14 +91,6 @@ def _mounts(shown: Shown) -> dict[str, dict[str, Variant]]:
     }
 
 
-def _condition(shown: Shown) -> str:
-    at_work = shown.operation
-    if at_work is None or at_work.state != "NEEDS_REPAIR":
-        return ""
-    why = at_work.failure.message if at_work.failure else "it was stopped"
-    return f"operation {at_work.id} ({at_work.title}) needs repair: {why}"
-
-
 def _of(side: str, name: str, *, otherwise: Any = "") -> Callable[[Shown], Any]:
     """Return a reader of a field of the volume or the attachment, where there is one."""
 
@@ -151,7 +143,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Restore": _of("attachment", "restore"),
         "StagingPath": _of("attachment", "staging_path"),
         "Mounts": _mounts,
-        "Condition": _condition,
+        "Conditions": lambda shown: shown.view.conditions,
         "Operation": lambda s: path_of("operation", s.view.operation) if s.view.operation else "/",
         "Etag": lambda shown: shown.view.etag,
         "CreatedAt": _either("created_at"),

@@ -12,7 +12,7 @@ from zfsilo.v1 import volume_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.errors import NotFound
-from zfsilod.model.records import Mode
+from zfsilod.model.records import STATES, Mode
 from zfsilod.requests import adoption, pool_import
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.request import check_etag, check_id
@@ -22,7 +22,6 @@ from zfsilod.security.authentication import Caller, shown
 from zfsilod.service.drift import facts
 from zfsilod.service.stats import stats
 from zfsilod.storage.volume_view import (
-    STATES,
     VolumeView,
     volume_view,
     volume_views,
