@@ -100,7 +100,7 @@ async def serve(places: Places, settings: config.Config) -> None:
 async def _engine(
     places: Places, settings: config.Config, stack: AsyncExitStack
 ) -> tuple[Service, Supervisor]:
-    from zfsilod.wire.storage_server import Servers
+    from zfsilod.wire.storage_server import StorageServers
 
     store = Store.create(places.state, host=places.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
@@ -108,7 +108,7 @@ async def _engine(
     launcher = await _launcher(places, settings)
     stack.push_async_callback(launcher.close)
 
-    servers = Servers(partial(config.find_server, places.config))
+    servers = StorageServers(partial(config.find_server, places.config))
     stack.push_async_callback(servers.close)
     machine = open_host(places, store)
     service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())

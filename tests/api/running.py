@@ -22,7 +22,7 @@ from zfsilod.security.join_file import Access, Files
 from zfsilod.security.tls import ServerTls
 from zfsilod.wire import status
 from zfsilod.wire.channel import tls_channel_aio
-from zfsilod.wire.storage_server import Servers
+from zfsilod.wire.storage_server import StorageServers
 from zfsilod.wire.stub import Api, Streaming
 
 if TYPE_CHECKING:
@@ -123,11 +123,11 @@ class Front:
         self.write(lambda txn: txn.put(token))
         return text
 
-    def servers(self, subject: str = "take", address: str = "") -> Servers:
+    def servers(self, subject: str = "take", address: str = "") -> StorageServers:
         """Return this host as a consumer knows it."""
         access = self.certified("host", subject)
         access.address = address or self.address
-        return Servers({"give": access}.get)
+        return StorageServers({"give": access}.get)
 
     def write(self, change: Callable[[Transaction], Any]) -> Any:
         with self.service.store.write() as txn:

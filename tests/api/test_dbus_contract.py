@@ -30,7 +30,7 @@ from zfsilod.api.dbus.contract import (
     split,
     unescape,
 )
-from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUESTIONS, make_request
+from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUERIES, make_request
 from zfsilod.api.dbus.properties import READERS
 from zfsilod.model.errors import BY_NAME
 from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ
@@ -164,8 +164,8 @@ def test_every_interface_is_documented() -> None:
 def test_every_method_is_served_and_guarded() -> None:
     """The tables have each method once, and each names the action that its caller needs."""
     methods = {f"{i}.{m}" for i in OURS for m in interfaces()[i].methods}
-    assert methods == set(MUTATIONS) | set(QUESTIONS)
-    assert not set(MUTATIONS) & set(QUESTIONS)
+    assert methods == set(MUTATIONS) | set(QUERIES)
+    assert not set(MUTATIONS) & set(QUERIES)
     for interface, element, _comment in members():
         if element.tag == "method":
             (action,) = (a.attrib for a in element.iter("annotation") if a.attrib["name"] == ACTION)
@@ -191,7 +191,7 @@ def test_every_mutation_makes_its_verb(method: str) -> None:
     for name, value in given_options.items():
         assert getattr(request, name) == value
     interface, _dot, name = method.rpartition(".")
-    signature = interfaces()[interface].methods[name].takes
+    signature = interfaces()[interface].methods[name].input
     assert signature.endswith("a{sv}")
     own = 0 if interface == MANAGER else 1
     arguments = signature.removesuffix("a{sv}").replace("as", "s")

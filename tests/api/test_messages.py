@@ -12,8 +12,7 @@ from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
 from tests.examples import steps
 from zfsilod.model import records
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.storage.volume_view import STATES
-from zfsilod.wire import convert
+from zfsilod.wire import convert, enums
 from zfsilod.wire.stub import SERVICES
 
 if TYPE_CHECKING:
@@ -21,23 +20,23 @@ if TYPE_CHECKING:
 
 PROTOS = sorted((Path(__file__).parents[2] / "proto/zfsilo/v1").glob("*.proto"))
 ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
-    (convert.MODES, get_args(records.Mode), volume_pb2.Mode.DESCRIPTOR),
-    (convert.ACCESS_MODES, get_args(records.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
-    (convert.TRANSPORTS, get_args(records.Transport), volume_pb2.Transport.DESCRIPTOR),
-    (convert.RESTORES, get_args(records.Restore), volume_pb2.Restore.DESCRIPTOR),
+    (enums.MODES, get_args(records.Mode), volume_pb2.Mode.DESCRIPTOR),
+    (enums.ACCESS_MODES, get_args(records.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
+    (enums.TRANSPORTS, get_args(records.Transport), volume_pb2.Transport.DESCRIPTOR),
+    (enums.RESTORES, get_args(records.Restore), volume_pb2.Restore.DESCRIPTOR),
     (
-        convert.FILESYSTEM_STATES,
+        enums.FILESYSTEM_STATES,
         get_args(records.FilesystemState),
         volume_pb2.FilesystemState.DESCRIPTOR,
     ),
-    (convert.VOLUME_STATES, STATES, volume_pb2.State.DESCRIPTOR),
+    (enums.VOLUME_STATES, records.STATES, volume_pb2.State.DESCRIPTOR),
     (
-        convert.OPERATION_STATES,
+        enums.OPERATION_STATES,
         get_args(records.OperationState),
         operation_pb2.OperationState.DESCRIPTOR,
     ),
     (
-        convert.ACTION_STATUSES,
+        enums.ACTION_STATUSES,
         get_args(records.ActionStatus),
         operation_pb2.ActionStatus.DESCRIPTOR,
     ),

@@ -93,11 +93,11 @@ async def answers(home: House, user: int) -> dict[str, str]:
     found = {}
     for name, each in interfaces().items():
         for method in each.methods.values():
-            body = [SAMPLES[one] for one in _types(method.takes)]
+            body = [SAMPLES[one] for one in _types(method.input)]
             if name == "org.freedesktop.DBus.Peer":
                 continue
             reply = await client.try_call(
-                PATHS.get(name, ROOT), name, method.name, method.takes, *body
+                PATHS.get(name, ROOT), name, method.name, method.input, *body
             )
             found[f"{name}.{method.name}"] = reply.error
     return found
@@ -143,6 +143,6 @@ async def test_a_polkit_that_hangs_stops_nobody_else(
             await root.call(*question)
             assert time.monotonic() - begun < 0.5
             errors = [(await each).error for each in hanging]
-            assert errors.count("org.zfsilo1.Error.Unavailable") == polkit_module.MAX_ASKED
+            assert errors.count("org.zfsilo1.Error.Unavailable") == polkit_module.MAX_CHECKS
             assert errors.count("org.freedesktop.DBus.Error.LimitsExceeded") == 4
-            assert not home.front._identities._asked
+            assert not home.front.identities.checks

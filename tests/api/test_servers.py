@@ -21,7 +21,7 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import Host, Publication, Volume
 from zfsilod.security.join_file import Access
 from zfsilod.wire import storage_server as module
-from zfsilod.wire.storage_server import Servers
+from zfsilod.wire.storage_server import StorageServers
 
 if TYPE_CHECKING:
     from tests.api.running import Front
@@ -74,7 +74,7 @@ async def test_reporting(front: Front) -> None:
 
 
 async def test_new_secrets(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAGE", 1)
+    monkeypatch.setattr(module, "PAGE_SIZE", 1)
     for name in ("data", "more"):
         await front.root().volumes.CreateVolume(create(name))
         await front.root().volumes.PublishVolume(publish(name=f"volumes/{name}"))
@@ -108,7 +108,7 @@ async def test_what_a_server_refuses_is_raised_as_it_was_there(front: Front) -> 
     servers = front.service.servers
     with pytest.raises(NotFound) as found:
         await servers.fetch("give", "nothing")
-    assert found.value.message == "give says: there is no volume nothing on this host"
+    assert found.value.message == "server give: there is no volume nothing on this host"
     assert found.value.facts == {"volume": "nothing", "server": "give"}
     with pytest.raises(NotFound) as unknown:
         await servers.fetch("elsewhere", "data")
@@ -117,7 +117,7 @@ async def test_what_a_server_refuses_is_raised_as_it_was_there(front: Front) -> 
 
 async def test_a_server_that_does_not_know_us(front: Front) -> None:
     config = front.access(token="zfsilo-nothing")
-    servers = Servers({"give": config}.get)
+    servers = StorageServers({"give": config}.get)
     with pytest.raises(Unauthenticated):
         await servers.fetch("give", "data")
     assert "zfsilo-nothing" not in repr(config)
@@ -131,7 +131,7 @@ async def test_a_server_that_is_away_is_named(front: Front) -> None:
         servers = front.servers(address=address)
         with pytest.raises(Unavailable) as found:
             await servers.fetch("give", "data")
-        assert f"the server give ({address}) did not answer" in found.value.message
+        assert f"server give ({address}) did not answer" in found.value.message
         assert found.value.facts == {"server": "give", "address": address}
         await servers.close()
 
@@ -160,19 +160,19 @@ async def test_a_server_that_listens_everywhere_is_meant_where_we_reach_it(
     portals: tuple[str, ...], address: str, expected: tuple[str, ...]
 ) -> None:
     config = Access(name="give", address=address, tls_name="", authority="")
-    servers = Servers({"give": config}.get)
-    assert await servers._portals("give", portals) == expected
+    servers = StorageServers({"give": config}.get)
+    assert await servers.usable_portals("give", portals) == expected
 
 
 async def test_a_name_that_does_not_resolve() -> None:
     config = Access(name="give", address="nothing.invalid:7450", tls_name="", authority="")
     with pytest.raises(Unavailable):
-        await Servers({"give": config}.get)._portals("give", ("0.0.0.0:3260",))
+        await StorageServers({"give": config}.get).usable_portals("give", ("0.0.0.0:3260",))
 
 
 async def test_a_server_that_is_joined_anew_is_reached_anew(front: Front) -> None:
     configs: dict[str, Access] = {}
-    servers = Servers(configs.get)
+    servers = StorageServers(configs.get)
     with pytest.raises(NotFound):
         await servers.fetch("give", "data")
     configs["give"] = front.access(token="old")
@@ -199,7 +199,7 @@ async def test_a_connection_of_before_a_power_cut_is_made_anew(
             raise grpc.aio.AioRpcError(code, nothing, nothing, "Stream removed")
         return request
 
-    call = front.servers("take")._call("give", method, "asked")
+    call = front.servers("take").call("give", method, "asked")
     if reached:
         assert await call == "asked"
         return

@@ -55,7 +55,7 @@ async def call(client: Client, outcome: Outcome, seed: int) -> None:
     chance = Chance(seed)
     methods = [m for each in interfaces().values() for m in each.methods.values()]
     method = chance.draw.choice(methods)
-    takes = method.takes if chance.draw.random() < 0.8 else chance.draw.choice(SIGNATURES)
+    takes = method.input if chance.draw.random() < 0.8 else chance.draw.choice(SIGNATURES)
     path = chance.draw.choice(
         (
             ROOT,

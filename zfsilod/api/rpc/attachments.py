@@ -14,7 +14,7 @@ from zfsilod.model.records import Attachment
 from zfsilod.requests import attach, detach
 from zfsilod.requests.request import check_id
 from zfsilod.security import csi_node
-from zfsilod.wire import convert
+from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
     from zfsilo.v1 import volume_pb2
@@ -42,7 +42,7 @@ class Attachments:
             id=check_id(message.local_name or message.volume, "volume id"),
             server=check_id(message.server, "server name"),
             volume=check_id(message.volume, "volume id"),
-            restore=convert.RESTORES.name(message.restore, "NEVER"),
+            restore=enums.RESTORES.name(message.restore, "NEVER"),
             publish_if_needed=message.publish_if_needed,
             epoch=message.epoch,
         )

@@ -15,7 +15,7 @@ from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
 from zfsilod.requests import publications, volumes
 from zfsilod.security.authentication import own_host
-from zfsilod.wire import convert
+from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +54,7 @@ class Publications:
             access_mode=_access_mode(message, volume),
             readonly=message.readonly,
             client_operation=convert.ulid(message.client_operation),
-            transport=convert.TRANSPORTS.name(message.transport, "ISCSI"),
+            transport=enums.TRANSPORTS.name(message.transport, "ISCSI"),
             force=message.force,
         )
         return await change_volume(
@@ -115,7 +115,7 @@ class Publications:
             portals=export.portals,
             serial=volume.uid,
             size_bytes=volume.capacity_bytes,
-            mode=convert.MODES.number(volume.mode),
+            mode=enums.MODES.number(volume.mode),
             epoch=publication.epoch,
             rotation=publication.rotation,
             readonly=publication.readonly,
@@ -129,7 +129,7 @@ class Publications:
         volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
         need_view(call, volume_id)
         asked = message.filesystem
-        state = convert.FILESYSTEM_STATES.name(asked.state)
+        state = enums.FILESYSTEM_STATES.name(asked.state)
         if state == "NONE":
             raise InvalidArgument("a filesystem is FORMATTING or READY", reason="BAD_ENUM")
         if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
@@ -159,7 +159,7 @@ def _access_mode(message: volume_pb2.PublishVolumeRequest, volume: Volume) -> Ac
     """Return the access mode asked for; a host that just wants its volume does not know it."""
     writer: AccessMode = "SINGLE_NODE_WRITER"
     default = writer if writer in volume.access_modes else volume.access_modes[0]
-    return convert.ACCESS_MODES.name(message.access_mode, default)
+    return enums.ACCESS_MODES.name(message.access_mode, default)
 
 
 def _chap(chap: Chap) -> volume_pb2.Chap:

@@ -27,7 +27,7 @@ from zfsilod.storage.volume_view import (
     volume_views,
     volume_views_with_deleted,
 )
-from zfsilod.wire import convert
+from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,7 +141,7 @@ class Volumes:
         request = DeleteVolume(
             id=convert.volume_id(message.name),
             etag=message.etag,
-            dependents=convert.DEPENDENTS.name(message.dependents, "REFUSE"),
+            dependents=enums.DEPENDENTS.name(message.dependents, "REFUSE"),
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
@@ -208,13 +208,13 @@ async def change_volume(
 
 def _create(message: volume_pb2.CreateVolumeRequest) -> CreateVolume:
     asked = message.volume
-    modes = tuple(convert.ACCESS_MODES.name(each) for each in asked.access_modes)
+    modes = tuple(enums.ACCESS_MODES.name(each) for each in asked.access_modes)
     return CreateVolume(
         id=check_id(message.volume_id, "volume id"),
         capacity_bytes=asked.capacity_bytes,
         limit_bytes=message.limit_bytes,
         thin=asked.thin if asked.HasField("thin") else True,
-        mode=convert.MODES.name(asked.mode, "FILESYSTEM"),
+        mode=enums.MODES.name(asked.mode, "FILESYSTEM"),
         properties=convert.as_pairs(asked.properties),
         labels=convert.as_pairs(asked.labels),
         hosts=tuple(asked.hosts),
