@@ -269,7 +269,7 @@ async def test_a_watcher_who_is_revoked_learns_no_more(front: Front) -> None:
 
 
 async def test_a_silent_stream_ends_with_a_revocation(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("zfsilod.api.rpc.server.ADMIT_AGAIN_S", 0.05)
+    monkeypatch.setattr("zfsilod.api.rpc.server.RECHECK_S", 0.05)
     stolen = front.certified("reader", "mon")
     request = health_pb2.HealthCheckRequest(service="zfsilo.v1.Service")
     health = health_pb2_grpc.HealthStub(front.channel_as(stolen)).Watch(request)

@@ -13,7 +13,7 @@ from zfsilo.v1 import operation_pb2 as pb
 from zfsilo.v1 import volume_pb2
 
 from tests.api.running import DATA, create, operations, publish, refused
-from zfsilod.api.rpc.calls import OPERATION_METADATA
+from zfsilod.api.rpc.call import OPERATION_METADATA
 from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ async def test_out_of_time_before_it_is_stored(front: Front) -> None:
 
 
 async def test_without_a_deadline_there_is_one(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("zfsilod.api.rpc.calls.DEFAULT_DEADLINE_S", 0.3)
+    monkeypatch.setattr("zfsilod.api.rpc.call.DEFAULT_DEADLINE_S", 0.3)
     call, _name = await held(front)
     with refused("DEADLINE_EXCEEDED"):
         await call.read()

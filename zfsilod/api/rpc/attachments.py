@@ -1,6 +1,6 @@
-"""VolumeService, what it does on the host that uses a volume. No server and no host may ask.
+"""VolumeService on a client: connect, stage, mount and their inverses.
 
-A node may, for what is its own (node.py).
+For administrators of this host, and for its CSI plugin (role node) within security/csi_node.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from zfsilod.wire import convert, enums
 if TYPE_CHECKING:
     from zfsilo.v1 import volume_pb2
 
-    from zfsilod.api.rpc.calls import Call
+    from zfsilod.api.rpc.call import Call
 
-    Changing = detach.Descent | attach.Stage | attach.MountAt | attach.Grow
-    Changes = (
+    AttachmentRequest = detach.Descent | attach.Stage | attach.MountAt | attach.Grow
+    AttachmentMessage = (
         volume_pb2.DisconnectVolumeRequest
         | volume_pb2.StageVolumeRequest
         | volume_pb2.UnstageVolumeRequest
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
 
 
-class Attachments:
+class AttachmentMethods:
     """Connect, Disconnect, Stage, Unstage, Mount, Unmount, Grow."""
 
     async def ConnectVolume(
@@ -92,7 +92,7 @@ class Attachments:
         self, message: volume_pb2.UnmountVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         if bool(message.path) == message.all_paths:
-            raise InvalidArgument("name a path, or ask for all paths", reason="BAD_PATH")
+            raise InvalidArgument("exactly one of path and all_paths is needed", reason="BAD_PATH")
         request = detach.UnmountFrom(
             id=convert.volume_id(message.name), path=message.path, force=message.force
         )
@@ -106,9 +106,9 @@ class Attachments:
 
 
 async def _change(
-    call: Call, request: Changing, message: Changes, *paths: str
+    call: Call, request: AttachmentRequest, message: AttachmentMessage, *paths: str
 ) -> volume_pb2.MutateVolumeResponse:
-    """Do what a request says of an attachment and paths that the caller may change."""
+    """Submit a request about an attachment and paths, if the caller may change them."""
     await _check_node(call, request.id, *paths)
     return await change_volume(
         call, request, request.id, validate_only=message.validate_only, etag=message.etag
@@ -116,12 +116,12 @@ async def _change(
 
 
 async def _check_node(call: Call, attachment_id: str, *paths: str) -> None:
-    """Refuse a node what is not its own: an attachment, and the path that it asks for."""
+    """Refuse a caller with the role node an attachment or path that is not the CSI plugin's."""
     if call.caller.role != "node":
         return
     allowed = call.service.settings.node_paths
-    found = call.read(lambda txn: txn.get(Attachment, attachment_id))
-    if found is not None:
-        csi_node.check_attachment(found, allowed)
+    attachment = call.read(lambda txn: txn.get(Attachment, attachment_id))
+    if attachment is not None:
+        csi_node.check_attachment(attachment, allowed)
     for path in paths:
         await call.service.look(partial(csi_node.check_path, path, allowed))
