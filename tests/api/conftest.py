@@ -1,4 +1,4 @@
-"""The modules made of the .proto files, and a zfsilod behind its front door."""
+"""Generates the protobuf modules; the fixture `front`, a zfsilod behind its gateway."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def front(tmp_path: Path) -> AsyncIterator[Front]:
-    """A zfsilod that is its own server, reached over unix socket and TLS."""
+    """A zfsilod that is its own server, on a unix socket and TLS."""
     from tests.api.running import front_of
 
     async with front_of(tmp_path) as built:
         yield built
-    await asyncio.sleep(0.01)  # asyncio closes a generator that grpc let go of in a task of its own
+    await asyncio.sleep(0.01)  # asyncio closes a generator that grpc dropped in a task of its own
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left, f"tasks left behind: {left}"

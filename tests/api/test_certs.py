@@ -1,4 +1,4 @@
-"""Certificates, join files, and who is believed over the network."""
+"""Certificates, join files, and authentication over the network."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ TAKER = certificates.Identity(kind="host", id="take", role="host")
 OPS = certificates.Identity(kind="user", id="ops", role="admin")
 
 
-def test_a_certificate_says_whom_it_stands_for() -> None:
+def test_a_certificate_contains_an_identity() -> None:
     for identity in (TAKER, OPS):
         pair = certificates.issue(made("ca"), identity, ("10.77.0.1", "take.example"))
-        found = certificates.identify_pem(pair.certificate_pem, made("ca").certificate_pem)
-        assert (found.identity, found.own) == (identity, True)
+        certified = certificates.identify_pem(pair.certificate_pem, made("ca").certificate_pem)
+        assert (certified.identity, certified.own) == (identity, True)
     names = certificates.server_names(
         certificates.issue(made("ca"), TAKER, ("10.77.0.1", "a.example")).certificate_pem
     )
@@ -68,21 +68,21 @@ def test_a_role_of_an_imported_authority_is_limited() -> None:
         ["spiffe://host/a"],
     ],
 )
-def test_odd_names_stand_for_nobody(uris: list[str]) -> None:
+def test_invalid_uris_are_not_identities(uris: list[str]) -> None:
     with pytest.raises(Unauthenticated):
-        certificates._identity([each for each in uris if each.startswith(certificates.SCHEME)])
+        certificates._identity([uri for uri in uris if uri.startswith(certificates.SCHEME)])
 
 
 def test_an_authority_signs_no_other_authority() -> None:
-    found = certificates.load(made("ca").certificate_pem)
-    constraints = found.extensions.get_extension_for_class(x509.BasicConstraints).value
+    certificate = certificates.load(made("ca").certificate_pem)
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert (constraints.ca, constraints.path_length) == (True, 0)
     assert certificates.is_authority(made("ca").certificate_pem)
     assert not certificates.is_authority(made("give").certificate_pem)
 
 
 @pytest.mark.parametrize("request_pem", [b"", b"x", made("ca").certificate_pem])
-def test_what_is_no_request(request_pem: bytes) -> None:
+def test_an_invalid_signing_request_is_refused(request_pem: bytes) -> None:
     with pytest.raises(InvalidArgument):
         certificates.sign_request(made("ca"), TAKER, request_pem)
 
@@ -101,12 +101,12 @@ def access(**fields: str) -> join_file.Access:
 
 
 def test_a_join_file_reads_back() -> None:
-    for given in (access(), access(certificate="", key="", token="zfsilo-token")):
-        found = join_file.parse_join(join_file.make_join(given))
-        assert {k: v.strip() for k, v in vars(found).items()} == {
-            k: v.strip() for k, v in vars(given).items()
+    for original in (access(), access(certificate="", key="", token="zfsilo-token")):
+        parsed = join_file.parse_join(join_file.make_join(original))
+        assert {k: v.strip() for k, v in vars(parsed).items()} == {
+            k: v.strip() for k, v in vars(original).items()
         }
-        assert given.key.strip() == "" or given.key.splitlines()[1] not in repr(given)
+        assert original.key.strip() == "" or original.key.splitlines()[1] not in repr(original)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_join_file_reads_back() -> None:
         {"authority": ""},
     ],
 )
-def test_no_bad_join_file_is_handed_out(fields: dict[str, str]) -> None:
+def test_an_invalid_join_file_is_not_written(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument):
         join_file.make_join(access(**fields))
 
@@ -133,22 +133,22 @@ def test_no_bad_join_file_is_handed_out(fields: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "name = 3", 'name = "give"\n', "[server]\n", "x" * 70000]
 )
-def test_what_is_no_join_file(text: str) -> None:
+def test_an_invalid_join_file_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         join_file.parse_join(text)
 
 
-def test_errors_never_quote_a_join_file() -> None:
-    given = access(certificate="", key="", token="zfsilo-planted-secret")
+def test_errors_do_not_quote_a_join_file() -> None:
+    original = access(certificate="", key="", token="zfsilo-planted-secret")
     for text in (
-        join_file.make_join(given).replace('token = "', "token = ").replace("authority", "cert"),
-        join_file.make_join(given) + f'more = "{given.token}"',
-        join_file.make_join(given).replace('token = "', "token = "),
+        join_file.make_join(original).replace('token = "', "token = ").replace("authority", "cert"),
+        join_file.make_join(original) + f'more = "{original.token}"',
+        join_file.make_join(original).replace('token = "', "token = "),
     ):
-        with pytest.raises(InvalidArgument) as found:
+        with pytest.raises(InvalidArgument) as raised:
             join_file.parse_join(text)
-        assert given.token not in str(found.value)
-        assert found.value.__cause__ is None
+        assert original.token not in str(raised.value)
+        assert raised.value.__cause__ is None
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_addresses(address: str, expected: tuple[str, int]) -> None:
     assert join_file.split_address(address) == expected
 
 
-def test_a_secret_does_not_show_itself() -> None:
+def test_a_secret_is_not_printed() -> None:
     chap = chap_module.Chap.make(username="a", mutual_username="b")
     text = chap.password.reveal()
     assert len(bytes.fromhex(text.removeprefix(chap_module.PREFIX))) * 8 == 128
@@ -173,7 +173,7 @@ def test_a_secret_does_not_show_itself() -> None:
         str(vars(chap)),
         repr([chap.password]),
     )
-    assert not [each for each in shown if text in each]
+    assert not [name for name in shown if text in name]
     for hidden in (chap, chap.password, access()):
         with pytest.raises(TypeError):
             pickle.dumps(hidden)
@@ -193,13 +193,13 @@ def test_the_sealing_key_may_be_a_credential(
     assert chap_module.load_key(tmp_path / "key") == made_here
 
 
-def test_a_sealing_key_that_a_power_cut_tore_is_told_of(tmp_path: Path) -> None:
+def test_a_truncated_sealing_key_is_reported(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"")
     with pytest.raises(StoreCorrupt, match="has 0 bytes, not 32"):
         chap_module.load_key(tmp_path / "key")
 
 
-# On the wire
+# Over the network
 
 
 async def hello(api: Api) -> str:
@@ -212,7 +212,7 @@ async def test_callers_are_named_with_certificate_and_address(front: Front) -> N
     assert (await hello(front.role("controller", "csi"))).endswith(", 127.0.0.1)")
 
 
-async def test_certificates_that_are_worth_nothing(front: Front) -> None:
+async def test_invalid_certificates_are_refused(front: Front) -> None:
     other = front.certified("admin", "ops", by="other")  # of an authority that is unknown here
     ended = front.certified("admin", "ops", days=0)
     for worthless in (other, ended):
@@ -220,7 +220,7 @@ async def test_certificates_that_are_worth_nothing(front: Front) -> None:
             await hello(front.as_(worthless))
 
 
-async def test_another_server_is_not_believed(front: Front) -> None:
+async def test_another_server_is_not_trusted(front: Front) -> None:
     foreign = front.certified("host", "take")
     foreign.authority = made("other").certificate_pem.decode()
     misled = front.certified("host", "take")
@@ -230,7 +230,7 @@ async def test_another_server_is_not_believed(front: Front) -> None:
             await hello(front.as_(wrong))
 
 
-async def test_a_persons_certificate_is_no_servers(front: Front) -> None:
+async def test_a_user_certificate_is_not_a_server_certificate(front: Front) -> None:
     front.tls.files.write_host(certificates.issue(made("ca"), OPS, ("give.zfsilo",)))
     with refused("UNAVAILABLE"):
         await hello(front.role("admin", "ops"))
@@ -258,7 +258,7 @@ async def test_revocation_takes_effect_on_an_open_connection(front: Front) -> No
     assert front.door.connections == 1
 
 
-async def test_a_watcher_who_is_revoked_learns_no_more(front: Front) -> None:
+async def test_a_revoked_watcher_receives_nothing_more(front: Front) -> None:
     stolen = front.certified("reader", "mon")
     watch = front.as_(stolen).operations.WatchOperations(operation_pb2.WatchOperationsRequest())
     await watch.read()
@@ -268,7 +268,7 @@ async def test_a_watcher_who_is_revoked_learns_no_more(front: Front) -> None:
         await watch.read()
 
 
-async def test_a_silent_stream_ends_with_a_revocation(front: Front, monkeypatch: Any) -> None:
+async def test_a_revocation_ends_an_idle_stream(front: Front, monkeypatch: Any) -> None:
     monkeypatch.setattr("zfsilod.api.rpc.server.RECHECK_S", 0.05)
     stolen = front.certified("reader", "mon")
     request = health_pb2.HealthCheckRequest(service="zfsilo.v1.Service")
@@ -278,12 +278,12 @@ async def test_a_silent_stream_ends_with_a_revocation(front: Front, monkeypatch:
     assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
     await watch.read()
     revoke(front, stolen)
-    for each in (health, watch):
+    for stream in (health, watch):
         with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
-            await each.read()
+            await stream.read()
 
 
-async def test_a_certificate_that_ends_meanwhile(front: Front, monkeypatch: Any) -> None:
+async def test_a_certificate_that_expires_during_a_connection(front: Front, monkeypatch: Any) -> None:
     api = front.role("reader", "mon")
     await hello(api)
     later = dt.datetime.now(dt.UTC).timestamp() + 86400 * 2
@@ -301,7 +301,7 @@ async def test_a_renewed_certificate_needs_no_restart(front: Front) -> None:
     )
     after = front.access(certificate=answer.certificate, key=request.key_pem.decode())
     assert (await hello(front.as_(after))).startswith("host take (certificate ")
-    records = front.read(lambda txn: [each.subject for each in txn.scan(Issued)])
+    records = front.read(lambda txn: [issued.subject for issued in txn.scan(Issued)])
     assert records == ["host/take"]
     front.tls.files.write_host(
         certificates.issue(made("ca"), certificates.Identity(kind="host", id="give", role="host"))
@@ -309,7 +309,7 @@ async def test_a_renewed_certificate_needs_no_restart(front: Front) -> None:
     assert await hello(front.role("reader", "mon"))
 
 
-async def test_who_came_otherwise_is_given_no_certificate(front: Front) -> None:
+async def test_only_callers_with_an_own_certificate_can_renew(front: Front) -> None:
     request = service_pb2.RenewCertificateRequest(request="x")
     for api in (front.root(), front.bearer(front.token("admin", "ops"))):
         with refused("PERMISSION_DENIED", "NOT_OURS"):
@@ -318,7 +318,7 @@ async def test_who_came_otherwise_is_given_no_certificate(front: Front) -> None:
         await front.role("reader", "mon").service.RenewCertificate(request)
 
 
-async def test_an_imported_authority_is_believed_for_hosts(front: Front) -> None:
+async def test_an_imported_authority_is_trusted_for_hosts(front: Front) -> None:
     trusted = front.tls.files.trusted
     trusted.mkdir()
     (trusted / "other.pem").write_bytes(made("other").certificate_pem)
@@ -329,7 +329,7 @@ async def test_an_imported_authority_is_believed_for_hosts(front: Front) -> None
         await hello(front.as_(front.certified("admin", "ops", by="other")))
 
 
-async def test_a_token_counts_before_a_certificate(front: Front) -> None:
+async def test_a_token_has_precedence_over_a_certificate(front: Front) -> None:
     both = front.certified("host", "take")
     both.token = front.token("reader", "mon")
     assert (await hello(front.as_(both))).startswith("reader mon (token ")
@@ -338,13 +338,13 @@ async def test_a_token_counts_before_a_certificate(front: Front) -> None:
         await front.as_(both).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
 
 
-async def test_without_a_certificate_of_its_own_nobody_comes_in(front: Front) -> None:
+async def test_a_server_without_a_certificate_refuses_connections(front: Front) -> None:
     front.tls.files.host.unlink()
     with refused("UNAVAILABLE"):
         await front.role("admin", "ops").volumes.ListVolumes(pb.ListVolumesRequest())
 
 
-async def test_broken_files_leave_what_was_served(front: Front, tmp_path: Path) -> None:
+async def test_a_server_keeps_its_certificate_when_the_files_break(front: Front, tmp_path: Path) -> None:
     assert await hello(front.role("reader", "mon"))
     front.tls.files.host.write_text("no certificate")
     assert await hello(front.role("reader", "mon"))

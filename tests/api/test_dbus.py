@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from dbus_next import DBusError, Message, MessageFlag, MessageType, Variant
 
-from tests.api.dbus_setup import (
+from tests.api.dbus_fixture import (
     GIB,
     NOBODY,
     OPEN,
     SYSTEM,
-    Client,
-    House,
+    BusClient,
+    BusFixture,
     connect,
     disconnect,
-    house,
+    on_private_bus,
     options,
     private_bus,
 )
@@ -58,26 +58,26 @@ BUS_ERROR = "org.freedesktop.DBus.Error"
 
 
 @pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[House]:
+async def fixture(tmp_path: Path) -> AsyncIterator[BusFixture]:
     """Run a zfsilod on a private bus."""
-    async with house(tmp_path) as found:
-        yield found
+    async with on_private_bus(tmp_path) as fixture:
+        yield fixture
 
 
-async def create(home: House, name: str = "data") -> str:
-    """Make a volume, and return its path."""
-    client = await home.client()
+async def create(fixture: BusFixture, name: str = "data") -> str:
+    """Create a volume, and return its path."""
+    client = await fixture.client()
     await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", name, GIB, {})
     return path_of("volume", name)
 
 
-# The whole ladder
+# Life of a volume
 
 
-async def test_ladder_up_and_down(home: House) -> None:
-    """A volume climbs from nothing to a mount and comes back, and nothing is left."""
-    client = await home.client()
-    before = home.host.facts.snapshot()
+async def test_life_of_a_volume(fixture: BusFixture) -> None:
+    """A volume is created, mounted and deleted, and nothing is left."""
+    client = await fixture.client()
+    before = fixture.host.facts.snapshot()
 
     await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
     await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
@@ -108,11 +108,11 @@ async def test_ladder_up_and_down(home: House) -> None:
     assert await client.get(DATA, "CapacityBytes") == 2 * GIB
     await client.done(DATA, VOLUME, "Sync", "a{sv}", {})
 
-    secrets = home.store.chap("data/take")
+    secrets = fixture.store.chap("data/take")
     await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
-    said = repr([each.body for each in client.messages])
+    said = repr([message.body for message in client.messages])
     assert not [
-        each for each in (secrets.password, secrets.mutual_password) if each.reveal() in said
+        secret for secret in (secrets.password, secrets.mutual_password) if secret.reveal() in said
     ]
 
     await client.done(DATA, VOLUME, "Unmount", "sa{sv}", "/srv", {})
@@ -121,13 +121,13 @@ async def test_ladder_up_and_down(home: House) -> None:
     await client.done(DATA, VOLUME, "Unpublish", "sa{sv}", "", {})
     etag = options(etag=("s", await client.get(DATA, "Etag")))
     await client.done(DATA, VOLUME, "Delete", "a{sv}", etag)
-    facts = home.host.facts.snapshot()
+    facts = fixture.host.facts.snapshot()
     assert {n: v for n, v in facts.items() if not n.startswith("content:")} == before
 
 
-async def test_ladder_by_busctl(home: House) -> None:
-    """What a person types works, and tells what a person wants to know."""
-    client = await home.client()
+async def test_busctl(fixture: BusFixture) -> None:
+    """Calls by busctl work, and print what a person needs."""
+    client = await fixture.client()
     call = ("call", NAME)
     for typed in (
         (ROOT, MANAGER, "RegisterHost", "sa{sv}", "other", "1", "nqn", "s", NQN),
@@ -135,21 +135,23 @@ async def test_ladder_by_busctl(home: House) -> None:
         (DATA, VOLUME, "Publish", "sa{sv}", "take", "0"),
         (DATA, VOLUME, "Update", "a{sv}", "1", "labels", "a{ss}", "1", "app", "db"),
     ):
-        printed = await home.busctl(*call, *typed)
+        printed = await fixture.busctl(*call, *typed)
         assert printed.startswith('o "/org/zfsilo1/operation/_30')
         assert await client.end(printed.split('"')[1]) == "DONE"
 
-    assert await home.busctl("get-property", NAME, DATA, VOLUME, "State") == 's "PUBLISHED"'
-    assert await home.busctl("get-property", NAME, DATA, VOLUME, "Labels") == 'a{ss} 1 "app" "db"'
-    assert await home.busctl(*call, ROOT, MANAGER, "GetVolume", "s", "data") == f'o "{DATA}"'
-    listed = await home.busctl(*call, ROOT, MANAGER, "ListVolumes", "a{sv}", "0")
+    assert await fixture.busctl("get-property", NAME, DATA, VOLUME, "State") == 's "PUBLISHED"'
+    assert (
+        await fixture.busctl("get-property", NAME, DATA, VOLUME, "Labels") == 'a{ss} 1 "app" "db"'
+    )
+    assert await fixture.busctl(*call, ROOT, MANAGER, "GetVolume", "s", "data") == f'o "{DATA}"'
+    listed = await fixture.busctl(*call, ROOT, MANAGER, "ListVolumes", "a{sv}", "0")
     assert listed == f'a(sost)s 1 "data" "{DATA}" "PUBLISHED" {GIB} ""'
-    free = await home.busctl_json(*call, ROOT, MANAGER, "GetCapacity", "s", "")
+    free = await fixture.busctl_json(*call, ROOT, MANAGER, "GetCapacity", "s", "")
     assert 0 < free[0] <= free[1]
-    refused = await home.busctl(*call, DATA, VOLUME, "Delete", "a{sv}", "0")
+    refused = await fixture.busctl(*call, DATA, VOLUME, "Delete", "a{sv}", "0")
     assert refused == "Call failed: data is published to take: unpublish it first"
 
-    tree = await home.busctl("tree", "--list", NAME)
+    tree = await fixture.busctl("tree", "--list", NAME)
     assert tree.split() == [
         "/",
         "/org",
@@ -162,19 +164,19 @@ async def test_ladder_by_busctl(home: House) -> None:
         "/org/zfsilo1/volume",
         DATA,
     ]
-    shown = await home.busctl("introspect", "--list", NAME, DATA)
+    shown = await fixture.busctl("introspect", "--list", NAME, DATA)
     assert 'State property s "PUBLISHED" emits-change' in " ".join(shown.split())
-    assert await home.busctl("call", NAME, "/", "org.freedesktop.DBus.Peer", "Ping") == ""
+    assert await fixture.busctl("call", NAME, "/", "org.freedesktop.DBus.Peer", "Ping") == ""
 
 
-async def test_hosts(home: House) -> None:
-    """Hosts are registered, listed, updated and forgotten."""
-    client = await home.client()
+async def test_hosts(fixture: BusFixture) -> None:
+    """Hosts are registered, listed, updated and removed."""
+    client = await fixture.client()
     path = path_of("host", "other")
     nqn = options(nqn=("s", NQN))
     await client.done(ROOT, MANAGER, "RegisterHost", "sa{sv}", "other", nqn)
     appeared = await client.heard("InterfacesAdded", 2)
-    assert [each.body[0] for each in appeared].count(path) == 1
+    assert [signal.body[0] for signal in appeared].count(path) == 1
     assert await client.manager("GetHost", "s", "other") == path
     rows, token = await client.call(ROOT, MANAGER, "ListHosts", "a{sv}", {})
     assert (rows, token) == ([["other", path, ""], ["take", path_of("host", "take"), TAKE]], "")
@@ -188,16 +190,18 @@ async def test_hosts(home: House) -> None:
     )
     await client.done(ROOT, MANAGER, "DeleteHost", "sa{sv}", "other", {})
     assert (await client.try_call(path, HOST, "Update", "a{sv}", update)).error.endswith("NotFound")
-    assert [each.body[0] for each in await client.heard("InterfacesRemoved", 4)].count(path) == 1
+    assert [signal.body[0] for signal in await client.heard("InterfacesRemoved", 4)].count(
+        path
+    ) == 1
 
 
 # Signals
 
 
-async def test_signals_of_a_life(home: House) -> None:
-    """What appears, changes and vanishes is told, once, in an order that a client can rely on."""
-    client = await home.client()
-    await create(home)
+async def test_signals_of_a_volume(fixture: BusFixture) -> None:
+    """Additions, changes and removals are signalled once, in a defined order."""
+    client = await fixture.client()
+    await create(fixture)
     (operation,) = (await client.heard("OperationFinished"))[0].body[:1]
     await client.heard("InterfacesRemoved")
     told = [(s.path, s.member, s.body[0]) for s in client.signals]
@@ -230,10 +234,10 @@ async def test_signals_of_a_life(home: House) -> None:
     assert busy.body[1]["Operation"].value == removed[1].body[0]
 
 
-async def test_attachment_beside_its_volume(home: House) -> None:
-    """An attachment of a volume that is shown already changes it; one by another name appears."""
-    client = await home.client()
-    await create(home)
+async def test_attachment_beside_its_volume(fixture: BusFixture) -> None:
+    """An attachment of the id of a volume changes its object; one of another id adds an object."""
+    client = await fixture.client()
+    await create(fixture)
     await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
     copy = path_of("volume", "copy")
     for name, path in (("data", DATA), ("copy", copy)):
@@ -249,27 +253,27 @@ async def test_attachment_beside_its_volume(home: House) -> None:
     assert await client.get(DATA, "State") == "PUBLISHED"
 
 
-async def test_already_so_is_finished_after_the_reply(home: House) -> None:
-    """A request for what is so already answers an operation, and then tells that it is done."""
-    client = await home.client()
-    await create(home)
+async def test_an_unchanged_request_finishes_after_the_reply(fixture: BusFixture) -> None:
+    """A request without a change returns an operation, and then signals that it is done."""
+    client = await fixture.client()
+    await create(fixture)
     await client.heard("InterfacesRemoved")
     client.messages.clear()
     operation = await client.manager("CreateVolume", "sta{sv}", "data", GIB, {})
     finished = await client.heard("OperationFinished")
     assert client.messages[0].body == [operation]
     assert client.messages[0].message_type is MessageType.METHOD_RETURN
-    assert [each.body for each in finished] == [[operation, "volumes/data", "DONE"]]
+    assert [signal.body for signal in finished] == [[operation, "volumes/data", "DONE"]]
     assert await client.get(operation, "State") == "DONE"
 
 
 # Operations
 
 
-async def test_failure_is_rolled_back_and_told(home: House) -> None:
-    """An operation that fails says why, on its object and at its end."""
-    client = await home.client()
-    home.host.facts.light_fuse(1, when="before", how="error")
+async def test_a_failure_is_rolled_back_and_signalled(fixture: BusFixture) -> None:
+    """A failed operation has an error, and its end is signalled."""
+    client = await fixture.client()
+    fixture.host.facts.light_fuse(1, when="before", how="error")
     (operation,) = await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
     assert await client.end(operation) == "ROLLED_BACK"
     name, message, reason, facts = await client.get(operation, "Error")
@@ -282,10 +286,10 @@ async def test_failure_is_rolled_back_and_told(home: House) -> None:
     assert (await client.try_call(DATA, VOLUME, "Stats")).error == f"{NAME}.Error.NotFound"
 
 
-async def test_cancel_and_busy(home: House) -> None:
-    """A running operation shows what it does, is joined by its equal, and can be cancelled."""
-    client = await home.client()
-    home.launcher.gate.clear()
+async def test_cancel_and_busy(fixture: BusFixture) -> None:
+    """A running operation shows its actions, is joined by an equal request, and can be cancelled."""
+    client = await fixture.client()
+    fixture.launcher.gate.clear()
     arguments = (ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB)
     (operation,) = await client.call(*arguments, {})
     assert await client.get(operation, "State") == "RUNNING"
@@ -296,7 +300,7 @@ async def test_cancel_and_busy(home: House) -> None:
         ROOT, MANAGER, "ListOperations", "a{sv}", options(state=("s", "RUNNING"))
     )
     assert rows == [[operation, "create", "volumes/data", "RUNNING"]]
-    listed = await home.busctl("tree", "--list", NAME)
+    listed = await fixture.busctl("tree", "--list", NAME)
     assert operation in listed.split()
     (managed,) = await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
     assert set(managed) == {operation, path_of("host", "take")}
@@ -307,24 +311,24 @@ async def test_cancel_and_busy(home: House) -> None:
     assert await client.call(operation, OPERATION, "Cancel") == []
 
 
-async def test_repair(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_repair(fixture: BusFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """An operation that needs repair is signalled, and shown among the volume's conditions."""
-    client = await home.client()
-    await create(home)
+    client = await fixture.client()
+    await create(fixture)
     with monkeypatch.context() as patch:
         patch.setattr(worker, "rollback", break_down)
-        await check_needs_repair(home, client)
+        await check_needs_repair(fixture, client)
     operation = await client.get(DATA, "Operation")
     assert await client.call(operation, OPERATION, "Repair") == []
     finished = await client.heard("OperationFinished", 3)
-    assert [each.body[2] for each in finished] == ["DONE", "NEEDS_REPAIR", "ROLLED_BACK"]
+    assert [signal.body[2] for signal in finished] == ["DONE", "NEEDS_REPAIR", "ROLLED_BACK"]
     assert await client.get(DATA, "Conditions") == []
     assert await client.get(DATA, "Operation") == "/"
 
 
-async def check_needs_repair(home: House, client: Client) -> None:
-    """Let an operation fail and its rollback too, and see that both are told."""
-    home.host.facts.light_fuse(1, when="after", how="error")
+async def check_needs_repair(fixture: BusFixture, client: BusClient) -> None:
+    """Let an operation and its rollback fail, and check that both are shown."""
+    fixture.host.facts.light_fuse(1, when="after", how="error")
     changes = options(properties=("a{ss}", {"compression": "zstd"}))
     (operation,) = await client.call(DATA, VOLUME, "Update", "a{sv}", changes)
     assert await client.end(operation) == "NEEDS_REPAIR"
@@ -345,33 +349,33 @@ async def check_needs_repair(home: House, client: Client) -> None:
     ],
 )
 async def test_conditions_are_those_of_the_other_interfaces(
-    home: House, fact: str, value: object, part: str
+    fixture: BusFixture, fact: str, value: object, part: str
 ) -> None:
     """LOST and CONFLICT are shown in the words of gRPC, and vanish after the repair."""
-    client = await home.client()
-    await create(home)
+    client = await fixture.client()
+    await create(fixture)
     await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
-    name = fact.format(*home.host.facts.names("backstore"))
-    before = home.host.facts.get(name)
-    home.host.facts.effect(name, value and before | value)
-    await home.service.sync_all(caller="test")
+    name = fact.format(*fixture.host.facts.names("backstore"))
+    before = fixture.host.facts.get(name)
+    fixture.host.facts.effect(name, value and before | value)
+    await fixture.service.sync_all(caller="test")
     (condition,) = await client.get(DATA, "Conditions")
     assert part in condition
-    with home.store.read() as txn:
+    with fixture.store.read() as txn:
         assert convert.volume(volume_view(txn, "data")).conditions == [condition]
-    home.host.facts.effect(name, before)
-    await home.service.sync_all(caller="test")
+    fixture.host.facts.effect(name, before)
+    await fixture.service.sync_all(caller="test")
     assert await client.get(DATA, "Conditions") == []
 
 
 def break_down(*_arguments: object, **_options: object) -> Operation:
-    """Fail as a rollback."""
+    """Fail in place of a rollback."""
     raise CommandFailed("the tool to undo it is broken")
 
 
-async def test_validate_only(home: House) -> None:
-    """A plan can be read like an operation, and nothing happens."""
-    client = await home.client()
+async def test_validate_only(fixture: BusFixture) -> None:
+    """A plan can be read like an operation, and nothing is changed."""
+    client = await fixture.client()
     only = options(validate_only=("b", True))
     (planned,) = await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, only)
     assert await client.get(planned, "State") == "PLANNED"
@@ -387,7 +391,7 @@ async def test_validate_only(home: House) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("values", "named"),
     [
         ({"colour": Variant("s", "red")}, "colour"),
         ({"thin": Variant("s", "yes")}, "thin"),
@@ -400,16 +404,18 @@ async def test_validate_only(home: House) -> None:
         ({"x" * 500: Variant("b", True)}, "xxx"),
     ],
 )
-async def test_bad_options_are_named(home: House, given: dict[str, Variant], named: str) -> None:
+async def test_errors_name_the_invalid_option(
+    fixture: BusFixture, values: dict[str, Variant], named: str
+) -> None:
     """An unknown key or a wrong type is refused by name."""
-    client = await home.client()
-    refused = await client.try_call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, given)
+    client = await fixture.client()
+    refused = await client.try_call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, values)
     assert refused.error == f"{NAME}.Error.InvalidArgument"
     assert refused.signature == "ssa{ss}"
     assert named in refused.body[0]
     assert refused.body[1] == "BAD_OPTION"
     assert refused.body[2]["option"].startswith(named)
-    assert home.host.facts.names("zvol") == []
+    assert fixture.host.facts.names("zvol") == []
 
 
 @pytest.mark.parametrize(
@@ -438,9 +444,9 @@ async def test_bad_options_are_named(home: House, given: dict[str, Variant], nam
         ((DATA, OBJECT_MANAGER, "GetManagedObjects"), "UnknownInterface"),
     ],
 )
-async def test_what_the_bus_defines(home: House, call: tuple[Any, ...], error: str) -> None:
-    """What is unknown or of the wrong type gets the error that every D-Bus client knows."""
-    client = await home.client()
+async def test_errors_defined_by_dbus(fixture: BusFixture, call: tuple[Any, ...], error: str) -> None:
+    """Unknown names and wrong types are refused with the errors of D-Bus itself."""
+    client = await fixture.client()
     assert (await client.try_call(*call)).error == f"{BUS_ERROR}.{error}"
 
 
@@ -470,45 +476,45 @@ async def test_what_the_bus_defines(home: House, call: tuple[Any, ...], error: s
         ((path_of("operation", "0" * 26), OPERATION, "Cancel"), "NotFound"),
     ],
 )
-async def test_our_errors(home: House, call: tuple[Any, ...], error: str) -> None:
-    """An error of zfsilo keeps its name, its sentence and its reason."""
-    client = await home.client()
+async def test_errors_defined_by_zfsilo(fixture: BusFixture, call: tuple[Any, ...], error: str) -> None:
+    """An error of zfsilo has a name, a message and a reason."""
+    client = await fixture.client()
     refused = await client.try_call(*call)
     assert refused.error == f"{NAME}.Error.{error}"
     assert refused.body[0]
     assert refused.body[1].isupper()
 
 
-async def test_a_defect_is_logged_and_not_shown(
-    home: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_an_unexpected_exception_is_logged_and_not_shown(
+    fixture: BusFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What nobody expected is Internal: the journal has the traceback, the caller has not."""
-    monkeypatch.setattr(home.service, "capacity", lambda _root: 1 / 0)
-    client = await home.client()
+    """An unexpected exception is Internal: the journal has the traceback, the caller does not."""
+    monkeypatch.setattr(fixture.service, "capacity", lambda _root: 1 / 0)
+    client = await fixture.client()
     refused = await client.try_call(ROOT, MANAGER, "GetCapacity", "s", "")
     assert refused.error == f"{NAME}.Error.Internal"
     assert "ZeroDivision" not in str(refused.body)
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_a_wrong_value_of_ours_is_a_defect(
-    home: House, monkeypatch: pytest.MonkeyPatch
+async def test_a_value_of_the_wrong_type_is_an_internal_error(
+    fixture: BusFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A value that does not fit its type is an answer too, not silence."""
+    """A value that does not fit its type is replied to with an error."""
 
     async def stats(_volume: str) -> dict[str, int]:
         return {"used": -1}
 
-    monkeypatch.setattr(home.service, "stats", stats)
-    client = await home.client()
+    monkeypatch.setattr(fixture.service, "stats", stats)
+    client = await fixture.client()
     assert (await client.try_call(DATA, VOLUME, "Stats")).error == f"{NAME}.Error.Internal"
 
 
-async def test_texts_that_the_bus_cannot_carry(home: House) -> None:
-    """A NUL from elsewhere would end our connection: it is replaced."""
-    with home.store.write() as txn:
+async def test_strings_that_are_invalid_on_dbus(fixture: BusFixture) -> None:
+    """A NUL, which would close the connection, is replaced."""
+    with fixture.store.write() as txn:
         txn.put(Host(id="odd", labels=(("a", "b\0c"),), nqn="\udc80", iqn="iqn.2024-01.lab:ä"))
-    client = await home.client()
+    client = await fixture.client()
     path = path_of("host", "odd")
     assert await client.get(path, "Labels") == {"a": "b\ufffdc"}
     assert await client.get(path, "Iqn") == "iqn.2024-01.lab:ä"
@@ -518,9 +524,9 @@ async def test_texts_that_the_bus_cannot_carry(home: House) -> None:
 # Many
 
 
-async def test_many_calls_at_once(home: House) -> None:
-    """64 calls at once are all answered, each with its own answer."""
-    client = await home.client()
+async def test_many_calls_at_once(fixture: BusFixture) -> None:
+    """64 concurrent calls all get their own replies."""
+    client = await fixture.client()
     names = [f"v{number}" for number in range(64)]
     calls = (client.manager("CreateVolume", "sta{sv}", name, GIB, {}) for name in names)
     operations = await asyncio.gather(*calls)
@@ -529,24 +535,24 @@ async def test_many_calls_at_once(home: House) -> None:
     paths = await asyncio.gather(*(client.manager("GetVolume", "s", name) for name in names))
     assert paths == [path_of("volume", name) for name in names]
     finished = await client.heard("OperationFinished", 64)
-    assert sorted(each.body[0] for each in finished) == sorted(operations)
+    assert sorted(signal.body[0] for signal in finished) == sorted(operations)
 
 
-async def test_a_full_socket(home: House) -> None:
-    """More than the bus takes at once waits its turn."""
-    client = await home.client()
+async def test_a_full_socket(fixture: BusFixture) -> None:
+    """Messages that do not fit into the socket are sent later."""
+    client = await fixture.client()
     text = "x" * 100_000
     for _number in range(200):
-        home.front.emit(ROOT, MANAGER, "OperationFinished", "oss", ["/", text, text])
+        fixture.front.emit(ROOT, MANAGER, "OperationFinished", "oss", ["/", text, text])
     assert len(await client.heard("OperationFinished", 200)) == 200
     assert await client.get(ROOT, "Version") == "1.2.3"
 
 
-async def test_list_pages(home: House) -> None:
-    """Lists are complete and without repetition, page by page."""
+async def test_list_pages(fixture: BusFixture) -> None:
+    """The pages of a list are complete and do not overlap."""
     for name in ("a", "b.1", "c"):
-        await create(home, name)
-    client = await home.client()
+        await create(fixture, name)
+    client = await fixture.client()
     await client.done(
         path_of("volume", "c"),
         VOLUME,
@@ -564,13 +570,13 @@ async def test_list_pages(home: House) -> None:
     following = options(page_size=("u", 2), page_token=("s", token))
     rows, token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", following)
     assert ([row[0] for row in rows], token) == (["c"], "")
-    for wanted, found in (
+    for wanted, expected in (
         (options(labels=("a{ss}", {"app": "db"})), ["c"]),
         (options(labels=("a{ss}", {"app": "web"})), []),
         (options(state=("s", "PUBLISHED")), []),
     ):
         rows, token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", wanted)
-        assert ([row[0] for row in rows], token) == (found, "")
+        assert ([row[0] for row in rows], token) == (expected, "")
     names: list[str] = []
     token = ""
     while token or not names:
@@ -580,18 +586,18 @@ async def test_list_pages(home: House) -> None:
     assert len(names) == len(set(names)) == 1
 
 
-async def test_too_many_objects(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit GetManagedObjects refuses, the tree has no leaves, and paging still works."""
+async def test_too_many_objects(fixture: BusFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit GetManagedObjects fails, introspection lists no children, and pages work."""
     monkeypatch.setattr(objects, "MAX_OBJECTS", 4)
     volumes = [path_of("volume", name) for name in ("a", "b", "c")]
     for name in ("a", "b", "c"):
-        await create(home, name)
-    client = await home.client()
+        await create(fixture, name)
+    client = await fixture.client()
     (managed,) = await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
     assert sorted(managed) == [path_of("host", "take"), *volumes]
     assert managed[volumes[0]][VOLUME]["CapacityBytes"].value == GIB
-    await create(home, "d")
-    await create(home, "e")
+    await create(fixture, "d")
+    await create(fixture, "e")
     refused = await client.try_call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
     assert refused.error == f"{BUS_ERROR}.LimitsExceeded"
     assert "ListVolumes" in refused.body[0]
@@ -602,30 +608,32 @@ async def test_too_many_objects(home: House, monkeypatch: pytest.MonkeyPatch) ->
     assert len(rows) == 5
 
 
-async def test_more_calls_than_are_served(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is too much is refused at once; what is at work when we leave is still answered."""
+async def test_more_calls_than_the_limit(
+    fixture: BusFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls above the limit are refused at once; running ones are replied to before the close."""
     release = asyncio.Event()
 
     async def slow(_volume: str) -> dict[str, int]:
         await release.wait()
         return {"used": 1}
 
-    monkeypatch.setattr(home.service, "stats", slow)
+    monkeypatch.setattr(fixture.service, "stats", slow)
     monkeypatch.setattr(server, "MAX_CALLS", 2)
-    client = await home.client()
-    calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _each in range(3)]
+    client = await fixture.client()
+    calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _number in range(3)]
     done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    assert [each.result().error for each in done] == [f"{BUS_ERROR}.LimitsExceeded"]
-    leaving = asyncio.create_task(home.front.close())
+    assert [call.result().error for call in done] == [f"{BUS_ERROR}.LimitsExceeded"]
+    leaving = asyncio.create_task(fixture.front.close())
     await asyncio.sleep(0)
     release.set()
     await leaving
-    assert [(await each).body for each in waiting] == [[{"used": 1}]] * 2
+    assert [(await call).body for call in waiting] == [[{"used": 1}]] * 2
 
 
-async def test_usual_access_mode(home: House) -> None:
-    """A volume that allows no writer is published as it allows, without being told."""
-    client = await home.client()
+async def test_default_access_mode(fixture: BusFixture) -> None:
+    """A volume that allows no writer is published with a mode that it allows."""
+    client = await fixture.client()
     modes = options(access_modes=("as", ["MULTI_NODE_READER_ONLY"]))
     await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, modes)
     await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
@@ -633,9 +641,9 @@ async def test_usual_access_mode(home: House) -> None:
     assert published["take"]["access_mode"].value == "MULTI_NODE_READER_ONLY"
 
 
-async def test_no_reply_is_not_sent(home: House) -> None:
-    """A caller that wants no reply gets none, and the call is made."""
-    client = await home.client()
+async def test_no_reply_is_not_sent(fixture: BusFixture) -> None:
+    """A call without a reply expected gets no reply, and is done."""
+    client = await fixture.client()
     await client.bus.call(
         Message(
             destination=NAME,
@@ -650,14 +658,14 @@ async def test_no_reply_is_not_sent(home: House) -> None:
     assert (await client.heard("OperationFinished"))[0].body[1:] == ["volumes/data", "DONE"]
 
 
-# Who may
+# Access control
 
 
 @pytest.mark.skipif("os.geteuid() != 0")
 async def test_only_root_may_call(tmp_path: Path) -> None:
-    """The daemon itself refuses other users, whatever the bus lets through."""
-    async with house(tmp_path, OPEN) as home:
-        await create(home)
+    """The daemon itself refuses other users, whatever the policy of the bus allows."""
+    async with on_private_bus(tmp_path, OPEN) as fixture:
+        await create(fixture)
         for typed in (
             ("call", NAME, ROOT, MANAGER, "GetVolume", "s", "data"),
             ("call", NAME, DATA, VOLUME, "Delete", "a{sv}", "0"),
@@ -665,80 +673,80 @@ async def test_only_root_may_call(tmp_path: Path) -> None:
             ("introspect", NAME, DATA),
             ("call", NAME, ROOT, OBJECT_MANAGER, "GetManagedObjects"),
         ):
-            assert "Access denied" in await home.busctl(*typed, user=NOBODY)
-        nobody = await home.client(NOBODY)
+            assert "Access denied" in await fixture.busctl(*typed, user=NOBODY)
+        nobody = await fixture.client(NOBODY)
         refused = await nobody.try_call(DATA, VOLUME, "Delete", "a{sv}", {})
         assert refused.error == f"{BUS_ERROR}.AccessDenied"
         assert refused.body == [
             "uid 65534 may not use org.zfsilo1.destroy, only root: polkit does not run"
         ]
-        assert home.host.facts.names("zvol") == ["tank/zfsilo/data"]
+        assert fixture.host.facts.names("zvol") == ["tank/zfsilo/data"]
 
 
 @pytest.mark.skipif("os.geteuid() != 0")
-async def test_the_policy_lets_only_root_own_and_hear(tmp_path: Path) -> None:
-    """With our policy on a bus like the system's, all may call, and zfsilod then decides."""
-    async with house(tmp_path, SYSTEM) as home:
-        await create(home)
+async def test_with_the_policy_only_root_owns_the_name_and_receives_signals(tmp_path: Path) -> None:
+    """On a bus like the system bus all users may call, and zfsilod decides."""
+    async with on_private_bus(tmp_path, SYSTEM) as fixture:
+        await create(fixture)
         call = ("call", NAME, ROOT, MANAGER, "GetVolume", "s", "data")
-        assert await home.busctl(*call) == f'o "{DATA}"'
-        assert "Access denied" in await home.busctl(*call, user=NOBODY)
-        root, nobody = await home.client(), await home.client(NOBODY)
-        await create(home, "second")
+        assert await fixture.busctl(*call) == f'o "{DATA}"'
+        assert "Access denied" in await fixture.busctl(*call, user=NOBODY)
+        root, nobody = await fixture.client(), await fixture.client(NOBODY)
+        await create(fixture, "second")
         await root.heard("OperationFinished")
         refused = await nobody.try_call(ROOT, MANAGER, "GetVolume", "s", "data")
         assert refused.error == f"{BUS_ERROR}.AccessDenied"
-        # The answer came after whatever the bus let through before it.
+        # The bus would have sent signals before the reply.
         assert nobody.signals == []
         with pytest.raises(DBusError, match="not allowed to own"):
             await nobody.bus.request_name(NAME)
 
 
-async def test_a_name_that_is_taken(home: House) -> None:
-    """A second daemon says clearly that there is one."""
+async def test_a_name_with_another_owner(fixture: BusFixture) -> None:
+    """A second daemon reports the first one."""
     with pytest.raises(Unavailable, match="another zfsilod runs"):
-        await server.serve(home.address, home.service, version="2")
-    client = await home.client()
+        await server.serve(fixture.address, fixture.service, version="2")
+    client = await fixture.client()
     assert await client.get(ROOT, "Version") == "1.2.3"
-    await create(home)
+    await create(fixture)
     assert len(await client.heard("OperationFinished")) == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_no_bus(home: House) -> None:
-    """Without a bus the error says which."""
+async def test_no_bus(fixture: BusFixture) -> None:
+    """Without a bus the error contains its address."""
     with pytest.raises(Unavailable, match="unix:path=/nowhere cannot be reached"):
-        await server.serve("unix:path=/nowhere", home.service, version="2")
-    gc.collect()  # the library forgets a socket when it cannot connect: let it be found here
+        await server.serve("unix:path=/nowhere", fixture.service, version="2")
+    gc.collect()  # the library forgets a socket when it cannot connect: collected here
 
 
-async def test_a_policy_that_keeps_the_name(home: House) -> None:
-    """Where the policy is missing, the error says what to install."""
+async def test_a_policy_that_denies_the_name(fixture: BusFixture) -> None:
+    """Without the policy, the error names the file to install."""
     policy = OPEN.replace('<allow own="*"/>', f'<deny own="{NAME}"/>')
     refused = pytest.raises(PermissionDenied, match=r"org\.zfsilo1\.conf")
     with private_bus(policy) as address, refused:
-        await server.serve(address, home.service, version="2")
+        await server.serve(address, fixture.service, version="2")
 
 
-async def test_the_bus_goes_away(home: House, caplog: pytest.LogCaptureFixture) -> None:
-    """The daemon learns that its bus is gone, and goes on without."""
+async def test_the_bus_disappears(fixture: BusFixture, caplog: pytest.LogCaptureFixture) -> None:
+    """The daemon notices a lost bus, and continues without it."""
     with private_bus() as address:
-        front = await server.serve(address, home.service, version="2")
+        front = await server.serve(address, fixture.service, version="2")
         waiting = asyncio.create_task(front.closed())
     await asyncio.wait_for(waiting, 5)
     assert "lost the connection to the bus" in caplog.text
-    await create(home)
+    await create(fixture)
     await front.close()
 
 
-async def test_callers_are_forgotten(home: House) -> None:
-    """What is known of a caller goes with its name."""
-    bus = await connect(home.address)
-    known = home.front.identities.uids
+async def test_callers_are_forgotten(fixture: BusFixture) -> None:
+    """A caller is forgotten when its name loses its owner."""
+    bus = await connect(fixture.address)
+    known = fixture.front.identities.uids
     await bus.introspect(NAME, ROOT)
     name = bus.unique_name
     assert name in known
     await disconnect(bus)
-    client = await home.client()
+    client = await fixture.client()
     await client.manager("GetCapacity", "s", "")
     assert name not in known

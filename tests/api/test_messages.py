@@ -1,4 +1,4 @@
-"""Conversions: every enum has every name, and no message carries a secret but one."""
+"""The proto files: enumerations are complete, fields documented, and secrets in one message only."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
 
 
 @pytest.mark.parametrize(("enum", "names", "wire"), ENUMS)
-def test_every_enum_is_whole(enum: Any, names: tuple[str, ...], wire: EnumDescriptor) -> None:
+def test_every_enum_is_complete(enum: Any, names: tuple[str, ...], wire: EnumDescriptor) -> None:
     numbers = {enum.number(name) for name in names}
     prefix = re.sub(r"(?<!^)([A-Z])", r"_\1", wire.name).upper()
     planned = {operation_pb2.OPERATION_STATE_PLANNED} if wire.name == "OperationState" else set()
@@ -61,11 +61,11 @@ def test_every_enum_is_whole(enum: Any, names: tuple[str, ...], wire: EnumDescri
 
 
 def all_messages() -> dict[str, Descriptor]:
-    found: dict[str, Descriptor] = {}
+    descriptors: dict[str, Descriptor] = {}
 
     def add(descriptor: Descriptor) -> None:
-        if descriptor.full_name not in found:
-            found[descriptor.full_name] = descriptor
+        if descriptor.full_name not in descriptors:
+            descriptors[descriptor.full_name] = descriptor
             for field in descriptor.fields:
                 if field.message_type:
                     add(field.message_type)
@@ -74,25 +74,25 @@ def all_messages() -> dict[str, Descriptor]:
         for method in service.methods:
             add(method.input_type)
             add(method.output_type)
-    return found
+    return descriptors
 
 
-def test_only_one_answer_carries_secrets() -> None:
+def test_only_one_response_contains_secrets() -> None:
     secret = re.compile(r"password|secret|token|chap|key|digest")
-    found = {
+    fields = {
         f"{name}.{field.name}"
-        for name, each in all_messages().items()
-        for field in each.fields
+        for name, descriptor in all_messages().items()
+        for field in descriptor.fields
         if secret.search(field.name) and field.name not in ("page_token", "next_page_token", "key")
     }
-    assert found == {
+    assert fields == {
         "zfsilo.v1.FetchConnectionResponse.chap",
         "zfsilo.v1.Chap.password",
         "zfsilo.v1.Chap.mutual_password",
     }
 
 
-@pytest.mark.parametrize("path", PROTOS, ids=lambda each: each.stem)
+@pytest.mark.parametrize("path", PROTOS, ids=lambda path: path.stem)
 def test_everything_is_commented(path: Path) -> None:
     lines = path.read_text().splitlines()
     declared = re.compile(
@@ -118,22 +118,22 @@ def test_lists_of_requests_have_what_pages_need() -> None:
                 assert "next_page_token" in method.output_type.fields_by_name
 
 
-def test_every_enum_begins_unspecified() -> None:
+def test_every_enum_starts_with_unspecified() -> None:
     for file in (service_pb2, volume_pb2, operation_pb2):
         for enum in file.DESCRIPTOR.enum_types_by_name.values():
             assert enum.values_by_number[0].name.endswith("_UNSPECIFIED")
 
 
 @pytest.mark.parametrize("name", ["", "operations", "operations/", "operations/01J" + "Z" * 23])
-def test_wrong_operation_names(name: str) -> None:
+def test_invalid_operation_names(name: str) -> None:
     with pytest.raises(InvalidArgument):
         convert.operation_id(name)
 
 
 def test_progress() -> None:
     actions = tuple(
-        records.Action(step=each, up=True, status=status)  # type: ignore[arg-type]
-        for each, status in zip(steps(), ("UNCHANGED", "DONE", "STARTED", "PENDING"), strict=False)
+        records.Action(step=step, up=True, status=status)  # type: ignore[arg-type]
+        for step, status in zip(steps(), ("UNCHANGED", "DONE", "STARTED", "PENDING"), strict=False)
     )
     operation = records.Operation(
         id="o", kind="k", subject="s", title="t", actions=actions, claims=(), commit=()

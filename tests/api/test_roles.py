@@ -1,4 +1,4 @@
-"""Who may call what: the table, over the wire, and what a host is shown."""
+"""Authorization: the table of roles, its enforcement, and the view of a host."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from zfsilod.wire.stub import SERVICES, Api, Stub, path_of
 if TYPE_CHECKING:
     from tests.api.running import Front
 
-METHODS = {path_of(each): each for s in (*SERVICES, HEALTH, REFLECTION) for each in s.methods}
+METHODS = {path_of(method): method for s in (*SERVICES, HEALTH, REFLECTION) for method in s.methods}
 OPS = certificates.Identity(kind="user", id="ops", role="admin")
 CONSUMER = ("Connect", "Disconnect", "Stage", "Unstage", "Mount", "Unmount", "Grow")
 OTHER_IQN = "iqn.2026-01.org.example:b"
 
 
-def test_the_table_has_every_method_and_no_other() -> None:
+def test_the_table_has_exactly_the_methods() -> None:
     assert set(ROLES) == set(METHODS)
 
 
-def test_the_administrator_may_everything() -> None:
+def test_administrators_may_call_everything() -> None:
     assert all("admin" in roles for roles in ROLES.values())
 
 
@@ -66,7 +66,7 @@ def test_readers_only_read() -> None:
         assert ("reader" not in roles) or path.rpartition("/")[2].startswith(reading), path
 
 
-def test_no_other_host_commands_a_consumer() -> None:
+def test_no_remote_role_may_change_a_client() -> None:
     family = [path for path in ROLES if path.rpartition("/")[2] in [f"{n}Volume" for n in CONSUMER]]
     assert len(family) == len(CONSUMER)
     assert all(ROLES[path] == ("admin", "node") for path in family)
@@ -86,12 +86,12 @@ def test_the_readme_has_the_table() -> None:
     assert as_markdown() in readme.read_text()
 
 
-def test_what_is_not_in_the_table_is_refused() -> None:
+def test_unknown_methods_are_refused() -> None:
     with pytest.raises(PermissionDenied):
         authorize(Caller(role="admin", subject="x", origin="y"), "/zfsilo.v1.Service/Other")
 
 
-# Who calls, and as which role; or what they are answered whatever they call.
+# The identities and their roles; or the code of every call of an identity without a role.
 IDENTITIES = {
     "admin": "admin",
     "controller": "controller",
@@ -115,7 +115,7 @@ GROUP = 4242
 
 
 @pytest.mark.parametrize("who", IDENTITIES)
-async def test_the_table_holds_on_the_wire(front: Front, who: str) -> None:
+async def test_the_table_is_enforced(front: Front, who: str) -> None:
     channel = channel_of(front, who)
     expected = IDENTITIES[who]
     local = who.startswith(("node", "uid", "group", "another"))
@@ -134,7 +134,7 @@ async def test_the_table_holds_on_the_wire(front: Front, who: str) -> None:
 
 
 def channel_of(front: Front, who: str) -> Any:
-    """Return the channel of somebody of IDENTITIES."""
+    """Return the channel of an entry of IDENTITIES."""
     match who:
         case "admin" | "controller" | "reader" | "host":
             front.role(who, "take")
@@ -164,7 +164,7 @@ def channel_of(front: Front, who: str) -> Any:
 
 
 def of_user(front: Front, who: str) -> None:
-    """Come in as another user: the kernel tells who we were at connect(2)."""
+    """Connect as another user: the kernel reports the uid at connect(2)."""
     if os.getuid() != 0:
         pytest.skip("becomes other users")
     path = front.node_path if "CSI" in who else front.path
@@ -189,11 +189,11 @@ def of_user(front: Front, who: str) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(relay, accept)
     front.relays += [partial(loop.remove_reader, relay), relay.close]
-    front._kept(unix_channel_aio(path.with_name("relay.sock")))
+    front.keep(unix_channel_aio(path.with_name("relay.sock")))
 
 
 async def code_of(channel: Any, path: str, method: Any) -> grpc.StatusCode:
-    """Call a method with an empty request, and return what came of it."""
+    """Call a method with an empty request, and return the status code."""
     request = GetMessageClass(method.input_type)()
     parse = GetMessageClass(method.output_type).FromString
     if method.client_streaming:
@@ -211,7 +211,7 @@ async def code_of(channel: Any, path: str, method: Any) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-async def test_without_an_identity_nobody_is_anybody(front: Front) -> None:
+async def test_callers_without_credentials_are_refused(front: Front) -> None:
     channel = tls_channel_aio(front.access())
     front.channels.append(channel)
     for path, method in METHODS.items():
@@ -220,7 +220,7 @@ async def test_without_an_identity_nobody_is_anybody(front: Front) -> None:
         await Api(channel).volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
 
 
-async def test_wrong_tokens(front: Front) -> None:
+async def test_invalid_tokens(front: Front) -> None:
     right = front.token("admin", "ops")
     wrong = [
         right[:-1] + ("0" if right[-1] != "0" else "1"),
@@ -233,16 +233,16 @@ async def test_wrong_tokens(front: Front) -> None:
         "zfsilo-" + "0" * 26 + "-" + "0" * 64,
     ]
     for token in wrong:
-        with refused("UNAUTHENTICATED", "BAD_TOKEN") as found:
+        with refused("UNAUTHENTICATED", "BAD_TOKEN") as refusal:
             await front.bearer(token).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
-        assert token not in str(found.raw) or token == "x"
+        assert token not in str(refusal.raw) or token == "x"
     assert (
         await front.bearer(right).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
     ).name == TAKE
 
 
 @pytest.mark.parametrize("header", ["Bearer ", "Basic x", "bearer {}", "{}", "Bearer  {}"])
-async def test_wrong_authorization_headers(front: Front, header: str) -> None:
+async def test_invalid_authorization_headers(front: Front, header: str) -> None:
     channel = tls_channel_aio(front.access())
     front.channels.append(channel)
     text = header.format(front.token("admin", "ops"))
@@ -252,7 +252,7 @@ async def test_wrong_authorization_headers(front: Front, header: str) -> None:
         )
 
 
-async def test_two_tokens_are_none(front: Front) -> None:
+async def test_two_tokens_are_refused(front: Front) -> None:
     api = front.bearer(front.token("admin", "ops"))
     more = (("authorization", f"Bearer {front.token('admin', 'ops')}"),)
     with refused("UNAUTHENTICATED", "BAD_TOKEN"):
@@ -273,7 +273,7 @@ async def test_a_revoked_token_is_refused_on_an_open_connection(front: Front) ->
         await api.volumes.ListVolumes(pb.ListVolumesRequest())
 
 
-def test_only_the_digest_of_a_token_is_kept() -> None:
+def test_only_the_digest_of_a_token_is_stored() -> None:
     token, text = new_token("reader", "mon")
     assert text not in repr(token)
     assert text.rpartition("-")[2] not in repr(token)
@@ -283,7 +283,7 @@ def test_only_the_digest_of_a_token_is_kept() -> None:
         new_token("reader", "No Name")
 
 
-async def test_a_token_is_no_use_on_the_unix_socket(front: Front) -> None:
+async def test_a_token_is_ignored_on_the_unix_socket(front: Front) -> None:
     api = front.root()
     info = await api.service.GetServerInfo(
         service_pb2.GetServerInfoRequest(), metadata=(("authorization", "Bearer nonsense"),)
@@ -299,7 +299,7 @@ async def test_callers_are_named_with_their_token_and_address(front: Front) -> N
     assert info.caller.endswith(", 127.0.0.1)")
 
 
-async def test_a_token_ends(front: Front, monkeypatch: Any) -> None:
+async def test_a_token_expires(front: Front, monkeypatch: Any) -> None:
     token, text = new_token("reader", "mon", lasts_s=60)
     front.write(lambda txn: txn.put(token))
     api = front.bearer(text)
@@ -338,7 +338,7 @@ async def ask_as(front: Front, uid: int, gid: int, groups: list[int]) -> str:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes other users")
-async def test_other_users_are_refused_unless_their_group_is_ours(front: Front) -> None:
+async def test_other_users_need_the_group(front: Front) -> None:
     front.path.parent.chmod(0o755)
     front.server._callers._group = 4242
     assert "PERMISSION_DENIED uid 65534 is neither root nor in the group zfsilo" in await ask_as(
@@ -349,11 +349,11 @@ async def test_other_users_are_refused_unless_their_group_is_ours(front: Front) 
     assert "PERMISSION_DENIED" in await ask_as(front, 65534, 65534, [7])
 
 
-# What a host may
+# The role host
 
 
 async def two_hosts(front: Front) -> tuple[Any, Any, Any]:
-    """Make volumes, and return the interface as root, host take and host other."""
+    """Create volumes, and return the interface as root, host take and host other."""
     root = front.root()
     await root.hosts.CreateHost(
         host_pb2.CreateHostRequest(host_id="other", host=host_pb2.Host(iqn=OTHER_IQN))
@@ -367,12 +367,12 @@ async def two_hosts(front: Front) -> tuple[Any, Any, Any]:
     return root, front.role("host", "take"), front.role("host", "other")
 
 
-async def test_a_host_sees_what_concerns_it(front: Front) -> None:
+async def test_a_host_sees_its_volumes_only(front: Front) -> None:
     root, take, other = await two_hosts(front)
     seen = await take.volumes.ListVolumes(pb.ListVolumesRequest())
-    assert [each.id for each in seen.volumes] == ["any", "data", "given"]
+    assert [item.id for item in seen.volumes] == ["any", "data", "given"]
     seen = await other.volumes.ListVolumes(pb.ListVolumesRequest())
-    assert [each.id for each in seen.volumes] == ["any", "foreign"]
+    assert [item.id for item in seen.volumes] == ["any", "foreign"]
     assert list(seen.volumes[1].hosts) == ["other"]
     with refused("NOT_FOUND") as there:
         await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/foreign"))
@@ -385,12 +385,12 @@ async def test_a_host_sees_what_concerns_it(front: Front) -> None:
     listed = await take.volumes.ListVolumes(pb.ListVolumesRequest(filter="host = other"))
     assert list(listed.volumes) == []
     mine = await take.volumes.ListPublications(pb.ListPublicationsRequest())
-    assert [(each.volume, each.host) for each in mine.publications] == [("volumes/given", TAKE)]
+    assert [(item.volume, item.host) for item in mine.publications] == [("volumes/given", TAKE)]
     with refused("PERMISSION_DENIED", "OTHER_HOST"):
         await take.volumes.ListPublications(pb.ListPublicationsRequest(host="hosts/other"))
 
 
-async def test_a_host_has_new_secrets_made_for_itself_only(front: Front) -> None:
+async def test_a_host_rotates_its_own_secrets_only(front: Front) -> None:
     root, take, other = await two_hosts(front)
     ask = service_pb2.RotateSecretsRequest
     with refused("NOT_FOUND"):
@@ -401,12 +401,14 @@ async def test_a_host_has_new_secrets_made_for_itself_only(front: Front) -> None
     with refused("PERMISSION_DENIED", "OTHER_HOST"):
         await other.service.RotateSecrets(ask(volume="volumes/foreign", host=TAKE))
     mine = await take.volumes.ListPublications(pb.ListPublicationsRequest())
-    assert [(each.rotation, each.rotation_due) for each in mine.publications] == [(1, False)]
+    assert [
+        (publication.rotation, publication.rotation_due) for publication in mine.publications
+    ] == [(1, False)]
     rest = await root.volumes.ListPublications(pb.ListPublicationsRequest(host="hosts/other"))
-    assert [each.rotation for each in rest.publications] == [0]
+    assert [publication.rotation for publication in rest.publications] == [0]
 
 
-async def test_a_host_is_not_shown_what_this_host_itself_uses(front: Front) -> None:
+async def test_a_host_does_not_see_attachments_of_the_server(front: Front) -> None:
     root, take, _other = await two_hosts(front)
     await root.volumes.PublishVolume(publish())
     await root.volumes.ConnectVolume(connect())
@@ -417,10 +419,10 @@ async def test_a_host_is_not_shown_what_this_host_itself_uses(front: Front) -> N
         await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/local"))
 
 
-async def test_a_host_publishes_to_itself_where_it_may(front: Front) -> None:
+async def test_a_host_publishes_to_itself_where_allowed(front: Front) -> None:
     _root, take, other = await two_hosts(front)
     answer = await take.volumes.PublishVolume(pb.PublishVolumeRequest(name=DATA))
-    assert [each.host for each in answer.volume.publications] == [TAKE]
+    assert [publication.host for publication in answer.volume.publications] == [TAKE]
     assert list(answer.operation.actions) == []
     await other.volumes.PublishVolume(publish(name="volumes/any", host="hosts/other"))
     with refused("PERMISSION_DENIED", "OTHER_HOST"):
@@ -431,7 +433,7 @@ async def test_a_host_publishes_to_itself_where_it_may(front: Front) -> None:
         await take.volumes.PublishVolume(publish(name="volumes/given"))
 
 
-async def test_a_host_takes_back_its_own_only(front: Front) -> None:
+async def test_a_host_unpublishes_itself_only(front: Front) -> None:
     _root, take, other = await two_hosts(front)
     with refused("PERMISSION_DENIED"):
         await take.volumes.UnpublishVolume(
@@ -445,10 +447,12 @@ async def test_a_host_takes_back_its_own_only(front: Front) -> None:
         await other.volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name="volumes/given"))
     answer = await take.volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name="volumes/given"))
     assert not answer.HasField("volume")  # no more its to see
-    assert [each.host for each in front.read(lambda txn: list(txn.scan(Publication)))] == ["other"]
+    assert [
+        publication.host for publication in front.read(lambda txn: list(txn.scan(Publication)))
+    ] == ["other"]
 
 
-async def test_a_host_fetches_and_reports_its_own_only(front: Front) -> None:
+async def test_a_host_fetches_and_reports_for_itself_only(front: Front) -> None:
     _root, take, other = await two_hosts(front)
     own = await take.volumes.FetchConnection(pb.FetchConnectionRequest(name="volumes/given"))
     assert own.chap.password
@@ -507,5 +511,5 @@ async def test_health_and_reflection_for_readers(front: Front) -> None:
     )
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     async for answer in call(iter([asked])):
-        names = {each.name for each in answer.list_services_response.service}
+        names = {service.name for service in answer.list_services_response.service}
         assert {s.full_name for s in (*SERVICES, HEALTH, REFLECTION)} <= names

@@ -1,4 +1,4 @@
-"""VolumeService over the wire: the whole ladder, and what wrong requests get."""
+"""VolumeService: the life of a volume, etags, plans, and refused requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def climb(volumes: Any) -> None:
     await volumes.MountVolume(pb.MountVolumeRequest(name=DATA, path="/srv/data"))
 
 
-async def test_the_whole_ladder_up(front: Front) -> None:
+async def test_attaching(front: Front) -> None:
     volumes = front.root().volumes
     made = await volumes.CreateVolume(
         create(labels={"app": "db"}, properties={"compression": "lz4"})
@@ -75,7 +75,7 @@ async def test_the_whole_ladder_up(front: Front) -> None:
     assert await volumes.GetVolume(pb.GetVolumeRequest(name=DATA)) == mounted
 
 
-async def test_the_whole_ladder_down_leaves_nothing(front: Front) -> None:
+async def test_detaching_leaves_nothing(front: Front) -> None:
     volumes = front.root().volumes
     await climb(volumes)
     await volumes.UnmountVolume(pb.UnmountVolumeRequest(name=DATA, all_paths=True))
@@ -91,14 +91,14 @@ async def test_the_whole_ladder_down_leaves_nothing(front: Front) -> None:
         await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
 
 
-async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_back(
+async def test_connecting_publishes_if_needed_and_disconnecting_reverts_it(
     front: Front,
 ) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
-    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED") as found:
+    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED") as refusal:
         await volumes.ConnectVolume(connect())
-    assert found.error.facts["server"] == "give"
+    assert refusal.error.facts["server"] == "give"
     answer = await volumes.ConnectVolume(connect(publish_if_needed=True))
     assert answer.volume.attachment.published_here
     (one,) = front.read(lambda txn: list(txn.scan(Publication)))
@@ -111,7 +111,7 @@ async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_bac
     assert front.read(lambda txn: list(txn.scan(Publication))) == []
 
 
-async def test_a_repeat_is_already_so(front: Front) -> None:
+async def test_a_repeated_request_changes_nothing(front: Front) -> None:
     volumes = front.root().volumes
     await climb(volumes)
     before = front.zfsilo.facts
@@ -164,7 +164,7 @@ async def test_stats(front: Front) -> None:
     assert not of_filesystem.HasField("volsize_bytes")
 
 
-async def test_sync_puts_right_what_somebody_else_did(front: Front) -> None:
+async def test_sync_repairs_drift(front: Front) -> None:
     volumes = front.root().volumes
     await climb(volumes)
     uid = front.read(lambda txn: txn.get(Volume, "data")).uid
@@ -185,17 +185,17 @@ async def test_sync_puts_right_what_somebody_else_did(front: Front) -> None:
 
 
 async def delete_for_now(front: Front, name: str) -> pb.Volume:
-    """Delete a volume that something depends on, which shall stay."""
+    """Delete a volume and keep what depends on it."""
     volumes = front.root().volumes
-    found = await volumes.GetVolume(pb.GetVolumeRequest(name=f"volumes/{name}"))
-    needs = Dependent(id=f"{found.uid}/snapshots/a", name="snapshots/a")
+    volume = await volumes.GetVolume(pb.GetVolumeRequest(name=f"volumes/{name}"))
+    needs = Dependent(id=f"{volume.uid}/snapshots/a", name="snapshots/a")
     await front.service.write(lambda txn: txn.put(needs))
-    request = pb.DeleteVolumeRequest(name=found.name, dependents=pb.DEPENDENTS_KEEP)
+    request = pb.DeleteVolumeRequest(name=volume.name, dependents=pb.DEPENDENTS_KEEP)
     await volumes.DeleteVolume(request)
-    return found  # type: ignore[no-any-return]
+    return volume  # type: ignore[no-any-return]
 
 
-async def test_the_trash_over_the_wire(front: Front) -> None:
+async def test_trash(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     first = await delete_for_now(front, "data")
@@ -207,9 +207,9 @@ async def test_the_trash_over_the_wire(front: Front) -> None:
     request = pb.ListVolumesRequest(show_deleted=True, page_size=1)
     page = await volumes.ListVolumes(request)
     request.page_token = page.next_page_token
-    found = [*page.volumes, *(await volumes.ListVolumes(request)).volumes]
-    assert {each.uid for each in found} == {first.uid, second.uid}
-    assert all(each.HasField("delete_time") for each in found)
+    in_trash = [*page.volumes, *(await volumes.ListVolumes(request)).volumes]
+    assert {volume.uid for volume in in_trash} == {first.uid, second.uid}
+    assert all(volume.HasField("delete_time") for volume in in_trash)
     asked = pb.ListVolumesRequest(show_deleted=True)
     assert not (await front.role("host", "take").volumes.ListVolumes(asked)).volumes
     back = await volumes.UndeleteVolume(pb.UndeleteVolumeRequest(name=DATA, uid=first.uid))
@@ -272,7 +272,7 @@ async def at_all_states(front: Front) -> None:
     await volumes.StageVolume(pb.StageVolumeRequest(name="volumes/mid"))
 
 
-async def test_validate_only_tells_the_plan_of_every_change_and_changes_nothing(
+async def test_validate_only_returns_the_plan_and_changes_nothing(
     front: Front,
 ) -> None:
     volumes = front.root().volumes
@@ -295,11 +295,11 @@ async def test_every_mutation_can_be_validated_only() -> None:
     assert changing == set(DRY)
 
 
-async def test_an_old_etag_is_refused_by_every_change_that_takes_one(front: Front) -> None:
+async def test_every_change_with_an_etag_refuses_an_old_one(front: Front) -> None:
     volumes = front.root().volumes
     await at_all_states(front)
     facts = front.zfsilo.facts
-    taking = [name for name, each in DRY.items() if "etag" in each.DESCRIPTOR.fields_by_name]
+    taking = [name for name, message in DRY.items() if "etag" in message.DESCRIPTOR.fields_by_name]
     for method in taking:
         request = type(DRY[method])()
         request.CopyFrom(DRY[method])
@@ -356,7 +356,7 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 
 
-async def test_what_is_wrong_in_itself_is_an_invalid_argument(front: Front) -> None:
+async def test_invalid_requests(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     await volumes.PublishVolume(publish())
@@ -390,7 +390,7 @@ async def test_a_malformed_report_is_refused(front: Front, filesystem: pb.Filesy
         )
 
 
-async def test_wrong_states(front: Front) -> None:
+async def test_requests_in_the_wrong_state(front: Front) -> None:
     volumes = front.root().volumes
     with refused("NOT_FOUND"):
         await volumes.PublishVolume(publish())
@@ -402,14 +402,14 @@ async def test_wrong_states(front: Front) -> None:
     with refused("NOT_FOUND", "NO_SERVER"):
         await volumes.ConnectVolume(connect(server="elsewhere"))
     await volumes.PublishVolume(publish())
-    with refused("FAILED_PRECONDITION", "PUBLISHED") as found:
+    with refused("FAILED_PRECONDITION", "PUBLISHED") as refusal:
         await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
-    assert found.error.facts["hosts"] == "take"
+    assert refusal.error.facts["hosts"] == "take"
     with refused("FAILED_PRECONDITION", "NO_EPOCH"):
         await volumes.ConnectVolume(connect(epoch=7))
 
 
-async def test_a_live_session_holds_the_publication(front: Front) -> None:
+async def test_a_live_session_prevents_unpublishing(front: Front) -> None:
     volumes = front.root().volumes
     await climb(volumes)
     with refused("FAILED_PRECONDITION", "SESSION_LIVE"):
@@ -417,24 +417,24 @@ async def test_a_live_session_holds_the_publication(front: Front) -> None:
     assert (await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))).state == pb.STATE_MOUNTED
 
 
-async def test_the_connection_carries_the_secrets_of_a_publication(front: Front) -> None:
+async def test_the_connection_contains_the_secrets_of_a_publication(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
         await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
     volume = (await volumes.PublishVolume(publish(readonly=True))).volume
-    found = await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
+    connection = await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
     chap = front.service.store.chap("data/take")
-    assert {name: getattr(found.chap, name) for name in chap.values()} == chap.values()
-    assert (found.serial, found.size_bytes, found.epoch) == (volume.uid, GIB, 1)
-    assert found.target.endswith(f":{volume.uid}")
-    assert found.readonly
-    assert list(found.portals) == list(front.service.settings.export.portals)
+    assert {name: getattr(connection.chap, name) for name in chap.values()} == chap.values()
+    assert (connection.serial, connection.size_bytes, connection.epoch) == (volume.uid, GIB, 1)
+    assert connection.target.endswith(f":{volume.uid}")
+    assert connection.readonly
+    assert list(connection.portals) == list(front.service.settings.export.portals)
     with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
         await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host="hosts/other"))
 
 
-async def test_a_publication_without_access_mode_takes_one_that_the_volume_allows(
+async def test_the_default_access_mode_is_one_that_the_volume_allows(
     front: Front,
 ) -> None:
     volumes = front.root().volumes
@@ -444,7 +444,7 @@ async def test_a_publication_without_access_mode_takes_one_that_the_volume_allow
     assert one.access_mode == modes[0]
 
 
-async def test_block_volumes_and_thick_ones(front: Front) -> None:
+async def test_block_and_thick_volumes(front: Front) -> None:
     volumes = front.root().volumes
     made = (await volumes.CreateVolume(create(mode=pb.MODE_BLOCK, thin=False))).volume
     assert (made.mode, made.thin) == (pb.MODE_BLOCK, False)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from dbus_next import Message, Variant
 from dbus_next.signature import SignatureTree
 
-from tests.api.dbus_setup import GIB, house
+from tests.api.dbus_fixture import GIB, on_private_bus
 from tests.fuzz.values import Chance
 from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT, interfaces, path_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.api.dbus_setup import Client
+    from tests.api.dbus_fixture import BusClient
 
 AT_ONCE = 16
 DEADLINE_S = 20
@@ -35,8 +35,8 @@ class Outcome:
 async def fuzz(directory: Path, count: int, seed: int) -> Outcome:
     """Make so many calls of a zfsilod of our own."""
     outcome = Outcome()
-    async with house(directory) as home:
-        client = await home.client()
+    async with on_private_bus(directory) as fixture:
+        client = await fixture.client()
         await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
         numbers = iter(range(count))
 
@@ -50,7 +50,7 @@ async def fuzz(directory: Path, count: int, seed: int) -> Outcome:
     return outcome
 
 
-async def call(client: Client, outcome: Outcome, seed: int) -> None:
+async def call(client: BusClient, outcome: Outcome, seed: int) -> None:
     """Make one call that its seed decides."""
     chance = Chance(seed)
     methods = [m for each in interfaces().values() for m in each.methods.values()]

@@ -1,4 +1,4 @@
-"""The front door: who is let in, what is pumped, and what is refused."""
+"""The gateway: connections, limits, relaying, and the identity of peers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MIB = 1 << 20
 
 
 class Behind:
-    """A door with a plain server of ours behind it, in place of grpc."""
+    """A gateway with a plain server behind it, in place of grpc."""
 
     def __init__(self, directory: Path, limits: Limits | None) -> None:
         tls = ServerTls(directory / "tls")
@@ -87,7 +87,7 @@ class Behind:
         return reader, writer
 
     async def pair(self, kind: str = "unix") -> tuple[Any, Any]:
-        """Return both ends of a new connection, each as reader and writer: ours and the far one."""
+        """Return both ends of a new connection as reader and writer: near and far."""
         near = await (self.tcp() if kind == "tcp" else self.unix())
         return near, await asyncio.wait_for(self.arrived.get(), 5)
 
@@ -114,20 +114,20 @@ async def eventually(question: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_tag_stands_for_the_peer() -> None:
+async def test_a_tag_identifies_the_peer() -> None:
     async with behind() as built:
         _reader, unix = await built.unix()
         await eventually(lambda: len(built.names) == 1)
-        found = built.door.peer(built.names[0])
-        assert found is not None
-        assert (found.kind, found.uid) == ("unix", os.getuid())
-        assert set(found.groups) == {os.getgid(), *os.getgroups()}
-        assert found.address == f"pid {os.getpid()}"
+        peer = built.door.peer(built.names[0])
+        assert peer is not None
+        assert (peer.kind, peer.uid) == ("unix", os.getuid())
+        assert set(peer.groups) == {os.getgid(), *os.getgroups()}
+        assert peer.address == f"pid {os.getpid()}"
         _reader, tcp = await built.tcp()
         await eventually(lambda: len(built.names) == 2)
-        found = built.door.peer(built.names[1])
-        assert found is not None
-        assert (found.kind, found.address, found.uid) == ("tcp", "127.0.0.1", -1)
+        peer = built.door.peer(built.names[1])
+        assert peer is not None
+        assert (peer.kind, peer.address, peer.uid) == ("tcp", "127.0.0.1", -1)
         assert built.names[0] != built.names[1]
         unix.close()
         tcp.close()
@@ -163,7 +163,7 @@ async def test_a_slow_reader_holds_back_the_writer() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(writer.drain(), 0.3)
         left = writer.transport.get_write_buffer_size()
-        assert left > 32 * MIB  # the door took what fits into sockets, and one chunk
+        assert left > 32 * MIB  # the gateway buffers one chunk, the sockets the rest
         (connection,) = built.door._connections.values()
         assert sum(len(pipe._rest) for pipe in connection._pipes) <= relay.CHUNK_BYTES
         far_writer.transport.resume_reading()
@@ -185,7 +185,7 @@ async def test_one_half_may_end_before_the_other() -> None:
         await eventually(lambda: built.door.connections == 0)
 
 
-async def test_half_a_connection_does_not_last() -> None:
+async def test_a_half_closed_connection_is_closed() -> None:
     async with behind() as built:
         (reader, writer), (far_reader, far_writer) = await built.pair()
         far_writer.close()
@@ -195,7 +195,7 @@ async def test_half_a_connection_does_not_last() -> None:
         assert await far_reader.read() == b""
 
 
-async def test_a_connection_that_is_reset_is_gone() -> None:
+async def test_a_reset_connection_is_closed() -> None:
     async with behind() as built:
         with socket.create_connection(("127.0.0.1", built.port)) as client:
             await eventually(lambda: built.door.connections == 1)
@@ -203,14 +203,14 @@ async def test_a_connection_that_is_reset_is_gone() -> None:
         await eventually(lambda: built.door.connections == 0)
 
 
-async def test_there_are_only_so_many_connections() -> None:
+async def test_connections_are_limited() -> None:
     limits = Limits(unix=2, tcp=3, each=2)
     async with behind(limits) as built:
-        kept = [await built.tcp() for _each in range(2)]
+        kept = [await built.tcp() for _number in range(2)]
         await eventually(lambda: built.door.connections == 2)
         with pytest.raises(ConnectionError):
             await built.tcp()  # of the same address
-        kept += [await built.unix() for _each in range(2)]
+        kept += [await built.unix() for _number in range(2)]
         await eventually(lambda: built.door.connections == 4)
         reader, more = await built.unix()
         assert await reader.read() == b""
@@ -225,7 +225,7 @@ async def test_there_are_only_so_many_connections() -> None:
             writer.close()
 
 
-async def test_a_door_without_anything_behind_it_drops_its_callers() -> None:
+async def test_without_a_server_connections_are_dropped() -> None:
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
         door = Door(Path(directory) / "private")
         door.open(listen_unix(Path(directory) / "front.sock"))
@@ -236,7 +236,7 @@ async def test_a_door_without_anything_behind_it_drops_its_callers() -> None:
         door.close()
 
 
-async def test_without_descriptors_it_waits_and_goes_on(monkeypatch: Any) -> None:
+async def test_without_descriptors_it_waits_and_continues(monkeypatch: Any) -> None:
     monkeypatch.setattr(doors, "ACCEPT_PAUSE_S", 0.1)
 
     class Exhausted:
@@ -261,13 +261,13 @@ async def test_without_descriptors_it_waits_and_goes_on(monkeypatch: Any) -> Non
         listener = Exhausted(listen_unix(path))
         door.open(listener)  # type: ignore[arg-type]
         reader, writer = await asyncio.open_unix_connection(str(path))
-        assert await reader.read() == b""  # accepted at last; nothing is behind the door
+        assert await reader.read() == b""  # accepted at last; no server is behind the gateway
         assert listener.refusals == 0
         writer.close()
         door.close()
 
 
-def test_private_means_private(tmp_path: Path) -> None:
+def test_the_private_directory_is_private(tmp_path: Path) -> None:
     directory = tmp_path / "run" / "private"
     directory.mkdir(parents=True, mode=0o755)
     (directory / "plain.sock").touch()
@@ -276,7 +276,7 @@ def test_private_means_private(tmp_path: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-def test_a_socket_that_nobody_listens_on_is_replaced() -> None:
+def test_a_stale_socket_is_replaced() -> None:
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
         path = Path(directory) / "front.sock"
         listen_unix(path).close()
@@ -311,12 +311,12 @@ print([(s.family.name, s.fileno(), name) for s, name in inherited()])
 """
 
 
-def test_sockets_of_systemd_are_taken() -> None:
+def test_inherited_sockets() -> None:
     pytest.importorskip("systemd.daemon")
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory, ExitStack() as stack:
         unix = stack.enter_context(listen_unix(Path(directory) / "s"))
         tcp = stack.enter_context(listen_tcp("127.0.0.1", 0))
-        # As systemd does: the sockets are 3, 4 and 5 in the new process.
+        # As systemd passes them: descriptors 3, 4 and 5.
         actions = f"import os; os.dup2({unix.fileno()}, 103); os.dup2({tcp.fileno()}, 104)\n"
         actions += "os.dup2(103, 3); os.dup2(104, 4); os.dup2(103, 5)\n"
         done = subprocess.run(
@@ -335,16 +335,16 @@ def test_sockets_of_systemd_are_taken() -> None:
 # With grpc behind it
 
 
-async def test_peers_that_did_not_come_through_the_door_are_refused(front: Front) -> None:
+async def test_connections_that_bypass_the_gateway_are_refused(front: Front) -> None:
     for options in ([], [("grpc.default_authority", "localhost")]):
         channel = grpc.aio.insecure_channel(f"unix:{front.door.plain}", options=options)
         front.channels.append(channel)
-        with refused("UNAUTHENTICATED") as found:
+        with refused("UNAUTHENTICATED") as refusal:
             await Api(channel).volumes.ListVolumes(pb.ListVolumesRequest())
-        assert found.error.message == "connection bypassed the gateway"
+        assert refusal.error.message == "connection bypassed the gateway"
 
 
-async def test_a_tag_that_somebody_made_up_is_refused(front: Front) -> None:
+async def test_a_forged_tag_is_refused(front: Front) -> None:
     front.root()
     await front.channels[-1].channel_ready()
     (real,) = front.door._connections
@@ -354,7 +354,7 @@ async def test_a_tag_that_somebody_made_up_is_refused(front: Front) -> None:
             name = "unix-abstract:" + bound.getsockname()[1:].decode()
             assert front.door.peer(name) is None
     with socket.socket(socket.AF_UNIX) as bound, pytest.raises(OSError, match="in use"):
-        bound.bind(f"\0{real}")  # the kernel keeps a living tag for its owner
+        bound.bind(f"\0{real}")  # the kernel reserves the tag of an open connection
 
 
 SERVE = """
@@ -426,7 +426,7 @@ async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, k
         await eventually(lambda: front.door.connections == 0)
 
 
-async def test_a_door_that_is_shut_lets_nobody_in_but_keeps_who_is_in(front: Front) -> None:
+async def test_a_gateway_that_stops_listening_keeps_its_connections(front: Front) -> None:
     api = front.root()
     await api.volumes.ListVolumes(pb.ListVolumesRequest())
     front.door.shut()
@@ -438,6 +438,6 @@ async def test_a_door_that_is_shut_lets_nobody_in_but_keeps_who_is_in(front: Fro
 async def test_many_calls_at_once(front: Front) -> None:
     apis = [front.root(), front.role("reader", "monitor")]
     calls = [
-        api.volumes.ListVolumes(pb.ListVolumesRequest()) for api in apis for _each in range(100)
+        api.volumes.ListVolumes(pb.ListVolumesRequest()) for api in apis for _number in range(100)
     ]
     assert len(await asyncio.gather(*calls)) == 200
