@@ -19,7 +19,7 @@ from dbus_next.auth import AuthExternal
 from tests import doubles
 from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT
 from zfsilod.api.dbus.server import DbusFront, serve
-from zfsilod.systemd.bus import PatientSocket, close_socket
+from zfsilod.systemd.bus import close_socket, wait_while_full
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -210,20 +210,29 @@ class BusFixture:
             await disconnect(bus)
 
 
+class AuthAs(AuthExternal):  # type: ignore[misc]
+    """Authenticates as another user than the real one of this process."""
+
+    def __init__(self, user: int) -> None:
+        super().__init__()
+        self._user = user
+
+    def _authentication_start(self, negotiate_unix_fd: bool = False) -> str:
+        """Return the first line of the authentication (overrides the library's)."""
+        own = str(super()._authentication_start(negotiate_unix_fd))
+        return f"AUTH EXTERNAL {str(self._user).encode().hex()}" if self._user else own
+
+
 async def connect(address: str, user: int = 0) -> MessageBus:
     """Connect to a bus, as this user."""
-    proof = AuthExternal()
-    if user:
-        hello = f"AUTH EXTERNAL {str(user).encode().hex()}"
-        proof._authentication_start = lambda **_options: hello
     before = os.geteuid()
     os.seteuid(user or before)  # the kernel reports the uid to the bus, at connect(2)
     try:
-        bus = MessageBus(bus_address=address, auth=proof)
+        bus = MessageBus(bus_address=address, auth=AuthAs(user))
     finally:
         os.seteuid(before)
     await bus.connect()
-    bus._writer.sock = PatientSocket(bus._sock)
+    wait_while_full(bus)
     return bus
 
 

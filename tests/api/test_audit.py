@@ -50,7 +50,9 @@ async def test_an_operation_is_recorded_with_its_end(front: Front, records: Reco
         "ZFSILO_OPERATION": answer.operation.name.partition("/")[2],
         "ZFSILO_OUTCOME": "DONE",
     }
-    front.service.executor.refresh(answer.operation.name.partition("/")[2])  # a second signal of systemd
+    front.service.executor.refresh(
+        answer.operation.name.partition("/")[2]
+    )  # a second signal of systemd
     assert len(records) == 1
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from zfsilo.v1 import host_pb2, operation_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
@@ -69,8 +71,35 @@ def test_a_role_of_an_imported_authority_is_limited() -> None:
     ],
 )
 def test_invalid_uris_are_not_identities(uris: list[str]) -> None:
+    authority = made("ca").certificate_pem
+    valid = ["zfsilo://user/a", "zfsilo://role/admin"]
+    assert certificates.identify_pem(certificate_with(valid), authority).identity.id == "a"
     with pytest.raises(Unauthenticated):
-        certificates._identity([uri for uri in uris if uri.startswith(certificates.SCHEME)])
+        certificates.identify_pem(certificate_with(uris), authority)
+
+
+def certificate_with(uris: list[str]) -> bytes:
+    """Return a certificate of the authority "ca" with these alternative names."""
+    issuer = certificates.load(made("ca").certificate_pem)
+    key = serialization.load_pem_private_key(made("ca").key_pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    template = certificates.load(certificates.issue(made("ca"), OPS).certificate_pem)
+    builder = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer.subject)
+        .subject_name(template.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(template.not_valid_before_utc)
+        .not_valid_after(template.not_valid_after_utc)
+    )
+    for extension in template.extensions:
+        if not isinstance(extension.value, x509.SubjectAlternativeName):
+            builder = builder.add_extension(extension.value, extension.critical)
+    if uris:
+        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def test_an_authority_signs_no_other_authority() -> None:
@@ -283,7 +312,9 @@ async def test_a_revocation_ends_an_idle_stream(front: Front, monkeypatch: Any) 
             await stream.read()
 
 
-async def test_a_certificate_that_expires_during_a_connection(front: Front, monkeypatch: Any) -> None:
+async def test_a_certificate_that_expires_during_a_connection(
+    front: Front, monkeypatch: Any
+) -> None:
     api = front.role("reader", "mon")
     await hello(api)
     later = dt.datetime.now(dt.UTC).timestamp() + 86400 * 2
@@ -344,7 +375,9 @@ async def test_a_server_without_a_certificate_refuses_connections(front: Front) 
         await front.role("admin", "ops").volumes.ListVolumes(pb.ListVolumesRequest())
 
 
-async def test_a_server_keeps_its_certificate_when_the_files_break(front: Front, tmp_path: Path) -> None:
+async def test_a_server_keeps_its_certificate_when_the_files_break(
+    front: Front, tmp_path: Path
+) -> None:
     assert await hello(front.role("reader", "mon"))
     front.tls.files.host.write_text("no certificate")
     assert await hello(front.role("reader", "mon"))

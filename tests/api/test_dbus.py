@@ -287,7 +287,7 @@ async def test_a_failure_is_rolled_back_and_signalled(fixture: BusFixture) -> No
 
 
 async def test_cancel_and_busy(fixture: BusFixture) -> None:
-    """A running operation shows its actions, is joined by an equal request, and can be cancelled."""
+    """A running operation shows its actions, is joined by equal requests, and can be cancelled."""
     client = await fixture.client()
     fixture.launcher.gate.clear()
     arguments = (ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB)
@@ -444,7 +444,9 @@ async def test_errors_name_the_invalid_option(
         ((DATA, OBJECT_MANAGER, "GetManagedObjects"), "UnknownInterface"),
     ],
 )
-async def test_errors_defined_by_dbus(fixture: BusFixture, call: tuple[Any, ...], error: str) -> None:
+async def test_errors_defined_by_dbus(
+    fixture: BusFixture, call: tuple[Any, ...], error: str
+) -> None:
     """Unknown names and wrong types are refused with the errors of D-Bus itself."""
     client = await fixture.client()
     assert (await client.try_call(*call)).error == f"{BUS_ERROR}.{error}"
@@ -476,7 +478,9 @@ async def test_errors_defined_by_dbus(fixture: BusFixture, call: tuple[Any, ...]
         ((path_of("operation", "0" * 26), OPERATION, "Cancel"), "NotFound"),
     ],
 )
-async def test_errors_defined_by_zfsilo(fixture: BusFixture, call: tuple[Any, ...], error: str) -> None:
+async def test_errors_defined_by_zfsilo(
+    fixture: BusFixture, call: tuple[Any, ...], error: str
+) -> None:
     """An error of zfsilo has a name, a message and a reason."""
     client = await fixture.client()
     refused = await client.try_call(*call)

@@ -23,11 +23,13 @@ CLASSES = sorted(set(errors.BY_NAME.values()), key=lambda kind: kind.__name__)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-async def test_every_error_reaches_the_client(front: Front, kind: type[errors.ZfsiloError]) -> None:
-    def fail(_token: str) -> Any:
+async def test_every_error_reaches_the_client(
+    front: Front, monkeypatch: pytest.MonkeyPatch, kind: type[errors.ZfsiloError]
+) -> None:
+    def fail(*_arguments: object) -> None:
         raise kind('ein Fehler: "data"\n100 %', reason="SOME_REASON", volume="data", hosts="a,b")
 
-    front.server._callers._is_revoked = fail
+    monkeypatch.setattr("zfsilod.api.rpc.server.authorize", fail)
     with refused(kind.code, "SOME_REASON") as refusal:
         await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
     assert refusal.error.message == 'ein Fehler: "data"\n100 %'
@@ -62,13 +64,15 @@ async def test_an_unexpected_exception_is_logged_and_not_sent(
     assert "ZeroDivisionError: the password is 1234" in caplog.text
 
 
-async def test_many_long_facts_still_reach_the_client(front: Front) -> None:
+async def test_many_long_facts_still_reach_the_client(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
     facts = {f"fact{number}": "x" * 3000 for number in range(50)}
 
-    def fail(_token: str) -> Any:
+    def fail(*_arguments: object) -> None:
         raise errors.Busy("long " * 1000, **facts)
 
-    front.server._callers._is_revoked = fail
+    monkeypatch.setattr("zfsilod.api.rpc.server.authorize", fail)
     with refused("ABORTED", "BUSY") as refusal:
         await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
     assert refusal.error.facts["fact0"] == "x" * status.MAX_FACT_CHARACTERS
@@ -104,7 +108,7 @@ def test_facts_named_like_parameters_are_dropped() -> None:
     packed = Status(code=10, message="m")
     packed.details.add().Pack(info)
 
-    class Answer(grpc.RpcError):  # type: ignore[misc]
+    class ServerError(grpc.RpcError):  # type: ignore[misc]
         def code(self) -> grpc.StatusCode:
             return grpc.StatusCode.ABORTED
 
@@ -114,6 +118,6 @@ def test_facts_named_like_parameters_are_dropped() -> None:
         def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
             return ((status.DETAILS, packed.SerializeToString()),)
 
-    error = status.from_status(Answer())
+    error = status.from_status(ServerError())
     assert isinstance(error, errors.Busy)
     assert (error.message, error.reason, error.facts) == ("m", "R", {})

@@ -344,17 +344,18 @@ async def test_connections_that_bypass_the_gateway_are_refused(front: Front) -> 
         assert refusal.error.message == "connection bypassed the gateway"
 
 
-async def test_a_forged_tag_is_refused(front: Front) -> None:
-    front.root()
-    await front.channels[-1].channel_ready()
-    (real,) = front.door._connections
-    for made_up in ("zfsilo/1/1", real + "0", real.rpartition("/")[0]):
-        with socket.socket(socket.AF_UNIX) as bound:
-            bound.bind(f"\0{made_up}")
-            name = "unix-abstract:" + bound.getsockname()[1:].decode()
-            assert front.door.peer(name) is None
-    with socket.socket(socket.AF_UNIX) as bound, pytest.raises(OSError, match="in use"):
-        bound.bind(f"\0{real}")  # the kernel reserves the tag of an open connection
+async def test_a_forged_tag_is_refused() -> None:
+    async with behind() as built:
+        await built.pair()
+        real = built.names[0].removeprefix("unix-abstract:")
+        assert built.door.peer(built.names[0]) is not None
+        for forged in ("zfsilo/1/1", real + "0", real.rpartition("/")[0]):
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(f"\0{forged}")
+                name = "unix-abstract:" + bound.getsockname()[1:].decode()
+                assert built.door.peer(name) is None
+        with socket.socket(socket.AF_UNIX) as bound, pytest.raises(OSError, match="in use"):
+            bound.bind(f"\0{real}")  # the kernel reserves the tag of an open connection
 
 
 SERVE = """

@@ -1,4 +1,4 @@
-"""The proto files: enumerations are complete, fields documented, and secrets in one message only."""
+"""The proto files: complete enumerations, documented fields, secrets in one message only."""
 
 from __future__ import annotations
 

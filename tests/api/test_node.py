@@ -82,9 +82,7 @@ async def test_root_has_the_role_node_on_the_csi_socket(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fields", [{"restore": pb.RESTORE_BOOT}, {"publish_if_needed": True}], ids=str
 )
-async def test_a_node_cannot_publish_or_restore_at_boot(
-    tmp_path: Path, fields: Any
-) -> None:
+async def test_a_node_cannot_publish_or_restore_at_boot(tmp_path: Path, fields: Any) -> None:
     async with kubelet_of(tmp_path) as at:
         with refused("PERMISSION_DENIED", "NOT_THE_NODES"):
             await at.node.volumes.ConnectVolume(connect(**fields))

@@ -67,7 +67,9 @@ async def test_a_volume_names_its_running_operation(front: Front) -> None:
     assert (await call.read()).volume.operation == ""
 
 
-async def test_after_the_deadline_the_error_names_the_operation_which_continues(front: Front) -> None:
+async def test_after_the_deadline_the_error_names_the_operation_which_continues(
+    front: Front,
+) -> None:
     begun = time.monotonic()
     call, name = await held(front, timeout=0.7)
     with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED") as refusal:

@@ -170,7 +170,7 @@ def of_user(front: Front, who: str) -> None:
     path = front.node_path if "CSI" in who else front.path
     path.chmod(0o666)
     path.parent.chmod(0o755)
-    front.server._callers._group = GROUP
+    front.server.callers.group = GROUP
     relay = listen_unix(path.with_name("relay.sock"))
 
     def accept() -> None:
@@ -340,7 +340,7 @@ async def ask_as(front: Front, uid: int, gid: int, groups: list[int]) -> str:
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes other users")
 async def test_other_users_need_the_group(front: Front) -> None:
     front.path.parent.chmod(0o755)
-    front.server._callers._group = 4242
+    front.server.callers.group = 4242
     assert "PERMISSION_DENIED uid 65534 is neither root nor in the group zfsilo" in await ask_as(
         front, 65534, 65534, []
     )

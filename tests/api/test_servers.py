@@ -138,7 +138,9 @@ async def test_the_error_names_a_server_that_does_not_respond(front: Front) -> N
         await servers.close()
 
 
-async def test_a_server_that_exceeds_the_deadline_is_unavailable(front: Front, monkeypatch: Any) -> None:
+async def test_a_server_that_exceeds_the_deadline_is_unavailable(
+    front: Front, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(module, "CALL_DEADLINE_S", 0.6)
     await front.root().volumes.CreateVolume(create())
     front.zfsilo.launcher.gate.clear()

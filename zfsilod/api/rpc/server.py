@@ -104,7 +104,7 @@ class GrpcServer:
         self._door = door
         self._files = files
         self._audit = service.audit
-        self._callers = Callers(self._find_token, self._is_revoked)
+        self.callers = Callers(self._find_token, self._is_revoked)
         self._tasks: Tasks = set()
         self._stopping = asyncio.Event()
         self._health = HealthMethods()
@@ -253,7 +253,7 @@ class GrpcServer:
             values = [v for k, v in context.invocation_metadata() if k == "authorization"]
             authorization = " ".join(values)  # two values do not form a valid one
         try:
-            return self._callers.of(peer, authorization)
+            return self.callers.of(peer, authorization)
         except Unauthenticated as error:
             if error.reason == REVOKED:
                 self._door.turn_out(name)
