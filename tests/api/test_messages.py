@@ -10,6 +10,7 @@ import pytest
 from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
 
 from tests.examples import steps
+from zfsilod.ctl.command_table import COMMANDS
 from zfsilod.model import records
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.wire import convert, enums
@@ -58,6 +59,26 @@ def test_every_enum_is_complete(enum: Any, names: tuple[str, ...], wire: EnumDes
             enum.name(wrong)
     with pytest.raises(InvalidArgument):
         enum.name(99, names[0])
+
+
+def test_zfsiloctl_offers_the_enumerations_of_the_model() -> None:
+    expected = {
+        "--access-mode": get_args(records.AccessMode),
+        "--fs-type": records.FILESYSTEMS,
+        "--restore": get_args(records.Restore),
+        "volume list --state": records.STATES[1:],
+        "operation list --state": get_args(records.OperationState),
+    }
+    checked = set()
+    for command in COMMANDS:
+        for argument in command.arguments:
+            for key in (argument.names[0], f"{command.words} {argument.names[0]}"):
+                if key in expected:
+                    choices = argument.options["choices"]
+                    assert isinstance(choices, tuple)
+                    assert sorted(choices) == sorted(name.lower() for name in expected[key]), key
+                    checked.add(key)
+    assert checked == set(expected)
 
 
 def all_messages() -> dict[str, Descriptor]:
