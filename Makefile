@@ -1,5 +1,5 @@
 # zfsilo. `make demo` shows the main job on two machines, `make check` needs no root,
-# `make test` is all that CI runs. The first run says what it installs; see README.md.
+# `make test` is all that CI runs. The first run says what it installs; see docs/testing.md.
 
 SHELL := /bin/sh
 PYTHON ?= python3
@@ -11,15 +11,24 @@ DOCS = $(DATA)/doc/zfsilo
 ETC ?= /etc
 
 VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
-RUN = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi $(VENV)/bin/python
+RUNTIME = $(eval RUNTIME := $$(shell $(PYTHON) tests/setup runtime))$(RUNTIME)
+MODULES = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi
+RUN = $(MODULES) $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
+UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
+	--ignore=tests/nix --ignore=tests/bench --ignore=tests/csi/suite
 
-.PHONY: help demo lab bench fuzz test check unit systemd-test lab-test deb deb-test nix-test lint stubs
+.PHONY: help try demo lab bench fuzz test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
-.PHONY: csi-test sanity upgrade-test
+.PHONY: csi-test sanity upgrade-test transcripts coverage tools release
 
 help:
 	@sed -n 's/^## //p' Makefile
+
+## make try      a shell with zfsiloctl, over a simulated host: no root, no ZFS
+try:
+	@$(MODULES) $(RUNTIME)/bin/python proto/build.py >/dev/null
+	@$(MODULES) $(RUNTIME)/bin/python -m tests.playground
 
 ## make demo     the main job on two virtual machines, step by step
 demo: stubs
@@ -32,14 +41,22 @@ lab: stubs
 	$(RUN) -m tests.lab
 
 ## make test     everything: what CI runs
-test: check csi-test crash-test nix-test deb-test systemd-test lab-test
+test: lint coverage csi-test crash-test nix-test deb-test systemd-test lab-test
 
 ## make check    linters, types and unit tests: 3 minutes, no root
 check: lint unit
 
-unit: stubs
-	$(PYTEST) tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
-		--ignore=tests/nix --ignore=tests/bench --ignore=tests/csi/suite
+unit: stubs tools
+	$(PYTEST) $(UNIT_TESTS)
+
+## make coverage the unit tests, and which branches they reach; fails below the floor of pyproject.toml
+coverage: stubs tools
+	$(RUN) -m coverage run -m pytest $(UNIT_TESTS)
+	$(RUN) -m coverage report
+
+# Shells and linters that Debian has; without root what is missing is named, and its tests skip.
+tools:
+	@$(PYTHON) tests/setup tools >/dev/null
 
 lint: stubs
 	$(VENV)/bin/ruff check .
@@ -89,7 +106,7 @@ crash-test: stubs
 fuzz: stubs
 	$(RUN) -m tests.fuzz
 
-## make bench    the figures of the README
+## make bench    the figures of docs/measurements.md
 bench: stubs
 	$(PYTHON) tests/setup systemd lab
 	$(RUN) -m tests.bench
@@ -125,7 +142,11 @@ endif
 
 ## make docs     manual pages, the gRPC reference and shell completion, in build/doc
 docs:
-	$(PYTHON) units/doc/build.py build/doc
+	$(PYTHON) docs/build.py build/doc
+
+## make transcripts    today's output into the transcripts of the documentation
+transcripts: stubs
+	$(RUN) -m tests.docs.transcripts
 
 # All but the libraries: what a package for a distribution starts from.
 install-files: docs
@@ -140,7 +161,7 @@ install-files: docs
 	install -m 644 build/doc/*.md units/monitoring/alerts.yml units/monitoring/dashboard.json \
 		$(DESTDIR)$(DOCS)
 	install -d $(DESTDIR)$(DOCS)/examples
-	install -m 644 units/doc/examples/*.toml $(DESTDIR)$(DOCS)/examples
+	install -m 644 docs/examples/*.toml $(DESTDIR)$(DOCS)/examples
 	for section in 1 5 8; do \
 		install -d $(DESTDIR)$(DATA)/man/man$$section; \
 		install -m 644 build/doc/*.$$section $(DESTDIR)$(DATA)/man/man$$section; done
@@ -169,5 +190,9 @@ define launcher
 	chmod 755 $(DESTDIR)$(3)
 endef
 
+## make release  VERSION=x.y.z: the version everywhere, the changelog's section, a commit and a tag
+release:
+	$(PYTHON) docs/release.py $(VERSION)
+
 clean:
-	rm -rf build dist proto/*/v1/*_pb2.py proto/*/v1/*_pb2.pyi
+	rm -rf .coverage build dist proto/*/v1/*_pb2.py proto/*/v1/*_pb2.pyi

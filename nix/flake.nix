@@ -19,13 +19,13 @@
       }));
       machine = name: nixpkgs.lib.nixosSystem {
         system = "x86_64-linux";
-        specialArgs.story = import ./story.nix;
+        specialArgs.scenario = import ./scenario.nix;
         modules = [
           { nixpkgs.overlays = [ self.overlays.default ]; }
           microvm.nixosModules.microvm
           self.nixosModules.default
           ./microvm.nix
-          (import ./story.nix).machines.${name}
+          (import ./scenario.nix).machines.${name}
         ];
       };
     in
@@ -39,7 +39,7 @@
       nixosModules.default = ./module.nix;
 
       checks = eachSystem (pkgs: {
-        give-and-take = pkgs.callPackage ./give-and-take.nix { module = self.nixosModules.default; };
+        two-machines = pkgs.callPackage ./two-machines.nix { module = self.nixosModules.default; };
       });
 
       # Machines for development: nix run 'path:.?dir=nix#nixosConfigurations.give.config.microvm.declaredRunner'

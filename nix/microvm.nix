@@ -1,5 +1,5 @@
-# What makes a MicroVM of a machine of the story: a network between the two, a disk for the pool.
-{ config, lib, story, ... }:
+# MicroVM settings of a machine of the scenario: a network between both machines, a disk for the pool.
+{ config, lib, scenario, ... }:
 
 let
   name = config.networking.hostName;
@@ -19,9 +19,9 @@ in
   networking.useNetworkd = true;
   systemd.network.networks."10-lan" = {
     matchConfig.Type = "ether";
-    address = [ "${story.addresses.${name}}/24" ];
+    address = [ "${scenario.addresses.${name}}/24" ];
   };
   networking.extraHosts = lib.concatStringsSep "\n"
-    (lib.mapAttrsToList (host: address: "${address} ${host}") story.addresses);
+    (lib.mapAttrsToList (host: address: "${address} ${host}") scenario.addresses);
   services.getty.autologinUser = "root";
 }

@@ -6,20 +6,20 @@ let
   inherit (lib) mkOption types;
   toml = pkgs.formats.toml { };
 
-  # Only what was set: the daemon's own defaults stay the one place where they are written.
-  given = lib.filterAttrs (_name: value: value != null && value != [ ]);
+  # Writes only options that are set, so that defaults are defined in the daemon alone.
+  nonDefault = lib.filterAttrs (_name: value: value != null && value != [ ]);
   table = name: values: lib.optionalAttrs (values != { }) { ${name} = values; };
 
   settings = lib.recursiveUpdate
-    (table "daemon" (given { host_id = cfg.hostId; })
-      // table "server" (lib.optionalAttrs cfg.server.enable (given {
+    (table "daemon" (nonDefault { host_id = cfg.hostId; })
+      // table "server" (lib.optionalAttrs cfg.server.enable (nonDefault {
         inherit (cfg.server) root portals overcommit;
         iqn_prefix = cfg.server.iqnPrefix;
       })))
     cfg.settings;
 
   volumeFile = name: volume: lib.nameValuePair "zfsilo/volumes.d/${name}.toml" {
-    source = toml.generate "zfsilo-${name}.toml" (given {
+    source = toml.generate "zfsilo-${name}.toml" (nonDefault {
       inherit (volume) server volume state;
       mount_path = volume.mountPath;
       fs_type = volume.fsType;
@@ -38,68 +38,68 @@ let
 
   volume = types.submodule {
     options = {
-      server = mkOption { type = id; description = "The storage host, as `zfsiloctl server list` names it."; };
-      volume = mkOption { type = types.nullOr id; default = null; description = "Its id there, where that is another one."; };
+      server = mkOption { type = id; description = "The server, by its name in `zfsiloctl server list`."; };
+      volume = mkOption { type = types.nullOr id; default = null; description = "The volume's id on the server; null: the attribute name."; };
       state = mkOption {
         type = types.enum [ "connected" "staged" "mounted" ];
         default = "mounted";
-        description = "How far up it shall be.";
+        description = "The state to bring the volume to at boot.";
       };
-      mountPath = mkOption { type = types.nullOr types.path; default = null; description = "Where it is mounted."; };
-      fsType = mkOption { type = types.nullOr (types.enum [ "ext4" "xfs" ]); default = null; description = "The filesystem of an empty volume."; };
+      mountPath = mkOption { type = types.nullOr types.path; default = null; description = "The mount point."; };
+      fsType = mkOption { type = types.nullOr (types.enum [ "ext4" "xfs" ]); default = null; description = "The filesystem that is created on an empty volume."; };
       mountOptions = mkOption { type = types.listOf types.str; default = [ ]; description = "Mount options."; };
-      readOnly = mkOption { type = types.bool; default = false; description = "Whether writes are refused."; };
+      readOnly = mkOption { type = types.bool; default = false; description = "Whether the volume is attached read-only."; };
     };
   };
 in
 {
   options.services.zfsilo = {
-    enable = mkOption { type = types.bool; default = false; description = "Whether zfsilod runs."; };
-    package = mkOption { type = types.package; default = pkgs.zfsilo; description = "The package."; };
-    hostId = mkOption { type = types.nullOr id; default = null; description = "This host's id; null: its host name."; };
+    enable = mkOption { type = types.bool; default = false; description = "Whether to run zfsilod."; };
+    package = mkOption { type = types.package; default = pkgs.zfsilo; description = "The zfsilo package to use."; };
+    hostId = mkOption { type = types.nullOr id; default = null; description = "The id of this host; null: its host name."; };
     settings = mkOption {
       type = toml.type;
       default = { };
       example = { sync.interval_s = 60; };
-      description = "Further keys of zfsilod.toml(5); they win over the options here.";
+      description = "Additional keys of zfsilod.toml(5); they override the other options.";
     };
 
     server = {
-      enable = mkOption { type = types.bool; default = false; description = "Whether this host serves volumes."; };
-      root = mkOption { type = types.nullOr types.str; default = null; example = "tank/zfsilo"; description = "The dataset below which volumes are made. It must exist."; };
-      portals = mkOption { type = types.listOf types.str; default = [ "0.0.0.0:3260" ]; description = "Where iSCSI targets listen."; };
-      iqnPrefix = mkOption { type = types.nullOr types.str; default = null; description = "Of all targets; null: made from the host's id."; };
-      overcommit = mkOption { type = types.nullOr types.float; default = null; description = "How many times the pool thin volumes may promise."; };
-      openFirewall = mkOption { type = types.bool; default = true; description = "Whether consumers may reach the portals and the API."; };
+      enable = mkOption { type = types.bool; default = false; description = "Whether this host is a server."; };
+      root = mkOption { type = types.nullOr types.str; default = null; example = "tank/zfsilo"; description = "The parent dataset of all volumes. It must exist."; };
+      portals = mkOption { type = types.listOf types.str; default = [ "0.0.0.0:3260" ]; description = "Addresses and ports of the iSCSI targets."; };
+      iqnPrefix = mkOption { type = types.nullOr types.str; default = null; description = "Prefix of the target names; null: derived from the host id."; };
+      overcommit = mkOption { type = types.nullOr types.float; default = null; description = "Maximum total size of thin volumes, as a multiple of the pool's size."; };
+      openFirewall = mkOption { type = types.bool; default = true; description = "Whether to open the firewall for the portals and the API."; };
     };
 
     tls = {
-      enable = mkOption { type = types.bool; default = cfg.server.enable; defaultText = "services.zfsilo.server.enable"; description = "Whether other hosts may talk to zfsilod (TLS 1.3, port 9750)."; };
-      address = mkOption { type = types.str; default = "[::]:9750"; description = "Where it listens for them."; };
+      enable = mkOption { type = types.bool; default = cfg.server.enable; defaultText = "services.zfsilo.server.enable"; description = "Whether zfsilod accepts connections from other hosts (TLS 1.3, port 9750)."; };
+      address = mkOption { type = types.str; default = "[::]:9750"; description = "The address and port for connections from other hosts."; };
     };
 
     client = {
-      enable = mkOption { type = types.bool; default = false; description = "Whether this host uses volumes of others."; };
-      initiatorName = mkOption { type = types.nullOr types.str; default = null; example = "iqn.2026-01.org.example:take"; description = "This host's iSCSI name."; };
+      enable = mkOption { type = types.bool; default = false; description = "Whether this host is a client."; };
+      initiatorName = mkOption { type = types.nullOr types.str; default = null; example = "iqn.2026-01.org.example:take"; description = "The iSCSI initiator name of this host."; };
       serverFiles = mkOption {
         type = types.attrsOf types.path;
         default = { };
         example = { give = "/run/secrets/zfsilo-give.toml"; };
-        description = "Files of servers.d by server: a secret each, so never a path in the store. `zfsiloctl join` makes them.";
+        description = "Files of servers.d by server name. They contain secrets, so they must not be in the Nix store. `zfsiloctl join` creates them.";
       };
-      volumes = mkOption { type = types.attrsOf volume; default = { }; description = "What is attached at boot, by its name here."; };
+      volumes = mkOption { type = types.attrsOf volume; default = { }; description = "Volumes that are attached at boot, by their name on this host."; };
     };
   };
 
   config = lib.mkIf cfg.enable (lib.mkMerge [
     {
       assertions = [
-        { assertion = cfg.server.enable -> cfg.server.root != null; message = "services.zfsilo.server.root names no dataset"; }
-        { assertion = cfg.client.enable -> cfg.client.initiatorName != null; message = "services.zfsilo.client.initiatorName is not set"; }
-        { assertion = cfg.client.volumes == { } || cfg.client.enable; message = "services.zfsilo.client.volumes without services.zfsilo.client.enable"; }
-      ] ++ lib.mapAttrsToList (name: each: {
-        assertion = (each.state == "mounted") == (each.mountPath != null);
-        message = "services.zfsilo.client.volumes.${name}: mountPath goes with state \"mounted\"";
+        { assertion = cfg.server.enable -> cfg.server.root != null; message = "services.zfsilo.server.root is not set: name the parent dataset of the volumes"; }
+        { assertion = cfg.client.enable -> cfg.client.initiatorName != null; message = "services.zfsilo.client.initiatorName is not set: name the iSCSI initiator"; }
+        { assertion = cfg.client.volumes == { } || cfg.client.enable; message = "services.zfsilo.client.volumes needs services.zfsilo.client.enable"; }
+      ] ++ lib.mapAttrsToList (name: volume: {
+        assertion = (volume.state == "mounted") == (volume.mountPath != null);
+        message = "services.zfsilo.client.volumes.${name}: mountPath must be set if, and only if, state is \"mounted\"";
       }) cfg.client.volumes;
 
       environment.systemPackages = [ cfg.package ];
@@ -117,7 +117,7 @@ in
       systemd.timers.zfsilo-renew.wantedBy = [ "timers.target" ];
       systemd.services = lib.mkMerge [
         {
-          # A change of the configuration restarts the daemon; what it exported and mounted stays.
+          # A changed configuration restarts the daemon; exports and mounts are not interrupted.
           zfsilod = { wantedBy = [ "multi-user.target" ]; restartTriggers = [ config.environment.etc."zfsilo/zfsilod.toml".source ]; };
         }
         (lib.mapAttrs' volumeUnit cfg.client.volumes)
@@ -127,7 +127,7 @@ in
     (lib.mkIf cfg.tls.enable {
       systemd.sockets.zfsilod-tcp = {
         wantedBy = [ "sockets.target" ];
-        # The empty one takes back the unit's own.
+        # The empty string clears the list of the unit file.
         listenStreams = [ "" cfg.tls.address ];
       };
     })
@@ -143,7 +143,7 @@ in
       boot.kernelModules = [ "iscsi_tcp" "nvme-tcp" ];
       boot.supportedFilesystems = [ "ext4" "xfs" ];
       services.openiscsi = { enable = true; name = cfg.client.initiatorName; };
-      # Links, as the secret is elsewhere; the daemon refuses what others can read.
+      # Links to the secret files; the daemon refuses files that other users can read.
       systemd.tmpfiles.rules = lib.mapAttrsToList
         (name: file: "L+ /etc/zfsilo/servers.d/${name}.toml - - - - ${file}")
         cfg.client.serverFiles;

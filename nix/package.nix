@@ -1,5 +1,5 @@
-# The daemon, its worker and zfsiloctl, with their units and D-Bus files at the places where
-# systemd.packages, services.dbus.packages and services.udev.packages look for them.
+# The daemon, its worker and zfsiloctl, with units, D-Bus files and udev rules in the folders that
+# systemd.packages, services.dbus.packages and services.udev.packages read.
 { lib, python3Packages }:
 
 python3Packages.buildPythonApplication {
@@ -23,10 +23,10 @@ python3Packages.buildPythonApplication {
     systemd
     tomli
   ];
-  # Their exact versions are nixpkgs' own; the stubs are made anew by its grpcio-tools.
+  # nixpkgs has other versions; its grpcio-tools regenerates the protobuf modules to match.
   pythonRelaxDeps = true;
 
-  # NixOS has its tools where the running system is, and ours in the store.
+  # On NixOS the tools are in the running system's path, the programs of zfsilo in the store.
   postPatch = ''
     substituteInPlace zfsilod/systemd/launcher.py \
       --replace-fail /usr/lib/zfsilo/zfsilo-worker $out/bin/zfsilo-worker
@@ -35,14 +35,14 @@ python3Packages.buildPythonApplication {
     substituteInPlace units/*.service \
       --replace-quiet /usr/bin/ $out/bin/ --replace-quiet /usr/lib/zfsilo/ $out/bin/
   '';
-  # The launchers of `make install` are for a library of their own; here Python's build made better ones.
+  # The launchers of `make install` expect /usr/lib/zfsilo; the Python build has installed its own.
   postInstall = ''
     make install-files PREFIX=$TMPDIR/files ETC=$TMPDIR/files/etc PYTHON=python3
     rm -r $TMPDIR/files/bin $TMPDIR/files/lib/zfsilo
     cp -r $TMPDIR/files/. $out/
   '';
 
-  doCheck = false; # `make check` wants the whole tree of tests; the NixOS test runs what matters
+  doCheck = false; # `make check` needs the tests of the whole tree; the NixOS test covers the package
   pythonImportsCheck = [ "zfsilod.daemon" "zfsilod.engine.worker" "zfsilod.ctl" ];
 
   meta = {

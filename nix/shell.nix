@@ -1,4 +1,4 @@
-# What `make check` needs, and nothing of the machine.
+# A shell with the dependencies of `make check`.
 { mkShell, zfsilo, python3, python3Packages, gnumake, git }:
 
 mkShell {
@@ -18,6 +18,6 @@ mkShell {
       vulture
     ]))
   ];
-  # The Makefile makes an environment of its own unless it is told of this one.
+  # The Makefile creates its own environment; commands run by hand use this one.
   shellHook = "export PYTHONPATH=$PWD:$PWD/proto";
 }

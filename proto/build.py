@@ -1,8 +1,9 @@
-"""Make the Python modules of the .proto files beside them: a script, and hatchling's build hook.
+"""Generates Python modules from the .proto files: a script, and a build hook of hatchling.
 
     python proto/build.py
 
-They are not kept in git, and made again only when a .proto file, or this one, is newer.
+The modules are stored beside the .proto files, not in git, and regenerated when a .proto file or
+this file is newer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def hook() -> Any:
-    """Return what hatchling's hooks derive from; in a checkout, without hatchling, nothing."""
+    """Return the base class of hatchling's hooks, or object where hatchling is not installed."""
     try:
         from hatchling.builders.hooks.plugin.interface import BuildHookInterface
     except ImportError:
@@ -25,44 +26,50 @@ def hook() -> Any:
 
 
 class CustomBuildHook(hook()):  # type: ignore[misc]
-    """What hatchling runs before it packs a wheel."""
+    """Generates the modules before hatchling builds a wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Make the modules, whatever was there: they belong to the build's own protoc."""
+        """Generate the modules even if they are new: they must match the protoc of the build."""
         generate(force=True)
 
 
 def generate(*, force: bool = False) -> bool:
-    """Make the modules if need be, and tell whether it was."""
+    """Generate the modules unless they are up to date; return whether they were generated."""
     sources = sorted(HERE.glob("*/**/*.proto"))
     if not force and not stale(sources):
         return False
     with tempfile.TemporaryDirectory(dir=HERE, prefix=".build-") as draft:
         compile_into(Path(draft), sources)
-        for made in sorted(Path(draft).rglob("*_pb2.py*")):
-            # Whoever imports them meanwhile sees the old module or the new one, never half of it.
-            made.replace(HERE / made.relative_to(draft))
+        for module in sorted(Path(draft).rglob("*_pb2.py*")):
+            # Atomic: a concurrent import reads the old module or the new one.
+            module.replace(HERE / module.relative_to(draft))
     return True
 
 
 def stale(sources: list[Path]) -> bool:
-    """Tell whether a module is missing or older than what it is made of."""
-    newest = max(each.stat().st_mtime for each in (*sources, Path(__file__)))
-    made = [each.with_name(f"{each.stem}_pb2{end}") for each in sources for end in (".py", ".pyi")]
-    return any(not each.exists() or each.stat().st_mtime < newest for each in made)
+    """Return whether a module is missing or older than its sources."""
+    newest = max(path.stat().st_mtime for path in (*sources, Path(__file__)))
+    modules = [
+        source.with_name(f"{source.stem}_pb2{suffix}")
+        for source in sources
+        for suffix in (".py", ".pyi")
+    ]
+    return any(not module.exists() or module.stat().st_mtime < newest for module in modules)
 
 
 def compile_into(draft: Path, sources: list[Path]) -> None:
-    """Run protoc. Its own copies of google/protobuf/*.proto come with grpc_tools."""
+    """Run protoc; grpc_tools has the copies of google/protobuf/*.proto that it needs."""
     from grpc_tools import protoc
 
-    known = Path(protoc.__file__).with_name("_proto")
-    names = [str(each.relative_to(HERE)) for each in sources]
-    arguments = [f"--proto_path={HERE}", f"--proto_path={known}"]
+    well_known = Path(protoc.__file__).with_name("_proto")
+    names = [str(source.relative_to(HERE)) for source in sources]
+    arguments = [f"--proto_path={HERE}", f"--proto_path={well_known}"]
     outputs = [f"--python_out={draft}", f"--pyi_out={draft}"]
     if protoc.main(["protoc", *arguments, *outputs, *names]) != 0:
-        raise SystemExit("protoc failed")
+        raise SystemExit(f"protoc failed for {' '.join(names)}")
 
 
 if __name__ == "__main__":
-    sys.stdout.write("made proto/**/*_pb2.py\n" if generate() else "nothing to do\n")
+    sys.stdout.write(
+        "generated proto/**/*_pb2.py\n" if generate() else "proto/**/*_pb2.py are up to date\n"
+    )

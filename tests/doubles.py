@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.examples import HOW, TAKE
 from zfsilod.engine import plans
 from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.fake import FakeHost
+from zfsilod.model.connection import Connection
 from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable
 from zfsilod.model.records import Host, Operation, Publication, Volume
-from zfsilod.requests.attach import Connection
+from zfsilod.model.settings import Settings
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
-from zfsilod.requests.request import Request, Settings
 from zfsilod.requests.rotate_secrets import RotateSecrets
+from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from zfsilod.engine.steps import Reported
+    from zfsilod.engine.steps.filesystem import Reported
     from zfsilod.model.chap import Chap
+    from zfsilod.requests.request import Request
 
 DEADLINE_S = 20
 SETTINGS = Settings(host_id="take", root="tank/zfsilo", export=HOW, overcommit=2.0)
@@ -69,7 +71,7 @@ class ThreadLauncher:
         self.hint(unit)
 
 
-class OwnServer:
+class LocalServer:
     """This very host as the server of its own volumes; `away` makes it unreachable."""
 
     service: Service
@@ -77,13 +79,13 @@ class OwnServer:
 
     async def fetch(self, _server: str, volume: str) -> tuple[Connection, Chap]:
         self._reach()
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             found, published = txn.get(Volume, volume), txn.get(Publication, f"{volume}/take")
         if found is None:
             raise NotFound(f"there is no volume {volume} on this host")
         if published is None:
             raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
-        export = self.service.settings.export
+        export = self.service.context.settings.export
         connection = Connection(
             volume=volume,
             target=plans.target_name(export.prefix, found),
@@ -96,7 +98,7 @@ class OwnServer:
             readonly=published.readonly,
             filesystem=found.filesystem,
         )
-        return connection, self.service.store.chap(published.secret)
+        return connection, self.service.context.store.chap(published.secret)
 
     async def publish(self, _server: str, volume: str, *, client_operation: str) -> None:
         await self._do(Publish(volume=volume, host="take", client_operation=client_operation))
@@ -119,11 +121,11 @@ class OwnServer:
 
     async def usage(self, _server: str, volume: str, *, timeout_s: float) -> dict[str, int]:
         self._reach()
-        return self.service.machine.zfs.usage(f"tank/zfsilo/{volume}")
+        return self.service.context.machine.zfs.usage(f"tank/zfsilo/{volume}")
 
     async def publications(self, _server: str) -> list[Publication]:
         self._reach()
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return [each for each in txn.scan(Publication) if each.host == "take"]
 
     async def rotate(self, _server: str, volume: str) -> None:
@@ -136,7 +138,7 @@ class OwnServer:
         if self.away:
             raise Unavailable("give does not answer")
 
-    async def _do(self, request: Request) -> None:
+    async def _do(self, request: Request[Any]) -> None:
         self._reach()
         operation = await self.service.submit(request, caller="host take")
         await self.service.wait(operation.id, DEADLINE_S)
@@ -149,11 +151,11 @@ class House:
         self.service = service
         self.host = host
         self.launcher = launcher
-        self.server = OwnServer()
+        self.server = LocalServer()
         self.server.service = service
-        service.servers = self.server
+        service.context.servers = self.server
 
-    async def do(self, *requests: Request) -> Operation:
+    async def do(self, *requests: Request[Any]) -> Operation:
         """Carry requests out one after the other; raise what a caller would see."""
         operation = None
         for request in requests:
@@ -174,9 +176,10 @@ async def house(directory: Path, settings: Settings = SETTINGS) -> AsyncIterator
     store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
     host = FakeHost(chap=store.chap)
     launcher = ThreadLauncher(store, host)
-    service = Service(store, host, launcher, OwnServer(), settings, boot_id=read_boot_id())
+    context = ServiceContext(store, host, LocalServer(), settings, boot_id=read_boot_id())
+    service = Service(context, launcher)
     launcher.hint = service.executor.refresh
-    service.recovery_s = 0  # no session of a fake host comes back by itself
+    service.context.session_recovery_s = 0  # no session of a fake host comes back by itself
     built = House(service, host, launcher)
     await built.do(CreateHost(id="take", iqn=TAKE))
     try:

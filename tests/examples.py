@@ -7,26 +7,28 @@ request is tested by adding a line here.
 from __future__ import annotations
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import Formatted, NoAcl, NoExport, NoNode, NoUnknownAcls
+from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps.access import NoAcl, NoUnknownAcls
+from zfsilod.engine.steps.export import NoExport
+from zfsilod.engine.steps.filesystem import Formatted
+from zfsilod.engine.steps.session import NoNode
 from zfsilod.model.chap import Chap
+from zfsilod.model.host_facts import Disk, Filesystem, SnapshotRef
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
     Action,
     Attachment,
-    Disk,
-    Filesystem,
-    HostStep,
     Mount,
     Operation,
     Publication,
-    SnapshotRef,
     Step,
     Volume,
 )
+from zfsilod.model.settings import Export
 
 UID = "0123456789abcdef0123456789abcdef"
 TAKE = "iqn.2024-01.lab.take:host"
-HOW = plans.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=("10.77.0.1:3260",))
+HOW = Export(prefix="iqn.2026-01.org.zfsilo:give", portals=("10.77.0.1:3260",))
 GIB = 1 << 30
 
 VOLUME = Volume(
@@ -42,9 +44,11 @@ VOLUME = Volume(
 OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
 COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
 SNAPSHOT_REFS = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in (VOLUME, OTHER))
-CUT = plans.cut("c" * 32, SNAPSHOT_REFS[:1])
-GROUP = plans.cut("e" * 32, SNAPSHOT_REFS)
-ORIGIN = plans.Origin(snapshot_ref=SNAPSHOT_REFS[0], cut="c" * 32, own=False, size_bytes=GIB)
+CUT = plans.snapshot_set("c" * 32, SNAPSHOT_REFS[:1])
+GROUP = plans.snapshot_set("e" * 32, SNAPSHOT_REFS)
+ORIGIN = plans.Origin(
+    snapshot_ref=SNAPSHOT_REFS[0], snapshot_uid="c" * 32, own=False, size_bytes=GIB
+)
 TRASH = f"tank/.trash/{UID}"
 PUBLICATION = Publication(id="data/take", volume="data", host="take", initiator=TAKE, epoch=1)
 SECOND = Publication(
@@ -102,7 +106,7 @@ class Example(Record):
 
 def _server() -> tuple[Example, ...]:
     created = (plans.zvol(VOLUME),)
-    exported = (*created, *plans.export(VOLUME, HOW))
+    exported = (*created, *plans.export_steps(VOLUME, HOW))
     published = (*exported, *plans.grant(VOLUME, PUBLICATION, HOW, []))
     twice = (*published, *plans.grant(VOLUME, SECOND, HOW, [PUBLICATION]))
     return (
@@ -121,7 +125,7 @@ def _server() -> tuple[Example, ...]:
         Example(
             name="create-from-volume",
             before=created,
-            actions=plans.clone(COPY, ORIGIN.but(own=True, cut="d" * 32), "01jd"),
+            actions=plans.clone(COPY, ORIGIN.but(own=True, snapshot_uid="d" * 32), "01jd"),
         ),
         Example(
             name="delete-into-trash",
@@ -177,7 +181,7 @@ def _server() -> tuple[Example, ...]:
             before=exported,
             actions=(
                 *plans.up([NoUnknownAcls(target=TARGET)]),
-                *plans.down(plans.export(VOLUME, HOW)),
+                *plans.down(plans.export_steps(VOLUME, HOW)),
             ),
         ),
         Example(
@@ -191,26 +195,30 @@ def _server() -> tuple[Example, ...]:
 
 
 def _consumer() -> tuple[Example, ...]:
-    connected = tuple(plans.connection(ATTACHMENT))
-    staged = (*connected, *plans.staging(ATTACHMENT))
+    connected = tuple(plans.connection_steps(ATTACHMENT))
+    staged = (*connected, *plans.staging_steps(ATTACHMENT))
     formatted = (*connected, Formatted(disk=ATTACHMENT.disk, filesystem=ATTACHMENT.filesystem))
-    mounted = (*staged, *plans.mounting(ATTACHMENT, ATTACHMENT.mounts[0]))
-    block = (*connected, *plans.mounting(BLOCK, BLOCK.mounts[0]))
+    mounted = (*staged, *plans.mounting_steps(ATTACHMENT, ATTACHMENT.mounts[0]))
+    block = (*connected, *plans.mounting_steps(BLOCK, BLOCK.mounts[0]))
     return (
         Example(name="connect", before=(), actions=plans.up(connected)),
-        Example(name="disconnect", before=connected, actions=plans.descent(ATTACHMENT, connected)),
-        Example(name="stage", before=connected, actions=plans.up(plans.staging(ATTACHMENT))),
-        Example(name="stage-clone", before=formatted, actions=plans.up(plans.staging(CLONED))),
+        Example(
+            name="disconnect", before=connected, actions=plans.detach_path(ATTACHMENT, connected)
+        ),
+        Example(name="stage", before=connected, actions=plans.up(plans.staging_steps(ATTACHMENT))),
+        Example(
+            name="stage-clone", before=formatted, actions=plans.up(plans.staging_steps(CLONED))
+        ),
         Example(
             name="stage-clone-readonly",
             before=formatted,
-            actions=plans.up(plans.staging(CLONED.but(stage_readonly=True))),
+            actions=plans.up(plans.staging_steps(CLONED.but(stage_readonly=True))),
         ),
         Example(name="unstage", before=staged, actions=plans.unstaging(ATTACHMENT)),
         Example(
             name="mount",
             before=staged,
-            actions=plans.up(plans.mounting(ATTACHMENT, ATTACHMENT.mounts[0])),
+            actions=plans.up(plans.mounting_steps(ATTACHMENT, ATTACHMENT.mounts[0])),
         ),
         Example(
             name="unmount",
@@ -225,7 +233,7 @@ def _consumer() -> tuple[Example, ...]:
         Example(
             name="mount-block",
             before=connected,
-            actions=plans.up(plans.mounting(BLOCK, BLOCK.mounts[0])),
+            actions=plans.up(plans.mounting_steps(BLOCK, BLOCK.mounts[0])),
         ),
         Example(
             name="unmount-block", before=block, actions=plans.unmounting(BLOCK, BLOCK.mounts[0])
@@ -242,17 +250,17 @@ def _consumer() -> tuple[Example, ...]:
         Example(
             name="disconnect-by-force",
             before=mounted,
-            actions=(*plans.abandoning(ATTACHMENT), *plans.down(connected)),
+            actions=(*plans.forced_detach_path(ATTACHMENT), *plans.down(connected)),
         ),
         Example(
             name="disconnect-block-by-force",
             before=block,
-            actions=(*plans.abandoning(BLOCK), *plans.down(connected)),
+            actions=(*plans.forced_detach_path(BLOCK), *plans.down(connected)),
         ),
         Example(
             name="unmount-by-force",
             before=mounted,
-            actions=plans.detaching(ATTACHMENT, ATTACHMENT.mounts),
+            actions=plans.forced_unmount(ATTACHMENT, ATTACHMENT.mounts),
         ),
     )
 

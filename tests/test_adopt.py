@@ -12,24 +12,13 @@ from zfsilod.model.errors import (
     Conflict,
     FailedPrecondition,
     NotFound,
-    StoreCorrupt,
 )
-from zfsilod.model.records import (
-    Attachment,
-    Dependent,
-    Snapshot,
-    SnapshotGroup,
-    SnapshotRef,
-    Trashed,
-    Volume,
-)
-from zfsilod.requests import orphans
-from zfsilod.requests.adoption import find
+from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests.attach import Connect, MountAt, Stage
-from zfsilod.requests.deletion import DeleteVolume, Purger, UndeleteVolume
+from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.orphans import RemoveOrphans
-from zfsilod.requests.pool_import import adopt_all
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import (
     CreateSnapshot,
@@ -38,11 +27,12 @@ from zfsilod.requests.snapshots import (
     DeleteSnapshotGroup,
 )
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
-from zfsilod.storage.store import Store
+from zfsilod.service.orphan_scan import find_orphans
+from zfsilod.service.pool_import import adopt_all
+from zfsilod.service.pool_scan import find_zvol
+from zfsilod.service.purger import Purger
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.doubles import House
 
 GIB = 1 << 30
@@ -67,7 +57,7 @@ DOWN = (Disconnect(id="data", force=True), Unpublish(volume="data"))
 
 
 def volume(zfsilo: House) -> Volume | None:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(Volume, "data")
 
 
@@ -75,11 +65,11 @@ async def forget(zfsilo: House, *buckets: str) -> None:
     """Lose records, as with the state directory."""
     for bucket in buckets:
         key = "data/take" if bucket == "publication" else "data"
-        await zfsilo.service.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
+        await zfsilo.service.context.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
 
 
 async def names(zfsilo: House) -> list[str]:
-    return [each.name.partition("/")[0] for each in await orphans.find(zfsilo.service)]
+    return [orphan.name.partition("/")[0] for orphan in await find_orphans(zfsilo.service.context)]
 
 
 async def test_what_records_own_is_no_orphan(zfsilo: House) -> None:
@@ -108,12 +98,12 @@ async def test_what_lost_its_record_is_listed_and_removed_when_asked(zfsilo: Hou
     await zfsilo.do(*UP)
     await forget(zfsilo, "attachment", "publication", "volume")
     assert await names(zfsilo) == ["export", "node", "session", "zvol"]
-    found = [each.name for each in await orphans.find(zfsilo.service)]
+    found_names = [orphan.name for orphan in await find_orphans(zfsilo.service.context)]
     before = zfsilo.facts
     with pytest.raises(Busy, match="end that first, or remove it with --force"):
-        await zfsilo.do(RemoveOrphans(names=tuple(found)))
+        await zfsilo.do(RemoveOrphans(names=tuple(found_names)))
     assert zfsilo.facts == before
-    await zfsilo.do(RemoveOrphans(names=tuple(found), force=True))
+    await zfsilo.do(RemoveOrphans(names=tuple(found_names), force=True))
     assert {n.partition(":")[0] for n in zfsilo.facts} == {"content", "point"}
     with pytest.raises(NotFound, match="no orphan zvol/tank"):
         await zfsilo.do(RemoveOrphans(names=("zvol/tank/zfsilo/data",)))
@@ -123,15 +113,15 @@ async def test_an_admission_without_a_publication_stays_until_asked(zfsilo: Hous
     await zfsilo.do(*UP)
     await forget(zfsilo, "publication")
     before = zfsilo.facts
-    with pytest.raises(Conflict, match="which no publication names: zfsiloctl orphan list"):
-        await zfsilo.service.sync("data", caller="a")
-    report = await zfsilo.service.sync_all(caller="a")
+    with pytest.raises(Conflict, match="which no publication names: see zfsiloctl orphan list"):
+        await zfsilo.service.reconciler.sync("data", caller="a")
+    report = await zfsilo.service.reconciler.sync_all(caller="a")
     assert "no publication names" in dict(report.complaints)["data"]
     assert zfsilo.facts == before, "a lost record cuts nobody off"
-    (orphan,) = await orphans.find(zfsilo.service)
+    (orphan,) = await find_orphans(zfsilo.service.context)
     assert orphan.name.startswith("acl/")
     await zfsilo.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))
-    await zfsilo.service.sync_all(caller="a")
+    await zfsilo.service.reconciler.sync_all(caller="a")
     assert {n.partition(":")[0] for n in zfsilo.facts} & {"target", "acl", "backstore"} == set()
 
 
@@ -139,20 +129,20 @@ async def test_a_stray_mount_is_an_orphan(zfsilo: House) -> None:
     await zfsilo.do(*UP)
 
     def unmounted(txn: Any) -> None:
-        found = txn.get(Attachment, "data")
-        txn.put(found.but(mounts=(), state="STAGED"))
+        attachment = txn.get(Attachment, "data")
+        txn.put(attachment.but(mounts=(), state="STAGED"))
 
-    await zfsilo.service.write(unmounted)
-    (orphan,) = await orphans.find(zfsilo.service)
+    await zfsilo.service.context.write(unmounted)
+    (orphan,) = await find_orphans(zfsilo.service.context)
     assert orphan.name == "mount/srv/data"
     await zfsilo.do(RemoveOrphans(names=(orphan.name,), force=True))
     assert zfsilo.host.facts.names("mount") == ["/var/lib/zfsilo/staging/data"]
 
 
-def timeless(found: Volume) -> Volume:
+def timeless(volume: Volume) -> Volume:
     """Return a volume without what an adoption cannot know."""
-    filesystem = found.filesystem.but(host="", operation="")
-    return found.but(revision=0, epoch=0, created_at=0, updated_at=0, filesystem=filesystem)
+    filesystem = volume.filesystem.but(host="", operation="")
+    return volume.but(revision=0, epoch=0, created_at=0, updated_at=0, filesystem=filesystem)
 
 
 async def test_a_store_is_rebuilt_from_the_pool(zfsilo: House) -> None:
@@ -172,9 +162,9 @@ async def test_a_store_is_rebuilt_from_the_pool(zfsilo: House) -> None:
 
 async def adopted(zfsilo: House, *complaints: str) -> list[str]:
     """Adopt everything, and return the names of what was."""
-    found = await adopt_all(zfsilo.service, "a")
-    assert tuple(found.complaints) == complaints
-    return [each.subject for each in found.adopted]
+    report = await adopt_all(zfsilo.service.context, zfsilo.service, "a")
+    assert tuple(report.complaints) == complaints
+    return [operation.subject for operation in report.adopted]
 
 
 KINDS = (Volume, Trashed, Snapshot, SnapshotGroup, Dependent)
@@ -192,9 +182,9 @@ MORE = (
 
 def records(zfsilo: House) -> dict[str, Any]:
     """Return the records that an adoption can bring back, without what it cannot know."""
-    with zfsilo.service.store.read() as txn:
-        found = {f"{kind.bucket()}/{each.key}": each for kind in KINDS for each in txn.scan(kind)}
-    return {name: known(each) for name, each in found.items()}
+    with zfsilo.service.context.store.read() as txn:
+        stored = [record for kind in KINDS for record in txn.scan(kind)]
+    return {f"{record.bucket()}/{record.key}": known(record) for record in stored}
 
 
 def known(record: Any) -> Any:
@@ -215,10 +205,10 @@ def known(record: Any) -> Any:
 async def lose_all(zfsilo: House) -> None:
     def lose(txn: Any) -> None:
         for kind in KINDS:
-            for each in list(txn.scan(kind)):
-                txn.drop(kind.bucket(), each.key)
+            for record in list(txn.scan(kind)):
+                txn.drop(kind.bucket(), record.key)
 
-    await zfsilo.service.write(lose)
+    await zfsilo.service.context.write(lose)
 
 
 async def test_snapshots_groups_clones_and_the_trash_come_back(zfsilo: House) -> None:
@@ -244,7 +234,7 @@ async def test_what_came_back_keeps_what_it_needs(zfsilo: House) -> None:
     await adopted(zfsilo)
     with pytest.raises(FailedPrecondition, match="has snapshots or clones"):
         await zfsilo.do(DeleteVolume(id="data"))
-    await Purger(zfsilo.service).purge()
+    await Purger(zfsilo.service.context, zfsilo.service).purge()
     assert any(name.startswith("zvol:tank/zfsilo/.trash/") for name in zfsilo.facts)
     await zfsilo.do(
         DeleteSnapshotGroup(id="both"),
@@ -263,22 +253,26 @@ async def test_what_the_pool_does_not_tell_is_said(zfsilo: House) -> None:
     await lose_all(zfsilo)
     for cut in zfsilo.host.facts.names("cut"):  # as an older version marked them
         fact = zfsilo.host.facts.get(f"cut:{cut}")
-        told = {n: v for n, v in fact["marks"].items() if n in ("zfsilo:cut", "zfsilo:snapshot")}
-        zfsilo.host.facts.memory[f"cut:{cut}"] = fact | {"marks": told}
-    found = await adopt_all(zfsilo.service, "a")
-    assert [each.partition(" ")[0] for each in found.unknown] == ["who", "when", "an"]
-    assert "groups both:" in found.unknown[2]
-    with zfsilo.service.store.read() as txn:
+        marks = {n: v for n, v in fact["marks"].items() if n in ("zfsilo:cut", "zfsilo:snapshot")}
+        zfsilo.host.facts.memory[f"cut:{cut}"] = fact | {"marks": marks}
+    report = await adopt_all(zfsilo.service.context, zfsilo.service, "a")
+    assert [sentence.partition(" ")[0] for sentence in report.unknown] == [
+        "publications",
+        "the",
+        "an",
+    ]
+    assert "groups both:" in report.unknown[2]
+    with zfsilo.service.context.store.read() as txn:
         group = txn.get(SnapshotGroup, "both")
         assert group is not None
-        assert [txn.get(Snapshot, each).group for each in group.snapshots] == ["both", "both"]  # type: ignore[union-attr]
+        assert [txn.get(Snapshot, name).group for name in group.snapshots] == ["both", "both"]  # type: ignore[union-attr]
 
 
 async def test_what_an_unfinished_clone_left_is_told_and_left_alone(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
-    found = volume(zfsilo)
-    assert found is not None
-    snapshot_ref = SnapshotRef(dataset=found.dataset, uid=found.uid)
+    record = volume(zfsilo)
+    assert record is not None
+    snapshot_ref = SnapshotRef(dataset=record.dataset, uid=record.uid)
     zfsilo.host.snapshots.cut((snapshot_ref,), "c" * 32, (("zfsilo:cut", "c" * 32),))
     assert await adopted(zfsilo, f"tank/zfsilo/data@zfsilo-{'c' * 32}") == []
 
@@ -286,8 +280,8 @@ async def test_what_an_unfinished_clone_left_is_told_and_left_alone(zfsilo: Hous
 async def test_what_lies_in_the_trash_is_not_adopted_by_name(zfsilo: House) -> None:
     await zfsilo.do(*MORE)
     (trash,) = [n for n in zfsilo.host.facts.names("zvol") if ".trash" in n]
-    with pytest.raises(FailedPrecondition, match="is in the trash: zfsiloctl adopt --all"):
-        await find(zfsilo.service, trash, "")
+    with pytest.raises(FailedPrecondition, match="is in the trash: run zfsiloctl adopt --all"):
+        await find_zvol(zfsilo.service.context, trash, "")
 
 
 async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
@@ -299,14 +293,18 @@ async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
         "properties": {"volblocksize": "8192", "sync": "standard"},
     }
     zfsilo.host.facts.memory["zvol:tank/vm-1"] = zvol
-    request = await find(zfsilo.service, "tank/vm-1", "")
+    request = await find_zvol(zfsilo.service.context, "tank/vm-1", "")
     await zfsilo.do(request)
-    with zfsilo.service.store.read() as txn:
-        found = txn.get(Volume, "vm-1")
-    assert found is not None
-    assert (found.dataset, found.guid, found.thin) == ("tank/vm-1", "77", False)
-    assert dict(found.properties) == {"sync": "standard"}
-    assert found.filesystem.state == "NONE", (
+    with zfsilo.service.context.store.read() as txn:
+        adopted_volume = txn.get(Volume, "vm-1")
+    assert adopted_volume is not None
+    assert (adopted_volume.dataset, adopted_volume.guid, adopted_volume.thin) == (
+        "tank/vm-1",
+        "77",
+        False,
+    )
+    assert dict(adopted_volume.properties) == {"sync": "standard"}
+    assert adopted_volume.filesystem.state == "NONE", (
         "a consumer finds what it carries, and never formats it"
     )
     with pytest.raises(AlreadyExists, match="is the volume vm-1"):
@@ -315,22 +313,5 @@ async def test_a_foreign_zvol_is_taken_over(zfsilo: House) -> None:
 
 
 async def test_what_is_no_zvol_is_refused(zfsilo: House) -> None:
-    with pytest.raises(FailedPrecondition, match="is no zvol"):
-        await find(zfsilo.service, "tank/zfsilo", "")
-
-
-@pytest.mark.parametrize("left", [0, 100, 2 * 4096])
-def test_a_store_that_is_cut_short_is_never_begun_anew(tmp_path: Path, left: int) -> None:
-    Store.create(tmp_path, host="simulated", size_bytes=1 << 20).close()
-    data = tmp_path / "store" / "data.mdb"
-    with data.open("r+b") as file:
-        file.truncate(left)
-    with pytest.raises(StoreCorrupt, match="rebuild it from the pool with zfsiloctl adopt --all"):
-        Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
-
-
-def test_a_store_of_garbage_is_never_begun_anew(tmp_path: Path) -> None:
-    Store.create(tmp_path, host="simulated", size_bytes=1 << 20).close()
-    (tmp_path / "store" / "data.mdb").write_bytes(b"garbage!" * 4096)
-    with pytest.raises(StoreCorrupt, match="is damaged"):
-        Store.create(tmp_path, host="simulated", size_bytes=1 << 20)
+    with pytest.raises(FailedPrecondition, match="is not a zvol"):
+        await find_zvol(zfsilo.service.context, "tank/zfsilo", "")

@@ -151,6 +151,7 @@ def test_nothing_is_dead() -> None:
             "zfsilod",
             "csi/zfsilo_csi",
             "units",
+            "docs",
             "--ignore-names",
             ",".join(of_the_table | of_csi | USED),
         ],

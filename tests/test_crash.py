@@ -1,4 +1,4 @@
-"""Through service and store: a part of tests/crash/matrix.py, and what it has found."""
+"""A random share of the crash matrix, and the faults that once showed a defect."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from unittest import mock
 import pytest
 
 from tests.crash.cases import CASES, Case, requests
-from tests.crash.life import Chance, machine
-from tests.crash.matrix import Bench, cuts_of, walk
+from tests.crash.fault_injector import Fault
+from tests.crash.matrix import CaseRunner, faults_in, inject_faults
 from tests.crash.report import Report
-from tests.crash.saw import Cut
+from tests.crash.simulated_machine import CountedRandomness, simulated_machine
 from tests.doubles import SETTINGS
 from zfsilod.model.records import Operation
 
@@ -25,71 +25,71 @@ SHARE = float(os.environ.get("ZFSILO_CRASH_SHARE", "0.1"))
 
 
 def case_named(name: str) -> Case:
-    return next(each for each in CASES if each.name == name)
+    return next(case for case in CASES if case.name == name)
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    """The bench of one case, prepared."""
-    chance = Chance()
-    with chance.instead(), mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)):
-        async with machine(tmp_path, SETTINGS) as built:
-            made = Bench(case_named(request.param), built, chance)
-            await made.prepare()
-            yield made
+async def runner(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[CaseRunner]:
+    """The prepared runner of one case."""
+    randomness = CountedRandomness()
+    with randomness.patched(), mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)):
+        async with simulated_machine(tmp_path, SETTINGS) as machine:
+            case_runner = CaseRunner(case_named(request.param), machine, randomness)
+            await case_runner.prepare()
+            yield case_runner
 
 
-def test_every_verb_has_a_case() -> None:
-    without = {each.kind for each in requests()} - {each.request.kind for each in CASES}
-    assert not without, f"give these requests a case in tests/crash/cases.py: {without}"
+def test_every_request_has_a_case() -> None:
+    without = {kind.kind for kind in requests()} - {case.request.kind for case in CASES}
+    assert not without, f"add a case of these requests to tests/crash/cases.py: {without}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda each: each.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_some_points_of_every_case(case: Case, tmp_path: Path) -> None:
-    """All points are cut by `make test`, and all rollbacks of all of them by `make crash`."""
+    """`make test` runs all points, `make crash` also the rollbacks after all of them."""
     report = Report()
-    await walk(case, tmp_path, report, share=SHARE, seed=SEED)
+    await inject_faults(case, tmp_path, report, share=SHARE, seed=SEED)
     assert not report.failed, f"seed {SEED}, see above"
 
 
-@pytest.mark.parametrize("bench", ["publish"], indirect=True)
-async def test_what_a_cut_rollback_left_half_undone_is_undone(bench: Bench) -> None:
-    first = Cut("run", bench.points["run"] - 2, "after", "error")
-    await bench.cut(first)
-    points = bench.machine.saw.points["rollback"]
-    for cut in cuts_of("rollback", {"rollback": points}):
-        if cut.how == "error":
-            assert await bench.cut(first, cut) == ""
+@pytest.mark.parametrize("runner", ["publish"], indirect=True)
+async def test_a_rollback_continues_after_an_error_at_any_point(runner: CaseRunner) -> None:
+    first = Fault("run", runner.points["run"] - 2, "after", "error")
+    await runner.inject(first)
+    points = runner.machine.injector.points["rollback"]
+    for fault in faults_in("rollback", {"rollback": points}):
+        if fault.how == "error":
+            assert await runner.inject(first, fault) == ""
 
 
-@pytest.mark.parametrize("bench", ["publish", "disconnect"], indirect=True)
-async def test_what_is_done_stays_done_when_its_last_save_fails_late(bench: Bench) -> None:
-    assert await bench.cut(Cut("run", bench.points["run"], "after", "error")) == ""
-    assert bench.machine.operations()[-1].state == "DONE"
+@pytest.mark.parametrize("runner", ["publish", "disconnect"], indirect=True)
+async def test_an_error_after_the_last_save_does_not_undo_the_operation(runner: CaseRunner) -> None:
+    assert await runner.inject(Fault("run", runner.points["run"], "after", "error")) == ""
+    assert runner.machine.operations()[-1].state == "DONE"
 
 
-@pytest.mark.parametrize("bench", ["fence"], indirect=True)
-async def test_a_fence_that_failed_in_the_middle_is_finished(bench: Bench) -> None:
-    for cut in cuts_of("run", bench.points):
-        if cut.how == "error":
-            assert await bench.cut(cut) == ""
+@pytest.mark.parametrize("runner", ["fence"], indirect=True)
+async def test_a_fence_is_finished_after_an_error_at_any_point(runner: CaseRunner) -> None:
+    for fault in faults_in("run", runner.points):
+        if fault.how == "error":
+            assert await runner.inject(fault) == ""
 
 
-@pytest.mark.parametrize("bench", ["sync-all"], indirect=True)
-async def test_who_waits_for_a_batch_hears_of_each_of_its_ends(bench: Bench) -> None:
-    """The first hint comes when one operation has ended and the next one's rollback was killed."""
-    cuts = Cut("run", 11, "after", "kill worker"), Cut("rollback", 1, "before", "kill worker")
-    assert await bench.cut(*cuts) == ""
+@pytest.mark.parametrize("runner", ["sync-all"], indirect=True)
+async def test_waiters_of_a_batch_are_notified_of_each_end(runner: CaseRunner) -> None:
+    """The first hint comes when one operation has ended and the rollback of the next is killed."""
+    faults = Fault("run", 11, "after", "kill worker"), Fault("rollback", 1, "before", "kill worker")
+    assert await runner.inject(*faults) == ""
 
 
-async def test_an_operation_that_waits_for_room_in_the_store_is_not_lost(tmp_path: Path) -> None:
-    """The mark of a remote move cannot be saved at first: the watchman makes it again."""
-    async with machine(tmp_path) as built:
+async def test_the_supervisor_resumes_an_operation_after_a_full_store(tmp_path: Path) -> None:
+    """The first save of a remote action fails; the supervisor performs the action again."""
+    async with simulated_machine(tmp_path) as machine:
         for request in case_named("stage").before:
-            await built.house.do(request)
-        await built.settle()
-        built.saw.set(Cut("daemon", 5, "before", "error"))
-        await built.carry_out(case_named("stage").submit)
-        with built.store.read() as txn:
-            ended = {each.kind: each.state for each in txn.scan(Operation)}
-        assert ended["stage"] == "DONE"
+            await machine.fixture.do(request)
+        await machine.settle()
+        machine.injector.set(Fault("daemon", 5, "before", "error"))
+        await machine.carry_out(case_named("stage").submit)
+        with machine.store.read() as txn:
+            states = {operation.kind: operation.state for operation in txn.scan(Operation)}
+        assert states["stage"] == "DONE"

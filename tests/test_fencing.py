@@ -17,6 +17,7 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.records import Attachment, Publication, Volume
+from zfsilod.model.settings import Export
 from zfsilod.requests.attach import Connect, MountAt, Stage
 from zfsilod.requests.hosts import CreateHost, UpdateHost
 from zfsilod.requests.publications import Publish, Unpublish
@@ -24,7 +25,8 @@ from zfsilod.requests.volumes import CreateVolume, need_publication
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model.records import AccessMode, Disk, Mode
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.records import AccessMode, Mode
 
 GIB = 1 << 30
 OTHER = "iqn.2024-01.lab.other:host"
@@ -51,8 +53,9 @@ async def prepare(zfsilo: House, mode: Mode = "FILESYSTEM") -> None:
 
 
 def publications(zfsilo: House) -> dict[str, Publication]:
-    with zfsilo.service.store.read() as txn:
-        return {each.host: each for each in txn.scan_below(Publication, "data")}
+    with zfsilo.service.context.store.read() as txn:
+        records = list(txn.scan_below(Publication, "data"))
+    return {publication.host: publication for publication in records}
 
 
 def acls(zfsilo: House) -> set[str]:
@@ -109,12 +112,12 @@ async def test_a_mode_for_readers_is_write_protected(zfsilo: House) -> None:
     await zfsilo.do(publish("take", "MULTI_NODE_READER_ONLY"))
     assert publications(zfsilo)["take"].readonly
     mapped = [f"mapped:{name}" for name in zfsilo.host.facts.names("mapped")]
-    assert [zfsilo.host.facts.get(each) for each in mapped] == ["readonly"]
+    assert [zfsilo.host.facts.get(name) for name in mapped] == ["readonly"]
 
 
 async def test_several_writers_of_one_filesystem_are_refused(zfsilo: House) -> None:
     await prepare(zfsilo)
-    with pytest.raises(InvalidArgument, match="several hosts would destroy"):
+    with pytest.raises(InvalidArgument, match="would be destroyed"):
         await zfsilo.do(publish("take", "MULTI_NODE_MULTI_WRITER"))
 
 
@@ -134,11 +137,11 @@ async def connected(zfsilo: House) -> Disk:
     """Connect and log out behind the record's back; return the disk to log in to again."""
     await prepare(zfsilo)
     await zfsilo.do(*UP[:2])
-    with zfsilo.service.store.read() as txn:
-        found = txn.get(Attachment, "data")
-    assert found is not None
-    zfsilo.host.iscsi.logout(found.disk)
-    return found.disk
+    with zfsilo.service.context.store.read() as txn:
+        record = txn.get(Attachment, "data")
+    assert record is not None
+    zfsilo.host.iscsi.logout(record.disk)
+    return record.disk
 
 
 async def test_who_logs_in_before_its_lun_is_gone_keeps_it(
@@ -178,12 +181,12 @@ async def test_who_logs_in_after_its_lun_is_gone_finds_no_disk(
 async def test_force_fences_the_holder_and_admits_the_new_one(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(*UP)
-    old = zfsilo.service.store.chap("data/take")
+    old = zfsilo.service.context.store.chap("data/take")
     await zfsilo.do(FORCED)
     assert set(publications(zfsilo)) == {"other"}
     assert acls(zfsilo) == {OTHER}
     assert publications(zfsilo)["other"].epoch == 2
-    assert zfsilo.service.store.chap("data/other") != old
+    assert zfsilo.service.context.store.chap("data/other") != old
 
 
 async def test_force_tells_beforehand_what_it_would_do(zfsilo: House) -> None:
@@ -221,7 +224,7 @@ async def test_a_host_with_a_new_name_is_let_in_anew(zfsilo: House) -> None:
     await prepare(zfsilo)
     await zfsilo.do(UP[0], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
     with (
-        zfsilo.service.store.read() as txn,
+        zfsilo.service.context.store.read() as txn,
         pytest.raises(FailedPrecondition, match="not published"),
     ):
         need_publication(txn, "data", "take")
@@ -248,7 +251,7 @@ async def test_a_host_may_hold_no_more_than_its_limit(zfsilo: House) -> None:
         UP[0],
         UP[0],
     )
-    with pytest.raises(ResourceExhausted, match="may hold no more"):
+    with pytest.raises(ResourceExhausted, match="which is its limit"):
         await zfsilo.do(Publish(volume="more", host="take"))
 
 
@@ -262,7 +265,7 @@ def test_a_fence_is_never_turned_back() -> None:
         mode="BLOCK",
         volblocksize=4096,
     )
-    how = plans.Export(prefix="iqn.2026-01.org.zfsilo:give", portals=())
+    how = Export(prefix="iqn.2026-01.org.zfsilo:give", portals=())
     publication = Publication(id="data/take", volume="data", host="take", initiator=TAKE)
     actions = plans.unpublish(volume, publication, how, [], fence=plans.Fence(grace_s=5))
     assert actions[0].final

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import golden
-from tests.crash.life import FIRST_BOOT
+from tests.crash.simulated_machine import FIRST_BOOT
 from tests.ctl.shell import Shell, running
-from tests.doubles import SETTINGS, OwnServer, ThreadLauncher
+from tests.doubles import SETTINGS, LocalServer, ThreadLauncher
 from tests.golden.make import RECORDS
-from tests.machine import not_sticky
+from tests.worker_rig import not_sticky
 from zfsilod.api.dbus.contract import path_of
 from zfsilod.api.dbus.objects import Objects
 from zfsilod.ctl.output.volume import show_list, show_volume
+from zfsilod.engine.step import HostStep
 from zfsilod.engine.worker import work
 from zfsilod.host.fake import FakeHost
 from zfsilod.model.record import CLASSES, from_plain, to_plain
 from zfsilod.model.records import Host as HostRecord
-from zfsilod.model.records import HostStep, Operation, Snapshot, SnapshotGroup
+from zfsilod.model.records import Operation, Snapshot, SnapshotGroup
+from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service
 from zfsilod.storage.store import SCHEMA, Store
 from zfsilod.storage.summary import Summary
@@ -181,7 +183,7 @@ def test_records_are_shown_on_grpc_and_by_zfsiloctl(
         for record in txn.scan(Operation):
             shown = convert.operation(record)
             assert [action.step for action in shown.actions] == [
-                action.step.text for action in record.actions
+                action.description for action in record.actions
             ]
         hosts = [convert.host(record) for record in txn.scan(HostRecord)]
         snapshots = [convert.snapshot(record, operation="") for record in txn.scan(Snapshot)]
@@ -197,9 +199,10 @@ def test_records_are_shown_on_grpc_and_by_zfsiloctl(
 
 async def test_records_are_shown_on_the_bus(restored: Restored) -> None:
     launcher = ThreadLauncher(restored.store, restored.host)
-    service = Service(
-        restored.store, restored.host, launcher, OwnServer(), SETTINGS, boot_id=FIRST_BOOT
+    context = ServiceContext(
+        restored.store, restored.host, LocalServer(), SETTINGS, boot_id=FIRST_BOOT
     )
+    service = Service(context, launcher)
     objects = Objects(service, "1.0")
     with restored.store.read() as txn:
         paths = [path_of("operation", record.id) for record in txn.scan(Operation)]

@@ -23,7 +23,6 @@ from zfsilod.monitoring.metrics import Metrics
 from zfsilod.requests.attach import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
-from zfsilod.service.stats import broken_sessions
 from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ async def test_a_pool_that_hangs_stops_no_scrape(
         return 1, 2
 
     async with scraped(tmp_path) as (front, _metrics, path):
-        monkeypatch.setattr(front.service.machine.zfs, "capacity", hang)
+        monkeypatch.setattr(front.service.context.machine.zfs, "capacity", hang)
         try:
             async with asyncio.timeout(5):
                 text = await ask(path)
@@ -149,7 +148,7 @@ async def test_what_was_wrong_with_a_volume_goes_with_it(tmp_path: Path) -> None
     async with front_of(tmp_path) as front:
         front.write(lambda txn: txn.put(Condition(id="a uid of the past", sentences=("lost",))))
         assert front.read(Summary).attention == ()
-        await front.zfsilo.service.sync_all(caller="root")
+        await front.zfsilo.service.reconciler.sync_all(caller="root")
         assert front.read(lambda txn: list(txn.scan(Condition))) == []
 
 
@@ -160,11 +159,11 @@ async def test_a_session_that_broke_just_now_needs_attention(tmp_path: Path) -> 
             Publish(volume="data", host="take"),
             Connect(id="data", server="give", volume="data"),
         )
-        assert await broken_sessions(front.service) == {}
+        assert await front.service.stats.broken_sessions() == {}
         disk = front.read(lambda txn: txn.get(Attachment, "data")).disk
         front.zfsilo.host.lio.remove_acl(disk.target, TAKE)
         problem = f"the session with {disk.target} is lost"
-        assert await broken_sessions(front.service) == {"data": problem}
+        assert await front.service.stats.broken_sessions() == {"data": problem}
         status = await front.root().service.GetStatus(GetStatusRequest())
         assert [(a.subject, a.sentence) for a in status.attention] == [("volumes/data", problem)]
         assert status.attention_count == 1
@@ -195,7 +194,7 @@ async def test_the_table_the_alerts_and_the_dashboard_name_what_there_is(tmp_pat
         counters = {"counter": "_total"}
         names = {m.name + counters.get(m.type, "") for m in metrics.registry.collect()}
     names = {name for name in names if name.startswith("zfsilo_")}
-    documented = (ROOT / "units/doc/metrics.md").read_text()
+    documented = (ROOT / "docs/metrics.md").read_text()
     table = documented[documented.index("| metric |") : documented.index("The dashboard")]
     assert set(NAME.findall(table)) == names
     alerts = (ROOT / "units/monitoring/alerts.yml").read_text()
@@ -205,7 +204,7 @@ async def test_the_table_the_alerts_and_the_dashboard_name_what_there_is(tmp_pat
 
 
 def test_the_documentation_lists_the_panels() -> None:
-    documented = (ROOT / "units/doc/metrics.md").read_text()
+    documented = (ROOT / "docs/metrics.md").read_text()
     rows = documented[documented.index("| panel |") :].splitlines()[2:]
     panels = json.loads((ROOT / "units/monitoring/dashboard.json").read_text())["panels"]
     assert [row.split("|")[1].strip() for row in rows if row] == [p["title"] for p in panels]

@@ -10,10 +10,10 @@ import pytest
 from tests.doubles import SETTINGS, House
 from zfsilod.host.fake import SIMULATED_BYTES
 from zfsilod.model.errors import InvalidArgument, ResourceExhausted
-from zfsilod.model.validation import Room, nearly_full, room_for
+from zfsilod.model.pool_space import PoolSpace, largest_volume, nearly_full
 from zfsilod.model.zfs_properties import CHOICES, ENCRYPTION, check_properties
-from zfsilod.requests.sync import Supervisor
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.service.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
@@ -120,25 +120,25 @@ async def test_it_warns_first_and_once(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor = Supervisor(zfsilo.service, retention_s=0)
-    caplog.set_level(logging.WARNING, "zfsilod.requests.sync")
+    monkeypatch.setattr("zfsilod.service.supervisor.SPACE_S", 0)
+    caplog.set_level(logging.WARNING, "zfsilod.service.supervisor")
     for share in (0.5, 0.08, 0.07, 0.5):
         answer = (int(SIMULATED_BYTES * share), SIMULATED_BYTES)
         monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root, answer=answer: answer)
-        supervisor._room_again = 0.0
-        await supervisor.look_at_room()
+        await supervisor.check_space()
     said = [each.message for each in caplog.records]
     assert len(said) == 2
-    assert "8% of its room left" in said[0]
+    assert "8% of its space left" in said[0]
     assert "again" in said[1]
 
 
 def test_the_room_for_a_volume() -> None:
-    room = Room(available_bytes=60, total_bytes=100)
-    assert room_for(room, SETTINGS, 150, thin=False) == 55
-    assert room_for(room, SETTINGS, 150, thin=True) == 50  # twice the pool may be promised
-    assert room_for(room, SETTINGS, 250, thin=True) == 0
-    full = Room(available_bytes=5, total_bytes=100)
-    assert [room_for(full, SETTINGS, 0, thin=thin) for thin in (False, True)] == [0, 0]
+    room = PoolSpace(available_bytes=60, total_bytes=100)
+    assert largest_volume(room, SETTINGS, 150, thin=False) == 55
+    assert largest_volume(room, SETTINGS, 150, thin=True) == 50  # twice the pool may be promised
+    assert largest_volume(room, SETTINGS, 250, thin=True) == 0
+    full = PoolSpace(available_bytes=5, total_bytes=100)
+    assert [largest_volume(full, SETTINGS, 0, thin=thin) for thin in (False, True)] == [0, 0]
     assert nearly_full(room, SETTINGS) == ""
     assert nearly_full(full, SETTINGS)
-    assert nearly_full(Room(available_bytes=0, total_bytes=0), SETTINGS)
+    assert nearly_full(PoolSpace(available_bytes=0, total_bytes=0), SETTINGS)

@@ -10,7 +10,7 @@ import pytest
 from tests.crash.cases import CONNECT, CREATE, LARGER, PUBLISH
 from zfsilod.model.errors import Busy, CommandFailed
 from zfsilod.requests.detach import Disconnect
-from zfsilod.requests.sync import Supervisor
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class Broken:
 
 def stuck(zfsilo: House) -> Operation:
     """Return the operation that has not ended."""
-    with zfsilo.service.store.read() as txn:
-        (found,) = txn.live()
-    return found
+    with zfsilo.service.context.store.read() as txn:
+        (operation,) = txn.live()
+    return operation
 
 
 async def get_stuck(zfsilo: House, broken: Broken, kind: str = "lun", times: int = 99) -> None:
@@ -61,7 +61,7 @@ async def test_it_is_seen_and_refuses_changes_until_it_is_repaired(zfsilo: House
     await get_stuck(zfsilo, broken)
     operation = stuck(zfsilo)
     assert (operation.state, operation.attempts) == ("NEEDS_REPAIR", 1)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         (said,) = volume_view(txn, "data").conditions
     assert f"zfsiloctl operation repair {operation.id}" in said
     for request in (LARGER, PUBLISH.but(readonly=True)):
@@ -72,7 +72,7 @@ async def test_it_is_seen_and_refuses_changes_until_it_is_repaired(zfsilo: House
     await zfsilo.service.repair(operation.id)
     await asyncio.gather(*zfsilo.launcher.tasks.values())
     assert zfsilo.service.operation(operation.id).state == "ROLLED_BACK"
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert volume_view(txn, "data").conditions == ()
     await zfsilo.do(LARGER, PUBLISH)
 
@@ -81,7 +81,7 @@ async def test_it_is_retried_at_once_and_then_ever_more_seldom(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = GONE
-    monkeypatch.setattr("zfsilod.requests.sync.time.monotonic", lambda: now)
+    monkeypatch.setattr("zfsilod.service.supervisor.time.monotonic", lambda: now)
     broken = Broken(zfsilo)
     await get_stuck(zfsilo, broken)
     supervisor = Supervisor(zfsilo.service, retention_s=60)
@@ -97,7 +97,7 @@ async def test_it_is_retried_at_once_and_then_ever_more_seldom(
     broken.kinds, now = {}, GONE + 1000
     await supervisor.recover()
     await asyncio.gather(*zfsilo.launcher.tasks.values())
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(txn.live()) == []
 
 

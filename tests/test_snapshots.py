@@ -16,7 +16,8 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests.attach import Connect, MountAt, Stage
-from zfsilod.requests.deletion import DeleteVolume, Purger
+from zfsilod.requests.context import Context
+from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import (
@@ -26,11 +27,11 @@ from zfsilod.requests.snapshots import (
     DeleteSnapshotGroup,
 )
 from zfsilod.requests.volumes import CreateVolume
-from zfsilod.service import inputs
+from zfsilod.service.purger import Purger
 
 if TYPE_CHECKING:
     from tests.doubles import House
-    from zfsilod.model.records import Filesystem
+    from zfsilod.model.host_facts import Filesystem
     from zfsilod.requests.request import Request
 
 GIB = 1 << 30
@@ -40,7 +41,7 @@ COPY = CreateVolume(id="copy", capacity_bytes=GIB, source_snapshot="monday")
 TWIN = CreateVolume(id="twin", capacity_bytes=GIB, source_volume="data")
 
 
-def up(name: str, **options: Any) -> tuple[Request, ...]:
+def up(name: str, **options: Any) -> tuple[Request[Any], ...]:
     """Return the climb of a volume to its mount."""
     return (
         Publish(volume=name, host="take"),
@@ -50,38 +51,38 @@ def up(name: str, **options: Any) -> tuple[Request, ...]:
     )
 
 
-def down(name: str) -> tuple[Request, ...]:
+def down(name: str) -> tuple[Request[Any], ...]:
     return (UnmountFrom(id=name), Unstage(id=name), Disconnect(id=name), Unpublish(volume=name))
 
 
 @pytest.mark.parametrize("equal", [CREATE.but(id="other"), SNAP], ids=lambda equal: equal.kind)
 async def test_an_equal_request_that_ended_while_this_one_looked(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request
+    zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request[Any]
 ) -> None:
     await zfsilo.do(CREATE)
-    see = inputs.see
+    gather = type(equal).gather
     quicker = [equal]
 
-    async def look_slowly(service: Any, asked: Request, operation_id: str) -> object:
-        seen = await see(service, asked, operation_id)
+    async def gather_slowly(asked: Request[Any], context: Context, operation_id: str) -> object:
+        inputs = await gather(asked, context, operation_id)
         if quicker:
             await zfsilo.do(quicker.pop())
-        return seen
+        return inputs
 
-    monkeypatch.setattr(inputs, "see", look_slowly)
+    monkeypatch.setattr(type(equal), "gather", gather_slowly)
     operation = await zfsilo.service.submit(equal, caller="test")
     assert operation.title.endswith("already so")
 
 
 def get(zfsilo: House, kind: Any, key: str) -> Any:
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         return txn.get(kind, key)
 
 
 def dependents(zfsilo: House, name: str = "data") -> list[str]:
     uid = get(zfsilo, Volume, name).uid
-    with zfsilo.service.store.read() as txn:
-        return [each.name for each in txn.scan_below(Dependent, uid)]
+    with zfsilo.service.context.store.read() as txn:
+        return [dependent.name for dependent in txn.scan_below(Dependent, uid)]
 
 
 def facts(zfsilo: House, kind: str) -> dict[str, Any]:
@@ -89,13 +90,13 @@ def facts(zfsilo: House, kind: str) -> dict[str, Any]:
 
 
 def filesystem(zfsilo: House, name: str) -> Filesystem:
-    found: Filesystem = get(zfsilo, Volume, name).filesystem
-    return found
+    record: Filesystem = get(zfsilo, Volume, name).filesystem
+    return record
 
 
 async def purged(zfsilo: House) -> None:
-    await Purger(zfsilo.service).purge()
-    with zfsilo.service.store.read() as txn:
+    await Purger(zfsilo.service.context, zfsilo.service).purge()
+    with zfsilo.service.context.store.read() as txn:
         live = list(txn.live())
     for operation in live:
         await zfsilo.service.wait(operation.id, 20)
@@ -105,8 +106,8 @@ async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
     await zfsilo.do(CREATE)
     before = zfsilo.facts
     await zfsilo.do(SNAP)
-    found = get(zfsilo, Snapshot, "monday")
-    assert (found.volume, found.size_bytes, found.guid != "") == ("data", GIB, True)
+    snapshot = get(zfsilo, Snapshot, "monday")
+    assert (snapshot.volume, snapshot.size_bytes, snapshot.guid != "") == ("data", GIB, True)
     assert dependents(zfsilo) == ["snapshots/monday"]
     again = await zfsilo.do(SNAP)
     assert again.title.endswith("already so")
@@ -119,13 +120,13 @@ async def test_a_snapshot_there_and_back(zfsilo: House) -> None:
 
 async def test_what_is_refused(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CREATE.but(id="other"), SNAP)
-    refusals: list[tuple[Request, type[Exception], str]] = [
+    refusals: list[tuple[Request[Any], type[Exception], str]] = [
         (SNAP.but(volume="other"), AlreadyExists, "of data"),
         (SNAP.but(volume="none"), NotFound, "no volume none"),
         (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
         (DeleteVolume(id="data"), FailedPrecondition, "snapshots/monday"),
         (COPY.but(source_snapshot="none"), NotFound, "no snapshot none"),
-        (COPY.but(source_volume="data"), InvalidArgument, "not both"),
+        (COPY.but(source_volume="data"), InvalidArgument, "not from both"),
         (COPY.but(capacity_bytes=GIB // 2), InvalidArgument, "at least as large"),
         (COPY.but(properties=(("volblocksize", "8k"),)), InvalidArgument, "cannot be changed"),
         (CreateSnapshotGroup(id="g", volumes=()), InvalidArgument, "1 to 64"),
@@ -152,10 +153,10 @@ async def test_a_group_is_one_cut_and_goes_as_a_whole(zfsilo: House) -> None:
     await zfsilo.do(CREATE, CREATE.but(id="other"))
     before = zfsilo.facts
     await zfsilo.do(group)
-    found = get(zfsilo, SnapshotGroup, "both")
-    members = [get(zfsilo, Snapshot, each) for each in found.snapshots]
-    assert [(each.volume, each.group) for each in members] == [("data", "both"), ("other", "both")]
-    assert len({each.uid for each in members}) == len(facts(zfsilo, "cut")) == 1
+    members = [get(zfsilo, Snapshot, name) for name in get(zfsilo, SnapshotGroup, "both").snapshots]
+    assert [member.volume for member in members] == ["data", "other"]
+    assert {member.group for member in members} == {"both"}
+    assert len({member.uid for member in members}) == len(facts(zfsilo, "cut")) == 1
     assert (await zfsilo.do(group)).title.endswith("already so")
     with pytest.raises(AlreadyExists):
         await zfsilo.do(group.but(volumes=("other", "data")))
@@ -163,7 +164,7 @@ async def test_a_group_is_one_cut_and_goes_as_a_whole(zfsilo: House) -> None:
         await zfsilo.do(DeleteSnapshot(id=members[0].id))
     await zfsilo.do(DeleteSnapshotGroup(id="both"))
     assert zfsilo.facts == before
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert [*txn.scan(Snapshot), *txn.scan(SnapshotGroup), *txn.scan(Dependent)] == []
 
 
@@ -202,7 +203,7 @@ async def test_a_volume_of_a_volume_leaves_no_snapshot_behind(zfsilo: House) -> 
     await zfsilo.do(CREATE, TWIN.but(capacity_bytes=0))
     assert get(zfsilo, Volume, "twin").capacity_bytes == GIB
     assert (await zfsilo.do(TWIN.but(capacity_bytes=0))).title.endswith("already so")
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert list(txn.scan(Snapshot)) == []
     assert dependents(zfsilo) == ["volumes/twin"]
     await zfsilo.do(DeleteVolume(id="twin"))
@@ -245,7 +246,7 @@ async def test_snapshots_outlive_their_volume(zfsilo: House) -> None:
         await zfsilo.do(SNAP)
     await zfsilo.do(COPY, DeleteSnapshot(id="monday"))
     await purged(zfsilo)
-    with zfsilo.service.store.read() as txn:
+    with zfsilo.service.context.store.read() as txn:
         assert len(list(txn.scan(Trashed))) == 1
     await zfsilo.do(DeleteVolume(id="copy"))
     await purged(zfsilo)

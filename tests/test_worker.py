@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.examples import PLANS, Example, operation
-from tests.machine import Killed, Machine, lasting, not_sticky
+from tests.worker_rig import Killed, Machine, lasting, not_sticky
 from zfsilod.engine import worker
+from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import CommandFailed, Conflict
-from zfsilod.model.records import ActionStatus, HostStep, Operation, RemoteStep
+from zfsilod.model.records import ActionStatus, Operation, RemoteStep
 
 SEED = int(os.environ.get("ZFSILO_SEED", "20260101"))
 HISTORIES = int(os.environ.get("ZFSILO_HISTORIES", "2500"))

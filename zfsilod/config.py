@@ -1,12 +1,11 @@
-"""The configuration: /etc/zfsilo/zfsilod.toml and zfsilod.toml.d/*.toml, with a default for all.
+"""Configuration: /etc/zfsilo/zfsilod.toml and zfsilod.toml.d/*.toml; every key has a default.
 
-Whatever is not understood refuses to start, and says where it stands and what would be right.
-The README's table of keys is compared with these classes by a test.
+An unknown key or an invalid value is an error that names the file and the key. A test compares
+these classes with the documented table of keys.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import socket
@@ -16,20 +15,20 @@ from typing import Any
 import msgspec
 import tomli
 
-from zfsilod.engine.plans import Export
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.requests.request import ID, Settings
+from zfsilod.model.names import DATASET, IQN_PREFIX, MAX_PREFIX, is_portal
+from zfsilod.model.settings import Export, Settings
+from zfsilod.model.validation import BLOCK_SIZES, ID
 from zfsilod.security.join_file import Access, parse_join
 
 DIRECTORY = Path("/etc/zfsilo")
-DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(?:/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")
-IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-[0-9]{2}\.[a-z0-9][a-z0-9.-]*(?::[a-z0-9.:-]+)?")
-MAX_PREFIX = 150
+ROLES = ("host", "controller", "reader", "admin")  # that an imported authority may certify
+LEVELS = ("debug", "info", "warning", "error")
 ZONE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """[server]: this host as a storage host."""
+    """[server]: this host as a server."""
 
     root: str = ""
     portals: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0:3260"])
@@ -41,27 +40,27 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
     trash_retention_s: int = 0
 
 
-class Store(msgspec.Struct, forbid_unknown_fields=True):
-    """[store]: where and how large."""
+class StoreConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """[store]: the size of the store."""
 
     size_bytes: int = 1 << 30
 
 
-class Operations(msgspec.Struct, forbid_unknown_fields=True):
-    """[operations]: limits of what runs."""
+class OperationsConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """[operations]: limits of operations."""
 
     timeout_s: int = 300
     retention_s: int = 7 * 24 * 3600
 
 
-class Sync(msgspec.Struct, forbid_unknown_fields=True):
-    """[sync]: how often the host is compared with the records, and repaired."""
+class SyncConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """[sync]: how often the host is compared with the records and repaired."""
 
     interval_s: int = 600
 
 
-class Daemon(msgspec.Struct, forbid_unknown_fields=True):
-    """[daemon]: the process itself."""
+class DaemonConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """[daemon]: the process."""
 
     host_id: str = ""
     idle_exit_s: int = 0
@@ -69,43 +68,44 @@ class Daemon(msgspec.Struct, forbid_unknown_fields=True):
     log_level: str = "info"
 
 
-class Csi(msgspec.Struct, forbid_unknown_fields=True):
-    """[csi]: what the socket for Kubernetes may do."""
+class CsiConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """[csi]: limits of the socket for Kubernetes."""
 
     allowed_paths: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/kubelet"])
     max_attachments: int = 0
     zone: str = "default"
 
 
-class Metrics(msgspec.Struct, forbid_unknown_fields=True):
-    """[metrics]: what Prometheus is told."""
+class MetricsConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """[metrics]: limits of the metrics."""
 
     volumes: int = 1000
 
 
-class Tls(msgspec.Struct, forbid_unknown_fields=True):
-    """[tls]: who is believed over the network."""
+class TlsConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """[tls]: identities accepted over the network."""
 
     imported_roles: list[str] = msgspec.field(default_factory=lambda: ["host"])
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
-    """All of it."""
+    """The whole configuration."""
 
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
-    store: Store = msgspec.field(default_factory=Store)
-    operations: Operations = msgspec.field(default_factory=Operations)
-    sync: Sync = msgspec.field(default_factory=Sync)
-    daemon: Daemon = msgspec.field(default_factory=Daemon)
-    metrics: Metrics = msgspec.field(default_factory=Metrics)
-    csi: Csi = msgspec.field(default_factory=Csi)
-    tls: Tls = msgspec.field(default_factory=Tls)
+    store: StoreConfig = msgspec.field(default_factory=StoreConfig)
+    operations: OperationsConfig = msgspec.field(default_factory=OperationsConfig)
+    sync: SyncConfig = msgspec.field(default_factory=SyncConfig)
+    daemon: DaemonConfig = msgspec.field(default_factory=DaemonConfig)
+    metrics: MetricsConfig = msgspec.field(default_factory=MetricsConfig)
+    csi: CsiConfig = msgspec.field(default_factory=CsiConfig)
+    tls: TlsConfig = msgspec.field(default_factory=TlsConfig)
 
     @property
     def settings(self) -> Settings:
-        """Return what plans need of it."""
+        """Return the part that plans depend on."""
         host_id = self.daemon.host_id
-        prefix = self.server.iqn_prefix or f"iqn.2026-01.org.zfsilo:{host_id}"
+        # Initiators may send the name of a target in lower case only: RFC 3720, 3.2.6.1.
+        prefix = self.server.iqn_prefix.lower() or f"iqn.2026-01.org.zfsilo:{host_id}"
         return Settings(
             host_id=host_id,
             root=self.server.root,
@@ -122,7 +122,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load(directory: Path = DIRECTORY) -> Config:
-    """Read and check the configuration. Raises InvalidArgument naming file, key and remedy."""
+    """Read and check the configuration. Raises InvalidArgument with the file and the key."""
     merged: dict[str, Any] = {}
     main = directory / "zfsilod.toml"
     for path in (main, *sorted((directory / "zfsilod.toml.d").glob("*.toml"))):
@@ -139,28 +139,28 @@ def load(directory: Path = DIRECTORY) -> Config:
 
 
 def find_server(directory: Path, name: str) -> Access | None:
-    """Read the file of a server, which `zfsiloctl join` may have written just now."""
+    """Read the file of a server, at each call: `zfsiloctl join` may have written it since."""
     path = directory / "servers.d" / f"{name}.toml"
     return _server(path) if ID.fullmatch(name) and path.exists() else None
 
 
 def server_certificates(directory: Path) -> dict[str, str]:
-    """Return our certificates for the servers in servers.d, by their names."""
+    """Return this host's certificates for the servers in servers.d, by server."""
     paths = sorted((directory / "servers.d").glob("*.toml"))
-    found = {path.stem: _server(path).certificate for path in paths}
-    return {name: pem for name, pem in found.items() if pem}
+    certificates = {path.stem: _server(path).certificate for path in paths}
+    return {name: pem for name, pem in certificates.items() if pem}
 
 
 def host_id_of(name: str) -> str:
-    """Return a host name's first label as an id."""
+    """Return the first label of a host name as an id."""
     return re.sub(r"[^a-z0-9-]+", "-", name.partition(".")[0].lower()).strip("-") or "host"
 
 
 def _check_file(path: Path) -> dict[str, Any]:
-    """Read one file, and convert it alone, so that an error names the file it is in."""
-    found = _parse(path)
-    _convert(found, path)
-    return found
+    """Read one file and convert it by itself, so that an error names this file."""
+    content = _parse(path)
+    _convert(content, path)
+    return content
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -174,28 +174,28 @@ def _parse(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _convert(found: dict[str, Any], path: Path) -> Config:
+def _convert(content: dict[str, Any], path: Path) -> Config:
     try:
-        return msgspec.convert(found, Config)
+        return msgspec.convert(content, Config)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"{path}: {_in_words(error)}", reason="BAD_CONFIG") from error
 
 
 def _in_words(error: msgspec.ValidationError) -> str:
-    """Return msgspec's complaint with the key in front, and a hint for an unknown one."""
+    """Return the error of msgspec with the key in front."""
     text, _at, where = str(error).partition(" - at `$")
     key = where.strip("`.")
     if "unknown field" in text:
         unknown = text.rpartition("field ")[2].strip("`")
         table = f"[{key}]" if key else "the file"
-        return f"{table} has no key {unknown}: see the keys in zfsilod.toml(5)"
+        return f"{table} has no key {unknown}; see zfsilod.toml(5)"
     return f"{key}: {text[:1].lower()}{text[1:]}" if key else text
 
 
 def _server(path: Path) -> Access:
     if path.stat().st_mode & 0o077:
         raise InvalidArgument(
-            f"{path} holds a secret and is readable by others: chmod 600 {path}",
+            f"{path} has a secret and is readable by others; run chmod 600 {path}",
             reason="BAD_CONFIG",
         )
     try:
@@ -213,70 +213,69 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _check(config: Config, path: Path) -> None:
-    """Refuse impossible values, each with its key."""
-    server = config.server
-    checks: list[tuple[bool, str]] = [
-        (bool(ID.fullmatch(config.daemon.host_id)), "daemon.host_id is no id (a-z 0-9 . _ -)"),
-        (not server.root or bool(DATASET.fullmatch(server.root)), "server.root is no dataset name"),
+    """Raise InvalidArgument for the first value that is out of range."""
+    for valid, complaint in (*_server_checks(config.server), *_other_checks(config)):
+        if not valid:
+            raise InvalidArgument(f"{path}: {complaint}", reason="BAD_CONFIG")
+
+
+def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
+    prefix = server.iqn_prefix
+    wrong_portal = next((portal for portal in server.portals if not is_portal(portal)), None)
+    return (
         (
-            not server.iqn_prefix
-            or bool(
-                IQN_PREFIX.fullmatch(server.iqn_prefix) and len(server.iqn_prefix) <= MAX_PREFIX
-            ),
-            "server.iqn_prefix is no IQN: iqn.2026-01.org.example:storage",
+            not server.root or bool(DATASET.fullmatch(server.root)),
+            f"server.root: {server.root!r} is not the name of a dataset",
         ),
         (
-            bool(server.portals) and all(map(is_portal, server.portals)),
-            "server.portals: no ADDRESS:PORT",
+            not prefix or bool(IQN_PREFIX.fullmatch(prefix) and len(prefix) <= MAX_PREFIX),
+            f"server.iqn_prefix: {prefix!r} is not an IQN; use iqn.2026-01.org.example:storage",
         ),
-        (server.overcommit >= 1, "server.overcommit is below 1"),
+        (bool(server.portals), "server.portals: at least one ADDRESS:PORT is needed"),
+        (wrong_portal is None, f"server.portals: {wrong_portal!r} is not ADDRESS:PORT"),
+        (server.overcommit >= 1, "server.overcommit: 1 or more"),
         (0 <= server.reserve <= 0.5, "server.reserve: 0 to 0.5"),
         (
             server.reserve <= server.reserve_warning <= 1,
             "server.reserve_warning: server.reserve to 1",
         ),
         (
-            server.volblocksize in [1 << n for n in range(9, 18)],
-            "server.volblocksize: 512 to 131072",
+            server.volblocksize in BLOCK_SIZES,
+            "server.volblocksize: a power of two from 512 to 131072",
         ),
-        (server.trash_retention_s >= 0, "server.trash_retention_s is negative"),
+        (server.trash_retention_s >= 0, "server.trash_retention_s: 0 or more"),
+    )
+
+
+def _other_checks(config: Config) -> tuple[tuple[bool, str], ...]:
+    daemon, csi = config.daemon, config.csi
+    return (
+        (
+            bool(ID.fullmatch(daemon.host_id)),
+            f"daemon.host_id: {daemon.host_id!r} is not an id; use a-z 0-9 . _ -",
+        ),
         (1 << 20 <= config.store.size_bytes <= 1 << 40, "store.size_bytes: 1 MiB to 1 TiB"),
         (10 <= config.operations.timeout_s <= 86400, "operations.timeout_s: 10 to 86400"),
-        (config.operations.retention_s >= 0, "operations.retention_s is negative"),
-        (config.sync.interval_s >= 0, "sync.interval_s is negative"),
-        (config.daemon.idle_exit_s >= 0, "daemon.idle_exit_s is negative"),
-        (1 <= config.daemon.max_connections <= 100_000, "daemon.max_connections: 1 to 100000"),
-        (set(config.tls.imported_roles) <= set(ROLES), f"tls.imported_roles: {', '.join(ROLES)}"),
-        (all(map(is_folder, config.csi.allowed_paths)), "csi.allowed_paths: absolute, not / or .."),
-        (config.metrics.volumes >= 0, "metrics.volumes is negative"),
+        (config.operations.retention_s >= 0, "operations.retention_s: 0 or more"),
+        (config.sync.interval_s >= 0, "sync.interval_s: 0 or more"),
+        (daemon.idle_exit_s >= 0, "daemon.idle_exit_s: 0 or more"),
+        (1 <= daemon.max_connections <= 100_000, "daemon.max_connections: 1 to 100000"),
+        (daemon.log_level in LEVELS, f"daemon.log_level: one of {', '.join(LEVELS)}"),
         (
-            0 <= config.csi.max_attachments <= 1 << 20,
-            "csi.max_attachments: 0 (no limit) to 1048576",
+            set(config.tls.imported_roles) <= set(ROLES),
+            f"tls.imported_roles: any of {', '.join(ROLES)}",
         ),
-        (bool(ZONE.fullmatch(config.csi.zone)), "csi.zone is no value of a Kubernetes label"),
-        (config.daemon.log_level in LEVELS, f"daemon.log_level is none of {', '.join(LEVELS)}"),
-    ]
-    for right, complaint in checks:
-        if not right:
-            raise InvalidArgument(f"{path}: {complaint}", reason="BAD_CONFIG")
-
-
-ROLES = ("host", "controller", "reader", "admin")
-LEVELS = ("debug", "info", "warning", "error")
+        (
+            all(map(is_folder, csi.allowed_paths)),
+            "csi.allowed_paths: absolute paths without .., and not /",
+        ),
+        (0 <= csi.max_attachments <= 1 << 20, "csi.max_attachments: 0 (no limit) to 1048576"),
+        (bool(ZONE.fullmatch(csi.zone)), f"csi.zone: {csi.zone!r} is not a Kubernetes label value"),
+        (config.metrics.volumes >= 0, "metrics.volumes: 0 or more"),
+    )
 
 
 def is_folder(path: str) -> bool:
-    """Tell whether a path can be one below which others are allowed: never the root itself."""
+    """Tell whether a path may be one of csi.allowed_paths: not the root, and without ".."."""
     parts = path.split("/")
     return parts[0] == "" and any(parts) and not {".", ".."} & set(parts)
-
-
-def is_portal(text: str) -> bool:
-    """Tell whether a text is an address and a port: 10.0.0.1:3260 or [fd00::1]:3260."""
-    address, _colon, port = text.rpartition(":")
-    try:
-        parsed = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    bracketed = address.startswith("[") and address.endswith("]")
-    return bracketed == (parsed.version == 6) and port.isdecimal() and 0 < int(port) < 65536

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING
 from zfsilod import __version__, config
 from zfsilod.engine.worker import LOCK_DIRECTORY, STATE_DIRECTORY, read_boot_id
 from zfsilod.model.errors import Unavailable, ZfsiloError
-from zfsilod.requests.sync import Supervisor, clear_leftovers
 from zfsilod.security import audit, join_file
 from zfsilod.service import simulation
+from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
 from zfsilod.storage.upgrade import upgrade
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
@@ -111,7 +112,8 @@ async def _engine(
     servers = StorageServers(partial(config.find_server, places.config))
     stack.push_async_callback(servers.close)
     machine = open_host(places, store)
-    service = Service(store, machine, launcher, servers, settings.settings, boot_id=read_boot_id())
+    context = ServiceContext(store, machine, servers, settings.settings, boot_id=read_boot_id())
+    service = Service(context, launcher)
     stack.push_async_callback(service.close)
     if not places.simulated:
         service.audit.write = audit.to_journal
@@ -175,19 +177,20 @@ async def _front_ends(
 ) -> DbusFront | None:
     from zfsilod.api.dbus import server as dbus_server
     from zfsilod.api.rpc.server import GrpcServer
-    from zfsilod.gateway.listener import NODE_SOCKET, Door, Limits
+    from zfsilod.gateway.limits import Limits
+    from zfsilod.gateway.listener import NODE_SOCKET, Gateway
     from zfsilod.monitoring.exporter import SOCKET as METRICS_SOCKET
     from zfsilod.security.tls import ServerTls
 
     tls = ServerTls(places.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
-    door = Door(places.run / "private", Limits(unix=most, node=most, tcp=most), tls)
-    server = GrpcServer(service, door, tls.files)
+    gateway = Gateway(places.run / "private", Limits(unix=most, node=most, tcp=most), tls)
+    server = GrpcServer(service, gateway, tls.files)
     await server.start()
     stack.push_async_callback(server.stop)
     for listener, name in listeners:
         if name != METRICS_SOCKET:
-            door.open(listener, node=name == NODE_SOCKET)
+            gateway.listen(listener, node=name == NODE_SOCKET)
     if places.simulated:
         address, port = listeners[-1][0].getsockname()[:2]
         await simulation.know_itself(service, places.config, tls.files, f"{address}:{port}")
@@ -225,11 +228,11 @@ async def _keep_in_sync(service: Service, interval_s: int, metrics: Metrics | No
     """Bring back what the records say should be there, at start and from then on."""
     known: tuple[tuple[str, str], ...] = ()
     again_s = SOON_S
-    await clear_leftovers(service, caller="zfsilod")
+    await service.reconciler.clear_leftovers(caller="zfsilod")
     while True:
         unfinished = True
         try:
-            report = await service.sync_all(caller="zfsilod")
+            report = await service.reconciler.sync_all("zfsilod")
         except ZfsiloError as error:
             log.warning("the volumes could not be looked at: %s", error.message)
         else:

@@ -1,4 +1,4 @@
-# What module.nix makes of a host, as JSON can hold it:
+# Evaluates module.nix for a host; the result can be printed as JSON:
 # nix-instantiate --eval --strict --json nix/tests/eval.nix --arg host '(import nix/tests/hosts.nix).give'
 { host }:
 
@@ -18,7 +18,7 @@ let
   made = lib.resolve [ module.config ];
 in
 {
-  files = builtins.mapAttrs (_name: each: each.source.value) (made.environment.etc or { });
+  files = builtins.mapAttrs (_name: file: file.source.value) (made.environment.etc or { });
   sockets = made.systemd.sockets or { };
   services = builtins.mapAttrs (_name: unit: { inherit (unit) wantedBy; dropin = unit.overrideStrategy or "" == "asDropin"; }) (made.systemd.services or { });
   ports = made.networking.firewall.allowedTCPPorts or [ ];
@@ -26,5 +26,5 @@ in
   filesystems = made.boot.supportedFilesystems or [ ];
   openiscsi = made.services.openiscsi or { };
   links = made.systemd.tmpfiles.rules or [ ];
-  complaints = map (each: each.message) (builtins.filter (each: !each.assertion) (made.assertions or [ ]));
+  complaints = map (check: check.message) (builtins.filter (check: !check.assertion) (made.assertions or [ ]));
 }

@@ -1,4 +1,4 @@
-# Three hosts that use the module.
+# Three example hosts for the module.
 {
   give = {
     enable = true;

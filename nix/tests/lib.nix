@@ -1,5 +1,5 @@
-# A stand-in for the few parts of nixpkgs' lib that module.nix uses, written from their documented
-# meaning: options with types and defaults, mkIf and mkMerge, and how definitions are merged.
+# Replaces the parts of nixpkgs' lib that module.nix uses, by their documentation: options with types
+# and defaults, mkIf, mkMerge, and the merging of definitions.
 rec {
   # Options
 
@@ -40,20 +40,20 @@ rec {
 
   typed = path: type: value:
     if type.check value then type.parse path value
-    else throw "${path} is no ${type.name}";
+    else throw "${path} is not of type ${type.name}";
 
-  # The values of a tree of options, from what the user wrote.
-  evalOptions = path: options: given:
+  # The values of a tree of options, from the definitions of the user.
+  evalOptions = path: options: definitions:
     let
-      unknown = builtins.filter (name: !(options ? ${name})) (builtins.attrNames given);
+      unknown = builtins.filter (name: !(options ? ${name})) (builtins.attrNames definitions);
       value = name: option:
-        let here = "${path}.${name}"; in
-        if option._type or "" != "option" then evalOptions here option (given.${name} or { })
-        else if given ? ${name} then typed here option.type given.${name}
-        else if option ? default then typed here option.type option.default
-        else throw "${here} is not set, and has no default";
+        let optionPath = "${path}.${name}"; in
+        if option._type or "" != "option" then evalOptions optionPath option (definitions.${name} or { })
+        else if definitions ? ${name} then typed optionPath option.type definitions.${name}
+        else if option ? default then typed optionPath option.type option.default
+        else throw "${optionPath} is not set and has no default";
     in
-    if unknown != [ ] then throw "there is no option ${path}.${builtins.head unknown}"
+    if unknown != [ ] then throw "unknown option ${path}.${builtins.head unknown}"
     else builtins.mapAttrs value options;
 
   # Definitions
@@ -61,7 +61,8 @@ rec {
   mkIf = condition: content: { _type = "if"; inherit condition content; };
   mkMerge = contents: { _type = "merge"; inherit contents; };
 
-  # All that is defined, conditions decided: lists joined, attributes merged, else one value.
+  # The merged value of all definitions whose conditions hold: lists are concatenated, attributes
+  # merged; any other value may be defined once.
   resolve = definitions: merged (builtins.concatMap flat definitions);
 
   flat = definition:
@@ -89,7 +90,7 @@ rec {
   mapAttrs' = f: set: builtins.listToAttrs (mapAttrsToList f set);
   filterAttrs = keep: set:
     builtins.listToAttrs (builtins.filter (each: keep each.name each.value) (mapAttrsToList nameValuePair set));
-  unique = builtins.foldl' (seen: each: if builtins.elem each seen then seen else seen ++ [ each ]) [ ];
+  unique = builtins.foldl' (seen: item: if builtins.elem item seen then seen else seen ++ [ item ]) [ ];
   toInt = text: builtins.fromJSON text;
   recursiveUpdate = old: new:
     old // builtins.mapAttrs

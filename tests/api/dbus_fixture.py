@@ -163,7 +163,7 @@ class BusFixture:
 
     def __init__(self, built: doubles.House, front: DbusFront, address: str) -> None:
         self.service = built.service
-        self.store = built.service.store
+        self.store = built.service.context.store
         self.host = built.host
         self.launcher = built.launcher
         self.front = front

@@ -14,8 +14,9 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.channel import unix_channel_aio
 from tests.doubles import SETTINGS, House, house
 from zfsilod.api.rpc.server import GrpcServer
-from zfsilod.gateway.listener import Door, Limits
+from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
+from zfsilod.model.identity import Identity
 from zfsilod.security import certificates
 from zfsilod.security.authentication import new_token
 from zfsilod.security.join_file import Access, Files
@@ -28,17 +29,18 @@ from zfsilod.wire.stub import Api, Streaming
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from zfsilod.gateway.limits import Limits
     from zfsilod.model.errors import ZfsiloError
+    from zfsilod.model.identity import Role
     from zfsilod.model.records import Operation
-    from zfsilod.requests.request import Settings
-    from zfsilod.security.authorization import Role
+    from zfsilod.model.settings import Settings
     from zfsilod.storage.store import Transaction
 
 GIB = 1 << 30
 UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
 TAKE = "hosts/take"
 DATA = "volumes/data"
-GIVE = certificates.Identity(kind="host", id="give", role="host")
+GIVE = Identity(kind="host", id="give", role="host")
 MADE: dict[str, certificates.Pair] = {}
 
 
@@ -50,7 +52,7 @@ class Front:
         self.service = zfsilo.service
         self.tls = ServerTls(state / "tls")
         write_pki(self.tls.files)
-        self.door = Door(directory / "private", limits, self.tls)
+        self.door = Gateway(directory / "private", limits, self.tls)
         self.path = directory / "zfsilod.sock"
         self.node_path = directory / "csi.sock"
         self.server = GrpcServer(self.service, self.door, self.tls.files)
@@ -60,11 +62,11 @@ class Front:
 
     async def start(self) -> None:
         await self.server.start()
-        self.door.open(listen_unix(self.path, mode=0o666))
-        self.door.open(listen_unix(self.node_path), node=True)
+        self.door.listen(listen_unix(self.path, mode=0o666))
+        self.door.listen(listen_unix(self.node_path), node=True)
         listener = listen_tcp("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.door.open(listener)
+        self.door.listen(listener)
 
     async def stop(self) -> None:
         for channel in self.channels:
@@ -108,7 +110,7 @@ class Front:
     def certified(self, role: str, subject: str, *, days: int = 1, by: str = "ca") -> Access:
         """Return a join file with a new certificate."""
         kind: Any = "host" if role == "host" else "user"
-        identity = certificates.Identity(kind=kind, id=subject, role=role)
+        identity = Identity(kind=kind, id=subject, role=role)
         pair = certificates.issue(made(by), identity, days=days)
         return self.access(certificate=pair.certificate_pem.decode(), key=pair.key_pem.decode())
 
@@ -130,11 +132,11 @@ class Front:
         return StorageServers({"give": access}.get)
 
     def write(self, change: Callable[[Transaction], Any]) -> Any:
-        with self.service.store.write() as txn:
+        with self.service.context.store.write() as txn:
             return change(txn)
 
     def read(self, question: Callable[[Transaction], Any]) -> Any:
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return question(txn)
 
     def keep(self, channel: Any) -> Any:
@@ -153,7 +155,7 @@ async def front_of(
             front = Front(zfsilo, sockets, directory, limits)
             await front.start()
             servers = front.servers()
-            zfsilo.service.servers = servers
+            zfsilo.service.context.servers = servers
             try:
                 yield front
             finally:

@@ -18,8 +18,11 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import TAKE, create, made, refused
 from zfsilod.model import chap as chap_module
 from zfsilod.model.errors import InvalidArgument, StoreCorrupt, Unauthenticated
+from zfsilod.model.identity import Identity
+from zfsilod.model.names import split_address
 from zfsilod.model.records import Issued
 from zfsilod.security import certificates, join_file
+from zfsilod.storage import secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
     from tests.api.running import Front
     from zfsilod.wire.stub import Api
 
-TAKER = certificates.Identity(kind="host", id="take", role="host")
-OPS = certificates.Identity(kind="user", id="ops", role="admin")
+TAKER = Identity(kind="host", id="take", role="host")
+OPS = Identity(kind="user", id="ops", role="admin")
 
 
 def test_a_certificate_contains_an_identity() -> None:
@@ -189,7 +192,7 @@ def test_errors_do_not_quote_a_join_file() -> None:
     ],
 )
 def test_addresses(address: str, expected: tuple[str, int]) -> None:
-    assert join_file.split_address(address) == expected
+    assert split_address(address) == expected
 
 
 def test_a_secret_is_not_printed() -> None:
@@ -213,19 +216,19 @@ def test_a_secret_is_not_printed() -> None:
 def test_the_sealing_key_may_be_a_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_here = chap_module.load_key(tmp_path / "key")
+    made_here = secrets.load_key(tmp_path / "key")
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
-    (tmp_path / chap_module.CREDENTIAL).write_bytes(b"k" * 32)
+    (tmp_path / secrets.CREDENTIAL).write_bytes(b"k" * 32)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert chap_module.load_key(tmp_path / "key") == b"k" * 32 != made_here
-    (tmp_path / chap_module.CREDENTIAL).unlink()
-    assert chap_module.load_key(tmp_path / "key") == made_here
+    assert secrets.load_key(tmp_path / "key") == b"k" * 32 != made_here
+    (tmp_path / secrets.CREDENTIAL).unlink()
+    assert secrets.load_key(tmp_path / "key") == made_here
 
 
 def test_a_truncated_sealing_key_is_reported(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"")
     with pytest.raises(StoreCorrupt, match="has 0 bytes, not 32"):
-        chap_module.load_key(tmp_path / "key")
+        secrets.load_key(tmp_path / "key")
 
 
 # Over the network
@@ -283,7 +286,7 @@ async def test_revocation_takes_effect_on_an_open_connection(front: Front) -> No
     with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
         await hello(thief)
     await hello(owner)
-    await front.zfsilo.service.executor.changed(0.5)  # the door lets the answer out first
+    await front.zfsilo.service.executor.wait_for_change(0.5)  # the door lets the answer out first
     assert front.door.connections == 1
 
 
@@ -335,7 +338,7 @@ async def test_a_renewed_certificate_needs_no_restart(front: Front) -> None:
     records = front.read(lambda txn: [issued.subject for issued in txn.scan(Issued)])
     assert records == ["host/take"]
     front.tls.files.write_host(
-        certificates.issue(made("ca"), certificates.Identity(kind="host", id="give", role="host"))
+        certificates.issue(made("ca"), Identity(kind="host", id="give", role="host"))
     )
     assert await hello(front.role("reader", "mon"))
 

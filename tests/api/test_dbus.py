@@ -50,6 +50,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs dbus-daemon and busctl",
 )
 DATA = path_of("volume", "data")
+CREATE_ZVOL = "create zvol tank/zfsilo/data (1 GiB, thin)"
 NQN = "nqn.2024-01.lab.other:host"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
@@ -279,7 +280,7 @@ async def test_a_failure_is_rolled_back_and_signalled(fixture: BusFixture) -> No
     name, message, reason, facts = await client.get(operation, "Error")
     assert (name, reason) == (f"{NAME}.Error.CommandFailed", "COMMAND_FAILED")
     assert "fuse" in message
-    assert facts == {"step": "do Zvol"}
+    assert facts == {"step": CREATE_ZVOL}
     assert await client.get(operation, "Progress") == 0
     finished = await client.heard("OperationFinished")
     assert finished[0].body == [operation, "volumes/data", "ROLLED_BACK"]
@@ -293,8 +294,8 @@ async def test_cancel_and_busy(fixture: BusFixture) -> None:
     arguments = (ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB)
     (operation,) = await client.call(*arguments, {})
     assert await client.get(operation, "State") == "RUNNING"
-    assert await client.get(operation, "Step") == "do Zvol"
-    assert (await client.get(operation, "Actions"))[0][::2] == ["do", "PENDING"]
+    assert await client.get(operation, "Step") == CREATE_ZVOL
+    assert (await client.get(operation, "Actions"))[0] == ["do", CREATE_ZVOL, "PENDING"]
     assert await client.call(*arguments, {}) == [operation]
     rows, _token = await client.call(
         ROOT, MANAGER, "ListOperations", "a{sv}", options(state=("s", "RUNNING"))
@@ -358,13 +359,13 @@ async def test_conditions_are_those_of_the_other_interfaces(
     name = fact.format(*fixture.host.facts.names("backstore"))
     before = fixture.host.facts.get(name)
     fixture.host.facts.effect(name, value and before | value)
-    await fixture.service.sync_all(caller="test")
+    await fixture.service.reconciler.sync_all("test")
     (condition,) = await client.get(DATA, "Conditions")
     assert part in condition
     with fixture.store.read() as txn:
         assert convert.volume(volume_view(txn, "data")).conditions == [condition]
     fixture.host.facts.effect(name, before)
-    await fixture.service.sync_all(caller="test")
+    await fixture.service.reconciler.sync_all("test")
     assert await client.get(DATA, "Conditions") == []
 
 

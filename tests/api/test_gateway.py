@@ -22,7 +22,9 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import front_of, refused, write_pki
 from zfsilod.gateway import listener as doors
 from zfsilod.gateway import relay, sockets
-from zfsilod.gateway.listener import Door, Limits
+from zfsilod.gateway import tls as gateway_tls
+from zfsilod.gateway.limits import Limits
+from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.security.tls import ServerTls
@@ -42,7 +44,7 @@ class Behind:
     def __init__(self, directory: Path, limits: Limits | None) -> None:
         tls = ServerTls(directory / "tls")
         write_pki(tls.files)
-        self.door = Door(directory / "private", limits, tls)
+        self.door = Gateway(directory / "private", limits, tls)
         self.path = directory / "front.sock"
         self.arrived: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
             asyncio.Queue()
@@ -58,11 +60,11 @@ class Behind:
             self.writers.append(writer)
             await self.arrived.put((reader, writer))
 
-        self._server = await asyncio.start_unix_server(arrive, self.door.plain, limit=MIB)
-        self.door.open(listen_unix(self.path))
+        self._server = await asyncio.start_unix_server(arrive, self.door.private_socket, limit=MIB)
+        self.door.listen(listen_unix(self.path))
         listener = listen_tcp("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.door.open(listener)
+        self.door.listen(listener)
 
     async def stop(self) -> None:
         self.door.close()
@@ -165,7 +167,7 @@ async def test_a_slow_reader_holds_back_the_writer() -> None:
         left = writer.transport.get_write_buffer_size()
         assert left > 32 * MIB  # the gateway buffers one chunk, the sockets the rest
         (connection,) = built.door._connections.values()
-        assert sum(len(pipe._rest) for pipe in connection._pipes) <= relay.CHUNK_BYTES
+        assert sum(len(one_way._rest) for one_way in connection._relays) <= relay.CHUNK_BYTES
         far_writer.transport.resume_reading()
         assert len(await far_reader.readexactly(64 * MIB)) == 64 * MIB
         writer.close()
@@ -204,7 +206,7 @@ async def test_a_reset_connection_is_closed() -> None:
 
 
 async def test_connections_are_limited() -> None:
-    limits = Limits(unix=2, tcp=3, each=2)
+    limits = Limits(unix=2, tcp=3, per_peer=2)
     async with behind(limits) as built:
         kept = [await built.tcp() for _number in range(2)]
         await eventually(lambda: built.door.connections == 2)
@@ -217,7 +219,7 @@ async def test_connections_are_limited() -> None:
         for _reader, writer in kept:
             writer.close()
         await eventually(lambda: built.door.connections == 0)
-        assert not built.door._held
+        assert not built.door.count.by_peer
         again = await built.tcp()
         await eventually(lambda: len(built.names) == 5)
         assert built.door.connections == 1
@@ -227,8 +229,8 @@ async def test_connections_are_limited() -> None:
 
 async def test_without_a_server_connections_are_dropped() -> None:
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
-        door = Door(Path(directory) / "private")
-        door.open(listen_unix(Path(directory) / "front.sock"))
+        door = Gateway(Path(directory) / "private")
+        door.listen(listen_unix(Path(directory) / "front.sock"))
         reader, writer = await asyncio.open_unix_connection(f"{directory}/front.sock")
         assert await reader.read() == b""
         assert door.connections == 0
@@ -257,9 +259,9 @@ async def test_without_descriptors_it_waits_and_continues(monkeypatch: Any) -> N
 
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
         path = Path(directory) / "front.sock"
-        door = Door(Path(directory) / "private")
+        door = Gateway(Path(directory) / "private")
         listener = Exhausted(listen_unix(path))
-        door.open(listener)  # type: ignore[arg-type]
+        door.listen(listener)  # type: ignore[arg-type]
         reader, writer = await asyncio.open_unix_connection(str(path))
         assert await reader.read() == b""  # accepted at last; no server is behind the gateway
         assert listener.refusals == 0
@@ -271,7 +273,7 @@ def test_the_private_directory_is_private(tmp_path: Path) -> None:
     directory = tmp_path / "run" / "private"
     directory.mkdir(parents=True, mode=0o755)
     (directory / "plain.sock").touch()
-    Door(directory)
+    Gateway(directory)
     assert directory.stat().st_mode & 0o777 == 0o700
     assert list(directory.iterdir()) == []
 
@@ -337,7 +339,7 @@ def test_inherited_sockets() -> None:
 
 async def test_connections_that_bypass_the_gateway_are_refused(front: Front) -> None:
     for options in ([], [("grpc.default_authority", "localhost")]):
-        channel = grpc.aio.insecure_channel(f"unix:{front.door.plain}", options=options)
+        channel = grpc.aio.insecure_channel(f"unix:{front.door.private_socket}", options=options)
         front.channels.append(channel)
         with refused("UNAUTHENTICATED") as refusal:
             await Api(channel).volumes.ListVolumes(pb.ListVolumesRequest())
@@ -412,7 +414,7 @@ async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, k
     monkeypatch.setattr(
         "zfsilod.api.rpc.server.OPTIONS", (("grpc.server_handshake_timeout_ms", 500),)
     )
-    monkeypatch.setattr(doors, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(gateway_tls, "HANDSHAKE_S", 0.5)
     async with front_of(tmp_path) as front:
         begun = time.monotonic()
         if kind == "unix":
@@ -430,7 +432,7 @@ async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, k
 async def test_a_gateway_that_stops_listening_keeps_its_connections(front: Front) -> None:
     api = front.root()
     await api.volumes.ListVolumes(pb.ListVolumesRequest())
-    front.door.shut()
+    front.door.stop_listening()
     await api.volumes.ListVolumes(pb.ListVolumesRequest())
     with pytest.raises(OSError, match="Connect call failed"):
         await asyncio.open_connection("127.0.0.1", front.port)

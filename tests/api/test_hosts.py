@@ -50,6 +50,14 @@ async def test_life_of_a_host(front: Front) -> None:
         await hosts.GetHost(pb.GetHostRequest(name=OTHER))
 
 
+async def test_an_iqn_in_any_case_is_kept_in_lower_case(front: Front) -> None:
+    hosts = front.root().hosts
+    request = pb.CreateHostRequest(host_id="b", host=pb.Host(iqn="iqn.2026-01.org.Example:Host_B"))
+    for _attempt in ("create", "repeat"):
+        created = (await hosts.CreateHost(request)).host
+        assert created.iqn == "iqn.2026-01.org.example:host_b"
+
+
 async def test_invalid_hosts_are_refused(front: Front) -> None:
     root = front.root()
     await root.hosts.CreateHost(other())

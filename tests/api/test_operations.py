@@ -41,7 +41,7 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     operation = await api.GetOperation(pb.GetOperationRequest(name=name))
     assert (operation.state, operation.progress) == (pb.OPERATION_STATE_RUNNING, 0)
     assert (operation.kind, operation.subject, operation.title) == ("create", DATA, "create data")
-    assert operation.actions[0].step.startswith("Zvol(dataset=tank/zfsilo/data, ")
+    assert operation.actions[0].step == "create zvol tank/zfsilo/data (1 GiB, thin)"
     assert (operation.actions[0].up, operation.actions[0].status) == (
         True,
         pb.ACTION_STATUS_PENDING,
@@ -101,14 +101,14 @@ async def test_a_caller_that_disconnects_during_planning_cancels_nothing(
     front: Front,
 ) -> None:
     looked, resume = asyncio.Event(), asyncio.Event()
-    look = front.service.look
+    look = front.service.context.look
 
     async def slow(question: Any, timeout_s: float = 20) -> Any:
         looked.set()
         await resume.wait()
         return await look(question, timeout_s)
 
-    front.service.look = slow  # type: ignore[method-assign]
+    front.service.context.look = slow  # type: ignore[method-assign]
     call = front.root().volumes.CreateVolume(create())
     sent = asyncio.ensure_future(call.code())
     await asyncio.wait_for(looked.wait(), 10)
@@ -123,7 +123,7 @@ async def test_the_deadline_passes_before_the_operation_is_stored(front: Front) 
         await asyncio.sleep(1)
         raise AssertionError("nobody waits for this")
 
-    front.service.look = never  # type: ignore[method-assign,assignment]
+    front.service.context.look = never  # type: ignore[method-assign,assignment]
     with refused("DEADLINE_EXCEEDED") as refusal:
         await front.root().volumes.CreateVolume(create(), timeout=0.5)
     assert "operation" not in refusal.error.facts

@@ -24,11 +24,12 @@ from tests.channel import unix_channel_aio
 from zfsilod.api.rpc.server import HEALTH, REFLECTION
 from zfsilod.ctl import command_table
 from zfsilod.gateway.relay import Connection
-from zfsilod.gateway.sockets import Peer, listen_unix
+from zfsilod.gateway.sockets import listen_unix
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.identity import Caller, Identity, Peer
 from zfsilod.model.records import Publication
 from zfsilod.security import certificates
-from zfsilod.security.authentication import Caller, new_token
+from zfsilod.security.authentication import new_token
 from zfsilod.security.authorization import LOCAL, READERS, ROLES, as_markdown, authorize
 from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.stub import SERVICES, Api, Stub, path_of
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from tests.api.running import Front
 
 METHODS = {path_of(method): method for s in (*SERVICES, HEALTH, REFLECTION) for method in s.methods}
-OPS = certificates.Identity(kind="user", id="ops", role="admin")
+OPS = Identity(kind="user", id="ops", role="admin")
 CONSUMER = ("Connect", "Disconnect", "Stage", "Unstage", "Mount", "Unmount", "Grow")
 OTHER_IQN = "iqn.2026-01.org.example:b"
 
@@ -81,9 +82,9 @@ def test_the_roles_of_tokens_are_those_of_zfsiloctl() -> None:
     assert set(command_table.ROLES) == set(READERS)
 
 
-def test_the_readme_has_the_table() -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    assert as_markdown() in readme.read_text()
+def test_the_documentation_has_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs/security.md"
+    assert as_markdown() in page.read_text()
 
 
 def test_unknown_methods_are_refused() -> None:

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from tests.api.running import UUID, create, publish
-from zfsilod.engine.steps import Reported
+from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -32,13 +32,13 @@ ULID = "01jzzzzzzzzzzzzzzzzzzzzzzz"
 async def test_fetching_a_connection(front: Front) -> None:
     root = front.root()
     await root.volumes.CreateVolume(create())
-    servers = front.service.servers
+    servers = front.service.context.servers
     with pytest.raises(FailedPrecondition) as raised:
         await servers.fetch("give", "data")
     assert (raised.value.reason, raised.value.facts["server"]) == ("NOT_PUBLISHED", "give")
     await servers.publish("give", "data", client_operation=ULID)
     connection, chap = await servers.fetch("give", "data")
-    assert chap == front.service.store.chap("data/take")
+    assert chap == front.service.context.store.chap("data/take")
     volume = front.read(lambda txn: txn.get(Volume, "data"))
     assert (connection.serial, connection.size_bytes) == (volume.uid, volume.capacity_bytes)
     assert (connection.epoch, connection.mode) == (1, "FILESYSTEM")
@@ -47,7 +47,7 @@ async def test_fetching_a_connection(front: Front) -> None:
 
 async def test_releasing_reverts_only_the_publication_of_that_operation(front: Front) -> None:
     await front.root().volumes.CreateVolume(create())
-    servers = front.service.servers
+    servers = front.service.context.servers
     await servers.publish("give", "data", client_operation=ULID)
     await servers.release("give", "data", client_operation=ULID[:-1] + "a")
     assert front.read(lambda txn: txn.get(Publication, "data/take")).client_operation == ULID
@@ -64,12 +64,12 @@ async def test_reporting(front: Front) -> None:
     step = Reported(
         server="give", volume="data", epoch=1, state="FORMATTING", type="ext4", uuid=UUID
     )
-    await front.service.servers.report(step, ULID)
+    await front.service.context.servers.report(step, ULID)
     filesystem = front.read(lambda txn: txn.get(Volume, "data")).filesystem
     assert (filesystem.state, filesystem.operation, filesystem.host) == ("FORMATTING", ULID, "take")
-    await front.service.servers.report(step.but(state="READY"), ULID)
+    await front.service.context.servers.report(step.but(state="READY"), ULID)
     with pytest.raises(FailedPrecondition) as raised:
-        await front.service.servers.report(step.but(epoch=2), ULID)
+        await front.service.context.servers.report(step.but(epoch=2), ULID)
     assert raised.value.reason == "STALE_EPOCH"
 
 
@@ -78,7 +78,7 @@ async def test_new_secrets(front: Front, monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("data", "more"):
         await front.root().volumes.CreateVolume(create(name))
         await front.root().volumes.PublishVolume(publish(name=f"volumes/{name}"))
-    servers = front.service.servers
+    servers = front.service.context.servers
     _connection, before = await servers.fetch("give", "data")
     await servers.rotate("give", "data")
     publications = await servers.publications("give")
@@ -107,7 +107,7 @@ async def test_registering(front: Front) -> None:
 
 
 async def test_errors_of_a_server_are_raised_by_the_client(front: Front) -> None:
-    servers = front.service.servers
+    servers = front.service.context.servers
     with pytest.raises(NotFound) as raised:
         await servers.fetch("give", "nothing")
     assert raised.value.message == "server give: there is no volume nothing on this host"
@@ -145,7 +145,7 @@ async def test_a_server_that_exceeds_the_deadline_is_unavailable(
     await front.root().volumes.CreateVolume(create())
     front.zfsilo.launcher.gate.clear()
     with pytest.raises(Unavailable) as raised:
-        await front.service.servers.publish("give", "data", client_operation=ULID)
+        await front.service.context.servers.publish("give", "data", client_operation=ULID)
     assert raised.value.reason == "SERVER_UNAVAILABLE"
 
 

@@ -105,7 +105,7 @@ async def test_connecting_publishes_if_needed_and_disconnecting_reverts_it(
     assert f"operations/{one.client_operation}" == answer.operation.name
     assert one.published_by.startswith("host take (certificate ")
     await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
-    from zfsilod.requests.sync import Supervisor
+    from zfsilod.service.supervisor import Supervisor
 
     await Supervisor(front.service, retention_s=1000).retry_releases()
     assert front.read(lambda txn: list(txn.scan(Publication))) == []
@@ -189,7 +189,7 @@ async def delete_for_now(front: Front, name: str) -> pb.Volume:
     volumes = front.root().volumes
     volume = await volumes.GetVolume(pb.GetVolumeRequest(name=f"volumes/{name}"))
     needs = Dependent(id=f"{volume.uid}/snapshots/a", name="snapshots/a")
-    await front.service.write(lambda txn: txn.put(needs))
+    await front.service.context.write(lambda txn: txn.put(needs))
     request = pb.DeleteVolumeRequest(name=volume.name, dependents=pb.DEPENDENTS_KEEP)
     await volumes.DeleteVolume(request)
     return volume  # type: ignore[no-any-return]
@@ -424,12 +424,12 @@ async def test_the_connection_contains_the_secrets_of_a_publication(front: Front
         await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
     volume = (await volumes.PublishVolume(publish(readonly=True))).volume
     connection = await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
-    chap = front.service.store.chap("data/take")
+    chap = front.service.context.store.chap("data/take")
     assert {name: getattr(connection.chap, name) for name in chap.values()} == chap.values()
     assert (connection.serial, connection.size_bytes, connection.epoch) == (volume.uid, GIB, 1)
     assert connection.target.endswith(f":{volume.uid}")
     assert connection.readonly
-    assert list(connection.portals) == list(front.service.settings.export.portals)
+    assert list(connection.portals) == list(front.service.context.settings.export.portals)
     with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
         await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host="hosts/other"))
 

@@ -23,6 +23,8 @@ BENCHES = (
     "memory",
     "csi",
     "recovery",
+    "publish_path",
+    "code",
 )
 
 

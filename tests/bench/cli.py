@@ -43,7 +43,9 @@ async def measure() -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
         async with front_of(Path(directory)) as front:
             await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
-            front.service.store._environment.set_mapsize(1 << 30)  # the double makes a small store
+            front.service.context.store._environment.set_mapsize(
+                1 << 30
+            )  # the double makes a small store
             front.write(fill)
             environment = os.environ | {
                 "PYTHONPATH": f"{PROJECT}:{PROJECT}/proto",

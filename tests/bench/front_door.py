@@ -25,7 +25,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import GIB, Front, front_of, made, write_pki
 from tests.bench.table import Figure, at_most
 from tests.channel import unix_channel_aio
-from zfsilod.gateway.listener import Door
+from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.records import Volume
 from zfsilod.requests.publications import Publish
@@ -78,7 +78,7 @@ async def fill(front: Front) -> None:
             name = f"v{number:06}"
             txn.put(made.but(id=name, uid=f"{number:032x}", dataset=f"tank/zfsilo/{name}"))
 
-    front.service.store._environment.set_mapsize(1 << 30)  # the double makes a small store
+    front.service.context.store._environment.set_mapsize(1 << 30)  # the double makes a small store
     front.write(put)
 
 
@@ -91,7 +91,7 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     own = ServerTls(directory / "tls")
     write_pki(own.files)
-    door = Door(directory / "private", tls=own)
+    door = Gateway(directory / "private", tls=own)
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(echo)
     server.add_generic_rpc_handlers(
@@ -99,13 +99,13 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
     )
     plain = server.add_insecure_port("127.0.0.1:0")
     tls = server.add_secure_port("127.0.0.1:0", mutual)
-    server.add_insecure_port(f"unix:{door.plain}")
+    server.add_insecure_port(f"unix:{door.private_socket}")
     await server.start()
     stack.push_async_callback(server.stop, 0.1)
     stack.callback(door.close)
-    door.open(listen_unix(directory / "echo.sock"))
+    door.listen(listen_unix(directory / "echo.sock"))
     pumped = listen_tcp("127.0.0.1", 0)
-    door.open(pumped)
+    door.listen(pumped)
     return {
         "bare": f"127.0.0.1:{plain}",
         "bare_tls": f"127.0.0.1:{tls}",

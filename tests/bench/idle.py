@@ -18,7 +18,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import create, front_of
 from tests.bench.table import Figure, at_most
 from tests.channel import unix_channel_aio
-from zfsilod.gateway.listener import Limits
+from zfsilod.gateway.limits import Limits
 from zfsilod.security.join_file import make_join, parse_join
 from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.stub import Api
@@ -39,7 +39,7 @@ REQUEST = pb.GetVolumeRequest(name="volumes/data")
 async def serve() -> None:
     """Serve, and say where, until stdin ends. One address may hold them all: the worst case."""
     with tempfile.TemporaryDirectory() as directory:
-        limits = Limits(unix=2000, tcp=2000, each=2000)
+        limits = Limits(unix=2000, tcp=2000, per_peer=2000)
         async with front_of(Path(directory), limits=limits) as front:
             await front.root().volumes.CreateVolume(create())
             join = make_join(front.certified("admin", "ops"))

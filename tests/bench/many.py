@@ -84,20 +84,20 @@ async def _sync(count: int, folder: Path) -> tuple[float, float, int]:
     async with house(folder) as zfsilo:
         await fill(zfsilo, count)
         begun = time.perf_counter()
-        await zfsilo.service.sync_all(caller="bench")
+        await zfsilo.service.reconciler.sync_all(caller="bench")
         calm = time.perf_counter() - begun
         zfsilo.host.facts.reboot()
         begun = time.perf_counter()
-        report = await zfsilo.service.sync_all(caller="bench")
+        report = await zfsilo.service.reconciler.sync_all(caller="bench")
         recovered = time.perf_counter() - begun
         assert report.complaints == ()
-        with zfsilo.service.store.read() as txn:
+        with zfsilo.service.context.store.read() as txn:
             found = list(volume_views(txn))
         run = Counting(found)
         datasets = tuple(each.volume.dataset for each in found if each.volume)
-        machine: Host = Seen(run, datasets, folder, zfsilo.service.store.chap)  # type: ignore[assignment]
+        machine: Host = Seen(run, datasets, folder, zfsilo.service.context.store.chap)  # type: ignore[assignment]
         for each in found:
-            assert not compare(each, machine, zfsilo.service.settings).problems
+            assert not compare(each, machine, zfsilo.service.context.settings).problems
         return calm, recovered, run.count
 
 

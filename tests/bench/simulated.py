@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.systemd.install import install
 from tests.systemd.namespace import SystemdHost
-from tests.systemd.test_zfsilo import CONFIG, DROP_IN
+from tests.systemd.simulated import CONFIG, DROP_IN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""Never half done: every operation is cut at every point, and what is left is looked at."""
+"""Crash tests: every operation with a fault at every point, and a check of the state it leaves."""

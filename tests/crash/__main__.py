@@ -1,4 +1,4 @@
-"""All crash tests: python -m tests.crash [--short | --long] [--seed N] [PART ...]"""
+"""All crash tests: `python -m tests.crash [--short | --long] [--seed N] [SUITE ...]`."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from tests.crash.parts import HERE, LAB, PARTS, run
 from tests.crash.report import Report, Size
+from tests.crash.suites import LAB, LOCAL, SUITES, run
 
 
 def main() -> int:
-    """Run the parts that are asked for, or all; exit 1 when a case failed."""
+    """Run the named suites, or all; exit 1 when a case failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
-    parser.add_argument("--short", action="store_true", help="the part that make test runs")
-    parser.add_argument("--long", action="store_true", help="more of what is random, however long")
+    parser.add_argument("--short", action="store_true", help="the cases of make test")
+    parser.add_argument("--long", action="store_true", help="more random cases; takes hours")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(SUITES))
     options = parser.parse_args()
     size: Size = "long" if options.long else "short" if options.short else "full"
-    chosen = options.parts or list(PARTS)
+    chosen = options.suites or list(SUITES)
     report = Report()
     report.note(f"seed {options.seed}")
-    # What runs here and what runs in the machines of the lab go on side by side: two processors.
-    lanes = [lane for lane in ([p for p in chosen if p in each] for each in (HERE, LAB)) if lane]
+    # The suites of this machine and those of the lab run side by side, on one processor each.
+    lanes = [[name for name in chosen if name in suites] for suites in (LOCAL, LAB)]
+    lanes = [lane for lane in lanes if lane]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(lanes), mp_context=spawn) as pool:
-        for found in pool.map(partial(run, size=size, seed=options.seed), lanes):
-            report.add(found)
+        for partial_report in pool.map(partial(run, size=size, seed=options.seed), lanes):
+            report.add(partial_report)
     return report.close()
 
 

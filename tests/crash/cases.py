@@ -1,17 +1,18 @@
-"""One case or more of every request, each with what stands before it.
+"""Cases of the crash tests: at least one for every request, with the requests before it.
 
-A request without a case fails tests/test_crash.py: give it one here, and it is cut at every point.
+A request without a case fails tests/test_crash.py: add it here, and it gets a fault at every point.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zfsilod.requests
 from tests.examples import TAKE
-from zfsilod.model.records import Disk, ListedZvol, Trashed
+from zfsilod.model.host_facts import Disk, ListedZvol
+from zfsilod.model.records import Trashed
 from zfsilod.requests import adoption, orphans, pool_import
 from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
@@ -28,11 +29,13 @@ from zfsilod.requests.snapshots import (
 )
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.service.orphan_scan import find_orphans
+from zfsilod.service.pool_scan import find_zvol, unknown_snapshots, unknown_volumes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from tests.crash.life import Machine
+    from tests.crash.simulated_machine import SimulatedMachine
     from tests.doubles import House
     from zfsilod.service.service import Service
 
@@ -54,7 +57,7 @@ MOUNTED = (*STAGED, MOUNT)
 LARGER = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB)
 BLOCK = (HOST, CREATE.but(mode="BLOCK"), PUBLISH, CONNECT, STAGE)
 SNAP = CreateSnapshot(id="monday", volume="data")
-GIVE_UP = DeleteSnapshot(id="monday")
+RELEASE = DeleteSnapshot(id="monday")
 MORE = CREATE.but(id="more")
 GROUP = CreateSnapshotGroup(id="both", volumes=("data", "more"))
 COPY = CREATE.but(id="copy", capacity_bytes=2 * GIB, thin=False, source_snapshot="monday")
@@ -75,116 +78,118 @@ NO_ZVOL = ListedZvol(dataset="", guid="", size_bytes=0, thin=False, volblocksize
 ADOPT = adoption.AdoptVolume(id="data", zvol=NO_ZVOL)
 NO_DISK = Disk(target="", serial="", size_bytes=0)
 
-# What a rollback leaves, and why (patterns of names in Machine.state)
+# Names in SimulatedMachine.state, as patterns, that a rollback may leave changed
 FORMATTED = (
-    r"fact content:.*",  # a filesystem stays: there may be data on it
-    r"fact zvol:.* zfsilo:filesystem",  # and so does the server's mark for it
+    r"fact content:.*",  # a filesystem stays: it may hold data
+    r"fact zvol:.* zfsilo:filesystem",  # the server's mark for it stays too
     r"record volume data filesystem.*",
 )
-RENEWED = (  # a clone's filesystem has its own UUID from then on, and the server knows it
+UUID_REGENERATED = (  # the new UUID of a clone's filesystem stays, on the server too
     r"fact content:.*",
     r"fact zvol:.* zfsilo:filesystem",
     r"record volume twin filesystem.*",
 )
-SEEN = (r"fact session:.* size", r"fact content:.* size")  # a size that was seen stays seen
+CLIENT_SIZE = (
+    r"fact session:.* size",
+    r"fact content:.* size",
+)  # a new size that the client has read
 EPOCH = (r"record volume data epoch",)  # counted up and never reused
 
 
 class Case(NamedTuple):
-    """A request, what was done before it, and what its rollback may leave."""
+    """A request, the requests before it, and the differences that its rollback may leave."""
 
     name: str
-    before: tuple[Request, ...]
-    request: Request
-    sticky: tuple[str, ...] = ()
-    first: Request | None = None  # what the service does before it by itself, in its own operation
-    meddle: tuple[str, ...] = ()  # facts that vanish before it, by the beginnings of their names
+    before: tuple[Request[Any], ...]
+    request: Request[Any]
+    may_remain: tuple[str, ...] = ()
+    prerequisite: Request[Any] | None = None  # that the service submits itself
+    lost: tuple[str, ...] = ()  # facts removed before it, by the start of their names
     retention_s: int = 0  # of the trash
-    spoil: Callable[[Machine], None] | None = None  # what else somebody does before it
-    find: Callable[[Service], Awaitable[Request]] | None = (
-        None  # the request, when it is not known yet
-    )
-    many: bool = False  # many operations in one unit, as the timer's Sync of all volumes
+    damage: Callable[[SimulatedMachine], None] | None = None  # another change before it
+    find: Callable[[Service], Awaitable[Request[Any]]] | None = None  # returns the request
+    batch: bool = False  # many operations in one unit: the sync of all volumes
 
-    async def submit(self, house: House) -> object:
-        """Ask for it, as a caller would."""
-        if self.many:
-            return await house.service.sync_all(caller="a test")
+    async def submit(self, fixture: House) -> object:
+        """Submit the request."""
+        if self.batch:
+            return await fixture.service.reconciler.sync_all(caller="a test")
         request = self.request
         if self.find is not None:
-            request = await self.find(house.service)
-        return await house.service.submit(request, caller="a test")
+            request = await self.find(fixture.service)
+        return await fixture.service.submit(request, caller="a test")
 
 
-async def purge(service: Service) -> Request:
-    """Return the purge of what lies in the trash."""
-    with service.store.read() as txn:
+async def purge(service: Service) -> Request[Any]:
+    """Return the purge of the volume in the trash."""
+    with service.context.store.read() as txn:
         return PurgeVolume(id=next(txn.scan(Trashed)).id)
 
 
-async def clear(service: Service) -> Request:
-    """Return the end of a session that no record knows, with all that is mounted of it."""
-    iscsi = service.machine.iscsi
+async def clear(service: Service) -> Request[Any]:
+    """Return the request that ends a session without a record, and its mounts."""
+    iscsi = service.context.machine.iscsi
     (target,) = iscsi.sessions()
     disk = NO_DISK.but(target=target, serial=target.rpartition(":")[2])
     return Clear(id="data", disk=disk, paths=tuple(iscsi.users(disk)))
 
 
-async def take_over(service: Service) -> Request:
+async def adopt_zvol(service: Service) -> Request[Any]:
     """Return the adoption of a zvol."""
-    return await adoption.find(service, "tank/zfsilo/data", "data")
+    return await find_zvol(service.context, "tank/zfsilo/data", "data")
 
 
-async def remove_all(service: Service) -> Request:
+async def remove_all(service: Service) -> Request[Any]:
     """Return the removal of all orphans."""
-    found = await orphans.find(service)
-    return orphans.RemoveOrphans(names=tuple(each.name for each in found), force=True)
+    names = tuple(orphan.name for orphan in await find_orphans(service.context))
+    return orphans.RemoveOrphans(names=names, force=True)
 
 
-async def take_back(service: Service) -> Request:
-    """Return the adoption of what lies in the trash."""
-    (found,) = await pool_import.new_volumes(service)
-    return found
+async def adopt_trashed(service: Service) -> Request[Any]:
+    """Return the adoption of the volume in the trash."""
+    (adoption_request,) = await unknown_volumes(service.context)
+    return adoption_request
 
 
-async def take_snapshots(service: Service) -> Request:
+async def adopt_snapshots(service: Service) -> Request[Any]:
     """Return the adoption of snapshots."""
-    (found,) = await pool_import.new_cuts(service, pool_import.Rebuilt([], {}, []))
-    return found
+    (adoption_request,) = (await unknown_snapshots(service.context))[0]
+    return adoption_request
 
 
-def forget(machine: Machine) -> None:
-    """Lose the records, as with the state directory."""
-    _forget(machine, b"volume/", b"publication/", b"attachment/", b"trashed/")
+def lose_records(machine: SimulatedMachine) -> None:
+    """Remove the records, as when the state directory is lost."""
+    _lose(machine, b"volume/", b"publication/", b"attachment/", b"trashed/")
 
 
-def forget_use(machine: Machine) -> None:
-    """Lose the records of what is used here, as when an operation was abandoned."""
-    _forget(machine, b"attachment/")
+def lose_attachment(machine: SimulatedMachine) -> None:
+    """Remove the attachment, as when an operation was abandoned."""
+    _lose(machine, b"attachment/")
 
 
-def forget_snapshots(machine: Machine) -> None:
-    """Lose the records of snapshots, as an older version's adoption did."""
-    _forget(machine, b"snapshot/", b"snapshotgroup/", b"dependent/")
+def lose_snapshots(machine: SimulatedMachine) -> None:
+    """Remove the records of snapshots, as the adoption of an older version did."""
+    _lose(machine, b"snapshot/", b"snapshotgroup/", b"dependent/")
 
 
-def _forget(machine: Machine, *prefixes: bytes) -> None:
+def _lose(machine: SimulatedMachine, *prefixes: bytes) -> None:
     with machine.store.write() as txn:
-        for key, _value in list(txn._range(b"", "")):
+        for key, _value in list(txn.items()):
             if key.startswith(prefixes):
-                txn._handle.delete(key)
+                bucket, _slash, name = key.decode().partition("/")
+                txn.drop_raw(bucket, name)
 
 
-def disown(machine: Machine) -> None:
-    """Make somebody else's zvol of a volume: no record, and no mark of ours."""
-    forget(machine)
+def disown(machine: SimulatedMachine) -> None:
+    """Remove the record and the properties that make a zvol one of zfsilo."""
+    lose_records(machine)
     zvol = machine.host.facts.memory["zvol:tank/zfsilo/data"]
     own = {n: v for n, v in zvol["properties"].items() if not n.startswith("zfsilo:")}
     machine.host.facts.memory["zvol:tank/zfsilo/data"] = zvol | {"uid": "", "properties": own}
 
 
-def break_session(machine: Machine) -> None:
-    """Break the connection of a session, which iscsid goes on with in vain."""
+def break_session(machine: SimulatedMachine) -> None:
+    """Break the connection of each session; iscsid tries to restore it without success."""
     for name, fact in machine.host.facts.memory.items():
         if name.startswith("session:"):
             machine.host.facts.memory[name] = fact | {"lost": True}
@@ -207,23 +212,23 @@ SERVER = (
     Case("create-from-snapshot", (*CREATED, SNAP), COPY),
     Case("create-from-volume", CREATED, TWIN),
     Case("delete-clone", (*CREATED, TWIN), DELETE.but(id="twin")),
-    Case("delete-last-clone", (*CREATED, SNAP, COPY, GIVE_UP), DELETE.but(id="copy")),
-    Case("adopt", CREATED, ADOPT, spoil=forget, find=take_over),
+    Case("delete-last-clone", (*CREATED, SNAP, COPY, RELEASE), DELETE.but(id="copy")),
+    Case("adopt", CREATED, ADOPT, damage=lose_records, find=adopt_zvol),
     Case(
         "adopt-trashed",
         (*CREATED, SNAP, KEEP),
         pool_import.AdoptTrashed(id="data", zvol=NO_ZVOL),
-        spoil=forget,
-        find=take_back,
+        damage=lose_records,
+        find=adopt_trashed,
     ),
     Case(
         "adopt-snapshots",
         (*CREATED, MORE, GROUP),
-        pool_import.AdoptCut(id="both", refs=()),
-        spoil=forget_snapshots,
-        find=take_snapshots,
+        pool_import.AdoptSnapshots(id="both", refs=()),
+        damage=lose_snapshots,
+        find=adopt_snapshots,
     ),
-    Case("adopt-foreign", CREATED, ADOPT, spoil=disown, find=take_over),
+    Case("adopt-foreign", CREATED, ADOPT, damage=disown, find=adopt_zvol),
     Case("update-size", PUBLISHED, LARGER),
     Case(
         "update-all",
@@ -238,13 +243,13 @@ SERVER = (
     Case("publish", CREATED, PUBLISH),
     Case("publish-readonly", CREATED, PUBLISH.but(readonly=True)),
     Case("publish-again", (*PUBLISHED, UNPUBLISH), PUBLISH),
-    Case("publish-repair", PUBLISHED, PUBLISH, meddle=("acl:", "mapped:", "enabled:")),
+    Case("publish-repair", PUBLISHED, PUBLISH, lost=("acl:", "mapped:", "enabled:")),
     Case("publish-second", SHARED, READ.but(host="other")),
     Case(
         "publish-force",
         (*PUBLISHED, SECOND),
         PUBLISH.but(host="other", force=True),
-        first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
+        prerequisite=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
     Case("rotate-secrets", (*SHARED, READ.but(host="other")), RotateSecrets(volume="data")),
     Case("rotate-secrets-forced", CONNECTED, ROTATE),
@@ -256,12 +261,12 @@ SERVER = (
     Case("unpublish", PUBLISHED, UNPUBLISH.but(host="take")),
     Case("unpublish-one", (*SHARED, READ.but(host="other")), UNPUBLISH.but(host="take")),
     Case("unpublish-all", (*SHARED, READ.but(host="other")), UNPUBLISH),
-    Case("unpublish-half", PUBLISHED, UNPUBLISH, meddle=("mapped:", "enabled:")),
+    Case("unpublish-half", PUBLISHED, UNPUBLISH, lost=("mapped:", "enabled:")),
     Case(
         "publish-over-session",
         (*CONNECTED, SECOND),
         PUBLISH.but(host="other", force=True),
-        first=UNPUBLISH.but(host="take", fence=True, grace_s=0),
+        prerequisite=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
     Case("fence", CONNECTED, UNPUBLISH.but(fence=True, grace_s=0)),
     Case(
@@ -278,58 +283,66 @@ SERVER = (
         ),
     ),
 )
-CONSUMER = (
+CLIENT = (
     Case("connect", PUBLISHED, CONNECT),
-    Case("connect-publish", CREATED, CONNECT.but(publish_if_needed=True), sticky=EPOCH),
-    Case("connect-repair", CONNECTED, CONNECT, meddle=("session:",)),
+    Case("connect-publish", CREATED, CONNECT.but(publish_if_needed=True), may_remain=EPOCH),
+    Case("connect-repair", CONNECTED, CONNECT, lost=("session:",)),
     Case("disconnect", CONNECTED, LEAVE),
     Case("disconnect-release", (*CREATED, CONNECT.but(publish_if_needed=True)), LEAVE),
     Case("disconnect-force", MOUNTED, LEAVE.but(force=True)),
-    Case("connect-rotated", (*CONNECTED, ROTATE), CONNECT, meddle=("session:",)),
+    Case("connect-rotated", (*CONNECTED, ROTATE), CONNECT, lost=("session:",)),
     Case("refresh-secrets", (*MOUNTED, ROTATE), REFRESH),
-    Case("refresh-secrets-lost", (*MOUNTED, ROTATE), REFRESH, spoil=break_session),
-    Case("clear", MOUNTED, Clear(id="", disk=NO_DISK, paths=()), spoil=forget_use, find=clear),
-    Case("stage", CONNECTED, STAGE, sticky=FORMATTED),
+    Case("refresh-secrets-lost", (*MOUNTED, ROTATE), REFRESH, damage=break_session),
+    Case(
+        "clear", MOUNTED, Clear(id="", disk=NO_DISK, paths=()), damage=lose_attachment, find=clear
+    ),
+    Case("stage", CONNECTED, STAGE, may_remain=FORMATTED),
     Case("stage-again", (*STAGED, Unstage(id="data")), STAGE.but(path="/mnt/data")),
-    Case("stage-clone", CLONED, STAGE.but(id="twin"), sticky=RENEWED),
+    Case("stage-clone", CLONED, STAGE.but(id="twin"), may_remain=UUID_REGENERATED),
     Case("stage-clone-readonly", CLONED, STAGE.but(id="twin", readonly=True)),
     Case("unstage", STAGED, Unstage(id="data")),
     Case("unstage-force", MOUNTED, Unstage(id="data", force=True)),
     Case("mount", STAGED, MOUNT),
     Case("mount-second", MOUNTED, MOUNT.but(path="/srv/readonly", readonly=True)),
-    Case("mount-again", MOUNTED, MOUNT, meddle=("mount:/srv",)),
+    Case("mount-again", MOUNTED, MOUNT, lost=("mount:/srv",)),
     Case("mount-block", BLOCK, MOUNT),
     Case("unmount", MOUNTED, UnmountFrom(id="data", path="/srv/data")),
     Case("unmount-all", (*MOUNTED, MOUNT.but(path="/srv/second")), UnmountFrom(id="data")),
     Case("unmount-block", (*BLOCK, MOUNT), UnmountFrom(id="data")),
     Case("unmount-force", MOUNTED, UnmountFrom(id="data", force=True)),
-    Case("grow", (*MOUNTED, LARGER), Grow(id="data"), sticky=SEEN),
+    Case("grow", (*MOUNTED, LARGER), Grow(id="data"), may_remain=CLIENT_SIZE),
 )
 BOTH = (
-    Case("sync", MOUNTED, SYNC, meddle=("acl:", "mapped:", "mount:", "session:")),
+    Case("sync", MOUNTED, SYNC, lost=("acl:", "mapped:", "mount:", "session:")),
     Case(
         "sync-all",
         (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more")),
         SYNC,
-        meddle=("backstore:", "lun:", "acl:", "mapped:"),
-        many=True,
+        lost=("backstore:", "lun:", "acl:", "mapped:"),
+        batch=True,
     ),
-    Case("remove-orphans", MOUNTED, orphans.RemoveOrphans(names=()), spoil=forget, find=remove_all),
+    Case(
+        "remove-orphans",
+        MOUNTED,
+        orphans.RemoveOrphans(names=()),
+        damage=lose_records,
+        find=remove_all,
+    ),
     Case("create-host", (), HOST),
     Case("update-host", (HOST,), UpdateHost(id="take", mask=("iqn",), iqn=OTHER)),
     Case("delete-host", (HOST,), DeleteHost(id="take")),
 )
-CASES = (*SERVER, *CONSUMER, *BOTH)
+CASES = (*SERVER, *CLIENT, *BOTH)
 
 
-def requests() -> Iterator[type[Request]]:
-    """Yield every request that there is, in whichever module."""
+def requests() -> Iterator[type[Request[Any]]]:
+    """Yield every request class, of any module of zfsilod/requests."""
     for module in pkgutil.iter_modules(zfsilod.requests.__path__, "zfsilod.requests."):
         if not module.ispkg:
             importlib.import_module(module.name)
-    waiting = list(Request.__subclasses__())
-    while waiting:
-        each = waiting.pop()
-        waiting += each.__subclasses__()
-        if each.kind:
-            yield each
+    ahead = list(Request.__subclasses__())
+    while ahead:
+        kind = ahead.pop()
+        ahead += kind.__subclasses__()
+        if kind.kind:
+            yield kind

@@ -1,8 +1,9 @@
-"""Every request, cut at every point, in every way: on the fake host, through the real store.
+"""Crash matrix: each request with a fault at every point, on the fake host and the real store.
 
-First each case runs uncut: that counts its points, and shows what "done" looks like. Then it is cut
-before and after each of them; and what rolls back is cut again before and after each point of its
-rollback. In the end it is done, or everything is as it was: facts, records, claims and secrets.
+Each case first runs without a fault: that counts its points and gives the state "done". Then it
+runs once for each kind of fault before and after each point; each rollback in turn gets a fault at
+each of its points. In the end the request is done, or facts, records, claims and secrets are those
+from before.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ import logging
 import random
 import re
 import tempfile
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from unittest import mock
 
 from tests.crash.cases import CASES, Case
-from tests.crash.life import Chance, Machine, machine
-from tests.crash.saw import Cut, How, SandboxPart, When
+from tests.crash.fault_injector import Fault, How, Process, When
+from tests.crash.simulated_machine import CountedRandomness, SimulatedMachine, simulated_machine
 from tests.doubles import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tests.crash.life import Dump
     from tests.crash.report import Report, Size
+    from tests.crash.simulated_machine import Dump
     from zfsilod.model.records import Operation
     from zfsilod.requests.request import Request
 
@@ -35,119 +37,125 @@ HOWS: tuple[How, ...] = get_args(How)
 SHOWN = 4
 
 
-class Bench:
-    """One case on one machine: what it looks like before, done, and taken back."""
+class CaseRunner:
+    """Runs one case on one machine with faults, and compares the state afterwards."""
 
-    def __init__(self, case: Case, built: Machine, chance: Chance) -> None:
+    def __init__(
+        self, case: Case, machine: SimulatedMachine, randomness: CountedRandomness
+    ) -> None:
         self.case = case
-        self.machine = built
-        self.chance = chance
+        self.machine = machine
+        self.randomness = randomness
         self.start: Dump
-        self.before: State  # and what it comes to when the machine is rebooted there
-        self.between: State  # after what the service does first
+        self.before: State
+        self.between: State  # after the prerequisite
         self.done: State
-        self.rebooted: dict[str, State] = {}
-        self.points: dict[SandboxPart, int]
+        self.rebooted: dict[str, State] = {}  # the same states after a reboot and a sync
+        self.points: dict[Process, int]
 
     async def prepare(self) -> None:
-        """Do what stands before the case, then run it once without a cut."""
-        built = self.machine
+        """Make the requests before the case, then run it once without a fault."""
+        machine = self.machine
         for request in self.case.before:
-            await built.house.do(request)
-        await built.settle()
-        memory = built.host.facts.memory
-        for name in [n for n in memory if n.startswith(self.case.meddle or ("nothing",))]:
+            await machine.fixture.do(request)
+        await machine.settle()
+        memory = machine.host.facts.memory
+        for name in [n for n in memory if n.startswith(self.case.lost or ("nothing",))]:
             del memory[name]
-        if self.case.spoil is not None:
-            self.case.spoil(built)
-        self.start = built.dump()
-        self.chance.status()
-        self.older = {op.id for op in built.operations()}
-        self.before = self.between = built.state()
+        if self.case.damage is not None:
+            self.case.damage(machine)
+        self.start = machine.dump()
+        self.randomness.save()
+        self.older = {op.id for op in machine.operations()}
+        self.before = self.between = machine.state()
         self.rebooted["before"] = self.rebooted["between"] = await self._reboot()
-        if self.case.first is not None:
-            await self._again(do=self.case.first)
-            self.between = built.state()
+        if self.case.prerequisite is not None:
+            await self._run(do=self.case.prerequisite)
+            self.between = machine.state()
             self.rebooted["between"] = await self._reboot()
-        await self._again()
-        if built.refusal is not None:
-            raise AssertionError(f"{self.case.name} is refused: {built.refusal}")
-        self.done = built.state()
-        self.points = dict(built.saw.points)
+        await self._run()
+        if machine.refusal is not None:
+            raise AssertionError(f"{self.case.name} is refused: {machine.refusal}")
+        self.done = machine.state()
+        self.points = dict(machine.injector.points)
         self.rebooted["done"] = await self._reboot()
 
-    async def _again(self, *cuts: Cut, do: Request | None = None) -> None:
-        """Carry the case (or something else) out from its beginning, with these cuts."""
+    async def _run(self, *faults: Fault, do: Request[Any] | None = None) -> None:
+        """Run the case, or another request, from the start with these faults."""
         await self.machine.load(self.start)
-        self.chance.again()
-        self.machine.saw.set(*cuts)
+        self.randomness.restore()
+        self.machine.injector.set(*faults)
         case = self.case if do is None else self.case._replace(request=do, find=None)
         await self.machine.carry_out(case.submit)
 
     async def _reboot(self) -> State:
-        await self.machine.bury()
+        await self.machine.stop_daemon()
         self.machine.reboot()
-        self.machine.born()
+        self.machine.start_daemon()
         return await self._synced()
 
     async def _synced(self) -> State:
-        """Return what is so after the comparison of all volumes that follows a boot."""
-        self.machine.saw.set()
-        await self.machine.carry_out(lambda house: house.service.sync_all(caller="boot"))
+        """Return the state after the sync of all volumes that follows a boot."""
+        self.machine.injector.set()
+        await self.machine.carry_out(
+            lambda fixture: fixture.service.reconciler.sync_all(caller="boot")
+        )
         return self.machine.state()
 
-    async def cut(self, *cuts: Cut) -> str:
-        """Carry the case out with cuts; return what is wrong afterwards ("": nothing)."""
-        await self._again(*cuts)
-        made = self.machine.saw.made
-        if len(made) < len(cuts):
-            return f"{len(cuts) - len(made)} of the cuts were never reached"
-        if self.case.many:
-            return _say("repaired, but", self._differences(self.done, await self._synced()))
-        ended = self._operations()
-        now, could_be = self.machine.state(), self.could_be
-        if any(cut.how == "reboot" for cut in cuts):
-            now, could_be = await self._synced(), self.rebooted
-        if ended and ended[-1].state == "DONE":
-            return _say("done, but", self._differences(could_be["done"], now))
-        return min((self._back(could_be[when], now) for when in ("before", "between")), key=len)
+    async def inject(self, *faults: Fault) -> str:
+        """Run the case with faults; return the problem afterwards, or an empty text."""
+        await self._run(*faults)
+        missed = len(faults) - len(self.machine.injector.injected)
+        if missed:
+            return f"{missed} of the faults were never reached"
+        if self.case.batch:
+            return _problem("repaired, but", self._differences(self.done, await self._synced()))
+        operations = self._operations()
+        now, allowed = self.machine.state(), self.allowed
+        if any(fault.how == "reboot" for fault in faults):
+            now, allowed = await self._synced(), self.rebooted
+        if operations and operations[-1].state == "DONE":
+            return _problem("done, but", self._differences(allowed["done"], now))
+        return min((self._undone(allowed[when], now) for when in ("before", "between")), key=len)
 
-    def _back(self, before: State, now: State) -> str:
-        return _say("taken back, but", self._differences(before, now, self.case.sticky))
+    def _undone(self, before: State, now: State) -> str:
+        return _problem("rolled back, but", self._differences(before, now, self.case.may_remain))
 
     @property
-    def could_be(self) -> dict[str, State]:
-        """What is allowed to be so in the end, by what it is like."""
+    def allowed(self) -> dict[str, State]:
+        """The states that are allowed in the end, unless the machine was rebooted."""
         return {"before": self.before, "between": self.between, "done": self.done}
 
     def _operations(self) -> list[Operation]:
-        """Return the operations of this story that carried the request out."""
-        every = self.machine.operations()
-        return [op for op in every if op.kind == self.case.request.kind and op.id not in self.older]
+        """Return the operations of the request in this run."""
+        new = [op for op in self.machine.operations() if op.id not in self.older]
+        return [op for op in new if op.kind == self.case.request.kind]
 
-    def _differences(self, wanted: State, now: State, sticky: tuple[str, ...] = ()) -> list[str]:
+    def _differences(
+        self, wanted: State, now: State, may_remain: tuple[str, ...] = ()
+    ) -> list[str]:
         return [
             f"{name} is {now.get(name, 'gone')!r}, not {wanted.get(name, 'gone')!r}"
             for name in sorted(wanted.keys() | now.keys())
             if wanted.get(name) != now.get(name)
-            and not any(re.fullmatch(pattern, name) for pattern in sticky)
+            and not any(re.fullmatch(pattern, name) for pattern in may_remain)
         ]
 
 
-def _say(what: str, wrong: list[str]) -> str:
-    return f"{what} {'; '.join(wrong[:SHOWN])}" if wrong else ""
+def _problem(outcome: str, differences: list[str]) -> str:
+    return f"{outcome} {'; '.join(differences[:SHOWN])}" if differences else ""
 
 
-def cuts_of(place: SandboxPart, points: Mapping[SandboxPart, int]) -> Iterator[Cut]:
-    """Yield every cut of a place."""
-    for point in range(1, points.get(place, 0) + 1):
+def faults_in(process: Process, points: Mapping[Process, int]) -> Iterator[Fault]:
+    """Yield every fault at every point of a process."""
+    for point in range(1, points.get(process, 0) + 1):
         for when in WHENS:
             for how in HOWS:
-                if place != "daemon" or how != "kill worker":
-                    yield Cut(place, point, when, how)
+                if process != "daemon" or how != "kill worker":
+                    yield Fault(process, point, when, how)
 
 
-async def walk(
+async def inject_faults(
     case: Case,
     directory: Path,
     report: Report,
@@ -156,39 +164,48 @@ async def walk(
     share: float = 1.0,
     seed: int = 0,
 ) -> None:
-    """Cut one case everywhere, or (`share`) at some places; `long`: back from every place too."""
-    chance, dice = Chance(), random.Random(f"{seed} {case.name}")
+    """Run one case with each of its faults, or with a random share of them.
+
+    `long`: the rollback after each fault gets faults too, not only the longest rollback.
+    """
+    randomness, dice = CountedRandomness(), random.Random(f"{seed} {case.name}")
     settings = SETTINGS.but(trash_retention_s=case.retention_s)
-    with chance.instead(), mock.patch("zfsilod.requests.sync.REPAIR_PAUSES_S", (0,)):
-        async with machine(directory, settings) as built:
-            bench = Bench(case, built, chance)
-            await bench.prepare()
-            backs: list[tuple[int, Cut]] = []  # cuts after which there is a rollback: its points
-            for cut in (*cuts_of("daemon", bench.points), *cuts_of("run", bench.points)):
+    with randomness.patched(), mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)):
+        async with simulated_machine(directory, settings) as machine:
+            runner = CaseRunner(case, machine, randomness)
+            await runner.prepare()
+            rollbacks: list[tuple[int, Fault]] = []  # points of the rollback after a fault
+            for fault in (*faults_in("daemon", runner.points), *faults_in("run", runner.points)):
                 if dice.random() <= share:
-                    await _try(bench, report, cut)
-                    backs.append((built.saw.points["rollback"], cut))
-            backs = [each for each in backs if each[0] and each[1].how in ("error", "kill worker")]
-            for points, first in backs if long else sorted(backs, key=lambda b: b[0])[-1:]:
-                for cut in cuts_of("rollback", {"rollback": points}):
+                    await _try(runner, report, fault)
+                    rollbacks.append((machine.injector.points["rollback"], fault))
+            rollbacks = [
+                (points, fault)
+                for points, fault in rollbacks
+                if points and fault.how in ("error", "kill worker")
+            ]
+            longest = sorted(rollbacks, key=itemgetter(0))[-1:]
+            for points, first in rollbacks if long else longest:
+                for fault in faults_in("rollback", {"rollback": points}):
                     if dice.random() <= share:
-                        await _try(bench, report, first, cut)
+                        await _try(runner, report, first, fault)
 
 
-async def _try(bench: Bench, report: Report, *cuts: Cut) -> None:
-    problem = await bench.cut(*cuts)
-    where = f"{bench.case.name} ({', then '.join(map(str, cuts))}): "
-    report.case(
-        bench.case.request.kind, f"{cuts[-1].place}: {cuts[-1].how}", problem and where + problem
-    )
+async def _try(runner: CaseRunner, report: Report, *faults: Fault) -> None:
+    problem = await runner.inject(*faults)
+    where = f"{runner.case.name} ({', then '.join(map(str, faults))}): "
+    kind = f"{faults[-1].process}: {faults[-1].how}"
+    report.case(runner.case.request.kind, kind, problem and where + problem)
 
 
 def run(report: Report, *, size: Size, seed: int) -> None:
-    """Walk through all cases; when `short`, only the longest rollback of each case is cut."""
-    logging.disable(logging.ERROR)  # of the daemon, which tells of each failure
+    """Run all cases; `short`: only the longest rollback of each case gets faults."""
+    logging.disable(logging.ERROR)  # the daemon logs each injected failure
     for case in CASES:
         before = report.passed.total()
         with tempfile.TemporaryDirectory() as directory:
-            asyncio.run(walk(case, Path(directory), report, long=size != "short", seed=seed))
+            asyncio.run(
+                inject_faults(case, Path(directory), report, long=size != "short", seed=seed)
+            )
         report.say(f"{case.name}: {report.passed.total() - before} passed")
     logging.disable(logging.NOTSET)

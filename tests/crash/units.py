@@ -1,7 +1,7 @@
 """A sample of the matrix under a real systemd: units are killed, OnFailure starts the rollbacks.
 
-Only the host below is made up. The fuse of its facts kills the worker, or fails it, at an effect;
-the daemon is killed while the unit runs, and socket and watchman bring it back.
+Only the host is simulated. The fuse of its facts kills or fails the worker at an effect; the daemon
+is killed while the unit runs, and its socket and the supervisor bring it back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zfsilod.host.fake import Facts
 
 if TYPE_CHECKING:
     from tests.crash.report import Report, Size
-    from tests.systemd.namespace import Result
+    from tests.systemd.namespace import InnerResult
 
 DROP_IN = "[Service]\nExecStart=\nExecStart=/usr/bin/zfsilod --simulate-host\n"
 CONFIG = '[daemon]\nhost_id = "give"\n'
@@ -29,7 +29,7 @@ HOWS = ("error", "kill worker", "kill daemon", "kill both", TWICE)
 
 
 class Case(NamedTuple):
-    """A request of zfsiloctl, what stands before it, and how many effects it has."""
+    """A command of zfsiloctl, those before it, and the number of its effects."""
 
     request: str
     words: tuple[str, ...]
@@ -60,22 +60,22 @@ class Host:
         self.ctl("host", "add", "take", "--iqn", "iqn.2024-01.lab.take:host")
         self.facts = Facts(machine.root / FACTS)
 
-    def ctl(self, *words: str, check: bool = True) -> Result:
+    def ctl(self, *words: str, check: bool = True) -> InnerResult:
         """Run zfsiloctl there."""
         return self.machine.run("zfsiloctl", *words, check=check, timeout_s=DEADLINE_S)
 
-    def volume(self, *words: str, check: bool = True) -> Result:
+    def volume(self, *words: str, check: bool = True) -> InnerResult:
         """Run a request about a volume."""
         return self.ctl("volume", *words, check=check)
 
     def operations(self) -> list[dict[str, Any]]:
         """Return all operations, oldest first."""
-        shown = self.ctl("operation", "list", "--json").stdout
-        found: list[dict[str, Any]] = json.loads(shown)["operations"]
-        return found
+        listed = self.ctl("operation", "list", "--json").stdout
+        operations: list[dict[str, Any]] = json.loads(listed)["operations"]
+        return operations
 
     def ended(self) -> str:
-        """Wait until the newest operation has ended, and return how."""
+        """Wait until the newest operation has ended, and return its state."""
         end = time.monotonic() + DEADLINE_S
         while not (newest := self.operations()[-1]).get("end_time"):
             if time.monotonic() > end:
@@ -84,14 +84,14 @@ class Host:
         return str(newest["state"]).removeprefix("OPERATION_STATE_")
 
     def clean(self) -> None:
-        """Leave no volume behind."""
+        """Remove the volume."""
         self.facts.douse()
         self.volume("unpublish", "data", "--all", check=False)
         self.volume("delete", "data", "--yes", check=False)
 
 
-def cut(host: Host, case: Case, how: str, when: str, effect: int) -> str:
-    """Carry a request out and cut it; return what is wrong afterwards ("": nothing)."""
+def inject(host: Host, case: Case, how: str, when: str, effect: int) -> str:
+    """Run a case with a fault; return the problem afterwards, or an empty text."""
     for words in case.before:
         host.volume(*words)
     before = host.facts.snapshot()
@@ -113,20 +113,20 @@ def cut(host: Host, case: Case, how: str, when: str, effect: int) -> str:
     elif state == "DONE":
         problem = "; ".join(map(str, differences(host)))
     elif state != "ROLLED_BACK":
-        problem = f"it is {state}"
+        problem = f"the operation is {state}"
     host.clean()
     left = host.facts.snapshot()
     return problem or (f"left behind: {sorted(left)}" if left else "")
 
 
 def differences(host: Host) -> list[object]:
-    """Return what differs between records and facts."""
-    found = host.volume("sync", "--all", "--dry-run", "--json").stdout
-    return list(json.loads(found).get("differences", []))
+    """Return the differences between records and facts."""
+    report = host.volume("sync", "--all", "--dry-run", "--json").stdout
+    return list(json.loads(report).get("differences", []))
 
 
 def run(report: Report, *, size: Size, seed: int) -> None:
-    """Draw cuts by lot."""
+    """Inject random faults."""
     dice = random.Random(seed)
     machine = SystemdHost()
     install(machine)
@@ -136,6 +136,6 @@ def run(report: Report, *, size: Size, seed: int) -> None:
             case = dice.choice(CASES)
             how = dice.choice(HOWS)
             when, effect = dice.choice(("before", "after")), dice.randint(1, case.effects)
-            problem = cut(host, case, how, when, effect)
+            problem = inject(host, case, how, when, effect)
             where = f"{when} effect {effect}: "
             report.case(case.request, f"units: {how}", problem and where + problem)

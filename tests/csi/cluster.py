@@ -95,7 +95,7 @@ async def _start_servers(
     joined = {name: front.certified("host", NODE) for name, front in fronts.items()}
     servers = StorageServers(joined.get)
     stack.push_async_callback(servers.close)
-    fronts["give"].service.servers = servers
+    fronts["give"].service.context.servers = servers
     return fronts
 
 

@@ -298,7 +298,7 @@ async def test_a_cloned_node_is_refused(cluster: Cluster) -> None:
     from zfsilod.requests.hosts import CreateHost, DeleteHost
 
     request = csi.NodeGetInfoRequest()
-    shared = cluster.give.service.machine.iscsi.initiator()
+    shared = cluster.give.service.context.machine.iscsi.initiator()
     await cluster.give.zfsilo.do(DeleteHost(id=NODE), CreateHost(id="first", iqn=shared))
     with fails("UNAVAILABLE", "first"):
         await cluster.plugin.node.NodeGetInfo(request)

@@ -76,7 +76,7 @@ async def test_a_hung_filesystem_does_not_block_calls(
         released.wait(60)
         return {"bytes_total": GIB, "bytes_used": 0, "bytes_available": GIB}
 
-    monkeypatch.setattr(cluster.give.service.machine.mounts, "stats", hang)
+    monkeypatch.setattr(cluster.give.service.context.machine.mounts, "stats", hang)
     monkeypatch.setattr("zfsilod.service.stats.ANSWER_S", 0.2)
     for _time in range(3):
         hung = await plugin.stats(volume_id)
@@ -160,7 +160,7 @@ async def test_no_secret_in_any_response_or_log(
     await plugin.stage(volume_id, context)
     listed = await plugin.controller.ListVolumes(csi.ListVolumesRequest())
     output = f"{listed}{await plugin.get(volume_id)}{context}{caplog.text}{cluster.metrics()}"
-    store = cluster.give.service.store
+    store = cluster.give.service.context.store
     for key in (f"{volume_id.partition('/')[2]}/{NODE}", volume_id.partition("/")[2]):
         chap = store.chap(key).values()
         assert not [name for name, value in chap.items() if "password" in name and value in output]

@@ -1,4 +1,4 @@
-"""The completion scripts are scripts, and complete what they should."""
+"""What bash, zsh and fish offer for a command line: each shell runs its script."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ctl.shells import OFFERS, complete
 from zfsilod.ctl.commands import completion
 
 if TYPE_CHECKING:
@@ -23,31 +24,29 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.fixture(params=OFFERS)
+def shell(request: pytest.FixtureRequest) -> str:
+    """The name of an installed shell."""
+    name: str = request.param
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed here")
+    return name
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a zfsiloctl that answers what completion asks."""
+    cases = "\n".join(f"'{line}') printf '%s\\n' {names} ;;" for line, names in ANSWERS.items())
+    tool = tmp_path / "zfsiloctl"
+    tool.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}\nesac\n')
+    tool.chmod(0o755)
+    return tmp_path
+
+
 def test_the_script_can_be_read(shell: str, tmp_path: Path) -> None:
-    if not shutil.which(shell):
-        pytest.skip(f"{shell} is not installed here")
     script = tmp_path / "script"
     script.write_text(completion.SHELLS[shell]())
     subprocess.run([shell, "-n", script], check=True)
-
-
-def complete(tmp_path: Path, *words: str) -> list[str]:
-    """Return what bash offers for the last of these words."""
-    tool = tmp_path / "zfsiloctl"
-    cases = "\n".join(f"'{line}') printf '%s\\n' {names} ;;" for line, names in ANSWERS.items())
-    tool.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}\nesac\n')
-    tool.chmod(0o755)
-    typed = " ".join(f"'{word}'" for word in ("zfsiloctl", *words))
-    script = (
-        f"{completion.bash()}\nset -u\nPATH={tmp_path}:$PATH\nCOMP_WORDS=({typed})\n"
-        f"COMP_CWORD={len(words)}\n_zfsiloctl\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
-    )
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert done.stderr == ""
-    return done.stdout.split()
 
 
 @pytest.mark.parametrize(
@@ -76,14 +75,14 @@ def complete(tmp_path: Path, *words: str) -> list[str]:
         (["volume", "show", "--timeout", ""], []),
     ],
 )
-def test_bash_offers(tmp_path: Path, typed: list[str], offered: list[str]) -> None:
-    assert complete(tmp_path, *typed) == offered
+def test_a_shell_offers(shell: str, folder: Path, typed: list[str], offered: list[str]) -> None:
+    assert sorted(complete(shell, folder, *typed)) == sorted(offered)
 
 
-def test_bash_offers_files(tmp_path: Path) -> None:
-    (tmp_path / "give.join").touch()
-    assert complete(tmp_path, "join", "gi") == ["give.join"]
-    assert complete(tmp_path, "volume", "mount", "data", "gi") == ["give.join"]
+def test_a_shell_offers_files(shell: str, folder: Path) -> None:
+    (folder / "give.join").touch()
+    assert complete(shell, folder, "join", "gi") == ["give.join"]
+    assert complete(shell, folder, "volume", "mount", "data", "gi") == ["give.join"]
 
 
 def test_fish_knows_every_option() -> None:
@@ -91,7 +90,7 @@ def test_fish_knows_every_option() -> None:
     assert "-n '__zfsiloctl_in -1 volume create' -l dry-run" in script
     assert "-n 'true' -s H -l remote -x -a '(zfsiloctl server list -q 2>/dev/null)'" in script
     assert "-n '__zfsiloctl_in 0 volume' -a publish" in script
-    assert "-n '__zfsiloctl_in 1 volume publish' -a '(zfsiloctl host list -q" in script
+    assert "-n '__zfsiloctl_in 1 volume publish' -a '(__zfsiloctl_ask host list -q" in script
     for line in script.splitlines():
         if line.startswith("complete"):
             assert line.replace("\\'", "").count("'") % 2 == 0

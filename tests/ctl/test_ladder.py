@@ -60,14 +60,14 @@ def test_up_waits_for_a_server(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> N
     ctl.ok("volume create patient 1G --host take")
     wish(ctl, "patient2", 'server = "give"\nvolume = "patient"\nmount_path = "/srv/p"\n')
     front = ctl.daemon.front
-    present, away = front.service.servers, front.servers(address="127.0.0.1:1")
-    front.service.servers = away
+    present, away = front.service.context.servers, front.servers(address="127.0.0.1:1")
+    front.service.context.servers = away
     slept: list[float] = []
 
     def sleep(pause_s: float) -> None:
         slept.append(pause_s)
         if len(slept) == 2:
-            front.service.servers = present
+            front.service.context.servers = present
 
     monkeypatch.setattr(up, "Patience", partial(up.Patience, sleep=sleep))
     ran = ctl("up patient2 --wait 60 --json")
@@ -82,10 +82,10 @@ def test_up_waits_for_a_server(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> N
 def test_up_gives_up(ctl: Shell) -> None:
     wish(ctl, "vain", 'server = "give"\nmount_path = "/srv/v"\n')
     front = ctl.daemon.front
-    present, away = front.service.servers, front.servers(address="127.0.0.1:1")
-    front.service.servers = away
+    present, away = front.service.context.servers, front.servers(address="127.0.0.1:1")
+    front.service.context.servers = away
     assert "did not answer" in ctl.fails(9, "up vain --wait 0")
-    front.service.servers = present
+    front.service.context.servers = present
     ctl.daemon.wait(away.close())
 
 

@@ -48,7 +48,7 @@ def test_show_has_the_moves_with_their_marks(ctl: Shell) -> None:
     operation = ctl.ok("operation list -q --volume moved").strip()
     shown = ctl.ok(f"operation show {operation}")
     assert "  What:   create moved\n" in shown
-    assert "\n  done       do   Zvol(" in shown
+    assert "\n  done       create zvol tank/zfsilo/moved (1 GiB, thin)\n" in shown
     assert ctl(f"operation show {operation} --json").json["title"] == "create moved"
 
 
@@ -62,12 +62,17 @@ def test_waiting_for_one_that_failed_tells_why(ctl: Shell) -> None:
     assert "  Error:    the fuse of the simulated host blew\n" in shown
 
 
+def created(volume: str) -> str:
+    """Return the words for the creation of a volume of 1 GiB."""
+    return f"create zvol tank/zfsilo/{volume} (1 GiB, thin)"
+
+
 def test_watch_until_the_end(ctl: Shell) -> None:
     ctl.daemon.hold()
     operation = ctl.ok("volume create watched 1G --no-wait").strip()
     threading.Timer(0.3, ctl.daemon.calm).start()
     lines = ctl.ok(f"operation watch {operation}").splitlines()
-    assert lines[0] == f"{operation}  create watched · 0 % · Zvol"
+    assert lines[0] == f"{operation}  create watched · 0 % · {created('watched')}"
     assert lines[-2:] == [f"{operation}  create watched · done", "create watched: done"]
 
 
@@ -118,8 +123,8 @@ def test_progress_on_a_terminal(ctl: Shell) -> None:
     master, slave = pty.openpty()
     process = ctl.process("volume create shown 1G", stderr=slave)
     os.close(slave)
-    drawn = read_until(master, "Zvol")
-    assert "create shown · 0 % · Zvol" in drawn
+    drawn = read_until(master, "create zvol")
+    assert "create shown · 0 % · create zvol" in drawn
     ctl.daemon.calm()
     out, _err = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "create shown: done\n")
@@ -170,7 +175,7 @@ def watch_for(fact: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(
     ("state", "line"),
     [
-        (pb.OPERATION_STATE_RUNNING, "publish data · 50 % · Lun"),
+        (pb.OPERATION_STATE_RUNNING, "publish data · 50 % · add LUN"),
         (pb.OPERATION_STATE_WAITING, "publish data · 50 % · waiting"),
         (pb.OPERATION_STATE_FAILED, "publish data · 50 % · taking it back"),
         (pb.OPERATION_STATE_NEEDS_REPAIR, "publish data · 50 % · needs repair"),
@@ -178,8 +183,8 @@ def watch_for(fact: Callable[[], bool]) -> None:
 )
 def test_a_line_of_progress(state: pb.OperationState, line: str) -> None:
     actions = [
-        pb.Action(step="Target(target=x)", up=True, status=pb.ACTION_STATUS_DONE),
-        pb.Action(step="Lun(target=x)", up=True, status=pb.ACTION_STATUS_STARTED),
+        pb.Action(step="create target", up=True, status=pb.ACTION_STATUS_DONE),
+        pb.Action(step="add LUN", up=True, status=pb.ACTION_STATUS_STARTED),
     ]
     found = pb.Operation(title="publish data", progress=50, actions=actions, state=state)
     assert describe(found) == line

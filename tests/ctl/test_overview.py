@@ -8,9 +8,9 @@ import pytest
 
 from tests.examples import ATTACHMENT, BLOCK, HOW, PUBLICATION, VOLUME
 from zfsilod.ctl.output import table
-from zfsilod.ctl.output.facts import STEPS
+from zfsilod.ctl.output.facts import SECTIONS
 from zfsilod.engine import plans
-from zfsilod.model.records import HostStep
+from zfsilod.engine.step import HostStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,12 +60,12 @@ def test_what_needs_attention_says_what_to_type(ctl: Shell, broken: str) -> None
 def test_each_fact_has_its_truth(ctl: Shell, broken: str) -> None:
     ran = ctl(f"volume probe {broken}")
     assert ran.code == 1
-    assert "│  ├─ NO    zvol tank/zfsilo/broken\n" in ran.out
-    assert "   ├─ ok    admits iqn.2026-01.org.example:web\n" in ran.out
+    assert "│  ├─ NO    zvol tank/zfsilo/broken exists\n" in ran.out
+    assert "   ├─ ok    target has an ACL of iqn.2026-01.org.example:web\n" in ran.out
     facts = ctl(f"volume probe {broken} --json").json["facts"]
-    truths = {each["step"]: each["truth"] for each in facts}
-    assert truths["Zvol"] == "TRUTH_NOT_SO"
-    assert truths["Acl"] == "TRUTH_SO"
+    truths = {each["kind"]: each["truth"] for each in facts}
+    assert truths["Zvol"] == "TRUTH_ABSENT"
+    assert truths["Acl"] == "TRUTH_PRESENT"
     assert "├─ export\n" in ctl.ok(f"volume show {broken}")
 
 
@@ -92,10 +92,10 @@ def test_readers_see_the_status(ctl: Shell, daemon: Daemon) -> None:
 
 def test_every_fact_of_a_volume_has_its_words() -> None:
     truth = (
-        *plans.server_truth(VOLUME, [], HOW),
-        *plans.server_truth(VOLUME, [PUBLICATION], HOW),
-        *plans.consumer_truth(ATTACHMENT),
-        *plans.consumer_truth(BLOCK),
+        *plans.server_facts(VOLUME, [], HOW),
+        *plans.server_facts(VOLUME, [PUBLICATION], HOW),
+        *plans.client_facts(ATTACHMENT),
+        *plans.client_facts(BLOCK),
     )
     named = {type(action.step).__name__ for action in truth if isinstance(action.step, HostStep)}
-    assert named <= set(STEPS)
+    assert named <= set(SECTIONS)

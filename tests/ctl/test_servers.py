@@ -14,6 +14,7 @@ from zfsilod.ctl.client import PAGE_SIZE
 from zfsilod.ctl.paths import PORT, with_port
 from zfsilod.host.iscsi import initiator_name
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.identity import Identity
 from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
@@ -216,10 +217,8 @@ def test_pki_init_and_import(ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert {each.stat().st_mode & 0o777 for each in (there / "tls").iterdir()} == {0o600}
     pem, key = tmp_path / "a.pem", tmp_path / "a.key"
     pem.write_bytes(made("other").certificate_pem)
-    assert "believed from now on" in ctl.ok(f"pki import {pem}")
-    pair = certificates.issue(
-        made("other"), certificates.Identity(kind="host", id="give", role="host")
-    )
+    assert "added trusted CA" in ctl.ok(f"pki import {pem}")
+    pair = certificates.issue(made("other"), Identity(kind="host", id="give", role="host"))
     pem.write_bytes(pair.certificate_pem)
     key.write_bytes(pair.key_pem)
     assert "needs its --key" in ctl.fails(2, f"pki import {pem}")

@@ -1,8 +1,11 @@
-"""Every block of the documentation is run: zfsiloctl over a simulated host, tools made up."""
+"""Runs every block of the documentation, in a shell that has only what the text has set up.
+
+A block for developers has a clone of the repository, any other one the installed package: zfsiloctl
+over a simulated host, and made-up tools.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -14,23 +17,48 @@ import pytest
 from tests.api.running import write_pki
 from tests.ctl.shell import PROJECT, Daemon, Shell, running
 from tests.docs.blocks import ALL, Block
+from tests.docs.transcripts import commands, comparable, in_a_clone, transcript
 from zfsilod.model.errors import CommandFailed
 from zfsilod.model.records import Volume
 from zfsilod.security.join_file import Files, make_join
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 IQN = "iqn.2026-01.org.zfsilo:take"
-# What a reader has besides zfsiloctl; in a test they do nothing and say yes.
+# What a reader has besides zfsiloctl; in a test these do nothing and succeed.
 TOOLS = (
-    "apt", "curl", "fuser", "helm", "install", "journalctl", "kubectl", "lsblk", "rm", "scp",
-    "shred", "systemctl", "systemd-creds", "zfs", "zfsilod", "zpool",
-)  # fmt: skip
-MAKE = re.compile(r"make ([a-z-]+)(?:\s+#.*)?")
-# Blocks that are no commands: pictures, and Nix, which `make nix-test` looks at.
-PICTURES = ("ABSENT -> CREATED", "services.zfsilo = {", "storage host   ABSENT")
+    "apt",
+    "curl",
+    "fuser",
+    "helm",
+    "install",
+    "journalctl",
+    "kubectl",
+    "lsblk",
+    "pre-commit",
+    "rm",
+    "scp",
+    "shred",
+    "systemctl",
+    "systemd-creds",
+    "zfs",
+    "zfsilod",
+    "zpool",
+)
+IN_A_CLONE = ("apt", "pre-commit")
+BUILT_IN = ("cat", "exit", "make", "true", "PYTHONPATH=.:proto:csi")
+MAKE = re.compile(r"make ([a-z-]+)(?: [A-Z]+=\S+)?(?:\s+#.*)?")
+# Blocks without commands: drawings, and Nix, which `make nix-test` evaluates.
+PICTURES = (
+    "ABSENT -> CREATED",
+    "services.zfsilo = {",
+    "zfsilo-op-<ulid>.service",
+    "client tool ->",
+    "<!-- test:",
+    "area: ",
+)
 
 
 def create(ctl: Shell) -> None:
@@ -79,7 +107,7 @@ def get_stuck(ctl: Shell) -> None:
 
 
 STATES: dict[str, Callable[[Shell], None]] = {
-    "nothing": lambda _ctl: None,
+    "installed": lambda _ctl: None,
     "hosts": lambda _ctl: None,
     "volume": create,
     "published": publish,
@@ -91,32 +119,60 @@ STATES: dict[str, Callable[[Shell], None]] = {
 
 
 def is_commands(block: Block) -> bool:
-    first = {line.split()[0] for line in block.commands if line.strip()}
-    return first <= {*TOOLS, "zfsiloctl", "cat", "export", "python", "make"}
+    """Whether a block is nothing but commands."""
+    first = {line.split()[0] for line in block.commands}
+    return first <= {*TOOLS, *BUILT_IN, "zfsiloctl"}
 
 
-@pytest.mark.parametrize("block", [b for b in ALL if not is_commands(b)], ids=str)
-def test_what_is_no_command_is_toml_or_a_picture(block: Block) -> None:
+@pytest.mark.parametrize(
+    "block", [b for b in ALL if not (is_commands(b) or b.is_transcript)], ids=str
+)
+def test_a_block_without_commands_is_toml_or_a_picture(block: Block) -> None:
     if block.text.startswith("[Unit]"):
         named = {line.partition("=")[2] for line in block.commands[1:]}
-        template = {re.sub("@.*[.]", "@.", each) for each in named}
-        assert all((PROJECT / "units" / each).exists() for each in template)
-    elif not any(each in block.text for each in PICTURES):
+        template = {re.sub("@.*[.]", "@.", name) for name in named}
+        assert all((PROJECT / "units" / name).exists() for name in template)
+    elif not any(picture in block.text for picture in PICTURES):
         tomllib.loads(block.text)
 
 
-@pytest.mark.parametrize("block", [b for b in ALL if is_commands(b)], ids=str)
+@pytest.mark.parametrize("block", [b for b in ALL if b.is_transcript], ids=str)
+def test_a_transcript_shows_the_output(block: Block) -> None:
+    assert block.state == "playground"
+    assert comparable(transcript(commands(block))) == comparable(block.text), "make transcripts"
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in ALL if is_commands(b) and b.state == "nothing"], ids=str
+)
+def test_the_commands_of_a_block_for_developers(block: Block, tmp_path: Path) -> None:
+    lines = [line for line in block.commands if not is_checked_target(line)]
+    tools = made_up(tmp_path, IN_A_CLONE)
+    done = in_a_clone("\n".join(["set -eu", f"PATH={tools}:$PATH", *lines, ""]))
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+
+
+def is_checked_target(line: str) -> bool:
+    """Check that a target of make exists; all but `make try` are run by CI, or take too long."""
+    if not line.startswith("make "):
+        return False
+    target = MAKE.fullmatch(line)
+    assert target is not None, line
+    makefile = (PROJECT / "Makefile").read_text()
+    assert re.search(rf"^{target[1]}:", makefile, re.M), f"there is no target {target[1]}"
+    return target[1] != "try"
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in ALL if is_commands(b) and b.state != "nothing"], ids=str
+)
 def test_the_commands_of_a_block(
-    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    block: Block,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    lines = [line for line in block.commands if line.strip()]
-    if any(line.startswith("make ") for line in lines):
-        targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.M)
-        made = [MAKE.fullmatch(line) for line in lines if line.startswith("make ")]
-        assert {found[1] for found in made if found} <= set(targets)
-        assert None not in made
-        lines = [line for line in lines if not line.startswith("make ")]
+) -> None:
+    lines = [line for line in block.commands if not is_checked_target(line)]
     with running(tmp_path / "silo") as daemon:
         for name, value in daemon.environment.items():
             monkeypatch.setenv(name, value)
@@ -126,10 +182,17 @@ def test_the_commands_of_a_block(
         (daemon.directory / "etc/zfsilod.toml").write_text('[daemon]\nhost_id = "give"\n')
         STATES[block.state](ctl)
         script = "\n".join(adapted(line, daemon) for line in lines)
+        tools = made_up(tmp_path, TOOLS)
+        install_zfsiloctl(tools, daemon)
         done = subprocess.run(
-            ["/bin/sh", "-eu", "-c", script], cwd=tmp_path, env=environment(tmp_path),
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            ["/bin/sh", "-eu", "-c", script],
+            cwd=tmp_path,
+            env={"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
 
 
@@ -143,35 +206,33 @@ def adapted(line: str, daemon: Daemon) -> str:
     line = line.replace("give.example", daemon.front.address).replace(
         "zfsiloctl join take.join", f"zfsiloctl join take.join --as give --iqn {IQN}"
     )
-    line = line.replace("cat /etc/iscsi/initiatorname.iscsi", "true")
-    return line.replace("export ZFSILO_SIMULATE=/tmp/silo", "true")
+    return line.replace("cat /etc/iscsi/initiatorname.iscsi", "true")
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Return an environment in which the tools are made up, and zfsiloctl is ours."""
+def made_up(folder: Path, names: Iterable[str]) -> Path:
+    """Return a folder with tools of a reader that must not run in a test."""
     tools = folder / "tools"
     tools.mkdir()
-    for name in TOOLS:
+    for name in names:
         script(tools / name, "exit 0")
+    return tools
+
+
+def install_zfsiloctl(tools: Path, daemon: Daemon) -> None:
+    """Add zfsiloctl, tools that answer it, and a systemctl that starts a volume's unit."""
+    ours = daemon.environment | {
+        "PYTHONPATH": f"{PROJECT}:{PROJECT}/proto",
+        "ZFSILO_TOOLS_PATH": str(tools),
+    }
+    known = "".join(f"export {name}={value}\n" for name, value in ours.items())
     script(tools / "zpool", "printf 'tank\\tONLINE\\n'")
     script(tools / "zfs", "echo tank/zfsilo")
-    ours = {"PYTHONPATH": f"{PROJECT}:{PROJECT}/proto"}
-    ours |= {name: os.environ[name] for name in ("ZFSILO_SOCKET", "ZFSILO_SIMULATE")}
-    known = "".join(f"export {name}={value}\n" for name, value in ours.items())
     script(tools / "zfsiloctl", f'{known}exec {sys.executable} -m tests.docs.pretend "$@"')
-    # What an enabled unit does for a volume. Tools get no environment of ours.
     script(
         tools / "systemctl",
         'case "$*" in "enable --now zfsilo-volume@"*) unit=${3#*@}; '
         f'exec {tools}/zfsiloctl up "${{unit%.service}}";; esac',
     )
-    script(
-        tools / "python",
-        f'{known}[ "$2" = zfsilod.daemon ] || exec {sys.executable} "$@"',
-    )
-    return os.environ | {
-        "PATH": f"{tools}:/usr/bin:/bin", "ZFSILO_TOOLS_PATH": str(tools)
-    }  # fmt: skip
 
 
 def script(path: Path, text: str) -> None:
@@ -180,4 +241,4 @@ def script(path: Path, text: str) -> None:
 
 
 def test_every_state_is_used() -> None:
-    assert {block.state for block in ALL} == set(STATES)
+    assert {block.state for block in ALL} == {"nothing", "playground", *STATES}

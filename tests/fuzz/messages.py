@@ -15,7 +15,7 @@ from tests.api.running import create, front_of
 from tests.channel import unix_channel_aio
 from tests.fuzz.values import Chance
 from zfsilod.api.rpc.server import HEALTH
-from zfsilod.gateway.listener import Limits
+from zfsilod.gateway.limits import Limits
 from zfsilod.wire.stub import SERVICES, Api, path_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Outcome:
 async def fuzz(directory: Path, count: int, seed: int) -> Outcome:
     """Send so many messages to a zfsilod of our own."""
     outcome = Outcome()
-    async with front_of(directory, limits=Limits(unix=1000, tcp=1000, each=1000)) as front:
+    async with front_of(directory, limits=Limits(unix=1000, tcp=1000, per_peer=1000)) as front:
         await front.root().volumes.CreateVolume(create())
         queue = iter(range(count))
         before = 0

@@ -16,9 +16,10 @@ from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages
 from zfsilod.host import mountinfo, superblock, zfs_output
 from zfsilod.host.run import Completed
+from zfsilod.model import names, validation
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.validation import check_id, check_labels
 from zfsilod.requests import attach
-from zfsilod.requests.request import check_id, check_labels
 from zfsilod.security import certificates, csi_node, join_file
 from zfsilod.wire import convert
 
@@ -62,14 +63,14 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "zfs table": (TABLE, zfs_output.table),
     "zfs refusal": (ANY, _refusal),
     "zfs number": (ANY, zfs_output.in_bytes),
-    "dataset": (ANY, zfs_output.checked),
+    "dataset": (ANY, names.check_dataset),
     "superblock": (st.binary(max_size=70_000), superblock.parse),
     "mountinfo": (st.one_of(st.binary(max_size=200), MOUNTS.map(str.encode)), _mounts),
     "filter": (st.one_of(ANY, FILTERS), lambda text: filters.parse(text, ("id", "labels"))),
     "page token": (ANY, _page),
     "configuration": (st.one_of(ANY, TOML), _config),
     "join file": (st.one_of(ANY, TOML), join_file.parse_join),
-    "address": (ANY, join_file.split_address),
+    "address": (ANY, names.split_address),
     "certificate": (
         st.binary(max_size=500),
         lambda der: certificates.identify(der, b"", ("host",)),
@@ -81,7 +82,7 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "labels": (st.dictionaries(ANY, ANY), lambda found: check_labels(tuple(found.items()))),
     "volume name": (ANY, convert.volume_id),
     "operation name": (ANY, convert.operation_id),
-    "mount path": (ANY, attach.check_path),
+    "mount path": (ANY, validation.check_path),
     "mount options": (st.lists(ANY), lambda found: attach.check_options(tuple(found))),
     "path of a node": (ANY, lambda text: csi_node.check_path(text, ("/var/lib/kubelet",))),
 }

@@ -1,8 +1,8 @@
-"""Stores of every schema, made by the version that wrote them first, and how they are loaded.
+"""Golden stores: one of every schema and state, made by the first version with that schema.
 
-A file is JSON lines. The first is the store's key, and the facts of its simulated host: as they
-are, and, where one operation is all that happened, as they were before it and are once it is done.
-Each other line is a key of LMDB and its value: a record, a text, or bytes in base64.
+A file is JSON lines. The first has the key of the store and the facts of its simulated host; if
+there was only one operation, also the facts before it and those after its completion. Each other
+line is a key of LMDB and its value: a record, a text, or bytes in base64.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Facts = dict[str, Any]
 
 
 class Golden(NamedTuple):
-    """A store as a file keeps it."""
+    """The content of a golden store."""
 
     key: bytes
     facts: Facts
@@ -72,13 +72,13 @@ def save(path: Path, golden: Golden) -> None:
 
 
 def plain_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file as JSON has them."""
+    """Return the stored records of a file as JSON values."""
     values = (json.loads(line) for line in path.read_text().splitlines()[1:])
     return [value for _key, value in values if isinstance(value, dict) and "is" in value]
 
 
 def records_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every record in what JSON has, nested ones too."""
+    """Yield every stored record in a JSON value, nested ones too."""
     if isinstance(value, dict):
         if "is" in value:
             yield value
@@ -93,7 +93,7 @@ def _text(lines: Iterable[Any]) -> str:
 
 
 def _plain_of(raw: bytes) -> Any:
-    """Return a value so that people can read it, if it comes back the same."""
+    """Return a value in a readable form that reads back the same."""
     if raw.startswith(b"{"):
         record = json.loads(raw)
         assert _bytes_of(record) == raw

@@ -14,7 +14,7 @@ from zfsilod.host.block import MIB, RealBlock
 from zfsilod.host.disks import Disks
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, ZfsiloError
-from zfsilod.model.records import Disk, Filesystem
+from zfsilod.model.host_facts import Disk, Filesystem
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,8 +24,8 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
+from zfsilod.model.host_facts import Disk
 from zfsilod.model.names import portal_parts
-from zfsilod.model.records import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable

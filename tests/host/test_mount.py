@@ -20,7 +20,7 @@ from zfsilod.model.errors import (
     InvalidArgument,
     Unavailable,
 )
-from zfsilod.model.records import Disk
+from zfsilod.model.host_facts import Disk
 
 DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
 

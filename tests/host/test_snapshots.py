@@ -8,7 +8,7 @@ from tests.host.doubles import UID, ScriptedRunner
 from zfsilod.host.snapshots import RealSnapshots
 from zfsilod.host.zfs import RealZfs
 from zfsilod.model.errors import Busy, CommandFailed, Conflict, FailedPrecondition, Unavailable
-from zfsilod.model.records import SnapshotRef
+from zfsilod.model.host_facts import SnapshotRef
 
 CUT = "c" * 32
 A = SnapshotRef(dataset="tank/a", uid=UID)

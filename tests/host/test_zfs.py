@@ -7,7 +7,7 @@ import pytest
 from tests.host.doubles import UID, ScriptedRunner
 from zfsilod.host import zfs as zfs_module
 from zfsilod.host.zfs import RealZfs
-from zfsilod.host.zfs_output import checked, in_bytes, table
+from zfsilod.host.zfs_output import in_bytes, table
 from zfsilod.model.errors import (
     Busy,
     CommandFailed,
@@ -18,6 +18,7 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
+from zfsilod.model.names import check_dataset
 
 NAME = "tank/v1"
 GET = "zfs get -Hp -o name,property,value,source"
@@ -266,13 +267,13 @@ def test_what_is_set_on_zvols_themselves() -> None:
 )  # fmt: skip
 def test_names_that_go_nowhere(name: str) -> None:
     with pytest.raises(InvalidArgument):
-        checked(name)
+        check_dataset(name)
     with pytest.raises(InvalidArgument):
         RealZfs(ScriptedRunner()).destroy_zvol(name, uid=UID, guid="")
 
 
 def test_words() -> None:
-    assert checked("tank/-odd/csi-x.y:z_1")
+    assert check_dataset("tank/-odd/csi-x.y:z_1")
     assert [in_bytes(value) for value in ("16K", "1m", "none", "lz4", "10")] == [
         "16384", "1048576", "0", "lz4", "10",
     ]  # fmt: skip

@@ -1,1 +1,1 @@
-"""The lab: two real machines, give and take, under an emulator."""
+"""The lab: two machines with real kernels, give and take, under an emulator."""

@@ -1,4 +1,4 @@
-"""Talks to the agent inside a machine: one JSON object a line over a unix socket."""
+"""Client of the agent inside a machine: one JSON object per line over a unix socket."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONNECT_TIMEOUT_S = 3
-# Time for the answer to travel, on top of the time that the command itself may take.
+# Additional time for the transfer of the answer, beyond the timeout of the command.
 ANSWER_MARGIN_S = 10
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the agent says about one request."""
+    """The answer of the agent to one request."""
 
     rc: int
     out: bytes
@@ -33,7 +33,7 @@ class Reply:
 
 
 class Pending:
-    """A request whose answer has not come yet; it failed if `reply` stays None."""
+    """A request without an answer yet; it failed if `done` is set and `reply` is None."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -41,7 +41,7 @@ class Pending:
 
 
 class Agent:
-    """One connection to an agent; several threads may have requests under way."""
+    """One connection to an agent; several threads may send requests concurrently."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,7 +51,7 @@ class Agent:
         self.numbers = itertools.count(1)
 
     def ping(self, timeout_s: float) -> None:
-        """Return when the agent answers, or raise Unreachable."""
+        """Return once the agent answers; raise Unreachable if it does not."""
         self.call({"ping": 1}, timeout_s)
 
     def run(self, argv: list[str], stdin: bytes, timeout_s: float) -> Reply:
@@ -69,26 +69,26 @@ class Agent:
 
     def call(self, request: dict[str, object], timeout_s: float) -> Reply:
         """Send a request and wait for its answer."""
-        # The process id keeps answers to an earlier connection's requests apart.
+        # The process id distinguishes answers to requests of an earlier connection.
         number = f"{os.getpid()}-{next(self.numbers)}"
-        waiting = Pending()
+        pending = Pending()
         line = json.dumps({**request, "id": number}).encode() + b"\n"
         with self.sending:
             try:
                 connection = self.connected()
-                self.pending[number] = waiting
+                self.pending[number] = pending
                 connection.sendall(line)
             except OSError as error:
                 self.pending.pop(number, None)
                 raise Unreachable(f"{self.path}: {error}") from error
-        waiting.done.wait(timeout_s)
+        pending.done.wait(timeout_s)
         self.pending.pop(number, None)
-        if waiting.reply is None:
+        if pending.reply is None:
             raise Unreachable(f"{self.path}: no answer within {timeout_s:.0f} s to {line[:200]!r}")
-        return waiting.reply
+        return pending.reply
 
     def connected(self) -> socket.socket:
-        """The open connection, made now if there is none."""
+        """The open connection; it is opened first if there is none."""
         if self.socket is None:
             connection = socket.socket(socket.AF_UNIX)
             try:
@@ -103,37 +103,37 @@ class Agent:
         return self.socket
 
     def read(self, connection: socket.socket) -> None:
-        """Hand out the answers until the connection ends; then nobody waits any longer."""
+        """Deliver answers until the connection ends, then wake all waiting threads."""
         with contextlib.suppress(OSError), connection.makefile("rb") as lines:
             for line in lines:
-                self.hand_out(line)
-        for waiting in list(self.pending.values()):
-            waiting.done.set()
+                self.deliver(line)
+        for pending in list(self.pending.values()):
+            pending.done.set()
 
-    def hand_out(self, line: bytes) -> None:
-        """Give an answer to the request that it belongs to."""
+    def deliver(self, line: bytes) -> None:
+        """Store an answer in its request."""
         try:
             fields = json.loads(line)
         except ValueError:
-            # The rest of a line that was under way when a snapshot was taken.
+            # The rest of a line that was in transit when the snapshot was taken.
             return
-        waiting = self.pending.get(fields["id"])
-        if waiting is not None:
+        pending = self.pending.get(fields["id"])
+        if pending is not None:
             out, err = (base64.b64decode(fields.get(name, "")) for name in ("out", "err"))
-            waiting.reply = Reply(fields["rc"], out, err, fields["seconds"])
-            waiting.done.set()
+            pending.reply = Reply(fields["rc"], out, err, fields["seconds"])
+            pending.done.set()
 
     def close(self) -> None:
-        """End the connection; the next request opens a new one."""
+        """Close the connection; the next request opens a new one."""
         with self.sending:
             if self.socket is not None:
                 with contextlib.suppress(OSError):
-                    # Wakes the reader; closing alone does not.
+                    # shutdown wakes the reading thread; close alone does not.
                     self.socket.shutdown(socket.SHUT_RDWR)
                 self.socket.close()
                 self.socket = None
 
 
 def encode(data: bytes) -> str:
-    """The text form of bytes inside JSON."""
+    """Encode bytes as text for JSON."""
     return base64.b64encode(data).decode()

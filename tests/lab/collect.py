@@ -1,8 +1,8 @@
-"""Runs inside a machine: prints as JSON what is there that zfsilo could have made.
+"""Runs inside a machine: prints objects of zfsilo, and places that show secrets, as JSON.
 
-collect.py facts            everything by kind
-collect.py secrets          where the CHAP secrets of configfs and node records show, and any that
-                            we made; from standard input further secrets, a line each
+collect.py facts            all objects that zfsilo may have created, by kind
+collect.py secrets          places that show a CHAP secret: one of configfs or a node record, one
+                            with the prefix of generated secrets, or a line of standard input
 """
 
 import json
@@ -16,59 +16,59 @@ from pathlib import Path
 TARGET = "/sys/kernel/config/target"
 NODE_SECRET = re.compile(r"auth\.password(?:_in)? = (\S+)")
 MADE = re.compile(rb"zfsilo-chap-[0-9a-f]{32}")  # zfsilod/model/chap.py
-# Whatever a process may leave behind when it dies: core(5), systemd-coredump(8).
+# State files, and core dumps of killed processes: core(5), systemd-coredump(8).
 FILES = ("/var/lib/zfsilo/**/*", "/run/zfsilo/**/*", "/core*", "/var/lib/systemd/coredump/*")
 UNITS = ("zfsilo-op-*", "zfsilo-rollback@*")
 
 
 def output(*argv: str) -> str:
-    """Return what a command prints, whatever its exit code."""
+    """Return the output of a command, regardless of its exit code."""
     return raw_output(*argv).decode(errors="replace")
 
 
 def raw_output(*argv: str) -> bytes:
-    """Return the bytes that a command prints: a journal may hold any."""
+    """Return the output of a command as bytes: a journal is not always UTF-8."""
     return subprocess.run(argv, capture_output=True, check=False).stdout
 
 
 def paths(pattern: str) -> list[Path]:
-    """Return every path that matches, which is absolute."""
+    """Return all paths that match an absolute pattern."""
     return sorted(Path("/").glob(pattern.removeprefix("/")))
 
 
 def names(pattern: str, part: int = -1) -> list[str]:
-    """Return one component of every path that matches."""
+    """Return one component of all paths that match."""
     return [path.parts[part] for path in paths(pattern)]
 
 
 def zfs(kind: str) -> list[str]:
-    """Return the names of all datasets of a kind; a machine without ZFS has none."""
+    """Return the names of all datasets of a kind; empty on a machine without ZFS."""
     if not Path("/dev/zfs").exists():
         return []
     return output("zfs", "list", "-H", "-o", "name", "-t", kind).split()
 
 
 def mounts() -> list[str]:
-    """Return every place where a SCSI disk, or its node, is mounted."""
-    found = []
+    """Return the mount points of SCSI disks and of bind mounts of their device nodes."""
+    points = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _dash, after = line.partition(" - ")
         if after.split()[1].startswith("/dev/sd") or "/sd" in before.split()[3]:
-            found.append(before.split()[4])
-    return sorted(found)
+            points.append(before.split()[4])
+    return sorted(points)
 
 
 def processes() -> list[str]:
-    """Return the workers and tools that run."""
-    found = []
+    """Return the running workers and tools."""
+    running = []
     for path in paths("/proc/[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
         if any(b"zfsilo-worker" in word for word in words) or words[0].endswith(b"iscsiadm"):
-            found.append(b" ".join(words).decode(errors="replace").strip())
-    return found
+            running.append(b" ".join(words).decode(errors="replace").strip())
+    return running
 
 
 def daemon(entry: str) -> int:
@@ -78,7 +78,7 @@ def daemon(entry: str) -> int:
 
 
 def facts() -> dict[str, object]:
-    """Return everything by kind."""
+    """Return all objects by kind."""
     listed = output("systemctl", "list-units", "--all", "--plain", "--no-legend", *UNITS)
     failed = output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "zfsilo*")
     return {
@@ -102,22 +102,22 @@ def facts() -> dict[str, object]:
     }
 
 
-def planted() -> set[bytes]:
+def secrets_in_use() -> set[bytes]:
     """Return the secrets that are in use on this machine."""
-    found = set()
+    secrets = set()
     for name in ("password", "password_mutual"):
         for path in paths(f"{TARGET}/iscsi/iqn.*/tpgt_1/acls/*/auth/{name}"):
-            found.add(path.read_bytes().strip(b"\0\n"))
+            secrets.add(path.read_bytes().strip(b"\0\n"))
     for folder, _folders, files in os.walk("/etc/iscsi/nodes"):
         for name in files:
-            found |= {
+            secrets |= {
                 secret.encode() for secret in NODE_SECRET.findall(Path(folder, name).read_text())
             }
-    return {secret for secret in found if secret and secret != b"NULL"}
+    return {secret for secret in secrets if secret and secret != b"NULL"}
 
 
 def places() -> Iterator[tuple[str, bytes]]:
-    """Yield every text that must not show a secret, with its name."""
+    """Yield all texts that must not contain a secret, with their names."""
     yield "journal", raw_output("journalctl", "--no-pager", "--all", "-o", "export")
     yield from files("/proc/[0-9]*/cmdline", "/proc/[0-9]*/environ")
     yield "unit properties", output("systemctl", "show", "--all", "zfsilo*").encode()
@@ -129,7 +129,7 @@ def places() -> Iterator[tuple[str, bytes]]:
 
 
 def files(*patterns: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the content of all files that match, but for those that are gone by now."""
+    """Yield the content of all files that match and still exist."""
     for path in (path for pattern in patterns for path in paths(pattern)):
         try:
             if path.is_file() and not path.is_symlink():
@@ -139,7 +139,7 @@ def files(*patterns: str) -> Iterator[tuple[str, bytes]]:
 
 
 def shown(secrets: set[bytes]) -> list[str]:
-    """Return the names of the places that show a secret, never the secret."""
+    """Return the names of the places that contain a secret, never the secret."""
     return [
         name
         for name, text in places()
@@ -150,5 +150,5 @@ def shown(secrets: set[bytes]) -> list[str]:
 if sys.argv[1] == "facts":
     print(json.dumps(facts()))
 else:
-    known = planted() | set(sys.stdin.buffer.read().split())
-    print(json.dumps({"planted": len(known), "shown": shown(known)}))
+    searched = secrets_in_use() | set(sys.stdin.buffer.read().split())
+    print(json.dumps({"searched": len(searched), "shown": shown(searched)}))

@@ -1,31 +1,31 @@
-"""`make demo`: the main job on two virtual machines, step by step, and what it left behind."""
+"""`make demo`: the end-to-end scenario on two virtual machines, and a leak check."""
 
 from __future__ import annotations
 
 import sys
 import time
 
-from tests.lab import oracle
+from tests.lab import leak_check
 from tests.lab.conftest import JOURNALS, save_journals
 from tests.lab.errors import LabError
 from tests.lab.pair import Pair, restore_pair
+from tests.lab.scenario import Scenario
 from tests.lab.snapshots import ready
-from tests.lab.story import Story
 
 UNITS = "journalctl --no-pager -o cat -u 'zfsilo-op-*' -u 'zfsilo-rollback@*' | grep ^Starting"
 
 
 def main() -> int:
-    """Tell the story; exit 0 when nothing was left behind, 1 when something was or failed."""
-    begun = time.monotonic()
+    """Run the scenario; exit 1 if a step fails or something is left behind."""
+    started = time.monotonic()
     with restore_pair(ready()) as pair:
-        say(f"two machines are up: give (pool tank) and take ({time.monotonic() - begun:.1f} s)")
-        before = {machine.name: oracle.facts(machine) for machine in (pair.give, pair.take)}
+        say(f"two machines are up: give (pool tank) and take ({time.monotonic() - started:.1f} s)")
+        before = {machine.name: leak_check.facts(machine) for machine in (pair.give, pair.take)}
         try:
-            left = tell(pair, before)
+            left = run(pair, before)
         except (AssertionError, LabError) as error:
             save_journals(pair, JOURNALS / "demo")
-            say(f"demo: failed: {error}\n(the machines' journals are in {JOURNALS / 'demo'})")
+            say(f"demo: failed: {error}\n(journals of the machines: {JOURNALS / 'demo'})")
             return 1
     for line in left:
         say(f"left behind: {line}")
@@ -34,24 +34,24 @@ def main() -> int:
     return 1 if left else 0
 
 
-def tell(pair: Pair, before: dict[str, dict[str, object]]) -> list[str]:
-    """Tell the story, then the units that ran; return what is left."""
-    story = Story(pair, lambda line: say(f"  {line}"))
+def run(pair: Pair, before: dict[str, dict[str, object]]) -> list[str]:
+    """Run the scenario and print its units; return leaks and places that show secrets."""
+    scenario = Scenario(pair, lambda line: say(f"  {line}"))
     shown: list[str] = []
-    for number, step in enumerate(story.steps(), 1):
+    for number, step in enumerate(scenario.steps(), 1):
         say(f"{number:2}. {step}\n")
         if number == 3:  # while secrets are in use
-            shown = oracle.secrets_shown(pair, (story.access.key.splitlines()[1],))
+            shown = leak_check.secrets_shown(pair, (scenario.access.key.splitlines()[1],))
     for machine in (pair.give, pair.take):
         say(f"units that ran on {machine.name}:")
         for line in machine.sh(UNITS).stdout.splitlines():
             say(f"  {line.removeprefix('Starting ')}")
-    secrets = [f"a secret shows in {place}" for place in shown]
-    return [*oracle.leaks(pair, before), *secrets]
+    secrets = [f"secret in {place}" for place in shown]
+    return [*leak_check.leaks(pair, before), *secrets]
 
 
 def say(text: str) -> None:
-    """Print at once, also into a pipe."""
+    """Print and flush, also to a pipe."""
     print(text, flush=True)
 
 

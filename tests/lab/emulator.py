@@ -1,4 +1,4 @@
-"""The emulated hardware, as data and as the emulator's command line."""
+"""The emulated hardware as data, and the emulator's command line."""
 
 from __future__ import annotations
 
@@ -17,21 +17,32 @@ if TYPE_CHECKING:
     from tests.lab.images.build import Images
 
 PROGRAM = "qemu-system-x86_64"
-# Without the parts that nothing here uses: each is a driver to load and devices for udev.
+# Without unused devices, which cost time for drivers and udev.
 MACHINE = "q35,sata=off,smbus=off,i8042=off,vmport=off"
 CODE = "code"
 CODE_DISK_SIZE = "512M"
-# Emulated processors lack what these drive, or the drivers only cost time.
+# Drivers for features that the emulated processor lacks, or that only cost time.
 BLACKLIST = (
-    "aesni_intel", "crc32_pclmul", "crct10dif_pclmul", "ghash_clmulni_intel", "i2c_i801",
-    "iTCO_wdt", "kvm", "kvm_amd", "lpc_ich", "powernow_k8", "psmouse", "rapl", "sha512_ssse3",
-)  # fmt: skip
+    "aesni_intel",
+    "crc32_pclmul",
+    "crct10dif_pclmul",
+    "ghash_clmulni_intel",
+    "i2c_i801",
+    "iTCO_wdt",
+    "kvm",
+    "kvm_amd",
+    "lpc_ich",
+    "powernow_k8",
+    "psmouse",
+    "rapl",
+    "sha512_ssse3",
+)
 KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet panic=-1 audit=0 mitigations=off tsc=reliable random.trust_cpu=on "
-    # Hardening and debugging aids of Debian's kernel that cost a quarter of the boot here.
+    # Disable hardening and debugging of Debian's kernel, a quarter of the boot time here.
     "init_on_alloc=0 randomize_kstack_offset=off hardened_usercopy=off nokaslr "
     "kfence.sample_interval=0 rcupdate.rcu_expedited=1 8250.nr_uarts=1 "
-    # Without it a race while interfaces are renamed now and then left one of them down.
+    # Otherwise a race with the renaming of interfaces sometimes leaves one of them down.
     "net.ifnames=0 "
     f"modprobe.blacklist={','.join(BLACKLIST)}"
 )
@@ -39,7 +50,7 @@ KERNEL_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a machine is made of; a snapshot fits only the hardware it was taken on."""
+    """The hardware of a machine; a snapshot can only be restored on the same hardware."""
 
     name: str
     memory_mib: int
@@ -48,12 +59,12 @@ class Hardware:
 
     @property
     def number(self) -> int:
-        """The last part of its address and of its MACs."""
+        """The last byte of its IP address and MAC addresses."""
         return int(HOSTS[self.name].rpartition(".")[2])
 
     @property
     def disks(self) -> dict[str, str]:
-        """The sizes of the disks besides the root, by the serial that the guest sees."""
+        """The sizes of the disks except the root disk, by their serial in the guest."""
         return {
             **{f"tank{index}": size for index, size in enumerate(self.data_disks)},
             CODE: CODE_DISK_SIZE,
@@ -61,7 +72,7 @@ class Hardware:
 
     @property
     def machine_id(self) -> str:
-        """The machine id, fixed so that it is the same after every boot."""
+        """The machine id, the same after every boot."""
         return f"{self.number:02x}" * 16
 
 
@@ -70,8 +81,8 @@ TAKE = Hardware("take", memory_mib=1024, processors=2, data_disks=())
 
 
 @dataclass(frozen=True)
-class SandboxPart:
-    """Where a machine keeps its overlays and sockets, and how it reaches the other one."""
+class MachinePaths:
+    """Overlays, sockets and forwarded ports of a machine, and the LAN socket of its peer."""
 
     folder: Path
     lan: Path
@@ -94,12 +105,12 @@ class SandboxPart:
 
     @property
     def console(self) -> Path:
-        """What the machine's kernel printed."""
+        """The output of the machine's serial console."""
         return self.folder / "console"
 
     @property
     def log(self) -> Path:
-        """What the emulator itself complained about."""
+        """The messages of the emulator."""
         return self.folder / "emulator.log"
 
     @property
@@ -109,33 +120,33 @@ class SandboxPart:
 
 
 def processor() -> list[str]:
-    """Emulation, unless $ZFSILO_LAB_ACCEL says that this machine can do better (`kvm`)."""
+    """Emulation in software, unless $ZFSILO_LAB_ACCEL names an accelerator (`kvm`)."""
     chosen = os.environ.get("ZFSILO_LAB_ACCEL")
     if chosen:
         return ["-accel", chosen, "-cpu", "host"]
-    # What software may take for granted and no more: wide vectors, `rep movsb` and user space
-    # access prevention are a burden to an emulator, and a kernel that finds them uses them.
+    # Only the features that programs require: a kernel uses wide vectors, `rep movsb` and SMAP if
+    # they exist, and these are slow to emulate.
     return ["-accel", "tcg,thread=multi", "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand"]
 
 
 @functools.cache
 def emulator_version() -> str:
-    """The emulator's version; snapshots of one version are not for another."""
+    """The emulator's version; a snapshot can only be restored by the same version."""
     try:
         done = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True)
     except FileNotFoundError as error:
-        raise EmulatorError(f"no {PROGRAM} here: run `python3 tests/setup lab`") from error
+        raise EmulatorError(f"{PROGRAM} is not installed: run `python3 tests/setup lab`") from error
     return done.stdout.splitlines()[0]
 
 
 def board(hardware: Hardware) -> list[str]:
-    """The options for processor, memory and what else is not a drive or a network."""
+    """The options for processor, memory and devices other than drives and networks."""
     return [
-        "-name", hardware.name, "-M", MACHINE, *processor(),
-        "-m", str(hardware.memory_mib), "-smp", str(hardware.processors),
-        "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
-    ]  # fmt: skip
+        *("-name", hardware.name, "-M", MACHINE, *processor()),
+        *("-m", str(hardware.memory_mib), "-smp", str(hardware.processors)),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
+    ]
 
 
 def kernel(hardware: Hardware, images: Images) -> list[str]:
@@ -146,51 +157,51 @@ def kernel(hardware: Hardware, images: Images) -> list[str]:
     return ["-kernel", str(images.kernel), "-initrd", str(images.initrd), "-append", arguments]
 
 
-def drives(hardware: Hardware, place: SandboxPart) -> list[str]:
+def drives(hardware: Hardware, paths: MachinePaths) -> list[str]:
     """The options for the root disk, the data disks and the disk with the code under test."""
     words = []
     for name in ("root", *hardware.disks):
-        # Unsafe for a host that loses power; here only the emulator ever dies.
-        file = f"id={name},file={place.disk(name)},if=none,cache=unsafe,discard=unmap,format=qcow2"
+        # cache=unsafe loses data in a power failure of the host, not when the emulator is killed.
+        file = f"id={name},file={paths.disk(name)},if=none,cache=unsafe,discard=unmap,format=qcow2"
         words += ["-drive", file, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
     return words
 
 
-def networks(hardware: Hardware, place: SandboxPart) -> list[str]:
+def networks(hardware: Hardware, paths: MachinePaths) -> list[str]:
     """The options for the network between the machines and for the ports forwarded to this host."""
-    # Datagrams need no order of starting, and either side may die and come back.
+    # With datagrams the machines may start in any order, and either may restart.
     lan = (
-        f"dgram,id=lan,local.type=unix,local.path={place.lan},"
-        f"remote.type=unix,remote.path={place.peer_lan}"
+        f"dgram,id=lan,local.type=unix,local.path={paths.lan},"
+        f"remote.type=unix,remote.path={paths.peer_lan}"
     )
-    forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in place.forwards)
+    forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in paths.forwards)
     card = "virtio-net-pci,romfile=,netdev"
     mac = "mac=52:54:00:6c"
     return [
-        "-netdev", lan, "-device", f"{card}=lan,{mac}:01:{hardware.number:02x}",
-        "-netdev", f"user,id=nat,restrict=on{forwards}",
-        "-device", f"{card}=nat,{mac}:02:{hardware.number:02x}",
-    ]  # fmt: skip
+        *("-netdev", lan, "-device", f"{card}=lan,{mac}:01:{hardware.number:02x}"),
+        *("-netdev", f"user,id=nat,restrict=on{forwards}"),
+        *("-device", f"{card}=nat,{mac}:02:{hardware.number:02x}"),
+    ]
 
 
-def channels(place: SandboxPart) -> list[str]:
-    """The options for everything that this host reads and writes besides disks and networks."""
+def channels(paths: MachinePaths) -> list[str]:
+    """The options for console, monitor, agent and process id file."""
     return [
-        "-serial", f"file:{place.console}",
-        "-qmp", f"unix:{place.monitor},server=on,wait=off",
-        "-chardev", f"socket,id=agent,path={place.agent},server=on,wait=off",
-        "-device", "virtserialport,chardev=agent,name=lab.agent",
-        "-pidfile", str(place.pid),
-    ]  # fmt: skip
+        *("-serial", f"file:{paths.console}"),
+        *("-qmp", f"unix:{paths.monitor},server=on,wait=off"),
+        *("-chardev", f"socket,id=agent,path={paths.agent},server=on,wait=off"),
+        *("-device", "virtserialport,chardev=agent,name=lab.agent"),
+        *("-pidfile", str(paths.pid)),
+    ]
 
 
-def command_line(hardware: Hardware, images: Images, place: SandboxPart) -> list[str]:
-    """The whole command line; also part of every snapshot's key, with a made-up place."""
+def command_line(hardware: Hardware, images: Images, paths: MachinePaths) -> list[str]:
+    """The whole command line; with fixed paths also part of every snapshot's key."""
     return [
         PROGRAM,
         *board(hardware),
         *kernel(hardware, images),
-        *drives(hardware, place),
-        *networks(hardware, place),
-        *channels(place),
+        *drives(hardware, paths),
+        *networks(hardware, paths),
+        *channels(paths),
     ]

@@ -1,4 +1,4 @@
-"""What can go wrong with a machine of the lab."""
+"""Errors of the lab and its machines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ class LabError(Exception):
 
 
 class Unreachable(LabError):
-    """The machine does not answer, or stopped answering."""
+    """The machine does not answer."""
 
 
 class EmulatorError(LabError):
-    """The emulator did not start, ended, or refused a command."""
+    """The emulator did not start, exited, or refused a command."""
 
 
-class CommandFailed(LabError):
-    """A command inside the machine ended with an error."""
+class GuestCommandFailed(LabError):
+    """A command inside the machine failed."""

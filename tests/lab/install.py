@@ -1,4 +1,4 @@
-"""Installs zfsilo into the machines the way a user does, and starts it."""
+"""Installs zfsilo in the machines with `make install`, configures it and starts it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2]
 IMAGE = "code.ext4"
-# Not installed, so a change of them leaves the installed tree as it is.
+# Not installed: their changes need no new installation.
 NOT_INSTALLED = ("tests/", ".ci/", "nix/")
 PACKAGES = "/usr/lib/zfsilo"
 
 MOUNT_CODE = f"""
 disk=/dev/disk/by-id/virtio-{CODE}
-# The kernel may still know what an earlier disk in this place contained.
+# The kernel may have cached blocks of the disk that was here before the snapshot was restored.
 blockdev --flushbufs $disk
 mkdir -p /run/lab-code
 mount -o ro $disk /run/lab-code
@@ -56,7 +56,7 @@ JOIN = "/root/take.join"
 
 
 def configure(give: Machine, take: Machine) -> None:
-    """Configure both daemons, start them, and make them known to each other, as the README says."""
+    """Configure and start both daemons, and connect them as the README describes."""
     give.run("zfs", "create", "tank/zfsilo")
     for machine in (give, take):
         text = CONFIGURATION[machine.name]
@@ -71,15 +71,15 @@ def configure(give: Machine, take: Machine) -> None:
 
 
 def copy_tree(machine: Machine) -> None:
-    """Copy the tree on the code disk into the machine's own file system."""
+    """Copy the tree on the code disk to the machine's root file system."""
     machine.sh(MOUNT_CODE, timeout_s=180)
 
 
 def tree(buildroot: BuildRoot, project: Path = PROJECT) -> Path:
-    """The folder with the image of what `make install` installs."""
+    """The folder with the image of the files that `make install` installs."""
     files = project_files(project)
     wheels = dependency_wheels(buildroot, project)
-    # The text files are part of the package's description, but change nothing that runs.
+    # Text files are packaged, but do not change the installed programs.
     contents = [(name, (project / name).read_bytes()) for name in files if not name.endswith(".md")]
     key = digest(identity(wheels), [(name, data.hex()) for name, data in contents])
 
@@ -91,44 +91,41 @@ def tree(buildroot: BuildRoot, project: Path = PROJECT) -> Path:
 
 
 def project_files(project: Path) -> list[str]:
-    """The files of the project that installing it may need, committed or not."""
-    listed = run(["git", "-C", project, "ls-files", "-z", "-co", "--exclude-standard"])
-    names = sorted(set(listed.split("\0")) - {""})
+    """The files of the project that `make install` may need, committed or not."""
+    listing = run(["git", "-C", project, "ls-files", "-z", "-co", "--exclude-standard"])
+    names = sorted(set(listing.split("\0")) - {""})
     return [
         name for name in names if not name.startswith(NOT_INSTALLED) and (project / name).is_file()
     ]
 
 
 def dependency_wheels(buildroot: BuildRoot, project: Path) -> Path:
-    """Wheels of all that zfsilo needs to be built and to run, for the guest's Python."""
-    described = tomllib.loads((project / "pyproject.toml").read_text())
-    wanted = [*described["build-system"]["requires"], *described["project"]["dependencies"]]
+    """Wheels of the build and run-time dependencies, for the guest's Python."""
+    metadata = tomllib.loads((project / "pyproject.toml").read_text())
+    required = [*metadata["build-system"]["requires"], *metadata["project"]["dependencies"]]
 
     def build(draft: Path) -> None:
-        with stage(f"lab: wheels of {len(wanted)} dependencies for the guest"):
+        with stage(f"lab: wheels of {len(required)} dependencies for the guest"):
             env = network_environment()
             copy_certificates(buildroot.root, env)
             pip_wheel = ["python3", "-m", "pip", "wheel", "--quiet", "--no-cache-dir"]
-            inside(buildroot.root, draft, [*pip_wheel, "-w", "/build/wheels", *wanted], env=env)
+            inside(buildroot.root, draft, [*pip_wheel, "-w", "/build/wheels", *required], env=env)
 
-    return product("wheels", digest(identity(buildroot.folder), wanted), build)
+    return product("wheels", digest(identity(buildroot.folder), required), build)
 
 
 def make_install(draft: Path, buildroot: BuildRoot, project: Path, wheels: Path) -> None:
-    """Run `make install` in the build root, add byte code, and pack the tree into an image."""
+    """Run `make install` in the build root, compile byte code, and write the image."""
     for name in project_files(project):
         target = draft / "source" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(project / name, target)
-    # Links suffice: nobody writes to a wheel.
+    # Hard links suffice: wheels are only read.
     shutil.copytree(wheels / "wheels", draft / "wheels", copy_function=os.link)
     (draft / "tree").mkdir()
-    inside(
-        buildroot.root,
-        draft,
-        ["make", "-C", "/build/source", "install", "DESTDIR=/build/tree", "PYTHON=python3",
-         "PIP_ARGS=--no-index --find-links /build/wheels --no-compile"],
-    )  # fmt: skip
+    pip = "PIP_ARGS=--no-index --find-links /build/wheels --no-compile"
+    make = ["make", "-C", "/build/source", "install", "DESTDIR=/build/tree", "PYTHON=python3", pip]
+    inside(buildroot.root, draft, make)
     compile_all = ["python3", "-m", "compileall", "-q", "-j", "0", "-s", "/build/tree"]
     inside(buildroot.root, draft, [*compile_all, f"/build/tree{PACKAGES}"])
     size = ["-E", "lazy_itable_init=0", "-O", "^has_journal"]

@@ -1,4 +1,4 @@
-"""Both machines together: start them cold, save them, restore them."""
+"""The pair of machines: cold boot, saving and restoring."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from tests.lab.emulator import CODE, GIVE, TAKE, Hardware, SandboxPart, emulator_version
+from tests.lab.emulator import CODE, GIVE, TAKE, Hardware, MachinePaths, emulator_version
 from tests.lab.errors import LabError
 from tests.lab.images.build import Images, images
 from tests.lab.machine import Machine, create_overlays
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # ssh, gRPC, metrics.
 FORWARDED = (22, 9750, 9751)
-# Below the ports that the kernel gives to outgoing connections, so that none of those takes a port
-# while a machine is off.
+# Below the range for outgoing connections, which could take a port while a machine is off.
 PORTS = range(20000, 32000)
 STATE = "state"
-# Ends the emulators of a pair and removes its folder when the process that started it is gone.
-GUARD = """
+# Kills the emulators of a pair and removes its folder when the process that started it has exited.
+REAPER = """
 read -r word && exit
 for file in "$1"/*/pid; do
     pid=$(cat "$file") && grep -qF "$1" "/proc/$pid/cmdline" && kill -9 "$pid"
@@ -40,14 +39,14 @@ rm -rf "$1"
 
 
 class Pair:
-    """A give and a take that see each other and nobody else."""
+    """Two machines, give and take, that can reach each other and no other host."""
 
     def __init__(self, boot_images: Images, forwarded: Sequence[int]) -> None:
         self.images = boot_images
-        # Short: the paths of unix sockets may have 107 characters.
+        # Short: the path of a unix socket may have 107 characters.
         self.work = Path(tempfile.mkdtemp(prefix="zfsilo-lab-"))
-        self.guard = subprocess.Popen(
-            ["sh", "-c", GUARD, "guard", str(self.work)],
+        self.reaper = subprocess.Popen(
+            ["sh", "-c", REAPER, "reaper", str(self.work)],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -57,31 +56,31 @@ class Pair:
         self.take = self.machine(TAKE, GIVE, forwarded)
 
     def machine(self, hardware: Hardware, peer: Hardware, forwarded: Sequence[int]) -> Machine:
-        """A machine of this pair, still switched off."""
-        place = SandboxPart(
+        """A machine of this pair, powered off."""
+        paths = MachinePaths(
             folder=self.work / hardware.name,
             lan=self.work / f"lan-{hardware.name}",
             peer_lan=self.work / f"lan-{peer.name}",
             forwards=tuple((guest, free_port()) for guest in forwarded),
         )
-        return Machine(hardware, self.images, place)
+        return Machine(hardware, self.images, paths)
 
     def both(self, action: Callable[[Machine], T]) -> tuple[T, T]:
-        """Do the same with both machines at the same time; the results are give's and take's."""
+        """Call a function for both machines concurrently; return the results of give and take."""
         with ThreadPoolExecutor(2) as threads:
             give, take = threads.map(action, (self.give, self.take))
         return give, take
 
     def stop(self) -> None:
-        """Switch both machines off and remove everything they wrote."""
-        self.give.stop()
-        self.take.stop()
+        """Power both machines off and remove their files."""
+        self.give.power_off()
+        self.take.power_off()
         shutil.rmtree(self.work, ignore_errors=True)
-        if self.guard.stdin is not None and not self.guard.stdin.closed:
+        if self.reaper.stdin is not None and not self.reaper.stdin.closed:
             with contextlib.suppress(BrokenPipeError):
-                self.guard.stdin.write(b"done\n")
-                self.guard.stdin.close()
-        self.guard.wait()
+                self.reaper.stdin.write(b"done\n")
+                self.reaper.stdin.close()
+        self.reaper.wait()
         self.cleanup.close()
 
     def __enter__(self) -> Self:
@@ -97,20 +96,20 @@ class Pair:
 
 
 def boot_pair(*, code: Path | None = None, forwarded: Sequence[int] = FORWARDED) -> Pair:
-    """Boot both machines from the images, which are built if need be, and wait for systemd."""
+    """Boot both machines from the images, which are built on first use."""
     emulator_version()
     pair = Pair(images(), forwarded)
 
     def boot(machine: Machine) -> str:
         bases = {"root": pair.images.root, **({"code": code} if code else {})}
-        create_overlays(machine.place, bases, machine.hardware.disks)
+        create_overlays(machine.paths, bases, machine.hardware.disks)
         return machine.cold_start()
 
     return started(pair, boot)
 
 
 def save_pair(pair: Pair, snapshot: Path) -> None:
-    """Save memory and disks of both machines into a new folder; this ends the pair."""
+    """Save memory and disks of both machines to a new folder; this stops the pair."""
     for machine in (pair.give, pair.take):
         machine.freeze()
 
@@ -119,7 +118,7 @@ def save_pair(pair: Pair, snapshot: Path) -> None:
         folder.mkdir(parents=True)
         machine.save_state(folder / STATE)
         for name in kept_disks(machine):
-            overlay = machine.place.disk(name)
+            overlay = machine.paths.disk(name)
             shutil.move(overlay, folder / overlay.name)
 
     pair.both(save)
@@ -129,17 +128,17 @@ def save_pair(pair: Pair, snapshot: Path) -> None:
 def restore_pair(
     snapshot: Path, *, code: Path | None = None, forwarded: Sequence[int] = FORWARDED
 ) -> Pair:
-    """A fresh pair in the state of a snapshot, with `code` as the content of the code disks."""
+    """A new pair in the state of a snapshot, with the image `code` on the code disks."""
     emulator_version()
     pair = Pair(images(), forwarded)
     pair.cleanup.enter_context(held(snapshot))
 
     def restore(machine: Machine) -> None:
         saved = snapshot / machine.name
-        bases = {name: saved / machine.place.disk(name).name for name in kept_disks(machine)}
+        bases = {name: saved / machine.paths.disk(name).name for name in kept_disks(machine)}
         if code is not None:
             bases["code"] = code
-        create_overlays(machine.place, bases, machine.hardware.disks)
+        create_overlays(machine.paths, bases, machine.hardware.disks)
         machine.power_on(snapshot=saved / STATE)
         machine.resume()
 
@@ -147,12 +146,12 @@ def restore_pair(
 
 
 def kept_disks(machine: Machine) -> list[str]:
-    """The disks that a snapshot holds; what is on the code disk is chosen at every start."""
+    """The disks in a snapshot: all but the code disk, which is chosen at every start."""
     return ["root", *(name for name in machine.hardware.disks if name != CODE)]
 
 
 def started(pair: Pair, start: Callable[[Machine], object]) -> Pair:
-    """The pair after `start` on both machines; nothing is left of it if that fails."""
+    """The pair after `start` on both machines; it is removed if that fails."""
     try:
         pair.both(start)
     except BaseException as error:
@@ -166,9 +165,9 @@ def started(pair: Pair, start: Callable[[Machine], object]) -> Pair:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A free port of 127.0.0.1."""
     for port in random.sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise LabError("no free port on 127.0.0.1")
+    raise LabError(f"127.0.0.1: no free port from {PORTS.start} to {PORTS.stop - 1}")

@@ -1,4 +1,4 @@
-"""Talks to the emulator itself, in its QMP protocol."""
+"""Client of the emulator's monitor, by the QMP protocol."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ TIMEOUT_S = 120
 
 
 class Monitor:
-    """An open conversation with one emulator."""
+    """One open connection to an emulator's monitor."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
 
     def execute(self, command: str, **arguments: object) -> Any:
-        """Send a command and return its answer; events in between are of no interest."""
+        """Send a command and return its answer; events are ignored."""
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         self.stream.write(json.dumps({"execute": command, "arguments": named}) + "\n")
         self.stream.flush()
@@ -33,11 +33,11 @@ class Monitor:
                 return answer["return"]
             if "error" in answer:
                 raise EmulatorError(f"{command}: {answer['error']['desc']}")
-        raise EmulatorError(f"{command}: the emulator ended")
+        raise EmulatorError(f"{command}: the emulator has exited")
 
 
 def connect(path: Path) -> socket.socket | None:
-    """A connection to an emulator's monitor socket, or None if it does not listen yet."""
+    """Connect to an emulator's monitor socket; None if it does not listen yet."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(TIMEOUT_S)
     try:
@@ -50,7 +50,7 @@ def connect(path: Path) -> socket.socket | None:
 
 @contextmanager
 def monitor(connection: socket.socket) -> Iterator[Monitor]:
-    """Talk over a new connection; the emulator serves one at a time."""
+    """Negotiate over a new connection; the emulator serves one at a time."""
     with connection, connection.makefile("rw") as stream:
         stream.readline()
         opened = Monitor(stream)

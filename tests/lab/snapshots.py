@@ -1,4 +1,4 @@
-"""Warm snapshots: made once, kept in the cache, restored by every test class."""
+"""Snapshots of running machines: created once, cached, restored by every test class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.lab import install
-from tests.lab.emulator import GIVE, TAKE, Hardware, SandboxPart, command_line, emulator_version
+from tests.lab.emulator import GIVE, TAKE, Hardware, MachinePaths, command_line, emulator_version
 from tests.lab.images.build import Images, images
 from tests.lab.pair import boot_pair, restore_pair, save_pair
 from tests.setup.cache import clear_old, digest, files_digest, identity, product
@@ -21,7 +21,7 @@ GIVE_MODULES = (
 TAKE_MODULES = "iscsi_tcp nvme-tcp xfs"
 INITIATORS = {name: f"iqn.2024-01.lab.{name}:host" for name in ("give", "take")}
 POOL = "tank"
-# Of each kind: enough to go back and forth between two states of the project.
+# Number of cached snapshots of each kind: enough to switch between two states of the project.
 KEPT = 3
 
 WARM_UP = {
@@ -32,7 +32,7 @@ zpool status {POOL}
 """,
     "take": f"modprobe -a {TAKE_MODULES}",
 }
-# Whatever is read now is in the snapshot's page cache, and need not be read again in every test.
+# Reads programs into the snapshot's page cache, so that tests need not read them.
 WARM_UP_BOTH = """
 iscsiadm -m session || test $? = 21
 nvme list
@@ -45,8 +45,8 @@ sync
 
 
 def booted() -> Path:
-    """The snapshot of two running machines: modules loaded, the pool made, nothing of ours."""
-    # First of all: without an emulator there is no point in building images for it.
+    """The snapshot of two running machines with modules and pool, without zfsilo."""
+    # Fails first if there is no emulator, before images are built.
     emulator_version()
     boot_images = images()
 
@@ -65,7 +65,7 @@ def booted() -> Path:
 
 
 def ready() -> Path:
-    """The snapshot of `booted` with zfsilo installed, configured and started on both machines."""
+    """The snapshot `booted` with zfsilo installed, configured and started on both machines."""
     base = booted()
     installed = install.tree(images().buildroot)
 
@@ -79,8 +79,8 @@ def ready() -> Path:
             with stage("lab: saving both machines"):
                 save_pair(pair, draft)
 
-    steps = files_digest(Path(install.__file__).parent, Path(install.__file__).name)
-    key = digest(identity(base), identity(installed), steps)
+    installer = files_digest(Path(install.__file__).parent, Path(install.__file__).name)
+    key = digest(identity(base), identity(installed), installer)
     place = product("ready", key, build)
     clear_old("ready", keep=KEPT)
     clear_old("install", keep=KEPT)
@@ -88,7 +88,7 @@ def ready() -> Path:
 
 
 def warm_up(machine: Machine) -> None:
-    """Bring a freshly booted machine to where the tests begin."""
+    """Load modules, create the pool on give, and fill the page cache."""
     name = INITIATORS[machine.name]
     machine.put("/etc/iscsi/initiatorname.iscsi", f"InitiatorName={name}\n".encode(), 0o600)
     machine.sh(WARM_UP[machine.name], timeout_s=180)
@@ -96,10 +96,10 @@ def warm_up(machine: Machine) -> None:
 
 
 def machines_key(boot_images: Images) -> str:
-    """A digest of all that a saved memory is tied to: emulator, hardware, kernel, root image."""
+    """A digest of the dependencies of saved memory: emulator, hardware, kernel, root image."""
 
     def line(hardware: Hardware) -> list[str]:
-        nowhere = Path("/")
-        return command_line(hardware, boot_images, SandboxPart(nowhere, nowhere, nowhere, ()))
+        fixed = Path("/")
+        return command_line(hardware, boot_images, MachinePaths(fixed, fixed, fixed, ()))
 
     return digest(emulator_version(), identity(boot_images.folder), line(GIVE), line(TAKE))

@@ -1,4 +1,4 @@
-"""The step contract (contract.py) on the two real machines."""
+"""The step contract (contract.py) on the two machines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.lab import oracle
+from tests.lab import leak_check
 from tests.lab.install import PACKAGES
 
 if TYPE_CHECKING:
@@ -15,16 +15,23 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parents[1]
 FOLDER = "/root/contract"
-FILES = ("__init__.py", "examples.py", "lab/__init__.py", "lab/contract.py")
+FILES = (
+    "__init__.py",
+    "examples.py",
+    "lab/__init__.py",
+    "lab/contract.py",
+    "lab/contract_examples.py",
+    "lab/contract_main.py",
+)
 START = f"""\
 import sys
 sys.path[:0] = [{PACKAGES!r}, {FOLDER!r}]
-from tests.lab.contract import main
+from tests.lab.contract_main import main
 main(sys.argv[1:])
 """
 PART_TIMEOUT_S = 400
-LEAST_SERVER_CASES = 100
-LEAST_CONSUMER_CASES = 60
+MIN_SERVER_CASES = 100
+MIN_CLIENT_CASES = 60
 
 
 def run(machine: Machine, *words: str) -> int:
@@ -36,29 +43,29 @@ def run(machine: Machine, *words: str) -> int:
     )
     cases = [json.loads(line) for line in done.stdout.splitlines()]
     print(f"{machine.name} {' '.join(words)}: {len(cases)} cases in {done.seconds:.1f} s")
-    failed = [f"{each['case']}\n{each['error']}" for each in cases if not each["ok"]]
+    failed = [f"{case['case']}\n{case['error']}" for case in cases if not case["ok"]]
     assert not failed, f"{machine.name}: {len(failed)} of {len(cases)}:\n" + "\n".join(failed)
     assert done.rc == 0, f"{machine.name}: after {len(cases)} cases: {done.stderr}"
     return len(cases)
 
 
 class TestStepContract:
-    """Every step of the examples; each test leaves the machines as it found them."""
+    """Every step of the examples; each test restores the machines."""
 
-    def test_the_storage_host(self, pair: Pair) -> None:
-        assert run(pair.give, "server") >= LEAST_SERVER_CASES
-        assert oracle.leaks(pair) == []
+    def test_the_server(self, pair: Pair) -> None:
+        assert run(pair.give, "server") >= MIN_SERVER_CASES
+        assert leak_check.leaks(pair) == []
 
-    def test_the_consumer(self, pair: Pair) -> None:
+    def test_the_client(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
-        run(give, "stand", "unpublish")
-        assert run(take, "consumer") >= LEAST_CONSUMER_CASES
-        run(take, "stand", "grow")
+        run(give, "prepare", "unpublish")
+        assert run(take, "client") >= MIN_CLIENT_CASES
+        run(take, "prepare", "grow")
         run(give, "guard")
         run(give, "resize")
         run(take, "example", "grow")
-        run(take, "stand", "refresh-secrets")
+        run(take, "prepare", "refresh-secrets")
         run(give, "rotate")
         run(take, "example", "refresh-secrets")
-        run(give, "clear", "unpublish")
-        assert oracle.leaks(pair) == []
+        run(give, "clean-up", "unpublish")
+        assert leak_check.leaks(pair) == []

@@ -1,4 +1,4 @@
-"""Volumes that are taken away, servers that are gone, and stores that are lost; all for real."""
+"""Fenced clients, unreachable and frozen servers, lost stores, and adopted zvols."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.lab import oracle
+from tests.lab import leak_check
 
 if TYPE_CHECKING:
-    from tests.lab.machine import Machine, Result
+    from tests.lab.machine import GuestResult, Machine
     from tests.lab.pair import Pair
 
 NAME = "data"
@@ -19,7 +19,7 @@ OTHER = "iqn.2024-01.lab.other:host"
 STEP_S = 180
 TEST_S = 1500
 
-# A writer that syncs each block, and says how it ended.
+# Writes and syncs one block without end, and prints the error that stops it.
 WRITER = f"""
 import os
 descriptor = os.open("{PATH}/written", os.O_CREAT | os.O_WRONLY, 0o600)
@@ -45,24 +45,24 @@ systemctl stop zfsilod.socket zfsilod-tcp.socket zfsilod.service
 mv /var/lib/zfsilo/store /root/lost
 systemctl start zfsilod.socket zfsilod.service
 """
-# Pending I/O fails after 120 s otherwise; the kernel takes no other time once a session is lost.
-HURRY = "echo 10 > /sys/class/iscsi_session/$(ls /sys/class/iscsi_session)/recovery_tmo"
+# Otherwise pending I/O fails after 120 s. Must be set before the session is lost.
+SHORT_TIMEOUT = "echo 10 > /sys/class/iscsi_session/$(ls /sys/class/iscsi_session)/recovery_tmo"
 ACLS = "ls /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls"
 
 
-def ctl(machine: Machine, *words: str) -> Result:
-    """Run zfsiloctl there."""
+def ctl(machine: Machine, *words: str) -> GuestResult:
+    """Run zfsiloctl on a machine."""
     return machine.run("zfsiloctl", *words, timeout_s=STEP_S)
 
 
 def up(pair: Pair) -> None:
-    """Bring a volume all the way up, and let somebody write to it without end."""
+    """Create a volume, mount it on take, and start the writer."""
     ctl(pair.give, "volume", "create", NAME, "1G", "--host", "take")
     ctl(pair.give, "volume", "publish", NAME, "take")
     ctl(pair.take, "volume", "connect", NAME, "--server", "give", "--no-publish")
     ctl(pair.take, "volume", "stage", NAME)
     ctl(pair.take, "volume", "mount", NAME, PATH)
-    pair.take.sh(HURRY)
+    pair.take.sh(SHORT_TIMEOUT)
     pair.take.put("/root/writer.py", WRITER.encode(), 0o600)
     pair.take.sh("systemd-run -q --unit=writer python3 /root/writer.py")
     pair.take.sh(f"until [ -s {PATH}/written ]; do sleep 0.1; done", timeout_s=STEP_S)
@@ -78,21 +78,21 @@ def orphans(machine: Machine) -> list[str]:
     listed: list[dict[str, Any]] = json.loads(ctl(machine, "orphan", "list", "--json").stdout)[
         "orphans"
     ]
-    return [each["name"] for each in listed]
+    return [orphan["name"] for orphan in listed]
 
 
 def refusal(machine: Machine, *words: str) -> str:
-    """Return the sentence with which zfsiloctl refuses."""
+    """Run zfsiloctl, assert that it fails, and return its error."""
     refused = machine.run("zfsiloctl", *words, timeout_s=STEP_S, check=False)
-    assert refused.rc != 0, "it should have been refused"
+    assert refused.rc != 0, "the command did not fail"
     return refused.stderr
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestFenced:
-    """A host that is at work loses its volume to another."""
+    """A volume in use is fenced from its client and published to another."""
 
-    def test_its_writes_fail_and_it_never_comes_back(self, pair: Pair) -> None:
+    def test_writes_fail_and_no_login_succeeds(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         up(pair)
         ctl(give, "host", "add", "other", "--iqn", OTHER)
@@ -102,16 +102,16 @@ class TestFenced:
         ctl(give, "volume", "publish", NAME, "other", "--force")
 
         assert give.sh(ACLS).stdout.split() == [OTHER]
-        take.sh(LOST, timeout_s=STEP_S)  # iscsid tries to log in again, all the time
+        take.sh(LOST, timeout_s=STEP_S)  # iscsid retries the login
         waited = take.sh(FAILED, timeout_s=400)
         print(f"the writer's next write failed after {waited.seconds:.1f} s")
         assert give.sh(ACLS).stdout.split() == [OTHER]
 
-    def test_it_does_not_publish_to_itself_again(self, pair: Pair) -> None:
+    def test_the_client_cannot_publish_to_itself(self, pair: Pair) -> None:
         words = ("volume", "connect", NAME, "--server", "give")
         assert "taken from this host" in refusal(pair.take, *words)
 
-    def test_it_lets_go_without_force(self, pair: Pair) -> None:
+    def test_the_client_detaches_without_force(self, pair: Pair) -> None:
         take = pair.take
         ctl(take, "volume", "unmount", NAME, PATH)
         ctl(take, "volume", "unstage", NAME)
@@ -122,36 +122,36 @@ class TestFenced:
         ctl(pair.give, "volume", "unpublish", NAME, "other")
         ctl(pair.give, "volume", "delete", NAME, "--yes")
         ctl(pair.give, "host", "delete", "other")
-        assert oracle.leaks(pair) == []
-        assert oracle.secrets_shown(pair) == []
+        assert leak_check.leaks(pair) == []
+        assert leak_check.secrets_shown(pair) == []
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
-class TestServerIsDead:
-    """The storage host is cut off while a consumer is at work."""
+class TestServerIsUnreachable:
+    """The server is disconnected from the network while a client writes."""
 
-    def test_the_consumer_drains_by_force(self, pair: Pair) -> None:
+    def test_the_client_disconnects_with_force(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         up(pair)
         give.link(up=False)
         take.sh(LOST, timeout_s=STEP_S)
         done = ctl(take, "volume", "disconnect", NAME, "--force")
-        print(f"drained in {done.seconds:.1f} s")
+        print(f"disconnected in {done.seconds:.1f} s")
         assert sessions(take) == []
         assert take.run("mountpoint", "-q", PATH, check=False).rc != 0
         give.link(up=True)
 
-    def test_the_server_takes_its_volume_back(self, pair: Pair) -> None:
+    def test_the_server_fences_and_deletes_the_volume(self, pair: Pair) -> None:
         ctl(pair.give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")
         ctl(pair.give, "volume", "delete", NAME, "--yes")
-        assert oracle.leaks(pair) == []
+        assert leak_check.leaks(pair) == []
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestServerIsFrozen:
-    """The storage host stops in mid-sentence: its session stands, and nothing answers."""
+    """The server is stopped: the session stays logged in, but no I/O completes."""
 
-    def test_the_consumer_lets_go_without_force(self, pair: Pair) -> None:
+    def test_the_client_detaches_without_force(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         up(pair)
         give.freeze()
@@ -162,30 +162,29 @@ class TestServerIsFrozen:
         assert take.run("mountpoint", "-q", PATH, check=False).rc != 0
         give.resume()
 
-    def test_the_server_takes_its_volume_back(self, pair: Pair) -> None:
+    def test_the_server_fences_and_deletes_the_volume(self, pair: Pair) -> None:
         ctl(pair.give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")
         ctl(pair.give, "volume", "delete", NAME, "--yes")
-        assert oracle.leaks(pair) == []
+        assert leak_check.leaks(pair) == []
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestStoreIsLost:
-    """The state directory of the storage host is gone, its pool and its exports are not."""
+    """The store of the server is lost; its pool and its exports are intact."""
 
-    def test_nobody_is_cut_off_and_the_pool_tells_all(self, pair: Pair) -> None:
+    def test_adoption_restores_the_records_without_interruption(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         up(pair)
         give.sh(LOSE_STORE)
-        found = orphans(give)
-        assert [each.partition("/")[0] for each in found] == ["export", "zvol"]
+        assert [name.partition("/")[0] for name in orphans(give)] == ["export", "zvol"]
         assert "adopted" in ctl(give, "adopt", "--all").stdout
-        assert [each.partition("/")[0] for each in orphans(give)] == ["acl"]
+        assert [name.partition("/")[0] for name in orphans(give)] == ["acl"]
         assert "no publication names" in refusal(give, "volume", "sync", NAME)
-        assert sessions(take) == ["LOGGED_IN"], "the consumer is at work all the time"
+        assert sessions(take) == ["LOGGED_IN"], "the session was interrupted"
         shown = json.loads(ctl(give, "volume", "show", NAME, "--json").stdout)
         assert (shown["hosts"], shown["filesystem"]["type"]) == (["take"], "ext4")
 
-    def test_what_is_left_is_removed_when_asked(self, pair: Pair) -> None:
+    def test_remaining_orphans_are_removed_on_request(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         take.sh("systemctl stop writer")
         for words in (("unmount", NAME, PATH), ("unstage", NAME), ("disconnect", NAME)):
@@ -194,14 +193,14 @@ class TestStoreIsLost:
         ctl(give, "volume", "sync", NAME)
         ctl(give, "volume", "delete", NAME, "--yes")
         assert orphans(give) == orphans(take) == []
-        assert oracle.leaks(pair) == []
+        assert leak_check.leaks(pair) == []
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestForeignZvol:
-    """A zvol that somebody made by hand, with a filesystem and a file on it."""
+    """A zvol that was created without zfsilo, with a filesystem and a file."""
 
-    def test_it_becomes_a_volume_and_keeps_its_data(self, pair: Pair) -> None:
+    def test_it_is_adopted_with_its_data(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         give.sh(MAKE_FOREIGN, timeout_s=STEP_S)
         ctl(give, "adopt", "tank/vm-1", "--id", NAME)
@@ -214,4 +213,4 @@ class TestForeignZvol:
         ctl(give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")
         ctl(give, "volume", "delete", NAME, "--yes")
         assert "vm-1" not in give.sh("zfs list -H -o name -r tank").stdout
-        assert oracle.leaks(pair) == []
+        assert leak_check.leaks(pair) == []

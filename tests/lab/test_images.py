@@ -1,14 +1,15 @@
-"""The parts of the set-up and of the lab that need neither root nor an emulator."""
+"""Unit tests of the set-up and the lab that need neither root nor an emulator."""
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.lab.emulator import GIVE, TAKE, SandboxPart, command_line
+from tests.lab.emulator import GIVE, TAKE, MachinePaths, command_line
 from tests.lab.images.build import Images
 from tests.lab.images.buildroot import BuildRoot
 from tests.lab.images.initramfs import archive
@@ -17,7 +18,7 @@ from tests.lab.pair import PORTS, free_port
 from tests.setup import cache
 from tests.setup.sources import (
     KEYRING,
-    Source,
+    AptSource,
     SourcesError,
     machine_sources,
     render,
@@ -68,15 +69,15 @@ def etc_apt(tmp_path: Path) -> Path:
 
 def test_deb822_sources_are_found(etc_apt: Path) -> None:
     (etc_apt / "sources.list.d/debian.sources").write_text(DEB822)
-    found = sources_for("trixie", machine_sources(etc_apt), "bookworm")
-    assert found == [
-        Source(
+    sources = sources_for("trixie", machine_sources(etc_apt), "bookworm")
+    assert sources == [
+        AptSource(
             "http://mirror.example/debian",
             ("trixie", "trixie-updates"),
             ("main", "contrib"),
             "/usr/share/keyrings/debian.gpg",
         ),
-        Source(
+        AptSource(
             "http://mirror.example/snapshot/debian-security/20250520",
             ("trixie-security",),
             ("main", "contrib"),
@@ -85,10 +86,10 @@ def test_deb822_sources_are_found(etc_apt: Path) -> None:
     ]
 
 
-def test_one_line_sources_are_found_and_lines_of_one_archive_joined(etc_apt: Path) -> None:
+def test_one_line_sources_of_one_archive_are_merged(etc_apt: Path) -> None:
     (etc_apt / "sources.list").write_text(ONE_LINE)
-    found = sources_for("bookworm", machine_sources(etc_apt), "bookworm")
-    assert [(source.uri, source.signed_by) for source in found] == [
+    sources = sources_for("bookworm", machine_sources(etc_apt), "bookworm")
+    assert [(source.uri, source.signed_by) for source in sources] == [
         ("http://mirror.example/debian", "/etc/key.gpg"),
         ("http://mirror.example/debian", KEYRING),
     ]
@@ -101,23 +102,23 @@ def test_a_machine_without_debian_archives_is_refused(etc_apt: Path) -> None:
 
 
 def test_backports_come_from_the_main_archive_only() -> None:
-    main = Source("http://m.example/debian", ("bookworm",), ("main",), KEYRING)
-    security = Source(
+    main = AptSource("http://m.example/debian", ("bookworm",), ("main",), KEYRING)
+    security = AptSource(
         "http://m.example/debian-security", ("bookworm-security",), ("main",), KEYRING
     )
     assert with_backports([main, security], "bookworm") == [
-        Source(main.uri, ("bookworm", "bookworm-backports"), ("main",), KEYRING),
+        AptSource(main.uri, ("bookworm", "bookworm-backports"), ("main",), KEYRING),
         security,
     ]
 
 
-def test_rendered_sources_read_back(etc_apt: Path) -> None:
-    wanted = [Source("http://m.example/debian", ("a", "b"), ("main", "contrib"), KEYRING)]
-    (etc_apt / "sources.list.d/x.sources").write_text(render(wanted))
-    assert machine_sources(etc_apt) == wanted
+def test_rendered_sources_are_parsed_again(etc_apt: Path) -> None:
+    sources = [AptSource("http://m.example/debian", ("a", "b"), ("main", "contrib"), KEYRING)]
+    (etc_apt / "sources.list.d/x.sources").write_text(render(sources))
+    assert machine_sources(etc_apt) == sources
 
 
-def test_requirements_hold_both_lists_and_what_dbusmock_forgets(tmp_path: Path) -> None:
+def test_requirements_include_both_lists_and_pygobject(tmp_path: Path) -> None:
     project = tmp_path / "pyproject.toml"
     project.write_text(
         '[project]\ndependencies = ["a"]\n'
@@ -128,20 +129,20 @@ def test_requirements_hold_both_lists_and_what_dbusmock_forgets(tmp_path: Path) 
 
 
 class TestCache:
-    """Products are built once, whole or not at all."""
+    """Products are built once, completely or not at all."""
 
     @pytest.fixture(autouse=True)
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A cache of the test's own."""
+        """An empty cache for the test."""
         monkeypatch.setenv("ZFSILO_CACHE", str(tmp_path))
         return tmp_path
 
-    def test_a_key_depends_on_every_ingredient_and_its_place(self) -> None:
+    def test_a_key_depends_on_every_ingredient_and_its_position(self) -> None:
         keys = {cache.digest("a", "b"), cache.digest("ab"), cache.digest("b", "a")}
         assert len(keys) == 3
         assert cache.digest({"x": 1, "y": 2}) == cache.digest({"y": 2, "x": 1})
 
-    def test_files_are_told_apart_by_name_and_content(self, folder: Path) -> None:
+    def test_the_digest_of_files_depends_on_name_and_content(self, folder: Path) -> None:
         (folder / "one").write_text("text")
         before = cache.files_digest(folder, "*")
         (folder / "one").rename(folder / "two")
@@ -173,15 +174,13 @@ class TestCache:
             thread.join()
         assert len(builds) == 1
 
-    def test_a_product_made_again_is_another_one(self, folder: Path) -> None:
+    def test_a_rebuilt_product_has_another_identity(self, folder: Path) -> None:
         first = cache.identity(cache.product("thing", "key", lambda draft: None))
         (folder / "thing-key/identity").unlink()
         (folder / "thing-key").rmdir()
         assert cache.identity(cache.product("thing", "key", lambda draft: None)) != first
 
-    def test_old_products_go_unless_they_are_in_use(self, folder: Path) -> None:
-        import os
-
+    def test_old_products_are_removed_unless_in_use(self, folder: Path) -> None:
         for age, key in enumerate(("new", "middle", "old")):
             place = cache.product("thing", key, lambda draft: None)
             os.utime(place, (1000 - age, 1000 - age))
@@ -209,12 +208,12 @@ def test_archive_is_a_sequence_of_padded_members() -> None:
     ]
 
 
-def test_command_lines_of_the_two_machines_meet() -> None:
+def test_command_lines_of_both_machines_use_matching_sockets() -> None:
     folder = Path("/images")
     images = Images(folder, Release("trixie"), BuildRoot(folder, "6", "2"))
     give, take = Path("/lab/lan-give"), Path("/lab/lan-take")
-    line = command_line(GIVE, images, SandboxPart(Path("/lab/give"), give, take, ((9750, 20001),)))
-    other = command_line(TAKE, images, SandboxPart(Path("/lab/take"), take, give, ()))
+    line = command_line(GIVE, images, MachinePaths(Path("/lab/give"), give, take, ((9750, 20001),)))
+    other = command_line(TAKE, images, MachinePaths(Path("/lab/take"), take, give, ()))
     assert any(
         "local.path=/lab/lan-give,remote.type=unix,remote.path=/lab/lan-take" in w for w in line
     )
@@ -224,5 +223,5 @@ def test_command_lines_of_the_two_machines_meet() -> None:
     assert any(word.endswith("hostfwd=tcp:127.0.0.1:20001-:9750") for word in line)
 
 
-def test_a_free_port_is_not_one_for_outgoing_connections() -> None:
+def test_a_free_port_is_outside_the_range_of_outgoing_connections() -> None:
     assert free_port() in PORTS

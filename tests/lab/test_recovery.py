@@ -1,4 +1,4 @@
-"""What comes back by itself: an export when give lost power, a mount when take rebooted."""
+"""Automatic recovery: the export after a power cut of give, the mount after a reboot of take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab import oracle
+from tests.lab import leak_check
 
 if TYPE_CHECKING:
     from tests.lab.machine import Machine
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 NAME = "data"
 PATH = "/srv/data"
 UNIT = f"zfsilo-volume@{NAME}.service"
-WISH_PATH = f"/etc/zfsilo/volumes.d/{NAME}.toml"
-WISH = f"""\
+CONFIG_PATH = f"/etc/zfsilo/volumes.d/{NAME}.toml"
+ATTACH_CONFIG = f"""\
 server = "give"
 mount_path = "{PATH}"
 fs_type = "ext4"
@@ -25,8 +25,8 @@ STEP_S = 180
 RECOVERY_S = 240
 TEST_S = 1200
 
-# What each loop waits for is true soon after; the deadline is that of the call.
-PUBLISHED = """
+# Loops without a deadline: the call has one.
+EXPORTED = """
 until grep -qx 1 /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/enable 2>/dev/null; do sleep 0.2; done
 until ls -d /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls/*take*/lun_0/lun_0 >/dev/null 2>&1
 do sleep 0.2; done
@@ -38,32 +38,32 @@ WRITE_MORE = f"echo more > {PATH}/more; sync {PATH}/more; rm {PATH}/more"
 
 
 def ctl(machine: Machine, *words: str) -> None:
-    """Run zfsiloctl there."""
+    """Run zfsiloctl on a machine."""
     machine.run("zfsiloctl", *words, timeout_s=STEP_S)
 
 
 def write(take: Machine) -> str:
-    """Write a file to the mounted volume, durably, and return its checksum."""
+    """Write a file to the mounted volume with fsync and return its checksum."""
     take.sh(WRITE, timeout_s=STEP_S)
     return read(take)
 
 
 def read(take: Machine) -> str:
-    """Return the file's checksum, as the disk has it."""
+    """Return the file's checksum, read from the disk."""
     return take.sh(SUM, timeout_s=STEP_S).stdout
 
 
 def remove(give: Machine) -> None:
-    """Take the volume back from all hosts, and delete it."""
+    """Unpublish the volume and delete it."""
     ctl(give, "volume", "unpublish", NAME, "--all")
     ctl(give, "volume", "delete", NAME, "--yes")
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestPowerCut:
-    """The storage host loses power while its volume is in use."""
+    """The server loses power while a client uses the volume."""
 
-    def test_the_export_comes_back_and_the_mount_goes_on(self, pair: Pair) -> None:
+    def test_the_export_is_restored_and_the_mount_continues(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         ctl(give, "volume", "create", NAME, "1G", "--host", "take")
         ctl(give, "volume", "publish", NAME, "take")
@@ -72,10 +72,10 @@ class TestPowerCut:
         ctl(take, "volume", "mount", NAME, PATH)
         written = write(take)
 
-        print(f"give was up again after {give.power_cut():.1f} s")
+        print(f"give was up after {give.power_cut():.1f} s")
 
-        waited = give.sh(PUBLISHED, timeout_s=RECOVERY_S)
-        print(f"and exported after {waited.seconds:.1f} s more")
+        waited = give.sh(EXPORTED, timeout_s=RECOVERY_S)
+        print(f"the export was restored after {waited.seconds:.1f} s more")
         waited = take.sh(LOGGED_IN, timeout_s=RECOVERY_S)
         print(f"take was logged in after {waited.seconds:.1f} s more")
         assert read(take) == written
@@ -85,21 +85,21 @@ class TestPowerCut:
         ctl(take, "volume", "unstage", NAME)
         ctl(take, "volume", "disconnect", NAME)
         remove(give)
-        assert oracle.leaks(pair) == []
+        assert leak_check.leaks(pair) == []
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestReboot:
-    """The consumer reboots with a volume that it wishes for by a file and a unit."""
+    """The client reboots with a volume that is configured by a file and an enabled unit."""
 
     def test_an_enabled_volume_is_mounted_again(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         ctl(give, "volume", "create", NAME, "1G", "--host", "take")
-        take.put(WISH_PATH, WISH.encode(), 0o644)
+        take.put(CONFIG_PATH, ATTACH_CONFIG.encode(), 0o644)
         take.run("systemctl", "enable", "--now", UNIT, timeout_s=STEP_S)
         written = write(take)
 
-        print(f"take was up again after {take.reboot():.1f} s")
+        print(f"take was up after {take.reboot():.1f} s")
 
         take.sh(f"until systemctl is-active -q {UNIT}; do sleep 0.2; done", timeout_s=RECOVERY_S)
         take.run("mountpoint", PATH)
@@ -107,6 +107,6 @@ class TestReboot:
         take.sh(WRITE_MORE, timeout_s=STEP_S)
 
         take.run("systemctl", "disable", "--now", UNIT, timeout_s=STEP_S)
-        take.run("rm", WISH_PATH)
+        take.run("rm", CONFIG_PATH)
         remove(give)
-        assert oracle.leaks(pair) == []
+        assert leak_check.leaks(pair) == []

@@ -1,11 +1,11 @@
-"""Runs on take: writes blocks to a file on the volume, each durably, and tells the outside.
+"""Runs on take: writes blocks to a file on the volume and acknowledges each after its fsync.
 
-    writer.py write FILE FROM      for ever: block FROM, FROM + 1, ...; after its fsync the number
-                                   goes to the console, which a power cut of the machine leaves
-    writer.py check FILE LAST      is every block up to LAST, as acknowledged, there and whole?
+    writer.py write FILE FROM      blocks FROM, FROM + 1, ... without end; after each fsync the
+                                   number is printed on the console, which survives a power cut
+    writer.py check FILE LAST      check that all acknowledged blocks up to LAST are complete
 
-Block n lies in slot n % SLOTS, as its number and a checksum, over and over. The slot of the block
-under way at a cut may hold this one or the one before, and is not checked.
+Block n is stored in slot n % SLOTS, as its number and a checksum, repeated. The slot of the block
+that is written during a cut may contain this block or the previous one; it is not checked.
 """
 
 import os
@@ -26,7 +26,7 @@ def content(number: int) -> bytes:
 
 
 def write(path: str, number: int) -> None:
-    """Write blocks for ever."""
+    """Write blocks without end."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     console = os.open(CONSOLE, os.O_WRONLY | os.O_NOCTTY)
     while True:
@@ -37,16 +37,16 @@ def write(path: str, number: int) -> None:
 
 
 def check(path: str, last: int) -> list[str]:
-    """Return what is wrong with the blocks up to `last`."""
-    wrong = []
-    with open(path, "rb") as file:  # noqa: PTH123 - it runs alone
+    """Return the errors in the blocks up to `last`."""
+    errors = []
+    with open(path, "rb") as file:  # noqa: PTH123 - runs without the project
         for number in range(max(0, last - SLOTS + 2), last + 1):
             file.seek(number % SLOTS * BLOCK)
-            found = file.read(BLOCK)
-            newer = struct.unpack(">Q", found[:8])[0] if len(found) == BLOCK else -1
-            if newer < number or found != content(newer):
-                wrong.append(f"block {number}: {newer}, {'whole' if newer >= 0 else 'short'}")
-    return wrong
+            block = file.read(BLOCK)
+            stored = struct.unpack(">Q", block[:8])[0] if len(block) == BLOCK else -1
+            if stored < number or block != content(stored):
+                errors.append(f"block {number}: {stored}, {'whole' if stored >= 0 else 'short'}")
+    return errors
 
 
 if sys.argv[1] == "write":

@@ -1,7 +1,7 @@
-"""nix/: every file parses, and the module makes of three hosts what it should.
+"""Tests of nix/: every file parses, and the module evaluates for three hosts.
 
-nixpkgs is not here: nix/tests/lib.nix stands in for its lib, so the package, the NixOS test and the
-MicroVMs are parsed only.
+nixpkgs is not available: nix/tests/lib.nix replaces its lib, so the package, the NixOS test and the
+MicroVMs are only parsed.
 """
 
 from __future__ import annotations
@@ -53,27 +53,34 @@ EXPECTED: dict[str, dict[str, Any]] = {
         },
         "services": ["zfsilod"],
     },
-}  # fmt: skip
+}
 WRONG = {
-    '{ enable = true; give.enable = true; }': "server.root names no dataset",
-    '{ enable = true; client.volumes.a = { server = "give"; }; }': "without services.zfsilo.client.en",
+    "{ enable = true; server.enable = true; }": "services.zfsilo.server.root is not set",
+    '{ enable = true; client.volumes.a = { server = "give"; }; }': (
+        "services.zfsilo.client.volumes needs services.zfsilo.client.enable"
+    ),
     '{ enable = true; client = { enable = true; initiatorName = "iqn.2026-01.org.example:a"; '
     'volumes.a.server = "give"; }; }': "client.volumes.a: mountPath",
-}  # fmt: skip
+}
 
 
 def nix(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the evaluator with everything it might write below a folder of the test."""
+    """Run the evaluator; everything that it may write is below a folder of the test."""
     places = {f"NIX_{kind}_DIR": str(tmp_path / kind) for kind in ("STORE", "STATE", "LOG", "CONF")}
     argv = ["nix-instantiate", "--readonly-mode", "--option", "build-users-group", "", *words]
     return subprocess.run(
-        argv, env={**os.environ, **places, "HOME": str(tmp_path)}, cwd=ROOT,
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        argv,
+        env={**os.environ, **places, "HOME": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def evaluated(tmp_path: Path, host: str) -> Any:
-    """Return what the module makes of a host, an expression."""
+    """Return the configuration that the module makes from a host, a Nix expression."""
     arguments = ("--eval", "--strict", "--json", "nix/tests/eval.nix", "--arg", "host", host)
     done = nix(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
@@ -116,34 +123,40 @@ def test_the_daemon_understands_its_settings(
     else:
         assert wish is not None
         assert (wish.server, wish.mount_path, wish.mount_options) == (
-            "give", "/srv/data", ["noatime"],
-        )  # fmt: skip
+            "give",
+            "/srv/data",
+            ["noatime"],
+        )
         assert wish_for("disk").state == "connected"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("host", "complaint"), WRONG.items())
-def test_what_cannot_work_is_refused(host: str, complaint: str, tmp_path: Path) -> None:
+def test_contradictory_options_are_refused(host: str, complaint: str, tmp_path: Path) -> None:
     assert complaint in " ".join(evaluated(tmp_path, host)["complaints"])
 
 
 def test_a_wrong_type_names_the_option(tmp_path: Path) -> None:
     host = '{ enable = true; server = { enable = true; root = "tank"; portals = 3260; }; }'
     arguments = ("--eval", "--strict", "--json", "nix/tests/eval.nix", "--arg", "host", host)
-    assert "services.zfsilo.server.portals is no list of string" in nix(tmp_path, *arguments).stderr
+    assert (
+        "services.zfsilo.server.portals is not of type list of string"
+        in nix(tmp_path, *arguments).stderr
+    )
 
 
-def test_the_package_has_all_that_python_needs() -> None:
-    """nix/package.nix names what pyproject.toml does."""
+def test_the_package_has_the_dependencies_of_pyproject() -> None:
     project = re.findall(r'^    "([a-z-]+)[>=]', (ROOT / "pyproject.toml").read_text(), re.M)
-    wanted = set(project[: project.index("tomli") + 1])
+    required = set(project[: project.index("tomli") + 1])
     package = (NIX / "package.nix").read_text()
     listed = re.search(r"\n  dependencies = .*?\[(.*?)\]", package, re.S)
     assert listed is not None
-    assert {name.replace("systemd-python", "systemd") for name in wanted} == set(listed[1].split())
+    assert {name.replace("systemd-python", "systemd") for name in required} == set(
+        listed[1].split()
+    )
 
 
 def toml(table: dict[str, Any]) -> str:
-    """Return a table as TOML; of the values here JSON has the same form."""
-    plain = [f"{key} = {json.dumps(v)}" for key, v in table.items() if not isinstance(v, dict)]
-    below = [f"[{key}]\n{toml(v)}" for key, v in table.items() if isinstance(v, dict)]
-    return "\n".join([*plain, *below, ""])
+    """Return a table as TOML; the scalar values here have the same form in JSON."""
+    scalars = [f"{key} = {json.dumps(v)}" for key, v in table.items() if not isinstance(v, dict)]
+    tables = [f"[{key}]\n{toml(v)}" for key, v in table.items() if isinstance(v, dict)]
+    return "\n".join([*scalars, *tables, ""])

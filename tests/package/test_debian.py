@@ -18,7 +18,7 @@ STATE = {
     "etc/zfsilo/servers.d/give.toml": 'address = "give:9750"\ncertificate = "none"\n',
     "var/lib/zfsilo/store/data.mdb": "kept",
 }
-# The daemon over a simulated host, and a volume made by its worker: every compiled part is used.
+# The daemon on a simulated host creates a volume with its worker: uses every compiled module.
 USE = """
 import os, subprocess, sys, time
 daemon = subprocess.Popen(["zfsilod", "--simulate", "/tmp/silo"])
@@ -35,21 +35,21 @@ finally:
 """
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can enter a chroot"),
-    pytest.mark.timeout(300),  # the first run makes the Debians
+    pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root"),
+    pytest.mark.timeout(300),  # the first run installs both releases
 ]
 
 
 @pytest.fixture(scope="module")
 def package() -> Path:
-    """What `make deb` made."""
-    made = sorted(DIST.glob("zfsilo_*.deb"), key=lambda path: path.stat().st_mtime)
-    assert made, "make deb"
-    return made[-1]
+    """The newest package in dist/."""
+    packages = sorted(DIST.glob("zfsilo_*.deb"), key=lambda path: path.stat().st_mtime)
+    assert packages, "dist/ has no package: run `make deb`"
+    return packages[-1]
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_life_of_the_package(release: str, package: Path, tmp_path: Path) -> None:
+def test_install_upgrade_remove_and_purge(release: str, package: Path, tmp_path: Path) -> None:
     debian = Chroot(release, tmp_path)
     before = debian.files()
     debian.apt("install", package)
@@ -64,7 +64,7 @@ def test_the_life_of_the_package(release: str, package: Path, tmp_path: Path) ->
     assert "kept" in (debian.root / "etc/zfsilo/zfsilod.toml").read_text()
 
     debian.apt("remove", "zfsilo")
-    assert not (debian.root / "usr/lib/zfsilo").exists(), "byte code included"
+    assert not (debian.root / "usr/lib/zfsilo").exists(), "byte code is removed too"
     assert {name: (debian.root / name).read_text() for name in STATE} == STATE
 
     debian.apt("purge", "zfsilo")
@@ -74,23 +74,27 @@ def test_the_life_of_the_package(release: str, package: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_multipath_reads_our_lines(release: str, package: Path, tmp_path: Path) -> None:
+def test_multipath_reads_the_installed_blacklist(
+    release: str, package: Path, tmp_path: Path
+) -> None:
     debian = Chroot(release, tmp_path)
-    without = blacklist(debian)
+    before = blacklist(debian)
     debian.apt("install", package)
-    assert [each for each in blacklist(debian) if each not in without] == [
-        'devnode "^zd[0-9]"', 'vendor "zfsilo"', 'product "volume"'
-    ]  # fmt: skip
+    assert [line for line in blacklist(debian) if line not in before] == [
+        'devnode "^zd[0-9]"',
+        'vendor "zfsilo"',
+        'product "volume"',
+    ]
 
 
 def blacklist(debian: Chroot) -> list[str]:
-    """What multipath itself says that it passes over, by its whole configuration."""
+    """The blacklist that multipath prints from its whole configuration."""
     shown = debian.run("sh", "-euc", "multipath -t 2>&1")
     assert "invalid" not in shown
     return [line.strip() for line in shown.partition("blacklist {")[2].splitlines()]
 
 
-def test_a_purge_spares_what_is_mounted(package: Path, tmp_path: Path) -> None:
+def test_a_purge_spares_mounted_filesystems(package: Path, tmp_path: Path) -> None:
     debian = Chroot(RELEASES[0], tmp_path)
     debian.apt("install", package)
     script = (

@@ -1,4 +1,4 @@
-"""A private apt: own sources, lists and archives; the machine's own settings stay as they are."""
+"""A private apt with its own sources, lists and archives; the machine's settings are unchanged."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ BACKPORTS_RELEASE = "bookworm"
 
 
 def machine_release() -> str:
-    """The code name of the Debian release that this machine runs."""
+    """The code name of this machine's Debian release."""
     for line in Path("/etc/os-release").read_text().splitlines():
         name, _, value = line.partition("=")
         if name == "VERSION_CODENAME":
             return value.strip('"')
-    raise RuntimeError("/etc/os-release names no release")
+    raise RuntimeError("/etc/os-release has no VERSION_CODENAME")
 
 
 def machine_sources_text() -> str:
-    """The private sources for packages of this machine, with backports where the lab needs them."""
+    """The sources for packages of this machine, with backports on the release that needs them."""
     release = machine_release()
     sources = sources_for(release, machine_sources(), release)
     if release == BACKPORTS_RELEASE:
@@ -36,7 +36,7 @@ def machine_sources_text() -> str:
 
 
 def options(folder: Path) -> list[str]:
-    """The options that make apt work in a folder; only dpkg's own database is the machine's."""
+    """The options that make apt work in a folder; dpkg's status file stays the machine's."""
     settings = {
         "Dir::Etc::SourceList": folder / "debian.sources",
         "Dir::Etc::SourceParts": "/dev/null",
@@ -54,7 +54,7 @@ def options(folder: Path) -> list[str]:
 
 
 def prepare(folder: Path, sources: str) -> None:
-    """Write the private configuration and fetch the package lists once."""
+    """Write the private configuration and fetch the package lists."""
     for name in ("lists/partial", "archives/partial", "cache"):
         (folder / name).mkdir(parents=True)
     (folder / "debian.sources").write_text(sources)
@@ -73,39 +73,39 @@ def private_apt() -> Path:
 
 
 def installed_packages() -> frozenset[str]:
-    """The names of all packages that are fully installed."""
-    found = set()
+    """The names of all installed packages."""
+    names = set()
     name = ""
     for line in Path("/var/lib/dpkg/status").read_text(errors="replace").splitlines():
         if line.startswith("Package: "):
             name = line.removeprefix("Package: ")
         elif line == "Status: install ok installed":
-            found.add(name)
-    return frozenset(found)
+            names.add(name)
+    return frozenset(names)
 
 
 def install(packages: Sequence[str], *, reason: str, suite: str | None = None) -> None:
-    """Install those of the packages that are missing, and say which before doing it."""
+    """Print which of the packages are missing, then install them."""
     missing = sorted(set(packages) - installed_packages())
     if not missing:
         return
     say(f"missing for {reason}: {' '.join(missing)}")
     if os.geteuid() != 0:
-        raise PermissionError(f"only root can install them: {' '.join(missing)}")
+        raise PermissionError(f"run as root to install the missing packages: {' '.join(missing)}")
     folder = private_apt()
-    wanted = [] if suite is None else ["-t", suite]
+    release = [] if suite is None else ["-t", suite]
     with locked("apt-install"), stage(f"installing {len(missing)} packages with apt-get"):
         apt_get = ["apt-get", *options(folder), "-q", "-y"]
-        command = [*apt_get, *wanted, "install", *missing]
+        command = [*apt_get, *release, "install", *missing]
         try:
             run(command, env=quiet_environment())
         except CommandError:
             # The lists may be older than the archive, which drops superseded packages.
-            say("that failed; trying once more with fresh package lists")
+            say("installation failed; retrying with fresh package lists")
             run([*apt_get, "update"])
             run(command, env=quiet_environment())
 
 
 def quiet_environment() -> dict[str, str]:
-    """The environment in which packages ask no questions."""
+    """The environment for package scripts that must not ask questions."""
     return {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LANG": "C.UTF-8"}

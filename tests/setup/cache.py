@@ -1,4 +1,4 @@
-"""The cache folder: every product is built once, beside its final place, and renamed into it."""
+"""The cache folder: each product is built once in a temporary folder, then renamed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDENTITY = "identity"
 
 
 def cache_directory() -> Path:
-    """Where products are kept: $ZFSILO_CACHE, or zfsilo in the user's cache folder."""
+    """The folder of the products: $ZFSILO_CACHE, or zfsilo in the user's cache folder."""
     if chosen := os.environ.get("ZFSILO_CACHE"):
         return Path(chosen).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -31,17 +31,17 @@ def cache_directory() -> Path:
 
 
 def digest(*ingredients: object) -> str:
-    """A short name for everything that went into a product."""
+    """A short hash of everything that goes into a product."""
     text = json.dumps(ingredients, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def files_digest(folder: Path, *patterns: str) -> str:
     """A digest of the names and contents of the files below a folder."""
-    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     contents = [
         (str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in found
+        for path in paths
         if path.is_file()
     ]
     return digest(contents)
@@ -49,32 +49,32 @@ def files_digest(folder: Path, *patterns: str) -> str:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lock of this name; a second run waits here until the first is through."""
+    """Hold the lock of this name; a second process waits until the first releases it."""
     folder = cache_directory() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another run is making {name}: waiting for it")
+            say(f"waiting for another process that builds {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def product(name: str, key: str, build: Callable[[Path], None]) -> Path:
-    """The folder `name-key`, built by `build` in a temporary folder if it is not there yet."""
+    """The folder `name-key`, built by `build` in a temporary folder if it does not exist."""
     place = cache_directory() / f"{name}-{key}"
     if not place.exists():
         with locked(name):
             if not place.exists():
                 build_into(place, build)
-    # The time of the last use: what was not used for long goes first.
+    # The modification time is the time of the last use, for clear_old.
     os.utime(place)
     return place
 
 
 def build_into(place: Path, build: Callable[[Path], None]) -> None:
-    """Build in a folder beside `place`, so that a cut build leaves nothing of that name."""
+    """Build in a folder beside `place` and rename it, so that `place` is never incomplete."""
     draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     draft.chmod(0o755)
     try:
@@ -87,13 +87,13 @@ def build_into(place: Path, build: Callable[[Path], None]) -> None:
 
 
 def identity(place: Path) -> str:
-    """Tells this build of a product from another one of the same key, made after a removal."""
+    """The id of this build; another build of the same key, after a removal, has another id."""
     return (place / IDENTITY).read_text()
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep a product from being cleared away while it is in use."""
+    """Protect a product from clear_old while it is in use."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -104,8 +104,8 @@ def held(folder: Path) -> Iterator[None]:
 
 def clear_old(name: str, keep: int) -> None:
     """Remove all but the most recently used products of a name, unless they are in use."""
-    found = sorted(cache_directory().glob(f"{name}-*"), key=lambda place: place.stat().st_mtime)
-    for place in found[:-keep]:
+    products = sorted(cache_directory().glob(f"{name}-*"), key=lambda place: place.stat().st_mtime)
+    for place in products[:-keep]:
         descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

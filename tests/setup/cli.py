@@ -1,4 +1,4 @@
-"""Command line: python3 tests/setup TARGET..., where a target is one of TARGETS."""
+"""Command line of the set-up: python3 tests/setup TARGET..."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from tests.setup.command import CommandError
 from tests.setup.sources import SourcesError
 
-TARGETS = ("venv", "csi", "systemd", "lab", "package", "nix")
+TARGETS = ("venv", "runtime", "tools", "csi", "systemd", "lab", "package", "nix")
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("target", nargs="+", choices=TARGETS)
     arguments = parser.parse_args()
     for target in dict.fromkeys(arguments.target):
-        # Imported one by one: each target is quick only if it loads nothing of the others.
+        # Imported one by one, so that a target loads no module of another one.
         prepare = import_module(f"tests.setup.{target}").prepare
         try:
             print(prepare(), flush=True)

@@ -1,4 +1,4 @@
-"""Runs build tools quietly and shows their output only when they fail."""
+"""Runs build tools; their output is shown only when they fail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TAIL_LINES = 60
 
 
 class CommandError(Exception):
-    """A build tool ended with an error; the text carries the end of what it printed."""
+    """A build tool failed; the text has the last lines of its output."""
 
 
 def run(
@@ -39,5 +39,5 @@ def run(
     )
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-TAIL_LINES:])
-        raise CommandError(f"{shlex.join(words)} ended with {done.returncode}:\n{tail}")
+        raise CommandError(f"{shlex.join(words)}: exit code {done.returncode}\n{tail}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""The conformance suite of CSI, helm, and what knows the schemas of Kubernetes."""
+"""The CSI conformance suite, helm, and a validator with the schemas of Kubernetes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ PROGRAMS = {
     "csi-sanity": "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.5.0",
     "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
 }
-# Kubernetes' own schemas, in a package that needs no network later.
+# Has the schemas of Kubernetes in the package, so validation needs no network.
 SCHEMAS = ("kubernetes-validate==1.37.0", "pyyaml>=6", "jsonschema>=4.23")
 GO = Path("/usr/local/go/bin")
 
 
 def prepare() -> Path:
-    """The folder with bin/csi-sanity, bin/helm and python/, made if need be."""
+    """The folder with bin/csi-sanity, bin/helm and python/, built on first use."""
     return product("csi", digest(PROGRAMS, SCHEMAS, sys.version), build)
 
 
 def build(draft: Path) -> None:
-    """Build the programs, and install what knows the schemas."""
+    """Build the programs and install the validator."""
     for name, module in PROGRAMS.items():
         with stage(f"building {name}"):
             run([go(), "install", module], env=dict(environment(draft)))
@@ -41,20 +41,21 @@ def build(draft: Path) -> None:
 
 
 def go() -> str:
-    """The Go compiler; Debian's, of backports, where there is none."""
-    found = shutil.which("go", path=f"{os.environ.get('PATH', '')}:{GO}")
-    if found:
-        return found
+    """The Go compiler; where there is none, Debian's is installed, on Debian 12 from backports."""
+    compiler = shutil.which("go", path=f"{os.environ.get('PATH', '')}:{GO}")
+    if compiler:
+        return compiler
     old = apt.machine_release() == apt.BACKPORTS_RELEASE
     apt.install(
-        ("golang-go",), reason="building csi-sanity and helm",
+        ("golang-go",),
+        reason="building csi-sanity and helm",
         suite=f"{apt.BACKPORTS_RELEASE}-backports" if old else None,
-    )  # fmt: skip
+    )
     return "go"
 
 
 def environment(draft: Path) -> Iterator[tuple[str, str]]:
-    """The compiler's settings: it may fetch a newer one of itself where Debian's is too old."""
+    """The compiler's environment; it may fetch a newer toolchain where Debian's is too old."""
     yield from os.environ.items()
     yield "GOBIN", str(draft / "bin")
     yield "GOFLAGS", "-buildvcs=false -trimpath"

@@ -1,4 +1,4 @@
-"""The lab: an emulator and image tools on this machine, then the images of the guest."""
+"""The lab: the emulator and the image tools of this machine, then the images of the guest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.setup import apt
 if TYPE_CHECKING:
     from pathlib import Path
 
-# The guest's kernel crashes on the emulator of Debian 12, so that one comes from backports.
+# The guest's kernel crashes on the emulator of Debian 12; there backports have a newer one.
 EMULATOR = ("qemu-system-x86", "qemu-utils")
 TOOLS = ("mmdebstrap", "e2fsprogs", "util-linux", "mount", "debian-archive-keyring")
 

@@ -1,4 +1,4 @@
-"""What the tests of nix/ need from the machine: the evaluator alone, no store and no network."""
+"""System packages for the tests of nix/: the evaluator, without a store or network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What making and testing the Debian package needs from the machine."""
+"""System packages for building and testing the Debian package."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PACKAGES = (
     "lintian",
     "mmdebstrap",
     "util-linux",
-)  # fmt: skip
+)
 PROGRAM = Path("/usr/bin/lintian")
 
 
 def prepare() -> Path:
     """Install what is missing and return the path of lintian."""
-    apt.install(PACKAGES, reason="making and testing the Debian package")
+    apt.install(PACKAGES, reason="building and testing the Debian package")
     return PROGRAM

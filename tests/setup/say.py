@@ -1,4 +1,4 @@
-"""What the set-up tells the person at the terminal, always on standard error."""
+"""Progress messages of the set-up, on standard error."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def say(text: str) -> None:
 
 @contextmanager
 def stage(title: str) -> Iterator[None]:
-    """Announce a slow piece of work and tell afterwards how long it took."""
+    """Print the title of a slow action, and afterwards its duration."""
     say(f"{title} ...")
-    begun = time.monotonic()
+    started = time.monotonic()
     yield
-    say(f"{title}: {time.monotonic() - begun:.1f} s")
+    say(f"{title}: {time.monotonic() - started:.1f} s")

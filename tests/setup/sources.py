@@ -1,4 +1,4 @@
-"""Reads the Debian sources of this machine and derives those of a private apt from them."""
+"""Reads this machine's Debian sources and derives those of the private apt."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 class SourcesError(Exception):
-    """The machine names no Debian archive that the set-up could use."""
+    """The machine's sources have no usable Debian archive."""
 
 
 @dataclass(frozen=True)
-class Source:
+class AptSource:
     """One archive, its suites and the keyring that signs it."""
 
     uri: str
@@ -28,9 +28,9 @@ class Source:
     signed_by: str = ""
 
 
-def parse_deb822(text: str) -> Iterator[Source]:
+def parse_deb822(text: str) -> Iterator[AptSource]:
     """The enabled binary archives of a .sources file."""
-    # Comments may stand inside a stanza, so they go before the stanzas are told apart.
+    # Comments may be inside a stanza, so they are removed before the text is split.
     plain = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     for stanza in re.split(r"\n\s*\n", plain):
         fields: dict[str, str] = {}
@@ -47,11 +47,11 @@ def parse_deb822(text: str) -> Iterator[Source]:
         if fields.get("enabled", "yes").lower() in ("no", "false"):
             continue
         for uri in fields.get("uris", "").split():
-            yield Source(
+            yield AptSource(
                 uri,
                 tuple(fields.get("suites", "").split()),
                 tuple(fields.get("components", "").split()),
-                # A key written into the stanza itself has line breaks: then the default keyring.
+                # An inline key has line breaks; the default keyring is used instead.
                 "" if "\n" in fields.get("signed-by", "") else fields.get("signed-by", ""),
             )
 
@@ -61,34 +61,34 @@ ONE_LINE = re.compile(
 )
 
 
-def parse_one_line(text: str) -> Iterator[Source]:
+def parse_one_line(text: str) -> Iterator[AptSource]:
     """The binary archives of a sources.list file."""
     for line in text.splitlines():
-        found = ONE_LINE.fullmatch(line.partition("#")[0].strip())
-        if not found:
+        match = ONE_LINE.fullmatch(line.partition("#")[0].strip())
+        if not match:
             continue
-        signed_by = re.search(r"signed-by=(\S+)", found["options"] or "")
-        yield Source(
-            found["uri"],
-            (found["suite"],),
-            tuple(found["rest"].split()),
+        signed_by = re.search(r"signed-by=(\S+)", match["options"] or "")
+        yield AptSource(
+            match["uri"],
+            (match["suite"],),
+            tuple(match["rest"].split()),
             signed_by[1] if signed_by else "",
         )
 
 
-def machine_sources(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
-    """Every binary archive that this machine is set up to use, Debian's or not."""
-    found: list[Source] = []
+def machine_sources(etc_apt: Path = Path("/etc/apt")) -> list[AptSource]:
+    """All binary archives in this machine's sources, Debian's and others."""
+    sources: list[AptSource] = []
     for path in [etc_apt / "sources.list", *sorted((etc_apt / "sources.list.d").glob("*"))]:
         if path.suffix == ".list" and path.is_file():
-            found += parse_one_line(path.read_text())
+            sources += parse_one_line(path.read_text())
         elif path.suffix == ".sources":
-            found += parse_deb822(path.read_text())
-    return found
+            sources += parse_deb822(path.read_text())
+    return sources
 
 
-def is_debian(source: Source, release: str) -> bool:
-    """Whether this is Debian's own archive (or a mirror or dated copy of it) for a release."""
+def is_debian(source: AptSource, release: str) -> bool:
+    """Whether this is a Debian archive, a mirror or a snapshot of it, for a release."""
     suites = {release, f"{release}-updates", f"{release}-security"}
     return (
         bool(suites & set(source.suites))
@@ -97,30 +97,32 @@ def is_debian(source: Source, release: str) -> bool:
     )
 
 
-def is_security(source: Source) -> bool:
+def is_security(source: AptSource) -> bool:
     """Whether the archive is the one for security updates."""
     return "debian-security" in source.uri.split("/")
 
 
-def sources_for(release: str, machine: Iterable[Source], machine_release: str) -> list[Source]:
-    """The archives of a release, on the same servers that this machine uses for its own."""
+def sources_for(
+    release: str, machine: Iterable[AptSource], machine_release: str
+) -> list[AptSource]:
+    """The archives of a release, on the servers that this machine uses for its own release."""
     own = [source for source in machine if is_debian(source, machine_release)]
     if not own:
-        raise SourcesError(f"no Debian archive for {machine_release} below /etc/apt")
+        raise SourcesError(f"/etc/apt: no Debian archive for {machine_release}")
     derived = [
         replace(source, components=COMPONENTS, suites=(), signed_by=source.signed_by or KEYRING)
         for source in own
     ]
-    found = []
+    sources = []
     for source in dict.fromkeys(derived):
         suites = (
             (f"{release}-security",) if is_security(source) else (release, f"{release}-updates")
         )
-        found.append(replace(source, suites=suites))
-    return found
+        sources.append(replace(source, suites=suites))
+    return sources
 
 
-def with_backports(sources: Iterable[Source], release: str) -> list[Source]:
+def with_backports(sources: Iterable[AptSource], release: str) -> list[AptSource]:
     """The same archives with the backports suite of the release."""
     return [
         source
@@ -130,7 +132,7 @@ def with_backports(sources: Iterable[Source], release: str) -> list[Source]:
     ]
 
 
-def render(sources: Iterable[Source]) -> str:
+def render(sources: Iterable[AptSource]) -> str:
     """The text of a .sources file."""
     return "\n".join(
         f"Types: deb\nURIs: {source.uri}\nSuites: {' '.join(source.suites)}\n"

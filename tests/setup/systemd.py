@@ -1,4 +1,4 @@
-"""What the tests with a real systemd in namespaces need from the machine."""
+"""System packages for the tests with a real systemd in namespaces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = (
     "systemd",
     "util-linux",
     "xfsprogs",
-)  # fmt: skip
+)
 PROGRAM = Path("/lib/systemd/systemd")
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of tier 2: a machine with the project in it, and what every test is checked for."""
+"""Fixtures of tier 2: a machine with the project installed, and the checks after every test."""
 
 import os
 import time
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.checks import leaks, scan_secrets
 from tests.systemd.install import install
+from tests.systemd.leak_check import leaks, scan_secrets
 from tests.systemd.namespace import SystemdHost
 
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder, and skip them where namespaces cannot be made."""
+    """Mark the tests of this folder, and skip them without root, which namespaces need."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("systemd")
@@ -34,13 +34,13 @@ def sd() -> Iterator[SystemdHost]:
 
 @pytest.fixture
 def secrets() -> list[bytes]:
-    """What the test planted: append to it, and no place but `secret_places` may show it."""
+    """Secrets of the test: append to it, and only `secret_places` may contain them."""
     return []
 
 
 @pytest.fixture
 def secret_places() -> Collection[str]:
-    """Where secrets may lie, as prefixes of paths inside; a test file overrides it."""
+    """Places that may contain secrets, as prefixes of paths inside; a test file overrides it."""
     return ()
 
 
@@ -50,27 +50,27 @@ def nothing_left(
 ) -> Iterator[None]:
     """Fail a test that leaves something behind or shows a secret."""
     yield
-    found = []
+    problems = []
     for machine in _machines(request.node):
         left = leaks(machine)
-        found += left
+        problems += left
         if secrets:
-            found += scan_secrets(machine, secrets, secret_places)
+            problems += scan_secrets(machine, secrets, secret_places)
         if left:
             machine.power_cut()  # The next test starts clean.
-    assert not found, "\n".join(found)
+    assert not problems, "\n".join(problems)
 
 
 def _machines(item: pytest.Item) -> list[SystemdHost]:
-    given = getattr(item, "funcargs", {}).values()
-    return [value for value in given if isinstance(value, SystemdHost) and value.running]
+    fixtures = getattr(item, "funcargs", {}).values()
+    return [value for value in fixtures if isinstance(value, SystemdHost) and value.running]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what the journal says about a failed test to its report."""
+    """Add the journal of a failed test to its report."""
     report = yield
     if report.failed:
         since = call.start - 0.01 if call.when == "call" else time.time() - 60

@@ -1,4 +1,4 @@
-"""The project as `make install` installs it, built once for each state of its sources."""
+"""The project as installed by `make install`, built once for each state of the sources."""
 
 import hashlib
 import os
@@ -10,38 +10,38 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.systemd.keeper import CHECKOUT
 from tests.systemd.namespace import Bind, SystemdHost
+from tests.systemd.wrapper import CHECKOUT
 
-PACKAGES = "usr/lib/zfsilo"  # Large, so it is bound and not copied.
+PACKAGES = "usr/lib/zfsilo"  # Large: mounted, not copied.
 LEFT_OUT = (".*", "__pycache__", "*.egg-info", "build", "dist", "tests")
-# What decides which packages of other people are installed beside ours.
+# Files that determine which third-party packages are installed.
 REQUIREMENTS = ("pyproject.toml", "Makefile", "*requirements*", "*constraints*", "*.lock")
-HIDDEN_HOMES = ("/root", "/home", "/run/user")  # By ProtectHome=.
+HIDDEN_HOMES = ("/root", "/home", "/run/user")  # Hidden by ProtectHome=.
 KEPT_TREES = 4
 MAKE_TIMEOUT_S = 600
 
 
 def install(sd: SystemdHost, checkout: Path = CHECKOUT) -> None:
-    """Give the installed project to a machine that was not booted yet."""
+    """Add the installed project to a machine that was not booted yet."""
     tree = installed_tree(checkout)
     sd.trees.append(tree / "files")
     sd.binds.append(Bind(tree / "packages", f"/{PACKAGES}"))
 
 
 def installed_tree(checkout: Path = CHECKOUT) -> Path:
-    """Run `make install`, or find what it made of the same sources before."""
+    """Return the result of `make install`, from the cache if the sources are unchanged."""
     cache = _cache()
     with tempfile.TemporaryDirectory(dir=cache, prefix="build-") as temporary:
         sources = Path(temporary, "sources")
-        # A copy, so that a build leaves nothing in the checkout, and sees no later edit.
+        # A copy: the build neither writes to the checkout nor reads later edits.
         shutil.copytree(checkout, sources, ignore=shutil.ignore_patterns(*LEFT_OUT), symlinks=True)
         tree = cache / f"install-{_digest(sources, ('**/*',))}"
         if not tree.exists():
             packages = cache / f"packages-{_digest(sources, REQUIREMENTS)}"
             _publish(_build(sources, Path(temporary), packages), tree)
             if not packages.exists():
-                _publish(_others(tree / "packages", Path(temporary, "others")), packages)
+                _publish(_third_party(tree / "packages", Path(temporary, "others")), packages)
             packages.touch()
     tree.touch()
     _forget_old(cache)
@@ -60,29 +60,24 @@ def _digest(sources: Path, patterns: tuple[str, ...]) -> str:
     files = {path for pattern in patterns for path in sources.glob(pattern) if path.is_file()}
     for path in sorted(files):
         content = path.read_bytes()
-        about = f"{path.relative_to(sources)} {path.stat().st_mode:o} {len(content)}\n"
-        digest.update(about.encode() + content)
+        header = f"{path.relative_to(sources)} {path.stat().st_mode:o} {len(content)}\n"
+        digest.update(header.encode() + content)
     return digest.hexdigest()[:20]
 
 
 def _build(sources: Path, temporary: Path, packages: Path) -> Path:
-    """Install into `files`, starting from what the last build had to fetch, and split it."""
+    """Install into `files`, reusing fetched packages, and move the packages to `packages`."""
     built = temporary / "built"
     files = built / "files"
     options = ""
     if packages.exists():
         _link_tree(packages, files / PACKAGES)
-        options = "--no-deps --upgrade --no-build-isolation"  # hatchling is in our environment
+        options = "--no-deps --upgrade --no-build-isolation"  # hatchling is in the environment
     else:
         files.mkdir(parents=True)
+    variables = [f"DESTDIR={files}", f"PYTHON={sys.executable}", f"PIP_ARGS={options}"]
     done = subprocess.run(
-        [
-            "make",
-            "install",
-            f"DESTDIR={files}",
-            f"PYTHON={sys.executable}",
-            f"PIP_ARGS={options}",
-        ],
+        ["make", "install", *variables],
         cwd=sources,
         capture_output=True,
         text=True,
@@ -96,8 +91,8 @@ def _build(sources: Path, temporary: Path, packages: Path) -> Path:
     return built
 
 
-def _others(packages: Path, target: Path) -> Path:
-    """Link the packages of other people, which an edit of ours does not change."""
+def _third_party(packages: Path, target: Path) -> Path:
+    """Link the third-party packages, which an edit of the project does not change."""
     target.mkdir()
     for entry in packages.iterdir():
         if entry.name.startswith("zfsilo"):
@@ -113,17 +108,17 @@ def _link_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=os.link, symlinks=True)
 
 
-def _publish(made: Path, place: Path) -> None:
-    """Move to the cache, unless another process was first."""
+def _publish(built: Path, place: Path) -> None:
+    """Move to the cache, unless another process has done so."""
     try:
-        made.rename(place)
+        built.rename(place)
     except OSError:
         if not place.is_dir():
             raise
 
 
 def _launchers(files: Path) -> Iterator[Path]:
-    """List what starts Python: everything but the content of the packages."""
+    """List the files that may start Python: all outside the packages."""
     for path in files.rglob("*"):
         inside = path.relative_to(files)
         packaged = inside.is_relative_to(PACKAGES) and len(inside.parts) > 4
@@ -132,13 +127,13 @@ def _launchers(files: Path) -> Iterator[Path]:
 
 
 def _use_reachable_python(launcher: Path) -> None:
-    """Replace the Python of the tests by one that has no packages and no hidden home."""
+    """Replace the tests' Python by one without packages, outside the folders of ProtectHome=."""
     content = launcher.read_bytes()
     for name in {sys.executable, os.path.realpath(sys.executable)}:
         content = content.replace(name.encode(), _reachable_python().encode())
     if content != launcher.read_bytes():
         mode = launcher.stat().st_mode
-        launcher.unlink()  # It may be linked to the cache.
+        launcher.unlink()  # It may be a hard link into the cache.
         launcher.write_bytes(content)
         launcher.chmod(mode)
 

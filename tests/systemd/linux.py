@@ -1,4 +1,4 @@
-"""The Linux calls that Python's standard library lacks, and what /proc and /sys say about them."""
+"""System calls that Python's standard library lacks, and readers for /proc and /sys."""
 
 import ctypes
 import fcntl
@@ -36,7 +36,7 @@ LOOP_MAJOR = 7
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Mount(NamedTuple):
+class MountEntry(NamedTuple):
     """One line of /proc/PID/mountinfo."""
 
     device: int
@@ -54,17 +54,16 @@ def mount(
     source: str, target: str | Path, *, fstype: str = "", flags: int = 0, options: str = ""
 ) -> None:
     """Call mount(2)."""
-    arguments = (
-        os.fsencode(source),
-        os.fsencode(target),
-        os.fsencode(fstype),
-        ctypes.c_ulong(flags),
+    names = (os.fsencode(source), os.fsencode(target), os.fsencode(fstype))
+    _check(
+        _libc.mount(*names, ctypes.c_ulong(flags), os.fsencode(options)),
+        "mount",
+        f"{source} on {target}",
     )
-    _check(_libc.mount(*arguments, os.fsencode(options)), "mount", f"{source} on {target}")
 
 
 def bind(source: str | Path, target: str | Path, *, readonly: bool = False) -> None:
-    """Show a file or a folder, with what is mounted below it, at a second place."""
+    """Bind-mount a file or a folder recursively."""
     mount(os.fspath(source), target, flags=MS_BIND | MS_REC)
     mount("none", target, flags=MS_PRIVATE | MS_REC)
     if readonly:
@@ -85,7 +84,7 @@ def pivot_root(new_root: Path) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Leave the given namespaces for new ones."""
+    """Move this process to new namespaces."""
     _check(_libc.unshare(flags), "unshare", hex(flags))
 
 
@@ -99,16 +98,16 @@ def die_with_parent() -> None:
     _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl", "PR_SET_PDEATHSIG")
 
 
-def mounts(pid: int | str = "self") -> list[Mount]:
-    """Read the mount table that a process sees."""
-    found = []
+def mounts(pid: int | str = "self") -> list[MountEntry]:
+    """Read the mount table of a process."""
+    entries = []
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         fields = left.split()
         major, minor = fields[2].split(":")
         point = fields[4].encode().decode("unicode_escape")
-        found.append(Mount(os.makedev(int(major), int(minor)), point, right.split()[0]))
-    return found
+        entries.append(MountEntry(os.makedev(int(major), int(minor)), point, right.split()[0]))
+    return entries
 
 
 def mount_of(path: Path) -> str:
@@ -118,7 +117,7 @@ def mount_of(path: Path) -> str:
 
 
 def children(pid: int) -> list[int]:
-    """List the children of a process, none if it is gone."""
+    """List the children of a process; empty if it has exited."""
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
@@ -126,8 +125,8 @@ def children(pid: int) -> list[int]:
 
 
 def attached_loops() -> dict[str, int]:
-    """Map each attached loop device to the device number of the file system its file lies on."""
-    found = {}
+    """Map each attached loop device to the device number of its backing file system."""
+    devices = {}
     for entry in Path("/sys/block").glob("loop*/loop"):
         name = entry.parent.name
         status = bytearray(LOOP_INFO64_BYTES)
@@ -135,13 +134,13 @@ def attached_loops() -> dict[str, int]:
             _loop_ioctl(name, LOOP_GET_STATUS64, status)
         except OSError:
             continue  # Detached since it was listed.
-        found[name] = struct.unpack_from("=Q", status)[0]
-    return found
+        devices[name] = struct.unpack_from("=Q", status)[0]
+    return devices
 
 
 def machine_devices(pid: int) -> set[int]:
-    """List the device numbers of the file systems that a machine has and this process has not."""
-    # An overlay gives the files of each layer a number that no mount table shows: systemd itself is
+    """List the device numbers of file systems that only the machine has mounted."""
+    # Files of an overlay's layers have device numbers that are in no mount table: systemd itself is
     # a file of the lower layer, machine-id one of the upper.
     layers = (Path(f"/proc/{pid}/exe"), Path(f"/proc/{pid}/root/etc/machine-id"))
     own = {mount.device for mount in mounts()}
@@ -149,7 +148,7 @@ def machine_devices(pid: int) -> set[int]:
 
 
 def detach_loop(name: str) -> None:
-    """Detach a loop device; a mounted one goes with its last user."""
+    """Detach a loop device; a mounted one is detached at its last close."""
     _loop_ioctl(name, LOOP_CLR_FD)
 
 

@@ -18,20 +18,20 @@ from types import TracebackType
 from typing import Self
 
 from tests.systemd import linux
-from tests.systemd.entering import ENVIRONMENT, InnerProcess, enter, tool
-from tests.systemd.keeper import CHECKOUT, HostError, Keeper
-from tests.systemd.rootfs import VOLATILE, Plan
+from tests.systemd.inner_process import ENVIRONMENT, InnerProcess, enter, tool
+from tests.systemd.rootfs import VOLATILE, MachineSpec
+from tests.systemd.wrapper import CHECKOUT, HostError, ReaperWrapper
 
-__all__ = ["Bind", "CommandFailed", "HostError", "InnerProcess", "Result", "SystemdHost"]
+__all__ = ["Bind", "HostError", "InnerCommandFailed", "InnerProcess", "InnerResult", "SystemdHost"]
 
 
-class CommandFailed(Exception):
-    """A command inside failed, or did not end in time."""
+class InnerCommandFailed(Exception):
+    """A command inside failed or exceeded its timeout."""
 
 
 @dataclass(frozen=True)
 class Bind:
-    """A file or folder of the host, shown inside."""
+    """A file or folder of the host that is mounted inside."""
 
     source: Path
     inner: str
@@ -43,8 +43,8 @@ class Bind:
 
 
 @dataclass(frozen=True)
-class Result:
-    """How a command inside ended."""
+class InnerResult:
+    """Exit code and output of a command inside."""
 
     rc: int
     stdout: str
@@ -52,7 +52,7 @@ class Result:
 
 
 class SystemdHost:
-    """A machine with its own systemd; its files outlast a reboot, nothing outlasts `down`."""
+    """A machine with its own systemd; its files survive a reboot and are removed by `down`."""
 
     def __init__(
         self, *, binds: Sequence[Bind] = (), trees: Sequence[Path] = (), size: str = "2g"
@@ -61,13 +61,11 @@ class SystemdHost:
         self.trees = list(trees)
         self.size = size
         self.name = f"zfsilo-{uuid.uuid4().hex[:12]}"
-        self.state = ""  # What `systemctl is-system-running` said after the boot.
+        self.state = ""  # Output of `systemctl is-system-running` after the boot.
         self.boot_mounts: frozenset[str] = frozenset()
         self._pid = 0
         self._cgroup = ""
-        self._keeper: Keeper | None = None
-
-    # Life.
+        self._wrapper: ReaperWrapper | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -90,13 +88,13 @@ class SystemdHost:
 
     def boot(self, *, timeout_s: float = 60) -> None:
         """Start systemd and wait until the last job of the boot has ended."""
-        if self._keeper is None:
-            self._keeper = Keeper(self._plan())
+        if self._wrapper is None:
+            self._wrapper = ReaperWrapper(self._spec())
         deadline = time.monotonic() + timeout_s
-        self._keeper.tell("boot")
-        started = self._keeper.expect("started", deadline)
+        self._wrapper.send("boot")
+        started = self._wrapper.expect("started", deadline)
         self._pid, self._cgroup = started["pid"], started["cgroup"]
-        self._keeper.expect("ready", deadline)
+        self._wrapper.expect("ready", deadline)
         answer = self.run("systemctl", "is-system-running", "--wait", check=False)
         self.state = answer.stdout.strip()
         if self.state not in ("running", "degraded"):
@@ -104,7 +102,7 @@ class SystemdHost:
         self.boot_mounts = frozenset(mount.point for mount in linux.mounts(self.pid))
 
     def down(self, *, timeout_s: float = 60) -> None:
-        """Power off cleanly and remove every trace of the machine."""
+        """Power off cleanly and remove the machine."""
         try:
             if self.running:
                 self._end("off", timeout_s)
@@ -117,67 +115,65 @@ class SystemdHost:
         self.boot(timeout_s=timeout_s)
 
     def power_cut(self, *, timeout_s: float = 60) -> None:
-        """Kill PID 1, and so everything, at once; then boot again with the same files."""
+        """Kill PID 1 and with it all processes; then boot again with the same files."""
         self._end("cut", timeout_s)
         self.boot(timeout_s=timeout_s)
 
     def wait_off(self, *, timeout_s: float = 60) -> None:
-        """Wait for a shutdown that was asked for inside; `boot` may follow."""
-        self._kept.expect("ended", time.monotonic() + timeout_s)
+        """Wait for a shutdown that was requested inside; `boot` may follow."""
+        self._started.expect("ended", time.monotonic() + timeout_s)
         self._pid = 0
 
     def close(self) -> None:
         """Remove the machine, running or not."""
         self._pid = 0
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.close()
+        wrapper, self._wrapper = self._wrapper, None
+        if wrapper is not None:
+            wrapper.close()
 
-    def _end(self, verb: str, timeout_s: float) -> None:
-        assert self.running, "only a running machine can end"
-        self._kept.tell(verb)
+    def _end(self, command: str, timeout_s: float) -> None:
+        assert self.running, "the machine does not run"
+        self._started.send(command)
         self.wait_off(timeout_s=timeout_s)
 
-    def _plan(self) -> Plan:
+    def _spec(self) -> MachineSpec:
         state = tempfile.mkdtemp(prefix=f"{self.name}-")
         trees = [os.fspath(tree.resolve()) for tree in self.trees]
         binds = [(os.fspath(b.source.resolve()), b.inner, b.readonly) for b in self.binds]
-        return Plan(self.name, state, self.size, trees, binds)
+        return MachineSpec(self.name, state, self.size, trees, binds)
 
     @property
-    def _kept(self) -> Keeper:
-        if self._keeper is None:
-            raise HostError("the machine was never booted, or is closed")
-        return self._keeper
-
-    # Inside.
+    def _started(self) -> ReaperWrapper:
+        if self._wrapper is None:
+            raise HostError("the machine was not booted or is closed")
+        return self._wrapper
 
     @property
     def running(self) -> bool:
-        """Tell whether the machine was booted and not yet ended by us."""
+        """Whether the machine was booted and not shut down by the test."""
         return self._pid != 0
 
     @property
     def pid(self) -> int:
-        """The host's number of the machine's PID 1."""
+        """The process id, on the host, of the machine's PID 1."""
         if not self.running:
             raise HostError("the machine is off")
         return self._pid
 
     @property
     def root(self) -> Path:
-        """The machine's root, seen from the host; an absolute link below it leads to the host!"""
+        """The machine's root as a path of the host; absolute links below it resolve to the host!"""
         return Path(f"/proc/{self.pid}/root")
 
     @property
     def upper(self) -> Path:
         """The layer with every file that the machine wrote outside /run, /tmp and /dev."""
-        return self._kept.root / self._kept.state.relative_to("/") / "upper"
+        return self._started.root / self._started.state.relative_to("/") / "upper"
 
     @property
     def cgroup_procs(self) -> Path:
-        """The list of processes that `run` and `start` brought inside, by the host's numbers."""
-        return self._kept.root / self._cgroup.lstrip("/") / "harness/cgroup.procs"
+        """The cgroup file with the process ids, on the host, of processes of `run` and `start`."""
+        return self._started.root / self._cgroup.lstrip("/") / "harness/cgroup.procs"
 
     def run(
         self,
@@ -187,21 +183,21 @@ class SystemdHost:
         timeout_s: float = 30,
         env: Mapping[str, str] | None = None,
         uid: int | None = None,
-    ) -> Result:
-        """Run a command inside to its end."""
+    ) -> InnerResult:
+        """Run a command inside and wait for its end."""
         command = shlex.join(os.fspath(word) for word in argv)
-        fed = os.fsdecode(input) if isinstance(input, bytes) else input
-        with self.start(*argv, env=env, uid=uid, stdin=fed is not None) as process:
+        text = os.fsdecode(input) if isinstance(input, bytes) else input
+        with self.start(*argv, env=env, uid=uid, stdin=text is not None) as process:
             try:
-                stdout, stderr = process.communicate(fed, timeout=timeout_s)
+                stdout, stderr = process.communicate(text, timeout=timeout_s)
             except BaseException as error:
                 process.kill_all()
                 if isinstance(error, subprocess.TimeoutExpired):
-                    raise CommandFailed(f"{command}: not done after {timeout_s} s") from None
+                    raise InnerCommandFailed(f"{command}: timeout after {timeout_s} s") from None
                 raise
         if check and process.returncode != 0:
-            raise CommandFailed(f"{command}: exit {process.returncode}\n{stdout}{stderr}")
-        return Result(process.returncode, stdout, stderr)
+            raise InnerCommandFailed(f"{command}: exit code {process.returncode}\n{stdout}{stderr}")
+        return InnerResult(process.returncode, stdout, stderr)
 
     def start(
         self,
@@ -210,7 +206,7 @@ class SystemdHost:
         uid: int | None = None,
         stdin: bool = False,
     ) -> InnerProcess:
-        """Start a command inside; use it as a context manager, or end and close it."""
+        """Start a command inside; use it as a context manager, or kill and close it."""
         as_user = self._as_user(uid) if uid is not None else []
         return InnerProcess(
             [*enter(self.pid, self.cgroup_procs), *as_user, *argv],
@@ -225,10 +221,10 @@ class SystemdHost:
         )
 
     def _as_user(self, uid: int) -> list[str]:
-        """Build the prefix that changes to a user, with the groups that /etc inside gives it."""
+        """Return the prefix that changes to a user, with its groups in /etc inside."""
         entry = self.run("getent", "passwd", str(uid), check=False).stdout.split(":")
-        known = len(entry) > 3
-        gid, groups = (entry[3], "--init-groups") if known else (str(uid), "--clear-groups")
+        exists = len(entry) > 3
+        gid, groups = (entry[3], "--init-groups") if exists else (str(uid), "--clear-groups")
         return ["setpriv", f"--reuid={uid}", f"--regid={gid}", groups, "--"]
 
     def read(self, path: str | Path) -> str:
@@ -236,22 +232,22 @@ class SystemdHost:
         return self.run("cat", "--", path).stdout
 
     def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
-        """Write a file inside, with its parent folders."""
+        """Write a file inside and create its parent folders."""
         self.run("install", "-D", f"--mode={mode:04o}", "/dev/stdin", path, input=text)
 
     def copy_in(self, source: Path, inner: str | Path) -> None:
         """Copy a file, or the content of a folder, to a place inside."""
         if source.is_dir():
             pack = [tool("tar"), "-C", os.fspath(source), "-c", "."]
-            packed = subprocess.run(pack, stdout=subprocess.PIPE, check=True).stdout
+            archive = subprocess.run(pack, stdout=subprocess.PIPE, check=True).stdout
             self.run("mkdir", "-p", "--", inner)
-            self.run("tar", "-C", inner, "-x", input=packed)
+            self.run("tar", "-C", inner, "-x", input=archive)
         else:
             mode = f"--mode={source.stat().st_mode & 0o7777:04o}"
             self.run("install", "-D", mode, "/dev/stdin", inner, input=source.read_bytes())
 
     def exists(self, path: str | Path) -> bool:
-        """Tell whether a file is there inside."""
+        """Return whether a file exists inside."""
         return self.run("test", "-e", path, check=False).rc == 0
 
     def journal(self, unit: str | None = None, *, since: float | None = None) -> str:
@@ -263,7 +259,7 @@ class SystemdHost:
 
 
 def needed_binds() -> list[Bind]:
-    """List what of checkout and Python the overlay of the host's root does not show."""
+    """List the folders of checkout and Python that are not in the overlay of the host's root."""
     paths = {CHECKOUT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
     hidden = [p for p in paths if linux.mount_of(p) != "/" or os.fspath(p).startswith(VOLATILE)]
     return [Bind(path, os.fspath(path)) for path in sorted(hidden)]

@@ -1,4 +1,4 @@
-"""What the systemd under test sees: the host's root below a writable layer, and its own mounts."""
+"""The root of the systemd under test: an overlay on the host's root, and its own mounts."""
 
 import os
 import shutil
@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from tests.systemd import linux
 
-# Units of the distribution that reach for the host's kernel or for hardware, or only cost time.
-# What the host enabled by itself is gone with /etc/systemd/system.
+# Units of the distribution that change the host's kernel, need hardware or only cost time. Units
+# that the host enabled are hidden with its /etc/systemd/system.
 MASKED_UNITS = """
     modprobe@.service systemd-modules-load.service systemd-sysctl.service systemd-binfmt.service
     proc-sys-fs-binfmt_misc.automount sys-kernel-config.mount sys-kernel-debug.mount
@@ -29,20 +29,20 @@ MASKED_UNITS = """
     systemd-journal-catalog-update.service systemd-networkd.service systemd-resolved.service
     systemd-timesyncd.service systemd-tmpfiles-clean.timer swap.target cryptsetup.target
     integritysetup.target veritysetup.target
-""".split()  # noqa: SIM905 - a list of one name a line would fill a page
+""".split()  # noqa: SIM905 - one name per line would fill a page
 
-# Each costs a process at boot and at every daemon-reload; tests may want fstab.
+# Each generator costs a process at boot and at every daemon-reload; tests may need fstab.
 KEPT_GENERATORS = ("systemd-fstab-generator",)
 
-# Folders that start empty instead of with the host's content.
+# Folders that start empty, without the host's content.
 EMPTY_FOLDERS = ("etc/systemd/system", "var/log", "var/tmp")
 
-# Compress=no so that a search for secrets sees plain bytes; no limit, so that no message is lost.
+# Compress=no: scan_secrets searches plain bytes. No rate limit: no message is lost.
 JOURNALD = (
     "[Journal]\nStorage=persistent\nCompress=no\nRateLimitBurst=0\nForwardToWall=no\nAudit=no\n"
 )
 
-# New at every boot; systemd-tmpfiles removes what it finds there.
+# Empty at every boot; systemd-tmpfiles removes files there.
 VOLATILE = ("/dev/", "/run/", "/tmp/")
 
 CHARACTER_NODES = {
@@ -61,50 +61,48 @@ SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything the guard must know; paths are the host's unless they say otherwise."""
+class MachineSpec:
+    """The description of a machine for the reaper; paths are the host's except inner ones."""
 
     name: str
-    state: (
-        str  # An empty folder; the guard mounts its tmpfs there, in a mount namespace of its own.
-    )
+    state: str  # An empty folder; the reaper mounts a tmpfs there, in its own mount namespace.
     size: str
     trees: list[str]  # Copied into the upper layer before the first boot.
     binds: list[tuple[str, str, bool]]  # (host path, inner path, read-only)
 
     @property
     def upper(self) -> Path:
-        """The layer that holds every change, and survives reboots."""
+        """The layer with all changes, which survives reboots."""
         return Path(self.state, "upper")
 
     @property
     def root(self) -> Path:
-        """Where the overlay is mounted."""
+        """The mount point of the overlay."""
         return Path(self.state, "root")
 
     @property
     def host(self) -> Path:
-        """Shown as /run/host inside."""
+        """Mounted as /run/host inside."""
         return Path(self.state, "host")
 
 
-def prepare(plan: Plan) -> None:
-    """Make the layers and mount the overlay, once for all boots."""
+def prepare(spec: MachineSpec) -> None:
+    """Create the layers and mount the overlay, once for all boots."""
     os.umask(0o022)
     linux.mount("none", "/", flags=linux.MS_PRIVATE | linux.MS_REC)
-    linux.mount("tmpfs", plan.state, fstype="tmpfs", options=f"mode=0755,size={plan.size}")
-    for folder in (plan.upper, plan.root, plan.host, Path(plan.state, "work")):
+    linux.mount("tmpfs", spec.state, fstype="tmpfs", options=f"mode=0755,size={spec.size}")
+    for folder in (spec.upper, spec.root, spec.host, Path(spec.state, "work")):
         folder.mkdir(mode=0o755)
-    _fill_upper(plan)
-    layers = f"lowerdir=/,upperdir={plan.upper},workdir={plan.state}/work"
-    linux.mount("overlay", plan.root, fstype="overlay", options=layers)
+    _fill_upper(spec)
+    layers = f"lowerdir=/,upperdir={spec.upper},workdir={spec.state}/work"
+    linux.mount("overlay", spec.root, fstype="overlay", options=layers)
 
 
-def _fill_upper(plan: Plan) -> None:
-    upper = plan.upper
+def _fill_upper(spec: MachineSpec) -> None:
+    upper = spec.upper
     for folder in EMPTY_FOLDERS:
         os.setxattr(_upper_folder(upper, Path(folder)), "trusted.overlay.opaque", b"y")
-    _write(upper, "etc/hostname", f"{plan.name}\n")
+    _write(upper, "etc/hostname", f"{spec.name}\n")
     _write(upper, "etc/machine-id", f"{uuid.uuid4().hex}\n")
     _write(upper, "etc/fstab", "")
     _write(upper, "etc/systemd/journald.conf.d/zz-test.conf", JOURNALD)
@@ -114,29 +112,30 @@ def _fill_upper(plan: Plan) -> None:
     for generator in Path("/usr/lib/systemd/system-generators").glob("*"):
         if generator.name not in KEPT_GENERATORS:
             (generators / generator.name).symlink_to("/dev/null")
-    for tree in plan.trees:
+    for tree in spec.trees:
         _copy_tree(Path(tree), upper)
-    for source, inner, _ in plan.binds:
+    for source, inner, _ in spec.binds:
         if not inner.startswith(VOLATILE):
-            _mount_point(upper, Path(source), Path(inner))
+            target = Path(inner).relative_to("/")
+            _make_like(Path(source), _upper_folder(upper, target.parent) / target.name)
 
 
 def _upper_folder(upper: Path, inner: Path) -> Path:
-    """Make a folder in the upper layer; one that the host has keeps its owner and mode."""
-    made = upper
+    """Create a folder in the upper layer, with owner and mode of the host's folder."""
+    folder = upper
     for part in inner.parts:
-        made = made / part
-        lower = Path("/") / made.relative_to(upper)
+        folder = folder / part
+        lower = Path("/") / folder.relative_to(upper)
         if lower.is_symlink():
             raise ValueError(f"{lower} is a symbolic link: name the folder that it points to")
-        if made.is_dir():
+        if folder.is_dir():
             continue
-        made.mkdir()
+        folder.mkdir()
         if lower.is_dir():
-            about = lower.stat()
-            os.chown(made, about.st_uid, about.st_gid)
-            made.chmod(stat.S_IMODE(about.st_mode))
-    return made
+            status = lower.stat()
+            os.chown(folder, status.st_uid, status.st_gid)
+            folder.chmod(stat.S_IMODE(status.st_mode))
+    return folder
 
 
 def _write(upper: Path, inner: str, text: str) -> None:
@@ -153,12 +152,8 @@ def _copy_tree(tree: Path, upper: Path) -> None:
             shutil.copy2(Path(folder, name), target / name, follow_symlinks=False)
 
 
-def _mount_point(upper: Path, source: Path, inner: Path) -> None:
-    target = inner.relative_to("/")
-    _make_like(source, _upper_folder(upper, target.parent) / target.name)
-
-
 def _make_like(source: Path, target: Path) -> None:
+    """Create a mount point of the type of its source: folder or file."""
     if target.exists():
         return
     if source.is_dir():
@@ -168,23 +163,23 @@ def _make_like(source: Path, target: Path) -> None:
         target.touch()
 
 
-def become_systemd(plan: Plan, boot_id: Path, console: int) -> NoReturn:
+def become_systemd(spec: MachineSpec, boot_id: Path, console: int) -> NoReturn:
     """Turn this process, PID 1 of its namespaces, into systemd."""
     os.umask(0)
     os.setsid()
     null = os.open("/dev/null", os.O_RDONLY)
     for fd, number in ((null, 0), (console, 1), (console, 2)):
         os.dup2(fd, number)
-    socket.sethostname(plan.name)
-    _mount_kernel(plan.root, boot_id)
-    _make_devices(plan.root / "dev")
-    _mount_volatile(plan)
-    for source, inner, readonly in plan.binds:
-        target = Path(f"{plan.root}{inner}")
-        _make_like(Path(source), target)  # Only now if it lies in /tmp or /run.
+    socket.sethostname(spec.name)
+    _mount_kernel(spec.root, boot_id)
+    _make_devices(spec.root / "dev")
+    _mount_volatile(spec)
+    for source, inner, readonly in spec.binds:
+        target = Path(f"{spec.root}{inner}")
+        _make_like(Path(source), target)  # Needed for /tmp and /run, which are new.
         linux.bind(source, target, readonly=readonly)
-    linux.pivot_root(plan.root)
-    # systemd does this itself only outside containers; without it LoadCredential= fails.
+    linux.pivot_root(spec.root)
+    # systemd does this only outside containers; without it LoadCredential= fails.
     linux.mount("none", "/", flags=linux.MS_SHARED | linux.MS_REC)
     _exec_systemd()
 
@@ -192,12 +187,12 @@ def become_systemd(plan: Plan, boot_id: Path, console: int) -> NoReturn:
 def _mount_kernel(root: Path, boot_id: Path) -> None:
     secure = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
     linux.mount("proc", root / "proc", fstype="proc", flags=secure)
-    # PID 1 and sysctl would change the host's kernel.
+    # Otherwise PID 1 and sysctl change the host's kernel.
     linux.bind(root / "proc/sys", root / "proc/sys", readonly=True)
     if (root / "proc/sysrq-trigger").exists():
         linux.bind("/dev/null", root / "proc/sysrq-trigger")
     linux.bind(boot_id, root / "proc/sys/kernel/random/boot_id", readonly=True)
-    # A read-only /sys tells systemd that there is no udev, so it waits for no device unit.
+    # With a read-only /sys systemd expects no udev and waits for no device unit.
     linux.mount("sysfs", root / "sys", fstype="sysfs", flags=secure | linux.MS_RDONLY)
     linux.mount("cgroup2", root / "sys/fs/cgroup", fstype="cgroup2", flags=secure)
 
@@ -218,13 +213,13 @@ def _make_devices(dev: Path) -> None:
     linux.mount("devpts", dev / "pts", fstype="devpts", flags=linux.MS_NOSUID, options=pts)
 
 
-def _mount_volatile(plan: Plan) -> None:
+def _mount_volatile(spec: MachineSpec) -> None:
     private = linux.MS_NOSUID | linux.MS_NODEV
     for inner, mode in (("run", "0755"), ("tmp", "1777"), ("dev/shm", "1777")):
-        target = plan.root / inner
+        target = spec.root / inner
         linux.mount("tmpfs", target, fstype="tmpfs", flags=private, options=f"mode={mode}")
-    (plan.root / "run/host").mkdir(mode=0o755)
-    linux.bind(plan.host, plan.root / "run/host")
+    (spec.root / "run/host").mkdir(mode=0o755)
+    linux.bind(spec.host, spec.root / "run/host")
 
 
 def _exec_systemd() -> NoReturn:

@@ -1,4 +1,4 @@
-"""The project comes into a machine as its Makefile installs it."""
+"""Installation of the project into a machine by `make install`, and its cache."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.systemd.namespace import SystemdHost
 
 MAKEFILE = """\
 install:
-\techo made >>{log}
+\techo ran >>{log}
 \tmkdir -p $(DESTDIR)/usr/lib/zfsilo/zfsilod $(DESTDIR)/usr/bin
 \tif [ -z "$(PIP_ARGS)" ]; then mkdir $(DESTDIR)/usr/lib/zfsilo/other && \\
 \t\techo fetched >$(DESTDIR)/usr/lib/zfsilo/other/__init__.py; fi
@@ -32,7 +32,7 @@ FILES = {
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small project, and a cache for it alone."""
+    """A small project with its own cache."""
     monkeypatch.setenv("ZFSILO_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "checkout"
     folder.mkdir()
@@ -42,7 +42,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_installed_project_is_there_at_the_first_boot(checkout: Path) -> None:
+def test_the_project_is_installed_before_the_first_boot(checkout: Path) -> None:
     machine = SystemdHost()
     install(machine, checkout)
     with machine:
@@ -60,7 +60,7 @@ def test_the_same_sources_are_installed_once(checkout: Path) -> None:
     log = checkout.parent / "log"
     first = installed_tree(checkout)
     assert installed_tree(checkout) == first
-    assert log.read_text() == "made\n"
+    assert log.read_text() == "ran\n"
     launcher = (first / "files/usr/bin/zfsilod").read_text()
     assert launcher.startswith("#!/")
     assert sys.executable not in launcher or sys.prefix == sys.base_prefix
@@ -75,7 +75,7 @@ def test_an_edit_fetches_no_packages_again(checkout: Path) -> None:
         assert (tree / "packages/other/__init__.py").read_text() == "fetched\n"
 
 
-def test_a_failing_make_is_told(checkout: Path) -> None:
+def test_the_error_has_the_output_of_a_failed_make(checkout: Path) -> None:
     (checkout / "Makefile").write_text("install:\n\techo broken >&2; false\n")
     with pytest.raises(RuntimeError, match="broken"):
         installed_tree(checkout)

@@ -1,4 +1,4 @@
-"""Rollbacks that fail under a real systemd: each undo step once, and one for good."""
+"""Failing rollbacks under a real systemd: each undo once, and one permanently."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from tests.systemd.namespace import SystemdHost
 
 EFFECTS = 10  # of a publication
-LEAST_UNDONE = 5  # of its rollback: each kind of fact goes in one effect
-FOR_GOOD = (1,) * 1000
+LEAST_UNDONE = 5  # effects of its rollback: one per kind of fact
+PERMANENTLY = (1,) * 1000
 UNIT = "zfsilo-volume@data.service"
 VOLUME = ("org.zfsilo1", "/org/zfsilo1/volume/data", "org.zfsilo1.Volume")
-STUCK = "OPERATION_STATE_NEEDS_REPAIR"
-TAKEN_BACK = "OPERATION_STATE_ROLLED_BACK"
+NEEDS_REPAIR = "OPERATION_STATE_NEEDS_REPAIR"
+ROLLED_BACK = "OPERATION_STATE_ROLLED_BACK"
 DEADLINE_S = 60
 FIRST_PAUSE_S = 5
 
 
 @pytest.fixture(scope="module")
 def host(sd: SystemdHost) -> Host:
-    """zfsilod over it, and a host to publish to."""
+    """zfsilod on a simulated host, with a client to publish to."""
     return Host(sd)
 
 
 @pytest.fixture(autouse=True)
 def volume(host: Host) -> Iterator[None]:
-    """Give every test a volume, and take care that nothing is left of it."""
+    """Create a volume for each test, and assert that nothing is left of it."""
     host.volume(*CREATE)
     yield
     host.clean()
@@ -42,7 +42,7 @@ def volume(host: Host) -> Iterator[None]:
 
 
 def fail(host: Host, *then: int) -> None:
-    """Publish, and fail in the end; the rollback fails so many effects later, each time."""
+    """Publish and fail at the last effect; the rollback fails `then` effects later, each time."""
     host.facts.light_fuse(EFFECTS, when="before", how="error", then=then)
     assert host.volume(*PUBLISH, check=False).rc != 0
 
@@ -57,18 +57,18 @@ def wait_for(host: Host, state: str) -> str:
 
 
 def wait_for_fuse(host: Host) -> None:
-    """Wait until the fuse blew for the last time: what comes now succeeds."""
+    """Wait until the fuse has blown for the last time, so that later effects succeed."""
     end = time.monotonic() + DEADLINE_S
     while host.facts.get("fuse") is not None:
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
-def test_every_undo_that_fails_once_heals_by_itself(host: Host) -> None:
+def test_every_undo_that_fails_once_is_retried(host: Host) -> None:
     before = host.facts.snapshot()
     for effect in range(1, EFFECTS):
         fail(host, effect)
-        wait_for(host, TAKEN_BACK)
+        wait_for(host, ROLLED_BACK)
         assert host.facts.snapshot() == before
         if host.facts.douse():
             break  # the rollback has no more effects
@@ -76,13 +76,15 @@ def test_every_undo_that_fails_once_heals_by_itself(host: Host) -> None:
     assert effect > LEAST_UNDONE
 
 
-def test_everybody_is_told_and_only_a_way_out_is_open(sd: SystemdHost, host: Host) -> None:
+def test_needs_repair_is_shown_everywhere_and_refuses_other_changes(
+    sd: SystemdHost, host: Host
+) -> None:
     before = host.facts.snapshot()
-    fail(host, 3, *FOR_GOOD)
-    name = wait_for(host, STUCK)
+    fail(host, 3, *PERMANENTLY)
+    name = wait_for(host, NEEDS_REPAIR)
 
     shown = json.loads(host.volume("show", "data", "--json").stdout)
-    assert any(f"operation repair {name}" in each for each in shown["conditions"])
+    assert any(f"operation repair {name}" in condition for condition in shown["conditions"])
     assert f"operation repair {name}" in host.volume("show", "data").stdout
     conditions = sd.run("busctl", "get-property", *VOLUME, "Conditions").stdout
     assert f"operation repair {name}" in conditions
@@ -95,42 +97,42 @@ def test_everybody_is_told_and_only_a_way_out_is_open(sd: SystemdHost, host: Hos
         refused = host.volume(*words, check=False)
         assert refused.rc != 0
         assert "needs repair" in refused.stderr
-    assert sd.run("systemctl", "start", UNIT, check=False).rc != 0, "so is the unit"
+    assert sd.run("systemctl", "start", UNIT, check=False).rc != 0, "the unit must be refused too"
     sd.run("systemctl", "stop", UNIT)
     sd.run("systemctl", "reset-failed", UNIT, check=False)
 
     host.facts.douse()
     host.ctl("operation", "repair", name)
-    wait_for(host, TAKEN_BACK)
+    wait_for(host, ROLLED_BACK)
     assert host.facts.snapshot() == before
     assert json.loads(host.volume("show", "data", "--json").stdout)["conditions"] == []
     sd.run("systemctl", "reset-failed", "zfsilo-rollback@*", check=False)
     host.volume(*PUBLISH)
 
 
-def test_it_is_tried_again_after_a_while(sd: SystemdHost, host: Host) -> None:
-    fail(host, 3, 1)  # as systemd starts it, and as the daemon does at once
-    wait_for(host, STUCK)
+def test_the_rollback_is_retried_after_a_pause(sd: SystemdHost, host: Host) -> None:
+    fail(host, 3, 1)  # fails when systemd starts it, and at the first retry of the daemon
+    wait_for(host, NEEDS_REPAIR)
     since = time.monotonic()
-    wait_for(host, TAKEN_BACK)
-    print(f"the next try came after {time.monotonic() - since:.1f} s")
+    wait_for(host, ROLLED_BACK)
+    print(f"the next retry came after {time.monotonic() - since:.1f} s")
     assert time.monotonic() - since > FIRST_PAUSE_S - 1
 
 
-def test_a_way_down_tries_it_first_and_goes_on(host: Host) -> None:
+def test_unpublish_first_retries_the_rollback(host: Host) -> None:
     fail(host, 3, 1)
-    wait_for_fuse(host)  # the daemon's own next try meets it, not that of the way down
+    wait_for_fuse(host)  # blown by the daemon's retry, not by that of the unpublication
     host.volume("unpublish", "data", "--all")
-    assert {each.partition(":")[0] for each in host.facts.snapshot()} == {"zvol"}
+    assert {fact.partition(":")[0] for fact in host.facts.snapshot()} == {"zvol"}
 
 
-def test_what_cannot_be_taken_back_is_let_go_of(sd: SystemdHost, host: Host) -> None:
+def test_an_operation_that_cannot_be_rolled_back_is_abandoned(sd: SystemdHost, host: Host) -> None:
     before = host.facts.snapshot()
-    fail(host, 3, *FOR_GOOD)
-    name = wait_for(host, STUCK)
+    fail(host, 3, *PERMANENTLY)
+    name = wait_for(host, NEEDS_REPAIR)
     host.facts.douse()
     host.ctl("operation", "abandon", name)
     assert wait_for(host, "OPERATION_STATE_ABANDONED") == name
-    assert host.facts.snapshot() != before, "what it made stays behind"
-    host.volume(*PUBLISH)  # and is no obstacle to another try
+    assert host.facts.snapshot() != before, "its facts must remain"
+    host.volume(*PUBLISH)  # the abandoned operation must not block another one
     sd.run("systemctl", "reset-failed", "zfsilo-rollback@*", check=False)

@@ -1,4 +1,4 @@
-"""How exposed the daemon and its workers are, as systemd judges it."""
+"""Exposure of the daemon and its workers, as rated by systemd-analyze security."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.examples import PLANS
-from zfsilod.model.records import HostStep
+from zfsilod.engine.step import SandboxPart
 from zfsilod.systemd import sandbox
 from zfsilod.systemd.unit import on_the_wire
 
 UNITS = Path(__file__).parents[2] / "units"
 DAEMON, WORKER = 1.5, 5.0  # at most
-SETS = [s for n in range(1, 5) for s in combinations(sandbox.SANDBOX_PARTS, n)]
+PARTS = tuple(sandbox.PERMISSIONS)
+SETS = [parts for count in range(1, 5) for parts in combinations(PARTS, count)]
 
 
 def exposure(unit: Path) -> float:
     """Return the exposure of a unit file, 0 to 10."""
     argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
-    said = subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
-    return float(said.rpartition("service: ")[2].split()[0])
+    report = subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
+    return float(report.rpartition("service: ")[2].split()[0])
 
 
 def text(settings: dict[str, str]) -> str:
@@ -36,10 +37,10 @@ def test_the_daemon(tmp_path: Path) -> None:
     assert measured <= DAEMON
 
 
-@pytest.mark.parametrize("places", SETS)
-def test_a_worker(places: tuple[sandbox.SandboxPart, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", SETS)
+def test_a_worker(parts: tuple[SandboxPart, ...], tmp_path: Path) -> None:
     unit = tmp_path / "zfsilo-op-x.service"
-    allowed = text(sandbox.settings(places))
+    allowed = text(sandbox.settings(parts))
     unit.write_text(
         f"[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/true\n{allowed}"
     )
@@ -48,35 +49,27 @@ def test_a_worker(places: tuple[sandbox.SandboxPart, ...], tmp_path: Path) -> No
     assert measured <= WORKER
 
 
-def test_a_rollback_may_what_any_operation_may() -> None:
+def test_a_rollback_has_the_permissions_of_every_step() -> None:
     template = (UNITS / "zfsilo-rollback@.service").read_text()
-    assert set(text(sandbox.settings(sandbox.SANDBOX_PARTS)).splitlines()) <= set(
-        template.splitlines()
-    )
+    assert set(text(sandbox.settings(PARTS)).splitlines()) <= set(template.splitlines())
     assert exposure(UNITS / "zfsilo-rollback@.service") <= WORKER
 
 
-def test_every_step_has_one_place() -> None:
-    placed = [step for place in sandbox.SANDBOX_PARTS for step in place.steps]
-    assert len(placed) == len(set(placed))
-    assert set(placed) == set(HostStep.__subclasses__())
-
-
-def test_a_pool_is_changed_without_the_right_to_load_a_module() -> None:
-    create = next(each for each in PLANS if each.name == "create")
-    allowed = sandbox.sandbox(move.step for move in create.actions)
+def test_a_zfs_operation_cannot_load_kernel_modules() -> None:
+    create = next(plan for plan in PLANS if plan.name == "create")
+    allowed = sandbox.sandbox(action.step for action in create.actions)
     assert allowed["CapabilityBoundingSet"] == "CAP_SYS_ADMIN"
     assert allowed["ProtectSystem"] == "strict"
     assert on_the_wire("CapabilityBoundingSet", "CAP_SYS_ADMIN").value == 1 << 21
 
 
-def test_a_login_has_its_paths_and_a_mount_no_namespace() -> None:
+def test_connect_may_write_its_paths_and_mount_has_no_namespace() -> None:
     connect, mount = (
-        sandbox.sandbox(move.step for move in each.actions)
-        for each in PLANS
-        if each.name in ("connect", "mount")
+        sandbox.sandbox(action.step for action in plan.actions)
+        for plan in PLANS
+        if plan.name in ("connect", "mount")
     )
     assert connect["CapabilityBoundingSet"] == "CAP_SYS_ADMIN CAP_SYS_MODULE"
     assert "-/etc/iscsi" in connect["ReadWritePaths"].split()
-    apart = {*sandbox.APART, "ReadWritePaths", "ProtectKernelModules"}
+    apart = {*sandbox.NAMESPACED, "ReadWritePaths", "ProtectKernelModules"}
     assert not apart & set(mount)

@@ -1,8 +1,8 @@
-"""Make dist/zfsilo_VERSION_ARCH.deb: `make deb`, or build.py --version V --into DIR.
+"""Builds dist/zfsilo_VERSION_ARCH.deb: `make deb`, or build.py --version V --into DIR.
 
-One package serves all releases: beside the pure modules lie the compiled ones for the Python of
-each, which tell them apart by their names (`*.cpython-311-*.so`). They are the versions that the
-tests ran with, so this runs in the tests' environment.
+One package serves all releases: it has the compiled modules of its dependencies for the Python of
+each release, which selects them by file name (`*.cpython-311-*.so`). It runs in the environment of
+the tests and packs the versions that are installed there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 # Debian 12, Ubuntu 24.04, Debian 13.
 PYTHONS = ("3.11", "3.12", "3.13")
-# Bound to libsystemd, and the same since 2023: the distribution's own is the right one.
+# Linked with libsystemd, and unchanged since 2023: the distribution's package is used.
 FROM_DEBIAN = "systemd-python"
 LIBRARY = "usr/lib/zfsilo"
 DOCS = "usr/share/doc/zfsilo"
@@ -30,21 +30,21 @@ MODES = {"postinst": 0o755, "prerm": 0o755, "postrm": 0o755, "conffiles": 0o644}
 
 
 def main() -> None:
-    """Make the package, and print its path."""
+    """Build the package and print its path."""
     sys.path.insert(0, str(PROJECT))
     from zfsilod import __version__
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--version", default=__version__)
     parser.add_argument("--into", type=Path, default=PROJECT / "dist")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="zfsilo-deb-") as work:
-        made = build(Path(work), given.version, given.into)
-    sys.stdout.write(f"{made}\n")
+        package = build(Path(work), args.version, args.into)
+    sys.stdout.write(f"{package}\n")
 
 
 def build(work: Path, version: str, into: Path) -> Path:
-    """Gather the files, describe them, and pack them."""
+    """Collect the files, write the control files, and build the package."""
     tree = work / "tree"
     tree.mkdir(mode=0o755)
     gather_libraries(tree / LIBRARY, work)
@@ -56,31 +56,30 @@ def build(work: Path, version: str, into: Path) -> Path:
     normalise(tree)
     architecture = run(["dpkg", "--print-architecture"]).strip()
     into.mkdir(parents=True, exist_ok=True)
-    made = into / f"zfsilo_{version}_{architecture}.deb"
-    run(["dpkg-deb", "--root-owner-group", "-Zxz", "--build", tree, made])
-    return made
+    package = into / f"zfsilo_{version}_{architecture}.deb"
+    run(["dpkg-deb", "--root-owner-group", "-Zxz", "--build", tree, package])
+    return package
 
 
 def gather_libraries(library: Path, work: Path) -> None:
-    """Put our wheel and those of our dependencies, for every Python, into one folder."""
+    """Install the wheels of zfsilo and its dependencies, for every Python, into one folder."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", work / "own", PROJECT])
-    own = next((work / "own").glob("zfsilo-*.whl"))
-    wanted = sorted(f"{name}=={importlib.metadata.version(name)}" for name in closure("zfsilo"))
+    wheel = next((work / "own").glob("zfsilo-*.whl"))
+    pinned = sorted(f"{name}=={importlib.metadata.version(name)}" for name in closure("zfsilo"))
     for python in PYTHONS:
         target = work / python
-        run([
-            *pip, "install", "--no-deps", "--no-compile", "--only-binary=:all:", "--target", target,
-            "--python-version", python, "--implementation", "cp",
-            *(f"--platform={each}" for each in platforms()), own, *wanted,
-        ])  # fmt: skip
+        selected = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
+        selected += [f"--platform={tag}" for tag in platforms()]
+        install = [*pip, "install", "--no-deps", "--no-compile", "--target", target]
+        run([*install, *selected, wheel, *pinned])
         merge(target, library)
     for leftover in ("bin", "share"):
         shutil.rmtree(library / leftover, ignore_errors=True)
 
 
 def platforms() -> list[str]:
-    """Return the tags of wheels that run on the oldest release: its C library is 2.36."""
+    """Return the platform tags of wheels for the oldest release, which has glibc 2.36."""
     machine = platform.machine()
     return [f"manylinux_2_{minor}_{machine}" for minor in range(36, 16, -1)] + [
         f"manylinux2014_{machine}"
@@ -88,27 +87,27 @@ def platforms() -> list[str]:
 
 
 def closure(name: str) -> set[str]:
-    """Return what a project needs to run, and what that needs; versions are as installed here."""
+    """Return the names of all direct and indirect dependencies of an installed project."""
     from packaging.requirements import Requirement
 
     if name == "zfsilo":
         import tomllib
 
-        described = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-        lines = described["project"]["dependencies"]
+        metadata = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+        lines = metadata["project"]["dependencies"]
     else:
         lines = importlib.metadata.requires(name) or []
-    found: set[str] = set()
+    names: set[str] = set()
     for line in lines:
-        needed = Requirement(line)
-        wanted = needed.marker is None or needed.marker.evaluate({"extra": ""})
-        if wanted and needed.name not in (FROM_DEBIAN, *found):
-            found |= {needed.name} | closure(needed.name)
-    return found
+        requirement = Requirement(line)
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and requirement.name not in (FROM_DEBIAN, *names):
+            names |= {requirement.name} | closure(requirement.name)
+    return names
 
 
 def merge(source: Path, target: Path) -> None:
-    """Move a tree into another; a file that is in both must be the same in both."""
+    """Move a tree into another; a file that exists in both must have the same content."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.rglob("*")):
         place = target / path.relative_to(source)
@@ -121,7 +120,7 @@ def merge(source: Path, target: Path) -> None:
 
 
 def add_debian_files(tree: Path, version: str) -> None:
-    """Add what only a Debian package has beside what `make install-files` installs."""
+    """Add the files of a Debian package that `make install-files` does not install."""
     for name, place in {
         "copyright": DOCS,
         "zfsilo.rtupdate": "usr/share/python3/runtime.d",
@@ -139,7 +138,7 @@ def add_debian_files(tree: Path, version: str) -> None:
 
 
 def add_changes(docs: Path, version: str) -> None:
-    """Add our list of changes, and one in Debian's form that names it."""
+    """Add CHANGELOG.md, and a changelog in Debian's format that refers to it."""
     changes = PROJECT / "CHANGELOG.md"
     shutil.copy(changes, docs)
     compress(docs / changes.name)
@@ -152,12 +151,12 @@ def add_changes(docs: Path, version: str) -> None:
 
 
 def compress(path: Path) -> None:
-    """Compress a file so that the same content always gives the same file."""
+    """Compress a file reproducibly: without name and time stamp."""
     run(["gzip", "-9", "--no-name", "--force", path])
 
 
 def add_control(tree: Path, version: str) -> None:
-    """Write DEBIAN/: the description, the scripts, and the digests of all files."""
+    """Write DEBIAN/: control, maintainer scripts, and the checksums of all files."""
     control = tree / "DEBIAN"
     control.mkdir()
     size = sum(p.stat().st_size for p in tree.rglob("*") if p.is_file()) // 1024
@@ -178,7 +177,7 @@ def add_control(tree: Path, version: str) -> None:
 
 
 def normalise(tree: Path) -> None:
-    """Give folders and files the modes that everybody expects, whatever the umask was."""
+    """Set the modes of folders and files independently of the umask."""
     for path in tree.rglob("*"):
         if path.is_dir():
             path.chmod(0o755)
@@ -187,11 +186,11 @@ def normalise(tree: Path) -> None:
 
 
 def run(argv: list[str | Path], cwd: Path | None = None) -> str:
-    """Run a tool, and return what it printed."""
-    words = [str(each) for each in argv]
+    """Run a tool and return its standard output."""
+    words = [str(word) for word in argv]
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"{' '.join(words[:8])} ... ended with {done.returncode}\n{done.stderr}")
+        raise SystemExit(f"{' '.join(words[:8])} ...: exit code {done.returncode}\n{done.stderr}")
     return done.stdout
 
 

@@ -88,16 +88,11 @@ def outcome(operation: Any) -> str:
 
 
 def plan_of(operation: Any) -> str:
-    """Return what an operation would do, a line for each move."""
+    """Return what an operation would do, a line for each action."""
     if not operation.actions:
         return f"would {clean(operation.title)}, with no change to the host"
-    actions = [f"  {direction(action)} {clean(action.step)}" for action in operation.actions]
+    actions = [f"  {clean(action.step)}" for action in operation.actions]
     return "\n".join([f"would {clean(operation.title)}:", *actions])
-
-
-def direction(action: Any) -> str:
-    """Return the word for a move's direction, always of the same width."""
-    return "do  " if action.up else "undo"
 
 
 def _begin(given: Namespace, server: Server, method: Any, request: Message) -> dict[str, Any]:

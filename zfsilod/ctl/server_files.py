@@ -64,13 +64,11 @@ def read(name: str) -> Access:
 
 def write(known: Access) -> Path:
     """Keep a server, readable for root only: whole or not at all."""
-    from zfsilod.model.chap import write_private
-    from zfsilod.security.join_file import body
+    from zfsilod.security.join_file import write_server
 
     path = path_of(known.name)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(path, body(known).encode())
+        write_server(path, known)
     except PermissionError as error:
         raise _not_yours(path) from error
     return path

@@ -26,10 +26,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.engine import steps  # noqa: F401 - the store revives steps by their class names
+import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps in the store
+from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
-from zfsilod.model.records import Action, ActionStatus, Failure, HostStep, Operation, failure_of
+from zfsilod.model.records import Action, ActionStatus, Failure, Operation, failure_of
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Worker:
 
     def _failure(self, error: Exception) -> Failure:
         action = self.latest.next_action
-        step = action.text if action else ""
+        step = action.description if action else ""
         if isinstance(error, ZfsiloError):
             return failure_of(error, step)
         message = f"a defect in step {step!r}; the journal of this operation has the traceback"
@@ -221,8 +222,8 @@ def _work_one(worker: Worker, command: str) -> str:
 
 
 def _datasets(operations: list[Operation]) -> tuple[str, ...]:
-    moved = [action.step for each in operations for action in each.actions]
-    return tuple(dict.fromkeys(step.dataset for step in moved if hasattr(step, "dataset")))
+    steps = (action.step for operation in operations for action in operation.actions)
+    return tuple(dict.fromkeys(name for step in steps for name in step.resources().datasets))
 
 
 def _attempt(state: Path, unit: str, command: str) -> list[str]:
@@ -242,7 +243,7 @@ def _tell_stuck(store: Store, unit: str, error: Busy) -> None:
     with store.write() as txn:
         for each in txn.of_unit(unit):
             if not each.ended:
-                failure = each.failure or failure_of(error, "lock")
+                failure = each.failure or failure_of(error, "lock the operation")
                 attempts = each.attempts + 1
                 txn.put(each.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts))
 

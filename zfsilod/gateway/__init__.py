@@ -1,1 +1,1 @@
-"""TCP connections: listening, TLS, admission, relay."""
+"""Connections: listeners, TLS handshakes, limits and the relay to the daemon."""

@@ -1,6 +1,7 @@
-"""The pump: two pipes over bare non-blocking sockets; asyncio's transports add twice the delay.
+"""Relays bytes between two sockets, in both directions.
 
-A pipe holds at most one chunk that its reader does not take, and reads on only when that is gone.
+Non-blocking sockets are used directly: asyncio's transports double the delay. A relay keeps at most
+one chunk that its sink has not taken, and reads no more until that is sent.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.gateway.sockets import Peer
+    from zfsilod.model.identity import Peer
 
 CHUNK_BYTES = 65536
-LINGER_S = 5  # how long one half of a connection outlives the other
-# What a socket says that has nothing to give or to take now. TLS may want the other direction.
+LINGER_S = 5  # how long one direction of a connection outlives the other
+# The socket would block. TLS may have to read before it can write, and the reverse.
 NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Connection:
-    """A client and grpc, joined by two pipes until both are at their ends."""
+    """A client and grpc, joined by two relays until both directions have ended."""
 
     def __init__(
         self,
@@ -39,11 +40,11 @@ class Connection:
         self._open = True
         self._linger: asyncio.TimerHandle | None = None
         client.settimeout(0)
-        self._pipes = (Pipe(client, server, self), Pipe(server, client, self))
+        self._relays = (Relay(client, server, self), Relay(server, client, self))
 
-    def pipe_ended(self) -> None:
-        """One direction is at its end: the other one may finish, but not for long."""
-        if all(pipe.ended for pipe in self._pipes):
+    def relay_ended(self) -> None:
+        """Close the connection when both directions have ended, or LINGER_S after the first."""
+        if all(relay.ended for relay in self._relays):
             self.close()
         elif self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.close)
@@ -55,14 +56,14 @@ class Connection:
         self._open = False
         if self._linger is not None:
             self._linger.cancel()
-        for pipe in self._pipes:
-            pipe.stop()
-        for each in self._sockets:
-            each.close()
+        for relay in self._relays:
+            relay.stop()
+        for end in self._sockets:
+            end.close()
         self._closed()
 
 
-class Pipe:
+class Relay:
     """Carries bytes from one socket to another."""
 
     def __init__(self, source: socket.socket, sink: socket.socket, owner: Connection) -> None:
@@ -71,11 +72,11 @@ class Pipe:
         self._source = source
         self._sink = sink
         self._owner = owner
-        self._rest = b""  # what the sink did not take yet; nothing is read meanwhile
+        self._rest = b""  # bytes that the sink has not taken; nothing is read meanwhile
         self._loop.add_reader(source, self._read)
 
     def stop(self) -> None:
-        """Carry nothing more."""
+        """Stop reading and writing."""
         self._loop.remove_reader(self._source)
         if self._rest:
             self._loop.remove_writer(self._sink)
@@ -119,8 +120,8 @@ class Pipe:
         self.ended = True
         self._loop.remove_reader(self._source)
         if isinstance(self._sink, ssl.SSLSocket):
-            with suppress(OSError):  # it says good-bye, and would wait for the same
+            with suppress(OSError):  # sends close_notify, and would wait for the peer's
                 self._sink.unwrap()
         else:
             self._sink.shutdown(socket.SHUT_WR)
-        self._owner.pipe_ended()
+        self._owner.relay_ended()

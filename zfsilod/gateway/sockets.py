@@ -1,4 +1,4 @@
-"""Listening sockets, systemd's and our own, and who is at the other end of what they accept."""
+"""Listening sockets, from systemd or created here, and the peers of accepted connections."""
 
 from __future__ import annotations
 
@@ -6,36 +6,20 @@ import os
 import socket
 import stat
 import struct
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.record import Record
+from zfsilod.model.identity import Peer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zfsilod.security.certificates import Certified
+    from zfsilod.model.identity import PeerKind
+
 
 BACKLOG = 128
 SO_PEERGROUPS = 59  # socket(7); Python has no name for it
-MAX_GROUPS = 256  # of a peer; Python reads no longer options
-
-Kind = Literal["unix", "node", "tcp"]
-
-
-class Peer(Record):
-    """Who is behind a connection."""
-
-    kind: Kind
-    address: str  # TCP: without the port; unix and node: "pid 17"
-    uid: int = -1
-    groups: tuple[int, ...] = ()
-    certificate: Certified | None = None  # TCP: the one that TLS verified, if it showed one
-
-    @property
-    def who(self) -> str:
-        """Whom the connections are counted for."""
-        return self.address if self.kind == "tcp" else f"uid {self.uid}"
+MAX_GROUPS = 256  # of a peer; getsockopt in Python reads at most 1024 bytes
 
 
 def inherited() -> list[tuple[socket.socket, str]]:
@@ -49,7 +33,7 @@ def inherited() -> list[tuple[socket.socket, str]]:
 
 
 def listen_unix(path: Path, *, mode: int = 0o660) -> socket.socket:
-    """Make a listening unix socket, in place of one that nobody listens on any more."""
+    """Create a listening unix socket; a stale one of that name is removed."""
     _clear(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o777 & ~mode)
@@ -65,13 +49,13 @@ def listen_unix(path: Path, *, mode: int = 0o660) -> socket.socket:
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:
-    """Make a listening TCP socket on an address; port 0 takes a free one."""
+    """Create a listening TCP socket on an address; port 0 takes a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
-def peer_of(client: socket.socket, kind: Kind) -> Peer:
-    """Return who is at the other end of a connection. Raises OSError when nobody is any more."""
+def peer_of(client: socket.socket, kind: PeerKind) -> Peer:
+    """Return the peer of a connection: unix(7), SO_PEERCRED. Raises OSError when it is gone."""
     if kind == "tcp":
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -94,7 +78,7 @@ def _groups(client: socket.socket) -> tuple[int, ...]:
 def _clear(path: Path) -> None:
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FailedPrecondition(f"{path} is no socket and in the way: remove it")
+            raise FailedPrecondition(f"{path} exists and is not a socket; remove it")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -103,4 +87,4 @@ def _clear(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise FailedPrecondition(f"somebody listens on {path} already: stop the other zfsilod")
+    raise FailedPrecondition(f"another process listens on {path}; stop the other zfsilod")

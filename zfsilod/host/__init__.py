@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.chap import Chap
+    from zfsilod.model.host_facts import Disk, Filesystem, ListedSnapshot, ListedZvol, SnapshotRef
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import Disk, Filesystem, ListedSnapshot, ListedZvol, SnapshotRef
 
 
 class Zfs(Protocol):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +21,16 @@ from zfsilod.host.disks import Device, Disks, open_exclusively
 from zfsilod.host.mountpoints import resolved
 from zfsilod.host.regenerate_uuid import renew
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
-from zfsilod.model.records import Filesystem
-from zfsilod.storage.fsync import sync_folder
+from zfsilod.model.host_facts import Filesystem
+from zfsilod.model.names import UUID
+from zfsilod.storage.files import sync_folder
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
     from zfsilod.host.superblock import Superblock
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 PROOFS = Path("/var/lib/zfsilo/formatting")
-UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 MIB = 1024 * 1024
 CHECK_TIMEOUT_S = 300
 MAKE_TIMEOUT_S = 600

@@ -20,7 +20,7 @@ from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 SYS = Path("/sys")
 DEV = Path("/dev")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
     from zfsilod.host.session_secrets import SessionSecrets
     from zfsilod.model.chap import Chap
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 INITIATOR_NAME = Path("/etc/iscsi/initiatorname.iscsi")
 LOCK = Path("/run/lock/zfsilo-iscsiadm.lock")

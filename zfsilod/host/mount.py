@@ -20,7 +20,7 @@ from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgu
 if TYPE_CHECKING:
     from zfsilod.host.mountinfo import Mount
     from zfsilod.host.run import Runner
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 MOUNT_TIMEOUT_S = 120  # a long journal is replayed in it
 CHECK_TIMEOUT_S = 600

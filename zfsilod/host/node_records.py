@@ -17,7 +17,7 @@ from pathlib import Path
 
 from zfsilod.host.events import wait_for
 from zfsilod.model.names import iscsi_name
-from zfsilod.storage.fsync import sync_folder
+from zfsilod.storage.files import sync_folder
 
 DATABASE_LOCK = Path("/run/lock/iscsi/lock.write")
 STALE_S = 10.0  # iscsiadm holds its lock for milliseconds, and asks for it for 30 s

@@ -18,23 +18,15 @@ from zfsilod.host.zfs import (
     RealZfs,
     own_marks,
 )
-from zfsilod.host.zfs_output import (
-    checked,
-    first_line,
-    foreign,
-    missing,
-    pool_of,
-    reason_of,
-    refused,
-    table,
-)
+from zfsilod.host.zfs_output import first_line, foreign, missing, pool_of, reason_of, refused, table
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable
-from zfsilod.model.records import ListedSnapshot
+from zfsilod.model.host_facts import ListedSnapshot
+from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
+    from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import SnapshotRef
 
 CUT = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
@@ -113,8 +105,8 @@ class RealSnapshots:
         The pool is asked for in the same call: only with its answer does "does not exist" mean
         that, see zfs.py.
         """
-        pool = pool_of(checked(refs[0].dataset))
-        names = [name for each in refs for name in (checked(each.dataset), _name(each, uid))]
+        pool = pool_of(check_dataset(refs[0].dataset))
+        names = [name for each in refs for name in (check_dataset(each.dataset), _name(each, uid))]
         asked = list(dict.fromkeys((*names, pool)))
         argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(PROPERTIES)]
         done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
@@ -151,7 +143,7 @@ class RealSnapshots:
 
     def _clone(self, dataset: str, snapshot: str, settings: Pairs) -> None:
         options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
-        argv = ["zfs", "clone", *options, snapshot, checked(dataset)]
+        argv = ["zfs", "clone", *options, snapshot, check_dataset(dataset)]
         done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             if first_line(done) == f"cannot open '{snapshot}': dataset does not exist":
@@ -178,7 +170,7 @@ class RealSnapshots:
 
 
 def _name(snapshot_ref: SnapshotRef, uid: str) -> str:
-    return f"{checked(snapshot_ref.dataset)}@{NAME_PREFIX}{checked_uid(uid)}"
+    return f"{check_dataset(snapshot_ref.dataset)}@{NAME_PREFIX}{checked_uid(uid)}"
 
 
 def checked_uid(uid: str) -> str:

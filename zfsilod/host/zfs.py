@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import users
 from zfsilod.host.zfs_output import (
-    checked,
     first_line,
     foreign,
     in_bytes,
@@ -24,8 +23,9 @@ from zfsilod.host.zfs_output import (
     table,
 )
 from zfsilod.model.errors import Busy, FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.model.host_facts import ListedZvol
+from zfsilod.model.names import check_dataset
 from zfsilod.model.record import pairs
-from zfsilod.model.records import ListedZvol
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
@@ -138,7 +138,7 @@ class RealZfs:
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
         argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "volume,snapshot"]
-        argv += ["-o", "name,property,value,source", "clones", checked(dataset)]
+        argv += ["-o", "name,property,value,source", "clones", check_dataset(dataset)]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             raise self._not_listed(done, dataset)
@@ -233,13 +233,15 @@ class RealZfs:
     def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
         """Return volsize, used and referenced of every zvol below a dataset, in one process."""
         argv = ["zfs", "list", "-Hp", "-r", "-t", "volume", "-o", "name,volsize,used,referenced"]
-        lines = self._run([*argv, checked(root)], timeout_s=LIST_TIMEOUT_S).stdout.splitlines()
+        lines = self._run(
+            [*argv, check_dataset(root)], timeout_s=LIST_TIMEOUT_S
+        ).stdout.splitlines()
         found = (line.split("\t") for line in lines)
         return {each[0]: (int(each[1]), int(each[2]), int(each[3])) for each in found}
 
     def pool_problem(self, root: str) -> str:
         """Return what `zpool list` has to say of a pool that is not ONLINE."""
-        pool = pool_of(checked(root))
+        pool = pool_of(check_dataset(root))
         argv = ["zpool", "list", "-H", "-o", "health", pool]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
         health = done.stdout.strip()
@@ -265,7 +267,7 @@ class RealZfs:
     ) -> dict[str, dict[str, tuple[str, str]]]:
         """Return properties of everything of a kind below a dataset, in one process."""
         argv = ["zfs", "get", "-Hp", "-r", "-t", kind, *options]
-        argv += ["-o", "name,property,value,source", names, checked(root)]
+        argv += ["-o", "name,property,value,source", names, check_dataset(root)]
         done = self._run(argv, timeout_s=LIST_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             raise self._not_listed(done, root)
@@ -280,7 +282,7 @@ class RealZfs:
 
     def device(self, dataset: str) -> str:
         """Return the path of a zvol's device, which may take a moment to appear."""
-        return zvol_device.device(self._run, checked(dataset))
+        return zvol_device.device(self._run, check_dataset(dataset))
 
     def _value(self, dataset: str, name: str) -> str:
         return self.properties(dataset, (name,))[name][0]
@@ -291,7 +293,7 @@ class RealZfs:
         zfs says the same of a missing dataset and of one whose pool is not imported, so the pool
         is asked for in the same call: only with its answer does "does not exist" mean that.
         """
-        pool = pool_of(checked(dataset))
+        pool = pool_of(check_dataset(dataset))
         argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(names)]
         asked = list(dict.fromkeys((dataset, pool)))
         done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
@@ -307,7 +309,7 @@ class RealZfs:
         return {}
 
     def _change(self, request: str, *words: str) -> Completed:
-        checked(words[-1])
+        check_dataset(words[-1])
         return self._run(["zfs", request, *words], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
 
 

@@ -5,7 +5,6 @@ The sentences that are told apart here were seen from ZFS 2.3 (tests/lab).
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import (
@@ -21,21 +20,7 @@ from zfsilod.model.errors import (
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed
 
-# None of these names can be taken for an option; what looks like a step up is refused besides.
-DATASET = re.compile(r"[A-Za-z][A-Za-z0-9_:.-]*(?:/[A-Za-z0-9_:.-]+)*")
-MAX_DATASET_CHARACTERS = 255
 UNITS = {unit: 1024**power for power, unit in enumerate("BKMGTPE")}
-
-
-def checked(dataset: str) -> str:
-    """Return a dataset's name, for argument lists and paths. Raises InvalidArgument."""
-    climbs = {".", ".."} & set(dataset.split("/"))
-    if not DATASET.fullmatch(dataset) or len(dataset) > MAX_DATASET_CHARACTERS or climbs:
-        raise InvalidArgument(
-            f"{dataset[:MAX_DATASET_CHARACTERS]!r} is not the name of a dataset",
-            reason="BAD_DATASET",
-        )
-    return dataset
 
 
 def pool_of(dataset: str) -> str:

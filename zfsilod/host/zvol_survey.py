@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.host.zfs import ANY, UID, RealZfs
-from zfsilod.host.zfs_output import checked, table
+from zfsilod.host.zfs_output import table
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
@@ -28,7 +29,7 @@ class SurveyedZfs(RealZfs):
         super().__init__(run)
         self._found: dict[str, Found] = {}
         self._troubles: dict[str, ZfsiloError] = {}
-        self._parents = sorted({_parent(checked(dataset)) for dataset in datasets})
+        self._parents = sorted({_parent(check_dataset(dataset)) for dataset in datasets})
         if self._parents:
             self._find()
 

@@ -1,20 +1,10 @@
-"""Secrets that cannot be printed: CHAP names and passwords, and how they are made and sealed."""
+"""CHAP names and passwords, as values that cannot be printed or pickled."""
 
 from __future__ import annotations
 
-import json
 import os
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from zfsilod.model.errors import StoreCorrupt
-from zfsilod.storage.fsync import sync_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-KEY_BYTES = 32
-CREDENTIAL = "zfsilo.key"  # systemd.exec(5), LoadCredentialEncrypted=
-NONCE_BYTES = 12
 PREFIX = "zfsilo-chap-"  # of a CHAP password that we made
 
 
@@ -91,72 +81,3 @@ class Chap:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("secrets are not pickled")
-
-
-def credential() -> str:
-    """Return the file in which systemd gives the store's key to this unit; "": it gives none."""
-    given = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    path = f"{given}/{CREDENTIAL}"
-    return path if given and os.access(path, os.R_OK) else ""
-
-
-def load_key(path: Path) -> bytes:
-    """Return the store's key: of systemd's credentials where there, else of a file of root's.
-
-    The file is made on first use: 32 random bytes. Raises StoreCorrupt when it has another length.
-    """
-    if given := credential():
-        with open(given, "rb") as file:  # noqa: PTH123 - pathlib costs a worker 5 ms
-            return _checked(file.read(), given)
-    if not path.exists():
-        write_private(path, os.urandom(KEY_BYTES))
-    return _checked(path.read_bytes(), os.fspath(path))
-
-
-def _checked(key: bytes, place: str) -> bytes:
-    if len(key) != KEY_BYTES:
-        raise StoreCorrupt(
-            f"the key of the store in {place} has {len(key)} bytes, not {KEY_BYTES}: bring it back "
-            "from a backup (zfsilod(8))"
-        )
-    return key
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file for its owner only, whole or not at all, and so that a power cut leaves it."""
-    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    draft.replace(path)
-    sync_folder(path.parent)
-
-
-def seal(key: bytes, name: str, chap: Chap) -> bytes:
-    """Encrypt secrets with AES-256-GCM, bound to their name."""
-    from cryptography.hazmat.primitives.ciphers.aead import (
-        AESGCM,  # 30 ms: only requests with secrets
-    )
-
-    nonce = os.urandom(NONCE_BYTES)
-    return nonce + AESGCM(key).encrypt(nonce, json.dumps(chap.values()).encode(), name.encode())
-
-
-def unseal(key: bytes, name: str, sealed: bytes) -> Chap:
-    """Undo `seal`. Raises StoreCorrupt when key or name is another."""
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import (
-        AESGCM,  # 30 ms: only requests with secrets
-    )
-
-    nonce, text = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
-    try:
-        values = AESGCM(key).decrypt(nonce, text, name.encode())
-    except InvalidTag:
-        raise StoreCorrupt(
-            f"the secrets of {name} do not open with the key that this host has: bring the key "
-            "back (zfsilod(8))"
-        ) from None
-    return Chap(**json.loads(values))

@@ -1,29 +1,111 @@
-"""Names that come from other hosts and go into paths and argument lists here: checked first."""
+"""Names and addresses that other programs define: one pattern each, and one check each.
+
+They become parts of paths and argument lists: none of the patterns matches a slash, a space, a line
+end or a leading dash. Only a dataset name has slashes, between its components.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from zfsilod.model.errors import InvalidArgument
 
-# RFC 3720, 3.2.6; no slash, so that it stays one component of a path; at most 223 characters.
+# A pool name starts with a letter: zpoolconcepts(7). "." and ".." would climb in /dev/zvol.
+DATASET = re.compile(
+    r"(?=.{1,255}\Z)[A-Za-z][A-Za-z0-9_:.-]*(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_:.-]+)*"
+)
+# RFC 3720, 3.2.6: at most 223 characters. Kernel and open-iscsi accept upper case and "_" too.
 ISCSI_NAME = re.compile(r"(?:iqn|eui|naa)\.[A-Za-z0-9.:_-]{1,219}")
-PORTAL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):([0-9]{1,5})")
+IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9.:_-]+)?")
+MAX_PREFIX = 150
+# NVMe base specification 2.0, 4.5: at most 223 characters.
+NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:_-]{1,211}")
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# A scope, as in fe80::1%eth0, names an interface: RFC 4007, 11.
+PORTAL = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?\]|[0-9.]+):([0-9]{1,5})")
+HOST_ADDRESS = re.compile(r"[A-Za-z0-9.:_%-]{1,253}")
+
+
+def check_dataset(name: str) -> str:
+    """Return the name of a dataset. Raises InvalidArgument."""
+    if not DATASET.fullmatch(name):
+        raise InvalidArgument(f"{name[:255]!r} is not the name of a dataset", reason="BAD_DATASET")
+    return name
 
 
 def iscsi_name(name: str) -> str:
     """Return the name of a target or an initiator. Raises InvalidArgument."""
     if not ISCSI_NAME.fullmatch(name):
-        raise InvalidArgument(f"{name[:223]!r} is not an iSCSI name", reason="BAD_ISCSI_NAME")
+        raise InvalidArgument(f"{name[:223]!r} is not an iSCSI name", reason="BAD_IQN")
+    return name
+
+
+def initiator_name(name: str) -> str:
+    """Return the name of an initiator in the form that an ACL needs. Raises InvalidArgument.
+
+    The kernel's target turns the name at a login into lower case (RFC 3720, 3.2.6.1) before it
+    looks for the ACL.
+    """
+    if not ISCSI_NAME.fullmatch(name):
+        raise InvalidArgument(
+            f"{name[:223]!r} is not an IQN; see /etc/iscsi/initiatorname.iscsi", reason="BAD_IQN"
+        )
+    return name.lower()
+
+
+def check_nqn(name: str) -> str:
+    """Return the NVMe name of a host. Raises InvalidArgument."""
+    if not NQN.fullmatch(name):
+        raise InvalidArgument(
+            f"{name[:223]!r} is not an NQN; see /etc/nvme/hostnqn", reason="BAD_NQN"
+        )
     return name
 
 
 def portal_parts(portal: str) -> tuple[str, int]:
-    """Return address and port of "10.0.0.1:3260" or "[fd00::1]:3260". Raises InvalidArgument."""
-    found = PORTAL.fullmatch(portal)
-    if not found:
+    """Return address and port of "10.0.0.1:3260" or "[fe80::1%eth0]:3260".
+
+    Raises InvalidArgument for a host name too: a portal is an address.
+    """
+    match = PORTAL.fullmatch(portal)
+    if match:
+        address, port = match[1].strip("[]"), int(match[2])
+        if _is_address(address, version=6 if portal.startswith("[") else 4) and 0 < port < 65536:
+            return address, port
+    raise InvalidArgument(
+        f"{portal[:100]!r} is not a portal; use ADDRESS:PORT, an IPv6 address in brackets",
+        reason="BAD_PORTAL",
+    )
+
+
+def is_portal(text: str) -> bool:
+    """Tell whether a text is a portal."""
+    try:
+        portal_parts(text)
+    except InvalidArgument:
+        return False
+    return True
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT or [IPV6]:PORT, else raise InvalidArgument."""
+    host, _colon, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or (":" in bare) != (bare != host) or not bare.isascii() or not bare.isprintable():
         raise InvalidArgument(
-            f"{portal[:100]!r} is not a portal: address:port, an IPv6 address in brackets",
-            reason="BAD_PORTAL",
+            f"{address[:200]!r} is not an address; use HOST:PORT or [IPV6]:PORT",
+            reason="BAD_ADDRESS",
         )
-    return found[1].strip("[]"), int(found[2])
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise InvalidArgument(
+            f"{address[:200]!r} has no port; use HOST:PORT or [IPV6]:PORT", reason="BAD_ADDRESS"
+        )
+    return bare, int(port)
+
+
+def _is_address(text: str, *, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False

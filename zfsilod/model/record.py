@@ -1,7 +1,7 @@
 """Record: a frozen, comparable, storable value; the base of everything in the store.
 
 The standard dataclasses would do the same, but importing them and building our forty classes takes
-40 ms, and the worker, a new process for every operation, has 60 ms in all (README, "How fast").
+40 ms, and the worker, a new process for every operation, has 60 ms in all (docs/measurements.md).
 Fields are strings, whole numbers, booleans, records and tuples of these, never mappings: so the
 stored form needs no schema, and no text of a caller can be taken for a tag.
 
@@ -44,6 +44,7 @@ class Record:
 
         Raises TypeError when another class has one of these tags.
         """
+        super().__init_subclass__()
         own = vars(cls).get("__annotations__", {})
         names = (name for name, hint in own.items() if not str(hint).startswith("ClassVar"))
         cls.FIELDS = tuple(dict.fromkeys((*cls.FIELDS, *names)))

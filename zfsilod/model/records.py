@@ -2,7 +2,7 @@
 
     storage host   Volume --< Publication >-- Host
     consumer       Attachment --< Mount
-    both           Operation --< Move >-- Step (steps.py)
+    both           Operation --< Action >-- Step (engine/steps/)
 
 A record's `revision` is the store's counter at its last change; the API shows it as the etag.
 Times are seconds since 1970, sizes bytes.
@@ -13,10 +13,10 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from zfsilod.model.host_facts import Disk, Filesystem
 from zfsilod.model.record import Pairs, Record, Stored, pairs
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host as Machine
     from zfsilod.model.errors import ZfsiloError
 
 Mode = Literal["FILESYSTEM", "BLOCK"]
@@ -33,7 +33,6 @@ Transport = Literal["ISCSI"]
 VolumeState = Literal["ABSENT", "CREATED", "PUBLISHED"]
 AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
 STATES = (*get_args(VolumeState), *get_args(AttachmentState)[1:])  # that a volume has on a host
-FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
 Restore = Literal["BOOT", "NEVER"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
 OperationState = Literal[
@@ -46,18 +45,6 @@ OperationState = Literal[
     "NEEDS_REPAIR",  # the rollback failed too, or a final move cannot be finished
 ]
 ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
-FILESYSTEMS = ("ext4", "xfs")  # that zfsilo makes
-
-
-class Filesystem(Record, tag="Filesystem"):
-    """What is known of the filesystem on a volume; the server keeps it, so mkfs runs once."""
-
-    state: FilesystemState = "NONE"
-    type: str = ""
-    uuid: str = ""
-    operation: str = ""  # FORMATTING: the consumer's operation that may run mkfs
-    host: str = ""
-    origin: str = ""  # CLONED: the UUID that it still has, until it is given its own
 
 
 class Volume(Stored, tag="Volume"):
@@ -93,14 +80,6 @@ class Trashed(Stored, tag="Trashed"):
     home: str  # the dataset that it had
     deleted_at: int = 0
     purge_at: int = 0  # not before; and not while anything depends on it
-
-
-class SnapshotRef(Record, tag="Shot"):
-    """A snapshot of one zvol: of which, and its own guid where it is known."""
-
-    dataset: str
-    uid: str  # the volume's
-    guid: str = ""
 
 
 class Snapshot(Stored, tag="Snapshot"):
@@ -172,14 +151,6 @@ class Host(Stored, tag="Host"):
     max_attachments: int = 0  # 0: no limit
     created_at: int = 0
     updated_at: int = 0
-
-
-class Disk(Record, tag="Disk"):
-    """The block device of a session, told by target and proved by serial and size."""
-
-    target: str  # IQN
-    serial: str  # unit serial: the volume's uid
-    size_bytes: int
 
 
 class Mount(Record, tag="Mount"):
@@ -271,74 +242,48 @@ class Issued(Stored, tag="Issued"):
     revoked_at: int = 0
 
 
-class ListedZvol(Record, tag="Listed"):
-    """A zvol as a listing shows it; what a record would say, as far as the pool knows it."""
+class Resources(Record):
+    """The things that a step reads or changes, by kind."""
 
-    dataset: str
-    guid: str
-    size_bytes: int
-    volblocksize: int
-    thin: bool
-    marks: Pairs  # its own user properties of ours, without their prefix: what it inherits is none
-    origin: str = ""  # the zvol whose snapshot it is a clone of
-
-    @property
-    def uid(self) -> str:
-        """The volume that it is; "" when it is nobody's."""
-        return dict(self.marks).get("uid", "")
+    datasets: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()  # uids
+    targets: tuple[str, ...] = ()  # IQNs
+    initiators: tuple[tuple[str, str], ...] = ()  # IQNs of a target and of an initiator of it
+    paths: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()  # names in the store
 
 
-class ListedSnapshot(Record, tag="ListedShot"):
-    """A snapshot of ours as a listing shows it."""
+class Step(Record, metaclass=ABCMeta):
+    """One fact that an operation makes true or false (engine/steps/)."""
 
-    dataset: str  # of the zvol
-    guid: str
-    size_bytes: int
-    created_at: int
-    marks: Pairs  # as those of Listed; of a group all carry the same
-
-    @property
-    def cut(self) -> str:
-        """The uid of the cut that it is of."""
-        return dict(self.marks)["cut"]
-
-
-class Step(Record):
-    """One fact about the world that an operation makes true or false (steps.py)."""
-
+    ABSTRACT: ClassVar[tuple[str, ...]] = ("fact", "describe_do", "describe_undo", "resources")
     volatile: ClassVar[bool] = False  # gone after a reboot: configfs, session, mount
     sticky: ClassVar[bool] = False  # undo leaves it: a filesystem
-    final: ClassVar[tuple[bool, ...]] = ()  # the directions (True: up) that cannot be turned back
+    final: ClassVar[tuple[bool, ...]] = ()  # directions (True: up) that cannot be reverted
     atomic: ClassVar[bool] = True  # a final one that failed has done nothing if its probe says so
 
-    @property
-    def text(self) -> str:
-        """The step and its parameters in words for people."""
-        shown = ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)
-        return f"{type(self).__name__}({shown})"
-
-
-class HostStep(Step, metaclass=ABCMeta):
-    """A fact about this host: the worker probes it, makes it true and makes it false."""
+    def __init_subclass__(cls, *, tag: str = "", aliases: tuple[str, ...] = ()) -> None:
+        """Register the class. Raises TypeError when it has a tag, but a method is missing."""
+        missing = [n for n in cls.ABSTRACT if hasattr(getattr(cls, n), "__isabstractmethod__")]
+        if tag and missing:
+            raise TypeError(f"step {cls.__name__} has no {', '.join(missing)}: add these methods")
+        super().__init_subclass__(tag=tag, aliases=aliases)
 
     @abstractmethod
-    def probe(self, host: Machine) -> bool:
-        """Tell whether it is so. Raises Conflict or Unavailable, and changes nothing."""
+    def fact(self) -> str:
+        """Return the fact as a statement about its volume: "target is enabled"."""
 
     @abstractmethod
-    def do(self, host: Machine) -> None:
-        """Make it so, from any half-made state."""
+    def describe_do(self) -> str:
+        """Return what `do` does, in the imperative and without secrets: "enable target iqn..."."""
 
     @abstractmethod
-    def undo(self, host: Machine) -> None:
-        """Make it not so, from any half-made state."""
+    def describe_undo(self) -> str:
+        """Return what `undo` does, in the imperative and without secrets."""
 
-    def observed(self, _host: Machine, *, made: bool) -> dict[str, str]:
-        """Tell what only the host knows once it is so: it fills the record (plan.filled).
-
-        `made`: this operation made it so; otherwise it was so before.
-        """
-        return {}
+    @abstractmethod
+    def resources(self) -> Resources:
+        """Return the things that the step reads or changes."""
 
 
 class RemoteStep(Step):
@@ -367,9 +312,9 @@ class Action(Record, tag="Action", aliases=("Move",)):
         return "do" if self.up else "undo"
 
     @property
-    def text(self) -> str:
-        """The move in short words for people: "do Lun", "undo Session"."""
-        return f"{self.way} {type(self.step).__name__}"
+    def description(self) -> str:
+        """The change in words: "create target iqn...", "unmount /srv/data"."""
+        return self.step.describe_do() if self.up else self.step.describe_undo()
 
 
 class Change(Record, tag="Change"):
@@ -456,7 +401,9 @@ class Operation(Stored, tag="Operation"):
     @property
     def behind(self) -> tuple[str, ...]:
         """What it has made and not taken back, in words."""
-        return tuple(action.text for action in self.actions if action.status in ("STARTED", "DONE"))
+        return tuple(
+            action.description for action in self.actions if action.status in ("STARTED", "DONE")
+        )
 
     def with_status(self, index: int, status: ActionStatus, *, took_ms: int = 0) -> Operation:
         """Return the operation with one move's mark changed."""

@@ -16,6 +16,11 @@ def show_size(size: int) -> str:
     return f"{tenths // 10}.{tenths % 10} {UNITS[power - 1]}iB"
 
 
+def show_round(size: int) -> str:
+    """Return bytes for people in a sentence, without a zero after the point: 10 GiB, 1.5 GiB."""
+    return show_size(size).replace(".0 ", " ")
+
+
 def show_exact(size: int) -> str:
     """Return bytes for people, and exactly: 1.5 GiB (1610612736 bytes)."""
     return f"{show_size(size)} ({size} bytes)" if size >= 1024 else f"{size} bytes"

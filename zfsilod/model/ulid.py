@@ -1,4 +1,4 @@
-"""ULIDs: 128 bits in 26 characters, that sort by the time they were made (github.com/ulid/spec)."""
+"""ULIDs: 128 bits in 26 characters that sort by creation time (github.com/ulid/spec)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import secrets
 import time
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in lower case
+ULID = "[0-9a-hjkmnp-tv-z]{26}"  # as a pattern
 
 
 def new_ulid() -> str:

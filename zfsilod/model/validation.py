@@ -1,33 +1,74 @@
-"""What a volume may be: its size, its room in the pool, its hosts. No I/O."""
+"""Checks of ids, labels, sizes and hosts. Pure: a value in, the value or an error out."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.plans import marks
-from zfsilod.model.errors import InvalidArgument, ResourceExhausted
-from zfsilod.model.record import Pairs, Record, pairs
+from zfsilod.model.errors import Busy, InvalidArgument
 from zfsilod.model.sizes import show_exact, show_size
-from zfsilod.requests.request import check_id
 
 if TYPE_CHECKING:
-    from zfsilod.model.records import Volume
-    from zfsilod.requests.request import Settings, View
+    from zfsilod.model.record import Pairs
 
+ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
+UNIT_SUFFIXES = (
+    ".service",
+    ".socket",
+    ".device",
+    ".mount",
+    ".automount",
+    ".swap",
+    ".target",
+    ".path",
+    ".timer",
+    ".slice",
+    ".scope",
+)
+LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+MAX_LABELS = 64
+MAX_LABEL_BYTES = 256
+ETAG = "the record changed since it was read (etag {asked}, now {now}): read it again"
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
 MAX_HOSTS = 256
+MAX_PATH_BYTES = 4095  # PATH_MAX without its NUL: limits.h(0p)
 MAX_MARK = 8000  # of 8191 characters that a user property may have: zfsprops(7)
 BLOCK_SIZES = tuple(1 << power for power in range(9, 18))
 BLOCK_SIZE = re.compile(r"([0-9]{1,6})([kK]?)")
 
 
-class Room(Record):
-    """What `zfs` says of a dataset root: bytes, quotas and reservations taken into account."""
+def check_id(value: str, what: str = "id") -> str:
+    """Return a valid id, else raise InvalidArgument."""
+    if not ID.fullmatch(value):
+        raise InvalidArgument(
+            f"{value[:140]!r} is no {what}: 1 to 128 of a-z 0-9 . _ -, beginning and ending with "
+            "a letter or digit",
+            reason="BAD_ID",
+        )
+    if value.endswith(UNIT_SUFFIXES):
+        raise InvalidArgument(
+            f"the {what} {value} ends like a unit of systemd: choose another name",
+            reason="BAD_ID",
+            id=value,
+        )
+    return value
 
-    available_bytes: int
-    total_bytes: int
+
+def check_labels(labels: Pairs) -> Pairs:
+    """Return valid labels, else raise InvalidArgument."""
+    if len(labels) > MAX_LABELS:
+        raise InvalidArgument(f"{len(labels)} labels are too many: at most {MAX_LABELS}")
+    for name, value in labels:
+        if not LABEL.fullmatch(name) or len(value.encode()) > MAX_LABEL_BYTES:
+            raise InvalidArgument(f"the label {name[:80]!r} is malformed or its value too long")
+    return tuple(sorted(labels))
+
+
+def check_etag(asked: str, revision: int) -> None:
+    """Raise Busy when the caller read another revision than the one that stands now."""
+    if asked and asked != str(revision):
+        raise Busy(ETAG.format(asked=asked[:40], now=revision), reason="ETAG")
 
 
 def check_size(capacity_bytes: int, limit_bytes: int, block: int) -> int:
@@ -53,57 +94,6 @@ def round_up(size: int, block: int) -> int:
     return -(-size // block) * block
 
 
-def check_room(volume: Volume, room: Room, view: View, *, before: int = 0) -> None:
-    """Refuse what cannot fit: nothing new below the reserve, thin volumes by `overcommit`."""
-    grown = volume.capacity_bytes - before
-    if not grown:
-        return
-    free = room.available_bytes - reserved_bytes(room, view.settings.reserve)
-    if grown > free if not volume.thin else free <= 0:
-        raise ResourceExhausted(
-            f"{volume.id} needs {show_size(0 if volume.thin else grown)} at once, "
-            f"{view.settings.root} has {show_size(room.available_bytes)} free and keeps a reserve "
-            f"of {view.settings.reserve:.0%} (server.reserve): make it smaller or thin, or free "
-            "space",
-            reason="POOL_FULL",
-            volume=volume.id,
-        )
-    promised = view.txn.promised()
-    allowed = int(room.total_bytes * view.settings.overcommit)
-    if volume.thin and promised + grown > allowed:
-        raise ResourceExhausted(
-            f"thin volumes may promise {show_size(allowed)} (server.overcommit times the pool), "
-            f"{show_size(promised)} are promised, {show_size(grown)} more do not fit",
-            reason="OVERCOMMIT",
-            volume=volume.id,
-        )
-
-
-def reserved_bytes(room: Room, share: float) -> int:
-    """Return the bytes that a share of a dataset root is."""
-    return int(room.total_bytes * share)
-
-
-def room_for(room: Room, settings: Settings, promised_bytes: int, *, thin: bool) -> int:
-    """Return the size of the largest volume that can still be created."""
-    free = max(0, room.available_bytes - reserved_bytes(room, settings.reserve))
-    if not thin:
-        return free
-    allowed = int(room.total_bytes * settings.overcommit)
-    return max(0, allowed - promised_bytes) if free else 0
-
-
-def nearly_full(room: Room, settings: Settings) -> str:
-    """Return a sentence for a dataset root that fills up; "": there is room enough."""
-    if room.available_bytes > reserved_bytes(room, settings.reserve_warning):
-        return ""
-    share = room.available_bytes / room.total_bytes if room.total_bytes else 0.0
-    return (
-        f"{settings.root} has {share:.0%} of its room left: thin volumes will soon fail to write; "
-        "free space or enlarge the pool"
-    )
-
-
 def check_block_size(properties: dict[str, str], default: int) -> int:
     """Return the volblocksize asked for, else raise InvalidArgument."""
     text = properties.get("volblocksize", str(default))
@@ -125,10 +115,17 @@ def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({each if each == "*" else check_id(each, "host id") for each in hosts}))
 
 
-def check_marks(volume: Volume) -> Volume:
-    """Return a volume whose marks fit on its zvol, else raise InvalidArgument."""
-    check_fit(pairs(marks(volume)), volume.id)
-    return volume
+def check_path(path: str) -> str:
+    """Return a path as it is kept, else raise InvalidArgument: absolute, no "..", no odd ends."""
+    parts = path.split("/")
+    if not path.startswith("/") or ".." in parts or len(path.encode()) > MAX_PATH_BYTES:
+        raise InvalidArgument(
+            f"{path[:200]!r} is no path to mount at: it must be absolute, without ..",
+            reason="BAD_PATH",
+        )
+    if not path.isprintable() or path.strip("/") == "":
+        raise InvalidArgument(f"{path[:200]!r} is no path to mount at", reason="BAD_PATH")
+    return "/" + "/".join(part for part in parts if part not in ("", "."))
 
 
 def check_fit(values: Pairs, name: str) -> Pairs:

@@ -1,1 +1,1 @@
-"""Metrics and their exporter."""
+"""Prometheus metrics and the socket that serves them."""

@@ -1,7 +1,7 @@
-"""The socket of the metrics: as much HTTP as Prometheus needs, and no more.
+"""Serves /metrics on zfsilod-metrics.socket, with the part of HTTP that Prometheus needs.
 
-systemd listens (zfsilod-metrics.socket: a unix socket, unless an administrator names a port). Who
-connects may ask for /metrics and for nothing else, and few may at once.
+systemd listens: on a unix socket, unless the administrator configures a port. There is no other
+path, and at most AT_ONCE clients are served at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-SOCKET = "zfsilod-metrics.socket"  # what systemd calls the descriptors of that unit
+SOCKET = "zfsilod-metrics.socket"  # systemd's name of the descriptors of that unit
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DEADLINE_S = 10.0
 HEAD_BYTES = 8192
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Scrape:
-    """Answers scrapes on listening sockets."""
+    """Answers scrapes on listening sockets with the result of `text`."""
 
     def __init__(self, text: Callable[[], Awaitable[bytes]]) -> None:
         self._text = text
@@ -32,13 +32,13 @@ class Scrape:
         self._clients = 0
 
     async def open(self, listener: socket.socket) -> None:
-        """Answer on one more listener."""
+        """Answer on a further listener."""
         unix = listener.family == socket.AF_UNIX
         start: Any = asyncio.start_unix_server if unix else asyncio.start_server
         self._servers.append(await start(self._serve, sock=listener, limit=HEAD_BYTES))
 
     async def close(self) -> None:
-        """Answer nobody any more."""
+        """Close the listeners."""
         for server in self._servers:
             server.close()
 
@@ -50,7 +50,7 @@ class Scrape:
                     writer.write(await self._answer(reader))
                     await writer.drain()
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
-            log.debug("a scrape ended early: %s", error)
+            log.debug("scrape aborted: %s", error)
         finally:
             self._clients -= 1
             writer.close()

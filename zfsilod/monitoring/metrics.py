@@ -1,9 +1,8 @@
-"""The metrics: what the daemon counted since its start, and what a look at host and store gives.
+"""Metrics: counts since the start of the daemon, and values read from store and host.
 
-A scrape must answer when the host does not, and soon when there is very much: it waits a moment for
-a look at the store and one at the host, else tells what the last ones gave. Volumes have series of
-their own up to a limit (`metrics.volumes`); with more there are sums only. The table of all metrics
-is units/doc/metrics.md.
+A scrape must be answered when the host does not respond, and soon when there are many volumes: it
+waits WAIT_S for new values of store and host, else uses the previous ones. Volumes have series of
+their own up to a limit (`metrics.volumes`); above it only the sums remain.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from prometheus_client.process_collector import ProcessCollector
 from zfsilod import __version__
 from zfsilod.host.counters import Counters
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.requests import orphans
+from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
@@ -38,87 +37,87 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from zfsilod.model.records import Operation
-    from zfsilod.requests.sync import Report
+    from zfsilod.service.reconcile import SyncReport
     from zfsilod.service.service import Service
 
-WAIT_S = 0.1  # of a scrape, for looks at store and host
-READING_S = 60.0  # the host's own deadline
-FRESH_S = 10.0  # a reading younger than this is not made anew
+WAIT_S = 0.1  # that a scrape waits for store and host
+READING_S = 60.0  # deadline for reading the host
+FRESH_S = 10.0  # a younger reading is used again
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 ORPHANS = ("zvol", "export", "acl", "session", "node", "mount")
-KINDS = ("missing", "too_much", "lost", "conflict", "unknown", "not_restored")
+KINDS = ("missing", "unexpected", "lost", "conflict", "unknown", "not_restored")
 
 _disable_created: Callable[[], None] = _untyped
 Expiries = dict[str, float]
 
 
 class Reading:
-    """What the host said: room, usage of zvols, counters of the kernel."""
+    """Values read from the host: free space, usage of zvols, counters of the kernel."""
 
     def __init__(self, service: Service, summary: Summary, most: int) -> None:
-        """Ask it; in a thread, with two processes whatever the number of volumes."""
+        """Read the host, in a thread; starts two processes whatever the number of volumes."""
         self.at = time.monotonic()
-        settings, counters = service.settings, Counters()
-        uids = [each.uid for each in summary.volumes.values()]
+        settings, counters = service.context.settings, Counters()
+        uids = [volume.uid for volume in summary.volumes.values()]
         published = [summary.volumes[name].uid for name in summary.publications]
-        self.room = service.machine.zfs.capacity(settings.root) if settings.root else None
-        self.usages = service.machine.zfs.usages(settings.root) if settings.root else {}
+        self.space = service.context.machine.zfs.capacity(settings.root) if settings.root else None
+        self.usages = service.context.machine.zfs.usages(settings.root) if settings.root else {}
         self.own_sessions = counters.own_sessions()
         self.served_sessions = counters.served_sessions(published, settings.export.prefix)
         self.counts = {
-            uid: found
+            uid: count
             for uid in (uids if len(uids) <= most else ())
-            if (found := counters.volume(uid)) is not None
+            if (count := counters.volume(uid)) is not None
         }
 
 
 class Metrics:
-    """Everything that can be scraped of one daemon."""
+    """The metrics of one daemon."""
 
     def __init__(self, service: Service, *, most: int, expiries: Callable[[], Expiries]) -> None:
         """`most`: volumes with series of their own; `expiries`: of certificates, by name."""
         self._service = service
         self._most = most
         self._expiries = expiries
-        self._begun: dict[str, float] = {}
+        self._started: dict[str, float] = {}
         self._summary: Summary | None = None
         self._reading: Reading | None = None
         self._counting: asyncio.Future[Summary] | None = None
         self._asking: asyncio.Future[Reading] | None = None
-        _disable_created()  # one more series for each, which nobody looks at
+        _disable_created()  # a series *_created for each counter, without a use
         self.registry = registry = CollectorRegistry()
         self._operations = Counter(
             "zfsilo_operations", "Operations that ended.", ["kind", "outcome"], registry=registry
         )
         self._rollbacks = Counter(
             "zfsilo_rollbacks",
-            "Operations that began to be taken back.",
+            "Operations that were rolled back.",
             ["kind"],
             registry=registry,
         )
         self._seconds = Histogram(
             "zfsilo_operation_seconds",
-            "From an operation's storing to its end.",
+            "Time from the submission of an operation to its end.",
             ["kind"],
             buckets=SECONDS,
             registry=registry,
         )
         self._steps = Histogram(
             "zfsilo_step_seconds",
-            "What a step that moved took.",
+            "Time that a step took.",
             ["step", "way"],
             buckets=SECONDS,
             registry=registry,
         )
         self._drift = Gauge(
             "zfsilo_drift",
-            "Facts that differed from the records at the last look.",
+            "Facts that differed from the records at the last comparison.",
             ["kind"],
             registry=registry,
         )
         self._orphans = Gauge(
             "zfsilo_orphans",
-            "Things with our marks that no record owns, at the last look.",
+            "Objects with marks of zfsilo that no record owns, at the last scan.",
             ["kind"],
             registry=registry,
         )
@@ -126,17 +125,17 @@ class Metrics:
         registry.register(self)
 
     def note(self, operation: Operation) -> None:
-        """Take note of a change of an operation."""
-        begun = self._begun.get(operation.id)
+        """Count an operation that changed."""
+        started = self._started.get(operation.id)
         if not operation.ended:
-            if begun is None:
-                self._begun[operation.id] = time.monotonic()
+            if started is None:
+                self._started[operation.id] = time.monotonic()
             return
-        if self._begun.pop(operation.id, None) is None:
-            return  # it was born ended, or is counted already
-        assert begun is not None
+        if self._started.pop(operation.id, None) is None:
+            return  # stored as ended, or counted before
+        assert started is not None
         self._operations.labels(operation.kind, operation.state.lower()).inc()
-        self._seconds.labels(operation.kind).observe(time.monotonic() - begun)
+        self._seconds.labels(operation.kind).observe(time.monotonic() - started)
         if operation.state == "ROLLED_BACK":
             self._rollbacks.labels(operation.kind).inc()
         for action in operation.actions:
@@ -144,57 +143,58 @@ class Metrics:
                 name = type(action.step).__name__
                 self._steps.labels(name, action.way).observe(action.took_ms / 1000)
 
-    def note_report(self, report: Report) -> None:
-        """Take note of what a look at all volumes found."""
-        found = Count(
-            each.reason.lower() or ("missing" if each.wanted else "too_much")
-            for reports in report.reports
-            for each in reports.differences
+    def note_report(self, report: SyncReport) -> None:
+        """Set the drift gauges from a comparison of all volumes."""
+        counts = Count(
+            difference.reason.lower() or ("missing" if difference.wanted else "unexpected")
+            for drift in report.reports
+            for difference in drift.differences
         )
         for kind in KINDS:
-            self._drift.labels(kind).set(found[kind])
+            self._drift.labels(kind).set(counts[kind])
 
     async def count_orphans(self) -> None:
-        """Look for what no record owns; when that cannot be known, the last count stays."""
+        """Set the orphan gauges; they keep their values when the host cannot be read."""
         with suppress(ZfsiloError):
-            found = Count(each.name.partition("/")[0] for each in await orphans.find(self._service))
+            present = await find_orphans(self._service.context)
+            counts = Count(orphan.name.partition("/")[0] for orphan in present)
             for kind in ORPHANS:
-                self._orphans.labels(kind).set(found[kind])
+                self._orphans.labels(kind).set(counts[kind])
 
     async def text(self) -> bytes:
-        """Return all of it in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         until = asyncio.get_running_loop().time() + WAIT_S
         if self._counting is None and self._outdated():
             self._counting = asyncio.ensure_future(asyncio.to_thread(self._count))
         await self._wait_for(self._counting, None if self._summary is None else until)
         if self._asking is None and self._summary is not None and self._old():
             question = partial(Reading, self._service, self._summary, self._most)
-            self._asking = asyncio.ensure_future(self._service.look(question, READING_S))
+            self._asking = asyncio.ensure_future(self._service.context.look(question, READING_S))
         await self._wait_for(self._asking, until)
         self._take()
         return await asyncio.to_thread(generate_latest, self.registry)
 
     def _outdated(self) -> bool:
-        """Tell whether a record changed since they were counted."""
-        with self._service.store.read() as txn:
+        """Tell whether a record changed since the last summary."""
+        with self._service.context.store.read() as txn:
             return self._summary is None or txn.revision() != self._summary.revision
 
     def _old(self) -> bool:
         return self._reading is None or time.monotonic() - self._reading.at > FRESH_S
 
     def _count(self) -> Summary:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             return Summary(txn)
 
     async def _wait_for(self, work: asyncio.Future[Any] | None, until: float | None) -> None:
-        """Wait for one of the two looks for what is left of a scrape's patience; None: its end."""
+        """Wait for new values until a time of the event loop's clock; None: without limit."""
         if work is not None:
             left = None if until is None else until - asyncio.get_running_loop().time()
             await asyncio.wait({work}, timeout=None if left is None else max(0.0, left))
             self._take()
 
     def _take(self) -> None:
-        """Take what the looks gave, as far as they are through."""
+        """Use the new values that have arrived."""
         if self._counting is not None and self._counting.done():
             self._summary, self._counting = self._counting.result(), None
         if self._asking is not None and self._asking.done():
@@ -203,7 +203,7 @@ class Metrics:
                 self._reading = asked.result()
 
     async def close(self) -> None:
-        """Wait for nothing any more."""
+        """Cancel what is being read."""
         for work in (self._counting, self._asking):
             if work is not None:
                 work.cancel()
@@ -211,20 +211,20 @@ class Metrics:
     # What prometheus-client calls
 
     def describe(self) -> list[Metric]:
-        """Say nothing beforehand: what `collect` gives needs a look at the store."""
+        """Return nothing: `collect` needs the store."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what was looked at for this scrape."""
+        """Yield the values read for this scrape."""
         yield _gauge("zfsilo_info", "The daemon.", {(__version__,): 1}, ["version"])
         yield _gauge(
             "zfsilo_certificate_expiry_timestamp_seconds",
-            "When a certificate ends.",
+            "When a certificate expires.",
             {(name,): at for name, at in self._expiries().items()},
             ["name"],
         )
-        used = self._service.store.used()
-        yield _gauge("zfsilo_store_used_ratio", "How full the store is.", {(): used})
+        used = self._service.context.store.used()
+        yield _gauge("zfsilo_store_used_ratio", "Used share of the store.", {(): used})
         if self._summary is not None:
             yield from _of_summary(self._summary)
             if self._reading is not None:
@@ -232,11 +232,11 @@ class Metrics:
                 yield from self._of_volumes(self._summary, self._reading)
 
     def _of_volumes(self, summary: Summary, reading: Reading) -> Iterator[Metric]:
-        """Yield what each volume has, unless there are too many."""
+        """Yield the series of single volumes, unless there are too many."""
         omitted = len(summary.volumes) > self._most
         yield _gauge(
             "zfsilo_volume_series_omitted",
-            "Whether there are too many volumes for own series.",
+            "1 when there are too many volumes for series of their own.",
             {(): int(omitted)},
         )
         if omitted:
@@ -257,8 +257,8 @@ class Metrics:
 
 VOLUME_GAUGES = {
     "zfsilo_volume_size_bytes": "The size of a volume.",
-    "zfsilo_volume_used_bytes": "What a volume takes of its pool.",
-    "zfsilo_volume_referenced_bytes": "What a volume's content takes.",
+    "zfsilo_volume_used_bytes": "Space that a volume uses in its pool, snapshots included.",
+    "zfsilo_volume_referenced_bytes": "Space that a volume refers to.",
 }
 VOLUME_COUNTERS = {
     "zfsilo_volume_commands": "SCSI commands of initiators since the export.",
@@ -267,36 +267,52 @@ VOLUME_COUNTERS = {
 }
 
 
-def _of_summary(found: Summary) -> Iterator[Metric]:
-    states = {(state.lower(),): count for state, count in found.states.items()}
-    live = {(state.lower(),): count for state, count in found.operations.items()}
-    live.setdefault(("needs_repair",), 0)  # it is what alerts look for
+def _of_summary(summary: Summary) -> Iterator[Metric]:
+    states = {(state.lower(),): count for state, count in summary.states.items()}
+    live = {(state.lower(),): count for state, count in summary.operations.items()}
+    live.setdefault(("needs_repair",), 0)  # alerts use it
     yield _gauge("zfsilo_volumes", "Volumes in each state.", states, ["state"])
     yield _gauge("zfsilo_operations_live", "Operations that have not ended.", live, ["state"])
-    size = sum(each.size_bytes for each in found.volumes.values())
+    size = sum(volume.size_bytes for volume in summary.volumes.values())
     for name, text, value in (
-        ("zfsilo_publications", "Volumes that are published to hosts.", found.publications.total()),
-        ("zfsilo_attachments", "Volumes of servers that this host uses.", len(found.attachments)),
-        ("zfsilo_hosts", "Hosts that volumes can be published to.", found.hosts),
-        ("zfsilo_debts", "Releases that servers still have to be told.", found.pending_releases),
-        ("zfsilo_attention", "What does not get well by itself.", len(found.attention)),
-        ("zfsilo_promised_bytes", "What all thin volumes may come to take.", found.promised_bytes),
-        ("zfsilo_volumes_size_bytes", "The sizes of all volumes together.", size),
+        (
+            "zfsilo_publications",
+            "Volumes that are published to hosts.",
+            summary.publications.total(),
+        ),
+        ("zfsilo_attachments", "Volumes of servers that this host uses.", len(summary.attachments)),
+        ("zfsilo_hosts", "Hosts that volumes can be published to.", summary.hosts),
+        (
+            "zfsilo_pending_releases",
+            "Releases that a server has not confirmed.",
+            summary.pending_releases,
+        ),
+        (
+            "zfsilo_attention",
+            "Problems that need an administrator: zfsiloctl status.",
+            len(summary.attention),
+        ),
+        ("zfsilo_promised_bytes", "Sum of the sizes of thin volumes.", summary.promised_bytes),
+        ("zfsilo_volumes_size_bytes", "Sum of the sizes of all volumes.", size),
     ):
         yield _gauge(name, text, {(): value})
 
 
-def _of_reading(found: Reading) -> Iterator[Metric]:
-    age = time.monotonic() - found.at
-    yield _gauge("zfsilo_reading_age_seconds", "How old what the host said is.", {(): age})
-    sessions = {("served",): found.served_sessions, ("own",): found.own_sessions}
+def _of_reading(reading: Reading) -> Iterator[Metric]:
+    age = time.monotonic() - reading.at
+    yield _gauge("zfsilo_reading_age_seconds", "Age of the values read from the host.", {(): age})
+    sessions = {("served",): reading.served_sessions, ("own",): reading.own_sessions}
     yield _gauge("zfsilo_sessions", "iSCSI sessions, by side.", sessions, ["side"])
-    if found.room is not None:
-        available, total = found.room
-        yield _gauge("zfsilo_root_available_bytes", "Room below the root.", {(): available})
-        yield _gauge("zfsilo_root_size_bytes", "Room and what is used.", {(): total})
-        used = sum(each[1] for each in found.usages.values())
-        yield _gauge("zfsilo_volumes_used_bytes", "What all volumes take.", {(): used})
+    if reading.space is not None:
+        available, total = reading.space
+        yield _gauge(
+            "zfsilo_root_available_bytes", "Free space below the dataset root.", {(): available}
+        )
+        yield _gauge(
+            "zfsilo_root_size_bytes", "Free and used space below the dataset root.", {(): total}
+        )
+        used = sum(usage[1] for usage in reading.usages.values())
+        yield _gauge("zfsilo_volumes_used_bytes", "Space that all volumes use.", {(): used})
 
 
 def _gauge(

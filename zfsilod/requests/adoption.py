@@ -13,35 +13,21 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from zfsilod.engine import plans
-from zfsilod.host.zfs_output import checked
-from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition
+from zfsilod.model.host_facts import Filesystem, FilesystemState, ListedZvol
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import (
-    AccessMode,
-    Filesystem,
-    FilesystemState,
-    ListedZvol,
-    Mode,
-    Trashed,
-    Volume,
-)
-from zfsilod.model.zfs_properties import check_properties
+from zfsilod.model.records import AccessMode, Mode, Trashed, Volume
+from zfsilod.model.validation import check_id
 from zfsilod.requests.clones import held
-from zfsilod.requests.deletion import FOLDER
-from zfsilod.requests.request import Plan, Request, View, check_id, put
-from zfsilod.requests.volumes import need_root
+from zfsilod.requests.request import Plan, Request, View, put
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host as Machine
     from zfsilod.model.records import Change
-    from zfsilod.requests.request import Settings
-    from zfsilod.service.service import Service
+    from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 
-LOOK_DEADLINE_S = 150
 
-
-class AdoptVolume(Request):
+class AdoptVolume(Request[None]):
     """Make a record of a zvol that is there; one without our marks gets them."""
 
     kind = "adopt"
@@ -50,15 +36,16 @@ class AdoptVolume(Request):
     properties: Pairs = ()
     origin: str = ""  # the uid of the volume that it is a clone of, where it was seen
 
-    def look(self, host: Machine, settings: Settings) -> None:
-        """Look again: what was seen may be removed by now, as an orphan."""
-        zvol = self.zvol
-        if zvol.uid and not host.zfs.has_zvol(zvol.dataset, uid=zvol.uid, guid=zvol.guid):
+    async def gather(self, context: Context, operation_id: str) -> None:
+        """Probe the zvol again: it may have been removed as an orphan since it was listed."""
+        zvol, zfs = self.zvol, context.machine.zfs
+        probe = partial(zfs.has_zvol, zvol.dataset, uid=zvol.uid, guid=zvol.guid)
+        if zvol.uid and not await context.look(probe):
             raise FailedPrecondition(
                 f"{zvol.dataset} is gone", reason="NO_ZVOL", dataset=zvol.dataset
             )
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "volume id")
         self._check_new(view)
         volume = self._volume(view)
@@ -112,70 +99,6 @@ def _uid_at(txn: Transaction, dataset: str) -> str:
     """Return the uid of the volume that is known to be at a dataset, or ""."""
     known = (*txn.scan(Volume), *(each.volume for each in txn.scan(Trashed)))
     return next((each.uid for each in known if dataset and each.dataset == dataset), "")
-
-
-async def find(service: Service, dataset: str, volume_id: str) -> AdoptVolume:
-    """Return the request that adopts one zvol: under its own id, else this one, else its last name."""
-    need_root(service.settings)
-    if volume_id:
-        check_id(volume_id, "volume id")
-    found = await find_all(service, checked(dataset), volume_id)
-    if f"/{FOLDER}/" in dataset:
-        raise FailedPrecondition(
-            f"{dataset} is in the trash: zfsiloctl adopt --all, then volume undelete",
-            reason="IN_TRASH",
-            dataset=dataset,
-        )
-    if len(found) != 1 or found[0].zvol.dataset != dataset:
-        raise FailedPrecondition(f"{dataset} is no zvol", reason="NO_ZVOL", dataset=dataset)
-    return found[0]
-
-
-async def find_all(service: Service, dataset: str, volume_id: str) -> list[AdoptVolume]:
-    """Return the requests that adopt the zvols below a dataset, ours and others."""
-    question = partial(_look, service.machine, dataset, volume_id)
-    return await service.look(question, timeout_s=LOOK_DEADLINE_S)
-
-
-def _look(machine: Machine, dataset: str, volume_id: str) -> list[AdoptVolume]:
-    properties = machine.zfs.own_properties(dataset)
-    found = machine.zfs.list_zvols(dataset)
-    uids = {each.dataset: each.uid for each in found}
-    return [
-        AdoptVolume(
-            id=_id(each, volume_id),
-            zvol=each,
-            origin=uids.get(each.origin, ""),
-            properties=pairs(
-                {
-                    name: value
-                    for name, value in properties.get(each.dataset, {}).items()
-                    if _is_settable(name, value)
-                }
-            ),
-        )
-        for each in found
-    ]
-
-
-def _is_settable(name: str, value: str) -> bool:
-    """Tell whether it is a caller's choice: one of the list, and not what every volume has."""
-    if plans.DURABLE.get(name) == value:
-        return False
-    try:
-        check_properties(((name, value),), new=True)
-    except InvalidArgument:
-        return False
-    return True
-
-
-def _id(zvol: ListedZvol, wanted: str) -> str:
-    own = dict(zvol.marks).get("id", "")
-    if wanted and zvol.uid and own != wanted:
-        raise InvalidArgument(
-            f"{zvol.dataset} is the volume {own}: it keeps that id", reason="BAD_ID", volume=own
-        )
-    return own or wanted or zvol.dataset.rpartition("/")[2]
 
 
 def _one_of(choices: tuple[Mode, ...], value: str) -> Mode:

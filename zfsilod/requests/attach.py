@@ -1,41 +1,37 @@
-"""The requests of a consumer: connect, stage, mount, and the way back; grow."""
+"""Requests by which a client uses a volume: connect, stage, mount, grow."""
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfsilod.engine import plans
-from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.connection import Connection, FetchedConnection
+from zfsilod.model.errors import (
+    AlreadyExists,
+    Busy,
+    FailedPrecondition,
+    InvalidArgument,
+    ZfsiloError,
+)
+from zfsilod.model.host_facts import FILESYSTEMS, Disk, Filesystem
 from zfsilod.model.record import Record
-from zfsilod.model.records import (
-    FILESYSTEMS,
-    Action,
-    Attachment,
-    Disk,
-    Filesystem,
-    Mode,
-    Mount,
-    PendingRelease,
-    Restore,
-)
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_id,
-    drop,
-    drop_secret,
-    put,
-)
+from zfsilod.model.records import Action, Attachment, Mount, PendingRelease, Restore
+from zfsilod.model.validation import check_id, check_path
+from zfsilod.requests.detach import Clear, Disconnect
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
-    from zfsilod.model.chap import Chap
+    from collections.abc import Sequence
+
+    from zfsilod.host import Host as Machine
+    from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 
-MAX_PATH_BYTES = 4095
+STAGING = "/var/lib/zfsilo/staging"
 MAX_MOUNTS = 64
 MAX_OPTIONS = 32
 OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
@@ -74,29 +70,30 @@ OPTIONS = (
     "pquota",
 )
 
+log = logging.getLogger(__name__)
 
-class Connection(Record):
-    """What a server tells the host that it publishes a volume to (FetchConnection)."""
 
-    volume: str
-    target: str
-    portals: tuple[str, ...]
-    serial: str
-    size_bytes: int
-    mode: Mode
-    epoch: int
-    rotation: int
-    readonly: bool
-    filesystem: Filesystem
+class Leftover(Record):
+    """A session with the target that no record knows, and its users on this host."""
+
+    users: tuple[str, ...]  # devices made of the disk, and mount points
+    lost: bool
 
     @property
-    def disk(self) -> Disk:
-        """The block device that the session will have."""
-        return Disk(target=self.target, serial=self.serial, size_bytes=self.size_bytes)
+    def paths(self) -> tuple[str, ...]:
+        """The users that are mount points."""
+        return tuple(user for user in self.users if user.startswith("/"))
 
 
-class Connect(Request):
-    """Log in to a volume of a server. The service fetches the connection before it plans."""
+class ConnectInputs(NamedTuple):
+    """The answer of the server, and a leftover session on this host."""
+
+    fetched: FetchedConnection
+    leftover: Leftover | None
+
+
+class Connect(Request[ConnectInputs]):
+    """Log in to a volume of a server."""
 
     kind = "connect"
     id: str
@@ -104,86 +101,154 @@ class Connect(Request):
     volume: str
     restore: Restore = "NEVER"
     publish_if_needed: bool = False
-    epoch: int = 0  # 0: whichever stands
+    epoch: int = 0  # 0: any
 
-    def plan(self, view: View, seen: object) -> Plan:
-        assert isinstance(seen, Fetched)
-        found = view.txn.get(Attachment, check_id(self.id, "local name"))
-        if found is not None and not self.is_for(found):
-            raise AlreadyExists(
-                f"the name {self.id} stands for {found.volume} of {found.server} here: give "
-                "another local name",
-                attachment=self.id,
-            )
-        self._check(view, seen.connection)
-        if found is not None and found.epoch > seen.connection.epoch:
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        attachment = view.txn.get(Attachment, self.id)
+        if attachment is None or attachment.state == "ABSENT":
+            return None
+        if self.epoch not in (0, attachment.epoch) or not self.is_for(attachment):
+            return None
+        if (self.restore, attachment.restore) == ("BOOT", "NEVER"):
+            return None
+        return plans.up(plans.connection_steps(attachment))
+
+    async def gather(self, context: Context, operation_id: str) -> ConnectInputs:
+        fetched = await self._fetch(context, operation_id)
+        with context.read() as txn:
+            known = txn.get(Attachment, self.id) is not None
+        if known:
+            return ConnectInputs(fetched, None)
+        disk = fetched.connection.disk
+        return ConnectInputs(fetched, await context.look(partial(_leftover, context.machine, disk)))
+
+    async def _fetch(self, context: Context, operation_id: str) -> FetchedConnection:
+        """Ask the server for the connection, and to publish the volume first where that was asked.
+
+        The release of what this operation publishes is recorded before the call; the commit of the
+        operation drops it.
+        """
+        try:
+            connection, chap = await context.servers.fetch(self.server, self.volume)
+        except FailedPrecondition as error:
+            if error.reason != "NOT_PUBLISHED" or not self.publish_if_needed:
+                raise
+        else:
+            return FetchedConnection(connection, chap)
+        self._check_not_fenced(context)
+        release = PendingRelease(id=operation_id, server=self.server, volume=self.volume)
+        await context.write(lambda txn: txn.put(release))
+        await context.servers.publish(self.server, self.volume, client_operation=operation_id)
+        connection, chap = await context.servers.fetch(self.server, self.volume)
+        return FetchedConnection(connection, chap, published=operation_id)
+
+    def _check_not_fenced(self, context: Context) -> None:
+        """Raise when the volume was taken from this host: it is not published again by itself."""
+        with context.read() as txn:
+            attachment = txn.get(Attachment, self.id)
+        if attachment is not None and self.is_for(attachment):
             raise FailedPrecondition(
-                f"{self.id} is connected by a later publication ({found.epoch}) than the one that "
-                f"{self.server} tells of ({seen.connection.epoch}): connect again, or disconnect "
-                "with --force when the server's records are of an older day",
+                f"publication {attachment.epoch} of {self.volume} to this host was withdrawn; run "
+                f"zfsiloctl volume disconnect --force {self.id}, then connect again",
+                reason="FENCED",
+                volume=self.id,
+            )
+
+    def prerequisites(self, view: View, inputs: ConnectInputs) -> Sequence[Request[Any]]:
+        connection, leftover = inputs.fetched.connection, inputs.leftover
+        attachment = self._check(view, connection)
+        if attachment is not None and attachment.epoch < connection.epoch:
+            return [Disconnect(id=self.id, force=True, epoch=attachment.epoch)]  # its secrets ended
+        if leftover is None or attachment is not None:
+            return []
+        if leftover.users and not leftover.lost:
+            raise Busy(
+                f"{self.id} is in use on this host by {', '.join(leftover.users)}, which no record "
+                "knows: end that use first",
+                reason="IN_USE",
+                volume=self.id,
+                users=" ".join(leftover.users),
+            )
+        return [Clear(id=self.id, disk=connection.disk, paths=leftover.paths)]
+
+    def plan(self, view: View, inputs: ConnectInputs) -> Plan:
+        fetched = inputs.fetched
+        connection = fetched.connection
+        attachment = self._check(view, connection)
+        if any(isinstance(request, Disconnect) for request in view.before):
+            attachment = None
+        if attachment is not None and attachment.epoch > connection.epoch:
+            raise FailedPrecondition(
+                f"{self.id} is connected with publication {attachment.epoch}, but {self.server} "
+                f"reports {connection.epoch}; reconnect, or use `disconnect --force` if the server "
+                "was restored from a backup",
                 reason="STALE_EPOCH",
                 volume=self.id,
             )
-        new = self._attachment(found, seen.connection, view, published=seen.published)
-        owed = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
-        actions, commit = plans.up(plans.connection(new)), [put(new)]
-        if seen.published:
-            commit.append(drop(owed))
-        rotated = found is not None and found.secret != new.secret
-        if found is not None and rotated:
-            actions = (*plans.new_secrets([(found, new)]), *actions)
-            commit.append(drop_secret(found.secret))
+        new = self._attachment(attachment, connection, view, published=fetched.published)
+        actions, commit = plans.up(plans.connection_steps(new)), [put(new)]
+        if fetched.published:
+            release = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
+            commit.append(drop(release))
+        rotated = attachment is not None and attachment.secret != new.secret
+        if attachment is not None and rotated:
+            actions = (*plans.new_secrets([(attachment, new)]), *actions)
+            commit.append(drop_secret(attachment.secret))
         return Plan(
             title=f"connect {self.volume} of {self.server}",
-            claims=(f"attachment/{self.id}", f"target/{seen.connection.target}"),
+            claims=(f"attachment/{self.id}", f"target/{connection.target}"),
             actions=actions,
             commit=tuple(commit),
-            revert=(drop_secret(new.secret),) if rotated or not found else (),
-            secrets={new.secret: seen.chap},
+            revert=(drop_secret(new.secret),) if rotated or not attachment else (),
+            secrets={new.secret: fetched.chap},
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
-        found = txn.get(Attachment, self.id)
-        if found is None or found.state == "ABSENT" or self.epoch not in (0, found.epoch):
-            return None
-        if not self.is_for(found) or (self.restore, found.restore) == ("BOOT", "NEVER"):
-            return None
-        return plans.up(plans.connection(found))
+    def preview(self) -> Connect:
+        return self.but(publish_if_needed=False)
 
-    def is_for(self, found: Attachment) -> bool:
-        """Tell whether an attachment is of the volume that is asked for."""
-        return (found.server, found.volume) == (self.server, self.volume)
+    def is_for(self, attachment: Attachment) -> bool:
+        """Tell whether an attachment is of the requested volume."""
+        return (attachment.server, attachment.volume) == (self.server, self.volume)
 
-    def _check(self, view: View, connection: Connection) -> None:
+    def _check(self, view: View, connection: Connection) -> Attachment | None:
+        """Return the attachment of this name. Raises when name, epoch or target do not fit it."""
+        attachment = view.txn.get(Attachment, check_id(self.id, "local name"))
+        if attachment is not None and not self.is_for(attachment):
+            raise AlreadyExists(
+                f"local name {self.id} is in use for {attachment.volume} of {attachment.server}: "
+                "choose another local name",
+                attachment=self.id,
+            )
         if self.epoch > connection.epoch:
             raise FailedPrecondition(
-                f"there is no epoch {self.epoch} of {self.volume} yet, now it is "
+                f"{self.volume} has no epoch {self.epoch} yet; the current one is "
                 f"{connection.epoch}",
                 reason="NO_EPOCH",
                 volume=self.volume,
             )
         if self.epoch not in (0, connection.epoch):
             raise FailedPrecondition(
-                f"epoch {self.epoch} of {self.volume} has passed, now it is {connection.epoch}: "
-                "it was published anew",
+                f"epoch {self.epoch} of {self.volume} has passed: it was published again with "
+                f"epoch {connection.epoch}",
                 reason="STALE_EPOCH",
                 volume=self.volume,
             )
         for other in view.txn.scan(Attachment):
             if other.disk.target == connection.target and other.id != self.id:
                 raise AlreadyExists(
-                    f"{self.volume} of {self.server} is connected here as {other.id}",
+                    f"{self.volume} of {self.server} is already connected as {other.id}",
                     attachment=other.id,
                 )
+        return attachment
 
     def _attachment(
-        self, found: Attachment | None, connection: Connection, view: View, *, published: str
+        self, before: Attachment | None, connection: Connection, view: View, *, published: str
     ) -> Attachment:
-        if found is not None and found.state != "ABSENT":
-            return found.but(
+        if before is not None and before.state != "ABSENT":
+            return before.but(
                 epoch=connection.epoch,
                 rotation=connection.rotation,
-                restore="BOOT" if "BOOT" in (found.restore, self.restore) else "NEVER",
+                restore="BOOT" if "BOOT" in (before.restore, self.restore) else "NEVER",
                 boot_id=view.boot_id,
                 updated_at=view.now,
             )
@@ -207,89 +272,104 @@ class Connect(Request):
         )
 
 
-class Fetched:
-    """A connection with its secrets, and the operation that published it ("": somebody else)."""
+def _leftover(machine: Machine, disk: Disk) -> Leftover | None:
+    """Return the session that this host has with a disk's target, if any."""
+    if not machine.iscsi.is_known(disk):
+        return None
+    users = tuple(machine.iscsi.users(disk))
+    return Leftover(users=users, lost=bool(users) and machine.iscsi.is_lost(disk))
 
-    def __init__(self, connection: Connection, chap: Chap, *, published: str) -> None:
-        self.connection = connection
-        self.chap = chap
-        self.published = published
 
+class Stage(Request["Connection | None"]):
+    """Make the filesystem once, and mount it at the staging path.
 
-class Stage(Request):
-    """Make the filesystem once, and mount it at the staging path."""
+    Input: the connection as the server describes it now; None when the server does not answer.
+    """
 
     kind = "stage"
     id: str
     path: str = ""
-    fs_type: str = ""  # "": what it has, else ext4
+    fs_type: str = ""  # "": the present one, else ext4
     mount_options: tuple[str, ...] = ()
     readonly: bool = False
 
-    def plan(self, view: View, seen: object) -> Plan:
-        found = need_attachment(view.txn, self.id)
-        again = found.state in ("STAGED", "MOUNTED")
-        if again and not self._same(found):
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        attachment = view.txn.get(Attachment, self.id)
+        if attachment is None or attachment.state not in ("STAGED", "MOUNTED"):
+            return None
+        if not self._same(attachment):
+            return None
+        return plans.up([*plans.connection_steps(attachment), *plans.staging_steps(attachment)])
+
+    async def gather(self, context: Context, operation_id: str) -> Connection | None:
+        """Ask the server: the volume may have grown, or an earlier attempt have formatted it.
+
+        A server that does not answer must not keep a volume from being used.
+        """
+        if self.readonly:
+            return None
+        try:
+            return await _connection(context, self.id)
+        except ZfsiloError as error:
+            log.info("%s is staged as recorded here: %s", self.id, error.message)
+            return None
+
+    def plan(self, view: View, inputs: Connection | None) -> Plan:
+        attachment = need_attachment(view.txn, self.id)
+        staged = attachment.state in ("STAGED", "MOUNTED")
+        if staged and not self._same(attachment):
             raise FailedPrecondition(
-                f"{self.id} is {found.state.lower()} at {found.staging_path} with other "
+                f"{self.id} is {attachment.state.lower()} at {attachment.staging_path} with other "
                 "parameters: unstage it first",
-                reason=found.state,
+                reason=attachment.state,
                 volume=self.id,
             )
-        new = found if again else self._staged(_as_served(found, seen), view)
+        new = attachment if staged else self._staged(_as_served(attachment, inputs), view)
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
-            actions=plans.up(plans.staging(new)),
+            actions=plans.up(plans.staging_steps(new)),
             commit=(put(new),),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
-        found = txn.get(Attachment, self.id)
-        if found is None or found.state not in ("STAGED", "MOUNTED") or not self._same(found):
-            return None
-        return plans.up([*plans.connection(found), *plans.staging(found)])
-
-    def _same(self, found: Attachment) -> bool:
+    def _same(self, attachment: Attachment) -> bool:
         return (
-            self.path in ("", found.staging_path)
-            and self.fs_type in ("", found.filesystem.type)
-            and (tuple(self.mount_options), self.readonly or found.readonly)
-            == (found.mount_options, found.stage_readonly)
+            self.path in ("", attachment.staging_path)
+            and self.fs_type in ("", attachment.filesystem.type)
+            and tuple(self.mount_options) == attachment.mount_options
+            and (self.readonly or attachment.readonly) == attachment.stage_readonly
         )
 
-    def _staged(self, found: Attachment, view: View) -> Attachment:
-        path = check_path(self.path or f"{STAGING}/{self.id}")
-        readonly = self.readonly or found.readonly
-        filesystem = self._filesystem(found, view, readonly=readonly)
-        return found.but(
+    def _staged(self, attachment: Attachment, view: View) -> Attachment:
+        readonly = self.readonly or attachment.readonly
+        return attachment.but(
             state="STAGED",
-            staging_path=path,
-            filesystem=filesystem,
+            staging_path=check_path(self.path or f"{STAGING}/{self.id}"),
+            filesystem=self._filesystem(attachment, view, readonly=readonly),
             mount_options=check_options(self.mount_options),
             stage_readonly=readonly,
             updated_at=view.now,
         )
 
-    def _filesystem(self, found: Attachment, view: View, *, readonly: bool) -> Filesystem:
-        now = found.filesystem
+    def _filesystem(self, attachment: Attachment, view: View, *, readonly: bool) -> Filesystem:
+        present = attachment.filesystem
         if self.fs_type not in ("", *FILESYSTEMS):
             raise InvalidArgument(
-                f"the filesystem {self.fs_type[:40]!r} is none of {', '.join(FILESYSTEMS)}",
+                f"unknown filesystem {self.fs_type[:40]!r}: use {' or '.join(FILESYSTEMS)}",
                 reason="BAD_FILESYSTEM",
             )
-        if found.mode == "BLOCK":
-            return now
-        known = now.state in ("READY", "CLONED")
-        if known and self.fs_type not in ("", now.type):
+        if attachment.mode == "BLOCK":
+            return present
+        known = present.state in ("READY", "CLONED")
+        if known and self.fs_type not in ("", present.type):
             raise FailedPrecondition(
-                f"{self.id} has an {now.type} filesystem, not {self.fs_type}: it is never "
-                "formatted again",
+                f"{self.id} has an {present.type} filesystem, not {self.fs_type}: a volume is "
+                "formatted only once",
                 reason="OTHER_FILESYSTEM",
                 volume=self.id,
             )
         if known:
-            return now
+            return present
         if readonly:
             raise FailedPrecondition(
                 f"{self.id} has no filesystem yet: stage it writable once",
@@ -298,128 +378,133 @@ class Stage(Request):
             )
         return Filesystem(
             state="FORMATTING",
-            type=self.fs_type or now.type or "ext4",
-            uuid=now.uuid or str(uuid.uuid4()),
+            type=self.fs_type or present.type or "ext4",
+            uuid=present.uuid or str(uuid.uuid4()),
             operation=view.operation_id,
             host=view.settings.host_id,
         )
 
 
-class MountAt(Request):
-    """Make a staged volume appear at one more path."""
+class MountAt(Request[None]):
+    """Mount a staged volume at one more path."""
 
     kind = "mount"
     id: str
     path: str
     readonly: bool = False
-    only_here: bool = False  # refuse when it appears elsewhere already
+    only_here: bool = False  # refuse when it is mounted at another path
 
-    def plan(self, view: View, seen: object) -> Plan:
-        found = need_attachment(view.txn, self.id)
-        if found.state not in ("STAGED", "MOUNTED"):
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        attachment = view.txn.get(Attachment, self.id)
+        mount = _mount_at(attachment, self.path) if attachment else None
+        if attachment is None or mount is None or mount.readonly != self.readonly:
+            return None
+        return plans.up(
+            [
+                *plans.connection_steps(attachment),
+                *plans.staging_steps(attachment),
+                *plans.mounting_steps(attachment, mount),
+            ]
+        )
+
+    def plan(self, view: View, inputs: None) -> Plan:
+        attachment = need_attachment(view.txn, self.id)
+        if attachment.state not in ("STAGED", "MOUNTED"):
             raise FailedPrecondition(
-                f"{self.id} is {found.state.lower()}: stage it first",
-                reason=found.state,
+                f"{self.id} is {attachment.state.lower()}: stage it first",
+                reason=attachment.state,
                 volume=self.id,
             )
         path = check_path(self.path)
-        here = next((each for each in found.mounts if each.path == path), None)
-        if here is not None and here.readonly != self.readonly:
-            raise AlreadyExists(
-                f"{self.id} is mounted at {path} with other parameters", volume=self.id, path=path
-            )
-        elsewhere = [each.path for each in found.mounts if each is not here]
-        if self.only_here and elsewhere:
-            raise FailedPrecondition(
-                f"{self.id} is mounted at {elsewhere[0]}, and may be at one path only",
-                reason="MOUNTED_ELSEWHERE",
-                volume=self.id,
-                path=elsewhere[0],
-            )
-        if len(found.mounts) >= MAX_MOUNTS:
-            raise FailedPrecondition(f"{self.id} has {MAX_MOUNTS} mounts: no more are allowed")
-        mount = here or Mount(path=path, readonly=self.readonly)
-        mounts = found.mounts if here else (*found.mounts, mount)
+        mount = _mount_at(attachment, path)
+        self._check(attachment, mount, path)
+        new = mount or Mount(path=path, readonly=self.readonly)
+        mounts = attachment.mounts if mount else (*attachment.mounts, new)
         return Plan(
             title=f"mount {self.id} at {path}",
             claims=(f"attachment/{self.id}", f"path/{path}"),
-            actions=plans.up(plans.mounting(found, mount)),
-            commit=(put(found.but(state="MOUNTED", mounts=mounts, updated_at=view.now)),),
+            actions=plans.up(plans.mounting_steps(attachment, new)),
+            commit=(put(attachment.but(state="MOUNTED", mounts=mounts, updated_at=view.now)),),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
-        found = txn.get(Attachment, self.id)
-        mounts = found.mounts if found else ()
-        here = next((each for each in mounts if each.path == self.path), None)
-        if found is None or here is None or here.readonly != self.readonly:
-            return None
-        return plans.up(
-            [*plans.connection(found), *plans.staging(found), *plans.mounting(found, here)]
-        )
+    def _check(self, attachment: Attachment, mount: Mount | None, path: str) -> None:
+        if mount is not None and mount.readonly != self.readonly:
+            raise AlreadyExists(
+                f"{self.id} is mounted at {path} with other parameters", volume=self.id, path=path
+            )
+        others = [other.path for other in attachment.mounts if other is not mount]
+        if self.only_here and others:
+            raise FailedPrecondition(
+                f"{self.id} is mounted at {others[0]} and may be mounted at one path only",
+                reason="MOUNTED_ELSEWHERE",
+                volume=self.id,
+                path=others[0],
+            )
+        if len(attachment.mounts) >= MAX_MOUNTS:
+            raise FailedPrecondition(f"{self.id} has {MAX_MOUNTS} mounts, which is the limit")
 
 
-class Grow(Request):
-    """See and use the size that the server now has; the service asks it before it plans."""
+class Grow(Request[int]):
+    """Use the size that the server reports now, in bytes: the input."""
 
     kind = "grow"
     id: str
 
-    def plan(self, view: View, seen: object) -> Plan:
-        assert isinstance(seen, int)
-        found = need_attachment(view.txn, self.id)
-        if seen < found.disk.size_bytes:
+    async def gather(self, context: Context, operation_id: str) -> int:
+        return (await _connection(context, self.id)).size_bytes
+
+    def plan(self, view: View, inputs: int) -> Plan:
+        attachment = need_attachment(view.txn, self.id)
+        if inputs < attachment.disk.size_bytes:
             raise FailedPrecondition(
-                f"{found.volume} of {found.server} is smaller than it was: nothing is changed",
+                f"{attachment.volume} of {attachment.server} is smaller than before; nothing was "
+                "changed",
                 reason="SHRUNK",
                 volume=self.id,
             )
-        new = found.but(disk=found.disk.but(size_bytes=seen), updated_at=view.now)
+        disk = attachment.disk.but(size_bytes=inputs)
         return Plan(
-            title=f"grow {self.id} to {seen} bytes",
+            title=f"grow {self.id} to {inputs} bytes",
             claims=(f"attachment/{self.id}",),
-            actions=plans.growth(found, seen),
-            commit=(put(new),),
+            actions=plans.growth(attachment, inputs),
+            commit=(put(attachment.but(disk=disk, updated_at=view.now)),),
         )
 
 
-def _as_served(found: Attachment, seen: object) -> Attachment:
-    """Return an attachment as the server tells it, when it does: its size and its filesystem.
+async def _connection(context: Context, attachment_id: str) -> Connection:
+    """Fetch the connection of an attachment from its server."""
+    with context.read() as txn:
+        attachment = need_attachment(txn, attachment_id)
+    connection, _chap = await context.servers.fetch(attachment.server, attachment.volume)
+    return connection
 
-    A Stage that failed may have come as far as mkfs: the server was told, our record was not.
+
+def _mount_at(attachment: Attachment, path: str) -> Mount | None:
+    return next((mount for mount in attachment.mounts if mount.path == path), None)
+
+
+def _as_served(attachment: Attachment, connection: Connection | None) -> Attachment:
+    """Return an attachment with the size and the filesystem that its server reports.
+
+    A Stage that failed after mkfs has told the server, but not the record of this host.
     """
-    assert seen is None or isinstance(seen, Connection)
-    if seen is None or seen.epoch != found.epoch:
-        return found
-    size = max(seen.size_bytes, found.disk.size_bytes)
-    return found.but(disk=found.disk.but(size_bytes=size), filesystem=seen.filesystem)
-
-
-STAGING = "/var/lib/zfsilo/staging"
+    if connection is None or connection.epoch != attachment.epoch:
+        return attachment
+    size = max(connection.size_bytes, attachment.disk.size_bytes)
+    disk = attachment.disk.but(size_bytes=size)
+    return attachment.but(disk=disk, filesystem=connection.filesystem)
 
 
 def need_attachment(txn: Transaction, attachment_id: str) -> Attachment:
-    """Return a connected volume of this consumer, else raise NotFound or FailedPrecondition."""
-    found = txn.get(Attachment, check_id(attachment_id, "volume id"))
-    if found is None:
+    """Return an attachment of this client. Raises FailedPrecondition when there is none."""
+    attachment = txn.get(Attachment, check_id(attachment_id, "volume id"))
+    if attachment is None:
         raise FailedPrecondition(
             f"{attachment_id} is not connected on this host: connect it first",
             reason="NOT_CONNECTED",
             volume=attachment_id,
         )
-    return found
-
-
-def check_path(path: str) -> str:
-    """Return a path as it is kept, else raise InvalidArgument: absolute, no "..", no odd ends."""
-    parts = path.split("/")
-    if not path.startswith("/") or ".." in parts or len(path.encode()) > MAX_PATH_BYTES:
-        raise InvalidArgument(
-            f"{path[:200]!r} is no path to mount at: it must be absolute, without ..",
-            reason="BAD_PATH",
-        )
-    if not path.isprintable() or path.strip("/") == "":
-        raise InvalidArgument(f"{path[:200]!r} is no path to mount at", reason="BAD_PATH")
-    return "/" + "/".join(part for part in parts if part not in ("", "."))
+    return attachment
 
 
 def check_options(options: tuple[str, ...]) -> tuple[str, ...]:

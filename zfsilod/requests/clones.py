@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine.plans import Origin
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound
+from zfsilod.model.host_facts import Filesystem, SnapshotRef
 from zfsilod.model.record import Record
-from zfsilod.model.records import (
-    Dependent,
-    Filesystem,
-    Mode,
-    Snapshot,
-    SnapshotRef,
-    Trashed,
-    Volume,
-)
+from zfsilod.model.records import Dependent, Mode, Snapshot, Trashed, Volume
 from zfsilod.model.sizes import show_exact
-from zfsilod.requests.request import check_id, put
+from zfsilod.model.validation import check_id
+from zfsilod.requests.request import put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change
@@ -50,7 +44,7 @@ def content_of_snapshot(txn: Transaction, snapshot_id: str) -> Content:
         )
     origin = Origin(
         snapshot_ref=SnapshotRef(dataset=home.dataset, uid=home.uid, guid=found.guid),
-        cut=found.uid,
+        snapshot_uid=found.uid,
         own=False,
         size_bytes=found.size_bytes,
     )
@@ -72,7 +66,7 @@ def content_of_volume(txn: Transaction, volume_id: str) -> Content:
     return Content(
         origin=Origin(
             snapshot_ref=snapshot_ref,
-            cut=uuid.uuid4().hex,
+            snapshot_uid=uuid.uuid4().hex,
             own=True,
             size_bytes=found.capacity_bytes,
         ),

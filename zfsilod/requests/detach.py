@@ -1,170 +1,207 @@
-"""The requests by which a consumer lets go of a volume: unmount, unstage, disconnect.
+"""Requests by which a client releases a volume: unmount, unstage, disconnect.
 
-A session that is lost turns the order round: first the session is dropped, so that what hangs
-fails, then the mounts are taken away, from whoever is at work there. `force` asks for that order
-whatever the session is like, and from any state. Where I/O hangs though the session stands, the
-worker sees it before its first move, and drops the session by itself.
+A lost session reverses the order: the session is dropped first, so that pending I/O fails, then the
+mounts are removed, even where processes use them. `force` asks for that order from any state. Where
+I/O hangs although the session exists, the worker notices before its first action and drops the
+session itself.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Literal
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import LazyUnmounted, SessionDropped
+from zfsilod.engine.steps.mount import LazyUnmounted
+from zfsilod.engine.steps.session import SessionDropped
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.records import Attachment, Disk, PendingRelease
-from zfsilod.requests.request import Plan, Request, View, check_id, drop, drop_secret, put
+from zfsilod.model.host_facts import Disk
+from zfsilod.model.records import Attachment, PendingRelease
+from zfsilod.model.validation import check_id
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
-    from zfsilod.model.records import Change
+    from zfsilod.model.records import Change, Operation
+    from zfsilod.requests.context import Context
+    from zfsilod.requests.request import Preemption
     from zfsilod.storage.store import Transaction
 
+ATTACHING = ("connect", "stage", "mount", "grow")  # kinds that a detach cancels
+PROBE_AGAIN_S = 0.25
 
-class Descent(Request):
-    """A way down of an attachment."""
+
+SessionState = Literal["USABLE", "LOST"]
+
+
+class Detach(Request[SessionState]):
+    """A step down of an attachment. Input: the state of its session."""
 
     id: str
     force: bool = False
 
     def attachment(self, txn: Transaction) -> Attachment | None:
-        """Return what it is about, or None: then there is nothing to let go of."""
+        """Return the attachment; None: there is nothing to release."""
         return txn.get(Attachment, check_id(self.id, "volume id"))
 
-    def turned(self, seen: object) -> bool:
-        """Tell whether the order is turned round; `seen`: whether the session is lost."""
-        return self.force or seen is True
+    async def gather(self, context: Context, operation_id: str) -> SessionState:
+        """Return LOST for a session that does not come back within the recovery time."""
+        with context.read() as txn:
+            attachment = self.attachment(txn)
+        if attachment is None or attachment.state == "ABSENT":
+            return "USABLE"
+        disk, iscsi = attachment.disk, context.machine.iscsi
+        until = time.monotonic() + context.session_recovery_s
+        while await context.look(lambda: iscsi.is_lost(disk)):
+            known = await context.look(lambda: iscsi.is_known(disk))
+            if not known or time.monotonic() > until:
+                return "LOST"
+            await context.pause(PROBE_AGAIN_S)
+        return "USABLE"
+
+    def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
+        cancel: tuple[Preemption, ...] = ("CANCEL",) if owner.kind in ATTACHING else ()
+        abandon: tuple[Preemption, ...] = ("ABANDON",) if self.force else ()
+        return (*cancel, "RETRY_ROLLBACK", *abandon)
 
 
-class UnmountFrom(Descent):
-    """Take a volume away from one path, or ("") from all."""
+class UnmountFrom(Detach):
+    """Unmount a volume from one path, or ("") from all."""
 
     kind = "unmount"
     path: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
-        found = self.attachment(view.txn)
-        mounts = found.mounts if found else ()
-        gone = [each for each in mounts if self.path in ("", each.path)]
+    def plan(self, view: View, inputs: SessionState) -> Plan:
+        attachment = self.attachment(view.txn)
+        mounts = attachment.mounts if attachment else ()
+        removed = [mount for mount in mounts if self.path in ("", mount.path)]
         title = f"unmount {self.id} from {self.path or 'all paths'}"
-        claims = (f"attachment/{self.id}", *(f"path/{each.path}" for each in gone))
-        if found is None or not gone:
+        claims = (f"attachment/{self.id}", *(f"path/{mount.path}" for mount in removed))
+        if attachment is None or not removed:
             return Plan(title=title, claims=claims)
-        if self.turned(seen):
-            actions = list(plans.detaching(found, gone))
+        if inputs == "LOST" or self.force:
+            actions = plans.forced_unmount(attachment, removed)
         else:
-            actions = [
-                action for mount in reversed(gone) for action in plans.unmounting(found, mount)
-            ]
-        left = tuple(each for each in mounts if each not in gone)
-        new = found.but(mounts=left, state="MOUNTED" if left else "STAGED", updated_at=view.now)
-        return Plan(title=title, claims=claims, actions=tuple(actions), commit=(put(new),))
+            actions = tuple(
+                action
+                for mount in reversed(removed)
+                for action in plans.unmounting(attachment, mount)
+            )
+        left = tuple(mount for mount in mounts if mount not in removed)
+        state = "MOUNTED" if left else "STAGED"
+        return Plan(
+            title=title,
+            claims=claims,
+            actions=actions,
+            commit=(put(attachment.but(mounts=left, state=state, updated_at=view.now)),),
+        )
 
 
-class Unstage(Descent):
+class Unstage(Detach):
     """Unmount the filesystem from the staging path."""
 
     kind = "unstage"
     path: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
-        found = self.attachment(view.txn)
+    def plan(self, view: View, inputs: SessionState) -> Plan:
+        attachment = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"unstage {self.id}"
-        if found is None or found.state == "CONNECTED":
+        if attachment is None or attachment.state == "CONNECTED":
             return Plan(title=title, claims=claims)
-        if found.mounts and not self.force:
+        if attachment.mounts and not self.force:
+            paths = ", ".join(mount.path for mount in attachment.mounts)
             raise FailedPrecondition(
-                f"{self.id} is mounted at {', '.join(each.path for each in found.mounts)}: "
-                "unmount it first",
+                f"{self.id} is mounted at {paths}: unmount it first",
                 reason="MOUNTED",
                 volume=self.id,
             )
-        if self.path not in ("", found.staging_path):
+        if self.path not in ("", attachment.staging_path):
             raise FailedPrecondition(
-                f"{self.id} is staged at {found.staging_path}, not at {self.path}",
+                f"{self.id} is staged at {attachment.staging_path}, not at {self.path}",
                 reason="OTHER_PATH",
                 volume=self.id,
             )
-        turned = self.turned(seen)
+        reversed_order = inputs == "LOST" or self.force
         return Plan(
             title=title,
-            claims=(*claims, *_paths(found)),
-            actions=plans.abandoning(found) if turned else plans.unstaging(found),
-            commit=(put(_connected(found, view)),),
+            claims=(*claims, *_paths(attachment)),
+            actions=plans.forced_detach_path(attachment)
+            if reversed_order
+            else plans.unstaging(attachment),
+            commit=(put(_connected(attachment, view)),),
         )
 
 
-class Disconnect(Descent):
+class Disconnect(Detach):
     """Log out, and release what this host published to itself.
 
-    `epoch`, `boot_id`: only the attachment to that publication, or of that boot, and not one that
-    was made meanwhile.
+    `epoch`, `boot_id`: only the attachment to that publication, or of that boot; a newer one stays.
     """
 
     kind = "disconnect"
     epoch: int = 0
     boot_id: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
-        found = self.attachment(view.txn)
+    def plan(self, view: View, inputs: SessionState) -> Plan:
+        attachment = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"disconnect {self.id}"
-        if found is None or self._is_other(found):
+        if attachment is None or self._is_newer(attachment):
             return Plan(title=title, claims=claims)
-        if found.state != "CONNECTED" and not self.force:
+        if attachment.state != "CONNECTED" and not self.force:
             raise FailedPrecondition(
-                f"{self.id} is {found.state.lower()}: unmount and unstage it first",
-                reason=found.state,
+                f"{self.id} is {attachment.state.lower()}: unmount and unstage it first",
+                reason=attachment.state,
                 volume=self.id,
             )
-        session = plans.connection(found)
-        actions = plans.descent(found, session)
-        if self.turned(seen):
-            actions = (*plans.abandoning(found), *plans.down(session))
+        session = plans.connection_steps(attachment)
+        actions = plans.detach_path(attachment, session)
+        if inputs == "LOST" or self.force:
+            actions = (*plans.forced_detach_path(attachment), *plans.down(session))
         return Plan(
             title=title,
-            claims=(*claims, *_paths(found)),
+            claims=(*claims, *_paths(attachment)),
             actions=actions,
-            commit=(drop(found), drop_secret(found.secret), *_pending(found)),
+            commit=(drop(attachment), drop_secret(attachment.secret), *_release(attachment)),
         )
 
-    def _is_other(self, found: Attachment) -> bool:
-        return self.epoch not in (0, found.epoch) or self.boot_id not in ("", found.boot_id)
+    def _is_newer(self, attachment: Attachment) -> bool:
+        other_epoch = self.epoch not in (0, attachment.epoch)
+        return other_epoch or self.boot_id not in ("", attachment.boot_id)
 
 
-class Clear(Request):
-    """End a session that no record knows, and take away what is mounted of its disk."""
+class Clear(Request[None]):
+    """End a session that no record knows, and unmount its disk."""
 
     kind = "clear"
     id: str
     disk: Disk
     paths: tuple[str, ...]
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         title = f"end an old session of {self.id}"
         target = self.disk.target
         claims = (
             f"attachment/{self.id}",
             f"target/{target}",
-            *(f"path/{each}" for each in self.paths),
+            *(f"path/{path}" for path in self.paths),
         )
-        if any(each.disk.target == target for each in view.txn.scan(Attachment)):
-            return Plan(title=title, claims=claims)  # what was seen was being connected
-        detached = [LazyUnmounted(disk=self.disk, path=each) for each in reversed(self.paths)]
+        if any(known.disk.target == target for known in view.txn.scan(Attachment)):
+            return Plan(title=title, claims=claims)  # it was connected since the look
+        unmounted = [LazyUnmounted(disk=self.disk, path=path) for path in reversed(self.paths)]
         return Plan(
             title=title,
             claims=claims,
-            actions=plans.up([SessionDropped(disk=self.disk), *detached]),
+            actions=plans.up([SessionDropped(disk=self.disk), *unmounted]),
         )
 
 
-def _paths(found: Attachment) -> tuple[str, ...]:
-    return tuple(f"path/{each}" for each in found.paths)
+def _paths(attachment: Attachment) -> tuple[str, ...]:
+    return tuple(f"path/{path}" for path in attachment.paths)
 
 
-def _connected(found: Attachment, view: View) -> Attachment:
-    return found.but(
+def _connected(attachment: Attachment, view: View) -> Attachment:
+    return attachment.but(
         state="CONNECTED",
         staging_path="",
         made_staging_path=False,
@@ -175,8 +212,11 @@ def _connected(found: Attachment, view: View) -> Attachment:
     )
 
 
-def _pending(found: Attachment) -> tuple[Change, ...]:
-    """Return what the server still has to be told: that its publication is no longer needed."""
-    if not found.published_here:
+def _release(attachment: Attachment) -> tuple[Change, ...]:
+    """Return the release that the server must be told, when this host published the volume."""
+    if not attachment.published_here:
         return ()
-    return (put(PendingRelease(id=found.published_here, server=found.server, volume=found.volume)),)
+    release = PendingRelease(
+        id=attachment.published_here, server=attachment.server, volume=attachment.volume
+    )
+    return (put(release),)

@@ -1,36 +1,25 @@
-"""The requests about hosts: records only, no moves."""
+"""Requests on hosts: they change records only."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.names import HOST_ADDRESS, check_nqn, initiator_name
 from zfsilod.model.records import Host, Publication
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    View,
-    check_etag,
-    check_id,
-    check_labels,
-    drop,
-    put,
-)
+from zfsilod.model.validation import check_etag, check_id, check_labels
+from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_host
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
 
-IQN = re.compile(r"(?:iqn\.[0-9]{4}-[0-9]{2}\.|eui\.|naa\.)[a-z0-9.:-]{1,200}")
-NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:-]{1,200}")
 MAX_ADDRESSES = 16
-ADDRESS = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
 FIELDS = ("iqn", "nqn", "addresses", "labels", "max_attachments")
 
 
-class CreateHost(Request):
-    """Register a host, or (with `register`) bring what is known of it up to date."""
+class CreateHost(Request[None]):
+    """Register a host, or (with `register`) update its record."""
 
     kind = "create-host"
     resource = ("hosts", "id")
@@ -42,36 +31,33 @@ class CreateHost(Request):
     max_attachments: int = 0
     register: bool = False
 
-    def plan(self, view: View, seen: object) -> Plan:
-        found = view.txn.get(Host, check_id(self.id, "host id"))
-        differing = self._differences(found) if found and not self.register else []
+    def plan(self, view: View, inputs: None) -> Plan:
+        host = view.txn.get(Host, check_id(self.id, "host id"))
+        differing = self._differences(host) if host and not self.register else []
         if differing:
             raise AlreadyExists(
-                f"the host {self.id} exists, with another {', '.join(differing)}", host=self.id
+                f"host {self.id} exists with another {', '.join(differing)}", host=self.id
             )
-        new = checked(
-            view,
-            (found or Host(id=self.id, created_at=view.now)).but(
-                **self._told(), updated_at=view.now
-            ),
-        )
+        before = host or Host(id=self.id, created_at=view.now)
+        new = checked(view, before.but(**self._values_set(), updated_at=view.now))
         return Plan(
             title=f"register host {self.id}",
             claims=(f"host/{self.id}",),
             commit=(put(new),),
         )
 
-    def _told(self) -> dict[str, Any]:
-        """Return what the request says; a host that registers leaves open what others noted."""
-        told = {name: getattr(self, name) for name in FIELDS}
-        return {name: value for name, value in told.items() if value or not self.register}
+    def _values_set(self) -> dict[str, Any]:
+        """Return the fields of the request; a host that registers keeps what it leaves empty."""
+        values = {name: getattr(self, name) for name in FIELDS}
+        return {name: value for name, value in values.items() if value or not self.register}
 
-    def _differences(self, found: Host) -> list[str]:
-        return [name for name in FIELDS if getattr(found, name) != getattr(self, name)]
+    def _differences(self, host: Host) -> list[str]:
+        asked = {name: getattr(self, name) for name in FIELDS} | {"iqn": self.iqn.lower()}
+        return [name for name, value in asked.items() if getattr(host, name) != value]
 
 
-class UpdateHost(Request):
-    """Change what `mask` names of a host."""
+class UpdateHost(Request[None]):
+    """Change the fields in `mask` of a host."""
 
     kind = "update-host"
     resource = ("hosts", "id")
@@ -84,18 +70,18 @@ class UpdateHost(Request):
     max_attachments: int = 0
     etag: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
-        found = need_host(view.txn, self.id)
-        check_etag(self.etag, found.revision)
+    def plan(self, view: View, inputs: None) -> Plan:
+        host = need_host(view.txn, self.id)
+        check_etag(self.etag, host.revision)
         unknown = set(self.mask) - set(FIELDS)
         if unknown or not self.mask:
             raise InvalidArgument(
-                f"the update mask names {', '.join(sorted(unknown)) or 'nothing'}: it may name "
+                f"invalid update mask {', '.join(sorted(unknown)) or '(empty)'}: allowed are "
                 f"{', '.join(FIELDS)}",
                 reason="BAD_MASK",
             )
         changes = {name: getattr(self, name) for name in self.mask}
-        new = checked(view, found.but(**changes, updated_at=view.now))
+        new = checked(view, host.but(**changes, updated_at=view.now))
         return Plan(
             title=f"update host {self.id}",
             claims=(f"host/{self.id}",),
@@ -103,40 +89,44 @@ class UpdateHost(Request):
         )
 
 
-class DeleteHost(Request):
-    """Forget a host that nothing is published to."""
+class DeleteHost(Request[None]):
+    """Delete a host without publications."""
 
     kind = "delete-host"
     resource = ("hosts", "id")
     id: str
     etag: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
-        found = need_host(view.txn, self.id)
-        check_etag(self.etag, found.revision)
-        _refuse_published(view, found)
+    def plan(self, view: View, inputs: None) -> Plan:
+        host = need_host(view.txn, self.id)
+        check_etag(self.etag, host.revision)
+        _refuse_published(view, host)
         return Plan(
             title=f"delete host {self.id}",
             claims=(f"host/{self.id}",),
-            commit=(drop(found),),
+            commit=(drop(host),),
         )
 
 
 def checked(view: View, host: Host) -> Host:
-    """Return a host whose fields are valid and whose names belong to nobody else."""
-    for value, pattern, what in ((host.iqn, IQN, "IQN"), (host.nqn, NQN, "NQN")):
-        if value and not pattern.fullmatch(value):
-            raise InvalidArgument(f"{value[:80]!r} is no {what}", reason=f"BAD_{what}")
-    if len(host.addresses) > MAX_ADDRESSES or not all(map(ADDRESS.fullmatch, host.addresses)):
-        raise InvalidArgument("the addresses are malformed or too many", reason="BAD_ADDRESS")
+    """Return the host when its fields are valid and its names are not those of another host."""
+    host = host.but(
+        iqn=initiator_name(host.iqn) if host.iqn else "",
+        nqn=check_nqn(host.nqn) if host.nqn else "",
+    )
+    if len(host.addresses) > MAX_ADDRESSES or not all(map(HOST_ADDRESS.fullmatch, host.addresses)):
+        raise InvalidArgument(
+            f"invalid addresses of host {host.id}; give at most {MAX_ADDRESSES} names or addresses",
+            reason="BAD_ADDRESS",
+        )
     if not 0 <= host.max_attachments <= 1 << 20:
         raise InvalidArgument("max_attachments must be 0 (no limit) to 1048576")
     for other in view.txn.scan(Host):
         shared = {host.iqn, host.nqn} & {other.iqn, other.nqn} - {""}
         if other.id != host.id and shared:
             raise AlreadyExists(
-                f"{shared.pop()} is the name of host {other.id}: give this machine its own "
-                "(/etc/iscsi/initiatorname.iscsi)",
+                f"{shared.pop()} is the name of host {other.id}: each machine needs a name of its "
+                "own (/etc/iscsi/initiatorname.iscsi)",
                 reason="NAME_TAKEN",
                 host=other.id,
             )
@@ -144,10 +134,12 @@ def checked(view: View, host: Host) -> Host:
 
 
 def _refuse_published(view: View, host: Host) -> None:
-    held = [each.volume for each in view.txn.scan_ending(Publication, host.id)]
-    if held:
+    published = view.txn.scan_ending(Publication, host.id)
+    volumes = [publication.volume for publication in published]
+    if volumes:
+        more = " and more" if volumes[5:] else ""
         raise FailedPrecondition(
-            f"{host.id} holds {', '.join(held[:5])}{' and more' if held[5:] else ''}: unpublish "
+            f"volumes are published to {host.id}: {', '.join(volumes[:5])}{more}; unpublish them "
             "first",
             reason="PUBLISHED",
             host=host.id,

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps import LazyUnmounted, NoAcl, NoExport, NoNode, SessionDropped, Zvol
+from zfsilod.engine.steps.access import NoAcl
+from zfsilod.engine.steps.export import NoExport
+from zfsilod.engine.steps.mount import LazyUnmounted
+from zfsilod.engine.steps.session import NoNode, SessionDropped
+from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
+from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Disk, ListedZvol, Publication, Trashed, Volume
-from zfsilod.requests.request import Plan, Request, Settings, View
+from zfsilod.model.records import Attachment, Publication, Trashed, Volume
+from zfsilod.model.settings import Settings
+from zfsilod.requests.request import Plan, Request, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Action
-    from zfsilod.service.service import Service
+    from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 
-LOOK_DEADLINE_S = 150
 TARGET = re.compile(r"(.+):([0-9a-f]{32})")  # plan.target_name
 BACKSTORE = re.compile(r"zfsilo-([0-9a-f]{32})")  # plan.backstore_name
 PREFIX = "iqn.2026-01.org.zfsilo:"  # of targets, where no other is configured
@@ -60,7 +65,7 @@ class Owned(Record):
     admitted: frozenset[tuple[str, str]]  # uid and initiator
 
 
-class RemoveOrphans(Request):
+class RemoveOrphans(Request[Inventory]):
     """Remove orphans: their data is gone then. One that is in use is refused, unless forced."""
 
     kind = "remove-orphans"
@@ -71,17 +76,16 @@ class RemoveOrphans(Request):
     def subject(self) -> str:
         return "orphans"
 
-    def look(self, host: Machine, settings: Settings) -> Inventory:
+    async def gather(self, context: Context, operation_id: str) -> Inventory:
         if not 0 < len(self.names) <= MAX_NAMES:
             raise InvalidArgument(
                 f"{len(self.names)} orphans are named: it may be 1 to {MAX_NAMES}",
                 reason="BAD_COUNT",
             )
-        return inventory(host, settings)
+        return await context.look(partial(inventory, context.machine, context.settings))
 
-    def plan(self, view: View, seen: object) -> Plan:
-        assert isinstance(seen, Inventory)
-        found = {each.name: each for each in orphans(seen, owned(view.txn), view.settings)}
+    def plan(self, view: View, inputs: Inventory) -> Plan:
+        found = {each.name: each for each in orphans(inputs, owned(view.txn), view.settings)}
         actions: list[Action] = []
         for name in dict.fromkeys(self.names):
             if name not in found:
@@ -112,16 +116,6 @@ ORDER = (SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, Zvol)
 """Users first: a session before the export that it is of, an export before its zvol."""
 
 
-async def find(service: Service) -> list[Orphan]:
-    """Return all orphans of this host, in the order of their names."""
-    seen = await service.look(
-        partial(inventory, service.machine, service.settings), timeout_s=LOOK_DEADLINE_S
-    )
-    with service.store.read() as txn:
-        known = owned(txn)
-    return sorted(orphans(seen, known, service.settings), key=lambda each: each.name)
-
-
 def inventory(machine: Machine, settings: Settings) -> Inventory:
     """Look at everything that carries our marks; one process, whatever there is."""
     lio, iscsi = machine.lio, machine.iscsi
@@ -146,34 +140,31 @@ def inventory(machine: Machine, settings: Settings) -> Inventory:
 def owned(txn: Transaction) -> Owned:
     """Return what records account for, and what running operations are about."""
     uids = {each.id: each.uid for each in txn.scan(Volume)}
-    at_work: list[Any] = [action.step for each in txn.live() for action in each.actions]
-    disks = [step.disk for step in at_work if hasattr(step, "disk")]
+    live = [action.step.resources() for op in txn.live() for action in op.actions]
     return Owned(
         uids=frozenset(
             (
                 *uids.values(),
-                *(each.volume.uid for each in txn.scan(Trashed)),
-                *(step.uid for step in at_work if hasattr(step, "uid")),
-                *(step.serial for step in at_work if hasattr(step, "serial")),
+                *(trashed.volume.uid for trashed in txn.scan(Trashed)),
+                *(uid for resources in live for uid in resources.volumes),
             )
         ),
         targets=frozenset(
             (
-                *(each.disk.target for each in txn.scan(Attachment)),
-                *(each.target for each in disks),
-                *(step.target for step in at_work if hasattr(step, "target")),
+                *(attachment.disk.target for attachment in txn.scan(Attachment)),
+                *(target for resources in live for target in resources.targets),
             )
         ),
         paths=frozenset(
             (
-                *(path for each in txn.scan(Attachment) for path in each.paths),
-                *(step.path for step in at_work if hasattr(step, "path")),
+                *(path for attachment in txn.scan(Attachment) for path in attachment.paths),
+                *(path for resources in live for path in resources.paths),
             )
         ),
         admitted=frozenset(
             (
                 *((uids.get(each.volume, ""), each.initiator) for each in txn.scan(Publication)),
-                *((_uid(s.target), s.initiator) for s in at_work if hasattr(s, "initiator")),
+                *((_uid(target), name) for used in live for target, name in used.initiators),
             )
         ),
     )

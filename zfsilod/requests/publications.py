@@ -1,9 +1,8 @@
-"""The requests of a storage host about who uses a volume: publish, unpublish, report a filesystem."""
+"""Requests on publications of a volume: publish, unpublish, report a filesystem."""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilod.engine import plans
 from zfsilod.model.chap import Chap
@@ -14,36 +13,23 @@ from zfsilod.model.errors import (
     NotFound,
     ResourceExhausted,
 )
-from zfsilod.model.records import (
-    FILESYSTEMS,
-    AccessMode,
-    Action,
-    Filesystem,
-    FilesystemState,
-    Host,
-    Publication,
-    Transport,
-    Volume,
-)
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_id,
-    drop,
-    drop_secret,
-    put,
-)
+from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, FilesystemState
+from zfsilod.model.names import UUID
+from zfsilod.model.records import AccessMode, Action, Host, Publication, Transport, Volume
+from zfsilod.model.validation import check_id
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zfsilod.model.records import Operation
+    from zfsilod.requests.request import Preemption
     from zfsilod.storage.store import Transaction
 
-UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-GRACE_S = 5  # that a fenced host has to log out, when the caller does not say
+GRACE_S = 5  # for a fenced host to log out, by default
 MAX_GRACE_S = 60
-WRITERS = {  # how many hosts may write, in the modes that admit several hosts
+WRITERS = {  # how many hosts may write, in modes with several hosts
     "MULTI_NODE_READER_ONLY": 0,
     "MULTI_NODE_SINGLE_WRITER": 1,
     "MULTI_NODE_MULTI_WRITER": 1 << 20,
@@ -51,10 +37,10 @@ WRITERS = {  # how many hosts may write, in the modes that admit several hosts
 READERS = ("SINGLE_NODE_READER_ONLY", "MULTI_NODE_READER_ONLY")
 
 
-class Publish(Request):
+class Publish(Request[None]):
     """Export a volume to one host.
 
-    `force`: the service first takes it back from every host that stands in the way, with a fence.
+    `force`: first fence every host whose publication stands in the way.
     """
 
     kind = "publish"
@@ -65,73 +51,81 @@ class Publish(Request):
     readonly: bool = False
     transport: Transport = "ISCSI"
     force: bool = False
-    client_operation: str = ""  # the consumer's operation, when it publishes to itself
+    client_operation: str = ""  # the operation of the client, when it publishes to itself
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        txn = view.txn
+        volume, host = txn.get(Volume, self.volume), txn.get(Host, self.host)
+        publication = txn.get(Publication, f"{self.volume}/{self.host}")
+        if volume is None or host is None or publication is None:
+            return None
+        if not self._same(publication) or publication.initiator != host.iqn:
+            return None
+        actions = plans.publish(volume, publication, view.settings.export, self._others(txn))
+        return (*plans.up([plans.zvol(volume)]), *actions)
+
+    def prerequisites(self, view: View, inputs: None) -> Sequence[Request[Any]]:
+        others = self._others(view.txn) if self.force else []
+        if not others or not self._obstacle(others):
+            return []
+        fences = [
+            Unpublish(volume=self.volume, host=other.host, fence=True, grace_s=0)
+            for other in others
+        ]
+        self._plan(view, fenced=[fence.host for fence in fences])  # nobody is fenced in vain
+        return fences
+
+    def plan(self, view: View, inputs: None) -> Plan:
+        fenced = [request.host for request in view.before if isinstance(request, Unpublish)]
+        return self._plan(view, fenced)
+
+    def _plan(self, view: View, fenced: Sequence[str]) -> Plan:
         volume, host = need_volume(view.txn, self.volume), _registered(view.txn, self.host)
-        standing = view.txn.get(Publication, f"{self.volume}/{self.host}")
-        fenced = [each.host for each in view.before if isinstance(each, Unpublish)]
-        others = [each for each in self._others(view.txn) if each.host not in fenced]
-        if standing is not None and not self._same(standing):
+        before = view.txn.get(Publication, f"{self.volume}/{self.host}")
+        others = [other for other in self._others(view.txn) if other.host not in fenced]
+        if before is not None and not self._same(before):
             raise AlreadyExists(
-                f"{self.volume} is published to {self.host} {_manner(standing)}, not "
+                f"{self.volume} is published to {self.host} {_manner(before)}, not "
                 f"{_manner(self)}: unpublish it first",
                 volume=self.volume,
                 host=self.host,
             )
-        wanted = standing
-        if standing is None or standing.initiator != host.iqn:
+        if before is not None and before.initiator == host.iqn:
+            publication, renewed = before, False
+        else:  # new, or the initiator of the host has another name now
             self._check(view, volume, host, others)
-            rotation = standing.rotation + 1 if standing else 0
-            wanted = self._publication(volume, host, view).but(rotation=rotation)
-        assert wanted is not None
-        how, new = view.settings.export, wanted is not standing
-        actions = plans.publish(volume, wanted, how, others)
-        if standing is not None and new:  # the host has another name now: it is let in anew
-            actions = (*plans.revoke(volume, standing, how, others), *actions)
-        target = plans.target_name(how.prefix, volume)
+            rotation = before.rotation + 1 if before else 0
+            publication = self._publication(volume, host, view).but(rotation=rotation)
+            renewed = True
+        export = view.settings.export
+        actions = plans.publish(volume, publication, export, others)
+        if before is not None and renewed:
+            actions = (*plans.revoke(volume, before, export, others), *actions)
+        epoch = max(volume.epoch, publication.epoch)
+        target = plans.target_name(export.prefix, volume)
         return Plan(
             title=f"publish {self.volume} to {self.host} over iscsi",
             claims=(f"volume/{self.volume}",),
             actions=actions,
             commit=(
-                put(volume.but(state="PUBLISHED", epoch=max(volume.epoch, wanted.epoch))),
-                put(wanted),
-                *((drop_secret(standing.secret),) if standing is not None and new else ()),
+                put(volume.but(state="PUBLISHED", epoch=epoch)),
+                put(publication),
+                *((drop_secret(before.secret),) if before is not None and renewed else ()),
             ),
-            revert=(drop_secret(wanted.secret),) if new else (),
-            secrets={wanted.secret: chap_for(wanted, target)} if new else {},
+            revert=(drop_secret(publication.secret),) if renewed else (),
+            secrets={publication.secret: chap_for(publication, target)} if renewed else {},
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
-        volume, host = txn.get(Volume, self.volume), txn.get(Host, self.host)
-        found = txn.get(Publication, f"{self.volume}/{self.host}")
-        if volume is None or host is None or found is None or not self._same(found):
-            return None
-        if found.initiator != host.iqn:
-            return None
-        actions = plans.publish(volume, found, settings.export, self._others(txn))
-        return (*plans.up([plans.zvol(volume)]), *actions)
-
-    def fences(self, txn: Transaction) -> list[Unpublish]:
-        """Return what must be done first, with `force`: take it from those that are in the way."""
-        others = self._others(txn) if self.force else []
-        if not others or not self._problem(others):
-            return []
-        return [
-            Unpublish(volume=self.volume, host=each.host, fence=True, grace_s=0) for each in others
-        ]
-
     def _others(self, txn: Transaction) -> list[Publication]:
-        found = txn.scan_below(Publication, self.volume)
-        return [each for each in found if each.host != self.host]
+        publications = txn.scan_below(Publication, self.volume)
+        return [publication for publication in publications if publication.host != self.host]
 
     @property
     def _readonly(self) -> bool:
         return self.readonly or self.access_mode in READERS
 
-    def _same(self, found: Publication) -> bool:
-        return (found.readonly, found.access_mode, found.transport) == (
+    def _same(self, publication: Publication) -> bool:
+        return (publication.readonly, publication.access_mode, publication.transport) == (
             self._readonly,
             self.access_mode,
             self.transport,
@@ -146,41 +140,40 @@ class Publish(Request):
             )
         if self.access_mode in WRITERS and volume.mode == "FILESYSTEM" and not self._readonly:
             raise InvalidArgument(
-                f"{volume.id} carries a filesystem, which several hosts would destroy if one "
-                f"writes: publish it readonly, or with another mode than {self.access_mode}",
+                f"the filesystem of {volume.id} would be destroyed by a writer among several hosts: "
+                f"publish it read-only, or with another mode than {self.access_mode}",
                 reason="ACCESS_MODE",
                 volume=volume.id,
             )
-        problem = self._problem(others) if others else ""
-        if problem:
+        obstacle = self._obstacle(others) if others else ""
+        if obstacle:
             holder = others[0].host
             raise FailedPrecondition(
-                f"{volume.id} is published to {holder}{problem}: unpublish it there first, or "
+                f"{volume.id} is published to {holder}{obstacle}: unpublish it there first, or "
                 "publish with --force",
                 reason="PUBLISHED",
                 volume=volume.id,
                 host=holder,
             )
-        self._check_room(view, host)
+        self._check_attachments(view, host)
 
-    def _problem(self, others: list[Publication]) -> str:
-        """Return why this publication cannot stand beside these others; "": it can."""
-        modes = {self.access_mode, *(each.access_mode for each in others)}
+    def _obstacle(self, others: list[Publication]) -> str:
+        """Return why this publication cannot exist beside the others; "": it can."""
+        modes = {self.access_mode, *(other.access_mode for other in others)}
         if not modes <= set(WRITERS):
-            return ", for itself alone"
-        writers = [self._readonly, *(each.readonly for each in others)].count(False)
+            return " exclusively"
+        writers = [self._readonly, *(other.readonly for other in others)].count(False)
         allowed = min(WRITERS[mode] for mode in modes)
-        return f", and {allowed} of them may write" if writers > allowed else ""
+        return f", and only {allowed} of its hosts may write" if writers > allowed else ""
 
-    def _check_room(self, view: View, host: Host) -> None:
+    def _check_attachments(self, view: View, host: Host) -> None:
         if not host.max_attachments:
             return
-        held = sum(
-            each.volume != self.volume for each in view.txn.scan_ending(Publication, host.id)
-        )
-        if held >= host.max_attachments:
+        published = view.txn.scan_ending(Publication, host.id)
+        count = sum(publication.volume != self.volume for publication in published)
+        if count >= host.max_attachments:
             raise ResourceExhausted(
-                f"{host.id} holds {held} volumes, and may hold no more (max_attachments)",
+                f"{host.id} has {count} volumes, which is its limit (max_attachments)",
                 reason="MAX_ATTACHMENTS",
                 host=host.id,
             )
@@ -188,7 +181,7 @@ class Publish(Request):
     def _publication(self, volume: Volume, host: Host, view: View) -> Publication:
         if not host.iqn:
             raise FailedPrecondition(
-                f"the host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
+                f"host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
             )
         return Publication(
             id=f"{volume.id}/{host.id}",
@@ -205,47 +198,53 @@ class Publish(Request):
         )
 
 
-class Unpublish(Request):
-    """Take a volume back from one host, or from all.
+class Unpublish(Request[None]):
+    """Withdraw a volume from one host, or from all.
 
-    `fence`: also from a host that is logged in, which may log out within the grace; else refused.
+    `fence`: also from a host that is logged in, which may log out within the grace period; without
+    it such a host refuses the request.
     """
 
     kind = "unpublish"
     resource = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
-    client_operation: str = ""  # only if this operation of the consumer published it
+    client_operation: str = ""  # only if this operation of the client published it
     fence: bool = False
     grace_s: int = GRACE_S
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         if not 0 <= self.grace_s <= MAX_GRACE_S:
             raise InvalidArgument(
-                f"the grace is {self.grace_s} s: it may be 0 to {MAX_GRACE_S}", reason="BAD_GRACE"
+                f"grace period of {self.grace_s} s: allowed are 0 to {MAX_GRACE_S}",
+                reason="BAD_GRACE",
             )
         volume = need_volume(view.txn, self.volume)
-        standing = list(view.txn.scan_below(Publication, self.volume))
-        gone = [each for each in standing if self._names(each)]
-        left = [each for each in standing if each not in gone]
-        how = view.settings.export
+        publications = list(view.txn.scan_below(Publication, self.volume))
+        withdrawn = [publication for publication in publications if self._names(publication)]
+        kept = [publication for publication in publications if publication not in withdrawn]
+        fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
         actions: list[Action] = []
-        for index, each in enumerate(gone):
-            others = [*left, *gone[index + 1 :]]
-            fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
-            actions += plans.unpublish(volume, each, how, others, fence=fence)
-        state = "PUBLISHED" if left else "CREATED"
+        for index, publication in enumerate(withdrawn):
+            others = [*kept, *withdrawn[index + 1 :]]
+            actions += plans.unpublish(
+                volume, publication, view.settings.export, others, fence=fence
+            )
+        state = "PUBLISHED" if kept else "CREATED"
+        verb = "fence" if self.fence else "unpublish"
         return Plan(
-            title=f"{'fence' if self.fence else 'unpublish'} {self.volume} from "
-            f"{self.host or 'all hosts'}",
+            title=f"{verb} {self.volume} from {self.host or 'all hosts'}",
             claims=(f"volume/{self.volume}",),
             actions=tuple(actions),
             commit=(
-                *(drop(each) for each in gone),
-                *(drop_secret(each.secret) for each in gone),
-                *((put(volume.but(state=state)),) if gone else ()),
+                *(drop(publication) for publication in withdrawn),
+                *(drop_secret(publication.secret) for publication in withdrawn),
+                *((put(volume.but(state=state)),) if withdrawn else ()),
             ),
         )
+
+    def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
+        return ("RETRY_ROLLBACK",)
 
     def _names(self, publication: Publication) -> bool:
         if self.client_operation and publication.client_operation != self.client_operation:
@@ -253,8 +252,8 @@ class Unpublish(Request):
         return self.host in ("", publication.host)
 
 
-class ReportFilesystem(Request):
-    """Take note of what the holder of a volume does with its filesystem; it only moves forward."""
+class ReportFilesystem(Request[None]):
+    """Record what the client of a volume does with its filesystem; the state only moves forward."""
 
     kind = "report"
     resource = ("volumes", "volume")
@@ -266,17 +265,17 @@ class ReportFilesystem(Request):
     uuid: str
     operation: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         volume = need_volume(view.txn, self.volume)
         publication = need_publication(view.txn, self.volume, self.host)
         if publication.epoch != self.epoch:
             raise FailedPrecondition(
-                f"the publication of {self.volume} to {self.host} is not the one that {self.host} "
-                "knows: connect again",
+                f"{self.volume} is published to {self.host} with epoch {publication.epoch}, not "
+                f"{self.epoch}: connect again",
                 reason="STALE_EPOCH",
                 volume=self.volume,
             )
-        wanted = Filesystem(
+        reported = Filesystem(
             state=self.state,
             type=self.type,
             uuid=self.uuid,
@@ -284,43 +283,46 @@ class ReportFilesystem(Request):
             host=self.host,
         )
         self._check(volume.filesystem)
-        actions = plans.mark_filesystem(volume, wanted) if wanted != volume.filesystem else ()
+        unchanged = reported == volume.filesystem
         return Plan(
             title=f"mark the filesystem of {self.volume} {self.state}",
             claims=(f"volume/{self.volume}",),
-            actions=actions,
-            commit=(put(volume.but(filesystem=wanted)),),
+            actions=() if unchanged else plans.mark_filesystem(volume, reported),
+            commit=(put(volume.but(filesystem=reported)),),
         )
 
-    def _check(self, now: Filesystem) -> None:
+    def _check(self, present: Filesystem) -> None:
         if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
             raise InvalidArgument(
-                f"{self.type[:40]!r} {self.uuid[:40]!r} is no filesystem that zfsilo makes",
+                f"filesystem {self.type[:40]!r} {self.uuid[:40]!r} is not one that zfsilo makes",
                 reason="BAD_FILESYSTEM",
             )
-        there = now.state in ("READY", "CLONED")
-        if there and (self.state != "READY" or now.uuid != self.uuid):
+        made = present.state in ("READY", "CLONED")
+        if made and (self.state != "READY" or present.uuid != self.uuid):
             raise FailedPrecondition(
-                f"{self.volume} has a {now.type} filesystem already: {now.uuid}",
+                f"{self.volume} already has an {present.type} filesystem: {present.uuid}",
                 reason="FILESYSTEM_READY",
                 volume=self.volume,
-                uuid=now.uuid,
+                uuid=present.uuid,
             )
 
 
 def _registered(txn: Transaction, host_id: str) -> Host:
-    """Return a host to publish to, else raise NotFound."""
-    found = txn.get(Host, check_id(host_id, "host id"))
-    if found is None:
+    """Return a host to publish to. Raises NotFound with the way to register it."""
+    host = txn.get(Host, check_id(host_id, "host id"))
+    if host is None:
         raise NotFound(
-            f"there is no host {host_id}: register it first", reason="NO_HOST", host=host_id
+            f"unknown host {host_id}: issue it a join file with `zfsiloctl pki issue host "
+            f"{host_id}`, or add it with `zfsiloctl host add`",
+            reason="NO_HOST",
+            host=host_id,
         )
-    return found
+    return host
 
 
-def _manner(how: Publish | Publication) -> str:
-    readonly = how.readonly or how.access_mode in READERS
-    return f"as {how.access_mode}, {'read-only' if readonly else 'writable'}"
+def _manner(terms: Publish | Publication) -> str:
+    readonly = terms.readonly or terms.access_mode in READERS
+    return f"as {terms.access_mode}, {'read-only' if readonly else 'writable'}"
 
 
 def chap_for(publication: Publication, target: str) -> Chap:

@@ -1,67 +1,42 @@
-"""What a request is: a request that looks at the host, and plans over the records.
+"""The base of all requests: what a caller asks for, and the plan that it becomes.
 
-A request is a frozen record of what the caller asked. `look` reads the host in a thread, `plan` is
-pure over one transaction. Both raise what the caller shall see. The requests themselves are in give.py
-(storage host), take.py (consumer) and hosts.py.
+A request is a frozen record of what was asked. The service calls its methods in this order:
+
+    satisfied       does the record say so already? Then the service probes, and is done
+    gather          what the plan needs to know of the host and of servers; may take time
+    authorise       may this caller do it?         | these three in the write transaction that
+    prerequisites   requests that must finish first | also claims the resources and stores the
+    plan            the operation                   | operation
+    preempts        what it may do to the operation that holds its claim
+
+Each raises the error that the caller is shown. A new request is one class in one file; no other
+place names it but the front ends that offer it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from zfsilod.model.errors import Busy, InvalidArgument
-from zfsilod.model.record import Pairs, Record, Stored, to_plain
+from zfsilod.model.record import Record, Stored, to_plain
 from zfsilod.model.records import Action, Change, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.engine.plans import Export
-    from zfsilod.host import Host
     from zfsilod.model.chap import Chap
+    from zfsilod.model.settings import Settings
+    from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 
-ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
-UNIT_SUFFIXES = (
-    ".service",
-    ".socket",
-    ".device",
-    ".mount",
-    ".automount",
-    ".swap",
-    ".target",
-    ".path",
-    ".timer",
-    ".slice",
-    ".scope",
-)
-LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
-MAX_LABELS = 64
-MAX_LABEL_BYTES = 256
-ETAG = "the record changed since it was read (etag {asked}, now {now}): read it again"
-
-
-class Settings(Record):
-    """What plans need of the configuration."""
-
-    host_id: str
-    root: str  # dataset below which volumes are made; "": no storage host
-    export: Export
-    overcommit: float = 10.0
-    reserve: float = 0.05  # of the root: below it nothing is created or grown
-    reserve_warning: float = 0.1
-    volblocksize: int = 16384
-    trash_retention_s: int = 0  # how long a deleted volume can be undeleted
-    max_attachments: int = 0
-    zone: str = "default"
-    node_paths: tuple[str, ...] = ()  # below which the role node may stage and mount
+Inputs = TypeVar("Inputs")
+Preemption = Literal["CANCEL", "RETRY_ROLLBACK", "ABANDON"]
+"""What a request may do to the operation in its way: stop it, retry its rollback, give it up."""
 
 
 class View:
-    """What a plan sees: the records at one moment, the settings, and whose operation it will be."""
+    """What a plan sees: the records of one transaction, the settings, and whose operation it is."""
 
     def __init__(
         self,
@@ -72,7 +47,7 @@ class View:
         caller: str,
         now: int,
         boot_id: str,
-        before: Sequence[Request] = (),
+        before: Sequence[Request[Any]] = (),
     ) -> None:
         self.txn = txn
         self.settings = settings
@@ -80,11 +55,11 @@ class View:
         self.caller = caller
         self.now = now
         self.boot_id = boot_id
-        self.before = before  # what is to be taken for done already
+        self.before = before  # prerequisites that count as done
 
 
 class Plan:
-    """What will happen: moves, the records that change with them, and what is claimed meanwhile."""
+    """The actions of an operation, the records that change with it, and its claims."""
 
     def __init__(
         self,
@@ -103,7 +78,7 @@ class Plan:
         self.revert = revert
         self.secrets = secrets or {}
 
-    def operation(self, request: Request, view: View) -> Operation:
+    def operation(self, request: Request[Any], view: View) -> Operation:
         """Return the operation that carries the plan out."""
         title = self.title if self.actions or self.commit else f"{self.title}: already so"
         return Operation(
@@ -122,74 +97,52 @@ class Plan:
         )
 
 
-class Request(Record):
-    """A request to change something."""
+class Request(Record, Generic[Inputs]):
+    """A request to change something. `Inputs` is the type of what `gather` returns."""
 
     kind: ClassVar[str] = ""
-    resource: ClassVar[tuple[str, str]] = (
-        "volumes",
-        "id",
-    )  # a collection, and the field that names
+    resource: ClassVar[tuple[str, str]] = ("volumes", "id")  # a collection, and the field of its id
 
     @property
     def subject(self) -> str:
-        """The resource name of what it is about."""
+        """The name of the resource that the request changes."""
         collection, field = self.resource
         return f"{collection}/{getattr(self, field)}"
 
-    def recall(self, txn: Transaction) -> Request:
-        """Return the request with what `look` needs to know of the records."""
-        return self
-
-    def look(self, host: Host, settings: Settings) -> object:
-        """Read what the plan needs to know of the host, in a thread."""
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        """Return the facts that must hold for "already so"; None: the records deny it."""
         return None
 
-    def plan(self, view: View, seen: object) -> Plan:
-        """Return what will happen, from the records of one moment."""
+    async def gather(self, context: Context, operation_id: str) -> Inputs:
+        """Return what the plan needs to know besides the records."""
+        return None  # type: ignore[return-value] # for requests whose Inputs are None
+
+    def authorise(self, view: View) -> None:
+        """Raise PermissionDenied or NotFound when the caller may not do this."""
+
+    def prerequisites(self, view: View, inputs: Inputs) -> Sequence[Request[Any]]:
+        """Return requests that must finish before this one, each an operation of its own.
+
+        Raises what is wrong with this request itself, so that nothing is done in vain.
+        """
+        return ()
+
+    def plan(self, view: View, inputs: Inputs) -> Plan:
+        """Return the plan, from the records of one moment."""
         raise AssertionError(f"{self.kind} has no plan")
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
-        """Return what must be so for the request to be "already so"; None: records deny it."""
-        return None
+    def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
+        """Return what this request may do to the operation that holds its claim, in order."""
+        return ()
+
+    def preview(self) -> Request[Inputs]:
+        """Return the request whose `gather` changes nothing, for a dry run."""
+        return self
 
     def fingerprint(self) -> str:
         """Return a digest of kind and fields: an equal request joins a running one."""
         fields = [[name, to_plain(getattr(self, name))] for name in self.FIELDS]
         return hashlib.sha256(json.dumps([self.kind, fields]).encode()).hexdigest()
-
-
-def check_id(value: str, what: str = "id") -> str:
-    """Return a valid id, else raise InvalidArgument."""
-    if not ID.fullmatch(value):
-        raise InvalidArgument(
-            f"{value[:140]!r} is no {what}: 1 to 128 of a-z 0-9 . _ -, beginning and ending with "
-            "a letter or digit",
-            reason="BAD_ID",
-        )
-    if value.endswith(UNIT_SUFFIXES):
-        raise InvalidArgument(
-            f"the {what} {value} ends like a unit of systemd: choose another name",
-            reason="BAD_ID",
-            id=value,
-        )
-    return value
-
-
-def check_labels(labels: Pairs) -> Pairs:
-    """Return valid labels, else raise InvalidArgument."""
-    if len(labels) > MAX_LABELS:
-        raise InvalidArgument(f"{len(labels)} labels are too many: at most {MAX_LABELS}")
-    for name, value in labels:
-        if not LABEL.fullmatch(name) or len(value.encode()) > MAX_LABEL_BYTES:
-            raise InvalidArgument(f"the label {name[:80]!r} is malformed or its value too long")
-    return tuple(sorted(labels))
-
-
-def check_etag(asked: str, revision: int) -> None:
-    """Raise Busy when the caller read another revision than the one that stands now."""
-    if asked and asked != str(revision):
-        raise Busy(ETAG.format(asked=asked[:40], now=revision), reason="ETAG")
 
 
 def put(record: Stored) -> Change:

@@ -10,15 +10,13 @@ changes them right away, and the consumer follows at its next look.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
+from zfsilod.model.connection import Connection, FetchedConnection
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Publication
-from zfsilod.requests.attach import Fetched
 from zfsilod.requests.publications import chap_for
 from zfsilod.requests.request import Plan, Request, View, drop_secret, put
 from zfsilod.requests.volumes import need_publication, need_volume
@@ -26,20 +24,17 @@ from zfsilod.requests.volumes import need_publication, need_volume
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.host import Host as Machine
-    from zfsilod.requests.attach import Connection
-    from zfsilod.service.service import Service
+    from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
-
-CALLER = "zfsilod"
-REFRESH_DEADLINE_S = 180
-AT_ONCE = 16  # sessions: each time, iscsid is restarted once
 
 log = logging.getLogger(__name__)
 
 
-class RotateSecrets(Request):
-    """Make new secrets for one publication of a volume, or for all."""
+class RotateSecrets(Request[frozenset[str]]):
+    """Make new secrets for one publication of a volume, or for all.
+
+    Input: the publications whose hosts are logged in and must be asked first; none with `force`.
+    """
 
     kind = "rotate-secrets"
     resource = ("volumes", "volume")
@@ -47,12 +42,26 @@ class RotateSecrets(Request):
     host: str = ""  # "": all
     force: bool = False  # at once also where a session lives, whoever asks
 
-    def plan(self, view: View, seen: object) -> Plan:
-        assert isinstance(seen, frozenset)
+    async def gather(self, context: Context, operation_id: str) -> frozenset[str]:
+        if self.force:
+            return frozenset()
+        with context.read() as txn:
+            volume, publications = need_volume(txn, self.volume), self.publications(txn)
+        target = plans.target_name(context.settings.export.prefix, volume)
+        lio = context.machine.lio
+        return await context.look(
+            lambda: frozenset(
+                publication.id
+                for publication in publications
+                if lio.has_session(target, publication.initiator)
+            )
+        )
+
+    def plan(self, view: View, inputs: frozenset[str]) -> Plan:
         volume, how = need_volume(view.txn, self.volume), view.settings.export
         found = self.publications(view.txn)
-        waiting = [each for each in found if each.id in seen]
-        before = [each for each in found if each.id not in seen]
+        waiting = [each for each in found if each.id in inputs]
+        before = [each for each in found if each.id not in inputs]
         after = [each.but(rotation=each.rotation + 1, rotation_due=False) for each in before]
         target = plans.target_name(how.prefix, volume)
         return Plan(
@@ -93,20 +102,35 @@ class RotateSecrets(Request):
         return f"{made}, and {asked}" if waiting else made
 
 
-class RefreshSecrets(Request):
-    """Take the secrets that a server has now; the service fetches them before it plans."""
+class RefreshSecrets(Request[dict[str, FetchedConnection]]):
+    """Take over the current secrets of a server.
+
+    Input: the connections by attachment, as the server describes them; those it refuses are absent.
+    """
 
     kind = "refresh-secrets"
     resource = ("servers", "server")
     server: str
     ids: tuple[str, ...]
 
-    def plan(self, view: View, seen: object) -> Plan:
-        assert isinstance(seen, dict)
+    async def gather(self, context: Context, operation_id: str) -> dict[str, FetchedConnection]:
+        with context.read() as txn:
+            attachments = self.attachments(txn)
+        fetched = {}
+        for attachment in attachments:
+            try:
+                answer = await context.servers.fetch(attachment.server, attachment.volume)
+            except ZfsiloError as error:
+                log.info("cannot fetch the secrets of %s: %s", attachment.id, error.message)
+            else:
+                fetched[attachment.id] = FetchedConnection(*answer)
+        return fetched
+
+    def plan(self, view: View, inputs: dict[str, FetchedConnection]) -> Plan:
         changes = [
-            (each, each.but(rotation=seen[each.id].connection.rotation, updated_at=view.now))
+            (each, each.but(rotation=inputs[each.id].connection.rotation, updated_at=view.now))
             for each in self.attachments(view.txn)
-            if each.id in seen and is_stale(each, seen[each.id].connection)
+            if each.id in inputs and is_stale(each, inputs[each.id].connection)
         ]
         if not changes:
             return Plan(title=f"secrets of {self.server}", claims=())
@@ -119,7 +143,7 @@ class RefreshSecrets(Request):
                 change for old, new in changes for change in (put(new), drop_secret(old.secret))
             ),
             revert=tuple(drop_secret(new.secret) for _before, new in changes),
-            secrets={new.secret: seen[new.id].chap for _before, new in changes},
+            secrets={new.secret: inputs[new.id].chap for _before, new in changes},
         )
 
     def attachments(self, txn: Transaction) -> list[Attachment]:
@@ -130,89 +154,6 @@ class RefreshSecrets(Request):
 def is_stale(found: Attachment, told: Connection | Publication) -> bool:
     """Tell whether a host has other secrets than its publication, and no other publication."""
     return told.epoch == found.epoch and told.rotation != found.rotation
-
-
-async def logged_in(service: Service, request: RotateSecrets) -> frozenset[str]:
-    """Return the publications whose hosts are logged in, and have to be asked: none with force."""
-    if request.force:
-        return frozenset()
-    with service.store.read() as txn:
-        volume, found = need_volume(txn, request.volume), request.publications(txn)
-    target, lio = plans.target_name(service.settings.export.prefix, volume), service.machine.lio
-    return await service.look(
-        lambda: frozenset(each.id for each in found if lio.has_session(target, each.initiator))
-    )
-
-
-async def known_secrets(service: Service, request: RefreshSecrets) -> dict[str, Fetched]:
-    """Ask the server for the secrets of attachments, by their ids; left out: what it refuses."""
-    with service.store.read() as txn:
-        found = request.attachments(txn)
-    answers = await asyncio.gather(*(_fetch(service, each) for each in found))
-    return {each.id: answer for each, answer in zip(found, answers, strict=True) if answer}
-
-
-async def follow(service: Service) -> None:
-    """Take what the servers of used volumes have in new secrets, or are to make; all at once."""
-    with service.store.read() as txn:
-        used = [
-            each
-            for each in txn.scan(Attachment)
-            if each.state != "ABSENT" and not txn.claimant(f"attachment/{each.id}")
-        ]
-    servers = dict.fromkeys(each.server for each in used)
-    await asyncio.gather(
-        *(
-            _follow(service, name, [each for each in used if each.server == name])
-            for name in servers
-        )
-    )
-
-
-async def _follow(service: Service, server: str, used: Sequence[Attachment]) -> None:
-    try:
-        told = {each.volume: each for each in await service.servers.publications(server)}
-        ours = [(each, told[each.volume]) for each in used if each.volume in told]
-        live = await service.look(partial(_live, used, service.machine))
-        stale = [each for each, there in ours if is_stale(each, there)]
-        due = [
-            each
-            for each, there in ours
-            if there.rotation_due
-            and each.id in live
-            and (each.epoch, each.rotation) == (there.epoch, there.rotation)
-        ][:AT_ONCE]
-        made = await asyncio.gather(*(_rotate(service, each) for each in due))
-        stale = [each for each, done in zip(due, made, strict=True) if done] + stale
-        if stale:
-            request = RefreshSecrets(server=server, ids=tuple(each.id for each in stale[:AT_ONCE]))
-            begun = await service.submit(request, caller=CALLER)
-            await service.wait(begun.id, REFRESH_DEADLINE_S)
-    except ZfsiloError as error:
-        log.info("the secrets of what %s serves were not renewed: %s", server, error.message)
-
-
-def _live(used: Sequence[Attachment], machine: Machine) -> set[str]:
-    return {each.id for each in used if not machine.iscsi.is_lost(each.disk)}
-
-
-async def _rotate(service: Service, found: Attachment) -> bool:
-    """Have the server change the secrets of a volume for this host; tell whether it has."""
-    try:
-        await service.servers.rotate(found.server, found.volume)
-    except ZfsiloError as error:
-        log.info("%s makes no new secrets for %s: %s", found.server, found.volume, error.message)
-        return False
-    return True
-
-
-async def _fetch(service: Service, found: Attachment) -> Fetched | None:
-    try:
-        connection, chap = await service.servers.fetch(found.server, found.volume)
-    except ZfsiloError as error:
-        log.info("the secrets of %s cannot be fetched now: %s", found.id, error.message)
-        return None
-    return Fetched(connection, chap, published="")
 
 
 def _hosts(publications: Sequence[Publication]) -> str:

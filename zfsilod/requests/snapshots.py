@@ -11,25 +11,16 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, SnapshotRef, Volume
+from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, Volume
 from zfsilod.model.ulid import new_ulid
-from zfsilod.model.validation import check_fit
+from zfsilod.model.validation import check_etag, check_fit, check_id, check_labels
 from zfsilod.requests.clones import claim_of, home_of, need_snapshot
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_etag,
-    check_id,
-    check_labels,
-    drop,
-    put,
-)
+from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
-    from zfsilod.engine.steps import Cut
+    from zfsilod.engine.steps.snapshot import SnapshotSet
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Action, Change
     from zfsilod.storage.store import Transaction
@@ -37,7 +28,7 @@ if TYPE_CHECKING:
 MAX_VOLUMES = 64  # in a group
 
 
-class CreateSnapshot(Request):
+class CreateSnapshot(Request[None]):
     """Take a snapshot of a volume."""
 
     kind = "snapshot"
@@ -46,7 +37,7 @@ class CreateSnapshot(Request):
     volume: str
     labels: Pairs = ()
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "snapshot id")
         volume = need_volume(view.txn, self.volume)
         found = view.txn.get(Snapshot, self.id)
@@ -56,22 +47,23 @@ class CreateSnapshot(Request):
             labels=check_labels(self.labels)
         )
         refs = (SnapshotRef(dataset=volume.dataset, uid=volume.uid),)
-        marks = check_fit(plans.cut_marks([new], view.operation_id), self.id)
+        marks = check_fit(plans.snapshot_marks([new], view.operation_id), self.id)
         return Plan(
             title=f"snapshot {self.volume} as {self.id}",
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
-            actions=plans.up([plans.cut(new.uid, refs, marks)]),
+            actions=plans.up([plans.snapshot_set(new.uid, refs, marks)]),
             commit=(put(new), put(dependent(new))),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        txn = view.txn
         found, volume = txn.get(Snapshot, self.id), txn.get(Volume, self.volume)
         if found is None or volume is None or found.volume_uid != volume.uid:
             return None
         return plans.up(cuts(txn, found))
 
 
-class DeleteSnapshot(Request):
+class DeleteSnapshot(Request[None]):
     """Give a snapshot up; what was made from it stays."""
 
     kind = "delete-snapshot"
@@ -79,7 +71,7 @@ class DeleteSnapshot(Request):
     id: str
     etag: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         found = need_snapshot(view.txn, self.id)
         check_etag(self.etag, found.revision)
         if found.group:
@@ -97,7 +89,7 @@ class DeleteSnapshot(Request):
         )
 
 
-class CreateSnapshotGroup(Request):
+class CreateSnapshotGroup(Request[None]):
     """Take snapshots of several volumes at one moment."""
 
     kind = "snapshot-group"
@@ -106,7 +98,7 @@ class CreateSnapshotGroup(Request):
     volumes: tuple[str, ...]
     labels: Pairs = ()
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "group id")
         if not 1 <= len(self.volumes) <= MAX_VOLUMES or len(set(self.volumes)) < len(self.volumes):
             raise InvalidArgument(
@@ -126,11 +118,11 @@ class CreateSnapshotGroup(Request):
             created_at=view.now,
         )
         refs = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in volumes)
-        marks = check_fit(plans.cut_marks(members, view.operation_id, self.id), self.id)
+        marks = check_fit(plans.snapshot_marks(members, view.operation_id, self.id), self.id)
         return Plan(
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
             claims=(f"snapshotgroup/{self.id}", *(f"volume/{each}" for each in self.volumes)),
-            actions=plans.up([plans.cut(uid, refs, marks)]),
+            actions=plans.up([plans.snapshot_set(uid, refs, marks)]),
             commit=(
                 put(group),
                 *(put(each.but(group=self.id)) for each in members),
@@ -138,7 +130,8 @@ class CreateSnapshotGroup(Request):
             ),
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        txn = view.txn
         found = txn.get(SnapshotGroup, self.id)
         if found is None or found.volumes != self.volumes:
             return None
@@ -149,7 +142,7 @@ class CreateSnapshotGroup(Request):
         return plans.up(cuts(txn, *members))
 
 
-class DeleteSnapshotGroup(Request):
+class DeleteSnapshotGroup(Request[None]):
     """Give all snapshots of a group up."""
 
     kind = "delete-snapshot-group"
@@ -157,7 +150,7 @@ class DeleteSnapshotGroup(Request):
     id: str
     etag: str = ""
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: None) -> Plan:
         found = need_group(view.txn, self.id)
         check_etag(self.etag, found.revision)
         members = members_of(view.txn, found)
@@ -199,11 +192,11 @@ def gone(snapshot: Snapshot) -> tuple[Change, ...]:
     return (drop(snapshot), drop(dependent(snapshot)))
 
 
-def cuts(txn: Transaction, *snapshots: Snapshot) -> list[Cut]:
+def cuts(txn: Transaction, *snapshots: Snapshot) -> list[SnapshotSet]:
     """Return the step of each snapshot; one whose volume nobody knows any more has none."""
     found = [(each, home_of(txn, each)) for each in snapshots]
     return [
-        plans.cut(each.uid, (SnapshotRef(dataset=at.dataset, uid=at.uid, guid=each.guid),))
+        plans.snapshot_set(each.uid, (SnapshotRef(dataset=at.dataset, uid=at.uid, guid=each.guid),))
         for each, at in found
         if at is not None
     ]

@@ -1,8 +1,7 @@
-"""The requests of a storage host on volumes themselves: create and update; trash.py deletes."""
+"""Requests on volumes of this server: create and update. Deletion has a file of its own."""
 
 from __future__ import annotations
 
-import re
 import uuid
 from typing import TYPE_CHECKING
 
@@ -14,14 +13,18 @@ from zfsilod.model.errors import (
     NotFound,
     PermissionDenied,
 )
+from zfsilod.model.pool_space import PoolSpace, check_space
+from zfsilod.model.record import pairs
 from zfsilod.model.records import AccessMode, Action, Host, Mode, Publication, Volume
+from zfsilod.model.settings import Settings
 from zfsilod.model.sizes import show_exact
 from zfsilod.model.validation import (
-    Room,
     check_block_size,
+    check_etag,
+    check_fit,
     check_hosts,
-    check_marks,
-    check_room,
+    check_id,
+    check_labels,
     check_size,
     round_up,
 )
@@ -33,28 +36,17 @@ from zfsilod.requests.clones import (
     content_of_snapshot,
     content_of_volume,
 )
-from zfsilod.requests.request import (
-    Plan,
-    Request,
-    Settings,
-    View,
-    check_etag,
-    check_id,
-    check_labels,
-    put,
-)
+from zfsilod.requests.request import Plan, Request, View, put
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host as Machine
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Change
+    from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 
-UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-
-class CreateVolume(Request):
-    """Make a zvol below the dataset root."""
+class CreateVolume(Request[PoolSpace]):
+    """Create a zvol below the dataset root. Input: the space of the root."""
 
     kind = "create"
     id: str
@@ -66,29 +58,33 @@ class CreateVolume(Request):
     labels: Pairs = ()
     hosts: tuple[str, ...] = ()
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
-    source_snapshot: str = ""  # what it begins with: a snapshot, a volume as it is now, or nothing
+    source_snapshot: str = ""  # its first content: a snapshot, a volume as it is now, or nothing
     source_volume: str = ""
 
-    def look(self, host: Machine, settings: Settings) -> Room:
-        need_root(settings)
-        check_id(self.id, "volume id")
-        available, total = host.zfs.capacity(settings.root)
-        return Room(available_bytes=available, total_bytes=total)
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        volume = view.txn.get(Volume, self.id)
+        if volume is None or self._differences(volume):
+            return None
+        return plans.up([plans.zvol(volume)])
 
-    def plan(self, view: View, seen: object) -> Plan:
-        assert isinstance(seen, Room)
+    async def gather(self, context: Context, operation_id: str) -> PoolSpace:
+        need_root(context.settings)
+        check_id(self.id, "volume id")
+        return await space(context)
+
+    def plan(self, view: View, inputs: PoolSpace) -> Plan:
         content = self._content(view.txn)
-        wanted = self._volume(view, content)
-        found = view.txn.get(Volume, self.id)
-        if found is not None:
-            raise self._taken(found)
-        check_room(wanted, seen, view)
-        commit: tuple[Change, ...] = (put(wanted.but(state="CREATED")),)
+        volume = self._volume(view, content)
+        existing = view.txn.get(Volume, self.id)
+        if existing is not None:
+            raise self._exists(existing)
+        check_space(volume, inputs, view.settings, view.txn.promised())
+        commit: tuple[Change, ...] = (put(volume.but(state="CREATED")),)
         if content is None:
-            actions = plans.up([plans.zvol(wanted, view.operation_id)])
+            actions = plans.up([plans.zvol(volume, view.operation_id)])
         else:
-            actions = plans.clone(wanted, content.origin, view.operation_id)
-            commit = (*commit, put(clone_dependent(wanted)))
+            actions = plans.clone(volume, content.origin, view.operation_id)
+            commit = (*commit, put(clone_dependent(volume)))
         return Plan(
             title=f"create {self.id}{self._from}",
             claims=(f"volume/{self.id}", *(content.claims if content else ())),
@@ -96,54 +92,49 @@ class CreateVolume(Request):
             commit=commit,
         )
 
-    def standing(self, txn: Transaction, settings: Settings) -> tuple[Action, ...] | None:
-        found = txn.get(Volume, self.id)
-        if found is None or self._differences(found):
-            return None
-        return plans.up([plans.zvol(found)])
-
-    def _taken(self, found: Volume) -> AlreadyExists | FailedPrecondition:
-        differences = self._differences(found)
+    def _exists(self, existing: Volume) -> AlreadyExists | FailedPrecondition:
+        differences = self._differences(existing)
         if differences:
             return AlreadyExists(
-                f"the volume {self.id} exists, with another {', '.join(differences)}: zfsiloctl "
+                f"volume {self.id} exists with another {', '.join(differences)}; see zfsiloctl "
                 f"volume show {self.id}",
                 volume=self.id,
                 fields=" ".join(differences),
             )
         return FailedPrecondition(
-            f"the volume {self.id} is recorded, and not to be seen in the pool: it is never made "
-            "anew, since it would be empty",
+            f"volume {self.id} is missing from the pool; it is not recreated because the new one "
+            "would be empty",
             reason="LOST",
             volume=self.id,
         )
 
-    def _differences(self, found: Volume) -> list[str]:
-        """Return the fields, by their names in the API, in which a volume is not as asked for."""
-        both = {
-            "thin": (found.thin, self.thin),
-            "mode": (found.mode, self.mode),
-            "properties": (found.properties, self._properties()),
-            "hosts": (found.hosts, self.hosts),
-            "access_modes": (found.access_modes, self.access_modes),
+    def _differences(self, existing: Volume) -> list[str]:
+        """Return the fields, by their names in the API, in which a volume differs from this one."""
+        pairs = {
+            "thin": (existing.thin, self.thin),
+            "mode": (existing.mode, self.mode),
+            "properties": (existing.properties, self._properties()),
+            "hosts": (existing.hosts, self.hosts),
+            "access_modes": (existing.access_modes, self.access_modes),
             "source": (
-                (found.source_snapshot, found.source_volume),
+                (existing.source_snapshot, existing.source_volume),
                 (self.source_snapshot, self.source_volume),
             ),
         }
-        differing = [name for name, (there, asked) in both.items() if there != asked]
-        return differing if self._has_size(found) else ["capacity_bytes", *differing]
+        differing = [name for name, (there, asked) in pairs.items() if there != asked]
+        return differing if self._has_size(existing) else ["capacity_bytes", *differing]
 
-    def _has_size(self, found: Volume) -> bool:
+    def _has_size(self, existing: Volume) -> bool:
         asked = self.capacity_bytes
-        if not asked and found.origin:  # it took the size of what it was made from
+        if not asked and existing.origin:  # it took the size of its source
             return True
-        return found.capacity_bytes == round_up(asked, found.volblocksize)
+        return existing.capacity_bytes == round_up(asked, existing.volblocksize)
 
     def _content(self, txn: Transaction) -> Content | None:
         if self.source_snapshot and self.source_volume:
             raise InvalidArgument(
-                "a volume begins with a snapshot or a volume, not both", reason="BAD_SOURCE"
+                "a volume is made from a snapshot or from a volume, not from both",
+                reason="BAD_SOURCE",
             )
         if self.source_snapshot:
             return content_of_snapshot(txn, self.source_snapshot)
@@ -152,7 +143,7 @@ class CreateVolume(Request):
     @property
     def _from(self) -> str:
         if self.source_snapshot:
-            return f" from the snapshot {self.source_snapshot}"
+            return f" from snapshot {self.source_snapshot}"
         return f" from {self.source_volume}" if self.source_volume else ""
 
     def _properties(self) -> Pairs:
@@ -181,11 +172,14 @@ class CreateVolume(Request):
             created_at=view.now,
             updated_at=view.now,
         )
-        return check_marks(begin_with(volume, content, asked_block) if content else volume)
+        return _check_marks(begin_with(volume, content, asked_block) if content else volume)
 
 
-class UpdateVolume(Request):
-    """Change what `mask` names: capacity_bytes, properties, labels, hosts."""
+class UpdateVolume(Request["PoolSpace | None"]):
+    """Change the fields in `mask`: capacity_bytes, properties, labels, hosts.
+
+    Input: the space of the root, when the volume is to grow.
+    """
 
     kind = "update"
     id: str
@@ -197,20 +191,17 @@ class UpdateVolume(Request):
     hosts: tuple[str, ...] = ()
     etag: str = ""
 
-    def look(self, host: Machine, settings: Settings) -> Room | None:
+    async def gather(self, context: Context, operation_id: str) -> PoolSpace | None:
         unknown = set(self.mask) - {"capacity_bytes", "properties", "labels", "hosts"}
         if unknown or not self.mask:
             raise InvalidArgument(
-                f"the update mask names {', '.join(sorted(unknown)) or 'nothing'}: it may name "
+                f"invalid update mask {', '.join(sorted(unknown)) or '(empty)'}: allowed are "
                 "capacity_bytes, properties, labels, hosts",
                 reason="BAD_MASK",
             )
-        if "capacity_bytes" not in self.mask:
-            return None
-        available, total = host.zfs.capacity(settings.root)
-        return Room(available_bytes=available, total_bytes=total)
+        return await space(context) if "capacity_bytes" in self.mask else None
 
-    def plan(self, view: View, seen: object) -> Plan:
+    def plan(self, view: View, inputs: PoolSpace | None) -> Plan:
         volume = need_volume(view.txn, self.id)
         check_etag(self.etag, volume.revision)
         actions: list[Action] = []
@@ -224,10 +215,10 @@ class UpdateVolume(Request):
             actions += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
-        actions += plans.marking(volume, check_marks(new))
+        actions += plans.mark_changes(volume, _check_marks(new))
         if "capacity_bytes" in self.mask:
-            assert isinstance(seen, Room)
-            new = new.but(capacity_bytes=self._size(volume, seen, view))
+            assert inputs is not None
+            new = new.but(capacity_bytes=self._size(volume, inputs, view))
             if new.capacity_bytes != volume.capacity_bytes:
                 actions += plans.resize(volume, new.capacity_bytes)
         return Plan(
@@ -237,7 +228,7 @@ class UpdateVolume(Request):
             commit=(put(new),),
         )
 
-    def _size(self, volume: Volume, room: Room, view: View) -> int:
+    def _size(self, volume: Volume, pool: PoolSpace, view: View) -> int:
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)
         if size < volume.capacity_bytes:
             raise InvalidArgument(
@@ -245,12 +236,31 @@ class UpdateVolume(Request):
                 reason="SHRINK",
                 volume=volume.id,
             )
-        check_room(volume.but(capacity_bytes=size), room, view, before=volume.capacity_bytes)
+        check_space(
+            volume.but(capacity_bytes=size),
+            pool,
+            view.settings,
+            view.txn.promised(),
+            before=volume.capacity_bytes,
+        )
         return size
 
 
+def _check_marks(volume: Volume) -> Volume:
+    """Return the volume when its marks fit on its zvol. Raises InvalidArgument."""
+    check_fit(pairs(plans.marks(volume)), volume.id)
+    return volume
+
+
+async def space(context: Context) -> PoolSpace:
+    """Return the available and total bytes of the dataset root."""
+    root = context.settings.root
+    available, total = await context.look(lambda: context.machine.zfs.capacity(root))
+    return PoolSpace(available_bytes=available, total_bytes=total)
+
+
 def need_root(settings: Settings) -> None:
-    """Refuse requests of a storage host elsewhere."""
+    """Raise FailedPrecondition on a host that is not a server."""
     if not settings.root:
         raise FailedPrecondition(
             "this host serves no volumes: set server.root in /etc/zfsilo/zfsilod.toml",
@@ -259,42 +269,43 @@ def need_root(settings: Settings) -> None:
 
 
 def need_volume(txn: Transaction, volume_id: str) -> Volume:
-    """Return a volume of this host, else raise NotFound."""
-    found = txn.get(Volume, check_id(volume_id, "volume id"))
-    if found is None:
+    """Return a volume of this host. Raises NotFound."""
+    volume = txn.get(Volume, check_id(volume_id, "volume id"))
+    if volume is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
-    return found
+    return volume
 
 
 def need_host(txn: Transaction, host_id: str) -> Host:
-    """Return a registered host, else raise NotFound."""
-    found = txn.get(Host, check_id(host_id, "host id"))
-    if found is None:
+    """Return a registered host. Raises NotFound."""
+    host = txn.get(Host, check_id(host_id, "host id"))
+    if host is None:
         raise NotFound(f"there is no host {host_id}", host=host_id)
-    return found
+    return host
 
 
 def need_publication(txn: Transaction, volume_id: str, host_id: str) -> Publication:
-    """Return the publication of a volume to a host, else raise FailedPrecondition.
+    """Return the publication of a volume to a host. Raises FailedPrecondition.
 
-    One to a name that the host no longer has is none: nobody can log in with it.
+    A publication to a former initiator name of the host does not count: no login can use it.
     """
-    found, host = txn.get(Publication, f"{volume_id}/{host_id}"), txn.get(Host, host_id)
-    if found is None or (host is not None and host.iqn != found.initiator):
+    publication, host = txn.get(Publication, f"{volume_id}/{host_id}"), txn.get(Host, host_id)
+    if publication is None or (host is not None and host.iqn != publication.initiator):
         raise FailedPrecondition(
             f"{volume_id} is not published to {host_id}",
             reason="NOT_PUBLISHED",
             volume=volume_id,
             host=host_id,
         )
-    return found
+    return publication
 
 
 def may_publish_to_itself(volume: Volume, host_id: str) -> None:
-    """Raise PermissionDenied unless the volume names this host among its `hosts`."""
+    """Raise PermissionDenied unless the volume lists this host in `hosts`."""
     if host_id not in volume.hosts and "*" not in volume.hosts:
         raise PermissionDenied(
-            f"{volume.id} does not allow {host_id} to publish it to itself: add it to its hosts",
+            f"{volume.id} does not allow {host_id} to publish it to itself; on the server: "
+            f"zfsiloctl volume update {volume.id} --host {host_id}",
             reason="NOT_ITS_HOST",
             volume=volume.id,
             host=host_id,

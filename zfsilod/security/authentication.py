@@ -1,8 +1,8 @@
-"""Who calls over gRPC: identities, and bearer tokens. What they may is in roles.py.
+"""Authentication: the caller behind a peer, and bearer tokens.
 
-A unix peer is known by its user and groups, one of the socket for nodes by that alone, a TCP peer
-by its certificate (pki.py) or by a bearer token, of which we keep only the digest. A host sees and
-touches only what concerns it: `shown` and `own_host`; a node what is its own: node.py.
+A unix peer is identified by its user and groups, a peer of the CSI socket by that socket alone, a
+TCP peer by its certificate (certificates.py) or by a bearer token, of which only the SHA-256 digest
+is stored. The methods that each role may call are in authorization.py.
 """
 
 from __future__ import annotations
@@ -17,42 +17,25 @@ import time
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import InvalidArgument, PermissionDenied, Unauthenticated
-from zfsilod.model.record import Record
+from zfsilod.model.identity import Caller
 from zfsilod.model.records import Token
-from zfsilod.model.ulid import new_ulid
-from zfsilod.requests.request import check_id
-from zfsilod.security.authorization import READERS, Role
+from zfsilod.model.ulid import ULID, new_ulid
+from zfsilod.model.validation import check_id
+from zfsilod.security.authorization import READERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.gateway.sockets import Peer
-    from zfsilod.security.certificates import Certified
-    from zfsilod.storage.volume_view import VolumeView
+    from zfsilod.model.identity import Certified, Peer, Role
 
 GROUP = "zfsilo"
 SCHEME = "Bearer "
 REVOKED = "BAD_CERTIFICATE"
-TOKEN = re.compile(r"zfsilo-([0-9a-hjkmnp-tv-z]{26})-[0-9a-f]{64}")
-
-
-class Caller(Record):
-    """An identity: what it may, who it is, and where it came from."""
-
-    role: Role
-    subject: str
-    origin: str
-    local: bool = False
-    certificate: Certified | None = None
-
-    def __str__(self) -> str:
-        unix = self.local and self.role == "admin"
-        who = self.subject if unix else f"{self.role} {self.subject}"
-        return f"{who} ({self.origin})"
+TOKEN = re.compile(rf"zfsilo-({ULID})-[0-9a-f]{{64}}")
 
 
 class Callers:
-    """Tells who a peer is."""
+    """Identifies the caller behind a peer."""
 
     def __init__(
         self, find_token: Callable[[str], Token | None], is_revoked: Callable[[str], bool]
@@ -60,20 +43,20 @@ class Callers:
         self._find_token = find_token
         self._is_revoked = is_revoked
         self.group = _group_id(GROUP)
-        self._own_uid = os.getuid()  # root; or whoever runs a simulation
+        self._own_uid = os.getuid()  # root, or the user that runs a simulation
 
     def of(self, peer: Peer, authorization: str) -> Caller:
-        """Return the identity of a peer, else raise PermissionDenied or Unauthenticated."""
+        """Return the caller. Raises PermissionDenied or Unauthenticated."""
         if peer.kind == "node":
             return Caller(role="node", subject=f"uid {peer.uid}", origin="csi socket", local=True)
         if peer.kind == "unix":
             return self._of_user(peer)
-        if authorization:  # whoever sends one means it, certificate or not
+        if authorization:  # a token takes precedence over a certificate
             return self._of_token(authorization, peer.address)
         if peer.certificate is None:
             raise Unauthenticated(
-                "neither a certificate (zfsiloctl pki issue) nor a bearer token (zfsiloctl token "
-                "create)",
+                "no certificate and no bearer token; create one with zfsiloctl pki issue or "
+                "zfsiloctl token create on the server",
                 reason="NO_IDENTITY",
             )
         return self._of_certificate(peer.certificate, peer.address)
@@ -85,30 +68,31 @@ class Callers:
             f"uid {peer.uid} is neither root nor in the group {GROUP}", reason="NOT_IN_GROUP"
         )
 
-    def _of_certificate(self, found: Certified, address: str) -> Caller:
-        """Look at every call: a connection outlives a revocation, and a certificate's days."""
-        if self._is_revoked(found.fingerprint):
-            raise Unauthenticated(f"the certificate of {found.identity} is revoked", reason=REVOKED)
-        if found.not_after <= time.time():
-            raise Unauthenticated(f"the certificate of {found.identity} has ended", reason=REVOKED)
-        identity = found.identity
-        role = "host" if identity.kind == "host" else check_role(identity.role)
+    def _of_certificate(self, certified: Certified, address: str) -> Caller:
+        """Checked at every call: a connection may outlive its certificate or a revocation."""
+        identity = certified.identity
+        if self._is_revoked(certified.fingerprint):
+            raise Unauthenticated(f"certificate for {identity} is revoked", reason=REVOKED)
+        if certified.not_after <= time.time():
+            raise Unauthenticated(f"certificate for {identity} has expired", reason=REVOKED)
         return Caller(
-            role=role,
+            role="host" if identity.kind == "host" else check_role(identity.role),
             subject=identity.id,
-            certificate=found,
-            origin=f"certificate {found.fingerprint[:16]}, {address}",
+            certificate=certified,
+            origin=f"certificate {certified.fingerprint[:16]}, {address}",
         )
 
     def _of_token(self, authorization: str, address: str) -> Caller:
         text = authorization.removeprefix(SCHEME)
-        found = TOKEN.fullmatch(text) if authorization.startswith(SCHEME) else None
-        token = self._find_token(found[1]) if found else None
-        # That there is no such id may show in the time: ids are no secrets.
+        match = TOKEN.fullmatch(text) if authorization.startswith(SCHEME) else None
+        token = self._find_token(match[1]) if match else None
+        # The time taken may show that an id does not exist: ids are not secret.
         if token is None or not hmac.compare_digest(digest_of(text), token.digest):
-            raise Unauthenticated("the bearer token is not known here", reason="BAD_TOKEN")
+            raise Unauthenticated("unknown bearer token", reason="BAD_TOKEN")
         if token.expires_at and token.expires_at <= time.time():
-            raise Unauthenticated("the bearer token has ended", reason="BAD_TOKEN")
+            raise Unauthenticated(
+                f"bearer token {token.id} for {token.subject} has expired", reason="BAD_TOKEN"
+            )
         return Caller(
             role=check_role(token.role),
             subject=token.subject,
@@ -117,64 +101,40 @@ class Callers:
 
 
 def new_token(role: Role, subject: str, *, lasts_s: int = 0) -> tuple[Token, str]:
-    """Make a token for a role: what is kept of it, and the text that is shown once."""
+    """Create a token: the record to store, and the text that is shown once. 0: no expiry."""
     check_role(role)
     check_id(subject, "name of a token's holder")
     token_id = new_ulid()
+    now = int(time.time())
     text = f"zfsilo-{token_id}-{secrets.token_hex(32)}"
     token = Token(
         id=token_id,
         digest=digest_of(text),
         role=role,
         subject=subject,
-        created_at=int(time.time()),
-        expires_at=int(time.time()) + lasts_s if lasts_s else 0,
+        created_at=now,
+        expires_at=now + lasts_s if lasts_s else 0,
     )
     return token, text
 
 
 def digest_of(token: str) -> str:
-    """Return what is kept of a token's text."""
+    """Return the SHA-256 of a token's text, in hex."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
 def check_role(role: str) -> Role:
-    """Return a role that a person or script may have, else raise InvalidArgument.
+    """Return a role that a token or a user's certificate may have, else raise InvalidArgument.
 
-    Hosts have certificates only: they set names on the wire.
+    Hosts authenticate with certificates only, since their names are used on the wire.
     """
     match role:
         case "admin" | "controller" | "reader":
             return role
     raise InvalidArgument(
-        f"{role[:40]!r} is no role: {', '.join(READERS[:-1])} or {READERS[-1]}", reason="BAD_ROLE"
+        f"invalid role {role[:40]!r}; use {', '.join(READERS[:-1])} or {READERS[-1]}",
+        reason="BAD_ROLE",
     )
-
-
-def shown(caller: Caller, found: VolumeView) -> VolumeView | None:
-    """Return what the caller is shown of a volume; a host is shown what concerns it, or None."""
-    if caller.role != "host":
-        return found
-    own = tuple(each for each in found.publications if each.host == caller.subject)
-    if found.volume is None:
-        return None
-    hosts = tuple(each for each in found.volume.hosts if each in ("*", caller.subject))
-    if not own and not hosts:
-        return None
-    return found.but(volume=found.volume.but(hosts=hosts), publications=own, attachment=None)
-
-
-def own_host(caller: Caller, asked: str) -> str:
-    """Return the host that a request is about: a host speaks for itself only."""
-    if caller.role != "host":
-        if not asked:
-            raise InvalidArgument("the request names no host", reason="NO_HOST")
-        return asked
-    if asked not in ("", caller.subject):
-        raise PermissionDenied(
-            f"{caller} may not speak for host {asked[:128]}", reason="OTHER_HOST"
-        )
-    return caller.subject
 
 
 def _group_id(name: str) -> int:

@@ -1,19 +1,20 @@
-"""Who may do what: the one table, of gRPC methods and their roles, D-Bus methods and their actions.
+"""Authorization: the roles that may call each gRPC method, the polkit action of each D-Bus method.
 
-What is not here is refused to everybody. Run as a program it prints the table for the README.
+A method without an entry is refused to every caller. `python -m zfsilod.security.authorization`
+prints the tables as Markdown.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
-from zfsilod.model.errors import PermissionDenied
+from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.identity import Role
 
 if TYPE_CHECKING:
-    from zfsilod.security.authentication import Caller
-
-Role = Literal["admin", "controller", "host", "node", "reader"]
+    from zfsilod.model.identity import Caller
+    from zfsilod.storage.volume_view import VolumeView
 
 ADMIN = ("admin",)
 NODES = ("admin", "node")
@@ -35,7 +36,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.Service/RenewCertificate": REMOTE,  # its own
     "/zfsilo.v1.Service/GetCapacity": READERS,
     "/zfsilo.v1.Service/GetStatus": READERS,
-    # A host is shown what is published to it and what it may publish to itself, a node its own.
+    # Hosts and nodes see a part only: visible_to below, csi_node.visible_to.
     "/zfsilo.v1.VolumeService/GetVolume": ALL,
     "/zfsilo.v1.VolumeService/ListVolumes": REMOTE,
     "/zfsilo.v1.VolumeService/StatsVolume": ALL,
@@ -48,14 +49,14 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.VolumeService/AdoptVolumes": ADMIN,
     "/zfsilo.v1.VolumeService/DeleteVolume": MANAGERS,
     "/zfsilo.v1.VolumeService/UndeleteVolume": MANAGERS,
-    # A host: to itself, where the volume names it; from itself; its own.
+    # A host may publish to itself if the volume names it, and act on its own publications.
     "/zfsilo.v1.VolumeService/PublishVolume": (*MANAGERS, "host"),
     "/zfsilo.v1.VolumeService/UnpublishVolume": (*MANAGERS, "host"),
     "/zfsilo.v1.VolumeService/ListPublications": REMOTE,
     "/zfsilo.v1.VolumeService/FetchConnection": HOSTS,
     "/zfsilo.v1.VolumeService/ReportFilesystem": HOSTS,
-    # No daemon commands another host: what happens on a consumer is for its own administrators,
-    # and for its CSI plugin below its own folders.
+    # No daemon commands another host: the client's own administrators, and its CSI plugin below
+    # csi.allowed_paths.
     "/zfsilo.v1.VolumeService/ConnectVolume": NODES,
     "/zfsilo.v1.VolumeService/DisconnectVolume": NODES,
     "/zfsilo.v1.VolumeService/StageVolume": NODES,
@@ -87,15 +88,15 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.OperationService/AbandonOperation": ADMIN,
 }
 
-# What brings foreign data onto a host is asked for on that host: over TCP to nobody. The way back
-# stays open to a distant administrator, so that a host can always be drained.
+# Calls that bring foreign data onto a host are accepted on its unix sockets only. The way down
+# stays open to a remote administrator, so that a host can always be drained.
 LOCAL = frozenset(
     f"/zfsilo.v1.VolumeService/{request}Volume" for request in ("Connect", "Stage", "Mount")
 )
 
-READ, MANAGE, DESTROY = (f"org.zfsilo1.{each}" for each in ("read", "manage", "destroy"))
+READ, MANAGE, DESTROY = (f"org.zfsilo1.{action}" for action in ("read", "manage", "destroy"))
 
-# What polkit is asked about whoever calls over D-Bus and is not root. Properties are read only.
+# The polkit action that a D-Bus caller other than root needs. Properties are read only.
 ACTIONS: dict[str, str] = {
     "org.freedesktop.DBus.Introspectable.Introspect": READ,
     "org.freedesktop.DBus.ObjectManager.GetManagedObjects": READ,
@@ -152,14 +153,47 @@ def authorize(caller: Caller, method: str) -> None:
         )
     if method in LOCAL and not caller.local:
         raise PermissionDenied(
-            f"{method.rpartition('/')[2]} is asked for on the host itself, not over the network",
+            f"{method.rpartition('/')[2]} is not allowed over the network; call it on the host itself",
             reason="LOCAL",
             method=method,
         )
 
 
+def visible_to(caller: Caller, view: VolumeView) -> VolumeView | None:
+    """Return the part of a volume's view that a caller may see, or None.
+
+    A host sees a volume that is published to it or that it may publish to itself, with its own
+    publications only.
+    """
+    if caller.role != "host":
+        return view
+    if view.volume is None:
+        return None
+    own = tuple(
+        publication for publication in view.publications if publication.host == caller.subject
+    )
+    hosts = tuple(host for host in view.volume.hosts if host in ("*", caller.subject))
+    if not own and not hosts:
+        return None
+    return view.but(volume=view.volume.but(hosts=hosts), publications=own, attachment=None)
+
+
+def own_host(caller: Caller, asked: str) -> str:
+    """Return the host that a request names; a caller of role host names itself or no host.
+
+    Raises InvalidArgument when another role names none, PermissionDenied for another host.
+    """
+    if caller.role != "host":
+        if not asked:
+            raise InvalidArgument("the request names no host", reason="NO_HOST")
+        return asked
+    if asked not in ("", caller.subject):
+        raise PermissionDenied(f"{caller} may not act for host {asked[:128]}", reason="OTHER_HOST")
+    return caller.subject
+
+
 def as_markdown() -> str:
-    """Return the tables as the README has them."""
+    """Return the tables as Markdown."""
     roles = get_args(Role)
     rows = [
         f"| gRPC | {' | '.join(roles)} |",
@@ -176,7 +210,7 @@ def as_markdown() -> str:
 
 
 def _by_roles() -> dict[frozenset[str], list[str]]:
-    """Return the methods by who may call them, the most open ones first."""
+    """Return the methods by the roles that may call them, the most open ones first."""
     found: dict[frozenset[str], list[str]] = {}
     for path, roles in ROLES.items():
         name = path.rpartition("/")[2] + ("*" if path in LOCAL else "")

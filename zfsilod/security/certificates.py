@@ -11,10 +11,10 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, Unauthenticated
-from zfsilod.model.record import Record
+from zfsilod.model.identity import Certified, Identity
 from zfsilod.model.records import Issued
 
 if TYPE_CHECKING:
@@ -40,26 +40,6 @@ class Pair:
     def __init__(self, certificate_pem: bytes, key_pem: bytes) -> None:
         self.certificate_pem = certificate_pem
         self.key_pem = key_pem
-
-
-class Identity(Record):
-    """Whom a certificate stands for."""
-
-    kind: Literal["host", "user"]
-    id: str
-    role: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}/{self.id}"
-
-
-class Certified(Record):
-    """An identity as a certificate proved it, on one connection."""
-
-    identity: Identity
-    fingerprint: str  # SHA-256 of the certificate, hex: by it one is revoked
-    not_after: int
-    own: bool  # our own authority signed it, so we may renew it
 
 
 def tls_name(host_id: str) -> str:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import tomli
 
-from zfsilod.model.chap import write_private
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
-from zfsilod.requests.request import check_id
+from zfsilod.model.names import split_address
+from zfsilod.model.validation import check_id
 from zfsilod.security.certificates import Pair, load
+from zfsilod.storage.files import write_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +88,20 @@ class Files:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.host, pair.key_pem + pair.certificate_pem)
 
+    def write_trusted(self, pem: bytes) -> Path:
+        """Add a trusted authority. Raises InvalidArgument when it is not a PEM certificate."""
+        path = self.trusted / f"{load(pem).serial_number:x}.pem"
+        for folder in (self.directory, self.trusted):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(path, pem)
+        return path
+
+
+def write_server(path: Path, access: Access) -> None:
+    """Write a file of servers.d."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(path, body(access).encode())
+
 
 def make_join(access: Access) -> str:
     """Return the text of a join file."""
@@ -149,19 +164,6 @@ def _check(access: Access) -> None:
         raise InvalidArgument(
             "the join file must have a certificate and its key, or else a token", reason="BAD_JOIN"
         )
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT or [IPV6]:PORT, else raise InvalidArgument."""
-    host, _colon, port = address.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not bare or (":" in bare) != (bare != host) or not bare.isascii() or not bare.isprintable():
-        raise InvalidArgument(
-            f"{address[:200]!r} is no address: HOST:PORT or [IPV6]:PORT", reason="BAD_ADDRESS"
-        )
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise InvalidArgument(f"{address[:200]!r} has no port: HOST:PORT", reason="BAD_ADDRESS")
-    return bare, int(port)
 
 
 def expiry(certificate_pem: str) -> int:

@@ -11,11 +11,13 @@ import logging
 import ssl
 from typing import TYPE_CHECKING
 
-from zfsilod.security.certificates import Certified, identify
+from zfsilod.security.certificates import identify
 from zfsilod.security.join_file import Files
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from zfsilod.model.identity import Certified
 
 log = logging.getLogger(__name__)
 

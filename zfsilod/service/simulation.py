@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod import config
-from zfsilod.model.chap import write_private
+from zfsilod.model.identity import Identity
 from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
@@ -21,23 +21,24 @@ LISTEN = "127.0.0.1:0"
 
 async def know_itself(service: Service, etc: Path, files: join_file.Files, address: str) -> None:
     """Write the file of this host's own server, and register there."""
-    host_id = service.settings.host_id
+    host_id = service.context.settings.host_id
     path = etc / "servers.d" / f"{host_id}.toml"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     access = config.find_server(etc, host_id) or await _certified(service, files)
     access.address = address  # another one at each start
-    write_private(path, join_file.body(access).encode())
+    join_file.write_server(path, access)
     await service.introduce(host_id)
 
 
 async def _certified(service: Service, files: join_file.Files) -> join_file.Access:
-    host_id = service.settings.host_id
-    identity = certificates.Identity(kind="host", id=host_id, role="host")
+    host_id = service.context.settings.host_id
+    identity = Identity(kind="host", id=host_id, role="host")
     if not files.authority.exists():
         files.write_authority(certificates.make_authority(host_id))
         files.write_host(certificates.issue(files.own_authority(), identity))
     pair = certificates.issue(files.own_authority(), identity)
-    await service.write(lambda txn: txn.put(certificates.record_of(pair.certificate_pem, identity)))
+    await service.context.write(
+        lambda txn: txn.put(certificates.record_of(pair.certificate_pem, identity))
+    )
     return join_file.Access(
         name=host_id,
         address="",

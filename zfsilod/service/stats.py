@@ -1,7 +1,7 @@
-"""How full a volume is, and how well: looked at now, with a deadline.
+"""Volume usage and health, sampled on demand with a deadline.
 
-A filesystem whose disk is gone may hang whoever asks it, for ever. So each is asked in a thread of
-its own that nobody waits for longer than a few seconds, and not again while that thread hangs.
+A filesystem whose disk is gone may block its reader for ever. So each is asked in a thread of its
+own, which is waited for only a few seconds, and not again while that thread blocks.
 """
 
 from __future__ import annotations
@@ -18,135 +18,146 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.records import Volume
-    from zfsilod.service.service import Service
+    from zfsilod.requests.context import Context
     from zfsilod.storage.volume_view import VolumeView
+
+    Figures = dict[str, int]
 
 ANSWER_S = 5.0
 SERVER_S = 5.0
-HANGS = "the filesystem of {name} does not answer: its disk may be gone"
+BLOCKS = "the filesystem of {name} does not answer: its disk may be gone"
 
 
 class Stats(NamedTuple):
-    """Figures by name, of those that are known here; and what is wrong, one sentence each."""
+    """The known figures by name, and the problems, a sentence each."""
 
-    figures: dict[str, int]
+    figures: Figures
     conditions: tuple[str, ...] = ()
 
 
-async def stats(service: Service, found: VolumeView) -> Stats:
-    """Return a volume's figures: of its filesystem where it is staged, else of its zvol."""
-    here, volume = found.attachment, found.volume
-    if here is not None and here.state in ("STAGED", "MOUNTED"):
-        return await _of_attachment(service, here)
-    if volume is not None:
-        return await _of_volume(service, volume)
-    assert here is not None
-    return Stats(
-        figures={"volsize": here.disk.size_bytes}, conditions=await _session(service, here)
-    )
+class StatsReader:
+    """Samples volumes; remembers which filesystems block their reader."""
 
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._blocking: set[str] = set()
 
-async def _of_volume(service: Service, volume: Volume) -> Stats:
-    figures = await service.look(partial(service.machine.zfs.usage, volume.dataset))
-    problem = await service.look(partial(service.machine.zfs.pool_problem, service.settings.root))
-    return Stats(figures=figures, conditions=(problem,) if problem else ())
+    async def sample(self, view: VolumeView) -> Stats:
+        """Return the figures of a volume: of its filesystem when staged, else of its zvol."""
+        attachment, volume = view.attachment, view.volume
+        if attachment is not None and attachment.state in ("STAGED", "MOUNTED"):
+            return await self._of_attachment(attachment)
+        if volume is not None:
+            return await self._of_volume(volume)
+        assert attachment is not None
+        figures = {"volsize": attachment.disk.size_bytes}
+        return Stats(figures=figures, conditions=await self._session(attachment))
 
+    async def broken_sessions(self) -> dict[str, str]:
+        """Return the problems of the sessions of idle attachments, by attachment."""
+        with self._context.read() as txn:
+            attachments = [
+                attachment
+                for attachment in txn.scan(Attachment)
+                if attachment.state != "ABSENT" and not txn.claimant(f"attachment/{attachment.id}")
+            ]
+        iscsi = self._context.machine.iscsi
+        problems = await self._context.look(
+            lambda: {one.id: iscsi.problem(one.disk) for one in attachments}
+        )
+        return {name: problem for name, problem in problems.items() if problem}
 
-async def _of_attachment(service: Service, here: Attachment) -> Stats:
-    if here.mode == "BLOCK":
-        figures, problems = await _of_device(service, here), await _session(service, here)
+    async def _of_volume(self, volume: Volume) -> Stats:
+        zfs, root = self._context.machine.zfs, self._context.settings.root
+        figures = await self._context.look(partial(zfs.usage, volume.dataset))
+        problem = await self._context.look(partial(zfs.pool_problem, root))
+        return Stats(figures=figures, conditions=(problem,) if problem else ())
+
+    async def _of_attachment(self, attachment: Attachment) -> Stats:
+        if attachment.mode == "BLOCK":
+            figures = await self._of_device(attachment)
+            return Stats(figures=figures, conditions=await self._session(attachment))
+        problems = await self._mount(attachment) or await self._session(attachment)
+        question = partial(self._context.machine.mounts.stats, attachment.staging_path)
+        try:
+            figures = await sample_blocking(question, attachment.id, self._blocking)
+        except ZfsiloError as error:
+            return Stats(figures={}, conditions=(*problems, error.message))
         return Stats(figures=figures, conditions=problems)
-    problems = await _mount(service, here) or await _session(service, here)
-    try:
-        question = partial(service.machine.mounts.stats, here.staging_path)
-        figures = await asked(question, here.id, service.hanging)
-    except ZfsiloError as error:
-        return Stats(figures={}, conditions=(*problems, error.message))
-    return Stats(figures=figures, conditions=problems)
+
+    async def _of_device(self, attachment: Attachment) -> Figures:
+        """Return the size of a raw device, and how much of it its server says is written."""
+        figures = {"volsize": attachment.disk.size_bytes}
+        try:
+            usage = await self._context.servers.usage(
+                attachment.server, attachment.volume, timeout_s=SERVER_S
+            )
+        except ZfsiloError:
+            return figures  # the size is known without the server
+        return figures | {"referenced": usage["referenced"]}
+
+    async def _session(self, attachment: Attachment) -> tuple[str, ...]:
+        iscsi = self._context.machine.iscsi
+        problem = await self._context.look(partial(iscsi.problem, attachment.disk))
+        return (problem,) if problem else ()
+
+    async def _mount(self, attachment: Attachment) -> tuple[str, ...]:
+        question = partial(
+            self._context.machine.mounts.problem,
+            attachment.staging_path,
+            readonly=attachment.stage_readonly,
+        )
+        problem = await self._context.look(question)
+        return (problem,) if problem else ()
 
 
-async def _of_device(service: Service, here: Attachment) -> dict[str, int]:
-    """Return the size of a raw device, and what its server says is written of it."""
-    figures = {"volsize": here.disk.size_bytes}
-    try:
-        usage = await service.servers.usage(here.server, here.volume, timeout_s=SERVER_S)
-    except ZfsiloError:
-        return figures  # the server's state is no business of those who only want the size
-    return figures | {"referenced": usage["referenced"]}
+async def sample_blocking(
+    question: Callable[[], Figures], name: str, blocking: set[str]
+) -> Figures:
+    """Ask a question that may block. Raises Unavailable when there is no answer in time.
 
-
-async def broken_sessions(service: Service) -> dict[str, str]:
-    """Return what is wrong now with the sessions of used volumes, by volume."""
-    with service.store.read() as txn:
-        used = [
-            each
-            for each in txn.scan(Attachment)
-            if each.state != "ABSENT" and not txn.claimant(f"attachment/{each.id}")
-        ]
-    iscsi = service.machine.iscsi
-    found = await service.look(lambda: {each.id: iscsi.problem(each.disk) for each in used})
-    return {name: problem for name, problem in found.items() if problem}
-
-
-async def _session(service: Service, here: Attachment) -> tuple[str, ...]:
-    problem = await service.look(partial(service.machine.iscsi.problem, here.disk))
-    return (problem,) if problem else ()
-
-
-async def _mount(service: Service, here: Attachment) -> tuple[str, ...]:
-    problem = await service.look(
-        partial(service.machine.mounts.problem, here.staging_path, readonly=here.stage_readonly)
-    )
-    return (problem,) if problem else ()
-
-
-async def asked(
-    question: Callable[[], dict[str, int]], name: str, hanging: set[str]
-) -> dict[str, int]:
-    """Ask something that may hang. Raises Unavailable when there is no answer in time.
-
-    `hanging`: the names that a thread is asking for at the moment.
+    `blocking`: the names that a thread is asking for at the moment.
     """
-    if name in hanging:
-        raise Unavailable(HANGS.format(name=name), reason="FILESYSTEM_HANGS")
+    if name in blocking:
+        raise Unavailable(BLOCKS.format(name=name), reason="FILESYSTEM_HANGS")
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[dict[str, int]] = loop.create_future()
+    answer: asyncio.Future[Figures] = loop.create_future()
 
     def ask() -> None:
         try:
-            found: dict[str, int] | ZfsiloError = question()
+            result: Figures | ZfsiloError = question()
         except ZfsiloError as error:
-            found = error
+            result = error
         except OSError as error:
-            found = Unavailable(
+            result = Unavailable(
                 f"the filesystem of {name} fails: {error.strerror}", reason="FILESYSTEM_FAILS"
             )
-        hanging.discard(name)
-        _tell(loop, answer, found)
+        blocking.discard(name)
+        _deliver(loop, answer, result)
 
-    hanging.add(name)
+    blocking.add(name)
     threading.Thread(target=ask, name=f"stats {name}", daemon=True).start()
     done, _pending = await asyncio.wait({answer}, timeout=ANSWER_S)
     if not done:
         answer.cancel()
-        raise Unavailable(HANGS.format(name=name), reason="FILESYSTEM_HANGS")
+        raise Unavailable(BLOCKS.format(name=name), reason="FILESYSTEM_HANGS")
     return answer.result()
 
 
-def _tell(
+def _deliver(
     loop: asyncio.AbstractEventLoop,
-    answer: asyncio.Future[dict[str, int]],
-    found: dict[str, int] | ZfsiloError,
+    answer: asyncio.Future[Figures],
+    result: Figures | ZfsiloError,
 ) -> None:
-    """Hand the answer to whoever still waits for it."""
+    """Pass the answer to its waiter, from the thread to the loop."""
 
-    def hand_over() -> None:
+    def pass_on() -> None:
         if answer.done():
             return
-        if isinstance(found, ZfsiloError):
-            answer.set_exception(found)
+        if isinstance(result, ZfsiloError):
+            answer.set_exception(result)
         else:
-            answer.set_result(found)
+            answer.set_result(result)
 
     if not loop.is_closed():
-        loop.call_soon_threadsafe(hand_over)
+        loop.call_soon_threadsafe(pass_on)

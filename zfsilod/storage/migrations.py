@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     Values = Mapping[tuple[str, str], Mapping[str, str]]
 
 RENAMED_FIELDS: Fields = {
+    "Acl": {"admitted": "allowed"},
     "Attachment": {"height": "state"},
+    "Clone": {"shot": "snapshot_ref", "cut": "snapshot_uid"},
+    "Cut": {"shots": "refs"},
     "Move": {"mark": "status"},
     "Operation": {"moves": "actions", "request": "fingerprint"},
     "Publication": {"request": "client_operation"},

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from zfsilod.engine.plans import apply_observed
-from zfsilod.model.chap import load_key, seal, unseal
 from zfsilod.model.errors import Busy, FailedPrecondition, ResourceExhausted, StoreCorrupt
+from zfsilod.model.observed import apply_observed
 from zfsilod.model.record import Record, Stored, from_plain, to_plain
 from zfsilod.model.records import Operation, Volume
+from zfsilod.storage.secrets import load_key, seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ class Transaction:
     def scan(self, kind: type[R], after: str = "") -> Iterator[R]:
         """Yield the records of a class in the order of their keys, from behind `after`."""
         prefix = f"{kind.bucket()}/".encode()
-        for _key_bytes, raw in self._range(prefix, after):
+        for _key_bytes, raw in self.items(prefix, after):
             yield _decode(raw)
 
     def scan_plain(self, kind: type[R]) -> Iterator[dict[str, Any]]:
@@ -73,26 +73,24 @@ class Transaction:
 
     def scan_bucket(self, bucket: str) -> Iterator[dict[str, Any]]:
         """Yield the records of a bucket as they are stored, in whichever schema."""
-        for _key_bytes, raw in self._range(f"{bucket}/".encode(), ""):
+        for _key_bytes, raw in self.items(f"{bucket}/".encode()):
             yield json.loads(raw)
 
     def rewrite(self, change: Callable[[Any], Any]) -> None:
         """Write every record as `change` returns it, in the form that JSON has: a migration."""
-        for key_bytes, raw in list(self._range(b"", "")):
+        for key_bytes, raw in list(self.items()):
             if raw.startswith(RECORD) and not key_bytes.startswith(b"secret/"):
                 self._handle.put(key_bytes, _as_json(change(json.loads(raw))))
 
     def live_units(self) -> set[str]:
         """Return the units of the operations that have not ended, in whichever schema."""
-        stored = (
-            self.get_raw("operation", each.decode()) for _key, each in self._range(b"live/", "")
-        )
+        stored = (self.get_raw("operation", each.decode()) for _key, each in self.items(b"live/"))
         plain = [json.loads(raw) for raw in stored if raw is not None]
         return {operation["batch"] or operation["id"] for operation in plain}
 
     def scan_below(self, kind: type[R], key: str) -> Iterator[R]:
         """Yield the records whose key begins with `key/`: the publications of one volume."""
-        for _key_bytes, raw in self._range(f"{kind.bucket()}/{key}/".encode(), ""):
+        for _key_bytes, raw in self.items(f"{kind.bucket()}/{key}/".encode()):
             yield _decode(raw)
 
     def scan_ending(self, kind: type[R], key: str, after: str = "") -> Iterator[R]:
@@ -101,7 +99,7 @@ class Transaction:
         All keys are looked at; only what is yielded is decoded, which is what takes the time.
         """
         end = f"/{key}".encode()
-        for key_bytes, raw in self._range(f"{kind.bucket()}/".encode(), after):
+        for key_bytes, raw in self.items(f"{kind.bucket()}/".encode(), after):
             if key_bytes.endswith(end):
                 yield _decode(raw)
 
@@ -131,6 +129,10 @@ class Transaction:
             self.drop("changed", _ordered(found.revision if found else 0))
         elif bucket == Volume.bucket():
             self._promise(-_thin_bytes(self.get(Volume, key)))
+        self.drop_raw(bucket, key)
+
+    def drop_raw(self, bucket: str, key: str) -> None:
+        """Remove the bytes under a key, if there are any."""
         self._handle.delete(_key(bucket, key))
 
     def get_raw(self, bucket: str, key: str) -> bytes | None:
@@ -174,7 +176,7 @@ class Transaction:
 
     def live(self) -> Iterator[Operation]:
         """Yield the operations that have not ended."""
-        for _key_bytes, operation_id in self._range(b"live/", ""):
+        for _key_bytes, operation_id in self.items(b"live/"):
             yield self._operation(operation_id)
 
     def of_unit(self, unit: str) -> list[Operation]:
@@ -184,7 +186,7 @@ class Transaction:
 
     def changed_after(self, revision: int) -> Iterator[Operation]:
         """Yield the operations that changed since a revision, oldest change first."""
-        for _key_bytes, operation_id in self._range(b"changed/", _ordered(revision)):
+        for _key_bytes, operation_id in self.items(b"changed/", _ordered(revision)):
             yield self._operation(operation_id)
 
     def oldest(self, count: int) -> Iterator[Operation]:
@@ -224,7 +226,8 @@ class Transaction:
         else:
             self.put(apply_observed(change.record, facts))
 
-    def _range(self, prefix: bytes, after: str) -> Iterator[tuple[bytes, bytes]]:
+    def items(self, prefix: bytes = b"", after: str = "") -> Iterator[tuple[bytes, bytes]]:
+        """Yield the keys with a prefix and their values as LMDB has them, from behind `after`."""
         with self._handle.cursor() as cursor:
             start = prefix + after.encode()
             found = cursor.set_range(start)

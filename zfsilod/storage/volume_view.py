@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zfsilod.model.errors import NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Condition, Operation, Publication, Trashed, Volume
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import Message, MessageType
 
-from zfsilod.model.chap import credential
 from zfsilod.model.errors import FailedPrecondition, Unavailable
+from zfsilod.storage.secrets import credential
 from zfsilod.systemd.bus import connect
 from zfsilod.systemd.unit import properties, rollback_name, unit_name
 
@@ -153,7 +153,8 @@ class SystemdLauncher:
 
     async def _send(self, message: Message, *, fatal: bool) -> Message:
         try:
-            reply = await asyncio.wait_for(self._bus.call(message), CALL_DEADLINE_S)
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                reply = await self._bus.call(message)
         except TimeoutError:
             raise Unavailable(f"systemd did not answer {message.member}") from None
         assert reply is not None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import Variant
 
-from zfsilod.model.chap import CREDENTIAL
+from zfsilod.storage.secrets import CREDENTIAL
 from zfsilod.systemd.sandbox import sandbox
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def properties(
     command = [worker, "run", operation.unit]
     more = " and more" if operation.batch else ""
     limit_us = timeout_s * 1_000_000 * (BATCH_TIMES if operation.batch else 1)
-    opens = sealed and any("secret" in action.step.FIELDS for action in operation.actions)
+    opens = sealed and any(action.step.resources().secrets for action in operation.actions)
     allowed = sandbox(action.step for action in operation.actions)
     return [
         ["Description", Variant("s", f"zfsilo: {operation.title}{more}")],

@@ -8,10 +8,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from zfsilo.v1 import host_pb2, operation_pb2, snapshot_pb2, volume_pb2
 
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import Filesystem, Publication
+from zfsilod.model.records import Publication
 from zfsilod.model.ulid import ALPHABET
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 from zfsilod.wire import enums
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         SnapshotGroup,
         Volume,
     )
-    from zfsilod.service.drift import DriftReport, Fact
+    from zfsilod.service.drift import Check, DriftReport
     from zfsilod.storage.volume_view import VolumeView
 
 ULID_LENGTH = 26
@@ -71,10 +72,10 @@ def differences(report: DriftReport) -> list[volume_pb2.Difference]:
     ]
 
 
-def fact(checked: Fact) -> volume_pb2.Fact:
+def fact(checked: Check) -> volume_pb2.Fact:
     """Return a fact with the result of its probe."""
     return volume_pb2.Fact(
-        step=checked.step,
+        kind=checked.kind,
         text=checked.text,
         wanted=checked.wanted,
         problem=checked.problem,
@@ -250,7 +251,7 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
 
 def _action(record: Action) -> operation_pb2.Action:
     return operation_pb2.Action(
-        step=record.step.text, up=record.up, status=enums.ACTION_STATUSES.number(record.status)
+        step=record.description, up=record.up, status=enums.ACTION_STATUSES.number(record.status)
     )
 
 

@@ -11,9 +11,9 @@ import grpc
 from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 
 from zfsilod.model.chap import Chap
+from zfsilod.model.connection import Connection
 from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
-from zfsilod.requests.attach import Connection
-from zfsilod.security.join_file import split_address
+from zfsilod.model.names import portal_parts, split_address
 from zfsilod.wire import convert, enums, status
 from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.stub import Api
@@ -21,7 +21,7 @@ from zfsilod.wire.stub import Api
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.engine.steps import Reported
+    from zfsilod.engine.steps.filesystem import Reported
     from zfsilod.model.records import Host, Publication
     from zfsilod.security.join_file import Access
 
@@ -171,7 +171,7 @@ class StorageServers:
         """Return portals with wildcard addresses replaced by the server's own address."""
         usable = []
         for portal in portals:
-            host, port = split_address(portal)
+            host, port = portal_parts(portal)
             if _is_wildcard(host):
                 own, _port = split_address(self._config(server).address)
                 host = await self._resolve(server, own, only_v4="." in host)

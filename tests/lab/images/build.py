@@ -1,4 +1,4 @@
-"""The images of a release: where they are, and in which order they are built."""
+"""Paths of the images of a release, and the order in which they are built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Images:
-    """What a machine boots from, and the root that builds software for it."""
+    """The files that a machine boots from, and the root that builds software for it."""
 
     folder: Path
     release: Release
@@ -46,7 +46,7 @@ class Images:
 
 
 def images() -> Images:
-    """The images of the chosen release; whatever is missing is built now."""
+    """The images of the chosen release; missing ones are built first."""
     release = chosen_release()
     build_root = buildroot(release)
     modules = zfs_modules(build_root)

@@ -1,4 +1,4 @@
-"""The root that compiles for the guest: its headers, a compiler, the sources of the ZFS modules."""
+"""The root that compiles for the guest: compiler, kernel headers, sources of the ZFS modules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAVOUR = "-cloud-amd64"
 
 @dataclass(frozen=True)
 class BuildRoot:
-    """A finished build root and what it is for."""
+    """A finished build root, with the versions of the kernel and of ZFS that it compiles for."""
 
     folder: Path
     kernel: str
@@ -38,12 +38,12 @@ class BuildRoot:
     @property
     def modules(self) -> Path:
         """The modules of the kernel's package, which are below /usr only in newer releases."""
-        (found,) = self.unpacked_kernel.glob(f"**/lib/modules/{self.kernel}")
-        return found
+        (folder,) = self.unpacked_kernel.glob(f"**/lib/modules/{self.kernel}")
+        return folder
 
 
 def buildroot(release: Release) -> BuildRoot:
-    """The build root of a release, made if need be."""
+    """The build root of a release, built on first use."""
     key = digest(release.name, BUILD_PACKAGES, guest_sources(release.name))
     folder = product(f"buildroot-{release.name}", key, lambda draft: build(draft, release))
     return BuildRoot(

@@ -1,4 +1,4 @@
-"""A root file system of another release: how it is made, and how commands run inside it."""
+"""Root file systems of other Debian releases: creation, and commands inside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.setup.sources import machine_sources, render, sources_for
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# The mounts end with the namespace, whatever happens to the command.
+# The mounts vanish with the namespace, however the command ends.
 ENTER = (
     'mount -t proc proc "$0/proc"; mkdir -p "$0/build"; mount --bind "$1" "$0/build"; '
     'root=$0; shift; exec chroot "$root" "$@"'
@@ -38,14 +38,12 @@ def guest_sources(release: str) -> str:
 
 
 def debootstrap(root: Path, release: str, packages: Sequence[str]) -> None:
-    """Install a release with these packages, and no more than they depend on, into a folder."""
-    exclude = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
-    run(
-        ["mmdebstrap", "--mode=root", "--variant=minbase", "--skip=cleanup/apt/lists", *exclude,
-         '--aptopt=APT::Install-Recommends "false"', '--aptopt=APT::Sandbox::User "root"',
-         f"--include={','.join(packages)}", release, root, "-"],
-        stdin=guest_sources(release),
-    )  # fmt: skip
+    """Install a release with these packages and their dependencies into a folder."""
+    options = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
+    options += ['--aptopt=APT::Install-Recommends "false"', '--aptopt=APT::Sandbox::User "root"']
+    options += ["--mode=root", "--variant=minbase", "--skip=cleanup/apt/lists"]
+    include = f"--include={','.join(packages)}"
+    run(["mmdebstrap", *options, include, release, root, "-"], stdin=guest_sources(release))
     resolver = root / "etc/resolv.conf"
     resolver.unlink(missing_ok=True)
     shutil.copy("/etc/resolv.conf", resolver)
@@ -60,20 +58,20 @@ def inside(
 
 
 def network_environment() -> dict[str, str]:
-    """How this machine reaches the network: proxies, certificates, and what pip is set to."""
+    """The environment for network access: proxies, certificates and the settings of pip."""
     wanted = ("PIP_", "SSL_CERT_", "REQUESTS_CA_", "HTTP_", "HTTPS_", "NO_PROXY")
     own = {name: value for name, value in os.environ.items() if name.upper().startswith(wanted)}
     return {**pip_settings(), **own}
 
 
 def pip_settings() -> dict[str, str]:
-    """The settings in pip's configuration files, as the variables that mean the same."""
+    """The settings in pip's configuration files, as the equivalent environment variables."""
     try:
         listing = run([sys.executable, "-m", "pip", "config", "list"])
     except CommandError:
         return {}
-    found = re.findall(r"^(?:global|wheel|install)\.([a-z-]+)='(.*)'$", listing, re.MULTILINE)
-    return {f"PIP_{name.upper().replace('-', '_')}": value for name, value in found}
+    settings = re.findall(r"^(?:global|wheel|install)\.([a-z-]+)='(.*)'$", listing, re.MULTILINE)
+    return {f"PIP_{name.upper().replace('-', '_')}": value for name, value in settings}
 
 
 def copy_certificates(root: Path, env: Mapping[str, str]) -> None:

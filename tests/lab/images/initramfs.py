@@ -1,4 +1,4 @@
-"""Writes the initramfs: one static program and the modules that see the root disk."""
+"""Writes the initramfs: one static program and the modules that drive the root disk."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def archive(files: dict[str, tuple[int, bytes]]) -> bytes:
 
 def boot_modules(modules: Path) -> dict[str, bytes]:
     """The boot modules below a kernel's module folder, unpacked; some may be built in."""
-    found = {}
+    unpacked = {}
     for name in BOOT_MODULES:
         for path in modules.rglob(f"{name}.ko*"):
             data = path.read_bytes()
-            found[f"{name}.ko"] = lzma.decompress(data) if path.suffix == ".xz" else data
-    return found
+            unpacked[f"{name}.ko"] = lzma.decompress(data) if path.suffix == ".xz" else data
+    return unpacked
 
 
 def write_initramfs(target: Path, buildroot: BuildRoot, work: Path) -> None:

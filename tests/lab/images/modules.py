@@ -1,4 +1,4 @@
-"""Compiles the ZFS modules for the guest's kernel: minutes, but once per kernel version."""
+"""Compiles the ZFS modules for the guest's kernel: minutes, once per kernel version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into the images: package lists, units and settings, as plain data."""
+"""Contents of the images: package lists, units and settings, as plain data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUILD_PACKAGES = (
     "python3-dev",
     "python3-pip",
     "xz-utils",
-)  # fmt: skip
+)
 
 GUEST_PACKAGES = (
     "dbus",
@@ -63,7 +63,7 @@ DPKG_OPTIONS = (
     "path-exclude=/usr/share/info/*",
 )
 
-# Loaded by the initramfs, in this order, to see the root disk.
+# Loaded by the initramfs, in this order, to drive the root disk.
 BOOT_MODULES = (
     "virtio_ring",
     "virtio",
@@ -74,11 +74,11 @@ BOOT_MODULES = (
 )
 
 ENABLED_UNITS = ("lab-agent.service", "lab-net.service", "ssh.socket")
-# The socket starts it, for those who ask for it.
+# Started by its socket on demand.
 DISABLED_UNITS = ("ssh.service",)
 
-# Units that cost seconds under emulation and that nothing in the lab looks at. The units of ZFS and
-# open-iscsi are not among them: they import pools and log in as on any Debian.
+# Units that cost seconds under emulation and that no test needs. The units of ZFS and open-iscsi
+# are not masked: they import pools and log in as on any Debian.
 MASKED_UNITS = (
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
@@ -121,10 +121,10 @@ MASKED_UNITS = (
     "systemd-update-utmp.service",
 )
 
-# The journal is on disk, so that it tells what happened before a power cut.
+# The journal is on disk, so that it has the messages from before a power cut.
 JOURNALD = "[Journal]\nStorage=persistent\nSystemMaxUse=48M\nSyncIntervalSec=2s\nRateLimitBurst=0\n"
 
-# At boot udev looks at each device anew; two thirds of them have no driver to load and no name.
+# At boot udev probes every device again; two thirds of them have no driver to load and no name.
 UDEV_TRIGGER = (
     "[Service]\nExecStart=\nExecStart=-udevadm trigger --type=all --action=add"
     " --prioritized-subsystem=module,block,net"
@@ -141,12 +141,12 @@ TEXT_FILES = {
     "etc/hosts": "127.0.0.1 localhost\n"
     + "".join(f"{address} {name}\n" for name, address in HOSTS.items()),
     "etc/modules-load.d/lab.conf": "virtio_net\nvirtio_console\n",
-    # The default takes half of the memory, which the snapshots would carry along.
+    # The default is half of the memory, which would enlarge the snapshots.
     "etc/modprobe.d/lab.conf": "options zfs zfs_arc_max=134217728\n",
     "etc/ssh/sshd_config.d/lab.conf": "UseDNS no\nUsePAM no\nPrintMotd no\n",
     "etc/systemd/journald.conf.d/lab.conf": JOURNALD,
     "etc/systemd/system/systemd-udev-trigger.service.d/lab.conf": UDEV_TRIGGER,
-    # It takes seconds to load; where no pool is imported at boot the first command loads it.
+    # Loading takes seconds; take imports no pool at boot, there the first command loads it.
     "etc/systemd/system/zfs-load-module.service.d/lab.conf": "[Unit]\nConditionHost=give\n",
 }
 
@@ -158,9 +158,17 @@ MASKED_GENERATORS = (
 )
 
 MKE2FS_OPTIONS = (
-    "-t", "ext4", "-J", "size=16", "-O", "^metadata_csum,^64bit",
-    "-E", "lazy_itable_init=0,lazy_journal_init=0", "-L", "labroot",
-)  # fmt: skip
+    "-t",
+    "ext4",
+    "-J",
+    "size=16",
+    "-O",
+    "^metadata_csum,^64bit",
+    "-E",
+    "lazy_itable_init=0,lazy_journal_init=0",
+    "-L",
+    "labroot",
+)
 ROOT_SIZE = "3G"
 
 
@@ -172,7 +180,7 @@ class Release:
 
     @property
     def python(self) -> str:
-        """The name of its Python, as in folder names."""
+        """The name of its Python interpreter, as in folder names."""
         return RELEASES[self.name]
 
 
@@ -180,5 +188,5 @@ def chosen_release() -> Release:
     """The release that $ZFSILO_LAB_RELEASE names, or the default one."""
     name = os.environ.get("ZFSILO_LAB_RELEASE", DEFAULT_RELEASE)
     if name not in RELEASES:
-        raise ValueError(f"ZFSILO_LAB_RELEASE={name}: known are {', '.join(RELEASES)}")
+        raise ValueError(f"ZFSILO_LAB_RELEASE={name}: must be one of {', '.join(RELEASES)}")
     return Release(name)

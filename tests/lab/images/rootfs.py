@@ -46,7 +46,7 @@ def build(draft: Path, release: Release, buildroot: BuildRoot, modules: Path) ->
 
 
 def add_kernel(root: Path, work: Path, buildroot: BuildRoot, modules: Path) -> None:
-    """Copy the kernel's modules and ours below /usr/lib/modules."""
+    """Copy the modules of the kernel and of ZFS to /usr/lib/modules."""
     target = root / "usr/lib/modules" / buildroot.kernel
     shutil.copytree(buildroot.modules, target, symlinks=True, dirs_exist_ok=True)
     shutil.copytree(modules, target / "extra/zfs")
@@ -58,7 +58,7 @@ def add_kernel(root: Path, work: Path, buildroot: BuildRoot, modules: Path) -> N
 
 
 def add_settings(root: Path) -> None:
-    """Write the configuration and install the lab's own programs and units."""
+    """Write the configuration and install the lab's programs and units."""
     for name, text in recipe.TEXT_FILES.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +67,13 @@ def add_settings(root: Path) -> None:
         shutil.copy(GUEST_FILES / program, root / "usr/local/sbin" / program)
         (root / "usr/local/sbin" / program).chmod(0o755)
         shutil.copy(GUEST_FILES / f"{program}.service", root / "etc/systemd/system")
-    # Something valid, or systemd takes each start for a first boot; init.c writes the real one.
+    # A valid id, or systemd treats each start as a first boot; init.c writes the real one.
     (root / "etc/machine-id").write_text("1ab" * 10 + "00\n")
     (root / "var/log/journal").mkdir(exist_ok=True)
 
 
 def add_ssh_key(root: Path, work: Path) -> None:
-    """Let the holder of a new key in as root, and nobody else."""
+    """Make a new key the only one that may log in as root."""
     inside(root, work, ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/build/id_ed25519"])
     folder = root / "root/.ssh"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -81,7 +81,7 @@ def add_ssh_key(root: Path, work: Path) -> None:
 
 
 def set_units(root: Path, work: Path) -> None:
-    """Enable the lab's units and mask what only costs time."""
+    """Enable the lab's units and mask units that only cost time."""
     inside(root, work, ["systemctl", "enable", *recipe.ENABLED_UNITS])
     inside(root, work, ["systemctl", "disable", *recipe.DISABLED_UNITS])
     inside(root, work, ["systemctl", "set-default", "multi-user.target"])
@@ -99,14 +99,14 @@ def mask(link: Path) -> None:
 
 
 def compile_python(root: Path, work: Path, release: Release) -> None:
-    """Write byte code now; under emulation each first import would pay for it."""
+    """Write byte code, since compiling at the first import is slow under emulation."""
     folders = ["/usr/lib/python3", f"/usr/lib/{release.python}"]
-    # Some packages carry files of other Python versions, on which compileall ends with 1.
+    # Some packages have files of other Python versions, for which compileall exits with 1.
     inside(root, work, ["sh", "-c", 'python3 -m compileall -q "$@" || true', "sh", *folders])
 
 
 def write_image(target: Path, root: Path) -> None:
-    """Make an ext4 image of a folder; no loop device and no mount is needed."""
+    """Make an ext4 image of a folder, without a loop device or a mount."""
     for folder in ("var/cache/apt", "var/lib/apt/lists", "build"):
         shutil.rmtree(root / folder, ignore_errors=True)
     run(["mke2fs", "-q", *recipe.MKE2FS_OPTIONS, "-d", root, target, recipe.ROOT_SIZE])

@@ -21,7 +21,7 @@ from zfsilod.model.records import (
     Snapshot,
     Transport,
 )
-from zfsilod.requests import orphans
+from zfsilod.model.validation import check_id
 from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
 from zfsilod.requests.clones import need_snapshot
 from zfsilod.requests.deletion import DeleteVolume, Dependents, UndeleteVolume
@@ -29,11 +29,11 @@ from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.orphans import RemoveOrphans
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.request import check_id
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host, need_volume
+from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.volume_view import page, volume_view
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ OPTIONS = {
 class Mutation(NamedTuple):
     """A method that submits a request: the fields of its arguments, and its options."""
 
-    request: type[Request]
+    request: type[Request[Any]]
     arguments: tuple[str, ...]
     options: tuple[str, ...] = ()
     fixed: tuple[tuple[str, object], ...] = ()
@@ -186,7 +186,7 @@ class Methods:
             fields.setdefault("access_mode", self._default_access_mode(arguments[0]))
         request = make_request(mutation, arguments, fields)
         if isinstance(request, SyncVolume):
-            (await self.service.survey(request.id)).check()
+            (await self.service.reconciler.report(request.id)).check()
         if only_plan:
             return self.objects.plan(await self.service.plan(request, caller=caller))
         operation = await self.service.submit(request, caller=caller)
@@ -194,12 +194,12 @@ class Methods:
 
     def _default_access_mode(self, volume_id: str) -> AccessMode:
         writer: AccessMode = "SINGLE_NODE_WRITER"
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             allowed = need_volume(txn, volume_id).access_modes
         return writer if writer in allowed else allowed[0]
 
     async def get_volume(self, volume_id: str) -> list[Any]:
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return [path_of("volume", volume_view(txn, volume_id).id)]
 
     async def list_volumes(self, options: dict[str, Variant]) -> list[Any]:
@@ -214,7 +214,7 @@ class Methods:
         after, limit = _after(fields), _limit(fields)
 
         def read() -> tuple[list[VolumeView], str]:
-            with self.service.store.read() as txn:
+            with self.service.context.store.read() as txn:
                 return page(txn, after=after, limit=limit, wanted=wanted)
 
         views, next_page = await asyncio.to_thread(read)
@@ -222,7 +222,7 @@ class Methods:
         return [rows, next_page]
 
     async def get_snapshot(self, snapshot_id: str) -> list[Any]:
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return [path_of("snapshot", need_snapshot(txn, snapshot_id).id)]
 
     async def list_snapshots(self, options: dict[str, Variant]) -> list[Any]:
@@ -235,7 +235,7 @@ class Methods:
         return [rows, next_page]
 
     async def get_host(self, host_id: str) -> list[Any]:
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return [path_of("host", need_host(txn, host_id).id)]
 
     async def list_hosts(self, options: dict[str, Variant]) -> list[Any]:
@@ -259,7 +259,7 @@ class Methods:
         return [rows, next_page]
 
     async def list_orphans(self) -> list[Any]:
-        rows = await orphans.find(self.service)
+        rows = await find_orphans(self.service.context)
         return [[(orphan.name, orphan.text, list(orphan.users)) for orphan in rows]]
 
     async def get_capacity(self, root: str) -> list[Any]:
@@ -267,7 +267,9 @@ class Methods:
         return [capacity.available_bytes, capacity.total_bytes]
 
     async def stats(self, volume_id: str) -> list[Any]:
-        return [await self.service.stats(volume_id)]
+        with self.service.context.read() as txn:
+            view = volume_view(txn, volume_id)
+        return [(await self.service.stats.sample(view)).figures]
 
     async def cancel(self, operation_id: str) -> list[Any]:
         await self.service.cancel(operation_id)
@@ -287,7 +289,7 @@ class Methods:
         after, limit = _after(fields), _limit(fields)
 
         def read() -> list[Any]:
-            with self.service.store.read() as txn:
+            with self.service.context.store.read() as txn:
                 return list(islice(filter(wanted, txn.scan(kind, after)), limit + 1))
 
         records = await asyncio.to_thread(read)
@@ -312,7 +314,7 @@ QUERIES: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
 }
 
 
-def make_request(mutation: Mutation, arguments: list[Any], options: dict[str, Any]) -> Request:
+def make_request(mutation: Mutation, arguments: list[Any], options: dict[str, Any]) -> Request[Any]:
     """Return the request of a call."""
     values = (tuple(value) if isinstance(value, list) else value for value in arguments)
     fields = dict(zip(mutation.arguments, values, strict=True)) | options | dict(mutation.fixed)

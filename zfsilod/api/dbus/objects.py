@@ -61,7 +61,7 @@ class Objects:
     """Finds objects by their path, and lists them."""
 
     def __init__(self, service: Service, version: str) -> None:
-        roles = ["server", "client"] if service.settings.root else ["client"]
+        roles = ["server", "client"] if service.context.settings.root else ["client"]
         self.info = ManagerInfo(version, [*roles, "iscsi"])
         self.service = service
         self._planned: OrderedDict[str, Operation] = OrderedDict()
@@ -80,7 +80,7 @@ class Objects:
         kind, name = split(path) or ("", "")
         if name in self._planned and kind == "operation":
             return BusObject(path, OPERATION, ShownOperation(self._planned[name], planned=True))
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return _object(txn, kind, name) if kind else None
 
     def need(self, path: str) -> BusObject:
@@ -92,7 +92,7 @@ class Objects:
 
     def managed(self) -> list[BusObject]:
         """Return all objects below the manager. Raises LimitsExceeded."""
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             managed = list(islice(_below(txn), MAX_OBJECTS + 1))
         if len(managed) > MAX_OBJECTS:
             raise DBusError(ErrorType.LIMITS_EXCEEDED, TOO_MANY)
@@ -109,7 +109,7 @@ class Objects:
         kind = path.removeprefix(f"{ROOT}/")
         if kind not in KINDS:
             return []
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             names = list(islice(_names(txn, kind), MAX_OBJECTS + 1))
         return None if len(names) > MAX_OBJECTS else list(map(escape, names))
 

@@ -98,11 +98,12 @@ def _error(shown: ShownOperation) -> list[object]:
 
 def _step(shown: ShownOperation) -> str:
     action = None if shown.operation.ended else shown.operation.next_action
-    return action.text if action else ""
+    return action.description if action else ""
 
 
 def _actions(shown: ShownOperation) -> list[tuple[str, str, str]]:
-    return [(action.way, action.step.text, action.status) for action in shown.operation.actions]
+    actions = shown.operation.actions
+    return [(action.way, action.description, action.status) for action in actions]
 
 
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from zfsilod.api.rpc.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Attachment
+from zfsilod.model.validation import check_id
 from zfsilod.requests import attach, detach
-from zfsilod.requests.request import check_id
 from zfsilod.security import csi_node
 from zfsilod.wire import convert, enums
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zfsilod.api.rpc.call import Call
 
-    AttachmentRequest = detach.Descent | attach.Stage | attach.MountAt | attach.Grow
+    AttachmentRequest = detach.Detach | attach.Stage | attach.MountAt | attach.Grow
     AttachmentMessage = (
         volume_pb2.DisconnectVolumeRequest
         | volume_pb2.StageVolumeRequest
@@ -47,7 +47,9 @@ class AttachmentMethods:
             epoch=message.epoch,
         )
         if call.caller.role == "node":
-            csi_node.check_connect(request)
+            csi_node.check_connect(
+                restore=request.restore, publish_if_needed=request.publish_if_needed
+            )
         await _check_node(call, request.id)
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
@@ -119,9 +121,9 @@ async def _check_node(call: Call, attachment_id: str, *paths: str) -> None:
     """Refuse a caller with the role node an attachment or path that is not the CSI plugin's."""
     if call.caller.role != "node":
         return
-    allowed = call.service.settings.node_paths
+    allowed = call.service.context.settings.node_paths
     attachment = call.read(lambda txn: txn.get(Attachment, attachment_id))
     if attachment is not None:
         csi_node.check_attachment(attachment, allowed)
     for path in paths:
-        await call.service.look(partial(csi_node.check_path, path, allowed))
+        await call.service.context.look(partial(csi_node.check_path, path, allowed))

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from zfsilo.v1 import operation_pb2
 
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
-    from zfsilod.security.authentication import Caller
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 
@@ -48,14 +48,16 @@ class Call:
 
     def read(self, query: Callable[[Transaction], T]) -> T:
         """Run a query that takes microseconds in a read transaction."""
-        with self.service.store.read() as txn:
+        with self.service.context.store.read() as txn:
             return query(txn)
 
     async def scan(self, query: Callable[[Transaction], T]) -> T:
         """Run a query that may take long in a read transaction, in a thread."""
         return await asyncio.to_thread(self.read, query)
 
-    async def change(self, request: Request, *, validate_only: bool) -> operation_pb2.Operation:
+    async def change(
+        self, request: Request[Any], *, validate_only: bool
+    ) -> operation_pb2.Operation:
         """Submit a request and wait until its operation ends, or only plan it."""
         caller = str(self.caller)
         if validate_only:

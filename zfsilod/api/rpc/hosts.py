@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import host_pb2
 
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.records import Host
+from zfsilod.model.validation import check_id
 from zfsilod.requests import hosts as requests
-from zfsilod.requests.request import check_id
 from zfsilod.requests.volumes import need_host
-from zfsilod.security.authentication import own_host
+from zfsilod.security.authorization import own_host
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _create(host_id: str, host: host_pb2.Host, *, register: bool) -> requests.Cr
 
 
 async def _change(
-    call: Call, request: Request, host_id: str, *, validate_only: bool
+    call: Call, request: Request[Any], host_id: str, *, validate_only: bool
 ) -> host_pb2.MutateHostResponse:
     operation = await call.change(request, validate_only=validate_only)
     response = host_pb2.MutateHostResponse(operation=operation)

@@ -14,7 +14,7 @@ from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.records import Publication
 from zfsilod.requests import publications, volumes
-from zfsilod.security.authentication import own_host
+from zfsilod.security.authorization import own_host
 from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class PublicationMethods:
         need_view(call, volume_id)
         volume, publication = call.read(read)
         # The first decryption imports cryptography: not on the event loop.
-        chap = await asyncio.to_thread(call.service.store.chap, publication.secret)
-        export = call.service.settings.export
+        chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
+        export = call.service.context.settings.export
         return volume_pb2.FetchConnectionResponse(
             volume=f"volumes/{volume_id}",
             target=plans.target_name(export.prefix, volume),
@@ -134,9 +134,9 @@ class PublicationMethods:
                 "invalid filesystem state NONE: expected FORMATTING or READY", reason="BAD_ENUM"
             )
         if not FILESYSTEM_TYPE.fullmatch(filesystem.type):
-            raise InvalidArgument("invalid filesystem type", reason="BAD_FS")
+            raise InvalidArgument("invalid filesystem type", reason="BAD_FILESYSTEM")
         if not FILESYSTEM_UUID.fullmatch(filesystem.uuid):
-            raise InvalidArgument("invalid filesystem UUID", reason="BAD_FS")
+            raise InvalidArgument("invalid filesystem UUID", reason="BAD_FILESYSTEM")
         request = publications.ReportFilesystem(
             volume=volume_id,
             host=host_id,

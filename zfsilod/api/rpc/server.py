@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-    from zfsilod.gateway.listener import Door
-    from zfsilod.security.authentication import Caller
+    from zfsilod.gateway.listener import Gateway
+    from zfsilod.model.identity import Caller
     from zfsilod.security.join_file import Files
     from zfsilod.service.service import Service
 
@@ -95,13 +95,13 @@ class GrpcServer:
     def __init__(
         self,
         service: Service,
-        door: Door,
+        gateway: Gateway,
         files: Files,
         options: tuple[tuple[str, int], ...] = (),
     ) -> None:
         """Serve the connections of a gateway; `files` has the keys of this host's authority."""
         self._service = service
-        self._door = door
+        self._gateway = gateway
         self._files = files
         self._audit = service.audit
         self.callers = Callers(self._find_token, self._is_revoked)
@@ -113,8 +113,8 @@ class GrpcServer:
         )
 
     async def start(self) -> None:
-        """Start to serve; the gateway can be opened after that."""
-        signed = pages.Pages(await self._service.write(pages.load_key))
+        """Start to serve; only then may the gateway listen."""
+        signed = pages.Pages(await self._service.context.write(pages.load_key))
         self._add(SERVICE, ServiceMethods(signed, self._files))
         self._add(VOLUMES, VolumeMethods(signed), PublicationMethods(signed), AttachmentMethods())
         self._add(SNAPSHOTS, SnapshotMethods(signed))
@@ -123,18 +123,18 @@ class GrpcServer:
         names = [service.full_name for service in (*SERVICES, HEALTH, REFLECTION)]
         self._add(HEALTH, self._health, standard=True)
         self._add(REFLECTION, reflection.aio.ReflectionServicer(names), standard=True)
-        self._server.add_insecure_port(f"unix:{self._door.plain}")
+        self._server.add_insecure_port(f"unix:{self._gateway.private_socket}")
         await self._server.start()
         for service in SERVICES:
             await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuse new calls, wait for running ones, then cancel them."""
-        self._door.shut()
+        self._gateway.stop_listening()
         self._stopping.set()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
-        self._door.close()
+        self._gateway.close()
         if self._tasks:  # shielded work of callers that have disconnected
             _done, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -239,12 +239,12 @@ class GrpcServer:
         try:
             return str(self._identify(context))
         except ZfsiloError:
-            peer = self._door.peer(context.peer())
+            peer = self._gateway.peer(context.peer())
             return f"nobody ({peer.address})" if peer else "nobody"
 
     def _identify(self, context: Any) -> Caller:
         name = context.peer()
-        peer = self._door.peer(name)
+        peer = self._gateway.peer(name)
         if peer is None:
             log.warning("refused a call from %s: connection bypassed the gateway", name)
             raise Unauthenticated("connection bypassed the gateway")
@@ -256,15 +256,15 @@ class GrpcServer:
             return self.callers.of(peer, authorization)
         except Unauthenticated as error:
             if error.reason == REVOKED:
-                self._door.turn_out(name)
+                self._gateway.disconnect(name)
             raise
 
     def _find_token(self, token_id: str) -> Token | None:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             return txn.get(Token, token_id)
 
     def _is_revoked(self, fingerprint: str) -> bool:
-        with self._service.store.read() as txn:
+        with self._service.context.store.read() as txn:
             issued = txn.get(Issued, fingerprint)
         return issued is not None and issued.revoked_at != 0
 

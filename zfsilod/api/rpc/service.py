@@ -11,13 +11,13 @@ from zfsilod import __version__
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import need_view
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
-from zfsilod.model.validation import nearly_full, room_for
+from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests import orphans
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.security import certificates
-from zfsilod.security.authentication import own_host
-from zfsilod.service.stats import broken_sessions
+from zfsilod.security.authorization import own_host
+from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Attention, Summary, about_volume
 from zfsilod.wire import convert
 
@@ -51,10 +51,10 @@ class ServiceMethods:
     ) -> service_pb2.Capacity:
         check_properties(convert.as_pairs(message.properties), new=True)
         space = await call.service.capacity(message.root)
-        settings, available = call.service.settings, space.available_bytes
+        settings, available = call.service.context.settings, space.available_bytes
         if message.HasField("thin"):
             promised = call.read(lambda txn: txn.promised())
-            available = room_for(space, settings, promised, thin=message.thin)
+            available = largest_volume(space, settings, promised, thin=message.thin)
         condition = nearly_full(space, settings)
         return service_pb2.Capacity(
             available_bytes=available,
@@ -68,7 +68,7 @@ class ServiceMethods:
         summary = await call.scan(Summary)
         status = service_pb2.Status(
             server=_server(call),
-            root=call.service.settings.root,
+            root=call.service.context.settings.root,
             promised_bytes=summary.promised_bytes,
             volumes=summary.states,
             operations=summary.operations,
@@ -84,7 +84,7 @@ class ServiceMethods:
             else:
                 status.capacity.available_bytes = space.available_bytes
                 status.capacity.total_bytes = space.total_bytes
-                if condition := nearly_full(space, call.service.settings):
+                if condition := nearly_full(space, call.service.context.settings):
                     status.capacity.conditions.append(condition)
                     attention.insert(0, Attention(subject="", sentence=condition))
         status.attention_count = len(attention)
@@ -98,7 +98,7 @@ class ServiceMethods:
         self, message: service_pb2.ListOrphansRequest, call: Call
     ) -> service_pb2.ListOrphansResponse:
         page = self._pages.parse("ListOrphans", message)
-        everything = await call.shielded(orphans.find(call.service))
+        everything = await call.shielded(find_orphans(call.service.context))
         shown, after = collect(
             (orphan for orphan in everything if orphan.name > page.after),
             page,
@@ -147,7 +147,7 @@ class ServiceMethods:
             return pem, authority.certificate_pem, certificates.record_of(pem, current.identity)
 
         pem, authority_pem, issued = await asyncio.to_thread(sign)
-        await call.service.write(lambda txn: txn.put(issued))
+        await call.service.context.write(lambda txn: txn.put(issued))
         return service_pb2.RenewCertificateResponse(
             certificate=pem.decode(), authority=authority_pem.decode()
         )
@@ -156,12 +156,12 @@ class ServiceMethods:
 async def _broken(service: Service, known: Sequence[Attention]) -> list[Attention]:
     """Return the sessions that are broken now and not among the known problems."""
     subjects = {attention.subject for attention in known}
-    broken = [about_volume(*item) for item in (await broken_sessions(service)).items()]
+    broken = [about_volume(*item) for item in (await service.stats.broken_sessions()).items()]
     return [attention for attention in broken if attention.subject not in subjects]
 
 
 def _server(call: Call) -> service_pb2.ServerInfo:
-    settings = call.service.settings
+    settings = call.service.context.settings
     return service_pb2.ServerInfo(
         version=__version__,
         host=f"hosts/{settings.host_id}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import snapshot_pb2
 
@@ -13,8 +13,8 @@ from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import Snapshot, SnapshotGroup
 from zfsilod.model.ulid import new_ulid
+from zfsilod.model.validation import check_id
 from zfsilod.requests.clones import need_snapshot
-from zfsilod.requests.request import check_id
 from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
@@ -128,7 +128,7 @@ class SnapshotMethods:
 
 
 async def _change(
-    call: Call, request: Request, snapshot_id: str, *, validate_only: bool
+    call: Call, request: Request[Any], snapshot_id: str, *, validate_only: bool
 ) -> snapshot_pb2.MutateSnapshotResponse:
     """Submit a request; return the operation, and the snapshot if it exists then."""
     operation = await call.change(request, validate_only=validate_only)
@@ -140,7 +140,7 @@ async def _change(
 
 
 async def _change_group(
-    call: Call, request: Request, group_id: str, *, validate_only: bool
+    call: Call, request: Request[Any], group_id: str, *, validate_only: bool
 ) -> snapshot_pb2.MutateSnapshotGroupResponse:
     operation = await call.change(request, validate_only=validate_only)
     response = snapshot_pb2.MutateSnapshotGroupResponse(operation=operation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from zfsilo.v1 import volume_pb2
 
@@ -13,14 +13,13 @@ from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import STATES, Mode
-from zfsilod.requests import adoption, pool_import
+from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
-from zfsilod.requests.request import check_etag, check_id
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.security import csi_node
-from zfsilod.security.authentication import Caller, shown
-from zfsilod.service.drift import facts
-from zfsilod.service.stats import stats
+from zfsilod.security.authorization import visible_to
+from zfsilod.service import pool_import, pool_scan
+from zfsilod.service.drift import check_facts
 from zfsilod.storage.volume_view import (
     VolumeView,
     volume_view,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zfsilod.api.rpc.call import Call
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
 
@@ -81,7 +81,7 @@ class VolumeMethods:
         self, message: volume_pb2.StatsVolumeRequest, call: Call
     ) -> volume_pb2.VolumeStats:
         volume_id = convert.volume_id(message.name)
-        sampled = await stats(call.service, need_view(call, volume_id))
+        sampled = await call.service.stats.sample(need_view(call, volume_id))
         figures = {STATS_FIELDS[name]: figure for name, figure in sampled.figures.items()}
         return volume_pb2.VolumeStats(**figures, conditions=sampled.conditions)
 
@@ -89,8 +89,8 @@ class VolumeMethods:
         self, message: volume_pb2.ProbeVolumeRequest, call: Call
     ) -> volume_pb2.ProbeVolumeResponse:
         view = need_view(call, convert.volume_id(message.name))
-        service = call.service
-        probed = await service.look(partial(facts, view, service.machine, service.settings))
+        context = call.service.context
+        probed = await context.look(partial(check_facts, view, context.machine, context.settings))
         return volume_pb2.ProbeVolumeResponse(facts=map(convert.fact, probed))
 
     async def SyncVolume(
@@ -100,9 +100,9 @@ class VolumeMethods:
         need_view(call, volume_id)
         operation = None
         if message.validate_only:
-            report = await call.shielded(call.service.survey(volume_id))
+            report = await call.shielded(call.service.reconciler.report(volume_id))
         else:
-            work = call.service.sync(volume_id, caller=str(call.caller))
+            work = call.service.reconciler.sync(volume_id, caller=str(call.caller))
             submitted, report = await call.shielded(work)
             operation = await call.end(submitted.id)
         return volume_pb2.SyncVolumeResponse(
@@ -114,7 +114,9 @@ class VolumeMethods:
     async def SyncVolumes(
         self, message: volume_pb2.SyncVolumesRequest, call: Call
     ) -> volume_pb2.SyncVolumesResponse:
-        work = call.service.sync_all(caller=str(call.caller), validate_only=message.validate_only)
+        work = call.service.reconciler.sync_all(
+            str(call.caller), validate_only=message.validate_only
+        )
         result = await call.shielded(work)
         differences = chain.from_iterable(map(convert.differences, result.reports))
         return volume_pb2.SyncVolumesResponse(
@@ -154,14 +156,15 @@ class VolumeMethods:
     async def AdoptVolume(
         self, message: volume_pb2.AdoptVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        work = adoption.find(call.service, message.dataset, message.volume_id)
+        work = pool_scan.find_zvol(call.service.context, message.dataset, message.volume_id)
         request = await call.shielded(work)
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def AdoptVolumes(
         self, _request: volume_pb2.AdoptVolumesRequest, call: Call
     ) -> volume_pb2.AdoptVolumesResponse:
-        result = await call.shielded(pool_import.adopt_all(call.service, str(call.caller)))
+        work = pool_import.adopt_all(call.service.context, call.service, str(call.caller))
+        result = await call.shielded(work)
         names: dict[str, list[str]] = {"adopt": [], "adopt-trashed": [], "adopt-snapshot": []}
         for operation in result.adopted:
             names[operation.kind].append(operation.subject)
@@ -181,16 +184,16 @@ def need_view(call: Call, volume_id: str) -> VolumeView:
     """
     view = call.read(lambda txn: volume_view(txn, volume_id))
     if call.caller.role == "node":
-        visible = csi_node.shown(view, call.service.settings.node_paths)
+        visible = csi_node.visible_to(view, call.service.context.settings.node_paths)
     else:
-        visible = shown(call.caller, view)
+        visible = visible_to(call.caller, view)
     if visible is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     return visible
 
 
 async def change_volume(
-    call: Call, request: Request, volume_id: str, *, validate_only: bool, etag: str = ""
+    call: Call, request: Request[Any], volume_id: str, *, validate_only: bool, etag: str = ""
 ) -> volume_pb2.MutateVolumeResponse:
     """Submit a request, and return the operation and the volume.
 
@@ -254,11 +257,11 @@ def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
 ) -> tuple[list[volume_pb2.Volume], str]:
     def is_wanted(view: VolumeView) -> bool:
-        visible = shown(caller, view)
+        visible = visible_to(caller, view)
         return visible is not None and wanted(partial(_values, visible))
 
     def show(view: VolumeView) -> volume_pb2.Volume:
-        visible = shown(caller, view)
+        visible = visible_to(caller, view)
         assert visible is not None, "only wanted views are shown"
         return convert.volume(visible)
 

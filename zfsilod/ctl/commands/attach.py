@@ -24,7 +24,7 @@ from zfsilod.model.errors import (
     NotFound,
     PermissionDenied,
 )
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
     from argparse import Namespace

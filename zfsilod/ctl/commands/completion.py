@@ -192,6 +192,14 @@ function __zfsiloctl_in -d 'so many words (-1: any number) stand behind these'
     test $argv[1] = -1; or test $more = $argv[1]; or return 1
     test $depth = 0; or test "$words[1..$depth]" = "$wanted"
 end
+function __zfsiloctl_ask -d 'names, from the server that -H names'
+    set -l tokens (commandline -opc)
+    set -l remote
+    for at in (seq 2 (count $tokens))
+        contains -- $tokens[$at] -H --remote; and set remote -H $tokens[(math $at + 1)]
+    end
+    zfsiloctl $remote $argv
+end
 """
 
 
@@ -216,7 +224,8 @@ def _fish_offer(argument: Argument) -> str:
     if argument.offer == "files":
         return " -F"
     if isinstance(argument.offer, str):
-        return f" -a '(zfsiloctl {LISTS[argument.offer]} 2>/dev/null)'"
+        asked = "zfsiloctl" if argument.offer == "servers" else "__zfsiloctl_ask"
+        return f" -a '({asked} {LISTS[argument.offer]} 2>/dev/null)'"
     return f" -a '{' '.join(argument.offer)}'" if argument.offer else ""
 
 

@@ -19,7 +19,7 @@ from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
 from zfsilod.ctl.require_local import check_local
 from zfsilod.host.run import CONSUMER_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.security.join_file import split_address
+from zfsilod.model.names import split_address
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -8,7 +8,7 @@ import grpc
 from zfsilo.v1 import operation_pb2 as pb
 
 from zfsilod.ctl import rpc_errors
-from zfsilod.ctl.change import direction, outcome
+from zfsilod.ctl.change import outcome
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.filters import all_of, equals
 from zfsilod.ctl.output.progress import ENDED, Progress, describe
@@ -80,7 +80,7 @@ def show(given: Namespace) -> None:
     )
     for action in found.actions:
         print(
-            f"  {word(pb.ActionStatus, action.status, 'ACTION_STATUS_'):<9}  {direction(action)} {clean(action.step)}"
+            f"  {word(pb.ActionStatus, action.status, 'ACTION_STATUS_'):<9}  {clean(action.step)}"
         )
 
 
@@ -207,7 +207,7 @@ def abandon(given: Namespace) -> None:
             if each.status in (pb.ACTION_STATUS_STARTED, pb.ACTION_STATUS_DONE)
         ]
         for each in behind:
-            print(f"  not taken back: {direction(each)} {clean(each.step)}")
+            print(f"  not reverted: {clean(each.step)}")
         if behind:
             print(f"  see: {where_to_look(found)}")
 

@@ -16,10 +16,11 @@ from zfsilod.ctl import paths, rpc_errors, server_files
 from zfsilod.ctl.local import new_file, opened_store, record, write_join
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.require_local import check_here
-from zfsilod.model.chap import write_private
 from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.identity import Identity
+from zfsilod.model.names import split_address
 from zfsilod.model.records import Issued
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 from zfsilod.security import certificates, join_file
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def issue(given: Namespace) -> None:
     check_id(given.subject, f"{given.kind} id")
     if (given.kind == "user") != bool(given.role):
         raise InvalidArgument("a user has a --role, a host has none", reason="USAGE")
-    identity = certificates.Identity(kind=given.kind, id=given.subject, role=given.role or "host")
+    identity = Identity(kind=given.kind, id=given.subject, role=given.role or "host")
     with opened_store(given, WHAT) as store:
         made = certificates.issue(files().own_authority(), identity, days=given.days)
         join = access(given.address, pair=made)
@@ -142,12 +143,9 @@ def import_pem(given: Namespace) -> None:
     check_here(given, WHAT)
     pem = _read(given.file)
     record("pki import", given.file)
-    files().directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if certificates.is_authority(pem) and not given.key:
-        files().trusted.mkdir(mode=0o700, exist_ok=True)
-        name = f"{certificates.load(pem).serial_number:x}.pem"
-        write_private(files().trusted / name, pem)
-        say(given, f"{files().trusted / name}: believed from now on")
+        path = files().write_trusted(pem)
+        say(given, f"added trusted CA {path}")
         return
     if not given.key:
         raise InvalidArgument("a host's own certificate needs its --key", reason="USAGE")
@@ -179,7 +177,7 @@ def _renew_for(given: Namespace, name: str) -> bool:
 def write_own(names: tuple[str, ...]) -> None:
     """Make this host's own certificate, for the names it had and further ones."""
     had = _names() if files().host.exists() else (socket.gethostname(), socket.getfqdn())
-    identity = certificates.Identity(kind="host", id=host_id(), role="host")
+    identity = Identity(kind="host", id=host_id(), role="host")
     own = files().own_authority()
     files().write_host(certificates.issue(own, identity, tuple(dict.fromkeys((*had, *names)))))
 
@@ -189,7 +187,7 @@ def access(
 ) -> join_file.Access:
     """Return how this server is reached: by a certificate and its key, or by a token."""
     address = paths.with_port(address or socket.gethostname(), paths.PORT)
-    join_file.split_address(address)
+    split_address(address)
     return join_file.Access(
         name=host_id(),
         address=address,

@@ -15,7 +15,7 @@ from zfsilod.ctl.parse import bare
 from zfsilod.ctl.require_local import check_here
 from zfsilod.host.iscsi import name_in
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
-from zfsilod.requests.request import check_id
+from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -46,7 +46,7 @@ def list_servers(given: Namespace) -> None:
 
 def join(given: Namespace) -> None:
     """Get to know a server: register with it, and keep how it is reached."""
-    from zfsilod.security.join_file import split_address
+    from zfsilod.model.names import split_address
 
     check_here(given, WHAT)
     known = server_files.from_join(Path(given.file))

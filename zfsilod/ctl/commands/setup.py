@@ -22,6 +22,7 @@ from zfsilod.model.errors import (
     InvalidArgument,
     PermissionDenied,
 )
+from zfsilod.model.names import DATASET, is_portal
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -75,10 +76,10 @@ def make_plan(given: Namespace, run: Runner) -> Plan:
             f"this host serves volumes below {settings.server.root} already, not below {root}",
             reason="SET_UP",
         )
-    if not config.DATASET.fullmatch(root):
+    if not DATASET.fullmatch(root):
         raise InvalidArgument(f"{root[:80]!r} is no dataset name", reason="BAD_DATASET")
     portals = tuple(paths.with_port(each, PORTAL_PORT) for each in given.portal)
-    wrong = next((each for each in portals if not config.is_portal(each)), None)
+    wrong = next((each for each in portals if not is_portal(each)), None)
     if wrong is not None:
         raise InvalidArgument(f"{wrong[:80]!r} is no address", reason="BAD_PORTAL")
     return Plan(root, portals, _file(settings, portals), makes_root=not _exists(run, root))

@@ -13,43 +13,45 @@ from zfsilod.ctl.output.table import BAD, DOUBT, GOOD, clean, paint, shorten, wi
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Each step: the rung that people know it by, what it says, and the parameter that tells which.
-STEPS = {
-    "Zvol": ("zvol", "zvol", "dataset"),
-    "ZvolSize": ("zvol", "its size is", "size_bytes"),
-    "ZvolProperty": ("zvol", "property", "name"),
-    "Backstore": ("export", "backstore", "name"),
-    "Target": ("export", "target", "target"),
-    "Lun": ("export", "LUN 0 is the backstore", ""),
-    "Portals": ("export", "listens at", "portals"),
-    "Enabled": ("export", "target is on", ""),
-    "NoUnknownAcls": ("export", "nobody is admitted", ""),
-    "Acl": ("admission", "admits", "initiator"),
-    "MappedLun": ("admission", "LUN is mapped for", "initiator"),
-    "Node": ("session", "node record for", "target"),
-    "Session": ("session", "logged in", ""),
-    "DiskSize": ("session", "disk has the size", ""),
-    "Formatted": ("filesystem", "filesystem is made", ""),
-    "StagingMount": ("filesystem", "mounted for use at", "path"),
-    "FilesystemGrown": ("filesystem", "fills its disk", ""),
-    "MountPoint": ("mounts", "mount point", "path"),
-    "BindMount": ("mounts", "mounted at", "path"),
-    "DeviceBindMount": ("mounts", "device at", "path"),
+SECTIONS = {
+    "Zvol": "zvol",
+    "ZvolSize": "zvol",
+    "ZvolProperty": "zvol",
+    "Backstore": "export",
+    "Target": "export",
+    "Lun": "export",
+    "Portals": "export",
+    "Enabled": "export",
+    "NoUnknownAcls": "export",
+    "Acl": "access",
+    "MappedLun": "access",
+    "Node": "session",
+    "Session": "session",
+    "DiskSize": "session",
+    "Formatted": "filesystem",
+    "FilesystemUuidRegenerated": "filesystem",
+    "StagingMount": "filesystem",
+    "FilesystemGrown": "filesystem",
+    "MountPoint": "mounts",
+    "BindMount": "mounts",
+    "DeviceBindMount": "mounts",
 }
+"""The section of the tree by kind of fact; a kind of a newer server is a section of its own."""
+
 WIDEST = 5  # of the words below
 
 
 def show_facts(name: str, facts: Sequence[Any]) -> None:
-    """Print facts, rung by rung, one a line."""
+    """Print facts by section, one a line."""
     print(name)
-    rungs = [(rung, list(some)) for rung, some in groupby(facts, _rung)]
-    for place, (rung, some) in enumerate(rungs):
-        last = place == len(rungs) - 1
-        print(f"{'└─' if last else '├─'} {rung}")
+    sections = [(section, list(members)) for section, members in groupby(facts, _section)]
+    for place, (section, members) in enumerate(sections):
+        last = place == len(sections) - 1
+        print(f"{'└─' if last else '├─'} {clean(section)}")
         stem = "   " if last else "│  "
-        for number, fact in enumerate(some):
-            branch = "└─" if number == len(some) - 1 else "├─"
-            print(f"{stem}{branch} {_line(fact, room=width() - 12)}")
+        for number, fact in enumerate(members):
+            branch = "└─" if number == len(members) - 1 else "├─"
+            print(f"{stem}{branch} {_line(fact, columns=width() - 12)}")
             for line in textwrap.wrap(clean(fact.problem), width() - 12):
                 print(f"{stem}         {line}")
 
@@ -59,25 +61,16 @@ def all_hold(facts: Sequence[Any]) -> bool:
     return not any(_verdict(each)[0] in ("NO", "ALIEN") for each in facts)
 
 
-def _rung(fact: Any) -> str:
-    name: str = fact.step
-    return STEPS[name][0] if name in STEPS else name
+def _section(fact: Any) -> str:
+    return SECTIONS.get(fact.kind, str(fact.kind))
 
 
-def _words(fact: Any) -> str:
-    """Return a fact in few words; one of a newer server in its own."""
-    if fact.step not in STEPS:
-        return str(fact.text)
-    _rung, says, which = STEPS[fact.step]
-    return f"{says} {fact.parameters[which]}" if which else says
-
-
-def _line(fact: Any, room: int) -> str:
+def _line(fact: Any, columns: int) -> str:
     word, colour = _verdict(fact)
-    text = clean(_words(fact))
+    text = clean(fact.text)
     if not fact.wanted:
         text = f"not: {text}"
-    return f"{paint(colour, f'{word:<{WIDEST}}')} {shorten(text, room)}"
+    return f"{paint(colour, f'{word:<{WIDEST}}')} {shorten(text, columns)}"
 
 
 def _verdict(fact: Any) -> tuple[str, str]:
@@ -86,6 +79,6 @@ def _verdict(fact: Any) -> tuple[str, str]:
         return "ALIEN", BAD
     if fact.truth == pb.TRUTH_UNKNOWN:
         return "?", DOUBT
-    if (fact.truth == pb.TRUTH_SO) == fact.wanted:
+    if (fact.truth == pb.TRUTH_PRESENT) == fact.wanted:
         return "ok", GOOD
     return "NO", BAD

@@ -107,11 +107,11 @@ def describe(operation: Any) -> str:
 
 
 def current_step(operation: Any) -> str:
-    """Return the kind of the step that an operation is at, or ""."""
+    """Return the description of the action that is running or next, or ""."""
     for action in operation.actions:
         if action.status in (
             ActionStatus.ACTION_STATUS_STARTED,
             ActionStatus.ACTION_STATUS_PENDING,
         ):
-            return clean(action.step.partition("(")[0])
+            return clean(action.step)
     return ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.host.fake.iscsi import need_session
 from zfsilod.model.errors import Conflict
-from zfsilod.model.records import Disk, Filesystem
+from zfsilod.model.host_facts import Disk, Filesystem
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts

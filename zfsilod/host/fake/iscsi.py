@@ -11,7 +11,7 @@ from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionD
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.chap import Chap
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 
 class FakeIscsi:

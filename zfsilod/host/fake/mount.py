@@ -9,7 +9,7 @@ from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
-    from zfsilod.model.records import Disk
+    from zfsilod.model.host_facts import Disk
 
 
 class FakeMounts:

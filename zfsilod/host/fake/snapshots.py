@@ -9,8 +9,8 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.host_facts import ListedSnapshot, SnapshotRef
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import ListedSnapshot, SnapshotRef
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.zfs import FakeZfs

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilod.host.fake.snapshots import left_of
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.record import pairs
-from zfsilod.model.records import ListedZvol
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts

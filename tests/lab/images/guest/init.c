@@ -1,5 +1,5 @@
-/* The whole initramfs: loads the modules that /modules lists, mounts the root disk, and becomes
- * systemd. Names the machine on the way, since both machines boot from one root image. */
+/* Init of the initramfs: loads the modules listed in /modules, mounts the root disk, writes the
+ * machine id (both machines boot from one root image) and executes systemd. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -41,13 +41,13 @@ static void load_modules(void)
     }
 }
 
-/* The machine id comes from the command line, so that the two machines differ from the start. */
+/* The machine id comes from the kernel command line. */
 static void write_machine_id(const char *cmdline)
 {
-    const char *found = strstr(cmdline, "lab.machine_id=");
+    const char *argument = strstr(cmdline, "lab.machine_id=");
     char id[33];
 
-    if (!found || sscanf(found, "lab.machine_id=%32[0-9a-f]", id) != 1)
+    if (!argument || sscanf(argument, "lab.machine_id=%32[0-9a-f]", id) != 1)
         return;
     int fd = open("etc/machine-id", O_WRONLY | O_CREAT | O_TRUNC, 0444);
     if (fd < 0)

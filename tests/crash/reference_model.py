@@ -1,0 +1,353 @@
+"""A reference model of volumes, and a hypothesis state machine that compares the service with it.
+
+The model has states, sizes and mounts, but no steps, statuses or claims. After each rule records
+and facts must be those of the model, whatever was killed, restarted, rebooted or removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from unittest import mock
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from tests.crash import cases
+from tests.crash.fault_injector import Fault, How, Process, When
+from tests.crash.simulated_machine import SimulatedMachine
+from tests.doubles import SETTINGS
+from tests.examples import TAKE
+from zfsilod.host.fake import VOLATILE
+from zfsilod.model.records import Attachment, Publication, Volume
+from zfsilod.requests.attach import Grow, MountAt, Stage
+from zfsilod.requests.deletion import DeleteVolume
+from zfsilod.requests.detach import ATTACHING, Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.publications import Unpublish
+from zfsilod.requests.sync import SyncVolume
+from zfsilod.requests.volumes import UpdateVolume
+
+if TYPE_CHECKING:
+    from tests.crash.report import Report, Size
+    from zfsilod.requests.request import Request
+
+GIB = cases.GIB
+NAMES = ("a", "b")
+DESCENTS = ("unmount", "unstage", "disconnect")
+PATHS = ("/srv/one", "/srv/two")
+PHASES = (Phase.generate,)
+STEPS = 30
+SEQUENCES = {"short": 200, "full": 2000, "long": 10_000}
+
+
+class ModelVolume(NamedTuple):
+    """The state of a volume in the model, on the server and on the client."""
+
+    server: int = 0  # 0 absent, 1 created, 2 published
+    size: int = 0
+    client: int = 0  # 0 absent, 1 connected, 2 staged
+    client_size: int = 0
+    mounts: frozenset[str] = frozenset()
+
+
+class DrawnRequest(NamedTuple):
+    """A request that hypothesis draws, without the name of its volume."""
+
+    request: str
+    path: str = ""
+
+    def of(self, name: str, size: int) -> Request[Any]:
+        """Return the request for a volume; `size`: that of an update."""
+        path = f"{self.path}-{name}"
+        match self.request:
+            case "create":
+                return cases.CREATE.but(id=name)
+            case "update":
+                return UpdateVolume(id=name, mask=("capacity_bytes",), capacity_bytes=size)
+            case "publish":
+                return cases.PUBLISH.but(volume=name)
+            case "connect":
+                return cases.CONNECT.but(id=name, volume=name)
+            case "stage":
+                return Stage(id=name)
+            case "mount":
+                return MountAt(id=name, path=path)
+            case "grow":
+                return Grow(id=name)
+            case "unmount":
+                return UnmountFrom(id=name, path=path)
+            case "unstage":
+                return Unstage(id=name)
+            case "disconnect":
+                return Disconnect(id=name)
+            case "unpublish":
+                return Unpublish(volume=name)
+            case "delete":
+                return DeleteVolume(id=name)
+        return SyncVolume(id=name)
+
+    def after(self, name: str, now: ModelVolume, size: int) -> ModelVolume | None:
+        """Return the state after the request, or None if it must be refused."""
+        path = f"{self.path}-{name}"
+        match self.request:
+            case "create" if now.server == 0:
+                return now._replace(server=1, size=GIB)
+            case "create" if now.size == GIB:
+                return now
+            case "update" if now.server and size >= now.size:
+                return now._replace(size=size)
+            case "publish" if now.server:
+                return now._replace(server=2)
+            case "connect" if now.server == 2:
+                return now if now.client else now._replace(client=1, client_size=now.size)
+            case "stage" if now.client == 1:
+                return now._replace(client=2, client_size=now.size)
+            case "stage" if now.client == 2:
+                return now
+            case "mount" if now.client == 2:
+                return now._replace(mounts=now.mounts | {path})
+            case "grow" if now.client:
+                return now._replace(client_size=now.size)
+            case "unmount":
+                return now._replace(mounts=now.mounts - {path})
+            case "unstage" if now.client < 2:
+                return now
+            case "unstage" if not now.mounts:
+                return now._replace(client=1)
+            case "disconnect" if now.client < 2:
+                return now._replace(client=0, client_size=0)
+            case "unpublish" if now.server and not now.client:
+                return now._replace(server=1)
+            case "delete" if now.server == 1:
+                return ModelVolume()
+            case "sync" if now.server:
+                return now
+        return None
+
+
+requests = st.builds(
+    DrawnRequest,
+    st.sampled_from(
+        (
+            *("create", "publish", "connect", "stage", "mount", "grow", "update", "sync"),
+            *("unmount", "unstage", "disconnect", "unpublish", "delete"),
+        )
+    ),
+    st.sampled_from(PATHS),
+)
+faults = st.builds(
+    Fault,
+    st.sampled_from(get_args(Process)),
+    st.integers(1, 24),
+    st.sampled_from(get_args(When)),
+    st.sampled_from(get_args(How)),
+)
+names = st.sampled_from(NAMES)
+
+
+class ServiceAgainstModel(RuleBasedStateMachine):
+    """Applies each request, fault and restart to the service and to the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory()
+        self.model = {name: ModelVolume() for name in NAMES}
+        self.machine = self.runner.run(self._build())
+
+    async def _build(self) -> SimulatedMachine:
+        machine = SimulatedMachine(Path(self.folder.name), SETTINGS)
+        await machine.fixture.do(cases.HOST)
+        return machine
+
+    def teardown(self) -> None:
+        """Stop the daemon and remove its files."""
+        self.runner.run(self.machine.stop_daemon())
+        self.machine.store.close()
+        self.runner.close()
+        self.folder.cleanup()
+
+    @rule(name=names, request=requests)
+    def ask(self, name: str, request: DrawnRequest) -> None:
+        """A request is done or refused, as the model says."""
+        after = request.after(name, self.model[name], self.larger(name))
+        done = self._ask(name, request)
+        assert done == (after is not None), f"{request}: {self.machine.refusal}"
+        self.model[name] = after or self.model[name]
+        self.check()
+
+    @rule(name=names, request=requests, first=faults, second=faults)
+    def crash(self, name: str, request: DrawnRequest, first: Fault, second: Fault) -> None:
+        """A request, and maybe its rollback, meets a fault: it is done, or nothing is changed."""
+        after = request.after(name, self.model[name], self.larger(name))
+        second = second._replace(process="rollback")
+        done = self._ask(name, request, first, *(() if first.how == "reboot" else (second,)))
+        if done and after is not None:
+            self.model[name] = after
+        if any(fault.how == "reboot" for fault in self.machine.injector.injected):
+            self._sync_all()
+        self.check()
+
+    @rule(name=names, first=requests, second=requests)
+    def both(self, name: str, first: DrawnRequest, second: DrawnRequest) -> None:
+        """Two requests at once give the state of one after the other, in either order."""
+        now = self.model[name]
+        size = self.larger(name)
+        ends = set()
+        for order in permutations((first, second)):
+            end = now
+            for request in order:
+                end = request.after(name, end, size) or end
+            ends.add(end)
+        for climb, descent in permutations((first, second)):
+            if climb.request in ATTACHING and descent.request in DESCENTS:  # cancels the climb
+                ends.add(descent.after(name, now, size) or now)
+        self.machine.injector.set()
+        self.runner.run(self._at_once(first.of(name, size), second.of(name, size)))
+        if {first.request, second.request} == {"connect", "unpublish"}:
+            self._disconnect_fenced(name)
+        self.model[name] = self.known(name)
+        assert self.model[name] in ends, f"{first} and {second} of {now}: {self.model[name]}"
+        self.check()
+
+    def _disconnect_fenced(self, name: str) -> None:
+        """Disconnect if the login came between the last look for sessions and the end of the ACL.
+
+        That session ended with the ACL, as that of a fenced host does.
+        """
+        known = self.known(name)
+        if known.client and known.server < 2:
+            assert self._ask(name, DrawnRequest("disconnect")), self.machine.refusal
+
+    @rule()
+    def restart(self) -> None:
+        """The daemon is killed while no operation runs, and started again."""
+        self.runner.run(self._restart())
+        self.check()
+
+    @rule()
+    def reboot(self) -> None:
+        """The machine reboots; the daemon syncs all volumes at boot."""
+        self.machine.reboot()
+        self.runner.run(self._restart())
+        self._sync_all()
+        self.check()
+
+    @rule(kind=st.sampled_from(VOLATILE))
+    def drift(self, kind: str) -> None:
+        """Facts of one kind are removed behind the daemon; a sync of all volumes restores them."""
+        memory = self.machine.host.facts.memory
+        for fact in [name for name in memory if name.startswith(f"{kind}:")]:
+            del memory[fact]
+        self._sync_all()
+        self.check()
+
+    def larger(self, name: str) -> int:
+        """Return the size for the next update of a volume."""
+        return self.model[name].size + GIB
+
+    def _ask(self, name: str, draw: DrawnRequest, *injected: Fault) -> bool:
+        """Make a request with these faults; return whether it was done."""
+        older = {op.id for op in self.machine.operations()}
+        request = draw.of(name, self.larger(name))
+        self.machine.injector.set(*injected)
+        self.runner.run(
+            self.machine.carry_out(lambda fixture: fixture.service.submit(request, caller="x"))
+        )
+        new = [op for op in self.machine.operations() if op.id not in older]
+        return any(op.kind == request.kind and op.state == "DONE" for op in new)
+
+    async def _at_once(self, first: Request[Any], second: Request[Any]) -> None:
+        self.machine.request(lambda fixture: fixture.do(first))
+        self.machine.request(lambda fixture: fixture.do(second))
+        await self.machine.settle()
+
+    async def _restart(self) -> None:
+        await self.machine.stop_daemon()
+        self.machine.start_daemon()
+        await self.machine.supervisor.recover()
+
+    def _sync_all(self) -> None:
+        self.machine.injector.set()
+        self.runner.run(
+            self.machine.carry_out(
+                lambda fixture: fixture.service.reconciler.sync_all(caller="boot")
+            )
+        )
+
+    def check(self) -> None:
+        """Compare records and facts with the model; no operation and no claim may be left."""
+        assert {name: self.known(name) for name in NAMES} == self.model
+        facts = self.machine.host.facts.snapshot()
+        assert {name for name in facts if not name.startswith("content:")} == self.expected()
+        assert not self.machine.live()
+        assert not [key for key in self.machine.state() if key.startswith(("claim", "live"))]
+
+    def known(self, name: str) -> ModelVolume:
+        """Return the state of a volume in the records."""
+        with self.machine.store.read() as txn:
+            volume, attachment = txn.get(Volume, name), txn.get(Attachment, name)
+            published = txn.get(Publication, f"{name}/take")
+        mounts = attachment.mounts if attachment else ()
+        return ModelVolume(
+            server=0 if volume is None else 1 if published is None else 2,
+            size=volume.capacity_bytes if volume else 0,
+            client=0 if attachment is None else 1 if attachment.state == "CONNECTED" else 2,
+            client_size=attachment.disk.size_bytes if attachment else 0,
+            mounts=frozenset(mount.path for mount in mounts),
+        )
+
+    def expected(self) -> set[str]:
+        """Return the names of all facts that follow from the model."""
+        facts: set[str] = set()
+        for name, known in self.model.items():
+            with self.machine.store.read() as txn:
+                volume = txn.get(Volume, name)
+            uid = volume.uid if volume else ""
+            target = f"iqn.2026-01.org.zfsilo:give:{uid}"
+            acl = f"{target}/{TAKE}"
+            if known.server:
+                facts.add(f"zvol:tank/zfsilo/{name}")
+            if known.server == 2:
+                facts |= {f"{kind}:{target}" for kind in ("target", "lun", "portals", "enabled")}
+                facts |= {f"backstore:zfsilo-{uid}", f"acl:{acl}", f"mapped:{acl}"}
+            if known.client:
+                facts |= {f"node:{target}", f"session:{target}"}
+            staged = {f"/var/lib/zfsilo/staging/{name}"} if known.client == 2 else set()
+            for path in staged | known.mounts:
+                facts |= {f"point:{path}", f"mount:{path}"}
+        return facts
+
+
+def check_against_model(sequences: int, steps: int, number: int) -> None:
+    """Run so many sequences; `number`: the seed of everything random."""
+    seed(number)(ServiceAgainstModel)
+    how = settings(
+        max_examples=sequences,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        phases=PHASES,
+        suppress_health_check=list(HealthCheck),
+    )
+    with (
+        mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)),
+        mock.patch.dict(os.environ, ZFSILO_BOOT_ID="1"),
+    ):
+        run_state_machine_as_test(ServiceAgainstModel, settings=how)
+
+
+def run(report: Report, *, size: Size, seed: int) -> None:
+    """Run many sequences against the model."""
+    try:
+        check_against_model(SEQUENCES[size], STEPS, seed)
+    except AssertionError as error:
+        report.case("all", "model", str(error))
+    else:
+        for _sequence in range(SEQUENCES[size]):
+            report.case("all", "model")

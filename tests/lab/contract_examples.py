@@ -1,0 +1,66 @@
+"""Examples and secrets for the step contract, with datasets below the root of the lab's server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.examples import PLANS, Example
+from zfsilod.engine.steps.session import Node
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
+from zfsilod.model.chap import Chap
+
+if TYPE_CHECKING:
+    from zfsilod.model.records import Step
+
+ROOT = "tank/zfsilo"
+SECRETS = Chap(
+    username="lab-in",
+    password="0123456789abcdef",
+    mutual_username="lab-out",
+    mutual_password="fedcba9876543210",
+)
+ROTATED = Chap(
+    username="lab-in",
+    password="abcdef0123456789",
+    mutual_username="lab-out",
+    mutual_password="9876543210fedcba",
+)
+
+
+def secrets(name: str) -> Chap:
+    """Return the fixed secrets of a publication; a name of a rotation contains `#`."""
+    return ROTATED if "#" in name else SECRETS
+
+
+def _placed(step: Step) -> Step:
+    """Return a step with its datasets below ROOT."""
+    if isinstance(step, SnapshotSet):
+        return step.but(refs=tuple(ref.but(dataset=_below(ref.dataset)) for ref in step.refs))
+    if isinstance(step, Clone):
+        ref = step.snapshot_ref
+        step = step.but(snapshot_ref=ref.but(dataset=_below(ref.dataset)))
+    fields = [name for name in ("dataset", "trash") if hasattr(step, name)]
+    return step.but(**{name: _below(getattr(step, name)) for name in fields})
+
+
+def _below(dataset: str) -> str:
+    return f"{ROOT}{dataset.removeprefix('tank')}"
+
+
+EXAMPLES = {
+    example.name: example.but(
+        before=tuple(_placed(step) for step in example.before),
+        actions=tuple(action.but(step=_placed(action.step)) for action in example.actions),
+    )
+    for example in PLANS
+}
+
+
+def is_client(example: Example) -> bool:
+    """Return whether an example belongs to the client."""
+    return any(isinstance(s, Node) for s in (*example.before, *(a.step for a in example.actions)))
+
+
+SERVER = [name for name, example in EXAMPLES.items() if not is_client(example)]
+CLIENT = [name for name, example in EXAMPLES.items() if is_client(example)]
+AFTER_SERVER = ("grow", "refresh-secrets")  # client examples that need an action of the server

@@ -1,0 +1,106 @@
+"""Entry point of the step contract inside a machine: prints one line of JSON per case.
+
+test_contract.py copies it to the machines and runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from tests.examples import PUBLICATION, TARGET, UID
+from tests.lab.contract import DATASET, Contract, EffectInterrupter, steps_of
+from tests.lab.contract_examples import AFTER_SERVER, CLIENT, ROTATED, SERVER, secrets
+from zfsilod.engine.steps.access import NoSession
+from zfsilod.engine.steps.zfs import Zvol, ZvolSize
+from zfsilod.host.configfs import Configfs
+from zfsilod.host.real import real_host
+from zfsilod.host.run import Runner
+from zfsilod.model.errors import FailedPrecondition
+
+CONFIGFS = "/sys/kernel/config/target"
+# Methods of Configfs that are one system call each.
+CHANGES = ("make", "write", "link", "remove", "unlink")
+
+
+def real_inventory() -> list[str]:
+    """Return the objects of the steps on this machine, except zvols."""
+    objects = []
+    for folder, below, _files in os.walk(CONFIGFS):
+        objects += [path for name in below if UID in (path := f"{folder}/{name}")]
+    root = Path("/")
+    objects += [str(path) for path in root.glob("etc/iscsi/nodes/*/*")]
+    objects += [p.read_text() for p in root.glob("sys/class/iscsi_session/*/targetname")]
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if "/dev/sd" in line or "/sd" in line.split()[3]:
+            objects.append(line.split()[4])
+    return sorted(objects)
+
+
+def real_contract() -> Contract:
+    """Return the contract on this machine."""
+    interrupter = EffectInterrupter()
+    for name in CHANGES:
+        interrupter.count_calls(Configfs, name)
+    interrupter.count_calls(Runner, "__call__")
+    return Contract(real_host(secrets), interrupter, real_inventory, _print)
+
+
+def _print(case: str, error: str) -> None:
+    print(json.dumps({"case": case, "ok": not error, "error": error}), flush=True)
+
+
+def bare_zvol(contract: Contract) -> None:
+    """Check that a zvol without the marks of zfsilo is foreign."""
+    run = Runner()
+    with contract.foreign("create", Zvol, "zvol without marks"):
+        run(["zfs", "create", "-s", "-V", "64M", DATASET], timeout_s=60)
+    with contract.case("create: zvol without marks: it is not destroyed"):
+        run(["zfs", "destroy", DATASET], timeout_s=60)
+
+
+def live_session(contract: Contract) -> None:
+    """Check that the guard of an unpublication detects a session and refuses."""
+    guard, _second = steps_of("unpublish", NoSession)
+    with contract.case("unpublish: guard with a live session"):
+        assert guard.probe(contract.host) is False
+        refused = ""
+        try:
+            guard.do(contract.host)
+        except FailedPrecondition as error:
+            refused = error.reason
+        assert refused == "SESSION_LIVE"
+        assert guard.probe(contract.host) is False, "the guard ended the session"
+
+
+def main(words: list[str]) -> None:
+    """Run a part: server, client, guard, resize, rotate; example, prepare or clean-up NAME."""
+    contract = real_contract()
+    match words:
+        case ["server"]:
+            for name in SERVER:
+                contract.example(name)
+            contract.foreign_server()
+            bare_zvol(contract)
+        case ["client"]:
+            for name in CLIENT:
+                if name not in AFTER_SERVER:
+                    contract.example(name)
+            contract.foreign_client()
+        case ["guard"]:
+            live_session(contract)
+        case ["rotate"]:
+            contract.host.lio.set_secrets(TARGET, PUBLICATION.initiator, chap=ROTATED)
+        case ["example", name]:
+            contract.example(name)
+        case ["prepare", name]:
+            contract.prepare(name)
+        case ["clean-up", name]:
+            contract.clean_up(name)
+        case ["resize"]:
+            for step in steps_of("resize", ZvolSize):
+                contract.check_do(step, "resize: with a live session")
+        case _:
+            sys.exit(f"unknown part: {' '.join(words)}")

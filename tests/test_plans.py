@@ -1,0 +1,233 @@
+"""Plans by value: paths up and down are mirror images, and a final action comes last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.examples import (
+    ATTACHMENT,
+    BLOCK,
+    CLONED,
+    COPY,
+    HOW,
+    ORIGIN,
+    PLANS,
+    PUBLICATION,
+    SECOND,
+    TAKE,
+    TARGET,
+    UID,
+    VOLUME,
+    Example,
+)
+from zfsilod.engine import plans
+from zfsilod.engine.step import Guard, HostStep
+from zfsilod.engine.steps.access import Fenced, NoUnknownAcls
+from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
+from zfsilod.engine.steps.session import DiskResponsive, SessionDropped
+from zfsilod.engine.steps.snapshot import SnapshotSet
+from zfsilod.engine.steps.zfs import Zvol, ZvolProperty, ZvolSize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zfsilod.model.records import Action, Attachment, Publication, Step
+
+MOUNT = ATTACHMENT.mounts[0]
+DESTROYERS = (Zvol, SnapshotSet, ZvolSize)  # in their final direction
+CHECKS = (Guard, Fenced, DiskResponsive)  # they stand before other steps and change no state
+
+
+def words(actions: tuple[Action, ...]) -> list[str]:
+    """Return the descriptions of actions, with short names for the long ones."""
+    return [
+        action.description.replace(TARGET, "TARGET").replace(TAKE, "CLIENT").replace(UID, "UID")
+        for action in actions
+    ]
+
+
+def undone(actions: tuple[Action, ...]) -> list[Step]:
+    """Return the steps that actions undo, first to last."""
+    return [action.step for action in actions if not action.up]
+
+
+def revertible(steps: list[Step]) -> list[Step]:
+    """Return the steps that a path down undoes, last to first."""
+    return [step for step in reversed(steps) if isinstance(step, HostStep) and not step.sticky]
+
+
+def test_publish_by_value() -> None:
+    assert words(plans.publish(VOLUME, PUBLICATION, HOW, [])) == [
+        "create backstore zfsilo-UID for tank/data",
+        "create target TARGET",
+        "add backstore zfsilo-UID as LUN 0 to target TARGET",
+        "listen at 10.77.0.1:3260 for target TARGET",
+        "enable target TARGET",
+        "create ACL of CLIENT on TARGET",
+        "map LUN 0 of TARGET for CLIENT",
+    ]
+
+
+def test_unpublish_by_value() -> None:
+    assert words(plans.unpublish(VOLUME, PUBLICATION, HOW, [])) == [
+        "check that CLIENT is not logged in to TARGET",
+        "unmap LUN 0 of TARGET for CLIENT",
+        "check that CLIENT is not logged in to TARGET",
+        "remove ACL of CLIENT from TARGET",
+        "disable target TARGET",
+        "stop listening for target TARGET",
+        "remove LUN 0 from target TARGET",
+        "remove target TARGET",
+        "remove backstore zfsilo-UID",
+    ]
+
+
+def test_attach_by_value() -> None:
+    assert words(
+        plans.up(
+            [
+                *plans.connection_steps(ATTACHMENT),
+                *plans.staging_steps(ATTACHMENT),
+                *plans.mounting_steps(ATTACHMENT, MOUNT),
+            ]
+        )
+    ) == [
+        "create node record of TARGET at 10.77.0.1:3260",
+        "log in to TARGET",
+        "rescan the disk of TARGET until it has 1 GiB",
+        "report to give that the ext4 of data is FORMATTING",
+        "create ext4 filesystem on the disk of TARGET",
+        "report to give that the ext4 of data is READY",
+        "create mount point /staging/data",
+        "mount ext4 of TARGET at /staging/data",
+        "grow the filesystem at /staging/data to the size of its disk",
+        "create mount point /srv/data",
+        "bind-mount /staging/data at /srv/data",
+    ]
+
+
+def test_create_and_clone_by_value() -> None:
+    assert words(plans.up([plans.zvol(VOLUME)])) == ["create zvol tank/data (1 GiB, thin)"]
+    assert words(plans.clone(COPY, ORIGIN.but(own=True), "01jd")) == [
+        "clone zvol tank/data to tank/copy",
+        "reserve the whole size of zvol tank/copy",
+        "grow zvol tank/copy to 2 GiB",
+    ]
+
+
+@pytest.mark.parametrize("fence", [None, plans.Fence(grace_s=3)], ids=["guarded", "fenced"])
+@pytest.mark.parametrize("others", [[], [SECOND]], ids=["the last client", "one of two"])
+def test_unpublish_mirrors_publish(fence: plans.Fence | None, others: list[Publication]) -> None:
+    published = plans.publish(VOLUME, PUBLICATION, HOW, others)
+    gone = plans.unpublish(VOLUME, PUBLICATION, HOW, others, fence=fence)
+    granted = plans.grant(VOLUME, PUBLICATION, HOW, others)
+    shared = plans.export_steps(VOLUME, HOW) if others else []
+    kept = [action.step for action in published if action.step not in shared]
+    assert kept[-2:] == granted
+    assert undone(gone) == kept[::-1]
+    assert all(isinstance(action.step, CHECKS) for action in gone if action.up)
+
+
+@pytest.mark.parametrize("attachment", [ATTACHMENT, BLOCK, CLONED], ids=["ext4", "raw", "clone"])
+def test_a_detach_path_mirrors_its_attach_path(attachment: Attachment) -> None:
+    mount = attachment.mounts[0]
+    paths = (
+        (plans.unmounting(attachment, mount), plans.mounting_steps(attachment, mount)),
+        (plans.unstaging(attachment), plans.staging_steps(attachment)),
+        (
+            plans.detach_path(attachment, plans.connection_steps(attachment)),
+            plans.connection_steps(attachment),
+        ),
+    )
+    for down, steps in paths:
+        assert undone(down) == revertible(steps)
+        assert [action.step for action in down if action.up] == [
+            DiskResponsive(disk=attachment.disk)
+        ]
+
+
+def test_a_mount_point_that_was_there_before_stays() -> None:
+    theirs = ATTACHMENT.but(made_staging_path=False)
+    paths = (
+        plans.unmounting(ATTACHMENT, MOUNT.but(made_path=False)),
+        plans.unstaging(theirs),
+        plans.forced_unmount(ATTACHMENT, [MOUNT.but(made_path=False)]),
+        plans.forced_detach_path(theirs.but(mounts=())),
+    )
+    for path in paths:
+        assert not any(isinstance(step, MountPoint) for step in undone(path))
+
+
+def test_a_forced_detach_path_drops_the_session_first() -> None:
+    path = plans.forced_detach_path(ATTACHMENT)
+    assert [type(action.step) for action in path if action.up] == [
+        SessionDropped,
+        LazyUnmounted,
+        LazyUnmounted,
+    ]
+    assert isinstance(path[0].step, SessionDropped)
+    assert [step.path for step in undone(path) if isinstance(step, MountPoint)] == [
+        MOUNT.path,
+        ATTACHMENT.staging_path,
+    ]
+
+
+@pytest.mark.parametrize("example", PLANS, ids=lambda example: example.name)
+def test_a_final_action_that_destroys_is_last(example: Example) -> None:
+    """Before it, everything can be reverted: so only such actions may follow it."""
+    destroying = [isinstance(a.step, DESTROYERS) and a.final for a in example.actions]
+    assert destroying == sorted(destroying)
+
+
+def test_the_facts_of_a_volume_without_publications_are_that_nothing_is_exported() -> None:
+    facts = plans.server_facts(VOLUME, [], HOW)
+    exported = plans.export_steps(VOLUME, HOW)
+    assert undone(facts) == exported[::-1]
+    assert [type(action.step) for action in facts if action.up] == [Zvol, ZvolSize, NoUnknownAcls]
+
+
+def test_the_facts_of_a_volume_are_those_that_its_plans_make() -> None:
+    both = plans.server_facts(VOLUME, [PUBLICATION, SECOND], HOW)
+    assert all(action.up for action in both)
+    steps = [action.step for action in both]
+    for publication, other in ((PUBLICATION, SECOND), (SECOND, PUBLICATION)):
+        published = plans.publish(VOLUME, publication, HOW, [other])
+        assert all(action.step in steps for action in published)
+
+
+@pytest.mark.parametrize(
+    ("state", "count"), [("ABSENT", 0), ("CONNECTED", 2), ("STAGED", 9), ("MOUNTED", 11)]
+)
+def test_the_facts_of_an_attachment_grow_with_its_state(state: str, count: int) -> None:
+    mounts = ATTACHMENT.mounts if state == "MOUNTED" else ()
+    facts = plans.client_facts(ATTACHMENT.but(state=state, mounts=mounts))
+    assert len(facts) == count
+    assert facts == plans.client_facts(ATTACHMENT)[:count]
+
+
+def test_a_change_of_properties_names_the_way_back() -> None:
+    (action,) = plans.properties(VOLUME, {"compression": ""})
+    assert action.step == ZvolProperty(
+        dataset="tank/data", name="compression", value="", previous="lz4"
+    )
+    assert plans.properties(VOLUME, {"compression": "lz4"}) == ()
+    assert plans.properties(VOLUME, {"sync": ""}) == ()
+    assert plans.mark_changes(VOLUME, VOLUME) == ()
+
+
+def test_plans_are_pure() -> None:
+    """The same records give the same actions, and the records stay as they are."""
+    made: tuple[Callable[[], tuple[Action, ...]], ...] = (
+        lambda: plans.publish(VOLUME, PUBLICATION, HOW, [SECOND]),
+        lambda: plans.unpublish(VOLUME, PUBLICATION, HOW, [SECOND]),
+        lambda: plans.clone(COPY, ORIGIN, "01jd"),
+        lambda: plans.client_facts(ATTACHMENT),
+        lambda: plans.forced_detach_path(ATTACHMENT),
+        lambda: plans.growth(ATTACHMENT, 2 << 30),
+        lambda: plans.new_secrets([(ATTACHMENT, ATTACHMENT.but(rotation=1))]),
+    )
+    for plan in made:
+        assert plan() == plan()
+        assert {action.status for action in plan()} == {"PENDING"}

@@ -1,0 +1,342 @@
+"""Plans of a server: volumes, snapshots, clones, exports, and the access of clients. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from zfsilod.engine.plans.actions import down, up
+from zfsilod.engine.steps.access import Acl, AclSecrets, Fenced, MappedLun, NoSession, NoUnknownAcls
+from zfsilod.engine.steps.export import Backstore, Enabled, Lun, Portals, Target
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
+from zfsilod.engine.steps.zfs import InTrash, Reserved, Zvol, ZvolProperty, ZvolSize
+from zfsilod.model.record import Pairs, Record, pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zfsilod.model.host_facts import Filesystem, SnapshotRef
+    from zfsilod.model.records import Action, Publication, Snapshot, Step, Volume
+    from zfsilod.model.settings import Export
+
+DURABLE = {"sync": "always"}
+"""After a power failure of the server, a client assumes that unflushed writes are safe too: it has
+no reason to repeat them, and its next flush succeeds. So every write is synchronous."""
+
+HIDDEN = {"volmode": "dev", "snapdev": "hidden"}  # the server scans no partitions of a volume
+
+
+class Fence(Record):
+    """The instruction to end a live session."""
+
+    grace_s: int  # in which the session may end by itself
+
+
+class Origin(Record):
+    """The source of a new volume: an existing snapshot, or (`own`) one taken only for it."""
+
+    snapshot_ref: SnapshotRef
+    snapshot_uid: str
+    own: bool
+    size_bytes: int
+
+
+def target_name(prefix: str, volume: Volume) -> str:
+    """Return the IQN of a volume's target; its length does not depend on the volume's id."""
+    return f"{prefix}:{volume.uid}"
+
+
+def backstore_name(volume: Volume) -> str:
+    """Return the name of a volume's backstore."""
+    return f"zfsilo-{volume.uid}"
+
+
+# Volumes
+
+
+def zvol(volume: Volume, operation: str = "") -> Zvol:
+    """Return the step of state CREATED: the zvol with its properties and marks."""
+    return Zvol(
+        dataset=volume.dataset,
+        uid=volume.uid,
+        guid=volume.guid,
+        size_bytes=volume.capacity_bytes,
+        thin=volume.thin,
+        volblocksize=volume.volblocksize,
+        properties=_all_properties(volume),
+        marks=_first_marks(volume, operation),
+    )
+
+
+def _all_properties(volume: Volume) -> Pairs:
+    return pairs(DURABLE | dict(volume.properties) | HIDDEN)
+
+
+def _first_marks(volume: Volume, operation: str) -> Pairs:
+    filesystem = filesystem_mark(volume.filesystem)
+    return pairs(marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": filesystem})
+
+
+def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
+    """Return the creation of a volume as a clone of a snapshot."""
+    steps: list[Step] = [
+        Clone(
+            dataset=volume.dataset,
+            uid=volume.uid,
+            snapshot_ref=origin.snapshot_ref,
+            snapshot_uid=origin.snapshot_uid,
+            own=origin.own,
+            properties=_all_properties(volume),
+            marks=_first_marks(volume, operation),
+        )
+    ]
+    if not volume.thin:
+        steps.append(Reserved(dataset=volume.dataset))
+    if volume.capacity_bytes > origin.size_bytes:  # last, since growing is final
+        steps.append(ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes))
+    return up(steps)
+
+
+def resize(volume: Volume, size_bytes: int) -> tuple[Action, ...]:
+    """Return the growth of a zvol; a live export shows the new size without another step."""
+    return up([ZvolSize(dataset=volume.dataset, size_bytes=size_bytes)])
+
+
+def properties(volume: Volume, values: dict[str, str]) -> tuple[Action, ...]:
+    """Return the changes of ZFS properties; the value "" restores the default."""
+    before = DURABLE | dict(volume.properties)
+    after = {name: value or DURABLE.get(name, "") for name, value in sorted(values.items())}
+    return up(
+        [
+            ZvolProperty(
+                dataset=volume.dataset, name=name, value=value, previous=before.get(name, "")
+            )
+            for name, value in after.items()
+            if before.get(name, "") != value
+        ]
+    )
+
+
+def in_trash(volume: Volume, home: str, trash: str) -> InTrash:
+    """Return the step that moves a volume's zvol from its home into the trash."""
+    return InTrash(dataset=home, trash=trash, uid=volume.uid, guid=volume.guid)
+
+
+# Marks: ZFS user properties
+
+
+def marks(volume: Volume) -> dict[str, str]:
+    """Return a volume's record as user properties of its zvol; adoption restores it from them."""
+    values = {
+        "id": volume.id,
+        "uid": volume.uid,
+        "mode": volume.mode,
+        "access_modes": ",".join(volume.access_modes),
+        "hosts": ",".join(volume.hosts),
+        "labels": json.dumps(dict(volume.labels)) if volume.labels else "",
+        "source_snapshot": volume.source_snapshot,
+        "source_volume": volume.source_volume,
+    }
+    return {f"zfsilo:{name}": value for name, value in values.items() if value}
+
+
+def mark_changes(before: Volume, after: Volume) -> tuple[Action, ...]:
+    """Return the changes of the marks that follow from a change of the record."""
+    old, new = marks(before), marks(after)
+    return up(
+        [
+            ZvolProperty(
+                dataset=after.dataset,
+                name=name,
+                value=new.get(name, ""),
+                previous=old.get(name, ""),
+            )
+            for name in sorted(old | new)
+            if old.get(name) != new.get(name)
+        ]
+    )
+
+
+def adoption(volume: Volume) -> tuple[Action, ...]:
+    """Return the properties and marks that make an existing zvol a volume."""
+    chosen = dict(volume.properties)
+    durable = {name: value for name, value in DURABLE.items() if name not in chosen}
+    values = durable | HIDDEN | {"zfsilo:filesystem": "NONE"} | marks(volume)
+    return up(
+        [
+            ZvolProperty(dataset=volume.dataset, name=name, value=value, previous="")
+            for name, value in values.items()
+        ]
+    )
+
+
+def mark_filesystem(volume: Volume, filesystem: Filesystem) -> tuple[Action, ...]:
+    """Return the change of the mark that records the state of the filesystem on a volume."""
+    step = ZvolProperty(
+        dataset=volume.dataset,
+        name="zfsilo:filesystem",
+        value=filesystem_mark(filesystem),
+        previous=filesystem_mark(volume.filesystem),
+    )
+    return up([step])
+
+
+def filesystem_mark(filesystem: Filesystem) -> str:
+    """Return a filesystem's state as the text of a ZFS user property."""
+    last = filesystem.operation or filesystem.origin
+    parts = (filesystem.state, filesystem.type, filesystem.uuid, last)
+    return ":".join(part for part in parts if part)
+
+
+# Snapshots
+
+
+def snapshot_set(uid: str, refs: tuple[SnapshotRef, ...], marks: Pairs = ()) -> SnapshotSet:
+    """Return the step that is one snapshot, or the snapshots of a group."""
+    return SnapshotSet(refs=refs, uid=uid, marks=marks or (("zfsilo:cut", uid),))
+
+
+def snapshot_marks(members: Sequence[Snapshot], operation: str, group: str = "") -> Pairs:
+    """Return the marks of a snapshot, or of all snapshots of a group.
+
+    ZFS takes a group in one command and gives all its snapshots the same properties, so these
+    describe every member.
+    """
+    first = members[0]
+    names = {snapshot.volume_uid: snapshot.id for snapshot in members}
+    filesystems = {
+        snapshot.volume_uid: filesystem_mark(snapshot.filesystem) for snapshot in members
+    }
+    values = {
+        "cut": first.uid,
+        "snapshot": group or first.id,
+        "operation": operation,
+        "members": _by_uid(names) if group else "",
+        "filesystems": _by_uid(filesystems),
+        "labels": json.dumps(dict(first.labels)) if first.labels else "",
+    }
+    return pairs({f"zfsilo:{name}": value for name, value in values.items() if value})
+
+
+def _by_uid(values: dict[str, str]) -> str:
+    return ",".join(f"{uid}:{value}" for uid, value in values.items())
+
+
+# Exports and access
+
+
+def export_steps(volume: Volume, export: Export) -> list[Step]:
+    """Return the steps of state PUBLISHED: an enabled target that has no ACL yet."""
+    target, backstore = target_name(export.prefix, volume), backstore_name(volume)
+    return [
+        Backstore(name=backstore, dataset=volume.dataset, serial=volume.uid),
+        Target(target=target),
+        Lun(target=target, backstore=backstore),
+        Portals(target=target, portals=export.portals),
+        Enabled(target=target),
+    ]
+
+
+def grant(
+    volume: Volume, publication: Publication, export: Export, others: Sequence[Publication]
+) -> list[Step]:
+    """Return the steps that give one client access; `others` have access already."""
+    target = target_name(export.prefix, volume)
+    return [
+        Acl(
+            target=target,
+            initiator=publication.initiator,
+            secret=publication.secret,
+            allowed=tuple(sorted(other.initiator for other in others)),
+        ),
+        MappedLun(target=target, initiator=publication.initiator, readonly=publication.readonly),
+    ]
+
+
+def publish(
+    volume: Volume, publication: Publication, export: Export, others: Sequence[Publication]
+) -> tuple[Action, ...]:
+    """Return the path up to PUBLISHED, and the access of one more client."""
+    return up([*export_steps(volume, export), *grant(volume, publication, export, others)])
+
+
+def unpublish(
+    volume: Volume,
+    publication: Publication,
+    export: Export,
+    others: Sequence[Publication],
+    *,
+    fence: Fence | None = None,
+) -> tuple[Action, ...]:
+    """Return the end of a client's access, and of the export if it was the last client."""
+    unused = [] if others else export_steps(volume, export)
+    return (*revoke(volume, publication, export, others, fence=fence), *down(unused))
+
+
+def revoke(
+    volume: Volume,
+    publication: Publication,
+    export: Export,
+    others: Sequence[Publication],
+    *,
+    fence: Fence | None = None,
+) -> tuple[Action, ...]:
+    """Return the end of a client's access: refused while its session lives, unless it is fenced.
+
+    An initiator that logs in after the first check is caught by the second one and gets its LUN
+    back; a later one finds no LUN, so its login fails.
+    """
+    target = target_name(export.prefix, volume)
+    acl, mapped = grant(volume, publication, export, others)
+    if fence is not None:
+        fenced = Fenced(target=target, initiator=publication.initiator, grace_s=fence.grace_s)
+        return (*up([fenced]), *down([acl, mapped]))
+    guard = _no_session(target, volume, publication)
+    return (*up([guard]), *down([mapped]), *up([guard]), *down([acl]))
+
+
+def _no_session(target: str, volume: Volume, publication: Publication) -> NoSession:
+    return NoSession(
+        target=target,
+        initiator=publication.initiator,
+        volume=volume.id,
+        host=publication.host,
+    )
+
+
+def rotation(
+    volume: Volume,
+    before: Publication,
+    after: Publication,
+    export: Export,
+    *,
+    force: bool = False,
+) -> tuple[Action, ...]:
+    """Return the change of the secrets of a client's access.
+
+    Refused while the client has a session, unless forced: the session then continues under the old
+    secrets.
+    """
+    target = target_name(export.prefix, volume)
+    changed = AclSecrets(
+        target=target, initiator=after.initiator, secret=after.secret, previous=before.secret
+    )
+    return up([changed] if force else [_no_session(target, volume, after), changed])
+
+
+def server_facts(
+    volume: Volume, publications: Sequence[Publication], export: Export
+) -> tuple[Action, ...]:
+    """Return every fact of a volume on its server, as its records require it."""
+    steps: list[Step] = [
+        zvol(volume),
+        ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
+    ]
+    if not publications:
+        steps.append(NoUnknownAcls(target=target_name(export.prefix, volume)))
+        return (*up(steps), *down(export_steps(volume, export)))
+    steps += export_steps(volume, export)
+    for publication in publications:
+        others = [other for other in publications if other is not publication]
+        steps += grant(volume, publication, export, others)
+    return up(steps)

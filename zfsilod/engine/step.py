@@ -1,0 +1,86 @@
+"""HostStep, the base class of all steps of a worker, with its variants Guard and OneWay.
+
+A step is one fact about this host: how it is probed, made true and made false, the words for it,
+the things that it concerns, and the part of the sandbox that it needs. A subclass with a tag that
+lacks one of these is refused when the class is made.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from zfsilod.model.records import Step
+
+if TYPE_CHECKING:
+    from zfsilod.host import Host
+    from zfsilod.model.errors import ZfsiloError
+
+SandboxPart = Literal["POOL", "TARGET", "INITIATOR", "MOUNTS"]
+"""A part of the host that steps change; its permissions are in systemd/sandbox.py."""
+
+
+class HostStep(Step):
+    """A fact about this host: the worker probes it, makes it true and makes it false."""
+
+    ABSTRACT: ClassVar[tuple[str, ...]] = (*Step.ABSTRACT, "probe", "do", "undo")
+    part: ClassVar[SandboxPart]
+
+    def __init_subclass__(
+        cls, *, part: SandboxPart | None = None, tag: str = "", aliases: tuple[str, ...] = ()
+    ) -> None:
+        """Set the sandbox part. Raises TypeError when a class with a tag has none."""
+        if part is not None:
+            cls.part = part
+        if tag and not hasattr(cls, "part"):
+            raise TypeError(f"{cls.__name__} has no sandbox part: add part= to the class")
+        super().__init_subclass__(tag=tag, aliases=aliases)
+
+    @abstractmethod
+    def probe(self, host: Host) -> bool:
+        """Tell whether the fact is true. Raises Conflict or Unavailable, and changes nothing."""
+
+    @abstractmethod
+    def do(self, host: Host) -> None:
+        """Make the fact true, from any half-made state."""
+
+    @abstractmethod
+    def undo(self, host: Host) -> None:
+        """Make the fact false, from any half-made state."""
+
+    def observed(self, _host: Host, *, made: bool) -> dict[str, str]:
+        """Return values that only the host knows once the fact is true; they complete the record.
+
+        `made`: this operation made it true; otherwise it was true before.
+        """
+        return {}
+
+
+class Guard(HostStep):
+    """A condition for the steps after it: `do` raises its refusal, `undo` changes nothing."""
+
+    def do(self, host: Host) -> None:
+        """Refuse. Raises `refusal`."""
+        raise self.refusal(host)
+
+    def undo(self, _host: Host) -> None:
+        """Change nothing, since `do` changed nothing."""
+
+    @abstractmethod
+    def refusal(self, host: Host) -> ZfsiloError:
+        """Return the error that says why the condition does not hold."""
+
+    def describe_undo(self) -> str:
+        """Return the words for `undo`."""
+        return f"no longer check that {self.fact()}"
+
+
+class OneWay(HostStep):
+    """A fact that is never made false again: `undo` changes nothing."""
+
+    def undo(self, _host: Host) -> None:
+        """Change nothing; the docstring of the step says why."""
+
+    def describe_undo(self) -> str:
+        """Return the words for `undo`."""
+        return f"keep: {self.fact()}"

@@ -1,0 +1,185 @@
+"""Steps on the export of a volume by the kernel's iSCSI target, apart from who may use it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod.engine.step import HostStep, OneWay
+from zfsilod.model.records import Resources
+
+if TYPE_CHECKING:
+    from zfsilod.host import Host
+
+
+class Backstore(HostStep, tag="Backstore", part="TARGET"):
+    """The zvol is a backstore of the kernel's target, with the volume's serial."""
+
+    volatile = True
+    name: str
+    dataset: str
+    serial: str
+
+    def probe(self, host: Host) -> bool:
+        return host.lio.has_backstore(self.name, dataset=self.dataset, serial=self.serial)
+
+    def do(self, host: Host) -> None:
+        host.lio.add_backstore(self.name, dataset=self.dataset, serial=self.serial)
+
+    def undo(self, host: Host) -> None:
+        host.lio.remove_backstore(self.name)
+
+    def fact(self) -> str:
+        return f"backstore {self.name} exists"
+
+    def describe_do(self) -> str:
+        return f"create backstore {self.name} for {self.dataset}"
+
+    def describe_undo(self) -> str:
+        return f"remove backstore {self.name}"
+
+    def resources(self) -> Resources:
+        return Resources(datasets=(self.dataset,), volumes=(self.serial,))
+
+
+class Target(HostStep, tag="Target", part="TARGET"):
+    """The target exists, requires authentication, and refuses initiators without an ACL."""
+
+    volatile = True
+    target: str
+
+    def probe(self, host: Host) -> bool:
+        return host.lio.has_target(self.target)
+
+    def do(self, host: Host) -> None:
+        host.lio.add_target(self.target)
+
+    def undo(self, host: Host) -> None:
+        host.lio.remove_target(self.target)
+
+    def fact(self) -> str:
+        return f"target {self.target} exists"
+
+    def describe_do(self) -> str:
+        return f"create target {self.target}"
+
+    def describe_undo(self) -> str:
+        return f"remove target {self.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,))
+
+
+class Lun(HostStep, tag="Lun", part="TARGET"):
+    """The backstore is LUN 0 of the target."""
+
+    volatile = True
+    target: str
+    backstore: str
+
+    def probe(self, host: Host) -> bool:
+        return host.lio.has_lun(self.target, self.backstore)
+
+    def do(self, host: Host) -> None:
+        host.lio.add_lun(self.target, self.backstore)
+
+    def undo(self, host: Host) -> None:
+        host.lio.remove_lun(self.target)
+
+    def fact(self) -> str:
+        return "LUN 0 is the backstore"
+
+    def describe_do(self) -> str:
+        return f"add backstore {self.backstore} as LUN 0 to target {self.target}"
+
+    def describe_undo(self) -> str:
+        return f"remove LUN 0 from target {self.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,))
+
+
+class Portals(HostStep, tag="Portals", part="TARGET"):
+    """The target listens at these addresses ("10.0.0.1:3260", "[fd00::1]:3260") and no other."""
+
+    volatile = True
+    target: str
+    portals: tuple[str, ...]
+
+    def probe(self, host: Host) -> bool:
+        return host.lio.has_portals(self.target, self.portals)
+
+    def do(self, host: Host) -> None:
+        host.lio.add_portals(self.target, self.portals)
+
+    def undo(self, host: Host) -> None:
+        host.lio.remove_portals(self.target)
+
+    def fact(self) -> str:
+        return f"target listens at {', '.join(self.portals)}"
+
+    def describe_do(self) -> str:
+        return f"listen at {', '.join(self.portals)} for target {self.target}"
+
+    def describe_undo(self) -> str:
+        return f"stop listening for target {self.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,))
+
+
+class Enabled(HostStep, tag="Enabled", part="TARGET"):
+    """The target is enabled: it answers logins."""
+
+    volatile = True
+    target: str
+
+    def probe(self, host: Host) -> bool:
+        return host.lio.is_enabled(self.target)
+
+    def do(self, host: Host) -> None:
+        host.lio.enable(self.target)
+
+    def undo(self, host: Host) -> None:
+        host.lio.disable(self.target)
+
+    def fact(self) -> str:
+        return "target is enabled"
+
+    def describe_do(self) -> str:
+        return f"enable target {self.target}"
+
+    def describe_undo(self) -> str:
+        return f"disable target {self.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,))
+
+
+class NoExport(OneWay, tag="NoExport", part="TARGET"):
+    """Nothing of an export exists: target, ACLs, LUN, backstore. For orphans only.
+
+    One-way: without a record there is nothing to create it from.
+    """
+
+    volatile = True
+    final = (True,)
+    atomic = False
+    target: str
+    backstore: str
+
+    def probe(self, host: Host) -> bool:
+        if self.target in host.lio.list_targets():
+            return False
+        return self.backstore not in host.lio.list_backstores()
+
+    def do(self, host: Host) -> None:
+        host.lio.purge(self.target, self.backstore)
+
+    def fact(self) -> str:
+        return f"target {self.target} and backstore {self.backstore} do not exist"
+
+    def describe_do(self) -> str:
+        return f"remove target {self.target} with its ACLs, and backstore {self.backstore}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,))

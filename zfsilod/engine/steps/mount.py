@@ -1,0 +1,174 @@
+"""Steps on mount points and mounts of a client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod.engine.step import HostStep, OneWay
+from zfsilod.model.records import Resources
+
+if TYPE_CHECKING:
+    from zfsilod.host import Host
+    from zfsilod.model.host_facts import Disk
+
+
+class MountPoint(HostStep, tag="MountPoint", part="MOUNTS"):
+    """An empty directory exists to mount on; for a raw device an empty file."""
+
+    path: str
+    file: bool
+
+    def probe(self, host: Host) -> bool:
+        return host.mounts.has_point(self.path, file=self.file)
+
+    def do(self, host: Host) -> None:
+        host.mounts.make_point(self.path, file=self.file)
+
+    def undo(self, host: Host) -> None:
+        host.mounts.remove_point(self.path, file=self.file)
+
+    def observed(self, _host: Host, *, made: bool) -> dict[str, str]:
+        return {f"made {self.path}": "yes"} if made else {}
+
+    def fact(self) -> str:
+        return f"mount point {self.path} exists"
+
+    def describe_do(self) -> str:
+        return f"create mount point {self.path}"
+
+    def describe_undo(self) -> str:
+        return f"remove mount point {self.path}"
+
+    def resources(self) -> Resources:
+        return Resources(paths=(self.path,))
+
+
+class StagingMount(HostStep, tag="Staged", part="MOUNTS"):
+    """The filesystem of the disk is mounted at the staging path."""
+
+    volatile = True
+    disk: Disk
+    path: str
+    fs_type: str
+    options: tuple[str, ...]
+    readonly: bool
+    untouched: bool = False  # nothing is written, the journal is not replayed
+
+    def probe(self, host: Host) -> bool:
+        return host.mounts.is_staged(
+            self.disk, self.path, options=self.options, readonly=self.readonly
+        )
+
+    def do(self, host: Host) -> None:
+        host.mounts.stage(
+            self.disk,
+            self.path,
+            fs_type=self.fs_type,
+            options=self.options,
+            readonly=self.readonly,
+            untouched=self.untouched,
+        )
+
+    def undo(self, host: Host) -> None:
+        host.mounts.unmount(self.disk, self.path)
+
+    def fact(self) -> str:
+        return f"filesystem is mounted at {self.path}"
+
+    def describe_do(self) -> str:
+        mode = " (read-only)" if self.readonly else ""
+        return f"mount {self.fs_type} of {self.disk.target} at {self.path}{mode}"
+
+    def describe_undo(self) -> str:
+        return f"unmount {self.path}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,), paths=(self.path,))
+
+
+class BindMount(HostStep, tag="Bound", part="MOUNTS"):
+    """The staged filesystem is mounted at this path too."""
+
+    volatile = True
+    disk: Disk
+    source: str
+    path: str
+    readonly: bool
+
+    def probe(self, host: Host) -> bool:
+        return host.mounts.is_bound(self.disk, self.path, readonly=self.readonly)
+
+    def do(self, host: Host) -> None:
+        host.mounts.bind(self.disk, self.source, self.path, readonly=self.readonly)
+
+    def undo(self, host: Host) -> None:
+        host.mounts.unmount(self.disk, self.path)
+
+    def fact(self) -> str:
+        return f"volume is mounted at {self.path}"
+
+    def describe_do(self) -> str:
+        mode = " (read-only)" if self.readonly else ""
+        return f"bind-mount {self.source} at {self.path}{mode}"
+
+    def describe_undo(self) -> str:
+        return f"unmount {self.path}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,), paths=(self.path,))
+
+
+class DeviceBindMount(HostStep, tag="DeviceBound", part="MOUNTS"):
+    """The device of the disk is mounted at this path, for raw block use."""
+
+    volatile = True
+    disk: Disk
+    path: str
+
+    def probe(self, host: Host) -> bool:
+        return host.mounts.is_device_bound(self.disk, self.path)
+
+    def do(self, host: Host) -> None:
+        host.mounts.bind_device(self.disk, self.path)
+
+    def undo(self, host: Host) -> None:
+        host.mounts.unbind_device(self.disk, self.path)
+
+    def fact(self) -> str:
+        return f"device is mounted at {self.path}"
+
+    def describe_do(self) -> str:
+        return f"bind-mount the device of {self.disk.target} at {self.path}"
+
+    def describe_undo(self) -> str:
+        return f"unmount the device at {self.path}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,), paths=(self.path,))
+
+
+class LazyUnmounted(OneWay, tag="Detached", part="MOUNTS"):
+    """The volume is not mounted at this path, even if processes still use it.
+
+    One-way: mounting is the task of StagingMount and BindMount.
+    """
+
+    volatile = True
+    final = (True,)
+    disk: Disk
+    path: str
+
+    def probe(self, host: Host) -> bool:
+        return not host.mounts.is_attached(self.disk, self.path)
+
+    def do(self, host: Host) -> None:
+        host.mounts.detach(self.disk, self.path)
+
+    def fact(self) -> str:
+        return f"volume is not mounted at {self.path}"
+
+    def describe_do(self) -> str:
+        return f"unmount {self.path}, even if it is in use"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,), paths=(self.path,))

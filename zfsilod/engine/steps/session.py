@@ -1,0 +1,244 @@
+"""Steps on the initiator of a client: node records, sessions, their secrets, the disk's size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod.engine.step import HostStep, OneWay
+from zfsilod.model.records import Resources
+from zfsilod.model.sizes import show_round
+
+if TYPE_CHECKING:
+    from zfsilod.host import Host
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.record import Pairs
+
+
+class Node(HostStep, tag="Node", part="INITIATOR"):
+    """The initiator has a record of the target, with the secrets and `node.startup=manual`."""
+
+    final = (False,)
+    target: str
+    portals: tuple[str, ...]
+    secret: str
+
+    def probe(self, host: Host) -> bool:
+        return host.iscsi.has_node(self.target, self.portals, chap=host.chap(self.secret))
+
+    def do(self, host: Host) -> None:
+        host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.secret))
+
+    def undo(self, host: Host) -> None:
+        host.iscsi.remove_node(self.target)
+
+    def fact(self) -> str:
+        return f"node record of {self.target} exists"
+
+    def describe_do(self) -> str:
+        return f"create node record of {self.target} at {', '.join(self.portals)}"
+
+    def describe_undo(self) -> str:
+        return f"remove node record of {self.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,), secrets=(self.secret,))
+
+
+class NodeSecrets(HostStep, tag="NodeSecrets", part="INITIATOR"):
+    """The node record of the target has these secrets, no longer the previous ones."""
+
+    target: str
+    portals: tuple[str, ...]
+    secret: str
+    previous: str
+
+    def probe(self, host: Host) -> bool:
+        return host.iscsi.has_node(self.target, self.portals, chap=host.chap(self.secret))
+
+    def do(self, host: Host) -> None:
+        host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.secret))
+
+    def undo(self, host: Host) -> None:
+        host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.previous))
+
+    def fact(self) -> str:
+        return f"node record of {self.target} has the new secrets"
+
+    def describe_do(self) -> str:
+        return f"set new secrets in the node record of {self.target}"
+
+    def describe_undo(self) -> str:
+        return f"restore the previous secrets in the node record of {self.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,), secrets=(self.secret, self.previous))
+
+
+class SessionSecrets(OneWay, tag="SessionSecrets", part="INITIATOR"):
+    """Live sessions log in with these secrets when their connection breaks.
+
+    One-way: the server accepts the new secrets only.
+    """
+
+    volatile = True
+    final = (True,)
+    atomic = False
+    secrets: Pairs  # targets, and the name of the secrets of each
+
+    def probe(self, host: Host) -> bool:
+        return host.iscsi.has_session_secrets(self._chaps(host))
+
+    def do(self, host: Host) -> None:
+        host.iscsi.set_session_secrets(self._chaps(host))
+
+    def fact(self) -> str:
+        return f"sessions with {self._targets()} have the new secrets"
+
+    def describe_do(self) -> str:
+        return f"set new secrets in the sessions with {self._targets()}"
+
+    def resources(self) -> Resources:
+        return Resources(
+            targets=tuple(target for target, _name in self.secrets),
+            secrets=tuple(name for _target, name in self.secrets),
+        )
+
+    def _chaps(self, host: Host) -> dict[str, Chap]:
+        return {target: host.chap(name) for target, name in self.secrets}
+
+    def _targets(self) -> str:
+        return ", ".join(target for target, _name in self.secrets)
+
+
+class NoNode(OneWay, tag="NoNode", part="INITIATOR"):
+    """The initiator has no record of the target. For orphans only.
+
+    One-way: the secrets are deleted with the record.
+    """
+
+    final = (True,)
+    atomic = False
+    target: str
+
+    def probe(self, host: Host) -> bool:
+        return self.target not in host.iscsi.nodes(self.target)
+
+    def do(self, host: Host) -> None:
+        host.iscsi.remove_node(self.target)
+
+    def fact(self) -> str:
+        return f"no node record of {self.target} exists"
+
+    def describe_do(self) -> str:
+        return f"remove orphaned node record of {self.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,))
+
+
+class Session(HostStep, tag="Session", part="INITIATOR"):
+    """A session with the target is logged in, and its disk has the volume's serial."""
+
+    volatile = True
+    final = (False,)
+    disk: Disk
+
+    def probe(self, host: Host) -> bool:
+        return host.iscsi.has_session(self.disk)
+
+    def do(self, host: Host) -> None:
+        host.iscsi.login(self.disk)
+
+    def undo(self, host: Host) -> None:
+        host.iscsi.logout(self.disk)
+
+    def fact(self) -> str:
+        return f"logged in to {self.disk.target}"
+
+    def describe_do(self) -> str:
+        return f"log in to {self.disk.target}"
+
+    def describe_undo(self) -> str:
+        return f"log out of {self.disk.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,))
+
+
+class DiskResponsive(OneWay, tag="Answering", part="INITIATOR"):
+    """I/O to the disk is answered, if only by an error; or there is no session with the target.
+
+    The first step of a detach path. A disk that does not answer loses its session, so that pending
+    I/O fails now. One-way: logging in is the task of Session.
+    """
+
+    volatile = True
+    final = (True,)
+    atomic = False
+    disk: Disk
+
+    def probe(self, host: Host) -> bool:
+        return host.iscsi.answers(self.disk)
+
+    def do(self, host: Host) -> None:
+        host.iscsi.drop(self.disk)
+
+    def fact(self) -> str:
+        return f"the disk of {self.disk.target} answers"
+
+    def describe_do(self) -> str:
+        return f"check that the disk of {self.disk.target} answers, or drop its session"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,))
+
+
+class SessionDropped(OneWay, tag="Dropped", part="INITIATOR"):
+    """There is no session with the target, even if its disk was in use: pending I/O fails now.
+
+    One-way: the processes that used the disk have lost it.
+    """
+
+    volatile = True
+    final = (True,)
+    disk: Disk
+
+    def probe(self, host: Host) -> bool:
+        return not host.iscsi.is_known(self.disk)
+
+    def do(self, host: Host) -> None:
+        host.iscsi.drop(self.disk)
+
+    def fact(self) -> str:
+        return f"no session with {self.disk.target} exists"
+
+    def describe_do(self) -> str:
+        return f"drop every session with {self.disk.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,))
+
+
+class DiskSize(OneWay, tag="DiskSize", part="INITIATOR"):
+    """The kernel sees the disk at its size. One-way: the kernel keeps the new size."""
+
+    volatile = True
+    sticky = True
+    disk: Disk
+
+    def probe(self, host: Host) -> bool:
+        return host.iscsi.has_size(self.disk)
+
+    def do(self, host: Host) -> None:
+        host.iscsi.rescan(self.disk)
+
+    def fact(self) -> str:
+        return f"disk has {show_round(self.disk.size_bytes)}"
+
+    def describe_do(self) -> str:
+        size = show_round(self.disk.size_bytes)
+        return f"rescan the disk of {self.disk.target} until it has {size}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,))

@@ -1,0 +1,120 @@
+"""Steps on snapshots of zvols, and on zvols that are clones of a snapshot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod.engine.step import HostStep
+from zfsilod.model.records import Resources
+
+if TYPE_CHECKING:
+    from zfsilod.host import Host
+    from zfsilod.model.host_facts import SnapshotRef
+    from zfsilod.model.record import Pairs
+
+
+class SnapshotSet(HostStep, tag="Cut", part="POOL"):
+    """Snapshots of these zvols, taken at one moment, exist and are not released."""
+
+    final = (False,)
+    refs: tuple[SnapshotRef, ...]
+    uid: str  # the source of their name in ZFS
+    marks: Pairs
+
+    def probe(self, host: Host) -> bool:
+        return host.snapshots.has_cut(self.refs, self.uid)
+
+    def do(self, host: Host) -> None:
+        host.snapshots.cut(self.refs, self.uid, self.marks)
+
+    def undo(self, host: Host) -> None:
+        host.snapshots.give_up(self.refs, self.uid)
+
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
+        guids = host.snapshots.find_guids(self.refs, self.uid)
+        return {f"snapshot guid {uid}": guid for uid, guid in guids.items()}
+
+    def fact(self) -> str:
+        return f"{self._name()} exists"
+
+    def describe_do(self) -> str:
+        return f"take {self._name()}"
+
+    def describe_undo(self) -> str:
+        return f"release {self._name()}"
+
+    def resources(self) -> Resources:
+        return Resources(
+            datasets=tuple(ref.dataset for ref in self.refs),
+            volumes=tuple(ref.uid for ref in self.refs),
+        )
+
+    def _name(self) -> str:
+        datasets = ", ".join(ref.dataset for ref in self.refs)
+        return f"snapshot {self.uid} of {datasets}"
+
+
+class Clone(HostStep, tag="Clone", part="POOL"):
+    """The zvol exists, is the volume's, and is a clone of a snapshot.
+
+    `own`: the snapshot is taken for this clone only, and released at once: ZFS destroys it together
+    with the clone.
+    """
+
+    dataset: str
+    uid: str
+    snapshot_ref: SnapshotRef
+    snapshot_uid: str
+    own: bool
+    properties: Pairs
+    marks: Pairs
+
+    def probe(self, host: Host) -> bool:
+        return host.snapshots.has_clone(
+            self.dataset,
+            uid=self.uid,
+            snapshot_ref=self.snapshot_ref,
+            cut=self.snapshot_uid,
+            own=self.own,
+        )
+
+    def do(self, host: Host) -> None:
+        host.snapshots.clone(
+            self.dataset,
+            uid=self.uid,
+            snapshot_ref=self.snapshot_ref,
+            cut=self.snapshot_uid,
+            own=self.own,
+            properties=self.properties,
+            marks=self.marks,
+        )
+
+    def undo(self, host: Host) -> None:
+        host.snapshots.unclone(
+            self.dataset,
+            uid=self.uid,
+            snapshot_ref=self.snapshot_ref,
+            cut=self.snapshot_uid,
+            own=self.own,
+        )
+
+    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
+        return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
+
+    def fact(self) -> str:
+        return f"zvol {self.dataset} is a clone of {self.snapshot_ref.dataset}"
+
+    def describe_do(self) -> str:
+        source = self.snapshot_ref.dataset
+        if self.own:
+            return f"clone zvol {source} to {self.dataset}"
+        return f"clone snapshot {self.snapshot_uid} of {source} to {self.dataset}"
+
+    def describe_undo(self) -> str:
+        return f"destroy clone {self.dataset}"
+
+    def resources(self) -> Resources:
+        return Resources(
+            datasets=(self.dataset, self.snapshot_ref.dataset),
+            volumes=(self.uid, self.snapshot_ref.uid),
+        )

@@ -1,0 +1,46 @@
+"""Limits on connections: in all per kind of listener, and per address or user."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from zfsilod.model.record import Record
+
+if TYPE_CHECKING:
+    from zfsilod.model.identity import Peer
+
+
+class Limits(Record):
+    """The numbers of connections that are accepted; further ones are closed at once."""
+
+    unix: int = 256
+    node: int = 256
+    tcp: int = 256
+    per_peer: int = 64  # from one address or user; root has no such limit
+
+
+class ConnectionCount:
+    """Counts connections, those whose TLS handshake is under way included."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._by_kind: Counter[str] = Counter()
+        self.by_peer: Counter[str] = Counter()
+
+    def is_full(self, peer: Peer) -> bool:
+        """Tell whether a connection of this peer would exceed a limit."""
+        if peer.uid != 0 and self.by_peer[peer.quota_key] >= self.limits.per_peer:
+            return True
+        return self._by_kind[peer.kind] >= int(getattr(self.limits, peer.kind))
+
+    def add(self, peer: Peer) -> None:
+        """Count a connection."""
+        self._by_kind[peer.kind] += 1
+        self.by_peer[peer.quota_key] += 1
+
+    def remove(self, peer: Peer) -> None:
+        """Count a connection no more."""
+        self._by_kind[peer.kind] -= 1
+        self.by_peer[peer.quota_key] -= 1
+        self.by_peer += Counter()  # drops keys whose count is 0

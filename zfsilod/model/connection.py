@@ -1,0 +1,45 @@
+"""A connection as a server describes it: the target, its portals, its secrets, and the epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfsilod.model.host_facts import Disk, Filesystem
+from zfsilod.model.record import Record
+from zfsilod.model.records import Mode
+
+if TYPE_CHECKING:
+    from zfsilod.model.chap import Chap
+
+
+class Connection(Record):
+    """The answer to FetchConnection, without its secrets."""
+
+    volume: str
+    target: str
+    portals: tuple[str, ...]
+    serial: str
+    size_bytes: int
+    mode: Mode
+    epoch: int
+    rotation: int
+    readonly: bool
+    filesystem: Filesystem
+
+    @property
+    def disk(self) -> Disk:
+        """The block device that a session with the target has."""
+        return Disk(target=self.target, serial=self.serial, size_bytes=self.size_bytes)
+
+
+class FetchedConnection:
+    """A connection with its secrets.
+
+    `published`: the operation of this client that published the volume; "": it was published
+    before.
+    """
+
+    def __init__(self, connection: Connection, chap: Chap, *, published: str = "") -> None:
+        self.connection = connection
+        self.chap = chap
+        self.published = published

@@ -1,0 +1,60 @@
+"""Identities: roles, what a certificate proves, the peer of a connection and the caller."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from zfsilod.model.record import Record
+
+Role = Literal["admin", "controller", "host", "node", "reader"]
+PeerKind = Literal["unix", "node", "tcp"]
+
+
+class Identity(Record):
+    """The subject of a certificate."""
+
+    kind: Literal["host", "user"]
+    id: str
+    role: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.id}"
+
+
+class Certified(Record):
+    """An identity as a certificate proved it, on one connection."""
+
+    identity: Identity
+    fingerprint: str  # SHA-256 of the certificate, hex: revocations name it
+    not_after: int
+    own: bool  # signed by this host's authority, which may renew it
+
+
+class Peer(Record):
+    """The other end of a connection that the gateway accepted."""
+
+    kind: PeerKind
+    address: str  # TCP: without the port; unix and node: "pid 17"
+    uid: int = -1
+    groups: tuple[int, ...] = ()
+    certificate: Certified | None = None  # TCP: the one that TLS verified, if one was sent
+
+    @property
+    def quota_key(self) -> str:
+        """The key under which its connections are counted: address or user."""
+        return self.address if self.kind == "tcp" else f"uid {self.uid}"
+
+
+class Caller(Record):
+    """The identity behind a call: role, subject and origin."""
+
+    role: Role
+    subject: str
+    origin: str
+    local: bool = False
+    certificate: Certified | None = None
+
+    def __str__(self) -> str:
+        unix = self.local and self.role == "admin"
+        name = self.subject if unix else f"{self.role} {self.subject}"
+        return f"{name} ({self.origin})"

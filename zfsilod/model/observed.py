@@ -1,0 +1,35 @@
+"""Record fields that only the host knows, filled in when an operation ends. Pure."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from zfsilod.model.host_facts import Filesystem
+from zfsilod.model.record import Record
+from zfsilod.model.records import Attachment, Snapshot, Volume
+
+R = TypeVar("R", bound=Record)
+
+
+def apply_observed(record: R, facts: dict[str, str]) -> R:
+    """Return a record with the facts that its operation observed (HostStep.observed)."""
+    if isinstance(record, Volume) and "guid" in facts:
+        return record.but(guid=facts["guid"])
+    if isinstance(record, Snapshot):
+        return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))
+    if isinstance(record, Attachment):
+        return record.but(
+            filesystem=_observed_filesystem(record.filesystem, facts),
+            made_staging_path=record.made_staging_path or f"made {record.staging_path}" in facts,
+            mounts=tuple(
+                mount.but(made_path=mount.made_path or f"made {mount.path}" in facts)
+                for mount in record.mounts
+            ),
+        )
+    return record
+
+
+def _observed_filesystem(filesystem: Filesystem, facts: dict[str, str]) -> Filesystem:
+    if "fs_uuid" not in facts:
+        return filesystem
+    return Filesystem(state="READY", type=facts["fs_type"], uuid=facts["fs_uuid"])

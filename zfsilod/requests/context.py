@@ -1,0 +1,63 @@
+"""What a request may use before it plans: records, this host, and the servers that it knows.
+
+Protocols only: service/context.py and wire/storage_server.py implement them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from zfsilod.engine.steps.filesystem import Reported
+    from zfsilod.host import Host as Machine
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.connection import Connection
+    from zfsilod.model.records import Host, Publication
+    from zfsilod.model.settings import Settings
+    from zfsilod.storage.store import Transaction
+
+T = TypeVar("T")
+LOOK_DEADLINE_S = 20.0
+INVENTORY_DEADLINE_S = 150.0
+"""For one look at a whole pool, which may hold very many volumes."""
+
+
+class Servers(Protocol):
+    """The servers that this host uses, called with this host's own identity.
+
+    Each method raises the error that the server answered, or Unavailable.
+    """
+
+    async def fetch(self, server: str, volume: str) -> tuple[Connection, Chap]: ...
+    async def publish(self, server: str, volume: str, *, client_operation: str) -> None: ...
+    async def release(self, server: str, volume: str, *, client_operation: str) -> None: ...
+    async def report(self, step: Reported, operation: str) -> None: ...
+    async def usage(self, server: str, volume: str, *, timeout_s: float) -> dict[str, int]: ...
+    async def register(self, server: str, host: Host) -> None: ...
+    async def publications(self, server: str) -> list[Publication]: ...
+    async def rotate(self, server: str, volume: str) -> None: ...
+
+
+class Context(Protocol):
+    """The records, the host and the servers, as a request and the service's parts see them."""
+
+    settings: Settings
+    machine: Machine
+    servers: Servers
+    boot_id: str
+    session_recovery_s: float  # in which a broken session may come back before it counts as lost
+
+    def read(self) -> AbstractContextManager[Transaction]:
+        """Open a read transaction: a consistent view that blocks nobody."""
+
+    async def write(self, change: Callable[[Transaction], T]) -> T:
+        """Run one write transaction in the store's thread. Raises Unavailable after a deadline."""
+
+    async def look(self, question: Callable[[], T], timeout_s: float = LOOK_DEADLINE_S) -> T:
+        """Read the host in a thread. Raises Unavailable when it does not answer in time."""
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before a fact that changes without an event is probed again."""

@@ -1,0 +1,124 @@
+"""The context of the service: the store, the host, the servers and the settings of this daemon.
+
+The store and the host are used away from the event loop: writes in one thread, in the order in
+which they were asked for, looks at the host in a few others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zfsilod.engine.step import HostStep
+from zfsilod.model.errors import StoreCorrupt, Unavailable
+from zfsilod.requests.context import LOOK_DEADLINE_S
+from zfsilod.requests.request import View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from zfsilod.host import Host as Machine
+    from zfsilod.model.records import Action
+    from zfsilod.model.settings import Settings
+    from zfsilod.requests.context import Servers
+    from zfsilod.requests.request import Request
+    from zfsilod.storage.store import Store, Transaction
+
+T = TypeVar("T")
+STORE_DEADLINE_S = 10.0
+SESSION_RECOVERY_S = 5.0
+LOOKS_AT_ONCE = 8
+
+
+class ServiceContext:
+    """Implements requests.context.Context over one store and one host."""
+
+    def __init__(
+        self, store: Store, machine: Machine, servers: Servers, settings: Settings, *, boot_id: str
+    ) -> None:
+        self.store = store
+        self.machine = machine
+        self.servers = servers
+        self.settings = settings
+        self.boot_id = boot_id
+        self.session_recovery_s = SESSION_RECOVERY_S
+        self._writer = ThreadPoolExecutor(1, "store")
+        self._lookers = ThreadPoolExecutor(LOOKS_AT_ONCE, "look")
+
+    def close(self) -> None:
+        """Let go of the threads; work in them ends by its own deadlines."""
+        self._writer.shutdown(wait=False)
+        self._lookers.shutdown(wait=False)
+
+    def read(self) -> AbstractContextManager[Transaction]:
+        """Open a read transaction: a consistent view that blocks nobody."""
+        return self.store.read()
+
+    async def write(self, change: Callable[[Transaction], T]) -> T:
+        """Run one write transaction in the store's thread. Raises Unavailable after 10 s."""
+
+        def transact() -> T:
+            with self.store.write() as txn:
+                return change(txn)
+
+        return await _in_thread(self._writer, transact, STORE_DEADLINE_S, "the store")
+
+    async def look(self, question: Callable[[], T], timeout_s: float = LOOK_DEADLINE_S) -> T:
+        """Read the host in a thread. Raises Unavailable when it does not answer in time."""
+        return await _in_thread(self._lookers, question, timeout_s, "the host")
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before a fact that changes without an event is probed again."""
+        await asyncio.sleep(seconds)
+
+    async def holds(self, actions: Sequence[Action]) -> bool:
+        """Tell whether all these actions are done already, as far as the daemon can see.
+
+        Remote actions count as done, as do sticky ones: a mounted volume has a filesystem. A fact
+        that the daemon's sandbox hides does not hold: the worker will see it.
+        """
+        probed = [
+            (action.step, action.up)
+            for action in actions
+            if isinstance(action.step, HostStep) and not action.step.sticky
+        ]
+        try:
+            return await self.look(
+                lambda: all(step.probe(self.machine) == up for step, up in probed)
+            )
+        except (Unavailable, StoreCorrupt):  # or its secrets went since the records were read
+            return False
+
+    def view(
+        self,
+        txn: Transaction,
+        operation_id: str,
+        caller: str,
+        *,
+        before: Sequence[Request[Any]] = (),
+    ) -> View:
+        """Return what a plan sees; `before`: prerequisites that count as done."""
+        return View(
+            txn,
+            self.settings,
+            operation_id=operation_id,
+            caller=caller,
+            now=int(time.time()),
+            boot_id=self.boot_id,
+            before=before,
+        )
+
+
+async def _in_thread(
+    pool: ThreadPoolExecutor, question: Callable[[], T], timeout_s: float, name: str
+) -> T:
+    loop = asyncio.get_running_loop()
+    try:
+        # Not wait_for: in Python 3.11 it drops a cancellation that arrives with the result.
+        async with asyncio.timeout(timeout_s):
+            return await loop.run_in_executor(pool, question)
+    except TimeoutError:
+        raise Unavailable(f"{name} did not answer within {timeout_s:.0f} s") from None

@@ -1,0 +1,35 @@
+"""The protocols between the parts of the service, and to what starts its workers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zfsilod.model.records import Operation
+    from zfsilod.requests.request import Request
+
+SUBMIT_DEADLINE_S = 20.0
+
+
+class Launcher(Protocol):
+    """Starts workers: systemd (systemd/launcher.py), or local processes under --simulate."""
+
+    async def start(self, operation: Operation) -> None: ...
+    async def rollback(self, operation: Operation) -> None: ...
+    async def stop(self, operation: Operation) -> None: ...
+    async def running(self) -> set[str]:
+        """Return the units that are active or have a queued job."""
+
+
+class Submitter(Protocol):
+    """Submits requests and waits for their operations: the service, as its own parts see it."""
+
+    async def submit(
+        self, request: Request[Any], *, caller: str, deadline_s: float = SUBMIT_DEADLINE_S
+    ) -> Operation: ...
+    async def submit_batch(
+        self, requests: Sequence[Request[Any]], *, caller: str
+    ) -> list[Operation]: ...
+    async def wait(self, operation_id: str, timeout_s: float) -> Operation: ...

@@ -1,0 +1,53 @@
+"""Purges the volumes in the trash that are due."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.records import Trashed
+from zfsilod.requests.deletion import PurgeVolume, dependents_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zfsilod.requests.context import Context
+    from zfsilod.service.ports import Submitter
+    from zfsilod.storage.store import Transaction
+
+RETRY_S = 3600  # after a failed purge: most often a foreign snapshot is in the way
+PURGES_AT_ONCE = 20
+
+log = logging.getLogger(__name__)
+
+
+class Purger:
+    """Submits a few purges in each pass; one that fails is retried much later."""
+
+    def __init__(self, context: Context, submitter: Submitter) -> None:
+        self._context = context
+        self._submitter = submitter
+        self._retry_at: dict[str, float] = {}  # time.monotonic() of the next try
+
+    async def purge(self) -> None:
+        """Submit the purges that are due."""
+        with self._context.read() as txn:
+            due = list(self._due(txn))
+        for trashed in due[:PURGES_AT_ONCE]:
+            self._retry_at[trashed.id] = time.monotonic() + RETRY_S
+            try:
+                request = PurgeVolume(id=trashed.id)
+                await self._submitter.submit(request, caller="zfsilod", deadline_s=0)
+            except ZfsiloError as error:
+                log.warning("%s stays in the trash: %s", trashed.volume.id, error.message)
+
+    def _due(self, txn: Transaction) -> Iterator[Trashed]:
+        now = time.time()
+        for trashed in txn.scan(Trashed):
+            if trashed.purge_at > now or time.monotonic() < self._retry_at.get(trashed.id, 0.0):
+                continue
+            claimed = txn.claimant(f"trash/{trashed.volume.uid}")
+            if not claimed and not dependents_of(txn, trashed.volume):
+                yield trashed

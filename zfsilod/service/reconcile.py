@@ -1,0 +1,146 @@
+"""Reconciles facts with records after a crash, a reboot or a change by another hand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.record import Pairs, Record, pairs
+from zfsilod.model.records import Attachment, Operation
+from zfsilod.requests.detach import Disconnect
+from zfsilod.requests.sync import SyncVolume
+from zfsilod.service.drift import UNKNOWN, DriftReport, compare_all, store_conditions
+from zfsilod.storage.volume_view import VolumeView, volume_views
+
+if TYPE_CHECKING:
+    from zfsilod.requests.context import Context
+    from zfsilod.service.ports import Submitter
+    from zfsilod.storage.store import Transaction
+
+SYNC_DEADLINE_S = 120.0
+BATCH = 500  # operations in one unit
+LOGINS_AT_ONCE = 4
+
+log = logging.getLogger(__name__)
+
+
+class SyncReport(Record):
+    """The result of a sync of all volumes."""
+
+    volumes: int  # that were compared
+    reports: tuple[DriftReport, ...] = ()  # of those that differ
+    complaints: Pairs = ()  # by volume: why it could not be repaired
+    unfinished: bool = False  # a volume was in an operation, failed or could not be probed
+
+
+class Reconciler:
+    """Compares volumes with the host, and submits the repairs."""
+
+    def __init__(self, context: Context, submitter: Submitter) -> None:
+        self._context = context
+        self._submitter = submitter
+
+    async def report(self, volume_id: str) -> DriftReport:
+        """Return the differences of a volume; none while an operation works on it."""
+        reports = await compare_all(self._context, (volume_id,))
+        if not reports:
+            return DriftReport(volume=volume_id, uid="")
+        await self._context.write(partial(store_conditions, reports=reports, complaints={}))
+        return reports[0]
+
+    async def sync(self, volume_id: str, *, caller: str) -> tuple[Operation, DriftReport]:
+        """Submit the sync of one volume; return its operation and the differences.
+
+        Raises what cannot be repaired: a lost zvol, a foreign thing in place of a fact.
+        """
+        report = await self.report(volume_id)
+        report.check()
+        operation = await self._submitter.submit(SyncVolume(id=volume_id), caller=caller)
+        return operation, report
+
+    async def sync_all(self, caller: str, *, validate_only: bool = False) -> SyncReport:
+        """Compare every volume and repair the differences; one failure does not stop the others."""
+        reports = await compare_all(self._context)
+        with self._context.read() as txn:
+            idle = sum(_is_idle(txn, view) for view in volume_views(txn))
+        complaints = {
+            report.volume: report.problems[0].problem for report in reports if report.problems
+        }
+        failed: dict[str, str] = {}
+        if not validate_only:
+            repairable = [report.volume for report in reports if report.repairable]
+            failed = await self._repair(repairable, caller)
+            complaints |= failed
+        await self._context.write(partial(store_conditions, reports=reports, complaints=complaints))
+        differing = tuple(report for report in reports if report.differences)
+        unknown = any(
+            problem.reason == UNKNOWN for report in differing for problem in report.problems
+        )
+        return SyncReport(
+            volumes=len(reports),
+            reports=differing,
+            complaints=pairs(complaints),
+            unfinished=idle > len(reports) or bool(failed) or unknown,
+        )
+
+    async def _repair(self, names: list[str], caller: str) -> dict[str, str]:
+        """Repair served volumes, in few units, then attached ones, where each login takes its time.
+
+        In this order, so that a host which uses its own volumes finds them exported.
+        """
+        with self._context.read() as txn:
+            attached = [name for name in names if txn.get(Attachment, name)]
+        served = [name for name in names if name not in set(attached)]
+        complaints: dict[str, str] = {}
+        for start in range(0, len(served), BATCH):
+            requests = [SyncVolume(id=name) for name in served[start : start + BATCH]]
+            for operation in await self._submitter.submit_batch(requests, caller=caller):
+                complaints |= await self._complaint(operation)
+        gate = asyncio.Semaphore(LOGINS_AT_ONCE)
+        repairs = (self._repair_one(name, caller, gate) for name in attached)
+        for complaint in await asyncio.gather(*repairs):
+            complaints |= complaint
+        return complaints
+
+    async def _repair_one(self, name: str, caller: str, gate: asyncio.Semaphore) -> dict[str, str]:
+        async with gate:
+            try:
+                operation = await self._submitter.submit(SyncVolume(id=name), caller=caller)
+            except ZfsiloError as error:
+                return {name: error.message}
+            return await self._complaint(operation)
+
+    async def _complaint(self, operation: Operation) -> dict[str, str]:
+        name = operation.subject.partition("/")[2]
+        try:
+            await self._submitter.wait(operation.id, SYNC_DEADLINE_S)
+        except ZfsiloError as error:
+            log.warning("sync of %s: %s", name, error.message)
+            return {name: error.message}
+        return {}
+
+    async def clear_leftovers(self, caller: str) -> None:
+        """After a reboot, remove the rest of attachments that zfsilo does not restore.
+
+        Sessions and mounts went with the kernel; a node record, mount points and the record stay.
+        """
+        with self._context.read() as txn:
+            attachments = [one for one in txn.scan(Attachment) if one.restore == "NEVER"]
+        for attachment in attachments:
+            if attachment.boot_id in ("", self._context.boot_id):
+                continue  # of this boot, or of a version that did not record it
+            request = Disconnect(id=attachment.id, force=True, boot_id=attachment.boot_id)
+            try:
+                operation = await self._submitter.submit(request, caller=caller)
+                await self._submitter.wait(operation.id, SYNC_DEADLINE_S)
+            except ZfsiloError as error:
+                log.warning("leftovers of %s stay: %s", attachment.id, error.message)
+
+
+def _is_idle(txn: Transaction, view: VolumeView) -> bool:
+    """Tell whether a volume is idle, or will be: not while an operation waits for a repair."""
+    operation = txn.get(Operation, view.operation) if view.operation else None
+    return operation is None or operation.state != "NEEDS_REPAIR"

@@ -1,0 +1,98 @@
+"""Secret rotation on the client: follows the secrets of its servers while sessions go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.records import Attachment
+from zfsilod.requests.rotate_secrets import RefreshSecrets, is_stale
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zfsilod.host import Host as Machine
+    from zfsilod.requests.context import Context
+    from zfsilod.service.ports import Submitter
+
+CALLER = "zfsilod"
+REFRESH_DEADLINE_S = 180.0
+AT_ONCE = 16  # sessions of one refresh, which restarts iscsid once
+
+log = logging.getLogger(__name__)
+
+
+class SecretRotation:
+    """Takes over new secrets, and says when a server may make the ones that are due."""
+
+    def __init__(self, context: Context, submitter: Submitter) -> None:
+        self._context = context
+        self._submitter = submitter
+
+    async def follow(self) -> None:
+        """Look once at the secrets of all attached volumes, all servers at once."""
+        with self._context.read() as txn:
+            attachments = [
+                attachment
+                for attachment in txn.scan(Attachment)
+                if attachment.state != "ABSENT" and not txn.claimant(f"attachment/{attachment.id}")
+            ]
+        by_server: dict[str, list[Attachment]] = {}
+        for attachment in attachments:
+            by_server.setdefault(attachment.server, []).append(attachment)
+        await asyncio.gather(*(self._follow(*item) for item in by_server.items()))
+
+    async def _follow(self, server: str, attachments: Sequence[Attachment]) -> None:
+        try:
+            publications = {
+                publication.volume: publication
+                for publication in await self._context.servers.publications(server)
+            }
+            known = [
+                (attachment, publications[attachment.volume])
+                for attachment in attachments
+                if attachment.volume in publications
+            ]
+            live = await self._context.look(partial(_usable, attachments, self._context.machine))
+            stale = [one for one, publication in known if is_stale(one, publication)]
+            due = [
+                attachment
+                for attachment, publication in known
+                if publication.rotation_due
+                and attachment.id in live
+                and (attachment.epoch, attachment.rotation)
+                == (publication.epoch, publication.rotation)
+            ][:AT_ONCE]
+            rotated = await asyncio.gather(*(self._rotate(attachment) for attachment in due))
+            stale = [one for one, done in zip(due, rotated, strict=True) if done] + stale
+            if stale:
+                await self._refresh(server, stale[:AT_ONCE])
+        except ZfsiloError as error:
+            log.info("secrets of the volumes of %s were not renewed: %s", server, error.message)
+
+    async def _refresh(self, server: str, stale: Sequence[Attachment]) -> None:
+        ids = tuple(attachment.id for attachment in stale)
+        request = RefreshSecrets(server=server, ids=ids)
+        operation = await self._submitter.submit(request, caller=CALLER)
+        await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
+
+    async def _rotate(self, attachment: Attachment) -> bool:
+        """Ask the server to change the secrets of an attachment; tell whether it did."""
+        try:
+            await self._context.servers.rotate(attachment.server, attachment.volume)
+        except ZfsiloError as error:
+            log.info(
+                "%s made no new secrets for %s: %s",
+                attachment.server,
+                attachment.volume,
+                error.message,
+            )
+            return False
+        return True
+
+
+def _usable(attachments: Sequence[Attachment], machine: Machine) -> set[str]:
+    return {one.id for one in attachments if not machine.iscsi.is_lost(one.disk)}

@@ -1,0 +1,161 @@
+"""Brings everything that has not ended to an end: operations, releases, deletions, old records."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zfsilod.model.errors import NotFound, ZfsiloError
+from zfsilod.model.pool_space import nearly_full
+from zfsilod.model.records import Attachment, Operation, PendingRelease
+from zfsilod.service.purger import Purger
+from zfsilod.service.secret_rotation import SecretRotation
+
+if TYPE_CHECKING:
+    from zfsilod.service.service import Service
+    from zfsilod.storage.store import Transaction
+
+PASS_S, LEAST_PAUSE_S = 30, 1
+SPACE_S = 60  # between two looks at the space that is left
+SECRETS_S = 60  # between two looks for new secrets at servers
+REPAIR_PAUSES_S = (5, 15, 60, 300)
+FORGET_AT_ONCE = 100
+CROWDED = 0.5  # of the store: beyond it the oldest ended operations go, whatever their age
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Runs passes over the store, at start and from then on."""
+
+    def __init__(self, service: Service, *, retention_s: int) -> None:
+        self._service = service
+        self._context = service.context
+        self._executor = service.executor
+        self._retention_s = retention_s
+        self._purger = Purger(service.context, service)
+        self._rotation = SecretRotation(service.context, service)
+        self._tried: dict[str, tuple[int, float]] = {}  # rollbacks: how often, and when due again
+        self._space_due = 0.0
+        self._secrets_due = 0.0
+        self._refreshing: asyncio.Task[None] | None = None
+        self._full = False
+
+    async def run(self) -> None:
+        """Run passes for ever."""
+        while True:
+            try:
+                await self.recover()
+                await self.retry_releases()
+                await self._purger.purge()
+                await self.forget()
+                await self.check_space()
+                self.refresh_secrets()
+            except ZfsiloError as error:
+                log.warning("supervisor pass failed: %s", error.message)
+            await self._executor.wait_for_change(self._pause())
+
+    async def recover(self) -> None:
+        """Roll back every operation that has not ended and has no unit."""
+        # In this order: an operation that is not held now was launched before systemd is asked.
+        with self._context.read() as txn:
+            free = (one for one in txn.live() if not self._executor.is_held(one.id))
+            live = {operation.id: operation.revision for operation in free}
+        running = await self._service.launcher.running() if live else set()
+        self._tried = {name: tried for name, tried in self._tried.items() if name in live}
+        for operation_id, revision in live.items():
+            operation = self._service.operation(operation_id)
+            if self._executor.is_held(operation_id) or operation.revision != revision:
+                continue  # it changed since: the answer of systemd is older
+            if operation.unit not in running:
+                await self._recover_one(operation)
+
+    async def _recover_one(self, operation: Operation) -> None:
+        if operation.ended:
+            return
+        if operation.state == "NEEDS_REPAIR" and not self._rollback_due(operation):
+            return
+        if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
+            self._executor.refresh(operation.id)
+            return
+        log.info("operation %s (%s) has no unit: rolling back", operation.id, operation.title)
+        await self._service.launcher.rollback(operation)
+
+    def _rollback_due(self, operation: Operation) -> bool:
+        """Tell whether a failed rollback is due again: after 5, 15, 60, then every 300 seconds."""
+        tries, due = self._tried.get(operation.id, (0, 0.0))
+        now = time.monotonic()
+        if now < due:
+            return False
+        pause = REPAIR_PAUSES_S[min(tries, len(REPAIR_PAUSES_S) - 1)]
+        self._tried[operation.id] = (tries + 1, now + pause)
+        return True
+
+    def _pause(self) -> float:
+        """Return how long a pass may wait for a change: not beyond the next due rollback."""
+        due = min((due for _tries, due in self._tried.values()), default=math.inf)
+        return max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
+
+    async def retry_releases(self) -> None:
+        """Tell servers of volumes that this host no longer needs, until they answer."""
+        with self._context.read() as txn:
+            due = [one for one in txn.scan(PendingRelease) if self._release_due(txn, one)]
+        for release in due:
+            if await self._is_released(release):
+                await self._context.write(partial(_drop, PendingRelease.bucket(), release.id))
+
+    def _release_due(self, txn: Transaction, release: PendingRelease) -> bool:
+        """Tell whether to ask for a release: not of a volume that was connected again since."""
+        operation = txn.get(Operation, release.id)
+        live = operation is not None and not operation.ended
+        resource = (release.server, release.volume)
+        used = any((one.server, one.volume) == resource for one in txn.scan(Attachment))
+        return not live and not used and not self._executor.is_held(release.id)
+
+    async def _is_released(self, release: PendingRelease) -> bool:
+        try:
+            await self._context.servers.release(
+                release.server, release.volume, client_operation=release.id
+            )
+        except ZfsiloError as error:
+            if not isinstance(error, NotFound) or error.reason == "NO_SERVER":
+                log.info("release of %s is still pending: %s", release.volume, error.message)
+                return False
+            log.info("%s does not exist on %s: nothing to release", release.volume, release.server)
+        return True
+
+    async def forget(self) -> None:
+        """Drop the ended operations that are older than the retention, or crowd the store."""
+        horizon = int(time.time()) - self._retention_s
+        with self._context.read() as txn:
+            crowded = self._context.store.used() > CROWDED
+            ended = [one for one in txn.oldest(FORGET_AT_ONCE) if one.ended]
+            old = [one.id for one in ended if crowded or one.ended_at < horizon]
+        for operation_id in old:
+            await self._context.write(partial(_drop, Operation.bucket(), operation_id))
+
+    async def check_space(self) -> None:
+        """Warn once when the dataset root is nearly full, and again after it had space."""
+        if not self._context.settings.root or time.monotonic() < self._space_due:
+            return
+        self._space_due = time.monotonic() + SPACE_S
+        complaint = nearly_full(await self._service.capacity(), self._context.settings)
+        if bool(complaint) != self._full:
+            self._full = bool(complaint)
+            log.warning(complaint or "the dataset root has space for volumes again")
+
+    def refresh_secrets(self) -> None:
+        """Start to look for new secrets at servers, beside this pass: they may be slow."""
+        if self._refreshing is not None and not self._refreshing.done():
+            return
+        if time.monotonic() >= self._secrets_due:
+            self._secrets_due = time.monotonic() + SECRETS_S
+            self._refreshing = self._executor.spawn(self._rotation.follow())
+
+
+def _drop(bucket: str, key: str, txn: Transaction) -> None:
+    txn.drop(bucket, key)
