@@ -13,8 +13,8 @@ from tests.bench.publish_path import trace_publish
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILES, CHANGES_OF_FILE = 30, 280
-TRANSACTIONS = {"daemon read": 9, "daemon change": 1, "worker read": 2, "worker change": 1}
+FILES, CHANGES_OF_FILE = 34, 280
+TRANSACTIONS = {"daemon read": 4, "daemon change": 1, "worker read": 2, "worker change": 1}
 READS = {"Volume": 5, "Host": 2, "Publication": 1, "Operation": 5}
 DECODES = {"Volume": 1, "Host": 1, "Publication": 1, "Operation": 2}
 

@@ -179,7 +179,7 @@ WRONG: list[tuple[tuple[Request[Any], ...], Request[Any], type[ZfsiloError], str
         FailedPrecondition,
         "published to take",
     ),
-    ((CREATE, CreateHost(id="bare")), PUBLISH.but(host="bare"), FailedPrecondition, "not an IQN"),
+    ((CREATE, CreateHost(id="bare")), PUBLISH.but(host="bare"), FailedPrecondition, "no IQN"),
     ((CREATE, PUBLISH, CONNECT), Unpublish(volume="data"), FailedPrecondition, "still logged in"),
     ((CREATE,), CONNECT, FailedPrecondition, "not published"),
     ((CREATE, PUBLISH), CONNECT.but(epoch=7), FailedPrecondition, "epoch 7"),
@@ -338,7 +338,7 @@ async def test_a_vanished_zvol_is_lost_and_never_made_anew(zfsilo: House) -> Non
     del zfsilo.host.facts.memory["zvol:tank/zfsilo/data"]
     with pytest.raises(FailedPrecondition, match="is missing"):
         await zfsilo.service.reconciler.sync("data", caller="test")
-    with pytest.raises(FailedPrecondition, match="never made anew"):
+    with pytest.raises(FailedPrecondition, match="it is not recreated"):
         await zfsilo.do(CREATE)
     assert zfsilo.facts == {}
 

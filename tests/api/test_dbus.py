@@ -507,10 +507,10 @@ async def test_a_value_of_the_wrong_type_is_an_internal_error(
 ) -> None:
     """A value that does not fit its type is replied to with an error."""
 
-    async def stats(_volume: str) -> dict[str, int]:
+    async def usage(_volume: str) -> dict[str, int]:
         return {"used": -1}
 
-    monkeypatch.setattr(fixture.service, "stats", stats)
+    monkeypatch.setattr(fixture.service, "usage", usage)
     client = await fixture.client()
     assert (await client.try_call(DATA, VOLUME, "Stats")).error == f"{NAME}.Error.Internal"
 
@@ -623,7 +623,7 @@ async def test_more_calls_than_the_limit(
         await release.wait()
         return {"used": 1}
 
-    monkeypatch.setattr(fixture.service, "stats", slow)
+    monkeypatch.setattr(fixture.service, "usage", slow)
     monkeypatch.setattr(server, "MAX_CALLS", 2)
     client = await fixture.client()
     calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _number in range(3)]

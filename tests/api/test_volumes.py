@@ -178,7 +178,7 @@ async def test_sync_repairs_drift(front: Front) -> None:
     front.zfsilo.host.facts.effect("zvol:tank/zfsilo/data", None)
     with refused("FAILED_PRECONDITION", "LOST"):
         await volumes.SyncVolume(pb.SyncVolumeRequest(name=DATA))
-    assert "gone" in (await volumes.SyncVolumes(pb.SyncVolumesRequest())).complaints["data"]
+    assert "missing" in (await volumes.SyncVolumes(pb.SyncVolumesRequest())).complaints["data"]
     assert uid
     with refused("NOT_FOUND"):
         await volumes.SyncVolume(pb.SyncVolumeRequest(name="volumes/none"))

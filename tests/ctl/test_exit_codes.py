@@ -31,7 +31,7 @@ def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
     assert complaint == (
         "zfsiloctl: the fuse of the simulated host blew\n"
         "  create fused: failed at step 'create zvol tank/zfsilo/fused (1 GiB, thin)', "
-        "and was taken back\n"
+        "and was rolled back\n"
         f"  try: zfsiloctl operation show {operation}\n"
     )
     assert ctl("volume show fused").code == 3
@@ -87,7 +87,7 @@ def test_3_there_is_no_such_thing(ctl: Shell) -> None:
         assert ctl.fails(3, line) == "zfsiloctl: there is no host none\n"
     ctl.ok("volume create homeless 1G")
     assert ctl.fails(3, "volume publish homeless none") == (
-        "zfsiloctl: there is no host none: register it first\n"
+        "zfsiloctl: unknown host none: register it first\n"
         "  try: zfsiloctl host add none --iqn IQN\n"
     )
     for line in ("rotate-secrets none", "rotate-secrets none take"):
@@ -121,7 +121,7 @@ def test_6_not_allowed(ctl: Shell) -> None:
 def test_7_no_room(ctl: Shell) -> None:
     assert "may have 2.0 TiB in all" in ctl.fails(7, "volume create large 1E")
     complaint = ctl.fails(7, "volume create large 1P --thick")
-    assert "large needs 1.0 PiB at once, tank/zfsilo has 1.0 TiB free" in complaint
+    assert "large needs 1.0 PiB at once, but tank/zfsilo has 1.0 TiB free" in complaint
     assert "make it smaller or thin, or free space" in complaint
     assert complaint.endswith("  try: zfsiloctl capacity\n")
 
@@ -152,7 +152,7 @@ def test_9_nobody_listens(ctl: Shell, tmp_path: Path) -> None:
 def test_10_still_running(ctl: Shell) -> None:
     ctl.daemon.hold()
     complaint = ctl.fails(10, "volume create slow 1G --timeout 1")
-    assert "still runs: zfsiloctl operation wait" in complaint
+    assert "is still in progress: zfsiloctl operation wait" in complaint
     operation = ctl.daemon.operations()[-1].id
     assert operation in complaint
     assert operation in ctl.fails(10, f"operation wait {operation} --timeout 1")

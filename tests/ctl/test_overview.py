@@ -53,7 +53,7 @@ def test_what_needs_attention_says_what_to_type(ctl: Shell, broken: str) -> None
     ctl("volume sync --all")
     shown = ctl.ok("status")
     assert "1 need attention\n" in shown
-    assert f"  {broken}: the zvol tank/zfsilo/broken of broken is gone" in shown
+    assert f"  {broken}: zvol tank/zfsilo/broken of volume broken is missing" in shown
     assert f"    try: zfsiloctl volume show {broken}" in shown
 
 

@@ -182,7 +182,7 @@ def test_sync(ctl: Shell) -> None:
     with_facts.effect(zvol, None)
     complaint = ctl.fails(1, "volume sync --all")
     assert complaint.startswith("zfsiloctl: healed: ")
-    assert "is gone" in ctl.fails(1, "volume sync --all --dry-run")
+    assert "is missing" in ctl.fails(1, "volume sync --all --dry-run")
 
 
 def test_hosts(ctl: Shell) -> None:

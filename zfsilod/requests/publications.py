@@ -311,12 +311,7 @@ def _registered(txn: Transaction, host_id: str) -> Host:
     """Return a host to publish to. Raises NotFound with the way to register it."""
     host = txn.get(Host, check_id(host_id, "host id"))
     if host is None:
-        raise NotFound(
-            f"unknown host {host_id}: issue it a join file with `zfsiloctl pki issue host "
-            f"{host_id}`, or add it with `zfsiloctl host add`",
-            reason="NO_HOST",
-            host=host_id,
-        )
+        raise NotFound(f"unknown host {host_id}: register it first", reason="NO_HOST", host=host_id)
     return host
 
 

@@ -42,6 +42,7 @@ from zfsilod.service.executor import Executor
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
 from zfsilod.service.stats import StatsReader
+from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -413,6 +414,12 @@ class Service:
                 txn.live(),
             )
             return self.executor.is_busy or any(next(records, None) for records in held)
+
+    async def usage(self, volume_id: str) -> dict[str, int]:
+        """Return the known figures of a volume by name."""
+        with self.context.read() as txn:
+            view = volume_view(txn, volume_id)
+        return (await self.stats.sample(view)).figures
 
     async def introduce(self, server: str) -> None:
         """Register this host at a server, so that volumes can be published to it."""

@@ -267,9 +267,7 @@ class Methods:
         return [capacity.available_bytes, capacity.total_bytes]
 
     async def stats(self, volume_id: str) -> list[Any]:
-        with self.service.context.read() as txn:
-            view = volume_view(txn, volume_id)
-        return [(await self.service.stats.sample(view)).figures]
+        return [await self.service.usage(volume_id)]
 
     async def cancel(self, operation_id: str) -> list[Any]:
         await self.service.cancel(operation_id)
