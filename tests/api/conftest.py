@@ -14,6 +14,7 @@ runpy.run_path(str(Path(__file__).parents[2] / "proto/build.py"))["generate"]()
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.api.dbus_fixture import BusFixture
     from tests.api.running import Front
 
 
@@ -27,3 +28,12 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     await asyncio.sleep(0.01)  # asyncio closes a generator that grpc dropped in a task of its own
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left, f"tasks left behind: {left}"
+
+
+@pytest.fixture
+async def fixture(tmp_path: Path) -> AsyncIterator[BusFixture]:
+    """A zfsilod on a private bus."""
+    from tests.api.dbus_fixture import on_private_bus
+
+    async with on_private_bus(tmp_path) as built:
+        yield built

@@ -17,7 +17,7 @@ from dbus_next.aio import MessageBus
 from dbus_next.auth import AuthExternal
 
 from tests import doubles
-from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT
+from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT, path_of
 from zfsilod.api.dbus.server import DbusFront, serve
 from zfsilod.systemd.bus import close_socket, wait_while_full
 
@@ -40,6 +40,13 @@ SYSTEM = f"""<policy context="default">
 NOBODY = 65534
 DEADLINE_S = 20
 GIB = 1 << 30
+DATA = path_of("volume", "data")
+CREATE_ZVOL = "create zvol tank/zfsilo/data (1 GiB, thin)"
+NQN = "nqn.2024-01.lab.other:host"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+BUS_ERROR = "org.freedesktop.DBus.Error"
 
 
 @contextmanager
@@ -263,3 +270,10 @@ async def on_private_bus(directory: Path, policy: str = OPEN) -> AsyncIterator[B
 def options(**values: tuple[str, Any]) -> dict[str, Variant]:
     """Return an a{sv}: name=(signature, value)."""
     return {name: Variant(*value) for name, value in values.items()}
+
+
+async def create(fixture: BusFixture, name: str = "data") -> str:
+    """Create a volume, and return its path."""
+    client = await fixture.client()
+    await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", name, GIB, {})
+    return path_of("volume", name)

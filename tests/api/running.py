@@ -52,21 +52,21 @@ class Front:
         self.service = zfsilo.service
         self.tls = ServerTls(state / "tls")
         write_pki(self.tls.files)
-        self.door = Gateway(directory / "private", limits, self.tls)
+        self.gateway = Gateway(directory / "private", limits, self.tls)
         self.path = directory / "zfsilod.sock"
         self.node_path = directory / "csi.sock"
-        self.server = GrpcServer(self.service, self.door, self.tls.files)
+        self.server = GrpcServer(self.service, self.gateway, self.tls.files)
         self.channels: list[Any] = []
         self.relays: list[Callable[[], Any]] = []
         self.port = 0
 
     async def start(self) -> None:
         await self.server.start()
-        self.door.listen(listen_unix(self.path, mode=0o666))
-        self.door.listen(listen_unix(self.node_path), node=True)
+        self.gateway.listen(listen_unix(self.path, mode=0o666))
+        self.gateway.listen(listen_unix(self.node_path), node=True)
         listener = listen_tcp("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.door.listen(listener)
+        self.gateway.listen(listener)
 
     async def stop(self) -> None:
         for channel in self.channels:

@@ -1,30 +1,27 @@
-"""zfsilod on a private bus, called through busctl and through dbus-next."""
+"""D-Bus methods, signals and operations, called through busctl and dbus-next."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from dbus_next import DBusError, Message, MessageFlag, MessageType, Variant
+from dbus_next import MessageType
 
 from tests.api.dbus_fixture import (
+    CREATE_ZVOL,
+    DATA,
     GIB,
-    NOBODY,
-    OPEN,
-    SYSTEM,
+    NQN,
+    OBJECT_MANAGER,
+    PROPERTIES,
     BusClient,
     BusFixture,
-    connect,
-    disconnect,
-    on_private_bus,
+    create,
     options,
-    private_bus,
 )
 from tests.examples import TAKE
-from zfsilod.api.dbus import objects, server
+from zfsilod.api.dbus import objects
 from zfsilod.api.dbus.contract import (
     HOST,
     MANAGER,
@@ -36,40 +33,17 @@ from zfsilod.api.dbus.contract import (
     split,
 )
 from zfsilod.engine import worker
-from zfsilod.model.errors import CommandFailed, PermissionDenied, Unavailable
-from zfsilod.model.records import Host, Operation
+from zfsilod.model.errors import CommandFailed
 from zfsilod.storage.volume_view import volume_view
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from zfsilod.model.records import Operation
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("dbus-daemon") and shutil.which("busctl")),
     reason="needs dbus-daemon and busctl",
 )
-DATA = path_of("volume", "data")
-CREATE_ZVOL = "create zvol tank/zfsilo/data (1 GiB, thin)"
-NQN = "nqn.2024-01.lab.other:host"
-PROPERTIES = "org.freedesktop.DBus.Properties"
-INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
-OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
-BUS_ERROR = "org.freedesktop.DBus.Error"
-
-
-@pytest.fixture
-async def fixture(tmp_path: Path) -> AsyncIterator[BusFixture]:
-    """Run a zfsilod on a private bus."""
-    async with on_private_bus(tmp_path) as fixture:
-        yield fixture
-
-
-async def create(fixture: BusFixture, name: str = "data") -> str:
-    """Create a volume, and return its path."""
-    client = await fixture.client()
-    await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", name, GIB, {})
-    return path_of("volume", name)
 
 
 # Life of a volume
@@ -205,8 +179,8 @@ async def test_signals_of_a_volume(fixture: BusFixture) -> None:
     await create(fixture)
     (operation,) = (await client.heard("OperationFinished"))[0].body[:1]
     await client.heard("InterfacesRemoved")
-    told = [(s.path, s.member, s.body[0]) for s in client.signals]
-    assert told == [
+    signals = [(s.path, s.member, s.body[0]) for s in client.signals]
+    assert signals == [
         (ROOT, "InterfacesAdded", operation),
         (operation, "PropertiesChanged", OPERATION),
         (ROOT, "InterfacesAdded", DATA),
@@ -386,372 +360,3 @@ async def test_validate_only(fixture: BusFixture) -> None:
         await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", f"v{number}", GIB, only)
     assert (await client.try_call(planned, PROPERTIES, "GetAll", "s", "")).error
     assert client.signals == []
-
-
-# Errors
-
-
-@pytest.mark.parametrize(
-    ("values", "named"),
-    [
-        ({"colour": Variant("s", "red")}, "colour"),
-        ({"thin": Variant("s", "yes")}, "thin"),
-        ({"limit_bytes": Variant("u", 1)}, "limit_bytes"),
-        ({"mode": Variant("s", "FILE")}, "mode"),
-        ({"access_modes": Variant("as", ["ANY"])}, "access_modes"),
-        ({"access_modes": Variant("as", [])}, "access_modes"),
-        ({"hosts": Variant("s", "*")}, "hosts"),
-        ({"labels": Variant("as", [])}, "labels"),
-        ({"x" * 500: Variant("b", True)}, "xxx"),
-    ],
-)
-async def test_errors_name_the_invalid_option(
-    fixture: BusFixture, values: dict[str, Variant], named: str
-) -> None:
-    """An unknown key or a wrong type is refused by name."""
-    client = await fixture.client()
-    refused = await client.try_call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, values)
-    assert refused.error == f"{NAME}.Error.InvalidArgument"
-    assert refused.signature == "ssa{ss}"
-    assert named in refused.body[0]
-    assert refused.body[1] == "BAD_OPTION"
-    assert refused.body[2]["option"].startswith(named)
-    assert fixture.host.facts.names("zvol") == []
-
-
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        ((ROOT, MANAGER, "Nix"), "UnknownMethod"),
-        ((ROOT, None, "Nix"), "UnknownMethod"),
-        ((ROOT, "org.example.Nix", "GetVolume", "s", "data"), "UnknownInterface"),
-        ((ROOT, VOLUME, "Stats"), "UnknownInterface"),
-        ((ROOT, MANAGER, "GetVolume"), "InvalidArgs"),
-        ((ROOT, MANAGER, "GetVolume", "t", 5), "InvalidArgs"),
-        ((ROOT, MANAGER, "CreateVolume", "sua{sv}", "data", 5, {}), "InvalidArgs"),
-        (("/nix", MANAGER, "GetVolume", "s", "data"), "UnknownObject"),
-        (("/org/zfsilo1/nix/data", VOLUME, "Stats"), "UnknownObject"),
-        (("/org/zfsilo1/volume/da_74a", VOLUME, "Stats"), "UnknownObject"),
-        (("/org/zfsilo1/volume/data/more", VOLUME, "Stats"), "UnknownObject"),
-        (("/org/zfsilo1/volume", VOLUME, "Stats"), "UnknownInterface"),
-        ((DATA, INTROSPECTABLE, "Introspect"), "UnknownObject"),
-        ((DATA, PROPERTIES, "GetAll", "s", VOLUME), "UnknownObject"),
-        (("/org/zfsilo1/volume/_2e_2e", PROPERTIES, "GetAll", "s", VOLUME), "UnknownObject"),
-        ((ROOT, PROPERTIES, "Get", "ss", MANAGER, "Nix"), "UnknownProperty"),
-        ((ROOT, PROPERTIES, "Get", "ss", PROPERTIES, "Version"), "UnknownProperty"),
-        ((ROOT, PROPERTIES, "Get", "ss", "org.example", "Version"), "UnknownInterface"),
-        ((ROOT, PROPERTIES, "GetAll", "s", VOLUME), "UnknownInterface"),
-        ((ROOT, PROPERTIES, "Set", "ssv", "", "Version", Variant("s", "2")), "PropertyReadOnly"),
-        ((DATA, OBJECT_MANAGER, "GetManagedObjects"), "UnknownInterface"),
-    ],
-)
-async def test_errors_defined_by_dbus(
-    fixture: BusFixture, call: tuple[Any, ...], error: str
-) -> None:
-    """Unknown names and wrong types are refused with the errors of D-Bus itself."""
-    client = await fixture.client()
-    assert (await client.try_call(*call)).error == f"{BUS_ERROR}.{error}"
-
-
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        ((ROOT, MANAGER, "GetVolume", "s", "nix"), "NotFound"),
-        ((ROOT, MANAGER, "GetVolume", "s", "../nix"), "InvalidArgument"),
-        ((ROOT, MANAGER, "GetHost", "s", "nix"), "NotFound"),
-        ((ROOT, MANAGER, "GetOperation", "s", "0" * 26), "NotFound"),
-        ((ROOT, MANAGER, "GetCapacity", "s", "other"), "InvalidArgument"),
-        ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "Data", GIB, {}), "InvalidArgument"),
-        ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", 2**64 - 1, {}), "InvalidArgument"),
-        ((ROOT, MANAGER, "Connect", "ssa{sv}", "take", "nix", {}), "NotFound"),
-        (
-            (ROOT, MANAGER, "ListVolumes", "a{sv}", {"state": Variant("s", "mounted")}),
-            "InvalidArgument",
-        ),
-        (
-            (ROOT, MANAGER, "ListVolumes", "a{sv}", {"page_token": Variant("s", "x" * 600)}),
-            "InvalidArgument",
-        ),
-        ((DATA, VOLUME, "Stats"), "NotFound"),
-        ((DATA, VOLUME, "Update", "a{sv}", {}), "InvalidArgument"),
-        ((DATA, VOLUME, "Delete", "a{sv}", {}), "NotFound"),
-        ((DATA, VOLUME, "Stage", "sa{sv}", "/stage", {}), "FailedPrecondition"),
-        ((path_of("operation", "0" * 26), OPERATION, "Cancel"), "NotFound"),
-    ],
-)
-async def test_errors_defined_by_zfsilo(
-    fixture: BusFixture, call: tuple[Any, ...], error: str
-) -> None:
-    """An error of zfsilo has a name, a message and a reason."""
-    client = await fixture.client()
-    refused = await client.try_call(*call)
-    assert refused.error == f"{NAME}.Error.{error}"
-    assert refused.body[0]
-    assert refused.body[1].isupper()
-
-
-async def test_an_unexpected_exception_is_logged_and_not_shown(
-    fixture: BusFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An unexpected exception is Internal: the journal has the traceback, the caller does not."""
-    monkeypatch.setattr(fixture.service, "capacity", lambda _root: 1 / 0)
-    client = await fixture.client()
-    refused = await client.try_call(ROOT, MANAGER, "GetCapacity", "s", "")
-    assert refused.error == f"{NAME}.Error.Internal"
-    assert "ZeroDivision" not in str(refused.body)
-    assert "ZeroDivisionError" in caplog.text
-
-
-async def test_a_value_of_the_wrong_type_is_an_internal_error(
-    fixture: BusFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A value that does not fit its type is replied to with an error."""
-
-    async def usage(_volume: str) -> dict[str, int]:
-        return {"used": -1}
-
-    monkeypatch.setattr(fixture.service, "usage", usage)
-    client = await fixture.client()
-    assert (await client.try_call(DATA, VOLUME, "Stats")).error == f"{NAME}.Error.Internal"
-
-
-async def test_strings_that_are_invalid_on_dbus(fixture: BusFixture) -> None:
-    """A NUL, which would close the connection, is replaced."""
-    with fixture.store.write() as txn:
-        txn.put(Host(id="odd", labels=(("a", "b\0c"),), nqn="\udc80", iqn="iqn.2024-01.lab:ä"))
-    client = await fixture.client()
-    path = path_of("host", "odd")
-    assert await client.get(path, "Labels") == {"a": "b\ufffdc"}
-    assert await client.get(path, "Iqn") == "iqn.2024-01.lab:ä"
-    assert await client.get(path, "Nqn") == "?"
-
-
-# Many
-
-
-async def test_many_calls_at_once(fixture: BusFixture) -> None:
-    """64 concurrent calls all get their own replies."""
-    client = await fixture.client()
-    names = [f"v{number}" for number in range(64)]
-    calls = (client.manager("CreateVolume", "sta{sv}", name, GIB, {}) for name in names)
-    operations = await asyncio.gather(*calls)
-    assert len(set(operations)) == 64
-    assert set(await asyncio.gather(*map(client.end, operations))) == {"DONE"}
-    paths = await asyncio.gather(*(client.manager("GetVolume", "s", name) for name in names))
-    assert paths == [path_of("volume", name) for name in names]
-    finished = await client.heard("OperationFinished", 64)
-    assert sorted(signal.body[0] for signal in finished) == sorted(operations)
-
-
-async def test_a_full_socket(fixture: BusFixture) -> None:
-    """Messages that do not fit into the socket are sent later."""
-    client = await fixture.client()
-    text = "x" * 100_000
-    for _number in range(200):
-        fixture.front.emit(ROOT, MANAGER, "OperationFinished", "oss", ["/", text, text])
-    assert len(await client.heard("OperationFinished", 200)) == 200
-    assert await client.get(ROOT, "Version") == "1.2.3"
-
-
-async def test_list_pages(fixture: BusFixture) -> None:
-    """The pages of a list are complete and do not overlap."""
-    for name in ("a", "b.1", "c"):
-        await create(fixture, name)
-    client = await fixture.client()
-    await client.done(
-        path_of("volume", "c"),
-        VOLUME,
-        "Update",
-        "a{sv}",
-        options(labels=("a{ss}", {"app": "db", "x": "y"})),
-    )
-    rows, token = await client.call(
-        ROOT, MANAGER, "ListVolumes", "a{sv}", options(page_size=("u", 2))
-    )
-    assert rows == [
-        ["a", "/org/zfsilo1/volume/a", "CREATED", GIB],
-        ["b.1", "/org/zfsilo1/volume/b_2e1", "CREATED", GIB],
-    ]
-    following = options(page_size=("u", 2), page_token=("s", token))
-    rows, token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", following)
-    assert ([row[0] for row in rows], token) == (["c"], "")
-    for wanted, expected in (
-        (options(labels=("a{ss}", {"app": "db"})), ["c"]),
-        (options(labels=("a{ss}", {"app": "web"})), []),
-        (options(state=("s", "PUBLISHED")), []),
-    ):
-        rows, token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", wanted)
-        assert ([row[0] for row in rows], token) == (expected, "")
-    names: list[str] = []
-    token = ""
-    while token or not names:
-        page = options(page_size=("u", 3), page_token=("s", token), subject=("s", "volumes/a"))
-        rows, token = await client.call(ROOT, MANAGER, "ListOperations", "a{sv}", page)
-        names += [row[0] for row in rows]
-    assert len(names) == len(set(names)) == 1
-
-
-async def test_too_many_objects(fixture: BusFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit GetManagedObjects fails, introspection lists no children, and pages work."""
-    monkeypatch.setattr(objects, "MAX_OBJECTS", 4)
-    volumes = [path_of("volume", name) for name in ("a", "b", "c")]
-    for name in ("a", "b", "c"):
-        await create(fixture, name)
-    client = await fixture.client()
-    (managed,) = await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
-    assert sorted(managed) == [path_of("host", "take"), *volumes]
-    assert managed[volumes[0]][VOLUME]["CapacityBytes"].value == GIB
-    await create(fixture, "d")
-    await create(fixture, "e")
-    refused = await client.try_call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
-    assert refused.error == f"{BUS_ERROR}.LimitsExceeded"
-    assert "ListVolumes" in refused.body[0]
-    (xml,) = await client.call("/org/zfsilo1/volume", INTROSPECTABLE, "Introspect")
-    assert "<node name" not in xml
-    assert "ListVolumes" in xml
-    rows, _token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", {})
-    assert len(rows) == 5
-
-
-async def test_more_calls_than_the_limit(
-    fixture: BusFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Calls above the limit are refused at once; running ones are replied to before the close."""
-    release = asyncio.Event()
-
-    async def slow(_volume: str) -> dict[str, int]:
-        await release.wait()
-        return {"used": 1}
-
-    monkeypatch.setattr(fixture.service, "usage", slow)
-    monkeypatch.setattr(server, "MAX_CALLS", 2)
-    client = await fixture.client()
-    calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _number in range(3)]
-    done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    assert [call.result().error for call in done] == [f"{BUS_ERROR}.LimitsExceeded"]
-    leaving = asyncio.create_task(fixture.front.close())
-    await asyncio.sleep(0)
-    release.set()
-    await leaving
-    assert [(await call).body for call in waiting] == [[{"used": 1}]] * 2
-
-
-async def test_default_access_mode(fixture: BusFixture) -> None:
-    """A volume that allows no writer is published with a mode that it allows."""
-    client = await fixture.client()
-    modes = options(access_modes=("as", ["MULTI_NODE_READER_ONLY"]))
-    await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, modes)
-    await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
-    published = await client.get(DATA, "Publications")
-    assert published["take"]["access_mode"].value == "MULTI_NODE_READER_ONLY"
-
-
-async def test_no_reply_is_not_sent(fixture: BusFixture) -> None:
-    """A call without a reply expected gets no reply, and is done."""
-    client = await fixture.client()
-    await client.bus.call(
-        Message(
-            destination=NAME,
-            path=ROOT,
-            interface=MANAGER,
-            member="CreateVolume",
-            signature="sta{sv}",
-            body=["data", GIB, {}],
-            flags=MessageFlag.NO_REPLY_EXPECTED,
-        )
-    )
-    assert (await client.heard("OperationFinished"))[0].body[1:] == ["volumes/data", "DONE"]
-
-
-# Access control
-
-
-@pytest.mark.skipif("os.geteuid() != 0")
-async def test_only_root_may_call(tmp_path: Path) -> None:
-    """The daemon itself refuses other users, whatever the policy of the bus allows."""
-    async with on_private_bus(tmp_path, OPEN) as fixture:
-        await create(fixture)
-        for typed in (
-            ("call", NAME, ROOT, MANAGER, "GetVolume", "s", "data"),
-            ("call", NAME, DATA, VOLUME, "Delete", "a{sv}", "0"),
-            ("get-property", NAME, ROOT, MANAGER, "Version"),
-            ("introspect", NAME, DATA),
-            ("call", NAME, ROOT, OBJECT_MANAGER, "GetManagedObjects"),
-        ):
-            assert "Access denied" in await fixture.busctl(*typed, user=NOBODY)
-        nobody = await fixture.client(NOBODY)
-        refused = await nobody.try_call(DATA, VOLUME, "Delete", "a{sv}", {})
-        assert refused.error == f"{BUS_ERROR}.AccessDenied"
-        assert refused.body == [
-            "uid 65534 may not use org.zfsilo1.destroy, only root: polkit does not run"
-        ]
-        assert fixture.host.facts.names("zvol") == ["tank/zfsilo/data"]
-
-
-@pytest.mark.skipif("os.geteuid() != 0")
-async def test_with_the_policy_only_root_owns_the_name_and_receives_signals(tmp_path: Path) -> None:
-    """On a bus like the system bus all users may call, and zfsilod decides."""
-    async with on_private_bus(tmp_path, SYSTEM) as fixture:
-        await create(fixture)
-        call = ("call", NAME, ROOT, MANAGER, "GetVolume", "s", "data")
-        assert await fixture.busctl(*call) == f'o "{DATA}"'
-        assert "Access denied" in await fixture.busctl(*call, user=NOBODY)
-        root, nobody = await fixture.client(), await fixture.client(NOBODY)
-        await create(fixture, "second")
-        await root.heard("OperationFinished")
-        refused = await nobody.try_call(ROOT, MANAGER, "GetVolume", "s", "data")
-        assert refused.error == f"{BUS_ERROR}.AccessDenied"
-        # The bus would have sent signals before the reply.
-        assert nobody.signals == []
-        with pytest.raises(DBusError, match="not allowed to own"):
-            await nobody.bus.request_name(NAME)
-
-
-async def test_a_name_with_another_owner(fixture: BusFixture) -> None:
-    """A second daemon reports the first one."""
-    with pytest.raises(Unavailable, match="another zfsilod runs"):
-        await server.serve(fixture.address, fixture.service, version="2")
-    client = await fixture.client()
-    assert await client.get(ROOT, "Version") == "1.2.3"
-    await create(fixture)
-    assert len(await client.heard("OperationFinished")) == 1
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_no_bus(fixture: BusFixture) -> None:
-    """Without a bus the error contains its address."""
-    with pytest.raises(Unavailable, match="unix:path=/nowhere cannot be reached"):
-        await server.serve("unix:path=/nowhere", fixture.service, version="2")
-    gc.collect()  # the library forgets a socket when it cannot connect: collected here
-
-
-async def test_a_policy_that_denies_the_name(fixture: BusFixture) -> None:
-    """Without the policy, the error names the file to install."""
-    policy = OPEN.replace('<allow own="*"/>', f'<deny own="{NAME}"/>')
-    refused = pytest.raises(PermissionDenied, match=r"org\.zfsilo1\.conf")
-    with private_bus(policy) as address, refused:
-        await server.serve(address, fixture.service, version="2")
-
-
-async def test_the_bus_disappears(fixture: BusFixture, caplog: pytest.LogCaptureFixture) -> None:
-    """The daemon notices a lost bus, and continues without it."""
-    with private_bus() as address:
-        front = await server.serve(address, fixture.service, version="2")
-        waiting = asyncio.create_task(front.closed())
-    await asyncio.wait_for(waiting, 5)
-    assert "lost the connection to the bus" in caplog.text
-    await create(fixture)
-    await front.close()
-
-
-async def test_callers_are_forgotten(fixture: BusFixture) -> None:
-    """A caller is forgotten when its name loses its owner."""
-    bus = await connect(fixture.address)
-    known = fixture.front.identities.uids
-    await bus.introspect(NAME, ROOT)
-    name = bus.unique_name
-    assert name in known
-    await disconnect(bus)
-    client = await fixture.client()
-    await client.manager("GetCapacity", "s", "")
-    assert name not in known

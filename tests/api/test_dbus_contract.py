@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-OURS = (MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION)
+INTERFACES = (MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION)
 SAMPLES = {
     "s": "text",
     "as": ("a", "b"),
@@ -143,29 +143,29 @@ def test_the_table_of_actions_agrees_with_the_contract() -> None:
         for annotation in element.iter("annotation")
         if annotation.attrib["name"] == ACTION
     }
-    ours = {name: action for name, action in ACTIONS.items() if name.startswith("org.zfsilo1.")}
-    assert annotated == ours
+    expected = {name: action for name, action in ACTIONS.items() if name.startswith("org.zfsilo1.")}
+    assert annotated == expected
 
 
 def test_polkit_knows_every_action() -> None:
     page = ET.parse(CONTRACT.with_suffix(".policy")).getroot()
     assert {element.attrib["id"] for element in page.iter("action")} == set(ACTIONS.values())
     defaults = {part.text for element in page.iter("defaults") for part in element}
-    assert defaults <= {"auth_admin", "auth_admin_keep"}  # nobody may without a password
+    assert defaults <= {"auth_admin", "auth_admin_keep"}  # all need a password
 
 
 def test_every_interface_is_documented() -> None:
     """Every interface is described."""
     text = CONTRACT.read_text()
-    for name in OURS:
+    for name in INTERFACES:
         assert f"{name}: " in text
-    assert set(written()) == set(OURS)
-    assert set(KINDS.values()) == set(OURS) - {MANAGER}
+    assert set(written()) == set(INTERFACES)
+    assert set(KINDS.values()) == set(INTERFACES) - {MANAGER}
 
 
 def test_every_method_is_served_and_guarded() -> None:
     """Every method is in one table, and is annotated with the action that its caller needs."""
-    methods = {f"{i}.{m}" for i in OURS for m in interfaces()[i].methods}
+    methods = {f"{i}.{m}" for i in INTERFACES for m in interfaces()[i].methods}
     assert methods == set(MUTATIONS) | set(QUERIES)
     assert not set(MUTATIONS) & set(QUERIES)
     for interface, element, _comment in members():
@@ -178,7 +178,7 @@ def test_every_method_is_served_and_guarded() -> None:
 
 def test_every_property_has_a_reader() -> None:
     """Every property has one reader."""
-    known = {name: set(interfaces()[name].properties) for name in OURS}
+    known = {name: set(interfaces()[name].properties) for name in INTERFACES}
     assert {name: set(readers) for name, readers in READERS.items()} == known
 
 

@@ -121,7 +121,7 @@ async def test_a_caller_that_disconnects_during_planning_cancels_nothing(
 async def test_the_deadline_passes_before_the_operation_is_stored(front: Front) -> None:
     async def never(_question: Any, _timeout_s: float = 20) -> Any:
         await asyncio.sleep(1)
-        raise AssertionError("nobody waits for this")
+        raise AssertionError("not reached")
 
     front.service.context.look = never  # type: ignore[method-assign,assignment]
     with refused("DEADLINE_EXCEEDED") as refusal:

@@ -76,18 +76,18 @@ async def test_no_response_contains_a_secret(
         pb.FetchConnectionRequest(name=DATA)
     )
     assert own.chap.password == PLANTED[0]  # it is planted, and the one who may know it does
-    told = {"records": json.dumps(records, default=str), "log": caplog.text}
+    outputs = {"records": json.dumps(records, default=str), "log": caplog.text}
     for who in WHO:
         channel = channel_of(front, who)
         for service in SERVICES:
             for method in service.methods:
                 may = method.name == "FetchConnection" and who in ("admin", "host")
                 if not may and not method.name.startswith(("Delete", "Unpublish", "Disconnect")):
-                    told[f"{method.name} to {who}"] = await said(channel, method)
+                    outputs[f"{method.name} to {who}"] = await said(channel, method)
     captured = capfd.readouterr()
-    told |= {"stdout": captured.out, "stderr": captured.err, "log at the end": caplog.text}
-    told["store"] = (tmp_path / "store" / "data.mdb").read_bytes().decode("latin-1")
-    assert {place: found_in(text) for place, text in told.items() if found_in(text)} == {}
+    outputs |= {"stdout": captured.out, "stderr": captured.err, "log at the end": caplog.text}
+    outputs["store"] = (tmp_path / "store" / "data.mdb").read_bytes().decode("latin-1")
+    assert {place: found_in(text) for place, text in outputs.items() if found_in(text)} == {}
 
 
 def channel_of(front: Front, who: str) -> Any:

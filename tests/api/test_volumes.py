@@ -19,7 +19,7 @@ DONE = operation_pb2.OPERATION_STATE_DONE
 PLANNED = operation_pb2.OPERATION_STATE_PLANNED
 
 
-async def climb(volumes: Any) -> None:
+async def attach(volumes: Any) -> None:
     await volumes.CreateVolume(create(labels={"app": "db"}))
     await volumes.PublishVolume(publish())
     await volumes.ConnectVolume(connect())
@@ -77,7 +77,7 @@ async def test_attaching(front: Front) -> None:
 
 async def test_detaching_leaves_nothing(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     await volumes.UnmountVolume(pb.UnmountVolumeRequest(name=DATA, all_paths=True))
     await volumes.UnstageVolume(pb.UnstageVolumeRequest(name=DATA))
     await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
@@ -113,9 +113,9 @@ async def test_connecting_publishes_if_needed_and_disconnecting_reverts_it(
 
 async def test_a_repeated_request_changes_nothing(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     before = front.zfsilo.facts
-    await climb(volumes)
+    await attach(volumes)
     assert front.zfsilo.facts == before
     with refused("ALREADY_EXISTS"):
         await volumes.CreateVolume(create(capacity_bytes=2 * GIB))
@@ -125,7 +125,7 @@ async def test_a_repeated_request_changes_nothing(front: Front) -> None:
 
 async def test_growing(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     asked = pb.UpdateVolumeRequest(
         volume=pb.Volume(name=DATA, capacity_bytes=2 * GIB, labels={"app": "web"}),
         update_mask=FieldMask(paths=["capacity_bytes", "labels"]),
@@ -157,7 +157,7 @@ async def test_stats(front: Front) -> None:
     assert of_zvol.volsize_bytes == GIB
     assert of_zvol.HasField("referenced_bytes")
     assert not of_zvol.HasField("inodes_total")
-    await climb(volumes)
+    await attach(volumes)
     of_filesystem = await volumes.StatsVolume(pb.StatsVolumeRequest(name=DATA))
     assert of_filesystem.filesystem_total_bytes == GIB
     assert of_filesystem.inodes_total == 65536
@@ -166,7 +166,7 @@ async def test_stats(front: Front) -> None:
 
 async def test_sync_repairs_drift(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     uid = front.read(lambda txn: txn.get(Volume, "data")).uid
     before = front.zfsilo.facts
     (lun,) = [name for name in before if name.startswith("lun:")]
@@ -250,10 +250,10 @@ DRY: dict[str, Any] = {
 async def at_all_states(front: Front) -> None:
     """Make `lone` created, `used` published, `low` connected, `mid` staged, `data` mounted.
 
-    `gone` is in the trash, and the zvol tank/vm-1 is nobody's.
+    `gone` is in the trash, and the zvol tank/vm-1 has no record.
     """
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     front.zfsilo.host.zfs.create_zvol(
         "tank/vm-1",
         size_bytes=GIB,
@@ -411,7 +411,7 @@ async def test_requests_in_the_wrong_state(front: Front) -> None:
 
 async def test_a_live_session_prevents_unpublishing(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     with refused("FAILED_PRECONDITION", "SESSION_LIVE"):
         await volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name=DATA, host=TAKE))
     assert (await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))).state == pb.STATE_MOUNTED
