@@ -132,7 +132,7 @@ async def test_an_older_connect_does_not_replace_a_newer_connection(
     zfsilo: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await zfsilo.do(*PUBLISHED)
-    is_known, gate, first = zfsilo.host.iscsi.is_known, threading.Event(), [True]
+    is_known, gate, first = zfsilo.host.iscsi.has_any_session, threading.Event(), [True]
 
     def slow(disk: Disk) -> bool:
         if first:

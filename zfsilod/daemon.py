@@ -101,7 +101,7 @@ async def serve(paths: Paths, settings: config.Config) -> None:
 async def _start_service(
     paths: Paths, settings: config.Config, stack: AsyncExitStack
 ) -> tuple[Service, Supervisor]:
-    from zfsilod.wire.storage_server import Servers
+    from zfsilod.wire.storage_server import StorageServers
 
     store = Store.create(paths.state, host=paths.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
@@ -109,7 +109,7 @@ async def _start_service(
     launcher = await _connect_launcher(paths, settings)
     stack.push_async_callback(launcher.close)
 
-    servers = Servers(partial(config.find_server, paths.config))
+    servers = StorageServers(partial(config.find_server, paths.config))
     stack.push_async_callback(servers.close)
     machine = open_host(paths, store)
     context = ServiceContext(store, machine, servers, settings.settings, boot_id=read_boot_id())

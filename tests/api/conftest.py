@@ -1,4 +1,4 @@
-"""The modules made of the .proto files, and a zfsilod behind its front door."""
+"""Generates the protobuf modules; the fixture `front`, a zfsilod behind its gateway."""
 
 from __future__ import annotations
 
@@ -14,16 +14,26 @@ runpy.run_path(str(Path(__file__).parents[2] / "proto/build.py"))["generate"]()
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.api.dbus_fixture import BusFixture
     from tests.api.running import Front
 
 
 @pytest.fixture
 async def front(tmp_path: Path) -> AsyncIterator[Front]:
-    """A zfsilod that is its own server, reached over unix socket and TLS."""
+    """A zfsilod that is its own server, on a unix socket and TLS."""
     from tests.api.running import front_of
 
     async with front_of(tmp_path) as built:
         yield built
-    await asyncio.sleep(0.01)  # asyncio closes a generator that grpc let go of in a task of its own
+    await asyncio.sleep(0.01)  # asyncio closes a generator that grpc dropped in a task of its own
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left, f"tasks left behind: {left}"
+
+
+@pytest.fixture
+async def fixture(tmp_path: Path) -> AsyncIterator[BusFixture]:
+    """A zfsilod on a private bus."""
+    from tests.api.dbus_fixture import on_private_bus
+
+    async with on_private_bus(tmp_path) as built:
+        yield built

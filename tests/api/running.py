@@ -1,4 +1,4 @@
-"""A whole zfsilod in one process behind its real front door, which is also its own consumer."""
+"""A zfsilod in one process behind its gateway, server and client in one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zfsilod.security.join_file import Access, Files
 from zfsilod.security.tls import ServerTls
 from zfsilod.wire import status
 from zfsilod.wire.channel import tls_channel_aio
-from zfsilod.wire.storage_server import Servers
+from zfsilod.wire.storage_server import StorageServers
 from zfsilod.wire.stub import Api, Streaming
 
 if TYPE_CHECKING:
@@ -45,28 +45,28 @@ MADE: dict[str, certificates.Pair] = {}
 
 
 class Front:
-    """The parts, channels to them, and short words for what tests do."""
+    """The parts of a zfsilod, channels to it, and shortcuts for tests."""
 
     def __init__(self, zfsilo: House, directory: Path, state: Path, limits: Limits | None) -> None:
         self.zfsilo = zfsilo
         self.service = zfsilo.service
         self.tls = ServerTls(state / "tls")
         write_pki(self.tls.files)
-        self.door = Gateway(directory / "private", limits, self.tls)
+        self.gateway = Gateway(directory / "private", limits, self.tls)
         self.path = directory / "zfsilod.sock"
         self.node_path = directory / "csi.sock"
-        self.server = GrpcServer(self.service, self.door, self.tls.files)
+        self.server = GrpcServer(self.service, self.gateway, self.tls.files)
         self.channels: list[Any] = []
         self.relays: list[Callable[[], Any]] = []
         self.port = 0
 
     async def start(self) -> None:
         await self.server.start()
-        self.door.listen(listen_unix(self.path, mode=0o666))
-        self.door.listen(listen_unix(self.node_path), node=True)
+        self.gateway.listen(listen_unix(self.path, mode=0o666))
+        self.gateway.listen(listen_unix(self.node_path), node=True)
         listener = listen_tcp("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.door.listen(listener)
+        self.gateway.listen(listener)
 
     async def stop(self) -> None:
         for channel in self.channels:
@@ -80,16 +80,16 @@ class Front:
         return f"127.0.0.1:{self.port}"
 
     def root(self) -> Api:
-        """Return the interface over the unix socket: as administrator."""
-        return Api(self._kept(unix_channel_aio(self.path)))
+        """Return the interface over the unix socket, as administrator."""
+        return Api(self.keep(unix_channel_aio(self.path)))
 
     def early(self) -> Api:
-        """Return the same with answers as streams, which tell their operation before they end."""
-        return Api(Streaming(self._kept(unix_channel_aio(self.path))))
+        """Return the same with response streams, whose initial metadata arrives early."""
+        return Api(Streaming(self.keep(unix_channel_aio(self.path))))
 
     def node(self) -> Api:
         """Return the interface over the socket of the CSI plugin."""
-        return Api(self._kept(unix_channel_aio(self.node_path)))
+        return Api(self.keep(unix_channel_aio(self.node_path)))
 
     def bearer(self, token: str) -> Api:
         """Return the interface over TLS with a token."""
@@ -100,22 +100,22 @@ class Front:
         return self.as_(self.certified(role, subject))
 
     def as_(self, access: Access) -> Api:
-        """Return the interface over TLS as somebody."""
-        return Api(self._kept(tls_channel_aio(access)))
+        """Return the interface over TLS with the credentials of a join file."""
+        return Api(self.keep(tls_channel_aio(access)))
 
     def channel_as(self, access: Access) -> Any:
-        """Return a channel over TLS as somebody, for services that are not ours."""
-        return self._kept(tls_channel_aio(access))
+        """Return a channel over TLS with the credentials of a join file."""
+        return self.keep(tls_channel_aio(access))
 
     def certified(self, role: str, subject: str, *, days: int = 1, by: str = "ca") -> Access:
-        """Return how somebody with a new certificate reaches us."""
+        """Return a join file with a new certificate."""
         kind: Any = "host" if role == "host" else "user"
         identity = Identity(kind=kind, id=subject, role=role)
         pair = certificates.issue(made(by), identity, days=days)
         return self.access(certificate=pair.certificate_pem.decode(), key=pair.key_pem.decode())
 
     def access(self, **fields: str) -> Access:
-        """Return how this server is reached; without fields by nobody in particular."""
+        """Return a join file for this server; without fields it has no credentials."""
         authority = made("ca").certificate_pem.decode()
         known = {"name": "give", "address": self.address, "tls_name": "give.zfsilo"}
         return Access(**(known | {"authority": authority} | fields))
@@ -125,11 +125,11 @@ class Front:
         self.write(lambda txn: txn.put(token))
         return text
 
-    def servers(self, subject: str = "take", address: str = "") -> Servers:
-        """Return this host as a consumer knows it."""
+    def servers(self, subject: str = "take", address: str = "") -> StorageServers:
+        """Return the client of this server, with the credentials of a host."""
         access = self.certified("host", subject)
         access.address = address or self.address
-        return Servers({"give": access}.get)
+        return StorageServers({"give": access}.get)
 
     def write(self, change: Callable[[Transaction], Any]) -> Any:
         with self.service.context.store.write() as txn:
@@ -139,7 +139,7 @@ class Front:
         with self.service.context.store.read() as txn:
             return question(txn)
 
-    def _kept(self, channel: Any) -> Any:
+    def keep(self, channel: Any) -> Any:
         self.channels.append(channel)
         return channel
 
@@ -152,7 +152,7 @@ async def front_of(
     *,
     store_bytes: int = STORE_BYTES,
 ) -> AsyncIterator[Front]:
-    """Run a zfsilod; its sockets lie in a directory with a short name."""
+    """Run zfsilod; its sockets are in a directory with a short name."""
     sockets = Path(tempfile.mkdtemp(prefix="zfsilo-"))
     try:
         async with house(directory, settings, store_bytes=store_bytes) as zfsilo:
@@ -170,36 +170,36 @@ async def front_of(
         shutil.rmtree(sockets)
 
 
-class Refused:
-    """What `with refused(...) as found` finds: the error as a client sees it."""
+class Refusal:
+    """The error of `with refused(...) as refusal`, as a client sees it."""
 
     error: ZfsiloError
     raw: Any
 
 
 class refused:
-    """Expect a call to be refused with a code and a reason; it reads like pytest.raises."""
+    """Expect that a call is refused with a code and a reason, as pytest.raises does."""
 
     def __init__(self, code: str, reason: str = "") -> None:
         self.code = code
         self.reason = reason
-        self.found = Refused()
+        self.refusal = Refusal()
 
-    def __enter__(self) -> Refused:
-        return self.found
+    def __enter__(self) -> Refusal:
+        return self.refusal
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        assert error is not None, f"not refused, but expected {self.code}"
+        assert error is not None, f"not refused; expected {self.code}"
         if not isinstance(error, grpc.aio.AioRpcError):
             return False
-        self.found.raw, self.found.error = error, status.from_status(error)
+        self.refusal.raw, self.refusal.error = error, status.from_status(error)
         assert error.code().name == self.code, error.details()
-        assert self.reason in ("", self.found.error.reason), self.found.error.reason
+        assert self.reason in ("", self.refusal.error.reason), self.refusal.error.reason
         return True
 
 
 def made(name: str) -> certificates.Pair:
-    """Return one certificate of that name for all tests: "give", or else an authority."""
+    """Return one certificate for all tests: of host give, or an authority of another name."""
     if name not in MADE:
         if name == "give":
             MADE[name] = certificates.issue(made("ca"), GIVE, ("localhost", "127.0.0.1"))
@@ -209,7 +209,7 @@ def made(name: str) -> certificates.Pair:
 
 
 def write_pki(files: Files) -> None:
-    """Write what `zfsiloctl pki init` does."""
+    """Write the files that `zfsiloctl pki init` writes."""
     files.write_authority(made("ca"))
     files.write_host(made("give"))
 

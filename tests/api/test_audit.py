@@ -1,4 +1,4 @@
-"""The audit: one record for each change, made or refused."""
+"""The audit: one record for every change, done or refused."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Records = list[dict[str, str]]
 
 @pytest.fixture
 def records(front: Front) -> Records:
-    found: Records = []
-    front.service.audit.write = lambda _sentence, fields: found.append(fields)
-    return found
+    records: Records = []
+    front.service.audit.write = lambda _sentence, fields: records.append(fields)
+    return records
 
 
-def test_every_mutation_is_one() -> None:
+def test_every_mutation_is_a_change() -> None:
     for service in SERVICES:
         for method in service.methods:
             if "validate_only" in method.input_type.fields_by_name:
@@ -40,9 +40,9 @@ def test_every_mutation_is_one() -> None:
 async def test_an_operation_is_recorded_with_its_end(front: Front, records: Records) -> None:
     api = front.role("admin", "ops")
     answer = await api.volumes.CreateVolume(create())
-    (found,) = records
-    assert found.pop("ZFSILO_CALLER").startswith("admin ops (certificate ")
-    assert found == {
+    (record,) = records
+    assert record.pop("ZFSILO_CALLER").startswith("admin ops (certificate ")
+    assert record == {
         "OBJECT_SYSTEMD_UNIT": "zfsilo-volume@data.service",
         "ZFSILO_AUDIT": "1",
         "ZFSILO_ACTION": "create",
@@ -50,11 +50,13 @@ async def test_an_operation_is_recorded_with_its_end(front: Front, records: Reco
         "ZFSILO_OPERATION": answer.operation.name.partition("/")[2],
         "ZFSILO_OUTCOME": "DONE",
     }
-    front.service.executor.refresh(answer.operation.name.partition("/")[2])  # systemd tells twice
+    front.service.executor.refresh(
+        answer.operation.name.partition("/")[2]
+    )  # a second signal of systemd
     assert len(records) == 1
 
 
-async def test_what_is_refused_is_recorded(front: Front, records: Records) -> None:
+async def test_refusals_are_recorded(front: Front, records: Records) -> None:
     with refused("PERMISSION_DENIED"):
         await front.role("reader", "mon").volumes.CreateVolume(create())
     with refused("UNAUTHENTICATED"):
@@ -62,7 +64,8 @@ async def test_what_is_refused_is_recorded(front: Front, records: Records) -> No
     with refused("NOT_FOUND"):
         await front.root().volumes.PublishVolume(publish())
     outcomes = [
-        (each["ZFSILO_ACTION"], each["ZFSILO_SUBJECT"], each["ZFSILO_OUTCOME"]) for each in records
+        (record["ZFSILO_ACTION"], record["ZFSILO_SUBJECT"], record["ZFSILO_OUTCOME"])
+        for record in records
     ]
     assert outcomes == [
         ("CreateVolume", "data", "PERMISSION_DENIED"),
@@ -76,10 +79,10 @@ async def test_a_failed_operation_is_one_record(front: Front, records: Records) 
     front.zfsilo.host.facts.light_fuse(1, when="after", how="error")
     with refused("INTERNAL"):
         await front.root().volumes.CreateVolume(create())
-    assert [each["ZFSILO_OUTCOME"] for each in records] == ["ROLLED_BACK"]
+    assert [record["ZFSILO_OUTCOME"] for record in records] == ["ROLLED_BACK"]
 
 
-async def test_reading_is_not_recorded_but_taking_secrets_is(
+async def test_reads_are_not_recorded_but_fetched_secrets_are(
     front: Front, records: Records
 ) -> None:
     root = front.root()
@@ -94,21 +97,24 @@ async def test_reading_is_not_recorded_but_taking_secrets_is(
     answer = await take.volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA))
     request = certificates.make_request().certificate_pem.decode()
     await take.service.RenewCertificate(service_pb2.RenewCertificateRequest(request=request))
-    assert [each["ZFSILO_ACTION"] for each in records] == ["FetchConnection", "RenewCertificate"]
+    assert [record["ZFSILO_ACTION"] for record in records] == [
+        "FetchConnection",
+        "RenewCertificate",
+    ]
     assert answer.chap.password not in str(records)
 
 
-async def test_hostile_names_make_one_line(front: Front, records: Records) -> None:
+async def test_a_hostile_name_stays_on_one_line(front: Front, records: Records) -> None:
     with refused("INVALID_ARGUMENT"):
         await front.root().volumes.DeleteVolume(
             pb.DeleteVolumeRequest(name="a\nZFSILO_CALLER=root\n" + "x" * 1000)
         )
-    (found,) = records
-    assert "\n" not in found["ZFSILO_SUBJECT"]
-    assert len(found["ZFSILO_SUBJECT"]) <= 300
+    (record,) = records
+    assert "\n" not in record["ZFSILO_SUBJECT"]
+    assert len(record["ZFSILO_SUBJECT"]) <= 300
 
 
-def test_zfsiloctl_reads_it(
+def test_zfsiloctl_shows_records_of_root_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = {
@@ -122,7 +128,7 @@ def test_zfsiloctl_reads_it(
     }
     forged = entry | {"_UID": "1000", "ZFSILO_CALLER": "forged"}
     failed = entry | {"ZFSILO_OUTCOME": "PERMISSION_DENIED", "ZFSILO_REASON": "ROLE"}
-    lines = "\n".join(json.dumps(each) for each in (entry, forged, failed))
+    lines = "\n".join(json.dumps(record) for record in (entry, forged, failed))
     tool = tmp_path / "journalctl"
     tool.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}\nEND\n")
     tool.chmod(0o755)
@@ -133,4 +139,6 @@ def test_zfsiloctl_reads_it(
     assert "2023-11-14T22:13:20Z" in shown
     assert "forged" not in shown
     assert main(["audit", "--refused", "--json"]) == 0
-    assert [each["reason"] for each in json.loads(capsys.readouterr().out)["records"]] == ["ROLE"]
+    assert [record["reason"] for record in json.loads(capsys.readouterr().out)["records"]] == [
+        "ROLE"
+    ]

@@ -1,42 +1,37 @@
-"""Certificates, join files, and who is believed over the network."""
+"""Certificates, join files, and the sealing key."""
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from zfsilo.v1 import host_pb2, operation_pb2, service_pb2
-from zfsilo.v1 import volume_pb2 as pb
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.api.running import TAKE, create, made, refused
+from tests.api.running import made
 from zfsilod.model import chap as chap_module
 from zfsilod.model.errors import InvalidArgument, StoreCorrupt, Unauthenticated
 from zfsilod.model.identity import Identity
 from zfsilod.model.names import split_address
-from zfsilod.model.records import Issued
 from zfsilod.security import certificates, join_file
 from zfsilod.storage import secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.api.running import Front
-    from zfsilod.wire.stub import Api
 
 TAKER = Identity(kind="host", id="take", role="host")
 OPS = Identity(kind="user", id="ops", role="admin")
 
 
-def test_a_certificate_says_whom_it_stands_for() -> None:
+def test_a_certificate_contains_an_identity() -> None:
     for identity in (TAKER, OPS):
         pair = certificates.issue(made("ca"), identity, ("10.77.0.1", "take.example"))
-        found = certificates.identify_pem(pair.certificate_pem, made("ca").certificate_pem)
-        assert (found.identity, found.own) == (identity, True)
+        certified = certificates.identify_pem(pair.certificate_pem, made("ca").certificate_pem)
+        assert (certified.identity, certified.own) == (identity, True)
     names = certificates.server_names(
         certificates.issue(made("ca"), TAKER, ("10.77.0.1", "a.example")).certificate_pem
     )
@@ -71,21 +66,48 @@ def test_a_role_of_an_imported_authority_is_limited() -> None:
         ["spiffe://host/a"],
     ],
 )
-def test_odd_names_stand_for_nobody(uris: list[str]) -> None:
+def test_invalid_uris_are_not_identities(uris: list[str]) -> None:
+    authority = made("ca").certificate_pem
+    valid = ["zfsilo://user/a", "zfsilo://role/admin"]
+    assert certificates.identify_pem(certificate_with(valid), authority).identity.id == "a"
     with pytest.raises(Unauthenticated):
-        certificates._identity([each for each in uris if each.startswith(certificates.SCHEME)])
+        certificates.identify_pem(certificate_with(uris), authority)
+
+
+def certificate_with(uris: list[str]) -> bytes:
+    """Return a certificate of the authority "ca" with these alternative names."""
+    issuer = certificates.load(made("ca").certificate_pem)
+    key = serialization.load_pem_private_key(made("ca").key_pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    template = certificates.load(certificates.issue(made("ca"), OPS).certificate_pem)
+    builder = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer.subject)
+        .subject_name(template.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(template.not_valid_before_utc)
+        .not_valid_after(template.not_valid_after_utc)
+    )
+    for extension in template.extensions:
+        if not isinstance(extension.value, x509.SubjectAlternativeName):
+            builder = builder.add_extension(extension.value, extension.critical)
+    if uris:
+        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def test_an_authority_signs_no_other_authority() -> None:
-    found = certificates.load(made("ca").certificate_pem)
-    constraints = found.extensions.get_extension_for_class(x509.BasicConstraints).value
+    certificate = certificates.load(made("ca").certificate_pem)
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert (constraints.ca, constraints.path_length) == (True, 0)
     assert certificates.is_authority(made("ca").certificate_pem)
     assert not certificates.is_authority(made("give").certificate_pem)
 
 
 @pytest.mark.parametrize("request_pem", [b"", b"x", made("ca").certificate_pem])
-def test_what_is_no_request(request_pem: bytes) -> None:
+def test_an_invalid_signing_request_is_refused(request_pem: bytes) -> None:
     with pytest.raises(InvalidArgument):
         certificates.sign_request(made("ca"), TAKER, request_pem)
 
@@ -104,12 +126,12 @@ def access(**fields: str) -> join_file.Access:
 
 
 def test_a_join_file_reads_back() -> None:
-    for given in (access(), access(certificate="", key="", token="zfsilo-token")):
-        found = join_file.parse_join(join_file.make_join(given))
-        assert {k: v.strip() for k, v in vars(found).items()} == {
-            k: v.strip() for k, v in vars(given).items()
+    for original in (access(), access(certificate="", key="", token="zfsilo-token")):
+        parsed = join_file.parse_join(join_file.make_join(original))
+        assert {k: v.strip() for k, v in vars(parsed).items()} == {
+            k: v.strip() for k, v in vars(original).items()
         }
-        assert given.key.strip() == "" or given.key.splitlines()[1] not in repr(given)
+        assert original.key.strip() == "" or original.key.splitlines()[1] not in repr(original)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +150,7 @@ def test_a_join_file_reads_back() -> None:
         {"authority": ""},
     ],
 )
-def test_no_bad_join_file_is_handed_out(fields: dict[str, str]) -> None:
+def test_an_invalid_join_file_is_not_written(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument):
         join_file.make_join(access(**fields))
 
@@ -136,22 +158,22 @@ def test_no_bad_join_file_is_handed_out(fields: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "name = 3", 'name = "give"\n', "[server]\n", "x" * 70000]
 )
-def test_what_is_no_join_file(text: str) -> None:
+def test_an_invalid_join_file_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         join_file.parse_join(text)
 
 
-def test_errors_never_quote_a_join_file() -> None:
-    given = access(certificate="", key="", token="zfsilo-planted-secret")
+def test_errors_do_not_quote_a_join_file() -> None:
+    original = access(certificate="", key="", token="zfsilo-planted-secret")
     for text in (
-        join_file.make_join(given).replace('token = "', "token = ").replace("authority", "cert"),
-        join_file.make_join(given) + f'more = "{given.token}"',
-        join_file.make_join(given).replace('token = "', "token = "),
+        join_file.make_join(original).replace('token = "', "token = ").replace("authority", "cert"),
+        join_file.make_join(original) + f'more = "{original.token}"',
+        join_file.make_join(original).replace('token = "', "token = "),
     ):
-        with pytest.raises(InvalidArgument) as found:
+        with pytest.raises(InvalidArgument) as raised:
             join_file.parse_join(text)
-        assert given.token not in str(found.value)
-        assert found.value.__cause__ is None
+        assert original.token not in str(raised.value)
+        assert raised.value.__cause__ is None
 
 
 @pytest.mark.parametrize(
@@ -166,7 +188,7 @@ def test_addresses(address: str, expected: tuple[str, int]) -> None:
     assert split_address(address) == expected
 
 
-def test_a_secret_does_not_show_itself() -> None:
+def test_a_secret_is_not_printed() -> None:
     chap = chap_module.Chap.make(username="a", mutual_username="b")
     text = chap.password.reveal()
     assert len(bytes.fromhex(text.removeprefix(chap_module.PREFIX))) * 8 == 128
@@ -176,7 +198,7 @@ def test_a_secret_does_not_show_itself() -> None:
         str(vars(chap)),
         repr([chap.password]),
     )
-    assert not [each for each in shown if text in each]
+    assert not [name for name in shown if text in name]
     for hidden in (chap, chap.password, access()):
         with pytest.raises(TypeError):
             pickle.dumps(hidden)
@@ -196,158 +218,7 @@ def test_the_sealing_key_may_be_a_credential(
     assert secrets.load_key(tmp_path / "key") == made_here
 
 
-def test_a_sealing_key_that_a_power_cut_tore_is_told_of(tmp_path: Path) -> None:
+def test_a_truncated_sealing_key_is_reported(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"")
     with pytest.raises(StoreCorrupt, match="has 0 bytes, not 32"):
         secrets.load_key(tmp_path / "key")
-
-
-# On the wire
-
-
-async def hello(api: Api) -> str:
-    info = await api.service.GetServerInfo(service_pb2.GetServerInfoRequest())
-    return str(info.caller)
-
-
-async def test_callers_are_named_with_certificate_and_address(front: Front) -> None:
-    assert (await hello(front.role("host", "take"))).startswith("host take (certificate ")
-    assert (await hello(front.role("controller", "csi"))).endswith(", 127.0.0.1)")
-
-
-async def test_certificates_that_are_worth_nothing(front: Front) -> None:
-    other = front.certified("admin", "ops", by="other")  # of an authority that is unknown here
-    ended = front.certified("admin", "ops", days=0)
-    for worthless in (other, ended):
-        with refused("UNAVAILABLE"):
-            await hello(front.as_(worthless))
-
-
-async def test_another_server_is_not_believed(front: Front) -> None:
-    foreign = front.certified("host", "take")
-    foreign.authority = made("other").certificate_pem.decode()
-    misled = front.certified("host", "take")
-    misled.tls_name = "other.zfsilo"  # a host of the same authority, but not the one that is meant
-    for wrong in (foreign, misled):
-        with refused("UNAVAILABLE"):
-            await hello(front.as_(wrong))
-
-
-async def test_a_persons_certificate_is_no_servers(front: Front) -> None:
-    front.tls.files.write_host(certificates.issue(made("ca"), OPS, ("give.zfsilo",)))
-    with refused("UNAVAILABLE"):
-        await hello(front.role("admin", "ops"))
-
-
-def revoke(front: Front, wanted: join_file.Access) -> None:
-    pem = wanted.certificate.encode()
-    record = certificates.record_of(
-        pem, certificates.identify_pem(pem, made("ca").certificate_pem).identity
-    )
-    front.write(lambda txn: txn.put(record.but(revoked_at=1)))
-
-
-async def test_revocation_takes_effect_on_an_open_connection(front: Front) -> None:
-    stolen, kept = front.certified("host", "take"), front.certified("host", "take")
-    thief, owner = front.as_(stolen), front.as_(kept)
-    await hello(thief)
-    await hello(owner)
-    assert front.door.connections == 2
-    revoke(front, stolen)
-    with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
-        await hello(thief)
-    await hello(owner)
-    await front.zfsilo.service.executor.wait_for_change(0.5)  # the door lets the answer out first
-    assert front.door.connections == 1
-
-
-async def test_a_watcher_who_is_revoked_learns_no_more(front: Front) -> None:
-    stolen = front.certified("reader", "mon")
-    watch = front.as_(stolen).operations.WatchOperations(operation_pb2.WatchOperationsRequest())
-    await watch.read()
-    revoke(front, stolen)
-    await front.root().volumes.CreateVolume(create())
-    with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
-        await watch.read()
-
-
-async def test_a_silent_stream_ends_with_a_revocation(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("zfsilod.api.rpc.server.ADMIT_AGAIN_S", 0.05)
-    stolen = front.certified("reader", "mon")
-    request = health_pb2.HealthCheckRequest(service="zfsilo.v1.Service")
-    health = health_pb2_grpc.HealthStub(front.channel_as(stolen)).Watch(request)
-    operations = front.as_(stolen).operations
-    watch = operations.WatchOperations(operation_pb2.WatchOperationsRequest())
-    assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
-    await watch.read()
-    revoke(front, stolen)
-    for each in (health, watch):
-        with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
-            await each.read()
-
-
-async def test_a_certificate_that_ends_meanwhile(front: Front, monkeypatch: Any) -> None:
-    api = front.role("reader", "mon")
-    await hello(api)
-    later = dt.datetime.now(dt.UTC).timestamp() + 86400 * 2
-    monkeypatch.setattr("zfsilod.security.authentication.time.time", lambda: later)
-    with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
-        await hello(api)
-
-
-async def test_a_renewed_certificate_needs_no_restart(front: Front) -> None:
-    before = front.certified("host", "take")
-    assert await hello(front.as_(before))
-    request = certificates.make_request()
-    answer = await front.as_(before).service.RenewCertificate(
-        service_pb2.RenewCertificateRequest(request=request.certificate_pem.decode())
-    )
-    after = front.access(certificate=answer.certificate, key=request.key_pem.decode())
-    assert (await hello(front.as_(after))).startswith("host take (certificate ")
-    records = front.read(lambda txn: [each.subject for each in txn.scan(Issued)])
-    assert records == ["host/take"]
-    front.tls.files.write_host(
-        certificates.issue(made("ca"), Identity(kind="host", id="give", role="host"))
-    )
-    assert await hello(front.role("reader", "mon"))
-
-
-async def test_who_came_otherwise_is_given_no_certificate(front: Front) -> None:
-    request = service_pb2.RenewCertificateRequest(request="x")
-    for api in (front.root(), front.bearer(front.token("admin", "ops"))):
-        with refused("PERMISSION_DENIED", "NOT_OURS"):
-            await api.service.RenewCertificate(request)
-    with refused("INVALID_ARGUMENT", "BAD_CSR"):
-        await front.role("reader", "mon").service.RenewCertificate(request)
-
-
-async def test_an_imported_authority_is_believed_for_hosts(front: Front) -> None:
-    trusted = front.tls.files.trusted
-    trusted.mkdir()
-    (trusted / "other.pem").write_bytes(made("other").certificate_pem)
-    assert (await hello(front.as_(front.certified("host", "take", by="other")))).startswith(
-        "host take"
-    )
-    with refused("UNAVAILABLE"):
-        await hello(front.as_(front.certified("admin", "ops", by="other")))
-
-
-async def test_a_token_counts_before_a_certificate(front: Front) -> None:
-    both = front.certified("host", "take")
-    both.token = front.token("reader", "mon")
-    assert (await hello(front.as_(both))).startswith("reader mon (token ")
-    both.token = "zfsilo-wrong"
-    with refused("UNAUTHENTICATED", "BAD_TOKEN"):
-        await front.as_(both).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
-
-
-async def test_without_a_certificate_of_its_own_nobody_comes_in(front: Front) -> None:
-    front.tls.files.host.unlink()
-    with refused("UNAVAILABLE"):
-        await front.role("admin", "ops").volumes.ListVolumes(pb.ListVolumesRequest())
-
-
-async def test_broken_files_leave_what_was_served(front: Front, tmp_path: Path) -> None:
-    assert await hello(front.role("reader", "mon"))
-    front.tls.files.host.write_text("no certificate")
-    assert await hello(front.role("reader", "mon"))

@@ -1,73 +1,59 @@
-"""zfsilod on a private bus, called through busctl and through dbus-next."""
+"""D-Bus methods, signals and operations, called through busctl and dbus-next."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from dbus_next import DBusError, Message, MessageFlag, MessageType, Variant
+from dbus_next import MessageType
 
-from tests.api.dbus_setup import (
+from tests.api.dbus_fixture import (
+    CREATE_ZVOL,
+    DATA,
     GIB,
-    NOBODY,
-    OPEN,
-    SYSTEM,
-    Client,
-    House,
-    connect,
-    disconnect,
-    house,
+    NQN,
+    OBJECT_MANAGER,
+    PROPERTIES,
+    BusClient,
+    BusFixture,
+    create,
     options,
-    private_bus,
 )
+from tests.doubles import administrator
 from tests.examples import TAKE
-from zfsilod.api.dbus import objects, server
-from zfsilod.api.dbus.contract import HOST, MANAGER, NAME, OPERATION, ROOT, VOLUME, path_of
+from zfsilod.api.dbus import objects
+from zfsilod.api.dbus.contract import (
+    HOST,
+    MANAGER,
+    NAME,
+    OPERATION,
+    ROOT,
+    VOLUME,
+    path_of,
+    split,
+)
 from zfsilod.engine import worker
-from zfsilod.model.errors import CommandFailed, PermissionDenied, Unavailable
-from zfsilod.model.records import Host, Operation
+from zfsilod.model.errors import CommandFailed
+from zfsilod.storage.volume_view import volume_view
+from zfsilod.wire import convert
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from zfsilod.model.records import Operation
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("dbus-daemon") and shutil.which("busctl")),
     reason="needs dbus-daemon and busctl",
 )
-DATA = path_of("volume", "data")
-CREATE_ZVOL = "create zvol tank/zfsilo/data (1 GiB, thin)"
-NQN = "nqn.2024-01.lab.other:host"
-PROPERTIES = "org.freedesktop.DBus.Properties"
-INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
-OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
-BUS_ERROR = "org.freedesktop.DBus.Error"
 
 
-@pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[House]:
-    """Run a zfsilod on a private bus."""
-    async with house(tmp_path) as found:
-        yield found
+# Life of a volume
 
 
-async def create(home: House, name: str = "data") -> str:
-    """Make a volume, and return its path."""
-    client = await home.client()
-    await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", name, GIB, {})
-    return path_of("volume", name)
-
-
-# The whole ladder
-
-
-async def test_ladder_up_and_down(home: House) -> None:
-    """A volume climbs from nothing to a mount and comes back, and nothing is left."""
-    client = await home.client()
-    before = home.host.facts.snapshot()
+async def test_life_of_a_volume(fixture: BusFixture) -> None:
+    """A volume is created, mounted and deleted, and nothing is left."""
+    client = await fixture.client()
+    before = fixture.host.facts.snapshot()
 
     await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
     await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
@@ -98,11 +84,11 @@ async def test_ladder_up_and_down(home: House) -> None:
     assert await client.get(DATA, "CapacityBytes") == 2 * GIB
     await client.done(DATA, VOLUME, "Sync", "a{sv}", {})
 
-    secrets = home.store.chap("data/take")
+    secrets = fixture.store.chap("data/take")
     await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
-    said = repr([each.body for each in client.messages])
+    said = repr([message.body for message in client.messages])
     assert not [
-        each for each in (secrets.password, secrets.mutual_password) if each.reveal() in said
+        secret for secret in (secrets.password, secrets.mutual_password) if secret.reveal() in said
     ]
 
     await client.done(DATA, VOLUME, "Unmount", "sa{sv}", "/srv", {})
@@ -111,13 +97,13 @@ async def test_ladder_up_and_down(home: House) -> None:
     await client.done(DATA, VOLUME, "Unpublish", "sa{sv}", "", {})
     etag = options(etag=("s", await client.get(DATA, "Etag")))
     await client.done(DATA, VOLUME, "Delete", "a{sv}", etag)
-    facts = home.host.facts.snapshot()
+    facts = fixture.host.facts.snapshot()
     assert {n: v for n, v in facts.items() if not n.startswith("content:")} == before
 
 
-async def test_ladder_by_busctl(home: House) -> None:
-    """What a person types works, and tells what a person wants to know."""
-    client = await home.client()
+async def test_busctl(fixture: BusFixture) -> None:
+    """Calls by busctl work, and print what a person needs."""
+    client = await fixture.client()
     call = ("call", NAME)
     for typed in (
         (ROOT, MANAGER, "RegisterHost", "sa{sv}", "other", "1", "nqn", "s", NQN),
@@ -125,21 +111,23 @@ async def test_ladder_by_busctl(home: House) -> None:
         (DATA, VOLUME, "Publish", "sa{sv}", "take", "0"),
         (DATA, VOLUME, "Update", "a{sv}", "1", "labels", "a{ss}", "1", "app", "db"),
     ):
-        printed = await home.busctl(*call, *typed)
+        printed = await fixture.busctl(*call, *typed)
         assert printed.startswith('o "/org/zfsilo1/operation/_30')
         assert await client.end(printed.split('"')[1]) == "DONE"
 
-    assert await home.busctl("get-property", NAME, DATA, VOLUME, "State") == 's "PUBLISHED"'
-    assert await home.busctl("get-property", NAME, DATA, VOLUME, "Labels") == 'a{ss} 1 "app" "db"'
-    assert await home.busctl(*call, ROOT, MANAGER, "GetVolume", "s", "data") == f'o "{DATA}"'
-    listed = await home.busctl(*call, ROOT, MANAGER, "ListVolumes", "a{sv}", "0")
+    assert await fixture.busctl("get-property", NAME, DATA, VOLUME, "State") == 's "PUBLISHED"'
+    assert (
+        await fixture.busctl("get-property", NAME, DATA, VOLUME, "Labels") == 'a{ss} 1 "app" "db"'
+    )
+    assert await fixture.busctl(*call, ROOT, MANAGER, "GetVolume", "s", "data") == f'o "{DATA}"'
+    listed = await fixture.busctl(*call, ROOT, MANAGER, "ListVolumes", "a{sv}", "0")
     assert listed == f'a(sost)s 1 "data" "{DATA}" "PUBLISHED" {GIB} ""'
-    free = await home.busctl_json(*call, ROOT, MANAGER, "GetCapacity", "s", "")
+    free = await fixture.busctl_json(*call, ROOT, MANAGER, "GetCapacity", "s", "")
     assert 0 < free[0] <= free[1]
-    refused = await home.busctl(*call, DATA, VOLUME, "Delete", "a{sv}", "0")
+    refused = await fixture.busctl(*call, DATA, VOLUME, "Delete", "a{sv}", "0")
     assert refused == "Call failed: data is published to take: unpublish it first"
 
-    tree = await home.busctl("tree", "--list", NAME)
+    tree = await fixture.busctl("tree", "--list", NAME)
     assert tree.split() == [
         "/",
         "/org",
@@ -152,19 +140,19 @@ async def test_ladder_by_busctl(home: House) -> None:
         "/org/zfsilo1/volume",
         DATA,
     ]
-    shown = await home.busctl("introspect", "--list", NAME, DATA)
+    shown = await fixture.busctl("introspect", "--list", NAME, DATA)
     assert 'State property s "PUBLISHED" emits-change' in " ".join(shown.split())
-    assert await home.busctl("call", NAME, "/", "org.freedesktop.DBus.Peer", "Ping") == ""
+    assert await fixture.busctl("call", NAME, "/", "org.freedesktop.DBus.Peer", "Ping") == ""
 
 
-async def test_hosts(home: House) -> None:
-    """Hosts are registered, listed, updated and forgotten."""
-    client = await home.client()
+async def test_hosts(fixture: BusFixture) -> None:
+    """Hosts are registered, listed, updated and removed."""
+    client = await fixture.client()
     path = path_of("host", "other")
     nqn = options(nqn=("s", NQN))
     await client.done(ROOT, MANAGER, "RegisterHost", "sa{sv}", "other", nqn)
     appeared = await client.heard("InterfacesAdded", 2)
-    assert [each.body[0] for each in appeared].count(path) == 1
+    assert [signal.body[0] for signal in appeared].count(path) == 1
     assert await client.manager("GetHost", "s", "other") == path
     rows, token = await client.call(ROOT, MANAGER, "ListHosts", "a{sv}", {})
     assert (rows, token) == ([["other", path, ""], ["take", path_of("host", "take"), TAKE]], "")
@@ -178,20 +166,22 @@ async def test_hosts(home: House) -> None:
     )
     await client.done(ROOT, MANAGER, "DeleteHost", "sa{sv}", "other", {})
     assert (await client.try_call(path, HOST, "Update", "a{sv}", update)).error.endswith("NotFound")
-    assert [each.body[0] for each in await client.heard("InterfacesRemoved", 4)].count(path) == 1
+    assert [signal.body[0] for signal in await client.heard("InterfacesRemoved", 4)].count(
+        path
+    ) == 1
 
 
 # Signals
 
 
-async def test_signals_of_a_life(home: House) -> None:
-    """What appears, changes and vanishes is told, once, in an order that a client can rely on."""
-    client = await home.client()
-    await create(home)
+async def test_signals_of_a_volume(fixture: BusFixture) -> None:
+    """Additions, changes and removals are signalled once, in a defined order."""
+    client = await fixture.client()
+    await create(fixture)
     (operation,) = (await client.heard("OperationFinished"))[0].body[:1]
     await client.heard("InterfacesRemoved")
-    told = [(s.path, s.member, s.body[0]) for s in client.signals]
-    assert told == [
+    signals = [(s.path, s.member, s.body[0]) for s in client.signals]
+    assert signals == [
         (ROOT, "InterfacesAdded", operation),
         (operation, "PropertiesChanged", OPERATION),
         (ROOT, "InterfacesAdded", DATA),
@@ -220,10 +210,10 @@ async def test_signals_of_a_life(home: House) -> None:
     assert busy.body[1]["Operation"].value == removed[1].body[0]
 
 
-async def test_attachment_beside_its_volume(home: House) -> None:
-    """An attachment of a volume that is shown already changes it; one by another name appears."""
-    client = await home.client()
-    await create(home)
+async def test_attachment_beside_its_volume(fixture: BusFixture) -> None:
+    """An attachment of the id of a volume changes its object; one of another id adds an object."""
+    client = await fixture.client()
+    await create(fixture)
     await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
     copy = path_of("volume", "copy")
     for name, path in (("data", DATA), ("copy", copy)):
@@ -239,27 +229,27 @@ async def test_attachment_beside_its_volume(home: House) -> None:
     assert await client.get(DATA, "State") == "PUBLISHED"
 
 
-async def test_already_so_is_finished_after_the_reply(home: House) -> None:
-    """A request for what is so already answers an operation, and then tells that it is done."""
-    client = await home.client()
-    await create(home)
+async def test_an_unchanged_request_finishes_after_the_reply(fixture: BusFixture) -> None:
+    """A request without a change returns an operation, and then signals that it is done."""
+    client = await fixture.client()
+    await create(fixture)
     await client.heard("InterfacesRemoved")
     client.messages.clear()
     operation = await client.manager("CreateVolume", "sta{sv}", "data", GIB, {})
     finished = await client.heard("OperationFinished")
     assert client.messages[0].body == [operation]
     assert client.messages[0].message_type is MessageType.METHOD_RETURN
-    assert [each.body for each in finished] == [[operation, "volumes/data", "DONE"]]
+    assert [signal.body for signal in finished] == [[operation, "volumes/data", "DONE"]]
     assert await client.get(operation, "State") == "DONE"
 
 
 # Operations
 
 
-async def test_failure_is_rolled_back_and_told(home: House) -> None:
-    """An operation that fails says why, on its object and at its end."""
-    client = await home.client()
-    home.host.facts.light_fuse(1, when="before", how="error")
+async def test_a_failure_is_rolled_back_and_signalled(fixture: BusFixture) -> None:
+    """A failed operation has an error, and its end is signalled."""
+    client = await fixture.client()
+    fixture.host.facts.light_fuse(1, when="before", how="error")
     (operation,) = await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
     assert await client.end(operation) == "ROLLED_BACK"
     name, message, reason, facts = await client.get(operation, "Error")
@@ -272,10 +262,10 @@ async def test_failure_is_rolled_back_and_told(home: House) -> None:
     assert (await client.try_call(DATA, VOLUME, "Stats")).error == f"{NAME}.Error.NotFound"
 
 
-async def test_cancel_and_busy(home: House) -> None:
-    """A running operation shows what it does, is joined by its equal, and can be cancelled."""
-    client = await home.client()
-    home.launcher.gate.clear()
+async def test_cancel_and_busy(fixture: BusFixture) -> None:
+    """A running operation shows its actions, is joined by equal requests, and can be cancelled."""
+    client = await fixture.client()
+    fixture.launcher.gate.clear()
     arguments = (ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB)
     (operation,) = await client.call(*arguments, {})
     assert await client.get(operation, "State") == "RUNNING"
@@ -286,7 +276,7 @@ async def test_cancel_and_busy(home: House) -> None:
         ROOT, MANAGER, "ListOperations", "a{sv}", options(state=("s", "RUNNING"))
     )
     assert rows == [[operation, "create", "volumes/data", "RUNNING"]]
-    listed = await home.busctl("tree", "--list", NAME)
+    listed = await fixture.busctl("tree", "--list", NAME)
     assert operation in listed.split()
     (managed,) = await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
     assert set(managed) == {operation, path_of("host", "take")}
@@ -297,42 +287,71 @@ async def test_cancel_and_busy(home: House) -> None:
     assert await client.call(operation, OPERATION, "Cancel") == []
 
 
-async def test_repair(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What needs repair is told, shown as the volume's condition, and told again when repaired."""
-    client = await home.client()
-    await create(home)
+async def test_repair(fixture: BusFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operation that needs repair is signalled, and shown among the volume's conditions."""
+    client = await fixture.client()
+    await create(fixture)
     with monkeypatch.context() as patch:
         patch.setattr(worker, "rollback", break_down)
-        await check_needs_repair(home, client)
+        await check_needs_repair(fixture, client)
     operation = await client.get(DATA, "Operation")
     assert await client.call(operation, OPERATION, "Repair") == []
     finished = await client.heard("OperationFinished", 3)
-    assert [each.body[2] for each in finished] == ["DONE", "NEEDS_REPAIR", "ROLLED_BACK"]
-    assert await client.get(DATA, "Condition") == ""
+    assert [signal.body[2] for signal in finished] == ["DONE", "NEEDS_REPAIR", "ROLLED_BACK"]
+    assert await client.get(DATA, "Conditions") == []
     assert await client.get(DATA, "Operation") == "/"
 
 
-async def check_needs_repair(home: House, client: Client) -> None:
-    """Let an operation fail and its rollback too, and see that both are told."""
-    home.host.facts.light_fuse(1, when="after", how="error")
+async def check_needs_repair(fixture: BusFixture, client: BusClient) -> None:
+    """Let an operation and its rollback fail, and check that both are shown."""
+    fixture.host.facts.light_fuse(1, when="after", how="error")
     changes = options(properties=("a{ss}", {"compression": "zstd"}))
     (operation,) = await client.call(DATA, VOLUME, "Update", "a{sv}", changes)
     assert await client.end(operation) == "NEEDS_REPAIR"
-    condition = await client.get(DATA, "Condition")
+    (condition,) = await client.get(DATA, "Conditions")
     assert "needs repair" in condition
+    _kind, name = split(operation) or ("", "")
+    assert f"zfsiloctl operation repair {name}" in condition
     assert await client.get(DATA, "Operation") == operation
     refused = await client.try_call(DATA, VOLUME, "Delete", "a{sv}", {})
     assert (refused.error, refused.body[1]) == (f"{NAME}.Error.Busy", "NEEDS_REPAIR")
 
 
+@pytest.mark.parametrize(
+    ("fact", "value", "part"),
+    [
+        ("zvol:tank/zfsilo/data", None, "tank/zfsilo/data"),  # LOST
+        ("backstore:{}", {"dataset": "tank/other"}, "has another device"),  # CONFLICT
+    ],
+)
+async def test_conditions_are_those_of_the_other_interfaces(
+    fixture: BusFixture, fact: str, value: object, part: str
+) -> None:
+    """LOST and CONFLICT are shown in the words of gRPC, and vanish after the repair."""
+    client = await fixture.client()
+    await create(fixture)
+    await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
+    name = fact.format(*fixture.host.facts.names("backstore"))
+    before = fixture.host.facts.get(name)
+    fixture.host.facts.effect(name, value and before | value)
+    await fixture.service.reconciler.sync_all(administrator("test"))
+    (condition,) = await client.get(DATA, "Conditions")
+    assert part in condition
+    with fixture.store.read() as txn:
+        assert convert.volume(volume_view(txn, "data")).conditions == [condition]
+    fixture.host.facts.effect(name, before)
+    await fixture.service.reconciler.sync_all(administrator("test"))
+    assert await client.get(DATA, "Conditions") == []
+
+
 def break_down(*_arguments: object, **_options: object) -> Operation:
-    """Fail as a rollback."""
+    """Fail in place of a rollback."""
     raise CommandFailed("the tool to undo it is broken")
 
 
-async def test_validate_only(home: House) -> None:
-    """A plan can be read like an operation, and nothing happens."""
-    client = await home.client()
+async def test_validate_only(fixture: BusFixture) -> None:
+    """A plan can be read like an operation, and nothing is changed."""
+    client = await fixture.client()
     only = options(validate_only=("b", True))
     (planned,) = await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, only)
     assert await client.get(planned, "State") == "PLANNED"
@@ -342,364 +361,3 @@ async def test_validate_only(home: House) -> None:
         await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", f"v{number}", GIB, only)
     assert (await client.try_call(planned, PROPERTIES, "GetAll", "s", "")).error
     assert client.signals == []
-
-
-# Errors
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ({"colour": Variant("s", "red")}, "colour"),
-        ({"thin": Variant("s", "yes")}, "thin"),
-        ({"limit_bytes": Variant("u", 1)}, "limit_bytes"),
-        ({"mode": Variant("s", "FILE")}, "mode"),
-        ({"access_modes": Variant("as", ["ANY"])}, "access_modes"),
-        ({"access_modes": Variant("as", [])}, "access_modes"),
-        ({"hosts": Variant("s", "*")}, "hosts"),
-        ({"labels": Variant("as", [])}, "labels"),
-        ({"x" * 500: Variant("b", True)}, "xxx"),
-    ],
-)
-async def test_bad_options_are_named(home: House, given: dict[str, Variant], named: str) -> None:
-    """An unknown key or a wrong type is refused by name."""
-    client = await home.client()
-    refused = await client.try_call(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, given)
-    assert refused.error == f"{NAME}.Error.InvalidArgument"
-    assert refused.signature == "ssa{ss}"
-    assert named in refused.body[0]
-    assert refused.body[1] == "BAD_OPTION"
-    assert refused.body[2]["option"].startswith(named)
-    assert home.host.facts.names("zvol") == []
-
-
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        ((ROOT, MANAGER, "Nix"), "UnknownMethod"),
-        ((ROOT, None, "Nix"), "UnknownMethod"),
-        ((ROOT, "org.example.Nix", "GetVolume", "s", "data"), "UnknownInterface"),
-        ((ROOT, VOLUME, "Stats"), "UnknownInterface"),
-        ((ROOT, MANAGER, "GetVolume"), "InvalidArgs"),
-        ((ROOT, MANAGER, "GetVolume", "t", 5), "InvalidArgs"),
-        ((ROOT, MANAGER, "CreateVolume", "sua{sv}", "data", 5, {}), "InvalidArgs"),
-        (("/nix", MANAGER, "GetVolume", "s", "data"), "UnknownObject"),
-        (("/org/zfsilo1/nix/data", VOLUME, "Stats"), "UnknownObject"),
-        (("/org/zfsilo1/volume/da_74a", VOLUME, "Stats"), "UnknownObject"),
-        (("/org/zfsilo1/volume/data/more", VOLUME, "Stats"), "UnknownObject"),
-        (("/org/zfsilo1/volume", VOLUME, "Stats"), "UnknownInterface"),
-        ((DATA, INTROSPECTABLE, "Introspect"), "UnknownObject"),
-        ((DATA, PROPERTIES, "GetAll", "s", VOLUME), "UnknownObject"),
-        (("/org/zfsilo1/volume/_2e_2e", PROPERTIES, "GetAll", "s", VOLUME), "UnknownObject"),
-        ((ROOT, PROPERTIES, "Get", "ss", MANAGER, "Nix"), "UnknownProperty"),
-        ((ROOT, PROPERTIES, "Get", "ss", PROPERTIES, "Version"), "UnknownProperty"),
-        ((ROOT, PROPERTIES, "Get", "ss", "org.example", "Version"), "UnknownInterface"),
-        ((ROOT, PROPERTIES, "GetAll", "s", VOLUME), "UnknownInterface"),
-        ((ROOT, PROPERTIES, "Set", "ssv", "", "Version", Variant("s", "2")), "PropertyReadOnly"),
-        ((DATA, OBJECT_MANAGER, "GetManagedObjects"), "UnknownInterface"),
-    ],
-)
-async def test_what_the_bus_defines(home: House, call: tuple[Any, ...], error: str) -> None:
-    """What is unknown or of the wrong type gets the error that every D-Bus client knows."""
-    client = await home.client()
-    assert (await client.try_call(*call)).error == f"{BUS_ERROR}.{error}"
-
-
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        ((ROOT, MANAGER, "GetVolume", "s", "nix"), "NotFound"),
-        ((ROOT, MANAGER, "GetVolume", "s", "../nix"), "InvalidArgument"),
-        ((ROOT, MANAGER, "GetHost", "s", "nix"), "NotFound"),
-        ((ROOT, MANAGER, "GetOperation", "s", "0" * 26), "NotFound"),
-        ((ROOT, MANAGER, "GetCapacity", "s", "other"), "InvalidArgument"),
-        ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "Data", GIB, {}), "InvalidArgument"),
-        ((ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", 2**64 - 1, {}), "InvalidArgument"),
-        ((ROOT, MANAGER, "Connect", "ssa{sv}", "take", "nix", {}), "NotFound"),
-        (
-            (ROOT, MANAGER, "ListVolumes", "a{sv}", {"state": Variant("s", "mounted")}),
-            "InvalidArgument",
-        ),
-        (
-            (ROOT, MANAGER, "ListVolumes", "a{sv}", {"page_token": Variant("s", "x" * 600)}),
-            "InvalidArgument",
-        ),
-        ((DATA, VOLUME, "Stats"), "NotFound"),
-        ((DATA, VOLUME, "Update", "a{sv}", {}), "InvalidArgument"),
-        ((DATA, VOLUME, "Delete", "a{sv}", {}), "NotFound"),
-        ((DATA, VOLUME, "Stage", "sa{sv}", "/stage", {}), "FailedPrecondition"),
-        ((path_of("operation", "0" * 26), OPERATION, "Cancel"), "NotFound"),
-    ],
-)
-async def test_our_errors(home: House, call: tuple[Any, ...], error: str) -> None:
-    """An error of zfsilo keeps its name, its sentence and its reason."""
-    client = await home.client()
-    refused = await client.try_call(*call)
-    assert refused.error == f"{NAME}.Error.{error}"
-    assert refused.body[0]
-    assert refused.body[1].isupper()
-
-
-async def test_a_defect_is_logged_and_not_shown(
-    home: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What nobody expected is Internal: the journal has the traceback, the caller has not."""
-    monkeypatch.setattr(home.service, "capacity", lambda _root: 1 / 0)
-    client = await home.client()
-    refused = await client.try_call(ROOT, MANAGER, "GetCapacity", "s", "")
-    assert refused.error == f"{NAME}.Error.Internal"
-    assert "ZeroDivision" not in str(refused.body)
-    assert "ZeroDivisionError" in caplog.text
-
-
-async def test_a_wrong_value_of_ours_is_a_defect(
-    home: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A value that does not fit its type is an answer too, not silence."""
-
-    async def usage(_volume: str) -> dict[str, int]:
-        return {"used": -1}
-
-    monkeypatch.setattr(home.service, "usage", usage)
-    client = await home.client()
-    assert (await client.try_call(DATA, VOLUME, "Stats")).error == f"{NAME}.Error.Internal"
-
-
-async def test_texts_that_the_bus_cannot_carry(home: House) -> None:
-    """A NUL from elsewhere would end our connection: it is replaced."""
-    with home.store.write() as txn:
-        txn.put(Host(id="odd", labels=(("a", "b\0c"),), nqn="\udc80", iqn="iqn.2024-01.lab:ä"))
-    client = await home.client()
-    path = path_of("host", "odd")
-    assert await client.get(path, "Labels") == {"a": "b\ufffdc"}
-    assert await client.get(path, "Iqn") == "iqn.2024-01.lab:ä"
-    assert await client.get(path, "Nqn") == "?"
-
-
-# Many
-
-
-async def test_many_calls_at_once(home: House) -> None:
-    """64 calls at once are all answered, each with its own answer."""
-    client = await home.client()
-    names = [f"v{number}" for number in range(64)]
-    calls = (client.manager("CreateVolume", "sta{sv}", name, GIB, {}) for name in names)
-    operations = await asyncio.gather(*calls)
-    assert len(set(operations)) == 64
-    assert set(await asyncio.gather(*map(client.end, operations))) == {"DONE"}
-    paths = await asyncio.gather(*(client.manager("GetVolume", "s", name) for name in names))
-    assert paths == [path_of("volume", name) for name in names]
-    finished = await client.heard("OperationFinished", 64)
-    assert sorted(each.body[0] for each in finished) == sorted(operations)
-
-
-async def test_a_full_socket(home: House) -> None:
-    """More than the bus takes at once waits its turn."""
-    client = await home.client()
-    text = "x" * 100_000
-    for _number in range(200):
-        home.front._emit(ROOT, MANAGER, "OperationFinished", "oss", ["/", text, text])
-    assert len(await client.heard("OperationFinished", 200)) == 200
-    assert await client.get(ROOT, "Version") == "1.2.3"
-
-
-async def test_list_pages(home: House) -> None:
-    """Lists are complete and without repetition, page by page."""
-    for name in ("a", "b.1", "c"):
-        await create(home, name)
-    client = await home.client()
-    await client.done(
-        path_of("volume", "c"),
-        VOLUME,
-        "Update",
-        "a{sv}",
-        options(labels=("a{ss}", {"app": "db", "x": "y"})),
-    )
-    rows, token = await client.call(
-        ROOT, MANAGER, "ListVolumes", "a{sv}", options(page_size=("u", 2))
-    )
-    assert rows == [
-        ["a", "/org/zfsilo1/volume/a", "CREATED", GIB],
-        ["b.1", "/org/zfsilo1/volume/b_2e1", "CREATED", GIB],
-    ]
-    following = options(page_size=("u", 2), page_token=("s", token))
-    rows, token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", following)
-    assert ([row[0] for row in rows], token) == (["c"], "")
-    for wanted, found in (
-        (options(labels=("a{ss}", {"app": "db"})), ["c"]),
-        (options(labels=("a{ss}", {"app": "web"})), []),
-        (options(state=("s", "PUBLISHED")), []),
-    ):
-        rows, token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", wanted)
-        assert ([row[0] for row in rows], token) == (found, "")
-    names: list[str] = []
-    token = ""
-    while token or not names:
-        page = options(page_size=("u", 3), page_token=("s", token), subject=("s", "volumes/a"))
-        rows, token = await client.call(ROOT, MANAGER, "ListOperations", "a{sv}", page)
-        names += [row[0] for row in rows]
-    assert len(names) == len(set(names)) == 1
-
-
-async def test_too_many_objects(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit GetManagedObjects refuses, the tree has no leaves, and paging still works."""
-    monkeypatch.setattr(objects, "MAX_OBJECTS", 4)
-    volumes = [path_of("volume", name) for name in ("a", "b", "c")]
-    for name in ("a", "b", "c"):
-        await create(home, name)
-    client = await home.client()
-    (managed,) = await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
-    assert sorted(managed) == [path_of("host", "take"), *volumes]
-    assert managed[volumes[0]][VOLUME]["CapacityBytes"].value == GIB
-    await create(home, "d")
-    await create(home, "e")
-    refused = await client.try_call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
-    assert refused.error == f"{BUS_ERROR}.LimitsExceeded"
-    assert "ListVolumes" in refused.body[0]
-    (xml,) = await client.call("/org/zfsilo1/volume", INTROSPECTABLE, "Introspect")
-    assert "<node name" not in xml
-    assert "ListVolumes" in xml
-    rows, _token = await client.call(ROOT, MANAGER, "ListVolumes", "a{sv}", {})
-    assert len(rows) == 5
-
-
-async def test_more_calls_than_are_served(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is too much is refused at once; what is at work when we leave is still answered."""
-    release = asyncio.Event()
-
-    async def slow(_volume: str) -> dict[str, int]:
-        await release.wait()
-        return {"used": 1}
-
-    monkeypatch.setattr(home.service, "usage", slow)
-    monkeypatch.setattr(server, "MAX_CALLS", 2)
-    client = await home.client()
-    calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _each in range(3)]
-    done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    assert [each.result().error for each in done] == [f"{BUS_ERROR}.LimitsExceeded"]
-    leaving = asyncio.create_task(home.front.close())
-    await asyncio.sleep(0)
-    release.set()
-    await leaving
-    assert [(await each).body for each in waiting] == [[{"used": 1}]] * 2
-
-
-async def test_usual_access_mode(home: House) -> None:
-    """A volume that allows no writer is published as it allows, without being told."""
-    client = await home.client()
-    modes = options(access_modes=("as", ["MULTI_NODE_READER_ONLY"]))
-    await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, modes)
-    await client.done(DATA, VOLUME, "Publish", "sa{sv}", "take", {})
-    published = await client.get(DATA, "Publications")
-    assert published["take"]["access_mode"].value == "MULTI_NODE_READER_ONLY"
-
-
-async def test_no_reply_is_not_sent(home: House) -> None:
-    """A caller that wants no reply gets none, and the call is made."""
-    client = await home.client()
-    await client.bus.call(
-        Message(
-            destination=NAME,
-            path=ROOT,
-            interface=MANAGER,
-            member="CreateVolume",
-            signature="sta{sv}",
-            body=["data", GIB, {}],
-            flags=MessageFlag.NO_REPLY_EXPECTED,
-        )
-    )
-    assert (await client.heard("OperationFinished"))[0].body[1:] == ["volumes/data", "DONE"]
-
-
-# Who may
-
-
-@pytest.mark.skipif("os.geteuid() != 0")
-async def test_only_root_may_call(tmp_path: Path) -> None:
-    """The daemon itself refuses other users, whatever the bus lets through."""
-    async with house(tmp_path, OPEN) as home:
-        await create(home)
-        for typed in (
-            ("call", NAME, ROOT, MANAGER, "GetVolume", "s", "data"),
-            ("call", NAME, DATA, VOLUME, "Delete", "a{sv}", "0"),
-            ("get-property", NAME, ROOT, MANAGER, "Version"),
-            ("introspect", NAME, DATA),
-            ("call", NAME, ROOT, OBJECT_MANAGER, "GetManagedObjects"),
-        ):
-            assert "Access denied" in await home.busctl(*typed, user=NOBODY)
-        nobody = await home.client(NOBODY)
-        refused = await nobody.try_call(DATA, VOLUME, "Delete", "a{sv}", {})
-        assert refused.error == f"{BUS_ERROR}.AccessDenied"
-        assert refused.body == [
-            "org.zfsilo1.destroy is for root only, not for uid 65534: there is no polkit"
-        ]
-        assert home.host.facts.names("zvol") == ["tank/zfsilo/data"]
-
-
-@pytest.mark.skipif("os.geteuid() != 0")
-async def test_the_policy_lets_only_root_own_and_hear(tmp_path: Path) -> None:
-    """With our policy on a bus like the system's, all may call, and zfsilod then decides."""
-    async with house(tmp_path, SYSTEM) as home:
-        await create(home)
-        call = ("call", NAME, ROOT, MANAGER, "GetVolume", "s", "data")
-        assert await home.busctl(*call) == f'o "{DATA}"'
-        assert "Access denied" in await home.busctl(*call, user=NOBODY)
-        root, nobody = await home.client(), await home.client(NOBODY)
-        await create(home, "second")
-        await root.heard("OperationFinished")
-        refused = await nobody.try_call(ROOT, MANAGER, "GetVolume", "s", "data")
-        assert refused.error == f"{BUS_ERROR}.AccessDenied"
-        # The answer came after whatever the bus let through before it.
-        assert nobody.signals == []
-        with pytest.raises(DBusError, match="not allowed to own"):
-            await nobody.bus.request_name(NAME)
-
-
-async def test_a_name_that_is_taken(home: House) -> None:
-    """A second daemon says clearly that there is one."""
-    with pytest.raises(Unavailable, match="another zfsilod runs"):
-        await server.serve(home.address, home.service, version="2")
-    client = await home.client()
-    assert await client.get(ROOT, "Version") == "1.2.3"
-    await create(home)
-    assert len(await client.heard("OperationFinished")) == 1
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_no_bus(home: House) -> None:
-    """Without a bus the error says which."""
-    with pytest.raises(Unavailable, match="cannot reach unix:path=/nowhere"):
-        await server.serve("unix:path=/nowhere", home.service, version="2")
-    gc.collect()  # the library forgets a socket when it cannot connect: let it be found here
-
-
-async def test_a_policy_that_keeps_the_name(home: House) -> None:
-    """Where the policy is missing, the error says what to install."""
-    policy = OPEN.replace('<allow own="*"/>', f'<deny own="{NAME}"/>')
-    refused = pytest.raises(PermissionDenied, match=r"org\.zfsilo1\.conf")
-    with private_bus(policy) as address, refused:
-        await server.serve(address, home.service, version="2")
-
-
-async def test_the_bus_goes_away(home: House, caplog: pytest.LogCaptureFixture) -> None:
-    """The daemon learns that its bus is gone, and goes on without."""
-    with private_bus() as address:
-        front = await server.serve(address, home.service, version="2")
-        waiting = asyncio.create_task(front.closed())
-    await asyncio.wait_for(waiting, 5)
-    assert "the connection to the bus is gone" in caplog.text
-    await create(home)
-    await front.close()
-
-
-async def test_callers_are_forgotten(home: House) -> None:
-    """What is known of a caller goes with its name."""
-    bus = await connect(home.address)
-    known = home.front._identities._uids
-    await bus.introspect(NAME, ROOT)
-    name = bus.unique_name
-    assert name in known
-    await disconnect(bus)
-    client = await home.client()
-    await client.manager("GetCapacity", "s", "")
-    assert name not in known

@@ -1,4 +1,4 @@
-"""The contract, dbus/org.zfsilo1.xml: what is served equals it, and it documents all of it."""
+"""The contract, dbus/org.zfsilo1.xml: it is what zfsilod serves, and it is fully documented."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.api.dbus_setup import CONTRACT, GIB, POLICY, House, house
+from tests.api.dbus_fixture import CONTRACT, GIB, POLICY, BusFixture, on_private_bus
 from zfsilod.api.dbus.contract import (
     ACTION,
     HOST,
@@ -30,7 +30,7 @@ from zfsilod.api.dbus.contract import (
     split,
     unescape,
 )
-from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUESTIONS, make_request
+from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUERIES, make_request
 from zfsilod.api.dbus.properties import READERS
 from zfsilod.model.errors import BY_NAME
 from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-OURS = (MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION)
+INTERFACES = (MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION)
 SAMPLES = {
     "s": "text",
     "as": ("a", "b"),
@@ -51,15 +51,15 @@ SAMPLES = {
 
 
 def written() -> dict[str, ET.Element]:
-    """Return the interfaces as they are written, comments included."""
+    """Return the interfaces of the contract, with comments."""
     builder = ET.TreeBuilder(insert_comments=True)
     tree = ET.parse(CONTRACT, ET.XMLParser(target=builder)).getroot()
-    return {each.attrib["name"]: each for each in tree.iter("interface")}
+    return {interface.attrib["name"]: interface for interface in tree.iter("interface")}
 
 
 def shape(element: ET.Element) -> Any:
-    """Return an element without comments and white space, ready to compare."""
-    parts = [shape(each) for each in element if isinstance(each.tag, str)]
+    """Return an element without comments and white space, for comparison."""
+    parts = [shape(child) for child in element if isinstance(child.tag, str)]
     return (element.tag, dict(element.attrib), parts)
 
 
@@ -83,9 +83,9 @@ MEMBERS = [
 
 @pytest.mark.skipif(not shutil.which("dbus-daemon"), reason="needs dbus-daemon")
 async def test_introspection_is_the_contract(tmp_path: Path) -> None:
-    """Each kind of object answers exactly what is written, and the standard interfaces."""
-    async with house(tmp_path) as home:
-        client = await home.client()
+    """Every kind of object has exactly its interface of the contract, and the standard ones."""
+    async with on_private_bus(tmp_path) as fixture:
+        client = await fixture.client()
         made = await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
         data = path_of("volume", "data")
         await client.done(data, VOLUME, "Snapshot", "sa{sv}", "monday", {})
@@ -97,30 +97,32 @@ async def test_introspection_is_the_contract(tmp_path: Path) -> None:
             (path_of("host", "take"), HOST),
             (made, OPERATION),
         ):
-            served = await introspect(home, path)
-            found = {each.attrib["name"]: each for each in served.iter("interface")}
-            assert shape(found.pop(name)) == shape(contract.pop(name))
+            served = await introspect(fixture, path)
+            elements = {
+                interface.attrib["name"]: interface for interface in served.iter("interface")
+            }
+            assert shape(elements.pop(name)) == shape(contract.pop(name))
             standard = {"Peer", "Introspectable", "Properties"}
             if path == ROOT:
                 standard.add("ObjectManager")
-            assert set(found) == {f"org.freedesktop.DBus.{each}" for each in standard}
+            assert set(elements) == {f"org.freedesktop.DBus.{interface}" for interface in standard}
         assert contract == {}
 
 
-async def introspect(home: House, path: str) -> ET.Element:
-    """Return what an object says of itself."""
-    client = await home.client()
+async def introspect(fixture: BusFixture, path: str) -> ET.Element:
+    """Return the introspection of an object."""
+    client = await fixture.client()
     (xml,) = await client.call(path, INTROSPECTABLE, "Introspect")
     return ET.fromstring(xml)
 
 
 @pytest.mark.parametrize(("interface", "element", "comment"), MEMBERS)
 def test_every_member_is_documented(interface: str, element: ET.Element, comment: str) -> None:
-    """Each member is described in front of it, with all its arguments, options and errors."""
+    """A comment before every member describes it, with all arguments, options and errors."""
     name = element.attrib["name"]
     words = " ".join(comment.split())
     assert words.startswith(f"{name}: ")
-    arguments = [each.attrib["name"] for each in element.iter("arg")]
+    arguments = [argument.attrib["name"] for argument in element.iter("arg")]
     assert re.findall(r"@(\w+):", words) == arguments
     if element.tag != "method":
         return
@@ -130,42 +132,42 @@ def test_every_member_is_documented(interface: str, element: ET.Element, comment
     allowed = dict(re.findall(r"(\w+) \((b|s|t|u|as|a\{ss\})\): ", described))
     mutation = MUTATIONS.get(f"{interface}.{name}")
     if mutation is not None:
-        assert allowed == {each: OPTIONS[each].signature for each in mutation.options}
-    assert allowed == {each: OPTIONS[each].signature for each in allowed}
+        assert allowed == {argument: OPTIONS[argument].signature for argument in mutation.options}
+    assert allowed == {argument: OPTIONS[argument].signature for argument in allowed}
 
 
-def test_the_table_of_actions_is_what_the_page_says() -> None:
+def test_the_table_of_actions_agrees_with_the_contract() -> None:
     annotated = {
-        f"{interface}.{element.attrib['name']}": each.attrib["value"]
+        f"{interface}.{element.attrib['name']}": annotation.attrib["value"]
         for interface, element, _comment in members()
-        for each in element.iter("annotation")
-        if each.attrib["name"] == ACTION
+        for annotation in element.iter("annotation")
+        if annotation.attrib["name"] == ACTION
     }
-    ours = {name: action for name, action in ACTIONS.items() if name.startswith("org.zfsilo1.")}
-    assert annotated == ours
+    expected = {name: action for name, action in ACTIONS.items() if name.startswith("org.zfsilo1.")}
+    assert annotated == expected
 
 
 def test_polkit_knows_every_action() -> None:
     page = ET.parse(CONTRACT.with_suffix(".policy")).getroot()
-    assert {each.attrib["id"] for each in page.iter("action")} == set(ACTIONS.values())
-    defaults = {part.text for each in page.iter("defaults") for part in each}
-    assert defaults <= {"auth_admin", "auth_admin_keep"}  # nobody may without a password
+    assert {element.attrib["id"] for element in page.iter("action")} == set(ACTIONS.values())
+    defaults = {part.text for element in page.iter("defaults") for part in element}
+    assert defaults <= {"auth_admin", "auth_admin_keep"}  # all need a password
 
 
 def test_every_interface_is_documented() -> None:
-    """The page itself and each interface say what they are."""
+    """Every interface is described."""
     text = CONTRACT.read_text()
-    for name in OURS:
+    for name in INTERFACES:
         assert f"{name}: " in text
-    assert set(written()) == set(OURS)
-    assert set(KINDS.values()) == set(OURS) - {MANAGER}
+    assert set(written()) == set(INTERFACES)
+    assert set(KINDS.values()) == set(INTERFACES) - {MANAGER}
 
 
 def test_every_method_is_served_and_guarded() -> None:
-    """The tables have each method once, and each names the action that its caller needs."""
-    methods = {f"{i}.{m}" for i in OURS for m in interfaces()[i].methods}
-    assert methods == set(MUTATIONS) | set(QUESTIONS)
-    assert not set(MUTATIONS) & set(QUESTIONS)
+    """Every method is in one table, and is annotated with the action that its caller needs."""
+    methods = {f"{i}.{m}" for i in INTERFACES for m in interfaces()[i].methods}
+    assert methods == set(MUTATIONS) | set(QUERIES)
+    assert not set(MUTATIONS) & set(QUERIES)
     for interface, element, _comment in members():
         if element.tag == "method":
             (action,) = (a.attrib for a in element.iter("annotation") if a.attrib["name"] == ACTION)
@@ -174,24 +176,25 @@ def test_every_method_is_served_and_guarded() -> None:
             assert not (changes and action["value"] == READ)
 
 
-def test_every_property_is_read() -> None:
-    """The readers have each property once."""
-    known = {name: set(interfaces()[name].properties) for name in OURS}
+def test_every_property_has_a_reader() -> None:
+    """Every property has one reader."""
+    known = {name: set(interfaces()[name].properties) for name in INTERFACES}
     assert {name: set(readers) for name, readers in READERS.items()} == known
 
 
 @pytest.mark.parametrize("method", sorted(MUTATIONS))
-def test_every_mutation_makes_its_verb(method: str) -> None:
-    """The fields that a method fills are the fields that its request has."""
+def test_every_mutation_makes_its_request(method: str) -> None:
+    """Arguments and options are fields of the request."""
     mutation = MUTATIONS[method]
     given_options = {
-        OPTIONS[each].field or each: SAMPLES[OPTIONS[each].signature] for each in mutation.options
+        OPTIONS[option].field or option: SAMPLES[OPTIONS[option].signature]
+        for option in mutation.options
     }
     request = make_request(mutation, list(mutation.arguments), given_options)
     for name, value in given_options.items():
         assert getattr(request, name) == value
     interface, _dot, name = method.rpartition(".")
-    signature = interfaces()[interface].methods[name].takes
+    signature = interfaces()[interface].methods[name].input
     assert signature.endswith("a{sv}")
     own = 0 if interface == MANAGER else 1
     arguments = signature.removesuffix("a{sv}").replace("as", "s")
@@ -201,12 +204,12 @@ def test_every_mutation_makes_its_verb(method: str) -> None:
 @pytest.mark.skipif(not shutil.which("xmllint"), reason="needs xmllint")
 @pytest.mark.parametrize("page", [CONTRACT, POLICY], ids=lambda page: page.name)
 def test_xmllint(page: Path) -> None:
-    """The pages are clean XML."""
+    """The files are valid XML."""
     assert subprocess.check_output(["xmllint", "--noout", page], stderr=subprocess.STDOUT) == b""
 
 
 def test_activation() -> None:
-    """A call starts the daemon through systemd, and by no other way."""
+    """A call starts the daemon through systemd only."""
     parser = configparser.ConfigParser()
     parser.optionxform = str  # type: ignore[assignment]
     parser.read(CONTRACT.with_suffix(".service"))
@@ -223,13 +226,13 @@ def test_activation() -> None:
     [("data", "data"), ("d.1", "d_2e1"), ("1d", "_31d"), ("a-b_c", "a_2db_5fc"), ("", "_")],
 )
 def test_escape_as_systemd_does(name: str, label: str) -> None:
-    """sd_bus_path_encode(3): what is no letter, and a digit in front, is in hexadecimal."""
+    """The examples of sd_bus_path_encode(3)."""
     assert escape(name) == label
 
 
 @given(st.text(min_size=1))
 def test_paths_are_reversible(name: str) -> None:
-    """A path is made of what D-Bus allows, and leads back to its name."""
+    """A path contains only valid characters, and is decoded to its name."""
     path = path_of("volume", name)
     assert re.fullmatch("[A-Za-z0-9_/]+", path)
     assert split(path) == ("volume", name)
@@ -237,6 +240,6 @@ def test_paths_are_reversible(name: str) -> None:
 
 @given(st.text("abz019_", min_size=1))
 def test_only_one_path_leads_to_a_name(label: str) -> None:
-    """A label that `escape` would not make leads nowhere."""
-    found = split(f"{ROOT}/volume/{label}")
-    assert (found is not None) == (escape(unescape(label)) == label != "_")
+    """A label that `escape` does not return is not decoded."""
+    parts = split(f"{ROOT}/volume/{label}")
+    assert (parts is not None) == (escape(unescape(label)) == label != "_")

@@ -1,4 +1,4 @@
-"""Errors on the wire: every class, with its reason and facts, and what nobody foresaw."""
+"""Errors over gRPC: every class with its reason and facts, and unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from zfsilod.wire import status
 if TYPE_CHECKING:
     from tests.api.running import Front
 
-CLASSES = sorted(set(errors.BY_NAME.values()), key=lambda each: each.__name__)
+CLASSES = sorted(set(errors.BY_NAME.values()), key=lambda kind: kind.__name__)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-async def test_every_error_reaches_the_client(front: Front, kind: type[errors.ZfsiloError]) -> None:
-    def fail(_token: str) -> Any:
+async def test_every_error_reaches_the_client(
+    front: Front, monkeypatch: pytest.MonkeyPatch, kind: type[errors.ZfsiloError]
+) -> None:
+    def fail(*_arguments: object) -> None:
         raise kind('ein Fehler: "data"\n100 %', reason="SOME_REASON", volume="data", hosts="a,b")
 
-    front.server._callers._is_revoked = fail
-    with refused(kind.code, "SOME_REASON") as found:
+    monkeypatch.setattr("zfsilod.api.rpc.server.authorize", fail)
+    with refused(kind.code, "SOME_REASON") as refusal:
         await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
-    assert found.error.message == 'ein Fehler: "data"\n100 %'
-    assert found.error.facts == {"volume": "data", "hosts": "a,b"}
-    raw = dict(found.raw.trailing_metadata())["grpc-status-details-bin"]
+    assert refusal.error.message == 'ein Fehler: "data"\n100 %'
+    assert refusal.error.facts == {"volume": "data", "hosts": "a,b"}
+    raw = dict(refusal.raw.trailing_metadata())["grpc-status-details-bin"]
     packed = Status.FromString(raw)
     info = ErrorInfo()
     assert packed.code == grpc.StatusCode[kind.code].value[0]
@@ -45,7 +47,7 @@ def test_every_code_is_one_of_grpc() -> None:
         assert grpc.StatusCode[kind.code] is not grpc.StatusCode.UNKNOWN
 
 
-async def test_a_defect_is_logged_and_answered_without_its_details(
+async def test_an_unexpected_exception_is_logged_and_not_sent(
     front: Front, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_root: str) -> Any:
@@ -54,35 +56,37 @@ async def test_a_defect_is_logged_and_answered_without_its_details(
     front.service.capacity = fail  # type: ignore[assignment,method-assign]
     from zfsilo.v1 import service_pb2
 
-    with caplog.at_level(logging.ERROR), refused("INTERNAL", "INTERNAL") as found:
+    with caplog.at_level(logging.ERROR), refused("INTERNAL", "INTERNAL") as refusal:
         await front.root().service.GetCapacity(service_pb2.GetCapacityRequest())
-    assert "1234" not in str(found.raw)
-    assert "ZeroDivisionError" not in str(found.raw)
+    assert "1234" not in str(refusal.raw)
+    assert "ZeroDivisionError" not in str(refusal.raw)
     assert "GetCapacity failed" in caplog.text
     assert "ZeroDivisionError: the password is 1234" in caplog.text
 
 
-async def test_many_long_facts_still_reach_the_client(front: Front) -> None:
+async def test_many_long_facts_still_reach_the_client(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
     facts = {f"fact{number}": "x" * 3000 for number in range(50)}
 
-    def fail(_token: str) -> Any:
+    def fail(*_arguments: object) -> None:
         raise errors.Busy("long " * 1000, **facts)
 
-    front.server._callers._is_revoked = fail
-    with refused("ABORTED", "BUSY") as found:
+    monkeypatch.setattr("zfsilod.api.rpc.server.authorize", fail)
+    with refused("ABORTED", "BUSY") as refusal:
         await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
-    assert found.error.facts["fact0"] == "x" * status.MAX_FACT_CHARACTERS
+    assert refusal.error.facts["fact0"] == "x" * status.MAX_FACT_CHARACTERS
 
 
-async def test_a_message_that_is_no_message_is_refused(front: Front) -> None:
+async def test_a_malformed_message_is_refused(front: Front) -> None:
     front.root()
     call = front.channels[-1].unary_unary("/zfsilo.v1.VolumeService/GetVolume")
-    with pytest.raises(grpc.aio.AioRpcError) as found:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call(b"\xff\xff\xff")
-    assert found.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_method_that_is_none(front: Front) -> None:
+async def test_an_unknown_method(front: Front) -> None:
     front.root()
     with refused("UNIMPLEMENTED"):
         await front.channels[-1].unary_unary("/zfsilo.v1.VolumeService/Undelete")(b"")
@@ -93,18 +97,18 @@ async def test_a_huge_request_is_refused(front: Front) -> None:
         await front.root().volumes.CreateVolume(create(labels={"a": "x" * (1 << 20)}))
 
 
-async def test_odd_texts_come_back_as_they_are(front: Front) -> None:
+async def test_unusual_strings_are_preserved(front: Front) -> None:
     odd = {"a": "\u20ac \U0001f600 \"'\\\n\t\x00", "b": json.dumps({"is": "Volume"})}
     made = await front.root().volumes.CreateVolume(create(labels=odd))
     assert dict(made.volume.labels) == odd
 
 
-def test_facts_of_a_strange_server_that_are_named_like_our_parameters() -> None:
+def test_facts_named_like_parameters_are_dropped() -> None:
     info = ErrorInfo(reason="R", domain=status.DOMAIN, metadata={"message": "x", "self": "y"})
     packed = Status(code=10, message="m")
     packed.details.add().Pack(info)
 
-    class Answer(grpc.RpcError):  # type: ignore[misc]
+    class ServerError(grpc.RpcError):  # type: ignore[misc]
         def code(self) -> grpc.StatusCode:
             return grpc.StatusCode.ABORTED
 
@@ -114,6 +118,6 @@ def test_facts_of_a_strange_server_that_are_named_like_our_parameters() -> None:
         def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
             return ((status.DETAILS, packed.SerializeToString()),)
 
-    found = status.from_status(Answer())
-    assert isinstance(found, errors.Busy)
-    assert (found.message, found.reason, found.facts) == ("m", "R", {})
+    error = status.from_status(ServerError())
+    assert isinstance(error, errors.Busy)
+    assert (error.message, error.reason, error.facts) == ("m", "R", {})

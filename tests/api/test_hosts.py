@@ -26,7 +26,7 @@ def other(**fields: object) -> pb.CreateHostRequest:
     return pb.CreateHostRequest(host_id="other", host=pb.Host(**(values | fields)))  # type: ignore[arg-type]
 
 
-async def test_a_host_comes_changes_and_goes(front: Front) -> None:
+async def test_life_of_a_host(front: Front) -> None:
     hosts = front.root().hosts
     made = (await hosts.CreateHost(other())).host
     assert (made.name, made.id, made.iqn, made.max_attachments) == (OTHER, "other", IQN, 9)
@@ -58,16 +58,16 @@ async def test_an_iqn_in_any_case_is_kept_in_lower_case(front: Front) -> None:
         assert created.iqn == "iqn.2026-01.org.example:host_b"
 
 
-async def test_what_hosts_may_not_be(front: Front) -> None:
+async def test_invalid_hosts_are_refused(front: Front) -> None:
     root = front.root()
     await root.hosts.CreateHost(other())
     with refused("ALREADY_EXISTS"):
         await root.hosts.CreateHost(other(max_attachments=1))
     twin = other()
     twin.host_id = "twin"
-    with refused("ALREADY_EXISTS", "NAME_TAKEN") as found:
+    with refused("ALREADY_EXISTS", "NAME_TAKEN") as refusal:
         await root.hosts.CreateHost(twin)
-    assert found.error.facts["host"] == "other"
+    assert refusal.error.facts["host"] == "other"
     twin.host.iqn = "no iqn"
     with refused("INVALID_ARGUMENT", "BAD_IQN"):
         await root.hosts.CreateHost(twin)
@@ -83,7 +83,7 @@ async def test_what_hosts_may_not_be(front: Front) -> None:
         await root.hosts.DeleteHost(pb.DeleteHostRequest(name="hosts/take"))
 
 
-async def test_registering_brings_a_host_up_to_date(front: Front) -> None:
+async def test_registering_updates_a_host(front: Front) -> None:
     hosts = front.root().hosts
     request = pb.RegisterHostRequest(host=pb.Host(name=OTHER, iqn=IQN))
     first = (await hosts.RegisterHost(request)).host
@@ -110,12 +110,12 @@ async def test_every_change_of_a_host_can_be_validated_only(front: Front) -> Non
         answer = await getattr(hosts, method)(request)
         assert answer.operation.state == operation_pb2.OPERATION_STATE_PLANNED
         assert not answer.HasField("host")
-    found = await hosts.ListHosts(pb.ListHostsRequest())
-    assert [each.id for each in found.hosts] == ["other", "take"]
-    assert dict(found.hosts[0].labels) == {"rack": "7"}
+    listed = await hosts.ListHosts(pb.ListHostsRequest())
+    assert [host.id for host in listed.hosts] == ["other", "take"]
+    assert dict(listed.hosts[0].labels) == {"rack": "7"}
 
 
-async def test_the_server_tells_what_it_is(front: Front) -> None:
+async def test_server_info(front: Front) -> None:
     info = await front.root().service.GetServerInfo(service_pb2.GetServerInfoRequest())
     assert (info.version, info.host, list(info.roles)) == (
         __version__,
@@ -142,7 +142,7 @@ async def test_a_host_without_a_root_has_no_capacity(tmp_path: Path) -> None:
             await service.GetCapacity(service_pb2.GetCapacityRequest())
 
 
-async def test_the_room_for_a_kind_of_volume(front: Front) -> None:
+async def test_capacity_for_thin_and_thick_volumes(front: Front) -> None:
     service = front.root().service
     plain = await service.GetCapacity(service_pb2.GetCapacityRequest())
     thick = await service.GetCapacity(service_pb2.GetCapacityRequest(thin=False))

@@ -1,7 +1,7 @@
-"""Every text, list and map of every request has a limit, and one beyond it is refused by its field.
+"""Every string, list and map of every request has a limit; a longer one is refused.
 
-`REQUESTS` has a request of each method that nothing is wrong with; each of its fields in turn is
-made too long. What is not in a request here is never read (`NEVER_READ`), or takes no text.
+`REQUESTS` has a valid request of every method; each of its fields in turn is made too long. A field
+that is not in a request here is never read (`NEVER_READ`), or is not a string, list or map.
 """
 
 from __future__ import annotations
@@ -105,14 +105,14 @@ REQUESTS: dict[str, dict[str, Any]] = {
 PATHS = {path.rpartition("/")[2]: path for path in METHODS if "zfsilo.v1" in path}
 LONG, MANY = "a" * 5000, 2000
 REFUSED = grpc.StatusCode.INVALID_ARGUMENT
-MOST_SAID = 1000  # characters of an error
+MAX_MESSAGE = 1000  # characters of an error
 DEADLINE_S = 20
-# What only an answer has, in messages that a request has too; and etags, which are compared.
+# Output only fields, and etags, which are compared.
 NEVER_READ = re.compile(
     r"etag|volume\.(id|uid|dataset|etag|operation|conditions|publications|attachment.*|filesystem.*)"
     r"|host\.(id|etag)|filesystem\.(host|origin)|.*_time.*"
 )
-# Read by one of the methods that have it.
+# Fields that only another method reads.
 ELSEWHERE = {
     ("CreateVolume", "volume.name"), ("CreateVolume", "volume.source.snapshot"),
     ("UpdateVolume", "volume.access_modes"), ("UpdateVolume", "volume.source.snapshot"),
@@ -121,7 +121,7 @@ ELSEWHERE = {
 
 
 def fields_at(message: Message, path: str) -> Iterator[tuple[Message, Any]]:
-    """Yield the field at a path of a request, with the message that it is in."""
+    """Yield the field at a path of a request, with the message that contains it."""
     head, _dot, rest = path.partition(".")
     if rest:
         yield from fields_at(getattr(message, head), rest)
@@ -130,7 +130,7 @@ def fields_at(message: Message, path: str) -> Iterator[tuple[Message, Any]]:
 
 
 def texts_of(kind: Descriptor, prefix: str = "") -> Iterator[str]:
-    """Yield every field with a text, list or map of a request, by its path."""
+    """Yield the paths of all strings, lists and maps of a request."""
     for field in kind.fields:
         if field.is_repeated or field.type == field.TYPE_STRING:
             yield prefix + field.name
@@ -139,7 +139,7 @@ def texts_of(kind: Descriptor, prefix: str = "") -> Iterator[str]:
 
 
 def overdo(holder: Message, field: Any) -> None:
-    """Make a field too long: a text by what it consists of, a list or map by its entries."""
+    """Make a field too long: a string by characters, a list or map by entries."""
     now = getattr(holder, field.name)
     if not field.is_repeated:
         head, slash, _tail = now.rpartition("/")
@@ -153,31 +153,31 @@ def overdo(holder: Message, field: Any) -> None:
         now.extend([now[0]] * MANY)
 
 
-def read_fields(kind: Descriptor | None, given: dict[str, Any], prefix: str = "") -> set[str]:
-    """Return the fields of a request that its example here gives."""
-    found = set()
+def read_fields(kind: Descriptor | None, example: dict[str, Any], prefix: str = "") -> set[str]:
+    """Return the paths of the fields that an example sets."""
+    paths = set()
     assert kind is not None
-    for name, value in given.items():
+    for name, value in example.items():
         field = kind.fields_by_name[name]
         nested = field.message_type and isinstance(value, dict) and not field.is_repeated
-        found |= (
+        paths |= (
             read_fields(field.message_type, value, f"{prefix}{name}.")
             if nested
             else {prefix + name}
         )
-    return found
+    return paths
 
 
 CASES = sorted(
     (name, field)
-    for name, given in REQUESTS.items()
+    for name, example in REQUESTS.items()
     for kind in (METHODS[PATHS[name]].input_type,)
-    for field in read_fields(kind, given) & set(texts_of(kind))
+    for field in read_fields(kind, example) & set(texts_of(kind))
 )
 
 
-# What is compared with what there is, and no more: a long one is found nowhere. Of a mask each path
-# counts once. A certificate is for those who came with one: tests/api/test_certs.py.
+# Fields that are only compared with existing values, where a long one matches none. A path counts
+# once in a mask. Certificates: tests/api/test_certs.py.
 COMPARED = {
     ("RenewCertificate", "request"), ("UndeleteVolume", "uid"), ("UnstageVolume", "path"),
     ("UnmountVolume", "path"), ("UpdateHost", "update_mask.paths"),
@@ -186,14 +186,14 @@ COMPARED = {
 
 
 def request(name: str) -> Any:
-    """Return the example of a request; it changes nothing where that can be asked for."""
+    """Return the example of a request, with `validate_only` if it has that field."""
     kind = METHODS[PATHS[name]].input_type
     dry = {"validate_only": True} if "validate_only" in kind.fields_by_name else {}
     return GetMessageClass(kind)(**REQUESTS[name], **dry)
 
 
 async def ask(front: Front, name: str, message: Message) -> tuple[grpc.StatusCode, str]:
-    """Call a method, and return what came of it in code and words."""
+    """Call a method, and return the code and the message of its result."""
     method = METHODS[PATHS[name]]
     channel = unix_channel_aio(front.path)
     front.channels.append(channel)
@@ -211,12 +211,12 @@ async def ask(front: Front, name: str, message: Message) -> tuple[grpc.StatusCod
 def test_every_text_of_every_request_has_an_example() -> None:
     for name, path in PATHS.items():
         kind = METHODS[path].input_type
-        texts = {each for each in texts_of(kind) if not NEVER_READ.fullmatch(each)}
+        texts = {text for text in texts_of(kind) if not NEVER_READ.fullmatch(text)}
         texts -= {field for method, field in ELSEWHERE if method == name}
         assert texts <= read_fields(kind, REQUESTS.get(name, {})), name
 
 
-async def test_what_is_too_long_is_refused(front: Front) -> None:
+async def test_fields_beyond_their_limit_are_refused(front: Front) -> None:
     api = front.root()
     for name in ("data", "log"):
         await api.volumes.CreateVolume(create(name))
@@ -232,4 +232,4 @@ async def test_what_is_too_long_is_refused(front: Front) -> None:
             overdo(holder, field)
         code, said = await ask(front, name, message)
         assert code == REFUSED or (name, path) in COMPARED, f"{name} {path}: {code} {said[:200]}"
-        assert len(said) < MOST_SAID, f"{name} {path} is repeated: {said[:200]}"
+        assert len(said) < MAX_MESSAGE, f"{name} {path} is repeated: {said[:200]}"

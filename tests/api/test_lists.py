@@ -40,8 +40,8 @@ THINGS: dict[str, dict[str, tuple[str, ...]]] = {
 
 def matching(text: str) -> list[str]:
     words = {"state": ("CREATED", "PUBLISHED", "MOUNTED")}
-    found = filters.parse(text, ("id", "state", "host", "labels"), words)
-    return [name for name, values in THINGS.items() if found(lambda f, v=values: v.get(f, ()))]  # type: ignore[misc]
+    predicate = filters.parse(text, ("id", "state", "host", "labels"), words)
+    return [name for name, values in THINGS.items() if predicate(lambda f, v=values: v.get(f, ()))]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -113,11 +113,11 @@ def test_filters(text: str, expected: list[str]) -> None:
         "id = " + "x" * 3000,
     ],
 )
-def test_wrong_filters(text: str) -> None:
-    with pytest.raises(InvalidArgument) as found:
+def test_invalid_filters(text: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
         matching(text)
-    assert found.value.reason == "BAD_FILTER"
-    assert len(found.value.message) < 300
+    assert raised.value.reason == "BAD_FILTER"
+    assert len(raised.value.message) < 300
 
 
 @given(st.text(alphabet='id=ANDORT()": !\\x', max_size=60))
@@ -151,29 +151,29 @@ async def many(front: Front, count: int) -> list[str]:
 
 
 async def all_pages(method: Any, request: Any, field: str) -> list[list[str]]:
-    found = []
+    listing = []
     while True:
         answer = await method(request)
-        found.append([each.name for each in getattr(answer, field)])
+        listing.append([item.name for item in getattr(answer, field)])
         if not answer.next_page_token:
-            return found
+            return listing
         request.page_token = answer.next_page_token
 
 
-def flat(found: list[list[str]]) -> list[str]:
-    return list(chain.from_iterable(found))
+def flat(listing: list[list[str]]) -> list[str]:
+    return list(chain.from_iterable(listing))
 
 
-async def test_pages_are_whole_and_in_order(front: Front) -> None:
+async def test_pages_are_complete_and_in_order(front: Front) -> None:
     ids = await many(front, 250)
     volumes = front.root().volumes
-    found = await all_pages(volumes.ListVolumes, pb.ListVolumesRequest(), "volumes")
-    assert [len(each) for each in found] == [100, 100, 50]
-    assert flat(found) == [f"volumes/{each}" for each in ids]
+    listing = await all_pages(volumes.ListVolumes, pb.ListVolumesRequest(), "volumes")
+    assert [len(page) for page in listing] == [100, 100, 50]
+    assert flat(listing) == [f"volumes/{volume_id}" for volume_id in ids]
     request = pb.ListVolumesRequest(page_size=7, filter='labels.odd = "1"', order_by="id")
-    found = await all_pages(volumes.ListVolumes, request, "volumes")
-    assert flat(found) == [f"volumes/{each}" for each in ids[1::2]]
-    assert {len(each) for each in found[:-1]} == {7}
+    listing = await all_pages(volumes.ListVolumes, request, "volumes")
+    assert flat(listing) == [f"volumes/{volume_id}" for volume_id in ids[1::2]]
+    assert {len(page) for page in listing[:-1]} == {7}
     assert len((await volumes.ListVolumes(pb.ListVolumesRequest(page_size=5000))).volumes) == 250
 
 
@@ -181,45 +181,45 @@ def drop_volume(name: str, txn: Transaction) -> None:
     txn.drop("volume", name)
 
 
-async def test_what_comes_and_goes_between_pages_moves_nothing_else(front: Front) -> None:
+async def test_changes_between_pages_do_not_move_other_results(front: Front) -> None:
     ids = await many(front, 10)
     volumes = front.root().volumes
     first = await volumes.ListVolumes(pb.ListVolumesRequest(page_size=5))
-    for each in (ids[0], ids[4], ids[5]):
-        front.write(partial(drop_volume, each))
+    for volume_id in (ids[0], ids[4], ids[5]):
+        front.write(partial(drop_volume, volume_id))
     rest = await volumes.ListVolumes(pb.ListVolumesRequest(page_token=first.next_page_token))
-    assert [each.id for each in rest.volumes] == ids[6:]
+    assert [volume.id for volume in rest.volumes] == ids[6:]
 
 
-async def test_a_filter_that_matches_little_is_answered_in_parts(
+async def test_a_filter_that_matches_little_returns_short_pages(
     front: Front, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(pages, "MAX_SCANNED", 40)
     await many(front, 100)
     request = pb.ListVolumesRequest(filter="id = v00099")
-    found = await all_pages(front.root().volumes.ListVolumes, request, "volumes")
-    assert found == [[], [], ["volumes/v00099"]]
+    listing = await all_pages(front.root().volumes.ListVolumes, request, "volumes")
+    assert listing == [[], [], ["volumes/v00099"]]
 
 
-async def test_a_page_is_no_larger_than_a_client_takes(front: Front, monkeypatch: Any) -> None:
+async def test_a_page_fits_into_a_message(front: Front, monkeypatch: Any) -> None:
     monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 1000)
     ids = await many(front, 30)
-    found = await all_pages(front.root().volumes.ListVolumes, pb.ListVolumesRequest(), "volumes")
-    assert len(found) > 2
-    assert flat(found) == [f"volumes/{each}" for each in ids]
+    listing = await all_pages(front.root().volumes.ListVolumes, pb.ListVolumesRequest(), "volumes")
+    assert len(listing) > 2
+    assert flat(listing) == [f"volumes/{volume_id}" for volume_id in ids]
 
 
-async def test_a_token_outlives_the_server(tmp_path: Path) -> None:
+async def test_a_token_is_valid_after_a_restart(tmp_path: Path) -> None:
     async with front_of(tmp_path) as front:
         ids = await many(front, 10)
         first = await front.root().volumes.ListVolumes(pb.ListVolumesRequest(page_size=5))
     async with front_of(tmp_path) as front:
         request = pb.ListVolumesRequest(page_token=first.next_page_token)
         rest = await front.root().volumes.ListVolumes(request)
-    assert [each.id for each in rest.volumes] == ids[5:]
+    assert [volume.id for volume in rest.volumes] == ids[5:]
 
 
-async def test_wrong_requests_for_pages(front: Front) -> None:
+async def test_invalid_requests_for_pages(front: Front) -> None:
     await many(front, 10)
     api = front.root()
     token = (await api.volumes.ListVolumes(pb.ListVolumesRequest(page_size=5))).next_page_token
@@ -268,16 +268,16 @@ async def test_filters_of_volumes_hosts_and_operations(front: Front) -> None:
         'labels.app = "db"': ["data"],
         "uid != x AND id : da": ["data"],
     }.items():
-        found = await api.volumes.ListVolumes(pb.ListVolumesRequest(filter=text))
-        assert [each.id for each in found.volumes] == expected, text
+        page = await api.volumes.ListVolumes(pb.ListVolumesRequest(filter=text))
+        assert [volume.id for volume in page.volumes] == expected, text
     hosts = await api.hosts.ListHosts(host_pb2.ListHostsRequest(filter="iqn : iqn. AND id = take"))
-    assert [each.id for each in hosts.hosts] == ["take"]
+    assert [host.id for host in hosts.hosts] == ["take"]
     request = operation_pb2.ListOperationsRequest(filter="kind = connect AND state = done")
     (one,) = (await api.operations.ListOperations(request)).operations
     assert one.subject == "volumes/here"
     request = operation_pb2.ListOperationsRequest(page_size=2)
-    found = await all_pages(api.operations.ListOperations, request, "operations")
-    assert flat(found) == sorted(flat(found))
+    listing = await all_pages(api.operations.ListOperations, request, "operations")
+    assert flat(listing) == sorted(flat(listing))
 
 
 async def test_publications_by_volume_and_host_in_pages(front: Front) -> None:
@@ -294,16 +294,16 @@ async def test_publications_by_volume_and_host_in_pages(front: Front) -> None:
     volumes = front.root().volumes
 
     async def listed(**asked: Any) -> list[tuple[str, str]]:
-        found: list[tuple[str, str]] = []
+        listing: list[tuple[str, str]] = []
         request = pb.ListPublicationsRequest(page_size=3, **asked)
         while True:
             answer = await volumes.ListPublications(request)
-            found += [(e.volume[8:], e.host[6:]) for e in answer.publications]
+            listing += [(e.volume[8:], e.host[6:]) for e in answer.publications]
             if not answer.next_page_token:
-                return found
+                return listing
             request.page_token = answer.next_page_token
 
     assert await listed() == keys
-    assert await listed(volume="volumes/v00001") == [each for each in keys if each[0] == "v00001"]
-    assert await listed(host="hosts/h2") == [each for each in keys if each[1] == "h2"]
+    assert await listed(volume="volumes/v00001") == [key for key in keys if key[0] == "v00001"]
+    assert await listed(host="hosts/h2") == [key for key in keys if key[1] == "h2"]
     assert await listed(volume="volumes/v00002", host="hosts/h3") == [("v00002", "h3")]

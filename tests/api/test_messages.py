@@ -1,4 +1,4 @@
-"""Conversions: every enum has every name, and no message carries a secret but one."""
+"""The proto files: complete enumerations, documented fields, secrets in one message only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
 
 from tests.examples import steps
+from zfsilod.ctl.command_table import COMMANDS
 from zfsilod.model import host_facts, records
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.storage.volume_view import STATES
-from zfsilod.wire import convert
+from zfsilod.wire import convert, enums
 from zfsilod.wire.stub import SERVICES
 
 if TYPE_CHECKING:
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 PROTOS = sorted((Path(__file__).parents[2] / "proto/zfsilo/v1").glob("*.proto"))
 ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
-    (convert.MODES, get_args(records.Mode), volume_pb2.Mode.DESCRIPTOR),
-    (convert.ACCESS_MODES, get_args(records.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
-    (convert.TRANSPORTS, get_args(records.Transport), volume_pb2.Transport.DESCRIPTOR),
-    (convert.RESTORES, get_args(records.Restore), volume_pb2.Restore.DESCRIPTOR),
+    (enums.MODES, get_args(records.Mode), volume_pb2.Mode.DESCRIPTOR),
+    (enums.ACCESS_MODES, get_args(records.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
+    (enums.TRANSPORTS, get_args(records.Transport), volume_pb2.Transport.DESCRIPTOR),
+    (enums.RESTORES, get_args(records.Restore), volume_pb2.Restore.DESCRIPTOR),
     (
-        convert.FILESYSTEM_STATES,
+        enums.FILESYSTEM_STATES,
         get_args(host_facts.FilesystemState),
         volume_pb2.FilesystemState.DESCRIPTOR,
     ),
-    (convert.VOLUME_STATES, STATES, volume_pb2.State.DESCRIPTOR),
+    (enums.VOLUME_STATES, records.STATES, volume_pb2.State.DESCRIPTOR),
     (
-        convert.OPERATION_STATES,
+        enums.OPERATION_STATES,
         get_args(records.OperationState),
         operation_pb2.OperationState.DESCRIPTOR,
     ),
     (
-        convert.ACTION_STATUSES,
+        enums.ACTION_STATUSES,
         get_args(records.ActionStatus),
         operation_pb2.ActionStatus.DESCRIPTOR,
     ),
@@ -45,7 +45,7 @@ ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
 
 
 @pytest.mark.parametrize(("enum", "names", "wire"), ENUMS)
-def test_every_enum_is_whole(enum: Any, names: tuple[str, ...], wire: EnumDescriptor) -> None:
+def test_every_enum_is_complete(enum: Any, names: tuple[str, ...], wire: EnumDescriptor) -> None:
     numbers = {enum.number(name) for name in names}
     prefix = re.sub(r"(?<!^)([A-Z])", r"_\1", wire.name).upper()
     planned = {operation_pb2.OPERATION_STATE_PLANNED} if wire.name == "OperationState" else set()
@@ -61,12 +61,32 @@ def test_every_enum_is_whole(enum: Any, names: tuple[str, ...], wire: EnumDescri
         enum.name(99, names[0])
 
 
+def test_zfsiloctl_offers_the_enumerations_of_the_model() -> None:
+    expected = {
+        "--access-mode": get_args(records.AccessMode),
+        "--fs-type": host_facts.FILESYSTEMS,
+        "--restore": get_args(records.Restore),
+        "volume list --state": records.STATES[1:],
+        "operation list --state": get_args(records.OperationState),
+    }
+    checked = set()
+    for command in COMMANDS:
+        for argument in command.arguments:
+            for key in (argument.names[0], f"{command.words} {argument.names[0]}"):
+                if key in expected:
+                    choices = argument.options["choices"]
+                    assert isinstance(choices, tuple)
+                    assert sorted(choices) == sorted(name.lower() for name in expected[key]), key
+                    checked.add(key)
+    assert checked == set(expected)
+
+
 def all_messages() -> dict[str, Descriptor]:
-    found: dict[str, Descriptor] = {}
+    descriptors: dict[str, Descriptor] = {}
 
     def add(descriptor: Descriptor) -> None:
-        if descriptor.full_name not in found:
-            found[descriptor.full_name] = descriptor
+        if descriptor.full_name not in descriptors:
+            descriptors[descriptor.full_name] = descriptor
             for field in descriptor.fields:
                 if field.message_type:
                     add(field.message_type)
@@ -75,25 +95,25 @@ def all_messages() -> dict[str, Descriptor]:
         for method in service.methods:
             add(method.input_type)
             add(method.output_type)
-    return found
+    return descriptors
 
 
-def test_only_one_answer_carries_secrets() -> None:
+def test_only_one_response_contains_secrets() -> None:
     secret = re.compile(r"password|secret|token|chap|key|digest")
-    found = {
+    fields = {
         f"{name}.{field.name}"
-        for name, each in all_messages().items()
-        for field in each.fields
+        for name, descriptor in all_messages().items()
+        for field in descriptor.fields
         if secret.search(field.name) and field.name not in ("page_token", "next_page_token", "key")
     }
-    assert found == {
+    assert fields == {
         "zfsilo.v1.FetchConnectionResponse.chap",
         "zfsilo.v1.Chap.password",
         "zfsilo.v1.Chap.mutual_password",
     }
 
 
-@pytest.mark.parametrize("path", PROTOS, ids=lambda each: each.stem)
+@pytest.mark.parametrize("path", PROTOS, ids=lambda path: path.stem)
 def test_everything_is_commented(path: Path) -> None:
     lines = path.read_text().splitlines()
     declared = re.compile(
@@ -112,22 +132,22 @@ def test_lists_of_requests_have_what_pages_need() -> None:
                 assert "next_page_token" in method.output_type.fields_by_name
 
 
-def test_every_enum_begins_unspecified() -> None:
+def test_every_enum_starts_with_unspecified() -> None:
     for file in (service_pb2, volume_pb2, operation_pb2):
         for enum in file.DESCRIPTOR.enum_types_by_name.values():
             assert enum.values_by_number[0].name.endswith("_UNSPECIFIED")
 
 
 @pytest.mark.parametrize("name", ["", "operations", "operations/", "operations/01J" + "Z" * 23])
-def test_wrong_operation_names(name: str) -> None:
+def test_invalid_operation_names(name: str) -> None:
     with pytest.raises(InvalidArgument):
         convert.operation_id(name)
 
 
 def test_progress() -> None:
     actions = tuple(
-        records.Action(step=each, up=True, status=status)  # type: ignore[arg-type]
-        for each, status in zip(steps(), ("UNCHANGED", "DONE", "STARTED", "PENDING"), strict=False)
+        records.Action(step=step, up=True, status=status)  # type: ignore[arg-type]
+        for step, status in zip(steps(), ("UNCHANGED", "DONE", "STARTED", "PENDING"), strict=False)
     )
     operation = records.Operation(
         id="o", kind="k", subject="s", title="t", actions=actions, claims=(), commit=()

@@ -1,4 +1,4 @@
-"""The CSI socket: a node's own attachments, below its own folders, whoever asks."""
+"""The CSI socket: the role node changes its own attachments only, below its own paths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTSIDE = "/srv/data"
 
 
 class Kubelet:
-    """A daemon with a published volume, the folder that its node may use, and both sockets."""
+    """A daemon with a published volume, the path that its node may use, and both sockets."""
 
     def __init__(self, front: Front, below: str) -> None:
         self.below = below
@@ -48,7 +48,7 @@ async def kubelet_of(directory: Path) -> AsyncIterator[Kubelet]:
         yield built
 
 
-async def test_a_node_goes_up_and_down_below_its_folder(tmp_path: Path) -> None:
+async def test_a_node_attaches_and_detaches_below_its_path(tmp_path: Path) -> None:
     async with kubelet_of(tmp_path) as at:
         volumes = at.node.volumes
         await volumes.ConnectVolume(connect())
@@ -69,7 +69,7 @@ async def test_a_node_goes_up_and_down_below_its_folder(tmp_path: Path) -> None:
             await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
 
 
-async def test_root_is_a_node_there_too(tmp_path: Path) -> None:
+async def test_root_has_the_role_node_on_the_csi_socket(tmp_path: Path) -> None:
     async with kubelet_of(tmp_path) as at:
         info = await at.node.service.GetServerInfo(service_pb2.GetServerInfoRequest())
         assert info.caller == "node uid 0 (csi socket)"
@@ -82,16 +82,14 @@ async def test_root_is_a_node_there_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fields", [{"restore": pb.RESTORE_BOOT}, {"publish_if_needed": True}], ids=str
 )
-async def test_a_node_connects_what_is_published_and_not_for_ever(
-    tmp_path: Path, fields: Any
-) -> None:
+async def test_a_node_cannot_publish_or_restore_at_boot(tmp_path: Path, fields: Any) -> None:
     async with kubelet_of(tmp_path) as at:
         with refused("PERMISSION_DENIED", "NOT_THE_NODES"):
             await at.node.volumes.ConnectVolume(connect(**fields))
 
 
 @pytest.mark.parametrize("path", ["", OUTSIDE, "{}", "{}-more/x", "{}/../x", "relative"])
-async def test_nothing_outside_of_the_folder(tmp_path: Path, path: str) -> None:
+async def test_paths_outside_are_refused(tmp_path: Path, path: str) -> None:
     async with kubelet_of(tmp_path) as at:
         volumes = at.node.volumes
         await volumes.ConnectVolume(connect())
@@ -104,7 +102,7 @@ async def test_nothing_outside_of_the_folder(tmp_path: Path, path: str) -> None:
             await volumes.MountVolume(pb.MountVolumeRequest(name=DATA, path=wrong))
 
 
-def test_links_do_not_lead_out(tmp_path: Path) -> None:
+def test_links_to_the_outside_are_refused(tmp_path: Path) -> None:
     inside, outside = tmp_path / "kubelet", tmp_path / "etc"
     inside.mkdir()
     outside.mkdir()
@@ -122,7 +120,7 @@ def test_links_do_not_lead_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("why", ["restore", "path"])
-async def test_what_an_administrator_uses_is_not_the_nodes(tmp_path: Path, why: str) -> None:
+async def test_attachments_of_an_administrator_are_refused(tmp_path: Path, why: str) -> None:
     async with kubelet_of(tmp_path) as at:
         restore = pb.RESTORE_BOOT if why == "restore" else pb.RESTORE_NEVER
         await at.root.volumes.ConnectVolume(connect(restore=restore))
@@ -145,7 +143,7 @@ async def test_what_an_administrator_uses_is_not_the_nodes(tmp_path: Path, why: 
                 await method(request)
 
 
-async def test_over_the_network_nobody_climbs(tmp_path: Path) -> None:
+async def test_remote_callers_cannot_attach(tmp_path: Path) -> None:
     async with front_of(tmp_path) as front:
         far = front.role("admin", "ops").volumes
         await far.CreateVolume(create())

@@ -1,4 +1,4 @@
-"""OperationService, and what becomes of a change when its caller runs out of time or leaves."""
+"""OperationService, and changes whose caller disconnects or reaches its deadline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zfsilo.v1 import operation_pb2 as pb
 from zfsilo.v1 import volume_pb2
 
 from tests.api.running import DATA, create, operations, publish, refused
-from zfsilod.api.rpc.calls import OPERATION_METADATA
+from zfsilod.api.rpc.call import OPERATION_METADATA
 from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 async def held(front: Front, timeout: float | None = None) -> tuple[Any, str]:
-    """Begin to create a volume while no worker starts; return the call and its operation."""
+    """Submit a CreateVolume that no worker starts; return the call and its operation."""
     front.zfsilo.launcher.gate.clear()
     call = front.early().volumes.CreateVolume(create(), timeout=timeout)
     metadata = dict(await call.initial_metadata())
@@ -29,7 +29,7 @@ async def held(front: Front, timeout: float | None = None) -> tuple[Any, str]:
 
 
 async def eventually(question: Any) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     async with asyncio.timeout(10):
         while not question():
             await asyncio.sleep(0.01)
@@ -38,11 +38,14 @@ async def eventually(question: Any) -> None:
 async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     call, name = await held(front)
     api = front.root().operations
-    found = await api.GetOperation(pb.GetOperationRequest(name=name))
-    assert (found.state, found.progress) == (pb.OPERATION_STATE_RUNNING, 0)
-    assert (found.kind, found.subject, found.title) == ("create", DATA, "create data")
-    assert found.actions[0].step == "create zvol tank/zfsilo/data (1 GiB, thin)"
-    assert (found.actions[0].up, found.actions[0].status) == (True, pb.ACTION_STATUS_PENDING)
+    operation = await api.GetOperation(pb.GetOperationRequest(name=name))
+    assert (operation.state, operation.progress) == (pb.OPERATION_STATE_RUNNING, 0)
+    assert (operation.kind, operation.subject, operation.title) == ("create", DATA, "create data")
+    assert operation.actions[0].step == "create zvol tank/zfsilo/data (1 GiB, thin)"
+    assert (operation.actions[0].up, operation.actions[0].status) == (
+        True,
+        pb.ACTION_STATUS_PENDING,
+    )
     volume = await front.root().volumes.ListVolumes(volume_pb2.ListVolumesRequest())
     assert list(volume.volumes) == []
     front.zfsilo.launcher.gate.set()
@@ -53,7 +56,7 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     assert await api.GetOperation(pb.GetOperationRequest(name=name)) == answer.operation
 
 
-async def test_a_volume_names_the_operation_at_work_on_it(front: Front) -> None:
+async def test_a_volume_names_its_running_operation(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     front.zfsilo.launcher.gate.clear()
@@ -64,21 +67,23 @@ async def test_a_volume_names_the_operation_at_work_on_it(front: Front) -> None:
     assert (await call.read()).volume.operation == ""
 
 
-async def test_out_of_time_the_answer_names_the_operation_which_goes_on(front: Front) -> None:
+async def test_after_the_deadline_the_error_names_the_operation_which_continues(
+    front: Front,
+) -> None:
     begun = time.monotonic()
     call, name = await held(front, timeout=0.7)
-    with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED") as found:
+    with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED") as refusal:
         await call.read()
     assert 0.3 < time.monotonic() - begun < 0.7
-    assert f"operations/{found.error.facts['operation']}" == name
-    assert name.removeprefix("operations/") in found.error.message
+    assert f"operations/{refusal.error.facts['operation']}" == name
+    assert name.removeprefix("operations/") in refusal.error.message
     front.zfsilo.launcher.gate.set()
     done = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
     assert done.state == pb.OPERATION_STATE_DONE
 
 
 @pytest.mark.parametrize("how", ["cancel", "close"])
-async def test_a_caller_that_leaves_cancels_nothing(front: Front, how: str) -> None:
+async def test_a_disconnected_caller_cancels_nothing(front: Front, how: str) -> None:
     call, name = await held(front)
     if how == "cancel":
         call.cancel()
@@ -92,7 +97,7 @@ async def test_a_caller_that_leaves_cancels_nothing(front: Front, how: str) -> N
     assert front.read(lambda txn: txn.get(Volume, "data")) is not None
 
 
-async def test_a_caller_that_leaves_while_its_request_is_planned_cancels_nothing(
+async def test_a_caller_that_disconnects_during_planning_cancels_nothing(
     front: Front,
 ) -> None:
     looked, resume = asyncio.Event(), asyncio.Event()
@@ -113,34 +118,34 @@ async def test_a_caller_that_leaves_while_its_request_is_planned_cancels_nothing
     await eventually(lambda: front.read(lambda txn: txn.get(Volume, "data")) is not None)
 
 
-async def test_out_of_time_before_it_is_stored(front: Front) -> None:
+async def test_the_deadline_passes_before_the_operation_is_stored(front: Front) -> None:
     async def never(_question: Any, _timeout_s: float = 20) -> Any:
         await asyncio.sleep(1)
-        raise AssertionError("nobody waits for this")
+        raise AssertionError("not reached")
 
     front.service.context.look = never  # type: ignore[method-assign,assignment]
-    with refused("DEADLINE_EXCEEDED") as found:
+    with refused("DEADLINE_EXCEEDED") as refusal:
         await front.root().volumes.CreateVolume(create(), timeout=0.5)
-    assert "operation" not in found.error.facts
+    assert "operation" not in refusal.error.facts
 
 
-async def test_without_a_deadline_there_is_one(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("zfsilod.api.rpc.calls.DEFAULT_DEADLINE_S", 0.3)
+async def test_the_default_deadline(front: Front, monkeypatch: Any) -> None:
+    monkeypatch.setattr("zfsilod.api.rpc.call.DEFAULT_DEADLINE_S", 0.3)
     call, _name = await held(front)
     with refused("DEADLINE_EXCEEDED"):
         await call.read()
     front.zfsilo.launcher.gate.set()
 
 
-async def test_a_failed_change_is_rolled_back_before_the_answer(front: Front) -> None:
+async def test_a_failed_change_is_rolled_back_before_the_response(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     before = front.zfsilo.facts
     front.zfsilo.host.facts.light_fuse(3, when="after", how="error")
-    with refused("INTERNAL", "COMMAND_FAILED") as found:
+    with refused("INTERNAL", "COMMAND_FAILED") as refusal:
         await volumes.PublishVolume(publish())
     assert front.zfsilo.facts == before
-    name = f"operations/{found.error.facts['operation']}"
+    name = f"operations/{refusal.error.facts['operation']}"
     operation = await front.root().operations.GetOperation(pb.GetOperationRequest(name=name))
     assert operation.state == pb.OPERATION_STATE_ROLLED_BACK
     assert (operation.error.name, operation.error.reason) == ("CommandFailed", "COMMAND_FAILED")
@@ -161,19 +166,19 @@ async def test_a_claimed_volume_is_busy_after_the_deadline(front: Front) -> None
     front.zfsilo.launcher.gate.clear()
     first = asyncio.ensure_future(front.root().volumes.PublishVolume(publish()).code())
     await eventually(lambda: front.read(lambda txn: txn.claimant("volume/data")))
-    with refused("ABORTED", "CLAIMED") as found:
+    with refused("ABORTED", "CLAIMED") as refusal:
         await api.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(name=DATA), timeout=0.6)
-    assert found.error.facts["operation"] == front.read(lambda txn: txn.claimant("volume/data"))
+    assert refusal.error.facts["operation"] == front.read(lambda txn: txn.claimant("volume/data"))
     same = front.early().volumes.PublishVolume(publish())
     name = dict(await same.initial_metadata())[OPERATION_METADATA]
-    assert name == f"operations/{found.error.facts['operation']}"
+    assert name == f"operations/{refusal.error.facts['operation']}"
     front.zfsilo.launcher.gate.set()
     assert (await same.read()).operation.name == name
     assert await first == grpc.StatusCode.OK
-    assert [each.kind for each in operations(front)].count("publish") == 1
+    assert [operation.kind for operation in operations(front)].count("publish") == 1
 
 
-async def test_cancelling_takes_back(front: Front) -> None:
+async def test_cancelling_rolls_back(front: Front) -> None:
     call, name = await held(front)
     api = front.root().operations
     stopped = await api.CancelOperation(pb.CancelOperationRequest(name=name))
@@ -200,9 +205,9 @@ async def test_repairing(front: Front) -> None:
         effect(name, value)
 
     host.effect = failing  # type: ignore[method-assign, assignment]
-    with refused("INTERNAL") as found:
+    with refused("INTERNAL") as refusal:
         await api.volumes.PublishVolume(publish())
-    name = f"operations/{found.error.facts['operation']}"
+    name = f"operations/{refusal.error.facts['operation']}"
     stuck = await api.operations.GetOperation(pb.GetOperationRequest(name=name))
     assert stuck.state == pb.OPERATION_STATE_NEEDS_REPAIR
     with refused("ABORTED", "NEEDS_REPAIR"):
@@ -214,19 +219,19 @@ async def test_repairing(front: Front) -> None:
     assert done.state == pb.OPERATION_STATE_ROLLED_BACK
 
 
-async def test_waiting_ends_with_its_time(front: Front) -> None:
+async def test_waiting_ends_at_the_timeout(front: Front) -> None:
     call, name = await held(front)
     request = pb.WaitOperationRequest(name=name, timeout=Duration(nanos=50_000_000))
-    found = await front.root().operations.WaitOperation(request)
-    assert found.state == pb.OPERATION_STATE_RUNNING
+    operation = await front.root().operations.WaitOperation(request)
+    assert operation.state == pb.OPERATION_STATE_RUNNING
     request.ClearField("timeout")
-    found = await front.root().operations.WaitOperation(request, timeout=0.4)
-    assert found.state == pb.OPERATION_STATE_RUNNING
+    operation = await front.root().operations.WaitOperation(request, timeout=0.4)
+    assert operation.state == pb.OPERATION_STATE_RUNNING
     front.zfsilo.launcher.gate.set()
     await call.read()
 
 
-async def test_a_watch_shows_changes_and_resumes_where_it_was(front: Front) -> None:
+async def test_a_watch_sends_changes_and_can_be_resumed(front: Front) -> None:
     api = front.root()
     watch = api.operations.WatchOperations(
         pb.WatchOperationsRequest(filter='subject = "volumes/b"')
@@ -239,8 +244,10 @@ async def test_a_watch_shows_changes_and_resumes_where_it_was(front: Front) -> N
         if change.operation.state == pb.OPERATION_STATE_DONE:
             break
     watch.cancel()
-    assert {each.subject for each in seen} == {"volumes/b"}
-    assert [each.revision for each in seen] == sorted(each.revision for each in seen)
+    assert {operation.subject for operation in seen} == {"volumes/b"}
+    assert [operation.revision for operation in seen] == sorted(
+        operation.revision for operation in seen
+    )
     resumed = api.operations.WatchOperations(
         pb.WatchOperationsRequest(after_revision=seen[-1].revision)
     )
@@ -250,12 +257,12 @@ async def test_a_watch_shows_changes_and_resumes_where_it_was(front: Front) -> N
     assert await call == grpc.StatusCode.OK
     resumed.cancel()
     from_start = api.operations.WatchOperations(pb.WatchOperationsRequest())
-    found = [(await from_start.read()).operation.subject for _each in range(3)]
-    assert "volumes/a" in found
+    subjects = [(await from_start.read()).operation.subject for _number in range(3)]
+    assert "volumes/a" in subjects
     from_start.cancel()
 
 
-async def test_a_wrong_watch_is_refused(front: Front) -> None:
+async def test_an_invalid_watch_is_refused(front: Front) -> None:
     api = front.root().operations
     for request in (
         pb.WatchOperationsRequest(after_revision=-1),
@@ -265,7 +272,7 @@ async def test_a_wrong_watch_is_refused(front: Front) -> None:
             await api.WatchOperations(request).read()
 
 
-async def test_wrong_names(front: Front) -> None:
+async def test_invalid_names(front: Front) -> None:
     api = front.root().operations
     with refused("INVALID_ARGUMENT", "BAD_NAME"):
         await api.GetOperation(pb.GetOperationRequest(name="operations/1"))

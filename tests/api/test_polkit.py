@@ -1,4 +1,4 @@
-"""polkit decides about whoever is not root: every member, allowed, denied, silent, missing."""
+"""Authorization by polkit: allowed, denied, without an answer, and without polkit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from dbus_next import Message, Variant
 
-from tests.api.dbus_setup import GIB, NOBODY, Client, House, house
+from tests.api.dbus_fixture import GIB, NOBODY, BusClient, BusFixture, on_private_bus
 from zfsilod.api.dbus import polkit as polkit_module
 from zfsilod.api.dbus.contract import (
     HOST,
@@ -68,9 +68,9 @@ def polkit(address: str) -> Iterator[None]:
 
 
 class Polkit:
-    """What the double of polkit shall say."""
+    """Sets the decisions of the polkit mock."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: BusClient) -> None:
         self._client = client
 
     async def say(self, member: str, signature: str, value: object) -> None:
@@ -84,65 +84,65 @@ class Polkit:
         )
         async with asyncio.timeout(20):
             while (await self._client.bus.call(message)).error_name:
-                await asyncio.sleep(0.05)  # it is starting, and nobody hears of that
+                await asyncio.sleep(0.05)  # it is starting, without a signal when it is ready
 
 
-async def answers(home: House, user: int) -> dict[str, str]:
-    """Call every member that there is, as a user, and return the errors by name."""
-    client = await home.client(user)
-    found = {}
-    for name, each in interfaces().items():
-        for method in each.methods.values():
-            body = [SAMPLES[one] for one in _types(method.takes)]
+async def answers(fixture: BusFixture, user: int) -> dict[str, str]:
+    """Call every method as a user, and return the errors by method."""
+    client = await fixture.client(user)
+    errors = {}
+    for name, interface in interfaces().items():
+        for method in interface.methods.values():
+            body = [SAMPLES[one] for one in _types(method.input)]
             if name == "org.freedesktop.DBus.Peer":
                 continue
             reply = await client.try_call(
-                PATHS.get(name, ROOT), name, method.name, method.takes, *body
+                PATHS.get(name, ROOT), name, method.name, method.input, *body
             )
-            found[f"{name}.{method.name}"] = reply.error
-    return found
+            errors[f"{name}.{method.name}"] = reply.error
+    return errors
 
 
 def _types(signature: str) -> list[str]:
     from dbus_next.signature import SignatureTree
 
-    return [each.signature for each in SignatureTree(signature).types]
+    return [complete_type.signature for complete_type in SignatureTree(signature).types]
 
 
 async def test_every_member_needs_its_action(tmp_path: Path) -> None:
-    async with house(tmp_path) as home:
-        with polkit(home.address):
-            decides = Polkit(await home.client())
+    async with on_private_bus(tmp_path) as fixture:
+        with polkit(fixture.address):
+            decides = Polkit(await fixture.client())
             for allowed in ([], [READ], [READ, MANAGE], [DESTROY]):
                 await decides.say("SetAllowed", "as", allowed)
-                found = await answers(home, NOBODY)
-                assert set(found) == set(ACTIONS)
-                denied = {name for name, error in found.items() if error == DENIED}
+                errors = await answers(fixture, NOBODY)
+                assert set(errors) == set(ACTIONS)
+                denied = {name for name, error in errors.items() if error == DENIED}
                 assert denied == {n for n, action in ACTIONS.items() if action not in allowed}
-            assert DENIED not in (await answers(home, 0)).values()
+            assert DENIED not in (await answers(fixture, 0)).values()
 
 
-async def test_without_polkit_root_only(tmp_path: Path) -> None:
-    async with house(tmp_path) as home:
-        assert set((await answers(home, NOBODY)).values()) == {DENIED}
-        assert DENIED not in (await answers(home, 0)).values()
+async def test_without_polkit_only_root_is_authorized(tmp_path: Path) -> None:
+    async with on_private_bus(tmp_path) as fixture:
+        assert set((await answers(fixture, NOBODY)).values()) == {DENIED}
+        assert DENIED not in (await answers(fixture, 0)).values()
 
 
-async def test_a_polkit_that_hangs_stops_nobody_else(
+async def test_a_polkit_that_hangs_does_not_delay_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polkit_module, "POLKIT_DEADLINE_S", 1.0)
-    async with house(tmp_path) as home:
-        with polkit(home.address):
-            root, nobody = await home.client(), await home.client(NOBODY)
+    async with on_private_bus(tmp_path) as fixture:
+        with polkit(fixture.address):
+            root, nobody = await fixture.client(), await fixture.client(NOBODY)
             await Polkit(root).say("SimulateHang", "b", True)
             question = (ROOT, MANAGER, "GetCapacity", "s", "")
-            hanging = [asyncio.create_task(nobody.try_call(*question)) for _each in range(20)]
+            hanging = [asyncio.create_task(nobody.try_call(*question)) for _number in range(20)]
             await asyncio.sleep(0)
             begun = time.monotonic()
             await root.call(*question)
             assert time.monotonic() - begun < 0.5
-            errors = [(await each).error for each in hanging]
-            assert errors.count("org.zfsilo1.Error.Unavailable") == polkit_module.MAX_ASKED
+            errors = [(await task).error for task in hanging]
+            assert errors.count("org.zfsilo1.Error.Unavailable") == polkit_module.MAX_CHECKS
             assert errors.count("org.freedesktop.DBus.Error.LimitsExceeded") == 4
-            assert not home.front._identities._asked
+            assert not fixture.front.identities.checks

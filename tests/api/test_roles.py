@@ -1,4 +1,4 @@
-"""Who may call what: the table, over the wire, and what a host is shown."""
+"""Authorization: the table of roles, its enforcement, and the view of a host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from zfsilo.v1 import host_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
-from tests.api.running import DATA, TAKE, UUID, connect, create, publish, refused
+from tests.api.running import DATA, TAKE, refused
 from tests.channel import unix_channel_aio
 from zfsilod.api.rpc.server import HEALTH, REFLECTION
 from zfsilod.ctl import command_table
@@ -27,7 +27,6 @@ from zfsilod.gateway.relay import RelayedConnection
 from zfsilod.gateway.sockets import listen_unix
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.identity import Caller, Identity, Peer
-from zfsilod.model.records import Publication
 from zfsilod.security import certificates
 from zfsilod.security.authentication import new_token
 from zfsilod.security.authorization import LOCAL, READERS, ROLES, as_markdown, authorize
@@ -37,17 +36,17 @@ from zfsilod.wire.stub import SERVICES, Api, Stub, path_of
 if TYPE_CHECKING:
     from tests.api.running import Front
 
-METHODS = {path_of(each): each for s in (*SERVICES, HEALTH, REFLECTION) for each in s.methods}
+METHODS = {path_of(method): method for s in (*SERVICES, HEALTH, REFLECTION) for method in s.methods}
 OPS = Identity(kind="user", id="ops", role="admin")
-CONSUMER = ("Connect", "Disconnect", "Stage", "Unstage", "Mount", "Unmount", "Grow")
+CLIENT_METHODS = ("Connect", "Disconnect", "Stage", "Unstage", "Mount", "Unmount", "Grow")
 OTHER_IQN = "iqn.2026-01.org.example:b"
 
 
-def test_the_table_has_every_method_and_no_other() -> None:
+def test_the_table_has_exactly_the_methods() -> None:
     assert set(ROLES) == set(METHODS)
 
 
-def test_the_administrator_may_everything() -> None:
+def test_administrators_may_call_everything() -> None:
     assert all("admin" in roles for roles in ROLES.values())
 
 
@@ -67,9 +66,11 @@ def test_readers_only_read() -> None:
         assert ("reader" not in roles) or path.rpartition("/")[2].startswith(reading), path
 
 
-def test_no_other_host_commands_a_consumer() -> None:
-    family = [path for path in ROLES if path.rpartition("/")[2] in [f"{n}Volume" for n in CONSUMER]]
-    assert len(family) == len(CONSUMER)
+def test_no_remote_role_may_change_a_client() -> None:
+    family = [
+        path for path in ROLES if path.rpartition("/")[2] in [f"{n}Volume" for n in CLIENT_METHODS]
+    ]
+    assert len(family) == len(CLIENT_METHODS)
     assert all(ROLES[path] == ("admin", "node") for path in family)
 
 
@@ -87,12 +88,12 @@ def test_the_documentation_has_the_table() -> None:
     assert as_markdown() in page.read_text()
 
 
-def test_what_is_not_in_the_table_is_refused() -> None:
+def test_unknown_methods_are_refused() -> None:
     with pytest.raises(PermissionDenied):
         authorize(Caller(role="admin", subject="x", origin="y"), "/zfsilo.v1.Service/Other")
 
 
-# Who calls, and as which role; or what they are answered whatever they call.
+# The identities and their roles; or the code of every call of an identity without a role.
 IDENTITIES = {
     "admin": "admin",
     "controller": "controller",
@@ -116,7 +117,7 @@ GROUP = 4242
 
 
 @pytest.mark.parametrize("who", IDENTITIES)
-async def test_the_table_holds_on_the_wire(front: Front, who: str) -> None:
+async def test_the_table_is_enforced(front: Front, who: str) -> None:
     channel = channel_of(front, who)
     expected = IDENTITIES[who]
     local = who.startswith(("node", "uid", "group", "another"))
@@ -124,7 +125,7 @@ async def test_the_table_holds_on_the_wire(front: Front, who: str) -> None:
         code = await code_of(channel, path, method)
         if isinstance(expected, grpc.StatusCode):
             if code == grpc.StatusCode.UNAVAILABLE and who == "revoked":
-                # The door closes the connection of who was revoked, here under the next call.
+                # The gateway closes the connection of a revoked caller, here during the next call.
                 code = await code_of(channel, path, method)
             assert code == expected, f"{path} answers {code} to {who}"
             continue
@@ -135,7 +136,7 @@ async def test_the_table_holds_on_the_wire(front: Front, who: str) -> None:
 
 
 def channel_of(front: Front, who: str) -> Any:
-    """Return the channel of somebody of IDENTITIES."""
+    """Return the channel of an entry of IDENTITIES."""
     match who:
         case "admin" | "controller" | "reader" | "host":
             front.role(who, "take")
@@ -165,13 +166,13 @@ def channel_of(front: Front, who: str) -> Any:
 
 
 def of_user(front: Front, who: str) -> None:
-    """Come in as another user: the kernel tells who we were at connect(2)."""
+    """Connect as another user: the kernel reports the uid at connect(2)."""
     if os.getuid() != 0:
         pytest.skip("becomes other users")
     path = front.node_path if "CSI" in who else front.path
     path.chmod(0o666)
     path.parent.chmod(0o755)
-    front.server._callers._group = GROUP
+    front.server.callers.group = GROUP
     relay = listen_unix(path.with_name("relay.sock"))
 
     def accept() -> None:
@@ -190,11 +191,11 @@ def of_user(front: Front, who: str) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(relay, accept)
     front.relays += [partial(loop.remove_reader, relay), relay.close]
-    front._kept(unix_channel_aio(path.with_name("relay.sock")))
+    front.keep(unix_channel_aio(path.with_name("relay.sock")))
 
 
 async def code_of(channel: Any, path: str, method: Any) -> grpc.StatusCode:
-    """Call a method with an empty request, and return what came of it."""
+    """Call a method with an empty request, and return the status code."""
     request = GetMessageClass(method.input_type)()
     parse = GetMessageClass(method.output_type).FromString
     if method.client_streaming:
@@ -212,7 +213,7 @@ async def code_of(channel: Any, path: str, method: Any) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-async def test_without_an_identity_nobody_is_anybody(front: Front) -> None:
+async def test_callers_without_credentials_are_refused(front: Front) -> None:
     channel = tls_channel_aio(front.access())
     front.channels.append(channel)
     for path, method in METHODS.items():
@@ -221,7 +222,7 @@ async def test_without_an_identity_nobody_is_anybody(front: Front) -> None:
         await Api(channel).volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
 
 
-async def test_wrong_tokens(front: Front) -> None:
+async def test_invalid_tokens(front: Front) -> None:
     right = front.token("admin", "ops")
     wrong = [
         right[:-1] + ("0" if right[-1] != "0" else "1"),
@@ -234,16 +235,16 @@ async def test_wrong_tokens(front: Front) -> None:
         "zfsilo-" + "0" * 26 + "-" + "0" * 64,
     ]
     for token in wrong:
-        with refused("UNAUTHENTICATED", "BAD_TOKEN") as found:
+        with refused("UNAUTHENTICATED", "BAD_TOKEN") as refusal:
             await front.bearer(token).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
-        assert token not in str(found.raw) or token == "x"
+        assert token not in str(refusal.raw) or token == "x"
     assert (
         await front.bearer(right).hosts.GetHost(host_pb2.GetHostRequest(name=TAKE))
     ).name == TAKE
 
 
 @pytest.mark.parametrize("header", ["Bearer ", "Basic x", "bearer {}", "{}", "Bearer  {}"])
-async def test_wrong_authorization_headers(front: Front, header: str) -> None:
+async def test_invalid_authorization_headers(front: Front, header: str) -> None:
     channel = tls_channel_aio(front.access())
     front.channels.append(channel)
     text = header.format(front.token("admin", "ops"))
@@ -253,7 +254,7 @@ async def test_wrong_authorization_headers(front: Front, header: str) -> None:
         )
 
 
-async def test_two_tokens_are_none(front: Front) -> None:
+async def test_two_tokens_are_refused(front: Front) -> None:
     api = front.bearer(front.token("admin", "ops"))
     more = (("authorization", f"Bearer {front.token('admin', 'ops')}"),)
     with refused("UNAUTHENTICATED", "BAD_TOKEN"):
@@ -274,7 +275,7 @@ async def test_a_revoked_token_is_refused_on_an_open_connection(front: Front) ->
         await api.volumes.ListVolumes(pb.ListVolumesRequest())
 
 
-def test_only_the_digest_of_a_token_is_kept() -> None:
+def test_only_the_digest_of_a_token_is_stored() -> None:
     token, text = new_token("reader", "mon")
     assert text not in repr(token)
     assert text.rpartition("-")[2] not in repr(token)
@@ -284,7 +285,7 @@ def test_only_the_digest_of_a_token_is_kept() -> None:
         new_token("reader", "No Name")
 
 
-async def test_a_token_is_no_use_on_the_unix_socket(front: Front) -> None:
+async def test_a_token_is_ignored_on_the_unix_socket(front: Front) -> None:
     api = front.root()
     info = await api.service.GetServerInfo(
         service_pb2.GetServerInfoRequest(), metadata=(("authorization", "Bearer nonsense"),)
@@ -300,7 +301,7 @@ async def test_callers_are_named_with_their_token_and_address(front: Front) -> N
     assert info.caller.endswith(", 127.0.0.1)")
 
 
-async def test_a_token_ends(front: Front, monkeypatch: Any) -> None:
+async def test_a_token_expires(front: Front, monkeypatch: Any) -> None:
     token, text = new_token("reader", "mon", lasts_s=60)
     front.write(lambda txn: txn.put(token))
     api = front.bearer(text)
@@ -339,150 +340,15 @@ async def ask_as(front: Front, uid: int, gid: int, groups: list[int]) -> str:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes other users")
-async def test_other_users_are_refused_unless_their_group_is_ours(front: Front) -> None:
+async def test_other_users_need_the_group(front: Front) -> None:
     front.path.parent.chmod(0o755)
-    front.server._callers._group = 4242
+    front.server.callers.group = 4242
     assert "PERMISSION_DENIED uid 65534 is neither root nor in the group zfsilo" in await ask_as(
         front, 65534, 65534, []
     )
     assert "uid 65534 (unix)" in await ask_as(front, 65534, 4242, [])
     assert "uid 65534 (unix)" in await ask_as(front, 65534, 65534, [7, 4242])
     assert "PERMISSION_DENIED" in await ask_as(front, 65534, 65534, [7])
-
-
-# What a host may
-
-
-async def two_hosts(front: Front) -> tuple[Any, Any, Any]:
-    """Make volumes, and return the interface as root, host take and host other."""
-    root = front.root()
-    await root.hosts.CreateHost(
-        host_pb2.CreateHostRequest(host_id="other", host=host_pb2.Host(iqn=OTHER_IQN))
-    )
-    await root.volumes.CreateVolume(create())  # names take
-    await root.volumes.CreateVolume(create("any", hosts=["*"]))
-    await root.volumes.CreateVolume(create("given", hosts=["third"]))
-    await root.volumes.CreateVolume(create("foreign", hosts=["other", "third"]))
-    await root.volumes.PublishVolume(publish(name="volumes/given"))
-    await root.volumes.PublishVolume(publish(name="volumes/foreign", host="hosts/other"))
-    return root, front.role("host", "take"), front.role("host", "other")
-
-
-async def test_a_host_sees_what_concerns_it(front: Front) -> None:
-    root, take, other = await two_hosts(front)
-    seen = await take.volumes.ListVolumes(pb.ListVolumesRequest())
-    assert [each.id for each in seen.volumes] == ["any", "data", "given"]
-    seen = await other.volumes.ListVolumes(pb.ListVolumesRequest())
-    assert [each.id for each in seen.volumes] == ["any", "foreign"]
-    assert list(seen.volumes[1].hosts) == ["other"]
-    with refused("NOT_FOUND") as there:
-        await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/foreign"))
-    with refused("NOT_FOUND") as absent:
-        await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/nothing"))
-    assert there.error.message.replace("foreign", "") == absent.error.message.replace("nothing", "")
-    await root.volumes.PublishVolume(publish(name="volumes/any", host="hosts/other"))
-    seen = await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/any"))
-    assert list(seen.publications) == []
-    listed = await take.volumes.ListVolumes(pb.ListVolumesRequest(filter="host = other"))
-    assert list(listed.volumes) == []
-    mine = await take.volumes.ListPublications(pb.ListPublicationsRequest())
-    assert [(each.volume, each.host) for each in mine.publications] == [("volumes/given", TAKE)]
-    with refused("PERMISSION_DENIED", "OTHER_HOST"):
-        await take.volumes.ListPublications(pb.ListPublicationsRequest(host="hosts/other"))
-
-
-async def test_a_host_has_new_secrets_made_for_itself_only(front: Front) -> None:
-    root, take, other = await two_hosts(front)
-    ask = service_pb2.RotateSecretsRequest
-    with refused("NOT_FOUND"):
-        await take.service.RotateSecrets(ask(volume="volumes/foreign"))
-    with refused("PERMISSION_DENIED", "OTHER_HOST"):
-        await take.service.RotateSecrets(ask(volume="volumes/given", host="hosts/other"))
-    await take.service.RotateSecrets(ask(volume="volumes/given"))
-    with refused("PERMISSION_DENIED", "OTHER_HOST"):
-        await other.service.RotateSecrets(ask(volume="volumes/foreign", host=TAKE))
-    mine = await take.volumes.ListPublications(pb.ListPublicationsRequest())
-    assert [(each.rotation, each.rotation_due) for each in mine.publications] == [(1, False)]
-    rest = await root.volumes.ListPublications(pb.ListPublicationsRequest(host="hosts/other"))
-    assert [each.rotation for each in rest.publications] == [0]
-
-
-async def test_a_host_is_not_shown_what_this_host_itself_uses(front: Front) -> None:
-    root, take, _other = await two_hosts(front)
-    await root.volumes.PublishVolume(publish())
-    await root.volumes.ConnectVolume(connect())
-    await root.volumes.ConnectVolume(connect(local_name="local", volume="given"))
-    seen = await take.volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
-    assert (seen.state, seen.HasField("attachment")) == (pb.STATE_PUBLISHED, False)
-    with refused("NOT_FOUND"):
-        await take.volumes.GetVolume(pb.GetVolumeRequest(name="volumes/local"))
-
-
-async def test_a_host_publishes_to_itself_where_it_may(front: Front) -> None:
-    _root, take, other = await two_hosts(front)
-    answer = await take.volumes.PublishVolume(pb.PublishVolumeRequest(name=DATA))
-    assert [each.host for each in answer.volume.publications] == [TAKE]
-    assert list(answer.operation.actions) == []
-    await other.volumes.PublishVolume(publish(name="volumes/any", host="hosts/other"))
-    with refused("PERMISSION_DENIED", "OTHER_HOST"):
-        await other.volumes.PublishVolume(publish(name="volumes/any"))
-    with refused("NOT_FOUND"):
-        await take.volumes.PublishVolume(publish(name="volumes/foreign"))
-    with refused("PERMISSION_DENIED", "NOT_ITS_HOST"):
-        await take.volumes.PublishVolume(publish(name="volumes/given"))
-
-
-async def test_a_host_takes_back_its_own_only(front: Front) -> None:
-    _root, take, other = await two_hosts(front)
-    with refused("PERMISSION_DENIED"):
-        await take.volumes.UnpublishVolume(
-            pb.UnpublishVolumeRequest(name="volumes/given", all_hosts=True)
-        )
-    with refused("PERMISSION_DENIED", "OTHER_HOST"):
-        await take.volumes.UnpublishVolume(
-            pb.UnpublishVolumeRequest(name="volumes/given", host="hosts/other")
-        )
-    with refused("NOT_FOUND"):
-        await other.volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name="volumes/given"))
-    answer = await take.volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name="volumes/given"))
-    assert not answer.HasField("volume")  # no more its to see
-    assert [each.host for each in front.read(lambda txn: list(txn.scan(Publication)))] == ["other"]
-
-
-async def test_a_host_fetches_and_reports_its_own_only(front: Front) -> None:
-    _root, take, other = await two_hosts(front)
-    own = await take.volumes.FetchConnection(pb.FetchConnectionRequest(name="volumes/given"))
-    assert own.chap.password
-    with refused("PERMISSION_DENIED", "OTHER_HOST"):
-        await other.volumes.FetchConnection(
-            pb.FetchConnectionRequest(name="volumes/given", host=TAKE)
-        )
-    for name in ("volumes/given", "volumes/nothing"):
-        with refused("NOT_FOUND"):
-            await other.volumes.FetchConnection(pb.FetchConnectionRequest(name=name))
-    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
-        await other.volumes.FetchConnection(pb.FetchConnectionRequest(name="volumes/any"))
-    ready = pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid=UUID)
-    report = pb.ReportFilesystemRequest(name="volumes/given", epoch=1, filesystem=ready)
-    with refused("NOT_FOUND"):
-        await other.volumes.ReportFilesystem(report)
-    report.epoch = 2
-    with refused("FAILED_PRECONDITION", "STALE_EPOCH"):
-        await take.volumes.ReportFilesystem(report)
-    report.epoch = 1
-    answer = await take.volumes.ReportFilesystem(report)
-    assert (answer.volume.filesystem.state, answer.volume.filesystem.host) == (ready.state, "take")
-
-
-async def test_a_host_registers_itself_only(front: Front) -> None:
-    _root, take, other = await two_hosts(front)
-    mine = host_pb2.RegisterHostRequest(host=host_pb2.Host(iqn=OTHER_IQN, addresses=["10.0.0.9"]))
-    assert (await other.hosts.RegisterHost(mine)).host.name == "hosts/other"
-    with refused("ALREADY_EXISTS", "NAME_TAKEN"):
-        await take.hosts.RegisterHost(mine)
-    mine.host.name = TAKE
-    with refused("PERMISSION_DENIED", "OTHER_HOST"):
-        await other.hosts.RegisterHost(mine)
 
 
 # Health and reflection
@@ -508,5 +374,5 @@ async def test_health_and_reflection_for_readers(front: Front) -> None:
     )
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     async for answer in call(iter([asked])):
-        names = {each.name for each in answer.list_services_response.service}
+        names = {service.name for service in answer.list_services_response.service}
         assert {s.full_name for s in (*SERVICES, HEALTH, REFLECTION)} <= names

@@ -1,4 +1,4 @@
-"""Planted secrets appear in no answer, error, log, record or property, whoever asks for what."""
+"""Planted secrets appear in no response, error, log, record or property."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 from zfsilo.v1 import volume_pb2 as pb
 
-from tests.api.dbus_setup import GIB, house
+from tests.api.dbus_fixture import GIB, on_private_bus
 from tests.api.running import DATA, connect, create, publish
 from zfsilod.api.dbus.contract import MANAGER, ROOT, VOLUME, path_of
 from zfsilod.model.chap import Chap
@@ -52,15 +52,18 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found_in(text: str | bytes) -> list[str]:
-    """Return the planted secrets in something, plain or as hex."""
+    """Return the planted secrets that a text contains, plain or as hex."""
     raw = text.encode() if isinstance(text, str) else text
-    forms = {each: (each.encode(), each.encode().hex().encode()) for each in PLANTED}
+    forms = {secret: (secret.encode(), secret.encode().hex().encode()) for secret in PLANTED}
     return [name for name, looks in forms.items() if any(look in raw for look in looks)]
 
 
 @pytest.mark.usefixtures("_planted")
-async def test_no_answer_shows_a_secret(
-    front: Front, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+async def test_no_response_contains_a_secret(
+    front: Front,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
     records: list[Any] = []
@@ -73,23 +76,22 @@ async def test_no_answer_shows_a_secret(
         pb.FetchConnectionRequest(name=DATA)
     )
     assert own.chap.password == PLANTED[0]  # it is planted, and the one who may know it does
-    told = {"records": json.dumps(records, default=str), "log": caplog.text}
+    outputs = {"records": json.dumps(records, default=str), "log": caplog.text}
     for who in WHO:
         channel = channel_of(front, who)
         for service in SERVICES:
             for method in service.methods:
                 may = method.name == "FetchConnection" and who in ("admin", "host")
                 if not may and not method.name.startswith(("Delete", "Unpublish", "Disconnect")):
-                    told[f"{method.name} to {who}"] = await said(channel, method)
+                    outputs[f"{method.name} to {who}"] = await said(channel, method)
     captured = capfd.readouterr()
-    told |= {"stdout": captured.out, "stderr": captured.err, "log at the end": caplog.text}
-    with front.service.context.store.read() as txn:
-        told["store"] = str([bytes(value) for _key, value in txn._handle.cursor()])
-    assert {place: found_in(text) for place, text in told.items() if found_in(text)} == {}
+    outputs |= {"stdout": captured.out, "stderr": captured.err, "log at the end": caplog.text}
+    outputs["store"] = (tmp_path / "store" / "data.mdb").read_bytes().decode("latin-1")
+    assert {place: found_in(text) for place, text in outputs.items() if found_in(text)} == {}
 
 
 def channel_of(front: Front, who: str) -> Any:
-    """Return the channel of somebody of WHO."""
+    """Return the channel of an entry of WHO."""
     match who:
         case "node":
             front.node()
@@ -105,7 +107,7 @@ def channel_of(front: Front, who: str) -> Any:
 
 
 async def said(channel: Any, method: Any) -> str:
-    """Call a method about the volume, and return all that comes back."""
+    """Call a method about the volume, and return the whole result as text."""
     request = GetMessageClass(method.input_type)()
     for field in method.input_type.fields:
         if field.name in NAMES and field.cpp_type == field.CPPTYPE_STRING and not field.is_repeated:
@@ -123,23 +125,23 @@ async def said(channel: Any, method: Any) -> str:
 
 
 @pytest.mark.usefixtures("_planted")
-async def test_no_property_shows_a_secret(tmp_path: Path) -> None:
-    async with house(tmp_path) as home:
-        client = await home.client()
+async def test_no_property_contains_a_secret(tmp_path: Path) -> None:
+    async with on_private_bus(tmp_path) as fixture:
+        client = await fixture.client()
         await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
         await client.done(path_of("volume", "data"), VOLUME, "Publish", "sa{sv}", "take", {})
         await client.done(ROOT, MANAGER, "Connect", "ssa{sv}", "take", "data", {})
-        assert home.store.chap("data/take").password.reveal() == PLANTED[0]
+        assert fixture.store.chap("data/take").password.reveal() == PLANTED[0]
         objects = await client.call(ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects")
-        heard = [each.body for each in client.messages]
+        heard = [item.body for item in client.messages]
         assert len(objects[0]) > 1
-        assert found_in(repr([[_plain(each) for each in objects], _plain(heard)])) == []
+        assert found_in(repr([[_plain(item) for item in objects], _plain(heard)])) == []
 
 
 def _plain(value: Any) -> Any:
-    """Return what stands in variants, however deep."""
+    """Return a value with all variants replaced by their values."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return _plain(value.value) if hasattr(value, "signature") else value

@@ -1,4 +1,4 @@
-"""The client side: servers asked as this host, and what their failures become."""
+"""The client of storage servers: calls, credentials, and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import Host, Publication, Volume
 from zfsilod.security.join_file import Access
 from zfsilod.wire import storage_server as module
-from zfsilod.wire.storage_server import Servers
+from zfsilod.wire.storage_server import StorageServers
 
 if TYPE_CHECKING:
     from tests.api.running import Front
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 ULID = "01jzzzzzzzzzzzzzzzzzzzzzzz"
 
 
-async def test_fetching_gives_what_the_publication_has(front: Front) -> None:
+async def test_fetching_a_connection(front: Front) -> None:
     root = front.root()
     await root.volumes.CreateVolume(create())
     servers = front.service.context.servers
-    with pytest.raises(FailedPrecondition) as found:
+    with pytest.raises(FailedPrecondition) as raised:
         await servers.fetch("give", "data")
-    assert (found.value.reason, found.value.facts["server"]) == ("NOT_PUBLISHED", "give")
+    assert (raised.value.reason, raised.value.facts["server"]) == ("NOT_PUBLISHED", "give")
     await servers.publish("give", "data", client_operation=ULID)
     connection, chap = await servers.fetch("give", "data")
     assert chap == front.service.context.store.chap("data/take")
@@ -45,7 +45,7 @@ async def test_fetching_gives_what_the_publication_has(front: Front) -> None:
     assert connection.filesystem == volume.filesystem
 
 
-async def test_releasing_takes_back_only_what_that_operation_published(front: Front) -> None:
+async def test_releasing_reverts_only_the_publication_of_that_operation(front: Front) -> None:
     await front.root().volumes.CreateVolume(create())
     servers = front.service.context.servers
     await servers.publish("give", "data", client_operation=ULID)
@@ -68,21 +68,23 @@ async def test_reporting(front: Front) -> None:
     filesystem = front.read(lambda txn: txn.get(Volume, "data")).filesystem
     assert (filesystem.state, filesystem.operation, filesystem.host) == ("FORMATTING", ULID, "take")
     await front.service.context.servers.report(step.but(state="READY"), ULID)
-    with pytest.raises(FailedPrecondition) as found:
+    with pytest.raises(FailedPrecondition) as raised:
         await front.service.context.servers.report(step.but(epoch=2), ULID)
-    assert found.value.reason == "STALE_EPOCH"
+    assert raised.value.reason == "STALE_EPOCH"
 
 
 async def test_new_secrets(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAGE", 1)
+    monkeypatch.setattr(module, "PAGE_SIZE", 1)
     for name in ("data", "more"):
         await front.root().volumes.CreateVolume(create(name))
         await front.root().volumes.PublishVolume(publish(name=f"volumes/{name}"))
     servers = front.service.context.servers
     _connection, before = await servers.fetch("give", "data")
     await servers.rotate("give", "data")
-    found = await servers.publications("give")
-    assert [(each.id, each.epoch, each.rotation) for each in found] == [
+    publications = await servers.publications("give")
+    assert [
+        (publication.id, publication.epoch, publication.rotation) for publication in publications
+    ] == [
         ("data/take", 1, 1),
         ("more/take", 1, 0),
     ]
@@ -104,45 +106,47 @@ async def test_registering(front: Front) -> None:
     await servers.close()
 
 
-async def test_what_a_server_refuses_is_raised_as_it_was_there(front: Front) -> None:
+async def test_errors_of_a_server_are_raised_by_the_client(front: Front) -> None:
     servers = front.service.context.servers
-    with pytest.raises(NotFound) as found:
+    with pytest.raises(NotFound) as raised:
         await servers.fetch("give", "nothing")
-    assert found.value.message == "give says: there is no volume nothing on this host"
-    assert found.value.facts == {"volume": "nothing", "server": "give"}
+    assert raised.value.message == "server give: there is no volume nothing on this host"
+    assert raised.value.facts == {"volume": "nothing", "server": "give"}
     with pytest.raises(NotFound) as unknown:
         await servers.fetch("elsewhere", "data")
     assert unknown.value.reason == "NO_SERVER"
 
 
-async def test_a_server_that_does_not_know_us(front: Front) -> None:
+async def test_a_server_that_refuses_the_credentials(front: Front) -> None:
     config = front.access(token="zfsilo-nothing")
-    servers = Servers({"give": config}.get)
+    servers = StorageServers({"give": config}.get)
     with pytest.raises(Unauthenticated):
         await servers.fetch("give", "data")
     assert "zfsilo-nothing" not in repr(config)
     await servers.close()
 
 
-async def test_a_server_that_is_away_is_named(front: Front) -> None:
+async def test_the_error_names_a_server_that_does_not_respond(front: Front) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         servers = front.servers(address=address)
-        with pytest.raises(Unavailable) as found:
+        with pytest.raises(Unavailable) as raised:
             await servers.fetch("give", "data")
-        assert f"the server give ({address}) did not answer" in found.value.message
-        assert found.value.facts == {"server": "give", "address": address}
+        assert f"server give ({address}) did not answer" in raised.value.message
+        assert raised.value.facts == {"server": "give", "address": address}
         await servers.close()
 
 
-async def test_a_server_that_takes_too_long_is_unavailable(front: Front, monkeypatch: Any) -> None:
+async def test_a_server_that_exceeds_the_deadline_is_unavailable(
+    front: Front, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(module, "CALL_DEADLINE_S", 0.6)
     await front.root().volumes.CreateVolume(create())
     front.zfsilo.launcher.gate.clear()
-    with pytest.raises(Unavailable) as found:
+    with pytest.raises(Unavailable) as raised:
         await front.service.context.servers.publish("give", "data", client_operation=ULID)
-    assert found.value.reason == "SERVER_UNAVAILABLE"
+    assert raised.value.reason == "SERVER_UNAVAILABLE"
 
 
 @pytest.mark.parametrize(
@@ -156,23 +160,23 @@ async def test_a_server_that_takes_too_long_is_unavailable(front: Front, monkeyp
         (("0.0.0.0:3260",), "localhost:7450", ("127.0.0.1:3260",)),
     ],
 )
-async def test_a_server_that_listens_everywhere_is_meant_where_we_reach_it(
+async def test_wildcard_portals_become_the_address_of_the_server(
     portals: tuple[str, ...], address: str, expected: tuple[str, ...]
 ) -> None:
     config = Access(name="give", address=address, tls_name="", authority="")
-    servers = Servers({"give": config}.get)
-    assert await servers._portals("give", portals) == expected
+    servers = StorageServers({"give": config}.get)
+    assert await servers.usable_portals("give", portals) == expected
 
 
 async def test_a_name_that_does_not_resolve() -> None:
     config = Access(name="give", address="nothing.invalid:7450", tls_name="", authority="")
     with pytest.raises(Unavailable):
-        await Servers({"give": config}.get)._portals("give", ("0.0.0.0:3260",))
+        await StorageServers({"give": config}.get).usable_portals("give", ("0.0.0.0:3260",))
 
 
-async def test_a_server_that_is_joined_anew_is_reached_anew(front: Front) -> None:
+async def test_a_changed_join_file_is_used_at_the_next_call(front: Front) -> None:
     configs: dict[str, Access] = {}
-    servers = Servers(configs.get)
+    servers = StorageServers(configs.get)
     with pytest.raises(NotFound):
         await servers.fetch("give", "data")
     configs["give"] = front.access(token="old")
@@ -185,7 +189,7 @@ async def test_a_server_that_is_joined_anew_is_reached_anew(front: Front) -> Non
 
 
 @pytest.mark.parametrize(("resets", "reached"), [(1, True), (2, False)])
-async def test_a_connection_of_before_a_power_cut_is_made_anew(
+async def test_a_stale_connection_is_replaced_once(
     front: Front, resets: int, reached: bool
 ) -> None:
     left = resets
@@ -199,10 +203,10 @@ async def test_a_connection_of_before_a_power_cut_is_made_anew(
             raise grpc.aio.AioRpcError(code, nothing, nothing, "Stream removed")
         return request
 
-    call = front.servers("take")._call("give", method, "asked")
+    call = front.servers("take").call("give", method, "asked")
     if reached:
         assert await call == "asked"
         return
     with pytest.raises(Unavailable, match="Stream removed"):
         await call
-    assert left == 0, "asked twice, and no more"
+    assert left == 0, "called twice, and no more"

@@ -1,4 +1,4 @@
-"""SnapshotService over the wire: what it answers, pages, filters and plans."""
+"""SnapshotService: snapshots, groups, pages, filters and plans."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ async def test_a_snapshot(front: Front) -> None:
     await api.volumes.CreateVolume(create())
     request = pb.CreateSnapshotRequest(snapshot_id="monday", volume=DATA, labels={"app": "db"})
     made = await api.snapshots.CreateSnapshot(request)
-    found = await api.snapshots.GetSnapshot(pb.GetSnapshotRequest(name="snapshots/monday"))
-    assert made.snapshot == found
-    assert (found.volume, found.size_bytes, found.labels["app"]) == (DATA, GIB, "db")
-    assert (await api.snapshots.CreateSnapshot(request)).snapshot == found
+    snapshot = await api.snapshots.GetSnapshot(pb.GetSnapshotRequest(name="snapshots/monday"))
+    assert made.snapshot == snapshot
+    assert (snapshot.volume, snapshot.size_bytes, snapshot.labels["app"]) == (DATA, GIB, "db")
+    assert (await api.snapshots.CreateSnapshot(request)).snapshot == snapshot
     with refused("ABORTED", "ETAG"):
-        await api.snapshots.DeleteSnapshot(pb.DeleteSnapshotRequest(name=found.name, etag="1"))
+        await api.snapshots.DeleteSnapshot(pb.DeleteSnapshotRequest(name=snapshot.name, etag="1"))
     gone = await api.snapshots.DeleteSnapshot(
-        pb.DeleteSnapshotRequest(name=found.name, etag=found.etag)
+        pb.DeleteSnapshotRequest(name=snapshot.name, etag=snapshot.etag)
     )
     assert not gone.HasField("snapshot")
     with refused("NOT_FOUND"):
-        await api.snapshots.GetSnapshot(pb.GetSnapshotRequest(name=found.name))
+        await api.snapshots.GetSnapshot(pb.GetSnapshotRequest(name=snapshot.name))
 
 
 async def test_lists(front: Front) -> None:
@@ -40,15 +40,15 @@ async def test_lists(front: Front) -> None:
     unnamed = await api.snapshots.CreateSnapshot(pb.CreateSnapshotRequest(volume="volumes/other"))
     request = pb.ListSnapshotsRequest(page_size=2, volume=DATA)
     page = await api.snapshots.ListSnapshots(request)
-    assert [each.id for each in page.snapshots] == ["s0", "s1"]
+    assert [snapshot.id for snapshot in page.snapshots] == ["s0", "s1"]
     request.page_token = page.next_page_token
     page = await api.snapshots.ListSnapshots(request)
-    assert [each.id for each in page.snapshots] == ["s2"]
+    assert [snapshot.id for snapshot in page.snapshots] == ["s2"]
     assert page.next_page_token == ""
     with refused("INVALID_ARGUMENT", "BAD_PAGE_TOKEN"):
         await api.snapshots.ListSnapshots(pb.ListSnapshotsRequest(page_token="x"))
     by_filter = await api.snapshots.ListSnapshots(pb.ListSnapshotsRequest(filter="volume = other"))
-    assert [each.id for each in by_filter.snapshots] == [unnamed.snapshot.id]
+    assert [snapshot.id for snapshot in by_filter.snapshots] == [unnamed.snapshot.id]
     assert len(unnamed.snapshot.id) == 26
 
 
@@ -59,8 +59,8 @@ async def test_a_group(front: Front) -> None:
     volumes = ["volumes/other", DATA]
     request = pb.CreateSnapshotGroupRequest(group_id="both", volumes=volumes, labels={"a": "b"})
     made = (await api.snapshots.CreateSnapshotGroup(request)).group
-    assert [each.volume for each in made.snapshots] == volumes
-    assert {each.group for each in made.snapshots} == {"snapshotGroups/both"}
+    assert [snapshot.volume for snapshot in made.snapshots] == volumes
+    assert {snapshot.group for snapshot in made.snapshots} == {"snapshotGroups/both"}
     asked = pb.GetSnapshotGroupRequest(name=made.name)
     assert await api.snapshots.GetSnapshotGroup(asked) == made
     listed = await api.snapshots.ListSnapshotGroups(
@@ -73,7 +73,7 @@ async def test_a_group(front: Front) -> None:
     assert not (await api.snapshots.ListSnapshots(pb.ListSnapshotsRequest())).snapshots
 
 
-async def test_a_volume_tells_what_it_was_made_from(front: Front) -> None:
+async def test_a_volume_has_a_source(front: Front) -> None:
     api = front.root()
     await api.volumes.CreateVolume(create())
     await api.snapshots.CreateSnapshot(pb.CreateSnapshotRequest(snapshot_id="s", volume=DATA))
@@ -100,7 +100,7 @@ async def test_a_volume_tells_what_it_was_made_from(front: Front) -> None:
         pb.CreateSnapshotGroupRequest(group_id="g", volumes=[DATA]),
     ],
 )
-async def test_a_plan_takes_nothing(front: Front, request_: pb.CreateSnapshotRequest) -> None:
+async def test_a_plan_creates_nothing(front: Front, request_: pb.CreateSnapshotRequest) -> None:
     api = front.root()
     await api.volumes.CreateVolume(create())
     facts = front.zfsilo.facts
@@ -112,7 +112,7 @@ async def test_a_plan_takes_nothing(front: Front, request_: pb.CreateSnapshotReq
     assert front.zfsilo.facts == facts
 
 
-async def test_names_that_are_none(front: Front) -> None:
+async def test_invalid_names(front: Front) -> None:
     api = front.root()
     for name in ("", "s", "snapshots/", "snapshots/A", "volumes/s"):
         with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):

@@ -1,4 +1,4 @@
-"""VolumeService over the wire: the whole ladder, and what wrong requests get."""
+"""VolumeService: the life of a volume, and refused requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from zfsilo.v1 import operation_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
-from tests.api.running import DATA, GIB, TAKE, UUID, connect, create, operations, publish, refused
+from tests.api.running import DATA, GIB, TAKE, connect, create, publish, refused
 from zfsilod.model.records import Dependent, Publication, Volume
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ DONE = operation_pb2.OPERATION_STATE_DONE
 PLANNED = operation_pb2.OPERATION_STATE_PLANNED
 
 
-async def climb(volumes: Any) -> None:
+async def attach(volumes: Any) -> None:
     await volumes.CreateVolume(create(labels={"app": "db"}))
     await volumes.PublishVolume(publish())
     await volumes.ConnectVolume(connect())
@@ -27,7 +27,7 @@ async def climb(volumes: Any) -> None:
     await volumes.MountVolume(pb.MountVolumeRequest(name=DATA, path="/srv/data"))
 
 
-async def test_the_whole_ladder_up(front: Front) -> None:
+async def test_attaching(front: Front) -> None:
     volumes = front.root().volumes
     made = await volumes.CreateVolume(
         create(labels={"app": "db"}, properties={"compression": "lz4"})
@@ -75,9 +75,9 @@ async def test_the_whole_ladder_up(front: Front) -> None:
     assert await volumes.GetVolume(pb.GetVolumeRequest(name=DATA)) == mounted
 
 
-async def test_the_whole_ladder_down_leaves_nothing(front: Front) -> None:
+async def test_detaching_leaves_nothing(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     await volumes.UnmountVolume(pb.UnmountVolumeRequest(name=DATA, all_paths=True))
     await volumes.UnstageVolume(pb.UnstageVolumeRequest(name=DATA))
     await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=DATA))
@@ -91,14 +91,14 @@ async def test_the_whole_ladder_down_leaves_nothing(front: Front) -> None:
         await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
 
 
-async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_back(
+async def test_connecting_publishes_if_needed_and_disconnecting_reverts_it(
     front: Front,
 ) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
-    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED") as found:
+    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED") as refusal:
         await volumes.ConnectVolume(connect())
-    assert found.error.facts["server"] == "give"
+    assert refusal.error.facts["server"] == "give"
     answer = await volumes.ConnectVolume(connect(publish_if_needed=True))
     assert answer.volume.attachment.published_here
     (one,) = front.read(lambda txn: list(txn.scan(Publication)))
@@ -111,11 +111,11 @@ async def test_connecting_publishes_if_asked_to_and_disconnecting_takes_that_bac
     assert front.read(lambda txn: list(txn.scan(Publication))) == []
 
 
-async def test_a_repeat_is_already_so(front: Front) -> None:
+async def test_a_repeated_request_changes_nothing(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     before = front.zfsilo.facts
-    await climb(volumes)
+    await attach(volumes)
     assert front.zfsilo.facts == before
     with refused("ALREADY_EXISTS"):
         await volumes.CreateVolume(create(capacity_bytes=2 * GIB))
@@ -125,7 +125,7 @@ async def test_a_repeat_is_already_so(front: Front) -> None:
 
 async def test_growing(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     asked = pb.UpdateVolumeRequest(
         volume=pb.Volume(name=DATA, capacity_bytes=2 * GIB, labels={"app": "web"}),
         update_mask=FieldMask(paths=["capacity_bytes", "labels"]),
@@ -157,16 +157,16 @@ async def test_stats(front: Front) -> None:
     assert of_zvol.volsize_bytes == GIB
     assert of_zvol.HasField("referenced_bytes")
     assert not of_zvol.HasField("inodes_total")
-    await climb(volumes)
+    await attach(volumes)
     of_filesystem = await volumes.StatsVolume(pb.StatsVolumeRequest(name=DATA))
     assert of_filesystem.filesystem_total_bytes == GIB
     assert of_filesystem.inodes_total == 65536
     assert not of_filesystem.HasField("volsize_bytes")
 
 
-async def test_sync_puts_right_what_somebody_else_did(front: Front) -> None:
+async def test_sync_repairs_drift(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     uid = front.read(lambda txn: txn.get(Volume, "data")).uid
     before = front.zfsilo.facts
     (lun,) = [name for name in before if name.startswith("lun:")]
@@ -185,17 +185,17 @@ async def test_sync_puts_right_what_somebody_else_did(front: Front) -> None:
 
 
 async def delete_for_now(front: Front, name: str) -> pb.Volume:
-    """Delete a volume that something depends on, which shall stay."""
+    """Delete a volume and keep what depends on it."""
     volumes = front.root().volumes
-    found = await volumes.GetVolume(pb.GetVolumeRequest(name=f"volumes/{name}"))
-    needs = Dependent(id=f"{found.uid}/snapshots/a", name="snapshots/a")
+    volume = await volumes.GetVolume(pb.GetVolumeRequest(name=f"volumes/{name}"))
+    needs = Dependent(id=f"{volume.uid}/snapshots/a", name="snapshots/a")
     await front.service.context.write(lambda txn: txn.put(needs))
-    request = pb.DeleteVolumeRequest(name=found.name, dependents=pb.DEPENDENTS_KEEP)
+    request = pb.DeleteVolumeRequest(name=volume.name, dependents=pb.DEPENDENTS_KEEP)
     await volumes.DeleteVolume(request)
-    return found  # type: ignore[no-any-return]
+    return volume  # type: ignore[no-any-return]
 
 
-async def test_the_trash_over_the_wire(front: Front) -> None:
+async def test_trash(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     first = await delete_for_now(front, "data")
@@ -207,9 +207,9 @@ async def test_the_trash_over_the_wire(front: Front) -> None:
     request = pb.ListVolumesRequest(show_deleted=True, page_size=1)
     page = await volumes.ListVolumes(request)
     request.page_token = page.next_page_token
-    found = [*page.volumes, *(await volumes.ListVolumes(request)).volumes]
-    assert {each.uid for each in found} == {first.uid, second.uid}
-    assert all(each.HasField("delete_time") for each in found)
+    in_trash = [*page.volumes, *(await volumes.ListVolumes(request)).volumes]
+    assert {volume.uid for volume in in_trash} == {first.uid, second.uid}
+    assert all(volume.HasField("delete_time") for volume in in_trash)
     asked = pb.ListVolumesRequest(show_deleted=True)
     assert not (await front.role("host", "take").volumes.ListVolumes(asked)).volumes
     back = await volumes.UndeleteVolume(pb.UndeleteVolumeRequest(name=DATA, uid=first.uid))
@@ -218,111 +218,6 @@ async def test_the_trash_over_the_wire(front: Front) -> None:
         await volumes.UndeleteVolume(pb.UndeleteVolumeRequest(name=DATA))
     with refused("FAILED_PRECONDITION", "DEPENDENTS"):
         await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
-
-
-DRY: dict[str, Any] = {
-    "CreateVolume": pb.CreateVolumeRequest(volume_id="other", volume=pb.Volume(capacity_bytes=GIB)),
-    "UpdateVolume": pb.UpdateVolumeRequest(
-        volume=pb.Volume(name=DATA, capacity_bytes=2 * GIB),
-        update_mask=FieldMask(paths=["capacity_bytes"]),
-    ),
-    "DeleteVolume": pb.DeleteVolumeRequest(name="volumes/lone"),
-    "UndeleteVolume": pb.UndeleteVolumeRequest(name="volumes/gone"),
-    "AdoptVolume": pb.AdoptVolumeRequest(dataset="tank/vm-1"),
-    "PublishVolume": pb.PublishVolumeRequest(name="volumes/lone", host=TAKE),
-    "UnpublishVolume": pb.UnpublishVolumeRequest(name=DATA, all_hosts=True),
-    "ReportFilesystem": pb.ReportFilesystemRequest(
-        name="volumes/used",
-        host=TAKE,
-        epoch=1,
-        filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid=UUID),
-    ),
-    "ConnectVolume": pb.ConnectVolumeRequest(server="give", volume="used"),
-    "DisconnectVolume": pb.DisconnectVolumeRequest(name="volumes/low"),
-    "StageVolume": pb.StageVolumeRequest(name="volumes/low"),
-    "UnstageVolume": pb.UnstageVolumeRequest(name="volumes/mid"),
-    "MountVolume": pb.MountVolumeRequest(name=DATA, path="/srv/more"),
-    "UnmountVolume": pb.UnmountVolumeRequest(name=DATA, path="/srv/data"),
-    "GrowVolume": pb.GrowVolumeRequest(name=DATA),
-}
-
-
-async def at_all_states(front: Front) -> None:
-    """Make `lone` created, `used` published, `low` connected, `mid` staged, `data` mounted.
-
-    `gone` is in the trash, and the zvol tank/vm-1 is nobody's.
-    """
-    volumes = front.root().volumes
-    await climb(volumes)
-    front.zfsilo.host.zfs.create_zvol(
-        "tank/vm-1",
-        size_bytes=GIB,
-        thin=True,
-        volblocksize=4096,
-        properties=(),
-        marks=(("zfsilo:uid", ""),),
-    )
-    for name in ("gone", "lone", "used", "low", "mid"):
-        await volumes.CreateVolume(create(name))
-    await delete_for_now(front, "gone")
-    for name in ("used", "low", "mid"):
-        await volumes.PublishVolume(publish(name=f"volumes/{name}"))
-    for name in ("low", "mid"):
-        await volumes.ConnectVolume(connect(volume=name))
-    await volumes.StageVolume(pb.StageVolumeRequest(name="volumes/mid"))
-
-
-async def test_validate_only_tells_the_plan_of_every_change_and_changes_nothing(
-    front: Front,
-) -> None:
-    volumes = front.root().volumes
-    await at_all_states(front)
-    facts, stored = front.zfsilo.facts, operations(front)
-    for method, request in DRY.items():
-        request.validate_only = True
-        answer = await getattr(volumes, method)(request)
-        assert answer.operation.state == PLANNED, method
-        assert answer.operation.actions, method
-        assert answer.operation.name == "", method
-        assert not answer.HasField("volume"), method
-    assert (front.zfsilo.facts, operations(front)) == (facts, stored)
-
-
-async def test_every_mutation_can_be_validated_only() -> None:
-    service = pb.DESCRIPTOR.services_by_name["VolumeService"]
-    answers = (pb.MutateVolumeResponse.DESCRIPTOR,)
-    changing = {method.name for method in service.methods if method.output_type in answers}
-    assert changing == set(DRY)
-
-
-async def test_an_old_etag_is_refused_by_every_change_that_takes_one(front: Front) -> None:
-    volumes = front.root().volumes
-    await at_all_states(front)
-    facts = front.zfsilo.facts
-    taking = [name for name, each in DRY.items() if "etag" in each.DESCRIPTOR.fields_by_name]
-    for method in taking:
-        request = type(DRY[method])()
-        request.CopyFrom(DRY[method])
-        request.validate_only, request.etag = False, "1"
-        with refused("ABORTED", "ETAG"):
-            await getattr(volumes, method)(request)
-    assert front.zfsilo.facts == facts
-    assert set(DRY) - set(taking) == {
-        "CreateVolume",
-        "UndeleteVolume",
-        "AdoptVolume",
-        "ReportFilesystem",
-        "ConnectVolume",
-    }
-
-
-async def test_a_fresh_etag_is_accepted(front: Front) -> None:
-    volumes = front.root().volumes
-    etag = (await volumes.CreateVolume(create())).volume.etag
-    etag = (await volumes.PublishVolume(publish(etag=etag))).volume.etag
-    down = pb.UnpublishVolumeRequest(name=DATA, host=TAKE, etag=etag)
-    etag = (await volumes.UnpublishVolume(down)).volume.etag
-    await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA, etag=etag))
 
 
 BAD: list[tuple[str, Any, str]] = [
@@ -356,7 +251,7 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 
 
-async def test_what_is_wrong_in_itself_is_an_invalid_argument(front: Front) -> None:
+async def test_invalid_requests(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     await volumes.PublishVolume(publish())
@@ -390,7 +285,7 @@ async def test_a_malformed_report_is_refused(front: Front, filesystem: pb.Filesy
         )
 
 
-async def test_wrong_states(front: Front) -> None:
+async def test_requests_in_the_wrong_state(front: Front) -> None:
     volumes = front.root().volumes
     with refused("NOT_FOUND"):
         await volumes.PublishVolume(publish())
@@ -402,39 +297,39 @@ async def test_wrong_states(front: Front) -> None:
     with refused("NOT_FOUND", "NO_SERVER"):
         await volumes.ConnectVolume(connect(server="elsewhere"))
     await volumes.PublishVolume(publish())
-    with refused("FAILED_PRECONDITION", "PUBLISHED") as found:
+    with refused("FAILED_PRECONDITION", "PUBLISHED") as refusal:
         await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
-    assert found.error.facts["hosts"] == "take"
+    assert refusal.error.facts["hosts"] == "take"
     with refused("FAILED_PRECONDITION", "NO_EPOCH"):
         await volumes.ConnectVolume(connect(epoch=7))
 
 
-async def test_a_live_session_holds_the_publication(front: Front) -> None:
+async def test_a_live_session_prevents_unpublishing(front: Front) -> None:
     volumes = front.root().volumes
-    await climb(volumes)
+    await attach(volumes)
     with refused("FAILED_PRECONDITION", "SESSION_LIVE"):
         await volumes.UnpublishVolume(pb.UnpublishVolumeRequest(name=DATA, host=TAKE))
     assert (await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))).state == pb.STATE_MOUNTED
 
 
-async def test_the_connection_carries_the_secrets_of_a_publication(front: Front) -> None:
+async def test_the_connection_contains_the_secrets_of_a_publication(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
         await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
     volume = (await volumes.PublishVolume(publish(readonly=True))).volume
-    found = await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
+    connection = await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
     chap = front.service.context.store.chap("data/take")
-    assert {name: getattr(found.chap, name) for name in chap.values()} == chap.values()
-    assert (found.serial, found.size_bytes, found.epoch) == (volume.uid, GIB, 1)
-    assert found.target.endswith(f":{volume.uid}")
-    assert found.readonly
-    assert list(found.portals) == list(front.service.context.settings.export.portals)
+    assert {name: getattr(connection.chap, name) for name in chap.values()} == chap.values()
+    assert (connection.serial, connection.size_bytes, connection.epoch) == (volume.uid, GIB, 1)
+    assert connection.target.endswith(f":{volume.uid}")
+    assert connection.readonly
+    assert list(connection.portals) == list(front.service.context.settings.export.portals)
     with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
         await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host="hosts/other"))
 
 
-async def test_a_publication_without_access_mode_takes_one_that_the_volume_allows(
+async def test_the_default_access_mode_is_one_that_the_volume_allows(
     front: Front,
 ) -> None:
     volumes = front.root().volumes
@@ -444,7 +339,7 @@ async def test_a_publication_without_access_mode_takes_one_that_the_volume_allow
     assert one.access_mode == modes[0]
 
 
-async def test_block_volumes_and_thick_ones(front: Front) -> None:
+async def test_block_and_thick_volumes(front: Front) -> None:
     volumes = front.root().volumes
     made = (await volumes.CreateVolume(create(mode=pb.MODE_BLOCK, thin=False))).volume
     assert (made.mode, made.thin) == (pb.MODE_BLOCK, False)

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from tests.api.dbus_setup import GIB, Client, House, connect, house, options
+from tests.api.dbus_fixture import GIB, BusClient, BusFixture, connect, on_private_bus, options
 from zfsilod.api.dbus.contract import OBJECT_MANAGER, PEER, ROOT, path_of
 from zfsilod.model.records import Volume
 
@@ -25,22 +25,22 @@ async def main() -> None:
     """Serve so many volumes (default 100,000); a client in another process measures."""
     volumes = int(sys.argv[1]) if sys.argv[1:] else 100_000
     with tempfile.TemporaryDirectory() as directory:
-        async with house(Path(directory)) as home:
+        async with on_private_bus(Path(directory)) as fixture:
             for count in (4000, volumes):
-                fill(home, count)
+                fill(fixture, count)
                 print(f"\n{count} volumes")
                 stall = asyncio.create_task(longest_stall())
                 client = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "tests.bench.dbus", "client", home.address, str(count)
+                    sys.executable, "-m", "tests.bench.dbus", "client", fixture.address, str(count)
                 )
                 assert await client.wait() == 0
                 stall.cancel()
                 print(f"longest stall of the event loop {await stall:8.1f} ms")
 
 
-def fill(home: House, count: int) -> None:
+def fill(fixture: BusFixture, count: int) -> None:
     """Put volumes into the store."""
-    with home.store.write() as txn:
+    with fixture.store.write() as txn:
         for number in range(count):
             name = f"volume-{number:06}"
             txn.put(
@@ -72,7 +72,7 @@ async def longest_stall() -> float:
 
 async def measure(address: str, volumes: int) -> None:
     """Measure as a client."""
-    client = Client(await connect(address))
+    client = BusClient(await connect(address))
     name = f"volume-{volumes // 2:06}"
     path = path_of("volume", name)
     page = options(page_size=("u", 100), page_token=("s", name))

@@ -19,7 +19,7 @@ from tests.api.running import Front, front_of
 from tests.csi.plugin_client import NODE, PluginClient
 from tests.doubles import SETTINGS
 from zfsilod.security.join_file import make_join
-from zfsilod.wire.storage_server import Servers
+from zfsilod.wire.storage_server import StorageServers
 
 if TYPE_CHECKING:
     import asyncio
@@ -93,7 +93,7 @@ async def _start_servers(
         state.mkdir()
         fronts[name] = await stack.enter_async_context(front_of(state, settings))
     joined = {name: front.certified("host", NODE) for name, front in fronts.items()}
-    servers = Servers(joined.get)
+    servers = StorageServers(joined.get)
     stack.push_async_callback(servers.close)
     fronts["give"].service.context.servers = servers
     return fronts

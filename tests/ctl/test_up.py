@@ -75,7 +75,7 @@ def test_up_waits_for_a_server(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> N
     ctl.daemon.wait(away.close())
     assert slept == [1, 2]
     assert ran.err.count("retrying for") == 1
-    assert "the server give (127.0.0.1:1) did not answer" in ran.err
+    assert "server give (127.0.0.1:1) did not answer" in ran.err
     assert len(ran.json["operations"]) == 3, "of the attempt that succeeded"
     ctl.ok("down patient2")
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from dbus_next import Message, Variant
 from dbus_next.signature import SignatureTree
 
-from tests.api.dbus_setup import GIB, house
+from tests.api.dbus_fixture import GIB, on_private_bus
 from tests.fuzz.values import HostileValues
 from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT, interfaces, path_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.api.dbus_setup import Client
+    from tests.api.dbus_fixture import BusClient
 
 AT_ONCE = 16
 DEADLINE_S = 20
@@ -35,8 +35,8 @@ class BusOutcome:
 async def fuzz(directory: Path, count: int, seed: int) -> BusOutcome:
     """Start a zfsilod, and make so many calls."""
     outcome = BusOutcome()
-    async with house(directory) as home:
-        client = await home.client()
+    async with on_private_bus(directory) as fixture:
+        client = await fixture.client()
         await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
         numbers = iter(range(count))
 
@@ -50,13 +50,13 @@ async def fuzz(directory: Path, count: int, seed: int) -> BusOutcome:
     return outcome
 
 
-async def call(client: Client, outcome: BusOutcome, seed: int) -> None:
+async def call(client: BusClient, outcome: BusOutcome, seed: int) -> None:
     """Make one call, chosen by its seed."""
     values = HostileValues(seed)
     contracts = interfaces().values()
     methods = [method for contract in contracts for method in contract.methods.values()]
     method = values.draw.choice(methods)
-    takes = method.takes if values.draw.random() < 0.8 else values.draw.choice(SIGNATURES)
+    takes = method.input if values.draw.random() < 0.8 else values.draw.choice(SIGNATURES)
     path = values.draw.choice(
         (
             ROOT,

@@ -86,9 +86,9 @@ def test_needs_repair_is_shown_everywhere_and_refuses_other_changes(
     shown = json.loads(host.volume("show", "data", "--json").stdout)
     assert any(f"operation repair {name}" in condition for condition in shown["conditions"])
     assert f"operation repair {name}" in host.volume("show", "data").stdout
-    condition = sd.run("busctl", "get-property", *VOLUME, "Condition").stdout
-    assert f"operation {name}" in condition
-    assert "needs repair" in condition
+    conditions = sd.run("busctl", "get-property", *VOLUME, "Conditions").stdout
+    assert f"operation repair {name}" in conditions
+    assert "needs repair" in conditions
     sd.run("journalctl", "--sync")
     status = sd.run("systemctl", "status", "--full", UNIT, check=False).stdout
     assert f"publish volumes/data: needs repair: zfsiloctl operation repair {name}" in status

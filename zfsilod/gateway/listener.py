@@ -92,6 +92,11 @@ class Gateway:
         """The number of connections, those in a TLS handshake included."""
         return len(self._connections) + len(self._handshakes)
 
+    @property
+    def buffered_bytes(self) -> int:
+        """The number of bytes that all connections buffer."""
+        return sum(connection.buffered_bytes for connection in self._connections.values())
+
     def disconnect(self, name: str) -> None:
         """Close a connection whose identity is no longer valid, after its answer is sent."""
         connection = self._connections.get(name.removeprefix(PREFIX))

@@ -42,6 +42,11 @@ class RelayedConnection:
         client.settimeout(0)
         self._relays = (Relay(client, server, self), Relay(server, client, self))
 
+    @property
+    def buffered_bytes(self) -> int:
+        """The number of bytes that were read from one end and not yet sent to the other."""
+        return sum(len(relay.rest) for relay in self._relays)
+
     def relay_ended(self) -> None:
         """Close the connection when both directions have ended, or LINGER_S after the first."""
         if all(relay.ended for relay in self._relays):
@@ -74,13 +79,13 @@ class Relay:
         self._source = source
         self._sink = sink
         self._owner = owner
-        self._rest = b""  # bytes that the sink has not taken; nothing is read meanwhile
+        self.rest = b""  # bytes that the sink has not taken; nothing is read meanwhile
         self._loop.add_reader(source, self._read)
 
     def stop(self) -> None:
         """Stop reading and writing."""
         self._loop.remove_reader(self._source)
-        if self._rest:
+        if self.rest:
             self._loop.remove_writer(self._sink)
 
     def _read(self) -> None:
@@ -101,20 +106,20 @@ class Relay:
         except NOT_NOW:
             sent = 0
         if sent < len(data):
-            self._rest = data[sent:]
+            self.rest = data[sent:]
             self._loop.remove_reader(self._source)
             self._loop.add_writer(self._sink, self._write)
 
     def _write(self) -> None:
         try:
-            sent = self._sink.send(self._rest)
+            sent = self._sink.send(self.rest)
         except NOT_NOW:
             return
         except OSError:
             self._owner.close()
             return
-        self._rest = self._rest[sent:]
-        if not self._rest:
+        self.rest = self.rest[sent:]
+        if not self.rest:
             self._loop.remove_writer(self._sink)
             self._loop.add_reader(self._source, self._read)
 

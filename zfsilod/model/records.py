@@ -11,7 +11,7 @@ etag. Times are seconds since 1970, sizes are bytes.
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from zfsilod.model.host_facts import Disk, Filesystem
 from zfsilod.model.record import Pairs, Record, Stored, pairs
@@ -32,6 +32,7 @@ AccessMode = Literal[
 Transport = Literal["ISCSI"]
 VolumeState = Literal["ABSENT", "CREATED", "PUBLISHED"]
 AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
+STATES = (*get_args(VolumeState), *get_args(AttachmentState)[1:])  # that a volume has on a host
 Restore = Literal["BOOT", "NEVER"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
 OperationState = Literal[

@@ -42,7 +42,7 @@ class Callers:
     ) -> None:
         self._find_token = find_token
         self._is_revoked = is_revoked
-        self._group = _group_id(GROUP)
+        self.group = _group_id(GROUP)
         self._own_uid = os.getuid()  # root, or the user that runs a simulation
 
     def of(self, peer: Peer, authorization: str) -> Caller:
@@ -62,7 +62,7 @@ class Callers:
         return self._of_certificate(peer.certificate, peer.address)
 
     def _of_user(self, peer: Peer) -> Caller:
-        if peer.uid in (0, self._own_uid) or self._group in peer.groups:
+        if peer.uid in (0, self._own_uid) or self.group in peer.groups:
             return Caller(role="admin", subject=f"uid {peer.uid}", origin="unix", local=True)
         raise PermissionDenied(
             f"uid {peer.uid} is neither root nor in the group {GROUP}", reason="NOT_IN_GROUP"

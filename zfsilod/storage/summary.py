@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Condition, Host, PendingRelease, Publication, Volume
+from zfsilod.storage.volume_view import needs_repair, repair_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,8 +72,8 @@ class Summary:
             *(
                 Attention(
                     subject=each.subject,
-                    sentence=f"{each.title} failed and could not be taken back",
-                    command=f"zfsiloctl operation repair {each.id}",
+                    sentence=needs_repair(each),
+                    command=repair_command(each),
                 )
                 for each in live
                 if each.state == "NEEDS_REPAIR"

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from zfsilod.storage.store import Transaction
 
-STATES = ("ABSENT", "CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
-
 
 class VolumeView(Record):
     """All that one host knows under a volume's name: the volume, an attachment, or both."""
@@ -44,7 +42,7 @@ class VolumeView(Record):
 
     @property
     def state(self) -> str:
-        """The highest state on this host, one of HEIGHTS."""
+        """The highest state on this host, one of STATES."""
         if self.attachment is not None and self.attachment.state != "ABSENT":
             return self.attachment.state
         if self.volume is None:
@@ -109,17 +107,26 @@ def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
         or txn.claimant(f"attachment/{volume_id}")
         or "",
     )
-    conditions = tuple(_conditions(txn, found))
+    conditions = conditions_of(txn, found)
     return found.but(conditions=conditions) if conditions else found
 
 
-def _conditions(txn: Transaction, found: VolumeView) -> Iterator[str]:
-    at_work = txn.get(Operation, found.operation) if found.operation else None
-    if at_work is not None and at_work.state == "NEEDS_REPAIR":
-        yield (
-            f"{at_work.title} failed and could not be taken back: zfsiloctl operation repair "
-            f"{at_work.id}"
-        )
-    condition = txn.get(Condition, found.uid)
-    if condition is not None:
-        yield from condition.sentences
+def conditions_of(txn: Transaction, view: VolumeView) -> tuple[str, ...]:
+    """Return the conditions of a volume, one sentence each, as every interface shows them."""
+    operation = txn.get(Operation, view.operation) if view.operation else None
+    stored = txn.get(Condition, view.uid)
+    sentences = stored.sentences if stored else ()
+    if operation is None or operation.state != "NEEDS_REPAIR":
+        return sentences
+    return (f"{needs_repair(operation)}; run {repair_command(operation)}", *sentences)
+
+
+def needs_repair(operation: Operation) -> str:
+    """Return why an operation needs repair, as a sentence."""
+    reason = operation.failure.message if operation.failure else "it was stopped"
+    return f"{operation.title} needs repair: {reason}"
+
+
+def repair_command(operation: Operation) -> str:
+    """Return the command line that repairs an operation."""
+    return f"zfsiloctl operation repair {operation.id}"

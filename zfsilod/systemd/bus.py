@@ -29,8 +29,13 @@ async def connect(bus_address: str | None) -> MessageBus:
     except (OSError, EOFError, AuthError, DBusError) as error:
         close_socket(bus)
         raise Unavailable(f"{where} refused the connection: {error!r}") from error
-    bus._writer.sock = PatientSocket(bus._sock)
+    wait_while_full(bus)
     return bus
+
+
+def wait_while_full(bus: MessageBus) -> None:
+    """Keep a connection open when its socket is full: dbus-next would close it."""
+    bus._writer.sock = PatientSocket(bus._sock)
 
 
 class PatientSocket:

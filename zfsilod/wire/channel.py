@@ -1,4 +1,4 @@
-"""Channels over TLS to a server, as somebody."""
+"""gRPC channels to a server over TLS, with the credentials of a join file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OPTIONS = (
 
 
 def tls_channel(access: Access) -> Any:
-    """Return a blocking channel to a server, which must prove that it is the one that is meant."""
+    """Return a blocking channel to a server; its certificate must be for `access.tls_name`."""
     return grpc.secure_channel(access.address, _credentials(access), options=_options(access))
 
 
 def tls_channel_aio(access: Access) -> Any:
-    """Return an asyncio channel to a server, which must prove that it is the one that is meant."""
+    """Return an asyncio channel to a server; its certificate must be for `access.tls_name`."""
     return grpc.aio.secure_channel(access.address, _credentials(access), options=_options(access))
 
 
@@ -36,7 +36,7 @@ def _credentials(access: Access) -> Any:
     )
     if not access.token:
         return channel
-    # grpc sends a token over TLS only, by itself.
+    # grpc itself refuses to send call credentials without TLS.
     bearer = grpc.access_token_call_credentials(access.token)
     return grpc.composite_channel_credentials(channel, bearer)
 

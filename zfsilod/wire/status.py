@@ -1,4 +1,4 @@
-"""Errors on the wire: a code, a message, and google.rpc.ErrorInfo with reason and facts."""
+"""Conversion of errors to gRPC status and back: code, message, and google.rpc.ErrorInfo."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from zfsilod.model.errors import Internal, ZfsiloError
 
 DOMAIN = "zfsilo.org"
 DETAILS = "grpc-status-details-bin"
-MAX_FACT_CHARACTERS = 1024  # a client takes 8 KiB of metadata
+MAX_FACT_CHARACTERS = 1024  # the default limit of a client is 8 KiB of metadata
 MAX_FACTS_CHARACTERS = 4096
 MAX_MESSAGE_CHARACTERS = 1024
 
-PARAMETERS = ("self", "message", "reason")  # of ZfsiloError: no names for facts of a strange server
-# One class for each code, the most general one.
-BY_CODE: dict[str, type[ZfsiloError]] = {each.code: each for each in ZfsiloError.__subclasses__()}
+# Parameters of ZfsiloError: facts of these names, which a server might send, are dropped.
+PARAMETERS = ("self", "message", "reason")
+# The direct subclasses: the most general class of each code.
+BY_CODE: dict[str, type[ZfsiloError]] = {kind.code: kind for kind in ZfsiloError.__subclasses__()}
 
 
 def to_status(error: ZfsiloError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
@@ -33,8 +34,8 @@ def to_status(error: ZfsiloError) -> tuple[grpc.StatusCode, str, tuple[tuple[str
 
 
 def from_status(error: grpc.RpcError) -> ZfsiloError:
-    """Make the error again that a server answered with, from a sync or an aio call."""
-    answer: Any = error  # grpc's types do not say that it is a Call
+    """Return the ZfsiloError that a server raised, from a blocking or an asyncio call."""
+    answer: Any = error  # it is a grpc.Call too, which its type does not say
     kind = BY_CODE.get(answer.code().name, Internal)
     info = _info(answer.trailing_metadata() or ())
     message = answer.details() or answer.code().name
@@ -45,7 +46,7 @@ def from_status(error: grpc.RpcError) -> ZfsiloError:
 
 
 def is_ours(error: grpc.RpcError) -> bool:
-    """Tell whether a zfsilod answered this, and not grpc or something on the way."""
+    """Tell whether zfsilod sent this error, not the gRPC library or a proxy."""
     answer: Any = error
     return _info(answer.trailing_metadata() or ()) is not None
 

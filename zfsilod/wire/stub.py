@@ -1,4 +1,4 @@
-"""Clients of the gRPC interface, made from the descriptors: no generated stubs, no server code."""
+"""Clients of the gRPC interface, built from the protobuf descriptors without generated stubs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SERVICES = (SERVICE, VOLUMES, SNAPSHOTS, HOSTS, OPERATIONS)
 
 
 def path_of(method: MethodDescriptor) -> str:
-    """Return a method's name on the wire: /zfsilo.v1.VolumeService/GetVolume."""
+    """Return the path of a method: /zfsilo.v1.VolumeService/GetVolume."""
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
 class Stub:
     """The methods of one service: `Stub(channel, VOLUMES).GetVolume(request, timeout=5)`.
 
-    Of a `grpc.Channel` they are blocking, of a `grpc.aio.Channel` they are awaited.
+    With a `grpc.Channel` calls are blocking, with a `grpc.aio.Channel` they are awaited.
     """
 
     def __init__(self, channel: Any, service: ServiceDescriptor) -> None:
@@ -34,7 +34,7 @@ class Stub:
         self._service = service
 
     def __getattr__(self, name: str) -> Any:
-        """Return a method, made when it is first used: all of them would take 4 ms."""
+        """Return a method, built on first use: building all of them takes 4 ms."""
         method = self._service.methods_by_name.get(name)
         if method is None:
             raise AttributeError(f"the service has no method {name}")
@@ -54,10 +54,10 @@ class Api:
 
 
 class Streaming:
-    """A channel that treats every call as a stream, which on the wire is the same.
+    """A channel that makes every call a response stream, which is the same on the wire.
 
-    Of a call with one answer, grpc for Python tells the initial metadata only together with the
-    answer; of a stream it does as it comes. A change has its operation's name there.
+    For a unary call, grpc for Python delivers the initial metadata only with the response; for a
+    stream as soon as it arrives. A change sends the name of its operation there.
     """
 
     def __init__(self, channel: Any) -> None:

@@ -1,4 +1,4 @@
-"""What each method on the bus does: the requests as a table, the questions as functions."""
+"""The D-Bus methods: mutations as a table of requests, queries as functions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from zfsilod.api.dbus.properties import capacity_of
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.record import pairs
 from zfsilod.model.records import (
+    STATES,
     AccessMode,
     Host,
     Mode,
@@ -33,7 +34,7 @@ from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host
 from zfsilod.service.orphan_scan import find_orphans
-from zfsilod.storage.volume_view import STATES, page, volume_view
+from zfsilod.storage.volume_view import page, volume_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -48,15 +49,15 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
-NOT_CHANGES = ("id", "etag", "limit_bytes")  # fields that an update mask never names
+NOT_IN_MASK = ("id", "etag", "limit_bytes")  # fields that an update mask never contains
 
 
 class Option(NamedTuple):
-    """A key of an a{sv}: its type, and the values it may have (none: any)."""
+    """A key of an a{sv}: its type, and its valid values (none: any)."""
 
     signature: str
     choices: tuple[str, ...] = ()
-    field: str = ""  # of the request, when it has another name there
+    field: str = ""  # its name in the request, if another
 
 
 OPTIONS = {
@@ -88,7 +89,7 @@ OPTIONS = {
     "restore": Option("s", get_args(Restore)),
     "source_snapshot": Option("s"),
     "source_volume": Option("s"),
-    "state": Option("s"),  # of a volume or an operation: each list has its own
+    "state": Option("s"),  # the two lists that have it check its value
     "subject": Option("s"),
     "thin": Option("b"),
     "transport": Option("s", get_args(Transport)),
@@ -99,7 +100,7 @@ OPTIONS = {
 
 
 class Mutation(NamedTuple):
-    """A method that begins a request: the fields that its arguments are, and its options."""
+    """A method that submits a request: the fields of its arguments, and its options."""
 
     request: type[Request[Any]]
     arguments: tuple[str, ...]
@@ -107,7 +108,7 @@ class Mutation(NamedTuple):
     fixed: tuple[tuple[str, object], ...] = ()
 
 
-# The first argument of a method of a volume or host is the object itself.
+# The first argument of a method of an object other than the Manager is the id of the object.
 MUTATIONS = {
     f"{MANAGER}.CreateVolume": Mutation(
         CreateVolume,
@@ -164,28 +165,28 @@ MUTATIONS = {
 
 
 class Methods:
-    """The methods, over the service and the objects."""
+    """Calls of methods, on the service and the objects."""
 
     def __init__(self, service: Service, objects: Objects) -> None:
         self.service = service
         self.objects = objects
 
     async def call(self, method: str, arguments: list[Any], caller: Caller) -> list[Any]:
-        """Call a method by its full name; the id of its object, if it has one, comes first."""
+        """Call a method by its full name; the first argument is the id of its object, if any."""
         mutation = MUTATIONS.get(method)
         if mutation is not None:
-            return [await self._begin(mutation, arguments[:-1], arguments[-1], caller)]
-        return await QUESTIONS[method](self, *arguments)
+            return [await self._submit(mutation, arguments[:-1], arguments[-1], caller)]
+        return await QUERIES[method](self, *arguments)
 
-    async def _begin(
+    async def _submit(
         self, mutation: Mutation, arguments: list[Any], options: dict[str, Variant], caller: Caller
     ) -> str:
         fields = read_options(options, (*mutation.options, "validate_only"))
-        planned = fields.pop("validate_only", False)
+        only_plan = fields.pop("validate_only", False)
         request = make_request(mutation, arguments, fields)
         if isinstance(request, SyncVolume):
             (await self.service.reconciler.report(request.id)).check()
-        if planned:
+        if only_plan:
             return self.objects.plan(await self.service.plan(request, caller=caller))
         operation = await self.service.submit(request, caller=caller)
         return path_of("operation", operation.id)
@@ -195,68 +196,68 @@ class Methods:
             return [path_of("volume", volume_view(txn, volume_id).id)]
 
     async def list_volumes(self, options: dict[str, Variant]) -> list[Any]:
-        asked = read_options(options, ("page_size", "page_token", "state", "labels"))
-        state, labels = asked.get("state"), set(asked.get("labels", ()))
+        fields = read_options(options, ("page_size", "page_token", "state", "labels"))
+        state, labels = fields.get("state"), set(fields.get("labels", ()))
         _check_choice("state", state, STATES)
 
-        def wanted(each: VolumeView) -> bool:
-            carried = set(each.volume.labels) if each.volume else set()
-            return state in (None, each.state) and labels <= carried
+        def wanted(view: VolumeView) -> bool:
+            own_labels = set(view.volume.labels) if view.volume else set()
+            return state in (None, view.state) and labels <= own_labels
 
-        after, limit = _after(asked), _limit(asked)
+        after, limit = _after(fields), _limit(fields)
 
         def read() -> tuple[list[VolumeView], str]:
             with self.service.context.store.read() as txn:
                 return page(txn, after=after, limit=limit, wanted=wanted)
 
-        found, following = await asyncio.to_thread(read)
-        rows = [(v.id, path_of("volume", v.id), v.state, capacity_of(v)) for v in found]
-        return [rows, following]
+        views, next_page = await asyncio.to_thread(read)
+        rows = [(v.id, path_of("volume", v.id), v.state, capacity_of(v)) for v in views]
+        return [rows, next_page]
 
     async def get_snapshot(self, snapshot_id: str) -> list[Any]:
         with self.service.context.store.read() as txn:
             return [path_of("snapshot", need_snapshot(txn, snapshot_id).id)]
 
     async def list_snapshots(self, options: dict[str, Variant]) -> list[Any]:
-        asked = read_options(options, ("page_size", "page_token", "volume"))
-        volume = asked.get("volume")
-        found, following = await self._page(
-            Snapshot, asked, lambda each: volume in (None, each.volume)
+        fields = read_options(options, ("page_size", "page_token", "volume"))
+        volume = fields.get("volume")
+        snapshots, next_page = await self._page(
+            Snapshot, fields, lambda snapshot: volume in (None, snapshot.volume)
         )
-        rows = [(s.id, path_of("snapshot", s.id), s.volume, s.size_bytes) for s in found]
-        return [rows, following]
+        rows = [(s.id, path_of("snapshot", s.id), s.volume, s.size_bytes) for s in snapshots]
+        return [rows, next_page]
 
     async def get_host(self, host_id: str) -> list[Any]:
         with self.service.context.store.read() as txn:
             return [path_of("host", need_host(txn, host_id).id)]
 
     async def list_hosts(self, options: dict[str, Variant]) -> list[Any]:
-        asked = read_options(options, ("page_size", "page_token"))
-        found, following = await self._page(Host, asked, lambda _each: True)
-        return [[(each.id, path_of("host", each.id), each.iqn) for each in found], following]
+        fields = read_options(options, ("page_size", "page_token"))
+        hosts, next_page = await self._page(Host, fields, lambda _host: True)
+        return [[(host.id, path_of("host", host.id), host.iqn) for host in hosts], next_page]
 
     async def get_operation(self, operation_id: str) -> list[Any]:
         return [path_of("operation", self.service.operation(operation_id).id)]
 
     async def list_operations(self, options: dict[str, Variant]) -> list[Any]:
-        asked = read_options(options, ("page_size", "page_token", "state", "subject"))
-        state, subject = asked.get("state"), asked.get("subject")
+        fields = read_options(options, ("page_size", "page_token", "state", "subject"))
+        state, subject = fields.get("state"), fields.get("subject")
         _check_choice("state", state, get_args(OperationState))
 
-        def wanted(each: Operation) -> bool:
-            return state in (None, each.state) and subject in (None, each.subject)
+        def wanted(operation: Operation) -> bool:
+            return state in (None, operation.state) and subject in (None, operation.subject)
 
-        found, following = await self._page(Operation, asked, wanted)
-        rows = [(path_of("operation", o.id), o.kind, o.subject, o.state) for o in found]
-        return [rows, following]
+        operations, next_page = await self._page(Operation, fields, wanted)
+        rows = [(path_of("operation", o.id), o.kind, o.subject, o.state) for o in operations]
+        return [rows, next_page]
 
     async def list_orphans(self) -> list[Any]:
-        found = await find_orphans(self.service.context)
-        return [[(each.name, each.text, list(each.users)) for each in found]]
+        rows = await find_orphans(self.service.context)
+        return [[(orphan.name, orphan.text, list(orphan.users)) for orphan in rows]]
 
     async def get_capacity(self, root: str) -> list[Any]:
-        room = await self.service.capacity(root)
-        return [room.available_bytes, room.total_bytes]
+        capacity = await self.service.capacity(root)
+        return [capacity.available_bytes, capacity.total_bytes]
 
     async def stats(self, volume_id: str) -> list[Any]:
         return [await self.service.usage(volume_id)]
@@ -273,20 +274,20 @@ class Methods:
         return [list((await self.service.abandon(operation_id)).behind)]
 
     async def _page(
-        self, kind: type[Any], asked: dict[str, Any], wanted: Callable[[Any], bool]
+        self, kind: type[Any], fields: dict[str, Any], wanted: Callable[[Any], bool]
     ) -> tuple[list[Any], str]:
-        """Return one page of records, and where the next begins; away from the event loop."""
-        after, limit = _after(asked), _limit(asked)
+        """Return one page of records and the token of the next page; reads in a thread."""
+        after, limit = _after(fields), _limit(fields)
 
         def read() -> list[Any]:
             with self.service.context.store.read() as txn:
                 return list(islice(filter(wanted, txn.scan(kind, after)), limit + 1))
 
-        found = await asyncio.to_thread(read)
-        return found[:limit], found[limit - 1].id if len(found) > limit else ""
+        records = await asyncio.to_thread(read)
+        return records[:limit], records[limit - 1].id if len(records) > limit else ""
 
 
-QUESTIONS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
+QUERIES: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{MANAGER}.GetVolume": Methods.get_volume,
     f"{MANAGER}.ListVolumes": Methods.list_volumes,
     f"{MANAGER}.GetSnapshot": Methods.get_snapshot,
@@ -305,34 +306,34 @@ QUESTIONS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
 
 
 def make_request(mutation: Mutation, arguments: list[Any], options: dict[str, Any]) -> Request[Any]:
-    """Return the request that a call asks for."""
-    given = (tuple(each) if isinstance(each, list) else each for each in arguments)
-    fields = dict(zip(mutation.arguments, given, strict=True)) | options | dict(mutation.fixed)
+    """Return the request of a call."""
+    values = (tuple(value) if isinstance(value, list) else value for value in arguments)
+    fields = dict(zip(mutation.arguments, values, strict=True)) | options | dict(mutation.fixed)
     if mutation.request is Connect:
         fields.setdefault("id", fields["volume"])
     if "mask" in mutation.request.FIELDS:
-        fields["mask"] = tuple(name for name in fields if name not in NOT_CHANGES)
+        fields["mask"] = tuple(name for name in fields if name not in NOT_IN_MASK)
     return mutation.request(**fields)
 
 
 def read_options(options: dict[str, Variant], known: tuple[str, ...]) -> dict[str, Any]:
-    """Return options as fields of a request. Raises InvalidArgument naming the key."""
+    """Return options as fields of a request. Raises InvalidArgument with the key."""
     for key in options:
         if key not in known:
-            allowed = ", ".join(known)
-            raise _bad(key, f"there is no option {key[:80]!r} here: it may be {allowed}")
+            raise _bad(key, f"unknown option {key[:80]!r}: expected one of {', '.join(known)}")
     return {OPTIONS[key].field or key: _option(key, value) for key, value in options.items()}
 
 
-def _option(key: str, given: Variant) -> Any:
-    option, value = OPTIONS[key], given.value
-    if given.signature != option.signature:
-        raise _bad(key, f"the option {key} is of type {given.signature}, not {option.signature}")
-    chosen = value if option.signature == "as" else [value]
-    if option.choices and not chosen:
-        raise _bad_choice(key, value, option.choices)
-    for choice in chosen if option.choices else ():
-        _check_choice(key, choice, option.choices)
+def _option(key: str, variant: Variant) -> Any:
+    option, value = OPTIONS[key], variant.value
+    if variant.signature != option.signature:
+        raise _bad(key, f"option {key} has type {variant.signature}: expected {option.signature}")
+    if option.choices:
+        choices = value if option.signature == "as" else [value]
+        if not choices:
+            raise _bad(key, f"option {key} is empty: expected any of {', '.join(option.choices)}")
+        for choice in choices:
+            _check_choice(key, choice, option.choices)
     if option.signature == "a{ss}":
         return pairs(value)
     return tuple(value) if option.signature == "as" else value
@@ -340,21 +341,18 @@ def _option(key: str, given: Variant) -> Any:
 
 def _check_choice(key: str, value: str | None, choices: tuple[str, ...]) -> None:
     if value is not None and value not in choices:
-        raise _bad_choice(key, value, choices)
-
-
-def _bad_choice(key: str, value: object, choices: tuple[str, ...]) -> InvalidArgument:
-    return _bad(key, f"the option {key} is {value!r}: it may be {', '.join(choices)}")
+        expected = ", ".join(choices)
+        raise _bad(key, f"invalid value {value!r} of option {key}: expected one of {expected}")
 
 
 def _bad(key: str, message: str) -> InvalidArgument:
     return InvalidArgument(message, reason="BAD_OPTION", option=key[:80])
 
 
-def _limit(asked: dict[str, Any]) -> int:
-    return min(asked.get("page_size") or PAGE_SIZE, MAX_PAGE_SIZE)
+def _limit(fields: dict[str, Any]) -> int:
+    return min(fields.get("page_size") or PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-def _after(asked: dict[str, Any]) -> str:
-    token = str(asked.get("page_token", ""))
+def _after(fields: dict[str, Any]) -> str:
+    token = str(fields.get("page_token", ""))
     return token and check_id(token, "page token")

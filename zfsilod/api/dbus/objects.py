@@ -1,4 +1,4 @@
-"""The objects on the bus, read from the store when they are asked for: none is kept."""
+"""The objects on the bus, read from the store for each call."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from zfsilod.api.dbus.contract import (
     ROOT,
     SNAPSHOT,
     VOLUME,
+    escape,
     interfaces,
     path_of,
     split,
 )
-from zfsilod.api.dbus.properties import READERS, About, Progress, Shown, clean
+from zfsilod.api.dbus.properties import READERS, ManagerInfo, ShownOperation, clean
 from zfsilod.model.errors import InvalidArgument, NotFound
 from zfsilod.model.records import Host, Operation, Snapshot
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
@@ -34,25 +35,26 @@ if TYPE_CHECKING:
 
 MAX_OBJECTS = 5000
 MAX_PLANNED = 64
-TOO_MANY = f"there are more than {MAX_OBJECTS} objects: page with {MANAGER}.ListVolumes"
+TOO_MANY = f"more than {MAX_OBJECTS} objects: use {MANAGER}.ListVolumes"
 
 
-class Object(NamedTuple):
-    """An object of ours at one moment: path, interface and what its properties are read from."""
+class BusObject(NamedTuple):
+    """A snapshot of an object: path, interface and the source of its properties."""
 
     path: str
     interface: str
-    seen: Any
+    source: Any
 
     def get(self, name: str) -> Variant:
         """Return a property. Raises KeyError."""
         signature = interfaces()[self.interface].properties[name].signature
-        return Variant(signature, clean(READERS[self.interface][name](self.seen)))
+        return Variant(signature, clean(READERS[self.interface][name](self.source)))
 
     def all(self, *emits: str) -> dict[str, Variant]:
-        """Return all properties, or those whose changes are told like this."""
-        known = interfaces()[self.interface].properties
-        return {name: self.get(name) for name in known if known[name].emits in emits or not emits}
+        """Return all properties, or those with these EmitsChangedSignal annotations."""
+        properties = interfaces()[self.interface].properties
+        names = (name for name, item in properties.items() if item.emits in emits or not emits)
+        return {name: self.get(name) for name in names}
 
 
 class Objects:
@@ -60,44 +62,44 @@ class Objects:
 
     def __init__(self, service: Service, version: str) -> None:
         roles = ["server", "client"] if service.context.settings.root else ["client"]
-        self.about = About(version, [*roles, "iscsi"])
+        self.info = ManagerInfo(version, [*roles, "iscsi"])
         self.service = service
         self._planned: OrderedDict[str, Operation] = OrderedDict()
 
     def plan(self, operation: Operation) -> str:
-        """Keep an operation that only would be for a while, and return its path."""
+        """Keep a planned operation for a while, and return its path."""
         self._planned[operation.id] = operation
         if len(self._planned) > MAX_PLANNED:
             self._planned.popitem(last=False)
         return path_of("operation", operation.id)
 
-    def find(self, path: str) -> Object | None:
+    def find(self, path: str) -> BusObject | None:
         """Return the object at a path, or None."""
         if path == ROOT:
-            return Object(path, MANAGER, self.about)
+            return BusObject(path, MANAGER, self.info)
         kind, name = split(path) or ("", "")
         if name in self._planned and kind == "operation":
-            return Object(path, OPERATION, Progress(self._planned[name], planned=True))
+            return BusObject(path, OPERATION, ShownOperation(self._planned[name], planned=True))
         with self.service.context.store.read() as txn:
             return _object(txn, kind, name) if kind else None
 
-    def need(self, path: str) -> Object:
+    def need(self, path: str) -> BusObject:
         """Return the object at a path. Raises UnknownObject."""
-        found = self.find(path)
-        if found is None:
+        bus_object = self.find(path)
+        if bus_object is None:
             raise unknown(path)
-        return found
+        return bus_object
 
-    def managed(self) -> list[Object]:
+    def managed(self) -> list[BusObject]:
         """Return all objects below the manager. Raises LimitsExceeded."""
         with self.service.context.store.read() as txn:
-            found = list(islice(_below(txn), MAX_OBJECTS + 1))
-        if len(found) > MAX_OBJECTS:
+            managed = list(islice(_below(txn), MAX_OBJECTS + 1))
+        if len(managed) > MAX_OBJECTS:
             raise DBusError(ErrorType.LIMITS_EXCEEDED, TOO_MANY)
-        return found
+        return managed
 
     def children(self, path: str) -> list[str] | None:
-        """Return the names of the nodes below a path, None when there are too many to tell."""
+        """Return the names of the nodes below a path, or None for too many."""
         if path == "/":
             return ["org"]
         if path == "/org":
@@ -108,60 +110,56 @@ class Objects:
         if kind not in KINDS:
             return []
         with self.service.context.store.read() as txn:
-            found = list(islice(_names(txn, kind), MAX_OBJECTS + 1))
-        paths = (path_of(kind, name) for name in found)
-        return [each.rpartition("/")[2] for each in paths] if len(found) <= MAX_OBJECTS else None
+            names = list(islice(_names(txn, kind), MAX_OBJECTS + 1))
+        return None if len(names) > MAX_OBJECTS else list(map(escape, names))
 
 
 def unknown(path: str) -> DBusError:
     """Return the error for a path without an object."""
-    return DBusError(ErrorType.UNKNOWN_OBJECT, f"there is no object {path}")
+    return DBusError(ErrorType.UNKNOWN_OBJECT, f"object {path} does not exist")
 
 
-def volume(found: VolumeView, operation: Operation | None) -> Object:
+def volume(view: VolumeView) -> BusObject:
     """Return the object of a volume."""
-    return Object(path_of("volume", found.id), VOLUME, Shown(found, operation))
+    return BusObject(path_of("volume", view.id), VOLUME, view)
 
 
-def snapshot(found: Snapshot) -> Object:
+def snapshot(record: Snapshot) -> BusObject:
     """Return the object of a snapshot."""
-    return Object(path_of("snapshot", found.id), SNAPSHOT, found)
+    return BusObject(path_of("snapshot", record.id), SNAPSHOT, record)
 
 
-def host(found: Host) -> Object:
+def host(record: Host) -> BusObject:
     """Return the object of a host."""
-    return Object(path_of("host", found.id), HOST, found)
+    return BusObject(path_of("host", record.id), HOST, record)
 
 
-def operation(found: Operation) -> Object:
+def operation(record: Operation) -> BusObject:
     """Return the object of an operation."""
-    return Object(path_of("operation", found.id), OPERATION, Progress(found, planned=False))
+    path = path_of("operation", record.id)
+    return BusObject(path, OPERATION, ShownOperation(record, planned=False))
 
 
-def _object(txn: Transaction, kind: str, name: str) -> Object | None:
-    if kind == "volume":
-        try:
-            found = volume_view(txn, name)
-        except (NotFound, InvalidArgument):  # what is no id names nothing
-            return None
-        return _volume(txn, found)
-    if kind == "snapshot":
-        taken = txn.get(Snapshot, name)
-        return snapshot(taken) if taken else None
-    if kind == "host":
-        record = txn.get(Host, name)
-        return host(record) if record else None
+def _object(txn: Transaction, kind: str, name: str) -> BusObject | None:
+    match kind:
+        case "volume":
+            try:
+                return volume(volume_view(txn, name))
+            except (NotFound, InvalidArgument):  # an invalid id names no object
+                return None
+        case "snapshot":
+            taken = txn.get(Snapshot, name)
+            return snapshot(taken) if taken else None
+        case "host":
+            record = txn.get(Host, name)
+            return host(record) if record else None
     stored = txn.get(Operation, name)
     return operation(stored) if stored else None
 
 
-def _volume(txn: Transaction, found: VolumeView) -> Object:
-    return volume(found, txn.get(Operation, found.operation) if found.operation else None)
-
-
-def _below(txn: Transaction) -> Iterator[Object]:
+def _below(txn: Transaction) -> Iterator[BusObject]:
     return chain(
-        (_volume(txn, each) for each in volume_views(txn)),
+        map(volume, volume_views(txn)),
         map(snapshot, txn.scan(Snapshot)),
         map(host, txn.scan(Host)),
         map(operation, txn.live()),
@@ -171,9 +169,9 @@ def _below(txn: Transaction) -> Iterator[Object]:
 def _names(txn: Transaction, kind: str) -> Iterator[str]:
     match kind:
         case "volume":
-            return (each.id for each in volume_views(txn))
+            return (view.id for view in volume_views(txn))
         case "snapshot":
-            return (each.id for each in txn.scan(Snapshot))
+            return (record.id for record in txn.scan(Snapshot))
         case "host":
-            return (each.id for each in txn.scan(Host))
-    return (each.id for each in txn.live())
+            return (record.id for record in txn.scan(Host))
+    return (record.id for record in txn.live())

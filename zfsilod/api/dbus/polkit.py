@@ -1,7 +1,7 @@
-"""Who calls over D-Bus, and whether they may: `authorize` is the place that decides.
+"""Authorization of D-Bus callers by polkit.
 
-Root may. About everybody else polkit is asked, each time and with a deadline; where there is no
-polkit, only root may.
+Root needs no authorization. For all other users polkit is asked at every call, with a deadline;
+without polkit they are refused.
 """
 
 from __future__ import annotations
@@ -24,93 +24,97 @@ MAX_CALLERS = 1024
 BUS_DEADLINE_S = 5
 POLKIT = "org.freedesktop.PolicyKit1"
 POLKIT_DEADLINE_S = 5
-ASKING_DEADLINE_S = 120  # when polkit may ask the user for a password
-MAX_ASKED = 16  # questions to polkit about one user at a time
+INTERACTIVE_DEADLINE_S = 120  # when polkit may ask the user for a password
+MAX_CHECKS = 16  # concurrent authorization checks of one user
 INTERACTIVE = 1  # CheckAuthorizationFlags
 NO_POLKIT = ("ServiceUnknown", "NameHasNoOwner", "Spawn.")
 NEEDS_PASSWORD = f"{BUS}.Error.InteractiveAuthorizationRequired"
-# Only names that vanish: all other traffic of the bus is none of our business.
-VANISHED = (
+# Only signals of names that lose their owner.
+NAME_LOST = (
     f"type='signal',sender='{BUS}',path='{BUS_PATH}',interface='{BUS}',"
     "member='NameOwnerChanged',arg2=''"
 )
 
 
 class Identities:
-    """The users behind the unique names that called, as the bus tells them."""
+    """The uids of callers by unique bus name, and the authorization of their calls."""
 
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
-        self._uids: OrderedDict[str, int] = OrderedDict()
-        self._asked: Counter[int] = Counter()
+        self.uids: OrderedDict[str, int] = OrderedDict()
+        self.checks: Counter[int] = Counter()  # that run now, by uid
         self._count = 0
 
     async def start(self) -> None:
-        """Ask the bus to tell which names vanish."""
-        await self._ask("AddMatch", VANISHED)
+        """Subscribe to signals of names that lose their owner."""
+        await self._call_bus("AddMatch", NAME_LOST)
 
-    def heed(self, signal: Message) -> None:
-        """Forget a caller whose name vanished."""
+    def name_owner_changed(self, signal: Message) -> None:
+        """Forget a caller that disconnected."""
         if signal.sender == BUS and signal.member == "NameOwnerChanged":
-            self._uids.pop(signal.body[0], None)
+            self.uids.pop(signal.body[0], None)
 
     async def authorize(self, sender: str, action: str, *, interactive: bool = False) -> Caller:
-        """Return who is behind a name, if they may do this; else raise AccessDenied."""
+        """Return the caller behind a bus name if it has the action, else raise AccessDenied."""
         uid = await self._uid(sender)
         if uid != 0:
-            if self._asked[uid] >= MAX_ASKED:
-                text = f"polkit is being asked {MAX_ASKED} questions about uid {uid}: wait for one"
+            if self.checks[uid] >= MAX_CHECKS:
+                text = f"{MAX_CHECKS} authorization checks of uid {uid} are running: retry later"
                 raise DBusError(ErrorType.LIMITS_EXCEEDED, text)
-            self._asked[uid] += 1
+            self.checks[uid] += 1
             try:
-                await self._ask_polkit(sender, uid, action, interactive=interactive)
+                await self._check_authorization(sender, uid, action, interactive=interactive)
             finally:
-                self._asked -= Counter([uid])  # forgets who is at zero
+                self.checks -= Counter([uid])  # a Counter difference drops entries at zero
         return Caller(role="admin", subject=f"uid {uid}", origin="dbus", local=True)
 
-    async def _ask_polkit(self, sender: str, uid: int, action: str, *, interactive: bool) -> None:
+    async def _check_authorization(
+        self, sender: str, uid: int, action: str, *, interactive: bool
+    ) -> None:
         self._count += 1
-        asked = f"zfsilo-{self._count}"
+        cancellation_id = f"zfsilo-{self._count}"
         subject = ["system-bus-name", {"name": Variant("s", sender)}]
         flags = INTERACTIVE if interactive else 0
         try:
-            async with asyncio.timeout(ASKING_DEADLINE_S if interactive else POLKIT_DEADLINE_S):
+            async with asyncio.timeout(
+                INTERACTIVE_DEADLINE_S if interactive else POLKIT_DEADLINE_S
+            ):
                 reply = await self._bus.call(
                     _to_polkit(
                         "CheckAuthorization",
                         "(sa{sv})sa{ss}us",
-                        [subject, action, {}, flags, asked],
+                        [subject, action, {}, flags, cancellation_id],
                     )
                 )
         except TimeoutError:
-            self._bus.send(_to_polkit("CancelCheckAuthorization", "s", [asked], answered=False))
-            raise Unavailable("polkit did not answer in time: nothing was done") from None
+            cancel = _to_polkit("CancelCheckAuthorization", "s", [cancellation_id], reply=False)
+            self._bus.send(cancel)
+            raise Unavailable("polkit did not answer in time; nothing was changed") from None
         if reply.message_type is MessageType.ERROR:
-            why = "there is no polkit" if _is_missing(reply) else f"polkit says {reply.error_name}"
-            text = f"{action} is for root only, not for uid {uid}: {why}"
+            reason = "polkit does not run" if _is_missing(reply) else f"polkit: {reply.error_name}"
+            text = f"uid {uid} may not use {action}, only root: {reason}"
             raise DBusError(ErrorType.ACCESS_DENIED, text)
         is_authorized, is_challenge, _details = reply.body[0]
         if not is_authorized:
-            text = f"{action} is not for uid {uid}"
             if is_challenge:
-                raise DBusError(NEEDS_PASSWORD, f"{text} without a password")
-            raise DBusError(ErrorType.ACCESS_DENIED, f"{text}, says polkit")
+                raise DBusError(NEEDS_PASSWORD, f"uid {uid} needs a password for {action}")
+            raise DBusError(ErrorType.ACCESS_DENIED, f"polkit denies {action} to uid {uid}")
 
     def known_uid(self, sender: str) -> str:
-        """Return the user behind a name as far as it is known, for the audit."""
-        return str(self._uids.get(sender, "unknown"))
+        """Return the uid behind a bus name if it is known, for the audit."""
+        return str(self.uids.get(sender, "unknown"))
 
     async def _uid(self, sender: str) -> int:
-        if sender not in self._uids:
-            (uid,) = await self._ask("GetConnectionUnixUser", sender)
-            self._uids[sender] = uid
-            if len(self._uids) > MAX_CALLERS:
-                self._uids.popitem(last=False)
+        if sender not in self.uids:
+            (uid,) = await self._call_bus("GetConnectionUnixUser", sender)
+            self.uids[sender] = uid
+            if len(self.uids) > MAX_CALLERS:
+                self.uids.popitem(last=False)
             return int(uid)
-        return self._uids[sender]
+        return self.uids[sender]
 
-    async def _ask(self, member: str, argument: str) -> list[int]:
-        question = Message(
+    async def _call_bus(self, member: str, argument: str) -> list[int]:
+        message = Message(
             destination=BUS,
             path=BUS_PATH,
             interface=BUS,
@@ -120,16 +124,16 @@ class Identities:
         )
         try:
             async with asyncio.timeout(BUS_DEADLINE_S):
-                reply = await self._bus.call(question)
+                reply = await self._bus.call(message)
         except TimeoutError:
             raise Unavailable(f"the bus did not answer {member} in {BUS_DEADLINE_S} s") from None
         if reply.message_type is MessageType.ERROR:
             raise DBusError(ErrorType.ACCESS_DENIED, f"the bus refused {member}: {reply.body}")
-        answer: list[int] = reply.body
-        return answer
+        body: list[int] = reply.body
+        return body
 
 
-def _to_polkit(member: str, signature: str, body: list[Any], *, answered: bool = True) -> Message:
+def _to_polkit(member: str, signature: str, body: list[Any], *, reply: bool = True) -> Message:
     return Message(
         destination=POLKIT,
         path=f"/{POLKIT.replace('.', '/')}/Authority",
@@ -137,9 +141,9 @@ def _to_polkit(member: str, signature: str, body: list[Any], *, answered: bool =
         member=member,
         signature=signature,
         body=body,
-        flags=MessageFlag.NONE if answered else MessageFlag.NO_REPLY_EXPECTED,
+        flags=MessageFlag.NONE if reply else MessageFlag.NO_REPLY_EXPECTED,
     )
 
 
 def _is_missing(reply: Message) -> bool:
-    return any(each in (reply.error_name or "") for each in NO_POLKIT)
+    return any(part in (reply.error_name or "") for part in NO_POLKIT)

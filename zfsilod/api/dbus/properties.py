@@ -1,4 +1,4 @@
-"""What each property on the bus is read from: one line each. The types are in the contract."""
+"""The values of D-Bus properties: one reader each. Their types are in the contract."""
 
 from __future__ import annotations
 
@@ -15,29 +15,22 @@ if TYPE_CHECKING:
     from zfsilod.storage.volume_view import VolumeView
 
 
-class About(NamedTuple):
-    """What the Manager says of the daemon."""
+class ManagerInfo(NamedTuple):
+    """The values of the Manager's properties."""
 
     version: str
     features: list[str]
 
 
-class Shown(NamedTuple):
-    """A view of a volume, with the operation at work on it."""
-
-    view: VolumeView
-    operation: Operation | None
-
-
-class Progress(NamedTuple):
-    """An operation, or one that only would be."""
+class ShownOperation(NamedTuple):
+    """An operation, stored or only planned."""
 
     operation: Operation
     planned: bool
 
 
 def clean(value: Any) -> Any:
-    """Return a value whose texts the bus can carry: it closes the connection that sends another."""
+    """Return a value with strings that are valid on D-Bus; an invalid one closes the connection."""
     if isinstance(value, str):
         if value.isascii() and "\0" not in value:
             return value
@@ -49,111 +42,97 @@ def clean(value: Any) -> Any:
     return Variant(value.type, clean(value.value)) if isinstance(value, Variant) else value
 
 
-def capacity_of(found: VolumeView) -> int:
-    """Return the size of a volume, as far as this host knows."""
-    stored, attached = found.volume, found.attachment
-    if stored is not None:
-        return stored.capacity_bytes
-    return attached.disk.size_bytes if attached else 0
+def capacity_of(view: VolumeView) -> int:
+    """Return the size of a volume, as known on this host."""
+    if view.volume is not None:
+        return view.volume.capacity_bytes
+    return view.attachment.disk.size_bytes if view.attachment else 0
 
 
-def _uid(shown: Shown) -> str:
-    stored, attached = shown.view.volume, shown.view.attachment
-    return stored.uid if stored else attached.disk.serial if attached else ""
-
-
-def _filesystem(shown: Shown) -> list[str]:
-    """The server's word counts: it keeps the record that is never lost."""
-    record = shown.view.volume or shown.view.attachment
+def _filesystem(view: VolumeView) -> list[str]:
+    """Return the filesystem; the server's record has precedence, as it is never lost."""
+    record = view.volume or view.attachment
     assert record is not None
     return [record.filesystem.state, record.filesystem.type, record.filesystem.uuid]
 
 
-def _publication(each: Publication) -> dict[str, Variant]:
-    texts = {
-        "initiator": each.initiator,
-        "transport": each.transport,
-        "access_mode": each.access_mode,
-        "published_by": each.published_by,
-    }
-    return {name: Variant("s", text) for name, text in texts.items()} | {
-        "readonly": Variant("b", each.readonly),
-        "epoch": Variant("t", each.epoch),
-        "created_at": Variant("t", each.created_at),
-    }
-
-
-def _mounts(shown: Shown) -> dict[str, dict[str, Variant]]:
-    attached = shown.view.attachment
+def _publication(record: Publication) -> dict[str, Variant]:
     return {
-        each.path: {"readonly": Variant("b", each.readonly)}
-        for each in (attached.mounts if attached else ())
+        "initiator": Variant("s", record.initiator),
+        "transport": Variant("s", record.transport),
+        "access_mode": Variant("s", record.access_mode),
+        "published_by": Variant("s", record.published_by),
+        "readonly": Variant("b", record.readonly),
+        "epoch": Variant("t", record.epoch),
+        "created_at": Variant("t", record.created_at),
     }
 
 
-def _condition(shown: Shown) -> str:
-    at_work = shown.operation
-    if at_work is None or at_work.state != "NEEDS_REPAIR":
-        return ""
-    why = at_work.failure.message if at_work.failure else "it was stopped"
-    return f"operation {at_work.id} ({at_work.title}) needs repair: {why}"
+def _mounts(view: VolumeView) -> dict[str, dict[str, Variant]]:
+    mounts = view.attachment.mounts if view.attachment else ()
+    return {mount.path: {"readonly": Variant("b", mount.readonly)} for mount in mounts}
 
 
-def _of(side: str, name: str, *, otherwise: Any = "") -> Callable[[Shown], Any]:
-    """Return a reader of a field of the volume or the attachment, where there is one."""
+def _of(side: str, name: str, *, default: Any = "") -> Callable[[VolumeView], Any]:
+    """Return a reader of a field of the volume or the attachment, if the view has one."""
 
-    def read(shown: Shown) -> Any:
-        record = getattr(shown.view, side)
-        return otherwise if record is None else getattr(record, name)
+    def read(view: VolumeView) -> Any:
+        record = getattr(view, side)
+        return default if record is None else getattr(record, name)
 
     return read
 
 
-def _either(name: str) -> Callable[[Shown], Any]:
-    """Return a reader of a field that volume and attachment have, the volume first."""
-    return lambda shown: getattr(shown.view.volume or shown.view.attachment, name)
+def _either(name: str) -> Callable[[VolumeView], Any]:
+    """Return a reader of a field that volume and attachment have; the volume has precedence."""
+    return lambda view: getattr(view.volume or view.attachment, name)
 
 
-def _error(seen: Progress) -> list[object]:
-    failure = seen.operation.failure
+def _error(shown: ShownOperation) -> list[object]:
+    failure = shown.operation.failure
     if failure is None:
         return ["", "", "", {}]
     facts = dict(failure.facts) | ({"step": failure.step} if failure.step else {})
     return [f"{NAME}.Error.{failure.name}", failure.message, failure.reason, facts]
 
 
-def _step(seen: Progress) -> str:
-    action = None if seen.operation.ended else seen.operation.next_action
+def _step(shown: ShownOperation) -> str:
+    action = None if shown.operation.ended else shown.operation.next_action
     return action.description if action else ""
+
+
+def _actions(shown: ShownOperation) -> list[tuple[str, str, str]]:
+    actions = shown.operation.actions
+    return [(action.way, action.description, action.status) for action in actions]
 
 
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     MANAGER: {
-        "Version": lambda server: server.version,
-        "Features": lambda server: server.features,
+        "Version": lambda info: info.version,
+        "Features": lambda info: info.features,
     },
     VOLUME: {
-        "Id": lambda shown: shown.view.id,
-        "Uid": _uid,
-        "CapacityBytes": lambda shown: capacity_of(shown.view),
-        "State": lambda shown: shown.view.state,
+        "Id": lambda view: view.id,
+        "Uid": lambda view: view.uid,
+        "CapacityBytes": capacity_of,
+        "State": lambda view: view.state,
         "Mode": _either("mode"),
-        "Thin": _of("volume", "thin", otherwise=False),
+        "Thin": _of("volume", "thin", default=False),
         "Dataset": _of("volume", "dataset"),
-        "Properties": lambda shown: dict(_of("volume", "properties", otherwise=())(shown)),
-        "Labels": lambda shown: dict(_of("volume", "labels", otherwise=())(shown)),
-        "Hosts": _of("volume", "hosts", otherwise=()),
-        "AccessModes": _of("volume", "access_modes", otherwise=()),
+        "Properties": lambda view: dict(view.volume.properties) if view.volume else {},
+        "Labels": lambda view: dict(view.volume.labels) if view.volume else {},
+        "Hosts": _of("volume", "hosts", default=()),
+        "AccessModes": _of("volume", "access_modes", default=()),
         "Filesystem": _filesystem,
-        "Publications": lambda shown: {p.host: _publication(p) for p in shown.view.publications},
+        "Publications": lambda view: {p.host: _publication(p) for p in view.publications},
         "Server": _of("attachment", "server"),
         "ServerVolume": _of("attachment", "volume"),
         "Restore": _of("attachment", "restore"),
         "StagingPath": _of("attachment", "staging_path"),
         "Mounts": _mounts,
-        "Condition": _condition,
-        "Operation": lambda s: path_of("operation", s.view.operation) if s.view.operation else "/",
-        "Etag": lambda shown: shown.view.etag,
+        "Conditions": lambda view: view.conditions,
+        "Operation": lambda view: path_of("operation", view.operation) if view.operation else "/",
+        "Etag": lambda view: view.etag,
         "CreatedAt": _either("created_at"),
         "UpdatedAt": _either("updated_at"),
     },
@@ -180,19 +159,17 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "UpdatedAt": lambda host: host.updated_at,
     },
     OPERATION: {
-        "Id": lambda seen: seen.operation.id,
-        "Kind": lambda seen: seen.operation.kind,
-        "Subject": lambda seen: seen.operation.subject,
-        "Title": lambda seen: seen.operation.title,
-        "Caller": lambda seen: seen.operation.caller,
-        "State": lambda seen: "PLANNED" if seen.planned else seen.operation.state,
+        "Id": lambda shown: shown.operation.id,
+        "Kind": lambda shown: shown.operation.kind,
+        "Subject": lambda shown: shown.operation.subject,
+        "Title": lambda shown: shown.operation.title,
+        "Caller": lambda shown: shown.operation.caller,
+        "State": lambda shown: "PLANNED" if shown.planned else shown.operation.state,
         "Error": _error,
-        "Progress": lambda seen: seen.operation.progress,
+        "Progress": lambda shown: shown.operation.progress,
         "Step": _step,
-        "Actions": lambda seen: [
-            (action.way, action.description, action.status) for action in seen.operation.actions
-        ],
-        "CreatedAt": lambda seen: seen.operation.created_at,
-        "EndedAt": lambda seen: seen.operation.ended_at,
+        "Actions": _actions,
+        "CreatedAt": lambda shown: shown.operation.created_at,
+        "EndedAt": lambda shown: shown.operation.ended_at,
     },
 }

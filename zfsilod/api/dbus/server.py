@@ -1,7 +1,7 @@
-"""The D-Bus front end: one handler for every message, led by the contract (dbus/org.zfsilo1.xml).
+"""The D-Bus front end: one handler for every message, dispatched by the contract.
 
-No object is exported to the library: a path is looked up in the store when it is asked for, so a
-hundred thousand volumes cost nothing until somebody reads one.
+No object is exported to the D-Bus library: each call looks its path up in the store, so that
+100,000 volumes take no memory here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from zfsilod.api.dbus.contract import (
     PROPERTIES,
     Method,
     interfaces,
+    interfaces_at,
     introspection,
-    offered,
     split,
 )
 from zfsilod.api.dbus.methods import Methods
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Operation
     from zfsilod.service.service import Service
 
-MAX_CALLS = 1024  # at work at once; more are refused
+MAX_CALLS = 1024  # that run at one time; more are refused
 CLOSE_DEADLINE_S = 5
 MACHINE_ID = Path("/etc/machine-id")
 
@@ -64,12 +64,12 @@ log = logging.getLogger(__name__)
 
 
 async def serve(bus_address: str | None, service: Service, *, version: str) -> DbusFront:
-    """Take the name org.zfsilo1 on a bus (None: the system bus) and serve it until `close`.
+    """Acquire the name org.zfsilo1 on a bus (None: the system bus) and serve it until `close`.
 
-    Raises Unavailable without a bus or when the name is taken, and PermissionDenied when the policy
-    of the bus keeps the name from us.
+    Raises Unavailable if there is no bus or if the name has another owner, PermissionDenied if the
+    policy of the bus forbids to own the name.
     """
-    interfaces()  # a contract that is not installed shows now, not at the first call
+    interfaces()  # a contract that is not installed fails now, not at the first call
     bus = await connect(bus_address)
     front = DbusFront(bus, service, version)
     try:
@@ -80,24 +80,24 @@ async def serve(bus_address: str | None, service: Service, *, version: str) -> D
     return front
 
 
-def translated(
-    answer: Callable[[DbusFront, Message], Awaitable[Message]],
+def errors_as_replies(
+    handler: Callable[[DbusFront, Message], Awaitable[Message]],
 ) -> Callable[[DbusFront, Message], Awaitable[Message]]:
-    """Turn every error of an answer into a reply; the one place where D-Bus learns of errors."""
+    """Return a handler that replies with every error that the handler raises."""
 
-    @wraps(answer)
-    async def safe(front: DbusFront, call: Message) -> Message:
+    @wraps(handler)
+    async def guarded(front: DbusFront, call: Message) -> Message:
         try:
-            return await answer(front, call)
+            return await handler(front, call)
         except DBusError as error:
             return Message.new_error(call, error.type, clean(error.text))
         except ZfsiloError as error:
             return _error(call, error)
         except Exception:
             log.exception("D-Bus call %s.%s failed", call.interface, call.member)
-            return _error(call, Internal("a defect of zfsilod; its journal tells more"))
+            return _error(call, Internal("internal error; see the zfsilod journal"))
 
-    return safe
+    return guarded
 
 
 class DbusFront:
@@ -107,36 +107,36 @@ class DbusFront:
         self._bus = bus
         self._service = service
         self._loop = asyncio.get_running_loop()
-        self._identities = Identities(bus)
+        self.identities = Identities(bus)
         self._objects = Objects(service, version)
-        self._signals = Signals(self._objects, self._emit)
+        self._signals = Signals(self._objects, self.emit)
         self._methods = Methods(service, self._objects)
         self._calls: set[asyncio.Task[None]] = set()
-        self._gone = self._loop.create_task(self._watch())
+        self._closed = self._loop.create_task(self._watch())
 
     async def start(self) -> None:
-        """Listen to messages and operations, and take the name."""
+        """Subscribe to messages and operations, and acquire the name."""
         self._bus.add_message_handler(self._received)
-        self._service.executor.listeners.append(self._announced)
-        await self._identities.start()
+        self._service.executor.listeners.append(self._operation_changed)
+        await self.identities.start()
         try:
             reply = await self._bus.request_name(NAME, NameFlag.DO_NOT_QUEUE)
         except DBusError as error:
             raise PermissionDenied(
-                f"the bus refuses the name {NAME}: {error.text}; is its policy {NAME}.conf "
-                "installed, and does zfsilod run as root?"
+                f"the bus does not allow zfsilod to own {NAME}: {error.text}; install the policy "
+                f"{NAME}.conf and run zfsilod as root"
             ) from error
         if reply is not RequestNameReply.PRIMARY_OWNER:
-            raise Unavailable(f"the bus name {NAME} is taken: another zfsilod runs")
+            raise Unavailable(f"bus name {NAME} has another owner: another zfsilod runs")
 
     async def closed(self) -> None:
-        """Return when the connection has ended: by `close`, or because the bus went away."""
-        await asyncio.wait([self._gone])
+        """Wait until the connection is closed, by `close` or by the bus."""
+        await asyncio.wait([self._closed])
 
     async def close(self) -> None:
-        """Let the calls at work end, and leave the bus."""
-        if self._announced in self._service.executor.listeners:
-            self._service.executor.listeners.remove(self._announced)
+        """Wait for running calls, and disconnect."""
+        if self._operation_changed in self._service.executor.listeners:
+            self._service.executor.listeners.remove(self._operation_changed)
         if self._calls:
             await asyncio.wait(self._calls, timeout=CLOSE_DEADLINE_S)
         for call in self._calls:
@@ -146,23 +146,23 @@ class DbusFront:
         await self.closed()
 
     async def _watch(self) -> None:
-        """Wait for the end of the connection, and say why it ended, if we did not end it."""
+        """Wait until the connection is closed, and log the error that closed it, if any."""
         end = self._loop.create_task(self._bus.wait_for_disconnect())
         await asyncio.wait([end])
         if end.exception():
-            log.error("the connection to the bus is gone: %r", end.exception())
+            log.error("lost the connection to the bus: %r", end.exception())
         close_socket(self._bus)
 
     # Calls
 
     def _received(self, message: Message) -> bool:
-        """Take a message; True keeps the library's own answers away from it."""
+        """Handle a message; True: the library must not handle it."""
         if message.message_type is MessageType.SIGNAL:
-            self._identities.heed(message)
+            self.identities.name_owner_changed(message)
         if message.message_type is not MessageType.METHOD_CALL:
             return False
         if len(self._calls) >= MAX_CALLS:
-            text = f"{MAX_CALLS} calls are at work: wait for one"
+            text = f"{MAX_CALLS} calls are running: retry when one has ended"
             self._send(Message.new_error(message, ErrorType.LIMITS_EXCEEDED, text))
             return True
         task = self._loop.create_task(self._serve(message))
@@ -171,55 +171,55 @@ class DbusFront:
         return True
 
     async def _serve(self, call: Message) -> None:
-        reply = await self._answer(call)
+        reply = await self._reply(call)
         if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
             self._send(reply)
 
-    @translated
-    async def _answer(self, call: Message) -> Message:
+    @errors_as_replies
+    async def _reply(self, call: Message) -> Message:
         method = resolve(call)
         try:
-            return await self._admitted(call, method)
+            return await self._authorize_and_call(call, method)
         except (DBusError, ZfsiloError) as error:
             if method.action != READ and method.interface.startswith(NAME):
-                self._note_refused(call, method, error)
+                self._audit_refusal(call, method, error)
             raise
 
-    async def _admitted(self, call: Message, method: Method) -> Message:
+    async def _authorize_and_call(self, call: Message, method: Method) -> Message:
         caller = NOBODY
-        if method.interface != PEER:  # that only tells that we are there
-            caller = await self._identities.authorize(
+        if method.interface != PEER:  # needs no authorization
+            caller = await self.identities.authorize(
                 call.sender,
                 method.action,
                 interactive=bool(call.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION),
             )
-        body = await self._do(method, call, caller)
-        reply = Message.new_method_return(call, method.answers, body)
+        body = await self._call(method, call, caller)
+        reply = Message.new_method_return(call, method.output, body)
         reply.serial = self._bus.next_serial()
-        # Here, so that a value of the wrong type is an error of this call. All objects take a
-        # second, which the event loop has not.
+        # Marshalled here, so that a value of the wrong type is an error of this call. Marshalling
+        # all objects takes a second: in a thread, not on the event loop.
         large = method.interface == OBJECT_MANAGER
         raw = await asyncio.to_thread(reply._marshall) if large else reply._marshall()
         reply._marshall = lambda **_options: raw
         return reply
 
-    def _note_refused(self, call: Message, method: Method, error: DBusError | ZfsiloError) -> None:
-        uid = self._identities.known_uid(call.sender)
+    def _audit_refusal(self, call: Message, method: Method, error: DBusError | ZfsiloError) -> None:
+        uid = self.identities.known_uid(call.sender)
         if isinstance(error, DBusError):
             error = PermissionDenied(error.text, reason=error.type.rpartition(".")[2].upper())
         self._service.audit.refused(f"uid {uid} (dbus)", method.name, call.path, error)
 
-    async def _do(self, method: Method, call: Message, caller: Caller) -> list[Any]:
+    async def _call(self, method: Method, call: Message, caller: Caller) -> list[Any]:
         if method.interface == PEER:
-            return [MACHINE_ID.read_text().strip()] if method.answers else []
+            return [MACHINE_ID.read_text().strip()] if method.output else []
         if method.interface == INTROSPECTABLE:
             return [await self._introspect(call.path)]
         if method.interface == PROPERTIES:
-            return self._property(call.path, method.name, *call.body)
+            return self._properties(call.path, method.name, *call.body)
         if method.interface == OBJECT_MANAGER:
-            return [await asyncio.to_thread(self._all)]
-        own = split(call.path)
-        arguments = [*(own[1:] if own else ()), *call.body]
+            return [await asyncio.to_thread(self._managed)]
+        _kind, *own_id = split(call.path) or ("",)
+        arguments = [*own_id, *call.body]
         body = await self._methods.call(f"{method.interface}.{method.name}", arguments, caller)
         return [clean(value) for value in body]
 
@@ -227,57 +227,55 @@ class DbusFront:
         if split(path):
             self._objects.need(path)
         children = await asyncio.to_thread(self._objects.children, path)
-        return introspection(offered(path), children)
+        return introspection(interfaces_at(path), children)
 
-    def _property(self, path: str, method: str, interface: str, *arguments: Any) -> list[Any]:
-        found = self._objects.need(path)
-        ours = interface in ("", found.interface)
-        if not ours and interface not in offered(path):
+    def _properties(self, path: str, method: str, interface: str, *arguments: Any) -> list[Any]:
+        shown = self._objects.need(path)
+        has_properties = interface in ("", shown.interface)
+        if not has_properties and interface not in interfaces_at(path):
             raise DBusError(ErrorType.UNKNOWN_INTERFACE, f"{path} has no interface {interface}")
         if method == "GetAll":
-            return [found.all() if ours else {}]
+            return [shown.all() if has_properties else {}]
         name = arguments[0]
-        if not ours or name not in interfaces()[found.interface].properties:
+        if not has_properties or name not in interfaces()[shown.interface].properties:
             text = f"{path} has no property {interface}.{name}"
             raise DBusError(ErrorType.UNKNOWN_PROPERTY, text)
         if method == "Set":
-            raise DBusError(ErrorType.PROPERTY_READ_ONLY, f"{name} can only be read")
-        return [found.get(name)]
+            raise DBusError(ErrorType.PROPERTY_READ_ONLY, f"property {name} is read-only")
+        return [shown.get(name)]
 
-    def _all(self) -> dict[str, dict[str, dict[str, Any]]]:
-        return {each.path: {each.interface: each.all()} for each in self._objects.managed()}
+    def _managed(self) -> dict[str, dict[str, dict[str, Any]]]:
+        return {shown.path: {shown.interface: shown.all()} for shown in self._objects.managed()}
 
     # Signals
 
-    def _announced(self, operation: Operation) -> None:
-        """Tell of an operation soon: after the reply to the call that began it."""
+    def _operation_changed(self, operation: Operation) -> None:
+        """Emit signals in the next iteration: after the reply to the call that submitted it."""
         self._loop.call_soon(self._signals.changed, operation)
 
-    def _emit(
-        self, path: str, interface: str, member: str, signature: str, body: list[Any]
-    ) -> None:
+    def emit(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> None:
         self._send(Message.new_signal(path, interface, member, signature, clean(body)))
 
     def _send(self, message: Message) -> None:
         if self._bus.connected:
-            # Whether the bus went away meanwhile is told once, by `_watch`.
+            # `_watch` logs a lost connection, once.
             self._bus.send(message).add_done_callback(lambda sent: sent.exception())
 
 
 def resolve(call: Message) -> Method:
-    """Return the method that a call means. Raises what the bus defines for unknown ones."""
-    names = (PEER,) if call.interface == PEER else offered(call.path)
+    """Return the method of a call. Raises the errors that D-Bus defines for unknown names."""
+    names = (PEER,) if call.interface == PEER else interfaces_at(call.path)
     if not names:
         raise unknown(call.path)
     if call.interface and call.interface not in names:
         text = f"{call.path} has no interface {call.interface}"
         raise DBusError(ErrorType.UNKNOWN_INTERFACE, text)
-    within = (interfaces()[each].methods for each in names if call.interface in (None, each))
-    method = next((each[call.member] for each in within if call.member in each), None)
+    tables = [interfaces()[name].methods for name in names if call.interface in (None, name)]
+    method = next((methods[call.member] for methods in tables if call.member in methods), None)
     if method is None:
         raise DBusError(ErrorType.UNKNOWN_METHOD, f"{call.path} has no method {call.member}")
-    if call.signature != method.takes:
-        text = f"{call.member} takes {method.takes!r}, not {call.signature!r}"
+    if call.signature != method.input:
+        text = f"{call.member} has the signature {method.input!r}, not {call.signature!r}"
         raise DBusError(ErrorType.INVALID_ARGS, text)
     return method
 

@@ -1,6 +1,6 @@
-"""VolumeService, what it does on the host that uses a volume. No server and no host may ask.
+"""VolumeService on a client: connect, stage, mount and their inverses.
 
-A node may, for what is its own (node.py).
+For administrators of this host, and for its CSI plugin (role node) within security/csi_node.py.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.validation import check_id
 from zfsilod.requests import attach, detach
 from zfsilod.security import csi_node
-from zfsilod.wire import convert
+from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
     from zfsilo.v1 import volume_pb2
 
-    from zfsilod.api.rpc.calls import Call
+    from zfsilod.api.rpc.call import Call
 
-    Changing = detach.Detach | attach.Stage | attach.MountAt | attach.Grow
-    Changes = (
+    AttachmentRequest = detach.Detach | attach.Stage | attach.MountAt | attach.Grow
+    AttachmentMessage = (
         volume_pb2.DisconnectVolumeRequest
         | volume_pb2.StageVolumeRequest
         | volume_pb2.UnstageVolumeRequest
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
 
 
-class Attachments:
+class AttachmentMethods:
     """Connect, Disconnect, Stage, Unstage, Mount, Unmount, Grow."""
 
     async def ConnectVolume(
@@ -41,7 +41,7 @@ class Attachments:
             id=check_id(message.local_name or message.volume, "volume id"),
             server=check_id(message.server, "server name"),
             volume=check_id(message.volume, "volume id"),
-            restore=convert.RESTORES.name(message.restore, "NEVER"),
+            restore=enums.RESTORES.name(message.restore, "NEVER"),
             publish_if_needed=message.publish_if_needed,
             epoch=message.epoch,
         )
@@ -88,7 +88,7 @@ class Attachments:
         self, message: volume_pb2.UnmountVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         if bool(message.path) == message.all_paths:
-            raise InvalidArgument("name a path, or ask for all paths", reason="BAD_PATH")
+            raise InvalidArgument("exactly one of path and all_paths is needed", reason="BAD_PATH")
         request = detach.UnmountFrom(
             id=convert.volume_id(message.name), path=message.path, force=message.force
         )
@@ -102,9 +102,9 @@ class Attachments:
 
 
 async def _change(
-    call: Call, request: Changing, message: Changes, *paths: str
+    call: Call, request: AttachmentRequest, message: AttachmentMessage, *paths: str
 ) -> volume_pb2.MutateVolumeResponse:
-    """Do what a request says of an attachment and paths that the caller may change."""
+    """Submit a request about an attachment and paths, if the caller may change them."""
     await _check_paths(call, *paths)
     return await change_volume(
         call, request, request.id, validate_only=message.validate_only, etag=message.etag

@@ -1,9 +1,9 @@
-"""HostService: the machines that volumes are published to."""
+"""HostService: registered hosts."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import host_pb2
 
@@ -11,21 +11,20 @@ from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.records import Host
 from zfsilod.model.validation import check_id
-from zfsilod.requests import hosts
+from zfsilod.requests import hosts as requests
 from zfsilod.requests.rights import own_host
 from zfsilod.requests.volumes import need_host
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
-    from zfsilo.v1 import operation_pb2
-
-    from zfsilod.api.rpc.calls import Call
+    from zfsilod.api.rpc.call import Call
+    from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
 
 FIELDS = ("id", "iqn", "nqn", "labels")
 
 
-class Hosts:
+class HostMethods:
     """The methods of zfsilo.v1.HostService."""
 
     def __init__(self, pages: Pages) -> None:
@@ -40,24 +39,22 @@ class Hosts:
     ) -> host_pb2.ListHostsResponse:
         page = self._pages.parse("ListHosts", message)
         wanted = filters.parse(message.filter, FIELDS)
-        found, after = await call.scan(lambda txn: _page(txn, page, wanted))
+        hosts, after = await call.scan(lambda txn: _page(txn, page, wanted))
         return host_pb2.ListHostsResponse(
-            hosts=found, next_page_token=self._pages.token(page, after)
+            hosts=hosts, next_page_token=self._pages.token(page, after)
         )
 
     async def CreateHost(
         self, message: host_pb2.CreateHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
         request = _create(check_id(message.host_id, "host id"), message.host, register=False)
-        return _answer(
-            call, request.id, await call.change(request, validate_only=message.validate_only)
-        )
+        return await _change(call, request, request.id, validate_only=message.validate_only)
 
     async def UpdateHost(
         self, message: host_pb2.UpdateHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
         host = message.host
-        request = hosts.UpdateHost(
+        request = requests.UpdateHost(
             id=convert.host_id(host.name),
             mask=tuple(message.update_mask.paths),
             iqn=host.iqn,
@@ -67,36 +64,30 @@ class Hosts:
             max_attachments=host.max_attachments,
             etag=message.etag,
         )
-        return _answer(
-            call, request.id, await call.change(request, validate_only=message.validate_only)
-        )
+        return await _change(call, request, request.id, validate_only=message.validate_only)
 
     async def DeleteHost(
         self, message: host_pb2.DeleteHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
-        request = hosts.DeleteHost(id=convert.host_id(message.name), etag=message.etag)
-        return _answer(
-            call, request.id, await call.change(request, validate_only=message.validate_only)
-        )
+        request = requests.DeleteHost(id=convert.host_id(message.name), etag=message.etag)
+        return await _change(call, request, request.id, validate_only=message.validate_only)
 
     async def RegisterHost(
         self, message: host_pb2.RegisterHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
-        asked = convert.host_id(message.host.name) if message.host.name else ""
-        request = _create(own_host(call.caller, asked), message.host, register=True)
-        return _answer(
-            call, request.id, await call.change(request, validate_only=message.validate_only)
-        )
+        named = convert.host_id(message.host.name) if message.host.name else ""
+        request = _create(own_host(call.caller, named), message.host, register=True)
+        return await _change(call, request, request.id, validate_only=message.validate_only)
 
     async def IntroduceHost(
         self, message: host_pb2.IntroduceHostRequest, call: Call
     ) -> host_pb2.IntroduceHostResponse:
-        await call.lasting(call.service.introduce(check_id(message.server, "server name")))
+        await call.shielded(call.service.introduce(check_id(message.server, "server name")))
         return host_pb2.IntroduceHostResponse()
 
 
-def _create(host_id: str, host: host_pb2.Host, *, register: bool) -> hosts.CreateHost:
-    return hosts.CreateHost(
+def _create(host_id: str, host: host_pb2.Host, *, register: bool) -> requests.CreateHost:
+    return requests.CreateHost(
         id=host_id,
         iqn=host.iqn,
         nqn=host.nqn,
@@ -107,14 +98,15 @@ def _create(host_id: str, host: host_pb2.Host, *, register: bool) -> hosts.Creat
     )
 
 
-def _answer(
-    call: Call, host_id: str, operation: operation_pb2.Operation
+async def _change(
+    call: Call, request: Request[Any], host_id: str, *, validate_only: bool
 ) -> host_pb2.MutateHostResponse:
-    found = call.read(lambda txn: txn.get(Host, host_id))
-    answer = host_pb2.MutateHostResponse(operation=operation)
-    if found is not None and operation.name:  # a planned one has no name
-        answer.host.CopyFrom(convert.host(found))
-    return answer
+    operation = await call.change(request, validate_only=validate_only)
+    response = host_pb2.MutateHostResponse(operation=operation)
+    record = None if validate_only else call.read(lambda txn: txn.get(Host, host_id))
+    if record is not None:
+        response.host.CopyFrom(convert.host(record))
+    return response
 
 
 def _page(
@@ -123,14 +115,14 @@ def _page(
     return collect(
         txn.scan(Host, page.after),
         page,
-        key=lambda each: each.id,
-        wanted=lambda each: wanted(partial(_values, each)),
+        key=lambda host: host.id,
+        wanted=lambda host: wanted(partial(_values, host)),
         show=convert.host,
     )
 
 
 def _values(host: Host, field: str) -> filters.Values:
-    """Return what a host has in a field of FIELDS."""
+    """Return the values of a field in FIELDS."""
     match field:
         case "id" | "iqn" | "nqn":
             return (str(getattr(host, field)),)

@@ -1,4 +1,4 @@
-"""OperationService: what is at work, and what was."""
+"""OperationService: running and ended operations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from zfsilod.api.rpc.calls import Call
+    from zfsilod.api.rpc.call import Call
     from zfsilod.storage.store import Transaction
 
 FIELDS = ("id", "kind", "subject", "state", "caller")
-WORDS = {"state": get_args(OperationState)}
+ENUMERATIONS = {"state": get_args(OperationState)}
 
 
-class Operations:
+class OperationMethods:
     """The methods of zfsilo.v1.OperationService."""
 
     def __init__(self, pages: Pages) -> None:
@@ -39,10 +39,10 @@ class Operations:
         self, message: operation_pb2.ListOperationsRequest, call: Call
     ) -> operation_pb2.ListOperationsResponse:
         page = self._pages.parse("ListOperations", message)
-        wanted = filters.parse(message.filter, FIELDS, WORDS)
-        found, after = await call.scan(lambda txn: _page(txn, page, wanted))
+        wanted = filters.parse(message.filter, FIELDS, ENUMERATIONS)
+        operations, after = await call.scan(lambda txn: _page(txn, page, wanted))
         return operation_pb2.ListOperationsResponse(
-            operations=found, next_page_token=self._pages.token(page, after)
+            operations=operations, next_page_token=self._pages.token(page, after)
         )
 
     async def WaitOperation(
@@ -62,7 +62,7 @@ class Operations:
     ) -> AsyncIterator[operation_pb2.WatchOperationsResponse]:
         if message.after_revision < 0:
             raise InvalidArgument("after_revision is negative", reason="BAD_REVISION")
-        wanted = filters.parse(message.filter, FIELDS, WORDS)
+        wanted = filters.parse(message.filter, FIELDS, ENUMERATIONS)
         changes: Any = call.service.watch(message.after_revision)
         async with aclosing(changes):
             async for operation in changes:
@@ -74,19 +74,19 @@ class Operations:
         self, message: operation_pb2.CancelOperationRequest, call: Call
     ) -> operation_pb2.Operation:
         operation_id = convert.operation_id(message.name)
-        return convert.operation(await call.lasting(call.service.cancel(operation_id)))
+        return convert.operation(await call.shielded(call.service.cancel(operation_id)))
 
     async def RepairOperation(
         self, message: operation_pb2.RepairOperationRequest, call: Call
     ) -> operation_pb2.Operation:
         operation_id = convert.operation_id(message.name)
-        return convert.operation(await call.lasting(call.service.repair(operation_id)))
+        return convert.operation(await call.shielded(call.service.repair(operation_id)))
 
     async def AbandonOperation(
         self, message: operation_pb2.AbandonOperationRequest, call: Call
     ) -> operation_pb2.Operation:
         operation_id = convert.operation_id(message.name)
-        return convert.operation(await call.lasting(call.service.abandon(operation_id)))
+        return convert.operation(await call.shielded(call.service.abandon(operation_id)))
 
 
 def _page(
@@ -95,12 +95,12 @@ def _page(
     return collect(
         txn.scan(Operation, page.after),
         page,
-        key=lambda each: each.id,
-        wanted=lambda each: wanted(partial(_values, each)),
+        key=lambda operation: operation.id,
+        wanted=lambda operation: wanted(partial(_values, operation)),
         show=convert.operation,
     )
 
 
 def _values(operation: Operation, field: str) -> filters.Values:
-    """Return what an operation has in a field of FIELDS."""
+    """Return the value of a field in FIELDS."""
     return (str(getattr(operation, field)),)

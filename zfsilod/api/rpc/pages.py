@@ -1,8 +1,7 @@
-"""Pages of lists: what a request asks for, and signed tokens that say where the next page begins.
+"""Pages of lists, and signed page tokens.
 
-A token carries the key of the last thing that was looked at, and is bound to method, filter and
-order by a digest and to this server by a signature. So it is good after a restart, and nobody can
-make one up.
+A token contains the key of the last resource that was read, a digest of method, filter and order,
+and a signature of this server. It stays valid after a restart, and a client cannot forge it.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from zfsilod.storage.store import Transaction
 
 DEFAULT_SIZE, MAX_SIZE = 100, 1000
-# A page ends early when a client would not take more (4 MiB), or when the filter matches so little
-# that the server would be busy for long. It then has a token and goes on from there.
+# A page ends early, with a token, when it would exceed the default message limit of clients (4 MiB)
+# or when too many resources were read that do not match the filter.
 MAX_PAGE_BYTES = 3 << 20
 MAX_SCANNED = 10_000
 ORDERS = ("", "id")
@@ -37,7 +36,7 @@ M = TypeVar("M", bound=Message)
 
 
 class Page:
-    """A checked request for a page: how many things, from behind which key."""
+    """A validated request for a page: the number of results, and the key that they follow."""
 
     def __init__(self, *, size: int, after: str, query: str) -> None:
         self.size = size
@@ -46,7 +45,7 @@ class Page:
 
 
 class Pages:
-    """Reads requests for pages and makes the tokens of the next ones."""
+    """Validates requests for pages, and signs and verifies page tokens."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -55,11 +54,11 @@ class Pages:
         """Check a List request. Raises InvalidArgument."""
         if message.page_size < 0:
             raise InvalidArgument("page_size is negative", reason="BAD_PAGE_SIZE")
-        fields = {each.name for each in message.DESCRIPTOR.fields} - {"page_size", "page_token"}
+        fields = {field.name for field in message.DESCRIPTOR.fields} - {"page_size", "page_token"}
         order = message.order_by if "order_by" in fields else ""
         if order not in ORDERS:
             raise InvalidArgument(
-                f"lists cannot be ordered by {order[:80]!r}, only by id", reason="BAD_ORDER"
+                f"invalid order_by {order[:80]!r}: expected id", reason="BAD_ORDER"
             )
         rest = (f"{name}={getattr(message, name)}" for name in sorted(fields))
         query = "\0".join([method, *rest])
@@ -67,7 +66,7 @@ class Pages:
         return Page(size=min(message.page_size or DEFAULT_SIZE, MAX_SIZE), after=after, query=query)
 
     def token(self, page: Page, key: str) -> str:
-        """Return the token for what comes behind a key; "": nothing does."""
+        """Return the token of the page that follows a key; "": no page follows."""
         if not key:
             return ""
         body = _digest(page.query) + key.encode()
@@ -83,7 +82,7 @@ class Pages:
             raise _bad_token()
         if body[:DIGEST_BYTES] != _digest(query):
             raise InvalidArgument(
-                "the page token is of a request with another filter or order",
+                "the page token is for another filter or order",
                 reason="BAD_PAGE_TOKEN",
             )
         return body[DIGEST_BYTES:].decode()
@@ -93,33 +92,33 @@ class Pages:
 
 
 def collect(
-    things: Iterable[T],
+    resources: Iterable[T],
     page: Page,
     *,
     key: Callable[[T], str],
     wanted: Callable[[T], bool],
     show: Callable[[T], M],
 ) -> tuple[list[M], str]:
-    """Return the wanted ones of a page as messages, and the key that the next one begins behind."""
+    """Return the messages of one page, and the key that the next page follows."""
     shown: list[M] = []
     last, size = "", 0
-    for scanned, thing in enumerate(things):
+    for scanned, resource in enumerate(resources):
         if len(shown) == page.size or size > MAX_PAGE_BYTES or scanned == MAX_SCANNED:
             return shown, last
-        last = key(thing)
-        if wanted(thing):
-            shown.append(show(thing))
+        last = key(resource)
+        if wanted(resource):
+            shown.append(show(resource))
             size += shown[-1].ByteSize()
     return shown, ""
 
 
 def load_key(txn: Transaction) -> bytes:
-    """Return the key that page tokens are signed with, and make it on first use."""
-    found = txn.get_raw("meta", KEY_NAME)
-    if found is None:
-        found = secrets.token_bytes(KEY_BYTES)
-        txn.put_raw("meta", KEY_NAME, found)
-    return found
+    """Return the key that signs page tokens; create it on first use."""
+    key = txn.get_raw("meta", KEY_NAME)
+    if key is None:
+        key = secrets.token_bytes(KEY_BYTES)
+        txn.put_raw("meta", KEY_NAME, key)
+    return key
 
 
 def _digest(query: str) -> bytes:
@@ -127,4 +126,4 @@ def _digest(query: str) -> bytes:
 
 
 def _bad_token() -> InvalidArgument:
-    return InvalidArgument("the page token is not one of this server's", reason="BAD_PAGE_TOKEN")
+    return InvalidArgument("the page token is not from this server", reason="BAD_PAGE_TOKEN")

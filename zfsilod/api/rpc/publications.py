@@ -1,4 +1,4 @@
-"""VolumeService, what it does for the hosts that a volume is published to."""
+"""VolumeService on a server: publications, connections and filesystem reports."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Publication
 from zfsilod.requests import publications, volumes
 from zfsilod.requests.rights import own_host
-from zfsilod.wire import convert
+from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zfsilod.api.rpc.calls import Call
-    from zfsilod.model.chap import Chap
+    from zfsilod.api.rpc.call import Call
     from zfsilod.model.records import AccessMode, Volume
     from zfsilod.storage.store import Transaction
 
-# What a host reports becomes an argument of zfs(8) here.
+# Both become arguments of zfs(8).
 FILESYSTEM_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 FILESYSTEM_UUID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-class Publications:
+class PublicationMethods:
     """Publish, Unpublish, ListPublications, FetchConnection, ReportFilesystem."""
 
     def __init__(self, pages: Pages) -> None:
@@ -46,7 +45,7 @@ class Publications:
             access_mode=_access_mode(message.access_mode),
             readonly=message.readonly,
             client_operation=convert.ulid(message.client_operation),
-            transport=convert.TRANSPORTS.name(message.transport, "ISCSI"),
+            transport=enums.TRANSPORTS.name(message.transport, "ISCSI"),
             force=message.force,
         )
         return await change_volume(
@@ -58,7 +57,7 @@ class Publications:
     ) -> volume_pb2.MutateVolumeResponse:
         volume_id = convert.volume_id(message.name)
         if message.all_hosts and message.host:
-            raise InvalidArgument("the request names a host and all hosts", reason="NO_HOST")
+            raise InvalidArgument("host and all_hosts exclude each other", reason="NO_HOST")
         host_id = "" if message.all_hosts else _host(message.host, call)
         request = publications.Unpublish(
             volume=volume_id,
@@ -79,9 +78,9 @@ class Publications:
         host_id = convert.host_id(message.host) if message.host else ""
         if call.caller.role == "host":
             host_id = own_host(call.caller, host_id)
-        found, after = await call.scan(lambda txn: _page(txn, page, volume_id, host_id))
+        records, after = await call.scan(lambda txn: _page(txn, page, volume_id, host_id))
         return volume_pb2.ListPublicationsResponse(
-            publications=found, next_page_token=self._pages.token(page, after)
+            publications=records, next_page_token=self._pages.token(page, after)
         )
 
     async def FetchConnection(
@@ -95,7 +94,7 @@ class Publications:
 
         need_view(call, volume_id)
         volume, publication = call.read(read)
-        # Unsealing imports cryptography, the first time: not on the event loop.
+        # The first decryption imports cryptography: not on the event loop.
         chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
         export = call.service.context.settings.export
         return volume_pb2.FetchConnectionResponse(
@@ -104,40 +103,42 @@ class Publications:
             portals=export.portals,
             serial=volume.uid,
             size_bytes=volume.capacity_bytes,
-            mode=convert.MODES.number(volume.mode),
+            mode=enums.MODES.number(volume.mode),
             epoch=publication.epoch,
             rotation=publication.rotation,
             readonly=publication.readonly,
             filesystem=convert.filesystem(volume.filesystem),
-            chap=_chap(chap),
+            chap=volume_pb2.Chap(**chap.values()),
         )
 
     async def ReportFilesystem(
         self, message: volume_pb2.ReportFilesystemRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
-        asked = message.filesystem
-        state = convert.FILESYSTEM_STATES.name(asked.state)
+        filesystem = message.filesystem
+        state = enums.FILESYSTEM_STATES.name(filesystem.state)
         if state == "NONE":
-            raise InvalidArgument("a filesystem is FORMATTING or READY", reason="BAD_ENUM")
-        if not (FILESYSTEM_TYPE.fullmatch(asked.type) and FILESYSTEM_UUID.fullmatch(asked.uuid)):
             raise InvalidArgument(
-                "the filesystem's type or uuid is malformed", reason="BAD_FILESYSTEM"
+                "invalid filesystem state NONE: expected FORMATTING or READY", reason="BAD_ENUM"
             )
+        if not FILESYSTEM_TYPE.fullmatch(filesystem.type):
+            raise InvalidArgument("invalid filesystem type", reason="BAD_FILESYSTEM")
+        if not FILESYSTEM_UUID.fullmatch(filesystem.uuid):
+            raise InvalidArgument("invalid filesystem UUID", reason="BAD_FILESYSTEM")
         request = publications.ReportFilesystem(
             volume=volume_id,
             host=host_id,
             epoch=message.epoch,
             state=state,
-            type=asked.type,
-            uuid=asked.uuid,
-            operation=convert.ulid(asked.operation),
+            type=filesystem.type,
+            uuid=filesystem.uuid,
+            operation=convert.ulid(filesystem.operation),
         )
         return await change_volume(call, request, volume_id, validate_only=message.validate_only)
 
 
 def _host(name: str, call: Call) -> str:
-    """Return the id of the host that a request is for: the one it names, or the caller."""
+    """Return the id of the host in a request, by default that of the caller."""
     return own_host(call.caller, convert.host_id(name) if name else "")
 
 
@@ -147,27 +148,23 @@ def _grace(message: volume_pb2.UnpublishVolumeRequest) -> int:
 
 def _access_mode(number: int) -> AccessMode | Literal[""]:
     """Return the requested access mode; a host need not know the one of its volume."""
-    return convert.ACCESS_MODES.name(number) if number else ""
-
-
-def _chap(chap: Chap) -> volume_pb2.Chap:
-    return volume_pb2.Chap(**chap.values())
+    return enums.ACCESS_MODES.name(number) if number else ""
 
 
 def _page(
     txn: Transaction, page: Page, volume_id: str, host_id: str
 ) -> tuple[list[volume_pb2.Publication], str]:
-    found: Iterable[Publication]
+    records: Iterable[Publication]
     if volume_id:
-        found = (each for each in txn.scan_below(Publication, volume_id) if each.key > page.after)
+        records = (p for p in txn.scan_below(Publication, volume_id) if p.key > page.after)
     elif host_id:
-        found = txn.scan_ending(Publication, host_id, page.after)
+        records = txn.scan_ending(Publication, host_id, page.after)
     else:
-        found = txn.scan(Publication, page.after)
+        records = txn.scan(Publication, page.after)
     return collect(
-        found,
+        records,
         page,
-        key=lambda each: each.key,
-        wanted=lambda each: host_id in ("", each.host),
+        key=lambda publication: publication.key,
+        wanted=lambda publication: host_id in ("", publication.host),
         show=convert.publication,
     )

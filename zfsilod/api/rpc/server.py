@@ -1,9 +1,8 @@
-"""The gRPC server: methods registered from their descriptors, each behind one guard.
+"""The gRPC server: registers all methods from their descriptors, each behind a guard.
 
-The guard identifies the caller (gateway, authentication.py), checks its role (authorization.py) and
-turns errors into status codes. The methods are in info.py, volumes.py, publications.py,
-attachments.py, snapshots.py, hosts.py and operations.py: `Info`, `Volumes`, ... below; a method
-without an implementation stops the start.
+The guard authenticates the caller, checks its role, and converts errors to status codes. The
+methods are in service.py, volumes.py, publications.py, attachments.py, snapshots.py, hosts.py and
+operations.py; a method without an implementation fails at start.
 """
 
 from __future__ import annotations
@@ -24,15 +23,14 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from zfsilod.api.rpc import pages
-from zfsilod.api.rpc.attachments import Attachments
-from zfsilod.api.rpc.calls import Call, Tasks
-from zfsilod.api.rpc.hosts import Hosts
-from zfsilod.api.rpc.info import Info
-from zfsilod.api.rpc.operations import Operations
-from zfsilod.api.rpc.publications import Publications
-from zfsilod.api.rpc.renewals import Renewals
-from zfsilod.api.rpc.snapshots import Snapshots
-from zfsilod.api.rpc.volumes import Volumes
+from zfsilod.api.rpc.attachments import AttachmentMethods
+from zfsilod.api.rpc.call import Call, Tasks
+from zfsilod.api.rpc.hosts import HostMethods
+from zfsilod.api.rpc.operations import OperationMethods
+from zfsilod.api.rpc.publications import PublicationMethods
+from zfsilod.api.rpc.service import ServiceMethods
+from zfsilod.api.rpc.snapshots import SnapshotMethods
+from zfsilod.api.rpc.volumes import VolumeMethods
 from zfsilod.model.errors import (
     Internal,
     InvalidArgument,
@@ -70,29 +68,29 @@ OPTIONS = (
 )
 MAX_CALLS = 1024
 STOP_GRACE_S = 5.0
-ADMIT_AGAIN_S = 5.0  # how long a stream that says nothing outlives a revocation
+RECHECK_S = 5.0  # how long an idle stream continues after a revocation
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 Stream = AsyncGenerator[Any, None]
-MALFORMED = object()  # in place of a request that cannot be read
+MALFORMED = object()  # in place of a request that cannot be parsed
 
 log = logging.getLogger(__name__)
 
 
-class Health(health_aio.HealthServicer):  # type: ignore[misc]
-    """The standard service, with the method that the library leaves out."""
+class HealthMethods(health_aio.HealthServicer):  # type: ignore[misc]
+    """The standard health service, with the method List that the library lacks."""
 
     async def List(self, _request: Any, _context: Any) -> health_pb2.HealthListResponse:
-        found = health_pb2.HealthListResponse()
+        response = health_pb2.HealthListResponse()
         for name, serving in self._server_status.items():
-            found.statuses[name].status = serving
-        return found
+            response.statuses[name].status = serving
+        return response
 
 
 class GrpcServer:
-    """The front end for remote callers, and for local ones that like gRPC."""
+    """The gRPC front end, for remote callers and for local ones on the unix socket."""
 
     def __init__(
         self,
@@ -106,10 +104,10 @@ class GrpcServer:
         self._gateway = gateway
         self._files = files
         self._audit = service.audit
-        self._callers = Callers(self._find_token, self._is_revoked)
+        self.callers = Callers(self._find_token, self._is_revoked)
         self._tasks: Tasks = set()
         self._stopping = asyncio.Event()
-        self._health = Health()
+        self._health = HealthMethods()
         self._server = grpc.aio.server(
             options=(*OPTIONS, *options), maximum_concurrent_rpcs=MAX_CALLS
         )
@@ -117,44 +115,44 @@ class GrpcServer:
     async def start(self) -> None:
         """Start to serve; only then may the gateway listen."""
         signed = pages.Pages(await self._service.context.write(pages.load_key))
-        self._add(SERVICE, Info(signed), Renewals(self._files))
-        self._add(VOLUMES, Volumes(signed), Publications(signed), Attachments())
-        self._add(SNAPSHOTS, Snapshots(signed))
-        self._add(HOSTS, Hosts(signed))
-        self._add(OPERATIONS, Operations(signed))
-        names = [each.full_name for each in (*SERVICES, HEALTH, REFLECTION)]
-        self._add(HEALTH, self._health, foreign=True)
-        self._add(REFLECTION, reflection.aio.ReflectionServicer(names), foreign=True)
+        self._add(SERVICE, ServiceMethods(signed, self._files))
+        self._add(VOLUMES, VolumeMethods(signed), PublicationMethods(signed), AttachmentMethods())
+        self._add(SNAPSHOTS, SnapshotMethods(signed))
+        self._add(HOSTS, HostMethods(signed))
+        self._add(OPERATIONS, OperationMethods(signed))
+        names = [service.full_name for service in (*SERVICES, HEALTH, REFLECTION)]
+        self._add(HEALTH, self._health, standard=True)
+        self._add(REFLECTION, reflection.aio.ReflectionServicer(names), standard=True)
         self._server.add_insecure_port(f"unix:{self._gateway.private_socket}")
         await self._server.start()
-        for each in SERVICES:
-            await self._health.set(each.full_name, health_pb2.HealthCheckResponse.SERVING)
+        for service in SERVICES:
+            await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """Take no more calls, give running ones time to end, then drop them."""
+        """Refuse new calls, wait for running ones, then cancel them."""
         self._gateway.stop_listening()
         self._stopping.set()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
         self._gateway.close()
-        if self._tasks:  # what was on its way to the store when its caller left
+        if self._tasks:  # shielded work of callers that have disconnected
             _done, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _add(self, service: ServiceDescriptor, *parts: Any, foreign: bool = False) -> None:
-        """Register all methods of a service; those of a foreign one take a context, not a Call."""
+    def _add(self, service: ServiceDescriptor, *parts: Any, standard: bool = False) -> None:
+        """Register all methods of a service; those of gRPC's own get a context, not a Call."""
         handlers = {}
         for method in service.methods:
-            found = [getattr(part, method.name) for part in parts if hasattr(part, method.name)]
-            assert len(found) == 1, f"{len(found)} implementations of {method.full_name}"
-            handlers[method.name] = self._handler(method, found[0], foreign=foreign)
+            matches = [getattr(part, method.name) for part in parts if hasattr(part, method.name)]
+            assert len(matches) == 1, f"{len(matches)} implementations of {method.full_name}"
+            handlers[method.name] = self._handler(method, matches[0], standard=standard)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service.full_name, handlers),)
         )
 
-    def _handler(self, method: MethodDescriptor, work: Any, *, foreign: bool) -> Any:
+    def _handler(self, method: MethodDescriptor, work: Any, *, standard: bool) -> Any:
         guard = self._stream_guard if inspect.isasyncgenfunction(work) else self._guard
         if method.client_streaming:
             kind = grpc.stream_stream_rpc_method_handler
@@ -163,81 +161,81 @@ class GrpcServer:
         else:
             kind = grpc.unary_unary_rpc_method_handler
         return kind(
-            guard(method, work, foreign=foreign),
+            guard(method, work, standard=standard),
             request_deserializer=_parser(GetMessageClass(method.input_type)),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
 
     def _guard(
-        self, method: MethodDescriptor, work: Any, *, foreign: bool
+        self, method: MethodDescriptor, work: Any, *, standard: bool
     ) -> Callable[[Any, Any], Any]:
         path, name = path_of(method), method.name
         changes, lasts = is_change(path), method.server_streaming
 
         async def guarded(message: Any, context: Any) -> Any:
             try:
-                call = self._admit(path, context)
-                answering = work(_checked(message), context if foreign else call)
-                answer = await (self._follow(answering, path, context) if lasts else answering)
+                call = self._authorized(path, context)
+                responding = work(_parsed(message), context if standard else call)
+                response = await (self._recheck(responding, path, context) if lasts else responding)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
-                found = _presentable(error, path)
+                shown = _presentable(error, path)
             else:
-                if changes and not hasattr(answer, "operation"):
+                if changes and not hasattr(response, "operation"):
                     self._audit.record(str(call.caller), name, _subject(message), outcome="DONE")
-                return answer
+                return response
             if changes and not getattr(message, "validate_only", False):
-                self._audit.refused(self._who(context), name, _subject(message), found)
-            return await context.abort(*status.to_status(found))
+                self._audit.refused(self._caller_name(context), name, _subject(message), shown)
+            return await context.abort(*status.to_status(shown))
 
         return guarded
 
     def _stream_guard(
-        self, method: MethodDescriptor, work: Any, *, foreign: bool
+        self, method: MethodDescriptor, work: Any, *, standard: bool
     ) -> Callable[[Any, Any], Any]:
         path, streaming = path_of(method), method.client_streaming
 
         async def guarded(message: Any, context: Any) -> Any:
             try:
-                call = self._admit(path, context)
-                asked = _all_checked(message) if streaming else _checked(message)
-                answers = work(asked, context if foreign else call)
-                # Who was revoked meanwhile learns no more.
-                again = partial(self._admit, path, context)
-                async with aclosing(_until(self._stopping, answers, again)) as until_stopped:
-                    async for answer in until_stopped:
-                        again()
-                        yield answer
+                call = self._authorized(path, context)
+                request = _parsed_stream(message) if streaming else _parsed(message)
+                responses = work(request, context if standard else call)
+                # The caller may be revoked while the stream runs.
+                check = partial(self._authorized, path, context)
+                async with aclosing(_until(self._stopping, responses, check)) as until_stopped:
+                    async for response in until_stopped:
+                        check()
+                        yield response
                 return
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
-                found = _presentable(error, path)
-            await context.abort(*status.to_status(found))
+                shown = _presentable(error, path)
+            await context.abort(*status.to_status(shown))
 
         return guarded
 
-    async def _follow(self, answering: Coroutine[Any, Any, Any], path: str, context: Any) -> Any:
-        """Wait for a stream that writes by itself; who was revoked meanwhile is cut off."""
-        task = asyncio.ensure_future(answering)
+    async def _recheck(self, responding: Coroutine[Any, Any, Any], path: str, context: Any) -> Any:
+        """Wait for a method that writes its stream itself; cancel it if the caller is revoked."""
+        task = asyncio.ensure_future(responding)
         try:
             while not task.done():
-                await asyncio.wait({task}, timeout=ADMIT_AGAIN_S)
-                self._admit(path, context)
+                await asyncio.wait({task}, timeout=RECHECK_S)
+                self._authorized(path, context)
             return task.result()
         finally:
             task.cancel()
             await asyncio.wait({task})
 
-    def _admit(self, path: str, context: Any) -> Call:
-        """Tell who calls, and whether they may."""
+    def _authorized(self, path: str, context: Any) -> Call:
+        """Authenticate and authorize a call. Raises Unauthenticated and PermissionDenied."""
         caller = self._identify(context)
         authorize(caller, path)
         return Call(self._service, caller, context, self._tasks)
 
-    def _who(self, context: Any) -> str:
-        """Return who calls, as far as it is known: for the audit of what is refused."""
+    def _caller_name(self, context: Any) -> str:
+        """Return the caller for the audit of a refused call, unauthenticated ones by address."""
         try:
             return str(self._identify(context))
         except ZfsiloError:
@@ -248,14 +246,14 @@ class GrpcServer:
         name = context.peer()
         peer = self._gateway.peer(name)
         if peer is None:
-            log.warning("a call of %s is refused: its connection bypassed the gateway", name)
+            log.warning("refused a call from %s: connection bypassed the gateway", name)
             raise Unauthenticated("connection bypassed the gateway")
         authorization = ""
         if peer.kind == "tcp":
-            given = [v for k, v in context.invocation_metadata() if k == "authorization"]
-            authorization = given[0] if len(given) == 1 else " ".join(given)  # two are none
+            values = [v for k, v in context.invocation_metadata() if k == "authorization"]
+            authorization = " ".join(values)  # two values do not form a valid one
         try:
-            return self._callers.of(peer, authorization)
+            return self.callers.of(peer, authorization)
         except Unauthenticated as error:
             if error.reason == REVOKED:
                 self._gateway.disconnect(name)
@@ -267,12 +265,12 @@ class GrpcServer:
 
     def _is_revoked(self, fingerprint: str) -> bool:
         with self._service.context.store.read() as txn:
-            found = txn.get(Issued, fingerprint)
-        return found is not None and found.revoked_at != 0
+            issued = txn.get(Issued, fingerprint)
+        return issued is not None and issued.revoked_at != 0
 
 
 def _parser(kind: Any) -> Callable[[bytes], Any]:
-    """Return what reads a request; a wrong one is refused by the guard, not by grpc as INTERNAL."""
+    """Return a parser; the guard refuses what it cannot parse, where grpc would send INTERNAL."""
 
     def parse(raw: bytes) -> Any:
         try:
@@ -283,59 +281,59 @@ def _parser(kind: Any) -> Callable[[bytes], Any]:
     return parse
 
 
-def _checked(message: Any) -> Any:
+def _parsed(message: Any) -> Any:
     if message is MALFORMED:
-        raise InvalidArgument("the request is no message of its type", reason="MALFORMED")
+        raise InvalidArgument("malformed request message", reason="MALFORMED")
     return message
 
 
-async def _all_checked(requests: Any) -> Stream:
-    async for each in requests:
-        yield _checked(each)
+async def _parsed_stream(requests: Any) -> Stream:
+    async for message in requests:
+        yield _parsed(message)
 
 
 def _subject(message: Any) -> str:
-    """Return what a request is about, as it says."""
-    found = (getattr(message, each, "") for each in ("name", "volume_id", "host_id", "volume"))
-    return next((each for each in found if isinstance(each, str) and each), "")
+    """Return the resource that a request names."""
+    values = (getattr(message, field, "") for field in ("name", "volume_id", "host_id", "volume"))
+    return next((value for value in values if isinstance(value, str) and value), "")
 
 
-async def _until(stopping: asyncio.Event, answers: Stream, again: Callable[[], object]) -> Stream:
-    """Yield what a stream yields; when the server stops, end it: it might last for ever.
+async def _until(stopping: asyncio.Event, responses: Stream, check: Callable[[], object]) -> Stream:
+    """Yield what a stream yields, which may be endless, until the server stops.
 
-    `again` is called now and then while it is silent, and ends it by an exception.
+    `check` is called every few seconds while the stream is idle, and ends it by an exception.
     """
     end = object()
 
     async def following() -> Any:
-        return await anext(answers, end)
+        return await anext(responses, end)
 
     stop = asyncio.ensure_future(stopping.wait())
-    answer = asyncio.ensure_future(following())
+    response = asyncio.ensure_future(following())
     try:
         while True:
             done, _pending = await asyncio.wait(
-                {answer, stop}, timeout=ADMIT_AGAIN_S, return_when=asyncio.FIRST_COMPLETED
+                {response, stop}, timeout=RECHECK_S, return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
-                again()
+                check()
                 continue
-            if not answer.done():
-                raise Unavailable("zfsilod is stopping: go on from the last revision seen")
-            if answer.result() is end:
+            if not response.done():
+                raise Unavailable("zfsilod is stopping: resume from the last revision received")
+            if response.result() is end:
                 return
-            yield answer.result()
-            answer = asyncio.ensure_future(following())
+            yield response.result()
+            response = asyncio.ensure_future(following())
     finally:
         stop.cancel()
-        answer.cancel()
-        await asyncio.wait({stop, answer})
-        await answers.aclose()
+        response.cancel()
+        await asyncio.wait({stop, response})
+        await responses.aclose()
 
 
 def _presentable(error: Exception, path: str) -> ZfsiloError:
-    """Return the error that the caller is shown: a defect without its details."""
+    """Return the error for the caller; an unexpected exception is logged and not shown."""
     if isinstance(error, ZfsiloError):
         return error
     log.error("%s failed", path, exc_info=error)
-    return Internal("a defect of zfsilod; its journal has the traceback")
+    return Internal("internal error; see the zfsilod journal")

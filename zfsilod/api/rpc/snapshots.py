@@ -1,4 +1,4 @@
-"""SnapshotService: snapshots of volumes, alone and in groups."""
+"""SnapshotService: snapshots and snapshot groups."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zfsilod.requests.snapshots import (
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
-    from zfsilod.api.rpc.calls import Call
+    from zfsilod.api.rpc.call import Call
     from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
 
@@ -34,7 +34,7 @@ FIELDS = ("id", "volume", "volume_uid", "group", "labels")
 GROUP_FIELDS = ("id", "volume", "labels")
 
 
-class Snapshots:
+class SnapshotMethods:
     """The methods of zfsilo.v1.SnapshotService."""
 
     def __init__(self, pages: Pages) -> None:
@@ -53,7 +53,7 @@ class Snapshots:
     async def GetSnapshot(
         self, message: snapshot_pb2.GetSnapshotRequest, call: Call
     ) -> snapshot_pb2.Snapshot:
-        return call.read(partial(_shown, snapshot_id=convert.snapshot_id(message.name)))
+        return call.read(partial(_find, snapshot_id=convert.snapshot_id(message.name)))
 
     async def ListSnapshots(
         self, message: snapshot_pb2.ListSnapshotsRequest, call: Call
@@ -62,21 +62,21 @@ class Snapshots:
         matches = filters.parse(message.filter, FIELDS)
         volume = convert.volume_id(message.volume) if message.volume else ""
 
-        def wanted(each: Snapshot) -> bool:
-            return volume in ("", each.volume) and matches(partial(_values, each))
+        def wanted(snapshot: Snapshot) -> bool:
+            return volume in ("", snapshot.volume) and matches(partial(_values, snapshot))
 
         def read(txn: Transaction) -> tuple[list[snapshot_pb2.Snapshot], str]:
             return collect(
                 txn.scan(Snapshot, page.after),
                 page,
-                key=lambda each: each.id,
+                key=lambda snapshot: snapshot.id,
                 wanted=wanted,
                 show=partial(_message, txn),
             )
 
-        found, after = await call.scan(read)
+        snapshots, after = await call.scan(read)
         return snapshot_pb2.ListSnapshotsResponse(
-            snapshots=found, next_page_token=self._pages.token(page, after)
+            snapshots=snapshots, next_page_token=self._pages.token(page, after)
         )
 
     async def DeleteSnapshot(
@@ -90,7 +90,7 @@ class Snapshots:
     ) -> snapshot_pb2.MutateSnapshotGroupResponse:
         request = CreateSnapshotGroup(
             id=check_id(message.group_id or new_ulid(), "group id"),
-            volumes=tuple(convert.volume_id(each) for each in message.volumes),
+            volumes=tuple(map(convert.volume_id, message.volumes)),
             labels=convert.as_pairs(message.labels),
         )
         return await _change_group(call, request, request.id, validate_only=message.validate_only)
@@ -98,7 +98,7 @@ class Snapshots:
     async def GetSnapshotGroup(
         self, message: snapshot_pb2.GetSnapshotGroupRequest, call: Call
     ) -> snapshot_pb2.SnapshotGroup:
-        return call.read(partial(_shown_group, group_id=convert.group_id(message.name)))
+        return call.read(partial(_find_group, group_id=convert.group_id(message.name)))
 
     async def ListSnapshotGroups(
         self, message: snapshot_pb2.ListSnapshotGroupsRequest, call: Call
@@ -110,14 +110,14 @@ class Snapshots:
             return collect(
                 txn.scan(SnapshotGroup, page.after),
                 page,
-                key=lambda each: each.id,
-                wanted=lambda each: wanted(partial(_group_values, each)),
+                key=lambda group: group.id,
+                wanted=lambda group: wanted(partial(_group_values, group)),
                 show=partial(_group_message, txn),
             )
 
-        found, after = await call.scan(read)
+        groups, after = await call.scan(read)
         return snapshot_pb2.ListSnapshotGroupsResponse(
-            groups=found, next_page_token=self._pages.token(page, after)
+            groups=groups, next_page_token=self._pages.token(page, after)
         )
 
     async def DeleteSnapshotGroup(
@@ -130,31 +130,31 @@ class Snapshots:
 async def _change(
     call: Call, request: Request[Any], snapshot_id: str, *, validate_only: bool
 ) -> snapshot_pb2.MutateSnapshotResponse:
-    """Do what a request says, and answer the snapshot, if it is there then, and the operation."""
+    """Submit a request; return the operation, and the snapshot if it exists then."""
     operation = await call.change(request, validate_only=validate_only)
-    answer = snapshot_pb2.MutateSnapshotResponse(operation=operation)
+    response = snapshot_pb2.MutateSnapshotResponse(operation=operation)
     if not validate_only:
         with suppress(NotFound):
-            answer.snapshot.CopyFrom(call.read(partial(_shown, snapshot_id=snapshot_id)))
-    return answer
+            response.snapshot.CopyFrom(call.read(partial(_find, snapshot_id=snapshot_id)))
+    return response
 
 
 async def _change_group(
     call: Call, request: Request[Any], group_id: str, *, validate_only: bool
 ) -> snapshot_pb2.MutateSnapshotGroupResponse:
     operation = await call.change(request, validate_only=validate_only)
-    answer = snapshot_pb2.MutateSnapshotGroupResponse(operation=operation)
+    response = snapshot_pb2.MutateSnapshotGroupResponse(operation=operation)
     if not validate_only:
         with suppress(NotFound):
-            answer.group.CopyFrom(call.read(partial(_shown_group, group_id=group_id)))
-    return answer
+            response.group.CopyFrom(call.read(partial(_find_group, group_id=group_id)))
+    return response
 
 
-def _shown(txn: Transaction, snapshot_id: str) -> snapshot_pb2.Snapshot:
+def _find(txn: Transaction, snapshot_id: str) -> snapshot_pb2.Snapshot:
     return _message(txn, need_snapshot(txn, snapshot_id))
 
 
-def _shown_group(txn: Transaction, group_id: str) -> snapshot_pb2.SnapshotGroup:
+def _find_group(txn: Transaction, group_id: str) -> snapshot_pb2.SnapshotGroup:
     return _group_message(txn, need_group(txn, group_id))
 
 
@@ -163,19 +163,19 @@ def _message(txn: Transaction, record: Snapshot) -> snapshot_pb2.Snapshot:
 
 
 def _group_message(txn: Transaction, record: SnapshotGroup) -> snapshot_pb2.SnapshotGroup:
-    members = [_message(txn, each) for each in members_of(txn, record)]
+    members = [_message(txn, member) for member in members_of(txn, record)]
     return convert.snapshot_group(record, members)
 
 
 def _values(snapshot: Snapshot, field: str) -> filters.Values:
-    """Return what a snapshot has in a field of FIELDS."""
+    """Return the values of a field in FIELDS."""
     if field in FIELDS and field != "labels":
         return (str(getattr(snapshot, field)),)
     return filters.label_values(dict(snapshot.labels), field)
 
 
 def _group_values(group: SnapshotGroup, field: str) -> filters.Values:
-    """Return what a group has in a field of GROUP_FIELDS."""
+    """Return the values of a field in GROUP_FIELDS."""
     match field:
         case "id":
             return (group.id,)

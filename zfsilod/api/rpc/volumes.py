@@ -1,10 +1,10 @@
-"""VolumeService, what it says and changes of volumes themselves."""
+"""VolumeService: volumes, their usage, facts, reconciliation, and adoption."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, get_args
 
 from zfsilo.v1 import volume_pb2
@@ -12,7 +12,7 @@ from zfsilo.v1 import volume_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Page, Pages, collect
 from zfsilod.model.errors import NotFound
-from zfsilod.model.records import Mode
+from zfsilod.model.records import STATES, Mode
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.rights import visible_to
@@ -20,18 +20,17 @@ from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service import pool_import, pool_scan
 from zfsilod.service.drift import check_facts
 from zfsilod.storage.volume_view import (
-    STATES,
     VolumeView,
     volume_view,
     volume_views,
     volume_views_with_deleted,
 )
-from zfsilod.wire import convert
+from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from zfsilod.api.rpc.calls import Call
+    from zfsilod.api.rpc.call import Call
     from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
     from zfsilod.storage.store import Transaction
@@ -40,8 +39,8 @@ if TYPE_CHECKING:
 
 MAX_DIFFERENCES = 1000
 FIELDS = ("id", "uid", "state", "mode", "host", "server", "labels")
-WORDS = {"state": STATES, "mode": get_args(Mode)}
-STATS = {  # what the service calls a figure: what the wire does
+ENUMERATIONS = {"state": STATES, "mode": get_args(Mode)}
+STATS_FIELDS = {  # the field of VolumeStats by the name of the figure
     "volsize": "volsize_bytes",
     "used": "used_bytes",
     "referenced": "referenced_bytes",
@@ -54,7 +53,7 @@ STATS = {  # what the service calls a figure: what the wire does
 }
 
 
-class Volumes:
+class VolumeMethods:
     """Get, List, Stats, Probe, Sync, Create, Update, Delete, Undelete."""
 
     def __init__(self, pages: Pages) -> None:
@@ -69,31 +68,29 @@ class Volumes:
         self, message: volume_pb2.ListVolumesRequest, call: Call
     ) -> volume_pb2.ListVolumesResponse:
         page = self._pages.parse("ListVolumes", message)
-        wanted = filters.parse(message.filter, FIELDS, WORDS)
+        wanted = filters.parse(message.filter, FIELDS, ENUMERATIONS)
         deleted = message.show_deleted and call.caller.role != "host"
         source = volume_views_with_deleted if deleted else volume_views
-        found, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller, source))
+        volumes, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller, source))
         return volume_pb2.ListVolumesResponse(
-            volumes=found, next_page_token=self._pages.token(page, after)
+            volumes=volumes, next_page_token=self._pages.token(page, after)
         )
 
     async def StatsVolume(
         self, message: volume_pb2.StatsVolumeRequest, call: Call
     ) -> volume_pb2.VolumeStats:
         volume_id = convert.volume_id(message.name)
-        found = await call.service.stats.sample(need_view(call, volume_id))
-        figures = {STATS[name]: figure for name, figure in found.figures.items()}
-        return volume_pb2.VolumeStats(**figures, conditions=found.conditions)
+        sampled = await call.service.stats.sample(need_view(call, volume_id))
+        figures = {STATS_FIELDS[name]: figure for name, figure in sampled.figures.items()}
+        return volume_pb2.VolumeStats(**figures, conditions=sampled.conditions)
 
     async def ProbeVolume(
         self, message: volume_pb2.ProbeVolumeRequest, call: Call
     ) -> volume_pb2.ProbeVolumeResponse:
-        seen = need_view(call, convert.volume_id(message.name))
-        service = call.service
-        found = await service.context.look(
-            partial(check_facts, seen, service.context.machine, service.context.settings)
-        )
-        return volume_pb2.ProbeVolumeResponse(facts=map(convert.fact, found))
+        view = need_view(call, convert.volume_id(message.name))
+        context = call.service.context
+        probed = await context.look(partial(check_facts, view, context.machine, context.settings))
+        return volume_pb2.ProbeVolumeResponse(facts=map(convert.fact, probed))
 
     async def SyncVolume(
         self, message: volume_pb2.SyncVolumeRequest, call: Call
@@ -102,27 +99,27 @@ class Volumes:
         need_view(call, volume_id)
         operation = None
         if message.validate_only:
-            found = await call.lasting(call.service.reconciler.report(volume_id))
+            report = await call.shielded(call.service.reconciler.report(volume_id))
         else:
             work = call.service.reconciler.sync(volume_id, caller=call.caller)
-            begun, found = await call.lasting(work)
-            operation = await call.end(begun.id)
+            submitted, report = await call.shielded(work)
+            operation = await call.end(submitted.id)
         return volume_pb2.SyncVolumeResponse(
             volume=convert.volume(need_view(call, volume_id)),
             operation=operation,
-            differences=convert.differences(found),
+            differences=convert.differences(report),
         )
 
     async def SyncVolumes(
         self, message: volume_pb2.SyncVolumesRequest, call: Call
     ) -> volume_pb2.SyncVolumesResponse:
         work = call.service.reconciler.sync_all(call.caller, validate_only=message.validate_only)
-        report = await call.lasting(work)
-        shown = (each for found in report.reports for each in convert.differences(found))
+        result = await call.shielded(work)
+        differences = chain.from_iterable(map(convert.differences, result.reports))
         return volume_pb2.SyncVolumesResponse(
-            complaints=dict(report.complaints),
-            volumes=report.volumes,
-            differences=islice(shown, MAX_DIFFERENCES),
+            complaints=dict(result.complaints),
+            volumes=result.volumes,
+            differences=islice(differences, MAX_DIFFERENCES),
         )
 
     async def CreateVolume(
@@ -143,7 +140,7 @@ class Volumes:
         request = DeleteVolume(
             id=convert.volume_id(message.name),
             etag=message.etag,
-            dependents=convert.DEPENDENTS.name(message.dependents, "REFUSE"),
+            dependents=enums.DEPENDENTS.name(message.dependents, "REFUSE"),
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
@@ -157,75 +154,77 @@ class Volumes:
         self, message: volume_pb2.AdoptVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         work = pool_scan.find_zvol(call.service.context, message.dataset, message.volume_id)
-        request = await call.lasting(work)
+        request = await call.shielded(work)
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def AdoptVolumes(
         self, _request: volume_pb2.AdoptVolumesRequest, call: Call
     ) -> volume_pb2.AdoptVolumesResponse:
-        found = await call.lasting(
-            pool_import.adopt_all(call.service.context, call.service, call.caller)
-        )
+        work = pool_import.adopt_all(call.service.context, call.service, call.caller)
+        result = await call.shielded(work)
         names: dict[str, list[str]] = {"adopt": [], "adopt-trashed": [], "adopt-snapshot": []}
-        for each in found.adopted:
-            names[each.kind].append(each.subject)
+        for operation in result.adopted:
+            names[operation.kind].append(operation.subject)
         return volume_pb2.AdoptVolumesResponse(
             volumes=names["adopt"],
             in_trash=names["adopt-trashed"],
             snapshots=names["adopt-snapshot"],
-            complaints=found.complaints,
-            unknown=found.unknown,
+            complaints=result.complaints,
+            unknown=result.unknown,
         )
 
 
 def need_view(call: Call, volume_id: str) -> VolumeView:
-    """Return what the caller is shown of a volume, else raise NotFound: there or not, it is not."""
-    known = call.read(lambda txn: volume_view(txn, volume_id))
-    found = visible_to(call.caller, known, call.service.context.settings.node_paths)
-    if found is None:
+    """Return the part of a volume that the caller may see, else raise NotFound.
+
+    A caller cannot tell a volume that it may not see from one that does not exist.
+    """
+    view = call.read(lambda txn: volume_view(txn, volume_id))
+    visible = visible_to(call.caller, view, call.service.context.settings.node_paths)
+    if visible is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
-    return found
+    return visible
 
 
 async def change_volume(
     call: Call, request: Request[Any], volume_id: str, *, validate_only: bool, etag: str = ""
 ) -> volume_pb2.MutateVolumeResponse:
-    """Do what a request says, and answer the volume and the operation.
+    """Submit a request, and return the operation and the volume.
 
-    `etag`: of requests that do not carry it themselves. It is compared when the request arrives; the
-    plan of such a request looks at the state anyway.
+    `etag`: for requests without a field of that name; it is compared before the request is
+    submitted.
     """
     if etag:
         call.read(lambda txn: check_etag(etag, int(volume_view(txn, volume_id).etag)))
     operation = await call.change(request, validate_only=validate_only)
     if call.caller.role == "host":
-        operation.ClearField("actions")  # they name other hosts
-    answer = volume_pb2.MutateVolumeResponse(operation=operation)
+        operation.ClearField("actions")  # they contain names of other hosts
+    response = volume_pb2.MutateVolumeResponse(operation=operation)
     if not validate_only:
-        with suppress(NotFound):  # deleted, disconnected, or no more the caller's to see
-            answer.volume.CopyFrom(convert.volume(need_view(call, volume_id)))
-    return answer
+        with suppress(NotFound):  # deleted, disconnected, or not visible to the caller now
+            response.volume.CopyFrom(convert.volume(need_view(call, volume_id)))
+    return response
 
 
 def _create(message: volume_pb2.CreateVolumeRequest) -> CreateVolume:
-    asked = message.volume
-    modes = tuple(convert.ACCESS_MODES.name(each) for each in asked.access_modes)
+    volume = message.volume
+    modes = tuple(map(enums.ACCESS_MODES.name, volume.access_modes))
     return CreateVolume(
         id=check_id(message.volume_id, "volume id"),
-        capacity_bytes=asked.capacity_bytes,
+        capacity_bytes=volume.capacity_bytes,
         limit_bytes=message.limit_bytes,
-        thin=asked.thin if asked.HasField("thin") else True,
-        mode=convert.MODES.name(asked.mode, "FILESYSTEM"),
-        properties=convert.as_pairs(asked.properties),
-        labels=convert.as_pairs(asked.labels),
-        hosts=tuple(asked.hosts),
+        thin=volume.thin if volume.HasField("thin") else True,
+        mode=enums.MODES.name(volume.mode, "FILESYSTEM"),
+        properties=convert.as_pairs(volume.properties),
+        labels=convert.as_pairs(volume.labels),
+        hosts=tuple(volume.hosts),
         access_modes=modes or ("SINGLE_NODE_WRITER",),
-        **_source(asked.source),
+        **_source(volume.source),
     )
 
 
 def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
-    """Return what a new volume is to begin with, as the request has it."""
+    """Return the fields of a request that name the source of a volume."""
     match source.WhichOneof("source"):
         case "snapshot":
             return {"source_snapshot": convert.snapshot_id(source.snapshot)}
@@ -235,15 +234,15 @@ def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
 
 
 def _update(message: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
-    asked = message.volume
+    volume = message.volume
     return UpdateVolume(
-        id=convert.volume_id(asked.name),
+        id=convert.volume_id(volume.name),
         mask=tuple(message.update_mask.paths),
-        capacity_bytes=asked.capacity_bytes,
+        capacity_bytes=volume.capacity_bytes,
         limit_bytes=message.limit_bytes,
-        properties=convert.as_pairs(asked.properties),
-        labels=convert.as_pairs(asked.labels),
-        hosts=tuple(asked.hosts),
+        properties=convert.as_pairs(volume.properties),
+        labels=convert.as_pairs(volume.labels),
+        hosts=tuple(volume.hosts),
         etag=message.etag,
     )
 
@@ -251,32 +250,32 @@ def _update(message: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
 def _page(
     txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
 ) -> tuple[list[volume_pb2.Volume], str]:
-    def is_wanted(found: VolumeView) -> bool:
-        seen = visible_to(caller, found, ())
-        return seen is not None and wanted(partial(_values, seen))
+    def is_wanted(view: VolumeView) -> bool:
+        visible = visible_to(caller, view, ())
+        return visible is not None and wanted(partial(_values, visible))
 
-    def show(found: VolumeView) -> volume_pb2.Volume:
-        seen = visible_to(caller, found, ())
-        assert seen is not None, "it was wanted"
-        return convert.volume(seen)
+    def show(view: VolumeView) -> volume_pb2.Volume:
+        visible = visible_to(caller, view, ())
+        assert visible is not None, "only wanted views are shown"
+        return convert.volume(visible)
 
     return collect(
-        source(txn, page.after), page, key=lambda each: each.key, wanted=is_wanted, show=show
+        source(txn, page.after), page, key=lambda view: view.key, wanted=is_wanted, show=show
     )
 
 
-def _values(found: VolumeView, field: str) -> filters.Values:
-    """Return what a volume has in a field of FIELDS."""
-    volume, attachment = found.volume, found.attachment
+def _values(view: VolumeView, field: str) -> filters.Values:
+    """Return the values of a field in FIELDS."""
+    volume, attachment = view.volume, view.attachment
     match field:
         case "id" | "state":
-            return (str(getattr(found, field)),)
+            return (str(getattr(view, field)),)
         case "uid":
             return (volume.uid,) if volume else ()
         case "mode":
-            return tuple({each.mode for each in (volume, attachment) if each is not None})
+            return tuple({record.mode for record in (volume, attachment) if record is not None})
         case "host":
-            return tuple(each.host for each in found.publications)
+            return tuple(publication.host for publication in view.publications)
         case "server":
             return (attachment.server,) if attachment else ()
     return filters.label_values(dict(volume.labels) if volume else {}, field)

@@ -1,7 +1,8 @@
-"""Service: what this host is, how much room it has, and how it is."""
+"""Service: server information, capacity, status, orphans, secrets and certificates."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from zfsilo.v1 import service_pb2
@@ -9,12 +10,13 @@ from zfsilo.v1 import service_pb2
 from zfsilod import __version__
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import need_view
-from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests import orphans
 from zfsilod.requests.rights import own_host
 from zfsilod.requests.rotate_secrets import RotateSecrets
+from zfsilod.security import certificates
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Attention, Summary, about_volume
 from zfsilod.wire import convert
@@ -22,19 +24,22 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.api.rpc.calls import Call
+    from zfsilod.api.rpc.call import Call
+    from zfsilod.model.records import Issued
+    from zfsilod.security.join_file import Files
     from zfsilod.service.service import Service
 
 MAX_ATTENTION = 100
-# By which clients tell later servers of v1 from the first.
+# Features that were added after the first version of v1.
 FEATURES = ("snapshots", "snapshot-groups", "clones", "trash")
 
 
-class Info:
+class ServiceMethods:
     """The methods of zfsilo.v1.Service."""
 
-    def __init__(self, pages: Pages) -> None:
+    def __init__(self, pages: Pages, files: Files) -> None:
         self._pages = pages
+        self._files = files
 
     async def GetServerInfo(
         self, _request: service_pb2.GetServerInfoRequest, call: Call
@@ -45,43 +50,43 @@ class Info:
         self, message: service_pb2.GetCapacityRequest, call: Call
     ) -> service_pb2.Capacity:
         check_properties(convert.as_pairs(message.properties), new=True)
-        room = await call.service.capacity(message.root)
-        settings, available = call.service.context.settings, room.available_bytes
+        space = await call.service.capacity(message.root)
+        settings, available = call.service.context.settings, space.available_bytes
         if message.HasField("thin"):
             promised = call.read(lambda txn: txn.promised())
-            available = largest_volume(room, settings, promised, thin=message.thin)
-        complaint = nearly_full(room, settings)
+            available = largest_volume(space, settings, promised, thin=message.thin)
+        condition = nearly_full(space, settings)
         return service_pb2.Capacity(
             available_bytes=available,
-            total_bytes=room.total_bytes,
-            conditions=[complaint] if complaint else [],
+            total_bytes=space.total_bytes,
+            conditions=[condition] if condition else [],
         )
 
     async def GetStatus(
         self, _request: service_pb2.GetStatusRequest, call: Call
     ) -> service_pb2.Status:
-        found = await call.scan(Summary)
+        summary = await call.scan(Summary)
         status = service_pb2.Status(
             server=_server(call),
             root=call.service.context.settings.root,
-            promised_bytes=found.promised_bytes,
-            volumes=found.states,
-            operations=found.operations,
-            publications=found.publications.total(),
-            hosts=found.hosts,
+            promised_bytes=summary.promised_bytes,
+            volumes=summary.states,
+            operations=summary.operations,
+            publications=summary.publications.total(),
+            hosts=summary.hosts,
         )
-        attention = [*found.attention, *await _broken(call.service, found.attention)]
+        attention = [*summary.attention, *await _broken(call.service, summary.attention)]
         if status.root:
             try:
-                room = await call.service.capacity("")
+                space = await call.service.capacity("")
             except ZfsiloError as error:
                 attention.insert(0, Attention(subject="", sentence=error.message))
             else:
-                status.capacity.available_bytes = room.available_bytes
-                status.capacity.total_bytes = room.total_bytes
-                if complaint := nearly_full(room, call.service.context.settings):
-                    status.capacity.conditions.append(complaint)
-                    attention.insert(0, Attention(subject="", sentence=complaint))
+                status.capacity.available_bytes = space.available_bytes
+                status.capacity.total_bytes = space.total_bytes
+                if condition := nearly_full(space, call.service.context.settings):
+                    status.capacity.conditions.append(condition)
+                    attention.insert(0, Attention(subject="", sentence=condition))
         status.attention_count = len(attention)
         status.attention.extend(
             service_pb2.Attention(subject=a.subject, sentence=a.sentence, command=a.command)
@@ -93,12 +98,12 @@ class Info:
         self, message: service_pb2.ListOrphansRequest, call: Call
     ) -> service_pb2.ListOrphansResponse:
         page = self._pages.parse("ListOrphans", message)
-        found = await call.lasting(find_orphans(call.service.context))
+        everything = await call.shielded(find_orphans(call.service.context))
         shown, after = collect(
-            (each for each in found if each.name > page.after),
+            (orphan for orphan in everything if orphan.name > page.after),
             page,
-            key=lambda each: each.name,
-            wanted=lambda _each: True,
+            key=lambda orphan: orphan.name,
+            wanted=lambda _orphan: True,
             show=_orphan,
         )
         return service_pb2.ListOrphansResponse(
@@ -120,18 +125,39 @@ class Info:
         force = message.force
         if call.caller.role == "host":
             need_view(call, volume_id)
-            host_id, force = own_host(call.caller, host_id), True  # it knows of its own session
+            host_id, force = own_host(call.caller, host_id), True  # its session continues
         request = RotateSecrets(volume=volume_id, host=host_id, force=force)
         operation = await call.change(request, validate_only=message.validate_only)
         return service_pb2.RotateSecretsResponse(operation=operation)
 
+    async def RenewCertificate(
+        self, message: service_pb2.RenewCertificateRequest, call: Call
+    ) -> service_pb2.RenewCertificateResponse:
+        current = call.caller.certificate
+        if current is None or not current.own:
+            raise PermissionDenied(
+                "this server's authority did not issue the caller's certificate: renew it where it "
+                "was issued",
+                reason="NOT_OURS",
+            )
+
+        def sign() -> tuple[bytes, bytes, Issued]:
+            authority = self._files.own_authority()
+            pem = certificates.sign_request(authority, current.identity, message.request.encode())
+            return pem, authority.certificate_pem, certificates.record_of(pem, current.identity)
+
+        pem, authority_pem, issued = await asyncio.to_thread(sign)
+        await call.service.context.write(lambda txn: txn.put(issued))
+        return service_pb2.RenewCertificateResponse(
+            certificate=pem.decode(), authority=authority_pem.decode()
+        )
+
 
 async def _broken(service: Service, known: Sequence[Attention]) -> list[Attention]:
-    """Return the sessions that are broken now, and that no look before has told of."""
-    told = {each.subject for each in known}
-    broken = await service.stats.broken_sessions()
-    found = [about_volume(*each) for each in broken.items()]
-    return [each for each in found if each.subject not in told]
+    """Return the sessions that are broken now and not among the known problems."""
+    subjects = {attention.subject for attention in known}
+    broken = [about_volume(*item) for item in (await service.stats.broken_sessions()).items()]
+    return [attention for attention in broken if attention.subject not in subjects]
 
 
 def _server(call: Call) -> service_pb2.ServerInfo:
@@ -147,5 +173,5 @@ def _server(call: Call) -> service_pb2.ServerInfo:
     )
 
 
-def _orphan(found: orphans.Orphan) -> service_pb2.Orphan:
-    return service_pb2.Orphan(name=found.name, text=found.text, users=found.users)
+def _orphan(orphan: orphans.Orphan) -> service_pb2.Orphan:
+    return service_pb2.Orphan(name=orphan.name, text=orphan.text, users=orphan.users)

@@ -1,4 +1,4 @@
-"""A private bus, a zfsilod on it (tests/doubles.py), and clients that call it."""
+"""A private bus with zfsilod (tests/doubles.py) on it, and clients that call it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dbus_next.aio import MessageBus
 from dbus_next.auth import AuthExternal
 
 from tests import doubles
-from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT
+from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT, path_of
 from zfsilod.api.dbus.server import DbusFront, serve
-from zfsilod.systemd.bus import PatientSocket, close_socket
+from zfsilod.systemd.bus import close_socket, wait_while_full
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -28,7 +28,7 @@ CONTRACT = Path(__file__).parents[2] / "dbus" / "org.zfsilo1.xml"
 POLICY = CONTRACT.with_suffix(".conf")
 OPEN = """<policy context="default"><allow send_destination="*"/><allow receive_sender="*"/>
   <allow own="*"/></policy>"""
-# As the system bus's own configuration, with our policy on top.
+# The configuration of the system bus, and the policy of zfsilo.
 SYSTEM = f"""<policy context="default">
   <allow user="*"/><deny own="*"/><deny send_type="method_call"/><allow send_type="signal"/>
   <allow send_requested_reply="true" send_type="method_return"/>
@@ -40,12 +40,19 @@ SYSTEM = f"""<policy context="default">
 NOBODY = 65534
 DEADLINE_S = 20
 GIB = 1 << 30
+DATA = path_of("volume", "data")
+CREATE_ZVOL = "create zvol tank/zfsilo/data (1 GiB, thin)"
+NQN = "nqn.2024-01.lab.other:host"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+BUS_ERROR = "org.freedesktop.DBus.Error"
 
 
 @contextmanager
 def private_bus(policy: str = OPEN) -> Iterator[str]:
-    """Run a dbus-daemon of our own, and yield its address."""
-    # Not below pytest's own directory, which only root may enter: other users call here too.
+    """Run a dbus-daemon, and yield its address."""
+    # Not below the directory of pytest, which only root may enter: other users call too.
     directory = Path(tempfile.mkdtemp(prefix="zfsilo-bus-"))
     directory.chmod(0o755)
     address = f"unix:path={directory}/bus"
@@ -70,7 +77,7 @@ def private_bus(policy: str = OPEN) -> Iterator[str]:
         shutil.rmtree(directory)
 
 
-class Call:
+class Reply:
     """A reply: its body, or the error's name and arguments."""
 
     def __init__(self, reply: Message) -> None:
@@ -79,8 +86,8 @@ class Call:
         self.signature: str = reply.signature
 
 
-class Client:
-    """Calls methods by dbus-next and keeps whatever it hears of zfsilod."""
+class BusClient:
+    """Calls methods by dbus-next, and keeps all messages from zfsilod."""
 
     def __init__(self, bus: MessageBus) -> None:
         self.bus = bus
@@ -95,12 +102,12 @@ class Client:
 
     @property
     def signals(self) -> list[Message]:
-        """The signals that were heard."""
-        return [each for each in self.messages if each.message_type is MessageType.SIGNAL]
+        """The received signals."""
+        return [m for m in self.messages if m.message_type is MessageType.SIGNAL]
 
     async def try_call(
         self, path: str, interface: str | None, member: str, signature: str = "", *body: Any
-    ) -> Call:
+    ) -> Reply:
         """Call a method, and return its reply or error."""
         message = Message(
             destination=NAME,
@@ -111,18 +118,18 @@ class Client:
             body=list(body),
         )
         async with asyncio.timeout(DEADLINE_S):
-            return Call(await self.bus.call(message))
+            return Reply(await self.bus.call(message))
 
     async def call(
         self, path: str, interface: str | None, member: str, signature: str = "", *body: Any
     ) -> list[Any]:
-        """Call a method that succeeds, and return what it answers."""
+        """Call a method that succeeds, and return its reply."""
         reply = await self.try_call(path, interface, member, signature, *body)
         assert not reply.error, reply.body
         return reply.body
 
     async def manager(self, member: str, signature: str = "", *body: Any) -> Any:
-        """Call a method of the manager, and return the first value that it answers."""
+        """Call a method of the manager, and return the first value of its reply."""
         return (await self.call(ROOT, MANAGER, member, signature, *body))[0]
 
     async def get(self, path: str, name: str) -> Any:
@@ -141,13 +148,13 @@ class Client:
                 await self._heard.wait()
 
     async def heard(self, member: str, count: int = 1) -> list[Message]:
-        """Wait until this many signals of a name were heard, and return them all."""
+        """Wait until this many signals of a name were received, and return them all."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 self._heard.clear()
-                found = [each for each in self.signals if each.member == member]
-                if len(found) >= count:
-                    return found
+                signals = [signal for signal in self.signals if signal.member == member]
+                if len(signals) >= count:
+                    return signals
                 await self._heard.wait()
 
     async def done(self, path: str, interface: str, member: str, *arguments: Any) -> str:
@@ -158,8 +165,8 @@ class Client:
         return str(operation)
 
 
-class House:
-    """A zfsilod on a private bus, storage host and consumer in one."""
+class BusFixture:
+    """A zfsilod on a private bus, server and client in one."""
 
     def __init__(self, built: doubles.House, front: DbusFront, address: str) -> None:
         self.service = built.service
@@ -170,11 +177,11 @@ class House:
         self.address = address
         self._clients: list[MessageBus] = []
 
-    async def client(self, user: int = 0) -> Client:
-        """Connect another client, that hears all signals it may hear."""
+    async def client(self, user: int = 0) -> BusClient:
+        """Connect another client, which subscribes to all signals of zfsilod."""
         bus = await connect(self.address, user)
         self._clients.append(bus)
-        found = Client(bus)
+        client = BusClient(bus)
         await bus.call(
             Message(
                 destination="org.freedesktop.DBus",
@@ -185,7 +192,7 @@ class House:
                 body=[f"type='signal',sender='{NAME}'"],
             )
         )
-        return found
+        return client
 
     async def busctl(self, *arguments: str, user: int | None = None) -> str:
         """Run busctl on the private bus, and return what it prints, errors included."""
@@ -204,49 +211,58 @@ class House:
         """Run busctl, and return the data of its JSON."""
         return json.loads(await self.busctl("--json=short", *arguments))["data"]
 
-    async def leave(self) -> None:
-        """Disconnect everybody."""
+    async def disconnect(self) -> None:
+        """Disconnect all clients."""
         for bus in self._clients:
             await disconnect(bus)
 
 
+class AuthAs(AuthExternal):  # type: ignore[misc]
+    """Authenticates as another user than the real one of this process."""
+
+    def __init__(self, user: int) -> None:
+        super().__init__()
+        self._user = user
+
+    def _authentication_start(self, negotiate_unix_fd: bool = False) -> str:
+        """Return the first line of the authentication (overrides the library's)."""
+        own = str(super()._authentication_start(negotiate_unix_fd))
+        return f"AUTH EXTERNAL {str(self._user).encode().hex()}" if self._user else own
+
+
 async def connect(address: str, user: int = 0) -> MessageBus:
     """Connect to a bus, as this user."""
-    proof = AuthExternal()
-    if user:
-        hello = f"AUTH EXTERNAL {str(user).encode().hex()}"
-        proof._authentication_start = lambda **_options: hello
     before = os.geteuid()
-    os.seteuid(user or before)  # the bus learns who we are from the kernel, at connect(2)
+    os.seteuid(user or before)  # the kernel reports the uid to the bus, at connect(2)
     try:
-        bus = MessageBus(bus_address=address, auth=proof)
+        bus = MessageBus(bus_address=address, auth=AuthAs(user))
     finally:
         os.seteuid(before)
     await bus.connect()
-    bus._writer.sock = PatientSocket(bus._sock)
+    wait_while_full(bus)
     return bus
 
 
 async def disconnect(bus: MessageBus) -> None:
-    """Leave a bus."""
+    """Disconnect from a bus."""
     bus.disconnect()
     await bus.wait_for_disconnect()
     close_socket(bus)
 
 
 @asynccontextmanager
-async def house(directory: Path, policy: str = OPEN) -> AsyncIterator[House]:
-    """Run a zfsilod on a bus of its own."""
+async def on_private_bus(directory: Path, policy: str = OPEN) -> AsyncIterator[BusFixture]:
+    """Run zfsilod on a private bus."""
     with private_bus(policy) as address:
         async with doubles.house(directory / "state") as built:
             front = await serve(address, built.service, version="1.2.3")
-            found = House(built, front, address)
+            fixture = BusFixture(built, front, address)
             try:
-                yield found
+                yield fixture
             finally:
                 built.launcher.gate.set()
                 await front.close()
-                await found.leave()
+                await fixture.disconnect()
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"tasks left behind: {left}"
 
@@ -254,3 +270,10 @@ async def house(directory: Path, policy: str = OPEN) -> AsyncIterator[House]:
 def options(**values: tuple[str, Any]) -> dict[str, Variant]:
     """Return an a{sv}: name=(signature, value)."""
     return {name: Variant(*value) for name, value in values.items()}
+
+
+async def create(fixture: BusFixture, name: str = "data") -> str:
+    """Create a volume, and return its path."""
+    client = await fixture.client()
+    await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", name, GIB, {})
+    return path_of("volume", name)

@@ -1,4 +1,4 @@
-"""The front door: who is let in, what is pumped, and what is refused."""
+"""The gateway: connections, limits, relaying, and the identity of peers."""
 
 from __future__ import annotations
 
@@ -10,41 +10,35 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import pytest
-from zfsilo.v1 import volume_pb2 as pb
 
-from tests.api.running import front_of, refused, write_pki
-from zfsilod.gateway import listener as doors
+from tests.api.running import write_pki
+from zfsilod.gateway import listener as gateway_listener
 from zfsilod.gateway import relay, sockets
-from zfsilod.gateway import tls as gateway_tls
 from zfsilod.gateway.limits import Limits
 from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.security.tls import ServerTls
-from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.api.running import Front
 
 MIB = 1 << 20
 
 
 class Behind:
-    """A door with a plain server of ours behind it, in place of grpc."""
+    """A gateway with a plain server behind it, in place of grpc."""
 
     def __init__(self, directory: Path, limits: Limits | None) -> None:
         tls = ServerTls(directory / "tls")
         write_pki(tls.files)
-        self.door = Gateway(directory / "private", limits, tls)
+        self.gateway = Gateway(directory / "private", limits, tls)
         self.path = directory / "front.sock"
         self.arrived: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
             asyncio.Queue()
@@ -60,14 +54,16 @@ class Behind:
             self.writers.append(writer)
             await self.arrived.put((reader, writer))
 
-        self._server = await asyncio.start_unix_server(arrive, self.door.private_socket, limit=MIB)
-        self.door.listen(listen_unix(self.path))
+        self._server = await asyncio.start_unix_server(
+            arrive, self.gateway.private_socket, limit=MIB
+        )
+        self.gateway.listen(listen_unix(self.path))
         listener = listen_tcp("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.door.listen(listener)
+        self.gateway.listen(listener)
 
     async def stop(self) -> None:
-        self.door.close()
+        self.gateway.close()
         self._server.close()
         for writer in self.writers:
             writer.transport.abort()
@@ -89,7 +85,7 @@ class Behind:
         return reader, writer
 
     async def pair(self, kind: str = "unix") -> tuple[Any, Any]:
-        """Return both ends of a new connection, each as reader and writer: ours and the far one."""
+        """Return both ends of a new connection as reader and writer: near and far."""
         near = await (self.tcp() if kind == "tcp" else self.unix())
         return near, await asyncio.wait_for(self.arrived.get(), 5)
 
@@ -116,24 +112,24 @@ async def eventually(question: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_tag_stands_for_the_peer() -> None:
+async def test_a_tag_identifies_the_peer() -> None:
     async with behind() as built:
         _reader, unix = await built.unix()
         await eventually(lambda: len(built.names) == 1)
-        found = built.door.peer(built.names[0])
-        assert found is not None
-        assert (found.kind, found.uid) == ("unix", os.getuid())
-        assert set(found.groups) == {os.getgid(), *os.getgroups()}
-        assert found.address == f"pid {os.getpid()}"
+        peer = built.gateway.peer(built.names[0])
+        assert peer is not None
+        assert (peer.kind, peer.uid) == ("unix", os.getuid())
+        assert set(peer.groups) == {os.getgid(), *os.getgroups()}
+        assert peer.address == f"pid {os.getpid()}"
         _reader, tcp = await built.tcp()
         await eventually(lambda: len(built.names) == 2)
-        found = built.door.peer(built.names[1])
-        assert found is not None
-        assert (found.kind, found.address, found.uid) == ("tcp", "127.0.0.1", -1)
+        peer = built.gateway.peer(built.names[1])
+        assert peer is not None
+        assert (peer.kind, peer.address, peer.uid) == ("tcp", "127.0.0.1", -1)
         assert built.names[0] != built.names[1]
         unix.close()
         tcp.close()
-        await eventually(lambda: built.door.peer(built.names[0]) is None)
+        await eventually(lambda: built.gateway.peer(built.names[0]) is None)
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
@@ -165,9 +161,8 @@ async def test_a_slow_reader_holds_back_the_writer() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(writer.drain(), 0.3)
         left = writer.transport.get_write_buffer_size()
-        assert left > 32 * MIB  # the door took what fits into sockets, and one chunk
-        (connection,) = built.door._connections.values()
-        assert sum(len(one_way._rest) for one_way in connection._relays) <= relay.CHUNK_BYTES
+        assert left > 32 * MIB  # the gateway buffers one chunk, the sockets the rest
+        assert built.gateway.buffered_bytes <= relay.CHUNK_BYTES
         far_writer.transport.resume_reading()
         assert len(await far_reader.readexactly(64 * MIB)) == 64 * MIB
         writer.close()
@@ -184,62 +179,62 @@ async def test_one_half_may_end_before_the_other() -> None:
         far_writer.close()
         assert await reader.read() == b"answer"
         writer.close()
-        await eventually(lambda: built.door.connections == 0)
+        await eventually(lambda: built.gateway.connections == 0)
 
 
-async def test_half_a_connection_does_not_last() -> None:
+async def test_a_half_closed_connection_is_closed() -> None:
     async with behind() as built:
         (reader, writer), (far_reader, far_writer) = await built.pair()
         far_writer.close()
         assert await reader.read() == b""
-        await eventually(lambda: built.door.connections == 0)
+        await eventually(lambda: built.gateway.connections == 0)
         writer.close()
         assert await far_reader.read() == b""
 
 
-async def test_a_connection_that_is_reset_is_gone() -> None:
+async def test_a_reset_connection_is_closed() -> None:
     async with behind() as built:
         with socket.create_connection(("127.0.0.1", built.port)) as client:
-            await eventually(lambda: built.door.connections == 1)
+            await eventually(lambda: built.gateway.connections == 1)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        await eventually(lambda: built.door.connections == 0)
+        await eventually(lambda: built.gateway.connections == 0)
 
 
-async def test_there_are_only_so_many_connections() -> None:
+async def test_connections_are_limited() -> None:
     limits = Limits(unix=2, tcp=3, per_peer=2)
     async with behind(limits) as built:
-        kept = [await built.tcp() for _each in range(2)]
-        await eventually(lambda: built.door.connections == 2)
+        kept = [await built.tcp() for _number in range(2)]
+        await eventually(lambda: built.gateway.connections == 2)
         with pytest.raises(ConnectionError):
             await built.tcp()  # of the same address
-        kept += [await built.unix() for _each in range(2)]
-        await eventually(lambda: built.door.connections == 4)
+        kept += [await built.unix() for _number in range(2)]
+        await eventually(lambda: built.gateway.connections == 4)
         reader, more = await built.unix()
         assert await reader.read() == b""
         for _reader, writer in kept:
             writer.close()
-        await eventually(lambda: built.door.connections == 0)
-        assert not built.door.count.by_peer
+        await eventually(lambda: built.gateway.connections == 0)
+        assert not built.gateway.count.by_peer
         again = await built.tcp()
         await eventually(lambda: len(built.names) == 5)
-        assert built.door.connections == 1
+        assert built.gateway.connections == 1
         for writer in (more, again[1]):
             writer.close()
 
 
-async def test_a_door_without_anything_behind_it_drops_its_callers() -> None:
+async def test_without_a_server_connections_are_dropped() -> None:
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
-        door = Gateway(Path(directory) / "private")
-        door.listen(listen_unix(Path(directory) / "front.sock"))
+        gateway = Gateway(Path(directory) / "private")
+        gateway.listen(listen_unix(Path(directory) / "front.sock"))
         reader, writer = await asyncio.open_unix_connection(f"{directory}/front.sock")
         assert await reader.read() == b""
-        assert door.connections == 0
+        assert gateway.connections == 0
         writer.close()
-        door.close()
+        gateway.close()
 
 
-async def test_without_descriptors_it_waits_and_goes_on(monkeypatch: Any) -> None:
-    monkeypatch.setattr(doors, "ACCEPT_PAUSE_S", 0.1)
+async def test_without_descriptors_it_waits_and_continues(monkeypatch: Any) -> None:
+    monkeypatch.setattr(gateway_listener, "ACCEPT_PAUSE_S", 0.1)
 
     class Exhausted:
         def __init__(self, real: socket.socket) -> None:
@@ -259,17 +254,17 @@ async def test_without_descriptors_it_waits_and_goes_on(monkeypatch: Any) -> Non
 
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
         path = Path(directory) / "front.sock"
-        door = Gateway(Path(directory) / "private")
+        gateway = Gateway(Path(directory) / "private")
         listener = Exhausted(listen_unix(path))
-        door.listen(listener)  # type: ignore[arg-type]
+        gateway.listen(listener)  # type: ignore[arg-type]
         reader, writer = await asyncio.open_unix_connection(str(path))
-        assert await reader.read() == b""  # accepted at last; nothing is behind the door
+        assert await reader.read() == b""  # accepted at last; no server is behind the gateway
         assert listener.refusals == 0
         writer.close()
-        door.close()
+        gateway.close()
 
 
-def test_private_means_private(tmp_path: Path) -> None:
+def test_the_private_directory_is_private(tmp_path: Path) -> None:
     directory = tmp_path / "run" / "private"
     directory.mkdir(parents=True, mode=0o755)
     (directory / "plain.sock").touch()
@@ -278,7 +273,7 @@ def test_private_means_private(tmp_path: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-def test_a_socket_that_nobody_listens_on_is_replaced() -> None:
+def test_a_stale_socket_is_replaced() -> None:
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
         path = Path(directory) / "front.sock"
         listen_unix(path).close()
@@ -313,12 +308,12 @@ print([(s.family.name, s.fileno(), name) for s, name in inherited()])
 """
 
 
-def test_sockets_of_systemd_are_taken() -> None:
+def test_inherited_sockets() -> None:
     pytest.importorskip("systemd.daemon")
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory, ExitStack() as stack:
         unix = stack.enter_context(listen_unix(Path(directory) / "s"))
         tcp = stack.enter_context(listen_tcp("127.0.0.1", 0))
-        # As systemd does: the sockets are 3, 4 and 5 in the new process.
+        # As systemd passes them: descriptors 3, 4 and 5.
         actions = f"import os; os.dup2({unix.fileno()}, 103); os.dup2({tcp.fileno()}, 104)\n"
         actions += "os.dup2(103, 3); os.dup2(104, 4); os.dup2(103, 5)\n"
         done = subprocess.run(
@@ -334,112 +329,15 @@ def test_sockets_of_systemd_are_taken() -> None:
     )
 
 
-# With grpc behind it
-
-
-async def test_peers_that_did_not_come_through_the_door_are_refused(front: Front) -> None:
-    for options in ([], [("grpc.default_authority", "localhost")]):
-        channel = grpc.aio.insecure_channel(f"unix:{front.door.private_socket}", options=options)
-        front.channels.append(channel)
-        with refused("UNAUTHENTICATED") as found:
-            await Api(channel).volumes.ListVolumes(pb.ListVolumesRequest())
-        assert "bypassed the gateway" in found.error.message
-
-
-async def test_a_tag_that_somebody_made_up_is_refused(front: Front) -> None:
-    front.root()
-    await front.channels[-1].channel_ready()
-    (real,) = front.door._connections
-    for made_up in ("zfsilo/1/1", real + "0", real.rpartition("/")[0]):
-        with socket.socket(socket.AF_UNIX) as bound:
-            bound.bind(f"\0{made_up}")
-            name = "unix-abstract:" + bound.getsockname()[1:].decode()
-            assert front.door.peer(name) is None
-    with socket.socket(socket.AF_UNIX) as bound, pytest.raises(OSError, match="in use"):
-        bound.bind(f"\0{real}")  # the kernel keeps a living tag for its owner
-
-
-SERVE = """
-import asyncio, sys
-from pathlib import Path
-from tests.api.running import front_of
-
-async def serve():
-    async with front_of(Path(sys.argv[1])) as front:
-        print(front.port, flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-
-asyncio.run(serve())
-"""
-
-
-def test_the_tcp_port_speaks_tls_13_only(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(tmp_path)],
-        env=environment,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            spoken(port, ssl.TLSVersion.TLSv1_2)
-        assert spoken(port, ssl.TLSVersion.TLSv1_3) == ("TLSv1.3", "h2")
-        server.stdin.close()
-
-
-def spoken(port: int, version: ssl.TLSVersion) -> tuple[str | None, str | None]:
-    """Return version and protocol of a TLS connection of at most this version."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    context.maximum_version = version
-    with socket.create_connection(("127.0.0.1", port)) as raw, context.wrap_socket(raw) as tls:
-        return tls.version(), tls.selected_alpn_protocol()
-
-
-async def test_plain_text_on_the_tcp_port_is_refused(front: Front) -> None:
-    channel = grpc.aio.insecure_channel(front.address)
-    front.channels.append(channel)
-    with refused("UNAVAILABLE"):
-        await Api(channel).volumes.ListVolumes(pb.ListVolumesRequest())
-
-
-@pytest.mark.parametrize("kind", ["unix", "tcp"])
-async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, kind: str) -> None:
-    monkeypatch.setattr(
-        "zfsilod.api.rpc.server.OPTIONS", (("grpc.server_handshake_timeout_ms", 500),)
-    )
-    monkeypatch.setattr(gateway_tls, "HANDSHAKE_S", 0.5)
-    async with front_of(tmp_path) as front:
-        begun = time.monotonic()
-        if kind == "unix":
-            reader, writer = await asyncio.open_unix_connection(str(front.path))
-        else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
-        async with asyncio.timeout(10):
-            while await reader.read(1000):
-                pass
-        assert time.monotonic() - begun < 5
-        writer.close()
-        await eventually(lambda: front.door.connections == 0)
-
-
-async def test_a_door_that_is_shut_lets_nobody_in_but_keeps_who_is_in(front: Front) -> None:
-    api = front.root()
-    await api.volumes.ListVolumes(pb.ListVolumesRequest())
-    front.door.stop_listening()
-    await api.volumes.ListVolumes(pb.ListVolumesRequest())
-    with pytest.raises(OSError, match="Connect call failed"):
-        await asyncio.open_connection("127.0.0.1", front.port)
-
-
-async def test_many_calls_at_once(front: Front) -> None:
-    apis = [front.root(), front.role("reader", "monitor")]
-    calls = [
-        api.volumes.ListVolumes(pb.ListVolumesRequest()) for api in apis for _each in range(100)
-    ]
-    assert len(await asyncio.gather(*calls)) == 200
+async def test_a_forged_tag_is_refused() -> None:
+    async with behind() as built:
+        await built.pair()
+        real = built.names[0].removeprefix("unix-abstract:")
+        assert built.gateway.peer(built.names[0]) is not None
+        for forged in ("zfsilo/1/1", real + "0", real.rpartition("/")[0]):
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(f"\0{forged}")
+                name = "unix-abstract:" + bound.getsockname()[1:].decode()
+                assert built.gateway.peer(name) is None
+        with socket.socket(socket.AF_UNIX) as bound, pytest.raises(OSError, match="in use"):
+            bound.bind(f"\0{real}")  # the kernel reserves the tag of an open connection

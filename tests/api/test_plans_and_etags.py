@@ -1,0 +1,119 @@
+"""VolumeService: `validate_only` and `etag` of every change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.api.running import DATA, GIB, TAKE, UUID, connect, create, operations, publish, refused
+from tests.api.test_volumes import PLANNED, attach, delete_for_now
+
+if TYPE_CHECKING:
+    from tests.api.running import Front
+
+
+DRY: dict[str, Any] = {
+    "CreateVolume": pb.CreateVolumeRequest(volume_id="other", volume=pb.Volume(capacity_bytes=GIB)),
+    "UpdateVolume": pb.UpdateVolumeRequest(
+        volume=pb.Volume(name=DATA, capacity_bytes=2 * GIB),
+        update_mask=FieldMask(paths=["capacity_bytes"]),
+    ),
+    "DeleteVolume": pb.DeleteVolumeRequest(name="volumes/lone"),
+    "UndeleteVolume": pb.UndeleteVolumeRequest(name="volumes/gone"),
+    "AdoptVolume": pb.AdoptVolumeRequest(dataset="tank/vm-1"),
+    "PublishVolume": pb.PublishVolumeRequest(name="volumes/lone", host=TAKE),
+    "UnpublishVolume": pb.UnpublishVolumeRequest(name=DATA, all_hosts=True),
+    "ReportFilesystem": pb.ReportFilesystemRequest(
+        name="volumes/used",
+        host=TAKE,
+        epoch=1,
+        filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid=UUID),
+    ),
+    "ConnectVolume": pb.ConnectVolumeRequest(server="give", volume="used"),
+    "DisconnectVolume": pb.DisconnectVolumeRequest(name="volumes/low"),
+    "StageVolume": pb.StageVolumeRequest(name="volumes/low"),
+    "UnstageVolume": pb.UnstageVolumeRequest(name="volumes/mid"),
+    "MountVolume": pb.MountVolumeRequest(name=DATA, path="/srv/more"),
+    "UnmountVolume": pb.UnmountVolumeRequest(name=DATA, path="/srv/data"),
+    "GrowVolume": pb.GrowVolumeRequest(name=DATA),
+}
+
+
+async def at_all_states(front: Front) -> None:
+    """Make `lone` created, `used` published, `low` connected, `mid` staged, `data` mounted.
+
+    `gone` is in the trash, and the zvol tank/vm-1 has no record.
+    """
+    volumes = front.root().volumes
+    await attach(volumes)
+    front.zfsilo.host.zfs.create_zvol(
+        "tank/vm-1",
+        size_bytes=GIB,
+        thin=True,
+        volblocksize=4096,
+        properties=(),
+        marks=(("zfsilo:uid", ""),),
+    )
+    for name in ("gone", "lone", "used", "low", "mid"):
+        await volumes.CreateVolume(create(name))
+    await delete_for_now(front, "gone")
+    for name in ("used", "low", "mid"):
+        await volumes.PublishVolume(publish(name=f"volumes/{name}"))
+    for name in ("low", "mid"):
+        await volumes.ConnectVolume(connect(volume=name))
+    await volumes.StageVolume(pb.StageVolumeRequest(name="volumes/mid"))
+
+
+async def test_validate_only_returns_the_plan_and_changes_nothing(
+    front: Front,
+) -> None:
+    volumes = front.root().volumes
+    await at_all_states(front)
+    facts, stored = front.zfsilo.facts, operations(front)
+    for method, request in DRY.items():
+        request.validate_only = True
+        answer = await getattr(volumes, method)(request)
+        assert answer.operation.state == PLANNED, method
+        assert answer.operation.actions, method
+        assert answer.operation.name == "", method
+        assert not answer.HasField("volume"), method
+    assert (front.zfsilo.facts, operations(front)) == (facts, stored)
+
+
+async def test_every_mutation_can_be_validated_only() -> None:
+    service = pb.DESCRIPTOR.services_by_name["VolumeService"]
+    answers = (pb.MutateVolumeResponse.DESCRIPTOR,)
+    changing = {method.name for method in service.methods if method.output_type in answers}
+    assert changing == set(DRY)
+
+
+async def test_every_change_with_an_etag_refuses_an_old_one(front: Front) -> None:
+    volumes = front.root().volumes
+    await at_all_states(front)
+    facts = front.zfsilo.facts
+    taking = [name for name, message in DRY.items() if "etag" in message.DESCRIPTOR.fields_by_name]
+    for method in taking:
+        request = type(DRY[method])()
+        request.CopyFrom(DRY[method])
+        request.validate_only, request.etag = False, "1"
+        with refused("ABORTED", "ETAG"):
+            await getattr(volumes, method)(request)
+    assert front.zfsilo.facts == facts
+    assert set(DRY) - set(taking) == {
+        "CreateVolume",
+        "UndeleteVolume",
+        "AdoptVolume",
+        "ReportFilesystem",
+        "ConnectVolume",
+    }
+
+
+async def test_a_fresh_etag_is_accepted(front: Front) -> None:
+    volumes = front.root().volumes
+    etag = (await volumes.CreateVolume(create())).volume.etag
+    etag = (await volumes.PublishVolume(publish(etag=etag))).volume.etag
+    down = pb.UnpublishVolumeRequest(name=DATA, host=TAKE, etag=etag)
+    etag = (await volumes.UnpublishVolume(down)).volume.etag
+    await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA, etag=etag))

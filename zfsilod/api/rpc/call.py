@@ -1,0 +1,94 @@
+"""One gRPC call: its caller and deadline, reads of the store, submitting and awaiting requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zfsilod.model.errors import DeadlineExceeded
+from zfsilod.wire import convert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from zfsilo.v1 import operation_pb2
+
+    from zfsilod.model.identity import Caller
+    from zfsilod.requests.request import Request
+    from zfsilod.service.service import Service
+    from zfsilod.storage.store import Transaction
+
+T = TypeVar("T")
+OPERATION_METADATA = "zfsilo-operation"
+DEFAULT_DEADLINE_S = 600.0
+REPLY_S = 0.2  # reserved before the caller's deadline, so that the response arrives in time
+GRACE_S = 0.1  # after the deadline of submit, whose own error says what it waited for
+
+Tasks = set[asyncio.Task[Any]]
+
+
+class Call:
+    """One authenticated and authorized call."""
+
+    def __init__(self, service: Service, caller: Caller, context: Any, tasks: Tasks) -> None:
+        self.service = service
+        self.caller = caller
+        self._context = context
+        self._tasks = tasks
+        self._started = time.monotonic()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the response must be sent."""
+        remaining = self._context.time_remaining()
+        if remaining is None:
+            remaining = DEFAULT_DEADLINE_S - (time.monotonic() - self._started)
+        return max(0.0, float(remaining) - REPLY_S)
+
+    def read(self, query: Callable[[Transaction], T]) -> T:
+        """Run a query that takes microseconds in a read transaction."""
+        with self.service.context.store.read() as txn:
+            return query(txn)
+
+    async def scan(self, query: Callable[[Transaction], T]) -> T:
+        """Run a query that may take long in a read transaction, in a thread."""
+        return await asyncio.to_thread(self.read, query)
+
+    async def change(
+        self, request: Request[Any], *, validate_only: bool
+    ) -> operation_pb2.Operation:
+        """Submit a request and wait until its operation ends, or only plan it."""
+        caller = self.caller
+        if validate_only:
+            planned = await self.service.plan(request, caller=caller)
+            return convert.operation(planned, planned=True)
+        submitting = self.service.submit(request, caller=caller, deadline_s=self.left_s)
+        submitted = await self.shielded(submitting)
+        return await self.end(submitted.id)
+
+    async def end(self, operation_id: str) -> operation_pb2.Operation:
+        """Send the name of an operation to the caller, and wait until it ends."""
+        name = f"operations/{operation_id}"
+        await self._context.send_initial_metadata(((OPERATION_METADATA, name),))
+        return convert.operation(await self.service.wait(operation_id, self.left_s))
+
+    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for work that continues when the caller disconnects or its deadline passes."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_retrieve_exception)
+        # asyncio.wait cancels the task neither on a timeout nor when this call is cancelled.
+        done, _pending = await asyncio.wait({task}, timeout=self.left_s + GRACE_S)
+        if not done:
+            raise DeadlineExceeded(
+                "the request was not stored before the deadline; it may still be"
+            )
+        return task.result()
+
+
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+    """Retrieve the exception of a task without a waiter, which asyncio would log."""
+    if not task.cancelled():
+        task.exception()
