@@ -1,4 +1,4 @@
-"""Work that nobody requests: reconciling all volumes, and stopping the units of detached ones."""
+"""Background work: reconciling all volumes, and stopping the units of detached ones."""
 
 from __future__ import annotations
 
