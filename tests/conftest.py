@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import House, house
+from tests.service_fixture import ServiceFixture, service_fixture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def zfsilo(tmp_path: Path) -> AsyncIterator[House]:
+async def fixture(tmp_path: Path) -> AsyncIterator[ServiceFixture]:
     """A service in this process, over a fake host."""
-    async with house(tmp_path) as built:
+    async with service_fixture(tmp_path) as built:
         yield built
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left, f"tasks left behind: {left}"

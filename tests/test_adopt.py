@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.doubles import administrator
+from tests.service_fixture import administrator
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -34,7 +34,7 @@ from zfsilod.service.pool_scan import find_zvol
 from zfsilod.service.purger import Purger
 
 if TYPE_CHECKING:
-    from tests.doubles import House
+    from tests.service_fixture import ServiceFixture
 
 GIB = 1 << 30
 LABELS = (("app", "db"), ("csi.zfsilo.io/name", 'odd "name"\n\u00e9'))
@@ -57,32 +57,32 @@ UP = (
 DOWN = (Disconnect(id="data", force=True), Unpublish(volume="data"))
 
 
-def volume(zfsilo: House) -> Volume | None:
-    with zfsilo.service.context.store.read() as txn:
+def volume(fixture: ServiceFixture) -> Volume | None:
+    with fixture.service.context.store.read() as txn:
         return txn.get(Volume, "data")
 
 
-async def drop_records(zfsilo: House, *buckets: str) -> None:
+async def drop_records(fixture: ServiceFixture, *buckets: str) -> None:
     """Remove records, as when the state directory is lost."""
     for bucket in buckets:
         key = "data/take" if bucket == "publication" else "data"
-        await zfsilo.service.context.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
+        await fixture.service.context.write(lambda txn, b=bucket, k=key: txn.drop(b, k))  # type: ignore[misc]
 
 
-async def names(zfsilo: House) -> list[str]:
-    return [orphan.name.partition("/")[0] for orphan in await find_orphans(zfsilo.service.context)]
+async def names(fixture: ServiceFixture) -> list[str]:
+    return [orphan.name.partition("/")[0] for orphan in await find_orphans(fixture.service.context)]
 
 
-async def test_things_with_records_are_not_orphans(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    assert await names(zfsilo) == []
+async def test_things_with_records_are_not_orphans(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    assert await names(fixture) == []
 
 
-async def test_things_of_a_running_operation_are_not_orphans(zfsilo: House) -> None:
-    zfsilo.launcher.gate.clear()
-    submitted = await zfsilo.service.submit(CREATE, caller=administrator("a"))
+async def test_things_of_a_running_operation_are_not_orphans(fixture: ServiceFixture) -> None:
+    fixture.launcher.gate.clear()
+    submitted = await fixture.service.submit(CREATE, caller=administrator("a"))
     uid = next(step.uid for step in (m.step for m in submitted.actions) if hasattr(step, "uid"))
-    zfsilo.host.zfs.create_zvol(
+    fixture.host.zfs.create_zvol(
         "tank/zfsilo/data",
         size_bytes=GIB,
         thin=True,
@@ -90,54 +90,58 @@ async def test_things_of_a_running_operation_are_not_orphans(zfsilo: House) -> N
         properties=(),
         marks=(("zfsilo:uid", uid),),
     )
-    assert await names(zfsilo) == []
-    zfsilo.launcher.gate.set()
-    await zfsilo.service.wait(submitted.id, 10)
+    assert await names(fixture) == []
+    fixture.launcher.gate.set()
+    await fixture.service.wait(submitted.id, 10)
 
 
-async def test_things_without_records_are_listed_and_removed_on_request(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    await drop_records(zfsilo, "attachment", "publication", "volume")
-    assert await names(zfsilo) == ["export", "node", "session", "zvol"]
-    found_names = [orphan.name for orphan in await find_orphans(zfsilo.service.context)]
-    before = zfsilo.facts
+async def test_things_without_records_are_listed_and_removed_on_request(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(*UP)
+    await drop_records(fixture, "attachment", "publication", "volume")
+    assert await names(fixture) == ["export", "node", "session", "zvol"]
+    found_names = [orphan.name for orphan in await find_orphans(fixture.service.context)]
+    before = fixture.facts
     with pytest.raises(Busy, match="end that first, or remove it with --force"):
-        await zfsilo.do(RemoveOrphans(names=tuple(found_names)))
-    assert zfsilo.facts == before
-    await zfsilo.do(RemoveOrphans(names=tuple(found_names), force=True))
-    assert {n.partition(":")[0] for n in zfsilo.facts} == {"content", "point"}
+        await fixture.do(RemoveOrphans(names=tuple(found_names)))
+    assert fixture.facts == before
+    await fixture.do(RemoveOrphans(names=tuple(found_names), force=True))
+    assert {n.partition(":")[0] for n in fixture.facts} == {"content", "point"}
     with pytest.raises(NotFound, match="no orphan zvol/tank"):
-        await zfsilo.do(RemoveOrphans(names=("zvol/tank/zfsilo/data",)))
+        await fixture.do(RemoveOrphans(names=("zvol/tank/zfsilo/data",)))
 
 
-async def test_an_acl_without_a_publication_stays_until_it_is_removed(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    await drop_records(zfsilo, "publication")
-    before = zfsilo.facts
+async def test_an_acl_without_a_publication_stays_until_it_is_removed(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(*UP)
+    await drop_records(fixture, "publication")
+    before = fixture.facts
     with pytest.raises(Conflict, match="which no publication names: see zfsiloctl orphan list"):
-        await zfsilo.service.reconciler.sync("data", caller=administrator("a"))
-    report = await zfsilo.service.reconciler.sync_all(caller=administrator("a"))
+        await fixture.service.reconciler.sync("data", caller=administrator("a"))
+    report = await fixture.service.reconciler.sync_all(caller=administrator("a"))
     assert "no publication names" in dict(report.complaints)["data"]
-    assert zfsilo.facts == before, "a lost record ends no session"
-    (orphan,) = await find_orphans(zfsilo.service.context)
+    assert fixture.facts == before, "a lost record ends no session"
+    (orphan,) = await find_orphans(fixture.service.context)
     assert orphan.name.startswith("acl/")
-    await zfsilo.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))
-    await zfsilo.service.reconciler.sync_all(caller=administrator("a"))
-    assert {n.partition(":")[0] for n in zfsilo.facts} & {"target", "acl", "backstore"} == set()
+    await fixture.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))
+    await fixture.service.reconciler.sync_all(caller=administrator("a"))
+    assert {n.partition(":")[0] for n in fixture.facts} & {"target", "acl", "backstore"} == set()
 
 
-async def test_a_mount_without_a_record_is_an_orphan(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
+async def test_a_mount_without_a_record_is_an_orphan(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
 
     def unmounted(txn: Any) -> None:
         attachment = txn.get(Attachment, "data")
         txn.put(attachment.but(mounts=(), state="STAGED"))
 
-    await zfsilo.service.context.write(unmounted)
-    (orphan,) = await find_orphans(zfsilo.service.context)
+    await fixture.service.context.write(unmounted)
+    (orphan,) = await find_orphans(fixture.service.context)
     assert orphan.name == "mount/srv/data"
-    await zfsilo.do(RemoveOrphans(names=(orphan.name,), force=True))
-    assert zfsilo.host.facts.names("mount") == ["/var/lib/zfsilo/staging/data"]
+    await fixture.do(RemoveOrphans(names=(orphan.name,), force=True))
+    assert fixture.host.facts.names("mount") == ["/var/lib/zfsilo/staging/data"]
 
 
 def comparable_volume(volume: Volume) -> Volume:
@@ -146,24 +150,24 @@ def comparable_volume(volume: Volume) -> Volume:
     return volume.but(revision=0, epoch=0, created_at=0, updated_at=0, filesystem=filesystem)
 
 
-async def test_a_store_is_rebuilt_from_the_pool(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    await zfsilo.do(UpdateVolume(id="data", mask=("hosts",), hosts=("take", "other")), *DOWN)
-    before = volume(zfsilo)
+async def test_a_store_is_rebuilt_from_the_pool(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    await fixture.do(UpdateVolume(id="data", mask=("hosts",), hosts=("take", "other")), *DOWN)
+    before = volume(fixture)
     assert before is not None
-    await drop_records(zfsilo, "volume")
-    assert await adopted(zfsilo) == ["volumes/data"]
-    after = volume(zfsilo)
+    await drop_records(fixture, "volume")
+    assert await adopted(fixture) == ["volumes/data"]
+    after = volume(fixture)
     assert after is not None
     assert after.epoch > before.epoch, "no epoch comes twice"
     assert comparable_volume(after) == comparable_volume(before)
-    assert await adopted(zfsilo) == []
-    await zfsilo.do(*UP[1:])
+    assert await adopted(fixture) == []
+    await fixture.do(*UP[1:])
 
 
-async def adopted(zfsilo: House, *complaints: str) -> list[str]:
+async def adopted(fixture: ServiceFixture, *complaints: str) -> list[str]:
     """Adopt everything, and return the names of the adopted things."""
-    report = await adopt_all(zfsilo.service.context, zfsilo.service, administrator("a"))
+    report = await adopt_all(fixture.service.context, fixture.service, administrator("a"))
     assert tuple(report.complaints) == complaints
     return [operation.subject for operation in report.adopted]
 
@@ -181,9 +185,9 @@ MORE = (
 )
 
 
-def records(zfsilo: House) -> dict[str, Any]:
+def records(fixture: ServiceFixture) -> dict[str, Any]:
     """Return the records that an adoption restores, in comparable form."""
-    with zfsilo.service.context.store.read() as txn:
+    with fixture.service.context.store.read() as txn:
         stored = [record for kind in KINDS for record in txn.scan(kind)]
     return {f"{record.bucket()}/{record.key}": comparable(record) for record in stored}
 
@@ -205,20 +209,20 @@ def comparable(record: Any) -> Any:
     return record.but(revision=0)
 
 
-async def drop_all_records(zfsilo: House) -> None:
+async def drop_all_records(fixture: ServiceFixture) -> None:
     def lose(txn: Any) -> None:
         for kind in KINDS:
             for record in list(txn.scan(kind)):
                 txn.drop(kind.bucket(), record.key)
 
-    await zfsilo.service.context.write(lose)
+    await fixture.service.context.write(lose)
 
 
-async def test_snapshots_groups_clones_and_the_trash_are_adopted(zfsilo: House) -> None:
-    await zfsilo.do(*UP, *DOWN, *MORE[1:])
-    before = records(zfsilo)
-    await drop_all_records(zfsilo)
-    assert sorted(await adopted(zfsilo)) == [
+async def test_snapshots_groups_clones_and_the_trash_are_adopted(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP, *DOWN, *MORE[1:])
+    before = records(fixture)
+    await drop_all_records(fixture)
+    assert sorted(await adopted(fixture)) == [
         "snapshotGroups/both",
         "snapshots/monday",
         "volumes/copy",
@@ -227,19 +231,19 @@ async def test_snapshots_groups_clones_and_the_trash_are_adopted(zfsilo: House) 
         "volumes/more",
         "volumes/twin",
     ]
-    assert records(zfsilo) == before
-    assert await adopted(zfsilo) == []
+    assert records(fixture) == before
+    assert await adopted(fixture) == []
 
 
-async def test_adopted_volumes_keep_their_dependents(zfsilo: House) -> None:
-    await zfsilo.do(*MORE)
-    await drop_all_records(zfsilo)
-    await adopted(zfsilo)
+async def test_adopted_volumes_keep_their_dependents(fixture: ServiceFixture) -> None:
+    await fixture.do(*MORE)
+    await drop_all_records(fixture)
+    await adopted(fixture)
     with pytest.raises(FailedPrecondition, match="has snapshots or clones"):
-        await zfsilo.do(DeleteVolume(id="data"))
-    await Purger(zfsilo.service.context, zfsilo.service).purge()
-    assert any(name.startswith("zvol:tank/zfsilo/.trash/") for name in zfsilo.facts)
-    await zfsilo.do(
+        await fixture.do(DeleteVolume(id="data"))
+    await Purger(fixture.service.context, fixture.service).purge()
+    assert any(name.startswith("zvol:tank/zfsilo/.trash/") for name in fixture.facts)
+    await fixture.do(
         DeleteSnapshotGroup(id="both"),
         DeleteVolume(id="copy"),
         DeleteVolume(id="twin"),
@@ -248,46 +252,48 @@ async def test_adopted_volumes_keep_their_dependents(zfsilo: House) -> None:
         DeleteVolume(id="more"),
         UndeleteVolume(id="more"),
     )
-    assert zfsilo.host.facts.names("zvol") == ["tank/zfsilo/more"]
+    assert fixture.host.facts.names("zvol") == ["tank/zfsilo/more"]
 
 
-async def test_an_adoption_reports_what_the_pool_does_not_record(zfsilo: House) -> None:
-    await zfsilo.do(*MORE)
-    await drop_all_records(zfsilo)
-    for cut in zfsilo.host.facts.names("cut"):  # as an older version marked them
-        fact = zfsilo.host.facts.get(f"cut:{cut}")
+async def test_an_adoption_reports_what_the_pool_does_not_record(fixture: ServiceFixture) -> None:
+    await fixture.do(*MORE)
+    await drop_all_records(fixture)
+    for cut in fixture.host.facts.names("cut"):  # as an older version marked them
+        fact = fixture.host.facts.get(f"cut:{cut}")
         marks = {n: v for n, v in fact["marks"].items() if n in ("zfsilo:cut", "zfsilo:snapshot")}
-        zfsilo.host.facts.memory[f"cut:{cut}"] = fact | {"marks": marks}
-    report = await adopt_all(zfsilo.service.context, zfsilo.service, administrator("a"))
+        fixture.host.facts.memory[f"cut:{cut}"] = fact | {"marks": marks}
+    report = await adopt_all(fixture.service.context, fixture.service, administrator("a"))
     assert [sentence.partition(" ")[0] for sentence in report.unknown] == [
         "publications",
         "the",
         "an",
     ]
     assert "groups both:" in report.unknown[2]
-    with zfsilo.service.context.store.read() as txn:
+    with fixture.service.context.store.read() as txn:
         group = txn.get(SnapshotGroup, "both")
         assert group is not None
         assert [txn.get(Snapshot, name).group for name in group.snapshots] == ["both", "both"]  # type: ignore[union-attr]
 
 
-async def test_the_snapshot_of_an_unfinished_clone_is_reported_and_kept(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
-    record = volume(zfsilo)
+async def test_the_snapshot_of_an_unfinished_clone_is_reported_and_kept(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(CREATE)
+    record = volume(fixture)
     assert record is not None
     snapshot_ref = SnapshotRef(dataset=record.dataset, uid=record.uid)
-    zfsilo.host.snapshots.take((snapshot_ref,), "c" * 32, (("zfsilo:cut", "c" * 32),))
-    assert await adopted(zfsilo, f"tank/zfsilo/data@zfsilo-{'c' * 32}") == []
+    fixture.host.snapshots.take((snapshot_ref,), "c" * 32, (("zfsilo:cut", "c" * 32),))
+    assert await adopted(fixture, f"tank/zfsilo/data@zfsilo-{'c' * 32}") == []
 
 
-async def test_a_volume_in_the_trash_is_not_adopted_by_name(zfsilo: House) -> None:
-    await zfsilo.do(*MORE)
-    (trash,) = [n for n in zfsilo.host.facts.names("zvol") if ".trash" in n]
+async def test_a_volume_in_the_trash_is_not_adopted_by_name(fixture: ServiceFixture) -> None:
+    await fixture.do(*MORE)
+    (trash,) = [n for n in fixture.host.facts.names("zvol") if ".trash" in n]
     with pytest.raises(FailedPrecondition, match="is in the trash: run zfsiloctl adopt --all"):
-        await find_zvol(zfsilo.service.context, trash, "")
+        await find_zvol(fixture.service.context, trash, "")
 
 
-async def test_a_foreign_zvol_is_adopted(zfsilo: House) -> None:
+async def test_a_foreign_zvol_is_adopted(fixture: ServiceFixture) -> None:
     zvol = {
         "uid": "",
         "guid": "77",
@@ -295,10 +301,10 @@ async def test_a_foreign_zvol_is_adopted(zfsilo: House) -> None:
         "thin": False,
         "properties": {"volblocksize": "8192", "sync": "standard"},
     }
-    zfsilo.host.facts.memory["zvol:tank/vm-1"] = zvol
-    request = await find_zvol(zfsilo.service.context, "tank/vm-1", "")
-    await zfsilo.do(request)
-    with zfsilo.service.context.store.read() as txn:
+    fixture.host.facts.memory["zvol:tank/vm-1"] = zvol
+    request = await find_zvol(fixture.service.context, "tank/vm-1", "")
+    await fixture.do(request)
+    with fixture.service.context.store.read() as txn:
         adopted_volume = txn.get(Volume, "vm-1")
     assert adopted_volume is not None
     assert (adopted_volume.dataset, adopted_volume.guid, adopted_volume.thin) == (
@@ -311,10 +317,10 @@ async def test_a_foreign_zvol_is_adopted(zfsilo: House) -> None:
         "a client looks for a filesystem on it, and does not format it"
     )
     with pytest.raises(AlreadyExists, match="is the volume vm-1"):
-        await zfsilo.do(request.but(id="again"))
-    await zfsilo.do(Publish(volume="vm-1", host="take"))
+        await fixture.do(request.but(id="again"))
+    await fixture.do(Publish(volume="vm-1", host="take"))
 
 
-async def test_only_zvols_are_adopted(zfsilo: House) -> None:
+async def test_only_zvols_are_adopted(fixture: ServiceFixture) -> None:
     with pytest.raises(FailedPrecondition, match="is not a zvol"):
-        await find_zvol(zfsilo.service.context, "tank/zfsilo", "")
+        await find_zvol(fixture.service.context, "tank/zfsilo", "")

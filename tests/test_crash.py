@@ -12,9 +12,9 @@ from tests.crash.cases import CASES, Case, requests
 from tests.crash.fault_injector import Fault
 from tests.crash.matrix import CaseRunner, faults_in, inject_faults
 from tests.crash.randomness import CountedRandomness
-from tests.crash.report import Report
+from tests.crash.report import CrashReport
 from tests.crash.simulated_machine import simulated_machine
-from tests.doubles import SETTINGS
+from tests.service_fixture import SETTINGS
 from zfsilod.model.records import Operation
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_every_request_has_a_case() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_some_points_of_every_case(case: Case, tmp_path: Path) -> None:
     """`make test` runs all points, `make crash` also the rollbacks after all of them."""
-    report = Report()
+    report = CrashReport()
     await inject_faults(case, tmp_path, report, share=SHARE, seed=SEED)
     assert not report.failed, f"seed {SEED}, see above"
 

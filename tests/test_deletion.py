@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.doubles import SETTINGS, House, house
+from tests.service_fixture import SETTINGS, ServiceFixture, service_fixture
 from zfsilod.model.errors import AlreadyExists, Busy, CommandFailed, FailedPrecondition, NotFound
 from zfsilod.model.records import Dependent, Operation, Trashed, Volume
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
@@ -26,104 +26,106 @@ KEEP = DeleteVolume(id="data", dependents="KEEP")
 
 
 @pytest.fixture
-async def patient(tmp_path: Path) -> AsyncIterator[House]:
+async def patient(tmp_path: Path) -> AsyncIterator[ServiceFixture]:
     """A service that keeps deleted volumes for an hour."""
-    async with house(tmp_path, SETTINGS.but(trash_retention_s=3600)) as built:
+    async with service_fixture(tmp_path, SETTINGS.but(trash_retention_s=3600)) as built:
         yield built
 
 
-def volume(zfsilo: House) -> Volume:
-    with zfsilo.service.context.store.read() as txn:
+def volume(fixture: ServiceFixture) -> Volume:
+    with fixture.service.context.store.read() as txn:
         record = txn.get(Volume, "data")
     assert record is not None
     return record
 
 
-def trashed(zfsilo: House) -> list[Trashed]:
-    with zfsilo.service.context.store.read() as txn:
+def trashed(fixture: ServiceFixture) -> list[Trashed]:
+    with fixture.service.context.store.read() as txn:
         return list(txn.scan(Trashed))
 
 
-async def add_dependents(zfsilo: House, *names: str) -> None:
+async def add_dependents(fixture: ServiceFixture, *names: str) -> None:
     """Add dependents of the volume."""
-    uid = volume(zfsilo).uid
+    uid = volume(fixture).uid
     for name in names:
         record = Dependent(id=f"{uid}/{name}", name=name)
-        await zfsilo.service.context.write(lambda txn, record=record: txn.put(record))  # type: ignore[misc]
+        await fixture.service.context.write(lambda txn, record=record: txn.put(record))  # type: ignore[misc]
 
 
-async def drop_dependents(zfsilo: House, uid: str, *names: str) -> None:
+async def drop_dependents(fixture: ServiceFixture, uid: str, *names: str) -> None:
     """Remove dependents of a volume."""
     for name in names:
-        await zfsilo.service.context.write(
+        await fixture.service.context.write(
             lambda txn, name=name: txn.drop("dependent", f"{uid}/{name}")  # type: ignore[misc]
         )
 
 
-def zvols(zfsilo: House) -> set[str]:
-    return {name for name in zfsilo.facts if name.startswith("zvol:")}
+def zvols(fixture: ServiceFixture) -> set[str]:
+    return {name for name in fixture.facts if name.startswith("zvol:")}
 
 
-async def purged(zfsilo: House) -> None:
+async def purged(fixture: ServiceFixture) -> None:
     """Purge the trash, and wait for the operations."""
-    await Purger(zfsilo.service.context, zfsilo.service).purge()
-    with zfsilo.service.context.store.read() as txn:
+    await Purger(fixture.service.context, fixture.service).purge()
+    with fixture.service.context.store.read() as txn:
         live = list(txn.live())
     for operation in live:
-        await zfsilo.service.wait(operation.id, 20)
+        await fixture.service.wait(operation.id, 20)
 
 
-async def test_a_volume_without_dependents_is_destroyed(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, KEEP)
-    assert zvols(zfsilo) == set()
-    assert trashed(zfsilo) == []
+async def test_a_volume_without_dependents_is_destroyed(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, KEEP)
+    assert zvols(fixture) == set()
+    assert trashed(fixture) == []
 
 
-async def test_a_refusal_names_the_dependents(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
-    await add_dependents(zfsilo, "snapshots/a", "volumes/copy")
+async def test_a_refusal_names_the_dependents(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE)
+    await add_dependents(fixture, "snapshots/a", "volumes/copy")
     with pytest.raises(FailedPrecondition, match="snapshots/a, volumes/copy") as refused:
-        await zfsilo.do(DeleteVolume(id="data"))
+        await fixture.do(DeleteVolume(id="data"))
     assert refused.value.reason == "DEPENDENTS"
-    assert zvols(zfsilo) == {"zvol:tank/zfsilo/data"}
+    assert zvols(fixture) == {"zvol:tank/zfsilo/data"}
 
 
 async def test_snapshots_without_records_refuse_a_deletion(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await zfsilo.do(CREATE)
+    await fixture.do(CREATE)
     name = "tank/zfsilo/data@nightly"
-    monkeypatch.setattr(zfsilo.host.zfs, "dependents", lambda _dataset: (name,))
+    monkeypatch.setattr(fixture.host.zfs, "dependents", lambda _dataset: (name,))
     with pytest.raises(FailedPrecondition, match=name):
-        await zfsilo.do(DeleteVolume(id="data"))
-    await zfsilo.do(KEEP)
-    await purged(zfsilo)
-    assert len(trashed(zfsilo)) == 1
+        await fixture.do(DeleteVolume(id="data"))
+    await fixture.do(KEEP)
+    await purged(fixture)
+    assert len(trashed(fixture)) == 1
     with pytest.raises(FailedPrecondition, match=name):
-        await zfsilo.do(PurgeVolume(id=trashed(zfsilo)[0].id))
+        await fixture.do(PurgeVolume(id=trashed(fixture)[0].id))
 
 
-async def test_a_deletion_that_keeps_dependents_ends_with_the_last_one(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
-    await add_dependents(zfsilo, "snapshots/a", "volumes/copy")
-    uid = volume(zfsilo).uid
-    await zfsilo.do(KEEP)
-    assert zvols(zfsilo) == {f"zvol:tank/zfsilo/.trash/{uid}"}
+async def test_a_deletion_that_keeps_dependents_ends_with_the_last_one(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(CREATE)
+    await add_dependents(fixture, "snapshots/a", "volumes/copy")
+    uid = volume(fixture).uid
+    await fixture.do(KEEP)
+    assert zvols(fixture) == {f"zvol:tank/zfsilo/.trash/{uid}"}
     with pytest.raises(NotFound):
-        await zfsilo.do(DeleteVolume(id="data"))
-    with zfsilo.service.context.store.read() as txn:
+        await fixture.do(DeleteVolume(id="data"))
+    with fixture.service.context.store.read() as txn:
         assert list(volume_views(txn)) == []
         assert txn.promised() == 0
-    await purged(zfsilo)
-    await drop_dependents(zfsilo, uid, "snapshots/a")
-    await purged(zfsilo)
-    assert len(trashed(zfsilo)) == 1
-    await drop_dependents(zfsilo, uid, "volumes/copy")
-    await purged(zfsilo)
-    assert (trashed(zfsilo), zvols(zfsilo)) == ([], set())
+    await purged(fixture)
+    await drop_dependents(fixture, uid, "snapshots/a")
+    await purged(fixture)
+    assert len(trashed(fixture)) == 1
+    await drop_dependents(fixture, uid, "volumes/copy")
+    await purged(fixture)
+    assert (trashed(fixture), zvols(fixture)) == ([], set())
 
 
-async def test_a_deletion_can_be_undone_within_the_retention(patient: House) -> None:
+async def test_a_deletion_can_be_undone_within_the_retention(patient: ServiceFixture) -> None:
     await patient.do(CREATE)
     before, facts = volume(patient), patient.facts
     await patient.do(DeleteVolume(id="data"))
@@ -137,7 +139,7 @@ async def test_a_deletion_can_be_undone_within_the_retention(patient: House) -> 
     assert trashed(patient) == []
 
 
-async def test_a_volume_without_a_zvol_can_be_deleted(patient: House) -> None:
+async def test_a_volume_without_a_zvol_can_be_deleted(patient: ServiceFixture) -> None:
     await patient.do(CREATE)
     patient.host.facts.effect("zvol:tank/zfsilo/data", None)
     await patient.do(DeleteVolume(id="data"))
@@ -146,7 +148,7 @@ async def test_a_volume_without_a_zvol_can_be_deleted(patient: House) -> None:
 
 
 async def test_a_volume_is_purged_after_the_retention(
-    patient: House, monkeypatch: pytest.MonkeyPatch
+    patient: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await patient.do(CREATE, DeleteVolume(id="data"))
     later = time.time() + 3601
@@ -157,7 +159,7 @@ async def test_a_volume_is_purged_after_the_retention(
         await patient.do(UndeleteVolume(id="data"))
 
 
-async def test_the_name_of_a_deleted_volume_can_be_used_again(patient: House) -> None:
+async def test_the_name_of_a_deleted_volume_can_be_used_again(patient: ServiceFixture) -> None:
     await patient.do(CREATE)
     first = volume(patient).uid
     await patient.do(DeleteVolume(id="data"), CREATE)
@@ -173,7 +175,7 @@ async def test_the_name_of_a_deleted_volume_can_be_used_again(patient: House) ->
         assert [view.key for view in volume_views_with_deleted(txn)] == ["data", f"data/{second}"]
 
 
-async def test_a_failed_rename_changes_nothing(patient: House) -> None:
+async def test_a_failed_rename_changes_nothing(patient: ServiceFixture) -> None:
     await patient.do(CREATE)
     facts: dict[str, Any] = patient.facts
     patient.host.facts.light_fuse(1, when="after", how="error")
@@ -187,21 +189,21 @@ async def test_a_failed_rename_changes_nothing(patient: House) -> None:
 
 
 async def test_a_purge_that_is_refused_is_not_tried_in_every_pass(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await zfsilo.do(CREATE)
-    await add_dependents(zfsilo, "snapshots/a")
-    uid = volume(zfsilo).uid
-    await zfsilo.do(KEEP)
-    await drop_dependents(zfsilo, uid, "snapshots/a")
+    await fixture.do(CREATE)
+    await add_dependents(fixture, "snapshots/a")
+    uid = volume(fixture).uid
+    await fixture.do(KEEP)
+    await drop_dependents(fixture, uid, "snapshots/a")
     asked: list[str] = []
 
     def look(dataset: str) -> tuple[str, ...]:
         asked.append(dataset)
         return (f"{dataset}@nightly",)
 
-    monkeypatch.setattr(zfsilo.host.zfs, "dependents", look)
-    purger = Purger(zfsilo.service.context, zfsilo.service)
+    monkeypatch.setattr(fixture.host.zfs, "dependents", look)
+    purger = Purger(fixture.service.context, fixture.service)
     for _round in range(3):
         await purger.purge()
     assert asked == [f"tank/zfsilo/.trash/{uid}"]
@@ -210,18 +212,18 @@ async def test_a_purge_that_is_refused_is_not_tried_in_every_pass(
 async def test_a_failed_purge_is_not_retried_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with house(tmp_path, SETTINGS.but(trash_retention_s=1)) as zfsilo:
-        await zfsilo.do(CREATE, DeleteVolume(id="data"))
+    async with service_fixture(tmp_path, SETTINGS.but(trash_retention_s=1)) as fixture:
+        await fixture.do(CREATE, DeleteVolume(id="data"))
 
         def busy(*_words: Any, **_more: Any) -> None:
             raise Busy("the zvol is in use")
 
-        monkeypatch.setattr(zfsilo.host.zfs, "destroy_zvol", busy)
-        purger = Purger(zfsilo.service.context, zfsilo.service)
+        monkeypatch.setattr(fixture.host.zfs, "destroy_zvol", busy)
+        purger = Purger(fixture.service.context, fixture.service)
         now = time.time()
         monkeypatch.setattr(time, "time", lambda: now + 10)
         for _round in range(3):
             await purger.purge()
-            await asyncio.gather(*zfsilo.launcher.tasks.values())
-        with zfsilo.service.context.store.read() as txn:
+            await asyncio.gather(*fixture.launcher.tasks.values())
+        with fixture.service.context.store.read() as txn:
             assert [operation.kind for operation in txn.scan(Operation)].count("purge") == 1

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import administrator
 from tests.examples import PLANS, operation
+from tests.service_fixture import administrator
 from zfsilod.engine import worker
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.model.identity import DAEMON
@@ -26,7 +26,7 @@ from zfsilod.storage.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.doubles import House
+    from tests.service_fixture import ServiceFixture
 
 CREATE = CreateVolume(id="data", capacity_bytes=1 << 30, hosts=("take",))
 PUBLISH = Publish(volume="data", host="take")
@@ -35,242 +35,246 @@ UP = (CREATE, PUBLISH, CONNECT, Stage(id="data"), MountAt(id="data", path="/srv/
 FENCE = Unpublish(volume="data", host="take", fence=True, grace_s=0)
 
 
-def attachment(zfsilo: House) -> Attachment | None:
-    with zfsilo.service.context.store.read() as txn:
+def attachment(fixture: ServiceFixture) -> Attachment | None:
+    with fixture.service.context.store.read() as txn:
         return txn.get(Attachment, "data")
 
 
-def kinds(zfsilo: House) -> set[str]:
-    return {name.partition(":")[0] for name in zfsilo.facts}
+def kinds(fixture: ServiceFixture) -> set[str]:
+    return {name.partition(":")[0] for name in fixture.facts}
 
 
 def ways(operation: Operation) -> list[str]:
     return [f"{action.way} {type(action.step).__name__}" for action in operation.actions]
 
 
-async def test_a_lost_session_is_dropped_before_its_mounts(zfsilo: House) -> None:
-    await zfsilo.do(*UP, FENCE)
-    unmounted = await zfsilo.do(UnmountFrom(id="data"))
+async def test_a_lost_session_is_dropped_before_its_mounts(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP, FENCE)
+    unmounted = await fixture.do(UnmountFrom(id="data"))
     assert ways(unmounted) == ["do LazyUnmounted", "undo MountPoint"]
-    unstaged = await zfsilo.do(Unstage(id="data"))
+    unstaged = await fixture.do(Unstage(id="data"))
     assert ways(unstaged) == ["do SessionDropped", "do LazyUnmounted", "undo MountPoint"]
-    await zfsilo.do(Disconnect(id="data"))
-    assert kinds(zfsilo) == {"zvol", "content"}
+    await fixture.do(Disconnect(id="data"))
+    assert kinds(fixture) == {"zvol", "content"}
 
 
 @pytest.mark.parametrize("kind", ["unmount", "unstage", "disconnect"])
-async def test_a_hanging_disk_loses_its_session_first(zfsilo: House, kind: str) -> None:
-    await zfsilo.do(*UP)
+async def test_a_hanging_disk_loses_its_session_first(fixture: ServiceFixture, kind: str) -> None:
+    await fixture.do(*UP)
     for request in (UnmountFrom(id="data"), Unstage(id="data"), Disconnect(id="data")):
         if request.kind == kind:
-            freeze(zfsilo)
-        done = await zfsilo.do(request)
+            freeze(fixture)
+        done = await fixture.do(request)
         hung = "DONE" if request.kind == kind else "UNCHANGED"
         assert (ways(done)[0], done.actions[0].status) == ("do DiskResponsive", hung)
         if request.kind == kind:
             break
-    assert "session" not in kinds(zfsilo)
-    await zfsilo.do(Disconnect(id="data", force=True))
-    assert not kinds(zfsilo) & {"session", "node", "mount", "point"}
+    assert "session" not in kinds(fixture)
+    await fixture.do(Disconnect(id="data", force=True))
+    assert not kinds(fixture) & {"session", "node", "mount", "point"}
 
 
-def freeze(zfsilo: House) -> None:
+def freeze(fixture: ServiceFixture) -> None:
     """Make the server hang behind a session that stays logged in."""
-    memory = zfsilo.host.facts.memory
+    memory = fixture.host.facts.memory
     (name,) = (fact for fact in memory if fact.startswith("session:"))
     memory[name] |= {"hangs": True}
 
 
-async def test_force_detaches_from_any_state(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
+async def test_force_detaches_from_any_state(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
     for refused in (Unstage(id="data"), Disconnect(id="data")):
         with pytest.raises(FailedPrecondition):
-            await zfsilo.do(refused)
-    await zfsilo.do(Unstage(id="data", force=True))
-    record = attachment(zfsilo)
+            await fixture.do(refused)
+    await fixture.do(Unstage(id="data", force=True))
+    record = attachment(fixture)
     assert record is not None
     assert (record.state, record.mounts) == ("CONNECTED", ())
-    await zfsilo.do(CONNECT, *UP[3:], Disconnect(id="data", force=True))
-    assert attachment(zfsilo) is None
-    assert not kinds(zfsilo) & {"session", "node", "mount", "point"}
+    await fixture.do(CONNECT, *UP[3:], Disconnect(id="data", force=True))
+    assert attachment(fixture) is None
+    assert not kinds(fixture) & {"session", "node", "mount", "point"}
 
 
-async def test_a_fenced_client_does_not_publish_to_itself(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True), FENCE)
+async def test_a_fenced_client_does_not_publish_to_itself(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, CONNECT.but(publish_if_needed=True), FENCE)
     with pytest.raises(
         FailedPrecondition, match="publication 1 of data to this host was withdrawn"
     ) as refused:
-        await zfsilo.do(CONNECT.but(publish_if_needed=True))
+        await fixture.do(CONNECT.but(publish_if_needed=True))
     assert refused.value.reason == "FENCED"
-    await zfsilo.do(Disconnect(id="data", force=True), CONNECT.but(publish_if_needed=True))
+    await fixture.do(Disconnect(id="data", force=True), CONNECT.but(publish_if_needed=True))
 
 
-async def test_a_new_publication_ends_the_session_of_the_old_one(zfsilo: House) -> None:
-    await zfsilo.do(*UP, FENCE, PUBLISH)
-    await zfsilo.do(CONNECT)
-    record = attachment(zfsilo)
+async def test_a_new_publication_ends_the_session_of_the_old_one(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP, FENCE, PUBLISH)
+    await fixture.do(CONNECT)
+    record = attachment(fixture)
     assert record is not None
     assert (record.state, record.epoch, record.mounts) == ("CONNECTED", 2, ())
-    assert "mount" not in kinds(zfsilo)
-    await zfsilo.do(*UP[3:])
+    assert "mount" not in kinds(fixture)
+    await fixture.do(*UP[3:])
 
 
-async def test_a_connect_with_restore_boot_changes_the_attachment(zfsilo: House) -> None:
-    await zfsilo.do(*UP[:2], CONNECT, CONNECT.but(restore="BOOT"), CONNECT)
-    connected = attachment(zfsilo)
+async def test_a_connect_with_restore_boot_changes_the_attachment(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP[:2], CONNECT, CONNECT.but(restore="BOOT"), CONNECT)
+    connected = attachment(fixture)
     assert connected is not None
     assert connected.restore == "BOOT"
 
 
-async def test_a_stale_epoch_ends_nothing(zfsilo: House) -> None:
-    await zfsilo.do(*UP, FENCE, PUBLISH)
-    before = zfsilo.facts
+async def test_a_stale_epoch_ends_nothing(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP, FENCE, PUBLISH)
+    before = fixture.facts
     with pytest.raises(FailedPrecondition, match="has passed"):
-        await zfsilo.do(CONNECT.but(epoch=1))
+        await fixture.do(CONNECT.but(epoch=1))
     with pytest.raises(FailedPrecondition, match="data has no epoch 99 yet; the current one is 2"):
-        await zfsilo.do(CONNECT.but(epoch=99))
-    assert zfsilo.facts == before
+        await fixture.do(CONNECT.but(epoch=99))
+    assert fixture.facts == before
 
 
-async def test_a_session_without_a_record_is_ended_first(zfsilo: House) -> None:
-    await zfsilo.do(*UP[:3])
-    await drop_attachment(zfsilo)
-    await zfsilo.do(CONNECT)
-    with zfsilo.service.context.store.read() as txn:
+async def test_a_session_without_a_record_is_ended_first(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP[:3])
+    await drop_attachment(fixture)
+    await fixture.do(CONNECT)
+    with fixture.service.context.store.read() as txn:
         assert "clear" in [operation.kind for operation in txn.scan(Operation)]
 
 
-async def test_a_session_without_a_record_in_use_refuses_a_connect(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    await drop_attachment(zfsilo)
-    before = zfsilo.facts
+async def test_a_session_without_a_record_in_use_refuses_a_connect(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    await drop_attachment(fixture)
+    before = fixture.facts
     with pytest.raises(Busy, match="in use on this host by /srv/data"):
-        await zfsilo.do(CONNECT)
-    assert zfsilo.facts == before
+        await fixture.do(CONNECT)
+    assert fixture.facts == before
 
 
-async def drop_attachment(zfsilo: House) -> None:
-    await zfsilo.service.context.write(lambda txn: txn.drop("attachment", "data"))
+async def drop_attachment(fixture: ServiceFixture) -> None:
+    await fixture.service.context.write(lambda txn: txn.drop("attachment", "data"))
 
 
-async def test_a_descent_stops_a_connect(zfsilo: House) -> None:
-    await zfsilo.do(*UP[:2])
-    zfsilo.launcher.gate.clear()
-    attach = await zfsilo.service.submit(CONNECT, caller=administrator("a"))
-    down = await zfsilo.service.submit(Disconnect(id="data"), caller=administrator("b"))
-    await zfsilo.service.wait(down.id, 10)
-    assert zfsilo.service.operation(attach.id).state == "ROLLED_BACK"
-    assert attachment(zfsilo) is None
+async def test_a_descent_stops_a_connect(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP[:2])
+    fixture.launcher.gate.clear()
+    attach = await fixture.service.submit(CONNECT, caller=administrator("a"))
+    down = await fixture.service.submit(Disconnect(id="data"), caller=administrator("b"))
+    await fixture.service.wait(down.id, 10)
+    assert fixture.service.operation(attach.id).state == "ROLLED_BACK"
+    assert attachment(fixture) is None
 
 
-async def test_a_descent_stops_a_stage_that_waits_for_its_server(zfsilo: House) -> None:
-    await zfsilo.do(*UP[:3])
+async def test_a_descent_stops_a_stage_that_waits_for_its_server(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP[:3])
     reached, answer = asyncio.Event(), asyncio.Event()
-    report = zfsilo.server.report
+    report = fixture.server.report
 
     async def slow(*arguments: object) -> None:
         reached.set()
         await answer.wait()
         await report(*arguments)  # type: ignore[arg-type]
 
-    zfsilo.server.report = slow  # type: ignore[method-assign,assignment]
-    attach = await zfsilo.service.submit(Stage(id="data"), caller=administrator("a"))
+    fixture.server.report = slow  # type: ignore[method-assign,assignment]
+    attach = await fixture.service.submit(Stage(id="data"), caller=administrator("a"))
     await asyncio.wait_for(reached.wait(), 10)
-    down = await zfsilo.service.submit(Unstage(id="data"), caller=administrator("b"))
+    down = await fixture.service.submit(Unstage(id="data"), caller=administrator("b"))
     answer.set()
-    await zfsilo.service.wait(down.id, 10)
-    ended = await zfsilo.service.ended(attach.id, 10)
+    await fixture.service.wait(down.id, 10)
+    ended = await fixture.service.ended(attach.id, 10)
     assert ended.state == "ROLLED_BACK"
     assert ended.failure is not None
     assert ended.failure.reason == "CANCELLED"
 
 
-def break_logout(zfsilo: House) -> None:
+def break_logout(fixture: ServiceFixture) -> None:
     def broken(_disk: object) -> None:
         raise CommandFailed("iscsid does not answer")
 
-    zfsilo.host.iscsi.logout = broken  # type: ignore[method-assign,assignment]
+    fixture.host.iscsi.logout = broken  # type: ignore[method-assign,assignment]
 
 
-def mend_logout(zfsilo: House) -> None:
-    del zfsilo.host.iscsi.logout
+def mend_logout(fixture: ServiceFixture) -> None:
+    del fixture.host.iscsi.logout
 
 
-async def test_an_operation_that_needs_repair_allows_only_a_descent(zfsilo: House) -> None:
-    submitted = await needs_repair(zfsilo)
+async def test_an_operation_that_needs_repair_allows_only_a_descent(
+    fixture: ServiceFixture,
+) -> None:
+    submitted = await needs_repair(fixture)
     for request in (CONNECT, Stage(id="data")):
         with pytest.raises(ZfsiloError):
-            await zfsilo.do(request)
+            await fixture.do(request)
     with pytest.raises(Busy, match=f"needs repair: zfsiloctl operation repair {submitted.id}"):
-        await zfsilo.do(Disconnect(id="data"))
-    assert zfsilo.service.operation(submitted.id).attempts == 2, "the descent retried the rollback"
-    mend_logout(zfsilo)
-    await zfsilo.do(Disconnect(id="data"))
-    assert zfsilo.service.operation(submitted.id).state == "ROLLED_BACK"
-    assert "session" not in kinds(zfsilo)
+        await fixture.do(Disconnect(id="data"))
+    assert fixture.service.operation(submitted.id).attempts == 2, "the descent retried the rollback"
+    mend_logout(fixture)
+    await fixture.do(Disconnect(id="data"))
+    assert fixture.service.operation(submitted.id).state == "ROLLED_BACK"
+    assert "session" not in kinds(fixture)
 
 
-async def needs_repair(zfsilo: House) -> Operation:
+async def needs_repair(fixture: ServiceFixture) -> Operation:
     """Return a connect that failed after its login, and whose logout fails in the rollback."""
-    await zfsilo.do(*UP[:2])
-    break_logout(zfsilo)
-    login = zfsilo.host.iscsi.login
+    await fixture.do(*UP[:2])
+    break_logout(fixture)
+    login = fixture.host.iscsi.login
 
     def half(disk: object) -> None:
         login(disk)  # type: ignore[arg-type]
         raise CommandFailed("the disk did not appear")
 
-    zfsilo.host.iscsi.login = half  # type: ignore[method-assign]
-    submitted = await zfsilo.service.submit(CONNECT, caller=administrator("a"))
-    operation = await zfsilo.service.ended(submitted.id, 10)
+    fixture.host.iscsi.login = half  # type: ignore[method-assign]
+    submitted = await fixture.service.submit(CONNECT, caller=administrator("a"))
+    operation = await fixture.service.ended(submitted.id, 10)
     assert operation.state == "NEEDS_REPAIR"
-    del zfsilo.host.iscsi.login
+    del fixture.host.iscsi.login
     return operation
 
 
-async def test_abandon_releases_claims_and_lists_what_stays(zfsilo: House) -> None:
-    submitted = await needs_repair(zfsilo)
-    operation = await zfsilo.service.abandon(submitted.id)
+async def test_abandon_releases_claims_and_lists_what_stays(fixture: ServiceFixture) -> None:
+    submitted = await needs_repair(fixture)
+    operation = await fixture.service.abandon(submitted.id)
     assert [description.split(" ")[0] for description in operation.behind] == ["create", "log"]
     assert operation.state == "ABANDONED"
     assert operation.failure is not None
-    with zfsilo.service.context.store.read() as txn:
+    with fixture.service.context.store.read() as txn:
         assert list(txn.live()) == []
         assert txn.claimant("attachment/data") is None
-    await Supervisor(zfsilo.service, retention_s=3600).recover()
-    assert zfsilo.service.operation(submitted.id).state == "ABANDONED"
+    await Supervisor(fixture.service, retention_s=3600).recover()
+    assert fixture.service.operation(submitted.id).state == "ABANDONED"
     with pytest.raises(FailedPrecondition, match="does not need repair"):
-        await zfsilo.service.abandon(submitted.id)
+        await fixture.service.abandon(submitted.id)
 
 
-async def test_force_abandons_an_operation_that_cannot_be_repaired(zfsilo: House) -> None:
-    submitted = await needs_repair(zfsilo)
-    await zfsilo.do(Disconnect(id="data", force=True))
-    assert zfsilo.service.operation(submitted.id).state == "ABANDONED"
-    await zfsilo.do(CONNECT)  # it ends the session that was left
+async def test_force_abandons_an_operation_that_cannot_be_repaired(fixture: ServiceFixture) -> None:
+    submitted = await needs_repair(fixture)
+    await fixture.do(Disconnect(id="data", force=True))
+    assert fixture.service.operation(submitted.id).state == "ABANDONED"
+    await fixture.do(CONNECT)  # it ends the session that was left
 
 
-async def test_a_session_with_a_record_is_not_cleared(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    before, record = zfsilo.facts, attachment(zfsilo)
+async def test_a_session_with_a_record_is_not_cleared(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    before, record = fixture.facts, attachment(fixture)
     assert record is not None
-    await zfsilo.do(
+    await fixture.do(
         Clear(id="data", disk=record.disk, paths=record.paths),  # gathered while it was connected
         Disconnect(id="data", force=True, epoch=record.epoch + 1),  # of another publication
     )
-    assert zfsilo.facts == before
-    assert attachment(zfsilo) == record
+    assert fixture.facts == before
+    assert attachment(fixture) == record
 
 
-async def test_attachments_that_are_not_restored_are_cleared_after_a_reboot(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    zfsilo.host.facts.reboot()
-    await zfsilo.service.reconciler.clear_leftovers(DAEMON)
-    assert attachment(zfsilo) is not None, "it was connected in this boot"
-    zfsilo.service.context.boot_id = "next"
-    await zfsilo.service.reconciler.clear_leftovers(DAEMON)
-    assert attachment(zfsilo) is None
-    assert not kinds(zfsilo) & {"node", "point"}
+async def test_attachments_that_are_not_restored_are_cleared_after_a_reboot(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(*UP)
+    fixture.host.facts.reboot()
+    await fixture.service.reconciler.clear_leftovers(DAEMON)
+    assert attachment(fixture) is not None, "it was connected in this boot"
+    fixture.service.context.boot_id = "next"
+    await fixture.service.reconciler.clear_leftovers(DAEMON)
+    assert attachment(fixture) is None
+    assert not kinds(fixture) & {"node", "point"}
 
 
 def read_operation(directory: Path, operation_id: str) -> Operation:

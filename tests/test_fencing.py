@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import administrator
 from tests.examples import TAKE
+from tests.service_fixture import administrator
 from zfsilod.engine import plans
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -25,7 +25,7 @@ from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.volumes import CreateVolume, need_publication
 
 if TYPE_CHECKING:
-    from tests.doubles import House
+    from tests.service_fixture import ServiceFixture
     from zfsilod.model.host_facts import Disk
     from zfsilod.model.records import AccessMode, Mode
 
@@ -46,32 +46,32 @@ UP = (
 FORCED = Publish(volume="data", host="other", force=True)
 
 
-async def prepare(zfsilo: House, mode: Mode = "FILESYSTEM") -> None:
-    await zfsilo.do(
+async def prepare(fixture: ServiceFixture, mode: Mode = "FILESYSTEM") -> None:
+    await fixture.do(
         CreateHost(id="other", iqn=OTHER),
         CreateVolume(id="data", capacity_bytes=GIB, mode=mode, access_modes=MULTI),
     )
 
 
-def publications(zfsilo: House) -> dict[str, Publication]:
-    with zfsilo.service.context.store.read() as txn:
+def publications(fixture: ServiceFixture) -> dict[str, Publication]:
+    with fixture.service.context.store.read() as txn:
         records = list(txn.scan_below(Publication, "data"))
     return {publication.host: publication for publication in records}
 
 
-def acls(zfsilo: House) -> set[str]:
-    return {name.rpartition("/")[2] for name in zfsilo.host.facts.names("acl")}
+def acls(fixture: ServiceFixture) -> set[str]:
+    return {name.rpartition("/")[2] for name in fixture.host.facts.names("acl")}
 
 
 def publish(host: str, mode: AccessMode, *, readonly: bool = False) -> Publish:
     return Publish(volume="data", host=host, access_mode=mode, readonly=readonly)
 
 
-async def test_a_refusal_of_a_second_host_names_the_first(zfsilo: House) -> None:
-    await prepare(zfsilo)
-    await zfsilo.do(UP[0])
+async def test_a_refusal_of_a_second_host_names_the_first(fixture: ServiceFixture) -> None:
+    await prepare(fixture)
+    await fixture.do(UP[0])
     with pytest.raises(FailedPrecondition, match="published to take") as refused:
-        await zfsilo.do(Publish(volume="data", host="other"))
+        await fixture.do(Publish(volume="data", host="other"))
     assert refused.value.facts["host"] == "take"
 
 
@@ -88,67 +88,67 @@ TOGETHER: list[tuple[AccessMode, bool, AccessMode, bool, bool]] = [
 
 @pytest.mark.parametrize(("first", "first_ro", "second", "second_ro", "fits"), TOGETHER)
 async def test_several_hosts_need_compatible_access_modes(
-    zfsilo: House,
+    fixture: ServiceFixture,
     first: AccessMode,
     first_ro: bool,
     second: AccessMode,
     second_ro: bool,
     fits: bool,
 ) -> None:
-    await prepare(zfsilo, "BLOCK")
-    await zfsilo.do(publish("take", first, readonly=first_ro))
+    await prepare(fixture, "BLOCK")
+    await fixture.do(publish("take", first, readonly=first_ro))
     wanted = publish("other", second, readonly=second_ro)
     if not fits:
         with pytest.raises(FailedPrecondition, match="published to take"):
-            await zfsilo.do(wanted)
+            await fixture.do(wanted)
         return
-    await zfsilo.do(wanted)
-    assert acls(zfsilo) == {TAKE, OTHER}
-    await zfsilo.do(Unpublish(volume="data", host="take"))
-    assert acls(zfsilo) == {OTHER}, "an unpublish from one host keeps the ACL of the other"
+    await fixture.do(wanted)
+    assert acls(fixture) == {TAKE, OTHER}
+    await fixture.do(Unpublish(volume="data", host="take"))
+    assert acls(fixture) == {OTHER}, "an unpublish from one host keeps the ACL of the other"
 
 
-async def test_a_reader_mode_is_read_only_at_the_target(zfsilo: House) -> None:
-    await prepare(zfsilo)
-    await zfsilo.do(publish("take", "MULTI_NODE_READER_ONLY"))
-    assert publications(zfsilo)["take"].readonly
-    mapped = [f"mapped:{name}" for name in zfsilo.host.facts.names("mapped")]
-    assert [zfsilo.host.facts.get(name) for name in mapped] == ["readonly"]
+async def test_a_reader_mode_is_read_only_at_the_target(fixture: ServiceFixture) -> None:
+    await prepare(fixture)
+    await fixture.do(publish("take", "MULTI_NODE_READER_ONLY"))
+    assert publications(fixture)["take"].readonly
+    mapped = [f"mapped:{name}" for name in fixture.host.facts.names("mapped")]
+    assert [fixture.host.facts.get(name) for name in mapped] == ["readonly"]
 
 
-async def test_several_writers_of_one_filesystem_are_refused(zfsilo: House) -> None:
-    await prepare(zfsilo)
+async def test_several_writers_of_one_filesystem_are_refused(fixture: ServiceFixture) -> None:
+    await prepare(fixture)
     with pytest.raises(InvalidArgument, match="would be destroyed"):
-        await zfsilo.do(publish("take", "MULTI_NODE_MULTI_WRITER"))
+        await fixture.do(publish("take", "MULTI_NODE_MULTI_WRITER"))
 
 
-async def test_a_fence_ends_a_live_session(zfsilo: House) -> None:
-    await prepare(zfsilo)
-    await zfsilo.do(*UP)
+async def test_a_fence_ends_a_live_session(fixture: ServiceFixture) -> None:
+    await prepare(fixture)
+    await fixture.do(*UP)
     with pytest.raises(FailedPrecondition, match="still logged in"):
-        await zfsilo.do(Unpublish(volume="data", host="take"))
-    await zfsilo.do(Unpublish(volume="data", host="take", fence=True, grace_s=0))
-    assert publications(zfsilo) == {}
-    assert acls(zfsilo) == set()
+        await fixture.do(Unpublish(volume="data", host="take"))
+    await fixture.do(Unpublish(volume="data", host="take", fence=True, grace_s=0))
+    assert publications(fixture) == {}
+    assert acls(fixture) == set()
     with pytest.raises(Unavailable, match="is being recovered"):
-        await zfsilo.do(Stage(id="data"))
+        await fixture.do(Stage(id="data"))
 
 
-async def connected(zfsilo: House) -> Disk:
+async def connected(fixture: ServiceFixture) -> Disk:
     """Connect, log out without changing the record, and return the disk for a new login."""
-    await prepare(zfsilo)
-    await zfsilo.do(*UP[:2])
-    with zfsilo.service.context.store.read() as txn:
+    await prepare(fixture)
+    await fixture.do(*UP[:2])
+    with fixture.service.context.store.read() as txn:
         record = txn.get(Attachment, "data")
     assert record is not None
-    zfsilo.host.iscsi.logout(record.disk)
+    fixture.host.iscsi.logout(record.disk)
     return record.disk
 
 
 async def test_a_login_before_the_lun_is_unmapped_refuses_the_unpublish(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk, lio, iscsi = await connected(zfsilo), zfsilo.host.lio, zfsilo.host.iscsi
+    disk, lio, iscsi = await connected(fixture), fixture.host.lio, fixture.host.iscsi
     unmap = lio.unmap_lun
 
     def log_in_and_unmap(target: str, initiator: str) -> None:
@@ -157,16 +157,16 @@ async def test_a_login_before_the_lun_is_unmapped_refuses_the_unpublish(
 
     monkeypatch.setattr(lio, "unmap_lun", log_in_and_unmap)
     with pytest.raises(FailedPrecondition, match="still logged in"):
-        await zfsilo.do(Unpublish(volume="data", host="take"))
-    assert set(publications(zfsilo)) == {"take"}
+        await fixture.do(Unpublish(volume="data", host="take"))
+    assert set(publications(fixture)) == {"take"}
     assert not iscsi.is_lost(disk)
-    assert zfsilo.host.facts.names("mapped") == [f"{disk.target}/{TAKE}"]
+    assert fixture.host.facts.names("mapped") == [f"{disk.target}/{TAKE}"]
 
 
 async def test_a_login_after_the_lun_is_unmapped_has_no_disk(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk, lio, iscsi = await connected(zfsilo), zfsilo.host.lio, zfsilo.host.iscsi
+    disk, lio, iscsi = await connected(fixture), fixture.host.lio, fixture.host.iscsi
     remove = lio.remove_acl
 
     def log_in_and_remove(target: str, initiator: str) -> None:
@@ -175,31 +175,33 @@ async def test_a_login_after_the_lun_is_unmapped_has_no_disk(
         remove(target, initiator)
 
     monkeypatch.setattr(lio, "remove_acl", log_in_and_remove)
-    await zfsilo.do(Unpublish(volume="data", host="take"))
-    assert acls(zfsilo) == set()
+    await fixture.do(Unpublish(volume="data", host="take"))
+    assert acls(fixture) == set()
 
 
-async def test_force_fences_the_old_host_and_publishes_to_the_new_one(zfsilo: House) -> None:
-    await prepare(zfsilo)
-    await zfsilo.do(*UP)
-    old = zfsilo.service.context.store.chap("data/take")
-    await zfsilo.do(FORCED)
-    assert set(publications(zfsilo)) == {"other"}
-    assert acls(zfsilo) == {OTHER}
-    assert publications(zfsilo)["other"].epoch == 2
-    assert zfsilo.service.context.store.chap("data/other") != old
+async def test_force_fences_the_old_host_and_publishes_to_the_new_one(
+    fixture: ServiceFixture,
+) -> None:
+    await prepare(fixture)
+    await fixture.do(*UP)
+    old = fixture.service.context.store.chap("data/take")
+    await fixture.do(FORCED)
+    assert set(publications(fixture)) == {"other"}
+    assert acls(fixture) == {OTHER}
+    assert publications(fixture)["other"].epoch == 2
+    assert fixture.service.context.store.chap("data/other") != old
 
 
-async def test_a_plan_of_a_forced_publish_has_the_fence(zfsilo: House) -> None:
-    await prepare(zfsilo)
-    await zfsilo.do(*UP)
-    before = zfsilo.facts
-    planned = await zfsilo.service.plan(FORCED, caller=administrator("uid 0 (unix)"))
+async def test_a_plan_of_a_forced_publish_has_the_fence(fixture: ServiceFixture) -> None:
+    await prepare(fixture)
+    await fixture.do(*UP)
+    before = fixture.facts
+    planned = await fixture.service.plan(FORCED, caller=administrator("uid 0 (unix)"))
     kinds = [f"{action.way} {type(action.step).__name__}" for action in planned.actions]
     assert kinds[:3] == ["do Fenced", "undo MappedLun", "undo Acl"]
     assert kinds[-2:] == ["do Acl", "do MappedLun"]
-    assert zfsilo.facts == before
-    assert set(publications(zfsilo)) == {"take"}
+    assert fixture.facts == before
+    assert set(publications(fixture)) == {"take"}
 
 
 WRONG: list[tuple[Publish, type[ZfsiloError]]] = [
@@ -211,49 +213,49 @@ WRONG: list[tuple[Publish, type[ZfsiloError]]] = [
 
 @pytest.mark.parametrize(("wrong", "kind"), WRONG)
 async def test_a_wrong_forced_request_fences_nobody(
-    zfsilo: House, wrong: Publish, kind: type[ZfsiloError]
+    fixture: ServiceFixture, wrong: Publish, kind: type[ZfsiloError]
 ) -> None:
-    await prepare(zfsilo)
-    await zfsilo.do(*UP, CreateHost(id="poor"))
-    before = zfsilo.facts
+    await prepare(fixture)
+    await fixture.do(*UP, CreateHost(id="poor"))
+    before = fixture.facts
     with pytest.raises(kind):
-        await zfsilo.do(wrong)
-    assert zfsilo.facts == before
+        await fixture.do(wrong)
+    assert fixture.facts == before
 
 
-async def test_a_host_with_a_new_iqn_gets_a_new_publication(zfsilo: House) -> None:
-    await prepare(zfsilo)
-    await zfsilo.do(UP[0], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
+async def test_a_host_with_a_new_iqn_gets_a_new_publication(fixture: ServiceFixture) -> None:
+    await prepare(fixture)
+    await fixture.do(UP[0], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
     with (
-        zfsilo.service.context.store.read() as txn,
+        fixture.service.context.store.read() as txn,
         pytest.raises(FailedPrecondition, match="not published"),
     ):
         need_publication(txn, "data", "take")
-    await zfsilo.do(UP[0])
-    assert acls(zfsilo) == {f"{TAKE}-new"}
-    assert publications(zfsilo)["take"].epoch == 2
+    await fixture.do(UP[0])
+    assert acls(fixture) == {f"{TAKE}-new"}
+    assert publications(fixture)["take"].epoch == 2
     with pytest.raises(AlreadyExists):
-        await zfsilo.do(UP[0].but(readonly=True))
+        await fixture.do(UP[0].but(readonly=True))
 
 
-async def test_a_host_with_a_new_iqn_and_an_old_session_is_refused(zfsilo: House) -> None:
-    await prepare(zfsilo)
-    await zfsilo.do(*UP[:2], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
+async def test_a_host_with_a_new_iqn_and_an_old_session_is_refused(fixture: ServiceFixture) -> None:
+    await prepare(fixture)
+    await fixture.do(*UP[:2], UpdateHost(id="take", mask=("iqn",), iqn=f"{TAKE}-new"))
     with pytest.raises(FailedPrecondition, match="still logged in"):
-        await zfsilo.do(UP[0])
-    assert acls(zfsilo) == {TAKE}
+        await fixture.do(UP[0])
+    assert acls(fixture) == {TAKE}
 
 
-async def test_a_host_may_hold_no_more_than_its_limit(zfsilo: House) -> None:
-    await prepare(zfsilo)
-    await zfsilo.do(
+async def test_a_host_may_hold_no_more_than_its_limit(fixture: ServiceFixture) -> None:
+    await prepare(fixture)
+    await fixture.do(
         CreateVolume(id="more", capacity_bytes=GIB),
         UpdateHost(id="take", mask=("max_attachments",), max_attachments=1),
         UP[0],
         UP[0],
     )
     with pytest.raises(ResourceExhausted, match="which is its limit"):
-        await zfsilo.do(Publish(volume="more", host="take"))
+        await fixture.do(Publish(volume="more", host="take"))
 
 
 def test_a_fence_is_final() -> None:

@@ -10,8 +10,8 @@ import pytest
 from tests import golden
 from tests.crash.simulated_machine import FIRST_BOOT
 from tests.ctl.shell import Shell, running
-from tests.doubles import SETTINGS, LocalServer, ThreadLauncher
 from tests.golden.records import RECORDS
+from tests.service_fixture import SETTINGS, LocalServer, ThreadLauncher
 from tests.worker_rig import not_sticky
 from zfsilod.api.dbus.contract import path_of
 from zfsilod.api.dbus.objects import Objects

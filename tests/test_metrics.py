@@ -14,8 +14,8 @@ import pytest
 from zfsilo.v1.service_pb2 import GetStatusRequest
 
 from tests.api.running import GIB, front_of
-from tests.doubles import administrator
 from tests.examples import TAKE
+from tests.service_fixture import administrator
 from zfsilod.gateway.sockets import listen_unix
 from zfsilod.host.counters import Counters
 from zfsilod.model.records import Attachment, Condition, Volume
@@ -63,7 +63,7 @@ async def ask(path: Path, head: bytes = b"GET /metrics HTTP/1.1\r\n\r\n") -> str
 async def test_what_happens_is_counted(tmp_path: Path) -> None:
     async with scraped(tmp_path) as (front, _metrics, path):
         publish = Publish(volume="data", host="take")
-        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB), publish)
+        await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB), publish)
         text = await ask(path)
     assert 'zfsilo_operations_total{kind="create",outcome="done"} 1.0' in text
     assert 'zfsilo_operation_seconds_count{kind="publish"} 1.0' in text
@@ -75,7 +75,7 @@ async def test_what_happens_is_counted(tmp_path: Path) -> None:
 
 async def test_orphans_are_counted_by_kind(tmp_path: Path) -> None:
     async with scraped(tmp_path) as (front, metrics, path):
-        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+        await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
         front.write(lambda txn: txn.drop(Volume.bucket(), "data"))
         await metrics.count_orphans()
         text = await ask(path)
@@ -85,7 +85,7 @@ async def test_orphans_are_counted_by_kind(tmp_path: Path) -> None:
 
 async def test_many_volumes_have_sums_only(tmp_path: Path) -> None:
     async with scraped(tmp_path, most=0) as (front, _metrics, path):
-        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+        await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
         text = await ask(path)
     assert "zfsilo_volume_series_omitted 1.0" in text
     assert 'volume="data"' not in text
@@ -135,7 +135,7 @@ async def test_as_much_http_as_is_needed(tmp_path: Path, head: bytes, status: st
 
 async def test_what_needs_attention_is_named(tmp_path: Path) -> None:
     async with scraped(tmp_path) as (front, _metrics, path):
-        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+        await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
         uid = front.read(lambda txn: txn.get(Volume, "data")).uid
         front.write(lambda txn: txn.put(Condition(id=uid, sentences=("it is gone",))))
         found = front.read(Summary)
@@ -149,20 +149,20 @@ async def test_what_was_wrong_with_a_volume_goes_with_it(tmp_path: Path) -> None
     async with front_of(tmp_path) as front:
         front.write(lambda txn: txn.put(Condition(id="a uid of the past", sentences=("lost",))))
         assert front.read(Summary).attention == ()
-        await front.zfsilo.service.reconciler.sync_all(caller=administrator("root"))
+        await front.fixture.service.reconciler.sync_all(caller=administrator("root"))
         assert front.read(lambda txn: list(txn.scan(Condition))) == []
 
 
 async def test_a_session_that_broke_just_now_needs_attention(tmp_path: Path) -> None:
     async with front_of(tmp_path) as front:
-        await front.zfsilo.do(
+        await front.fixture.do(
             CreateVolume(id="data", capacity_bytes=GIB),
             Publish(volume="data", host="take"),
             Connect(id="data", server="give", volume="data"),
         )
         assert await front.service.stats.broken_sessions() == {}
         disk = front.read(lambda txn: txn.get(Attachment, "data")).disk
-        front.zfsilo.host.lio.remove_acl(disk.target, TAKE)
+        front.fixture.host.lio.remove_acl(disk.target, TAKE)
         problem = f"the session with {disk.target} is lost"
         assert await front.service.stats.broken_sessions() == {"data": problem}
         status = await front.root().service.GetStatus(GetStatusRequest())
@@ -190,7 +190,7 @@ def test_the_kernels_counters(tmp_path: Path) -> None:
 
 async def test_the_table_the_alerts_and_the_dashboard_name_what_there_is(tmp_path: Path) -> None:
     async with scraped(tmp_path) as (front, metrics, _path):
-        await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+        await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
         await metrics.text()
         counters = {"counter": "_total"}
         names = {m.name + counters.get(m.type, "") for m in metrics.registry.collect()}

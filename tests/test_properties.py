@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.doubles import SETTINGS, House
+from tests.service_fixture import SETTINGS, ServiceFixture
 from zfsilod.host.fake import SIMULATED_BYTES
 from zfsilod.model.errors import InvalidArgument, ResourceExhausted
 from zfsilod.model.pool_space import PoolSpace, largest_volume, nearly_full
@@ -83,48 +83,50 @@ def test_what_is_for_the_creation_only() -> None:
     assert not {*ENCRYPTION, "volblocksize"} & set(CHOICES)
 
 
-async def test_what_is_written_is_safe_unless_the_caller_wants_it_otherwise(zfsilo: House) -> None:
+async def test_what_is_written_is_safe_unless_the_caller_wants_it_otherwise(
+    fixture: ServiceFixture,
+) -> None:
     def sync() -> str:
-        zvol: Any = zfsilo.facts["zvol:tank/zfsilo/data"]
+        zvol: Any = fixture.facts["zvol:tank/zfsilo/data"]
         return str(zvol["properties"]["sync"])
 
-    await zfsilo.do(CREATE)
+    await fixture.do(CREATE)
     assert sync() == "always", "a consumer that outlives a power cut of the server loses nothing"
     change = UpdateVolume(id="data", mask=("properties",), properties=(("sync", "standard"),))
-    await zfsilo.do(change)
+    await fixture.do(change)
     assert sync() == "standard"
-    await zfsilo.do(change.but(properties=(("sync", ""),)))
+    await fixture.do(change.but(properties=(("sync", ""),)))
     assert sync() == "always"
 
 
 async def test_nothing_new_below_the_reserve(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await zfsilo.do(CREATE, CREATE.but(id="thick", thin=False))
+    await fixture.do(CREATE, CREATE.but(id="thick", thin=False))
     left = int(SIMULATED_BYTES * SETTINGS.reserve)
-    monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root: (left, SIMULATED_BYTES))
+    monkeypatch.setattr(fixture.host.zfs, "capacity", lambda _root: (left, SIMULATED_BYTES))
     for request in (CREATE.but(id="more"), CREATE.but(id="more", thin=False), LARGER):
         with pytest.raises(ResourceExhausted, match="reserve of 5%") as full:
-            await zfsilo.do(request)
+            await fixture.do(request)
         assert full.value.reason == "POOL_FULL"
-    await zfsilo.do(CREATE)  # already so
-    await zfsilo.do(LARGER.but(capacity_bytes=GIB))  # as large as it is
+    await fixture.do(CREATE)  # already so
+    await fixture.do(LARGER.but(capacity_bytes=GIB))  # as large as it is
     left += 1 << 20
-    monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root: (left, SIMULATED_BYTES))
-    await zfsilo.do(CREATE.but(id="more"))
+    monkeypatch.setattr(fixture.host.zfs, "capacity", lambda _root: (left, SIMULATED_BYTES))
+    await fixture.do(CREATE.but(id="more"))
     with pytest.raises(ResourceExhausted):
-        await zfsilo.do(CREATE.but(id="most", thin=False))
+        await fixture.do(CREATE.but(id="most", thin=False))
 
 
 async def test_it_warns_first_and_once(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    supervisor = Supervisor(zfsilo.service, retention_s=0)
+    supervisor = Supervisor(fixture.service, retention_s=0)
     monkeypatch.setattr("zfsilod.service.supervisor.SPACE_S", 0)
     caplog.set_level(logging.WARNING, "zfsilod.service.supervisor")
     for share in (0.5, 0.08, 0.07, 0.5):
         answer = (int(SIMULATED_BYTES * share), SIMULATED_BYTES)
-        monkeypatch.setattr(zfsilo.host.zfs, "capacity", lambda _root, answer=answer: answer)
+        monkeypatch.setattr(fixture.host.zfs, "capacity", lambda _root, answer=answer: answer)
         await supervisor.check_space()
     said = [each.message for each in caplog.records]
     assert len(said) == 2

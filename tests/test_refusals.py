@@ -24,7 +24,7 @@ from zfsilod.requests.publications import Unpublish
 from zfsilod.requests.volumes import UpdateVolume
 
 if TYPE_CHECKING:
-    from tests.doubles import House
+    from tests.service_fixture import ServiceFixture
     from zfsilod.requests.request import Request
 
 WRONG: list[tuple[tuple[Request[Any], ...], Request[Any], type[ZfsiloError], str]] = [
@@ -101,19 +101,19 @@ WRONG: list[tuple[tuple[Request[Any], ...], Request[Any], type[ZfsiloError], str
 
 @pytest.mark.parametrize(("before", "wrong", "error", "words"), WRONG)
 async def test_bad_input_gets_one_sentence_and_changes_nothing(
-    zfsilo: House,
+    fixture: ServiceFixture,
     before: tuple[Request[Any], ...],
     wrong: Request[Any],
     error: type[ZfsiloError],
     words: str,
 ) -> None:
     if before:
-        await zfsilo.do(*before)
-    facts, claims = zfsilo.facts, raw_keys(zfsilo, "claim")
+        await fixture.do(*before)
+    facts, claims = fixture.facts, raw_keys(fixture, "claim")
     with pytest.raises(error) as caught:
-        await zfsilo.do(wrong)
+        await fixture.do(wrong)
     assert words in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.reason
-    assert zfsilo.facts == facts
-    assert raw_keys(zfsilo, "claim") == claims == []
+    assert fixture.facts == facts
+    assert raw_keys(fixture, "claim") == claims == []

@@ -14,7 +14,7 @@ from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
-    from tests.doubles import House
+    from tests.service_fixture import ServiceFixture
     from zfsilod.model.records import Operation
 
 START_S = 1_000.0
@@ -23,10 +23,10 @@ START_S = 1_000.0
 class BrokenHost:
     """Makes changes of some kinds of facts fail, once or always."""
 
-    def __init__(self, zfsilo: House) -> None:
+    def __init__(self, fixture: ServiceFixture) -> None:
         self.kinds: dict[str, int] = {}  # remaining failures by kind of fact
         self.after = 0  # changes before the first failure
-        facts = zfsilo.host.facts
+        facts = fixture.host.facts
         effect = facts.effect
 
         def change(name: str, value: Any, **renamed: str) -> None:
@@ -40,96 +40,98 @@ class BrokenHost:
         facts.effect = change  # type: ignore[method-assign]
 
 
-def live_operation(zfsilo: House) -> Operation:
+def live_operation(fixture: ServiceFixture) -> Operation:
     """Return the operation that has not ended."""
-    with zfsilo.service.context.store.read() as txn:
+    with fixture.service.context.store.read() as txn:
         (operation,) = txn.live()
     return operation
 
 
 async def fail_rollback(
-    zfsilo: House, broken: BrokenHost, kind: str = "lun", times: int = 99
+    fixture: ServiceFixture, broken: BrokenHost, kind: str = "lun", times: int = 99
 ) -> None:
     """Make a publish fail after half of its LUN, and its rollback at the same step."""
-    await zfsilo.do(CREATE)
+    await fixture.do(CREATE)
     broken.after, broken.kinds = 5, {kind: times}
     with pytest.raises(CommandFailed):
-        await zfsilo.do(PUBLISH)
-    await asyncio.gather(*zfsilo.launcher.tasks.values())
+        await fixture.do(PUBLISH)
+    await asyncio.gather(*fixture.launcher.tasks.values())
 
 
-async def test_a_failed_rollback_is_shown_and_refuses_changes_until_repaired(zfsilo: House) -> None:
-    broken = BrokenHost(zfsilo)
-    await fail_rollback(zfsilo, broken)
-    operation = live_operation(zfsilo)
+async def test_a_failed_rollback_is_shown_and_refuses_changes_until_repaired(
+    fixture: ServiceFixture,
+) -> None:
+    broken = BrokenHost(fixture)
+    await fail_rollback(fixture, broken)
+    operation = live_operation(fixture)
     assert (operation.state, operation.attempts) == ("NEEDS_REPAIR", 1)
-    with zfsilo.service.context.store.read() as txn:
+    with fixture.service.context.store.read() as txn:
         (said,) = volume_view(txn, "data").conditions
     assert f"zfsiloctl operation repair {operation.id}" in said
     for request in (LARGER, PUBLISH.but(readonly=True)):
         with pytest.raises(Busy) as caught:
-            await zfsilo.do(request)
+            await fixture.do(request)
         assert caught.value.reason == "NEEDS_REPAIR"
     broken.kinds = {}
-    await zfsilo.service.repair(operation.id)
-    await asyncio.gather(*zfsilo.launcher.tasks.values())
-    assert zfsilo.service.operation(operation.id).state == "ROLLED_BACK"
-    with zfsilo.service.context.store.read() as txn:
+    await fixture.service.repair(operation.id)
+    await asyncio.gather(*fixture.launcher.tasks.values())
+    assert fixture.service.operation(operation.id).state == "ROLLED_BACK"
+    with fixture.service.context.store.read() as txn:
         assert volume_view(txn, "data").conditions == ()
-    await zfsilo.do(LARGER, PUBLISH)
+    await fixture.do(LARGER, PUBLISH)
 
 
 async def test_a_failed_rollback_is_retried_with_back_off(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = START_S
     monkeypatch.setattr("zfsilod.service.supervisor.time.monotonic", lambda: now)
-    broken = BrokenHost(zfsilo)
-    await fail_rollback(zfsilo, broken)
-    supervisor = Supervisor(zfsilo.service, retention_s=60)
+    broken = BrokenHost(fixture)
+    await fail_rollback(fixture, broken)
+    supervisor = Supervisor(fixture.service, retention_s=60)
     tried = []
     for second in range(800):
         now = START_S + second
-        before = live_operation(zfsilo).attempts
+        before = live_operation(fixture).attempts
         await supervisor.recover()
-        await asyncio.gather(*zfsilo.launcher.tasks.values())
-        if live_operation(zfsilo).attempts > before:
+        await asyncio.gather(*fixture.launcher.tasks.values())
+        if live_operation(fixture).attempts > before:
             tried.append(second)
     assert tried == [0, 5, 20, 80, 380, 680]
     broken.kinds, now = {}, START_S + 1000
     await supervisor.recover()
-    await asyncio.gather(*zfsilo.launcher.tasks.values())
-    with zfsilo.service.context.store.read() as txn:
+    await asyncio.gather(*fixture.launcher.tasks.values())
+    with fixture.service.context.store.read() as txn:
         assert list(txn.live()) == []
 
 
 @pytest.mark.parametrize("kind", ["backstore", "target", "lun"])
 async def test_an_undo_that_fails_once_succeeds_in_the_next_attempt(
-    zfsilo: House, kind: str
+    fixture: ServiceFixture, kind: str
 ) -> None:
-    broken = BrokenHost(zfsilo)
-    await zfsilo.do(CREATE)
-    before = zfsilo.facts
+    broken = BrokenHost(fixture)
+    await fixture.do(CREATE)
+    before = fixture.facts
     broken.after, broken.kinds = 8, {"acl": 1, kind: 1}
     with pytest.raises(CommandFailed):
-        await zfsilo.do(PUBLISH)
-    await asyncio.gather(*zfsilo.launcher.tasks.values())
-    assert live_operation(zfsilo).state == "NEEDS_REPAIR"
-    await Supervisor(zfsilo.service, retention_s=60).recover()
-    await asyncio.gather(*zfsilo.launcher.tasks.values())
-    assert zfsilo.facts == before
+        await fixture.do(PUBLISH)
+    await asyncio.gather(*fixture.launcher.tasks.values())
+    assert live_operation(fixture).state == "NEEDS_REPAIR"
+    await Supervisor(fixture.service, retention_s=60).recover()
+    await asyncio.gather(*fixture.launcher.tasks.values())
+    assert fixture.facts == before
 
 
-async def test_a_forced_disconnect_abandons_a_failed_rollback(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, PUBLISH)
-    broken = BrokenHost(zfsilo)
+async def test_a_forced_disconnect_abandons_a_failed_rollback(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, PUBLISH)
+    broken = BrokenHost(fixture)
     broken.after, broken.kinds = 2, {"session": 1, "node": 99}
     with pytest.raises(CommandFailed):
-        await zfsilo.do(CONNECT)
-    await asyncio.gather(*zfsilo.launcher.tasks.values())
-    operation = live_operation(zfsilo)
+        await fixture.do(CONNECT)
+    await asyncio.gather(*fixture.launcher.tasks.values())
+    operation = live_operation(fixture)
     assert operation.state == "NEEDS_REPAIR"
     with pytest.raises(Busy):
-        await zfsilo.do(Disconnect(id="data"))
-    await zfsilo.do(Disconnect(id="data", force=True))
-    assert zfsilo.service.operation(operation.id).state == "ABANDONED"
+        await fixture.do(Disconnect(id="data"))
+    await fixture.do(Disconnect(id="data", force=True))
+    assert fixture.service.operation(operation.id).state == "ABANDONED"

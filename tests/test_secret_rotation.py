@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import DEADLINE_S, House, administrator
+from tests.service_fixture import DEADLINE_S, ServiceFixture, administrator
 from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
 from zfsilod.host.fake.secrets import digest
 from zfsilod.model.errors import FailedPrecondition, NotFound, StoreCorrupt
@@ -28,179 +28,183 @@ if TYPE_CHECKING:
 ROTATE = RotateSecrets(volume="data", force=True)
 
 
-def publication(zfsilo: House, name: str = "data/take") -> Publication:
-    with zfsilo.service.context.store.read() as txn:
+def publication(fixture: ServiceFixture, name: str = "data/take") -> Publication:
+    with fixture.service.context.store.read() as txn:
         record = txn.get(Publication, name)
     assert record is not None
     return record
 
 
-def secrets(zfsilo: House) -> Chap:
-    return zfsilo.service.context.store.chap(publication(zfsilo).secret)
+def secrets(fixture: ServiceFixture) -> Chap:
+    return fixture.service.context.store.chap(publication(fixture).secret)
 
 
-def kinds(zfsilo: House) -> list[str]:
-    with zfsilo.service.context.store.read() as txn:
+def kinds(fixture: ServiceFixture) -> list[str]:
+    with fixture.service.context.store.read() as txn:
         return [operation.kind for operation in txn.scan(Operation)]
 
 
-def session_name(zfsilo: House) -> str:
-    (name,) = (name for name in zfsilo.host.facts.memory if name.startswith("session:"))
+def session_name(fixture: ServiceFixture) -> str:
+    (name,) = (name for name in fixture.host.facts.memory if name.startswith("session:"))
     return name
 
 
-def session(zfsilo: House) -> dict[str, str]:
-    fact: dict[str, str] = zfsilo.host.facts.memory[session_name(zfsilo)]
+def session(fixture: ServiceFixture) -> dict[str, str]:
+    fact: dict[str, str] = fixture.host.facts.memory[session_name(fixture)]
     return fact
 
 
-def break_session(zfsilo: House) -> None:
-    name = session_name(zfsilo)
-    zfsilo.host.facts.memory[name] = zfsilo.host.facts.memory[name] | {"lost": True}
+def break_session(fixture: ServiceFixture) -> None:
+    name = session_name(fixture)
+    fixture.host.facts.memory[name] = fixture.host.facts.memory[name] | {"lost": True}
 
 
-async def refresh(zfsilo: House) -> None:
-    await SecretRotation(zfsilo.service.context, zfsilo.service).follow()
+async def refresh(fixture: ServiceFixture) -> None:
+    await SecretRotation(fixture.service.context, fixture.service).follow()
 
 
-async def test_a_rotation_keeps_session_and_publication(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    before, old, facts = publication(zfsilo), secrets(zfsilo), zfsilo.facts
-    await zfsilo.do(ROTATE)
-    after = publication(zfsilo)
+async def test_a_rotation_keeps_session_and_publication(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    before, old, facts = publication(fixture), secrets(fixture), fixture.facts
+    await fixture.do(ROTATE)
+    after = publication(fixture)
     assert (after.rotation, after.epoch) == (1, before.epoch)
-    assert secrets(zfsilo) != old
-    changed = {name for name, fact in zfsilo.facts.items() if facts[name] != fact}
+    assert secrets(fixture) != old
+    changed = {name for name, fact in fixture.facts.items() if facts[name] != fact}
     assert {name.partition(":")[0] for name in changed} == {"acl"}
-    assert raw_keys(zfsilo, "secret") == [b"secret/data", b"secret/data/take#1"]
+    assert raw_keys(fixture, "secret") == [b"secret/data", b"secret/data/take#1"]
 
 
-async def test_a_connected_host_rotates_when_it_refreshes(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    old = secrets(zfsilo)
-    asked = await zfsilo.do(ROTATE.but(force=False))
+async def test_a_connected_host_rotates_when_it_refreshes(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    old = secrets(fixture)
+    asked = await fixture.do(ROTATE.but(force=False))
     assert (asked.title, asked.actions) == (
         "ask take to use new secrets for data within a minute",
         (),
     )
-    assert (publication(zfsilo).rotation, publication(zfsilo).rotation_due) == (0, True)
-    assert secrets(zfsilo) == old
-    await refresh(zfsilo)
-    assert (publication(zfsilo).rotation, publication(zfsilo).rotation_due) == (1, False)
-    assert secrets(zfsilo) != old
-    assert session(zfsilo)["chap"] == digest(secrets(zfsilo))
-    assert attachment(zfsilo).rotation == 1
-    assert raw_keys(zfsilo, "secret") == [b"secret/data#1", b"secret/data/take#1"]
+    assert (publication(fixture).rotation, publication(fixture).rotation_due) == (0, True)
+    assert secrets(fixture) == old
+    await refresh(fixture)
+    assert (publication(fixture).rotation, publication(fixture).rotation_due) == (1, False)
+    assert secrets(fixture) != old
+    assert session(fixture)["chap"] == digest(secrets(fixture))
+    assert attachment(fixture).rotation == 1
+    assert raw_keys(fixture, "secret") == [b"secret/data#1", b"secret/data/take#1"]
 
 
-async def test_a_host_with_a_lost_session_does_not_rotate(zfsilo: House) -> None:
-    await zfsilo.do(*UP, ROTATE.but(force=False))
-    break_session(zfsilo)
-    await refresh(zfsilo)
-    assert (publication(zfsilo).rotation, publication(zfsilo).rotation_due) == (0, True)
+async def test_a_host_with_a_lost_session_does_not_rotate(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP, ROTATE.but(force=False))
+    break_session(fixture)
+    await refresh(fixture)
+    assert (publication(fixture).rotation, publication(fixture).rotation_due) == (0, True)
 
 
 async def test_a_refusal_of_the_server_changes_nothing(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await zfsilo.do(*UP, ROTATE.but(force=False))
-    before, count = zfsilo.facts, len(kinds(zfsilo))
+    await fixture.do(*UP, ROTATE.but(force=False))
+    before, count = fixture.facts, len(kinds(fixture))
 
     async def refuse(*_words: str) -> None:
         raise FailedPrecondition("not now")
 
-    monkeypatch.setattr(zfsilo.server, "rotate", refuse)
-    await refresh(zfsilo)
-    assert (zfsilo.facts, len(kinds(zfsilo))) == (before, count)
+    monkeypatch.setattr(fixture.server, "rotate", refuse)
+    await refresh(fixture)
+    assert (fixture.facts, len(kinds(fixture))) == (before, count)
 
 
-async def test_forced_secrets_reach_the_session(zfsilo: House) -> None:
-    await zfsilo.do(*UP, ROTATE)
-    assert session(zfsilo)["chap"] != digest(secrets(zfsilo))
-    await refresh(zfsilo)
-    assert session(zfsilo)["chap"] == digest(secrets(zfsilo))
-    await refresh(zfsilo)
-    assert kinds(zfsilo).count("refresh-secrets") == 1
+async def test_forced_secrets_reach_the_session(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP, ROTATE)
+    assert session(fixture)["chap"] != digest(secrets(fixture))
+    await refresh(fixture)
+    assert session(fixture)["chap"] == digest(secrets(fixture))
+    await refresh(fixture)
+    assert kinds(fixture).count("refresh-secrets") == 1
 
 
-async def test_the_next_login_uses_the_new_secrets(zfsilo: House) -> None:
-    await zfsilo.do(*UP, ROTATE)
-    break_session(zfsilo)
-    await refresh(zfsilo)
-    assert attachment(zfsilo).rotation == 1
-    assert zfsilo.service.context.store.chap(attachment(zfsilo).secret) == secrets(zfsilo)
-    assert raw_keys(zfsilo, "secret") == [b"secret/data#1", b"secret/data/take#1"]
-    await zfsilo.do(Disconnect(id="data", force=True), *DOWN[3:])
-    assert raw_keys(zfsilo, "secret") == []
+async def test_the_next_login_uses_the_new_secrets(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP, ROTATE)
+    break_session(fixture)
+    await refresh(fixture)
+    assert attachment(fixture).rotation == 1
+    assert fixture.service.context.store.chap(attachment(fixture).secret) == secrets(fixture)
+    assert raw_keys(fixture, "secret") == [b"secret/data#1", b"secret/data/take#1"]
+    await fixture.do(Disconnect(id="data", force=True), *DOWN[3:])
+    assert raw_keys(fixture, "secret") == []
 
 
-async def test_many_sessions_are_refreshed_in_one_operation(zfsilo: House) -> None:
+async def test_many_sessions_are_refreshed_in_one_operation(fixture: ServiceFixture) -> None:
     for name in ("data", "more"):
-        await zfsilo.do(
+        await fixture.do(
             CREATE.but(id=name),
             PUBLISH.but(volume=name),
             Connect(id=name, server="give", volume=name),
             RotateSecrets(volume=name),
         )
-    await refresh(zfsilo)
-    assert kinds(zfsilo).count("refresh-secrets") == 1
-    with zfsilo.service.context.store.read() as txn:
+    await refresh(fixture)
+    assert kinds(fixture).count("refresh-secrets") == 1
+    with fixture.service.context.store.read() as txn:
         assert [attached.rotation for attached in txn.scan(Attachment)] == [1, 1]
 
 
-async def test_a_volume_with_a_running_operation_waits(zfsilo: House) -> None:
-    await zfsilo.do(*UP, ROTATE.but(force=False))
-    zfsilo.launcher.gate.clear()
-    grown = await zfsilo.service.submit(SyncVolume(id="data"), caller=administrator("a test"))
-    await refresh(zfsilo)
-    assert publication(zfsilo).rotation_due
-    zfsilo.launcher.gate.set()
-    await zfsilo.service.wait(grown.id, DEADLINE_S)
+async def test_a_volume_with_a_running_operation_waits(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP, ROTATE.but(force=False))
+    fixture.launcher.gate.clear()
+    grown = await fixture.service.submit(SyncVolume(id="data"), caller=administrator("a test"))
+    await refresh(fixture)
+    assert publication(fixture).rotation_due
+    fixture.launcher.gate.set()
+    await fixture.service.wait(grown.id, DEADLINE_S)
 
 
-async def test_a_lost_session_with_current_secrets_needs_no_operation(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    break_session(zfsilo)
-    before = kinds(zfsilo)
-    await refresh(zfsilo)
-    zfsilo.server.away = True
-    await zfsilo.do(ROTATE)
-    await refresh(zfsilo)
-    assert kinds(zfsilo) == [*before, "rotate-secrets"]
+async def test_a_lost_session_with_current_secrets_needs_no_operation(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(*UP)
+    break_session(fixture)
+    before = kinds(fixture)
+    await refresh(fixture)
+    fixture.server.away = True
+    await fixture.do(ROTATE)
+    await refresh(fixture)
+    assert kinds(fixture) == [*before, "rotate-secrets"]
 
 
-async def test_a_new_connect_uses_the_new_secrets(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, PUBLISH, Connect(id="data", server="give", volume="data"), ROTATE)
-    del zfsilo.host.facts.memory[session_name(zfsilo)]
-    await zfsilo.do(Connect(id="data", server="give", volume="data"))
-    assert attachment(zfsilo).rotation == 1
+async def test_a_new_connect_uses_the_new_secrets(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, PUBLISH, Connect(id="data", server="give", volume="data"), ROTATE)
+    del fixture.host.facts.memory[session_name(fixture)]
+    await fixture.do(Connect(id="data", server="give", volume="data"))
+    assert attachment(fixture).rotation == 1
 
 
-async def test_a_fenced_host_does_not_get_the_secrets_of_a_new_publication(zfsilo: House) -> None:
-    await zfsilo.do(*UP, Unpublish(volume="data", host="take", fence=True), PUBLISH, ROTATE)
-    await refresh(zfsilo)
-    assert attachment(zfsilo).rotation == 0
+async def test_a_fenced_host_does_not_get_the_secrets_of_a_new_publication(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(*UP, Unpublish(volume="data", host="take", fence=True), PUBLISH, ROTATE)
+    await refresh(fixture)
+    assert attachment(fixture).rotation == 0
     request = RefreshSecrets(server="give", ids=("data",))
-    submitted = await zfsilo.service.submit(request, caller=administrator("a test"))
-    await zfsilo.service.wait(submitted.id, DEADLINE_S)
-    assert attachment(zfsilo).rotation == 0
+    submitted = await fixture.service.submit(request, caller=administrator("a test"))
+    await fixture.service.wait(submitted.id, DEADLINE_S)
+    assert attachment(fixture).rotation == 0
 
 
-async def test_a_wrong_key_is_reported_and_stops_nothing_else(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, PUBLISH)
-    name, store = publication(zfsilo).secret, zfsilo.service.context.store
+async def test_a_wrong_key_is_reported_and_stops_nothing_else(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, PUBLISH)
+    name, store = publication(fixture).secret, fixture.service.context.store
     sealed = seal(bytes(32), name, store.chap(name))
-    await zfsilo.service.context.write(lambda txn: txn.put_raw("secret", name, sealed))
+    await fixture.service.context.write(lambda txn: txn.put_raw("secret", name, sealed))
     with pytest.raises(StoreCorrupt, match="do not open with the key"):
-        secrets(zfsilo)
-    report = await zfsilo.service.reconciler.report("data")
+        secrets(fixture)
+    report = await fixture.service.reconciler.report("data")
     assert [problem.reason for problem in report.problems] == ["UNKNOWN"]
 
 
-async def test_a_rotation_of_one_host(zfsilo: House) -> None:
+async def test_a_rotation_of_one_host(fixture: ServiceFixture) -> None:
     modes: tuple[AccessMode, ...] = ("MULTI_NODE_READER_ONLY",)
     read = Publish(volume="data", host="take", access_mode="MULTI_NODE_READER_ONLY")
-    await zfsilo.do(
+    await fixture.do(
         CreateVolume(id="data", capacity_bytes=1 << 30, access_modes=modes),
         CreateHost(id="other", iqn="iqn.2024-01.lab.other:host"),
         read,
@@ -208,14 +212,14 @@ async def test_a_rotation_of_one_host(zfsilo: House) -> None:
         ROTATE.but(host="other"),
         ROTATE,
     )
-    assert publication(zfsilo).rotation == 1
-    assert publication(zfsilo, "data/other").rotation == 2
+    assert publication(fixture).rotation == 1
+    assert publication(fixture, "data/other").rotation == 2
 
 
-async def test_a_rotation_needs_a_publication(zfsilo: House) -> None:
+async def test_a_rotation_needs_a_publication(fixture: ServiceFixture) -> None:
     with pytest.raises(NotFound):
-        await zfsilo.do(ROTATE)
+        await fixture.do(ROTATE)
     with pytest.raises(FailedPrecondition, match="published to no host"):
-        await zfsilo.do(CREATE, ROTATE)
+        await fixture.do(CREATE, ROTATE)
     with pytest.raises(FailedPrecondition):
-        await zfsilo.do(ROTATE.but(host="take"))
+        await fixture.do(ROTATE.but(host="take"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.doubles import SETTINGS, House, administrator
+from tests.service_fixture import SETTINGS, ServiceFixture, administrator
 from zfsilod.host.fake import VOLATILE
 from zfsilod.model.errors import (
     Busy,
@@ -42,161 +42,165 @@ DOWN = (
 )
 
 
-def volume(zfsilo: House) -> Volume:
-    with zfsilo.service.context.store.read() as txn:
+def volume(fixture: ServiceFixture) -> Volume:
+    with fixture.service.context.store.read() as txn:
         record = txn.get(Volume, "data")
     assert record is not None
     return record
 
 
-def attachment(zfsilo: House) -> Attachment:
-    with zfsilo.service.context.store.read() as txn:
+def attachment(fixture: ServiceFixture) -> Attachment:
+    with fixture.service.context.store.read() as txn:
         record = txn.get(Attachment, "data")
     assert record is not None
     return record
 
 
-def raw_keys(zfsilo: House, bucket: str) -> list[bytes]:
-    with zfsilo.service.context.store.read() as txn:
+def raw_keys(fixture: ServiceFixture, bucket: str) -> list[bytes]:
+    with fixture.service.context.store.read() as txn:
         return [key for key, _value in txn.items(f"{bucket}/".encode())]
 
 
-async def test_the_way_up_and_down_leaves_nothing_behind(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    assert attachment(zfsilo).state == "MOUNTED"
-    assert volume(zfsilo).filesystem.state == "READY"
-    assert volume(zfsilo).filesystem.uuid == attachment(zfsilo).filesystem.uuid
-    assert volume(zfsilo).guid
-    await zfsilo.do(*DOWN)
-    left = {n for n in zfsilo.facts if not n.startswith("content:")}
+async def test_the_way_up_and_down_leaves_nothing_behind(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    assert attachment(fixture).state == "MOUNTED"
+    assert volume(fixture).filesystem.state == "READY"
+    assert volume(fixture).filesystem.uuid == attachment(fixture).filesystem.uuid
+    assert volume(fixture).guid
+    await fixture.do(*DOWN)
+    left = {n for n in fixture.facts if not n.startswith("content:")}
     assert left == {"point:/var/lib/zfsilo/staging/data"} - {"point:/var/lib/zfsilo/staging/data"}
-    assert raw_keys(zfsilo, "claim") == raw_keys(zfsilo, "secret") == raw_keys(zfsilo, "live") == []
+    assert (
+        raw_keys(fixture, "claim") == raw_keys(fixture, "secret") == raw_keys(fixture, "live") == []
+    )
 
 
-async def test_a_repeated_request_has_no_actions(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    before = zfsilo.facts
+async def test_a_repeated_request_has_no_actions(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    before = fixture.facts
     for request in UP:
-        operation = await zfsilo.do(request)
+        operation = await fixture.do(request)
         assert operation.actions == (), f"{request.kind} has actions"
-    assert zfsilo.facts == before
+    assert fixture.facts == before
 
 
-async def test_a_second_descent_succeeds(zfsilo: House) -> None:
-    await zfsilo.do(*UP, *DOWN[:-1], *DOWN[:-1])
-    assert volume(zfsilo).state == "CREATED"
+async def test_a_second_descent_succeeds(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP, *DOWN[:-1], *DOWN[:-1])
+    assert volume(fixture).state == "CREATED"
 
 
-async def test_a_filesystem_survives_a_new_publication(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    uuid = attachment(zfsilo).filesystem.uuid
-    await zfsilo.do(*DOWN[:-1], *UP[1:])
-    assert attachment(zfsilo).filesystem.uuid == uuid
-    assert volume(zfsilo).epoch == 2
+async def test_a_filesystem_survives_a_new_publication(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    uuid = attachment(fixture).filesystem.uuid
+    await fixture.do(*DOWN[:-1], *UP[1:])
+    assert attachment(fixture).filesystem.uuid == uuid
+    assert volume(fixture).epoch == 2
 
 
-async def test_growth_reaches_the_filesystem(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    await zfsilo.do(
+async def test_growth_reaches_the_filesystem(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    await fixture.do(
         UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB), Grow(id="data")
     )
-    uid = volume(zfsilo).uid
-    assert zfsilo.host.facts.get(f"content:{uid}")["size"] == 2 * GIB
-    assert attachment(zfsilo).disk.size_bytes == 2 * GIB
+    uid = volume(fixture).uid
+    assert fixture.host.facts.get(f"content:{uid}")["size"] == 2 * GIB
+    assert attachment(fixture).disk.size_bytes == 2 * GIB
 
 
-async def test_connect_publishes_to_itself_and_releases(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, CONNECT.but(publish_if_needed=True))
-    with zfsilo.service.context.store.read() as txn:
+async def test_connect_publishes_to_itself_and_releases(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, CONNECT.but(publish_if_needed=True))
+    with fixture.service.context.store.read() as txn:
         published = txn.get(Publication, "data/take")
         assert published is not None
-        assert published.client_operation == attachment(zfsilo).published_here
+        assert published.client_operation == attachment(fixture).published_here
         assert list(txn.scan(PendingRelease)) == []
-    await zfsilo.do(Disconnect(id="data"))
-    zfsilo.server.away = True
-    supervisor = Supervisor(zfsilo.service, retention_s=0)
+    await fixture.do(Disconnect(id="data"))
+    fixture.server.away = True
+    supervisor = Supervisor(fixture.service, retention_s=0)
     await supervisor.retry_releases()
-    with zfsilo.service.context.store.read() as txn:
+    with fixture.service.context.store.read() as txn:
         assert len(list(txn.scan(PendingRelease))) == 1
-    zfsilo.server.away = False
+    fixture.server.away = False
     await supervisor.retry_releases()
-    assert raw_keys(zfsilo, "debt") == raw_keys(zfsilo, "publication") == []
+    assert raw_keys(fixture, "debt") == raw_keys(fixture, "publication") == []
 
 
-async def test_disconnect_releases_only_its_own_publication(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, PUBLISH, CONNECT.but(publish_if_needed=True), Disconnect(id="data"))
-    await Supervisor(zfsilo.service, retention_s=0).retry_releases()
-    assert raw_keys(zfsilo, "publication") == [b"publication/data/take"]
+async def test_disconnect_releases_only_its_own_publication(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, PUBLISH, CONNECT.but(publish_if_needed=True), Disconnect(id="data"))
+    await Supervisor(fixture.service, retention_s=0).retry_releases()
+    assert raw_keys(fixture, "publication") == [b"publication/data/take"]
 
 
-async def test_a_failed_step_is_rolled_back_and_its_error_returned(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
-    before = zfsilo.facts
-    zfsilo.host.facts.light_fuse(5, when="after", how="error")
+async def test_a_failed_step_is_rolled_back_and_its_error_returned(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE)
+    before = fixture.facts
+    fixture.host.facts.light_fuse(5, when="after", how="error")
     with pytest.raises(CommandFailed) as caught:
-        await zfsilo.do(PUBLISH)
-    assert zfsilo.facts == before
-    operation = zfsilo.service.operation(caught.value.facts["operation"])
+        await fixture.do(PUBLISH)
+    assert fixture.facts == before
+    operation = fixture.service.operation(caught.value.facts["operation"])
     assert operation.state == "ROLLED_BACK"
     assert operation.failure is not None
     assert re.fullmatch(r"add backstore \S+ as LUN 0 to target \S+", operation.failure.step)
-    assert raw_keys(zfsilo, "secret") == raw_keys(zfsilo, "publication") == []
-    await zfsilo.do(PUBLISH)
+    assert raw_keys(fixture, "secret") == raw_keys(fixture, "publication") == []
+    await fixture.do(PUBLISH)
 
 
-async def test_equal_requests_join_and_others_wait(zfsilo: House) -> None:
-    zfsilo.launcher.gate.clear()
-    first = await zfsilo.service.submit(CREATE, caller=administrator("a"))
-    second = await zfsilo.service.submit(CREATE, caller=administrator("b"))
+async def test_equal_requests_join_and_others_wait(fixture: ServiceFixture) -> None:
+    fixture.launcher.gate.clear()
+    first = await fixture.service.submit(CREATE, caller=administrator("a"))
+    second = await fixture.service.submit(CREATE, caller=administrator("b"))
     assert first.id == second.id
     other = CREATE.but(capacity_bytes=2 * GIB)
     with pytest.raises(Busy) as caught:
-        await zfsilo.service.submit(other, caller=administrator("c"), deadline_s=0.05)
+        await fixture.service.submit(other, caller=administrator("c"), deadline_s=0.05)
     assert caught.value.facts["operation"] == first.id
     with pytest.raises(DeadlineExceeded, match=first.id):
-        await zfsilo.service.wait(first.id, 0.05)
-    zfsilo.launcher.gate.set()
-    await zfsilo.service.wait(first.id, 10)
+        await fixture.service.wait(first.id, 0.05)
+    fixture.launcher.gate.set()
+    await fixture.service.wait(first.id, 10)
 
 
-async def test_concurrent_updates_of_one_volume_run_one_after_the_other(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
+async def test_concurrent_updates_of_one_volume_run_one_after_the_other(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(CREATE)
     sizes = [GIB + n * (1 << 20) for n in range(16)]
 
     async def grow(size: int) -> object:
         request = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=size)
         try:
-            return await zfsilo.do(request)
+            return await fixture.do(request)
         except InvalidArgument:  # a larger size came first
             return None
 
     await asyncio.gather(*(grow(size) for size in sizes))
-    assert volume(zfsilo).capacity_bytes == sizes[-1]
-    assert zfsilo.host.facts.get("zvol:tank/zfsilo/data")["size"] == sizes[-1]
+    assert volume(fixture).capacity_bytes == sizes[-1]
+    assert fixture.host.facts.get("zvol:tank/zfsilo/data")["size"] == sizes[-1]
 
 
-async def test_cancel_rolls_back(zfsilo: House) -> None:
-    zfsilo.launcher.gate.clear()
-    operation = await zfsilo.service.submit(CREATE, caller=administrator("a"))
+async def test_cancel_rolls_back(fixture: ServiceFixture) -> None:
+    fixture.launcher.gate.clear()
+    operation = await fixture.service.submit(CREATE, caller=administrator("a"))
     await asyncio.sleep(0)
-    await zfsilo.service.cancel(operation.id)
+    await fixture.service.cancel(operation.id)
     with pytest.raises(Busy, match="stopped before its end"):
-        await zfsilo.service.wait(operation.id, 10)
-    assert zfsilo.facts == {}
+        await fixture.service.wait(operation.id, 10)
+    assert fixture.facts == {}
 
 
-async def test_a_unit_that_systemd_refuses_leaves_no_claim(zfsilo: House) -> None:
-    zfsilo.launcher.refuses = True
+async def test_a_unit_that_systemd_refuses_leaves_no_claim(fixture: ServiceFixture) -> None:
+    fixture.launcher.refuses = True
     with pytest.raises(Unavailable, match="refused"):
-        await zfsilo.do(CREATE)
-    zfsilo.launcher.refuses = False
-    await zfsilo.do(CREATE)
+        await fixture.do(CREATE)
+    fixture.launcher.refuses = False
+    await fixture.do(CREATE)
 
 
-async def test_validate_only_plans_and_stores_nothing(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
-    before = raw_keys(zfsilo, "operation")
-    planned = await zfsilo.service.plan(PUBLISH, caller=administrator("a"))
+async def test_validate_only_plans_and_stores_nothing(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE)
+    before = raw_keys(fixture, "operation")
+    planned = await fixture.service.plan(PUBLISH, caller=administrator("a"))
     assert [type(action.step).__name__ for action in planned.actions] == [
         "Backstore",
         "Target",
@@ -206,72 +210,74 @@ async def test_validate_only_plans_and_stores_nothing(zfsilo: House) -> None:
         "Acl",
         "MappedLun",
     ]
-    assert raw_keys(zfsilo, "operation") == before
-    assert raw_keys(zfsilo, "secret") == []
+    assert raw_keys(fixture, "operation") == before
+    assert raw_keys(fixture, "secret") == []
 
 
-async def test_a_sync_restores_exports_after_a_reboot(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, PUBLISH)
-    before = zfsilo.facts
-    zfsilo.host.facts.reboot()
-    assert zfsilo.facts != before
-    report = await zfsilo.service.reconciler.sync_all(caller=administrator("test"))
+async def test_a_sync_restores_exports_after_a_reboot(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, PUBLISH)
+    before = fixture.facts
+    fixture.host.facts.reboot()
+    assert fixture.facts != before
+    report = await fixture.service.reconciler.sync_all(caller=administrator("test"))
     assert (report.volumes, report.complaints) == (1, ())
-    assert zfsilo.facts == before
+    assert fixture.facts == before
 
 
 @pytest.mark.parametrize(("restore", "back"), [("BOOT", True), ("NEVER", False)])
 async def test_a_sync_restores_only_attachments_with_restore_boot(
-    zfsilo: House, restore: Any, back: bool
+    fixture: ServiceFixture, restore: Any, back: bool
 ) -> None:
-    await zfsilo.do(CREATE, PUBLISH, CONNECT.but(restore=restore), *UP[3:])
-    zfsilo.host.facts.reboot()
-    report = await zfsilo.service.reconciler.sync_all(caller=administrator("test"))
+    await fixture.do(CREATE, PUBLISH, CONNECT.but(restore=restore), *UP[3:])
+    fixture.host.facts.reboot()
+    report = await fixture.service.reconciler.sync_all(caller=administrator("test"))
     assert report.complaints == ()
-    kinds = {name.partition(":")[0] for name in zfsilo.facts}
+    kinds = {name.partition(":")[0] for name in fixture.facts}
     assert "acl" in kinds
     assert ("mount" in kinds) == ("session" in kinds) == back
 
 
-async def test_a_missing_zvol_is_not_recreated(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
-    del zfsilo.host.facts.memory["zvol:tank/zfsilo/data"]
+async def test_a_missing_zvol_is_not_recreated(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE)
+    del fixture.host.facts.memory["zvol:tank/zfsilo/data"]
     with pytest.raises(FailedPrecondition, match="is missing"):
-        await zfsilo.service.reconciler.sync("data", caller=administrator("test"))
+        await fixture.service.reconciler.sync("data", caller=administrator("test"))
     with pytest.raises(FailedPrecondition, match="it is not recreated"):
-        await zfsilo.do(CREATE)
-    assert zfsilo.facts == {}
+        await fixture.do(CREATE)
+    assert fixture.facts == {}
 
 
-async def test_a_foreign_zvol_of_that_name_is_a_conflict(zfsilo: House) -> None:
-    zfsilo.host.facts.memory["zvol:tank/zfsilo/data"] = {
+async def test_a_foreign_zvol_of_that_name_is_a_conflict(fixture: ServiceFixture) -> None:
+    fixture.host.facts.memory["zvol:tank/zfsilo/data"] = {
         "uid": "x",
         "guid": "1",
         "size": 1,
         "thin": True,
     }
-    before = zfsilo.facts
+    before = fixture.facts
     with pytest.raises(Conflict, match="not ours"):
-        await zfsilo.do(CREATE)
-    assert zfsilo.facts == before
+        await fixture.do(CREATE)
+    assert fixture.facts == before
 
 
-async def test_a_repeated_request_restores_missing_mounts_and_sessions(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    before = zfsilo.facts
-    for name in [n for n in zfsilo.facts if n.partition(":")[0] in VOLATILE]:
+async def test_a_repeated_request_restores_missing_mounts_and_sessions(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(*UP)
+    before = fixture.facts
+    for name in [n for n in fixture.facts if n.partition(":")[0] in VOLATILE]:
         if name.startswith(("mount:", "session:")):
-            del zfsilo.host.facts.memory[name]
-    await zfsilo.do(*UP[2:])
-    assert zfsilo.facts == before
+            del fixture.host.facts.memory[name]
+    await fixture.do(*UP[2:])
+    assert fixture.facts == before
 
 
-async def test_watch_resumes_by_revision(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
+async def test_watch_resumes_by_revision(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE)
     seen: list[Operation] = []
 
     async def watch(after: int, count: int) -> None:
-        async for operation in zfsilo.service.watch(after):
+        async for operation in fixture.service.watch(after):
             seen.append(operation)
             if len(seen) == count:
                 return
@@ -279,46 +285,46 @@ async def test_watch_resumes_by_revision(zfsilo: House) -> None:
     await asyncio.wait_for(watch(0, 2), 5)
     assert [operation.kind for operation in seen] == ["create-host", "create"]
     task = asyncio.create_task(watch(seen[-1].revision, 3))
-    await zfsilo.do(DeleteVolume(id="data"))
+    await fixture.do(DeleteVolume(id="data"))
     await asyncio.wait_for(task, 5)
     assert seen[-1].kind == "delete"
 
 
-async def test_watches_do_not_use_up_the_readers_of_the_store(zfsilo: House) -> None:
+async def test_watches_do_not_use_up_the_readers_of_the_store(fixture: ServiceFixture) -> None:
     async def wait_for_late() -> None:
-        async for operation in zfsilo.service.watch(0):
+        async for operation in fixture.service.watch(0):
             if operation.subject == "volumes/late":
                 return
 
     watchers = [asyncio.create_task(wait_for_late()) for _ in range(300)]  # LMDB has 256 readers
     await asyncio.sleep(0)
-    await zfsilo.do(CreateVolume(id="late", capacity_bytes=GIB))
+    await fixture.do(CreateVolume(id="late", capacity_bytes=GIB))
     await asyncio.gather(*watchers)
 
 
-async def test_ended_operations_are_removed_after_the_retention(zfsilo: House) -> None:
-    zfsilo.launcher.gate.clear()
-    live = await zfsilo.service.submit(CREATE, caller=administrator("a"))
-    await Supervisor(zfsilo.service, retention_s=-10).forget()
-    assert raw_keys(zfsilo, "operation") == [f"operation/{live.id}".encode()]
-    zfsilo.launcher.gate.set()
-    await zfsilo.service.wait(live.id, 10)
-    await Supervisor(zfsilo.service, retention_s=-10).forget()
-    assert raw_keys(zfsilo, "operation") == raw_keys(zfsilo, "changed") == []
+async def test_ended_operations_are_removed_after_the_retention(fixture: ServiceFixture) -> None:
+    fixture.launcher.gate.clear()
+    live = await fixture.service.submit(CREATE, caller=administrator("a"))
+    await Supervisor(fixture.service, retention_s=-10).forget()
+    assert raw_keys(fixture, "operation") == [f"operation/{live.id}".encode()]
+    fixture.launcher.gate.set()
+    await fixture.service.wait(live.id, 10)
+    await Supervisor(fixture.service, retention_s=-10).forget()
+    assert raw_keys(fixture, "operation") == raw_keys(fixture, "changed") == []
 
 
-async def test_volumes_need_a_root_that_exists(zfsilo: House) -> None:
-    zfsilo.service.context.settings = SETTINGS.but(root="")
+async def test_volumes_need_a_root_that_exists(fixture: ServiceFixture) -> None:
+    fixture.service.context.settings = SETTINGS.but(root="")
     with pytest.raises(FailedPrecondition, match=r"server.root"):
-        await zfsilo.do(CREATE)
-    zfsilo.service.context.settings = SETTINGS.but(root="lake/zfsilo")
+        await fixture.do(CREATE)
+    fixture.service.context.settings = SETTINGS.but(root="lake/zfsilo")
     with pytest.raises(FailedPrecondition, match="lake/zfsilo does not exist"):
-        await zfsilo.do(CREATE)
+        await fixture.do(CREATE)
 
 
-async def test_a_view_joins_volume_publications_and_attachment(zfsilo: House) -> None:
-    await zfsilo.do(*UP)
-    with zfsilo.service.context.store.read() as txn:
+async def test_a_view_joins_volume_publications_and_attachment(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    with fixture.service.context.store.read() as txn:
         shown = volume_view(txn, "data")
     assert shown.state == "MOUNTED"
     assert [publication.host for publication in shown.publications] == ["take"]
@@ -326,9 +332,9 @@ async def test_a_view_joins_volume_publications_and_attachment(zfsilo: House) ->
 
 
 async def test_a_stage_that_failed_after_mkfs_is_completed_by_the_next(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await zfsilo.do(*UP[:3])
+    await fixture.do(*UP[:3])
 
     def cut_off(*_words: Any, **_more: Any) -> None:
         raise Unavailable("the session is being recovered")
@@ -336,9 +342,9 @@ async def test_a_stage_that_failed_after_mkfs_is_completed_by_the_next(
     for name in ("block.make_filesystem", "mounts.stage"):
         adapter, _dot, method = name.partition(".")
         with monkeypatch.context() as patched:
-            patched.setattr(getattr(zfsilo.host, adapter), method, cut_off)
+            patched.setattr(getattr(fixture.host, adapter), method, cut_off)
             with pytest.raises(Unavailable):
-                await zfsilo.do(*UP[2:4])
-    server_uuid = volume(zfsilo).filesystem.uuid
-    await zfsilo.do(*UP[2:])
-    assert attachment(zfsilo).filesystem.uuid == server_uuid
+                await fixture.do(*UP[2:4])
+    server_uuid = volume(fixture).filesystem.uuid
+    await fixture.do(*UP[2:])
+    assert attachment(fixture).filesystem.uuid == server_uuid

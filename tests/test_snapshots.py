@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.doubles import administrator
+from tests.service_fixture import administrator
 from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
@@ -30,7 +30,7 @@ from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.purger import Purger
 
 if TYPE_CHECKING:
-    from tests.doubles import House
+    from tests.service_fixture import ServiceFixture
     from zfsilod.model.host_facts import Filesystem
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Request
@@ -58,69 +58,69 @@ def down(name: str) -> tuple[Request[Any], ...]:
 
 @pytest.mark.parametrize("equal", [CREATE.but(id="other"), SNAP], ids=lambda equal: equal.kind)
 async def test_an_equal_request_that_ended_while_inputs_were_gathered(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch, equal: Request[Any]
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch, equal: Request[Any]
 ) -> None:
-    await zfsilo.do(CREATE)
+    await fixture.do(CREATE)
     gather = type(equal).gather
     quicker = [equal]
 
     async def gather_slowly(asked: Request[Any], context: Context, operation_id: str) -> object:
         inputs = await gather(asked, context, operation_id)
         if quicker:
-            await zfsilo.do(quicker.pop())
+            await fixture.do(quicker.pop())
         return inputs
 
     monkeypatch.setattr(type(equal), "gather", gather_slowly)
-    operation = await zfsilo.service.submit(equal, caller=administrator("test"))
+    operation = await fixture.service.submit(equal, caller=administrator("test"))
     assert operation.title.endswith("already so")
 
 
-def get(zfsilo: House, kind: Any, key: str) -> Any:
-    with zfsilo.service.context.store.read() as txn:
+def get(fixture: ServiceFixture, kind: Any, key: str) -> Any:
+    with fixture.service.context.store.read() as txn:
         return txn.get(kind, key)
 
 
-def dependents(zfsilo: House, name: str = "data") -> list[str]:
-    uid = get(zfsilo, Volume, name).uid
-    with zfsilo.service.context.store.read() as txn:
+def dependents(fixture: ServiceFixture, name: str = "data") -> list[str]:
+    uid = get(fixture, Volume, name).uid
+    with fixture.service.context.store.read() as txn:
         return [dependent.name for dependent in txn.scan_below(Dependent, uid)]
 
 
-def facts(zfsilo: House, kind: str) -> dict[str, Any]:
-    return {n: v for n, v in zfsilo.facts.items() if n.startswith(f"{kind}:")}
+def facts(fixture: ServiceFixture, kind: str) -> dict[str, Any]:
+    return {n: v for n, v in fixture.facts.items() if n.startswith(f"{kind}:")}
 
 
-def filesystem(zfsilo: House, name: str) -> Filesystem:
-    record: Filesystem = get(zfsilo, Volume, name).filesystem
+def filesystem(fixture: ServiceFixture, name: str) -> Filesystem:
+    record: Filesystem = get(fixture, Volume, name).filesystem
     return record
 
 
-async def purged(zfsilo: House) -> None:
-    await Purger(zfsilo.service.context, zfsilo.service).purge()
-    with zfsilo.service.context.store.read() as txn:
+async def purged(fixture: ServiceFixture) -> None:
+    await Purger(fixture.service.context, fixture.service).purge()
+    with fixture.service.context.store.read() as txn:
         live = list(txn.live())
     for operation in live:
-        await zfsilo.service.wait(operation.id, 20)
+        await fixture.service.wait(operation.id, 20)
 
 
-async def test_create_and_delete_a_snapshot(zfsilo: House) -> None:
-    await zfsilo.do(CREATE)
-    before = zfsilo.facts
-    await zfsilo.do(SNAP)
-    snapshot = get(zfsilo, Snapshot, "monday")
+async def test_create_and_delete_a_snapshot(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE)
+    before = fixture.facts
+    await fixture.do(SNAP)
+    snapshot = get(fixture, Snapshot, "monday")
     assert (snapshot.volume, snapshot.size_bytes, snapshot.guid != "") == ("data", GIB, True)
-    assert dependents(zfsilo) == ["snapshots/monday"]
-    again = await zfsilo.do(SNAP)
+    assert dependents(fixture) == ["snapshots/monday"]
+    again = await fixture.do(SNAP)
     assert again.title.endswith("already so")
-    await zfsilo.do(DeleteSnapshot(id="monday"))
-    assert zfsilo.facts == before
-    assert dependents(zfsilo) == []
+    await fixture.do(DeleteSnapshot(id="monday"))
+    assert fixture.facts == before
+    assert dependents(fixture) == []
     with pytest.raises(NotFound):
-        await zfsilo.do(DeleteSnapshot(id="monday"))
+        await fixture.do(DeleteSnapshot(id="monday"))
 
 
-async def test_refusals(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, CREATE.but(id="other"), SNAP)
+async def test_refusals(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, CREATE.but(id="other"), SNAP)
     refusals: list[tuple[Request[Any], type[Exception], str]] = [
         (SNAP.but(volume="other"), AlreadyExists, "of data"),
         (SNAP.but(volume="none"), NotFound, "no volume none"),
@@ -134,162 +134,164 @@ async def test_refusals(zfsilo: House) -> None:
         (CreateSnapshotGroup(id="g", volumes=("data", "data")), InvalidArgument, "named once"),
         (CreateSnapshotGroup(id="g", volumes=("data", "none")), NotFound, "no volume none"),
     ]
-    before = zfsilo.facts
+    before = fixture.facts
     for request, error, message in refusals:
         with pytest.raises(error, match=message):
-            await zfsilo.do(request)
-    assert zfsilo.facts == before
+            await fixture.do(request)
+    assert fixture.facts == before
 
 
-async def test_a_missing_snapshot_is_not_recreated(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, SNAP)
-    (name,) = facts(zfsilo, "cut")
-    zfsilo.host.facts.effect(name, None)
+async def test_a_missing_snapshot_is_not_recreated(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, SNAP)
+    (name,) = facts(fixture, "cut")
+    fixture.host.facts.effect(name, None)
     with pytest.raises(FailedPrecondition, match="not taken again"):
-        await zfsilo.do(SNAP)
+        await fixture.do(SNAP)
 
 
-async def test_a_group_is_taken_and_deleted_as_a_whole(zfsilo: House) -> None:
+async def test_a_group_is_taken_and_deleted_as_a_whole(fixture: ServiceFixture) -> None:
     group = CreateSnapshotGroup(id="both", volumes=("data", "other"))
-    await zfsilo.do(CREATE, CREATE.but(id="other"))
-    before = zfsilo.facts
-    await zfsilo.do(group)
-    members = [get(zfsilo, Snapshot, name) for name in get(zfsilo, SnapshotGroup, "both").snapshots]
+    await fixture.do(CREATE, CREATE.but(id="other"))
+    before = fixture.facts
+    await fixture.do(group)
+    members = [
+        get(fixture, Snapshot, name) for name in get(fixture, SnapshotGroup, "both").snapshots
+    ]
     assert [member.volume for member in members] == ["data", "other"]
     assert {member.group for member in members} == {"both"}
-    assert len({member.uid for member in members}) == len(facts(zfsilo, "cut")) == 1
-    assert (await zfsilo.do(group)).title.endswith("already so")
+    assert len({member.uid for member in members}) == len(facts(fixture, "cut")) == 1
+    assert (await fixture.do(group)).title.endswith("already so")
     with pytest.raises(AlreadyExists):
-        await zfsilo.do(group.but(volumes=("other", "data")))
+        await fixture.do(group.but(volumes=("other", "data")))
     with pytest.raises(FailedPrecondition, match="part of the group"):
-        await zfsilo.do(DeleteSnapshot(id=members[0].id))
-    await zfsilo.do(DeleteSnapshotGroup(id="both"))
-    assert zfsilo.facts == before
-    with zfsilo.service.context.store.read() as txn:
+        await fixture.do(DeleteSnapshot(id=members[0].id))
+    await fixture.do(DeleteSnapshotGroup(id="both"))
+    assert fixture.facts == before
+    with fixture.service.context.store.read() as txn:
         assert [*txn.scan(Snapshot), *txn.scan(SnapshotGroup), *txn.scan(Dependent)] == []
 
 
-async def test_a_clone_gets_its_own_uuid_and_the_whole_disk(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, *up("data"), SNAP)
-    origin = filesystem(zfsilo, "data")
-    await zfsilo.do(COPY.but(capacity_bytes=2 * GIB))
-    cloned = filesystem(zfsilo, "copy")
+async def test_a_clone_gets_its_own_uuid_and_the_whole_disk(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, *up("data"), SNAP)
+    origin = filesystem(fixture, "data")
+    await fixture.do(COPY.but(capacity_bytes=2 * GIB))
+    cloned = filesystem(fixture, "copy")
     assert (cloned.state, cloned.type, cloned.origin) == ("CLONED", "ext4", origin.uuid)
-    await zfsilo.do(*up("copy"))
-    assert filesystem(zfsilo, "copy") == cloned.but(state="READY", host="take", origin="")
-    assert get(zfsilo, Attachment, "copy").filesystem.uuid == cloned.uuid != origin.uuid
-    content = zfsilo.facts[f"content:{get(zfsilo, Volume, 'copy').uid}"]
+    await fixture.do(*up("copy"))
+    assert filesystem(fixture, "copy") == cloned.but(state="READY", host="take", origin="")
+    assert get(fixture, Attachment, "copy").filesystem.uuid == cloned.uuid != origin.uuid
+    content = fixture.facts[f"content:{get(fixture, Volume, 'copy').uid}"]
     assert content == {"type": "ext4", "uuid": cloned.uuid, "size": 2 * GIB, "whole": True}
-    assert filesystem(zfsilo, "data") == origin
+    assert filesystem(fixture, "data") == origin
 
 
-async def test_a_clone_mounted_read_only_keeps_its_uuid(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, *up("data"), SNAP, COPY)
-    before = facts(zfsilo, "content")
-    await zfsilo.do(*up("copy", readonly=True))
-    assert filesystem(zfsilo, "copy").state == "CLONED"
-    assert facts(zfsilo, "content") == before
-    await zfsilo.do(*down("copy"), *up("copy"))
-    assert filesystem(zfsilo, "copy").state == "READY"
+async def test_a_clone_mounted_read_only_keeps_its_uuid(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, *up("data"), SNAP, COPY)
+    before = facts(fixture, "content")
+    await fixture.do(*up("copy", readonly=True))
+    assert filesystem(fixture, "copy").state == "CLONED"
+    assert facts(fixture, "content") == before
+    await fixture.do(*down("copy"), *up("copy"))
+    assert filesystem(fixture, "copy").state == "READY"
 
 
-async def test_a_clone_of_an_unused_clone_gets_its_own_uuid(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, *up("data"), SNAP, COPY, TWIN.but(source_volume="copy"))
-    await zfsilo.do(*up("twin"))
-    uuids = {filesystem(zfsilo, name).uuid for name in ("data", "copy", "twin")}
+async def test_a_clone_of_an_unused_clone_gets_its_own_uuid(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, *up("data"), SNAP, COPY, TWIN.but(source_volume="copy"))
+    await fixture.do(*up("twin"))
+    uuids = {filesystem(fixture, name).uuid for name in ("data", "copy", "twin")}
     assert len(uuids) == 3
 
 
-async def test_a_volume_of_a_volume_leaves_no_snapshot_behind(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, TWIN.but(capacity_bytes=0))
-    assert get(zfsilo, Volume, "twin").capacity_bytes == GIB
-    assert (await zfsilo.do(TWIN.but(capacity_bytes=0))).title.endswith("already so")
-    with zfsilo.service.context.store.read() as txn:
+async def test_a_volume_of_a_volume_leaves_no_snapshot_behind(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, TWIN.but(capacity_bytes=0))
+    assert get(fixture, Volume, "twin").capacity_bytes == GIB
+    assert (await fixture.do(TWIN.but(capacity_bytes=0))).title.endswith("already so")
+    with fixture.service.context.store.read() as txn:
         assert list(txn.scan(Snapshot)) == []
-    assert dependents(zfsilo) == ["volumes/twin"]
-    await zfsilo.do(DeleteVolume(id="twin"))
-    assert (facts(zfsilo, "cut"), dependents(zfsilo)) == ({}, [])
-    await zfsilo.do(DeleteVolume(id="data"))
+    assert dependents(fixture) == ["volumes/twin"]
+    await fixture.do(DeleteVolume(id="twin"))
+    assert (facts(fixture, "cut"), dependents(fixture)) == ({}, [])
+    await fixture.do(DeleteVolume(id="data"))
 
 
 async def test_a_refusal_names_each_dependent_once(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await zfsilo.do(CREATE, SNAP, TWIN)
-    look, data = zfsilo.host.zfs.dependents, "tank/zfsilo/data"
+    await fixture.do(CREATE, SNAP, TWIN)
+    look, data = fixture.host.zfs.dependents, "tank/zfsilo/data"
     seen = (
         *look(data),
         f"{data}@zfsilo-{'0' * 32}",
         "tank/zfsilo/twin",
     )  # a snapshot with a record
     monkeypatch.setattr(
-        zfsilo.host.zfs, "dependents", lambda _dataset: (*seen, f"{data}@nightly", "tank/vm")
+        fixture.host.zfs, "dependents", lambda _dataset: (*seen, f"{data}@nightly", "tank/vm")
     )
     with pytest.raises(FailedPrecondition) as refused:
-        await zfsilo.do(DeleteVolume(id="data"))
+        await fixture.do(DeleteVolume(id="data"))
     named = f"snapshots/monday, volumes/twin, {data}@nightly, tank/vm"
     assert refused.value.facts["dependents"] == named
     assert "or keep them (--keep-dependents)" in refused.value.message
 
 
-async def test_a_deleted_snapshot_goes_with_its_last_clone(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, SNAP, COPY, COPY.but(id="more"), DeleteSnapshot(id="monday"))
-    assert len(facts(zfsilo, "cut")) == 1
+async def test_a_deleted_snapshot_goes_with_its_last_clone(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, SNAP, COPY, COPY.but(id="more"), DeleteSnapshot(id="monday"))
+    assert len(facts(fixture, "cut")) == 1
     with pytest.raises(NotFound):
-        await zfsilo.do(COPY.but(id="third"))
-    await zfsilo.do(SNAP)  # the name is free
-    await zfsilo.do(DeleteSnapshot(id="monday"), DeleteVolume(id="copy"))
-    assert len(facts(zfsilo, "cut")) == 1
-    await zfsilo.do(DeleteVolume(id="more"))
-    assert facts(zfsilo, "cut") == {}
+        await fixture.do(COPY.but(id="third"))
+    await fixture.do(SNAP)  # the name is free
+    await fixture.do(DeleteSnapshot(id="monday"), DeleteVolume(id="copy"))
+    assert len(facts(fixture, "cut")) == 1
+    await fixture.do(DeleteVolume(id="more"))
+    assert facts(fixture, "cut") == {}
 
 
-async def test_snapshots_outlive_their_volume(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, SNAP, DeleteVolume(id="data", dependents="KEEP"))
-    await zfsilo.do(CREATE)  # another volume with this name, not the origin of the snapshot
+async def test_snapshots_outlive_their_volume(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, SNAP, DeleteVolume(id="data", dependents="KEEP"))
+    await fixture.do(CREATE)  # another volume with this name, not the origin of the snapshot
     with pytest.raises(AlreadyExists):
-        await zfsilo.do(SNAP)
-    await zfsilo.do(COPY, DeleteSnapshot(id="monday"))
-    await purged(zfsilo)
-    with zfsilo.service.context.store.read() as txn:
+        await fixture.do(SNAP)
+    await fixture.do(COPY, DeleteSnapshot(id="monday"))
+    await purged(fixture)
+    with fixture.service.context.store.read() as txn:
         assert len(list(txn.scan(Trashed))) == 1
-    await zfsilo.do(DeleteVolume(id="copy"))
-    await purged(zfsilo)
-    assert set(facts(zfsilo, "zvol")) == {"zvol:tank/zfsilo/data"}
-    assert facts(zfsilo, "cut") == {}
+    await fixture.do(DeleteVolume(id="copy"))
+    await purged(fixture)
+    assert set(facts(fixture, "zvol")) == {"zvol:tank/zfsilo/data"}
+    assert facts(fixture, "cut") == {}
 
 
-async def test_a_thick_clone_reserves_its_space(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, SNAP, COPY.but(thin=False))
-    assert not facts(zfsilo, "zvol")["zvol:tank/zfsilo/copy"]["thin"]
+async def test_a_thick_clone_reserves_its_space(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, SNAP, COPY.but(thin=False))
+    assert not facts(fixture, "zvol")["zvol:tank/zfsilo/copy"]["thin"]
     with pytest.raises(ResourceExhausted):
-        await zfsilo.do(COPY.but(id="more", thin=False, capacity_bytes=2 << 40))
+        await fixture.do(COPY.but(id="more", thin=False, capacity_bytes=2 << 40))
 
 
-async def test_a_clone_of_a_block_volume_is_a_block_volume(zfsilo: House) -> None:
-    await zfsilo.do(CREATE.but(mode="BLOCK"), SNAP)
+async def test_a_clone_of_a_block_volume_is_a_block_volume(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE.but(mode="BLOCK"), SNAP)
     with pytest.raises(InvalidArgument, match="raw block"):
-        await zfsilo.do(COPY)
-    await zfsilo.do(COPY.but(mode="BLOCK"))
+        await fixture.do(COPY)
+    await fixture.do(COPY.but(mode="BLOCK"))
 
 
-async def test_a_clone_that_fails_leaves_nothing(zfsilo: House) -> None:
-    await zfsilo.do(CREATE, SNAP)
-    before = zfsilo.facts
+async def test_a_clone_that_fails_leaves_nothing(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, SNAP)
+    before = fixture.facts
     for effect in range(1, 4):
-        zfsilo.host.facts.light_fuse(effect, when="after", how="error")
+        fixture.host.facts.light_fuse(effect, when="after", how="error")
         with pytest.raises(CommandFailed):
-            await zfsilo.do(TWIN)
-        assert {n: v for n, v in zfsilo.facts.items() if n != "blown"} == before
-        assert get(zfsilo, Volume, "twin") is None
+            await fixture.do(TWIN)
+        assert {n: v for n, v in fixture.facts.items() if n != "blown"} == before
+        assert get(fixture, Volume, "twin") is None
 
 
-async def test_a_stage_grows_the_filesystem_of_a_grown_volume(zfsilo: House) -> None:
+async def test_a_stage_grows_the_filesystem_of_a_grown_volume(fixture: ServiceFixture) -> None:
     from zfsilod.requests.volumes import UpdateVolume
 
-    await zfsilo.do(CREATE, *up("data"), *down("data")[:2])
-    await zfsilo.do(UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB))
-    await zfsilo.do(Stage(id="data"))
-    assert get(zfsilo, Attachment, "data").disk.size_bytes == 2 * GIB
-    (content,) = facts(zfsilo, "content").values()
+    await fixture.do(CREATE, *up("data"), *down("data")[:2])
+    await fixture.do(UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB))
+    await fixture.do(Stage(id="data"))
+    assert get(fixture, Attachment, "data").disk.size_bytes == 2 * GIB
+    (content,) = facts(fixture, "content").values()
     assert content["size"] == 2 * GIB

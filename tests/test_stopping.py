@@ -12,16 +12,16 @@ from tests.playground import simulated_daemon
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.doubles import House
+    from tests.service_fixture import ServiceFixture
 
 
 async def test_a_cancellation_is_kept_when_the_result_is_there_too(
-    zfsilo: House, monkeypatch: pytest.MonkeyPatch
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
     result: asyncio.Future[int] = loop.create_future()
     monkeypatch.setattr(loop, "run_in_executor", lambda *_: result)
-    task = asyncio.create_task(zfsilo.service.context.look(lambda: 1))
+    task = asyncio.create_task(fixture.service.context.look(lambda: 1))
     await asyncio.sleep(0)
     result.set_result(1)
     task.cancel()

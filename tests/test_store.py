@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import house
 from tests.examples import PLANS, VOLUME, operation
+from tests.service_fixture import service_fixture
 from zfsilod.model.errors import (
     Busy,
     FailedPrecondition,
@@ -169,7 +169,7 @@ def test_a_nearly_full_store_finishes_operations_and_starts_none(store: Store) -
 async def test_the_service_refuses_requests_for_a_nearly_full_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with house(tmp_path) as fixture:
+    async with service_fixture(tmp_path) as fixture:
         monkeypatch.setattr(fixture.service.context.store, "used", lambda: 0.95)
         with pytest.raises(ResourceExhausted, match="store is full"):
             await fixture.do(CreateVolume(id="data", capacity_bytes=GIB))

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.examples import PLANS, Example, operation
-from tests.worker_rig import Killed, Machine, lasting, not_sticky
+from tests.worker_rig import Killed, WorkerRig, lasting, not_sticky
 from zfsilod.engine import worker
 from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import CommandFailed, Conflict
@@ -23,15 +23,15 @@ HISTORIES = int(os.environ.get("ZFSILO_HISTORIES", "2500"))
 TALLY: Counter[str] = Counter()
 
 
-def start(example: Example) -> tuple[Machine, dict[str, Any]]:
+def start(example: Example) -> tuple[WorkerRig, dict[str, Any]]:
     """Return a machine on which an example's operation is stored, and the facts before it."""
-    machine = Machine()
+    machine = WorkerRig()
     before = machine.prepare(example)
     machine.save(operation(example))
     return machine, before
 
 
-def finish(machine: Machine) -> Operation:
+def finish(machine: WorkerRig) -> Operation:
     """Do remote actions as the daemon, the others as the worker, until the operation ends."""
     machine.cut_at = 0
     for _attempt in range(10):
@@ -47,7 +47,7 @@ def finish(machine: Machine) -> Operation:
     raise AssertionError(f"never ended: {machine.operation}")
 
 
-def pass_remote(machine: Machine) -> None:
+def pass_remote(machine: WorkerRig) -> None:
     """Mark the remote action that the operation waits for as done."""
     stored = machine.operation
     index = next(i for i, action in enumerate(stored.actions) if action.status == "PENDING")
@@ -55,7 +55,7 @@ def pass_remote(machine: Machine) -> None:
     machine.save(stored.with_status(index, "DONE").but(state="RUNNING"))
 
 
-def check_end(machine: Machine, before: dict[str, Any], rebooted: bool) -> None:
+def check_end(machine: WorkerRig, before: dict[str, Any], rebooted: bool) -> None:
     """Assert that the operation is done, or that the host is as before it."""
     ended = machine.operation
     facts = machine.host.facts.snapshot()
@@ -74,7 +74,7 @@ def check_end(machine: Machine, before: dict[str, Any], rebooted: bool) -> None:
 def points_of(example: Example) -> int:
     """Count the points of an example's whole run."""
     machine, _before = start(example)
-    machine.cut(0, "before", "kill")
+    machine.inject(0, "before", "kill")
     for _turn in range(5):
         if not machine.operation.ended:
             machine.run()
@@ -96,21 +96,21 @@ def test_every_point_of_run_cut_once(example: Example) -> None:
         for when in ("before", "after"):
             for how in ("kill", "error"):
                 machine, before = start(example)
-                machine.cut(point, when, how)
+                machine.inject(point, when, how)
                 _run_once(machine)
                 _recover(machine)
                 check_end(machine, before, rebooted=False)
                 TALLY[machine.operation.state] += 1
 
 
-def _run_once(machine: Machine) -> None:
+def _run_once(machine: WorkerRig) -> None:
     """Run through remote actions until the end or the cut; after a kill nothing continues."""
     with contextlib.suppress(Killed):
         while machine.run() and machine.operation.state == "WAITING":
             pass_remote(machine)
 
 
-def _recover(machine: Machine) -> None:
+def _recover(machine: WorkerRig) -> None:
     """Roll back an operation that has not ended, as OnFailure= and the daemon do."""
     machine.cut_at = 0
     for _attempt in range(3):
@@ -147,7 +147,7 @@ def test_histories(
     before = _stand(machine, example, standing)
     rebooted = False
     for index, (point, when, how, reboot) in enumerate(cuts):
-        machine.cut(point, when, how)
+        machine.inject(point, when, how)
         if machine.operation.ended:
             break
         if index == 0:
@@ -164,7 +164,7 @@ def test_histories(
     check_end(machine, before, rebooted)
 
 
-def _stand(machine: Machine, example: Example, standing: set[int]) -> dict[str, Any]:
+def _stand(machine: WorkerRig, example: Example, standing: set[int]) -> dict[str, Any]:
     """Do the first actions of an example before its operation starts, and return all facts."""
     for index in sorted(standing):
         if index < len(example.actions) and index == len(_prefix(machine, example)):
@@ -174,7 +174,7 @@ def _stand(machine: Machine, example: Example, standing: set[int]) -> dict[str, 
     return machine.host.facts.snapshot()
 
 
-def _prefix(machine: Machine, example: Example) -> list[HostStep]:
+def _prefix(machine: WorkerRig, example: Example) -> list[HostStep]:
     steps = []
     for action in example.actions:
         if not isinstance(action.step, HostStep) or action.step.probe(machine.host) != action.up:
@@ -192,7 +192,7 @@ def example_named(name: str) -> Example:
     return next(example for example in PLANS if example.name == name)
 
 
-def statuses(machine: Machine) -> list[ActionStatus]:
+def statuses(machine: WorkerRig) -> list[ActionStatus]:
     return [action.status for action in machine.operation.actions]
 
 
@@ -201,7 +201,7 @@ def test_what_was_true_before_is_unchanged_and_never_reverted() -> None:
     first = machine.operation.actions[0].step
     assert isinstance(first, HostStep)
     first.do(machine.host)
-    machine.cut(5, "after", "error")
+    machine.inject(5, "after", "error")
     machine.run()
     assert statuses(machine)[0] == "UNCHANGED"
     machine.cut_at = 0
@@ -213,7 +213,7 @@ def test_what_was_true_before_is_unchanged_and_never_reverted() -> None:
 
 def test_a_started_action_is_reverted_whatever_its_probe_says() -> None:
     machine, before = start(example_named("publish"))
-    machine.cut(2, "after", "kill")  # the first of two effects of the backstore
+    machine.inject(2, "after", "kill")  # the first of two effects of the backstore
     machine.run()
     assert statuses(machine)[0] == "STARTED"
     assert machine.host.facts.snapshot() != before
@@ -224,7 +224,7 @@ def test_a_started_action_is_reverted_whatever_its_probe_says() -> None:
 
 def test_past_a_final_action_it_rolls_forward() -> None:
     machine, _before = start(example_named("disconnect"))
-    machine.cut(2, "after", "kill")  # logged out, not yet marked done
+    machine.inject(2, "after", "kill")  # logged out, not yet marked done
     machine.run()
     _recover(machine)
     assert machine.operation.state == "DONE"
@@ -232,7 +232,7 @@ def test_past_a_final_action_it_rolls_forward() -> None:
 
 def test_a_final_action_that_failed_cleanly_is_rolled_back() -> None:
     machine, before = start(example_named("delete"))
-    machine.cut(2, "before", "error")  # zfs destroy refused, and the zvol is there
+    machine.inject(2, "before", "error")  # zfs destroy refused, and the zvol is there
     machine.run()
     _recover(machine)
     assert machine.operation.state == "ROLLED_BACK"
@@ -251,7 +251,7 @@ def test_a_filesystem_stays_after_a_rollback() -> None:
 
 
 def test_a_foreign_thing_is_a_conflict_and_stays() -> None:
-    machine = Machine()
+    machine = WorkerRig()
     machine.host.facts.memory["zvol:tank/data"] = {"uid": "somebody's", "guid": "1", "size": 1}
     machine.save(operation(example_named("create")))
     with pytest.raises(Conflict, match="does not belong to this volume"):
@@ -264,9 +264,9 @@ def test_a_foreign_thing_is_a_conflict_and_stays() -> None:
 
 def test_a_rollback_that_fails_needs_repair_and_heals() -> None:
     machine, before = start(example_named("publish"))
-    machine.cut(6, "after", "error")
+    machine.inject(6, "after", "error")
     machine.run()
-    machine.cut(1, "before", "error")
+    machine.inject(1, "before", "error")
     assert not machine.rollback()
     assert machine.operation.state == "NEEDS_REPAIR"
     machine.cut_at = 0
@@ -276,6 +276,6 @@ def test_a_rollback_that_fails_needs_repair_and_heals() -> None:
 
 def test_the_saw_cuts() -> None:
     machine, _before = start(example_named("create"))
-    machine.cut(2, "before", "error")
+    machine.inject(2, "before", "error")
     with pytest.raises(CommandFailed):
         worker.run(machine.operation, machine.host, machine.save)

@@ -18,7 +18,7 @@ class Killed(BaseException):
     """A process was killed as by SIGKILL; none of its error handlers may run."""
 
 
-class Machine:
+class WorkerRig:
     """A fake host and one stored operation; each effect and each save is a numbered point."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Machine:
 
         self.host.facts.effect = faulty_effect  # type: ignore[method-assign]
 
-    def cut(self, point: int, when: str, how: str) -> None:
+    def inject(self, point: int, when: str, how: str) -> None:
         """Inject a fault at the n-th point from here on."""
         self.points, self.cut_at, self.when, self.how = 0, point, when, how
 

@@ -1,4 +1,4 @@
-"""A private bus with zfsilod (tests/doubles.py) on it, and clients that call it."""
+"""A private bus with zfsilod (tests/service_fixture.py) on it, and clients that call it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dbus_next import Message, MessageType, Variant
 from dbus_next.aio import MessageBus
 from dbus_next.auth import AuthExternal
 
-from tests import doubles
+from tests import service_fixture
 from zfsilod.api.dbus.contract import MANAGER, NAME, ROOT, path_of
 from zfsilod.api.dbus.server import DbusFront, serve
 from zfsilod.systemd.bus import close_socket, wait_while_full
@@ -168,7 +168,9 @@ class BusClient:
 class BusFixture:
     """A zfsilod on a private bus, server and client in one."""
 
-    def __init__(self, built: doubles.House, front: DbusFront, address: str) -> None:
+    def __init__(
+        self, built: service_fixture.ServiceFixture, front: DbusFront, address: str
+    ) -> None:
         self.service = built.service
         self.store = built.service.context.store
         self.host = built.host
@@ -254,7 +256,7 @@ async def disconnect(bus: MessageBus) -> None:
 async def on_private_bus(directory: Path, policy: str = OPEN) -> AsyncIterator[BusFixture]:
     """Run zfsilod on a private bus."""
     with private_bus(policy) as address:
-        async with doubles.house(directory / "state") as built:
+        async with service_fixture.service_fixture(directory / "state") as built:
             front = await serve(address, built.service, version="1.2.3")
             fixture = BusFixture(built, front, address)
             try:

@@ -12,7 +12,7 @@ import grpc
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.channel import unix_channel_aio
-from tests.doubles import SETTINGS, STORE_BYTES, House, house
+from tests.service_fixture import SETTINGS, STORE_BYTES, ServiceFixture, service_fixture
 from zfsilod.api.rpc.server import GrpcServer
 from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
@@ -47,9 +47,11 @@ MADE: dict[str, certificates.Pair] = {}
 class Front:
     """The parts of a zfsilod, channels to it, and shortcuts for tests."""
 
-    def __init__(self, zfsilo: House, directory: Path, state: Path, limits: Limits | None) -> None:
-        self.zfsilo = zfsilo
-        self.service = zfsilo.service
+    def __init__(
+        self, fixture: ServiceFixture, directory: Path, state: Path, limits: Limits | None
+    ) -> None:
+        self.fixture = fixture
+        self.service = fixture.service
         self.tls = ServerTls(state / "tls")
         write_pki(self.tls.files)
         self.gateway = Gateway(directory / "private", limits, self.tls)
@@ -155,15 +157,15 @@ async def front_of(
     """Run zfsilod; its sockets are in a directory with a short name."""
     sockets = Path(tempfile.mkdtemp(prefix="zfsilo-"))
     try:
-        async with house(directory, settings, store_bytes=store_bytes) as zfsilo:
-            front = Front(zfsilo, sockets, directory, limits)
+        async with service_fixture(directory, settings, store_bytes=store_bytes) as fixture:
+            front = Front(fixture, sockets, directory, limits)
             await front.start()
             servers = front.servers()
-            zfsilo.service.context.servers = servers
+            fixture.service.context.servers = servers
             try:
                 yield front
             finally:
-                zfsilo.launcher.gate.set()
+                fixture.launcher.gate.set()
                 await servers.close()
                 await front.stop()
     finally:

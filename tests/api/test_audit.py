@@ -76,7 +76,7 @@ async def test_refusals_are_recorded(front: Front, records: Records) -> None:
 
 
 async def test_a_failed_operation_is_one_record(front: Front, records: Records) -> None:
-    front.zfsilo.host.facts.light_fuse(1, when="after", how="error")
+    front.fixture.host.facts.light_fuse(1, when="after", how="error")
     with refused("INTERNAL"):
         await front.root().volumes.CreateVolume(create())
     assert [record["ZFSILO_OUTCOME"] for record in records] == ["ROLLED_BACK"]

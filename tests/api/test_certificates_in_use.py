@@ -74,7 +74,7 @@ async def test_revocation_takes_effect_on_an_open_connection(front: Front) -> No
     with refused("UNAUTHENTICATED", "BAD_CERTIFICATE"):
         await hello(thief)
     await hello(owner)
-    await front.zfsilo.service.executor.wait_for_change(
+    await front.fixture.service.executor.wait_for_change(
         0.5
     )  # the gateway closes it after the response
     assert front.gateway.connections == 1

@@ -20,8 +20,8 @@ from tests.api.dbus_fixture import (
     create,
     options,
 )
-from tests.doubles import administrator
 from tests.examples import TAKE
+from tests.service_fixture import administrator
 from zfsilod.api.dbus import objects
 from zfsilod.api.dbus.contract import (
     HOST,

@@ -9,7 +9,7 @@ from zfsilo.v1 import host_pb2 as pb
 from zfsilo.v1 import operation_pb2, service_pb2
 
 from tests.api.running import create, front_of, publish, refused
-from tests.doubles import SETTINGS
+from tests.service_fixture import SETTINGS
 from zfsilod import __version__
 
 if TYPE_CHECKING:

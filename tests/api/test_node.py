@@ -10,7 +10,7 @@ from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, connect, create, front_of, publish, refused
-from tests.doubles import SETTINGS
+from tests.service_fixture import SETTINGS
 from zfsilod.model.errors import PermissionDenied
 from zfsilod.security import csi_node
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 async def held(front: Front, timeout: float | None = None) -> tuple[Any, str]:
     """Submit a CreateVolume that no worker starts; return the call and its operation."""
-    front.zfsilo.launcher.gate.clear()
+    front.fixture.launcher.gate.clear()
     call = front.early().volumes.CreateVolume(create(), timeout=timeout)
     metadata = dict(await call.initial_metadata())
     return call, str(metadata[OPERATION_METADATA])
@@ -48,7 +48,7 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     )
     volume = await front.root().volumes.ListVolumes(volume_pb2.ListVolumesRequest())
     assert list(volume.volumes) == []
-    front.zfsilo.launcher.gate.set()
+    front.fixture.launcher.gate.set()
     answer = await call.read()
     assert answer.operation.name == name
     assert answer.operation.actions[0].status == pb.ACTION_STATUS_DONE
@@ -59,11 +59,11 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
 async def test_a_volume_names_its_running_operation(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
-    front.zfsilo.launcher.gate.clear()
+    front.fixture.launcher.gate.clear()
     call = front.early().volumes.PublishVolume(publish())
     name = dict(await call.initial_metadata())[OPERATION_METADATA]
     assert (await volumes.GetVolume(volume_pb2.GetVolumeRequest(name=DATA))).operation == name
-    front.zfsilo.launcher.gate.set()
+    front.fixture.launcher.gate.set()
     assert (await call.read()).volume.operation == ""
 
 
@@ -77,7 +77,7 @@ async def test_after_the_deadline_the_error_names_the_operation_which_continues(
     assert 0.3 < time.monotonic() - begun < 0.7
     assert f"operations/{refusal.error.facts['operation']}" == name
     assert name.removeprefix("operations/") in refusal.error.message
-    front.zfsilo.launcher.gate.set()
+    front.fixture.launcher.gate.set()
     done = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
     assert done.state == pb.OPERATION_STATE_DONE
 
@@ -91,7 +91,7 @@ async def test_a_disconnected_caller_cancels_nothing(front: Front, how: str) -> 
         await front.channels[0].close()
     with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
         await call.read()
-    front.zfsilo.launcher.gate.set()
+    front.fixture.launcher.gate.set()
     done = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
     assert done.state == pb.OPERATION_STATE_DONE
     assert front.read(lambda txn: txn.get(Volume, "data")) is not None
@@ -134,17 +134,17 @@ async def test_the_default_deadline(front: Front, monkeypatch: Any) -> None:
     call, _name = await held(front)
     with refused("DEADLINE_EXCEEDED"):
         await call.read()
-    front.zfsilo.launcher.gate.set()
+    front.fixture.launcher.gate.set()
 
 
 async def test_a_failed_change_is_rolled_back_before_the_response(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
-    before = front.zfsilo.facts
-    front.zfsilo.host.facts.light_fuse(3, when="after", how="error")
+    before = front.fixture.facts
+    front.fixture.host.facts.light_fuse(3, when="after", how="error")
     with refused("INTERNAL", "COMMAND_FAILED") as refusal:
         await volumes.PublishVolume(publish())
-    assert front.zfsilo.facts == before
+    assert front.fixture.facts == before
     name = f"operations/{refusal.error.facts['operation']}"
     operation = await front.root().operations.GetOperation(pb.GetOperationRequest(name=name))
     assert operation.state == pb.OPERATION_STATE_ROLLED_BACK
@@ -163,7 +163,7 @@ async def test_a_failed_change_is_rolled_back_before_the_response(front: Front) 
 async def test_a_claimed_volume_is_busy_after_the_deadline(front: Front) -> None:
     api = front.root()
     await api.volumes.CreateVolume(create())
-    front.zfsilo.launcher.gate.clear()
+    front.fixture.launcher.gate.clear()
     first = asyncio.ensure_future(front.root().volumes.PublishVolume(publish()).code())
     await eventually(lambda: front.read(lambda txn: txn.claimant("volume/data")))
     with refused("ABORTED", "CLAIMED") as refusal:
@@ -172,7 +172,7 @@ async def test_a_claimed_volume_is_busy_after_the_deadline(front: Front) -> None
     same = front.early().volumes.PublishVolume(publish())
     name = dict(await same.initial_metadata())[OPERATION_METADATA]
     assert name == f"operations/{refusal.error.facts['operation']}"
-    front.zfsilo.launcher.gate.set()
+    front.fixture.launcher.gate.set()
     assert (await same.read()).operation.name == name
     assert await first == grpc.StatusCode.OK
     assert [operation.kind for operation in operations(front)].count("publish") == 1
@@ -194,7 +194,7 @@ async def test_cancelling_rolls_back(front: Front) -> None:
 async def test_repairing(front: Front) -> None:
     api = front.root()
     await api.volumes.CreateVolume(create())
-    host = front.zfsilo.host.facts
+    host = front.fixture.host.facts
     effect, broken = host.effect, True
 
     def failing(name: str, value: Any) -> None:
@@ -227,7 +227,7 @@ async def test_waiting_ends_at_the_timeout(front: Front) -> None:
     request.ClearField("timeout")
     operation = await front.root().operations.WaitOperation(request, timeout=0.4)
     assert operation.state == pb.OPERATION_STATE_RUNNING
-    front.zfsilo.launcher.gate.set()
+    front.fixture.launcher.gate.set()
     await call.read()
 
 

@@ -48,7 +48,7 @@ async def at_all_states(front: Front) -> None:
     """
     volumes = front.root().volumes
     await attach(volumes)
-    front.zfsilo.host.zfs.create_zvol(
+    front.fixture.host.zfs.create_zvol(
         "tank/vm-1",
         size_bytes=GIB,
         thin=True,
@@ -71,7 +71,7 @@ async def test_validate_only_returns_the_plan_and_changes_nothing(
 ) -> None:
     volumes = front.root().volumes
     await at_all_states(front)
-    facts, stored = front.zfsilo.facts, operations(front)
+    facts, stored = front.fixture.facts, operations(front)
     for method, request in DRY.items():
         request.validate_only = True
         answer = await getattr(volumes, method)(request)
@@ -79,7 +79,7 @@ async def test_validate_only_returns_the_plan_and_changes_nothing(
         assert answer.operation.actions, method
         assert answer.operation.name == "", method
         assert not answer.HasField("volume"), method
-    assert (front.zfsilo.facts, operations(front)) == (facts, stored)
+    assert (front.fixture.facts, operations(front)) == (facts, stored)
 
 
 async def test_every_mutation_can_be_validated_only() -> None:
@@ -92,7 +92,7 @@ async def test_every_mutation_can_be_validated_only() -> None:
 async def test_every_change_with_an_etag_refuses_an_old_one(front: Front) -> None:
     volumes = front.root().volumes
     await at_all_states(front)
-    facts = front.zfsilo.facts
+    facts = front.fixture.facts
     taking = [name for name, message in DRY.items() if "etag" in message.DESCRIPTOR.fields_by_name]
     for method in taking:
         request = type(DRY[method])()
@@ -100,7 +100,7 @@ async def test_every_change_with_an_etag_refuses_an_old_one(front: Front) -> Non
         request.validate_only, request.etag = False, "1"
         with refused("ABORTED", "ETAG"):
             await getattr(volumes, method)(request)
-    assert front.zfsilo.facts == facts
+    assert front.fixture.facts == facts
     assert set(DRY) - set(taking) == {
         "CreateVolume",
         "UndeleteVolume",

@@ -143,7 +143,7 @@ async def test_a_server_that_exceeds_the_deadline_is_unavailable(
 ) -> None:
     monkeypatch.setattr(module, "CALL_DEADLINE_S", 0.6)
     await front.root().volumes.CreateVolume(create())
-    front.zfsilo.launcher.gate.clear()
+    front.fixture.launcher.gate.clear()
     with pytest.raises(Unavailable) as raised:
         await front.service.context.servers.publish("give", "data", client_operation=ULID)
     assert raised.value.reason == "SERVER_UNAVAILABLE"

@@ -103,13 +103,13 @@ async def test_a_volume_has_a_source(front: Front) -> None:
 async def test_a_plan_creates_nothing(front: Front, request_: pb.CreateSnapshotRequest) -> None:
     api = front.root()
     await api.volumes.CreateVolume(create())
-    facts = front.zfsilo.facts
+    facts = front.fixture.facts
     request_.validate_only = True
     method = type(request_).__name__.removesuffix("Request")
     answer = await getattr(api.snapshots, method)(request_)
     assert answer.operation.state == operation_pb2.OPERATION_STATE_PLANNED
     assert len(answer.operation.actions) == 1
-    assert front.zfsilo.facts == facts
+    assert front.fixture.facts == facts
 
 
 async def test_invalid_names(front: Front) -> None:

@@ -86,7 +86,7 @@ async def test_detaching_leaves_nothing(front: Front) -> None:
     gone = await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
     assert gone.operation.state == DONE
     assert not gone.HasField("volume")
-    assert {n.partition(":")[0] for n in front.zfsilo.facts} <= {"content"}
+    assert {n.partition(":")[0] for n in front.fixture.facts} <= {"content"}
     with refused("NOT_FOUND"):
         await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
 
@@ -114,9 +114,9 @@ async def test_connecting_publishes_if_needed_and_disconnecting_reverts_it(
 async def test_a_repeated_request_changes_nothing(front: Front) -> None:
     volumes = front.root().volumes
     await attach(volumes)
-    before = front.zfsilo.facts
+    before = front.fixture.facts
     await attach(volumes)
-    assert front.zfsilo.facts == before
+    assert front.fixture.facts == before
     with refused("ALREADY_EXISTS"):
         await volumes.CreateVolume(create(capacity_bytes=2 * GIB))
     with refused("ALREADY_EXISTS"):
@@ -168,14 +168,14 @@ async def test_sync_repairs_drift(front: Front) -> None:
     volumes = front.root().volumes
     await attach(volumes)
     uid = front.read(lambda txn: txn.get(Volume, "data")).uid
-    before = front.zfsilo.facts
+    before = front.fixture.facts
     (lun,) = [name for name in before if name.startswith("lun:")]
-    front.zfsilo.host.facts.effect(lun, None)
+    front.fixture.host.facts.effect(lun, None)
     answer = await volumes.SyncVolume(pb.SyncVolumeRequest(name=DATA))
     assert answer.operation.state == DONE
-    assert front.zfsilo.facts == before
+    assert front.fixture.facts == before
     assert (await volumes.SyncVolumes(pb.SyncVolumesRequest())).complaints == {}
-    front.zfsilo.host.facts.effect("zvol:tank/zfsilo/data", None)
+    front.fixture.host.facts.effect("zvol:tank/zfsilo/data", None)
     with refused("FAILED_PRECONDITION", "LOST"):
         await volumes.SyncVolume(pb.SyncVolumeRequest(name=DATA))
     assert "missing" in (await volumes.SyncVolumes(pb.SyncVolumesRequest())).complaints["data"]

@@ -42,7 +42,7 @@ async def measure() -> dict[str, list[float]]:
     """Run every command in rounds beside a daemon with 1,000 volumes."""
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
         async with front_of(Path(directory), store_bytes=1 << 30) as front:
-            await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+            await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
             front.write(fill)
             environment = os.environ | {
                 "PYTHONPATH": f"{PROJECT}:{PROJECT}/proto",

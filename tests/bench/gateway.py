@@ -67,7 +67,7 @@ async def serve() -> None:
 
 async def fill(front: Front) -> None:
     """Make a published volume, and many records of others."""
-    await front.zfsilo.do(
+    await front.fixture.do(
         CreateVolume(id="data", capacity_bytes=GIB, labels=(("app", "db"),), hosts=("take",)),
         Publish(volume="data", host="take"),
     )

@@ -10,8 +10,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from tests.bench.table import Figure, at_most
-from tests.doubles import House, administrator, house
 from tests.host.doubles import FakeConfigfs
+from tests.service_fixture import ServiceFixture, administrator, service_fixture
 from zfsilod.host.lio import RealLio
 from zfsilod.host.run import Completed, Runner
 from zfsilod.host.zvol_survey import SurveyedZfs
@@ -66,14 +66,14 @@ class ServerHost:
         self.chap = chap
 
 
-async def fill(zfsilo: House, count: int) -> None:
+async def fill(fixture: ServiceFixture, count: int) -> None:
     """Make and publish so many volumes."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> None:
         async with gate:
             name = f"v{number:06}"
-            await zfsilo.do(
+            await fixture.do(
                 CreateVolume(id=name, capacity_bytes=1 << 20, hosts=("take",)),
                 Publish(volume=name, host="take"),
             )
@@ -83,23 +83,23 @@ async def fill(zfsilo: House, count: int) -> None:
 
 async def _sync(count: int, folder: Path) -> tuple[float, float, int]:
     """Return the seconds of a sync without drift and of one after a boot, and the processes."""
-    async with house(folder) as zfsilo:
-        await fill(zfsilo, count)
+    async with service_fixture(folder) as fixture:
+        await fill(fixture, count)
         start = time.perf_counter()
-        await zfsilo.service.reconciler.sync_all(caller=administrator("bench"))
+        await fixture.service.reconciler.sync_all(caller=administrator("bench"))
         unchanged = time.perf_counter() - start
-        zfsilo.host.facts.reboot()
+        fixture.host.facts.reboot()
         start = time.perf_counter()
-        report = await zfsilo.service.reconciler.sync_all(caller=administrator("bench"))
+        report = await fixture.service.reconciler.sync_all(caller=administrator("bench"))
         recovered = time.perf_counter() - start
         assert report.complaints == ()
-        with zfsilo.service.context.store.read() as txn:
+        with fixture.service.context.store.read() as txn:
             views = list(volume_views(txn))
         run = CountingRunner(views)
         datasets = tuple(view.volume.dataset for view in views if view.volume)
-        machine: Host = ServerHost(run, datasets, folder, zfsilo.service.context.store.chap)  # type: ignore[assignment]
+        machine: Host = ServerHost(run, datasets, folder, fixture.service.context.store.chap)  # type: ignore[assignment]
         for view in views:
-            assert not compare(view, machine, zfsilo.service.context.settings).problems
+            assert not compare(view, machine, fixture.service.context.settings).problems
         return unchanged, recovered, run.count
 
 

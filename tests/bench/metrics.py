@@ -41,7 +41,7 @@ async def measure() -> dict[str, list[float]]:
     """Scrape in rounds, with and without a change in between."""
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
         async with front_of(Path(directory), store_bytes=1 << 30) as front:
-            await front.zfsilo.do(CreateVolume(id="data", capacity_bytes=GIB))
+            await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
             front.write(fill)
             path = Path(directory) / "metrics.sock"
             metrics = Metrics(front.service, most=1000, expiries=dict)

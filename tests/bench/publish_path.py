@@ -164,7 +164,7 @@ async def trace_publish(directory: Path) -> PathCounts:
 async def publish_volume(directory: Path) -> None:
     """Start a service, create a volume, and publish it; its worker starts when the daemon rests."""
     async with front_of(directory) as front:
-        api, launcher = front.root(), front.zfsilo.launcher
+        api, launcher = front.root(), front.fixture.launcher
         await api.volumes.CreateVolume(create())
         launcher.gate.clear()
         before = len(launcher.tasks)

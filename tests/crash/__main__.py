@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from tests.crash.report import Report, Size
+from tests.crash.report import CrashReport, Size
 from tests.crash.suites import LAB, LOCAL, SUITES, run
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     options = parser.parse_args()
     size: Size = "long" if options.long else "short" if options.short else "full"
     chosen = options.suites or list(SUITES)
-    report = Report()
+    report = CrashReport()
     report.note(f"seed {options.seed}")
     # The suites of this machine and those of the lab run side by side, on one processor each.
     lanes = [[name for name in chosen if name in suites] for suites in (LOCAL, LAB)]

@@ -10,8 +10,8 @@ import pkgutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zfsilod.requests
-from tests.doubles import administrator
 from tests.examples import TAKE
+from tests.service_fixture import administrator
 from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.records import Trashed
 from zfsilod.requests import adoption, orphans, pool_import
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from tests.crash.simulated_machine import SimulatedMachine
-    from tests.doubles import House
+    from tests.service_fixture import ServiceFixture
     from zfsilod.service.service import Service
 
 GIB = 1 << 30
@@ -111,7 +111,7 @@ class Case(NamedTuple):
     find: Callable[[Service], Awaitable[Request[Any]]] | None = None  # returns the request
     batch: bool = False  # many operations in one unit: the sync of all volumes
 
-    async def submit(self, fixture: House) -> object:
+    async def submit(self, fixture: ServiceFixture) -> object:
         """Submit the request."""
         if self.batch:
             return await fixture.service.reconciler.sync_all(caller=administrator("a test"))

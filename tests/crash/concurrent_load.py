@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from tests.crash.cases import HOST
 from tests.crash.reference_model import GIB, PATHS, REQUESTS, DrawnRequest
 from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
-from tests.doubles import administrator
+from tests.service_fixture import administrator
 from zfsilod.model.errors import DeadlineExceeded, Internal, ZfsiloError
 from zfsilod.model.records import Attachment, Volume
 
 if TYPE_CHECKING:
-    from tests.crash.report import Report, Size
+    from tests.crash.report import CrashReport, Size
 
 CLIENTS, VOLUMES = 32, 16
 SECONDS = {"short": 5, "full": 120, "long": 600}
@@ -93,7 +93,7 @@ async def _run(seconds: float, number: int) -> tuple[Counter[str], list[str]]:
             return await run_clients(machine, seconds, number)
 
 
-def run(report: Report, *, size: Size, seed: int) -> None:
+def run(report: CrashReport, *, size: Size, seed: int) -> None:
     """Run 32 clients over 16 volumes."""
     seconds = SECONDS[size]
     tally, wrong = asyncio.run(_run(seconds, seed))

@@ -22,12 +22,12 @@ from tests.crash.cases import CASES, Case
 from tests.crash.fault_injector import Fault, How, Process, When
 from tests.crash.randomness import CountedRandomness
 from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
-from tests.doubles import SETTINGS, administrator
+from tests.service_fixture import SETTINGS, administrator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tests.crash.report import Report, Size
+    from tests.crash.report import CrashReport, Size
     from tests.crash.simulated_machine import Dump
     from zfsilod.model.records import Operation
     from zfsilod.requests.request import Request
@@ -159,7 +159,7 @@ def faults_in(process: Process, points: Mapping[Process, int]) -> Iterator[Fault
 async def inject_faults(
     case: Case,
     directory: Path,
-    report: Report,
+    report: CrashReport,
     *,
     long: bool = False,
     share: float = 1.0,
@@ -192,14 +192,14 @@ async def inject_faults(
                         await _try(runner, report, first, fault)
 
 
-async def _try(runner: CaseRunner, report: Report, *faults: Fault) -> None:
+async def _try(runner: CaseRunner, report: CrashReport, *faults: Fault) -> None:
     problem = await runner.inject(*faults)
     where = f"{runner.case.name} ({', then '.join(map(str, faults))}): "
     kind = f"{faults[-1].process}: {faults[-1].how}"
     report.case(runner.case.request.kind, kind, problem and where + problem)
 
 
-def run(report: Report, *, size: Size, seed: int) -> None:
+def run(report: CrashReport, *, size: Size, seed: int) -> None:
     """Run all cases; `short`: only the longest rollback of each case gets faults."""
     logging.disable(logging.ERROR)  # the daemon logs each injected failure
     for case in CASES:

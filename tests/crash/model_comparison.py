@@ -22,14 +22,14 @@ from tests.crash import cases
 from tests.crash.fault_injector import Fault, How, Process, When
 from tests.crash.reference_model import GIB, PATHS, REQUESTS, DrawnRequest, ModelVolume
 from tests.crash.simulated_machine import SimulatedMachine
-from tests.doubles import SETTINGS, administrator
 from tests.examples import TAKE
+from tests.service_fixture import SETTINGS, administrator
 from zfsilod.host.fake import VOLATILE
 from zfsilod.model.records import Attachment, Publication, Volume
 from zfsilod.requests.detach import ATTACHING
 
 if TYPE_CHECKING:
-    from tests.crash.report import Report, Size
+    from tests.crash.report import CrashReport, Size
     from zfsilod.requests.request import Request
 
 NAMES = ("a", "b")
@@ -248,7 +248,7 @@ def check_against_model(sequences: int, steps: int, number: int) -> None:
         run_state_machine_as_test(ServiceAgainstModel, settings=how)
 
 
-def run(report: Report, *, size: Size, seed: int) -> None:
+def run(report: CrashReport, *, size: Size, seed: int) -> None:
     """Run many sequences against the model."""
     try:
         check_against_model(SEQUENCES[size], STEPS, seed)

@@ -10,7 +10,7 @@ from typing import Literal
 Size = Literal["short", "full", "long"]  # of make test, make crash, make crash-long
 
 
-class Report:
+class CrashReport:
     """Counts cases by request and kind, and prints each failed case at once."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Report:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
-    def add(self, other: Report) -> None:
+    def add(self, other: CrashReport) -> None:
         """Add the counts and notes of another report, whose lines are printed already."""
         self.passed += other.passed
         self.failed += other.failed

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from tests.crash.fault_injector import FaultInjector, FaultyStore
-from tests.doubles import SETTINGS, House, LocalServer, ThreadLauncher
+from tests.service_fixture import SETTINGS, LocalServer, ServiceFixture, ThreadLauncher
 from tests.worker_rig import Killed
 from zfsilod.engine.worker import work
 from zfsilod.host.fake import FakeHost
@@ -119,7 +119,7 @@ class SimulatedMachine:
         )
         service = Service(context, self.units)
         self.background = keep_tasks(service)
-        self.fixture = House(service, self.host, self.units)
+        self.fixture = ServiceFixture(service, self.host, self.units)
         self.units.hint = self._unit_ended
         self.supervisor = Supervisor(service, retention_s=1 << 30)
         self.dead = False
@@ -163,13 +163,13 @@ class SimulatedMachine:
         self.host.facts.reboot()
         self.boots += 1
 
-    def request(self, act: Callable[[House], Awaitable[object]]) -> None:
+    def request(self, act: Callable[[ServiceFixture], Awaitable[object]]) -> None:
         """Make a request in a task of its own."""
         task: asyncio.Task[object] = asyncio.ensure_future(self._ask(act))
         self.requests.add(task)
         task.add_done_callback(self.requests.discard)
 
-    async def _ask(self, act: Callable[[House], Awaitable[object]]) -> None:
+    async def _ask(self, act: Callable[[ServiceFixture], Awaitable[object]]) -> None:
         self.refusal: ZfsiloError | None = None
         try:
             await act(self.fixture)
@@ -220,7 +220,7 @@ class SimulatedMachine:
         await asyncio.wait({*tasks, woken}, return_when=asyncio.FIRST_COMPLETED)
         woken.cancel()
 
-    async def carry_out(self, act: Callable[[House], Awaitable[object]]) -> None:
+    async def carry_out(self, act: Callable[[ServiceFixture], Awaitable[object]]) -> None:
         """Make a request, and settle."""
         self.request(act)
         await self.settle()

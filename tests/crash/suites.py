@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from tests.crash.report import Report, Size
+from tests.crash.report import CrashReport, Size
 
 # Each module has run(report, *, size, seed)
 LOCAL = {
@@ -20,9 +20,9 @@ LAB = {
 SUITES = LOCAL | LAB
 
 
-def run(names: list[str], *, size: Size, seed: int) -> Report:
+def run(names: list[str], *, size: Size, seed: int) -> CrashReport:
     """Run suites one after the other."""
-    report = Report()
+    report = CrashReport()
     for name in names:
         importlib.import_module(SUITES[name]).run(report, size=size, seed=seed)
     return report

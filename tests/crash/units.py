@@ -16,7 +16,7 @@ from tests.systemd.namespace import SystemdHost
 from zfsilod.host.fake import Facts
 
 if TYPE_CHECKING:
-    from tests.crash.report import Report, Size
+    from tests.crash.report import CrashReport, Size
     from tests.systemd.namespace import InnerResult
 
 DROP_IN = "[Service]\nExecStart=\nExecStart=/usr/bin/zfsilod --simulate-host\n"
@@ -125,7 +125,7 @@ def differences(host: Host) -> list[object]:
     return list(json.loads(report).get("differences", []))
 
 
-def run(report: Report, *, size: Size, seed: int) -> None:
+def run(report: CrashReport, *, size: Size, seed: int) -> None:
     """Inject random faults."""
     dice = random.Random(seed)
     machine = SystemdHost()

@@ -17,7 +17,7 @@ from zfsilo_csi.server import CsiServer
 
 from tests.api.running import Front, front_of
 from tests.csi.plugin_client import NODE, PluginClient
-from tests.doubles import SETTINGS
+from tests.service_fixture import SETTINGS
 from zfsilod.security.join_file import make_join
 from zfsilod.wire.storage_server import StorageServers
 
@@ -42,7 +42,7 @@ class Cluster:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return self.give.zfsilo.facts
+        return self.give.fixture.facts
 
     async def metrics_server(self) -> asyncio.Server:
         return await self._metrics.serve("127.0.0.1:0")

@@ -185,7 +185,7 @@ async def test_a_renewed_join_file_is_read_without_a_restart(
         draft.write_text(text)
         draft.rename(join)
 
-    cluster.give.zfsilo.launcher.gate.clear()
+    cluster.give.fixture.launcher.gate.clear()
     slow = asyncio.ensure_future(plugin.create("slow"))
     await plugin.controller.ListVolumes(csi.ListVolumesRequest())
     put("invalid TOML with a secret")
@@ -194,7 +194,7 @@ async def test_a_renewed_join_file_is_read_without_a_restart(
     with fails("UNAVAILABLE"):
         await plugin.controller.ListVolumes(csi.ListVolumesRequest())
     put(good)
-    cluster.give.zfsilo.launcher.gate.set()
+    cluster.give.fixture.launcher.gate.set()
     assert (await slow).volume_id
     await plugin.create("soon")
     assert "is not valid TOML" in caplog.text

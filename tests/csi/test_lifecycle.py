@@ -19,7 +19,7 @@ async def register_other(cluster: Cluster) -> None:
     """Register a second node."""
     from zfsilod.requests.hosts import CreateHost
 
-    await cluster.give.zfsilo.do(CreateHost(id=OTHER, iqn="iqn.2024-01.lab.other:host"))
+    await cluster.give.fixture.do(CreateHost(id=OTHER, iqn="iqn.2024-01.lab.other:host"))
 
 
 async def test_a_lifecycle_leaves_nothing(cluster: Cluster) -> None:
@@ -299,8 +299,8 @@ async def test_a_cloned_node_is_refused(cluster: Cluster) -> None:
 
     request = csi.NodeGetInfoRequest()
     shared = cluster.give.service.context.machine.iscsi.initiator()
-    await cluster.give.zfsilo.do(DeleteHost(id=NODE), CreateHost(id="first", iqn=shared))
+    await cluster.give.fixture.do(DeleteHost(id=NODE), CreateHost(id="first", iqn=shared))
     with fails("UNAVAILABLE", "first"):
         await cluster.plugin.node.NodeGetInfo(request)
-    await cluster.give.zfsilo.do(DeleteHost(id="first"))
+    await cluster.give.fixture.do(DeleteHost(id="first"))
     assert (await cluster.plugin.node.NodeGetInfo(request)).node_id == NODE

@@ -30,7 +30,7 @@ async def test_published_nodes_are_reported(cluster: Cluster) -> None:
 
 
 async def test_an_abnormal_volume_is_reported(cluster: Cluster) -> None:
-    plugin, facts = cluster.plugin, cluster.give.zfsilo.host.facts
+    plugin, facts = cluster.plugin, cluster.give.fixture.host.facts
     volume_id = (await plugin.create()).volume_id
     await up(plugin, volume_id)
     healthy = await plugin.stats(volume_id)
@@ -51,7 +51,7 @@ async def test_an_abnormal_volume_is_reported(cluster: Cluster) -> None:
 
 
 async def test_a_degraded_pool_is_reported(cluster: Cluster) -> None:
-    plugin, facts = cluster.plugin, cluster.give.zfsilo.host.facts
+    plugin, facts = cluster.plugin, cluster.give.fixture.host.facts
     volume_id = (await plugin.create()).volume_id
     assert not (await plugin.get(volume_id)).status.volume_condition.abnormal
     facts.effect("pool:tank", "DEGRADED")
@@ -135,7 +135,7 @@ async def test_a_plugin_without_its_zfsilod(tmp_path: Path) -> None:
 
 async def test_a_call_after_a_timeout_joins_the_operation(cluster: Cluster) -> None:
     """The first call ends with ABORTED, the operation goes on, the next call returns its result."""
-    gate = cluster.give.zfsilo.launcher.gate
+    gate = cluster.give.fixture.launcher.gate
     gate.clear()
     request: Any = csi.CreateVolumeRequest(
         name="slow",

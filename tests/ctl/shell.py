@@ -57,14 +57,14 @@ class Daemon:
 
     def hold(self) -> None:
         """Start no worker until `calm`."""
-        self._loop.call_soon_threadsafe(self.front.zfsilo.launcher.gate.clear)
+        self._loop.call_soon_threadsafe(self.front.fixture.launcher.gate.clear)
 
     def calm(self) -> None:
         """Let all workers finish."""
         self.wait(self._calm())
 
     async def _calm(self) -> None:
-        launcher = self.front.zfsilo.launcher
+        launcher = self.front.fixture.launcher
         launcher.gate.set()
         await asyncio.gather(*launcher.tasks.values(), return_exceptions=True)
 

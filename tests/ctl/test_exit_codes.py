@@ -25,7 +25,7 @@ def test_0_an_absent_volume_is_disconnected_already(ctl: Shell) -> None:
 
 
 def test_1_a_failure_is_rolled_back(ctl: Shell) -> None:
-    ctl.daemon.front.zfsilo.host.facts.light_fuse(1, when="before", how="fail")
+    ctl.daemon.front.fixture.host.facts.light_fuse(1, when="before", how="fail")
     complaint = ctl.fails(1, "volume create fused 1G")
     operation = ctl.daemon.operations()[-1].id
     assert complaint == (

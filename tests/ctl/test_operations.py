@@ -53,7 +53,7 @@ def test_show_prints_the_actions_with_their_status(ctl: Shell) -> None:
 
 
 def test_waiting_for_a_failed_operation_reports_its_error(ctl: Shell) -> None:
-    ctl.daemon.front.zfsilo.host.facts.light_fuse(1, when="before", how="fail")
+    ctl.daemon.front.fixture.host.facts.light_fuse(1, when="before", how="fail")
     ctl.fails(1, "volume create failed 1G")
     operation = ctl.ok("operation list -q --state rolled_back").split()[-1]
     assert "the fuse" in ctl.fails(1, f"operation wait {operation}")
@@ -101,7 +101,7 @@ def test_a_watch_resumes_without_gaps_and_stops_after_two_empty_streams() -> Non
 def test_watch_all_until_the_timeout(ctl: Shell) -> None:
     ctl.ok("volume create old 1G")
     create = CreateVolume(id="new", capacity_bytes=1 << 30)
-    threading.Timer(0.5, lambda: ctl.daemon.wait(ctl.daemon.front.zfsilo.do(create))).start()
+    threading.Timer(0.5, lambda: ctl.daemon.wait(ctl.daemon.front.fixture.do(create))).start()
     ran = ctl("operation watch --timeout 2")
     assert ran.code == 10
     assert "create new · done" in ran.out

@@ -24,7 +24,7 @@ def broken(ctl: Shell) -> Iterator[str]:
     ctl.ok("volume create broken 1G")
     ctl.ok("host add web --iqn iqn.2026-01.org.example:web")
     ctl.ok("volume publish broken web")
-    facts = ctl.daemon.front.zfsilo.host.facts
+    facts = ctl.daemon.front.fixture.host.facts
     zvol = next(name for name in facts.snapshot() if name.endswith("/broken"))
     value = facts.snapshot()[zvol]
     facts.effect(zvol, None)

@@ -193,7 +193,7 @@ def test_a_created_volume_is_shown_without_absent_facts(ctl: Shell) -> None:
 def test_sync(ctl: Shell) -> None:
     ctl.ok("volume create healed 1G")
     ctl.ok("volume sync healed")
-    facts = ctl.daemon.front.zfsilo.host.facts
+    facts = ctl.daemon.front.fixture.host.facts
     assert ctl.ok("volume sync --all") == "no differences\n"
     zvol = next(name for name in facts.snapshot() if name.endswith("/healed"))
     facts.effect(zvol, None)

@@ -81,7 +81,7 @@ def mount(ctl: Shell) -> None:
 
 def lose(ctl: Shell) -> None:
     publish(ctl)
-    facts = ctl.daemon.front.zfsilo.host.facts
+    facts = ctl.daemon.front.fixture.host.facts
     facts.effect(next(each for each in facts.snapshot() if each.endswith("/data")), None)
 
 
@@ -93,7 +93,7 @@ def forget(ctl: Shell) -> None:
 def get_stuck(ctl: Shell) -> None:
     """Let a publication fail, and its rollback too."""
     create(ctl)
-    host = ctl.daemon.front.zfsilo.host.facts
+    host = ctl.daemon.front.fixture.host.facts
     works, effect = False, host.effect
 
     def failing(name: str, value: Any) -> None:

@@ -23,9 +23,9 @@ from tests.crash.fault_injector import Fault
 from tests.crash.matrix import CaseRunner
 from tests.crash.randomness import CountedRandomness
 from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
-from tests.doubles import SETTINGS
 from tests.golden import DIRECTORY, Facts, Golden, save
 from tests.golden.records import RECORDS
+from tests.service_fixture import SETTINGS
 from zfsilod.engine.worker import work
 from zfsilod.storage.store import SCHEMA, Store
 

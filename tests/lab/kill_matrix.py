@@ -16,7 +16,7 @@ from tests.lab.pair import restore_pair
 from tests.lab.snapshots import ready
 
 if TYPE_CHECKING:
-    from tests.crash.report import Report, Size
+    from tests.crash.report import CrashReport, Size
     from tests.lab.machine import Machine
     from tests.lab.pair import Pair
 
@@ -83,7 +83,7 @@ ATTACH_PATH = (
 class KillMatrix:
     """The two machines with a worker that kills itself at a chosen point."""
 
-    def __init__(self, pair: Pair, report: Report, dice: random.Random) -> None:
+    def __init__(self, pair: Pair, report: CrashReport, dice: random.Random) -> None:
         self.pair = pair
         self.report = report
         self.dice = dice
@@ -193,7 +193,7 @@ class KillMatrix:
         return "" if int(size) > 0.8 * mib else f"{size.strip()} MiB of {mib}"
 
 
-def run_all(pair: Pair, report: Report, dice: random.Random, rollbacks: int) -> None:
+def run_all(pair: Pair, report: CrashReport, dice: random.Random, rollbacks: int) -> None:
     """Kill at every point of every command up to the mount, and of growing and deletion."""
     matrix = KillMatrix(pair, report, dice)
     for case in ATTACH_PATH:
@@ -207,7 +207,7 @@ def run_all(pair: Pair, report: Report, dice: random.Random, rollbacks: int) -> 
     report.case("all", "lab: leaks", "; ".join([*leak_check.leaks(pair), *matrix.live()]))
 
 
-def run(report: Report, *, size: Size, seed: int) -> None:
+def run(report: CrashReport, *, size: Size, seed: int) -> None:
     """Restore a pair and run the whole kill matrix on it."""
     dice = random.Random(seed)
     with restore_pair(ready()) as pair:

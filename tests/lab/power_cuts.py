@@ -20,7 +20,7 @@ from tests.lab.pair import restore_pair
 from tests.lab.snapshots import ready
 
 if TYPE_CHECKING:
-    from tests.crash.report import Report, Size
+    from tests.crash.report import CrashReport, Size
     from tests.lab.machine import Machine
     from tests.lab.pair import Pair
 
@@ -207,7 +207,7 @@ def tidy(pair: Pair) -> None:
         ctl(machines[machine], *words, check=False)
 
 
-def run(report: Report, *, size: Size, seed: int) -> None:
+def run(report: CrashReport, *, size: Size, seed: int) -> None:
     """Cut the power at random moments, during every command, of every machine."""
     dice = random.Random(seed)
     if not CUTS[size]:

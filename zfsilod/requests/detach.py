@@ -15,13 +15,13 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import SessionDropped
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.host_facts import Disk
 from zfsilod.model.records import Attachment, PendingRelease
 from zfsilod.model.validation import check_id
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_attachment
 
 if TYPE_CHECKING:
+    from zfsilod.model.host_facts import Disk
     from zfsilod.model.records import Change, Operation
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption

@@ -20,7 +20,6 @@ from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Publication, Trashed, Volume
-from zfsilod.model.settings import Settings
 from zfsilod.requests.request import Plan, Request, View
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import Host as Machine
     from zfsilod.model.records import Action
+    from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 

@@ -165,7 +165,7 @@ class Publish(Request[None]):
             )
         if self.access_mode in WRITERS and volume.mode == "FILESYSTEM" and not self._readonly:
             raise InvalidArgument(
-                f"the filesystem of {volume.id} would be destroyed by a writer among several hosts: "
+                f"the filesystem of {volume.id} would be destroyed by a writer among many hosts; "
                 f"publish it read-only, or with another mode than {self.access_mode}",
                 reason="ACCESS_MODE",
                 volume=volume.id,

@@ -16,7 +16,6 @@ from zfsilod.model.errors import (
 from zfsilod.model.pool_space import PoolSpace, check_space
 from zfsilod.model.record import pairs
 from zfsilod.model.records import AccessMode, Action, Host, Mode, Publication, Volume
-from zfsilod.model.settings import Settings
 from zfsilod.model.sizes import show_exact
 from zfsilod.model.validation import (
     check_block_size,
@@ -41,6 +40,7 @@ from zfsilod.requests.request import Plan, Request, View, put
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Change
+    from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 

@@ -76,7 +76,7 @@ PROBLEMS: dict[str, type[ZfsiloError]] = {LOST: FailedPrecondition, CONFLICT: Co
 
 
 async def compare_all(context: Context, names: tuple[str, ...] = ()) -> list[DriftReport]:
-    """Compare the volumes of these names, or all, with the host; those in operations are left out."""
+    """Compare the volumes of these names, or all, with the host; busy ones are left out."""
     with context.read() as txn:
         views = [volume_view(txn, name) for name in names] if names else list(volume_views(txn))
     idle = [view for view in views if not view.operation]

@@ -1,4 +1,4 @@
-"""Drives stored operations to completion: starts workers, performs remote steps, notifies waiters."""
+"""Drives stored operations to completion: starts workers, performs remote steps, tells waiters."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ADOPT_DEADLINE_S = 60.0
 PUBLICATIONS_UNKNOWN = (
-    "publications and hosts are not stored in the pool: let every client join again, or add it, and "
-    "publish its volumes again; `zfsiloctl orphan list` shows what is still exported"
+    "publications and hosts are not stored in the pool: let every client join again, or add it, "
+    "and publish its volumes again; `zfsiloctl orphan list` shows what is still exported"
 )
 DELETIONS_UNKNOWN = (
     "the times of deletions are not stored in the pool: volumes in the trash stay for 30 days"

@@ -1,8 +1,8 @@
 """The service: submits requests, waits for their operations, cancels and repairs them.
 
-Both front ends and all parts of the daemon come through `submit` and `wait`. The order is always the
-same: does it hold already; gather; then one write transaction that authorises, plans, claims and
-stores; then the launch. A signal of systemd is only a hint to read the store: the store alone
+Both front ends and all parts of the daemon come through `submit` and `wait`. The order is always
+the same: does it hold already; gather; then one write transaction that authorises, plans, claims
+and stores; then the launch. A signal of systemd is only a hint to read the store: the store alone
 decides the outcome.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -16,6 +15,8 @@ from zfsilod.service.purger import Purger
 from zfsilod.service.secret_rotation import SecretRotation
 
 if TYPE_CHECKING:
+    import asyncio
+
     from zfsilod.service.service import Service
     from zfsilod.storage.store import Transaction
 

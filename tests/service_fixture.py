@@ -151,7 +151,7 @@ class LocalServer:
         await self.service.wait(operation.id, DEADLINE_S)
 
 
-class House:
+class ServiceFixture:
     """A running service, its fake host and launcher, and short calls for tests."""
 
     def __init__(self, service: Service, host: FakeHost, launcher: ThreadLauncher) -> None:
@@ -178,9 +178,9 @@ class House:
 
 
 @asynccontextmanager
-async def house(
+async def service_fixture(
     directory: Path, settings: Settings = SETTINGS, *, store_bytes: int = STORE_BYTES
-) -> AsyncIterator[House]:
+) -> AsyncIterator[ServiceFixture]:
     """Build a service over a new store, with the host `take` registered."""
     store = Store.create(directory, host="simulated", size_bytes=store_bytes, durable=False)
     host = FakeHost(chap=store.chap)
@@ -189,7 +189,7 @@ async def house(
     service = Service(context, launcher)
     launcher.hint = service.executor.refresh
     service.context.session_recovery_s = 0  # a lost session of a fake host never recovers
-    built = House(service, host, launcher)
+    built = ServiceFixture(service, host, launcher)
     await built.do(CreateHost(id="take", iqn=TAKE))
     try:
         yield built
