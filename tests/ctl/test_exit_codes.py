@@ -48,7 +48,10 @@ def test_1_it_failed_and_is_taken_back(ctl: Shell) -> None:
         ("volume create x 1G -o volsize=1", "'volsize' is not the caller's to set"),
         ("volume create x 1G -o compression", "write NAME=VALUE"),
         ("volume list --filter 'x = 1'", "unknown field 'x'"),
-        ("volume list --filter 'state = BOGUS'", "unknown state 'BOGUS': expected one of ABSENT, CREATED,"),
+        (
+            "volume list --filter 'state = BOGUS'",
+            "unknown state 'BOGUS': expected one of ABSENT, CREATED,",
+        ),
         ("volume update x", "nothing to change"),
         ("volume unpublish x", "name a HOST, or --all"),
         ("volume unpublish x take --all", "name a HOST, or --all, not both"),
