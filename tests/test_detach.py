@@ -12,7 +12,7 @@ import pytest
 
 from tests.examples import PLANS, operation
 from tests.service_fixture import administrator
-from zfsilod.engine import worker
+from zfsilod.engine import locks, worker
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Attachment, Operation
@@ -303,7 +303,7 @@ def test_a_rollback_waits_for_the_last_tool_up_to_a_deadline(
     with store.write() as txn:
         submitted = txn.add_operation(operation(example).but(state="FAILED"))
     store.close()
-    monkeypatch.setattr(worker, "LOCK_DEADLINE_S", 1)
+    monkeypatch.setattr(locks, "LOCK_DEADLINE_S", 1)
     monkeypatch.setattr(sys, "argv", ["worker", "--state", str(tmp_path), "rollback", submitted.id])
     held = hold_lock(tmp_path / "op" / f"{submitted.id}.lock")  # as a tool that outlives its worker
     assert worker.main() == 1

@@ -195,7 +195,7 @@ async def test_a_wrong_key_is_reported_and_stops_nothing_else(fixture: ServiceFi
     name, store = publication(fixture).secret, fixture.service.context.store
     sealed = seal(bytes(32), name, store.chap(name))
     await fixture.service.context.write(lambda txn: txn.put_raw("secret", name, sealed))
-    with pytest.raises(StoreCorrupt, match="do not open with the key"):
+    with pytest.raises(StoreCorrupt, match="cannot be decrypted with the key"):
         secrets(fixture)
     report = await fixture.service.reconciler.report("data")
     assert [problem.reason for problem in report.problems] == ["UNKNOWN"]

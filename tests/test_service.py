@@ -255,7 +255,7 @@ async def test_a_foreign_zvol_of_that_name_is_a_conflict(fixture: ServiceFixture
         "thin": True,
     }
     before = fixture.facts
-    with pytest.raises(Conflict, match="not ours"):
+    with pytest.raises(Conflict, match="does not belong to this volume"):
         await fixture.do(CREATE)
     assert fixture.facts == before
 
