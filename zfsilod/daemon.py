@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from zfsilod.api.dbus.server import DbusFront
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.monitoring.metrics import Metrics
     from zfsilod.service.reconcile import SyncReport
 
@@ -123,7 +123,7 @@ async def _start_service(
     return service, Supervisor(service, retention_s=settings.operations.retention_s)
 
 
-def open_host(paths: Paths, store: Store) -> Host:
+def open_host(paths: Paths, store: Store) -> HostAdapters:
     """Return the adapters through which the daemon reads the host."""
     if paths.fake_host:
         from zfsilod.host.fake import FakeHost

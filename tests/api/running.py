@@ -41,7 +41,7 @@ UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
 TAKE = "hosts/take"
 DATA = "volumes/data"
 GIVE = Identity(kind="host", id="give", role="host")
-MADE: dict[str, certificates.Pair] = {}
+MADE: dict[str, certificates.KeyPair] = {}
 
 
 class Front:
@@ -200,7 +200,7 @@ class refused:
         return True
 
 
-def made(name: str) -> certificates.Pair:
+def made(name: str) -> certificates.KeyPair:
     """Return one certificate for all tests: of host give, or an authority of another name."""
     if name not in MADE:
         if name == "give":

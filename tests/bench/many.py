@@ -25,7 +25,7 @@ from zfsilod.storage.volume_view import page, volume_views
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.storage.volume_view import VolumeView
 
 VOLUMES = (1, 100, 1000)
@@ -97,7 +97,9 @@ async def _sync(count: int, folder: Path) -> tuple[float, float, int]:
             views = list(volume_views(txn))
         run = CountingRunner(views)
         datasets = tuple(view.volume.dataset for view in views if view.volume)
-        machine: Host = ServerHost(run, datasets, folder, fixture.service.context.store.chap)  # type: ignore[assignment]
+        machine: HostAdapters = ServerHost(
+            run, datasets, folder, fixture.service.context.store.chap
+        )  # type: ignore[assignment]
         for view in views:
             assert not compare(view, machine, fixture.service.context.settings).problems
         return unchanged, recovered, run.count

@@ -48,7 +48,7 @@ CASES = (
 )
 
 
-class Host:
+class UnitsHost:
     """A machine with zfsilod over a simulated host."""
 
     def __init__(self, machine: SystemdHost) -> None:
@@ -90,7 +90,7 @@ class Host:
         self.volume("delete", "data", "--yes", check=False)
 
 
-def inject(host: Host, case: CommandCase, how: str, when: str, effect: int) -> str:
+def inject(host: UnitsHost, case: CommandCase, how: str, when: str, effect: int) -> str:
     """Run a case with a fault; return the problem afterwards, or an empty text."""
     for words in case.before:
         host.volume(*words)
@@ -119,7 +119,7 @@ def inject(host: Host, case: CommandCase, how: str, when: str, effect: int) -> s
     return problem or (f"left behind: {sorted(left)}" if left else "")
 
 
-def differences(host: Host) -> list[object]:
+def differences(host: UnitsHost) -> list[object]:
     """Return the differences between records and facts."""
     report = host.volume("sync", "--all", "--dry-run", "--json").stdout
     return list(json.loads(report).get("differences", []))
@@ -131,7 +131,7 @@ def run(report: CrashReport, *, size: Size, seed: int) -> None:
     machine = SystemdHost()
     install(machine)
     with machine:
-        host = Host(machine)
+        host = UnitsHost(machine)
         for _time in range(SAMPLE[size]):
             case = dice.choice(CASES)
             how = dice.choice(HOWS)

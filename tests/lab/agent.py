@@ -23,7 +23,7 @@ ANSWER_MARGIN_S = 10
 
 
 @dataclass(frozen=True)
-class Reply:
+class AgentReply:
     """The answer of the agent to one request."""
 
     rc: int
@@ -37,7 +37,7 @@ class Pending:
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.reply: Reply | None = None
+        self.reply: AgentReply | None = None
 
 
 class Agent:
@@ -54,20 +54,20 @@ class Agent:
         """Return once the agent answers; raise Unreachable if it does not."""
         self.call({"ping": 1}, timeout_s)
 
-    def run(self, argv: list[str], stdin: bytes, timeout_s: float) -> Reply:
+    def run(self, argv: list[str], stdin: bytes, timeout_s: float) -> AgentReply:
         """Run a command inside the machine."""
         request = {"argv": argv, "stdin": encode(stdin), "timeout": timeout_s}
         return self.call(request, timeout_s + ANSWER_MARGIN_S)
 
-    def put(self, path: str, data: bytes, mode: int, timeout_s: float) -> Reply:
+    def put(self, path: str, data: bytes, mode: int, timeout_s: float) -> AgentReply:
         """Write a file inside the machine."""
         return self.call({"put": path, "data": encode(data), "mode": mode}, timeout_s)
 
-    def get(self, path: str, timeout_s: float) -> Reply:
+    def get(self, path: str, timeout_s: float) -> AgentReply:
         """Read a file of the machine."""
         return self.call({"get": path}, timeout_s)
 
-    def call(self, request: dict[str, object], timeout_s: float) -> Reply:
+    def call(self, request: dict[str, object], timeout_s: float) -> AgentReply:
         """Send a request and wait for its answer."""
         # The process id distinguishes answers to requests of an earlier connection.
         number = f"{os.getpid()}-{next(self.numbers)}"
@@ -120,7 +120,7 @@ class Agent:
         pending = self.pending.get(fields["id"])
         if pending is not None:
             out, err = (base64.b64decode(fields.get(name, "")) for name in ("out", "err"))
-            pending.reply = Reply(fields["rc"], out, err, fields["seconds"])
+            pending.reply = AgentReply(fields["rc"], out, err, fields["seconds"])
             pending.done.set()
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ from zfsilod.model.errors import Conflict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.model.records import Operation, Step
 
 DATASET = f"{ROOT}/data"
@@ -54,7 +54,7 @@ def _host_steps(steps: Sequence[Step]) -> list[HostStep]:
     return [step for step in steps if isinstance(step, HostStep)]
 
 
-class Interrupted(BaseException):
+class EffectInterrupted(BaseException):
     """The do or undo of a step was interrupted, as by SIGKILL."""
 
 
@@ -71,7 +71,7 @@ class EffectInterrupter:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.left is not None:
                 if self.left == 0:
-                    raise Interrupted
+                    raise EffectInterrupted
                 self.left -= 1
             return function(*args, **kwargs)
 
@@ -82,7 +82,7 @@ class EffectInterrupter:
         self.left = effects
         try:
             change()
-        except Interrupted:
+        except EffectInterrupted:
             return False
         finally:
             self.left = None
@@ -94,7 +94,7 @@ class Contract:
 
     def __init__(
         self,
-        host: Host,
+        host: HostAdapters,
         interrupter: EffectInterrupter,
         inventory: Callable[[], object],
         report: Callable[[str, str], None],

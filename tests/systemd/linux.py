@@ -36,7 +36,7 @@ LOOP_MAJOR = 7
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class MountEntry(NamedTuple):
+class MountedFilesystem(NamedTuple):
     """One line of /proc/PID/mountinfo."""
 
     device: int
@@ -98,7 +98,7 @@ def die_with_parent() -> None:
     _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl", "PR_SET_PDEATHSIG")
 
 
-def mounts(pid: int | str = "self") -> list[MountEntry]:
+def mounts(pid: int | str = "self") -> list[MountedFilesystem]:
     """Read the mount table of a process."""
     entries = []
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
@@ -106,7 +106,9 @@ def mounts(pid: int | str = "self") -> list[MountEntry]:
         fields = left.split()
         major, minor = fields[2].split(":")
         point = fields[4].encode().decode("unicode_escape")
-        entries.append(MountEntry(os.makedev(int(major), int(minor)), point, right.split()[0]))
+        entries.append(
+            MountedFilesystem(os.makedev(int(major), int(minor)), point, right.split()[0])
+        )
     return entries
 
 

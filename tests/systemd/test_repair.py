@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.crash.units import CREATE, PUBLISH, Host
+from tests.crash.units import CREATE, PUBLISH, UnitsHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,13 +27,13 @@ FIRST_PAUSE_S = 5
 
 
 @pytest.fixture(scope="module")
-def host(sd: SystemdHost) -> Host:
+def host(sd: SystemdHost) -> UnitsHost:
     """zfsilod on a simulated host, with a client to publish to."""
-    return Host(sd)
+    return UnitsHost(sd)
 
 
 @pytest.fixture(autouse=True)
-def volume(host: Host) -> Iterator[None]:
+def volume(host: UnitsHost) -> Iterator[None]:
     """Create a volume for each test, and assert that nothing is left of it."""
     host.volume(*CREATE)
     yield
@@ -41,13 +41,13 @@ def volume(host: Host) -> Iterator[None]:
     assert host.facts.snapshot() == {}
 
 
-def fail(host: Host, *then: int) -> None:
+def fail(host: UnitsHost, *then: int) -> None:
     """Publish and fail at the last effect; the rollback fails `then` effects later, each time."""
     host.facts.light_fuse(EFFECTS, when="before", how="error", then=then)
     assert host.volume(*PUBLISH, check=False).rc != 0
 
 
-def wait_for(host: Host, state: str) -> str:
+def wait_for(host: UnitsHost, state: str) -> str:
     """Wait until the newest operation is in a state, and return its id."""
     end = time.monotonic() + DEADLINE_S
     while (newest := host.operations()[-1])["state"] != state:
@@ -56,7 +56,7 @@ def wait_for(host: Host, state: str) -> str:
     return str(newest["name"].rpartition("/")[2])
 
 
-def wait_for_fuse(host: Host) -> None:
+def wait_for_fuse(host: UnitsHost) -> None:
     """Wait until the fuse has blown for the last time, so that later effects succeed."""
     end = time.monotonic() + DEADLINE_S
     while host.facts.get("fuse") is not None:
@@ -64,7 +64,7 @@ def wait_for_fuse(host: Host) -> None:
         time.sleep(0.1)
 
 
-def test_every_undo_that_fails_once_is_retried(host: Host) -> None:
+def test_every_undo_that_fails_once_is_retried(host: UnitsHost) -> None:
     before = host.facts.snapshot()
     for effect in range(1, EFFECTS):
         fail(host, effect)
@@ -77,7 +77,7 @@ def test_every_undo_that_fails_once_is_retried(host: Host) -> None:
 
 
 def test_needs_repair_is_shown_everywhere_and_refuses_other_changes(
-    sd: SystemdHost, host: Host
+    sd: SystemdHost, host: UnitsHost
 ) -> None:
     before = host.facts.snapshot()
     fail(host, 3, *PERMANENTLY)
@@ -110,7 +110,7 @@ def test_needs_repair_is_shown_everywhere_and_refuses_other_changes(
     host.volume(*PUBLISH)
 
 
-def test_the_rollback_is_retried_after_a_pause(sd: SystemdHost, host: Host) -> None:
+def test_the_rollback_is_retried_after_a_pause(sd: SystemdHost, host: UnitsHost) -> None:
     fail(host, 3, 1)  # fails when systemd starts it, and at the first retry of the daemon
     wait_for(host, NEEDS_REPAIR)
     since = time.monotonic()
@@ -119,14 +119,16 @@ def test_the_rollback_is_retried_after_a_pause(sd: SystemdHost, host: Host) -> N
     assert time.monotonic() - since > FIRST_PAUSE_S - 1
 
 
-def test_unpublish_first_retries_the_rollback(host: Host) -> None:
+def test_unpublish_first_retries_the_rollback(host: UnitsHost) -> None:
     fail(host, 3, 1)
     wait_for_fuse(host)  # blown by the daemon's retry, not by that of the unpublication
     host.volume("unpublish", "data", "--all")
     assert {fact.partition(":")[0] for fact in host.facts.snapshot()} == {"zvol"}
 
 
-def test_an_operation_that_cannot_be_rolled_back_is_abandoned(sd: SystemdHost, host: Host) -> None:
+def test_an_operation_that_cannot_be_rolled_back_is_abandoned(
+    sd: SystemdHost, host: UnitsHost
+) -> None:
     before = host.facts.snapshot()
     fail(host, 3, *PERMANENTLY)
     name = wait_for(host, NEEDS_REPAIR)

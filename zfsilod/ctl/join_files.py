@@ -33,7 +33,7 @@ def host_id() -> str:
 
 
 def access(
-    address: str, *, pair: certificates.Pair | None = None, token: str = ""
+    address: str, *, pair: certificates.KeyPair | None = None, token: str = ""
 ) -> join_file.Access:
     """Return the access to this server by a certificate with its key, or by a token."""
     address = paths.with_port(address or socket.gethostname(), paths.PORT)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from zfsilod.model.records import Step
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.model.errors import ZfsiloError
 
 SandboxPart = Literal["POOL", "TARGET", "INITIATOR", "MOUNTS"]
@@ -37,18 +37,18 @@ class HostStep(Step):
         super().__init_subclass__(tag=tag, aliases=aliases)
 
     @abstractmethod
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         """Tell whether the fact is true. Raises Conflict or Unavailable, and changes nothing."""
 
     @abstractmethod
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         """Make the fact true, from any half-made state."""
 
     @abstractmethod
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         """Make the fact false, from any half-made state."""
 
-    def observed(self, _host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, _host: HostAdapters, *, made: bool) -> dict[str, str]:
         """Return values that only the host knows once the fact is true; they complete the record.
 
         `made`: this operation made it true; otherwise it was true before.
@@ -59,15 +59,15 @@ class HostStep(Step):
 class Guard(HostStep):
     """A condition for the steps after it: `do` raises its refusal, `undo` changes nothing."""
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         """Refuse. Raises `refusal`."""
         raise self.refusal(host)
 
-    def undo(self, _host: Host) -> None:
+    def undo(self, _host: HostAdapters) -> None:
         """Change nothing, since `do` changed nothing."""
 
     @abstractmethod
-    def refusal(self, host: Host) -> ZfsiloError:
+    def refusal(self, host: HostAdapters) -> ZfsiloError:
         """Return the error that says why the condition does not hold."""
 
     def describe_undo(self) -> str:
@@ -78,7 +78,7 @@ class Guard(HostStep):
 class OneWay(HostStep):
     """A fact that is never made false again: `undo` changes nothing."""
 
-    def undo(self, _host: Host) -> None:
+    def undo(self, _host: HostAdapters) -> None:
         """Change nothing; the docstring of the step says why."""
 
     def describe_undo(self) -> str:

@@ -32,14 +32,14 @@ from zfsilod.model.records import Action, ActionStatus, Failure, Operation, fail
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
 
 STATE_DIRECTORY = Path("/var/lib/zfsilo")
 
 Save = Callable[[Operation], Operation]
 
 
-def run(operation: Operation, host: Host, save: Save) -> Operation:
+def run(operation: Operation, host: HostAdapters, save: Save) -> Operation:
     """Do the actions that are not done yet; stop before a remote one, which the daemon does."""
     for index, action in enumerate(operation.actions):
         if action.status not in ("PENDING", "STARTED"):
@@ -64,7 +64,9 @@ def run(operation: Operation, host: Host, save: Save) -> Operation:
     return save(operation.but(state="DONE"))
 
 
-def rollback(operation: Operation, host: Host, save: Save, *, boot_id: str = "") -> Operation:
+def rollback(
+    operation: Operation, host: HostAdapters, save: Save, *, boot_id: str = ""
+) -> Operation:
     """Revert the actions that this operation did, last first; finish it if that is impossible."""
     if past_return(operation, host):
         forward = forget_volatile(operation, boot_id, "PENDING")
@@ -83,7 +85,7 @@ def rollback(operation: Operation, host: Host, save: Save, *, boot_id: str = "")
     return save(operation.but(state="ROLLED_BACK"))
 
 
-def past_return(operation: Operation, host: Host) -> bool:
+def past_return(operation: Operation, host: HostAdapters) -> bool:
     """Tell whether a final action was started, unless it failed cleanly and changed nothing."""
     finals = [
         action
@@ -110,7 +112,7 @@ def forget_volatile(operation: Operation, boot_id: str, status: ActionStatus) ->
     return operation.but(actions=actions, boot_id=boot_id)
 
 
-def change(step: HostStep, host: Host, *, up: bool) -> None:
+def change(step: HostStep, host: HostAdapters, *, up: bool) -> None:
     """Make the fact of a step true or false."""
     if up:
         step.do(host)
@@ -129,7 +131,7 @@ def _host_step(action: Action) -> HostStep:
 class Worker:
     """One operation with its store and its host; saves the failure when a loop fails."""
 
-    def __init__(self, store: Store, host: Host, operation_id: str) -> None:
+    def __init__(self, store: Store, host: HostAdapters, operation_id: str) -> None:
         self.store = store
         self.host = host
         self.latest = self._load(operation_id)
@@ -207,7 +209,7 @@ def _stopped() -> Failure:
     )
 
 
-def work(store: Store, host: Host, unit: str, command: str) -> list[str]:
+def work(store: Store, host: HostAdapters, unit: str, command: str) -> list[str]:
     """Run or roll back the operations of a unit and return their errors; a failed one stops none.
 
     Raises NotFound when there is no operation to run.
@@ -260,7 +262,7 @@ def _save_stuck(store: Store, unit: str, error: Busy) -> None:
                 txn.put(_needs_repair(operation, failure))
 
 
-def _open_host(store: Store, state: Path, lock: int) -> Host:
+def _open_host(store: Store, state: Path, lock: int) -> HostAdapters:
     if store.host == "simulated":
         from zfsilod.host.fake import FakeHost
 

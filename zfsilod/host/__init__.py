@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
 
 
-class Host(Protocol):
+class HostAdapters(Protocol):
     """All adapters of one machine."""
 
     @property
@@ -37,5 +37,5 @@ class Host(Protocol):
     def chap(self) -> Callable[[str], Chap]:
         """Return CHAP secrets by name, from the store."""
 
-    def surveyed(self, datasets: tuple[str, ...]) -> Host:
+    def surveyed(self, datasets: tuple[str, ...]) -> HostAdapters:
         """Return this host with the zvols of these datasets read in advance, in one process."""

@@ -14,7 +14,7 @@ from zfsilod.host.run import Runner
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.host.block import RealBlock
     from zfsilod.host.iscsi import RealIscsi
     from zfsilod.host.lio import RealLio
@@ -46,7 +46,7 @@ class RealHost:
         setattr(self, name, adapter)
         return adapter
 
-    def surveyed(self, datasets: tuple[str, ...]) -> Host:
+    def surveyed(self, datasets: tuple[str, ...]) -> HostAdapters:
         """Return this host with the zvols of these datasets read in advance, in one process."""
         from zfsilod.host.zvol_survey import SurveyedZfs
 
@@ -88,6 +88,6 @@ class RealHost:
         raise AttributeError(name)
 
 
-def real_host(chap: Callable[[str], Chap], *, inherit: tuple[int, ...] = ()) -> Host:
+def real_host(chap: Callable[[str], Chap], *, inherit: tuple[int, ...] = ()) -> HostAdapters:
     """Return this machine. Its tools inherit these descriptors, such as the operation's lock."""
     return RealHost(chap, Runner(inherit))

@@ -28,7 +28,7 @@ from zfsilod.requests.rights import check_attachment, check_connect
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.host import Host as Machine
+    from zfsilod.host import HostAdapters
     from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
 
@@ -277,7 +277,7 @@ class Connect(Request[ConnectInputs]):
         )
 
 
-def _leftover(machine: Machine, disk: Disk) -> Leftover | None:
+def _leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
     """Return the session that this host has with a disk's target, if any."""
     if not machine.iscsi.has_any_session(disk):
         return None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from zfsilod.engine.steps.filesystem import Reported
-    from zfsilod.host import Host as Machine
+    from zfsilod.host import HostAdapters
     from zfsilod.model.chap import Chap
     from zfsilod.model.connection import Connection
     from zfsilod.model.records import Host, Publication
@@ -45,7 +45,7 @@ class Context(Protocol):
     """The records, the host and the servers, as a request and the service's parts see them."""
 
     settings: Settings
-    machine: Machine
+    machine: HostAdapters
     servers: Servers
     boot_id: str
     session_recovery_s: float  # in which a broken session may come back before it counts as lost

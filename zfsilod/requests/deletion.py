@@ -23,7 +23,7 @@ from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host as Machine
+    from zfsilod.host import HostAdapters
     from zfsilod.model.records import Change
     from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
@@ -147,7 +147,7 @@ class PurgeVolume(Request[ZvolDependents]):
         return trashed
 
 
-def zvol_dependents(host: Machine, dataset: str) -> ZvolDependents:
+def zvol_dependents(host: HostAdapters, dataset: str) -> ZvolDependents:
     """List the dependents of a zvol; one that is gone needs no trash."""
     try:
         return ZvolDependents(dependents=host.zfs.dependents(dataset))

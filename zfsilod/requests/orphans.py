@@ -25,7 +25,7 @@ from zfsilod.requests.request import Plan, Request, View
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from zfsilod.host import Host as Machine
+    from zfsilod.host import HostAdapters
     from zfsilod.model.records import Action
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
@@ -116,7 +116,7 @@ ORDER = (SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, Zvol)
 """Users first: a session before the export that it is of, an export before its zvol."""
 
 
-def inventory(machine: Machine, settings: Settings) -> Inventory:
+def inventory(machine: HostAdapters, settings: Settings) -> Inventory:
     """Look at everything that carries our marks; one process, whatever there is."""
     lio, iscsi = machine.lio, machine.iscsi
     zvols = machine.zfs.list_zvols(settings.root) if settings.root else []

@@ -34,7 +34,7 @@ MAX_COMMON_NAME = 64
 MAX_REQUEST_BYTES = 8192
 
 
-class Pair:
+class KeyPair:
     """A certificate and its private key, in PEM."""
 
     def __init__(self, certificate_pem: bytes, key_pem: bytes) -> None:
@@ -47,7 +47,7 @@ def tls_name(host_id: str) -> str:
     return f"{host_id}{DOMAIN}"
 
 
-def make_authority(host_id: str) -> Pair:
+def make_authority(host_id: str) -> KeyPair:
     """Create the authority of a server: an ECDSA key and a self-signed certificate."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -62,8 +62,11 @@ def make_authority(host_id: str) -> Pair:
 
 
 def issue(
-    authority: Pair, identity: Identity, names: tuple[str, ...] = (), days: int = CERTIFICATE_DAYS
-) -> Pair:
+    authority: KeyPair,
+    identity: Identity,
+    names: tuple[str, ...] = (),
+    days: int = CERTIFICATE_DAYS,
+) -> KeyPair:
     """Create a key and a certificate for an identity; `names`: further ones of a server."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -71,7 +74,7 @@ def issue(
     return _pair(_sign(authority, identity, key.public_key(), names, days), key)
 
 
-def make_request() -> Pair:
+def make_request() -> KeyPair:
     """Create a key and a certificate request, in `certificate_pem`."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -80,10 +83,10 @@ def make_request() -> Pair:
 
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(_name("renewal"))
-    return Pair(request.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM), _key_pem(key))
+    return KeyPair(request.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM), _key_pem(key))
 
 
-def sign_request(authority: Pair, identity: Identity, request_pem: bytes) -> bytes:
+def sign_request(authority: KeyPair, identity: Identity, request_pem: bytes) -> bytes:
     """Return a certificate for the key of a request; its other fields are ignored."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -195,7 +198,7 @@ def _identity(uris: list[str]) -> Identity:
 
 
 def _sign(
-    authority: Pair,
+    authority: KeyPair,
     identity: Identity,
     key: EllipticCurvePublicKey,
     names: tuple[str, ...],
@@ -290,10 +293,10 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:MAX_COMMON_NAME])])
 
 
-def _pair(certificate: x509.Certificate, key: EllipticCurvePrivateKey) -> Pair:
+def _pair(certificate: x509.Certificate, key: EllipticCurvePrivateKey) -> KeyPair:
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    return Pair(certificate.public_bytes(Encoding.PEM), _key_pem(key))
+    return KeyPair(certificate.public_bytes(Encoding.PEM), _key_pem(key))
 
 
 def _key_pem(key: EllipticCurvePrivateKey) -> bytes:

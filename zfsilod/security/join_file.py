@@ -10,7 +10,7 @@ import tomli
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.model.names import split_address
 from zfsilod.model.validation import check_id
-from zfsilod.security.certificates import Pair, load
+from zfsilod.security.certificates import KeyPair, load
 from zfsilod.storage.files import write_private
 
 if TYPE_CHECKING:
@@ -69,22 +69,22 @@ class Files:
         self.host = directory / "host.pem"  # key, certificate and intermediates
         self.trusted = directory / "trusted"  # imported authorities
 
-    def own_authority(self) -> Pair:
+    def own_authority(self) -> KeyPair:
         """Return this host's authority, else raise FailedPrecondition."""
         if not self.authority.exists():
             raise FailedPrecondition(
                 "this host has no certificate authority; run zfsiloctl pki init",
                 reason="NO_AUTHORITY",
             )
-        return Pair(self.authority.read_bytes(), self.authority_key.read_bytes())
+        return KeyPair(self.authority.read_bytes(), self.authority_key.read_bytes())
 
-    def write_authority(self, pair: Pair) -> None:
+    def write_authority(self, pair: KeyPair) -> None:
         """Write a new authority."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.authority_key, pair.key_pem)
         write_private(self.authority, pair.certificate_pem)
 
-    def write_host(self, pair: Pair) -> None:
+    def write_host(self, pair: KeyPair) -> None:
         """Write this host's certificate and key, in one file so that they always match."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.host, pair.key_pem + pair.certificate_pem)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from zfsilod.host import Host as Machine
+    from zfsilod.host import HostAdapters
     from zfsilod.model.identity import Caller
     from zfsilod.model.records import Action
     from zfsilod.model.settings import Settings
@@ -38,7 +38,13 @@ class ServiceContext:
     """Implements requests.context.Context over one store and one host."""
 
     def __init__(
-        self, store: Store, machine: Machine, servers: Servers, settings: Settings, *, boot_id: str
+        self,
+        store: Store,
+        machine: HostAdapters,
+        servers: Servers,
+        settings: Settings,
+        *,
+        boot_id: str,
     ) -> None:
         self.store = store
         self.machine = machine

@@ -22,7 +22,7 @@ from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zfsilod.host import Host as Machine
+    from zfsilod.host import HostAdapters
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
     from zfsilod.storage.store import Transaction
@@ -92,12 +92,12 @@ async def compare_all(context: Context, names: tuple[str, ...] = ()) -> list[Dri
 
 
 def _compare_some(
-    views: list[VolumeView], machine: Machine, settings: Settings
+    views: list[VolumeView], machine: HostAdapters, settings: Settings
 ) -> list[DriftReport]:
     return [compare(view, machine, settings) for view in views]
 
 
-def compare(view: VolumeView, machine: Machine, settings: Settings) -> DriftReport:
+def compare(view: VolumeView, machine: HostAdapters, settings: Settings) -> DriftReport:
     """Probe every fact of one volume."""
     return DriftReport(
         volume=view.id,
@@ -110,7 +110,7 @@ def compare(view: VolumeView, machine: Machine, settings: Settings) -> DriftRepo
 
 
 def _differences(
-    actions: tuple[Action, ...], machine: Machine, problem: Problem
+    actions: tuple[Action, ...], machine: HostAdapters, problem: Problem
 ) -> Iterator[Difference]:
     for action in actions:
         step = action.step
@@ -151,7 +151,7 @@ class Check(Record):
     parameters: Pairs = ()
 
 
-def check_facts(view: VolumeView, machine: Machine, settings: Settings) -> list[Check]:
+def check_facts(view: VolumeView, machine: HostAdapters, settings: Settings) -> list[Check]:
     """Probe every fact that makes up a volume on this host."""
     actions = (*expected(view, settings), *expected_by_owner(view))
     return [
@@ -161,7 +161,7 @@ def check_facts(view: VolumeView, machine: Machine, settings: Settings) -> list[
     ]
 
 
-def _check(step: HostStep, machine: Machine, *, up: bool) -> Check:
+def _check(step: HostStep, machine: HostAdapters, *, up: bool) -> Check:
     truth, problem = UNKNOWN, "hidden by the daemon's sandbox"
     if not step.sticky:
         truth, problem = _probe(step, machine)
@@ -175,7 +175,7 @@ def _check(step: HostStep, machine: Machine, *, up: bool) -> Check:
     )
 
 
-def _probe(step: HostStep, machine: Machine) -> tuple[str, str]:
+def _probe(step: HostStep, machine: HostAdapters) -> tuple[str, str]:
     """Return PRESENT, ABSENT, CONFLICT or UNKNOWN, and a sentence for the last two."""
     try:
         return (PRESENT if step.probe(machine) else ABSENT), ""

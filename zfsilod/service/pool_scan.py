@@ -23,7 +23,7 @@ from zfsilod.requests.volumes import need_root
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zfsilod.host import Host as Machine
+    from zfsilod.host import HostAdapters
     from zfsilod.model.host_facts import ListedZvol
     from zfsilod.model.records import Operation
     from zfsilod.requests.context import Context
@@ -54,7 +54,7 @@ async def find_zvols(context: Context, dataset: str, volume_id: str) -> list[Ado
     return await context.look(question, timeout_s=INVENTORY_DEADLINE_S)
 
 
-def _list_zvols(machine: Machine, dataset: str, volume_id: str) -> list[AdoptVolume]:
+def _list_zvols(machine: HostAdapters, dataset: str, volume_id: str) -> list[AdoptVolume]:
     properties = machine.zfs.own_properties(dataset)
     zvols = machine.zfs.list_zvols(dataset)
     uids = {zvol.dataset: zvol.uid for zvol in zvols}

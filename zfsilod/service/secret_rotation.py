@@ -15,7 +15,7 @@ from zfsilod.requests.rotate_secrets import RefreshSecrets, is_stale
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.host import Host as Machine
+    from zfsilod.host import HostAdapters
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
 
@@ -94,5 +94,5 @@ class SecretRotation:
         return True
 
 
-def _usable(attachments: Sequence[Attachment], machine: Machine) -> set[str]:
+def _usable(attachments: Sequence[Attachment], machine: HostAdapters) -> set[str]:
     return {one.id for one in attachments if not machine.iscsi.is_lost(one.disk)}

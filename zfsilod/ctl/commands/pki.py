@@ -166,7 +166,7 @@ def import_pem(args: Namespace) -> None:
             "--key is missing; a host's own certificate needs its key", reason="USAGE"
         )
     certificates.identify_pem(pem, b"")  # raises unless it is a host's
-    files().write_host(certificates.Pair(pem, _read(args.key)))
+    files().write_host(certificates.KeyPair(pem, _read(args.key)))
     say(args, f"own certificate: imported from {args.file}, expires {_expiry_day(pem.decode())}")
 
 

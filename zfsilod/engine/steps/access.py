@@ -9,7 +9,7 @@ from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
 
 
 class NoSession(Guard, tag="NoSession", part="TARGET"):
@@ -21,10 +21,10 @@ class NoSession(Guard, tag="NoSession", part="TARGET"):
     volume: str
     host: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return not host.lio.has_session(self.target, self.initiator)
 
-    def refusal(self, _host: Host) -> FailedPrecondition:
+    def refusal(self, _host: HostAdapters) -> FailedPrecondition:
         return FailedPrecondition(
             f"host {self.host} is still logged in to {self.volume}: disconnect it there first",
             reason="SESSION_LIVE",
@@ -55,10 +55,10 @@ class Fenced(OneWay, tag="Fenced", part="TARGET"):
     initiator: str
     grace_s: int
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return not host.lio.has_session(self.target, self.initiator)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.end_session(self.target, self.initiator, grace_s=self.grace_s)
 
     def fact(self) -> str:
@@ -82,12 +82,12 @@ class NoUnknownAcls(Guard, tag="NobodyAdmitted", part="TARGET"):
     volatile = True
     target: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         if host.lio.list_acls(self.target):
             raise self.refusal(host)
         return True
 
-    def refusal(self, host: Host) -> Conflict:
+    def refusal(self, host: HostAdapters) -> Conflict:
         initiators = ", ".join(host.lio.list_acls(self.target))
         return Conflict(
             f"the target {self.target} has ACLs of {initiators}, which no publication names: "
@@ -114,15 +114,15 @@ class Acl(HostStep, tag="Acl", part="TARGET"):
     secret: str  # a name; the secret itself never leaves store and kernel
     allowed: tuple[str, ...]
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.lio.has_acl(
             self.target, self.initiator, chap=host.chap(self.secret), allowed=self.allowed
         )
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.add_acl(self.target, self.initiator, chap=host.chap(self.secret))
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.lio.remove_acl(self.target, self.initiator)
 
     def fact(self) -> str:
@@ -154,13 +154,13 @@ class AclSecrets(HostStep, tag="AclSecrets", part="TARGET"):
     secret: str  # names, as in Acl
     previous: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.lio.has_secrets(self.target, self.initiator, chap=host.chap(self.secret))
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.set_secrets(self.target, self.initiator, chap=host.chap(self.secret))
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.lio.set_secrets(self.target, self.initiator, chap=host.chap(self.previous))
 
     def fact(self) -> str:
@@ -188,13 +188,13 @@ class MappedLun(HostStep, tag="MappedLun", part="TARGET"):
     initiator: str
     readonly: bool
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.lio.has_mapped_lun(self.target, self.initiator, readonly=self.readonly)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.map_lun(self.target, self.initiator, readonly=self.readonly)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.lio.unmap_lun(self.target, self.initiator)
 
     def fact(self) -> str:
@@ -225,10 +225,10 @@ class NoAcl(OneWay, tag="NoAcl", part="TARGET"):
     target: str
     initiator: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return self.initiator not in host.lio.list_acls(self.target)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.unmap_lun(self.target, self.initiator)
         host.lio.remove_acl(self.target, self.initiator)
 

@@ -8,7 +8,7 @@ from zfsilod.engine.step import HostStep, OneWay
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
 
 
 class Backstore(HostStep, tag="Backstore", part="TARGET"):
@@ -19,13 +19,13 @@ class Backstore(HostStep, tag="Backstore", part="TARGET"):
     dataset: str
     serial: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.lio.has_backstore(self.name, dataset=self.dataset, serial=self.serial)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.add_backstore(self.name, dataset=self.dataset, serial=self.serial)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.lio.remove_backstore(self.name)
 
     def fact(self) -> str:
@@ -47,13 +47,13 @@ class Target(HostStep, tag="Target", part="TARGET"):
     volatile = True
     target: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.lio.has_target(self.target)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.add_target(self.target)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.lio.remove_target(self.target)
 
     def fact(self) -> str:
@@ -76,13 +76,13 @@ class Lun(HostStep, tag="Lun", part="TARGET"):
     target: str
     backstore: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.lio.has_lun(self.target, self.backstore)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.add_lun(self.target, self.backstore)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.lio.remove_lun(self.target)
 
     def fact(self) -> str:
@@ -105,13 +105,13 @@ class Portals(HostStep, tag="Portals", part="TARGET"):
     target: str
     portals: tuple[str, ...]
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.lio.has_portals(self.target, self.portals)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.add_portals(self.target, self.portals)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.lio.remove_portals(self.target)
 
     def fact(self) -> str:
@@ -133,13 +133,13 @@ class Enabled(HostStep, tag="Enabled", part="TARGET"):
     volatile = True
     target: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.lio.is_enabled(self.target)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.enable(self.target)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.lio.disable(self.target)
 
     def fact(self) -> str:
@@ -167,12 +167,12 @@ class NoExport(OneWay, tag="NoExport", part="TARGET"):
     target: str
     backstore: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         if self.target in host.lio.list_targets():
             return False
         return self.backstore not in host.lio.list_backstores()
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.lio.remove_export(self.target, self.backstore)
 
     def fact(self) -> str:

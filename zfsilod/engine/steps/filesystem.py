@@ -8,7 +8,7 @@ from zfsilod.engine.step import OneWay
 from zfsilod.model.records import RemoteStep, Resources
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.model.host_facts import Disk, Filesystem, FilesystemState
 
 
@@ -43,13 +43,13 @@ class Formatted(OneWay, tag="Formatted", part="MOUNTS"):
     disk: Disk
     filesystem: Filesystem
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.block.has_filesystem(self.disk, self.filesystem)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.block.make_filesystem(self.disk, self.filesystem)
 
-    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         filesystem = host.block.find_filesystem(self.disk)
         return {"fs_type": filesystem.type, "fs_uuid": filesystem.uuid}
 
@@ -75,13 +75,13 @@ class FilesystemUuidRegenerated(OneWay, tag="Renewed", part="MOUNTS"):
     disk: Disk
     filesystem: Filesystem
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.block.has_own_uuid(self.disk, self.filesystem)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.block.regenerate_uuid(self.disk, self.filesystem)
 
-    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         filesystem = host.block.find_filesystem(self.disk)
         return {"fs_type": filesystem.type, "fs_uuid": filesystem.uuid}
 
@@ -102,10 +102,10 @@ class FilesystemGrown(OneWay, tag="Fills", part="MOUNTS"):
     disk: Disk
     path: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.block.is_grown(self.disk, self.path)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.block.grow(self.disk, self.path)
 
     def fact(self) -> str:

@@ -8,7 +8,7 @@ from zfsilod.engine.step import HostStep, OneWay
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.model.host_facts import Disk
 
 
@@ -18,16 +18,16 @@ class MountPoint(HostStep, tag="MountPoint", part="MOUNTS"):
     path: str
     file: bool
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.mounts.has_mountpoint(self.path, file=self.file)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.mounts.make_mountpoint(self.path, file=self.file)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.mounts.remove_mountpoint(self.path, file=self.file)
 
-    def observed(self, _host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, _host: HostAdapters, *, made: bool) -> dict[str, str]:
         return {f"made {self.path}": "yes"} if made else {}
 
     def fact(self) -> str:
@@ -54,12 +54,12 @@ class StagingMount(HostStep, tag="Staged", part="MOUNTS"):
     readonly: bool
     untouched: bool = False  # nothing is written, the journal is not replayed
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.mounts.is_staged(
             self.disk, self.path, options=self.options, readonly=self.readonly
         )
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.mounts.stage(
             self.disk,
             self.path,
@@ -69,7 +69,7 @@ class StagingMount(HostStep, tag="Staged", part="MOUNTS"):
             untouched=self.untouched,
         )
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.mounts.unmount(self.disk, self.path)
 
     def fact(self) -> str:
@@ -95,13 +95,13 @@ class BindMount(HostStep, tag="Bound", part="MOUNTS"):
     path: str
     readonly: bool
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.mounts.is_bound(self.disk, self.path, readonly=self.readonly)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.mounts.bind(self.disk, self.source, self.path, readonly=self.readonly)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.mounts.unmount(self.disk, self.path)
 
     def fact(self) -> str:
@@ -125,13 +125,13 @@ class DeviceBindMount(HostStep, tag="DeviceBound", part="MOUNTS"):
     disk: Disk
     path: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.mounts.is_device_bound(self.disk, self.path)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.mounts.bind_device(self.disk, self.path)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.mounts.unbind_device(self.disk, self.path)
 
     def fact(self) -> str:
@@ -158,10 +158,10 @@ class LazyUnmounted(OneWay, tag="Detached", part="MOUNTS"):
     disk: Disk
     path: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return not host.mounts.is_mounted(self.disk, self.path)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.mounts.unmount_lazily(self.disk, self.path)
 
     def fact(self) -> str:

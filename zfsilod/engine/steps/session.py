@@ -9,7 +9,7 @@ from zfsilod.model.records import Resources
 from zfsilod.model.sizes import show_round
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
     from zfsilod.model.record import Pairs
@@ -23,13 +23,13 @@ class Node(HostStep, tag="Node", part="INITIATOR"):
     portals: tuple[str, ...]
     secret: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.iscsi.has_node(self.target, self.portals, chap=host.chap(self.secret))
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.secret))
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.iscsi.remove_node(self.target)
 
     def fact(self) -> str:
@@ -53,13 +53,13 @@ class NodeSecrets(HostStep, tag="NodeSecrets", part="INITIATOR"):
     secret: str
     previous: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.iscsi.has_node(self.target, self.portals, chap=host.chap(self.secret))
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.secret))
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.previous))
 
     def fact(self) -> str:
@@ -86,10 +86,10 @@ class SessionSecrets(OneWay, tag="SessionSecrets", part="INITIATOR"):
     atomic = False
     secrets: Pairs  # targets, and the name of the secrets of each
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.iscsi.has_session_secrets(self._chaps(host))
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.iscsi.set_session_secrets(self._chaps(host))
 
     def fact(self) -> str:
@@ -104,7 +104,7 @@ class SessionSecrets(OneWay, tag="SessionSecrets", part="INITIATOR"):
             secrets=tuple(name for _target, name in self.secrets),
         )
 
-    def _chaps(self, host: Host) -> dict[str, Chap]:
+    def _chaps(self, host: HostAdapters) -> dict[str, Chap]:
         return {target: host.chap(name) for target, name in self.secrets}
 
     def _targets(self) -> str:
@@ -121,10 +121,10 @@ class NoNode(OneWay, tag="NoNode", part="INITIATOR"):
     atomic = False
     target: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return self.target not in host.iscsi.nodes(self.target)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.iscsi.remove_node(self.target)
 
     def fact(self) -> str:
@@ -144,13 +144,13 @@ class Session(HostStep, tag="Session", part="INITIATOR"):
     final = (False,)
     disk: Disk
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.iscsi.has_session(self.disk)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.iscsi.login(self.disk)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.iscsi.logout(self.disk)
 
     def fact(self) -> str:
@@ -178,10 +178,10 @@ class DiskResponsive(OneWay, tag="Answering", part="INITIATOR"):
     atomic = False
     disk: Disk
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.iscsi.is_responsive(self.disk)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.iscsi.drop(self.disk)
 
     def fact(self) -> str:
@@ -204,10 +204,10 @@ class SessionDropped(OneWay, tag="Dropped", part="INITIATOR"):
     final = (True,)
     disk: Disk
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return not host.iscsi.has_any_session(self.disk)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.iscsi.drop(self.disk)
 
     def fact(self) -> str:
@@ -227,10 +227,10 @@ class DiskSize(OneWay, tag="DiskSize", part="INITIATOR"):
     sticky = True
     disk: Disk
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.iscsi.has_size(self.disk)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.iscsi.rescan(self.disk)
 
     def fact(self) -> str:

@@ -8,7 +8,7 @@ from zfsilod.engine.step import HostStep
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
 
@@ -21,16 +21,16 @@ class SnapshotSet(HostStep, tag="Cut", part="POOL"):
     uid: str  # the source of their name in ZFS
     marks: Pairs
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.snapshots.has_set(self.refs, self.uid)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.snapshots.take(self.refs, self.uid, self.marks)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.snapshots.release(self.refs, self.uid)
 
-    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         guids = host.snapshots.find_guids(self.refs, self.uid)
         return {f"snapshot guid {uid}": guid for uid, guid in guids.items()}
 
@@ -69,7 +69,7 @@ class Clone(HostStep, tag="Clone", part="POOL"):
     properties: Pairs
     marks: Pairs
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.snapshots.has_clone(
             self.dataset,
             uid=self.uid,
@@ -78,7 +78,7 @@ class Clone(HostStep, tag="Clone", part="POOL"):
             own=self.own,
         )
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.snapshots.clone(
             self.dataset,
             uid=self.uid,
@@ -89,7 +89,7 @@ class Clone(HostStep, tag="Clone", part="POOL"):
             marks=self.marks,
         )
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.snapshots.destroy_clone(
             self.dataset,
             uid=self.uid,
@@ -98,7 +98,7 @@ class Clone(HostStep, tag="Clone", part="POOL"):
             own=self.own,
         )
 
-    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
     def fact(self) -> str:

@@ -9,7 +9,7 @@ from zfsilod.model.records import Resources
 from zfsilod.model.sizes import show_round
 
 if TYPE_CHECKING:
-    from zfsilod.host import Host
+    from zfsilod.host import HostAdapters
     from zfsilod.model.record import Pairs
 
 
@@ -26,10 +26,10 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
     properties: Pairs
     marks: Pairs  # ZFS user properties, set by the creation: the proof of ownership
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.zfs.has_zvol(self.dataset, uid=self.uid, guid=self.guid)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.zfs.create_zvol(
             self.dataset,
             size_bytes=self.size_bytes,
@@ -39,10 +39,10 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
             marks=self.marks,
         )
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.zfs.destroy_zvol(self.dataset, uid=self.uid, guid=self.guid)
 
-    def observed(self, host: Host, *, made: bool) -> dict[str, str]:
+    def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
     def fact(self) -> str:
@@ -66,10 +66,10 @@ class ZvolSize(OneWay, tag="ZvolSize", part="POOL"):
     dataset: str
     size_bytes: int
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.zfs.has_size(self.dataset, self.size_bytes)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.zfs.set_size(self.dataset, self.size_bytes)
 
     def fact(self) -> str:
@@ -90,13 +90,13 @@ class ZvolProperty(HostStep, tag="ZvolProperty", part="POOL"):
     value: str
     previous: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.zfs.has_property(self.dataset, self.name, self.value)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.zfs.set_property(self.dataset, self.name, self.value)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.zfs.set_property(self.dataset, self.name, self.previous)
 
     def fact(self) -> str:
@@ -125,13 +125,13 @@ class InTrash(HostStep, tag="InTrash", part="POOL"):
     uid: str
     guid: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.zfs.is_renamed(self.dataset, self.trash, uid=self.uid, guid=self.guid)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.zfs.rename(self.dataset, self.trash, uid=self.uid, guid=self.guid)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.zfs.rename(self.trash, self.dataset, uid=self.uid, guid=self.guid)
 
     def fact(self) -> str:
@@ -152,13 +152,13 @@ class Reserved(HostStep, tag="Thick", part="POOL"):
 
     dataset: str
 
-    def probe(self, host: Host) -> bool:
+    def probe(self, host: HostAdapters) -> bool:
         return host.snapshots.is_reserved(self.dataset)
 
-    def do(self, host: Host) -> None:
+    def do(self, host: HostAdapters) -> None:
         host.snapshots.set_reserved(self.dataset, reserved=True)
 
-    def undo(self, host: Host) -> None:
+    def undo(self, host: HostAdapters) -> None:
         host.snapshots.set_reserved(self.dataset, reserved=False)
 
     def fact(self) -> str:
