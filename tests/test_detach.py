@@ -16,7 +16,8 @@ from zfsilod.engine import locks, worker
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Attachment, Operation
-from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.attach import MountAt, Stage
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.volumes import CreateVolume

@@ -21,7 +21,7 @@ from zfsilod.host.counters import Counters
 from zfsilod.model.records import Attachment, Condition, Volume
 from zfsilod.monitoring.exporter import Scrape
 from zfsilod.monitoring.metrics import Metrics
-from zfsilod.requests.attach import Connect
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.storage.summary import Summary
