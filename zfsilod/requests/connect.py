@@ -88,7 +88,9 @@ class Connect(Request[ConnectInputs]):
             if error.reason != "NOT_PUBLISHED" or not self.publish_if_needed:
                 raise
         else:
-            return FetchedConnection(connection, chap)
+            with context.read() as txn:  # an earlier turn of this operation may have published it
+                published = txn.get(PendingRelease, operation_id) is not None
+            return FetchedConnection(connection, chap, published=operation_id if published else "")
         self._check_not_fenced(context)
         release = PendingRelease(id=operation_id, server=self.server, volume=self.volume)
         await context.write(lambda txn: txn.put(release))
