@@ -123,7 +123,7 @@ async def test_create_and_delete_a_snapshot(fixture: ServiceFixture) -> None:
 async def test_refusals(fixture: ServiceFixture) -> None:
     await fixture.do(CREATE, CREATE.but(id="other"), SNAP)
     refusals: list[tuple[Request[Any], type[Exception], str]] = [
-        (SNAP.but(volume="other"), AlreadyExists, "of data"),
+        (SNAP.but(volume="other"), AlreadyExists, "of volume data"),
         (SNAP.but(volume="none"), NotFound, "no volume none"),
         (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
         (DeleteVolume(id="data"), FailedPrecondition, "snapshots/monday"),
@@ -132,7 +132,7 @@ async def test_refusals(fixture: ServiceFixture) -> None:
         (COPY.but(capacity_bytes=GIB // 2), InvalidArgument, "at least as large"),
         (COPY.but(properties=(("volblocksize", "8k"),)), InvalidArgument, "cannot be changed"),
         (CreateSnapshotGroup(id="g", volumes=()), InvalidArgument, "1 to 64"),
-        (CreateSnapshotGroup(id="g", volumes=("data", "data")), InvalidArgument, "named once"),
+        (CreateSnapshotGroup(id="g", volumes=("data", "data")), InvalidArgument, "each once"),
         (CreateSnapshotGroup(id="g", volumes=("data", "none")), NotFound, "no volume none"),
     ]
     before = fixture.facts
