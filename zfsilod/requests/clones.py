@@ -84,15 +84,15 @@ def as_clone(volume: Volume, source: Source, asked_block: str) -> Volume:
     origin = source.origin
     if volume.capacity_bytes < origin.size_bytes:
         raise InvalidArgument(
-            f"{volume.id} ({show_exact(volume.capacity_bytes)}) is smaller than its source "
-            f"({show_exact(origin.size_bytes)}); create it with at least that size",
+            f"{volume.id} is smaller than its source: {show_exact(volume.capacity_bytes)}; create "
+            f"it with at least {show_exact(origin.size_bytes)}",
             reason="SMALLER_THAN_SOURCE",
             volume=volume.id,
         )
     if asked_block and volume.volblocksize != source.volblocksize:
         raise InvalidArgument(
-            f"{volume.id} cannot have the volblocksize {volume.volblocksize}: a clone keeps the "
-            f"one of its source, {source.volblocksize}",
+            f"{volume.id} cannot have the volblocksize {volume.volblocksize}: a clone keeps the one "
+            f"of its source, {source.volblocksize}",
             reason="BAD_PROPERTY",
             property="volblocksize",
         )
