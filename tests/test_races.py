@@ -290,7 +290,7 @@ async def test_an_orphan_is_not_adopted_during_its_removal(fixture: ServiceFixtu
     await soon(lambda: adopted.done() or waiting.is_set())
     fixture.launcher.gate.set()
     await fixture.service.wait(removed.id, 10)
-    with pytest.raises(FailedPrecondition, match="is gone"):
+    with pytest.raises(FailedPrecondition, match="does not exist any more"):
         await adopted
 
 

@@ -29,11 +29,11 @@ from zfsilod.model.validation import (
 )
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests.clones import (
-    Content,
-    begin_with,
+    Source,
+    as_clone,
     clone_dependent,
-    content_of_snapshot,
-    content_of_volume,
+    snapshot_source,
+    volume_source,
 )
 from zfsilod.requests.request import Plan, Request, View, put
 
@@ -58,7 +58,7 @@ class CreateVolume(Request[PoolSpace]):
     labels: Pairs = ()
     hosts: tuple[str, ...] = ()
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
-    source_snapshot: str = ""  # its first content: a snapshot, a volume as it is now, or nothing
+    source_snapshot: str = ""  # the source of the first content; at most one of both
     source_volume: str = ""
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
@@ -73,21 +73,21 @@ class CreateVolume(Request[PoolSpace]):
         return await space(context)
 
     def plan(self, view: View, inputs: PoolSpace) -> Plan:
-        content = self._content(view.txn)
-        volume = self._volume(view, content)
+        source = self._source(view.txn)
+        volume = self._volume(view, source)
         existing = view.txn.get(Volume, self.id)
         if existing is not None:
             raise self._exists(existing)
         check_space(volume, inputs, view.settings, view.txn.promised())
         commit: tuple[Change, ...] = (put(volume.but(state="CREATED")),)
-        if content is None:
+        if source is None:
             actions = plans.up([plans.zvol(volume, view.operation_id)])
         else:
-            actions = plans.clone(volume, content.origin, view.operation_id)
+            actions = plans.clone(volume, source.origin, view.operation_id)
             commit = (*commit, put(clone_dependent(volume)))
         return Plan(
             title=f"create {self.id}{self._from}",
-            claims=(f"volume/{self.id}", *(content.claims if content else ())),
+            claims=(f"volume/{self.id}", *(source.claims if source else ())),
             actions=actions,
             commit=commit,
         )
@@ -130,15 +130,15 @@ class CreateVolume(Request[PoolSpace]):
             return True
         return existing.capacity_bytes == round_up(asked, existing.volblocksize)
 
-    def _content(self, txn: Transaction) -> Content | None:
+    def _source(self, txn: Transaction) -> Source | None:
         if self.source_snapshot and self.source_volume:
             raise InvalidArgument(
                 "a volume is made from a snapshot or from a volume, not from both",
                 reason="BAD_SOURCE",
             )
         if self.source_snapshot:
-            return content_of_snapshot(txn, self.source_snapshot)
-        return content_of_volume(txn, self.source_volume) if self.source_volume else None
+            return snapshot_source(txn, self.source_snapshot)
+        return volume_source(txn, self.source_volume) if self.source_volume else None
 
     @property
     def _from(self) -> str:
@@ -149,11 +149,11 @@ class CreateVolume(Request[PoolSpace]):
     def _properties(self) -> Pairs:
         return tuple(pair for pair in sorted(self.properties) if pair[0] != "volblocksize")
 
-    def _volume(self, view: View, content: Content | None) -> Volume:
+    def _volume(self, view: View, source: Source | None) -> Volume:
         asked_block = dict(self.properties).get("volblocksize", "")
-        default = content.volblocksize if content else view.settings.volblocksize
+        default = source.volblocksize if source else view.settings.volblocksize
         block = check_block_size(dict(self.properties), default)
-        asked = self.capacity_bytes or (content.origin.size_bytes if content else 0)
+        asked = self.capacity_bytes or (source.origin.size_bytes if source else 0)
         size = check_size(asked, self.limit_bytes, block)
         volume = Volume(
             id=self.id,
@@ -172,7 +172,7 @@ class CreateVolume(Request[PoolSpace]):
             created_at=view.now,
             updated_at=view.now,
         )
-        return _check_marks(begin_with(volume, content, asked_block) if content else volume)
+        return _check_marks(as_clone(volume, source, asked_block) if source else volume)
 
 
 class UpdateVolume(Request["PoolSpace | None"]):
