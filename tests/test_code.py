@@ -1,4 +1,4 @@
-"""The rules that the tree keeps: who imports what, and what never stands in the code."""
+"""Rules of the source tree: imports between packages, unique names, and forbidden constructs."""
 
 from __future__ import annotations
 
