@@ -272,7 +272,10 @@ def read_superblock(device: Device) -> Superblock | None:
 
 def _check_request(filesystem: Filesystem) -> None:
     if filesystem.state != "FORMATTING":
-        raise FailedPrecondition("the disk is not formatted before the server has recorded it")
+        raise FailedPrecondition(
+            f"the disk is not formatted: the server must record FORMATTING first, not "
+            f"{filesystem.state}"
+        )
     if filesystem.type not in MAKE or not UUID.fullmatch(filesystem.uuid):
         raise InvalidArgument(
             f"invalid filesystem {filesystem.type[:20]!r} with UUID {filesystem.uuid[:40]!r}; "
