@@ -130,7 +130,11 @@ async def test_refusals(fixture: ServiceFixture) -> None:
         (COPY.but(source_snapshot="none"), NotFound, "no snapshot none"),
         (COPY.but(source_volume="data"), InvalidArgument, "not from both"),
         (COPY.but(capacity_bytes=GIB // 2), InvalidArgument, "smaller than its source"),
-        (COPY.but(properties=(("volblocksize", "8k"),)), InvalidArgument, "keeps the one of its source"),
+        (
+            COPY.but(properties=(("volblocksize", "8k"),)),
+            InvalidArgument,
+            "keeps the one of its source",
+        ),
         (CreateSnapshotGroup(id="g", volumes=()), InvalidArgument, "1 to 64"),
         (CreateSnapshotGroup(id="g", volumes=("data", "data")), InvalidArgument, "each once"),
         (CreateSnapshotGroup(id="g", volumes=("data", "none")), NotFound, "no volume none"),

@@ -18,7 +18,7 @@ from zfsilod.requests.rights import check_attachment
 if TYPE_CHECKING:
     from zfsilod.model.connection import Connection
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 STAGING = "/var/lib/zfsilo/staging"
 MAX_MOUNTS = 64

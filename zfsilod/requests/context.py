@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zfsilod.model.connection import Connection
     from zfsilod.model.records import Host, Publication
     from zfsilod.model.settings import Settings
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
 LOOK_DEADLINE_S = 20.0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.records import Change
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 Dependents = Literal["REFUSE", "KEEP"]
 FOLDER = ".trash"

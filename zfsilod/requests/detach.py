@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Change, Operation
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 ATTACHING = ("connect", "stage", "mount", "grow")  # kinds that a detach cancels
 PROBE_AGAIN_S = 0.25

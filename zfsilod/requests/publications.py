@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.records import Operation
     from zfsilod.requests.request import Preemption
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 GRACE_S = 5  # for a fenced host to log out, by default
 MAX_GRACE_S = 60

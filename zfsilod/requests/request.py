@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 Inputs = TypeVar("Inputs")
 Preemption = Literal["CANCEL", "RETRY_ROLLBACK", "ABANDON"]

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Change
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 
 class CreateVolume(Request[PoolSpace]):

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Servers
     from zfsilod.requests.request import Request
-    from zfsilod.storage.store import Store, Transaction
+    from zfsilod.storage.store import Store
+    from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
 STORE_DEADLINE_S = 10.0

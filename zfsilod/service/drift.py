@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 AT_ONCE = 200  # volumes that are compared in one call of a thread
 PRESENT, ABSENT = "PRESENT", "ABSENT"

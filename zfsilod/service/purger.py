@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 RETRY_S = 3600  # after a failed purge: most often a foreign snapshot is in the way
 PURGES_AT_ONCE = 20

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 SYNC_DEADLINE_S = 120.0
 BATCH = 500  # operations in one unit

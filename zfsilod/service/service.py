@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from zfsilod.requests.request import Plan, Request, View
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Launcher
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 WATCH_AT_ONCE = 1000
 RETRY_LOOK_S = 5.0  # in case the hint at the end of a retry is lost

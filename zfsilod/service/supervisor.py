@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from zfsilod.service.service import Service
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 PASS_S, LEAST_PAUSE_S = 30, 1
 SPACE_S = 60  # between two looks at the space that is left
