@@ -35,13 +35,13 @@ SessionState = Literal["USABLE", "LOST"]
 
 
 class Detach(Request[SessionState]):
-    """A step down of an attachment. Input: the state of its session."""
+    """The base of requests that lower an attachment's state. Input: the state of its session."""
 
     id: str
     force: bool = False
 
     def attachment(self, txn: Transaction) -> Attachment | None:
-        """Return the attachment; None: there is nothing to release."""
+        """Return the attachment; None: it is released already."""
         return txn.get(Attachment, check_id(self.id, "volume id"))
 
     def authorise(self, view: View) -> None:
@@ -139,7 +139,7 @@ class Unstage(Detach):
 class Disconnect(Detach):
     """Log out, and release what this host published to itself.
 
-    `epoch`, `boot_id`: only the attachment to that publication, or of that boot; a newer one stays.
+    `epoch`, `boot_id`: only the attachment of that epoch, or of that boot; a newer one stays.
     """
 
     kind = "disconnect"
@@ -175,7 +175,7 @@ class Disconnect(Detach):
 
 
 class Clear(Request[None]):
-    """End a session that no record knows, and unmount its disk."""
+    """End a session without a record, and unmount its disk."""
 
     kind = "clear"
     id: str
@@ -191,7 +191,7 @@ class Clear(Request[None]):
             *(f"path/{path}" for path in self.paths),
         )
         if any(known.disk.target == target for known in view.txn.scan(Attachment)):
-            return Plan(title=title, claims=claims)  # it was connected since the look
+            return Plan(title=title, claims=claims)  # it was connected since the probe
         unmounted = [LazyUnmounted(disk=self.disk, path=path) for path in reversed(self.paths)]
         return Plan(
             title=title,

@@ -1,4 +1,4 @@
-"""Requests on hosts: they change records only."""
+"""Requests on host records: create, register, update and delete."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class CreateHost(Request[None]):
         )
 
     def _values_set(self) -> dict[str, Any]:
-        """Return the fields of the request; a host that registers keeps what it leaves empty."""
+        """Return the new values; a host that registers keeps the fields that it leaves empty."""
         values = {name: getattr(self, name) for name in FIELDS}
         return {name: value for name, value in values.items() if value or not self.register}
 
@@ -120,7 +120,7 @@ def checked(view: View, host: Host) -> Host:
     )
     if len(host.addresses) > MAX_ADDRESSES or not all(map(HOST_ADDRESS.fullmatch, host.addresses)):
         raise InvalidArgument(
-            f"invalid addresses of host {host.id}; give at most {MAX_ADDRESSES} names or addresses",
+            f"invalid addresses of host {host.id}: pass at most {MAX_ADDRESSES} names or addresses",
             reason="BAD_ADDRESS",
         )
     if not 0 <= host.max_attachments <= 1 << 20:
@@ -129,8 +129,8 @@ def checked(view: View, host: Host) -> Host:
         shared = {host.iqn, host.nqn} & {other.iqn, other.nqn} - {""}
         if other.id != host.id and shared:
             raise AlreadyExists(
-                f"{shared.pop()} is the name of host {other.id}: each machine needs a name of its "
-                "own (/etc/iscsi/initiatorname.iscsi)",
+                f"{shared.pop()} is the name of host {other.id}: set a unique one in "
+                "/etc/iscsi/initiatorname.iscsi",
                 reason="NAME_TAKEN",
                 host=other.id,
             )

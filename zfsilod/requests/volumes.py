@@ -1,4 +1,4 @@
-"""Requests on volumes of this server: create and update. Deletion has a file of its own."""
+"""Requests on volumes of this server: create and update. deletion.py has the deletion."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class CreateVolume(Request[PoolSpace]):
         )
 
     def _differences(self, existing: Volume) -> list[str]:
-        """Return the fields, by their names in the API, in which a volume differs from this one."""
+        """Return the fields that differ in an existing volume, by their names in the API."""
         pairs = {
             "thin": (existing.thin, self.thin),
             "mode": (existing.mode, self.mode),
@@ -126,14 +126,14 @@ class CreateVolume(Request[PoolSpace]):
 
     def _has_size(self, existing: Volume) -> bool:
         asked = self.capacity_bytes
-        if not asked and existing.origin:  # it took the size of its source
+        if not asked and existing.origin:  # it has the size of its source
             return True
         return existing.capacity_bytes == round_up(asked, existing.volblocksize)
 
     def _source(self, txn: Transaction) -> Source | None:
         if self.source_snapshot and self.source_volume:
             raise InvalidArgument(
-                "a volume is made from a snapshot or from a volume, not from both",
+                "a volume has one source, a snapshot or a volume, not both",
                 reason="BAD_SOURCE",
             )
         if self.source_snapshot:
@@ -232,7 +232,7 @@ class UpdateVolume(Request["PoolSpace | None"]):
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)
         if size < volume.capacity_bytes:
             raise InvalidArgument(
-                f"{volume.id} has {show_exact(volume.capacity_bytes)}: a volume never shrinks",
+                f"{volume.id} cannot shrink: its size is {show_exact(volume.capacity_bytes)}",
                 reason="SHRINK",
                 volume=volume.id,
             )
