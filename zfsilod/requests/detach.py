@@ -126,13 +126,22 @@ class Unstage(Detach):
                 volume=self.id,
             )
         reversed_order = inputs == "LOST" or self.force
+        connected = attachment.but(
+            state="CONNECTED",
+            staging_path="",
+            made_staging_path=False,
+            mount_options=(),
+            stage_readonly=False,
+            mounts=(),
+            updated_at=view.now,
+        )
         return Plan(
             title=title,
             claims=(*claims, *_paths(attachment)),
             actions=plans.forced_detach_path(attachment)
             if reversed_order
             else plans.unstaging(attachment),
-            commit=(put(_connected(attachment, view)),),
+            commit=(put(connected),),
         )
 
 
@@ -150,7 +159,10 @@ class Disconnect(Detach):
         attachment = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"disconnect {self.id}"
-        if attachment is None or self._is_newer(attachment):
+        if attachment is None:
+            return Plan(title=title, claims=claims)
+        other_epoch = self.epoch not in (0, attachment.epoch)
+        if other_epoch or self.boot_id not in ("", attachment.boot_id):
             return Plan(title=title, claims=claims)
         if attachment.state != "CONNECTED" and not self.force:
             raise FailedPrecondition(
@@ -168,10 +180,6 @@ class Disconnect(Detach):
             actions=actions,
             commit=(drop(attachment), drop_secret(attachment.secret), *_release(attachment)),
         )
-
-    def _is_newer(self, attachment: Attachment) -> bool:
-        other_epoch = self.epoch not in (0, attachment.epoch)
-        return other_epoch or self.boot_id not in ("", attachment.boot_id)
 
 
 class Clear(Request[None]):
@@ -202,18 +210,6 @@ class Clear(Request[None]):
 
 def _paths(attachment: Attachment) -> tuple[str, ...]:
     return tuple(f"path/{path}" for path in attachment.paths)
-
-
-def _connected(attachment: Attachment, view: View) -> Attachment:
-    return attachment.but(
-        state="CONNECTED",
-        staging_path="",
-        made_staging_path=False,
-        mount_options=(),
-        stage_readonly=False,
-        mounts=(),
-        updated_at=view.now,
-    )
 
 
 def _release(attachment: Attachment) -> tuple[Change, ...]:

@@ -183,7 +183,15 @@ class Publish(Request[None]):
                 volume=volume.id,
                 host=holder,
             )
-        self._check_attachments(view, host)
+        published = view.txn.scan_ending(Publication, host.id) if host.max_attachments else ()
+        count = sum(publication.volume != self.volume for publication in published)
+        if host.max_attachments and count >= host.max_attachments:
+            raise ResourceExhausted(
+                f"{host.id} has {count} volumes, the limit of its host record; unpublish one, or "
+                "raise max_attachments",
+                reason="MAX_ATTACHMENTS",
+                host=host.id,
+            )
 
     def _obstacle(self, others: list[Publication]) -> str:
         """Return the reason that excludes this publication beside the others; "": none."""
@@ -193,19 +201,6 @@ class Publish(Request[None]):
         writers = [self._readonly, *(other.readonly for other in others)].count(False)
         allowed = min(WRITERS[mode] for mode in modes)
         return f", and only {allowed} of its hosts may write" if writers > allowed else ""
-
-    def _check_attachments(self, view: View, host: Host) -> None:
-        if not host.max_attachments:
-            return
-        published = view.txn.scan_ending(Publication, host.id)
-        count = sum(publication.volume != self.volume for publication in published)
-        if count >= host.max_attachments:
-            raise ResourceExhausted(
-                f"{host.id} has {count} volumes, the limit of its host record; unpublish one, or "
-                "raise max_attachments",
-                reason="MAX_ATTACHMENTS",
-                host=host.id,
-            )
 
     def _publication(self, volume: Volume, host: Host, view: View) -> Publication:
         assert self.access_mode, "see _resolved"
@@ -254,7 +249,12 @@ class Unpublish(Request[None]):
             )
         volume = need_volume(view.txn, self.volume)
         publications = list(view.txn.scan_below(Publication, self.volume))
-        withdrawn = [publication for publication in publications if self._names(publication)]
+        withdrawn = [
+            publication
+            for publication in publications
+            if self.host in ("", publication.host)
+            and self.client_operation in ("", publication.client_operation)
+        ]
         kept = [publication for publication in publications if publication not in withdrawn]
         fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
         actions: list[Action] = []
@@ -278,11 +278,6 @@ class Unpublish(Request[None]):
 
     def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
         return ("RETRY_ROLLBACK",)
-
-    def _names(self, publication: Publication) -> bool:
-        if self.client_operation and publication.client_operation != self.client_operation:
-            return False
-        return self.host in ("", publication.host)
 
 
 def _registered(txn: Transaction, host_id: str) -> Host:

@@ -44,16 +44,7 @@ class ReportFilesystem(Request[None]):
             operation=self.operation if self.state == "FORMATTING" else "",
             host=self.host,
         )
-        self._check(volume.filesystem)
-        unchanged = reported == volume.filesystem
-        return Plan(
-            title=f"mark the filesystem of {self.volume} {self.state}",
-            claims=(f"volume/{self.volume}",),
-            actions=() if unchanged else plans.mark_filesystem(volume, reported),
-            commit=(put(volume.but(filesystem=reported)),),
-        )
-
-    def _check(self, present: Filesystem) -> None:
+        present = volume.filesystem
         if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
             raise InvalidArgument(
                 f"invalid filesystem {self.type[:40]!r} with UUID {self.uuid[:40]!r}: report "
@@ -68,3 +59,10 @@ class ReportFilesystem(Request[None]):
                 volume=self.volume,
                 uuid=present.uuid,
             )
+        unchanged = reported == present
+        return Plan(
+            title=f"mark the filesystem of {self.volume} {self.state}",
+            claims=(f"volume/{self.volume}",),
+            actions=() if unchanged else plans.mark_filesystem(volume, reported),
+            commit=(put(volume.but(filesystem=reported)),),
+        )

@@ -85,8 +85,9 @@ class CreateVolume(Request[PoolSpace]):
         else:
             actions = plans.clone(volume, source.origin, view.operation_id)
             commit = (*commit, put(clone_dependent(volume)))
+        origin = f"snapshot {self.source_snapshot}" if self.source_snapshot else self.source_volume
         return Plan(
-            title=f"create {self.id}{self._from}",
+            title=f"create {self.id} from {origin}" if origin else f"create {self.id}",
             claims=(f"volume/{self.id}", *(source.claims if source else ())),
             actions=actions,
             commit=commit,
@@ -122,13 +123,11 @@ class CreateVolume(Request[PoolSpace]):
             ),
         }
         differing = [name for name, (there, asked) in pairs.items() if there != asked]
-        return differing if self._has_size(existing) else ["capacity_bytes", *differing]
-
-    def _has_size(self, existing: Volume) -> bool:
         asked = self.capacity_bytes
-        if not asked and existing.origin:  # it has the size of its source
-            return True
-        return existing.capacity_bytes == round_up(asked, existing.volblocksize)
+        size = round_up(asked, existing.volblocksize)
+        if not asked and existing.origin:
+            size = existing.capacity_bytes  # the size of its source
+        return differing if existing.capacity_bytes == size else ["capacity_bytes", *differing]
 
     def _source(self, txn: Transaction) -> Source | None:
         if self.source_snapshot and self.source_volume:
@@ -139,12 +138,6 @@ class CreateVolume(Request[PoolSpace]):
         if self.source_snapshot:
             return snapshot_source(txn, self.source_snapshot)
         return volume_source(txn, self.source_volume) if self.source_volume else None
-
-    @property
-    def _from(self) -> str:
-        if self.source_snapshot:
-            return f" from snapshot {self.source_snapshot}"
-        return f" from {self.source_volume}" if self.source_volume else ""
 
     def _properties(self) -> Pairs:
         return tuple(pair for pair in sorted(self.properties) if pair[0] != "volblocksize")

@@ -202,11 +202,7 @@ def store_conditions(
             txn.put(Condition(id=report.uid, sentences=sentences))
         elif known is not None and not sentences:
             txn.drop(Condition.bucket(), report.uid)
-    _drop_orphaned_conditions(txn)
-
-
-def _drop_orphaned_conditions(txn: Transaction) -> None:
-    """Drop the conditions of volumes that do not exist on this host any more."""
+    # Conditions of volumes that do not exist on this host any more.
     uids = {condition["id"] for condition in txn.scan_plain(Condition)}
     if uids:
         uids -= {volume["uid"] for volume in txn.scan_plain(Volume)}

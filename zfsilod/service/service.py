@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from zfsilod.model.identity import Caller
-    from zfsilod.requests.request import Plan, Request, View
+    from zfsilod.requests.request import Request
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Launcher
     from zfsilod.storage.transaction import Transaction
@@ -167,8 +167,8 @@ class Service:
     ) -> Operation | Sequence[Request[Any]]:
         """Authorise, plan, claim and store, in one transaction.
 
-        Returns the operation, or the one that holds a claim, or the prerequisites. An operation that
-        held one of the claims after `revision` counts as the holder: the inputs are older.
+        Returns the operation, or the one that holds a claim, or the prerequisites. An operation
+        that held one of the claims after `revision` counts as the holder: the inputs are older.
         """
         request = submission.request
         view = self.context.view(txn, submission.operation_id, submission.caller)
@@ -187,11 +187,6 @@ class Service:
                 return _need_operation(txn, owner)
         if plan.actions:
             self.context.store.check_head_room()
-        return self._add_operation(txn, plan, request, view)
-
-    def _add_operation(
-        self, txn: Transaction, plan: Plan, request: Request[Any], view: View
-    ) -> Operation:
         for name, chap in plan.secrets.items():
             txn.put_raw("secret", name, self.context.store.seal(name, chap))
         operation = plan.operation(request, view)

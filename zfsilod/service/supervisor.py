@@ -60,7 +60,9 @@ class Supervisor:
                 self.refresh_secrets()
             except ZfsiloError as error:
                 log.warning("supervisor pass failed: %s", error.message)
-            await self._executor.wait_for_change(self._pause())
+            due = min((due for _tries, due in self._tried.values()), default=math.inf)
+            pause = max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
+            await self._executor.wait_for_change(pause)
 
     async def recover(self) -> None:
         """Roll back every operation that has not ended and has no unit."""
@@ -97,11 +99,6 @@ class Supervisor:
         pause = REPAIR_PAUSES_S[min(tries, len(REPAIR_PAUSES_S) - 1)]
         self._tried[operation.id] = (tries + 1, now + pause)
         return True
-
-    def _pause(self) -> float:
-        """Return how long a pass may wait for a change: at most until the next due rollback."""
-        due = min((due for _tries, due in self._tried.values()), default=math.inf)
-        return max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
 
     async def retry_releases(self) -> None:
         """Release volumes at their servers that this host does not use any more."""
