@@ -126,7 +126,7 @@ async def test_a_connect_with_restore_boot_changes_the_attachment(fixture: Servi
 async def test_a_stale_epoch_ends_nothing(fixture: ServiceFixture) -> None:
     await fixture.do(*UP, FENCE, PUBLISH)
     before = fixture.facts
-    with pytest.raises(FailedPrecondition, match="has passed"):
+    with pytest.raises(FailedPrecondition, match="has expired"):
         await fixture.do(CONNECT.but(epoch=1))
     with pytest.raises(FailedPrecondition, match="data has no epoch 99 yet; the current one is 2"):
         await fixture.do(CONNECT.but(epoch=99))

@@ -128,7 +128,7 @@ async def test_refusals(fixture: ServiceFixture) -> None:
         (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
         (DeleteVolume(id="data"), FailedPrecondition, "snapshots/monday"),
         (COPY.but(source_snapshot="none"), NotFound, "no snapshot none"),
-        (COPY.but(source_volume="data"), InvalidArgument, "not from both"),
+        (COPY.but(source_volume="data"), InvalidArgument, "not both"),
         (COPY.but(capacity_bytes=GIB // 2), InvalidArgument, "smaller than its source"),
         (
             COPY.but(properties=(("volblocksize", "8k"),)),

@@ -23,7 +23,7 @@ from zfsilod.requests.request import Plan, Request, View, put
 
 if TYPE_CHECKING:
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 
 class AdoptVolume(Request[None]):

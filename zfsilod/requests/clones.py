@@ -19,7 +19,7 @@ from zfsilod.requests.request import put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 
 class Source(Record):
@@ -91,8 +91,8 @@ def as_clone(volume: Volume, source: Source, asked_block: str) -> Volume:
         )
     if asked_block and volume.volblocksize != source.volblocksize:
         raise InvalidArgument(
-            f"{volume.id} cannot have the volblocksize {volume.volblocksize}: a clone keeps the one "
-            f"of its source, {source.volblocksize}",
+            f"{volume.id} cannot have the volblocksize {volume.volblocksize}: a clone keeps the "
+            f"one of its source, {source.volblocksize}",
             reason="BAD_PROPERTY",
             property="volblocksize",
         )

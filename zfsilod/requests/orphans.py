@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Action
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 TARGET = re.compile(r"(.+):([0-9a-f]{32})")  # plans.target_name
 BACKSTORE = re.compile(r"zfsilo-([0-9a-f]{32})")  # plans.backstore_name

@@ -24,7 +24,7 @@ from zfsilod.requests.snapshots import dependent
 
 if TYPE_CHECKING:
     from zfsilod.model.host_facts import ListedSnapshot
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 TRASH_S = 30 * 86400
 

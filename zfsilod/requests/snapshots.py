@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zfsilod.engine.steps.snapshot import SnapshotSet
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Action, Change
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 MAX_VOLUMES = 64  # in a group
 

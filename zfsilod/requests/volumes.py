@@ -1,4 +1,4 @@
-"""Requests on volumes of this server: create and update. Deletion has a file of its own."""
+"""Requests on volumes of this server: create and update. deletion.py has the deletion."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Change
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 
 class CreateVolume(Request[PoolSpace]):
@@ -85,8 +85,9 @@ class CreateVolume(Request[PoolSpace]):
         else:
             actions = plans.clone(volume, source.origin, view.operation_id)
             commit = (*commit, put(clone_dependent(volume)))
+        origin = f"snapshot {self.source_snapshot}" if self.source_snapshot else self.source_volume
         return Plan(
-            title=f"create {self.id}{self._from}",
+            title=f"create {self.id} from {origin}" if origin else f"create {self.id}",
             claims=(f"volume/{self.id}", *(source.claims if source else ())),
             actions=actions,
             commit=commit,
@@ -109,7 +110,7 @@ class CreateVolume(Request[PoolSpace]):
         )
 
     def _differences(self, existing: Volume) -> list[str]:
-        """Return the fields, by their names in the API, in which a volume differs from this one."""
+        """Return the fields that differ in an existing volume, by their names in the API."""
         pairs = {
             "thin": (existing.thin, self.thin),
             "mode": (existing.mode, self.mode),
@@ -122,29 +123,21 @@ class CreateVolume(Request[PoolSpace]):
             ),
         }
         differing = [name for name, (there, asked) in pairs.items() if there != asked]
-        return differing if self._has_size(existing) else ["capacity_bytes", *differing]
-
-    def _has_size(self, existing: Volume) -> bool:
         asked = self.capacity_bytes
-        if not asked and existing.origin:  # it took the size of its source
-            return True
-        return existing.capacity_bytes == round_up(asked, existing.volblocksize)
+        size = round_up(asked, existing.volblocksize)
+        if not asked and existing.origin:
+            size = existing.capacity_bytes  # the size of its source
+        return differing if existing.capacity_bytes == size else ["capacity_bytes", *differing]
 
     def _source(self, txn: Transaction) -> Source | None:
         if self.source_snapshot and self.source_volume:
             raise InvalidArgument(
-                "a volume is made from a snapshot or from a volume, not from both",
+                "a volume has one source, a snapshot or a volume, not both",
                 reason="BAD_SOURCE",
             )
         if self.source_snapshot:
             return snapshot_source(txn, self.source_snapshot)
         return volume_source(txn, self.source_volume) if self.source_volume else None
-
-    @property
-    def _from(self) -> str:
-        if self.source_snapshot:
-            return f" from snapshot {self.source_snapshot}"
-        return f" from {self.source_volume}" if self.source_volume else ""
 
     def _properties(self) -> Pairs:
         return tuple(pair for pair in sorted(self.properties) if pair[0] != "volblocksize")
@@ -232,7 +225,7 @@ class UpdateVolume(Request["PoolSpace | None"]):
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)
         if size < volume.capacity_bytes:
             raise InvalidArgument(
-                f"{volume.id} has {show_exact(volume.capacity_bytes)}: a volume never shrinks",
+                f"{volume.id} cannot shrink: its size is {show_exact(volume.capacity_bytes)}",
                 reason="SHRINK",
                 volume=volume.id,
             )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
     from zfsilod.service.service import Service
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
 OPERATION_METADATA = "zfsilo-operation"
