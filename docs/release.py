@@ -1,6 +1,6 @@
 """Release a version: `make release VERSION=x.y.z`.
 
-Writes the version wherever it stands, gives the unreleased changes their section in CHANGELOG.md,
+Writes the version into every file that has it, gives the unreleased changes their section in CHANGELOG.md,
 commits, and tags the commit vX.Y.Z. Only the standard library is needed.
 """
 
