@@ -16,7 +16,8 @@ from zfsilod.model.identity import Caller
 from zfsilod.model.records import Host, Operation, Publication, Volume
 from zfsilod.model.settings import Settings
 from zfsilod.requests.hosts import CreateHost
-from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.report_filesystem import ReportFilesystem
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service

@@ -19,7 +19,8 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.records import Attachment, Publication, Volume
 from zfsilod.model.settings import Export
-from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.attach import MountAt, Stage
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.hosts import CreateHost, UpdateHost
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.volumes import CreateVolume, need_publication

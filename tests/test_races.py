@@ -21,7 +21,8 @@ from zfsilod.model.records import (
     Volume,
 )
 from zfsilod.requests import orphans
-from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.attach import MountAt, Stage
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom
 from zfsilod.requests.publications import Publish, Unpublish

@@ -11,7 +11,7 @@ from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
 from zfsilod.host.fake.secrets import digest
 from zfsilod.model.errors import FailedPrecondition, NotFound, StoreCorrupt
 from zfsilod.model.records import Attachment, Operation, Publication
-from zfsilod.requests.attach import Connect
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, Unpublish

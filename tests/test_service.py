@@ -20,7 +20,8 @@ from zfsilod.model.errors import (
     Unavailable,
 )
 from zfsilod.model.records import Attachment, Operation, PendingRelease, Publication, Volume
-from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
+from zfsilod.requests.attach import Grow, MountAt, Stage
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish

@@ -16,7 +16,8 @@ from zfsilod.model.errors import (
     ResourceExhausted,
 )
 from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
-from zfsilod.requests.attach import Connect, MountAt, Stage
+from zfsilod.requests.attach import MountAt, Stage
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish

@@ -15,11 +15,13 @@ from tests.service_fixture import administrator
 from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.records import Trashed
 from zfsilod.requests import adoption, orphans, pool_import
-from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
+from zfsilod.requests.attach import Grow, MountAt, Stage
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
-from zfsilod.requests.publications import Publish, ReportFilesystem, Unpublish
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.report_filesystem import ReportFilesystem
 from zfsilod.requests.request import Request
 from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
 from zfsilod.requests.snapshots import (

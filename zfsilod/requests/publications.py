@@ -1,4 +1,4 @@
-"""Requests on publications of a volume: publish, unpublish, report a filesystem."""
+"""Requests on publications of a volume: publish, unpublish."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from zfsilod.model.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
-from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, FilesystemState
-from zfsilod.model.names import UUID
 from zfsilod.model.records import AccessMode, Action, Host, Publication, Transport, Volume
 from zfsilod.model.validation import check_id
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_volume
-from zfsilod.requests.volumes import may_publish_to_itself, need_publication, need_volume
+from zfsilod.requests.volumes import may_publish_to_itself, need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -279,64 +277,6 @@ class Unpublish(Request[None]):
         if self.client_operation and publication.client_operation != self.client_operation:
             return False
         return self.host in ("", publication.host)
-
-
-class ReportFilesystem(Request[None]):
-    """Record what the client of a volume does with its filesystem; the state only moves forward."""
-
-    kind = "report"
-    resource = ("volumes", "volume")
-    volume: str
-    host: str
-    epoch: int
-    state: FilesystemState
-    type: str
-    uuid: str
-    operation: str = ""
-
-    def authorise(self, view: View) -> None:
-        check_volume(view, self.volume, self.host)
-
-    def plan(self, view: View, inputs: None) -> Plan:
-        volume = need_volume(view.txn, self.volume)
-        publication = need_publication(view.txn, self.volume, self.host)
-        if publication.epoch != self.epoch:
-            raise FailedPrecondition(
-                f"{self.volume} is published to {self.host} with epoch {publication.epoch}, not "
-                f"{self.epoch}: connect again",
-                reason="STALE_EPOCH",
-                volume=self.volume,
-            )
-        reported = Filesystem(
-            state=self.state,
-            type=self.type,
-            uuid=self.uuid,
-            operation=self.operation if self.state == "FORMATTING" else "",
-            host=self.host,
-        )
-        self._check(volume.filesystem)
-        unchanged = reported == volume.filesystem
-        return Plan(
-            title=f"mark the filesystem of {self.volume} {self.state}",
-            claims=(f"volume/{self.volume}",),
-            actions=() if unchanged else plans.mark_filesystem(volume, reported),
-            commit=(put(volume.but(filesystem=reported)),),
-        )
-
-    def _check(self, present: Filesystem) -> None:
-        if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
-            raise InvalidArgument(
-                f"filesystem {self.type[:40]!r} {self.uuid[:40]!r} is not one that zfsilo makes",
-                reason="BAD_FILESYSTEM",
-            )
-        made = present.state in ("READY", "CLONED")
-        if made and (self.state != "READY" or present.uuid != self.uuid):
-            raise FailedPrecondition(
-                f"{self.volume} already has an {present.type} filesystem: {present.uuid}",
-                reason="FILESYSTEM_READY",
-                volume=self.volume,
-                uuid=present.uuid,
-            )
 
 
 def _registered(txn: Transaction, host_id: str) -> Host:

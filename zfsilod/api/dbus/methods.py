@@ -22,8 +22,9 @@ from zfsilod.model.records import (
     Transport,
 )
 from zfsilod.model.validation import check_id
-from zfsilod.requests.attach import Connect, Grow, MountAt, Stage
+from zfsilod.requests.attach import Grow, MountAt, Stage
 from zfsilod.requests.clones import need_snapshot
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume, Dependents, UndeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from zfsilod.api.rpc.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.validation import check_id
-from zfsilod.requests import attach, detach
+from zfsilod.requests import attach, connect, detach
 from zfsilod.security import csi_node
 from zfsilod.wire import convert, enums
 
@@ -37,7 +37,7 @@ class AttachmentMethods:
     async def ConnectVolume(
         self, message: volume_pb2.ConnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        request = attach.Connect(
+        request = connect.Connect(
             id=check_id(message.local_name or message.volume, "volume id"),
             server=check_id(message.server, "server name"),
             volume=check_id(message.volume, "volume id"),

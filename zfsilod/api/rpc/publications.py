@@ -13,7 +13,7 @@ from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Publication
-from zfsilod.requests import publications, volumes
+from zfsilod.requests import publications, report_filesystem, volumes
 from zfsilod.requests.rights import own_host
 from zfsilod.wire import convert, enums
 
@@ -125,7 +125,7 @@ class PublicationMethods:
             raise InvalidArgument("invalid filesystem type", reason="BAD_FILESYSTEM")
         if not FILESYSTEM_UUID.fullmatch(filesystem.uuid):
             raise InvalidArgument("invalid filesystem UUID", reason="BAD_FILESYSTEM")
-        request = publications.ReportFilesystem(
+        request = report_filesystem.ReportFilesystem(
             volume=volume_id,
             host=host_id,
             epoch=message.epoch,

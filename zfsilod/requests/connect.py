@@ -1,0 +1,236 @@
+"""The request that connects a client to a volume of a server, and the inputs of its plan."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zfsilod.engine import plans
+from zfsilod.model.connection import Connection, FetchedConnection
+from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition
+from zfsilod.model.record import Record
+from zfsilod.model.records import Action, Attachment, PendingRelease, Restore
+from zfsilod.model.validation import check_id
+from zfsilod.requests.detach import Clear, Disconnect
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
+from zfsilod.requests.rights import check_attachment, check_connect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zfsilod.host import HostAdapters
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.requests.context import Context
+
+
+class Leftover(Record):
+    """A session with the target that no record knows, and its users on this host."""
+
+    users: tuple[str, ...]  # devices made of the disk, and mount points
+    lost: bool
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The users that are mount points."""
+        return tuple(user for user in self.users if user.startswith("/"))
+
+
+class ConnectInputs(NamedTuple):
+    """The answer of the server, and a leftover session on this host."""
+
+    fetched: FetchedConnection
+    leftover: Leftover | None
+
+
+class Connect(Request[ConnectInputs]):
+    """Log in to a volume of a server."""
+
+    kind = "connect"
+    id: str
+    server: str
+    volume: str
+    restore: Restore = "NEVER"
+    publish_if_needed: bool = False
+    epoch: int = 0  # 0: any
+
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        attachment = view.txn.get(Attachment, self.id)
+        if attachment is None or attachment.state == "ABSENT":
+            return None
+        if self.epoch not in (0, attachment.epoch) or not self.is_for(attachment):
+            return None
+        if (self.restore, attachment.restore) == ("BOOT", "NEVER"):
+            return None
+        return plans.up(plans.connection_steps(attachment))
+
+    def authorise(self, view: View) -> None:
+        check_connect(view, restore=self.restore, publish_if_needed=self.publish_if_needed)
+        check_attachment(view, self.id)
+
+    async def gather(self, context: Context, operation_id: str) -> ConnectInputs:
+        fetched = await self._fetch(context, operation_id)
+        with context.read() as txn:
+            known = txn.get(Attachment, self.id) is not None
+        if known:
+            return ConnectInputs(fetched, None)
+        disk = fetched.connection.disk
+        return ConnectInputs(fetched, await context.look(partial(_leftover, context.machine, disk)))
+
+    async def _fetch(self, context: Context, operation_id: str) -> FetchedConnection:
+        """Ask the server for the connection, and to publish the volume first where that was asked.
+
+        The release of what this operation publishes is recorded before the call; the commit of the
+        operation drops it.
+        """
+        try:
+            connection, chap = await context.servers.fetch(self.server, self.volume)
+        except FailedPrecondition as error:
+            if error.reason != "NOT_PUBLISHED" or not self.publish_if_needed:
+                raise
+        else:
+            with context.read() as txn:  # an earlier turn of this operation may have published it
+                published = txn.get(PendingRelease, operation_id) is not None
+            return FetchedConnection(connection, chap, published=operation_id if published else "")
+        self._check_not_fenced(context)
+        release = PendingRelease(id=operation_id, server=self.server, volume=self.volume)
+        await context.write(lambda txn: txn.put(release))
+        await context.servers.publish(self.server, self.volume, client_operation=operation_id)
+        connection, chap = await context.servers.fetch(self.server, self.volume)
+        return FetchedConnection(connection, chap, published=operation_id)
+
+    def _check_not_fenced(self, context: Context) -> None:
+        """Raise when the volume was taken from this host: it is not published again by itself."""
+        with context.read() as txn:
+            attachment = txn.get(Attachment, self.id)
+        if attachment is not None and self.is_for(attachment):
+            raise FailedPrecondition(
+                f"publication {attachment.epoch} of {self.volume} to this host was withdrawn; run "
+                f"zfsiloctl volume disconnect --force {self.id}, then connect again",
+                reason="FENCED",
+                volume=self.id,
+            )
+
+    def prerequisites(self, view: View, inputs: ConnectInputs) -> Sequence[Request[Any]]:
+        connection, leftover = inputs.fetched.connection, inputs.leftover
+        attachment = self._check(view, connection)
+        if attachment is not None and attachment.epoch < connection.epoch:
+            return [Disconnect(id=self.id, force=True, epoch=attachment.epoch)]  # its secrets ended
+        if leftover is None or attachment is not None:
+            return []
+        if leftover.users and not leftover.lost:
+            raise Busy(
+                f"{self.id} is in use on this host by {', '.join(leftover.users)}, which no record "
+                "knows: end that use first",
+                reason="IN_USE",
+                volume=self.id,
+                users=" ".join(leftover.users),
+            )
+        return [Clear(id=self.id, disk=connection.disk, paths=leftover.paths)]
+
+    def plan(self, view: View, inputs: ConnectInputs) -> Plan:
+        fetched = inputs.fetched
+        connection = fetched.connection
+        attachment = self._check(view, connection)
+        if any(isinstance(request, Disconnect) for request in view.before):
+            attachment = None
+        if attachment is not None and attachment.epoch > connection.epoch:
+            raise FailedPrecondition(
+                f"{self.id} is connected with publication {attachment.epoch}, but {self.server} "
+                f"reports {connection.epoch}; reconnect, or use `disconnect --force` if the server "
+                "was restored from a backup",
+                reason="STALE_EPOCH",
+                volume=self.id,
+            )
+        new = self._attachment(attachment, connection, view, published=fetched.published)
+        actions, commit = plans.up(plans.connection_steps(new)), [put(new)]
+        if fetched.published:
+            release = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
+            commit.append(drop(release))
+        rotated = attachment is not None and attachment.secret != new.secret
+        if attachment is not None and rotated:
+            actions = (*plans.new_secrets([(attachment, new)]), *actions)
+            commit.append(drop_secret(attachment.secret))
+        return Plan(
+            title=f"connect {self.volume} of {self.server}",
+            claims=(f"attachment/{self.id}", f"target/{connection.target}"),
+            actions=actions,
+            commit=tuple(commit),
+            revert=(drop_secret(new.secret),) if rotated or not attachment else (),
+            secrets={new.secret: fetched.chap},
+        )
+
+    def preview(self) -> Connect:
+        return self.but(publish_if_needed=False)
+
+    def is_for(self, attachment: Attachment) -> bool:
+        """Tell whether an attachment is of the requested volume."""
+        return (attachment.server, attachment.volume) == (self.server, self.volume)
+
+    def _check(self, view: View, connection: Connection) -> Attachment | None:
+        """Return the attachment of this name. Raises when name, epoch or target do not fit it."""
+        attachment = view.txn.get(Attachment, check_id(self.id, "local name"))
+        if attachment is not None and not self.is_for(attachment):
+            raise AlreadyExists(
+                f"local name {self.id} is in use for {attachment.volume} of {attachment.server}: "
+                "choose another local name",
+                attachment=self.id,
+            )
+        if self.epoch > connection.epoch:
+            raise FailedPrecondition(
+                f"{self.volume} has no epoch {self.epoch} yet; the current one is "
+                f"{connection.epoch}",
+                reason="NO_EPOCH",
+                volume=self.volume,
+            )
+        if self.epoch not in (0, connection.epoch):
+            raise FailedPrecondition(
+                f"epoch {self.epoch} of {self.volume} has passed: it was published again with "
+                f"epoch {connection.epoch}",
+                reason="STALE_EPOCH",
+                volume=self.volume,
+            )
+        for other in view.txn.scan(Attachment):
+            if other.disk.target == connection.target and other.id != self.id:
+                raise AlreadyExists(
+                    f"{self.volume} of {self.server} is already connected as {other.id}",
+                    attachment=other.id,
+                )
+        return attachment
+
+    def _attachment(
+        self, before: Attachment | None, connection: Connection, view: View, *, published: str
+    ) -> Attachment:
+        if before is not None and before.state != "ABSENT":
+            return before.but(
+                epoch=connection.epoch,
+                rotation=connection.rotation,
+                restore="BOOT" if "BOOT" in (before.restore, self.restore) else "NEVER",
+                boot_id=view.boot_id,
+                updated_at=view.now,
+            )
+        return Attachment(
+            id=self.id,
+            server=self.server,
+            volume=self.volume,
+            disk=connection.disk,
+            portals=connection.portals,
+            mode=connection.mode,
+            epoch=connection.epoch,
+            rotation=connection.rotation,
+            readonly=connection.readonly,
+            restore=self.restore,
+            published_here=published,
+            state="CONNECTED",
+            filesystem=connection.filesystem,
+            boot_id=view.boot_id,
+            created_at=view.now,
+            updated_at=view.now,
+        )
+
+
+def _leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
+    """Return the session that this host has with a disk's target, if any."""
+    if not machine.iscsi.has_any_session(disk):
+        return None
+    users = tuple(machine.iscsi.users(disk))
+    return Leftover(users=users, lost=bool(users) and machine.iscsi.is_lost(disk))
