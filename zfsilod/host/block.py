@@ -2,7 +2,7 @@
 
 mkfs runs only on a disk that is proved to be empty: it has the serial and the size of the volume,
 it opens with O_EXCL, its first and last MiB are zeros, and `blkid -p` finds nothing. blkid(8) alone
-is no proof, since it exits with 2 for an empty disk, a read error and a missing disk alike.
+does not prove it, since it exits with 2 for an empty disk, a read error and a missing disk alike.
 
 From that proof until mkfs has ended a file on this host, /var/lib/zfsilo/formatting/UUID, holds the
 serial of the disk. A half-made filesystem, which is neither empty nor valid, is then known to come
