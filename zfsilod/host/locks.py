@@ -23,17 +23,13 @@ def host_lock(path: Path, timeout_s: float) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        _lock(descriptor, path, timeout_s)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _wait(descriptor, path, timeout_s)
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, path: Path, timeout_s: float) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _wait(descriptor, path, timeout_s)
 
 
 def _wait(descriptor: int, path: Path, timeout_s: float) -> None:

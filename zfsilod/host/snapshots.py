@@ -66,7 +66,10 @@ class RealSnapshots:
     def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
         datasets = self._get(refs, uid)
         for ref in refs:
-            _check_zvol(datasets, ref)
+            if ref.dataset not in datasets:
+                raise missing(ref.dataset)
+            if datasets[ref.dataset][UID] != (ref.uid, "local"):
+                raise foreign(ref.dataset, f"it is not volume {ref.uid}")
         if all(_is_present(datasets, ref, uid) for ref in refs):
             return
         self.release(refs, uid)  # snapshots of different moments are not one set
@@ -192,14 +195,6 @@ def checked_uid(uid: str) -> str:
     if not uid.isalnum():
         raise Conflict(f"{uid[:64]!r} is not a valid uid of a snapshot")
     return uid
-
-
-def _check_zvol(datasets: dict[str, Properties], ref: SnapshotRef) -> None:
-    """Check that the zvol of a snapshot exists and belongs to its volume."""
-    if ref.dataset not in datasets:
-        raise missing(ref.dataset)
-    if datasets[ref.dataset][UID] != (ref.uid, "local"):
-        raise foreign(ref.dataset, f"it is not volume {ref.uid}")
 
 
 def _is_present(datasets: dict[str, Properties], ref: SnapshotRef, uid: str) -> bool:
