@@ -89,24 +89,21 @@ class Connect(Request[ConnectInputs]):
                 raise
         else:
             return FetchedConnection(connection, chap)
-        self._check_not_fenced(context)
-        release = PendingRelease(id=operation_id, server=self.server, volume=self.volume)
-        await context.write(lambda txn: txn.put(release))
-        await context.servers.publish(self.server, self.volume, client_operation=operation_id)
-        connection, chap = await context.servers.fetch(self.server, self.volume)
-        return FetchedConnection(connection, chap, published=operation_id)
-
-    def _check_not_fenced(self, context: Context) -> None:
-        """Raise when the volume was fenced: a fenced host never publishes it again by itself."""
         with context.read() as txn:
             attachment = txn.get(Attachment, self.id)
         if attachment is not None and self.is_for(attachment):
+            # Fenced: this host never publishes such a volume again by itself.
             raise FailedPrecondition(
                 f"publication {attachment.epoch} of {self.volume} to this host was withdrawn; run "
                 f"zfsiloctl volume disconnect --force {self.id}, then connect again",
                 reason="FENCED",
                 volume=self.id,
             )
+        release = PendingRelease(id=operation_id, server=self.server, volume=self.volume)
+        await context.write(lambda txn: txn.put(release))
+        await context.servers.publish(self.server, self.volume, client_operation=operation_id)
+        connection, chap = await context.servers.fetch(self.server, self.volume)
+        return FetchedConnection(connection, chap, published=operation_id)
 
     def prerequisites(self, view: View, inputs: ConnectInputs) -> Sequence[Request[Any]]:
         connection, leftover = inputs.fetched.connection, inputs.leftover
