@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TESTS = Path(__file__).parent
-OWN = ("self", "cls")
+OWN = ("self", "cls", "super()")
 # Documented names that only look private: of NamedTuple, and of os.
 PUBLIC = {"_asdict", "_fields", "_make", "_replace", "_exit"}
 
@@ -20,7 +20,7 @@ def private_names(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the line and the text of each access to a private attribute, or import of one."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
-            if not (isinstance(node.value, ast.Name) and node.value.id in OWN):
+            if ast.unparse(node.value) not in OWN:
                 yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.ImportFrom):
             yield from (

@@ -15,7 +15,7 @@ from tests.service_fixture import administrator
 from zfsilod.engine import locks, worker
 from zfsilod.model.errors import Busy, CommandFailed, FailedPrecondition, ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.records import Attachment, Operation
+from zfsilod.model.records import Attachment, Operation, PendingRelease
 from zfsilod.requests.attach import MountAt, Stage
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
@@ -139,6 +139,24 @@ async def test_a_session_without_a_record_is_ended_first(fixture: ServiceFixture
     await fixture.do(CONNECT)
     with fixture.service.context.store.read() as txn:
         assert "clear" in [operation.kind for operation in txn.scan(Operation)]
+
+
+async def test_a_connect_that_published_and_had_to_clear_first_releases(
+    fixture: ServiceFixture,
+) -> None:
+    """The release belongs to the operation, though its inputs were gathered twice."""
+    await fixture.do(*UP[:3])
+    await drop_attachment(fixture)
+    session = next(name for name in fixture.host.facts.snapshot() if name.startswith("session:"))
+    left = fixture.host.facts.get(session)
+    await fixture.do(FENCE)
+    fixture.host.facts.effect(session, left)  # as after a power cut of the server
+    await fixture.do(CONNECT.but(publish_if_needed=True))
+    connected = attachment(fixture)
+    assert connected is not None
+    assert connected.published_here
+    with fixture.service.context.read() as txn:
+        assert list(txn.scan(PendingRelease)) == []
 
 
 async def test_a_session_without_a_record_in_use_refuses_a_connect(fixture: ServiceFixture) -> None:

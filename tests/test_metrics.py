@@ -138,8 +138,8 @@ async def test_what_needs_attention_is_named(tmp_path: Path) -> None:
         await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
         uid = front.read(lambda txn: txn.get(Volume, "data")).uid
         front.write(lambda txn: txn.put(Condition(id=uid, sentences=("it is gone",))))
-        found = front.read(Summary)
-        assert [(a.subject, a.sentence) for a in found.attention] == [
+        summary = front.read(Summary)
+        assert [(a.subject, a.sentence) for a in summary.attention] == [
             ("volumes/data", "it is gone")
         ]
         assert "zfsilo_attention 1.0" in await ask(path)

@@ -128,7 +128,7 @@ async def test_it_warns_first_and_once(
         answer = (int(SIMULATED_BYTES * share), SIMULATED_BYTES)
         monkeypatch.setattr(fixture.host.zfs, "capacity", lambda _root, answer=answer: answer)
         await supervisor.check_space()
-    said = [each.message for each in caplog.records]
+    said = [record.message for record in caplog.records]
     assert len(said) == 2
     assert "8% of its space left" in said[0]
     assert "again" in said[1]

@@ -82,7 +82,7 @@ def mount(ctl: Shell) -> None:
 def lose(ctl: Shell) -> None:
     publish(ctl)
     facts = ctl.daemon.front.fixture.host.facts
-    facts.effect(next(each for each in facts.snapshot() if each.endswith("/data")), None)
+    facts.effect(next(name for name in facts.snapshot() if name.endswith("/data")), None)
 
 
 def forget(ctl: Shell) -> None:
@@ -199,7 +199,7 @@ def test_the_commands_of_a_block(
 def adapted(line: str, daemon: Daemon) -> str:
     """Return a line with what a reader would put in, and what the made-up host does not have."""
     stuck = daemon.front.read(
-        lambda txn: [each.id for each in txn.live() if each.state == "NEEDS_REPAIR"]
+        lambda txn: [one.id for one in txn.live() if one.state == "NEEDS_REPAIR"]
     )
     if stuck:
         line = re.sub(r"\bOPERATION\b", stuck[0], line)

@@ -109,7 +109,7 @@ class TestFenced:
 
     def test_the_client_cannot_publish_to_itself(self, pair: Pair) -> None:
         words = ("volume", "connect", NAME, "--server", "give")
-        assert "taken from this host" in refusal(pair.take, *words)
+        assert "to this host was withdrawn" in refusal(pair.take, *words)
 
     def test_the_client_detaches_without_force(self, pair: Pair) -> None:
         take = pair.take

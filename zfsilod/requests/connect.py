@@ -88,7 +88,9 @@ class Connect(Request[ConnectInputs]):
             if error.reason != "NOT_PUBLISHED" or not self.publish_if_needed:
                 raise
         else:
-            return FetchedConnection(connection, chap)
+            with context.read() as txn:  # an earlier gather of this operation may have published it
+                published = txn.get(PendingRelease, operation_id) is not None
+            return FetchedConnection(connection, chap, published=operation_id if published else "")
         with context.read() as txn:
             attachment = txn.get(Attachment, self.id)
         if attachment is not None and self.is_for(attachment):
