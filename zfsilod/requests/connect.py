@@ -74,7 +74,9 @@ class Connect(Request[ConnectInputs]):
         if known:
             return ConnectInputs(fetched, None)
         disk = fetched.connection.disk
-        return ConnectInputs(fetched, await context.look(partial(leftover, context.machine, disk)))
+        return ConnectInputs(
+            fetched, await context.look(partial(find_leftover, context.machine, disk))
+        )
 
     async def _fetch(self, context: Context, operation_id: str) -> FetchedConnection:
         """Fetch the connection from the server; with `publish_if_needed`, publish the volume first.
@@ -111,9 +113,8 @@ class Connect(Request[ConnectInputs]):
         connection, leftover = inputs.fetched.connection, inputs.leftover
         attachment = self._check(view, connection)
         if attachment is not None and attachment.epoch < connection.epoch:
-            return [
-                Disconnect(id=self.id, force=True, epoch=attachment.epoch)
-            ]  # without valid secrets
+            # The secrets of the former publication are not valid any more.
+            return [Disconnect(id=self.id, force=True, epoch=attachment.epoch)]
         if leftover is None or attachment is not None:
             return []
         if leftover.users and not leftover.lost:
@@ -227,7 +228,7 @@ class Connect(Request[ConnectInputs]):
         )
 
 
-def leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
+def find_leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
     """Return the session that this host has with a disk's target, if any."""
     if not machine.iscsi.has_any_session(disk):
         return None
