@@ -205,17 +205,6 @@ class MountAt(Request[None]):
             )
         path = check_path(self.path)
         mount = _mount_at(attachment, path)
-        self._check(attachment, mount, path)
-        new = mount or Mount(path=path, readonly=self.readonly)
-        mounts = attachment.mounts if mount else (*attachment.mounts, new)
-        return Plan(
-            title=f"mount {self.id} at {path}",
-            claims=(f"attachment/{self.id}", f"path/{path}"),
-            actions=plans.up(plans.mounting_steps(attachment, new)),
-            commit=(put(attachment.but(state="MOUNTED", mounts=mounts, updated_at=view.now)),),
-        )
-
-    def _check(self, attachment: Attachment, mount: Mount | None, path: str) -> None:
         if mount is not None and mount.readonly != self.readonly:
             raise AlreadyExists(
                 f"{self.id} is mounted at {path} with other parameters", volume=self.id, path=path
@@ -230,6 +219,14 @@ class MountAt(Request[None]):
             )
         if len(attachment.mounts) >= MAX_MOUNTS:
             raise FailedPrecondition(f"{self.id} has {MAX_MOUNTS} mounts, which is the limit")
+        new = mount or Mount(path=path, readonly=self.readonly)
+        mounts = attachment.mounts if mount else (*attachment.mounts, new)
+        return Plan(
+            title=f"mount {self.id} at {path}",
+            claims=(f"attachment/{self.id}", f"path/{path}"),
+            actions=plans.up(plans.mounting_steps(attachment, new)),
+            commit=(put(attachment.but(state="MOUNTED", mounts=mounts, updated_at=view.now)),),
+        )
 
 
 class Grow(Request[int]):

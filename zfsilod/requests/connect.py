@@ -74,7 +74,9 @@ class Connect(Request[ConnectInputs]):
         if known:
             return ConnectInputs(fetched, None)
         disk = fetched.connection.disk
-        return ConnectInputs(fetched, await context.look(partial(leftover, context.machine, disk)))
+        return ConnectInputs(
+            fetched, await context.look(partial(find_leftover, context.machine, disk))
+        )
 
     async def _fetch(self, context: Context, operation_id: str) -> FetchedConnection:
         """Fetch the connection from the server; with `publish_if_needed`, publish the volume first.
@@ -88,35 +90,31 @@ class Connect(Request[ConnectInputs]):
             if error.reason != "NOT_PUBLISHED" or not self.publish_if_needed:
                 raise
         else:
-            with context.read() as txn:  # an earlier turn of this operation may have published it
+            with context.read() as txn:  # an earlier gather of this operation may have published it
                 published = txn.get(PendingRelease, operation_id) is not None
             return FetchedConnection(connection, chap, published=operation_id if published else "")
-        self._check_not_fenced(context)
-        release = PendingRelease(id=operation_id, server=self.server, volume=self.volume)
-        await context.write(lambda txn: txn.put(release))
-        await context.servers.publish(self.server, self.volume, client_operation=operation_id)
-        connection, chap = await context.servers.fetch(self.server, self.volume)
-        return FetchedConnection(connection, chap, published=operation_id)
-
-    def _check_not_fenced(self, context: Context) -> None:
-        """Raise when the volume was fenced: a fenced host never publishes it again by itself."""
         with context.read() as txn:
             attachment = txn.get(Attachment, self.id)
         if attachment is not None and self.is_for(attachment):
+            # Fenced: this host never publishes such a volume again by itself.
             raise FailedPrecondition(
                 f"publication {attachment.epoch} of {self.volume} to this host was withdrawn; run "
                 f"zfsiloctl volume disconnect --force {self.id}, then connect again",
                 reason="FENCED",
                 volume=self.id,
             )
+        release = PendingRelease(id=operation_id, server=self.server, volume=self.volume)
+        await context.write(lambda txn: txn.put(release))
+        await context.servers.publish(self.server, self.volume, client_operation=operation_id)
+        connection, chap = await context.servers.fetch(self.server, self.volume)
+        return FetchedConnection(connection, chap, published=operation_id)
 
     def prerequisites(self, view: View, inputs: ConnectInputs) -> Sequence[Request[Any]]:
         connection, leftover = inputs.fetched.connection, inputs.leftover
         attachment = self._check(view, connection)
         if attachment is not None and attachment.epoch < connection.epoch:
-            return [
-                Disconnect(id=self.id, force=True, epoch=attachment.epoch)
-            ]  # without valid secrets
+            # The secrets of the former publication are not valid any more.
+            return [Disconnect(id=self.id, force=True, epoch=attachment.epoch)]
         if leftover is None or attachment is not None:
             return []
         if leftover.users and not leftover.lost:
@@ -230,7 +228,7 @@ class Connect(Request[ConnectInputs]):
         )
 
 
-def leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
+def find_leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
     """Return the session that this host has with a disk's target, if any."""
     if not machine.iscsi.has_any_session(disk):
         return None

@@ -51,7 +51,7 @@ class Context(Protocol):
     session_recovery_s: float  # after this time a broken session counts as lost
 
     def read(self) -> AbstractContextManager[Transaction]:
-        """Open a read transaction: a consistent view that blocks nobody."""
+        """Open a read transaction: a consistent view that blocks no writer."""
 
     async def write(self, change: Callable[[Transaction], T]) -> T:
         """Run one write transaction in the store's thread. Raises Unavailable after a deadline."""

@@ -22,7 +22,7 @@ from zfsilod.requests.rights import check_attachment
 
 if TYPE_CHECKING:
     from zfsilod.model.host_facts import Disk
-    from zfsilod.model.records import Change, Operation
+    from zfsilod.model.records import Operation
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
     from zfsilod.storage.transaction import Transaction
@@ -174,11 +174,17 @@ class Disconnect(Detach):
         actions = plans.detach_path(attachment, session)
         if inputs == "LOST" or self.force:
             actions = (*plans.forced_detach_path(attachment), *plans.down(session))
+        commit = [drop(attachment), drop_secret(attachment.secret)]
+        if attachment.published_here:
+            release = PendingRelease(
+                id=attachment.published_here, server=attachment.server, volume=attachment.volume
+            )
+            commit.append(put(release))
         return Plan(
             title=title,
             claims=(*claims, *_paths(attachment)),
             actions=actions,
-            commit=(drop(attachment), drop_secret(attachment.secret), *_release(attachment)),
+            commit=tuple(commit),
         )
 
 
@@ -210,13 +216,3 @@ class Clear(Request[None]):
 
 def _paths(attachment: Attachment) -> tuple[str, ...]:
     return tuple(f"path/{path}" for path in attachment.paths)
-
-
-def _release(attachment: Attachment) -> tuple[Change, ...]:
-    """Return the release that the server must be told, when this host published the volume."""
-    if not attachment.published_here:
-        return ()
-    release = PendingRelease(
-        id=attachment.published_here, server=attachment.server, volume=attachment.volume
-    )
-    return (put(release),)

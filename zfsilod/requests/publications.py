@@ -104,7 +104,12 @@ class Publish(Request[None]):
         return self.but(access_mode=default if default in allowed else allowed[0])
 
     def _plan(self, view: View, fenced: Sequence[str]) -> Plan:
-        volume, host = need_volume(view.txn, self.volume), _registered(view.txn, self.host)
+        volume = need_volume(view.txn, self.volume)
+        host = view.txn.get(Host, check_id(self.host, "host id"))
+        if host is None:
+            raise NotFound(
+                f"unknown host {self.host}: register it first", reason="NO_HOST", host=self.host
+            )
         return self._resolved(volume)._plan_for(view, volume, host, fenced)
 
     def _plan_for(self, view: View, volume: Volume, host: Host, fenced: Sequence[str]) -> Plan:
@@ -278,14 +283,6 @@ class Unpublish(Request[None]):
 
     def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
         return ("RETRY_ROLLBACK",)
-
-
-def _registered(txn: Transaction, host_id: str) -> Host:
-    """Return a host to publish to. Raises NotFound with the way to register it."""
-    host = txn.get(Host, check_id(host_id, "host id"))
-    if host is None:
-        raise NotFound(f"unknown host {host_id}: register it first", reason="NO_HOST", host=host_id)
-    return host
 
 
 def _manner(terms: Publish | Publication) -> str:

@@ -77,7 +77,20 @@ class CreateVolume(Request[PoolSpace]):
         volume = self._volume(view, source)
         existing = view.txn.get(Volume, self.id)
         if existing is not None:
-            raise self._exists(existing)
+            differences = self._differences(existing)
+            if differences:
+                raise AlreadyExists(
+                    f"volume {self.id} exists with another {', '.join(differences)}; see "
+                    f"zfsiloctl volume show {self.id}",
+                    volume=self.id,
+                    fields=" ".join(differences),
+                )
+            raise FailedPrecondition(
+                f"volume {self.id} is missing from the pool; it is not recreated because the new "
+                "one would be empty",
+                reason="LOST",
+                volume=self.id,
+            )
         check_space(volume, inputs, view.settings, view.txn.promised())
         commit: tuple[Change, ...] = (put(volume.but(state="CREATED")),)
         if source is None:
@@ -91,22 +104,6 @@ class CreateVolume(Request[PoolSpace]):
             claims=(f"volume/{self.id}", *(source.claims if source else ())),
             actions=actions,
             commit=commit,
-        )
-
-    def _exists(self, existing: Volume) -> AlreadyExists | FailedPrecondition:
-        differences = self._differences(existing)
-        if differences:
-            return AlreadyExists(
-                f"volume {self.id} exists with another {', '.join(differences)}; see zfsiloctl "
-                f"volume show {self.id}",
-                volume=self.id,
-                fields=" ".join(differences),
-            )
-        return FailedPrecondition(
-            f"volume {self.id} is missing from the pool; it is not recreated because the new one "
-            "would be empty",
-            reason="LOST",
-            volume=self.id,
         )
 
     def _differences(self, existing: Volume) -> list[str]:

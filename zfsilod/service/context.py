@@ -62,7 +62,7 @@ class ServiceContext:
         self._lookers.shutdown(wait=False)
 
     def read(self) -> AbstractContextManager[Transaction]:
-        """Open a read transaction: a consistent view that blocks nobody."""
+        """Open a read transaction: a consistent view that blocks no writer."""
         return self.store.read()
 
     async def write(self, change: Callable[[Transaction], T]) -> T:

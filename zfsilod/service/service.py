@@ -158,7 +158,9 @@ class Service:
                 await self._preempt(request, stored)
                 await self._wait_for_claim(stored, submission.until)
             else:
-                await self._finish_first(stored, submission)
+                for prerequisite in stored:
+                    operation = await self.submit(prerequisite, caller=submission.caller)
+                    await self.wait(operation.id, submission.until - time.monotonic())
             with self.context.read() as txn:
                 revision = txn.revision()
 
@@ -184,7 +186,9 @@ class Service:
         for claim in plan.claims:
             owner = txn.claimant(claim)
             if owner:
-                return _need_operation(txn, owner)
+                holder = txn.get(Operation, owner)
+                assert holder is not None, f"operation {owner} has a claim and no record"
+                return holder
         if plan.actions:
             self.context.store.check_head_room()
         for name, chap in plan.secrets.items():
@@ -193,13 +197,6 @@ class Service:
         if not plan.actions:
             return txn.finish(operation, "DONE")
         return txn.add_operation(operation)
-
-    async def _finish_first(
-        self, prerequisites: Sequence[Request[Any]], submission: _Submission
-    ) -> None:
-        for request in prerequisites:
-            operation = await self.submit(request, caller=submission.caller)
-            await self.wait(operation.id, submission.until - time.monotonic())
 
     async def _preempt(self, request: Request[Any], owner: Operation) -> None:
         """Cancel, roll back or abandon the operation that holds the claim, as allowed.
@@ -444,12 +441,6 @@ class Service:
         """Wait for launches and remote steps under way, not for operations."""
         await self.executor.close()
         self.context.close()
-
-
-def _need_operation(txn: Transaction, operation_id: str) -> Operation:
-    operation = txn.get(Operation, operation_id)
-    assert operation is not None, f"a claim of operation {operation_id}, which does not exist"
-    return operation
 
 
 def _outcome(operation: Operation, failure: Failure) -> str:

@@ -17,7 +17,6 @@ from zfsilod.model.records import Attachment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model.records import Volume
     from zfsilod.requests.context import Context
     from zfsilod.storage.volume_view import VolumeView
 
@@ -48,7 +47,10 @@ class StatsReader:
         if attachment is not None and attachment.state in ("STAGED", "MOUNTED"):
             return await self._of_attachment(attachment)
         if volume is not None:
-            return await self._of_volume(volume)
+            zfs, root = self._context.machine.zfs, self._context.settings.root
+            figures = await self._context.look(partial(zfs.usage, volume.dataset))
+            problem = await self._context.look(partial(zfs.pool_problem, root))
+            return Stats(figures=figures, conditions=(problem,) if problem else ())
         assert attachment is not None
         figures = {"volsize": attachment.disk.size_bytes}
         return Stats(figures=figures, conditions=await self._session(attachment))
@@ -67,18 +69,16 @@ class StatsReader:
         )
         return {name: problem for name, problem in problems.items() if problem}
 
-    async def _of_volume(self, volume: Volume) -> Stats:
-        zfs, root = self._context.machine.zfs, self._context.settings.root
-        figures = await self._context.look(partial(zfs.usage, volume.dataset))
-        problem = await self._context.look(partial(zfs.pool_problem, root))
-        return Stats(figures=figures, conditions=(problem,) if problem else ())
-
     async def _of_attachment(self, attachment: Attachment) -> Stats:
         if attachment.mode == "BLOCK":
             figures = await self._of_device(attachment)
             return Stats(figures=figures, conditions=await self._session(attachment))
-        problems = await self._mount(attachment) or await self._session(attachment)
-        question = partial(self._context.machine.mounts.stats, attachment.staging_path)
+        mounts, path = self._context.machine.mounts, attachment.staging_path
+        problem = await self._context.look(
+            partial(mounts.problem, path, readonly=attachment.stage_readonly)
+        )
+        problems = (problem,) if problem else await self._session(attachment)
+        question = partial(mounts.stats, path)
         try:
             figures = await sample_blocking(question, attachment.id, self._blocking)
         except ZfsiloError as error:
@@ -99,15 +99,6 @@ class StatsReader:
     async def _session(self, attachment: Attachment) -> tuple[str, ...]:
         iscsi = self._context.machine.iscsi
         problem = await self._context.look(partial(iscsi.problem, attachment.disk))
-        return (problem,) if problem else ()
-
-    async def _mount(self, attachment: Attachment) -> tuple[str, ...]:
-        question = partial(
-            self._context.machine.mounts.problem,
-            attachment.staging_path,
-            readonly=attachment.stage_readonly,
-        )
-        problem = await self._context.look(question)
         return (problem,) if problem else ()
 
 

@@ -116,7 +116,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """Open a read transaction: a consistent view that blocks nobody."""
+        """Open a read transaction: a consistent view that blocks no writer."""
         txn = Transaction(self._environment.begin())
         try:
             yield txn
