@@ -213,7 +213,10 @@ class DbusFront:
         if method.interface == PEER:
             return [MACHINE_ID.read_text().strip()] if method.output else []
         if method.interface == INTROSPECTABLE:
-            return [await self._introspect(call.path)]
+            if split(call.path):
+                self._objects.need(call.path)
+            children = await asyncio.to_thread(self._objects.children, call.path)
+            return [introspection(interfaces_at(call.path), children)]
         if method.interface == PROPERTIES:
             return self._properties(call.path, method.name, *call.body)
         if method.interface == OBJECT_MANAGER:
@@ -222,12 +225,6 @@ class DbusFront:
         arguments = [*own_id, *call.body]
         body = await self._methods.call(f"{method.interface}.{method.name}", arguments, caller)
         return [clean(value) for value in body]
-
-    async def _introspect(self, path: str) -> str:
-        if split(path):
-            self._objects.need(path)
-        children = await asyncio.to_thread(self._objects.children, path)
-        return introspection(interfaces_at(path), children)
 
     def _properties(self, path: str, method: str, interface: str, *arguments: Any) -> list[Any]:
         shown = self._objects.need(path)

@@ -199,7 +199,8 @@ class GrpcServer:
         async def guarded(message: Any, context: Any) -> Any:
             try:
                 call = self._authorized(path, context)
-                request = _parsed_stream(message) if streaming else _parsed(message)
+                # A stream is parsed as it comes.
+                request = (_parsed(one) async for one in message) if streaming else _parsed(message)
                 responses = work(request, context if standard else call)
                 # The caller may be revoked while the stream runs.
                 check = partial(self._authorized, path, context)
@@ -285,11 +286,6 @@ def _parsed(message: Any) -> Any:
     if message is MALFORMED:
         raise InvalidArgument("malformed request message", reason="MALFORMED")
     return message
-
-
-async def _parsed_stream(requests: Any) -> Stream:
-    async for message in requests:
-        yield _parsed(message)
 
 
 def _subject(message: Any) -> str:
