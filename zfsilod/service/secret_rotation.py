@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
@@ -15,7 +14,6 @@ from zfsilod.requests.rotate_secrets import RefreshSecrets, is_stale
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.host import HostAdapters
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
 
@@ -56,7 +54,10 @@ class SecretRotation:
                 for attachment in attachments
                 if attachment.volume in publications
             ]
-            live = await self._context.look(partial(_usable, attachments, self._context.machine))
+            iscsi = self._context.machine.iscsi
+            live = await self._context.look(
+                lambda: {one.id for one in attachments if not iscsi.is_lost(one.disk)}
+            )
             stale = [one for one, publication in known if is_stale(one, publication)]
             due = [
                 attachment
@@ -92,7 +93,3 @@ class SecretRotation:
             )
             return False
         return True
-
-
-def _usable(attachments: Sequence[Attachment], machine: HostAdapters) -> set[str]:
-    return {one.id for one in attachments if not machine.iscsi.is_lost(one.disk)}

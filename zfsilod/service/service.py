@@ -158,7 +158,9 @@ class Service:
                 await self._preempt(request, stored)
                 await self._wait_for_claim(stored, submission.until)
             else:
-                await self._finish_first(stored, submission)
+                for prerequisite in stored:
+                    operation = await self.submit(prerequisite, caller=submission.caller)
+                    await self.wait(operation.id, submission.until - time.monotonic())
             with self.context.read() as txn:
                 revision = txn.revision()
 
@@ -198,13 +200,6 @@ class Service:
         if not plan.actions:
             return txn.finish(operation, "DONE")
         return txn.add_operation(operation)
-
-    async def _finish_first(
-        self, prerequisites: Sequence[Request[Any]], submission: _Submission
-    ) -> None:
-        for request in prerequisites:
-            operation = await self.submit(request, caller=submission.caller)
-            await self.wait(operation.id, submission.until - time.monotonic())
 
     async def _preempt(self, request: Request[Any], owner: Operation) -> None:
         """Do what a request may do to the operation that has its claim.

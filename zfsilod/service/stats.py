@@ -17,7 +17,6 @@ from zfsilod.model.records import Attachment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.model.records import Volume
     from zfsilod.requests.context import Context
     from zfsilod.storage.volume_view import VolumeView
 
@@ -48,7 +47,10 @@ class StatsReader:
         if attachment is not None and attachment.state in ("STAGED", "MOUNTED"):
             return await self._of_attachment(attachment)
         if volume is not None:
-            return await self._of_volume(volume)
+            zfs, root = self._context.machine.zfs, self._context.settings.root
+            figures = await self._context.look(partial(zfs.usage, volume.dataset))
+            problem = await self._context.look(partial(zfs.pool_problem, root))
+            return Stats(figures=figures, conditions=(problem,) if problem else ())
         assert attachment is not None
         figures = {"volsize": attachment.disk.size_bytes}
         return Stats(figures=figures, conditions=await self._session(attachment))
@@ -66,12 +68,6 @@ class StatsReader:
             lambda: {one.id: iscsi.problem(one.disk) for one in attachments}
         )
         return {name: problem for name, problem in problems.items() if problem}
-
-    async def _of_volume(self, volume: Volume) -> Stats:
-        zfs, root = self._context.machine.zfs, self._context.settings.root
-        figures = await self._context.look(partial(zfs.usage, volume.dataset))
-        problem = await self._context.look(partial(zfs.pool_problem, root))
-        return Stats(figures=figures, conditions=(problem,) if problem else ())
 
     async def _of_attachment(self, attachment: Attachment) -> Stats:
         if attachment.mode == "BLOCK":

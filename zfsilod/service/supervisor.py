@@ -72,19 +72,15 @@ class Supervisor:
             operation = self._service.operation(operation_id)
             if self._executor.is_held(operation_id) or operation.revision != revision:
                 continue  # it changed since: the answer of systemd is older
-            if operation.unit not in running:
-                await self._recover_one(operation)
-
-    async def _recover_one(self, operation: Operation) -> None:
-        if operation.ended:
-            return
-        if operation.state == "NEEDS_REPAIR" and not self._rollback_due(operation):
-            return
-        if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
-            self._executor.refresh(operation.id)
-            return
-        log.info("operation %s (%s) has no unit: rolling back", operation.id, operation.title)
-        await self._service.launcher.rollback(operation)
+            if operation.unit in running or operation.ended:
+                continue
+            if operation.state == "NEEDS_REPAIR" and not self._rollback_due(operation):
+                continue
+            if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
+                self._executor.refresh(operation.id)
+                continue
+            log.info("operation %s (%s) has no unit: rolling back", operation.id, operation.title)
+            await self._service.launcher.rollback(operation)
 
     def _rollback_due(self, operation: Operation) -> bool:
         """Tell whether a failed rollback is due again: after 5, 15, 60, then every 300 seconds."""
