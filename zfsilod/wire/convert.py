@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from zfsilod.model.records import (
-        Action,
         Attachment,
         Failure,
         Host,
@@ -242,16 +241,17 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
         subject=record.subject,
         title=record.title,
         caller=record.caller,
-        actions=list(map(_action, record.actions)),
+        actions=[
+            operation_pb2.Action(
+                step=action.description,
+                up=action.up,
+                status=enums.ACTION_STATUSES.number(action.status),
+            )
+            for action in record.actions
+        ],
         revision=record.revision,
         error=_failure(record.failure) if record.failure is not None else None,
         **stored,
-    )
-
-
-def _action(record: Action) -> operation_pb2.Action:
-    return operation_pb2.Action(
-        step=record.description, up=record.up, status=enums.ACTION_STATUSES.number(record.status)
     )
 
 
