@@ -182,7 +182,12 @@ class DbusFront:
             return await self._authorize_and_call(call, method)
         except (DBusError, ZfsiloError) as error:
             if method.action != READ and method.interface.startswith(NAME):
-                self._audit_refusal(call, method, error)
+                refusal = error
+                if isinstance(error, DBusError):
+                    reason = error.type.rpartition(".")[2].upper()
+                    refusal = PermissionDenied(error.text, reason=reason)
+                uid = self.identities.known_uid(call.sender)
+                self._service.audit.refused(f"uid {uid} (dbus)", method.name, call.path, refusal)
             raise
 
     async def _authorize_and_call(self, call: Message, method: Method) -> Message:
@@ -202,12 +207,6 @@ class DbusFront:
         raw = await asyncio.to_thread(reply._marshall) if large else reply._marshall()
         reply._marshall = lambda **_options: raw
         return reply
-
-    def _audit_refusal(self, call: Message, method: Method, error: DBusError | ZfsiloError) -> None:
-        uid = self.identities.known_uid(call.sender)
-        if isinstance(error, DBusError):
-            error = PermissionDenied(error.text, reason=error.type.rpartition(".")[2].upper())
-        self._service.audit.refused(f"uid {uid} (dbus)", method.name, call.path, error)
 
     async def _call(self, method: Method, call: Message, caller: Caller) -> list[Any]:
         if method.interface == PEER:
