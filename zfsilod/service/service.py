@@ -186,7 +186,9 @@ class Service:
         for claim in plan.claims:
             owner = txn.claimant(claim)
             if owner:
-                return _need_operation(txn, owner)
+                claimant = txn.get(Operation, owner)
+                assert claimant is not None, f"a claim of operation {owner}, which does not exist"
+                return claimant
         if plan.actions:
             self.context.store.check_head_room()
         return self._add_operation(txn, plan, request, view)
@@ -444,12 +446,6 @@ class Service:
         """Wait for launches and remote steps under way, not for operations."""
         await self.executor.close()
         self.context.close()
-
-
-def _need_operation(txn: Transaction, operation_id: str) -> Operation:
-    operation = txn.get(Operation, operation_id)
-    assert operation is not None, f"a claim of operation {operation_id}, which does not exist"
-    return operation
 
 
 def _outcome(operation: Operation, failure: Failure) -> str:

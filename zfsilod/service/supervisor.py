@@ -58,7 +58,10 @@ class Supervisor:
                 self.refresh_secrets()
             except ZfsiloError as error:
                 log.warning("supervisor pass failed: %s", error.message)
-            await self._executor.wait_for_change(self._pause())
+            # Not beyond the next due rollback.
+            due = min((due for _tries, due in self._tried.values()), default=math.inf)
+            pause_s = max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
+            await self._executor.wait_for_change(pause_s)
 
     async def recover(self) -> None:
         """Roll back every operation that has not ended and has no unit."""
@@ -91,11 +94,6 @@ class Supervisor:
         pause = REPAIR_PAUSES_S[min(tries, len(REPAIR_PAUSES_S) - 1)]
         self._tried[operation.id] = (tries + 1, now + pause)
         return True
-
-    def _pause(self) -> float:
-        """Return how long a pass may wait for a change: not beyond the next due rollback."""
-        due = min((due for _tries, due in self._tried.values()), default=math.inf)
-        return max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
 
     async def retry_releases(self) -> None:
         """Tell servers of volumes that this host no longer needs, until they answer."""

@@ -85,6 +85,11 @@ def fact(checked: Check) -> volume_pb2.Fact:
 
 def _volume_fields(record: Volume) -> dict[str, Any]:
     """Return the fields that a volume has on its server."""
+    source = None
+    if record.source_snapshot:
+        source = volume_pb2.VolumeSource(snapshot=f"snapshots/{record.source_snapshot}")
+    elif record.source_volume:
+        source = volume_pb2.VolumeSource(volume=f"volumes/{record.source_volume}")
     return {
         "uid": record.uid,
         "dataset": record.dataset,
@@ -98,16 +103,8 @@ def _volume_fields(record: Volume) -> dict[str, Any]:
         "hosts": record.hosts or None,
         "access_modes": [enums.ACCESS_MODES.number(mode) for mode in record.access_modes],
         "filesystem": filesystem(record.filesystem),
-        "source": _source(record),
+        "source": source,
     }
-
-
-def _source(record: Volume) -> volume_pb2.VolumeSource | None:
-    if record.source_snapshot:
-        return volume_pb2.VolumeSource(snapshot=f"snapshots/{record.source_snapshot}")
-    if record.source_volume:
-        return volume_pb2.VolumeSource(volume=f"volumes/{record.source_volume}")
-    return None
 
 
 def snapshot(record: Snapshot, *, operation: str) -> snapshot_pb2.Snapshot:
