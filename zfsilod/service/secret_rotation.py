@@ -1,4 +1,4 @@
-"""Secret rotation on the client: follows the secrets of its servers while sessions go on."""
+"""Secret rotation on the client: fetches new secrets from its servers, and asks for due ones."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 
 class SecretRotation:
-    """Takes over new secrets, and says when a server may make the ones that are due."""
+    """Polls the servers for new secrets, and lets them rotate the ones that are due."""
 
     def __init__(self, context: Context, submitter: Submitter) -> None:
         self._context = context
         self._submitter = submitter
 
     async def follow(self) -> None:
-        """Look once at the secrets of all attached volumes, all servers at once."""
+        """Poll all servers in parallel for the secrets of all attached volumes."""
         with self._context.read() as txn:
             attachments = [
                 attachment
@@ -70,23 +70,20 @@ class SecretRotation:
             rotated = await asyncio.gather(*(self._rotate(attachment) for attachment in due))
             stale = [one for one, done in zip(due, rotated, strict=True) if done] + stale
             if stale:
-                await self._refresh(server, stale[:AT_ONCE])
+                ids = tuple(attachment.id for attachment in stale[:AT_ONCE])
+                request = RefreshSecrets(server=server, ids=ids)
+                operation = await self._submitter.submit(request, caller=DAEMON)
+                await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
         except ZfsiloError as error:
-            log.info("secrets of the volumes of %s were not renewed: %s", server, error.message)
-
-    async def _refresh(self, server: str, stale: Sequence[Attachment]) -> None:
-        ids = tuple(attachment.id for attachment in stale)
-        request = RefreshSecrets(server=server, ids=ids)
-        operation = await self._submitter.submit(request, caller=DAEMON)
-        await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
+            log.info("secrets of the volumes of %s were not refreshed: %s", server, error.message)
 
     async def _rotate(self, attachment: Attachment) -> bool:
-        """Ask the server to change the secrets of an attachment; tell whether it did."""
+        """Let the server change the secrets of an attachment; tell whether it did."""
         try:
             await self._context.servers.rotate(attachment.server, attachment.volume)
         except ZfsiloError as error:
             log.info(
-                "%s made no new secrets for %s: %s",
+                "%s did not rotate the secrets of %s: %s",
                 attachment.server,
                 attachment.volume,
                 error.message,
