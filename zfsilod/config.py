@@ -128,13 +128,17 @@ def load(directory: Path = DIRECTORY) -> Config:
     for path in (main, *sorted((directory / "zfsilod.toml.d").glob("*.toml"))):
         if path == main and not path.exists():
             continue
-        _merge(merged, _check_file(path))
+        content = _parse(path)
+        _convert(content, path)  # by itself, so that an error names this file
+        _merge(merged, content)
     config = _convert(merged, main)
     for path in sorted((directory / "servers.d").glob("*.toml")):
         _server(path)
     if not config.daemon.host_id:
         config.daemon.host_id = host_id_of(socket.gethostname())
-    _check(config, main)
+    for valid, complaint in (*_server_checks(config.server), *_other_checks(config)):
+        if not valid:
+            raise InvalidArgument(f"{main}: {complaint}", reason="BAD_CONFIG")
     return config
 
 
@@ -154,13 +158,6 @@ def server_certificates(directory: Path) -> dict[str, str]:
 def host_id_of(name: str) -> str:
     """Return the first label of a host name as an id."""
     return re.sub(r"[^a-z0-9-]+", "-", name.partition(".")[0].lower()).strip("-") or "host"
-
-
-def _check_file(path: Path) -> dict[str, Any]:
-    """Read one file and convert it by itself, so that an error names this file."""
-    content = _parse(path)
-    _convert(content, path)
-    return content
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -210,13 +207,6 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = value
-
-
-def _check(config: Config, path: Path) -> None:
-    """Raise InvalidArgument for the first value that is out of range."""
-    for valid, complaint in (*_server_checks(config.server), *_other_checks(config)):
-        if not valid:
-            raise InvalidArgument(f"{path}: {complaint}", reason="BAD_CONFIG")
 
 
 def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:

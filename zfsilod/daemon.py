@@ -106,7 +106,13 @@ async def _start_service(
     store = Store.create(paths.state, host=paths.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
     migrate(store, LOCK_DIRECTORY if paths.host == "real" else paths.state / "op")
-    launcher = await _connect_launcher(paths, settings)
+    launcher: SystemdLauncher | LocalLauncher
+    if paths.simulated:
+        launcher = LocalLauncher(paths.state)
+    else:
+        debug = settings.daemon.log_level == "debug"
+        timeout_s = settings.operations.timeout_s
+        launcher = await SystemdLauncher.connect(timeout_s=timeout_s, debug=debug)
     stack.push_async_callback(launcher.close)
 
     servers = StorageServers(partial(config.find_server, paths.config))
@@ -132,15 +138,6 @@ def open_host(paths: Paths, store: Store) -> HostAdapters:
     from zfsilod.host.real import real_host
 
     return real_host(store.chap)
-
-
-async def _connect_launcher(
-    paths: Paths, settings: config.Config
-) -> SystemdLauncher | LocalLauncher:
-    if paths.simulated:
-        return LocalLauncher(paths.state)
-    debug = settings.daemon.log_level == "debug"
-    return await SystemdLauncher.connect(timeout_s=settings.operations.timeout_s, debug=debug)
 
 
 async def _start_metrics(

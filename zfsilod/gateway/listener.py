@@ -56,7 +56,10 @@ class Gateway:
         self._last_tag = 0
         self._listeners: dict[socket.socket, PeerKind] = {}
         self._connections: dict[str, RelayedConnection] = {}
-        _make_private(directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        for stale in directory.glob("*.sock"):
+            stale.unlink()
 
     def listen(self, listener: socket.socket, *, node: bool = False) -> None:
         """Accept connections of a listening socket, and close it with the gateway."""
@@ -195,10 +198,3 @@ class Gateway:
             server.close()
             raise
         return tag, server
-
-
-def _make_private(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
-    for stale in directory.glob("*.sock"):
-        stale.unlink()

@@ -167,7 +167,8 @@ class Metrics:
         if self._counting is None and self._outdated():
             self._counting = asyncio.ensure_future(asyncio.to_thread(self._count))
         await self._wait_for(self._counting, None if self._summary is None else until)
-        if self._asking is None and self._summary is not None and self._old():
+        old = self._reading is None or time.monotonic() - self._reading.at > FRESH_S
+        if self._asking is None and self._summary is not None and old:
             question = partial(Reading, self._service, self._summary, self._most)
             self._asking = asyncio.ensure_future(self._service.context.look(question, READING_S))
         await self._wait_for(self._asking, until)
@@ -178,9 +179,6 @@ class Metrics:
         """Tell whether a record changed since the last summary."""
         with self._service.context.store.read() as txn:
             return self._summary is None or txn.revision() != self._summary.revision
-
-    def _old(self) -> bool:
-        return self._reading is None or time.monotonic() - self._reading.at > FRESH_S
 
     def _count(self) -> Summary:
         with self._service.context.store.read() as txn:

@@ -64,6 +64,7 @@ class Audit:
         self._known[key] = None
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
+        collection, _slash, name = operation.subject.partition("/")
         self.record(
             operation.caller,
             operation.kind,
@@ -71,7 +72,7 @@ class Audit:
             outcome=operation.state,
             operation=operation.id,
             reason=operation.failure.reason if operation.failure else "",
-            unit=_unit(operation.subject),
+            unit=f"zfsilo-volume@{name}.service" if collection == "volumes" else "",
         )
 
     def refused(self, caller: str, action: str, subject: str, error: ZfsiloError) -> None:
@@ -103,12 +104,6 @@ class Audit:
             sentence += f": zfsiloctl operation repair {operation}"
         resource = {OF_UNIT: unit} if unit else {}
         self.write(_line(sentence), {MARK: "1", **fields, **resource})
-
-
-def _unit(subject: str) -> str:
-    """Return the unit of a volume: zfsilo-volume@.service(5)."""
-    collection, _, name = subject.partition("/")
-    return f"zfsilo-volume@{name}.service" if collection == "volumes" else ""
 
 
 def _line(text: str) -> str:

@@ -42,7 +42,10 @@ class Callers:
     ) -> None:
         self._find_token = find_token
         self._is_revoked = is_revoked
-        self.group = _group_id(GROUP)
+        try:
+            self.group = grp.getgrnam(GROUP).gr_gid
+        except KeyError:
+            self.group = -1
         self._own_uid = os.getuid()  # root, or the user that runs a simulation
 
     def of(self, peer: Peer, authorization: str) -> Caller:
@@ -135,10 +138,3 @@ def check_role(role: str) -> Role:
         f"invalid role {role[:40]!r}; use {', '.join(READERS[:-1])} or {READERS[-1]}",
         reason="BAD_ROLE",
     )
-
-
-def _group_id(name: str) -> int:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return -1

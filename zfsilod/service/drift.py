@@ -153,26 +153,24 @@ class Check(Record):
 
 def check_facts(view: VolumeView, machine: HostAdapters, settings: Settings) -> list[Check]:
     """Probe every fact that makes up a volume on this host."""
-    actions = (*expected(view, settings), *expected_by_owner(view))
-    return [
-        _check(action.step, machine, up=action.up)
-        for action in actions
-        if isinstance(action.step, HostStep)
-    ]
-
-
-def _check(step: HostStep, machine: HostAdapters, *, up: bool) -> Check:
-    truth, problem = UNKNOWN, "hidden by the daemon's sandbox"
-    if not step.sticky:
-        truth, problem = _probe(step, machine)
-    return Check(
-        kind=type(step).__name__,
-        text=step.fact(),
-        wanted=up,
-        truth=truth,
-        problem=problem,
-        parameters=tuple((name, _as_text(getattr(step, name))) for name in step.FIELDS),
-    )
+    checks = []
+    for action in (*expected(view, settings), *expected_by_owner(view)):
+        step = action.step
+        if not isinstance(step, HostStep):
+            continue
+        truth, problem = UNKNOWN, "hidden by the daemon's sandbox"
+        if not step.sticky:
+            truth, problem = _probe(step, machine)
+        check = Check(
+            kind=type(step).__name__,
+            text=step.fact(),
+            wanted=action.up,
+            truth=truth,
+            problem=problem,
+            parameters=tuple((name, _as_text(getattr(step, name))) for name in step.FIELDS),
+        )
+        checks.append(check)
+    return checks
 
 
 def _probe(step: HostStep, machine: HostAdapters) -> tuple[str, str]:

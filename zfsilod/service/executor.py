@@ -83,21 +83,19 @@ class Executor:
 
     def refresh(self, unit: str) -> None:
         """Read the operations of a unit again, after a hint from systemd or a worker."""
-        live = [one for one in self.batches.get(unit, [unit]) if self._refresh_one(one)]
+        live = False
+        for operation_id in self.batches.get(unit, [unit]):
+            with self._context.read() as txn:
+                operation = txn.get(Operation, operation_id)
+            if operation is None:
+                continue  # left out of its batch, or of a batch of a former daemon
+            live = live or not operation.ended
+            if operation.state == "WAITING":
+                self._work(operation.id, self._perform_remote(operation))
+            else:
+                self.announce(operation)
         if not live:
             self.batches.pop(unit, None)
-
-    def _refresh_one(self, operation_id: str) -> bool:
-        """Resume an operation that waits for the daemon; tell whether it has not ended."""
-        with self._context.read() as txn:
-            operation = txn.get(Operation, operation_id)
-        if operation is None:
-            return False  # left out of its batch, or of a batch of a former daemon
-        if operation.state == "WAITING":
-            self._work(operation.id, self._perform_remote(operation))
-        else:
-            self.announce(operation)
-        return not operation.ended
 
     def announce(self, operation: Operation) -> None:
         """Notify listeners and waiters of a changed operation."""

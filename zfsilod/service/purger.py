@@ -12,11 +12,8 @@ from zfsilod.model.records import Trashed
 from zfsilod.requests.deletion import PurgeVolume, dependents_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
-    from zfsilod.storage.transaction import Transaction
 
 RETRY_S = 3600  # after a failed purge, which most often has a foreign snapshot as its cause
 PURGES_AT_ONCE = 20
@@ -34,8 +31,16 @@ class Purger:
 
     async def purge(self) -> None:
         """Submit the purges that are due."""
+        now = time.time()
         with self._context.read() as txn:
-            due = list(self._due(txn))
+            due = [
+                trashed
+                for trashed in txn.scan(Trashed)
+                if trashed.purge_at <= now
+                and time.monotonic() >= self._retry_at.get(trashed.id, 0.0)
+                and not txn.claimant(f"trash/{trashed.volume.uid}")
+                and not dependents_of(txn, trashed.volume)
+            ]
         for trashed in due[:PURGES_AT_ONCE]:
             self._retry_at[trashed.id] = time.monotonic() + RETRY_S
             try:
@@ -43,12 +48,3 @@ class Purger:
                 await self._submitter.submit(request, caller=DAEMON, deadline_s=0)
             except ZfsiloError as error:
                 log.warning("%s stays in the trash: %s", trashed.volume.id, error.message)
-
-    def _due(self, txn: Transaction) -> Iterator[Trashed]:
-        now = time.time()
-        for trashed in txn.scan(Trashed):
-            if trashed.purge_at > now or time.monotonic() < self._retry_at.get(trashed.id, 0.0):
-                continue
-            claimed = txn.claimant(f"trash/{trashed.volume.uid}")
-            if not claimed and not dependents_of(txn, trashed.volume):
-                yield trashed

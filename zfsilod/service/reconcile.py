@@ -101,20 +101,18 @@ class Reconciler:
             for operation in await self._submitter.submit_batch(requests, caller=caller):
                 complaints |= await self._complaint(operation)
         gate = asyncio.Semaphore(LOGINS_AT_ONCE)
-        repairs = (self._repair_one(name, caller, gate) for name in attached)
-        for complaint in await asyncio.gather(*repairs):
+
+        async def log_in(name: str) -> dict[str, str]:
+            async with gate:
+                try:
+                    operation = await self._submitter.submit(SyncVolume(id=name), caller=caller)
+                except ZfsiloError as error:
+                    return {name: error.message}
+                return await self._complaint(operation)
+
+        for complaint in await asyncio.gather(*map(log_in, attached)):
             complaints |= complaint
         return complaints
-
-    async def _repair_one(
-        self, name: str, caller: Caller, gate: asyncio.Semaphore
-    ) -> dict[str, str]:
-        async with gate:
-            try:
-                operation = await self._submitter.submit(SyncVolume(id=name), caller=caller)
-            except ZfsiloError as error:
-                return {name: error.message}
-            return await self._complaint(operation)
 
     async def _complaint(self, operation: Operation) -> dict[str, str]:
         name = operation.subject.partition("/")[2]

@@ -60,9 +60,10 @@ class Supervisor:
                 self.refresh_secrets()
             except ZfsiloError as error:
                 log.warning("supervisor pass failed: %s", error.message)
+            # Not beyond the next due rollback.
             due = min((due for _tries, due in self._tried.values()), default=math.inf)
-            pause = max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
-            await self._executor.wait_for_change(pause)
+            pause_s = max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
+            await self._executor.wait_for_change(pause_s)
 
     async def recover(self) -> None:
         """Roll back every operation that has not ended and has no unit."""
@@ -76,19 +77,15 @@ class Supervisor:
             operation = self._service.operation(operation_id)
             if self._executor.is_held(operation_id) or operation.revision != revision:
                 continue  # it changed after systemd was queried
-            if operation.unit not in running:
-                await self._recover_one(operation)
-
-    async def _recover_one(self, operation: Operation) -> None:
-        if operation.ended:
-            return
-        if operation.state == "NEEDS_REPAIR" and not self._rollback_due(operation):
-            return
-        if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
-            self._executor.refresh(operation.id)
-            return
-        log.info("operation %s (%s) has no unit: rolling back", operation.id, operation.title)
-        await self._service.launcher.rollback(operation)
+            if operation.unit in running or operation.ended:
+                continue
+            if operation.state == "NEEDS_REPAIR" and not self._rollback_due(operation):
+                continue
+            if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
+                self._executor.refresh(operation.id)
+                continue
+            log.info("operation %s (%s) has no unit: rolling back", operation.id, operation.title)
+            await self._service.launcher.rollback(operation)
 
     def _rollback_due(self, operation: Operation) -> bool:
         """Tell whether a failed rollback is due again: after 5, 15, 60, then every 300 seconds."""

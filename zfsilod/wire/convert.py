@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from zfsilod.model.records import (
-        Action,
         Attachment,
         Failure,
         Host,
@@ -86,6 +85,11 @@ def fact(checked: Check) -> volume_pb2.Fact:
 
 def _volume_fields(record: Volume) -> dict[str, Any]:
     """Return the fields that a volume has on its server."""
+    source = None
+    if record.source_snapshot:
+        source = volume_pb2.VolumeSource(snapshot=f"snapshots/{record.source_snapshot}")
+    elif record.source_volume:
+        source = volume_pb2.VolumeSource(volume=f"volumes/{record.source_volume}")
     return {
         "uid": record.uid,
         "dataset": record.dataset,
@@ -99,16 +103,8 @@ def _volume_fields(record: Volume) -> dict[str, Any]:
         "hosts": record.hosts or None,
         "access_modes": [enums.ACCESS_MODES.number(mode) for mode in record.access_modes],
         "filesystem": filesystem(record.filesystem),
-        "source": _source(record),
+        "source": source,
     }
-
-
-def _source(record: Volume) -> volume_pb2.VolumeSource | None:
-    if record.source_snapshot:
-        return volume_pb2.VolumeSource(snapshot=f"snapshots/{record.source_snapshot}")
-    if record.source_volume:
-        return volume_pb2.VolumeSource(volume=f"volumes/{record.source_volume}")
-    return None
 
 
 def snapshot(record: Snapshot, *, operation: str) -> snapshot_pb2.Snapshot:
@@ -242,16 +238,17 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
         subject=record.subject,
         title=record.title,
         caller=record.caller,
-        actions=list(map(_action, record.actions)),
+        actions=[
+            operation_pb2.Action(
+                step=action.description,
+                up=action.up,
+                status=enums.ACTION_STATUSES.number(action.status),
+            )
+            for action in record.actions
+        ],
         revision=record.revision,
         error=_failure(record.failure) if record.failure is not None else None,
         **stored,
-    )
-
-
-def _action(record: Action) -> operation_pb2.Action:
-    return operation_pb2.Action(
-        step=record.description, up=record.up, status=enums.ACTION_STATUSES.number(record.status)
     )
 
 

@@ -51,8 +51,20 @@ class StorageServers:
         request = volume_pb2.FetchConnectionRequest(name=f"volumes/{volume}")
         answer = await self.call(server, self._api(server).volumes.FetchConnection, request)
         portals = await self.usable_portals(server, tuple(answer.portals))
+        connection = Connection(
+            volume=volume,
+            target=answer.target,
+            portals=portals,
+            serial=answer.serial,
+            size_bytes=answer.size_bytes,
+            mode=enums.MODES.name(answer.mode),
+            epoch=answer.epoch,
+            rotation=answer.rotation,
+            readonly=answer.readonly,
+            filesystem=convert.read_filesystem(answer.filesystem),
+        )
         chap = answer.chap
-        return _connection(volume, answer, portals), Chap(
+        return connection, Chap(
             username=chap.username,
             password=chap.password,
             mutual_username=chap.mutual_username,
@@ -191,21 +203,6 @@ class StorageServers:
                 address=name,
             ) from None
         return str(addresses[0][4][0])
-
-
-def _connection(volume: str, answer: Any, portals: tuple[str, ...]) -> Connection:
-    return Connection(
-        volume=volume,
-        target=answer.target,
-        portals=portals,
-        serial=answer.serial,
-        size_bytes=answer.size_bytes,
-        mode=enums.MODES.name(answer.mode),
-        epoch=answer.epoch,
-        rotation=answer.rotation,
-        readonly=answer.readonly,
-        filesystem=convert.read_filesystem(answer.filesystem),
-    )
 
 
 def _is_wildcard(host: str) -> bool:

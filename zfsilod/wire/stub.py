@@ -38,7 +38,13 @@ class Stub:
         method = self._service.methods_by_name.get(name)
         if method is None:
             raise AttributeError(f"the service has no method {name}")
-        call = self.__dict__[name] = _call(self._channel, method)
+        channel = self._channel
+        kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+        call = self.__dict__[name] = kind(
+            path_of(method),
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
         return call
 
 
@@ -63,12 +69,3 @@ class Streaming:
     def __init__(self, channel: Any) -> None:
         self.unary_unary = channel.unary_stream
         self.unary_stream = channel.unary_stream
-
-
-def _call(channel: Any, method: MethodDescriptor) -> Any:
-    kind = channel.unary_stream if method.server_streaming else channel.unary_unary
-    return kind(
-        path_of(method),
-        request_serializer=GetMessageClass(method.input_type).SerializeToString,
-        response_deserializer=GetMessageClass(method.output_type).FromString,
-    )

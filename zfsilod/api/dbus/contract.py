@@ -169,10 +169,11 @@ def unescape(label: str) -> str:
 def _interface(element: ET.Element) -> Interface:
     name = element.attrib["name"]
     methods = [_method(name, method) for method in element.iter("method")]
-    properties = {
-        item.attrib["name"]: Property(item.attrib["type"], _emits(item))
-        for item in element.iter("property")
-    }
+    properties = {}
+    for item in element.iter("property"):
+        notes = {note.attrib["name"]: note.attrib["value"] for note in item.iter("annotation")}
+        emits = notes.get(EMITS_CHANGED, "true")
+        properties[item.attrib["name"]] = Property(item.attrib["type"], emits)
     element.tail = "\n"
     text = "  " + ET.tostring(element, encoding="unicode")
     xml = re.sub(r"\n(\s*\n)+", "\n", text)  # the blank lines that the comments leave
@@ -187,8 +188,3 @@ def _method(interface: str, element: ET.Element) -> Method:
     # polkit has no action of the name "none": such a method is for root only.
     action = ACTIONS.get(f"{interface}.{name}", f"{NAME}.none")
     return Method(interface, name, signatures["in"], signatures["out"], action)
-
-
-def _emits(element: ET.Element) -> str:
-    values = {item.attrib["name"]: item.attrib["value"] for item in element.iter("annotation")}
-    return values.get(EMITS_CHANGED, "true")

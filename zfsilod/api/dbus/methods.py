@@ -175,22 +175,18 @@ class Methods:
     async def call(self, method: str, arguments: list[Any], caller: Caller) -> list[Any]:
         """Call a method by its full name; the first argument is the id of its object, if any."""
         mutation = MUTATIONS.get(method)
-        if mutation is not None:
-            return [await self._submit(mutation, arguments[:-1], arguments[-1], caller)]
-        return await QUERIES[method](self, *arguments)
-
-    async def _submit(
-        self, mutation: Mutation, arguments: list[Any], options: dict[str, Variant], caller: Caller
-    ) -> str:
+        if mutation is None:
+            return await QUERIES[method](self, *arguments)
+        *arguments, options = arguments
         fields = read_options(options, (*mutation.options, "validate_only"))
         only_plan = fields.pop("validate_only", False)
         request = make_request(mutation, arguments, fields)
         if isinstance(request, SyncVolume):
             (await self.service.reconciler.report(request.id)).check()
         if only_plan:
-            return self.objects.plan(await self.service.plan(request, caller=caller))
+            return [self.objects.plan(await self.service.plan(request, caller=caller))]
         operation = await self.service.submit(request, caller=caller)
-        return path_of("operation", operation.id)
+        return [path_of("operation", operation.id)]
 
     async def get_volume(self, volume_id: str) -> list[Any]:
         with self.service.context.store.read() as txn:

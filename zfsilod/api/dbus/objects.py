@@ -93,7 +93,13 @@ class Objects:
     def managed(self) -> list[BusObject]:
         """Return all objects below the manager. Raises LimitsExceeded."""
         with self.service.context.store.read() as txn:
-            managed = list(islice(_below(txn), MAX_OBJECTS + 1))
+            below = chain(
+                map(volume, volume_views(txn)),
+                map(snapshot, txn.scan(Snapshot)),
+                map(host, txn.scan(Host)),
+                map(operation, txn.live()),
+            )
+            managed = list(islice(below, MAX_OBJECTS + 1))
         if len(managed) > MAX_OBJECTS:
             raise DBusError(ErrorType.LIMITS_EXCEEDED, TOO_MANY)
         return managed
@@ -155,15 +161,6 @@ def _object(txn: Transaction, kind: str, name: str) -> BusObject | None:
             return host(record) if record else None
     stored = txn.get(Operation, name)
     return operation(stored) if stored else None
-
-
-def _below(txn: Transaction) -> Iterator[BusObject]:
-    return chain(
-        map(volume, volume_views(txn)),
-        map(snapshot, txn.scan(Snapshot)),
-        map(host, txn.scan(Host)),
-        map(operation, txn.live()),
-    )
 
 
 def _names(txn: Transaction, kind: str) -> Iterator[str]:

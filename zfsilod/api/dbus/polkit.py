@@ -91,7 +91,9 @@ class Identities:
             self._bus.send(cancel)
             raise Unavailable("polkit did not answer in time; nothing was changed") from None
         if reply.message_type is MessageType.ERROR:
-            reason = "polkit does not run" if _is_missing(reply) else f"polkit: {reply.error_name}"
+            error = reply.error_name or ""
+            missing = any(part in error for part in NO_POLKIT)
+            reason = "polkit does not run" if missing else f"polkit: {error}"
             text = f"uid {uid} may not use {action}, only root: {reason}"
             raise DBusError(ErrorType.ACCESS_DENIED, text)
         is_authorized, is_challenge, _details = reply.body[0]
@@ -143,7 +145,3 @@ def _to_polkit(member: str, signature: str, body: list[Any], *, reply: bool = Tr
         body=body,
         flags=MessageFlag.NONE if reply else MessageFlag.NO_REPLY_EXPECTED,
     )
-
-
-def _is_missing(reply: Message) -> bool:
-    return any(part in (reply.error_name or "") for part in NO_POLKIT)

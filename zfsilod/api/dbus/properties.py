@@ -68,11 +68,6 @@ def _publication(record: Publication) -> dict[str, Variant]:
     }
 
 
-def _mounts(view: VolumeView) -> dict[str, dict[str, Variant]]:
-    mounts = view.attachment.mounts if view.attachment else ()
-    return {mount.path: {"readonly": Variant("b", mount.readonly)} for mount in mounts}
-
-
 def _of(side: str, name: str, *, default: Any = "") -> Callable[[VolumeView], Any]:
     """Return a reader of a field of the volume or the attachment, if the view has one."""
 
@@ -101,11 +96,6 @@ def _step(shown: ShownOperation) -> str:
     return action.description if action else ""
 
 
-def _actions(shown: ShownOperation) -> list[tuple[str, str, str]]:
-    actions = shown.operation.actions
-    return [(action.way, action.description, action.status) for action in actions]
-
-
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     MANAGER: {
         "Version": lambda info: info.version,
@@ -129,7 +119,10 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "ServerVolume": _of("attachment", "volume"),
         "Restore": _of("attachment", "restore"),
         "StagingPath": _of("attachment", "staging_path"),
-        "Mounts": _mounts,
+        "Mounts": lambda view: {
+            mount.path: {"readonly": Variant("b", mount.readonly)}
+            for mount in (view.attachment.mounts if view.attachment else ())
+        },
         "Conditions": lambda view: view.conditions,
         "Operation": lambda view: path_of("operation", view.operation) if view.operation else "/",
         "Etag": lambda view: view.etag,
@@ -168,7 +161,9 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Error": _error,
         "Progress": lambda shown: shown.operation.progress,
         "Step": _step,
-        "Actions": _actions,
+        "Actions": lambda shown: [
+            (action.way, action.description, action.status) for action in shown.operation.actions
+        ],
         "CreatedAt": lambda shown: shown.operation.created_at,
         "EndedAt": lambda shown: shown.operation.ended_at,
     },

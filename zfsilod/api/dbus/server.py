@@ -182,7 +182,12 @@ class DbusFront:
             return await self._authorize_and_call(call, method)
         except (DBusError, ZfsiloError) as error:
             if method.action != READ and method.interface.startswith(NAME):
-                self._audit_refusal(call, method, error)
+                refusal = error
+                if isinstance(error, DBusError):
+                    reason = error.type.rpartition(".")[2].upper()
+                    refusal = PermissionDenied(error.text, reason=reason)
+                uid = self.identities.known_uid(call.sender)
+                self._service.audit.refused(f"uid {uid} (dbus)", method.name, call.path, refusal)
             raise
 
     async def _authorize_and_call(self, call: Message, method: Method) -> Message:
@@ -203,17 +208,14 @@ class DbusFront:
         reply._marshall = lambda **_options: raw
         return reply
 
-    def _audit_refusal(self, call: Message, method: Method, error: DBusError | ZfsiloError) -> None:
-        uid = self.identities.known_uid(call.sender)
-        if isinstance(error, DBusError):
-            error = PermissionDenied(error.text, reason=error.type.rpartition(".")[2].upper())
-        self._service.audit.refused(f"uid {uid} (dbus)", method.name, call.path, error)
-
     async def _call(self, method: Method, call: Message, caller: Caller) -> list[Any]:
         if method.interface == PEER:
             return [MACHINE_ID.read_text().strip()] if method.output else []
         if method.interface == INTROSPECTABLE:
-            return [await self._introspect(call.path)]
+            if split(call.path):
+                self._objects.need(call.path)
+            children = await asyncio.to_thread(self._objects.children, call.path)
+            return [introspection(interfaces_at(call.path), children)]
         if method.interface == PROPERTIES:
             return self._properties(call.path, method.name, *call.body)
         if method.interface == OBJECT_MANAGER:
@@ -222,12 +224,6 @@ class DbusFront:
         arguments = [*own_id, *call.body]
         body = await self._methods.call(f"{method.interface}.{method.name}", arguments, caller)
         return [clean(value) for value in body]
-
-    async def _introspect(self, path: str) -> str:
-        if split(path):
-            self._objects.need(path)
-        children = await asyncio.to_thread(self._objects.children, path)
-        return introspection(interfaces_at(path), children)
 
     def _properties(self, path: str, method: str, interface: str, *arguments: Any) -> list[Any]:
         shown = self._objects.need(path)

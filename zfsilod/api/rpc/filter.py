@@ -114,7 +114,8 @@ class _Parser:
 
     def _comparison(self) -> Predicate:
         field = self._pop("word", "a field")
-        if field not in self._fields and not self._is_label(field):
+        is_label = "labels" in self._fields and field.startswith("labels.")
+        if field not in self._fields and not is_label:
             raise _bad(f"unknown field {field[:80]!r}: expected one of {', '.join(self._fields)}")
         operator = self._pop("operator", f"=, != or : after {field[:80]}")
         value = self._pop("value", f"a value after {field[:80]} {operator}")
@@ -137,9 +138,6 @@ class _Parser:
         if upper not in names and not (prefix and any(name.startswith(upper) for name in names)):
             raise _bad(f"unknown {field} {value[:80]!r}: expected one of {', '.join(names)}")
         return upper
-
-    def _is_label(self, field: str) -> bool:
-        return "labels" in self._fields and field.startswith("labels.")
 
     def _take(self, text: str) -> bool:
         """Consume a keyword or sign if it is next."""

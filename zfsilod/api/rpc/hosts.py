@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zfsilo.v1 import host_pb2
 
 from zfsilod.api.rpc import filter as filters
-from zfsilod.api.rpc.pages import Page, Pages, collect
+from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.records import Host
 from zfsilod.model.validation import check_id
 from zfsilod.requests import hosts as requests
@@ -19,7 +19,6 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from zfsilod.api.rpc.call import Call
     from zfsilod.requests.request import Request
-    from zfsilod.storage.transaction import Transaction
 
 FIELDS = ("id", "iqn", "nqn", "labels")
 
@@ -39,7 +38,15 @@ class HostMethods:
     ) -> host_pb2.ListHostsResponse:
         page = self._pages.parse("ListHosts", message)
         wanted = filters.parse(message.filter, FIELDS)
-        hosts, after = await call.scan(lambda txn: _page(txn, page, wanted))
+        hosts, after = await call.scan(
+            lambda txn: collect(
+                txn.scan(Host, page.after),
+                page,
+                key=lambda host: host.id,
+                wanted=lambda host: wanted(partial(_values, host)),
+                show=convert.host,
+            )
+        )
         return host_pb2.ListHostsResponse(
             hosts=hosts, next_page_token=self._pages.token(page, after)
         )
@@ -107,18 +114,6 @@ async def _change(
     if record is not None:
         response.host.CopyFrom(convert.host(record))
     return response
-
-
-def _page(
-    txn: Transaction, page: Page, wanted: filters.Predicate
-) -> tuple[list[host_pb2.Host], str]:
-    return collect(
-        txn.scan(Host, page.after),
-        page,
-        key=lambda host: host.id,
-        wanted=lambda host: wanted(partial(_values, host)),
-        show=convert.host,
-    )
 
 
 def _values(host: Host, field: str) -> filters.Values:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from zfsilo.v1 import operation_pb2
 
 from zfsilod.api.rpc import filter as filters
-from zfsilod.api.rpc.pages import Page, Pages, collect
+from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import DeadlineExceeded, InvalidArgument
 from zfsilod.model.records import Operation, OperationState
 from zfsilod.wire import convert
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from zfsilod.api.rpc.call import Call
-    from zfsilod.storage.transaction import Transaction
 
 FIELDS = ("id", "kind", "subject", "state", "caller")
 ENUMERATIONS = {"state": get_args(OperationState)}
@@ -40,7 +39,15 @@ class OperationMethods:
     ) -> operation_pb2.ListOperationsResponse:
         page = self._pages.parse("ListOperations", message)
         wanted = filters.parse(message.filter, FIELDS, ENUMERATIONS)
-        operations, after = await call.scan(lambda txn: _page(txn, page, wanted))
+        operations, after = await call.scan(
+            lambda txn: collect(
+                txn.scan(Operation, page.after),
+                page,
+                key=lambda operation: operation.id,
+                wanted=lambda operation: wanted(partial(_values, operation)),
+                show=convert.operation,
+            )
+        )
         return operation_pb2.ListOperationsResponse(
             operations=operations, next_page_token=self._pages.token(page, after)
         )
@@ -87,18 +94,6 @@ class OperationMethods:
     ) -> operation_pb2.Operation:
         operation_id = convert.operation_id(message.name)
         return convert.operation(await call.shielded(call.service.abandon(operation_id)))
-
-
-def _page(
-    txn: Transaction, page: Page, wanted: filters.Predicate
-) -> tuple[list[operation_pb2.Operation], str]:
-    return collect(
-        txn.scan(Operation, page.after),
-        page,
-        key=lambda operation: operation.id,
-        wanted=lambda operation: wanted(partial(_values, operation)),
-        show=convert.operation,
-    )
 
 
 def _values(operation: Operation, field: str) -> filters.Values:

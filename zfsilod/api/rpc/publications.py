@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
-from zfsilod.api.rpc.pages import Page, Pages, collect
+from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zfsilod.api.rpc.call import Call
-    from zfsilod.model.records import AccessMode, Volume
+    from zfsilod.model.records import Volume
     from zfsilod.storage.transaction import Transaction
 
 # Both become arguments of zfs(8).
@@ -39,10 +39,11 @@ class PublicationMethods:
         self, message: volume_pb2.PublishVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
+        mode = message.access_mode  # a host need not know the one of its volume
         request = publications.Publish(
             volume=volume_id,
             host=host_id,
-            access_mode=_access_mode(message.access_mode),
+            access_mode=enums.ACCESS_MODES.name(mode) if mode else "",
             readonly=message.readonly,
             client_operation=convert.ulid(message.client_operation),
             transport=enums.TRANSPORTS.name(message.transport, "ISCSI"),
@@ -64,7 +65,7 @@ class PublicationMethods:
             host=host_id,
             client_operation=convert.ulid(message.client_operation),
             fence=message.fence,
-            grace_s=_grace(message),
+            grace_s=message.grace.seconds if message.HasField("grace") else publications.GRACE_S,
         )
         return await change_volume(
             call, request, volume_id, validate_only=message.validate_only, etag=message.etag
@@ -78,9 +79,26 @@ class PublicationMethods:
         host_id = convert.host_id(message.host) if message.host else ""
         if call.caller.role == "host":
             host_id = own_host(call.caller, host_id)
-        records, after = await call.scan(lambda txn: _page(txn, page, volume_id, host_id))
+
+        def read(txn: Transaction) -> tuple[list[volume_pb2.Publication], str]:
+            records: Iterable[Publication]
+            if volume_id:
+                records = (p for p in txn.scan_below(Publication, volume_id) if p.key > page.after)
+            elif host_id:
+                records = txn.scan_ending(Publication, host_id, page.after)
+            else:
+                records = txn.scan(Publication, page.after)
+            return collect(
+                records,
+                page,
+                key=lambda publication: publication.key,
+                wanted=lambda publication: host_id in ("", publication.host),
+                show=convert.publication,
+            )
+
+        shown, after = await call.scan(read)
         return volume_pb2.ListPublicationsResponse(
-            publications=records, next_page_token=self._pages.token(page, after)
+            publications=shown, next_page_token=self._pages.token(page, after)
         )
 
     async def FetchConnection(
@@ -140,31 +158,3 @@ class PublicationMethods:
 def _host(name: str, call: Call) -> str:
     """Return the id of the host in a request, by default that of the caller."""
     return own_host(call.caller, convert.host_id(name) if name else "")
-
-
-def _grace(message: volume_pb2.UnpublishVolumeRequest) -> int:
-    return message.grace.seconds if message.HasField("grace") else publications.GRACE_S
-
-
-def _access_mode(number: int) -> AccessMode | Literal[""]:
-    """Return the requested access mode; a host need not know the one of its volume."""
-    return enums.ACCESS_MODES.name(number) if number else ""
-
-
-def _page(
-    txn: Transaction, page: Page, volume_id: str, host_id: str
-) -> tuple[list[volume_pb2.Publication], str]:
-    records: Iterable[Publication]
-    if volume_id:
-        records = (p for p in txn.scan_below(Publication, volume_id) if p.key > page.after)
-    elif host_id:
-        records = txn.scan_ending(Publication, host_id, page.after)
-    else:
-        records = txn.scan(Publication, page.after)
-    return collect(
-        records,
-        page,
-        key=lambda publication: publication.key,
-        wanted=lambda publication: host_id in ("", publication.host),
-        show=convert.publication,
-    )

@@ -147,23 +147,20 @@ class GrpcServer:
         for method in service.methods:
             matches = [getattr(part, method.name) for part in parts if hasattr(part, method.name)]
             assert len(matches) == 1, f"{len(matches)} implementations of {method.full_name}"
-            handlers[method.name] = self._handler(method, matches[0], standard=standard)
+            guard = self._stream_guard if inspect.isasyncgenfunction(matches[0]) else self._guard
+            if method.client_streaming:
+                kind = grpc.stream_stream_rpc_method_handler
+            elif method.server_streaming:
+                kind = grpc.unary_stream_rpc_method_handler
+            else:
+                kind = grpc.unary_unary_rpc_method_handler
+            handlers[method.name] = kind(
+                guard(method, matches[0], standard=standard),
+                request_deserializer=_parser(GetMessageClass(method.input_type)),
+                response_serializer=GetMessageClass(method.output_type).SerializeToString,
+            )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service.full_name, handlers),)
-        )
-
-    def _handler(self, method: MethodDescriptor, work: Any, *, standard: bool) -> Any:
-        guard = self._stream_guard if inspect.isasyncgenfunction(work) else self._guard
-        if method.client_streaming:
-            kind = grpc.stream_stream_rpc_method_handler
-        elif method.server_streaming:
-            kind = grpc.unary_stream_rpc_method_handler
-        else:
-            kind = grpc.unary_unary_rpc_method_handler
-        return kind(
-            guard(method, work, standard=standard),
-            request_deserializer=_parser(GetMessageClass(method.input_type)),
-            response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
 
     def _guard(
@@ -199,7 +196,8 @@ class GrpcServer:
         async def guarded(message: Any, context: Any) -> Any:
             try:
                 call = self._authorized(path, context)
-                request = _parsed_stream(message) if streaming else _parsed(message)
+                # A stream is parsed as it comes.
+                request = (_parsed(one) async for one in message) if streaming else _parsed(message)
                 responses = work(request, context if standard else call)
                 # The caller may be revoked while the stream runs.
                 check = partial(self._authorized, path, context)
@@ -285,11 +283,6 @@ def _parsed(message: Any) -> Any:
     if message is MALFORMED:
         raise InvalidArgument("malformed request message", reason="MALFORMED")
     return message
-
-
-async def _parsed_stream(requests: Any) -> Stream:
-    async for message in requests:
-        yield _parsed(message)
 
 
 def _subject(message: Any) -> str:

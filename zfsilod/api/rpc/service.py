@@ -104,7 +104,9 @@ class ServiceMethods:
             page,
             key=lambda orphan: orphan.name,
             wanted=lambda _orphan: True,
-            show=_orphan,
+            show=lambda orphan: service_pb2.Orphan(
+                name=orphan.name, text=orphan.text, users=orphan.users
+            ),
         )
         return service_pb2.ListOrphansResponse(
             orphans=shown, next_page_token=self._pages.token(page, after)
@@ -171,7 +173,3 @@ def _server(call: Call) -> service_pb2.ServerInfo:
         zone=settings.zone,
         max_attachments=settings.max_attachments,
     )
-
-
-def _orphan(orphan: orphans.Orphan) -> service_pb2.Orphan:
-    return service_pb2.Orphan(name=orphan.name, text=orphan.text, users=orphan.users)

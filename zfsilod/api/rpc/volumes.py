@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from zfsilo.v1 import volume_pb2
 
 from zfsilod.api.rpc import filter as filters
-from zfsilod.api.rpc.pages import Page, Pages, collect
+from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import NotFound
 from zfsilod.model.records import STATES, Mode
 from zfsilod.model.validation import check_etag, check_id
@@ -28,14 +28,8 @@ from zfsilod.storage.volume_view import (
 from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from zfsilod.api.rpc.call import Call
-    from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
-    from zfsilod.storage.transaction import Transaction
-
-    Source = Callable[[Transaction, str], Iterator[VolumeView]]
 
 MAX_DIFFERENCES = 1000
 FIELDS = ("id", "uid", "state", "mode", "host", "server", "labels")
@@ -68,10 +62,24 @@ class VolumeMethods:
         self, message: volume_pb2.ListVolumesRequest, call: Call
     ) -> volume_pb2.ListVolumesResponse:
         page = self._pages.parse("ListVolumes", message)
-        wanted = filters.parse(message.filter, FIELDS, ENUMERATIONS)
+        matches = filters.parse(message.filter, FIELDS, ENUMERATIONS)
         deleted = message.show_deleted and call.caller.role != "host"
-        source = volume_views_with_deleted if deleted else volume_views
-        volumes, after = await call.scan(lambda txn: _page(txn, page, wanted, call.caller, source))
+        scan = volume_views_with_deleted if deleted else volume_views
+
+        def wanted(view: VolumeView) -> bool:
+            visible = visible_to(call.caller, view, ())
+            return visible is not None and matches(partial(_values, visible))
+
+        def show(view: VolumeView) -> volume_pb2.Volume:
+            visible = visible_to(call.caller, view, ())
+            assert visible is not None, "only wanted views are shown"
+            return convert.volume(visible)
+
+        volumes, after = await call.scan(
+            lambda txn: collect(
+                scan(txn, page.after), page, key=lambda view: view.key, wanted=wanted, show=show
+            )
+        )
         return volume_pb2.ListVolumesResponse(
             volumes=volumes, next_page_token=self._pages.token(page, after)
         )
@@ -125,13 +133,36 @@ class VolumeMethods:
     async def CreateVolume(
         self, message: volume_pb2.CreateVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        request = _create(message)
+        volume = message.volume
+        modes = tuple(map(enums.ACCESS_MODES.name, volume.access_modes))
+        request = CreateVolume(
+            id=check_id(message.volume_id, "volume id"),
+            capacity_bytes=volume.capacity_bytes,
+            limit_bytes=message.limit_bytes,
+            thin=volume.thin if volume.HasField("thin") else True,
+            mode=enums.MODES.name(volume.mode, "FILESYSTEM"),
+            properties=convert.as_pairs(volume.properties),
+            labels=convert.as_pairs(volume.labels),
+            hosts=tuple(volume.hosts),
+            access_modes=modes or ("SINGLE_NODE_WRITER",),
+            **_source(volume.source),
+        )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def UpdateVolume(
         self, message: volume_pb2.UpdateVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        request = _update(message)
+        volume = message.volume
+        request = UpdateVolume(
+            id=convert.volume_id(volume.name),
+            mask=tuple(message.update_mask.paths),
+            capacity_bytes=volume.capacity_bytes,
+            limit_bytes=message.limit_bytes,
+            properties=convert.as_pairs(volume.properties),
+            labels=convert.as_pairs(volume.labels),
+            hosts=tuple(volume.hosts),
+            etag=message.etag,
+        )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def DeleteVolume(
@@ -206,23 +237,6 @@ async def change_volume(
     return response
 
 
-def _create(message: volume_pb2.CreateVolumeRequest) -> CreateVolume:
-    volume = message.volume
-    modes = tuple(map(enums.ACCESS_MODES.name, volume.access_modes))
-    return CreateVolume(
-        id=check_id(message.volume_id, "volume id"),
-        capacity_bytes=volume.capacity_bytes,
-        limit_bytes=message.limit_bytes,
-        thin=volume.thin if volume.HasField("thin") else True,
-        mode=enums.MODES.name(volume.mode, "FILESYSTEM"),
-        properties=convert.as_pairs(volume.properties),
-        labels=convert.as_pairs(volume.labels),
-        hosts=tuple(volume.hosts),
-        access_modes=modes or ("SINGLE_NODE_WRITER",),
-        **_source(volume.source),
-    )
-
-
 def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
     """Return the fields of a request that name the source of a volume."""
     match source.WhichOneof("source"):
@@ -231,37 +245,6 @@ def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
         case "volume":
             return {"source_volume": convert.volume_id(source.volume)}
     return {}
-
-
-def _update(message: volume_pb2.UpdateVolumeRequest) -> UpdateVolume:
-    volume = message.volume
-    return UpdateVolume(
-        id=convert.volume_id(volume.name),
-        mask=tuple(message.update_mask.paths),
-        capacity_bytes=volume.capacity_bytes,
-        limit_bytes=message.limit_bytes,
-        properties=convert.as_pairs(volume.properties),
-        labels=convert.as_pairs(volume.labels),
-        hosts=tuple(volume.hosts),
-        etag=message.etag,
-    )
-
-
-def _page(
-    txn: Transaction, page: Page, wanted: filters.Predicate, caller: Caller, source: Source
-) -> tuple[list[volume_pb2.Volume], str]:
-    def is_wanted(view: VolumeView) -> bool:
-        visible = visible_to(caller, view, ())
-        return visible is not None and wanted(partial(_values, visible))
-
-    def show(view: VolumeView) -> volume_pb2.Volume:
-        visible = visible_to(caller, view, ())
-        assert visible is not None, "only wanted views are shown"
-        return convert.volume(visible)
-
-    return collect(
-        source(txn, page.after), page, key=lambda view: view.key, wanted=is_wanted, show=show
-    )
 
 
 def _values(view: VolumeView, field: str) -> filters.Values:
