@@ -1,4 +1,4 @@
-"""Orphans and adoption: what has no record is listed, removed on request, or gets a record."""
+"""Orphans and adoption: things without a record are listed, removed on request, or get one."""
 
 from __future__ import annotations
 
@@ -317,7 +317,7 @@ async def test_a_foreign_zvol_is_adopted(fixture: ServiceFixture) -> None:
     assert adopted_volume.filesystem.state == "NONE", (
         "a client looks for a filesystem on it, and does not format it"
     )
-    with pytest.raises(AlreadyExists, match="is the volume vm-1"):
+    with pytest.raises(AlreadyExists, match="is the zvol of volume vm-1"):
         await fixture.do(request.but(id="again"))
     await fixture.do(Publish(volume="vm-1", host="take"))
 

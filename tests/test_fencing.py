@@ -119,7 +119,7 @@ async def test_a_reader_mode_is_read_only_at_the_target(fixture: ServiceFixture)
 
 async def test_several_writers_of_one_filesystem_are_refused(fixture: ServiceFixture) -> None:
     await prepare(fixture)
-    with pytest.raises(InvalidArgument, match="would be destroyed"):
+    with pytest.raises(InvalidArgument, match="would destroy the filesystem"):
         await fixture.do(publish("take", "MULTI_NODE_MULTI_WRITER"))
 
 
@@ -255,7 +255,7 @@ async def test_a_host_may_hold_no_more_than_its_limit(fixture: ServiceFixture) -
         UP[0],
         UP[0],
     )
-    with pytest.raises(ResourceExhausted, match="which is its limit"):
+    with pytest.raises(ResourceExhausted, match="the limit of its host record"):
         await fixture.do(Publish(volume="more", host="take"))
 
 

@@ -115,7 +115,7 @@ async def test_a_volume_reconnected_after_a_reboot_is_not_cleared(fixture: Servi
     assert client_facts(fixture) == before
 
 
-async def test_a_descent_that_waited_looks_at_the_session_again(fixture: ServiceFixture) -> None:
+async def test_an_unmount_that_waited_looks_at_the_session_again(fixture: ServiceFixture) -> None:
     await fixture.do(*PUBLISHED, CONNECT.but(restore="BOOT"), *UP[1:])
     lose_sessions(fixture)
     fixture.launcher.gate.clear()
@@ -290,7 +290,7 @@ async def test_an_orphan_is_not_adopted_during_its_removal(fixture: ServiceFixtu
     await soon(lambda: adopted.done() or waiting.is_set())
     fixture.launcher.gate.set()
     await fixture.service.wait(removed.id, 10)
-    with pytest.raises(FailedPrecondition, match="is gone"):
+    with pytest.raises(FailedPrecondition, match="does not exist any more"):
         await adopted
 
 

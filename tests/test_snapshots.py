@@ -123,16 +123,20 @@ async def test_create_and_delete_a_snapshot(fixture: ServiceFixture) -> None:
 async def test_refusals(fixture: ServiceFixture) -> None:
     await fixture.do(CREATE, CREATE.but(id="other"), SNAP)
     refusals: list[tuple[Request[Any], type[Exception], str]] = [
-        (SNAP.but(volume="other"), AlreadyExists, "of data"),
+        (SNAP.but(volume="other"), AlreadyExists, "of volume data"),
         (SNAP.but(volume="none"), NotFound, "no volume none"),
         (SNAP.but(id="No"), InvalidArgument, "snapshot id"),
         (DeleteVolume(id="data"), FailedPrecondition, "snapshots/monday"),
         (COPY.but(source_snapshot="none"), NotFound, "no snapshot none"),
-        (COPY.but(source_volume="data"), InvalidArgument, "not from both"),
-        (COPY.but(capacity_bytes=GIB // 2), InvalidArgument, "at least as large"),
-        (COPY.but(properties=(("volblocksize", "8k"),)), InvalidArgument, "cannot be changed"),
+        (COPY.but(source_volume="data"), InvalidArgument, "not both"),
+        (COPY.but(capacity_bytes=GIB // 2), InvalidArgument, "smaller than its source"),
+        (
+            COPY.but(properties=(("volblocksize", "8k"),)),
+            InvalidArgument,
+            "keeps the one of its source",
+        ),
         (CreateSnapshotGroup(id="g", volumes=()), InvalidArgument, "1 to 64"),
-        (CreateSnapshotGroup(id="g", volumes=("data", "data")), InvalidArgument, "named once"),
+        (CreateSnapshotGroup(id="g", volumes=("data", "data")), InvalidArgument, "each once"),
         (CreateSnapshotGroup(id="g", volumes=("data", "none")), NotFound, "no volume none"),
     ]
     before = fixture.facts

@@ -199,7 +199,7 @@ def test_a_store_of_garbage_is_refused_and_not_replaced(store: Store) -> None:
 def test_a_damaged_record_is_an_error_not_an_absent_record(store: Store, raw: bytes) -> None:
     with store.write() as txn:
         txn.put_raw("volume", "data", raw)
-    with store.read() as txn, pytest.raises(StoreCorrupt, match="does not read back"):
+    with store.read() as txn, pytest.raises(StoreCorrupt, match="cannot be decoded"):
         txn.get(Volume, "data")
 
 
@@ -255,7 +255,7 @@ def test_an_operation_claims_its_resources_until_it_ends(store: Store) -> None:
         assert [txn.claimant(resource) for resource in claims] == [running.id] * len(claims)
         assert [live.id for live in txn.live()] == [running.id]
         other = operation(PUBLISH).but(id="0" * 26, claims=running.claims)
-        with pytest.raises(AssertionError, match=f"belongs to {running.id}"):
+        with pytest.raises(AssertionError, match=f"is claimed by {running.id}"):
             txn.add_operation(other)
     with store.write() as txn:
         done = txn.finish(running, "DONE")

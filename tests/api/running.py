@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from zfsilod.model.identity import Role
     from zfsilod.model.records import Operation
     from zfsilod.model.settings import Settings
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 GIB = 1 << 30
 UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"

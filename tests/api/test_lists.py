@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.api.running import Front
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 THINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "db": {

@@ -21,7 +21,8 @@ from tests.api.running import create, front_of, publish
 from tests.bench.table import Figure
 from zfsilod.engine.worker import work
 from zfsilod.model.record import Stored, from_plain
-from zfsilod.storage.store import Store, Transaction
+from zfsilod.storage.store import Store
+from zfsilod.storage.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zfsilod.host.fake import Facts
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 Process = Literal["daemon", "run", "rollback"]
 When = Literal["before", "after"]

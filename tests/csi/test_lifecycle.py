@@ -165,7 +165,7 @@ async def test_a_stale_epoch_is_refused(cluster: Cluster) -> None:
         await plugin.stage(volume_id, old)
     new = await plugin.publish(volume_id)
     assert new != old
-    with fails("FAILED_PRECONDITION", "has passed"):
+    with fails("FAILED_PRECONDITION", "has expired"):
         await plugin.stage(volume_id, old)
     for odd in ({}, {"epoch": "soon"}, {"epoch": "-1"}):
         with fails("FAILED_PRECONDITION", "no valid epoch"):

@@ -2,7 +2,7 @@
 
 mkfs runs only on a disk that is proved to be empty: it has the serial and the size of the volume,
 it opens with O_EXCL, its first and last MiB are zeros, and `blkid -p` finds nothing. blkid(8) alone
-is no proof, since it exits with 2 for an empty disk, a read error and a missing disk alike.
+does not prove it, since it exits with 2 for an empty disk, a read error and a missing disk alike.
 
 From that proof until mkfs has ended a file on this host, /var/lib/zfsilo/formatting/UUID, holds the
 serial of the disk. A half-made filesystem, which is neither empty nor valid, is then known to come
@@ -265,7 +265,10 @@ def read_superblock(device: Device) -> Superblock | None:
 
 def _check_request(filesystem: Filesystem) -> None:
     if filesystem.state != "FORMATTING":
-        raise FailedPrecondition("the disk is not formatted before the server has recorded it")
+        raise FailedPrecondition(
+            f"the disk is not formatted: the server must record FORMATTING first, not "
+            f"{filesystem.state}"
+        )
     if filesystem.type not in MAKE or not UUID.fullmatch(filesystem.uuid):
         raise InvalidArgument(
             f"invalid filesystem {filesystem.type[:20]!r} with UUID {filesystem.uuid[:40]!r}; "

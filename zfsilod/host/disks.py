@@ -170,7 +170,7 @@ def auth_parameters(chap: Chap) -> dict[str, str]:
 def check_serial(device: Device, disk: Disk) -> None:
     """Raise Conflict unless a device has the serial of the volume, Unavailable if it shows none."""
     if not device.serial:
-        raise Unavailable(f"the disk {device.path} shows no serial", device=str(device.path))
+        raise Unavailable(f"the disk {device.path} has no serial in sysfs", device=str(device.path))
     if device.serial != disk.serial:
         raise Conflict(
             f"the disk {device.path} of {disk.target} has the serial {device.serial}, "

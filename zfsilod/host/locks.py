@@ -37,7 +37,8 @@ def _wait(descriptor: int, path: Path, timeout_s: float) -> None:
 
     def ring(_signal: int, _frame: object) -> None:
         raise Unavailable(
-            f"another operation holds {path} for more than {timeout_s:.0f} s", lock=str(path)
+            f"another operation has held the lock {path} for more than {timeout_s:.0f} s; retry",
+            lock=str(path),
         )
 
     before = signal.signal(signal.SIGALRM, ring)

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
 
-CUT = "zfsilo:cut"
+SET_UID = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
-PROPERTIES = ("guid", CUT, "defer_destroy", UID)
+PROPERTIES = ("guid", SET_UID, "defer_destroy", UID)
 LISTED = ("guid", "volsize", "creation", "defer_destroy")
 MARKS = ("cut", "snapshot", "members", "filesystems", "labels")
 
@@ -104,7 +104,7 @@ class RealSnapshots:
                 created_at=int(properties["creation"][0]),
             )
             for name, properties in snapshots.items()
-            if properties[CUT][1] == "local" and properties["defer_destroy"][0] != "on"
+            if properties[SET_UID][1] == "local" and properties["defer_destroy"][0] != "on"
         ]
 
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
@@ -154,7 +154,7 @@ class RealSnapshots:
     ) -> None:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
-                self.take((snapshot_ref,), snapshot_uid, ((CUT, snapshot_uid),))
+                self.take((snapshot_ref,), snapshot_uid, ((SET_UID, snapshot_uid),))
             self._clone(dataset, _name(snapshot_ref, snapshot_uid), (*properties, *marks))
         if own:
             self.release((snapshot_ref,), snapshot_uid)
@@ -206,8 +206,8 @@ def _is_present(datasets: dict[str, Properties], ref: SnapshotRef, uid: str) -> 
     if name not in datasets:
         return False
     properties = datasets[name]
-    if properties[CUT] != (uid, "local"):
-        raise foreign(name, f"it has no local property {CUT} with the value {uid}")
+    if properties[SET_UID] != (uid, "local"):
+        raise foreign(name, f"it has no local property {SET_UID} with the value {uid}")
     if ref.guid and properties["guid"][0] != ref.guid:
         raise foreign(name, f"its guid is {properties['guid'][0]}, not {ref.guid}")
     return properties["defer_destroy"][0] != "on"

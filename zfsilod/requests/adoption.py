@@ -1,8 +1,8 @@
-"""Adopt: take over a zvol that no record knows: a foreign one, or ours after the store was lost.
+"""The request that adopts a zvol without a record: a foreign one, or one of a lost store.
 
-What a record would say lies on the zvol itself, as user properties (plan.marks). What does not is
-begun anew: nobody holds the volume, and its epochs count on from the time of the adoption, which is
-more than any publication was ever counted to.
+zfsilo stores the fields of a volume as user properties of its zvol (plans.marks). Publications are
+not among them. The first epoch after an adoption is the time of the adoption, in seconds, which is
+later than every epoch before.
 """
 
 from __future__ import annotations
@@ -18,23 +18,22 @@ from zfsilod.model.host_facts import Filesystem, FilesystemState, ListedZvol
 from zfsilod.model.record import Pairs, pairs
 from zfsilod.model.records import AccessMode, Mode, Trashed, Volume
 from zfsilod.model.validation import check_id
-from zfsilod.requests.clones import held
+from zfsilod.requests.clones import origin_kept
 from zfsilod.requests.request import Plan, Request, View, put
 
 if TYPE_CHECKING:
-    from zfsilod.model.records import Change
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 
 class AdoptVolume(Request[None]):
-    """Make a record of a zvol that is there; one without our marks gets them."""
+    """Create the record of an existing zvol, and mark the zvol when it has no marks of zfsilo."""
 
     kind = "adopt"
     id: str
     zvol: ListedZvol
     properties: Pairs = ()
-    origin: str = ""  # the uid of the volume that it is a clone of, where it was seen
+    origin: str = ""  # the uid of the volume that the zvol is a clone of; "": look in the records
 
     async def gather(self, context: Context, operation_id: str) -> None:
         """Probe the zvol again: it may have been removed as an orphan since it was listed."""
@@ -42,89 +41,92 @@ class AdoptVolume(Request[None]):
         probe = partial(zfs.has_zvol, zvol.dataset, uid=zvol.uid, guid=zvol.guid)
         if zvol.uid and not await context.look(probe):
             raise FailedPrecondition(
-                f"{zvol.dataset} is gone", reason="NO_ZVOL", dataset=zvol.dataset
+                f"zvol {zvol.dataset} does not exist any more: it cannot be adopted",
+                reason="NO_ZVOL",
+                dataset=zvol.dataset,
             )
 
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "volume id")
-        self._check_new(view)
-        volume = self._volume(view)
-        actions = plans.adoption(volume) if not self.zvol.uid else ()
+        self.check_new(view.txn)
+        volume = self.volume(view)
         return Plan(
             title=f"adopt {self.zvol.dataset} as {self.id}",
             claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
-            actions=actions,
-            commit=(*self._records(volume, view), *held(volume)),
+            actions=plans.adoption(volume) if not self.zvol.uid else (),
+            commit=(put(self.record(volume, view)), *origin_kept(volume)),
         )
 
-    def _records(self, volume: Volume, view: View) -> tuple[Change, ...]:
-        return (put(volume),)
+    def record(self, volume: Volume, view: View) -> Volume | Trashed:
+        """Return the record that the adoption writes."""
+        return volume
 
-    def _check_new(self, view: View) -> None:
-        for known in view.txn.scan(Volume):
-            if known.id == self.id or known.uid == self.zvol.uid:
+    def check_new(self, txn: Transaction) -> None:
+        """Raise AlreadyExists when a record has the id, the uid or the dataset."""
+        for volume in txn.scan(Volume):
+            if volume.id == self.id or volume.uid == self.zvol.uid:
                 raise AlreadyExists(
-                    f"the volume {known.id} exists, as {known.dataset}", volume=known.id
+                    f"volume {volume.id} exists, with the zvol {volume.dataset}; adopt "
+                    f"{self.zvol.dataset} under another id",
+                    volume=volume.id,
                 )
-            if known.dataset == self.zvol.dataset:
-                raise AlreadyExists(f"{known.dataset} is the volume {known.id}", volume=known.id)
+            if volume.dataset == self.zvol.dataset:
+                raise AlreadyExists(
+                    f"{volume.dataset} is the zvol of volume {volume.id} already", volume=volume.id
+                )
 
-    def _volume(self, view: View) -> Volume:
+    def volume(self, view: View) -> Volume:
+        """Return the volume as the listed zvol and its marks describe it."""
         marks = dict(self.zvol.marks)
+        allowed = marks.get("access_modes", "").split(",")
+        known_modes: tuple[AccessMode, ...] = get_args(AccessMode)
+        access_modes = tuple(mode for mode in known_modes if mode in allowed)
+        mode: Mode = "BLOCK" if marks.get("mode") == "BLOCK" else "FILESYSTEM"
+        uids = {volume.dataset: volume.uid for volume in all_volumes(view.txn)}
         return Volume(
             id=self.id,
             uid=self.zvol.uid or uuid.uuid4().hex,
             dataset=self.zvol.dataset,
             capacity_bytes=self.zvol.size_bytes,
             thin=self.zvol.thin,
-            mode=_one_of(get_args(Mode), marks.get("mode", "")),
+            mode=mode,
             volblocksize=self.zvol.volblocksize,
             properties=self.properties,
-            labels=pairs(mapping(marks.get("labels", ""))),
+            labels=pairs(parse_labels(marks.get("labels", ""))),
             hosts=tuple(filter(None, marks.get("hosts", "").split(","))),
-            access_modes=_access_modes(marks.get("access_modes", "")),
+            access_modes=access_modes or ("SINGLE_NODE_WRITER",),
             state="CREATED",
             guid=self.zvol.guid,
-            filesystem=filesystem(marks.get("filesystem", "")),
+            filesystem=parse_filesystem_mark(marks.get("filesystem", "")),
             source_snapshot=marks.get("source_snapshot", ""),
             source_volume=marks.get("source_volume", ""),
-            origin=self.origin or _uid_at(view.txn, self.zvol.origin),
+            origin=self.origin or uids.get(self.zvol.origin, ""),
             epoch=view.now,
             created_at=view.now,
             updated_at=view.now,
         )
 
 
-def _uid_at(txn: Transaction, dataset: str) -> str:
-    """Return the uid of the volume that is known to be at a dataset, or ""."""
-    known = (*txn.scan(Volume), *(each.volume for each in txn.scan(Trashed)))
-    return next((each.uid for each in known if dataset and each.dataset == dataset), "")
+def all_volumes(txn: Transaction) -> tuple[Volume, ...]:
+    """Return every volume, those in the trash included."""
+    return (*txn.scan(Volume), *(trashed.volume for trashed in txn.scan(Trashed)))
 
 
-def _one_of(choices: tuple[Mode, ...], value: str) -> Mode:
-    return next((each for each in choices if each == value), "FILESYSTEM")
-
-
-def _access_modes(value: str) -> tuple[AccessMode, ...]:
-    known: tuple[AccessMode, ...] = get_args(AccessMode)
-    return tuple(each for each in known if each in value.split(",")) or ("SINGLE_NODE_WRITER",)
-
-
-def mapping(value: str) -> dict[str, str]:
-    """Return labels as plan.marks writes them; what somebody else has written there is none."""
+def parse_labels(mark: str) -> dict[str, str]:
+    """Return the labels of a mark that plans.marks wrote; none for any other text."""
     try:
-        found = json.loads(value)
+        labels = json.loads(mark)
     except ValueError:
         return {}
-    plain = isinstance(found, dict) and all(isinstance(each, str) for each in found.values())
-    return found if plain else {}
+    plain = isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values())
+    return labels if plain else {}
 
 
-def filesystem(value: str) -> Filesystem:
-    """Undo plan.filesystem_mark."""
-    parts = [*value.split(":"), "", "", ""]
-    known: tuple[FilesystemState, ...] = get_args(FilesystemState)
-    state = next((each for each in known if each == parts[0]), None)
+def parse_filesystem_mark(mark: str) -> Filesystem:
+    """Return the filesystem of a mark that plans.filesystem_mark wrote; NONE for any other text."""
+    parts = [*mark.split(":"), "", "", ""]
+    states: tuple[FilesystemState, ...] = get_args(FilesystemState)
+    state = next((state for state in states if state == parts[0]), None)
     if state is None or state == "NONE":
         return Filesystem()
     last = "origin" if state == "CLONED" else "operation"

@@ -18,7 +18,7 @@ from zfsilod.requests.rights import check_attachment
 if TYPE_CHECKING:
     from zfsilod.model.connection import Connection
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 STAGING = "/var/lib/zfsilo/staging"
 MAX_MOUNTS = 64
@@ -65,13 +65,13 @@ log = logging.getLogger(__name__)
 class Stage(Request["Connection | None"]):
     """Make the filesystem once, and mount it at the staging path.
 
-    Input: the connection as the server describes it now; None when the server does not answer.
+    Input: the current connection of the server; None when the server does not answer.
     """
 
     kind = "stage"
     id: str
     path: str = ""
-    fs_type: str = ""  # "": the present one, else ext4
+    fs_type: str = ""  # "": the type of the existing filesystem, else ext4
     mount_options: tuple[str, ...] = ()
     readonly: bool = False
 
@@ -87,16 +87,16 @@ class Stage(Request["Connection | None"]):
         check_attachment(view, self.id)
 
     async def gather(self, context: Context, operation_id: str) -> Connection | None:
-        """Ask the server: the volume may have grown, or an earlier attempt have formatted it.
+        """Ask the server: the volume may have grown, or an earlier attempt may have formatted it.
 
-        A server that does not answer must not keep a volume from being used.
+        Without an answer the volume is staged as this host has recorded it.
         """
         if self.readonly:
             return None
         try:
             return await _connection(context, self.id)
         except ZfsiloError as error:
-            log.info("%s is staged as recorded here: %s", self.id, error.message)
+            log.info("%s is staged as recorded on this host: %s", self.id, error.message)
             return None
 
     def plan(self, view: View, inputs: Connection | None) -> Plan:
@@ -171,7 +171,7 @@ class Stage(Request["Connection | None"]):
 
 
 class MountAt(Request[None]):
-    """Mount a staged volume at one more path."""
+    """Mount a staged volume at another path."""
 
     kind = "mount"
     id: str
@@ -233,7 +233,7 @@ class MountAt(Request[None]):
 
 
 class Grow(Request[int]):
-    """Use the size that the server reports now, in bytes: the input."""
+    """Grow the disk and the filesystem. Input: the size that the server reports, in bytes."""
 
     kind = "grow"
     id: str
@@ -248,8 +248,8 @@ class Grow(Request[int]):
         attachment = need_attachment(view.txn, self.id)
         if inputs < attachment.disk.size_bytes:
             raise FailedPrecondition(
-                f"{attachment.volume} of {attachment.server} is smaller than before; nothing was "
-                "changed",
+                f"{attachment.volume} of {attachment.server} is smaller than before; it cannot be "
+                "resized on this host",
                 reason="SHRUNK",
                 volume=self.id,
             )
@@ -277,7 +277,7 @@ def _mount_at(attachment: Attachment, path: str) -> Mount | None:
 def _as_served(attachment: Attachment, connection: Connection | None) -> Attachment:
     """Return an attachment with the size and the filesystem that its server reports.
 
-    A Stage that failed after mkfs has told the server, but not the record of this host.
+    After a Stage that failed behind mkfs, only the server has recorded the filesystem.
     """
     if connection is None or connection.epoch != attachment.epoch:
         return attachment
@@ -299,10 +299,10 @@ def need_attachment(txn: Transaction, attachment_id: str) -> Attachment:
 
 
 def check_options(options: tuple[str, ...]) -> tuple[str, ...]:
-    """Return mount options that are on the list of harmless ones, else raise InvalidArgument."""
+    """Return the mount options when all are in OPTIONS. Raises InvalidArgument."""
     if len(options) > MAX_OPTIONS:
         raise InvalidArgument(
-            f"{len(options)} mount options are too many: at most {MAX_OPTIONS}",
+            f"{len(options)} mount options are too many; pass at most {MAX_OPTIONS}",
             reason="BAD_MOUNT_OPTION",
         )
     for option in options:

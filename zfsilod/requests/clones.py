@@ -1,6 +1,6 @@
-"""What a new volume may begin with: a snapshot, or another volume; and where a snapshot's zvol is.
+"""Sources of new volumes: a snapshot, or another volume; and the volume that a snapshot is of.
 
-The volume that a snapshot is of may be deleted meanwhile, and lie in the trash.
+The volume of a snapshot may be in the trash. Its snapshots can be cloned there.
 """
 
 from __future__ import annotations
@@ -19,105 +19,108 @@ from zfsilod.requests.request import put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 
-class Content(Record):
-    """What a snapshot or volume holds, as the beginning of a new volume."""
+class Source(Record):
+    """The first content of a new volume, with the properties that it takes over."""
 
     origin: Origin
     mode: Mode
     volblocksize: int
     filesystem: Filesystem
-    claims: tuple[str, ...]  # so that it stays where it is meanwhile
+    claims: tuple[str, ...]  # that keep the source from being moved or destroyed during the clone
 
 
-def content_of_snapshot(txn: Transaction, snapshot_id: str) -> Content:
-    """Return what a snapshot holds. Raises NotFound."""
-    found = need_snapshot(txn, snapshot_id)
-    home = home_of(txn, found)
-    if home is None:
+def snapshot_source(txn: Transaction, snapshot_id: str) -> Source:
+    """Return a snapshot as a source. Raises NotFound, or FailedPrecondition without its volume."""
+    snapshot = need_snapshot(txn, snapshot_id)
+    volume = volume_of(txn, snapshot)
+    if volume is None:
         raise FailedPrecondition(
-            f"the volume of the snapshot {snapshot_id} is not known any more",
+            f"snapshot {snapshot_id} cannot be cloned: its volume {snapshot.volume} has no record; "
+            "restore the record with zfsiloctl adopt --all",
             reason="LOST",
             snapshot=snapshot_id,
         )
-    origin = Origin(
-        snapshot_ref=SnapshotRef(dataset=home.dataset, uid=home.uid, guid=found.guid),
-        snapshot_uid=found.uid,
-        own=False,
-        size_bytes=found.size_bytes,
-    )
-    return Content(
-        origin=origin,
-        mode=found.mode,
-        volblocksize=found.volblocksize,
-        filesystem=found.filesystem,
-        claims=(f"snapshot/{snapshot_id}", claim_of(txn, found)),
-    )
-
-
-def content_of_volume(txn: Transaction, volume_id: str) -> Content:
-    """Return what a volume holds now. Raises NotFound."""
-    found = txn.get(Volume, check_id(volume_id, "volume id"))
-    if found is None:
-        raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
-    snapshot_ref = SnapshotRef(dataset=found.dataset, uid=found.uid)
-    return Content(
+    return Source(
         origin=Origin(
-            snapshot_ref=snapshot_ref,
+            snapshot_ref=SnapshotRef(dataset=volume.dataset, uid=volume.uid, guid=snapshot.guid),
+            snapshot_uid=snapshot.uid,
+            own=False,
+            size_bytes=snapshot.size_bytes,
+        ),
+        mode=snapshot.mode,
+        volblocksize=snapshot.volblocksize,
+        filesystem=snapshot.filesystem,
+        claims=(f"snapshot/{snapshot_id}", zvol_claim(txn, snapshot)),
+    )
+
+
+def volume_source(txn: Transaction, volume_id: str) -> Source:
+    """Return a volume as a source, by a snapshot that the clone takes of it. Raises NotFound."""
+    volume = txn.get(Volume, check_id(volume_id, "volume id"))
+    if volume is None:
+        raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
+    return Source(
+        origin=Origin(
+            snapshot_ref=SnapshotRef(dataset=volume.dataset, uid=volume.uid),
             snapshot_uid=uuid.uuid4().hex,
             own=True,
-            size_bytes=found.capacity_bytes,
+            size_bytes=volume.capacity_bytes,
         ),
-        mode=found.mode,
-        volblocksize=found.volblocksize,
-        filesystem=found.filesystem,
+        mode=volume.mode,
+        volblocksize=volume.volblocksize,
+        filesystem=volume.filesystem,
         claims=(f"volume/{volume_id}",),
     )
 
 
-def begin_with(volume: Volume, content: Content, asked_block: str) -> Volume:
-    """Return a new volume with what it takes from its origin, else raise what forbids it."""
-    origin = content.origin
+def as_clone(volume: Volume, source: Source, asked_block: str) -> Volume:
+    """Return a new volume as a clone of a source. Raises when size, block size or mode differ.
+
+    `asked_block`: the volblocksize that the caller asked for; "": none.
+    """
+    origin = source.origin
     if volume.capacity_bytes < origin.size_bytes:
         raise InvalidArgument(
-            f"{volume.id} is to have {show_exact(volume.capacity_bytes)}, what it begins with has "
-            f"{show_exact(origin.size_bytes)}: make it at least as large",
+            f"{volume.id} is smaller than its source: {show_exact(volume.capacity_bytes)}; create "
+            f"it with at least {show_exact(origin.size_bytes)}",
             reason="SMALLER_THAN_SOURCE",
             volume=volume.id,
         )
-    if asked_block and volume.volblocksize != content.volblocksize:
+    if asked_block and volume.volblocksize != source.volblocksize:
         raise InvalidArgument(
-            f"what {volume.id} begins with has a volblocksize of {content.volblocksize}, which "
-            "cannot be changed",
+            f"{volume.id} cannot have the volblocksize {volume.volblocksize}: a clone keeps the "
+            f"one of its source, {source.volblocksize}",
             reason="BAD_PROPERTY",
             property="volblocksize",
         )
-    if volume.mode == "FILESYSTEM" and content.mode == "BLOCK":
+    if volume.mode == "FILESYSTEM" and source.mode == "BLOCK":
         raise InvalidArgument(
-            f"what {volume.id} begins with is a raw block volume: make it one too",
+            f"{volume.id} cannot have the mode FILESYSTEM: its source is a raw block volume; "
+            "create it with the mode BLOCK",
             reason="MODE",
             volume=volume.id,
         )
     return volume.but(
-        volblocksize=content.volblocksize,
+        volblocksize=source.volblocksize,
         origin=origin.snapshot_ref.uid,
-        filesystem=copied(content.filesystem) if volume.mode == "FILESYSTEM" else Filesystem(),
+        filesystem=cloned(source.filesystem) if volume.mode == "FILESYSTEM" else Filesystem(),
     )
 
 
-def copied(filesystem: Filesystem) -> Filesystem:
-    """Return the mark of a filesystem on a clone: it needs a UUID of its own before it is used."""
+def cloned(filesystem: Filesystem) -> Filesystem:
+    """Return the mark of a filesystem on a clone: it gets a new UUID before its first use."""
     match filesystem.state:
         case "NONE":
             return Filesystem()
         case "FORMATTING":
             raise FailedPrecondition(
-                "the filesystem was only being made when the snapshot was taken: take another",
+                "the source was taken while its filesystem was being made; take another snapshot",
                 reason="FORMATTING",
             )
-    # One that was never used since it was cloned itself may still have the UUID before.
+    # A filesystem in the state CLONED may still have the UUID of its own origin.
     origin = filesystem.origin or filesystem.uuid
     return Filesystem(state="CLONED", type=filesystem.type, uuid=str(uuid.uuid4()), origin=origin)
 
@@ -127,30 +130,31 @@ def clone_dependent(volume: Volume) -> Dependent:
     return Dependent(id=f"{volume.origin}/volumes/{volume.uid}", name=f"volumes/{volume.id}")
 
 
-def held(volume: Volume) -> tuple[Change, ...]:
-    """Return the change that keeps the origin of a clone."""
+def origin_kept(volume: Volume) -> tuple[Change, ...]:
+    """Return the change that keeps the origin of a volume; none when it is not a clone."""
     return (put(clone_dependent(volume)),) if volume.origin else ()
 
 
-def home_of(txn: Transaction, snapshot: Snapshot) -> Volume | None:
-    """Return the volume of a snapshot, wherever its zvol is now."""
-    living = txn.get(Volume, snapshot.volume)
-    if living is not None and living.uid == snapshot.volume_uid:
-        return living
+def volume_of(txn: Transaction, snapshot: Snapshot) -> Volume | None:
+    """Return the volume of a snapshot, also one in the trash."""
+    volume = txn.get(Volume, snapshot.volume)
+    if volume is not None and volume.uid == snapshot.volume_uid:
+        return volume
     trashed = txn.get(Trashed, f"{snapshot.volume}/{snapshot.volume_uid}")
     return trashed.volume if trashed else None
 
 
-def claim_of(txn: Transaction, snapshot: Snapshot) -> str:
-    """Return the claim that keeps a snapshot's zvol where it is."""
-    living = txn.get(Volume, snapshot.volume)
-    here = living is not None and living.uid == snapshot.volume_uid
-    return f"volume/{snapshot.volume}" if here else f"trash/{snapshot.volume_uid}"
+def zvol_claim(txn: Transaction, snapshot: Snapshot) -> str:
+    """Return the claim that keeps a snapshot's zvol from being moved to or from the trash."""
+    volume = txn.get(Volume, snapshot.volume)
+    if volume is not None and volume.uid == snapshot.volume_uid:
+        return f"volume/{snapshot.volume}"
+    return f"trash/{snapshot.volume_uid}"
 
 
 def need_snapshot(txn: Transaction, snapshot_id: str) -> Snapshot:
-    """Return a snapshot, else raise NotFound."""
-    found = txn.get(Snapshot, check_id(snapshot_id, "snapshot id"))
-    if found is None:
+    """Return a snapshot. Raises NotFound."""
+    snapshot = txn.get(Snapshot, check_id(snapshot_id, "snapshot id"))
+    if snapshot is None:
         raise NotFound(f"there is no snapshot {snapshot_id}", snapshot=snapshot_id)
-    return found
+    return snapshot

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Leftover(Record):
-    """A session with the target that no record knows, and its users on this host."""
+    """A session with the target without a record, and the users of its disk on this host."""
 
-    users: tuple[str, ...]  # devices made of the disk, and mount points
+    users: tuple[str, ...]  # devices on top of the disk, and mount points
     lost: bool
 
     @property
@@ -36,7 +36,7 @@ class Leftover(Record):
 
 
 class ConnectInputs(NamedTuple):
-    """The answer of the server, and a leftover session on this host."""
+    """The connection that the server returned, and a leftover session on this host."""
 
     fetched: FetchedConnection
     leftover: Leftover | None
@@ -74,13 +74,13 @@ class Connect(Request[ConnectInputs]):
         if known:
             return ConnectInputs(fetched, None)
         disk = fetched.connection.disk
-        return ConnectInputs(fetched, await context.look(partial(_leftover, context.machine, disk)))
+        return ConnectInputs(fetched, await context.look(partial(leftover, context.machine, disk)))
 
     async def _fetch(self, context: Context, operation_id: str) -> FetchedConnection:
-        """Ask the server for the connection, and to publish the volume first where that was asked.
+        """Fetch the connection from the server; with `publish_if_needed`, publish the volume first.
 
-        The release of what this operation publishes is recorded before the call; the commit of the
-        operation drops it.
+        A pending release is recorded before the volume is published, so that a failed operation
+        releases it; the commit of the operation drops the record.
         """
         try:
             connection, chap = await context.servers.fetch(self.server, self.volume)
@@ -99,7 +99,7 @@ class Connect(Request[ConnectInputs]):
         return FetchedConnection(connection, chap, published=operation_id)
 
     def _check_not_fenced(self, context: Context) -> None:
-        """Raise when the volume was taken from this host: it is not published again by itself."""
+        """Raise when the volume was fenced: a fenced host never publishes it again by itself."""
         with context.read() as txn:
             attachment = txn.get(Attachment, self.id)
         if attachment is not None and self.is_for(attachment):
@@ -114,13 +114,15 @@ class Connect(Request[ConnectInputs]):
         connection, leftover = inputs.fetched.connection, inputs.leftover
         attachment = self._check(view, connection)
         if attachment is not None and attachment.epoch < connection.epoch:
-            return [Disconnect(id=self.id, force=True, epoch=attachment.epoch)]  # its secrets ended
+            return [
+                Disconnect(id=self.id, force=True, epoch=attachment.epoch)
+            ]  # without valid secrets
         if leftover is None or attachment is not None:
             return []
         if leftover.users and not leftover.lost:
             raise Busy(
-                f"{self.id} is in use on this host by {', '.join(leftover.users)}, which no record "
-                "knows: end that use first",
+                f"{self.id} is in use on this host by {', '.join(leftover.users)}, outside of "
+                "zfsilo: end that use first",
                 reason="IN_USE",
                 volume=self.id,
                 users=" ".join(leftover.users),
@@ -131,7 +133,7 @@ class Connect(Request[ConnectInputs]):
         fetched = inputs.fetched
         connection = fetched.connection
         attachment = self._check(view, connection)
-        if any(isinstance(request, Disconnect) for request in view.before):
+        if any(isinstance(request, Disconnect) for request in view.finished):
             attachment = None
         if attachment is not None and attachment.epoch > connection.epoch:
             raise FailedPrecondition(
@@ -167,12 +169,12 @@ class Connect(Request[ConnectInputs]):
         return (attachment.server, attachment.volume) == (self.server, self.volume)
 
     def _check(self, view: View, connection: Connection) -> Attachment | None:
-        """Return the attachment of this name. Raises when name, epoch or target do not fit it."""
+        """Return the attachment of this name. Raises when name, epoch or target do not match."""
         attachment = view.txn.get(Attachment, check_id(self.id, "local name"))
         if attachment is not None and not self.is_for(attachment):
             raise AlreadyExists(
                 f"local name {self.id} is in use for {attachment.volume} of {attachment.server}: "
-                "choose another local name",
+                "use another local name",
                 attachment=self.id,
             )
         if self.epoch > connection.epoch:
@@ -184,7 +186,7 @@ class Connect(Request[ConnectInputs]):
             )
         if self.epoch not in (0, connection.epoch):
             raise FailedPrecondition(
-                f"epoch {self.epoch} of {self.volume} has passed: it was published again with "
+                f"epoch {self.epoch} of {self.volume} has expired: it was published again with "
                 f"epoch {connection.epoch}",
                 reason="STALE_EPOCH",
                 volume=self.volume,
@@ -228,7 +230,7 @@ class Connect(Request[ConnectInputs]):
         )
 
 
-def _leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
+def leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
     """Return the session that this host has with a disk's target, if any."""
     if not machine.iscsi.has_any_session(disk):
         return None

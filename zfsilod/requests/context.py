@@ -1,6 +1,6 @@
-"""What a request may use before it plans: records, this host, and the servers that it knows.
+"""Protocols of the records, the host and the servers that a request gathers its inputs from.
 
-Protocols only: service/context.py and wire/storage_server.py implement them.
+service/context.py and wire/storage_server.py implement them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from zfsilod.model.connection import Connection
     from zfsilod.model.records import Host, Publication
     from zfsilod.model.settings import Settings
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
 LOOK_DEADLINE_S = 20.0
 INVENTORY_DEADLINE_S = 150.0
-"""For one look at a whole pool, which may hold very many volumes."""
+"""For one listing of a whole pool, which may hold many thousand volumes."""
 
 
 class Servers(Protocol):
     """The servers that this host uses, called with this host's own identity.
 
-    Each method raises the error that the server answered, or Unavailable.
+    Each method raises the error that the server returned, or Unavailable.
     """
 
     async def fetch(self, server: str, volume: str) -> tuple[Connection, Chap]: ...
@@ -42,13 +42,13 @@ class Servers(Protocol):
 
 
 class Context(Protocol):
-    """The records, the host and the servers, as a request and the service's parts see them."""
+    """The records, the host and the servers, for requests and for the parts of the service."""
 
     settings: Settings
     machine: HostAdapters
     servers: Servers
     boot_id: str
-    session_recovery_s: float  # in which a broken session may come back before it counts as lost
+    session_recovery_s: float  # after this time a broken session counts as lost
 
     def read(self) -> AbstractContextManager[Transaction]:
         """Open a read transaction: a consistent view that blocks nobody."""

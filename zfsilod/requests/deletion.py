@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.records import Change
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 Dependents = Literal["REFUSE", "KEEP"]
 FOLDER = ".trash"
 MAX_NAMED = 20
-OUR_SNAPSHOT = re.compile(r"@zfsilo-[0-9a-f]{32}$")  # host/snapshots.py
+ZFSILO_SNAPSHOT = re.compile(r"@zfsilo-[0-9a-f]{32}$")  # host/snapshots.py
 
 
 class ZvolDependents(Record):
-    """The dependents of a zvol that is to be destroyed, as ZFS lists them."""
+    """The dependents of a zvol, as ZFS lists them."""
 
     dependents: tuple[str, ...] = ()
-    lost: bool = False  # the zvol is gone already
+    lost: bool = False  # the zvol does not exist any more
 
 
 class DeleteVolume(Request[ZvolDependents]):
@@ -91,14 +91,14 @@ class UndeleteVolume(Request[None]):
 
     kind = "undelete"
     id: str
-    uid: str = ""  # "": the volume of that name that was deleted last
+    uid: str = ""  # "": the volume of this name that was deleted last
 
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "volume id")
         trashed = self._trashed(view.txn)
         if view.txn.get(Volume, self.id):
             raise AlreadyExists(
-                f"another volume has the name {self.id} now: delete it first", volume=self.id
+                f"another volume is named {self.id}: delete it first", volume=self.id
             )
         volume = trashed.volume.but(dataset=trashed.home, updated_at=view.now)
         return Plan(
@@ -148,7 +148,7 @@ class PurgeVolume(Request[ZvolDependents]):
 
 
 def zvol_dependents(host: HostAdapters, dataset: str) -> ZvolDependents:
-    """List the dependents of a zvol; one that is gone needs no trash."""
+    """List the dependents of a zvol that may be missing."""
     try:
         return ZvolDependents(dependents=host.zfs.dependents(dataset))
     except FailedPrecondition as error:
@@ -167,10 +167,12 @@ def all_dependents(txn: Transaction, volume: Volume, listed: ZvolDependents) -> 
     recorded = dependents_of(txn, volume)
     if not recorded:
         return list(listed.dependents)
-    # A snapshot of zfsilo is recorded, or kept only for a clone that is.
+    # A snapshot of zfsilo is recorded, or exists only for a recorded clone.
     clones = _datasets(txn, recorded)
     foreign = [
-        name for name in listed.dependents if not OUR_SNAPSHOT.search(name) and name not in clones
+        name
+        for name in listed.dependents
+        if not ZFSILO_SNAPSHOT.search(name) and name not in clones
     ]
     return [*recorded, *foreign]
 

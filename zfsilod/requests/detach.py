@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Change, Operation
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 ATTACHING = ("connect", "stage", "mount", "grow")  # kinds that a detach cancels
 PROBE_AGAIN_S = 0.25
@@ -35,13 +35,13 @@ SessionState = Literal["USABLE", "LOST"]
 
 
 class Detach(Request[SessionState]):
-    """A step down of an attachment. Input: the state of its session."""
+    """The base of requests that lower an attachment's state. Input: the state of its session."""
 
     id: str
     force: bool = False
 
     def attachment(self, txn: Transaction) -> Attachment | None:
-        """Return the attachment; None: there is nothing to release."""
+        """Return the attachment; None: it is released already."""
         return txn.get(Attachment, check_id(self.id, "volume id"))
 
     def authorise(self, view: View) -> None:
@@ -126,20 +126,29 @@ class Unstage(Detach):
                 volume=self.id,
             )
         reversed_order = inputs == "LOST" or self.force
+        connected = attachment.but(
+            state="CONNECTED",
+            staging_path="",
+            made_staging_path=False,
+            mount_options=(),
+            stage_readonly=False,
+            mounts=(),
+            updated_at=view.now,
+        )
         return Plan(
             title=title,
             claims=(*claims, *_paths(attachment)),
             actions=plans.forced_detach_path(attachment)
             if reversed_order
             else plans.unstaging(attachment),
-            commit=(put(_connected(attachment, view)),),
+            commit=(put(connected),),
         )
 
 
 class Disconnect(Detach):
     """Log out, and release what this host published to itself.
 
-    `epoch`, `boot_id`: only the attachment to that publication, or of that boot; a newer one stays.
+    `epoch`, `boot_id`: only the attachment of that epoch, or of that boot; a newer one stays.
     """
 
     kind = "disconnect"
@@ -150,7 +159,10 @@ class Disconnect(Detach):
         attachment = self.attachment(view.txn)
         claims = (f"attachment/{self.id}",)
         title = f"disconnect {self.id}"
-        if attachment is None or self._is_newer(attachment):
+        if attachment is None:
+            return Plan(title=title, claims=claims)
+        other_epoch = self.epoch not in (0, attachment.epoch)
+        if other_epoch or self.boot_id not in ("", attachment.boot_id):
             return Plan(title=title, claims=claims)
         if attachment.state != "CONNECTED" and not self.force:
             raise FailedPrecondition(
@@ -169,13 +181,9 @@ class Disconnect(Detach):
             commit=(drop(attachment), drop_secret(attachment.secret), *_release(attachment)),
         )
 
-    def _is_newer(self, attachment: Attachment) -> bool:
-        other_epoch = self.epoch not in (0, attachment.epoch)
-        return other_epoch or self.boot_id not in ("", attachment.boot_id)
-
 
 class Clear(Request[None]):
-    """End a session that no record knows, and unmount its disk."""
+    """End a session without a record, and unmount its disk."""
 
     kind = "clear"
     id: str
@@ -191,7 +199,7 @@ class Clear(Request[None]):
             *(f"path/{path}" for path in self.paths),
         )
         if any(known.disk.target == target for known in view.txn.scan(Attachment)):
-            return Plan(title=title, claims=claims)  # it was connected since the look
+            return Plan(title=title, claims=claims)  # it was connected since the probe
         unmounted = [LazyUnmounted(disk=self.disk, path=path) for path in reversed(self.paths)]
         return Plan(
             title=title,
@@ -202,18 +210,6 @@ class Clear(Request[None]):
 
 def _paths(attachment: Attachment) -> tuple[str, ...]:
     return tuple(f"path/{path}" for path in attachment.paths)
-
-
-def _connected(attachment: Attachment, view: View) -> Attachment:
-    return attachment.but(
-        state="CONNECTED",
-        staging_path="",
-        made_staging_path=False,
-        mount_options=(),
-        stage_readonly=False,
-        mounts=(),
-        updated_at=view.now,
-    )
 
 
 def _release(attachment: Attachment) -> tuple[Change, ...]:

@@ -1,4 +1,4 @@
-"""The facts that a volume's records demand of this host."""
+"""The facts that the records of a volume require on this host."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
 
 def expected(volume_view: VolumeView, settings: Settings) -> tuple[Action, ...]:
-    """Return every fact that must hold, or must not, on this host for a volume.
+    """Return every fact of a volume that must hold on this host, or must not.
 
-    An attachment with `restore` NEVER is left to its owner: after a reboot it must not come back by
-    itself.
+    Not those of an attachment with `restore` NEVER: zfsilo must not restore it after a reboot.
     """
     actions: tuple[Action, ...] = ()
     if volume_view.volume is not None:
@@ -27,7 +26,7 @@ def expected(volume_view: VolumeView, settings: Settings) -> tuple[Action, ...]:
 
 
 def expected_by_owner(volume_view: VolumeView) -> tuple[Action, ...]:
-    """Return the facts that the owner of an attachment with `restore` NEVER would restore."""
+    """Return the facts of an attachment with `restore` NEVER, which its owner restores."""
     if volume_view.attachment is None or volume_view.attachment.restore == "BOOT":
         return ()
     return plans.client_facts(volume_view.attachment)

@@ -1,8 +1,8 @@
-"""Requests on hosts: they change records only."""
+"""Requests on host records: create, register, update and delete."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.names import HOST_ADDRESS, check_nqn, initiator_name
@@ -37,27 +37,23 @@ class CreateHost(Request[None]):
 
     def plan(self, view: View, inputs: None) -> Plan:
         host = view.txn.get(Host, check_id(self.id, "host id"))
-        differing = self._differences(host) if host and not self.register else []
-        if differing:
-            raise AlreadyExists(
-                f"host {self.id} exists with another {', '.join(differing)}", host=self.id
-            )
+        values = {name: getattr(self, name) for name in FIELDS}
+        if self.register:  # a host that registers keeps the fields that it leaves empty
+            values = {name: value for name, value in values.items() if value}
+        elif host is not None:
+            asked = values | {"iqn": self.iqn.lower()}
+            differing = [name for name, value in asked.items() if getattr(host, name) != value]
+            if differing:
+                raise AlreadyExists(
+                    f"host {self.id} exists with another {', '.join(differing)}", host=self.id
+                )
         before = host or Host(id=self.id, created_at=view.now)
-        new = checked(view, before.but(**self._values_set(), updated_at=view.now))
+        new = checked(view, before.but(**values, updated_at=view.now))
         return Plan(
             title=f"register host {self.id}",
             claims=(f"host/{self.id}",),
             commit=(put(new),),
         )
-
-    def _values_set(self) -> dict[str, Any]:
-        """Return the fields of the request; a host that registers keeps what it leaves empty."""
-        values = {name: getattr(self, name) for name in FIELDS}
-        return {name: value for name, value in values.items() if value or not self.register}
-
-    def _differences(self, host: Host) -> list[str]:
-        asked = {name: getattr(self, name) for name in FIELDS} | {"iqn": self.iqn.lower()}
-        return [name for name, value in asked.items() if getattr(host, name) != value]
 
 
 class UpdateHost(Request[None]):
@@ -104,7 +100,16 @@ class DeleteHost(Request[None]):
     def plan(self, view: View, inputs: None) -> Plan:
         host = need_host(view.txn, self.id)
         check_etag(self.etag, host.revision)
-        _refuse_published(view, host)
+        published = view.txn.scan_ending(Publication, host.id)
+        volumes = [publication.volume for publication in published]
+        if volumes:
+            more = " and more" if volumes[5:] else ""
+            raise FailedPrecondition(
+                f"volumes are published to {host.id}: {', '.join(volumes[:5])}{more}; unpublish "
+                "them first",
+                reason="PUBLISHED",
+                host=host.id,
+            )
         return Plan(
             title=f"delete host {self.id}",
             claims=(f"host/{self.id}",),
@@ -120,7 +125,7 @@ def checked(view: View, host: Host) -> Host:
     )
     if len(host.addresses) > MAX_ADDRESSES or not all(map(HOST_ADDRESS.fullmatch, host.addresses)):
         raise InvalidArgument(
-            f"invalid addresses of host {host.id}; give at most {MAX_ADDRESSES} names or addresses",
+            f"invalid addresses of host {host.id}: pass at most {MAX_ADDRESSES} names or addresses",
             reason="BAD_ADDRESS",
         )
     if not 0 <= host.max_attachments <= 1 << 20:
@@ -129,22 +134,9 @@ def checked(view: View, host: Host) -> Host:
         shared = {host.iqn, host.nqn} & {other.iqn, other.nqn} - {""}
         if other.id != host.id and shared:
             raise AlreadyExists(
-                f"{shared.pop()} is the name of host {other.id}: each machine needs a name of its "
-                "own (/etc/iscsi/initiatorname.iscsi)",
+                f"{shared.pop()} is the name of host {other.id}: set a unique one in "
+                "/etc/iscsi/initiatorname.iscsi",
                 reason="NAME_TAKEN",
                 host=other.id,
             )
     return host.but(labels=check_labels(host.labels))
-
-
-def _refuse_published(view: View, host: Host) -> None:
-    published = view.txn.scan_ending(Publication, host.id)
-    volumes = [publication.volume for publication in published]
-    if volumes:
-        more = " and more" if volumes[5:] else ""
-        raise FailedPrecondition(
-            f"volumes are published to {host.id}: {', '.join(volumes[:5])}{more}; unpublish them "
-            "first",
-            reason="PUBLISHED",
-            host=host.id,
-        )

@@ -1,7 +1,7 @@
-"""Orphans: things on this host with our marks that no record owns. Listed; removed when asked.
+"""Orphans, which are things on this host with marks of zfsilo and without a record; their removal.
 
-They come from a store that was lost, from an operation that was abandoned, or from somebody else's
-hand. What a running operation is about is none, though no record may know of it yet.
+They remain after the loss of a store, after an abandoned operation, or after manual changes. The
+things that a running operation works on are not orphans, even before they are recorded.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Action
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
-TARGET = re.compile(r"(.+):([0-9a-f]{32})")  # plan.target_name
-BACKSTORE = re.compile(r"zfsilo-([0-9a-f]{32})")  # plan.backstore_name
-PREFIX = "iqn.2026-01.org.zfsilo:"  # of targets, where no other is configured
+TARGET = re.compile(r"(.+):([0-9a-f]{32})")  # plans.target_name
+BACKSTORE = re.compile(r"zfsilo-([0-9a-f]{32})")  # plans.backstore_name
+PREFIX = "iqn.2026-01.org.zfsilo:"  # of the targets of servers with the default configuration
 MAX_NAMES = 1000
 
 
 class Inventory(Record):
-    """All that carries our marks on a host, at one moment."""
+    """Everything on a host that carries marks or names of zfsilo, at one moment."""
 
     zvols: tuple[ListedZvol, ...]
     backstores: tuple[str, ...]
-    admitted: tuple[tuple[str, tuple[str, ...]], ...]  # targets, and whom each one admits
-    sessions: tuple[tuple[str, tuple[str, ...]], ...]  # targets, and who uses the disk of each
-    nodes: tuple[str, ...]
+    allowed: tuple[tuple[str, tuple[str, ...]], ...]  # targets, each with its initiators
+    sessions: tuple[tuple[str, tuple[str, ...]], ...]  # targets, each with the users of its disk
+    nodes: tuple[str, ...]  # targets of node records
 
 
 class Orphan(Record):
-    """A thing that no record owns."""
+    """A thing without a record."""
 
-    name: str  # KIND/WHAT, by which its removal is asked for
-    text: str  # what it is, for people
-    actions: tuple[Action, ...]  # what removes it
-    users: tuple[str, ...] = ()  # who is at work with it on this host
+    name: str  # KIND/ID, for the request that removes it
+    text: str  # a description for people
+    actions: tuple[Action, ...]  # that remove it
+    users: tuple[str, ...] = ()  # devices and mount points on this host that use it
 
 
 class Owned(Record):
-    """What records and running operations account for."""
+    """The things of records and of running operations: these are not orphans."""
 
-    uids: frozenset[str]  # of volumes served here
-    targets: frozenset[str]  # of volumes used here
-    paths: frozenset[str]  # where those are mounted
-    admitted: frozenset[tuple[str, str]]  # uid and initiator
+    uids: frozenset[str]  # of the volumes of this server
+    targets: frozenset[str]  # of the attachments of this client
+    paths: frozenset[str]  # mount points of the attachments
+    allowed: frozenset[tuple[str, str]]  # uid and initiator
 
 
 class RemoveOrphans(Request[Inventory]):
-    """Remove orphans: their data is gone then. One that is in use is refused, unless forced."""
+    """Remove orphans, with their data. One in use is refused without `force`."""
 
     kind = "remove-orphans"
     names: tuple[str, ...]
@@ -79,67 +79,65 @@ class RemoveOrphans(Request[Inventory]):
     async def gather(self, context: Context, operation_id: str) -> Inventory:
         if not 0 < len(self.names) <= MAX_NAMES:
             raise InvalidArgument(
-                f"{len(self.names)} orphans are named: it may be 1 to {MAX_NAMES}",
+                f"{len(self.names)} orphans are named; name 1 to {MAX_NAMES} in one request",
                 reason="BAD_COUNT",
             )
-        return await context.look(partial(inventory, context.machine, context.settings))
+        return await context.look(partial(take_inventory, context.machine, context.settings))
 
     def plan(self, view: View, inputs: Inventory) -> Plan:
-        found = {each.name: each for each in orphans(inputs, owned(view.txn), view.settings)}
+        present = {
+            orphan.name: orphan for orphan in orphans(inputs, owned_things(view.txn), view.settings)
+        }
+        names = tuple(dict.fromkeys(self.names))
         actions: list[Action] = []
-        for name in dict.fromkeys(self.names):
-            if name not in found:
+        for name in names:
+            if name not in present:
                 raise NotFound(f"there is no orphan {name[:300]}", reason="NO_ORPHAN")
-            actions += self._actions(found[name])
+            orphan = present[name]
+            if orphan.users and not self.force:
+                raise Busy(
+                    f"{name} is in use by {', '.join(orphan.users)}: end that first, or remove it "
+                    "with --force",
+                    reason="IN_USE",
+                    orphan=name,
+                )
+            actions += orphan.actions
+        claims = (*(f"orphan/{name}" for name in names), *_claims(view.txn, actions))
         return Plan(
             title=f"remove {len(self.names)} orphans",
-            claims=tuple(
-                dict.fromkeys(
-                    (*(f"orphan/{name}" for name in self.names), *_claims(view.txn, actions))
-                )
-            ),
+            claims=tuple(dict.fromkeys(claims)),
             actions=tuple(sorted(actions, key=lambda action: ORDER.index(type(action.step)))),
         )
 
-    def _actions(self, orphan: Orphan) -> tuple[Action, ...]:
-        if orphan.users and not self.force:
-            raise Busy(
-                f"{orphan.name} is in use by {', '.join(orphan.users)}: end that first, or remove "
-                "it with --force",
-                reason="IN_USE",
-                orphan=orphan.name,
-            )
-        return orphan.actions
-
 
 ORDER = (SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, Zvol)
-"""Users first: a session before the export that it is of, an export before its zvol."""
+"""A user before the thing that it uses: a session before its export, an export before its zvol."""
 
 
-def inventory(machine: HostAdapters, settings: Settings) -> Inventory:
-    """Look at everything that carries our marks; one process, whatever there is."""
+def take_inventory(machine: HostAdapters, settings: Settings) -> Inventory:
+    """Return the inventory of this host. Starts one process, for any number of volumes."""
     lio, iscsi = machine.lio, machine.iscsi
     zvols = machine.zfs.list_zvols(settings.root) if settings.root else []
     return Inventory(
-        zvols=tuple(each for each in zvols if each.uid),
-        backstores=tuple(each for each in lio.list_backstores() if BACKSTORE.fullmatch(each)),
-        admitted=tuple(
-            (each, tuple(lio.list_acls(each)))
-            for each in lio.list_targets()
-            if _is_ours(each, settings.export.prefix)
+        zvols=tuple(zvol for zvol in zvols if zvol.uid),
+        backstores=tuple(name for name in lio.list_backstores() if BACKSTORE.fullmatch(name)),
+        allowed=tuple(
+            (target, tuple(lio.list_acls(target)))
+            for target in lio.list_targets()
+            if _has_prefix(target, settings.export.prefix)
         ),
         sessions=tuple(
-            (each, tuple(iscsi.users(_disk(each))))
-            for each in iscsi.sessions()
-            if _is_ours(each, PREFIX)
+            (target, tuple(iscsi.users(_disk(target))))
+            for target in iscsi.sessions()
+            if _has_prefix(target, PREFIX)
         ),
-        nodes=tuple(each for each in iscsi.nodes() if _is_ours(each, PREFIX)),
+        nodes=tuple(target for target in iscsi.nodes() if _has_prefix(target, PREFIX)),
     )
 
 
-def owned(txn: Transaction) -> Owned:
-    """Return what records account for, and what running operations are about."""
-    uids = {each.id: each.uid for each in txn.scan(Volume)}
+def owned_things(txn: Transaction) -> Owned:
+    """Return the things of all records and of all running operations."""
+    uids = {volume.id: volume.uid for volume in txn.scan(Volume)}
     live = [action.step.resources() for op in txn.live() for action in op.actions]
     return Owned(
         uids=frozenset(
@@ -161,99 +159,107 @@ def owned(txn: Transaction) -> Owned:
                 *(path for resources in live for path in resources.paths),
             )
         ),
-        admitted=frozenset(
+        allowed=frozenset(
             (
-                *((uids.get(each.volume, ""), each.initiator) for each in txn.scan(Publication)),
-                *((_uid(target), name) for used in live for target, name in used.initiators),
+                *(
+                    (uids.get(publication.volume, ""), publication.initiator)
+                    for publication in txn.scan(Publication)
+                ),
+                *(
+                    (_uid(target), initiator)
+                    for resources in live
+                    for target, initiator in resources.initiators
+                ),
             )
         ),
     )
 
 
-def orphans(seen: Inventory, known: Owned, settings: Settings) -> Iterator[Orphan]:
-    """Yield what is there and that nothing accounts for."""
-    yield from _zvols(seen, known)
-    yield from _exports(seen, known, settings.export.prefix)
-    for target, initiators in seen.admitted:
-        for each in initiators:
-            if _uid(target) in known.uids and (_uid(target), each) not in known.admitted:
+def orphans(inventory: Inventory, owned: Owned, settings: Settings) -> Iterator[Orphan]:
+    """Yield the things of an inventory that are not owned: of the server, then of the client."""
+    for zvol in inventory.zvols:
+        if zvol.uid not in owned.uids:
+            yield _zvol(zvol)
+    yield from _exports(inventory, owned, settings.export.prefix)
+    for target, initiators in inventory.allowed:
+        uid = _uid(target)
+        for initiator in initiators:
+            if uid in owned.uids and (uid, initiator) not in owned.allowed:
                 yield Orphan(
-                    name=f"acl/{_uid(target)}/{each}",
-                    text=f"the target {target} admits {each}",
-                    actions=plans.up([NoAcl(target=target, initiator=each)]),
+                    name=f"acl/{uid}/{initiator}",
+                    text=f"access of {initiator} to target {target}",
+                    actions=plans.up([NoAcl(target=target, initiator=initiator)]),
                 )
-    yield from _sessions(seen, known)
-    for target in seen.nodes:
-        if target not in known.targets:
+    for target, users in inventory.sessions:
+        yield from _session(target, users, owned)
+    for target in inventory.nodes:
+        if target not in owned.targets:
             yield Orphan(
                 name=f"node/{target}",
-                text=f"a node record of {target}",
+                text=f"node record of {target}",
                 actions=plans.up([NoNode(target=target)]),
             )
 
 
-def _zvols(seen: Inventory, known: Owned) -> Iterator[Orphan]:
-    for each in seen.zvols:
-        if each.uid not in known.uids:
-            step = Zvol(
-                dataset=each.dataset,
-                uid=each.uid,
-                guid=each.guid,
-                size_bytes=each.size_bytes,
-                thin=each.thin,
-                volblocksize=each.volblocksize,
-                properties=(),
-                marks=(),
-            )
-            yield Orphan(
-                name=f"zvol/{each.dataset}",
-                actions=plans.down([step]),
-                text=f"the zvol {each.dataset} of {each.size_bytes} bytes: zfsiloctl adopt takes "
-                "it over, its removal destroys its data",
-            )
+def _zvol(zvol: ListedZvol) -> Orphan:
+    step = Zvol(
+        dataset=zvol.dataset,
+        uid=zvol.uid,
+        guid=zvol.guid,
+        size_bytes=zvol.size_bytes,
+        thin=zvol.thin,
+        volblocksize=zvol.volblocksize,
+        properties=(),
+        marks=(),
+    )
+    return Orphan(
+        name=f"zvol/{zvol.dataset}",
+        text=f"zvol {zvol.dataset} ({zvol.size_bytes} bytes): removal destroys its data; use "
+        "zfsiloctl adopt to keep it",
+        actions=plans.down([step]),
+    )
 
 
-def _exports(seen: Inventory, known: Owned, prefix: str) -> Iterator[Orphan]:
+def _exports(inventory: Inventory, owned: Owned, prefix: str) -> Iterator[Orphan]:
     """Yield targets and backstores, those of one volume together."""
-    targets = {_uid(target): target for target, _initiators in seen.admitted}
-    backstores = {name.removeprefix("zfsilo-"): name for name in seen.backstores}
+    targets = {_uid(target): target for target, _initiators in inventory.allowed}
+    backstores = {name.removeprefix("zfsilo-"): name for name in inventory.backstores}
     for uid in {**targets, **backstores}:
-        if uid in known.uids:
+        if uid in owned.uids:
             continue
         target = targets.get(uid, f"{prefix}:{uid}")
         step = NoExport(target=target, backstore=backstores.get(uid, f"zfsilo-{uid}"))
-        yield Orphan(name=f"export/{uid}", text=f"the target {target}", actions=plans.up([step]))
+        yield Orphan(name=f"export/{uid}", text=f"target {target}", actions=plans.up([step]))
 
 
-def _sessions(seen: Inventory, known: Owned) -> Iterator[Orphan]:
-    """Yield sessions, each with its mounts, and mounts that no record has of sessions that one has.
+def _session(target: str, users: tuple[str, ...], owned: Owned) -> Iterator[Orphan]:
+    """Yield a session without a record, with its mounts; else the mounts without a record.
 
-    A mount that went with the session of somebody's record is that record's (sync.py).
+    A recorded mount whose session is lost is not an orphan: a sync restores it (sync.py).
     """
-    for target, users in seen.sessions:
-        disk = _disk(target)
-        stray = [each for each in users if each[0] == "/" and each not in known.paths]
-        gone = [LazyUnmounted(disk=disk, path=each) for each in reversed(stray)]
-        if target not in known.targets:
-            yield Orphan(
-                name=f"session/{target}",
-                text=f"a session with {target}",
-                users=users,
-                actions=plans.up([SessionDropped(disk=disk), *gone]),
-            )
-            continue
-        for step in gone:
-            yield Orphan(
-                name=f"mount{step.path}",
-                actions=plans.up([step]),
-                users=(step.path,),
-                text=f"a mount of {target} at {step.path}",
-            )
+    disk = _disk(target)
+    stray = [user for user in users if user[0] == "/" and user not in owned.paths]
+    unmounted = [LazyUnmounted(disk=disk, path=path) for path in reversed(stray)]
+    if target not in owned.targets:
+        yield Orphan(
+            name=f"session/{target}",
+            text=f"session with {target}",
+            users=users,
+            actions=plans.up([SessionDropped(disk=disk), *unmounted]),
+        )
+        return
+    for step in unmounted:
+        yield Orphan(
+            name=f"mount{step.path}",
+            text=f"mount of {target} at {step.path}",
+            users=(step.path,),
+            actions=plans.up([step]),
+        )
 
 
 def _claims(txn: Transaction, actions: Sequence[Action]) -> Iterator[str]:
-    """Yield what is claimed by those who would begin to use what is removed here."""
-    names = {each.uid: each.id for each in txn.scan(Volume)}
+    """Yield the claims of requests that would start to use the removed things."""
+    names = {volume.uid: volume.id for volume in txn.scan(Volume)}
     for step in (action.step for action in actions):
         if isinstance(step, Zvol):
             yield f"dataset/{step.dataset}"
@@ -265,7 +271,7 @@ def _claims(txn: Transaction, actions: Sequence[Action]) -> Iterator[str]:
                 yield f"volume/{names[_uid(step.target)]}"
 
 
-def _is_ours(target: str, prefix: str) -> bool:
+def _has_prefix(target: str, prefix: str) -> bool:
     return target.startswith(prefix) and TARGET.fullmatch(target) is not None
 
 
@@ -274,5 +280,5 @@ def _uid(target: str) -> str:
 
 
 def _disk(target: str) -> Disk:
-    """Return the disk of a target, told by it alone."""
+    """Return the disk of a target, without its size."""
     return Disk(target=target, serial=_uid(target), size_bytes=0)

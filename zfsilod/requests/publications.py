@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.records import Operation
     from zfsilod.requests.request import Preemption
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 GRACE_S = 5  # for a fenced host to log out, by default
 MAX_GRACE_S = 60
@@ -40,14 +40,16 @@ READERS = ("SINGLE_NODE_READER_ONLY", "MULTI_NODE_READER_ONLY")
 class Publish(Request[None]):
     """Export a volume to one host.
 
-    `force`: first fence every host whose publication stands in the way.
+    `force`: first fence every host with a conflicting publication.
     """
 
     kind = "publish"
     resource = ("volumes", "volume")
     volume: str
     host: str
-    access_mode: AccessMode | Literal[""] = ""  # "": the usual one of the volume
+    access_mode: AccessMode | Literal[""] = (
+        ""  # "": SINGLE_NODE_WRITER, or the first that the volume allows
+    )
     readonly: bool = False
     transport: Transport = "ISCSI"
     force: bool = False
@@ -71,7 +73,7 @@ class Publish(Request[None]):
         check_volume(view, self.volume, self.host)
         if self.force:
             raise PermissionDenied(
-                f"{view.caller} may not take {self.volume} from another host", reason="ROLE"
+                f"{view.caller} may not fence another host from {self.volume}", reason="ROLE"
             )
         may_publish_to_itself(need_volume(view.txn, self.volume), self.host)
 
@@ -84,20 +86,22 @@ class Publish(Request[None]):
             Unpublish(volume=self.volume, host=other.host, fence=True, grace_s=0)
             for other in others
         ]
-        self._plan(view, fenced=[fence.host for fence in fences])  # or no host is fenced
+        self._plan(
+            view, fenced=[fence.host for fence in fences]
+        )  # raises before any host is fenced
         return fences
 
     def plan(self, view: View, inputs: None) -> Plan:
-        fenced = [request.host for request in view.before if isinstance(request, Unpublish)]
+        fenced = [request.host for request in view.finished if isinstance(request, Unpublish)]
         return self._plan(view, fenced)
 
     def _resolved(self, volume: Volume) -> Publish:
-        """Return the request with an access mode: the usual one, where none was asked for."""
+        """Return the request with an access mode."""
         if self.access_mode:
             return self
-        usual: AccessMode = "SINGLE_NODE_WRITER"
+        default: AccessMode = "SINGLE_NODE_WRITER"
         allowed = volume.access_modes
-        return self.but(access_mode=usual if usual in allowed else allowed[0])
+        return self.but(access_mode=default if default in allowed else allowed[0])
 
     def _plan(self, view: View, fenced: Sequence[str]) -> Plan:
         volume, host = need_volume(view.txn, self.volume), _registered(view.txn, self.host)
@@ -157,14 +161,15 @@ class Publish(Request[None]):
     def _check(self, view: View, volume: Volume, host: Host, others: list[Publication]) -> None:
         if self.access_mode not in volume.access_modes:
             raise InvalidArgument(
-                f"{volume.id} allows {', '.join(volume.access_modes)}, not {self.access_mode}",
+                f"{volume.id} does not allow {self.access_mode}: use "
+                f"{' or '.join(volume.access_modes)}",
                 reason="ACCESS_MODE",
                 volume=volume.id,
             )
         if self.access_mode in WRITERS and volume.mode == "FILESYSTEM" and not self._readonly:
             raise InvalidArgument(
-                f"the filesystem of {volume.id} would be destroyed by a writer among many hosts; "
-                f"publish it read-only, or with another mode than {self.access_mode}",
+                f"{self.access_mode} would destroy the filesystem of {volume.id}: publish it "
+                "read-only, or with a single-node mode",
                 reason="ACCESS_MODE",
                 volume=volume.id,
             )
@@ -178,28 +183,24 @@ class Publish(Request[None]):
                 volume=volume.id,
                 host=holder,
             )
-        self._check_attachments(view, host)
+        published = view.txn.scan_ending(Publication, host.id) if host.max_attachments else ()
+        count = sum(publication.volume != self.volume for publication in published)
+        if host.max_attachments and count >= host.max_attachments:
+            raise ResourceExhausted(
+                f"{host.id} has {count} volumes, the limit of its host record; unpublish one, or "
+                "raise max_attachments",
+                reason="MAX_ATTACHMENTS",
+                host=host.id,
+            )
 
     def _obstacle(self, others: list[Publication]) -> str:
-        """Return why this publication cannot exist beside the others; "": it can."""
+        """Return the reason that excludes this publication beside the others; "": none."""
         modes = {self.access_mode, *(other.access_mode for other in others)}
         if not modes <= set(WRITERS):
             return " exclusively"
         writers = [self._readonly, *(other.readonly for other in others)].count(False)
         allowed = min(WRITERS[mode] for mode in modes)
         return f", and only {allowed} of its hosts may write" if writers > allowed else ""
-
-    def _check_attachments(self, view: View, host: Host) -> None:
-        if not host.max_attachments:
-            return
-        published = view.txn.scan_ending(Publication, host.id)
-        count = sum(publication.volume != self.volume for publication in published)
-        if count >= host.max_attachments:
-            raise ResourceExhausted(
-                f"{host.id} has {count} volumes, which is its limit (max_attachments)",
-                reason="MAX_ATTACHMENTS",
-                host=host.id,
-            )
 
     def _publication(self, volume: Volume, host: Host, view: View) -> Publication:
         assert self.access_mode, "see _resolved"
@@ -225,15 +226,15 @@ class Publish(Request[None]):
 class Unpublish(Request[None]):
     """Withdraw a volume from one host, or from all.
 
-    `fence`: also from a host that is logged in, which may log out within the grace period; without
-    it such a host refuses the request.
+    `fence`: also from a host that is logged in, which may log out within the grace period. Without
+    it, a session of the host refuses the request.
     """
 
     kind = "unpublish"
     resource = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
-    client_operation: str = ""  # only if this operation of the client published it
+    client_operation: str = ""  # only what this operation of the client published
     fence: bool = False
     grace_s: int = GRACE_S
 
@@ -243,12 +244,17 @@ class Unpublish(Request[None]):
     def plan(self, view: View, inputs: None) -> Plan:
         if not 0 <= self.grace_s <= MAX_GRACE_S:
             raise InvalidArgument(
-                f"grace period of {self.grace_s} s: allowed are 0 to {MAX_GRACE_S}",
+                f"invalid grace period of {self.grace_s} s: use 0 to {MAX_GRACE_S} seconds",
                 reason="BAD_GRACE",
             )
         volume = need_volume(view.txn, self.volume)
         publications = list(view.txn.scan_below(Publication, self.volume))
-        withdrawn = [publication for publication in publications if self._names(publication)]
+        withdrawn = [
+            publication
+            for publication in publications
+            if self.host in ("", publication.host)
+            and self.client_operation in ("", publication.client_operation)
+        ]
         kept = [publication for publication in publications if publication not in withdrawn]
         fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
         actions: list[Action] = []
@@ -273,11 +279,6 @@ class Unpublish(Request[None]):
     def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
         return ("RETRY_ROLLBACK",)
 
-    def _names(self, publication: Publication) -> bool:
-        if self.client_operation and publication.client_operation != self.client_operation:
-            return False
-        return self.host in ("", publication.host)
-
 
 def _registered(txn: Transaction, host_id: str) -> Host:
     """Return a host to publish to. Raises NotFound with the way to register it."""
@@ -293,5 +294,5 @@ def _manner(terms: Publish | Publication) -> str:
 
 
 def chap_for(publication: Publication, target: str) -> Chap:
-    """Return new secrets for a publication: each side is named by its iSCSI name."""
+    """Return new secrets for a publication; the user names are the iSCSI names of both sides."""
     return Chap.make(username=publication.initiator, mutual_username=target)

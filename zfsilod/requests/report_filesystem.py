@@ -12,7 +12,7 @@ from zfsilod.requests.volumes import need_publication, need_volume
 
 
 class ReportFilesystem(Request[None]):
-    """Record what the client of a volume does with its filesystem; the state only moves forward."""
+    """Record the state of a volume's filesystem as its client reports it; it only advances."""
 
     kind = "report"
     resource = ("volumes", "volume")
@@ -44,19 +44,11 @@ class ReportFilesystem(Request[None]):
             operation=self.operation if self.state == "FORMATTING" else "",
             host=self.host,
         )
-        self._check(volume.filesystem)
-        unchanged = reported == volume.filesystem
-        return Plan(
-            title=f"mark the filesystem of {self.volume} {self.state}",
-            claims=(f"volume/{self.volume}",),
-            actions=() if unchanged else plans.mark_filesystem(volume, reported),
-            commit=(put(volume.but(filesystem=reported)),),
-        )
-
-    def _check(self, present: Filesystem) -> None:
+        present = volume.filesystem
         if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
             raise InvalidArgument(
-                f"filesystem {self.type[:40]!r} {self.uuid[:40]!r} is not one that zfsilo makes",
+                f"invalid filesystem {self.type[:40]!r} with UUID {self.uuid[:40]!r}: report "
+                f"{' or '.join(FILESYSTEMS)}, and a UUID",
                 reason="BAD_FILESYSTEM",
             )
         made = present.state in ("READY", "CLONED")
@@ -67,3 +59,10 @@ class ReportFilesystem(Request[None]):
                 volume=self.volume,
                 uuid=present.uuid,
             )
+        unchanged = reported == present
+        return Plan(
+            title=f"mark the filesystem of {self.volume} {self.state}",
+            claims=(f"volume/{self.volume}",),
+            actions=() if unchanged else plans.mark_filesystem(volume, reported),
+            commit=(put(volume.but(filesystem=reported)),),
+        )

@@ -1,16 +1,17 @@
-"""The base of all requests: what a caller asks for, and the plan that it becomes.
+"""The base class of all requests, the plan of a request, and the view that a plan is made from.
 
-A request is a frozen record of what was asked. The service calls its methods in this order:
+A request is a frozen record with the parameters of a call. The service calls its methods in this
+order:
 
-    satisfied       does the record say so already? Then the service probes, and is done
-    gather          what the plan needs to know of the host and of servers; may take time
-    authorise       may this caller do it?         | these three in the write transaction that
+    satisfied       the facts that must hold for "already so"; the service probes them
+    gather          the inputs of the plan, from the host and from servers; may take seconds
+    authorise       may this caller do it?          | these three in the write transaction that
     prerequisites   requests that must finish first | also claims the resources and stores the
     plan            the operation                   | operation
-    preempts        what it may do to the operation that holds its claim
+    preempts        the actions allowed on an operation that holds a needed claim
 
-Each raises the error that the caller is shown. A new request is one class in one file; no other
-place names it but the front ends that offer it.
+Each raises the error that the caller gets. A new request is one class in one file; besides it, only
+the front ends that offer it name the class.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 Inputs = TypeVar("Inputs")
 Preemption = Literal["CANCEL", "RETRY_ROLLBACK", "ABANDON"]
-"""What a request may do to the operation in its way: stop it, retry its rollback, give it up."""
+"""An action on an operation that holds a needed claim."""
 
 
 class View:
-    """What a plan sees: the records of one transaction, the settings, and whose operation it is."""
+    """The records of one transaction, with the settings and the origin of the operation."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class View:
         caller: Caller,
         now: int,
         boot_id: str,
-        before: Sequence[Request[Any]] = (),
+        finished: Sequence[Request[Any]] = (),
     ) -> None:
         self.txn = txn
         self.settings = settings
@@ -56,11 +57,15 @@ class View:
         self.caller = caller
         self.now = now
         self.boot_id = boot_id
-        self.before = before  # prerequisites that count as done
+        self.finished = finished  # prerequisites that a dry run takes as finished
 
 
 class Plan:
-    """The actions of an operation, the records that change with it, and its claims."""
+    """The actions, the record changes and the claims of an operation.
+
+    `commit`: the changes when it is done; `revert`: when it is rolled back; `secrets`: stored with
+    the operation, by name.
+    """
 
     def __init__(
         self,
@@ -80,7 +85,7 @@ class Plan:
         self.secrets = secrets or {}
 
     def operation(self, request: Request[Any], view: View) -> Operation:
-        """Return the operation that carries the plan out."""
+        """Return the operation that executes the plan."""
         title = self.title if self.actions or self.commit else f"{self.title}: already so"
         return Operation(
             id=view.operation_id,
@@ -99,23 +104,26 @@ class Plan:
 
 
 class Request(Record, Generic[Inputs]):
-    """A request to change something. `Inputs` is the type of what `gather` returns."""
+    """A request to change resources. `Inputs`: the type of the result of `gather`."""
 
     kind: ClassVar[str] = ""
-    resource: ClassVar[tuple[str, str]] = ("volumes", "id")  # a collection, and the field of its id
+    resource: ClassVar[tuple[str, str]] = (
+        "volumes",
+        "id",
+    )  # the collection, and the field with the id
 
     @property
     def subject(self) -> str:
-        """The name of the resource that the request changes."""
+        """The name of the resource that the request changes, like volumes/data."""
         collection, field = self.resource
         return f"{collection}/{getattr(self, field)}"
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
-        """Return the facts that must hold for "already so"; None: the records deny it."""
+        """Return the facts that must hold for "already so"; None: the records differ."""
         return None
 
     async def gather(self, context: Context, operation_id: str) -> Inputs:
-        """Return what the plan needs to know besides the records."""
+        """Return the inputs of the plan besides the records: facts of the host and of servers."""
         return None  # type: ignore[return-value] # for requests whose Inputs are None
 
     def authorise(self, view: View) -> None:
@@ -124,16 +132,16 @@ class Request(Record, Generic[Inputs]):
     def prerequisites(self, view: View, inputs: Inputs) -> Sequence[Request[Any]]:
         """Return requests that must finish before this one, each an operation of its own.
 
-        Raises what is wrong with this request itself, so that nothing is done in vain.
+        Raises the errors of this request itself, so that no prerequisite is executed in vain.
         """
         return ()
 
     def plan(self, view: View, inputs: Inputs) -> Plan:
-        """Return the plan, from the records of one moment."""
+        """Return the plan, made from the records of one transaction."""
         raise AssertionError(f"{self.kind} has no plan")
 
     def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
-        """Return what this request may do to the operation that holds its claim, in order."""
+        """Return the actions allowed on an operation that holds a needed claim, in order."""
         return ()
 
     def preview(self) -> Request[Inputs]:
@@ -141,7 +149,7 @@ class Request(Record, Generic[Inputs]):
         return self
 
     def fingerprint(self) -> str:
-        """Return a digest of kind and fields: an equal request joins a running one."""
+        """Return a digest of kind and fields: a request joins an equal live operation."""
         fields = [[name, to_plain(getattr(self, name))] for name in self.FIELDS]
         return hashlib.sha256(json.dumps([self.kind, fields]).encode()).hexdigest()
 

@@ -1,11 +1,11 @@
-"""New secrets for standing publications, on both sides, while their sessions go on.
+"""Requests that change the secrets of publications, on both sides, without ending sessions.
 
-A session that lives is not asked for its secrets again, but what breaks logs in anew, and must have
-the new ones then. So the consumer leads: asked to rotate, the storage host changes nothing for a
-host that is logged in, and only notes that a rotation is due. The host, which looks every minute,
-says when: the target's secrets change, and at once those of the node record, of the session and of
-iscsid do (host/session_secrets.py). Where nobody is logged in, or with force, the storage host
-changes them right away, and the consumer follows at its next look.
+The kernel asks for the secrets at a login only, so a session survives the change. A broken session
+logs in again and needs the new secrets then. Therefore the client decides when. Asked to rotate,
+the server only records, for a client with a session, that a rotation is due. The client polls every
+minute and then asks for it; the secrets of the target change, and directly after them those of the
+node record, of the session and of iscsid (host/session_secrets.py). For a client without a session,
+or with `force`, the server changes them immediately, and the client follows at its next poll.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from zfsilod.requests.rights import check_volume
 from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
 
 class RotateSecrets(Request[frozenset[str]]):
-    """Make new secrets for one publication of a volume, or for all.
+    """Change the secrets of one publication of a volume, or of all.
 
-    Input: the publications whose hosts are logged in and must be asked first; none with `force`.
+    Input: the publications whose hosts have a session and rotate later; none with `force`.
     """
 
     kind = "rotate-secrets"
     resource = ("volumes", "volume")
     volume: str
     host: str = ""  # "": all
-    force: bool = False  # at once also where a session lives, whoever asks
+    force: bool = False  # immediately, also for a host that has a session
 
     def authorise(self, view: View) -> None:
         check_volume(view, self.volume, self.host)
@@ -62,54 +62,55 @@ class RotateSecrets(Request[frozenset[str]]):
         )
 
     def plan(self, view: View, inputs: frozenset[str]) -> Plan:
-        volume, how = need_volume(view.txn, self.volume), view.settings.export
-        found = self.publications(view.txn)
-        waiting = [each for each in found if each.id in inputs]
-        before = [each for each in found if each.id not in inputs]
-        after = [each.but(rotation=each.rotation + 1, rotation_due=False) for each in before]
-        target = plans.target_name(how.prefix, volume)
+        volume, export = need_volume(view.txn, self.volume), view.settings.export
+        publications = self.publications(view.txn)
+        waiting = [publication for publication in publications if publication.id in inputs]
+        before = [publication for publication in publications if publication.id not in inputs]
+        after = [old.but(rotation=old.rotation + 1, rotation_due=False) for old in before]
+        target = plans.target_name(export.prefix, volume)
         return Plan(
-            title=self._title(waiting, before),
+            title=", and ".join(self._titles(waiting, before)),
             claims=(f"volume/{self.volume}",),
             actions=tuple(
                 action
                 for old, new in zip(before, after, strict=True)
-                for action in plans.rotation(volume, old, new, how, force=self.force)
+                for action in plans.rotation(volume, old, new, export, force=self.force)
             ),
             commit=(
                 *map(put, after),
-                *(drop_secret(each.secret) for each in before),
-                *(put(each.but(rotation_due=True)) for each in waiting),
+                *(drop_secret(publication.secret) for publication in before),
+                *(put(publication.but(rotation_due=True)) for publication in waiting),
             ),
-            revert=tuple(drop_secret(each.secret) for each in after),
-            secrets={each.secret: chap_for(each, target) for each in after},
+            revert=tuple(drop_secret(publication.secret) for publication in after),
+            secrets={publication.secret: chap_for(publication, target) for publication in after},
         )
 
     def publications(self, txn: Transaction) -> list[Publication]:
-        """Return those that it is about, else raise NotFound or FailedPrecondition."""
+        """Return the publications of the request. Raises FailedPrecondition when there is none."""
         if self.host:
             return [need_publication(txn, self.volume, self.host)]
-        found = list(txn.scan_below(Publication, self.volume))
-        if not found:
+        publications = list(txn.scan_below(Publication, self.volume))
+        if not publications:
             raise FailedPrecondition(
                 f"{self.volume} is published to no host: it has no secrets",
                 reason="NOT_PUBLISHED",
                 volume=self.volume,
             )
-        return found
+        return publications
 
-    def _title(self, waiting: Sequence[Publication], changed: Sequence[Publication]) -> str:
-        asked = f"ask {_hosts(waiting)} to use new secrets for {self.volume} within a minute"
-        if waiting and not changed:
-            return asked
-        made = f"new secrets for {self.volume} on {_hosts(changed)}"
-        return f"{made}, and {asked}" if waiting else made
+    def _titles(
+        self, waiting: Sequence[Publication], changed: Sequence[Publication]
+    ) -> Iterator[str]:
+        if changed or not waiting:
+            yield f"new secrets for {self.volume} on {_hosts(changed)}"
+        if waiting:
+            yield f"ask {_hosts(waiting)} to use new secrets for {self.volume} within a minute"
 
 
 class RefreshSecrets(Request[dict[str, FetchedConnection]]):
-    """Take over the current secrets of a server.
+    """Use the current secrets of a server for attachments of this client.
 
-    Input: the connections by attachment, as the server describes them; those it refuses are absent.
+    Input: the server's connections, by attachment; without those that the server refuses.
     """
 
     kind = "refresh-secrets"
@@ -131,34 +132,36 @@ class RefreshSecrets(Request[dict[str, FetchedConnection]]):
         return fetched
 
     def plan(self, view: View, inputs: dict[str, FetchedConnection]) -> Plan:
-        changes = [
-            (each, each.but(rotation=inputs[each.id].connection.rotation, updated_at=view.now))
-            for each in self.attachments(view.txn)
-            if each.id in inputs and is_stale(each, inputs[each.id].connection)
-        ]
+        changes: list[tuple[Attachment, Attachment]] = []
+        for attachment in self.attachments(view.txn):
+            fetched = inputs.get(attachment.id)
+            if fetched is not None and is_stale(attachment, fetched.connection):
+                rotation = fetched.connection.rotation
+                changes.append((attachment, attachment.but(rotation=rotation, updated_at=view.now)))
         if not changes:
             return Plan(title=f"secrets of {self.server}", claims=())
-        names = ", ".join(each.id for each, _after in changes)
+        names = ", ".join(old.id for old, _new in changes)
         return Plan(
-            title=f"take new secrets for {names}",
-            claims=tuple(f"attachment/{each.id}" for each, _after in changes),
+            title=f"use new secrets for {names}",
+            claims=tuple(f"attachment/{old.id}" for old, _new in changes),
             actions=plans.new_secrets(changes),
             commit=tuple(
                 change for old, new in changes for change in (put(new), drop_secret(old.secret))
             ),
-            revert=tuple(drop_secret(new.secret) for _before, new in changes),
-            secrets={new.secret: inputs[new.id].chap for _before, new in changes},
+            revert=tuple(drop_secret(new.secret) for _old, new in changes),
+            secrets={new.secret: inputs[new.id].chap for _old, new in changes},
         )
 
     def attachments(self, txn: Transaction) -> list[Attachment]:
-        """Return those that it is about, as far as they are there."""
-        return [each for each in (txn.get(Attachment, name) for name in self.ids) if each]
+        """Return the attachments of the request that exist."""
+        attachments = (txn.get(Attachment, attachment_id) for attachment_id in self.ids)
+        return [attachment for attachment in attachments if attachment is not None]
 
 
-def is_stale(found: Attachment, told: Connection | Publication) -> bool:
-    """Tell whether a host has other secrets than its publication, and no other publication."""
-    return told.epoch == found.epoch and told.rotation != found.rotation
+def is_stale(attachment: Attachment, current: Connection | Publication) -> bool:
+    """Tell whether an attachment has the current publication with former secrets."""
+    return current.epoch == attachment.epoch and current.rotation != attachment.rotation
 
 
 def _hosts(publications: Sequence[Publication]) -> str:
-    return ", ".join(each.host for each in publications)
+    return ", ".join(publication.host for publication in publications)

@@ -1,7 +1,7 @@
-"""The requests of snapshots and of groups of them, on a storage host.
+"""Requests on snapshots and snapshot groups of this server: create and delete.
 
-A snapshot's own name in ZFS comes from a uid: those of a group share it, since they are one cut.
-The volume that it is of may lie in the trash by now: see origins.py.
+The name of a snapshot in ZFS is made of a uid. The members of a group share one uid, as they are
+taken at the same moment. Snapshots of a volume in the trash stay usable: see clones.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, Volume
 from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import check_etag, check_fit, check_id, check_labels
-from zfsilod.requests.clones import claim_of, home_of, need_snapshot
+from zfsilod.requests.clones import need_snapshot, volume_of, zvol_claim
 from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_volume
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zfsilod.engine.steps.snapshot import SnapshotSet
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Action, Change
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 MAX_VOLUMES = 64  # in a group
 
@@ -37,34 +37,49 @@ class CreateSnapshot(Request[None]):
     volume: str
     labels: Pairs = ()
 
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        txn = view.txn
+        snapshot, volume = txn.get(Snapshot, self.id), txn.get(Volume, self.volume)
+        if snapshot is None or volume is None or snapshot.volume_uid != volume.uid:
+            return None
+        return plans.up(snapshot_steps(txn, snapshot))
+
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "snapshot id")
         volume = need_volume(view.txn, self.volume)
-        found = view.txn.get(Snapshot, self.id)
-        if found is not None:
-            raise _taken(found, same=found.volume_uid == volume.uid)
-        new = snapshot_of(volume, self.id, uuid.uuid4().hex, view).but(
+        self._check_new(view.txn, volume)
+        snapshot = snapshot_of(volume, self.id, uuid.uuid4().hex, view).but(
             labels=check_labels(self.labels)
         )
         refs = (SnapshotRef(dataset=volume.dataset, uid=volume.uid),)
-        marks = check_fit(plans.snapshot_marks([new], view.operation_id), self.id)
+        marks = check_fit(plans.snapshot_marks([snapshot], view.operation_id), self.id)
         return Plan(
             title=f"snapshot {self.volume} as {self.id}",
             claims=(f"snapshot/{self.id}", f"volume/{self.volume}"),
-            actions=plans.up([plans.snapshot_set(new.uid, refs, marks)]),
-            commit=(put(new), put(dependent(new))),
+            actions=plans.up([plans.snapshot_set(snapshot.uid, refs, marks)]),
+            commit=(put(snapshot), put(dependent(snapshot))),
         )
 
-    def satisfied(self, view: View) -> tuple[Action, ...] | None:
-        txn = view.txn
-        found, volume = txn.get(Snapshot, self.id), txn.get(Volume, self.volume)
-        if found is None or volume is None or found.volume_uid != volume.uid:
-            return None
-        return plans.up(cuts(txn, found))
+    def _check_new(self, txn: Transaction, volume: Volume) -> None:
+        existing = txn.get(Snapshot, self.id)
+        if existing is None:
+            return
+        if existing.volume_uid == volume.uid:
+            raise FailedPrecondition(
+                f"snapshot {self.id} is missing from the pool; it is not taken again because the "
+                "new one would have other content",
+                reason="LOST",
+                snapshot=self.id,
+            )
+        raise AlreadyExists(
+            f"snapshot {self.id} exists, of volume {existing.volume}; use another snapshot id",
+            snapshot=self.id,
+            volume=existing.volume,
+        )
 
 
 class DeleteSnapshot(Request[None]):
-    """Give a snapshot up; what was made from it stays."""
+    """Delete a snapshot. Clones of it stay: ZFS destroys it after the last of them."""
 
     kind = "delete-snapshot"
     resource = ("snapshots", "id")
@@ -72,20 +87,20 @@ class DeleteSnapshot(Request[None]):
     etag: str = ""
 
     def plan(self, view: View, inputs: None) -> Plan:
-        found = need_snapshot(view.txn, self.id)
-        check_etag(self.etag, found.revision)
-        if found.group:
+        snapshot = need_snapshot(view.txn, self.id)
+        check_etag(self.etag, snapshot.revision)
+        if snapshot.group:
             raise FailedPrecondition(
-                f"{self.id} is a part of the group {found.group}: delete the group",
+                f"{self.id} is a part of the group {snapshot.group}: delete the group",
                 reason="IN_GROUP",
                 snapshot=self.id,
-                group=found.group,
+                group=snapshot.group,
             )
         return Plan(
-            title=f"delete the snapshot {self.id} of {found.volume}",
-            claims=(f"snapshot/{self.id}", *homes(view.txn, found)),
-            actions=plans.down(cuts(view.txn, found)),
-            commit=gone(found),
+            title=f"delete snapshot {self.id} of {snapshot.volume}",
+            claims=(f"snapshot/{self.id}", zvol_claim(view.txn, snapshot)),
+            actions=plans.down(snapshot_steps(view.txn, snapshot)),
+            commit=record_removal(snapshot),
         )
 
 
@@ -98,52 +113,63 @@ class CreateSnapshotGroup(Request[None]):
     volumes: tuple[str, ...]
     labels: Pairs = ()
 
+    def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        txn = view.txn
+        group = txn.get(SnapshotGroup, self.id)
+        if group is None or group.volumes != self.volumes:
+            return None
+        members = members_of(txn, group)
+        volumes = [txn.get(Volume, volume_id) for volume_id in self.volumes]
+        uids = [volume.uid if volume else "" for volume in volumes]
+        if [member.volume_uid for member in members] != uids:
+            return None
+        return plans.up(snapshot_steps(txn, *members))
+
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "group id")
         if not 1 <= len(self.volumes) <= MAX_VOLUMES or len(set(self.volumes)) < len(self.volumes):
             raise InvalidArgument(
-                f"a group is of 1 to {MAX_VOLUMES} volumes, each named once", reason="BAD_GROUP"
+                f"invalid volumes of group {self.id}: name 1 to {MAX_VOLUMES} volumes, each once",
+                reason="BAD_GROUP",
             )
-        volumes = [need_volume(view.txn, each) for each in self.volumes]
+        volumes = [need_volume(view.txn, volume_id) for volume_id in self.volumes]
         if view.txn.get(SnapshotGroup, self.id):
-            raise AlreadyExists(f"the group {self.id} exists already", group=self.id)
+            raise AlreadyExists(
+                f"snapshot group {self.id} exists, with other volumes or snapshots; use another "
+                "group id",
+                group=self.id,
+            )
         uid, labels = uuid.uuid4().hex, check_labels(self.labels)
-        members = [snapshot_of(v, new_ulid(), uid, view).but(labels=labels) for v in volumes]
+        members = [
+            snapshot_of(volume, new_ulid(), uid, view).but(labels=labels) for volume in volumes
+        ]
         group = SnapshotGroup(
             id=self.id,
             uid=uid,
-            snapshots=tuple(each.id for each in members),
+            snapshots=tuple(member.id for member in members),
             labels=labels,
             volumes=self.volumes,
             created_at=view.now,
         )
-        refs = tuple(SnapshotRef(dataset=each.dataset, uid=each.uid) for each in volumes)
+        refs = tuple(SnapshotRef(dataset=volume.dataset, uid=volume.uid) for volume in volumes)
         marks = check_fit(plans.snapshot_marks(members, view.operation_id, self.id), self.id)
         return Plan(
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
-            claims=(f"snapshotgroup/{self.id}", *(f"volume/{each}" for each in self.volumes)),
+            claims=(
+                f"snapshotgroup/{self.id}",
+                *(f"volume/{volume_id}" for volume_id in self.volumes),
+            ),
             actions=plans.up([plans.snapshot_set(uid, refs, marks)]),
             commit=(
                 put(group),
-                *(put(each.but(group=self.id)) for each in members),
-                *(put(dependent(each)) for each in members),
+                *(put(member.but(group=self.id)) for member in members),
+                *(put(dependent(member)) for member in members),
             ),
         )
 
-    def satisfied(self, view: View) -> tuple[Action, ...] | None:
-        txn = view.txn
-        found = txn.get(SnapshotGroup, self.id)
-        if found is None or found.volumes != self.volumes:
-            return None
-        members = members_of(txn, found)
-        living = [txn.get(Volume, each) for each in self.volumes]
-        if [each.volume_uid for each in members] != [each.uid if each else "" for each in living]:
-            return None
-        return plans.up(cuts(txn, *members))
-
 
 class DeleteSnapshotGroup(Request[None]):
-    """Give all snapshots of a group up."""
+    """Delete all snapshots of a group."""
 
     kind = "delete-snapshot-group"
     resource = ("snapshotGroups", "id")
@@ -151,23 +177,26 @@ class DeleteSnapshotGroup(Request[None]):
     etag: str = ""
 
     def plan(self, view: View, inputs: None) -> Plan:
-        found = need_group(view.txn, self.id)
-        check_etag(self.etag, found.revision)
-        members = members_of(view.txn, found)
+        group = need_group(view.txn, self.id)
+        check_etag(self.etag, group.revision)
+        members = members_of(view.txn, group)
         return Plan(
-            title=f"delete the snapshot group {self.id}",
+            title=f"delete snapshot group {self.id}",
             claims=(
                 f"snapshotgroup/{self.id}",
-                *(f"snapshot/{each.id}" for each in members),
-                *dict.fromkeys(homes(view.txn, *members)),
+                *(f"snapshot/{member.id}" for member in members),
+                *dict.fromkeys(zvol_claim(view.txn, member) for member in members),
             ),
-            actions=plans.down(cuts(view.txn, *members)),
-            commit=(drop(found), *(change for each in members for change in gone(each))),
+            actions=plans.down(snapshot_steps(view.txn, *members)),
+            commit=(
+                drop(group),
+                *(change for member in members for change in record_removal(member)),
+            ),
         )
 
 
 def snapshot_of(volume: Volume, snapshot_id: str, uid: str, view: View) -> Snapshot:
-    """Return the record of a snapshot that is taken now."""
+    """Return the record of a new snapshot, of a volume as it is recorded now."""
     return Snapshot(
         id=snapshot_id,
         uid=uid,
@@ -187,50 +216,31 @@ def dependent(snapshot: Snapshot) -> Dependent:
     return Dependent(id=f"{snapshot.volume_uid}/{name}", name=name)
 
 
-def gone(snapshot: Snapshot) -> tuple[Change, ...]:
-    """Return the changes that come with the end of a snapshot."""
+def record_removal(snapshot: Snapshot) -> tuple[Change, ...]:
+    """Return the changes that remove the records of a snapshot."""
     return (drop(snapshot), drop(dependent(snapshot)))
 
 
-def cuts(txn: Transaction, *snapshots: Snapshot) -> list[SnapshotSet]:
-    """Return the step of each snapshot; one whose volume nobody knows any more has none."""
-    found = [(each, home_of(txn, each)) for each in snapshots]
-    return [
-        plans.snapshot_set(each.uid, (SnapshotRef(dataset=at.dataset, uid=at.uid, guid=each.guid),))
-        for each, at in found
-        if at is not None
-    ]
-
-
-def homes(txn: Transaction, *snapshots: Snapshot) -> tuple[str, ...]:
-    """Return the claims on the zvols of snapshots."""
-    return tuple(claim_of(txn, each) for each in snapshots)
+def snapshot_steps(txn: Transaction, *snapshots: Snapshot) -> list[SnapshotSet]:
+    """Return the step of each snapshot; none for a snapshot whose volume has no record."""
+    steps = []
+    for snapshot in snapshots:
+        volume = volume_of(txn, snapshot)
+        if volume is not None:
+            ref = SnapshotRef(dataset=volume.dataset, uid=volume.uid, guid=snapshot.guid)
+            steps.append(plans.snapshot_set(snapshot.uid, (ref,)))
+    return steps
 
 
 def members_of(txn: Transaction, group: SnapshotGroup) -> list[Snapshot]:
     """Return the snapshots of a group, in its order."""
-    found = (txn.get(Snapshot, each) for each in group.snapshots)
-    return [each for each in found if each is not None]
+    members = (txn.get(Snapshot, snapshot_id) for snapshot_id in group.snapshots)
+    return [member for member in members if member is not None]
 
 
 def need_group(txn: Transaction, group_id: str) -> SnapshotGroup:
-    """Return a group of snapshots, else raise NotFound."""
-    found = txn.get(SnapshotGroup, check_id(group_id, "group id"))
-    if found is None:
+    """Return a snapshot group. Raises NotFound."""
+    group = txn.get(SnapshotGroup, check_id(group_id, "group id"))
+    if group is None:
         raise NotFound(f"there is no snapshot group {group_id}", group=group_id)
-    return found
-
-
-def _taken(found: Snapshot, *, same: bool) -> AlreadyExists | FailedPrecondition:
-    if same:
-        return FailedPrecondition(
-            f"the snapshot {found.id} is recorded, and not to be seen in the pool: it is not taken "
-            "again, since it would not be the same",
-            reason="LOST",
-            snapshot=found.id,
-        )
-    return AlreadyExists(
-        f"the snapshot {found.id} exists, of {found.volume}",
-        snapshot=found.id,
-        volume=found.volume,
-    )
+    return group

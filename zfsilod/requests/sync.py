@@ -1,4 +1,4 @@
-"""The request that brings the facts of one volume in line with its records."""
+"""The request that restores the facts of one volume from its records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SyncVolume(Request[None]):
-    """Make the facts of a volume what its records say. A zvol is never created by it."""
+    """Restore the facts of a volume from its records. It never creates a zvol."""
 
     kind = "sync"
     id: str
@@ -23,9 +23,13 @@ class SyncVolume(Request[None]):
         return expected(volume_view(view.txn, self.id), view.settings)
 
     def plan(self, view: View, inputs: None) -> Plan:
-        known = volume_view(view.txn, self.id)
-        records = [record for record in (known.volume, known.attachment) if record is not None]
-        actions = expected(known, view.settings)
+        records_view = volume_view(view.txn, self.id)
+        records = [
+            record
+            for record in (records_view.volume, records_view.attachment)
+            if record is not None
+        ]
+        actions = expected(records_view, view.settings)
         return Plan(
             title=f"sync {self.id}",
             claims=tuple(f"{record.bucket()}/{self.id}" for record in records),

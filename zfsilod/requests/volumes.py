@@ -1,4 +1,4 @@
-"""Requests on volumes of this server: create and update. Deletion has a file of its own."""
+"""Requests on volumes of this server: create and update. deletion.py has the deletion."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from zfsilod.model.validation import (
 )
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests.clones import (
-    Content,
-    begin_with,
+    Source,
+    as_clone,
     clone_dependent,
-    content_of_snapshot,
-    content_of_volume,
+    snapshot_source,
+    volume_source,
 )
 from zfsilod.requests.request import Plan, Request, View, put
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Change
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 
 class CreateVolume(Request[PoolSpace]):
@@ -58,7 +58,7 @@ class CreateVolume(Request[PoolSpace]):
     labels: Pairs = ()
     hosts: tuple[str, ...] = ()
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
-    source_snapshot: str = ""  # its first content: a snapshot, a volume as it is now, or nothing
+    source_snapshot: str = ""  # the source of the first content; at most one of both
     source_volume: str = ""
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
@@ -73,21 +73,22 @@ class CreateVolume(Request[PoolSpace]):
         return await space(context)
 
     def plan(self, view: View, inputs: PoolSpace) -> Plan:
-        content = self._content(view.txn)
-        volume = self._volume(view, content)
+        source = self._source(view.txn)
+        volume = self._volume(view, source)
         existing = view.txn.get(Volume, self.id)
         if existing is not None:
             raise self._exists(existing)
         check_space(volume, inputs, view.settings, view.txn.promised())
         commit: tuple[Change, ...] = (put(volume.but(state="CREATED")),)
-        if content is None:
+        if source is None:
             actions = plans.up([plans.zvol(volume, view.operation_id)])
         else:
-            actions = plans.clone(volume, content.origin, view.operation_id)
+            actions = plans.clone(volume, source.origin, view.operation_id)
             commit = (*commit, put(clone_dependent(volume)))
+        origin = f"snapshot {self.source_snapshot}" if self.source_snapshot else self.source_volume
         return Plan(
-            title=f"create {self.id}{self._from}",
-            claims=(f"volume/{self.id}", *(content.claims if content else ())),
+            title=f"create {self.id} from {origin}" if origin else f"create {self.id}",
+            claims=(f"volume/{self.id}", *(source.claims if source else ())),
             actions=actions,
             commit=commit,
         )
@@ -109,7 +110,7 @@ class CreateVolume(Request[PoolSpace]):
         )
 
     def _differences(self, existing: Volume) -> list[str]:
-        """Return the fields, by their names in the API, in which a volume differs from this one."""
+        """Return the fields that differ in an existing volume, by their names in the API."""
         pairs = {
             "thin": (existing.thin, self.thin),
             "mode": (existing.mode, self.mode),
@@ -122,38 +123,30 @@ class CreateVolume(Request[PoolSpace]):
             ),
         }
         differing = [name for name, (there, asked) in pairs.items() if there != asked]
-        return differing if self._has_size(existing) else ["capacity_bytes", *differing]
-
-    def _has_size(self, existing: Volume) -> bool:
         asked = self.capacity_bytes
-        if not asked and existing.origin:  # it took the size of its source
-            return True
-        return existing.capacity_bytes == round_up(asked, existing.volblocksize)
+        size = round_up(asked, existing.volblocksize)
+        if not asked and existing.origin:
+            size = existing.capacity_bytes  # the size of its source
+        return differing if existing.capacity_bytes == size else ["capacity_bytes", *differing]
 
-    def _content(self, txn: Transaction) -> Content | None:
+    def _source(self, txn: Transaction) -> Source | None:
         if self.source_snapshot and self.source_volume:
             raise InvalidArgument(
-                "a volume is made from a snapshot or from a volume, not from both",
+                "a volume has one source, a snapshot or a volume, not both",
                 reason="BAD_SOURCE",
             )
         if self.source_snapshot:
-            return content_of_snapshot(txn, self.source_snapshot)
-        return content_of_volume(txn, self.source_volume) if self.source_volume else None
-
-    @property
-    def _from(self) -> str:
-        if self.source_snapshot:
-            return f" from snapshot {self.source_snapshot}"
-        return f" from {self.source_volume}" if self.source_volume else ""
+            return snapshot_source(txn, self.source_snapshot)
+        return volume_source(txn, self.source_volume) if self.source_volume else None
 
     def _properties(self) -> Pairs:
         return tuple(pair for pair in sorted(self.properties) if pair[0] != "volblocksize")
 
-    def _volume(self, view: View, content: Content | None) -> Volume:
+    def _volume(self, view: View, source: Source | None) -> Volume:
         asked_block = dict(self.properties).get("volblocksize", "")
-        default = content.volblocksize if content else view.settings.volblocksize
+        default = source.volblocksize if source else view.settings.volblocksize
         block = check_block_size(dict(self.properties), default)
-        asked = self.capacity_bytes or (content.origin.size_bytes if content else 0)
+        asked = self.capacity_bytes or (source.origin.size_bytes if source else 0)
         size = check_size(asked, self.limit_bytes, block)
         volume = Volume(
             id=self.id,
@@ -172,7 +165,7 @@ class CreateVolume(Request[PoolSpace]):
             created_at=view.now,
             updated_at=view.now,
         )
-        return _check_marks(begin_with(volume, content, asked_block) if content else volume)
+        return _check_marks(as_clone(volume, source, asked_block) if source else volume)
 
 
 class UpdateVolume(Request["PoolSpace | None"]):
@@ -232,7 +225,7 @@ class UpdateVolume(Request["PoolSpace | None"]):
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)
         if size < volume.capacity_bytes:
             raise InvalidArgument(
-                f"{volume.id} has {show_exact(volume.capacity_bytes)}: a volume never shrinks",
+                f"{volume.id} cannot shrink: its size is {show_exact(volume.capacity_bytes)}",
                 reason="SHRINK",
                 volume=volume.id,
             )

@@ -1,7 +1,7 @@
 """The context of the service: the store, the host, the servers and the settings of this daemon.
 
-The store and the host are used away from the event loop: writes in one thread, in the order in
-which they were asked for, looks at the host in a few others.
+Writes to the store run in one thread, in the order of the calls; reads of the host run in a pool of
+threads. So neither blocks the event loop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Servers
     from zfsilod.requests.request import Request
-    from zfsilod.storage.store import Store, Transaction
+    from zfsilod.storage.store import Store
+    from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
 STORE_DEADLINE_S = 10.0
@@ -56,7 +57,7 @@ class ServiceContext:
         self._lookers = ThreadPoolExecutor(LOOKS_AT_ONCE, "look")
 
     def close(self) -> None:
-        """Let go of the threads; work in them ends by its own deadlines."""
+        """Release the threads; their calls end by their own deadlines."""
         self._writer.shutdown(wait=False)
         self._lookers.shutdown(wait=False)
 
@@ -82,10 +83,10 @@ class ServiceContext:
         await asyncio.sleep(seconds)
 
     async def holds(self, actions: Sequence[Action]) -> bool:
-        """Tell whether all these actions are done already, as far as the daemon can see.
+        """Tell whether all these actions are done already, as far as the daemon can probe.
 
         Remote actions count as done, as do sticky ones: a mounted volume has a filesystem. A fact
-        that the daemon's sandbox hides does not hold: the worker will see it.
+        that the daemon's sandbox hides counts as not holding: the worker probes it.
         """
         probed = [
             (action.step, action.up)
@@ -96,7 +97,7 @@ class ServiceContext:
             return await self.look(
                 lambda: all(step.probe(self.machine) == up for step, up in probed)
             )
-        except (Unavailable, StoreCorrupt):  # or its secrets went since the records were read
+        except (Unavailable, StoreCorrupt):  # or its secrets were dropped since
             return False
 
     def view(
@@ -105,9 +106,9 @@ class ServiceContext:
         operation_id: str,
         caller: Caller,
         *,
-        before: Sequence[Request[Any]] = (),
+        finished: Sequence[Request[Any]] = (),
     ) -> View:
-        """Return what a plan sees; `before`: prerequisites that count as done."""
+        """Return the view for a plan; `finished`: prerequisites taken as finished."""
         return View(
             txn,
             self.settings,
@@ -115,7 +116,7 @@ class ServiceContext:
             caller=caller,
             now=int(time.time()),
             boot_id=self.boot_id,
-            before=before,
+            finished=finished,
         )
 
 

@@ -1,7 +1,7 @@
-"""Drift: the facts that differ from their records, found by probes alone. Nothing is changed here.
+"""Drift: the facts that differ from their records, determined by probes only.
 
-One look at the pool serves all volumes (host/zvol_survey.py); the kernel's target and initiator are
-read as files. So comparing a thousand volumes starts as few processes as comparing one.
+One listing of the pool serves all volumes (host/zvol_survey.py); the kernel's target and initiator
+are read as files. So the comparison of a thousand volumes starts as few processes as that of one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 AT_ONCE = 200  # volumes that are compared in one call of a thread
 PRESENT, ABSENT = "PRESENT", "ABSENT"
@@ -35,7 +35,7 @@ LOST, CONFLICT, UNKNOWN, NOT_RESTORED = "LOST", "CONFLICT", "UNKNOWN", "NOT_REST
 class Difference(Record):
     """A fact about a volume that differs from its record."""
 
-    fact: str  # the step, for people
+    fact: str  # a description of the step, for people
     wanted: bool  # whether it should hold
     problem: str = ""  # why it cannot be repaired; "": it can
     reason: str = ""  # LOST, CONFLICT, UNKNOWN or NOT_RESTORED when there is a problem
@@ -50,7 +50,7 @@ class DriftReport(Record):
 
     @property
     def problems(self) -> tuple[Difference, ...]:
-        """The differences that a repair should remove and cannot."""
+        """The differences that cannot be repaired."""
         return tuple(
             difference
             for difference in self.differences
@@ -70,7 +70,7 @@ class DriftReport(Record):
 
 
 Problem = Callable[[Action], tuple[str, str]]
-"""Why a differing fact cannot be repaired: a sentence, and a reason for programs; "": it can."""
+"""Returns why a differing fact cannot be repaired, as a sentence and a reason; "": it can."""
 
 PROBLEMS: dict[str, type[ZfsiloError]] = {LOST: FailedPrecondition, CONFLICT: Conflict}
 
@@ -115,7 +115,7 @@ def _differences(
     for action in actions:
         step = action.step
         if not isinstance(step, HostStep) or step.sticky:
-            continue  # a remote one is the server's; a sticky one the daemon's sandbox hides
+            continue  # a fact of the server, or one that the daemon's sandbox hides
         reason, sentence = _probe(step, machine)
         if reason == (PRESENT if action.up else ABSENT):
             continue
@@ -123,7 +123,7 @@ def _differences(
             sentence, reason = problem(action)
         yield Difference(fact=step.fact(), wanted=action.up, problem=sentence, reason=reason)
         if reason == LOST:
-            return  # the facts above it cannot hold
+            return  # the facts that depend on it cannot hold
 
 
 def _problem(view: VolumeView, action: Action) -> tuple[str, str]:
@@ -137,7 +137,7 @@ def _problem(view: VolumeView, action: Action) -> tuple[str, str]:
 
 
 def _owner_restores(_action: Action) -> tuple[str, str]:
-    return "not restored by zfsilo, but by whatever connected it (restore NEVER)", NOT_RESTORED
+    return "restored by its owner, not by zfsilo (restore NEVER)", NOT_RESTORED
 
 
 class Check(Record):
@@ -202,11 +202,7 @@ def store_conditions(
             txn.put(Condition(id=report.uid, sentences=sentences))
         elif known is not None and not sentences:
             txn.drop(Condition.bucket(), report.uid)
-    _drop_orphaned_conditions(txn)
-
-
-def _drop_orphaned_conditions(txn: Transaction) -> None:
-    """Drop the conditions of volumes that do not exist here any more."""
+    # Conditions of volumes that do not exist on this host any more.
     uids = {condition["id"] for condition in txn.scan_plain(Condition)}
     if uids:
         uids -= {volume["uid"] for volume in txn.scan_plain(Volume)}

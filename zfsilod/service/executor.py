@@ -1,4 +1,4 @@
-"""Drives stored operations to completion: starts workers, performs remote steps, tells waiters."""
+"""Drives stored operations to completion: starts workers, performs remote steps, wakes waiters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Executor:
-    """The operations that have not ended, and everybody who waits for them."""
+    """The live operations of this daemon, and their waiters."""
 
     def __init__(self, context: ServiceContext, launcher: Launcher) -> None:
         self._context = context
@@ -82,7 +82,7 @@ class Executor:
             self._work(operation.id, self._launch(operation))
 
     def refresh(self, unit: str) -> None:
-        """Read the operations of a unit again: systemd or a worker says that they changed."""
+        """Read the operations of a unit again, after a hint from systemd or a worker."""
         live = [one for one in self.batches.get(unit, [unit]) if self._refresh_one(one)]
         if not live:
             self.batches.pop(unit, None)
@@ -92,7 +92,7 @@ class Executor:
         with self._context.read() as txn:
             operation = txn.get(Operation, operation_id)
         if operation is None:
-            return False  # left out of its batch, or of a batch of an earlier daemon
+            return False  # left out of its batch, or of a batch of a former daemon
         if operation.state == "WAITING":
             self._work(operation.id, self._perform_remote(operation))
         else:
@@ -100,7 +100,7 @@ class Executor:
         return not operation.ended
 
     def announce(self, operation: Operation) -> None:
-        """Tell listeners and waiters that an operation changed."""
+        """Notify listeners and waiters of a changed operation."""
         self._latest.pop(operation.id, None)
         self._latest[operation.id] = operation
         while len(self._latest) > KEPT_OPERATIONS:
@@ -110,7 +110,7 @@ class Executor:
         self.spawn(self._notify())
 
     def latest(self, operation_id: str) -> Operation | None:
-        """Return an operation as it was announced last, decoded once for all who wait for it."""
+        """Return an operation as it was announced last, decoded once for all waiters."""
         return self._latest.get(operation_id)
 
     async def wait_for_change(self, timeout_s: float) -> None:
@@ -120,25 +120,25 @@ class Executor:
                 await self.changes.wait()
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run this beside the requests, and keep a reference until it is done."""
+        """Run a coroutine as a task, and keep a reference until it is done."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def _work(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
-        """Run this while the operation is held, from now on."""
+        """Run a coroutine as a task that holds the operation, from now until its end."""
         hold = contextlib.ExitStack()
         hold.enter_context(self.hold(operation_id))
         task = self.spawn(self._guarded(operation_id, work))
         task.add_done_callback(lambda _task: hold.close())
 
     async def _guarded(self, operation_id: str, work: Coroutine[None, None, None]) -> None:
-        """Leave a failure to the supervisor, which looks at every operation that has not ended."""
+        """Log a failure; the supervisor recovers the operation."""
         try:
             await work
         except ZfsiloError as error:
-            log.warning("operation %s has to wait: %s", operation_id, error.message)
+            log.warning("operation %s waits for the supervisor: %s", operation_id, error.message)
 
     async def _launch(self, operation: Operation) -> None:
         try:
@@ -166,7 +166,7 @@ class Executor:
         try:
             performed = await self._context.write(lambda txn: txn.put(performed))
         except Busy:
-            return  # it was cancelled, or is rolled back already
+            return  # it was cancelled, or rolled back already
         if performed.state == "FAILED":
             await self.launcher.rollback(performed)
         else:

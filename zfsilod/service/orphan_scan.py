@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
-from zfsilod.requests.orphans import Orphan, inventory, orphans, owned
+from zfsilod.requests.orphans import Orphan, orphans, owned_things, take_inventory
 
 if TYPE_CHECKING:
     from zfsilod.requests.context import Context
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 async def find_orphans(context: Context) -> list[Orphan]:
     """Return all orphans of this host, in the order of their names."""
-    question = partial(inventory, context.machine, context.settings)
+    question = partial(take_inventory, context.machine, context.settings)
     present = await context.look(question, timeout_s=INVENTORY_DEADLINE_S)
     with context.read() as txn:
-        known = owned(txn)
-    return sorted(orphans(present, known, context.settings), key=lambda orphan: orphan.name)
+        owned = owned_things(txn)
+    return sorted(orphans(present, owned, context.settings), key=lambda orphan: orphan.name)

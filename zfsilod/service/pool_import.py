@@ -1,6 +1,6 @@
-"""Restores the records of a whole pool, after the store was lost or the pool came to another host.
+"""Restores the records of a whole pool, after a lost store or a move of the pool to another host.
 
-What only the lost store knew is not invented: the answer says what is unknown.
+Facts that only the lost store had are not restored; the result names them.
 """
 
 from __future__ import annotations

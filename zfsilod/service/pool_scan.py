@@ -1,4 +1,4 @@
-"""Lists what is in the pool and in no record: zvols of any origin, and snapshots of zfsilo."""
+"""Lists the zvols, and the snapshots of zfsilo, that are in the pool without a record."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNFINISHED = "left by an unfinished clone: remove it with zfs destroy"
 
 
 async def find_zvol(context: Context, dataset: str, volume_id: str) -> AdoptVolume:
-    """Return the request that adopts one zvol: under its own id, else this one, else its name."""
+    """Return the request that adopts a zvol, as its marked id, else `volume_id`, else its name."""
     need_root(context.settings)
     if volume_id:
         check_id(volume_id, "volume id")
@@ -76,7 +76,7 @@ def _list_zvols(machine: HostAdapters, dataset: str, volume_id: str) -> list[Ado
 
 
 def _is_chosen(name: str, value: str) -> bool:
-    """Tell whether a property is the choice of a caller, and not one that every volume has."""
+    """Tell whether a property was chosen by a caller, and is not a default of zfsilo."""
     if plans.DURABLE.get(name) == value:
         return False
     try:
@@ -123,7 +123,7 @@ def _is_in_trash(request: AdoptVolume) -> bool:
 async def unknown_snapshots(context: Context) -> tuple[list[AdoptSnapshots], dict[str, str]]:
     """Return the requests for snapshots without a record, oldest first.
 
-    Also the snapshots that have no name of a record, each with the reason.
+    Also the snapshots whose marks have no id, each with a complaint.
     """
     question = partial(context.machine.snapshots.list_snapshots, context.settings.root)
     listed = await context.look(question, timeout_s=INVENTORY_DEADLINE_S)

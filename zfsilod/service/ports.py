@@ -1,4 +1,4 @@
-"""The protocols between the parts of the service, and to what starts its workers."""
+"""Protocols: the launcher of workers, and the submitter that the parts of the service use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Launcher(Protocol):
 
 
 class Submitter(Protocol):
-    """Submits requests and waits for their operations: the service, as its own parts see it."""
+    """Submits requests and waits for their operations; implemented by the service."""
 
     async def submit(
         self, request: Request[Any], *, caller: Caller, deadline_s: float = SUBMIT_DEADLINE_S

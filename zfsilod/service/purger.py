@@ -1,4 +1,4 @@
-"""Purges the volumes in the trash that are due."""
+"""Purges volumes from the trash when their retention time has passed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
-RETRY_S = 3600  # after a failed purge: most often a foreign snapshot is in the way
+RETRY_S = 3600  # after a failed purge, which most often has a foreign snapshot as its cause
 PURGES_AT_ONCE = 20
 
 log = logging.getLogger(__name__)

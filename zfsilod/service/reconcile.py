@@ -1,4 +1,4 @@
-"""Reconciles facts with records after a crash, a reboot or a change by another hand."""
+"""Reconciles facts with records after a crash, a reboot or a manual change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 SYNC_DEADLINE_S = 120.0
 BATCH = 500  # operations in one unit
@@ -33,7 +33,7 @@ class SyncReport(Record):
 
     volumes: int  # that were compared
     reports: tuple[DriftReport, ...] = ()  # of those that differ
-    complaints: Pairs = ()  # by volume: why it could not be repaired
+    complaints: Pairs = ()  # by volume: the problem that prevented its repair
     unfinished: bool = False  # a volume was in an operation, failed or could not be probed
 
 
@@ -55,7 +55,7 @@ class Reconciler:
     async def sync(self, volume_id: str, *, caller: Caller) -> tuple[Operation, DriftReport]:
         """Submit the sync of one volume; return its operation and the differences.
 
-        Raises what cannot be repaired: a lost zvol, a foreign thing in place of a fact.
+        Raises the first problem that cannot be repaired, like a lost zvol or a conflict.
         """
         report = await self.report(volume_id)
         report.check()
@@ -88,9 +88,9 @@ class Reconciler:
         )
 
     async def _repair(self, names: list[str], caller: Caller) -> dict[str, str]:
-        """Repair served volumes, in few units, then attached ones, where each login takes its time.
+        """Repair the served volumes in few units, then the attached ones, a few at a time.
 
-        In this order, so that a host which uses its own volumes finds them exported.
+        In this order, so that a host that uses its own volumes finds them exported.
         """
         with self._context.read() as txn:
             attached = [name for name in names if txn.get(Attachment, name)]
@@ -126,12 +126,14 @@ class Reconciler:
         return {}
 
     async def clear_leftovers(self, caller: Caller) -> None:
-        """After a reboot, remove the rest of attachments that zfsilo does not restore.
+        """After a reboot, remove the leftovers of attachments that zfsilo does not restore.
 
-        Sessions and mounts went with the kernel; a node record, mount points and the record stay.
+        The reboot ended sessions and mounts; node records, mount points and records remain.
         """
         with self._context.read() as txn:
-            attachments = [one for one in txn.scan(Attachment) if one.restore == "NEVER"]
+            attachments = [
+                attachment for attachment in txn.scan(Attachment) if attachment.restore == "NEVER"
+            ]
         for attachment in attachments:
             if attachment.boot_id in ("", self._context.boot_id):
                 continue  # of this boot, or of a version that did not record it
@@ -144,6 +146,6 @@ class Reconciler:
 
 
 def _is_idle(txn: Transaction, view: VolumeView) -> bool:
-    """Tell whether a volume is idle, or will be: not while an operation waits for a repair."""
+    """Tell whether a volume is idle, or will be soon: no operation on it needs repair."""
     operation = txn.get(Operation, view.operation) if view.operation else None
     return operation is None or operation.state != "NEEDS_REPAIR"

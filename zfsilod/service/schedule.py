@@ -1,4 +1,4 @@
-"""Background work: reconciling all volumes, and stopping the units of detached ones."""
+"""Background tasks: the periodic sync of all volumes, and the units of detached volumes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zfsilod.service.service import Service
     from zfsilod.systemd.launcher import SystemdLauncher
 
-FIRST_RETRY_S = 15  # when something could not be done: a pool that is not imported yet
+FIRST_RETRY_S = 15  # after an unfinished sync: a pool that is not imported yet
 LAST_RETRY_S = 600  # the delay doubles up to this
 DETACHING = ("disconnect", "unpublish", "delete")
 
@@ -29,7 +29,7 @@ async def reconcile_all(
 ) -> None:
     """Reconcile all volumes at start, then every `interval_s` seconds (0: only at start).
 
-    What could not be done is tried again sooner. Each complaint is logged when it changes.
+    An unfinished sync is retried sooner. A complaint is logged when it changes.
     """
     logged: tuple[tuple[str, str], ...] = ()
     retry_s = FIRST_RETRY_S
@@ -52,6 +52,6 @@ async def reconcile_all(
 
 
 def stop_unit(service: Service, launcher: SystemdLauncher, operation: Operation) -> None:
-    """Stop zfsilo-volume@NAME after an operation that took its volume down."""
+    """Stop zfsilo-volume@NAME after an operation that detached or withdrew its volume."""
     if operation.kind in DETACHING and operation.state == "DONE":
         service.executor.spawn(launcher.stop_volume(operation.subject.partition("/")[2]))

@@ -1,10 +1,9 @@
-"""Secret rotation on the client: follows the secrets of its servers while sessions go on."""
+"""Secret rotation on the client: fetches new secrets from its servers, and asks for due ones."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
@@ -15,7 +14,6 @@ from zfsilod.requests.rotate_secrets import RefreshSecrets, is_stale
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.host import HostAdapters
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
 
@@ -26,14 +24,14 @@ log = logging.getLogger(__name__)
 
 
 class SecretRotation:
-    """Takes over new secrets, and says when a server may make the ones that are due."""
+    """Polls the servers for new secrets, and lets them rotate the ones that are due."""
 
     def __init__(self, context: Context, submitter: Submitter) -> None:
         self._context = context
         self._submitter = submitter
 
     async def follow(self) -> None:
-        """Look once at the secrets of all attached volumes, all servers at once."""
+        """Poll all servers in parallel for the secrets of all attached volumes."""
         with self._context.read() as txn:
             attachments = [
                 attachment
@@ -56,7 +54,10 @@ class SecretRotation:
                 for attachment in attachments
                 if attachment.volume in publications
             ]
-            live = await self._context.look(partial(_usable, attachments, self._context.machine))
+            iscsi = self._context.machine.iscsi
+            live = await self._context.look(
+                lambda: {one.id for one in attachments if not iscsi.is_lost(one.disk)}
+            )
             stale = [one for one, publication in known if is_stale(one, publication)]
             due = [
                 attachment
@@ -69,30 +70,23 @@ class SecretRotation:
             rotated = await asyncio.gather(*(self._rotate(attachment) for attachment in due))
             stale = [one for one, done in zip(due, rotated, strict=True) if done] + stale
             if stale:
-                await self._refresh(server, stale[:AT_ONCE])
+                ids = tuple(attachment.id for attachment in stale[:AT_ONCE])
+                request = RefreshSecrets(server=server, ids=ids)
+                operation = await self._submitter.submit(request, caller=DAEMON)
+                await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
         except ZfsiloError as error:
-            log.info("secrets of the volumes of %s were not renewed: %s", server, error.message)
-
-    async def _refresh(self, server: str, stale: Sequence[Attachment]) -> None:
-        ids = tuple(attachment.id for attachment in stale)
-        request = RefreshSecrets(server=server, ids=ids)
-        operation = await self._submitter.submit(request, caller=DAEMON)
-        await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
+            log.info("secrets of the volumes of %s were not refreshed: %s", server, error.message)
 
     async def _rotate(self, attachment: Attachment) -> bool:
-        """Ask the server to change the secrets of an attachment; tell whether it did."""
+        """Let the server change the secrets of an attachment; tell whether it did."""
         try:
             await self._context.servers.rotate(attachment.server, attachment.volume)
         except ZfsiloError as error:
             log.info(
-                "%s made no new secrets for %s: %s",
+                "%s did not rotate the secrets of %s: %s",
                 attachment.server,
                 attachment.volume,
                 error.message,
             )
             return False
         return True
-
-
-def _usable(attachments: Sequence[Attachment], machine: HostAdapters) -> set[str]:
-    return {one.id for one in attachments if not machine.iscsi.is_lost(one.disk)}

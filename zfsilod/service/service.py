@@ -1,9 +1,9 @@
 """The service: submits requests, waits for their operations, cancels and repairs them.
 
-Both front ends and all parts of the daemon come through `submit` and `wait`. The order is always
-the same: does it hold already; gather; then one write transaction that authorises, plans, claims
-and stores; then the launch. A signal of systemd is only a hint to read the store: the store alone
-decides the outcome.
+Front ends and all parts of the daemon use `submit` and `wait`. The order is always the same: probe
+whether the request is satisfied; gather its inputs; authorise, plan, claim and store in one write
+transaction; launch. A signal of systemd is only a hint to read the store: the store alone decides
+the outcome.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from zfsilod.model.identity import Caller
-    from zfsilod.requests.request import Plan, Request, View
+    from zfsilod.requests.request import Request
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Launcher
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 WATCH_AT_ONCE = 1000
 RETRY_LOOK_S = 5.0  # in case the hint at the end of a retry is lost
@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 
 
 class _Submission(NamedTuple):
-    """A request on its way into the store."""
+    """A request that is not stored yet, with its caller and its deadline."""
 
     request: Request[Any]
     caller: Caller
@@ -88,9 +88,9 @@ class Service:
     async def submit(
         self, request: Request[Any], *, caller: Caller, deadline_s: float = SUBMIT_DEADLINE_S
     ) -> Operation:
-        """Store the operation of a request and launch it; an equal running one is joined.
+        """Store the operation of a request and launch it, or return an equal live operation.
 
-        Raises what the request refuses, and Busy when a claim is not free by the deadline.
+        Raises the errors of the request, and Busy when a claim is not free by the deadline.
         """
         submission = _Submission(request, caller, new_ulid(), time.monotonic() + deadline_s)
         with self.executor.hold(submission.operation_id):
@@ -100,7 +100,7 @@ class Service:
             try:
                 operation = await self._store(submission, revision)
             except (AlreadyExists, FailedPrecondition):
-                # An equal request may have ended since the first look.
+                # An equal operation may have ended since the first probe.
                 satisfied, _revision = await self._satisfied(submission)
                 if satisfied is None:
                     raise
@@ -110,9 +110,9 @@ class Service:
         return operation
 
     async def _satisfied(self, submission: _Submission) -> tuple[Operation | None, int]:
-        """Return an operation that is born done when records and probes say that it is so.
+        """Return an operation in state DONE when records and probes agree with the request.
 
-        With it the revision of the store that the records were read at.
+        Also the revision of the store at which the records were read.
         """
         request = submission.request
         with self.context.read() as txn:
@@ -142,9 +142,9 @@ class Service:
         return operation
 
     async def _store(self, submission: _Submission, revision: int) -> Operation:
-        """Store the operation once its claims are free; return it, or an equal one that runs.
+        """Store the operation once its claims are free; return it, or an equal live one.
 
-        After each wait everything is gathered again: the facts may have changed.
+        After each wait the inputs are gathered again: the facts may have changed.
         """
         request = submission.request
         while True:
@@ -167,8 +167,8 @@ class Service:
     ) -> Operation | Sequence[Request[Any]]:
         """Authorise, plan, claim and store, in one transaction.
 
-        Returns the operation, or the one that owns a claim, or the prerequisites. An operation that
-        had one of the claims since `revision` counts as owner: the inputs are from before it.
+        Returns the operation, or the one that holds a claim, or the prerequisites. An operation
+        that held one of the claims after `revision` counts as the holder: the inputs are older.
         """
         request = submission.request
         view = self.context.view(txn, submission.operation_id, submission.caller)
@@ -187,11 +187,6 @@ class Service:
                 return _need_operation(txn, owner)
         if plan.actions:
             self.context.store.check_head_room()
-        return self._add_operation(txn, plan, request, view)
-
-    def _add_operation(
-        self, txn: Transaction, plan: Plan, request: Request[Any], view: View
-    ) -> Operation:
         for name, chap in plan.secrets.items():
             txn.put_raw("secret", name, self.context.store.seal(name, chap))
         operation = plan.operation(request, view)
@@ -207,7 +202,7 @@ class Service:
             await self.wait(operation.id, submission.until - time.monotonic())
 
     async def _preempt(self, request: Request[Any], owner: Operation) -> None:
-        """Do what a request may do to the operation that has its claim.
+        """Cancel, roll back or abandon the operation that holds the claim, as allowed.
 
         Raises Busy when that operation needs repair and may not be abandoned.
         """
@@ -247,7 +242,7 @@ class Service:
     ) -> list[Operation]:
         """Store operations that one unit runs one after the other, and launch it.
 
-        A request whose claims are taken, or whose resource is gone, is left out.
+        A request whose claims are not free, or whose resource does not exist, is left out.
         """
         batch = new_ulid()
         self.executor.batches[batch] = ids = [new_ulid() for _request in requests]
@@ -280,7 +275,7 @@ class Service:
         return stored
 
     async def plan(self, request: Request[Any], *, caller: Caller) -> Operation:
-        """Return the operation that a request would be, and store nothing."""
+        """Return the operation of a request without storing it: a dry run."""
         submission = _Submission(request.preview(), caller, new_ulid(), 0.0)
         satisfied, _revision = await self._satisfied(submission)
         if satisfied:
@@ -292,7 +287,7 @@ class Service:
             request.authorise(view)
             prerequisites = request.prerequisites(view, inputs)
             first = [action for one in prerequisites for action in one.plan(view, None).actions]
-            after = self.context.view(txn, submission.operation_id, caller, before=prerequisites)
+            after = self.context.view(txn, submission.operation_id, caller, finished=prerequisites)
             operation = request.plan(after, inputs).operation(request, after)
             return operation.but(actions=(*first, *operation.actions))
 
@@ -309,7 +304,7 @@ class Service:
         raise revive(failure.name, failure.message, failure.reason, facts)
 
     async def ended(self, operation_id: str, timeout_s: float) -> Operation:
-        """Wait until an operation ended or needs repair, and return it as it is then."""
+        """Wait until an operation has ended or needs repair, and return it."""
         try:
             async with asyncio.timeout(timeout_s), self.executor.changes:
                 operation = self.executor.latest(operation_id) or self.operation(operation_id)
@@ -324,7 +319,7 @@ class Service:
             ) from None
 
     async def _next_change(self, operation_id: str) -> Operation:
-        """Wait for a change; read the store only when no hint has come for a while."""
+        """Wait for a change; read the store when no change is announced within REREAD_S."""
         try:
             async with asyncio.timeout(REREAD_S):
                 await self.executor.changes.wait()
@@ -341,7 +336,7 @@ class Service:
         return operation
 
     async def watch(self, after_revision: int) -> AsyncIterator[Operation]:
-        """Yield operations as they change, oldest change first, from behind a revision."""
+        """Yield operations as they change, oldest change first, starting after a revision."""
         while True:
             with self.context.read() as txn:
                 changed = list(islice(txn.changed_after(after_revision), WATCH_AT_ONCE))
@@ -353,7 +348,7 @@ class Service:
                     await self.executor.changes.wait()
 
     async def cancel(self, operation_id: str) -> Operation:
-        """Stop a running operation; its rollback follows, unless it is past its last way back."""
+        """Stop a running operation; its rollback follows, unless a final step has started."""
         operation = self.operation(operation_id)
         if operation.at_server:  # it has no unit to stop: the daemon performs the remote step
             failed = operation.but(state="FAILED", failure=failure_of(CANCELLED, "Reported"))
@@ -373,7 +368,7 @@ class Service:
         return operation
 
     async def retried(self, operation: Operation) -> Operation:
-        """Retry a failed rollback, and return the operation as it is after that."""
+        """Retry a failed rollback, and return the operation after that attempt."""
         await self.repair(operation.id)
         while True:
             now = self.operation(operation.id)
@@ -382,7 +377,7 @@ class Service:
             await self.executor.wait_for_change(RETRY_LOOK_S)
 
     async def abandon(self, operation_id: str) -> Operation:
-        """Release an operation that cannot be rolled back; what it has made stays behind.
+        """Release an operation that cannot be rolled back; the things that it made become orphans.
 
         Raises FailedPrecondition unless it needs repair.
         """
@@ -407,7 +402,7 @@ class Service:
     # The host
 
     def holds_anything(self) -> bool:
-        """Tell whether anything is published, attached, owed, in progress or to repair."""
+        """Tell whether anything is published, attached, in progress, or pending."""
         with self.context.read() as txn:
             held = (
                 txn.scan(Publication),
@@ -458,7 +453,7 @@ def _need_operation(txn: Transaction, operation_id: str) -> Operation:
 
 
 def _outcome(operation: Operation, failure: Failure) -> str:
-    """Say what became of a failed operation, and at which step it failed."""
+    """Return a sentence on the outcome of a failed operation, with the failed step."""
     end = {"NEEDS_REPAIR": ", and needs repair", "ROLLED_BACK": ", and was rolled back"}
     step = f" at step {failure.step!r}" if failure.step else ""
     return f"{operation.title}: failed{step}{end.get(operation.state, '')}"

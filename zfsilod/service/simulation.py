@@ -1,6 +1,6 @@
-"""A simulated host knows itself as a storage host, so the whole life of a volume can be tried.
+"""Registers a simulated host as a client of itself, to try the whole life of a volume on one host.
 
-It goes the way of every consumer: its own authority, a certificate, a file in servers.d.
+Like every client it gets an authority, a certificate and a file in servers.d.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ LISTEN = "127.0.0.1:0"
 
 
 async def know_itself(service: Service, etc: Path, files: join_file.Files, address: str) -> None:
-    """Write the file of this host's own server, and register there."""
+    """Write the servers.d file of this host itself, and register the host there."""
     host_id = service.context.settings.host_id
     path = etc / "servers.d" / f"{host_id}.toml"
     access = config.find_server(etc, host_id) or await _certified(service, files)
-    access.address = address  # another one at each start
+    access.address = address  # the port differs at each start
     join_file.write_server(path, access)
     await service.introduce(host_id)
 

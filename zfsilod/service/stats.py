@@ -1,7 +1,7 @@
 """Volume usage and health, sampled on demand with a deadline.
 
-A filesystem whose disk is gone may block its reader for ever. So each is asked in a thread of its
-own, which is waited for only a few seconds, and not again while that thread blocks.
+A filesystem whose disk is lost may block its reader for ever. Therefore each is read in a separate
+thread with a deadline, and not again while that thread blocks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 5.0
 SERVER_S = 5.0
-BLOCKS = "the filesystem of {name} does not answer: its disk may be gone"
+BLOCKS = "the filesystem of {name} does not answer: its disk may be lost"
 
 
 class Stats(NamedTuple):
@@ -86,7 +86,7 @@ class StatsReader:
         return Stats(figures=figures, conditions=problems)
 
     async def _of_device(self, attachment: Attachment) -> Figures:
-        """Return the size of a raw device, and how much of it its server says is written."""
+        """Return the size of a raw device, and the bytes in use as its server reports them."""
         figures = {"volsize": attachment.disk.size_bytes}
         try:
             usage = await self._context.servers.usage(
@@ -114,9 +114,9 @@ class StatsReader:
 async def sample_blocking(
     question: Callable[[], Figures], name: str, blocking: set[str]
 ) -> Figures:
-    """Ask a question that may block. Raises Unavailable when there is no answer in time.
+    """Call a function that may block, in a thread. Raises Unavailable after a deadline.
 
-    `blocking`: the names that a thread is asking for at the moment.
+    `blocking`: the names whose threads have not returned yet.
     """
     if name in blocking:
         raise Unavailable(BLOCKS.format(name=name), reason="FILESYSTEM_HANGS")
@@ -149,7 +149,7 @@ def _deliver(
     answer: asyncio.Future[Figures],
     result: Figures | ZfsiloError,
 ) -> None:
-    """Pass the answer to its waiter, from the thread to the loop."""
+    """Pass the result from the thread to its waiter in the event loop."""
 
     def pass_on() -> None:
         if answer.done():

@@ -1,4 +1,4 @@
-"""Brings everything that has not ended to an end: operations, releases, deletions, old records."""
+"""Recovers live operations, retries releases, purges the trash and forgets old operations."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     import asyncio
 
     from zfsilod.service.service import Service
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 PASS_S, LEAST_PAUSE_S = 30, 1
-SPACE_S = 60  # between two looks at the space that is left
-SECRETS_S = 60  # between two looks for new secrets at servers
+SPACE_S = 60  # between two checks of the available space
+SECRETS_S = 60  # between two polls of servers for new secrets
 REPAIR_PAUSES_S = (5, 15, 60, 300)
 FORGET_AT_ONCE = 100
-CROWDED = 0.5  # of the store: beyond it the oldest ended operations go, whatever their age
+CROWDED = 0.5  # of the store: above it the oldest ended operations are dropped at any age
 
 log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Runs passes over the store, at start and from then on."""
+    """Runs passes over the store, from the start of the daemon on."""
 
     def __init__(self, service: Service, *, retention_s: int) -> None:
         self._service = service
@@ -40,7 +40,9 @@ class Supervisor:
         self._retention_s = retention_s
         self._purger = Purger(service.context, service)
         self._rotation = SecretRotation(service.context, service)
-        self._tried: dict[str, tuple[int, float]] = {}  # rollbacks: how often, and when due again
+        self._tried: dict[
+            str, tuple[int, float]
+        ] = {}  # failed rollbacks: their number, and the time of the next
         self._space_due = 0.0
         self._secrets_due = 0.0
         self._refreshing: asyncio.Task[None] | None = None
@@ -58,11 +60,13 @@ class Supervisor:
                 self.refresh_secrets()
             except ZfsiloError as error:
                 log.warning("supervisor pass failed: %s", error.message)
-            await self._executor.wait_for_change(self._pause())
+            due = min((due for _tries, due in self._tried.values()), default=math.inf)
+            pause = max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
+            await self._executor.wait_for_change(pause)
 
     async def recover(self) -> None:
         """Roll back every operation that has not ended and has no unit."""
-        # In this order: an operation that is not held now was launched before systemd is asked.
+        # In this order: an operation that is not held was launched before systemd is queried.
         with self._context.read() as txn:
             free = (one for one in txn.live() if not self._executor.is_held(one.id))
             live = {operation.id: operation.revision for operation in free}
@@ -71,7 +75,7 @@ class Supervisor:
         for operation_id, revision in live.items():
             operation = self._service.operation(operation_id)
             if self._executor.is_held(operation_id) or operation.revision != revision:
-                continue  # it changed since: the answer of systemd is older
+                continue  # it changed after systemd was queried
             if operation.unit not in running:
                 await self._recover_one(operation)
 
@@ -96,13 +100,8 @@ class Supervisor:
         self._tried[operation.id] = (tries + 1, now + pause)
         return True
 
-    def _pause(self) -> float:
-        """Return how long a pass may wait for a change: not beyond the next due rollback."""
-        due = min((due for _tries, due in self._tried.values()), default=math.inf)
-        return max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
-
     async def retry_releases(self) -> None:
-        """Tell servers of volumes that this host no longer needs, until they answer."""
+        """Release volumes at their servers that this host does not use any more."""
         with self._context.read() as txn:
             due = [one for one in txn.scan(PendingRelease) if self._release_due(txn, one)]
         for release in due:
@@ -110,7 +109,7 @@ class Supervisor:
                 await self._context.write(partial(_drop, PendingRelease.bucket(), release.id))
 
     def _release_due(self, txn: Transaction, release: PendingRelease) -> bool:
-        """Tell whether to ask for a release: not of a volume that was connected again since."""
+        """Tell whether a release is due: not while its volume is connected again."""
         operation = txn.get(Operation, release.id)
         live = operation is not None and not operation.ended
         resource = (release.server, release.volume)
@@ -130,7 +129,7 @@ class Supervisor:
         return True
 
     async def forget(self) -> None:
-        """Drop the ended operations that are older than the retention, or crowd the store."""
+        """Drop the ended operations that are older than the retention, or fill the store."""
         horizon = int(time.time()) - self._retention_s
         with self._context.read() as txn:
             crowded = self._context.store.used() > CROWDED
@@ -140,7 +139,7 @@ class Supervisor:
             await self._context.write(partial(_drop, Operation.bucket(), operation_id))
 
     async def check_space(self) -> None:
-        """Warn once when the dataset root is nearly full, and again after it had space."""
+        """Log once when the dataset root is nearly full, and once when it has space again."""
         if not self._context.settings.root or time.monotonic() < self._space_due:
             return
         self._space_due = time.monotonic() + SPACE_S
@@ -150,7 +149,7 @@ class Supervisor:
             log.warning(complaint or "the dataset root has space for volumes again")
 
     def refresh_secrets(self) -> None:
-        """Start to look for new secrets at servers, beside this pass: they may be slow."""
+        """Start to poll servers for new secrets, in a separate task: they may be slow."""
         if self._refreshing is not None and not self._refreshing.done():
             return
         if time.monotonic() >= self._secrets_due:

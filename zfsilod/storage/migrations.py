@@ -1,7 +1,7 @@
 """Migrations of the store, from each schema to the next.
 
-They work on records as JSON has them, since the classes of an old schema are gone. A field or a
-value is renamed by a line in a table here; a class is renamed without one, as its tag stays.
+They work on records as JSON, since an old schema has no classes any more. A field or a value is
+renamed by a line in a table of this file; a class is renamed without one, as its tag is permanent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
     Fields = Mapping[str, Mapping[str, str]]
     Values = Mapping[tuple[str, str], Mapping[str, str]]
@@ -42,7 +42,7 @@ RENAMED_VALUES: Values = {
 
 
 def renamed(value: Any, fields: Fields, values: Values) -> Any:
-    """Return what JSON has of a record with new names of fields and values, at any depth."""
+    """Return the JSON of a record with the new names of fields and values, at any depth."""
     if isinstance(value, list):
         return [renamed(item, fields, values) for item in value]
     if not isinstance(value, dict):
@@ -56,7 +56,7 @@ def renamed(value: Any, fields: Fields, values: Values) -> Any:
 
 
 def _replaced(value: Any, replacements: Mapping[str, str]) -> Any:
-    """Return a text by its new name, or a list with the new names of its texts."""
+    """Return the new name of a text, or a list with the new names of its texts."""
     if not replacements:
         return value
     if isinstance(value, list):
@@ -64,18 +64,18 @@ def _replaced(value: Any, replacements: Mapping[str, str]) -> Any:
     return replacements.get(value, value) if isinstance(value, str) else value
 
 
-def _count_promises(txn: Transaction) -> None:
-    """Schema 2 counts what thin volumes promise, so that a creation need not read them all."""
+def _to_schema_2(txn: Transaction) -> None:
+    """Store the sum of the sizes of thin volumes, so that a creation does not read all volumes."""
     promised = sum(
         volume["capacity_bytes"] for volume in txn.scan_bucket("volume") if volume["thin"]
     )
     txn.put_raw("meta", "promised", str(promised).encode())
 
 
-def _rename(txn: Transaction) -> None:
-    """Schema 3 has new names of fields and values."""
+def _to_schema_3(txn: Transaction) -> None:
+    """Rename fields and values."""
     txn.rewrite(lambda record: renamed(record, RENAMED_FIELDS, RENAMED_VALUES))
 
 
-MIGRATIONS: dict[int, Callable[[Transaction], None]] = {1: _count_promises, 2: _rename}
-"""What brings a store from a schema to the next."""
+MIGRATIONS: dict[int, Callable[[Transaction], None]] = {1: _to_schema_2, 2: _to_schema_3}
+"""The migration from each schema to the next."""

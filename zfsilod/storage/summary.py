@@ -1,7 +1,7 @@
-"""What a host has, in numbers, and what needs somebody's attention: for `status` and the metrics.
+"""Counts of the records of a host, and the problems that need an administrator.
 
-It looks at every record, so it takes them as they are stored: making objects of ten thousand
-volumes would take ten times as long.
+`zfsiloctl status` and the metrics show them. Every record is read, as JSON: decoding ten thousand
+volumes to objects would take ten times as long.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from zfsilod.storage.volume_view import needs_repair, repair_command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 
 class Attention(Record):
-    """Something that does not get well by itself."""
+    """A problem that zfsilo does not repair by itself."""
 
     subject: str  # a resource name
     sentence: str
-    command: str = ""  # what to type
+    command: str = ""  # the command line that shows or repairs it
 
 
 def about_volume(name: str, sentence: str) -> Attention:
-    """Return that something is wrong with a volume."""
+    """Return a problem of a volume, with the command that shows the volume."""
     command = f"zfsiloctl volume show {name}"
     return Attention(subject=f"volumes/{name}", sentence=sentence, command=command)
 
 
 class Served(NamedTuple):
-    """What is kept of a volume of this host: there may be very many."""
+    """The fields of a volume of this server that the metrics need."""
 
     uid: str
     dataset: str
@@ -42,60 +42,62 @@ class Served(NamedTuple):
 
 
 class Used(NamedTuple):
-    """What is kept of an attachment."""
+    """The fields of an attachment that the summary needs."""
 
     serial: str
     state: str
 
 
 class Summary:
-    """All records of a host, counted."""
+    """The counts, and the problems, of all records of a host."""
 
     def __init__(self, txn: Transaction) -> None:
         self.revision = txn.revision()
         self.promised_bytes = txn.promised()
         self.volumes = {
-            each["id"]: Served(each["uid"], each["dataset"], each["capacity_bytes"])
-            for each in txn.scan_plain(Volume)
+            volume["id"]: Served(volume["uid"], volume["dataset"], volume["capacity_bytes"])
+            for volume in txn.scan_plain(Volume)
         }
         self.attachments = {
-            each["id"]: Used(each["disk"]["serial"], each["state"])
-            for each in txn.scan_plain(Attachment)
+            attachment["id"]: Used(attachment["disk"]["serial"], attachment["state"])
+            for attachment in txn.scan_plain(Attachment)
         }
-        self.publications = Counter(each["volume"] for each in txn.scan_plain(Publication))
-        self.hosts = sum(1 for _each in txn.scan_plain(Host))
-        self.pending_releases = sum(1 for _each in txn.scan_plain(PendingRelease))
+        self.publications = Counter(
+            publication["volume"] for publication in txn.scan_plain(Publication)
+        )
+        self.hosts = sum(1 for _host in txn.scan_plain(Host))
+        self.pending_releases = sum(1 for _release in txn.scan_plain(PendingRelease))
         live = list(txn.live())
-        self.operations: Counter[str] = Counter(each.state for each in live)
+        self.operations: Counter[str] = Counter(operation.state for operation in live)
         self.states = Counter(self._states())
         self.attention = (
             *(
                 Attention(
-                    subject=each.subject,
-                    sentence=needs_repair(each),
-                    command=repair_command(each),
+                    subject=operation.subject,
+                    sentence=needs_repair(operation),
+                    command=repair_command(operation),
                 )
-                for each in live
-                if each.state == "NEEDS_REPAIR"
+                for operation in live
+                if operation.state == "NEEDS_REPAIR"
             ),
             *self._conditions(txn),
         )
 
     def _states(self) -> Iterator[str]:
-        """Yield every volume's state, as views.View has it."""
+        """Yield the state of every volume, as VolumeView.state."""
         for name in self.volumes.keys() | self.attachments.keys():
-            here = self.attachments.get(name)
-            if name in self.volumes and (here is None or here.state == "ABSENT"):
+            attachment = self.attachments.get(name)
+            if name in self.volumes and (attachment is None or attachment.state == "ABSENT"):
                 yield "PUBLISHED" if self.publications[name] else "CREATED"
-            elif here is not None:
-                yield here.state
+            elif attachment is not None:
+                yield attachment.state
 
     def _conditions(self, txn: Transaction) -> Iterator[Attention]:
-        found = list(txn.scan_plain(Condition))
-        if not found:
+        conditions = list(txn.scan_plain(Condition))
+        if not conditions:
             return
-        names = {each.uid: name for name, each in self.volumes.items()}
-        names |= {each.serial: name for name, each in self.attachments.items()}
-        for each in found:
-            if name := names.get(each["id"]):  # else it is gone, as this will be
-                yield from (about_volume(name, sentence) for sentence in each["sentences"])
+        names = {volume.uid: name for name, volume in self.volumes.items()}
+        names |= {attachment.serial: name for name, attachment in self.attachments.items()}
+        for condition in conditions:
+            if name := names.get(condition["id"]):  # else of a deleted volume
+                yield from (about_volume(name, sentence) for sentence in condition["sentences"])

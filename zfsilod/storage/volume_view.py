@@ -1,4 +1,4 @@
-"""What readers are shown: a volume as this host knows it, whichever side it is on. No I/O."""
+"""Views of volumes for readers: all records of one host under the name of a volume. No I/O."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from zfsilod.model.validation import check_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 
 class VolumeView(Record):
-    """All that one host knows under a volume's name: the volume, an attachment, or both."""
+    """The records of one host under a volume's name: the volume, an attachment, or both."""
 
     id: str
     volume: Volume | None = None
     publications: tuple[Publication, ...] = ()
     attachment: Attachment | None = None
-    operation: str = ""  # at work on it now
-    conditions: tuple[str, ...] = ()  # what is wrong with it
-    trashed: Trashed | None = None  # it was deleted, and its name leads here no more
+    operation: str = ""  # the live operation on it
+    conditions: tuple[str, ...] = ()  # its problems, a sentence each
+    trashed: Trashed | None = None  # of a deleted volume, which does not own its name any more
 
     @property
     def key(self) -> str:
-        """The key that lists are ordered by; deleted volumes come after a living one's name."""
+        """The sort key of lists; a deleted volume comes after an existing one of the same name."""
         return self.trashed.key if self.trashed else self.id
 
     @property
     def uid(self) -> str:
-        """The volume's uid, which is the serial of its disk on the other side."""
+        """The volume's uid, which is the serial of its disk on a client."""
         if self.volume is not None:
             return self.volume.uid
         return self.attachment.disk.serial if self.attachment else ""
@@ -51,54 +51,54 @@ class VolumeView(Record):
 
     @property
     def etag(self) -> str:
-        """The etag that requests about the volume take: its record's revision."""
+        """The etag for requests on the volume: the revision of its record."""
         record = self.volume or self.attachment
         return str(record.revision) if record else ""
 
 
 def volume_view(txn: Transaction, volume_id: str) -> VolumeView:
-    """Return what is known under a name, else raise NotFound."""
+    """Return the view of a volume. Raises NotFound."""
     check_id(volume_id, "volume id")
-    found = _volume_view(txn, volume_id)
-    if found.volume is None and found.attachment is None:
+    view = _volume_view(txn, volume_id)
+    if view.volume is None and view.attachment is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
-    return found
+    return view
 
 
 def volume_views(txn: Transaction, after: str = "") -> Iterator[VolumeView]:
-    """Yield what is known under every name behind `after`, in the order of the names."""
+    """Yield the views of all names after `after`, in the order of the names."""
     names = heapq.merge(
-        (each.id for each in txn.scan(Volume, after)),
-        (each.id for each in txn.scan(Attachment, after)),
+        (volume.id for volume in txn.scan(Volume, after)),
+        (attachment.id for attachment in txn.scan(Attachment, after)),
     )
     for volume_id, _same in groupby(names):
         yield _volume_view(txn, volume_id)
 
 
 def volume_views_with_deleted(txn: Transaction, after: str = "") -> Iterator[VolumeView]:
-    """Yield the same and what is in the trash, in the order of `View.key`."""
+    """Yield the same and the deleted volumes, in the order of `VolumeView.key`."""
     deleted = (
-        VolumeView(id=each.volume.id, volume=each.volume, trashed=each)
-        for each in txn.scan(Trashed, after)
+        VolumeView(id=trashed.volume.id, volume=trashed.volume, trashed=trashed)
+        for trashed in txn.scan(Trashed, after)
     )
-    return heapq.merge(volume_views(txn, after), deleted, key=lambda each: each.key)
+    return heapq.merge(volume_views(txn, after), deleted, key=lambda view: view.key)
 
 
 def page(
     txn: Transaction, *, after: str, limit: int, wanted: Callable[[VolumeView], bool]
 ) -> tuple[list[VolumeView], str]:
-    """Return up to `limit` wanted views behind `after`, and the next `after` ("": the end)."""
-    found: list[VolumeView] = []
-    for each in volume_views(txn, after):
-        if len(found) == limit:
-            return found, found[-1].id
-        if wanted(each):
-            found.append(each)
-    return found, ""
+    """Return up to `limit` wanted views after `after`, and the next `after` ("": the end)."""
+    views: list[VolumeView] = []
+    for view in volume_views(txn, after):
+        if len(views) == limit:
+            return views, views[-1].id
+        if wanted(view):
+            views.append(view)
+    return views, ""
 
 
 def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
-    found = VolumeView(
+    view = VolumeView(
         id=volume_id,
         volume=txn.get(Volume, volume_id),
         publications=tuple(txn.scan_below(Publication, volume_id)),
@@ -107,8 +107,8 @@ def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
         or txn.claimant(f"attachment/{volume_id}")
         or "",
     )
-    conditions = conditions_of(txn, found)
-    return found.but(conditions=conditions) if conditions else found
+    conditions = conditions_of(txn, view)
+    return view.but(conditions=conditions) if conditions else view
 
 
 def conditions_of(txn: Transaction, view: VolumeView) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.service.service import Service
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 MAX_OBJECTS = 5000
 MAX_PLANNED = 64

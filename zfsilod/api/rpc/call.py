@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
     from zfsilod.service.service import Service
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
 OPERATION_METADATA = "zfsilo-operation"
@@ -83,7 +83,8 @@ class Call:
         done, _pending = await asyncio.wait({task}, timeout=self.left_s + GRACE_S)
         if not done:
             raise DeadlineExceeded(
-                "the request was not stored before the deadline; it may still be"
+                "the request was not stored before the deadline and may be stored later; read the "
+                "resource before repeating it"
             )
         return task.result()
 

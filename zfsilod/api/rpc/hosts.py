@@ -19,7 +19,7 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from zfsilod.api.rpc.call import Call
     from zfsilod.requests.request import Request
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 FIELDS = ("id", "iqn", "nqn", "labels")
 

@@ -1,4 +1,4 @@
-"""OperationService: running and ended operations."""
+"""OperationService: running and finished operations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from zfsilod.api.rpc.call import Call
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 FIELDS = ("id", "kind", "subject", "state", "caller")
 ENUMERATIONS = {"state": get_args(OperationState)}

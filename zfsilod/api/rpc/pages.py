@@ -20,7 +20,7 @@ from zfsilod.model.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 DEFAULT_SIZE, MAX_SIZE = 100, 1000
 # A page ends early, with a token, when it would exceed the default message limit of clients (4 MiB)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from zfsilod.api.rpc.call import Call
     from zfsilod.model.records import AccessMode, Volume
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 # Both become arguments of zfs(8).
 FILESYSTEM_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")

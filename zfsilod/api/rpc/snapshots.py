@@ -28,7 +28,7 @@ from zfsilod.wire import convert
 if TYPE_CHECKING:
     from zfsilod.api.rpc.call import Call
     from zfsilod.requests.request import Request
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
 FIELDS = ("id", "volume", "volume_uid", "group", "labels")
 GROUP_FIELDS = ("id", "volume", "labels")

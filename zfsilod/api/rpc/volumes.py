@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zfsilod.api.rpc.call import Call
     from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
-    from zfsilod.storage.store import Transaction
+    from zfsilod.storage.transaction import Transaction
 
     Source = Callable[[Transaction, str], Iterator[VolumeView]]
 
