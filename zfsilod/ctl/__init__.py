@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ZfsiloError as error:
         return complain(error)
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write(f"\nzfsiloctl: interrupted{_running(interrupt)}\n")
+        operation = str(interrupt)
+        note = f"; operation {operation} continues: zfsiloctl operation watch {operation}"
+        sys.stderr.write(f"\nzfsiloctl: interrupted{note if operation else ''}\n")
         return INTERRUPTED
     except BrokenPipeError:
         # Python flushes standard output again at exit, which must not fail.
@@ -56,10 +58,3 @@ def _run(args: Namespace) -> int:
         return USAGE
     module, _, name = args.function.partition(":")
     return getattr(import_module(f"zfsilod.ctl.commands.{module}"), name)(args) or 0
-
-
-def _running(interrupt: KeyboardInterrupt) -> str:
-    operation = str(interrupt)
-    if not operation:
-        return ""
-    return f"; operation {operation} continues: zfsiloctl operation watch {operation}"

@@ -71,7 +71,13 @@ class Server:
 @contextmanager
 def dial(args: Namespace) -> Iterator[Server]:
     """Open a channel to the daemon that the arguments name."""
-    channel, where = _remote(args.remote) if args.remote else _local(args.socket)
+    if args.remote:
+        from zfsilod.ctl.server_files import channel_to, find
+
+        server = find(args.remote)
+        channel, where = channel_to(server), f"{args.remote} ({server.address})"
+    else:
+        channel, where = _local(args.socket)
     with channel:
         yield Server(channel, where, args.timeout, local=not args.remote)
 
@@ -91,10 +97,3 @@ def _local(path: str) -> tuple[grpc.Channel, str]:
             socket=path,
         )
     return grpc.insecure_channel(f"unix:{path}", LOCAL_OPTIONS), f"zfsilod at {path}"
-
-
-def _remote(name: str) -> tuple[grpc.Channel, str]:
-    from zfsilod.ctl.server_files import channel_to, find
-
-    server = find(name)
-    return channel_to(server), f"{name} ({server.address})"

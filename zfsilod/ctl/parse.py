@@ -20,20 +20,17 @@ def parse_size(text: str) -> int:
     """
     match = SIZE.fullmatch(text.strip())
     if match is None:
-        raise InvalidArgument(_size_hint(text), reason="BAD_SIZE")
+        message = f"invalid size {text[:80]!r}: write 10G, 512MiB, 1.5T, or bytes"
+        if re.fullmatch(r"[0-9.]+[KMGTPE]B", text.strip(), re.IGNORECASE):
+            unambiguous = f"{text.strip()[:-1].upper()}iB"
+            message = f"ambiguous size {text}: write {unambiguous} (powers of 1024) or plain bytes"
+        raise InvalidArgument(message, reason="BAD_SIZE")
     whole, fraction, unit = match[1], match[2] or "", match[3]
     scale = 1 << (10 * (UNITS.index(unit.upper()) + 1)) if unit else 1
     size: int = -(-int(whole + fraction) * scale // 10 ** len(fraction))
     if size > LARGEST:
         raise InvalidArgument(f"size {text} is larger than any volume can be", reason="BAD_SIZE")
     return size
-
-
-def _size_hint(text: str) -> str:
-    if re.fullmatch(r"[0-9.]+[KMGTPE]B", text.strip(), re.IGNORECASE):
-        unambiguous = f"{text.strip()[:-1].upper()}iB"
-        return f"ambiguous size {text}: write {unambiguous} (powers of 1024) or plain bytes"
-    return f"invalid size {text[:80]!r}: write 10G, 512MiB, 1.5T, or bytes"
 
 
 def parse_seconds(text: str) -> float:

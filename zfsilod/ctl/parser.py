@@ -29,9 +29,11 @@ class Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the parsed arguments; `function` is the command's. Raises InvalidArgument."""
-    for word in argv:
-        if not word.isascii():
-            _check_text(word)
+    try:
+        for word in argv:
+            word.encode()  # no message can carry bytes that are not UTF-8
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"argument {error.object!r} is not UTF-8", reason="USAGE") from None
     try:
         args = _parsed(make(argv), argv)
     except InvalidArgument:
@@ -48,14 +50,6 @@ def _parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     if unknown:
         args.help_of.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
-
-
-def _check_text(word: str) -> None:
-    """Refuse bytes that are not UTF-8: no message can carry them."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument(f"argument {word!r} is not UTF-8", reason="USAGE") from None
 
 
 def make(typed: Sequence[str], *, whole: bool = False) -> Parser:

@@ -145,20 +145,15 @@ class RealZfs:
     def rename(self, source: str, target: str, *, uid: str, guid: str) -> None:
         if self.is_renamed(source, target, uid=uid, guid=guid):
             return
-        self._make_parent(target)
+        parent = target.rpartition("/")[0]
+        if not self.exists(parent):  # it is made without a mount point, for zvols only
+            done = self._change("create", "-o", "canmount=off", "-o", "mountpoint=none", parent)
+            reason = reason_of(done, "create", parent)
+            if done.rc != 0 and reason != "dataset already exists":
+                raise refused(done, reason, parent)
         done = self._change("rename", source, target)
         if done.rc != 0:
             raise refused(done, reason_of(done, "rename", source), source)
-
-    def _make_parent(self, dataset: str) -> None:
-        """Make the parent of a dataset if it is missing: without a mount point, for zvols only."""
-        parent = dataset.rpartition("/")[0]
-        if self.exists(parent):
-            return
-        done = self._change("create", "-o", "canmount=off", "-o", "mountpoint=none", parent)
-        reason = reason_of(done, "create", parent)
-        if done.rc != 0 and reason != "dataset already exists":
-            raise refused(done, reason, parent)
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
         argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "volume,snapshot"]

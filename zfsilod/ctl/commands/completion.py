@@ -167,7 +167,8 @@ def fish() -> str:
             if _is_option(argument)
         ]
         lines += [
-            _fish_place(f"__zfsiloctl_in {place} {command.words}", argument)
+            f"complete -c zfsiloctl -n '__zfsiloctl_in {place} {command.words}'"
+            f"{_fish_offer(argument)}"
             for place, argument in enumerate(_positionals(command))
             if argument.offer
         ]
@@ -211,10 +212,6 @@ end
 
 def _fish_word(condition: str, word: str, text: str) -> str:
     return f"complete -c zfsiloctl -n '{condition}' -a {word} -d {_fish_quoted(text)}"
-
-
-def _fish_place(condition: str, argument: Argument) -> str:
-    return f"complete -c zfsiloctl -n '{condition}'{_fish_offer(argument)}"
 
 
 def _fish_option(condition: str, argument: Argument) -> str:

@@ -78,22 +78,18 @@ def doctor(args: Namespace) -> int:
     """Check the prerequisites of this host's roles."""
     check_local(args, "doctor")
     checks = list(_examine(args))
+    code = FAILED if any(check.problem for check in checks) else 0
     if args.json:
         print(dumps({"checks": [check._asdict() for check in checks]}))
-    else:
-        for check in checks:
-            _show(check, quiet=args.quiet)
-    return FAILED if any(check.problem for check in checks) else 0
-
-
-def _show(check: Prerequisite, *, quiet: bool) -> None:
-    if not check.problem:
-        if not quiet:
+        return code
+    for check in checks:
+        if check.problem:
+            print(f"{paint(BAD, 'BAD')} {check.name}: {clean(check.problem)}")
+            if check.command:
+                print(f"    try: {check.command}")
+        elif not args.quiet:
             print(f"{paint(GOOD, 'ok ')} {check.name}")
-        return
-    print(f"{paint(BAD, 'BAD')} {check.name}: {clean(check.problem)}")
-    if check.command:
-        print(f"    try: {check.command}")
+    return code
 
 
 def _examine(args: Namespace) -> Iterator[Prerequisite]:

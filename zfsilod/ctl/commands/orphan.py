@@ -65,15 +65,11 @@ def adopt(args: Namespace) -> int:
     if args.json:
         print(as_json(adopted))
     else:
-        _show_adopted(args, adopted)
+        lines = [f"{name}: adopted" for name in (*adopted.volumes, *adopted.snapshots)]
+        lines += [f"{name}: adopted, in the trash" for name in adopted.in_trash]
+        lines += [f"{name}: {complaint}" for name, complaint in sorted(adopted.complaints.items())]
+        lines += [f"note: {sentence}" for sentence in adopted.unknown]
+        if not (lines or args.quiet):
+            lines = ["nothing to adopt"]
+        sys.stdout.writelines(f"{clean(line)}\n" for line in lines)
     return FAILED if adopted.complaints else 0
-
-
-def _show_adopted(args: Namespace, adopted: pb.AdoptVolumesResponse) -> None:
-    lines = [f"{name}: adopted" for name in (*adopted.volumes, *adopted.snapshots)]
-    lines += [f"{name}: adopted, in the trash" for name in adopted.in_trash]
-    lines += [f"{name}: {complaint}" for name, complaint in sorted(adopted.complaints.items())]
-    lines += [f"note: {sentence}" for sentence in adopted.unknown]
-    if not (lines or args.quiet):
-        lines = ["nothing to adopt"]
-    sys.stdout.writelines(f"{clean(line)}\n" for line in lines)

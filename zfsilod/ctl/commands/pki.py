@@ -123,7 +123,12 @@ def revoke(args: Namespace) -> None:
     """Revoke certificates, also on open connections: of host/NAME, of user/NAME, or by id."""
     with opened_store(args, "pki revoke") as store, store.write() as txn:
         now = int(time.time())
-        matches = [issued for issued in txn.scan(Issued) if _matches(issued, args.name)]
+        matches = [
+            issued
+            for issued in txn.scan(Issued)
+            if issued.subject == args.name
+            or (len(args.name) >= SHORT_ID and issued.id.startswith(args.name))
+        ]
         if not matches:
             raise NotFound(f"there is no certificate {args.name}; see zfsiloctl pki list")
         for issued in matches:
@@ -196,10 +201,6 @@ def write_own(names: tuple[str, ...]) -> None:
     identity = Identity(kind="host", id=host_id(), role="host")
     own = files().own_authority()
     files().write_host(certificates.issue(own, identity, tuple(dict.fromkeys((*present, *names)))))
-
-
-def _matches(issued: Issued, name: str) -> bool:
-    return name == issued.subject or (len(name) >= SHORT_ID and issued.id.startswith(name))
 
 
 def _is_due(args: Namespace, pem: str) -> bool:

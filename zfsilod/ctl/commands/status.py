@@ -27,12 +27,16 @@ def status(args: Namespace) -> None:
         print(as_json(summary))
         return
     about = summary.server
+    hosts = _number(summary.hosts, "registered host")
     show_block(
         f"host {bare(about.host, 'hosts')} (zfsilod {about.version})",
         [
             ("Serves", _pool(summary) if summary.root else ""),
             ("Volumes", _counts(summary.volumes, STATES) or "none"),
-            ("Publications", _publications(summary)),
+            (
+                "Publications",
+                f"{summary.publications or 'none'}; {hosts}" if summary.hosts else "",
+            ),
             ("Operations", _counts(summary.operations, sorted(summary.operations)) or "none"),
         ],
     )
@@ -68,12 +72,6 @@ def _counts(counts: Any, order: Any) -> str:
     return ", ".join(
         f"{counts[name]} {name.lower().replace('_', ' ')}" for name in order if counts.get(name)
     )
-
-
-def _publications(summary: Any) -> str:
-    if not summary.hosts:
-        return ""
-    return f"{summary.publications or 'none'}; {_number(summary.hosts, 'registered host')}"
 
 
 def _number(count: int, noun: str) -> str:

@@ -37,11 +37,12 @@ def show_list(volumes: Sequence[Any], *, deleted: bool = False) -> None:
 
 def _row(volume: Any) -> list[str]:
     attachment = volume.attachment
+    is_block = pb.MODE_BLOCK in (volume.mode, attachment.mode)
     return [
         volume.id,
         show_size(size_of(volume)),
         state(volume.state),
-        _kind(volume),
+        "block" if is_block else volume.filesystem.type or attachment.filesystem.type,
         commas(bare(publication.host, "hosts") for publication in volume.publications),
         attachment.server,
         commas(mount.path for mount in attachment.mounts),
@@ -54,16 +55,20 @@ def size_of(volume: Any) -> int:
     return int(volume.capacity_bytes or volume.attachment.disk.size_bytes)
 
 
-def _kind(volume: Any) -> str:
-    """Return the kind of content: a filesystem type, block, or "" before the first use."""
-    if pb.MODE_BLOCK in (volume.mode, volume.attachment.mode):
-        return "block"
-    return str(volume.filesystem.type or volume.attachment.filesystem.type)
-
-
 def show_volume(volume: Any) -> None:
     """Print the details of a volume."""
-    show_block(f"volume {volume.id}", [*_common(volume), *_on_server(volume)])
+    show_block(
+        f"volume {volume.id}",
+        [
+            ("State", state(volume.state)),
+            ("Size", show_exact(size_of(volume))),
+            ("Used as", word(pb.Mode, volume.mode, "MODE_")),
+            ("Operation", bare(volume.operation, "operations")),
+            ("Problems", "; ".join(volume.conditions)),
+            ("Filesystem", filesystem(volume.filesystem)),
+            *_on_server(volume),
+        ],
+    )
     if volume.publications:
         print("\npublished to")
         show_table(
@@ -76,17 +81,6 @@ def show_volume(volume: Any) -> None:
     if volume.HasField("attachment"):
         print()
         show_block("on this host", _attachment(volume.attachment))
-
-
-def _common(volume: Any) -> list[tuple[str, str]]:
-    return [
-        ("State", state(volume.state)),
-        ("Size", show_exact(size_of(volume))),
-        ("Used as", word(pb.Mode, volume.mode, "MODE_")),
-        ("Operation", bare(volume.operation, "operations")),
-        ("Problems", "; ".join(volume.conditions)),
-        ("Filesystem", filesystem(volume.filesystem)),
-    ]
 
 
 def _on_server(volume: Any) -> list[tuple[str, str]]:

@@ -70,15 +70,11 @@ class FakeZfs:
                 reason="DEPENDENTS",
                 dataset=dataset,
             )
-        self._destroy(dataset)
-
-    def _destroy(self, dataset: str) -> None:
-        """Remove a zvol, and with the last clone of a released snapshot this snapshot too."""
         origin = self._zvol(dataset).get("origin")
         if not origin:
             self.facts.effect(f"zvol:{dataset}", None)
             return
-        name = f"cut:{origin[0]}"
+        name = f"cut:{origin[0]}"  # a released snapshot is removed with its last clone
         left = remaining(self.facts, origin[0], self.facts.get(name), without=dataset)
         self.facts.effect(f"zvol:{dataset}", None, instead_of="" if left else name)
         if left and left != self.facts.get(name):
