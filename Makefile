@@ -54,7 +54,7 @@ coverage: stubs tools
 	$(RUN) -m coverage run -m pytest $(UNIT_TESTS)
 	$(RUN) -m coverage report
 
-# Shells and linters that Debian has; without root what is missing is named, and its tests skip.
+# Shells and linters that Debian has; without root the missing ones are named, and their tests skip.
 tools:
 	@$(PYTHON) tests/setup tools >/dev/null
 
@@ -148,7 +148,7 @@ docs:
 transcripts: stubs
 	$(RUN) -m tests.docs.transcripts
 
-# All but the libraries: what a package for a distribution starts from.
+# All but the Python libraries: the base of a package for a distribution.
 install-files: docs
 	install -d $(DESTDIR)$(LIBRARY) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS)
 	$(call launcher,-Is,zfsilod.daemon,$(PREFIX)/bin/zfsilod)

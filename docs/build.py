@@ -134,7 +134,7 @@ def choices(argument: Argument) -> str:
 
 
 def operand(argument: Argument) -> str:
-    """Return an argument that is no option, as a synopsis has it."""
+    """Return a positional argument, as a synopsis has it."""
     name = f"\\fI{roff(str(argument.options.get('metavar') or argument.names[0].upper()))}\\fR"
     match argument.options.get("nargs"):
         case "?":

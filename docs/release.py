@@ -1,7 +1,7 @@
 """Release a version: `make release VERSION=x.y.z`.
 
-Writes the version wherever it stands, gives the unreleased changes their section in CHANGELOG.md,
-commits, and tags the commit vX.Y.Z. Only the standard library is needed.
+Writes the version into every file that has it, gives the unreleased changes their section in
+CHANGELOG.md, commits, and tags the commit vX.Y.Z. Only the standard library is needed.
 """
 
 from __future__ import annotations

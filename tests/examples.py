@@ -46,7 +46,7 @@ COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2
 SNAPSHOT_REFS = tuple(
     SnapshotRef(dataset=volume.dataset, uid=volume.uid) for volume in (VOLUME, OTHER)
 )
-CUT = plans.snapshot_set("c" * 32, SNAPSHOT_REFS[:1])
+SNAPSHOT_SET = plans.snapshot_set("c" * 32, SNAPSHOT_REFS[:1])
 GROUP = plans.snapshot_set("e" * 32, SNAPSHOT_REFS)
 ORIGIN = plans.Origin(
     snapshot_ref=SNAPSHOT_REFS[0], snapshot_uid="c" * 32, own=False, size_bytes=GIB
@@ -114,14 +114,18 @@ def _server() -> tuple[Example, ...]:
     return (
         Example(name="create", before=(), actions=plans.up(created)),
         Example(name="delete", before=created, actions=plans.down(created)),
-        Example(name="snapshot", before=created, actions=plans.up([CUT])),
-        Example(name="delete-snapshot", before=(*created, CUT), actions=plans.down([CUT])),
+        Example(name="snapshot", before=created, actions=plans.up([SNAPSHOT_SET])),
+        Example(
+            name="delete-snapshot",
+            before=(*created, SNAPSHOT_SET),
+            actions=plans.down([SNAPSHOT_SET]),
+        ),
         Example(
             name="snapshot-group", before=(*created, plans.zvol(OTHER)), actions=plans.up([GROUP])
         ),
         Example(
             name="create-from-snapshot",
-            before=(*created, CUT),
+            before=(*created, SNAPSHOT_SET),
             actions=plans.clone(COPY, ORIGIN, "01jd"),
         ),
         Example(

@@ -1,4 +1,4 @@
-"""Orphans and adoption: what has no record is listed, removed on request, or gets a record."""
+"""Orphans and adoption: things without a record are listed, removed on request, or get one."""
 
 from __future__ import annotations
 

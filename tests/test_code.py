@@ -1,4 +1,4 @@
-"""The rules that the tree keeps: imports between layers, and constructs that are not allowed."""
+"""Rules of the source tree: imports between packages, unique names, and forbidden constructs."""
 
 from __future__ import annotations
 

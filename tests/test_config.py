@@ -1,4 +1,4 @@
-"""What the configuration refuses, and that docs/configuration.md names every key."""
+"""The configuration: refused keys and values; docs/configuration.md names every key."""
 
 from __future__ import annotations
 

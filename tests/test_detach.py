@@ -172,7 +172,7 @@ async def drop_attachment(fixture: ServiceFixture) -> None:
     await fixture.service.context.write(lambda txn: txn.drop("attachment", "data"))
 
 
-async def test_a_descent_stops_a_connect(fixture: ServiceFixture) -> None:
+async def test_a_disconnect_stops_a_connect(fixture: ServiceFixture) -> None:
     await fixture.do(*UP[:2])
     fixture.launcher.gate.clear()
     attach = await fixture.service.submit(CONNECT, caller=administrator("a"))
@@ -182,7 +182,7 @@ async def test_a_descent_stops_a_connect(fixture: ServiceFixture) -> None:
     assert attachment(fixture) is None
 
 
-async def test_a_descent_stops_a_stage_that_waits_for_its_server(fixture: ServiceFixture) -> None:
+async def test_an_unstage_stops_a_stage_that_waits_for_its_server(fixture: ServiceFixture) -> None:
     await fixture.do(*UP[:3])
     reached, answer = asyncio.Event(), asyncio.Event()
     report = fixture.server.report
@@ -215,7 +215,7 @@ def mend_logout(fixture: ServiceFixture) -> None:
     del fixture.host.iscsi.logout
 
 
-async def test_an_operation_that_needs_repair_allows_only_a_descent(
+async def test_an_operation_that_needs_repair_allows_only_to_detach(
     fixture: ServiceFixture,
 ) -> None:
     submitted = await needs_repair(fixture)
@@ -224,7 +224,7 @@ async def test_an_operation_that_needs_repair_allows_only_a_descent(
             await fixture.do(request)
     with pytest.raises(Busy, match=f"needs repair: zfsiloctl operation repair {submitted.id}"):
         await fixture.do(Disconnect(id="data"))
-    assert fixture.service.operation(submitted.id).attempts == 2, "the descent retried the rollback"
+    assert fixture.service.operation(submitted.id).attempts == 2, "disconnect retried it"
     mend_logout(fixture)
     await fixture.do(Disconnect(id="data"))
     assert fixture.service.operation(submitted.id).state == "ROLLED_BACK"

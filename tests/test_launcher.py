@@ -1,4 +1,4 @@
-"""What systemd says of the units of operations, and what is made of it."""
+"""The launcher: which units of operations are live, by the list of units that systemd returns."""
 
 from __future__ import annotations
 

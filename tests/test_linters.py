@@ -1,4 +1,4 @@
-"""The linters of .pre-commit-config.yaml, but for ruff and mypy, which `make lint` runs."""
+"""The linters of .pre-commit-config.yaml, except ruff and mypy, which `make lint` runs."""
 
 from __future__ import annotations
 

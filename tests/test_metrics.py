@@ -1,4 +1,4 @@
-"""The metrics: what is counted, what a host that does not answer costs, and what the files name."""
+"""Metrics: their values, hosts that do not answer, and the names in alerts and dashboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The properties that a volume may have, and the room that it needs."""
+"""The properties that a volume may have, and the space that it needs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_what_is_written_is_safe_unless_the_caller_wants_it_otherwise(
         return str(zvol["properties"]["sync"])
 
     await fixture.do(CREATE)
-    assert sync() == "always", "a consumer that outlives a power cut of the server loses nothing"
+    assert sync() == "always", "a client that outlives a power cut of the server loses nothing"
     change = UpdateVolume(id="data", mask=("properties",), properties=(("sync", "standard"),))
     await fixture.do(change)
     assert sync() == "standard"

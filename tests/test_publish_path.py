@@ -1,4 +1,4 @@
-"""Upper bounds of what a PublishVolume reads and writes before its first configfs write.
+"""Upper bounds of the reads and writes of a PublishVolume before its first configfs write.
 
 `python -m tests.bench publish_path` prints the figures. Lower the bounds when the figures fall.
 """

@@ -115,7 +115,7 @@ async def test_a_volume_reconnected_after_a_reboot_is_not_cleared(fixture: Servi
     assert client_facts(fixture) == before
 
 
-async def test_a_descent_that_waited_looks_at_the_session_again(fixture: ServiceFixture) -> None:
+async def test_an_unmount_that_waited_looks_at_the_session_again(fixture: ServiceFixture) -> None:
     await fixture.do(*PUBLISHED, CONNECT.but(restore="BOOT"), *UP[1:])
     lose_sessions(fixture)
     fixture.launcher.gate.clear()

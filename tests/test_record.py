@@ -1,4 +1,4 @@
-"""Records: the tag under which a class is stored, and what is refused when the class is made."""
+"""Records: the tag under which a class is stored, and class definitions that are refused."""
 
 from __future__ import annotations
 

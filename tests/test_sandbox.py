@@ -233,7 +233,7 @@ def flat(value: object) -> Iterator[str]:
 
 @cache
 def needs(kind: type[HostStep]) -> dict[str, Need]:
-    """Return what a step needs, by the tool, module or path that needs it."""
+    """Return the needs of a step, by the tool, module or path that needs it."""
     needed: dict[str, Need] = {}
     for function in reachable(kind):
         if function.__module__ in MODULE_NEEDS:
@@ -247,7 +247,7 @@ def needs(kind: type[HostStep]) -> dict[str, Need]:
 
 
 def lacking(need: Need, allowed: dict[str, str]) -> Iterator[str]:
-    """Yield what a sandbox does not allow of a need."""
+    """Yield the parts of a need that a sandbox does not allow."""
     capabilities = allowed["CapabilityBoundingSet"].split()
     yield from (name for name in need.capabilities if name not in capabilities)
     yield from (name for name in need.calls if name not in allowed["SystemCallFilter"].split())

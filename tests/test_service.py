@@ -85,7 +85,7 @@ async def test_a_repeated_request_has_no_actions(fixture: ServiceFixture) -> Non
     assert fixture.facts == before
 
 
-async def test_a_second_descent_succeeds(fixture: ServiceFixture) -> None:
+async def test_a_second_detach_and_unpublish_succeed(fixture: ServiceFixture) -> None:
     await fixture.do(*UP, *DOWN[:-1], *DOWN[:-1])
     assert volume(fixture).state == "CREATED"
 

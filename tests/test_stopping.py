@@ -1,4 +1,4 @@
-"""A daemon that is stopped while it waits for the host ends at once."""
+"""A daemon that is stopped while it waits for the host exits at once."""
 
 from __future__ import annotations
 

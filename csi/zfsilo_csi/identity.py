@@ -41,7 +41,7 @@ class IdentityService:
         return service_capabilities.plugin(await self._source.features(call))
 
     async def Probe(self, _request: csi.ProbeRequest, call: CsiCall) -> csi.ProbeResponse:
-        """Report whether a zfsilod replies: "not ready" is no error of this process."""
+        """Report whether a zfsilod replies: "not ready" is not an error of this process."""
         try:
             await self._source.features(call.at_most(PROBE_S))
         except CsiError:

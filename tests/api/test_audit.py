@@ -47,6 +47,7 @@ async def test_an_operation_is_recorded_with_its_end(front: Front, records: Reco
         "ZFSILO_AUDIT": "1",
         "ZFSILO_ACTION": "create",
         "ZFSILO_SUBJECT": DATA,
+        "ZFSILO_VOLUME": "data",
         "ZFSILO_OPERATION": answer.operation.name.partition("/")[2],
         "ZFSILO_OUTCOME": "DONE",
     }
@@ -125,6 +126,7 @@ def test_zfsiloctl_shows_records_of_root_only(
         "ZFSILO_ACTION": "create",
         "ZFSILO_OUTCOME": "DONE",
         "ZFSILO_SUBJECT": "volumes/data",
+        "ZFSILO_VOLUME": "data",
     }
     forged = entry | {"_UID": "1000", "ZFSILO_CALLER": "forged"}
     failed = entry | {"ZFSILO_OUTCOME": "PERMISSION_DENIED", "ZFSILO_REASON": "ROLE"}

@@ -85,7 +85,7 @@ async def test_with_the_policy_only_root_owns_the_name_and_receives_signals(tmp_
 
 async def test_a_name_with_another_owner(fixture: BusFixture) -> None:
     """A second daemon reports the first one."""
-    with pytest.raises(Unavailable, match="another zfsilod runs"):
+    with pytest.raises(Unavailable, match="has another owner: stop the other zfsilod"):
         await server.serve(fixture.address, fixture.service, version="2")
     client = await fixture.client()
     assert await client.get(ROOT, "Version") == "1.2.3"

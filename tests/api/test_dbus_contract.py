@@ -1,4 +1,4 @@
-"""The contract, dbus/org.zfsilo1.xml: it is what zfsilod serves, and it is fully documented."""
+"""The contract, dbus/org.zfsilo1.xml: zfsilod serves exactly it, and it is fully documented."""
 
 from __future__ import annotations
 

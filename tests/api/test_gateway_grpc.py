@@ -91,7 +91,7 @@ async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, k
     )
     monkeypatch.setattr(gateway_tls, "HANDSHAKE_S", 0.5)
     async with front_of(tmp_path) as front:
-        begun = time.monotonic()
+        started = time.monotonic()
         if kind == "unix":
             reader, writer = await asyncio.open_unix_connection(str(front.path))
         else:
@@ -99,7 +99,7 @@ async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, k
         async with asyncio.timeout(10):
             while await reader.read(1000):
                 pass
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - started < 5
         writer.close()
         await eventually(lambda: front.gateway.connections == 0)
 

@@ -70,11 +70,11 @@ async def test_a_volume_names_its_running_operation(front: Front) -> None:
 async def test_after_the_deadline_the_error_names_the_operation_which_continues(
     front: Front,
 ) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     call, name = await held(front, timeout=0.7)
     with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED") as refusal:
         await call.read()
-    assert 0.3 < time.monotonic() - begun < 0.7
+    assert 0.3 < time.monotonic() - started < 0.7
     assert f"operations/{refusal.error.facts['operation']}" == name
     assert name.removeprefix("operations/") in refusal.error.message
     front.fixture.launcher.gate.set()
@@ -292,9 +292,9 @@ async def test_a_server_that_stops_ends_watches_at_once(front: Front) -> None:
     await watch.read()
     waiting = asyncio.ensure_future(watch.read())
     await asyncio.sleep(0)
-    begun = time.monotonic()
+    started = time.monotonic()
     await front.server.stop(5)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - started < 2
     with refused("UNAVAILABLE"):
         while await waiting:
             waiting = asyncio.ensure_future(watch.read())

@@ -1,4 +1,4 @@
-"""The client of storage servers: calls, credentials, and errors."""
+"""The client of other servers: calls, credentials, and errors."""
 
 from __future__ import annotations
 

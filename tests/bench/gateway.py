@@ -90,7 +90,7 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     own = ServerTls(directory / "tls")
     write_pki(own.files)
-    door = Gateway(directory / "private", tls=own)
+    gateway = Gateway(directory / "private", tls=own)
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(echo)
     server.add_generic_rpc_handlers(
@@ -98,13 +98,13 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
     )
     plain = server.add_insecure_port("127.0.0.1:0")
     tls = server.add_secure_port("127.0.0.1:0", mutual)
-    server.add_insecure_port(f"unix:{door.private_socket}")
+    server.add_insecure_port(f"unix:{gateway.private_socket}")
     await server.start()
     stack.push_async_callback(server.stop, 0.1)
-    stack.callback(door.close)
-    door.listen(listen_unix(directory / "echo.sock"))
+    stack.callback(gateway.close)
+    gateway.listen(listen_unix(directory / "echo.sock"))
     relayed = listen_tcp("127.0.0.1", 0)
-    door.listen(relayed)
+    gateway.listen(relayed)
     return {
         "bare": f"127.0.0.1:{plain}",
         "bare_tls": f"127.0.0.1:{tls}",

@@ -1,4 +1,4 @@
-"""Changes a second, of different volumes."""
+"""Throughput: changes per second, each of a different volume."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zfsilod.requests.request import Request
 
 NAMES = ("a", "b")
-DESCENTS = ("unmount", "unstage", "disconnect")
+DETACHING = ("unmount", "unstage", "disconnect")
 PHASES = (Phase.generate,)
 STEPS = 30
 SEQUENCES = {"short": 200, "full": 2000, "long": 10_000}
@@ -108,9 +108,9 @@ class ServiceAgainstModel(RuleBasedStateMachine):
             for request in order:
                 end = request.after(name, end, size) or end
             ends.add(end)
-        for climb, descent in permutations((first, second)):
-            if climb.request in ATTACHING and descent.request in DESCENTS:  # cancels the climb
-                ends.add(descent.after(name, now, size) or now)
+        for attach, detach in permutations((first, second)):
+            if attach.request in ATTACHING and detach.request in DETACHING:  # cancels the first
+                ends.add(detach.after(name, now, size) or now)
         self.machine.injector.set()
         self.runner.run(self._at_once(first.of(name, size), second.of(name, size)))
         if {first.request, second.request} == {"connect", "unpublish"}:

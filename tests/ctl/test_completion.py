@@ -1,4 +1,4 @@
-"""What bash, zsh and fish offer for a command line: each shell runs its script."""
+"""Completions of a command line by bash, zsh and fish: each shell runs its generated script."""
 
 from __future__ import annotations
 

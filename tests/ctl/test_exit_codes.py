@@ -130,7 +130,7 @@ def test_6_permission_denied(ctl: Shell) -> None:
 
 
 def test_7_not_enough_space(ctl: Shell) -> None:
-    assert "may have 2.0 TiB in all" in ctl.fails(7, "volume create large 1E")
+    assert "limited to 2.0 TiB in all" in ctl.fails(7, "volume create large 1E")
     complaint = ctl.fails(7, "volume create large 1P --thick")
     assert "large needs 1.0 PiB at once, but tank/zfsilo has 1.0 TiB free" in complaint
     assert "make it smaller or thin, or free space" in complaint

@@ -93,7 +93,7 @@ class Streams:
 
 def test_a_watch_resumes_without_gaps_and_stops_after_two_empty_streams() -> None:
     server = Streams([], [5, 6], [7], [], [])
-    with pytest.raises(Unavailable, match="ended the watch twice"):
+    with pytest.raises(Unavailable, match="closed the watch twice before any change; retry"):
         list(changes_since(server, "", 4))  # type: ignore[arg-type]
     assert server.asked == [(4, False), (4, True), (6, False), (7, False), (7, True)]
 

@@ -1,4 +1,4 @@
-"""zfsiloctl for the blocks of the documentation: with made-up tools a simulation will do."""
+"""zfsiloctl for the blocks of the documentation: commands for a real host run in a simulation."""
 
 import sys
 from argparse import Namespace
@@ -7,7 +7,7 @@ from zfsilod.ctl import main, require_local
 
 
 def check_simulated(args: Namespace, command: str, instead: str = "") -> None:
-    """Allow in a simulation what needs a real host: the tools are fake."""
+    """Allow commands that need a real host in a simulation, whose tools are fake."""
     require_local.check_local(args, command)
 
 

@@ -1,4 +1,4 @@
-"""Test doubles for what the adapters use: tools, configfs, the disks in sysfs, mountinfo."""
+"""Test doubles of the tools, configfs, the disks in sysfs and mountinfo, for the adapters."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_an_empty_disk_is_formatted_once(bench: DiskImage) -> None:
 
 def test_only_when_the_server_has_recorded_it(bench: DiskImage) -> None:
     for state in ("NONE", "READY"):
-        with pytest.raises(FailedPrecondition, match="before the server"):
+        with pytest.raises(FailedPrecondition, match="must record FORMATTING first"):
             bench.block.make_filesystem(DISK, FORMATTING.but(state=state))
     for wrong in (FORMATTING.but(type="btrfs"), FORMATTING.but(uuid="../x")):
         with pytest.raises(InvalidArgument):

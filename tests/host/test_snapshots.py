@@ -10,10 +10,10 @@ from zfsilod.host.zfs import RealZfs
 from zfsilod.model.errors import Busy, CommandFailed, Conflict, FailedPrecondition, Unavailable
 from zfsilod.model.host_facts import SnapshotRef
 
-CUT = "c" * 32
+SET_UID = "c" * 32
 A = SnapshotRef(dataset="tank/a", uid=UID)
 B = SnapshotRef(dataset="tank/b", uid="b" * 32)
-SNAP_A, SNAP_B = f"tank/a@zfsilo-{CUT}", f"tank/b@zfsilo-{CUT}"
+SNAP_A, SNAP_B = f"tank/a@zfsilo-{SET_UID}", f"tank/b@zfsilo-{SET_UID}"
 GET = "zfs get -Hp -o name,property,value,source guid,zfsilo:cut,defer_destroy,zfsilo:uid"
 LOOK = f"{GET} tank/a {SNAP_A} tank"
 LOOK_BOTH = f"{GET} tank/a {SNAP_A} tank/b {SNAP_B} tank"
@@ -23,9 +23,11 @@ ZVOL_B = f"tank/b\tguid\t3\t-\ntank/b\tzfsilo:uid\t{B.uid}\tlocal\n"
 DESTROY = (f"zfs destroy -d {SNAP_A}", 0, "", "")
 
 
-def rows(snapshot: str, *, cut: str = CUT, source: str = "local", deferred: str = "off") -> str:
+def rows(
+    snapshot: str, *, set_uid: str = SET_UID, source: str = "local", deferred: str = "off"
+) -> str:
     return (
-        f"{snapshot}\tguid\t7\t-\n{snapshot}\tzfsilo:cut\t{cut}\t{source}\n"
+        f"{snapshot}\tguid\t7\t-\n{snapshot}\tzfsilo:cut\t{set_uid}\t{source}\n"
         f"{snapshot}\tdefer_destroy\t{deferred}\t-\n"
     )
 
@@ -45,7 +47,7 @@ def snapshots(*script: tuple[str, int, str, str]) -> tuple[RealSnapshots, Script
 
 def has(*script: tuple[str, int, str, str], snapshot_ref: SnapshotRef = A) -> bool:
     adapter, run = snapshots(*script)
-    present = adapter.has_set((snapshot_ref,), CUT)
+    present = adapter.has_set((snapshot_ref,), SET_UID)
     assert not run.script
     return present
 
@@ -59,7 +61,7 @@ def test_a_released_snapshot_counts_as_absent() -> None:
 
 
 @pytest.mark.parametrize(
-    "foreign", [rows(SNAP_A, cut="x"), rows(SNAP_A, source="inherited from tank/a")]
+    "foreign", [rows(SNAP_A, set_uid="x"), rows(SNAP_A, source="inherited from tank/a")]
 )
 def test_not_ours(foreign: str) -> None:
     with pytest.raises(Conflict, match="does not belong to this volume"):
@@ -78,19 +80,19 @@ def test_an_error_is_never_absence() -> None:
 
 
 def test_a_set_is_one_command() -> None:
-    cut = (
-        f"zfs snapshot -o zfsilo:cut={CUT} {SNAP_A} {SNAP_B}",
+    taken = (
+        f"zfs snapshot -o zfsilo:cut={SET_UID} {SNAP_A} {SNAP_B}",
         0,
         "",
         "",
     )
     none = (LOOK_BOTH, 1, ZVOL_A + ZVOL_B + POOL, absent(SNAP_A, SNAP_B))
-    adapter, run = snapshots(none, none, cut)
-    adapter.take((A, B), CUT, (("zfsilo:cut", CUT),))
+    adapter, run = snapshots(none, none, taken)
+    adapter.take((A, B), SET_UID, (("zfsilo:cut", SET_UID),))
     assert not run.script
     half = (LOOK_BOTH, 1, ZVOL_A + rows(SNAP_A) + ZVOL_B + POOL, absent(SNAP_B))
-    adapter, run = snapshots(half, half, DESTROY, cut)
-    adapter.take((A, B), CUT, (("zfsilo:cut", CUT),))
+    adapter, run = snapshots(half, half, DESTROY, taken)
+    adapter.take((A, B), SET_UID, (("zfsilo:cut", SET_UID),))
     assert not run.script
 
 
@@ -107,7 +109,7 @@ def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
             "volsize\t9\t-",
             "creation\t1700000000\t-",
             f"defer_destroy\t{deferred}\t-",
-            f"zfsilo:cut\t{CUT}\t{source}",
+            f"zfsilo:cut\t{SET_UID}\t{source}",
             "zfsilo:snapshot\tmonday\tlocal",
             "zfsilo:labels\t{}\tinherited from tank",
         )
@@ -122,26 +124,26 @@ def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
     (snapshot,) = adapter.list_snapshots("tank")
     assert not run.script
     assert (snapshot.dataset, snapshot.guid, snapshot.size_bytes) == ("tank/a", "7", 9)
-    assert (snapshot.cut, snapshot.created_at) == (CUT, 1700000000)
-    assert dict(snapshot.marks) == {"cut": CUT, "snapshot": "monday"}
+    assert (snapshot.cut, snapshot.created_at) == (SET_UID, 1700000000)
+    assert dict(snapshot.marks) == {"cut": SET_UID, "snapshot": "monday"}
 
 
 def test_other_zvols_are_not_snapshotted() -> None:
     foreign = (LOOK, 1, ZVOL_A.replace("local", "inherited from tank") + POOL, absent(SNAP_A))
     adapter, _run = snapshots(foreign)
     with pytest.raises(Conflict):
-        adapter.take((A,), CUT, ())
+        adapter.take((A,), SET_UID, ())
     adapter, _run = snapshots((LOOK, 1, POOL, absent("tank/a", SNAP_A)))
     with pytest.raises(FailedPrecondition, match="does not exist"):
-        adapter.take((A,), CUT, ())
+        adapter.take((A,), SET_UID, ())
 
 
 def test_a_release_leaves_clones_unchanged() -> None:
     adapter, run = snapshots(THERE, DESTROY)
-    adapter.release((A,), CUT)
+    adapter.release((A,), SET_UID)
     assert not run.script
     adapter, run = snapshots(NOT_THERE)
-    adapter.release((A,), CUT)
+    adapter.release((A,), SET_UID)
     assert not run.script
 
 
@@ -149,7 +151,7 @@ def test_a_snapshot_that_cannot_be_released_now() -> None:
     stderr = f"cannot destroy snapshot {SNAP_A}: dataset is busy\n"
     adapter, _run = snapshots(THERE, (DESTROY[0], 1, "", stderr))
     with pytest.raises(Busy):
-        adapter.release((A,), CUT)
+        adapter.release((A,), SET_UID)
 
 
 def test_a_clone_of_a_volume_releases_its_snapshot_at_once() -> None:
@@ -159,7 +161,7 @@ def test_a_clone_of_a_volume_releases_its_snapshot_at_once() -> None:
         nothing,
         NOT_THERE,
         NOT_THERE,
-        (f"zfs snapshot -o zfsilo:cut={CUT} {SNAP_A}", 0, "", ""),
+        (f"zfs snapshot -o zfsilo:cut={SET_UID} {SNAP_A}", 0, "", ""),
         (f"zfs clone -o volmode=dev -o zfsilo:uid=x {SNAP_A} tank/c", 0, "", ""),
         THERE,
         DESTROY,
@@ -169,7 +171,7 @@ def test_a_clone_of_a_volume_releases_its_snapshot_at_once() -> None:
         "tank/c",
         uid="x",
         snapshot_ref=A,
-        snapshot_uid=CUT,
+        snapshot_uid=SET_UID,
         own=True,
         properties=(("volmode", "dev"),),
         marks=(("zfsilo:uid", "x"),),
@@ -185,7 +187,13 @@ def test_a_clone_of_a_lost_snapshot() -> None:
     )
     with pytest.raises(FailedPrecondition, match="does not exist") as lost:
         adapter.clone(
-            "tank/c", uid="x", snapshot_ref=A, snapshot_uid=CUT, own=False, properties=(), marks=()
+            "tank/c",
+            uid="x",
+            snapshot_ref=A,
+            snapshot_uid=SET_UID,
+            own=False,
+            properties=(),
+            marks=(),
         )
     assert lost.value.reason == "LOST"
 

@@ -98,7 +98,7 @@ def test_polkit_allows_root_and_the_group(sd: SystemdHost) -> None:
 def test_others_than_root_are_refused(sd: SystemdHost) -> None:
     bus = sd.run("busctl", "call", *MANAGER, "GetCapacity", "s", "", uid=1000, check=False)
     assert bus.rc != 0
-    assert "org.zfsilo1.read is not for uid 1000" in bus.stderr
+    assert "uid 1000 needs a password for org.zfsilo1.read" in bus.stderr
     socket = sd.run("zfsiloctl", "info", uid=1000, check=False)
     assert socket.rc == 6
     assert "Traceback" not in socket.stderr

@@ -32,11 +32,11 @@ BROKEN_PIPE = 141
 
 EXIT_CODES_HELP = """\
 exit codes:
-  0   done, or unchanged because it was so already
+  0   done, or already in the requested state
   1   failed; the changes were rolled back, or the operation needs repair
   2   invalid request
   3   not found
-  4   exists already, with other parameters
+  4   already exists, with other parameters
   5   not possible in this state, or in conflict with something that zfsilo does not own
   6   permission denied, or not authenticated
   7   not enough space, or a limit is reached

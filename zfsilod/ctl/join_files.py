@@ -1,4 +1,4 @@
-"""Join files for hosts, people and scripts, and the certificates of this host that they rest on."""
+"""Join files for hosts, users and scripts, made with the certificates of this host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon's store as root opens it for certificates and tokens, and its audit records."""
+"""Access of root to the local store, for certificates and tokens, with an audit record of each."""
 
 from __future__ import annotations
 

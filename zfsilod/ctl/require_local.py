@@ -1,4 +1,4 @@
-"""Checks of commands that need the host itself, a real one, or root."""
+"""Checks of commands that need the local host, a host that is not simulated, or root."""
 
 from __future__ import annotations
 

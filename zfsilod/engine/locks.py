@@ -5,14 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import Busy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LOCK_DIRECTORY = Path("/run/zfsilo/op")
 LOCK_DEADLINE_S = 60
@@ -37,19 +32,14 @@ def lock_path(directory: Path, unit: str) -> Path:
 
 def wait_for_lock(descriptor: int, message: str) -> None:
     """Lock a file exclusively, in the main thread. Raises Busy (reason STUCK) with this message."""
-    with _deadline(LOCK_DEADLINE_S, message):
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
-
-@contextmanager
-def _deadline(seconds: int, message: str) -> Iterator[None]:
     def ring(_signal: int, _frame: object) -> None:
         raise Busy(message, reason="STUCK")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
+    signal.alarm(LOCK_DEADLINE_S)
     try:
-        yield
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

@@ -1,4 +1,4 @@
-"""Migration of a store that an older zfsilo wrote, after the last worker of that zfsilo ended."""
+"""Migration of a store of an older zfsilo, after the last worker of that version has exited."""
 
 from __future__ import annotations
 

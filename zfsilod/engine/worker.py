@@ -182,7 +182,11 @@ class Worker:
 
     def _save_rollback(self, operation: Operation) -> Operation:
         if operation.state == "ROLLED_BACK" and operation.failure is None:
-            operation = operation.but(failure=_stopped())
+            # Its worker was killed; systemd knows by what.
+            result = os.environ.get("MONITOR_SERVICE_RESULT", "the daemon or the host went down")
+            message = f"the operation was stopped before its end ({result}) and rolled back"
+            failure = Failure(name=Busy.__name__, reason="STOPPED", message=message)
+            operation = operation.but(failure=failure)
         return self.save(operation)
 
     def _failure(self, error: Exception) -> Failure:
@@ -199,16 +203,6 @@ def _needs_repair(operation: Operation, failure: Failure) -> Operation:
     return operation.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts)
 
 
-def _stopped() -> Failure:
-    """Return the failure of a worker that was killed; systemd knows by what."""
-    result = os.environ.get("MONITOR_SERVICE_RESULT", "the daemon or the host went down")
-    return Failure(
-        name=Busy.__name__,
-        reason="STOPPED",
-        message=f"the operation was stopped before its end ({result}) and rolled back",
-    )
-
-
 def work(store: Store, host: HostAdapters, unit: str, command: str) -> list[str]:
     """Run or roll back the operations of a unit and return their errors; a failed one stops none.
 
@@ -219,7 +213,9 @@ def work(store: Store, host: HostAdapters, unit: str, command: str) -> list[str]
     if not operations and command == "run":
         raise NotFound(f"there is no operation {unit}")
     if operations and operations[0].batch:
-        host = host.surveyed(_datasets(operations))  # one zfs process answers all their probes
+        steps = (action.step for operation in operations for action in operation.actions)
+        datasets = dict.fromkeys(name for step in steps for name in step.resources().datasets)
+        host = host.surveyed(tuple(datasets))  # one zfs process answers all their probes
     errors = [_work_one(Worker(store, host, operation.id), command) for operation in operations]
     return [error for error in errors if error]
 
@@ -234,11 +230,6 @@ def _work_one(worker: Worker, command: str) -> str:
 
         return traceback.format_exc()
     return ""
-
-
-def _datasets(operations: list[Operation]) -> tuple[str, ...]:
-    steps = (action.step for operation in operations for action in operation.actions)
-    return tuple(dict.fromkeys(name for step in steps for name in step.resources().datasets))
 
 
 def _attempt(state: Path, unit: str, command: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Accepts connections on systemd's sockets and relays them to the private socket of grpc.
+"""Accepts connections on systemd's sockets and relays them to the gRPC server's private socket.
 
 grpc for Python cannot serve on an inherited socket. The gateway accepts a connection, notes its
 peer (the user of a unix peer; address and certificate of a TCP peer after the handshake), and
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ACCEPT_AT_ONCE = 16
 ACCEPT_PAUSE_S = 1  # when the process has no descriptors left
-ANSWER_S = 0.2  # for the answer that tells why a connection is closed
+ANSWER_S = 0.2  # for the answer that says why a connection is closed
 NODE_SOCKET = "zfsilod-csi.socket"  # systemd's name of the descriptors of that unit
 PREFIX = "unix-abstract:"  # of peers, as grpc names them
 
@@ -112,7 +112,7 @@ class Gateway:
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                log.error("no connection can be accepted for %d s: %s", ACCEPT_PAUSE_S, error)
+                log.error("cannot accept connections, retrying in %d s: %s", ACCEPT_PAUSE_S, error)
                 loop = asyncio.get_running_loop()
                 loop.remove_reader(listener)
                 loop.call_later(ACCEPT_PAUSE_S, self._resume, listener, kind)
@@ -127,14 +127,14 @@ class Gateway:
         try:
             peer = peer_of(client, kind)
             if self.count.is_full(peer):
-                log.warning("too many connections: one of %s is closed", peer.quota_key)
+                log.warning("too many connections from %s: closed a new one", peer.quota_key)
                 client.close()
             elif kind == "tcp":
                 self._start_tls(peer, client)
             else:
                 self._connect(peer, client)
         except OSError as error:  # the peer is gone, or grpc does not accept
-            log.warning("a %s connection is dropped: %s", kind, error)
+            log.warning("dropped a %s connection: %s", kind, error)
             client.close()
 
     def _start_tls(self, peer: Peer, client: socket.socket) -> None:
@@ -142,7 +142,7 @@ class Gateway:
         context = self._tls.context() if self._tls else None
         if context is None:
             log.warning(
-                "%s is refused: this host has no certificate; run zfsiloctl pki init", peer.address
+                "refused %s: this host has no certificate; run zfsiloctl pki init", peer.address
             )
             client.close()
             return
@@ -165,10 +165,10 @@ class Gateway:
             certified = self._tls.identify(der) if der else None
             self._connect(peer.but(certificate=certified), secured)
         except Unauthenticated as error:
-            log.warning("%s is refused: %s", peer.address, error.message)
+            log.warning("refused %s: %s", peer.address, error.message)
             secured.close()
         except OSError as error:
-            log.warning("a connection of %s is dropped: %s", peer.address, error)
+            log.warning("dropped a connection from %s: %s", peer.address, error)
             secured.close()
 
     def _connect(self, peer: Peer, client: socket.socket) -> None:

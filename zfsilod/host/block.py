@@ -2,7 +2,7 @@
 
 mkfs runs only on a disk that is proved to be empty: it has the serial and the size of the volume,
 it opens with O_EXCL, its first and last MiB are zeros, and `blkid -p` finds nothing. blkid(8) alone
-is no proof, since it exits with 2 for an empty disk, a read error and a missing disk alike.
+does not prove it, since it exits with 2 for an empty disk, a read error and a missing disk alike.
 
 From that proof until mkfs has ended a file on this host, /var/lib/zfsilo/formatting/UUID, holds the
 serial of the disk. A half-made filesystem, which is neither empty nor valid, is then known to come
@@ -82,9 +82,17 @@ class RealBlock:
         Raises Conflict (FILESYSTEM_LOST) when it is missing or another.
         """
         known = {filesystem.uuid, filesystem.origin}
-        if present is None or present.type != filesystem.type or present.uuid not in known:
-            raise self._lost(device, present, filesystem)
-        return present
+        if present is not None and present.type == filesystem.type and present.uuid in known:
+            return present
+        content = f"{present.type} {present.uuid}" if present else self._content(device)
+        content = content or "nothing"
+        raise Conflict(
+            f"the disk {device.path} has {content}, but the server reports "
+            f"{filesystem.type} {filesystem.uuid}; the disk is left unchanged",
+            reason="FILESYSTEM_LOST",
+            device=str(device.path),
+            found=content,
+        )
 
     def find_filesystem(self, disk: Disk) -> Filesystem:
         device = self._disks.need(disk)
@@ -107,23 +115,11 @@ class RealBlock:
                 device=str(device.path),
                 found=present.type,
             )
-        return present.uuid != filesystem.uuid or self._is_complete(device, present.type)
-
-    def _is_complete(self, device: Device, fs_type: str) -> bool:
-        """Tell whether mkfs has ended, by a check that changes nothing: `e2fsck -n`."""
-        argv = [*CHECK[fs_type], str(device.path)]
+        if present.uuid != filesystem.uuid:
+            return True
+        # A check that changes nothing shows whether mkfs has ended: `e2fsck -n`.
+        argv = [*CHECK[present.type], str(device.path)]
         return self._run(argv, timeout_s=CHECK_TIMEOUT_S, ok=CHECKED).rc == 0
-
-    def _lost(self, device: Device, present: Superblock | None, expected: Filesystem) -> Conflict:
-        content = f"{present.type} {present.uuid}" if present else self._content(device)
-        content = content or "nothing"
-        return Conflict(
-            f"the disk {device.path} has {content}, but the server reports "
-            f"{expected.type} {expected.uuid}; the disk is left unchanged",
-            reason="FILESYSTEM_LOST",
-            device=str(device.path),
-            found=content,
-        )
 
     def _not_empty(self, device: Device) -> Conflict:
         content = self._content(device) or "unknown data"
@@ -197,7 +193,9 @@ class RealBlock:
         descriptor = open_exclusively(device.path, "the disk", os.O_RDWR | os.O_DIRECT)
         try:
             if not _ends_are_zero(descriptor, device.size_bytes):
-                if not self._is_ours(disk, device, filesystem):
+                present = read_superblock(device)
+                is_ours = present is not None and present.uuid == filesystem.uuid
+                if not (is_ours or self._is_torn(disk, filesystem)):
                     raise self._not_empty(device)
                 _zero_ends(descriptor, device.size_bytes)
             if self._content(device):
@@ -206,11 +204,6 @@ class RealBlock:
             _write_durably(self._proof(filesystem), disk.serial)
         finally:
             os.close(descriptor)
-
-    def _is_ours(self, disk: Disk, device: Device, filesystem: Filesystem) -> bool:
-        present = read_superblock(device)
-        has_our_uuid = present is not None and present.uuid == filesystem.uuid
-        return has_our_uuid or self._is_torn(disk, filesystem)
 
     def _is_torn(self, disk: Disk, filesystem: Filesystem) -> bool:
         """Tell whether an interrupted mkfs of zfsilo may have left the content of a disk."""
@@ -272,7 +265,10 @@ def read_superblock(device: Device) -> Superblock | None:
 
 def _check_request(filesystem: Filesystem) -> None:
     if filesystem.state != "FORMATTING":
-        raise FailedPrecondition("the disk is not formatted before the server has recorded it")
+        raise FailedPrecondition(
+            f"the disk is not formatted: the server must record FORMATTING first, not "
+            f"{filesystem.state}"
+        )
     if filesystem.type not in MAKE or not UUID.fullmatch(filesystem.uuid):
         raise InvalidArgument(
             f"invalid filesystem {filesystem.type[:20]!r} with UUID {filesystem.uuid[:40]!r}; "

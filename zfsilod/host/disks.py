@@ -170,7 +170,7 @@ def auth_parameters(chap: Chap) -> dict[str, str]:
 def check_serial(device: Device, disk: Disk) -> None:
     """Raise Conflict unless a device has the serial of the volume, Unavailable if it shows none."""
     if not device.serial:
-        raise Unavailable(f"the disk {device.path} shows no serial", device=str(device.path))
+        raise Unavailable(f"the disk {device.path} has no serial in sysfs", device=str(device.path))
     if device.serial != disk.serial:
         raise Conflict(
             f"the disk {device.path} of {disk.target} has the serial {device.serial}, "
@@ -219,20 +219,19 @@ def open_exclusively(path: Path, name: str, flags: int) -> int:
         return os.open(path, flags | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise _in_use(path, name) from error
+            names = users(path)
+            by = f" by {', '.join(names)}" if names else ""
+            raise Busy(
+                f"{name} ({path}) is in use{by}",
+                reason="IN_USE",
+                device=str(path),
+                users=" ".join(names),
+            ) from error
         raise Unavailable(
             f"{name} cannot be opened: {error.strerror}",
             device=str(path),
             errno=errno.errorcode.get(error.errno or 0, ""),
         ) from error
-
-
-def _in_use(path: Path, name: str) -> Busy:
-    names = users(path)
-    by = f" by {', '.join(names)}" if names else ""
-    return Busy(
-        f"{name} ({path}) is in use{by}", reason="IN_USE", device=str(path), users=" ".join(names)
-    )
 
 
 def users(path: Path, sys: Path = SYS) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import time
-from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -27,8 +26,12 @@ def wait_for(find: Callable[[], T | None], timeout_s: float) -> T | None:
     """
     if result := find():
         return result
+    import socket  # takes 5 ms, which only waiting costs
+
     deadline = time.monotonic() + timeout_s
-    with closing(_listen()) as events:
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    with socket.socket(socket.AF_NETLINK, kind, NETLINK_KOBJECT_UEVENT) as events:
+        events.bind((0, KERNEL_EVENTS | UDEV_EVENTS))
         poll = select.poll()
         poll.register(events, select.POLLIN)
         # The first call after listening started covers a change before it.
@@ -39,15 +42,6 @@ def wait_for(find: Callable[[], T | None], timeout_s: float) -> T | None:
             if poll.poll(min(left_ms, HEARTBEAT_MS)):
                 _drain(events)
     return result
-
-
-def _listen() -> socket:
-    import socket  # takes 5 ms, which only waiting costs
-
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    events = socket.socket(socket.AF_NETLINK, kind, NETLINK_KOBJECT_UEVENT)
-    events.bind((0, KERNEL_EVENTS | UDEV_EVENTS))
-    return events
 
 
 def _drain(events: socket) -> None:

@@ -1,7 +1,7 @@
 """Node records and sessions of the kernel's iSCSI initiator: iscsiadm(8) and sysfs.
 
 iscsiadm logs in and out; its exit codes are in include/iscsi_err.h of open-iscsi. The state of a
-session is read from sysfs only: a successful or interrupted iscsiadm is no proof of it.
+session is read from sysfs only: an exit code of iscsiadm does not prove it.
 """
 
 from __future__ import annotations

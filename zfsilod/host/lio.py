@@ -79,16 +79,13 @@ class RealLio:
         self._fs.make(CORE)
         self._fs.make(folder)
         if self._fs.read(f"{folder}/enable") != "1":
-            self._set_identity(folder, serial)
+            self._fs.write(f"{folder}/wwn/vpd_unit_serial", serial)
+            for attribute, value in (("vendor_id", VENDOR), ("product_id", PRODUCT)):
+                if self._fs.has(f"{folder}/wwn/{attribute}"):
+                    self._fs.write(f"{folder}/wwn/{attribute}", value)
             self._open(folder, dataset)
         # Off by default: UNMAP of the client returns space to the pool.
         self._fs.write(f"{folder}/attrib/emulate_tpu", "1")
-
-    def _set_identity(self, folder: str, serial: str) -> None:
-        self._fs.write(f"{folder}/wwn/vpd_unit_serial", serial)
-        for attribute, value in (("vendor_id", VENDOR), ("product_id", PRODUCT)):
-            if self._fs.has(f"{folder}/wwn/{attribute}"):
-                self._fs.write(f"{folder}/wwn/{attribute}", value)
 
     def _open(self, folder: str, dataset: str, tries: int = OPEN_TRIES) -> None:
         """Make the kernel open the zvol by the link that udev made.

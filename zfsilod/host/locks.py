@@ -23,17 +23,13 @@ def host_lock(path: Path, timeout_s: float) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        _lock(descriptor, path, timeout_s)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _wait(descriptor, path, timeout_s)
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, path: Path, timeout_s: float) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _wait(descriptor, path, timeout_s)
 
 
 def _wait(descriptor: int, path: Path, timeout_s: float) -> None:
@@ -41,7 +37,8 @@ def _wait(descriptor: int, path: Path, timeout_s: float) -> None:
 
     def ring(_signal: int, _frame: object) -> None:
         raise Unavailable(
-            f"another operation holds {path} for more than {timeout_s:.0f} s", lock=str(path)
+            f"another operation has held the lock {path} for more than {timeout_s:.0f} s; retry",
+            lock=str(path),
         )
 
     before = signal.signal(signal.SIGALRM, ring)

@@ -47,7 +47,7 @@ def has_mountpoint(path: str, *, file: bool) -> bool:
     """
     mountpoint = resolved(path)
     if mountinfo.at(mountpoint, mountinfo.read()):
-        return True  # the step for the mount, which follows, checks that it is ours
+        return True  # the step for the mount, which follows, checks that it is the volume's
     try:
         status = Path(mountpoint).lstat()
     except FileNotFoundError:

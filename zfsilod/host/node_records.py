@@ -66,8 +66,11 @@ class Nodes:
         portals: dict[Path, str] = {}
         for root in self.roots:
             for entry in (root / "nodes" / iscsi_name(target)).glob("*"):
+                address, _, rest = entry.name.partition(",")  # "10.0.0.1,3260,1"
+                port = rest.partition(",")[0]
+                portal = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
                 files = list(entry.iterdir()) if entry.is_dir() else [entry]
-                portals |= dict.fromkeys(files, _portal(entry.name))
+                portals |= dict.fromkeys(files, portal)
         return dict(sorted(portals.items(), key=lambda item: (item[0].stat().st_mtime_ns, item)))
 
     def traces(self, target: str) -> list[Path]:
@@ -110,10 +113,3 @@ class Nodes:
             os.fsync(descriptor)
         temporary.replace(path)
         sync_folder(path.parent)
-
-
-def _portal(name: str) -> str:
-    """Return the portal of a record: "10.0.0.1:3260" for the name "10.0.0.1,3260,1"."""
-    address, _, rest = name.partition(",")
-    port = rest.partition(",")[0]
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -79,10 +79,11 @@ class Completed:
     def failed(self, message: str = "") -> CommandFailed:
         """Log the failure and return its error, for a failure without a more specific error."""
         stderr = self.stderr.strip()[-MAX_STDERR_CHARACTERS:]
+        last_line = stderr.splitlines()[-1] if stderr else "no message"
         command = _quoted(self.argv)
         _log(f"{command}: exit code {self.rc}: {stderr}")
         return CommandFailed(
-            message or f"{self.argv[0]} failed with exit code {self.rc}: {_last_line(stderr)}",
+            message or f"{self.argv[0]} failed with exit code {self.rc}: {last_line}",
             command=command,
             exit_code=str(self.rc),
             stderr=stderr,
@@ -151,8 +152,12 @@ class Runner:
         return self._paths[tool]
 
     def _start(self, argv: list[str], text: str) -> subprocess.Popen[bytes]:
-        stdin = _open_input(text)
+        # Input is a file in memory, memfd_create(2): a write to a pipe could block.
+        stdin = os.memfd_create("input") if text else subprocess.DEVNULL
         try:
+            if text:
+                os.write(stdin, text.encode())
+                os.lseek(stdin, 0, os.SEEK_SET)
             return subprocess.Popen(
                 [self.find(argv[0]), *argv[1:]],
                 stdin=stdin,
@@ -178,19 +183,6 @@ def missing_tools(names: tuple[str, ...]) -> dict[str, str]:
         except FailedPrecondition:
             missing[name] = TOOLS[name]
     return missing
-
-
-def _open_input(text: str) -> int:
-    """Return a descriptor to read the text from.
-
-    A file in memory, memfd_create(2): a write to a pipe could block.
-    """
-    if not text:
-        return subprocess.DEVNULL
-    descriptor = os.memfd_create("input")
-    os.write(descriptor, text.encode())
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
 
 
 def _collect(process: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:
@@ -271,10 +263,6 @@ def _quoted(argv: tuple[str, ...]) -> str:
     import shlex  # takes 5 ms, which only a failure or debugging costs
 
     return shlex.join(argv)
-
-
-def _last_line(text: str) -> str:
-    return text.splitlines()[-1] if text else "no message"
 
 
 def _log(line: str) -> None:

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
 
-CUT = "zfsilo:cut"
+SET_UID = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
-PROPERTIES = ("guid", CUT, "defer_destroy", UID)
+PROPERTIES = ("guid", SET_UID, "defer_destroy", UID)
 LISTED = ("guid", "volsize", "creation", "defer_destroy")
 MARKS = ("cut", "snapshot", "members", "filesystems", "labels")
 
@@ -66,7 +66,10 @@ class RealSnapshots:
     def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
         datasets = self._get(refs, uid)
         for ref in refs:
-            _check_zvol(datasets, ref)
+            if ref.dataset not in datasets:
+                raise missing(ref.dataset)
+            if datasets[ref.dataset][UID] != (ref.uid, "local"):
+                raise foreign(ref.dataset, f"it is not volume {ref.uid}")
         if all(_is_present(datasets, ref, uid) for ref in refs):
             return
         self.release(refs, uid)  # snapshots of different moments are not one set
@@ -101,7 +104,7 @@ class RealSnapshots:
                 created_at=int(properties["creation"][0]),
             )
             for name, properties in snapshots.items()
-            if properties[CUT][1] == "local" and properties["defer_destroy"][0] != "on"
+            if properties[SET_UID][1] == "local" and properties["defer_destroy"][0] != "on"
         ]
 
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
@@ -151,7 +154,7 @@ class RealSnapshots:
     ) -> None:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             if own:
-                self.take((snapshot_ref,), snapshot_uid, ((CUT, snapshot_uid),))
+                self.take((snapshot_ref,), snapshot_uid, ((SET_UID, snapshot_uid),))
             self._clone(dataset, _name(snapshot_ref, snapshot_uid), (*properties, *marks))
         if own:
             self.release((snapshot_ref,), snapshot_uid)
@@ -194,14 +197,6 @@ def checked_uid(uid: str) -> str:
     return uid
 
 
-def _check_zvol(datasets: dict[str, Properties], ref: SnapshotRef) -> None:
-    """Check that the zvol of a snapshot exists and belongs to its volume."""
-    if ref.dataset not in datasets:
-        raise missing(ref.dataset)
-    if datasets[ref.dataset][UID] != (ref.uid, "local"):
-        raise foreign(ref.dataset, f"it is not volume {ref.uid}")
-
-
 def _is_present(datasets: dict[str, Properties], ref: SnapshotRef, uid: str) -> bool:
     """Tell whether a snapshot exists and is not released.
 
@@ -211,8 +206,8 @@ def _is_present(datasets: dict[str, Properties], ref: SnapshotRef, uid: str) -> 
     if name not in datasets:
         return False
     properties = datasets[name]
-    if properties[CUT] != (uid, "local"):
-        raise foreign(name, f"it has no local property {CUT} with the value {uid}")
+    if properties[SET_UID] != (uid, "local"):
+        raise foreign(name, f"it has no local property {SET_UID} with the value {uid}")
     if ref.guid and properties["guid"][0] != ref.guid:
         raise foreign(name, f"its guid is {properties['guid'][0]}, not {ref.guid}")
     return properties["defer_destroy"][0] != "on"

@@ -49,18 +49,14 @@ class Superblock:
 def parse(start: bytes) -> Superblock | None:
     """Return the superblock in the first BYTES of a device; None when there is none."""
     if len(start) >= XFS_BYTES and start[:4] == XFS_MAGIC:
-        return _xfs(start)
+        block_bytes, blocks = struct.unpack_from(">IQ", start, 4)
+        return Superblock(
+            type="xfs", uuid=_uuid(start[32:48]), size_bytes=block_bytes * blocks, spare_bytes=0
+        )
     block = start[EXT_OFFSET:]
     if len(block) >= 1024 and struct.unpack_from("<H", block, 56)[0] == EXT_MAGIC:
         return _ext(block)
     return None
-
-
-def _xfs(block: bytes) -> Superblock:
-    block_bytes, blocks = struct.unpack_from(">IQ", block, 4)
-    return Superblock(
-        type="xfs", uuid=_uuid(block[32:48]), size_bytes=block_bytes * blocks, spare_bytes=0
-    )
 
 
 def _ext(block: bytes) -> Superblock | None:

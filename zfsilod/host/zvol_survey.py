@@ -29,11 +29,9 @@ class SurveyedZfs(RealZfs):
         self._properties: dict[str, Properties] = {}
         self._errors: dict[str, ZfsiloError] = {}
         self._parents = sorted({_parent(check_dataset(dataset)) for dataset in datasets})
-        if self._parents:
-            self._survey()
-
-    def _survey(self) -> None:
-        """List the children of all parents of the datasets: zfs-get(8) with `-d 1`."""
+        if not self._parents:
+            return
+        # All children of the parents, in one listing: zfs-get(8) with `-d 1`.
         argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "filesystem,volume"]
         argv += ["-o", "name,property,value,source", ",".join(SURVEYED), *self._parents]
         done = self._run(argv, timeout_s=TIMEOUT_S, ok=ANY)

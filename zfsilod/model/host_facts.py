@@ -7,7 +7,7 @@ from typing import Literal
 from zfsilod.model.record import Pairs, Record
 
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
-FILESYSTEMS = ("ext4", "xfs")  # types that zfsilo can make
+FILESYSTEMS = ("ext4", "xfs")  # to add one: docs/architecture.md, "To add a filesystem"
 
 
 class Disk(Record, tag="Disk"):

@@ -1,4 +1,4 @@
-"""Identities: roles, what a certificate proves, the peer of a connection and the caller."""
+"""Identities: roles, the subject of a certificate, the peer of a connection, the caller."""
 
 from __future__ import annotations
 
@@ -63,4 +63,4 @@ class Caller(Record):
 
 
 DAEMON = Caller(role="admin", subject="zfsilod", origin="", local=True)
-"""The caller of what the daemon does by itself."""
+"""The caller of requests that the daemon submits by itself."""

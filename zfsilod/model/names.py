@@ -11,7 +11,8 @@ import re
 
 from zfsilod.model.errors import InvalidArgument
 
-# A pool name starts with a letter: zpoolconcepts(7). "." and ".." would climb in /dev/zvol.
+# A pool name starts with a letter: zpoolconcepts(7). "." and ".." would lead to other
+# places below /dev/zvol.
 DATASET = re.compile(
     r"(?=.{1,255}\Z)[A-Za-z][A-Za-z0-9_:.-]*(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_:.-]+)*"
 )

@@ -18,8 +18,11 @@ def apply_observed(record: R, facts: dict[str, str]) -> R:
     if isinstance(record, Snapshot):
         return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))
     if isinstance(record, Attachment):
+        filesystem = record.filesystem
+        if "fs_uuid" in facts:
+            filesystem = Filesystem(state="READY", type=facts["fs_type"], uuid=facts["fs_uuid"])
         return record.but(
-            filesystem=_observed_filesystem(record.filesystem, facts),
+            filesystem=filesystem,
             made_staging_path=record.made_staging_path or f"made {record.staging_path}" in facts,
             mounts=tuple(
                 mount.but(made_path=mount.made_path or f"made {mount.path}" in facts)
@@ -27,9 +30,3 @@ def apply_observed(record: R, facts: dict[str, str]) -> R:
             ),
         )
     return record
-
-
-def _observed_filesystem(filesystem: Filesystem, facts: dict[str, str]) -> Filesystem:
-    if "fs_uuid" not in facts:
-        return filesystem
-    return Filesystem(state="READY", type=facts["fs_type"], uuid=facts["fs_uuid"])

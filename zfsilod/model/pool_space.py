@@ -42,8 +42,8 @@ def check_space(
     limit = int(space.total_bytes * settings.overcommit)
     if volume.thin and promised_bytes + growth > limit:
         raise ResourceExhausted(
-            f"thin volumes may have {show_size(limit)} in all (server.overcommit times the pool); "
-            f"they have {show_size(promised_bytes)}, and {show_size(growth)} more do not fit",
+            f"thin volumes are limited to {show_size(limit)} in all (server.overcommit times the "
+            f"pool) and have {show_size(promised_bytes)}; {show_size(growth)} more do not fit",
             reason="OVERCOMMIT",
             volume=volume.id,
         )

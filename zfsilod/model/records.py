@@ -197,6 +197,13 @@ class Attachment(Stored, tag="Attachment"):
         return tuple(filter(None, (self.staging_path, *(mount.path for mount in self.mounts))))
 
 
+def journal_fields(subject: str) -> dict[str, str]:
+    """Return the journal fields of a resource name; a volume has one of its own: its id."""
+    collection, _slash, name = subject.partition("/")
+    volume = {"ZFSILO_VOLUME": name} if collection == "volumes" else {}
+    return {"ZFSILO_SUBJECT": subject} | volume
+
+
 def secret_name(owner: str, rotation: int) -> str:
     """Return the name of the secrets of a publication or an attachment, one per rotation.
 

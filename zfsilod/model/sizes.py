@@ -10,7 +10,8 @@ def show_size(size: int) -> str:
     if size < 1024:
         return f"{size} B"
     power = min((size.bit_length() - 1) // 10, len(UNITS))
-    tenths = _tenths(size, power)
+    unit = 1 << (10 * power)
+    tenths = (20 * size + unit) // (2 * unit)  # rounded to the nearest
     if tenths == 10240 and power < len(UNITS):
         power, tenths = power + 1, 10
     return f"{tenths // 10}.{tenths % 10} {UNITS[power - 1]}iB"
@@ -24,8 +25,3 @@ def show_round(size: int) -> str:
 def show_exact(size: int) -> str:
     """Return a size rounded and exact: 1.5 GiB (1610612736 bytes)."""
     return f"{show_size(size)} ({size} bytes)" if size >= 1024 else f"{size} bytes"
-
-
-def _tenths(size: int, power: int) -> int:
-    unit = 1 << (10 * power)
-    return (20 * size + unit) // (2 * unit)

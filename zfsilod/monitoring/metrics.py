@@ -203,7 +203,7 @@ class Metrics:
                 self._reading = asked.result()
 
     async def close(self) -> None:
-        """Cancel what is being read."""
+        """Cancel the reads in progress."""
         for work in (self._counting, self._asking):
             if work is not None:
                 work.cancel()

@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from zfsilod.model.records import journal_fields
+
 if TYPE_CHECKING:
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.records import Operation
@@ -95,6 +97,7 @@ class Audit:
             for field, value in zip(FIELDS, values, strict=True)
             if value
         }
+        fields |= journal_fields(_line(subject)) if subject else {}
         sentence = f"{caller}: {action} {subject}: {outcome.lower().replace('_', ' ')}"
         if outcome == "NEEDS_REPAIR":
             sentence += f": zfsiloctl operation repair {operation}"

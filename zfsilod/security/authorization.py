@@ -35,7 +35,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.Service/RenewCertificate": REMOTE,  # its own
     "/zfsilo.v1.Service/GetCapacity": READERS,
     "/zfsilo.v1.Service/GetStatus": READERS,
-    # Hosts and nodes see a part only: visible_to below, csi_node.visible_to.
+    # Hosts and nodes see a part only: visible_to in requests/rights.py.
     "/zfsilo.v1.VolumeService/GetVolume": ALL,
     "/zfsilo.v1.VolumeService/ListVolumes": REMOTE,
     "/zfsilo.v1.VolumeService/StatsVolume": ALL,
@@ -48,7 +48,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.VolumeService/AdoptVolumes": ADMIN,
     "/zfsilo.v1.VolumeService/DeleteVolume": MANAGERS,
     "/zfsilo.v1.VolumeService/UndeleteVolume": MANAGERS,
-    # A host may publish to itself if the volume names it, and act on its own publications.
+    # A host may publish to itself if the volume names it (may_publish_to_itself in
+    # requests/volumes.py), and act on its own publications.
     "/zfsilo.v1.VolumeService/PublishVolume": (*MANAGERS, "host"),
     "/zfsilo.v1.VolumeService/UnpublishVolume": (*MANAGERS, "host"),
     "/zfsilo.v1.VolumeService/ListPublications": REMOTE,
@@ -87,8 +88,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.OperationService/AbandonOperation": ADMIN,
 }
 
-# Calls that bring foreign data onto a host are accepted on its unix sockets only. The way down
-# stays open to a remote administrator, so that a host can always be drained.
+# Calls that bring foreign data onto a host are accepted on its unix sockets only. Their inverses
+# are open to a remote administrator, so that a host can always be drained.
 LOCAL = frozenset(
     f"/zfsilo.v1.VolumeService/{request}Volume" for request in ("Connect", "Stage", "Mount")
 )

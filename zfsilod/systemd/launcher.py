@@ -69,11 +69,16 @@ class SystemdLauncher:
         bus = await connect(address)
         launcher = cls(bus, worker=worker, timeout_s=timeout_s, debug=debug)
         await launcher._call("Subscribe")
-        await launcher._call_bus(
-            "AddMatch",
-            "s",
-            [f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"],
+        rule = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
+        add_match = Message(
+            destination="org.freedesktop.DBus",
+            path="/org/freedesktop/DBus",
+            interface="org.freedesktop.DBus",
+            member="AddMatch",
+            signature="s",
+            body=[rule],
         )
+        await launcher._send(add_match, fatal=True)
         await launcher._check_template()
         bus.add_message_handler(launcher._on_message)
         return launcher
@@ -151,17 +156,6 @@ class SystemdLauncher:
             body=body or [],
         )
         return await self._send(message, fatal=fatal)
-
-    async def _call_bus(self, member: str, signature: str, body: list[Any]) -> Message:
-        message = Message(
-            destination="org.freedesktop.DBus",
-            path="/org/freedesktop/DBus",
-            interface="org.freedesktop.DBus",
-            member=member,
-            signature=signature,
-            body=body,
-        )
-        return await self._send(message, fatal=True)
 
     async def _send(self, message: Message, *, fatal: bool) -> Message:
         try:

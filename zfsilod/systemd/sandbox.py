@@ -1,4 +1,4 @@
-"""The sandbox of an operation's unit: what its steps need and no more. systemd.exec(5).
+"""The sandbox of an operation's unit: only the permissions of its steps. systemd.exec(5).
 
 Every step names the part of the host that it changes: the pool, the kernel's target, the kernel's
 initiator, or mounts. Each part has its capabilities, system calls and writable paths here. A worker
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Permissions(Record):
-    """What the steps of one part of the host need."""
+    """The permissions that steps on one part of the host need."""
 
     capabilities: tuple[str, ...]
     calls: tuple[str, ...] = ()  # sets of system calls, beyond @system-service

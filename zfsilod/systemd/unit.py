@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dbus_next import Variant
 
 from zfsilod.host.run import DEBUG_VARIABLE
+from zfsilod.model.records import journal_fields
 from zfsilod.storage.secrets import CREDENTIAL
 from zfsilod.systemd.sandbox import sandbox
 
@@ -50,7 +51,8 @@ def properties(
     There are no default dependencies, because systemd refuses such units during shutdown.
     `debug`: the worker writes each command that it runs to the journal.
     """
-    fields = (f"ZFSILO_OPERATION={operation.unit}", f"ZFSILO_SUBJECT={operation.subject}")
+    fields = {"ZFSILO_OPERATION": operation.unit} | journal_fields(operation.subject)
+    extra = [f"{name}={value}".encode() for name, value in fields.items()]
     command = [worker, "run", operation.unit]
     more = " and more" if operation.batch else ""
     limit_us = timeout_s * 1_000_000 * (BATCH_TIMES if operation.batch else 1)
@@ -66,7 +68,10 @@ def properties(
         ["TimeoutStopUSec", Variant("t", limit_us)],
         ["Slice", Variant("s", "zfsilo.slice")],
         ["DefaultDependencies", Variant("b", False)],  # noqa: FBT003 - the wire has no keywords
-        ["LogExtraFields", Variant("aay", [field.encode() for field in fields])],
+        [
+            "LogExtraFields",
+            Variant("aay", extra),
+        ],
         *([["LoadCredentialEncrypted", Variant("a(ss)", [[CREDENTIAL] * 2])]] if opens else []),
         *([["Environment", Variant("as", [f"{DEBUG_VARIABLE}=1"])]] if debug else []),
         *([name, on_the_wire(name, value)] for name, value in allowed.items()),

@@ -127,7 +127,7 @@ class DbusFront:
                 f"{NAME}.conf and run zfsilod as root"
             ) from error
         if reply is not RequestNameReply.PRIMARY_OWNER:
-            raise Unavailable(f"bus name {NAME} has another owner: another zfsilod runs")
+            raise Unavailable(f"bus name {NAME} has another owner: stop the other zfsilod")
 
     async def closed(self) -> None:
         """Wait until the connection is closed, by `close` or by the bus."""

@@ -83,7 +83,8 @@ class Call:
         done, _pending = await asyncio.wait({task}, timeout=self.left_s + GRACE_S)
         if not done:
             raise DeadlineExceeded(
-                "the request was not stored before the deadline; it may still be"
+                "the request was not stored before the deadline and may be stored later; read the "
+                "resource before repeating it"
             )
         return task.result()
 

@@ -1,4 +1,4 @@
-"""OperationService: running and ended operations."""
+"""OperationService: running and finished operations."""
 
 from __future__ import annotations
 

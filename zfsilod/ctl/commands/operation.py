@@ -164,7 +164,7 @@ def changes_since(
             failure = server.error_of(error)
             if failure.code != "UNAVAILABLE" or fruitless > 1:
                 raise failure from error
-    raise Unavailable(f"{server.where} ended the watch twice without a change")
+    raise Unavailable(f"{server.where} closed the watch twice before any change; retry")
 
 
 def newest_revision(server: Server) -> int:

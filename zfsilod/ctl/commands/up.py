@@ -1,4 +1,4 @@
-"""`zfsiloctl up` and `down`, for zfsilo-volume@NAME.service and for people.
+"""`zfsiloctl up` and `down`: the commands of zfsilo-volume@NAME.service.
 
 On a client /etc/zfsilo/volumes.d/NAME.toml names the server and the state: up connects, stages and
 mounts. Without that file NAME is a volume that this host serves: up publishes it to its hosts, down

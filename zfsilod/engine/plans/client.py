@@ -75,7 +75,7 @@ def staging_steps(attachment: Attachment) -> list[Step]:
 
 
 def _formatting_steps(attachment: Attachment) -> list[Step]:
-    """Return the steps to a filesystem; the server is told before mkfs and before the mount."""
+    """Return the steps to a filesystem, with reports to the server before mkfs and the mount."""
     filesystem = attachment.filesystem
     formatted = Formatted(disk=attachment.disk, filesystem=filesystem)
     if filesystem.state == "READY":

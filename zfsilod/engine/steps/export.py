@@ -1,4 +1,4 @@
-"""Steps on the export of a volume by the kernel's iSCSI target, apart from who may use it."""
+"""Steps on the export of a volume by the kernel's iSCSI target, except the access of clients."""
 
 from __future__ import annotations
 

@@ -71,7 +71,9 @@ class Facts:
                 if value is not None:
                     facts[name] = value
         if blown:
-            self._blow(facts["blown"])
+            if facts["blown"] == "kill":
+                self.kill()
+            raise CommandFailed("the fuse of the simulated host blew")
 
     def light_fuse(self, effects: int, *, when: str, how: str, then: tuple[int, ...] = ()) -> None:
         """Fail at the n-th effect from now: `when` is before or after, `how` is error or kill.
@@ -98,11 +100,6 @@ class Facts:
             items = list(facts.items())
         return {name: value for name, value in items if name not in ("fuse", "blown")}
 
-    def _blow(self, how: str) -> None:
-        if how == "kill":
-            self.kill()
-        raise CommandFailed("the fuse of the simulated host blew")
-
     def kill(self) -> None:
         """Kill this process; tests replace this method to raise an exception."""
         os.kill(os.getpid(), signal.SIGKILL)
@@ -115,7 +112,10 @@ class Facts:
         lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
-            self._refresh(self.path)
+            identity = _identity(self.path)
+            if identity != self._identity:  # another process has written the file
+                self.memory = json.loads(self.path.read_text()) if self.path.exists() else {}
+                self._identity = identity
             yield self.memory
             if write:
                 new = self.path.with_suffix(".new")
@@ -127,13 +127,6 @@ class Facts:
             raise
         finally:
             os.close(lock)
-
-    def _refresh(self, path: Path) -> None:
-        """Read the file again when another process has written it."""
-        identity = _identity(path)
-        if identity != self._identity:
-            self.memory = json.loads(path.read_text()) if path.exists() else {}
-            self._identity = identity
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -104,7 +104,11 @@ class FakeIscsi:
 
     def _live(self, chaps: dict[str, Chap]) -> dict[str, dict[str, str]]:
         sessions = {target: self.facts.get(f"session:{target}") for target in chaps}
-        return {target: session for target, session in sessions.items() if _is_live(session)}
+        return {
+            target: session
+            for target, session in sessions.items()
+            if session is not None and "lost" not in session
+        }
 
     def has_size(self, disk: Disk) -> bool:
         session = self.facts.get(f"session:{disk.target}")
@@ -125,10 +129,6 @@ class FakeIscsi:
         need_session(self.facts, disk)
         session = self.facts.get(f"session:{disk.target}")
         self.facts.effect(f"session:{disk.target}", session | {"size": disk.size_bytes})
-
-
-def _is_live(session: dict[str, str] | None) -> bool:
-    return session is not None and "lost" not in session
 
 
 def hangs(facts: Facts, disk: Disk) -> bool:
