@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.record import Record
 
 Role = Literal["admin", "controller", "host", "node", "reader"]
@@ -60,6 +61,21 @@ class Caller(Record):
         unix = self.local and self.role == "admin"
         name = self.subject if unix else f"{self.role} {self.subject}"
         return f"{name} ({self.origin})"
+
+    def own_host(self, asked: str) -> str:
+        """Return the host that a request names; a caller of role host names itself or no host.
+
+        Raises InvalidArgument when another role names none, PermissionDenied for another host.
+        """
+        if self.role != "host":
+            if not asked:
+                raise InvalidArgument("the request names no host", reason="NO_HOST")
+            return asked
+        if asked not in ("", self.subject):
+            raise PermissionDenied(
+                f"{self} may not act for host {asked[:128]}", reason="OTHER_HOST"
+            )
+        return self.subject
 
 
 DAEMON = Caller(role="admin", subject="zfsilod", origin="", local=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.model.errors import InvalidArgument, NotFound, PermissionDenied
+from zfsilod.model.errors import NotFound, PermissionDenied
 from zfsilod.model.records import Attachment
 from zfsilod.storage.volume_view import volume_view
 
@@ -17,20 +17,6 @@ if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
     from zfsilod.requests.request import View
     from zfsilod.storage.volume_view import VolumeView
-
-
-def own_host(caller: Caller, asked: str) -> str:
-    """Return the host that a request names; a caller of role host names itself or no host.
-
-    Raises InvalidArgument when another role names none, PermissionDenied for another host.
-    """
-    if caller.role != "host":
-        if not asked:
-            raise InvalidArgument("the request names no host", reason="NO_HOST")
-        return asked
-    if asked not in ("", caller.subject):
-        raise PermissionDenied(f"{caller} may not act for host {asked[:128]}", reason="OTHER_HOST")
-    return caller.subject
 
 
 def visible_to(caller: Caller, view: VolumeView, node_paths: tuple[str, ...]) -> VolumeView | None:

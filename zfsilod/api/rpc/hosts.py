@@ -12,7 +12,6 @@ from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.records import Host
 from zfsilod.model.validation import check_id
 from zfsilod.requests import hosts as requests
-from zfsilod.requests.rights import own_host
 from zfsilod.requests.volumes import need_host
 from zfsilod.wire import convert
 
@@ -83,7 +82,7 @@ class HostMethods:
         self, message: host_pb2.RegisterHostRequest, call: Call
     ) -> host_pb2.MutateHostResponse:
         named = convert.host_id(message.host.name) if message.host.name else ""
-        request = _create(own_host(call.caller, named), message.host, register=True)
+        request = _create(call.caller.own_host(named), message.host, register=True)
         return await _change(call, request, request.id, validate_only=message.validate_only)
 
     async def IntroduceHost(

@@ -14,7 +14,6 @@ from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Publication
 from zfsilod.requests import publications, report_filesystem, volumes
-from zfsilod.requests.rights import own_host
 from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class PublicationMethods:
         volume_id = convert.volume_id(message.volume) if message.volume else ""
         host_id = convert.host_id(message.host) if message.host else ""
         if call.caller.role == "host":
-            host_id = own_host(call.caller, host_id)
+            host_id = call.caller.own_host(host_id)
 
         def read(txn: Transaction) -> tuple[list[volume_pb2.Publication], str]:
             records: Iterable[Publication]
@@ -157,4 +156,4 @@ class PublicationMethods:
 
 def _host(name: str, call: Call) -> str:
     """Return the id of the host in a request, by default that of the caller."""
-    return own_host(call.caller, convert.host_id(name) if name else "")
+    return call.caller.own_host(convert.host_id(name) if name else "")

@@ -14,7 +14,6 @@ from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests import orphans
-from zfsilod.requests.rights import own_host
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.security import certificates
 from zfsilod.service.orphan_scan import find_orphans
@@ -127,7 +126,7 @@ class ServiceMethods:
         force = message.force
         if call.caller.role == "host":
             need_view(call, volume_id)
-            host_id, force = own_host(call.caller, host_id), True  # its session continues
+            host_id, force = call.caller.own_host(host_id), True  # its session continues
         request = RotateSecrets(volume=volume_id, host=host_id, force=force)
         operation = await call.change(request, validate_only=message.validate_only)
         return service_pb2.RotateSecretsResponse(operation=operation)
