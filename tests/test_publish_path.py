@@ -13,9 +13,9 @@ from tests.bench.publish_path import trace_publish
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILES, CHANGES_OF_FILE = 30, 201
-TRANSACTIONS = {"daemon read": 3, "daemon change": 1, "worker read": 2, "worker change": 1}
-READS = {"Volume": 4, "Host": 2, "Operation": 3}
+FILES, CHANGES_OF_FILE = 30, 183
+TRANSACTIONS = {"daemon read": 1, "daemon change": 1, "worker read": 2, "worker change": 1}
+READS = {"Volume": 2, "Host": 2, "Operation": 3}
 DECODES = {"Host": 1, "Operation": 1}
 
 
