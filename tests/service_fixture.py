@@ -17,7 +17,7 @@ from zfsilod.model.records import Host, Operation, Publication, Volume
 from zfsilod.model.settings import Settings
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.report_filesystem import ReportFilesystem
+from zfsilod.requests.report_filesystem import ReportFilesystem, known_filesystem
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.service.context import ServiceContext
 from zfsilod.service.service import Service
@@ -93,6 +93,7 @@ class LocalServer:
             raise NotFound(f"there is no volume {volume} on this host")
         if publication is None:
             raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
+        filesystem = await known_filesystem(self.service.context, record)
         export = self.service.context.settings.export
         connection = Connection(
             volume=volume,
@@ -104,7 +105,7 @@ class LocalServer:
             epoch=publication.epoch,
             rotation=publication.rotation,
             readonly=publication.readonly,
-            filesystem=record.filesystem,
+            filesystem=filesystem,
         )
         return connection, self.service.context.store.chap(publication.secret)
 

@@ -12,7 +12,7 @@ from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner
 from zfsilod.host import superblock
 from zfsilod.host.block import MIB, RealBlock
 from zfsilod.host.disks import Disks
-from zfsilod.host.run import Runner
+from zfsilod.host.run import Completed, Runner
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, ZfsiloError
 from zfsilod.model.host_facts import Disk, Filesystem
 
@@ -47,6 +47,16 @@ class DiskImage:
         """Format the disk without the adapter."""
         argv = ["mke2fs", "-q", "-F", *options, str(self.path)]
         subprocess.run(argv, check=True, capture_output=True)
+
+    def debugfs(self, *commands: str) -> None:
+        """Change the filesystem of the disk behind the back of its checks."""
+        argv = ["debugfs", "-w", "-f", "-", str(self.path)]
+        subprocess.run(argv, input="\n".join(commands), text=True, check=True, capture_output=True)
+
+    def prove(self) -> None:
+        """Leave the proof that mkfs of zfsilo was started on the empty disk and has not ended."""
+        self.proofs.mkdir(exist_ok=True)
+        (self.proofs / UUID).write_text(UID)
 
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes to the disk."""
@@ -142,12 +152,81 @@ def test_a_killed_mkfs_is_repeated_with_the_proof_only(bench: DiskImage) -> None
     assert bench.block.has_filesystem(DISK, FORMATTING)
 
 
-def test_an_incomplete_filesystem_with_our_uuid_is_made_again(bench: DiskImage) -> None:
+def test_an_incomplete_filesystem_is_made_again_with_the_proof_only(bench: DiskImage) -> None:
     bench.mkfs("-t", "ext4", "-U", UUID)
     bench.write(4096, bytes(8 * 4096))
+    before = bench.path.read_bytes()
+    for probe in (bench.block.has_filesystem, bench.block.make_filesystem):
+        with pytest.raises(Conflict, match=f"run `e2fsck -f {bench.path}`") as refusal:
+            probe(DISK, FORMATTING)
+        assert refusal.value.reason == "NEEDS_FSCK"
+    assert bench.path.read_bytes() == before, "what needs a repair is not half made"
+    bench.prove()
     assert not bench.block.has_filesystem(DISK, FORMATTING)
     bench.block.make_filesystem(DISK, FORMATTING)
     assert bench.block.has_filesystem(DISK, FORMATTING)
+
+
+def test_a_filesystem_that_was_mounted_is_never_half_made(bench: DiskImage) -> None:
+    bench.mkfs("-t", "ext4", "-U", UUID)
+    bench.debugfs("set_super_value mtime 1700000000", "set_super_value mnt_count 1")
+    bench.debugfs("set_inode_field <8> mode 0", "set_bg 0 inode_table 5")
+    before = bench.path.read_bytes()
+    bench.prove()  # of a state directory that was restored
+    for probe in (bench.block.has_filesystem, bench.block.make_filesystem):
+        with pytest.raises(Conflict) as refusal:
+            probe(DISK, FORMATTING)
+        assert refusal.value.reason == "NEEDS_FSCK"
+    assert bench.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("tool", [("mkswap",), ("mke2fs", "-F", "-O", "journal_dev")])
+def test_foreign_content_is_not_wiped_even_with_the_proof(
+    bench: DiskImage, tool: tuple[str, ...]
+) -> None:
+    subprocess.run([*tool, str(bench.path)], check=True, capture_output=True)
+    before = bench.path.read_bytes()
+    bench.prove()
+    with pytest.raises(Conflict) as refusal:
+        bench.block.make_filesystem(DISK, FORMATTING)
+    assert refusal.value.reason == "NOT_EMPTY"
+    assert bench.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("progress", "half_made"), [(1, True), (0, False)])
+def test_an_xfs_is_half_made_while_it_says_so(
+    bench: DiskImage, progress: int, *, half_made: bool
+) -> None:
+    start = b"XFSB" + (4096).to_bytes(4, "big") + (16384).to_bytes(8, "big") + bytes(16)
+    start += bytes.fromhex(UUID.replace("-", ""))
+    bench.write(0, start.ljust(126, b"\0") + bytes([progress]))
+    bench.prove()
+    block = RealBlock(AnswersXfs(bench), bench.disks, bench.proofs)
+    if half_made:
+        assert not block.has_filesystem(DISK, FORMATTING.but(type="xfs"))
+        return
+    with pytest.raises(Conflict, match="run `xfs_repair"):
+        block.has_filesystem(DISK, FORMATTING.but(type="xfs"))
+
+
+class AnswersXfs(Runner):
+    """Answers xfs_repair, which says that the filesystem is damaged."""
+
+    def __init__(self, bench: DiskImage) -> None:
+        super().__init__()
+        self.bench = bench
+
+    def __call__(
+        self,
+        argv: list[str],
+        *,
+        timeout_s: float,
+        input: str = "",  # noqa: A002 - as in Runner
+        ok: tuple[int, ...] = (0,),
+    ) -> Completed:
+        """Answer the check; no other tool is expected."""
+        assert argv == ["xfs_repair", "-n", str(self.bench.path)]
+        return Completed(tuple(argv), 1, "", "would have reset")
 
 
 def test_the_proof_is_saved_before_mkfs_starts(bench: DiskImage) -> None:

@@ -5,8 +5,9 @@ it opens with O_EXCL, its first and last MiB are zeros, and `blkid -p` finds not
 does not prove it, since it exits with 2 for an empty disk, a read error and a missing disk alike.
 
 From that proof until mkfs has ended a file on this host, /var/lib/zfsilo/formatting/UUID, holds the
-serial of the disk. A half-made filesystem, which is neither empty nor valid, is then known to come
-from an interrupted mkfs: it is wiped and made again.
+serial of the disk. Only with this proof is a filesystem half-made: it is wiped and made again when
+its superblock, if there is one, is the expected one and was never mounted. Everything else that is
+neither empty nor valid needs a repair by a person, and is left unchanged (NEEDS_FSCK, NOT_EMPTY).
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ MAKE = {
     "xfs": ("mkfs.xfs", "-q", "-K", "-m", "uuid={uuid}"),
 }
 CHECK = {"ext4": ("e2fsck", "-f", "-n"), "xfs": ("xfs_repair", "-n")}  # read-only checks
-CHECKED = (0, 1, 2, 4, 8)  # valid or damaged; any other exit code means that the check failed
+REPAIR = {"ext4": "e2fsck -f", "xfs": "xfs_repair"}  # the commands for a person
+CHECKED = (0, 1, 2, 4, 8, 12)  # e2fsck(8), a sum: 4 needs a repair, 8 the check ended early
 
 XFS_GEOMETRY = 0x80705864  # XFS_IOC_FSGEOMETRY_V1 of <xfs/xfs_fs.h>
 XFS_GEOMETRY_BYTES = 112
@@ -72,7 +74,7 @@ class RealBlock:
             return True
         if present is None and not self._is_torn(disk, filesystem) and not _is_empty(device):
             raise self._not_empty(device)
-        return self._is_usable(device, present, filesystem)
+        return self._is_usable(disk, device, present, filesystem)
 
     def _check_known(
         self, device: Device, present: Superblock | None, filesystem: Filesystem
@@ -102,9 +104,12 @@ class RealBlock:
         return Filesystem(state="READY", type=present.type, uuid=present.uuid)
 
     def _is_usable(
-        self, device: Device, present: Superblock | None, filesystem: Filesystem
+        self, disk: Disk, device: Device, present: Superblock | None, filesystem: Filesystem
     ) -> bool:
-        """Tell whether the present filesystem is used: adopted, or made completely by zfsilo."""
+        """Tell whether the present filesystem is used: adopted, or made completely by zfsilo.
+
+        False: it is missing or half-made. Raises Conflict (NEEDS_FSCK) when it needs a repair.
+        """
         if present is None:
             return False
         if present.type != filesystem.type:
@@ -119,7 +124,17 @@ class RealBlock:
             return True
         # A check that changes nothing shows whether mkfs has ended: `e2fsck -n`.
         argv = [*CHECK[present.type], str(device.path)]
-        return self._run(argv, timeout_s=CHECK_TIMEOUT_S, ok=CHECKED).rc == 0
+        if self._run(argv, timeout_s=CHECK_TIMEOUT_S, ok=CHECKED).rc == 0:
+            return True
+        if present.never_used and self._is_torn(disk, filesystem):
+            return False
+        raise Conflict(
+            f"the {present.type} filesystem on {device.path} needs a repair and is not formatted "
+            f"again: run `{REPAIR[present.type]} {device.path}`",
+            reason="NEEDS_FSCK",
+            device=str(device.path),
+            found=f"{present.type} {present.uuid}",
+        )
 
     def _not_empty(self, device: Device) -> Conflict:
         content = self._content(device) or "unknown data"
@@ -174,7 +189,7 @@ class RealBlock:
                 reason="OTHER_SIZE",
                 device=str(device.path),
             )
-        if self._is_usable(device, read_superblock(device), filesystem):
+        if self._is_usable(disk, device, read_superblock(device), filesystem):
             return
         self._prove_empty(disk, device, filesystem)
         self._make(device, filesystem)
@@ -188,14 +203,13 @@ class RealBlock:
     def _prove_empty(self, disk: Disk, device: Device, filesystem: Filesystem) -> None:
         """Prove that a disk is empty, or wipe what an interrupted mkfs left; save the proof.
 
-        Raises Conflict (NOT_EMPTY) for any other content.
+        Raises Conflict (NOT_EMPTY) for any other content. _is_usable has checked the superblock.
         """
         descriptor = open_exclusively(device.path, "the disk", os.O_RDWR | os.O_DIRECT)
         try:
             if not _ends_are_zero(descriptor, device.size_bytes):
-                present = read_superblock(device)
-                is_ours = present is not None and present.uuid == filesystem.uuid
-                if not (is_ours or self._is_torn(disk, filesystem)):
+                content = self._content(device).partition(" ")[0]
+                if content not in ("", filesystem.type) or not self._is_torn(disk, filesystem):
                     raise self._not_empty(device)
                 _zero_ends(descriptor, device.size_bytes)
             if self._content(device):

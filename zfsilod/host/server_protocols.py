@@ -64,6 +64,9 @@ class ZfsAdapter(Protocol):
     def has_property(self, dataset: str, name: str, value: str) -> bool:
         """Tell whether a property is set on the dataset to this value; "": it is not set there."""
 
+    def find_mark(self, dataset: str, name: str) -> str:
+        """Return a user property of the zvol itself, set there or received; "": it has none."""
+
     def set_property(self, dataset: str, name: str, value: str) -> None:
         """Set a property; "": inherit it again, zfs-inherit(8)."""
 

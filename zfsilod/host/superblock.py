@@ -9,7 +9,8 @@ import struct
 
 EXT_OFFSET = 1024
 EXT_MAGIC = 0xEF53
-XFS_BYTES = 48  # the part of its superblock that is parsed
+XFS_BYTES = 128  # the part of its superblock that is parsed
+XFS_IN_PROGRESS = 126  # sb_inprogress: mkfs.xfs has not ended
 XFS_MAGIC = b"XFSB"
 BYTES = 4096  # of the start of the device, enough for all of them
 
@@ -34,11 +35,13 @@ class Superblock:
         size_bytes: int,
         spare_bytes: int,
         checksums: bool = False,
+        never_used: bool = False,
     ) -> None:
         self.type = type
         self.uuid = uuid
         self.size_bytes = size_bytes
         self.checksums = checksums  # ext4 with metadata_csum, which is seeded with the UUID
+        self.never_used = never_used  # no mount wrote to it, or mkfs has not even ended
         self.spare_bytes = spare_bytes  # at most so many bytes at the end of a device stay unused
 
     def fills(self, device_bytes: int) -> bool:
@@ -51,7 +54,11 @@ def parse(start: bytes) -> Superblock | None:
     if len(start) >= XFS_BYTES and start[:4] == XFS_MAGIC:
         block_bytes, blocks = struct.unpack_from(">IQ", start, 4)
         return Superblock(
-            type="xfs", uuid=_uuid(start[32:48]), size_bytes=block_bytes * blocks, spare_bytes=0
+            type="xfs",
+            uuid=_uuid(start[32:48]),
+            size_bytes=block_bytes * blocks,
+            spare_bytes=0,
+            never_used=start[XFS_IN_PROGRESS] != 0,
         )
     block = start[EXT_OFFSET:]
     if len(block) >= 1024 and struct.unpack_from("<H", block, 56)[0] == EXT_MAGIC:
@@ -74,6 +81,7 @@ def _ext(block: bytes) -> Superblock | None:
         uuid=_uuid(block[104:120]),
         size_bytes=blocks * block_bytes,
         checksums=bool(ro_compat & RO_COMPAT_METADATA_CSUM),
+        never_used=not any((_u16(block, 52), *block[44:48], *block[136:200])),
         spare_bytes=_ext_spare(block, blocks - first, block_bytes, incompat),
     )
 

@@ -214,6 +214,10 @@ class RealZfs:
         # The source "-" is of properties that are set at creation only, such as volblocksize.
         return source in ("local", "-") and present in (value, in_bytes(value))
 
+    def find_mark(self, dataset: str, name: str) -> str:
+        value, source = self.properties(dataset, (name,))[name]
+        return value if source in ("local", "received") else ""
+
     def set_property(self, dataset: str, name: str, value: str) -> None:
         if value:
             self._set(dataset, f"{name}={value}")

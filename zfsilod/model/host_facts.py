@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from zfsilod.model.record import Pairs, Record
 
@@ -27,6 +27,15 @@ class Filesystem(Record, tag="Filesystem"):
     operation: str = ""  # FORMATTING: operation of the client that may run mkfs
     host: str = ""
     origin: str = ""  # CLONED: UUID of its source, until it gets its own
+
+
+def furthest(older: Filesystem, newer: Filesystem) -> Filesystem:
+    """Return the one of two memories of a filesystem whose state is further: READY wins.
+
+    Where both are equally far, it is the second one.
+    """
+    states: tuple[FilesystemState, ...] = get_args(FilesystemState)
+    return max(newer, older, key=lambda filesystem: states.index(filesystem.state))
 
 
 class SnapshotRef(Record, tag="Shot"):

@@ -74,7 +74,8 @@ AREAS: dict[str, dict[str, str]] = {
     "Volumes and snapshots": {
         "DATASET_BUSY": "the dataset is in use",
         "DEPENDENTS": "snapshots or clones depend on it",
-        "FORMATTING": "the filesystem was not complete when the snapshot was taken",
+        "FORMATTING": "the filesystem is not complete: mkfs runs on another host, or had not ended "
+        "when the snapshot was taken",
         "IN_GROUP": "the snapshot belongs to a group; delete the group",
         "IN_TRASH": "the zvol belongs to a deleted volume",
         "IN_USE": "in use on this host",

@@ -124,10 +124,12 @@ def parse_labels(mark: str) -> dict[str, str]:
 
 def parse_filesystem_mark(mark: str) -> Filesystem:
     """Return the filesystem of a mark that plans.filesystem_mark wrote; NONE for any other text."""
-    parts = [*mark.split(":"), "", "", ""]
+    parts = [*mark.split(":"), "", "", "", ""]
     states: tuple[FilesystemState, ...] = get_args(FilesystemState)
     state = next((state for state in states if state == parts[0]), None)
     if state is None or state == "NONE":
         return Filesystem()
-    last = "origin" if state == "CLONED" else "operation"
-    return Filesystem(state=state, type=parts[1], uuid=parts[2]).but(**{last: parts[3]})
+    filesystem = Filesystem(state=state, type=parts[1], uuid=parts[2])
+    if state == "CLONED":
+        return filesystem.but(origin=parts[3])
+    return filesystem.but(operation=parts[3], host=parts[4])

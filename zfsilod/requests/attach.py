@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, ZfsiloError
-from zfsilod.model.host_facts import FILESYSTEMS, Filesystem
+from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, furthest
 from zfsilod.model.records import Action, Attachment, Mount
 from zfsilod.model.validation import check_id, check_path
 from zfsilod.requests.request import Plan, Request, View, put
@@ -274,13 +274,15 @@ def _mount_at(attachment: Attachment, path: str) -> Mount | None:
 def _as_served(attachment: Attachment, connection: Connection | None) -> Attachment:
     """Return an attachment with the size and the filesystem that its server reports.
 
-    After a Stage that failed behind mkfs, only the server has recorded the filesystem.
+    After a Stage that failed behind mkfs, only the server has recorded the filesystem. A server
+    that was restored may have forgotten it.
     """
     if connection is None or connection.epoch != attachment.epoch:
         return attachment
     size = max(connection.size_bytes, attachment.disk.size_bytes)
     disk = attachment.disk.but(size_bytes=size)
-    return attachment.but(disk=disk, filesystem=connection.filesystem)
+    filesystem = furthest(attachment.filesystem, connection.filesystem)
+    return attachment.but(disk=disk, filesystem=filesystem)
 
 
 def need_attachment(txn: Transaction, attachment_id: str) -> Attachment:

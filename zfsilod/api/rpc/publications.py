@@ -112,6 +112,7 @@ class PublicationMethods:
         need_view(call, volume_id)
         volume, publication = call.read(read)
         # The first decryption imports cryptography: not on the event loop.
+        filesystem = await report_filesystem.known_filesystem(call.service.context, volume)
         chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
         export = call.service.context.settings.export
         return volume_pb2.FetchConnectionResponse(
@@ -124,7 +125,7 @@ class PublicationMethods:
             epoch=publication.epoch,
             rotation=publication.rotation,
             readonly=publication.readonly,
-            filesystem=convert.filesystem(volume.filesystem),
+            filesystem=convert.filesystem(filesystem),
             chap=volume_pb2.Chap(**chap.values()),
         )
 

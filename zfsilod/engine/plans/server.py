@@ -170,13 +170,13 @@ def adoption(volume: Volume) -> tuple[Action, ...]:
     )
 
 
-def mark_filesystem(volume: Volume, filesystem: Filesystem) -> tuple[Action, ...]:
+def mark_filesystem(volume: Volume, filesystem: Filesystem, previous: str) -> tuple[Action, ...]:
     """Return the change of the mark that records the state of the filesystem on a volume."""
     step = ZvolProperty(
         dataset=volume.dataset,
         name="zfsilo:filesystem",
         value=filesystem_mark(filesystem),
-        previous=filesystem_mark(volume.filesystem),
+        previous=previous,
     )
     return up([step])
 
@@ -184,7 +184,8 @@ def mark_filesystem(volume: Volume, filesystem: Filesystem) -> tuple[Action, ...
 def filesystem_mark(filesystem: Filesystem) -> str:
     """Return a filesystem's state as the text of a ZFS user property."""
     last = filesystem.operation or filesystem.origin
-    parts = (filesystem.state, filesystem.type, filesystem.uuid, last)
+    host = filesystem.host if filesystem.state == "FORMATTING" else ""
+    parts = (filesystem.state, filesystem.type, filesystem.uuid, last, host)
     return ":".join(part for part in parts if part)
 
 

@@ -112,6 +112,9 @@ class FakeZfs:
     def has_property(self, dataset: str, name: str, value: str) -> bool:
         return bool(self._zvol(dataset)["properties"].get(name, "") == value)
 
+    def find_mark(self, dataset: str, name: str) -> str:
+        return str(self._zvol(dataset)["properties"].get(name, ""))
+
     def set_property(self, dataset: str, name: str, value: str) -> None:
         zvol = self._zvol(dataset)
         kept = {n: v for n, v in zvol["properties"].items() if n != name}
