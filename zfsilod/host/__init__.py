@@ -37,5 +37,8 @@ class HostAdapters(Protocol):
     def chap(self) -> Callable[[str], Chap]:
         """Return CHAP secrets by name, from the store."""
 
+    def machine_id(self) -> str:
+        """Return the id of the machine for zfsilo: 32 hex digits. Raises Unavailable without."""
+
     def surveyed(self, datasets: tuple[str, ...]) -> HostAdapters:
         """Return this host with the zvols of these datasets read in advance, in one process."""

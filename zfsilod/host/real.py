@@ -46,6 +46,12 @@ class RealHost:
         setattr(self, name, adapter)
         return adapter
 
+    def machine_id(self) -> str:
+        """Return the id of the machine for zfsilo: 32 hex digits. Raises Unavailable without."""
+        from zfsilod.host.machine_id import machine_id
+
+        return machine_id()
+
     def surveyed(self, datasets: tuple[str, ...]) -> HostAdapters:
         """Return this host with the zvols of these datasets read in advance, in one process."""
         from zfsilod.host.zvol_survey import SurveyedZfs

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from zfsilod.model.chap import Chap
 
-__all__ = ["SIMULATED_BYTES", "VOLATILE", "Facts", "FakeHost"]
+SIMULATED_MACHINE = "51" * 16
+
+__all__ = ["SIMULATED_BYTES", "SIMULATED_MACHINE", "VOLATILE", "Facts", "FakeHost"]
 
 
 class FakeHost:
@@ -39,6 +41,10 @@ class FakeHost:
         self.block = FakeBlock(self.facts)
         self.mounts = FakeMounts(self.facts)
         self.chap = chap
+
+    def machine_id(self) -> str:
+        """Return the fact "machine", which a test changes for another machine."""
+        return str(self.facts.get("machine") or SIMULATED_MACHINE)
 
     def surveyed(self, _datasets: tuple[str, ...]) -> FakeHost:
         """Return this host: reading a fact starts no process."""
