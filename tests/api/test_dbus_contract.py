@@ -30,7 +30,8 @@ from zfsilod.api.dbus.contract import (
     split,
     unescape,
 )
-from zfsilod.api.dbus.methods import MUTATIONS, OPTIONS, QUERIES, make_request
+from zfsilod.api.dbus.methods import MUTATIONS, QUERIES, make_request
+from zfsilod.api.dbus.options import OPTIONS
 from zfsilod.api.dbus.properties import READERS
 from zfsilod.model.errors import BY_NAME
 from zfsilod.security.authorization import ACTIONS, DESTROY, MANAGE, READ

@@ -7,25 +7,20 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from zfsilod.api.dbus.contract import HOST, MANAGER, OPERATION, SNAPSHOT, VOLUME, path_of
+from zfsilod.api.dbus.options import check_choice, read_options
 from zfsilod.api.dbus.properties import capacity_of
-from zfsilod.model.errors import InvalidArgument
-from zfsilod.model.record import pairs
 from zfsilod.model.records import (
     STATES,
-    AccessMode,
     Host,
-    Mode,
     Operation,
     OperationState,
-    Restore,
     Snapshot,
-    Transport,
 )
 from zfsilod.model.validation import check_id
 from zfsilod.requests.attach import Grow, MountAt, Stage
 from zfsilod.requests.clones import need_snapshot
 from zfsilod.requests.connect import Connect
-from zfsilod.requests.deletion import DeleteVolume, Dependents, UndeleteVolume
+from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.orphans import RemoveOrphans
@@ -51,53 +46,6 @@ if TYPE_CHECKING:
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 NOT_IN_MASK = ("id", "etag", "limit_bytes")  # fields that an update mask never contains
-
-
-class Option(NamedTuple):
-    """A key of an a{sv}: its type, and its valid values (none: any)."""
-
-    signature: str
-    choices: tuple[str, ...] = ()
-    field: str = ""  # its name in the request, if another
-
-
-OPTIONS = {
-    "access_mode": Option("s", get_args(AccessMode)),
-    "access_modes": Option("as", get_args(AccessMode)),
-    "addresses": Option("as"),
-    "capacity_bytes": Option("t"),
-    "dependents": Option("s", get_args(Dependents)),
-    "epoch": Option("t"),
-    "etag": Option("s"),
-    "fence": Option("b"),
-    "force": Option("b"),
-    "fs_type": Option("s"),
-    "grace_s": Option("u"),
-    "hosts": Option("as"),
-    "iqn": Option("s"),
-    "labels": Option("a{ss}"),
-    "limit_bytes": Option("t"),
-    "local_name": Option("s", field="id"),
-    "max_attachments": Option("u"),
-    "mode": Option("s", get_args(Mode)),
-    "mount_options": Option("as"),
-    "nqn": Option("s"),
-    "page_size": Option("u"),
-    "page_token": Option("s"),
-    "properties": Option("a{ss}"),
-    "publish_if_needed": Option("b"),
-    "readonly": Option("b"),
-    "restore": Option("s", get_args(Restore)),
-    "source_snapshot": Option("s"),
-    "source_volume": Option("s"),
-    "state": Option("s"),  # the two lists that have it check its value
-    "subject": Option("s"),
-    "thin": Option("b"),
-    "transport": Option("s", get_args(Transport)),
-    "uid": Option("s"),
-    "validate_only": Option("b"),
-    "volume": Option("s"),
-}
 
 
 class Mutation(NamedTuple):
@@ -195,7 +143,7 @@ class Methods:
     async def list_volumes(self, options: dict[str, Variant]) -> list[Any]:
         fields = read_options(options, ("page_size", "page_token", "state", "labels"))
         state, labels = fields.get("state"), set(fields.get("labels", ()))
-        _check_choice("state", state, STATES)
+        check_choice("state", state, STATES)
 
         def wanted(view: VolumeView) -> bool:
             own_labels = set(view.volume.labels) if view.volume else set()
@@ -239,7 +187,7 @@ class Methods:
     async def list_operations(self, options: dict[str, Variant]) -> list[Any]:
         fields = read_options(options, ("page_size", "page_token", "state", "subject"))
         state, subject = fields.get("state"), fields.get("subject")
-        _check_choice("state", state, get_args(OperationState))
+        check_choice("state", state, get_args(OperationState))
 
         def wanted(operation: Operation) -> bool:
             return state in (None, operation.state) and subject in (None, operation.subject)
@@ -311,39 +259,6 @@ def make_request(mutation: Mutation, arguments: list[Any], options: dict[str, An
     if "mask" in mutation.request.FIELDS:
         fields["mask"] = tuple(name for name in fields if name not in NOT_IN_MASK)
     return mutation.request(**fields)
-
-
-def read_options(options: dict[str, Variant], known: tuple[str, ...]) -> dict[str, Any]:
-    """Return options as fields of a request. Raises InvalidArgument with the key."""
-    for key in options:
-        if key not in known:
-            raise _bad(key, f"unknown option {key[:80]!r}: expected one of {', '.join(known)}")
-    return {OPTIONS[key].field or key: _option(key, value) for key, value in options.items()}
-
-
-def _option(key: str, variant: Variant) -> Any:
-    option, value = OPTIONS[key], variant.value
-    if variant.signature != option.signature:
-        raise _bad(key, f"option {key} has type {variant.signature}: expected {option.signature}")
-    if option.choices:
-        choices = value if option.signature == "as" else [value]
-        if not choices:
-            raise _bad(key, f"option {key} is empty: expected any of {', '.join(option.choices)}")
-        for choice in choices:
-            _check_choice(key, choice, option.choices)
-    if option.signature == "a{ss}":
-        return pairs(value)
-    return tuple(value) if option.signature == "as" else value
-
-
-def _check_choice(key: str, value: str | None, choices: tuple[str, ...]) -> None:
-    if value is not None and value not in choices:
-        expected = ", ".join(choices)
-        raise _bad(key, f"invalid value {value!r} of option {key}: expected one of {expected}")
-
-
-def _bad(key: str, message: str) -> InvalidArgument:
-    return InvalidArgument(message, reason="BAD_OPTION", option=key[:80])
 
 
 def _limit(fields: dict[str, Any]) -> int:

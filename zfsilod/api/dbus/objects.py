@@ -28,10 +28,9 @@ from zfsilod.model.records import Host, Operation, Snapshot
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from zfsilod.service.service import Service
-    from zfsilod.storage.transaction import Transaction
 
 MAX_OBJECTS = 5000
 MAX_PLANNED = 64
@@ -81,7 +80,22 @@ class Objects:
         if name in self._planned and kind == "operation":
             return BusObject(path, OPERATION, ShownOperation(self._planned[name], planned=True))
         with self.service.context.store.read() as txn:
-            return _object(txn, kind, name) if kind else None
+            match kind:
+                case "volume":
+                    try:
+                        return volume(volume_view(txn, name))
+                    except (NotFound, InvalidArgument):  # an invalid id names no object
+                        return None
+                case "snapshot":
+                    taken = txn.get(Snapshot, name)
+                    return snapshot(taken) if taken else None
+                case "host":
+                    record = txn.get(Host, name)
+                    return host(record) if record else None
+                case "operation":
+                    stored = txn.get(Operation, name)
+                    return operation(stored) if stored else None
+        return None
 
     def need(self, path: str) -> BusObject:
         """Return the object at a path. Raises UnknownObject."""
@@ -116,7 +130,13 @@ class Objects:
         if kind not in KINDS:
             return []
         with self.service.context.store.read() as txn:
-            names = list(islice(_names(txn, kind), MAX_OBJECTS + 1))
+            records: dict[str, Iterable[Any]] = {
+                "volume": volume_views(txn),
+                "snapshot": txn.scan(Snapshot),
+                "host": txn.scan(Host),
+                "operation": txn.live(),
+            }
+            names = [record.id for record in islice(records[kind], MAX_OBJECTS + 1)]
         return None if len(names) > MAX_OBJECTS else list(map(escape, names))
 
 
@@ -144,31 +164,3 @@ def operation(record: Operation) -> BusObject:
     """Return the object of an operation."""
     path = path_of("operation", record.id)
     return BusObject(path, OPERATION, ShownOperation(record, planned=False))
-
-
-def _object(txn: Transaction, kind: str, name: str) -> BusObject | None:
-    match kind:
-        case "volume":
-            try:
-                return volume(volume_view(txn, name))
-            except (NotFound, InvalidArgument):  # an invalid id names no object
-                return None
-        case "snapshot":
-            taken = txn.get(Snapshot, name)
-            return snapshot(taken) if taken else None
-        case "host":
-            record = txn.get(Host, name)
-            return host(record) if record else None
-    stored = txn.get(Operation, name)
-    return operation(stored) if stored else None
-
-
-def _names(txn: Transaction, kind: str) -> Iterator[str]:
-    match kind:
-        case "volume":
-            return (view.id for view in volume_views(txn))
-        case "snapshot":
-            return (record.id for record in txn.scan(Snapshot))
-        case "host":
-            return (record.id for record in txn.scan(Host))
-    return (record.id for record in txn.live())

@@ -56,7 +56,11 @@ class Identities:
 
     async def authorize(self, sender: str, action: str, *, interactive: bool = False) -> Caller:
         """Return the caller behind a bus name if it has the action, else raise AccessDenied."""
-        uid = await self._uid(sender)
+        if sender not in self.uids:
+            (self.uids[sender],) = await self._call_bus("GetConnectionUnixUser", sender)
+            if len(self.uids) > MAX_CALLERS:
+                self.uids.popitem(last=False)
+        uid = self.uids[sender]
         if uid != 0:
             if self.checks[uid] >= MAX_CHECKS:
                 text = f"{MAX_CHECKS} authorization checks of uid {uid} are running: retry later"
@@ -105,15 +109,6 @@ class Identities:
     def known_uid(self, sender: str) -> str:
         """Return the uid behind a bus name if it is known, for the audit."""
         return str(self.uids.get(sender, "unknown"))
-
-    async def _uid(self, sender: str) -> int:
-        if sender not in self.uids:
-            (uid,) = await self._call_bus("GetConnectionUnixUser", sender)
-            self.uids[sender] = uid
-            if len(self.uids) > MAX_CALLERS:
-                self.uids.popitem(last=False)
-            return int(uid)
-        return self.uids[sender]
 
     async def _call_bus(self, member: str, argument: str) -> list[int]:
         message = Message(

@@ -45,8 +45,11 @@ class Signals:
             self._signalled.popitem(last=False)
         shown = objects.operation(operation)
         self._added(shown) if last is None else self._changed(shown)
-        for kind, name in _resources(operation):
-            self._resource_changed(kind, name, operation)
+        kind, _slash, name = operation.subject.partition("s/")
+        subject = (kind, name) if kind in KINDS else None
+        for resource in dict.fromkeys([subject, *map(_resource, _changes(operation))]):
+            if resource is not None:
+                self._resource_changed(*resource, operation)
         if operation.ended or operation.state == "NEEDS_REPAIR":
             body = [shown.path, operation.subject, operation.state]
             self._emit(ROOT, MANAGER, "OperationFinished", "oss", body)
@@ -75,13 +78,6 @@ class Signals:
 
     def _removed(self, path: str, interface: str) -> None:
         self._emit(ROOT, OBJECT_MANAGER, "InterfacesRemoved", "oas", [path, [interface]])
-
-
-def _resources(operation: Operation) -> list[tuple[str, str]]:
-    """Return kind and id of the subject of an operation and of every resource it changed."""
-    kind, _slash, name = operation.subject.partition("s/")
-    subject = [(kind, name)] if kind in KINDS else []
-    return list(dict.fromkeys([*subject, *filter(None, map(_resource, _changes(operation)))]))
 
 
 def _changes(operation: Operation) -> tuple[Change, ...]:

@@ -78,7 +78,8 @@ class Call:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_retrieve_exception)
+        # asyncio would log the exception of a task whose waiter has gone, unless it is retrieved.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         # asyncio.wait cancels the task neither on a timeout nor when this call is cancelled.
         done, _pending = await asyncio.wait({task}, timeout=self.left_s + GRACE_S)
         if not done:
@@ -87,9 +88,3 @@ class Call:
                 "resource before repeating it"
             )
         return task.result()
-
-
-def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Retrieve the exception of a task without a waiter, which asyncio would log."""
-    if not task.cancelled():
-        task.exception()

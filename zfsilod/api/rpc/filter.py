@@ -119,8 +119,11 @@ class _Parser:
             raise _bad(f"unknown field {field[:80]!r}: expected one of {', '.join(self._fields)}")
         operator = self._pop("operator", f"=, != or : after {field[:80]}")
         value = self._pop("value", f"a value after {field[:80]} {operator}")
-        if field in self._enumerations:
-            value = self._enumerated(field, value, prefix=operator == ":")
+        if names := self._enumerations.get(field):
+            prefix = operator == ":" and any(name.startswith(value.upper()) for name in names)
+            if value.upper() not in names and not prefix:
+                raise _bad(f"unknown {field} {value[:80]!r}: expected one of {', '.join(names)}")
+            value = value.upper()
         match operator:
             case "=":
                 return lambda fields: value in fields(field)
@@ -131,13 +134,6 @@ class _Parser:
             case ":":
                 return lambda fields: any(text.startswith(value) for text in fields(field))
         raise _bad(f"{operator!r} is not a comparison")
-
-    def _enumerated(self, field: str, value: str, *, prefix: bool) -> str:
-        """Return a value of an enumeration, or a prefix of one. Raises InvalidArgument."""
-        names, upper = self._enumerations[field], value.upper()
-        if upper not in names and not (prefix and any(name.startswith(upper) for name in names)):
-            raise _bad(f"unknown {field} {value[:80]!r}: expected one of {', '.join(names)}")
-        return upper
 
     def _take(self, text: str) -> bool:
         """Consume a keyword or sign if it is next."""

@@ -21,12 +21,9 @@ from zfsilod.storage.summary import Attention, Summary, about_volume
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from zfsilod.api.rpc.call import Call
     from zfsilod.model.records import Issued
     from zfsilod.security.join_file import Files
-    from zfsilod.service.service import Service
 
 MAX_ATTENTION = 100
 # Features that were added after the first version of v1.
@@ -74,7 +71,10 @@ class ServiceMethods:
             publications=summary.publications.total(),
             hosts=summary.hosts,
         )
-        attention = [*summary.attention, *await _broken(call.service, summary.attention)]
+        known = {attention.subject for attention in summary.attention}
+        broken = await call.service.stats.broken_sessions()
+        sessions = [about_volume(*item) for item in broken.items()]
+        attention = [*summary.attention, *(a for a in sessions if a.subject not in known)]
         if status.root:
             try:
                 space = await call.service.capacity("")
@@ -152,13 +152,6 @@ class ServiceMethods:
         return service_pb2.RenewCertificateResponse(
             certificate=pem.decode(), authority=authority_pem.decode()
         )
-
-
-async def _broken(service: Service, known: Sequence[Attention]) -> list[Attention]:
-    """Return the sessions that are broken now and not among the known problems."""
-    subjects = {attention.subject for attention in known}
-    broken = [about_volume(*item) for item in (await service.stats.broken_sessions()).items()]
-    return [attention for attention in broken if attention.subject not in subjects]
 
 
 def _server(call: Call) -> service_pb2.ServerInfo:

@@ -133,7 +133,8 @@ class VolumeMethods:
     async def CreateVolume(
         self, message: volume_pb2.CreateVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        volume = message.volume
+        volume, source = message.volume, message.volume.source
+        kind = source.WhichOneof("source")
         modes = tuple(map(enums.ACCESS_MODES.name, volume.access_modes))
         request = CreateVolume(
             id=check_id(message.volume_id, "volume id"),
@@ -145,7 +146,8 @@ class VolumeMethods:
             labels=convert.as_pairs(volume.labels),
             hosts=tuple(volume.hosts),
             access_modes=modes or ("SINGLE_NODE_WRITER",),
-            **_source(volume.source),
+            source_snapshot=convert.snapshot_id(source.snapshot) if kind == "snapshot" else "",
+            source_volume=convert.volume_id(source.volume) if kind == "volume" else "",
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
@@ -235,16 +237,6 @@ async def change_volume(
         with suppress(NotFound):  # deleted, disconnected, or not visible to the caller now
             response.volume.CopyFrom(convert.volume(need_view(call, volume_id)))
     return response
-
-
-def _source(source: volume_pb2.VolumeSource) -> dict[str, str]:
-    """Return the fields of a request that name the source of a volume."""
-    match source.WhichOneof("source"):
-        case "snapshot":
-            return {"source_snapshot": convert.snapshot_id(source.snapshot)}
-        case "volume":
-            return {"source_volume": convert.volume_id(source.volume)}
-    return {}
 
 
 def _values(view: VolumeView, field: str) -> filters.Values:
