@@ -175,18 +175,16 @@ def _convert(content: dict[str, Any], path: Path) -> Config:
     try:
         return msgspec.convert(content, Config)
     except msgspec.ValidationError as error:
-        raise InvalidArgument(f"{path}: {_in_words(error)}", reason="BAD_CONFIG") from error
-
-
-def _in_words(error: msgspec.ValidationError) -> str:
-    """Return the error of msgspec with the key in front."""
-    text, _at, where = str(error).partition(" - at `$")
-    key = where.strip("`.")
-    if "unknown field" in text:
-        unknown = text.rpartition("field ")[2].strip("`")
-        table = f"[{key}]" if key else "the file"
-        return f"{table} has no key {unknown}; see zfsilod.toml(5)"
-    return f"{key}: {text[:1].lower()}{text[1:]}" if key else text
+        # The message ends with the place of the value; the key belongs in front.
+        text, _at, where = str(error).partition(" - at `$")
+        key = where.strip("`.")
+        if "unknown field" in text:
+            table = f"[{key}]" if key else "the file"
+            unknown = text.rpartition("field ")[2].strip("`")
+            text = f"{table} has no key {unknown}; see zfsilod.toml(5)"
+        elif key:
+            text = f"{key}: {text[:1].lower()}{text[1:]}"
+        raise InvalidArgument(f"{path}: {text}", reason="BAD_CONFIG") from error
 
 
 def _server(path: Path) -> Access:

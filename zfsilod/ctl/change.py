@@ -35,7 +35,13 @@ def ask(args: Namespace, server: Server, method: Any, request: Any) -> dict[str,
         answer = send(server, method, request, follow=False)
         return _reported(args, answer, plan_of(answer.operation))
     if args.no_wait:
-        return _submit(args, server, method, request)
+        call = method(request, timeout=server.change_s)
+        if name := operation_of(call):
+            call.cancel()
+            say(args, bare(name, "operations"))
+            return {"operation": {"name": name}}
+        answer = answer_of(server, call)
+        return _reported(args, answer, outcome(answer.operation))
     answer = send(server, method, request, follow=not (args.json or args.quiet))
     return _reported(args, answer, outcome(answer.operation))
 
@@ -92,15 +98,3 @@ def plan_of(operation: Any) -> str:
         return f"would {clean(operation.title)}, with no change to the host"
     actions = [f"  {clean(action.step)}" for action in operation.actions]
     return "\n".join([f"would {clean(operation.title)}:", *actions])
-
-
-def _submit(args: Namespace, server: Server, method: Any, request: Message) -> dict[str, Any]:
-    """Submit a change, print its operation and return without waiting."""
-    call = method(request, timeout=server.change_s)
-    name = operation_of(call)
-    if not name:
-        answer = answer_of(server, call)
-        return _reported(args, answer, outcome(answer.operation))
-    call.cancel()
-    say(args, bare(name, "operations"))
-    return {"operation": {"name": name}}

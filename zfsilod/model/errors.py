@@ -23,6 +23,8 @@ front ends.
 
 from __future__ import annotations
 
+import re
+
 
 class ZfsiloError(Exception):
     """An error that a caller may see."""
@@ -33,7 +35,8 @@ class ZfsiloError(Exception):
     def __init__(self, message: str, *, reason: str = "", **facts: str) -> None:
         super().__init__(message)
         self.message = message
-        self.reason = reason or type(self).reason or _upper_snake(type(self).__name__)
+        words = re.findall("[A-Z][^A-Z]*", type(self).__name__)
+        self.reason = reason or type(self).reason or "_".join(words).upper()
         self.facts = facts
 
     @property
@@ -118,10 +121,6 @@ class CommandFailed(Internal):
 
 class StoreCorrupt(Internal):
     """The store cannot be read."""
-
-
-def _upper_snake(name: str) -> str:
-    return "".join("_" + c if c.isupper() and i else c for i, c in enumerate(name)).upper()
 
 
 def _tree(root: type[ZfsiloError]) -> list[type[ZfsiloError]]:

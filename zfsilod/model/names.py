@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import suppress
 
 from zfsilod.model.errors import InvalidArgument
 
@@ -84,8 +85,10 @@ def portal_parts(portal: str) -> tuple[str, int]:
     match = PORTAL.fullmatch(portal)
     if match:
         address, port = match[1].strip("[]"), int(match[2])
-        if _is_address(address, version=6 if portal.startswith("[") else 4) and 0 < port < 65536:
-            return address, port
+        with suppress(ValueError):  # not an address
+            version = 6 if portal.startswith("[") else 4
+            if ipaddress.ip_address(address).version == version and 0 < port < 65536:
+                return address, port
     raise InvalidArgument(
         f"{portal[:100]!r} is not a portal; use ADDRESS:PORT, an IPv6 address in brackets",
         reason="BAD_PORTAL",
@@ -115,10 +118,3 @@ def split_address(address: str) -> tuple[str, int]:
             f"{address[:200]!r} has no port; use HOST:PORT or [IPV6]:PORT", reason="BAD_ADDRESS"
         )
     return bare, int(port)
-
-
-def _is_address(text: str, *, version: int) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == version
-    except ValueError:
-        return False

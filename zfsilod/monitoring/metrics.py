@@ -164,8 +164,11 @@ class Metrics:
     async def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         until = asyncio.get_running_loop().time() + WAIT_S
-        if self._counting is None and self._outdated():
-            self._counting = asyncio.ensure_future(asyncio.to_thread(self._count))
+        if self._counting is None:
+            with self._service.context.store.read() as txn:
+                revision = txn.revision()
+            if self._summary is None or revision != self._summary.revision:
+                self._counting = asyncio.ensure_future(asyncio.to_thread(self._count))
         await self._wait_for(self._counting, None if self._summary is None else until)
         old = self._reading is None or time.monotonic() - self._reading.at > FRESH_S
         if self._asking is None and self._summary is not None and old:
@@ -174,11 +177,6 @@ class Metrics:
         await self._wait_for(self._asking, until)
         self._take()
         return await asyncio.to_thread(generate_latest, self.registry)
-
-    def _outdated(self) -> bool:
-        """Tell whether a record changed since the last summary."""
-        with self._service.context.store.read() as txn:
-            return self._summary is None or txn.revision() != self._summary.revision
 
     def _count(self) -> Summary:
         with self._service.context.store.read() as txn:

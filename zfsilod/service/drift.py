@@ -72,6 +72,7 @@ class DriftReport(Record):
 Problem = Callable[[Action], tuple[str, str]]
 """Returns why a differing fact cannot be repaired, as a sentence and a reason; "": it can."""
 
+BY_OWNER = ("restored by its owner, not by zfsilo (restore NEVER)", NOT_RESTORED)
 PROBLEMS: dict[str, type[ZfsiloError]] = {LOST: FailedPrecondition, CONFLICT: Conflict}
 
 
@@ -84,17 +85,12 @@ async def compare_all(context: Context, names: tuple[str, ...] = ()) -> list[Dri
     machine = await context.look(
         partial(context.machine.surveyed, datasets), timeout_s=INVENTORY_DEADLINE_S
     )
+    probe = partial(compare, machine=machine, settings=context.settings)
     reports: list[DriftReport] = []
     for start in range(0, len(idle), AT_ONCE):
-        some = idle[start : start + AT_ONCE]
-        reports += await context.look(partial(_compare_some, some, machine, context.settings))
+        some = map(probe, idle[start : start + AT_ONCE])
+        reports += await context.look(partial(list, some))  # the thread probes
     return reports
-
-
-def _compare_some(
-    views: list[VolumeView], machine: HostAdapters, settings: Settings
-) -> list[DriftReport]:
-    return [compare(view, machine, settings) for view in views]
 
 
 def compare(view: VolumeView, machine: HostAdapters, settings: Settings) -> DriftReport:
@@ -104,7 +100,7 @@ def compare(view: VolumeView, machine: HostAdapters, settings: Settings) -> Drif
         uid=view.uid,
         differences=(
             *_differences(expected(view, settings), machine, partial(_problem, view)),
-            *_differences(expected_by_owner(view), machine, _owner_restores),
+            *_differences(expected_by_owner(view), machine, lambda _action: BY_OWNER),
         ),
     )
 
@@ -134,10 +130,6 @@ def _problem(view: VolumeView, action: Action) -> tuple[str, str]:
         "receive), or delete the volume"
     )
     return sentence, LOST
-
-
-def _owner_restores(_action: Action) -> tuple[str, str]:
-    return "restored by its owner, not by zfsilo (restore NEVER)", NOT_RESTORED
 
 
 class Check(Record):

@@ -23,27 +23,23 @@ async def know_itself(service: Service, etc: Path, files: join_file.Files, addre
     """Write the servers.d file of this host itself, and register the host there."""
     host_id = service.context.settings.host_id
     path = etc / "servers.d" / f"{host_id}.toml"
-    access = config.find_server(etc, host_id) or await _certified(service, files)
+    access = config.find_server(etc, host_id)
+    if access is None:
+        identity = Identity(kind="host", id=host_id, role="host")
+        if not files.authority.exists():
+            files.write_authority(certificates.make_authority(host_id))
+            files.write_host(certificates.issue(files.own_authority(), identity))
+        pair = certificates.issue(files.own_authority(), identity)
+        issued = certificates.record_of(pair.certificate_pem, identity)
+        await service.context.write(lambda txn: txn.put(issued))
+        access = join_file.Access(
+            name=host_id,
+            address="",
+            tls_name=certificates.tls_name(host_id),
+            authority=files.authority.read_text(),
+            certificate=pair.certificate_pem.decode(),
+            key=pair.key_pem.decode(),
+        )
     access.address = address  # the port differs at each start
     join_file.write_server(path, access)
     await service.introduce(host_id)
-
-
-async def _certified(service: Service, files: join_file.Files) -> join_file.Access:
-    host_id = service.context.settings.host_id
-    identity = Identity(kind="host", id=host_id, role="host")
-    if not files.authority.exists():
-        files.write_authority(certificates.make_authority(host_id))
-        files.write_host(certificates.issue(files.own_authority(), identity))
-    pair = certificates.issue(files.own_authority(), identity)
-    await service.context.write(
-        lambda txn: txn.put(certificates.record_of(pair.certificate_pem, identity))
-    )
-    return join_file.Access(
-        name=host_id,
-        address="",
-        tls_name=certificates.tls_name(host_id),
-        authority=files.authority.read_text(),
-        certificate=pair.certificate_pem.decode(),
-        key=pair.key_pem.decode(),
-    )

@@ -79,7 +79,15 @@ class SystemdLauncher:
             body=[rule],
         )
         await launcher._send(add_match, fatal=True)
-        await launcher._check_template()
+        # systemd ignores an OnFailure= unit that is missing.
+        rollback = ["zfsilo-rollback@.service"]
+        reply = await launcher._call("GetUnitFileState", "s", rollback, fatal=False)
+        if reply.message_type == MessageType.ERROR:
+            raise FailedPrecondition(
+                "zfsilo-rollback@.service is not installed, so nothing could be rolled back: run "
+                "make install, or reinstall the package",
+                reason="NO_ROLLBACK_UNIT",
+            )
         bus.add_message_handler(launcher._on_message)
         return launcher
 
@@ -127,16 +135,6 @@ class SystemdLauncher:
     async def close(self) -> None:
         """Disconnect from the bus."""
         self._bus.disconnect()
-
-    async def _check_template(self) -> None:
-        """Raise if the rollback unit is missing: systemd ignores an OnFailure= unit that is."""
-        reply = await self._call("GetUnitFileState", "s", ["zfsilo-rollback@.service"], fatal=False)
-        if reply.message_type == MessageType.ERROR:
-            raise FailedPrecondition(
-                "zfsilo-rollback@.service is not installed, so nothing could be rolled back: run "
-                "make install, or reinstall the package",
-                reason="NO_ROLLBACK_UNIT",
-            )
 
     def _on_message(self, message: Message) -> None:
         if message.member == "JobRemoved" and message.interface == MANAGER and self._hint:
@@ -210,15 +208,15 @@ class LocalLauncher:
             await asyncio.wait(self._tasks.values())
 
     def _follow(self, unit: str, *commands: str) -> None:
+        def ended(_task: object) -> None:
+            del self._tasks[unit]
+            self._processes.pop(unit, None)
+            if self._hint is not None:
+                self._hint(unit)
+
         task = asyncio.get_running_loop().create_task(self._work(unit, commands))
         self._tasks[unit] = task
-        task.add_done_callback(lambda _task: self._ended(unit))
-
-    def _ended(self, unit: str) -> None:
-        del self._tasks[unit]
-        self._processes.pop(unit, None)
-        if self._hint is not None:
-            self._hint(unit)
+        task.add_done_callback(ended)
 
     async def _work(self, unit: str, commands: tuple[str, ...]) -> None:
         """Start a worker for one command after the other, until one succeeds."""

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from zfsilod.model.records import (
         Attachment,
-        Failure,
         Host,
         Operation,
         Snapshot,
@@ -233,6 +232,7 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
             "end_time": _time(record.ended_at),
             "progress": record.progress,
         }
+    failure = record.failure
     return operation_pb2.Operation(
         kind=record.kind,
         subject=record.subject,
@@ -247,18 +247,16 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
             for action in record.actions
         ],
         revision=record.revision,
-        error=_failure(record.failure) if record.failure is not None else None,
+        error=operation_pb2.OperationError(
+            name=failure.name,
+            message=failure.message,
+            reason=failure.reason,
+            facts=dict(failure.facts),
+            step=failure.step,
+        )
+        if failure is not None
+        else None,
         **stored,
-    )
-
-
-def _failure(record: Failure) -> operation_pb2.OperationError:
-    return operation_pb2.OperationError(
-        name=record.name,
-        message=record.message,
-        reason=record.reason,
-        facts=dict(record.facts),
-        step=record.step,
     )
 
 

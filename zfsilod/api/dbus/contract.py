@@ -168,8 +168,14 @@ def unescape(label: str) -> str:
 
 def _interface(element: ET.Element) -> Interface:
     name = element.attrib["name"]
-    methods = [_method(name, method) for method in element.iter("method")]
-    properties = {}
+    methods, properties = {}, {}
+    for item in element.iter("method"):
+        method, signatures = item.attrib["name"], {"in": "", "out": ""}
+        for argument in item.iter("arg"):
+            signatures[argument.attrib["direction"]] += argument.attrib["type"]
+        # polkit has no action of the name "none": such a method is for root only.
+        action = ACTIONS.get(f"{name}.{method}", f"{NAME}.none")
+        methods[method] = Method(name, method, signatures["in"], signatures["out"], action)
     for item in element.iter("property"):
         notes = {note.attrib["name"]: note.attrib["value"] for note in item.iter("annotation")}
         emits = notes.get(EMITS_CHANGED, "true")
@@ -177,14 +183,4 @@ def _interface(element: ET.Element) -> Interface:
     element.tail = "\n"
     text = "  " + ET.tostring(element, encoding="unicode")
     xml = re.sub(r"\n(\s*\n)+", "\n", text)  # the blank lines that the comments leave
-    return Interface(name, {method.name: method for method in methods}, properties, xml)
-
-
-def _method(interface: str, element: ET.Element) -> Method:
-    signatures = {"in": "", "out": ""}
-    for argument in element.iter("arg"):
-        signatures[argument.attrib["direction"]] += argument.attrib["type"]
-    name = element.attrib["name"]
-    # polkit has no action of the name "none": such a method is for root only.
-    action = ACTIONS.get(f"{interface}.{name}", f"{NAME}.none")
-    return Method(interface, name, signatures["in"], signatures["out"], action)
+    return Interface(name, methods, properties, xml)

@@ -276,16 +276,15 @@ def _servers() -> Iterator[Prerequisite]:
                 remote = Server(channel, f"{name} ({access.address})", REACH_S)
                 remote.ask(remote.api.service.GetServerInfo, pb.GetServerInfoRequest())
         except ZfsiloError as error:
-            yield Prerequisite(f"server {name}", error.message, _reach(name, error))
+            refused = error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED")
+            command = (
+                _rejoin(name)
+                if refused or "certificate" in error.message
+                else f"on {name}: systemctl status zfsilod-tcp.socket; check network and firewall"
+            )
+            yield Prerequisite(f"server {name}", error.message, command)
         else:
             yield _filtered(name, split_address(access.address)[0])
-
-
-def _reach(name: str, error: ZfsiloError) -> str:
-    """Return the command for a server that refuses this host or does not answer."""
-    if error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or "certificate" in error.message:
-        return _rejoin(name)
-    return f"on {name}: systemctl status zfsilod-tcp.socket; check network and firewall"
 
 
 def _filtered(name: str, host: str) -> Prerequisite:

@@ -38,25 +38,24 @@ def list_operations(args: Namespace) -> None:
         request = pb.ListOperationsRequest(filter=wanted)
         operations = server.ask_all(server.api.operations.ListOperations, request, "operations")
     columns = ("NAME", "STATE", "DONE", "TITLE", "CALLER", "AGE")
+    rows = [
+        [
+            id_of(operation),
+            state_of(operation),
+            "" if operation.state in SETTLED else f"{operation.progress} %",
+            operation.title,
+            operation.caller,
+            age(operation.create_time),
+        ]
+        for operation in operations
+    ]
     show_all(
         args,
         "operations",
         operations,
         name=id_of,
-        table=lambda: show_table(columns, [_row(operation) for operation in operations]),
+        table=lambda: show_table(columns, rows),
     )
-
-
-def _row(operation: Any) -> list[str]:
-    done = "" if operation.state in SETTLED else f"{operation.progress} %"
-    return [
-        id_of(operation),
-        state_of(operation),
-        done,
-        operation.title,
-        operation.caller,
-        age(operation.create_time),
-    ]
 
 
 def show(args: Namespace) -> None:

@@ -103,7 +103,18 @@ def list_issued(args: Namespace) -> None:
             txn.scan(Issued), key=lambda issued: (issued.subject, issued.created_at)
         )
     if args.json:
-        print(dumps({"certificates": [_plain(issued) for issued in all_issued]}))
+        plain = [
+            {
+                "id": issued.id,
+                "subject": issued.subject,
+                "role": issued.role,
+                "create_time": rfc3339(issued.created_at),
+                "expire_time": rfc3339(issued.expires_at),
+                **({"revoke_time": rfc3339(issued.revoked_at)} if issued.revoked_at else {}),
+            }
+            for issued in all_issued
+        ]
+        print(dumps({"certificates": plain}))
     elif args.quiet:
         sys.stdout.writelines(f"{issued.id[:16]}\n" for issued in all_issued)
     else:
@@ -142,7 +153,13 @@ def renew(args: Namespace) -> None:
     """Renew certificates that expire soon: this host's own, and those for its servers."""
     check_root(args, "pki renew")
     failed: list[ZfsiloError] = []
-    renewed = _is_own() and _is_due(args, files().host.read_text())
+    own = files()
+    renewed = (
+        own.authority.exists()
+        and own.host.exists()
+        and certificates.identify_pem(own.host.read_bytes(), own.authority.read_bytes()).own
+        and _is_due(args, own.host.read_text())
+    )
     if renewed:
         write_own(())
         say(args, f"own certificate: renewed until {_expiry_day(files().host.read_text())}")
@@ -212,13 +229,6 @@ def _names() -> tuple[str, ...]:
     return certificates.server_names(files().host.read_bytes())
 
 
-def _is_own() -> bool:
-    """Tell whether this host's certificate was issued by its own authority."""
-    if not (files().authority.exists() and files().host.exists()):
-        return False
-    return certificates.identify_pem(files().host.read_bytes(), files().authority.read_bytes()).own
-
-
 def _expiry_day(pem: str) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(join_file.expiry(pem)))
 
@@ -228,15 +238,3 @@ def _read(name: str) -> bytes:
         return Path(name).read_bytes()
     except OSError as error:
         raise InvalidArgument(f"cannot read {name}: {error.strerror}", reason="USAGE") from error
-
-
-def _plain(issued: Issued) -> dict[str, object]:
-    revoked = {"revoke_time": rfc3339(issued.revoked_at)} if issued.revoked_at else {}
-    return {
-        "id": issued.id,
-        "subject": issued.subject,
-        "role": issued.role,
-        "create_time": rfc3339(issued.created_at),
-        "expire_time": rfc3339(issued.expires_at),
-        **revoked,
-    }

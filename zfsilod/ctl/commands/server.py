@@ -47,7 +47,14 @@ def join(args: Namespace) -> None:
     check_root(args, "join")
     access = server_files.from_join(Path(args.file))
     access.name = check_id(args.local_name or access.name, "server name")
-    _refuse_another(access)
+    known = server_files.read(access.name) if access.name in server_files.names() else None
+    if known is not None and known.authority.strip() != access.authority.strip():
+        raise AlreadyExists(
+            f"another server named {access.name} is known; name this one with --as, or remove "
+            f"the other with zfsiloctl server forget {access.name}",
+            reason="NAME_TAKEN",
+            server=access.name,
+        )
     host = register(access, args.timeout, args.iqn or own_iqn())
     path = server_files.write(access)
     ip_filter.allow(split_address(access.address)[0])
@@ -101,19 +108,6 @@ def own_iqn() -> str:
             reason="NO_IQN",
         )
     return name
-
-
-def _refuse_another(access: Access) -> None:
-    """Refuse the name of another server; the same server may be joined again."""
-    if access.name not in server_files.names():
-        return
-    if server_files.read(access.name).authority.strip() != access.authority.strip():
-        raise AlreadyExists(
-            f"another server named {access.name} is known; name this one with --as, or remove "
-            f"the other with zfsiloctl server forget {access.name}",
-            reason="NAME_TAKEN",
-            server=access.name,
-        )
 
 
 def _plain(access: Access) -> dict[str, str]:

@@ -6,6 +6,7 @@ for what it cannot find out.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
-    from zfsilod.config import Config
 
 TOOL_S = 60.0
 PORTAL_PORT = 3260
@@ -52,7 +52,14 @@ def setup(args: Namespace) -> int:
         raise PermissionDenied("setup needs root; use sudo", reason="NOT_ROOT")
     run = Runner()
     plan = make_plan(args, run)
-    _show(plan)
+    if plan.root:
+        root = "will be created" if plan.creates_root else "exists"
+        print(f"server: serves volumes below {plan.root}, which {root}")
+    else:
+        print("client: uses volumes of other servers")
+    if plan.file is not None:
+        print(f"  writes   {plan.file}")
+    print(f"  enables  {' '.join(SERVER_UNITS if plan.root else CLIENT_UNITS)}")
     if args.dry_run:
         return 0
     if not args.yes and not confirmed("Continue?", default=True):
@@ -82,15 +89,11 @@ def make_plan(args: Namespace, run: Runner) -> SetupPlan:
     wrong = next((portal for portal in portals if not is_portal(portal)), None)
     if wrong is not None:
         raise InvalidArgument(f"invalid portal address {wrong[:80]!r}", reason="BAD_PORTAL")
-    return SetupPlan(root, portals, _file(settings, portals), creates_root=not _exists(run, root))
-
-
-def _file(settings: Config, portals: tuple[str, ...]) -> Path | None:
-    """Return the configuration file to write, if any; an existing file is never overwritten."""
+    main, beside = paths.etc() / "zfsilod.toml", paths.etc() / "zfsilod.toml.d/setup.toml"
+    file: Path | None = beside if main.exists() else main  # an existing file is never overwritten
     if settings.server.root and portals in ((), tuple(settings.server.portals)):
-        return None
-    file = paths.etc() / "zfsilod.toml"
-    return paths.etc() / "zfsilod.toml.d/setup.toml" if file.exists() else file
+        file = None
+    return SetupPlan(root, portals, file, creates_root=not _exists(run, root))
 
 
 def the_pool(run: Runner) -> str:
@@ -121,7 +124,12 @@ def carry_out(plan: SetupPlan, run: Runner) -> None:
         run(["zfs", "create", "-o", "mountpoint=none", plan.root], timeout_s=TOOL_S)
     if plan.file is not None:
         plan.file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        plan.file.write_text(_configuration(plan))
+        # A list of strings is written the same way in JSON and in TOML.
+        portals = f"portals = {json.dumps(plan.portals)}\n" if plan.portals else ""
+        plan.file.write_text(
+            "# Written by zfsiloctl setup; see zfsilod.toml(5).\n"
+            f'[server]\nroot = "{plan.root}"\n{portals}'
+        )
         plan.file.chmod(0o644)
     config.load(paths.etc())
     if plan.root:
@@ -131,17 +139,6 @@ def carry_out(plan: SetupPlan, run: Runner) -> None:
     # The daemon may have started before it was configured. A restart keeps exports and mounts, and
     # starts the sockets.
     run(["systemctl", "restart", "zfsilod.service", "zfsilo-renew.timer"], timeout_s=TOOL_S)
-
-
-def _configuration(plan: SetupPlan) -> str:
-    lines = [
-        "# Written by zfsiloctl setup; see zfsilod.toml(5).",
-        "[server]",
-        f'root = "{plan.root}"',
-    ]
-    if plan.portals:
-        lines.append(f"portals = [{', '.join(f'{portal!r}' for portal in plan.portals)}]")
-    return "\n".join(lines).replace("'", '"') + "\n"
 
 
 def _exists(run: Runner, dataset: str) -> bool:
@@ -155,17 +152,6 @@ def _exists(run: Runner, dataset: str) -> bool:
             return False
         raise
     return bool(listed.stdout)
-
-
-def _show(plan: SetupPlan) -> None:
-    if plan.root:
-        root = "will be created" if plan.creates_root else "exists"
-        print(f"server: serves volumes below {plan.root}, which {root}")
-    else:
-        print("client: uses volumes of other servers")
-    if plan.file is not None:
-        print(f"  writes   {plan.file}")
-    print(f"  enables  {' '.join(SERVER_UNITS if plan.root else CLIENT_UNITS)}")
 
 
 def _show_next(plan: SetupPlan) -> None:

@@ -32,7 +32,12 @@ def create(args: Namespace) -> None:
         token, text = new_token(args.role, args.subject, lasts_s=args.days * DAY_S)
         if not args.file:
             _keep(store, token)
-            _show_token(args, token, text)
+            print(dumps(_plain(token) | {"token": text}) if args.json else text)
+            if not (args.json or args.quiet):
+                sys.stderr.write(
+                    "The token is not shown again. To revoke it: "
+                    f"zfsiloctl token revoke {token.id}\n"
+                )
             return
         join = access(args.address, token=text)
         with new_file(args.file) as path:
@@ -84,17 +89,6 @@ def _keep(store: Store, token: Token) -> None:
     with store.write() as txn:
         txn.put(token)
     record("token create", f"{token.role} {token.subject} {token.id}")
-
-
-def _show_token(args: Namespace, token: Token, text: str) -> None:
-    if args.json:
-        print(dumps(_plain(token) | {"token": text}))
-        return
-    print(text)
-    if not args.quiet:
-        sys.stderr.write(
-            f"The token is not shown again. To revoke it: zfsiloctl token revoke {token.id}\n"
-        )
 
 
 def _plain(token: Token) -> dict[str, object]:

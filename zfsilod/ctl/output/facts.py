@@ -52,7 +52,10 @@ def show_facts(name: str, facts: Sequence[Any]) -> None:
         stem = "   " if last else "│  "
         for number, fact in enumerate(members):
             branch = "└─" if number == len(members) - 1 else "├─"
-            print(f"{stem}{branch} {_line(fact, columns=width() - 15)}")
+            word, colour = _verdict(fact)
+            text = clean(fact.text) if fact.wanted else f"not: {clean(fact.text)}"
+            verdict = paint(colour, f"{word:<{WIDEST}}")
+            print(f"{stem}{branch} {verdict} {shorten(text, width() - 15)}")
             for line in textwrap.wrap(clean(fact.problem), width() - 15):
                 print(f"{stem}{' ' * (WIDEST + 4)}{line}")
 
@@ -60,14 +63,6 @@ def show_facts(name: str, facts: Sequence[Any]) -> None:
 def all_hold(facts: Sequence[Any]) -> bool:
     """Tell whether no fact is known to differ from the records."""
     return not any(_verdict(fact)[0] in ("NO", "CONFLICT") for fact in facts)
-
-
-def _line(fact: Any, columns: int) -> str:
-    word, colour = _verdict(fact)
-    text = clean(fact.text)
-    if not fact.wanted:
-        text = f"not: {text}"
-    return f"{paint(colour, f'{word:<{WIDEST}}')} {shorten(text, columns)}"
 
 
 def _verdict(fact: Any) -> tuple[str, str]:

@@ -50,10 +50,22 @@ class ProgressLine(threading.Thread):
             self.operation = self._learn()
             if not self.operation or not self._draws or self._over.wait(DELAY_S):
                 return
-            for changes in self._changes():
+            wanted = f'id = "{bare(self.operation, "operations")}"'
+            with self._lock:
+                if self._over.is_set():
+                    return
+                self._watch = self._server.api.operations.WatchOperations(
+                    WatchOperationsRequest(filter=wanted), timeout=self._server.change_s
+                )
+            for changes in self._watch:
                 if self._over.is_set() or changes.operation.state in ENDED:
                     return
-                self._draw(describe(changes.operation))
+                text = describe(changes.operation)[: _columns() - 1]
+                with self._lock:
+                    if not self._over.is_set():
+                        sys.stderr.write(f"{ERASE_LINE}{text}")
+                        sys.stderr.flush()
+                        self._drawn = True
         except grpc.RpcError:
             return  # the call itself reports the error
 
@@ -67,23 +79,6 @@ class ProgressLine(threading.Thread):
                 sys.stderr.write(ERASE_LINE)
                 sys.stderr.flush()
         self.join(JOIN_S)
-
-    def _changes(self) -> Any:
-        wanted = f'id = "{bare(self.operation, "operations")}"'
-        with self._lock:
-            if self._over.is_set():
-                return ()
-            self._watch = self._server.api.operations.WatchOperations(
-                WatchOperationsRequest(filter=wanted), timeout=self._server.change_s
-            )
-        return self._watch
-
-    def _draw(self, text: str) -> None:
-        with self._lock:
-            if not self._over.is_set():
-                sys.stderr.write(f"{ERASE_LINE}{text[: _columns() - 1]}")
-                sys.stderr.flush()
-                self._drawn = True
 
 
 def _columns() -> int:

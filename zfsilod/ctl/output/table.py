@@ -30,18 +30,15 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, indent:
     names = [headers[column] for column in used]
     lines = [[clean(row[column]) or "-" for column in used] for row in rows]
     widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
-    _fit(names, widths, width() - len(indent) - len(GAP) * (len(names) - 1))
-    print(indent + paint(BOLD, _line(names, names, widths)))
-    for line in lines:
-        print(indent + _line(line, names, widths))
-
-
-def _fit(names: Sequence[str], widths: list[int], columns: int) -> None:
-    """Narrow columns until a row fits: the first to half of the row, then others, not WHOLE."""
+    columns = width() - len(indent) - len(GAP) * (len(names) - 1)
+    # Until a row fits, the first column becomes narrower, to half of the row; then others.
     others = [place for place, name in enumerate(names) if place and name not in WHOLE]
     for places, narrowest in (([0], columns // 2), (others, NARROWEST), ([0], NARROWEST)):
         while sum(widths) > columns and any(widths[place] > narrowest for place in places):
             widths[max(places, key=widths.__getitem__)] -= 1
+    print(indent + paint(BOLD, _line(names, names, widths)))
+    for line in lines:
+        print(indent + _line(line, names, widths))
 
 
 def show_block(title: str, pairs: Sequence[tuple[str, str]]) -> None:
