@@ -16,9 +16,9 @@ MODULES = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi
 RUN = $(MODULES) $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
-	--ignore=tests/nix --ignore=tests/bench --ignore=tests/csi/suite
+	--ignore=tests/nix --ignore=tests/bench --ignore=tests/siege --ignore=tests/csi/suite
 
-.PHONY: help try demo lab bench fuzz test check unit systemd-test lab-test deb deb-test nix-test lint stubs
+.PHONY: help try demo lab bench fuzz siege test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
 .PHONY: csi-test sanity upgrade-test transcripts coverage tools release
 
@@ -106,6 +106,11 @@ crash-test: stubs
 fuzz: stubs
 	$(RUN) -m tests.fuzz
 
+## make siege    floods of strangers and low roles against a real systemd, in namespaces: 5 minutes
+siege: stubs
+	$(PYTHON) tests/setup systemd
+	$(RUN) -m tests.siege
+
 ## make bench    the figures of docs/measurements.md
 bench: stubs
 	$(PYTHON) tests/setup systemd lab
@@ -154,6 +159,7 @@ install-files: docs
 	$(call launcher,-Is,zfsilod.daemon,$(PREFIX)/bin/zfsilod)
 	$(call launcher,-Is,zfsilod.ctl,$(PREFIX)/bin/zfsiloctl)
 	$(call launcher,-IS,zfsilod.engine.worker,$(LIBRARY)/zfsilo-worker)
+	$(call launcher,-Is,zfsilod.gateway.main,$(LIBRARY)/zfsilo-gateway)
 	install -m 644 units/*.service units/*.socket units/*.slice units/*.timer $(DESTDIR)$(UNITS)
 	install -D -m 644 units/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/zfsilo.conf
 	install -D -m 644 units/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/zfsilo.conf

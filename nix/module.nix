@@ -112,6 +112,8 @@ in
       systemd.packages = [ cfg.package ];
       systemd.tmpfiles.packages = [ cfg.package ];
       users.groups.zfsilo = { };
+      users.groups.zfsilo-gateway = { };
+      users.users.zfsilo-gateway = { isSystemUser = true; group = "zfsilo-gateway"; description = "zfsilo gateway"; };
 
       systemd.sockets.zfsilod.wantedBy = [ "sockets.target" ];
       systemd.timers.zfsilo-renew.wantedBy = [ "timers.target" ];

@@ -43,7 +43,7 @@ python3Packages.buildPythonApplication {
   '';
 
   doCheck = false; # `make check` needs the tests of the whole tree; the NixOS test covers the package
-  pythonImportsCheck = [ "zfsilod.daemon" "zfsilod.engine.worker" "zfsilod.ctl" ];
+  pythonImportsCheck = [ "zfsilod.daemon" "zfsilod.engine.worker" "zfsilod.gateway.main" "zfsilod.ctl" ];
 
   meta = {
     description = "Network block storage for ZFS";

@@ -177,20 +177,24 @@ async def _start_front_ends(
 ) -> DbusFront | None:
     from zfsilod.api.dbus import server as dbus_server
     from zfsilod.api.rpc.server import GrpcServer
+    from zfsilod.gateway import link
+    from zfsilod.gateway.connections import Connections
     from zfsilod.gateway.limits import Limits
-    from zfsilod.gateway.listener import NODE_SOCKET, Gateway
+    from zfsilod.gateway.local import NODE_SOCKET
     from zfsilod.monitoring.exporter import SOCKET as METRICS_SOCKET
-    from zfsilod.security.tls import ServerTls
+    from zfsilod.security.tls import TlsFiles
 
-    tls = ServerTls(paths.state / "tls", tuple(settings.tls.imported_roles))
+    tls = TlsFiles(paths.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
-    gateway = Gateway(paths.run / "private", Limits(unix=most, node=most, tcp=most), tls)
-    server = GrpcServer(service, gateway, tls.files)
+    connections = Connections(paths.run / "private", Limits(unix=most, node=most, tcp=most), tls)
+    server = GrpcServer(service, connections, tls.files)
     await server.start()
     stack.push_async_callback(server.stop)
     for listener, name in listeners:
-        if name != METRICS_SOCKET:
-            gateway.listen(listener, node=name == NODE_SOCKET)
+        if name == link.SOCKET:
+            connections.listen_to_gateway(listener)
+        elif name != METRICS_SOCKET:
+            connections.listen(listener, node=name == NODE_SOCKET)
     if paths.simulated:
         address, port = listeners[-1][0].getsockname()[:2]
         await simulation.know_itself(service, paths.config, tls.files, f"{address}:{port}")
@@ -202,8 +206,7 @@ async def _start_front_ends(
 
 def _listeners(paths: Paths) -> Listeners:
     """Return the sockets of systemd, else new ones, each with the name of its unit."""
-    from zfsilod.gateway import listener as gateway_listener
-    from zfsilod.gateway import sockets
+    from zfsilod.gateway import local, sockets
     from zfsilod.monitoring import exporter
 
     if inherited := sockets.inherited():
@@ -212,7 +215,7 @@ def _listeners(paths: Paths) -> Listeners:
     (paths.run / "csi").mkdir(mode=0o750, exist_ok=True)
     own = [
         (sockets.listen_unix(paths.run / "zfsilod.sock"), "zfsilod.socket"),
-        (sockets.listen_unix(paths.run / "csi" / "zfsilod.sock"), gateway_listener.NODE_SOCKET),
+        (sockets.listen_unix(paths.run / "csi" / "zfsilod.sock"), local.NODE_SOCKET),
         (sockets.listen_unix(paths.run / "metrics.sock"), exporter.SOCKET),
     ]
     tcp = paths.tcp or (simulation.LISTEN if paths.simulated else "")

@@ -14,13 +14,13 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.channel import unix_channel_aio
 from tests.service_fixture import SETTINGS, STORE_BYTES, ServiceFixture, service_fixture
 from zfsilod.api.rpc.server import GrpcServer
-from zfsilod.gateway.listener import Gateway
+from zfsilod.gateway.connections import Connections
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.identity import Identity
 from zfsilod.security import certificates
 from zfsilod.security.authentication import new_token
 from zfsilod.security.join_file import Access, Files
-from zfsilod.security.tls import ServerTls
+from zfsilod.security.tls import TlsFiles
 from zfsilod.wire import status
 from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.storage_server import StorageServers
@@ -52,9 +52,9 @@ class Front:
     ) -> None:
         self.fixture = fixture
         self.service = fixture.service
-        self.tls = ServerTls(state / "tls")
+        self.tls = TlsFiles(state / "tls")
         write_pki(self.tls.files)
-        self.gateway = Gateway(directory / "private", limits, self.tls)
+        self.gateway = Connections(directory / "private", limits, self.tls, fresh_s=0)
         self.path = directory / "zfsilod.sock"
         self.node_path = directory / "csi.sock"
         self.server = GrpcServer(self.service, self.gateway, self.tls.files)

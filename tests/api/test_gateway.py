@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.api.running import write_pki
-from zfsilod.gateway import listener as gateway_listener
-from zfsilod.gateway import relay, sockets
+from zfsilod.gateway import acceptor, relay, sockets
+from zfsilod.gateway.connections import Connections
 from zfsilod.gateway.limits import Limits
-from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.security.tls import ServerTls
+from zfsilod.security.tls import TlsFiles
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,9 +35,9 @@ class Behind:
     """A gateway with a plain server behind it, in place of grpc."""
 
     def __init__(self, directory: Path, limits: Limits | None) -> None:
-        tls = ServerTls(directory / "tls")
+        tls = TlsFiles(directory / "tls")
         write_pki(tls.files)
-        self.gateway = Gateway(directory / "private", limits, tls)
+        self.gateway = Connections(directory / "private", limits, tls)
         self.path = directory / "front.sock"
         self.arrived: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
             asyncio.Queue()
@@ -50,13 +49,14 @@ class Behind:
     async def start(self) -> None:
         async def arrive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             name = writer.get_extra_info("peername")
-            self.names.append("unix-abstract:" + name[1:].decode())
+            self.names.append(f"unix:{name}")
             self.writers.append(writer)
             await self.arrived.put((reader, writer))
 
-        self._server = await asyncio.start_unix_server(
-            arrive, self.gateway.private_socket, limit=MIB
-        )
+        self._servers = [
+            await asyncio.start_unix_server(arrive, self.gateway.socket_of(kind), limit=MIB)
+            for kind in ("unix", "tcp")
+        ]
         self.gateway.listen(listen_unix(self.path))
         listener = listen_tcp("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
@@ -64,7 +64,8 @@ class Behind:
 
     async def stop(self) -> None:
         self.gateway.close()
-        self._server.close()
+        for server in self._servers:
+            server.close()
         for writer in self.writers:
             writer.transport.abort()
         await asyncio.sleep(0.01)
@@ -214,7 +215,7 @@ async def test_connections_are_limited() -> None:
         for _reader, writer in kept:
             writer.close()
         await eventually(lambda: built.gateway.connections == 0)
-        assert not built.gateway.count.by_peer
+        assert not built.gateway.backend.count.by_peer
         again = await built.tcp()
         await eventually(lambda: len(built.names) == 5)
         assert built.gateway.connections == 1
@@ -224,7 +225,7 @@ async def test_connections_are_limited() -> None:
 
 async def test_without_a_server_connections_are_dropped() -> None:
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
-        gateway = Gateway(Path(directory) / "private")
+        gateway = Connections(Path(directory) / "private", None, TlsFiles(Path(directory)))
         gateway.listen(listen_unix(Path(directory) / "front.sock"))
         reader, writer = await asyncio.open_unix_connection(f"{directory}/front.sock")
         assert await reader.read() == b""
@@ -234,7 +235,7 @@ async def test_without_a_server_connections_are_dropped() -> None:
 
 
 async def test_without_descriptors_it_waits_and_continues(monkeypatch: Any) -> None:
-    monkeypatch.setattr(gateway_listener, "ACCEPT_PAUSE_S", 0.1)
+    monkeypatch.setattr(acceptor, "ACCEPT_PAUSE_S", 0.1)
 
     class Exhausted:
         def __init__(self, real: socket.socket) -> None:
@@ -254,7 +255,7 @@ async def test_without_descriptors_it_waits_and_continues(monkeypatch: Any) -> N
 
     with tempfile.TemporaryDirectory(prefix="zfsilo-") as directory:
         path = Path(directory) / "front.sock"
-        gateway = Gateway(Path(directory) / "private")
+        gateway = Connections(Path(directory) / "private", None, TlsFiles(Path(directory)))
         listener = Exhausted(listen_unix(path))
         gateway.listen(listener)  # type: ignore[arg-type]
         reader, writer = await asyncio.open_unix_connection(str(path))
@@ -267,8 +268,8 @@ async def test_without_descriptors_it_waits_and_continues(monkeypatch: Any) -> N
 def test_the_private_directory_is_private(tmp_path: Path) -> None:
     directory = tmp_path / "run" / "private"
     directory.mkdir(parents=True, mode=0o755)
-    (directory / "plain.sock").touch()
-    Gateway(directory)
+    (directory / "tcp.sock").touch()
+    Connections(directory, None, TlsFiles(tmp_path))
     assert directory.stat().st_mode & 0o777 == 0o700
     assert list(directory.iterdir()) == []
 
@@ -329,15 +330,25 @@ def test_inherited_sockets() -> None:
     )
 
 
-async def test_a_forged_tag_is_refused() -> None:
+async def test_a_forged_name_is_refused() -> None:
     async with behind() as built:
         await built.pair()
-        real = built.names[0].removeprefix("unix-abstract:")
-        assert built.gateway.peer(built.names[0]) is not None
-        for forged in ("zfsilo/1/1", real + "0", real.rpartition("/")[0]):
-            with socket.socket(socket.AF_UNIX) as bound:
-                bound.bind(f"\0{forged}")
-                name = "unix-abstract:" + bound.getsockname()[1:].decode()
-                assert built.gateway.peer(name) is None
-        with socket.socket(socket.AF_UNIX) as bound, pytest.raises(OSError, match="in use"):
-            bound.bind(f"\0{real}")  # the kernel reserves the tag of an open connection
+        real = built.names[0]
+        assert built.gateway.peer(real) is not None
+        directory = real.rpartition("/")[0]
+        for forged in (f"{directory}/1", real + "0", directory, "unix:", "", real[5:-1]):
+            assert built.gateway.peer(forged) is None
+
+
+async def test_no_name_that_others_can_take_first() -> None:
+    """Abstract names have no owner, and /proc/net/unix shows them to everybody."""
+
+    def abstract_names() -> set[str]:
+        lines = Path("/proc/net/unix").read_text().splitlines()
+        return {line.rpartition(" ")[2] for line in lines if " @" in line}
+
+    before = abstract_names()
+    async with behind() as built:
+        await built.pair()
+        await built.pair("tcp")
+        assert {name for name in abstract_names() - before if "zfsilo" in name} == set()

@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import grpc
 import pytest
@@ -17,7 +17,8 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused
 from tests.api.test_gateway import eventually
-from zfsilod.gateway import tls as gateway_tls
+from zfsilod.gateway import listener
+from zfsilod.model.identity import PeerKind
 from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 
 async def test_connections_that_bypass_the_gateway_are_refused(front: Front) -> None:
-    for options in ([], [("grpc.default_authority", "localhost")]):
-        channel = grpc.aio.insecure_channel(f"unix:{front.gateway.private_socket}", options=options)
+    for kind in get_args(PeerKind):
+        path, options = front.gateway.socket_of(kind), [("grpc.default_authority", "localhost")]
+        channel = grpc.aio.insecure_channel(f"unix:{path}", options=options)
         front.channels.append(channel)
         with refused("UNAUTHENTICATED") as refusal:
             await Api(channel).volumes.ListVolumes(pb.ListVolumesRequest())
@@ -89,7 +91,7 @@ async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, k
     monkeypatch.setattr(
         "zfsilod.api.rpc.server.OPTIONS", (("grpc.server_handshake_timeout_ms", 500),)
     )
-    monkeypatch.setattr(gateway_tls, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(listener, "ADMISSION_S", 0.5)
     async with front_of(tmp_path) as front:
         started = time.monotonic()
         if kind == "unix":

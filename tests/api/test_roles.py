@@ -23,7 +23,7 @@ from tests.api.running import DATA, TAKE, refused
 from tests.channel import unix_channel_aio
 from zfsilod.api.rpc.server import HEALTH, REFLECTION
 from zfsilod.ctl import command_table
-from zfsilod.gateway.relay import RelayedConnection
+from zfsilod.gateway.relay import PlainEnd, RelayedConnection
 from zfsilod.gateway.sockets import listen_unix
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.identity import Caller, Identity, Peer
@@ -186,7 +186,8 @@ def of_user(front: Front, who: str) -> None:
             os.seteuid(0)
             os.setegid(0)
         far.settimeout(0)
-        RelayedConnection(Peer(kind="unix", address=""), client, far, closed=lambda: None)
+        peer, ends = Peer(kind="unix", address=""), (PlainEnd(client), PlainEnd(far))
+        RelayedConnection(peer, *ends, closed=lambda: None)
 
     loop = asyncio.get_running_loop()
     loop.add_reader(relay, accept)

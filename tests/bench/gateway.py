@@ -25,13 +25,13 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import GIB, Front, front_of, made, write_pki
 from tests.bench.table import Figure, at_most
 from tests.channel import unix_channel_aio
-from zfsilod.gateway.listener import Gateway
+from zfsilod.gateway.connections import Connections
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.records import Volume
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.security.join_file import make_join, parse_join
-from zfsilod.security.tls import ServerTls
+from zfsilod.security.tls import TlsFiles
 from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.stub import Api
 
@@ -88,9 +88,9 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
         [pair], root_certificates=authority.certificate_pem, require_client_auth=True
     )
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    own = ServerTls(directory / "tls")
+    own = TlsFiles(directory / "tls")
     write_pki(own.files)
-    gateway = Gateway(directory / "private", tls=own)
+    gateway = Connections(directory / "private", None, own)
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(echo)
     server.add_generic_rpc_handlers(
@@ -98,7 +98,8 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
     )
     plain = server.add_insecure_port("127.0.0.1:0")
     tls = server.add_secure_port("127.0.0.1:0", mutual)
-    server.add_insecure_port(f"unix:{gateway.private_socket}")
+    server.add_insecure_port(f"unix:{gateway.socket_of('tcp')}")
+    server.add_insecure_port(f"unix:{gateway.socket_of('unix')}")
     await server.start()
     stack.push_async_callback(server.stop, 0.1)
     stack.callback(gateway.close)

@@ -46,8 +46,8 @@ def no_volumes(sd: SystemdHost) -> Iterator[None]:
 
 
 def test_systemd_analyze_accepts_the_units(sd: SystemdHost) -> None:
-    sockets = [f"zfsilod{name}.socket" for name in ("", "-tcp", "-csi", "-metrics")]
-    units = ["zfsilod.service", *sockets, "zfsilo.slice"]
+    sockets = [f"zfsilod{name}.socket" for name in ("", "-tcp", "-csi", "-metrics", "-relay")]
+    units = ["zfsilod.service", "zfsilod-gateway.service", *sockets, "zfsilo.slice"]
     units += ["zfsilo-renew.service", "zfsilo-renew.timer"]
     templates = ["zfsilo-rollback@x.service", "zfsilo-volume@x.service"]
     paths = [f"/usr/lib/systemd/system/{name}" for name in (*units, *templates)]

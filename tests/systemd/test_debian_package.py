@@ -75,7 +75,12 @@ def test_an_upgrade_fails_no_request_and_a_purge_leaves_nothing(sd: SystemdHost)
     sd.run("dpkg", "--purge", "zfsilo", timeout_s=DPKG_S)
     sd.run("rm", "-r", "/run/enough", "/etc/systemd/system/zfsilod.service.d")
     assert zfsilo_paths(sd) - before == set()
-    assert sd.run("getent", "group", "zfsilo", check=False).stdout == ""
+    for kind, name in (
+        ("group", "zfsilo"),
+        ("group", "zfsilo-gateway"),
+        ("passwd", "zfsilo-gateway"),
+    ):
+        assert sd.run("getent", kind, name, check=False).stdout == ""
 
 
 def zfsilo_paths(machine: SystemdHost) -> set[str]:

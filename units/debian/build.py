@@ -25,6 +25,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 FROM_DEBIAN = "systemd-python"
 LIBRARY = "usr/lib/zfsilo"
 DOCS = "usr/share/doc/zfsilo"
+PROGRAMS = ("zfsilo-worker", "zfsilo-gateway")
 MAINTAINER = "zfsilo maintainers <maintainers@zfsilo.org>"
 MODES = {"postinst": 0o755, "prerm": 0o755, "postrm": 0o755, "conffiles": 0o644}
 
@@ -181,7 +182,7 @@ def normalise(tree: Path) -> None:
     for path in tree.rglob("*"):
         if path.is_dir():
             path.chmod(0o755)
-        elif tree / LIBRARY in path.parents and path.name != "zfsilo-worker":
+        elif tree / LIBRARY in path.parents and path.name not in PROGRAMS:
             path.chmod(0o644)
 
 

@@ -1,4 +1,4 @@
-"""Limits on connections: in all per kind of listener, and per address or user."""
+"""Limits on connections: in all per kind, and per address, user or certificate."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 class Limits(Record):
     """The numbers of connections that are accepted; further ones are closed at once."""
 
-    unix: int = 256
+    unix: int = 256  # root has as many of its own
     node: int = 256
     tcp: int = 256
-    per_peer: int = 64  # from one address or user; root has no such limit
+    unadmitted: int = 256  # TCP connections that have not shown an identity yet
+    per_peer: int = 64  # from one address, user or certificate; root has no such limit
 
 
 class ConnectionCount:
-    """Counts connections, those whose TLS handshake is under way included."""
+    """Counts connections by kind and by peer."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -32,15 +33,20 @@ class ConnectionCount:
         """Tell whether a connection of this peer would exceed a limit."""
         if peer.uid != 0 and self.by_peer[peer.quota_key] >= self.limits.per_peer:
             return True
-        return self._by_kind[peer.kind] >= int(getattr(self.limits, peer.kind))
+        return self._by_kind[_kind(peer)] >= int(getattr(self.limits, peer.kind))
 
     def add(self, peer: Peer) -> None:
         """Count a connection."""
-        self._by_kind[peer.kind] += 1
+        self._by_kind[_kind(peer)] += 1
         self.by_peer[peer.quota_key] += 1
 
     def remove(self, peer: Peer) -> None:
         """Count a connection no more."""
-        self._by_kind[peer.kind] -= 1
+        self._by_kind[_kind(peer)] -= 1
         self.by_peer[peer.quota_key] -= 1
         self.by_peer += Counter()  # drops keys whose count is 0
+
+
+def _kind(peer: Peer) -> str:
+    """Return the kind under which a connection is counted; root has places of its own."""
+    return "root" if peer.kind == "unix" and peer.uid == 0 else peer.kind

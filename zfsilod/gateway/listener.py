@@ -1,200 +1,149 @@
-"""Accepts connections on systemd's sockets and relays them to the gRPC server's private socket.
+"""Accepts TCP connections, finishes TLS, and relays them to the daemon.
 
-grpc for Python cannot serve on an inherited socket. The gateway accepts a connection, notes its
-peer (the user of a unix peer; address and certificate of a TCP peer after the handshake), and
-connects to grpc from a socket bound to an abstract name, the tag. grpc reports the tag as the peer
-of a call, and `Gateway.peer` returns the real one. The private socket is in a directory that only
-this user can enter. A connection to the CSI socket has the role node, whatever its user.
+A connection that has not shown an identity counts as unadmitted: it is closed after ADMISSION_S,
+and the oldest of them makes room for a new one. The daemon learns of a connection when it is
+admitted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from zfsilod.gateway.limits import ConnectionCount, Limits
-from zfsilod.gateway.relay import RelayedConnection
+from zfsilod.gateway.acceptor import Acceptor
+from zfsilod.gateway.limits import ConnectionCount
+from zfsilod.gateway.relay import PlainEnd, RelayedConnection
 from zfsilod.gateway.sockets import peer_of
-from zfsilod.gateway.tls import TlsHandshake
-from zfsilod.model.errors import Unauthenticated
+from zfsilod.gateway.tls import TlsEnd
+from zfsilod.model.errors import Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
-    import ssl
-    from pathlib import Path
+    from zfsilod.gateway.uplink import Uplink
+    from zfsilod.model.identity import Peer
 
-    from zfsilod.model.identity import Peer, PeerKind
-    from zfsilod.security.tls import ServerTls
-
-ACCEPT_AT_ONCE = 16
-ACCEPT_PAUSE_S = 1  # when the process has no descriptors left
-ANSWER_S = 0.2  # for the answer that says why a connection is closed
-NODE_SOCKET = "zfsilod-csi.socket"  # systemd's name of the descriptors of that unit
-PREFIX = "unix-abstract:"  # of peers, as grpc names them
+ADMISSION_S = 10  # from accept(2) until the peer is admitted
 
 log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """Listeners, their connections, and the tags of these."""
+    """Listeners on TCP ports, and the connections of their clients."""
 
-    def __init__(
-        self, directory: Path, limits: Limits | None = None, tls: ServerTls | None = None
-    ) -> None:
-        """Create `directory` with mode 0700 for the private socket.
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
+        uplink.close_client = self._close_client
+        uplink.lost = self._close_clients
+        self.count = ConnectionCount(uplink.limits)
+        self._acceptors: list[Acceptor] = []
+        self._unadmitted: dict[asyncio.Task[None], Peer] = {}
+        self._clients: dict[int, RelayedConnection] = {}
+        self._last = 0
 
-        TCP connections are refused without `tls`, and while it has no certificate.
-        """
-        self.private_socket = directory / "plain.sock"
-        self._tls = tls
-        self.count = ConnectionCount(limits or Limits())
-        self._handshakes: set[TlsHandshake] = set()
-        self._instance = secrets.token_hex(8)
-        self._last_tag = 0
-        self._listeners: dict[socket.socket, PeerKind] = {}
-        self._connections: dict[str, RelayedConnection] = {}
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-        for stale in directory.glob("*.sock"):
-            stale.unlink()
-
-    def listen(self, listener: socket.socket, *, node: bool = False) -> None:
-        """Accept connections of a listening socket, and close it with the gateway."""
-        kind: PeerKind = "tcp"
-        if listener.family == socket.AF_UNIX:
-            kind = "node" if node else "unix"
-        listener.settimeout(0)
-        self._listeners[listener] = kind
-        asyncio.get_running_loop().add_reader(listener, self._accept, listener, kind)
+    def listen(self, listener: socket.socket) -> None:
+        """Accept connections of a listening socket."""
+        self._acceptors.append(Acceptor(listener, self._accepted))
 
     def stop_listening(self) -> None:
         """Close the listeners; accepted connections continue."""
-        for listener in self._listeners:
-            asyncio.get_running_loop().remove_reader(listener)
-            listener.close()
-        self._listeners.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
 
     def close(self) -> None:
-        """Close listeners and connections."""
+        """Close listeners and connections, and the connection to the daemon."""
         self.stop_listening()
-        for handshake in list(self._handshakes):
-            handshake.close()
-        for connection in list(self._connections.values()):
-            connection.close()
-
-    def peer(self, name: str) -> Peer | None:
-        """Return the peer for its name in grpc; None: the connection bypassed the gateway."""
-        connection = self._connections.get(name.removeprefix(PREFIX))
-        return connection.peer if connection else None
+        for task in list(self._unadmitted):
+            task.cancel()
+        self._close_clients()
+        self._uplink.close()
 
     @property
-    def connections(self) -> int:
-        """The number of connections, those in a TLS handshake included."""
-        return len(self._connections) + len(self._handshakes)
+    def unadmitted(self) -> int:
+        """The number of connections that are not admitted."""
+        return len(self._unadmitted)
 
     @property
     def buffered_bytes(self) -> int:
         """The number of bytes that all connections buffer."""
-        return sum(connection.buffered_bytes for connection in self._connections.values())
+        return sum(client.buffered_bytes for client in self._clients.values())
 
-    def disconnect(self, name: str) -> None:
-        """Close a connection whose identity is no longer valid, after its answer is sent."""
-        connection = self._connections.get(name.removeprefix(PREFIX))
-        if connection is not None:
-            asyncio.get_running_loop().call_later(ANSWER_S, connection.close)
-
-    def _accept(self, listener: socket.socket, kind: PeerKind) -> None:
-        for _attempt in range(ACCEPT_AT_ONCE):
-            try:
-                client, _address = listener.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                log.error("cannot accept connections, retrying in %d s: %s", ACCEPT_PAUSE_S, error)
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(listener)
-                loop.call_later(ACCEPT_PAUSE_S, self._resume, listener, kind)
-                return
-            self._admit(client, kind)
-
-    def _resume(self, listener: socket.socket, kind: PeerKind) -> None:
-        if listener in self._listeners:
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener, kind)
-
-    def _admit(self, client: socket.socket, kind: PeerKind) -> None:
+    def _accepted(self, client: socket.socket) -> None:
+        self.count.limits = self._uplink.limits
         try:
-            peer = peer_of(client, kind)
-            if self.count.is_full(peer):
-                log.warning("too many connections from %s: closed a new one", peer.quota_key)
-                client.close()
-            elif kind == "tcp":
-                self._start_tls(peer, client)
-            else:
-                self._connect(peer, client)
-        except OSError as error:  # the peer is gone, or grpc does not accept
-            log.warning("dropped a %s connection: %s", kind, error)
-            client.close()
-
-    def _start_tls(self, peer: Peer, client: socket.socket) -> None:
-        """Complete the handshake before any byte of a TCP peer reaches grpc."""
-        context = self._tls.context() if self._tls else None
-        if context is None:
-            log.warning(
-                "refused %s: this host has no certificate; run zfsiloctl pki init", peer.address
-            )
+            peer = peer_of(client, "tcp")
+        except OSError:  # the peer is gone
             client.close()
             return
-
-        def ended(secured: ssl.SSLSocket | None) -> None:
-            self._handshakes.discard(handshake)
-            self.count.remove(peer)
-            if secured is not None:
-                self._identify(peer, secured)
-
+        if self.count.is_full(peer):
+            log.warning("too many connections from %s: closed a new one", peer.quota_key)
+            client.close()
+            return
+        if len(self._unadmitted) >= self._uplink.limits.unadmitted:
+            next(iter(self._unadmitted)).cancel()
         self.count.add(peer)
-        handshake = TlsHandshake(client, context, ended)
-        self._handshakes.add(handshake)
-        handshake.step()
+        task = asyncio.get_running_loop().create_task(self._serve(client, peer))
+        self._unadmitted[task] = peer
+        task.add_done_callback(self._admission_ended)
 
-    def _identify(self, peer: Peer, secured: ssl.SSLSocket) -> None:
-        der = secured.getpeercert(binary_form=True)
+    def _admission_ended(self, task: asyncio.Task[None] | None) -> None:
+        """Count a connection no more as unadmitted: it is admitted, or closed."""
+        peer = self._unadmitted.pop(task, None) if task else None
+        if peer is not None:
+            self.count.remove(peer)
+
+    async def _serve(self, client: socket.socket, peer: Peer) -> None:
+        client.settimeout(0)
+        handed_over = False
         try:
-            assert self._tls is not None
-            certified = self._tls.identify(der) if der else None
-            self._connect(peer.but(certificate=certified), secured)
-        except Unauthenticated as error:
+            async with asyncio.timeout(ADMISSION_S):
+                handed_over = await self._admit(client, peer)
+        except (OSError, TimeoutError) as error:  # not TLS, an unknown authority, silence
+            log.info("dropped a connection from %s: %s", peer.address, error or "too slow")
+        except (Unauthenticated, Unavailable) as error:
             log.warning("refused %s: %s", peer.address, error.message)
-            secured.close()
-        except OSError as error:
-            log.warning("dropped a connection from %s: %s", peer.address, error)
-            secured.close()
+        finally:
+            if not handed_over:
+                client.close()
 
-    def _connect(self, peer: Peer, client: socket.socket) -> None:
-        """Join a client with a new connection to grpc."""
-        tag, server = self._reach_grpc()
-
-        def closed() -> None:
-            del self._connections[tag]
-            self.count.remove(peer)
-
-        self.count.add(peer)
-        self._connections[tag] = RelayedConnection(peer, client, server, closed=closed)
-
-    def _reach_grpc(self) -> tuple[str, socket.socket]:
-        """Connect to grpc under a new tag; on a unix socket connect(2) never waits."""
-        self._last_tag += 1
-        tag = f"zfsilo/{self._instance}/{self._last_tag}"
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    async def _admit(self, client: socket.socket, peer: Peer) -> bool:
+        await self._uplink.refresh()
+        tls = self._uplink.tls
+        if tls.context is None:
+            raise Unavailable("this host has no certificate; run zfsiloctl pki init")
+        end = TlsEnd(client, tls.context)
+        await end.handshake()
+        der = end.certificate
+        admitted = peer.but(certificate=tls.identify(der)) if der else peer
+        self._admission_ended(asyncio.current_task())
+        if self.count.is_full(admitted):
+            raise Unavailable(f"too many connections of {admitted.quota_key}")
+        self._last += 1
+        number = self._last
+        self.count.add(admitted)
         try:
-            server.settimeout(0)
-            server.bind(f"\0{tag}")
-            server.connect(os.fspath(self.private_socket))
-        except OSError:
-            server.close()
+            descriptor = await self._uplink.connection(number, admitted)
+        except BaseException:
+            self.count.remove(admitted)
             raise
-        return tag, server
+        self._relay(number, admitted, end, socket.socket(fileno=descriptor))
+        return True
+
+    def _relay(self, number: int, peer: Peer, client: TlsEnd, server: socket.socket) -> None:
+        def closed() -> None:
+            del self._clients[number]
+            self.count.remove(peer)
+            with suppress(OSError):  # zfsilod is gone
+                self._uplink.closed(number)
+
+        self._clients[number] = RelayedConnection(peer, client, PlainEnd(server), closed=closed)
+
+    def _close_client(self, number: int) -> None:
+        client = self._clients.get(number)
+        if client is not None:
+            client.close()
+
+    def _close_clients(self) -> None:
+        for client in list(self._clients.values()):
+            client.close()

@@ -1,14 +1,13 @@
-"""Relays bytes between two sockets, in both directions.
+"""Relays bytes between two ends of connections, in both directions.
 
-Non-blocking sockets are used directly: asyncio's transports double the delay. A relay keeps at most
-one chunk that its sink has not taken, and reads no more until that is sent.
+Non-blocking sockets are used directly: asyncio's transports double the delay. A relay reads at most
+CHUNK_BYTES at a time, and reads no more until its sink has sent them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,33 +18,84 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 65536
 LINGER_S = 5  # how long one direction of a connection outlives the other
-# The socket would block. TLS may have to read before it can write, and the reverse.
-NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+NOT_NOW = (BlockingIOError, InterruptedError)
+
+
+class PlainEnd:
+    """One end of a connection: a socket, and the bytes that it has not taken yet."""
+
+    def __init__(self, own: socket.socket) -> None:
+        own.settimeout(0)
+        self.socket = own
+        self.rest = b""
+        self.drained: Callable[[], None] = lambda: None
+        self.failed: Callable[[], None] = lambda: None
+        self._loop = asyncio.get_running_loop()
+
+    def receive(self) -> bytes | None:
+        """Return the next bytes; b"" at the end, None when there are none now. Raises OSError."""
+        try:
+            return self.socket.recv(CHUNK_BYTES)
+        except NOT_NOW:
+            return None
+
+    def send(self, data: bytes) -> bool:
+        """Send bytes; False: some have to wait, and `drained` is called after them."""
+        if self.rest:
+            self.rest += data
+            return False
+        try:
+            sent = self.socket.send(data)
+        except NOT_NOW:
+            sent = 0
+        if sent == len(data):
+            return True
+        self.rest = data[sent:]
+        self._loop.add_writer(self.socket, self._write)
+        return False
+
+    def end(self) -> None:
+        """Tell the other side that no more bytes follow."""
+        with suppress(OSError):  # the other side has closed
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket, and drop the bytes that wait."""
+        if self.rest:
+            self._loop.remove_writer(self.socket)
+        self.socket.close()
+
+    def _write(self) -> None:
+        try:
+            sent = self.socket.send(self.rest)
+        except NOT_NOW:
+            return
+        except OSError:
+            self.failed()
+            return
+        self.rest = self.rest[sent:]
+        if not self.rest:
+            self._loop.remove_writer(self.socket)
+            self.drained()
 
 
 class RelayedConnection:
-    """A client and grpc, joined by two relays until both directions have ended."""
+    """Two ends, joined by two relays until both directions have ended."""
 
     def __init__(
-        self,
-        peer: Peer,
-        client: socket.socket,
-        server: socket.socket,
-        *,
-        closed: Callable[[], None],
+        self, peer: Peer, client: PlainEnd, server: PlainEnd, *, closed: Callable[[], None]
     ) -> None:
         self.peer = peer
-        self._sockets = (client, server)
+        self._ends = (client, server)
         self._closed = closed
         self._open = True
         self._linger: asyncio.TimerHandle | None = None
-        client.settimeout(0)
         self._relays = (Relay(client, server, self), Relay(server, client, self))
 
     @property
     def buffered_bytes(self) -> int:
         """The number of bytes that were read from one end and not yet sent to the other."""
-        return sum(len(relay.rest) for relay in self._relays)
+        return sum(len(end.rest) for end in self._ends)
 
     def relay_ended(self) -> None:
         """Close the connection when both directions have ended, or LINGER_S after the first."""
@@ -62,73 +112,47 @@ class RelayedConnection:
         if self._linger is not None:
             self._linger.cancel()
         for relay in self._relays:
-            relay.stop()
-        for end in self._sockets:
+            relay.pause()
+        for end in self._ends:
             end.close()
         self._closed()
 
 
 class Relay:
-    """Carries bytes from one socket to another."""
+    """Carries bytes from one end to another."""
 
-    def __init__(
-        self, source: socket.socket, sink: socket.socket, owner: RelayedConnection
-    ) -> None:
+    def __init__(self, source: PlainEnd, sink: PlainEnd, owner: RelayedConnection) -> None:
         self.ended = False
         self._loop = asyncio.get_running_loop()
         self._source = source
         self._sink = sink
         self._owner = owner
-        self.rest = b""  # bytes that the sink has not taken; nothing is read meanwhile
-        self._loop.add_reader(source, self._read)
+        sink.drained = self._resume
+        sink.failed = owner.close
+        self._loop.add_reader(source.socket, self._read)
 
-    def stop(self) -> None:
-        """Stop reading and writing."""
-        self._loop.remove_reader(self._source)
-        if self.rest:
-            self._loop.remove_writer(self._sink)
+    def pause(self) -> None:
+        """Stop reading."""
+        self._loop.remove_reader(self._source.socket)
 
     def _read(self) -> None:
         try:
-            data = self._source.recv(CHUNK_BYTES)
-            if data:
-                self._send(data)
-            else:
+            data = self._source.receive()
+            if data is None:
+                return
+            if not data:
                 self._end()
-        except NOT_NOW:
-            return
+            elif not self._sink.send(data):
+                self.pause()
         except OSError:
             self._owner.close()
 
-    def _send(self, data: bytes) -> None:
-        try:
-            sent = self._sink.send(data)
-        except NOT_NOW:
-            sent = 0
-        if sent < len(data):
-            self.rest = data[sent:]
-            self._loop.remove_reader(self._source)
-            self._loop.add_writer(self._sink, self._write)
-
-    def _write(self) -> None:
-        try:
-            sent = self._sink.send(self.rest)
-        except NOT_NOW:
-            return
-        except OSError:
-            self._owner.close()
-            return
-        self.rest = self.rest[sent:]
-        if not self.rest:
-            self._loop.remove_writer(self._sink)
-            self._loop.add_reader(self._source, self._read)
+    def _resume(self) -> None:
+        if not self.ended:
+            self._loop.add_reader(self._source.socket, self._read)
 
     def _end(self) -> None:
         self.ended = True
-        self._loop.remove_reader(self._source)
-        if isinstance(self._sink, ssl.SSLSocket):
-            with suppress(OSError):  # sends close_notify, and would wait for the peer's
-                self._sink.unwrap()
-        else:
-            self._sink.shutdown(socket.SHUT_WR)
+        self.pause()
+        self._sink.end()
         self._owner.relay_ended()

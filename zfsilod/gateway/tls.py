@@ -1,60 +1,110 @@
-"""TLS handshake on a non-blocking socket, with a deadline."""
+"""TLS of one connection over memory, so that the work of every turn of the loop has a bound.
+
+`ssl` reads from a socket until it has data for the caller: a peer that sends records without any,
+such as updates of its key, would hold the loop for as long as it sends. Here a turn takes
+READ_BYTES from the socket, and a peer that sends more than BARREN_BYTES without data is
+disconnected.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from zfsilod.gateway.relay import NOT_NOW, PlainEnd
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
-HANDSHAKE_S = 10  # from accept(2) to the end of the handshake
+READ_BYTES = 16384
+BARREN_BYTES = 40_000  # a whole record has 16.6 kB
+HANDSHAKE_BYTES = 65536  # certificates of a client included
 
-log = logging.getLogger(__name__)
 
+class TlsEnd(PlainEnd):
+    """The end of a connection whose bytes are TLS records."""
 
-class TlsHandshake:
-    """The server's side of a handshake; it ends with the secured socket, or None."""
+    def __init__(self, own: socket.socket, context: ssl.SSLContext) -> None:
+        super().__init__(own)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._barren = 0
 
-    def __init__(
-        self,
-        client: socket.socket,
-        context: ssl.SSLContext,
-        ended: Callable[[ssl.SSLSocket | None], None],
-    ) -> None:
-        client.settimeout(0)
-        self._loop = asyncio.get_running_loop()
-        self._socket = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
-        self._ended = ended
-        self._descriptor = self._socket.fileno()
-        self._deadline = self._loop.call_later(HANDSHAKE_S, self.close)
+    async def handshake(self) -> None:
+        """Complete the handshake, else raise OSError; the caller has a deadline."""
+        received = 0
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self.flush()
+            except ssl.SSLError:
+                with suppress(*NOT_NOW):  # the alert; it need not arrive
+                    self.socket.send(self._outgoing.read())
+                raise
+            data = await self._loop.sock_recv(self.socket, READ_BYTES)
+            received += len(data)
+            if not data or received > HANDSHAKE_BYTES:
+                raise ConnectionAbortedError("the peer ended the handshake, or sent too much")
+            self._incoming.write(data)
+        await self.flush()
 
-    def step(self) -> None:
-        """Continue the handshake as far as the received bytes allow."""
-        self._stop_waiting()
+    @property
+    def certificate(self) -> bytes | None:
+        """The certificate of the peer in DER, which TLS has verified."""
+        return self._tls.getpeercert(binary_form=True)
+
+    async def flush(self) -> None:
+        """Send what waits, before the connection is relayed."""
+        if self._outgoing.pending:
+            await self._loop.sock_sendall(self.socket, self._outgoing.read())
+
+    def receive(self) -> bytes | None:
+        """Return the data of the next records. Raises OSError."""
         try:
-            self._socket.do_handshake()
+            raw = self.socket.recv(READ_BYTES)
+        except NOT_NOW:
+            return None
+        if not raw:
+            return b""
+        return self._decrypt(raw)
+
+    def send(self, data: bytes) -> bool:
+        """Encrypt and send bytes."""
+        self._tls.write(data)
+        return super().send(self._outgoing.read())
+
+    def end(self) -> None:
+        """Send close_notify; the peer may still send."""
+        with suppress(ssl.SSLError):  # it waits for the peer's
+            self._tls.unwrap()
+        with suppress(OSError):
+            super().send(self._outgoing.read())
+            if not self.rest:
+                super().end()
+
+    def _decrypt(self, raw: bytes) -> bytes | None:
+        self._incoming.write(raw)
+        parts = []
+        ended = False
+        try:
+            while part := self._tls.read(READ_BYTES):
+                parts.append(part)
+            ended = True
         except ssl.SSLWantReadError:
-            self._loop.add_reader(self._descriptor, self.step)
-        except ssl.SSLWantWriteError:
-            self._loop.add_writer(self._descriptor, self.step)
-        except OSError as error:  # not TLS, an old version, or an unknown authority
-            log.info("TLS handshake failed: %s", error)
-            self.close()
-        else:
-            self._deadline.cancel()
-            self._ended(self._socket)
-
-    def close(self) -> None:
-        """End the handshake without success."""
-        self._stop_waiting()
-        self._deadline.cancel()
-        self._socket.close()
-        self._ended(None)
-
-    def _stop_waiting(self) -> None:
-        self._loop.remove_reader(self._descriptor)
-        self._loop.remove_writer(self._descriptor)
+            pass
+        except ssl.SSLZeroReturnError:
+            ended = True
+        if self._outgoing.pending:  # the answer to an update of the key
+            super().send(self._outgoing.read())
+        if parts:
+            self._barren = 0
+            return b"".join(parts)
+        if ended:
+            return b""
+        self._barren += len(raw)
+        if self._barren > BARREN_BYTES:
+            raise ConnectionAbortedError("too many TLS records without data")
+        return None

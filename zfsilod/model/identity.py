@@ -42,7 +42,9 @@ class Peer(Record):
 
     @property
     def quota_key(self) -> str:
-        """The key under which its connections are counted: address or user."""
+        """The key under which its connections are counted: certificate, address or user."""
+        if self.certificate is not None:
+            return str(self.certificate.identity)
         return self.address if self.kind == "tcp" else f"uid {self.uid}"
 
 

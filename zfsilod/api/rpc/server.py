@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -38,6 +38,7 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
+from zfsilod.model.identity import PeerKind
 from zfsilod.model.records import Issued, Token
 from zfsilod.security.audit import is_change
 from zfsilod.security.authentication import REVOKED, Callers
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-    from zfsilod.gateway.listener import Gateway
+    from zfsilod.gateway.connections import Connections
     from zfsilod.model.identity import Caller
     from zfsilod.security.join_file import Files
     from zfsilod.service.service import Service
@@ -95,22 +96,24 @@ class GrpcServer:
     def __init__(
         self,
         service: Service,
-        gateway: Gateway,
+        connections: Connections,
         files: Files,
         options: tuple[tuple[str, int], ...] = (),
     ) -> None:
-        """Serve the connections of a gateway; `files` has the keys of this host's authority."""
+        """Serve connections; `files` has the keys of this host's authority."""
         self._service = service
-        self._gateway = gateway
+        self._connections = connections
         self._files = files
         self._audit = service.audit
         self.callers = Callers(self._find_token, self._is_revoked)
         self._tasks: Tasks = set()
         self._stopping = asyncio.Event()
         self._health = HealthMethods()
-        self._server = grpc.aio.server(
-            options=(*OPTIONS, *options), maximum_concurrent_rpcs=MAX_CALLS
-        )
+        # One for each kind of peer: what the one has in flight does not hold up the others.
+        self._servers = {
+            kind: grpc.aio.server(options=(*OPTIONS, *options), maximum_concurrent_rpcs=MAX_CALLS)
+            for kind in get_args(PeerKind)
+        }
 
     async def start(self) -> None:
         """Start to serve; only then may the gateway listen."""
@@ -123,18 +126,19 @@ class GrpcServer:
         names = [service.full_name for service in (*SERVICES, HEALTH, REFLECTION)]
         self._add(HEALTH, self._health, standard=True)
         self._add(REFLECTION, reflection.aio.ReflectionServicer(names), standard=True)
-        self._server.add_insecure_port(f"unix:{self._gateway.private_socket}")
-        await self._server.start()
+        for kind, server in self._servers.items():
+            server.add_insecure_port(f"unix:{self._connections.socket_of(kind)}")
+            await server.start()
         for service in SERVICES:
             await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuse new calls, wait for running ones, then cancel them."""
-        self._gateway.stop_listening()
+        self._connections.stop_listening()
         self._stopping.set()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_s)
-        self._gateway.close()
+        await asyncio.gather(*(server.stop(grace_s) for server in self._servers.values()))
+        self._connections.close()
         if self._tasks:  # shielded work of callers that have disconnected
             _done, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -159,9 +163,10 @@ class GrpcServer:
                 request_deserializer=_parser(GetMessageClass(method.input_type)),
                 response_serializer=GetMessageClass(method.output_type).SerializeToString,
             )
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service.full_name, handlers),)
-        )
+        for server in self._servers.values():
+            server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service.full_name, handlers),)
+            )
 
     def _guard(
         self, method: MethodDescriptor, work: Any, *, standard: bool
@@ -237,12 +242,12 @@ class GrpcServer:
         try:
             return str(self._identify(context))
         except ZfsiloError:
-            peer = self._gateway.peer(context.peer())
+            peer = self._connections.peer(context.peer())
             return f"nobody ({peer.address})" if peer else "nobody"
 
     def _identify(self, context: Any) -> Caller:
         name = context.peer()
-        peer = self._gateway.peer(name)
+        peer = self._connections.peer(name)
         if peer is None:
             log.warning("refused a call from %s: connection bypassed the gateway", name)
             raise Unauthenticated("connection bypassed the gateway")
@@ -254,7 +259,7 @@ class GrpcServer:
             return self.callers.of(peer, authorization)
         except Unauthenticated as error:
             if error.reason == REVOKED:
-                self._gateway.disconnect(name)
+                self._connections.disconnect(name)
             raise
 
     def _find_token(self, token_id: str) -> Token | None:

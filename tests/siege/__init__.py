@@ -1,0 +1,1 @@
+"""Floods of strangers and of callers with few rights, against a real systemd: `make siege`."""

@@ -1,0 +1,156 @@
+"""`make siege [FLOODS="NAME ..."]`: every flood against a real systemd; a table of what it cost.
+
+A flood runs in namespaces, over the loopback of its own network. Beside it root calls GetVolume on
+the local socket; the 99th percentile may be P99_RATIO times the one just before. Afterwards a
+volume is created and deleted, locally and over the gateway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+from zfsilo.v1 import volume_pb2 as pb
+
+from tests.siege import network
+from tests.siege.flood import JOIN, PREAMBLE, READER, Flood
+from tests.systemd.namespace import InnerCommandFailed
+from tests.systemd.simulated import ctl, simulated_host
+from zfsilod.wire.stub import Api
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.systemd.inner_process import InnerProcess
+    from tests.systemd.namespace import SystemdHost
+
+FLOODS = [*network.FLOODS]
+QUIET_S, LOADED_S = 3.0, 5.0
+FLOOR_MS = 20.0  # below it a ratio says nothing: the machine has other work
+READY_S = 40.0
+ATTEMPTS = 2  # a busy machine may delay any call once
+REQUEST = pb.GetVolumeRequest(name="volumes/data")
+
+
+class Measured:
+    """The latency of local calls, and what did not hold."""
+
+    def __init__(self) -> None:
+        self.quiet_ms = 0.0
+        self.loaded_ms = 0.0
+        self.failures: list[str] = []
+
+    def __str__(self) -> str:
+        ratio = self.loaded_ms / self.quiet_ms if self.quiet_ms else 0
+        return f"{self.quiet_ms:8.1f}{self.loaded_ms:8.1f}{ratio:7.1f}"
+
+
+@contextlib.contextmanager
+def besieged() -> Iterator[SystemdHost]:
+    """Boot a machine with a gateway, an administrator's join file and a reader's certificate."""
+    with simulated_host() as sd:
+        ctl(sd, "pki", "init", "--name", "localhost")
+        issue = ("pki", "issue", "user", "ops", "--role", "admin", "--address", "127.0.0.1")
+        ctl(sd, *issue, "--file", JOIN)
+        ctl(sd, "pki", "issue", "user", "reader", "--role", "reader", "--file", "/root/reader.join")
+        sd.run("/usr/bin/python3", "-c", TO_PEM)
+        ctl(sd, "volume", "create", "data", "1G")
+        sd.run("systemctl", "enable", "--now", "zfsilod-tcp.socket")
+        yield sd
+
+
+TO_PEM = f"""
+import tomllib
+from pathlib import Path
+join = tomllib.loads(Path("/root/reader.join").read_text())
+Path({READER!r}).write_text(join["key"] + join["certificate"])
+Path({READER!r}).chmod(0o644)
+"""
+
+
+def percentile(sd: SystemdHost, seconds: float) -> float:
+    """Return the 99th percentile of root's local calls, in ms; a refused call counts as 10 s."""
+    times = []
+    with grpc.insecure_channel(f"unix:{sd.root}/run/zfsilo/zfsilod.sock") as channel:
+        volumes = Api(channel).volumes
+        volumes.GetVolume(REQUEST, timeout=10)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            start = time.monotonic()
+            volumes.GetVolume(REQUEST, timeout=10)
+            times.append((time.monotonic() - start) * 1e3)
+            time.sleep(0.005)
+    return sorted(times)[len(times) * 99 // 100]
+
+
+@contextlib.contextmanager
+def running(sd: SystemdHost, flood: Flood) -> Iterator[None]:
+    """Start a flood, wait until its load is in place, and kill it in the end."""
+    with contextlib.ExitStack() as stack:
+        for _copy in range(flood.copies):
+            argv = ("/usr/bin/python3", "-c", PREAMBLE + flood.program)
+            process = stack.enter_context(sd.start(*argv, uid=flood.uid))
+            stack.callback(process.kill_all)
+            _wait_ready(flood, process)
+        yield
+
+
+def _wait_ready(flood: Flood, process: InnerProcess) -> None:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if line != "ready\n":
+        _rest, errors = process.communicate(timeout=10)
+        raise SystemExit(f"{flood.name} did not start: {errors}")
+
+
+def besiege(sd: SystemdHost, flood: Flood) -> Measured:
+    """Run one flood, and return what it did."""
+    measured = Measured()
+    measured.quiet_ms = percentile(sd, QUIET_S)
+    with running(sd, flood):
+        try:
+            measured.loaded_ms = percentile(sd, LOADED_S)
+        except Exception as error:
+            measured.failures.append(f"a local call failed: {error}")
+        for words in flood.during:
+            _try(sd, measured, "beside it", *words)
+    allowed_ms = max(flood.p99_ratio * measured.quiet_ms, FLOOR_MS)
+    if measured.loaded_ms > allowed_ms:
+        measured.failures.append(f"local call p99 {measured.loaded_ms:.1f} > {allowed_ms:.1f} ms")
+    for where in ((), ("-H", JOIN)):
+        _try(sd, measured, "afterwards", *where, "volume", "create", "siege", "1G")
+        _try(sd, measured, "afterwards", *where, "volume", "delete", "siege", "--yes")
+    return measured
+
+
+def _try(sd: SystemdHost, measured: Measured, when: str, *words: str) -> None:
+    try:
+        ctl(sd, "--timeout", "20", *words)
+    except InnerCommandFailed as error:
+        measured.failures.append(f"{when}: {error}")
+
+
+def main() -> int:
+    """Run the floods that are named, or all; exit 1 when something did not hold."""
+    chosen = [flood for flood in FLOODS if not sys.argv[1:] or flood.name in sys.argv[1:]]
+    failed = 0
+    with besieged() as sd:
+        print(f"{'local call p99, ms':40}{'quiet':>8}{'loaded':>8}{'ratio':>7}")
+        for flood in chosen:
+            for _attempt in range(ATTEMPTS):
+                measured = besiege(sd, flood)
+                if not measured.failures:
+                    break
+            print(f"{flood.name:40}{measured}", flush=True)
+            for failure in measured.failures:
+                print(f"    {failure}", flush=True)
+            failed += bool(measured.failures)
+    print(f"{len(chosen) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""zfsilod-gateway.service: the process that other hosts reach, without privileges.
+
+systemd passes the listening sockets of zfsilod-tcp.socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from zfsilod.gateway.listener import Gateway
+from zfsilod.gateway.sockets import inherited
+from zfsilod.gateway.uplink import Uplink
+
+LINK = Path("/run/zfsilo/gateway.sock")
+
+
+def connect() -> socket.socket:
+    """Connect to the daemon; systemd starts it if it does not run. Raises OSError."""
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        link.settimeout(0)
+        link.connect(os.fspath(LINK))
+    except OSError:
+        link.close()
+        raise
+    return link
+
+
+async def serve() -> None:
+    """Relay until a signal."""
+    from systemd.daemon import notify
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    gateway = Gateway(Uplink(connect))
+    for listener, _unit in inherited():
+        gateway.listen(listener)
+    notify("READY=1")
+    watchdog = loop.create_task(_notify_watchdog())
+    await stop.wait()
+    watchdog.cancel()
+    gateway.close()
+
+
+async def _notify_watchdog() -> None:
+    """Notify systemd twice per WATCHDOG_USEC while the event loop runs: sd_watchdog_enabled(3)."""
+    from systemd.daemon import notify
+
+    interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
+    while interval_us:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_us / 2_000_000)
+
+
+def main() -> int:
+    """Run the gateway."""
+    logging.basicConfig(level="INFO", format="%(name)s: %(message)s", stream=sys.stderr)
+    asyncio.run(serve())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

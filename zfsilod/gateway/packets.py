@@ -1,0 +1,83 @@
+"""The private connection between the gateway and the daemon: packets on a unix socket.
+
+The gateway asks, the daemon answers. A packet is a JSON object; a descriptor may come with it:
+
+    gateway                                     daemon
+    ask settings                                tell settings (a file), or unchanged
+    ask connection: id, address, certificate    tell connection (a socket to grpc), or refused
+    ask closed: id                              tell close: id, when an identity is no longer valid
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any
+
+from zfsilod.model.identity import Certified, Identity, Peer
+
+PACKET_BYTES = 65536
+MAX_SETTINGS_BYTES = 16 << 20
+
+Packet = dict[str, Any]
+
+
+def send(link: socket.socket, packet: Packet, descriptor: int | None = None) -> None:
+    """Send a packet. Raises BlockingIOError when the other side does not read, and OSError."""
+    raw = json.dumps(packet).encode()
+    socket.send_fds(link, [raw], [] if descriptor is None else [descriptor])
+
+
+def receive(link: socket.socket) -> tuple[Packet, int | None] | None:
+    """Return a packet and its descriptor, or None at the end. Raises OSError and ValueError."""
+    raw, descriptors, flags, _address = socket.recv_fds(link, PACKET_BYTES, 4)
+    if not raw:
+        return None
+    for surplus in descriptors[1:]:
+        os.close(surplus)
+    try:
+        packet = json.loads(raw)
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or not isinstance(packet, dict):
+            raise ValueError("not a packet of zfsilod")
+    except ValueError:
+        for descriptor in descriptors[:1]:
+            os.close(descriptor)
+        raise
+    return packet, descriptors[0] if descriptors else None
+
+
+def of_peer(peer: Peer) -> Packet:
+    """Return the packet's fields for a TCP peer."""
+    return {"address": peer.address, "certificate": _plain(peer.certificate)}
+
+
+def peer_of_packet(packet: Packet) -> Peer:
+    """Reverse `of_peer`. Raises TypeError or KeyError for other fields."""
+    plain = packet["certificate"]
+    certificate = plain and Certified(**plain | {"identity": Identity(**plain["identity"])})
+    return Peer(kind="tcp", address=str(packet["address"]), certificate=certificate)
+
+
+def to_file(content: Packet) -> int:
+    """Return a descriptor of a file in memory: settings may be larger than a packet."""
+    descriptor = os.memfd_create("zfsilo-settings")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(json.dumps(content).encode())
+    return descriptor
+
+
+def from_file(descriptor: int) -> Packet:
+    """Return the content of such a file, and close it."""
+    with open(descriptor, "rb") as file:
+        file.seek(0)
+        content: Packet = json.loads(file.read(MAX_SETTINGS_BYTES))
+    return content
+
+
+def _plain(certificate: Certified | None) -> Packet | None:
+    if certificate is None:
+        return None
+    identity = {name: getattr(certificate.identity, name) for name in Identity.FIELDS}
+    fields = {name: getattr(certificate, name) for name in Certified.FIELDS}
+    return fields | {"identity": identity}
