@@ -18,7 +18,7 @@ from tests.api.dbus_fixture import (
     create,
     options,
 )
-from zfsilod.api.dbus import objects, server
+from zfsilod.api.dbus import admission, objects
 from zfsilod.api.dbus.contract import (
     MANAGER,
     NAME,
@@ -128,7 +128,7 @@ async def test_more_calls_than_the_limit(
         return {"used": 1}
 
     monkeypatch.setattr(fixture.service, "usage", slow)
-    monkeypatch.setattr(server, "MAX_CALLS", 2)
+    monkeypatch.setattr(admission, "MAX_CALLS", 2)
     client = await fixture.client()
     calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _number in range(3)]
     done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)

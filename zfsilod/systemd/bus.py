@@ -9,6 +9,7 @@ from dbus_next import AuthError, BusType, DBusError
 from dbus_next.aio import MessageBus
 
 from zfsilod.model.errors import Unavailable
+from zfsilod.systemd.messages import MessageReader
 
 if TYPE_CHECKING:
     from socket import socket
@@ -23,6 +24,7 @@ async def connect(bus_address: str | None) -> MessageBus:
         bus = MessageBus(bus_address=bus_address, bus_type=BusType.SYSTEM)
     except (OSError, ValueError) as error:
         raise Unavailable(f"cannot reach {where}: {error}; is dbus running?") from error
+    bus._message_reader = MessageReader(bus).read  # before the first message
     try:
         async with asyncio.timeout(CONNECT_DEADLINE_S):
             await bus.connect()
@@ -31,6 +33,12 @@ async def connect(bus_address: str | None) -> MessageBus:
         raise Unavailable(f"{where} refused the connection: {error!r}") from error
     wait_while_full(bus)
     return bus
+
+
+def reader(bus: MessageBus) -> MessageReader:
+    """Return the reader of a connection that `connect` made."""
+    own: MessageReader = bus._message_reader.__self__
+    return own
 
 
 def wait_while_full(bus: MessageBus) -> None:

@@ -51,7 +51,7 @@ class Identities:
 
     def name_owner_changed(self, signal: Message) -> None:
         """Forget a caller that disconnected."""
-        if signal.sender == BUS and signal.member == "NameOwnerChanged":
+        if signal.sender == BUS and signal.member == "NameOwnerChanged" and signal.body:
             self.uids.pop(signal.body[0], None)
 
     async def authorize(self, sender: str, action: str, *, interactive: bool = False) -> Caller:

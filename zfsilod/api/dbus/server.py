@@ -22,6 +22,7 @@ from dbus_next import (
     RequestNameReply,
 )
 
+from zfsilod.api.dbus.admission import Admission
 from zfsilod.api.dbus.contract import (
     INTROSPECTABLE,
     NAME,
@@ -42,7 +43,7 @@ from zfsilod.api.dbus.signals import Signals
 from zfsilod.model.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
 from zfsilod.model.identity import Caller
 from zfsilod.security.authorization import READ
-from zfsilod.systemd.bus import close_socket, connect
+from zfsilod.systemd.bus import close_socket, connect, reader
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -51,8 +52,8 @@ if TYPE_CHECKING:
 
     from zfsilod.model.records import Operation
     from zfsilod.service.service import Service
+    from zfsilod.systemd.messages import IncomingCall
 
-MAX_CALLS = 1024  # that run at one time; more are refused
 CLOSE_DEADLINE_S = 5
 MACHINE_ID = Path("/etc/machine-id")
 
@@ -81,12 +82,12 @@ async def serve(bus_address: str | None, service: Service, *, version: str) -> D
 
 
 def errors_as_replies(
-    handler: Callable[[DbusFront, Message], Awaitable[Message]],
-) -> Callable[[DbusFront, Message], Awaitable[Message]]:
+    handler: Callable[[DbusFront, IncomingCall], Awaitable[Message]],
+) -> Callable[[DbusFront, IncomingCall], Awaitable[Message]]:
     """Return a handler that replies with every error that the handler raises."""
 
     @wraps(handler)
-    async def guarded(front: DbusFront, call: Message) -> Message:
+    async def guarded(front: DbusFront, call: IncomingCall) -> Message:
         try:
             return await handler(front, call)
         except DBusError as error:
@@ -111,12 +112,14 @@ class DbusFront:
         self._objects = Objects(service, version)
         self._signals = Signals(self._objects, self.emit)
         self._methods = Methods(service, self._objects)
+        self._admission = Admission(self.identities.uids)
         self._calls: set[asyncio.Task[None]] = set()
         self._closed = self._loop.create_task(self._watch())
 
     async def start(self) -> None:
         """Subscribe to messages and operations, and acquire the name."""
-        self._bus.add_message_handler(self._received)
+        self._bus.add_message_handler(self.identities.name_owner_changed)
+        reader(self._bus).on_call = self._received
         self._service.executor.listeners.append(self._operation_changed)
         await self.identities.start()
         try:
@@ -155,28 +158,26 @@ class DbusFront:
 
     # Calls
 
-    def _received(self, message: Message) -> bool:
-        """Handle a message; True: the library must not handle it."""
-        if message.message_type is MessageType.SIGNAL:
-            self.identities.name_owner_changed(message)
-        if message.message_type is not MessageType.METHOD_CALL:
-            return False
-        if len(self._calls) >= MAX_CALLS:
-            text = f"{MAX_CALLS} calls are running: retry when one has ended"
-            self._send(Message.new_error(message, ErrorType.LIMITS_EXCEEDED, text))
-            return True
-        task = self._loop.create_task(self._serve(message))
+    def _received(self, call: IncomingCall) -> None:
+        """Start a call, or refuse it by its header alone."""
+        refusal = self._admission.refusal(call)
+        if refusal:
+            if call.wants_reply:
+                self._send(Message.new_error(call, ErrorType.LIMITS_EXCEEDED, refusal))
+            return
+        task = self._loop.create_task(self._serve(call))
         self._calls.add(task)
+        self._admission.start(call)
         task.add_done_callback(self._calls.discard)
-        return True
+        task.add_done_callback(lambda _task: self._admission.end(call))
 
-    async def _serve(self, call: Message) -> None:
+    async def _serve(self, call: IncomingCall) -> None:
         reply = await self._reply(call)
-        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
+        if call.wants_reply:
             self._send(reply)
 
     @errors_as_replies
-    async def _reply(self, call: Message) -> Message:
+    async def _reply(self, call: IncomingCall) -> Message:
         method = resolve(call)
         try:
             return await self._authorize_and_call(call, method)
@@ -190,14 +191,17 @@ class DbusFront:
                 self._service.audit.refused(f"uid {uid} (dbus)", method.name, call.path, refusal)
             raise
 
-    async def _authorize_and_call(self, call: Message, method: Method) -> Message:
+    async def _authorize_and_call(self, call: IncomingCall, method: Method) -> Message:
         caller = NOBODY
         if method.interface != PEER:  # needs no authorization
-            caller = await self.identities.authorize(
-                call.sender,
-                method.action,
-                interactive=bool(call.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION),
-            )
+            interactive = bool(call.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
+            try:
+                caller = await self.identities.authorize(
+                    call.sender, method.action, interactive=interactive
+                )
+            except DBusError:
+                self._admission.refused(call)
+                raise
         body = await self._call(method, call, caller)
         reply = Message.new_method_return(call, method.output, body)
         reply.serial = self._bus.next_serial()
@@ -208,7 +212,7 @@ class DbusFront:
         reply._marshall = lambda **_options: raw
         return reply
 
-    async def _call(self, method: Method, call: Message, caller: Caller) -> list[Any]:
+    async def _call(self, method: Method, call: IncomingCall, caller: Caller) -> list[Any]:
         if method.interface == PEER:
             return [MACHINE_ID.read_text().strip()] if method.output else []
         if method.interface == INTROSPECTABLE:
@@ -258,7 +262,7 @@ class DbusFront:
             self._bus.send(message).add_done_callback(lambda sent: sent.exception())
 
 
-def resolve(call: Message) -> Method:
+def resolve(call: IncomingCall) -> Method:
     """Return the method of a call. Raises the errors that D-Bus defines for unknown names."""
     names = (PEER,) if call.interface == PEER else interfaces_at(call.path)
     if not names:
@@ -276,7 +280,7 @@ def resolve(call: Message) -> Method:
     return method
 
 
-def _error(call: Message, error: ZfsiloError) -> Message:
+def _error(call: IncomingCall, error: ZfsiloError) -> Message:
     facts = {name: str(value) for name, value in error.facts.items()}
     return Message(
         message_type=MessageType.ERROR,

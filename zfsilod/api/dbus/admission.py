@@ -1,0 +1,80 @@
+"""Which D-Bus calls may start: root's always have places, those of other users have limits.
+
+A call is judged by its header. Its body has not been unpacked, and polkit has not been asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING
+
+from zfsilod.systemd.messages import MAX_BODY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zfsilod.systemd.messages import IncomingCall
+
+MAX_CALLS = 1024  # of root that run at one time; and of all others
+MAX_OTHERS = 256  # calls of other users, beyond one for each connection
+MAX_OF_ONE = 128  # calls of one connection of another user
+REFUSALS = 400  # calls without authorization of one user in a row; then one more each REFUSAL_S
+REFUSAL_S = 0.05
+MAX_USERS = 1024
+
+ROOT, OTHER = "root", "other"
+
+
+class Admission:
+    """The calls that run, by connection, and the users whose calls were refused."""
+
+    def __init__(self, uids: Mapping[str, int]) -> None:
+        """`uids`: the known users of connections, by unique bus name."""
+        self._uids = uids
+        self._running: Counter[str] = Counter()  # by kind of user, and by connection
+        self._kinds: dict[int, str] = {}  # of calls that run, as they were counted
+        self._refused: OrderedDict[int, float] = OrderedDict()  # by uid: when its bucket is full
+
+    def refusal(self, call: IncomingCall) -> str:
+        """Return why a call may not start now, or an empty string."""
+        kind = self._kind(call)
+        if self._running[kind] >= MAX_CALLS:
+            return f"{MAX_CALLS} calls are running: retry when one has ended"
+        if call.is_too_large:
+            return f"the arguments have more than {MAX_BODY_BYTES} bytes: split the call"
+        if kind == ROOT or not self._running[call.sender]:
+            return "" if kind == ROOT or not self._is_throttled(call) else _throttled()
+        if self._running[call.sender] >= MAX_OF_ONE or self._running[OTHER] >= MAX_OTHERS:
+            return f"{self._running[call.sender]} calls of this connection are running: retry later"
+        return _throttled() if self._is_throttled(call) else ""
+
+    def start(self, call: IncomingCall) -> None:
+        """Count a call that starts."""
+        kind = self._kinds[id(call)] = self._kind(call)
+        self._running.update((kind, call.sender))
+
+    def end(self, call: IncomingCall) -> None:
+        """Count a call that has ended."""
+        # A Counter difference drops entries at zero.
+        self._running -= Counter((self._kinds.pop(id(call)), call.sender))
+
+    def refused(self, call: IncomingCall) -> None:
+        """Count a call that was refused for lack of authorization."""
+        uid = self._uids.get(call.sender, 0)
+        if uid:
+            now = time.monotonic()
+            self._refused[uid] = max(now, self._refused.pop(uid, now)) + REFUSAL_S
+            if len(self._refused) > MAX_USERS:
+                self._refused.popitem(last=False)
+
+    def _is_throttled(self, call: IncomingCall) -> bool:
+        due = self._refused.get(self._uids.get(call.sender, 0), 0.0)
+        return due - time.monotonic() > REFUSALS * REFUSAL_S
+
+    def _kind(self, call: IncomingCall) -> str:
+        return ROOT if self._uids.get(call.sender) == 0 else OTHER
+
+
+def _throttled() -> str:
+    return f"more than {REFUSALS} calls of this user were refused: retry in a minute"
