@@ -17,8 +17,8 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import AccessMode, Action, Host, Publication, Transport, Volume
 from zfsilod.model.validation import check_id
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
-from zfsilod.requests.rights import check_volume
-from zfsilod.requests.volumes import may_publish_to_itself, need_volume
+from zfsilod.requests.rights import check_publish_to_itself, check_volume
+from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ class Publish(Request[None]):
             raise PermissionDenied(
                 f"{view.caller} may not fence another host from {self.volume}", reason="ROLE"
             )
-        may_publish_to_itself(need_volume(view.txn, self.volume), self.host)
+        check_publish_to_itself(need_volume(view.txn, self.volume), self.host)
 
     def prerequisites(self, view: View, inputs: None) -> Sequence[Request[Any]]:
         others = self._others(view.txn) if self.force else []

@@ -15,6 +15,7 @@ from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
+    from zfsilod.model.records import Volume
     from zfsilod.requests.request import View
     from zfsilod.storage.volume_view import VolumeView
 
@@ -50,6 +51,18 @@ def check_volume(view: View, volume_id: str, host_id: str) -> None:
     if visible_to(view.caller, known, ()) is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     check_host(view, host_id)
+
+
+def check_publish_to_itself(volume: Volume, host_id: str) -> None:
+    """Raise PermissionDenied unless the volume lists this host in `hosts`."""
+    if host_id not in volume.hosts and "*" not in volume.hosts:
+        raise PermissionDenied(
+            f"{volume.id} does not allow {host_id} to publish it to itself; on the server: "
+            f"zfsiloctl volume update {volume.id} --host {host_id}",
+            reason="NOT_ITS_HOST",
+            volume=volume.id,
+            host=host_id,
+        )
 
 
 def check_host(view: View, host_id: str) -> None:

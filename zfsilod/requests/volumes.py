@@ -11,7 +11,6 @@ from zfsilod.model.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
 )
 from zfsilod.model.pool_space import PoolSpace, check_space
 from zfsilod.model.record import pairs
@@ -288,15 +287,3 @@ def need_publication(txn: Transaction, volume_id: str, host_id: str) -> Publicat
             host=host_id,
         )
     return publication
-
-
-def may_publish_to_itself(volume: Volume, host_id: str) -> None:
-    """Raise PermissionDenied unless the volume lists this host in `hosts`."""
-    if host_id not in volume.hosts and "*" not in volume.hosts:
-        raise PermissionDenied(
-            f"{volume.id} does not allow {host_id} to publish it to itself; on the server: "
-            f"zfsiloctl volume update {volume.id} --host {host_id}",
-            reason="NOT_ITS_HOST",
-            volume=volume.id,
-            host=host_id,
-        )

@@ -1,6 +1,7 @@
 """Authorization: the roles that may call each gRPC method, the polkit action of each D-Bus method.
 
-A method without an entry is refused to every caller. `python -m zfsilod.security.authorization`
+A method without an entry is refused to every caller. Which resources a role may use them on is in
+requests/rights.py. `python -m zfsilod.security.authorization`
 prints the tables as Markdown.
 """
 
@@ -48,8 +49,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.VolumeService/AdoptVolumes": ADMIN,
     "/zfsilo.v1.VolumeService/DeleteVolume": MANAGERS,
     "/zfsilo.v1.VolumeService/UndeleteVolume": MANAGERS,
-    # A host may publish to itself if the volume names it (may_publish_to_itself in
-    # requests/volumes.py), and act on its own publications.
+    # A host may publish to itself if the volume names it (check_publish_to_itself in
+    # requests/rights.py), and act on its own publications.
     "/zfsilo.v1.VolumeService/PublishVolume": (*MANAGERS, "host"),
     "/zfsilo.v1.VolumeService/UnpublishVolume": (*MANAGERS, "host"),
     "/zfsilo.v1.VolumeService/ListPublications": REMOTE,
