@@ -12,7 +12,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.running import DATA, connect, create, front_of, publish, refused
 from tests.service_fixture import SETTINGS
 from zfsilod.model.errors import PermissionDenied
-from zfsilod.security import csi_node
+from zfsilod.requests.paths import real_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -111,12 +111,75 @@ def test_links_to_the_outside_are_refused(tmp_path: Path) -> None:
     (inside / "in").symlink_to(inside / "pods")
     (inside / "round").symlink_to(inside / "round")
     for path in ("pods/a/mount", "in/a", "not/there/yet"):
-        csi_node.check_path(f"{inside}/{path}", allowed)
+        real_path(f"{inside}/{path}", allowed)
     for path in ("out/a", "out/a/b", "round/a"):
         with pytest.raises(PermissionDenied):
-            csi_node.check_path(f"{inside}/{path}", allowed)
+            real_path(f"{inside}/{path}", allowed)
     (tmp_path / "linked").symlink_to(inside)  # as /var/lib/kubelet often is
-    csi_node.check_path(f"{tmp_path}/linked/pods/a", (f"{tmp_path}/linked",))
+    real_path(f"{tmp_path}/linked/pods/a", (f"{tmp_path}/linked",))
+
+
+@pytest.mark.parametrize("target", ["usr/lib/units", "usr", "usr/../usr/lib"])
+async def test_a_link_to_a_folder_that_does_not_exist_is_refused(
+    tmp_path: Path, target: str
+) -> None:
+    """The worker would make the folder, and a unit in the volume would run as root."""
+    async with kubelet_of(tmp_path) as at:
+        volumes = at.node.volumes
+        await volumes.ConnectVolume(connect())
+        (tmp_path / "kubelet/evil").symlink_to(tmp_path / target)
+        path = at.path("evil/system")
+        with refused("PERMISSION_DENIED", "PATH_NOT_ALLOWED"):
+            await volumes.StageVolume(pb.StageVolumeRequest(name=DATA, path=path))
+        await volumes.StageVolume(pb.StageVolumeRequest(name=DATA, path=at.path("stage")))
+        with refused("PERMISSION_DENIED", "PATH_NOT_ALLOWED"):
+            await volumes.MountVolume(pb.MountVolumeRequest(name=DATA, path=path))
+        with refused("PERMISSION_DENIED", "PATH_NOT_ALLOWED"):
+            await volumes.MountVolume(
+                pb.MountVolumeRequest(name=DATA, path=path, validate_only=True)
+            )
+
+
+async def test_the_folder_of_a_node_may_be_a_link(tmp_path: Path) -> None:
+    """The paths are recorded without links; every method finds them by either name."""
+    (tmp_path / "disk").mkdir()
+    linked, real = tmp_path / "linked", tmp_path / "disk"
+    linked.symlink_to(real)
+    async with front_of(tmp_path, SETTINGS.but(node_paths=(str(linked),))) as front:
+        root, volumes = front.root().volumes, front.node().volumes
+        await root.CreateVolume(create())
+        await root.PublishVolume(publish())
+        await volumes.ConnectVolume(connect())
+        stage = pb.StageVolumeRequest(name=DATA, path=f"{linked}/stage")
+        mount = pb.MountVolumeRequest(name=DATA, path=f"{linked}/pods/a")
+        for _repeat in range(2):
+            await volumes.StageVolume(stage)
+            mounted = await volumes.MountVolume(mount)
+        assert mounted.volume.attachment.staging_path == f"{real}/stage"
+        assert [one.path for one in mounted.volume.attachment.mounts] == [f"{real}/pods/a"]
+        left = await volumes.UnmountVolume(
+            pb.UnmountVolumeRequest(name=DATA, path=f"{linked}/pods/a")
+        )
+        assert not left.volume.attachment.mounts
+        await volumes.UnstageVolume(pb.UnstageVolumeRequest(name=DATA, path=f"{linked}/stage"))
+
+
+async def test_a_link_of_an_administrator_is_resolved_once(tmp_path: Path) -> None:
+    """A second path that leads to the same folder is the same mount."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    async with kubelet_of(tmp_path) as at:
+        volumes = at.root.volumes
+        await volumes.ConnectVolume(connect())
+        await volumes.StageVolume(pb.StageVolumeRequest(name=DATA))
+        for name in ("link", "real", "link/."):
+            path = f"{tmp_path}/{name}/data/"
+            mounted = await volumes.MountVolume(pb.MountVolumeRequest(name=DATA, path=path))
+            paths = [mount.path for mount in mounted.volume.attachment.mounts]
+            assert paths == [f"{tmp_path}/real/data"]
+        for path in ("/proc/x", "/sys/x", "/var/lib/zfsilo/x"):
+            with refused("INVALID_ARGUMENT", "BAD_PATH"):
+                await volumes.MountVolume(pb.MountVolumeRequest(name=DATA, path=path))
 
 
 @pytest.mark.parametrize("why", ["restore", "path"])

@@ -20,7 +20,8 @@ from zfsilod.model import names, validation
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.validation import check_id, check_labels
 from zfsilod.requests import attach
-from zfsilod.security import certificates, csi_node, join_file
+from zfsilod.requests.paths import real_path
+from zfsilod.security import certificates, join_file
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "operation name": (ANY, convert.operation_id),
     "mount path": (ANY, validation.check_path),
     "mount options": (st.lists(ANY), lambda options: attach.check_options(tuple(options))),
-    "path of a node": (ANY, lambda text: csi_node.check_path(text, ("/var/lib/kubelet",))),
+    "path of a node": (ANY, lambda text: real_path(text, ("/var/lib/kubelet",))),
 }
 
 

@@ -48,9 +48,12 @@ class ScriptedRunner(Runner):
         timeout_s: float,
         input: str = "",  # noqa: A002 - as in Runner
         ok: tuple[int, ...] = (0,),
+        inherit: tuple[int, ...] = (),
     ) -> Completed:
-        """Answer the next command of the script."""
+        """Answer the next command of the script; a descriptor is shown as what it is open on."""
         assert timeout_s > 0
+        opened = {f"/proc/self/fd/{number}/.": f"/proc/self/fd/{number}" for number in inherit}
+        argv = [os.readlink(opened[word]) if word in opened else word for word in argv]  # noqa: PTH115
         command = " ".join(argv)
         assert self.script, f"command after the end of the script: {command}"
         expected, rc, stdout, stderr = self.script.pop(0)
@@ -61,6 +64,10 @@ class ScriptedRunner(Runner):
         if rc not in ok:
             raise completed.failed()
         return completed
+
+    def call(self, function: Callable[[], None], command: str, *, timeout_s: float) -> Completed:
+        """Answer a system call by the command that would do the same."""
+        return self(command.split(" "), timeout_s=timeout_s, ok=tuple(range(256)))
 
 
 class Interrupted(Exception):

@@ -223,6 +223,7 @@ class AnswersXfs(Runner):
         timeout_s: float,
         input: str = "",  # noqa: A002 - as in Runner
         ok: tuple[int, ...] = (0,),
+        inherit: tuple[int, ...] = (),
     ) -> Completed:
         """Answer the check; no other tool is expected."""
         assert argv == ["xfs_repair", "-n", str(self.bench.path)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -31,7 +32,6 @@ from zfsilod.model.errors import ZfsiloError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 assert pytestmark  # these tests need the same tools
 TOOL = """\
@@ -286,6 +286,7 @@ def test_mount(tools: Toolbox, tmp_path: Path, fault: str, monkeypatch: pytest.M
     tools.break_at("mount", 1, faults("mount")[fault])
     mounts = RealMounts(Quick(), Disks(system.sys, system.dev, system.run))
     path = str(tmp_path / "stage")
+    Path(path).mkdir()
 
     def stage() -> None:
         mounts.stage(DISK, path, fs_type="ext4", options=(), readonly=False, untouched=False)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, open_exclusively
-from zfsilod.host.mountpoints import resolved
+from zfsilod.host.places import resolved
 from zfsilod.host.regenerate_uuid import regenerate_uuid
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from zfsilod.model.host_facts import Filesystem

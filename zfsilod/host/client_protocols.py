@@ -120,19 +120,23 @@ class BlockAdapter(Protocol):
 class MountAdapter(Protocol):
     """Mount points and mounts: mount(8), umount(8), proc_pid_mountinfo(5).
 
-    A method that finds another mount at a path raises Conflict (OTHER_MOUNT). The unmounting ones
-    raise Busy (MOUNT_BUSY) that names the processes.
+    `root` is the folder that a path may not leave; see host/places.py. A method raises Conflict
+    (BAD_MOUNT_POINT) for a link on the way and PermissionDenied (PATH_NOT_ALLOWED) for a path that
+    leads outside. A method that finds another mount at a path raises Conflict (OTHER_MOUNT). The
+    unmounting ones raise Busy (MOUNT_BUSY) that names the processes.
     """
 
-    def has_mountpoint(self, path: str, *, file: bool) -> bool:
+    def has_mountpoint(self, path: str, *, file: bool, root: str = "") -> bool:
         """Tell whether a path is an empty directory, or with `file` an empty file, or mounted on.
 
         Raises Conflict (BAD_MOUNT_POINT) when it is something else.
         """
 
-    def make_mountpoint(self, path: str, *, file: bool) -> None: ...
-    def remove_mountpoint(self, path: str, *, file: bool) -> None: ...
-    def is_staged(self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool) -> bool:
+    def make_mountpoint(self, path: str, *, file: bool, root: str = "") -> None: ...
+    def remove_mountpoint(self, path: str, *, file: bool, root: str = "") -> None: ...
+    def is_staged(
+        self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool, root: str = ""
+    ) -> bool:
         """Tell whether the disk is mounted at a path with these options."""
 
     def stage(
@@ -144,6 +148,7 @@ class MountAdapter(Protocol):
         options: tuple[str, ...],
         readonly: bool,
         untouched: bool,
+        root: str = "",
     ) -> None:
         """Mount the filesystem of the disk, or change the options of its mount.
 
@@ -152,24 +157,33 @@ class MountAdapter(Protocol):
         WRITE_PROTECTED).
         """
 
-    def unmount(self, disk: Disk, path: str) -> None:
+    def unmount(self, disk: Disk, path: str, *, root: str = "") -> None:
         """Unmount every mount of the disk at a path, and every dead one."""
 
-    def is_bound(self, disk: Disk, path: str, *, readonly: bool) -> bool:
+    def is_bound(self, disk: Disk, path: str, *, readonly: bool, root: str = "") -> bool:
         """Tell whether the filesystem of the disk is mounted at a path with this access."""
 
-    def bind(self, disk: Disk, source: str, path: str, *, readonly: bool) -> None:
+    def bind(
+        self,
+        disk: Disk,
+        source: str,
+        path: str,
+        *,
+        readonly: bool,
+        root: str = "",
+        source_root: str = "",
+    ) -> None:
         """Make a bind mount of a staging mount. Raises FailedPrecondition (NOT_STAGED)."""
 
-    def is_device_bound(self, disk: Disk, path: str) -> bool:
+    def is_device_bound(self, disk: Disk, path: str, *, root: str = "") -> bool:
         """Tell whether a path is a bind mount of the device node of the disk."""
 
-    def bind_device(self, disk: Disk, path: str) -> None: ...
-    def unbind_device(self, disk: Disk, path: str) -> None: ...
-    def is_mounted(self, disk: Disk, path: str) -> bool:
+    def bind_device(self, disk: Disk, path: str, *, root: str = "") -> None: ...
+    def unbind_device(self, disk: Disk, path: str, *, root: str = "") -> None: ...
+    def is_mounted(self, disk: Disk, path: str, *, root: str = "") -> bool:
         """Tell whether a path has a mount of the disk, of its device node, or a dead mount."""
 
-    def unmount_lazily(self, disk: Disk, path: str) -> None:
+    def unmount_lazily(self, disk: Disk, path: str, *, root: str = "") -> None:
         """Unmount all of these; a busy one lazily (umount --lazy), while its users continue."""
 
     def stats(self, path: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Mounts of the disks of iSCSI sessions: changed by mount(8) and umount(8), read from mountinfo.
+"""Mounts of the disks of iSCSI sessions: changed by descriptor, read from mountinfo.
 
 A mount belongs to a volume when its device number is that of the disk of the volume's session. A
 mount is dead when its device has no entry in /sys/dev/block any more, as after the end of a
@@ -7,6 +7,7 @@ session: its I/O fails, and it may be unmounted.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -15,23 +16,23 @@ from typing import TYPE_CHECKING
 from zfsilod.host import mountinfo, mountpoints, processes
 from zfsilod.host.block import read_superblock
 from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, check_unused, read
-from zfsilod.host.mountpoints import resolved
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
+from zfsilod.host.mount_calls import NETWORK, MountCalls, open_node, open_root
+from zfsilod.host.places import ANYWHERE, Place, located, needed, resolved
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zfsilod.host.mountinfo import MountEntry
     from zfsilod.host.run import Runner
     from zfsilod.model.host_facts import Disk
 
-MOUNT_TIMEOUT_S = 120  # includes the replay of a long journal
 CHECK_TIMEOUT_S = 600
 FSCK_UNCORRECTED = 4  # e2fsck(8): 1 and 2 are errors that it corrected
-FAILED = 32  # exit code of mount(8) and umount(8)
 FLAGS = frozenset({"noatime", "nodiratime", "nodev", "noexec", "nosuid"})
 """Options of the mount itself, which mountinfo always shows. It hides others that are defaults."""
 # A write-protected disk cannot replay a journal, and a clone may have the UUID of its origin.
 NO_REPLAY = {"ext4": ("noload",), "xfs": ("norecovery", "nouuid")}
-NETWORK = "_netdev"  # systemd unmounts it before it stops the network: systemd.mount(5)
 
 
 class RealMounts:
@@ -40,22 +41,25 @@ class RealMounts:
     def __init__(self, run: Runner, disks: Disks) -> None:
         self._run = run
         self._disks = disks
+        self._calls = MountCalls(run)
 
     # Mount points
 
-    def has_mountpoint(self, path: str, *, file: bool) -> bool:
-        return mountpoints.has_mountpoint(path, file=file)
+    def has_mountpoint(self, path: str, *, file: bool, root: str = "") -> bool:
+        return mountpoints.has_mountpoint(path, file=file, root=root)
 
-    def make_mountpoint(self, path: str, *, file: bool) -> None:
-        mountpoints.make_mountpoint(path, file=file)
+    def make_mountpoint(self, path: str, *, file: bool, root: str = "") -> None:
+        mountpoints.make_mountpoint(path, file=file, root=root)
 
-    def remove_mountpoint(self, path: str, *, file: bool) -> None:
-        mountpoints.remove_mountpoint(path, file=file)
+    def remove_mountpoint(self, path: str, *, file: bool, root: str = "") -> None:
+        mountpoints.remove_mountpoint(path, file=file, root=root)
 
     # The staging mount
 
-    def is_staged(self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool) -> bool:
-        mount = self._mount_of(disk, path)
+    def is_staged(
+        self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool, root: str = ""
+    ) -> bool:
+        mount = self._mount_of(disk, path, root)
         return mount is not None and _has_options(mount, options, readonly=readonly)
 
     def stage(
@@ -67,19 +71,21 @@ class RealMounts:
         options: tuple[str, ...],
         readonly: bool,
         untouched: bool,
+        root: str = "",
     ) -> None:
         device = self._disks.need(disk)
-        mount = self._clear_dead_mounts(device, path)
         settings = [*options, "ro" if readonly else "rw", NETWORK]
-        if mount and not _has_options(mount, options, readonly=readonly):
-            self._mount("-o", ",".join(["remount", *settings]), mount.path)
-        if mount:
-            return
-        untouched = untouched or device.readonly
-        self._check(device, fs_type, readonly=readonly, untouched=untouched)
-        if untouched:
-            settings += NO_REPLAY.get(fs_type, ())
-        self._mount("-t", fs_type, "-o", ",".join(settings), str(device.path), resolved(path))
+        with needed(path, root) as place:
+            mount = self._clear_dead_mounts(device, place)
+            if mount and not _has_options(mount, options, readonly=readonly):
+                self._calls.remount(place, device, settings)
+            if mount:
+                return
+            untouched = untouched or device.readonly
+            self._check(device, fs_type, readonly=readonly, untouched=untouched)
+            if untouched:
+                settings += NO_REPLAY.get(fs_type, ())
+            self._calls.mount(place, device, fs_type, settings)
 
     def _check(self, device: Device, fs_type: str, *, readonly: bool, untouched: bool) -> None:
         """Check that a disk can be mounted, and run `e2fsck -p` on an ext4 that may be changed."""
@@ -113,81 +119,86 @@ class RealMounts:
 
     # Bind mounts
 
-    def is_bound(self, disk: Disk, path: str, *, readonly: bool) -> bool:
-        mount = self._mount_of(disk, path)
+    def is_bound(self, disk: Disk, path: str, *, readonly: bool, root: str = "") -> bool:
+        mount = self._mount_of(disk, path, root)
         return mount is not None and mount.readonly == readonly
 
-    def bind(self, disk: Disk, source: str, path: str, *, readonly: bool) -> None:
+    def bind(
+        self,
+        disk: Disk,
+        source: str,
+        path: str,
+        *,
+        readonly: bool,
+        root: str = "",
+        source_root: str = "",
+    ) -> None:
         device = self._disks.need(disk)
-        staged = mountinfo.at(resolved(source), mountinfo.read())
+        staged = mountinfo.at(located(source, source_root), mountinfo.read())
         if staged is None or staged.number != device.number:
-            raise FailedPrecondition(
-                f"the volume is not staged at {source}", reason="NOT_STAGED", path=source
-            )
-        mount = self._clear_dead_mounts(device, path)
-        access = "ro" if readonly else "rw"
-        if mount is None:
-            self._mount("-o", f"bind,{access},{NETWORK}", staged.path, resolved(path))
-        elif mount.readonly != readonly:
-            self._mount("-o", f"remount,bind,{access}", mount.path)
+            raise _not_staged(source)
+        with needed(path, root) as place, open_root(staged) as top:
+            mount = self._clear_dead_mounts(device, place)
+            if mount is None:
+                self._calls.bind(top, staged.path, place, readonly=readonly)
+            elif mount.readonly != readonly:
+                self._calls.set_access(place, readonly=readonly)
 
-    def unmount(self, disk: Disk, path: str) -> None:
-        mountpoint = resolved(path)
+    def unmount(self, disk: Disk, path: str, *, root: str = "") -> None:
         device = self._disks.find(disk.target)
-        while mount := mountinfo.at(mountpoint, mountinfo.read()):
+        for mount in _mounts_at(path, root):
             if not self._is_dead(mount) and (device is None or mount.number != device.number):
                 raise _foreign(mount)
             self._umount(mount)
 
     # Bind mounts of the device node, for raw block use
 
-    def is_device_bound(self, disk: Disk, path: str) -> bool:
-        mount = mountinfo.at(resolved(path), mountinfo.read())
+    def is_device_bound(self, disk: Disk, path: str, *, root: str = "") -> bool:
+        mount = mountinfo.at(located(path, root), mountinfo.read())
         if mount is None:
             return False
         device = self._disks.find(disk.target)
-        if device and mount.root == f"/{device.name}" and is_node_of(path, device):
+        if device and mount.root == f"/{device.name}" and is_node_of(mount.path, device):
             check_serial(device, disk)
             return True
         if _is_dead_node(mount):
             return device is None
         raise _foreign(mount)
 
-    def bind_device(self, disk: Disk, path: str) -> None:
+    def bind_device(self, disk: Disk, path: str, *, root: str = "") -> None:
         device = self._disks.need(disk)
-        mount = mountinfo.at(resolved(path), mountinfo.read())
-        if mount and _is_dead_node(mount):
-            self._umount(mount)
-        elif mount:
-            if self.is_device_bound(disk, path):
+        with needed(path, root) as place:
+            mount = mountinfo.at(place.path, mountinfo.read())
+            if mount and _is_dead_node(mount):
+                self._umount(mount)
+            elif mount and self.is_device_bound(disk, path, root=root):
                 return
-        self._mount("-o", f"bind,{NETWORK}", str(device.path), resolved(path))
+            with open_node(device) as node:
+                self._calls.bind(node, str(device.path), place, readonly=False)
 
-    def unbind_device(self, disk: Disk, path: str) -> None:
-        mountpoint = resolved(path)
+    def unbind_device(self, disk: Disk, path: str, *, root: str = "") -> None:
         device = self._disks.find(disk.target)
-        while mount := mountinfo.at(mountpoint, mountinfo.read()):
+        for mount in _mounts_at(path, root):
             if not _is_dead_node(mount) and not (device and mount.root == f"/{device.name}"):
                 raise _foreign(mount)
             self._umount(mount)
 
     # Mounts of either kind
 
-    def is_mounted(self, disk: Disk, path: str) -> bool:
-        mount = mountinfo.at(resolved(path), mountinfo.read())
+    def is_mounted(self, disk: Disk, path: str, *, root: str = "") -> bool:
+        mount = mountinfo.at(located(path, root), mountinfo.read())
         if mount and not self._belongs(disk, mount):
             raise _foreign(mount)
         return mount is not None
 
-    def unmount_lazily(self, disk: Disk, path: str) -> None:
-        mountpoint = resolved(path)
-        while mount := mountinfo.at(mountpoint, mountinfo.read()):
+    def unmount_lazily(self, disk: Disk, path: str, *, root: str = "") -> None:
+        for mount in _mounts_at(path, root):
             if not self._belongs(disk, mount):
                 raise _foreign(mount)
             try:
                 self._umount(mount)
             except Busy:
-                self._run(["umount", "--lazy", mount.path], timeout_s=MOUNT_TIMEOUT_S)
+                self._umount(mount, lazy=True)
 
     def _belongs(self, disk: Disk, mount: MountEntry) -> bool:
         device = self._disks.find(disk.target)
@@ -230,13 +241,13 @@ class RealMounts:
 
     # The mount at a path
 
-    def _mount_of(self, disk: Disk, path: str) -> MountEntry | None:
+    def _mount_of(self, disk: Disk, path: str, root: str) -> MountEntry | None:
         """Return the mount of a volume at a path; None when nothing is mounted.
 
         A dead mount counts while the volume has no other disk. Raises Conflict (OTHER_MOUNT) for
         another mount.
         """
-        mount = mountinfo.at(resolved(path), mountinfo.read())
+        mount = mountinfo.at(located(path, root), mountinfo.read())
         if mount is None:
             return None
         device = self._disks.find(disk.target)
@@ -247,10 +258,9 @@ class RealMounts:
             return mount if device is None else None
         raise _foreign(mount)
 
-    def _clear_dead_mounts(self, device: Device, path: str) -> MountEntry | None:
-        """Unmount the dead mounts on top of a path, and return the mount of the device, if any."""
-        mountpoint = resolved(path)
-        while mount := mountinfo.at(mountpoint, mountinfo.read()):
+    def _clear_dead_mounts(self, device: Device, place: Place) -> MountEntry | None:
+        """Unmount the dead mounts on top of a place, and return the mount of the device, if any."""
+        for mount in _mounts_at(place.path, ANYWHERE):
             if mount.number == device.number:
                 return mount
             if not self._is_dead(mount):
@@ -263,26 +273,15 @@ class RealMounts:
         on_disk = not mount.number.startswith("0:")
         return on_disk and not (self._disks.sys / "dev/block" / mount.number).exists()
 
-    def _mount(self, *args: str) -> None:
-        done = self._run(["mount", *args], timeout_s=MOUNT_TIMEOUT_S, ok=(0, FAILED))
+    def _umount(self, mount: MountEntry, *, lazy: bool = False) -> None:
+        with needed(mount.path, ANYWHERE) as place:
+            done = self._calls.unmount(place, lazy=lazy)
         if done.rc == 0:
             return
-        if "Unknown parameter" in done.stderr or "bad option" in done.stderr:
-            done.failed()
-            raise InvalidArgument(
-                f"the kernel refused the mount options: {done.stderr.strip()[:500]}",
-                reason="BAD_MOUNT_OPTION",
-            )
-        raise done.failed()
-
-    def _umount(self, mount: MountEntry) -> None:
-        done = self._run(["umount", mount.path], timeout_s=MOUNT_TIMEOUT_S, ok=(0, FAILED))
-        if done.rc == 0:
-            return
-        if "target is busy" not in done.stderr:
+        if done.rc != errno.EBUSY or lazy:
             raise done.failed()
         if self._is_dead(mount) or _is_dead_node(mount):  # its users have lost the disk already
-            self._run(["umount", "--lazy", mount.path], timeout_s=MOUNT_TIMEOUT_S)
+            self._umount(mount, lazy=True)
             return
         children = [child.path for child in mountinfo.read() if child.parent == mount.id]
         names = children + processes.using(mount.path)
@@ -293,6 +292,17 @@ class RealMounts:
             path=mount.path,
             users=", ".join(names),
         )
+
+
+def _mounts_at(path: str, root: str) -> Iterator[MountEntry]:
+    """Yield the topmost mount at a path until it has none; the caller removes each."""
+    where = located(path, root)
+    while mount := mountinfo.at(where, mountinfo.read()):
+        yield mount
+
+
+def _not_staged(path: str) -> FailedPrecondition:
+    return FailedPrecondition(f"the volume is not staged at {path}", reason="NOT_STAGED", path=path)
 
 
 def _has_options(mount: MountEntry, options: tuple[str, ...], *, readonly: bool) -> bool:

@@ -16,8 +16,13 @@ import signal
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import CommandFailed, FailedPrecondition, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 TOOLS = {
     "blkid": "util-linux",
@@ -64,6 +69,7 @@ MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 MAX_STDERR_CHARACTERS = 2000
 TERM_GRACE_S = 2.0
 KILL_GRACE_S = 1.0
+INTERNAL = 254  # exit code of a call that raised no OSError; errno(3) has lower ones
 READ_BYTES = 65536
 
 
@@ -109,15 +115,17 @@ class Runner:
         timeout_s: float,
         input: str = "",  # noqa: A002 - as in subprocess.run()
         ok: tuple[int, ...] = (0,),
+        inherit: tuple[int, ...] = (),
     ) -> Completed:
         """Run a tool to its end and return its output.
 
-        `input` is its standard input, a file in memory. Raises CommandFailed for an exit code that
+        `input` is its standard input, a file in memory. It inherits the descriptors in `inherit`
+        too. Raises CommandFailed for an exit code that
         is not in `ok`, Unavailable (TOOL_TIMEOUT) when the tool runs longer than `timeout_s`, and
         FailedPrecondition (TOOL_MISSING) when it is not installed.
         """
         started_at = time.monotonic()
-        process = self._start(argv, input)
+        process = self._start(argv, input, inherit)
         try:
             stdout, stderr = _collect(process, started_at + timeout_s)
         except TimeoutError as error:
@@ -132,6 +140,32 @@ class Runner:
         if completed.rc not in ok:
             raise completed.failed()
         return completed
+
+    def call(self, function: Callable[[], None], command: str, *, timeout_s: float) -> Completed:
+        """Make a system call that may hang, in a process of its own; the exit code is its errno.
+
+        `command`: the tool's command that would do the same, for the log. The process holds the
+        lock of the operation, as a tool does. Raises Unavailable (TOOL_TIMEOUT).
+        """
+        started_at = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            _call_and_exit(function)
+        argv = tuple(command.split(" "))
+        exited = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(exited, select.POLLIN)
+            if not poll.poll(timeout_s * 1000):
+                signal.pidfd_send_signal(exited, signal.SIGKILL)
+                raise _timed_out(list(argv), timeout_s)
+            _pid, status = os.waitpid(pid, 0)
+        finally:
+            os.close(exited)
+        code = os.waitstatus_to_exitcode(status)
+        if self._debug:
+            _log(f"{command}: exit code {code}, {1000 * (time.monotonic() - started_at):.0f} ms")
+        return Completed(argv, code, "", os.strerror(code) if code else "")
 
     def find(self, tool: str) -> str:
         """Return the absolute path of a tool. Raises FailedPrecondition that names its package."""
@@ -151,7 +185,9 @@ class Runner:
                 )
         return self._paths[tool]
 
-    def _start(self, argv: list[str], text: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, argv: list[str], text: str, inherit: tuple[int, ...]
+    ) -> subprocess.Popen[bytes]:
         # Input is a file in memory, memfd_create(2): a write to a pipe could block.
         stdin = os.memfd_create("input") if text else subprocess.DEVNULL
         try:
@@ -165,7 +201,7 @@ class Runner:
                 stderr=subprocess.PIPE,
                 env={"LC_ALL": "C.UTF-8", "PATH": TOOLS_PATH},
                 cwd="/",
-                pass_fds=self._inherit,
+                pass_fds=(*self._inherit, *inherit),
                 start_new_session=True,  # a process group to kill; no terminal interrupts it
             )
         finally:
@@ -183,6 +219,18 @@ def missing_tools(names: tuple[str, ...]) -> dict[str, str]:
         except FailedPrecondition:
             missing[name] = TOOLS[name]
     return missing
+
+
+def _call_and_exit(function: Callable[[], None]) -> NoReturn:
+    code = INTERNAL
+    try:
+        os.setsid()  # no terminal interrupts it
+        function()
+        code = 0
+    except OSError as error:
+        code = error.errno or INTERNAL
+    finally:
+        os._exit(code)  # neither the locks nor the store of its parent are released twice
 
 
 def _collect(process: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:

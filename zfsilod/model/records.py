@@ -159,6 +159,7 @@ class Mount(Record, tag="Mount"):
     path: str
     readonly: bool = False
     made_path: bool = False  # zfsilo created the mount point, and removes it
+    root: str = ""  # folder that the path may not leave, "/" for an administrator; "": 0.1.0
 
 
 class Attachment(Stored, tag="Attachment"):
@@ -179,6 +180,7 @@ class Attachment(Stored, tag="Attachment"):
     filesystem: Filesystem = Filesystem()
     staging_path: str = ""
     made_staging_path: bool = False
+    staging_root: str = ""  # as the root of a mount
     mount_options: tuple[str, ...] = ()
     stage_readonly: bool = False
     mounts: tuple[Mount, ...] = ()
@@ -194,7 +196,13 @@ class Attachment(Stored, tag="Attachment"):
     @property
     def paths(self) -> tuple[str, ...]:
         """Every path at which it is mounted."""
-        return tuple(filter(None, (self.staging_path, *(mount.path for mount in self.mounts))))
+        return tuple(path for path, _root in self.rooted_paths)
+
+    @property
+    def rooted_paths(self) -> tuple[tuple[str, str], ...]:
+        """Every path at which it is mounted, with its root."""
+        staging = ((self.staging_path, self.staging_root),) if self.staging_path else ()
+        return (*staging, *((mount.path, mount.root) for mount in self.mounts))
 
 
 def journal_fields(subject: str) -> dict[str, str]:

@@ -11,16 +11,18 @@ from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, ZfsiloError
 from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, furthest
 from zfsilod.model.records import Action, Attachment, Mount
-from zfsilod.model.validation import check_id, check_path
+from zfsilod.model.validation import STAGING, check_id, check_path
+from zfsilod.requests import paths
 from zfsilod.requests.request import Plan, Request, View, put
-from zfsilod.requests.rights import check_attachment
+from zfsilod.requests.rights import check_attachment, check_mount_path
 
 if TYPE_CHECKING:
     from zfsilod.model.connection import Connection
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
 
-STAGING = "/var/lib/zfsilo/staging"
+
 MAX_MOUNTS = 64
 MAX_OPTIONS = 32
 OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
@@ -74,6 +76,11 @@ class Stage(Request["Connection | None"]):
     fs_type: str = ""  # "": the type of the existing filesystem, else ext4
     mount_options: tuple[str, ...] = ()
     readonly: bool = False
+    root: str = ""  # folder that the path may not leave: requests/paths.py
+
+    async def resolved(self, context: Context, caller: Caller) -> Stage:
+        path, root = await paths.resolve(context, caller, self.id, self.path)
+        return self.but(path=path, root=root)
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         attachment = view.txn.get(Attachment, self.id)
@@ -85,6 +92,7 @@ class Stage(Request["Connection | None"]):
 
     def authorise(self, view: View) -> None:
         check_attachment(view, self.id)
+        check_mount_path(view, self.path, self.root)
 
     async def gather(self, context: Context, operation_id: str) -> Connection | None:
         """Ask the server: the volume may have grown, or an earlier attempt may have formatted it.
@@ -129,7 +137,8 @@ class Stage(Request["Connection | None"]):
         readonly = self.readonly or attachment.readonly
         return attachment.but(
             state="STAGED",
-            staging_path=check_path(self.path or f"{STAGING}/{self.id}"),
+            staging_path=check_path(self.path or f"{STAGING}{self.id}"),
+            staging_root=self.root,
             filesystem=self._filesystem(attachment, view, readonly=readonly),
             mount_options=check_options(self.mount_options),
             stage_readonly=readonly,
@@ -178,9 +187,15 @@ class MountAt(Request[None]):
     path: str
     readonly: bool = False
     only_here: bool = False  # refuse when it is mounted at another path
+    root: str = ""  # folder that the path may not leave: requests/paths.py
+
+    async def resolved(self, context: Context, caller: Caller) -> MountAt:
+        path, root = await paths.resolve(context, caller, self.id, self.path)
+        return self.but(path=path, root=root)
 
     def authorise(self, view: View) -> None:
         check_attachment(view, self.id)
+        check_mount_path(view, self.path, self.root)
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         attachment = view.txn.get(Attachment, self.id)
@@ -219,7 +234,7 @@ class MountAt(Request[None]):
             )
         if len(attachment.mounts) >= MAX_MOUNTS:
             raise FailedPrecondition(f"{self.id} has {MAX_MOUNTS} mounts, which is the limit")
-        new = mount or Mount(path=path, readonly=self.readonly)
+        new = mount or Mount(path=path, readonly=self.readonly, root=self.root)
         mounts = attachment.mounts if mount else (*attachment.mounts, new)
         return Plan(
             title=f"mount {self.id} at {path}",

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Literal
 from zfsilod.engine import plans
 from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import SessionDropped
+from zfsilod.host.places import ANYWHERE
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, PendingRelease
 from zfsilod.model.validation import check_id
+from zfsilod.requests import paths
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_attachment
 
 if TYPE_CHECKING:
     from zfsilod.model.host_facts import Disk
+    from zfsilod.model.identity import Caller
     from zfsilod.model.records import Operation
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
@@ -74,6 +77,9 @@ class UnmountFrom(Detach):
     kind = "unmount"
     path: str = ""
 
+    async def resolved(self, context: Context, caller: Caller) -> UnmountFrom:
+        return self.but(path=await paths.recorded(context, self.id, self.path))
+
     def plan(self, view: View, inputs: SessionState) -> Plan:
         attachment = self.attachment(view.txn)
         mounts = attachment.mounts if attachment else ()
@@ -105,6 +111,9 @@ class Unstage(Detach):
 
     kind = "unstage"
     path: str = ""
+
+    async def resolved(self, context: Context, caller: Caller) -> Unstage:
+        return self.but(path=await paths.recorded(context, self.id, self.path))
 
     def plan(self, view: View, inputs: SessionState) -> Plan:
         attachment = self.attachment(view.txn)
@@ -206,7 +215,9 @@ class Clear(Request[None]):
         )
         if any(known.disk.target == target for known in view.txn.scan(Attachment)):
             return Plan(title=title, claims=claims)  # it was connected since the probe
-        unmounted = [LazyUnmounted(disk=self.disk, path=path) for path in reversed(self.paths)]
+        unmounted = [
+            LazyUnmounted(disk=self.disk, path=path, root=ANYWHERE) for path in reversed(self.paths)
+        ]
         return Plan(
             title=title,
             claims=claims,

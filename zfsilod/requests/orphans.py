@@ -16,6 +16,7 @@ from zfsilod.engine.steps.export import NoExport
 from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import NoNode, SessionDropped
 from zfsilod.engine.steps.zfs import Zvol
+from zfsilod.host.places import ANYWHERE
 from zfsilod.model.errors import Busy, InvalidArgument, NotFound
 from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.record import Record
@@ -239,7 +240,7 @@ def _session(target: str, users: tuple[str, ...], owned: Owned) -> Iterator[Orph
     """
     disk = _disk(target)
     stray = [user for user in users if user[0] == "/" and user not in owned.paths]
-    unmounted = [LazyUnmounted(disk=disk, path=path) for path in reversed(stray)]
+    unmounted = [LazyUnmounted(disk=disk, path=path, root=ANYWHERE) for path in reversed(stray)]
     if target not in owned.targets:
         yield Orphan(
             name=f"session/{target}",

@@ -3,6 +3,7 @@
 A request is a frozen record with the parameters of a call. The service calls its methods in this
 order:
 
+    resolved        the same request with real paths
     satisfied       the facts that must hold for "already so"; the service probes them
     gather          the inputs of the plan, from the host and from servers; may take seconds
     authorise       may this caller do it?          | these three in the write transaction that
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from zfsilod.model.record import Record, Stored, to_plain
 from zfsilod.model.records import Action, Change, Operation
@@ -121,6 +122,10 @@ class Request(Record, Generic[Inputs]):
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         """Return the facts that must hold for "already so"; None: the records differ."""
         return None
+
+    async def resolved(self, context: Context, caller: Caller) -> Self:
+        """Return the request with its paths as they are on this host: requests/paths.py."""
+        return self
 
     async def gather(self, context: Context, operation_id: str) -> Inputs:
         """Return the inputs of the plan besides the records: facts of the host and of servers."""

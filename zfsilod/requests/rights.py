@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zfsilod.host.places import ANYWHERE
 from zfsilod.model.errors import NotFound, PermissionDenied
 from zfsilod.model.records import Attachment
+from zfsilod.requests.paths import not_allowed
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
@@ -104,9 +106,21 @@ def check_connect(view: View, *, restore: str, publish_if_needed: bool) -> None:
         )
 
 
+def check_mount_path(view: View, path: str, root: str) -> None:
+    """Raise PermissionDenied when a CSI node names a path outside of csi.allowed_paths."""
+    if view.caller.role != "node":
+        return
+    folders = view.settings.node_paths
+    if root == ANYWHERE or not is_below(path, (root,) if root else folders):
+        raise not_allowed(path, folders)
+
+
 def is_own(attachment: Attachment, node_paths: tuple[str, ...]) -> bool:
     """Tell whether a CSI node may use an attachment."""
-    below = all(is_below(path, node_paths) for path in attachment.paths)
+    below = all(
+        root not in ("", ANYWHERE) or is_below(path, node_paths)
+        for path, root in attachment.rooted_paths
+    )
     return below and attachment.restore == "NEVER"
 
 

@@ -92,6 +92,7 @@ class Service:
 
         Raises the errors of the request, and Busy when a claim is not free by the deadline.
         """
+        request = await request.resolved(self.context, caller)
         submission = _Submission(request, caller, new_ulid(), time.monotonic() + deadline_s)
         with self.executor.hold(submission.operation_id):
             satisfied, revision = await self._satisfied(submission)
@@ -273,6 +274,7 @@ class Service:
 
     async def plan(self, request: Request[Any], *, caller: Caller) -> Operation:
         """Return the operation of a request without storing it: a dry run."""
+        request = await request.resolved(self.context, caller)
         submission = _Submission(request.preview(), caller, new_ulid(), 0.0)
         satisfied, _revision = await self._satisfied(submission)
         if satisfied:

@@ -1,18 +1,16 @@
 """VolumeService on a client: connect, stage, mount and their inverses.
 
-For administrators of this host, and for its CSI plugin (role node) within security/csi_node.py.
+For administrators of this host, and for its CSI plugin (role node) within requests/rights.py.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.api.rpc.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.validation import check_id
 from zfsilod.requests import attach, connect, detach
-from zfsilod.security import csi_node
 from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
@@ -63,7 +61,7 @@ class AttachmentMethods:
             mount_options=tuple(message.mount_options),
             readonly=message.readonly,
         )
-        return await _change(call, request, message, request.path)
+        return await _change(call, request, message)
 
     async def UnstageVolume(
         self, message: volume_pb2.UnstageVolumeRequest, call: Call
@@ -82,7 +80,7 @@ class AttachmentMethods:
             readonly=message.readonly,
             only_here=message.only_here,
         )
-        return await _change(call, request, message, request.path)
+        return await _change(call, request, message)
 
     async def UnmountVolume(
         self, message: volume_pb2.UnmountVolumeRequest, call: Call
@@ -102,13 +100,9 @@ class AttachmentMethods:
 
 
 async def _change(
-    call: Call, request: AttachmentRequest, message: AttachmentMessage, *paths: str
+    call: Call, request: AttachmentRequest, message: AttachmentMessage
 ) -> volume_pb2.MutateVolumeResponse:
-    """Submit a request about an attachment and paths, if the caller may change them."""
-    if call.caller.role == "node":  # its attachments are checked by the request
-        allowed = call.service.context.settings.node_paths
-        for path in paths:
-            await call.service.context.look(partial(csi_node.check_path, path, allowed))
+    """Submit a request about an attachment, which checks whether the caller may change it."""
     return await change_volume(
         call, request, request.id, validate_only=message.validate_only, etag=message.etag
     )

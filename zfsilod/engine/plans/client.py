@@ -59,7 +59,7 @@ def staging_steps(attachment: Attachment) -> list[Step]:
     size: list[Step] = [DiskSize(disk=attachment.disk)] if writable else []
     if attachment.mode == "BLOCK":
         return size
-    point = MountPoint(path=attachment.staging_path, file=False)
+    point = _staging_point(attachment)
     staged = StagingMount(
         disk=attachment.disk,
         path=attachment.staging_path,
@@ -67,11 +67,16 @@ def staging_steps(attachment: Attachment) -> list[Step]:
         options=attachment.mount_options,
         readonly=attachment.stage_readonly,
         untouched=attachment.filesystem.state == "CLONED" and attachment.stage_readonly,
+        root=attachment.staging_root,
     )
     steps: list[Step] = [*size, *_formatting_steps(attachment), point, staged]
     if not attachment.stage_readonly:
         steps.append(FilesystemGrown(disk=attachment.disk, path=attachment.staging_path))
     return steps
+
+
+def _staging_point(attachment: Attachment) -> MountPoint:
+    return MountPoint(path=attachment.staging_path, file=False, root=attachment.staging_root)
 
 
 def _formatting_steps(attachment: Attachment) -> list[Step]:
@@ -102,15 +107,18 @@ def _report(attachment: Attachment, state: FilesystemState) -> Reported:
 def mounting_steps(attachment: Attachment, mount: Mount) -> list[Step]:
     """Return the steps of one more path in state MOUNTED: a mount point and a bind mount."""
     if attachment.mode == "BLOCK":
-        bound: Step = DeviceBindMount(disk=attachment.disk, path=mount.path)
+        bound: Step = DeviceBindMount(disk=attachment.disk, path=mount.path, root=mount.root)
     else:
         bound = BindMount(
             disk=attachment.disk,
             source=attachment.staging_path,
             path=mount.path,
             readonly=mount.readonly,
+            root=mount.root,
+            source_root=attachment.staging_root,
         )
-    return [MountPoint(path=mount.path, file=attachment.mode == "BLOCK"), bound]
+    point = MountPoint(path=mount.path, file=attachment.mode == "BLOCK", root=mount.root)
+    return [point, bound]
 
 
 def client_facts(attachment: Attachment) -> tuple[Action, ...]:
@@ -156,7 +164,7 @@ def forced_unmount(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Act
     actions: list[Action] = []
     for mount in reversed(mounts):
         point, _bound = mounting_steps(attachment, mount)
-        actions += up([LazyUnmounted(disk=attachment.disk, path=mount.path)])
+        actions += up([LazyUnmounted(disk=attachment.disk, path=mount.path, root=mount.root)])
         actions += down([point] if mount.made_path else [])
     return tuple(actions)
 
@@ -171,8 +179,16 @@ def forced_detach_path(attachment: Attachment) -> tuple[Action, ...]:
         *forced_unmount(attachment, attachment.mounts),
     ]
     if attachment.mode == "FILESYSTEM" and attachment.staging_path:
-        actions += up([LazyUnmounted(disk=attachment.disk, path=attachment.staging_path)])
-        point = MountPoint(path=attachment.staging_path, file=False)
+        actions += up(
+            [
+                LazyUnmounted(
+                    disk=attachment.disk,
+                    path=attachment.staging_path,
+                    root=attachment.staging_root,
+                )
+            ]
+        )
+        point = _staging_point(attachment)
         actions += down([point] if attachment.made_staging_path else [])
     return tuple(actions)
 

@@ -17,15 +17,16 @@ class MountPoint(HostStep, tag="MountPoint", part="MOUNTS"):
 
     path: str
     file: bool
+    root: str = ""  # folder that the path may not leave, "/" for an administrator; "": 0.1.0
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.mounts.has_mountpoint(self.path, file=self.file)
+        return host.mounts.has_mountpoint(self.path, file=self.file, root=self.root)
 
     def do(self, host: HostAdapters) -> None:
-        host.mounts.make_mountpoint(self.path, file=self.file)
+        host.mounts.make_mountpoint(self.path, file=self.file, root=self.root)
 
     def undo(self, host: HostAdapters) -> None:
-        host.mounts.remove_mountpoint(self.path, file=self.file)
+        host.mounts.remove_mountpoint(self.path, file=self.file, root=self.root)
 
     def observed(self, _host: HostAdapters, *, made: bool) -> dict[str, str]:
         return {f"made {self.path}": "yes"} if made else {}
@@ -53,10 +54,15 @@ class StagingMount(HostStep, tag="Staged", part="MOUNTS"):
     options: tuple[str, ...]
     readonly: bool
     untouched: bool = False  # nothing is written, the journal is not replayed
+    root: str = ""
 
     def probe(self, host: HostAdapters) -> bool:
         return host.mounts.is_staged(
-            self.disk, self.path, options=self.options, readonly=self.readonly
+            self.disk,
+            self.path,
+            options=self.options,
+            readonly=self.readonly,
+            root=self.root,
         )
 
     def do(self, host: HostAdapters) -> None:
@@ -67,10 +73,11 @@ class StagingMount(HostStep, tag="Staged", part="MOUNTS"):
             options=self.options,
             readonly=self.readonly,
             untouched=self.untouched,
+            root=self.root,
         )
 
     def undo(self, host: HostAdapters) -> None:
-        host.mounts.unmount(self.disk, self.path)
+        host.mounts.unmount(self.disk, self.path, root=self.root)
 
     def fact(self) -> str:
         return f"filesystem is mounted at {self.path}"
@@ -94,15 +101,24 @@ class BindMount(HostStep, tag="Bound", part="MOUNTS"):
     source: str
     path: str
     readonly: bool
+    root: str = ""
+    source_root: str = ""
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.mounts.is_bound(self.disk, self.path, readonly=self.readonly)
+        return host.mounts.is_bound(self.disk, self.path, readonly=self.readonly, root=self.root)
 
     def do(self, host: HostAdapters) -> None:
-        host.mounts.bind(self.disk, self.source, self.path, readonly=self.readonly)
+        host.mounts.bind(
+            self.disk,
+            self.source,
+            self.path,
+            readonly=self.readonly,
+            root=self.root,
+            source_root=self.source_root,
+        )
 
     def undo(self, host: HostAdapters) -> None:
-        host.mounts.unmount(self.disk, self.path)
+        host.mounts.unmount(self.disk, self.path, root=self.root)
 
     def fact(self) -> str:
         return f"volume is mounted at {self.path}"
@@ -124,15 +140,16 @@ class DeviceBindMount(HostStep, tag="DeviceBound", part="MOUNTS"):
     volatile = True
     disk: Disk
     path: str
+    root: str = ""
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.mounts.is_device_bound(self.disk, self.path)
+        return host.mounts.is_device_bound(self.disk, self.path, root=self.root)
 
     def do(self, host: HostAdapters) -> None:
-        host.mounts.bind_device(self.disk, self.path)
+        host.mounts.bind_device(self.disk, self.path, root=self.root)
 
     def undo(self, host: HostAdapters) -> None:
-        host.mounts.unbind_device(self.disk, self.path)
+        host.mounts.unbind_device(self.disk, self.path, root=self.root)
 
     def fact(self) -> str:
         return f"device is mounted at {self.path}"
@@ -157,12 +174,13 @@ class LazyUnmounted(OneWay, tag="Detached", part="MOUNTS"):
     final = (True,)
     disk: Disk
     path: str
+    root: str = ""
 
     def probe(self, host: HostAdapters) -> bool:
-        return not host.mounts.is_mounted(self.disk, self.path)
+        return not host.mounts.is_mounted(self.disk, self.path, root=self.root)
 
     def do(self, host: HostAdapters) -> None:
-        host.mounts.unmount_lazily(self.disk, self.path)
+        host.mounts.unmount_lazily(self.disk, self.path, root=self.root)
 
     def fact(self) -> str:
         return f"volume is not mounted at {self.path}"

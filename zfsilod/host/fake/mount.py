@@ -18,7 +18,7 @@ class FakeMounts:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
 
-    def has_mountpoint(self, path: str, *, file: bool) -> bool:
+    def has_mountpoint(self, path: str, *, file: bool, root: str = "") -> bool:
         if self.facts.get(f"mount:{path}"):
             return True
         kind = self.facts.get(f"point:{path}")
@@ -26,16 +26,18 @@ class FakeMounts:
             raise Conflict(f"{path} is not an empty {_kind(file=file)}", path=path)
         return bool(kind)
 
-    def make_mountpoint(self, path: str, *, file: bool) -> None:
+    def make_mountpoint(self, path: str, *, file: bool, root: str = "") -> None:
         self.facts.effect(f"point:{path}", _kind(file=file))
 
-    def remove_mountpoint(self, path: str, *, file: bool) -> None:
+    def remove_mountpoint(self, path: str, *, file: bool, root: str = "") -> None:
         if self.facts.get(f"mount:{path}"):
             raise Busy(f"{path} is a mount point", path=path)
         if self.facts.get(f"point:{path}") == _kind(file=file):
             self.facts.effect(f"point:{path}", None)
 
-    def is_staged(self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool) -> bool:
+    def is_staged(
+        self, disk: Disk, path: str, *, options: tuple[str, ...], readonly: bool, root: str = ""
+    ) -> bool:
         return self._is(path, disk, kind="staged", readonly=readonly)
 
     def stage(
@@ -47,43 +49,53 @@ class FakeMounts:
         options: tuple[str, ...],
         readonly: bool,
         untouched: bool,
+        root: str = "",
     ) -> None:
         need_session(self.facts, disk)
         content = self.facts.get(f"content:{disk.serial}")
         assert content["type"] == fs_type, "mount of a filesystem as another type"
         self._mount(path, disk, kind="staged", readonly=readonly)
 
-    def is_bound(self, disk: Disk, path: str, *, readonly: bool) -> bool:
+    def is_bound(self, disk: Disk, path: str, *, readonly: bool, root: str = "") -> bool:
         return self._is(path, disk, kind="bound", readonly=readonly)
 
-    def bind(self, disk: Disk, source: str, path: str, *, readonly: bool) -> None:
+    def bind(
+        self,
+        disk: Disk,
+        source: str,
+        path: str,
+        *,
+        readonly: bool,
+        root: str = "",
+        source_root: str = "",
+    ) -> None:
         if self.facts.get(f"mount:{source}") is None:
             raise FailedPrecondition(f"{source} is not mounted", path=source)
         self._mount(path, disk, kind="bound", readonly=False)
         if readonly:
             self._mount(path, disk, kind="bound", readonly=True)
 
-    def is_device_bound(self, disk: Disk, path: str) -> bool:
+    def is_device_bound(self, disk: Disk, path: str, *, root: str = "") -> bool:
         return self._is(path, disk, kind="device", readonly=False)
 
-    def bind_device(self, disk: Disk, path: str) -> None:
+    def bind_device(self, disk: Disk, path: str, *, root: str = "") -> None:
         need_session(self.facts, disk)
         self._mount(path, disk, kind="device", readonly=False)
 
-    def unmount(self, disk: Disk, path: str) -> None:
+    def unmount(self, disk: Disk, path: str, *, root: str = "") -> None:
         mount = self._mount_of(path, disk)
         if mount and hangs(self.facts, disk):
             raise Unavailable(f"umount {path} did not end in time")
         if mount:
             self.facts.effect(f"mount:{path}", None)
 
-    def unbind_device(self, disk: Disk, path: str) -> None:
+    def unbind_device(self, disk: Disk, path: str, *, root: str = "") -> None:
         self.unmount(disk, path)
 
-    def is_mounted(self, disk: Disk, path: str) -> bool:
+    def is_mounted(self, disk: Disk, path: str, *, root: str = "") -> bool:
         return bool(self._mount_of(path, disk))
 
-    def unmount_lazily(self, disk: Disk, path: str) -> None:
+    def unmount_lazily(self, disk: Disk, path: str, *, root: str = "") -> None:
         self.unmount(disk, path)
 
     def _is(self, path: str, disk: Disk, *, kind: str, readonly: bool) -> bool:
