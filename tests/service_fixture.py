@@ -106,6 +106,7 @@ class LocalServer:
             rotation=publication.rotation,
             readonly=publication.readonly,
             filesystem=filesystem,
+            by_controller=publication.by_controller,
         )
         return connection, self.service.context.store.chap(publication.secret)
 
@@ -164,11 +165,11 @@ class ServiceFixture:
         self.server.service = service
         service.context.servers = self.server
 
-    async def do(self, *requests: Request[Any]) -> Operation:
+    async def do(self, *requests: Request[Any], caller: Caller | None = None) -> Operation:
         """Make requests one after the other; raise the error that a caller would see."""
-        operation = None
+        operation, caller = None, caller or administrator("uid 0 (unix)")
         for request in requests:
-            submitted = await self.service.submit(request, caller=administrator("uid 0 (unix)"))
+            submitted = await self.service.submit(request, caller=caller)
             operation = await self.service.wait(submitted.id, DEADLINE_S)
         assert operation is not None
         return operation

@@ -49,6 +49,7 @@ class PublicationController:
             host=f"hosts/{node}",
             readonly=request.readonly or reader,
             access_mode=volume_capabilities.publication_mode(volume, capability),
+            for_csi=True,
         )
         response = await backend.volumes.PublishVolume(daemon_request, call)
         return csi.ControllerPublishVolumeResponse(

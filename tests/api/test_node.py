@@ -9,7 +9,9 @@ import pytest
 from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
-from tests.api.running import DATA, connect, create, front_of, publish, refused
+from tests.api.running import connect as connect_any
+from tests.api.running import create, front_of, refused
+from tests.api.running import publish as publish_any
 from tests.service_fixture import SETTINGS
 from zfsilod.model.errors import PermissionDenied
 from zfsilod.requests.paths import real_path
@@ -22,15 +24,28 @@ if TYPE_CHECKING:
     from zfsilod.wire.stub import Api
 
 OUTSIDE = "/srv/data"
+DATA = "volumes/csi-data"
+
+
+def connect(**fields: Any) -> pb.ConnectVolumeRequest:
+    """Return a request to connect volume csi-data of server give."""
+    return connect_any(**({"volume": "csi-data"} | fields))
+
+
+def publish(**fields: Any) -> pb.PublishVolumeRequest:
+    """Return a request to publish volume csi-data to host take."""
+    return publish_any(**({"name": DATA} | fields))
 
 
 class Kubelet:
-    """A daemon with a published volume, the path that its node may use, and both sockets."""
+    """A daemon with a volume of a controller, the path that its node may use, and both sockets."""
 
     def __init__(self, front: Front, below: str) -> None:
         self.below = below
         self.root: Api = front.root()
         self.node: Api = front.node()
+        self.host: Api = front.role("host", "take")
+        self.controller: Api = front.role("controller", "csi")
 
     def path(self, name: str) -> str:
         return f"{self.below}/{name}"
@@ -43,8 +58,8 @@ async def kubelet_of(directory: Path) -> AsyncIterator[Kubelet]:
     settings = SETTINGS.but(node_paths=(str(below),))
     async with front_of(directory, settings) as front:
         built = Kubelet(front, str(below))
-        await built.root.volumes.CreateVolume(create())
-        await built.root.volumes.PublishVolume(publish())
+        await built.root.volumes.CreateVolume(create("csi-data"))
+        await built.controller.volumes.PublishVolume(publish())
         yield built
 
 
@@ -147,8 +162,8 @@ async def test_the_folder_of_a_node_may_be_a_link(tmp_path: Path) -> None:
     linked.symlink_to(real)
     async with front_of(tmp_path, SETTINGS.but(node_paths=(str(linked),))) as front:
         root, volumes = front.root().volumes, front.node().volumes
-        await root.CreateVolume(create())
-        await root.PublishVolume(publish())
+        await root.CreateVolume(create("csi-data"))
+        await root.PublishVolume(publish(for_csi=True))
         await volumes.ConnectVolume(connect())
         stage = pb.StageVolumeRequest(name=DATA, path=f"{linked}/stage")
         mount = pb.MountVolumeRequest(name=DATA, path=f"{linked}/pods/a")
@@ -182,10 +197,12 @@ async def test_a_link_of_an_administrator_is_resolved_once(tmp_path: Path) -> No
                 await volumes.MountVolume(pb.MountVolumeRequest(name=DATA, path=path))
 
 
-@pytest.mark.parametrize("why", ["restore", "path"])
+@pytest.mark.parametrize("why", ["restore", "path", "owner"])
 async def test_attachments_of_an_administrator_are_refused(tmp_path: Path, why: str) -> None:
     async with kubelet_of(tmp_path) as at:
         restore = pb.RESTORE_BOOT if why == "restore" else pb.RESTORE_NEVER
+        connecting = at.node if why == "path" else at.root
+        await connecting.volumes.ConnectVolume(connect())
         await at.root.volumes.ConnectVolume(connect(restore=restore))
         path = OUTSIDE if why == "path" else at.path("stage")
         await at.root.volumes.StageVolume(pb.StageVolumeRequest(name=DATA, path=path))
@@ -206,10 +223,53 @@ async def test_attachments_of_an_administrator_are_refused(tmp_path: Path, why: 
                 await method(request)
 
 
+async def test_a_node_uses_its_own_names_only(tmp_path: Path) -> None:
+    async with kubelet_of(tmp_path) as at:
+        other = "volumes/data"
+        for name in ("data", "csi", "Csi-data", "xcsi-data"):
+            code = "INVALID_ARGUMENT" if name == "Csi-data" else "PERMISSION_DENIED"
+            with refused(code):
+                await at.node.volumes.ConnectVolume(connect(local_name=name))
+        await at.root.volumes.ConnectVolume(connect(local_name="data"))
+        volumes = at.node.volumes
+        with refused("ALREADY_EXISTS"):
+            await volumes.ConnectVolume(connect())
+        for method, request in (
+            (volumes.StageVolume, pb.StageVolumeRequest(name=other, path=at.path("x"))),
+            (volumes.MountVolume, pb.MountVolumeRequest(name=other, path=at.path("x"))),
+            (volumes.UnmountVolume, pb.UnmountVolumeRequest(name=other, all_paths=True)),
+            (volumes.UnstageVolume, pb.UnstageVolumeRequest(name=other, force=True)),
+            (volumes.DisconnectVolume, pb.DisconnectVolumeRequest(name=other, force=True)),
+            (volumes.GrowVolume, pb.GrowVolumeRequest(name=other)),
+        ):
+            with refused("PERMISSION_DENIED", "NOT_THE_NODES"):
+                await method(request)
+
+
+async def test_a_node_connects_only_what_a_controller_published(tmp_path: Path) -> None:
+    async with kubelet_of(tmp_path) as at:
+        await at.root.volumes.CreateVolume(create())
+        await at.root.volumes.PublishVolume(publish(name="volumes/data"))
+        squat = connect(volume="data", local_name="csi-mine")
+        for volume in ("data", "csi-more"):
+            if volume == "csi-more":
+                await at.root.volumes.CreateVolume(create(volume))
+                mine = publish(name=f"volumes/{volume}")
+                with refused("PERMISSION_DENIED", "ROLE"):
+                    await at.host.volumes.PublishVolume(publish(name=mine.name, for_csi=True))
+                await at.host.volumes.PublishVolume(mine)
+            with refused("PERMISSION_DENIED", "NOT_BY_CONTROLLER"):
+                await at.node.volumes.ConnectVolume(connect(volume=volume, local_name="csi-mine"))
+        await at.root.volumes.PublishVolume(publish(name="volumes/data", for_csi=True))
+        await at.node.volumes.ConnectVolume(squat)
+        await at.root.volumes.PublishVolume(publish(name="volumes/data"))
+        await at.node.volumes.ConnectVolume(squat)
+
+
 async def test_remote_callers_cannot_attach(tmp_path: Path) -> None:
     async with front_of(tmp_path) as front:
         far = front.role("admin", "ops").volumes
-        await far.CreateVolume(create())
+        await far.CreateVolume(create("csi-data"))
         await far.PublishVolume(publish())
         for method, request in (
             (far.ConnectVolume, connect()),

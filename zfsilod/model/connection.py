@@ -25,6 +25,7 @@ class Connection(Record):
     rotation: int
     readonly: bool
     filesystem: Filesystem
+    by_controller: bool = False  # a controller published it: the CSI node may connect it
 
     @property
     def disk(self) -> Disk:

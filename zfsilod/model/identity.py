@@ -56,6 +56,21 @@ class Caller(Record):
     origin: str  # "": the daemon itself
     local: bool = False
     certificate: Certified | None = None
+    token: str = ""  # id of the bearer token
+
+    @property
+    def rights(self) -> str:
+        """The rights behind its operations: the role, and of a host also its id."""
+        return f"host {self.subject}" if self.role == "host" else self.role
+
+    def overrides(self, rights: str) -> bool:
+        """Tell whether it may cancel, roll back or abandon an operation with these rights.
+
+        An administrator overrides all, a controller also hosts, everybody else its own. Operations
+        of former versions have no rights stored: they may be those of an administrator.
+        """
+        hosts = self.role == "controller" and rights.startswith("host ")
+        return self.role == "admin" or rights == self.rights or hosts
 
     def __str__(self) -> str:
         if not self.origin:

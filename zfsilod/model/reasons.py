@@ -63,6 +63,7 @@ AREAS: dict[str, dict[str, str]] = {
         "BAD_TOKEN": "bearer token unknown or expired",
         "LOCAL": "allowed on the host itself only, not over the network",
         "NOT_IN_GROUP": "the user is neither root nor in the group zfsilo",
+        "NOT_BY_CONTROLLER": "a CSI node may connect only what a controller published to its host",
         "NOT_ITS_HOST": "the volume does not allow this host to publish it to itself",
         "NOT_THE_NODES": "the attachment is not one of the CSI node",
         "NO_AUTHORITY": "this host has no certificate authority yet",

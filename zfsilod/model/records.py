@@ -129,6 +129,7 @@ class Publication(Stored, tag="Publication"):
     readonly: bool = False
     epoch: int = 0
     published_by: str = ""  # caller: the host itself, a controller or an administrator
+    publisher: str = ""  # role of that caller, for a CSI plugin "controller"; schema 2: ""
     client_operation: str = ""  # operation of the client that published, for its release
     rotation: int = 0  # number of its secrets, which may change during a session
     rotation_due: bool = False  # new secrets are requested; the host fetches them
@@ -138,6 +139,11 @@ class Publication(Stored, tag="Publication"):
     def secret(self) -> str:
         """The name of its secrets in the store."""
         return secret_name(self.id, self.rotation)
+
+    @property
+    def by_controller(self) -> bool:
+        """Whether a controller published it, or confirmed it since."""
+        return (self.publisher or self.published_by.partition(" ")[0]) == "controller"
 
 
 class Host(Stored, tag="Host"):
@@ -175,6 +181,7 @@ class Attachment(Stored, tag="Attachment"):
     rotation: int = 0  # of the publication's secrets that this host has
     readonly: bool = False
     restore: Restore = "NEVER"
+    connected_by: str = ""  # role of the caller; "" in records of schema 2
     published_here: str = ""  # operation that published it; disconnect then releases it
     state: AttachmentState = "ABSENT"
     filesystem: Filesystem = Filesystem()
@@ -375,6 +382,7 @@ class Operation(Stored, tag="Operation"):
     facts: Pairs = ()  # observed by steps; the commit fills them into the record
     fingerprint: str = ""  # of the request: an equal request joins the operation
     caller: str = ""
+    rights: str = ""  # Caller.rights
     state: OperationState = "RUNNING"
     failure: Failure | None = None
     attempts: int = 0  # of a rollback that failed

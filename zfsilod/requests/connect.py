@@ -13,7 +13,7 @@ from zfsilod.model.records import Action, Attachment, PendingRelease, Restore
 from zfsilod.model.validation import check_id
 from zfsilod.requests.detach import Clear, Disconnect
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
-from zfsilod.requests.rights import check_attachment, check_connect
+from zfsilod.requests.rights import check_attachment, check_connect, check_publisher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -168,6 +168,7 @@ class Connect(Request[ConnectInputs]):
 
     def _check(self, view: View, connection: Connection) -> Attachment | None:
         """Return the attachment of this name. Raises when name, epoch or target do not match."""
+        check_publisher(view, self.server, connection)
         attachment = view.txn.get(Attachment, check_id(self.id, "local name"))
         if attachment is not None and not self.is_for(attachment):
             raise AlreadyExists(
@@ -219,6 +220,7 @@ class Connect(Request[ConnectInputs]):
             rotation=connection.rotation,
             readonly=connection.readonly,
             restore=self.restore,
+            connected_by=view.caller.role,
             published_here=published,
             state="CONNECTED",
             filesystem=connection.filesystem,

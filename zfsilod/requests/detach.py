@@ -20,7 +20,7 @@ from zfsilod.model.records import Attachment, PendingRelease
 from zfsilod.model.validation import check_id
 from zfsilod.requests import paths
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
-from zfsilod.requests.rights import check_attachment
+from zfsilod.requests.rights import check_attachment, check_leftover
 
 if TYPE_CHECKING:
     from zfsilod.model.host_facts import Disk
@@ -204,6 +204,10 @@ class Clear(Request[None]):
     id: str
     disk: Disk
     paths: tuple[str, ...]
+
+    def authorise(self, view: View) -> None:
+        check_attachment(view, self.id)
+        check_leftover(view, self.paths)
 
     def plan(self, view: View, inputs: None) -> Plan:
         title = f"end an old session of {self.id}"

@@ -54,6 +54,7 @@ class Publish(Request[None]):
     transport: Transport = "ISCSI"
     force: bool = False
     client_operation: str = ""  # the operation of the client, when it publishes to itself
+    for_csi: bool = False  # for the CSI plugin of the host; implied by the role controller
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         txn = view.txn
@@ -63,6 +64,8 @@ class Publish(Request[None]):
             return None
         asked = self._resolved(volume)
         if not asked._same(publication) or publication.initiator != host.iqn:
+            return None
+        if publication != self._confirmed(publication, view):
             return None
         actions = plans.publish(volume, publication, view.settings.export, self._others(txn))
         return (*plans.up([plans.zvol(volume)]), *actions)
@@ -74,6 +77,10 @@ class Publish(Request[None]):
         if self.force:
             raise PermissionDenied(
                 f"{view.caller} may not fence another host from {self.volume}", reason="ROLE"
+            )
+        if self.for_csi:
+            raise PermissionDenied(
+                f"{view.caller} may not publish {self.volume} for a CSI plugin", reason="ROLE"
             )
         check_publish_to_itself(need_volume(view.txn, self.volume), self.host)
 
@@ -123,7 +130,7 @@ class Publish(Request[None]):
                 host=self.host,
             )
         if before is not None and before.initiator == host.iqn:
-            publication, renewed = before, False
+            publication, renewed = self._confirmed(before, view), False
         else:  # new, or the initiator of the host has another name now
             self._check(view, volume, host, others)
             rotation = before.rotation + 1 if before else 0
@@ -147,6 +154,16 @@ class Publish(Request[None]):
             revert=(drop_secret(publication.secret),) if renewed else (),
             secrets={publication.secret: chap_for(publication, target)} if renewed else {},
         )
+
+    def _confirmed(self, publication: Publication, view: View) -> Publication:
+        """Return the publication, from now on that of a controller when one asks for it."""
+        if self._publisher(view) != "controller" or publication.by_controller:
+            return publication
+        return publication.but(publisher="controller", published_by=str(view.caller))
+
+    def _publisher(self, view: View) -> str:
+        """Return the role that publishes: a CSI plugin may use the local socket, as admin."""
+        return "controller" if self.for_csi else view.caller.role
 
     def _others(self, txn: Transaction) -> list[Publication]:
         publications = txn.scan_below(Publication, self.volume)
@@ -223,6 +240,7 @@ class Publish(Request[None]):
             readonly=self._readonly,
             epoch=volume.epoch + 1,
             published_by=str(view.caller),
+            publisher=self._publisher(view),
             client_operation=self.client_operation,
             created_at=view.now,
         )

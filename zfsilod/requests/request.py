@@ -99,6 +99,7 @@ class Plan:
             revert=self.revert,
             fingerprint=request.fingerprint(),
             caller=str(view.caller),
+            rights=view.caller.rights,
             boot_id=view.boot_id,
             created_at=view.now,
         )

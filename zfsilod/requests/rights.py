@@ -1,8 +1,9 @@
 """Rights of a caller on single resources, checked in the transaction that uses them.
 
 Which roles may call a method at all is in security/authorization.py. Here are the limits within a
-role: a host acts for itself only, on volumes that it can see; a CSI node acts on attachments that
-are not restored at boot and have all their paths below csi.allowed_paths.
+role: a host acts for itself only, on volumes that it can see; a CSI node acts on its own
+attachments: it made them itself, of volumes that a controller published, their local names begin
+with csi-, they are not restored at boot, and all their paths are below csi.allowed_paths.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from zfsilod.requests.paths import not_allowed
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
+    from zfsilod.model.connection import Connection
     from zfsilod.model.identity import Caller
     from zfsilod.model.records import Volume
     from zfsilod.requests.request import View
     from zfsilod.storage.volume_view import VolumeView
+
+NODE_PREFIX = "csi-"
+"""Of local names: others are names of zfsilo-volume@ units, which an administrator starts."""
 
 
 def visible_to(caller: Caller, view: VolumeView, node_paths: tuple[str, ...]) -> VolumeView | None:
@@ -80,11 +85,18 @@ def check_attachment(view: View, attachment_id: str) -> None:
     """Raise PermissionDenied when a CSI node names an attachment that it may not use."""
     if view.caller.role != "node":
         return
+    if not attachment_id.startswith(NODE_PREFIX):
+        raise PermissionDenied(
+            f"{attachment_id[:128]} is not a name of the CSI node: its names begin with "
+            f"{NODE_PREFIX}; use zfsiloctl on this host",
+            reason="NOT_THE_NODES",
+        )
     attachment = view.txn.get(Attachment, attachment_id)
     if attachment is not None and not is_own(attachment, view.settings.node_paths):
         raise PermissionDenied(
-            f"{attachment.id} is not an attachment of the CSI node: it is restored at boot, or "
-            f"mounted outside {', '.join(view.settings.node_paths)}; use zfsiloctl on this host",
+            f"{attachment.id} is not an attachment of the CSI node: it was connected by an "
+            f"administrator, is restored at boot, or is mounted outside "
+            f"{', '.join(view.settings.node_paths)}; use zfsiloctl on this host",
             reason="NOT_THE_NODES",
             volume=attachment.id,
         )
@@ -115,13 +127,36 @@ def check_mount_path(view: View, path: str, root: str) -> None:
         raise not_allowed(path, folders)
 
 
+def check_publisher(view: View, server: str, connection: Connection) -> None:
+    """Raise PermissionDenied when a CSI node connects what no controller published."""
+    if view.caller.role == "node" and not connection.by_controller:
+        raise PermissionDenied(
+            f"{connection.volume} of {server} was not published to this host by a controller, so "
+            "the CSI node may not connect it; publish it with the role controller",
+            reason="NOT_BY_CONTROLLER",
+            volume=connection.volume,
+        )
+
+
+def check_leftover(view: View, paths: tuple[str, ...]) -> None:
+    """Raise PermissionDenied when a CSI node would unmount paths that are not its own."""
+    outside = [path for path in paths if not is_below(path, view.settings.node_paths)]
+    if view.caller.role == "node" and outside:
+        raise PermissionDenied(
+            f"an old session is mounted at {outside[0]}, which the CSI node may not unmount; "
+            "unmount it on this host first",
+            reason="NOT_THE_NODES",
+        )
+
+
 def is_own(attachment: Attachment, node_paths: tuple[str, ...]) -> bool:
     """Tell whether a CSI node may use an attachment."""
     below = all(
         root not in ("", ANYWHERE) or is_below(path, node_paths)
         for path, root in attachment.rooted_paths
     )
-    return below and attachment.restore == "NEVER"
+    named = attachment.id.startswith(NODE_PREFIX) and attachment.connected_by in ("", "node")
+    return below and named and attachment.restore == "NEVER"
 
 
 def is_below(path: str, folders: tuple[str, ...]) -> bool:

@@ -132,6 +132,7 @@ class Service:
             claims=(),
             commit=(),
             caller=str(submission.caller),
+            rights=submission.caller.rights,
             state="DONE",
             created_at=view.now,
             ended_at=view.now,
@@ -154,9 +155,10 @@ class Service:
             if isinstance(stored, Operation):
                 if stored.id == submission.operation_id:
                     return stored
-                if stored.fingerprint == request.fingerprint():
+                caller = submission.caller
+                if (stored.fingerprint, stored.rights) == (request.fingerprint(), caller.rights):
                     return stored
-                await self._preempt(request, stored)
+                await self._preempt(request, stored, caller)
                 await self._wait_for_claim(stored, submission.until)
             else:
                 for prerequisite in stored:
@@ -199,12 +201,12 @@ class Service:
             return txn.finish(operation, "DONE")
         return txn.add_operation(operation)
 
-    async def _preempt(self, request: Request[Any], owner: Operation) -> None:
+    async def _preempt(self, request: Request[Any], owner: Operation, caller: Caller) -> None:
         """Cancel, roll back or abandon the operation that holds the claim, as allowed.
 
-        Raises Busy when that operation needs repair and may not be abandoned.
+        Never that of a caller with more rights. Raises Busy when it needs repair and stays.
         """
-        allowed = request.preempts(owner)
+        allowed = request.preempts(owner) if caller.overrides(owner.rights) else ()
         if "CANCEL" in allowed and owner.state in STOPPABLE:
             await self.cancel(owner.id)
         if owner.state != "NEEDS_REPAIR":

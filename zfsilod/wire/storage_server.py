@@ -62,6 +62,7 @@ class StorageServers:
             rotation=answer.rotation,
             readonly=answer.readonly,
             filesystem=convert.read_filesystem(answer.filesystem),
+            by_controller=answer.by_controller,
         )
         chap = answer.chap
         return connection, Chap(

@@ -47,6 +47,7 @@ class PublicationMethods:
             client_operation=convert.ulid(message.client_operation),
             transport=enums.TRANSPORTS.name(message.transport, "ISCSI"),
             force=message.force,
+            for_csi=message.for_csi,
         )
         return await change_volume(
             call, request, volume_id, validate_only=message.validate_only, etag=message.etag
@@ -127,6 +128,7 @@ class PublicationMethods:
             readonly=publication.readonly,
             filesystem=convert.filesystem(filesystem),
             chap=volume_pb2.Chap(**chap.values()),
+            by_controller=publication.by_controller,
         )
 
     async def ReportFilesystem(
