@@ -65,6 +65,7 @@ class DaemonConfig(msgspec.Struct, forbid_unknown_fields=True):
     host_id: str = ""
     idle_exit_s: int = 0
     max_connections: int = 1000
+    max_calls: int = 256
     log_level: str = "info"
 
 
@@ -247,6 +248,7 @@ def _other_checks(config: Config) -> tuple[tuple[bool, str], ...]:
         (config.operations.retention_s >= 0, "operations.retention_s: 0 or more"),
         (config.sync.interval_s >= 0, "sync.interval_s: 0 or more"),
         (daemon.idle_exit_s >= 0, "daemon.idle_exit_s: 0 or more"),
+        (8 <= daemon.max_calls <= 100_000, "daemon.max_calls: 8 to 100000"),
         (1 <= daemon.max_connections <= 100_000, "daemon.max_connections: 1 to 100000"),
         (daemon.log_level in LEVELS, f"daemon.log_level: one of {', '.join(LEVELS)}"),
         (

@@ -28,6 +28,7 @@ from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.security import audit, join_file
 from zfsilod.service import schedule, simulation
 from zfsilod.service.context import ServiceContext
+from zfsilod.service.rooms import Rooms
 from zfsilod.service.service import Service
 from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
@@ -76,6 +77,7 @@ async def serve(paths: Paths, settings: config.Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.set_default_executor(Rooms())
     async with AsyncExitStack() as stack:
         service, supervisor = await _start_service(paths, settings, stack)
         listeners = _listeners(paths)
@@ -187,7 +189,7 @@ async def _start_front_ends(
     tls = TlsFiles(paths.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
     connections = Connections(paths.run / "private", Limits(unix=most, node=most, tcp=most), tls)
-    server = GrpcServer(service, connections, tls.files)
+    server = GrpcServer(service, connections, tls.files, max_calls=settings.daemon.max_calls)
     await server.start()
     stack.push_async_callback(server.stop)
     for listener, name in listeners:

@@ -13,6 +13,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.channel import unix_channel_aio
 from tests.service_fixture import SETTINGS, STORE_BYTES, ServiceFixture, service_fixture
+from zfsilod.api.rpc.call_limits import MAX_CALLS
 from zfsilod.api.rpc.server import GrpcServer
 from zfsilod.gateway.connections import Connections
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
@@ -48,7 +49,12 @@ class Front:
     """The parts of a zfsilod, channels to it, and shortcuts for tests."""
 
     def __init__(
-        self, fixture: ServiceFixture, directory: Path, state: Path, limits: Limits | None
+        self,
+        fixture: ServiceFixture,
+        directory: Path,
+        state: Path,
+        limits: Limits | None,
+        max_calls: int = MAX_CALLS,
     ) -> None:
         self.fixture = fixture
         self.service = fixture.service
@@ -57,7 +63,7 @@ class Front:
         self.gateway = Connections(directory / "private", limits, self.tls, fresh_s=0)
         self.path = directory / "zfsilod.sock"
         self.node_path = directory / "csi.sock"
-        self.server = GrpcServer(self.service, self.gateway, self.tls.files)
+        self.server = GrpcServer(self.service, self.gateway, self.tls.files, max_calls=max_calls)
         self.channels: list[Any] = []
         self.relays: list[Callable[[], Any]] = []
         self.port = 0
@@ -153,12 +159,13 @@ async def front_of(
     limits: Limits | None = None,
     *,
     store_bytes: int = STORE_BYTES,
+    max_calls: int = MAX_CALLS,
 ) -> AsyncIterator[Front]:
     """Run zfsilod; its sockets are in a directory with a short name."""
     sockets = Path(tempfile.mkdtemp(prefix="zfsilo-"))
     try:
         async with service_fixture(directory, settings, store_bytes=store_bytes) as fixture:
-            front = Front(fixture, sockets, directory, limits)
+            front = Front(fixture, sockets, directory, limits, max_calls)
             await front.start()
             servers = front.servers()
             fixture.service.context.servers = servers

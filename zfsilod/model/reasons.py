@@ -71,6 +71,7 @@ AREAS: dict[str, dict[str, str]] = {
         "OTHER_HOST": "a host acts for another host, or the store is of another kind of host",
         "PATH_NOT_ALLOWED": "the path is outside csi.allowed_paths",
         "ROLE": "the role of the caller may not call this method",
+        "TOO_MANY_CALLS": "the caller has as many calls in progress as daemon.max_calls allows",
     },
     "Volumes and snapshots": {
         "DATASET_BUSY": "the dataset is in use",

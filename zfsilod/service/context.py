@@ -15,6 +15,7 @@ from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import StoreCorrupt, Unavailable
 from zfsilod.requests.context import LOOK_DEADLINE_S
 from zfsilod.requests.request import View
+from zfsilod.service.rooms import Rooms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class ServiceContext:
         self.boot_id = boot_id
         self.session_recovery_s = SESSION_RECOVERY_S
         self._writer = ThreadPoolExecutor(1, "store")
-        self._lookers = ThreadPoolExecutor(LOOKS_AT_ONCE, "look")
+        self._lookers = Rooms(LOOKS_AT_ONCE, "look")
 
     def close(self) -> None:
         """Release the threads; their calls end by their own deadlines."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from zfsilo.v1 import operation_pb2
 
+    from zfsilod.api.rpc.call_limits import CallPlace
     from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
     from zfsilod.service.service import Service
@@ -31,11 +32,19 @@ Tasks = set[asyncio.Task[Any]]
 class Call:
     """One authenticated and authorized call."""
 
-    def __init__(self, service: Service, caller: Caller, context: Any, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        service: Service,
+        caller: Caller,
+        context: Any,
+        tasks: Tasks,
+        place: CallPlace | None = None,
+    ) -> None:
         self.service = service
         self.caller = caller
         self._context = context
         self._tasks = tasks
+        self._place = place
         self._started = time.monotonic()
 
     @property
@@ -78,6 +87,9 @@ class Call:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if self._place is not None:  # a caller that does not wait for its work has not less of it
+            self._place.retain()
+            task.add_done_callback(self._place.release)
         # asyncio would log the exception of a task whose waiter has gone, unless it is retrieved.
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         # asyncio.wait cancels the task neither on a timeout nor when this call is cancelled.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -25,6 +26,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from zfsilod.api.rpc import pages
 from zfsilod.api.rpc.attachments import AttachmentMethods
 from zfsilod.api.rpc.call import Call, Tasks
+from zfsilod.api.rpc.call_limits import MAX_CALLS, CallLimits, room_of
 from zfsilod.api.rpc.hosts import HostMethods
 from zfsilod.api.rpc.operations import OperationMethods
 from zfsilod.api.rpc.publications import PublicationMethods
@@ -32,8 +34,10 @@ from zfsilod.api.rpc.service import ServiceMethods
 from zfsilod.api.rpc.snapshots import SnapshotMethods
 from zfsilod.api.rpc.volumes import VolumeMethods
 from zfsilod.model.errors import (
+    DeadlineExceeded,
     Internal,
     InvalidArgument,
+    ResourceExhausted,
     Unauthenticated,
     Unavailable,
     ZfsiloError,
@@ -43,6 +47,7 @@ from zfsilod.model.records import Issued, Token
 from zfsilod.security.audit import is_change
 from zfsilod.security.authentication import REVOKED, Callers
 from zfsilod.security.authorization import authorize
+from zfsilod.service.rooms import ROOM
 from zfsilod.wire import status
 from zfsilod.wire.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, SNAPSHOTS, VOLUMES, path_of
 
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
+    from zfsilod.api.rpc.call_limits import CallPlace
     from zfsilod.gateway.connections import Connections
     from zfsilod.model.identity import Caller
     from zfsilod.security.join_file import Files
@@ -67,7 +73,9 @@ OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.so_reuseport", 0),
 )
-MAX_CALLS = 1024
+FIRST_MESSAGE_S = 10.0  # from the headers of a call to its request
+REFUSAL_S = 1.0  # before a call beyond the limit is refused
+MAX_REFUSALS = 256  # that wait: a connection with more is closed
 STOP_GRACE_S = 5.0
 RECHECK_S = 5.0  # how long an idle stream continues after a revocation
 
@@ -99,6 +107,7 @@ class GrpcServer:
         connections: Connections,
         files: Files,
         options: tuple[tuple[str, int], ...] = (),
+        max_calls: int = MAX_CALLS,
     ) -> None:
         """Serve connections; `files` has the keys of this host's authority."""
         self._service = service
@@ -111,9 +120,10 @@ class GrpcServer:
         self._health = HealthMethods()
         # One for each kind of peer: what the one has in flight does not hold up the others.
         self._servers = {
-            kind: grpc.aio.server(options=(*OPTIONS, *options), maximum_concurrent_rpcs=MAX_CALLS)
-            for kind in get_args(PeerKind)
+            kind: grpc.aio.server(options=(*OPTIONS, *options)) for kind in get_args(PeerKind)
         }
+        self._limits = CallLimits(max_calls)
+        self._refusals: Counter[str] = Counter()  # that wait, by connection
 
     async def start(self) -> None:
         """Start to serve; only then may the gateway listen."""
@@ -152,12 +162,11 @@ class GrpcServer:
             matches = [getattr(part, method.name) for part in parts if hasattr(part, method.name)]
             assert len(matches) == 1, f"{len(matches)} implementations of {method.full_name}"
             guard = self._stream_guard if inspect.isasyncgenfunction(matches[0]) else self._guard
-            if method.client_streaming:
+            # A guard runs before the first message arrives, which may be never.
+            if method.server_streaming:
                 kind = grpc.stream_stream_rpc_method_handler
-            elif method.server_streaming:
-                kind = grpc.unary_stream_rpc_method_handler
             else:
-                kind = grpc.unary_unary_rpc_method_handler
+                kind = grpc.stream_unary_rpc_method_handler
             handlers[method.name] = kind(
                 guard(method, matches[0], standard=standard),
                 request_deserializer=_parser(GetMessageClass(method.input_type)),
@@ -174,11 +183,16 @@ class GrpcServer:
         path, name = path_of(method), method.name
         changes, lasts = is_change(path), method.server_streaming
 
-        async def guarded(message: Any, context: Any) -> Any:
+        async def guarded(_messages: Any, context: Any) -> Any:
+            message = None
             try:
-                call = self._authorized(path, context)
-                responding = work(_parsed(message), context if standard else call)
-                response = await (self._recheck(responding, path, context) if lasts else responding)
+                with await self._place(context, lasts=lasts) as place:
+                    message = await _first(context)
+                    call = self._authorized(path, context, place)
+                    answering = work(_parsed(message), context if standard else call)
+                    response = await (
+                        self._recheck(answering, path, context) if lasts else answering
+                    )
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -198,18 +212,20 @@ class GrpcServer:
     ) -> Callable[[Any, Any], Any]:
         path, streaming = path_of(method), method.client_streaming
 
-        async def guarded(message: Any, context: Any) -> Any:
+        async def guarded(messages: Any, context: Any) -> Any:
             try:
-                call = self._authorized(path, context)
-                # A stream is parsed as it comes.
-                request = (_parsed(one) async for one in message) if streaming else _parsed(message)
-                responses = work(request, context if standard else call)
-                # The caller may be revoked while the stream runs.
-                check = partial(self._authorized, path, context)
-                async with aclosing(_until(self._stopping, responses, check)) as until_stopped:
-                    async for response in until_stopped:
-                        check()
-                        yield response
+                with await self._place(context, lasts=True) as place:
+                    first = None if streaming else await _first(context)
+                    call = self._authorized(path, context, place)
+                    # A stream is parsed as it comes.
+                    request = _stream(messages) if streaming else _parsed(first)
+                    responses = work(request, context if standard else call)
+                    # The caller may be revoked while the stream runs.
+                    check = partial(self._authorized, path, context)
+                    async with aclosing(_until(self._stopping, responses, check)) as until_stopped:
+                        async for response in until_stopped:
+                            check()
+                            yield response
                 return
             except grpc.aio.AbortError:
                 raise
@@ -231,11 +247,32 @@ class GrpcServer:
             task.cancel()
             await asyncio.wait({task})
 
-    def _authorized(self, path: str, context: Any) -> Call:
+    async def _place(self, context: Any, *, lasts: bool) -> CallPlace:
+        """Return a place for a call, before anything of it is read. Raises ResourceExhausted."""
+        name = context.peer()
+        peer = self._connections.peer(name)
+        if peer is None:
+            log.warning("refused a call from %s: connection bypassed the gateway", name)
+            raise Unauthenticated("connection bypassed the gateway")
+        ROOM.set(room_of(peer))
+        try:
+            return self._limits.enter(peer, lasts=lasts)
+        except ResourceExhausted:
+            self._refusals[name] += 1
+            if self._refusals[name] >= MAX_REFUSALS:
+                self._connections.disconnect(name)
+            try:
+                await asyncio.sleep(REFUSAL_S)
+            finally:
+                self._refusals[name] -= 1
+                self._refusals += Counter()  # drops keys whose count is 0
+            raise
+
+    def _authorized(self, path: str, context: Any, place: CallPlace | None = None) -> Call:
         """Authenticate and authorize a call. Raises Unauthenticated and PermissionDenied."""
         caller = self._identify(context)
         authorize(caller, path)
-        return Call(self._service, caller, context, self._tasks)
+        return Call(self._service, caller, context, self._tasks, place)
 
     def _caller_name(self, context: Any) -> str:
         """Return the caller for the audit of a refused call, unauthenticated ones by address."""
@@ -287,6 +324,25 @@ def _parser(kind: Any) -> Callable[[bytes], Any]:
 def _parsed(message: Any) -> Any:
     if message is MALFORMED:
         raise InvalidArgument("malformed request message", reason="MALFORMED")
+    return message
+
+
+async def _stream(messages: Any) -> Stream:
+    async for message in messages:
+        yield _parsed(message)
+
+
+async def _first(context: Any) -> Any:
+    """Return the request of a call. Raises InvalidArgument and DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(FIRST_MESSAGE_S):
+            message = await context.read()
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"no request message within {FIRST_MESSAGE_S:g} s of the headers of the call"
+        ) from None
+    if message is grpc.aio.EOF:
+        raise InvalidArgument("the call has no request message", reason="MALFORMED")
     return message
 
 
