@@ -117,9 +117,9 @@ async def _start_service(
         launcher = await SystemdLauncher.connect(timeout_s=timeout_s, debug=debug)
     stack.push_async_callback(launcher.close)
 
-    servers = StorageServers(partial(config.find_server, paths.config))
-    stack.push_async_callback(servers.close)
     machine = open_host(paths, store)
+    servers = StorageServers(partial(config.find_server, paths.config), machine.machine_id())
+    stack.push_async_callback(servers.close)
     context = ServiceContext(store, machine, servers, settings.settings, boot_id=read_boot_id())
     service = Service(context, launcher)
     stack.push_async_callback(service.close)

@@ -107,10 +107,10 @@ LONG, MANY = "a" * 5000, 2000
 REFUSED = grpc.StatusCode.INVALID_ARGUMENT
 MAX_MESSAGE = 1000  # characters of an error
 DEADLINE_S = 20
-# Output only fields, and etags, which are compared.
+# Output only fields, and etags, which are compared. A machine can only be set to "".
 NEVER_READ = re.compile(
     r"etag|volume\.(id|uid|dataset|etag|operation|conditions|publications|attachment.*|filesystem.*)"
-    r"|host\.(id|etag)|filesystem\.(host|origin)|.*_time.*"
+    r"|host\.(id|etag|authority|machine)|filesystem\.(host|origin)|.*_time.*"
 )
 # Fields that only another method reads.
 ELSEWHERE = {

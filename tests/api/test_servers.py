@@ -194,7 +194,7 @@ async def test_a_stale_connection_is_replaced_once(
 ) -> None:
     left = resets
 
-    async def method(request: str, *, timeout: float) -> str:
+    async def method(request: str, *, timeout: float, metadata: object) -> str:
         nonlocal left
         left -= 1
         if left >= 0:

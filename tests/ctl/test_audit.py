@@ -1,12 +1,14 @@
-"""`zfsiloctl audit` when journalctl fails."""
+"""`zfsiloctl audit`: what it trusts, its order, and a journalctl that fails."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from zfsilod.ctl import main
+from zfsilod.ctl.commands.audit import MAX_RECORDS
 from zfsilod.host.run import TOOLS_PATH_VARIABLE
 
 if TYPE_CHECKING:
@@ -39,3 +41,70 @@ def test_a_failure_is_reported_once(
     monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
     assert main(["audit", "--since", "bogus"]) == code
     assert capsys.readouterr().err == f"zfsiloctl: {complaint}\n"
+
+
+JOURNALCTL = """#!/usr/bin/python3
+import json, pathlib, sys
+here = pathlib.Path(__file__).parent
+words = dict(word.partition("=")[::2] for word in sys.argv[1:])
+entries = [json.loads(line) for line in (here / "journal").read_text().splitlines()]
+for name in ("_UID", "ZFSILO_AUDIT"):
+    if name in words:
+        entries = [entry for entry in entries if entry[name] == words[name]]
+count = int(words["--lines"])
+for entry in entries[::-1][:count] if "--reverse" in words else entries[:count]:
+    print(json.dumps(entry))
+"""
+
+
+def journal(directory: Path, entries: list[tuple[str, str]]) -> None:
+    """Write a journalctl that shows records of these users and callers, oldest first."""
+    tool = directory / "journalctl"
+    tool.write_text(JOURNALCTL)
+    tool.chmod(0o755)
+    (directory / "journal").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "__REALTIME_TIMESTAMP": str(1_000_000 * index),
+                    "_UID": uid,
+                    "ZFSILO_AUDIT": "1",
+                    "ZFSILO_CALLER": caller,
+                    "ZFSILO_OUTCOME": "DONE",
+                }
+            )
+            + "\n"
+            for index, (uid, caller) in enumerate(entries)
+        )
+    )
+
+
+def test_forged_records_do_not_hide_those_of_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forged = [("1000", "uid 0 (unix)")] * (MAX_RECORDS + 5)
+    journal(tmp_path, [("0", "first"), *forged, ("0", "second"), *forged, ("0", "third")])
+    monkeypatch.setenv(TOOLS_PATH_VARIABLE, f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    assert main(["audit", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [record["caller"] for record in shown["records"]] == ["third", "second", "first"]
+    assert shown["more"] is False
+    assert main(["audit", "--limit", "2", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert "third" in printed.out
+    assert "first" not in printed.out
+    assert printed.err == "zfsiloctl: there are older records; use --limit\n"
+
+
+def test_the_newest_records_are_shown_when_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal(tmp_path, [("0", "old")] * (MAX_RECORDS + 5) + [("0", "new")])
+    monkeypatch.setenv(TOOLS_PATH_VARIABLE, f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    assert main(["audit", "--json", "--limit", "100000"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["records"][0]["caller"] == "new"
+    assert len(shown["records"]) == MAX_RECORDS
+    assert shown["more"] is True

@@ -189,6 +189,11 @@ def test_the_certificate_of_a_user_is_revoked(ctl: Shell, tmp_path: Path) -> Non
     assert "is revoked" in ctl.fails(6, f"-H {path} info")
     assert re.search(r"user/ops +reader +revoked", ctl.apart("pki list").out)
     assert ctl.apart("pki revoke user/nobody").code == 3
+    assert ctl.apart("pki revoke user/nobody --unknown").out == "identity user/nobody: revoked\n"
+    assert ctl.apart("pki revoke --undo user/nobody").code == 3
+    assert "revoked" in ctl.apart("pki revoke imported/host/far").out
+    assert re.search(r"imported/host/far +- +revoked", ctl.apart("pki list").out)
+    assert "not revoked any more" in ctl.apart("pki revoke --undo imported/host/far").out
 
 
 def test_renewal_on_server_and_client(ctl: Shell) -> None:

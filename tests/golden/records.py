@@ -20,6 +20,7 @@ from zfsilod.model.records import (
     Operation,
     PendingRelease,
     Publication,
+    Revocation,
     Snapshot,
     SnapshotGroup,
     Token,
@@ -155,6 +156,7 @@ RECORDS: tuple[Stored, ...] = (
         expires_at=TODAY + 60,
         revoked_at=TODAY + 30,
     ),
+    Revocation(id="host/take", revoked_at=TODAY + 30),
     Operation(
         id="01kd00000000000000000000ae",
         kind="publish",

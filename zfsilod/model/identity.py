@@ -7,6 +7,9 @@ from typing import Literal
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.record import Record
 
+IMPORTED = "imported"
+"""Of identities of imported authorities: host/a and imported/host/a are two identities."""
+
 Role = Literal["admin", "controller", "host", "node", "reader"]
 PeerKind = Literal["unix", "node", "tcp"]
 
@@ -29,6 +32,11 @@ class Certified(Record):
     fingerprint: str  # SHA-256 of the certificate, hex: revocations name it
     not_after: int
     own: bool  # signed by this host's authority, which may renew it
+
+    @property
+    def subject(self) -> str:
+        """The name of the identity for revocations: host/a, or imported/host/a."""
+        return str(self.identity) if self.own else f"{IMPORTED}/{self.identity}"
 
 
 class Peer(Record):
@@ -57,6 +65,14 @@ class Caller(Record):
     local: bool = False
     certificate: Certified | None = None
     token: str = ""  # id of the bearer token
+    machine: str = ""  # hash of the machine id of a host, as its zfsilod sends it
+
+    @property
+    def authority(self) -> str:
+        """The authority of its certificate, as a host record has it: OWN, IMPORTED, or ""."""
+        if self.certificate is None:
+            return ""
+        return "OWN" if self.certificate.own else "IMPORTED"
 
     @property
     def rights(self) -> str:

@@ -68,6 +68,8 @@ AREAS: dict[str, dict[str, str]] = {
         "NOT_THE_NODES": "the attachment is not one of the CSI node",
         "NO_AUTHORITY": "this host has no certificate authority yet",
         "NO_IDENTITY": "neither a certificate nor a bearer token",
+        "OTHER_AUTHORITY": "the host id belongs to a host with a certificate of another authority",
+        "OTHER_MACHINE": "the host id belongs to another machine: this one is a clone or new",
         "OTHER_HOST": "a host acts for another host, or the store is of another kind of host",
         "PATH_NOT_ALLOWED": "the path is outside csi.allowed_paths",
         "ROLE": "the role of the caller may not call this method",

@@ -155,6 +155,8 @@ class Host(Stored, tag="Host"):
     addresses: tuple[str, ...] = ()
     labels: Pairs = ()
     max_attachments: int = 0  # 0: no limit
+    authority: Literal["", "OWN", "IMPORTED"] = ""  # of its certificate, since the first contact
+    machine: str = ""  # hash of its machine id, since the first contact
     created_at: int = 0
     updated_at: int = 0
 
@@ -257,10 +259,17 @@ class Issued(Stored, tag="Issued"):
     """A certificate that this host's authority signed, or one of another that is revoked here."""
 
     id: str  # its SHA-256, hex
-    subject: str  # host/ID or user/ID
+    subject: str  # host/ID or user/ID; "": not known
     role: str
     created_at: int = 0
     expires_at: int = 0
+    revoked_at: int = 0
+
+
+class Revocation(Stored, tag="Revocation"):
+    """An identity is revoked: everything that was issued to it before (security/credentials.py)."""
+
+    id: str  # host/ID or user/ID; of an imported authority imported/host/ID
     revoked_at: int = 0
 
 

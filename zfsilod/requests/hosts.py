@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.names import HOST_ADDRESS, check_nqn, initiator_name
-from zfsilod.model.records import Host, Publication
+from zfsilod.model.records import Host, Publication, Revocation
 from zfsilod.model.validation import check_etag, check_id, check_labels
-from zfsilod.requests.request import Plan, Request, View, drop, put
+from zfsilod.requests.publications import chap_for
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_host
-from zfsilod.requests.volumes import need_host
+from zfsilod.requests.volumes import need_host, need_volume
 
 if TYPE_CHECKING:
+    from zfsilod.model.identity import Caller
     from zfsilod.model.record import Pairs
 
 MAX_ADDRESSES = 16
@@ -48,7 +51,7 @@ class CreateHost(Request[None]):
                     f"host {self.id} exists with another {', '.join(differing)}", host=self.id
                 )
         before = host or Host(id=self.id, created_at=view.now)
-        new = checked(view, before.but(**values, updated_at=view.now))
+        new = checked(view, bound(view.caller, before.but(**values, updated_at=view.now)))
         return Plan(
             title=f"register host {self.id}",
             claims=(f"host/{self.id}",),
@@ -57,7 +60,11 @@ class CreateHost(Request[None]):
 
 
 class UpdateHost(Request[None]):
-    """Change the fields in `mask` of a host."""
+    """Change the fields in `mask` of a host.
+
+    "machine", to "": another machine may register. What the former one has becomes invalid: its
+    certificates, and the secrets of its publications, which must have no session.
+    """
 
     kind = "update-host"
     resource = ("hosts", "id")
@@ -68,24 +75,59 @@ class UpdateHost(Request[None]):
     addresses: tuple[str, ...] = ()
     labels: Pairs = ()
     max_attachments: int = 0
+    machine: str = ""
     etag: str = ""
 
     def plan(self, view: View, inputs: None) -> Plan:
         host = need_host(view.txn, self.id)
         check_etag(self.etag, host.revision)
-        unknown = set(self.mask) - set(FIELDS)
+        unknown = set(self.mask) - {*FIELDS, "machine"}
         if unknown or not self.mask:
             raise InvalidArgument(
                 f"invalid update mask {', '.join(sorted(unknown)) or '(empty)'}: allowed are "
-                f"{', '.join(FIELDS)}",
+                f"{', '.join(FIELDS)}, machine",
+                reason="BAD_MASK",
+            )
+        if self.machine:
+            raise InvalidArgument(
+                'the machine of a host can only be set to "": the host registers the next one',
                 reason="BAD_MASK",
             )
         changes = {name: getattr(self, name) for name in self.mask}
         new = checked(view, host.but(**changes, updated_at=view.now))
+        if "machine" in self.mask:
+            return self._for_another_machine(view, new.but(authority=""))
         return Plan(
             title=f"update host {self.id}",
             claims=(f"host/{self.id}",),
             commit=(put(new),),
+        )
+
+    def _for_another_machine(self, view: View, host: Host) -> Plan:
+        """Revoke the certificates, and replace the secrets of all publications in one operation."""
+        export = view.settings.export
+        before = list(view.txn.scan_ending(Publication, host.id))
+        after = [old.but(rotation=old.rotation + 1, rotation_due=False) for old in before]
+        volumes = [need_volume(view.txn, publication.volume) for publication in before]
+        return Plan(
+            title=f"bind host {self.id} to another machine",
+            claims=(f"host/{self.id}", *(f"volume/{volume.id}" for volume in volumes)),
+            actions=tuple(
+                action
+                for volume, old, new in zip(volumes, before, after, strict=True)
+                for action in plans.rotation(volume, old, new, export)
+            ),
+            commit=(
+                put(host),
+                put(Revocation(id=f"host/{host.id}", revoked_at=view.now)),
+                *map(put, after),
+                *(drop_secret(publication.secret) for publication in before),
+            ),
+            revert=tuple(drop_secret(publication.secret) for publication in after),
+            secrets={
+                new.secret: chap_for(new, plans.target_name(export.prefix, volume))
+                for volume, new in zip(volumes, after, strict=True)
+            },
         )
 
 
@@ -115,6 +157,16 @@ class DeleteHost(Request[None]):
             claims=(f"host/{self.id}",),
             commit=(drop(host),),
         )
+
+
+def bound(caller: Caller, host: Host) -> Host:
+    """Return a host with the machine and the authority of its first contact."""
+    if caller.role != "host":
+        return host
+    return host.but(
+        machine=host.machine or caller.machine,
+        authority=host.authority or caller.authority,
+    )
 
 
 def checked(view: View, host: Host) -> Host:

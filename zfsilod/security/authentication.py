@@ -22,6 +22,7 @@ from zfsilod.model.records import Token
 from zfsilod.model.ulid import ULID, new_ulid
 from zfsilod.model.validation import check_id
 from zfsilod.security.authorization import READERS
+from zfsilod.security.credentials import REVOKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 GROUP = "zfsilo"
 SCHEME = "Bearer "
-REVOKED = "BAD_CERTIFICATE"
 TOKEN = re.compile(rf"zfsilo-({ULID})-[0-9a-f]{{64}}")
 
 
@@ -38,7 +38,7 @@ class Callers:
     """Identifies the caller behind a peer."""
 
     def __init__(
-        self, find_token: Callable[[str], Token | None], is_revoked: Callable[[str], bool]
+        self, find_token: Callable[[str], Token | None], is_revoked: Callable[[Certified], bool]
     ) -> None:
         self._find_token = find_token
         self._is_revoked = is_revoked
@@ -74,7 +74,7 @@ class Callers:
     def _of_certificate(self, certified: Certified, address: str) -> Caller:
         """Checked at every call: a connection may outlive its certificate or a revocation."""
         identity = certified.identity
-        if self._is_revoked(certified.fingerprint):
+        if self._is_revoked(certified):
             raise Unauthenticated(f"certificate for {identity} is revoked", reason=REVOKED)
         if certified.not_after <= time.time():
             raise Unauthenticated(f"certificate for {identity} has expired", reason=REVOKED)
@@ -99,6 +99,7 @@ class Callers:
         return Caller(
             role=check_role(token.role),
             subject=token.subject,
+            token=token.id,
             origin=f"token {token.id}, {address}",
         )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, Unauthenticated
 from zfsilod.model.identity import Certified, Identity
 from zfsilod.model.records import Issued
+from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
 
 SCHEME = "zfsilo://"
+USER_ROLES = ("admin", "controller", "reader")
 DOMAIN = ".zfsilo"
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 90
@@ -119,7 +121,7 @@ def identify(der: bytes, own_pem: bytes, imported_roles: tuple[str, ...]) -> Cer
         raise Unauthenticated(
             "the certificate has no subject alternative name", reason="BAD_CERTIFICATE"
         ) from None
-    identity = _identity([uri for uri in uris if uri.startswith(SCHEME)])
+    identity = _identity([uri for uri in uris if _is_ours(uri)])
     if not own and identity.role not in imported_roles:
         raise Unauthenticated(
             f"an imported authority may not grant the role {identity.role}; see tls.imported_roles "
@@ -186,15 +188,29 @@ def is_authority(pem: bytes) -> bool:
 
 def _identity(uris: list[str]) -> Identity:
     """Return the identity in the URIs of a certificate, else raise Unauthenticated."""
+    exact = all(uri.startswith(SCHEME) for uri in uris)
     parts = [uri.removeprefix(SCHEME).partition("/") for uri in sorted(uris)]
-    match [(kind, value) for kind, _slash, value in parts]:
-        case [("host", host_id)] if host_id:
+    match [(kind, value) for kind, _slash, value in parts if exact]:
+        case [("host", host_id)] if _is_id(host_id):
             return Identity(kind="host", id=host_id, role="host")
-        case [("role", role), ("user", user)] if user and role in ("admin", "controller", "reader"):
+        case [("role", role), ("user", user)] if _is_id(user) and role in USER_ROLES:
             return Identity(kind="user", id=user, role=role)
-        case [("user", user)] if user:
+        case [("user", user)] if _is_id(user):
             return Identity(kind="user", id=user, role="reader")
     raise Unauthenticated("the certificate has no identity of zfsilo", reason="BAD_CERTIFICATE")
+
+
+def _is_ours(uri: str) -> bool:
+    """Tell whether a URI claims an identity of zfsilo, in whatever spelling."""
+    return uri.strip().lower().startswith(SCHEME.partition("/")[0])
+
+
+def _is_id(text: str) -> bool:
+    """Tell whether a text is an id: no pattern, no line break, no percent encoding."""
+    try:
+        return check_id(text) == text
+    except InvalidArgument:
+        return False
 
 
 def _sign(

@@ -38,6 +38,7 @@ from zfsilod.model.records import (
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.volumes import need_root
 from zfsilod.security.audit import Audit
+from zfsilod.security.credentials import check_caller
 from zfsilod.service.executor import Executor
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
@@ -177,6 +178,7 @@ class Service:
         """
         request = submission.request
         view = self.context.view(txn, submission.operation_id, submission.caller)
+        check_caller(txn, submission.caller)
         request.authorise(view)
         prerequisites = request.prerequisites(view, inputs)
         if prerequisites:
@@ -268,6 +270,7 @@ class Service:
         for request, operation_id in zip(requests, ids, strict=True):
             view = self.context.view(txn, operation_id, caller)
             with contextlib.suppress(NotFound):  # deleted since the comparison
+                request.authorise(view)
                 plan = request.plan(view, None)
                 if not any(txn.claimant(claim) for claim in plan.claims):
                     operation = plan.operation(request, view).but(batch=batch)

@@ -215,6 +215,8 @@ def host(record: Host) -> host_pb2.Host:
         addresses=record.addresses,
         labels=dict(record.labels),
         max_attachments=record.max_attachments,
+        authority=record.authority,
+        machine=record.machine,
         etag=str(record.revision),
         create_time=_time(record.created_at),
         update_time=_time(record.updated_at),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Host, Publication
     from zfsilod.security.join_file import Access
 
+MACHINE_METADATA = "zfsilo-machine"
 CALL_DEADLINE_S = 30.0  # a report is an operation on the server
 PAGE_SIZE, MAX_PAGES = 1000, 100
 
@@ -35,8 +36,10 @@ class StorageServers:
     `find` reads a server's join file at every call: a new server or certificate is used at once.
     """
 
-    def __init__(self, find: Callable[[str], Access | None]) -> None:
+    def __init__(self, find: Callable[[str], Access | None], machine: str = "") -> None:
+        """Call as the host of the join files, from this machine: the hash of its id."""
         self._find = find
+        self._metadata = ((MACHINE_METADATA, machine),) if machine else ()
         self._channels: dict[str, Any] = {}
         self._configs: dict[str, Access] = {}
 
@@ -156,11 +159,11 @@ class StorageServers:
         """
         try:
             try:
-                return await method(request, timeout=timeout_s)
+                return await method(request, timeout=timeout_s, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE or status.is_ours(error):
                     raise
-                return await method(request, timeout=timeout_s)
+                return await method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise self._translated(server, error) from None
 

@@ -68,6 +68,7 @@ class HostMethods:
             addresses=tuple(host.addresses),
             labels=convert.as_pairs(host.labels),
             max_attachments=host.max_attachments,
+            machine=host.machine,
             etag=message.etag,
         )
         return await _change(call, request, request.id, validate_only=message.validate_only)

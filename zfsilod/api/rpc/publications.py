@@ -12,8 +12,10 @@ from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.engine import plans
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.model.records import Publication
+from zfsilod.model.records import Host, Publication
 from zfsilod.requests import publications, report_filesystem, volumes
+from zfsilod.requests.hosts import bound
+from zfsilod.security.credentials import check_caller
 from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ class PublicationMethods:
             return volume, volumes.need_publication(txn, volume_id, host_id)
 
         need_view(call, volume_id)
+        await _bind(call)
         volume, publication = call.read(read)
         # The first decryption imports cryptography: not on the event loop.
         filesystem = await report_filesystem.known_filesystem(call.service.context, volume)
@@ -160,3 +163,17 @@ class PublicationMethods:
 def _host(name: str, call: Call) -> str:
     """Return the id of the host in a request, by default that of the caller."""
     return call.caller.own_host(convert.host_id(name) if name else "")
+
+
+async def _bind(call: Call) -> None:
+    """Bind a host to its machine and authority at its first contact."""
+
+    def bind(txn: Transaction) -> None:
+        check_caller(txn, call.caller)
+        host = txn.get(Host, call.caller.subject)
+        if host is not None and host != bound(call.caller, host):
+            txn.put(bound(call.caller, host))
+
+    host = call.read(lambda txn: txn.get(Host, call.caller.subject))
+    if host is not None and host != bound(call.caller, host):
+        await call.service.context.write(bind)

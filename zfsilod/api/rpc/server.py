@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -43,12 +44,14 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.identity import PeerKind
-from zfsilod.model.records import Issued, Token
+from zfsilod.model.records import Token
 from zfsilod.security.audit import is_change
-from zfsilod.security.authentication import REVOKED, Callers
+from zfsilod.security.authentication import Callers
 from zfsilod.security.authorization import authorize
+from zfsilod.security.credentials import REVOKED, check_caller, check_machine, is_revoked
 from zfsilod.service.rooms import ROOM
 from zfsilod.wire import status
+from zfsilod.wire.storage_server import MACHINE_METADATA
 from zfsilod.wire.stub import HOSTS, OPERATIONS, SERVICE, SERVICES, SNAPSHOTS, VOLUMES, path_of
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ if TYPE_CHECKING:
 
     from zfsilod.api.rpc.call_limits import CallPlace
     from zfsilod.gateway.connections import Connections
-    from zfsilod.model.identity import Caller
+    from zfsilod.model.identity import Caller, Certified
     from zfsilod.security.join_file import Files
     from zfsilod.service.service import Service
 
@@ -76,6 +79,9 @@ OPTIONS = (
 FIRST_MESSAGE_S = 10.0  # from the headers of a call to its request
 REFUSAL_S = 1.0  # before a call beyond the limit is refused
 MAX_REFUSALS = 256  # that wait: a connection with more is closed
+MACHINE = re.compile(r"[0-9a-f]{32}")
+# Not without a machine once the host is bound to one: they let it log in, or bind it.
+BOUND = ("/zfsilo.v1.VolumeService/FetchConnection", "/zfsilo.v1.HostService/RegisterHost")
 STOP_GRACE_S = 5.0
 RECHECK_S = 5.0  # how long an idle stream continues after a revocation
 
@@ -272,6 +278,11 @@ class GrpcServer:
         """Authenticate and authorize a call. Raises Unauthenticated and PermissionDenied."""
         caller = self._identify(context)
         authorize(caller, path)
+        if caller.role == "host":
+            with self._service.context.store.read() as txn:
+                check_caller(txn, caller)
+                if path in BOUND:
+                    check_machine(txn, caller)
         return Call(self._service, caller, context, self._tasks, place)
 
     def _caller_name(self, context: Any) -> str:
@@ -293,20 +304,28 @@ class GrpcServer:
             values = [v for k, v in context.invocation_metadata() if k == "authorization"]
             authorization = " ".join(values)  # two values do not form a valid one
         try:
-            return self.callers.of(peer, authorization)
+            caller = self.callers.of(peer, authorization)
         except Unauthenticated as error:
             if error.reason == REVOKED:
                 self._connections.disconnect(name)
             raise
+        return _of_machine(caller, context) if caller.role == "host" else caller
 
     def _find_token(self, token_id: str) -> Token | None:
         with self._service.context.store.read() as txn:
             return txn.get(Token, token_id)
 
-    def _is_revoked(self, fingerprint: str) -> bool:
+    def _is_revoked(self, certified: Certified) -> bool:
         with self._service.context.store.read() as txn:
-            issued = txn.get(Issued, fingerprint)
-        return issued is not None and issued.revoked_at != 0
+            return is_revoked(txn, certified)
+
+
+def _of_machine(caller: Caller, context: Any) -> Caller:
+    """Return a host with the machine that its zfsilod names."""
+    for key, value in context.invocation_metadata():
+        if key == MACHINE_METADATA and MACHINE.fullmatch(value):
+            return caller.but(machine=value)
+    return caller
 
 
 def _parser(kind: Any) -> Callable[[bytes], Any]:

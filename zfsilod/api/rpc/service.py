@@ -16,6 +16,7 @@ from zfsilod.model.zfs_properties import check_properties
 from zfsilod.requests import orphans
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.security import certificates
+from zfsilod.security.credentials import check_caller
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Attention, Summary, about_volume
 from zfsilod.wire import convert
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from zfsilod.api.rpc.call import Call
     from zfsilod.model.records import Issued
     from zfsilod.security.join_file import Files
+    from zfsilod.storage.transaction import Transaction
 
 MAX_ATTENTION = 100
 # Features that were added after the first version of v1.
@@ -148,7 +150,13 @@ class ServiceMethods:
             return pem, authority.certificate_pem, certificates.record_of(pem, current.identity)
 
         pem, authority_pem, issued = await asyncio.to_thread(sign)
-        await call.service.context.write(lambda txn: txn.put(issued))
+
+        def record(txn: Transaction) -> None:
+            """Record the certificate, unless the caller was revoked while it was signed."""
+            check_caller(txn, call.caller)
+            txn.put(issued)
+
+        await call.service.context.write(record)
         return service_pb2.RenewCertificateResponse(
             certificate=pem.decode(), authority=authority_pem.decode()
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from zfsilod.ctl.failures import FAILED
@@ -21,27 +22,38 @@ if TYPE_CHECKING:
 JOURNAL_S = 60.0
 MAX_RECORDS = 10_000
 DONE = "DONE"
+ROOT = "_UID=0"  # a field of the journal itself: no writer can set it
 BAD_TIME = re.compile(r"Failed to parse timestamp: ")
 
 
 def audit(args: Namespace) -> None:
-    """Print the audit records, oldest first."""
+    """Print the audit records that root wrote, newest first."""
     check_root(args, "audit")
-    records = [record for record in _records(args.since) if _is_wanted(args, record)]
+    limit = min(args.limit, MAX_RECORDS)
+    entries = _entries(args.since)
+    records = [record for record in map(_record, entries) if _is_wanted(args, record)]
+    more = len(records) > limit or len(entries) > MAX_RECORDS
+    records = records[:limit]
     if args.json:
-        print(dumps({"records": records}))
+        print(dumps({"records": records, "more": more}))
         return
     rows = [
         [record["time"], *(record.get(name.lower(), "") for name in FIELDS)] for record in records
     ]
     show_table(("TIME", *FIELDS), rows)
+    if more:
+        hint = "use --since, --caller or --refused" if limit == MAX_RECORDS else "use --limit"
+        print(f"zfsiloctl: there are older records; {hint}", file=sys.stderr)
 
 
-def _records(since: str) -> list[dict[str, str]]:
+def _entries(since: str) -> list[dict[str, object]]:
+    """Return the newest audit records of root in the journal, one more than are shown."""
     if since.startswith("-") and not since[1:2].isdigit():
         raise InvalidArgument(f"invalid time {since[:40]!r}", reason="USAGE")
-    words = ["journalctl", "--output=json", "--no-pager", f"--lines={MAX_RECORDS}"]
-    words += [f"--since={since or 'today'}", f"{MARK}=1"]
+    words = ["journalctl", "--output=json", "--no-pager", "--reverse"]
+    # Only these fields: 10,000 whole records are more than a tool may print.
+    words += [f"--output-fields={','.join((*(f'ZFSILO_{name}' for name in FIELDS), '_UID'))}"]
+    words += [f"--lines={MAX_RECORDS + 1}", f"--since={since or 'today'}", ROOT, f"{MARK}=1"]
     done = Runner()(words, timeout_s=JOURNAL_S, ok=(0, FAILED))
     if BAD_TIME.match(done.stderr):
         raise InvalidArgument(
@@ -49,7 +61,7 @@ def _records(since: str) -> list[dict[str, str]]:
         )
     if done.rc != 0:  # not `done.failed`, which would also log it to the terminal
         raise CommandFailed(f"journalctl: {done.stderr.strip()}")
-    return [_record(json.loads(line)) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def _record(entry: dict[str, object]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.filters import all_of, label_filters
 from zfsilod.ctl.output.messages import as_json, show_all
-from zfsilod.ctl.output.table import show_block, show_table
+from zfsilod.ctl.output.table import say, show_block, show_table
 from zfsilod.ctl.output.volume import commas, pairs
 from zfsilod.ctl.parse import assignments, bare, changed_labels, resource
 from zfsilod.ctl.times import age, when
@@ -64,6 +64,8 @@ def show(args: Namespace) -> None:
             ("Addresses", commas(host.addresses)),
             ("Labels", pairs(host.labels)),
             ("Max volumes", most),
+            ("Authority", host.authority.lower()),
+            ("Machine", host.machine),
             ("Etag", host.etag),
             ("Created", when(host.create_time)),
             ("Updated", when(host.update_time)),
@@ -102,13 +104,19 @@ def update(args: Namespace) -> None:
             request.host.labels.update(changed_labels(dict(current.labels), args.label))
             request.etag = args.etag or current.etag
             request.update_mask.paths.append("labels")
+        if args.new_machine:
+            request.update_mask.paths.append("machine")
         if not request.update_mask.paths:
             raise InvalidArgument(
-                "nothing to change; pass --iqn, --nqn, --address, --label or --max-attachments",
+                "nothing to change; pass --iqn, --nqn, --address, --label, --max-attachments or "
+                "--new-machine",
                 reason="USAGE",
                 usage="zfsiloctl host update --help",
             )
         change(args, server, server.changes.hosts.UpdateHost, request)
+    if args.new_machine:
+        name = bare(args.name, "hosts")
+        say(args, f"its certificates are revoked; next: zfsiloctl pki issue host {name}")
 
 
 def delete(args: Namespace) -> None:

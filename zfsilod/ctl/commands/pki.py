@@ -19,17 +19,16 @@ from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.require_local import check_root
 from zfsilod.ctl.times import left, rfc3339
-from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
-from zfsilod.model.identity import Identity
-from zfsilod.model.records import Issued
+from zfsilod.model.errors import AlreadyExists, InvalidArgument, ZfsiloError
+from zfsilod.model.identity import IMPORTED, Identity
+from zfsilod.model.records import Issued, Revocation
 from zfsilod.model.validation import check_id
-from zfsilod.security import certificates, join_file
+from zfsilod.security import certificates, credentials, join_file
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
 RENEW_S = 30.0
-SHORT_ID = 8  # fewer digits do not select a certificate
 
 
 def init(args: Namespace) -> None:
@@ -100,8 +99,10 @@ def list_issued(args: Namespace) -> None:
     """List the certificates that this host issued."""
     with opened_store(args, "pki list") as store, store.read() as txn:
         all_issued = sorted(
-            txn.scan(Issued), key=lambda issued: (issued.subject, issued.created_at)
+            (credentials.as_revoked(txn, issued) for issued in txn.scan(Issued)),
+            key=lambda issued: (issued.subject, issued.created_at),
         )
+        revocations = [record for record in txn.scan(Revocation) if record.id.startswith(IMPORTED)]
     if args.json:
         plain = [
             {
@@ -114,7 +115,11 @@ def list_issued(args: Namespace) -> None:
             }
             for issued in all_issued
         ]
-        print(dumps({"certificates": plain}))
+        imported = [
+            {"subject": record.id, "revoke_time": rfc3339(record.revoked_at)}
+            for record in revocations
+        ]
+        print(dumps({"certificates": plain} | ({"revocations": imported} if imported else {})))
     elif args.quiet:
         sys.stdout.writelines(f"{issued.id[:16]}\n" for issued in all_issued)
     else:
@@ -127,26 +132,23 @@ def list_issued(args: Namespace) -> None:
             ]
             for issued in all_issued
         ]
+        rows += [["", record.id, "", "revoked"] for record in revocations]
         show_table(("NAME", "SUBJECT", "ROLE", "LEFT"), rows)
 
 
 def revoke(args: Namespace) -> None:
-    """Revoke certificates, also on open connections: of host/NAME, of user/NAME, or by id."""
+    """Revoke an identity or a certificate, also on open connections, or withdraw that."""
     with opened_store(args, "pki revoke") as store, store.write() as txn:
-        now = int(time.time())
-        matches = [
-            issued
-            for issued in txn.scan(Issued)
-            if issued.subject == args.name
-            or (len(args.name) >= SHORT_ID and issued.id.startswith(args.name))
-        ]
-        if not matches:
-            raise NotFound(f"there is no certificate {args.name}; see zfsiloctl pki list")
-        for issued in matches:
-            txn.put(issued.but(revoked_at=issued.revoked_at or now))
-    record("pki revoke", args.name)
-    for issued in matches:
-        say(args, f"certificate {issued.id[:16]} of {issued.subject}: revoked")
+        if args.undo:
+            credentials.withdraw(txn, args.name)
+            revoked = []
+        else:
+            revoked = credentials.revoke(txn, args.name, int(time.time()), unknown=args.unknown)
+    record("pki revoke --undo" if args.undo else "pki revoke", args.name)
+    for item in revoked:
+        say(args, f"{item}: revoked")
+    if args.undo:
+        say(args, f"identity {args.name}: not revoked any more")
 
 
 def renew(args: Namespace) -> None:
