@@ -168,6 +168,29 @@ async def test_a_session_without_a_record_in_use_refuses_a_connect(fixture: Serv
     assert fixture.facts == before
 
 
+@pytest.mark.parametrize("kind", ["session", "node", "both", "other server"])
+async def test_a_server_cannot_name_the_target_of_another(
+    fixture: ServiceFixture, kind: str
+) -> None:
+    """An idle session and a node record that are not zfsilo's for this server stay as they are."""
+    await fixture.do(CREATE, PUBLISH)
+    connection, _chap = await fixture.service.context.servers.fetch("give", "data")
+    target = connection.target
+    node = {"portals": ["10.9.9.9:3260"], "initiator": "iqn.2024-01.lab.take:host"}
+    node |= {"server": "archive", "chap": "x"} if kind == "other server" else {}
+    if kind != "node":
+        left = {"serial": connection.serial, "size": 1, "initiator": "", "chap": ""}
+        fixture.host.facts.effect(f"session:{target}", left)
+    if kind != "session":
+        fixture.host.facts.effect(f"node:{target}", node)
+    before = fixture.facts
+    with pytest.raises(FailedPrecondition) as refused:
+        await fixture.do(CONNECT)
+    assert refused.value.reason == "FOREIGN_TARGET"
+    assert fixture.facts == before
+    assert attachment(fixture) is None
+
+
 async def drop_attachment(fixture: ServiceFixture) -> None:
     await fixture.service.context.write(lambda txn: txn.drop("attachment", "data"))
 

@@ -158,6 +158,55 @@ def test_nothing_is_left_of_a_node(initiator: Initiator) -> None:
     initiator.iscsi.remove_node(TARGET)
 
 
+def test_a_record_of_zfsilo_is_marked_with_its_server(initiator: Initiator) -> None:
+    initiator.script(NEW, effect=initiator.record)
+    assert initiator.iscsi.owner(TARGET) is None
+    initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap(), server="give")
+    assert initiator.iscsi.owner(TARGET) == "give"
+    assert initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(), server="give")
+    for name in ("archive", "giv"):
+        with pytest.raises(Conflict, match="belongs to server give"):
+            initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(), server=name)
+        with pytest.raises(Conflict, match="belongs to server give"):
+            initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap(2), server=name)
+    assert initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(), server="give")
+    initiator.iscsi.remove_node(TARGET)
+    assert initiator.iscsi.owner(TARGET) is None
+
+
+def test_a_record_of_an_administrator_is_not_overwritten(initiator: Initiator) -> None:
+    file = initiator.record()
+    before = file.read_text()
+    assert initiator.iscsi.owner(TARGET) == ""
+    with pytest.raises(Conflict, match="was not made by zfsilo"):
+        initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap(), server="give")
+    assert file.read_text() == before
+    file.unlink()
+    file.parent.rmdir()
+    initiator.sys.login()
+    assert initiator.iscsi.owner(TARGET) == ""
+
+
+def test_a_record_of_version_0_1_0_has_no_mark(initiator: Initiator) -> None:
+    initiator.record()
+    initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap())  # as 0.1.0 did
+    assert initiator.iscsi.owner(TARGET) == ""
+    assert initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(), server="give")
+    initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap(2), server="give")
+    assert initiator.iscsi.owner(TARGET) == "give"
+
+
+def test_a_killed_worker_leaves_a_mark_and_no_record(initiator: Initiator) -> None:
+    initiator.nodes.set_mark(TARGET, "give")
+    assert not initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(), server="give")
+    initiator.record()  # half made: without the settings of zfsilo
+    assert not initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(), server="give")
+    initiator.iscsi.remove_node(TARGET)
+    initiator.nodes.set_mark(TARGET, "give")
+    initiator.iscsi.remove_node(TARGET)
+    assert initiator.iscsi.owner(TARGET) is None
+
+
 def test_a_record_in_use_stays(initiator: Initiator) -> None:
     file = initiator.record()
     initiator.sys.login()

@@ -17,6 +17,8 @@ from zfsilod.security import certificates, join_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from zfsilod.model.settings import Settings
+
 STDOUT = "-"
 
 
@@ -27,9 +29,13 @@ def files() -> join_file.Files:
 
 def host_id() -> str:
     """Return this host's id."""
+    return _settings().host_id
+
+
+def _settings() -> Settings:
     from zfsilod.config import load
 
-    return load(paths.etc()).daemon.host_id
+    return load(paths.etc()).settings
 
 
 def access(
@@ -43,6 +49,7 @@ def access(
         address=address,
         tls_name=certificates.tls_name(host_id()),
         authority=files().own_authority().certificate_pem.decode(),
+        iqn_prefix=_settings().export.prefix,
         token=token,
         certificate=pair.certificate_pem.decode() if pair else "",
         key=pair.key_pem.decode() if pair else "",

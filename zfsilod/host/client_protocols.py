@@ -16,10 +16,23 @@ class IscsiAdapter(Protocol):
     and Unavailable (SESSION_RECOVERY) while a lost session is being recovered.
     """
 
-    def has_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> bool:
-        """Tell whether there are records of exactly these portals, with secrets and settings."""
+    def owner(self, target: str) -> str | None:
+        """Return the server for which zfsilo made the node record or the session of a target.
 
-    def add_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> None:
+        "": they were not made by zfsilo, or by version 0.1.0; None: there are none.
+        """
+
+    def has_node(
+        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+    ) -> bool:
+        """Tell whether there are records of exactly these portals, with secrets and settings.
+
+        Raises Conflict (FOREIGN_TARGET) for records of another server, or not of zfsilo.
+        """
+
+    def add_node(
+        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+    ) -> None:
         """Make or update a node record for each portal, and remove those of other portals."""
 
     def remove_node(self, target: str) -> None:

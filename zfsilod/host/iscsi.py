@@ -23,6 +23,7 @@ from zfsilod.host.disks import (
 )
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
+from zfsilod.model.connection import foreign_target
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -91,15 +92,42 @@ class RealIscsi:
 
     # Node records
 
-    def has_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> bool:
+    def owner(self, target: str) -> str | None:
+        mark = self._nodes.mark(target)
+        if mark is not None or self._nodes.files(target) or self._disks.session(target):
+            return mark or ""
+        return None
+
+    def has_node(
+        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+    ) -> bool:
+        self._check_owner(target, server)
         files = self._nodes.files(target)
         return set(files.values()) == set(portals) and all(
             _settings(chap).items() <= self._nodes.read(file).items() for file in files
         )
 
-    def add_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> None:
+    def _check_owner(self, target: str, server: str) -> None:
+        """Raise Conflict when the records of a target are not those of zfsilo for a server.
+
+        Version 0.1.0 left no mark; its records have all settings of zfsilo.
+        """
+        owner = self.owner(target)
+        if server in ("", owner) or owner is None:
+            return
+        files = self._nodes.files(target)
+        if not owner and all(SETTINGS.items() <= self._nodes.read(f).items() for f in files):
+            return
+        raise Conflict(foreign_target(target, owner), reason="FOREIGN_TARGET", target=target)
+
+    def add_node(
+        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+    ) -> None:
         settings = _settings(chap)
+        self._check_owner(target, server)
         with host_lock(self._lock, LOCK_TIMEOUT_S):
+            if server:
+                self._nodes.set_mark(target, server)
             if not set(self._nodes.files(target).values()) <= set(portals):
                 self._nodes.remove(target)  # a portal is no longer one of the target
             for portal in portals:
@@ -126,7 +154,7 @@ class RealIscsi:
         )
 
     def remove_node(self, target: str) -> None:
-        if not self._nodes.traces(target):
+        if not self._nodes.traces(target) and self._nodes.mark(target) is None:
             return
         if self._disks.session(target):
             raise Busy(
@@ -136,6 +164,7 @@ class RealIscsi:
             )
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             self._nodes.remove(target)
+            self._nodes.remove_mark(target)
 
     # Sessions
 

@@ -7,6 +7,11 @@
 iscsiadm makes a record with the defaults of iscsid.conf. The settings of zfsilo are then written to
 the file, since the option --value of iscsiadm(8) would show secrets in the process list. ROOT is
 /var/lib/iscsi, on Debian 12 and older /etc/iscsi. usr/idbm.c of open-iscsi 2.1.11.
+
+    ROOT/zfsilo/TARGET                                the mark of zfsilo: the name of the server
+
+The mark is written before the first record and removed after the last one, so that records and
+sessions of zfsilo are known from those of an administrator, even when the store was lost.
 """
 
 from __future__ import annotations
@@ -18,12 +23,13 @@ from pathlib import Path
 
 from zfsilod.host.events import wait_for
 from zfsilod.model.names import iscsi_name
-from zfsilod.storage.files import sync_folder
+from zfsilod.storage.files import sync_folder, write_private
 
 DATABASE_LOCK = Path("/run/lock/iscsi/lock.write")
 STALE_S = 10.0  # iscsiadm holds its lock for milliseconds, and waits 30 s for it
 ROOTS = (Path("/var/lib/iscsi"), Path("/etc/iscsi"))
 FIRST_LINE, LAST_LINE = "# BEGIN RECORD", "# END RECORD"
+MARKS = "zfsilo"
 TEMPORARY = ".zfsilo-record"  # where iscsiadm does not look; protected by the host's lock
 
 
@@ -82,6 +88,28 @@ class Nodes:
             paths += [folder] if folder.exists() else []
             paths += (root / "static").glob(f"{target},*")
         return paths
+
+    def mark(self, target: str) -> str | None:
+        """Return the server that is marked for a target; None without a mark."""
+        for root in self.roots:
+            try:
+                return (root / MARKS / iscsi_name(target)).read_text().strip()
+            except FileNotFoundError:
+                continue
+        return None
+
+    def set_mark(self, target: str, server: str) -> None:
+        """Mark a target as one of a server, durably, before its first record is made."""
+        if self.mark(target) == server:
+            return
+        folder = next(filter(Path.is_dir, self.roots), self.roots[0]) / MARKS
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(folder / iscsi_name(target), f"{server}\n".encode())
+
+    def remove_mark(self, target: str) -> None:
+        """Remove the mark of a target."""
+        for root in self.roots:
+            (root / MARKS / iscsi_name(target)).unlink(missing_ok=True)
 
     def remove(self, target: str) -> None:
         """Remove every trace of a target, first the files that hold secrets."""

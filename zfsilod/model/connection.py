@@ -44,3 +44,12 @@ class FetchedConnection:
         self.connection = connection
         self.chap = chap
         self.published = published
+
+
+def foreign_target(target: str, owner: str) -> str:
+    """Return the message about a target whose node record or session is another's."""
+    whose = f"belongs to server {owner}" if owner else "was not made by zfsilo"
+    return (
+        f"the session or node record of {target} on this host {whose}; end it with iscsiadm if it "
+        "is not needed, then connect again"
+    )

@@ -136,6 +136,8 @@ AREAS: dict[str, dict[str, str]] = {
         "NO_FILESYSTEM": "the volume has no filesystem yet",
         "NO_ISCSID": "iscsid does not answer",
         "NO_LOGIN": "the login failed",
+        "FOREIGN_TARGET": "a session or node record of the target is not zfsilo's for that server",
+        "BAD_ANSWER": "a server's answer has names, addresses or sizes that it may not have",
         "NO_NODE": "open-iscsi has no node record of the target",
         "NO_SERVER": "this host has no access to a server of that name",
         "OTHER_FILESYSTEM": "the volume has another filesystem than the one requested",

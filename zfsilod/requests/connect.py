@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfsilod.engine import plans
-from zfsilod.model.connection import Connection, FetchedConnection
+from zfsilod.model.connection import Connection, FetchedConnection, foreign_target
 from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition
 from zfsilod.model.record import Record
 from zfsilod.model.records import Action, Attachment, PendingRelease, Restore
@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 
 
 class Leftover(Record):
-    """A session with the target without a record, and the users of its disk on this host."""
+    """A session or node record of the target without a record in the store.
 
+    `users`: of its disk, on this host.
+    """
+
+    owner: str  # server for which zfsilo made it; "": unknown
     users: tuple[str, ...]  # devices on top of the disk, and mount points
     lost: bool
+    session: bool  # otherwise there is a node record only
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -70,10 +75,10 @@ class Connect(Request[ConnectInputs]):
     async def gather(self, context: Context, operation_id: str) -> ConnectInputs:
         fetched = await self._fetch(context, operation_id)
         with context.read() as txn:
-            known = txn.get(Attachment, self.id) is not None
-        if known:
-            return ConnectInputs(fetched, None)
+            attachment = txn.get(Attachment, self.id)
         disk = fetched.connection.disk
+        if attachment is not None and attachment.disk.target == disk.target:
+            return ConnectInputs(fetched, None)
         return ConnectInputs(
             fetched, await context.look(partial(find_leftover, context.machine, disk))
         )
@@ -112,10 +117,17 @@ class Connect(Request[ConnectInputs]):
     def prerequisites(self, view: View, inputs: ConnectInputs) -> Sequence[Request[Any]]:
         connection, leftover = inputs.fetched.connection, inputs.leftover
         attachment = self._check(view, connection)
+        if leftover is not None and leftover.owner != self.server:
+            raise FailedPrecondition(
+                foreign_target(connection.target, leftover.owner),
+                reason="FOREIGN_TARGET",
+                volume=self.id,
+                target=connection.target,
+            )
         if attachment is not None and attachment.epoch < connection.epoch:
             # The secrets of the former publication are not valid any more.
             return [Disconnect(id=self.id, force=True, epoch=attachment.epoch)]
-        if leftover is None or attachment is not None:
+        if leftover is None or not leftover.session or attachment is not None:
             return []
         if leftover.users and not leftover.lost:
             raise Busy(
@@ -231,8 +243,15 @@ class Connect(Request[ConnectInputs]):
 
 
 def find_leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
-    """Return the session that this host has with a disk's target, if any."""
-    if not machine.iscsi.has_any_session(disk):
+    """Return the session or node record that this host has of a disk's target, if any."""
+    session = machine.iscsi.has_any_session(disk)
+    owner = machine.iscsi.owner(disk.target)
+    if owner is None:
         return None
     users = tuple(machine.iscsi.users(disk))
-    return Leftover(users=users, lost=bool(users) and machine.iscsi.is_lost(disk))
+    return Leftover(
+        owner=owner,
+        users=users,
+        lost=bool(users) and machine.iscsi.is_lost(disk),
+        session=session,
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import tomli
 
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
-from zfsilod.model.names import split_address
+from zfsilod.model.names import IQN_PREFIX, split_address
 from zfsilod.model.validation import check_id
 from zfsilod.security.certificates import KeyPair, load
 from zfsilod.storage.files import write_private
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_JOIN_BYTES = 65536
 NEEDED = ("address", "authority", "tls_name")
-OPTIONAL = ("certificate", "key", "token")
+OPTIONAL = ("certificate", "key", "token", "iqn_prefix")
 
 
 class Access:
@@ -37,6 +37,7 @@ class Access:
         certificate: str = "",
         key: str = "",
         token: str = "",
+        iqn_prefix: str = "",
     ) -> None:
         self.name = name
         self.address = address
@@ -45,6 +46,7 @@ class Access:
         self.certificate = certificate
         self.key = key
         self.token = token
+        self.iqn_prefix = iqn_prefix  # of all its targets; "": not told
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Access) and vars(self) == vars(other)
@@ -118,6 +120,8 @@ def make_join(access: Access) -> str:
 def body(access: Access) -> str:
     """Return the common part of a join file and a file of servers.d."""
     lines = [f'address = "{access.address}"', f'tls_name = "{access.tls_name}"']
+    if access.iqn_prefix:
+        lines.append(f'iqn_prefix = "{access.iqn_prefix}"')
     if access.token:
         lines.append(f'token = "{access.token}"')
     for key in ("authority", "certificate", "key"):
@@ -160,6 +164,8 @@ def parse_join(text: str, name: str = "") -> Access:
 def _check(access: Access) -> None:
     check_id(access.name, "server name")
     split_address(access.address)
+    if access.iqn_prefix and not IQN_PREFIX.fullmatch(access.iqn_prefix):
+        raise InvalidArgument("invalid join file: iqn_prefix is not an IQN", reason="BAD_JOIN")
     pems = [access.authority, *((access.certificate,) if access.certificate else ())]
     if not all("BEGIN CERTIFICATE" in pem for pem in pems):
         raise InvalidArgument("invalid join file: a certificate is not PEM", reason="BAD_JOIN")

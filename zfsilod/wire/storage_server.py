@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 
-from zfsilod.model.chap import Chap
-from zfsilod.model.connection import Connection
 from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
 from zfsilod.model.names import portal_parts, split_address
 from zfsilod.wire import convert, enums, status
 from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.server_answers import check_chap, check_connection
 from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.engine.steps.filesystem import Reported
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.connection import Connection
     from zfsilod.model.records import Host, Publication
     from zfsilod.security.join_file import Access
 
@@ -53,27 +54,9 @@ class StorageServers:
         """Return the login parameters of a volume that is published to this host."""
         request = volume_pb2.FetchConnectionRequest(name=f"volumes/{volume}")
         answer = await self.call(server, self._api(server).volumes.FetchConnection, request)
-        portals = await self.usable_portals(server, tuple(answer.portals))
-        connection = Connection(
-            volume=volume,
-            target=answer.target,
-            portals=portals,
-            serial=answer.serial,
-            size_bytes=answer.size_bytes,
-            mode=enums.MODES.name(answer.mode),
-            epoch=answer.epoch,
-            rotation=answer.rotation,
-            readonly=answer.readonly,
-            filesystem=convert.read_filesystem(answer.filesystem),
-            by_controller=answer.by_controller,
-        )
-        chap = answer.chap
-        return connection, Chap(
-            username=chap.username,
-            password=chap.password,
-            mutual_username=chap.mutual_username,
-            mutual_password=chap.mutual_password,
-        )
+        connection = check_connection(server, volume, answer, self._config(server).iqn_prefix)
+        portals = await self.usable_portals(server, connection.portals)
+        return connection.but(portals=portals), check_chap(server, volume, answer.chap)
 
     async def publish(self, server: str, volume: str, *, client_operation: str) -> None:
         """Publish a volume to this host, on behalf of an operation of this host."""

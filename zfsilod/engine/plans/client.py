@@ -45,7 +45,12 @@ CLIENT_STATES = ("ABSENT", "CONNECTED", "STAGED", "MOUNTED")
 def connection_steps(attachment: Attachment) -> list[Step]:
     """Return the steps of state CONNECTED: a node record of the target, and a session."""
     return [
-        Node(target=attachment.disk.target, portals=attachment.portals, secret=attachment.secret),
+        Node(
+            target=attachment.disk.target,
+            portals=attachment.portals,
+            secret=attachment.secret,
+            server=attachment.server,
+        ),
         Session(disk=attachment.disk),
     ]
 
@@ -216,6 +221,7 @@ def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Actio
             portals=after.portals,
             secret=after.secret,
             previous=before.secret,
+            server=after.server,
         )
         for before, after in changes
     ]

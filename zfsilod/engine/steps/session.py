@@ -22,12 +22,17 @@ class Node(HostStep, tag="Node", part="INITIATOR"):
     target: str
     portals: tuple[str, ...]
     secret: str
+    server: str = ""  # that named the target; "": 0.1.0
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.iscsi.has_node(self.target, self.portals, chap=host.chap(self.secret))
+        return host.iscsi.has_node(
+            self.target, self.portals, chap=host.chap(self.secret), server=self.server
+        )
 
     def do(self, host: HostAdapters) -> None:
-        host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.secret))
+        host.iscsi.add_node(
+            self.target, self.portals, chap=host.chap(self.secret), server=self.server
+        )
 
     def undo(self, host: HostAdapters) -> None:
         host.iscsi.remove_node(self.target)
@@ -52,15 +57,22 @@ class NodeSecrets(HostStep, tag="NodeSecrets", part="INITIATOR"):
     portals: tuple[str, ...]
     secret: str
     previous: str
+    server: str = ""
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.iscsi.has_node(self.target, self.portals, chap=host.chap(self.secret))
+        return host.iscsi.has_node(
+            self.target, self.portals, chap=host.chap(self.secret), server=self.server
+        )
 
     def do(self, host: HostAdapters) -> None:
-        host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.secret))
+        host.iscsi.add_node(
+            self.target, self.portals, chap=host.chap(self.secret), server=self.server
+        )
 
     def undo(self, host: HostAdapters) -> None:
-        host.iscsi.add_node(self.target, self.portals, chap=host.chap(self.previous))
+        host.iscsi.add_node(
+            self.target, self.portals, chap=host.chap(self.previous), server=self.server
+        )
 
     def fact(self) -> str:
         return f"node record of {self.target} has the new secrets"

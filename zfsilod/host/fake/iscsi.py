@@ -20,12 +20,28 @@ class FakeIscsi:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
 
-    def has_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> bool:
-        node = {"portals": list(portals), "initiator": chap.username, "chap": digest(chap)}
-        return bool(self.facts.get(f"node:{target}") == node)
+    def owner(self, target: str) -> str | None:
+        node = self.facts.get(f"node:{target}")
+        if node is not None:
+            return str(node.get("server", ""))
+        return "" if self.facts.get(f"session:{target}") is not None else None
 
-    def add_node(self, target: str, portals: tuple[str, ...], *, chap: Chap) -> None:
+    def has_node(
+        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+    ) -> bool:
+        present = dict(self.facts.get(f"node:{target}") or {})
+        mark = present.pop("server", "")
+        unmarked = not present or "chap" in present  # made by version 0.1.0
+        if server and mark != server and (mark or not unmarked):
+            raise Conflict(f"the node record of {target} is foreign", target=target)
+        node = {"portals": list(portals), "initiator": chap.username, "chap": digest(chap)}
+        return present == node
+
+    def add_node(
+        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+    ) -> None:
         node = {"portals": list(portals), "initiator": chap.username}
+        node |= {"server": server} if server else {}
         self.facts.effect(f"node:{target}", node | {"chap": "no secrets"})
         self.facts.effect(f"node:{target}", node | {"chap": digest(chap)})
 
