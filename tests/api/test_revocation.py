@@ -183,7 +183,18 @@ async def test_our_own_identity_is_not_an_imported_one_of_that_name(front: Front
     assert answer.host.authority == "IMPORTED"
     with refused("PERMISSION_DENIED", "OTHER_AUTHORITY") as refusal:
         await front.role("host", "far").hosts.RegisterHost(host_pb2.RegisterHostRequest(host=host))
-    assert "zfsiloctl host update far --new-machine" in refusal.error.message
+    assert "zfsiloctl host delete far" in refusal.error.message
+    request = another_machine("hosts/far")
+    assert (await front.root().hosts.UpdateHost(request)).host.authority == "IMPORTED"
+    await theirs.hosts.RegisterHost(host_pb2.RegisterHostRequest(host=host))
+    await front.root().hosts.DeleteHost(host_pb2.DeleteHostRequest(name="hosts/far"))
+    ours = front.as_(issued(front, "host", "far"))
+    await ours.hosts.RegisterHost(host_pb2.RegisterHostRequest(host=host))
+    await front.root().hosts.DeleteHost(host_pb2.DeleteHostRequest(name="hosts/far"))
+    with refused("PERMISSION_DENIED", "OTHER_AUTHORITY"):
+        await theirs.hosts.RegisterHost(host_pb2.RegisterHostRequest(host=host))
+    revoke(front, "host/far")
+    await theirs.hosts.RegisterHost(host_pb2.RegisterHostRequest(host=host))
 
 
 @pytest.mark.parametrize("how", ["certificate", "token"])
@@ -238,8 +249,8 @@ async def test_a_second_machine_under_one_host_id_is_refused(front: Front) -> No
         await servers.close()
 
 
-def another_machine() -> host_pb2.UpdateHostRequest:
-    request = host_pb2.UpdateHostRequest(host=host_pb2.Host(name=TAKE))
+def another_machine(name: str = TAKE) -> host_pb2.UpdateHostRequest:
+    request = host_pb2.UpdateHostRequest(host=host_pb2.Host(name=name))
     request.update_mask.paths.append("machine")
     return request
 

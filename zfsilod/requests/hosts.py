@@ -96,7 +96,7 @@ class UpdateHost(Request[None]):
         changes = {name: getattr(self, name) for name in self.mask}
         new = checked(view, host.but(**changes, updated_at=view.now))
         if "machine" in self.mask:
-            return self._for_another_machine(view, new.but(authority=""))
+            return self._for_another_machine(view, new)
         return Plan(
             title=f"update host {self.id}",
             claims=(f"host/{self.id}",),
@@ -109,6 +109,7 @@ class UpdateHost(Request[None]):
         before = list(view.txn.scan_ending(Publication, host.id))
         after = [old.but(rotation=old.rotation + 1, rotation_due=False) for old in before]
         volumes = [need_volume(view.txn, publication.volume) for publication in before]
+        revocation = Revocation(id=f"host/{host.id}", revoked_at=view.now)
         return Plan(
             title=f"bind host {self.id} to another machine",
             claims=(f"host/{self.id}", *(f"volume/{volume.id}" for volume in volumes)),
@@ -119,7 +120,7 @@ class UpdateHost(Request[None]):
             ),
             commit=(
                 put(host),
-                put(Revocation(id=f"host/{host.id}", revoked_at=view.now)),
+                *((put(revocation),) if host.authority != "IMPORTED" else ()),
                 *map(put, after),
                 *(drop_secret(publication.secret) for publication in before),
             ),

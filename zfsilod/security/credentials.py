@@ -67,9 +67,9 @@ def _check_host(txn: Transaction, caller: Caller, certified: Certified) -> None:
         if bound == "IMPORTED":
             this, other = other, this
         raise PermissionDenied(
-            f"host {caller.subject} belongs to {this} authority, not to {other} one: use "
-            f"another host id, or run zfsiloctl host update {caller.subject} --new-machine on this "
-            "server to bind it again",
+            f"host {caller.subject} belongs to {this} authority, not to {other} one: use another "
+            f"host id; or, on this server, run zfsiloctl pki revoke host/{caller.subject} and "
+            f"zfsiloctl host delete {caller.subject}, then register again",
             reason="OTHER_AUTHORITY",
             host=caller.subject,
         )
@@ -92,10 +92,11 @@ def check_machine(txn: Transaction, caller: Caller) -> None:
 
 
 def _is_known_as_own(txn: Transaction, host_id: str) -> bool:
-    """Tell whether this host's own authority has issued a certificate to a host."""
+    """Tell whether a host has a certificate of this host's own authority that is not revoked."""
     subject = f"host/{host_id}"
-    issued = any(record["subject"] == subject for record in txn.scan_plain(Issued))
-    return issued or txn.get(Revocation, subject) is not None
+    ids = [record["id"] for record in txn.scan_plain(Issued) if record["subject"] == subject]
+    issued = (txn.get(Issued, fingerprint) for fingerprint in ids)
+    return any(record is not None and not as_revoked(txn, record).revoked_at for record in issued)
 
 
 def revoke(txn: Transaction, name: str, now: int, *, unknown: bool = False) -> list[str]:

@@ -147,6 +147,8 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Addresses": lambda host: host.addresses,
         "Labels": lambda host: dict(host.labels),
         "MaxAttachments": lambda host: host.max_attachments,
+        "Authority": lambda host: host.authority,
+        "Machine": lambda host: host.machine,
         "Etag": lambda host: str(host.revision),
         "CreatedAt": lambda host: host.created_at,
         "UpdatedAt": lambda host: host.updated_at,
