@@ -17,7 +17,9 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused
 from tests.api.test_gateway import eventually
-from zfsilod.gateway import listener
+from zfsilod.gateway import backend, listener
+from zfsilod.gateway import tls as gateway_tls
+from zfsilod.gateway.limits import Limits
 from zfsilod.model.identity import PeerKind
 from zfsilod.wire.stub import Api
 
@@ -121,3 +123,78 @@ async def test_many_calls_at_once(front: Front) -> None:
         api.volumes.ListVolumes(pb.ListVolumesRequest()) for api in apis for _number in range(100)
     ]
     assert len(await asyncio.gather(*calls)) == 200
+
+
+async def test_a_peer_that_proves_nothing_is_disconnected(front: Front, monkeypatch: Any) -> None:
+    """A handshake without a certificate, and the preface of HTTP/2: idle strangers."""
+    monkeypatch.setattr(backend, "PROOF_S", 0.5)
+    honest = front.bearer(front.token("reader", "mon"))
+    await honest.volumes.ListVolumes(pb.ListVolumesRequest())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port, ssl=context)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+    async with asyncio.timeout(10):
+        while await reader.read(1000):
+            pass
+    writer.close()
+    await honest.volumes.ListVolumes(pb.ListVolumesRequest())
+    await eventually(lambda: front.gateway.connections == 1)
+
+
+async def test_guessing_tokens_costs_connections(front: Front) -> None:
+    api = front.bearer("zfsilo-" + "0" * 26 + "-" + "0" * 64)
+    names = set()
+    real = front.gateway.failed
+
+    def failed(name: str) -> None:
+        names.add(name)
+        real(name)
+
+    front.gateway.failed = failed  # type: ignore[method-assign]
+    for _guess in range(3 * backend.MAX_FAILURES):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await api.volumes.ListVolumes(pb.ListVolumesRequest())
+        await asyncio.sleep(0.02)
+    assert len(names) > 1
+
+
+async def test_strangers_leave_places_to_certificates(tmp_path: Path) -> None:
+    """Idle handshakes from many addresses; a new one takes the place of the oldest."""
+    limits = Limits(tcp=4, anonymous=4, per_peer=2)
+    async with front_of(tmp_path, limits=limits) as front:
+        ends = []
+        for number in range(1, 9):
+            raw = socket.create_connection(
+                ("127.0.0.1", front.port), source_address=(f"127.0.0.{number + 1}", 0)
+            )
+            ends.append(raw)
+        await eventually(lambda: front.gateway.connections >= 4)
+        await front.role("reader", "mon").volumes.ListVolumes(pb.ListVolumesRequest(), timeout=5)
+        for raw in ends:
+            raw.close()
+
+
+async def test_lines_about_strangers_are_few(front: Front, caplog: Any) -> None:
+    for _number in range(100):
+        _reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        writer.close()
+    await eventually(lambda: front.gateway.connections == 0)
+    assert len(caplog.records) <= listener.LINES
+
+
+async def test_records_without_data_end_a_connection() -> None:
+    """Updates of the key, which ssl would read for as long as they come."""
+    own, other = socket.socketpair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    end = gateway_tls.TlsEnd(own, context)
+    with other:
+        record = b"\x17\x03\x03\x00\x17" + bytes(23)
+        end.barren(len(record))
+        for _number in range(gateway_tls.BARREN_BYTES // len(record) - 1):
+            end.barren(len(record))
+        with pytest.raises(ConnectionAbortedError):
+            end.barren(len(record))
+    end.close()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from zfsilod.model.identity import Peer
 
+PROOF_S = 10.0  # from the connection of a peer without a certificate to its first valid token
+MAX_FAILURES = 16  # invalid tokens of a connection, which is then closed
 ANSWER_S = 0.2  # for the answer that says why a connection is closed
 PREFIX = "unix:"  # of peers, as grpc names them
 
@@ -36,6 +38,7 @@ class GrpcSockets:
         self.count = ConnectionCount(limits or Limits())
         self._instance = secrets.token_hex(8)
         self._last = 0
+        self._failures: dict[str, int] = {}  # of peers that are not proven
         self._peers: dict[str, tuple[Peer, Callable[[], None]]] = {}
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
@@ -66,11 +69,15 @@ class GrpcSockets:
             raise
         self.count.add(peer)
         self._peers[name] = (peer, close)
+        if peer.kind == "tcp" and peer.certificate is None:
+            self._failures[name] = 0
+            asyncio.get_running_loop().call_later(PROOF_S, self._close_unproven, name)
         return name, server
 
     def forget(self, name: str) -> None:
         """Forget a connection that is closed."""
         entry = self._peers.pop(name, None)
+        self._failures.pop(name, None)
         if entry is not None:
             self.count.remove(entry[0])
 
@@ -78,6 +85,22 @@ class GrpcSockets:
         """Return the peer for its name in grpc; None: the connection bypassed the gateway."""
         entry = self._peers.get(name.removeprefix(PREFIX))
         return entry[0] if entry else None
+
+    def proven(self, name: str) -> None:
+        """Note that a peer without a certificate has sent a valid token."""
+        self._failures.pop(name.removeprefix(PREFIX), None)
+
+    def failed(self, name: str) -> None:
+        """Note that a peer has sent no valid token; one without any is disconnected in time."""
+        path = name.removeprefix(PREFIX)
+        if path in self._failures:
+            self._failures[path] += 1
+            if self._failures[path] == MAX_FAILURES:
+                self.disconnect(name)
+
+    def _close_unproven(self, name: str) -> None:
+        if name in self._failures:
+            self._peers[name][1]()
 
     def disconnect(self, name: str) -> None:
         """Close a connection whose identity is no longer valid, after its answer is sent."""

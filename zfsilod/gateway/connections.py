@@ -75,6 +75,14 @@ class Connections:
         """Return the peer for its name in grpc; None: the connection bypassed the gateway."""
         return self.backend.peer(name)
 
+    def proven(self, name: str) -> None:
+        """Note that a peer without a certificate has sent a valid token."""
+        self.backend.proven(name)
+
+    def failed(self, name: str) -> None:
+        """Note that a peer has sent no valid token."""
+        self.backend.failed(name)
+
     def disconnect(self, name: str) -> None:
         """Close a connection whose identity is no longer valid, after its answer is sent."""
         self.backend.disconnect(name)

@@ -17,7 +17,7 @@ class Limits(Record):
     unix: int = 256  # root has as many of its own
     node: int = 256
     tcp: int = 256
-    unadmitted: int = 256  # TCP connections that have not shown an identity yet
+    anonymous: int = 256  # TCP connections without a certificate, those in a handshake included
     per_peer: int = 64  # from one address, user or certificate; root has no such limit
 
 
@@ -33,7 +33,9 @@ class ConnectionCount:
         """Tell whether a connection of this peer would exceed a limit."""
         if peer.uid != 0 and self.by_peer[peer.quota_key] >= self.limits.per_peer:
             return True
-        return self._by_kind[_kind(peer)] >= int(getattr(self.limits, peer.kind))
+        kind = _kind(peer)
+        most = int(getattr(self.limits, "unix" if kind == "root" else kind))
+        return self._by_kind[kind] >= most
 
     def add(self, peer: Peer) -> None:
         """Count a connection."""
@@ -48,5 +50,10 @@ class ConnectionCount:
 
 
 def _kind(peer: Peer) -> str:
-    """Return the kind under which a connection is counted; root has places of its own."""
+    """Return the kind under which a connection is counted.
+
+    Root has places of its own, and so have peers with a certificate.
+    """
+    if peer.kind == "tcp":
+        return "tcp" if peer.certificate else "anonymous"
     return "root" if peer.kind == "unix" and peer.uid == 0 else peer.kind

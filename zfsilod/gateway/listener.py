@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilod.gateway.acceptor import Acceptor
 from zfsilod.gateway.limits import ConnectionCount
@@ -26,7 +27,30 @@ if TYPE_CHECKING:
 
 ADMISSION_S = 10  # from accept(2) until the peer is admitted
 
+LINES, LINES_S = 20, 60.0  # about strangers: so many in so many seconds
+
 log = logging.getLogger(__name__)
+
+
+class FewLines(logging.LoggerAdapter[logging.Logger]):
+    """A log whose lines strangers cause: only LINES in LINES_S, then their number."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__(logger, None)
+        self._since = time.monotonic()
+        self._written = self._dropped = 0
+
+    def log(self, level: int, msg: object, *args: Any, **_kwargs: Any) -> None:
+        """Write a line, or count it."""
+        if time.monotonic() - self._since > LINES_S:
+            if self._dropped:
+                self.logger.warning("%d more lines about strangers were dropped", self._dropped)
+            self._since, self._written, self._dropped = time.monotonic(), 0, 0
+        if self._written < LINES:
+            self._written += 1
+            self.logger.log(level, msg, *args)
+        else:
+            self._dropped += 1
 
 
 class Gateway:
@@ -41,6 +65,7 @@ class Gateway:
         self._unadmitted: dict[asyncio.Task[None], Peer] = {}
         self._clients: dict[int, RelayedConnection] = {}
         self._last = 0
+        self._log = FewLines(log)
 
     def listen(self, listener: socket.socket) -> None:
         """Accept connections of a listening socket."""
@@ -76,16 +101,25 @@ class Gateway:
         except OSError:  # the peer is gone
             client.close()
             return
-        if self.count.is_full(peer):
-            log.warning("too many connections from %s: closed a new one", peer.quota_key)
+        if self.count.is_full(peer) and not self._make_room(peer):
+            self._log.warning("too many connections from %s: closed a new one", peer.quota_key)
             client.close()
             return
-        if len(self._unadmitted) >= self._uplink.limits.unadmitted:
-            next(iter(self._unadmitted)).cancel()
         self.count.add(peer)
         task = asyncio.get_running_loop().create_task(self._serve(client, peer))
         self._unadmitted[task] = peer
         task.add_done_callback(self._admission_ended)
+
+    def _make_room(self, peer: Peer) -> bool:
+        """Close the oldest unadmitted connection, unless this peer has too many itself."""
+        if self.count.by_peer[peer.quota_key] >= self._uplink.limits.per_peer:
+            return False
+        oldest = next(iter(self._unadmitted), None)
+        if oldest is None:
+            return False
+        oldest.cancel()
+        self._admission_ended(oldest)
+        return True
 
     def _admission_ended(self, task: asyncio.Task[None] | None) -> None:
         """Count a connection no more as unadmitted: it is admitted, or closed."""
@@ -100,9 +134,9 @@ class Gateway:
             async with asyncio.timeout(ADMISSION_S):
                 handed_over = await self._admit(client, peer)
         except (OSError, TimeoutError) as error:  # not TLS, an unknown authority, silence
-            log.info("dropped a connection from %s: %s", peer.address, error or "too slow")
+            self._log.info("dropped a connection from %s: %s", peer.address, error or "too slow")
         except (Unauthenticated, Unavailable) as error:
-            log.warning("refused %s: %s", peer.address, error.message)
+            self._log.warning("refused %s: %s", peer.address, error.message)
         finally:
             if not handed_over:
                 client.close()

@@ -104,7 +104,11 @@ class TlsEnd(PlainEnd):
             return b"".join(parts)
         if ended:
             return b""
-        self._barren += len(raw)
+        self.barren(len(raw))
+        return None
+
+    def barren(self, count: int) -> None:
+        """Count bytes that had no data. Raises ConnectionAbortedError when there are too many."""
+        self._barren += count
         if self._barren > BARREN_BYTES:
             raise ConnectionAbortedError("too many TLS records without data")
-        return None

@@ -308,7 +308,9 @@ class GrpcServer:
         except Unauthenticated as error:
             if error.reason == REVOKED:
                 self._connections.disconnect(name)
+            self._connections.failed(name)
             raise
+        self._connections.proven(name)
         return _of_machine(caller, context) if caller.role == "host" else caller
 
     def _find_token(self, token_id: str) -> Token | None:
