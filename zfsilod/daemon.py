@@ -46,6 +46,7 @@ RUN_DIRECTORY = Path("/run/zfsilo")
 SIMULATED_ROOT = "tank/zfsilo"
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits(3): RestartPreventExitStatus= of the unit
 IDLE_CHECK_S = 5
+ANONYMOUS = 256  # connections without a certificate at most
 
 Listeners = list[tuple[socket.socket, str]]
 """Listening sockets, each with the name of its unit."""
@@ -188,7 +189,8 @@ async def _start_front_ends(
 
     tls = TlsFiles(paths.state / "tls", tuple(settings.tls.imported_roles))
     most = settings.daemon.max_connections
-    connections = Connections(paths.run / "private", Limits(unix=most, node=most, tcp=most), tls)
+    limits = Limits(unix=most, node=most, tcp=most, anonymous=min(most, ANONYMOUS))
+    connections = Connections(paths.run / "private", limits, tls)
     server = GrpcServer(service, connections, tls.files, max_calls=settings.daemon.max_calls)
     await server.start()
     stack.push_async_callback(server.stop)

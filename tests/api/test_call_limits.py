@@ -42,6 +42,14 @@ def without_a_body(front: Front, channel: Any) -> Any:
     return call
 
 
+async def cancelled(front: Front) -> None:
+    """Cancel the calls, and wait until the server has noticed."""
+    for cancel in front.relays:
+        cancel()
+    front.relays.clear()
+    await asyncio.sleep(0.5)
+
+
 @pytest.mark.parametrize("who", ["reader", "node", "token"])
 async def test_calls_without_a_request_hold_nobody_up(front: Front, who: str) -> None:
     access = front.access(token=front.token("reader", "mon"))
@@ -63,6 +71,7 @@ async def test_calls_without_a_request_hold_nobody_up(front: Front, who: str) ->
         await hello_info(api)
     if who != "node":
         await hello_info(front.node())
+    await cancelled(front)
 
 
 async def hello_info(api: Api) -> None:
@@ -77,9 +86,7 @@ async def test_a_call_beyond_the_limit_says_so(front: Front) -> None:
     await eventually(lambda: sum(call.done() for call in calls) == beyond)
     codes = {await call.code() for call in calls if call.done()}
     assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-    for call in calls:
-        call.cancel()
-    await asyncio.sleep(0.3)
+    await cancelled(front)
     await hello_info(front.role("reader", "mon"))
 
 

@@ -162,7 +162,7 @@ async def test_guessing_tokens_costs_connections(front: Front) -> None:
 
 async def test_strangers_leave_places_to_certificates(tmp_path: Path) -> None:
     """Idle handshakes from many addresses; a new one takes the place of the oldest."""
-    limits = Limits(tcp=4, anonymous=4, per_peer=2)
+    limits = Limits(tcp=4, handshake=4, anonymous=4, per_peer=2)
     async with front_of(tmp_path, limits=limits) as front:
         ends = []
         for number in range(1, 9):

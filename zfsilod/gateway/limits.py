@@ -17,7 +17,8 @@ class Limits(Record):
     unix: int = 256  # root has as many of its own
     node: int = 256
     tcp: int = 256
-    anonymous: int = 256  # TCP connections without a certificate, those in a handshake included
+    handshake: int = 256  # TCP connections that have not completed it
+    anonymous: int = 256  # TCP connections without a certificate
     per_peer: int = 64  # from one address, user or certificate; root has no such limit
 
 
@@ -29,22 +30,22 @@ class ConnectionCount:
         self._by_kind: Counter[str] = Counter()
         self.by_peer: Counter[str] = Counter()
 
-    def is_full(self, peer: Peer) -> bool:
+    def is_full(self, peer: Peer, kind: str = "") -> bool:
         """Tell whether a connection of this peer would exceed a limit."""
         if peer.uid != 0 and self.by_peer[peer.quota_key] >= self.limits.per_peer:
             return True
-        kind = _kind(peer)
+        kind = kind or _kind(peer)
         most = int(getattr(self.limits, "unix" if kind == "root" else kind))
         return self._by_kind[kind] >= most
 
-    def add(self, peer: Peer) -> None:
-        """Count a connection."""
-        self._by_kind[_kind(peer)] += 1
+    def add(self, peer: Peer, kind: str = "") -> None:
+        """Count a connection; `kind` "handshake": one that has not completed it."""
+        self._by_kind[kind or _kind(peer)] += 1
         self.by_peer[peer.quota_key] += 1
 
-    def remove(self, peer: Peer) -> None:
+    def remove(self, peer: Peer, kind: str = "") -> None:
         """Count a connection no more."""
-        self._by_kind[_kind(peer)] -= 1
+        self._by_kind[kind or _kind(peer)] -= 1
         self.by_peer[peer.quota_key] -= 1
         self.by_peer += Counter()  # drops keys whose count is 0
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ADMISSION_S = 10  # from accept(2) until the peer is admitted
 
+HANDSHAKE = "handshake"  # the limit of connections that are not admitted
 LINES, LINES_S = 20, 60.0  # about strangers: so many in so many seconds
 
 log = logging.getLogger(__name__)
@@ -101,11 +102,11 @@ class Gateway:
         except OSError:  # the peer is gone
             client.close()
             return
-        if self.count.is_full(peer) and not self._make_room(peer):
+        if self.count.is_full(peer, HANDSHAKE) and not self._make_room(peer):
             self._log.warning("too many connections from %s: closed a new one", peer.quota_key)
             client.close()
             return
-        self.count.add(peer)
+        self.count.add(peer, HANDSHAKE)
         task = asyncio.get_running_loop().create_task(self._serve(client, peer))
         self._unadmitted[task] = peer
         task.add_done_callback(self._admission_ended)
@@ -125,7 +126,7 @@ class Gateway:
         """Count a connection no more as unadmitted: it is admitted, or closed."""
         peer = self._unadmitted.pop(task, None) if task else None
         if peer is not None:
-            self.count.remove(peer)
+            self.count.remove(peer, HANDSHAKE)
 
     async def _serve(self, client: socket.socket, peer: Peer) -> None:
         client.settimeout(0)
