@@ -13,7 +13,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import create, front_of, refused
 from tests.api.test_gateway import eventually
-from zfsilod.api.rpc import call_limits, server
+from zfsilod.api.rpc import call_limits, messages, server
 from zfsilod.service.rooms import Rooms
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ async def test_a_call_beyond_the_limit_says_so(front: Front) -> None:
 
 
 async def test_the_request_must_come_in_time(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr(server, "FIRST_MESSAGE_S", 0.3)
+    monkeypatch.setattr(messages, "FIRST_MESSAGE_S", 0.3)
     front.role("reader", "mon")
     front.root()
     for channel in front.channels[-2:]:

@@ -35,8 +35,16 @@ class ConnectionCount:
         if peer.uid != 0 and self.by_peer[peer.quota_key] >= self.limits.per_peer:
             return True
         kind = kind or _kind(peer)
-        most = int(getattr(self.limits, "unix" if kind == "root" else kind))
-        return self._by_kind[kind] >= most
+        limits = self.limits
+        places = {
+            "root": limits.unix,
+            "unix": limits.unix,
+            "node": limits.node,
+            "tcp": limits.tcp,
+            "handshake": limits.handshake,
+            "anonymous": limits.anonymous,
+        }
+        return self._by_kind[kind] >= places[kind]
 
     def add(self, peer: Peer, kind: str = "") -> None:
         """Count a connection; `kind` "handshake": one that has not completed it."""

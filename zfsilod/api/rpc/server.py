@@ -18,7 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import grpc
-from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
@@ -29,15 +28,14 @@ from zfsilod.api.rpc.attachments import AttachmentMethods
 from zfsilod.api.rpc.call import Call, Tasks
 from zfsilod.api.rpc.call_limits import MAX_CALLS, CallLimits, room_of
 from zfsilod.api.rpc.hosts import HostMethods
+from zfsilod.api.rpc.messages import first_of, parsed, parser_of, stream_of, subject_of
 from zfsilod.api.rpc.operations import OperationMethods
 from zfsilod.api.rpc.publications import PublicationMethods
 from zfsilod.api.rpc.service import ServiceMethods
 from zfsilod.api.rpc.snapshots import SnapshotMethods
 from zfsilod.api.rpc.volumes import VolumeMethods
 from zfsilod.model.errors import (
-    DeadlineExceeded,
     Internal,
-    InvalidArgument,
     ResourceExhausted,
     Unauthenticated,
     Unavailable,
@@ -76,7 +74,6 @@ OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.so_reuseport", 0),
 )
-FIRST_MESSAGE_S = 10.0  # from the headers of a call to its request
 REFUSAL_S = 1.0  # before a call beyond the limit is refused
 MAX_REFUSALS = 256  # that wait: a connection with more is closed
 MACHINE = re.compile(r"[0-9a-f]{32}")
@@ -89,7 +86,6 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 Stream = AsyncGenerator[Any, None]
-MALFORMED = object()  # in place of a request that cannot be parsed
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +171,7 @@ class GrpcServer:
                 kind = grpc.stream_unary_rpc_method_handler
             handlers[method.name] = kind(
                 guard(method, matches[0], standard=standard),
-                request_deserializer=_parser(GetMessageClass(method.input_type)),
+                request_deserializer=parser_of(GetMessageClass(method.input_type)),
                 response_serializer=GetMessageClass(method.output_type).SerializeToString,
             )
         for server in self._servers.values():
@@ -193,9 +189,9 @@ class GrpcServer:
             message = None
             try:
                 with await self._place(context, lasts=lasts) as place:
-                    message = await _first(context)
+                    message = await first_of(context)
                     call = self._authorized(path, context, place)
-                    answering = work(_parsed(message), context if standard else call)
+                    answering = work(parsed(message), context if standard else call)
                     response = await (
                         self._recheck(answering, path, context) if lasts else answering
                     )
@@ -205,10 +201,10 @@ class GrpcServer:
                 shown = _presentable(error, path)
             else:
                 if changes and not hasattr(response, "operation"):
-                    self._audit.record(str(call.caller), name, _subject(message), outcome="DONE")
+                    self._audit.record(str(call.caller), name, subject_of(message), outcome="DONE")
                 return response
             if changes and not getattr(message, "validate_only", False):
-                self._audit.refused(self._caller_name(context), name, _subject(message), shown)
+                self._audit.refused(self._caller_name(context), name, subject_of(message), shown)
             return await context.abort(*status.to_status(shown))
 
         return guarded
@@ -221,10 +217,10 @@ class GrpcServer:
         async def guarded(messages: Any, context: Any) -> Any:
             try:
                 with await self._place(context, lasts=True) as place:
-                    first = None if streaming else await _first(context)
+                    first = None if streaming else await first_of(context)
                     call = self._authorized(path, context, place)
                     # A stream is parsed as it comes.
-                    request = _stream(messages) if streaming else _parsed(first)
+                    request = stream_of(messages) if streaming else parsed(first)
                     responses = work(request, context if standard else call)
                     # The caller may be revoked while the stream runs.
                     check = partial(self._authorized, path, context)
@@ -328,49 +324,6 @@ def _of_machine(caller: Caller, context: Any) -> Caller:
         if key == MACHINE_METADATA and MACHINE.fullmatch(value):
             return caller.but(machine=value)
     return caller
-
-
-def _parser(kind: Any) -> Callable[[bytes], Any]:
-    """Return a parser; the guard refuses what it cannot parse, where grpc would send INTERNAL."""
-
-    def parse(raw: bytes) -> Any:
-        try:
-            return kind.FromString(raw)
-        except DecodeError:
-            return MALFORMED
-
-    return parse
-
-
-def _parsed(message: Any) -> Any:
-    if message is MALFORMED:
-        raise InvalidArgument("malformed request message", reason="MALFORMED")
-    return message
-
-
-async def _stream(messages: Any) -> Stream:
-    async for message in messages:
-        yield _parsed(message)
-
-
-async def _first(context: Any) -> Any:
-    """Return the request of a call. Raises InvalidArgument and DeadlineExceeded."""
-    try:
-        async with asyncio.timeout(FIRST_MESSAGE_S):
-            message = await context.read()
-    except TimeoutError:
-        raise DeadlineExceeded(
-            f"no request message within {FIRST_MESSAGE_S:g} s of the headers of the call"
-        ) from None
-    if message is grpc.aio.EOF:
-        raise InvalidArgument("the call has no request message", reason="MALFORMED")
-    return message
-
-
-def _subject(message: Any) -> str:
-    """Return the resource that a request names."""
-    values = (getattr(message, field, "") for field in ("name", "volume_id", "host_id", "volume"))
-    return next((value for value in values if isinstance(value, str) and value), "")
 
 
 async def _until(stopping: asyncio.Event, responses: Stream, check: Callable[[], object]) -> Stream:
