@@ -118,7 +118,7 @@ def test_changes_are_audited(sd: SystemdHost) -> None:
     ctl(sd, "volume", "publish", "data", "nobody", check=False)
     sd.run("journalctl", "--sync")
     records = json.loads(ctl(sd, "audit", "--json").stdout)["records"]
-    created, refused = [record for record in records if record["subject"] == "volumes/data"][-2:]
+    refused, created = [record for record in records if record["subject"] == "volumes/data"][:2]
     assert (created["action"], created["outcome"]) == ("create", "DONE")
     assert (refused["action"], refused["outcome"]) == ("PublishVolume", "NOT_FOUND")
     assert refused["caller"] == "uid 0 (unix)"
