@@ -20,9 +20,26 @@ def lock_unit(directory: Path, unit: str) -> int:
     LOCK_DEADLINE_S.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(lock_path(directory, unit), os.O_RDWR | os.O_CREAT, 0o600)
-    wait_for_lock(descriptor, f"a tool of operation {unit} still runs")
-    return descriptor
+    path = lock_path(directory, unit)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        wait_for_lock(descriptor, f"a tool of operation {unit} still runs")
+        if _is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # its holder has removed it meanwhile
+
+
+def remove_lock(directory: Path, unit: str) -> None:
+    """Remove the lock file of a unit whose operations have ended; its holder calls this."""
+    lock_path(directory, unit).unlink(missing_ok=True)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether a descriptor is of the file at that path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def lock_path(directory: Path, unit: str) -> Path:

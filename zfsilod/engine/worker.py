@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps for the store
-from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit
+from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit, remove_lock
 from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError
 from zfsilod.model.record import pairs
@@ -235,13 +235,18 @@ def _work_one(worker: Worker, command: str) -> str:
 def _attempt(state: Path, unit: str, command: str) -> list[str]:
     """Open the store, lock the unit, and carry the command out; return the errors."""
     store = Store(state)
+    locks = LOCK_DIRECTORY if store.host == "real" else state / "op"
     try:
-        lock = lock_unit(LOCK_DIRECTORY if store.host == "real" else state / "op", unit)
+        lock = lock_unit(locks, unit)
     except Busy as error:
         if command == "rollback":
             _save_stuck(store, unit, error)
         raise
-    return work(store, _open_host(store, state, lock), unit, command)
+    errors = work(store, _open_host(store, state, lock), unit, command)
+    with store.read() as txn:
+        if all(operation.ended for operation in txn.of_unit(unit)):
+            remove_lock(locks, unit)
+    return errors
 
 
 def _save_stuck(store: Store, unit: str, error: Busy) -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import Disk
 
 INITIATOR_NAME = Path("/etc/iscsi/initiatorname.iscsi")
-LOCK = Path("/run/lock/zfsilo-iscsiadm.lock")
+LOCK = Path("/run/zfsilo/iscsiadm.lock")  # only root may create files there
 LOCK_TIMEOUT_S = 60
 RECORD_TIMEOUT_S = 30
 LOGIN_TIMEOUT_S = 60  # longer than iscsid tries: login_timeout below, and 3 s for the last try

@@ -1,10 +1,13 @@
-"""A lock file that all workers of this host share: flock(2) with a deadline."""
+"""Lock files of this host: flock(2) with a deadline, and folders that nobody else may write to."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
+import stat
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,13 +18,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+OWN_ATTEMPTS = 10
+
+
 @contextmanager
 def host_lock(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold an exclusive lock on a file. Raises Unavailable when it is not free in `timeout_s`.
 
     The deadline is a SIGALRM, so only the main thread may call this.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -30,6 +37,36 @@ def host_lock(path: Path, timeout_s: float) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def own_folder(folder: Path) -> None:
+    """Make a folder that only this user may write to, in one like /run/lock where anybody may.
+
+    A thing of that name that another user made first is moved aside. Raises Unavailable when others
+    are faster each time.
+    """
+    for _attempt in range(OWN_ATTEMPTS):
+        try:
+            folder.mkdir(mode=0o700)
+            return
+        except FileExistsError:
+            if _is_own(folder):
+                return
+        aside = folder.with_name(f"{folder.name}.{os.urandom(4).hex()}")
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(aside)
+            sys.stderr.write(f"moved {folder}, which another user had made, to {aside}\n")
+    raise Unavailable(f"other users keep making {folder}; remove it, and retry", path=str(folder))
+
+
+def _is_own(folder: Path) -> bool:
+    """Tell whether this user alone may write to a folder; a link is none."""
+    try:
+        now = folder.lstat()
+    except FileNotFoundError:
+        return False
+    others = stat.S_IWOTH | (stat.S_IWGRP if now.st_gid != os.getegid() else 0)
+    return stat.S_ISDIR(now.st_mode) and now.st_uid == os.geteuid() and not now.st_mode & others
 
 
 def _wait(descriptor: int, path: Path, timeout_s: float) -> None:

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from zfsilod.host.events import wait_for
+from zfsilod.host.locks import own_folder
 from zfsilod.model.names import iscsi_name
 from zfsilod.storage.files import sync_folder, write_private
 
@@ -45,9 +46,12 @@ class Nodes:
     def remove_stale_lock(self) -> None:
         """Wait for the lock file of iscsiadm, and remove it when it is older than STALE_S.
 
+        Its folder lies where any user may make it first, and could then hold the lock for ever.
+
         The lock is a link that its holder makes and removes (idbm_lock() of open-iscsi), so it
         survives a killed iscsiadm, and then every iscsiadm fails. Its ctime is the time of linking.
         """
+        own_folder(self._lock.parent)
         locked_at = self._locked_at()
         if locked_at is None:
             return

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
 
 OUTDATED = Path("/run/zfsilo/iscsid-outdated")
-LOCK = Path("/run/lock/zfsilo-iscsid.lock")
+LOCK = Path("/run/zfsilo/iscsid.lock")  # only root may create files there
 LOCK_TIMEOUT_S = 60
 RESTART_TIMEOUT_S = 60
 RECONNECT_S = 30
