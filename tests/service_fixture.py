@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.examples import HOW, TAKE
 from zfsilod.engine import plans
 from zfsilod.engine.worker import read_boot_id, work
+from zfsilod.host.clock import HostClock
 from zfsilod.host.fake import FakeHost
 from zfsilod.model.connection import Connection
 from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable
@@ -20,6 +22,7 @@ from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.report_filesystem import ReportFilesystem, known_filesystem
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.service.context import ServiceContext
+from zfsilod.service.retention import SETTLING_S, Retention
 from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
 
@@ -39,6 +42,31 @@ SETTINGS = Settings(host_id="take", root="tank/zfsilo", export=HOW, overcommit=2
 def administrator(subject: str) -> Caller:
     """Return a caller with all rights, shown by this name."""
     return Caller(role="admin", subject=subject, origin="", local=True)
+
+
+class FakeClock(HostClock):
+    """A clock that runs as the real one, and that a test may set; it is synchronised."""
+
+    def __init__(self) -> None:
+        self.synchronised = True
+        self._ahead_s, self._leapt_s = -float(SETTLING_S), 0.0
+
+    def now(self) -> float:
+        return time.time() + self._ahead_s + self._leapt_s
+
+    def uptime(self) -> float:
+        return super().uptime() + self._ahead_s
+
+    def is_synchronised(self) -> bool:
+        return self.synchronised
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._ahead_s += seconds
+
+    def leap(self, seconds: float) -> None:
+        """Set the clock."""
+        self._leapt_s += seconds
 
 
 class ThreadLauncher:
@@ -159,6 +187,9 @@ class ServiceFixture:
 
     def __init__(self, service: Service, host: FakeHost, launcher: ThreadLauncher) -> None:
         self.service = service
+        self.clock = FakeClock()
+        service.context.retention = Retention(self.clock)
+        self.clock.advance(SETTLING_S)  # to the real time
         self.host = host
         self.launcher = launcher
         self.server = LocalServer()

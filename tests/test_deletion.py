@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -147,12 +146,12 @@ async def test_a_volume_without_a_zvol_can_be_deleted(patient: ServiceFixture) -
     await patient.do(CREATE)
 
 
-async def test_a_volume_is_purged_after_the_retention(
-    patient: ServiceFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_volume_is_purged_after_the_retention(patient: ServiceFixture) -> None:
     await patient.do(CREATE, DeleteVolume(id="data"))
-    later = time.time() + 3601
-    monkeypatch.setattr(time, "time", lambda: later)
+    patient.clock.advance(3500)
+    await purged(patient)
+    assert len(trashed(patient)) == 1
+    patient.clock.advance(101)
     await purged(patient)
     assert (trashed(patient), zvols(patient)) == ([], set())
     with pytest.raises(NotFound):
@@ -220,8 +219,7 @@ async def test_a_failed_purge_is_not_retried_at_once(
 
         monkeypatch.setattr(fixture.host.zfs, "destroy_zvol", busy)
         purger = Purger(fixture.service.context, fixture.service)
-        now = time.time()
-        monkeypatch.setattr(time, "time", lambda: now + 10)
+        fixture.clock.advance(10 + 60 * 60)
         for _round in range(3):
             await purger.purge()
             await asyncio.gather(*fixture.launcher.tasks.values())

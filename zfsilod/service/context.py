@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfsilod.engine.step import HostStep
+from zfsilod.host.clock import HostClock
 from zfsilod.model.errors import StoreCorrupt, Unavailable
 from zfsilod.requests.context import LOOK_DEADLINE_S
 from zfsilod.requests.request import View
+from zfsilod.service.retention import Retention
 from zfsilod.service.rooms import Rooms
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class ServiceContext:
         self.settings = settings
         self.boot_id = boot_id
         self.session_recovery_s = SESSION_RECOVERY_S
+        self.retention = Retention(HostClock())
         self._writer = ThreadPoolExecutor(1, "store")
         self._lookers = Rooms(LOOKS_AT_ONCE, "look")
 

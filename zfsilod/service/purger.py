@@ -12,7 +12,7 @@ from zfsilod.model.records import Trashed
 from zfsilod.requests.deletion import PurgeVolume, dependents_of
 
 if TYPE_CHECKING:
-    from zfsilod.requests.context import Context
+    from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Submitter
 
 RETRY_S = 3600  # after a failed purge, which most often has a foreign snapshot as its cause
@@ -24,19 +24,19 @@ log = logging.getLogger(__name__)
 class Purger:
     """Submits a few purges in each pass; one that fails is retried much later."""
 
-    def __init__(self, context: Context, submitter: Submitter) -> None:
+    def __init__(self, context: ServiceContext, submitter: Submitter) -> None:
         self._context = context
         self._submitter = submitter
         self._retry_at: dict[str, float] = {}  # time.monotonic() of the next try
 
     async def purge(self) -> None:
         """Submit the purges that are due."""
-        now = time.time()
+        now = self._context.retention.now()
         with self._context.read() as txn:
             due = [
                 trashed
                 for trashed in txn.scan(Trashed)
-                if trashed.purge_at <= now
+                if _is_due(trashed, now)
                 and time.monotonic() >= self._retry_at.get(trashed.id, 0.0)
                 and not txn.claimant(f"trash/{trashed.volume.uid}")
                 and not dependents_of(txn, trashed.volume)
@@ -48,3 +48,13 @@ class Purger:
                 await self._submitter.submit(request, caller=DAEMON, deadline_s=0)
             except ZfsiloError as error:
                 log.warning("%s stays in the trash: %s", trashed.volume.id, error.message)
+
+
+def _is_due(trashed: Trashed, now: int | None) -> bool:
+    """Tell whether the retention of a deleted volume has passed by a trusted clock.
+
+    A volume without a retention, which is in the trash because of its dependents, needs no clock.
+    """
+    if trashed.purge_at <= trashed.deleted_at:
+        return True
+    return now is not None and trashed.purge_at <= now

@@ -127,7 +127,8 @@ class Supervisor:
 
     async def forget(self) -> None:
         """Drop the ended operations that are older than the retention, or fill the store."""
-        horizon = int(time.time()) - self._retention_s
+        now = self._context.retention.now()
+        horizon = -math.inf if now is None else now - self._retention_s
         with self._context.read() as txn:
             crowded = self._context.store.used() > CROWDED
             ended = [one for one in txn.oldest(FORGET_AT_ONCE) if one.ended]
