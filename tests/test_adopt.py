@@ -126,9 +126,41 @@ async def test_an_acl_without_a_publication_stays_until_it_is_removed(
     assert fixture.facts == before, "a lost record ends no session"
     (orphan,) = await find_orphans(fixture.service.context)
     assert orphan.name.startswith("acl/")
-    await fixture.do(RemoveOrphans(names=(orphan.name,)), Disconnect(id="data", force=True))
+    with pytest.raises(Busy, match=r"in use by iqn\..*--force"):
+        await fixture.do(RemoveOrphans(names=(orphan.name,)))
+    assert fixture.facts == before
+    remove = RemoveOrphans(names=(orphan.name,), force=True)
+    await fixture.do(remove, Disconnect(id="data", force=True))
     await fixture.service.reconciler.sync_all(caller=administrator("a"))
     assert {n.partition(":")[0] for n in fixture.facts} & {"target", "acl", "backstore"} == set()
+
+
+async def test_an_export_with_a_live_session_is_removed_by_force_only(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fixture.do(*UP)
+    await drop_records(fixture, "publication", "volume")
+    before = fixture.facts
+    export = next(
+        orphan
+        for orphan in await find_orphans(fixture.service.context)
+        if orphan.name.startswith("export/")
+    )
+    with pytest.raises(Busy, match=r"in use by iqn\..*--force"):
+        await fixture.do(RemoveOrphans(names=(export.name,)))
+    assert fixture.facts == before
+    has_session = fixture.host.lio.has_session
+    answers = [False]  # it logs in after the inventory
+    monkeypatch.setattr(
+        fixture.host.lio,
+        "has_session",
+        lambda *key: answers.pop() if answers else has_session(*key),
+    )
+    with pytest.raises(FailedPrecondition, match="still logged in"):
+        await fixture.do(RemoveOrphans(names=(export.name,)))
+    assert fixture.facts == before
+    await fixture.do(RemoveOrphans(names=(export.name,), force=True))
+    assert not fixture.host.lio.list_targets()
 
 
 async def test_a_mount_without_a_record_is_an_orphan(fixture: ServiceFixture) -> None:

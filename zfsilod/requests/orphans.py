@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
-from zfsilod.engine.steps.access import NoAcl
+from zfsilod.engine.steps.access import NoAcl, NoSession
 from zfsilod.engine.steps.export import NoExport
 from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import NoNode, SessionDropped
@@ -46,6 +46,7 @@ class Inventory(Record):
     allowed: tuple[tuple[str, tuple[str, ...]], ...]  # targets, each with its initiators
     sessions: tuple[tuple[str, tuple[str, ...]], ...]  # targets, each with the users of its disk
     nodes: tuple[str, ...]  # targets of node records
+    logged_in: tuple[tuple[str, str], ...] = ()  # targets, each with an initiator that uses it
 
 
 class Orphan(Record):
@@ -54,7 +55,8 @@ class Orphan(Record):
     name: str  # KIND/ID, for the request that removes it
     text: str  # a description for people
     actions: tuple[Action, ...]  # that remove it
-    users: tuple[str, ...] = ()  # devices and mount points on this host that use it
+    users: tuple[str, ...] = ()  # devices and mount points on this host, or initiators, that use it
+    guards: tuple[Action, ...] = ()  # checks before a removal without force
 
 
 class Owned(Record):
@@ -102,6 +104,8 @@ class RemoveOrphans(Request[Inventory]):
                     reason="IN_USE",
                     orphan=name,
                 )
+            if not self.force:
+                actions += orphan.guards
             actions += orphan.actions
         claims = (*(f"orphan/{name}" for name in names), *_claims(view.txn, actions))
         return Plan(
@@ -111,7 +115,7 @@ class RemoveOrphans(Request[Inventory]):
         )
 
 
-ORDER = (SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, Zvol)
+ORDER = (NoSession, SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, Zvol)
 """A user before the thing that it uses: a session before its export, an export before its zvol."""
 
 
@@ -119,13 +123,20 @@ def take_inventory(machine: HostAdapters, settings: Settings) -> Inventory:
     """Return the inventory of this host. Starts one process, for any number of volumes."""
     lio, iscsi = machine.lio, machine.iscsi
     zvols = machine.zfs.list_zvols(settings.root) if settings.root else []
+    allowed = tuple(
+        (target, tuple(lio.list_acls(target)))
+        for target in lio.list_targets()
+        if _has_prefix(target, settings.export.prefix)
+    )
     return Inventory(
         zvols=tuple(zvol for zvol in zvols if zvol.uid),
         backstores=tuple(name for name in lio.list_backstores() if BACKSTORE.fullmatch(name)),
-        allowed=tuple(
-            (target, tuple(lio.list_acls(target)))
-            for target in lio.list_targets()
-            if _has_prefix(target, settings.export.prefix)
+        allowed=allowed,
+        logged_in=tuple(
+            (target, initiator)
+            for target, initiators in allowed
+            for initiator in initiators
+            if lio.has_session(target, initiator)
         ),
         sessions=tuple(
             (target, tuple(iscsi.users(_disk(target))))
@@ -189,6 +200,8 @@ def orphans(inventory: Inventory, owned: Owned, settings: Settings) -> Iterator[
                 yield Orphan(
                     name=f"acl/{uid}/{initiator}",
                     text=f"access of {initiator} to target {target}",
+                    users=(initiator,) if (target, initiator) in inventory.logged_in else (),
+                    guards=_guards(target, (initiator,)),
                     actions=plans.up([NoAcl(target=target, initiator=initiator)]),
                 )
     for target, users in inventory.sessions:
@@ -230,7 +243,23 @@ def _exports(inventory: Inventory, owned: Owned, prefix: str) -> Iterator[Orphan
             continue
         target = targets.get(uid, f"{prefix}:{uid}")
         step = NoExport(target=target, backstore=backstores.get(uid, f"zfsilo-{uid}"))
-        yield Orphan(name=f"export/{uid}", text=f"target {target}", actions=plans.up([step]))
+        yield Orphan(
+            name=f"export/{uid}",
+            text=f"target {target}",
+            users=tuple(user for used, user in inventory.logged_in if used == target),
+            guards=_guards(target, dict(inventory.allowed).get(target, ())),
+            actions=plans.up([step]),
+        )
+
+
+def _guards(target: str, initiators: tuple[str, ...]) -> tuple[Action, ...]:
+    """Return the checks in the unit itself: an initiator may log in after the inventory."""
+    return plans.up(
+        [
+            NoSession(target=target, initiator=initiator, volume=_uid(target), host=initiator)
+            for initiator in initiators
+        ]
+    )
 
 
 def _session(target: str, users: tuple[str, ...], owned: Owned) -> Iterator[Orphan]:
