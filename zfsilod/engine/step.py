@@ -48,6 +48,14 @@ class HostStep(Step):
     def undo(self, host: HostAdapters) -> None:
         """Make the fact false, from any half-made state."""
 
+    def creates(self) -> bool:
+        """Tell whether `do` creates something that holds data: a zvol or a snapshot."""
+        return False
+
+    def kept_by_rollback(self, _host: HostAdapters) -> str:
+        """Return why a rollback must not undo the fact, as a sentence; "": it may."""
+        return ""
+
     def observed(self, _host: HostAdapters, *, made: bool) -> dict[str, str]:
         """Return values that only the host knows once the fact is true; they complete the record.
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 STATE_DIRECTORY = Path("/var/lib/zfsilo")
 
+KEPT = "kept"  # the fact of an operation that says what its rollback did not destroy
+
 Save = Callable[[Operation], Operation]
 
 
@@ -65,10 +67,19 @@ def run(operation: Operation, host: HostAdapters, save: Save) -> Operation:
 
 
 def rollback(
-    operation: Operation, host: HostAdapters, save: Save, *, boot_id: str = ""
+    operation: Operation,
+    host: HostAdapters,
+    save: Save,
+    *,
+    boot_id: str = "",
+    cancelled: bool = False,
 ) -> Operation:
-    """Revert the actions that this operation did, last first; finish it if that is impossible."""
-    if past_return(operation, host):
+    """Revert the actions that this operation did, last first; finish it if that is impossible.
+
+    It is also finished when no action failed and all that it creates exists: its worker was killed,
+    or the store is older than the pool, and there may be data already.
+    """
+    if past_return(operation, host) or (not cancelled and is_created(operation, host)):
         forward = forget_volatile(operation, boot_id, "PENDING")
         return run(forward.but(state="RUNNING"), host, save)
     operation = forget_volatile(operation, boot_id, "REVERTED")
@@ -77,6 +88,11 @@ def rollback(
             continue
         step = action.step
         if isinstance(step, HostStep) and not step.sticky:
+            kept = step.kept_by_rollback(host) if action.up else ""
+            if kept:  # a rollback never destroys data that somebody may have written
+                facts = pairs(dict(operation.facts) | {KEPT: kept})
+                operation = save(operation.but(facts=facts))
+                continue
             # A STARTED action may be half done, and a rollback that was killed may have half
             # removed it: it is reverted even if its probe says that nothing is there.
             if action.status == "STARTED" or step.probe(host) == action.up or action.up:
@@ -98,6 +114,23 @@ def past_return(operation: Operation, host: HostAdapters) -> bool:
         return bool(finals)
     return any(
         not action.step.atomic or _host_step(action).probe(host) == action.up for action in finals
+    )
+
+
+def is_created(operation: Operation, host: HostAdapters) -> bool:
+    """Tell whether no action failed, and all that the operation creates exists."""
+    creations = [
+        action
+        for action in operation.actions
+        if action.up and isinstance(action.step, HostStep) and action.step.creates()
+    ]
+    return (
+        operation.failure is None
+        and bool(creations)
+        and all(
+            action.status in ("STARTED", "DONE") and _host_step(action).probe(host)
+            for action in creations
+        )
     )
 
 
@@ -168,7 +201,13 @@ class Worker:
         if self.latest.ended:
             return
         try:
-            rollback(self.latest, self.host, self._save_rollback, boot_id=read_boot_id())
+            rollback(
+                self.latest,
+                self.host,
+                self._save_rollback,
+                boot_id=read_boot_id(),
+                cancelled=self._is_cancelled(),
+            )
         except Exception as error:
             self._reload()
             if not self.latest.ended:
@@ -180,6 +219,10 @@ class Worker:
         """Read the operation again: a save that raised may have been committed all the same."""
         self.latest = self._load(self.latest.id)
 
+    def _is_cancelled(self) -> bool:
+        with self.store.read() as txn:
+            return txn.is_cancelled(self.latest.id)
+
     def _save_rollback(self, operation: Operation) -> Operation:
         if operation.state == "ROLLED_BACK" and operation.failure is None:
             # Its worker was killed; systemd knows by what.
@@ -187,6 +230,10 @@ class Worker:
             message = f"the operation was stopped before its end ({result}) and rolled back"
             failure = Failure(name=Busy.__name__, reason="STOPPED", message=message)
             operation = operation.but(failure=failure)
+        kept = dict(operation.facts).get(KEPT, "")
+        if operation.state == "ROLLED_BACK" and operation.failure and kept:
+            message = f"{operation.failure.message}; {kept}"
+            operation = operation.but(failure=operation.failure.but(message=message))
         return self.save(operation)
 
     def _failure(self, error: Exception) -> Failure:

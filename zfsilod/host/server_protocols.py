@@ -37,6 +37,13 @@ class ZfsAdapter(Protocol):
     def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None:
         """Destroy a zvol. Raises Busy when it is in use, FailedPrecondition (DEPENDENTS)."""
 
+    def find_sign_of_use(self, dataset: str, *, uid: str, marks: Pairs) -> str:
+        """Return why a zvol is more than its creation with `marks` left; "": it is not, or missing.
+
+        Signs are other marks of operation or filesystem, an epoch, dependents, written data, and an
+        exclusive user of the device.
+        """
+
     def find_guid(self, dataset: str, *, uid: str) -> str:
         """Return the guid of a zvol. Raises FailedPrecondition (NO_DATASET)."""
 

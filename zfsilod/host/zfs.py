@@ -47,6 +47,13 @@ MARKS = (
     "source_snapshot",
     "source_volume",
 )
+EPOCH = f"{PREFIX}epoch"
+FIRST_MARKS = (f"{PREFIX}operation", f"{PREFIX}filesystem")
+USE = (*FIRST_MARKS, EPOCH, "origin", "written", "logicalreferenced")
+# A new zvol has metadata only: seven blocks of 2^ashift bytes, without copies and parity. A clone
+# has nothing of its own.
+NEW_BYTES = 64 << 10
+CLONED_BYTES = 8 << 10
 LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")
 READ_TIMEOUT_S = 30
 LIST_TIMEOUT_S = 120  # for a pool with very many datasets
@@ -132,6 +139,26 @@ class RealZfs:
             dataset=dataset,
             users=" ".join(names),
         )
+
+    def find_sign_of_use(self, dataset: str, *, uid: str, marks: Pairs) -> str:
+        if not self.has_zvol(dataset, uid=uid, guid=""):
+            return ""
+        first = dict(marks)
+        present = self.properties(dataset, USE)
+        for name in FIRST_MARKS:
+            value, source = present[name]
+            if source != "local" or value != first.get(name, ""):
+                return f"its {name} is {value}, not {first.get(name, '') or 'unset'}"
+        if present[EPOCH][1] in ("local", "received"):
+            return "it was published"
+        names = self.dependents(dataset)
+        if names:
+            return f"it has snapshots or clones ({', '.join(names)})"
+        is_clone = present["origin"][0] != "-"
+        measure, most = ("written", CLONED_BYTES) if is_clone else ("logicalreferenced", NEW_BYTES)
+        if int(present[measure][0]) > most:
+            return f"{present[measure][0]} bytes were written to it"
+        return zvol_device.find_sign_of_use(dataset, blank=not is_clone)
 
     # Moving to the trash and back
 

@@ -361,6 +361,7 @@ class Service:
                 await self.launcher.rollback(stored)
                 return self.operation(operation_id)
         if not operation.ended:
+            await self.context.write(lambda txn: txn.note_cancelled(operation_id))
             await self.launcher.stop(operation)
         return operation
 

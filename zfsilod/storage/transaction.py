@@ -2,6 +2,7 @@
 
 Each record is stored under `<class>/<key>` as JSON, which `mdb_dump` shows. `claim/<resource>` has
 the id of the operation that holds a claim, `live/<id>` exists for an operation that has not ended,
+`cancelled/<id>` for one of these that a caller cancelled,
 `changed/<revision>` has the ids of operations in the order of their changes, `secret/<name>` has
 sealed secrets, and `meta/...` describes the store.
 """
@@ -168,6 +169,15 @@ class Transaction:
         raw = self.get_raw("claim", resource)
         return None if raw is None else raw.decode()
 
+    def note_cancelled(self, operation_id: str) -> None:
+        """Note that a caller cancelled a live operation, which its rollback must not finish."""
+        if self.get_raw("live", operation_id):
+            self.put_raw("cancelled", operation_id, b"1")
+
+    def is_cancelled(self, operation_id: str) -> bool:
+        """Tell whether a caller cancelled the operation."""
+        return self.get_raw("cancelled", operation_id) is not None
+
     def live(self) -> Iterator[Operation]:
         """Yield the operations that have not ended."""
         for _key_bytes, operation_id in self.items(b"live/"):
@@ -217,6 +227,7 @@ class Transaction:
             if self.claimant(resource) == operation.id:
                 self.drop("claim", resource)
         self.drop("live", operation.id)
+        self.drop_raw("cancelled", operation.id)
         failure = None if state == "DONE" else operation.failure
         return self.put(operation.but(state=state, failure=failure, ended_at=int(time.time())))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps.zfs import kept_zvol
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class SnapshotSet(HostStep, tag="Cut", part="POOL"):
 
     def undo(self, host: HostAdapters) -> None:
         host.snapshots.release(self.refs, self.uid)
+
+    def creates(self) -> bool:
+        return True
 
     def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         guids = host.snapshots.find_guids(self.refs, self.uid)
@@ -97,6 +101,12 @@ class Clone(HostStep, tag="Clone", part="POOL"):
             snapshot_uid=self.snapshot_uid,
             own=self.own,
         )
+
+    def creates(self) -> bool:
+        return True
+
+    def kept_by_rollback(self, host: HostAdapters) -> str:
+        return kept_zvol(host, self.dataset, self.uid, self.marks)
 
     def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}

@@ -42,6 +42,12 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
     def undo(self, host: HostAdapters) -> None:
         host.zfs.destroy_zvol(self.dataset, uid=self.uid, guid=self.guid)
 
+    def creates(self) -> bool:
+        return True
+
+    def kept_by_rollback(self, host: HostAdapters) -> str:
+        return kept_zvol(host, self.dataset, self.uid, self.marks)
+
     def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
 
@@ -57,6 +63,12 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
 
     def resources(self) -> Resources:
         return Resources(datasets=(self.dataset,), volumes=(self.uid,))
+
+
+def kept_zvol(host: HostAdapters, dataset: str, uid: str, marks: Pairs) -> str:
+    """Return why a zvol with these first marks must outlive the rollback of its creation."""
+    sign = host.zfs.find_sign_of_use(dataset, uid=uid, marks=marks)
+    return f"zvol {dataset} is kept: {sign}; adopt it, or remove it as an orphan" if sign else ""
 
 
 class ZvolSize(OneWay, tag="ZvolSize", part="POOL"):

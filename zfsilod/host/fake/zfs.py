@@ -80,6 +80,20 @@ class FakeZfs:
         if left and left != self.facts.get(name):
             self.facts.effect(name, left)
 
+    def find_sign_of_use(self, dataset: str, *, uid: str, marks: Pairs) -> str:
+        """As the real host; the fact "written:UID" stands for data that somebody wrote."""
+        if not self.has_zvol(dataset, uid=uid, guid=""):
+            return ""
+        present, first = self._zvol(dataset)["properties"], dict(marks)
+        for name in ("zfsilo:operation", "zfsilo:filesystem"):
+            if present.get(name, "") != first.get(name, ""):
+                return f"its {name} is {present.get(name, '-')}"
+        if present.get("zfsilo:epoch"):
+            return "it was published"
+        if self.dependents(dataset):
+            return "it has snapshots or clones"
+        return "data was written to it" if self.facts.get(f"written:{uid}") else ""
+
     def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         if self.has_zvol(target, uid=uid, guid=guid):
             return True
