@@ -17,7 +17,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused
 from tests.api.test_gateway import eventually
-from zfsilod.gateway import backend, listener
+from zfsilod.gateway import backend, limits, listener
 from zfsilod.gateway import tls as gateway_tls
 from zfsilod.gateway.limits import Limits
 from zfsilod.model.identity import PeerKind
@@ -162,8 +162,8 @@ async def test_guessing_tokens_costs_connections(front: Front) -> None:
 
 async def test_strangers_leave_places_to_certificates(tmp_path: Path) -> None:
     """Idle handshakes from many addresses; a new one takes the place of the oldest."""
-    limits = Limits(tcp=4, handshake=4, anonymous=4, per_peer=2)
-    async with front_of(tmp_path, limits=limits) as front:
+    few = Limits(tcp=4, handshake=4, anonymous=4, per_peer=2)
+    async with front_of(tmp_path, limits=few) as front:
         ends = []
         for number in range(1, 9):
             raw = socket.create_connection(
@@ -198,3 +198,15 @@ async def test_records_without_data_end_a_connection() -> None:
         with pytest.raises(ConnectionAbortedError):
             end.barren(len(record))
     end.close()
+
+
+def test_new_connections_of_one_peer_are_spread() -> None:
+    pace = limits.Pace()
+    assert [pace.wait_s("reader", 100.0) for _connection in range(limits.BURST)] == [0] * 40
+    waits = [pace.wait_s("reader", 100.0) for _connection in range(20)]
+    assert waits[-1] == pytest.approx(20 / limits.PER_S)
+    assert pace.wait_s("other", 100.0) == 0
+    assert pace.wait_s("reader", 200.0) == 0
+    for number in range(3 * limits.MAX_KEYS):
+        pace.wait_s(f"peer {number}", 300.0 + number)
+    assert pace.wait_s("reader", 10000.0) == 0

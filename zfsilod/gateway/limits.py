@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from zfsilod.model.identity import Peer
 
 
+BURST, PER_S = 40, 20.0  # new connections of one address, user or certificate
+MAX_KEYS = 4096
+
+
 class Limits(Record):
     """The numbers of connections that are accepted; further ones are closed at once."""
 
@@ -56,6 +60,21 @@ class ConnectionCount:
         self._by_kind[kind or _kind(peer)] -= 1
         self.by_peer[peer.quota_key] -= 1
         self.by_peer += Counter()  # drops keys whose count is 0
+
+
+class Pace:
+    """Spreads new connections of one peer: BURST at once, then PER_S a second."""
+
+    def __init__(self) -> None:
+        self._free_at: dict[str, float] = {}  # when as many as arrived would have been let in
+
+    def wait_s(self, key: str, now: float) -> float:
+        """Return how long a new connection has to wait, and count it."""
+        if len(self._free_at) > MAX_KEYS:
+            self._free_at = {name: at for name, at in self._free_at.items() if at > now}
+        free_at = max(now, self._free_at.get(key, 0.0)) + 1 / PER_S
+        self._free_at[key] = free_at
+        return max(0.0, free_at - now - BURST / PER_S)
 
 
 def _kind(peer: Peer) -> str:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.gateway.acceptor import Acceptor
-from zfsilod.gateway.limits import ConnectionCount
+from zfsilod.gateway.limits import ConnectionCount, Pace
 from zfsilod.gateway.relay import PlainEnd, RelayedConnection
 from zfsilod.gateway.sockets import peer_of
 from zfsilod.gateway.tls import TlsEnd
@@ -67,6 +67,7 @@ class Gateway:
         self._clients: dict[int, RelayedConnection] = {}
         self._last = 0
         self._log = FewLines(log)
+        self._pace = Pace()
 
     def listen(self, listener: socket.socket) -> None:
         """Accept connections of a listening socket."""
@@ -151,6 +152,8 @@ class Gateway:
         await end.handshake()
         der = end.certificate
         admitted = peer.but(certificate=tls.identify(der)) if der else peer
+        # A connection costs the daemon more than its calls: one peer opens few in a second.
+        await asyncio.sleep(self._pace.wait_s(admitted.quota_key, time.monotonic()))
         self._admission_ended(asyncio.current_task())
         if self.count.is_full(admitted):
             raise Unavailable(f"too many connections of {admitted.quota_key}")
