@@ -17,7 +17,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused
 from tests.api.test_gateway import eventually
-from zfsilod.gateway import backend, limits, listener
+from zfsilod.gateway import backend, frames, limits, listener
 from zfsilod.gateway import tls as gateway_tls
 from zfsilod.gateway.limits import Limits
 from zfsilod.model.identity import PeerKind
@@ -210,3 +210,20 @@ def test_new_connections_of_one_peer_are_spread() -> None:
     for number in range(3 * limits.MAX_KEYS):
         pace.wait_s(f"peer {number}", 300.0 + number)
     assert pace.wait_s("reader", 10000.0) == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 4096])
+def test_many_continuations_end_a_connection(chunk: int) -> None:
+    """Followed whatever the pieces; frames of other kinds in between start a new count."""
+    part = frame(1) + frame(frames.CONTINUATION, b"abc") * frames.MAX_CONTINUATIONS
+    follower = frames.Frames()
+    calls = bytes(frames.PREFACE_BYTES) + (part + frame(0, bytes(70_000))) * 3
+    for at in range(0, len(calls), chunk):
+        follower.follow(calls[at : at + chunk])
+    follower.follow(part)
+    with pytest.raises(ConnectionAbortedError):
+        follower.follow(frame(frames.CONTINUATION))
+
+
+def frame(kind: int, body: bytes = b"") -> bytes:
+    return len(body).to_bytes(3) + bytes([kind, 0, 0, 0, 0, 1]) + body

@@ -12,6 +12,7 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from zfsilod.gateway.frames import Frames
 from zfsilod.gateway.relay import NOT_NOW, PlainEnd
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class TlsEnd(PlainEnd):
     def __init__(self, own: socket.socket, context: ssl.SSLContext) -> None:
         super().__init__(own)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._frames = Frames()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._barren = 0
 
@@ -101,7 +103,9 @@ class TlsEnd(PlainEnd):
             super().send(self._outgoing.read())
         if parts:
             self._barren = 0
-            return b"".join(parts)
+            data = b"".join(parts)
+            self._frames.follow(data)
+            return data
         if ended:
             return b""
         self.barren(len(raw))

@@ -1,0 +1,43 @@
+"""Follows the frames of HTTP/2 that a client sends, without reading their content.
+
+gRPC parses every CONTINUATION frame of a block of headers, however long: some kilobytes of them
+delay the calls of others. A block of the allowed size needs MAX_CONTINUATIONS at most.
+"""
+
+from __future__ import annotations
+
+PREFACE_BYTES = 24
+HEAD_BYTES = 9
+CONTINUATION = 9
+MAX_CONTINUATIONS = 16
+
+
+class Frames:
+    """The position within the frames of one connection."""
+
+    def __init__(self) -> None:
+        self._skip = PREFACE_BYTES  # bytes until the next head
+        self._head = b""
+        self._continuations = 0
+
+    def follow(self, data: bytes) -> None:
+        """Follow further bytes. Raises ConnectionAbortedError for too many continuations."""
+        at = 0
+        while at < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+                at += step
+                continue
+            part = data[at : at + HEAD_BYTES - len(self._head)]
+            self._head += part
+            at += len(part)
+            if len(self._head) == HEAD_BYTES:
+                self._begin(self._head)
+                self._head = b""
+
+    def _begin(self, head: bytes) -> None:
+        self._skip = int.from_bytes(head[:3])
+        self._continuations = self._continuations + 1 if head[3] == CONTINUATION else 0
+        if self._continuations > MAX_CONTINUATIONS:
+            raise ConnectionAbortedError("too many CONTINUATION frames")
