@@ -26,4 +26,4 @@ class HostClock:
         libc = ctypes.CDLL(None)
         # All zeros: the call reads and changes nothing, and needs no capability.
         state = libc.adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
-        return 0 <= state < TIME_ERROR
+        return bool(0 <= state < TIME_ERROR)
