@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps for the store
 from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit, remove_lock
 from zfsilod.engine.step import HostStep
-from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError
+from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError, disk_error
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Action, ActionStatus, Failure, Operation, failure_of
 from zfsilod.storage.store import Store
@@ -241,6 +241,8 @@ class Worker:
         step = action.description if action else ""
         if isinstance(error, ZfsiloError):
             return failure_of(error, step)
+        if isinstance(error, OSError) and (shown := disk_error(error)):
+            return failure_of(shown, step)
         message = f"internal error in step {step!r}; see the journal of this operation"
         return Failure(name=Internal.__name__, message=message, step=step)
 

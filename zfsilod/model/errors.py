@@ -23,6 +23,8 @@ front ends.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 
@@ -121,6 +123,39 @@ class CommandFailed(Internal):
 
 class StoreCorrupt(Internal):
     """The store cannot be read."""
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+BAD_DISK = (errno.EIO, errno.EROFS)
+OWN_FILES = "the state directory"
+
+
+def disk_error(error: OSError, path: str = "") -> ZfsiloError | None:
+    """Return the error for a file of zfsilo on a full or failing disk; None for another kind."""
+    path = path or os.fspath(error.filename or OWN_FILES)
+    if error.errno in NO_SPACE:
+        return full_disk(path, error.strerror or "")
+    if error.errno in BAD_DISK:
+        return bad_disk(path, error.strerror or "")
+    return None
+
+
+def full_disk(path: str, why: str) -> ResourceExhausted:
+    """Return the error for a file that finds no space."""
+    return ResourceExhausted(
+        f"cannot write {path}: {why}; free space on its filesystem (df -h), and retry",
+        reason="DISK_FULL",
+        path=path,
+    )
+
+
+def bad_disk(path: str, why: str) -> Unavailable:
+    """Return the error for a file on a disk that fails or is read-only."""
+    return Unavailable(
+        f"cannot use {path}: {why}; check its filesystem (findmnt, journalctl -k), and retry",
+        reason="DISK_FAILED",
+        path=path,
+    )
 
 
 def _tree(root: type[ZfsiloError]) -> list[type[ZfsiloError]]:

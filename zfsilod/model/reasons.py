@@ -52,6 +52,8 @@ AREAS: dict[str, dict[str, str]] = {
         "ETAG": "the record changed since it was read; read it again",
         "MALFORMED": "the request is not a message of its type",
         "NO_HOST": "the request names no host",
+        "TOO_LARGE": "the labels or other values of a record are too large",
+        "TOO_MANY": "the caller has too many of these already",
         "TOO_LONG": "a value does not fit into a ZFS user property",
     },
     "Identity": {
@@ -169,6 +171,8 @@ AREAS: dict[str, dict[str, str]] = {
     "Configuration and store": {
         "BAD_CONFIG": "the configuration has an error",
         "SCHEMA": "the store was written by a newer version",
+        "DISK_FULL": "the filesystem of a file of zfsilo is full",
+        "DISK_FAILED": "the filesystem of a file of zfsilo fails, or is read-only",
         "STORE_FULL": "the store is full",
     },
     "zfsiloctl": {

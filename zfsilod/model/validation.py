@@ -28,6 +28,7 @@ UNIT_SUFFIXES = (
 LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 MAX_LABELS = 64
 MAX_LABEL_BYTES = 256
+MAX_LABELS_BYTES = 8192  # all names and values together
 ETAG = "the record changed since it was read (etag {asked}, now {now}); read it again"
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
@@ -62,6 +63,11 @@ def check_labels(labels: Pairs) -> Pairs:
     """Return valid labels, else raise InvalidArgument."""
     if len(labels) > MAX_LABELS:
         raise InvalidArgument(f"too many labels: {len(labels)}, at most {MAX_LABELS}")
+    size = sum(len(text.encode()) for pair in labels for text in pair)
+    if size > MAX_LABELS_BYTES:
+        raise InvalidArgument(
+            f"labels of {size} bytes, at most {MAX_LABELS_BYTES} together", reason="TOO_LARGE"
+        )
     for name, value in labels:
         if not LABEL.fullmatch(name) or len(value.encode()) > MAX_LABEL_BYTES:
             raise InvalidArgument(

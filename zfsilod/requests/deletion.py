@@ -44,6 +44,7 @@ class ZvolDependents(Record):
 class DeleteVolume(Request[ZvolDependents]):
     """Destroy an unpublished volume and its data, or move it into the trash."""
 
+    descends = True
     kind = "delete"
     id: str
     etag: str = ""
@@ -119,6 +120,7 @@ class UndeleteVolume(Request[None]):
 class PurgeVolume(Request[ZvolDependents]):
     """Destroy a volume in the trash."""
 
+    descends = True
     kind = "purge"
     id: str  # of the record: <volume>/<uid>
 

@@ -40,6 +40,7 @@ SessionState = Literal["USABLE", "LOST"]
 class Detach(Request[SessionState]):
     """The base of requests that lower an attachment's state. Input: the state of its session."""
 
+    descends = True
     id: str
     force: bool = False
 
@@ -200,6 +201,7 @@ class Disconnect(Detach):
 class Clear(Request[None]):
     """End a session without a record, and unmount its disk."""
 
+    descends = True
     kind = "clear"
     id: str
     disk: Disk

@@ -135,6 +135,7 @@ class UpdateHost(Request[None]):
 class DeleteHost(Request[None]):
     """Delete a host without publications."""
 
+    descends = True
     kind = "delete-host"
     resource = ("hosts", "id")
     id: str

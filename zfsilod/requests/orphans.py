@@ -71,6 +71,7 @@ class Owned(Record):
 class RemoveOrphans(Request[Inventory]):
     """Remove orphans, with their data. One in use is refused without `force`."""
 
+    descends = True
     kind = "remove-orphans"
     names: tuple[str, ...]
     force: bool = False

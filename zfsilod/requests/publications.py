@@ -253,6 +253,7 @@ class Unpublish(Request[None]):
     it, a session of the host refuses the request.
     """
 
+    descends = True
     kind = "unpublish"
     resource = ("volumes", "volume")
     volume: str

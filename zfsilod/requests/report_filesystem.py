@@ -31,6 +31,7 @@ class ReportFilesystem(Request[str]):
     Input: the mark on the zvol.
     """
 
+    descends = True
     kind = "report"
     resource = ("volumes", "volume")
     volume: str

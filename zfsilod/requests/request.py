@@ -114,6 +114,8 @@ class Request(Record, Generic[Inputs]):
         "id",
     )  # the collection, and the field with the id
 
+    descends: ClassVar[bool] = False  # it frees more than it stores: allowed in a full store
+
     @property
     def subject(self) -> str:
         """The name of the resource that the request changes, like volumes/data."""

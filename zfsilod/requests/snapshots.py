@@ -81,6 +81,7 @@ class CreateSnapshot(Request[None]):
 class DeleteSnapshot(Request[None]):
     """Delete a snapshot. Clones of it stay: ZFS destroys it after the last of them."""
 
+    descends = True
     kind = "delete-snapshot"
     resource = ("snapshots", "id")
     id: str
@@ -171,6 +172,7 @@ class CreateSnapshotGroup(Request[None]):
 class DeleteSnapshotGroup(Request[None]):
     """Delete all snapshots of a group."""
 
+    descends = True
     kind = "delete-snapshot-group"
     resource = ("snapshotGroups", "id")
     id: str

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class SyncVolume(Request[None]):
     """Restore the facts of a volume from its records. It never creates a zvol."""
 
+    descends = True
     kind = "sync"
     id: str
 

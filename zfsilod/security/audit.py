@@ -8,7 +8,8 @@ action, resource and outcome, and no secrets. `zfsiloctl audit` reads the record
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,12 @@ MARK = "ZFSILO_AUDIT"
 OF_UNIT = "OBJECT_SYSTEMD_UNIT"  # adds a record to the status of a unit: systemd.journal-fields(7)
 FIELDS = ("CALLER", "ACTION", "SUBJECT", "OPERATION", "OUTCOME", "REASON")
 MAX_TEXT = 300
+REFUSALS = 100  # refused calls of one caller that are recorded; then one more each REFUSAL_S
+REFUSAL_S = 1.0
+MAX_CALLERS = 1024
+MAX_SUMMARIES = 10  # callers that one summary names
+NO_IDENTITY = "callers without an identity"
+SUMMARY_S = 60.0  # between two summaries of the refused calls that were not recorded
 MAX_KNOWN = 4096  # recorded operations: systemd may report the end of one twice
 READING = ("Check", "Get", "List", "Probe", "ServerReflectionInfo", "Stats", "Wait", "Watch")
 
@@ -53,6 +60,9 @@ class Audit:
     def __init__(self, write: Write = to_log) -> None:
         self.write = write
         self._known: OrderedDict[str, None] = OrderedDict()
+        self._refusals: OrderedDict[str, float] = OrderedDict()  # when all may be recorded again
+        self._omitted: Counter[str] = Counter()  # refused calls that were not recorded, by caller
+        self._summary_due = 0.0
 
     def operation(self, operation: Operation) -> None:
         """Record an operation once, when it has ended or needs repair."""
@@ -76,9 +86,38 @@ class Audit:
         )
 
     def refused(self, caller: str, action: str, subject: str, error: ZfsiloError) -> None:
-        """Record a refused call, unless its operation is recorded."""
-        if "operation" not in error.facts:
+        """Record a refused call, unless its operation is recorded.
+
+        A caller may be refused as often as it likes, so records have a rate: all callers without an
+        identity share one. The rest is counted, and recorded in one summary.
+        """
+        if "operation" in error.facts:
+            return
+        key = NO_IDENTITY if error.code == "UNAUTHENTICATED" else caller
+        if self._may_record(key):
             self.record(caller, action, subject, outcome=error.code, reason=error.reason)
+        else:
+            self._omitted[key] += 1
+        self.summarise()
+
+    def summarise(self) -> None:
+        """Record how many refused calls were not recorded, at most once in SUMMARY_S."""
+        now = time.monotonic()
+        if not self._omitted or now < self._summary_due:
+            return
+        self._summary_due = now + SUMMARY_S
+        for caller, count in self._omitted.most_common(MAX_SUMMARIES):
+            self.record(caller, "refused-calls", str(count), outcome="OMITTED")
+        self._omitted.clear()
+
+    def _may_record(self, caller: str) -> bool:
+        now = time.monotonic()
+        due = max(now, self._refusals.pop(caller, now)) + REFUSAL_S
+        allowed = due - now <= REFUSALS * REFUSAL_S
+        self._refusals[caller] = due if allowed else due - REFUSAL_S
+        if len(self._refusals) > MAX_CALLERS:
+            self._refusals.popitem(last=False)
+        return allowed
 
     def record(
         self,

@@ -194,8 +194,8 @@ class Service:
                 holder = txn.get(Operation, owner)
                 assert holder is not None, f"operation {owner} has a claim and no record"
                 return holder
-        if plan.actions:
-            self.context.store.check_head_room()
+        if not request.descends:
+            self.context.store.check_head_room(local=submission.caller.local)
         for name, chap in plan.secrets.items():
             txn.put_raw("secret", name, self.context.store.seal(name, chap))
         operation = plan.operation(request, view)

@@ -57,6 +57,7 @@ class Supervisor:
                 await self._purger.purge()
                 await self.forget()
                 await self.check_space()
+                self._service.audit.summarise()
                 self.refresh_secrets()
             except ZfsiloError as error:
                 log.warning("supervisor pass failed: %s", error.message)

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
-from zfsilod.model.errors import FailedPrecondition, StoreCorrupt
+from zfsilod.model.errors import (
+    NO_SPACE,
+    FailedPrecondition,
+    StoreCorrupt,
+    ZfsiloError,
+    bad_disk,
+    full_disk,
+)
 from zfsilod.storage.secrets import load_key, seal, unseal
 from zfsilod.storage.transaction import Transaction, full_store
 
@@ -22,7 +29,12 @@ if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
 
 SCHEMA = 3  # migrations.py has the migration from each number to the next
-HEAD_ROOM = 0.9  # the share of the map after which no operation starts, so that live ones can end
+HEAD_ROOM = 0.9  # the share of the store after which nothing is added, so that all can be removed
+REMOTE_HEAD_ROOM = 0.8  # the same for callers of other hosts
+CROWDED = 0.5  # the share after which each new operation replaces the oldest that have ended
+# The map is larger than the store, since LMDB needs runs of free pages for long records, and finds
+# none in a store whose free pages are scattered. The rest is for descents and ends of operations.
+MAP_FACTOR = 2
 DEFAULT_SIZE_BYTES = 1 << 30
 
 DAMAGED = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError)
@@ -43,7 +55,7 @@ class Store:
         try:
             self._environment = lmdb.open(
                 os.fspath(path),
-                map_size=size_bytes,
+                map_size=size_bytes * MAP_FACTOR,
                 max_dbs=0,
                 mode=0o600,
                 sync=durable,
@@ -139,23 +151,33 @@ class Store:
         """Open the write transaction of a store of any schema."""
         try:
             with self._environment.begin(write=True) as handle:
-                yield Transaction(handle)
-        except lmdb.MapFullError as error:
-            raise full_store() from error
+                yield Transaction(handle, crowded=self.used() > CROWDED)
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: lmdb.Error) -> ZfsiloError:
+        """Return the error of a transaction that LMDB could not carry out."""
+        if isinstance(error, lmdb.MapFullError):
+            return full_store()
+        why = str(error).rpartition(": ")[2]
+        path = os.fspath(self.directory)
+        if isinstance(error, lmdb.DiskError) or any(os.strerror(n) in why for n in NO_SPACE):
+            return full_disk(path, why)
+        return bad_disk(path, why)
 
     def close(self) -> None:
         """Close the environment."""
         self._environment.close()
 
     def used(self) -> float:
-        """Return the used share of the map, 0 to 1."""
+        """Return the used share of the store, 0 to 1; more in a store that was made smaller."""
         stat = self._environment.stat()
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return float(pages * stat["psize"] / self._environment.info()["map_size"])
+        return float(MAP_FACTOR * pages * stat["psize"] / self._environment.info()["map_size"])
 
-    def check_head_room(self) -> None:
-        """Raise ResourceExhausted in a nearly full store: no operation starts there."""
-        if self.used() > HEAD_ROOM:
+    def check_head_room(self, *, local: bool = True) -> None:
+        """Raise ResourceExhausted in a nearly full store: only descents start there."""
+        if self.used() > (HEAD_ROOM if local else REMOTE_HEAD_ROOM):
             raise full_store()
 
     def seal(self, name: str, chap: Chap) -> bytes:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from zfsilod.model.records import OperationState
 
 RECORD = b'{"is":'  # the first bytes of every record
+KEPT_OPERATIONS = 10_000  # beyond these each new one replaces two that have ended
+KEPT_CROWDED = 64  # in a crowded store
+OLDEST = 100  # that are looked at for ended ones
 MAX_KEY_BYTES = 400  # LMDB allows 511; longer names are hashed
 
 R = TypeVar("R", bound=Stored)
@@ -36,8 +39,10 @@ R = TypeVar("R", bound=Stored)
 class Transaction:
     """A read transaction or the write transaction: a consistent view of the store."""
 
-    def __init__(self, handle: lmdb.Transaction) -> None:
+    def __init__(self, handle: lmdb.Transaction, *, crowded: bool = False) -> None:
+        """`crowded`: the store is filled so far that a new operation replaces old ones."""
         self._handle = handle
+        self._crowded = crowded
 
     def end(self) -> None:
         """End a read transaction, and free its reader slot.
@@ -109,6 +114,8 @@ class Transaction:
                     reason="CHANGED",
                 )
             self.drop("changed", _ordered(record.revision))
+            if stored is None:
+                self._make_room()
         elif isinstance(record, Volume):
             self._promise(_thin_bytes(record) - _thin_bytes(self.get(Volume, record.key)))
         record = record.but(revision=self.next_revision())
@@ -122,6 +129,8 @@ class Transaction:
         if bucket == Operation.bucket():
             operation = self.get(Operation, key)
             self.drop("changed", _ordered(operation.revision if operation else 0))
+            if operation:
+                self.put_raw("meta", "operations", str(max(0, self._operations() - 1)).encode())
         elif bucket == Volume.bucket():
             self._promise(-_thin_bytes(self.get(Volume, key)))
         self.drop_raw(bucket, key)
@@ -159,6 +168,26 @@ class Transaction:
     def promised(self) -> int:
         """Return the sum of the sizes of all thin volumes, in bytes."""
         return int(self.get_raw("meta", "promised") or b"0")
+
+    def _make_room(self) -> None:
+        """Drop two of the oldest ended operations for a new one, in a store with too many.
+
+        So the history never fills the store, and every descent finds room for its own operation.
+        """
+        count = self._operations()
+        keep = KEPT_CROWDED if self._crowded else KEPT_OPERATIONS
+        if count > keep:
+            ended = [one.id for one in self.oldest(OLDEST) if one.ended][:2]
+            for operation_id in ended:
+                self.drop(Operation.bucket(), operation_id)
+        self.put_raw("meta", "operations", str(self._operations() + 1).encode())
+
+    def _operations(self) -> int:
+        """Return the number of operations; an older store has no count."""
+        raw = self.get_raw("meta", "operations")
+        if raw is None:
+            return sum(1 for _item in self.items(f"{Operation.bucket()}/".encode()))
+        return int(raw)
 
     def _promise(self, more: int) -> None:
         if more:

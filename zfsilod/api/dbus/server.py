@@ -40,7 +40,7 @@ from zfsilod.api.dbus.objects import Objects, unknown
 from zfsilod.api.dbus.polkit import Identities
 from zfsilod.api.dbus.properties import clean
 from zfsilod.api.dbus.signals import Signals
-from zfsilod.model.errors import Internal, PermissionDenied, Unavailable, ZfsiloError
+from zfsilod.model.errors import Internal, PermissionDenied, Unavailable, ZfsiloError, disk_error
 from zfsilod.model.identity import Caller
 from zfsilod.security.authorization import READ
 from zfsilod.systemd.bus import close_socket, connect, reader
@@ -94,6 +94,11 @@ def errors_as_replies(
             return Message.new_error(call, error.type, clean(error.text))
         except ZfsiloError as error:
             return _error(call, error)
+        except OSError as error:
+            shown = disk_error(error)
+            if shown is None:
+                log.exception("D-Bus call %s.%s failed", call.interface, call.member)
+            return _error(call, shown or Internal("internal error; see the zfsilod journal"))
         except Exception:
             log.exception("D-Bus call %s.%s failed", call.interface, call.member)
             return _error(call, Internal("internal error; see the zfsilod journal"))

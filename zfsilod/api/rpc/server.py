@@ -40,6 +40,7 @@ from zfsilod.model.errors import (
     Unauthenticated,
     Unavailable,
     ZfsiloError,
+    disk_error,
 )
 from zfsilod.model.identity import PeerKind
 from zfsilod.model.records import Token
@@ -363,5 +364,7 @@ def _presentable(error: Exception, path: str) -> ZfsiloError:
     """Return the error for the caller; an unexpected exception is logged and not shown."""
     if isinstance(error, ZfsiloError):
         return error
+    if isinstance(error, OSError) and (shown := disk_error(error)):
+        return shown
     log.error("%s failed", path, exc_info=error)
     return Internal("internal error; see the zfsilod journal")

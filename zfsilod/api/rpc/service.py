@@ -17,6 +17,7 @@ from zfsilod.requests import orphans
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.security import certificates
 from zfsilod.security.credentials import check_caller
+from zfsilod.security.issued import limit_certificates
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Attention, Summary, about_volume
 from zfsilod.wire import convert
@@ -154,6 +155,7 @@ class ServiceMethods:
         def record(txn: Transaction) -> None:
             """Record the certificate, unless the caller was revoked while it was signed."""
             check_caller(txn, call.caller)
+            limit_certificates(txn, issued)
             txn.put(issued)
 
         await call.service.context.write(record)
