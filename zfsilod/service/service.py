@@ -178,7 +178,8 @@ class Service:
         """
         request = submission.request
         view = self.context.view(txn, submission.operation_id, submission.caller)
-        check_caller(txn, submission.caller)
+        if submission.caller.certificate or submission.caller.token:
+            check_caller(txn, submission.caller)  # revoked since the call began?
         request.authorise(view)
         prerequisites = request.prerequisites(view, inputs)
         if prerequisites:
