@@ -6,6 +6,7 @@ import pytest
 
 from tests.host.doubles import UID, ScriptedRunner
 from zfsilod.host import zfs as zfs_module
+from zfsilod.host import zfs_output
 from zfsilod.host.zfs import RealZfs
 from zfsilod.host.zfs_output import in_bytes, table
 from zfsilod.model.errors import (
@@ -58,6 +59,15 @@ def destroy(*script: tuple[str, int, str, str]) -> None:
     run = ScriptedRunner(*script)
     RealZfs(run).destroy_zvol(NAME, uid=UID, guid="114")
     assert not run.script
+
+
+@pytest.mark.parametrize("forged_first", [True, False])
+def test_a_value_does_not_forge_a_row_of_another_dataset(*, forged_first: bool) -> None:
+    forger = "tank/a\tzfsilo:labels\tx\ntank/b\tzfsilo:uid\tstolen\tlocal\tlocal\n"
+    real = "tank/b\tzfsilo:uid\towner\tlocal\n"
+    rows = (forger, real) if forged_first else (real, forger)
+    with pytest.raises(Unavailable, match="twice"):
+        zfs_output.table("".join(rows))
 
 
 def test_ours() -> None:

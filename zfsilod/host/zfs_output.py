@@ -35,13 +35,22 @@ def pool_of(dataset: str) -> str:
 
 
 def table(stdout: str) -> dict[str, Properties]:
-    """Parse `zfs get -Hp -o name,property,value,source`, by dataset; a value may contain tabs."""
+    """Parse `zfs get -Hp -o name,property,value,source`, by dataset; a value may contain tabs.
+
+    Raises Unavailable when a property is listed twice: a value with a line break forges a row.
+    """
     datasets: dict[str, Properties] = {}
     for line in stdout.split("\n"):
         if line.count("\t") >= 3:
             name, key, rest = line.split("\t", 2)
             value, _, source = rest.rpartition("\t")
-            datasets.setdefault(name, {})[key] = (value, source)
+            properties = datasets.setdefault(name, {})
+            if key in properties:
+                raise Unavailable(
+                    f"zfs lists {key[:80]} of {name[:255]} twice: a value with a line break "
+                    "forges a row; see `zfs get all`"
+                )
+            properties[key] = (value, source)
     return datasets
 
 
