@@ -99,7 +99,7 @@ crash-long: stubs
 
 ## make crash-test the part of it that needs no machine, at its shortest
 crash-test: stubs
-	$(RUN) -m tests.crash --short matrix
+	$(RUN) -m tests.crash --short matrix restored
 	ZFSILO_THOROUGH=1 $(PYTEST) tests/host/test_tool_faults.py
 
 ## make fuzz     100,000 mutated messages, 20,000 D-Bus calls, and texts for every parser

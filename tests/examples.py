@@ -150,6 +150,12 @@ def _server() -> tuple[Example, ...]:
             actions=plans.properties(VOLUME, {"compression": "zstd", "sync": "always"}),
         ),
         Example(
+            name="count-epoch",
+            before=created,
+            actions=plans.up([plans.epoch(VOLUME, 8, "01jd")]),
+        ),
+        Example(name="not-newer", before=created, actions=plans.up([plans.not_newer(VOLUME)])),
+        Example(
             name="publish", before=created, actions=plans.publish(VOLUME, PUBLICATION, HOW, [])
         ),
         Example(

@@ -122,6 +122,10 @@ class LocalServer:
         if publication is None:
             raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
         filesystem = await known_filesystem(self.service.context, record)
+        with self.service.context.store.read() as txn:
+            publication = txn.get(Publication, f"{volume}/take")
+        if publication is None:
+            raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
         export = self.service.context.settings.export
         connection = Connection(
             volume=volume,

@@ -111,7 +111,7 @@ async def test_a_new_publication_ends_the_session_of_the_old_one(fixture: Servic
     await fixture.do(CONNECT)
     record = attachment(fixture)
     assert record is not None
-    assert (record.state, record.epoch, record.mounts) == ("CONNECTED", 2, ())
+    assert (record.state, record.epoch, record.mounts) == ("CONNECTED", 3, ())
     assert "mount" not in kinds(fixture)
     await fixture.do(*UP[3:])
 
@@ -128,7 +128,7 @@ async def test_a_stale_epoch_ends_nothing(fixture: ServiceFixture) -> None:
     before = fixture.facts
     with pytest.raises(FailedPrecondition, match="has expired"):
         await fixture.do(CONNECT.but(epoch=1))
-    with pytest.raises(FailedPrecondition, match="data has no epoch 99 yet; the current one is 2"):
+    with pytest.raises(FailedPrecondition, match="data has no epoch 99 yet; the current one is 3"):
         await fixture.do(CONNECT.but(epoch=99))
     assert fixture.facts == before
 

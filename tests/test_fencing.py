@@ -189,7 +189,7 @@ async def test_force_fences_the_old_host_and_publishes_to_the_new_one(
     await fixture.do(FORCED)
     assert set(publications(fixture)) == {"other"}
     assert acls(fixture) == {OTHER}
-    assert publications(fixture)["other"].epoch == 2
+    assert publications(fixture)["other"].epoch == 3
     assert fixture.service.context.store.chap("data/other") != old
 
 
@@ -199,7 +199,7 @@ async def test_a_plan_of_a_forced_publish_has_the_fence(fixture: ServiceFixture)
     before = fixture.facts
     planned = await fixture.service.plan(FORCED, caller=administrator("uid 0 (unix)"))
     kinds = [f"{action.way} {type(action.step).__name__}" for action in planned.actions]
-    assert kinds[:3] == ["do Fenced", "undo MappedLun", "undo Acl"]
+    assert kinds[:4] == ["do Epoch", "do Fenced", "undo MappedLun", "undo Acl"]
     assert kinds[-2:] == ["do Acl", "do MappedLun"]
     assert fixture.facts == before
     assert set(publications(fixture)) == {"take"}

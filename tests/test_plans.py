@@ -28,7 +28,7 @@ from zfsilod.engine.steps.access import Fenced, NoUnknownAcls
 from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
 from zfsilod.engine.steps.session import DiskResponsive, SessionDropped
 from zfsilod.engine.steps.snapshot import SnapshotSet
-from zfsilod.engine.steps.zfs import Zvol, ZvolProperty, ZvolSize
+from zfsilod.engine.steps.zfs import NotNewer, Zvol, ZvolProperty, ZvolSize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,7 +185,12 @@ def test_the_facts_of_a_volume_without_publications_are_that_nothing_is_exported
     facts = plans.server_facts(VOLUME, [], HOW)
     exported = plans.export_steps(VOLUME, HOW)
     assert undone(facts) == exported[::-1]
-    assert [type(action.step) for action in facts if action.up] == [Zvol, ZvolSize, NoUnknownAcls]
+    assert [type(action.step) for action in facts if action.up] == [
+        Zvol,
+        NotNewer,
+        ZvolSize,
+        NoUnknownAcls,
+    ]
 
 
 def test_the_facts_of_a_volume_are_those_that_its_plans_make() -> None:

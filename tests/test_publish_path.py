@@ -13,11 +13,11 @@ from tests.bench.publish_path import trace_publish
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILES = 30
-CHANGES_OF_FILE = 190  # 181 to 184: whether a task is woken once or twice depends on the machine
-TRANSACTIONS = {"daemon read": 1, "daemon change": 1, "worker read": 2, "worker change": 1}
-READS = {"Volume": 2, "Host": 2, "Operation": 3}
-DECODES = {"Host": 1, "Operation": 1}
+FILES = 35
+CHANGES_OF_FILE = 245  # the order in which tasks wake varies by machine
+TRANSACTIONS = {"daemon read": 1, "daemon change": 1, "worker read": 2, "worker change": 2}
+READS = {"Volume": 2, "Host": 2, "Operation": 4}
+DECODES = {"Host": 1, "Operation": 2}
 
 
 async def test_a_publish_stays_below_its_bounds(tmp_path: Path) -> None:

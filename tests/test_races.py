@@ -144,11 +144,11 @@ async def test_an_older_connect_does_not_replace_a_newer_connection(
     monkeypatch.setattr(fixture.host.iscsi, "has_any_session", slow)
     old = asyncio.create_task(fixture.do(CONNECT.but(epoch=1)))
     await soon(lambda: not first)
-    await fixture.do(Unpublish(volume="data", host="take"), PUBLISHED[1], CONNECT.but(epoch=2))
+    await fixture.do(Unpublish(volume="data", host="take"), PUBLISHED[1], CONNECT.but(epoch=3))
     before = client_facts(fixture)
     gate.set()
     with pytest.raises(
-        FailedPrecondition, match="is connected with publication 2, but give reports 1"
+        FailedPrecondition, match="is connected with publication 3, but give reports 1"
     ):
         await old
     assert client_facts(fixture) == before

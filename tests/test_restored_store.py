@@ -1,115 +1,159 @@
-"""A store that is older than its pool: a backup that was restored after the pool had moved on."""
+"""A store that is older than its pool: nothing that was written is destroyed, no one is let in."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import pytest
 
-from tests.crash.cases import CASES, CREATE
-from tests.crash.simulated_machine import simulated_machine
+from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
+from tests.examples import TAKE, VOLUME, chap
 from tests.service_fixture import administrator
-from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.records import Failure
-from zfsilod.storage.store import Store
+from zfsilod.engine import plans
+from zfsilod.engine.step import KEPT
+from zfsilod.host.fake import FakeHost
+from zfsilod.model.errors import Conflict
+from zfsilod.model.records import Condition, Publication, Volume
+from zfsilod.requests.hosts import CreateHost
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.rotate_secrets import RotateSecrets
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.pool_scan import find_zvol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.crash.simulated_machine import SimulatedMachine
-    from zfsilod.storage.transaction import Transaction
+    from zfsilod.requests.request import Request
 
-FAILURE = Failure(name="CommandFailed", message="zfs failed")
-Copy = list[tuple[bytes, bytes]]
-
-
-@contextmanager
-def copied_after_each_write(machine: SimulatedMachine) -> Iterator[list[Copy]]:
-    """Collect a copy of the store from before each of its write transactions."""
-    copies: list[Copy] = []
-    change = Store.change
-
-    @contextmanager
-    def copying(store: Store) -> Iterator[Transaction]:
-        with machine.store.read() as before:
-            copies.append(list(before.items()))
-        with change(store) as txn:
-            yield txn
-
-    with mock.patch.object(Store, "change", copying):
-        yield copies
+CREATE = CreateVolume(id="data", capacity_bytes=1 << 30)
+PUBLISH = Publish(volume="data", host="take")
+DATASET = "tank/zfsilo/data"
+FENCE = Unpublish(volume="data", host="take", fence=True, grace_s=0)
 
 
-async def restore(machine: SimulatedMachine, copy: Copy, facts: dict[str, Any]) -> None:
-    """Restore a copy of the store over these facts, and let the daemon recover and sync."""
-    await machine.load((copy, facts))
-    machine.injector.set()
-    with contextlib.suppress(ZfsiloError):
-        await machine.supervisor.recover()
-    await units_ended(machine)
-    with contextlib.suppress(ZfsiloError):
-        await machine.fixture.service.reconciler.sync_all(caller=administrator("boot"))
-    await units_ended(machine)
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[SimulatedMachine]:
+    """A machine with a published volume."""
+    async with simulated_machine(tmp_path) as running:
+        await running.fixture.do(CreateHost(id="take", iqn=TAKE), CREATE, PUBLISH)
+        yield running
 
 
-async def units_ended(machine: SimulatedMachine) -> None:
-    """Wait for all units; an operation that needs repair stays as it is."""
-    while running := [task for task in machine.units.tasks.values() if not task.done()]:
-        await asyncio.gather(*running)
+async def restore(machine: SimulatedMachine, store: list[tuple[bytes, bytes]]) -> None:
+    """Put a copy in place of the store, and let a new daemon compare all volumes."""
+    await machine.load((store, machine.host.facts.snapshot()))
+    await machine.supervisor.recover()
+    await machine.fixture.service.reconciler.sync_all(caller=administrator("boot"))
 
 
-def data_of(facts: dict[str, Any]) -> set[str]:
-    """Return the names of all facts that hold data of somebody."""
-    return {name for name in facts if name.partition(":")[0] in ("zvol", "cut")}
+def acls(machine: SimulatedMachine) -> list[str]:
+    return list(machine.host.facts.names("acl"))
 
 
-CREATIONS = ("create", "snapshot", "snapshot-group", "create-from-snapshot", "create-from-volume")
+def volume(machine: SimulatedMachine) -> Volume:
+    with machine.store.read() as txn:
+        record = txn.get(Volume, "data")
+    assert record is not None
+    return record
 
 
-@pytest.mark.parametrize("name", CREATIONS)
-async def test_a_store_restored_at_any_point_of_a_creation_destroys_nothing(
-    name: str, tmp_path: Path
+@pytest.mark.parametrize("change", [FENCE, FENCE.but(fence=False)], ids=["fenced", "unpublished"])
+async def test_a_host_without_access_stays_without(
+    machine: SimulatedMachine, change: Request[Any]
 ) -> None:
-    case = next(case for case in CASES if case.name == name)
-    async with simulated_machine(tmp_path) as machine:
-        for request in case.before:
+    backup, _facts = machine.dump()
+    await machine.fixture.do(change)
+    machine.host.facts.reboot()
+
+    await restore(machine, backup)
+
+    assert acls(machine) == []
+    with machine.store.read() as txn:
+        condition = txn.get(Condition, volume(machine).uid)
+    assert condition is not None
+    assert f"zfsiloctl adopt {DATASET}" in condition.sentences[0]
+    for request in (PUBLISH, FENCE, RotateSecrets(volume="data", host="take", force=True)):
+        with pytest.raises(Conflict) as caught:
             await machine.fixture.do(request)
-        await machine.settle()
-        with copied_after_each_write(machine) as copies:
-            await machine.carry_out(case.submit)
-        facts = machine.host.facts.snapshot()
-        facts |= {f"written:{zvol['uid']}": True for zvol in zvols(facts)}
-        for number, copy in enumerate(copies):
-            await restore(machine, copy, facts)
-            lost = data_of(facts) - data_of(machine.host.facts.snapshot())
-            assert not lost, f"copy {number} of {len(copies)}"
+        assert caught.value.reason == "ZVOL_NEWER"
+    assert acls(machine) == []
 
 
-async def test_the_rollback_of_a_failed_creation_keeps_a_zvol_with_data(tmp_path: Path) -> None:
-    async with simulated_machine(tmp_path) as machine:
-        await machine.fixture.do(CREATE)
-        created = machine.operations()[-1]
-        with machine.store.write() as txn:
-            txn.drop("volume", "data")
-            failed = created.but(state="FAILED", ended_at=0, failure=FAILURE)
-            stored = txn.put(failed)
-            txn.put_raw("live", stored.id, stored.id.encode())
-        zvol = zvols(machine.host.facts.snapshot())[0]
-        machine.host.facts.memory[f"written:{zvol['uid']}"] = True
-        await machine.supervisor.recover()
-        await units_ended(machine)
-        ended = machine.operations()[-1]
-        assert zvols(machine.host.facts.snapshot())
-        assert ended.state == "ROLLED_BACK"
-        assert ended.failure is not None
-        assert "zvol tank/zfsilo/data is kept: data was written to it" in ended.failure.message
+async def test_secrets_that_were_replaced_do_not_come_back(machine: SimulatedMachine) -> None:
+    backup, _facts = machine.dump()
+    await machine.fixture.do(RotateSecrets(volume="data", host="take", force=True))
+    secrets = machine.host.facts.snapshot()[acl := f"acl:{acls(machine)[0]}"]
+
+    await restore(machine, backup)
+
+    assert machine.host.facts.get(acl) == secrets
 
 
-def zvols(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the zvols among facts."""
-    return [value for name, value in facts.items() if name.startswith("zvol:")]
+async def test_an_adoption_goes_on_with_a_later_epoch(machine: SimulatedMachine) -> None:
+    backup, _facts = machine.dump()
+    await machine.fixture.do(FENCE, PUBLISH, FENCE)
+    epoch = volume(machine).epoch
+    await restore(machine, backup)
+    assert volume(machine).epoch < epoch
+
+    service = machine.fixture.service
+    await machine.fixture.do(await find_zvol(service.context, DATASET, ""))
+
+    assert volume(machine).epoch >= epoch
+    with machine.store.read() as txn:
+        assert list(txn.scan(Publication)) == []
+    await machine.fixture.do(PUBLISH)
+    with machine.store.read() as txn:
+        (publication,) = txn.scan(Publication)
+    assert publication.epoch > epoch
+
+
+async def test_every_change_of_access_has_an_epoch_of_its_own(machine: SimulatedMachine) -> None:
+    epochs = [volume(machine).epoch]
+    for request in (FENCE, PUBLISH, RotateSecrets(volume="data", force=True), FENCE):
+        await machine.fixture.do(request)
+        epochs.append(volume(machine).epoch)
+        assert machine.host.zfs.find_epoch(DATASET)[0] == epochs[-1]
+    assert epochs == sorted(set(epochs))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("zfsilo:operation", "another", "another operation made it"),
+        ("zfsilo:operation", "", "another operation made it"),
+        ("zfsilo:epoch", "1:01jd", "it was published"),
+        ("zfsilo:filesystem", "READY:ext4:0", "a filesystem was made on it"),
+        ("", "", "it has data"),
+    ],
+)
+def test_a_rollback_keeps_a_zvol_that_was_used(name: str, value: str, reason: str) -> None:
+    host = FakeHost(chap=chap)
+    step = plans.zvol(VOLUME, "01jd")
+    step.do(host)
+    if name:
+        host.zfs.set_property(VOLUME.dataset, name, value)
+    else:
+        host.facts.effect(f"content:{VOLUME.uid}", {"type": "ext4"})
+    assert reason in step.revert(host)[KEPT]
+    assert step.probe(host)
+
+
+def test_a_rollback_destroys_a_zvol_that_was_never_used() -> None:
+    host = FakeHost(chap=chap)
+    step = plans.zvol(VOLUME, "01jd")
+    step.do(host)
+    assert step.revert(host) == {}
+    assert not step.probe(host)
+    assert step.revert(host) == {}, "a second rollback finds nothing"
+
+
+def test_a_rollback_restores_only_its_own_value_of_a_property() -> None:
+    host = FakeHost(chap=chap)
+    plans.zvol(VOLUME, "01jd").do(host)
+    (action,) = plans.properties(VOLUME, {"compression": "zstd"})
+    action.step.do(host)  # type: ignore[attr-defined]
+    host.zfs.set_property(VOLUME.dataset, "compression", "lz4")
+    action.step.revert(host)  # type: ignore[attr-defined]
+    assert host.zfs.has_property(VOLUME.dataset, "compression", "lz4")

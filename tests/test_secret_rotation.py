@@ -71,7 +71,7 @@ async def test_a_rotation_keeps_session_and_publication(fixture: ServiceFixture)
     assert (after.rotation, after.epoch) == (1, before.epoch)
     assert secrets(fixture) != old
     changed = {name for name, fact in fixture.facts.items() if facts[name] != fact}
-    assert {name.partition(":")[0] for name in changed} == {"acl"}
+    assert {name.partition(":")[0] for name in changed} == {"acl", "zvol"}
     assert raw_keys(fixture, "secret") == [b"secret/data", b"secret/data/take#1"]
 
 

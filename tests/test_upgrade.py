@@ -87,7 +87,11 @@ async def test_an_operation_of_the_old_version_is_rolled_back(
     migrate(machine.store, machine.store.directory / "op")
     machine.start_daemon()
     await machine.settle()
-    assert machine.state() == before
+    epochs = ("record volume data epoch", "fact zvol:tank/zfsilo/data properties zfsilo:epoch")
+    now = machine.state()
+    assert {n: now[n] for n in now if n not in epochs} == {
+        n: before[n] for n in before if n not in epochs
+    }
     with machine.store.read() as txn:
         assert txn.schema() == SCHEMA
         assert txn.promised() == sum(volume.capacity_bytes for volume in txn.scan(Volume))

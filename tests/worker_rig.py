@@ -114,6 +114,13 @@ def lasting(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def not_sticky(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts that a rollback must restore: no filesystems, no sizes of sessions."""
+    """Return the facts that a rollback must restore.
+
+    Not filesystems, epochs of zvols, and sizes of sessions.
+    """
     kept = {n: v for n, v in facts.items() if not n.startswith("content:")}
+    for name in [name for name in kept if name.startswith("zvol:")]:
+        properties = kept[name]["properties"]
+        without = {n: v for n, v in properties.items() if n != "zfsilo:epoch"}
+        kept[name] = kept[name] | {"properties": without}
     return {n: (v | {"size": 0} if n.startswith("session:") else v) for n, v in kept.items()}

@@ -185,7 +185,7 @@ class SimulatedMachine:
                 self.woken.clear()
                 if self.dead:
                     await self._restart_daemon()
-                elif self._units():
+                elif self.busy_units():
                     await self._wait(self._busy())
                 elif self.live() and await self._recover():
                     continue
@@ -204,15 +204,15 @@ class SimulatedMachine:
         """Run a pass of the supervisor; return whether it started a unit."""
         with contextlib.suppress(ZfsiloError, Killed):
             await self.supervisor.recover()
-        return bool(self._units())
+        return bool(self.busy_units())
 
-    def _units(self) -> set[asyncio.Task[Any]]:
+    def busy_units(self) -> set[asyncio.Task[Any]]:
         """Return the units that run."""
         return {task for task in self.units.tasks.values() if not task.done()}
 
     def _busy(self) -> set[asyncio.Task[Any]]:
         """Return the units that run and the background tasks of the daemon."""
-        return self._units() | self.background
+        return self.busy_units() | self.background
 
     async def _wait(self, tasks: set[asyncio.Task[Any]]) -> None:
         """Wait for the first of these tasks, the end of a unit, or the death of the daemon."""

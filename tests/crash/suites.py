@@ -9,6 +9,7 @@ from tests.crash.report import CrashReport, Size
 # Each module has run(report, *, size, seed)
 LOCAL = {
     "matrix": "tests.crash.matrix",  # every point of every request, on the fake host
+    "restored": "tests.crash.restored_store",  # an old store comes back after each request
     "model": "tests.crash.model_comparison",  # sequences of requests and crashes, against a model
     "load": "tests.crash.concurrent_load",  # many clients at once
     "units": "tests.crash.units",  # a sample with real systemd units, on the simulated host

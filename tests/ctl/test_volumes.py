@@ -43,7 +43,8 @@ def test_a_dry_run_prints_the_actions_and_changes_nothing(ctl: Shell) -> None:
     lines = ctl.ok("volume publish plan take --dry-run").splitlines()
     assert lines[0] == "would publish plan to take over iscsi:"
     uid = ctl("volume show plan --json").json["uid"]
-    shortened = [re.sub(rf"\S+{uid}", "X", line) for line in lines[1:]]
+    assert lines[1] == "  set epoch 1 of zvol tank/zfsilo/plan"
+    shortened = [re.sub(rf"\S+{uid}", "X", line) for line in lines[2:]]
     assert shortened[:3] + shortened[4:6] == [
         "  create backstore X for tank/zfsilo/plan",
         "  create target X",
@@ -54,7 +55,9 @@ def test_a_dry_run_prints_the_actions_and_changes_nothing(ctl: Shell) -> None:
     assert shortened[3].startswith("  listen at ")
     assert shortened[6:] == ["  map LUN 0 of X for iqn.2024-01.lab.take:host"]
     assert ctl.ok("volume delete plan --dry-run").startswith(
-        "would delete plan:\n  destroy zvol tank/zfsilo/plan\n"
+        "would delete plan:\n"
+        "  check that zvol tank/zfsilo/plan has no epoch after 0\n"
+        "  destroy zvol tank/zfsilo/plan\n"
     )
     assert "set property zfsilo:labels=" in ctl.ok("volume update plan -l a=b --dry-run")
     planned = ctl("volume publish plan take --dry-run --json").json["operation"]

@@ -102,7 +102,7 @@ def a_moved_folder(case: MountCase) -> None:
     with case.opened() as place, case.opened() as source, source.entered() as tree:
         (case.inside / "a").rename(case.outside / "a")
         refused(Conflict, lambda: case.mount(place))
-        refused(Conflict, lambda: case.calls.bind(tree, "source", place, readonly=False))
+        refused(Conflict, lambda: case.calls.add_bind(tree, "source", place, readonly=False))
     assert at(case.outside / "a/point") is None
 
 
@@ -111,7 +111,7 @@ def bind_is_read_only_at_once(case: MountCase) -> None:
     with case.opened() as staged:
         case.mount(staged)
         with case.opened("pod") as pod, staged.entered() as tree:
-            case.calls.bind(tree, staged.path, pod, readonly=True)
+            case.calls.add_bind(tree, staged.path, pod, readonly=True)
             mount, source = at(case.inside / "pod"), at(case.inside / "a/point")
             assert mount
             assert source
@@ -130,7 +130,7 @@ def bind_of_a_device_node(case: MountCase) -> None:
     (case.inside / "file").touch()
     node = os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW)
     with case.opened("file") as place:
-        case.calls.bind(node, "/dev/null", place, readonly=False)
+        case.calls.add_bind(node, "/dev/null", place, readonly=False)
         assert (case.inside / "file").is_char_device()
         assert case.calls.unmount(place).rc == 0
     assert (case.inside / "file").is_file()

@@ -14,7 +14,10 @@ SET_UID = "c" * 32
 A = SnapshotRef(dataset="tank/a", uid=UID)
 B = SnapshotRef(dataset="tank/b", uid="b" * 32)
 SNAP_A, SNAP_B = f"tank/a@zfsilo-{SET_UID}", f"tank/b@zfsilo-{SET_UID}"
-GET = "zfs get -Hp -o name,property,value,source guid,zfsilo:cut,defer_destroy,zfsilo:uid"
+GET = (
+    "zfs get -Hp -o name,property,value,source "
+    "guid,zfsilo:cut,defer_destroy,zfsilo:uid,zfsilo:operation"
+)
 LOOK = f"{GET} tank/a {SNAP_A} tank"
 LOOK_BOTH = f"{GET} tank/a {SNAP_A} tank/b {SNAP_B} tank"
 POOL = "tank\tguid\t1\t-\n"

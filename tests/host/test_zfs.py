@@ -263,7 +263,7 @@ def test_capacity_and_list() -> None:
     stdout = "".join(f"{NAME}\t{row}\n" for row in rows)
     argv = (
         "zfs get -Hp -r -t volume -o name,property,value,source guid,volsize,volblocksize,"
-        "refreservation,origin,zfsilo:uid,zfsilo:id,zfsilo:filesystem,zfsilo:mode,"
+        "refreservation,origin,zfsilo:uid,zfsilo:epoch,zfsilo:id,zfsilo:filesystem,zfsilo:mode,"
         "zfsilo:access_modes,zfsilo:hosts,zfsilo:labels,zfsilo:source_snapshot,"
         "zfsilo:source_volume tank"
     )

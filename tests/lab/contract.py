@@ -31,7 +31,7 @@ from zfsilod.engine.steps.session import (
     SessionDropped,
     SessionSecrets,
 )
-from zfsilod.engine.steps.zfs import Zvol, ZvolSize
+from zfsilod.engine.steps.zfs import NotNewer, Zvol, ZvolSize
 from zfsilod.model.errors import Conflict
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ OTHER_DATASET = f"{ROOT}/other"
 OTHER_UID = "f" * 32
 FOREIGN_INITIATOR = "iqn.2024-01.lab.foreign:host"
 MAX_EFFECTS = 40
-GUARDS = (NoSession, Fenced, NoUnknownAcls, DiskResponsive)
+GUARDS = (NoSession, Fenced, NoUnknownAcls, NotNewer, DiskResponsive)
 # Their undo does nothing: removed objects and changed secrets are not restored.
 ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.errors import ZfsiloError
 
+KEPT = "kept"
+"""The fact of an operation whose rollback kept something: a sentence that says what, and why."""
 SandboxPart = Literal["POOL", "TARGET", "INITIATOR", "MOUNTS"]
 """A part of the host that steps change; its permissions are in systemd/sandbox.py."""
 
@@ -48,13 +50,21 @@ class HostStep(Step):
     def undo(self, host: HostAdapters) -> None:
         """Make the fact false, from any half-made state."""
 
-    def creates(self) -> bool:
-        """Tell whether `do` creates something that holds data: a zvol or a snapshot."""
-        return False
+    def revert(self, host: HostAdapters) -> dict[str, str]:
+        """Undo what this operation made, unless it is sticky; return what it leaves, as `observed`.
 
-    def kept_by_rollback(self, _host: HostAdapters) -> str:
-        """Return why a rollback must not undo the fact, as a sentence; "": it may."""
-        return ""
+        A rollback calls it instead of `undo`. A step that creates a place for data overrides it: a
+        rollback never destroys what somebody may have written, and returns KEPT with a sentence.
+        """
+        if not self.sticky:
+            self.undo(host)
+        return {}
+
+    def check_current(self, host: HostAdapters) -> None:
+        """Raise Conflict when the host knows a later change than this step: the store is old.
+
+        A rollback of an operation with such a step changes nothing.
+        """
 
     def observed(self, _host: HostAdapters, *, made: bool) -> dict[str, str]:
         """Return values that only the host knows once the fact is true; they complete the record.

@@ -25,8 +25,16 @@ from typing import TYPE_CHECKING
 
 import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps for the store
 from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit, remove_lock
-from zfsilod.engine.step import HostStep
-from zfsilod.model.errors import Busy, Internal, NotFound, ZfsiloError, disk_error
+from zfsilod.engine.step import KEPT, HostStep
+from zfsilod.model.errors import (
+    Busy,
+    Conflict,
+    FailedPrecondition,
+    Internal,
+    NotFound,
+    ZfsiloError,
+    disk_error,
+)
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Action, ActionStatus, Failure, Operation, failure_of
 from zfsilod.storage.store import Store
@@ -35,8 +43,6 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
 
 STATE_DIRECTORY = Path("/var/lib/zfsilo")
-
-KEPT = "kept"  # the fact of an operation that says what its rollback did not destroy
 
 Save = Callable[[Operation], Operation]
 
@@ -76,10 +82,14 @@ def rollback(
 ) -> Operation:
     """Revert the actions that this operation did, last first; finish it if that is impossible.
 
-    It is also finished when no action failed and all that it creates exists: its worker was killed,
-    or the store is older than the pool, and there may be data already.
+    An operation that was stopped after its last effect is finished too. Its store may be a backup
+    from that moment: what is complete may be in use since, or was withdrawn for a reason.
     """
-    if past_return(operation, host) or (not cancelled and is_created(operation, host)):
+    if any(action.began for action in operation.actions):
+        for action in operation.actions:
+            if isinstance(action.step, HostStep):
+                action.step.check_current(host)
+    if past_return(operation, host) or (not cancelled and is_complete(operation, host)):
         forward = forget_volatile(operation, boot_id, "PENDING")
         return run(forward.but(state="RUNNING"), host, save)
     operation = forget_volatile(operation, boot_id, "REVERTED")
@@ -87,16 +97,18 @@ def rollback(
         if action.status not in ("STARTED", "DONE"):
             continue
         step = action.step
-        if isinstance(step, HostStep) and not step.sticky:
-            kept = step.kept_by_rollback(host) if action.up else ""
-            if kept:  # a rollback never destroys data that somebody may have written
-                facts = pairs(dict(operation.facts) | {KEPT: kept})
-                operation = save(operation.but(facts=facts))
-                continue
+        if isinstance(step, HostStep):
             # A STARTED action may be half done, and a rollback that was killed may have half
             # removed it: it is reverted even if its probe says that nothing is there.
-            if action.status == "STARTED" or step.probe(host) == action.up or action.up:
-                change(step, host, up=not action.up)
+            if action.up:
+                left = step.revert(host)
+                operation = operation.but(facts=pairs(dict(operation.facts) | left))
+                if KEPT in left:
+                    continue  # its effect remains, as its status says
+            elif step.sticky:
+                pass
+            elif action.status == "STARTED" or not step.probe(host):
+                step.do(host)
         operation = save(operation.with_status(index, "REVERTED"))
     return save(operation.but(state="ROLLED_BACK"))
 
@@ -117,21 +129,19 @@ def past_return(operation: Operation, host: HostAdapters) -> bool:
     )
 
 
-def is_created(operation: Operation, host: HostAdapters) -> bool:
-    """Tell whether no action failed, and all that the operation creates exists."""
-    creations = [
-        action
-        for action in operation.actions
-        if action.up and isinstance(action.step, HostStep) and action.step.creates()
-    ]
-    return (
-        operation.failure is None
-        and bool(creations)
-        and all(
-            action.status in ("STARTED", "DONE") and _host_step(action).probe(host)
-            for action in creations
+def is_complete(operation: Operation, host: HostAdapters) -> bool:
+    """Tell whether an operation was stopped without a failure, and all its facts hold."""
+    if operation.failure is not None or not operation.actions:
+        return False
+    try:
+        return all(
+            action.step.probe(host) == action.up
+            if isinstance(action.step, HostStep)
+            else action.status == "DONE"
+            for action in operation.actions
         )
-    )
+    except (Conflict, FailedPrecondition):
+        return False
 
 
 def forget_volatile(operation: Operation, boot_id: str, status: ActionStatus) -> Operation:
@@ -201,12 +211,14 @@ class Worker:
         if self.latest.ended:
             return
         try:
+            with self.store.read() as txn:
+                cancelled = txn.is_cancelled(self.latest.id)
             rollback(
                 self.latest,
                 self.host,
                 self._save_rollback,
                 boot_id=read_boot_id(),
-                cancelled=self._is_cancelled(),
+                cancelled=cancelled,
             )
         except Exception as error:
             self._reload()
@@ -218,10 +230,6 @@ class Worker:
     def _reload(self) -> None:
         """Read the operation again: a save that raised may have been committed all the same."""
         self.latest = self._load(self.latest.id)
-
-    def _is_cancelled(self) -> bool:
-        with self.store.read() as txn:
-            return txn.is_cancelled(self.latest.id)
 
     def _save_rollback(self, operation: Operation) -> Operation:
         if operation.state == "ROLLED_BACK" and operation.failure is None:

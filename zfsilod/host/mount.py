@@ -140,7 +140,7 @@ class RealMounts:
         with needed(path, root) as place, open_root(staged) as top:
             mount = self._clear_dead_mounts(device, place)
             if mount is None:
-                self._calls.bind(top, staged.path, place, readonly=readonly)
+                self._calls.add_bind(top, staged.path, place, readonly=readonly)
             elif mount.readonly != readonly:
                 self._calls.set_access(place, readonly=readonly)
 
@@ -174,7 +174,7 @@ class RealMounts:
             elif mount and self.is_device_bound(disk, path, root=root):
                 return
             with open_node(device) as node:
-                self._calls.bind(node, str(device.path), place, readonly=False)
+                self._calls.add_bind(node, str(device.path), place, readonly=False)
 
     def unbind_device(self, disk: Disk, path: str, *, root: str = "") -> None:
         device = self._disks.find(disk.target)

@@ -74,7 +74,7 @@ class MountCalls:
             settings = ",".join(["remount", *options])
             self._mount("-o", settings, str(device.path), descriptor=target)
 
-    def bind(self, source: int, name: str, place: Place, *, readonly: bool) -> None:
+    def add_bind(self, source: int, name: str, place: Place, *, readonly: bool) -> None:
         """Bind an open file or directory; `name`: its path, for the log and for utab."""
         arguments = ("-o", f"bind,{'ro' if readonly else 'rw'},{NETWORK}", name)
         with self._registered(place, arguments), place.entered() as target:

@@ -37,15 +37,21 @@ class ZfsAdapter(Protocol):
     def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None:
         """Destroy a zvol. Raises Busy when it is in use, FailedPrecondition (DEPENDENTS)."""
 
-    def find_sign_of_use(self, dataset: str, *, uid: str, marks: Pairs) -> str:
-        """Return why a zvol is more than its creation with `marks` left; "": it is not, or missing.
-
-        Signs are other marks of operation or filesystem, an epoch, dependents, written data, and an
-        exclusive user of the device.
-        """
-
     def find_guid(self, dataset: str, *, uid: str) -> str:
         """Return the guid of a zvol. Raises FailedPrecondition (NO_DATASET)."""
+
+    def find_epoch(self, dataset: str) -> tuple[int, str]:
+        """Return the local property `zfsilo:epoch`: the number, and the operation that gave it.
+
+        0 when it or the dataset is missing. Raises Conflict when it is not a number.
+        """
+
+    def why_keep(self, dataset: str, marks: Pairs) -> str:
+        """Return "" for a zvol that is as its creation with these marks left it, else a sentence.
+
+        It may be destroyed only when it is not used, no epoch was given, its filesystem mark is the
+        first one, `zfsilo:operation` is that of the creation, and nothing was written to it.
+        """
 
     def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         """Tell whether the zvol has the name `target`, and not `source`.
@@ -107,6 +113,9 @@ class SnapshotAdapter(Protocol):
 
     def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
         """Make the snapshots of a set at one moment; an incomplete set is made again."""
+
+    def is_made_by(self, refs: tuple[SnapshotRef, ...], uid: str, operation: str) -> bool:
+        """Tell whether the snapshots of a set that exist were taken by this operation."""
 
     def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
         """Destroy snapshots, each as soon as it has no clone: `zfs destroy -d`."""

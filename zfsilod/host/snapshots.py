@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from zfsilod.host.zfs import (
     ANY,
     CHANGE_TIMEOUT_S,
+    OPERATION,
     READ_TIMEOUT_S,
     UID,
     RealZfs,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 SET_UID = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
-PROPERTIES = ("guid", SET_UID, "defer_destroy", UID)
+PROPERTIES = ("guid", SET_UID, "defer_destroy", UID, OPERATION)
 LISTED = ("guid", "volsize", "creation", "defer_destroy")
 MARKS = ("cut", "snapshot", "members", "filesystems", "labels")
 
@@ -79,6 +80,12 @@ class RealSnapshots:
         if done.rc != 0:
             reason = first_line(done).rpartition("': ")[2]
             raise refused(done, reason, refs[0].dataset)
+
+    def is_made_by(self, refs: tuple[SnapshotRef, ...], uid: str, operation: str) -> bool:
+        datasets = self._get(refs, uid)
+        present = [ref for ref in refs if _is_present(datasets, ref, uid)]
+        marks = [datasets[_name(ref, uid)][OPERATION] for ref in present]
+        return all((value if source == "local" else "") == operation for value, source in marks)
 
     def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
         datasets = self._get(refs, uid)

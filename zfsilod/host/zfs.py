@@ -35,9 +35,14 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
     from zfsilod.model.record import Pairs
 
-UID = f"{PREFIX}uid"
+UID, EPOCH = f"{PREFIX}uid", f"{PREFIX}epoch"
+OPERATION, FILESYSTEM = f"{PREFIX}operation", f"{PREFIX}filesystem"
+# The logical bytes of a new zvol and of a new clone, in OpenZFS 2.3, for every volblocksize. The
+# first block that is written adds 8 KiB or more: a block of 4 KiB and one that points to it.
+NEW_ZVOL_BYTES, NEW_CLONE_BYTES = 28672, 4096
 MARKS = (
     "uid",
+    "epoch",
     "id",
     "filesystem",
     "mode",
@@ -47,13 +52,6 @@ MARKS = (
     "source_snapshot",
     "source_volume",
 )
-EPOCH = f"{PREFIX}epoch"
-FIRST_MARKS = (f"{PREFIX}operation", f"{PREFIX}filesystem")
-USE = (*FIRST_MARKS, EPOCH, "origin", "written", "logicalreferenced")
-# A new zvol has metadata only: seven blocks of 2^ashift bytes, without copies and parity. A clone
-# has nothing of its own.
-NEW_BYTES = 64 << 10
-CLONED_BYTES = 8 << 10
 LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")
 READ_TIMEOUT_S = 30
 LIST_TIMEOUT_S = 120  # for a pool with very many datasets
@@ -140,25 +138,36 @@ class RealZfs:
             users=" ".join(names),
         )
 
-    def find_sign_of_use(self, dataset: str, *, uid: str, marks: Pairs) -> str:
-        if not self.has_zvol(dataset, uid=uid, guid=""):
-            return ""
+    def find_epoch(self, dataset: str) -> tuple[int, str]:
+        value, source = self._get(dataset, EPOCH).get(EPOCH, ("", ""))
+        if source != "local":
+            return 0, ""
+        number, _colon, operation = value.partition(":")
+        if not (number.isascii() and number.isdecimal()):
+            raise foreign(dataset, f"its {EPOCH} is not a number")
+        return int(number), operation
+
+    def why_keep(self, dataset: str, marks: Pairs) -> str:
+        pool = pool_of(check_dataset(dataset))
+        # What was written a moment ago may be in the intent log only: zpool-sync(8).
+        self._run(["zpool", "sync", pool], timeout_s=CHANGE_TIMEOUT_S)
+        names = (OPERATION, EPOCH, FILESYSTEM, "origin", "logicalreferenced", "logicalused")
+        properties = self.properties(dataset, names)
+        local = {name: value for name, (value, source) in properties.items() if source == "local"}
         first = dict(marks)
-        present = self.properties(dataset, USE)
-        for name in FIRST_MARKS:
-            value, source = present[name]
-            if source != "local" or value != first.get(name, ""):
-                return f"its {name} is {value}, not {first.get(name, '') or 'unset'}"
-        if present[EPOCH][1] in ("local", "received"):
-            return "it was published"
-        names = self.dependents(dataset)
-        if names:
-            return f"it has snapshots or clones ({', '.join(names)})"
-        is_clone = present["origin"][0] != "-"
-        measure, most = ("written", CLONED_BYTES) if is_clone else ("logicalreferenced", NEW_BYTES)
-        if int(present[measure][0]) > most:
-            return f"{present[measure][0]} bytes were written to it"
-        return zvol_device.find_sign_of_use(dataset, blank=not is_clone)
+        if local.get(OPERATION, "") != first.get(OPERATION, ""):
+            return f"zvol {dataset} was kept: another operation made it"
+        if EPOCH in local:
+            return f"zvol {dataset} was kept: it was published"
+        if local.get(FILESYSTEM, "") != first.get(FILESYSTEM, ""):
+            return f"zvol {dataset} was kept: a filesystem was made on it"
+        if properties["origin"][0] == "-":
+            written = int(properties["logicalreferenced"][0]) > NEW_ZVOL_BYTES
+        else:
+            written = int(properties["logicalused"][0]) > NEW_CLONE_BYTES
+        if written or self.dependents(dataset):
+            return f"zvol {dataset} was kept: it has data"
+        return ""
 
     # Moving to the trash and back
 

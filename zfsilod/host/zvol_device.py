@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 BLKZNAME = 0x8100127D  # _IOR(0x12, 125, char[256]) of OpenZFS: the dataset of a zvol device
 NAME_BYTES = 256
-MIB = 1 << 20
 DEADLINE_S = 20
 TRIGGER_TIMEOUT_S = 10
 
@@ -64,26 +63,6 @@ def dataset_of(path: str) -> str:
     finally:
         os.close(descriptor)
     return name.partition(b"\0")[0].decode()
-
-
-def find_sign_of_use(dataset: str, *, blank: bool) -> str:
-    """Return why the device of a zvol seems to be in use; "" when it does not, or is missing.
-
-    An exclusive user is one; with `blank`, so is the first MiB when it is not zeros.
-    """
-    try:
-        descriptor = os.open(link(dataset), os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return f"its device cannot be opened exclusively ({error.strerror})"
-    try:
-        data = os.pread(descriptor, MIB, 0) if blank else b""
-    except OSError as error:
-        return f"its device cannot be read ({error.strerror})"
-    finally:
-        os.close(descriptor)
-    return "its first MiB is not empty" if data.strip(b"\0") else ""
 
 
 def _trigger_udev(run: Runner, dataset: str) -> None:

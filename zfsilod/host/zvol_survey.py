@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.host.zfs import ANY, UID, RealZfs
+from zfsilod.host.zfs import ANY, EPOCH, UID, RealZfs
 from zfsilod.host.zfs_output import Properties, table
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.names import check_dataset
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Runner
 
 TIMEOUT_S = 120
-SURVEYED = ("type", "guid", UID, "volsize")
+SURVEYED = ("type", "guid", UID, EPOCH, "volsize")
 
 
 class SurveyedZfs(RealZfs):

@@ -13,8 +13,9 @@ R = TypeVar("R", bound=Record)
 
 def apply_observed(record: R, facts: dict[str, str]) -> R:
     """Return a record with the facts that its operation observed (HostStep.observed)."""
-    if isinstance(record, Volume) and "guid" in facts:
-        return record.but(guid=facts["guid"])
+    if isinstance(record, Volume):
+        epoch = int(facts.get("epoch", record.epoch))
+        return record.but(guid=facts.get("guid", record.guid), epoch=epoch)
     if isinstance(record, Snapshot):
         return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))
     if isinstance(record, Attachment):

@@ -87,6 +87,7 @@ AREAS: dict[str, dict[str, str]] = {
         "IN_USE": "in use on this host",
         "LOST": "the record exists, but not its zvol or snapshot in the pool",
         "MODE": "a raw block volume cannot become a volume with a filesystem",
+        "ZVOL_NEWER": "the zvol knows a later change of access than the record: the store is old",
         "NOT_OURS": "the dataset or certificate was not made by this host",
         "NO_DATASET": "the dataset does not exist",
         "NO_ORPHAN": "no orphan of this name",

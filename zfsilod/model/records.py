@@ -338,6 +338,11 @@ class Action(Record, tag="Action", aliases=("Move",)):
         return self.up in self.step.final
 
     @property
+    def began(self) -> bool:
+        """Whether this operation has changed something by it, or may have."""
+        return self.status in ("STARTED", "DONE")
+
+    @property
     def way(self) -> str:
         """Its direction as a word."""
         return "do" if self.up else "undo"
@@ -434,9 +439,7 @@ class Operation(Stored, tag="Operation"):
     @property
     def behind(self) -> tuple[str, ...]:
         """Descriptions of the actions whose effects remain."""
-        return tuple(
-            action.description for action in self.actions if action.status in ("STARTED", "DONE")
-        )
+        return tuple(action.description for action in self.actions if action.began)
 
     def with_status(self, index: int, status: ActionStatus, *, took_ms: int = 0) -> Operation:
         """Return the operation with another status of one action."""

@@ -1,8 +1,11 @@
 """The request that adopts a zvol without a record: a foreign one, or one of a lost store.
 
 zfsilo stores the fields of a volume as user properties of its zvol (plans.marks). Publications are
-not among them. The first epoch after an adoption is the time of the adoption, in seconds, which is
-later than every epoch before.
+not among them. The first epoch after an adoption is the time of the adoption, in seconds, or that
+of the zvol, whichever is later.
+
+A store that was restored from a backup has the record of a volume, and the zvol knows a later
+epoch. The adoption then takes the epoch from the zvol and drops the publications of the backup.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition
 from zfsilod.model.host_facts import Filesystem, FilesystemState, ListedZvol
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import AccessMode, Mode, Trashed, Volume
+from zfsilod.model.records import AccessMode, Mode, Publication, Trashed, Volume
 from zfsilod.model.validation import check_id
 from zfsilod.requests.clones import origin_kept
-from zfsilod.requests.request import Plan, Request, View, put
+from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
+    from zfsilod.model.records import Operation
     from zfsilod.requests.context import Context
+    from zfsilod.requests.request import Preemption
     from zfsilod.storage.transaction import Transaction
 
 
@@ -48,6 +53,9 @@ class AdoptVolume(Request[None]):
 
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "volume id")
+        outdated = view.txn.get(Volume, self.id)
+        if outdated is not None and self.is_newer_than(outdated):
+            return self._merge(outdated, view)
         self.check_new(view.txn)
         volume = self.volume(view)
         return Plan(
@@ -55,6 +63,38 @@ class AdoptVolume(Request[None]):
             claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
             actions=plans.adoption(volume) if not self.zvol.uid else (),
             commit=(put(self.record(volume, view)), *origin_kept(volume)),
+        )
+
+    def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
+        # An operation of a restored store cannot be rolled back: the zvol is newer than it.
+        is_outdated = owner.failure is not None and owner.failure.reason == "ZVOL_NEWER"
+        return ("RETRY_ROLLBACK", "ABANDON") if is_outdated else ()
+
+    def is_newer_than(self, volume: Volume) -> bool:
+        """Tell whether the zvol is that of the record, and carries a later epoch."""
+        zvol = self.zvol
+        same = (zvol.uid, zvol.guid, zvol.dataset) == (volume.uid, volume.guid, volume.dataset)
+        return same and parse_epoch(zvol) > volume.epoch
+
+    def _merge(self, volume: Volume, view: View) -> Plan:
+        """Return the plan that brings an outdated record up to its zvol, without publications."""
+        now = self.volume(view)
+        publications = list(view.txn.scan_below(Publication, volume.id))
+        merged = volume.but(
+            capacity_bytes=max(volume.capacity_bytes, now.capacity_bytes),
+            filesystem=now.filesystem if now.filesystem.state != "NONE" else volume.filesystem,
+            state="CREATED",
+            epoch=now.epoch,
+            updated_at=view.now,
+        )
+        return Plan(
+            title=f"adopt {self.zvol.dataset} as {self.id}, without the publications of a backup",
+            claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
+            commit=(
+                put(merged),
+                *map(drop, publications),
+                *(drop_secret(publication.secret) for publication in publications),
+            ),
         )
 
     def record(self, volume: Volume, view: View) -> Volume | Trashed:
@@ -101,7 +141,7 @@ class AdoptVolume(Request[None]):
             source_snapshot=marks.get("source_snapshot", ""),
             source_volume=marks.get("source_volume", ""),
             origin=self.origin or uids.get(self.zvol.origin, ""),
-            epoch=view.now,
+            epoch=max(view.now, parse_epoch(self.zvol)),
             created_at=view.now,
             updated_at=view.now,
         )
@@ -110,6 +150,12 @@ class AdoptVolume(Request[None]):
 def all_volumes(txn: Transaction) -> tuple[Volume, ...]:
     """Return every volume, those in the trash included."""
     return (*txn.scan(Volume), *(trashed.volume for trashed in txn.scan(Trashed)))
+
+
+def parse_epoch(zvol: ListedZvol) -> int:
+    """Return the epoch in the marks of a zvol; 0 without one, or when it is not a number."""
+    number = dict(zvol.marks).get("epoch", "").partition(":")[0]
+    return int(number) if number.isascii() and number.isdecimal() else 0
 
 
 def parse_labels(mark: str) -> dict[str, str]:

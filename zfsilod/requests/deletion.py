@@ -68,7 +68,7 @@ class DeleteVolume(Request[ZvolDependents]):
             return Plan(
                 title=title,
                 claims=claims,
-                actions=plans.down([plans.zvol(volume)]),
+                actions=(*plans.up([plans.not_newer(volume)]), *plans.down([plans.zvol(volume)])),
                 commit=(drop(volume), *released(volume)),
             )
         trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
@@ -82,7 +82,9 @@ class DeleteVolume(Request[ZvolDependents]):
         return Plan(
             title=f"{title}, into the trash",
             claims=(*claims, f"trash/{volume.uid}"),
-            actions=plans.up([plans.in_trash(volume, volume.dataset, trash)]),
+            actions=plans.up(
+                [plans.not_newer(volume), plans.in_trash(volume, volume.dataset, trash)]
+            ),
             commit=(drop(volume), put(trashed)),
         )
 
@@ -138,7 +140,7 @@ class PurgeVolume(Request[ZvolDependents]):
         return Plan(
             title=f"purge {volume.id} from the trash",
             claims=(f"trash/{volume.uid}",),
-            actions=plans.down([plans.zvol(volume)]),
+            actions=(*plans.up([plans.not_newer(volume)]), *plans.down([plans.zvol(volume)])),
             commit=(drop(trashed), *released(volume)),
         )
 

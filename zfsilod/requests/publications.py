@@ -68,7 +68,7 @@ class Publish(Request[None]):
         if publication != self._confirmed(publication, view):
             return None
         actions = plans.publish(volume, publication, view.settings.export, self._others(txn))
-        return (*plans.up([plans.zvol(volume)]), *actions)
+        return (*plans.up([plans.zvol(volume), plans.not_newer(volume)]), *actions)
 
     def authorise(self, view: View) -> None:
         if view.caller.role != "host":
@@ -139,19 +139,25 @@ class Publish(Request[None]):
         export = view.settings.export
         actions = plans.publish(volume, publication, export, others)
         if before is not None and renewed:
-            actions = (*plans.revoke(volume, before, export, others), *actions)
-        epoch = max(volume.epoch, publication.epoch)
+            both = [*others, publication]  # the ACL of the new name stands beside the old one's
+            actions = (*plans.revoke(volume, before, export, both), *actions)
+        counted = volume.but(epoch=max(volume.epoch, publication.epoch))
+        first = (
+            plans.epoch(volume, counted.epoch, view.operation_id)
+            if renewed
+            else plans.not_newer(volume)
+        )
         target = plans.target_name(export.prefix, volume)
         return Plan(
             title=f"publish {self.volume} to {self.host} over iscsi",
             claims=(f"volume/{self.volume}",),
-            actions=actions,
+            actions=(*plans.up([first]), *actions),
             commit=(
-                put(volume.but(state="PUBLISHED", epoch=epoch)),
+                put(counted.but(state="PUBLISHED")),
                 put(publication),
                 *((drop_secret(before.secret),) if before is not None and renewed else ()),
             ),
-            revert=(drop_secret(publication.secret),) if renewed else (),
+            revert=(put(volume), drop_secret(publication.secret)) if renewed else (),
             secrets={publication.secret: chap_for(publication, target)} if renewed else {},
         )
 
@@ -281,7 +287,11 @@ class Unpublish(Request[None]):
         ]
         kept = [publication for publication in publications if publication not in withdrawn]
         fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
+        counted = volume.but(epoch=volume.epoch + 1)
         actions: list[Action] = []
+        if withdrawn:
+            guards = [] if fence else plans.no_sessions(volume, withdrawn, view.settings.export)
+            actions += plans.up([*guards, plans.epoch(volume, counted.epoch, view.operation_id)])
         for index, publication in enumerate(withdrawn):
             others = [*kept, *withdrawn[index + 1 :]]
             actions += plans.unpublish(
@@ -296,8 +306,9 @@ class Unpublish(Request[None]):
             commit=(
                 *(drop(publication) for publication in withdrawn),
                 *(drop_secret(publication.secret) for publication in withdrawn),
-                *((put(volume.but(state=state)),) if withdrawn else ()),
+                *((put(counted.but(state=state)),) if withdrawn else ()),
             ),
+            revert=(put(volume),) if withdrawn else (),
         )
 
     def preempts(self, owner: Operation) -> tuple[Preemption, ...]:

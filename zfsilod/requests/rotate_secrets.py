@@ -68,20 +68,34 @@ class RotateSecrets(Request[frozenset[str]]):
         before = [publication for publication in publications if publication.id not in inputs]
         after = [old.but(rotation=old.rotation + 1, rotation_due=False) for old in before]
         target = plans.target_name(export.prefix, volume)
+        counted = volume.but(epoch=volume.epoch + 1)
+        guards = [] if self.force else plans.no_sessions(volume, before, export)
+        first = (
+            plans.up([*guards, plans.epoch(volume, counted.epoch, view.operation_id)])
+            if before
+            else ()
+        )
         return Plan(
             title=", and ".join(self._titles(waiting, before)),
             claims=(f"volume/{self.volume}",),
-            actions=tuple(
-                action
-                for old, new in zip(before, after, strict=True)
-                for action in plans.rotation(volume, old, new, export, force=self.force)
+            actions=(
+                *first,
+                *(
+                    action
+                    for old, new in zip(before, after, strict=True)
+                    for action in plans.rotation(volume, old, new, export, force=self.force)
+                ),
             ),
             commit=(
+                *((put(counted),) if before else ()),
                 *map(put, after),
                 *(drop_secret(publication.secret) for publication in before),
                 *(put(publication.but(rotation_due=True)) for publication in waiting),
             ),
-            revert=tuple(drop_secret(publication.secret) for publication in after),
+            revert=(
+                *((put(volume),) if before else ()),
+                *(drop_secret(publication.secret) for publication in after),
+            ),
             secrets={publication.secret: chap_for(publication, target) for publication in after},
         )
 

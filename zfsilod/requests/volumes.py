@@ -213,7 +213,7 @@ class UpdateVolume(Request["PoolSpace | None"]):
         return Plan(
             title=f"update {self.id} ({', '.join(self.mask)})",
             claims=(f"volume/{self.id}",),
-            actions=tuple(actions),
+            actions=(*(plans.up([plans.not_newer(volume)]) if actions else ()), *actions),
             commit=(put(new),),
         )
 

@@ -96,13 +96,17 @@ def _id(zvol: ListedZvol, wanted: str) -> str:
 
 
 async def unknown_volumes(context: Context) -> list[AdoptVolume]:
-    """Return the requests for volumes without a record: living ones, then those in the trash."""
+    """Return the requests for volumes without a record, those in the trash last.
+
+    Also for those whose record is older than the zvol.
+    """
     with context.read() as txn:
-        known = {volume.uid for volume in volumes_by_dataset(txn).values()}
+        known = {volume.uid: volume for volume in volumes_by_dataset(txn).values()}
     unknown = [
         request
         for request in await find_zvols(context, context.settings.root, "")
-        if request.zvol.uid and request.zvol.uid not in known
+        if request.zvol.uid
+        and (request.zvol.uid not in known or request.is_newer_than(known[request.zvol.uid]))
     ]
     return [request for request in unknown if not _is_in_trash(request)] + [
         AdoptTrashed(

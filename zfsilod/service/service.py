@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zfsilod.engine.steps.zfs import Epoch
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -26,6 +27,7 @@ from zfsilod.model.errors import (
     revive,
 )
 from zfsilod.model.pool_space import PoolSpace
+from zfsilod.model.record import pairs
 from zfsilod.model.records import (
     Attachment,
     Failure,
@@ -397,7 +399,12 @@ class Service:
                     reason="NOT_STUCK",
                     operation=operation_id,
                 )
-            return txn.finish(operation, "ABANDONED")
+            # An epoch on the zvol is given, whatever becomes of the operation.
+            facts = dict(operation.facts)
+            for action in operation.actions:
+                if isinstance(action.step, Epoch) and action.began:
+                    facts["epoch"] = str(action.step.epoch)
+            return txn.finish(operation.but(facts=pairs(facts)), "ABANDONED")
 
         self.operation(operation_id)  # or NotFound
         abandoned = await self.context.write(release)

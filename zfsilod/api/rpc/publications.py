@@ -114,9 +114,10 @@ class PublicationMethods:
 
         need_view(call, volume_id)
         await _bind(call)
-        volume, publication = call.read(read)
-        # The first decryption imports cryptography: not on the event loop.
+        volume, _publication = call.read(read)
         filesystem = await report_filesystem.known_filesystem(call.service.context, volume)
+        volume, publication = call.read(read)  # it may have been withdrawn meanwhile
+        # The first decryption imports cryptography: not on the event loop.
         chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
         export = call.service.context.settings.export
         return volume_pb2.FetchConnectionResponse(

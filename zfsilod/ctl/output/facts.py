@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SECTIONS = {
     "Zvol": "zvol",
+    "NotNewer": "zvol",
     "ZvolSize": "zvol",
     "ZvolProperty": "zvol",
     "Backstore": "export",

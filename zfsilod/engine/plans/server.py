@@ -9,7 +9,15 @@ from zfsilod.engine.plans.actions import down, up
 from zfsilod.engine.steps.access import Acl, AclSecrets, Fenced, MappedLun, NoSession, NoUnknownAcls
 from zfsilod.engine.steps.export import Backstore, Enabled, Lun, Portals, Target
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
-from zfsilod.engine.steps.zfs import InTrash, Reserved, Zvol, ZvolProperty, ZvolSize
+from zfsilod.engine.steps.zfs import (
+    Epoch,
+    InTrash,
+    NotNewer,
+    Reserved,
+    Zvol,
+    ZvolProperty,
+    ZvolSize,
+)
 from zfsilod.model.record import Pairs, Record, pairs
 
 if TYPE_CHECKING:
@@ -120,6 +128,16 @@ def properties(volume: Volume, values: dict[str, str]) -> tuple[Action, ...]:
 def in_trash(volume: Volume, home: str, trash: str) -> InTrash:
     """Return the step that moves a volume's zvol from its home into the trash."""
     return InTrash(dataset=home, trash=trash, uid=volume.uid, guid=volume.guid)
+
+
+def epoch(volume: Volume, number: int, operation: str) -> Epoch:
+    """Return the step before a change of access: the zvol has the new epoch."""
+    return Epoch(dataset=volume.dataset, volume=volume.id, epoch=number, operation=operation)
+
+
+def not_newer(volume: Volume) -> NotNewer:
+    """Return the guard before any other change: the record is not older than the zvol."""
+    return NotNewer(dataset=volume.dataset, volume=volume.id, epoch=volume.epoch)
 
 
 # Marks: ZFS user properties
@@ -296,6 +314,14 @@ def revoke(
     return (*up([guard]), *down([mapped]), *up([guard]), *down([acl]))
 
 
+def no_sessions(
+    volume: Volume, publications: Sequence[Publication], export: Export
+) -> list[NoSession]:
+    """Return the guards that refuse the end of access while one of the clients has a session."""
+    target = target_name(export.prefix, volume)
+    return [_no_session(target, volume, publication) for publication in publications]
+
+
 def _no_session(target: str, volume: Volume, publication: Publication) -> NoSession:
     return NoSession(
         target=target,
@@ -331,6 +357,7 @@ def server_facts(
     """Return every fact of a volume on its server, as its records require it."""
     steps: list[Step] = [
         zvol(volume),
+        not_newer(volume),
         ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
     ]
     if not publications:

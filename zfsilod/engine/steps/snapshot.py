@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.step import HostStep
-from zfsilod.engine.steps.zfs import kept_zvol
+from zfsilod.engine.step import KEPT, HostStep
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
@@ -31,8 +30,12 @@ class SnapshotSet(HostStep, tag="Cut", part="POOL"):
     def undo(self, host: HostAdapters) -> None:
         host.snapshots.release(self.refs, self.uid)
 
-    def creates(self) -> bool:
-        return True
+    def revert(self, host: HostAdapters) -> dict[str, str]:
+        operation = dict(self.marks).get("zfsilo:operation", "")
+        if not host.snapshots.is_made_by(self.refs, self.uid, operation):
+            return {KEPT: f"{self._name()} was kept: this operation did not take it"}
+        self.undo(host)
+        return {}
 
     def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         guids = host.snapshots.find_guids(self.refs, self.uid)
@@ -102,11 +105,13 @@ class Clone(HostStep, tag="Clone", part="POOL"):
             own=self.own,
         )
 
-    def creates(self) -> bool:
-        return True
-
-    def kept_by_rollback(self, host: HostAdapters) -> str:
-        return kept_zvol(host, self.dataset, self.uid, self.marks)
+    def revert(self, host: HostAdapters) -> dict[str, str]:
+        if host.zfs.has_zvol(self.dataset, uid=self.uid, guid=""):
+            kept = host.zfs.why_keep(self.dataset, self.marks)
+            if kept:
+                return {KEPT: kept}
+        self.undo(host)
+        return {}
 
     def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}

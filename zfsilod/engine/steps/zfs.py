@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.step import HostStep, OneWay
+from zfsilod.engine.step import KEPT, Guard, HostStep, OneWay
+from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.records import Resources
 from zfsilod.model.sizes import show_round
 
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.record import Pairs
+
+EPOCH = "zfsilo:epoch"  # of the last change of access, and the operation that made it
 
 
 class Zvol(HostStep, tag="Zvol", part="POOL"):
@@ -42,11 +45,12 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
     def undo(self, host: HostAdapters) -> None:
         host.zfs.destroy_zvol(self.dataset, uid=self.uid, guid=self.guid)
 
-    def creates(self) -> bool:
-        return True
-
-    def kept_by_rollback(self, host: HostAdapters) -> str:
-        return kept_zvol(host, self.dataset, self.uid, self.marks)
+    def revert(self, host: HostAdapters) -> dict[str, str]:
+        kept = self.probe(host) and host.zfs.why_keep(self.dataset, self.marks)
+        if kept:
+            return {KEPT: kept}
+        self.undo(host)
+        return {}
 
     def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
         return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
@@ -63,12 +67,6 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
 
     def resources(self) -> Resources:
         return Resources(datasets=(self.dataset,), volumes=(self.uid,))
-
-
-def kept_zvol(host: HostAdapters, dataset: str, uid: str, marks: Pairs) -> str:
-    """Return why a zvol with these first marks must outlive the rollback of its creation."""
-    sign = host.zfs.find_sign_of_use(dataset, uid=uid, marks=marks)
-    return f"zvol {dataset} is kept: {sign}; adopt it, or remove it as an orphan" if sign else ""
 
 
 class ZvolSize(OneWay, tag="ZvolSize", part="POOL"):
@@ -111,6 +109,12 @@ class ZvolProperty(HostStep, tag="ZvolProperty", part="POOL"):
     def undo(self, host: HostAdapters) -> None:
         host.zfs.set_property(self.dataset, self.name, self.previous)
 
+    def revert(self, host: HostAdapters) -> dict[str, str]:
+        # Another value is not from this operation: a later one has set it.
+        if self.probe(host):
+            self.undo(host)
+        return {}
+
     def fact(self) -> str:
         return f"property {self.name} is {self.value or 'inherited'}"
 
@@ -127,6 +131,89 @@ class ZvolProperty(HostStep, tag="ZvolProperty", part="POOL"):
         if value:
             return f"set property {self.name}={value} of zvol {self.dataset}"
         return f"let zvol {self.dataset} inherit property {self.name}"
+
+
+class Epoch(OneWay, tag="Epoch", part="POOL"):
+    """The zvol carries this epoch, before the access that it counts is changed.
+
+    Sticky: an epoch is never given twice, so a rollback leaves it. A store that was restored from
+    a backup has a lower one than the zvol, and changes nothing.
+    """
+
+    sticky = True
+    dataset: str
+    volume: str
+    epoch: int
+    operation: str  # that gives the epoch; the zvol carries it too
+
+    def probe(self, host: HostAdapters) -> bool:
+        self.check_current(host)
+        return host.zfs.find_epoch(self.dataset) == (self.epoch, self.operation)
+
+    def do(self, host: HostAdapters) -> None:
+        try:
+            host.zfs.set_property(self.dataset, EPOCH, f"{self.epoch}:{self.operation}")
+        except FailedPrecondition as error:
+            if error.reason != "NO_DATASET":  # of a zvol that is gone, access can still be ended
+                raise
+
+    def revert(self, host: HostAdapters) -> dict[str, str]:
+        return {"epoch": str(self.epoch)} if self.probe(host) else {}
+
+    def check_current(self, host: HostAdapters) -> None:
+        epoch, operation = host.zfs.find_epoch(self.dataset)
+        if epoch > self.epoch or (epoch == self.epoch and operation != self.operation):
+            raise newer(self.dataset, self.volume)
+
+    def fact(self) -> str:
+        return f"zvol has epoch {self.epoch}"
+
+    def describe_do(self) -> str:
+        return f"set epoch {self.epoch} of zvol {self.dataset}"
+
+    def resources(self) -> Resources:
+        return Resources(datasets=(self.dataset,))
+
+
+class NotNewer(Guard, tag="NotNewer", part="POOL"):
+    """The zvol has no later epoch than the record: the store is not older than the pool."""
+
+    dataset: str
+    volume: str
+    epoch: int  # of the record
+
+    def probe(self, host: HostAdapters) -> bool:
+        self.check_current(host)
+        return True
+
+    def refusal(self, _host: HostAdapters) -> Conflict:
+        return newer(self.dataset, self.volume)
+
+    def check_current(self, host: HostAdapters) -> None:
+        epoch, _operation = host.zfs.find_epoch(self.dataset)
+        if epoch > self.epoch:
+            raise newer(self.dataset, self.volume)
+
+    def fact(self) -> str:
+        return f"zvol has no epoch after {self.epoch}"
+
+    def describe_do(self) -> str:
+        return f"check that zvol {self.dataset} has no epoch after {self.epoch}"
+
+    def resources(self) -> Resources:
+        return Resources(datasets=(self.dataset,))
+
+
+def newer(dataset: str, volume: str) -> Conflict:
+    """Return the error for a zvol whose epoch is later than that of its record."""
+    return Conflict(
+        f"zvol {dataset} knows a later change of access than the record of volume {volume}: the "
+        f"store was restored from a backup; run `zfsiloctl adopt {dataset}` to go on without the "
+        "publications of the backup",
+        reason="ZVOL_NEWER",
+        dataset=dataset,
+        volume=volume,
+    )
 
 
 class InTrash(HostStep, tag="InTrash", part="POOL"):

@@ -38,6 +38,11 @@ class FakeSnapshots:
         snapshot_set = {"of": contents, "given_up": [], "marks": dict(marks), "sizes": sizes}
         self.facts.effect(f"cut:{uid}", snapshot_set)
 
+    def is_made_by(self, refs: tuple[SnapshotRef, ...], uid: str, operation: str) -> bool:
+        present = any(self._is_present(ref, uid) for ref in refs)
+        marks = self.facts.get(f"cut:{uid}")["marks"] if present else {}
+        return not present or marks.get("zfsilo:operation", "") == operation
+
     def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
         for ref in refs:
             if self._is_present(ref, uid):

@@ -80,19 +80,27 @@ class FakeZfs:
         if left and left != self.facts.get(name):
             self.facts.effect(name, left)
 
-    def find_sign_of_use(self, dataset: str, *, uid: str, marks: Pairs) -> str:
-        """As the real host; the fact "written:UID" stands for data that somebody wrote."""
-        if not self.has_zvol(dataset, uid=uid, guid=""):
-            return ""
-        present, first = self._zvol(dataset)["properties"], dict(marks)
-        for name in ("zfsilo:operation", "zfsilo:filesystem"):
-            if present.get(name, "") != first.get(name, ""):
-                return f"its {name} is {present.get(name, '-')}"
-        if present.get("zfsilo:epoch"):
-            return "it was published"
-        if self.dependents(dataset):
-            return "it has snapshots or clones"
-        return "data was written to it" if self.facts.get(f"written:{uid}") else ""
+    def find_epoch(self, dataset: str) -> tuple[int, str]:
+        zvol = self.facts.get(f"zvol:{dataset}")
+        mark = zvol["properties"].get("zfsilo:epoch", "0") if zvol else "0"
+        number, _colon, operation = mark.partition(":")
+        return int(number), operation
+
+    def why_keep(self, dataset: str, marks: Pairs) -> str:
+        zvol, first = self._zvol(dataset), dict(marks)
+        present = zvol["properties"]
+        if present.get("zfsilo:operation", "") != first.get("zfsilo:operation", ""):
+            return f"zvol {dataset} was kept: another operation made it"
+        if "zfsilo:epoch" in present:
+            return f"zvol {dataset} was kept: it was published"
+        if present.get("zfsilo:filesystem", "") != first.get("zfsilo:filesystem", ""):
+            return f"zvol {dataset} was kept: a filesystem was made on it"
+        content = self.facts.get(f"content:{zvol['uid']}")
+        origin = zvol.get("origin")
+        snapshot_set = self.facts.get(f"cut:{origin[0]}") if origin else None
+        if content and (snapshot_set is None or content != snapshot_set["of"].get(origin[1])):
+            return f"zvol {dataset} was kept: it has data"
+        return f"zvol {dataset} was kept: it has data" if self.dependents(dataset) else ""
 
     def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         if self.has_zvol(target, uid=uid, guid=guid):

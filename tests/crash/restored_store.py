@@ -1,0 +1,114 @@
+"""Restored stores: the store of any moment of a request comes back after the request has ended.
+
+Each case runs without a fault, and the store is copied after each of its writes. Then somebody
+writes to every zvol, and each copy in turn is put in place of the store. The daemon recovers and
+compares all volumes. Whatever the copy says: no zvol and no snapshot is gone, nothing that was
+written is gone, and no initiator has access that had none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from tests.crash.cases import CASES, Case
+from tests.crash.matrix import CaseRunner
+from tests.crash.randomness import CountedRandomness
+from tests.crash.simulated_machine import simulated_machine
+from tests.service_fixture import SETTINGS, administrator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.crash.report import CrashReport, Size
+    from tests.crash.simulated_machine import SimulatedMachine
+
+Pairs = list[tuple[bytes, bytes]]
+Facts = dict[str, Any]
+WRITTEN = {"type": "ext4", "uuid": "written by a client"}
+
+
+@contextmanager
+def copies(machine: SimulatedMachine) -> Iterator[list[Pairs]]:
+    """Collect a copy of the store before and after each write of daemon and workers."""
+    stores: list[Pairs] = []
+    change = type(machine.store).change
+
+    @contextmanager
+    def copied(store: Any) -> Iterator[Any]:
+        with change(store) as txn:
+            yield txn
+        stores.append(machine.dump()[0])
+
+    stores.append(machine.dump()[0])
+    with mock.patch("zfsilod.storage.store.Store.change", copied):
+        yield stores
+
+
+async def restore_at_every_point(case: Case, directory: Path, report: CrashReport) -> None:
+    """Run one case, then restore each copy of its store and check what the daemon does."""
+    randomness = CountedRandomness()
+    settings = SETTINGS.but(trash_retention_s=case.retention_s)
+    with randomness.patched(), mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)):
+        async with simulated_machine(directory, settings) as machine:
+            runner = CaseRunner(case, machine, randomness)
+            await runner.prepare()
+            await machine.load(runner.start)
+            randomness.restore()
+            machine.injector.set()
+            with copies(machine) as stores:
+                await machine.carry_out(case.submit)
+            facts = written(machine.host.facts.snapshot())
+            for number, store in enumerate(stores):
+                await machine.load((store, facts))
+                await recover(machine)
+                problems = list(losses(facts, machine.host.facts.snapshot()))
+                problem = f"{case.name}, copy {number}: {'; '.join(problems)}" if problems else ""
+                report.case(case.request.kind, "restored store", problem)
+
+
+async def recover(machine: SimulatedMachine) -> None:
+    """Let a new daemon recover its operations and repair what differs, twice."""
+    for _pass in range(2):
+        await machine.supervisor.recover()
+        while machine.busy_units():
+            await asyncio.gather(*machine.busy_units(), return_exceptions=True)
+        machine.request(
+            lambda fixture: fixture.service.reconciler.sync_all(caller=administrator("boot"))
+        )
+        await asyncio.gather(*machine.requests, return_exceptions=True)
+
+
+def written(facts: Facts) -> Facts:
+    """Return the facts after somebody wrote to every zvol."""
+    zvols = [fact["uid"] for name, fact in facts.items() if name.startswith("zvol:")]
+    return facts | {f"content:{uid}": facts.get(f"content:{uid}") or WRITTEN for uid in zvols}
+
+
+def losses(before: Facts, after: Facts) -> Iterator[str]:
+    """Yield what is gone, and who has access now."""
+    guids = {fact["guid"] for name, fact in after.items() if name.startswith("zvol:")}
+    for name, fact in before.items():
+        if name.startswith("zvol:") and fact["guid"] not in guids:
+            yield f"{name} is gone"
+        if name.startswith(("cut:", "content:")) and after.get(name) != fact:
+            yield f"{name} is {after.get(name)}, not {fact}"
+    for name in after:
+        if name.startswith("acl:") and name not in before:
+            yield f"{name} is admitted again"
+
+
+def run(report: CrashReport, *, size: Size, seed: int) -> None:
+    """Run all cases."""
+    logging.disable(logging.ERROR)  # the daemon logs each operation that it cannot roll back
+    for case in CASES:
+        before = report.passed.total()
+        with tempfile.TemporaryDirectory() as directory:
+            asyncio.run(restore_at_every_point(case, Path(directory), report))
+        report.say(f"{case.name}, restored store: {report.passed.total() - before} passed")
+    logging.disable(logging.NOTSET)
