@@ -85,6 +85,10 @@ class TestUnauthenticatedAccess:
         services = (*SERVICES, HEALTH, REFLECTION)
         methods = [method for service in services for method in service.methods]
         codes = {path_of(method): status_code(channel, method) for method in methods}
+        # After 16 calls without an identity the connection is closed: the next one is lost with it.
+        for method in methods:
+            if codes[path_of(method)] == grpc.StatusCode.UNAVAILABLE:
+                codes[path_of(method)] = status_code(channel, method)
         assert len(codes) > 50
         assert set(codes.values()) == {grpc.StatusCode.UNAUTHENTICATED}, codes
 
