@@ -31,7 +31,8 @@ except OSError as error:
     print(f"write failed: {{error.strerror}}", flush=True)
 """
 FAILED = "until journalctl -u writer -o cat | grep -q 'write failed'; do sleep 0.2; done"
-LOST = "until grep -qx FAILED /sys/class/iscsi_session/*/state; do sleep 0.2; done"
+# FREE after the time-out, which a slow machine may reach before it looks.
+LOST = "until grep -qxE 'FAILED|FREE' /sys/class/iscsi_session/*/state; do sleep 0.2; done"
 MAKE_FOREIGN = """
 zfs create -s -V 256M tank/vm-1
 udevadm settle
