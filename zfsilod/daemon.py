@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -24,6 +22,7 @@ from zfsilod import __version__, config
 from zfsilod.engine.locks import LOCK_DIRECTORY
 from zfsilod.engine.migrate import migrate
 from zfsilod.engine.worker import STATE_DIRECTORY, read_boot_id
+from zfsilod.gateway.service_manager import notify, notify_watchdog
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.security import audit, join_file
 from zfsilod.service import schedule, simulation
@@ -85,20 +84,20 @@ async def serve(paths: Paths, settings: config.Config) -> None:
         metrics = await _start_metrics(paths, settings, service, listeners, stack)
         bus = await _start_front_ends(paths, settings, service, listeners, stack)
         await supervisor.recover()
-        _notify("READY=1")
+        notify("READY=1")
         log.info("zfsilod %s is ready", __version__)
         background: list[Coroutine[None, None, None]] = [
             supervisor.run(),
             schedule.reconcile_all(
                 service, settings.sync.interval_s, partial(_note_report, metrics)
             ),
-            _notify_watchdog(),
+            notify_watchdog(),
             _stop_when_idle(service, settings, stop),
             _fail_when_bus_closes(bus),
         ]
         async with _running(background):
             await stop.wait()
-        _notify("STOPPING=1")
+        notify("STOPPING=1")
 
 
 async def _start_service(
@@ -236,14 +235,6 @@ async def _note_report(metrics: Metrics | None, report: SyncReport) -> None:
         await metrics.count_orphans()
 
 
-async def _notify_watchdog() -> None:
-    """Notify systemd twice per WATCHDOG_USEC while the event loop runs: sd_watchdog_enabled(3)."""
-    interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
-    while interval_us:
-        _notify("WATCHDOG=1")
-        await asyncio.sleep(interval_us / 2_000_000)
-
-
 async def _stop_when_idle(service: Service, settings: config.Config, stop: asyncio.Event) -> None:
     """Stop after daemon.idle_exit_s without volumes, attachments or operations."""
     if not settings.daemon.idle_exit_s:
@@ -274,13 +265,6 @@ async def _running(work: list[Coroutine[None, None, None]]) -> AsyncIterator[Non
                 task.cancel()
     except* ZfsiloError as failed:
         raise failed.exceptions[0] from None
-
-
-def _notify(state: str) -> None:
-    with contextlib.suppress(ImportError):
-        from systemd.daemon import notify
-
-        notify(state)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

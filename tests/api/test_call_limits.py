@@ -1,4 +1,4 @@
-"""Limits on the calls of one caller: what it takes is missed by nobody else."""
+"""Limits on the calls of one caller: other callers have places and threads of their own."""
 
 from __future__ import annotations
 

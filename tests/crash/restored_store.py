@@ -1,8 +1,8 @@
 """Restored stores: the store of any moment of a request comes back after the request has ended.
 
-Each case runs without a fault, and the store is copied after each of its writes. Then somebody
-writes to every zvol, and each copy in turn is put in place of the store. The daemon recovers and
-compares all volumes. Whatever the copy says: no zvol and no snapshot is gone, nothing that was
+Each case runs without a fault, and the store is copied after each of its writes. Then every zvol is
+written to, and each copy in turn is put in place of the store. The daemon recovers and compares all
+volumes. Whatever the copy says: no zvol and no snapshot is gone, nothing that was
 written is gone, and no initiator has access that had none.
 """
 

@@ -12,7 +12,7 @@ from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner
 from zfsilod.host import superblock
 from zfsilod.host.block import MIB, RealBlock
 from zfsilod.host.disks import Disks
-from zfsilod.host.run import Completed, Runner
+from zfsilod.host.run import Runner
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, ZfsiloError
 from zfsilod.model.host_facts import Disk, Filesystem
 
@@ -201,33 +201,13 @@ def test_an_xfs_is_half_made_while_it_says_so(
     start += bytes.fromhex(UUID.replace("-", ""))
     bench.write(0, start.ljust(126, b"\0") + bytes([progress]))
     bench.prove()
-    block = RealBlock(AnswersXfs(bench), bench.disks, bench.proofs)
+    answer = (f"xfs_repair -n {bench.path}", 1, "", "would have reset")
+    block = RealBlock(ScriptedRunner(answer), bench.disks, bench.proofs)
     if half_made:
         assert not block.has_filesystem(DISK, FORMATTING.but(type="xfs"))
         return
     with pytest.raises(Conflict, match="run `xfs_repair"):
         block.has_filesystem(DISK, FORMATTING.but(type="xfs"))
-
-
-class AnswersXfs(Runner):
-    """Answers xfs_repair, which says that the filesystem is damaged."""
-
-    def __init__(self, bench: DiskImage) -> None:
-        super().__init__()
-        self.bench = bench
-
-    def __call__(
-        self,
-        argv: list[str],
-        *,
-        timeout_s: float,
-        input: str = "",  # noqa: A002 - as in Runner
-        ok: tuple[int, ...] = (0,),
-        inherit: tuple[int, ...] = (),
-    ) -> Completed:
-        """Answer the check; no other tool is expected."""
-        assert argv == ["xfs_repair", "-n", str(self.bench.path)]
-        return Completed(tuple(argv), 1, "", "would have reset")
 
 
 def test_the_proof_is_saved_before_mkfs_starts(bench: DiskImage) -> None:

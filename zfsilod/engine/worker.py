@@ -94,20 +94,18 @@ def rollback(
         return run(forward.but(state="RUNNING"), host, save)
     operation = forget_volatile(operation, boot_id, "REVERTED")
     for index, action in reversed(list(enumerate(operation.actions))):
-        if action.status not in ("STARTED", "DONE"):
+        if not action.began:
             continue
         step = action.step
-        if isinstance(step, HostStep):
-            # A STARTED action may be half done, and a rollback that was killed may have half
-            # removed it: it is reverted even if its probe says that nothing is there.
-            if action.up:
-                left = step.revert(host)
-                operation = operation.but(facts=pairs(dict(operation.facts) | left))
-                if KEPT in left:
-                    continue  # its effect remains, as its status says
-            elif step.sticky:
-                pass
-            elif action.status == "STARTED" or not step.probe(host):
+        # A STARTED action may be half done, and a rollback that was killed may have half removed
+        # it: it is reverted even if its probe says that nothing is there.
+        if isinstance(step, HostStep) and action.up:
+            left = step.revert(host)
+            operation = operation.but(facts=pairs(dict(operation.facts) | left))
+            if KEPT in left:
+                continue  # its effect remains, as its status says
+        elif isinstance(step, HostStep) and not step.sticky:
+            if action.status == "STARTED" or not step.probe(host):
                 step.do(host)
         operation = save(operation.with_status(index, "REVERTED"))
     return save(operation.but(state="ROLLED_BACK"))
@@ -115,11 +113,7 @@ def rollback(
 
 def past_return(operation: Operation, host: HostAdapters) -> bool:
     """Tell whether a final action was started, unless it failed cleanly and changed nothing."""
-    finals = [
-        action
-        for action in operation.actions
-        if action.final and action.status in ("STARTED", "DONE")
-    ]
+    finals = [action for action in operation.actions if action.final and action.began]
     if any(action.status == "DONE" for action in finals):
         return True
     if operation.failure is None:

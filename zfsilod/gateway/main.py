@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from zfsilod.gateway.listener import Gateway
+from zfsilod.gateway.service_manager import notify, notify_watchdog
 from zfsilod.gateway.sockets import inherited
 from zfsilod.gateway.uplink import Uplink
 
@@ -34,8 +35,6 @@ def connect() -> socket.socket:
 
 async def serve() -> None:
     """Relay until a signal."""
-    from systemd.daemon import notify
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -44,20 +43,10 @@ async def serve() -> None:
     for listener, _unit in inherited():
         gateway.listen(listener)
     notify("READY=1")
-    watchdog = loop.create_task(_notify_watchdog())
+    watchdog = loop.create_task(notify_watchdog())
     await stop.wait()
     watchdog.cancel()
     gateway.close()
-
-
-async def _notify_watchdog() -> None:
-    """Notify systemd twice per WATCHDOG_USEC while the event loop runs: sd_watchdog_enabled(3)."""
-    from systemd.daemon import notify
-
-    interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
-    while interval_us:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(interval_us / 2_000_000)
 
 
 def main() -> int:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from zfsilod.host.zfs import (
     ANY,
     CHANGE_TIMEOUT_S,
-    OPERATION,
     READ_TIMEOUT_S,
     UID,
     RealZfs,
@@ -37,6 +36,7 @@ from zfsilod.host.zfs_output import (
 )
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ListedSnapshot
+from zfsilod.model.marks import OPERATION
 from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:

@@ -29,14 +29,14 @@ from zfsilod.host.zfs_output import (
 )
 from zfsilod.model.errors import Busy, FailedPrecondition, ZfsiloError
 from zfsilod.model.host_facts import ListedZvol
+from zfsilod.model.marks import EPOCH, FILESYSTEM, OPERATION, find_sign_of_use, parse_epoch
 from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
     from zfsilod.model.record import Pairs
 
-UID, EPOCH = f"{PREFIX}uid", f"{PREFIX}epoch"
-OPERATION, FILESYSTEM = f"{PREFIX}operation", f"{PREFIX}filesystem"
+UID = f"{PREFIX}uid"
 # The logical bytes of a new zvol and of a new clone, in OpenZFS 2.3, for every volblocksize. The
 # first block that is written adds 8 KiB or more: a block of 4 KiB and one that points to it.
 NEW_ZVOL_BYTES, NEW_CLONE_BYTES = 28672, 4096
@@ -142,10 +142,10 @@ class RealZfs:
         value, source = self._get(dataset, EPOCH).get(EPOCH, ("", ""))
         if source != "local":
             return 0, ""
-        number, _colon, operation = value.partition(":")
-        if not (number.isascii() and number.isdecimal()):
-            raise foreign(dataset, f"its {EPOCH} is not a number")
-        return int(number), operation
+        try:
+            return parse_epoch(value)
+        except ValueError:
+            raise foreign(dataset, f"its {EPOCH} is not a number") from None
 
     def why_keep(self, dataset: str, marks: Pairs) -> str:
         pool = pool_of(check_dataset(dataset))
@@ -154,20 +154,14 @@ class RealZfs:
         names = (OPERATION, EPOCH, FILESYSTEM, "origin", "logicalreferenced", "logicalused")
         properties = self.properties(dataset, names)
         local = {name: value for name, (value, source) in properties.items() if source == "local"}
-        first = dict(marks)
-        if local.get(OPERATION, "") != first.get(OPERATION, ""):
-            return f"zvol {dataset} was kept: another operation made it"
-        if EPOCH in local:
-            return f"zvol {dataset} was kept: it was published"
-        if local.get(FILESYSTEM, "") != first.get(FILESYSTEM, ""):
-            return f"zvol {dataset} was kept: a filesystem was made on it"
+        sign = find_sign_of_use(local, dict(marks))
         if properties["origin"][0] == "-":
             written = int(properties["logicalreferenced"][0]) > NEW_ZVOL_BYTES
         else:
             written = int(properties["logicalused"][0]) > NEW_CLONE_BYTES
-        if written or self.dependents(dataset):
-            return f"zvol {dataset} was kept: it has data"
-        return ""
+        if not sign and (written or self.dependents(dataset)):
+            sign = "it has data"
+        return f"zvol {dataset} was kept: {sign}" if sign else ""
 
     # Moving to the trash and back
 

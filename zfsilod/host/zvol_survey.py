@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.host.zfs import ANY, EPOCH, UID, RealZfs
+from zfsilod.host.zfs import ANY, UID, RealZfs
 from zfsilod.host.zfs_output import Properties, table
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.marks import EPOCH
 from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:

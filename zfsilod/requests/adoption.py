@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, get_args
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition
 from zfsilod.model.host_facts import Filesystem, FilesystemState, ListedZvol
+from zfsilod.model.marks import parse_epoch
 from zfsilod.model.record import Pairs, pairs
 from zfsilod.model.records import AccessMode, Mode, Publication, Trashed, Volume
 from zfsilod.model.validation import check_id
@@ -74,7 +75,7 @@ class AdoptVolume(Request[None]):
         """Tell whether the zvol is that of the record, and carries a later epoch."""
         zvol = self.zvol
         same = (zvol.uid, zvol.guid, zvol.dataset) == (volume.uid, volume.guid, volume.dataset)
-        return same and parse_epoch(zvol) > volume.epoch
+        return same and marked_epoch(zvol) > volume.epoch
 
     def _merge(self, volume: Volume, view: View) -> Plan:
         """Return the plan that brings an outdated record up to its zvol, without publications."""
@@ -141,7 +142,7 @@ class AdoptVolume(Request[None]):
             source_snapshot=marks.get("source_snapshot", ""),
             source_volume=marks.get("source_volume", ""),
             origin=self.origin or uids.get(self.zvol.origin, ""),
-            epoch=max(view.now, parse_epoch(self.zvol)),
+            epoch=max(view.now, marked_epoch(self.zvol)),
             created_at=view.now,
             updated_at=view.now,
         )
@@ -152,10 +153,12 @@ def all_volumes(txn: Transaction) -> tuple[Volume, ...]:
     return (*txn.scan(Volume), *(trashed.volume for trashed in txn.scan(Trashed)))
 
 
-def parse_epoch(zvol: ListedZvol) -> int:
+def marked_epoch(zvol: ListedZvol) -> int:
     """Return the epoch in the marks of a zvol; 0 without one, or when it is not a number."""
-    number = dict(zvol.marks).get("epoch", "").partition(":")[0]
-    return int(number) if number.isascii() and number.isdecimal() else 0
+    try:
+        return parse_epoch(dict(zvol.marks).get("epoch", ""))[0]
+    except ValueError:
+        return 0
 
 
 def parse_labels(mark: str) -> dict[str, str]:

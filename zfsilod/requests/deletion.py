@@ -68,7 +68,7 @@ class DeleteVolume(Request[ZvolDependents]):
             return Plan(
                 title=title,
                 claims=claims,
-                actions=(*plans.up([plans.not_newer(volume)]), *plans.down([plans.zvol(volume)])),
+                actions=plans.destruction(volume),
                 commit=(drop(volume), *released(volume)),
             )
         trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
@@ -140,7 +140,7 @@ class PurgeVolume(Request[ZvolDependents]):
         return Plan(
             title=f"purge {volume.id} from the trash",
             claims=(f"trash/{volume.uid}",),
-            actions=(*plans.up([plans.not_newer(volume)]), *plans.down([plans.zvol(volume)])),
+            actions=plans.destruction(volume),
             commit=(drop(trashed), *released(volume)),
         )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from zfsilod.engine import plans
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, FilesystemState, furthest
+from zfsilod.model.marks import FILESYSTEM
 from zfsilod.model.names import UUID
 from zfsilod.requests.adoption import parse_filesystem_mark
 from zfsilod.requests.request import Plan, Request, View, put
@@ -21,8 +22,6 @@ from zfsilod.requests.volumes import need_publication, need_volume
 if TYPE_CHECKING:
     from zfsilod.model.records import Publication, Volume
     from zfsilod.requests.context import Context
-
-MARK = "zfsilo:filesystem"
 
 
 class ReportFilesystem(Request[str]):
@@ -135,4 +134,4 @@ async def known_filesystem(context: Context, volume: Volume) -> Filesystem:
 
 async def _mark(context: Context, volume: Volume) -> str:
     zfs = context.machine.zfs
-    return await context.look(lambda: zfs.find_mark(volume.dataset, MARK))
+    return await context.look(lambda: zfs.find_mark(volume.dataset, FILESYSTEM))

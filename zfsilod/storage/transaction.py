@@ -115,7 +115,7 @@ class Transaction:
                 )
             self.drop("changed", _ordered(record.revision))
             if stored is None:
-                self._make_room()
+                self._make_space()
         elif isinstance(record, Volume):
             self._promise(_thin_bytes(record) - _thin_bytes(self.get(Volume, record.key)))
         record = record.but(revision=self.next_revision())
@@ -169,10 +169,10 @@ class Transaction:
         """Return the sum of the sizes of all thin volumes, in bytes."""
         return int(self.get_raw("meta", "promised") or b"0")
 
-    def _make_room(self) -> None:
+    def _make_space(self) -> None:
         """Drop two of the oldest ended operations for a new one, in a store with too many.
 
-        So the history never fills the store, and every descent finds room for its own operation.
+        So the history never fills the store, and every descent finds space for its own operation.
         """
         count = self._operations()
         keep = KEPT_CROWDED if self._crowded else KEPT_OPERATIONS

@@ -140,6 +140,11 @@ def not_newer(volume: Volume) -> NotNewer:
     return NotNewer(dataset=volume.dataset, volume=volume.id, epoch=volume.epoch)
 
 
+def destruction(volume: Volume) -> tuple[Action, ...]:
+    """Return the destruction of a volume's zvol, unless it is newer than the record."""
+    return (*up([not_newer(volume)]), *down([zvol(volume)]))
+
+
 # Marks: ZFS user properties
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import KEPT, HostStep
+from zfsilod.model.marks import OPERATION
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class SnapshotSet(HostStep, tag="Cut", part="POOL"):
         host.snapshots.release(self.refs, self.uid)
 
     def revert(self, host: HostAdapters) -> dict[str, str]:
-        operation = dict(self.marks).get("zfsilo:operation", "")
+        operation = dict(self.marks).get(OPERATION, "")
         if not host.snapshots.is_made_by(self.refs, self.uid, operation):
             return {KEPT: f"{self._name()} was kept: this operation did not take it"}
         self.undo(host)

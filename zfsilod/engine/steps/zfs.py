@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import KEPT, Guard, HostStep, OneWay
 from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.marks import EPOCH, epoch_mark
 from zfsilod.model.records import Resources
 from zfsilod.model.sizes import show_round
 
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.record import Pairs
-
-EPOCH = "zfsilo:epoch"  # of the last change of access, and the operation that made it
 
 
 class Zvol(HostStep, tag="Zvol", part="POOL"):
@@ -152,7 +151,7 @@ class Epoch(OneWay, tag="Epoch", part="POOL"):
 
     def do(self, host: HostAdapters) -> None:
         try:
-            host.zfs.set_property(self.dataset, EPOCH, f"{self.epoch}:{self.operation}")
+            host.zfs.set_property(self.dataset, EPOCH, epoch_mark(self.epoch, self.operation))
         except FailedPrecondition as error:
             if error.reason != "NO_DATASET":  # of a zvol that is gone, access can still be ended
                 raise

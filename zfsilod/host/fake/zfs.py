@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from zfsilod.host.fake.snapshot_sets import guid_of, remaining
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ListedZvol
+from zfsilod.model.marks import EPOCH, find_sign_of_use, parse_epoch
 from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:
@@ -82,25 +83,23 @@ class FakeZfs:
 
     def find_epoch(self, dataset: str) -> tuple[int, str]:
         zvol = self.facts.get(f"zvol:{dataset}")
-        mark = zvol["properties"].get("zfsilo:epoch", "0") if zvol else "0"
-        number, _colon, operation = mark.partition(":")
-        return int(number), operation
+        mark = zvol["properties"].get(EPOCH) if zvol else None
+        return parse_epoch(mark) if mark else (0, "")
 
     def why_keep(self, dataset: str, marks: Pairs) -> str:
-        zvol, first = self._zvol(dataset), dict(marks)
-        present = zvol["properties"]
-        if present.get("zfsilo:operation", "") != first.get("zfsilo:operation", ""):
-            return f"zvol {dataset} was kept: another operation made it"
-        if "zfsilo:epoch" in present:
-            return f"zvol {dataset} was kept: it was published"
-        if present.get("zfsilo:filesystem", "") != first.get("zfsilo:filesystem", ""):
-            return f"zvol {dataset} was kept: a filesystem was made on it"
-        content = self.facts.get(f"content:{zvol['uid']}")
-        origin = zvol.get("origin")
+        zvol = self._zvol(dataset)
+        sign = find_sign_of_use(zvol["properties"], dict(marks))
+        if not sign and (self._is_written(zvol) or self.dependents(dataset)):
+            sign = "it has data"
+        return f"zvol {dataset} was kept: {sign}" if sign else ""
+
+    def _is_written(self, zvol: Any) -> bool:
+        """Tell whether the content is another than that of the snapshot it was cloned from."""
+        content, origin = self.facts.get(f"content:{zvol['uid']}"), zvol.get("origin")
         snapshot_set = self.facts.get(f"cut:{origin[0]}") if origin else None
-        if content and (snapshot_set is None or content != snapshot_set["of"].get(origin[1])):
-            return f"zvol {dataset} was kept: it has data"
-        return f"zvol {dataset} was kept: it has data" if self.dependents(dataset) else ""
+        return bool(content) and (
+            snapshot_set is None or content != snapshot_set["of"].get(origin[1])
+        )
 
     def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         if self.has_zvol(target, uid=uid, guid=guid):
