@@ -176,7 +176,12 @@ def _server() -> tuple[Example, ...]:
         Example(
             name="rotate-secrets",
             before=published,
-            actions=plans.rotation(VOLUME, PUBLICATION, PUBLICATION.but(rotation=1), HOW),
+            actions=plans.up(
+                [
+                    *plans.no_sessions(VOLUME, [PUBLICATION], HOW),
+                    plans.rotation(VOLUME, PUBLICATION, PUBLICATION.but(rotation=1), HOW),
+                ]
+            ),
         ),
         Example(
             name="remove-export",

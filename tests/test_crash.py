@@ -13,9 +13,12 @@ from tests.crash.fault_injector import Fault
 from tests.crash.matrix import CaseRunner, faults_in, inject_faults
 from tests.crash.randomness import CountedRandomness
 from tests.crash.report import CrashReport
+from tests.crash.restored_store import restore_at_every_point
 from tests.crash.simulated_machine import simulated_machine
 from tests.service_fixture import SETTINGS
 from zfsilod.model.records import Operation
+from zfsilod.requests.hosts import UpdateHost
+from zfsilod.requests.volumes import UpdateVolume
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,6 +26,16 @@ if TYPE_CHECKING:
 
 SEED = int(os.environ.get("ZFSILO_SEED", "20260101"))
 SHARE = float(os.environ.get("ZFSILO_CRASH_SHARE", "0.1"))
+
+
+ACCESS = (
+    "publish-renamed",
+    "rotate-secrets",
+    "rotate-secrets-forced",
+    "unpublish-all",
+    "update-host-machine",
+    "update-hosts",
+)
 
 
 def case_named(name: str) -> Case:
@@ -43,6 +56,24 @@ async def runner(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
 def test_every_request_has_a_case() -> None:
     without = {kind.kind for kind in requests()} - {case.request.kind for case in CASES}
     assert not without, f"add a case of these requests to tests/crash/cases.py: {without}"
+
+
+def test_every_field_of_access_has_a_case() -> None:
+    """The fields of updates that decide who has access, beside the requests that only do that."""
+    fields: dict[str, set[str]] = {"update-host": set(), "update": set()}
+    for case in CASES:
+        if isinstance(case.request, UpdateHost | UpdateVolume):
+            fields[case.request.kind] |= set(case.request.mask)
+    assert fields["update-host"] >= {"iqn", "machine"}
+    assert fields["update"] >= {"hosts"}
+
+
+async def test_an_old_store_brings_no_former_access_back(tmp_path: Path) -> None:
+    """`make crash` does this with every request."""
+    report = CrashReport()
+    for name in ACCESS:
+        await restore_at_every_point(case_named(name), tmp_path / name, report)
+    assert not report.failed, "see above"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

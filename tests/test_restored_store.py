@@ -8,27 +8,31 @@ import pytest
 
 from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
 from tests.examples import TAKE, VOLUME, chap
-from tests.service_fixture import administrator
+from tests.service_fixture import DEADLINE_S, administrator
 from zfsilod.engine import plans
 from zfsilod.engine.step import KEPT
 from zfsilod.host.fake import FakeHost
-from zfsilod.model.errors import Conflict
+from zfsilod.model.errors import CommandFailed, Conflict
+from zfsilod.model.marks import epoch_fact
 from zfsilod.model.records import Condition, Publication, Volume
-from zfsilod.requests.hosts import CreateHost
+from zfsilod.requests.hosts import CreateHost, UpdateHost
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.rotate_secrets import RotateSecrets
-from zfsilod.requests.volumes import CreateVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service.pool_scan import find_zvol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from zfsilod.model.chap import Chap
     from zfsilod.requests.request import Request
 
 CREATE = CreateVolume(id="data", capacity_bytes=1 << 30)
 PUBLISH = Publish(volume="data", host="take")
 DATASET = "tank/zfsilo/data"
+NEW_MACHINE = UpdateHost(id="take", mask=("machine",))
+HOSTS = UpdateVolume(id="data", mask=("hosts",))
 FENCE = Unpublish(volume="data", host="take", fence=True, grace_s=0)
 
 
@@ -88,6 +92,89 @@ async def test_secrets_that_were_replaced_do_not_come_back(machine: SimulatedMac
     await restore(machine, backup)
 
     assert machine.host.facts.get(acl) == secrets
+
+
+async def test_secrets_that_a_new_machine_replaced_do_not_come_back(
+    machine: SimulatedMachine,
+) -> None:
+    backup, _facts = machine.dump()
+    await machine.fixture.do(NEW_MACHINE)
+    secrets = {name: machine.host.facts.get(f"acl:{name}") for name in acls(machine)}
+
+    await restore(machine, backup)
+    assert {name: machine.host.facts.get(f"acl:{name}") for name in acls(machine)} == secrets
+    machine.reboot()
+    await restore(machine, backup)
+    assert acls(machine) == []
+
+
+async def test_a_host_that_may_not_publish_any_more_does_not(machine: SimulatedMachine) -> None:
+    await machine.fixture.do(FENCE, HOSTS.but(hosts=("take",)))
+    backup, _facts = machine.dump()
+    await machine.fixture.do(HOSTS)
+
+    await restore(machine, backup)
+
+    assert volume(machine).hosts == ("take",), "as the backup has it"
+    host = administrator("a test").but(role="host", subject="take")
+    operation = await machine.fixture.service.submit(PUBLISH, caller=host)
+    with pytest.raises(Conflict) as caught:
+        await machine.fixture.service.wait(operation.id, DEADLINE_S)
+    assert caught.value.reason == "ZVOL_NEWER"
+    assert acls(machine) == []
+
+
+async def test_each_volume_keeps_its_own_epoch_when_a_new_machine_is_refused(
+    machine: SimulatedMachine,
+) -> None:
+    """The epochs are counted, then the last change of secrets fails."""
+    more = PUBLISH.but(volume="more")
+    await machine.fixture.do(FENCE, PUBLISH, CREATE.but(id="more"), more)
+    acl = acls(machine)[-1]
+    set_secrets = machine.host.lio.set_secrets
+
+    def fail(target: str, initiator: str, *, chap: Chap) -> None:
+        if f"{target}/{initiator}" == acl:
+            raise CommandFailed("no")
+        set_secrets(target, initiator, chap=chap)
+
+    machine.host.lio.set_secrets = fail  # type: ignore[method-assign]
+    with pytest.raises(CommandFailed):
+        await machine.fixture.do(NEW_MACHINE)
+    machine.host.lio.set_secrets = set_secrets  # type: ignore[method-assign]
+    await machine.settle()
+
+    with machine.store.read() as txn:
+        epochs = {record.id: record.epoch for record in txn.scan(Volume)}
+    assert epochs == {"data": 4, "more": 2}
+    assert machine.host.zfs.find_epoch(DATASET)[0] == epochs["data"]
+    await machine.fixture.do(NEW_MACHINE, PUBLISH, more)
+
+
+async def test_an_epoch_of_an_operation_that_was_rolled_back_says_so(
+    machine: SimulatedMachine,
+) -> None:
+    """Its store may be a backup from the middle: after a reboot nothing is done again."""
+    host, step = machine.host, plans.epoch(volume(machine), 2, "01jd")
+    step.do(host)
+    assert step.must_finish(host)
+    assert step.revert(host) == step.revert(host) == {epoch_fact(DATASET): "2"}
+    assert not step.must_finish(host)
+    with pytest.raises(Conflict):
+        plans.epoch(volume(machine), 2, "01je").check_current(host)
+    later = plans.epoch(volume(machine), 3, "01je")
+    later.do(host)
+    with pytest.raises(Conflict):
+        step.revert(host)
+
+
+async def test_a_rotation_asks_for_a_session_once(machine: SimulatedMachine) -> None:
+    done = await machine.fixture.do(RotateSecrets(volume="data"))
+    assert [type(action.step).__name__ for action in done.actions] == [
+        "NoSession",
+        "Epoch",
+        "AclSecrets",
+    ]
 
 
 async def test_an_adoption_goes_on_with_a_later_epoch(machine: SimulatedMachine) -> None:

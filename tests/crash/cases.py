@@ -74,6 +74,7 @@ SYNC = SyncVolume(id="data")
 ROTATE = RotateSecrets(volume="data", host="take", force=True)
 REFRESH = RefreshSecrets(server="give", ids=("data",))
 RENAME = UpdateHost(id="take", mask=("iqn",), iqn="iqn.2024-01.lab.renamed:host")
+NEW_MACHINE = UpdateHost(id="take", mask=("machine",))
 SECOND = CreateHost(id="other", iqn=OTHER)
 READ = PUBLISH.but(access_mode="MULTI_NODE_READER_ONLY")
 SHARED = (HOST, SECOND, CREATE.but(access_modes=("MULTI_NODE_READER_ONLY",)), READ)
@@ -234,6 +235,7 @@ SERVER = (
         damage=lose_snapshots,
         find=adopt_snapshots,
     ),
+    Case("adopt-published", PUBLISHED, ADOPT, damage=lose_records, find=adopt_zvol),
     Case("adopt-foreign", CREATED, ADOPT, damage=disown, find=adopt_zvol),
     Case("update-size", PUBLISHED, LARGER),
     Case(
@@ -246,6 +248,7 @@ SERVER = (
             hosts=("*",),
         ),
     ),
+    Case("update-hosts", CREATED, UpdateVolume(id="data", mask=("hosts",), hosts=("other",))),
     Case("publish", CREATED, PUBLISH),
     Case("publish-readonly", CREATED, PUBLISH.but(readonly=True)),
     Case("publish-again", (*PUBLISHED, UNPUBLISH), PUBLISH),
@@ -336,6 +339,7 @@ BOTH = (
     ),
     Case("create-host", (), HOST),
     Case("update-host", (HOST,), UpdateHost(id="take", mask=("iqn",), iqn=OTHER)),
+    Case("update-host-machine", (*PUBLISHED, MORE, PUBLISH.but(volume="more")), NEW_MACHINE),
     Case("delete-host", (HOST,), DeleteHost(id="take")),
 )
 CASES = (*SERVER, *CLIENT, *BOTH)

@@ -47,6 +47,7 @@ class CaseRunner:
         self.case = case
         self.machine = machine
         self.randomness = randomness
+        self.whole: Dump  # the start before the damage
         self.start: Dump
         self.before: State
         self.between: State  # after the prerequisite
@@ -63,6 +64,7 @@ class CaseRunner:
         memory = machine.host.facts.memory
         for name in [n for n in memory if n.startswith(self.case.lost or ("nothing",))]:
             del memory[name]
+        self.whole = machine.dump()
         if self.case.damage is not None:
             self.case.damage(machine)
         self.start = machine.dump()

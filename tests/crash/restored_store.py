@@ -1,9 +1,10 @@
 """Restored stores: the store of any moment of a request comes back after the request has ended.
 
 Each case runs without a fault, and the store is copied after each of its writes. Then every zvol is
-written to, and each copy in turn is put in place of the store. The daemon recovers and compares all
-volumes. Whatever the copy says: no zvol and no snapshot is gone, nothing that was
-written is gone, and no initiator has access that had none.
+written to, and each copy in turn is put in place of the store: at once, after every initiator has
+logged in, and after a reboot. The daemon recovers and compares all volumes. Whatever the copy says:
+no zvol and no snapshot is gone, nothing that was written is gone, no initiator has access that had
+none, and none has access with other secrets. A request that changes access counts the epoch.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from tests.crash.matrix import CaseRunner
 from tests.crash.randomness import CountedRandomness
 from tests.crash.simulated_machine import simulated_machine
 from tests.service_fixture import SETTINGS, administrator
+from zfsilod.model.records import Publication, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.crash.report import CrashReport, Size
     from tests.crash.simulated_machine import SimulatedMachine
@@ -61,15 +63,73 @@ async def restore_at_every_point(case: Case, directory: Path, report: CrashRepor
             await machine.load(runner.start)
             randomness.restore()
             machine.injector.set()
+            access = accesses(machine)
             with copies(machine) as stores:
                 await machine.carry_out(case.submit)
+            problem = "; ".join(uncounted(access, accesses(machine)))
+            report.case(case.request.kind, "epoch", f"{case.name}: {problem}" if problem else "")
             facts = written(machine.host.facts.snapshot())
+            stores.insert(0, runner.whole[0])
             for number, store in enumerate(stores):
-                await machine.load((store, facts))
-                await recover(machine)
-                problems = list(losses(facts, machine.host.facts.snapshot()))
-                problem = f"{case.name}, copy {number}: {'; '.join(problems)}" if problems else ""
-                report.case(case.request.kind, "restored store", problem)
+                for moment, since in SINCE.items():
+                    await machine.load((store, facts | since(facts)))
+                    if moment == "rebooted":
+                        machine.reboot()
+                        await machine.stop_daemon()
+                        machine.start_daemon()
+                    await recover(machine)
+                    problems = list(losses(facts, machine.host.facts.snapshot()))
+                    problem = f"{case.name}, copy {number}, {moment}: {'; '.join(problems)}"
+                    report.case(case.request.kind, "restored store", problem if problems else "")
+
+
+def logged_in(facts: Facts) -> Facts:
+    """Return a session of each initiator with access."""
+    sessions = {}
+    for name in facts:
+        if name.startswith("acl:"):
+            target, _slash, initiator = name.removeprefix("acl:").partition("/")
+            sessions[f"session:{target}"] = {"initiator": initiator, "lost": False}
+    return {name: fact for name, fact in sessions.items() if name not in facts}
+
+
+SINCE: dict[str, Callable[[Facts], Facts]] = {
+    "unchanged": lambda _facts: {},
+    "logged in": logged_in,
+    "rebooted": lambda _facts: {},
+}
+"""What happened since: moments of the machine at which a copy is restored."""
+
+
+def accesses(machine: SimulatedMachine) -> dict[str, tuple[object, int]]:
+    """Return who may use each zvol, with which secrets, and the epoch of the zvol, by its guid."""
+    with machine.store.read() as txn:
+        publications = list(txn.scan(Publication))
+        volumes = list(txn.scan(Volume))
+    return {
+        volume.guid: (
+            (
+                volume.hosts,
+                sorted(
+                    (one.initiator, one.secret, one.readonly)
+                    for one in publications
+                    if one.volume == volume.id
+                ),
+            ),
+            machine.host.zfs.find_epoch(volume.dataset)[0],
+        )
+        for volume in volumes
+    }
+
+
+def uncounted(
+    before: dict[str, tuple[object, int]], after: dict[str, tuple[object, int]]
+) -> Iterator[str]:
+    """Yield the zvols whose access is another, with the epoch of before."""
+    for guid, (access, epoch) in before.items():
+        now, epoch_now = after.get(guid, (access, epoch))
+        if now != access and epoch_now <= epoch:
+            yield f"access to zvol {guid} is {now}, not {access}, and its epoch is still {epoch}"
 
 
 async def recover(machine: SimulatedMachine) -> None:
@@ -96,11 +156,17 @@ def losses(before: Facts, after: Facts) -> Iterator[str]:
     for name, fact in before.items():
         if name.startswith("zvol:") and fact["guid"] not in guids:
             yield f"{name} is gone"
-        if name.startswith(("cut:", "content:")) and after.get(name) != fact:
+        if name.startswith(("cut:", "content:")) and _data(after.get(name)) != _data(fact):
             yield f"{name} is {after.get(name)}, not {fact}"
-    for name in after:
-        if name.startswith("acl:") and name not in before:
-            yield f"{name} is admitted again"
+    for name, fact in after.items():
+        if name.startswith("acl:") and before.get(name) != fact:
+            former = "is admitted again" if name not in before else "has other secrets"
+            yield f"{name} {former}"
+
+
+def _data(fact: Facts | None) -> Facts:
+    """Return a content without the size, which a client learns again from the device."""
+    return {name: value for name, value in (fact or {}).items() if name != "size"}
 
 
 def run(report: CrashReport, *, size: Size, seed: int) -> None:

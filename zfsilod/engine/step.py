@@ -66,6 +66,14 @@ class HostStep(Step):
         A rollback of an operation with such a step changes nothing.
         """
 
+    def must_finish(self, _host: HostAdapters) -> bool:
+        """Tell whether an operation that a reboot stopped after this step has to be finished.
+
+        A rollback would count what the reboot removed as undone, although the operation may have
+        been completed: its store may be a backup from the middle of it.
+        """
+        return False
+
     def observed(self, _host: HostAdapters, *, made: bool) -> dict[str, str]:
         """Return values that only the host knows once the fact is true; they complete the record.
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps for the store
 from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit, remove_lock
-from zfsilod.engine.step import KEPT, HostStep
+from zfsilod.engine.step import KEPT, Guard, HostStep
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -82,15 +82,19 @@ def rollback(
 ) -> Operation:
     """Revert the actions that this operation did, last first; finish it if that is impossible.
 
-    An operation that was stopped after its last effect is finished too. Its store may be a backup
-    from that moment: what is complete may be in use since, or was withdrawn for a reason.
+    An operation that was stopped after its last effect is finished too, and one that a reboot
+    stopped after a change of access. Its store may be a backup from that moment: what is complete
+    may be in use since, or was withdrawn for a reason.
     """
     if any(action.began for action in operation.actions):
         for action in operation.actions:
             if isinstance(action.step, HostStep):
                 action.step.check_current(host)
-    if past_return(operation, host) or (not cancelled and is_complete(operation, host)):
+    complete = not cancelled and is_complete(operation, host)
+    stopped = not cancelled and must_finish(operation, host, boot_id)
+    if complete or stopped or past_return(operation, host):
         forward = forget_volatile(operation, boot_id, "PENDING")
+        forward = without_guards(forward) if complete else forward
         return run(forward.but(state="RUNNING"), host, save)
     operation = forget_volatile(operation, boot_id, "REVERTED")
     for index, action in reversed(list(enumerate(operation.actions))):
@@ -124,7 +128,10 @@ def past_return(operation: Operation, host: HostAdapters) -> bool:
 
 
 def is_complete(operation: Operation, host: HostAdapters) -> bool:
-    """Tell whether an operation was stopped without a failure, and all its facts hold."""
+    """Tell whether an operation was stopped without a failure, and all its facts hold.
+
+    A guard is no fact of the operation: a client that was not logged in then may be now.
+    """
     if operation.failure is not None or not operation.actions:
         return False
     try:
@@ -133,9 +140,30 @@ def is_complete(operation: Operation, host: HostAdapters) -> bool:
             if isinstance(action.step, HostStep)
             else action.status == "DONE"
             for action in operation.actions
+            if not isinstance(action.step, Guard)
         )
     except (Conflict, FailedPrecondition):
         return False
+
+
+def without_guards(operation: Operation) -> Operation:
+    """Let the guards of a complete operation pass: the steps that they precede are done."""
+    return operation.but(
+        actions=tuple(
+            action.but(status="UNCHANGED") if isinstance(action.step, Guard) else action
+            for action in operation.actions
+        )
+    )
+
+
+def must_finish(operation: Operation, host: HostAdapters, boot_id: str) -> bool:
+    """Tell whether a reboot stopped an operation that may have been completed."""
+    if operation.failure is not None or operation.boot_id == boot_id:
+        return False
+    return any(
+        isinstance(action.step, HostStep) and action.began and action.step.must_finish(host)
+        for action in operation.actions
+    )
 
 
 def forget_volatile(operation: Operation, boot_id: str, status: ActionStatus) -> Operation:

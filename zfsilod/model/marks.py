@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 OPERATION = "zfsilo:operation"  # that created the zvol
 FILESYSTEM = "zfsilo:filesystem"  # its state: plans.filesystem_mark
 EPOCH = "zfsilo:epoch"  # of the last change of access, and the operation that made it
+REVERTED = ":reverted"  # after that operation: it was rolled back
 
 
 def epoch_mark(epoch: int, operation: str) -> str:
@@ -26,6 +27,11 @@ def parse_epoch(mark: str) -> tuple[int, str]:
     if not (number.isascii() and number.isdecimal()):
         raise ValueError(f"{mark[:64]!r} is not an epoch")
     return int(number), operation
+
+
+def epoch_fact(dataset: str) -> str:
+    """Return the name of the fact that an operation observed the epoch of this zvol."""
+    return f"epoch {dataset}"
 
 
 def find_sign_of_use(marks: Mapping[str, str], first: Mapping[str, str]) -> str:

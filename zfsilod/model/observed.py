@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from zfsilod.model.host_facts import Filesystem
+from zfsilod.model.marks import epoch_fact
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Snapshot, Volume
 
@@ -14,7 +15,7 @@ R = TypeVar("R", bound=Record)
 def apply_observed(record: R, facts: dict[str, str]) -> R:
     """Return a record with the facts that its operation observed (HostStep.observed)."""
     if isinstance(record, Volume):
-        epoch = int(facts.get("epoch", record.epoch))
+        epoch = int(facts.get(epoch_fact(record.dataset), record.epoch))
         return record.but(guid=facts.get("guid", record.guid), epoch=epoch)
     if isinstance(record, Snapshot):
         return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))

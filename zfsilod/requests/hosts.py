@@ -104,27 +104,43 @@ class UpdateHost(Request[None]):
         )
 
     def _for_another_machine(self, view: View, host: Host) -> Plan:
-        """Revoke the certificates, and replace the secrets of all publications in one operation."""
+        """Revoke the certificates, and replace the secrets of all publications in one operation.
+
+        It asks for sessions twice: first, to refuse before anything is changed, and directly before
+        each change, since the epochs between take a while.
+        """
         export = view.settings.export
         before = list(view.txn.scan_ending(Publication, host.id))
         after = [old.but(rotation=old.rotation + 1, rotation_due=False) for old in before]
         volumes = [need_volume(view.txn, publication.volume) for publication in before]
+        counted = [volume.but(epoch=volume.epoch + 1) for volume in volumes]
+        guards = [
+            guard
+            for volume, old in zip(volumes, before, strict=True)
+            for guard in plans.no_sessions(volume, [old], export)
+        ]
+        epochs = [plans.epoch(volume, volume.epoch, view.operation_id) for volume in counted]
+        secrets = [
+            plans.rotation(volume, old, new, export)
+            for volume, old, new in zip(volumes, before, after, strict=True)
+        ]
+        guarded = [step for pair in zip(guards, secrets, strict=True) for step in pair]
         revocation = Revocation(id=f"host/{host.id}", revoked_at=view.now)
         return Plan(
             title=f"bind host {self.id} to another machine",
             claims=(f"host/{self.id}", *(f"volume/{volume.id}" for volume in volumes)),
-            actions=tuple(
-                action
-                for volume, old, new in zip(volumes, before, after, strict=True)
-                for action in plans.rotation(volume, old, new, export)
-            ),
+            actions=plans.up([*guards, *epochs, *guarded]),
             commit=(
                 put(host),
                 *((put(revocation),) if host.authority != "IMPORTED" else ()),
+                *map(put, counted),
                 *map(put, after),
                 *(drop_secret(publication.secret) for publication in before),
             ),
-            revert=tuple(drop_secret(publication.secret) for publication in after),
+            revert=(
+                *map(put, volumes),
+                *(drop_secret(publication.secret) for publication in after),
+            ),
             secrets={
                 new.secret: chap_for(new, plans.target_name(export.prefix, volume))
                 for volume, new in zip(volumes, after, strict=True)

@@ -70,22 +70,14 @@ class RotateSecrets(Request[frozenset[str]]):
         target = plans.target_name(export.prefix, volume)
         counted = volume.but(epoch=volume.epoch + 1)
         guards = [] if self.force else plans.no_sessions(volume, before, export)
-        first = (
-            plans.up([*guards, plans.epoch(volume, counted.epoch, view.operation_id)])
-            if before
-            else ()
-        )
+        secrets = [
+            plans.rotation(volume, old, new, export) for old, new in zip(before, after, strict=True)
+        ]
+        first = plans.epoch(volume, counted.epoch, view.operation_id)
         return Plan(
             title=", and ".join(self._titles(waiting, before)),
             claims=(f"volume/{self.volume}",),
-            actions=(
-                *first,
-                *(
-                    action
-                    for old, new in zip(before, after, strict=True)
-                    for action in plans.rotation(volume, old, new, export, force=self.force)
-                ),
-            ),
+            actions=plans.up([*guards, first, *secrets]) if before else (),
             commit=(
                 *((put(counted),) if before else ()),
                 *map(put, after),

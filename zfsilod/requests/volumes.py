@@ -38,7 +38,7 @@ from zfsilod.requests.request import Plan, Request, View, put
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import Change
+    from zfsilod.model.records import Change, Step
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
@@ -210,11 +210,16 @@ class UpdateVolume(Request["PoolSpace | None"]):
             new = new.but(capacity_bytes=self._size(volume, inputs, view))
             if new.capacity_bytes != volume.capacity_bytes:
                 actions += plans.resize(volume, new.capacity_bytes)
+        first: Step = plans.not_newer(volume)
+        if new.hosts != volume.hosts:  # a change of access: who may publish it to itself
+            new = new.but(epoch=volume.epoch + 1)
+            first = plans.epoch(volume, new.epoch, view.operation_id)
         return Plan(
             title=f"update {self.id} ({', '.join(self.mask)})",
             claims=(f"volume/{self.id}",),
-            actions=(*(plans.up([plans.not_newer(volume)]) if actions else ()), *actions),
+            actions=(*(plans.up([first]) if actions else ()), *actions),
             commit=(put(new),),
+            revert=(put(volume),) if new.epoch != volume.epoch else (),
         )
 
     def _size(self, volume: Volume, pool: PoolSpace, view: View) -> int:

@@ -26,6 +26,7 @@ from zfsilod.model.errors import (
     NotFound,
     revive,
 )
+from zfsilod.model.marks import epoch_fact
 from zfsilod.model.pool_space import PoolSpace
 from zfsilod.model.record import pairs
 from zfsilod.model.records import (
@@ -403,7 +404,7 @@ class Service:
             facts = dict(operation.facts)
             for action in operation.actions:
                 if isinstance(action.step, Epoch) and action.began:
-                    facts["epoch"] = str(action.step.epoch)
+                    facts[epoch_fact(action.step.dataset)] = str(action.step.epoch)
             return txn.finish(operation.but(facts=pairs(facts)), "ABANDONED")
 
         self.operation(operation_id)  # or NotFound

@@ -336,24 +336,14 @@ def _no_session(target: str, volume: Volume, publication: Publication) -> NoSess
     )
 
 
-def rotation(
-    volume: Volume,
-    before: Publication,
-    after: Publication,
-    export: Export,
-    *,
-    force: bool = False,
-) -> tuple[Action, ...]:
-    """Return the change of the secrets of a client's access.
-
-    Refused while the client has a session, unless forced: the session then continues under the old
-    secrets.
-    """
-    target = target_name(export.prefix, volume)
-    changed = AclSecrets(
-        target=target, initiator=after.initiator, secret=after.secret, previous=before.secret
+def rotation(volume: Volume, before: Publication, after: Publication, export: Export) -> AclSecrets:
+    """Return the change of the secrets of a client's access; its session goes on."""
+    return AclSecrets(
+        target=target_name(export.prefix, volume),
+        initiator=after.initiator,
+        secret=after.secret,
+        previous=before.secret,
     )
-    return up([changed] if force else [_no_session(target, volume, after), changed])
 
 
 def server_facts(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import KEPT, Guard, HostStep, OneWay
 from zfsilod.model.errors import Conflict, FailedPrecondition
-from zfsilod.model.marks import EPOCH, epoch_mark
+from zfsilod.model.marks import EPOCH, REVERTED, epoch_fact, epoch_mark
 from zfsilod.model.records import Resources
 from zfsilod.model.sizes import show_round
 
@@ -135,8 +135,9 @@ class ZvolProperty(HostStep, tag="ZvolProperty", part="POOL"):
 class Epoch(OneWay, tag="Epoch", part="POOL"):
     """The zvol carries this epoch, before the access that it counts is changed.
 
-    Sticky: an epoch is never given twice, so a rollback leaves it. A store that was restored from
-    a backup has a lower one than the zvol, and changes nothing.
+    Sticky: an epoch is never given twice, so a rollback leaves it, and marks it as reverted. A
+    store that was restored from a backup has a lower one than the zvol, and changes nothing. One
+    from the middle of this operation has the same; the mark tells how the operation went on.
     """
 
     sticky = True
@@ -150,19 +151,30 @@ class Epoch(OneWay, tag="Epoch", part="POOL"):
         return host.zfs.find_epoch(self.dataset) == (self.epoch, self.operation)
 
     def do(self, host: HostAdapters) -> None:
-        try:
-            host.zfs.set_property(self.dataset, EPOCH, epoch_mark(self.epoch, self.operation))
-        except FailedPrecondition as error:
-            if error.reason != "NO_DATASET":  # of a zvol that is gone, access can still be ended
-                raise
+        self._mark(host, self.operation)
 
     def revert(self, host: HostAdapters) -> dict[str, str]:
-        return {"epoch": str(self.epoch)} if self.probe(host) else {}
+        self.check_current(host)
+        if host.zfs.find_epoch(self.dataset)[0] != self.epoch:
+            return {}
+        self._mark(host, f"{self.operation}{REVERTED}")
+        return {epoch_fact(self.dataset): str(self.epoch)}
 
     def check_current(self, host: HostAdapters) -> None:
         epoch, operation = host.zfs.find_epoch(self.dataset)
-        if epoch > self.epoch or (epoch == self.epoch and operation != self.operation):
+        own = operation.removesuffix(REVERTED) == self.operation
+        if epoch > self.epoch or (epoch == self.epoch and not own):
             raise newer(self.dataset, self.volume)
+
+    def must_finish(self, host: HostAdapters) -> bool:
+        return self.probe(host)
+
+    def _mark(self, host: HostAdapters, operation: str) -> None:
+        try:
+            host.zfs.set_property(self.dataset, EPOCH, epoch_mark(self.epoch, operation))
+        except FailedPrecondition as error:
+            if error.reason != "NO_DATASET":  # of a zvol that is gone, access can still be ended
+                raise
 
     def fact(self) -> str:
         return f"zvol has epoch {self.epoch}"
