@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps for the store
+from zfsilod.engine.limits import WorkerLimits, read_limits
 from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit, remove_lock
 from zfsilod.engine.step import KEPT, Guard, HostStep
 from zfsilod.model.errors import (
@@ -196,9 +197,16 @@ def _host_step(action: Action) -> HostStep:
 class Worker:
     """One operation with its store and its host; saves the failure when a loop fails."""
 
-    def __init__(self, store: Store, host: HostAdapters, operation_id: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        host: HostAdapters,
+        operation_id: str,
+        limits: WorkerLimits | None = None,
+    ) -> None:
         self.store = store
         self.host = host
+        self.limits = limits  # None: a simulated host
         self.latest = self._load(operation_id)
 
     def _load(self, operation_id: str) -> Operation:
@@ -221,6 +229,8 @@ class Worker:
         if self.latest.state != "RUNNING":
             return
         try:
+            if self.limits:  # all of it before the first effect
+                self.limits.check(self.latest.actions)
             run(self.latest, self.host, self.save)
         except Exception as error:
             self._reload()
@@ -233,6 +243,9 @@ class Worker:
         if self.latest.ended:
             return
         try:
+            if self.limits:
+                touched = ("STARTED", "DONE")
+                self.limits.check(a for a in self.latest.actions if a.status in touched)
             with self.store.read() as txn:
                 cancelled = txn.is_cancelled(self.latest.id)
             rollback(
@@ -282,7 +295,9 @@ def _needs_repair(operation: Operation, failure: Failure) -> Operation:
     return operation.but(state="NEEDS_REPAIR", failure=failure, attempts=attempts)
 
 
-def work(store: Store, host: HostAdapters, unit: str, command: str) -> list[str]:
+def work(
+    store: Store, host: HostAdapters, unit: str, command: str, limits: WorkerLimits | None = None
+) -> list[str]:
     """Run or roll back the operations of a unit and return their errors; a failed one stops none.
 
     Raises NotFound when there is no operation to run.
@@ -295,7 +310,8 @@ def work(store: Store, host: HostAdapters, unit: str, command: str) -> list[str]
         steps = (action.step for operation in operations for action in operation.actions)
         datasets = dict.fromkeys(name for step in steps for name in step.resources().datasets)
         host = host.surveyed(tuple(datasets))  # one zfs process answers all their probes
-    errors = [_work_one(Worker(store, host, operation.id), command) for operation in operations]
+    workers = [Worker(store, host, operation.id, limits) for operation in operations]
+    errors = [_work_one(worker, command) for worker in workers]
     return [error for error in errors if error]
 
 
@@ -317,23 +333,24 @@ def _attempt(state: Path, unit: str, command: str) -> list[str]:
     locks = LOCK_DIRECTORY if store.host == "real" else state / "op"
     try:
         lock = lock_unit(locks, unit)
-    except Busy as error:
+        limits = read_limits() if store.host == "real" else None
+    except ZfsiloError as error:
         if command == "rollback":
             _save_stuck(store, unit, error)
         raise
-    errors = work(store, _open_host(store, state, lock), unit, command)
+    errors = work(store, _open_host(store, state, lock), unit, command, limits)
     with store.read() as txn:
         if all(operation.ended for operation in txn.of_unit(unit)):
             remove_lock(locks, unit)
     return errors
 
 
-def _save_stuck(store: Store, unit: str, error: Busy) -> None:
+def _save_stuck(store: Store, unit: str, error: ZfsiloError) -> None:
     """Record that a rollback cannot start; it is retried like one that failed."""
     with store.write() as txn:
         for operation in txn.of_unit(unit):
             if not operation.ended:
-                failure = operation.failure or failure_of(error, "lock the operation")
+                failure = operation.failure or failure_of(error, "start the worker")
                 txn.put(_needs_repair(operation, failure))
 
 
