@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import tomli
 
+from zfsilod.engine.configuration import check_owner
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.names import DATASET, IQN_PREFIX, MAX_PREFIX, is_portal
 from zfsilod.model.settings import Export, Settings
@@ -123,12 +124,18 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load(directory: Path = DIRECTORY) -> Config:
-    """Read and check the configuration. Raises InvalidArgument with the file and the key."""
+    """Read and check the configuration. Raises InvalidArgument with the file and the key.
+
+    Raises FailedPrecondition when others than root may write it: no worker would use it.
+    """
     merged: dict[str, Any] = {}
-    main = directory / "zfsilod.toml"
-    for path in (main, *sorted((directory / "zfsilod.toml.d").glob("*.toml"))):
-        if path == main and not path.exists():
-            continue
+    main, more = directory / "zfsilod.toml", directory / "zfsilod.toml.d"
+    files = [path for path in (main, *sorted(more.glob("*.toml"))) if path != main or path.exists()]
+    if os.geteuid() == 0:  # otherwise the host is simulated
+        for path in (directory, more, *files):
+            if path.exists():
+                check_owner(path.stat(), path)
+    for path in files:
         content = _parse(path)
         _convert(content, path)  # by itself, so that an error names this file
         _merge(merged, content)

@@ -12,7 +12,7 @@ import zfsilo_csi
 from zfsilo_csi.volume_capabilities import MOUNT_FLAGS
 
 import zfsilod
-from zfsilod.requests.attach import OPTIONS
+from zfsilod.model.mount_options import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "csi/zfsilo_csi"

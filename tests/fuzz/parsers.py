@@ -16,10 +16,9 @@ from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages
 from zfsilod.host import mountinfo, superblock, zfs_output
 from zfsilod.host.run import Completed
-from zfsilod.model import names, validation
+from zfsilod.model import mount_options, names, validation
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.validation import check_id, check_labels
-from zfsilod.requests import attach
 from zfsilod.requests.paths import real_path
 from zfsilod.security import certificates, join_file
 from zfsilod.wire import convert
@@ -84,7 +83,7 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "volume name": (ANY, convert.volume_id),
     "operation name": (ANY, convert.operation_id),
     "mount path": (ANY, validation.check_path),
-    "mount options": (st.lists(ANY), lambda options: attach.check_options(tuple(options))),
+    "mount options": (st.lists(ANY), lambda options: mount_options.check_options(tuple(options))),
     "path of a node": (ANY, lambda text: real_path(text, ("/var/lib/kubelet",))),
 }
 

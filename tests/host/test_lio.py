@@ -150,6 +150,31 @@ def test_up_and_down(lio: RealLio, fs: FakeConfigfs) -> None:
     assert fs.tree() == before
 
 
+@pytest.mark.parametrize(
+    "name", ["../../outside", "..", ".", "", "a/b", "zfsilo-\n", f"{BACKSTORE}/../../../outside"]
+)
+def test_the_name_of_a_backstore_leads_nowhere_else(
+    lio: RealLio, fs: FakeConfigfs, name: str
+) -> None:
+    lio.add_target(TARGET)
+    outside = fs.root.parent / "outside"
+    outside.mkdir()
+    before = sorted(fs.root.parent.rglob("*"))
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: lio.add_backstore(name, dataset=DATASET, serial=UID),
+        lambda: lio.remove_backstore(name),
+        lambda: lio.has_backstore(name, dataset=DATASET, serial=UID),
+        lambda: lio.remove_export("iqn.2026-01.org.zfsilo:none", name),
+    )
+    for call in calls:
+        with pytest.raises(InvalidArgument):
+            call()
+    assert sorted(fs.root.parent.rglob("*")) == before
+    with pytest.raises(InvalidArgument):
+        lio.add_lun(TARGET, name)
+    assert not any(path.is_symlink() for path in fs.root.parent.rglob("*"))
+
+
 def test_a_backstore_of_that_name_with_another_device_is_a_conflict(lio: RealLio) -> None:
     lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID)
     with pytest.raises(Conflict, match="not that of tank/v2"):

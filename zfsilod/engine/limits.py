@@ -1,169 +1,338 @@
-"""What a worker may change, whatever the store says: read from files that only root may write.
+"""What a worker may change, whatever the store says: the configuration of root.
 
-The worker checks each operation against /etc/zfsilo/zfsilod.toml and zfsilod.toml.d: datasets are
-below server.root, targets have the prefix of zfsilo and a volume's uid, mounts are outside of the
-folders of the kernel and of zfsilod, and the paths of the CSI node are below csi.allowed_paths.
-
-A TOML parser takes 6 to 8 ms to import, a third of the CPU time of a worker. A file of which every
-line has one of the plain forms below is read without it; any other form takes the parser.
+The worker checks every field of every step against /etc/zfsilo/zfsilod.toml, zfsilod.toml.d and
+servers.d before it changes anything. FIELDS has the check of each field: a step class with a field
+that is not listed is refused when it is made. A field names a thing on the host, which has to be
+one of this configuration or of zfsilo's own names, or it is a plain value, of a closed form.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from zfsilod.model.errors import FailedPrecondition, InvalidArgument, PermissionDenied
+from zfsilod.engine.configuration import DIRECTORY, read_server_prefix, read_tables
+from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.host_facts import FILESYSTEMS, FilesystemState
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zfsilod.model.records import Action, Step
+    from zfsilod.model.records import Action
 
-DIRECTORY = Path("/etc/zfsilo")
 ANYWHERE = "/"
 DEFAULT_PREFIX = "iqn.2026-01.org.zfsilo:"  # then the host id, and the uid of the volume
-DEFAULT_PATHS = ("/var/lib/kubelet",)
+DEFAULT_PATHS = ["/var/lib/kubelet"]
+DEFAULT_PORTALS = ["0.0.0.0:3260"]
+BACKSTORE = "zfsilo-"  # then the uid of the volume
+MARK = "zfsilo:"  # of user properties
 HEX = frozenset("0123456789abcdef")
-NUMBER = frozenset("0123456789_.+-")
+MAX_TEXT = 8192  # a user property has at most 8191 characters: zfsprops(7)
 
 
 class WorkerLimits(Record):
     """The limits that the administrator of this host has configured."""
 
+    directory: str = str(DIRECTORY)
     root: str  # dataset; "": this host is not a server
     prefix: str  # of the targets of this host; "": the default of some host id
+    portals: tuple[str, ...]  # at which targets may listen
     folders: tuple[str, ...]  # of the CSI node, without links
 
     def check(self, actions: Iterable[Action]) -> None:
         """Raise PermissionDenied (OUTSIDE_LIMITS) for an action that goes beyond the limits."""
         for action in actions:
-            resources = action.step.resources()
-            for dataset in resources.datasets:
-                self._check_dataset(dataset)
-            for target in resources.targets:
-                self._check_target(target, server=getattr(action.step, "part", "") == "TARGET")
-            for path in resources.paths:
-                self._check_path(path, action)
+            if hasattr(action.step, "part"):  # a remote step changes nothing on this host
+                self.check_fields(action.step, action)
 
-    def _check_dataset(self, dataset: str) -> None:
-        if not self.root or not f"{dataset}/".startswith(f"{self.root}/"):
-            raise _outside(f"dataset {dataset[:255]}", f"server.root ({self.root or 'not set'})")
+    def check_fields(self, record: Record, action: Action) -> None:
+        """Check each field of a step, or of a record in it."""
+        for name in record.FIELDS:
+            check = check_of(record.TAG, name)
+            if check is None:
+                raise _refused(f"the field {name} of {record.TAG}", "it has no limit")
+            check(self, getattr(record, name), action)
 
-    def _check_target(self, target: str, *, server: bool) -> None:
-        from zfsilod.model.names import ISCSI_NAME  # the adapters of such steps import it, too
 
-        name, _colon, uid = target.rpartition(":")
-        if not ISCSI_NAME.fullmatch(target) or len(uid) != 32 or not set(uid) <= HEX:
-            raise _outside(f"target {target[:223]}", "targets that end with the uid of a volume")
-        if server and name != self.prefix and not name.startswith(DEFAULT_PREFIX):
-            raise _outside(f"target {target}", f"server.iqn_prefix ({self.prefix or 'default'})")
+Check = Callable[[WorkerLimits, Any, "Action"], None]
 
-    def _check_path(self, path: str, action: Action) -> None:
-        from zfsilod.model.validation import check_path  # for clients only
 
-        try:
-            check_path(path)
-        except InvalidArgument:
-            raise _outside(f"mount path {path[:200]!r}", "allowed mount paths") from None
-        root = _root_of(action.step)
-        if action.up and root not in ("", ANYWHERE, *self.folders):
-            raise _outside(f"mount path {path[:200]} below {root[:200]}", "csi.allowed_paths")
+def check_of(tag: str, field: str) -> Check | None:
+    """Return the check of a field of the class with a tag."""
+    return FIELDS.get(f"{tag}.{field}") or FIELDS.get(field)
 
 
 def read_limits(directory: Path = DIRECTORY) -> WorkerLimits:
     """Return the configured limits. Raises FailedPrecondition for a file that others may write."""
     server: dict[str, Any] = {}
     csi: dict[str, Any] = {}
-    for path in (
-        directory / "zfsilod.toml",
-        *sorted((directory / "zfsilod.toml.d").glob("*.toml")),
-    ):
-        if path.exists():
-            tables = parse(_read(path))
-            server |= tables.get("server", {})
-            csi |= tables.get("csi", {})
-    folders = csi.get("allowed_paths", DEFAULT_PATHS)
+    for tables in read_tables(directory):
+        server |= tables.get("server", {})
+        csi |= tables.get("csi", {})
     return WorkerLimits(
+        directory=str(directory),
         root=str(server.get("root", "")),
         prefix=str(server.get("iqn_prefix", "")).lower(),
-        folders=tuple(str(Path(folder).resolve()) for folder in folders),
+        portals=tuple(server.get("portals", DEFAULT_PORTALS)),
+        folders=tuple(
+            str(Path(path).resolve()) for path in csi.get("allowed_paths", DEFAULT_PATHS)
+        ),
     )
 
 
-def parse(text: str) -> dict[str, Any]:
-    """Return the tables of a configuration file: as tomllib.loads(), but numbers are texts."""
-    tables: dict[str, Any] = {}
-    table = tables
-    for line in text.split("\n"):
-        content = line.strip(" \t\r")
-        if not content or content[0] == "#":
-            continue
-        plain = content.replace("\t", " ").isprintable() and not {"'", "\\"}.intersection(content)
-        if content[0] == "[":
-            name, bracket, rest = content[1:].partition("]")
-            value: object = {} if bracket else None
-            where = tables
-        else:
-            name, _equals, rest = content.partition("=")
-            value, rest = _value(rest.strip())
-            where = table
-        name = name.strip()
-        ended = not rest.strip() or rest.strip()[0] == "#"
-        if not (plain and ended and name.isascii() and name.isidentifier()) or name in where:
-            return _parse_fully(text)
-        if value is None:
-            return _parse_fully(text)
-        where[name] = value
-        table = tables[name] if where is tables and value == {} else table
-    return tables
+# Things of the pool
 
 
-def _value(text: str) -> tuple[object, str]:
-    """Return a plain value, and the text after it; None: it has another form."""
-    if text[:1] == '"':
-        value, quote, rest = text[1:].partition('"')
-        return (value if quote else None), rest
-    if text[:1] == "[":
-        items, bracket, rest = text[1:].partition("]")
-        parts = items.split('"')
-        between = [part.strip() for part in parts[::2]]
-        separated = set(between[1:-1]) <= {","} and between[-1] in ("", ",")
-        valid = bracket and len(parts) % 2 and not between[0] and separated
-        return (parts[1::2] if valid else None), rest
-    value = text.partition("#")[0].strip()
-    valid_number = value and set(value) <= NUMBER
-    return (value if value in ("true", "false") or valid_number else None), ""
+def _dataset(limits: WorkerLimits, value: Any, _action: Action) -> None:
+    from zfsilod.model.names import DATASET  # the adapters of such steps import it, too
+
+    below = limits.root and str(value).startswith(f"{limits.root}/")
+    if not below or not DATASET.fullmatch(value):
+        raise _outside(f"dataset {value!r:.260}", f"server.root ({limits.root or 'not set'})")
 
 
-def _parse_fully(text: str) -> dict[str, Any]:
-    import tomllib
+def _root(limits: WorkerLimits, value: Any, _action: Action) -> None:
+    if not limits.root or value != limits.root:
+        raise _outside(f"dataset root {value!r:.260}", f"server.root ({limits.root or 'not set'})")
+
+
+def _property(limits: WorkerLimits, value: Any, action: Action) -> None:
+    step: Any = action.step
+    _properties(limits, ((value, step.value), (value, step.previous)), action)
+
+
+def _properties(limits: WorkerLimits, value: Any, action: Action) -> None:
+    from zfsilod.model.zfs_properties import CHOICES, FIXED, HIDDEN
+
+    for name, text in value:
+        _text(limits, text, action)
+        if not (name in CHOICES or name == FIXED or _is_mark(name)):
+            if name not in HIDDEN or text not in ("", HIDDEN[name]):
+                raise _refused(f"property {name!r:.80}={text!r:.80}", "zfsilo does not set it")
+
+
+def _marks(limits: WorkerLimits, value: Any, action: Action) -> None:
+    for name, text in value:
+        _text(limits, text, action)
+        if not _is_mark(name):
+            raise _refused(f"property {name!r:.80}", f"marks begin with {MARK}")
+
+
+def _is_mark(name: str) -> bool:
+    own = name.removeprefix(MARK)
+    return own != name and own.replace("_", "a").isalpha() and own.isascii() and own.islower()
+
+
+def _uid(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    if not _is_uid(value):
+        raise _refused(f"{value!r:.80}", "it is not the uid of a volume or snapshot")
+
+
+def _is_uid(value: str) -> bool:
+    return len(value) == 32 and set(value) <= HEX
+
+
+def _guid(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    if value and not (value.isascii() and value.isdecimal()):
+        raise _refused(f"{value!r:.80}", "it is not the guid of a dataset")
+
+
+# Things of the kernel's target and initiator
+
+
+def _target(limits: WorkerLimits, value: Any, action: Action) -> None:
+    from zfsilod.model.names import ISCSI_NAME
+
+    name, _colon, uid = value.rpartition(":")
+    if not ISCSI_NAME.fullmatch(value) or not _is_uid(uid):
+        raise _refused(f"target {value!r:.230}", "it does not end with the uid of a volume")
+    if _is_on_server(action) and name != limits.prefix and not name.startswith(DEFAULT_PREFIX):
+        raise _outside(f"target {value}", f"server.iqn_prefix ({limits.prefix or 'default'})")
+
+
+def _is_on_server(action: Action) -> bool:
+    return getattr(action.step, "part", "") == "TARGET"
+
+
+def _server(limits: WorkerLimits, value: Any, action: Action) -> None:
+    """Check the server that named a target; what is removed may be of one that was left."""
+    _text(limits, value, action)
+    if not value or not action.up:
+        return
+    step: Any = action.step
+    valid = (
+        value.isascii() and value.replace("-", "a").replace(".", "a").replace("_", "a").isalnum()
+    )
+    prefix = read_server_prefix(Path(limits.directory), value) if valid else None
+    if prefix is None:
+        raise _outside(f"server {value!r:.130}", "servers.d")
+    if prefix and step.target.rpartition(":")[0] != prefix:
+        raise _outside(f"target {step.target}", f"iqn_prefix ({prefix}) of servers.d/{value}.toml")
+
+
+def _initiator(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    from zfsilod.model.names import ISCSI_NAME
+
+    if not ISCSI_NAME.fullmatch(value):
+        raise _refused(f"initiator {value!r:.230}", "it is not an iSCSI name")
+
+
+def _initiators(limits: WorkerLimits, value: Any, action: Action) -> None:
+    for initiator in value:
+        _initiator(limits, initiator, action)
+
+
+def _backstore(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    if not _is_uid(value.removeprefix(BACKSTORE)) or _is_uid(value):
+        raise _refused(f"backstore {value!r:.80}", f"zfsilo's own are {BACKSTORE}UID")
+
+
+def _portals(limits: WorkerLimits, value: Any, action: Action) -> None:
+    from zfsilod.model.names import is_portal
+
+    for portal in value:
+        if not is_portal(portal):
+            raise _refused(f"portal {portal!r:.100}", "it is not ADDRESS:PORT")
+        if _is_on_server(action) and action.up and portal not in limits.portals:
+            raise _outside(f"portal {portal}", f"server.portals ({', '.join(limits.portals)})")
+
+
+def _secrets(limits: WorkerLimits, value: Any, action: Action) -> None:
+    for target, name in value:
+        _target(limits, target, action)
+        _text(limits, name, action)
+
+
+# Things of mounts
+
+
+def _path(limits: WorkerLimits, value: Any, action: Action) -> None:
+    from zfsilod.host.places import resolved  # for clients only
+    from zfsilod.model.validation import check_path
+
+    step: Any = action.step
+    try:
+        check_path(value)
+        if not getattr(step, "root", ""):  # 0.1.0: its links are followed
+            check_path(resolved(value))
+    except InvalidArgument:
+        raise _refused(f"mount path {value!r:.210}", "it is not a permitted path") from None
+
+
+def _folder(limits: WorkerLimits, value: Any, action: Action) -> None:
+    if action.up and value not in ("", ANYWHERE, *limits.folders):
+        raise _outside(f"mount below {value!r:.210}", "csi.allowed_paths")
+
+
+def _options(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    from zfsilod.model.mount_options import check_options
 
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FailedPrecondition(
-            f"the configuration in {DIRECTORY} is not TOML: {error}", reason="BAD_CONFIG"
-        ) from None
+        check_options(value)
+    except InvalidArgument as error:
+        raise _refused("the mount", error.message) from None
 
 
-def _read(path: Path) -> str:
-    status = path.stat()
-    if status.st_uid != 0 or status.st_mode & 0o022:
-        raise FailedPrecondition(
-            f"{path} may be written by others than root; run chown root and chmod 644 on it",
-            reason="BAD_CONFIG",
-        )
-    return path.read_text()
+def _filesystem_type(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    if value not in ("", *FILESYSTEMS):
+        raise _refused(f"filesystem {value!r:.80}", "zfsilo does not make it")
 
 
-def _root_of(step: Step) -> str:
-    return str(getattr(step, "root", ""))
+def _filesystem_state(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    if value not in get_args(FilesystemState):
+        raise _refused(f"state {value!r:.80}", "it is not the state of a filesystem")
+
+
+def _uuid(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    from zfsilod.model.names import UUID
+
+    if value and not UUID.fullmatch(value):
+        raise _refused(f"{value!r:.80}", "it is not a UUID")
+
+
+# Plain values
+
+
+def _text(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    """Check a value that names nothing on the host: it is shown, compared, or a mark of a zvol."""
+    if not isinstance(value, str) or not value.isprintable() or len(value) >= MAX_TEXT:
+        raise _refused(f"{value!r:.80}", "it is not a printable text")
+
+
+def _number(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    if not isinstance(value, int) or value < 0:
+        raise _refused(f"{value!r:.80}", "it is not a number")
+
+
+def _record(limits: WorkerLimits, value: Any, action: Action) -> None:
+    for record in value if isinstance(value, tuple) else (value,):
+        if not isinstance(record, Record):
+            raise _refused(f"{record!r:.80}", "it is not a record")
+        limits.check_fields(record, action)
+
+
+FIELDS: dict[str, Check] = {
+    # Plain names are those of fields of any class; TAG.FIELD is that of one class.
+    "allowed": _initiators,
+    "backstore": _backstore,
+    "dataset": _dataset,
+    "disk": _record,
+    "epoch": _number,
+    "file": _number,
+    "filesystem": _record,
+    "fs_type": _filesystem_type,
+    "grace_s": _number,
+    "guid": _guid,
+    "host": _text,
+    "initiator": _initiator,
+    "marks": _marks,
+    "operation": _text,
+    "options": _options,
+    "own": _number,
+    "path": _path,
+    "portals": _portals,
+    "previous": _text,
+    "properties": _properties,
+    "readonly": _number,
+    "refs": _record,
+    "root": _folder,
+    "secret": _text,
+    "secrets": _secrets,
+    "serial": _uid,
+    "server": _server,
+    "size_bytes": _number,
+    "snapshot_ref": _record,
+    "snapshot_uid": _uid,
+    "source": _path,
+    "source_root": _folder,
+    "target": _target,
+    "thin": _number,
+    "trash": _dataset,
+    "uid": _uid,
+    "untouched": _number,
+    "value": _text,
+    "volblocksize": _number,
+    "volume": _text,
+    "Backstore.name": _backstore,
+    "Detached.root": _text,  # what is removed may be below a folder that is not configured any more
+    "Filesystem.origin": _uuid,
+    "Filesystem.state": _filesystem_state,
+    "Filesystem.type": _filesystem_type,
+    "Filesystem.uuid": _uuid,
+    "PoolOwned.owner": _text,
+    "PoolOwned.root": _root,
+    "ZvolProperty.name": _property,
+}
 
 
 def _outside(thing: str, limit: str) -> PermissionDenied:
-    return PermissionDenied(
-        f"the worker refuses {thing}: it is outside of {limit} in {DIRECTORY}; nothing was changed",
-        reason="OUTSIDE_LIMITS",
+    return _refused(
+        thing,
+        f"it is outside of {limit} in {DIRECTORY}; restart zfsilod after a change of that",
     )
+
+
+def _refused(thing: str, why: str) -> PermissionDenied:
+    return PermissionDenied(f"the worker refuses {thing}: {why}", reason="OUTSIDE_LIMITS")

@@ -1,8 +1,8 @@
 """HostStep, the base class of all steps of a worker, with its variants Guard and OneWay.
 
 A step is one fact about this host: how it is probed, made true and made false, the words for it,
-the things that it concerns, and the part of the sandbox that it needs. A subclass with a tag that
-lacks one of these is refused when the class is made.
+the things that it concerns, the part of the sandbox that it needs, and the limit of each field
+(limits.py). A subclass with a tag that lacks one of these is refused when the class is made.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from zfsilod.engine.limits import check_of
 from zfsilod.model.records import Step
 
 if TYPE_CHECKING:
@@ -31,12 +32,22 @@ class HostStep(Step):
     def __init_subclass__(
         cls, *, part: SandboxPart | None = None, tag: str = "", aliases: tuple[str, ...] = ()
     ) -> None:
-        """Set the sandbox part. Raises TypeError when a class with a tag has none."""
+        """Set the sandbox part."""
         if part is not None:
             cls.part = part
-        if tag and not hasattr(cls, "part"):
-            raise TypeError(f"{cls.__name__} has no sandbox part: add part= to the class")
         super().__init_subclass__(tag=tag, aliases=aliases)
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Raise TypeError when the class has no sandbox part, or a field without a limit."""
+        if not hasattr(cls, "part"):
+            raise TypeError(f"{cls.__name__} has no sandbox part: add part= to the class")
+        for name in cls.FIELDS:
+            if check_of(cls.TAG, name) is None:
+                raise TypeError(
+                    f"the field {name} of {cls.__name__} has no limit: add it to FIELDS in "
+                    "engine/limits.py"
+                )
 
     @abstractmethod
     def probe(self, host: HostAdapters) -> bool:

@@ -33,6 +33,7 @@ from zfsilod.model.errors import (
     FailedPrecondition,
     Internal,
     NotFound,
+    PermissionDenied,
     ZfsiloError,
     disk_error,
 )
@@ -229,8 +230,7 @@ class Worker:
         if self.latest.state != "RUNNING":
             return
         try:
-            if self.limits:  # all of it before the first effect
-                self.limits.check(self.latest.actions)
+            self.check_limits()
             run(self.latest, self.host, self.save)
         except Exception as error:
             self._reload()
@@ -238,14 +238,18 @@ class Worker:
                 self.save(self.latest.but(state="FAILED", failure=self._failure(error)))
             raise
 
+    def check_limits(self) -> None:
+        """Raise PermissionDenied when an action is outside of the limits, before any effect."""
+        if self.limits is not None:
+            self.limits.check(self.latest.actions)
+
     def rollback(self) -> None:
         """Roll the operation back; if that fails too, it needs repair and keeps its claims."""
         if self.latest.ended:
             return
         try:
-            if self.limits:
-                touched = ("STARTED", "DONE")
-                self.limits.check(a for a in self.latest.actions if a.status in touched)
+            if self.latest.failure is None or any(action.began for action in self.latest.actions):
+                self.check_limits()  # of all: the rollback may also finish the operation
             with self.store.read() as txn:
                 cancelled = txn.is_cancelled(self.latest.id)
             rollback(
@@ -307,12 +311,27 @@ def work(
     if not operations and command == "run":
         raise NotFound(f"there is no operation {unit}")
     if operations and operations[0].batch:
-        steps = (action.step for operation in operations for action in operation.actions)
-        datasets = dict.fromkeys(name for step in steps for name in step.resources().datasets)
-        host = host.surveyed(tuple(datasets))  # one zfs process answers all their probes
+        host = _surveyed(host, operations, limits)
     workers = [Worker(store, host, operation.id, limits) for operation in operations]
     errors = [_work_one(worker, command) for worker in workers]
     return [error for error in errors if error]
+
+
+def _surveyed(
+    host: HostAdapters, operations: list[Operation], limits: WorkerLimits | None
+) -> HostAdapters:
+    """Return the host with one zfs process for all probes of a batch, if it is within the limits.
+
+    Otherwise each operation is checked, and refused, by itself.
+    """
+    actions = [action for operation in operations for action in operation.actions]
+    if limits is not None:
+        try:
+            limits.check(actions)
+        except PermissionDenied:
+            return host
+    datasets = (name for action in actions for name in action.step.resources().datasets)
+    return host.surveyed(tuple(dict.fromkeys(datasets)))
 
 
 def _work_one(worker: Worker, command: str) -> str:

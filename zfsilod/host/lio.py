@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
-from zfsilod.model.names import iscsi_name, portal_parts
+from zfsilod.model.errors import (
+    Busy,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+)
+from zfsilod.model.names import OBJECT, iscsi_name, portal_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +59,7 @@ class RealLio:
     # Backstores
 
     def has_backstore(self, name: str, *, dataset: str, serial: str) -> bool:
-        folder = f"{CORE}/{name}"
+        folder = _backstore(name)
         if self._fs.read(f"{folder}/enable") != "1":
             return False
         info = self._fs.read(f"{folder}/info") or ""
@@ -75,7 +82,7 @@ class RealLio:
 
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
         self._load()
-        folder = f"{CORE}/{name}"
+        folder = _backstore(name)
         self._fs.make(CORE)
         self._fs.make(folder)
         if self._fs.read(f"{folder}/enable") != "1":
@@ -105,7 +112,7 @@ class RealLio:
             self._open(folder, dataset, tries - 1)
 
     def remove_backstore(self, name: str) -> None:
-        self._fs.remove(f"{CORE}/{name}")
+        self._fs.remove(_backstore(name))
 
     def list_backstores(self) -> list[str]:
         return self._fs.names(CORE)
@@ -127,7 +134,7 @@ class RealLio:
 
     def remove_target(self, target: str) -> None:
         self._fs.remove(_group(target))
-        self._fs.remove(f"iscsi/{target}")
+        self._fs.remove(f"iscsi/{iscsi_name(target)}")
 
     def list_targets(self) -> list[str]:
         return [name for name in self._fs.names("iscsi") if name[:4] in ("iqn.", "eui.", "naa.")]
@@ -150,7 +157,7 @@ class RealLio:
     def has_lun(self, target: str, backstore: str) -> bool:
         links = self._fs.links(f"{_group(target)}/lun/lun_0")
         for linked in links.values():
-            if linked != (self._fs.root / CORE / backstore).resolve():
+            if linked != (self._fs.root / _backstore(backstore)).resolve():
                 raise Conflict(
                     f"LUN 0 of {target} is {linked.name}, not {backstore}",
                     target=target,
@@ -162,7 +169,7 @@ class RealLio:
         folder = f"{_group(target)}/lun/lun_0"
         self._fs.make(folder)
         if not self.has_lun(target, backstore):
-            self._fs.link(f"{folder}/{backstore}", f"{CORE}/{backstore}")
+            self._fs.link(f"{folder}/{backstore}", _backstore(backstore))
 
     def remove_lun(self, target: str) -> None:
         for initiator in self._fs.names(f"{_group(target)}/acls"):
@@ -304,6 +311,12 @@ class RealLio:
                 "`systemctl start sys-kernel-config.mount`",
                 reason="NO_CONFIGFS",
             )
+
+
+def _backstore(name: str) -> str:
+    if not OBJECT.fullmatch(name):
+        raise InvalidArgument(f"{name[:80]!r} is not the name of a backstore")
+    return f"{CORE}/{name}"
 
 
 def _group(target: str) -> str:

@@ -21,6 +21,7 @@ DATASET = re.compile(
 ISCSI_NAME = re.compile(r"(?:iqn|eui|naa)\.[A-Za-z0-9.:_-]{1,219}")
 IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9.:_-]+)?")
 MAX_PREFIX = 150
+OBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a backstore of the kernel's target
 # NVMe base specification 2.0, 4.5: at most 223 characters.
 NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:_-]{1,211}")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -73,7 +73,7 @@ AREAS: dict[str, dict[str, str]] = {
         "OTHER_AUTHORITY": "the host id belongs to a host with a certificate of another authority",
         "OTHER_MACHINE": "the host id belongs to another machine: this one is a clone or new",
         "OTHER_HOST": "a host acts for another host, or the store is of another kind of host",
-        "OUTSIDE_LIMITS": "the store asks for a change outside of the worker's configuration",
+        "OUTSIDE_LIMITS": "the configuration of this host does not allow what the store asks for",
         "PATH_NOT_ALLOWED": "the path is outside csi.allowed_paths",
         "ROLE": "the role of the caller may not call this method",
         "TOO_MANY_CALLS": "the caller has as many calls in progress as daemon.max_calls allows",

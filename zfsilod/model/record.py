@@ -51,6 +51,8 @@ class Record:
         cls.TAG = tag
         if aliases and not tag:
             raise TypeError(f"{cls.__name__} has aliases but no tag: add tag=")
+        if tag:
+            cls.check_class()
         for stored_tag in (tag, *aliases) if tag else ():
             if stored_tag in CLASSES:
                 owner = CLASSES[stored_tag].__name__
@@ -58,6 +60,10 @@ class Record:
                     f"{cls.__name__} has the tag {stored_tag} of {owner}: choose another"
                 )
             CLASSES[stored_tag] = cls
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Raise TypeError when a class with a tag lacks something, before its tag is registered."""
 
     def __init__(self, **values: Any) -> None:
         for name in self.FIELDS:

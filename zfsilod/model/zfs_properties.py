@@ -58,6 +58,7 @@ CHOICES = {
     "secondarycache": CACHES,
     "sync": _one_of("standard", "always", "disabled"),
 }
+HIDDEN = {"volmode": "dev", "snapdev": "hidden"}  # the server scans no partitions of a volume
 FIXED = "volblocksize"  # at creation only: validation.check_block_size
 ENCRYPTION = ("encryption", "keyformat", "keylocation", "pbkdf2iters")
 ENCRYPTED = (

@@ -1,15 +1,15 @@
-"""Requests by which a client uses a connected volume: stage, mount, grow; allowed mount options."""
+"""Requests by which a client uses a connected volume: stage, mount, grow."""
 
 from __future__ import annotations
 
 import logging
-import re
 import uuid
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, ZfsiloError
 from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, furthest
+from zfsilod.model.mount_options import check_options
 from zfsilod.model.records import Action, Attachment, Mount
 from zfsilod.model.validation import STAGING, check_id, check_path
 from zfsilod.requests import paths
@@ -24,42 +24,6 @@ if TYPE_CHECKING:
 
 
 MAX_MOUNTS = 64
-MAX_OPTIONS = 32
-OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
-OPTIONS = (
-    "noatime",
-    "nodiratime",
-    "relatime",
-    "strictatime",
-    "lazytime",
-    "nosuid",
-    "nodev",
-    "noexec",
-    "sync",
-    "dirsync",
-    "discard",
-    "nodiscard",
-    "commit",
-    "data",
-    "errors",
-    "barrier",
-    "nobarrier",
-    "journal_checksum",
-    "user_xattr",
-    "acl",
-    "inode64",
-    "largeio",
-    "logbufs",
-    "logbsize",
-    "allocsize",
-    "swalloc",
-    "usrquota",
-    "grpquota",
-    "prjquota",
-    "uquota",
-    "gquota",
-    "pquota",
-)
 
 log = logging.getLogger(__name__)
 
@@ -310,18 +274,3 @@ def need_attachment(txn: Transaction, attachment_id: str) -> Attachment:
             volume=attachment_id,
         )
     return attachment
-
-
-def check_options(options: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the mount options when all are in OPTIONS. Raises InvalidArgument."""
-    if len(options) > MAX_OPTIONS:
-        raise InvalidArgument(
-            f"{len(options)} mount options are too many; pass at most {MAX_OPTIONS}",
-            reason="BAD_MOUNT_OPTION",
-        )
-    for option in options:
-        if not OPTION.fullmatch(option) or option.partition("=")[0] not in OPTIONS:
-            raise InvalidArgument(
-                f"the mount option {option[:80]!r} is not allowed", reason="BAD_MOUNT_OPTION"
-            )
-    return tuple(options)

@@ -19,6 +19,7 @@ from zfsilod.engine.steps.zfs import (
     ZvolSize,
 )
 from zfsilod.model.record import Pairs, Record, pairs
+from zfsilod.model.zfs_properties import HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 DURABLE = {"sync": "always"}
 """After a power failure of the server, a client assumes that unflushed writes are safe too: it has
 no reason to repeat them, and its next flush succeeds. So every write is synchronous."""
-
-HIDDEN = {"volmode": "dev", "snapdev": "hidden"}  # the server scans no partitions of a volume
 
 
 class Fence(Record):

@@ -1,0 +1,63 @@
+"""Mount options that a user may choose. Pure.
+
+Options outside the list are refused: they name another device or file (`journal_path=`, `logdev=`,
+`loop`), change what a mount is (`bind`, `remount`), or are set by zfsilo itself.
+"""
+
+from __future__ import annotations
+
+import re
+
+from zfsilod.model.errors import InvalidArgument
+
+MAX_OPTIONS = 32
+OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
+OPTIONS = (
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "lazytime",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "sync",
+    "dirsync",
+    "discard",
+    "nodiscard",
+    "commit",
+    "data",
+    "errors",
+    "barrier",
+    "nobarrier",
+    "journal_checksum",
+    "user_xattr",
+    "acl",
+    "inode64",
+    "largeio",
+    "logbufs",
+    "logbsize",
+    "allocsize",
+    "swalloc",
+    "usrquota",
+    "grpquota",
+    "prjquota",
+    "uquota",
+    "gquota",
+    "pquota",
+)
+
+
+def check_options(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the mount options when all are in OPTIONS. Raises InvalidArgument."""
+    if len(options) > MAX_OPTIONS:
+        raise InvalidArgument(
+            f"{len(options)} mount options are too many; pass at most {MAX_OPTIONS}",
+            reason="BAD_MOUNT_OPTION",
+        )
+    for option in options:
+        if not OPTION.fullmatch(option) or option.partition("=")[0] not in OPTIONS:
+            raise InvalidArgument(
+                f"the mount option {option[:80]!r} is not allowed", reason="BAD_MOUNT_OPTION"
+            )
+    return tuple(options)
