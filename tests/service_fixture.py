@@ -173,7 +173,8 @@ class LocalServer:
     async def rotate(self, _server: str, volume: str) -> None:
         await self._do(RotateSecrets(volume=volume, host="take", force=True))
 
-    async def register(self, _server: str, host: Host) -> None:
+    async def register(self, _server: str, host: Host, *, validate_only: bool = False) -> None:
+        assert not validate_only
         await self._do(CreateHost(id=host.id, iqn=host.iqn, register=True))
 
     def _reach(self) -> None:

@@ -171,6 +171,7 @@ class BusFixture:
     def __init__(
         self, built: service_fixture.ServiceFixture, front: DbusFront, address: str
     ) -> None:
+        self.built = built
         self.service = built.service
         self.store = built.service.context.store
         self.host = built.host

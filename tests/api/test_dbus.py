@@ -281,10 +281,10 @@ async def test_cancel_and_busy(fixture: BusFixture) -> None:
     (managed,) = await client.call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
     assert set(managed) == {operation, path_of("host", "take")}
 
-    assert await client.call(operation, OPERATION, "Cancel") == []
+    assert await client.call(operation, OPERATION, "Cancel", "a{sv}", {}) == []
     assert await client.end(operation) == "ROLLED_BACK"
     assert (await client.get(operation, "Error"))[0] == f"{NAME}.Error.Busy"
-    assert await client.call(operation, OPERATION, "Cancel") == []
+    assert await client.call(operation, OPERATION, "Cancel", "a{sv}", {}) == []
 
 
 async def test_repair(fixture: BusFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +295,7 @@ async def test_repair(fixture: BusFixture, monkeypatch: pytest.MonkeyPatch) -> N
         patch.setattr(worker, "rollback", break_down)
         await check_needs_repair(fixture, client)
     operation = await client.get(DATA, "Operation")
-    assert await client.call(operation, OPERATION, "Repair") == []
+    assert await client.call(operation, OPERATION, "Repair", "a{sv}", {}) == []
     finished = await client.heard("OperationFinished", 3)
     assert [signal.body[2] for signal in finished] == ["DONE", "NEEDS_REPAIR", "ROLLED_BACK"]
     assert await client.get(DATA, "Conditions") == []

@@ -118,7 +118,7 @@ async def test_errors_defined_by_dbus(
         ((DATA, VOLUME, "Update", "a{sv}", {}), "InvalidArgument"),
         ((DATA, VOLUME, "Delete", "a{sv}", {}), "NotFound"),
         ((DATA, VOLUME, "Stage", "sa{sv}", "/stage", {}), "FailedPrecondition"),
-        ((path_of("operation", "0" * 26), OPERATION, "Cancel"), "NotFound"),
+        ((path_of("operation", "0" * 26), OPERATION, "Cancel", "a{sv}", {}), "NotFound"),
     ],
 )
 async def test_errors_defined_by_zfsilo(

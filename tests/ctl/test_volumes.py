@@ -152,6 +152,10 @@ def test_removal_of_an_orphan_asks_for_confirmation(
     assert ctl.ok("adopt --all -q") == ""
     ctl.ok("volume create stray 1G")
     ctl.daemon.front.write(lambda txn: txn.drop("volume", "stray"))
+    would = ctl.ok("adopt --all --dry-run").splitlines()[0]
+    assert would == "volumes/stray: would be adopted"
+    assert ctl("volume show stray").code == 3, "a dry run adopts nothing"
+    assert "--no-wait" in ctl.fails(2, "adopt --all --no-wait")
     (name,) = ctl.ok("orphan list -q").split()
     assert "pass --yes to confirm" in ctl.fails(2, f"orphan remove {name}")
     assert "there is no orphan nope" in ctl.fails(3, "orphan remove nope"), "before the question"

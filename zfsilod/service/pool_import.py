@@ -42,16 +42,38 @@ class PoolImport(NamedTuple):
     unknown: list[str]
 
 
-async def adopt_all(context: Context, submitter: Submitter, caller: Caller) -> PoolImport:
+async def adopt_all(
+    context: Context, submitter: Submitter, caller: Caller, *, validate_only: bool = False
+) -> PoolImport:
     """Adopt everything below the root that has marks of zfsilo and no record."""
     need_root(context.settings)
     result = PoolImport([], {}, [])
-    await _adopt(submitter, caller, await unknown_volumes(context), result)
+    volumes = await unknown_volumes(context)
+    if validate_only:
+        await _plan(submitter, caller, volumes, result)
+    else:
+        await _adopt(submitter, caller, volumes, result)
     snapshots, nameless = await unknown_snapshots(context)
     result.complaints.update(nameless)
-    await _adopt(submitter, caller, snapshots, result)
+    if validate_only:
+        result.adopted.extend(snapshots)  # their plans need the records of the volumes
+    else:
+        await _adopt(submitter, caller, snapshots, result)
     result.unknown.extend(_unknown(result.adopted))
     return result
+
+
+async def _plan(
+    submitter: Submitter, caller: Caller, requests: Sequence[Request[Any]], result: PoolImport
+) -> None:
+    """Fill the result with what would be adopted."""
+    for request in requests:
+        try:
+            await submitter.plan(request, caller=caller)
+        except ZfsiloError as error:
+            result.complaints[request.subject] = error.message
+        else:
+            result.adopted.append(request)
 
 
 async def _adopt(

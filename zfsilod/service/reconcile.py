@@ -44,12 +44,13 @@ class Reconciler:
         self._context = context
         self._submitter = submitter
 
-    async def report(self, volume_id: str) -> DriftReport:
+    async def report(self, volume_id: str, *, store: bool = True) -> DriftReport:
         """Return the differences of a volume; none while an operation works on it."""
         reports = await compare_all(self._context, (volume_id,))
         if not reports:
             return DriftReport(volume=volume_id, uid="")
-        await self._context.write(partial(store_conditions, reports=reports, complaints={}))
+        if store:
+            await self._context.write(partial(store_conditions, reports=reports, complaints={}))
         return reports[0]
 
     async def sync(self, volume_id: str, *, caller: Caller) -> tuple[Operation, DriftReport]:
@@ -75,7 +76,9 @@ class Reconciler:
             repairable = [report.volume for report in reports if report.repairable]
             failed = await self._repair(repairable, caller)
             complaints |= failed
-        await self._context.write(partial(store_conditions, reports=reports, complaints=complaints))
+            await self._context.write(
+                partial(store_conditions, reports=reports, complaints=complaints)
+            )
         differing = tuple(report for report in reports if report.differences)
         unknown = any(
             problem.reason == UNKNOWN for report in differing for problem in report.problems

@@ -355,9 +355,11 @@ class Service:
                 async with self.executor.changes:
                     await self.executor.changes.wait()
 
-    async def cancel(self, operation_id: str) -> Operation:
+    async def cancel(self, operation_id: str, *, validate_only: bool = False) -> Operation:
         """Stop a running operation; its rollback follows, unless a final step has started."""
         operation = self.operation(operation_id)
+        if validate_only:
+            return operation
         if operation.at_server:  # it has no unit to stop: the daemon performs the remote step
             failed = operation.but(state="FAILED", failure=failure_of(CANCELLED, "Reported"))
             with contextlib.suppress(Busy):  # the step was performed meanwhile
@@ -369,10 +371,10 @@ class Service:
             await self.launcher.stop(operation)
         return operation
 
-    async def repair(self, operation_id: str) -> Operation:
+    async def repair(self, operation_id: str, *, validate_only: bool = False) -> Operation:
         """Retry the rollback of an operation now."""
         operation = self.operation(operation_id)
-        if operation.state == "NEEDS_REPAIR":
+        if operation.state == "NEEDS_REPAIR" and not validate_only:
             await self.launcher.rollback(operation)
         return operation
 
@@ -385,21 +387,14 @@ class Service:
                 return now
             await self.executor.wait_for_change(RETRY_LOOK_S)
 
-    async def abandon(self, operation_id: str) -> Operation:
+    async def abandon(self, operation_id: str, *, validate_only: bool = False) -> Operation:
         """Release an operation that cannot be rolled back; the things that it made become orphans.
 
         Raises FailedPrecondition unless it needs repair.
         """
 
         def release(txn: Transaction) -> Operation:
-            operation = txn.get(Operation, operation_id)
-            if operation is None or operation.state != "NEEDS_REPAIR":
-                raise FailedPrecondition(
-                    f"operation {operation_id} does not need repair: only an operation whose "
-                    "rollback failed can be abandoned",
-                    reason="NOT_STUCK",
-                    operation=operation_id,
-                )
+            operation = _stuck(txn.get(Operation, operation_id), operation_id)
             # An epoch on the zvol is given, whatever becomes of the operation.
             facts = dict(operation.facts)
             for action in operation.actions:
@@ -407,7 +402,9 @@ class Service:
                     facts[epoch_fact(action.step.dataset)] = str(action.step.epoch)
             return txn.finish(operation.but(facts=pairs(facts)), "ABANDONED")
 
-        self.operation(operation_id)  # or NotFound
+        operation = self.operation(operation_id)  # or NotFound
+        if validate_only:
+            return _stuck(operation, operation_id)
         abandoned = await self.context.write(release)
         log.warning("operation %s (%s) was abandoned", abandoned.id, abandoned.title)
         self.executor.announce(abandoned)
@@ -432,7 +429,7 @@ class Service:
             view = volume_view(txn, volume_id)
         return (await self.stats.sample(view)).figures
 
-    async def introduce(self, server: str) -> None:
+    async def introduce(self, server: str, *, validate_only: bool = False) -> None:
         """Register this host at a server, so that volumes can be published to it."""
         settings = self.context.settings
         iqn = await self.context.look(self.context.machine.iscsi.initiator)
@@ -441,7 +438,7 @@ class Service:
                 "this host has no IQN: install open-iscsi", reason="NO_IQN", host=settings.host_id
             )
         host = Host(id=settings.host_id, iqn=iqn, max_attachments=settings.max_attachments)
-        await self.context.servers.register(server, host)
+        await self.context.servers.register(server, host, validate_only=validate_only)
 
     async def capacity(self, root: str = "") -> PoolSpace:
         """Return the space of the dataset root, or of a dataset below it."""
@@ -458,6 +455,18 @@ class Service:
         """Wait for launches and remote steps under way, not for operations."""
         await self.executor.close()
         self.context.close()
+
+
+def _stuck(operation: Operation | None, operation_id: str) -> Operation:
+    """Return the operation. Raises FailedPrecondition unless it needs repair."""
+    if operation is None or operation.state != "NEEDS_REPAIR":
+        raise FailedPrecondition(
+            f"operation {operation_id} does not need repair: only an operation whose rollback "
+            "failed can be abandoned",
+            reason="NOT_STUCK",
+            operation=operation_id,
+        )
+    return operation
 
 
 def _outcome(operation: Operation, failure: Failure) -> str:

@@ -86,9 +86,9 @@ class StorageServers:
         )
         await self.call(step.server, self._api(step.server).volumes.ReportFilesystem, message)
 
-    async def register(self, server: str, host: Host) -> None:
+    async def register(self, server: str, host: Host, *, validate_only: bool = False) -> None:
         """Register this host on a server."""
-        request = host_pb2.RegisterHostRequest(host=convert.host(host))
+        request = host_pb2.RegisterHostRequest(host=convert.host(host), validate_only=validate_only)
         await self.call(server, self._api(server).hosts.RegisterHost, request)
 
     async def publications(self, server: str) -> list[Publication]:

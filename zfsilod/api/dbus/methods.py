@@ -130,7 +130,7 @@ class Methods:
         only_plan = fields.pop("validate_only", False)
         request = make_request(mutation, arguments, fields)
         if isinstance(request, SyncVolume):
-            (await self.service.reconciler.report(request.id)).check()
+            (await self.service.reconciler.report(request.id, store=not only_plan)).check()
         if only_plan:
             return [self.objects.plan(await self.service.plan(request, caller=caller))]
         operation = await self.service.submit(request, caller=caller)
@@ -207,16 +207,17 @@ class Methods:
     async def stats(self, volume_id: str) -> list[Any]:
         return [await self.service.usage(volume_id)]
 
-    async def cancel(self, operation_id: str) -> list[Any]:
-        await self.service.cancel(operation_id)
+    async def cancel(self, operation_id: str, options: dict[str, Variant]) -> list[Any]:
+        await self.service.cancel(operation_id, validate_only=_only_plan(options))
         return []
 
-    async def repair(self, operation_id: str) -> list[Any]:
-        await self.service.repair(operation_id)
+    async def repair(self, operation_id: str, options: dict[str, Variant]) -> list[Any]:
+        await self.service.repair(operation_id, validate_only=_only_plan(options))
         return []
 
-    async def abandon(self, operation_id: str) -> list[Any]:
-        return [list((await self.service.abandon(operation_id)).behind)]
+    async def abandon(self, operation_id: str, options: dict[str, Variant]) -> list[Any]:
+        only = _only_plan(options)
+        return [list((await self.service.abandon(operation_id, validate_only=only)).behind)]
 
     async def _page(
         self, kind: type[Any], fields: dict[str, Any], wanted: Callable[[Any], bool]
@@ -259,6 +260,10 @@ def make_request(mutation: Mutation, arguments: list[Any], options: dict[str, An
     if "mask" in mutation.request.FIELDS:
         fields["mask"] = tuple(name for name in fields if name not in NOT_IN_MASK)
     return mutation.request(**fields)
+
+
+def _only_plan(options: dict[str, Variant]) -> bool:
+    return bool(read_options(options, ("validate_only",)).get("validate_only"))
 
 
 def _limit(fields: dict[str, Any]) -> int:

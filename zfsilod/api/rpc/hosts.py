@@ -89,7 +89,8 @@ class HostMethods:
     async def IntroduceHost(
         self, message: host_pb2.IntroduceHostRequest, call: Call
     ) -> host_pb2.IntroduceHostResponse:
-        await call.shielded(call.service.introduce(check_id(message.server, "server name")))
+        server = check_id(message.server, "server name")
+        await call.shielded(call.service.introduce(server, validate_only=message.validate_only))
         return host_pb2.IntroduceHostResponse()
 
 

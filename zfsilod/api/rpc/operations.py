@@ -81,19 +81,22 @@ class OperationMethods:
         self, message: operation_pb2.CancelOperationRequest, call: Call
     ) -> operation_pb2.Operation:
         operation_id = convert.operation_id(message.name)
-        return convert.operation(await call.shielded(call.service.cancel(operation_id)))
+        work = call.service.cancel(operation_id, validate_only=message.validate_only)
+        return convert.operation(await call.shielded(work))
 
     async def RepairOperation(
         self, message: operation_pb2.RepairOperationRequest, call: Call
     ) -> operation_pb2.Operation:
         operation_id = convert.operation_id(message.name)
-        return convert.operation(await call.shielded(call.service.repair(operation_id)))
+        work = call.service.repair(operation_id, validate_only=message.validate_only)
+        return convert.operation(await call.shielded(work))
 
     async def AbandonOperation(
         self, message: operation_pb2.AbandonOperationRequest, call: Call
     ) -> operation_pb2.Operation:
         operation_id = convert.operation_id(message.name)
-        return convert.operation(await call.shielded(call.service.abandon(operation_id)))
+        work = call.service.abandon(operation_id, validate_only=message.validate_only)
+        return convert.operation(await call.shielded(work))
 
 
 def _values(operation: Operation, field: str) -> filters.Values:

@@ -151,6 +151,8 @@ class ServiceMethods:
             return pem, authority.certificate_pem, certificates.record_of(pem, current.identity)
 
         pem, authority_pem, issued = await asyncio.to_thread(sign)
+        if message.validate_only:
+            return service_pb2.RenewCertificateResponse(authority=authority_pem.decode())
 
         def record(txn: Transaction) -> None:
             """Record the certificate, unless the caller was revoked while it was signed."""

@@ -107,7 +107,7 @@ class VolumeMethods:
         need_view(call, volume_id)
         operation = None
         if message.validate_only:
-            report = await call.shielded(call.service.reconciler.report(volume_id))
+            report = await call.shielded(call.service.reconciler.report(volume_id, store=False))
         else:
             work = call.service.reconciler.sync(volume_id, caller=call.caller)
             submitted, report = await call.shielded(work)
@@ -191,9 +191,11 @@ class VolumeMethods:
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def AdoptVolumes(
-        self, _request: volume_pb2.AdoptVolumesRequest, call: Call
+        self, message: volume_pb2.AdoptVolumesRequest, call: Call
     ) -> volume_pb2.AdoptVolumesResponse:
-        work = pool_import.adopt_all(call.service.context, call.service, call.caller)
+        work = pool_import.adopt_all(
+            call.service.context, call.service, call.caller, validate_only=message.validate_only
+        )
         result = await call.shielded(work)
         names: dict[str, list[str]] = {"adopt": [], "adopt-trashed": [], "adopt-snapshot": []}
         for operation in result.adopted:

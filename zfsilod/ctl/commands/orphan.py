@@ -15,6 +15,7 @@ from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import clean, show_table
 from zfsilod.ctl.parse import check_one_or_all
+from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -60,13 +61,21 @@ def adopt(args: Namespace) -> int:
             request = pb.AdoptVolumeRequest(dataset=args.dataset, volume_id=args.id)
             change(args, server, server.changes.volumes.AdoptVolume, request)
             return 0
+        if args.no_wait:
+            raise InvalidArgument(
+                "--no-wait cannot be combined with --all",
+                reason="USAGE",
+                usage="zfsiloctl adopt --help",
+            )
         server.read_s = server.change_s
-        adopted = server.ask(server.api.volumes.AdoptVolumes, pb.AdoptVolumesRequest())
+        everything = pb.AdoptVolumesRequest(validate_only=args.dry_run)
+        adopted = server.ask(server.api.volumes.AdoptVolumes, everything)
+    word = "would be adopted" if args.dry_run else "adopted"
     if args.json:
         print(as_json(adopted))
     else:
-        lines = [f"{name}: adopted" for name in (*adopted.volumes, *adopted.snapshots)]
-        lines += [f"{name}: adopted, in the trash" for name in adopted.in_trash]
+        lines = [f"{name}: {word}" for name in (*adopted.volumes, *adopted.snapshots)]
+        lines += [f"{name}: {word}, in the trash" for name in adopted.in_trash]
         lines += [f"{name}: {complaint}" for name, complaint in sorted(adopted.complaints.items())]
         lines += [f"note: {sentence}" for sentence in adopted.unknown]
         if not (lines or args.quiet):
