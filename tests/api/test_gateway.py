@@ -54,7 +54,7 @@ class Behind:
             await self.arrived.put((reader, writer))
 
         self._servers = [
-            await asyncio.start_unix_server(arrive, self.gateway.socket_of(kind), limit=MIB)
+            await asyncio.start_unix_server(arrive, self.gateway.backend.socket_of(kind), limit=MIB)
             for kind in ("unix", "tcp")
         ]
         self.gateway.listen(listen_unix(self.path))
@@ -117,20 +117,20 @@ async def test_a_tag_identifies_the_peer() -> None:
     async with behind() as built:
         _reader, unix = await built.unix()
         await eventually(lambda: len(built.names) == 1)
-        peer = built.gateway.peer(built.names[0])
+        peer = built.gateway.backend.peer(built.names[0])
         assert peer is not None
         assert (peer.kind, peer.uid) == ("unix", os.getuid())
         assert set(peer.groups) == {os.getgid(), *os.getgroups()}
         assert peer.address == f"pid {os.getpid()}"
         _reader, tcp = await built.tcp()
         await eventually(lambda: len(built.names) == 2)
-        peer = built.gateway.peer(built.names[1])
+        peer = built.gateway.backend.peer(built.names[1])
         assert peer is not None
         assert (peer.kind, peer.address, peer.uid) == ("tcp", "127.0.0.1", -1)
         assert built.names[0] != built.names[1]
         unix.close()
         tcp.close()
-        await eventually(lambda: built.gateway.peer(built.names[0]) is None)
+        await eventually(lambda: built.gateway.backend.peer(built.names[0]) is None)
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
@@ -334,10 +334,10 @@ async def test_a_forged_name_is_refused() -> None:
     async with behind() as built:
         await built.pair()
         real = built.names[0]
-        assert built.gateway.peer(real) is not None
+        assert built.gateway.backend.peer(real) is not None
         directory = real.rpartition("/")[0]
         for forged in (f"{directory}/1", real + "0", directory, "unix:", "", real[5:-1]):
-            assert built.gateway.peer(forged) is None
+            assert built.gateway.backend.peer(forged) is None
 
 
 async def test_no_name_that_others_can_take_first() -> None:

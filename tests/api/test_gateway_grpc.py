@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 async def test_connections_that_bypass_the_gateway_are_refused(front: Front) -> None:
     for kind in get_args(PeerKind):
-        path, options = front.gateway.socket_of(kind), [("grpc.default_authority", "localhost")]
+        path, options = (
+            front.gateway.backend.socket_of(kind),
+            [("grpc.default_authority", "localhost")],
+        )
         channel = grpc.aio.insecure_channel(f"unix:{path}", options=options)
         front.channels.append(channel)
         with refused("UNAUTHENTICATED") as refusal:
@@ -146,13 +149,13 @@ async def test_a_peer_that_proves_nothing_is_disconnected(front: Front, monkeypa
 async def test_guessing_tokens_costs_connections(front: Front) -> None:
     api = front.bearer("zfsilo-" + "0" * 26 + "-" + "0" * 64)
     names = set()
-    real = front.gateway.failed
+    real = front.gateway.backend.failed
 
     def failed(name: str) -> None:
         names.add(name)
         real(name)
 
-    front.gateway.failed = failed  # type: ignore[method-assign]
+    front.gateway.backend.failed = failed  # type: ignore[method-assign]
     for _guess in range(3 * backend.MAX_FAILURES):
         with pytest.raises(grpc.aio.AioRpcError):
             await api.volumes.ListVolumes(pb.ListVolumesRequest())

@@ -187,7 +187,7 @@ def of_user(front: Front, who: str) -> None:
             os.setegid(0)
         far.settimeout(0)
         peer, ends = Peer(kind="unix", address=""), (PlainEnd(client), PlainEnd(far))
-        RelayedConnection(peer, *ends, closed=lambda: None)
+        RelayedConnection(peer, *ends, closed=lambda _why: None)
 
     loop = asyncio.get_running_loop()
     loop.add_reader(relay, accept)

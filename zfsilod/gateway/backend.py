@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from zfsilod.model.identity import Peer
 
+    Close = Callable[[str], None]  # closes a connection, for a reason
+
 PROOF_S = 10.0  # from the connection of a peer without a certificate to its first valid token
 MAX_FAILURES = 16  # invalid tokens of a connection, which is then closed
 ANSWER_S = 0.2  # for the answer that says why a connection is closed
@@ -39,7 +41,7 @@ class GrpcSockets:
         self._instance = secrets.token_hex(8)
         self._last = 0
         self._failures: dict[str, int] = {}  # of peers that are not proven
-        self._peers: dict[str, tuple[Peer, Callable[[], None]]] = {}
+        self._peers: dict[str, tuple[Peer, Close]] = {}
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
         for stale in directory.iterdir():
@@ -50,7 +52,7 @@ class GrpcSockets:
         assert kind in get_args(PeerKind)
         return self.directory / f"{kind}.sock"
 
-    def connect(self, peer: Peer, close: Callable[[], None]) -> tuple[str, socket.socket]:
+    def connect(self, peer: Peer, close: Close) -> tuple[str, socket.socket]:
         """Connect to grpc; `close` closes the connection. Raises OSError; connect(2) never waits.
 
         Returns the name of the connection, for `forget`, and the socket.
@@ -96,17 +98,17 @@ class GrpcSockets:
         if path in self._failures:
             self._failures[path] += 1
             if self._failures[path] == MAX_FAILURES:
-                self.disconnect(name)
+                self.disconnect(name, f"{MAX_FAILURES} invalid tokens")
 
     def _close_unproven(self, name: str) -> None:
         if name in self._failures:
-            self._peers[name][1]()
+            self._peers[name][1](f"no valid token within {PROOF_S:.0f} s")
 
-    def disconnect(self, name: str) -> None:
-        """Close a connection whose identity is no longer valid, after its answer is sent."""
+    def disconnect(self, name: str, why: str) -> None:
+        """Close a connection that is no longer allowed, after its answer is sent."""
         entry = self._peers.get(name.removeprefix(PREFIX))
         if entry is not None:
-            asyncio.get_running_loop().call_later(ANSWER_S, entry[1])
+            asyncio.get_running_loop().call_later(ANSWER_S, entry[1], why)
 
     @property
     def connections(self) -> int:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zfsilod.gateway.limits import Limits
-    from zfsilod.model.identity import Peer, PeerKind
     from zfsilod.security.tls import TlsFiles
 
 
@@ -66,26 +65,6 @@ class Connections:
         if self._gateway is not None:
             self._gateway.close()
         self._link.close()
-
-    def socket_of(self, kind: PeerKind) -> Path:
-        """Return the private socket of the server for one kind of peers."""
-        return self.backend.socket_of(kind)
-
-    def peer(self, name: str) -> Peer | None:
-        """Return the peer for its name in grpc; None: the connection bypassed the gateway."""
-        return self.backend.peer(name)
-
-    def proven(self, name: str) -> None:
-        """Note that a peer without a certificate has sent a valid token."""
-        self.backend.proven(name)
-
-    def failed(self, name: str) -> None:
-        """Note that a peer has sent no valid token."""
-        self.backend.failed(name)
-
-    def disconnect(self, name: str) -> None:
-        """Close a connection whose identity is no longer valid, after its answer is sent."""
-        self.backend.disconnect(name)
 
     @property
     def connections(self) -> int:

@@ -160,10 +160,10 @@ class LinkSession:
         with server:  # the gateway has the only descriptor
             packets.send(self._link, {"tell": "connection", "id": number}, server.fileno())
 
-    def _tell_close(self, number: int) -> None:
+    def _tell_close(self, number: int, why: str) -> None:
         if self._open and number in self._names:
             try:
-                packets.send(self._link, {"tell": "close", "id": number})
+                packets.send(self._link, {"tell": "close", "id": number, "why": why})
             except OSError:
                 self.close()
 

@@ -12,11 +12,12 @@ import logging
 import socket
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.gateway.acceptor import Acceptor
 from zfsilod.gateway.limits import ConnectionCount, Pace
-from zfsilod.gateway.relay import PlainEnd, RelayedConnection
+from zfsilod.gateway.relay import PlainEnd, RelayedConnection, reason_of
 from zfsilod.gateway.sockets import peer_of
 from zfsilod.gateway.tls import TlsEnd
 from zfsilod.model.errors import Unauthenticated, Unavailable
@@ -60,7 +61,7 @@ class Gateway:
     def __init__(self, uplink: Uplink) -> None:
         self._uplink = uplink
         uplink.close_client = self._close_client
-        uplink.lost = self._close_clients
+        uplink.lost = partial(self._close_clients, "zfsilod has ended or restarted")
         self.count = ConnectionCount(uplink.limits)
         self._acceptors: list[Acceptor] = []
         self._unadmitted: dict[asyncio.Task[None], Peer] = {}
@@ -100,7 +101,8 @@ class Gateway:
         self.count.limits = self._uplink.limits
         try:
             peer = peer_of(client, "tcp")
-        except OSError:  # the peer is gone
+        except OSError as error:  # the peer is gone
+            self._log.info("dropped a connection: %s", reason_of(error))
             client.close()
             return
         if self.count.is_full(peer, HANDSHAKE) and not self._make_room(peer):
@@ -119,6 +121,8 @@ class Gateway:
         oldest = next(iter(self._unadmitted), None)
         if oldest is None:
             return False
+        newer = "closed to make room for newer ones"
+        self._log.info("dropped a connection from %s: %s", self._unadmitted[oldest].address, newer)
         oldest.cancel()
         self._admission_ended(oldest)
         return True
@@ -135,8 +139,10 @@ class Gateway:
         try:
             async with asyncio.timeout(ADMISSION_S):
                 handed_over = await self._admit(client, peer)
-        except (OSError, TimeoutError) as error:  # not TLS, an unknown authority, silence
-            self._log.info("dropped a connection from %s: %s", peer.address, error or "too slow")
+        except OSError as error:  # not TLS, an unknown authority, silence
+            late = isinstance(error, TimeoutError) and not error.strerror
+            why = f"not admitted within {ADMISSION_S} s" if late else reason_of(error)
+            self._log.info("dropped a connection from %s: %s", peer.address, why)
         except (Unauthenticated, Unavailable) as error:
             self._log.warning("refused %s: %s", peer.address, error.message)
         finally:
@@ -169,7 +175,9 @@ class Gateway:
         return True
 
     def _relay(self, number: int, peer: Peer, client: TlsEnd, server: socket.socket) -> None:
-        def closed() -> None:
+        def closed(why: str) -> None:
+            if why:
+                self._log.info("closed a connection from %s: %s", peer.address, why)
             del self._clients[number]
             self.count.remove(peer)
             with suppress(OSError):  # zfsilod is gone
@@ -177,11 +185,11 @@ class Gateway:
 
         self._clients[number] = RelayedConnection(peer, client, PlainEnd(server), closed=closed)
 
-    def _close_client(self, number: int) -> None:
+    def _close_client(self, number: int, why: str) -> None:
         client = self._clients.get(number)
         if client is not None:
-            client.close()
+            client.close(why)
 
-    def _close_clients(self) -> None:
+    def _close_clients(self, why: str = "") -> None:
         for client in list(self._clients.values()):
-            client.close()
+            client.close(why)

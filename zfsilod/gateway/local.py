@@ -60,7 +60,9 @@ class LocalConnections:
                 log.warning("too many connections from %s: closed a new one", peer.quota_key)
                 client.close()
                 return
-            name, server = self._backend.connect(peer, lambda: self._connections[name].close())
+            name, server = self._backend.connect(
+                peer, lambda why: self._connections[name].close(why)
+            )
         except OSError as error:  # the peer is gone, or grpc does not accept
             log.warning("dropped a %s connection: %s", kind, error)
             client.close()
@@ -68,6 +70,8 @@ class LocalConnections:
         ends = PlainEnd(client), PlainEnd(server)
         self._connections[name] = RelayedConnection(peer, *ends, closed=partial(self._closed, name))
 
-    def _closed(self, name: str) -> None:
-        del self._connections[name]
+    def _closed(self, name: str, why: str) -> None:
+        connection = self._connections.pop(name)
         self._backend.forget(name)
+        if why:
+            log.info("closed a connection of %s: %s", connection.peer.address, why)

@@ -5,7 +5,7 @@ The gateway asks, the daemon answers. A packet is a JSON object; a descriptor ma
     gateway                                     daemon
     ask settings                                tell settings (a file), or unchanged
     ask connection: id, address, certificate    tell connection (a socket to grpc), or refused
-    ask closed: id                              tell close: id, when an identity is no longer valid
+    ask closed: id                              tell close: id, why
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,15 @@ LINGER_S = 5  # how long one direction of a connection outlives the other
 NOT_NOW = (BlockingIOError, InterruptedError)
 
 
+def reason_of(error: OSError) -> str:
+    """Return why a connection ends, in words; never an empty text."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS: {error.reason.lower().replace('_', ' ')}"
+    return error.strerror or str(error) or type(error).__name__
+
+
 class PlainEnd:
     """One end of a connection: a socket, and the bytes that it has not taken yet."""
 
@@ -29,7 +39,7 @@ class PlainEnd:
         self.socket = own
         self.rest = b""
         self.drained: Callable[[], None] = lambda: None
-        self.failed: Callable[[], None] = lambda: None
+        self.failed: Callable[[str], None] = lambda _why: None
         self._loop = asyncio.get_running_loop()
 
     def receive(self) -> bytes | None:
@@ -70,8 +80,8 @@ class PlainEnd:
             sent = self.socket.send(self.rest)
         except NOT_NOW:
             return
-        except OSError:
-            self.failed()
+        except OSError as error:
+            self.failed(reason_of(error))
             return
         self.rest = self.rest[sent:]
         if not self.rest:
@@ -83,8 +93,9 @@ class RelayedConnection:
     """Two ends, joined by two relays until both directions have ended."""
 
     def __init__(
-        self, peer: Peer, client: PlainEnd, server: PlainEnd, *, closed: Callable[[], None]
+        self, peer: Peer, client: PlainEnd, server: PlainEnd, *, closed: Callable[[str], None]
     ) -> None:
+        """`closed` gets the reason; "": both sides have ended it."""
         self.peer = peer
         self._ends = (client, server)
         self._closed = closed
@@ -102,9 +113,11 @@ class RelayedConnection:
         if all(relay.ended for relay in self._relays):
             self.close()
         elif self._linger is None:
-            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.close)
+            side = "the client" if self._relays[0].ended else "zfsilod"
+            why = f"{side} has ended it, the other side has not within {LINGER_S} s"
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.close, why)
 
-    def close(self) -> None:
+    def close(self, why: str = "") -> None:
         """Close both ends at once."""
         if not self._open:
             return
@@ -115,7 +128,7 @@ class RelayedConnection:
             relay.pause()
         for end in self._ends:
             end.close()
-        self._closed()
+        self._closed(why)
 
 
 class Relay:
@@ -144,8 +157,8 @@ class Relay:
                 self._end()
             elif not self._sink.send(data):
                 self.pause()
-        except OSError:
-            self._owner.close()
+        except OSError as error:
+            self._owner.close(reason_of(error))
 
     def _resume(self) -> None:
         if not self.ended:

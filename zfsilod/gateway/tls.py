@@ -48,8 +48,12 @@ class TlsEnd(PlainEnd):
                 raise
             data = await self._loop.sock_recv(self.socket, READ_BYTES)
             received += len(data)
-            if not data or received > HANDSHAKE_BYTES:
-                raise ConnectionAbortedError("the peer ended the handshake, or sent too much")
+            if not data:
+                raise ConnectionAbortedError("it ended before the TLS handshake was complete")
+            if received > HANDSHAKE_BYTES:
+                raise ConnectionAbortedError(
+                    f"a TLS handshake of more than {HANDSHAKE_BYTES} bytes"
+                )
             self._incoming.write(data)
         await self.flush()
 

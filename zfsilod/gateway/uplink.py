@@ -36,7 +36,7 @@ class Uplink:
         """`connect` returns a new connection to the daemon, or raises OSError."""
         self.tls = ServerTls()
         self.limits = Limits()
-        self.close_client: Callable[[int], None] = lambda _number: None
+        self.close_client: Callable[[int, str], None] = lambda _number, _why: None
         self.lost: Callable[[], None] = lambda: None
         self._connect = connect
         self._fresh_s = fresh_s
@@ -131,7 +131,7 @@ class Uplink:
                 if answer is not None and not answer.done():
                     answer.set_exception(Unavailable(f"zfsilod refused it: {packet['why']}"))
             case "close":
-                self.close_client(int(packet["id"]))
+                self.close_client(int(packet["id"]), str(packet["why"]))
             case _:
                 raise ValueError("unknown packet")
 

@@ -115,6 +115,7 @@ class GrpcServer:
         """Serve connections; `files` has the keys of this host's authority."""
         self._service = service
         self._connections = connections
+        self._sockets = connections.backend
         self._files = files
         self._audit = service.audit
         self.callers = Callers(self._find_token, self._is_revoked)
@@ -140,7 +141,7 @@ class GrpcServer:
         self._add(HEALTH, self._health, standard=True)
         self._add(REFLECTION, reflection.aio.ReflectionServicer(names), standard=True)
         for kind, server in self._servers.items():
-            server.add_insecure_port(f"unix:{self._connections.socket_of(kind)}")
+            server.add_insecure_port(f"unix:{self._sockets.socket_of(kind)}")
             await server.start()
         for service in SERVICES:
             await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
@@ -253,7 +254,7 @@ class GrpcServer:
     async def _place(self, context: Any, *, lasts: bool) -> CallPlace:
         """Return a place for a call, before anything of it is read. Raises ResourceExhausted."""
         name = context.peer()
-        peer = self._connections.peer(name)
+        peer = self._sockets.peer(name)
         if peer is None:
             log.warning("refused a call from %s: connection bypassed the gateway", name)
             raise Unauthenticated("connection bypassed the gateway")
@@ -263,7 +264,7 @@ class GrpcServer:
         except ResourceExhausted:
             self._refusals[name] += 1
             if self._refusals[name] >= MAX_REFUSALS:
-                self._connections.disconnect(name)
+                self._sockets.disconnect(name, f"{MAX_REFUSALS} calls beyond its limit")
             try:
                 await asyncio.sleep(REFUSAL_S)
             finally:
@@ -287,12 +288,12 @@ class GrpcServer:
         try:
             return str(self._identify(context))
         except ZfsiloError:
-            peer = self._connections.peer(context.peer())
+            peer = self._sockets.peer(context.peer())
             return f"nobody ({peer.address})" if peer else "nobody"
 
     def _identify(self, context: Any) -> Caller:
         name = context.peer()
-        peer = self._connections.peer(name)
+        peer = self._sockets.peer(name)
         if peer is None:
             log.warning("refused a call from %s: connection bypassed the gateway", name)
             raise Unauthenticated("connection bypassed the gateway")
@@ -304,10 +305,10 @@ class GrpcServer:
             caller = self.callers.of(peer, authorization)
         except Unauthenticated as error:
             if error.reason == REVOKED:
-                self._connections.disconnect(name)
-            self._connections.failed(name)
+                self._sockets.disconnect(name, "its identity was revoked")
+            self._sockets.failed(name)
             raise
-        self._connections.proven(name)
+        self._sockets.proven(name)
         return _of_machine(caller, context) if caller.role == "host" else caller
 
     def _find_token(self, token_id: str) -> Token | None:
