@@ -15,6 +15,8 @@ RUNTIME = $(eval RUNTIME := $$(shell $(PYTHON) tests/setup runtime))$(RUNTIME)
 MODULES = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi
 RUN = $(MODULES) $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
+# One process per CPU; the tests of a file share one, with the file's fixtures.
+PARALLEL = --numprocesses auto --dist loadfile
 UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
 	--ignore=tests/nix --ignore=tests/bench --ignore=tests/siege --ignore=tests/csi/suite
 
@@ -47,12 +49,11 @@ test: lint coverage csi-test crash-test nix-test deb-test systemd-test lab-test
 check: lint unit
 
 unit: stubs tools
-	$(PYTEST) $(UNIT_TESTS)
+	$(PYTEST) $(PARALLEL) $(UNIT_TESTS)
 
 ## make coverage the unit tests, and which branches they reach; fails below the floor of pyproject.toml
 coverage: stubs tools
-	$(RUN) -m coverage run -m pytest $(UNIT_TESTS)
-	$(RUN) -m coverage report
+	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered $(UNIT_TESTS)
 
 # Shells and linters that Debian has; without root the missing ones are named, and their tests skip.
 tools:
