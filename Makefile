@@ -22,7 +22,7 @@ UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/pack
 
 .PHONY: help try demo lab bench fuzz siege test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
-.PHONY: csi-test sanity upgrade-test transcripts coverage tools release
+.PHONY: csi-test sanity lab-long upgrade-test transcripts coverage tools release
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -79,10 +79,16 @@ systemd-test: stubs deb
 	$(PYTHON) tests/setup systemd
 	$(PYTEST) tests/systemd
 
-## make lab-test       a real kernel with ZFS and iSCSI, in two virtual machines
-lab-test: stubs deb
+## make lab-test       a real kernel with ZFS and iSCSI, in two virtual machines: the main paths
+lab-test: stubs
 	$(PYTHON) tests/setup lab
-	$(PYTEST) tests/lab -m "not long"
+	$(PYTEST) --numprocesses 2 --dist loadscope tests/lab/test_contract.py
+	$(PYTEST) tests/lab -m "not long" --ignore tests/lab/test_contract.py
+
+## make lab-long       the rest of it: neighbours, CSI, fencing, rotation, snapshots, the package
+lab-long: stubs deb
+	$(PYTHON) tests/setup lab
+	$(PYTEST) tests/lab -m long
 
 ## make upgrade-test   the package on the two machines, upgraded under load, purged: dpkg is slow there
 upgrade-test: stubs deb

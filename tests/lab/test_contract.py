@@ -49,14 +49,18 @@ def run(machine: Machine, *words: str) -> int:
     return len(cases)
 
 
-class TestStepContract:
-    """Every step of the examples; each test restores the machines."""
+class TestServer:
+    """Every step of the server's examples."""
 
-    def test_the_server(self, pair: Pair) -> None:
+    def test_step_contract(self, pair: Pair) -> None:
         assert run(pair.give, "server") >= MIN_SERVER_CASES
         assert leak_check.leaks(pair) == []
 
-    def test_the_client(self, pair: Pair) -> None:
+
+class TestClient:
+    """Every step of the client's examples, on a pair of its own: it can run beside the server's."""
+
+    def test_step_contract(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         run(give, "prepare", "unpublish")
         assert run(take, "client") >= MIN_CLIENT_CASES

@@ -89,6 +89,7 @@ def wait_for_count(take: Machine, path: str, number: int) -> None:
     take.sh(f'until [ "$({read})" -gt {number} ]; do sleep 0.1; done', timeout_s=STEP_S)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200, func_only=True)
 class TestKubernetes:
     """A cluster with one node."""

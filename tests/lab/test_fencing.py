@@ -127,6 +127,7 @@ class TestFenced:
         assert leak_check.secrets_shown(pair) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestServerIsUnreachable:
     """The server is disconnected from the network while a client writes."""
@@ -148,6 +149,7 @@ class TestServerIsUnreachable:
         assert leak_check.leaks(pair) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestServerIsFrozen:
     """The server is stopped: the session stays logged in, but no I/O completes."""
@@ -169,6 +171,7 @@ class TestServerIsFrozen:
         assert leak_check.leaks(pair) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestStoreIsLost:
     """The store of the server is lost; its pool and its exports are intact."""
@@ -197,6 +200,7 @@ class TestStoreIsLost:
         assert leak_check.leaks(pair) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestForeignZvol:
     """A zvol that was created without zfsilo, with a filesystem and a file."""

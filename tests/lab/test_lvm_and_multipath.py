@@ -65,6 +65,7 @@ def devices(pair: Pair) -> dict[str, str]:
     return paths
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900, func_only=True)
 def test_lvm_activates_nothing_inside_volumes(pair: Pair, devices: dict[str, str]) -> None:
     def activated(machine: Machine) -> list[str]:
@@ -78,6 +79,7 @@ def test_lvm_activates_nothing_inside_volumes(pair: Pair, devices: dict[str, str
         assert mapped == ["control", "other-lv"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900, func_only=True)
 def test_multipath_skips_volumes(pair: Pair, devices: dict[str, str]) -> None:
     messages = {}

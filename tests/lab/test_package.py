@@ -65,6 +65,7 @@ def run_quick_start(pair: Pair) -> int:
     return len(lines)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500, func_only=True)
 class TestPackage:
     """The steps from install to purge; each needs the one before."""
@@ -93,7 +94,6 @@ class TestPackage:
             assert "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1" in properties
             assert "ID_FS_" not in properties, "LVM, md and by-uuid links use it"
 
-    @pytest.mark.long
     def test_an_upgrade_interrupts_no_io(self, pair: Pair) -> None:
         pair.take.put(WRITER_PATH, WRITER.read_bytes(), 0o600)
         load = Load(pair)
@@ -116,7 +116,6 @@ class TestPackage:
             kernel = machine.run("journalctl", "-k", "-o", "cat").stdout
             assert not re.findall(IO_ERRORS, kernel)
 
-    @pytest.mark.long
     def test_a_purge_removes_only_zfsilo(self, pair: Pair) -> None:
         pair.both(lambda machine: machine.sh(FOREIGN[machine.name]))
         zfsilo_package.purge(pair.take)

@@ -88,6 +88,7 @@ class TestPowerCut:
         assert leak_check.leaks(pair) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestReboot:
     """The client reboots with a volume that is configured by a file and an enabled unit."""

@@ -74,6 +74,7 @@ def assert_writing(take: Machine) -> None:
     take.sh(more, timeout_s=STEP_S)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestRotation:
     """A volume in use gets new secrets."""

@@ -102,6 +102,7 @@ def _comparable(value: Any) -> Any:
     return {name: _comparable(item) for name, item in value.items() if name not in NOT_COMPARED}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500, func_only=True)
 def test_snapshots_clones_and_the_trash(pair: Pair) -> None:
     hosts = VolumeCommands(pair)

@@ -77,6 +77,7 @@ EXPECTED_PORTS = {"give": {"22", "3260", "9750"}, "take": {"22"}}
 SCAN_S = 600
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500, func_only=True)
 class TestUnauthenticatedAccess:
     """gRPC over the network, D-Bus, TCP ports and local sockets."""
