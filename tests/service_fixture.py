@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 20
 STORE_BYTES = 64 << 20
-SETTINGS = Settings(host_id="take", root="tank/zfsilo", export=HOW, overcommit=2.0)
+SETTINGS = Settings(
+    host_id="take", root="tank/zfsilo", export=HOW, adopt_from=("tank/vm-1",), overcommit=2.0
+)
 
 
 def administrator(subject: str) -> Caller:

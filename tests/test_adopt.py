@@ -357,3 +357,19 @@ async def test_a_foreign_zvol_is_adopted(fixture: ServiceFixture) -> None:
 async def test_only_zvols_are_adopted(fixture: ServiceFixture) -> None:
     with pytest.raises(FailedPrecondition, match="is not a zvol"):
         await find_zvol(fixture.service.context, "tank/zfsilo", "")
+
+
+async def test_a_zvol_outside_of_the_configured_datasets_is_not_adopted(
+    fixture: ServiceFixture,
+) -> None:
+    fixture.host.facts.memory["zvol:tank/vm-2"] = {
+        "uid": "",
+        "guid": "78",
+        "size": GIB,
+        "thin": False,
+        "properties": {"volblocksize": "8192"},
+    }
+    request = await find_zvol(fixture.service.context, "tank/vm-2", "")
+    with pytest.raises(FailedPrecondition, match=r"server\.adopt_from") as raised:
+        await fixture.do(request)
+    assert raised.value.reason == "OUTSIDE_LIMITS"

@@ -34,6 +34,7 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
     root: str = ""
     portals: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0:3260"])
     iqn_prefix: str = ""
+    adopt_from: list[str] = msgspec.field(default_factory=list)
     overcommit: float = 10.0
     reserve: float = 0.05
     reserve_warning: float = 0.1
@@ -111,6 +112,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
         return Settings(
             host_id=host_id,
             root=self.server.root,
+            adopt_from=tuple(self.server.adopt_from),
             export=Export(prefix=prefix, portals=tuple(self.server.portals)),
             overcommit=self.server.overcommit,
             volblocksize=self.server.volblocksize,
@@ -217,11 +219,16 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
 
 def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
     prefix = server.iqn_prefix
+    no_dataset = next((name for name in server.adopt_from if not DATASET.fullmatch(name)), None)
     wrong_portal = next((portal for portal in server.portals if not is_portal(portal)), None)
     return (
         (
             not server.root or bool(DATASET.fullmatch(server.root)),
             f"server.root: {server.root!r} is not the name of a dataset",
+        ),
+        (
+            no_dataset is None,
+            f"server.adopt_from: {no_dataset!r} is not the name of a dataset",
         ),
         (
             not prefix or bool(IQN_PREFIX.fullmatch(prefix) and len(prefix) <= MAX_PREFIX),

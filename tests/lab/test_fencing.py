@@ -41,6 +41,7 @@ mount /dev/zvol/tank/vm-1 /mnt
 echo kept > /mnt/kept
 umount /mnt
 """
+ADOPT_FROM = b'[server]\nadopt_from = ["tank/vm-1"]\n'
 LOSE_STORE = """
 systemctl stop zfsilod.socket zfsilod-tcp.socket zfsilod.service
 mv /var/lib/zfsilo/store /root/lost
@@ -208,6 +209,10 @@ class TestForeignZvol:
     def test_it_is_adopted_with_its_data(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         give.sh(MAKE_FOREIGN, timeout_s=STEP_S)
+        refused = give.run("zfsiloctl", "adopt", "tank/vm-1", "--id", NAME, check=False)
+        assert "server.adopt_from" in refused.stderr
+        give.put("/etc/zfsilo/zfsilod.toml.d/adopt.toml", ADOPT_FROM, 0o644)
+        give.run("systemctl", "restart", "zfsilod.service")
         ctl(give, "adopt", "tank/vm-1", "--id", NAME)
         ctl(give, "volume", "update", NAME, "--host", "take")
         ctl(take, "volume", "connect", NAME, "--server", "give")

@@ -38,6 +38,7 @@ class WorkerLimits(Record):
     directory: str = str(DIRECTORY)
     root: str  # dataset; "": this host is not a server
     prefix: str  # of the targets of this host; "": the default of some host id
+    adopt_from: tuple[str, ...] = ()  # datasets: they and those below may be of volumes, too
     portals: tuple[str, ...]  # at which targets may listen
     folders: tuple[str, ...]  # of the CSI node, without links
 
@@ -75,6 +76,7 @@ def read_limits(directory: Path = DIRECTORY) -> WorkerLimits:
         directory=str(directory),
         root=str(server.get("root", "")),
         prefix=str(server.get("iqn_prefix", "")).lower(),
+        adopt_from=tuple(map(str, server.get("adopt_from", ()))),
         portals=tuple(server.get("portals", DEFAULT_PORTALS)),
         folders=tuple(
             str(Path(path).resolve()) for path in csi.get("allowed_paths", DEFAULT_PATHS)
@@ -88,8 +90,9 @@ def read_limits(directory: Path = DIRECTORY) -> WorkerLimits:
 def _dataset(limits: WorkerLimits, value: Any, _action: Action) -> None:
     from zfsilod.model.names import DATASET  # the adapters of such steps import it, too
 
-    below = limits.root and str(value).startswith(f"{limits.root}/")
-    if not below or not DATASET.fullmatch(value):
+    places = (limits.root, *limits.adopt_from) if limits.root else ()
+    below = any(str(value).startswith(f"{place}/") for place in places)
+    if not (below or value in limits.adopt_from) or not DATASET.fullmatch(value):
         raise _outside(f"dataset {value!r:.260}", f"server.root ({limits.root or 'not set'})")
 
 

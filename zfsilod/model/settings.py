@@ -18,6 +18,7 @@ class Settings(Record):
     host_id: str
     root: str  # dataset below which volumes are created; "": not a server
     export: Export
+    adopt_from: tuple[str, ...] = ()  # datasets: they and those below may be adopted, too
     overcommit: float = 10.0
     reserve: float = 0.05  # share of the root below which nothing is created or grown
     reserve_warning: float = 0.1
@@ -26,3 +27,10 @@ class Settings(Record):
     max_attachments: int = 0
     zone: str = "default"
     node_paths: tuple[str, ...] = ()  # folders in which the role node may stage and mount
+
+    def may_hold(self, dataset: str) -> bool:
+        """Tell whether a dataset may be that of a volume: the worker has the same rule."""
+        places = [f"{self.root}/", *(f"{place}/" for place in self.adopt_from)]
+        return dataset in self.adopt_from or any(
+            map(dataset.startswith, places if self.root else ())
+        )

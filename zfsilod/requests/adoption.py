@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 
+def _outside(dataset: str, root: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"zvol {dataset} is not below server.root ({root}): add it, or a dataset above it, to "
+        "server.adopt_from in /etc/zfsilo/zfsilod.toml, and restart zfsilod.service",
+        reason="OUTSIDE_LIMITS",
+        dataset=dataset,
+    )
+
+
 class AdoptVolume(Request[None]):
     """Create the record of an existing zvol, and mark the zvol when it has no marks of zfsilo."""
 
@@ -54,6 +63,8 @@ class AdoptVolume(Request[None]):
 
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "volume id")
+        if not view.settings.may_hold(self.zvol.dataset):
+            raise _outside(self.zvol.dataset, view.settings.root)
         outdated = view.txn.get(Volume, self.id)
         if outdated is not None and self.is_newer_than(outdated):
             return self._merge(outdated, view)
