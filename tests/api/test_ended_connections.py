@@ -183,9 +183,14 @@ async def test_an_orderly_end_needs_no_line(front: Front, tmp_path: Path, caplog
     assert lines(caplog) == []
 
 
-async def test_a_restart_of_zfsilod_is_named(front: Front, tmp_path: Path, caplog: Any) -> None:
+async def test_a_restart_of_zfsilod_is_named(
+    front: Front, tmp_path: Path, caplog: Any, monkeypatch: Any
+) -> None:
     caplog.set_level("INFO")
     _reader, writer = await certified(front, tmp_path)
-    front.gateway._link.close()
+    monkeypatch.setattr(
+        "zfsilod.gateway.packets.receive", lambda _link: None
+    )  # the end of the link
+    (await plain(front)).close()
     await logged(caplog, ": zfsilod has ended or restarted")
     writer.close()

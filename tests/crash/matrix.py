@@ -118,7 +118,10 @@ class CaseRunner:
         if any(fault.how == "reboot" for fault in faults):
             now, allowed = await self._synced(), self.rebooted
         if operations and operations[-1].state == "DONE":
-            return _problem("done, but", self._differences(allowed["done"], now))
+            # After a reboot the operation itself may have been finished, beside the sync.
+            finished = {name: value for name, value in self.done.items() if now.get(name) == value}
+            wanted = {**allowed["done"], **finished}
+            return _problem("done, but", self._differences(wanted, now))
         return min((self._undone(allowed[when], now) for when in ("before", "between")), key=len)
 
     def _undone(self, before: State, now: State) -> str:
