@@ -15,7 +15,14 @@ from typing import Any
 import msgspec
 import tomli
 
-from zfsilod.engine.configuration import check_owner
+from zfsilod.engine.configuration import (
+    DEFAULT_PATHS,
+    DEFAULT_PORTALS,
+    DEFAULT_PREFIX,
+    check_folders,
+    check_owner,
+    files,
+)
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.names import DATASET, IQN_PREFIX, MAX_PREFIX, is_portal
 from zfsilod.model.settings import Export, Settings
@@ -32,7 +39,7 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
     """[server]: this host as a server."""
 
     root: str = ""
-    portals: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0:3260"])
+    portals: list[str] = msgspec.field(default_factory=lambda: [*DEFAULT_PORTALS])
     iqn_prefix: str = ""
     adopt_from: list[str] = msgspec.field(default_factory=list)
     overcommit: float = 10.0
@@ -74,7 +81,7 @@ class DaemonConfig(msgspec.Struct, forbid_unknown_fields=True):
 class CsiConfig(msgspec.Struct, forbid_unknown_fields=True):
     """[csi]: limits of the socket for Kubernetes."""
 
-    allowed_paths: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/kubelet"])
+    allowed_paths: list[str] = msgspec.field(default_factory=lambda: [*DEFAULT_PATHS])
     max_attachments: int = 0
     zone: str = "default"
 
@@ -108,7 +115,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
         """Return the part that plans depend on."""
         host_id = self.daemon.host_id
         # Initiators may send the name of a target in lower case only: RFC 3720, 3.2.6.1.
-        prefix = self.server.iqn_prefix.lower() or f"iqn.2026-01.org.zfsilo:{host_id}"
+        prefix = self.server.iqn_prefix.lower() or f"{DEFAULT_PREFIX}{host_id}"
         return Settings(
             host_id=host_id,
             root=self.server.root,
@@ -131,13 +138,12 @@ def load(directory: Path = DIRECTORY) -> Config:
     Raises FailedPrecondition when others than root may write it: no worker would use it.
     """
     merged: dict[str, Any] = {}
-    main, more = directory / "zfsilod.toml", directory / "zfsilod.toml.d"
-    files = [path for path in (main, *sorted(more.glob("*.toml"))) if path != main or path.exists()]
+    main, paths = directory / "zfsilod.toml", files(directory)
     if os.geteuid() == 0:  # otherwise the host is simulated
-        for path in (directory, more, *files):
-            if path.exists():
-                check_owner(path.stat(), path)
-    for path in files:
+        check_folders(directory)
+        for path in filter(Path.exists, paths):
+            check_owner(path.stat(), path)
+    for path in paths:
         content = _parse(path)
         _convert(content, path)  # by itself, so that an error names this file
         _merge(merged, content)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIRECTORY = Path("/etc/zfsilo")
+DEFAULT_PREFIX = "iqn.2026-01.org.zfsilo:"  # then the host id; a target adds the volume's uid
+DEFAULT_PORTALS = ("0.0.0.0:3260",)
+DEFAULT_PATHS = ("/var/lib/kubelet",)
 NUMBER = frozenset("0123456789_.+-")
 MULTILINE = '"""'
 PREFIX_KEY = "iqn_prefix"
@@ -27,13 +30,16 @@ def read_tables(directory: Path) -> Iterator[dict[str, Any]]:
 
     Raises FailedPrecondition (BAD_CONFIG) when others than root may write a file or its directory.
     """
-    more = directory / "zfsilod.toml.d"
-    for folder in (directory, more):
-        if folder.exists():
-            check_owner(folder.stat(), folder)
-    main = directory / "zfsilod.toml"
-    for path in (*([main] if main.exists() else []), *sorted(more.glob("*.toml"))):
+    check_folders(directory)
+    for path in files(directory):
         yield parse(_read(path))
+
+
+def files(directory: Path) -> list[Path]:
+    """Return the configuration files; a later one has precedence."""
+    main = directory / "zfsilod.toml"
+    more = sorted((directory / "zfsilod.toml.d").glob("*.toml"))
+    return [main, *more] if main.exists() else more
 
 
 def read_server_prefix(directory: Path, server: str) -> str | None:
@@ -61,6 +67,13 @@ def _read(path: Path) -> str:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise FailedPrecondition(f"{path} cannot be read: {error}", reason="BAD_CONFIG") from None
+
+
+def check_folders(directory: Path) -> None:
+    """Raise FailedPrecondition (BAD_CONFIG) when others than root may add configuration files."""
+    for folder in (directory, directory / "zfsilod.toml.d"):
+        if folder.exists():
+            check_owner(folder.stat(), folder)
 
 
 def check_owner(status: os.stat_result, path: Path) -> None:

@@ -12,7 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from zfsilod.engine.configuration import DIRECTORY, read_server_prefix, read_tables
+from zfsilod.engine.configuration import (
+    DEFAULT_PATHS,
+    DEFAULT_PORTALS,
+    DEFAULT_PREFIX,
+    DIRECTORY,
+    read_server_prefix,
+    read_tables,
+)
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
 from zfsilod.model.host_facts import FILESYSTEMS, FilesystemState
 from zfsilod.model.record import Record
@@ -23,9 +30,6 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Action
 
 ANYWHERE = "/"
-DEFAULT_PREFIX = "iqn.2026-01.org.zfsilo:"  # then the host id, and the uid of the volume
-DEFAULT_PATHS = ["/var/lib/kubelet"]
-DEFAULT_PORTALS = ["0.0.0.0:3260"]
 BACKSTORE = "zfsilo-"  # then the uid of the volume
 MARK = "zfsilo:"  # of user properties
 HEX = frozenset("0123456789abcdef")
@@ -88,11 +92,9 @@ def read_limits(directory: Path = DIRECTORY) -> WorkerLimits:
 
 
 def _dataset(limits: WorkerLimits, value: Any, _action: Action) -> None:
-    from zfsilod.model.names import DATASET  # the adapters of such steps import it, too
+    from zfsilod.model.names import DATASET, is_placed  # the adapters of such steps import it, too
 
-    places = (limits.root, *limits.adopt_from) if limits.root else ()
-    below = any(str(value).startswith(f"{place}/") for place in places)
-    if not (below or value in limits.adopt_from) or not DATASET.fullmatch(value):
+    if not is_placed(str(value), limits.root, limits.adopt_from) or not DATASET.fullmatch(value):
         raise _outside(f"dataset {value!r:.260}", f"server.root ({limits.root or 'not set'})")
 
 

@@ -37,6 +37,15 @@ def check_dataset(name: str) -> str:
     return name
 
 
+def is_placed(dataset: str, root: str, adopt_from: tuple[str, ...]) -> bool:
+    """Tell whether a dataset may be that of a volume: below the root, or where zvols are adopted.
+
+    On a host without a root, only the datasets that adopt_from itself names may be.
+    """
+    places = (root, *adopt_from) if root else ()
+    return dataset in adopt_from or any(dataset.startswith(f"{place}/") for place in places)
+
+
 def iscsi_name(name: str) -> str:
     """Return the name of a target or an initiator. Raises InvalidArgument."""
     if not ISCSI_NAME.fullmatch(name):

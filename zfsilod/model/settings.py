@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zfsilod.model.names import is_placed
 from zfsilod.model.record import Record
 
 
@@ -29,8 +30,5 @@ class Settings(Record):
     node_paths: tuple[str, ...] = ()  # folders in which the role node may stage and mount
 
     def may_hold(self, dataset: str) -> bool:
-        """Tell whether a dataset may be that of a volume: the worker has the same rule."""
-        places = [f"{self.root}/", *(f"{place}/" for place in self.adopt_from)]
-        return dataset in self.adopt_from or any(
-            map(dataset.startswith, places if self.root else ())
-        )
+        """Tell whether a dataset may be that of a volume."""
+        return is_placed(dataset, self.root, self.adopt_from)

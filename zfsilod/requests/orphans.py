@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
+from zfsilod.engine.configuration import DEFAULT_PREFIX
 from zfsilod.engine.steps.access import NoAcl, NoSession
 from zfsilod.engine.steps.export import NoExport
 from zfsilod.engine.steps.mount import LazyUnmounted
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 TARGET = re.compile(r"(.+):([0-9a-f]{32})")  # plans.target_name
 BACKSTORE = re.compile(r"zfsilo-([0-9a-f]{32})")  # plans.backstore_name
-PREFIX = "iqn.2026-01.org.zfsilo:"  # of the targets of servers with the default configuration
 MAX_NAMES = 1000
 
 
@@ -142,9 +142,9 @@ def take_inventory(machine: HostAdapters, settings: Settings) -> Inventory:
         sessions=tuple(
             (target, tuple(iscsi.users(_disk(target))))
             for target in iscsi.sessions()
-            if _has_prefix(target, PREFIX)
+            if _has_prefix(target, DEFAULT_PREFIX)
         ),
-        nodes=tuple(target for target in iscsi.nodes() if _has_prefix(target, PREFIX)),
+        nodes=tuple(target for target in iscsi.nodes() if _has_prefix(target, DEFAULT_PREFIX)),
     )
 
 
