@@ -12,6 +12,7 @@ from zfsilod.engine.steps.access import NoAcl, NoUnknownAcls
 from zfsilod.engine.steps.export import NoExport
 from zfsilod.engine.steps.filesystem import Formatted
 from zfsilod.engine.steps.session import NoNode
+from zfsilod.engine.steps.zvol_name import ZvolRenamed
 from zfsilod.model.chap import Chap
 from zfsilod.model.host_facts import Disk, Filesystem, SnapshotRef
 from zfsilod.model.record import Record
@@ -52,6 +53,7 @@ ORIGIN = plans.Origin(
     snapshot_ref=SNAPSHOT_REFS[0], snapshot_uid="c" * 32, own=False, size_bytes=GIB
 )
 TRASH = f"tank/.trash/{UID}"
+ASIDE = VOLUME.but(dataset="tank/aside")  # as somebody has renamed its zvol
 PUBLICATION = Publication(id="data/take", volume="data", host="take", initiator=TAKE, epoch=1)
 SECOND = Publication(
     id="data/other", volume="data", host="other", initiator="iqn.2024-01.lab.other:host", epoch=2
@@ -142,6 +144,13 @@ def _server() -> tuple[Example, ...]:
             name="undelete",
             before=(*created, plans.in_trash(VOLUME, VOLUME.dataset, TRASH)),
             actions=plans.down([plans.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
+        ),
+        Example(
+            name="put-back",
+            before=(plans.zvol(ASIDE),),
+            actions=plans.up(
+                [ZvolRenamed(dataset=VOLUME.dataset, other=ASIDE.dataset, uid=UID, guid="")]
+            ),
         ),
         Example(name="resize", before=published, actions=plans.resize(VOLUME, 2 * GIB)),
         Example(

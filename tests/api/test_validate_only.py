@@ -168,6 +168,7 @@ async def test_validate_only_leaves_store_and_host_as_they_were(
 CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     f"{MANAGER}.CreateVolume": (ROOT, ("new", GIB)),
     f"{MANAGER}.UndeleteVolume": (ROOT, ("gone",)),
+    f"{MANAGER}.AdoptVolume": (ROOT, (STRAY,)),
     f"{MANAGER}.Connect": (ROOT, ("give", "used")),
     f"{MANAGER}.RegisterHost": (ROOT, ("spare",)),
     f"{MANAGER}.RemoveOrphans": (ROOT, ([f"zvol/{STRAY}"],)),

@@ -21,6 +21,7 @@ from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.put_back import PutBackVolume, RemoveExport
 from zfsilod.requests.report_filesystem import ReportFilesystem
 from zfsilod.requests.request import Request
 from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
@@ -80,6 +81,7 @@ READ = PUBLISH.but(access_mode="MULTI_NODE_READER_ONLY")
 SHARED = (HOST, SECOND, CREATE.but(access_modes=("MULTI_NODE_READER_ONLY",)), READ)
 NO_ZVOL = ListedZvol(dataset="", guid="", size_bytes=0, thin=False, volblocksize=0, marks=())
 ADOPT = adoption.AdoptVolume(id="data", zvol=NO_ZVOL)
+PUT_BACK = PutBackVolume(id="data", uid="", zvol=NO_ZVOL)
 NO_DISK = Disk(target="", serial="", size_bytes=0)
 
 # Names in SimulatedMachine.state, as patterns, that a rollback may leave changed
@@ -146,6 +148,16 @@ async def adopt_zvol(service: Service) -> Request[Any]:
     return await find_zvol(service.context, "tank/zfsilo/data", "data")
 
 
+async def put_back(service: Service) -> Request[Any]:
+    """Return the request that gives a renamed zvol its name back."""
+    return await find_zvol(service.context, "tank/zfsilo/aside", "")
+
+
+async def put_back_copy(service: Service) -> Request[Any]:
+    """Return the request that puts a copy in place of the zvol."""
+    return await find_zvol(service.context, "tank/zfsilo/data", "", accept_copy=True)
+
+
 async def remove_all(service: Service) -> Request[Any]:
     """Return the removal of all orphans."""
     names = tuple(orphan.name for orphan in await find_orphans(service.context))
@@ -195,6 +207,21 @@ def disown(machine: SimulatedMachine) -> None:
     machine.host.facts.memory["zvol:tank/zfsilo/data"] = zvol | {"uid": "", "properties": own}
 
 
+def rename_zvol(machine: SimulatedMachine) -> None:
+    """Rename the zvol by hand."""
+    memory = machine.host.facts.memory
+    memory["zvol:tank/zfsilo/aside"] = memory.pop("zvol:tank/zfsilo/data")
+
+
+def replace_zvol(machine: SimulatedMachine) -> None:
+    """Replace the zvol by a copy, as zfs receive makes one: another guid, no local marks."""
+    memory = machine.host.facts.memory
+    zvol = memory["zvol:tank/zfsilo/data"]
+    own = {"volblocksize": zvol["properties"]["volblocksize"]}
+    copy = zvol | {"uid": "", "guid": "4711", "properties": own, "received": zvol["properties"]}
+    memory["zvol:tank/zfsilo/data"] = copy
+
+
 def break_session(machine: SimulatedMachine) -> None:
     """Break the connection of each session; iscsid tries to restore it without success."""
     for name, fact in machine.host.facts.memory.items():
@@ -237,6 +264,17 @@ SERVER = (
     ),
     Case("adopt-published", PUBLISHED, ADOPT, damage=lose_records, find=adopt_zvol),
     Case("adopt-foreign", CREATED, ADOPT, damage=disown, find=adopt_zvol),
+    Case("put-back", PUBLISHED, PUT_BACK, damage=rename_zvol, find=put_back),
+    Case(
+        "put-back-copy",
+        PUBLISHED,
+        PUT_BACK,
+        damage=replace_zvol,
+        find=put_back_copy,
+        prerequisite=RemoveExport(volume="data"),
+    ),
+    Case("remove-export", PUBLISHED, RemoveExport(volume="data"), damage=replace_zvol),
+    Case("delete-record", CREATED, DELETE.but(record_only=True), damage=replace_zvol),
     Case("update-size", PUBLISHED, LARGER),
     Case(
         "update-all",

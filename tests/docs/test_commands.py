@@ -85,6 +85,23 @@ def lose(ctl: Shell) -> None:
     facts.effect(next(name for name in facts.snapshot() if name.endswith("/data")), None)
 
 
+def put_aside(ctl: Shell) -> None:
+    """Rename the zvol of the volume by hand."""
+    publish(ctl)
+    facts = ctl.daemon.front.fixture.host.facts
+    home = "zvol:tank/zfsilo/data"
+    facts.effect("zvol:tank/zfsilo/aside", facts.get(home), instead_of=home)
+
+
+def replace(ctl: Shell) -> None:
+    """Replace the zvol of the volume by a copy, as zfs receive makes one."""
+    publish(ctl)
+    facts = ctl.daemon.front.fixture.host.facts
+    zvol = facts.get("zvol:tank/zfsilo/data")
+    own = {"volblocksize": zvol["properties"]["volblocksize"]}
+    facts.effect("zvol:tank/zfsilo/data", zvol | {"uid": "", "guid": "4711", "properties": own})
+
+
 def forget(ctl: Shell) -> None:
     ctl.ok("volume create stray 1G")
     ctl.daemon.front.write(lambda txn: txn.drop(Volume.bucket(), "stray"))
@@ -113,6 +130,8 @@ STATES: dict[str, Callable[[Shell], None]] = {
     "published": publish,
     "mounted": mount,
     "lost": lose,
+    "renamed": put_aside,
+    "received": replace,
     "orphan": forget,
     "needs-repair": get_stuck,
 }

@@ -135,6 +135,11 @@ def _uid(_limits: WorkerLimits, value: Any, _action: Action) -> None:
         raise _refused(f"{value!r:.80}", "it is not the uid of a volume or snapshot")
 
 
+def _known_uid(limits: WorkerLimits, value: Any, action: Action) -> None:
+    if value:  # "": a step of an earlier version
+        _uid(limits, value, action)
+
+
 def _is_uid(value: str) -> bool:
     return len(value) == 32 and set(value) <= HEX
 
@@ -295,6 +300,7 @@ FIELDS: dict[str, Check] = {
     "marks": _marks,
     "operation": _text,
     "options": _options,
+    "other": _dataset,
     "own": _number,
     "path": _path,
     "portals": _portals,
@@ -302,6 +308,7 @@ FIELDS: dict[str, Check] = {
     "properties": _properties,
     "readonly": _number,
     "refs": _record,
+    "revokes": _number,
     "root": _folder,
     "secret": _text,
     "secrets": _secrets,
@@ -322,10 +329,12 @@ FIELDS: dict[str, Check] = {
     "volume": _text,
     "Backstore.name": _backstore,
     "Detached.root": _text,  # what is removed may be below a folder that is not configured any more
+    "Epoch.uid": _known_uid,
     "Filesystem.origin": _uuid,
     "Filesystem.state": _filesystem_state,
     "Filesystem.type": _filesystem_type,
     "Filesystem.uuid": _uuid,
+    "NotNewer.uid": _known_uid,
     "PoolOwned.owner": _text,
     "PoolOwned.root": _root,
     "ZvolProperty.name": _property,

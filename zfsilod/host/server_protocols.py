@@ -40,10 +40,11 @@ class ZfsAdapter(Protocol):
     def find_guid(self, dataset: str, *, uid: str) -> str:
         """Return the guid of a zvol. Raises FailedPrecondition (NO_DATASET)."""
 
-    def find_epoch(self, dataset: str) -> tuple[int, str]:
+    def find_epoch(self, dataset: str, *, uid: str = "", guid: str = "") -> tuple[int, str]:
         """Return the local property `zfsilo:epoch`: the number, and the operation that gave it.
 
-        0 when it or the dataset is missing. Raises Conflict when it is not a number.
+        0 when it or the dataset is missing. Raises Conflict when it is not a number, and with `uid`
+        (NOT_OURS) for another dataset than the zvol of that volume.
         """
 
     def why_keep(self, dataset: str, marks: Pairs) -> str:

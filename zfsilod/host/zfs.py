@@ -52,6 +52,7 @@ MARKS = (
     "source_snapshot",
     "source_volume",
 )
+PROOF = ("type", "guid", UID)  # properties that tell whose zvol it is
 LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")
 READ_TIMEOUT_S = 30
 LIST_TIMEOUT_S = 120  # for a pool with very many datasets
@@ -77,19 +78,8 @@ class RealZfs:
 
         Raises Conflict (NOT_OURS) when it is not a zvol, or has another uid or another guid.
         """
-        properties = self._get(dataset, "type", "guid", UID)
-        if not properties:
-            return ""
-        (kind, _), (present_guid, _), (present_uid, source) = properties.values()
-        if kind != "volume":
-            raise foreign(dataset, f"it is a {kind}")
-        if source != "local":
-            raise foreign(dataset, f"it has no local property {UID}")
-        if present_uid != uid:
-            raise foreign(dataset, f"it belongs to volume {present_uid}")
-        if guid and present_guid != guid:
-            raise foreign(dataset, f"its guid is {present_guid}, not {guid}")
-        return present_guid
+        properties = self._get(dataset, *PROOF)
+        return _checked_guid(dataset, properties, uid, guid) if properties else ""
 
     def create_zvol(
         self,
@@ -138,8 +128,11 @@ class RealZfs:
             users=" ".join(names),
         )
 
-    def find_epoch(self, dataset: str) -> tuple[int, str]:
-        value, source = self._get(dataset, EPOCH).get(EPOCH, ("", ""))
+    def find_epoch(self, dataset: str, *, uid: str = "", guid: str = "") -> tuple[int, str]:
+        properties = self._get(dataset, *PROOF, EPOCH)
+        if uid and properties:
+            _checked_guid(dataset, properties, uid, guid)
+        value, source = properties.get(EPOCH, ("", ""))
         if source != "local":
             return 0, ""
         try:
@@ -361,6 +354,20 @@ class RealZfs:
         """Run a command of zfs(8) whose last argument is a dataset."""
         check_dataset(args[-1])
         return self._run(["zfs", command, *args], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
+
+
+def _checked_guid(dataset: str, properties: Properties, uid: str, guid: str) -> str:
+    """Return the guid of a zvol with these properties. Raises Conflict (NOT_OURS) for another."""
+    (kind, _), (present_guid, _), (present_uid, source) = (properties[name] for name in PROOF)
+    if kind != "volume":
+        raise foreign(dataset, f"it is a {kind}")
+    if source != "local":
+        raise foreign(dataset, f"it has no local property {UID}")
+    if present_uid != uid:
+        raise foreign(dataset, f"it belongs to volume {present_uid}")
+    if guid and present_guid != guid:
+        raise foreign(dataset, f"its guid is {present_guid}, not {guid}")
+    return present_guid
 
 
 def _listed(dataset: str, properties: Properties) -> ListedZvol:

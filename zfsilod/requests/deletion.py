@@ -5,6 +5,9 @@ deletion of such a volume is refused (REFUSE), or (KEEP) the zvol is renamed to
 `<root>/.trash/<uid>`: its name is free, no list shows it, and it is destroyed after the last of its
 dependents. With a retention time every deletion goes through the trash. A rename can be reverted,
 by a rollback or by `undelete`.
+
+Of a volume whose zvol vanished, or was replaced by another dataset, the record alone can be
+deleted.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from zfsilod.engine import plans
-from zfsilod.model.errors import AlreadyExists, FailedPrecondition, NotFound
+from zfsilod.model.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Publication, Trashed, Volume
 from zfsilod.model.validation import check_etag, check_id
@@ -39,21 +42,26 @@ class ZvolDependents(Record):
 
     dependents: tuple[str, ...] = ()
     lost: bool = False  # the zvol does not exist any more
+    foreign: str = ""  # why the dataset of its name is not the zvol, as a sentence
 
 
 class DeleteVolume(Request[ZvolDependents]):
-    """Destroy an unpublished volume and its data, or move it into the trash."""
+    """Destroy an unpublished volume and its data, or move it into the trash.
+
+    `record_only`: delete the record of a volume whose zvol vanished; no data are touched.
+    """
 
     descends = True
     kind = "delete"
     id: str
     etag: str = ""
     dependents: Dependents = "REFUSE"
+    record_only: bool = False
 
     async def gather(self, context: Context, operation_id: str) -> ZvolDependents:
         with context.read() as txn:
-            dataset = need_volume(txn, self.id).dataset
-        return await context.look(partial(zvol_dependents, context.machine, dataset))
+            volume = need_volume(txn, self.id)
+        return await context.look(partial(own_dependents, context.machine, volume))
 
     def plan(self, view: View, inputs: ZvolDependents) -> Plan:
         volume = need_volume(view.txn, self.id)
@@ -63,6 +71,20 @@ class DeleteVolume(Request[ZvolDependents]):
         if names and self.dependents == "REFUSE":
             raise has_dependents(volume, names)
         title, claims = f"delete {self.id}", (f"volume/{self.id}",)
+        if self.record_only:
+            check_lost(volume, inputs)
+            return Plan(
+                title=f"delete the record of {self.id}, and touch no data",
+                claims=claims,
+                commit=(drop(volume), *released(volume)),
+            )
+        if inputs.foreign:
+            raise Conflict(
+                f"{inputs.foreign}; run `zfsiloctl volume delete {self.id} --record-only` to "
+                "delete the record alone",
+                reason="NOT_OURS",
+                volume=self.id,
+            )
         retention_s = view.settings.trash_retention_s
         if inputs.lost or not (names or retention_s):
             return Plan(
@@ -159,6 +181,27 @@ def zvol_dependents(host: HostAdapters, dataset: str) -> ZvolDependents:
         if error.reason != "NO_DATASET":
             raise
         return ZvolDependents(lost=True)
+
+
+def own_dependents(host: HostAdapters, volume: Volume) -> ZvolDependents:
+    """List the dependents of a volume's zvol, which may be missing, or another dataset."""
+    try:
+        if not host.zfs.has_zvol(volume.dataset, uid=volume.uid, guid=volume.guid):
+            return ZvolDependents(lost=True)
+    except Conflict as error:
+        return ZvolDependents(foreign=error.message)
+    return zvol_dependents(host, volume.dataset)
+
+
+def check_lost(volume: Volume, zvol: ZvolDependents) -> None:
+    """Raise FailedPrecondition when a volume has its zvol, which would become an orphan."""
+    if not (zvol.lost or zvol.foreign):
+        raise FailedPrecondition(
+            f"{volume.id} has its zvol {volume.dataset}: run `zfsiloctl volume delete {volume.id}` "
+            "to delete both",
+            reason="NOT_LOST",
+            volume=volume.id,
+        )
 
 
 def dependents_of(txn: Transaction, volume: Volume) -> list[str]:

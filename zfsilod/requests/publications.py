@@ -291,7 +291,8 @@ class Unpublish(Request[None]):
         actions: list[Action] = []
         if withdrawn:
             guards = [] if fence else plans.no_sessions(volume, withdrawn, view.settings.export)
-            actions += plans.up([*guards, plans.epoch(volume, counted.epoch, view.operation_id)])
+            first = plans.epoch(volume, counted.epoch, view.operation_id, revokes=True)
+            actions += plans.up([*guards, first])
         for index, publication in enumerate(withdrawn):
             others = [*kept, *withdrawn[index + 1 :]]
             actions += plans.unpublish(

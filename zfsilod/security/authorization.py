@@ -106,6 +106,7 @@ ACTIONS: dict[str, str] = {
     "org.freedesktop.DBus.Properties.Set": READ,
     "org.zfsilo1.Manager.CreateVolume": MANAGE,
     "org.zfsilo1.Manager.UndeleteVolume": MANAGE,
+    "org.zfsilo1.Manager.AdoptVolume": MANAGE,
     "org.zfsilo1.Manager.GetVolume": READ,
     "org.zfsilo1.Manager.ListVolumes": READ,
     "org.zfsilo1.Manager.Connect": MANAGE,

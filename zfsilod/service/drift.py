@@ -17,6 +17,7 @@ from zfsilod.model.record import Pairs, Record
 from zfsilod.model.records import Action, Attachment, Condition, Volume
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
 from zfsilod.requests.expected import expected, expected_by_owner
+from zfsilod.requests.put_back import as_copy, delete_record
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
@@ -69,8 +70,11 @@ class DriftReport(Record):
             raise error(problem.problem, reason=problem.reason, volume=self.volume)
 
 
-Problem = Callable[[Action], tuple[str, str]]
-"""Returns why a differing fact cannot be repaired, as a sentence and a reason; "": it can."""
+Problem = Callable[[Action, str], tuple[str, str]]
+"""Returns why a differing fact cannot be repaired, as a sentence and a reason; "": it can.
+
+Of a CONFLICT, whose error says why, it returns what to do.
+"""
 
 BY_OWNER = ("restored by its owner, not by zfsilo (restore NEVER)", NOT_RESTORED)
 PROBLEMS: dict[str, type[ZfsiloError]] = {LOST: FailedPrecondition, CONFLICT: Conflict}
@@ -100,7 +104,7 @@ def compare(view: VolumeView, machine: HostAdapters, settings: Settings) -> Drif
         uid=view.uid,
         differences=(
             *_differences(expected(view, settings), machine, partial(_problem, view)),
-            *_differences(expected_by_owner(view), machine, lambda _action: BY_OWNER),
+            *_differences(expected_by_owner(view), machine, lambda _action, _truth: BY_OWNER),
         ),
     )
 
@@ -116,18 +120,24 @@ def _differences(
         if reason == (PRESENT if action.up else ABSENT):
             continue
         if reason in (PRESENT, ABSENT):
-            sentence, reason = problem(action)
+            sentence, reason = problem(action, reason)
+        elif reason == CONFLICT:
+            advice, _reason = problem(action, reason)
+            sentence = "; ".join(filter(None, (sentence, advice)))
         yield Difference(fact=step.fact(), wanted=action.up, problem=sentence, reason=reason)
-        if reason == LOST:
+        if reason == LOST or (reason == CONFLICT and isinstance(step, Zvol)):
             return  # the facts that depend on it cannot hold
 
 
-def _problem(view: VolumeView, action: Action) -> tuple[str, str]:
+def _problem(view: VolumeView, action: Action, truth: str) -> tuple[str, str]:
     if not isinstance(action.step, Zvol):
         return "", ""
+    dataset, delete = action.step.dataset, delete_record(view.id)
+    if truth == CONFLICT:
+        return f"{as_copy(dataset)}; {delete}", CONFLICT
     sentence = (
-        f"zvol {action.step.dataset} of volume {view.id} is missing: restore it (zfs rename, zfs "
-        "receive), or delete the volume"
+        f"zvol {dataset} of volume {view.id} is missing: put it back with zfs rename or zfs "
+        f"receive, and run `zfsiloctl adopt {dataset}`; {delete}"
     )
     return sentence, LOST
 

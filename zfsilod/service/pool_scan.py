@@ -10,7 +10,7 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.model.names import check_dataset
-from zfsilod.model.record import pairs
+from zfsilod.model.record import Record, pairs
 from zfsilod.model.records import Snapshot
 from zfsilod.model.validation import check_id
 from zfsilod.model.zfs_properties import check_properties
@@ -18,6 +18,7 @@ from zfsilod.requests.adoption import AdoptVolume
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
 from zfsilod.requests.deletion import FOLDER
 from zfsilod.requests.pool_import import AdoptSnapshots, AdoptTrashed, volumes_by_dataset
+from zfsilod.requests.put_back import PutBackVolume, put_back_request
 from zfsilod.requests.volumes import need_root
 
 if TYPE_CHECKING:
@@ -31,12 +32,31 @@ if TYPE_CHECKING:
 UNFINISHED = "left by an unfinished clone: remove it with zfs destroy"
 
 
-async def find_zvol(context: Context, dataset: str, volume_id: str) -> AdoptVolume:
-    """Return the request that adopts a zvol, as its marked id, else `volume_id`, else its name."""
+class ZvolToAdopt(Record):
+    """The parameters of an adoption; the request for it depends on the zvol and the records."""
+
+    dataset: str
+    id: str = ""
+    accept_copy: bool = False
+
+
+async def find_zvol(
+    context: Context, dataset: str, volume_id: str, *, accept_copy: bool = False
+) -> AdoptVolume | PutBackVolume:
+    """Return the request that adopts a zvol, as its marked id, else `volume_id`, else its name.
+
+    For the zvol of a volume that is recorded it is the request that puts it back.
+    """
     need_root(context.settings)
     if volume_id:
         check_id(volume_id, "volume id")
     zvols = await find_zvols(context, check_dataset(dataset), volume_id)
+    if len(zvols) == 1 and zvols[0].zvol.dataset == dataset:
+        with context.read() as txn:
+            zvol = zvols[0].zvol
+            known = put_back_request(txn, zvol, volume_id, accept_copy=accept_copy)
+        if known is not None:
+            return known
     if f"/{FOLDER}/" in dataset:
         raise FailedPrecondition(
             f"{dataset} is in the trash: run zfsiloctl adopt --all, then volume undelete",

@@ -30,6 +30,7 @@ from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host
 from zfsilod.service.orphan_scan import find_orphans
+from zfsilod.service.pool_scan import ZvolToAdopt, find_zvol
 from zfsilod.storage.volume_view import page, volume_view
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ NOT_IN_MASK = ("id", "etag", "limit_bytes")  # fields that an update mask never 
 class Mutation(NamedTuple):
     """A method that submits a request: the fields of its arguments, and its options."""
 
-    request: type[Request[Any]]
+    request: type[Request[Any]] | type[ZvolToAdopt]
     arguments: tuple[str, ...]
     options: tuple[str, ...] = ()
     fixed: tuple[tuple[str, object], ...] = ()
@@ -75,6 +76,7 @@ MUTATIONS = {
         ),
     ),
     f"{MANAGER}.UndeleteVolume": Mutation(UndeleteVolume, ("id",), ("uid",)),
+    f"{MANAGER}.AdoptVolume": Mutation(ZvolToAdopt, ("dataset",), ("id", "accept_copy")),
     f"{MANAGER}.Connect": Mutation(
         Connect, ("server", "volume"), ("local_name", "restore", "publish_if_needed", "epoch")
     ),
@@ -91,7 +93,7 @@ MUTATIONS = {
     ),
     f"{VOLUME}.Snapshot": Mutation(CreateSnapshot, ("volume", "id"), ("labels",)),
     f"{SNAPSHOT}.Delete": Mutation(DeleteSnapshot, ("id",), ("etag",)),
-    f"{VOLUME}.Delete": Mutation(DeleteVolume, ("id",), ("etag", "dependents")),
+    f"{VOLUME}.Delete": Mutation(DeleteVolume, ("id",), ("etag", "dependents", "record_only")),
     f"{VOLUME}.Update": Mutation(
         UpdateVolume,
         ("id",),
@@ -128,13 +130,27 @@ class Methods:
         *arguments, options = arguments
         fields = read_options(options, (*mutation.options, "validate_only"))
         only_plan = fields.pop("validate_only", False)
-        request = make_request(mutation, arguments, fields)
+        request = await self._request(mutation, arguments, fields)
         if isinstance(request, SyncVolume):
             (await self.service.reconciler.report(request.id, store=not only_plan)).check()
         if only_plan:
             return [self.objects.plan(await self.service.plan(request, caller=caller))]
         operation = await self.service.submit(request, caller=caller)
         return [path_of("operation", operation.id)]
+
+    async def _request(
+        self, mutation: Mutation, arguments: list[Any], fields: dict[str, Any]
+    ) -> Request[Any]:
+        """Return the request of a call; that of an adoption depends on the zvol."""
+        request = make_request(mutation, arguments, fields)
+        if isinstance(request, ZvolToAdopt):
+            return await find_zvol(
+                self.service.context,
+                request.dataset,
+                request.id,
+                accept_copy=request.accept_copy,
+            )
+        return request
 
     async def get_volume(self, volume_id: str) -> list[Any]:
         with self.service.context.store.read() as txn:
@@ -251,10 +267,13 @@ QUERIES: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
 }
 
 
-def make_request(mutation: Mutation, arguments: list[Any], options: dict[str, Any]) -> Request[Any]:
+def make_request(
+    mutation: Mutation, arguments: list[Any], options: dict[str, Any]
+) -> Request[Any] | ZvolToAdopt:
     """Return the request of a call."""
     values = (tuple(value) if isinstance(value, list) else value for value in arguments)
-    fields = dict(zip(mutation.arguments, values, strict=True)) | options | dict(mutation.fixed)
+    fields: dict[str, Any] = dict(zip(mutation.arguments, values, strict=True))
+    fields |= options | dict(mutation.fixed)
     if mutation.request is Connect:
         fields.setdefault("id", fields["volume"])
     if "mask" in mutation.request.FIELDS:

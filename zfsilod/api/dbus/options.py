@@ -22,6 +22,7 @@ class Option(NamedTuple):
 
 
 OPTIONS = {
+    "accept_copy": Option("b"),
     "access_mode": Option("s", get_args(AccessMode)),
     "access_modes": Option("as", get_args(AccessMode)),
     "addresses": Option("as"),
@@ -34,6 +35,7 @@ OPTIONS = {
     "fs_type": Option("s"),
     "grace_s": Option("u"),
     "hosts": Option("as"),
+    "id": Option("s"),
     "iqn": Option("s"),
     "labels": Option("a{ss}"),
     "limit_bytes": Option("t"),
@@ -47,6 +49,7 @@ OPTIONS = {
     "properties": Option("a{ss}"),
     "publish_if_needed": Option("b"),
     "readonly": Option("b"),
+    "record_only": Option("b"),
     "restore": Option("s", get_args(Restore)),
     "source_snapshot": Option("s"),
     "source_volume": Option("s"),

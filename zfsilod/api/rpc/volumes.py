@@ -174,6 +174,7 @@ class VolumeMethods:
             id=convert.volume_id(message.name),
             etag=message.etag,
             dependents=enums.DEPENDENTS.name(message.dependents, "REFUSE"),
+            record_only=message.record_only,
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
@@ -186,7 +187,12 @@ class VolumeMethods:
     async def AdoptVolume(
         self, message: volume_pb2.AdoptVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        work = pool_scan.find_zvol(call.service.context, message.dataset, message.volume_id)
+        work = pool_scan.find_zvol(
+            call.service.context,
+            message.dataset,
+            message.volume_id,
+            accept_copy=message.accept_copy,
+        )
         request = await call.shielded(work)
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 

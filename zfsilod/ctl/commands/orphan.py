@@ -20,6 +20,10 @@ from zfsilod.model.errors import InvalidArgument
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from zfsilod.ctl.client import Server
+
+PUT_BACK = "put-back"  # kind of the operation of an adoption under an existing record
+
 
 def list_orphans(args: Namespace) -> None:
     """List the orphans of a host."""
@@ -54,11 +58,18 @@ def remove(args: Namespace) -> int:
 
 
 def adopt(args: Namespace) -> int:
-    """Create the record of one zvol, or of all zvols with zfsilo's marks."""
+    """Create the record of one zvol, or of all zvols with zfsilo's marks.
+
+    It asks before a zvol is put back under an existing record.
+    """
     check_one_or_all(args.dataset, "DATASET", everything=args.all)
     with dial(args) as server:
         if args.dataset:
-            request = pb.AdoptVolumeRequest(dataset=args.dataset, volume_id=args.id)
+            request = pb.AdoptVolumeRequest(
+                dataset=args.dataset, volume_id=args.id, accept_copy=args.accept_copy
+            )
+            if not (args.yes or args.dry_run) and not _agreed(server, request):
+                return FAILED
             change(args, server, server.changes.volumes.AdoptVolume, request)
             return 0
         if args.no_wait:
@@ -82,3 +93,18 @@ def adopt(args: Namespace) -> int:
             lines = ["nothing to adopt"]
         sys.stdout.writelines(f"{clean(line)}\n" for line in lines)
     return FAILED if adopted.complaints else 0
+
+
+def _agreed(server: Server, request: pb.AdoptVolumeRequest) -> bool:
+    """Ask whether a zvol is put back under its record; an adoption without a record needs no yes.
+
+    Raises the error of the request before the question.
+    """
+    check = pb.AdoptVolumeRequest()
+    check.CopyFrom(request)
+    check.validate_only = True
+    operation = send(server, server.changes.volumes.AdoptVolume, check, follow=False).operation
+    if operation.kind != PUT_BACK or not operation.actions:
+        return True
+    title = clean(operation.title)
+    return confirmed(f"{title[0].upper()}{title[1:]}?")

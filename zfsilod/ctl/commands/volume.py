@@ -180,11 +180,15 @@ def delete(args: Namespace) -> int:
     with dial(args) as server:
         if not (args.yes or args.dry_run):
             size = show_size(get(server, name).capacity_bytes)
-            if not confirmed(f"Delete the volume {name} ({size}) and all its data?"):
+            question = f"Delete the volume {name} ({size}) and all its data?"
+            if args.record_only:
+                question = f"Delete the record of the volume {name} ({size}), and touch no data?"
+            if not confirmed(question):
                 return FAILED
         request = pb.DeleteVolumeRequest(name=resource(name, "volumes"), etag=args.etag)
         if args.keep_dependents:
             request.dependents = pb.DEPENDENTS_KEEP
+        request.record_only = args.record_only
         change(args, server, server.changes.volumes.DeleteVolume, request)
     return 0
 

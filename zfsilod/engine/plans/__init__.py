@@ -24,6 +24,7 @@ from zfsilod.engine.plans.client import (
     unmounting,
     unstaging,
 )
+from zfsilod.engine.plans.put_back import put_back
 from zfsilod.engine.plans.server import (
     DURABLE,
     Fence,
@@ -85,6 +86,7 @@ __all__ = [
     "not_newer",
     "properties",
     "publish",
+    "put_back",
     "resize",
     "revoke",
     "rotation",

@@ -70,18 +70,23 @@ def zvol(volume: Volume, operation: str = "") -> Zvol:
         size_bytes=volume.capacity_bytes,
         thin=volume.thin,
         volblocksize=volume.volblocksize,
-        properties=_all_properties(volume),
+        properties=pairs(all_properties(volume)),
         marks=_first_marks(volume, operation),
     )
 
 
-def _all_properties(volume: Volume) -> Pairs:
-    return pairs(DURABLE | dict(volume.properties) | HIDDEN)
+def all_properties(volume: Volume) -> dict[str, str]:
+    """Return the ZFS properties of a volume's zvol: those of its record, and those of zfsilo."""
+    return DURABLE | dict(volume.properties) | HIDDEN
+
+
+def first_marks(volume: Volume) -> dict[str, str]:
+    """Return the marks of a zvol that becomes that of a volume, as its record has them."""
+    return marks(volume) | {"zfsilo:filesystem": filesystem_mark(volume.filesystem)}
 
 
 def _first_marks(volume: Volume, operation: str) -> Pairs:
-    filesystem = filesystem_mark(volume.filesystem)
-    return pairs(marks(volume) | {"zfsilo:operation": operation, "zfsilo:filesystem": filesystem})
+    return pairs(first_marks(volume) | {"zfsilo:operation": operation})
 
 
 def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
@@ -93,7 +98,7 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
             snapshot_ref=origin.snapshot_ref,
             snapshot_uid=origin.snapshot_uid,
             own=origin.own,
-            properties=_all_properties(volume),
+            properties=pairs(all_properties(volume)),
             marks=_first_marks(volume, operation),
         )
     ]
@@ -129,14 +134,28 @@ def in_trash(volume: Volume, home: str, trash: str) -> InTrash:
     return InTrash(dataset=home, trash=trash, uid=volume.uid, guid=volume.guid)
 
 
-def epoch(volume: Volume, number: int, operation: str) -> Epoch:
+def epoch(volume: Volume, number: int, operation: str, *, revokes: bool = False) -> Epoch:
     """Return the step before a change of access: the zvol has the new epoch."""
-    return Epoch(dataset=volume.dataset, volume=volume.id, epoch=number, operation=operation)
+    return Epoch(
+        dataset=volume.dataset,
+        volume=volume.id,
+        epoch=number,
+        operation=operation,
+        uid=volume.uid,
+        guid=volume.guid,
+        revokes=revokes,
+    )
 
 
 def not_newer(volume: Volume) -> NotNewer:
     """Return the guard before any other change: the record is not older than the zvol."""
-    return NotNewer(dataset=volume.dataset, volume=volume.id, epoch=volume.epoch)
+    return NotNewer(
+        dataset=volume.dataset,
+        volume=volume.id,
+        epoch=volume.epoch,
+        uid=volume.uid,
+        guid=volume.guid,
+    )
 
 
 def destruction(volume: Volume) -> tuple[Action, ...]:

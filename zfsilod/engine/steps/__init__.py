@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from zfsilod.engine.steps import access, export, filesystem, mount, session, snapshot, zfs
+from zfsilod.engine.steps import (
+    access,
+    export,
+    filesystem,
+    mount,
+    session,
+    snapshot,
+    zfs,
+    zvol_name,
+)
 
-__all__ = ["access", "export", "filesystem", "mount", "session", "snapshot", "zfs"]
+__all__ = [
+    "access",
+    "export",
+    "filesystem",
+    "mount",
+    "session",
+    "snapshot",
+    "zfs",
+    "zvol_name",
+]

@@ -145,10 +145,16 @@ class Epoch(OneWay, tag="Epoch", part="POOL"):
     volume: str
     epoch: int
     operation: str  # that gives the epoch; the zvol carries it too
+    uid: str = ""  # of the zvol, as its guid; "": not known
+    guid: str = ""
+    revokes: bool = False  # access only ends: also where another dataset replaced the zvol
 
     def probe(self, host: HostAdapters) -> bool:
+        if self.revokes and self._is_replaced(host):
+            return True  # a dataset that is not the volume's gets no mark
         self.check_current(host)
-        return host.zfs.find_epoch(self.dataset) == (self.epoch, self.operation)
+        present = host.zfs.find_epoch(self.dataset, uid=self.uid, guid=self.guid)
+        return present == (self.epoch, self.operation)
 
     def do(self, host: HostAdapters) -> None:
         self._mark(host, self.operation)
@@ -159,6 +165,13 @@ class Epoch(OneWay, tag="Epoch", part="POOL"):
             return {}
         self._mark(host, f"{self.operation}{REVERTED}")
         return {epoch_fact(self.dataset): str(self.epoch)}
+
+    def _is_replaced(self, host: HostAdapters) -> bool:
+        try:
+            host.zfs.find_epoch(self.dataset, uid=self.uid, guid=self.guid)
+        except Conflict as error:
+            return error.reason == "NOT_OURS"
+        return False
 
     def check_current(self, host: HostAdapters) -> None:
         epoch, operation = host.zfs.find_epoch(self.dataset)
@@ -187,21 +200,29 @@ class Epoch(OneWay, tag="Epoch", part="POOL"):
 
 
 class NotNewer(Guard, tag="NotNewer", part="POOL"):
-    """The zvol has no later epoch than the record: the store is not older than the pool."""
+    """The zvol has no later epoch than the record: the store is not older than the pool.
+
+    A dataset that is not the zvol of the volume is a Conflict: nothing on it is changed.
+    """
 
     dataset: str
     volume: str
     epoch: int  # of the record
+    uid: str = ""  # of the zvol, as its guid; "": not known
+    guid: str = ""
 
     def probe(self, host: HostAdapters) -> bool:
-        self.check_current(host)
+        self._check(host, self.uid)
         return True
 
     def refusal(self, _host: HostAdapters) -> Conflict:
         return newer(self.dataset, self.volume)
 
     def check_current(self, host: HostAdapters) -> None:
-        epoch, _operation = host.zfs.find_epoch(self.dataset)
+        self._check(host)
+
+    def _check(self, host: HostAdapters, uid: str = "") -> None:
+        epoch, _operation = host.zfs.find_epoch(self.dataset, uid=uid, guid=self.guid)
         if epoch > self.epoch:
             raise newer(self.dataset, self.volume)
 

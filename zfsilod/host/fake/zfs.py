@@ -31,6 +31,7 @@ class FakeZfs:
         if zvol["uid"] != uid or (guid and zvol["guid"] != guid):
             raise Conflict(
                 f"the dataset {dataset} exists but does not belong to this volume",
+                reason="NOT_OURS",
                 dataset=dataset,
             )
         return True
@@ -81,7 +82,9 @@ class FakeZfs:
         if left and left != self.facts.get(name):
             self.facts.effect(name, left)
 
-    def find_epoch(self, dataset: str) -> tuple[int, str]:
+    def find_epoch(self, dataset: str, *, uid: str = "", guid: str = "") -> tuple[int, str]:
+        if uid:
+            self.has_zvol(dataset, uid=uid, guid=guid)
         zvol = self.facts.get(f"zvol:{dataset}")
         mark = zvol["properties"].get(EPOCH) if zvol else None
         return parse_epoch(mark) if mark else (0, "")
@@ -134,7 +137,8 @@ class FakeZfs:
         return bool(self._zvol(dataset)["properties"].get(name, "") == value)
 
     def find_mark(self, dataset: str, name: str) -> str:
-        return str(self._zvol(dataset)["properties"].get(name, ""))
+        zvol = self._zvol(dataset)
+        return str(zvol["properties"].get(name, "") or zvol.get("received", {}).get(name, ""))
 
     def set_property(self, dataset: str, name: str, value: str) -> None:
         zvol = self._zvol(dataset)
