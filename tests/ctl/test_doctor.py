@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from zfsilod.ctl import main
+from tests.api.running import made
+from tests.api.test_certificates_in_use import revoke
+from zfsilod.ctl import main, server_files
+from zfsilod.ctl.commands import doctor
 from zfsilod.ctl.commands.doctor import HostFiles, Prerequisite, client, clock, port, server
 from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS
 
@@ -14,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from tests.api.running import Front
     from tests.ctl.fake_tools import FakeTools
     from tests.ctl.shell import Shell
+    from zfsilod.security import join_file
 
 MODULES = "kernel/zfs.ko.xz:\nkernel/target_core_mod.ko:\nkernel/target_core_iblock.ko:\n"
 
@@ -109,3 +116,75 @@ def test_doctor_reports_an_invalid_configuration(
     host(tmp_path, {"etc/zfsilod.toml": "[server]\nrot = 1\n"})
     assert main(["doctor"]) == 1
     assert "BAD configuration: " in capsys.readouterr().out
+
+
+REJOIN = "on give: zfsiloctl pki issue host"
+
+
+def silent(stack: ExitStack) -> str:
+    """Return the address of a server that accepts connections and says nothing."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def broken_access(front: Front, kind: str, stack: ExitStack) -> join_file.Access:
+    """Return the access to a server, broken in one way."""
+    if kind == "certificate of an unknown authority":
+        return front.certified("host", "take", by="other")
+    access = front.certified("host", "take", days=0 if kind == "expired" else 1)
+    if kind == "another authority":
+        access.authority = made("other").certificate_pem.decode()
+    elif kind == "another name":
+        access.tls_name = "other.zfsilo"
+    elif kind == "revoked":
+        revoke(front, access)
+    elif kind != "expired":
+        addresses = {"refused": "127.0.0.1:1", "name": "nowhere.invalid:9750"}
+        access.address = addresses.get(kind) or silent(stack)
+    return access
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        ("another authority", REJOIN),
+        ("another name", REJOIN),
+        ("certificate of an unknown authority", REJOIN),
+        ("expired", REJOIN),
+        ("revoked", REJOIN),
+        ("name", "getent hosts nowhere.invalid; add the name to /etc/hosts"),
+        ("refused", "on give: systemctl enable --now zfsilod-tcp.socket"),
+        ("silent", "ping 127.0.0.1; check the network, and the firewall of give for TCP port"),
+    ],
+)
+def test_the_hint_is_that_of_the_kind_of_failure(
+    ctl: Shell, monkeypatch: pytest.MonkeyPatch, kind: str, hint: str
+) -> None:
+    monkeypatch.setattr("zfsilod.ctl.commands.doctor.REACH_S", 2.0)
+    with ExitStack() as stack:
+        path = server_files.write(broken_access(ctl.daemon.front, kind, stack))
+        stack.callback(path.unlink)
+        checks = ctl("doctor --json").json["checks"]
+    (check,) = (check for check in checks if check["name"] == "server give")
+    assert check["command"].startswith(hint), check
+
+
+def test_a_server_that_answers(ctl: Shell) -> None:
+    path = server_files.write(ctl.daemon.front.certified("host", "take"))
+    try:
+        shown = ctl("doctor").out
+        assert "ok  server give answers\n" in shown
+        assert "ok  clock of server give\n" in shown
+    finally:
+        path.unlink()
+    late = doctor.compare_clocks("give", 1000.0, 1000.0 + 2 * 86400)
+    assert late.problem == "this host's clock is 2 days ahead of it"
+    assert late.command == "timedatectl set-ntp true"
+    assert "10 minutes behind" in doctor.compare_clocks("give", 600.0, 0.0).problem
+    assert not doctor.compare_clocks("give", 10.0, 0.0).problem
+
+
+def test_a_host_that_is_not_set_up(tools: FakeTools, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 1
+    assert "try: zfsiloctl setup (a server), or zfsiloctl join FILE" in capsys.readouterr().out
+    assert tools.folder.exists()

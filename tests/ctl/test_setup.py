@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zfsilod.ctl import main
+from zfsilod.model.errors import Busy
+from zfsilod.model.records import Attachment
+from zfsilod.requests.attach import MountAt, Stage
+from zfsilod.requests.connect import Connect
+from zfsilod.requests.publications import Publish
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.ctl.fake_tools import FakeTools
+    from tests.ctl.shell import Daemon
 
 
 @pytest.mark.parametrize("line", ["setup --yes", "volume attach data /srv", "volume detach data"])
@@ -98,6 +105,14 @@ def test_a_dry_run_changes_nothing(
     assert not (tmp_path / "etc").exists()
 
 
+@pytest.fixture
+def answering(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    """A daemon that zfsiloctl reaches, on a host that is not a simulation."""
+    monkeypatch.setenv("ZFSILO_SOCKET", str(daemon.front.path))
+    return daemon
+
+
+@pytest.mark.usefixtures("answering")
 def test_attach_and_detach(tools: FakeTools, tmp_path: Path) -> None:
     line = ["volume", "attach", "data", "/srv/data", "--server", "give", "-o", "noatime,discard"]
     file = tmp_path / "etc/volumes.d/data.toml"
@@ -112,6 +127,63 @@ def test_attach_and_detach(tools: FakeTools, tmp_path: Path) -> None:
     assert tools.calls[-1] == "systemctl disable --now zfsilo-volume@data.service"
 
 
+def attached(daemon: Daemon, name: str) -> str:
+    """Attach a volume without its unit, and return its mount path."""
+    for request in (
+        CreateVolume(id=name, capacity_bytes=1 << 30, hosts=("take",)),
+        Publish(volume=name, host="take"),
+        Connect(id=name, server="give", volume=name),
+        Stage(id=name),
+        MountAt(id=name, path=f"/srv/{name}"),
+    ):
+        daemon.wait(daemon.front.fixture.do(request))
+    return f"/srv/{name}"
+
+
+def attachment(daemon: Daemon, name: str) -> Attachment | None:
+    return daemon.front.read(lambda txn: txn.get(Attachment, name))  # type: ignore[no-any-return]
+
+
+def test_a_busy_volume_is_not_detached(
+    answering: Daemon,
+    tools: FakeTools,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The command fails with the sentence of the unmount; unit and file stay."""
+    path = attached(answering, "busy")
+    assert main(["volume", "attach", "busy", path, "--server", "give"]) == 0
+    file, calls = tmp_path / "etc/volumes.d/busy.toml", tools.calls
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise Busy(f"{path} is in use by sleep (5319)", reason="IN_USE")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answering.front.fixture.host.mounts, "unmount", refuse)
+        capsys.readouterr()
+        code = main(["volume", "detach", "busy"])
+    refusal = capsys.readouterr()
+    assert (code, refusal.out) == (8, "")
+    assert "/srv/busy is in use by sleep (5319)" in refusal.err
+    assert (file.exists(), tools.calls) == (True, calls)
+    assert main(["volume", "detach", "busy"]) == 0
+    assert (file.exists(), attachment(answering, "busy")) == (False, None)
+
+
+def test_a_failed_attach_leaves_nothing_connected(
+    answering: Daemon, tools: FakeTools, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """systemd runs no ExecStop= of a unit that did not start, so `attach` goes down itself."""
+    path = attached(answering, "half")
+    tools("systemctl", 'case "$1" in enable) exit 1;; esac')
+    tools("journalctl", "exit 1")
+    assert main(["volume", "attach", "half", path, "--server", "give"]) == 5
+    assert "cannot attach half: " in capsys.readouterr().err
+    assert attachment(answering, "half") is None
+
+
+@pytest.mark.usefixtures("answering")
 def test_a_failed_attach_is_undone(
     tools: FakeTools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

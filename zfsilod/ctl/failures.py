@@ -49,7 +49,14 @@ exit codes:
 ON_ITS_SERVER = "on its server: "
 UNPUBLISH = "zfsiloctl volume unpublish {volume}"
 
+REJOIN = (
+    "on {server}: zfsiloctl pki issue host HOST; here: zfsiloctl server forget {server}; "
+    "zfsiloctl join HOST.join"
+)
+
 HINTS = {
+    "BAD_CERTIFICATE": (REJOIN,),
+    "CERTIFICATE_REFUSED": (REJOIN,),
     "CLAIMED": ("zfsiloctl operation watch {operation}",),
     "CONNECTED": ("zfsiloctl volume stage {volume}",),
     "DEADLINE_EXCEEDED": ("zfsiloctl operation wait {operation}",),
@@ -67,6 +74,7 @@ HINTS = {
     "OVERCOMMIT": ("zfsiloctl capacity",),
     "POOL_FULL": ("zfsiloctl capacity",),
     "PUBLISHED": (f"{UNPUBLISH} {{host}}", f"{UNPUBLISH} --all"),
+    "SERVER_CERTIFICATE": (REJOIN,),
     "SESSION_LIVE": ("on {host}: zfsiloctl volume disconnect {volume}",),
     "STAGED": ("zfsiloctl volume unstage {volume}",),
     "STALE_EPOCH": ("zfsiloctl down {volume}; zfsiloctl up {volume}",),

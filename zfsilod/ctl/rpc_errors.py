@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def error_of(error: grpc.RpcError, where: str, *, local: bool) -> ZfsiloError:
     """Return the error of a failed call to the daemon `where`."""
-    from zfsilod.wire.status import from_status, is_ours
+    from zfsilod.wire.status import connection_error, from_status, is_ours
 
     failure = from_status(error)
     if is_ours(error):
@@ -20,6 +20,8 @@ def error_of(error: grpc.RpcError, where: str, *, local: bool) -> ZfsiloError:
     # No zfsilod sent it: the connection failed.
     status: Any = error  # grpc's types do not say that it is a Call
     code = status.code().name
+    if code == "UNAVAILABLE" and not local:
+        return connection_error(where, failure.message)
     sentences = {
         "UNAVAILABLE": f"{where} does not answer: {failure.message}",
         "DEADLINE_EXCEEDED": f"{where} did not answer in time",

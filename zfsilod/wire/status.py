@@ -8,7 +8,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from zfsilod.model.errors import Internal, ZfsiloError
+from zfsilod.model.errors import Internal, Unauthenticated, Unavailable, ZfsiloError
 
 DOMAIN = "zfsilo.org"
 DETAILS = "grpc-status-details-bin"
@@ -20,6 +20,34 @@ MAX_MESSAGE_CHARACTERS = 1024
 PARAMETERS = ("self", "message", "reason")
 # The direct subclasses: the most general class of each code.
 BY_CODE: dict[str, type[ZfsiloError]] = {kind.code: kind for kind in ZfsiloError.__subclasses__()}
+
+# Words of the gRPC library (C core) and of BoringSSL; the kind of error, its reason and sentence.
+CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ZfsiloError], str, str], ...] = (
+    (
+        ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed"),
+        Unauthenticated,
+        "SERVER_CERTIFICATE",
+        "{} has a certificate that its known authority did not issue for it",
+    ),
+    (
+        ("Unwrap failed", "_ALERT_"),  # the server has verified this host's after the handshake
+        Unauthenticated,
+        "CERTIFICATE_REFUSED",
+        "{} refused this host's certificate (expired, revoked, or of an unknown authority)",
+    ),
+    (
+        ("errors resolving", "lookup failed", "DNS resolution failed", "Domain name not found"),
+        Unavailable,
+        "NAME_NOT_RESOLVED",
+        "the name of {} cannot be resolved",
+    ),
+    (
+        ("Connection refused",),
+        Unavailable,
+        "CONNECTION_REFUSED",
+        "{} did not answer: nothing listens on its port",
+    ),
+)
 
 
 def to_status(error: ZfsiloError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
@@ -49,6 +77,17 @@ def is_ours(error: grpc.RpcError) -> bool:
     """Tell whether zfsilod sent this error, not the gRPC library or a proxy."""
     answer: Any = error
     return _info(answer.trailing_metadata() or ()) is not None
+
+
+def connection_error(where: str, details: str, **facts: str) -> ZfsiloError:
+    """Return the error of a call that reached no zfsilod: by the gRPC library's own words.
+
+    A problem of a certificate is Unauthenticated: waiting does not solve it.
+    """
+    for parts, kind, reason, sentence in CONNECTION_ERRORS:
+        if any(part in details for part in parts):
+            return kind(f"{sentence.format(where)}: {details}", reason=reason, **facts)
+    return Unavailable(f"{where} did not answer: {details}", reason="SERVER_UNAVAILABLE", **facts)
 
 
 def _short(facts: dict[str, str]) -> dict[str, str]:

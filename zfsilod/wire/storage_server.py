@@ -153,6 +153,9 @@ class StorageServers:
     def _translated(self, server: str, error: grpc.aio.AioRpcError) -> ZfsiloError:
         raised = status.from_status(error)
         address = self._config(server).address
+        if not status.is_ours(error) and error.code() == grpc.StatusCode.UNAVAILABLE:
+            where, facts = f"server {server} ({address})", {"server": server, "address": address}
+            return status.connection_error(where, raised.message, **facts)
         if not status.is_ours(error) or error.code() in (
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -168,7 +168,7 @@ class ServiceMethods:
 
 def _server(call: Call) -> service_pb2.ServerInfo:
     settings = call.service.context.settings
-    return service_pb2.ServerInfo(
+    info = service_pb2.ServerInfo(
         version=__version__,
         host=f"hosts/{settings.host_id}",
         roles=["server", "client"] if settings.root else ["client"],
@@ -177,3 +177,5 @@ def _server(call: Call) -> service_pb2.ServerInfo:
         zone=settings.zone,
         max_attachments=settings.max_attachments,
     )
+    info.time.GetCurrentTime()
+    return info

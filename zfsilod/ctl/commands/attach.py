@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from zfsilod.ctl import volume_files
+from zfsilod.ctl.commands import up
 from zfsilod.ctl.failures import COMPLAINT
 from zfsilod.ctl.parse import mount_options
 from zfsilod.ctl.require_local import check_real
@@ -23,11 +25,11 @@ from zfsilod.model.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    ZfsiloError,
 )
 from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
-    from argparse import Namespace
     from pathlib import Path
 
 TOOL_S = 30.0
@@ -46,17 +48,29 @@ def attach(args: Namespace) -> None:
         volume_files.read(name)
         Runner()(["systemctl", "enable", "--now", unit(name)], timeout_s=UNIT_S)
     except (CommandFailed, InvalidArgument) as error:
-        if created:
-            file.unlink()
-            Runner()(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S, ok=(0, 1))
+        remains = _undo(args, name) if created else ""
         why = error.message if isinstance(error, InvalidArgument) else _complaint(name, since)
-        raise FailedPrecondition(f"cannot attach {name}: {why}", reason="NOT_ATTACHED") from error
+        raise FailedPrecondition(
+            f"cannot attach {name}: {why}{remains}", reason="NOT_ATTACHED"
+        ) from error
     if not args.quiet:
         print(f"{name} is mounted at {path}, now and at every boot: systemctl status {unit(name)}")
 
 
+def _undo(args: Namespace, name: str) -> str:
+    """Remove the file, the unit's links and what the unit had done; return what remains."""
+    volume_files.path_of(name).unlink()
+    Runner()(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S, ok=(0, 1))
+    try:
+        # systemd runs no ExecStop= of a unit that did not start.
+        up.bring_down(Namespace(**vars(args) | {"quiet": True}), name, served=False)
+    except ZfsiloError as error:
+        return f"; it is not detached: {error.message}"
+    return ""
+
+
 def detach(args: Namespace) -> None:
-    """Stop and disable the unit of an attachment, and remove its file."""
+    """Detach a volume, stop and disable the unit of the attachment, and remove its file."""
     check_real(args, "volume detach", "use volume unmount, unstage and disconnect")
     name = check_id(args.name, "volume name")
     file = volume_files.path_of(name)
@@ -65,7 +79,15 @@ def detach(args: Namespace) -> None:
             f"{name} is not attached: {file} does not exist; if it is connected: zfsiloctl down "
             f"{name}"
         )
-    Runner()(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S)
+    quiet = Namespace(**vars(args) | {"quiet": True})
+    up.bring_down(quiet, name, served=False)  # refused while it is in use: unit and file stay
+    run = Runner()
+    run(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S)
+    try:
+        up.bring_down(quiet, name, served=False)  # a unit that was restarting may have raised it
+    except ZfsiloError:
+        run(["systemctl", "enable", unit(name)], timeout_s=UNIT_S)
+        raise
     file.unlink()
     if not args.quiet:
         print(f"{name}: detached")

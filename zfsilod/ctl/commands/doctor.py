@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.config import Config
+    from zfsilod.security.join_file import Access
 
 SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
 CLIENT_MODULES = ("iscsi_tcp",)
@@ -40,6 +41,7 @@ LISTENING = "0A"  # TCP_LISTEN
 SOON_S = 14 * 86400  # the timer renews earlier, so it is not running
 TOOL_S = 20.0
 REACH_S = 5.0
+CLOCKS_APART_S = 300
 
 
 class Prerequisite(NamedTuple):
@@ -100,6 +102,12 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
     except ZfsiloError as error:
         yield Prerequisite("configuration", error.message, "zfsilod --check-config")
         return
+    if not (settings.server.root or known_servers() or paths.simulation()):
+        yield Prerequisite(
+            "role",
+            "this host is neither a server nor a client",
+            "zfsiloctl setup (a server), or zfsiloctl join FILE (a client)",
+        )
     yield Prerequisite(f"configuration in {paths.etc()}")
     if not paths.simulation():
         files = HostFiles()
@@ -250,7 +258,10 @@ def _certificate(name: str, pem: str, renew: str, replace: str) -> Prerequisite:
 def _rejoin(name: str) -> str:
     """Return the commands that give this host a new identity at a server."""
     host = socket.gethostname()
-    return f"on {name}: zfsiloctl pki issue host {host}; here: zfsiloctl join {host}.join"
+    return (
+        f"on {name}: zfsiloctl pki issue host {host}; here: zfsiloctl server forget {name}; "
+        f"zfsiloctl join {host}.join"
+    )
 
 
 def _daemon(args: Namespace) -> Iterator[Prerequisite]:
@@ -274,17 +285,47 @@ def _servers() -> Iterator[Prerequisite]:
         try:
             with server_files.channel_to(access) as channel:
                 remote = Server(channel, f"{name} ({access.address})", REACH_S)
-                remote.ask(remote.api.service.GetServerInfo, pb.GetServerInfoRequest())
+                info = remote.ask(remote.api.service.GetServerInfo, pb.GetServerInfoRequest())
         except ZfsiloError as error:
-            refused = error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED")
-            command = (
-                _rejoin(name)
-                if refused or "certificate" in error.message
-                else f"on {name}: systemctl status zfsilod-tcp.socket; check network and firewall"
-            )
-            yield Prerequisite(f"server {name}", error.message, command)
+            yield Prerequisite(f"server {name}", error.message, _reach(error, name, access))
         else:
             yield _filtered(name, split_address(access.address)[0])
+            if info.HasField("time"):
+                yield compare_clocks(name, info.time.seconds, time.time())
+
+
+def _reach(error: ZfsiloError, name: str, access: Access) -> str:
+    """Return the commands for a server that was not reached, by the kind of failure."""
+    host, _port = split_address(access.address)
+    if error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        if _ahead(error.message):
+            return f"timedatectl, on this host and on {name}: certificates are valid by the clock"
+        return _rejoin(name)
+    if error.reason == "NAME_NOT_RESOLVED":
+        return (
+            f"getent hosts {host}; add the name to /etc/hosts, or set address in "
+            f"{server_files.path_of(name)}"
+        )
+    if error.reason == "CONNECTION_REFUSED":
+        return f"on {name}: systemctl enable --now zfsilod-tcp.socket"
+    return f"ping {host}; check the network, and the firewall of {name} for TCP port {paths.PORT}"
+
+
+def _ahead(message: str) -> bool:
+    """Tell whether TLS refused a certificate because of the time."""
+    return "certificate has expired" in message or "not yet valid" in message
+
+
+def compare_clocks(name: str, theirs: float, ours: float) -> Prerequisite:
+    """Check that the clocks of a server and of this host agree: certificates need it."""
+    check, apart = f"clock of server {name}", abs(theirs - ours)
+    if apart <= CLOCKS_APART_S:
+        return Prerequisite(check)
+    amount = f"{apart / 86400:.0f} days" if apart >= 2 * 86400 else f"{apart / 60:.0f} minutes"
+    order = "ahead of" if ours > theirs else "behind"
+    return Prerequisite(
+        check, f"this host's clock is {amount} {order} it", "timedatectl set-ntp true"
+    )
 
 
 def _filtered(name: str, host: str) -> Prerequisite:

@@ -60,12 +60,20 @@ def down(args: Namespace) -> None:
         say(args, f"{name}: this host is shutting down; publications are kept")
         _report(args, [])
         return
-    with dial(args) as server:
-        requests = _detach_path(server, name, served=served)
-        operations = [_send(args, server, method, request) for method, request in requests]
+    operations = bring_down(args, name, served=served)
     if not operations:
         say(args, f"{name}: already down")
     _report(args, operations)
+
+
+def bring_down(args: Namespace, name: str, *, served: bool) -> list[Any]:
+    """Detach a volume, and unpublish it if it is served; return the operations.
+
+    Raises the first error: what follows is not tried.
+    """
+    with dial(args) as server:
+        requests = _detach_path(server, name, served=served)
+        return [_send(args, server, method, request) for method, request in requests]
 
 
 def _attach(args: Namespace, file: VolumeFile) -> list[Any]:
