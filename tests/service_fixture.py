@@ -59,7 +59,7 @@ class FakeClock(HostClock):
     def uptime(self) -> float:
         return super().uptime() + self._ahead_s
 
-    def is_synchronised(self) -> bool:
+    async def is_synchronised(self) -> bool:
         return self.synchronised
 
     def advance(self, seconds: float) -> None:
@@ -231,6 +231,7 @@ async def service_fixture(
     launcher.hint = service.executor.refresh
     service.context.session_recovery_s = 0  # a lost session of a fake host never recovers
     built = ServiceFixture(service, host, launcher)
+    await service.context.retention.now()  # the clock is trusted
     await built.do(CreateHost(id="take", iqn=TAKE))
     try:
         yield built

@@ -12,12 +12,14 @@ import pytest
 from tests.examples import PLANS, operation
 from tests.service_fixture import service_fixture
 from zfsilod.model.errors import InvalidArgument, ResourceExhausted, Unavailable, disk_error
+from zfsilod.model.identity import Certified, Identity
 from zfsilod.model.records import Issued, Operation
 from zfsilod.model.validation import check_labels
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.hosts import CreateHost, DeleteHost
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.security.audit import Audit
+from zfsilod.security.credentials import is_revoked, revoke
 from zfsilod.security.issued import limit_certificates
 from zfsilod.storage.store import Store
 
@@ -116,7 +118,7 @@ def test_the_certificates_of_one_identity_are_bounded(tmp_path: Path) -> None:
             id=str(number), subject="host/a", role="host", created_at=now, expires_at=now + 100
         )
         with store.write() as txn:
-            limit_certificates(txn, issued)
+            limit_certificates(txn, issued, now)
             txn.put(issued)
 
     for number in range(32):
@@ -126,6 +128,23 @@ def test_the_certificates_of_one_identity_are_bounded(tmp_path: Path) -> None:
     renew(33, 1000 + 40 * 86400)
     with store.read() as txn:
         assert [one.id for one in txn.scan(Issued)] == ["33"]
+    store.close()
+
+
+def test_a_clock_that_is_ahead_forgets_no_certificate(tmp_path: Path) -> None:
+    """A revoked certificate whose record is gone would be valid again when the clock is set."""
+    store = small(tmp_path)
+    identity = Identity(kind="host", id="a", role="host")
+    certified = Certified(identity=identity, fingerprint="f" * 64, not_after=5000, own=True)
+    issued = Issued(id="f" * 64, subject="host/a", role="host", created_at=1000, expires_at=5000)
+    with store.write() as txn:
+        txn.put(issued)
+        revoke(txn, "f" * 64, 1000)
+        ahead = issued.but(id="e" * 64, created_at=400 * 86400, expires_at=490 * 86400)
+        limit_certificates(txn, ahead, None)
+        assert is_revoked(txn, certified)
+        limit_certificates(txn, ahead, ahead.created_at)  # the clock is right
+        assert txn.get(Issued, issued.id) is None
     store.close()
 
 

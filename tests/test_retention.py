@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from dbus_next import Message, MessageType, Variant
 
 from tests.service_fixture import SETTINGS, service_fixture
-from zfsilod.host.clock import HostClock
+from zfsilod.host.clock import HostClock, kernel_is_synchronised
 from zfsilod.model.records import Operation, Trashed, Volume
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.purger import Purger
 from zfsilod.service.retention import SETTLING_S, Retention
 from zfsilod.service.supervisor import Supervisor
+from zfsilod.systemd.time_service import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,6 +61,15 @@ async def test_a_clock_that_is_ahead_at_the_start_removes_nothing(weekly: Servic
     for _hour in range(3):
         assert await passed(weekly) == kept
         clock.advance(SETTLING_S)
+
+
+async def test_a_daemon_with_a_volume_in_the_trash_does_not_exit(weekly: ServiceFixture) -> None:
+    """With daemon.idle_exit_s it never ran for the hour that a purge needs."""
+    assert weekly.service.holds_anything()
+    weekly.clock.advance(WEEK_S + SETTLING_S)
+    await weekly.service.context.retention.now()
+    assert (await passed(weekly))[0] == 0
+    assert not weekly.service.holds_anything()
 
 
 async def test_an_unsynchronised_clock_removes_nothing(weekly: ServiceFixture) -> None:
@@ -113,7 +124,79 @@ async def _deleted(fixture: ServiceFixture) -> Volume:
     return volume
 
 
-def test_the_clock_of_this_host() -> None:
+async def test_the_clock_of_this_host() -> None:
     clock = HostClock()
     assert clock.now() > clock.uptime() > 0
-    assert clock.is_synchronised() in (True, False)
+    assert kernel_is_synchronised() in (True, False)
+    assert not await clock.is_synchronised(), "without systemd it is not known"
+
+
+@pytest.mark.parametrize("behind_s", [WEEK_S + DAY_S, -10 * WEEK_S])
+async def test_a_volume_that_was_deleted_by_a_wrong_clock_has_its_week(
+    tmp_path: Path, behind_s: int
+) -> None:
+    """Behind: the week had passed when the clock was set. Ahead: it never passed."""
+    async with service_fixture(tmp_path, SETTINGS.but(trash_retention_s=WEEK_S)) as built:
+        clock = built.clock
+        clock.synchronised = False
+        clock.leap(-behind_s)
+        await built.do(CREATE, DeleteVolume(id="data"))
+        clock.leap(behind_s)
+        clock.synchronised = True
+        assert (await passed(built))[0] == 1, "its week begins"
+        clock.advance(WEEK_S - 60)
+        assert (await passed(built))[0] == 1
+        clock.advance(120)
+        assert (await passed(built))[0] == 0
+
+
+class TimeBus:
+    """Answers for timedated."""
+
+    def __init__(self, answer: Message | None) -> None:
+        self.answer, self.asked = answer, 0
+
+    async def call(self, message: Message) -> Message | None:
+        self.asked += 1
+        assert message.member == "Get"
+        assert message.body == ["org.freedesktop.timedate1", "NTPSynchronized"]
+        return self.answer
+
+
+def answer(kind: MessageType, signature: str, *body: object) -> Message:
+    name = "org.freedesktop.DBus.Error.ServiceUnknown" if kind == MessageType.ERROR else None
+    return Message(
+        message_type=kind, reply_serial=1, error_name=name, signature=signature, body=list(body)
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "synchronised"),
+    [
+        (answer(MessageType.METHOD_RETURN, "v", Variant("b", True)), True),
+        (answer(MessageType.METHOD_RETURN, "v", Variant("b", False)), False),
+        (answer(MessageType.METHOD_RETURN, "v", Variant("s", "yes")), False),
+        (answer(MessageType.METHOD_RETURN, "b", True), False),
+        (answer(MessageType.ERROR, "s", "timedated is not installed"), False),
+        (None, False),
+    ],
+)
+async def test_timedated_says_whether_the_clock_is_synchronised(
+    told: Message | None, synchronised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked once in a while: it stops when nobody asks."""
+    bus = TimeBus(told)
+    clock = SystemClock(cast("Any", bus))
+    for _pass in range(3):
+        assert await clock.is_synchronised() is synchronised
+    assert bus.asked == 1
+    monkeypatch.setattr("zfsilod.systemd.time_service.KEPT_S", 0.0)
+    assert await clock.is_synchronised() is synchronised
+    assert bus.asked == 2
+
+
+async def test_nobody_is_asked_in_the_first_hour(weekly: ServiceFixture) -> None:
+    bus = TimeBus(answer(MessageType.METHOD_RETURN, "v", Variant("b", True)))
+    assert await Retention(SystemClock(cast("Any", bus))).now() is None
+    assert bus.asked == 0
+    assert weekly is not None

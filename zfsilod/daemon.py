@@ -27,6 +27,7 @@ from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.security import audit, join_file
 from zfsilod.service import schedule, simulation
 from zfsilod.service.context import ServiceContext
+from zfsilod.service.retention import Retention
 from zfsilod.service.rooms import Rooms
 from zfsilod.service.service import Service
 from zfsilod.service.supervisor import Supervisor
@@ -127,6 +128,7 @@ async def _start_service(
         service.audit.write = audit.to_journal
     launcher.listen(service.executor.refresh)
     if isinstance(launcher, SystemdLauncher):
+        context.retention = Retention(launcher.clock())
         service.executor.listeners.append(partial(schedule.stop_unit, service, launcher))
     return service, Supervisor(service, retention_s=settings.operations.retention_s)
 

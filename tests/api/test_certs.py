@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import pickle
 from typing import TYPE_CHECKING
@@ -42,6 +43,22 @@ def test_a_certificate_contains_an_identity() -> None:
         )
         == ()
     )
+
+
+def test_a_clock_that_was_ahead_issues_valid_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were not valid yet when the clock was set: every connection failed for days."""
+    now = dt.datetime.now(dt.UTC)
+
+    class Ahead(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Ahead:
+            return cls.fromtimestamp((now + dt.timedelta(days=100)).timestamp(), tz)
+
+    monkeypatch.setattr("zfsilod.security.certificates.dt.datetime", Ahead)
+    authority = certificates.make_authority("ca")
+    pair = certificates.issue(authority, TAKER)
+    for pem in (authority.certificate_pem, pair.certificate_pem):
+        assert x509.load_pem_x509_certificate(pem).not_valid_before_utc < now
 
 
 def test_a_role_of_an_imported_authority_is_limited() -> None:

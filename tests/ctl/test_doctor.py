@@ -79,8 +79,16 @@ def test_a_client_step_by_step(tools: FakeTools, tmp_path: Path) -> None:
 
 def test_a_clock_in_the_past(tmp_path: Path) -> None:
     files = host(tmp_path, {"usr/lib/os-release": ""})
-    assert clock(files, 1000.0).command == "timedatectl set-ntp true"
-    assert clock(files, 1e11).problem == ""
+    assert clock(files, 1000.0, synchronised=True).command == "timedatectl set-ntp true"
+    assert clock(files, 1e11, synchronised=True).problem == ""
+
+
+def test_a_clock_without_synchronisation_purges_nothing(tmp_path: Path) -> None:
+    check = clock(host(tmp_path, {}), 1e11, synchronised=False)
+    assert check.problem == (
+        "it is not synchronised: deleted volumes and ended operations are kept for ever"
+    )
+    assert check.command == "timedatectl set-ntp true"
 
 
 def test_a_closed_port(tmp_path: Path) -> None:

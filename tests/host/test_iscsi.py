@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -224,6 +225,24 @@ def test_the_lock_of_a_killed_iscsiadm_is_removed(
     started = time.monotonic()
     initiator.nodes.remove_stale_lock()
     assert 0.2 < time.monotonic() - started < 2
+    assert not initiator.database_lock.exists()
+
+
+@pytest.mark.parametrize("leap_s", [8 * 86400, -8 * 86400])
+def test_a_lock_in_use_stays_when_the_clock_leaps(
+    initiator: Initiator, monkeypatch: pytest.MonkeyPatch, leap_s: int
+) -> None:
+    """It was judged by its age: a leap forwards removed it, one backwards waited for days."""
+    monkeypatch.setattr("zfsilod.host.node_records.STALE_S", 1.0)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + leap_s)
+    initiator.database_lock.touch()
+    holder = threading.Timer(0.3, initiator.database_lock.unlink)
+    holder.start()
+    started = time.monotonic()
+    initiator.nodes.remove_stale_lock()
+    assert 0.2 < time.monotonic() - started < 5
+    holder.join()
     assert not initiator.database_lock.exists()
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.systemd.namespace import SystemdHost
 
-MAX_EXPOSURE = 2.0  # 1.5 with ProtectClock=, which denies even to read whether it is synchronised
+MAX_EXPOSURE = 1.5
 SCRAPE = """
 import socket
 metrics = socket.socket(socket.AF_UNIX)

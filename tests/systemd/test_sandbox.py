@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zfsilod.engine.step import SandboxPart
 
 UNITS = Path(__file__).parents[2] / "units"
-DAEMON, WORKER = 2.0, 5.0  # at most; the daemon reads the state of the clock: adjtimex(2)
+DAEMON, WORKER = 1.5, 5.0  # at most
 PARTS = tuple(sandbox.PERMISSIONS)
 SETS = [parts for count in range(1, 5) for parts in combinations(PARTS, count)]
 

@@ -1,4 +1,4 @@
-"""The clock of this host, and whether the kernel calls it synchronised: adjtimex(2)."""
+"""The clock of this host, and whether the kernel calls it synchronised."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ class HostClock:
         """Return the seconds since the boot, with those of a suspend: they never leap."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
-    def is_synchronised(self) -> bool:
-        """Tell whether the kernel calls the clock synchronised; False when it does not answer."""
-        import ctypes  # takes 5 ms, which nothing but a due retention costs
+    async def is_synchronised(self) -> bool:
+        """Tell whether the clock is known to be synchronised; without systemd it is not."""
+        return False
 
-        libc = ctypes.CDLL(None)
-        # All zeros: the call reads and changes nothing, and needs no capability.
-        state = libc.adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
-        return bool(0 <= state < TIME_ERROR)
+
+def kernel_is_synchronised() -> bool:
+    """Tell what adjtimex(2) says; False when it does not answer. ProtectClock= denies the call."""
+    import ctypes  # takes 5 ms
+
+    libc = ctypes.CDLL(None)
+    # All zeros: the call reads and changes nothing, and needs no capability.
+    state = libc.adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
+    return bool(0 <= state < TIME_ERROR)

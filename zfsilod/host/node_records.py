@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 from zfsilod.host.events import wait_for
@@ -44,27 +43,30 @@ class Nodes:
         self._lock = database_lock
 
     def remove_stale_lock(self) -> None:
-        """Wait for the lock file of iscsiadm, and remove it when it is older than STALE_S.
+        """Wait for the lock file of iscsiadm, and remove it when it stays for STALE_S.
 
-        Its folder lies where any user may make it first, and could then hold the lock for ever.
+        The wait begins at the first look: the clock may have leapt since the lock was made. Its
+        folder lies where any user may make it first, and could then hold the lock for ever.
 
         The lock is a link that its holder makes and removes (idbm_lock() of open-iscsi), so it
         survives a killed iscsiadm, and then every iscsiadm fails. Its ctime is the time of linking.
         """
         own_folder(self._lock.parent)
-        locked_at = self._locked_at()
-        if locked_at is None:
+        lock = self._lock_now()
+        if lock is None:
             return
-        wait_for(lambda: self._locked_at() != locked_at, locked_at + STALE_S - time.time())
-        if self._locked_at() == locked_at:
+        wait_for(lambda: self._lock_now() != lock, STALE_S)
+        if self._lock_now() == lock:
             sys.stderr.write(f"removed {self._lock}, which a killed iscsiadm had left\n")
             self._lock.unlink(missing_ok=True)
 
-    def _locked_at(self) -> float | None:
+    def _lock_now(self) -> tuple[int, int] | None:
+        """Return what tells this lock from the next one; None without a lock."""
         try:
-            return self._lock.stat().st_ctime
+            status = self._lock.stat()
         except FileNotFoundError:
             return None
+        return status.st_ino, status.st_ctime_ns
 
     def targets(self, prefix: str) -> list[str]:
         """Return the targets with a node record whose names start with a prefix."""

@@ -80,6 +80,7 @@ class Trashed(Stored, tag="Trashed"):
     home: str  # its dataset before the deletion
     deleted_at: int = 0
     purge_at: int = 0  # earliest time; not while snapshots or clones depend on it
+    clock_trusted: bool = False  # when these times were set; else they are set when it is
 
 
 class Snapshot(Stored, tag="Snapshot"):

@@ -100,6 +100,7 @@ class DeleteVolume(Request[ZvolDependents]):
             home=volume.dataset,
             deleted_at=view.now,
             purge_at=view.now + retention_s,
+            clock_trusted=view.clock_trusted,
         )
         return Plan(
             title=f"{title}, into the trash",

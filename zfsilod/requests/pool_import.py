@@ -50,6 +50,7 @@ class AdoptTrashed(AdoptVolume):
             home=f"{volume.dataset.partition(f'/{FOLDER}/')[0]}/{volume.id}",
             deleted_at=view.now,
             purge_at=view.now + max(TRASH_S, view.settings.trash_retention_s),
+            clock_trusted=view.clock_trusted,
         )
 
 

@@ -50,6 +50,7 @@ class View:
         caller: Caller,
         now: int,
         boot_id: str,
+        clock_trusted: bool = False,
         finished: Sequence[Request[Any]] = (),
     ) -> None:
         self.txn = txn
@@ -58,6 +59,7 @@ class View:
         self.caller = caller
         self.now = now
         self.boot_id = boot_id
+        self.clock_trusted = clock_trusted  # a retention may begin at `now`
         self.finished = finished  # prerequisites that a dry run takes as finished
 
 

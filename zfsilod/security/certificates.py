@@ -31,7 +31,7 @@ DOMAIN = ".zfsilo"
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 90
 RENEWED_DAYS = 30  # before the expiry; a daily timer renews
-BACK_DAYS = 1  # before now: the clock of a client may be behind
+BACK_DAYS = 365  # before now: this clock may be ahead, or that of a client behind
 MAX_COMMON_NAME = 64
 MAX_REQUEST_BYTES = 8192
 

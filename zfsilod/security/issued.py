@@ -14,14 +14,16 @@ MAX_VALID = 32  # of one identity; a host needs two in 90 days
 KEPT_S = 30 * 86400  # after the expiry: the clock may have been ahead
 
 
-def limit_certificates(txn: Transaction, new: Issued) -> None:
+def limit_certificates(txn: Transaction, new: Issued, trusted: int | None) -> None:
     """Make room for the record of a renewed certificate: records have an end.
 
+    `trusted`: the time by which a retention may act. Without it all records stay: by a clock that
+    is ahead, a certificate that was revoked would be forgotten and be valid again.
     Raises ResourceExhausted when the identity has MAX_VALID certificates that are still valid.
     """
     own = [one for one in txn.scan_plain(Issued) if one["subject"] == new.subject]
     for issued in own:
-        if issued["expires_at"] + KEPT_S < new.created_at:
+        if trusted is not None and issued["expires_at"] + KEPT_S < trusted:
             txn.drop(Issued.bucket(), issued["id"])
     valid = [one for one in own if one["expires_at"] >= new.created_at]
     if len(valid) >= MAX_VALID:

@@ -120,6 +120,7 @@ class ServiceContext:
             caller=caller,
             now=int(time.time()),
             boot_id=self.boot_id,
+            clock_trusted=self.retention.is_trusted,
             finished=finished,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
@@ -14,6 +15,7 @@ from zfsilod.requests.deletion import PurgeVolume, dependents_of
 if TYPE_CHECKING:
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Submitter
+    from zfsilod.storage.transaction import Transaction
 
 RETRY_S = 3600  # after a failed purge, which most often has a foreign snapshot as its cause
 PURGES_AT_ONCE = 20
@@ -31,7 +33,9 @@ class Purger:
 
     async def purge(self) -> None:
         """Submit the purges that are due."""
-        now = self._context.retention.now()
+        now = await self._context.retention.now()
+        if now is not None:
+            await self._begin_retentions(now)
         with self._context.read() as txn:
             due = [
                 trashed
@@ -49,12 +53,41 @@ class Purger:
             except ZfsiloError as error:
                 log.warning("%s stays in the trash: %s", trashed.volume.id, error.message)
 
+    async def _begin_retentions(self, now: int) -> None:
+        """Set the times of volumes that were deleted while the clock was not trusted.
+
+        By a clock that was behind, their retention would have passed when the clock is set.
+        """
+        with self._context.read() as txn:
+            untimed = [
+                trashed.id
+                for trashed in txn.scan(Trashed)
+                if not trashed.clock_trusted and has_retention(trashed)
+            ]
+        if untimed:
+            await self._context.write(partial(_set_times, untimed, now))
+
+
+def _set_times(trashed_ids: list[str], now: int, txn: Transaction) -> None:
+    for trashed_id in trashed_ids:
+        trashed = txn.get(Trashed, trashed_id)
+        if trashed is None or trashed.clock_trusted:
+            continue
+        purge_at = now + trashed.purge_at - trashed.deleted_at
+        deleted_at = min(trashed.deleted_at, now)
+        txn.put(trashed.but(purge_at=purge_at, deleted_at=deleted_at, clock_trusted=True))
+
+
+def has_retention(trashed: Trashed) -> bool:
+    """Tell whether a deleted volume is kept for a time, not only for its dependents."""
+    return trashed.purge_at > trashed.deleted_at
+
 
 def _is_due(trashed: Trashed, now: int | None) -> bool:
     """Tell whether the retention of a deleted volume has passed by a trusted clock.
 
     A volume without a retention, which is in the trash because of its dependents, needs no clock.
     """
-    if trashed.purge_at <= trashed.deleted_at:
+    if not has_retention(trashed):
         return True
-    return now is not None and trashed.purge_at <= now
+    return now is not None and trashed.clock_trusted and trashed.purge_at <= now

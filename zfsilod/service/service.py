@@ -36,6 +36,7 @@ from zfsilod.model.records import (
     Operation,
     PendingRelease,
     Publication,
+    Trashed,
     failure_of,
 )
 from zfsilod.model.ulid import new_ulid
@@ -413,12 +414,13 @@ class Service:
     # The host
 
     def holds_anything(self) -> bool:
-        """Tell whether anything is published, attached, in progress, or pending."""
+        """Tell whether anything is published, attached, in the trash, in progress, or pending."""
         with self.context.read() as txn:
             held = (
                 txn.scan(Publication),
                 txn.scan(Attachment),
                 txn.scan(PendingRelease),
+                txn.scan(Trashed),  # a purge needs a daemon that has run for an hour
                 txn.live(),
             )
             return self.executor.is_busy or any(next(records, None) for records in held)

@@ -128,7 +128,7 @@ class Supervisor:
 
     async def forget(self) -> None:
         """Drop the ended operations that are older than the retention, or fill the store."""
-        now = self._context.retention.now()
+        now = await self._context.retention.now()
         horizon = -math.inf if now is None else now - self._retention_s
         with self._context.read() as txn:
             crowded = self._context.store.used() > CROWDED

@@ -20,6 +20,7 @@ from dbus_next import Message, MessageType
 from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.storage.secrets import credential
 from zfsilod.systemd.bus import connect
+from zfsilod.systemd.time_service import SystemClock
 from zfsilod.systemd.unit import properties, rollback_name, unit_name
 
 if TYPE_CHECKING:
@@ -90,6 +91,10 @@ class SystemdLauncher:
             )
         bus.add_message_handler(launcher._on_message)
         return launcher
+
+    def clock(self) -> SystemClock:
+        """Return the clock of the host, which asks over the same bus."""
+        return SystemClock(self._bus)
 
     def listen(self, hint: Hint) -> None:
         """Set the hint that is called when a job of a unit has ended."""

@@ -157,9 +157,10 @@ class ServiceMethods:
         def record(txn: Transaction) -> None:
             """Record the certificate, unless the caller was revoked while it was signed."""
             check_caller(txn, call.caller)
-            limit_certificates(txn, issued)
+            limit_certificates(txn, issued, trusted)
             txn.put(issued)
 
+        trusted = await call.service.context.retention.now()
         await call.service.context.write(record)
         return service_pb2.RenewCertificateResponse(
             certificate=pem.decode(), authority=authority_pem.decode()

@@ -21,6 +21,7 @@ from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
 from zfsilod.ctl.require_local import check_local
+from zfsilod.host.clock import kernel_is_synchronised
 from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.names import split_address
@@ -116,7 +117,7 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
             yield port(files)
         if not settings.server.root or known_servers():
             yield from client(files)
-        yield clock(files, time.time())
+        yield clock(files, time.time(), synchronised=kernel_is_synchronised())
     yield from _certificates()
     yield from chain(_daemon(args), _servers())
 
@@ -172,12 +173,21 @@ def client(files: HostFiles) -> Iterator[Prerequisite]:
         yield Prerequisite("iscsid", "it is not running", "systemctl enable --now iscsid.socket")
 
 
-def clock(files: HostFiles, now: float) -> Prerequisite:
-    """Check that the clock is not before the release of the system: certificates need it."""
+def clock(files: HostFiles, now: float, *, synchronised: bool) -> Prerequisite:
+    """Check that the clock is not before the release of the system, and is synchronised.
+
+    Certificates need the one, retentions the other.
+    """
     release = files.root / "usr/lib/os-release"
     if release.exists() and now < release.stat().st_mtime:
         return Prerequisite(
             "clock", "it is before the release of this system", "timedatectl set-ntp true"
+        )
+    if not synchronised:
+        return Prerequisite(
+            "clock",
+            "it is not synchronised: deleted volumes and ended operations are kept for ever",
+            "timedatectl set-ntp true",
         )
     return Prerequisite("clock")
 
