@@ -108,3 +108,35 @@ def test_the_newest_records_are_shown_when_there_are_too_many(
     assert shown["records"][0]["caller"] == "new"
     assert len(shown["records"]) == MAX_RECORDS
     assert shown["more"] is True
+
+
+@pytest.mark.parametrize(
+    ("caller", "shown_as"),
+    [
+        ('"a\u2028b\u0085c"', "a\u2028b\u0085c"),
+        (str(list(b"a\x1b\xff")), "a\x1b\ufffd"),  # as journalctl shows what is not printable
+        ("null", ""),  # and what is too long
+    ],
+)
+def test_a_record_of_any_text_hides_no_other(
+    caller: str,
+    shown_as: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = "".join(
+        f'{{"__REALTIME_TIMESTAMP": "1", "_UID": "0", "ZFSILO_CALLER": {text}}}\n'
+        for text in (caller, '"root"')
+    )
+    tool = tmp_path / "journalctl"
+    (tmp_path / "journal").write_text(rows)
+    tool.write_text(f"#!/bin/sh\ncat {tmp_path}/journal\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv(TOOLS_PATH_VARIABLE, f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("ZFSILO_SIMULATE", str(tmp_path))
+    assert main(["audit", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)["records"]
+    assert [record.get("caller", "") for record in records] == [shown_as, "root"]
+    assert main(["audit"]) == 0
+    assert "\x1b" not in capsys.readouterr().out

@@ -16,7 +16,7 @@ B = SnapshotRef(dataset="tank/b", uid="b" * 32)
 SNAP_A, SNAP_B = f"tank/a@zfsilo-{SET_UID}", f"tank/b@zfsilo-{SET_UID}"
 GET = (
     "zfs get -Hp -o name,property,value,source "
-    "guid,zfsilo:cut,defer_destroy,zfsilo:uid,zfsilo:operation"
+    "zfsilo:cut,zfsilo:uid,zfsilo:operation,guid,defer_destroy"
 )
 LOOK = f"{GET} tank/a {SNAP_A} tank"
 LOOK_BOTH = f"{GET} tank/a {SNAP_A} tank/b {SNAP_B} tank"
@@ -101,9 +101,9 @@ def test_a_set_is_one_command() -> None:
 
 def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
     argv = (
-        "zfs get -Hp -r -t snapshot -o name,property,value,source guid,volsize,creation,"
-        "defer_destroy,zfsilo:cut,zfsilo:snapshot,zfsilo:members,zfsilo:filesystems,zfsilo:labels "
-        "tank"
+        "zfs get -Hp -r -t snapshot -o name,property,value,source "
+        "zfsilo:cut,zfsilo:snapshot,zfsilo:members,zfsilo:filesystems,zfsilo:labels,"
+        "guid,volsize,creation,defer_destroy tank"
     )
 
     def listed(name: str, source: str, deferred: str) -> str:
@@ -158,7 +158,7 @@ def test_a_snapshot_that_cannot_be_released_now() -> None:
 
 
 def test_a_clone_of_a_volume_releases_its_snapshot_at_once() -> None:
-    looked = "zfs get -Hp -o name,property,value,source type,guid,zfsilo:uid tank/c tank"
+    looked = "zfs get -Hp -o name,property,value,source zfsilo:uid,type,guid tank/c tank"
     nothing = (looked, 1, "tank\ttype\tfilesystem\t-\n", absent("tank/c"))
     script = (
         nothing,
@@ -183,7 +183,7 @@ def test_a_clone_of_a_volume_releases_its_snapshot_at_once() -> None:
 
 
 def test_a_clone_of_a_lost_snapshot() -> None:
-    looked = "zfs get -Hp -o name,property,value,source type,guid,zfsilo:uid tank/c tank"
+    looked = "zfs get -Hp -o name,property,value,source zfsilo:uid,type,guid tank/c tank"
     adapter, _run = snapshots(
         (looked, 1, "tank\ttype\tfilesystem\t-\n", absent("tank/c")),
         (f"zfs clone {SNAP_A} tank/c", 1, "", absent(SNAP_A)),

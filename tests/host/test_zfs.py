@@ -23,7 +23,7 @@ from zfsilod.model.names import check_dataset
 
 NAME = "tank/v1"
 GET = "zfs get -Hp -o name,property,value,source"
-LOOK = f"{GET} type,guid,zfsilo:uid {NAME} tank"
+LOOK = f"{GET} zfsilo:uid,type,guid {NAME} tank"
 POOL = "tank\ttype\tfilesystem\t-\ntank\tguid\t17\t-\ntank\tzfsilo:uid\t-\t-\n"
 OURS = f"{NAME}\ttype\tvolume\t-\n{NAME}\tguid\t114\t-\n{NAME}\tzfsilo:uid\t{UID}\tlocal\n{POOL}"
 ABSENT = f"cannot open '{NAME}': dataset does not exist\n"
@@ -63,11 +63,26 @@ def destroy(*script: tuple[str, int, str, str]) -> None:
 
 @pytest.mark.parametrize("forged_first", [True, False])
 def test_a_value_does_not_forge_a_row_of_another_dataset(*, forged_first: bool) -> None:
-    forger = "tank/a\tzfsilo:labels\tx\ntank/b\tzfsilo:uid\tstolen\tlocal\tlocal\n"
+    forger = "tank/a\tzfsilo:labels\tx\tlocal\ntank/b\tzfsilo:uid\tstolen\tlocal\tlocal\n"
     real = "tank/b\tzfsilo:uid\towner\tlocal\n"
     rows = (forger, real) if forged_first else (real, forger)
-    with pytest.raises(Unavailable, match="twice"):
+    with pytest.raises(Unavailable, match="value with a line break"):
         zfs_output.table("".join(rows))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "tank/a\tzfsilo:labels\tx\n",
+        "tank/a\n",
+        "\n",
+        "tank/a\tzfsilo:id\tx\tlocal\n\tlocal\n",
+        "tank/a\tzfsilo:id\tx\tlocal\ntank/b\tguid\t1\t-\ntank/a\tguid\t2\t-\n",
+    ],
+)
+def test_a_row_that_zfs_does_not_print_is_an_error(row: str) -> None:
+    with pytest.raises(Unavailable, match="value with a line break"):
+        zfs_output.table(row)
 
 
 def test_ours() -> None:
@@ -262,10 +277,10 @@ def test_capacity_and_list() -> None:
     )
     stdout = "".join(f"{NAME}\t{row}\n" for row in rows)
     argv = (
-        "zfs get -Hp -r -t volume -o name,property,value,source guid,volsize,volblocksize,"
-        "refreservation,origin,zfsilo:uid,zfsilo:epoch,zfsilo:id,zfsilo:filesystem,zfsilo:mode,"
+        "zfs get -Hp -r -t volume -o name,property,value,source "
+        "zfsilo:uid,zfsilo:epoch,zfsilo:id,zfsilo:filesystem,zfsilo:mode,"
         "zfsilo:access_modes,zfsilo:hosts,zfsilo:labels,zfsilo:source_snapshot,"
-        "zfsilo:source_volume tank"
+        "zfsilo:source_volume,guid,volsize,volblocksize,refreservation,origin tank"
     )
     (zvol,) = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).list_zvols("tank")
     assert (zvol.dataset, zvol.uid, zvol.guid) == (NAME, UID, "5")
@@ -275,7 +290,11 @@ def test_capacity_and_list() -> None:
 
 
 def test_own_properties_are_local_ones() -> None:
-    argv = "zfs get -Hp -r -t volume -s local -o name,property,value,source all tank"
+    argv = (
+        "zfs get -Hp -r -t volume -s local -o name,property,value,source "
+        "checksum,compression,copies,dedup,logbias,primarycache,redundant_metadata,secondarycache,"
+        "sync tank"
+    )
     stdout = f"{NAME}\tcompression\tzstd\tlocal\n{NAME}\tsync\talways\tlocal\n"
     properties = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).own_properties("tank")
     assert properties == {NAME: {"compression": "zstd", "sync": "always"}}
@@ -315,4 +334,4 @@ def test_names_sizes_and_tables() -> None:
         "lz4",
         "10",
     ]
-    assert table("a\tb\tc\td\tlocal\n\n") == {"a": {"b": ("c\td", "local")}}
+    assert table("a\tb\tc\td\tlocal\n") == {"a": {"b": ("c\td", "local")}}

@@ -150,8 +150,10 @@ class RealBlock:
         argv = ["blkid", "-p", "-o", "export", str(device.path)]
         ok = (0, BLKID_NOTHING, BLKID_AMBIVALENT)
         done = self._run(argv, timeout_s=BLKID_TIMEOUT_S, ok=ok)
-        lines = (line.partition("=") for line in done.stdout.splitlines())
-        tags = {name: value for name, _, value in lines}
+        tags: dict[str, str] = {}
+        for line in done.stdout.split("\n"):
+            name, _, value = line.partition("=")
+            tags.setdefault(name, value)  # a label is listed after the type
         content = " ".join(tags[name] for name in ("TYPE", "PTTYPE", "UUID") if name in tags)
         if done.rc == BLKID_AMBIVALENT:
             return content or "several conflicting signatures"

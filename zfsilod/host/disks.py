@@ -246,6 +246,6 @@ def users(path: Path, sys: Path = SYS) -> list[str]:
 def read(path: Path) -> str:
     """Return a sysfs attribute without its newline; "" when it does not exist any more."""
     try:
-        return path.read_text().strip()
+        return path.read_bytes().decode(errors="replace").strip()
     except OSError:
         return ""

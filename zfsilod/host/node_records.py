@@ -127,8 +127,8 @@ class Nodes:
 
     def read(self, path: Path) -> dict[str, str]:
         """Return the settings of a record; none when the file is torn, as by a killed iscsiadm."""
-        lines = path.read_text().splitlines()
-        if not lines or not lines[0].startswith(FIRST_LINE) or lines[-1] != LAST_LINE:
+        *lines, rest = _text(path).split("\n")
+        if not lines or not lines[0].startswith(FIRST_LINE) or lines[-1] != LAST_LINE or rest:
             return {}
         pairs = (line.partition(" = ") for line in lines[1:-1])
         return {name: value for name, _, value in pairs}
@@ -136,14 +136,20 @@ class Nodes:
     def update(self, path: Path, settings: dict[str, str]) -> None:
         """Set values in a record, all or none of them, and sync the file and its directory."""
         values = self.read(path) | settings
-        first = path.read_text().partition("\n")[0]
+        first = _text(path).partition("\n")[0]
         body = [f"{name} = {value}" for name, value in values.items()]
         root = next(root for root in self.roots if path.is_relative_to(root))
         temporary = root / TEMPORARY
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor, made for its mode
-            file.write("\n".join([first, *body, LAST_LINE, ""]))
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, made for its mode
+            text = "\n".join([first, *body, LAST_LINE, ""])
+            file.write(text.encode(errors="surrogateescape"))
             file.flush()
             os.fsync(descriptor)
         temporary.replace(path)
         sync_folder(path.parent)
+
+
+def _text(path: Path) -> str:
+    """Return the content of a record; values that zfsilo did not set may be of any bytes."""
+    return path.read_bytes().decode(errors="surrogateescape")

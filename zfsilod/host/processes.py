@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from zfsilod.model.errors import show
+
 PROC = Path("/proc")
 MAX_PROCESSES = 5
 BUDGET_S = 2.0
@@ -42,7 +44,9 @@ def _used_paths(process: Path) -> list[str]:
 
 
 def _name(process: Path) -> str:
+    """Return the name of a process, which it has chosen itself: proc_pid_comm(5)."""
     try:
-        return (process / "comm").read_text().strip()
+        name = (process / "comm").read_bytes().decode(errors="replace").removesuffix("\n")
     except OSError:
-        return "a process"
+        name = ""
+    return show(name) or "a process"

@@ -23,6 +23,7 @@ from zfsilod.host.zfs import (
 from zfsilod.host.zfs_output import (
     PREFIX,
     Properties,
+    asked,
     first_line,
     foreign,
     missing,
@@ -100,7 +101,7 @@ class RealSnapshots:
                 raise refused(done, reason, name)
 
     def list_snapshots(self, root: str) -> list[ListedSnapshot]:
-        names = ",".join((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
+        names = asked((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
         snapshots = self._zfs.listing(root, names, kind="snapshot")
         return [
             ListedSnapshot(
@@ -126,9 +127,8 @@ class RealSnapshots:
         """
         pool = pool_of(check_dataset(refs[0].dataset))
         names = [name for ref in refs for name in (check_dataset(ref.dataset), _name(ref, uid))]
-        asked = list(dict.fromkeys((*names, pool)))
-        argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(PROPERTIES)]
-        done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
+        argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", asked(PROPERTIES)]
+        done = self._run([*argv, *dict.fromkeys((*names, pool))], timeout_s=READ_TIMEOUT_S, ok=ANY)
         datasets = table(done.stdout)
         errors = done.stderr.splitlines()
         for name in names:

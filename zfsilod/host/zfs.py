@@ -15,6 +15,7 @@ from zfsilod.host.disks import users
 from zfsilod.host.zfs_output import (
     PREFIX,
     Properties,
+    asked,
     first_line,
     foreign,
     in_bytes,
@@ -296,13 +297,15 @@ class RealZfs:
         return "" if health == "ONLINE" else f"the pool {pool} is {health}; see `zpool status`"
 
     def list_zvols(self, root: str) -> list[ListedZvol]:
-        names = ",".join((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
+        names = asked((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
         return [_listed(name, properties) for name, properties in self.listing(root, names).items()]
 
     def own_properties(self, root: str) -> dict[str, dict[str, str]]:
+        from zfsilod.model.zfs_properties import CHOICES  # for an adoption only
+
         return {
             dataset: {name: value for name, (value, _source) in properties.items()}
-            for dataset, properties in self.listing(root, "all", "-s", "local").items()
+            for dataset, properties in self.listing(root, asked(CHOICES), "-s", "local").items()
         }
 
     def listing(
@@ -337,9 +340,8 @@ class RealZfs:
         pool is in the same call: the dataset is missing only when the pool is listed.
         """
         pool = pool_of(check_dataset(dataset))
-        argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", ",".join(names)]
-        asked = list(dict.fromkeys((dataset, pool)))
-        done = self._run([*argv, *asked], timeout_s=READ_TIMEOUT_S, ok=ANY)
+        argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", asked(names)]
+        done = self._run([*argv, *dict.fromkeys((dataset, pool))], timeout_s=READ_TIMEOUT_S, ok=ANY)
         datasets = table(done.stdout)
         properties = datasets.get(dataset, {})
         if set(names) <= properties.keys():

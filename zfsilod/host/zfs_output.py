@@ -19,10 +19,14 @@ from zfsilod.model.errors import (
 from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from zfsilod.host.run import Completed
     from zfsilod.model.record import Pairs
 
 PREFIX = "zfsilo:"  # of the user properties of zfsilo
+NATIVE = "type"  # a property that every dataset has, with a value that nobody chooses
+FIELDS = 4  # of a row
 UNITS = {unit: 1024**power for power, unit in enumerate("BKMGTPE")}
 
 Properties = dict[str, tuple[str, str]]
@@ -34,24 +38,49 @@ def pool_of(dataset: str) -> str:
     return dataset.partition("/")[0]
 
 
+def asked(names: Iterable[str]) -> str:
+    """Return names of properties as `zfs get` takes them: user properties first, a native one last.
+
+    A user property may have any value. One with line breaks forges rows of another dataset; these
+    stand between two rows of its own then, and `table` refuses them.
+    """
+    ordered = sorted(names, key=lambda name: ":" not in name)
+    return ",".join(ordered if ":" not in ordered[-1] else (*ordered, NATIVE))
+
+
 def table(stdout: str) -> dict[str, Properties]:
     """Parse `zfs get -Hp -o name,property,value,source`, by dataset; a value may contain tabs.
 
-    Raises Unavailable when a property is listed twice: a value with a line break forges a row.
+    Raises Unavailable for what a value with a line break makes of it: a row with too few fields, a
+    property that is listed twice, or rows of a dataset between those of another.
     """
     datasets: dict[str, Properties] = {}
-    for line in stdout.split("\n"):
-        if line.count("\t") >= 3:
-            name, key, rest = line.split("\t", 2)
-            value, _, source = rest.rpartition("\t")
-            properties = datasets.setdefault(name, {})
-            if key in properties:
-                raise Unavailable(
-                    f"zfs lists {key[:80]} of {name[:255]} twice: a value with a line break "
-                    "forges a row; see `zfs get all`"
-                )
-            properties[key] = (value, source)
+    latest = ""
+    *lines, rest = stdout.split("\n")
+    for line in (*lines, *([rest] if rest.count("\t") >= FIELDS - 1 else [])):
+        name, key, value, source = _fields(line)
+        properties = datasets.setdefault(name, {})
+        if key in properties or (properties and name != latest):
+            raise _forged(name, key)
+        properties[key] = (value, source)
+        latest = name
     return datasets
+
+
+def _fields(line: str) -> tuple[str, str, str, str]:
+    name, _, after = line.partition("\t")
+    key, _, rest = after.partition("\t")
+    value, tab, source = rest.rpartition("\t")
+    if not tab:
+        raise _forged(name, key)
+    return name, key, value, source
+
+
+def _forged(name: str, key: str) -> Unavailable:
+    return Unavailable(
+        f"the list of zfs is wrong at {key!r:.80} of {name!r:.255}: a property has a value with a "
+        "line break; see `zfs get all`, and set it to another value"
+    )
 
 
 def first_line(done: Completed) -> str:

@@ -28,6 +28,20 @@ import os
 import re
 
 
+def show(text: str, *, lines: bool = False) -> str:
+    """Return a text that every interface can pass on: printable, apart from line breaks if allowed.
+
+    It may have names of files, processes and datasets, which others choose.
+    """
+    if text.isprintable():
+        return text
+    kept = "\n" if lines else ""
+    return "".join(
+        char if char.isprintable() or char in kept else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
 class ZfsiloError(Exception):
     """An error that a caller may see."""
 
@@ -36,10 +50,10 @@ class ZfsiloError(Exception):
 
     def __init__(self, message: str, *, reason: str = "", **facts: str) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = show(message)
         words = re.findall("[A-Z][^A-Z]*", type(self).__name__)
         self.reason = reason or type(self).reason or "_".join(words).upper()
-        self.facts = facts
+        self.facts = {name: show(value, lines=True) for name, value in facts.items()}
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import NoNode, SessionDropped
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.host.places import ANYWHERE
-from zfsilod.model.errors import Busy, InvalidArgument, NotFound
+from zfsilod.model.errors import Busy, InvalidArgument, NotFound, show
 from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Publication, Trashed, Volume
@@ -275,15 +275,15 @@ def _session(target: str, users: tuple[str, ...], owned: Owned) -> Iterator[Orph
         yield Orphan(
             name=f"session/{target}",
             text=f"session with {target}",
-            users=users,
+            users=tuple(map(show, users)),
             actions=plans.up([SessionDropped(disk=disk), *unmounted]),
         )
         return
     for step in unmounted:
         yield Orphan(
-            name=f"mount{step.path}",
-            text=f"mount of {target} at {step.path}",
-            users=(step.path,),
+            name=f"mount{show(step.path)}",
+            text=f"mount of {target} at {show(step.path)}",
+            users=(show(step.path),),
             actions=plans.up([step]),
         )
 

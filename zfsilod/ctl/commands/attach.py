@@ -123,7 +123,7 @@ def _complaint(name: str, since: int) -> str:
         timeout_s=TOOL_S,
         ok=(0, 1),
     )
-    errors = [line for line in journal.stdout.splitlines() if line.startswith(COMPLAINT)]
+    errors = [line for line in journal.stdout.split("\n") if line.startswith(COMPLAINT)]
     command = f"journalctl -u {unit(name)}"
     return f"{errors[-1].removeprefix(COMPLAINT)} ({command})" if errors else command
 

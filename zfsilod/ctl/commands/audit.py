@@ -61,18 +61,26 @@ def _entries(since: str) -> list[dict[str, object]]:
         )
     if done.rc != 0:  # not `done.failed`, which would also log it to the terminal
         raise CommandFailed(f"journalctl: {done.stderr.strip()}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    # A text may have line separators of Unicode, which are part of it.
+    return [json.loads(line) for line in done.stdout.split("\n") if line]
 
 
 def _record(entry: dict[str, object]) -> dict[str, str]:
     """Return the fields of a journal entry, with the user that wrote it."""
     moment = int(str(entry["__REALTIME_TIMESTAMP"])) // 1_000_000
-    fields = {name.lower(): str(entry.get(f"ZFSILO_{name}", "")) for name in FIELDS}
+    fields = {name.lower(): _text(entry.get(f"ZFSILO_{name}")) for name in FIELDS}
     return (
         {"time": rfc3339(moment)}
         | {name: value for name, value in fields.items() if value}
-        | {"uid": str(entry.get("_UID", ""))}
+        | {"uid": _text(entry.get("_UID"))}
     )
+
+
+def _text(value: object) -> str:
+    """Return a field of the journal; one with unprintable bytes is a list of these."""
+    if isinstance(value, list) and all(isinstance(byte, int) for byte in value):
+        return bytes(value).decode(errors="replace")
+    return value if isinstance(value, str) else ""
 
 
 def _is_wanted(args: Namespace, record: dict[str, str]) -> bool:
