@@ -31,6 +31,20 @@ print(metrics.makefile().read())
 """
 
 
+CLOCK = """
+import asyncio, logging, sys
+sys.path.insert(0, "/usr/lib/zfsilo")
+from zfsilod.systemd.bus import connect
+from zfsilod.systemd.time_service import SystemClock
+
+async def ask():
+    print(await SystemClock(await connect(None)).is_synchronised())
+
+logging.basicConfig(stream=sys.stdout)
+asyncio.run(ask())
+"""
+
+
 @pytest.fixture(scope="module")
 def sd() -> Iterator[SystemdHost]:
     """A machine whose zfsilod has a simulated host."""
@@ -67,6 +81,13 @@ def test_an_enabled_socket_starts_at_a_restart_of_the_service(sd: SystemdHost) -
     finally:
         for socket in ("zfsilod-metrics.socket", "zfsilod-tcp.socket"):
             sd.run("systemctl", "disable", "--now", socket, check=False)
+
+
+def test_timedated_answers_in_the_sandbox_of_the_daemon(sd: SystemdHost) -> None:
+    sandbox = ("-p", "ProtectClock=yes", "-p", "PrivateDevices=yes", "-p", "NoNewPrivileges=yes")
+    asked = sd.run("systemd-run", "--wait", "--pipe", *sandbox, "/usr/bin/python3", "-c", CLOCK)
+    wanted = sd.run("timedatectl", "show", "--property=NTPSynchronized", "--value").stdout
+    assert asked.stdout == {"yes\n": "True\n", "no\n": "False\n"}[wanted]
 
 
 def test_d_bus_activates_the_daemon(sd: SystemdHost) -> None:
