@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from tests.api.running import Front
 
 
+@pytest.fixture(autouse=True)
+def _rare_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revocation is seen at the next call; tests/api/test_first_call.py has the checks."""
+    monkeypatch.setattr("zfsilod.api.rpc.revocations.CHECK_S", 60.0)
+
+
 @pytest.fixture
 async def front(tmp_path: Path) -> AsyncIterator[Front]:
     """A zfsilod that is its own server, on a unix socket and TLS."""

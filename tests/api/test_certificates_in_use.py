@@ -149,7 +149,7 @@ async def test_an_imported_authority_is_trusted_for_hosts(front: Front) -> None:
     assert (await hello(front.as_(front.certified("host", "take", by="other")))).startswith(
         "host take"
     )
-    with refused("UNAVAILABLE"):
+    with refused("UNAUTHENTICATED"):
         await hello(front.as_(front.certified("admin", "ops", by="other")))
 
 

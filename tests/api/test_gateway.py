@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.api.running import write_pki
+from tests.api.running import made, write_pki
 from zfsilod.gateway import acceptor, relay, sockets
 from zfsilod.gateway.connections import Connections
 from zfsilod.gateway.limits import Limits
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.errors import FailedPrecondition
+from zfsilod.model.identity import Identity
+from zfsilod.security import certificates
 from zfsilod.security.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ class Behind:
         tls = TlsFiles(directory / "tls")
         write_pki(tls.files)
         self.gateway = Connections(directory / "private", limits, tls)
+        self.gateway.admission.check = lambda _peer, _digest: None
+        self._certificate = directory / "client.pem"
+        pair = certificates.issue(made("ca"), Identity(kind="user", id="mon", role="reader"))
+        self._certificate.write_bytes(pair.key_pem + pair.certificate_pem)
         self.path = directory / "front.sock"
         self.arrived: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
             asyncio.Queue()
@@ -75,10 +81,14 @@ class Behind:
         self.writers.append(writer)
         return reader, writer
 
-    async def tcp(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def tcp(
+        self, *, stranger: bool = False
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
+        if not stranger:
+            context.load_cert_chain(self._certificate)
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", self.port, limit=MIB, ssl=context
         )
@@ -204,10 +214,18 @@ async def test_a_reset_connection_is_closed() -> None:
 async def test_connections_are_limited() -> None:
     limits = Limits(unix=2, tcp=3, per_peer=2)
     async with behind(limits) as built:
-        kept = [await built.tcp() for _number in range(2)]
+        kept = [await built.tcp(stranger=True) for _number in range(2)]
         await eventually(lambda: built.gateway.connections == 2)
         with pytest.raises(ConnectionError):
             await built.tcp()  # of the same address
+        for _reader, writer in kept:
+            writer.close()
+        await eventually(lambda: built.gateway.connections == 0)
+        kept = [await built.tcp() for _number in range(2)]
+        await eventually(lambda: built.gateway.connections == 2)
+        reader, beyond = await built.tcp()  # of the same certificate
+        assert await reader.read() == b""
+        beyond.close()
         kept += [await built.unix() for _number in range(2)]
         await eventually(lambda: built.gateway.connections == 4)
         reader, more = await built.unix()

@@ -17,7 +17,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused
 from tests.api.test_gateway import eventually
-from zfsilod.gateway import backend, frames, limits, listener
+from zfsilod.gateway import frames, limits, listener
 from zfsilod.gateway import tls as gateway_tls
 from zfsilod.gateway.limits import Limits
 from zfsilod.model.identity import PeerKind
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.api.running import Front
+    from zfsilod.model.identity import Peer
 
 
 async def test_connections_that_bypass_the_gateway_are_refused(front: Front) -> None:
@@ -130,7 +131,7 @@ async def test_many_calls_at_once(front: Front) -> None:
 
 async def test_a_peer_that_proves_nothing_is_disconnected(front: Front, monkeypatch: Any) -> None:
     """A handshake without a certificate, and the preface of HTTP/2: idle strangers."""
-    monkeypatch.setattr(backend, "PROOF_S", 0.5)
+    monkeypatch.setattr(listener, "ADMISSION_S", 1.0)
     honest = front.bearer(front.token("reader", "mon"))
     await honest.volumes.ListVolumes(pb.ListVolumesRequest())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -147,20 +148,21 @@ async def test_a_peer_that_proves_nothing_is_disconnected(front: Front, monkeypa
 
 
 async def test_guessing_tokens_costs_connections(front: Front) -> None:
+    """Each guess is a connection, and none of them reaches grpc."""
     api = front.bearer("zfsilo-" + "0" * 26 + "-" + "0" * 64)
-    names = set()
-    real = front.gateway.backend.failed
+    asked = []
+    check = front.gateway.admission.check
 
-    def failed(name: str) -> None:
-        names.add(name)
-        real(name)
+    def counted(peer: Peer, digest: str) -> None:
+        asked.append(peer.token)
+        check(peer, digest)
 
-    front.gateway.backend.failed = failed  # type: ignore[method-assign]
-    for _guess in range(3 * backend.MAX_FAILURES):
-        with pytest.raises(grpc.aio.AioRpcError):
-            await api.volumes.ListVolumes(pb.ListVolumesRequest())
-        await asyncio.sleep(0.02)
-    assert len(names) > 1
+    front.gateway.admission.check = counted
+    for _guess in range(6):
+        with refused("UNAUTHENTICATED", "BAD_TOKEN"):
+            await api.volumes.ListVolumes(pb.ListVolumesRequest(), wait_for_ready=True, timeout=20)
+    assert asked == ["0" * 26] * 6
+    assert front.gateway.backend.connections == 0
 
 
 async def test_strangers_leave_places_to_certificates(tmp_path: Path) -> None:

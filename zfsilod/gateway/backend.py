@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     Close = Callable[[str], None]  # closes a connection, for a reason
 
-PROOF_S = 10.0  # from the connection of a peer without a certificate to its first valid token
-MAX_FAILURES = 16  # invalid tokens of a connection, which is then closed
 ANSWER_S = 0.2  # for the answer that says why a connection is closed
 PREFIX = "unix:"  # of peers, as grpc names them
 
@@ -40,7 +38,6 @@ class GrpcSockets:
         self.count = ConnectionCount(limits or Limits())
         self._instance = secrets.token_hex(8)
         self._last = 0
-        self._failures: dict[str, int] = {}  # of peers that are not proven
         self._peers: dict[str, tuple[Peer, Close]] = {}
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
@@ -71,15 +68,11 @@ class GrpcSockets:
             raise
         self.count.add(peer)
         self._peers[name] = (peer, close)
-        if peer.kind == "tcp" and peer.certificate is None:
-            self._failures[name] = 0
-            asyncio.get_running_loop().call_later(PROOF_S, self._close_unproven, name)
         return name, server
 
     def forget(self, name: str) -> None:
         """Forget a connection that is closed."""
         entry = self._peers.pop(name, None)
-        self._failures.pop(name, None)
         if entry is not None:
             self.count.remove(entry[0])
 
@@ -88,21 +81,9 @@ class GrpcSockets:
         entry = self._peers.get(name.removeprefix(PREFIX))
         return entry[0] if entry else None
 
-    def proven(self, name: str) -> None:
-        """Note that a peer without a certificate has sent a valid token."""
-        self._failures.pop(name.removeprefix(PREFIX), None)
-
-    def failed(self, name: str) -> None:
-        """Note that a peer has sent no valid token; one without any is disconnected in time."""
-        path = name.removeprefix(PREFIX)
-        if path in self._failures:
-            self._failures[path] += 1
-            if self._failures[path] == MAX_FAILURES:
-                self.disconnect(name, f"{MAX_FAILURES} invalid tokens")
-
-    def _close_unproven(self, name: str) -> None:
-        if name in self._failures:
-            self._peers[name][1](f"no valid token within {PROOF_S:.0f} s")
+    def remote(self) -> list[tuple[str, Peer]]:
+        """Return the names and peers of the connections over TCP."""
+        return [(name, peer) for name, (peer, _) in self._peers.items() if peer.kind == "tcp"]
 
     def disconnect(self, name: str, why: str) -> None:
         """Close a connection that is no longer allowed, after its answer is sent."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zfsilod.gateway.limits import Limits
+    from zfsilod.gateway.link import GatewayAdmission
     from zfsilod.security.tls import TlsFiles
 
 
@@ -65,6 +66,11 @@ class Connections:
         if self._gateway is not None:
             self._gateway.close()
         self._link.close()
+
+    @property
+    def admission(self) -> GatewayAdmission:
+        """What decides on the peers that the gateway states."""
+        return self._link.admission
 
     @property
     def connections(self) -> int:

@@ -1,7 +1,8 @@
 """The daemon's side of the private connection to the gateway.
 
 Only the gateway's user may connect. It is told the certificates, and gets a socket to grpc for each
-connection that it admitted, with the identity that it states.
+connection whose identity, as it states it, is valid: a certificate that is not revoked, or a token
+that the store has.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from typing import TYPE_CHECKING
 
 from zfsilod.gateway import packets
 from zfsilod.gateway.acceptor import Acceptor
+from zfsilod.model.errors import Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zfsilod.gateway.backend import GrpcSockets
     from zfsilod.gateway.packets import Packet
+    from zfsilod.model.identity import Peer
     from zfsilod.security.tls import TlsFiles
 
 USER = "zfsilo-gateway"
@@ -30,12 +35,25 @@ AT_ONCE = 64  # packets in one turn of the loop
 log = logging.getLogger(__name__)
 
 
+class GatewayAdmission:
+    """Decides on the peers that the gateway states; without a gRPC server it admits none."""
+
+    def __init__(self) -> None:
+        self.check: Callable[[Peer, str], None] = _not_yet  # peer, and the digest of its token
+        self.refused: Callable[[str, str, str], None] = lambda _address, _path, _reason: None
+
+
+def _not_yet(_peer: Peer, _digest: str) -> None:
+    raise Unavailable("zfsilod is starting")
+
+
 class GatewayLink:
     """Accepts the private connection; a new one takes the place of the previous one."""
 
     def __init__(self, backend: GrpcSockets, tls: TlsFiles) -> None:
         self._backend = backend
         self._tls = tls
+        self.admission = GatewayAdmission()
         self._acceptors: list[Acceptor] = []
         self._session: LinkSession | None = None
 
@@ -47,7 +65,7 @@ class GatewayLink:
         """Serve a gateway on a connected socket."""
         if self._session is not None:
             self._session.close()
-        self._session = LinkSession(link, self._backend, self._tls)
+        self._session = LinkSession(link, self._backend, self._tls, self.admission)
 
     def stop_listening(self) -> None:
         """Close the listeners; the connection continues."""
@@ -74,8 +92,11 @@ class GatewayLink:
 class LinkSession:
     """One connection of a gateway."""
 
-    def __init__(self, link: socket.socket, backend: GrpcSockets, tls: TlsFiles) -> None:
+    def __init__(
+        self, link: socket.socket, backend: GrpcSockets, tls: TlsFiles, admission: GatewayAdmission
+    ) -> None:
         self._link = link
+        self._admission = admission
         self._backend = backend
         self._tls = tls
         self._stamps: object = None
@@ -119,6 +140,9 @@ class LinkSession:
                 self._tell_settings()
             case "connection":
                 self._connect(int(packet["id"]), packet)
+            case "refused":
+                texts = (str(packet[name]) for name in ("address", "path", "reason"))
+                self._admission.refused(*texts)
             case "closed":
                 name = self._names.pop(int(packet["id"]), None)
                 if name is not None:
@@ -147,6 +171,13 @@ class LinkSession:
         peer = packets.peer_of_packet(packet)
         if number in self._names:
             raise ValueError("a connection with this id exists")
+        try:
+            self._admission.check(peer, str(packet["digest"]))
+        except (Unauthenticated, Unavailable) as error:
+            reason = error.reason if isinstance(error, Unauthenticated) else ""
+            refusal = {"tell": "refused", "id": number, "why": error.message, "reason": reason}
+            packets.send(self._link, refusal)
+            return
         if self._backend.count.is_full(peer):
             packets.send(self._link, {"tell": "refused", "id": number, "why": "too many"})
             return

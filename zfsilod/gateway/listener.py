@@ -1,8 +1,9 @@
 """Accepts TCP connections, finishes TLS, and relays them to the daemon.
 
 A connection that has not shown an identity counts as unadmitted: it is closed after ADMISSION_S,
-and the oldest of them makes room for a new one. The daemon learns of a connection when it is
-admitted.
+and the oldest of them makes room for a new one. The identity is a certificate, or the token of the
+first call, which is read here. The daemon admits it when both are valid; before that it sees
+nothing of what the peer sends.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.gateway.acceptor import Acceptor
+from zfsilod.gateway.first_call import FirstCall
 from zfsilod.gateway.limits import ConnectionCount, Pace
 from zfsilod.gateway.relay import PlainEnd, RelayedConnection, reason_of
 from zfsilod.gateway.sockets import peer_of
 from zfsilod.gateway.tls import TlsEnd
 from zfsilod.model.errors import Unauthenticated, Unavailable
+from zfsilod.security.authentication import parse_token
 
 if TYPE_CHECKING:
     from zfsilod.gateway.uplink import Uplink
@@ -44,15 +47,20 @@ class FewLines(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: Any, **_kwargs: Any) -> None:
         """Write a line, or count it."""
+        if self.has_place():
+            self.logger.log(level, msg, *args)
+
+    def has_place(self) -> bool:
+        """Take the place of a line, and tell whether there was one."""
         if time.monotonic() - self._since > LINES_S:
             if self._dropped:
                 self.logger.warning("%d more lines about strangers were dropped", self._dropped)
             self._since, self._written, self._dropped = time.monotonic(), 0, 0
         if self._written < LINES:
             self._written += 1
-            self.logger.log(level, msg, *args)
-        else:
-            self._dropped += 1
+            return True
+        self._dropped += 1
+        return False
 
 
 class Gateway:
@@ -109,9 +117,8 @@ class Gateway:
             self._log.warning("too many connections from %s: closed a new one", peer.quota_key)
             client.close()
             return
-        self.count.add(peer, HANDSHAKE)
         task = asyncio.get_running_loop().create_task(self._serve(client, peer))
-        self._unadmitted[task] = peer
+        self._count_unadmitted(task, peer)
         task.add_done_callback(self._admission_ended)
 
     def _make_room(self, peer: Peer) -> bool:
@@ -126,6 +133,11 @@ class Gateway:
         oldest.cancel()
         self._admission_ended(oldest)
         return True
+
+    def _count_unadmitted(self, task: asyncio.Task[None], peer: Peer) -> None:
+        if task not in self._unadmitted:
+            self._unadmitted[task] = peer
+            self.count.add(peer, HANDSHAKE)
 
     def _admission_ended(self, task: asyncio.Task[None] | None) -> None:
         """Count a connection no more as unadmitted: it is admitted, or closed."""
@@ -143,7 +155,7 @@ class Gateway:
             late = isinstance(error, TimeoutError) and not error.strerror
             why = f"not admitted within {ADMISSION_S} s" if late else reason_of(error)
             self._log.info("dropped a connection from %s: %s", peer.address, why)
-        except (Unauthenticated, Unavailable) as error:
+        except Unavailable as error:
             self._log.warning("refused %s: %s", peer.address, error.message)
         finally:
             if not handed_over:
@@ -151,15 +163,37 @@ class Gateway:
 
     async def _admit(self, client: socket.socket, peer: Peer) -> bool:
         await self._uplink.refresh()
-        tls = self._uplink.tls
-        if tls.context is None:
+        context = self._uplink.tls.context
+        if context is None:
             raise Unavailable("this host has no certificate; run zfsiloctl pki init")
-        end = TlsEnd(client, tls.context)
+        end = TlsEnd(client, context)
         await end.handshake()
-        der = end.certificate
-        admitted = peer.but(certificate=tls.identify(der)) if der else peer
+        first = FirstCall(end)
+        try:
+            await self._hand_over(peer, first)
+        except Unauthenticated as error:
+            task: Any = asyncio.current_task()
+            self._count_unadmitted(task, peer)
+            if self._log.has_place():
+                log.warning("refused %s: %s", peer.address, error.message)
+                self._uplink.refused(peer.address, await first.path(), error.reason)
+            await first.refuse(error)
+            return False
+        return True
+
+    async def _hand_over(self, peer: Peer, first: FirstCall) -> None:
+        """Give a connection with a valid identity to the daemon."""
+        der, authorization, digest = first.end.certificate, "", ""
+        admitted = peer
+        if der:
+            admitted = peer.but(certificate=self._uplink.tls.identify(der))
+        else:
+            authorization = await first.authorization()
         # A connection costs the daemon more than its calls: one peer opens few in a second.
         await asyncio.sleep(self._pace.wait_s(admitted.quota_key, time.monotonic()))
+        if not der:
+            token, digest = parse_token(authorization)
+            admitted = peer.but(token=token)
         self._admission_ended(asyncio.current_task())
         if self.count.is_full(admitted):
             raise Unavailable(f"too many connections of {admitted.quota_key}")
@@ -167,14 +201,13 @@ class Gateway:
         number = self._last
         self.count.add(admitted)
         try:
-            descriptor = await self._uplink.connection(number, admitted)
+            descriptor = await self._uplink.connection(number, admitted, digest)
         except BaseException:
             self.count.remove(admitted)
             raise
-        self._relay(number, admitted, end, socket.socket(fileno=descriptor))
-        return True
+        self._relay(number, admitted, first, socket.socket(fileno=descriptor))
 
-    def _relay(self, number: int, peer: Peer, client: TlsEnd, server: socket.socket) -> None:
+    def _relay(self, number: int, peer: Peer, first: FirstCall, server: socket.socket) -> None:
         def closed(why: str) -> None:
             if why:
                 self._log.info("closed a connection from %s: %s", peer.address, why)
@@ -183,7 +216,9 @@ class Gateway:
             with suppress(OSError):  # zfsilod is gone
                 self._uplink.closed(number)
 
-        self._clients[number] = RelayedConnection(peer, client, PlainEnd(server), closed=closed)
+        connection = RelayedConnection(peer, first.end, PlainEnd(server), closed=closed)
+        self._clients[number] = connection
+        connection.begin(first.data())
 
     def _close_client(self, number: int, why: str) -> None:
         client = self._clients.get(number)

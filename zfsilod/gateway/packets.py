@@ -4,7 +4,9 @@ The gateway asks, the daemon answers. A packet is a JSON object; a descriptor ma
 
     gateway                                     daemon
     ask settings                                tell settings (a file), or unchanged
-    ask connection: id, address, certificate    tell connection (a socket to grpc), or refused
+    ask connection: id, address, certificate,   tell connection (a socket to grpc), or refused
+        token, digest
+    ask refused: address, path, reason          (no answer: it is for the audit)
     ask closed: id                              tell close: id, why
 """
 
@@ -49,14 +51,16 @@ def receive(link: socket.socket) -> tuple[Packet, int | None] | None:
 
 def of_peer(peer: Peer) -> Packet:
     """Return the packet's fields for a TCP peer."""
-    return {"address": peer.address, "certificate": _plain(peer.certificate)}
+    certificate = _plain(peer.certificate)
+    return {"address": peer.address, "certificate": certificate, "token": peer.token}
 
 
 def peer_of_packet(packet: Packet) -> Peer:
     """Reverse `of_peer`. Raises TypeError or KeyError for other fields."""
     plain = packet["certificate"]
     certificate = plain and Certified(**plain | {"identity": Identity(**plain["identity"])})
-    return Peer(kind="tcp", address=str(packet["address"]), certificate=certificate)
+    address, token = str(packet["address"]), str(packet["token"])
+    return Peer(kind="tcp", address=address, certificate=certificate, token=token)
 
 
 def to_file(content: Packet) -> int:

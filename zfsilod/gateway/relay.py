@@ -103,6 +103,14 @@ class RelayedConnection:
         self._linger: asyncio.TimerHandle | None = None
         self._relays = (Relay(client, server, self), Relay(server, client, self))
 
+    def begin(self, data: bytes) -> None:
+        """Send what the gateway has read of the client already."""
+        try:
+            if data and not self._ends[1].send(data):
+                self._relays[0].pause()
+        except OSError as error:
+            self.close(reason_of(error))
+
     @property
     def buffered_bytes(self) -> int:
         """The number of bytes that were read from one end and not yet sent to the other."""

@@ -62,6 +62,25 @@ class TlsEnd(PlainEnd):
         """The certificate of the peer in DER, which TLS has verified."""
         return self._tls.getpeercert(binary_form=True)
 
+    async def read(self) -> bytes:
+        """Return the next data, b"" at the end, before the connection is relayed."""
+        data = self.pending()
+        while not data:
+            raw = await self._loop.sock_recv(self.socket, READ_BYTES)
+            if not raw:
+                return b""
+            data = self._decrypt(raw) or b""
+        return data
+
+    def pending(self) -> bytes:
+        """Return the data that came together with the end of the handshake."""
+        return (self._decrypt(b"") or b"") if self._incoming.pending else b""
+
+    async def write(self, data: bytes) -> None:
+        """Send data, before the connection is relayed."""
+        self._tls.write(data)
+        await self.flush()
+
     async def flush(self) -> None:
         """Send what waits, before the connection is relayed."""
         if self._outgoing.pending:

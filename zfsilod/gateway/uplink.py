@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.gateway import packets
 from zfsilod.gateway.limits import Limits
-from zfsilod.model.errors import Unavailable
+from zfsilod.model.errors import Unauthenticated, Unavailable, ZfsiloError
 from zfsilod.security.tls import ServerTls
 
 if TYPE_CHECKING:
@@ -58,15 +58,24 @@ class Uplink:
                 raise
         await asyncio.shield(self._settings)
 
-    async def connection(self, number: int, peer: Peer) -> int:
-        """Return the descriptor of a socket to grpc for an admitted client. Raises Unavailable."""
+    async def connection(self, number: int, peer: Peer, digest: str) -> int:
+        """Return the descriptor of a socket to grpc for a client; `digest`: of its token.
+
+        Raises Unauthenticated when certificate or token are not valid, and Unavailable.
+        """
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._pending[number] = answer
         try:
-            self._ask({"ask": "connection", "id": number} | packets.of_peer(peer))
+            asked = {"ask": "connection", "id": number, "digest": digest}
+            self._ask(asked | packets.of_peer(peer))
             return await answer
         finally:
             self._pending.pop(number, None)
+
+    def refused(self, address: str, path: str, reason: str) -> None:
+        """Tell the daemon, for its audit, that the gateway has refused a call."""
+        if self._link is not None:
+            self._ask({"ask": "refused", "address": address, "path": path, "reason": reason})
 
     def closed(self, number: int) -> None:
         """Tell the daemon that a client's connection is closed."""
@@ -129,7 +138,7 @@ class Uplink:
             case "refused":
                 answer = self._pending.get(int(packet["id"]))
                 if answer is not None and not answer.done():
-                    answer.set_exception(Unavailable(f"zfsilod refused it: {packet['why']}"))
+                    answer.set_exception(_refusal(packet))
             case "close":
                 self.close_client(int(packet["id"]), str(packet["why"]))
             case _:
@@ -148,3 +157,9 @@ class Uplink:
             self.closed(number)
         else:
             answer.set_result(descriptor)
+
+
+def _refusal(packet: Packet) -> ZfsiloError:
+    if packet.get("reason"):
+        return Unauthenticated(str(packet["why"]), reason=str(packet["reason"]))
+    return Unavailable(f"zfsilod refused it: {packet['why']}")

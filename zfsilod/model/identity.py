@@ -47,6 +47,7 @@ class Peer(Record):
     uid: int = -1
     groups: tuple[int, ...] = ()
     certificate: Certified | None = None  # TCP: the one that TLS verified, if one was sent
+    token: str = ""  # TCP without a certificate: the id of the token of its first call
 
     @property
     def quota_key(self) -> str:

@@ -57,12 +57,25 @@ class Callers:
         if authorization:  # a token takes precedence over a certificate
             return self._of_token(authorization, peer.address)
         if peer.certificate is None:
-            raise Unauthenticated(
-                "no certificate and no bearer token; create one with zfsiloctl pki issue or "
-                "zfsiloctl token create on the server",
-                reason="NO_IDENTITY",
-            )
+            raise without_identity()
         return self._of_certificate(peer.certificate, peer.address)
+
+    def check_new(self, peer: Peer, digest: str) -> None:
+        """Check the peer of a new TCP connection; `digest`: of its token. Raises Unauthenticated.
+
+        Nothing of what it sends is parsed in this process before.
+        """
+        if peer.certificate is None:
+            self._valid_token(peer.token, digest)
+        else:
+            self._check_certificate(peer.certificate)
+
+    def check(self, peer: Peer) -> None:
+        """Check that a TCP peer still has a valid certificate or token. Raises Unauthenticated."""
+        if peer.certificate is None:
+            _check_expiry(self._find_token(peer.token))
+        else:
+            self._check_certificate(peer.certificate)
 
     def _of_user(self, peer: Peer) -> Caller:
         if peer.uid in (0, self._own_uid) or self.group in peer.groups:
@@ -73,11 +86,8 @@ class Callers:
 
     def _of_certificate(self, certified: Certified, address: str) -> Caller:
         """Checked at every call: a connection may outlive its certificate or a revocation."""
+        self._check_certificate(certified)
         identity = certified.identity
-        if self._is_revoked(certified):
-            raise Unauthenticated(f"certificate for {identity} is revoked", reason=REVOKED)
-        if certified.not_after <= time.time():
-            raise Unauthenticated(f"certificate for {identity} has expired", reason=REVOKED)
         return Caller(
             role="host" if identity.kind == "host" else check_role(identity.role),
             subject=identity.id,
@@ -85,23 +95,63 @@ class Callers:
             origin=f"certificate {certified.fingerprint[:16]}, {address}",
         )
 
+    def _check_certificate(self, certified: Certified) -> None:
+        identity = certified.identity
+        if self._is_revoked(certified):
+            raise Unauthenticated(f"certificate for {identity} is revoked", reason=REVOKED)
+        if certified.not_after <= time.time():
+            raise Unauthenticated(f"certificate for {identity} has expired", reason=REVOKED)
+
     def _of_token(self, authorization: str, address: str) -> Caller:
-        text = authorization.removeprefix(SCHEME)
-        match = TOKEN.fullmatch(text) if authorization.startswith(SCHEME) else None
-        token = self._find_token(match[1]) if match else None
-        # The time taken may show that an id does not exist: ids are not secret.
-        if token is None or not hmac.compare_digest(digest_of(text), token.digest):
-            raise Unauthenticated("unknown bearer token", reason="BAD_TOKEN")
-        if token.expires_at and token.expires_at <= time.time():
-            raise Unauthenticated(
-                f"bearer token {token.id} for {token.subject} has expired", reason="BAD_TOKEN"
-            )
+        token = self._valid_token(*parse_token(authorization))
         return Caller(
             role=check_role(token.role),
             subject=token.subject,
             token=token.id,
             origin=f"token {token.id}, {address}",
         )
+
+    def _valid_token(self, token_id: str, digest: str) -> Token:
+        token = self._find_token(token_id) if token_id else None
+        # The time taken may show that an id does not exist: ids are not secret.
+        if token is None or not hmac.compare_digest(digest, token.digest):
+            raise unknown_token()
+        return _check_expiry(token)
+
+
+def _check_expiry(token: Token | None) -> Token:
+    if token is None:
+        raise unknown_token()
+    if token.expires_at and token.expires_at <= time.time():
+        raise Unauthenticated(
+            f"bearer token {token.id} for {token.subject} has expired", reason="BAD_TOKEN"
+        )
+    return token
+
+
+def parse_token(authorization: str) -> tuple[str, str]:
+    """Return the id and the digest of the token in a header. Raises Unauthenticated."""
+    if not authorization:
+        raise without_identity()
+    text = authorization.removeprefix(SCHEME)
+    match = TOKEN.fullmatch(text) if authorization.startswith(SCHEME) else None
+    if match is None:
+        raise unknown_token()
+    return match[1], digest_of(text)
+
+
+def unknown_token() -> Unauthenticated:
+    """Return the error for a token that does not exist, or is malformed."""
+    return Unauthenticated("unknown bearer token", reason="BAD_TOKEN")
+
+
+def without_identity() -> Unauthenticated:
+    """Return the error for a caller without any credentials."""
+    return Unauthenticated(
+        "no certificate and no bearer token; create one with zfsiloctl pki issue or "
+        "zfsiloctl token create on the server",
+        reason="NO_IDENTITY",
+    )
 
 
 def new_token(role: Role, subject: str, *, lasts_s: int = 0) -> tuple[Token, str]:

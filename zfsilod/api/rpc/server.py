@@ -31,6 +31,7 @@ from zfsilod.api.rpc.hosts import HostMethods
 from zfsilod.api.rpc.messages import first_of, parsed, parser_of, stream_of, subject_of
 from zfsilod.api.rpc.operations import OperationMethods
 from zfsilod.api.rpc.publications import PublicationMethods
+from zfsilod.api.rpc.revocations import RevocationWatch
 from zfsilod.api.rpc.service import ServiceMethods
 from zfsilod.api.rpc.snapshots import SnapshotMethods
 from zfsilod.api.rpc.volumes import VolumeMethods
@@ -46,7 +47,7 @@ from zfsilod.model.identity import PeerKind
 from zfsilod.model.records import Token
 from zfsilod.security.audit import is_change
 from zfsilod.security.authentication import Callers
-from zfsilod.security.authorization import authorize
+from zfsilod.security.authorization import ROLES, authorize
 from zfsilod.security.credentials import REVOKED, check_caller, check_machine, is_revoked
 from zfsilod.service.rooms import ROOM
 from zfsilod.wire import status
@@ -119,6 +120,9 @@ class GrpcServer:
         self._files = files
         self._audit = service.audit
         self.callers = Callers(self._find_token, self._is_revoked)
+        connections.admission.check = self.callers.check_new
+        connections.admission.refused = self._refused_by_gateway
+        self._revocations = RevocationWatch(connections.backend, self.callers)
         self._tasks: Tasks = set()
         self._stopping = asyncio.Event()
         self._health = HealthMethods()
@@ -143,12 +147,14 @@ class GrpcServer:
         for kind, server in self._servers.items():
             server.add_insecure_port(f"unix:{self._sockets.socket_of(kind)}")
             await server.start()
+        self._revocations.start()
         for service in SERVICES:
             await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuse new calls, wait for running ones, then cancel them."""
         self._connections.stop_listening()
+        self._revocations.stop()
         self._stopping.set()
         await self._health.enter_graceful_shutdown()
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers.values()))
@@ -306,10 +312,14 @@ class GrpcServer:
         except Unauthenticated as error:
             if error.reason == REVOKED:
                 self._sockets.disconnect(name, "its identity was revoked")
-            self._sockets.failed(name)
             raise
-        self._sockets.proven(name)
         return _of_machine(caller, context) if caller.role == "host" else caller
+
+    def _refused_by_gateway(self, address: str, path: str, reason: str) -> None:
+        """Record a call of a peer without identity; its request was never read."""
+        if path in ROLES and is_change(path):
+            error = Unauthenticated("no identity", reason=reason)
+            self._audit.refused(f"nobody ({address})", path.rpartition("/")[2], "", error)
 
     def _find_token(self, token_id: str) -> Token | None:
         with self._service.context.store.read() as txn:

@@ -1,0 +1,112 @@
+"""The beginning of a connection without a certificate: the frames up to its first call.
+
+The gateway reads them to find the token of the call, and gives them to the daemon unchanged when
+the token is valid. A client sends no call before it has the settings of a server, so the gateway
+sends some: the daemon's follow. Only the answer to these first ones is left out.
+"""
+
+from __future__ import annotations
+
+from zfsilod.gateway import hpack
+from zfsilod.gateway.frames import HEAD_BYTES, PREFACE_BYTES
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+MAX_BYTES = 128 << 10  # the first window of a client's data has 64 KiB
+MAX_BLOCK_BYTES = 8192  # of headers: gRPC refuses more metadata by default, too
+MAX_FRAME_BYTES = 16384  # what a client may send to a server that does not allow more
+
+HEADERS, SETTINGS, GOAWAY, CONTINUATION = 1, 4, 7, 9
+ACK = END_STREAM = 1
+END_HEADERS, PADDED, PRIORITY = 4, 8, 32
+PRIORITY_BYTES = 5
+
+
+def frame(kind: int, flags: int = 0, stream: int = 0, content: bytes = b"") -> bytes:
+    """Return a frame of HTTP/2."""
+    return b"".join((len(content).to_bytes(3), bytes((kind, flags)), stream.to_bytes(4), content))
+
+
+class Opening:
+    """What a client has sent so far."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()  # for the daemon
+        self.stream = 0  # of the first call; 0: it has not begun
+        self.headers: dict[bytes, bytes] | None = None  # of the first call, when they are complete
+        self._rest = bytearray()  # a frame that is not complete
+        self._block = b""
+        self._headers_end = 0
+        self._acknowledged = False
+        self._greeted = False
+
+    @property
+    def has_body(self) -> bool:
+        """Tell whether more than the headers of the first call has come."""
+        return len(self.data) > self._headers_end
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether the rest of the connection may go to the daemon as it is."""
+        return self.headers is not None and self._acknowledged
+
+    def follow(self, data: bytes) -> None:
+        """Follow further bytes. Raises ConnectionAbortedError for what is not HTTP/2."""
+        self._rest += data
+        if not self._greeted:
+            if not PREFACE.startswith(self._rest[:PREFACE_BYTES]):
+                raise ConnectionAbortedError("not HTTP/2")
+            if len(self._rest) < PREFACE_BYTES:
+                return
+            self._greeted = True
+            self.data += self._cut(PREFACE_BYTES)
+        while not self.complete and len(self._rest) >= HEAD_BYTES:
+            length = int.from_bytes(self._rest[:3])
+            if length > MAX_FRAME_BYTES:
+                raise ConnectionAbortedError("too large a frame")
+            if len(self._rest) < HEAD_BYTES + length:
+                break
+            self._take(self._cut(HEAD_BYTES + length))
+        if self.complete:
+            self.data += self._cut(len(self._rest))
+        if len(self.data) + len(self._rest) > MAX_BYTES:
+            raise ConnectionAbortedError("too much data before the first call")
+
+    def _cut(self, count: int) -> bytes:
+        first = bytes(self._rest[:count])
+        del self._rest[:count]
+        return first
+
+    def _take(self, whole: bytes) -> None:
+        kind, flags = whole[3], whole[4]
+        stream, content = int.from_bytes(whole[5:9]), whole[HEAD_BYTES:]
+        if kind == SETTINGS and flags & ACK and not self._acknowledged:
+            self._acknowledged = True
+            return
+        self.data += whole
+        if kind in (HEADERS, CONTINUATION) and self.headers is None:
+            if kind == HEADERS:
+                self.stream, self._block = stream, _unpadded(flags, content)
+            else:
+                self._block += content
+            if len(self._block) > MAX_BLOCK_BYTES:
+                raise ConnectionAbortedError("too many headers")
+            if flags & END_HEADERS:
+                self.headers = _joined(hpack.decode(self._block))
+                self._headers_end = len(self.data)
+
+
+def _unpadded(flags: int, content: bytes) -> bytes:
+    padding = 0
+    if flags & PADDED:
+        padding, content = (content[0] if content else 0), content[1:]
+    if flags & PRIORITY:
+        content = content[PRIORITY_BYTES:]
+    return content[: max(0, len(content) - padding)]
+
+
+def _joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the headers by name; two of one name do not form a valid token."""
+    joined: dict[bytes, bytes] = {}
+    for name, value in headers:
+        joined[name] = joined[name] + b" " + value if name in joined else value
+    return joined
