@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 DEFAULT_S = 60.0
+MAX_NOTE_CHARACTERS = 256
 REPLY_S = 0.5  # reserved before the caller's deadline, so that the reply still arrives
 
 
@@ -31,7 +32,7 @@ class CsiCall:
 
     def note(self, **facts: str) -> None:
         """Add facts to the log line: ids of volumes, nodes and operations, nothing else."""
-        self.notes |= {name: value for name, value in facts.items() if value}
+        self.notes |= {name: value[:MAX_NOTE_CHARACTERS] for name, value in facts.items() if value}
 
     def at_most(self, timeout_s: float) -> CsiCall:
         """Return a view of this call with an earlier deadline, for an optional request."""

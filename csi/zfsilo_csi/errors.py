@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
@@ -44,6 +45,11 @@ class CsiError(Exception):
 def invalid(message: str) -> CsiError:
     """Return an INVALID_ARGUMENT error."""
     return CsiError(Code.INVALID_ARGUMENT, message)
+
+
+def nonsense(daemon: str, why: str) -> CsiError:
+    """Return the error for a reply that no zfsilod of this version gives."""
+    return CsiError(Code.INTERNAL, f"{daemon} replied with nonsense: {why}; check its version")
 
 
 def not_found(message: str) -> CsiError:
@@ -90,8 +96,16 @@ def translated(error: grpc.aio.AioRpcError, daemon: str) -> CsiError:
 def _error_info(metadata: Any) -> ErrorInfo | None:
     for name, value in metadata:
         if name == DETAILS:
-            for detail in Status.FromString(value).details:
-                info = ErrorInfo()
-                if detail.Unpack(info) and info.domain == DOMAIN:
-                    return info
+            try:
+                return _info_of(Status.FromString(value))
+            except DecodeError:  # not from a zfsilod
+                return None
+    return None
+
+
+def _info_of(status: Status) -> ErrorInfo | None:
+    for detail in status.details:
+        info = ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return info
     return None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zfsilo_csi.stubs import Zfsilod
 
 Unit = csi.VolumeUsage
+MAX_DIGITS = 19  # of an epoch
 
 
 class NodeService:
@@ -214,7 +215,7 @@ def _capability(
 def _epoch(context: Mapping[str, str]) -> int:
     """Return the epoch of the controller's publication, else raise FAILED_PRECONDITION."""
     text = context.get(EPOCH, "")
-    if not text.isdecimal() or not 0 < int(text) < 1 << 63:
+    if len(text) > MAX_DIGITS or not text.isdecimal() or not 0 < int(text) < 1 << 63:
         raise CsiError(
             Code.FAILED_PRECONDITION,
             "publish_context has no valid epoch; call ControllerPublishVolume first",

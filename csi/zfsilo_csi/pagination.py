@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from zfsilo_csi.errors import Code, CsiError, invalid
+from zfsilo_csi.errors import Code, CsiError, invalid, nonsense
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BackendPage = Awaitable[tuple[list[T], str]]  # items of one backend, and its next page token
 MAX_PAGE = 1000
+MAX_ITEMS = 2000  # of one page of the plugin: clients of gRPC accept 4 MiB
 
 
 class Position(NamedTuple):
@@ -48,19 +49,22 @@ async def collect(
     limit: int,
     page: Callable[[Backend, str, int], BackendPage[T]],
 ) -> tuple[list[tuple[Backend, T]], Position | None]:
-    """Return up to `limit` items (0: all) from a position on, and the position behind them.
+    """Return up to `limit` items (0: MAX_ITEMS) from a position on, and the position behind them.
 
     An error of one backend is an error of the whole list, because an orchestrator would take the
     items that a partial list lacks for deleted.
     """
     if limit < 0:
         raise invalid(f"max_entries is {limit}; use 0 (no limit) or more")
+    limit = min(limit or MAX_ITEMS, MAX_ITEMS)
     items: list[tuple[Backend, T]] = []
     position: Position | None = start
-    while position is not None and (not limit or len(items) < limit):
+    while position is not None and len(items) < limit:
         backend = backends.get(position.backend)
-        size = min(MAX_PAGE, limit - len(items)) if limit else MAX_PAGE
+        size = min(MAX_PAGE, limit - len(items))
         some, token = await page(backend, position.token, size)
+        if len(some) > size or (token and token == position.token):
+            raise nonsense(backend.name, "its page is longer than requested, or does not end")
         items += [(backend, item) for item in some]
         if token:
             position = Position(backend.key, token)

@@ -20,6 +20,7 @@ LABELS = "csi.zfsilo.io/"
 MAX_CLAIM_KEY = 40
 THIN = {"true": True, "false": False}
 FIXED = "volblocksize"
+MAX_DIGITS = 9
 
 
 class Parameters(NamedTuple):
@@ -80,7 +81,7 @@ def labels(parameters: Mapping[str, str]) -> dict[str, str]:
 def block_bytes(text: str) -> int:
     """Return a volblocksize ("16k", "16384") in bytes; 0 if it is malformed."""
     number = text.lower().removesuffix("k")
-    if not number.isdecimal():
+    if len(number) > MAX_DIGITS or not number.isdecimal():
         return 0
     return int(number) * (1024 if number != text.lower() else 1)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zfsilo_csi.metrics import CallMetrics
 
 MAX_MESSAGE = 1024
+MAX_CALLS = 1000  # in progress; the sidecars start 100 each at most
 STOP_GRACE_S = 5.0
 OPTIONS = (("grpc.max_receive_message_length", 4 << 20), ("grpc.so_reuseport", 0))
 # Codes that are logged at INFO: outcomes that a correct cluster produces too.
@@ -35,7 +36,7 @@ class CsiServer:
 
     def __init__(self, address: str, metrics: CallMetrics) -> None:
         self._metrics = metrics
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
         self._server.add_insecure_port(address)
 
     def add(self, service: str, *parts: Any) -> None:

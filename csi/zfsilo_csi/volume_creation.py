@@ -9,7 +9,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilo_csi import ids, parameters, volume_capabilities
 from zfsilo_csi.backends import in_order
-from zfsilo_csi.errors import Code, CsiError
+from zfsilo_csi.errors import Code, CsiError, nonsense
 
 if TYPE_CHECKING:
     from csi.v1 import csi_pb2 as csi
@@ -131,7 +131,8 @@ async def find(
     match = None
     for backend, reply in zip(backends, replies, strict=True):
         if not isinstance(reply, BaseException):
-            match = match or (backend, reply)
+            # A volume without uid is only attached to this server: another server stores it.
+            match = match or ((backend, reply) if reply.uid else None)
         elif not isinstance(reply, CsiError) or reply.code != Code.NOT_FOUND:
             raise reply
     return match
@@ -161,6 +162,8 @@ async def create(
             if error.code != Code.RESOURCE_EXHAUSTED or backend is backends[-1]:
                 raise
         else:
+            if response.volume.id != wanted.id:
+                raise nonsense(backend.name, f"it created another volume than {wanted.id}")
             return backend, response.volume
     raise AssertionError("candidates() returns at least one backend")
 

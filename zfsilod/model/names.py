@@ -27,6 +27,7 @@ NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:_-]{1,211}")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # A scope, as in fe80::1%eth0, names an interface: RFC 4007, 11.
 PORTAL = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?\]|[0-9.]+):([0-9]{1,5})")
+MAX_PORT_DIGITS = 5
 HOST_ADDRESS = re.compile(r"[A-Za-z0-9.:_%-]{1,253}")
 
 
@@ -123,7 +124,8 @@ def split_address(address: str) -> tuple[str, int]:
             f"{address[:200]!r} is not an address; use HOST:PORT or [IPV6]:PORT",
             reason="BAD_ADDRESS",
         )
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    short = len(port) <= MAX_PORT_DIGITS and port.isascii() and port.isdigit()
+    if not (short and 0 < int(port) < 65536):
         raise InvalidArgument(
             f"{address[:200]!r} has no port; use HOST:PORT or [IPV6]:PORT", reason="BAD_ADDRESS"
         )

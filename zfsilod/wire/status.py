@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
@@ -105,9 +106,16 @@ def _short(facts: dict[str, str]) -> dict[str, str]:
 def _info(metadata: Any) -> ErrorInfo | None:
     for name, value in metadata:
         if name == DETAILS:
-            status = Status.FromString(value)
-            for detail in status.details:
-                info = ErrorInfo()
-                if detail.Unpack(info) and info.domain == DOMAIN:
-                    return info
+            try:
+                return _info_of(Status.FromString(value))
+            except DecodeError:  # not from a zfsilod, or from a hostile one
+                return None
+    return None
+
+
+def _info_of(status: Status) -> ErrorInfo | None:
+    for detail in status.details:
+        info = ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return info
     return None
