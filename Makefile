@@ -116,7 +116,7 @@ fuzz: stubs
 ## make siege    floods of strangers and low roles against a real systemd, in namespaces: 5 minutes
 siege: stubs
 	$(PYTHON) tests/setup systemd
-	$(RUN) -m tests.siege
+	$(RUN) -m tests.siege $(FLOODS)
 
 ## make bench    the figures of docs/measurements.md
 bench: stubs

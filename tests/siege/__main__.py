@@ -1,4 +1,4 @@
-"""`make siege [FLOODS="NAME ..."]`: every flood against a real systemd; a table of what it cost.
+"""`make siege [FLOODS="WORD ..."]`: every flood against a real systemd; a table of what it cost.
 
 A flood runs in namespaces, over the loopback of its own network. Beside it root calls GetVolume on
 the local socket; the 99th percentile may be P99_RATIO times the one just before. Afterwards a
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import grpc
 from zfsilo.v1 import volume_pb2 as pb
 
-from tests.siege import network
+from tests.siege import bus, http2, network, records
 from tests.siege.flood import JOIN, PREAMBLE, READER, Flood
 from tests.systemd.namespace import InnerCommandFailed
-from tests.systemd.simulated import ctl, simulated_host
+from tests.systemd.simulated import CONFIG, ctl, simulated_host
 from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from tests.systemd.inner_process import InnerProcess
     from tests.systemd.namespace import SystemdHost
 
-FLOODS = [*network.FLOODS]
-QUIET_S, LOADED_S = 3.0, 5.0
+FLOODS = [*network.FLOODS, *http2.FLOODS, *bus.FLOODS, *records.FLOODS]
+QUIET_S, LOADED_S = 1.5, 4.0
+STORE = "\n[store]\nsize_bytes = 67108864\n"  # so that floods could fill it
 FLOOR_MS = 20.0  # below it a ratio says nothing: the machine has other work
 READY_S = 40.0
 ATTEMPTS = 2  # a busy machine may delay any call once
@@ -52,10 +53,16 @@ class Measured:
 def besieged() -> Iterator[SystemdHost]:
     """Boot a machine with a gateway, an administrator's join file and a reader's certificate."""
     with simulated_host() as sd:
+        sd.write("/etc/zfsilo/zfsilod.toml", CONFIG + STORE)
+        sd.run("systemctl", "restart", "zfsilod.service")
         ctl(sd, "pki", "init", "--name", "localhost")
         issue = ("pki", "issue", "user", "ops", "--role", "admin", "--address", "127.0.0.1")
         ctl(sd, *issue, "--file", JOIN)
-        ctl(sd, "pki", "issue", "user", "reader", "--role", "reader", "--file", "/root/reader.join")
+        for role in ("reader", "controller"):
+            of_role = ("pki", "issue", "user", role, "--role", role, "--address", "127.0.0.1")
+            ctl(sd, *of_role, "--file", f"/run/{role}.join")
+        of_host = ("pki", "issue", "host", "siege", "--address", "127.0.0.1")
+        ctl(sd, *of_host, "--file", "/run/siege.join")
         sd.run("/usr/bin/python3", "-c", TO_PEM)
         ctl(sd, "volume", "create", "data", "1G")
         sd.run("systemctl", "enable", "--now", "zfsilod-tcp.socket")
@@ -65,9 +72,10 @@ def besieged() -> Iterator[SystemdHost]:
 TO_PEM = f"""
 import tomllib
 from pathlib import Path
-join = tomllib.loads(Path("/root/reader.join").read_text())
+join = tomllib.loads(Path("/run/reader.join").read_text())
 Path({READER!r}).write_text(join["key"] + join["certificate"])
-Path({READER!r}).chmod(0o644)
+for name in ("reader.pem", "reader.join", "controller.join", "siege.join"):
+    Path("/run", name).chmod(0o644)
 """
 
 
@@ -109,6 +117,8 @@ def _wait_ready(flood: Flood, process: InnerProcess) -> None:
 def besiege(sd: SystemdHost, flood: Flood) -> Measured:
     """Run one flood, and return what it did."""
     measured = Measured()
+    for words in flood.before:
+        _try(sd, measured, "before", *words)
     measured.quiet_ms = percentile(sd, QUIET_S)
     with running(sd, flood):
         try:
@@ -117,6 +127,11 @@ def besiege(sd: SystemdHost, flood: Flood) -> Measured:
             measured.failures.append(f"a local call failed: {error}")
         for words in flood.during:
             _try(sd, measured, "beside it", *words)
+        for words in flood.refused:
+            if ctl(sd, "--timeout", "20", *words, check=False).rc == 0:
+                measured.failures.append(f"not refused: {' '.join(words)}")
+    if flood.after:
+        sd.run("/usr/bin/python3", "-c", PREAMBLE + flood.after)
     allowed_ms = max(flood.p99_ratio * measured.quiet_ms, FLOOR_MS)
     if measured.loaded_ms > allowed_ms:
         measured.failures.append(f"local call p99 {measured.loaded_ms:.1f} > {allowed_ms:.1f} ms")
@@ -135,7 +150,8 @@ def _try(sd: SystemdHost, measured: Measured, when: str, *words: str) -> None:
 
 def main() -> int:
     """Run the floods that are named, or all; exit 1 when something did not hold."""
-    chosen = [flood for flood in FLOODS if not sys.argv[1:] or flood.name in sys.argv[1:]]
+    words = sys.argv[1:]
+    chosen = [f for f in FLOODS if not words or any(word in f.name for word in words)]
     failed = 0
     with besieged() as sd:
         print(f"{'local call p99, ms':40}{'quiet':>8}{'loaded':>8}{'ratio':>7}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,10 @@ class Flood:
     # Commands of zfsiloctl that have to work beside the flood; -H takes the join file of an
     # administrator: ("-H", JOIN, "info").
     during: tuple[tuple[str, ...], ...] = ()
+    before: tuple[tuple[str, ...], ...] = ()  # commands that prepare it
+    refused: tuple[tuple[str, ...], ...] = ()  # commands that have to be refused beside it
+    after: str = ""  # a program of root that removes what the flood has left
     p99_ratio: float = 2.0
-    limits: dict[str, int] = field(default_factory=dict)  # of `Measured`, such as journal lines
 
 
 JOIN = "/root/ops.join"
