@@ -28,6 +28,9 @@ WRONG = [
     ("[server]\novercommit = 0.5\n", r"server.overcommit"),
     ("[server]\nvolblocksize = 1000\n", r"server.volblocksize"),
     ("[store]\nsize_bytes = 1\n", r"store\.size_bytes"),
+    ("[client]\nlost_session_s = 9\n", r"client\.lost_session_s: 0 \(no limit\), or 10 to"),
+    ("[client]\nlost_session_s = -1\n", r"client\.lost_session_s"),
+    ("[client]\nlost_session_s = 9999999\n", r"client\.lost_session_s"),
     ("[daemon]\nhost_id = 'Not An Id'\n", r"daemon\.host_id: 'Not An Id' is not an id"),
     ("[daemon]\nlog_level = 'loud'\n", r"daemon\.log_level"),
     ("[tls]\nimported_roles = ['root']\n", r"tls\.imported_roles"),
@@ -91,7 +94,7 @@ def test_the_documentation_names_every_key() -> None:
     }
     named = set(
         re.findall(
-            r"^\| `((?:server|store|operations|sync|daemon|csi|metrics|tls)\.\w+)`",
+            r"^\| `((?:server|client|store|operations|sync|daemon|csi|metrics|tls)\.\w+)`",
             KEYS.read_text(),
             re.M,
         )

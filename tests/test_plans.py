@@ -96,6 +96,7 @@ def test_attach_by_value() -> None:
     ) == [
         "create node record of TARGET at 10.77.0.1:3260",
         "log in to TARGET",
+        "let I/O to TARGET wait without limit for a lost session",
         "rescan the disk of TARGET until it has 1 GiB",
         "report to give that the ext4 of data is FORMATTING",
         "create ext4 filesystem on the disk of TARGET",
@@ -203,7 +204,7 @@ def test_the_facts_of_a_volume_are_those_that_its_plans_make() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "count"), [("ABSENT", 0), ("CONNECTED", 2), ("STAGED", 9), ("MOUNTED", 11)]
+    ("state", "count"), [("ABSENT", 0), ("CONNECTED", 3), ("STAGED", 10), ("MOUNTED", 12)]
 )
 def test_the_facts_of_an_attachment_grow_with_its_state(state: str, count: int) -> None:
     mounts = ATTACHMENT.mounts if state == "MOUNTED" else ()

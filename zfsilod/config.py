@@ -49,6 +49,12 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
     trash_retention_s: int = 0
 
 
+class ClientConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """[client]: this host as a client."""
+
+    lost_session_s: int = 0
+
+
 class StoreConfig(msgspec.Struct, forbid_unknown_fields=True):
     """[store]: the size of the store."""
 
@@ -102,6 +108,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     """The whole configuration."""
 
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
+    client: ClientConfig = msgspec.field(default_factory=ClientConfig)
     store: StoreConfig = msgspec.field(default_factory=StoreConfig)
     operations: OperationsConfig = msgspec.field(default_factory=OperationsConfig)
     sync: SyncConfig = msgspec.field(default_factory=SyncConfig)
@@ -129,6 +136,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
             reserve=self.server.reserve,
             reserve_warning=self.server.reserve_warning,
             trash_retention_s=self.server.trash_retention_s,
+            lost_session_s=self.client.lost_session_s,
         )
 
 
@@ -257,11 +265,15 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
 
 
 def _other_checks(config: Config) -> tuple[tuple[bool, str], ...]:
-    daemon, csi = config.daemon, config.csi
+    daemon, csi, lost_session_s = config.daemon, config.csi, config.client.lost_session_s
     return (
         (
             bool(ID.fullmatch(daemon.host_id)),
             f"daemon.host_id: {daemon.host_id!r} is not an id; use a-z 0-9 . _ -",
+        ),
+        (
+            lost_session_s == 0 or 10 <= lost_session_s <= 2592000,
+            "client.lost_session_s: 0 (no limit), or 10 to 2592000",
         ),
         (1 << 20 <= config.store.size_bytes <= 1 << 40, "store.size_bytes: 1 MiB to 1 TiB"),
         (10 <= config.operations.timeout_s <= 86400, "operations.timeout_s: 10 to 86400"),

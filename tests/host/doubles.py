@@ -217,6 +217,7 @@ class FakeSys:
         block.mkdir(parents=True)
         (session / "targetname").write_text(f"{target}\n")
         (session / "state").write_text(f"{state}\n")
+        (session / "recovery_tmo").write_text("120\n")
         (device / "vpd_pg80").write_bytes(
             b"\0\x80\0" + bytes([len(serial) + 1]) + serial.encode() + b"\0"
         )

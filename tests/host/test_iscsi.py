@@ -440,3 +440,59 @@ def test_initiator_name(tmp_path: Path) -> None:
         "InitiatorName=\n InitiatorName= iqn.2024-01.a:b \nInitiatorName=iqn.2024-01.c:d\n"
     )
     assert initiator_name(path) == "iqn.2024-01.a:b", "iscsid uses the first that is not empty"
+
+
+# How long I/O waits for a lost session
+
+
+@pytest.mark.parametrize(
+    ("seconds", "recorded", "shown"), [(0, "-1", "off"), (600, "600", "600"), (120, "120", "120")]
+)
+def test_the_wait_for_a_lost_session_is_in_the_record_and_in_the_session(
+    seconds: int, recorded: str, shown: str, initiator: Initiator
+) -> None:
+    file = initiator.record()
+    initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap(), lost_session_s=seconds)
+    assert f"node.session.timeo.replacement_timeout = {recorded}\n" in file.read_text()
+    assert initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(), lost_session_s=seconds)
+    assert not initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap(), lost_session_s=7200)
+    assert not initiator.iscsi.has_loss_wait(DISK, seconds)
+    session = initiator.sys.login()
+    initiator.iscsi.set_loss_wait(DISK, seconds)
+    assert (session / "recovery_tmo").read_text().strip() == shown
+    (session / "recovery_tmo").write_text(f"{shown}\n")  # as the kernel shows it
+    assert initiator.iscsi.has_loss_wait(DISK, seconds)
+    assert not initiator.iscsi.has_loss_wait(DISK, 7200)
+
+
+def test_the_wait_for_a_session_that_is_lost_already_stays(initiator: Initiator) -> None:
+    session = initiator.sys.login(state="FAILED")
+    initiator.iscsi.set_loss_wait(DISK, 0)  # the kernel would answer EBUSY
+    assert (session / "recovery_tmo").read_text() == "120\n"
+    assert not initiator.iscsi.has_loss_wait(DISK, 0)
+
+
+@pytest.mark.parametrize("call", ["logout", "drop"])
+def test_a_logout_first_ends_the_wait(call: str, initiator: Initiator) -> None:
+    session = initiator.sys.login()
+    initiator.iscsi.set_loss_wait(DISK, 0)
+    waits = []
+
+    def ends() -> None:
+        waits.append((session / "recovery_tmo").read_text())
+        initiator.sys.logout(session)
+
+    initiator.script(LOGOUT, effect=ends)
+    getattr(initiator.iscsi, call)(DISK)
+    assert waits == ["5"]
+
+
+@pytest.mark.parametrize(("before", "during"), [("off", "30"), ("7200", "30"), ("5", "5")])
+def test_an_unmount_does_not_wait_for_a_session_that_is_lost_meanwhile(
+    before: str, during: str, initiator: Initiator
+) -> None:
+    wait = initiator.sys.login() / "recovery_tmo"
+    wait.write_text(f"{before}\n")
+    with initiator.disks.hurried(TARGET):
+        assert wait.read_text().strip() == during
+    assert wait.read_text().strip() == before

@@ -27,6 +27,7 @@ from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
 from zfsilod.engine.steps.session import (
     DiskResponsive,
     DiskSize,
+    LossWait,
     NoNode,
     SessionDropped,
     SessionSecrets,
@@ -198,6 +199,8 @@ class Contract:
         """Return whether the fact must be false: a new filesystem has the size of its disk."""
         if isinstance(step, FilesystemGrown | DiskSize) and step.disk.size_bytes == GIB:
             return False
+        if isinstance(step, LossWait):
+            return False  # a login takes it from the node record
         return not (stays(step) and repr(step) in self.made)
 
     def check_interruptions(self, step: HostStep, label: str) -> None:
@@ -205,6 +208,8 @@ class Contract:
         if repr(step) in self.interrupted or stays(step):
             return
         self.interrupted.add(repr(step))
+        if isinstance(step, LossWait):
+            step.undo(self.host)  # true since the login
         before = self.inventory()
         for effects in range(MAX_EFFECTS):
             completed = False

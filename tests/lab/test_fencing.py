@@ -47,7 +47,7 @@ systemctl stop zfsilod.socket zfsilod-tcp.socket zfsilod.service
 mv /var/lib/zfsilo/store /root/lost
 systemctl start zfsilod.socket zfsilod.service
 """
-# Otherwise pending I/O fails after 120 s. Must be set before the session is lost.
+# Otherwise pending I/O waits for the session. Must be set before the session is lost.
 SHORT_TIMEOUT = "echo 10 > /sys/class/iscsi_session/$(ls /sys/class/iscsi_session)/recovery_tmo"
 ACLS = "ls /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls"
 

@@ -23,7 +23,13 @@ class IscsiAdapter(Protocol):
         """
 
     def has_node(
-        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+        self,
+        target: str,
+        portals: tuple[str, ...],
+        *,
+        chap: Chap,
+        server: str = "",
+        lost_session_s: int = 0,
     ) -> bool:
         """Tell whether there are records of exactly these portals, with secrets and settings.
 
@@ -31,7 +37,13 @@ class IscsiAdapter(Protocol):
         """
 
     def add_node(
-        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+        self,
+        target: str,
+        portals: tuple[str, ...],
+        *,
+        chap: Chap,
+        server: str = "",
+        lost_session_s: int = 0,
     ) -> None:
         """Make or update a node record for each portal, and remove those of other portals."""
 
@@ -47,6 +59,15 @@ class IscsiAdapter(Protocol):
         Raises PermissionDenied (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE),
         FailedPrecondition (NO_NODE, NO_ISCSID), Conflict for a smaller disk.
         """
+
+    def has_loss_wait(self, disk: Disk, seconds: int) -> bool:
+        """Tell whether I/O waits this long for the session of the disk when it is lost.
+
+        0: without limit. False without a session.
+        """
+
+    def set_loss_wait(self, disk: Disk, seconds: int) -> None:
+        """Set it for every live session; a lost one keeps its value, since the kernel refuses."""
 
     def logout(self, disk: Disk) -> None:
         """Log out. Raises Busy (IN_USE) while the disk of a live session is in use."""

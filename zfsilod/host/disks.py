@@ -19,6 +19,8 @@ from zfsilod.host import mountinfo
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
 
@@ -26,9 +28,11 @@ SYS = Path("/sys")
 DEV = Path("/dev")
 RUN = Path("/run")
 SECTOR_BYTES = 512  # the unit of /sys/block/*/size, independent of the disk's sectors
+NO_LIMIT = "off"  # of recovery_tmo: show_priv_session_recovery_tmo()
 LOGGED_IN = "LOGGED_IN"
 FAILED = "FAILED"  # the connection was lost, and iscsid tries to restore it
 VPD_HEADER_BYTES = 4
+DETACH_WAIT_S = 30  # I/O of an unmount waits this long for a session that is lost meanwhile
 PAGE_BYTES = 4096  # a size that O_DIRECT accepts on any disk
 
 
@@ -48,6 +52,28 @@ class IscsiSession:
     def state(self) -> str:
         """LOGGED_IN, FAILED or FREE; "" when the session has ended."""
         return read(self.folder / "state")
+
+    def waits(self, seconds: int) -> bool:
+        """Tell whether I/O waits this long for the session when it is lost; 0: without limit."""
+        return read(self.folder / "recovery_tmo") == (str(seconds) if seconds else NO_LIMIT)
+
+    def set_wait(self, seconds: int) -> None:
+        """Change how long I/O waits for the session when it is lost.
+
+        The kernel refuses it for a session that is lost already: store_priv_session_recovery_tmo().
+        Such I/O ends by a logout, and a later reconcile sets the value.
+        """
+        if self.waits(seconds) or self.state != LOGGED_IN:
+            return
+        try:
+            (self.folder / "recovery_tmo").write_text(str(seconds) if seconds else NO_LIMIT)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOENT, errno.ENODEV):
+                raise Unavailable(
+                    f"the time-out of the session with {self.target} cannot be set: "
+                    f"{error.strerror}",
+                    target=self.target,
+                ) from error
 
 
 class Device:
@@ -104,6 +130,23 @@ class Disks:
         logged_in = [session for session in sessions if session.state == LOGGED_IN]
         return next(iter(logged_in + sessions), None)
 
+    @contextlib.contextmanager
+    def hurried(self, target: str) -> Iterator[None]:
+        """Let I/O fail soon when the session is lost meanwhile, so that no unmount hangs in it.
+
+        What a killed worker leaves is a difference that the next reconcile repairs.
+        """
+        sessions = [session for session in self.sessions(target) if session.target == target]
+        before = {session.folder: read(session.folder / "recovery_tmo") for session in sessions}
+        for session in sessions:
+            if session.waits(0) or _seconds(before[session.folder]) > DETACH_WAIT_S:
+                session.set_wait(DETACH_WAIT_S)
+        try:
+            yield
+        finally:
+            for session in sessions:
+                session.set_wait(_seconds(before[session.folder]))
+
     def device(self, session: IscsiSession) -> Device | None:
         """Return the disk of LUN 0 of a session; None when the kernel has not found it yet."""
         folders = sorted(session.folder.glob("device/target*/*:*:*:0/block/*"))
@@ -152,6 +195,10 @@ class Disks:
             raise Unavailable(f"the disk of {disk.target} has not appeared", target=disk.target)
         check_serial(device, disk)
         return device
+
+
+def _seconds(recovery_tmo: str) -> int:
+    return int(recovery_tmo) if recovery_tmo.isdecimal() else 0
 
 
 def auth_parameters(chap: Chap) -> dict[str, str]:

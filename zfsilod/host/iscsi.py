@@ -51,7 +51,7 @@ LOGOUT_TIMEOUT_S = 60
 LOGOUT_ATTEMPTS, LOGOUT_DEADLINE_S = 4, 8
 DISK_DEADLINE_S = 30
 RESPONSE_TIMEOUT_S = 5  # noop_out_interval and noop_out_timeout below take twice as long
-REPLACEMENT_TIMEOUT_S = 120  # I/O waits this long for a lost session before it fails
+LOGOUT_WAIT_S = 5  # pending I/O of a session that is lost during its logout fails after this
 GROUP = 1  # the portal group tag of every target of zfsilo: tpgt_1
 
 # Settings of a node record: iscsid.conf of open-iscsi.
@@ -61,7 +61,6 @@ SETTINGS = {
     "node.session.scan": "auto",
     "node.session.nr_sessions": "1",
     "node.session.initial_login_retry_max": "1",
-    "node.session.timeo.replacement_timeout": str(REPLACEMENT_TIMEOUT_S),
     "node.conn[0].timeo.login_timeout": "15",
     "node.conn[0].timeo.noop_out_interval": "5",
     "node.conn[0].timeo.noop_out_timeout": "5",
@@ -99,12 +98,19 @@ class RealIscsi:
         return None
 
     def has_node(
-        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+        self,
+        target: str,
+        portals: tuple[str, ...],
+        *,
+        chap: Chap,
+        server: str = "",
+        lost_session_s: int = 0,
     ) -> bool:
         self._check_owner(target, server)
         files = self._nodes.files(target)
+        settings = _settings(chap, lost_session_s)
         return set(files.values()) == set(portals) and all(
-            _settings(chap).items() <= self._nodes.read(file).items() for file in files
+            settings.items() <= self._nodes.read(file).items() for file in files
         )
 
     def _check_owner(self, target: str, server: str) -> None:
@@ -121,9 +127,15 @@ class RealIscsi:
         raise Conflict(foreign_target(target, owner), reason="FOREIGN_TARGET", target=target)
 
     def add_node(
-        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+        self,
+        target: str,
+        portals: tuple[str, ...],
+        *,
+        chap: Chap,
+        server: str = "",
+        lost_session_s: int = 0,
     ) -> None:
-        settings = _settings(chap)
+        settings = _settings(chap, lost_session_s)
         self._check_owner(target, server)
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             if server:
@@ -205,6 +217,14 @@ class RealIscsi:
                 expected=str(disk.size_bytes),
             )
 
+    def has_loss_wait(self, disk: Disk, seconds: int) -> bool:
+        sessions = self._sessions_with(disk.target)
+        return bool(sessions) and all(session.waits(seconds) for session in sessions)
+
+    def set_loss_wait(self, disk: Disk, seconds: int) -> None:
+        for session in self._sessions_with(disk.target):
+            session.set_wait(seconds)
+
     def logout(self, disk: Disk) -> None:
         sessions = self._sessions_with(disk.target)
         for session in sessions:
@@ -256,6 +276,7 @@ class RealIscsi:
         iscsid reports success for a session that it does not know, as after its restart until it
         has recovered the session; so the logout is repeated.
         """
+        session.set_wait(LOGOUT_WAIT_S)  # removing the disk flushes its cache: I/O as any other
         for _attempt in range(LOGOUT_ATTEMPTS):
             options = ("-m", "session", "-r", session.sid, "--logout")
             done = self._iscsiadm(*options, timeout_s=LOGOUT_TIMEOUT_S)
@@ -346,13 +367,14 @@ def initiator_name(path: Path = INITIATOR_NAME) -> str:
         return ""
 
 
-def _settings(chap: Chap) -> dict[str, str]:
-    """Return the settings of a node record of zfsilo."""
+def _settings(chap: Chap, lost_session_s: int) -> dict[str, str]:
+    """Return the settings of a node record of zfsilo; a negative time-out is none: iscsid.conf."""
     parameters = auth_parameters(chap)
     secrets = {f"node.session.auth.{name}": value for name, value in parameters.items()}
     if not all(value.isprintable() for value in secrets.values()):
         raise InvalidArgument("the CHAP secrets have characters that a node record cannot hold")
-    return SETTINGS | secrets
+    wait = {"node.session.timeo.replacement_timeout": str(lost_session_s or -1)}
+    return SETTINGS | wait | secrets
 
 
 def _no_node(target: str) -> FailedPrecondition:

@@ -146,10 +146,11 @@ class RealMounts:
 
     def unmount(self, disk: Disk, path: str, *, root: str = "") -> None:
         device = self._disks.find(disk.target)
-        for mount in _mounts_at(path, root):
-            if not self._is_dead(mount) and (device is None or mount.number != device.number):
-                raise _foreign(mount)
-            self._umount(mount)
+        with self._disks.hurried(disk.target):
+            for mount in _mounts_at(path, root):
+                if not self._is_dead(mount) and (device is None or mount.number != device.number):
+                    raise _foreign(mount)
+                self._umount(mount)
 
     # Bind mounts of the device node, for raw block use
 
@@ -192,13 +193,14 @@ class RealMounts:
         return mount is not None
 
     def unmount_lazily(self, disk: Disk, path: str, *, root: str = "") -> None:
-        for mount in _mounts_at(path, root):
-            if not self._belongs(disk, mount):
-                raise _foreign(mount)
-            try:
-                self._umount(mount)
-            except Busy:
-                self._umount(mount, lazy=True)
+        with self._disks.hurried(disk.target):
+            for mount in _mounts_at(path, root):
+                if not self._belongs(disk, mount):
+                    raise _foreign(mount)
+                try:
+                    self._umount(mount)
+                except Busy:
+                    self._umount(mount, lazy=True)
 
     def _belongs(self, disk: Disk, mount: MountEntry) -> bool:
         device = self._disks.find(disk.target)

@@ -27,6 +27,7 @@ class Settings(Record):
     trash_retention_s: int = 0  # time in which a deleted volume can be undeleted
     max_attachments: int = 0
     zone: str = "default"
+    lost_session_s: int = 0  # I/O waits this long for a lost session; 0: without limit
     node_paths: tuple[str, ...] = ()  # folders in which the role node may stage and mount
 
     def may_hold(self, dataset: str) -> bool:

@@ -52,7 +52,8 @@ class Stage(Request["Connection | None"]):
             return None
         if not self._same(attachment):
             return None
-        return plans.up([*plans.connection_steps(attachment), *plans.staging_steps(attachment)])
+        connected = plans.connection_steps(attachment, view.settings.lost_session_s)
+        return plans.up([*connected, *plans.staging_steps(attachment)])
 
     def authorise(self, view: View) -> None:
         check_attachment(view, self.id)
@@ -168,7 +169,7 @@ class MountAt(Request[None]):
             return None
         return plans.up(
             [
-                *plans.connection_steps(attachment),
+                *plans.connection_steps(attachment, view.settings.lost_session_s),
                 *plans.staging_steps(attachment),
                 *plans.mounting_steps(attachment, mount),
             ]

@@ -66,7 +66,7 @@ class Connect(Request[ConnectInputs]):
             return None
         if (self.restore, attachment.restore) == ("BOOT", "NEVER"):
             return None
-        return plans.up(plans.connection_steps(attachment))
+        return plans.up(plans.connection_steps(attachment, view.settings.lost_session_s))
 
     def authorise(self, view: View) -> None:
         check_connect(view, restore=self.restore, publish_if_needed=self.publish_if_needed)
@@ -154,13 +154,14 @@ class Connect(Request[ConnectInputs]):
                 volume=self.id,
             )
         new = self._attachment(attachment, connection, view, published=fetched.published)
-        actions, commit = plans.up(plans.connection_steps(new)), [put(new)]
+        lost_session_s = view.settings.lost_session_s
+        actions, commit = plans.up(plans.connection_steps(new, lost_session_s)), [put(new)]
         if fetched.published:
             release = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
             commit.append(drop(release))
         rotated = attachment is not None and attachment.secret != new.secret
         if attachment is not None and rotated:
-            actions = (*plans.new_secrets([(attachment, new)]), *actions)
+            actions = (*plans.new_secrets([(attachment, new)], lost_session_s), *actions)
             commit.append(drop_secret(attachment.secret))
         return Plan(
             title=f"connect {self.volume} of {self.server}",

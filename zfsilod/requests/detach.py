@@ -180,7 +180,7 @@ class Disconnect(Detach):
                 reason=attachment.state,
                 volume=self.id,
             )
-        session = plans.connection_steps(attachment)
+        session = plans.connection_steps(attachment, view.settings.lost_session_s)
         actions = plans.detach_path(attachment, session)
         if inputs == "LOST" or self.force:
             actions = (*plans.forced_detach_path(attachment), *plans.down(session))

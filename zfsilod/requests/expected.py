@@ -21,12 +21,12 @@ def expected(volume_view: VolumeView, settings: Settings) -> tuple[Action, ...]:
     if volume_view.volume is not None:
         actions += plans.server_facts(volume_view.volume, volume_view.publications, settings.export)
     if volume_view.attachment is not None and volume_view.attachment.restore == "BOOT":
-        actions += plans.client_facts(volume_view.attachment)
+        actions += plans.client_facts(volume_view.attachment, settings.lost_session_s)
     return actions
 
 
-def expected_by_owner(volume_view: VolumeView) -> tuple[Action, ...]:
+def expected_by_owner(volume_view: VolumeView, settings: Settings) -> tuple[Action, ...]:
     """Return the facts of an attachment with `restore` NEVER, which its owner restores."""
     if volume_view.attachment is None or volume_view.attachment.restore == "BOOT":
         return ()
-    return plans.client_facts(volume_view.attachment)
+    return plans.client_facts(volume_view.attachment, settings.lost_session_s)

@@ -150,7 +150,7 @@ class RefreshSecrets(Request[dict[str, FetchedConnection]]):
         return Plan(
             title=f"use new secrets for {names}",
             claims=tuple(f"attachment/{old.id}" for old, _new in changes),
-            actions=plans.new_secrets(changes),
+            actions=plans.new_secrets(changes, view.settings.lost_session_s),
             commit=tuple(
                 change for old, new in changes for change in (put(new), drop_secret(old.secret))
             ),

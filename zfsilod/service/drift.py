@@ -104,7 +104,9 @@ def compare(view: VolumeView, machine: HostAdapters, settings: Settings) -> Drif
         uid=view.uid,
         differences=(
             *_differences(expected(view, settings), machine, partial(_problem, view)),
-            *_differences(expected_by_owner(view), machine, lambda _action, _truth: BY_OWNER),
+            *_differences(
+                expected_by_owner(view, settings), machine, lambda _action, _truth: BY_OWNER
+            ),
         ),
     )
 
@@ -156,7 +158,7 @@ class Check(Record):
 def check_facts(view: VolumeView, machine: HostAdapters, settings: Settings) -> list[Check]:
     """Probe every fact that makes up a volume on this host."""
     checks = []
-    for action in (*expected(view, settings), *expected_by_owner(view)):
+    for action in (*expected(view, settings), *expected_by_owner(view, settings)):
         step = action.step
         if not isinstance(step, HostStep):
             continue

@@ -22,6 +22,7 @@ from zfsilod.engine.steps.mount import (
 from zfsilod.engine.steps.session import (
     DiskResponsive,
     DiskSize,
+    LossWait,
     Node,
     NodeSecrets,
     Session,
@@ -42,16 +43,21 @@ CLIENT_STATES = ("ABSENT", "CONNECTED", "STAGED", "MOUNTED")
 # The steps of each state
 
 
-def connection_steps(attachment: Attachment) -> list[Step]:
-    """Return the steps of state CONNECTED: a node record of the target, and a session."""
+def connection_steps(attachment: Attachment, lost_session_s: int = 0) -> list[Step]:
+    """Return the steps of state CONNECTED: a node record of the target, and a session.
+
+    `lost_session_s`: see Settings.
+    """
     return [
         Node(
             target=attachment.disk.target,
             portals=attachment.portals,
             secret=attachment.secret,
             server=attachment.server,
+            lost_session_s=lost_session_s,
         ),
         Session(disk=attachment.disk),
+        LossWait(disk=attachment.disk, seconds=lost_session_s),
     ]
 
 
@@ -126,12 +132,12 @@ def mounting_steps(attachment: Attachment, mount: Mount) -> list[Step]:
     return [point, bound]
 
 
-def client_facts(attachment: Attachment) -> tuple[Action, ...]:
+def client_facts(attachment: Attachment, lost_session_s: int = 0) -> tuple[Action, ...]:
     """Return every fact of an attachment on its client, as its record requires it."""
     reached = CLIENT_STATES.index(attachment.state)
     steps: list[Step] = []
     if reached >= CLIENT_STATES.index("CONNECTED"):
-        steps += connection_steps(attachment)
+        steps += connection_steps(attachment, lost_session_s)
     if reached >= CLIENT_STATES.index("STAGED"):
         steps += staging_steps(attachment)
     for mount in attachment.mounts:
@@ -210,7 +216,9 @@ def growth(attachment: Attachment, size_bytes: int) -> tuple[Action, ...]:
     return up(steps)
 
 
-def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Action, ...]:
+def new_secrets(
+    changes: Sequence[tuple[Attachment, Attachment]], lost_session_s: int = 0
+) -> tuple[Action, ...]:
     """Return the change of the secrets of attachments, as pairs from before and after it.
 
     One step serves all sessions, because it reconnects all of them.
@@ -222,6 +230,7 @@ def new_secrets(changes: Sequence[tuple[Attachment, Attachment]]) -> tuple[Actio
             secret=after.secret,
             previous=before.secret,
             server=after.server,
+            lost_session_s=lost_session_s,
         )
         for before, after in changes
     ]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import Disk
     from zfsilod.model.record import Pairs
 
+ENDING_S = 5  # less than client.lost_session_s may be: a way down never waits as long
+
 
 class Node(HostStep, tag="Node", part="INITIATOR"):
     """The initiator has a record of the target, with the secrets and `node.startup=manual`."""
@@ -23,15 +25,24 @@ class Node(HostStep, tag="Node", part="INITIATOR"):
     portals: tuple[str, ...]
     secret: str
     server: str = ""  # that named the target; "": 0.1.0
+    lost_session_s: int = 0  # as LossWait.seconds of sessions that log in from now on
 
     def probe(self, host: HostAdapters) -> bool:
         return host.iscsi.has_node(
-            self.target, self.portals, chap=host.chap(self.secret), server=self.server
+            self.target,
+            self.portals,
+            chap=host.chap(self.secret),
+            server=self.server,
+            lost_session_s=self.lost_session_s,
         )
 
     def do(self, host: HostAdapters) -> None:
         host.iscsi.add_node(
-            self.target, self.portals, chap=host.chap(self.secret), server=self.server
+            self.target,
+            self.portals,
+            chap=host.chap(self.secret),
+            server=self.server,
+            lost_session_s=self.lost_session_s,
         )
 
     def undo(self, host: HostAdapters) -> None:
@@ -58,20 +69,33 @@ class NodeSecrets(HostStep, tag="NodeSecrets", part="INITIATOR"):
     secret: str
     previous: str
     server: str = ""
+    lost_session_s: int = 0
 
     def probe(self, host: HostAdapters) -> bool:
         return host.iscsi.has_node(
-            self.target, self.portals, chap=host.chap(self.secret), server=self.server
+            self.target,
+            self.portals,
+            chap=host.chap(self.secret),
+            server=self.server,
+            lost_session_s=self.lost_session_s,
         )
 
     def do(self, host: HostAdapters) -> None:
         host.iscsi.add_node(
-            self.target, self.portals, chap=host.chap(self.secret), server=self.server
+            self.target,
+            self.portals,
+            chap=host.chap(self.secret),
+            server=self.server,
+            lost_session_s=self.lost_session_s,
         )
 
     def undo(self, host: HostAdapters) -> None:
         host.iscsi.add_node(
-            self.target, self.portals, chap=host.chap(self.previous), server=self.server
+            self.target,
+            self.portals,
+            chap=host.chap(self.previous),
+            server=self.server,
+            lost_session_s=self.lost_session_s,
         )
 
     def fact(self) -> str:
@@ -176,6 +200,41 @@ class Session(HostStep, tag="Session", part="INITIATOR"):
 
     def resources(self) -> Resources:
         return Resources(targets=(self.disk.target,))
+
+
+class LossWait(HostStep, tag="LossWait", part="INITIATOR"):
+    """I/O waits this long for a lost session before it fails.
+
+    The first step of a path down ends the waiting, so that no later one hangs in it.
+    """
+
+    volatile = True
+    disk: Disk
+    seconds: int  # 0: without limit, until the session is back or is logged out
+
+    def probe(self, host: HostAdapters) -> bool:
+        return host.iscsi.has_loss_wait(self.disk, self.seconds)
+
+    def do(self, host: HostAdapters) -> None:
+        host.iscsi.set_loss_wait(self.disk, self.seconds)
+
+    def undo(self, host: HostAdapters) -> None:
+        host.iscsi.set_loss_wait(self.disk, ENDING_S)
+
+    def fact(self) -> str:
+        return f"pending I/O waits {self._time()} for a lost session"
+
+    def describe_do(self) -> str:
+        return f"let I/O to {self.disk.target} wait {self._time()} for a lost session"
+
+    def describe_undo(self) -> str:
+        return f"let I/O to {self.disk.target} fail {ENDING_S} s after its session is lost"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,))
+
+    def _time(self) -> str:
+        return f"{self.seconds} s" if self.seconds else "without limit"
 
 
 class DiskResponsive(OneWay, tag="Answering", part="INITIATOR"):

@@ -27,7 +27,13 @@ class FakeIscsi:
         return "" if self.facts.get(f"session:{target}") is not None else None
 
     def has_node(
-        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+        self,
+        target: str,
+        portals: tuple[str, ...],
+        *,
+        chap: Chap,
+        server: str = "",
+        lost_session_s: int = 0,
     ) -> bool:
         present = dict(self.facts.get(f"node:{target}") or {})
         mark = present.pop("server", "")
@@ -35,12 +41,18 @@ class FakeIscsi:
         if server and mark != server and (mark or not unmarked):
             raise Conflict(f"the node record of {target} is foreign", target=target)
         node = {"portals": list(portals), "initiator": chap.username, "chap": digest(chap)}
-        return present == node
+        return present == node | _wait(lost_session_s)
 
     def add_node(
-        self, target: str, portals: tuple[str, ...], *, chap: Chap, server: str = ""
+        self,
+        target: str,
+        portals: tuple[str, ...],
+        *,
+        chap: Chap,
+        server: str = "",
+        lost_session_s: int = 0,
     ) -> None:
-        node = {"portals": list(portals), "initiator": chap.username}
+        node = {"portals": list(portals), "initiator": chap.username} | _wait(lost_session_s)
         node |= {"server": server} if server else {}
         self.facts.effect(f"node:{target}", node | {"chap": "no secrets"})
         self.facts.effect(f"node:{target}", node | {"chap": digest(chap)})
@@ -67,9 +79,20 @@ class FakeIscsi:
             raise PermissionDenied(f"the target {disk.target} refused the CHAP secrets")
         session = {"serial": disk.serial, "size": disk.size_bytes}
         session |= {"initiator": node["initiator"], "chap": node["chap"]}
+        session |= _wait(node.get("wait", 0))
         self.facts.effect(f"session:{disk.target}", session)
         if local and self.facts.get(f"mapped:{acl}") in (None, "unlinked"):
             raise Unavailable(f"logged in to {disk.target}, but its disk did not appear")
+
+    def has_loss_wait(self, disk: Disk, seconds: int) -> bool:
+        session = self.facts.get(f"session:{disk.target}")
+        return session is not None and session.get("wait", 0) == seconds
+
+    def set_loss_wait(self, disk: Disk, seconds: int) -> None:
+        session = dict(self.facts.get(f"session:{disk.target}") or {})
+        if session and "lost" not in session:
+            session.pop("wait", None)
+            self.facts.effect(f"session:{disk.target}", session | _wait(seconds))
 
     def logout(self, disk: Disk) -> None:
         if hangs(self.facts, disk):
@@ -145,6 +168,10 @@ class FakeIscsi:
         need_session(self.facts, disk)
         session = self.facts.get(f"session:{disk.target}")
         self.facts.effect(f"session:{disk.target}", session | {"size": disk.size_bytes})
+
+
+def _wait(seconds: int) -> dict[str, int]:
+    return {"wait": seconds} if seconds else {}
 
 
 def hangs(facts: Facts, disk: Disk) -> bool:
