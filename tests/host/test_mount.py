@@ -260,6 +260,21 @@ def test_a_busy_mount_names_its_users(bench: MountBench) -> None:
 # Raw devices
 
 
+def test_a_folder_with_the_name_of_a_disk_is_not_its_node(bench: MountBench) -> None:
+    """`mount --bind /srv/sda PATH`, where /srv is a filesystem of its own."""
+    bench.sys.login()
+    bench.table = [mount(bench.path, number="0:44", root="/sda", kind="btrfs")]
+    for call in (
+        bench.mounts.is_device_bound,
+        bench.mounts.unbind_device,
+        bench.mounts.unmount_lazily,
+    ):
+        with pytest.raises(Conflict) as refused:
+            call(DISK, bench.path)
+        assert refused.value.reason == "OTHER_MOUNT"
+    assert bench.table
+
+
 def test_bind_device(bench: MountBench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.sys.login()
     assert not bench.mounts.is_device_bound(DISK, bench.path)

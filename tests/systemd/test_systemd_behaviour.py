@@ -34,6 +34,22 @@ ProcSubset=pid
 Environment=B=%b
 ExecStart=sh -c 'echo id $B'
 """
+# docs/decisions/0010: what a daemon that is not root may start.
+TEMPLATE = """\
+[Unit]
+CollectMode=inactive-or-failed
+[Service]
+Type=oneshot
+ExecStart=sh -c 'id -u >/var/lib/started-%i'
+"""
+RULE = """\
+polkit.addRule(function(action, subject) {
+    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "nobody"
+            && action.lookup("verb") == "start"
+            && /^zfsilo-(pool|target)@[0-9a-z]{26}[.]service$/.test(action.lookup("unit")))
+        return polkit.Result.YES;
+});
+"""
 OPERATION = (
     "systemd-run --collect --wait --unit=zfsilo-op-x.service -p Type=oneshot -p Slice=zfsilo.slice"
     " -p OnFailure=zfsilo-rollback@x.service {dependencies} sh -c '>/var/lib/ran; exit 1'"
@@ -116,6 +132,32 @@ def test_polkit_answers(host: SystemdHost) -> None:
     assert "requires authentication" in refused.stderr
     stop = host.run("systemctl", "--no-ask-password", "stop", "dbus", uid=65534, check=False)
     assert "interactive authentication required" in stop.stderr.lower()
+
+
+def test_polkit_binds_a_user_to_the_units_of_a_template(host: SystemdHost) -> None:
+    """A transient unit is refused, under the name of an instance too: its properties are free."""
+    host.write("/etc/systemd/system/zfsilo-pool@.service", TEMPLATE)
+    host.write("/etc/polkit-1/rules.d/50-zfsilo-test.rules", RULE)
+    host.run("systemctl", "daemon-reload")
+    unit = f"zfsilo-pool@{'0' * 26}.service"
+    start = ("systemctl", "--no-ask-password", "start")
+    host.run(*start, unit, uid=65534)
+    assert host.read(f"/var/lib/started-{'0' * 26}") == "0\n"
+    transient = ("systemd-run", "--no-ask-password", "--collect")
+    for argv in (
+        (*transient, "touch", "/var/lib/evil"),
+        (*transient, f"--unit={unit}", "touch", "/var/lib/evil"),
+        (*transient, f"--unit=zfsilo-target@{'1' * 26}.service", "touch", "/var/lib/evil"),
+        (*start, "zfsilo-pool@short.service"),
+        (*start, f"zfsilo-mounts@{'0' * 26}.service"),
+        ("systemctl", "--no-ask-password", "stop", unit),
+        ("systemctl", "--no-ask-password", "set-property", unit, "CPUWeight=1"),
+        ("systemctl", "--no-ask-password", "daemon-reload"),
+    ):
+        refused = host.run(*argv, uid=65534, check=False)
+        assert refused.rc != 0, argv
+        assert "interactive authentication required" in refused.stderr.lower(), argv
+    assert not host.exists("/var/lib/evil")
 
 
 def test_a_sandboxed_service_sees_the_boot_id_of_the_kernel(host: SystemdHost) -> None:

@@ -159,7 +159,7 @@ class RealMounts:
         if mount is None:
             return False
         device = self._disks.find(disk.target)
-        if device and mount.root == f"/{device.name}" and is_node_of(mount.path, device):
+        if device and _shows_node(mount, device) and is_node_of(mount.path, device):
             check_serial(device, disk)
             return True
         if _is_dead_node(mount):
@@ -180,7 +180,7 @@ class RealMounts:
     def unbind_device(self, disk: Disk, path: str, *, root: str = "") -> None:
         device = self._disks.find(disk.target)
         for mount in _mounts_at(path, root):
-            if not _is_dead_node(mount) and not (device and mount.root == f"/{device.name}"):
+            if not _is_dead_node(mount) and not (device and _shows_node(mount, device)):
                 raise _foreign(mount)
             self._umount(mount)
 
@@ -204,7 +204,7 @@ class RealMounts:
 
     def _belongs(self, disk: Disk, mount: MountEntry) -> bool:
         device = self._disks.find(disk.target)
-        if device and (mount.number == device.number or mount.root == f"/{device.name}"):
+        if device and (mount.number == device.number or _shows_node(mount, device)):
             return True
         return self._is_dead(mount) or _is_dead_node(mount)
 
@@ -315,6 +315,11 @@ def is_node_of(path: str, device: Device) -> bool:
     """Tell whether a path is a node of a device: stat(2), st_rdev."""
     number = Path(path).stat().st_rdev
     return f"{os.major(number)}:{os.minor(number)}" == device.number
+
+
+def _shows_node(mount: MountEntry, device: Device) -> bool:
+    """Tell whether a bind mount shows the node of a device: of devtmpfs, not a file of its name."""
+    return mount.type == "devtmpfs" and mount.root == f"/{device.name}"
 
 
 def _is_dead_node(mount: MountEntry) -> bool:
