@@ -42,6 +42,7 @@ VOLUME = Volume(
     volblocksize=16384,
     properties=(("compression", "lz4"),),
 )
+RENAMED = VOLUME.but(target=f"iqn.2026-01.org.zfsilo:nas:{UID}")
 OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
 COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
 SNAPSHOT_REFS = tuple(
@@ -196,6 +197,19 @@ def _server() -> tuple[Example, ...]:
             name="remove-export",
             before=published,
             actions=plans.up([NoExport(target=TARGET, backstore=plans.backstore_name(VOLUME))]),
+        ),
+        Example(
+            name="remove-target",
+            before=(*published, *plans.export_steps(RENAMED, HOW)[1:3]),
+            actions=plans.up([NoExport(target=RENAMED.target, backstore="")]),
+        ),
+        Example(
+            name="not-exported", before=created, actions=plans.up([plans.not_exported(VOLUME)])
+        ),
+        Example(
+            name="no-other-path",
+            before=published,
+            actions=plans.up([plans.no_other_path(VOLUME, [PUBLICATION], [TARGET])]),
         ),
         Example(
             name="remove-acl",

@@ -184,7 +184,7 @@ def test_the_kernels_counters(tmp_path: Path) -> None:
     counters = Counters(tmp_path)
     assert counters.volume("77") == (12, 3 << 20, 4 << 20)
     assert counters.volume("78") is None
-    assert counters.served_sessions(["77", "78"], "iqn.x") == 2
+    assert counters.served_sessions(["iqn.x:77", "iqn.x:78"]) == 2
     assert counters.own_sessions() == 1
 
 

@@ -27,7 +27,9 @@ from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.names import DATASET, IQN_PREFIX, MAX_PREFIX, is_portal
 from zfsilod.model.settings import Export, Settings
 from zfsilod.model.validation import BLOCK_SIZES, ID
+from zfsilod.security import kept_identity
 from zfsilod.security.join_file import Access, parse_join
+from zfsilod.security.kept_identity import IdentityChange, KeptIdentity
 
 DIRECTORY = Path("/etc/zfsilo")
 ROLES = ("host", "controller", "reader", "admin")  # that an imported authority may certify
@@ -42,6 +44,7 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
     portals: list[str] = msgspec.field(default_factory=lambda: [*DEFAULT_PORTALS])
     iqn_prefix: str = ""
     adopt_from: list[str] = msgspec.field(default_factory=list)
+    former_prefixes: list[str] = msgspec.field(default_factory=list)
     overcommit: float = 10.0
     reserve: float = 0.05
     reserve_warning: float = 0.1
@@ -140,11 +143,26 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
         )
 
 
-def load(directory: Path = DIRECTORY) -> Config:
+def load(directory: Path = DIRECTORY, state: Path | None = None) -> Config:
     """Read and check the configuration. Raises InvalidArgument with the file and the key.
 
+    `state`: the directory with the kept host id, which comes before the host name.
     Raises FailedPrecondition when others than root may write it: no worker would use it.
     """
+    config, main = _read(directory), directory / "zfsilod.toml"
+    for path in sorted((directory / "servers.d").glob("*.toml")):
+        _server(path)
+    if not config.daemon.host_id:
+        kept = kept_identity.read(state) if state is not None else None
+        config.daemon.host_id = kept.host_id if kept else host_id_of(socket.gethostname())
+    for valid, complaint in (*_server_checks(config.server), *_other_checks(config)):
+        if not valid:
+            raise InvalidArgument(f"{main}: {complaint}", reason="BAD_CONFIG")
+    return config
+
+
+def _read(directory: Path) -> Config:
+    """Return the configured values, without a host id if the files have none."""
     merged: dict[str, Any] = {}
     main, paths = directory / "zfsilod.toml", files(directory)
     if os.geteuid() == 0:  # otherwise the host is simulated
@@ -155,15 +173,33 @@ def load(directory: Path = DIRECTORY) -> Config:
         content = _parse(path)
         _convert(content, path)  # by itself, so that an error names this file
         _merge(merged, content)
-    config = _convert(merged, main)
-    for path in sorted((directory / "servers.d").glob("*.toml")):
-        _server(path)
-    if not config.daemon.host_id:
-        config.daemon.host_id = host_id_of(socket.gethostname())
-    for valid, complaint in (*_server_checks(config.server), *_other_checks(config)):
-        if not valid:
-            raise InvalidArgument(f"{main}: {complaint}", reason="BAD_CONFIG")
-    return config
+    return _convert(merged, main)
+
+
+def identity(settings: Settings, initiator: str, nqn: str) -> KeptIdentity:
+    """Return the present identity of this host."""
+    return KeptIdentity(
+        host_id=settings.host_id,
+        prefix=settings.export.prefix if settings.root else "",
+        initiator=initiator,
+        nqn=nqn,
+    )
+
+
+def identity_changes(
+    directory: Path, state: Path, initiator: str, nqn: str
+) -> list[IdentityChange]:
+    """Return what differs from the identity that this host had at its first start."""
+    kept = kept_identity.read(state)
+    if kept is None:
+        return []
+    return kept_identity.changes(
+        kept,
+        identity(load(directory, state).settings, initiator, nqn),
+        host_id_of(socket.gethostname()),
+        state,
+        is_set=bool(_read(directory).daemon.host_id),
+    )
 
 
 def find_server(directory: Path, name: str) -> Access | None:
@@ -234,6 +270,7 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
 def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
     prefix = server.iqn_prefix
     no_dataset = next((name for name in server.adopt_from if not DATASET.fullmatch(name)), None)
+    former = [one for one in server.former_prefixes if not _is_prefix(one)]
     wrong_portal = next((portal for portal in server.portals if not is_portal(portal)), None)
     return (
         (
@@ -245,9 +282,10 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
             f"server.adopt_from: {no_dataset!r} is not the name of a dataset",
         ),
         (
-            not prefix or bool(IQN_PREFIX.fullmatch(prefix) and len(prefix) <= MAX_PREFIX),
+            not prefix or _is_prefix(prefix),
             f"server.iqn_prefix: {prefix!r} is not an IQN; use iqn.2026-01.org.example:storage",
         ),
+        (not former, f"server.former_prefixes: {', '.join(former)!r} is not an IQN"),
         (bool(server.portals), "server.portals: at least one ADDRESS:PORT is needed"),
         (wrong_portal is None, f"server.portals: {wrong_portal!r} is not ADDRESS:PORT"),
         (server.overcommit >= 1, "server.overcommit: 1 or more"),
@@ -262,6 +300,10 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
         ),
         (server.trash_retention_s >= 0, "server.trash_retention_s: 0 or more"),
     )
+
+
+def _is_prefix(text: str) -> bool:
+    return bool(IQN_PREFIX.fullmatch(text)) and len(text) <= MAX_PREFIX
 
 
 def _other_checks(config: Config) -> tuple[tuple[bool, str], ...]:

@@ -24,9 +24,10 @@ from zfsilod.engine.migrate import migrate
 from zfsilod.engine.worker import STATE_DIRECTORY, read_boot_id
 from zfsilod.gateway.service_manager import notify, notify_watchdog
 from zfsilod.model.errors import Unavailable, ZfsiloError
-from zfsilod.security import audit, join_file
+from zfsilod.security import audit, join_file, kept_identity
 from zfsilod.service import schedule, simulation
 from zfsilod.service.context import ServiceContext
+from zfsilod.service.export_names import record_names
 from zfsilod.service.retention import Retention
 from zfsilod.service.rooms import Rooms
 from zfsilod.service.service import Service
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from zfsilod.api.dbus.server import DbusFront
     from zfsilod.host import HostAdapters
     from zfsilod.monitoring.metrics import Metrics
+    from zfsilod.security.kept_identity import IdentityChange
     from zfsilod.service.reconcile import SyncReport
 
 RUN_DIRECTORY = Path("/run/zfsilo")
@@ -84,6 +86,7 @@ async def serve(paths: Paths, settings: config.Config) -> None:
         listeners = _listeners(paths)
         metrics = await _start_metrics(paths, settings, service, listeners, stack)
         bus = await _start_front_ends(paths, settings, service, listeners, stack)
+        await _record_names(service)
         await supervisor.recover()
         notify("READY=1")
         log.info("zfsilod %s is ready", __version__)
@@ -122,6 +125,7 @@ async def _start_service(
     servers = StorageServers(partial(config.find_server, paths.config), machine.machine_id())
     stack.push_async_callback(servers.close)
     context = ServiceContext(store, machine, servers, settings.settings, boot_id=read_boot_id())
+    context.identity_changes = _keep_identity(paths, settings, machine)
     service = Service(context, launcher)
     stack.push_async_callback(service.close)
     if not paths.simulated:
@@ -131,6 +135,27 @@ async def _start_service(
         context.retention = Retention(launcher.clock())
         service.executor.listeners.append(partial(schedule.stop_unit, service, launcher))
     return service, Supervisor(service, retention_s=settings.operations.retention_s)
+
+
+def _keep_identity(
+    paths: Paths, settings: config.Config, machine: HostAdapters
+) -> tuple[IdentityChange, ...]:
+    """Keep the identity of this host at the first start, and return what has changed since."""
+    iscsi = machine.iscsi
+    names = iscsi.initiator(), iscsi.host_nqn()
+    kept_identity.keep(paths.state, config.identity(settings.settings, *names))
+    changes = tuple(config.identity_changes(paths.config, paths.state, *names))
+    for change in changes:
+        log.warning("%s: %s", change.sentence, change.command)
+    return changes
+
+
+async def _record_names(service: Service) -> None:
+    """Record the names of exports before the first request; the sync repeats what fails."""
+    try:
+        await record_names(service.context)
+    except ZfsiloError as error:
+        log.warning("the names of exports were not recorded: %s", error.message)
 
 
 def open_host(paths: Paths, store: Store) -> HostAdapters:
@@ -290,7 +315,7 @@ def main() -> int:
     options = _parse(sys.argv[1:])
     paths = Paths(options)
     try:
-        settings = config.load(paths.config)
+        settings = config.load(paths.config, paths.state)
     except ZfsiloError as error:
         sys.stderr.write(f"zfsilod: {error.message}\n")
         return EXIT_CONFIG

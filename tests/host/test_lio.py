@@ -15,6 +15,7 @@ from tests.host.doubles import (
     ScriptedRunner,
     chap,
 )
+from zfsilod.host.export_paths import export_paths
 from zfsilod.host.lio import RealLio
 from zfsilod.model.errors import (
     Busy,
@@ -24,6 +25,7 @@ from zfsilod.model.errors import (
     PermissionDenied,
     Unavailable,
 )
+from zfsilod.model.host_facts import ExportPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -284,6 +286,53 @@ def test_a_link_that_does_not_return_is_an_error(tmp_path: Path) -> None:
     lio = RealLio(ScriptedRunner(), lambda _: nothing, FakeConfigfs(tmp_path / "target"))
     with pytest.raises(Unavailable, match="cannot be opened"):
         lio.add_backstore(BACKSTORE, dataset=DATASET, serial=UID)
+
+
+def info_of(fs: FakeConfigfs, backstore: str, text: str) -> None:
+    (fs.root / f"core/iblock_0/{backstore}/info").write_text(text)
+
+
+def test_every_path_to_a_zvol_is_seen_by_its_device(
+    lio: RealLio, fs: FakeConfigfs, tmp_path: Path
+) -> None:
+    """The path text may be outdated: the zvol was renamed, and udev knows its present name."""
+    make_all(lio)
+    (tmp_path / "udev").mkdir()
+    (tmp_path / "udev/b230:16").write_text("S:zvol/tank/renamed\nE:ID_FS_TYPE=\n")
+    device = "Status: ACTIVATED\n        iBlock device: zd16  UDEV PATH: /dev/zvol/tank/v1  "
+    info_of(fs, BACKSTORE, f"{device}readonly: 0\n        Major: 230 Minor: 16  CLAIMED: IBLOCK\n")
+    own = ExportPath(
+        dataset="tank/renamed", backstore=BACKSTORE, target=TARGET, initiators=(INITIATOR,)
+    )
+    assert list(export_paths(fs, tmp_path / "udev")) == [own]
+    second = TARGET.replace("give", "nas")
+    lio.add_target(second)
+    lio.add_lun(second, BACKSTORE)
+    other = own.but(target=second, initiators=())
+    assert set(export_paths(fs, tmp_path / "udev")) == {own, other}
+    with pytest.raises(Busy, match=second):
+        lio.remove_export(TARGET, BACKSTORE)
+    lio.remove_export(second, None)
+    assert lio.list_backstores() == [BACKSTORE]
+    lio.remove_backstore(BACKSTORE)
+
+
+def test_the_path_of_a_file_backstore_and_an_open_target_are_seen(
+    lio: RealLio, fs: FakeConfigfs, tmp_path: Path
+) -> None:
+    fs.make("core/fileio_1")
+    fs.make("core/fileio_1/disk")
+    text = "TCM FILEIO ID: 0        File: /dev/zvol/tank/v1  Size: 1024  Mode: O_DSYNC Async: 0\n"
+    (fs.root / "core/fileio_1/disk/info").write_text(text)
+    alone = ExportPath(dataset="tank/v1", backstore="disk")
+    assert list(export_paths(fs, tmp_path)) == [alone]
+    lio.add_target(TARGET)
+    fs.make(f"iscsi/{TARGET}/tpgt_1/lun/lun_3")
+    fs.link(f"iscsi/{TARGET}/tpgt_1/lun/lun_3/abc", "core/fileio_1/disk")
+    (fs.root / f"iscsi/{TARGET}/tpgt_1/attrib/generate_node_acls").write_text("1\n")
+    assert list(export_paths(fs, tmp_path)) == [alone.but(target=TARGET, open=True)]
+    (fs.root / "core/fileio_1/disk/info").write_text("File: /srv/disk.img  Size: 1024\n")
+    assert list(export_paths(fs, tmp_path)) == []
 
 
 def test_session(lio: RealLio, fs: FakeConfigfs) -> None:

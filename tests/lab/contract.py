@@ -21,7 +21,7 @@ from zfsilod.engine import worker
 from zfsilod.engine.plans import backstore_name
 from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknownAcls
-from zfsilod.engine.steps.export import Backstore, NoExport
+from zfsilod.engine.steps.export import Backstore, NoExport, NoOtherPath
 from zfsilod.engine.steps.filesystem import FilesystemGrown
 from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
 from zfsilod.engine.steps.session import (
@@ -46,7 +46,7 @@ OTHER_DATASET = f"{ROOT}/other"
 OTHER_UID = "f" * 32
 FOREIGN_INITIATOR = "iqn.2024-01.lab.foreign:host"
 MAX_EFFECTS = 40
-GUARDS = (NoSession, Fenced, NoUnknownAcls, NotNewer, DiskResponsive)
+GUARDS = (NoOtherPath, NoSession, Fenced, NoUnknownAcls, NotNewer, DiskResponsive)
 # Their undo does nothing: removed objects and changed secrets are not restored.
 ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets)
 

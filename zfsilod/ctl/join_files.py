@@ -35,7 +35,7 @@ def host_id() -> str:
 def _settings() -> Settings:
     from zfsilod.config import load
 
-    return load(paths.etc()).settings
+    return load(paths.etc(), paths.state()).settings
 
 
 def access(

@@ -43,6 +43,7 @@ class WorkerLimits(Record):
     root: str  # dataset; "": this host is not a server
     prefix: str  # of the targets of this host; "": the default of some host id
     adopt_from: tuple[str, ...] = ()  # datasets: they and those below may be of volumes, too
+    former_prefixes: tuple[str, ...] = ()  # of targets that were made before it was changed
     portals: tuple[str, ...]  # at which targets may listen
     folders: tuple[str, ...]  # of the CSI node, without links
 
@@ -81,6 +82,7 @@ def read_limits(directory: Path = DIRECTORY) -> WorkerLimits:
         root=str(server.get("root", "")),
         prefix=str(server.get("iqn_prefix", "")).lower(),
         adopt_from=tuple(map(str, server.get("adopt_from", ()))),
+        former_prefixes=tuple(str(prefix).lower() for prefix in server.get("former_prefixes", ())),
         portals=tuple(server.get("portals", DEFAULT_PORTALS)),
         folders=tuple(
             str(Path(path).resolve()) for path in csi.get("allowed_paths", DEFAULT_PATHS)
@@ -158,8 +160,19 @@ def _target(limits: WorkerLimits, value: Any, action: Action) -> None:
     name, _colon, uid = value.rpartition(":")
     if not ISCSI_NAME.fullmatch(value) or not _is_uid(uid):
         raise _refused(f"target {value!r:.230}", "it does not end with the uid of a volume")
-    if _is_on_server(action) and name != limits.prefix and not name.startswith(DEFAULT_PREFIX):
+    own = name.startswith(DEFAULT_PREFIX) or name in (limits.prefix, *limits.former_prefixes)
+    if _is_on_server(action) and not own:
         raise _outside(f"target {value}", f"server.iqn_prefix ({limits.prefix or 'default'})")
+
+
+def _targets(limits: WorkerLimits, value: Any, action: Action) -> None:
+    for target in value:
+        _target(limits, target, action)
+
+
+def _own_backstore(limits: WorkerLimits, value: Any, action: Action) -> None:
+    if value:
+        _backstore(limits, value, action)
 
 
 def _is_on_server(action: Action) -> bool:
@@ -329,6 +342,9 @@ FIELDS: dict[str, Check] = {
     "volblocksize": _number,
     "volume": _text,
     "Backstore.name": _backstore,
+    "NoExport.backstore": _own_backstore,
+    "NoOtherPath.initiators": _initiators,
+    "NoOtherPath.known": _targets,
     "Detached.root": _text,  # what is removed may be below a folder that is not configured any more
     "Epoch.uid": _known_uid,
     "Filesystem.origin": _uuid,

@@ -114,6 +114,9 @@ class IscsiAdapter(Protocol):
     def initiator(self) -> str:
         """Return the IQN of this host; "" when it has none."""
 
+    def host_nqn(self) -> str:
+        """Return the NVMe name of this host; "" when it has none."""
+
     def problem(self, disk: Disk) -> str:
         """Return a sentence about the session of the disk when it is not usable, otherwise ""."""
 

@@ -39,13 +39,11 @@ class Counters:
         )
         return commands, read, written
 
-    def served_sessions(self, uids: Iterable[str], prefix: str) -> int:
-        """Return the number of sessions of clients with the targets of these volumes."""
+    def served_sessions(self, targets: Iterable[str]) -> int:
+        """Return the number of sessions of clients with these targets."""
         counts = (
-            _number(
-                self._target / f"iscsi/{prefix}:{uid}/fabric_statistics/iscsi_instance/sessions"
-            )
-            for uid in uids
+            _number(self._target / f"iscsi/{target}/fabric_statistics/iscsi_instance/sessions")
+            for target in targets
         )
         return sum(count or 0 for count in counts)
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import Disk
 
 INITIATOR_NAME = Path("/etc/iscsi/initiatorname.iscsi")
+HOST_NQN = Path("/etc/nvme/hostnqn")
 LOCK = Path("/run/zfsilo/iscsiadm.lock")  # only root may create files there
 LOCK_TIMEOUT_S = 60
 RECORD_TIMEOUT_S = 30
@@ -341,6 +342,9 @@ class RealIscsi:
     def initiator(self) -> str:
         return initiator_name()
 
+    def host_nqn(self) -> str:
+        return host_nqn()
+
     def problem(self, disk: Disk) -> str:
         session = self._disks.session(disk.target)
         if session is None:
@@ -364,6 +368,14 @@ def initiator_name(path: Path = INITIATOR_NAME) -> str:
     try:
         return parse_initiator_name(path.read_text())
     except FileNotFoundError:
+        return ""
+
+
+def host_nqn(path: Path = HOST_NQN) -> str:
+    """Return the NVMe name of this host; "" without nvme-cli's file."""
+    try:
+        return path.read_text().strip()
+    except OSError:
         return ""
 
 

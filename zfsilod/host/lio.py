@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
+from zfsilod.host.export_paths import backstore_in_use, export_paths
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from zfsilod.host.configfs import Configfs
     from zfsilod.host.run import Runner
     from zfsilod.model.chap import Chap
+    from zfsilod.model.host_facts import ExportPath
 
 CORE = "core/iblock_0"  # the directory of all backstores: shared, never removed
 MODULES = ("target_core_mod", "target_core_iblock", "iscsi_target_mod")
@@ -112,7 +114,11 @@ class RealLio:
             self._open(folder, dataset, tries - 1)
 
     def remove_backstore(self, name: str) -> None:
-        self._fs.remove(_backstore(name))
+        try:
+            self._fs.remove(_backstore(name))
+        except Busy as error:
+            by = [path.target for path in self.export_paths() if path.backstore == name]
+            raise backstore_in_use(name, by) if any(by) else error from None
 
     def list_backstores(self) -> list[str]:
         return self._fs.names(CORE)
@@ -142,15 +148,20 @@ class RealLio:
     def list_acls(self, target: str) -> list[str]:
         return self._fs.names(f"{_group(target)}/acls")
 
-    def remove_export(self, target: str, backstore: str) -> None:
+    def remove_export(self, target: str, backstore: str | None) -> None:
         if self._fs.has(f"iscsi/{iscsi_name(target)}"):
             self.disable(target)
             self.remove_portals(target)
             for initiator in self.list_acls(target):
                 self.remove_acl(target, initiator)
-            self.remove_lun(target)
+            for lun in self._fs.names(f"{_group(target)}/lun"):
+                self._remove_lun(f"{_group(target)}/lun/{lun}")
             self.remove_target(target)
-        self.remove_backstore(backstore)
+        if backstore is not None:
+            self.remove_backstore(backstore)
+
+    def export_paths(self) -> list[ExportPath]:
+        return list(export_paths(self._fs))
 
     # LUN 0
 

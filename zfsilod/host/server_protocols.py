@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
-    from zfsilod.model.host_facts import ListedSnapshot, ListedZvol, SnapshotRef
+    from zfsilod.model.host_facts import ExportPath, ListedSnapshot, ListedZvol, SnapshotRef
     from zfsilod.model.record import Pairs
 
 
@@ -235,7 +235,10 @@ class LioAdapter(Protocol):
     def list_acls(self, target: str) -> list[str]:
         """Return the initiators that a target has ACLs for."""
 
-    def remove_export(self, target: str, backstore: str) -> None:
+    def export_paths(self) -> list[ExportPath]:
+        """Return every path from a target to a zvol, including those of other programs."""
+
+    def remove_export(self, target: str, backstore: str | None) -> None:
         """Remove a target with everything in it, and a backstore, if they exist."""
 
     def has_session(self, target: str, initiator: str) -> bool:

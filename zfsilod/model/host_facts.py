@@ -18,6 +18,24 @@ class Disk(Record, tag="Disk"):
     size_bytes: int
 
 
+class ExportPath(Record):
+    """A backstore of the kernel's target on a zvol, and a target that has it as a LUN.
+
+    It is read from the kernel by the device, whatever names the objects have.
+    """
+
+    dataset: str
+    backstore: str = ""
+    target: str = ""  # "": the backstore is no LUN
+    fabric: str = "iscsi"
+    initiators: tuple[str, ...] = ()  # with an ACL on the target
+    open: bool = False  # the target needs no ACL: it admits every initiator
+
+    def admits(self, initiator: str) -> bool:
+        """Tell whether an initiator can log in to the target."""
+        return self.open or initiator in self.initiators
+
+
 class Filesystem(Record, tag="Filesystem"):
     """The filesystem of a volume. The server stores it, so that mkfs(8) runs only once."""
 

@@ -30,6 +30,7 @@ AREAS: dict[str, dict[str, str]] = {
         "BAD_ENUM": "not a value of the enumeration",
         "BAD_FILESYSTEM": "unknown type, or malformed type or UUID of a filesystem",
         "BAD_FILTER": "the filter of a list cannot be parsed",
+        "EXPORTED_ELSEWHERE": "another target than that of the record leads to the zvol",
         "BAD_GRACE": "grace period out of range",
         "BAD_GROUP": "the volumes of a snapshot group are not valid",
         "BAD_ID": "not a valid id",

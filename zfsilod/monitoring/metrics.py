@@ -44,7 +44,7 @@ WAIT_S = 0.1  # that a scrape waits for store and host
 READING_S = 60.0  # deadline for reading the host
 FRESH_S = 10.0  # a younger reading is used again
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-ORPHANS = ("zvol", "export", "acl", "session", "node", "mount")
+ORPHANS = ("zvol", "export", "target", "backstore", "acl", "session", "node", "mount")
 KINDS = ("missing", "unexpected", "lost", "conflict", "unknown", "not_restored")
 
 _disable_created: Callable[[], None] = _untyped
@@ -59,11 +59,14 @@ class Reading:
         self.at = time.monotonic()
         settings, counters = service.context.settings, Counters()
         uids = [volume.uid for volume in summary.volumes.values()]
-        published = [summary.volumes[name].uid for name in summary.publications]
+        targets = [
+            volume.target or f"{settings.export.prefix}:{volume.uid}"
+            for volume in map(summary.volumes.__getitem__, summary.publications)
+        ]
         self.space = service.context.machine.zfs.capacity(settings.root) if settings.root else None
         self.usages = service.context.machine.zfs.usages(settings.root) if settings.root else {}
         self.own_sessions = counters.own_sessions()
-        self.served_sessions = counters.served_sessions(published, settings.export.prefix)
+        self.served_sessions = counters.served_sessions(targets)
         self.counts = {
             uid: count
             for uid in (uids if len(uids) <= most else ())
@@ -222,7 +225,7 @@ class Metrics:
         used = self._service.context.store.used()
         yield _gauge("zfsilo_store_used_ratio", "Used share of the store.", {(): used})
         if self._summary is not None:
-            yield from _of_summary(self._summary)
+            yield from _of_summary(self._summary, len(self._service.context.identity_changes))
             if self._reading is not None:
                 yield from _of_reading(self._reading)
                 yield from self._of_volumes(self._summary, self._reading)
@@ -263,7 +266,7 @@ VOLUME_COUNTERS = {
 }
 
 
-def _of_summary(summary: Summary) -> Iterator[Metric]:
+def _of_summary(summary: Summary, changes: int) -> Iterator[Metric]:
     states = {(state.lower(),): count for state, count in summary.states.items()}
     live = {(state.lower(),): count for state, count in summary.operations.items()}
     live.setdefault(("needs_repair",), 0)  # alerts use it
@@ -286,7 +289,7 @@ def _of_summary(summary: Summary) -> Iterator[Metric]:
         (
             "zfsilo_attention",
             "Problems that need an administrator: zfsiloctl status.",
-            len(summary.attention),
+            len(summary.attention) + changes,
         ),
         ("zfsilo_promised_bytes", "Sum of the sizes of thin volumes.", summary.promised_bytes),
         ("zfsilo_volumes_size_bytes", "Sum of the sizes of all volumes.", size),

@@ -106,7 +106,11 @@ class DeleteVolume(Request[ZvolDependents]):
             title=f"{title}, into the trash",
             claims=(*claims, f"trash/{volume.uid}"),
             actions=plans.up(
-                [plans.not_newer(volume), plans.in_trash(volume, volume.dataset, trash)]
+                [
+                    plans.not_exported(volume),
+                    plans.not_newer(volume),
+                    plans.in_trash(volume, volume.dataset, trash),
+                ]
             ),
             commit=(drop(volume), put(trashed)),
         )

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 from zfsilod.engine import plans
 from zfsilod.engine.configuration import DEFAULT_PREFIX
 from zfsilod.engine.steps.access import NoAcl, NoSession
-from zfsilod.engine.steps.export import NoExport
+from zfsilod.engine.steps.export import NoExport, NoOtherPath
 from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import NoNode, SessionDropped
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.host.places import ANYWHERE
-from zfsilod.model.errors import Busy, InvalidArgument, NotFound, show
-from zfsilod.model.host_facts import Disk, ListedZvol
+from zfsilod.model.errors import Busy, FailedPrecondition, InvalidArgument, NotFound, show
+from zfsilod.model.host_facts import Disk, ExportPath, ListedZvol
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Publication, Trashed, Volume
+from zfsilod.requests.adoption import all_volumes
 from zfsilod.requests.request import Plan, Request, View
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Inventory(Record):
     sessions: tuple[tuple[str, tuple[str, ...]], ...]  # targets, each with the users of its disk
     nodes: tuple[str, ...]  # targets of node records
     logged_in: tuple[tuple[str, str], ...] = ()  # targets, each with an initiator that uses it
+    paths: tuple[ExportPath, ...] = ()  # from all targets of this host to zvols
 
 
 class Orphan(Record):
@@ -57,6 +59,7 @@ class Orphan(Record):
     actions: tuple[Action, ...]  # that remove it
     users: tuple[str, ...] = ()  # devices and mount points on this host, or initiators, that use it
     guards: tuple[Action, ...] = ()  # checks before a removal without force
+    foreign: bool = False  # zfsilo did not make it: shown, and removed by its owner only
 
 
 class Owned(Record):
@@ -66,6 +69,8 @@ class Owned(Record):
     targets: frozenset[str]  # of the attachments of this client
     paths: frozenset[str]  # mount points of the attachments
     allowed: frozenset[tuple[str, str]]  # uid and initiator
+    exports: tuple[tuple[str, str, str], ...] = ()  # datasets, each with its uid and its target
+    busy: frozenset[str] = frozenset()  # targets of running operations
 
 
 class RemoveOrphans(Request[Inventory]):
@@ -98,6 +103,13 @@ class RemoveOrphans(Request[Inventory]):
             if name not in present:
                 raise NotFound(f"there is no orphan {name[:300]}", reason="NO_ORPHAN")
             orphan = present[name]
+            if orphan.foreign:
+                raise FailedPrecondition(
+                    f"{name} was not made by zfsilo: remove it with the tool that made it, for "
+                    "example targetcli",
+                    reason="FOREIGN_TARGET",
+                    orphan=name,
+                )
             if orphan.users and not self.force:
                 raise Busy(
                     f"{name} is in use by {', '.join(orphan.users)}: end that first, or remove it "
@@ -116,7 +128,7 @@ class RemoveOrphans(Request[Inventory]):
         )
 
 
-ORDER = (NoSession, SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, Zvol)
+ORDER = (NoSession, SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, NoOtherPath, Zvol)
 """A user before the thing that it uses: a session before its export, an export before its zvol."""
 
 
@@ -124,15 +136,20 @@ def take_inventory(machine: HostAdapters, settings: Settings) -> Inventory:
     """Return the inventory of this host. Starts one process, for any number of volumes."""
     lio, iscsi = machine.lio, machine.iscsi
     zvols = machine.zfs.list_zvols(settings.root) if settings.root else []
+    prefixes = (settings.export.prefix, PREFIX)
+    paths = tuple(lio.export_paths())
+    made = {path.target for path in paths if BACKSTORE.fullmatch(path.backstore)}
     allowed = tuple(
         (target, tuple(lio.list_acls(target)))
         for target in lio.list_targets()
-        if _has_prefix(target, settings.export.prefix)
+        if any(_has_prefix(target, prefix) for prefix in prefixes)
+        or (target in made and TARGET.fullmatch(target))
     )
     return Inventory(
         zvols=tuple(zvol for zvol in zvols if zvol.uid),
         backstores=tuple(name for name in lio.list_backstores() if BACKSTORE.fullmatch(name)),
         allowed=allowed,
+        paths=paths,
         logged_in=tuple(
             (target, initiator)
             for target, initiators in allowed
@@ -185,6 +202,8 @@ def owned_things(txn: Transaction) -> Owned:
                 ),
             )
         ),
+        exports=tuple((one.dataset, one.uid, one.target) for one in all_volumes(txn)),
+        busy=frozenset(target for resources in live for target in resources.targets),
     )
 
 
@@ -194,8 +213,13 @@ def orphans(inventory: Inventory, owned: Owned, settings: Settings) -> Iterator[
         if zvol.uid not in owned.uids:
             yield _zvol(zvol)
     yield from _exports(inventory, owned, settings.export.prefix)
+    others = list(_other_paths(inventory, owned, settings.export.prefix))
+    yield from others
+    shown = {orphan.name.partition("/")[2] for orphan in others}
     for target, initiators in inventory.allowed:
         uid = _uid(target)
+        if target in shown:
+            continue  # with all its ACLs
         for initiator in initiators:
             if uid in owned.uids and (uid, initiator) not in owned.allowed:
                 yield Orphan(
@@ -231,25 +255,61 @@ def _zvol(zvol: ListedZvol) -> Orphan:
         name=f"zvol/{zvol.dataset}",
         text=f"zvol {zvol.dataset} ({zvol.size_bytes} bytes): removal destroys its data; use "
         "zfsiloctl adopt to keep it",
-        actions=plans.down([step]),
+        actions=(
+            *plans.up([NoOtherPath(dataset=zvol.dataset, volume=zvol.uid)]),
+            *plans.down([step]),
+        ),
     )
 
 
 def _exports(inventory: Inventory, owned: Owned, prefix: str) -> Iterator[Orphan]:
     """Yield targets and backstores, those of one volume together."""
-    targets = {_uid(target): target for target, _initiators in inventory.allowed}
+    targets: dict[str, list[str]] = {}
+    for target, _initiators in inventory.allowed:
+        targets.setdefault(_uid(target), []).append(target)
     backstores = {name.removeprefix("zfsilo-"): name for name in inventory.backstores}
     for uid in {**targets, **backstores}:
         if uid in owned.uids:
             continue
-        target = targets.get(uid, f"{prefix}:{uid}")
-        step = NoExport(target=target, backstore=backstores.get(uid, f"zfsilo-{uid}"))
+        *more, last = targets.get(uid, [f"{prefix}:{uid}"])  # more than one after a rename
+        steps = [NoExport(target=target, backstore="") for target in more]
+        backstore = backstores.get(uid, f"zfsilo-{uid}")
+        acls = dict(inventory.allowed)
         yield Orphan(
             name=f"export/{uid}",
-            text=f"target {target}",
-            users=tuple(user for used, user in inventory.logged_in if used == target),
-            guards=_guards(target, dict(inventory.allowed).get(target, ())),
-            actions=plans.up([step]),
+            text=f"target {', '.join((*more, last))}",
+            users=tuple(user for used, user in inventory.logged_in if used in (*more, last)),
+            guards=tuple(
+                guard for target in (*more, last) for guard in _guards(target, acls.get(target, ()))
+            ),
+            actions=plans.up([*steps, NoExport(target=last, backstore=backstore)]),
+        )
+
+
+def _other_paths(inventory: Inventory, owned: Owned, prefix: str) -> Iterator[Orphan]:
+    """Yield the targets that lead to the zvol of a volume and that its record does not name.
+
+    They have another host name or prefix, or were made with another tool.
+    """
+    recorded = {
+        dataset: (uid, target or f"{prefix}:{uid}") for dataset, uid, target in owned.exports
+    }
+    for path in inventory.paths:
+        uid, own = recorded.get(path.dataset, ("", ""))
+        name = path.target or path.backstore
+        if not uid or path.target in (own, *owned.busy):
+            continue
+        if not path.target and path.backstore == f"zfsilo-{uid}":
+            continue  # half made: the drift of the volume
+        ours = path.fabric == "iscsi" and path.target.endswith(f":{uid}")
+        yield Orphan(
+            name=f"{'target' if path.target else 'backstore'}/{name}",
+            text=f"{'target' if path.target else 'backstore'} {name}, a second way to "
+            f"{path.dataset}" + ("" if ours else "; zfsilo did not make it"),
+            users=tuple(user for used, user in inventory.logged_in if used == path.target),
+            guards=_guards(path.target, path.initiators) if ours else (),
+            actions=plans.up([NoExport(target=path.target, backstore="")]) if ours else (),
+            foreign=not ours,
         )
 
 

@@ -23,7 +23,9 @@ from zfsilod.requests.volumes import need_volume
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zfsilod.model.host_facts import ExportPath
     from zfsilod.model.records import Operation
+    from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
     from zfsilod.storage.transaction import Transaction
 
@@ -93,9 +95,8 @@ class Publish(Request[None]):
             Unpublish(volume=self.volume, host=other.host, fence=True, grace_s=0)
             for other in others
         ]
-        self._plan(
-            view, fenced=[fence.host for fence in fences]
-        )  # raises before any host is fenced
+        # It raises before any host is fenced.
+        self._plan(view, fenced=[fence.host for fence in fences])
         return fences
 
     def plan(self, view: View, inputs: None) -> Plan:
@@ -137,17 +138,17 @@ class Publish(Request[None]):
             publication = self._publication(volume, host, view).but(rotation=rotation)
             renewed = True
         export = view.settings.export
-        actions = plans.publish(volume, publication, export, others)
+        named = plans.named(volume, export.prefix)
+        actions = plans.publish(named, publication, export, others)
         if before is not None and renewed:
             both = [*others, publication]  # the ACL of the new name stands beside the old one's
-            actions = (*plans.revoke(volume, before, export, both), *actions)
-        counted = volume.but(epoch=max(volume.epoch, publication.epoch))
+            actions = (*plans.revoke(named, before, export, both), *actions)
+        counted = named.but(epoch=max(volume.epoch, publication.epoch))
         first = (
             plans.epoch(volume, counted.epoch, view.operation_id)
             if renewed
             else plans.not_newer(volume)
         )
-        target = plans.target_name(export.prefix, volume)
         return Plan(
             title=f"publish {self.volume} to {self.host} over iscsi",
             claims=(f"volume/{self.volume}",),
@@ -158,7 +159,7 @@ class Publish(Request[None]):
                 *((drop_secret(before.secret),) if before is not None and renewed else ()),
             ),
             revert=(put(volume), drop_secret(publication.secret)) if renewed else (),
-            secrets={publication.secret: chap_for(publication, target)} if renewed else {},
+            secrets={publication.secret: chap_for(publication, named.target)} if renewed else {},
         )
 
     def _confirmed(self, publication: Publication, view: View) -> Publication:
@@ -252,11 +253,12 @@ class Publish(Request[None]):
         )
 
 
-class Unpublish(Request[None]):
+class Unpublish(Request["tuple[ExportPath, ...] | None"]):
     """Withdraw a volume from one host, or from all.
 
     `fence`: also from a host that is logged in, which may log out within the grace period. Without
-    it, a session of the host refuses the request.
+    it, a session of the host refuses the request. Input: the paths to the zvol by other targets
+    than the recorded one.
     """
 
     descends = True
@@ -271,7 +273,18 @@ class Unpublish(Request[None]):
     def authorise(self, view: View) -> None:
         check_volume(view, self.volume, self.host)
 
-    def plan(self, view: View, inputs: None) -> Plan:
+    async def gather(self, context: Context, operation_id: str) -> tuple[ExportPath, ...]:
+        with context.read() as txn:
+            volume = need_volume(txn, self.volume)
+        target = plans.target_name(context.settings.export.prefix, volume)
+        present = await context.look(context.machine.lio.export_paths)
+        return tuple(
+            path
+            for path in present
+            if path.dataset == volume.dataset and path.target not in ("", target)
+        )
+
+    def plan(self, view: View, inputs: tuple[ExportPath, ...] | None) -> Plan:
         if not 0 <= self.grace_s <= MAX_GRACE_S:
             raise InvalidArgument(
                 f"invalid grace period of {self.grace_s} s: use 0 to {MAX_GRACE_S} seconds",
@@ -289,16 +302,32 @@ class Unpublish(Request[None]):
         fence = plans.Fence(grace_s=self.grace_s) if self.fence else None
         counted = volume.but(epoch=volume.epoch + 1)
         actions: list[Action] = []
+        paths = inputs or ()
         if withdrawn:
             guards = [] if fence else plans.no_sessions(volume, withdrawn, view.settings.export)
+            target = plans.target_name(view.settings.export.prefix, volume)
+            ours = [path for path in paths if plans.is_ours(volume, path)]
+            known = (target, *(path.target for path in ours))
+            only = plans.no_other_path(volume, withdrawn, known)
             first = plans.epoch(volume, counted.epoch, view.operation_id, revokes=True)
-            actions += plans.up([*guards, first])
+            actions += plans.up([*guards, only, first])
+            for path in ours:
+                actions += plans.close_path(volume, path, withdrawn, last=not kept, fence=fence)
         for index, publication in enumerate(withdrawn):
             others = [*kept, *withdrawn[index + 1 :]]
             actions += plans.unpublish(
-                volume, publication, view.settings.export, others, fence=fence
+                volume,
+                publication,
+                view.settings.export,
+                others,
+                fence=fence,
+                shared=any(
+                    path.backstore == plans.backstore_name(volume)
+                    and not plans.is_ours(volume, path)
+                    for path in paths
+                ),
             )
-        state = "PUBLISHED" if kept else "CREATED"
+        after = counted.but(state="PUBLISHED") if kept else _unnamed(counted.but(state="CREATED"))
         verb = "fence" if self.fence else "unpublish"
         return Plan(
             title=f"{verb} {self.volume} from {self.host or 'all hosts'}",
@@ -307,13 +336,18 @@ class Unpublish(Request[None]):
             commit=(
                 *(drop(publication) for publication in withdrawn),
                 *(drop_secret(publication.secret) for publication in withdrawn),
-                *((put(counted.but(state=state)),) if withdrawn else ()),
+                *((put(after),) if withdrawn else ()),
             ),
             revert=(put(volume),) if withdrawn else (),
         )
 
     def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
         return ("RETRY_ROLLBACK",)
+
+
+def _unnamed(volume: Volume) -> Volume:
+    """Return a volume that has no export any more."""
+    return volume.but(target="", backstore="")
 
 
 def _manner(terms: Publish | Publication) -> str:

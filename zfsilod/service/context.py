@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Servers
     from zfsilod.requests.request import Request
+    from zfsilod.security.kept_identity import IdentityChange
     from zfsilod.storage.store import Store
     from zfsilod.storage.transaction import Transaction
 
@@ -56,6 +57,7 @@ class ServiceContext:
         self.settings = settings
         self.boot_id = boot_id
         self.session_recovery_s = SESSION_RECOVERY_S
+        self.identity_changes: tuple[IdentityChange, ...] = ()  # of this host, at the start
         self.retention = Retention(HostClock())
         self._writer = ThreadPoolExecutor(1, "store")
         self._lookers = Rooms(LOOKS_AT_ONCE, "look")

@@ -13,6 +13,7 @@ from zfsilod.model.records import Attachment, Operation
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.service.drift import UNKNOWN, DriftReport, compare_all, store_conditions
+from zfsilod.service.export_names import record_names
 from zfsilod.storage.volume_view import VolumeView, volume_views
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Reconciler:
 
     async def sync_all(self, caller: Caller, *, validate_only: bool = False) -> SyncReport:
         """Compare every volume and repair the differences; one failure does not stop the others."""
+        await record_names(self._context)
         reports = await compare_all(self._context)
         with self._context.read() as txn:
             idle = sum(_is_idle(txn, view) for view in volume_views(txn))

@@ -39,6 +39,7 @@ class Served(NamedTuple):
     uid: str
     dataset: str
     size_bytes: int
+    target: str
 
 
 class Used(NamedTuple):
@@ -55,7 +56,12 @@ class Summary:
         self.revision = txn.revision()
         self.promised_bytes = txn.promised()
         self.volumes = {
-            volume["id"]: Served(volume["uid"], volume["dataset"], volume["capacity_bytes"])
+            volume["id"]: Served(
+                volume["uid"],
+                volume["dataset"],
+                volume["capacity_bytes"],
+                volume.get("target", ""),
+            )
             for volume in txn.scan_plain(Volume)
         }
         self.attachments = {

@@ -78,6 +78,10 @@ class ServiceMethods:
         broken = await call.service.stats.broken_sessions()
         sessions = [about_volume(*item) for item in broken.items()]
         attention = [*summary.attention, *(a for a in sessions if a.subject not in known)]
+        attention[:0] = [
+            Attention(subject="", sentence=change.sentence, command=change.command)
+            for change in call.service.context.identity_changes
+        ]
         if status.root:
             try:
                 space = await call.service.capacity("")

@@ -24,7 +24,7 @@ from zfsilod.ctl.require_local import check_local
 from zfsilod.host.clock import kernel_is_synchronised
 from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.names import split_address
+from zfsilod.model.names import initiator_name, parse_initiator_name, split_address
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -37,6 +37,7 @@ SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_
 CLIENT_MODULES = ("iscsi_tcp",)
 # They restore targets of their own at boot.
 CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
+INITIATOR_NAME = "etc/iscsi/initiatorname.iscsi"
 ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"
 LISTENING = "0A"  # TCP_LISTEN
 SOON_S = 14 * 86400  # the timer renews earlier, so it is not running
@@ -99,7 +100,7 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
     from zfsilod import config
 
     try:
-        settings = config.load(paths.etc())
+        settings = config.load(paths.etc(), paths.state())
     except ZfsiloError as error:
         yield Prerequisite("configuration", error.message, "zfsilod --check-config")
         return
@@ -118,6 +119,7 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
         if not settings.server.root or known_servers():
             yield from client(files)
         yield clock(files, time.time(), synchronised=kernel_is_synchronised())
+    yield from _identity()
     yield from _certificates()
     yield from chain(_daemon(args), _servers())
 
@@ -158,19 +160,24 @@ def client(files: HostFiles) -> Iterator[Prerequisite]:
     yield from tools(missing)
     if "iscsiadm" in missing:
         return
-    name = "etc/iscsi/initiatorname.iscsi"
-    if "InitiatorName=iqn." in files.text(name):
-        yield Prerequisite("initiator name")
-    else:
-        yield Prerequisite(
-            "initiator name",
-            f"/{name} has none",
-            f'echo "InitiatorName=$(iscsi-iname)" > /{name}',
-        )
+    yield _initiator_name(files)
     if ISCSID in files.text("proc/net/unix"):
         yield Prerequisite("iscsid")
     else:
         yield Prerequisite("iscsid", "it is not running", "systemctl enable --now iscsid.socket")
+
+
+def _initiator_name(files: HostFiles) -> Prerequisite:
+    """Check the name by the rule with which a server registers it."""
+    replace = f'echo "InitiatorName=$(iscsi-iname)" > /{INITIATOR_NAME}'
+    name = parse_initiator_name(files.text(INITIATOR_NAME))
+    if not name:
+        return Prerequisite("initiator name", f"/{INITIATOR_NAME} has none", replace)
+    try:
+        initiator_name(name)
+    except ZfsiloError as error:
+        return Prerequisite("initiator name", error.message, replace)
+    return Prerequisite("initiator name")
 
 
 def clock(files: HostFiles, now: float, *, synchronised: bool) -> Prerequisite:
@@ -234,6 +241,22 @@ def _portals(settings: Config) -> Iterator[Prerequisite]:
             )
         else:
             yield Prerequisite(f"portal {portal}")
+
+
+def _identity() -> Iterator[Prerequisite]:
+    """Name what differs from the identity that this host had at its first start."""
+    from zfsilod import config
+
+    files = HostFiles()
+    initiator = "" if paths.simulation() else parse_initiator_name(files.text(INITIATOR_NAME))
+    nqn = "" if paths.simulation() else files.text("etc/nvme/hostnqn").strip()
+    changes = config.identity_changes(paths.etc(), paths.state(), initiator, nqn)
+    if paths.simulation():
+        changes = [change for change in changes if change.name in ("host_id", "iqn_prefix")]
+    for change in changes:
+        yield Prerequisite(change.name.replace("_", " "), change.sentence, change.command)
+    if not changes:
+        yield Prerequisite("identity")
 
 
 def _certificates() -> Iterator[Prerequisite]:

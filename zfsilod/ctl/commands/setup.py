@@ -24,6 +24,7 @@ from zfsilod.model.errors import (
     PermissionDenied,
 )
 from zfsilod.model.names import DATASET, is_portal
+from zfsilod.security import kept_identity
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -73,7 +74,7 @@ def make_plan(args: Namespace, run: Runner) -> SetupPlan:
     """Return the changes that this host needs. Changes nothing itself."""
     from zfsilod import config
 
-    settings = config.load(paths.etc())
+    settings = config.load(paths.etc(), paths.state())
     if args.client:
         return SetupPlan("", (), None, creates_root=False)
     root = args.root or settings.server.root or f"{the_pool(run)}/zfsilo"
@@ -131,7 +132,9 @@ def carry_out(plan: SetupPlan, run: Runner) -> None:
             f'[server]\nroot = "{plan.root}"\n{portals}'
         )
         plan.file.chmod(0o644)
-    config.load(paths.etc())
+    settings = config.load(paths.etc(), paths.state()).settings
+    paths.state().mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept_identity.keep(paths.state(), config.identity(settings, "", ""))
     if plan.root:
         pki.ensure()
     units = SERVER_UNITS if plan.root else CLIENT_UNITS

@@ -6,8 +6,24 @@ import json
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.plans.actions import down, up
-from zfsilod.engine.steps.access import Acl, AclSecrets, Fenced, MappedLun, NoSession, NoUnknownAcls
-from zfsilod.engine.steps.export import Backstore, Enabled, Lun, Portals, Target
+from zfsilod.engine.steps.access import (
+    Acl,
+    AclSecrets,
+    Fenced,
+    MappedLun,
+    NoAcl,
+    NoSession,
+    NoUnknownAcls,
+)
+from zfsilod.engine.steps.export import (
+    Backstore,
+    Enabled,
+    Lun,
+    NoExport,
+    NoOtherPath,
+    Portals,
+    Target,
+)
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.engine.steps.zfs import (
     Epoch,
@@ -24,7 +40,7 @@ from zfsilod.model.zfs_properties import HIDDEN
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.model.host_facts import Filesystem, SnapshotRef
+    from zfsilod.model.host_facts import ExportPath, Filesystem, SnapshotRef
     from zfsilod.model.records import Action, Publication, Snapshot, Step, Volume
     from zfsilod.model.settings import Export
 
@@ -49,13 +65,22 @@ class Origin(Record):
 
 
 def target_name(prefix: str, volume: Volume) -> str:
-    """Return the IQN of a volume's target; its length does not depend on the volume's id."""
-    return f"{prefix}:{volume.uid}"
+    """Return the IQN of a volume's target; its length does not depend on the volume's id.
+
+    It is the recorded one as long as the target exists: `prefix` is for a new one.
+    """
+    return volume.target or f"{prefix}:{volume.uid}"
 
 
 def backstore_name(volume: Volume) -> str:
-    """Return the name of a volume's backstore."""
-    return f"zfsilo-{volume.uid}"
+    """Return the name of a volume's backstore, as the record has it."""
+    return volume.backstore or f"zfsilo-{volume.uid}"
+
+
+def named(volume: Volume, prefix: str) -> Volume:
+    """Return a volume with the names of its export recorded."""
+    target, backstore = target_name(prefix, volume), backstore_name(volume)
+    return volume.but(target=target, backstore=backstore)
 
 
 # Volumes
@@ -160,7 +185,7 @@ def not_newer(volume: Volume) -> NotNewer:
 
 def destruction(volume: Volume) -> tuple[Action, ...]:
     """Return the destruction of a volume's zvol, unless it is newer than the record."""
-    return (*up([not_newer(volume)]), *down([zvol(volume)]))
+    return (*up([not_exported(volume), not_newer(volume)]), *down([zvol(volume)]))
 
 
 # Marks: ZFS user properties
@@ -309,9 +334,13 @@ def unpublish(
     others: Sequence[Publication],
     *,
     fence: Fence | None = None,
+    shared: bool = False,
 ) -> tuple[Action, ...]:
-    """Return the end of a client's access, and of the export if it was the last client."""
-    unused = [] if others else export_steps(volume, export)
+    """Return the end of a client's access, and of the export if it was the last client.
+
+    `shared`: a target of another program has the backstore too, so that it cannot be removed.
+    """
+    unused = [] if others else export_steps(volume, export)[1 if shared else 0 :]
     return (*revoke(volume, publication, export, others, fence=fence), *down(unused))
 
 
@@ -335,6 +364,56 @@ def revoke(
         return (*up([fenced]), *down([acl, mapped]))
     guard = _no_session(target, volume, publication)
     return (*up([guard]), *down([mapped]), *up([guard]), *down([acl]))
+
+
+def no_other_path(
+    volume: Volume, publications: Sequence[Publication], known: Sequence[str]
+) -> NoOtherPath:
+    """Return the guard that refuses while other targets than `known` admit these clients."""
+    return NoOtherPath(
+        dataset=volume.dataset,
+        volume=volume.id,
+        known=tuple(known),
+        initiators=tuple(sorted({publication.initiator for publication in publications})),
+    )
+
+
+def not_exported(volume: Volume) -> NoOtherPath:
+    """Return the guard that refuses while the zvol is a backstore of any target."""
+    return NoOtherPath(dataset=volume.dataset, volume=volume.id)
+
+
+def close_path(
+    volume: Volume,
+    path: ExportPath,
+    publications: Sequence[Publication],
+    *,
+    last: bool,
+    fence: Fence | None = None,
+) -> tuple[Action, ...]:
+    """Return the end of the access of clients by a target that is not the recorded one.
+
+    It may be left from another host name or prefix. With `last` the target itself is removed, if
+    zfsilo made it.
+    """
+    in_acl = path.initiators if path.fabric == "iscsi" else ()
+    admitted = [one for one in publications if one.initiator in in_acl]
+    actions: list[Action] = []
+    for one in admitted:
+        if fence is None:
+            actions += up([_no_session(path.target, volume, one)])
+        else:
+            fenced = Fenced(target=path.target, initiator=one.initiator, grace_s=fence.grace_s)
+            actions += up([fenced])
+        actions += up([NoAcl(target=path.target, initiator=one.initiator)])
+    if last and is_ours(volume, path):
+        actions += up([NoExport(target=path.target, backstore="")])
+    return tuple(actions)
+
+
+def is_ours(volume: Volume, path: ExportPath) -> bool:
+    """Tell whether zfsilo made the target of a path: its name ends with the uid."""
+    return path.fabric == "iscsi" and path.target.endswith(f":{volume.uid}")
 
 
 def no_sessions(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.step import HostStep, OneWay
+from zfsilod.engine.step import Guard, HostStep, OneWay
+from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
+    from zfsilod.model.host_facts import ExportPath
 
 
 class Backstore(HostStep, tag="Backstore", part="TARGET"):
@@ -165,7 +167,7 @@ class NoExport(OneWay, tag="NoExport", part="TARGET"):
     final = (True,)
     atomic = False
     target: str
-    backstore: str
+    backstore: str  # "": it stays
 
     def probe(self, host: HostAdapters) -> bool:
         if self.target in host.lio.list_targets():
@@ -173,13 +175,63 @@ class NoExport(OneWay, tag="NoExport", part="TARGET"):
         return self.backstore not in host.lio.list_backstores()
 
     def do(self, host: HostAdapters) -> None:
-        host.lio.remove_export(self.target, self.backstore)
+        host.lio.remove_export(self.target, self.backstore or None)
 
     def fact(self) -> str:
-        return f"target {self.target} and backstore {self.backstore} do not exist"
+        and_backstore = f" and backstore {self.backstore}" if self.backstore else ""
+        return f"target {self.target}{and_backstore} do not exist"
 
     def describe_do(self) -> str:
-        return f"remove target {self.target} with its ACLs, and backstore {self.backstore}"
+        and_backstore = f", and backstore {self.backstore}" if self.backstore else ""
+        return f"remove target {self.target} with its ACLs{and_backstore}"
 
     def resources(self) -> Resources:
         return Resources(targets=(self.target,))
+
+
+class NoOtherPath(Guard, tag="NoOtherPath", part="TARGET"):
+    """No target but those that are known leads to the zvol; with initiators, none for these.
+
+    The kernel is asked for the device, so that a target of a former name, or one that an
+    administrator made, is seen too.
+    """
+
+    volatile = True
+    dataset: str
+    volume: str
+    known: tuple[str, ...] = ()
+    initiators: tuple[str, ...] = ()
+
+    def probe(self, host: HostAdapters) -> bool:
+        return not self._others(host)
+
+    def refusal(self, host: HostAdapters) -> FailedPrecondition:
+        targets = [path.target for path in self._others(host) if path.target]
+        backstores = [path.backstore for path in self._others(host) if not path.target]
+        by = targets or backstores
+        return FailedPrecondition(
+            f"{self.volume} ({self.dataset}) is still exported by {', '.join(by) or 'a target'}, "
+            "which its record does not name: see zfsiloctl orphan list",
+            reason="EXPORTED_ELSEWHERE",
+            volume=self.volume,
+            targets=",".join(by),
+        )
+
+    def _others(self, host: HostAdapters) -> list[ExportPath]:
+        paths = [
+            path
+            for path in host.lio.export_paths()
+            if path.dataset == self.dataset and path.target not in self.known
+        ]
+        if not self.initiators:
+            return paths
+        return [path for path in paths if any(map(path.admits, self.initiators))]
+
+    def fact(self) -> str:
+        return f"no other target leads to {self.dataset}"
+
+    def describe_do(self) -> str:
+        return f"check that no other target leads to {self.dataset}"
+
+    def resources(self) -> Resources:
+        return Resources(datasets=(self.dataset,), targets=self.known)

@@ -158,6 +158,9 @@ class FakeIscsi:
         path_hash = hashlib.sha256(str(self.facts.path).encode()).hexdigest()[:12]
         return f"iqn.2026-01.org.zfsilo:simulated.{path_hash}"
 
+    def host_nqn(self) -> str:
+        return ""
+
     def problem(self, disk: Disk) -> str:
         session = self.facts.get(f"session:{disk.target}")
         if session is None:

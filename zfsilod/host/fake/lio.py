@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.host.fake.secrets import digest
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.model.host_facts import ExportPath
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
@@ -32,8 +33,9 @@ class FakeLio:
         self.facts.effect(f"backstore:{name}", backstore | {"enabled": True})
 
     def remove_backstore(self, name: str) -> None:
-        if name in self.facts.of_kind("lun").values():
-            raise Busy(f"the backstore {name} is still a LUN", backstore=name)
+        luns = self.facts.of_kind("lun").items()
+        if targets := [target for target, linked in luns if linked == name]:
+            raise Busy(f"the backstore {name} is still a LUN of {', '.join(targets)}")
         self._remove(f"backstore:{name}")
 
     def list_backstores(self) -> list[str]:
@@ -47,7 +49,7 @@ class FakeLio:
         names = [name for name in self.facts.names("acl") if name.startswith(prefix)]
         return sorted(name.removeprefix(prefix) for name in names)
 
-    def remove_export(self, target: str, backstore: str) -> None:
+    def remove_export(self, target: str, backstore: str | None) -> None:
         self.disable(target)
         self.remove_portals(target)
         for initiator in self.list_acls(target):
@@ -55,7 +57,22 @@ class FakeLio:
             self.remove_acl(target, initiator)
         self.remove_lun(target)
         self.remove_target(target)
-        self.remove_backstore(backstore)
+        if backstore is not None:
+            self.remove_backstore(backstore)
+
+    def export_paths(self) -> list[ExportPath]:
+        paths = []
+        luns = self.facts.of_kind("lun")
+        for name, backstore in sorted(self.facts.of_kind("backstore").items()):
+            targets = sorted(target for target, linked in luns.items() if linked == name)
+            for target in targets or [""]:
+                initiators = tuple(self.list_acls(target)) if target else ()
+                dataset = backstore["dataset"]
+                path = ExportPath(
+                    dataset=dataset, backstore=name, target=target, initiators=initiators
+                )
+                paths.append(path)
+        return paths
 
     def has_target(self, target: str) -> bool:
         return bool(self.facts.get(f"target:{target}") == "ready")

@@ -1,0 +1,108 @@
+"""Paths from the kernel's targets to zvols, by device: whatever names the objects have.
+
+A backstore of iblock names its device and its device number in `info`, one of fileio the path of
+its file: iblock_show_configfs_params() and fd_show_configfs_params() of drivers/target. The dataset
+is the one that the device has now, even if it was renamed since.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfsilod.host import zvol_device
+from zfsilod.host.disks import SYS, read
+from zfsilod.model.errors import Busy
+from zfsilod.model.host_facts import ExportPath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zfsilod.host.configfs import Configfs
+
+DEVICE = re.compile(r"iBlock device: (zd[0-9]+)(?:p[0-9]+)?\b")  # or a partition of it
+NUMBER = re.compile(r"Major: ([0-9]+) Minor: ([0-9]+)")
+FILE = re.compile(r"UDEV PATH: (.*?)  readonly:|File: (.*?)  Size:")
+ZVOL_LINK = re.compile(r"^S:zvol/(.+)$", re.M)
+ZVOLS = zvol_device.link("")
+UDEV = Path("/run/udev/data")
+
+
+def export_paths(fs: Configfs, udev: Path = UDEV) -> Iterator[ExportPath]:
+    """Yield every path to a zvol; of a backstore without a LUN one without a target."""
+    datasets = {
+        (fs.root / folder).resolve(): dataset
+        for folder in _backstores(fs)
+        if (dataset := _dataset(fs.read(f"{folder}/info") or "", udev))
+    }
+    exported = set()
+    for fabric, target, group in _groups(fs) if datasets else ():
+        for backstore in _linked(fs, group):
+            if dataset := datasets.get(backstore, ""):
+                exported.add(backstore)
+                yield ExportPath(
+                    dataset=dataset,
+                    backstore=backstore.name,
+                    target=target,
+                    fabric=fabric,
+                    initiators=tuple(name.lower() for name in fs.names(f"{group}/acls")),
+                    open=fs.read(f"{group}/attrib/generate_node_acls") == "1",
+                )
+    for backstore, dataset in datasets.items():
+        if backstore not in exported:
+            yield ExportPath(dataset=dataset, backstore=backstore.name)
+
+
+def backstore_in_use(name: str, targets: list[str]) -> Busy:
+    """Return the error for a backstore that is a LUN of targets."""
+    return Busy(
+        f"the backstore {name} is still a LUN of {', '.join(targets)}: remove it from there with "
+        "targetcli, or see zfsiloctl orphan list",
+        reason="EXPORTED_ELSEWHERE",
+        backstore=name,
+    )
+
+
+def _backstores(fs: Configfs) -> Iterator[str]:
+    for plugin in fs.names("core"):
+        if plugin != "alua":
+            yield from (f"core/{plugin}/{name}" for name in fs.names(f"core/{plugin}"))
+
+
+def _groups(fs: Configfs) -> Iterator[tuple[str, str, str]]:
+    """Yield fabric, target and directory of every portal group."""
+    for fabric in fs.names(""):
+        for target in fs.names(fabric) if fabric != "core" else ():
+            for group in fs.names(f"{fabric}/{target}"):
+                if group.startswith("tpgt_"):
+                    yield fabric, target, f"{fabric}/{target}/{group}"
+
+
+def _linked(fs: Configfs, group: str) -> set[Path]:
+    """Return the backstores that are LUNs of a portal group."""
+    luns = fs.names(f"{group}/lun")
+    return {path for lun in luns for path in fs.links(f"{group}/lun/{lun}").values()}
+
+
+def _dataset(info: str, udev: Path) -> str:
+    """Return the dataset behind a backstore; "" when it is no zvol.
+
+    The daemon's sandbox hides /dev: udev's database has the link of a device number too.
+    """
+    device = DEVICE.search(info)
+    if device and (name := zvol_device.dataset_of(f"/dev/{device[1]}")):
+        return name
+    if link := ZVOL_LINK.search(read(udev / f"b{_number(info, device)}")):
+        return link[1]
+    if file := FILE.search(info):
+        path = file[1] or file[2]
+        return zvol_device.dataset_of(path) or path.removeprefix(ZVOLS) * path.startswith(ZVOLS)
+    return ""
+
+
+def _number(info: str, device: re.Match[str] | None) -> str:
+    """Return the number of the whole device, as major:minor."""
+    number = NUMBER.search(info)
+    whole = read(SYS / "class/block" / device[1] / "dev") if device else ""
+    return whole or (f"{number[1]}:{number[2]}" if number else "")
