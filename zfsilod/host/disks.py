@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.host import mountinfo
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -266,7 +266,7 @@ def open_exclusively(path: Path, name: str, flags: int) -> int:
         return os.open(path, flags | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            names = users(path)
+            names = [show(name) for name in users(path)]
             by = f" by {', '.join(names)}" if names else ""
             raise Busy(
                 f"{name} ({path}) is in use{by}",

@@ -18,7 +18,7 @@ from zfsilod.host.block import read_superblock
 from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, check_unused, read
 from zfsilod.host.mount_calls import NETWORK, MountCalls, open_node, open_root
 from zfsilod.host.places import ANYWHERE, Place, located, needed, resolved
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -285,7 +285,7 @@ class RealMounts:
         if self._is_dead(mount) or _is_dead_node(mount):  # its users have lost the disk already
             self._umount(mount, lazy=True)
             return
-        children = [child.path for child in mountinfo.read() if child.parent == mount.id]
+        children = [show(child.path) for child in mountinfo.read() if child.parent == mount.id]
         names = children + processes.using(mount.path)
         by = f" by {', '.join(names)}" if names else ""
         raise Busy(

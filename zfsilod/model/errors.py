@@ -50,7 +50,7 @@ class ZfsiloError(Exception):
 
     def __init__(self, message: str, *, reason: str = "", **facts: str) -> None:
         super().__init__(message)
-        self.message = show(message)
+        self.message = show(message, lines=True)
         words = re.findall("[A-Z][^A-Z]*", type(self).__name__)
         self.reason = reason or type(self).reason or "_".join(words).upper()
         self.facts = {name: show(value, lines=True) for name, value in facts.items()}
