@@ -373,3 +373,22 @@ async def test_a_zvol_outside_of_the_configured_datasets_is_not_adopted(
     with pytest.raises(FailedPrecondition, match=r"server\.adopt_from") as raised:
         await fixture.do(request)
     assert raised.value.reason == "OUTSIDE_LIMITS"
+
+
+@pytest.mark.parametrize("change", [{"receiving": True}, {"size": 0}])
+async def test_an_interrupted_receive_is_not_a_volume(
+    fixture: ServiceFixture, change: dict[str, Any]
+) -> None:
+    """The zvol of `zfs receive -s` that was interrupted: refused with the commands."""
+    await fixture.do(CREATE)
+    fact = "zvol:tank/zfsilo/data"
+    fixture.host.facts.effect(fact, fixture.host.facts.get(fact) | change)
+    with fixture.service.context.store.write() as txn:
+        txn.drop(Volume.bucket(), "data")
+    context = fixture.service.context
+    request = await find_zvol(context, "tank/zfsilo/data", "")
+    with pytest.raises(FailedPrecondition, match="zfs receive -A tank/zfsilo/data") as raised:
+        await fixture.do(request)
+    assert raised.value.reason == "UNFINISHED_RECEIVE"
+    result = await adopt_all(context, fixture.service, administrator("test"))
+    assert (result.adopted, list(result.complaints)) == ([], ["volumes/data"])

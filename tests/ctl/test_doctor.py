@@ -196,3 +196,31 @@ def test_a_host_that_is_not_set_up(tools: FakeTools, capsys: pytest.CaptureFixtu
     assert main(["doctor"]) == 1
     assert "try: zfsiloctl setup (a server), or zfsiloctl join FILE" in capsys.readouterr().out
     assert tools.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("listed", "key", "command"),
+    [
+        ("ONLINE\\toff", "none", ""),
+        ("SUSPENDED\\toff", "none", "zpool clear tank"),
+        ("DEGRADED\\toff", "none", "zpool status tank"),
+        ("ONLINE\\ton", "none", "zpool export tank; zpool import tank"),
+        ("ONLINE\\toff", "unavailable\\ntank/secret", "zfs load-key tank/secret"),
+    ],
+)
+def test_the_state_of_a_pool(tools: FakeTools, listed: str, key: str, command: str) -> None:
+    tools("zpool", f"printf '{listed}\\n'")
+    tools("zfs", f"printf '{key}\\n'")
+    assert [
+        check.command for check in doctor.pool_checks("tank/secret/zfsilo") if check.problem
+    ] == [*filter(None, [command])]
+
+
+def test_a_pool_that_is_not_imported(tools: FakeTools) -> None:
+    tools("zpool", 'case "$1" in list) echo "cannot open: no such pool" >&2; exit 1;; esac')
+    (check,) = doctor.pool_checks("tank/zfsilo")
+    assert check.command == "zpool import tank"
+    found = "   pool: tank\\n status: The pool uses feature(s) not supported on this system.\\n"
+    tools("zpool", f'case "$1" in list) exit 1;; import) printf "{found}";; esac')
+    (check,) = doctor.pool_checks("tank/zfsilo")
+    assert "features that the ZFS of this host does not support" in check.problem

@@ -335,3 +335,61 @@ def test_names_sizes_and_tables() -> None:
         "10",
     ]
     assert table("a\tb\tc\td\tlocal\n") == {"a": {"b": ("c\td", "local")}}
+    assert table("a\tb\tc\td\tlocal\n\n") == {"a": {"b": ("c\td", "local")}}
+
+
+def test_a_dependent_is_never_a_dash() -> None:
+    argv = "zfs get -Hp -r -d 1 -t volume,snapshot -o name,property,value,source clones " + NAME
+    rows = f"{NAME}\tclones\t-\t-\n{NAME}@a\tclones\t-\t-\n{NAME}@b\tclones\ttank/c,-\t-\n"
+    run = ScriptedRunner((argv, 0, rows, ""))
+    assert RealZfs(run).dependents(NAME) == (f"{NAME}@a", f"{NAME}@b", "tank/c")
+
+
+@pytest.mark.parametrize(("token", "receiving"), [("-", False), ("1-e604ea4bf-e0-789c63", True)])
+def test_an_unfinished_receive_has_a_token(token: str, *, receiving: bool) -> None:
+    rows = "".join(f"{name}\treceive_resume_token\t{token}\t-\n" for name in (NAME, "tank"))
+    run = ScriptedRunner((f"{GET} receive_resume_token {NAME} tank", 0, rows, ""))
+    assert RealZfs(run).is_receiving(NAME) is receiving
+
+
+KEY = f"{GET} keystatus,encryptionroot {NAME}"
+LOCKED = f"{NAME}\tkeystatus\tunavailable\t-\n{NAME}\tencryptionroot\ttank/secret\t-\n"
+
+
+def test_a_key_that_is_not_loaded_is_named_at_once() -> None:
+    run = ScriptedRunner((KEY, 0, LOCKED, ""))
+    with pytest.raises(FailedPrecondition, match="zfs load-key tank/secret") as raised:
+        RealZfs(run).device(NAME)
+    assert (raised.value.reason, run.script) == ("KEY_NOT_LOADED", [])
+
+
+@pytest.mark.parametrize(
+    ("listed", "key", "part"),
+    [
+        ("ONLINE\toff\n", "", ""),
+        ("SUSPENDED\toff\n", "", "zpool clear tank"),
+        ("DEGRADED\toff\n", "", "is DEGRADED"),
+        ("ONLINE\ton\n", "", "zpool export tank; zpool import tank"),
+        ("ONLINE\toff\n", LOCKED, "zfs load-key tank/secret"),
+    ],
+)
+def test_what_prevents_the_use_of_a_pool(listed: str, key: str, part: str) -> None:
+    run = ScriptedRunner(
+        ("zpool list -H -o health,readonly tank", 0, listed, ""), (KEY, 0, key, "")
+    )
+    problem = RealZfs(run).pool_problem(NAME)
+    assert (part in problem, bool(problem)) == (True, bool(part))
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("encryption root's key is not loaded or provided", "KEY_NOT_LOADED"),
+        ("dataset is read-only", "POOL_READONLY"),
+        ("pool is read-only", "POOL_READONLY"),
+    ],
+)
+def test_a_refused_creation_names_the_fact(message: str, reason: str) -> None:
+    with pytest.raises(FailedPrecondition) as raised:
+        create((CREATE, 1, "", f"cannot create '{NAME}': {message}\n"))
+    assert raised.value.reason == reason

@@ -99,6 +99,9 @@ class ZfsAdapter(Protocol):
     def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
         """Return volsize, used and referenced in bytes of every zvol below a dataset."""
 
+    def is_receiving(self, dataset: str) -> bool:
+        """Tell whether a `zfs receive -s` of the zvol was interrupted: zfs-receive(8)."""
+
     def pool_problem(self, root: str) -> str:
         """Return a sentence about the pool of a dataset when it is not ONLINE, otherwise ""."""
 

@@ -20,10 +20,12 @@ from zfsilod.host.zfs_output import (
     foreign,
     in_bytes,
     missing,
+    no_key,
     no_pool,
     own_marks,
     pool_of,
     property_options,
+    read_only,
     reason_of,
     refused,
     table,
@@ -193,8 +195,13 @@ class RealZfs:
         for snapshot, properties in datasets.items():
             clones = properties["clones"][0]
             if "@" in snapshot:
-                names += [snapshot, *filter(None, clones.split(","))]
+                # "-": a snapshot that zfs is still receiving, or whose clones it does not list.
+                names += [snapshot, *(name for name in clones.split(",") if name not in ("", "-"))]
         return tuple(names)
+
+    def is_receiving(self, dataset: str) -> bool:
+        token = self._get(dataset, "receive_resume_token")
+        return token.get("receive_resume_token", ("-", ""))[0] != "-"
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
         guid = self._own_guid(dataset, uid)
@@ -289,12 +296,19 @@ class RealZfs:
 
     def pool_problem(self, root: str) -> str:
         pool = pool_of(check_dataset(root))
-        argv = ["zpool", "list", "-H", "-o", "health", pool]
+        argv = ["zpool", "list", "-H", "-o", "health,readonly", pool]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
-        health = done.stdout.strip()
+        health, _, readonly = done.stdout.strip().partition("\t")
         if done.rc != 0:
-            return f"the pool {pool} is not imported on this host"
-        return "" if health == "ONLINE" else f"the pool {pool} is {health}; see `zpool status`"
+            return f"the pool {pool} is not imported on this host: zpool import {pool}"
+        if health == "SUSPENDED":
+            return f"the pool {pool} is suspended because its disks failed: zpool clear {pool}"
+        if health != "ONLINE":
+            return f"the pool {pool} is {health}; see `zpool status`"
+        if readonly == "on":
+            return read_only(pool).message
+        problem = self._key_problem(root)
+        return problem.message if problem else ""
 
     def list_zvols(self, root: str) -> list[ListedZvol]:
         names = asked((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))
@@ -328,7 +342,20 @@ class RealZfs:
 
     def device(self, dataset: str) -> str:
         """Wait for the device of a zvol and return its path."""
-        return zvol_device.device(self._run, check_dataset(dataset))
+        path = zvol_device.link(check_dataset(dataset))
+        if zvol_device.dataset_of(path) != dataset and (problem := self._key_problem(dataset)):
+            raise problem
+        return zvol_device.device(self._run, dataset)
+
+    def _key_problem(self, dataset: str) -> ZfsiloError | None:
+        """Return the error of a dataset whose key is not loaded: zfs-load-key(8)."""
+        argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source"]
+        argv += ["keystatus,encryptionroot", check_dataset(dataset)]
+        done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
+        properties = table(done.stdout).get(dataset, {})
+        if properties.get("keystatus", ("", ""))[0] != "unavailable":
+            return None
+        return no_key(properties.get("encryptionroot", (dataset, ""))[0], dataset)
 
     def _value(self, dataset: str, name: str) -> str:
         return self.properties(dataset, (name,))[name][0]

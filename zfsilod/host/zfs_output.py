@@ -110,6 +110,10 @@ def refused(done: Completed, reason: str, dataset: str) -> ZfsiloError:
             reason="POOL_SUSPENDED",
             pool=pool,
         )
+    if "key is not loaded" in reason or "keys not loaded" in reason.lower():
+        return no_key(dataset.rpartition("/")[0] or dataset, dataset)
+    if reason in ("dataset is read-only", "pool is read-only"):
+        return read_only(pool)
     if reason in ("dataset does not exist", f"cannot open '{dataset}': dataset does not exist"):
         return missing(dataset)
     if reason == "dataset is busy":
@@ -132,6 +136,24 @@ def missing(dataset: str) -> FailedPrecondition:
 def no_pool(pool: str) -> Unavailable:
     """Return the error for a pool that is not imported."""
     return Unavailable(f"the pool {pool} is not imported on this host", reason="NO_POOL", pool=pool)
+
+
+def no_key(root: str, dataset: str) -> FailedPrecondition:
+    """Return the error for an encrypted dataset whose key is not loaded."""
+    return FailedPrecondition(
+        f"the key of {root} is not loaded, so {dataset} cannot be used: zfs load-key {root}",
+        reason="KEY_NOT_LOADED",
+        dataset=dataset,
+    )
+
+
+def read_only(pool: str) -> FailedPrecondition:
+    """Return the error for a pool that was imported read-only."""
+    return FailedPrecondition(
+        f"the pool {pool} is imported read-only: zpool export {pool}; zpool import {pool}",
+        reason="POOL_READONLY",
+        pool=pool,
+    )
 
 
 def foreign(dataset: str, why: str) -> Conflict:

@@ -41,6 +41,16 @@ def _outside(dataset: str, root: str) -> FailedPrecondition:
     )
 
 
+def unfinished(dataset: str) -> FailedPrecondition:
+    """Return the error for a zvol that is only a part of one."""
+    return FailedPrecondition(
+        f"zvol {dataset} is an unfinished receive: finish it (zfs send -t with its "
+        f"receive_resume_token), or end it: zfs receive -A {dataset}",
+        reason="UNFINISHED_RECEIVE",
+        dataset=dataset,
+    )
+
+
 class AdoptVolume(Request[None]):
     """Create the record of an existing zvol, and mark the zvol when it has no marks of zfsilo."""
 
@@ -60,11 +70,15 @@ class AdoptVolume(Request[None]):
                 reason="NO_ZVOL",
                 dataset=zvol.dataset,
             )
+        if await context.look(partial(zfs.is_receiving, zvol.dataset)):
+            raise unfinished(zvol.dataset)
 
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "volume id")
         if not view.settings.may_hold(self.zvol.dataset):
             raise _outside(self.zvol.dataset, view.settings.root)
+        if self.zvol.size_bytes <= 0:
+            raise unfinished(self.zvol.dataset)
         outdated = view.txn.get(Volume, self.id)
         if outdated is not None and self.is_newer_than(outdated):
             return self._merge(outdated, view)

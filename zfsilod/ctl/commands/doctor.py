@@ -114,7 +114,7 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
     if not paths.simulation():
         files = HostFiles()
         if settings.server.root:
-            yield from chain(server(files), _pool(settings.server.root), _portals(settings))
+            yield from chain(server(files), pool_checks(settings.server.root), _portals(settings))
             yield port(files)
         if not settings.server.root or known_servers():
             yield from client(files)
@@ -211,20 +211,53 @@ def port(files: HostFiles) -> Prerequisite:
     )
 
 
-def _pool(root: str) -> Iterator[Prerequisite]:
+def pool_checks(root: str) -> Iterator[Prerequisite]:
+    """Check that the pool and the dataset root can be used."""
     run, pool = Runner(), root.partition("/")[0]
     name, command = f"pool {pool}", f"zpool import {pool}"
     try:
-        health = run(["zpool", "list", "-H", "-o", "health", pool], timeout_s=TOOL_S)
-        state = health.stdout.strip()
-        problem = "" if state == "ONLINE" else f"it is {state}"
-        yield Prerequisite(name, problem, f"zpool status {pool}" if problem else "")
+        listed = run(["zpool", "list", "-H", "-o", "health,readonly", pool], timeout_s=TOOL_S)
+        yield _pool_state(pool, *listed.stdout.split())
         name, command = f"dataset {root}", f"zfs create -o mountpoint=none {root}"
-        run(["zfs", "list", "-H", "-o", "name", root], timeout_s=TOOL_S)
-        yield Prerequisite(name)
+        key = ["zfs", "get", "-H", "-o", "value", "keystatus,encryptionroot", root]
+        state, _, locked = run(key, timeout_s=TOOL_S).stdout.strip().partition("\n")
+        if state == "unavailable":
+            yield Prerequisite(name, "its key is not loaded", f"zfs load-key {locked or root}")
+        else:
+            yield Prerequisite(name)
     except ZfsiloError as error:
         package = error.facts.get("package", "")
+        if not package and name == f"pool {pool}" and _lacks_features(run, pool):
+            problem = "it uses features that the ZFS of this host does not support"
+            yield Prerequisite(name, problem, f"zpool import; zpool import -o readonly=on {pool}")
+            return
         yield Prerequisite(name, error.message, f"apt install {package}" if package else command)
+
+
+def _pool_state(pool: str, health: str = "", readonly: str = "off") -> Prerequisite:
+    """Check the health of an imported pool."""
+    name = f"pool {pool}"
+    if health == "SUSPENDED":
+        return Prerequisite(name, "it is suspended: its disks failed", f"zpool clear {pool}")
+    if health != "ONLINE":
+        return Prerequisite(name, f"it is {health}", f"zpool status {pool}")
+    if readonly == "on":
+        command = f"zpool export {pool}; zpool import {pool}"
+        return Prerequisite(name, "it is imported read-only", command)
+    return Prerequisite(name)
+
+
+def _lacks_features(run: Runner, pool: str) -> bool:
+    """Tell whether `zpool import` finds the pool and cannot import it: zpool-features(7)."""
+    try:
+        found = run(["zpool", "import"], timeout_s=TOOL_S, ok=(0, 1)).stdout
+    except ZfsiloError:
+        return False
+    sections = re.split(r"(?m)^\s*pool: ", found)
+    return any(
+        section.split("\n", 1)[0].strip() == pool and "not supported" in section
+        for section in sections[1:]
+    )
 
 
 def _portals(settings: Config) -> Iterator[Prerequisite]:

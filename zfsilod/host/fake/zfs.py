@@ -188,6 +188,9 @@ class FakeZfs:
     def usages(self, _root: str) -> dict[str, tuple[int, int, int]]:
         return {name: (zvol["size"], 0, 0) for name, zvol in self.facts.of_kind("zvol").items()}
 
+    def is_receiving(self, dataset: str) -> bool:
+        return "receiving" in self._zvol(dataset)
+
     def pool_problem(self, root: str) -> str:
         pool = root.split("/")[0]
         health = self.facts.get(f"pool:{pool}") or "ONLINE"
