@@ -167,6 +167,9 @@ class LocalServer:
         self._reach()
         return self.service.context.machine.zfs.usage(f"tank/zfsilo/{volume}")
 
+    def problem(self, _server: str) -> str:
+        return ""
+
     async def publications(self, _server: str) -> list[Publication]:
         self._reach()
         with self.service.context.store.read() as txn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -127,6 +128,8 @@ async def _start_service(
     context = ServiceContext(store, machine, servers, settings.settings, boot_id=read_boot_id())
     context.identity_changes = _keep_identity(paths, settings, machine)
     service = Service(context, launcher)
+    service.health.wishes = paths.config / "volumes.d"
+    service.health.certificate = join_file.Files(paths.state / "tls").host
     stack.push_async_callback(service.close)
     if not paths.simulated:
         service.audit.write = audit.to_journal
@@ -313,6 +316,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def main() -> int:
     """Run zfsilod; exit 78 when the configuration is wrong, 1 when it cannot start."""
     options = _parse(sys.argv[1:])
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors are raised, and logged by us
     paths = Paths(options)
     try:
         settings = config.load(paths.config, paths.state)

@@ -59,6 +59,8 @@ class Front:
         self.fixture = fixture
         self.service = fixture.service
         self.tls = TlsFiles(state / "tls")
+        self.service.health.wishes = state / "etc/volumes.d"
+        self.service.health.certificate = self.tls.files.host
         write_pki(self.tls.files)
         self.gateway = Connections(directory / "private", limits, self.tls, fresh_s=0)
         self.path = directory / "zfsilod.sock"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from tests.api.running import UUID, create, publish
+from tests.api.running import UUID, create, made, publish
 from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -21,6 +21,7 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import Host, Publication, Volume
 from zfsilod.security.join_file import Access
 from zfsilod.wire import storage_server as module
+from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.storage_server import StorageServers
 
 if TYPE_CHECKING:
@@ -210,3 +211,33 @@ async def test_a_stale_connection_is_replaced_once(
     with pytest.raises(Unavailable, match="Stream removed"):
         await call
     assert left == 0, "called twice, and no more"
+
+
+async def test_the_channel_of_an_old_file_is_closed(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open channel would connect with the old credentials again, every 5 s, for ever."""
+    closed: list[str] = []
+
+    def watched(access: Access) -> Any:
+        channel = tls_channel_aio(access)
+        close = channel.close
+
+        async def noted(grace: float | None = None) -> None:
+            closed.append(access.authority)
+            await close(grace)
+
+        channel.close = noted
+        return channel
+
+    monkeypatch.setattr(module, "tls_channel_aio", watched)
+    known = {"give": front.certified("host", "take")}
+    old = known["give"].authority = made("other").certificate_pem.decode()
+    servers = StorageServers(known.get)
+    with pytest.raises(Unauthenticated, match="known authority did not issue"):
+        await servers.publications("give")
+    assert "known authority did not issue" in servers.problem("give")
+    known["give"] = front.certified("host", "take")
+    assert await servers.publications("give") == []
+    assert (closed, servers.problem("give")) == ([old], "")
+    await servers.close()

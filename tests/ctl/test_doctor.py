@@ -220,7 +220,9 @@ def test_a_pool_that_is_not_imported(tools: FakeTools) -> None:
     tools("zpool", 'case "$1" in list) echo "cannot open: no such pool" >&2; exit 1;; esac')
     (check,) = doctor.pool_checks("tank/zfsilo")
     assert check.command == "zpool import tank"
-    found = "   pool: tank\\n status: The pool uses feature(s) not supported on this system.\\n"
-    tools("zpool", f'case "$1" in list) exit 1;; import) printf "{found}";; esac')
+    importable = (
+        "   pool: tank\\n status: The pool uses feature(s) not supported on this system.\\n"
+    )
+    tools("zpool", f'case "$1" in list) exit 1;; import) printf "{importable}";; esac')
     (check,) = doctor.pool_checks("tank/zfsilo")
     assert "features that the ZFS of this host does not support" in check.problem

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.api.running import GIVE, made
+from tests.api.test_certificates_in_use import revoke
 from tests.examples import ATTACHMENT, BLOCK, HOW, PUBLICATION, VOLUME
 from zfsilod.ctl.output import table
 from zfsilod.ctl.output.facts import SECTIONS
 from zfsilod.engine import plans
 from zfsilod.engine.step import HostStep
+from zfsilod.model.errors import Unauthenticated
+from zfsilod.model.records import Condition, Volume
+from zfsilod.security import certificates
+from zfsilod.wire.storage_server import StorageServers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.ctl.shell import Daemon, Shell
+    from zfsilod.storage.transaction import Transaction
 
 
 @pytest.fixture
@@ -101,3 +109,129 @@ def test_every_fact_of_a_volume_has_its_words() -> None:
     )
     named = {type(action.step).__name__ for action in truth if isinstance(action.step, HostStep)}
     assert named <= set(SECTIONS)
+
+
+ALL_WELL = "nothing needs attention"
+
+
+@pytest.fixture
+def mounted(ctl: Shell) -> Iterator[str]:
+    """A volume that is mounted at /srv/seen, as volumes.d wants it."""
+    file = ctl.daemon.directory / "etc/volumes.d/seen.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ctl.ok("volume create seen 1G --host take")
+    file.write_text('server = "give"\nmount_path = "/srv/seen"\n')
+    ctl.ok("up seen")
+    yield "seen"
+    ctl("down seen")
+    file.unlink(missing_ok=True)
+    ctl("volume unpublish seen --all")
+    ctl("volume delete seen --yes")
+
+
+def test_a_mount_that_was_removed_by_hand(ctl: Shell, mounted: str) -> None:
+    assert ALL_WELL in ctl.ok("status")
+    facts = ctl.daemon.front.fixture.host.facts
+    mount = facts.get("mount:/srv/seen")
+    facts.effect("mount:/srv/seen", None)
+    shown = ctl.ok("status")
+    assert f"  {mounted}: not so now: volume is mounted at /srv/seen" in shown
+    assert "    try: zfsiloctl volume sync seen" in shown
+    assert ("mounted" not in shown.splitlines()[2], "1 incomplete" in shown) == (True, True)
+    facts.effect("mount:/srv/seen", mount)
+    assert ALL_WELL in ctl.ok("status")
+
+
+def test_a_zvol_that_was_renamed(ctl: Shell) -> None:
+    ctl.ok("volume create moved 1G")
+    facts = ctl.daemon.front.fixture.host.facts
+    zvol = facts.get("zvol:tank/zfsilo/moved")
+    facts.effect("zvol:tank/zfsilo/moved", None)
+    assert "  moved: zvol tank/zfsilo/moved of volume moved is missing" in ctl.ok("status")
+    facts.effect("zvol:tank/zfsilo/moved", zvol)
+    assert ALL_WELL in ctl.ok("status"), "the complaint goes with its cause"
+    ctl.ok("volume delete moved --yes")
+
+
+def test_a_wanted_volume_that_is_not_there(ctl: Shell) -> None:
+    file = ctl.daemon.directory / "etc/volumes.d/wish.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('server = "give"\nmount_path = "/srv/wish"\n')
+    shown = ctl.ok("status")
+    assert "  wish: should be mounted at /srv/wish (volumes.d/wish.toml), is not connected" in shown
+    assert "    try: systemctl status zfsilo-volume@wish.service" in shown
+    file.write_text("server = ")
+    assert "etc/volumes.d/wish.toml: " in ctl.ok("status")
+    file.unlink()
+    assert ALL_WELL in ctl.ok("status")
+
+
+def forget(name: str, txn: Transaction) -> None:
+    txn.drop("volume", name)
+
+
+def test_a_lost_store(ctl: Shell) -> None:
+    for name in ("lost1", "lost2"):
+        ctl.ok(f"volume create {name} 1G")
+        ctl.daemon.front.write(partial(forget, name))
+    shown = ctl.ok("status")
+    assert "have no record on this host: tank/zfsilo/lost1, tank/zfsilo/lost2" in shown
+    assert "    try: zfsiloctl adopt --all --dry-run" in shown
+    ctl.ok("adopt --all")
+    assert ALL_WELL in ctl.ok("status")
+    for name in ("lost1", "lost2"):
+        ctl.ok(f"volume delete {name} --yes")
+
+
+def test_an_expired_certificate_of_this_host(ctl: Shell) -> None:
+    files = ctl.daemon.front.tls.files
+    ended = certificates.issue(made("ca"), GIVE, ("localhost",), days=0)
+    files.write_host(ended)
+    try:
+        shown = ctl.ok("status")
+    finally:
+        files.write_host(made("give"))
+    assert "  this host: the certificate of this host has expired" in shown
+    assert "    try: zfsiloctl pki renew" in shown
+
+
+@pytest.mark.parametrize("kind", ["revoked", "expired"])
+def test_a_server_that_refuses_this_host(ctl: Shell, mounted: str, kind: str) -> None:
+    daemon, front = ctl.daemon, ctl.daemon.front
+    before = front.service.context.servers
+    access = front.certified("host", "take", days=0 if kind == "expired" else 1)
+    servers = StorageServers({"give": access}.get)
+    if kind == "revoked":
+        revoke(front, access)
+
+    async def ask() -> None:
+        front.service.context.servers = servers
+        with pytest.raises(Unauthenticated):
+            await servers.publications("give")
+
+    daemon.wait(ask())
+    shown = ctl.ok("status")
+    front.service.context.servers = before
+    daemon.wait(servers.close())
+    assert mounted not in shown
+    assert "    try: zfsiloctl doctor" in shown
+    assert {"revoked": "server give: ", "expired": "for server give has expired"}[kind] in shown
+
+
+def test_an_operation_that_ends_well_clears_the_complaint(ctl: Shell, mounted: str) -> None:
+    front = ctl.daemon.front
+    uid = front.read(lambda txn: txn.get(Volume, mounted)).uid
+    cured = Condition(id=uid, sentences=("no login to it",))
+    front.write(lambda txn: txn.put(cured))
+    assert ALL_WELL in ctl.ok("status"), "looked at now, and nothing differs"
+    front.write(lambda txn: txn.put(cured))
+    ctl.ok("volume sync seen")
+    assert front.read(lambda txn: txn.get(Condition, uid)) is None
+
+
+def test_a_look_keeps_the_reason_why_a_repair_failed(ctl: Shell, mounted: str) -> None:
+    front = ctl.daemon.front
+    uid = front.read(lambda txn: txn.get(Volume, mounted)).uid
+    front.fixture.host.facts.effect("mount:/srv/seen", None)
+    front.write(lambda txn: txn.put(Condition(id=uid, sentences=("no login to it",))))
+    assert "  seen: no login to it" in ctl.ok("status")

@@ -335,7 +335,6 @@ def test_names_sizes_and_tables() -> None:
         "10",
     ]
     assert table("a\tb\tc\td\tlocal\n") == {"a": {"b": ("c\td", "local")}}
-    assert table("a\tb\tc\td\tlocal\n\n") == {"a": {"b": ("c\td", "local")}}
 
 
 def test_a_dependent_is_never_a_dash() -> None:

@@ -59,6 +59,23 @@ class DriftReport(Record):
         )
 
     @property
+    def unknown(self) -> bool:
+        """Whether there are problems, and each is a fact that cannot be known now."""
+        return bool(self.problems) and all(one.reason == UNKNOWN for one in self.problems)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The facts that should hold and do not, or that do and should not; only repairable ones.
+
+        Also those of an attachment that its owner restores: they tell its true state.
+        """
+        return tuple(
+            difference.fact if difference.wanted else f"{difference.fact} (it should not)"
+            for difference in self.differences
+            if not difference.reason
+        )
+
+    @property
     def repairable(self) -> bool:
         """Whether there is something to repair, and no problem."""
         return not self.problems and any(not difference.reason for difference in self.differences)
@@ -192,9 +209,17 @@ def _as_text(value: object) -> str:
 
 
 def store_conditions(
-    txn: Transaction, reports: list[DriftReport], complaints: dict[str, str]
+    txn: Transaction,
+    reports: list[DriftReport],
+    complaints: dict[str, str],
+    *,
+    repaired: bool = True,
 ) -> None:
-    """Store the conditions of volumes for all readers; write only those that changed."""
+    """Store the conditions of volumes for all readers; write only those that changed.
+
+    `repaired`: the differences were repaired, except where there is a complaint. Otherwise a known
+    condition stays until nothing differs any more.
+    """
     for report in reports:
         problems = dict.fromkeys(problem.problem for problem in report.problems)
         failed = () if problems else (complaints.get(report.volume, ""),)
@@ -202,7 +227,7 @@ def store_conditions(
         known = txn.get(Condition, report.uid)
         if sentences and (known is None or known.sentences != sentences):
             txn.put(Condition(id=report.uid, sentences=sentences))
-        elif known is not None and not sentences:
+        elif known is not None and not sentences and (repaired or not report.missing):
             txn.drop(Condition.bucket(), report.uid)
     # Conditions of volumes that do not exist on this host any more.
     uids = {condition["id"] for condition in txn.scan_plain(Condition)}

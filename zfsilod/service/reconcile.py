@@ -51,7 +51,9 @@ class Reconciler:
         if not reports:
             return DriftReport(volume=volume_id, uid="")
         if store:
-            await self._context.write(partial(store_conditions, reports=reports, complaints={}))
+            await self._context.write(
+                partial(store_conditions, reports=reports, complaints={}, repaired=False)
+            )
         return reports[0]
 
     async def sync(self, volume_id: str, *, caller: Caller) -> tuple[Operation, DriftReport]:

@@ -44,6 +44,7 @@ from zfsilod.requests.volumes import need_root
 from zfsilod.security.audit import Audit
 from zfsilod.security.credentials import check_caller
 from zfsilod.service.executor import Executor
+from zfsilod.service.health import HealthReader
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
 from zfsilod.service.stats import StatsReader
@@ -85,6 +86,7 @@ class Service:
         self.executor = Executor(context, launcher)
         self.reconciler = Reconciler(context, self)
         self.stats = StatsReader(context)
+        self.health = HealthReader(context)
         self.audit = Audit()
         self.executor.listeners.append(self.audit.operation)
 
@@ -145,7 +147,11 @@ class Service:
         return operation, revision
 
     async def _store_satisfied(self, operation: Operation) -> Operation:
-        self.executor.announce(await self.context.write(lambda txn: txn.put(operation)))
+        def store(txn: Transaction) -> Operation:
+            txn.clear_condition(operation)
+            return txn.put(operation)
+
+        self.executor.announce(await self.context.write(store))
         return operation
 
     async def _store(self, submission: _Submission, revision: int) -> Operation:
@@ -456,6 +462,7 @@ class Service:
     async def close(self) -> None:
         """Wait for launches and remote steps under way, not for operations."""
         await self.executor.close()
+        await self.health.close()
         self.context.close()
 
 

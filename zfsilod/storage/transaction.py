@@ -20,7 +20,7 @@ import lmdb
 from zfsilod.model.errors import Busy, ResourceExhausted, StoreCorrupt
 from zfsilod.model.observed import apply_observed
 from zfsilod.model.record import Stored, from_plain, to_plain
-from zfsilod.model.records import Operation, Volume
+from zfsilod.model.records import Attachment, Condition, Operation, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,6 +247,8 @@ class Transaction:
     def finish(self, operation: Operation, state: OperationState) -> Operation:
         """End an operation: apply its record changes, release its claims, store its last state."""
         changes = operation.commit if state == "DONE" else operation.revert
+        if state == "DONE":
+            self.clear_condition(operation)
         for change in changes:
             if change.record is None:
                 self.drop(change.bucket, change.key)
@@ -259,6 +261,17 @@ class Transaction:
         self.drop_raw("cancelled", operation.id)
         failure = None if state == "DONE" else operation.failure
         return self.put(operation.but(state=state, failure=failure, ended_at=int(time.time())))
+
+    def clear_condition(self, operation: Operation) -> None:
+        """Drop the condition of the volume on which an operation ended well."""
+        kind, _slash, name = operation.subject.partition("/")
+        if kind != "volumes":
+            return
+        volume, attachment = self.get(Volume, name), self.get(Attachment, name)
+        uids = {volume.uid if volume else "", attachment.disk.serial if attachment else ""}
+        for uid in filter(None, uids):
+            if self.get_raw(Condition.bucket(), uid) is not None:
+                self.drop(Condition.bucket(), uid)
 
     def items(self, prefix: bytes = b"", after: str = "") -> Iterator[tuple[bytes, bytes]]:
         """Yield the keys with a prefix and their values as bytes, only those after `after`."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 
-from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
+from zfsilod.model.errors import NotFound, Unauthenticated, Unavailable, ZfsiloError
 from zfsilod.model.names import portal_parts, split_address
+from zfsilod.security.join_file import expiry
 from zfsilod.wire import convert, enums, status
 from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.server_answers import check_chap, check_connection
@@ -43,12 +45,26 @@ class StorageServers:
         self._metadata = ((MACHINE_METADATA, machine),) if machine else ()
         self._channels: dict[str, Any] = {}
         self._configs: dict[str, Access] = {}
+        self._refused: dict[str, str] = {}  # by server: why its last answer was no admission
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Close all channels."""
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def problem(self, server: str) -> str:
+        """Return why a server does not accept this host, as a sentence; "": it did at last."""
+        try:
+            access = self._config(server)
+            if access.certificate and expiry(access.certificate) < time.time():
+                return f"the certificate of this host for server {server} has expired"
+        except ZfsiloError as error:
+            return error.message
+        return self._refused.get(server, "")
 
     async def fetch(self, server: str, volume: str) -> tuple[Connection, Chap]:
         """Return the login parameters of a volume that is published to this host."""
@@ -117,8 +133,14 @@ class StorageServers:
 
     def _api(self, server: str) -> Api:
         config = self._config(server)
-        if self._configs.get(server) != config:  # running calls keep the old channel alive
+        if self._configs.get(server) != config:
+            if old := self._channels.pop(server, None):
+                # Running calls end first; without this the channel would connect again for ever.
+                closing = asyncio.ensure_future(old.close(CALL_DEADLINE_S))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
             self._configs[server] = config
+            self._refused.pop(server, None)
             self._channels[server] = tls_channel_aio(config)
         return Api(self._channels[server])
 
@@ -142,13 +164,18 @@ class StorageServers:
         """
         try:
             try:
-                return await method(request, timeout=timeout_s, metadata=self._metadata)
+                answer = await method(request, timeout=timeout_s, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE or status.is_ours(error):
                     raise
-                return await method(request, timeout=timeout_s, metadata=self._metadata)
+                answer = await method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._translated(server, error) from None
+            failure = self._translated(server, error)
+            if isinstance(failure, Unauthenticated):
+                self._refused[server] = failure.message
+            raise failure from None
+        self._refused.pop(server, None)
+        return answer
 
     def _translated(self, server: str, error: grpc.aio.AioRpcError) -> ZfsiloError:
         raised = status.from_status(error)

@@ -19,7 +19,7 @@ from zfsilod.security import certificates
 from zfsilod.security.credentials import check_caller
 from zfsilod.security.issued import limit_certificates
 from zfsilod.service.orphan_scan import find_orphans
-from zfsilod.storage.summary import Attention, Summary, about_volume
+from zfsilod.storage.summary import Attention
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -64,23 +64,24 @@ class ServiceMethods:
     async def GetStatus(
         self, _request: service_pb2.GetStatusRequest, call: Call
     ) -> service_pb2.Status:
-        summary = await call.scan(Summary)
+        broken = await call.service.stats.broken_sessions()
+        health = await call.shielded(call.service.health.read(broken))
+        summary = health.summary
         status = service_pb2.Status(
             server=_server(call),
             root=call.service.context.settings.root,
             promised_bytes=summary.promised_bytes,
-            volumes=summary.states,
+            volumes=health.states,
             operations=summary.operations,
             publications=summary.publications.total(),
             hosts=summary.hosts,
         )
-        known = {attention.subject for attention in summary.attention}
-        broken = await call.service.stats.broken_sessions()
-        sessions = [about_volume(*item) for item in broken.items()]
-        attention = [*summary.attention, *(a for a in sessions if a.subject not in known)]
-        attention[:0] = [
-            Attention(subject="", sentence=change.sentence, command=change.command)
-            for change in call.service.context.identity_changes
+        attention = [
+            *(
+                Attention(subject="", sentence=change.sentence, command=change.command)
+                for change in call.service.context.identity_changes
+            ),
+            *health.attention,
         ]
         if status.root:
             try:

@@ -250,10 +250,10 @@ def _pool_state(pool: str, health: str = "", readonly: str = "off") -> Prerequis
 def _lacks_features(run: Runner, pool: str) -> bool:
     """Tell whether `zpool import` finds the pool and cannot import it: zpool-features(7)."""
     try:
-        found = run(["zpool", "import"], timeout_s=TOOL_S, ok=(0, 1)).stdout
+        listed = run(["zpool", "import"], timeout_s=TOOL_S, ok=(0, 1)).stdout
     except ZfsiloError:
         return False
-    sections = re.split(r"(?m)^\s*pool: ", found)
+    sections = re.split(r"(?m)^\s*pool: ", listed)
     return any(
         section.split("\n", 1)[0].strip() == pool and "not supported" in section
         for section in sections[1:]

@@ -15,7 +15,7 @@ from zfsilod.model.sizes import show_size
 if TYPE_CHECKING:
     from argparse import Namespace
 
-STATES = ("CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED")
+STATES = ("CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED", "INCOMPLETE")
 BAR = 20
 
 
