@@ -54,7 +54,7 @@ AREAS: dict[str, dict[str, str]] = {
         "MALFORMED": "the request is not a message of its type",
         "NO_HOST": "the request names no host",
         "TOO_LARGE": "the labels or other values of a record are too large",
-        "TOO_MANY": "the caller has too many of these already",
+        "TOO_MANY": "there are too many of these already, of the caller or of the volume",
         "TOO_LONG": "a value does not fit into a ZFS user property",
     },
     "Identity": {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfsilod.engine import plans
 from zfsilod.model.connection import Connection, FetchedConnection, foreign_target
-from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition
+from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition, ResourceExhausted
 from zfsilod.model.record import Record
 from zfsilod.model.records import Action, Attachment, PendingRelease, Restore
 from zfsilod.model.validation import check_id
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.host_facts import Disk
     from zfsilod.requests.context import Context
+
+MAX_PENDING = 1000  # releases that servers have not confirmed
 
 
 class Leftover(Record):
@@ -100,6 +102,13 @@ class Connect(Request[ConnectInputs]):
             return FetchedConnection(connection, chap, published=operation_id if published else "")
         with context.read() as txn:
             attachment = txn.get(Attachment, self.id)
+            pending = sum(1 for _release in txn.scan_plain(PendingRelease))
+        if pending >= MAX_PENDING:
+            raise ResourceExhausted(
+                f"{pending} volumes wait for their release at servers that do not answer: make "
+                "the servers reachable (zfsiloctl status), or remove them",
+                reason="TOO_MANY",
+            )
         if attachment is not None and self.is_for(attachment):
             # Fenced: this host never publishes such a volume again by itself.
             raise FailedPrecondition(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 GRACE_S = 5  # for a fenced host to log out, by default
 MAX_GRACE_S = 60
+MAX_PUBLICATIONS = 256  # of one volume: an operation that ends them all has a few steps for each
 WRITERS = {  # how many hosts may write, in modes with several hosts
     "MULTI_NODE_READER_ONLY": 0,
     "MULTI_NODE_SINGLE_WRITER": 1,
@@ -211,6 +212,13 @@ class Publish(Request[None]):
                 reason="PUBLISHED",
                 volume=volume.id,
                 host=holder,
+            )
+        if len(others) >= MAX_PUBLICATIONS:
+            raise ResourceExhausted(
+                f"{volume.id} is published to {len(others)} hosts, which is the limit: unpublish "
+                "one first",
+                reason="TOO_MANY",
+                volume=volume.id,
             )
         published = view.txn.scan_ending(Publication, host.id) if host.max_attachments else ()
         count = sum(publication.volume != self.volume for publication in published)

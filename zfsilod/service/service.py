@@ -48,6 +48,7 @@ from zfsilod.service.health import HealthReader
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
 from zfsilod.service.stats import StatsReader
+from zfsilod.storage.store import HEAD_ROOM
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 WATCH_AT_ONCE = 1000
+CROWDED_BATCH = 16  # operations of a batch in a nearly full store, whose rest is for descents
 RETRY_LOOK_S = 5.0  # in case the hint at the end of a retry is lost
 REREAD_S = 5.0  # a waiter reads the store when no change was announced for so long
 STOPPABLE = ("RUNNING", "WAITING")
@@ -278,6 +280,8 @@ class Service:
         txn: Transaction,
     ) -> list[Operation]:
         stored = []
+        if self.context.store.used() > HEAD_ROOM:  # the rest follows in the next pass
+            requests, ids = requests[:CROWDED_BATCH], ids[:CROWDED_BATCH]
         for request, operation_id in zip(requests, ids, strict=True):
             view = self.context.view(txn, operation_id, caller)
             with contextlib.suppress(NotFound):  # deleted since the comparison
