@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -133,11 +134,12 @@ async def test_the_clock_of_this_host() -> None:
 
 @pytest.mark.parametrize("behind_s", [WEEK_S + DAY_S, -10 * WEEK_S])
 async def test_a_volume_that_was_deleted_by_a_wrong_clock_has_its_week(
-    tmp_path: Path, behind_s: int
+    tmp_path: Path, behind_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind: the week had passed when the clock was set. Ahead: it never passed."""
     async with service_fixture(tmp_path, SETTINGS.but(trash_retention_s=WEEK_S)) as built:
         clock = built.clock
+        monkeypatch.setattr("zfsilod.service.context.time", SimpleNamespace(time=clock.now))
         clock.synchronised = False
         clock.leap(-behind_s)
         await built.do(CREATE, DeleteVolume(id="data"))
