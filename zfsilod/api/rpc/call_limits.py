@@ -64,15 +64,16 @@ class CallPlace:
     def retain(self) -> None:
         """Keep the place until one more `release`."""
         if not self._users:
-            self._calls.update(self.keys)
+            for key in self.keys:
+                self._calls[key] += 1  # Counter.update takes ten times as long
         self._users += 1
 
     def release(self, _task: object = None) -> None:
         """Give the place back, unless somebody else retains it."""
         self._users -= 1
         if not self._users:
-            self._calls.subtract(self.keys)
             for key in self.keys:
+                self._calls[key] -= 1
                 if not self._calls[key]:
                     del self._calls[key]
 
