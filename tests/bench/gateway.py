@@ -44,7 +44,7 @@ VOLUMES = 100_000
 PAGE = 100
 DATA = "volumes/data"
 GET = "GetVolume, gateway unix"
-TO_BARE, TO_RELAY, PAGE_TO_GET = 1.6, 1.25, 10
+TO_BARE, TO_BARE_TLS, TO_RELAY, PAGE_TO_GET = 1.6, 1.4, 1.25, 10
 
 Times = dict[str, list[list[float]]]
 
@@ -91,6 +91,7 @@ async def echoes(front: Front, stack: AsyncExitStack) -> dict[str, str]:
     own = TlsFiles(directory / "tls")
     write_pki(own.files)
     gateway = Connections(directory / "private", None, own)
+    gateway.admission.check = lambda _peer, _digest: None  # as zfsilod does for a valid certificate
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(echo)
     server.add_generic_rpc_handlers(
@@ -141,7 +142,7 @@ def figures(rounds: int = 5) -> Iterator[Figure]:
     name = "GetVolume to an echo behind the relay, p50"
     yield at_most(name, ratio(unix, relay), TO_RELAY, " times")
     tls = ratio(measured[GET.replace("unix", "TLS")], measured["echo, bare tcp TLS"])
-    yield at_most("GetVolume to a bare echo, both mutual TLS", tls, TO_BARE, " times")
+    yield at_most("GetVolume to a bare echo, both mutual TLS", tls, TO_BARE_TLS, " times")
     page = ratio(measured[GET.replace("GetVolume", f"ListVolumes {PAGE}")], unix)
     name = f"ListVolumes, {PAGE} of {VOLUMES}, to GetVolume"
     yield at_most(name, page, PAGE_TO_GET, " times")
