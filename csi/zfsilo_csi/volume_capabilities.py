@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 Mode = csi_pb2.VolumeCapability.AccessMode
 FILESYSTEMS = ("", "ext4", "xfs")  # "": zfsilod's default
-FLAG = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
+FLAG = re.compile(r"[a-z_][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
 MOUNT_FLAGS = (  # equal to zfsilod's: a test compares them
     "noatime", "nodiratime", "relatime", "strictatime", "lazytime", "nosuid", "nodev", "noexec",
     "sync", "dirsync", "discard", "nodiscard", "commit", "data", "errors", "barrier", "nobarrier",
     "journal_checksum", "user_xattr", "acl", "inode64", "largeio", "logbufs", "logbsize",
     "allocsize", "swalloc", "usrquota", "grpquota", "prjquota", "uquota", "gquota", "pquota",
+    "nofail", "_netdev", "norelatime", "nolazytime", "async", "context", "fscontext", "defcontext",
+    "rootcontext", "nodelalloc", "delalloc", "stripe", "auto_da_alloc", "noauto_da_alloc",
+    "max_batch_time", "min_batch_time", "init_itable", "noinit_itable", "inode_readahead_blks",
+    "dioread_lock", "dioread_nolock", "nouser_xattr", "noacl", "inode32", "sunit", "swidth",
+    "nolargeio", "wsync",
 )  # fmt: skip
 SINGLE_NODE = (
     Mode.SINGLE_NODE_WRITER,

@@ -1,7 +1,8 @@
 """Mount options that a user may choose. Pure.
 
 Options outside the list are refused: they name another device or file (`journal_path=`, `logdev=`,
-`loop`), change what a mount is (`bind`, `remount`), or are set by zfsilo itself.
+`loop`), change what a mount is (`bind`, `remount`), weaken it (`suid`, `dev`, `norecovery`), or are
+set by zfsilo itself (`ro`, `nouuid`). docs/operations.md lists them with reasons.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from zfsilod.model.errors import InvalidArgument
 
 MAX_OPTIONS = 32
-OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
+OPTION = re.compile(r"[a-z_][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
 OPTIONS = (
     "noatime",
     "nodiratime",
@@ -45,6 +46,34 @@ OPTIONS = (
     "uquota",
     "gquota",
     "pquota",
+    "nofail",
+    "_netdev",
+    "norelatime",
+    "nolazytime",
+    "async",
+    "context",
+    "fscontext",
+    "defcontext",
+    "rootcontext",
+    "nodelalloc",
+    "delalloc",
+    "stripe",
+    "auto_da_alloc",
+    "noauto_da_alloc",
+    "max_batch_time",
+    "min_batch_time",
+    "init_itable",
+    "noinit_itable",
+    "inode_readahead_blks",
+    "dioread_lock",
+    "dioread_nolock",
+    "nouser_xattr",
+    "noacl",
+    "inode32",
+    "sunit",
+    "swidth",
+    "nolargeio",
+    "wsync",
 )
 
 

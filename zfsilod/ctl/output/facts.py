@@ -27,6 +27,7 @@ SECTIONS = {
     "MappedLun": "access",
     "Node": "session",
     "Session": "session",
+    "LossWait": "session",
     "DiskSize": "session",
     "Formatted": "filesystem",
     "FilesystemUuidRegenerated": "filesystem",
