@@ -287,6 +287,7 @@ def _client() -> tuple[Example, ...]:
             name="remove-node", before=connected[:1], actions=plans.up([NoNode(target=TARGET)])
         ),
         Example(name="attach", before=(), actions=plans.up(mounted)),
+        Example(name="sync", before=mounted, actions=plans.client_facts(ATTACHMENT)),
         Example(
             name="disconnect-by-force",
             before=mounted,

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+from tests.service_fixture import administrator
 from tests.test_detach import CONNECT, UP, ways
 from zfsilod.model.identity import DAEMON
+from zfsilod.requests.attach import Stage
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.publications import Unpublish
+from zfsilod.service.watch import HostWatch
+from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from typing import Any
+
+    import pytest
 
     from tests.service_fixture import ServiceFixture
 
@@ -47,3 +55,166 @@ async def test_a_disconnect_ends_the_waiting_before_the_logout(fixture: ServiceF
     await fixture.do(*UP[:3])
     done = await fixture.do(Disconnect(id="data"))
     assert ways(done) == ["do DiskResponsive", "undo LossWait", "undo Session", "undo Node"]
+
+
+# Filesystems that failed
+
+
+def fail_filesystem(fixture: ServiceFixture, users: str = "") -> None:
+    """Let the kernel give up the filesystem, which `users` use."""
+    fixture.host.facts.memory[f"failed:{session(fixture)[1]['serial']}"] = users
+
+
+def lines(fixture: ServiceFixture) -> list[str]:
+    """Take the lines for the journal about volume data, which must all name it."""
+    written: list[str] = []
+
+    def write(sentence: str, fields: dict[str, str]) -> None:
+        if "ZFSILO_AUDIT" not in fields:
+            assert fields["ZFSILO_VOLUME"] == "data"
+            written.append(sentence)
+
+    fixture.service.audit.write = write
+    return written
+
+
+async def conditions(fixture: ServiceFixture) -> tuple[str, ...]:
+    """Return the conditions of the volume, as every interface shows them."""
+    with fixture.service.context.read() as txn:
+        return volume_view(txn, "data").conditions
+
+
+async def test_a_failed_filesystem_is_mounted_again(fixture: ServiceFixture) -> None:
+    await fixture.do(*BOOT)
+    fail_filesystem(fixture)
+    report = await fixture.service.reconciler.sync_all(DAEMON)
+    assert not report.complaints
+    assert "failed" not in {name.partition(":")[0] for name in fixture.facts}
+    assert "mount:/srv/data" in fixture.facts
+    assert not await conditions(fixture)
+
+
+async def test_a_failed_filesystem_in_use_stays_and_is_said(fixture: ServiceFixture) -> None:
+    await fixture.do(*BOOT)
+    fail_filesystem(fixture, "postgres (77)")
+    before = fixture.facts
+    report = await fixture.service.reconciler.sync_all(DAEMON)
+    assert report.unfinished, "it is not tried again soon"
+    assert fixture.facts == before
+    (sentence,) = await conditions(fixture)
+    assert "in use by postgres (77)" in sentence
+
+
+async def test_a_failed_filesystem_is_left_to_its_owner(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)  # restore NEVER, as a CSI plugin does
+    fail_filesystem(fixture)
+    before = fixture.facts
+    report = await fixture.service.reconciler.sync_all(DAEMON)
+    assert [one.reason for drift in report.reports for one in drift.problems] == [
+        "FILESYSTEM_FAILS"
+    ]
+    assert fixture.facts == before
+    (sentence,) = await conditions(fixture)
+    assert "failed: detach the volume and attach it again" in sentence
+    await fixture.do(Stage(id="data"))  # its owner asks for it again: "already so" would be a lie
+    assert "failed" not in {name.partition(":")[0] for name in fixture.facts}
+
+
+async def test_a_filesystem_is_not_touched_while_the_session_is_lost(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(*BOOT)
+    fail_filesystem(fixture)
+    name, fact = session(fixture)
+    fixture.host.facts.memory[name] = fact | {"lost": True}
+    report = await fixture.service.reconciler.sync_all(DAEMON)
+    assert [sentence for _name, sentence in report.complaints] == [
+        f"the session with {name.partition(':')[2]} was lost and is being recovered"
+    ]
+    assert len(await conditions(fixture)) == 1, "one cause has several sentences"
+
+
+# What is noticed when it happens
+
+
+async def test_a_mount_that_vanishes_is_mounted_again_at_once(fixture: ServiceFixture) -> None:
+    await fixture.do(*BOOT)
+    watch, written = HostWatch(fixture.service), lines(fixture)
+    await watch.look()
+    del fixture.host.facts.memory["mount:/srv/data"]
+    await watch.look()
+    assert "mount:/srv/data" in fixture.facts
+    await watch.look()
+    assert written == [
+        "data: nothing is mounted at /srv/data",
+        "data: mounted, and its filesystem works again",
+    ]
+
+
+async def test_a_lost_session_and_its_return_are_said_once(fixture: ServiceFixture) -> None:
+    await fixture.do(*BOOT)
+    watch, written = HostWatch(fixture.service), lines(fixture)
+    await watch.look()
+    name, fact = session(fixture)
+    target = name.partition(":")[2]
+    fixture.host.facts.memory[name] = fact | {"lost": True}
+    for _look in range(3):
+        await watch.look()
+    assert await conditions(fixture)
+    fixture.host.facts.memory[name] = fact
+    fail_filesystem(fixture)
+    for _look in range(3):
+        await watch.look()
+    assert not await conditions(fixture)
+    assert "failed" not in {name.partition(":")[0] for name in fixture.facts}
+    assert [line for line in written if "filesystem" not in line] == [
+        f"data: the session with {target} is lost",
+        f"data: the session with {target} is back",
+    ]
+
+
+async def test_an_operation_is_not_a_change_that_is_said(fixture: ServiceFixture) -> None:
+    await fixture.do(*BOOT)
+    watch, written = HostWatch(fixture.service), lines(fixture)
+    await watch.look()
+    fixture.launcher.gate.clear()
+    operation = await fixture.service.submit(
+        UnmountFrom(id="data"), caller=administrator("uid 0 (unix)")
+    )
+    del fixture.host.facts.memory["mount:/srv/data"]
+    await watch.look()
+    fixture.launcher.gate.set()
+    await fixture.service.wait(operation.id, 20)
+    await watch.look()
+    assert written == []
+
+
+async def test_a_fence_ends_the_waiting_of_its_client(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zfsilod.service.watch.ASK_S", 0.0)
+    await fixture.do(*BOOT)
+    watch = HostWatch(fixture.service)
+    await watch.look()
+    name, fact = session(fixture)
+    fixture.host.facts.memory[name] = fact | {"lost": True}
+    fixture.server.away = True
+    await watch.look()
+    await settled(fixture)
+    assert name in fixture.facts, "an unreachable server fences nobody"
+    fixture.server.away = False
+    await fixture.do(Unpublish(volume="data", host="take", fence=True, grace_s=0))
+    fixture.host.facts.memory[name] = fact | {"lost": True}
+    await watch.look()
+    await settled(fixture)
+    assert name not in fixture.facts
+
+
+async def settled(fixture: ServiceFixture) -> None:
+    """Wait for the operations that the watch has submitted."""
+    for _turn in range(100):
+        await asyncio.sleep(0.02)
+        with fixture.service.context.read() as txn:
+            if not fixture.service.executor.is_busy and not list(txn.live()):
+                return
+    raise AssertionError("an operation does not end")

@@ -33,6 +33,7 @@ from zfsilod.service.retention import Retention
 from zfsilod.service.rooms import Rooms
 from zfsilod.service.service import Service
 from zfsilod.service.supervisor import Supervisor
+from zfsilod.service.watch import HostWatch
 from zfsilod.storage.store import Store
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
 
@@ -96,6 +97,7 @@ async def serve(paths: Paths, settings: config.Config) -> None:
             schedule.reconcile_all(
                 service, settings.sync.interval_s, partial(_note_report, metrics)
             ),
+            HostWatch(service).run(),
             notify_watchdog(),
             _stop_when_idle(service, settings, stop),
             _fail_when_bus_closes(bus),

@@ -23,7 +23,7 @@ from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknownAcls
 from zfsilod.engine.steps.export import Backstore, NoExport, NoOtherPath
 from zfsilod.engine.steps.filesystem import FilesystemGrown
-from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
+from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
 from zfsilod.engine.steps.session import (
     DiskResponsive,
     DiskSize,
@@ -46,7 +46,15 @@ OTHER_DATASET = f"{ROOT}/other"
 OTHER_UID = "f" * 32
 FOREIGN_INITIATOR = "iqn.2024-01.lab.foreign:host"
 MAX_EFFECTS = 40
-GUARDS = (NoOtherPath, NoSession, Fenced, NoUnknownAcls, NotNewer, DiskResponsive)
+GUARDS = (
+    NoOtherPath,
+    NoSession,
+    Fenced,
+    NoUnknownAcls,
+    NotNewer,
+    DiskResponsive,
+    FilesystemWorks,
+)
 # Their undo does nothing: removed objects and changed secrets are not restored.
 ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets)
 

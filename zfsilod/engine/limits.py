@@ -249,6 +249,12 @@ def _folder(limits: WorkerLimits, value: Any, action: Action) -> None:
         raise _outside(f"mount below {value!r:.210}", "csi.allowed_paths")
 
 
+def _mounts(limits: WorkerLimits, value: Any, action: Action) -> None:
+    for path, root in value:
+        _path(limits, path, action)
+        _folder(limits, root, action)
+
+
 def _options(_limits: WorkerLimits, value: Any, _action: Action) -> None:
     from zfsilod.model.mount_options import check_options
 
@@ -351,6 +357,7 @@ FIELDS: dict[str, Check] = {
     "Filesystem.state": _filesystem_state,
     "Filesystem.type": _filesystem_type,
     "Filesystem.uuid": _uuid,
+    "FilesystemWorks.paths": _mounts,
     "LossWait.seconds": _number,
     "NotNewer.uid": _known_uid,
     "PoolOwned.owner": _text,

@@ -120,6 +120,9 @@ class IscsiAdapter(Protocol):
     def problem(self, disk: Disk) -> str:
         """Return a sentence about the session of the disk when it is not usable, otherwise ""."""
 
+    def problems(self, disks: list[Disk]) -> dict[str, str]:
+        """Return these sentences for many disks, by target, from one reading of sysfs."""
+
 
 class BlockAdapter(Protocol):
     """Filesystems on block devices: mke2fs(8), mkfs.xfs(8), blkid(8), resize2fs(8)."""
@@ -194,6 +197,22 @@ class MountAdapter(Protocol):
         WRITE_PROTECTED).
         """
 
+    def has_working_filesystem(
+        self, disk: Disk, path: str, *, readonly: bool, root: str = ""
+    ) -> bool:
+        """Tell whether the filesystem of the disk, where it is mounted, answers without errors.
+
+        False when it became read-only after an error, has recorded errors, or was shut down. True
+        when it is not mounted at the path. It is not touched while the session is lost, and for
+        5 s at most. Raises Unavailable (SESSION_RECOVERY, FILESYSTEM_HANGS).
+        """
+
+    def unmount_failed(self, disk: Disk, paths: tuple[tuple[str, str], ...]) -> None:
+        """Unmount a failed filesystem from paths with their roots, the last one first.
+
+        Raises Busy (FILESYSTEM_FAILS) with its users before anything is unmounted.
+        """
+
     def unmount(self, disk: Disk, path: str, *, root: str = "") -> None:
         """Unmount every mount of the disk at a path, and every dead one."""
 
@@ -233,4 +252,10 @@ class MountAdapter(Protocol):
         """Return a sentence about a mount that is not usable, otherwise "".
 
         Only mountinfo and sysfs are read, so that the call cannot hang.
+        """
+
+    def problems(self, paths: dict[str, bool]) -> dict[str, str]:
+        """Return these sentences for many paths, from one reading of mountinfo.
+
+        `paths`: real paths, and whether each is mounted read-only.
         """

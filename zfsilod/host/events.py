@@ -40,11 +40,12 @@ def wait_for(find: Callable[[], T | None], timeout_s: float) -> T | None:
             if left_ms <= 0:
                 return None
             if poll.poll(min(left_ms, HEARTBEAT_MS)):
-                _drain(events)
+                drain(events)
     return result
 
 
-def _drain(events: socket) -> None:
+def drain(events: socket) -> None:
+    """Read and drop all events that a socket has."""
     try:
         while events.recv(65536):
             pass

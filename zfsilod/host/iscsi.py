@@ -346,7 +346,17 @@ class RealIscsi:
         return host_nqn()
 
     def problem(self, disk: Disk) -> str:
-        session = self._disks.session(disk.target)
+        return self._problem(disk, self._disks.session(disk.target))
+
+    def problems(self, disks: list[Disk]) -> dict[str, str]:
+        sessions: dict[str, IscsiSession] = {}
+        for session in self._disks.sessions() if disks else ():
+            if session.target not in sessions or session.state == LOGGED_IN:
+                sessions[session.target] = session
+        named = {disk.target: self._problem(disk, sessions.get(disk.target)) for disk in disks}
+        return {target: sentence for target, sentence in named.items() if sentence}
+
+    def _problem(self, disk: Disk, session: IscsiSession | None) -> str:
         if session is None:
             return f"there is no session with {disk.target}"
         if session.state != LOGGED_IN:

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.host import mountinfo, mountpoints, processes
+from zfsilod.host import filesystem_health, mountinfo, mountpoints, processes
 from zfsilod.host.block import read_superblock
 from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, check_unused, read
 from zfsilod.host.mount_calls import NETWORK, MountCalls, open_node, open_root
@@ -116,6 +116,44 @@ class RealMounts:
                 device=str(device.path),
                 exit_code=str(done.rc),
             )
+
+    # Filesystems that failed while they were mounted
+
+    def has_working_filesystem(
+        self, disk: Disk, path: str, *, readonly: bool, root: str = ""
+    ) -> bool:
+        return not self._failure(disk, path, readonly=readonly, root=root)
+
+    def _failure(self, disk: Disk, path: str, *, readonly: bool, root: str) -> str:
+        mount = mountinfo.at(located(path, root), mountinfo.read())
+        device = self._disks.find(disk.target)
+        if mount is None or device is None or mount.number != device.number:
+            return ""  # a fact of the staging mount
+        self._disks.need(disk)  # not touched while its session is lost
+        return filesystem_health.failure(mount, device, self._disks.sys, readonly=readonly)
+
+    def unmount_failed(self, disk: Disk, paths: tuple[tuple[str, str], ...]) -> None:
+        device = self._disks.need(disk)
+        mounts = mountinfo.read()
+        own = {located(path, root) for path, root in paths}
+        shown = [mount for mount in mounts if mount.number == device.number]
+        users = [mount.path for mount in shown if mount.path not in own]
+        for path in own:
+            users += [name for name in processes.using(path) if name not in users]
+        below = {mount.id: mount.number for mount in mounts}
+        ours = {mount.path: below.get(mount.parent, "") for mount in shown}
+        users += processes.mounting(device.number, ours)
+        if users:
+            raise Busy(
+                f"the filesystem at {paths[0][0]} failed and is in use by {', '.join(users)}: end "
+                "that use, and zfsilo checks the filesystem and mounts it again",
+                reason="FILESYSTEM_FAILS",
+                path=paths[0][0],
+                users=", ".join(users),
+            )
+        for path, root in reversed(paths):
+            if mountinfo.at(located(path, root), mountinfo.read()):
+                self.unmount(disk, path, root=root)
 
     # Bind mounts
 
@@ -232,14 +270,28 @@ class RealMounts:
         }
 
     def problem(self, path: str, *, readonly: bool) -> str:
-        mount = mountinfo.at(resolved(path), mountinfo.read())
+        return self._problem(
+            path, mountinfo.at(resolved(path), mountinfo.read()), readonly=readonly
+        )
+
+    def problems(self, paths: dict[str, bool]) -> dict[str, str]:
+        topmost = {mount.path: mount for mount in mountinfo.read()} if paths else {}
+        named = {
+            path: self._problem(path, topmost.get(path), readonly=readonly)
+            for path, readonly in paths.items()
+        }
+        return {path: sentence for path, sentence in named.items() if sentence}
+
+    def _problem(self, path: str, mount: MountEntry | None, *, readonly: bool) -> str:
         if mount is None:
             return f"nothing is mounted at {path}"
         if self._is_dead(mount):
             return f"the disk that is mounted at {path} has disappeared"
-        if mount.stopped and not readonly:
-            return f"the filesystem at {path} became read-only after an error"
-        return ""
+        name = (self._disks.sys / "dev/block" / mount.number).resolve().name
+        recorded = filesystem_health.recorded_failure(
+            mount, self._disks.sys, name, readonly=readonly
+        )
+        return f"the filesystem at {path} {recorded}" if recorded else ""
 
     # The mount at a path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from zfsilod.host import mountinfo
 from zfsilod.model.errors import show
 
 PROC = Path("/proc")
@@ -27,6 +28,40 @@ def using(path: str, proc: Path = PROC) -> list[str]:
         if any(used == path or used.startswith(f"{path}/") for used in _used_paths(process)):
             names.append(f"{_name(process)} ({process.name})")
     return names
+
+
+def mounting(number: str, ours: dict[str, str], proc: Path = PROC) -> list[str]:
+    """Return processes in other mount namespaces that have a device mounted, such as containers.
+
+    `ours`: the paths of its mounts in this namespace, with the device that each is mounted on. The
+    same mount in the namespace of a service is a copy, which an unmount here removes too.
+    """
+    end = time.monotonic() + BUDGET_S
+    seen = {_namespace(proc / "self")}
+    names: list[str] = []
+    for process in sorted(proc.glob("[0-9]*"), key=lambda folder: int(folder.name)):
+        if len(names) == MAX_PROCESSES or time.monotonic() > end:
+            break
+        namespace = _namespace(process)
+        if namespace in seen:
+            continue
+        seen.add(namespace)
+        try:
+            mounts = mountinfo.read(process / "mountinfo")
+        except OSError:
+            continue  # the process has exited
+        below = {mount.id: mount.number for mount in mounts}
+        kept = [mount for mount in mounts if mount.number == number]
+        if any(ours.get(mount.path) != below.get(mount.parent, "") for mount in kept):
+            names.append(f"{_name(process)} ({process.name})")
+    return names
+
+
+def _namespace(process: Path) -> str:
+    try:
+        return str((process / "ns/mnt").readlink())
+    except OSError:
+        return ""  # the process has exited, or is not ours to see
 
 
 def _used_paths(process: Path) -> list[str]:

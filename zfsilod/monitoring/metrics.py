@@ -45,7 +45,15 @@ READING_S = 60.0  # deadline for reading the host
 FRESH_S = 10.0  # a younger reading is used again
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 ORPHANS = ("zvol", "export", "target", "backstore", "acl", "session", "node", "mount")
-KINDS = ("missing", "unexpected", "lost", "conflict", "unknown", "not_restored")
+KINDS = (
+    "missing",
+    "unexpected",
+    "lost",
+    "conflict",
+    "unknown",
+    "not_restored",
+    "filesystem_fails",
+)
 
 _disable_created: Callable[[], None] = _untyped
 Expiries = dict[str, float]

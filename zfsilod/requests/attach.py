@@ -53,7 +53,8 @@ class Stage(Request["Connection | None"]):
         if not self._same(attachment):
             return None
         connected = plans.connection_steps(attachment, view.settings.lost_session_s)
-        return plans.up([*connected, *plans.staging_steps(attachment)])
+        health = plans.health_steps(attachment)
+        return plans.up([*connected, *health, *plans.staging_steps(attachment)])
 
     def authorise(self, view: View) -> None:
         check_attachment(view, self.id)
@@ -86,7 +87,7 @@ class Stage(Request["Connection | None"]):
         return Plan(
             title=f"stage {self.id} at {new.staging_path}",
             claims=(f"attachment/{self.id}", f"path/{new.staging_path}"),
-            actions=plans.up(plans.staging_steps(new)),
+            actions=plans.up([*plans.health_steps(attachment), *plans.staging_steps(new)]),
             commit=(put(new),),
         )
 
@@ -170,6 +171,7 @@ class MountAt(Request[None]):
         return plans.up(
             [
                 *plans.connection_steps(attachment, view.settings.lost_session_s),
+                *plans.health_steps(attachment),
                 *plans.staging_steps(attachment),
                 *plans.mounting_steps(attachment, mount),
             ]

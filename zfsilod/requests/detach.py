@@ -198,6 +198,29 @@ class Disconnect(Detach):
         )
 
 
+class EndSession(Request[None]):
+    """End the session of a publication that its server has withdrawn: pending I/O fails at once.
+
+    The record and the dead mounts stay: the volume is not this host's any more, as status says.
+    """
+
+    descends = True
+    kind = "end-session"
+    id: str
+    epoch: int  # of the attachment; a later one stays
+
+    def authorise(self, view: View) -> None:
+        check_attachment(view, self.id)
+
+    def plan(self, view: View, inputs: None) -> Plan:
+        attachment = view.txn.get(Attachment, check_id(self.id, "volume id"))
+        title, claims = f"end the withdrawn session of {self.id}", (f"attachment/{self.id}",)
+        if attachment is None or attachment.epoch != self.epoch:
+            return Plan(title=title, claims=claims)
+        actions = plans.up([SessionDropped(disk=attachment.disk)])
+        return Plan(title=title, claims=claims, actions=actions)
+
+
 class Clear(Request[None]):
     """End a session without a record, and unmount its disk."""
 

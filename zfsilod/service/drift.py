@@ -11,6 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps.mount import FilesystemWorks
+from zfsilod.engine.steps.session import Session
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.record import Pairs, Record
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 AT_ONCE = 200  # volumes that are compared in one call of a thread
 PRESENT, ABSENT = "PRESENT", "ABSENT"
 LOST, CONFLICT, UNKNOWN, NOT_RESTORED = "LOST", "CONFLICT", "UNKNOWN", "NOT_RESTORED"
+FILESYSTEM_FAILS = "FILESYSTEM_FAILS"
 
 
 class Difference(Record):
@@ -39,7 +42,7 @@ class Difference(Record):
     fact: str  # a description of the step, for people
     wanted: bool  # whether it should hold
     problem: str = ""  # why it cannot be repaired; "": it can
-    reason: str = ""  # LOST, CONFLICT, UNKNOWN or NOT_RESTORED when there is a problem
+    reason: str = ""  # one of the reasons above when there is a problem
 
 
 class DriftReport(Record):
@@ -94,7 +97,11 @@ Of a CONFLICT, whose error says why, it returns what to do.
 """
 
 BY_OWNER = ("restored by its owner, not by zfsilo (restore NEVER)", NOT_RESTORED)
-PROBLEMS: dict[str, type[ZfsiloError]] = {LOST: FailedPrecondition, CONFLICT: Conflict}
+PROBLEMS: dict[str, type[ZfsiloError]] = {
+    LOST: FailedPrecondition,
+    CONFLICT: Conflict,
+    FILESYSTEM_FAILS: FailedPrecondition,
+}
 
 
 async def compare_all(context: Context, names: tuple[str, ...] = ()) -> list[DriftReport]:
@@ -121,9 +128,7 @@ def compare(view: VolumeView, machine: HostAdapters, settings: Settings) -> Drif
         uid=view.uid,
         differences=(
             *_differences(expected(view, settings), machine, partial(_problem, view)),
-            *_differences(
-                expected_by_owner(view, settings), machine, lambda _action, _truth: BY_OWNER
-            ),
+            *_differences(expected_by_owner(view, settings), machine, _left_to_owner),
         ),
     )
 
@@ -144,8 +149,19 @@ def _differences(
             advice, _reason = problem(action, reason)
             sentence = "; ".join(filter(None, (sentence, advice)))
         yield Difference(fact=step.fact(), wanted=action.up, problem=sentence, reason=reason)
-        if reason == LOST or (reason == CONFLICT and isinstance(step, Zvol)):
-            return  # the facts that depend on it cannot hold
+        if reason == LOST or (reason, type(step)) in ((CONFLICT, Zvol), (UNKNOWN, Session)):
+            return  # the facts that depend on it cannot hold, or be known
+
+
+def _left_to_owner(action: Action, _truth: str) -> tuple[str, str]:
+    """Return why zfsilo does not repair a fact of an attachment with `restore` NEVER."""
+    if not isinstance(action.step, FilesystemWorks):
+        return BY_OWNER
+    sentence = (
+        f"the filesystem at {action.step.paths[0][0]} failed: detach the volume and attach it "
+        "again, or delete its pod"
+    )
+    return sentence, FILESYSTEM_FAILS
 
 
 def _problem(view: VolumeView, action: Action, truth: str) -> tuple[str, str]:

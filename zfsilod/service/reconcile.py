@@ -94,6 +94,21 @@ class Reconciler:
             unfinished=idle > len(reports) or bool(failed) or unknown,
         )
 
+    async def sync_some(self, names: tuple[str, ...], caller: Caller) -> dict[str, str]:
+        """Compare and repair some volumes; return the problems that are left, by volume."""
+        with self._context.read() as txn:
+            known = {view.id for view in volume_views(txn)}
+        if not known.intersection(names):
+            return {}  # deleted meanwhile
+        reports = await compare_all(self._context, tuple(filter(known.__contains__, names)))
+        complaints = {
+            report.volume: report.problems[0].problem for report in reports if report.problems
+        }
+        repairable = [report.volume for report in reports if report.repairable]
+        complaints |= await self._repair(repairable, caller)
+        await self._context.write(partial(store_conditions, reports=reports, complaints=complaints))
+        return complaints
+
     async def _repair(self, names: list[str], caller: Caller) -> dict[str, str]:
         """Repair the served volumes in few units, then the attached ones, a few at a time.
 

@@ -15,6 +15,7 @@ from zfsilod.engine.steps.filesystem import (
 from zfsilod.engine.steps.mount import (
     BindMount,
     DeviceBindMount,
+    FilesystemWorks,
     LazyUnmounted,
     MountPoint,
     StagingMount,
@@ -86,6 +87,18 @@ def staging_steps(attachment: Attachment) -> list[Step]:
     return steps
 
 
+def health_steps(attachment: Attachment) -> list[Step]:
+    """Return the step, before those of state STAGED, that a staged filesystem has not failed."""
+    if attachment.mode == "BLOCK" or attachment.state not in ("STAGED", "MOUNTED"):
+        return []
+    works = FilesystemWorks(
+        disk=attachment.disk,
+        paths=attachment.rooted_paths,
+        readonly=attachment.stage_readonly,
+    )
+    return [works]
+
+
 def _staging_point(attachment: Attachment) -> MountPoint:
     return MountPoint(path=attachment.staging_path, file=False, root=attachment.staging_root)
 
@@ -139,7 +152,7 @@ def client_facts(attachment: Attachment, lost_session_s: int = 0) -> tuple[Actio
     if reached >= CLIENT_STATES.index("CONNECTED"):
         steps += connection_steps(attachment, lost_session_s)
     if reached >= CLIENT_STATES.index("STAGED"):
-        steps += staging_steps(attachment)
+        steps += [*health_steps(attachment), *staging_steps(attachment)]
     for mount in attachment.mounts:
         steps += mounting_steps(attachment, mount)
     return up(steps)

@@ -93,6 +93,40 @@ class StagingMount(HostStep, tag="Staged", part="MOUNTS"):
         return Resources(targets=(self.disk.target,), paths=(self.path,))
 
 
+class FilesystemWorks(OneWay, tag="FilesystemWorks", part="MOUNTS"):
+    """The filesystem, where it is mounted, answers and is as writable as it was mounted.
+
+    The kernel gives a filesystem up after I/O errors; only a new mount, after a check, ends that.
+    So it is unmounted where nothing uses it, and the steps after this one mount it again. One-way:
+    a filesystem is never made to fail.
+    """
+
+    volatile = True
+    disk: Disk
+    paths: tuple[tuple[str, str], ...]  # of its mounts, the staging path first; with their roots
+    readonly: bool
+
+    def probe(self, host: HostAdapters) -> bool:
+        path, root = self.paths[0]
+        return host.mounts.has_working_filesystem(
+            self.disk, path, readonly=self.readonly, root=root
+        )
+
+    def do(self, host: HostAdapters) -> None:
+        host.mounts.unmount_failed(self.disk, self.paths)
+
+    def fact(self) -> str:
+        return f"filesystem at {self.paths[0][0]} works"
+
+    def describe_do(self) -> str:
+        return f"unmount the failed filesystem from {', '.join(path for path, _root in self.paths)}"
+
+    def resources(self) -> Resources:
+        return Resources(
+            targets=(self.disk.target,), paths=tuple(path for path, _root in self.paths)
+        )
+
+
 class BindMount(HostStep, tag="Bound", part="MOUNTS"):
     """The staged filesystem is mounted at this path too."""
 

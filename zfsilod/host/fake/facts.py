@@ -30,6 +30,7 @@ VOLATILE = (
     "session",
     "mount",
     "outdated",
+    "failed",
 )
 
 

@@ -167,6 +167,10 @@ class FakeIscsi:
             return f"there is no session with {disk.target}"
         return f"the session with {disk.target} is lost" if "lost" in session else ""
 
+    def problems(self, disks: list[Disk]) -> dict[str, str]:
+        named = {disk.target: self.problem(disk) for disk in disks}
+        return {target: sentence for target, sentence in named.items() if sentence}
+
     def rescan(self, disk: Disk) -> None:
         need_session(self.facts, disk)
         session = self.facts.get(f"session:{disk.target}")

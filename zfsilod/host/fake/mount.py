@@ -54,7 +54,24 @@ class FakeMounts:
         need_session(self.facts, disk)
         content = self.facts.get(f"content:{disk.serial}")
         assert content["type"] == fs_type, "mount of a filesystem as another type"
+        if self.facts.get(f"failed:{disk.serial}") is not None:
+            self.facts.effect(f"failed:{disk.serial}", None)
         self._mount(path, disk, kind="staged", readonly=readonly)
+
+    def has_working_filesystem(
+        self, disk: Disk, path: str, *, readonly: bool, root: str = ""
+    ) -> bool:
+        if self._mount_of(path, disk) is None:
+            return True
+        need_session(self.facts, disk)
+        return self.facts.get(f"failed:{disk.serial}") is None
+
+    def unmount_failed(self, disk: Disk, paths: tuple[tuple[str, str], ...]) -> None:
+        users = self.facts.get(f"failed:{disk.serial}")
+        if users:
+            raise Busy(f"the filesystem at {paths[0][0]} failed and is in use by {users}")
+        for path, root in reversed(paths):
+            self.unmount(disk, path, root=root)
 
     def is_bound(self, disk: Disk, path: str, *, readonly: bool, root: str = "") -> bool:
         return self._is(path, disk, kind="bound", readonly=readonly)
@@ -120,7 +137,12 @@ class FakeMounts:
             return f"nothing is mounted at {path}"
         if mount["readonly"] and not readonly:
             return f"the filesystem at {path} became read-only after an error"
-        return ""
+        failed = self.facts.get(f"failed:{mount['serial']}") is not None
+        return f"the filesystem at {path} has 1 recorded errors" if failed else ""
+
+    def problems(self, paths: dict[str, bool]) -> dict[str, str]:
+        named = {path: self.problem(path, readonly=wanted) for path, wanted in paths.items()}
+        return {path: sentence for path, sentence in named.items() if sentence}
 
     def stats(self, path: str) -> dict[str, int]:
         mount = self.facts.get(f"mount:{path}")
