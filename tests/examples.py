@@ -12,6 +12,7 @@ from zfsilod.engine.steps.access import NoAcl, NoUnknownAcls
 from zfsilod.engine.steps.export import NoExport
 from zfsilod.engine.steps.filesystem import Formatted
 from zfsilod.engine.steps.session import NoNode
+from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.engine.steps.zvol_name import ZvolRenamed
 from zfsilod.model.chap import Chap
 from zfsilod.model.host_facts import Disk, Filesystem, SnapshotRef
@@ -139,7 +140,12 @@ def _server() -> tuple[Example, ...]:
         Example(
             name="delete-into-trash",
             before=created,
-            actions=plans.up([plans.in_trash(VOLUME, VOLUME.dataset, TRASH)]),
+            actions=plans.up(
+                [
+                    ZvolUnused(dataset=VOLUME.dataset),
+                    plans.in_trash(VOLUME, VOLUME.dataset, TRASH),
+                ]
+            ),
         ),
         Example(
             name="undelete",

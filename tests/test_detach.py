@@ -52,9 +52,14 @@ def ways(operation: Operation) -> list[str]:
 async def test_a_lost_session_is_dropped_before_its_mounts(fixture: ServiceFixture) -> None:
     await fixture.do(*UP, FENCE)
     unmounted = await fixture.do(UnmountFrom(id="data"))
-    assert ways(unmounted) == ["do LazyUnmounted", "undo MountPoint"]
+    assert ways(unmounted) == ["do UsersNamed", "do LazyUnmounted", "undo MountPoint"]
     unstaged = await fixture.do(Unstage(id="data"))
-    assert ways(unstaged) == ["do SessionDropped", "do LazyUnmounted", "undo MountPoint"]
+    assert ways(unstaged) == [
+        "do UsersNamed",
+        "do SessionDropped",
+        "do LazyUnmounted",
+        "undo MountPoint",
+    ]
     await fixture.do(Disconnect(id="data"))
     assert kinds(fixture) == {"zvol", "content"}
 

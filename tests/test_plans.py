@@ -28,6 +28,7 @@ from zfsilod.engine.steps.access import Fenced, NoUnknownAcls
 from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
 from zfsilod.engine.steps.session import DiskResponsive, SessionDropped
 from zfsilod.engine.steps.snapshot import SnapshotSet
+from zfsilod.engine.steps.users import UsersNamed
 from zfsilod.engine.steps.zfs import NotNewer, Zvol, ZvolProperty, ZvolSize
 
 if TYPE_CHECKING:
@@ -144,9 +145,9 @@ def test_a_detach_path_mirrors_its_attach_path(attachment: Attachment) -> None:
     )
     for down, steps in paths:
         assert undone(down) == revertible(steps)
-        assert [action.step for action in down if action.up] == [
-            DiskResponsive(disk=attachment.disk)
-        ]
+        first, *guards = [action.step for action in down if action.up]
+        assert first == DiskResponsive(disk=attachment.disk)
+        assert all(isinstance(step, Guard) for step in guards)
 
 
 def test_a_mount_point_that_was_there_before_stays() -> None:
@@ -163,12 +164,14 @@ def test_a_mount_point_that_was_there_before_stays() -> None:
 
 def test_a_forced_detach_path_drops_the_session_first() -> None:
     path = plans.forced_detach_path(ATTACHMENT)
-    assert [type(action.step) for action in path if action.up] == [
+    named, *others = path
+    assert named.step == UsersNamed(disk=ATTACHMENT.disk, paths=ATTACHMENT.paths)
+    assert [type(action.step) for action in others if action.up] == [
         SessionDropped,
         LazyUnmounted,
         LazyUnmounted,
     ]
-    assert isinstance(path[0].step, SessionDropped)
+    assert isinstance(others[0].step, SessionDropped)
     assert [step.path for step in undone(path) if isinstance(step, MountPoint)] == [
         MOUNT.path,
         ATTACHMENT.staging_path,

@@ -32,6 +32,7 @@ from zfsilod.engine.steps.session import (
     SessionDropped,
     SessionSecrets,
 )
+from zfsilod.engine.steps.users import DiskUnused, UsersNamed, ZvolUnused
 from zfsilod.engine.steps.zfs import NotNewer, Zvol, ZvolSize
 from zfsilod.model.errors import Conflict
 
@@ -54,6 +55,9 @@ GUARDS = (
     NotNewer,
     DiskResponsive,
     FilesystemWorks,
+    DiskUnused,
+    UsersNamed,
+    ZvolUnused,
 )
 # Their undo does nothing: removed objects and changed secrets are not restored.
 ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets)

@@ -244,6 +244,11 @@ def _path(limits: WorkerLimits, value: Any, action: Action) -> None:
         raise _refused(f"mount path {value!r:.210}", "it is not a permitted path") from None
 
 
+def _paths(limits: WorkerLimits, value: Any, action: Action) -> None:
+    for path in value:
+        _path(limits, path, action)
+
+
 def _folder(limits: WorkerLimits, value: Any, action: Action) -> None:
     if action.up and value not in ("", ANYWHERE, *limits.folders):
         raise _outside(f"mount below {value!r:.210}", "csi.allowed_paths")
@@ -323,6 +328,7 @@ FIELDS: dict[str, Check] = {
     "other": _dataset,
     "own": _number,
     "path": _path,
+    "paths": _paths,
     "portals": _portals,
     "previous": _text,
     "properties": _properties,

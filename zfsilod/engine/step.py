@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KEPT = "kept"
 """The fact of an operation whose rollback kept something: a sentence that says what, and why."""
+CUT = "cut"
+"""The fact of an operation that ended uses by force: their names, which its title gets."""
 SandboxPart = Literal["POOL", "TARGET", "INITIATOR", "MOUNTS"]
 """A part of the host that steps change; its permissions are in systemd/sandbox.py."""
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps for the store
 from zfsilod.engine.limits import WorkerLimits, read_limits
 from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit, remove_lock
-from zfsilod.engine.step import KEPT, Guard, HostStep
+from zfsilod.engine.step import CUT, KEPT, Guard, HostStep
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -71,6 +71,8 @@ def run(operation: Operation, host: HostAdapters, save: Save) -> Operation:
         if action.up:
             observed = action.step.observed(host, made=status == "DONE")
             operation = operation.but(facts=pairs(dict(operation.facts) | observed))
+    if cut := dict(operation.facts).get(CUT):
+        operation = operation.but(title=f"{operation.title}; cut off {cut}")
     return save(operation.but(state="DONE"))
 
 

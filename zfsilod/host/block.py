@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.host import mountinfo, superblock
-from zfsilod.host.disks import Device, Disks, open_exclusively
+from zfsilod.host.disks import Device, Disks, in_use, open_exclusively, users_beside
 from zfsilod.host.places import resolved
 from zfsilod.host.regenerate_uuid import regenerate_uuid
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
@@ -209,6 +209,8 @@ class RealBlock:
         """
         descriptor = open_exclusively(device.path, "the disk", os.O_RDWR | os.O_DIRECT)
         try:
+            if names := users_beside(device.path):
+                raise in_use(device.path, "the disk", names)
             if not _ends_are_zero(descriptor, device.size_bytes):
                 content = self._content(device).partition(" ")[0]
                 if content not in ("", filesystem.type) or not self._is_torn(disk, filesystem):

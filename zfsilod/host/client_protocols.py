@@ -85,7 +85,17 @@ class IscsiAdapter(Protocol):
         """
 
     def users(self, disk: Disk) -> list[str]:
-        """Return the holders of the disk and its mount points; none when there is no disk."""
+        """Return the holders of the disk and its mount points; none when there is no disk.
+
+        Also swap, loop devices and bind mounts of its node, and processes as far as they are seen.
+        """
+
+    def users_beside(self, disk: Disk, paths: tuple[str, ...], *, settle: bool = True) -> list[str]:
+        """Return all users of the disk except mounts at these paths; none when there is no disk.
+
+        Raises Unavailable (UNKNOWN) when the descriptors of other processes cannot be seen.
+        `settle`: wait for processes that use it for a moment.
+        """
 
     def sessions(self, prefix: str = "") -> list[str]:
         """Return the targets with a session whose names start with a prefix."""
@@ -247,6 +257,9 @@ class MountAdapter(Protocol):
 
         Of a raw device only bytes_total. The call may hang when the disk does.
         """
+
+    def processes(self, path: str) -> list[str]:
+        """Return the processes that use a mount point or what is below it, as far as known."""
 
     def problem(self, path: str, *, readonly: bool) -> str:
         """Return a sentence about a mount that is not usable, otherwise "".

@@ -15,7 +15,8 @@ from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.host import mountinfo
+from zfsilod.host.device_users import open_descriptors, static_users
+from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, show
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ LOGGED_IN = "LOGGED_IN"
 FAILED = "FAILED"  # the connection was lost, and iscsid tries to restore it
 VPD_HEADER_BYTES = 4
 DETACH_WAIT_S = 30  # I/O of an unmount waits this long for a session that is lost meanwhile
+SETTLE_S = 5.0  # for udev, which opens a disk for a moment
 PAGE_BYTES = 4096  # a size that O_DIRECT accepts on any disk
 
 
@@ -229,12 +231,55 @@ def check_serial(device: Device, disk: Disk) -> None:
 
 
 def check_unused(path: Path, name: str) -> None:
-    """Raise Busy when a block device is in use: mounted, or held by LVM, dm or LIO.
+    """Raise Busy when a block device is in use: mounted, held, or opened by a process.
 
-    Tried with O_EXCL, which open(2) refuses with EBUSY then. The device is opened read-only,
-    since udev runs its rules for a device whenever a writer closes it.
+    First tried with O_EXCL, which open(2) refuses with EBUSY for mounts and holders. The device is
+    opened read-only, since udev runs its rules for a device whenever a writer closes it.
     """
     os.close(open_exclusively(path, name, os.O_RDONLY))
+    if names := users_beside(path):
+        raise in_use(path, name, names)
+
+
+def users_beside(
+    path: Path, kept: tuple[str, ...] = (), *, settle_s: float = SETTLE_S
+) -> list[str]:
+    """Return the users of a block device except mounts at `kept`: see host/device_users.py.
+
+    Waits until short uses have ended, such as those of udev. Raises Unavailable (UNKNOWN) when
+    there may be more that this process cannot see.
+    """
+    device = path.resolve().name
+    names = [user for user in static_users(device) if user not in kept]
+    seen = open_descriptors(device)
+    if seen.names and not names and settle_s:
+
+        def is_closed() -> bool:
+            nonlocal seen
+            seen = open_descriptors(device)
+            return not seen.names
+
+        wait_for(is_closed, settle_s)
+    names += seen.names
+    if seen.unseen and not names:
+        raise Unavailable(
+            f"it is not known whether {path} is in use: {seen.unseen}",
+            reason="UNKNOWN",
+            device=str(path),
+        )
+    return names
+
+
+def in_use(path: Path, name: str, names: list[str]) -> Busy:
+    """Return the error for a device with these users; none: they are not known."""
+    shown = [show(user) for user in names]
+    by = f" by {', '.join(shown)}" if shown else ""
+    return Busy(
+        f"{name} ({path}) is in use{by}",
+        reason="IN_USE",
+        device=str(path),
+        users=" ".join(shown),
+    )
 
 
 def is_responsive(path: Path, timeout_s: float) -> bool:
@@ -266,14 +311,7 @@ def open_exclusively(path: Path, name: str, flags: int) -> int:
         return os.open(path, flags | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            names = [show(name) for name in users(path)]
-            by = f" by {', '.join(names)}" if names else ""
-            raise Busy(
-                f"{name} ({path}) is in use{by}",
-                reason="IN_USE",
-                device=str(path),
-                users=" ".join(names),
-            ) from error
+            raise in_use(path, name, users(path)) from error
         raise Unavailable(
             f"{name} cannot be opened: {error.strerror}",
             device=str(path),
@@ -282,12 +320,12 @@ def open_exclusively(path: Path, name: str, flags: int) -> int:
 
 
 def users(path: Path, sys: Path = SYS) -> list[str]:
-    """Return the users of a block device: the names of its holders, then its mount points."""
-    folder = sys / "class/block" / path.resolve().name
-    holders = folder / "holders"
-    names = sorted(holder.name for holder in holders.iterdir()) if holders.exists() else []
-    number = read(folder / "dev")
-    return names + [mount.path for mount in mountinfo.read() if mount.number == number]
+    """Return the users of a block device that are known: holders, mount points, swap, processes.
+
+    For error messages, and for the daemon, which sees no process; nothing is raised.
+    """
+    device = path.resolve().name
+    return [*static_users(device, sys), *open_descriptors(device, sys).names]
 
 
 def read(path: Path) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zfsilod.host.device_users import static_users
 from zfsilod.host.disks import (
     FAILED,
     LOGGED_IN,
+    SETTLE_S,
     Device,
     Disks,
     IscsiSession,
@@ -19,7 +21,7 @@ from zfsilod.host.disks import (
     check_serial,
     check_unused,
     is_responsive,
-    users,
+    users_beside,
 )
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
@@ -249,7 +251,13 @@ class RealIscsi:
 
     def users(self, disk: Disk) -> list[str]:
         device = self._disks.find(disk.target)
-        return users(device.path) if device else []
+        return static_users(device.name, self._disks.sys) if device else []
+
+    def users_beside(self, disk: Disk, paths: tuple[str, ...], *, settle: bool = True) -> list[str]:
+        device = self._disks.find(disk.target)
+        if device is None:
+            return []
+        return users_beside(device.path, paths, settle_s=SETTLE_S if settle else 0)
 
     def drop(self, disk: Disk) -> None:
         for session in self._sessions_with(disk.target):

@@ -8,6 +8,7 @@ compared and written, and are never part of an error or a log line.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ TARGET_ATTRIBUTES = {
     "prod_mode_write_protect": "1",  # a LUN is mapped read-only first, never writable half made
 }
 OPEN_TRIES = 3
+RENAMED_S = 10
+NUMBER = re.compile(r"Major: (\d+) Minor: (\d+)")  # iblock_show_configfs_dev_params()
 NO_SESSION = "No active iSCSI Session"
 SERIAL_PREFIX = "T10 VPD Unit Serial Number: "
 
@@ -80,7 +83,27 @@ class RealLio:
                 backstore=name,
                 serial=exported,
             )
+        if not self._is_device_of(folder, dataset):
+            return False
         return self._fs.read(f"{folder}/attrib/emulate_tpu") == "1"
+
+    def _is_device_of(self, folder: str, dataset: str) -> bool:
+        """Tell whether a backstore has the device of the zvol that has this name now."""
+        number = NUMBER.search(self._fs.read(f"{folder}/info") or "")
+        return number is None or zvol_device.is_device_of(dataset, f"{number[1]}:{number[2]}")
+
+    def _check_device(self, name: str, folder: str, dataset: str) -> None:
+        """Raise Conflict for a backstore of another zvol; the kernel cannot exchange its device.
+
+        After a rename it takes udev a moment to know the name.
+        """
+        if not wait_for(lambda: self._is_device_of(folder, dataset), RENAMED_S):
+            raise Conflict(
+                f"the backstore {name} has the device of a zvol that was renamed or replaced, not "
+                f"that of {dataset}: unpublish the volume (--all --fence), then publish it again",
+                backstore=name,
+                dataset=dataset,
+            )
 
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
         self._load()
@@ -93,6 +116,8 @@ class RealLio:
                 if self._fs.has(f"{folder}/wwn/{attribute}"):
                     self._fs.write(f"{folder}/wwn/{attribute}", value)
             self._open(folder, dataset)
+        else:
+            self._check_device(name, folder, dataset)
         # Off by default: UNMAP of the client returns space to the pool.
         self._fs.write(f"{folder}/attrib/emulate_tpu", "1")
 

@@ -246,6 +246,9 @@ class RealMounts:
             return True
         return self._is_dead(mount) or _is_dead_node(mount)
 
+    def processes(self, path: str) -> list[str]:
+        return processes.using(path)
+
     # For the daemon
 
     def stats(self, path: str) -> dict[str, int]:

@@ -37,6 +37,12 @@ class ZfsAdapter(Protocol):
     def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None:
         """Destroy a zvol. Raises Busy when it is in use, FailedPrecondition (DEPENDENTS)."""
 
+    def users(self, dataset: str) -> list[str]:
+        """Return the users of the device of a zvol on this host; an export is one.
+
+        Raises Unavailable without the device, or when the users cannot be seen.
+        """
+
     def find_guid(self, dataset: str, *, uid: str) -> str:
         """Return the guid of a zvol. Raises FailedPrecondition (NO_DATASET)."""
 

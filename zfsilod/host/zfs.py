@@ -7,11 +7,12 @@ neither: zfsprops(7). The output of zfs is parsed in zfs_output.py.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.host import zvol_device
-from zfsilod.host.disks import users
+from zfsilod.host.disks import open_exclusively, users, users_beside
 from zfsilod.host.zfs_output import (
     PREFIX,
     Properties,
@@ -130,6 +131,14 @@ class RealZfs:
             dataset=dataset,
             users=" ".join(names),
         )
+
+    def users(self, dataset: str) -> list[str]:
+        device = Path(self.device(dataset))
+        try:
+            os.close(open_exclusively(device, dataset, os.O_RDONLY))
+        except Busy:
+            return users(device) or ["the kernel, as an export does"]
+        return users_beside(device)
 
     def find_epoch(self, dataset: str, *, uid: str = "", guid: str = "") -> tuple[int, str]:
         properties = self._get(dataset, *PROOF, EPOCH)

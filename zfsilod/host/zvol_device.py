@@ -65,6 +65,20 @@ def dataset_of(path: str) -> str:
     return name.partition(b"\0")[0].decode()
 
 
+def is_device_of(dataset: str, number: str, run: Path = Path("/run")) -> bool:
+    """Tell whether a device number such as "230:0" is that of a zvol; True when it is not known.
+
+    The udev database has the links of a device, and is visible in the daemon's sandbox, as /dev is
+    not. A zvol that was renamed, or replaced by another of its name, has another link.
+    """
+    try:
+        entry = (run / "udev/data" / f"b{number}").read_text()
+    except OSError:
+        return True
+    links = [line.removeprefix("S:") for line in entry.splitlines() if line.startswith("S:zvol/")]
+    return not links or f"zvol/{dataset}" in links
+
+
 def _trigger_udev(run: Runner, dataset: str) -> None:
     """Make the kernel repeat the uevent of a zvol, which udev may have missed: udevadm(8)."""
     for folder in Path("/sys/block").glob("zd*"):

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from zfsilod.engine import plans
+from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.model.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Publication, Trashed, Volume
@@ -109,6 +110,7 @@ class DeleteVolume(Request[ZvolDependents]):
                 [
                     plans.not_exported(volume),
                     plans.not_newer(volume),
+                    ZvolUnused(dataset=volume.dataset),
                     plans.in_trash(volume, volume.dataset, trash),
                 ]
             ),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from zfsilod.engine import plans
 from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import SessionDropped
+from zfsilod.engine.steps.users import DiskUnused, UsersNamed
 from zfsilod.host.places import ANYWHERE
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, PendingRelease
@@ -181,7 +182,8 @@ class Disconnect(Detach):
                 volume=self.id,
             )
         session = plans.connection_steps(attachment, view.settings.lost_session_s)
-        actions = plans.detach_path(attachment, session)
+        unused = DiskUnused(disk=attachment.disk, paths=attachment.paths)
+        actions = plans.detach_path(attachment, session, [unused])
         if inputs == "LOST" or self.force:
             actions = (*plans.forced_detach_path(attachment), *plans.down(session))
         commit = [drop(attachment), drop_secret(attachment.secret)]
@@ -247,10 +249,18 @@ class Clear(Request[None]):
         unmounted = [
             LazyUnmounted(disk=self.disk, path=path, root=ANYWHERE) for path in reversed(self.paths)
         ]
+        # With paths it is a lost session, whose mounts are dead; else nothing used it a moment ago.
+        first = UsersNamed if self.paths else DiskUnused
         return Plan(
             title=title,
             claims=claims,
-            actions=plans.up([SessionDropped(disk=self.disk), *unmounted]),
+            actions=plans.up(
+                [
+                    first(disk=self.disk, paths=self.paths),
+                    SessionDropped(disk=self.disk),
+                    *unmounted,
+                ]
+            ),
         )
 
 

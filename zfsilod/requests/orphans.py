@@ -16,6 +16,7 @@ from zfsilod.engine.steps.access import NoAcl, NoSession
 from zfsilod.engine.steps.export import NoExport, NoOtherPath
 from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import NoNode, SessionDropped
+from zfsilod.engine.steps.users import DiskUnused, UsersNamed
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.host.places import ANYWHERE
 from zfsilod.model.errors import Busy, FailedPrecondition, InvalidArgument, NotFound, show
@@ -60,6 +61,7 @@ class Orphan(Record):
     users: tuple[str, ...] = ()  # devices and mount points on this host, or initiators, that use it
     guards: tuple[Action, ...] = ()  # checks before a removal without force
     foreign: bool = False  # zfsilo did not make it: shown, and removed by its owner only
+    named: tuple[Action, ...] = ()  # in their place with force
 
 
 class Owned(Record):
@@ -98,6 +100,7 @@ class RemoveOrphans(Request[Inventory]):
             orphan.name: orphan for orphan in orphans(inputs, owned_things(view.txn), view.settings)
         }
         names = tuple(dict.fromkeys(self.names))
+        users: list[str] = []
         actions: list[Action] = []
         for name in names:
             if name not in present:
@@ -117,18 +120,30 @@ class RemoveOrphans(Request[Inventory]):
                     reason="IN_USE",
                     orphan=name,
                 )
-            if not self.force:
-                actions += orphan.guards
+            actions += orphan.named if self.force else orphan.guards
             actions += orphan.actions
+            users += orphan.users
         claims = (*(f"orphan/{name}" for name in names), *_claims(view.txn, actions))
+        used = f", used by {', '.join(dict.fromkeys(users))}" if users else ""
         return Plan(
-            title=f"remove {len(self.names)} orphans",
+            title=f"remove {len(self.names)} orphans{used}",
             claims=tuple(dict.fromkeys(claims)),
             actions=tuple(sorted(actions, key=lambda action: ORDER.index(type(action.step)))),
         )
 
 
-ORDER = (NoSession, SessionDropped, LazyUnmounted, NoNode, NoAcl, NoExport, NoOtherPath, Zvol)
+ORDER = (
+    NoSession,
+    DiskUnused,
+    UsersNamed,
+    SessionDropped,
+    LazyUnmounted,
+    NoNode,
+    NoAcl,
+    NoExport,
+    NoOtherPath,
+    Zvol,
+)
 """A user before the thing that it uses: a session before its export, an export before its zvol."""
 
 
@@ -336,6 +351,8 @@ def _session(target: str, users: tuple[str, ...], owned: Owned) -> Iterator[Orph
             name=f"session/{target}",
             text=f"session with {target}",
             users=tuple(map(show, users)),
+            guards=plans.up([DiskUnused(disk=disk)]),
+            named=plans.up([UsersNamed(disk=disk, paths=tuple(stray))]),
             actions=plans.up([SessionDropped(disk=disk), *unmounted]),
         )
         return

@@ -31,15 +31,18 @@ class Permissions(Record):
     mounts: bool = False  # in the host's mount namespace
 
 
+# Every part has CAP_SYS_PTRACE: without it the kernel hides which processes have a device open.
 PERMISSIONS: dict[SandboxPart, Permissions] = {
-    "POOL": Permissions(capabilities=("CAP_SYS_ADMIN",)),
+    "POOL": Permissions(capabilities=("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")),
     # The kernel shows secrets to CAP_SYS_ADMIN only.
-    "TARGET": Permissions(capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE"), calls=("@module",)),
+    "TARGET": Permissions(
+        capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", "CAP_SYS_PTRACE"), calls=("@module",)
+    ),
     # The kernel tells iscsiadm the handle of a transport with CAP_SYS_ADMIN only: without it a
     # logout finds no session and reports success. The secrets of sessions need it too.
     # CAP_SYS_MODULE loads iscsi_tcp.
     "INITIATOR": Permissions(
-        capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE"),
+        capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", "CAP_SYS_PTRACE"),
         calls=("@module",),
         paths=("/etc/iscsi", "/var/lib/iscsi", "/run/lock"),
     ),
@@ -49,7 +52,7 @@ PERMISSIONS: dict[SandboxPart, Permissions] = {
             "CAP_SYS_RESOURCE",  # to grow a mounted ext4
             "CAP_DAC_OVERRIDE",  # to create a mount point in a directory of any user
             "CAP_FOWNER",
-            "CAP_SYS_PTRACE",  # to name the processes that prevent an unmount
+            "CAP_SYS_PTRACE",
         ),
         calls=("@mount",),
         mounts=True,

@@ -30,6 +30,7 @@ from zfsilod.engine.steps.session import (
     SessionDropped,
     SessionSecrets,
 )
+from zfsilod.engine.steps.users import DiskUnused, UsersNamed
 from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:
@@ -164,7 +165,10 @@ def client_facts(attachment: Attachment, lost_session_s: int = 0) -> tuple[Actio
 def unmounting(attachment: Attachment, mount: Mount) -> tuple[Action, ...]:
     """Return the removal of one path; a mount point that existed before the mount stays."""
     point, bound = mounting_steps(attachment, mount)
-    return detach_path(attachment, [point, bound] if mount.made_path else [bound])
+    # A raw device at another path may be in use there; a busy filesystem refuses its unmount.
+    last = attachment.mode == "BLOCK" and len(attachment.mounts) == 1
+    guards = [_unused(attachment)] if last else []
+    return detach_path(attachment, [point, bound] if mount.made_path else [bound], guards)
 
 
 def unstaging(attachment: Attachment) -> tuple[Action, ...]:
@@ -175,16 +179,29 @@ def unstaging(attachment: Attachment) -> tuple[Action, ...]:
         for step in staging_steps(attachment)
         if isinstance(step, HostStep) and not step.sticky and not isinstance(step, kept)
     ]
-    return detach_path(attachment, undone)
+    return detach_path(attachment, undone, [_unused(attachment)] if undone else [])
 
 
-def detach_path(attachment: Attachment, steps: Sequence[Step]) -> tuple[Action, ...]:
+def detach_path(
+    attachment: Attachment, steps: Sequence[Step], guards: Sequence[Step] = ()
+) -> tuple[Action, ...]:
     """Return the undoing of steps, which does not wait for a disk that does not answer."""
-    return (*up([DiskResponsive(disk=attachment.disk)]), *down(steps))
+    return (*up([DiskResponsive(disk=attachment.disk), *guards]), *down(steps))
+
+
+def _unused(attachment: Attachment) -> DiskUnused:
+    """Return the guard that refuses a path down while others use the disk."""
+    return DiskUnused(disk=attachment.disk, paths=attachment.paths)
 
 
 def forced_unmount(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Action, ...]:
-    """Return the removal of mounts even if processes still use them."""
+    """Return the removal of mounts even if processes still use them; these are named."""
+    paths = tuple(mount.path for mount in mounts)
+    named = up([UsersNamed(disk=attachment.disk, paths=paths)] if mounts else [])
+    return (*named, *_lazy_unmounts(attachment, mounts))
+
+
+def _lazy_unmounts(attachment: Attachment, mounts: Sequence[Mount]) -> tuple[Action, ...]:
     actions: list[Action] = []
     for mount in reversed(mounts):
         point, _bound = mounting_steps(attachment, mount)
@@ -198,9 +215,10 @@ def forced_detach_path(attachment: Attachment) -> tuple[Action, ...]:
 
     Pending I/O fails when the session is dropped; only then can the mounts be removed.
     """
+    named = UsersNamed(disk=attachment.disk, paths=attachment.paths)
     actions = [
-        *up([SessionDropped(disk=attachment.disk)]),
-        *forced_unmount(attachment, attachment.mounts),
+        *up([named, SessionDropped(disk=attachment.disk)]),
+        *_lazy_unmounts(attachment, attachment.mounts),
     ]
     if attachment.mode == "FILESYSTEM" and attachment.staging_path:
         actions += up(

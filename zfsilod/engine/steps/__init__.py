@@ -20,6 +20,7 @@ __all__ = [
     "mount",
     "session",
     "snapshot",
+    "users",
     "zfs",
     "zvol_name",
 ]

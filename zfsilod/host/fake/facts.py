@@ -31,6 +31,7 @@ VOLATILE = (
     "mount",
     "outdated",
     "failed",
+    "user",
 )
 
 
@@ -58,6 +59,14 @@ class Facts:
         with self._open(write=False) as facts:
             items = list(facts.items())
         return {name.removeprefix(prefix): v for name, v in items if name.startswith(prefix)}
+
+    def users(self, owner: str, kind: str) -> list[str]:
+        """Return the users of a disk, by its serial, or of a zvol, by its dataset.
+
+        Of the kernel (a holder, a loop device), processes, or those that are hidden.
+        """
+        users = self.of_kind("user").items()
+        return [name for name, user in sorted(users) if user == {"of": owner, "kind": kind}]
 
     def effect(self, name: str, value: Any, *, instead_of: str = "") -> None:
         """Set one fact (None: remove it), unless the fuse blows before.

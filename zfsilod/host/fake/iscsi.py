@@ -58,8 +58,11 @@ class FakeIscsi:
         self.facts.effect(f"node:{target}", node | {"chap": digest(chap)})
 
     def remove_node(self, target: str) -> None:
-        if self.facts.get(f"node:{target}") is not None:
-            self.facts.effect(f"node:{target}", None)
+        if self.facts.get(f"node:{target}") is None:
+            return
+        if self.facts.get(f"session:{target}") is not None:
+            raise Busy(f"this host is logged in to {target}", reason="LOGGED_IN", target=target)
+        self.facts.effect(f"node:{target}", None)
 
     def has_session(self, disk: Disk) -> bool:
         session = self.facts.get(f"session:{disk.target}")
@@ -100,6 +103,8 @@ class FakeIscsi:
         for path, mount in self.facts.of_kind("mount").items():
             if mount["serial"] == disk.serial:
                 raise Busy(f"the disk of {disk.target} is mounted at {path}", path=path)
+        if names := self.users_beside(disk, ()):
+            raise Busy(f"the disk of {disk.target} is in use by {', '.join(names)}")
         if self.facts.get(f"session:{disk.target}") is not None:
             self.facts.effect(f"session:{disk.target}", None)
 
@@ -115,7 +120,16 @@ class FakeIscsi:
 
     def users(self, disk: Disk) -> list[str]:
         mounts = sorted(self.facts.of_kind("mount").items())
-        return [path for path, mount in mounts if mount["serial"] == disk.serial]
+        paths = [path for path, mount in mounts if mount["serial"] == disk.serial]
+        return [*self.facts.users(disk.serial, "kernel"), *paths]
+
+    def users_beside(self, disk: Disk, paths: tuple[str, ...], *, settle: bool = True) -> list[str]:
+        if not self.has_any_session(disk):
+            return []
+        known = [user for user in self.users(disk) if user not in paths]
+        if self.facts.users(disk.serial, "hidden"):
+            raise Unavailable("it is not known whether the disk is in use", reason="UNKNOWN")
+        return [*known, *self.facts.users(disk.serial, "process")]
 
     def sessions(self, prefix: str = "") -> list[str]:
         return sorted(name for name in self.facts.names("session") if name.startswith(prefix))

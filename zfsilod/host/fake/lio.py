@@ -28,6 +28,8 @@ class FakeLio:
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
         if self.facts.get(f"zvol:{dataset}") is None:
             raise FailedPrecondition(f"the dataset {dataset} does not exist", dataset=dataset)
+        if names := self.facts.users(dataset, "process"):
+            raise Busy(f"the zvol {dataset} is in use by {', '.join(names)}", dataset=dataset)
         backstore = {"dataset": dataset, "serial": serial}
         self.facts.effect(f"backstore:{name}", backstore | {"enabled": False})
         self.facts.effect(f"backstore:{name}", backstore | {"enabled": True})

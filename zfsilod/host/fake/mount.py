@@ -115,6 +115,9 @@ class FakeMounts:
     def unmount_lazily(self, disk: Disk, path: str, *, root: str = "") -> None:
         self.unmount(disk, path)
 
+    def processes(self, path: str) -> list[str]:
+        return self.facts.users(path, "process")
+
     def _is(self, path: str, disk: Disk, *, kind: str, readonly: bool) -> bool:
         mount = self._mount_of(path, disk)
         return bool(mount and mount["kind"] == kind and mount["readonly"] == readonly)

@@ -65,6 +65,8 @@ class FakeZfs:
         backstores = self.facts.of_kind("backstore").values()
         if any(backstore["dataset"] == dataset for backstore in backstores):
             raise Busy(f"the dataset {dataset} is in use by a backstore", dataset=dataset)
+        if users := self.users(dataset):
+            raise Busy(f"the zvol {dataset} is in use by {', '.join(users)}", dataset=dataset)
         names = self.dependents(dataset)
         if names:
             raise FailedPrecondition(
@@ -81,6 +83,11 @@ class FakeZfs:
         self.facts.effect(f"zvol:{dataset}", None, instead_of="" if left else name)
         if left and left != self.facts.get(name):
             self.facts.effect(name, left)
+
+    def users(self, dataset: str) -> list[str]:
+        backstores = self.facts.of_kind("backstore").items()
+        exports = [name for name, backstore in backstores if backstore["dataset"] == dataset]
+        return [*exports, *self.facts.users(dataset, "process")]
 
     def find_epoch(self, dataset: str, *, uid: str = "", guid: str = "") -> tuple[int, str]:
         if uid:

@@ -1,0 +1,208 @@
+"""The users of a block device, beyond those that an exclusive open finds.
+
+open(2) with O_EXCL is refused for a device that is mounted, or held by dm, md, LVM, bcache, swap or
+LIO. These use a device without a claim: a bind mount of its node, as CSI makes one for raw block
+use; a loop device; an open descriptor of a process, such as a virtual machine. Mounts are those of
+the first process, since a worker may have a mount namespace of its own.
+
+What cannot be seen is reported: a process whose descriptors may not be read, and a search that
+takes too long, are not "no users".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zfsilod.host import mountinfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SYS, PROC = Path("/sys"), Path("/proc")
+BUDGET_S = 5.0  # 100,000 descriptors take 1 s
+MAX_PROCESSES = 5
+ESCAPE = re.compile(r"\\([0-7]{3})")
+NODES = ("devtmpfs", "tmpfs")  # filesystems with device nodes; none of them can hang
+# It keeps each path of a disk open to check it; what it makes of the disk is a holder.
+IGNORED = ("multipathd",)
+STATX_BYTES, RDEV_OFFSET, MODE_OFFSET = 256, 128, 28  # struct statx of linux/stat.h
+STATX_TYPE, AT_FDCWD = 0x1, -100
+DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC: a file of a server that is away does not hang the call
+
+
+class DeviceUsers:
+    """The users of a device: processes as "qemu (4711)", and why there may be more of them."""
+
+    def __init__(self, names: tuple[str, ...] = (), unseen: str = "") -> None:
+        self.names = names
+        self.unseen = unseen
+
+
+class BlockDevice:
+    """A disk and its partitions: names in /sys/class/block, and numbers such as "8:0"."""
+
+    def __init__(self, names: frozenset[str], numbers: frozenset[str]) -> None:
+        self.names = names
+        self.numbers = numbers
+
+
+def described(name: str, sys: Path = SYS) -> BlockDevice:
+    """Return a disk with its partitions; any one without numbers when it does not exist."""
+    folder = sys / "class/block" / name
+    partitions = [path.parent.name for path in folder.glob("*/partition")]
+    names = frozenset((name, *partitions))
+    numbers = (_read(sys / "class/block" / one / "dev") for one in names)
+    return BlockDevice(names, frozenset(number for number in numbers if number))
+
+
+def static_users(name: str, sys: Path = SYS, proc: Path = PROC) -> list[str]:
+    """Return the users of a device that the kernel lists: holders, mount points, swap, loops.
+
+    None without the device.
+    """
+    device = described(name, sys)
+    if not device.numbers:
+        return []
+    return [
+        *_holders(device, sys),
+        *_mounts(device, proc),
+        *_swaps(device, proc),
+        *_loops(device, sys),
+    ]
+
+
+def open_descriptors(
+    name: str, sys: Path = SYS, proc: Path = PROC, number_of: Callable[[str], str] | None = None
+) -> DeviceUsers:
+    """Return the processes that have a device open, except this one: proc_pid_fd(5)."""
+    numbers = described(name, sys).numbers
+    if not numbers:
+        return DeviceUsers()
+    number_of = number_of or _number_of
+    end = time.monotonic() + BUDGET_S
+    names: list[str] = []
+    denied = 0
+    for pid in _processes(proc):
+        if time.monotonic() > end:
+            return DeviceUsers(tuple(names), f"the search took longer than {BUDGET_S:.0f} s")
+        try:
+            uses = any(number_of(path) in numbers for path in _open_files(f"{proc}/{pid}"))
+        except PermissionError:
+            denied += 1
+            continue
+        except OSError:
+            continue  # it has exited
+        comm = _read(proc / str(pid) / "comm")
+        if uses and comm not in IGNORED and len(names) < MAX_PROCESSES:
+            names.append(f"{comm or 'a process'} ({pid})")
+    unseen = f"the open files of {denied} processes may not be read" if denied else ""
+    return DeviceUsers(tuple(names), unseen)
+
+
+def _processes(proc: Path) -> list[int]:
+    """Return the ids of the other processes, the newest first: they are the likely users."""
+    names = (name for name in os.listdir(proc) if name.isdecimal())  # noqa: PTH208 - names only
+    return sorted((int(name) for name in names if int(name) != os.getpid()), reverse=True)
+
+
+def _open_files(process: str) -> Iterator[str]:
+    """Yield the descriptors that have a path, as sockets and pipes have none."""
+    folder = f"{process}/fd"
+    for name in os.listdir(folder):  # noqa: PTH208 - names only
+        try:
+            link = os.readlink(f"{folder}/{name}")  # noqa: PTH115 - of very many
+        except FileNotFoundError:
+            continue
+        if link.startswith("/"):
+            yield f"{folder}/{name}"
+
+
+def _holders(device: BlockDevice, sys: Path) -> list[str]:
+    folders = (sys / "class/block" / name / "holders" for name in sorted(device.names))
+    return sorted({holder.name for folder in folders for holder in folder.glob("*")})
+
+
+def _mounts(device: BlockDevice, proc: Path) -> list[str]:
+    first = proc / "1/mountinfo"
+    mounts = mountinfo.read(first if first.exists() else mountinfo.MOUNTINFO)
+    nodes = {f"/{name}" for name in device.names}
+    return [
+        mount.path
+        for mount in mounts
+        if mount.number in device.numbers
+        or (mount.type == "devtmpfs" and mount.root in nodes)
+        or (mount.type in NODES and mount.root != "/" and _is_node(mount.path, device))
+    ]
+
+
+def _is_node(path: str, device: BlockDevice) -> bool:
+    """Tell whether a path is a node of a device, whatever its name: one of mknod(1)."""
+    try:
+        return _number_of(path) in device.numbers
+    except PermissionError:  # below a private folder of a user, who cannot make nodes
+        return False
+
+
+def _swaps(device: BlockDevice, proc: Path) -> list[str]:
+    lines = _read(proc / "swaps").splitlines()[1:]
+    paths = (ESCAPE.sub(lambda match: chr(int(match[1], 8)), line.split()[0]) for line in lines)
+    return ["swap" for path in paths if _leads_to(path, device)]
+
+
+def _loops(device: BlockDevice, sys: Path) -> list[str]:
+    files = sorted(sys.glob("block/loop*/loop/backing_file"))
+    return [file.parents[1].name for file in files if _leads_to(_read(file), device)]
+
+
+def _leads_to(path: str, device: BlockDevice) -> bool:
+    """Tell whether a path of the kernel is a device, perhaps one that this process cannot see."""
+    name = path.removesuffix(" (deleted)").removesuffix(r"\040(deleted)")
+    return name.rpartition("/")[2] in device.names or _is_node(name, device)
+
+
+def _number_of(path: str) -> str:
+    """Return the number of a block device, as "8:0"; "" for any other file, and for none.
+
+    Raises PermissionError when it may not be known.
+    """
+    status = _statx(os.fsencode(path))
+    if status is None:
+        return ""
+    (mode,) = struct.unpack_from("=H", status, MODE_OFFSET)
+    if not stat.S_ISBLK(mode):
+        return ""
+    return "{}:{}".format(*struct.unpack_from("=II", status, RDEV_OFFSET))
+
+
+def _statx(path: bytes) -> bytes | None:
+    """Return struct statx of a file as the kernel remembers it; None without the file."""
+    import ctypes  # takes 4 ms, in a process that looks for users
+
+    status = ctypes.create_string_buffer(STATX_BYTES)
+    if _libc().statx(AT_FDCWD, path, DONT_SYNC, STATX_TYPE, status) == 0:
+        return status.raw
+    number = ctypes.get_errno()
+    if number in (1, 13):
+        raise PermissionError(number, os.strerror(number))
+    return None
+
+
+@cache
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
