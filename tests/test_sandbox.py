@@ -100,6 +100,7 @@ MODULE_NEEDS = {
 READ_ONLY = {
     "/etc/iscsi/initiatorname.iscsi",
     "/run",  # the database of udev, below /run/udev
+    "/run/udev/data",
     "/",  # where the path of a mount point starts
     "/usr/sbin:/usr/bin:/sbin:/bin",
 }
