@@ -8,7 +8,6 @@ one of this configuration or of zfsilo's own names, or it is a plain value, of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -25,9 +24,11 @@ from zfsilod.model.host_facts import FILESYSTEMS, FilesystemState
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from zfsilod.model.records import Action
+
+    Check = Callable[["WorkerLimits", Any, Action], None]
 
 ANYWHERE = "/"
 BACKSTORE = "zfsilo-"  # then the uid of the volume
@@ -60,9 +61,6 @@ class WorkerLimits(Record):
             if check is None:
                 raise _refused(f"the field {name} of {record.TAG}", "it has no limit")
             check(self, getattr(record, name), action)
-
-
-Check = Callable[[WorkerLimits, Any, "Action"], None]
 
 
 def check_of(tag: str, field: str) -> Check | None:
