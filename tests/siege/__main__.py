@@ -53,8 +53,11 @@ class Measured:
 def besieged() -> Iterator[SystemdHost]:
     """Boot a machine with a gateway, an administrator's join file and a reader's certificate."""
     with simulated_host() as sd:
+        sd.run("systemctl", "stop", "zfsilod.socket", "zfsilod.service")
+        sd.run("rm", "-r", "/var/lib/zfsilo/store")  # LMDB keeps the size of the first start
         sd.write("/etc/zfsilo/zfsilod.toml", CONFIG + STORE)
-        sd.run("systemctl", "restart", "zfsilod.service")
+        sd.run("systemctl", "start", "zfsilod.socket", "zfsilod.service")
+        ctl(sd, "host", "add", "take", "--iqn", "iqn.2024-01.lab.take:host")
         ctl(sd, "pki", "init", "--name", "localhost")
         issue = ("pki", "issue", "user", "ops", "--role", "admin", "--address", "127.0.0.1")
         ctl(sd, *issue, "--file", JOIN)

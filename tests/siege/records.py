@@ -68,7 +68,7 @@ FULL_STORE = """
 from zfsilod.storage.store import Store
 store = Store(pathlib.Path("/var/lib/zfsilo"))
 number = 0
-while store.used() < 0.93:
+while store.used() < 0.93 and number < 20_000:
     with store.write() as txn:
         for _record in range(64):
             txn.put_raw("siege", str(number), bytes(16000))
