@@ -33,6 +33,7 @@ PAGES = (
     "kubernetes.md",
     "metrics.md",
     "operations.md",
+    "changing-things.md",
     "security.md",
     "troubleshooting.md",
 )

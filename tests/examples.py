@@ -242,15 +242,14 @@ def _server() -> tuple[Example, ...]:
 
 def _client() -> tuple[Example, ...]:
     connected = tuple(plans.connection_steps(ATTACHMENT))
+    down = tuple(plans.disconnecting(ATTACHMENT))
     staged = (*connected, *plans.staging_steps(ATTACHMENT))
     formatted = (*connected, Formatted(disk=ATTACHMENT.disk, filesystem=ATTACHMENT.filesystem))
     mounted = (*staged, *plans.mounting_steps(ATTACHMENT, ATTACHMENT.mounts[0]))
     block = (*connected, *plans.mounting_steps(BLOCK, BLOCK.mounts[0]))
     return (
         Example(name="connect", before=(), actions=plans.up(connected)),
-        Example(
-            name="disconnect", before=connected, actions=plans.detach_path(ATTACHMENT, connected)
-        ),
+        Example(name="disconnect", before=connected, actions=plans.detach_path(ATTACHMENT, down)),
         Example(name="stage", before=connected, actions=plans.up(plans.staging_steps(ATTACHMENT))),
         Example(
             name="stage-clone", before=formatted, actions=plans.up(plans.staging_steps(CLONED))
@@ -297,12 +296,12 @@ def _client() -> tuple[Example, ...]:
         Example(
             name="disconnect-by-force",
             before=mounted,
-            actions=(*plans.forced_detach_path(ATTACHMENT), *plans.down(connected)),
+            actions=(*plans.forced_detach_path(ATTACHMENT), *plans.down(down)),
         ),
         Example(
             name="disconnect-block-by-force",
             before=block,
-            actions=(*plans.forced_detach_path(BLOCK), *plans.down(connected)),
+            actions=(*plans.forced_detach_path(BLOCK), *plans.down(down)),
         ),
         Example(
             name="unmount-by-force",

@@ -157,7 +157,7 @@ def test_a_step_with_a_field_without_a_limit_is_refused() -> None:
 
 
 def test_a_record_of_another_kind_in_a_step_is_refused(limits: WorkerLimits) -> None:
-    session = plans.connection_steps(examples.ATTACHMENT)[1]
+    session = plans.connection_steps(examples.ATTACHMENT)[2]
     for forged in (examples.HOW, examples.VOLUME, "sda"):
         refused(limits, plans.up([session.but(disk=forged)]))
 

@@ -96,6 +96,7 @@ def test_attach_by_value() -> None:
         )
     ) == [
         "create node record of TARGET at 10.77.0.1:3260",
+        "recover the session with TARGET at 10.77.0.1:3260",
         "log in to TARGET",
         "let I/O to TARGET wait without limit for a lost session",
         "rescan the disk of TARGET until it has 1 GiB",
@@ -139,8 +140,8 @@ def test_a_detach_path_mirrors_its_attach_path(attachment: Attachment) -> None:
         (plans.unmounting(attachment, mount), plans.mounting_steps(attachment, mount)),
         (plans.unstaging(attachment), plans.staging_steps(attachment)),
         (
-            plans.detach_path(attachment, plans.connection_steps(attachment)),
-            plans.connection_steps(attachment),
+            plans.detach_path(attachment, plans.disconnecting(attachment)),
+            plans.disconnecting(attachment),
         ),
     )
     for down, steps in paths:
@@ -207,7 +208,7 @@ def test_the_facts_of_a_volume_are_those_that_its_plans_make() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "count"), [("ABSENT", 0), ("CONNECTED", 3), ("STAGED", 11), ("MOUNTED", 13)]
+    ("state", "count"), [("ABSENT", 0), ("CONNECTED", 4), ("STAGED", 12), ("MOUNTED", 14)]
 )
 def test_the_facts_of_an_attachment_grow_with_its_state(state: str, count: int) -> None:
     mounts = ATTACHMENT.mounts if state == "MOUNTED" else ()

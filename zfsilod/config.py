@@ -180,7 +180,7 @@ def identity(settings: Settings, initiator: str, nqn: str) -> KeptIdentity:
     """Return the present identity of this host."""
     return KeptIdentity(
         host_id=settings.host_id,
-        prefix=settings.export.prefix if settings.root else "",
+        prefix=settings.export.prefix,
         initiator=initiator,
         nqn=nqn,
     )

@@ -13,10 +13,10 @@ import zfsilod.requests
 from tests.examples import TAKE
 from tests.service_fixture import administrator
 from zfsilod.model.host_facts import Disk, ListedZvol
-from zfsilod.model.records import Trashed
+from zfsilod.model.records import Attachment, Trashed
 from zfsilod.requests import adoption, orphans, pool_import
 from zfsilod.requests.attach import Grow, MountAt, Stage
-from zfsilod.requests.connect import Connect
+from zfsilod.requests.connect import Connect, FollowServer
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.detach import Clear, Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
@@ -229,6 +229,17 @@ def break_session(machine: SimulatedMachine) -> None:
             machine.host.facts.memory[name] = fact | {"lost": True}
 
 
+def move_server(machine: SimulatedMachine) -> None:
+    """Break each session at an address that the server does not have any more."""
+    with machine.store.write() as txn:
+        for attachment in list(txn.scan(Attachment)):
+            txn.put(attachment.but(portals=("10.77.0.9:3260",)))
+    for name, fact in machine.host.facts.memory.items():
+        if name.startswith("session:"):
+            former = {"lost": True, "portal": "10.77.0.9:3260"}
+            machine.host.facts.memory[name] = fact | former
+
+
 SERVER = (
     Case("create", (HOST,), CREATE),
     Case("create-thick", (HOST,), CREATE.but(thin=False, properties=(("compression", "lz4"),))),
@@ -338,6 +349,13 @@ CLIENT = (
     Case("disconnect-release", (*CREATED, CONNECT.but(publish_if_needed=True)), LEAVE),
     Case("disconnect-force", MOUNTED, LEAVE.but(force=True)),
     Case("connect-rotated", (*CONNECTED, ROTATE), CONNECT, lost=("session:",)),
+    Case(
+        "follow-server",
+        MOUNTED,
+        FollowServer(id="data"),
+        damage=move_server,
+        may_remain=(r"fact session:.* (lost|portal)",),
+    ),
     Case("refresh-secrets", (*MOUNTED, ROTATE), REFRESH),
     Case("refresh-secrets-lost", (*MOUNTED, ROTATE), REFRESH, damage=break_session),
     Case(

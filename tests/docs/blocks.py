@@ -13,7 +13,7 @@ MANUAL = sorted((ROOT / "docs/man").glob("*.[158]"))
 # Their readers have a clone of the repository; those of the other pages have the package.
 FOR_DEVELOPERS = (*TOP, ROOT / "docs/testing.md")
 MARK = re.compile(r"""^(?:<!--|\.\\") test: ([a-z-]+)""")
-PROMPT = re.compile(r"^(?:give|take|node)# ", re.M)
+PROMPT = re.compile(r"^(?:give|take|node|new)# ", re.M)
 TRANSCRIPT = "$ "
 
 

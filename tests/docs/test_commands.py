@@ -33,6 +33,7 @@ TOOLS = (
     "curl",
     "fuser",
     "helm",
+    "hostnamectl",
     "install",
     "journalctl",
     "kubectl",
@@ -52,6 +53,8 @@ BUILT_IN = ("cat", "exit", "make", "true", "PYTHONPATH=.:proto:csi")
 MAKE = re.compile(r"make ([a-z-]+)(?: [A-Z]+=\S+)?(?:\s+#.*)?")
 # Blocks without commands: drawings, and Nix, which `make nix-test` evaluates.
 PICTURES = (
+    "[daemon]",
+    "[server]",
     "ABSENT -> CREATED",
     "services.zfsilo = {",
     "zfsilo-op-<ulid>.service",

@@ -30,6 +30,7 @@ from zfsilod.engine.steps.session import (
     LossWait,
     NoNode,
     SessionDropped,
+    SessionPortal,
     SessionSecrets,
 )
 from zfsilod.engine.steps.users import DiskUnused, UsersNamed, ZvolUnused
@@ -48,6 +49,7 @@ OTHER_UID = "f" * 32
 FOREIGN_INITIATOR = "iqn.2024-01.lab.foreign:host"
 MAX_EFFECTS = 40
 GUARDS = (
+    SessionPortal,
     NoOtherPath,
     NoSession,
     Fenced,

@@ -103,6 +103,18 @@ class IscsiAdapter(Protocol):
     def nodes(self, prefix: str = "") -> list[str]:
         """Return the targets with a node record whose names start with a prefix."""
 
+    def portal(self, disk: Disk) -> str:
+        """Return the portal at which the session is, or tries to be; "" without a session."""
+
+    def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
+        """Tell whether the session is live, or none, or tries one of these portals."""
+
+    def follow(self, disk: Disk, portals: tuple[str, ...]) -> None:
+        """Make a lost session try the first of these portals that answers, with its disk in use.
+
+        Raises Unavailable (SESSION_RECOVERY) when it does not come back.
+        """
+
     def drop(self, disk: Disk) -> None:
         """End every session with the target of the disk, even while the disk is in use."""
 

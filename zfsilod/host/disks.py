@@ -149,6 +149,13 @@ class Disks:
             for session in sessions:
                 session.set_wait(_seconds(before[session.folder]))
 
+    def portal(self, session: IscsiSession) -> str:
+        """Return the portal that iscsid logged in to, as ADDRESS:PORT; "" when it is not known."""
+        folder = self.sys / f"class/iscsi_connection/connection{session.sid}:0"
+        address, port = read(folder / "persistent_address"), read(folder / "persistent_port")
+        host = f"[{address}]" if ":" in address else address
+        return f"{host}:{port}" if address and port else ""
+
     def device(self, session: IscsiSession) -> Device | None:
         """Return the disk of LUN 0 of a session; None when the kernel has not found it yet."""
         folders = sorted(session.folder.glob("device/target*/*:*:*:0/block/*"))

@@ -245,6 +245,22 @@ class RealIscsi:
         session = self._disks.session(disk.target)
         return session is None or session.state != LOGGED_IN
 
+    def portal(self, disk: Disk) -> str:
+        session = self._disks.session(disk.target)
+        return self._disks.portal(session) if session else ""
+
+    def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
+        session = self._disks.session(disk.target)
+        if session is None or session.state == LOGGED_IN:
+            return True
+        return self._disks.portal(session) in ("", *portals)
+
+    def follow(self, disk: Disk, portals: tuple[str, ...]) -> None:
+        if not self.follows(disk, portals):
+            from zfsilod.host.moved_session import MovedSession
+
+            MovedSession(self._run, self._disks, self._nodes, self._lock).follow(disk.target)
+
     def is_responsive(self, disk: Disk) -> bool:
         device = self._disks.find(disk.target)
         return device is None or is_responsive(device.path, RESPONSE_TIMEOUT_S)

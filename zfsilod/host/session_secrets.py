@@ -93,9 +93,7 @@ class LiveSessionSecrets:
             for session in live:
                 self._set_in_kernel(session, chaps[session.target])
             ports = {session.sid: self._port(session) for session in live}
-            # iscsid only: a restart of open-iscsi.service, which depends on it, would log out.
-            argv = ["systemctl", "restart", "--job-mode=ignore-dependencies", "iscsid.service"]
-            self._run(argv, timeout_s=RESTART_TIMEOUT_S)
+            restart_iscsid(self._run)
             self._outdated.unlink(missing_ok=True)
             if not wait_for(lambda: all(self._is_back(s, ports) for s in live), RECONNECT_S):
                 sys.stderr.write(
@@ -144,6 +142,15 @@ class LiveSessionSecrets:
         if not session.folder.exists():
             return True
         return session.state == LOGGED_IN and self._port(session) not in ("", ports[session.sid])
+
+
+def restart_iscsid(run: Runner) -> None:
+    """Restart iscsid; sessions stay, and are connected again.
+
+    iscsid only: a restart of open-iscsi.service, which depends on it, would log out.
+    """
+    argv = ["systemctl", "restart", "--job-mode=ignore-dependencies", "iscsid.service"]
+    run(argv, timeout_s=RESTART_TIMEOUT_S)
 
 
 def connect_netlink() -> socket.socket:

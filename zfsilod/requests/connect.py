@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfsilod.engine import plans
 from zfsilod.model.connection import Connection, FetchedConnection, foreign_target
-from zfsilod.model.errors import AlreadyExists, Busy, FailedPrecondition, ResourceExhausted
+from zfsilod.model.errors import (
+    AlreadyExists,
+    Busy,
+    FailedPrecondition,
+    ResourceExhausted,
+    ZfsiloError,
+)
 from zfsilod.model.record import Record
 from zfsilod.model.records import Action, Attachment, PendingRelease, Restore
 from zfsilod.model.validation import check_id
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import HostAdapters
     from zfsilod.model.host_facts import Disk
+    from zfsilod.model.identity import Caller
     from zfsilod.requests.context import Context
 
 MAX_PENDING = 1000  # releases that servers have not confirmed
@@ -59,10 +66,26 @@ class Connect(Request[ConnectInputs]):
     restore: Restore = "NEVER"
     publish_if_needed: bool = False
     epoch: int = 0  # 0: any
+    differs: bool = False  # the server answers otherwise than the attachment says: see resolved
+
+    async def resolved(self, context: Context, caller: Caller) -> Connect:
+        """Ask the server whether its portals or its target are those of the attachment.
+
+        Without an answer "already so" is judged by the records of this host.
+        """
+        with context.read() as txn:
+            attachment = txn.get(Attachment, self.id)
+        if attachment is None or attachment.state == "ABSENT" or not self.is_for(attachment):
+            return self
+        try:
+            connection, _chap = await context.servers.fetch(self.server, self.volume)
+        except ZfsiloError:
+            return self
+        return self.but(differs=is_outdated(attachment, connection))
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         attachment = view.txn.get(Attachment, self.id)
-        if attachment is None or attachment.state == "ABSENT":
+        if attachment is None or attachment.state == "ABSENT" or self.differs:
             return None
         if self.epoch not in (0, attachment.epoch) or not self.is_for(attachment):
             return None
@@ -225,6 +248,8 @@ class Connect(Request[ConnectInputs]):
     ) -> Attachment:
         if before is not None and before.state != "ABSENT":
             return before.but(
+                portals=connection.portals,
+                readonly=connection.readonly,
                 epoch=connection.epoch,
                 rotation=connection.rotation,
                 restore="BOOT" if "BOOT" in (before.restore, self.restore) else "NEVER",
@@ -250,6 +275,51 @@ class Connect(Request[ConnectInputs]):
             created_at=view.now,
             updated_at=view.now,
         )
+
+
+def is_outdated(attachment: Attachment, current: Connection) -> bool:
+    """Tell whether the server serves the volume otherwise than the attachment says."""
+    return (attachment.disk.target, attachment.portals, attachment.readonly) != (
+        current.target,
+        current.portals,
+        current.readonly,
+    )
+
+
+class FollowServer(Request["Connection | None"]):
+    """Take over the present portals of the server for an attachment; a lost session moves there.
+
+    Input: the present connection. The publication has to be the same: a fenced host stays fenced.
+    """
+
+    kind = "follow-server"
+    id: str
+
+    async def gather(self, context: Context, operation_id: str) -> Connection | None:
+        with context.read() as txn:
+            attachment = txn.get(Attachment, self.id)
+        if attachment is None:
+            return None
+        return (await context.servers.fetch(attachment.server, attachment.volume))[0]
+
+    def plan(self, view: View, inputs: Connection | None) -> Plan:
+        attachment = view.txn.get(Attachment, self.id)
+        title, claims = f"follow the server of {self.id}", (f"attachment/{self.id}",)
+        if attachment is None or inputs is None or not is_followed(attachment, inputs):
+            return Plan(title=title, claims=claims)
+        new = attachment.but(portals=inputs.portals, updated_at=view.now)
+        return Plan(
+            title=f"{title} to {', '.join(new.portals)}",
+            claims=claims,
+            actions=plans.up(plans.connection_steps(new, view.settings.lost_session_s)),
+            commit=(put(new),),
+        )
+
+
+def is_followed(attachment: Attachment, current: Connection) -> bool:
+    """Tell whether an attachment has the present publication at former portals."""
+    same = (attachment.epoch, attachment.disk.target) == (current.epoch, current.target)
+    return same and attachment.state != "ABSENT" and attachment.portals != current.portals
 
 
 def find_leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:

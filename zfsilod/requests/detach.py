@@ -181,7 +181,7 @@ class Disconnect(Detach):
                 reason=attachment.state,
                 volume=self.id,
             )
-        session = plans.connection_steps(attachment, view.settings.lost_session_s)
+        session = plans.disconnecting(attachment, view.settings.lost_session_s)
         unused = DiskUnused(disk=attachment.disk, paths=attachment.paths)
         actions = plans.detach_path(attachment, session, [unused])
         if inputs == "LOST" or self.force:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.records import Attachment
+from zfsilod.model.records import Attachment, Condition
+from zfsilod.requests.connect import FollowServer, is_followed
 from zfsilod.requests.rotate_secrets import RefreshSecrets, is_stale
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class SecretRotation:
             live = await self._context.look(
                 lambda: {one.id for one in attachments if not iscsi.is_lost(one.disk)}
             )
+            await asyncio.gather(
+                *(self._follow_server(one) for one, _publication in known if one.id not in live)
+            )
             stale = [one for one, publication in known if is_stale(one, publication)]
             due = [
                 attachment
@@ -76,6 +80,32 @@ class SecretRotation:
                 await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
         except ZfsiloError as error:
             log.info("secrets of the volumes of %s were not refreshed: %s", server, error.message)
+
+    async def _follow_server(self, attachment: Attachment) -> None:
+        """Move a lost session to the present portals of its server, if they are others."""
+        try:
+            current, _chap = await self._context.servers.fetch(attachment.server, attachment.volume)
+        except ZfsiloError as error:
+            log.info("the portals of %s are not known: %s", attachment.id, error.message)
+            return
+        if not is_followed(attachment, current):
+            return
+        moved = (
+            f"{attachment.server} has moved from {', '.join(attachment.portals)} to "
+            f"{', '.join(current.portals)}"
+        )
+        log.warning("%s: %s follows it", moved, attachment.id)
+        try:
+            operation = await self._submitter.submit(FollowServer(id=attachment.id), caller=DAEMON)
+            await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
+        except ZfsiloError as error:
+            log.warning("%s does not follow its server: %s", attachment.id, error.message)
+            sentence = (
+                f"{moved}, and the session did not follow ({error.message}): systemctl restart "
+                f"zfsilo-volume@{attachment.id}.service"
+            )
+            condition = Condition(id=attachment.disk.serial, sentences=(sentence,))
+            await self._context.write(lambda txn: txn.put(condition))
 
     async def _rotate(self, attachment: Attachment) -> bool:
         """Let the server change the secrets of an attachment; tell whether it did."""

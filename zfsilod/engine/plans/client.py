@@ -28,6 +28,7 @@ from zfsilod.engine.steps.session import (
     NodeSecrets,
     Session,
     SessionDropped,
+    SessionPortal,
     SessionSecrets,
 )
 from zfsilod.engine.steps.users import DiskUnused, UsersNamed
@@ -58,9 +59,16 @@ def connection_steps(attachment: Attachment, lost_session_s: int = 0) -> list[St
             server=attachment.server,
             lost_session_s=lost_session_s,
         ),
+        SessionPortal(disk=attachment.disk, portals=attachment.portals),
         Session(disk=attachment.disk),
         LossWait(disk=attachment.disk, seconds=lost_session_s),
     ]
+
+
+def disconnecting(attachment: Attachment, lost_session_s: int = 0) -> list[Step]:
+    """Return the steps of state CONNECTED that a path down undoes."""
+    steps = connection_steps(attachment, lost_session_s)
+    return [step for step in steps if not isinstance(step, SessionPortal)]
 
 
 def staging_steps(attachment: Attachment) -> list[Step]:

@@ -202,6 +202,32 @@ class Session(HostStep, tag="Session", part="INITIATOR"):
         return Resources(targets=(self.disk.target,))
 
 
+class SessionPortal(OneWay, tag="SessionPortal", part="INITIATOR"):
+    """A lost session is recovered at a present portal of the server; a live one stays where it is.
+
+    Disk and mounts of the session stay. One-way: nothing answers at the former portal.
+    """
+
+    volatile = True
+    disk: Disk
+    portals: tuple[str, ...]
+
+    def probe(self, host: HostAdapters) -> bool:
+        return host.iscsi.follows(self.disk, self.portals)
+
+    def do(self, host: HostAdapters) -> None:
+        host.iscsi.follow(self.disk, self.portals)
+
+    def fact(self) -> str:
+        return f"session with {self.disk.target} is not lost at a former portal"
+
+    def describe_do(self) -> str:
+        return f"recover the session with {self.disk.target} at {', '.join(self.portals)}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,))
+
+
 class LossWait(HostStep, tag="LossWait", part="INITIATOR"):
     """I/O waits this long for a lost session before it fails.
 

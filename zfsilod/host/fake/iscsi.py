@@ -82,7 +82,7 @@ class FakeIscsi:
             raise PermissionDenied(f"the target {disk.target} refused the CHAP secrets")
         session = {"serial": disk.serial, "size": disk.size_bytes}
         session |= {"initiator": node["initiator"], "chap": node["chap"]}
-        session |= _wait(node.get("wait", 0))
+        session |= _wait(node.get("wait", 0)) | {"portal": node["portals"][0]}
         self.facts.effect(f"session:{disk.target}", session)
         if local and self.facts.get(f"mapped:{acl}") in (None, "unlinked"):
             raise Unavailable(f"logged in to {disk.target}, but its disk did not appear")
@@ -117,6 +117,21 @@ class FakeIscsi:
 
     def is_responsive(self, disk: Disk) -> bool:
         return not hangs(self.facts, disk)
+
+    def portal(self, disk: Disk) -> str:
+        session = self.facts.get(f"session:{disk.target}") or {}
+        return str(session.get("portal", ""))
+
+    def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
+        session = self.facts.get(f"session:{disk.target}") or {}
+        return "lost" not in session or session.get("portal", "") in ("", *portals)
+
+    def follow(self, disk: Disk, portals: tuple[str, ...]) -> None:
+        if self.follows(disk, portals):
+            return
+        session = dict(self.facts.get(f"session:{disk.target}"))
+        session.pop("lost")
+        self.facts.effect(f"session:{disk.target}", session | {"portal": portals[0]})
 
     def users(self, disk: Disk) -> list[str]:
         mounts = sorted(self.facts.of_kind("mount").items())

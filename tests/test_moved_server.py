@@ -1,0 +1,121 @@
+"""A server that moves to another address: its clients take the present portals over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.examples import HOW
+from tests.service_fixture import SETTINGS
+from zfsilod.model.errors import Unavailable
+from zfsilod.model.records import Attachment, Condition
+from zfsilod.requests.attach import MountAt, Stage
+from zfsilod.requests.connect import Connect
+from zfsilod.requests.publications import Publish
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.secret_rotation import SecretRotation
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tests.service_fixture import ServiceFixture
+    from zfsilod.host.fake.iscsi import FakeIscsi
+
+MOVED = ("10.77.0.9:3260",)
+CONNECT = Connect(id="data", server="give", volume="data", restore="BOOT")
+UP = (
+    CreateVolume(id="data", capacity_bytes=1 << 30),
+    Publish(volume="data", host="take"),
+    CONNECT,
+    Stage(id="data"),
+    MountAt(id="data", path="/srv/data"),
+)
+
+
+def move(fixture: ServiceFixture, *, lose: bool) -> None:
+    """Give the server other portals, after which the sessions may be lost."""
+    fixture.service.context.settings = SETTINGS.but(export=HOW.but(portals=MOVED))
+    facts = fixture.host.facts
+    for target in facts.names("session") if lose else ():
+        facts.effect(f"session:{target}", facts.get(f"session:{target}") | {"lost": True})
+
+
+def attachment(fixture: ServiceFixture) -> Attachment:
+    with fixture.service.context.store.read() as txn:
+        record = txn.get(Attachment, "data")
+    assert record is not None
+    return record
+
+
+def node(fixture: ServiceFixture) -> tuple[str, ...]:
+    (target,) = fixture.host.facts.names("node")
+    return tuple(fixture.host.facts.get(f"node:{target}")["portals"])
+
+
+async def follow(fixture: ServiceFixture) -> None:
+    await SecretRotation(fixture.service.context, fixture.service).follow()
+
+
+async def test_a_connect_takes_other_portals_over(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    move(fixture, lose=False)
+    operation = await fixture.do(CONNECT)
+    assert attachment(fixture).portals == node(fixture) == MOVED
+    assert any(action.status == "DONE" for action in operation.actions)
+    mounts = fixture.host.facts.names("mount")
+    assert "/srv/data" in mounts
+    again = await fixture.do(CONNECT)
+    assert not any(action.status == "DONE" for action in again.actions)
+
+
+async def test_a_connect_without_the_server_is_judged_by_the_records(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(*UP)
+    fixture.server.away = True
+    assert (await fixture.do(CONNECT)).state == "DONE"
+
+
+async def test_a_lost_session_follows_its_server_with_its_mounts(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    mounts = {name: fixture.facts[name] for name in fixture.facts if name.startswith("mount:")}
+    move(fixture, lose=True)
+    await follow(fixture)
+    assert attachment(fixture).portals == node(fixture) == MOVED
+    assert fixture.host.iscsi.portal(attachment(fixture).disk) == MOVED[0]
+    assert not fixture.host.iscsi.is_lost(attachment(fixture).disk)
+    assert mounts.items() <= fixture.facts.items()
+
+
+async def test_a_live_session_is_left_alone(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    before = fixture.facts
+    move(fixture, lose=False)
+    await follow(fixture)
+    assert fixture.facts == before
+
+
+async def test_a_fenced_session_does_not_follow(fixture: ServiceFixture) -> None:
+    await fixture.do(*UP)
+    record = attachment(fixture)
+    await fixture.service.context.write(lambda txn: txn.put(record.but(epoch=record.epoch - 1)))
+    move(fixture, lose=True)
+    await follow(fixture)
+    assert attachment(fixture).portals == HOW.portals
+
+
+async def test_a_session_that_cannot_follow_is_a_condition(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: FakeIscsi, *_args: object) -> None:
+        raise Unavailable("the session did not come back")
+
+    await fixture.do(*UP)
+    move(fixture, lose=True)
+    monkeypatch.setattr(fixture.host.iscsi, "follow", refuse.__get__(fixture.host.iscsi))
+    await follow(fixture)
+    with fixture.service.context.store.read() as txn:
+        (condition,) = txn.scan(Condition)
+    (sentence,) = condition.sentences
+    assert HOW.portals[0] in sentence
+    assert MOVED[0] in sentence
+    assert "systemctl restart zfsilo-volume@data.service" in sentence
