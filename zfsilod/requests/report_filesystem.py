@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Publication, Volume
     from zfsilod.requests.context import Context
 
+REPORTED = ("FORMATTING", "READY")  # the others would let a filesystem be made again
+
 
 class ReportFilesystem(Request[str]):
     """Record the state of a volume's filesystem as its client reports it; it only advances.
@@ -52,6 +54,11 @@ class ReportFilesystem(Request[str]):
     def plan(self, view: View, inputs: str) -> Plan:
         volume = need_volume(view.txn, self.volume)
         self._check_publication(volume, need_publication(view.txn, self.volume, self.host))
+        if self.state not in REPORTED:
+            raise InvalidArgument(
+                f"a host does not report the state {self.state}: report {' or '.join(REPORTED)}",
+                reason="BAD_FILESYSTEM",
+            )
         if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
             raise InvalidArgument(
                 f"invalid filesystem {self.type[:40]!r} with UUID {self.uuid[:40]!r}: report "
