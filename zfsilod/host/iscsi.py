@@ -6,6 +6,8 @@ session is read from sysfs only: an exit code of iscsiadm does not prove it.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,8 @@ from zfsilod.model.errors import (
 from zfsilod.model.names import iscsi_name, parse_initiator_name, portal_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zfsilod.host.node_records import Nodes
     from zfsilod.host.run import Completed, Runner
     from zfsilod.host.session_secrets import LiveSessionSecrets
@@ -71,8 +75,12 @@ SETTINGS = {
     "node.session.auth.chap_algs": "SHA3-256,SHA256,SHA1,MD5",  # in the order of preference
 }
 
+# Written where the installed version of iscsiadm knows them. A session is never given up.
+NEWER_SETTINGS = {"node.session.reopen_max": "0"}
+
 # Exit codes of iscsiadm.
 SESSION_EXISTS = 15
+IN_USE = 28  # with iscsid.safe_logout, for a disk that is mounted
 REFUSED = {
     24: "the CHAP secrets or this initiator",
     19: "the login, or failed to authenticate itself (mutual CHAP)",
@@ -112,8 +120,9 @@ class RealIscsi:
         self._check_owner(target, server)
         files = self._nodes.files(target)
         settings = _settings(chap, lost_session_s)
+        records = map(self._nodes.read, files)
         return set(files.values()) == set(portals) and all(
-            settings.items() <= self._nodes.read(file).items() for file in files
+            _known(settings, record).items() <= record.items() for record in records
         )
 
     def _check_owner(self, target: str, server: str) -> None:
@@ -147,7 +156,7 @@ class RealIscsi:
                 self._nodes.remove(target)  # a portal is no longer one of the target
             for portal in portals:
                 for file in self._records(target, portal):
-                    self._nodes.update(file, settings)
+                    self._nodes.update(file, _known(settings, self._nodes.read(file)))
 
     def _records(self, target: str, portal: str) -> list[Path]:
         """Return the record files of a portal; a missing or torn one is made by iscsiadm."""
@@ -277,7 +286,27 @@ class RealIscsi:
 
     def drop(self, disk: Disk) -> None:
         for session in self._sessions_with(disk.target):
-            self._logout(session)
+            with ExitStack() as held:
+                self._logout(session, release=partial(self._detach_mounts, session, held))
+
+    def _detach_mounts(self, session: IscsiSession, held: ExitStack) -> None:
+        """Detach every mount of a disk, for an iscsid that refuses to log out of a mounted one.
+
+        The mounts are held open until the session has ended: otherwise the last unmount would wait
+        for I/O that only the logout ends.
+        """
+        from zfsilod.host import mountinfo
+        from zfsilod.host.mount_calls import MountCalls
+        from zfsilod.host.places import ANYWHERE, opened
+
+        device = self._disks.device(session)
+        for mount in reversed(mountinfo.read()):
+            if device is None or mount.number != device.number:
+                continue
+            with opened(mount.path, ANYWHERE) as place:
+                if place is not None:
+                    held.enter_context(place.entered())
+                    MountCalls(self._run).unmount(place, lazy=True)
 
     def _sessions_with(self, target: str) -> list[IscsiSession]:
         return [session for session in self._disks.sessions(target) if session.target == target]
@@ -295,8 +324,8 @@ class RealIscsi:
                 break
         raise error
 
-    def _logout(self, session: IscsiSession) -> None:
-        """Log out until the session has left sysfs.
+    def _logout(self, session: IscsiSession, *, release: Callable[[], None] | None = None) -> None:
+        """Log out until the session has left sysfs; `release` ends the uses of its disk.
 
         iscsid reports success for a session that it does not know, as after its restart until it
         has recovered the session; so the logout is repeated.
@@ -305,6 +334,10 @@ class RealIscsi:
         for _attempt in range(LOGOUT_ATTEMPTS):
             options = ("-m", "session", "-r", session.sid, "--logout")
             done = self._iscsiadm(*options, timeout_s=LOGOUT_TIMEOUT_S)
+            if done.rc == IN_USE and release is not None:
+                release()
+                release = None
+                continue
             if done.rc not in (0, *NO_SESSION):
                 raise done.failed(
                     f"the logout from {session.target} failed: iscsiadm exited with {done.rc}"
@@ -421,6 +454,12 @@ def _settings(chap: Chap, lost_session_s: int) -> dict[str, str]:
         raise InvalidArgument("the CHAP secrets have characters that a node record cannot hold")
     wait = {"node.session.timeo.replacement_timeout": str(lost_session_s or -1)}
     return SETTINGS | wait | secrets
+
+
+def _known(settings: dict[str, str], record: dict[str, str]) -> dict[str, str]:
+    """Return settings with those of newer versions that a record has."""
+    newer = {name: value for name, value in NEWER_SETTINGS.items() if name in record}
+    return settings | newer
 
 
 def _no_node(target: str) -> FailedPrecondition:

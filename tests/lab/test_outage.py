@@ -1,0 +1,84 @@
+"""Outages are waited out, failed filesystems are mounted again, what vanishes is noticed."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab import leak_check
+from tests.lab.test_recovery import (
+    ATTACH_CONFIG,
+    CONFIG_PATH,
+    LOGGED_IN,
+    NAME,
+    PATH,
+    RECOVERY_S,
+    STEP_S,
+    UNIT,
+    WRITE_MORE,
+    ctl,
+    read,
+    remove,
+    write,
+)
+
+if TYPE_CHECKING:
+    from tests.lab.pair import Pair
+
+OUTAGE_S = 150  # longer than the 120 s that open-iscsi has by default
+LOST = "until grep -qxE 'FAILED|FREE' /sys/class/iscsi_session/*/state; do sleep 0.2; done"
+SAID = f"until journalctl -o cat ZFSILO_VOLUME={NAME} | grep -q '%s'; do sleep 0.2; done"
+WRITABLE = f"until touch {PATH}/probe && sync {PATH}/probe; do sleep 0.5; done 2>/dev/null"
+SHUT_DOWN = (
+    f"echo 1 > /sys/fs/ext4/$(basename $(findmnt -no SOURCE {PATH} | tail -1))/trigger_fs_error"
+)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800, func_only=True)
+class TestOutage:
+    """A volume of an enabled unit, through everything that takes it away; each needs the first."""
+
+    def test_an_outage_longer_than_open_iscsi_waits_costs_nothing(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        ctl(give, "volume", "create", NAME, "1G", "--host", "take")
+        take.put(CONFIG_PATH, ATTACH_CONFIG.encode(), 0o644)
+        take.run("systemctl", "enable", "--now", UNIT, timeout_s=STEP_S)
+        assert take.sh("cat /sys/class/iscsi_session/*/recovery_tmo").stdout == "off\n"
+        written = write(take)
+        give.link(up=False)
+        take.sh(LOST, timeout_s=STEP_S)
+        take.sh(SAID % "is lost", timeout_s=STEP_S)
+        time.sleep(OUTAGE_S)
+        give.link(up=True)
+        take.sh(LOGGED_IN, timeout_s=RECOVERY_S)
+        take.sh(SAID % "is back", timeout_s=STEP_S)
+        assert read(take) == written
+        take.sh(WRITE_MORE, timeout_s=STEP_S)
+
+    def test_a_failed_filesystem_is_mounted_again(self, pair: Pair) -> None:
+        take = pair.take
+        take.sh(SHUT_DOWN)
+        take.sh(SAID % "recorded errors", timeout_s=STEP_S)
+        take.sh(SAID % "works again", timeout_s=STEP_S)
+        take.sh(WRITABLE, timeout_s=STEP_S)
+
+    def test_a_mount_that_vanishes_is_back_at_once(self, pair: Pair) -> None:
+        take = pair.take
+        take.run("umount", PATH)
+        take.sh(f"until mountpoint -q {PATH}; do sleep 0.2; done", timeout_s=STEP_S)
+
+    def test_a_lost_session_does_not_hang_a_forced_detach(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        give.link(up=False)
+        take.sh(LOST, timeout_s=STEP_S)
+        done = take.run("zfsiloctl", "volume", "disconnect", NAME, "--force", timeout_s=STEP_S)
+        print(f"disconnected in {done.seconds:.1f} s")
+        give.link(up=True)
+        take.run("systemctl", "disable", "--now", UNIT, timeout_s=STEP_S)
+        take.run("rm", CONFIG_PATH)
+        ctl(give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")
+        remove(give)
+        assert leak_check.leaks(pair) == []
