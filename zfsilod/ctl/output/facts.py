@@ -27,7 +27,7 @@ SECTIONS = {
     "MappedLun": "access",
     "Node": "session",
     "Session": "session",
-    "LossWait": "session",
+    "SessionPortal": "session",
     "LossWait": "session",
     "DiskSize": "session",
     "Formatted": "filesystem",
