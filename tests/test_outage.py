@@ -54,7 +54,7 @@ async def test_io_waits_as_long_as_the_configuration_says(fixture: ServiceFixtur
 async def test_a_disconnect_ends_the_waiting_before_the_logout(fixture: ServiceFixture) -> None:
     await fixture.do(*UP[:3])
     done = await fixture.do(Disconnect(id="data"))
-    assert ways(done) == ["do DiskResponsive", "undo LossWait", "undo Session", "undo Node"]
+    assert ways(done)[-3:] == ["undo LossWait", "undo Session", "undo Node"]
 
 
 # Filesystems that failed
