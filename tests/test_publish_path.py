@@ -13,7 +13,7 @@ from tests.bench.publish_path import trace_publish
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILES = 35
+FILES = 39
 CHANGES_OF_FILE = 245  # the order in which tasks wake varies by machine
 TRANSACTIONS = {"daemon read": 1, "daemon change": 1, "worker read": 2, "worker change": 2}
 READS = {"Volume": 2, "Host": 2, "Operation": 4}

@@ -224,7 +224,7 @@ def test_a_started_action_is_reverted_whatever_its_probe_says() -> None:
 
 def test_past_a_final_action_it_rolls_forward() -> None:
     machine, _before = start(example_named("disconnect"))
-    machine.inject(2, "after", "kill")  # logged out, not yet marked done
+    machine.inject(4, "after", "kill")  # logged out, not yet marked done
     machine.run()
     _recover(machine)
     assert machine.operation.state == "DONE"

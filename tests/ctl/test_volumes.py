@@ -56,6 +56,7 @@ def test_a_dry_run_prints_the_actions_and_changes_nothing(ctl: Shell) -> None:
     assert shortened[6:] == ["  map LUN 0 of X for iqn.2024-01.lab.take:host"]
     assert ctl.ok("volume delete plan --dry-run").startswith(
         "would delete plan:\n"
+        "  check that no other target leads to tank/zfsilo/plan\n"
         "  check that zvol tank/zfsilo/plan has no epoch after 0\n"
         "  destroy zvol tank/zfsilo/plan\n"
     )
