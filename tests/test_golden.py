@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -156,6 +156,16 @@ def test_every_record_reads_back_and_is_written_the_same(restored: Restored) -> 
     assert count
 
 
+def known(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts without what the golden stores are older than: the portal of a session."""
+    return {
+        name: {key: part for key, part in value.items() if key != "portal"}
+        if name.startswith("session:")
+        else value
+        for name, value in facts.items()
+    }
+
+
 def test_live_operations_are_completed(restored: Restored) -> None:
     before = restored.live()
     failed = {op.id for op in before if op.state in ("FAILED", "NEEDS_REPAIR")}
@@ -168,7 +178,7 @@ def test_live_operations_are_completed(restored: Restored) -> None:
             if isinstance(action.step, HostStep) and action.up:
                 assert action.step.probe(restored.host)
     if restored.kept.done is not None and not failed:
-        assert restored.host.facts.snapshot() == restored.kept.done
+        assert known(restored.host.facts.snapshot()) == restored.kept.done
 
 
 def test_live_operations_are_rolled_back(restored: Restored) -> None:
@@ -178,9 +188,9 @@ def test_live_operations_are_rolled_back(restored: Restored) -> None:
     assert states <= {"ROLLED_BACK", "DONE"}  # done if a final action had started
     now, kept = restored.host.facts.snapshot(), restored.kept
     if states == {"ROLLED_BACK"} and kept.before is not None:
-        assert not_sticky(now) == not_sticky(kept.before)
+        assert not_sticky(known(now)) == not_sticky(kept.before)
     if states == {"DONE"} and kept.done is not None:
-        assert now == kept.done
+        assert known(now) == kept.done
 
 
 def test_records_are_shown_on_grpc_and_by_zfsiloctl(

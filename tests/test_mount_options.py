@@ -31,11 +31,23 @@ def test_labels_and_harmless_options_are_allowed(option: str) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        "suid", "dev", "bind", "remount", "loop", "logdev=/dev/sda", "journal_path=/dev/sda",
-        "norecovery", "nouuid", "ro", "context=a,suid", "context=a b", 'context="a"',
-        "x-systemd.automount", "context=" + "a" * 65,
+        "suid",
+        "dev",
+        "bind",
+        "remount",
+        "loop",
+        "logdev=/dev/sda",
+        "journal_path=/dev/sda",
+        "norecovery",
+        "nouuid",
+        "ro",
+        "context=a,suid",
+        "context=a b",
+        'context="a"',
+        "x-systemd.automount",
+        "context=" + "a" * 65,
     ],
-)  # fmt: skip
+)
 def test_options_that_leave_the_mount_or_weaken_it_are_refused(option: str) -> None:
     with pytest.raises(InvalidArgument):
         check_options((option,))

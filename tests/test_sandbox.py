@@ -101,7 +101,6 @@ READ_ONLY = {
     "/etc/iscsi/initiatorname.iscsi",
     "/run",  # the database of udev, below /run/udev
     "/run/udev/data",
-    "/run/udev/data",
     "/",  # where the path of a mount point starts
     "/usr/sbin:/usr/bin:/sbin:/bin",
 }

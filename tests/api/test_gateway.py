@@ -118,7 +118,7 @@ def _short_linger(monkeypatch: Any) -> None:
 
 
 async def eventually(question: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not question():
             await asyncio.sleep(0.01)
 

@@ -6,8 +6,6 @@ session is read from sysfs only: an exit code of iscsiadm does not prove it.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,8 +38,6 @@ from zfsilod.model.errors import (
 from zfsilod.model.names import iscsi_name, parse_initiator_name, portal_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from zfsilod.host.node_records import Nodes
     from zfsilod.host.run import Completed, Runner
     from zfsilod.host.session_secrets import LiveSessionSecrets
@@ -80,7 +76,6 @@ NEWER_SETTINGS = {"node.session.reopen_max": "0"}
 
 # Exit codes of iscsiadm.
 SESSION_EXISTS = 15
-IN_USE = 28  # with iscsid.safe_logout, for a disk that is mounted
 REFUSED = {
     24: "the CHAP secrets or this initiator",
     19: "the login, or failed to authenticate itself (mutual CHAP)",
@@ -286,27 +281,7 @@ class RealIscsi:
 
     def drop(self, disk: Disk) -> None:
         for session in self._sessions_with(disk.target):
-            with ExitStack() as held:
-                self._logout(session, release=partial(self._detach_mounts, session, held))
-
-    def _detach_mounts(self, session: IscsiSession, held: ExitStack) -> None:
-        """Detach every mount of a disk, for an iscsid that refuses to log out of a mounted one.
-
-        The mounts are held open until the session has ended: otherwise the last unmount would wait
-        for I/O that only the logout ends.
-        """
-        from zfsilod.host import mountinfo
-        from zfsilod.host.mount_calls import MountCalls
-        from zfsilod.host.places import ANYWHERE, opened
-
-        device = self._disks.device(session)
-        for mount in reversed(mountinfo.read()):
-            if device is None or mount.number != device.number:
-                continue
-            with opened(mount.path, ANYWHERE) as place:
-                if place is not None:
-                    held.enter_context(place.entered())
-                    MountCalls(self._run).unmount(place, lazy=True)
+            self._logout(session)
 
     def _sessions_with(self, target: str) -> list[IscsiSession]:
         return [session for session in self._disks.sessions(target) if session.target == target]
@@ -324,8 +299,8 @@ class RealIscsi:
                 break
         raise error
 
-    def _logout(self, session: IscsiSession, *, release: Callable[[], None] | None = None) -> None:
-        """Log out until the session has left sysfs; `release` ends the uses of its disk.
+    def _logout(self, session: IscsiSession) -> None:
+        """Log out until the session has left sysfs.
 
         iscsid reports success for a session that it does not know, as after its restart until it
         has recovered the session; so the logout is repeated.
@@ -334,10 +309,6 @@ class RealIscsi:
         for _attempt in range(LOGOUT_ATTEMPTS):
             options = ("-m", "session", "-r", session.sid, "--logout")
             done = self._iscsiadm(*options, timeout_s=LOGOUT_TIMEOUT_S)
-            if done.rc == IN_USE and release is not None:
-                release()
-                release = None
-                continue
             if done.rc not in (0, *NO_SESSION):
                 raise done.failed(
                     f"the logout from {session.target} failed: iscsiadm exited with {done.rc}"
