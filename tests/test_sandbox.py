@@ -92,7 +92,7 @@ MODULE_NEEDS = {
         capabilities=("CAP_DAC_OVERRIDE", "CAP_FOWNER"), host_mounts=True
     ),
     # Open files of processes of any user are read.
-    "zfsilod.host.device_users": Need(capabilities=("CAP_SYS_PTRACE",)),
+    "zfsilod.host.device_users": Need(capabilities=("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")),
     "zfsilod.host.processes": Need(capabilities=("CAP_SYS_PTRACE",)),
     # Secrets of sessions are read from sysfs and set by netlink.
     "zfsilod.host.session_secrets": ADMIN,

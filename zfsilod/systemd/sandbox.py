@@ -31,18 +31,20 @@ class Permissions(Record):
     mounts: bool = False  # in the host's mount namespace
 
 
-# Every part has CAP_SYS_PTRACE: without it the kernel hides which processes have a device open.
+# Every part sees which processes have a device open: the folder of their descriptors is readable by
+# its owner only (CAP_DAC_READ_SEARCH), and its links by who may trace the process.
+SEE_USERS = ("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
 PERMISSIONS: dict[SandboxPart, Permissions] = {
-    "POOL": Permissions(capabilities=("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")),
+    "POOL": Permissions(capabilities=("CAP_SYS_ADMIN", *SEE_USERS)),
     # The kernel shows secrets to CAP_SYS_ADMIN only.
     "TARGET": Permissions(
-        capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", "CAP_SYS_PTRACE"), calls=("@module",)
+        capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", *SEE_USERS), calls=("@module",)
     ),
     # The kernel tells iscsiadm the handle of a transport with CAP_SYS_ADMIN only: without it a
     # logout finds no session and reports success. The secrets of sessions need it too.
     # CAP_SYS_MODULE loads iscsi_tcp.
     "INITIATOR": Permissions(
-        capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", "CAP_SYS_PTRACE"),
+        capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", *SEE_USERS),
         calls=("@module",),
         paths=("/etc/iscsi", "/var/lib/iscsi", "/run/lock"),
     ),
@@ -52,7 +54,7 @@ PERMISSIONS: dict[SandboxPart, Permissions] = {
             "CAP_SYS_RESOURCE",  # to grow a mounted ext4
             "CAP_DAC_OVERRIDE",  # to create a mount point in a directory of any user
             "CAP_FOWNER",
-            "CAP_SYS_PTRACE",
+            *SEE_USERS,
         ),
         calls=("@mount",),
         mounts=True,

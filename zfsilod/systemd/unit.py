@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BATCH_TIMES = 10  # how much longer a batch may take than one operation
 NUMBERS = {  # capabilities(7)
     "CAP_DAC_OVERRIDE": 1,
+    "CAP_DAC_READ_SEARCH": 2,
     "CAP_FOWNER": 3,
     "CAP_SYS_MODULE": 16,
     "CAP_SYS_PTRACE": 19,
