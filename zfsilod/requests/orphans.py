@@ -151,7 +151,7 @@ def take_inventory(machine: HostAdapters, settings: Settings) -> Inventory:
     """Return the inventory of this host. Starts one process, for any number of volumes."""
     lio, iscsi = machine.lio, machine.iscsi
     zvols = machine.zfs.list_zvols(settings.root) if settings.root else []
-    prefixes = (settings.export.prefix, PREFIX)
+    prefixes = (settings.export.prefix, DEFAULT_PREFIX)
     paths = tuple(lio.export_paths())
     made = {path.target for path in paths if BACKSTORE.fullmatch(path.backstore)}
     allowed = tuple(
