@@ -106,6 +106,30 @@ async def test_a_failed_rollback_is_retried_with_back_off(
         assert list(txn.live()) == []
 
 
+async def test_a_rollback_that_writes_nothing_is_retried_with_back_off(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker cannot even read its operation, so the record does not say that it failed."""
+    now = START_S
+    monkeypatch.setattr("zfsilod.service.supervisor.time.monotonic", lambda: now)
+    broken = BrokenHost(fixture)
+    await fail_rollback(fixture, broken)
+    operation = live_operation(fixture)
+    with fixture.service.context.store.write() as txn:
+        txn.put(operation.but(state="REVERTING"))
+    started = []
+
+    async def start(operation: Operation) -> None:
+        started.append(now - START_S)
+
+    monkeypatch.setattr(fixture.launcher, "rollback", start)
+    supervisor = Supervisor(fixture.service, retention_s=60)
+    for second in range(100):
+        now = START_S + second
+        await supervisor.recover()
+    assert started == [0, 5, 20, 80]
+
+
 @pytest.mark.parametrize("kind", ["backstore", "target", "lun"])
 async def test_an_undo_that_fails_once_succeeds_in_the_next_attempt(
     fixture: ServiceFixture, kind: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import new_class
 
 import pytest
@@ -52,6 +54,15 @@ def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> No
     contract.foreign_server()
     contract.foreign_client()
     assert failed(cases) == []
+
+
+def test_the_worker_knows_every_step() -> None:
+    """By its own imports: an operation with a tag that it does not know cannot be rolled back."""
+    code = (
+        "import zfsilod.engine.worker, zfsilod.model.record; print(*zfsilod.model.record.CLASSES)"
+    )
+    tags = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {type(step).TAG for step in steps()} <= set(tags.stdout.split())
 
 
 def test_the_examples_hold_every_step() -> None:

@@ -80,16 +80,16 @@ class Supervisor:
                 continue  # it changed after systemd was queried
             if operation.unit in running or operation.ended:
                 continue
-            if operation.state == "NEEDS_REPAIR" and not self._rollback_due(operation):
-                continue
             if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
                 self._executor.refresh(operation.id)
+                continue
+            if not self._rollback_due(operation):
                 continue
             log.info("operation %s (%s) has no unit: rolling back", operation.id, operation.title)
             await self._service.launcher.rollback(operation)
 
     def _rollback_due(self, operation: Operation) -> bool:
-        """Tell whether a failed rollback is due again: after 5, 15, 60, then every 300 seconds."""
+        """Tell whether a rollback is due: at once, after 5, 15, 60, then every 300 seconds."""
         tries, due = self._tried.get(operation.id, (0, 0.0))
         now = time.monotonic()
         if now < due:

@@ -9,6 +9,7 @@ from zfsilod.engine.steps import (
     mount,
     session,
     snapshot,
+    users,
     zfs,
     zvol_name,
 )
