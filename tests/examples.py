@@ -11,6 +11,7 @@ from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import NoAcl, NoUnknownAcls
 from zfsilod.engine.steps.export import NoExport
 from zfsilod.engine.steps.filesystem import Formatted
+from zfsilod.engine.steps.ownership import PoolOwned
 from zfsilod.engine.steps.session import NoNode
 from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.engine.steps.zvol_name import ZvolRenamed
@@ -311,7 +312,16 @@ def _client() -> tuple[Example, ...]:
     )
 
 
-PLANS = (*_server(), *_client())
+def _pool() -> tuple[Example, ...]:
+    owner = f"{'5' * 32}:{{}}:give"
+    first, next_one = (PoolOwned(root="tank", owner=owner.format(n)) for n in (1, 2))
+    return (
+        Example(name="claim-pool", before=(), actions=plans.up([first])),
+        Example(name="claim-again", before=(first,), actions=plans.up([next_one])),
+    )
+
+
+PLANS = (*_server(), *_pool(), *_client())
 
 
 def steps() -> list[HostStep]:

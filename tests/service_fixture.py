@@ -22,6 +22,7 @@ from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.report_filesystem import ReportFilesystem, known_filesystem
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.service.context import ServiceContext
+from zfsilod.service.ownership import compare
 from zfsilod.service.retention import SETTLING_S, Retention
 from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
@@ -223,11 +224,18 @@ class ServiceFixture:
 
 @asynccontextmanager
 async def service_fixture(
-    directory: Path, settings: Settings = SETTINGS, *, store_bytes: int = STORE_BYTES
+    directory: Path,
+    settings: Settings = SETTINGS,
+    *,
+    store_bytes: int = STORE_BYTES,
+    facts: Path | None = None,
 ) -> AsyncIterator[ServiceFixture]:
-    """Build a service over a new store, with the host `take` registered."""
+    """Build a service over the store of a directory, with the host `take` registered.
+
+    `facts`: the file of a machine that outlives the service.
+    """
     store = Store.create(directory, host="simulated", size_bytes=store_bytes, durable=False)
-    host = FakeHost(chap=store.chap)
+    host = FakeHost(facts, chap=store.chap)
     launcher = ThreadLauncher(store, host)
     context = ServiceContext(store, host, LocalServer(), settings, boot_id=read_boot_id())
     service = Service(context, launcher)
@@ -236,6 +244,7 @@ async def service_fixture(
     built = ServiceFixture(service, host, launcher)
     await service.context.retention.now()  # the clock is trusted
     await built.do(CreateHost(id="take", iqn=TAKE))
+    await compare(context)  # as a daemon does
     try:
         yield built
     finally:

@@ -29,6 +29,7 @@ from zfsilod.security import audit, join_file, kept_identity
 from zfsilod.service import schedule, simulation
 from zfsilod.service.context import ServiceContext
 from zfsilod.service.export_names import record_names
+from zfsilod.service.ownership import compare
 from zfsilod.service.retention import Retention
 from zfsilod.service.rooms import Rooms
 from zfsilod.service.service import Service
@@ -85,6 +86,7 @@ async def serve(paths: Paths, settings: config.Config) -> None:
     loop.set_default_executor(Rooms())
     async with AsyncExitStack() as stack:
         service, supervisor = await _start_service(paths, settings, stack)
+        await compare(service.context)  # before the first request
         listeners = _listeners(paths)
         metrics = await _start_metrics(paths, settings, service, listeners, stack)
         bus = await _start_front_ends(paths, settings, service, listeners, stack)

@@ -20,6 +20,7 @@ from zfsilod.requests.connect import Connect, FollowServer
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.detach import Clear, Disconnect, EndSession, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.put_back import PutBackVolume, RemoveExport
 from zfsilod.requests.report_filesystem import ReportFilesystem
@@ -247,6 +248,7 @@ SERVER = (
     Case("delete-to-trash", CREATED, DELETE, retention_s=HOUR_S),
     Case("undelete", (*CREATED, DELETE), UndeleteVolume(id="data"), retention_s=HOUR_S),
     Case("purge", (*CREATED, DELETE), PurgeVolume(id=""), retention_s=HOUR_S, find=purge),
+    Case("claim-pool", (), ClaimPool(root="tank/zfsilo")),
     Case("delete-keep", (*CREATED, SNAP), KEEP),
     Case("snapshot", CREATED, SNAP),
     Case("snapshot-delete", (*CREATED, SNAP), DeleteSnapshot(id="monday")),

@@ -19,6 +19,7 @@ from zfsilod.engine.worker import work
 from zfsilod.host.fake import FakeHost
 from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
+from zfsilod.model.ownership import IDENTITY, StoreIdentity
 from zfsilod.model.record import CLASSES, Stored, to_plain
 from zfsilod.model.records import Operation, PendingRelease
 from zfsilod.service.context import ServiceContext
@@ -102,12 +103,19 @@ class SimulatedMachine:
         self.store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
         self.host = FakeHost(chap=self.store.chap)
         self.host.iscsi = LocalTargets(self.host.facts)
+        self._identify()
         self.injector.count_effects(self.host.facts)
         self.units = Units(FaultyStore(self.store, self.injector), self.host)
         self.requests: set[asyncio.Task[Any]] = set()
         self.boots = 1
         self._loop = asyncio.get_running_loop()
         self.start_daemon()
+
+    def _identify(self) -> None:
+        """Give the store an identity, as the first start of zfsilod does."""
+        identity = StoreIdentity(id=IDENTITY, store_id="5" * 32, machine=self.host.machine_id())
+        with self.store.write() as txn:
+            txn.put(identity.but(root=self.settings.root))
 
     def start_daemon(self) -> None:
         """Start a daemon over the store and the host."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from tests.examples import ATTACHMENT, UID, VOLUME, steps
 from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.model.host_facts import Filesystem
+from zfsilod.model.ownership import IDENTITY, PoolClaim, StoreIdentity
 from zfsilod.model.records import (
     Action,
     ActionStatus,
@@ -139,6 +140,8 @@ RECORDS: tuple[Stored, ...] = (
         updated_at=TODAY + 1,
     ),
     PendingRelease(id="01kd00000000000000000000ad", server="give", volume="data"),
+    StoreIdentity(id=IDENTITY, store_id="5" * 32, machine="6" * 32, root="tank/zfsilo"),
+    PoolClaim(id="tank/zfsilo", generation=7),
     Condition(id=UID, sentences=("the pool is degraded",)),
     Token(
         id="backup",

@@ -24,6 +24,7 @@ from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknown
 from zfsilod.engine.steps.export import Backstore, NoExport, NoOtherPath
 from zfsilod.engine.steps.filesystem import FilesystemGrown
 from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
+from zfsilod.engine.steps.ownership import PoolOwned
 from zfsilod.engine.steps.session import (
     DiskResponsive,
     DiskSize,
@@ -325,7 +326,7 @@ class Contract:
 
 def stays(step: HostStep) -> bool:
     """Return whether the fact of a step remains after its undo."""
-    return step.sticky or isinstance(step, (ZvolSize, *ONE_WAY))
+    return step.sticky or isinstance(step, (ZvolSize, PoolOwned, *ONE_WAY))
 
 
 def steps_of(name: str, kind: type[HostStep]) -> list[HostStep]:

@@ -48,8 +48,9 @@ def ctl(machine: SystemdHost, *words: str, check: bool = True) -> InnerResult:
 
 
 def facts(machine: SystemdHost) -> dict[str, Any]:
-    """Return all facts of the simulated host."""
-    return Facts(machine.root / FACTS).snapshot()
+    """Return all facts of the simulated host, without the owner of the pool, which remains."""
+    present = Facts(machine.root / FACTS).snapshot()
+    return {name: fact for name, fact in present.items() if not name.startswith("owner:")}
 
 
 def light_fuse(machine: SystemdHost, effects: int, *, how: str) -> None:

@@ -363,8 +363,15 @@ COMMANDS = (
             Argument("--id", metavar="VOLUME", default="", text="id of the volume"),
             flag("--accept-copy", text="use a copy, such as zfs receive makes, in place of the "
                  "missing zvol of a volume"),
+            flag("--take-over", text="with --all: also from another store, which uses the pool no "
+                 "more"),
             flag("-y", "--yes", text="do not ask for confirmation"),
             changes=True),
+    Command("machine moved", "machine:moved", "go on after the disk was moved to another machine",
+            flag("-y", "--yes", text="do not ask for confirmation")),
+    Command("machine cloned", "machine:cloned",
+            "make a copy of a machine a host of its own, without the original's identity",
+            flag("-y", "--yes", text="do not ask for confirmation")),
     Command("pki init", "pki:init", "create this host's certificate authority and certificate",
             repeatable("--name", metavar="NAME", text="additional name or address of this host")),
     Command("pki issue", "pki:issue", "issue a certificate, in a join file, to a host or a user",
@@ -443,6 +450,7 @@ NOUNS = {
     "operation": "list, watch, cancel and repair operations",
     "orphan": "list and remove resources with zfsilo's marks but without a record",
     "adopt": "create the record of a volume for an existing zvol, or put the zvol back under it",
+    "machine": "end the hold of a host that was moved to other hardware, or copied",
     "join": "add a server, and register this host with it",
     "pki": "manage certificates for access over the network",
     "audit": "list changes on this host, allowed and refused",

@@ -16,6 +16,7 @@ from zfsilod.model.records import Step
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.errors import ZfsiloError
+    from zfsilod.model.records import Operation
 
 KEPT = "kept"
 """The fact of an operation whose rollback kept something: a sentence that says what, and why."""
@@ -23,6 +24,10 @@ CUT = "cut"
 """The fact of an operation that ended uses by force: their names, which its title gets."""
 SandboxPart = Literal["POOL", "TARGET", "INITIATOR", "MOUNTS"]
 """A part of the host that steps change; its permissions are in systemd/sandbox.py."""
+
+
+POOL_PARTS: tuple[SandboxPart, ...] = ("POOL", "TARGET")
+"""What belongs to the pool: the zvols, and the exports that lead to them."""
 
 
 class HostStep(Step):
@@ -123,3 +128,9 @@ class OneWay(HostStep):
     def describe_undo(self) -> str:
         """Return the words for `undo`."""
         return f"keep: {self.fact()}"
+
+
+def touches_pool(operation: Operation) -> bool:
+    """Tell whether an operation changes the pool or an export."""
+    steps = (action.step for action in operation.actions)
+    return any(isinstance(step, HostStep) and step.part in POOL_PARTS for step in steps)

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps for the store
 from zfsilod.engine.limits import WorkerLimits, read_limits
 from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit, remove_lock
-from zfsilod.engine.step import CUT, KEPT, Guard, HostStep
+from zfsilod.engine.step import CUT, KEPT, Guard, HostStep, touches_pool
+from zfsilod.engine.steps.ownership import PoolOwned, compare_pool
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -37,6 +38,7 @@ from zfsilod.model.errors import (
     ZfsiloError,
     disk_error,
 )
+from zfsilod.model.ownership import HOLDS, IDENTITY, StoreIdentity, judge_machine
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Action, ActionStatus, Failure, Operation, failure_of
 from zfsilod.storage.store import Store
@@ -252,6 +254,9 @@ class Worker:
         try:
             if self.latest.failure is None or any(action.began for action in self.latest.actions):
                 self.check_limits()  # of all: the rollback may also finish the operation
+            check_ownership(self.store, self.host, self.latest)
+            if self.latest.failure is not None and self.latest.failure.reason in HOLDS:
+                self.latest = self.latest.but(failure=None)  # of the rollback, which was held
             with self.store.read() as txn:
                 cancelled = txn.is_cancelled(self.latest.id)
             rollback(
@@ -294,6 +299,24 @@ class Worker:
             return failure_of(shown, step)
         message = f"internal error in step {step!r}; see the journal of this operation"
         return Failure(name=Internal.__name__, message=message, step=step)
+
+
+def check_ownership(store: Store, host: HostAdapters, operation: Operation) -> None:
+    """Raise unless the store belongs to this machine, and to the pool that a rollback changes.
+
+    A store that was restored from a backup knows operations that have ended since, and a rollback
+    of these would destroy what they made.
+    """
+    with store.read() as txn:
+        identity = txn.get(StoreIdentity, IDENTITY)
+    if identity is None:
+        return  # no daemon of this version has started yet
+    hold = judge_machine(identity, host.machine_id())
+    claims = any(isinstance(action.step, PoolOwned) for action in operation.actions)
+    if hold is None and identity.root and touches_pool(operation) and not claims:
+        hold = compare_pool(store.read, host.zfs, identity.root)
+    if hold is not None:
+        raise hold.error()
 
 
 def _needs_repair(operation: Operation, failure: Failure) -> Operation:

@@ -90,6 +90,15 @@ class ZfsAdapter(Protocol):
     def set_property(self, dataset: str, name: str, value: str) -> None:
         """Set a property; "": inherit it again, zfs-inherit(8)."""
 
+    def find_owner(self, root: str) -> str:
+        """Return the local property `zfsilo:owner` of a dataset; "": it has none.
+
+        Raises FailedPrecondition (NO_DATASET), Unavailable (NO_POOL).
+        """
+
+    def set_owner(self, root: str, owner: str) -> None:
+        """Set the property `zfsilo:owner` of a dataset."""
+
     def capacity(self, root: str) -> tuple[int, int]:
         """Return the available bytes of a dataset, and these with the used ones; quotas count."""
 

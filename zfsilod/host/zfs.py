@@ -44,6 +44,7 @@ UID = f"{PREFIX}uid"
 # The logical bytes of a new zvol and of a new clone, in OpenZFS 2.3, for every volblocksize. The
 # first block that is written adds 8 KiB or more: a block of 4 KiB and one that points to it.
 NEW_ZVOL_BYTES, NEW_CLONE_BYTES = 28672, 4096
+OWNER = f"{PREFIX}owner"  # of the dataset root
 MARKS = (
     "uid",
     "epoch",
@@ -271,6 +272,15 @@ class RealZfs:
         if done.rc != 0:
             prefix = f"cannot set property for '{dataset}': "
             raise refused(done, first_line(done).removeprefix(prefix), dataset)
+
+    # The dataset root
+
+    def find_owner(self, root: str) -> str:
+        value, source = self.properties(root, (OWNER,))[OWNER]
+        return value if source == "local" else ""
+
+    def set_owner(self, root: str, owner: str) -> None:
+        self._set(root, f"{OWNER}={owner}")
 
     # For the daemon
 

@@ -72,7 +72,8 @@ AREAS: dict[str, dict[str, str]] = {
         "NO_AUTHORITY": "this host has no certificate authority yet",
         "NO_IDENTITY": "neither a certificate nor a bearer token",
         "OTHER_AUTHORITY": "the host id belongs to a host with a certificate of another authority",
-        "OTHER_MACHINE": "the host id belongs to another machine: this one is a clone or new",
+        "OTHER_MACHINE": "the host id or the store belongs to another machine: this one is a "
+        "clone, was moved, or is new",
         "OTHER_HOST": "a host acts for another host, or the store is of another kind of host",
         "OUTSIDE_LIMITS": "the configuration of this host does not allow what the store asks for",
         "PATH_NOT_ALLOWED": "the path is outside csi.allowed_paths",
@@ -183,6 +184,10 @@ AREAS: dict[str, dict[str, str]] = {
     },
     "Configuration and store": {
         "BAD_CONFIG": "the configuration has an error",
+        "POOL_NEWER": "the pool is newer than the store, which was restored from a backup",
+        "POOL_OF_ANOTHER_STORE": "the pool was claimed by another store",
+        "POOL_OLDER": "the pool was rolled back or replaced since the store used it",
+        "POOL_UNKNOWN": "the owner of the pool cannot be read now",
         "SCHEMA": "the store was written by a newer version",
         "DISK_FULL": "the filesystem of a file of zfsilo is full",
         "DISK_FAILED": "the filesystem of a file of zfsilo fails, or is read-only",

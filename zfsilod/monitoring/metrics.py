@@ -28,6 +28,7 @@ from prometheus_client.process_collector import ProcessCollector
 from zfsilod import __version__
 from zfsilod.host.counters import Counters
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.ownership import HOLDS
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Summary
 
@@ -229,6 +230,13 @@ class Metrics:
             "When a certificate expires.",
             {(name,): at for name, at in self._expiries().items()},
             ["name"],
+        )
+        holds = {hold.reason for hold in self._service.context.ownership.holds}
+        yield _gauge(
+            "zfsilo_held",
+            "1 while nothing is changed on the host, or in its pool, for this reason.",
+            {(reason.lower(),): int(reason in holds) for reason in HOLDS},
+            ["reason"],
         )
         used = self._service.context.store.used()
         yield _gauge("zfsilo_store_used_ratio", "Used share of the store.", {(): used})

@@ -73,6 +73,9 @@ class AdoptVolume(Request[None]):
         if await context.look(partial(zfs.is_receiving, zvol.dataset)):
             raise unfinished(zvol.dataset)
 
+    def uses_pool(self, view: View) -> bool:
+        return self.on_pool and not self.zvol.uid  # a marked zvol is recorded, and not changed
+
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "volume id")
         if not view.settings.may_hold(self.zvol.dataset):

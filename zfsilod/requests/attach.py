@@ -35,6 +35,7 @@ class Stage(Request["Connection | None"]):
     """
 
     kind = "stage"
+    on_pool = False
     id: str
     path: str = ""
     fs_type: str = ""  # "": the type of the existing filesystem, else ext4
@@ -149,6 +150,7 @@ class MountAt(Request[None]):
     """Mount a staged volume at another path."""
 
     kind = "mount"
+    on_pool = False
     id: str
     path: str
     readonly: bool = False
@@ -215,6 +217,7 @@ class Grow(Request[int]):
     """Grow the disk and the filesystem. Input: the size that the server reports, in bytes."""
 
     kind = "grow"
+    on_pool = False
     id: str
 
     def authorise(self, view: View) -> None:

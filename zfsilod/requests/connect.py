@@ -60,6 +60,7 @@ class Connect(Request[ConnectInputs]):
     """Log in to a volume of a server."""
 
     kind = "connect"
+    on_pool = False
     id: str
     server: str
     volume: str

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.chap import Chap
     from zfsilod.model.connection import Connection
+    from zfsilod.model.ownership import Ownership
     from zfsilod.model.records import Host, Publication
     from zfsilod.model.settings import Settings
     from zfsilod.storage.transaction import Transaction
@@ -51,6 +52,7 @@ class Context(Protocol):
     machine: HostAdapters
     servers: Servers
     boot_id: str
+    ownership: Ownership
     session_recovery_s: float  # after this time a broken session counts as lost
 
     def read(self) -> AbstractContextManager[Transaction]:

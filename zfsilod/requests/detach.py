@@ -42,6 +42,7 @@ class Detach(Request[SessionState]):
     """The base of requests that lower an attachment's state. Input: the state of its session."""
 
     descends = True
+    on_pool = False
     id: str
     force: bool = False
 
@@ -228,6 +229,7 @@ class Clear(Request[None]):
 
     descends = True
     kind = "clear"
+    on_pool = False
     id: str
     disk: Disk
     paths: tuple[str, ...]

@@ -26,6 +26,7 @@ class CreateHost(Request[None]):
     """Register a host, or (with `register`) update its record."""
 
     kind = "create-host"
+    on_pool = False
     resource = ("hosts", "id")
     id: str
     iqn: str = ""
@@ -77,6 +78,9 @@ class UpdateHost(Request[None]):
     max_attachments: int = 0
     machine: str = ""
     etag: str = ""
+
+    def uses_pool(self, view: View) -> bool:
+        return "machine" in self.mask
 
     def plan(self, view: View, inputs: None) -> Plan:
         host = need_host(view.txn, self.id)
@@ -153,6 +157,7 @@ class DeleteHost(Request[None]):
 
     descends = True
     kind = "delete-host"
+    on_pool = False
     resource = ("hosts", "id")
     id: str
     etag: str = ""

@@ -33,6 +33,7 @@ class AdoptTrashed(AdoptVolume):
     """Create the record of a volume in the trash."""
 
     kind = "adopt-trashed"
+    on_pool = False
 
     def check_new(self, txn: Transaction) -> None:
         """Raise AlreadyExists when the volume is recorded as deleted."""
@@ -58,6 +59,7 @@ class AdoptSnapshots(Request[None]):
     """Create the records of a snapshot, or of a snapshot group, that exists in the pool."""
 
     kind = "adopt-snapshot"
+    on_pool = False
     id: str
     refs: tuple[ListedSnapshot, ...]
 

@@ -277,9 +277,13 @@ class Unpublish(Request["tuple[ExportPath, ...] | None"]):
     client_operation: str = ""  # only what this operation of the client published
     fence: bool = False
     grace_s: int = GRACE_S
+    held: bool = False  # while the pool is held, before it is claimed: requests/ownership.py
 
     def authorise(self, view: View) -> None:
         check_volume(view, self.volume, self.host)
+
+    def uses_pool(self, view: View) -> bool:
+        return not self.held
 
     async def gather(self, context: Context, operation_id: str) -> tuple[ExportPath, ...]:
         with context.read() as txn:

@@ -111,6 +111,7 @@ class Request(Record, Generic[Inputs]):
     """A request to change resources. `Inputs`: the type of the result of `gather`."""
 
     kind: ClassVar[str] = ""
+    on_pool: ClassVar[bool] = True  # it changes the pool or the exports: not while that is held
     resource: ClassVar[tuple[str, str]] = (
         "volumes",
         "id",
@@ -138,6 +139,10 @@ class Request(Record, Generic[Inputs]):
 
     def authorise(self, view: View) -> None:
         """Raise PermissionDenied or NotFound when the caller may not do this."""
+
+    def uses_pool(self, view: View) -> bool:
+        """Tell whether it reads or changes the pool or the exports; refused while that is held."""
+        return self.on_pool
 
     def prerequisites(self, view: View, inputs: Inputs) -> Sequence[Request[Any]]:
         """Return requests that must finish before this one, each an operation of its own.

@@ -120,6 +120,7 @@ class RefreshSecrets(Request[dict[str, FetchedConnection]]):
     """
 
     kind = "refresh-secrets"
+    on_pool = False
     resource = ("servers", "server")
     server: str
     ids: tuple[str, ...]

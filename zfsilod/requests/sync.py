@@ -20,6 +20,9 @@ class SyncVolume(Request[None]):
     kind = "sync"
     id: str
 
+    def uses_pool(self, view: View) -> bool:
+        return volume_view(view.txn, self.id).volume is not None
+
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         return expected(volume_view(view.txn, self.id), view.settings)
 

@@ -253,13 +253,14 @@ async def space(context: Context) -> PoolSpace:
     return PoolSpace(available_bytes=available, total_bytes=total)
 
 
-def need_root(settings: Settings) -> None:
-    """Raise FailedPrecondition on a host that is not a server."""
+def need_root(settings: Settings) -> str:
+    """Return the dataset root. Raises FailedPrecondition on a host that is not a server."""
     if not settings.root:
         raise FailedPrecondition(
             "this host serves no volumes: set server.root in /etc/zfsilo/zfsilod.toml",
             reason="NO_ROOT",
         )
+    return settings.root
 
 
 def need_volume(txn: Transaction, volume_id: str) -> Volume:

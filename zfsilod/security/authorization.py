@@ -34,6 +34,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.Service/RemoveOrphans": ADMIN,
     "/zfsilo.v1.Service/RotateSecrets": HOSTS,  # its own
     "/zfsilo.v1.Service/RenewCertificate": REMOTE,  # its own
+    "/zfsilo.v1.Service/BindMachine": ADMIN,
     "/zfsilo.v1.Service/GetCapacity": READERS,
     "/zfsilo.v1.Service/GetStatus": READERS,
     # Hosts and nodes see a part only: visible_to in requests/rights.py.
@@ -92,7 +93,10 @@ ROLES: dict[str, tuple[str, ...]] = {
 # Calls that bring foreign data onto a host are accepted on its unix sockets only. Their inverses
 # are open to a remote administrator, so that a host can always be drained.
 LOCAL = frozenset(
-    f"/zfsilo.v1.VolumeService/{request}Volume" for request in ("Connect", "Stage", "Mount")
+    (
+        *(f"/zfsilo.v1.VolumeService/{request}Volume" for request in ("Connect", "Stage", "Mount")),
+        "/zfsilo.v1.Service/BindMachine",  # who is there knows whether it was moved or cloned
+    )
 )
 
 READ, MANAGE, DESTROY = (f"org.zfsilo1.{action}" for action in ("read", "manage", "destroy"))
@@ -114,6 +118,7 @@ ACTIONS: dict[str, str] = {
     "org.zfsilo1.Manager.ListOrphans": READ,
     "org.zfsilo1.Manager.RemoveOrphans": DESTROY,
     "org.zfsilo1.Manager.RegisterHost": MANAGE,
+    "org.zfsilo1.Manager.BindMachine": DESTROY,
     "org.zfsilo1.Manager.GetSnapshot": READ,
     "org.zfsilo1.Manager.ListSnapshots": READ,
     "org.zfsilo1.Manager.GetHost": READ,

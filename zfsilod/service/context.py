@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zfsilod.engine.step import HostStep
 from zfsilod.host.clock import HostClock
 from zfsilod.model.errors import StoreCorrupt, Unavailable
+from zfsilod.model.ownership import Ownership
 from zfsilod.requests.context import LOOK_DEADLINE_S
 from zfsilod.requests.request import View
 from zfsilod.service.retention import Retention
@@ -56,6 +57,9 @@ class ServiceContext:
         self.servers = servers
         self.settings = settings
         self.boot_id = boot_id
+        self.lifted = asyncio.Event()  # a hold ended: what was held back is due
+        self.ownership = Ownership(self.lifted.set)
+        self.comparing = asyncio.Lock()
         self.session_recovery_s = SESSION_RECOVERY_S
         self.identity_changes: tuple[IdentityChange, ...] = ()  # of this host, at the start
         self.retention = Retention(HostClock())

@@ -8,15 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.records import Publication
 from zfsilod.requests.adoption import AdoptVolume
+from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.pool_import import AdoptSnapshots, AdoptTrashed
+from zfsilod.requests.publications import Unpublish
 from zfsilod.requests.volumes import need_root
+from zfsilod.service.ownership import compare
 from zfsilod.service.pool_scan import unknown_snapshots, unknown_volumes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from zfsilod.model.identity import Caller
+    from zfsilod.model.ownership import Hold
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Request
     from zfsilod.service.ports import Submitter
@@ -28,6 +33,14 @@ PUBLICATIONS_UNKNOWN = (
 )
 DELETIONS_UNKNOWN = (
     "the times of deletions are not stored in the pool: volumes in the trash stay for 30 days"
+)
+REVOCATIONS_UNKNOWN = (
+    "hosts, tokens and revocations are not stored in the pool: repeat the revocations that were "
+    "made after the backup"
+)
+WITHDRAWN = (
+    "the pool changed without this store, so the publications of these volumes were withdrawn; "
+    "publish them again: {}"
 )
 MEMBERS_UNKNOWN = (
     "an older zfsilo did not mark the members of snapshot groups {}: they have new ids"
@@ -43,10 +56,25 @@ class PoolImport(NamedTuple):
 
 
 async def adopt_all(
-    context: Context, submitter: Submitter, caller: Caller, *, validate_only: bool = False
+    context: Context,
+    submitter: Submitter,
+    caller: Caller,
+    *,
+    take_over: bool = False,
+    validate_only: bool = False,
 ) -> PoolImport:
-    """Adopt everything below the root that has marks of zfsilo and no record."""
-    need_root(context.settings)
+    """Adopt everything below the root that has marks of zfsilo and no record.
+
+    Then claim a pool that is held; `take_over`: also from another store.
+    """
+    root = need_root(context.settings)
+    await compare(context)
+    context.ownership.check_machine()
+    hold, claim = context.ownership.pool, ClaimPool(root=root, adopted=True, take_over=take_over)
+    if hold is not None and not claim.allows(hold):
+        raise hold.error()
+    if hold is not None and not validate_only:
+        await submitter.abandon_held()
     result = PoolImport([], {}, [])
     volumes = await unknown_volumes(context)
     if validate_only:
@@ -60,7 +88,27 @@ async def adopt_all(
     else:
         await _adopt(submitter, caller, snapshots, result)
     result.unknown.extend(_unknown(result.adopted))
+    if hold is not None and not validate_only:
+        await _claim(context, submitter, caller, claim, hold, result)
     return result
+
+
+async def _claim(
+    context: Context,
+    submitter: Submitter,
+    caller: Caller,
+    claim: ClaimPool,
+    hold: Hold,
+    result: PoolImport,
+) -> None:
+    """Claim a pool: what another store, or an older pool, knew is recorded now."""
+    if hold.reason == "POOL_NEWER":
+        result.unknown.append(REVOCATIONS_UNKNOWN)
+    else:
+        await _withdraw(context, submitter, caller, result)
+    operation = await submitter.submit(claim, caller=caller)
+    await submitter.wait(operation.id, ADOPT_DEADLINE_S)
+    await compare(context)
 
 
 async def _plan(
@@ -74,6 +122,23 @@ async def _plan(
             result.complaints[request.subject] = error.message
         else:
             result.adopted.append(request)
+
+
+async def _withdraw(
+    context: Context, submitter: Submitter, caller: Caller, result: PoolImport
+) -> None:
+    """Withdraw all publications of a pool that was rolled back, or was used by another store.
+
+    Their clients remember blocks that the pool may not have any more.
+    """
+    with context.read() as txn:
+        names = sorted({publication.volume for publication in txn.scan(Publication)})
+    requests = [Unpublish(volume=name, fence=True, grace_s=0, held=True) for name in names]
+    ended = PoolImport([], result.complaints, [])
+    await _adopt(submitter, caller, requests, ended)
+    if ended.adopted:
+        volumes = ", ".join(request.subject for request in ended.adopted)
+        result.unknown.append(WITHDRAWN.format(volumes))
 
 
 async def _adopt(

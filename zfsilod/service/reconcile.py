@@ -8,12 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.identity import DAEMON
 from zfsilod.model.record import Pairs, Record, pairs
-from zfsilod.model.records import Attachment, Operation
+from zfsilod.model.records import Attachment, Operation, Volume
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.service.drift import UNKNOWN, DriftReport, compare_all, store_conditions
 from zfsilod.service.export_names import record_names
+from zfsilod.service.ownership import compare
 from zfsilod.storage.volume_view import VolumeView, volume_views
 
 if TYPE_CHECKING:
@@ -68,8 +70,17 @@ class Reconciler:
 
     async def sync_all(self, caller: Caller, *, validate_only: bool = False) -> SyncReport:
         """Compare every volume and repair the differences; one failure does not stop the others."""
-        await record_names(self._context)
+        ownership = self._context.ownership
+        await compare(self._context)  # the pool may have been imported since the last time
+        ownership.check_machine()
+        held = ownership.pool
+        if held is not None and caller != DAEMON and not validate_only:
+            raise held.error()
+        if held is None:
+            await record_names(self._context)
         reports = await compare_all(self._context)
+        if held is not None:  # the records of its volumes prove nothing about the pool
+            reports = self._attached_only(reports)
         with self._context.read() as txn:
             idle = sum(_is_idle(txn, view) for view in volume_views(txn))
         complaints = {
@@ -100,7 +111,10 @@ class Reconciler:
             known = {view.id for view in volume_views(txn)}
         if not known.intersection(names):
             return {}  # deleted meanwhile
+        self._context.ownership.check_machine()
         reports = await compare_all(self._context, tuple(filter(known.__contains__, names)))
+        if self._context.ownership.pool is not None:
+            reports = self._attached_only(reports)
         complaints = {
             report.volume: report.problems[0].problem for report in reports if report.problems
         }
@@ -108,6 +122,11 @@ class Reconciler:
         complaints |= await self._repair(repairable, caller)
         await self._context.write(partial(store_conditions, reports=reports, complaints=complaints))
         return complaints
+
+    def _attached_only(self, reports: list[DriftReport]) -> list[DriftReport]:
+        """Return the reports of the volumes that this host does not serve itself."""
+        with self._context.read() as txn:
+            return [report for report in reports if txn.get(Volume, report.volume) is None]
 
     async def _repair(self, names: list[str], caller: Caller) -> dict[str, str]:
         """Repair the served volumes in few units, then the attached ones, a few at a time.

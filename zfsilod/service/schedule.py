@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -32,14 +33,22 @@ async def reconcile_all(
     An unfinished sync is retried sooner. A complaint is logged when it changes.
     """
     logged: tuple[tuple[str, str], ...] = ()
+    refused = ""
     retry_s = FIRST_RETRY_S
-    await service.reconciler.clear_leftovers(caller=DAEMON)
+    cleared, lifted = False, service.context.lifted
     while True:
         unfinished = True
+        lifted.clear()
         try:
+            service.context.ownership.check_machine()
+            if not cleared:
+                await service.reconciler.clear_leftovers(caller=DAEMON)
+            cleared = True
             report = await service.reconciler.sync_all(DAEMON)
         except ZfsiloError as error:
-            log.warning("cannot compare the volumes with their records: %s", error.message)
+            if error.message != refused:
+                log.warning("cannot compare the volumes with their records: %s", error.message)
+            refused = error.message
         else:
             for name, complaint in report.complaints if report.complaints != logged else ():
                 log.warning("volume %s differs from its record: %s", name, complaint)
@@ -47,7 +56,9 @@ async def reconcile_all(
             await reported(report)
         if not unfinished and not interval_s:
             return
-        await asyncio.sleep(min(retry_s, interval_s or LAST_RETRY_S) if unfinished else interval_s)
+        pause_s = min(retry_s, interval_s or LAST_RETRY_S) if unfinished else interval_s
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(lifted.wait(), pause_s)
         retry_s = min(2 * retry_s, LAST_RETRY_S) if unfinished else FIRST_RETRY_S
 
 

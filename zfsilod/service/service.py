@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zfsilod.engine.step import touches_pool
 from zfsilod.engine.steps.zfs import Epoch
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -45,6 +46,7 @@ from zfsilod.security.audit import Audit
 from zfsilod.security.credentials import check_caller
 from zfsilod.service.executor import Executor
 from zfsilod.service.health import HealthReader
+from zfsilod.service.ownership import compare_unknown
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
 from zfsilod.service.stats import StatsReader
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from zfsilod.model.identity import Caller
-    from zfsilod.requests.request import Request
+    from zfsilod.requests.request import Request, View
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Launcher
     from zfsilod.storage.transaction import Transaction
@@ -101,6 +103,8 @@ class Service:
 
         Raises the errors of the request, and Busy when a claim is not free by the deadline.
         """
+        if self.context.ownership.holds and request.on_pool:
+            await compare_unknown(self.context)
         request = await request.resolved(self.context, caller)
         submission = _Submission(request, caller, new_ulid(), time.monotonic() + deadline_s)
         with self.executor.hold(submission.operation_id):
@@ -119,6 +123,14 @@ class Service:
                 self.executor.resume(operation)
         return operation
 
+    def _allow(self, request: Request[Any], view: View) -> None:
+        """Raise unless the caller may do this, and store, machine and pool belong together."""
+        request.authorise(view)
+        if self.context.ownership.holds:
+            self.context.ownership.check_machine()
+            if request.uses_pool(view):
+                self.context.ownership.check_pool()
+
     async def _satisfied(self, submission: _Submission) -> tuple[Operation | None, int]:
         """Return an operation in state DONE when records and probes agree with the request.
 
@@ -128,7 +140,7 @@ class Service:
         with self.context.read() as txn:
             revision = txn.revision()
             view = self.context.view(txn, submission.operation_id, submission.caller)
-            request.authorise(view)
+            self._allow(request, view)
             actions = request.satisfied(view)
         if actions is None or not await self.context.holds(actions):
             return None, revision
@@ -192,7 +204,7 @@ class Service:
         view = self.context.view(txn, submission.operation_id, submission.caller)
         if submission.caller.certificate or submission.caller.token:
             check_caller(txn, submission.caller)  # revoked since the call began?
-        request.authorise(view)
+        self._allow(request, view)
         prerequisites = request.prerequisites(view, inputs)
         if prerequisites:
             return prerequisites
@@ -285,7 +297,7 @@ class Service:
         for request, operation_id in zip(requests, ids, strict=True):
             view = self.context.view(txn, operation_id, caller)
             with contextlib.suppress(NotFound):  # deleted since the comparison
-                request.authorise(view)
+                self._allow(request, view)
                 plan = request.plan(view, None)
                 if not any(txn.claimant(claim) for claim in plan.claims):
                     operation = plan.operation(request, view).but(batch=batch)
@@ -303,7 +315,7 @@ class Service:
         inputs = await request.gather(self.context, submission.operation_id)
         with self.context.read() as txn:
             view = self.context.view(txn, submission.operation_id, caller)
-            request.authorise(view)
+            self._allow(request, view)
             prerequisites = request.prerequisites(view, inputs)
             first = [action for one in prerequisites for action in one.plan(view, None).actions]
             after = self.context.view(txn, submission.operation_id, caller, finished=prerequisites)
@@ -371,6 +383,7 @@ class Service:
         operation = self.operation(operation_id)
         if validate_only:
             return operation
+        self._check_held(operation)
         if operation.at_server:  # it has no unit to stop: the daemon performs the remote step
             failed = operation.but(state="FAILED", failure=failure_of(CANCELLED, "Reported"))
             with contextlib.suppress(Busy):  # the step was performed meanwhile
@@ -385,9 +398,16 @@ class Service:
     async def repair(self, operation_id: str, *, validate_only: bool = False) -> Operation:
         """Retry the rollback of an operation now."""
         operation = self.operation(operation_id)
+        self._check_held(operation)
         if operation.state == "NEEDS_REPAIR" and not validate_only:
             await self.launcher.rollback(operation)
         return operation
+
+    def _check_held(self, operation: Operation) -> None:
+        """Raise when a hold keeps the rollback of an operation back."""
+        self.context.ownership.check_machine()
+        if touches_pool(operation):
+            self.context.ownership.check_pool()
 
     async def retried(self, operation: Operation) -> Operation:
         """Retry a failed rollback, and return the operation after that attempt."""
@@ -406,20 +426,33 @@ class Service:
 
         def release(txn: Transaction) -> Operation:
             operation = _stuck(txn.get(Operation, operation_id), operation_id)
-            # An epoch on the zvol is given, whatever becomes of the operation.
-            facts = dict(operation.facts)
-            for action in operation.actions:
-                if isinstance(action.step, Epoch) and action.began:
-                    facts[epoch_fact(action.step.dataset)] = str(action.step.epoch)
-            return txn.finish(operation.but(facts=pairs(facts)), "ABANDONED")
+            return _abandon(txn, operation)
 
         operation = self.operation(operation_id)  # or NotFound
+        self.context.ownership.check_machine()
         if validate_only:
             return _stuck(operation, operation_id)
         abandoned = await self.context.write(release)
         log.warning("operation %s (%s) was abandoned", abandoned.id, abandoned.title)
         self.executor.announce(abandoned)
         return abandoned
+
+    async def abandon_held(self) -> None:
+        """Abandon the operations that the hold of a pool keeps from their rollback.
+
+        The pool is adopted as it is, and these operations may have ended in another store.
+        """
+        with self.context.read() as txn:
+            kept = [operation for operation in txn.live() if touches_pool(operation)]
+        kept = [operation for operation in kept if not self.executor.is_held(operation.id)]
+        running = await self.launcher.running() if kept else set()
+        for operation in kept:
+            if operation.unit in running:
+                continue
+            abandoned = await self.context.write(partial(_abandon_unchanged, operation))
+            if abandoned is not None:
+                log.warning("operation %s (%s) was abandoned", abandoned.id, abandoned.title)
+                self.executor.announce(abandoned)
 
     # The host
 
@@ -443,6 +476,7 @@ class Service:
 
     async def introduce(self, server: str, *, validate_only: bool = False) -> None:
         """Register this host at a server, so that volumes can be published to it."""
+        self.context.ownership.check_machine()
         settings = self.context.settings
         iqn = await self.context.look(self.context.machine.iscsi.initiator)
         if not iqn:
@@ -480,6 +514,23 @@ def _stuck(operation: Operation | None, operation_id: str) -> Operation:
             operation=operation_id,
         )
     return operation
+
+
+def _abandon(txn: Transaction, operation: Operation) -> Operation:
+    """End an operation as abandoned. An epoch on the zvol is given, whatever becomes of it."""
+    facts = dict(operation.facts)
+    for action in operation.actions:
+        if isinstance(action.step, Epoch) and action.began:
+            facts[epoch_fact(action.step.dataset)] = str(action.step.epoch)
+    return txn.finish(operation.but(facts=pairs(facts)), "ABANDONED")
+
+
+def _abandon_unchanged(operation: Operation, txn: Transaction) -> Operation | None:
+    """Abandon an operation unless it changed since it was read."""
+    present = txn.get(Operation, operation.id)
+    if present is None or present.ended or present.revision != operation.revision:
+        return None
+    return _abandon(txn, present)
 
 
 def _outcome(operation: Operation, failure: Failure) -> str:

@@ -8,9 +8,13 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from zfsilod.engine.step import touches_pool
 from zfsilod.model.errors import NotFound, ZfsiloError
+from zfsilod.model.identity import DAEMON
 from zfsilod.model.pool_space import nearly_full
 from zfsilod.model.records import Attachment, Operation, PendingRelease
+from zfsilod.requests.ownership import ClaimPool
+from zfsilod.service.ownership import compare
 from zfsilod.service.purger import Purger
 from zfsilod.service.secret_rotation import SecretRotation
 
@@ -21,7 +25,8 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 PASS_S, LEAST_PAUSE_S = 30, 1
-SPACE_S = 60  # between two checks of the available space
+SPACE_S = 60  # between two checks of the available space, and of the owner of the pool
+CLAIM_S = 60.0
 SECRETS_S = 60  # between two polls of servers for new secrets
 REPAIR_PAUSES_S = (5, 15, 60, 300)
 FORGET_AT_ONCE = 100
@@ -43,6 +48,9 @@ class Supervisor:
         self._tried: dict[
             str, tuple[int, float]
         ] = {}  # failed rollbacks: their number, and the time of the next
+        self.compare_due = 0.0  # time.monotonic() of the next comparison of store and pool
+        self._claim_due = 0.0
+        self._claimed: set[str] = set()  # dataset roots, since the start
         self._space_due = 0.0
         self._secrets_due = 0.0
         self._refreshing: asyncio.Task[None] | None = None
@@ -51,23 +59,47 @@ class Supervisor:
     async def run(self) -> None:
         """Run passes for ever."""
         while True:
-            try:
-                await self.recover()
-                await self.retry_releases()
-                await self._purger.purge()
-                await self.forget()
-                await self.check_space()
-                self._service.audit.summarise()
-                self.refresh_secrets()
-            except ZfsiloError as error:
-                log.warning("supervisor pass failed: %s", error.message)
+            for work in (self.follow_pool, self.act):
+                try:
+                    await work()
+                except ZfsiloError as error:
+                    log.warning("supervisor pass failed: %s", error.message)
             # Not beyond the next due rollback.
             due = min((due for _tries, due in self._tried.values()), default=math.inf)
             pause_s = max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
             await self._executor.wait_for_change(pause_s)
 
+    async def act(self) -> None:
+        """Do the work of one pass, unless the store belongs to another machine."""
+        if self._context.ownership.machine is not None:
+            return
+        await self.recover()
+        await self.retry_releases()
+        if not self._context.ownership.holds:
+            await self._purger.purge()
+        await self.forget()
+        await self.check_space()
+        self._service.audit.summarise()
+        self.refresh_secrets()
+
+    async def follow_pool(self) -> None:
+        """Compare store and pool again, and count the generation up once for each start."""
+        ownership, root = self._context.ownership, self._context.settings.root
+        if ownership.holds or time.monotonic() >= self.compare_due:
+            self.compare_due = time.monotonic() + SPACE_S
+            await compare(self._context)
+        due = root not in self._claimed and time.monotonic() >= self._claim_due
+        if root and due and not ownership.holds:
+            self._claim_due = time.monotonic() + SPACE_S
+            claimed = await self._service.submit(ClaimPool(root=root), caller=DAEMON)
+            await self._service.wait(claimed.id, CLAIM_S)
+            self._claimed.add(root)
+
     async def recover(self) -> None:
-        """Roll back every operation that has not ended and has no unit."""
+        """Roll back every operation that has not ended, has no unit, and is not held back."""
+        ownership = self._context.ownership
+        if ownership.machine is not None:
+            return
         # In this order: an operation that is not held was launched before systemd is queried.
         with self._context.read() as txn:
             free = (one for one in txn.live() if not self._executor.is_held(one.id))
@@ -80,6 +112,8 @@ class Supervisor:
                 continue  # it changed after systemd was queried
             if operation.unit in running or operation.ended:
                 continue
+            if ownership.holds and touches_pool(operation):
+                continue  # the store may be older than the pool: nothing is reverted
             if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
                 self._executor.refresh(operation.id)
                 continue

@@ -30,6 +30,7 @@ from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host
 from zfsilod.service.orphan_scan import find_orphans
+from zfsilod.service.ownership import bind_machine
 from zfsilod.service.pool_scan import ZvolToAdopt, find_zvol
 from zfsilod.storage.volume_view import page, volume_view
 
@@ -216,6 +217,15 @@ class Methods:
         rows = await find_orphans(self.service.context)
         return [[(orphan.name, orphan.text, list(orphan.users)) for orphan in rows]]
 
+    async def bind_machine(
+        self,
+        cloned: bool,  # noqa: FBT001 - as on the bus
+        options: dict[str, Variant],
+    ) -> list[Any]:
+        only = _only_plan(options)
+        await bind_machine(self.service.context, cloned=cloned, validate_only=only)
+        return []
+
     async def get_capacity(self, root: str) -> list[Any]:
         capacity = await self.service.capacity(root)
         return [capacity.available_bytes, capacity.total_bytes]
@@ -260,6 +270,7 @@ QUERIES: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{MANAGER}.ListOperations": Methods.list_operations,
     f"{MANAGER}.GetCapacity": Methods.get_capacity,
     f"{MANAGER}.ListOrphans": Methods.list_orphans,
+    f"{MANAGER}.BindMachine": Methods.bind_machine,
     f"{VOLUME}.Stats": Methods.stats,
     f"{OPERATION}.Cancel": Methods.cancel,
     f"{OPERATION}.Repair": Methods.repair,

@@ -75,7 +75,8 @@ class Objects:
     def find(self, path: str) -> BusObject | None:
         """Return the object at a path, or None."""
         if path == ROOT:
-            return BusObject(path, MANAGER, self.info)
+            holds = self.service.context.ownership.holds
+            return BusObject(path, MANAGER, self.info._replace(holds=holds))
         kind, name = split(path) or ("", "")
         if name in self._planned and kind == "operation":
             return BusObject(path, OPERATION, ShownOperation(self._planned[name], planned=True))

@@ -11,6 +11,7 @@ from zfsilod.api.dbus.contract import HOST, MANAGER, NAME, OPERATION, SNAPSHOT, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.model.ownership import Hold
     from zfsilod.model.records import Operation, Publication
     from zfsilod.storage.volume_view import VolumeView
 
@@ -20,6 +21,7 @@ class ManagerInfo(NamedTuple):
 
     version: str
     features: list[str]
+    holds: tuple[Hold, ...] = ()
 
 
 class ShownOperation(NamedTuple):
@@ -100,6 +102,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     MANAGER: {
         "Version": lambda info: info.version,
         "Features": lambda info: info.features,
+        "Holds": lambda info: [(one.reason, one.sentence, one.command) for one in info.holds],
     },
     VOLUME: {
         "Id": lambda view: view.id,

@@ -113,6 +113,7 @@ class PublicationMethods:
             return volume, volumes.need_publication(txn, volume_id, host_id)
 
         need_view(call, volume_id)
+        call.service.context.ownership.check_pool()
         await _bind(call)
         volume, _publication = call.read(read)
         filesystem = await report_filesystem.known_filesystem(call.service.context, volume)

@@ -19,6 +19,7 @@ from zfsilod.security import certificates
 from zfsilod.security.credentials import check_caller
 from zfsilod.security.issued import limit_certificates
 from zfsilod.service.orphan_scan import find_orphans
+from zfsilod.service.ownership import bind_machine
 from zfsilod.storage.summary import Attention
 from zfsilod.wire import convert
 
@@ -94,12 +95,23 @@ class ServiceMethods:
                 if condition := nearly_full(space, call.service.context.settings):
                     status.capacity.conditions.append(condition)
                     attention.insert(0, Attention(subject="", sentence=condition))
+        holds = call.service.context.ownership.holds
+        attention[:0] = [
+            Attention(subject="", sentence=hold.sentence, command=hold.command) for hold in holds
+        ]
         status.attention_count = len(attention)
         status.attention.extend(
             service_pb2.Attention(subject=a.subject, sentence=a.sentence, command=a.command)
             for a in attention[:MAX_ATTENTION]
         )
         return status
+
+    async def BindMachine(
+        self, message: service_pb2.BindMachineRequest, call: Call
+    ) -> service_pb2.ServerInfo:
+        context, only = call.service.context, message.validate_only
+        await call.shielded(bind_machine(context, cloned=message.cloned, validate_only=only))
+        return _server(call)
 
     async def ListOrphans(
         self, message: service_pb2.ListOrphansRequest, call: Call
@@ -150,6 +162,8 @@ class ServiceMethods:
                 reason="NOT_OURS",
             )
 
+        call.service.context.ownership.check_machine()
+
         def sign() -> tuple[bytes, bytes, Issued]:
             authority = self._files.own_authority()
             pem = certificates.sign_request(authority, current.identity, message.request.encode())
@@ -182,6 +196,10 @@ def _server(call: Call) -> service_pb2.ServerInfo:
         caller=str(call.caller),
         zone=settings.zone,
         max_attachments=settings.max_attachments,
+        holds=[
+            service_pb2.Hold(reason=hold.reason, sentence=hold.sentence, command=hold.command)
+            for hold in call.service.context.ownership.holds
+        ],
     )
     info.time.GetCurrentTime()
     return info

@@ -200,7 +200,11 @@ class VolumeMethods:
         self, message: volume_pb2.AdoptVolumesRequest, call: Call
     ) -> volume_pb2.AdoptVolumesResponse:
         work = pool_import.adopt_all(
-            call.service.context, call.service, call.caller, validate_only=message.validate_only
+            call.service.context,
+            call.service,
+            call.caller,
+            take_over=message.take_over,
+            validate_only=message.validate_only,
         )
         result = await call.shielded(work)
         names: dict[str, list[str]] = {"adopt": [], "adopt-trashed": [], "adopt-snapshot": []}

@@ -340,6 +340,9 @@ def _daemon(args: Namespace) -> Iterator[Prerequisite]:
         yield Prerequisite("zfsilod", error.message, command)
         return
     yield Prerequisite("zfsilod answers")
+    for hold in status.server.holds:
+        name = "machine" if hold.reason == "OTHER_MACHINE" else "pool"
+        yield Prerequisite(name, hold.sentence, hold.command)
     if count := status.attention_count:
         problems = "1 problem" if count == 1 else f"{count} problems"
         yield Prerequisite("volumes", problems, "zfsiloctl status")

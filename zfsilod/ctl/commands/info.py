@@ -35,6 +35,7 @@ def info(args: Namespace) -> None:
             ("Roles", commas(ROLES.get(role, role) for role in about.roles)),
             ("Features", commas(about.features)),
             ("Caller", about.caller),
+            ("Held", "; ".join(f"{hold.sentence}: {hold.command}" for hold in about.holds)),
         ],
     )
 

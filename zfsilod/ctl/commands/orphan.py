@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zfsilod.ctl.client import Server
 
 PUT_BACK = "put-back"  # kind of the operation of an adoption under an existing record
+TAKE_OVER = "Take the pool over from the store that claimed it? No other host may use it any more."
 
 
 def list_orphans(args: Namespace) -> None:
@@ -63,6 +64,10 @@ def adopt(args: Namespace) -> int:
     It asks before a zvol is put back under an existing record.
     """
     check_one_or_all(args.dataset, "DATASET", everything=args.all)
+    if args.take_over and not args.all:
+        raise InvalidArgument(
+            "--take-over needs --all", reason="USAGE", usage="zfsiloctl adopt --help"
+        )
     with dial(args) as server:
         if args.dataset:
             request = pb.AdoptVolumeRequest(
@@ -79,7 +84,10 @@ def adopt(args: Namespace) -> int:
                 usage="zfsiloctl adopt --help",
             )
         server.read_s = server.change_s
-        everything = pb.AdoptVolumesRequest(validate_only=args.dry_run)
+        ask_first = args.take_over and not (args.yes or args.dry_run)
+        if ask_first and not confirmed(TAKE_OVER):
+            return FAILED
+        everything = pb.AdoptVolumesRequest(take_over=args.take_over, validate_only=args.dry_run)
         adopted = server.ask(server.api.volumes.AdoptVolumes, everything)
     word = "would be adopted" if args.dry_run else "adopted"
     if args.json:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.host.fake.snapshot_sets import guid_of, remaining
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.host.zfs_output import missing, no_pool
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.marks import EPOCH, find_sign_of_use, parse_epoch
 from zfsilod.model.record import pairs
@@ -180,6 +181,25 @@ class FakeZfs:
         zvols = self.facts.of_kind("zvol")
         datasets = [zvol.dataset for zvol in self.list_zvols(root)]
         return {dataset: dict(zvols[dataset]["properties"]) for dataset in datasets}
+
+    def find_owner(self, root: str) -> str:
+        self._need_pool(root)
+        return str(self.facts.get(f"owner:{root}") or "")
+
+    def set_owner(self, root: str, owner: str) -> None:
+        self._need_pool(root)
+        self.facts.effect(f"owner:{root}", owner)
+
+    def _need_pool(self, root: str) -> None:
+        """Raise Unavailable while a fact of a test says that the pool cannot be used."""
+        pool = root.partition("/")[0]
+        match self.facts.get(f"pool:{pool}"):
+            case "EXPORTED":
+                raise no_pool(pool)
+            case "SUSPENDED":
+                raise Unavailable(f"the pool {pool} is suspended", reason="POOL_SUSPENDED")
+            case "EMPTY":
+                raise missing(root)
 
     def capacity(self, root: str) -> tuple[int, int]:
         if root.split("/")[0] != SIMULATED_POOL:
