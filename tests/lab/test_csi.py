@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from csi.v1 import csi_pb2 as csi
+from grpc.aio import AioRpcError
 
 from tests.csi.lab_plugin import install, plugin_of
 from tests.csi.plugin_client import GIB, NODE, block, down, fails, until_done, up
@@ -42,6 +43,7 @@ FAILED = "until journalctl -u counter -o cat | grep -q 'write failed'; do sleep 
 LOST = "until grep -qx FAILED /sys/class/iscsi_session/*/state; do sleep 0.2; done"
 # Otherwise pending I/O fails after 120 s. Must be set before the session is lost.
 SHORT_TIMEOUT = "echo 10 > /sys/class/iscsi_session/$(ls /sys/class/iscsi_session)/recovery_tmo"
+NOT_YET = "/usr/local/lib/systemd/system"  # whoever mounts there is root after the next boot
 ACLS = "ls /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls"
 
 
@@ -206,6 +208,20 @@ class TestKubernetes:
         await plugin.unpublish(volume_id, OTHER)
         await plugin.delete(volume_id)
         give.run("zfsiloctl", "host", "delete", OTHER, timeout_s=STEP_S)
+
+    async def test_links_lead_no_mount_outside(self, plugin: PluginClient, take: Machine) -> None:
+        """Links below kubelet's folder: to nothing, and to what only the host's /tmp has."""
+        volume_id = (await plugin.create("links")).volume_id
+        await up(plugin, volume_id, "links")
+        take.run("mkdir", "/tmp/outside")
+        for name, target in (("nothing", NOT_YET), ("private", "/tmp/outside")):
+            take.run("ln", "-s", target, plugin.path(name))
+            for path in (name, f"{name}/pod"):
+                with pytest.raises(AioRpcError):
+                    await plugin.mount(volume_id, path)
+        assert take.run("test", "-e", NOT_YET, check=False).rc != 0
+        assert take.sh("ls /tmp/outside").stdout == ""
+        await down(plugin, volume_id, "links")
 
     async def test_killed_processes(
         self, plugin: PluginClient, give: Machine, take: Machine

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.lab.machine import Machine
     from tests.lab.pair import Pair
 
-NAME, LATER = "data", "later"
+NAME, LATER, MIDWAY = "data", "later", "midway"
 PATH = "/srv/data"
 STEP_S = 180
 TEST_S = 1500
@@ -23,8 +23,8 @@ START = "systemctl start zfsilod.socket zfsilod-tcp.socket zfsilod.service"
 OWNER = "zfs get -H -o value zfsilo:owner tank/zfsilo"
 BACK_UP = f"{STOP}; cp -a /var/lib/zfsilo/store /root/backup; {START}"
 RESTORE = f"{STOP}; rm -r /var/lib/zfsilo/store; mv /root/backup /var/lib/zfsilo/store; {START}"
-WRITE = f"echo written > /dev/zvol/tank/zfsilo/{LATER}; sync"
-READ = f"head -c 8 /dev/zvol/tank/zfsilo/{LATER}"
+WRITE = "echo written > /dev/zvol/tank/zfsilo/{name}; sync"
+READ = "head -c 8 /dev/zvol/tank/zfsilo/{name}"
 # The daemon holds no zvol open; without an export the pool can be exported.
 REWIND = f"""
 {STOP}
@@ -35,6 +35,27 @@ udevadm settle
 """
 MACHINE_ID = "/etc/machine-id"
 OTHER_ID = "0123456789abcdef0123456789abcdef\n"
+# The store as it is in the middle of a creation: the worker is frozen while the copy is made.
+UNIT = "$(systemctl list-units --plain --no-legend 'zfsilo-op-*.service' | cut -d' ' -f1)"
+BACK_UP_MIDWAY = f"""
+zfsiloctl volume create {MIDWAY} 1G --no-wait
+until unit={UNIT}; [ -n "$unit" ] && systemctl freeze $unit; do sleep 0.02; done
+{STOP}
+cp -a /var/lib/zfsilo/store /root/backup
+systemctl thaw $unit
+{START}
+until [ -b /dev/zvol/tank/zfsilo/{MIDWAY} ] && [ -z "{UNIT}" ]; do sleep 0.2; done
+"""
+EPOCH = f"zfs get -H -o value zfsilo:epoch tank/zfsilo/{NAME}"
+ACLS = "ls -d /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls/* 2>/dev/null || true"
+# A copy of a machine's disk has its state, but neither its session nor its mounts.
+START_AS_CLONE = f"""
+{STOP}
+umount {PATH}
+umount /var/lib/zfsilo/staging/*
+iscsiadm -m session -u
+systemctl start zfsilod.socket zfsilod.service
+"""
 
 
 def restart(machine: Machine) -> None:
@@ -42,6 +63,13 @@ def restart(machine: Machine) -> None:
     before = machine.sh(OWNER).stdout.strip()
     machine.sh(f"{STOP}; {START}", timeout_s=STEP_S)
     machine.sh(f'until [ "$({OWNER})" != {before} ]; do sleep 0.2; done', timeout_s=STEP_S)
+
+
+def attach(take: Machine) -> None:
+    """Connect and mount the published volume."""
+    ctl(take, "volume", "connect", NAME, "--server", "give", "--no-publish")
+    ctl(take, "volume", "stage", NAME)
+    ctl(take, "volume", "mount", NAME, PATH)
 
 
 def become(machine: Machine, machine_id: str) -> None:
@@ -59,13 +87,11 @@ class TestOwnership:
         give, take = pair.give, pair.take
         ctl(give, "volume", "create", NAME, "1G", "--host", "take")
         ctl(give, "volume", "publish", NAME, "take")
-        ctl(take, "volume", "connect", NAME, "--server", "give", "--no-publish")
-        ctl(take, "volume", "stage", NAME)
-        ctl(take, "volume", "mount", NAME, PATH)
+        attach(take)
         give.sh(BACK_UP, timeout_s=STEP_S)
         restart(give)
         ctl(give, "volume", "create", LATER, "1G")
-        give.sh(WRITE, timeout_s=STEP_S)
+        give.sh(WRITE.format(name=LATER), timeout_s=STEP_S)
 
         give.sh(RESTORE, timeout_s=STEP_S)
 
@@ -77,10 +103,60 @@ class TestOwnership:
         take.sh(f"echo more > {PATH}/more; sync {PATH}/more", timeout_s=STEP_S)
 
         assert f"volumes/{LATER}: adopted" in ctl(give, "adopt", "--all").stdout
-        assert give.sh(READ).stdout == "written\n"
+        assert give.sh(READ.format(name=LATER)).stdout == "written\n"
         ctl(give, "volume", "sync", NAME)
         assert sessions(take) == ["LOGGED_IN"]
         assert "destroy" not in give.sh("zpool history tank").stdout
+
+    def test_a_fenced_client_stays_out(self, pair: Pair) -> None:
+        """The backup knows the publication; the zvol knows of the fence since."""
+        give, take = pair.give, pair.take
+        give.sh(BACK_UP, timeout_s=STEP_S)
+        ctl(give, "volume", "unpublish", NAME, "take", "--fence", "--grace", "0")
+        epoch = give.sh(EPOCH).stdout
+        give.sh(RESTORE, timeout_s=STEP_S)
+        refusal(give, "volume", "sync", NAME)
+        assert give.sh(ACLS).stdout == ""
+        ctl(give, "adopt", "--all")
+        assert give.sh(ACLS).stdout == ""
+        assert "withdrawn" in refusal(take, "volume", "connect", NAME, "--server", "give")
+        assert int(give.sh(EPOCH).stdout) >= int(epoch)
+        ctl(take, "volume", "disconnect", NAME, "--force")
+        ctl(give, "volume", "publish", NAME, "take")
+        assert int(give.sh(EPOCH).stdout) > int(epoch)
+        attach(take)
+
+    def test_a_creation_that_ended_since_is_not_rolled_back(self, pair: Pair) -> None:
+        give = pair.give
+        give.sh(BACK_UP_MIDWAY, timeout_s=STEP_S)
+        restart(give)
+        give.sh(WRITE.format(name=MIDWAY), timeout_s=STEP_S)
+        give.sh(RESTORE, timeout_s=STEP_S)
+        assert "restored from a backup" in refusal(give, "volume", "delete", NAME, "--yes")
+        assert give.sh(READ.format(name=MIDWAY)).stdout == "written\n"
+        ctl(give, "adopt", "--all")
+        assert give.sh(READ.format(name=MIDWAY)).stdout == "written\n"
+        assert "destroy" not in give.sh("zpool history tank").stdout
+
+    def test_a_cloned_client_restores_and_reaches_nothing(self, pair: Pair) -> None:
+        take = pair.take
+        own = take.sh(f"cat {MACHINE_ID}").stdout
+        take.put(MACHINE_ID, OTHER_ID.encode(), 0o444)
+        try:
+            take.sh(START_AS_CLONE, timeout_s=STEP_S)
+            assert "zfsiloctl machine cloned" in refusal(take, "volume", "sync", NAME)
+            assert sessions(take) == []
+            take.sh(f"{STOP}; mv /var/lib/zfsilo/store /root/own; {START}", timeout_s=STEP_S)
+            words = ("volume", "connect", NAME, "--server", "give")
+            assert "another machine" in refusal(take, *words)
+            assert sessions(take) == []
+        finally:
+            back = "rm -r /var/lib/zfsilo/store; mv /root/own /var/lib/zfsilo/store"
+            take.put(MACHINE_ID, own.encode(), 0o444)
+            take.sh(f"{STOP}; {back}; {START}", timeout_s=STEP_S)
+        ctl(take, "volume", "sync", NAME)
+        assert sessions(take) == ["LOGGED_IN"]
+        take.run("mountpoint", PATH)
 
     def test_a_machine_that_was_moved_goes_on_when_it_is_told(self, pair: Pair) -> None:
         take = pair.take
@@ -109,6 +185,6 @@ class TestOwnership:
         ctl(give, "adopt", "--all")
         ctl(give, "volume", "publish", NAME, "take")
         ctl(give, "volume", "unpublish", NAME, "--all")
-        for name in (NAME, LATER):
+        for name in (NAME, LATER, MIDWAY):
             ctl(give, "volume", "delete", name, "--yes")
         assert leak_check.leaks(pair) == []

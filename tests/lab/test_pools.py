@@ -1,0 +1,128 @@
+"""Pools that are not what they were: suspended, exported, of another store; zvols that vanished."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab import leak_check
+from tests.lab.test_fencing import ctl, refusal
+
+if TYPE_CHECKING:
+    from tests.lab.machine import Machine
+    from tests.lab.pair import Pair
+
+NAME, LATER = "data", "later"
+PATH = "/srv/data"
+STEP_S = 180
+TEST_S = 1500
+
+HEALTH = "zpool list -H -o health tank"
+# The disk of the pool vanishes with its driver; the pool waits for it, as failmode=wait says.
+LOSE_DISK = f"""
+name=$(basename "$(readlink -f /dev/disk/by-id/virtio-tank0)")
+basename "$(readlink -f /sys/block/$name/device)" > /root/device
+cat /root/device > /sys/bus/virtio/drivers/virtio_blk/unbind
+systemd-run -q dd if=/dev/urandom of=/dev/zvol/tank/zfsilo/{NAME} bs=1M count=8 conv=fsync
+until [ "$({HEALTH})" = SUSPENDED ]; do sleep 0.2; done
+"""
+RETURN_DISK = f"""
+cat /root/device > /sys/bus/virtio/drivers/virtio_blk/bind
+udevadm settle
+zpool clear tank
+until [ "$({HEALTH})" = ONLINE ]; do sleep 0.2; done
+"""
+EXPORT = "zpool export tank"
+IMPORT = "zpool import -d /dev/disk/by-id tank; udevadm settle"
+OTHER_OWNER = "zfs set zfsilo:owner=0123456789abcdef0123456789abcdef:7:other tank/zfsilo"
+RENAME = f"zfs rename tank/zfsilo/{NAME} tank/zfsilo/aside; udevadm settle"
+# As an administrator restores from a backup: the copy has another guid, and received marks.
+RECEIVE = f"""
+zfs snapshot tank/zfsilo/{NAME}@copy
+zfs send -p tank/zfsilo/{NAME}@copy | zfs receive -u tank/zfsilo/copy
+zfs destroy tank/zfsilo/{NAME}@copy
+zfs destroy tank/zfsilo/{NAME}
+zfs destroy tank/zfsilo/copy@copy
+zfs rename tank/zfsilo/copy tank/zfsilo/{NAME}
+udevadm settle
+"""
+
+
+def status(machine: Machine) -> str:
+    """Return what `zfsiloctl status` prints; it fails when something needs attention."""
+    return machine.run("zfsiloctl", "status", timeout_s=STEP_S, check=False).stdout
+
+
+def attach(pair: Pair) -> None:
+    """Connect and mount the published volume on take."""
+    ctl(pair.take, "volume", "connect", NAME, "--server", "give", "--no-publish")
+    ctl(pair.take, "volume", "stage", NAME)
+    ctl(pair.take, "volume", "mount", NAME, PATH)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(TEST_S, func_only=True)
+class TestPools:
+    """Each state of a pool is named with its command, and nothing is changed meanwhile."""
+
+    def test_a_suspended_pool_stops_no_command(self, pair: Pair) -> None:
+        give = pair.give
+        ctl(give, "volume", "create", NAME, "1G", "--host", "take")
+        give.sh(LOSE_DISK, timeout_s=STEP_S)
+        try:
+            refused = refusal(give, "volume", "create", LATER, "1G")
+            assert "suspended" in refused, refused
+            assert NAME in ctl(give, "volume", "list").stdout
+            assert "zpool clear tank" in status(give)
+        finally:
+            give.sh(RETURN_DISK, timeout_s=STEP_S)
+        ctl(give, "volume", "create", LATER, "1G")
+        ctl(give, "volume", "delete", LATER, "--yes")
+
+    def test_an_exported_pool_is_not_an_empty_one(self, pair: Pair) -> None:
+        give = pair.give
+        give.sh(EXPORT, timeout_s=STEP_S)
+        try:
+            refused = refusal(give, "volume", "create", LATER, "1G")
+            assert "tank" in refused, refused
+            assert NAME in ctl(give, "volume", "list").stdout
+            assert "zpool import tank" in status(give)
+            assert "tank" in refusal(give, "volume", "delete", NAME, "--yes")
+        finally:
+            give.sh(IMPORT, timeout_s=STEP_S)
+        ctl(give, "volume", "publish", NAME, "take")
+
+    def test_a_renamed_zvol_gets_its_name_back_under_a_mount(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        attach(pair)
+        take.sh(f"echo kept > {PATH}/kept; sync {PATH}/kept")
+        give.sh(RENAME, timeout_s=STEP_S)
+        assert "zfsiloctl adopt" in refusal(give, "volume", "sync", NAME)
+        ctl(give, "adopt", "tank/zfsilo/aside", "--yes")
+        ctl(give, "volume", "sync", NAME)
+        take.sh("echo 3 > /proc/sys/vm/drop_caches")
+        assert take.sh(f"cat {PATH}/kept", timeout_s=STEP_S).stdout == "kept\n"
+
+    def test_a_copy_takes_the_place_of_a_lost_zvol_on_request(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        ctl(take, "volume", "disconnect", NAME, "--force")
+        ctl(give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")
+        give.sh(RECEIVE, timeout_s=STEP_S)
+        assert "--accept-copy" in refusal(give, "volume", "publish", NAME, "take")
+        ctl(give, "adopt", f"tank/zfsilo/{NAME}", "--accept-copy", "--yes")
+        ctl(give, "volume", "publish", NAME, "take")
+        attach(pair)
+        assert take.sh(f"cat {PATH}/kept", timeout_s=STEP_S).stdout == "kept\n"
+        ctl(take, "volume", "disconnect", NAME, "--force")
+        ctl(give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")
+
+    def test_a_pool_of_another_store_is_taken_over_on_request(self, pair: Pair) -> None:
+        give = pair.give
+        give.sh(OTHER_OWNER)
+        give.sh("systemctl restart zfsilod.service", timeout_s=STEP_S)
+        assert "another store (of host other)" in refusal(give, "volume", "delete", NAME, "--yes")
+        assert "--take-over" in refusal(give, "adopt", "--all")
+        ctl(give, "adopt", "--all", "--take-over", "--yes")
+        ctl(give, "volume", "delete", NAME, "--yes")
+        assert leak_check.leaks(pair) == []
