@@ -7,8 +7,11 @@ rebooted or removed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
+import time
+from contextlib import ExitStack
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -27,6 +30,7 @@ from tests.service_fixture import SETTINGS, administrator
 from zfsilod.host.fake import VOLATILE
 from zfsilod.model.records import Attachment, Publication, Volume
 from zfsilod.requests.detach import ATTACHING
+from zfsilod.service.ownership import compare
 
 if TYPE_CHECKING:
     from tests.crash.report import CrashReport, Size
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 
 NAMES = ("a", "b")
 DETACHING = ("unmount", "unstage", "disconnect")
+CLONE = "c" * 32  # the id of another machine
+DAY_S = 24 * 3600
 PHASES = (Phase.generate,)
 STEPS = 30
 SEQUENCES = {"short": 200, "full": 2000, "long": 10_000}
@@ -55,13 +61,21 @@ names = st.sampled_from(NAMES)
 
 
 class ServiceAgainstModel(RuleBasedStateMachine):
-    """Applies each request, fault and restart to the service and to the model."""
+    """Applies each request, fault, restart, leap and clone to the service and to the model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = tempfile.TemporaryDirectory()
         self.model = {name: ModelVolume() for name in NAMES}
+        self.leapt_s = 0
+        self.clocks = ExitStack()
+        now, now_ns = time.time, time.time_ns
+        for clock, leapt in (
+            ("time.time", lambda: now() + self.leapt_s),
+            ("time.time_ns", lambda: now_ns() + self.leapt_s * 10**9),
+        ):
+            self.clocks.enter_context(mock.patch(clock, leapt))
         self.machine = self.runner.run(self._build())
 
     async def _build(self) -> SimulatedMachine:
@@ -73,6 +87,7 @@ class ServiceAgainstModel(RuleBasedStateMachine):
         """Stop the daemon and remove its files."""
         self.runner.run(self.machine.stop_daemon())
         self.machine.store.close()
+        self.clocks.close()
         self.runner.close()
         self.folder.cleanup()
 
@@ -142,6 +157,26 @@ class ServiceAgainstModel(RuleBasedStateMachine):
         self._sync_all()
         self.check()
 
+    @rule(days=st.integers(-40, 40))
+    def leap(self, days: int) -> None:
+        """The wall clock leaps before a start of the daemon."""
+        self.leapt_s += days * DAY_S
+        self.runner.run(self._restart())
+        self._sync_all()
+        self.check()
+
+    @rule(name=names, request=requests)
+    def clone(self, name: str, request: DrawnRequest) -> None:
+        """Another machine starts with this store and these facts: it does nothing with them."""
+        memory = self.machine.host.facts.memory
+        memory["machine"] = CLONE
+        self.runner.run(self._restart())
+        self._sync_all()
+        assert not self._ask(name, request)
+        del memory["machine"]
+        self.runner.run(self._restart())
+        self.check()
+
     @rule(kind=st.sampled_from(VOLATILE))
     def drift(self, kind: str) -> None:
         """Facts of one kind are removed behind the daemon; a sync of all volumes restores them."""
@@ -176,6 +211,7 @@ class ServiceAgainstModel(RuleBasedStateMachine):
     async def _restart(self) -> None:
         await self.machine.stop_daemon()
         self.machine.start_daemon()
+        await compare(self.machine.fixture.service.context)
         await self.machine.supervisor.recover()
 
     def _sync_all(self) -> None:
@@ -250,6 +286,7 @@ def check_against_model(sequences: int, steps: int, number: int) -> None:
 
 def run(report: CrashReport, *, size: Size, seed: int) -> None:
     """Run many sequences against the model."""
+    logging.disable(logging.ERROR)  # each start of a clone is logged
     try:
         check_against_model(SEQUENCES[size], STEPS, seed)
     except AssertionError as error:
@@ -257,3 +294,4 @@ def run(report: CrashReport, *, size: Size, seed: int) -> None:
     else:
         for _sequence in range(SEQUENCES[size]):
             report.case("all", "model")
+    logging.disable(logging.NOTSET)
