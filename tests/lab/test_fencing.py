@@ -43,7 +43,7 @@ umount /mnt
 """
 ADOPT_FROM = b'[server]\nadopt_from = ["tank/vm-1"]\n'
 LOSE_STORE = """
-systemctl stop zfsilod.socket zfsilod-tcp.socket zfsilod.service
+systemctl stop zfsilod.socket
 mv /var/lib/zfsilo/store /root/lost
 systemctl start zfsilod.socket zfsilod.service
 """

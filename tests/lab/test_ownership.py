@@ -18,8 +18,8 @@ PATH = "/srv/data"
 STEP_S = 180
 TEST_S = 1500
 
-STOP = "systemctl stop zfsilod.socket zfsilod-tcp.socket zfsilod.service"
-START = "systemctl start zfsilod.socket zfsilod-tcp.socket zfsilod.service"
+STOP = "systemctl stop zfsilod.socket"
+START = "systemctl start zfsilod.socket zfsilod.service"
 OWNER = "zfs get -H -o value zfsilo:owner tank/zfsilo"
 BACK_UP = f"{STOP}; cp -a /var/lib/zfsilo/store /root/backup; {START}"
 RESTORE = f"{STOP}; rm -r /var/lib/zfsilo/store; mv /root/backup /var/lib/zfsilo/store; {START}"

@@ -65,6 +65,23 @@ def test_local_sockets_work_without_the_gateway(sd: SystemdHost) -> None:
         sd.run("systemctl", "start", "zfsilod-tcp.socket")
 
 
+def test_all_stops_with_the_local_socket(sd: SystemdHost) -> None:
+    """A client that connects again and again would otherwise start the daemon at once."""
+    sd.run("systemctl", "enable", "zfsilod-csi.socket")
+    sd.run("systemctl", "restart", "zfsilod.service")
+    remote(sd, "info")
+    units = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod-relay.socket", "zfsilod-csi.socket")
+    sd.run("systemctl", "stop", "zfsilod.socket")
+    try:
+        for unit in (*units, GATEWAY, "zfsilod.service"):
+            assert show(sd, unit, "ActiveState") == "inactive"
+    finally:
+        sd.run("systemctl", "start", "zfsilod.socket", "zfsilod.service")
+    for unit in units:
+        assert show(sd, unit, "ActiveState") == "active"
+    assert "admin ops (certificate " in remote(sd, "info")
+
+
 def test_only_the_gateway_states_who_a_peer_is(sd: SystemdHost) -> None:
     assert sd.run("stat", "-c", "%U %a", "/run/zfsilo/gateway.sock").stdout == (
         "zfsilo-gateway 600\n"

@@ -97,6 +97,7 @@ class Uplink:
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(gone)
+                answer.exception()  # retrieved: nobody waits if the question could not be sent
         self.lost()
 
     def _ask(self, packet: Packet) -> None:
