@@ -136,6 +136,11 @@ in
 
     (lib.mkIf cfg.server.enable {
       boot.supportedFilesystems = [ "zfs" ];
+      # For zfsilo-zvol: zfs, and zvol_id, which is not in a bin directory.
+      services.udev.path = [
+        config.boot.zfs.package
+        (pkgs.runCommand "zvol-id" { } "mkdir -p $out/bin; ln -s ${config.boot.zfs.package}/lib/udev/zvol_id $out/bin")
+      ];
       boot.kernelModules = [ "target_core_mod" "target_core_iblock" "iscsi_target_mod" "nvmet" "nvmet-tcp" ];
       networking.firewall.allowedTCPPorts = lib.mkIf cfg.server.openFirewall
         (lib.unique (map portOf cfg.server.portals) ++ lib.optional cfg.tls.enable (portOf cfg.tls.address));

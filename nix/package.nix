@@ -34,6 +34,7 @@ python3Packages.buildPythonApplication {
       --replace-fail '"/usr/sbin:/usr/bin:/sbin:/bin"' '"/run/booted-system/sw/bin:/run/current-system/sw/bin"'
     substituteInPlace units/*.service \
       --replace-quiet /usr/bin/ $out/bin/ --replace-quiet /usr/lib/zfsilo/ $out/bin/
+    substituteInPlace units/host/59-zfsilo.rules --replace-fail '"zfsilo-zvol ' "\"$out/lib/udev/zfsilo-zvol "
   '';
   # The launchers of `make install` expect /usr/lib/zfsilo; the Python build has installed its own.
   postInstall = ''

@@ -6,6 +6,7 @@ let
   lib = import ./lib.nix;
   pkgs = {
     zfsilo = "/the/package";
+    runCommand = name: _environment: _script: "/the/${name}";
     formats.toml = _: { type = lib.types.attrs; generate = name: value: { generated = true; inherit name value; }; };
   };
   module = import ../module.nix {
@@ -13,6 +14,7 @@ let
     config = {
       services.zfsilo = lib.evalOptions "services.zfsilo" module.options.services.zfsilo host;
       inherit (made) environment;
+      boot.zfs.package = "/the/zfs";
     };
   };
   made = lib.resolve [ module.config ];
@@ -25,6 +27,7 @@ in
   modules = made.boot.kernelModules or [ ];
   filesystems = made.boot.supportedFilesystems or [ ];
   openiscsi = made.services.openiscsi or { };
+  udev = made.services.udev.path or [ ];
   links = made.systemd.tmpfiles.rules or [ ];
   complaints = map (check: check.message) (builtins.filter (check: !check.assertion) (made.assertions or [ ]));
 }

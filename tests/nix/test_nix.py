@@ -26,6 +26,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "ports": [3260, 3261, 9750],
         "filesystems": ["zfs"],
         "openiscsi": {},
+        "udev": ["/the/zfs", "/the/zvol-id"],
         "sockets": {
             "zfsilod": {"wantedBy": ["sockets.target"]},
             "zfsilod-tcp": {"wantedBy": ["sockets.target"], "listenStreams": ["", "[::]:9750"]},

@@ -13,6 +13,8 @@ from tests.setup.command import run
 DIST = Path(__file__).parents[2] / "dist"
 RELEASES = ("bookworm", "trixie")
 NEWER = "99.0"
+# The blacklist of multipath itself, which has zvols.
+BUT_DISKS = 'devnode "!^(sd[a-z]|dasd[a-z]|nvme[0-9])"'
 STATE = {
     "etc/zfsilo/zfsilod.toml": '[daemon]\nhost_id = "kept"\n',
     "etc/zfsilo/servers.d/give.toml": 'address = "give:9750"\ncertificate = "none"\n',
@@ -79,12 +81,45 @@ def test_multipath_reads_the_installed_blacklist(
 ) -> None:
     debian = Chroot(release, tmp_path)
     before = blacklist(debian)
+    assert BUT_DISKS in before
     debian.apt("install", package)
     assert [line for line in blacklist(debian) if line not in before] == [
-        'devnode "^zd[0-9]"',
         'vendor "zfsilo"',
         'product "volume"',
     ]
+
+
+# A disk of this machine takes the place of a zvol, scripts that of OpenZFS. The udev of systemd
+# 256 or newer runs no program in a test, so there the rules are only verified.
+PROBE = """
+mount -t sysfs sysfs /sys
+mkdir -p /etc/udev/rules.d
+cd /sys/block; set -- *
+sed "s/zd\\*/$1/" /usr/lib/udev/rules.d/59-zfsilo.rules >/etc/udev/rules.d/59-zfsilo.rules
+if udevadm verify --help >/dev/null 2>&1; then
+    udevadm verify /etc/udev/rules.d/59-zfsilo.rules
+else
+    udevadm test --action=add "/sys/block/$1" 2>/dev/null
+fi
+"""
+PROGRAM = "usr/lib/udev/zvol_id"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_udev_probes_the_zvols_of_others(release: str, package: Path, tmp_path: Path) -> None:
+    debian = Chroot(release, tmp_path)
+    debian.apt("install", package)
+    flags = {}
+    for mark in ("", "0123abcd"):
+        debian.write(
+            {PROGRAM: "#!/bin/sh\necho tank/a\n", "usr/sbin/zfs": f"#!/bin/sh\necho {mark}\n"}
+        )
+        for name in (PROGRAM, "usr/sbin/zfs"):
+            (debian.root / name).chmod(0o755)
+        shown = debian.run("sh", "-euc", PROBE)
+        flags[mark] = "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1" in shown
+    assert flags == {"": False, "0123abcd": release == "bookworm"}, shown
+    assert release == "bookworm" or "Success: 1" in shown
 
 
 def blacklist(debian: Chroot) -> list[str]:

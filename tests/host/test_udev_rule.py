@@ -1,0 +1,56 @@
+"""The udev rule of a server: only zvols with the mark of a volume are not probed.
+
+tests/package runs it with the udev of two releases.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HOST = Path(__file__).parents[2] / "units/host"
+OURS = 'test "$*" = "get -H -o value -s local zfsilo:uid tank/zfsilo/data" && echo 0123abcd'
+
+
+def is_left_alone(folder: Path, zvol_id: str, zfs: str) -> bool:
+    """Run the helper of the rule with these scripts in place of the tools of OpenZFS."""
+    for name, script in {"zvol_id": zvol_id, "zfs": zfs}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    helper = [HOST / "zfsilo-zvol", "/dev/zd0"]
+    return subprocess.run(helper, env=environment, timeout=30, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("zvol_id", "zfs", "expected"),
+    [
+        ("echo tank/zfsilo/data", OURS, True),
+        ("echo tank/zfsilo/data@monday", OURS, True),
+        ("echo tank/vm/disk", "exit 0", False),  # no local mark: nothing is printed
+        ("echo tank/vm/disk", "echo pool I/O is currently suspended >&2; exit 1", True),
+        ("exit 1", OURS, False),
+    ],
+    ids=["volume", "snapshot", "another", "unknown", "not a zvol"],
+)
+def test_only_a_marked_zvol_is_left_alone(
+    zvol_id: str, zfs: str, *, expected: bool, tmp_path: Path
+) -> None:
+    assert is_left_alone(tmp_path, zvol_id, zfs) == expected
+
+
+def test_every_rule_names_a_mark_of_zfsilo() -> None:
+    lines = (HOST / "59-zfsilo.rules").read_text().splitlines()
+    acting = [line for line in lines if "UDEV_DISABLE" in line]
+    assert len(acting) == 2
+    for line in acting:
+        assert 'PROGRAM=="zfsilo-zvol $devnode"' in line or 'ATTRS{vendor}=="zfsilo*"' in line
+
+
+def test_multipath_skips_only_disks_of_zfsilo() -> None:
+    text = (HOST / "multipath.conf").read_text()
+    entries = [line.strip() for line in text.splitlines() if not line.startswith("#")]
+    assert entries == ["blacklist {", "device {", 'vendor "zfsilo"', 'product "volume"', "}", "}"]
