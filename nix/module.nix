@@ -34,7 +34,13 @@ let
   # The port of "10.0.0.1:3260" or "[fd00::1]:3260".
   portOf = portal: lib.toInt (builtins.head (builtins.match ".*:([0-9]+)" portal));
 
-  id = types.strMatching "[a-z0-9]([a-z0-9._-]*[a-z0-9])?";
+  # The patterns of zfsilod/model; the daemon also checks what a pattern cannot.
+  id = types.strMatching "[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?";
+  dataset = types.strMatching "[A-Za-z][A-Za-z0-9_:.-]*(/([A-Za-z0-9_:-]|\\.[A-Za-z0-9_:-]|\\.\\.[A-Za-z0-9_:.-])[A-Za-z0-9_:.-]*)*";
+  initiatorName = types.strMatching "([iI][qQ][nN]|[eE][uU][iI]|[nN][aA][aA])\\.[A-Za-z0-9.:_-]{1,219}";
+  targetPrefix = types.strMatching "[iI][qQ][nN]\\.[0-9]{4}-[0-9]{2}\\.[A-Za-z0-9][A-Za-z0-9._-]*(:[A-Za-z0-9.:_-]+)?";
+  portal = types.strMatching "(\\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]{1,15})?]|[0-9.]+):[1-9][0-9]{0,4}";
+  mountOption = types.strMatching "[a-z_][a-z0-9_]{0,31}(=[A-Za-z0-9._:-]{1,64})?";
 
   volume = types.submodule {
     options = {
@@ -47,7 +53,7 @@ let
       };
       mountPath = mkOption { type = types.nullOr types.path; default = null; description = "The mount point."; };
       fsType = mkOption { type = types.nullOr (types.enum [ "ext4" "xfs" ]); default = null; description = "The filesystem that is created on an empty volume."; };
-      mountOptions = mkOption { type = types.listOf types.str; default = [ ]; description = "Mount options."; };
+      mountOptions = mkOption { type = types.listOf mountOption; default = [ ]; description = "Mount options."; };
       readOnly = mkOption { type = types.bool; default = false; description = "Whether the volume is attached read-only."; };
     };
   };
@@ -66,9 +72,9 @@ in
 
     server = {
       enable = mkOption { type = types.bool; default = false; description = "Whether this host is a server."; };
-      root = mkOption { type = types.nullOr types.str; default = null; example = "tank/zfsilo"; description = "The parent dataset of all volumes. It must exist."; };
-      portals = mkOption { type = types.listOf types.str; default = [ "0.0.0.0:3260" ]; description = "Addresses and ports of the iSCSI targets."; };
-      iqnPrefix = mkOption { type = types.nullOr types.str; default = null; description = "Prefix of the target names; null: derived from the host id."; };
+      root = mkOption { type = types.nullOr dataset; default = null; example = "tank/zfsilo"; description = "The parent dataset of all volumes. It must exist."; };
+      portals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:3260" ]; description = "Addresses and ports of the iSCSI targets."; };
+      iqnPrefix = mkOption { type = types.nullOr targetPrefix; default = null; description = "Prefix of the target names; null: derived from the host id."; };
       overcommit = mkOption { type = types.nullOr types.float; default = null; description = "Maximum total size of thin volumes, as a multiple of the pool's size."; };
       openFirewall = mkOption { type = types.bool; default = true; description = "Whether to open the firewall for the portals and the API."; };
     };
@@ -80,7 +86,7 @@ in
 
     client = {
       enable = mkOption { type = types.bool; default = false; description = "Whether this host is a client."; };
-      initiatorName = mkOption { type = types.nullOr types.str; default = null; example = "iqn.2026-01.org.example:take"; description = "The iSCSI initiator name of this host."; };
+      initiatorName = mkOption { type = types.nullOr initiatorName; default = null; example = "iqn.2026-01.org.example:take"; description = "The iSCSI initiator name of this host."; };
       serverFiles = mkOption {
         type = types.attrsOf types.path;
         default = { };

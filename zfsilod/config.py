@@ -24,7 +24,7 @@ from zfsilod.engine.configuration import (
     files,
 )
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.model.names import DATASET, IQN_PREFIX, MAX_PREFIX, is_portal
+from zfsilod.model.names import DATASET, check_portal, is_portal, target_prefix
 from zfsilod.model.settings import Export, Settings
 from zfsilod.model.validation import BLOCK_SIZES, ID
 from zfsilod.security import kept_identity
@@ -124,13 +124,14 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     def settings(self) -> Settings:
         """Return the part that plans depend on."""
         host_id = self.daemon.host_id
-        # Initiators may send the name of a target in lower case only: RFC 3720, 3.2.6.1.
-        prefix = self.server.iqn_prefix.lower() or f"{DEFAULT_PREFIX}{host_id}"
+        configured = self.server.iqn_prefix
+        prefix = target_prefix(configured) if configured else f"{DEFAULT_PREFIX}{host_id}"
+        portals = tuple(dict.fromkeys(map(check_portal, self.server.portals)))
         return Settings(
             host_id=host_id,
             root=self.server.root,
             adopt_from=tuple(self.server.adopt_from),
-            export=Export(prefix=prefix, portals=tuple(self.server.portals)),
+            export=Export(prefix=prefix, portals=portals),
             overcommit=self.server.overcommit,
             volblocksize=self.server.volblocksize,
             node_paths=tuple(self.csi.allowed_paths),
@@ -303,7 +304,11 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
 
 
 def _is_prefix(text: str) -> bool:
-    return bool(IQN_PREFIX.fullmatch(text)) and len(text) <= MAX_PREFIX
+    try:
+        target_prefix(text)
+    except InvalidArgument:
+        return False
+    return True
 
 
 def _other_checks(config: Config) -> tuple[tuple[bool, str], ...]:

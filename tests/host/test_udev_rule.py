@@ -21,7 +21,7 @@ def is_left_alone(folder: Path, zvol_id: str, zfs: str) -> bool:
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}"}
-    helper = [HOST / "zfsilo-zvol", "/dev/zd0"]
+    helper = [str(HOST / "zfsilo-zvol"), "/dev/zd0"]
     return subprocess.run(helper, env=environment, timeout=30, check=False).returncode == 0
 
 

@@ -11,12 +11,16 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import spellings
 from zfsilod import config
 from zfsilod.ctl import volume_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ROOT = Path(__file__).parents[2]
 NIX = ROOT / "nix"
@@ -143,6 +147,29 @@ def test_a_wrong_type_names_the_option(tmp_path: Path) -> None:
         "services.zfsilo.server.portals is not of type list of string"
         in nix(tmp_path, *arguments).stderr
     )
+
+
+SPELLINGS: dict[str, tuple[str, Mapping[str, object]]] = {
+    "server.root": ("{}", spellings.DATASETS),
+    "server.iqnPrefix": ("{}", spellings.PREFIXES),
+    "server.portals": ("[ {} ]", spellings.PORTALS),
+    "client.initiatorName": ("{}", spellings.INITIATORS),
+    "client.volumes.a.mountOptions": ("[ {} ]", spellings.MOUNT_OPTIONS),
+}
+
+
+@pytest.mark.parametrize("option", SPELLINGS)
+def test_names_are_judged_as_the_daemon_does(option: str, tmp_path: Path) -> None:
+    form, texts = SPELLINGS[option]
+    for text, valid in texts.items():
+        value = form.format(json.dumps(text))
+        server = ' client.volumes.a.server = "give";' if "volumes" in option else ""
+        roles = "enable = true; server.enable = true; client.enable = true;"
+        host = f"{{ {roles}{server} {option} = {value}; }}"
+        arguments = ("--eval", "--strict", "--json", "nix/tests/eval.nix", "--arg", "host", host)
+        done = nix(tmp_path, *arguments)
+        refused = f"services.zfsilo.{option} is not of type" in done.stderr
+        assert refused != bool(valid), f"{text}: {done.stderr}"
 
 
 def test_the_package_has_the_dependencies_of_pyproject() -> None:

@@ -158,6 +158,7 @@ def _target(limits: WorkerLimits, value: Any, action: Action) -> None:
     name, _colon, uid = value.rpartition(":")
     if not ISCSI_NAME.fullmatch(value) or not _is_uid(uid):
         raise _refused(f"target {value!r:.230}", "it does not end with the uid of a volume")
+    name = name.lower()
     own = name.startswith(DEFAULT_PREFIX) or name in (limits.prefix, *limits.former_prefixes)
     if _is_on_server(action) and not own:
         raise _outside(f"target {value}", f"server.iqn_prefix ({limits.prefix or 'default'})")
@@ -189,7 +190,7 @@ def _server(limits: WorkerLimits, value: Any, action: Action) -> None:
     prefix = read_server_prefix(Path(limits.directory), value) if valid else None
     if prefix is None:
         raise _outside(f"server {value!r:.130}", "servers.d")
-    if prefix and step.target.rpartition(":")[0] != prefix:
+    if prefix and step.target.rpartition(":")[0].lower() != prefix.lower():
         raise _outside(f"target {step.target}", f"iqn_prefix ({prefix}) of servers.d/{value}.toml")
 
 
@@ -211,12 +212,13 @@ def _backstore(_limits: WorkerLimits, value: Any, _action: Action) -> None:
 
 
 def _portals(limits: WorkerLimits, value: Any, action: Action) -> None:
-    from zfsilod.model.names import is_portal
+    from zfsilod.model.names import check_portal, is_portal
 
     for portal in value:
         if not is_portal(portal):
             raise _refused(f"portal {portal!r:.100}", "it is not ADDRESS:PORT")
-        if _is_on_server(action) and action.up and portal not in limits.portals:
+        allowed = map(check_portal, limits.portals)
+        if _is_on_server(action) and action.up and check_portal(portal) not in allowed:
             raise _outside(f"portal {portal}", f"server.portals ({', '.join(limits.portals)})")
 
 

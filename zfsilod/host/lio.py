@@ -24,7 +24,7 @@ from zfsilod.model.errors import (
     PermissionDenied,
     Unavailable,
 )
-from zfsilod.model.names import OBJECT, iscsi_name, portal_parts
+from zfsilod.model.names import OBJECT, check_portal, iscsi_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,7 @@ TARGET_ATTRIBUTES = {
     "generate_node_acls": "0",
     "prod_mode_write_protect": "1",  # a LUN is mapped read-only first, never writable half made
 }
+PREFIXES = ("iqn.", "eui.", "naa.")  # of targets: the directory has other entries, too
 OPEN_TRIES = 3
 RENAMED_S = 10
 NUMBER = re.compile(r"Major: (\d+) Minor: (\d+)")  # iblock_show_configfs_dev_params()
@@ -168,7 +169,7 @@ class RealLio:
         self._fs.remove(f"iscsi/{iscsi_name(target)}")
 
     def list_targets(self) -> list[str]:
-        return [name for name in self._fs.names("iscsi") if name[:4] in ("iqn.", "eui.", "naa.")]
+        return [name for name in self._fs.names("iscsi") if name[:4].lower() in PREFIXES]
 
     def list_acls(self, target: str) -> list[str]:
         return self._fs.names(f"{_group(target)}/acls")
@@ -227,15 +228,17 @@ class RealLio:
     # Portals
 
     def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
-        return set(self._portals(target)) == set(portals)
+        return set(map(check_portal, self._portals(target))) == set(map(check_portal, portals))
 
     def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
-        wanted = {portal for portal in portals if portal_parts(portal)}  # all are checked first
-        for portal in set(self._portals(target)) - wanted:
+        wanted = set(map(check_portal, portals))  # all are checked first
+        present = {portal: check_portal(portal) for portal in self._portals(target)}
+        for portal in (name for name, its_portal in present.items() if its_portal not in wanted):
             self._fs.remove(f"{_group(target)}/np/{portal}")
         # IPv4 first. Linux 6.12 takes 0.0.0.0 for an existing IPv6 listener of the same port, and
         # makes a portal without a listener (tests/lab).
-        for portal in sorted(portals, key=lambda portal: portal.startswith("[")):
+        missing = wanted - set(present.values())
+        for portal in sorted(missing, key=lambda portal: (portal.startswith("["), portal)):
             self._fs.make(f"{_group(target)}/np/{portal}")
 
     def remove_portals(self, target: str) -> None:

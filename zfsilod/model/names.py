@@ -17,16 +17,19 @@ from zfsilod.model.errors import InvalidArgument
 DATASET = re.compile(
     r"(?=.{1,255}\Z)[A-Za-z][A-Za-z0-9_:.-]*(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_:.-]+)*"
 )
-# RFC 3720, 3.2.6: at most 223 characters. Kernel and open-iscsi accept upper case and "_" too.
-ISCSI_NAME = re.compile(r"(?:iqn|eui|naa)\.[A-Za-z0-9.:_-]{1,219}")
-IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9.:_-]+)?")
+# RFC 3720, 3.2.6: at most 223 characters, compared without case. Kernel and open-iscsi accept upper
+# case and "_" too. nix/module.nix has these patterns, and a test compares them.
+ISCSI_NAME = re.compile(r"(?i:iqn|eui|naa)\.[A-Za-z0-9.:_-]{1,219}")
+IQN_PREFIX = re.compile(
+    r"(?i:iqn)\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9.:_-]+)?"
+)
 MAX_PREFIX = 150
 OBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a backstore of the kernel's target
 # NVMe base specification 2.0, 4.5: at most 223 characters.
 NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:_-]{1,211}")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # A scope, as in fe80::1%eth0, names an interface: RFC 4007, 11.
-PORTAL = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?\]|[0-9.]+):([0-9]{1,5})")
+PORTAL = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?\]|[0-9.]+):([1-9][0-9]{0,4})")
 MAX_PORT_DIGITS = 5
 HOST_ADDRESS = re.compile(r"[A-Za-z0-9.:_%-]{1,253}")
 
@@ -67,6 +70,18 @@ def initiator_name(name: str) -> str:
     return name.lower()
 
 
+def target_prefix(text: str) -> str:
+    """Return the prefix of target names in the form that targets have. Raises InvalidArgument.
+
+    Initiators may send the name of a target in lower case only: RFC 3720, 3.2.6.1.
+    """
+    if not IQN_PREFIX.fullmatch(text) or len(text) > MAX_PREFIX:
+        raise InvalidArgument(
+            f"{text[:223]!r} is not an IQN; use iqn.2026-01.org.example:storage", reason="BAD_IQN"
+        )
+    return text.lower()
+
+
 def parse_initiator_name(text: str) -> str:
     """Return the first IQN in the text of an initiatorname.iscsi that is not empty; "" if none.
 
@@ -91,19 +106,25 @@ def check_nqn(name: str) -> str:
 def portal_parts(portal: str) -> tuple[str, int]:
     """Return address and port of "10.0.0.1:3260" or "[fe80::1%eth0]:3260".
 
-    Raises InvalidArgument for a host name too: a portal is an address.
+    An IPv6 address has its shortest form, in lower case: RFC 5952. Raises InvalidArgument for a
+    host name too: a portal is an address.
     """
     match = PORTAL.fullmatch(portal)
     if match:
-        address, port = match[1].strip("[]"), int(match[2])
         with suppress(ValueError):  # not an address
-            version = 6 if portal.startswith("[") else 4
-            if ipaddress.ip_address(address).version == version and 0 < port < 65536:
-                return address, port
+            address, port = ipaddress.ip_address(match[1].strip("[]")), int(match[2])
+            if address.version == (6 if portal.startswith("[") else 4) and port < 65536:
+                return str(address), port
     raise InvalidArgument(
         f"{portal[:100]!r} is not a portal; use ADDRESS:PORT, an IPv6 address in brackets",
         reason="BAD_PORTAL",
     )
+
+
+def check_portal(portal: str) -> str:
+    """Return a portal in its only form, in which portals are compared. Raises InvalidArgument."""
+    address, port = portal_parts(portal)
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def is_portal(text: str) -> bool:

@@ -380,7 +380,7 @@ def _claims(txn: Transaction, actions: Sequence[Action]) -> Iterator[str]:
 
 
 def _has_prefix(target: str, prefix: str) -> bool:
-    return target.startswith(prefix) and TARGET.fullmatch(target) is not None
+    return target.lower().startswith(prefix) and TARGET.fullmatch(target) is not None
 
 
 def _uid(target: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import tomli
 
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
-from zfsilod.model.names import IQN_PREFIX, split_address
+from zfsilod.model.names import split_address, target_prefix
 from zfsilod.model.validation import check_id
 from zfsilod.security.certificates import KeyPair, load
 from zfsilod.storage.files import write_private
@@ -164,8 +164,13 @@ def parse_join(text: str, name: str = "") -> Access:
 def _check(access: Access) -> None:
     check_id(access.name, "server name")
     split_address(access.address)
-    if access.iqn_prefix and not IQN_PREFIX.fullmatch(access.iqn_prefix):
-        raise InvalidArgument("invalid join file: iqn_prefix is not an IQN", reason="BAD_JOIN")
+    if access.iqn_prefix:
+        try:
+            target_prefix(access.iqn_prefix)
+        except InvalidArgument:
+            raise InvalidArgument(
+                "invalid join file: iqn_prefix is not an IQN", reason="BAD_JOIN"
+            ) from None
     pems = [access.authority, *((access.certificate,) if access.certificate else ())]
     if not all("BEGIN CERTIFICATE" in pem for pem in pems):
         raise InvalidArgument("invalid join file: a certificate is not PEM", reason="BAD_JOIN")

@@ -78,13 +78,14 @@ def changes(
                 f'"{kept.host_id}" below [daemon] in zfsilod.toml',
             )
         )
-    for name, what, before, now in (
-        ("host_id", "daemon.host_id", kept.host_id, present.host_id),
-        ("iqn_prefix", "the prefix of new targets", kept.prefix, present.prefix),
-        ("initiator_name", "the initiator name", kept.initiator, present.initiator),
-        ("host_nqn", "the NQN of this host", kept.nqn, present.nqn),
+    # iSCSI names are compared without case, NQNs byte by byte.
+    for name, what, before, now, is_same in (
+        ("host_id", "daemon.host_id", kept.host_id, present.host_id, str.__eq__),
+        ("iqn_prefix", "the prefix of new targets", kept.prefix, present.prefix, _equal_iqns),
+        ("initiator_name", "the initiator name", kept.initiator, present.initiator, _equal_iqns),
+        ("host_nqn", "the NQN of this host", kept.nqn, present.nqn, str.__eq__),
     ):
-        if before and before.lower() != now.lower():
+        if before and not is_same(before, now):
             differing.append(
                 IdentityChange(
                     name=name,
@@ -93,6 +94,10 @@ def changes(
                 )
             )
     return differing
+
+
+def _equal_iqns(name: str, other: str) -> bool:
+    return name.lower() == other.lower()
 
 
 MEANING = {

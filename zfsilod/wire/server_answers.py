@@ -13,7 +13,7 @@ from zfsilod.model.chap import Chap
 from zfsilod.model.connection import Connection
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.model.host_facts import FILESYSTEMS
-from zfsilod.model.names import ISCSI_NAME, UUID, is_portal
+from zfsilod.model.names import ISCSI_NAME, UUID, check_portal, is_portal
 from zfsilod.model.validation import ID, MAX_BYTES
 from zfsilod.wire import convert, enums
 
@@ -49,7 +49,7 @@ def check_connection(
         return Connection(
             volume=volume,
             target=answer.target,
-            portals=tuple(answer.portals),
+            portals=tuple(dict.fromkeys(map(check_portal, answer.portals))),
             serial=answer.serial,
             size_bytes=answer.size_bytes,
             mode=enums.MODES.name(answer.mode),
@@ -84,7 +84,7 @@ def _check_names(
         _refuse(server, volume, f"its serial number {answer.serial[:64]!r} is not a uid")
     if not ISCSI_NAME.fullmatch(target) or not target.endswith(f":{answer.serial}"):
         _refuse(server, volume, f"its target {target[:223]!r} does not end with the volume's uid")
-    if prefix and target != f"{prefix}:{answer.serial}":
+    if prefix and target.lower() != f"{prefix}:{answer.serial}".lower():
         _refuse(server, volume, f"its target {target} does not have the prefix {prefix}")
 
 

@@ -160,14 +160,14 @@ def client(files: HostFiles) -> Iterator[Prerequisite]:
     yield from tools(missing)
     if "iscsiadm" in missing:
         return
-    yield _initiator_name(files)
+    yield initiator(files)
     if ISCSID in files.text("proc/net/unix"):
         yield Prerequisite("iscsid")
     else:
         yield Prerequisite("iscsid", "it is not running", "systemctl enable --now iscsid.socket")
 
 
-def _initiator_name(files: HostFiles) -> Prerequisite:
+def initiator(files: HostFiles) -> Prerequisite:
     """Check the name by the rule with which a server registers it."""
     replace = f'echo "InitiatorName=$(iscsi-iname)" > /{INITIATOR_NAME}'
     name = parse_initiator_name(files.text(INITIATOR_NAME))
@@ -281,9 +281,9 @@ def _identity() -> Iterator[Prerequisite]:
     from zfsilod import config
 
     files = HostFiles()
-    initiator = "" if paths.simulation() else parse_initiator_name(files.text(INITIATOR_NAME))
+    name = "" if paths.simulation() else parse_initiator_name(files.text(INITIATOR_NAME))
     nqn = "" if paths.simulation() else files.text("etc/nvme/hostnqn").strip()
-    changes = config.identity_changes(paths.etc(), paths.state(), initiator, nqn)
+    changes = config.identity_changes(paths.etc(), paths.state(), name, nqn)
     if paths.simulation():
         changes = [change for change in changes if change.name in ("host_id", "iqn_prefix")]
     for change in changes:

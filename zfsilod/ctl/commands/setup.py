@@ -23,7 +23,7 @@ from zfsilod.model.errors import (
     InvalidArgument,
     PermissionDenied,
 )
-from zfsilod.model.names import DATASET, is_portal
+from zfsilod.model.names import DATASET, check_portal, is_portal
 from zfsilod.security import kept_identity
 
 if TYPE_CHECKING:
@@ -90,9 +90,10 @@ def make_plan(args: Namespace, run: Runner) -> SetupPlan:
     wrong = next((portal for portal in portals if not is_portal(portal)), None)
     if wrong is not None:
         raise InvalidArgument(f"invalid portal address {wrong[:80]!r}", reason="BAD_PORTAL")
+    portals = tuple(dict.fromkeys(map(check_portal, portals)))
     main, beside = paths.etc() / "zfsilod.toml", paths.etc() / "zfsilod.toml.d/setup.toml"
     file: Path | None = beside if main.exists() else main  # an existing file is never overwritten
-    if settings.server.root and portals in ((), tuple(settings.server.portals)):
+    if settings.server.root and portals in ((), settings.settings.export.portals):
         file = None
     return SetupPlan(root, portals, file, creates_root=not _exists(run, root))
 
