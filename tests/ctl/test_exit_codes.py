@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from zfsilod.ctl.failures import EXIT_CODES, EXIT_CODES_HELP, HINTS, complain, hint_for
-from zfsilod.model.errors import BY_NAME, Conflict, ZfsiloError
+from zfsilod.ctl.failures import (
+    EXIT_CODES,
+    EXIT_CODES_HELP,
+    HINTS,
+    UNIT_EXIT_CODES,
+    complain,
+    hint_for,
+    unit_exit_code,
+)
+from zfsilod.model.errors import (
+    BY_NAME,
+    Busy,
+    Conflict,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    ZfsiloError,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.ctl.shell import Shell
 
 
@@ -60,7 +78,6 @@ def test_1_a_failure_is_rolled_back(ctl: Shell) -> None:
         ("volume list --nonsense", "unrecognized arguments: --nonsense"),
         ("operation show 17", "invalid operation id '17'"),
         ("volume connect x", "no server is known; add one with zfsiloctl join FILE"),
-        ("up ../x", "invalid volume name '../x'"),
         ("volume list --timeout -1", "invalid number of seconds '-1'"),
         ("volume list --timeout 0", "invalid timeout 0"),
         ("pki issue user b --role reader --days 999999999", "invalid number of days '999999999'"),
@@ -176,7 +193,7 @@ def test_every_error_has_an_exit_code() -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    documented = {int(line.split()[0]) for line in EXIT_CODES_HELP.splitlines()[1:]}
+    documented = {int(line.split()[0]) for line in EXIT_CODES_HELP.splitlines()[1:-1]}
     assert documented == {0, *EXIT_CODES.values(), 130}
 
 
@@ -212,3 +229,34 @@ def test_a_hint_for_a_local_error_names_no_server() -> None:
 def test_a_hint_that_the_message_has_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     assert complain(Conflict("try zfsiloctl capacity", reason="POOL_FULL")) == 5
     assert capsys.readouterr().err == "zfsiloctl: try zfsiloctl capacity\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "synchronised", "code"),
+    [
+        (InvalidArgument("volumes.d/far.toml: unknown key"), True, 78),
+        (NotFound("unknown volume far"), True, 66),
+        (NotFound("there is no volume far on this host", server="give"), True, 69),
+        (PermissionDenied("no access"), True, 77),
+        (Unauthenticated("refused this host's certificate"), True, 77),
+        (Unauthenticated("certificate is not yet valid"), True, 77),
+        (Unauthenticated("certificate is not yet valid"), False, 69),
+        (Unauthenticated("refused: SSLV3_ALERT_CERTIFICATE_EXPIRED"), False, 69),
+        (Unauthenticated("refused this host's certificate"), False, 77),
+        (Unavailable("no answer"), True, 69),
+        (Busy("claimed"), True, 75),
+        (Conflict("exists"), True, 1),
+    ],
+)
+def test_exit_codes_for_units(error: ZfsiloError, *, synchronised: bool, code: int) -> None:
+    assert unit_exit_code(error, clock_is_right=synchronised) == code
+
+
+def test_the_unit_ends_its_retries_after_permanent_errors() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "units/zfsilo-volume@.service").read_text()
+    assert re.findall(r"^RestartPreventExitStatus=(.*)$", text, re.M) == ["66 77 78"]
+    page = (root / "docs/man/zfsilo-volume@.service.5").read_text()
+    section = page.partition(".SH EXIT STATUS\n")[2].partition(".SH")[0]
+    documented = set(map(int, re.findall(r"^\.B (\d+)$", section, re.M)))
+    assert documented == {0, 1, *UNIT_EXIT_CODES.values()}

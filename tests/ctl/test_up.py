@@ -85,7 +85,7 @@ def test_up_gives_up(ctl: Shell) -> None:
     front = ctl.daemon.front
     present, away = front.service.context.servers, front.servers(address="127.0.0.1:1")
     front.service.context.servers = away
-    assert "did not answer" in ctl.fails(9, "up vain --wait 0")
+    assert "did not answer" in ctl.fails(69, "up vain --wait 0")
     front.service.context.servers = present
     ctl.daemon.wait(away.close())
 
@@ -112,12 +112,13 @@ def test_publications_are_kept_at_shutdown(ctl: Shell, monkeypatch: pytest.Monke
 
 
 def test_up_and_down_of_unknown_volumes(ctl: Shell) -> None:
-    complaint = ctl.fails(3, "up nowhere")
+    complaint = ctl.fails(66, "up nowhere")
     assert "unknown volume nowhere: this host does not serve it, and " in complaint
-    assert ctl.fails(3, "down nowhere") == complaint
+    assert ctl.fails(66, "down nowhere") == complaint
     ctl.ok("volume create hostless 1G --host '*'")
-    assert "has no host to publish it to" in ctl.fails(5, "up hostless")
-    assert "up works on the local host only" in ctl.fails(2, "-H give up hostless")
+    assert "has no host to publish it to" in ctl.fails(1, "up hostless")
+    assert "invalid volume name '../x'" in ctl.fails(78, "up ../x")
+    assert "up works on the local host only" in ctl.fails(78, "-H give up hostless")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_up_and_down_of_unknown_volumes(ctl: Shell) -> None:
 )
 def test_an_invalid_file(ctl: Shell, text: str, complaint: str) -> None:
     path = write_file(ctl, "wrong", text)
-    message = ctl.fails(2, "up wrong")
+    message = ctl.fails(78, "up wrong")
     assert message.startswith(f"zfsiloctl: {path}: ")
     assert complaint in message
 

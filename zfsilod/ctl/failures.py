@@ -25,6 +25,19 @@ EXIT_CODES = {
     "UNAVAILABLE": 9,
     "DEADLINE_EXCEEDED": 10,
 }
+# Of `up` and `down`, as units run them: sysexits.h, whose names systemctl shows.
+NO_INPUT, NOT_AVAILABLE, TRY_AGAIN, NO_PERMISSION, BAD_CONFIG = 66, 69, 75, 77, 78
+UNIT_EXIT_CODES = {
+    "INVALID_ARGUMENT": BAD_CONFIG,
+    "OUT_OF_RANGE": BAD_CONFIG,
+    "NOT_FOUND": NO_INPUT,
+    "PERMISSION_DENIED": NO_PERMISSION,
+    "UNAUTHENTICATED": NO_PERMISSION,
+    "RESOURCE_EXHAUSTED": TRY_AGAIN,
+    "ABORTED": TRY_AGAIN,
+    "UNAVAILABLE": NOT_AVAILABLE,
+    "DEADLINE_EXCEEDED": TRY_AGAIN,
+}
 COMPLAINT = "zfsiloctl: "
 FAILED = 1
 INTERRUPTED = 130
@@ -44,6 +57,7 @@ exit codes:
   9   the daemon, the server or the host does not answer
   10  timed out; the operation continues
   130 interrupted; a submitted operation continues
+exit codes of up and down: see zfsilo-volume@.service(5)
 """
 
 ON_ITS_SERVER = "on its server: "
@@ -53,6 +67,10 @@ REJOIN = (
     "on {server}: zfsiloctl pki issue host HOST; here: zfsiloctl server forget {server}; "
     "zfsiloctl join HOST.join"
 )
+
+TIME_PROBLEMS = ("certificate has expired", "not yet valid")
+"""Words of TLS about a server's certificate that the clock of this host makes invalid."""
+REFUSED_BY_TIME = "CERTIFICATE_EXPIRED"  # the server's words about that of this host
 
 HINTS = {
     "BAD_CERTIFICATE": (REJOIN,),
@@ -85,8 +103,8 @@ HINTS = {
 """By reason, in order of preference; a hint is skipped when one of its facts is unknown."""
 
 
-def complain(error: ZfsiloError) -> int:
-    """Print an error with its hint, and return the exit code."""
+def complain(error: ZfsiloError, *, code: int | None = None) -> int:
+    """Print an error with its hint, and return the exit code, by default that of its kind."""
     message = error.message.replace("\n", "\n  ")
     sys.stderr.write(f"{COMPLAINT}{message}\n")
     if outcome := error.facts.get("outcome"):
@@ -94,7 +112,21 @@ def complain(error: ZfsiloError) -> int:
     hint = hint_for(error)
     if hint and hint not in message:
         sys.stderr.write(f"  try: {hint}\n")
-    return EXIT_CODES.get(error.code, FAILED)
+    return EXIT_CODES.get(error.code, FAILED) if code is None else code
+
+
+def unit_exit_code(error: ZfsiloError, *, clock_is_right: bool) -> int:
+    """Return the exit code of `up` and `down`; some end the retries of the unit.
+
+    They are those that no retry mends. A wrong clock is set later, and so are the hosts of a volume
+    on its server.
+    """
+    code = UNIT_EXIT_CODES.get(error.code, FAILED)
+    by_time = not clock_is_right and any(
+        words in error.message for words in (*TIME_PROBLEMS, REFUSED_BY_TIME)
+    )
+    elsewhere = code == NO_INPUT and "server" in error.facts
+    return NOT_AVAILABLE if by_time or elsewhere else code
 
 
 def hint_for(error: ZfsiloError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths
@@ -12,7 +13,7 @@ from zfsilod.model.volume_file import STATES, VolumeFile, parse
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["STATES", "VolumeFile", "path_of", "read"]
+__all__ = ["STATES", "VolumeFile", "of_server", "path_of", "read"]
 
 
 def path_of(name: str) -> Path:
@@ -32,3 +33,13 @@ def read(name: str) -> VolumeFile | None:
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
     return parse(name, text, path)
+
+
+def of_server(server: str) -> list[str]:
+    """Return the names of the volumes of a server; invalid files are left out."""
+    wishes = []
+    for path in sorted(path_of("*").parent.glob("*.toml")):
+        with suppress(InvalidArgument):
+            file = read(path.stem)
+            wishes += [file.name] if file is not None and file.server == server else []
+    return wishes

@@ -17,7 +17,7 @@ from zfsilo.v1 import service_pb2 as pb
 
 from zfsilod.ctl import ip_filter, paths, server_files
 from zfsilod.ctl.client import Server, dial
-from zfsilod.ctl.failures import FAILED
+from zfsilod.ctl.failures import FAILED, TIME_PROBLEMS
 from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
 from zfsilod.ctl.require_local import check_local
@@ -382,7 +382,7 @@ def _reach(error: ZfsiloError, name: str, access: Access) -> str:
 
 def _ahead(message: str) -> bool:
     """Tell whether TLS refused a certificate because of the time."""
-    return "certificate has expired" in message or "not yet valid" in message
+    return any(words in message for words in TIME_PROBLEMS)
 
 
 def compare_clocks(name: str, theirs: float, ours: float) -> Prerequisite:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zfsilo.v1 import host_pb2
 
-from zfsilod.ctl import ip_filter, paths, server_files
+from zfsilod.ctl import ip_filter, paths, server_files, volume_files
 from zfsilod.ctl.client import Server
 from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
@@ -64,6 +64,10 @@ def join(args: Namespace) -> None:
         print(f"joined {access.name} ({access.address}) as host {host}; saved in {path}")
         if args.file != server_files.STDIN:
             print(f"  next: delete {args.file}")
+        if units := [
+            f"zfsilo-volume@{name}.service" for name in volume_files.of_server(access.name)
+        ]:
+            print(f"  next, if its volumes are down: systemctl start {' '.join(units)}")
 
 
 def forget(args: Namespace) -> None:

@@ -18,10 +18,12 @@ from zfsilod.ctl import volume_files
 from zfsilod.ctl.change import outcome, send
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.commands.volume import get
+from zfsilod.ctl.failures import complain, unit_exit_code
 from zfsilod.ctl.output.messages import dumps, plain
 from zfsilod.ctl.output.table import say
 from zfsilod.ctl.parse import bare, resource
 from zfsilod.ctl.require_local import check_local
+from zfsilod.host.clock import kernel_is_synchronised
 from zfsilod.model.errors import FailedPrecondition, NotFound, ZfsiloError
 
 if TYPE_CHECKING:
@@ -37,8 +39,26 @@ BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 PAUSES_S = (1, 2, 4, 8, 15)
 
 
-def up(args: Namespace) -> None:
+def up(args: Namespace) -> int:
     """Bring a volume to its configured state on this host."""
+    return _as_unit(_up, args)
+
+
+def down(args: Namespace) -> int:
+    """Unmount, unstage and disconnect a volume on this host; unpublish one that it serves."""
+    return _as_unit(_down, args)
+
+
+def _as_unit(command: Callable[[Namespace], None], args: Namespace) -> int:
+    """Run a command, and return the exit code for its unit."""
+    try:
+        command(args)
+    except ZfsiloError as error:
+        return complain(error, code=unit_exit_code(error, clock_is_right=kernel_is_synchronised()))
+    return 0
+
+
+def _up(args: Namespace) -> None:
     check_local(args, "up")
     name = bare(args.name, "volumes")
     file = volume_files.read(name)
@@ -50,8 +70,7 @@ def up(args: Namespace) -> None:
     _report(args, operations)
 
 
-def down(args: Namespace) -> None:
-    """Unmount, unstage and disconnect a volume on this host; unpublish one that it serves."""
+def _down(args: Namespace) -> None:
     check_local(args, "down")
     name = bare(args.name, "volumes")
     served = volume_files.read(name) is None

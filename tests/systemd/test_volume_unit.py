@@ -1,0 +1,77 @@
+"""zfsilo-volume@.service under a real systemd: which failures are tried again, and its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.systemd.simulated import ctl, simulated_host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.systemd.namespace import SystemdHost
+
+JOIN = "/root/take.join"
+IQN = "iqn.2024-01.lab.take:host"
+UNIT = "zfsilo-volume@far.service"
+FILE = "/etc/zfsilo/volumes.d/far.toml"
+WISH = 'server = "give"\nmount_path = "/srv/far"\n'
+# One try, without five minutes for the server.
+AT_ONCE = "[Service]\nExecStart=\nExecStart=/usr/bin/zfsiloctl up %i --wait 0\n"
+
+
+@pytest.fixture(scope="module")
+def sd() -> Iterator[SystemdHost]:
+    """A machine that is a server, and its own client with a certificate that was revoked."""
+    with simulated_host() as machine:
+        ctl(machine, "pki", "init", "--name", "localhost")
+        ctl(machine, "pki", "issue", "host", "take", "--address", "127.0.0.1", "--file", JOIN)
+        machine.run("systemctl", "enable", "--now", "zfsilod-tcp.socket")
+        ctl(machine, "join", JOIN, "--iqn", IQN)
+        machine.write(f"/etc/systemd/system/{UNIT}.d/once.conf", AT_ONCE)
+        machine.run("systemctl", "daemon-reload")
+        yield machine
+
+
+def outcome(sd: SystemdHost) -> list[str]:
+    """Start the unit, and return its state, the exit code of `up`, and what follows."""
+    assert sd.run("systemctl", "start", UNIT, check=False).rc != 0
+    names = ("-P", "ExecMainStatus", "-P", "SubState")
+    shown = sd.run("systemctl", "show", *names, UNIT).stdout.split()
+    sd.run("systemctl", "stop", UNIT)
+    sd.run("systemctl", "reset-failed", UNIT, check=False)
+    return sorted(shown)
+
+
+def test_a_server_that_does_not_answer_is_tried_again(sd: SystemdHost) -> None:
+    sd.write(FILE, WISH)
+    sd.run("systemctl", "stop", "zfsilod-tcp.socket")
+    try:
+        assert outcome(sd) == ["69", "auto-restart"]
+    finally:
+        sd.run("systemctl", "start", "zfsilod-tcp.socket")
+
+
+def test_a_volume_that_its_server_does_not_have_is_tried_again(sd: SystemdHost) -> None:
+    sd.write(FILE, WISH)
+    assert outcome(sd) == ["69", "auto-restart"]
+
+
+def test_an_invalid_file_ends_the_retries(sd: SystemdHost) -> None:
+    sd.write(FILE, f"{WISH}colour = 'red'\n")
+    assert outcome(sd) == ["78", "failed"]
+    assert "status=78/CONFIG" in sd.journal()
+
+
+def test_an_unknown_volume_ends_the_retries(sd: SystemdHost) -> None:
+    sd.run("rm", FILE)
+    assert outcome(sd) == ["66", "failed"]
+
+
+def test_a_refused_certificate_ends_the_retries(sd: SystemdHost) -> None:
+    sd.write(FILE, WISH)
+    ctl(sd, "pki", "revoke", "host/take")
+    assert outcome(sd) == ["77", "failed"]
+    assert "status=77/NOPERM" in sd.journal()
