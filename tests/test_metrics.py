@@ -14,7 +14,7 @@ import pytest
 from zfsilo.v1.service_pb2 import GetStatusRequest
 
 from tests.api.running import GIB, front_of
-from tests.examples import TAKE
+from tests.examples import ATTACHMENT, TAKE
 from tests.service_fixture import administrator
 from zfsilod.gateway.sockets import listen_unix
 from zfsilod.host.counters import Counters
@@ -168,6 +168,21 @@ async def test_a_session_that_broke_just_now_needs_attention(tmp_path: Path) -> 
         status = await front.root().service.GetStatus(GetStatusRequest())
         assert [(a.subject, a.sentence) for a in status.attention] == [("volumes/data", problem)]
         assert status.attention_count == 1
+
+
+async def test_a_wish_that_is_not_fulfilled_needs_attention(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (front, _metrics, path):
+        folder = tmp_path / "volumes.d"
+        folder.mkdir()
+        front.service.health.wishes = folder
+        assert "zfsilo_attention 0.0" in await ask(path)
+        (folder / "far.toml").write_text('server = "give"\nmount_path = "/srv/far"\n')
+        (folder / "bad.toml").write_text("server = 7\n")
+        assert "zfsilo_attention 2.0" in await ask(path)
+        (folder / "bad.toml").unlink()
+        (folder / "far.toml").write_text('server = "give"\nstate = "connected"\n')
+        front.write(lambda txn: txn.put(ATTACHMENT.but(id="far", state="CONNECTED")))
+        assert "zfsilo_attention 0.0" in await ask(path)
 
 
 def test_the_kernels_counters(tmp_path: Path) -> None:

@@ -241,7 +241,8 @@ class Metrics:
         used = self._service.context.store.used()
         yield _gauge("zfsilo_store_used_ratio", "Used share of the store.", {(): used})
         if self._summary is not None:
-            yield from _of_summary(self._summary, len(self._service.context.identity_changes))
+            more = len(self._service.context.identity_changes)
+            yield from _of_summary(self._summary, more + self._service.health.unmet_wishes())
             if self._reading is not None:
                 yield from _of_reading(self._reading)
                 yield from self._of_volumes(self._summary, self._reading)
@@ -282,7 +283,8 @@ VOLUME_COUNTERS = {
 }
 
 
-def _of_summary(summary: Summary, changes: int) -> Iterator[Metric]:
+def _of_summary(summary: Summary, more: int) -> Iterator[Metric]:
+    """Yield the counts of the records; `more`: problems that have no condition in them."""
     states = {(state.lower(),): count for state, count in summary.states.items()}
     live = {(state.lower(),): count for state, count in summary.operations.items()}
     live.setdefault(("needs_repair",), 0)  # alerts use it
@@ -305,7 +307,7 @@ def _of_summary(summary: Summary, changes: int) -> Iterator[Metric]:
         (
             "zfsilo_attention",
             "Problems that need an administrator: zfsiloctl status.",
-            len(summary.attention) + changes,
+            len(summary.attention) + more,
         ),
         ("zfsilo_promised_bytes", "Sum of the sizes of thin volumes.", summary.promised_bytes),
         ("zfsilo_volumes_size_bytes", "Sum of the sizes of all volumes.", size),

@@ -76,6 +76,15 @@ class HealthReader:
                 health.attention.append(about_volume(name, sentence))
         return health
 
+    def unmet_wishes(self) -> int:
+        """Return how many wishes of volumes.d the records do not fulfil; does not ask the host."""
+        wishes = self._wishes()
+        if not wishes:
+            return 0
+        with self._context.read() as txn:
+            attachments = {one.id: one for one in txn.scan(Attachment)}
+            return len(list(_unmet(wishes, attachments, _busy(txn, wishes))))
+
     async def close(self) -> None:
         """End a look in progress."""
         if self._looking is not None:
@@ -158,8 +167,7 @@ class HealthReader:
         with self._context.read() as txn:
             summary = Summary(txn)
             attachments = {one.id: one for one in txn.scan(Attachment)}
-            busy = {name for name in attachments if txn.claimant(f"attachment/{name}")}
-            busy |= {w.name for w in wishes if isinstance(w, VolumeFile) and _in_work(txn, w.name)}
+            busy = _busy(txn, wishes)
         named = {attention.subject for attention in summary.attention}
         states = dict(summary.states)
         for report in (report for report in reports if report.missing):
@@ -197,8 +205,10 @@ def _is_known(txn: Transaction, request: AdoptVolume) -> bool:
     return volume is not None and volume.uid == request.zvol.uid
 
 
-def _in_work(txn: Transaction, name: str) -> bool:
-    return txn.claimant(f"attachment/{name}") is not None
+def _busy(txn: Transaction, wishes: list[VolumeFile | InvalidArgument]) -> set[str]:
+    """Return the names of the wanted volumes on which an operation works."""
+    names = [wish.name for wish in wishes if isinstance(wish, VolumeFile)]
+    return {name for name in names if txn.claimant(f"attachment/{name}")}
 
 
 def _drifted(report: DriftReport) -> Attention:
