@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.validation import check_block_size
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
@@ -59,12 +60,19 @@ CHOICES = {
     "sync": _one_of("standard", "always", "disabled"),
 }
 HIDDEN = {"volmode": "dev", "snapdev": "hidden"}  # the server scans no partitions of a volume
-FIXED = "volblocksize"  # at creation only: validation.check_block_size
+FIXED = "volblocksize"  # at creation only
 ENCRYPTION = ("encryption", "keyformat", "keylocation", "pbkdf2iters")
 ENCRYPTED = (
     "a volume has no encryption key of its own, since each key would have to be loaded after every "
     "boot; encrypt server.root instead, and all volumes inherit it"
 )
+
+
+def check_new(properties: Pairs, default_block: int) -> tuple[Pairs, int]:
+    """Return the ZFS properties of a new volume and its volblocksize, or raise InvalidArgument."""
+    block = check_block_size(dict(properties), default_block)
+    others = tuple(pair for pair in properties if pair[0] != FIXED)
+    return check_properties(others, new=True), block
 
 
 def check_properties(properties: Pairs, *, new: bool) -> Pairs:

@@ -17,7 +17,6 @@ from zfsilod.model.record import pairs
 from zfsilod.model.records import AccessMode, Action, Host, Mode, Publication, Volume
 from zfsilod.model.sizes import show_exact
 from zfsilod.model.validation import (
-    check_block_size,
     check_etag,
     check_fit,
     check_hosts,
@@ -26,7 +25,7 @@ from zfsilod.model.validation import (
     check_size,
     round_up,
 )
-from zfsilod.model.zfs_properties import check_properties
+from zfsilod.model.zfs_properties import check_new, check_properties
 from zfsilod.requests.clones import (
     Source,
     as_clone,
@@ -141,7 +140,7 @@ class CreateVolume(Request[PoolSpace]):
     def _volume(self, view: View, source: Source | None) -> Volume:
         asked_block = dict(self.properties).get("volblocksize", "")
         default = source.volblocksize if source else view.settings.volblocksize
-        block = check_block_size(dict(self.properties), default)
+        properties, block = check_new(self.properties, default)
         asked = self.capacity_bytes or (source.origin.size_bytes if source else 0)
         size = check_size(asked, self.limit_bytes, block)
         volume = Volume(
@@ -152,7 +151,7 @@ class CreateVolume(Request[PoolSpace]):
             thin=self.thin,
             mode=self.mode,
             volblocksize=block,
-            properties=check_properties(self._properties(), new=True),
+            properties=properties,
             labels=check_labels(self.labels),
             hosts=check_hosts(self.hosts),
             access_modes=self.access_modes,

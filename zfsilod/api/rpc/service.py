@@ -12,7 +12,7 @@ from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import need_view
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.pool_space import largest_volume, nearly_full
-from zfsilod.model.zfs_properties import check_properties
+from zfsilod.model.zfs_properties import check_new
 from zfsilod.requests import orphans
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.security import certificates
@@ -49,9 +49,10 @@ class ServiceMethods:
     async def GetCapacity(
         self, message: service_pb2.GetCapacityRequest, call: Call
     ) -> service_pb2.Capacity:
-        check_properties(convert.as_pairs(message.properties), new=True)
+        settings = call.service.context.settings
+        check_new(convert.as_pairs(message.properties), settings.volblocksize)
         space = await call.service.capacity(message.root)
-        settings, available = call.service.context.settings, space.available_bytes
+        available = space.available_bytes
         if message.HasField("thin"):
             promised = call.read(lambda txn: txn.promised())
             available = largest_volume(space, settings, promised, thin=message.thin)

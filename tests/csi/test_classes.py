@@ -1,0 +1,136 @@
+"""Every call that takes class parameters takes those of every shipped class.
+
+The sidecars pass all parameters of a class to every such call, so one call that refuses a parameter
+of an example makes the whole class useless.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from csi.v1 import csi_pb2 as csi
+
+from tests.csi.plugin_client import fails, mount
+
+if TYPE_CHECKING:
+    from tests.csi.cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "csi/deploy/examples"
+PARAMETERS = re.compile(r"^parameters:\n((?:  .*\n)*)", re.M)
+PARAMETER = re.compile(r"^  (\S+): +\"?([^\"#\n]+?)\"? *(?:#.*)?$", re.M)
+CLAIM = {  # added by the provisioner and the snapshotter with --extra-create-metadata
+    "csi.storage.k8s.io/pvc/name": "data",
+    "csi.storage.k8s.io/pvc/namespace": "default",
+    "csi.storage.k8s.io/pv/name": "pvc-1",
+}
+CLASSES = (
+    "StorageClass",
+    "VolumeAttributesClass",
+    "VolumeSnapshotClass",
+    "VolumeGroupSnapshotClass",
+)
+
+
+class ShippedClass(NamedTuple):
+    """A class of the examples."""
+
+    kind: str
+    name: str
+    parameters: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.name}"
+
+
+def shipped() -> list[ShippedClass]:
+    """Return all classes of the examples, which are plain enough to be read without a parser."""
+    classes = []
+    for path in sorted(EXAMPLES.glob("*.yaml")):
+        for text in path.read_text().split("---\n"):
+            kind, name = re.search(r"^kind: (\w+)$", text, re.M), re.search(r"name: (\S+)", text)
+            if kind and name and kind[1] in CLASSES:
+                block = PARAMETERS.search(text)
+                pairs = PARAMETER.findall(block[1]) if block else []
+                assert len(pairs) == (block[1].count("\n") if block else 0), text
+                classes.append(ShippedClass(kind[1], name[1], dict(pairs)))
+    return classes
+
+
+def of_kind(kind: str) -> pytest.MarkDecorator:
+    classes = [example for example in shipped() if example.kind == kind]
+    return pytest.mark.parametrize("example", classes, ids=str)
+
+
+def test_each_kind_of_class_is_shipped() -> None:
+    assert {example.kind for example in shipped()} == set(CLASSES)
+    with_parameters = {example.kind for example in shipped() if example.parameters}
+    assert {"StorageClass", "VolumeAttributesClass"} <= with_parameters
+
+
+@of_kind("StorageClass")
+async def test_a_storage_class(example: ShippedClass, cluster: Cluster) -> None:
+    plugin, parameters = cluster.plugin, example.parameters
+    capacity = await plugin.controller.GetCapacity(
+        csi.GetCapacityRequest(parameters=parameters, volume_capabilities=[mount()])
+    )
+    assert capacity.available_capacity > 0
+    # The provisioner removes the keys that are its own.
+    own = {key: value for key, value in parameters.items() if "csi.storage.k8s.io/" not in key}
+    volume = await plugin.create(parameters=own | CLAIM)
+    await plugin.create(parameters=own | CLAIM)
+    confirmed = await plugin.controller.ValidateVolumeCapabilities(
+        csi.ValidateVolumeCapabilitiesRequest(
+            volume_id=volume.volume_id, volume_capabilities=[mount()], parameters=parameters
+        )
+    )
+    assert confirmed.confirmed.parameters == parameters
+    for attributes in (one for one in shipped() if one.kind == "VolumeAttributesClass"):
+        mutable = attributes.parameters
+        await plugin.create("other", parameters=own | CLAIM, mutable_parameters=mutable)
+
+
+@of_kind("VolumeAttributesClass")
+async def test_a_volume_attributes_class(example: ShippedClass, cluster: Cluster) -> None:
+    plugin = cluster.plugin
+    volume = await plugin.create(mutable_parameters=example.parameters)
+    plain = await plugin.create("plain")
+    for volume_id in (volume.volume_id, plain.volume_id):
+        await plugin.controller.ControllerModifyVolume(
+            csi.ControllerModifyVolumeRequest(
+                volume_id=volume_id, mutable_parameters=example.parameters
+            )
+        )
+
+
+@of_kind("VolumeSnapshotClass")
+async def test_a_snapshot_class(example: ShippedClass, cluster: Cluster) -> None:
+    volume = await cluster.plugin.create()
+    await cluster.plugin.controller.CreateSnapshot(
+        csi.CreateSnapshotRequest(
+            name="s", source_volume_id=volume.volume_id, parameters=example.parameters | CLAIM
+        )
+    )
+
+
+@of_kind("VolumeGroupSnapshotClass")
+async def test_a_group_snapshot_class(example: ShippedClass, cluster: Cluster) -> None:
+    volume = await cluster.plugin.create()
+    await cluster.plugin.group.CreateVolumeGroupSnapshot(
+        csi.CreateVolumeGroupSnapshotRequest(
+            name="g", source_volume_ids=[volume.volume_id], parameters=example.parameters | CLAIM
+        )
+    )
+
+
+async def test_capacity_refuses_what_a_creation_refuses(cluster: Cluster) -> None:
+    plugin = cluster.plugin
+    for name, value in (("volblocksize", "3k"), ("mountpoint", "/etc"), ("compression", "fast")):
+        parameters = {f"zfs.{name}": value}
+        with fails("INVALID_ARGUMENT", name):
+            await plugin.controller.GetCapacity(csi.GetCapacityRequest(parameters=parameters))
+        with fails("INVALID_ARGUMENT", name):
+            await plugin.create(parameters=parameters)
