@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zfsilo_csi.ids import Handle
 
 ZONE_KEY = "topology.zfsilo.io/zone"
-FEATURES_S = 5.0  # per backend, so that one that is down does not delay the others
+OPTIONAL_S = 5.0  # per backend, so that one that is down does not delay the others
 
 
 class Backend(Zfsilod):
@@ -94,7 +94,7 @@ class Backends:
         daemon_request = service_pb2.GetServerInfoRequest()
         replies = await asyncio.gather(
             *(
-                backend.service.GetServerInfo(daemon_request, call.at_most(FEATURES_S))
+                backend.service.GetServerInfo(daemon_request, call.at_most(OPTIONAL_S))
                 for backend in self
             ),
             return_exceptions=True,
@@ -124,22 +124,28 @@ def unconfigured(name: str) -> CsiError:
     )
 
 
-def in_order(
+def deciding(
     backends: list[Backend], wanted: csi_pb2.TopologyRequirement | None, name: str
 ) -> list[Backend]:
-    """Return the backends that may get a new volume, best first.
+    """Return the backends that may get a new volume, best first: those of one zone.
+
+    It is the first preferred zone that a backend serves, since this is the zone of the node that
+    the scheduler has chosen: a pod could not reach a volume of another one. When it is full, the
+    scheduler chooses another node. Without a preference, all requisite zones are equal.
 
     The order depends on the request alone, not on free space: a repeated call starts at the same
     backend and never creates a second volume on another one.
     """
     requisite = [zone_of(topology) for topology in wanted.requisite] if wanted else []
-    preferred = [zone_of(topology) for topology in wanted.preferred] if wanted else []
     allowed = [backend for backend in backends if not requisite or _serves(backend, requisite)]
+    for topology in wanted.preferred if wanted else ():
+        nearest = [backend for backend in allowed if _serves(backend, [zone_of(topology)])]
+        if nearest:
+            allowed = nearest
+            break
 
-    def rank(backend: Backend) -> tuple[int, bytes]:
-        matches = (index for index, zone in enumerate(preferred) if _serves(backend, [zone]))
-        digest = hashlib.sha256(f"{name}\0{backend.key}".encode()).digest()
-        return next(matches, len(preferred)), digest
+    def rank(backend: Backend) -> bytes:
+        return hashlib.sha256(f"{name}\0{backend.key}".encode()).digest()
 
     return sorted(allowed, key=rank)
 

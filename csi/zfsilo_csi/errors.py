@@ -29,6 +29,7 @@ REASONS = {  # reasons of zfsilod that need another code than zfsilod's own
     "SHRINK": Code.OUT_OF_RANGE,
     "SMALLER_THAN_SOURCE": Code.OUT_OF_RANGE,
     "BAD_PAGE_TOKEN": Code.ABORTED,
+    "TOO_MANY_CALLS": Code.UNAVAILABLE,  # RESOURCE_EXHAUSTED stands for a lack of space
 }
 
 

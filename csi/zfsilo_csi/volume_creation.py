@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilo_csi import ids, parameters, volume_capabilities
-from zfsilo_csi.backends import in_order
+from zfsilo_csi.backends import OPTIONAL_S, deciding
 from zfsilo_csi.errors import Code, CsiError, nonsense
 
 if TYPE_CHECKING:
@@ -21,6 +21,38 @@ if TYPE_CHECKING:
 
 DEFAULT_BYTES = 1 << 30
 MIN_BYTES = 1 << 20
+MAX_UNFINISHED = 10_000
+# Codes that leave open whether the volume exists, or will exist.
+OPEN = (Code.UNAVAILABLE, Code.ABORTED, Code.INTERNAL, Code.UNKNOWN)
+
+
+class Unfinished:
+    """The backends of creations that began in this process and whose outcome it does not know.
+
+    Such a creation continues where it began, although the preferred zone may be another one by
+    now: the volume may exist there.
+    """
+
+    def __init__(self) -> None:
+        self._backends: dict[str, Backend] = {}
+
+    def first(self, volume_id: str, candidates: list[Backend]) -> list[Backend]:
+        """Return the candidates behind the backend where the creation of the volume began."""
+        began = self._backends.get(volume_id)
+        if began is None:
+            return candidates
+        return [began, *(backend for backend in candidates if backend is not began)]
+
+    def begin(self, volume_id: str, backend: Backend) -> None:
+        """Note that a creation begins; the oldest note is dropped when there are too many."""
+        self._backends.pop(volume_id, None)
+        self._backends[volume_id] = backend
+        if len(self._backends) > MAX_UNFINISHED:
+            del self._backends[next(iter(self._backends))]
+
+    def end(self, volume_id: str) -> None:
+        """Note that the outcome of a creation is known."""
+        self._backends.pop(volume_id, None)
 
 
 class RequestedVolume(NamedTuple):
@@ -41,6 +73,11 @@ class RequestedVolume(NamedTuple):
     def id(self) -> str:
         """The id of the volume on its backend."""
         return ids.id_of(self.name)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the class or the source names the only backend that may get the volume."""
+        return bool(self.parameters.backend) or self.source is not None
 
     @property
     def source_message(self) -> pb.VolumeSource:
@@ -108,7 +145,7 @@ def candidates(backends: Backends, wanted: RequestedVolume) -> list[Backend]:
         allowed = [backends.chosen(wanted.parameters.backend)]
     if wanted.source is not None:
         allowed = [backend for backend in allowed if backend.key == wanted.source.backend]
-    ordered = in_order(allowed, wanted.topology, wanted.name)
+    ordered = deciding(allowed, wanted.topology, wanted.name)
     if not ordered:
         source = " and stores the source" if wanted.source is not None else ""
         raise CsiError(
@@ -120,12 +157,17 @@ def candidates(backends: Backends, wanted: RequestedVolume) -> list[Backend]:
 
 
 async def find(
-    volume_id: str, backends: list[Backend], call: CsiCall
+    volume_id: str, candidates: list[Backend], others: list[Backend], call: CsiCall
 ) -> tuple[Backend, pb.Volume] | None:
-    """Return the volume with an id. Every backend that may have it must reply."""
+    """Return the volume with an id. Every candidate must reply; another backend need not."""
+    optional = call.at_most(OPTIONAL_S)
     daemon_request = pb.GetVolumeRequest(name=f"volumes/{volume_id}")
+    backends = [*candidates, *others]
     replies = await asyncio.gather(
-        *(backend.volumes.GetVolume(daemon_request, call) for backend in backends),
+        *(
+            backend.volumes.GetVolume(daemon_request, call if n < len(candidates) else optional)
+            for n, backend in enumerate(backends)
+        ),
         return_exceptions=True,
     )
     match = None
@@ -133,16 +175,38 @@ async def find(
         if not isinstance(reply, BaseException):
             # A volume without uid is only attached to this server: another server stores it.
             match = match or ((backend, reply) if reply.uid else None)
-        elif not isinstance(reply, CsiError) or reply.code != Code.NOT_FOUND:
+            continue
+        if not isinstance(reply, CsiError):
+            raise reply
+        if reply.code != Code.NOT_FOUND and backend in candidates:
             raise reply
     return match
 
 
 async def create(
-    wanted: RequestedVolume, backends: list[Backend], call: CsiCall
+    wanted: RequestedVolume, backends: list[Backend], unfinished: Unfinished, call: CsiCall
 ) -> tuple[Backend, pb.Volume]:
     """Create the volume on the first backend with enough space."""
-    daemon_request = pb.CreateVolumeRequest(
+    daemon_request = _daemon_request(wanted)
+    for backend in backends:
+        unfinished.begin(wanted.id, backend)
+        try:
+            response = await backend.volumes.CreateVolume(daemon_request, call)
+        except CsiError as error:
+            if error.code not in OPEN:
+                unfinished.end(wanted.id)
+            if error.code != Code.RESOURCE_EXHAUSTED or backend is backends[-1]:
+                raise
+        else:
+            unfinished.end(wanted.id)
+            if response.volume.id != wanted.id:
+                raise nonsense(backend.name, f"it created another volume than {wanted.id}")
+            return backend, response.volume
+    raise AssertionError("candidates() returns at least one backend")
+
+
+def _daemon_request(wanted: RequestedVolume) -> pb.CreateVolumeRequest:
+    return pb.CreateVolumeRequest(
         volume_id=wanted.id,
         limit_bytes=wanted.limit_bytes,
         volume=pb.Volume(
@@ -155,17 +219,6 @@ async def create(
             source=wanted.source_message if wanted.source else None,
         ),
     )
-    for backend in backends:
-        try:
-            response = await backend.volumes.CreateVolume(daemon_request, call)
-        except CsiError as error:
-            if error.code != Code.RESOURCE_EXHAUSTED or backend is backends[-1]:
-                raise
-        else:
-            if response.volume.id != wanted.id:
-                raise nonsense(backend.name, f"it created another volume than {wanted.id}")
-            return backend, response.volume
-    raise AssertionError("candidates() returns at least one backend")
 
 
 def check_same(volume: pb.Volume, wanted: RequestedVolume) -> None:

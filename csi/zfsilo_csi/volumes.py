@@ -32,6 +32,7 @@ class VolumeController:
 
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
+        self._unfinished = volume_creation.Unfinished()
 
     async def ControllerGetCapabilities(
         self, _request: csi.ControllerGetCapabilitiesRequest, call: CsiCall
@@ -42,9 +43,14 @@ class VolumeController:
         self, request: csi.CreateVolumeRequest, call: CsiCall
     ) -> csi.CreateVolumeResponse:
         wanted = volume_creation.read(request)
-        candidates = volume_creation.candidates(self._backends, wanted)
-        match = await volume_creation.find(wanted.id, candidates, call)
-        backend, volume = match or await volume_creation.create(wanted, candidates, call)
+        unfinished = self._unfinished
+        candidates = unfinished.first(wanted.id, volume_creation.candidates(self._backends, wanted))
+        rest = [backend for backend in self._backends if backend not in candidates]
+        others = [] if wanted.pinned else rest
+        match = await volume_creation.find(wanted.id, candidates, others, call)
+        if match is None:
+            match = await volume_creation.create(wanted, candidates, unfinished, call)
+        backend, volume = match
         call.note(volume=f"{backend.key}/{volume.id}")
         volume_creation.check_same(volume, wanted)
         cloned = request.HasField("volume_content_source")
