@@ -179,9 +179,10 @@ class LocalServer:
     async def rotate(self, _server: str, volume: str) -> None:
         await self._do(RotateSecrets(volume=volume, host="take", force=True))
 
-    async def register(self, _server: str, host: Host, *, validate_only: bool = False) -> None:
+    async def register(self, _server: str, host: Host, *, validate_only: bool = False) -> bool:
         assert not validate_only
         await self._do(CreateHost(id=host.id, iqn=host.iqn, register=True))
+        return True
 
     def _reach(self) -> None:
         if self.away:

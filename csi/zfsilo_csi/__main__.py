@@ -62,6 +62,7 @@ def add_services(
         local = channel.local(settings.node.socket)
         stack.push_async_callback(local.close)
         source = node = NodeService(Zfsilod("zfsilod of this node", local), settings.backends)
+        stack.push_async_callback(node.close)
         server.add("Node", node)
     if role in ("controller", "all"):
         source = backends = Backends(settings.backends, channel.remote)

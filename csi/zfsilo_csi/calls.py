@@ -16,9 +16,19 @@ class CsiCall:
 
     def __init__(self, context: Any) -> None:
         left = context.time_remaining()
+        self._begin(DEFAULT_S if left is None else float(left) - REPLY_S)
+
+    def _begin(self, left_s: float) -> None:
         self._started = time.monotonic()
-        self._deadline = self._started + (DEFAULT_S if left is None else float(left) - REPLY_S)
+        self._deadline = self._started + left_s
         self.notes: dict[str, str] = {}
+
+    @classmethod
+    def of_plugin(cls, timeout_s: float) -> CsiCall:
+        """Return a call that the plugin itself makes, without a caller."""
+        call = cls.__new__(cls)
+        call._begin(timeout_s)
+        return call
 
     @property
     def left_s(self) -> float:

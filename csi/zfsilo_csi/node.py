@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from csi.v1 import csi_pb2 as csi
-from zfsilo.v1 import host_pb2, service_pb2
+from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilo_csi import ids, service_capabilities, volume_capabilities
 from zfsilo_csi.backends import ZONE_KEY, unconfigured
 from zfsilo_csi.convert import condition
 from zfsilo_csi.errors import Code, CsiError, need, not_found
+from zfsilo_csi.introductions import Introductions
 from zfsilo_csi.publications import EPOCH
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ class NodeService:
     def __init__(self, daemon: Zfsilod, backends: Mapping[str, BackendConfig]) -> None:
         self._daemon = daemon
         self._backends = backends
+        self._introductions = Introductions(daemon)
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        await self._introductions.close()
 
     async def features(self, call: CsiCall) -> frozenset[str]:
         """Return the features of the node's zfsilod."""
@@ -47,28 +52,22 @@ class NodeService:
     async def NodeGetInfo(
         self, _request: csi.NodeGetInfoRequest, call: CsiCall
     ) -> csi.NodeGetInfoResponse:
-        """Register the node on every backend of its zone, then return its id and zone."""
+        """Return the node's id and zone, which its own zfsilod knows.
+
+        The servers of the zone learn of the node in the background: a server that is down must not
+        take the volumes of all others from the node.
+        """
         info = await self._daemon.service.GetServerInfo(service_pb2.GetServerInfoRequest(), call)
-        await asyncio.gather(
-            *(
-                self._register(backend.server or name, call)
-                for name, backend in self._backends.items()
-                if info.zone in backend.zones
-            )
+        await self._introductions.begin(
+            backend.server or name
+            for name, backend in self._backends.items()
+            if info.zone in backend.zones
         )
         return csi.NodeGetInfoResponse(
             node_id=ids.host_of(info.host),
             max_volumes_per_node=info.max_attachments,
             accessible_topology=csi.Topology(segments={ZONE_KEY: info.zone}),
         )
-
-    async def _register(self, server: str, call: CsiCall) -> None:
-        daemon_request = host_pb2.IntroduceHostRequest(server=server)
-        try:
-            await self._daemon.hosts.IntroduceHost(daemon_request, call)
-        except CsiError as error:
-            message = f"cannot register this node on server {server}, retry: {error.message}"
-            raise CsiError(Code.UNAVAILABLE, message) from None
 
     async def NodeStageVolume(
         self, request: csi.NodeStageVolumeRequest, call: CsiCall
@@ -94,8 +93,9 @@ class NodeService:
         backend = self._backends.get(handle.backend)
         if backend is None:
             raise unconfigured(handle.backend)
+        server = backend.server or handle.backend
         daemon_request = pb.ConnectVolumeRequest(
-            server=backend.server or handle.backend,
+            server=server,
             volume=handle.id,
             local_name=ids.local_name(handle),
             restore=pb.RESTORE_NEVER,
@@ -108,6 +108,7 @@ class NodeService:
                 raise
             # A server hides a volume that is not published to the caller. The epoch proves that
             # this one was published earlier.
+            self._introductions.again(server)
             message = f"volume {handle} is no longer published to this node; publish it again"
             raise CsiError(Code.FAILED_PRECONDITION, message) from None
 

@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilo_csi import ids, volume_capabilities
-from zfsilo_csi.errors import Code, CsiError, ignore_not_found, invalid, need
+from zfsilo_csi.errors import Code, CsiError, ignore_not_found, invalid, need, not_found
 
 if TYPE_CHECKING:
     from zfsilo_csi.backends import Backends
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Key in publish_context. It lets the node refuse a late NodeStage of an older publication.
 EPOCH = "epoch"
+NO_HOST = "NO_HOST"  # reason of zfsilod
 GRACE_S = 5  # for a live node to log out before it is fenced
 
 
@@ -51,7 +52,15 @@ class PublicationController:
             access_mode=volume_capabilities.publication_mode(volume, capability),
             for_csi=True,
         )
-        response = await backend.volumes.PublishVolume(daemon_request, call)
+        try:
+            response = await backend.volumes.PublishVolume(daemon_request, call)
+        except CsiError as error:
+            if error.reason != NO_HOST:
+                raise
+            raise not_found(
+                f"{backend.name} does not know node {node}; a node introduces itself once a "
+                "minute, see the log of zfsilo-csi there"
+            ) from None
         return csi.ControllerPublishVolumeResponse(
             publish_context={EPOCH: str(_epoch(response.volume, node))}
         )

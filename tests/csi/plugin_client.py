@@ -11,11 +11,14 @@ import grpc
 import pytest
 from csi.v1 import csi_pb2 as csi
 
+from zfsilod.model.records import Host
 from zfsilod.wire.stub import Stub
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from tests.api.running import Front
 
 GIB = 1 << 30
 NODE = "take"
@@ -166,6 +169,13 @@ async def until_done(call: Callable[[], Awaitable[object]], within_s: float = 10
             if error.code().name not in RETRIED or time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.1)  # the sidecars wait longer
+
+
+async def until_known(front: Front) -> None:
+    """Wait until a server has a record of the node."""
+    async with asyncio.timeout(10):
+        while front.read(lambda txn: txn.get(Host, NODE)) is None:
+            await asyncio.sleep(0.02)  # nothing announces a host
 
 
 @contextmanager

@@ -119,7 +119,6 @@ async def test_a_backend_that_is_down(tmp_path: Path) -> None:
             plugin.unpublish(there.volume_id),  # not OK: the node may still write
             plugin.controller.ListVolumes(csi.ListVolumesRequest(), timeout=10),
             plugin.controller.GetCapacity(csi.GetCapacityRequest(), timeout=10),
-            plugin.node.NodeGetInfo(csi.NodeGetInfoRequest(), timeout=10),
         ):
             with fails("UNAVAILABLE", "other"):
                 await call

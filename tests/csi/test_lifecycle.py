@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING
 
 from csi.v1 import csi_pb2 as csi
 
-from tests.csi.plugin_client import GIB, NODE, block, down, fails, mount, take_away, up
+from tests.csi.plugin_client import (
+    GIB,
+    NODE,
+    block,
+    down,
+    fails,
+    mount,
+    take_away,
+    until_known,
+    up,
+)
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.csi.cluster import Cluster
 
 OTHER = "other"
@@ -293,14 +305,18 @@ async def test_equal_calls_are_one_operation(cluster: Cluster) -> None:
     assert len(creations) == 1
 
 
-async def test_a_cloned_node_is_refused(cluster: Cluster) -> None:
+async def test_a_cloned_node_is_refused(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     """Of two machines with one IQN the second is refused until the first is deleted."""
     from zfsilod.requests.hosts import CreateHost, DeleteHost
 
     request = csi.NodeGetInfoRequest()
     shared = cluster.give.service.context.machine.iscsi.initiator()
     await cluster.give.fixture.do(DeleteHost(id=NODE), CreateHost(id="first", iqn=shared))
-    with fails("UNAVAILABLE", "first"):
-        await cluster.plugin.node.NodeGetInfo(request)
-    await cluster.give.fixture.do(DeleteHost(id="first"))
     assert (await cluster.plugin.node.NodeGetInfo(request)).node_id == NODE
+    assert "is the name of host first" in caplog.text
+    volume_id = (await cluster.plugin.create()).volume_id
+    with fails("NOT_FOUND", "does not know node"):
+        await cluster.plugin.publish(volume_id)
+    await cluster.give.fixture.do(DeleteHost(id="first"))
+    await until_known(cluster.give)
+    await cluster.plugin.publish(volume_id)

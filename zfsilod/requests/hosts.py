@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
@@ -39,11 +39,21 @@ class CreateHost(Request[None]):
     def authorise(self, view: View) -> None:
         check_host(view, self.id)
 
+    def known(self, view: View) -> Host | None:
+        """Return the record of the host when this registration does not change it.
+
+        Hosts repeat their registration, which must not fill the store with operations.
+        """
+        self.authorise(view)
+        host = view.txn.get(Host, check_id(self.id, "host id"))
+        values = self._registered() | ({"iqn": self.iqn.lower()} if self.iqn else {})
+        return host if host is not None and bound(view.caller, host.but(**values)) == host else None
+
     def plan(self, view: View, inputs: None) -> Plan:
         host = view.txn.get(Host, check_id(self.id, "host id"))
         values = {name: getattr(self, name) for name in FIELDS}
-        if self.register:  # a host that registers keeps the fields that it leaves empty
-            values = {name: value for name, value in values.items() if value}
+        if self.register:
+            values = self._registered()
         elif host is not None:
             asked = values | {"iqn": self.iqn.lower()}
             differing = [name for name, value in asked.items() if getattr(host, name) != value]
@@ -58,6 +68,10 @@ class CreateHost(Request[None]):
             claims=(f"host/{self.id}",),
             commit=(put(new),),
         )
+
+    def _registered(self) -> dict[str, Any]:
+        """Return the fields to change: a host that registers keeps those that it leaves empty."""
+        return {name: getattr(self, name) for name in FIELDS if getattr(self, name)}
 
 
 class UpdateHost(Request[None]):

@@ -474,8 +474,11 @@ class Service:
             view = volume_view(txn, volume_id)
         return (await self.stats.sample(view)).figures
 
-    async def introduce(self, server: str, *, validate_only: bool = False) -> None:
-        """Register this host at a server, so that volumes can be published to it."""
+    async def introduce(self, server: str, *, validate_only: bool = False) -> bool:
+        """Register this host at a server, so that volumes can be published to it.
+
+        Tell whether the server's record of this host changed.
+        """
         self.context.ownership.check_machine()
         settings = self.context.settings
         iqn = await self.context.look(self.context.machine.iscsi.initiator)
@@ -484,7 +487,7 @@ class Service:
                 "this host has no IQN: install open-iscsi", reason="NO_IQN", host=settings.host_id
             )
         host = Host(id=settings.host_id, iqn=iqn, max_attachments=settings.max_attachments)
-        await self.context.servers.register(server, host, validate_only=validate_only)
+        return await self.context.servers.register(server, host, validate_only=validate_only)
 
     async def capacity(self, root: str = "") -> PoolSpace:
         """Return the space of the dataset root, or of a dataset below it."""

@@ -102,10 +102,11 @@ class StorageServers:
         )
         await self.call(step.server, self._api(step.server).volumes.ReportFilesystem, message)
 
-    async def register(self, server: str, host: Host, *, validate_only: bool = False) -> None:
-        """Register this host on a server."""
+    async def register(self, server: str, host: Host, *, validate_only: bool = False) -> bool:
+        """Register this host on a server; tell whether its record there changed."""
         request = host_pb2.RegisterHostRequest(host=convert.host(host), validate_only=validate_only)
-        await self.call(server, self._api(server).hosts.RegisterHost, request)
+        answer = await self.call(server, self._api(server).hosts.RegisterHost, request)
+        return not validate_only and bool(answer.operation.name)
 
     async def publications(self, server: str) -> list[Publication]:
         """Return the publications to this host."""

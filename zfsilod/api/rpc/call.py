@@ -46,6 +46,7 @@ class Call:
         self._tasks = tasks
         self._place = place
         self._started = time.monotonic()
+        self.changed = True  # a mutation that changed nothing is not recorded by the audit
 
     @property
     def left_s(self) -> float:

@@ -84,13 +84,18 @@ class HostMethods:
     ) -> host_pb2.MutateHostResponse:
         named = convert.host_id(message.host.name) if message.host.name else ""
         request = _create(call.caller.own_host(named), message.host, register=True)
+        context = call.service.context
+        known = call.read(lambda txn: request.known(context.view(txn, "", call.caller)))
+        if known is not None and not message.validate_only:
+            return host_pb2.MutateHostResponse(host=convert.host(known))
         return await _change(call, request, request.id, validate_only=message.validate_only)
 
     async def IntroduceHost(
         self, message: host_pb2.IntroduceHostRequest, call: Call
     ) -> host_pb2.IntroduceHostResponse:
         server = check_id(message.server, "server name")
-        await call.shielded(call.service.introduce(server, validate_only=message.validate_only))
+        introducing = call.service.introduce(server, validate_only=message.validate_only)
+        call.changed = await call.shielded(introducing)
         return host_pb2.IntroduceHostResponse()
 
 

@@ -208,7 +208,7 @@ class GrpcServer:
             except Exception as error:
                 shown = _presentable(error, path)
             else:
-                if changes and not hasattr(response, "operation"):
+                if changes and call.changed and not hasattr(response, "operation"):
                     self._audit.record(str(call.caller), name, subject_of(message), outcome="DONE")
                 return response
             if changes and not getattr(message, "validate_only", False):
