@@ -90,6 +90,14 @@ def check_all(capabilities: Iterable[csi_pb2.VolumeCapability]) -> volume_pb2.Mo
     return modes.pop()
 
 
+def is_read_only(capabilities: Iterable[csi_pb2.VolumeCapability]) -> bool:
+    """Tell whether all capabilities only read a filesystem."""
+    return all(
+        capability.WhichOneof("access_type") == "mount" and capability.access_mode.mode in READERS
+        for capability in capabilities
+    )
+
+
 def volume_mode(capability: csi_pb2.VolumeCapability) -> volume_pb2.Mode:
     """Return the volume mode that a capability requires."""
     block = capability.WhichOneof("access_type") == "block"

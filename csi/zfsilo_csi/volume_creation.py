@@ -9,7 +9,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilo_csi import ids, parameters, volume_capabilities
 from zfsilo_csi.backends import OPTIONAL_S, deciding
-from zfsilo_csi.errors import Code, CsiError, nonsense
+from zfsilo_csi.errors import Code, CsiError, invalid, nonsense
 
 if TYPE_CHECKING:
     from csi.v1 import csi_pb2 as csi
@@ -97,6 +97,12 @@ def read(request: csi.CreateVolumeRequest) -> RequestedVolume:
     required = request.capacity_range.required_bytes
     size = size_of(request.capacity_range)
     kind, source = _source_of(request)
+    if source is None and volume_capabilities.is_read_only(request.volume_capabilities):
+        raise invalid(
+            "a filesystem that is only read would stay empty and could not be mounted, because a "
+            "volume without a source has none yet; create it from a snapshot or a volume, or with "
+            "an access mode that writes"
+        )
     return RequestedVolume(
         name=name,
         size_bytes=0 if source is not None and not required else size,

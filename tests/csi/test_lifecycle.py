@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
 from csi.v1 import csi_pb2 as csi
 
 from tests.csi.plugin_client import (
@@ -20,8 +21,6 @@ from tests.csi.plugin_client import (
 )
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.csi.cluster import Cluster
 
 OTHER = "other"
@@ -121,6 +120,22 @@ async def test_a_second_node_is_refused_with_the_name_of_the_first(cluster: Clus
     await plugin.unpublish(volume_id, "")  # all nodes
     await plugin.publish(volume_id, OTHER)
     assert (await plugin.get(volume_id)).status.published_node_ids == [OTHER]
+
+
+@pytest.mark.parametrize("mode", ["SINGLE_NODE_READER_ONLY", "MULTI_NODE_READER_ONLY"])
+async def test_a_read_only_filesystem_needs_a_source(cluster: Cluster, mode: str) -> None:
+    """It would be bound, and NodeStage would refuse it for ever: nobody creates the filesystem."""
+    plugin = cluster.plugin
+    readers = [mount(mode)]
+    with fails("INVALID_ARGUMENT", "create it from a snapshot or a volume"):
+        await plugin.create("empty", volume_capabilities=readers)
+    source = await plugin.create("source")
+    content = csi.VolumeContentSource(
+        volume=csi.VolumeContentSource.VolumeSource(volume_id=source.volume_id)
+    )
+    await plugin.create("copy", volume_capabilities=readers, volume_content_source=content)
+    await plugin.create("both", volume_capabilities=[mount(), *readers])
+    await plugin.create("raw", volume_capabilities=[block(mode)])
 
 
 async def test_readers_on_several_nodes(cluster: Cluster) -> None:

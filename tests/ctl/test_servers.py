@@ -12,6 +12,8 @@ from tests.ctl.shell import PROJECT
 from zfsilod.ctl import server_files
 from zfsilod.ctl.client import PAGE_SIZE
 from zfsilod.ctl.paths import PORT, with_port
+from zfsilod.host.fake.facts import Facts
+from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.host.iscsi import initiator_name
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.identity import Identity
@@ -74,12 +76,23 @@ def test_the_initiator_name_is_that_of_open_iscsi(
     join = ctl.daemon.join_file("host", "web")
     path = tmp_path / "initiatorname.iscsi"
     monkeypatch.setattr("zfsilod.ctl.paths.initiator", lambda: path)
+    monkeypatch.setattr("zfsilod.ctl.commands.server.simulated_iqn", lambda: "")
     assert f"cannot read {path}; install open-iscsi" in ctl.fails(5, f"join {join}")
     path.write_text("# made by hand\n")
     assert "has no InitiatorName" in ctl.fails(5, f"join {join}")
     path.write_text(f"## comment\nInitiatorName={IQN}\nInitiatorName={IQN}.old\n")
     ctl.ok(f"join {join}")
     assert ctl("host show web --json").json["iqn"] == IQN == initiator_name(path)
+
+
+def test_a_simulated_host_needs_no_initiator_name(
+    ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It joins with the name that its own zfsilod has."""
+    monkeypatch.setattr("zfsilod.ctl.paths.initiator", lambda: tmp_path / "missing")
+    ctl.ok(f"join {ctl.daemon.join_file('host', 'web')}")
+    own = FakeIscsi(Facts(ctl.daemon.directory / "facts.json")).initiator()
+    assert ctl("host show web --json").json["iqn"] == own
 
 
 def test_the_name_of_a_server_is_an_id(ctl: Shell) -> None:

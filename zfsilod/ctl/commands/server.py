@@ -96,8 +96,19 @@ def register(access: Access, timeout_s: float | None, iqn: str) -> str:
     return bare(answer.host.name, "hosts")
 
 
+def simulated_iqn() -> str:
+    """Return the initiator name of the zfsilod of a simulation; "" on a real host."""
+    if not paths.simulation():
+        return ""
+    from zfsilod.host.fake.iscsi import simulated_initiator
+
+    return simulated_initiator(paths.state().resolve() / "facts.json")
+
+
 def own_iqn() -> str:
     """Return the iSCSI initiator name of this host."""
+    if name := simulated_iqn():
+        return name
     path = paths.initiator()
     try:
         text = path.read_text()

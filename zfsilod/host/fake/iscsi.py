@@ -9,9 +9,17 @@ from zfsilod.host.fake.secrets import digest
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
+
+
+def simulated_initiator(facts: Path | None) -> str:
+    """Return a name that depends on the path of the facts: each simulation is a machine."""
+    path_hash = hashlib.sha256(str(facts).encode()).hexdigest()[:12]
+    return f"iqn.2026-01.org.zfsilo:simulated.{path_hash}"
 
 
 class FakeIscsi:
@@ -183,9 +191,7 @@ class FakeIscsi:
         return bool(session and session["size"] == disk.size_bytes)
 
     def initiator(self) -> str:
-        """Return a name that depends on the path of the facts: each simulation is a machine."""
-        path_hash = hashlib.sha256(str(self.facts.path).encode()).hexdigest()[:12]
-        return f"iqn.2026-01.org.zfsilo:simulated.{path_hash}"
+        return simulated_initiator(self.facts.path)
 
     def host_nqn(self) -> str:
         return ""
