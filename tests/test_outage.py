@@ -11,6 +11,7 @@ from zfsilod.model.identity import DAEMON
 from zfsilod.requests.attach import Stage
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Unpublish
+from zfsilod.service.schedule import prepare_shutdown
 from zfsilod.service.watch import HostWatch
 from zfsilod.storage.volume_view import volume_view
 
@@ -218,3 +219,30 @@ async def settled(fixture: ServiceFixture) -> None:
             if not fixture.service.executor.is_busy and not list(txn.live()):
                 return
     raise AssertionError("an operation does not end")
+
+
+# Shutdown of the client
+
+
+async def is_stopping() -> bool:
+    return True
+
+
+async def is_running() -> bool:
+    return False
+
+
+async def test_a_shutdown_ends_the_waiting_for_a_lost_session(fixture: ServiceFixture) -> None:
+    await fixture.do(*BOOT)
+    name, fact = session(fixture)
+    await prepare_shutdown(fixture.service, is_stopping)
+    assert session(fixture)[1]["wait"] == 5, "the session may be lost later"
+    fixture.host.facts.memory[name] = fact | {"lost": True}
+    await prepare_shutdown(fixture.service, is_running)
+    assert session(fixture)[0] == name, "a restart of the daemon drops nothing"
+    await prepare_shutdown(fixture.service, is_stopping)
+    assert name not in fixture.host.facts.memory
+    with fixture.service.context.read() as txn:
+        attachment = volume_view(txn, "data").attachment
+    assert attachment is not None
+    assert (attachment.state, attachment.restore) == ("MOUNTED", "BOOT")

@@ -141,6 +141,7 @@ async def _start_service(
     if isinstance(launcher, SystemdLauncher):
         context.retention = Retention(launcher.clock())
         service.executor.listeners.append(partial(schedule.stop_unit, service, launcher))
+        stack.push_async_callback(schedule.prepare_shutdown, service, launcher.is_shutting_down)
     return service, Supervisor(service, retention_s=settings.operations.retention_s)
 
 

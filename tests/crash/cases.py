@@ -18,7 +18,7 @@ from zfsilod.requests import adoption, orphans, pool_import
 from zfsilod.requests.attach import Grow, MountAt, Stage
 from zfsilod.requests.connect import Connect, FollowServer
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
-from zfsilod.requests.detach import Clear, Disconnect, EndSession, UnmountFrom, Unstage
+from zfsilod.requests.detach import Clear, Disconnect, EndSession, EndWait, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.publications import Publish, Unpublish
@@ -349,6 +349,7 @@ CLIENT = (
     Case("connect-repair", CONNECTED, CONNECT, lost=("session:",)),
     Case("disconnect", CONNECTED, LEAVE),
     Case("end-session", CONNECTED, EndSession(id="data", epoch=1)),
+    Case("end-wait", CONNECTED, EndWait(id="data")),
     Case("disconnect-release", (*CREATED, CONNECT.but(publish_if_needed=True)), LEAVE),
     Case("disconnect-force", MOUNTED, LEAVE.but(force=True)),
     Case("connect-rotated", (*CONNECTED, ROTATE), CONNECT, lost=("session:",)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.systemd.simulated import ctl, simulated_host
+from tests.systemd.simulated import FACTS, ctl, facts, operations, simulated_host
+from zfsilod.host.fake import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from tests.systemd.namespace import SystemdHost
 
 JOIN = "/root/take.join"
-IQN = "iqn.2024-01.lab.take:host"
+IQN = f"iqn.2026-01.org.zfsilo:simulated.{hashlib.sha256(f'/{FACTS}'.encode()).hexdigest()[:12]}"
 UNIT = "zfsilo-volume@far.service"
 FILE = "/etc/zfsilo/volumes.d/far.toml"
 WISH = 'server = "give"\nmount_path = "/srv/far"\n'
@@ -68,6 +70,27 @@ def test_an_invalid_file_ends_the_retries(sd: SystemdHost) -> None:
 def test_an_unknown_volume_ends_the_retries(sd: SystemdHost) -> None:
     sd.run("rm", FILE)
     assert outcome(sd) == ["66", "failed"]
+
+
+def test_a_shutdown_does_not_wait_for_a_lost_server(sd: SystemdHost) -> None:
+    """The unit takes its volume down; the daemon ends the session of one without a unit."""
+    sd.write(FILE, WISH)
+    for name in ("far", "manual"):
+        ctl(sd, "volume", "create", name, "1G", "--host", "take")
+    sd.run("systemctl", "start", UNIT)
+    ctl(sd, "volume", "connect", "manual", "--server", "give")
+    assert len(sessions(sd)) == 2
+    known = Facts(sd.root / FACTS)
+    for name, fact in sessions(sd).items():
+        known.effect(name, fact | {"lost": True})
+    sd.reboot()
+    states = {operation["kind"]: operation["state"] for operation in operations(sd)}
+    for kind in ("unmount", "unstage", "disconnect", "end-wait"):
+        assert states[kind] == "OPERATION_STATE_DONE"
+
+
+def sessions(sd: SystemdHost) -> dict[str, dict[str, object]]:
+    return {name: fact for name, fact in facts(sd).items() if name.startswith("session:")}
 
 
 def test_a_refused_certificate_ends_the_retries(sd: SystemdHost) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from zfsilod.engine import plans
 from zfsilod.engine.steps.mount import LazyUnmounted
-from zfsilod.engine.steps.session import SessionDropped
+from zfsilod.engine.steps.session import LossWait, SessionDropped
 from zfsilod.engine.steps.users import DiskUnused, UsersNamed
 from zfsilod.host.places import ANYWHERE
 from zfsilod.model.errors import FailedPrecondition
@@ -221,6 +221,41 @@ class EndSession(Request[None]):
         if attachment is None or attachment.epoch != self.epoch:
             return Plan(title=title, claims=claims)
         actions = plans.up([SessionDropped(disk=attachment.disk)])
+        return Plan(title=title, claims=claims, actions=actions)
+
+
+class EndWait(Request[SessionState]):
+    """End the waiting for a lost session, for a shutdown of this host; the record stays.
+
+    A session that is lost is dropped, so that pending I/O fails at once. That of one that is lost
+    later fails after 5 s. Otherwise neither an unmount nor the kernel's last flush would end.
+    Input: the state of the session.
+    """
+
+    descends = True
+    kind = "end-wait"
+    id: str
+
+    def authorise(self, view: View) -> None:
+        check_attachment(view, self.id)
+
+    async def gather(self, context: Context, operation_id: str) -> SessionState:
+        with context.read() as txn:
+            attachment = txn.get(Attachment, check_id(self.id, "volume id"))
+        if attachment is None:
+            return "USABLE"
+        iscsi, disk = context.machine.iscsi, attachment.disk
+        lost = await context.look(lambda: iscsi.has_any_session(disk) and iscsi.is_lost(disk))
+        return "LOST" if lost else "USABLE"
+
+    def plan(self, view: View, inputs: SessionState) -> Plan:
+        attachment = view.txn.get(Attachment, self.id)
+        title, claims = f"end the waiting of {self.id}", (f"attachment/{self.id}",)
+        if attachment is None or attachment.state == "ABSENT":
+            return Plan(title=title, claims=claims)
+        wait = LossWait(disk=attachment.disk, seconds=view.settings.lost_session_s)
+        dropped = plans.up([SessionDropped(disk=attachment.disk)])
+        actions = dropped if inputs == "LOST" else plans.down([wait])
         return Plan(title=title, claims=claims, actions=actions)
 
 

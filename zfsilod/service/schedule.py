@@ -1,14 +1,17 @@
-"""Background tasks: the periodic sync of all volumes, and the units of detached volumes."""
+"""Background tasks: the periodic sync, the units of detached volumes, the end at a shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.identity import DAEMON
+from zfsilod.model.records import Attachment
+from zfsilod.requests.detach import EndWait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 FIRST_RETRY_S = 15  # after an unfinished sync: a pool that is not imported yet
 LAST_RETRY_S = 600  # the delay doubles up to this
+SHUTDOWN_S = 75  # less than TimeoutStopSec= of the unit
 DETACHING = ("disconnect", "unpublish", "delete")
 
 log = logging.getLogger(__name__)
@@ -60,6 +64,34 @@ async def reconcile_all(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(lifted.wait(), pause_s)
         retry_s = min(2 * retry_s, LAST_RETRY_S) if unfinished else FIRST_RETRY_S
+
+
+async def prepare_shutdown(
+    service: Service, is_shutting_down: Callable[[], Awaitable[bool]]
+) -> None:
+    """End the waiting for lost sessions when this host is shutting down.
+
+    Units of volumes have ended by now; these are sessions of Kubernetes and of manual commands.
+    """
+    try:
+        if not await is_shutting_down():
+            return
+    except ZfsiloError as error:
+        log.warning("it is not known whether this host is shutting down: %s", error.message)
+        return
+    with service.context.read() as txn:
+        names = [one.id for one in txn.scan(Attachment) if one.state != "ABSENT"]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SHUTDOWN_S):
+            await asyncio.gather(*(_end_wait(service, name) for name in names))
+
+
+async def _end_wait(service: Service, name: str) -> None:
+    try:
+        operation = await service.submit(EndWait(id=name), caller=DAEMON)
+        await service.wait(operation.id, SHUTDOWN_S)
+    except ZfsiloError as error:
+        log.warning("I/O of %s may wait for its server: %s", name, error.message)
 
 
 def stop_unit(service: Service, launcher: SystemdLauncher, operation: Operation) -> None:

@@ -137,6 +137,19 @@ class SystemdLauncher:
         live = (unit[0] for unit in reply.body[0] if unit[STATE] in LIVE_STATES or unit[JOB_ID])
         return {match[1] for match in map(UNIT.fullmatch, live) if match}
 
+    async def is_shutting_down(self) -> bool:
+        """Tell whether shutdown.target is active or queued."""
+        message = Message(
+            destination=SYSTEMD,
+            path=MANAGER_PATH,
+            interface="org.freedesktop.DBus.Properties",
+            member="Get",
+            signature="ss",
+            body=[MANAGER, "SystemState"],
+        )
+        reply = await self._send(message, fatal=True)
+        return bool(reply.body[0].value == "stopping")
+
     async def close(self) -> None:
         """Disconnect from the bus."""
         self._bus.disconnect()
