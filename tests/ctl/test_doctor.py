@@ -77,6 +77,39 @@ def test_a_client_step_by_step(tools: FakeTools, tmp_path: Path) -> None:
     assert problems(client(files)) == {}
 
 
+WRONG_SETTINGS = {
+    "iscsid.safe_logout": {"etc/iscsi/iscsid.conf": "iscsid.safe_logout = Yes\n"},
+    "multipath config_dir": {
+        "etc/multipath.conf": 'defaults {\n config_dir "/etc/multipath/own"\n}\n'
+    },
+    "multipath blacklist_exceptions": {
+        "etc/multipath.conf": "blacklist_exceptions {\n devnode sdz\n device {\n vendor .*\n }\n}\n"
+    },
+    "lvm event_activation": {"etc/lvm/lvm.conf": "global {\n\tevent_activation = 0\n}\n"},
+    "mdadm DEVICE": {"etc/mdadm/mdadm.conf": "DEVICE partitions /dev/zd*\n"},
+}
+RIGHT_SETTINGS = {
+    "etc/iscsi/iscsid.conf": "# iscsid.safe_logout = Yes\niscsid.safe_logout = No\n",
+    "etc/multipath.conf": "defaults {\n find_multipaths yes\n}\n"
+    'blacklist_exceptions {\n device {\n vendor "IBM"\n product ".*"\n }\n}\n',
+    "etc/lvm/lvm.conf": "event_activation = 0 # no events\n"
+    'global_filter = [ "a|^/dev/vda|", "r|^/dev/zd.*|" ]\n',
+    "etc/mdadm/mdadm.conf": "DEVICE partitions\n",
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SETTINGS)
+def test_a_setting_of_another_tool_that_cannot_work(name: str, tmp_path: Path) -> None:
+    wrong = problems(doctor.tool_settings(host(tmp_path, WRONG_SETTINGS[name])))
+    assert list(wrong) == [name]
+    assert wrong[name]
+
+
+def test_settings_of_other_tools_that_work(tmp_path: Path) -> None:
+    assert problems(doctor.tool_settings(host(tmp_path, {}))) == {}
+    assert problems(doctor.tool_settings(host(tmp_path, RIGHT_SETTINGS))) == {}
+
+
 def test_a_clock_in_the_past(tmp_path: Path) -> None:
     files = host(tmp_path, {"usr/lib/os-release": ""})
     assert clock(files, 1000.0, synchronised=True).command == "timedatectl set-ntp true"

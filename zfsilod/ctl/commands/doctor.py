@@ -21,6 +21,7 @@ from zfsilod.ctl.failures import FAILED, TIME_PROBLEMS
 from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
 from zfsilod.ctl.require_local import check_local
+from zfsilod.ctl.tool_settings import wrong_settings
 from zfsilod.host.clock import kernel_is_synchronised
 from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
@@ -118,10 +119,19 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
             yield port(files)
         if not settings.server.root or known_servers():
             yield from client(files)
+        yield from tool_settings(files)
         yield clock(files, time.time(), synchronised=kernel_is_synchronised())
     yield from _identity()
     yield from _certificates()
     yield from chain(_daemon(args), _servers())
+
+
+def tool_settings(files: HostFiles) -> Iterator[Prerequisite]:
+    """Check the settings of other tools that zfsilo cannot work with."""
+    wrong = list(wrong_settings(files.text))
+    yield from (Prerequisite(*one) for one in wrong)
+    if not wrong:
+        yield Prerequisite("settings of iscsid, multipath, LVM and mdadm")
 
 
 def tools(missing: dict[str, str]) -> Iterator[Prerequisite]:
