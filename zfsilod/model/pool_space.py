@@ -18,6 +18,7 @@ class PoolSpace(Record):
 
     available_bytes: int
     total_bytes: int
+    revision: int = 0  # of the store when the space was measured
 
 
 def check_space(

@@ -405,6 +405,8 @@ class Operation(Stored, tag="Operation"):
     attempts: int = 0  # of a rollback that failed
     boot_id: str = ""
     batch: str = ""  # unit that runs several operations; "": one of its own
+    reserves: int = 0  # bytes by which it grows volumes that are fully reserved
+    promises: int = 0  # bytes by which it grows thin volumes
     created_at: int = 0
     ended_at: int = 0
 

@@ -67,7 +67,8 @@ class Plan:
     """The actions, the record changes and the claims of an operation.
 
     `commit`: the changes when it is done; `revert`: when it is rolled back; `secrets`: stored with
-    the operation, by name.
+    the operation, by name. `reserves`, `promises`: the growth of fully reserved and of thin volumes
+    in bytes, which the space for others depends on while the operation runs.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Plan:
         commit: tuple[Change, ...] = (),
         revert: tuple[Change, ...] = (),
         secrets: dict[str, Chap] | None = None,
+        reserves: int = 0,
+        promises: int = 0,
     ) -> None:
         self.title = title
         self.claims = claims
@@ -86,6 +89,8 @@ class Plan:
         self.commit = commit
         self.revert = revert
         self.secrets = secrets or {}
+        self.reserves = reserves
+        self.promises = promises
 
     def operation(self, request: Request[Any], view: View) -> Operation:
         """Return the operation that executes the plan."""
@@ -103,6 +108,8 @@ class Plan:
             caller=str(view.caller),
             rights=view.caller.rights,
             boot_id=view.boot_id,
+            reserves=self.reserves,
+            promises=self.promises,
             created_at=view.now,
         )
 

@@ -89,7 +89,7 @@ class CreateVolume(Request[PoolSpace]):
                 reason="LOST",
                 volume=self.id,
             )
-        check_space(volume, inputs, view.settings, view.txn.promised())
+        _check_space(volume, inputs, view)
         commit: tuple[Change, ...] = (put(volume.but(state="CREATED")),)
         if source is None:
             actions = plans.up([plans.zvol(volume, view.operation_id)])
@@ -102,6 +102,7 @@ class CreateVolume(Request[PoolSpace]):
             claims=(f"volume/{self.id}", *(source.claims if source else ())),
             actions=actions,
             commit=commit,
+            **_growth(volume, volume.capacity_bytes),
         )
 
     def _differences(self, existing: Volume) -> list[str]:
@@ -219,6 +220,7 @@ class UpdateVolume(Request["PoolSpace | None"]):
             actions=(*(plans.up([first]) if actions else ()), *actions),
             commit=(put(new),),
             revert=(put(volume),) if new.epoch != volume.epoch else (),
+            **_growth(volume, new.capacity_bytes - volume.capacity_bytes),
         )
 
     def _size(self, volume: Volume, pool: PoolSpace, view: View) -> int:
@@ -229,13 +231,8 @@ class UpdateVolume(Request["PoolSpace | None"]):
                 reason="SHRINK",
                 volume=volume.id,
             )
-        check_space(
-            volume.but(capacity_bytes=size),
-            pool,
-            view.settings,
-            view.txn.promised(),
-            before=volume.capacity_bytes,
-        )
+        grown = volume.but(capacity_bytes=size)
+        _check_space(grown, pool, view, before=volume.capacity_bytes)
         return size
 
 
@@ -245,11 +242,25 @@ def _check_marks(volume: Volume) -> Volume:
     return volume
 
 
+def _check_space(volume: Volume, pool: PoolSpace, view: View, *, before: int = 0) -> None:
+    """Raise ResourceExhausted when a volume does not fit beside those that grow at this moment."""
+    reserves, promises = view.txn.pending_growth(pool.revision)
+    left = pool.but(available_bytes=max(0, pool.available_bytes - reserves))
+    check_space(volume, left, view.settings, view.txn.promised() + promises, before=before)
+
+
+def _growth(volume: Volume, size_bytes: int) -> dict[str, int]:
+    """Return the growth of a volume as an argument of its plan."""
+    return {"promises" if volume.thin else "reserves": size_bytes}
+
+
 async def space(context: Context) -> PoolSpace:
     """Return the available and total bytes of the dataset root."""
     root = context.settings.root
+    with context.read() as txn:
+        revision = txn.revision()
     available, total = await context.look(lambda: context.machine.zfs.capacity(root))
-    return PoolSpace(available_bytes=available, total_bytes=total)
+    return PoolSpace(available_bytes=available, total_bytes=total, revision=revision)
 
 
 def need_root(settings: Settings) -> str:

@@ -169,6 +169,23 @@ class Transaction:
         """Return the sum of the sizes of all thin volumes, in bytes."""
         return int(self.get_raw("meta", "promised") or b"0")
 
+    def pending_growth(self, revision: int) -> tuple[int, int]:
+        """Return the bytes that operations still reserve, and still promise to thin volumes.
+
+        `revision`: of the store when the space of the pool was measured. An operation that has
+        ended since then may be missing in the measurement.
+        """
+        live = list(self.live())
+        reserving = {
+            operation.id: operation.reserves
+            for operation in live
+            if operation.state != "NEEDS_REPAIR" or operation.revision > revision
+        }
+        for operation in self.changed_after(revision):
+            if operation.state == "DONE":
+                reserving[operation.id] = operation.reserves
+        return sum(reserving.values()), sum(operation.promises for operation in live)
+
     def _make_space(self) -> None:
         """Drop two of the oldest ended operations for a new one, in a store with too many.
 
