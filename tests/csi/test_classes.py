@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from csi.v1 import csi_pb2 as csi
+from zfsilo_csi.backends import ZONE_KEY
 
-from tests.csi.plugin_client import fails, mount
+from tests.csi.plugin_client import fails, mount, take_away, up
+from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from tests.csi.cluster import Cluster
@@ -124,6 +126,21 @@ async def test_a_group_snapshot_class(example: ShippedClass, cluster: Cluster) -
             name="g", source_volume_ids=[volume.volume_id], parameters=example.parameters | CLAIM
         )
     )
+
+
+async def test_the_static_volume(cluster: Cluster) -> None:
+    """A volume that was created by hand is published, staged and mounted by its handle."""
+    text = (EXAMPLES / "static.yaml").read_text()
+    handle = re.search(r"^    volumeHandle: (\S+)", text, re.M)
+    zones = re.search(rf"^ +- key: {ZONE_KEY}\n +operator: In\n +values: \[(\w+)\]", text, re.M)
+    assert handle, text
+    assert zones, text
+    backend, _slash, volume = handle[1].partition("/")
+    await cluster.fronts[backend].fixture.do(CreateVolume(id=volume, capacity_bytes=10 << 30))
+    response = await cluster.plugin.get(handle[1])
+    assert [one.segments[ZONE_KEY] for one in response.volume.accessible_topology] == [zones[1]]
+    await up(cluster.plugin, handle[1])
+    await take_away(cluster.plugin, handle[1])
 
 
 async def test_capacity_refuses_what_a_creation_refuses(cluster: Cluster) -> None:

@@ -110,6 +110,11 @@ def forget(ctl: Shell) -> None:
     ctl.daemon.front.write(lambda txn: txn.drop(Volume.bucket(), "stray"))
 
 
+def lose_a_claim(ctl: Shell) -> None:
+    """Save the volume handles of a cluster."""
+    (ctl.daemon.directory.parent / "handles").write_text("give/csi-aaaaaaaaaaaaaaaaaaaaaaaaaa\n")
+
+
 def get_stuck(ctl: Shell) -> None:
     """Let a publication fail, and its rollback too."""
     create(ctl)
@@ -136,6 +141,7 @@ STATES: dict[str, Callable[[Shell], None]] = {
     "renamed": put_aside,
     "received": replace,
     "orphan": forget,
+    "csi": lose_a_claim,
     "needs-repair": get_stuck,
 }
 
