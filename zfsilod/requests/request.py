@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 from zfsilod.model.record import Record, Stored, to_plain
 from zfsilod.model.records import Action, Change, Operation
@@ -63,12 +63,18 @@ class View:
         self.finished = finished  # prerequisites that a dry run takes as finished
 
 
+class Growth(NamedTuple):
+    """By how many bytes an operation grows volumes: the space for others depends on it."""
+
+    reserves: int = 0  # of volumes that are fully reserved
+    promises: int = 0  # of thin volumes
+
+
 class Plan:
     """The actions, the record changes and the claims of an operation.
 
     `commit`: the changes when it is done; `revert`: when it is rolled back; `secrets`: stored with
-    the operation, by name. `reserves`, `promises`: the growth of fully reserved and of thin volumes
-    in bytes, which the space for others depends on while the operation runs.
+    the operation, by name; `growth`: of the volumes.
     """
 
     def __init__(
@@ -80,8 +86,7 @@ class Plan:
         commit: tuple[Change, ...] = (),
         revert: tuple[Change, ...] = (),
         secrets: dict[str, Chap] | None = None,
-        reserves: int = 0,
-        promises: int = 0,
+        growth: Growth | None = None,
     ) -> None:
         self.title = title
         self.claims = claims
@@ -89,8 +94,7 @@ class Plan:
         self.commit = commit
         self.revert = revert
         self.secrets = secrets or {}
-        self.reserves = reserves
-        self.promises = promises
+        self.growth = growth or Growth()
 
     def operation(self, request: Request[Any], view: View) -> Operation:
         """Return the operation that executes the plan."""
@@ -108,8 +112,8 @@ class Plan:
             caller=str(view.caller),
             rights=view.caller.rights,
             boot_id=view.boot_id,
-            reserves=self.reserves,
-            promises=self.promises,
+            reserves=self.growth.reserves,
+            promises=self.growth.promises,
             created_at=view.now,
         )
 

@@ -33,7 +33,7 @@ from zfsilod.requests.clones import (
     snapshot_source,
     volume_source,
 )
-from zfsilod.requests.request import Plan, Request, View, put
+from zfsilod.requests.request import Growth, Plan, Request, View, put
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
@@ -102,7 +102,7 @@ class CreateVolume(Request[PoolSpace]):
             claims=(f"volume/{self.id}", *(source.claims if source else ())),
             actions=actions,
             commit=commit,
-            **_growth(volume, volume.capacity_bytes),
+            growth=_growth(volume, volume.capacity_bytes),
         )
 
     def _differences(self, existing: Volume) -> list[str]:
@@ -220,7 +220,7 @@ class UpdateVolume(Request["PoolSpace | None"]):
             actions=(*(plans.up([first]) if actions else ()), *actions),
             commit=(put(new),),
             revert=(put(volume),) if new.epoch != volume.epoch else (),
-            **_growth(volume, new.capacity_bytes - volume.capacity_bytes),
+            growth=_growth(volume, new.capacity_bytes - volume.capacity_bytes),
         )
 
     def _size(self, volume: Volume, pool: PoolSpace, view: View) -> int:
@@ -249,9 +249,8 @@ def _check_space(volume: Volume, pool: PoolSpace, view: View, *, before: int = 0
     check_space(volume, left, view.settings, view.txn.promised() + promises, before=before)
 
 
-def _growth(volume: Volume, size_bytes: int) -> dict[str, int]:
-    """Return the growth of a volume as an argument of its plan."""
-    return {"promises" if volume.thin else "reserves": size_bytes}
+def _growth(volume: Volume, size_bytes: int) -> Growth:
+    return Growth(promises=size_bytes) if volume.thin else Growth(reserves=size_bytes)
 
 
 async def space(context: Context) -> PoolSpace:
