@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ATTEMPT_S = 30.0
 FIRST_PAUSE_S = 1.0  # after a failed attempt; doubled after each
 REPEAT_S = 60.0  # a server that lost its record of the node gets it again after this time
-AT_ONCE_S = 2.0  # how long NodeGetInfo waits, so that a new node can usually attach at once
+AT_ONCE_S = 5.0  # NodeGetInfo waits at most this long, so that a new node can attach at once
 
 log = logging.getLogger("zfsilo_csi")
 
