@@ -57,6 +57,16 @@ async def test_an_operation_is_recorded_with_its_end(front: Front, records: Reco
     assert len(records) == 1
 
 
+async def test_refusals_are_found_by_their_volume(front: Front, records: Records) -> None:
+    api = front.root()
+    with refused("INVALID_ARGUMENT"):
+        await api.volumes.CreateVolume(create(capacity_bytes=1))
+    connect = pb.ConnectVolumeRequest(server="nowhere", volume="far", local_name="data")
+    with refused("NOT_FOUND"):
+        await api.volumes.ConnectVolume(connect)
+    assert [record.get("ZFSILO_VOLUME") for record in records] == ["data", "data"]
+
+
 async def test_refusals_are_recorded(front: Front, records: Records) -> None:
     with refused("PERMISSION_DENIED"):
         await front.role("reader", "mon").volumes.CreateVolume(create())
@@ -69,7 +79,7 @@ async def test_refusals_are_recorded(front: Front, records: Records) -> None:
         for record in records
     ]
     assert outcomes == [
-        ("CreateVolume", "data", "PERMISSION_DENIED"),
+        ("CreateVolume", DATA, "PERMISSION_DENIED"),
         ("DeleteVolume", "", "UNAUTHENTICATED"),  # the request of a stranger is never read
         ("PublishVolume", DATA, "NOT_FOUND"),
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from tests.systemd.namespace import SystemdHost
 
+TROUBLESHOOTING = Path(__file__).parents[2] / "docs/troubleshooting.md"
 VOLUME = ("org.zfsilo1", "/org/zfsilo1/volume/data", "org.zfsilo1.Volume")
 # Prints both passwords of a publication.
 REVEAL = """
@@ -133,6 +136,20 @@ def test_a_failed_operation_is_rolled_back_by_its_unit(sd: SystemdHost, how: str
     assert newest["state"] == "OPERATION_STATE_ROLLED_BACK"
     assert f"zfsilo-rollback@{newest['name'].rpartition('/')[2]}.service" in sd.journal(since=since)
     assert refused.stderr.startswith("zfsiloctl: ")
+
+
+def test_the_documented_journal_command_shows_an_operation(sd: SystemdHost) -> None:
+    match = re.search(r"journalctl (ZFSILO_VOLUME=data)\n", TROUBLESHOOTING.read_text())
+    assert match is not None
+    ctl(sd, "volume", "create", "data", "1G")
+
+    def lines() -> str:
+        return sd.run("journalctl", "--output=cat", match[1], check=False).stdout
+
+    wait_until(lambda: "create volumes/data: done" in lines(), "the audit record is in the journal")
+    light_fuse(sd, 3, how="error")
+    ctl(sd, "volume", "publish", "data", "take", check=False)
+    wait_until(lambda: "fuse" in lines(), "the line of the worker is in the journal")
 
 
 def test_a_daemon_killed_during_an_operation_resumes(sd: SystemdHost) -> None:

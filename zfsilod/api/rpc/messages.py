@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
 FIRST_MESSAGE_S = 10.0  # from the headers of a call to its request
+# The fields that name the subject of a request, in this order, and what an id in them is of.
+SUBJECTS = {
+    "name": "",
+    "local_name": "volumes",
+    "volume_id": "volumes",
+    "host_id": "hosts",
+    "volume": "volumes",
+}
 MALFORMED = object()  # in place of a request that cannot be parsed
 
 
@@ -57,6 +65,9 @@ async def first_of(context: Any) -> Any:
 
 
 def subject_of(message: Any) -> str:
-    """Return the resource that a request names."""
-    values = (getattr(message, field, "") for field in ("name", "volume_id", "host_id", "volume"))
-    return next((value for value in values if isinstance(value, str) and value), "")
+    """Return the name of the resource that a request names; a field with an id gets its prefix."""
+    for field, collection in SUBJECTS.items():
+        value = getattr(message, field, "")
+        if isinstance(value, str) and value:
+            return value if "/" in value or not collection else f"{collection}/{value}"
+    return ""
