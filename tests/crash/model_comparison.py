@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from zfsilod.requests.request import Request
 
 NAMES = ("a", "b")
+PREFIXES = (SETTINGS.export.prefix, "iqn.2026-01.org.zfsilo:nas", "iqn.2020-02.org.example:san")
+PORTALS = (SETTINGS.export.portals, ("10.77.0.9:3260",), ("10.77.0.1:3260", "[fd00::1]:3260"))
 DETACHING = ("unmount", "unstage", "disconnect")
 CLONE = "c" * 32  # the id of another machine
 DAY_S = 24 * 3600
@@ -76,6 +78,7 @@ class ServiceAgainstModel(RuleBasedStateMachine):
             ("time.time_ns", lambda: now_ns() + self.leapt_s * 10**9),
         ):
             self.clocks.enter_context(mock.patch(clock, leapt))
+        self.prefixes: dict[str, str] = {}  # of the targets, as they were when these were made
         self.machine = self.runner.run(self._build())
 
     async def _build(self) -> SimulatedMachine:
@@ -131,8 +134,17 @@ class ServiceAgainstModel(RuleBasedStateMachine):
         if {first.request, second.request} == {"connect", "unpublish"}:
             self._disconnect_fenced(name)
         self.model[name] = self.known(name)
+        if "unpublish" in (first.request, second.request):
+            self._forget_remade(name)
         assert self.model[name] in ends, f"{first} and {second} of {now}: {self.model[name]}"
         self.check()
+
+    def _forget_remade(self, name: str) -> None:
+        """Forget the prefix of a target that was removed and made again by two requests at once."""
+        with self.machine.store.read() as txn:
+            volume = txn.get(Volume, name)
+        if volume and volume.target == f"{self.machine.settings.export.prefix}:{volume.uid}":
+            self.prefixes.pop(name, None)
 
     def _disconnect_fenced(self, name: str) -> None:
         """Disconnect if the login came between the last look for sessions and the end of the ACL.
@@ -176,6 +188,18 @@ class ServiceAgainstModel(RuleBasedStateMachine):
         del memory["machine"]
         self.runner.run(self._restart())
         self.check()
+
+    @rule(prefix=st.sampled_from(PREFIXES), portals=st.sampled_from(PORTALS))
+    def other_identity(self, prefix: str, portals: tuple[str, ...]) -> None:
+        """Host name or prefix, and portals, change: targets keep their names, and listen there."""
+        export = self.machine.settings.export.but(prefix=prefix, portals=portals)
+        self.machine.settings = self.machine.settings.but(export=export)
+        self.runner.run(self._restart())
+        self._sync_all()
+        self.check()
+        facts = self.machine.host.facts.snapshot()
+        listening = {tuple(fact) for name, fact in facts.items() if name.startswith("portals:")}
+        assert listening <= {tuple(sorted(portals))}
 
     @rule(kind=st.sampled_from(VOLATILE))
     def drift(self, kind: str) -> None:
@@ -251,7 +275,11 @@ class ServiceAgainstModel(RuleBasedStateMachine):
             with self.machine.store.read() as txn:
                 volume = txn.get(Volume, name)
             uid = volume.uid if volume else ""
-            target = f"iqn.2026-01.org.zfsilo:give:{uid}"
+            if known.server < 2:
+                self.prefixes.pop(name, None)
+            else:
+                self.prefixes.setdefault(name, self.machine.settings.export.prefix)
+            target = f"{self.prefixes.get(name)}:{uid}"
             acl = f"{target}/{TAKE}"
             if known.server:
                 facts.add(f"zvol:tank/zfsilo/{name}")
