@@ -118,6 +118,7 @@ async def test_a_pool_that_hangs_stops_no_scrape(
     ("head", "status"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "404"),
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", "200"),
         (b"POST /metrics HTTP/1.1\r\n\r\n", "405"),
         (b"nonsense\r\n\r\n", "405"),
         (b"GET /metrics?x HTTP/1.0\r\n\r\n", "200"),
@@ -131,6 +132,7 @@ async def test_as_much_http_as_is_needed(tmp_path: Path, head: bytes, status: st
         except ConnectionError:
             answer = ""
         assert answer[9:12] == status
+        assert not head.startswith(b"HEAD") or answer.endswith("\r\n\r\n"), "no content"
 
 
 async def test_what_needs_attention_is_named(tmp_path: Path) -> None:

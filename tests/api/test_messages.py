@@ -124,6 +124,12 @@ def test_everything_is_commented(path: Path) -> None:
             assert lines[number - 1].strip().startswith("//"), f"{path.name}:{number + 1}: {line}"
 
 
+@pytest.mark.parametrize("path", PROTOS, ids=lambda path: path.stem)
+def test_a_go_client_can_be_generated(path: Path) -> None:
+    """protoc-gen-go refuses a file without the path of its package."""
+    assert '\noption go_package = "zfsilo.org/zfsilo/v1;zfsilov1";\n' in path.read_text()
+
+
 def test_lists_of_requests_have_what_pages_need() -> None:
     for service in SERVICES:
         for method in service.methods:

@@ -26,7 +26,9 @@ def test_the_life_of_a_volume(ctl: Shell) -> None:
     assert shown["state"] == "STATE_MOUNTED"
     assert shown["attachment"]["mount_options"] == ["noatime", "nodev"]
     assert shown["attachment"]["filesystem"]["type"] == "xfs"
-    assert ctl.ok("volume resize life +1G") == "update life (capacity_bytes): done\n"
+    assert ctl.ok("volume resize life +1G") == (
+        "update life (capacity_bytes): done\n  next, on take: zfsiloctl volume grow life\n"
+    )
     assert ctl.ok("volume grow life") == f"grow life to {2 << 30} bytes: done\n"
     assert "Filesystem" in ctl.ok("volume stats life")
     assert ctl.ok("volume unmount life /srv/life") == "unmount life from /srv/life: done\n"
@@ -34,6 +36,9 @@ def test_the_life_of_a_volume(ctl: Shell) -> None:
     assert ctl.ok("volume disconnect life") == "disconnect life: done\n"
     assert ctl.ok("volume unpublish life --all") == "unpublish life from all hosts: done\n"
     assert ctl.ok("volume delete life --yes") == "delete life: done\n"
+    assert "this host keeps no deleted volume (server.trash_retention_s)" in ctl.fails(
+        3, "volume undelete life"
+    )
     assert ctl("volume show life").code == 3
 
 

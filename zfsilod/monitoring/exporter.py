@@ -58,11 +58,13 @@ class Scrape:
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
         words = head.split(b"\r\n", 1)[0].split(b" ")
-        if len(words) != 3 or words[0] != b"GET":
-            return _response("405 Method Not Allowed", b"GET only\n")
-        if words[1].partition(b"?")[0] != b"/metrics":
-            return _response("404 Not Found", b"/metrics\n")
-        return _response("200 OK", await self._text())
+        if len(words) != 3 or words[0] not in (b"GET", b"HEAD"):
+            return _response("405 Method Not Allowed", b"GET and HEAD only\n")
+        if words[1].partition(b"?")[0] == b"/metrics":
+            answer = _response("200 OK", await self._text())
+        else:
+            answer = _response("404 Not Found", b"/metrics\n")
+        return answer if words[0] == b"GET" else answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
 def _response(status: str, body: bytes) -> bytes:

@@ -127,7 +127,7 @@ class UndeleteVolume(Request[None]):
 
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "volume id")
-        trashed = self._trashed(view.txn)
+        trashed = self._trashed(view)
         if view.txn.get(Volume, self.id):
             raise AlreadyExists(
                 f"another volume is named {self.id}: delete it first", volume=self.id
@@ -140,11 +140,13 @@ class UndeleteVolume(Request[None]):
             commit=(put(volume), drop(trashed)),
         )
 
-    def _trashed(self, txn: Transaction) -> Trashed:
-        of_name = txn.scan_below(Trashed, self.id)
+    def _trashed(self, view: View) -> Trashed:
+        of_name = view.txn.scan_below(Trashed, self.id)
         matches = [trashed for trashed in of_name if self.uid in ("", trashed.volume.uid)]
         if not matches:
-            raise NotFound(f"{self.id} is not in the trash", volume=self.id)
+            kept = view.settings.trash_retention_s
+            why = "" if kept else "; this host keeps no deleted volume (server.trash_retention_s)"
+            raise NotFound(f"{self.id} is not in the trash{why}", volume=self.id)
         return max(matches, key=lambda trashed: trashed.deleted_at)
 
 

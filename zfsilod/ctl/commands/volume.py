@@ -16,7 +16,7 @@ from zfsilod.ctl.filters import all_of, equals, label_filters
 from zfsilod.ctl.output import volume as volume_output
 from zfsilod.ctl.output.facts import all_hold, show_facts
 from zfsilod.ctl.output.messages import as_json, show_all
-from zfsilod.ctl.output.table import clean
+from zfsilod.ctl.output.table import clean, say
 from zfsilod.ctl.parse import (
     assignments,
     bare,
@@ -172,6 +172,15 @@ def resize(args: Namespace) -> None:
         )
         request.update_mask.paths.append("capacity_bytes")
         change(args, server, server.changes.volumes.UpdateVolume, request)
+        if not (args.dry_run or args.no_wait or args.json or args.quiet):
+            _say_who_has_to_grow(args, get(server, args.name))
+
+
+def _say_who_has_to_grow(args: Namespace, volume: Any) -> None:
+    """Name the hosts whose disk and filesystem have the former size until they are grown."""
+    for publication in volume.publications:
+        host = bare(publication.host, "hosts")
+        say(args, f"  next, on {host}: zfsiloctl volume grow {volume.id}")
 
 
 def delete(args: Namespace) -> int:
