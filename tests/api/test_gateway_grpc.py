@@ -230,5 +230,36 @@ def test_many_continuations_end_a_connection(chunk: int) -> None:
         follower.follow(frame(frames.CONTINUATION))
 
 
+def test_headers_have_a_cost() -> None:
+    """Calls and the bytes of their headers cost something, data does not."""
+    follower = frames.Frames()
+    follower.follow(bytes(frames.PREFACE_BYTES) + frame(0, bytes(5000)) + frame(4))
+    assert follower.cost() == 0
+    follower.follow(frame(1, bytes(70)) + frame(frames.CONTINUATION, bytes(100)))
+    assert follower.cost() == frames.CALL_COST + 70 + frames.HEAD_BYTES + 100
+    assert follower.cost() == 0
+
+
+async def test_headers_have_a_pace(tmp_path: Path, monkeypatch: Any) -> None:
+    """A caller with many calls or large headers waits, on all its connections, and nobody else."""
+    monkeypatch.setattr(limits, "HEADER_BURST", 16 << 10)
+    monkeypatch.setattr(limits, "HEADERS_PER_S", 16 << 10)
+    async with front_of(tmp_path) as front:
+        token = front.token("reader", "mon")
+        first, second = front.bearer(token), front.bearer(token)
+        other = front.role("reader", "other")
+        for api in (first, second, other):
+            await api.volumes.ListVolumes(pb.ListVolumesRequest())
+        large = (("x-large", "x" * 7000),)
+        before = time.monotonic()
+        for _call in range(4):
+            await first.volumes.ListVolumes(pb.ListVolumesRequest(), metadata=large)
+        waiting = asyncio.ensure_future(second.volumes.ListVolumes(pb.ListVolumesRequest()))
+        await other.volumes.ListVolumes(pb.ListVolumesRequest())
+        assert not waiting.done()
+        await waiting
+        assert time.monotonic() - before > 0.5
+
+
 def frame(kind: int, body: bytes = b"") -> bytes:
     return len(body).to_bytes(3) + bytes([kind, 0, 0, 0, 0, 1]) + body

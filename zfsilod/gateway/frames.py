@@ -8,8 +8,9 @@ from __future__ import annotations
 
 PREFACE_BYTES = 24
 HEAD_BYTES = 9
-CONTINUATION = 9
+HEADERS, CONTINUATION = 1, 9
 MAX_CONTINUATIONS = 16
+CALL_COST = 256  # that a call has beside the bytes of its headers
 
 
 class Frames:
@@ -19,6 +20,12 @@ class Frames:
         self._skip = PREFACE_BYTES  # bytes until the next head
         self._head = b""
         self._continuations = 0
+        self._cost = 0
+
+    def cost(self) -> int:
+        """Return the cost of the headers that have come since the last time."""
+        cost, self._cost = self._cost, 0
+        return cost
 
     def follow(self, data: bytes) -> None:
         """Follow further bytes. Raises ConnectionAbortedError for too many continuations."""
@@ -38,6 +45,8 @@ class Frames:
 
     def _begin(self, head: bytes) -> None:
         self._skip = int.from_bytes(head[:3])
+        if head[3] in (HEADERS, CONTINUATION):
+            self._cost += self._skip + (CALL_COST if head[3] == HEADERS else HEAD_BYTES)
         self._continuations = self._continuations + 1 if head[3] == CONTINUATION else 0
         if self._continuations > MAX_CONTINUATIONS:
             raise ConnectionAbortedError("too many CONTINUATION frames")

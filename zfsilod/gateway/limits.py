@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 
 BURST, PER_S = 40, 20.0  # new connections of one address, user or certificate
+# Headers of one token or certificate, in bytes and CALL_COST for each call: 400 calls a second. A
+# byte may name an entry of a table, so that gRPC needs 60 ns for it.
+HEADER_BURST, HEADERS_PER_S = 256 << 10, 128 << 10
 MAX_KEYS = 4096
 
 
@@ -63,18 +66,20 @@ class ConnectionCount:
 
 
 class Pace:
-    """Spreads new connections of one peer: BURST at once, then PER_S a second."""
+    """Spreads what peers begin: `burst` at once, then `per_s` a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, burst: float = BURST, per_s: float = PER_S) -> None:
+        self._burst_s = burst / per_s
+        self._per_s = per_s
         self._free_at: dict[str, float] = {}  # when as many as arrived would have been let in
 
-    def wait_s(self, key: str, now: float) -> float:
-        """Return how long a new connection has to wait, and count it."""
+    def wait_s(self, key: str, now: float, cost: float = 1) -> float:
+        """Return how long a new connection, or what costs `cost`, has to wait, and count it."""
         if len(self._free_at) > MAX_KEYS:
             self._free_at = {name: at for name, at in self._free_at.items() if at > now}
-        free_at = max(now, self._free_at.get(key, 0.0)) + 1 / PER_S
+        free_at = max(now, self._free_at.get(key, 0.0)) + cost / self._per_s
         self._free_at[key] = free_at
-        return max(0.0, free_at - now - BURST / PER_S)
+        return max(0.0, free_at - now - self._burst_s)
 
 
 def _kind(peer: Peer) -> str:

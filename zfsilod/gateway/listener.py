@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from zfsilod.gateway import limits
 from zfsilod.gateway.acceptor import Acceptor
 from zfsilod.gateway.first_call import FirstCall
 from zfsilod.gateway.limits import ConnectionCount, Pace
@@ -77,6 +78,7 @@ class Gateway:
         self._last = 0
         self._log = FewLines(log)
         self._pace = Pace()
+        self._header_pace = Pace(limits.HEADER_BURST, limits.HEADERS_PER_S)
 
     def listen(self, listener: socket.socket) -> None:
         """Accept connections of a listening socket."""
@@ -216,6 +218,9 @@ class Gateway:
             with suppress(OSError):  # zfsilod is gone
                 self._uplink.closed(number)
 
+        first.end.pace = lambda cost: self._header_pace.wait_s(
+            peer.caller_key, time.monotonic(), cost
+        )
         connection = RelayedConnection(peer, first.end, PlainEnd(server), closed=closed)
         self._clients[number] = connection
         connection.begin(first.data())

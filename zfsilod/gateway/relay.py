@@ -64,6 +64,10 @@ class PlainEnd:
         self._loop.add_writer(self.socket, self._write)
         return False
 
+    def wait_s(self) -> float:
+        """Return how long to wait before the next bytes are received."""
+        return 0.0
+
     def end(self) -> None:
         """Tell the other side that no more bytes follow."""
         with suppress(OSError):  # the other side has closed
@@ -148,6 +152,7 @@ class Relay:
         self._source = source
         self._sink = sink
         self._owner = owner
+        self._due: asyncio.TimerHandle | None = None  # when a paced source may be read again
         sink.drained = self._resume
         sink.failed = owner.close
         self._loop.add_reader(source.socket, self._read)
@@ -155,9 +160,16 @@ class Relay:
     def pause(self) -> None:
         """Stop reading."""
         self._loop.remove_reader(self._source.socket)
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
     def _read(self) -> None:
         try:
+            if wait_s := self._source.wait_s():
+                self.pause()
+                self._due = self._loop.call_later(wait_s, self._resume)
+                return
             data = self._source.receive()
             if data is None:
                 return

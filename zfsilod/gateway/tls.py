@@ -17,6 +17,7 @@ from zfsilod.gateway.relay import NOT_NOW, PlainEnd
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
 READ_BYTES = 16384
 BARREN_BYTES = 40_000  # a whole record has 16.6 kB
@@ -32,6 +33,7 @@ class TlsEnd(PlainEnd):
         self._frames = Frames()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._barren = 0
+        self.pace: Callable[[int], float] = lambda _cost: 0.0  # the wait after headers of a cost
 
     async def handshake(self) -> None:
         """Complete the handshake, else raise OSError; the caller has a deadline."""
@@ -86,6 +88,10 @@ class TlsEnd(PlainEnd):
         if self._outgoing.pending:
             await self._loop.sock_sendall(self.socket, self._outgoing.read())
 
+    def wait_s(self) -> float:
+        """Return how long to wait before more is received: headers have a pace."""
+        return self.pace(0)
+
     def receive(self) -> bytes | None:
         """Return the data of the next records. Raises OSError."""
         try:
@@ -94,7 +100,9 @@ class TlsEnd(PlainEnd):
             return None
         if not raw:
             return b""
-        return self._decrypt(raw)
+        data = self._decrypt(raw)
+        self.pace(self._frames.cost())  # at once: other connections of the peer have the same pace
+        return data
 
     def send(self, data: bytes) -> bool:
         """Encrypt and send bytes."""

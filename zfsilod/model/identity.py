@@ -56,6 +56,11 @@ class Peer(Record):
             return str(self.certificate.identity)
         return self.address if self.kind == "tcp" else f"uid {self.uid}"
 
+    @property
+    def caller_key(self) -> str:
+        """The key under which calls are counted: a token may come from many addresses."""
+        return f"token {self.token}" if self.token else self.quota_key
+
 
 class Caller(Record):
     """The identity behind a call: role, subject and origin."""
