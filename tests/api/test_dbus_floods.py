@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.api.dbus_fixture import NOBODY, SYSTEM, BusFixture, create, on_private_bus
+from tests.api.dbus_fixture import (
+    INTROSPECTABLE,
+    NOBODY,
+    OBJECT_MANAGER,
+    PROPERTIES,
+    SYSTEM,
+    BusFixture,
+    create,
+    on_private_bus,
+)
 from tests.api.raw_bus import NO_REPLY, SIGNAL, RawClient, message, strings, variants
-from zfsilod.api.dbus import admission
-from zfsilod.api.dbus.contract import MANAGER, ROOT
+from zfsilod.api.dbus import admission, server
+from zfsilod.api.dbus.contract import MANAGER, PEER, ROOT
 from zfsilod.systemd.bus import close_socket, connect
 from zfsilod.systemd.messages import MAX_BODY_BYTES, parsed_signatures
 
@@ -186,3 +195,62 @@ async def test_a_refused_user_is_told_to_wait(
         await asyncio.to_thread(client.receive_until, b"calls of this user were refused")
     finally:
         client.close()
+
+
+@asynccontextmanager
+async def slow_pace(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BusFixture]:
+    """Serve a bus with a pace that no machine is too slow for."""
+    monkeypatch.setattr(admission, "BURST", 16)
+    monkeypatch.setattr(admission, "PER_S", 0.01)
+    monkeypatch.setattr(server, "CLOSE_DEADLINE_S", 0.1)  # calls wait for their turn
+    async with on_private_bus(path) as fixture:
+        yield fixture
+
+
+@pytest.mark.parametrize("member", ["Ping", "Introspect", "GetManagedObjects", "GetAll"])
+async def test_calls_of_a_user_have_a_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    """Calls of every kind count, over all connections of a user; root has no pace."""
+    interfaces = {"Introspect": INTROSPECTABLE, "GetAll": PROPERTIES, "Ping": PEER}
+    interface = interfaces.get(member, OBJECT_MANAGER)
+    silent = message(member=member, interface=interface, flags=NO_REPLY)
+    async with slow_pace(tmp_path, monkeypatch) as fixture:
+        clients = [await asyncio.to_thread(RawClient, fixture.address, NOBODY) for _ in range(2)]
+        try:
+            for client in clients:
+                await asyncio.to_thread(client.send, silent * 20)
+            await asyncio.to_thread(clients[-1].send, message(member=member, interface=interface))
+            await asyncio.to_thread(clients[-1].receive_until, b"calls of this user a second")
+        finally:
+            for client in clients:
+                client.close()
+        root = await fixture.client()
+        for _call in range(20):
+            await root.call(ROOT, INTROSPECTABLE, "Introspect")
+
+
+async def test_new_connections_of_a_user_have_its_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user of a connection is known after its first call only: this one counts, too."""
+    calls = [
+        message(member="Introspect", interface=INTROSPECTABLE, flags=flags)
+        for flags in (NO_REPLY, 0)
+    ]
+    async with slow_pace(tmp_path, monkeypatch) as fixture:
+        for _connection in range(2):
+            client = await asyncio.to_thread(RawClient, fixture.address, NOBODY)
+            await asyncio.to_thread(client.send, b"".join(calls))
+            answer = await asyncio.to_thread(client.receive_until, b"org.freedesktop.DBus.Error")
+            client.close()
+    assert b"calls of this user a second" in answer
+
+
+def test_a_call_beyond_the_pace_waits() -> None:
+    """A client that is a little too fast gets its answers later, and no error."""
+    counted = admission.Admission({})
+    assert [counted.wait_s(1, "Ping") for _call in range(admission.BURST)] == [0.0] * 512
+    assert 0 < counted.wait_s(1, "GetManagedObjects") < admission.MAX_WAIT_S
+    assert counted.wait_s(0, "Ping") == 0.0
+    assert counted.wait_s(2, "Ping") == 0.0

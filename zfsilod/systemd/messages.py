@@ -30,7 +30,7 @@ MAX_HEADER_BYTES = 4096  # of the header fields: a path with the longest id has 
 MAX_BODY_BYTES = 64 << 10  # of calls and signals
 MAX_MESSAGE_BYTES = 128 << 20  # of the protocol; replies to own calls may be as large
 RECEIVED_AT_ONCE = 256 << 10
-TURN_S = 0.002  # until other work of the event loop has its turn
+TURN_S = 0.0005  # until other work of the event loop has its turn: a local call needs ten
 MAX_SIGNATURES = 1024  # that dbus-next keeps parsed, else for ever
 BUS = "org.freedesktop.DBus"
 

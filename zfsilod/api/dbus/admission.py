@@ -1,6 +1,7 @@
 """Which D-Bus calls may start: root's always have places, those of other users have limits.
 
-A call is judged by its header. Its body has not been unpacked, and polkit has not been asked.
+A call is judged by its header, and once more when the bus has told its user. Its body has not been
+unpacked, and polkit has not been asked.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import time
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
+from dbus_next import DBusError, ErrorType
+
+from zfsilod.gateway.limits import Pace
 from zfsilod.systemd.messages import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
@@ -22,6 +26,11 @@ MAX_OF_ONE = 128  # calls of one connection of another user
 REFUSALS = 400  # calls without authorization of one user in a row; then one more each REFUSAL_S
 REFUSAL_S = 0.05
 MAX_USERS = 1024
+# Calls of one user, whatever they are: further ones wait for at most MAX_WAIT_S, or are refused.
+BURST, PER_S, MAX_WAIT_S = 512, 100, 2.0
+COSTS = {"Introspect": 8, "GetManagedObjects": 64, "GetAll": 2}  # of calls that read much
+
+TOO_FAST = f"more than {PER_S} calls of this user a second: retry later"
 
 ROOT, OTHER = "root", "other"
 
@@ -35,6 +44,7 @@ class Admission:
         self._running: Counter[str] = Counter()  # by kind of user, and by connection
         self._kinds: dict[int, str] = {}  # of calls that run, as they were counted
         self._refused: OrderedDict[int, float] = OrderedDict()  # by uid: when its bucket is full
+        self._pace = Pace(BURST, PER_S)  # by uid
 
     def refusal(self, call: IncomingCall) -> str:
         """Return why a call may not start now, or an empty string."""
@@ -43,11 +53,28 @@ class Admission:
             return f"{MAX_CALLS} calls are running: retry when one has ended"
         if call.is_too_large:
             return f"the arguments have more than {MAX_BODY_BYTES} bytes: split the call"
-        if kind == ROOT or not self._running[call.sender]:
-            return "" if kind == ROOT or not self._is_throttled(call) else _throttled()
-        if self._running[call.sender] >= MAX_OF_ONE or self._running[OTHER] >= MAX_OTHERS:
-            return f"{self._running[call.sender]} calls of this connection are running: retry later"
-        return _throttled() if self._is_throttled(call) else ""
+        if kind == ROOT:
+            return ""
+        running = self._running.get(call.sender, 0)
+        if running and (running >= MAX_OF_ONE or self._running[OTHER] >= MAX_OTHERS):
+            return f"{running} calls of this connection are running: retry later"
+        uid = self._uids.get(call.sender, 0)  # 0: not known yet
+        if self._due_s(uid) > MAX_WAIT_S:
+            return TOO_FAST
+        return _throttled() if self._is_throttled(uid) else ""
+
+    def wait_s(self, uid: int, member: str) -> float:
+        """Return how long a call of a user has to wait, and count it. Raises LimitsExceeded."""
+        if uid == 0:
+            return 0.0
+        if self._due_s(uid) > MAX_WAIT_S:
+            raise DBusError(ErrorType.LIMITS_EXCEEDED, TOO_FAST)
+        if self._is_throttled(uid):
+            raise DBusError(ErrorType.LIMITS_EXCEEDED, _throttled())
+        return self._pace.wait_s(str(uid), time.monotonic(), COSTS.get(member, 1))
+
+    def _due_s(self, uid: int) -> float:
+        return self._pace.wait_s(str(uid), time.monotonic(), 0) if uid else 0.0
 
     def start(self, call: IncomingCall) -> None:
         """Count a call that starts."""
@@ -56,8 +83,10 @@ class Admission:
 
     def end(self, call: IncomingCall) -> None:
         """Count a call that has ended."""
-        # A Counter difference drops entries at zero.
-        self._running -= Counter((self._kinds.pop(id(call)), call.sender))
+        for key in (self._kinds.pop(id(call)), call.sender):
+            self._running[key] -= 1
+            if not self._running[key]:
+                del self._running[key]
 
     def refused(self, call: IncomingCall) -> None:
         """Count a call that was refused for lack of authorization."""
@@ -68,8 +97,8 @@ class Admission:
             if len(self._refused) > MAX_USERS:
                 self._refused.popitem(last=False)
 
-    def _is_throttled(self, call: IncomingCall) -> bool:
-        due = self._refused.get(self._uids.get(call.sender, 0), 0.0)
+    def _is_throttled(self, uid: int) -> bool:
+        due = self._refused.get(uid, 0.0)
         return due - time.monotonic() > REFUSALS * REFUSAL_S
 
     def _kind(self, call: IncomingCall) -> str:

@@ -54,13 +54,17 @@ class Identities:
         if signal.sender == BUS and signal.member == "NameOwnerChanged" and signal.body:
             self.uids.pop(signal.body[0], None)
 
-    async def authorize(self, sender: str, action: str, *, interactive: bool = False) -> Caller:
-        """Return the caller behind a bus name if it has the action, else raise AccessDenied."""
+    async def uid_of(self, sender: str) -> int:
+        """Return the uid behind a bus name. Raises AccessDenied when it is gone."""
         if sender not in self.uids:
             (self.uids[sender],) = await self._call_bus("GetConnectionUnixUser", sender)
             if len(self.uids) > MAX_CALLERS:
                 self.uids.popitem(last=False)
-        uid = self.uids[sender]
+        return self.uids[sender]
+
+    async def authorize(self, sender: str, action: str, *, interactive: bool = False) -> Caller:
+        """Return the caller behind a bus name if it has the action, else raise AccessDenied."""
+        uid = await self.uid_of(sender)
         if uid != 0:
             if self.checks[uid] >= MAX_CHECKS:
                 text = f"{MAX_CHECKS} authorization checks of uid {uid} are running: retry later"
@@ -69,7 +73,9 @@ class Identities:
             try:
                 await self._check_authorization(sender, uid, action, interactive=interactive)
             finally:
-                self.checks -= Counter([uid])  # a Counter difference drops entries at zero
+                self.checks[uid] -= 1
+                if not self.checks[uid]:
+                    del self.checks[uid]
         return Caller(role="admin", subject=f"uid {uid}", origin="dbus", local=True)
 
     async def _check_authorization(

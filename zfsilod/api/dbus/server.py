@@ -183,6 +183,7 @@ class DbusFront:
 
     @errors_as_replies
     async def _reply(self, call: IncomingCall) -> Message:
+        await self._wait_for_turn(call)
         method = resolve(call)
         try:
             return await self._authorize_and_call(call, method)
@@ -195,6 +196,12 @@ class DbusFront:
                 uid = self.identities.known_uid(call.sender)
                 self._service.audit.refused(f"uid {uid} (dbus)", method.name, call.path, refusal)
             raise
+
+    async def _wait_for_turn(self, call: IncomingCall) -> None:
+        """Wait until the pace of the caller's user admits the call. Raises LimitsExceeded."""
+        wait_s = self._admission.wait_s(await self.identities.uid_of(call.sender), call.member)
+        if wait_s:
+            await asyncio.sleep(wait_s)
 
     async def _authorize_and_call(self, call: IncomingCall, method: Method) -> Message:
         caller = NOBODY
