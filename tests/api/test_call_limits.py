@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from zfsilo.v1 import operation_pb2, service_pb2
+from zfsilo.v1 import host_pb2, operation_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import create, front_of, refused
 from tests.api.test_gateway import eventually
 from zfsilod.api.rpc import call_limits, messages, server
+from zfsilod.model.errors import ResourceExhausted
+from zfsilod.model.identity import Peer
 from zfsilod.service.rooms import Rooms
 
 if TYPE_CHECKING:
@@ -97,6 +99,56 @@ async def test_the_request_must_come_in_time(front: Front, monkeypatch: Any) -> 
     for channel in front.channels[-2:]:
         silent = without_a_body(front, channel)
         assert await asyncio.wait_for(silent.code(), 5) == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_token_from_two_addresses_is_one_caller() -> None:
+    limits = call_limits.CallLimits(1)
+    with limits.enter(Peer(kind="tcp", address="10.0.0.1", token="t1"), lasts=False):
+        with pytest.raises(ResourceExhausted):
+            limits.enter(Peer(kind="tcp", address="10.0.0.2", token="t1"), lasts=False)
+        limits.enter(Peer(kind="tcp", address="10.0.0.1", token="t2"), lasts=False)
+
+
+REGISTER = host_pb2.RegisterHostRequest(host=host_pb2.Host(iqn="iqn.2024-01.lab.other:host"))
+
+
+async def test_changes_have_a_pace(tmp_path: Path, monkeypatch: Any) -> None:
+    """A caller that registers again and again waits, on all its connections, and nobody else."""
+    monkeypatch.setitem(call_limits.PACES, "RegisterHost", (2, 0.01))
+    async with front_of(tmp_path) as front:
+        host, again, other = (front.role("host", name) for name in ("a", "a", "b"))
+        for api in (host, again):
+            await api.hosts.RegisterHost(REGISTER)
+        with refused("DEADLINE_EXCEEDED"):
+            await again.hosts.RegisterHost(REGISTER, timeout=0.5)
+        other_iqn = host_pb2.Host(iqn="iqn.2024-01.lab.other:b")
+        await other.hosts.RegisterHost(host_pb2.RegisterHostRequest(host=other_iqn), timeout=5)
+        await hello_info(host)
+        for number in range(4):
+            host_of_root = host_pb2.Host(name=f"hosts/r{number}", iqn=f"iqn.2024-01.lab.r:{number}")
+            request = host_pb2.RegisterHostRequest(host=host_of_root)
+            await front.root().hosts.RegisterHost(request, timeout=5)
+
+
+@pytest.mark.parametrize("work", ["a change", "a read"])
+async def test_refusals_have_a_pace(tmp_path: Path, monkeypatch: Any, work: str) -> None:
+    """They are audited, so that a caller in a loop would fill the journal."""
+    monkeypatch.setitem(call_limits.PACES, call_limits.REFUSED, (2, 0.01))
+    async with front_of(tmp_path) as front:
+        reader = front.role("reader", "mon")
+
+        async def call(timeout: float) -> None:
+            if work == "a change":
+                await reader.volumes.DeleteVolume(pb.DeleteVolumeRequest(), timeout=timeout)
+            else:
+                await reader.service.ListOrphans(service_pb2.ListOrphansRequest(), timeout=timeout)
+
+        for _call in range(2):
+            with refused("PERMISSION_DENIED", "ROLE"):
+                await call(5)
+        with refused("DEADLINE_EXCEEDED"):
+            await call(0.5)
+        await hello_info(reader)
 
 
 async def test_a_call_without_a_request_is_refused(front: Front) -> None:

@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from zfsilod.api.rpc import pages
 from zfsilod.api.rpc.attachments import AttachmentMethods
 from zfsilod.api.rpc.call import Call, Tasks
-from zfsilod.api.rpc.call_limits import MAX_CALLS, CallLimits, room_of
+from zfsilod.api.rpc.call_limits import MAX_CALLS, REFUSED, CallLimits, room_of
 from zfsilod.api.rpc.hosts import HostMethods
 from zfsilod.api.rpc.messages import first_of, parsed, parser_of, stream_of, subject_of
 from zfsilod.api.rpc.operations import OperationMethods
@@ -37,6 +37,7 @@ from zfsilod.api.rpc.snapshots import SnapshotMethods
 from zfsilod.api.rpc.volumes import VolumeMethods
 from zfsilod.model.errors import (
     Internal,
+    PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
     Unavailable,
@@ -198,7 +199,9 @@ class GrpcServer:
             try:
                 with await self._place(context, lasts=lasts) as place:
                     message = await first_of(context)
-                    call = self._authorized(path, context, place)
+                    if changes:
+                        await place.wait_for_turn(name)
+                    call = await self._authorized_in_turn(path, context, place)
                     answering = work(parsed(message), context if standard else call)
                     response = await (
                         self._recheck(answering, path, context) if lasts else answering
@@ -226,7 +229,7 @@ class GrpcServer:
             try:
                 with await self._place(context, lasts=True) as place:
                     first = None if streaming else await first_of(context)
-                    call = self._authorized(path, context, place)
+                    call = await self._authorized_in_turn(path, context, place)
                     # A stream is parsed as it comes.
                     request = stream_of(messages) if streaming else parsed(first)
                     responses = work(request, context if standard else call)
@@ -276,6 +279,14 @@ class GrpcServer:
             finally:
                 self._refusals[name] -= 1
                 self._refusals += Counter()  # drops keys whose count is 0
+            raise
+
+    async def _authorized_in_turn(self, path: str, context: Any, place: CallPlace) -> Call:
+        """Authenticate and authorize a call; a refusal has to wait for its turn."""
+        try:
+            return self._authorized(path, context, place)
+        except PermissionDenied:
+            await place.wait_for_turn(REFUSED)
             raise
 
     def _authorized(self, path: str, context: Any, place: CallPlace | None = None) -> Call:
