@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,7 +28,11 @@ from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service.supervisor import Supervisor
+from zfsilod.storage.transaction import Transaction
 from zfsilod.storage.volume_view import volume_view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB, hosts=("take",))
@@ -314,6 +318,30 @@ async def test_ended_operations_are_removed_after_the_retention(fixture: Service
     await fixture.service.wait(live.id, 10)
     await Supervisor(fixture.service, retention_s=-10).forget()
     assert raw_keys(fixture, "operation") == raw_keys(fixture, "changed") == []
+
+
+async def test_young_operations_are_not_read_at_every_pass(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor runs a pass a second beside changes, and each ended operation is large."""
+    await fixture.do(CREATE)
+    looks: list[int] = []
+    oldest = Transaction.oldest
+
+    def counted(txn: Transaction, count: int) -> Iterator[Operation]:
+        looks.append(count)
+        return oldest(txn, count)
+
+    monkeypatch.setattr(Transaction, "oldest", counted)
+    supervisor = Supervisor(fixture.service, retention_s=3600)
+    for _pass in range(3):
+        await supervisor.forget()
+    assert len(looks) == 1
+    monkeypatch.setattr("zfsilod.service.supervisor.CROWDED", -1.0)
+    for _pass in range(2):
+        await supervisor.forget()
+    assert len(looks) == 3
+    assert raw_keys(fixture, "operation") == []
 
 
 async def test_volumes_need_a_root_that_exists(fixture: ServiceFixture) -> None:

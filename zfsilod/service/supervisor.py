@@ -30,6 +30,7 @@ CLAIM_S = 60.0
 SECRETS_S = 60  # between two polls of servers for new secrets
 REPAIR_PAUSES_S = (5, 15, 60, 300)
 FORGET_AT_ONCE = 100
+FORGET_S = 30  # until the next look at ended operations, when none was old and the store has space
 CROWDED = 0.5  # of the store: above it the oldest ended operations are dropped at any age
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Supervisor:
         self._claimed: set[str] = set()  # dataset roots, since the start
         self._space_due = 0.0
         self._secrets_due = 0.0
+        self._forget_due = 0.0
         self._refreshing: asyncio.Task[None] | None = None
         self._full = False
 
@@ -162,12 +164,16 @@ class Supervisor:
 
     async def forget(self) -> None:
         """Drop the ended operations that are older than the retention, or fill the store."""
+        crowded = self._context.store.used() > CROWDED
+        if not crowded and time.monotonic() < self._forget_due:
+            return
         now = await self._context.retention.now()
         horizon = -math.inf if now is None else now - self._retention_s
         with self._context.read() as txn:
-            crowded = self._context.store.used() > CROWDED
             ended = [one for one in txn.oldest(FORGET_AT_ONCE) if one.ended]
             old = [one.id for one in ended if crowded or one.ended_at < horizon]
+        if not old:
+            self._forget_due = time.monotonic() + FORGET_S
         for operation_id in old:
             await self._context.write(partial(_drop, Operation.bucket(), operation_id))
 
