@@ -72,6 +72,23 @@ while True:
             except OSError:
                 time.sleep(0.1)
 """
+# The user of a connection is not known before its first call.
+NEW_CLIENTS = """
+calls = b"".join(
+    message(member=member, interface="org.freedesktop.DBus." + interface)
+    for interface, member in (
+        ("Peer", "Ping"), ("ObjectManager", "GetManagedObjects"), ("Introspectable", "Introspect")
+    )
+)
+ready()
+while True:
+    try:
+        end = client()
+        end.sendall(calls)
+        end.close()
+    except OSError:
+        pass
+"""
 HALF_OPEN = """
 ready()
 while True:
@@ -133,6 +150,7 @@ while True:
 FLOODS = [
     Flood("large messages on the bus", BUS + LARGE, during=(CHANGE,)),
     Flood("many clients of the bus", BUS + MANY_CLIENTS, during=(CHANGE,)),
+    Flood("new clients of the bus", BUS + NEW_CLIENTS, copies=2, during=(CHANGE,)),
     Flood("half open clients of the bus", HALF_OPEN, during=(CHANGE,)),
     Flood("subscribers that never read", BUS + SUBSCRIBERS, during=(CHANGE,)),
     Flood("names that are taken first", TAKEN_NAMES, during=(CHANGE,)),

@@ -51,6 +51,20 @@ while True:
     except OSError:
         pass
 """
+# The answers are not waited for, and the settings of the server are never acknowledged.
+HASTY_BOMBS = """
+ready()
+ends = []
+while True:
+    try:
+        end = hello(tls(READER))
+        end.settimeout(0.5)
+        ends = [*ends[-20:], end]
+        for stream in range(1, 400, 2):
+            end.sendall(bomb[:5] + struct.pack(">I", stream) + bomb[9:])
+    except OSError:
+        pass
+"""
 BOMBS_OF_STRANGERS = """
 ready()
 number = 0
@@ -110,6 +124,7 @@ FLOODS = [
     Flood("watches never read, of a reader", NEVER_READ, during=(REMOTE,)),
     Flood("slow reading, of a reader", SLOW_READING, during=(REMOTE,)),
     Flood("header bombs, of a reader", BOMB + BOMBS_OF_A_READER, during=(REMOTE,)),
+    Flood("header bombs in haste, of a reader", BOMB + HASTY_BOMBS, copies=2, during=(REMOTE,)),
     Flood("header bombs, of strangers", BOMB + BOMBS_OF_STRANGERS, copies=2, during=(REMOTE,)),
     Flood("long codes, of strangers", LONG_CODES, copies=2, during=(REMOTE,)),
     Flood("large headers, of a reader", LARGE_HEADERS, during=(REMOTE,)),

@@ -59,6 +59,18 @@ def change(number):
 
 forever(change)
 """
+# A plan reads all that a change reads, and stores nothing.
+PLANS = """
+controller = api("controller")
+
+def plan(number):
+    volume = volume_pb2.Volume(capacity_bytes=1 << 30, labels={"l": "x" * 250})
+    request = volume_pb2.CreateVolumeRequest(
+        volume_id="plan%d" % number, volume=volume, validate_only=True)
+    return controller.volumes.CreateVolume, request
+
+forever(plan, at_once=64)
+"""
 REFUSALS = """
 reader = api("reader")
 request = volume_pb2.DeleteVolumeRequest(name="volumes/data")
@@ -98,6 +110,7 @@ FLOODS = [
     Flood("registrations with large labels", LIBRARY + REGISTRATIONS, during=(REMOTE,)),
     Flood("renewals of a certificate", LIBRARY + RENEWALS, during=(REMOTE,)),
     Flood("operations of a controller", LIBRARY + OPERATIONS, during=(REMOTE,)),
+    Flood("plans of a controller", LIBRARY + PLANS, during=(REMOTE,)),
     Flood("refused changes, of a reader", LIBRARY + REFUSALS, during=(REMOTE,)),
     Flood(
         "a full store",
