@@ -46,7 +46,7 @@ def test_a_volume_without_a_persistent_volume_is_listed(ctl: Shell, tmp_path: Pa
 def test_handles_from_standard_input(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = create(ctl, "pvc-lost")
     monkeypatch.setattr("sys.stdin", io.StringIO("give/csi-other\n"))
-    assert ctl.ok("csi orphans - -q") == f"{lost}\n"
+    assert lost in ctl.ok("csi orphans - -q").split()
 
 
 def test_an_empty_list_loses_no_volume(ctl: Shell, tmp_path: Path) -> None:
