@@ -135,7 +135,8 @@ def missing(dataset: str) -> FailedPrecondition:
 
 def no_pool(pool: str) -> Unavailable:
     """Return the error for a pool that is not imported."""
-    return Unavailable(f"the pool {pool} is not imported on this host", reason="NO_POOL", pool=pool)
+    message = f"the pool {pool} is not imported on this host: zpool import {pool}"
+    return Unavailable(message, reason="NO_POOL", pool=pool)
 
 
 def no_key(root: str, dataset: str) -> FailedPrecondition:
