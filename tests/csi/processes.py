@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2]
 HOST = "simulated"
+KEPT_FACTS = ("content:", "owner:")  # those of a pool without volumes
 START_S = 30
 LOG_TAIL = 4000
 

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from tests.csi.plugin_client import PluginClient, until_done
-from tests.csi.processes import HOST, Simulation, simulation
+from tests.csi.processes import HOST, KEPT_FACTS, Simulation, simulation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -59,4 +59,4 @@ async def test_killed_in_the_middle_of_every_call(victim: str) -> None:
         await interrupted(lambda: plugin.unpublish(volume_id, HOST))
         await interrupted(lambda: plugin.delete(volume_id))
         facts = json.loads(processes.facts.read_text())
-        assert [name for name in facts if not name.startswith("content:")] == []
+        assert [name for name in facts if not name.startswith(KEPT_FACTS)] == []
