@@ -124,7 +124,7 @@ def test_unpublish_first_retries_the_rollback(host: UnitsHost) -> None:
     fail(host, 3, 1)
     wait_for_fuse(host)  # blown by the daemon's retry, not by that of the unpublication
     host.volume("unpublish", "data", "--all")
-    assert {fact.partition(":")[0] for fact in host.facts.snapshot()} == {"zvol"}
+    assert {fact.partition(":")[0] for fact in host.facts.snapshot()} == {"owner", "zvol"}
 
 
 def test_an_operation_that_cannot_be_rolled_back_is_abandoned(
