@@ -150,31 +150,34 @@ class Epoch(OneWay, tag="Epoch", part="POOL"):
     revokes: bool = False  # access only ends: also where another dataset replaced the zvol
 
     def probe(self, host: HostAdapters) -> bool:
-        if self.revokes and self._is_replaced(host):
-            return True  # a dataset that is not the volume's gets no mark
-        self.check_current(host)
-        present = host.zfs.find_epoch(self.dataset, uid=self.uid, guid=self.guid)
+        try:
+            present = host.zfs.find_epoch(self.dataset, uid=self.uid, guid=self.guid)
+        except Conflict as error:
+            if error.reason != "NOT_OURS":
+                raise
+            if self.revokes:
+                return True  # a dataset that is not the volume's gets no mark
+            self.check_current(host)  # that the store is old is told first
+            raise
+        self._compare(*present)
         return present == (self.epoch, self.operation)
 
     def do(self, host: HostAdapters) -> None:
         self._mark(host, self.operation)
 
     def revert(self, host: HostAdapters) -> dict[str, str]:
-        self.check_current(host)
-        if host.zfs.find_epoch(self.dataset)[0] != self.epoch:
+        present = host.zfs.find_epoch(self.dataset)
+        self._compare(*present)
+        if present[0] != self.epoch:
             return {}
         self._mark(host, f"{self.operation}{REVERTED}")
         return {epoch_fact(self.dataset): str(self.epoch)}
 
-    def _is_replaced(self, host: HostAdapters) -> bool:
-        try:
-            host.zfs.find_epoch(self.dataset, uid=self.uid, guid=self.guid)
-        except Conflict as error:
-            return error.reason == "NOT_OURS"
-        return False
-
     def check_current(self, host: HostAdapters) -> None:
-        epoch, operation = host.zfs.find_epoch(self.dataset)
+        self._compare(*host.zfs.find_epoch(self.dataset))
+
+    def _compare(self, epoch: int, operation: str) -> None:
+        """Raise Conflict when the zvol has a later change of access than this operation."""
         own = operation.removesuffix(REVERTED) == self.operation
         if epoch > self.epoch or (epoch == self.epoch and not own):
             raise newer(self.dataset, self.volume)
