@@ -18,14 +18,13 @@ from zfsilod.model.ownership import (
     unknown_pool,
 )
 from zfsilod.model.records import Attachment, Issued, PendingRelease, Publication, Token, Volume
+from zfsilod.requests.ownership import PROBE_S
 
 if TYPE_CHECKING:
     from zfsilod.model.ownership import Hold
     from zfsilod.requests.context import Context
     from zfsilod.service.context import ServiceContext
     from zfsilod.storage.transaction import Transaction
-
-PROBE_S = 10.0
 
 log = logging.getLogger(__name__)
 

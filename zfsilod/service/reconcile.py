@@ -83,17 +83,11 @@ class Reconciler:
             reports = self._attached_only(reports)
         with self._context.read() as txn:
             idle = sum(_is_idle(txn, view) for view in volume_views(txn))
-        complaints = {
-            report.volume: report.problems[0].problem for report in reports if report.problems
-        }
+        complaints = _problems(reports)
         failed: dict[str, str] = {}
         if not validate_only:
-            repairable = [report.volume for report in reports if report.repairable]
-            failed = await self._repair(repairable, caller)
+            failed = await self._repair_reported(reports, complaints, caller)
             complaints |= failed
-            await self._context.write(
-                partial(store_conditions, reports=reports, complaints=complaints)
-            )
         differing = tuple(report for report in reports if report.differences)
         unknown = any(
             problem.reason == UNKNOWN for report in differing for problem in report.problems
@@ -115,18 +109,24 @@ class Reconciler:
         reports = await compare_all(self._context, tuple(filter(known.__contains__, names)))
         if self._context.ownership.pool is not None:
             reports = self._attached_only(reports)
-        complaints = {
-            report.volume: report.problems[0].problem for report in reports if report.problems
-        }
-        repairable = [report.volume for report in reports if report.repairable]
-        complaints |= await self._repair(repairable, caller)
-        await self._context.write(partial(store_conditions, reports=reports, complaints=complaints))
-        return complaints
+        complaints = _problems(reports)
+        return complaints | await self._repair_reported(reports, complaints, caller)
 
     def _attached_only(self, reports: list[DriftReport]) -> list[DriftReport]:
         """Return the reports of the volumes that this host does not serve itself."""
         with self._context.read() as txn:
             return [report for report in reports if txn.get(Volume, report.volume) is None]
+
+    async def _repair_reported(
+        self, reports: list[DriftReport], complaints: dict[str, str], caller: Caller
+    ) -> dict[str, str]:
+        """Repair what can be, store the conditions, and return the repairs that failed."""
+        repairable = [report.volume for report in reports if report.repairable]
+        failed = await self._repair(repairable, caller)
+        await self._context.write(
+            partial(store_conditions, reports=reports, complaints=complaints | failed)
+        )
+        return failed
 
     async def _repair(self, names: list[str], caller: Caller) -> dict[str, str]:
         """Repair the served volumes in few units, then the attached ones, a few at a time.
@@ -182,6 +182,11 @@ class Reconciler:
                 await self._submitter.wait(operation.id, SYNC_DEADLINE_S)
             except ZfsiloError as error:
                 log.warning("leftovers of %s stay: %s", attachment.id, error.message)
+
+
+def _problems(reports: list[DriftReport]) -> dict[str, str]:
+    """Return the first problem of each volume that has one."""
+    return {report.volume: report.problems[0].problem for report in reports if report.problems}
 
 
 def _is_idle(txn: Transaction, view: VolumeView) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -61,7 +60,7 @@ async def reconcile_all(
         if not unfinished and not interval_s:
             return
         pause_s = min(retry_s, interval_s or LAST_RETRY_S) if unfinished else interval_s
-        with contextlib.suppress(TimeoutError):
+        with suppress(TimeoutError):
             await asyncio.wait_for(lifted.wait(), pause_s)
         retry_s = min(2 * retry_s, LAST_RETRY_S) if unfinished else FIRST_RETRY_S
 

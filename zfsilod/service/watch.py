@@ -20,8 +20,6 @@ from zfsilod.model.records import Attachment, journal_fields
 from zfsilod.requests.detach import EndSession
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from zfsilod.service.service import Service
 
 HEARTBEAT_S = 5.0
@@ -71,16 +69,18 @@ class HostWatch:
 
     async def look(self) -> None:
         """Compare the attachments with the last look; report and repair what changed."""
-        attachments = self._idle()
+        looked_at = {one.id: one for one, is_idle in self._attachments() if is_idle}
+        attachments = list(looked_at.values())
         now = await self._context.look(lambda: self._problems(attachments))
         before, self._known = self._known, {}
         changed = []
-        settled = self._idle()
-        for attachment in self._idle(also=before or {}):
+        for attachment, is_idle in self._attachments():
             name = attachment.id
+            if not is_idle and name not in (before or {}):
+                continue
             known = (before or {}).get(name, HEALTHY)
             self._known[name] = known
-            if attachment not in attachments or attachment not in settled:
+            if not is_idle or looked_at.get(name) != attachment:
                 continue  # an operation works on it, or did meanwhile
             self._known[name] = now[name]
             if before is not None and now[name] != known:
@@ -91,14 +91,13 @@ class HostWatch:
         if lost and time.monotonic() - self._asked >= ASK_S:
             self._ask(lost)
 
-    def _idle(self, also: Container[str] = ()) -> list[Attachment]:
-        """Return the attachments on which no operation works, and those of some names."""
+    def _attachments(self) -> list[tuple[Attachment, bool]]:
+        """Return the attachments, and whether no operation works on each."""
         with self._context.read() as txn:
             return [
-                attachment
+                (attachment, not txn.claimant(f"attachment/{attachment.id}"))
                 for attachment in txn.scan(Attachment)
                 if attachment.state != "ABSENT"
-                and (attachment.id in also or not txn.claimant(f"attachment/{attachment.id}"))
             ]
 
     def _problems(self, attachments: list[Attachment]) -> dict[str, Problems]:
