@@ -8,14 +8,14 @@ sends some: the daemon's follow. Only the answer to these first ones is left out
 from __future__ import annotations
 
 from zfsilod.gateway import hpack
-from zfsilod.gateway.frames import HEAD_BYTES, PREFACE_BYTES
+from zfsilod.gateway.frames import CONTINUATION, HEAD_BYTES, HEADERS, PREFACE_BYTES
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_BYTES = 128 << 10  # the first window of a client's data has 64 KiB
 MAX_BLOCK_BYTES = 8192  # of headers: gRPC refuses more metadata by default, too
 MAX_FRAME_BYTES = 16384  # what a client may send to a server that does not allow more
 
-HEADERS, SETTINGS, GOAWAY, CONTINUATION = 1, 4, 7, 9
+SETTINGS, GOAWAY = 4, 7
 ACK = END_STREAM = 1
 END_HEADERS, PADDED, PRIORITY = 4, 8, 32
 PRIORITY_BYTES = 5

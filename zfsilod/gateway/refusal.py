@@ -6,7 +6,8 @@ import base64
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from zfsilod.gateway.opening import END_HEADERS, END_STREAM, GOAWAY, HEADERS, frame
+from zfsilod.gateway.frames import HEADERS
+from zfsilod.gateway.opening import END_HEADERS, END_STREAM, GOAWAY, frame
 
 if TYPE_CHECKING:
     from zfsilod.model.errors import Unauthenticated
