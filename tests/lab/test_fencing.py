@@ -55,13 +55,18 @@ def ctl(machine: Machine, *words: str) -> GuestResult:
     return machine.run("zfsiloctl", *words, timeout_s=STEP_S)
 
 
+def attach(take: Machine) -> None:
+    """Connect and mount the published volume."""
+    ctl(take, "volume", "connect", NAME, "--server", "give", "--no-publish")
+    ctl(take, "volume", "stage", NAME)
+    ctl(take, "volume", "mount", NAME, PATH)
+
+
 def up(pair: Pair) -> None:
     """Create a volume, mount it on take, and start the writer."""
     ctl(pair.give, "volume", "create", NAME, "1G", "--host", "take")
     ctl(pair.give, "volume", "publish", NAME, "take")
-    ctl(pair.take, "volume", "connect", NAME, "--server", "give", "--no-publish")
-    ctl(pair.take, "volume", "stage", NAME)
-    ctl(pair.take, "volume", "mount", NAME, PATH)
+    attach(pair.take)
     pair.take.put("/root/writer.py", WRITER.encode(), 0o600)
     pair.take.sh("systemd-run -q --unit=writer python3 /root/writer.py")
     pair.take.sh(f"until [ -s {PATH}/written ]; do sleep 0.1; done", timeout_s=STEP_S)

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab import leak_check
-from tests.lab.test_fencing import ctl, refusal, sessions
+from tests.lab.test_fencing import NAME, PATH, STEP_S, TEST_S, attach, ctl, refusal, sessions
 
 if TYPE_CHECKING:
     from tests.lab.machine import Machine
     from tests.lab.pair import Pair
 
-NAME, LATER, MIDWAY = "data", "later", "midway"
-PATH = "/srv/data"
-STEP_S = 180
-TEST_S = 1500
+LATER, MIDWAY = "later", "midway"
 
 STOP = "systemctl stop zfsilod.socket"
 START = "systemctl start zfsilod.socket zfsilod.service"
@@ -68,13 +65,6 @@ def restart(machine: Machine) -> None:
     before = machine.sh(OWNER).stdout.strip()
     machine.sh(f"{STOP}; {START}", timeout_s=STEP_S)
     machine.sh(f'until [ "$({OWNER})" != {before} ]; do sleep 0.2; done', timeout_s=STEP_S)
-
-
-def attach(take: Machine) -> None:
-    """Connect and mount the published volume."""
-    ctl(take, "volume", "connect", NAME, "--server", "give", "--no-publish")
-    ctl(take, "volume", "stage", NAME)
-    ctl(take, "volume", "mount", NAME, PATH)
 
 
 def become(machine: Machine, machine_id: str) -> None:

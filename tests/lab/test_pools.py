@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab import leak_check
-from tests.lab.test_fencing import ctl, refusal
+from tests.lab.test_fencing import NAME, PATH, STEP_S, TEST_S, attach, ctl, refusal
 
 if TYPE_CHECKING:
     from tests.lab.machine import Machine
     from tests.lab.pair import Pair
 
-NAME, LATER = "data", "later"
-PATH = "/srv/data"
-STEP_S = 180
-TEST_S = 1500
+LATER = "later"
 
 EXPORT = "zpool export tank"
 IMPORT = "zpool import -d /dev/disk/by-id tank; udevadm settle"
@@ -37,13 +34,6 @@ udevadm settle
 def status(machine: Machine) -> str:
     """Return what `zfsiloctl status` prints; it fails when something needs attention."""
     return machine.run("zfsiloctl", "status", timeout_s=STEP_S, check=False).stdout
-
-
-def attach(pair: Pair) -> None:
-    """Connect and mount the published volume on take."""
-    ctl(pair.take, "volume", "connect", NAME, "--server", "give", "--no-publish")
-    ctl(pair.take, "volume", "stage", NAME)
-    ctl(pair.take, "volume", "mount", NAME, PATH)
 
 
 @pytest.mark.long
@@ -67,7 +57,7 @@ class TestPools:
 
     def test_a_renamed_zvol_gets_its_name_back_under_a_mount(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
-        attach(pair)
+        attach(take)
         take.sh(f"echo kept > {PATH}/kept; sync {PATH}/kept")
         give.sh(RENAME, timeout_s=STEP_S)
         assert "zfsiloctl adopt" in refusal(give, "volume", "sync", NAME)
@@ -85,7 +75,7 @@ class TestPools:
         assert "--accept-copy" in refusal(give, "volume", "sync", NAME)
         ctl(give, "adopt", f"tank/zfsilo/{NAME}", "--accept-copy", "--yes")
         ctl(give, "volume", "publish", NAME, "take")
-        attach(pair)
+        attach(take)
         assert take.sh(f"cat {PATH}/kept", timeout_s=STEP_S).stdout == "kept\n"
         ctl(take, "volume", "disconnect", NAME, "--force")
         ctl(give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")
