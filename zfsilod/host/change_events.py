@@ -10,16 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
 import threading
 from typing import TYPE_CHECKING
 
-from zfsilod.host.events import KERNEL_EVENTS, NETLINK_KOBJECT_UEVENT, drain
+from zfsilod.host.events import KERNEL_EVENTS, drain, uevents
 from zfsilod.host.mountinfo import MOUNTINFO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from socket import socket
 
 
 class ChangeEvents:
@@ -28,7 +28,7 @@ class ChangeEvents:
     def __init__(self, changed: Callable[[], object], mountinfo: Path = MOUNTINFO) -> None:
         self._changed = changed
         self._mounts = os.open(mountinfo, os.O_RDONLY | os.O_CLOEXEC)
-        self._uevents = _uevents()
+        self._uevents = _kernel_events()
         self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="host events", daemon=True)
         self._thread.start()
@@ -57,15 +57,8 @@ class ChangeEvents:
             self._changed()
 
 
-def _uevents() -> socket.socket | None:
+def _kernel_events() -> socket | None:
     """Return a socket with the uevents of the kernel; None where the unit does not allow it."""
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     with contextlib.suppress(OSError):
-        events = socket.socket(socket.AF_NETLINK, kind, NETLINK_KOBJECT_UEVENT)
-        try:
-            events.bind((0, KERNEL_EVENTS))
-        except OSError:
-            events.close()
-            raise
-        return events
+        return uevents(KERNEL_EVENTS)
     return None

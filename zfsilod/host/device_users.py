@@ -12,7 +12,6 @@ takes too long, are not "no users".
 from __future__ import annotations
 
 import os
-import re
 import stat
 import struct
 import time
@@ -20,7 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.host import mountinfo
+from zfsilod.host import mountinfo, processes
+from zfsilod.host.attributes import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 SYS, PROC = Path("/sys"), Path("/proc")
 BUDGET_S = 5.0  # 100,000 descriptors take 1 s
 MAX_PROCESSES = 5
-ESCAPE = re.compile(r"\\([0-7]{3})")
 NODES = ("devtmpfs", "tmpfs")  # filesystems with device nodes; none of them can hang
 # It keeps each path of a disk open to check it; what it makes of the disk is a holder.
 IGNORED = ("multipathd",)
@@ -58,7 +57,7 @@ def described(name: str, sys: Path = SYS) -> BlockDevice:
     folder = sys / "class/block" / name
     partitions = [path.parent.name for path in folder.glob("*/partition")]
     names = frozenset((name, *partitions))
-    numbers = (_read(sys / "class/block" / one / "dev") for one in names)
+    numbers = (read(sys / "class/block" / one / "dev") for one in names)
     return BlockDevice(names, frozenset(number for number in numbers if number))
 
 
@@ -99,9 +98,11 @@ def open_descriptors(
             continue
         except OSError:
             continue  # it has exited
-        comm = _read(proc / str(pid) / "comm")
-        if uses and comm not in IGNORED and len(names) < MAX_PROCESSES:
-            names.append(f"{comm or 'a process'} ({pid})")
+        if not uses or len(names) == MAX_PROCESSES:
+            continue
+        process = processes.name_of(proc / str(pid))
+        if process not in IGNORED:
+            names.append(f"{process} ({pid})")
     unseen = f"the open files of {denied} processes may not be read" if denied else ""
     return DeviceUsers(tuple(names), unseen)
 
@@ -151,14 +152,14 @@ def _is_node(path: str, device: BlockDevice) -> bool:
 
 
 def _swaps(device: BlockDevice, proc: Path) -> list[str]:
-    lines = _read(proc / "swaps").splitlines()[1:]
-    paths = (ESCAPE.sub(lambda match: chr(int(match[1], 8)), line.split()[0]) for line in lines)
+    lines = read(proc / "swaps").splitlines()[1:]
+    paths = (mountinfo.unescape(line.split()[0]) for line in lines)
     return ["swap" for path in paths if _leads_to(path, device)]
 
 
 def _loops(device: BlockDevice, sys: Path) -> list[str]:
     files = sorted(sys.glob("block/loop*/loop/backing_file"))
-    return [file.parents[1].name for file in files if _leads_to(_read(file), device)]
+    return [file.parents[1].name for file in files if _leads_to(read(file), device)]
 
 
 def _leads_to(path: str, device: BlockDevice) -> bool:
@@ -199,10 +200,3 @@ def _libc() -> Any:
     import ctypes
 
     return ctypes.CDLL(None, use_errno=True)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

@@ -15,9 +15,11 @@ from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zfsilod.host.attributes import read
 from zfsilod.host.device_users import open_descriptors, static_users
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, show
+from zfsilod.model.names import join_portal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,8 +155,7 @@ class Disks:
         """Return the portal that iscsid logged in to, as ADDRESS:PORT; "" when it is not known."""
         folder = self.sys / f"class/iscsi_connection/connection{session.sid}:0"
         address, port = read(folder / "persistent_address"), read(folder / "persistent_port")
-        host = f"[{address}]" if ":" in address else address
-        return f"{host}:{port}" if address and port else ""
+        return join_portal(address, port) if address and port else ""
 
     def device(self, session: IscsiSession) -> Device | None:
         """Return the disk of LUN 0 of a session; None when the kernel has not found it yet."""
@@ -333,11 +334,3 @@ def users(path: Path, sys: Path = SYS) -> list[str]:
     """
     device = path.resolve().name
     return [*static_users(device, sys), *open_descriptors(device, sys).names]
-
-
-def read(path: Path) -> str:
-    """Return a sysfs attribute without its newline; "" when it does not exist any more."""
-    try:
-        return path.read_bytes().decode(errors="replace").strip()
-    except OSError:
-        return ""

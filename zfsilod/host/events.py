@@ -26,12 +26,8 @@ def wait_for(find: Callable[[], T | None], timeout_s: float) -> T | None:
     """
     if result := find():
         return result
-    import socket  # takes 5 ms, which only waiting costs
-
     deadline = time.monotonic() + timeout_s
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    with socket.socket(socket.AF_NETLINK, kind, NETLINK_KOBJECT_UEVENT) as events:
-        events.bind((0, KERNEL_EVENTS | UDEV_EVENTS))
+    with uevents(KERNEL_EVENTS | UDEV_EVENTS) as events:
         poll = select.poll()
         poll.register(events, select.POLLIN)
         # The first call after listening started covers a change before it.
@@ -42,6 +38,20 @@ def wait_for(find: Callable[[], T | None], timeout_s: float) -> T | None:
             if poll.poll(min(left_ms, HEARTBEAT_MS)):
                 drain(events)
     return result
+
+
+def uevents(groups: int) -> socket:
+    """Return a socket with the uevents of multicast groups. Raises OSError."""
+    import socket  # takes 5 ms, which only waiting costs
+
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    events = socket.socket(socket.AF_NETLINK, kind, NETLINK_KOBJECT_UEVENT)
+    try:
+        events.bind((0, groups))
+    except OSError:
+        events.close()
+        raise
+    return events
 
 
 def drain(events: socket) -> None:

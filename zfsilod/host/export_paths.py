@@ -8,28 +8,27 @@ is the one that the device has now, even if it was renamed since.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.host import zvol_device
-from zfsilod.host.disks import SYS, read
+from zfsilod.host.attributes import read
+from zfsilod.host.disks import SYS
 from zfsilod.model.errors import Busy
 from zfsilod.model.host_facts import ExportPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from zfsilod.host.configfs import Configfs
 
 DEVICE = re.compile(r"iBlock device: (zd[0-9]+)(?:p[0-9]+)?\b")  # or a partition of it
 NUMBER = re.compile(r"Major: ([0-9]+) Minor: ([0-9]+)")
 FILE = re.compile(r"UDEV PATH: (.*?)  readonly:|File: (.*?)  Size:")
-ZVOL_LINK = re.compile(r"^S:zvol/(.+)$", re.M)
 ZVOLS = zvol_device.link("")
-UDEV = Path("/run/udev/data")
 
 
-def export_paths(fs: Configfs, udev: Path = UDEV) -> Iterator[ExportPath]:
+def export_paths(fs: Configfs, udev: Path = zvol_device.UDEV) -> Iterator[ExportPath]:
     """Yield every path to a zvol; of a backstore without a LUN one without a target."""
     datasets = {
         (fs.root / folder).resolve(): dataset
@@ -86,15 +85,12 @@ def _linked(fs: Configfs, group: str) -> set[Path]:
 
 
 def _dataset(info: str, udev: Path) -> str:
-    """Return the dataset behind a backstore; "" when it is no zvol.
-
-    The daemon's sandbox hides /dev: udev's database has the link of a device number too.
-    """
+    """Return the dataset behind a backstore; "" when it is no zvol."""
     device = DEVICE.search(info)
     if device and (name := zvol_device.dataset_of(f"/dev/{device[1]}")):
         return name
-    if link := ZVOL_LINK.search(read(udev / f"b{_number(info, device)}")):
-        return link[1]
+    if datasets := zvol_device.linked(_number(info, device), udev):
+        return datasets[0]
     if file := FILE.search(info):
         path = file[1] or file[2]
         return zvol_device.dataset_of(path) or path.removeprefix(ZVOLS) * path.startswith(ZVOLS)
@@ -103,6 +99,11 @@ def _dataset(info: str, udev: Path) -> str:
 
 def _number(info: str, device: re.Match[str] | None) -> str:
     """Return the number of the whole device, as major:minor."""
-    number = NUMBER.search(info)
     whole = read(SYS / "class/block" / device[1] / "dev") if device else ""
-    return whole or (f"{number[1]}:{number[2]}" if number else "")
+    return whole or device_number(info)
+
+
+def device_number(info: str) -> str:
+    """Return the number of the device in the `info` of a backstore, as major:minor, or ""."""
+    number = NUMBER.search(info)
+    return f"{number[1]}:{number[2]}" if number else ""

@@ -12,7 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from zfsilod.host.disks import read
+from zfsilod.host.attributes import read
 from zfsilod.model.errors import Unavailable
 
 if TYPE_CHECKING:

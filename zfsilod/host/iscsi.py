@@ -35,7 +35,7 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.model.names import iscsi_name, parse_initiator_name, portal_parts
+from zfsilod.model.names import iscsi_name, join_portal, parse_initiator_name, portal_parts
 
 if TYPE_CHECKING:
     from zfsilod.host.node_records import Nodes
@@ -164,8 +164,7 @@ class RealIscsi:
             if attempt == "look":
                 for torn in files:
                     torn.unlink()
-                host = f"[{address}]" if ":" in address else address
-                portal_and_group = f"{host}:{port},{GROUP}"
+                portal_and_group = f"{join_portal(address, port)},{GROUP}"
                 options = ("-m", "node", "-T", target, "-p", portal_and_group, "-o", "new")
                 self._iscsiadm(*options, timeout_s=RECORD_TIMEOUT_S, ok=(0,))
         raise FailedPrecondition(

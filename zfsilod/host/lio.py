@@ -8,14 +8,13 @@ compared and written, and are never part of an error or a log line.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
-from zfsilod.host.export_paths import backstore_in_use, export_paths
+from zfsilod.host.export_paths import backstore_in_use, device_number, export_paths
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -49,7 +48,6 @@ TARGET_ATTRIBUTES = {
 PREFIXES = ("iqn.", "eui.", "naa.")  # of targets: the directory has other entries, too
 OPEN_TRIES = 3
 RENAMED_S = 10
-NUMBER = re.compile(r"Major: (\d+) Minor: (\d+)")  # iblock_show_configfs_dev_params()
 NO_SESSION = "No active iSCSI Session"
 SERIAL_PREFIX = "T10 VPD Unit Serial Number: "
 
@@ -90,8 +88,8 @@ class RealLio:
 
     def _is_device_of(self, folder: str, dataset: str) -> bool:
         """Tell whether a backstore has the device of the zvol that has this name now."""
-        number = NUMBER.search(self._fs.read(f"{folder}/info") or "")
-        return number is None or zvol_device.is_device_of(dataset, f"{number[1]}:{number[2]}")
+        number = device_number(self._fs.read(f"{folder}/info") or "")
+        return not number or zvol_device.is_device_of(dataset, number)
 
     def _check_device(self, name: str, folder: str, dataset: str) -> None:
         """Raise Conflict for a backstore of another zvol; the kernel cannot exchange its device.

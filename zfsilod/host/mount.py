@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfsilod.host import filesystem_health, mountinfo, mountpoints, processes
+from zfsilod.host.attributes import read
 from zfsilod.host.block import read_superblock
-from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, check_unused, read
+from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, check_unused
 from zfsilod.host.mount_calls import NETWORK, MountCalls, open_node, open_root
 from zfsilod.host.places import ANYWHERE, Place, located, needed, resolved
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, show

@@ -19,10 +19,10 @@ class MountEntry:
     def __init__(self, line: str) -> None:
         before, _, after = line.partition(" - ")
         self.id, self.parent, self.number, root, path, options = before.split(" ")[:6]
-        self.root, self.path = _unescape(root), _unescape(path)
+        self.root, self.path = unescape(root), unescape(path)
         self.options = frozenset(options.split(","))
         self.type, source, super_options = after.split(" ")[:3]
-        self.source = _unescape(source)
+        self.source = unescape(source)
         self._super_options = frozenset(super_options.split(","))
 
     @property
@@ -47,6 +47,6 @@ def at(path: str, mounts: list[MountEntry]) -> MountEntry | None:
     return next((mount for mount in reversed(mounts) if mount.path == path), None)
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
     r"""Replace the octal escapes of mountinfo, such as \040 for a space."""
     return ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

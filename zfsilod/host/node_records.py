@@ -22,7 +22,7 @@ from pathlib import Path
 
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import own_folder
-from zfsilod.model.names import iscsi_name, portal_parts
+from zfsilod.model.names import iscsi_name, join_portal, portal_parts
 from zfsilod.storage.files import sync_folder, write_private
 
 DATABASE_LOCK = Path("/run/lock/iscsi/lock.write")
@@ -80,9 +80,8 @@ class Nodes:
             for entry in (root / "nodes" / iscsi_name(target)).glob("*"):
                 address, _, rest = entry.name.partition(",")  # "10.0.0.1,3260,1"
                 port = rest.partition(",")[0]
-                portal = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
                 files = list(entry.iterdir()) if entry.is_dir() else [entry]
-                portals |= dict.fromkeys(files, portal)
+                portals |= dict.fromkeys(files, join_portal(address, port))
         return dict(sorted(portals.items(), key=lambda item: (item[0].stat().st_mtime_ns, item)))
 
     def traces(self, target: str) -> list[Path]:

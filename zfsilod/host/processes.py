@@ -26,7 +26,7 @@ def using(path: str, proc: Path = PROC) -> list[str]:
         if len(names) == MAX_PROCESSES or time.monotonic() > end:
             break
         if any(used == path or used.startswith(f"{path}/") for used in _used_paths(process)):
-            names.append(f"{_name(process)} ({process.name})")
+            names.append(f"{name_of(process)} ({process.name})")
     return names
 
 
@@ -53,7 +53,7 @@ def mounting(number: str, ours: dict[str, str], proc: Path = PROC) -> list[str]:
         below = {mount.id: mount.number for mount in mounts}
         kept = [mount for mount in mounts if mount.number == number]
         if any(ours.get(mount.path) != below.get(mount.parent, "") for mount in kept):
-            names.append(f"{_name(process)} ({process.name})")
+            names.append(f"{name_of(process)} ({process.name})")
     return names
 
 
@@ -78,7 +78,7 @@ def _used_paths(process: Path) -> list[str]:
     return paths
 
 
-def _name(process: Path) -> str:
+def name_of(process: Path) -> str:
     """Return the name of a process, which it has chosen itself: proc_pid_comm(5)."""
     try:
         name = (process / "comm").read_bytes().decode(errors="replace").removesuffix("\n")

@@ -18,7 +18,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.host.disks import LOGGED_IN, IscsiSession, auth_parameters, read
+from zfsilod.host.attributes import read
+from zfsilod.host.disks import LOGGED_IN, IscsiSession, auth_parameters
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
 from zfsilod.model.errors import Unavailable

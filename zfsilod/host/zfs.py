@@ -319,7 +319,7 @@ class RealZfs:
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
         health, _, readonly = done.stdout.strip().partition("\t")
         if done.rc != 0:
-            return f"the pool {pool} is not imported on this host: zpool import {pool}"
+            return no_pool(pool).message
         if health == "SUSPENDED":
             return f"the pool {pool} is suspended because its disks failed: zpool clear {pool}"
         if health != "ONLINE":

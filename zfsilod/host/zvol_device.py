@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zfsilod.host.attributes import read
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Unavailable
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 BLKZNAME = 0x8100127D  # _IOR(0x12, 125, char[256]) of OpenZFS: the dataset of a zvol device
 NAME_BYTES = 256
+UDEV = Path("/run/udev/data")  # visible in the daemon's sandbox, as /dev is not
+ZVOL_LINK = re.compile(r"^S:zvol/(.+)$", re.M)
 DEADLINE_S = 20
 TRIGGER_TIMEOUT_S = 10
 
@@ -65,18 +69,18 @@ def dataset_of(path: str) -> str:
     return name.partition(b"\0")[0].decode()
 
 
-def is_device_of(dataset: str, number: str, run: Path = Path("/run")) -> bool:
-    """Tell whether a device number such as "230:0" is that of a zvol; True when it is not known.
+def linked(number: str, udev: Path = UDEV) -> list[str]:
+    """Return the datasets that a device number such as "230:0" has links of, as udev knows them."""
+    return ZVOL_LINK.findall(read(udev / f"b{number}"))
 
-    The udev database has the links of a device, and is visible in the daemon's sandbox, as /dev is
-    not. A zvol that was renamed, or replaced by another of its name, has another link.
+
+def is_device_of(dataset: str, number: str) -> bool:
+    """Tell whether a device number is that of a zvol; True when it is not known.
+
+    A zvol that was renamed, or replaced by another of its name, has another link.
     """
-    try:
-        entry = (run / "udev/data" / f"b{number}").read_text()
-    except OSError:
-        return True
-    links = [line.removeprefix("S:") for line in entry.splitlines() if line.startswith("S:zvol/")]
-    return not links or f"zvol/{dataset}" in links
+    datasets = linked(number)
+    return not datasets or dataset in datasets
 
 
 def _trigger_udev(run: Runner, dataset: str) -> None:

@@ -82,6 +82,14 @@ def target_prefix(text: str) -> str:
     return text.lower()
 
 
+def target_of(prefix: str, uid: str, recorded: str = "") -> str:
+    """Return the IQN of a volume's target; its length does not depend on the volume's id.
+
+    It is the recorded one as long as the target exists: `prefix` is for a new one.
+    """
+    return recorded or f"{prefix}:{uid}"
+
+
 def parse_initiator_name(text: str) -> str:
     """Return the first IQN in the text of an initiatorname.iscsi that is not empty; "" if none.
 
@@ -123,7 +131,11 @@ def portal_parts(portal: str) -> tuple[str, int]:
 
 def check_portal(portal: str) -> str:
     """Return a portal in its only form, in which portals are compared. Raises InvalidArgument."""
-    address, port = portal_parts(portal)
+    return join_portal(*portal_parts(portal))
+
+
+def join_portal(address: str, port: int | str) -> str:
+    """Return the portal of an address and a port; an IPv6 address gets its brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 

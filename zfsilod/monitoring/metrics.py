@@ -28,6 +28,7 @@ from prometheus_client.process_collector import ProcessCollector
 from zfsilod import __version__
 from zfsilod.host.counters import Counters
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.names import target_of
 from zfsilod.model.ownership import HOLDS
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.storage.summary import Summary
@@ -69,7 +70,7 @@ class Reading:
         settings, counters = service.context.settings, Counters()
         uids = [volume.uid for volume in summary.volumes.values()]
         targets = [
-            volume.target or f"{settings.export.prefix}:{volume.uid}"
+            target_of(settings.export.prefix, volume.uid, volume.target)
             for volume in map(summary.volumes.__getitem__, summary.publications)
         ]
         self.space = service.context.machine.zfs.capacity(settings.root) if settings.root else None

@@ -21,6 +21,7 @@ from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.host.places import ANYWHERE
 from zfsilod.model.errors import Busy, FailedPrecondition, InvalidArgument, NotFound, show
 from zfsilod.model.host_facts import Disk, ExportPath, ListedZvol
+from zfsilod.model.names import target_of
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Publication, Trashed, Volume
 from zfsilod.requests.adoption import all_volumes
@@ -283,13 +284,13 @@ def _exports(inventory: Inventory, owned: Owned, prefix: str) -> Iterator[Orphan
     for target, _initiators in inventory.allowed:
         targets.setdefault(_uid(target), []).append(target)
     backstores = {name.removeprefix("zfsilo-"): name for name in inventory.backstores}
+    acls = dict(inventory.allowed)
     for uid in {**targets, **backstores}:
         if uid in owned.uids:
             continue
-        *more, last = targets.get(uid, [f"{prefix}:{uid}"])  # more than one after a rename
+        *more, last = targets.get(uid, [target_of(prefix, uid)])  # more than one after a rename
         steps = [NoExport(target=target, backstore="") for target in more]
         backstore = backstores.get(uid, f"zfsilo-{uid}")
-        acls = dict(inventory.allowed)
         yield Orphan(
             name=f"export/{uid}",
             text=f"target {', '.join((*more, last))}",
@@ -307,20 +308,20 @@ def _other_paths(inventory: Inventory, owned: Owned, prefix: str) -> Iterator[Or
     They have another host name or prefix, or were made with another tool.
     """
     recorded = {
-        dataset: (uid, target or f"{prefix}:{uid}") for dataset, uid, target in owned.exports
+        dataset: (uid, target_of(prefix, uid, target)) for dataset, uid, target in owned.exports
     }
     for path in inventory.paths:
         uid, own = recorded.get(path.dataset, ("", ""))
-        name = path.target or path.backstore
+        kind, name = ("target", path.target) if path.target else ("backstore", path.backstore)
         if not uid or path.target in (own, *owned.busy):
             continue
         if not path.target and path.backstore == f"zfsilo-{uid}":
             continue  # half made: the drift of the volume
         ours = path.fabric == "iscsi" and path.target.endswith(f":{uid}")
         yield Orphan(
-            name=f"{'target' if path.target else 'backstore'}/{name}",
-            text=f"{'target' if path.target else 'backstore'} {name}, a second way to "
-            f"{path.dataset}" + ("" if ours else "; zfsilo did not make it"),
+            name=f"{kind}/{name}",
+            text=f"{kind} {name}, a second way to {path.dataset}"
+            + ("" if ours else "; zfsilo did not make it"),
             users=tuple(user for used, user in inventory.logged_in if used == path.target),
             guards=_guards(path.target, path.initiators) if ours else (),
             actions=plans.up([NoExport(target=path.target, backstore="")]) if ours else (),

@@ -12,7 +12,7 @@ import grpc
 from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 
 from zfsilod.model.errors import NotFound, Unauthenticated, Unavailable, ZfsiloError
-from zfsilod.model.names import portal_parts, split_address
+from zfsilod.model.names import join_portal, portal_parts, split_address
 from zfsilod.security.join_file import expiry
 from zfsilod.wire import convert, enums, status
 from zfsilod.wire.channel import tls_channel_aio
@@ -205,7 +205,7 @@ class StorageServers:
             if _is_wildcard(host):
                 own, _port = split_address(self._config(server).address)
                 host = await self._resolve(server, own, only_v4="." in host)
-            usable.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            usable.append(join_portal(host, port))
         return tuple(dict.fromkeys(usable))
 
     async def _resolve(self, server: str, name: str, *, only_v4: bool) -> str:

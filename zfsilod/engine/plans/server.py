@@ -34,6 +34,7 @@ from zfsilod.engine.steps.zfs import (
     ZvolProperty,
     ZvolSize,
 )
+from zfsilod.model.names import target_of
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.zfs_properties import HIDDEN
 
@@ -65,11 +66,8 @@ class Origin(Record):
 
 
 def target_name(prefix: str, volume: Volume) -> str:
-    """Return the IQN of a volume's target; its length does not depend on the volume's id.
-
-    It is the recorded one as long as the target exists: `prefix` is for a new one.
-    """
-    return volume.target or f"{prefix}:{volume.uid}"
+    """Return the IQN of a volume's target; `prefix`: of a new one."""
+    return target_of(prefix, volume.uid, volume.target)
 
 
 def backstore_name(volume: Volume) -> str:
