@@ -84,6 +84,7 @@ class Ownership:
         self.pool: Hold | None = None
         self.holds: tuple[Hold, ...] = ()  # both, that of the machine first
         self.compared_at = 0.0  # time.monotonic()
+        self.claimed: set[str] = set()  # dataset roots, since the start of the daemon
         self.lifted = lifted
 
     def hold(self, machine: Hold | None, pool: Hold | None) -> None:

@@ -293,6 +293,7 @@ class FollowServer(Request["Connection | None"]):
     Input: the present connection. The publication has to be the same: a fenced host stays fenced.
     """
 
+    on_pool = False
     kind = "follow-server"
     id: str
 

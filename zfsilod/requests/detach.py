@@ -207,6 +207,7 @@ class EndSession(Request[None]):
     The record and the dead mounts stay: the volume is not this host's any more, as status says.
     """
 
+    on_pool = False
     descends = True
     kind = "end-session"
     id: str
@@ -232,6 +233,7 @@ class EndWait(Request[SessionState]):
     Input: the state of the session.
     """
 
+    on_pool = False
     descends = True
     kind = "end-wait"
     id: str

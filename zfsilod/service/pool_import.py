@@ -108,6 +108,7 @@ async def _claim(
         await _withdraw(context, submitter, caller, result)
     operation = await submitter.submit(claim, caller=caller)
     await submitter.wait(operation.id, ADOPT_DEADLINE_S)
+    context.ownership.claimed.add(claim.root)
     await compare(context)
 
 

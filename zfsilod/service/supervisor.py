@@ -51,7 +51,6 @@ class Supervisor:
         ] = {}  # failed rollbacks: their number, and the time of the next
         self.compare_due = 0.0  # time.monotonic() of the next comparison of store and pool
         self._claim_due = 0.0
-        self._claimed: set[str] = set()  # dataset roots, since the start
         self._space_due = 0.0
         self._secrets_due = 0.0
         self._forget_due = 0.0
@@ -90,12 +89,12 @@ class Supervisor:
         if ownership.holds or time.monotonic() >= self.compare_due:
             self.compare_due = time.monotonic() + SPACE_S
             await compare(self._context)
-        due = root not in self._claimed and time.monotonic() >= self._claim_due
+        due = root not in ownership.claimed and time.monotonic() >= self._claim_due
         if root and due and not ownership.holds:
             self._claim_due = time.monotonic() + SPACE_S
             claimed = await self._service.submit(ClaimPool(root=root), caller=DAEMON)
             await self._service.wait(claimed.id, CLAIM_S)
-            self._claimed.add(root)
+            ownership.claimed.add(root)
 
     async def recover(self) -> None:
         """Roll back every operation that has not ended, has no unit, and is not held back."""
