@@ -45,7 +45,7 @@ echo 0 > /sys/fs/cgroup$group/cgroup.freeze
 {START}
 until [ -b /dev/zvol/tank/zfsilo/{MIDWAY} ] && [ -z "{UNIT}" ]; do sleep 0.2; done
 """
-EPOCH = f"zfs get -H -o value zfsilo:epoch tank/zfsilo/{NAME}"
+EPOCH = f"zfs get -H -o value zfsilo:epoch tank/zfsilo/{NAME} | cut -d: -f1"
 ACLS = "ls -d /sys/kernel/config/target/iscsi/iqn.*/tpgt_1/acls/* 2>/dev/null || true"
 # A copy of a machine's disk has its state, but neither its session nor its mounts.
 OWN_STORE = (
