@@ -8,7 +8,7 @@ import pytest
 
 from tests.docs.blocks import ROOT, Block, blocks
 from tests.lab import leak_check
-from tests.lab.test_identity import NAMED, TARGETS, attach, detach
+from tests.lab.test_identity import MOVE, NAMED, OTHER, TARGETS, attach, detach
 from tests.lab.test_recovery import PATH, STEP_S, TEST_S, ctl, read, write
 
 if TYPE_CHECKING:
@@ -17,19 +17,9 @@ if TYPE_CHECKING:
 
 PAGE = ROOT / "docs/changing-things.md"
 NAME = "data"
-OTHER = "10.77.0.9"
 CONFIGURATION = "/etc/zfsilo/zfsilod.toml"
-DEVICE = "device=$(ip -o -4 address show to {address} | awk '{{print $2; exit}}')"
-LOST_ADDRESS = f"""
-{DEVICE.format(address="10.77.0.1")}
-ip address add {OTHER}/24 dev "$device"
-sed -i 's/10.77.0.1:/{OTHER}:/' {CONFIGURATION}
-systemctl restart zfsilod.service
-zfsiloctl volume sync data
-ip address delete 10.77.0.1/24 dev "$device"
-"""
 SECOND_ADDRESS = f"""
-{DEVICE.format(address=OTHER)}
+device=$(ip -o -4 address show to {OTHER} | awk '{{print $2; exit}}')
 ip address add 10.77.0.1/24 dev "$device"
 sed -i 's/"{OTHER}:3260"/"{OTHER}:3260", "10.77.0.1:3260"/' {CONFIGURATION}
 """
@@ -127,7 +117,7 @@ class TestChangingThings:
         assert targets(pair.give) == before
 
     def test_address_of_a_server(self, pair: Pair, page: Page) -> None:
-        pair.give.sh(LOST_ADDRESS, timeout_s=STEP_S)
+        pair.give.sh(MOVE, timeout_s=STEP_S)
         pair.take.sh(NAMED.format(address=OTHER))
         page.type("Address of a server")
         pair.take.sh(LOGIN, timeout_s=STEP_S)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 NAME = "data"
 OTHER = "10.77.0.9"
 TARGETS = "ls -d /sys/kernel/config/target/iscsi/iqn.*"
-# The address moves, as with a new network: it is the first one of the interface afterwards.
+# The address moves, as with a new network. With its first address the kernel may remove the others
+# of a network (promote_secondaries in ip-sysctl), so the other one is set again.
 MOVE = f"""
 device=$(ip -o -4 address show to 10.77.0.1 | awk '{{print $2; exit}}')
 ip address add {OTHER}/24 dev "$device"
@@ -24,6 +25,7 @@ sed -i 's/10.77.0.1:/10.77.0.9:/' /etc/zfsilo/zfsilod.toml
 systemctl restart zfsilod.service
 zfsiloctl volume sync data
 ip address delete 10.77.0.1/24 dev "$device"
+ip address replace {OTHER}/24 dev "$device"
 """
 BACK = """
 device=$(ip -o -4 address show to 10.77.0.9 | awk '{print $2; exit}')
@@ -31,6 +33,7 @@ ip address add 10.77.0.1/24 dev "$device"
 sed -i 's/10.77.0.9:/10.77.0.1:/' /etc/zfsilo/zfsilod.toml
 systemctl restart zfsilod.service
 ip address delete 10.77.0.9/24 dev "$device"
+ip address replace 10.77.0.1/24 dev "$device"
 """
 RENAME = "echo {name} > /proc/sys/kernel/hostname; systemctl restart zfsilod.service"
 NAMED = "sed -i -e '/ give$/d' /etc/hosts && echo '{address} give' >> /etc/hosts"
