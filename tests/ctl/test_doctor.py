@@ -249,6 +249,27 @@ def test_the_state_of_a_pool(tools: FakeTools, listed: str, key: str, command: s
     ] == [*filter(None, [command])]
 
 
+def test_no_dataset_of_a_suspended_pool_is_asked_for(tools: FakeTools) -> None:
+    tools("zpool", "printf 'SUSPENDED\\toff\\n'")
+    tools("zfs", "exit 1")
+    (check,) = doctor.pool_checks("tank/zfsilo")
+    assert check.command == "zpool clear tank"
+
+
+def test_a_missing_dataset_root_has_one_line(
+    tools: FakeTools, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools("zpool", "printf 'ONLINE\\toff\\n'")
+    tools("zfs", "echo \"cannot open 'tank/zfsilo': dataset does not exist\" >&2; exit 1")
+    pool, dataset = doctor.pool_checks("tank/zfsilo")
+    assert (pool.problem, dataset.problem) == (
+        "",
+        "cannot open 'tank/zfsilo': dataset does not exist",
+    )
+    assert dataset.command == "zfs create -o mountpoint=none tank/zfsilo"
+    assert capsys.readouterr().err == ""
+
+
 def test_a_pool_that_is_not_imported(tools: FakeTools) -> None:
     tools("zpool", 'case "$1" in list) echo "cannot open: no such pool" >&2; exit 1;; esac')
     (check,) = doctor.pool_checks("tank/zfsilo")

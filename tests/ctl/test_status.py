@@ -166,6 +166,21 @@ def test_a_wanted_volume_that_is_not_there(ctl: Shell) -> None:
     assert ALL_WELL in ctl.ok("status")
 
 
+@pytest.mark.parametrize(
+    ("state", "command"), [("SUSPENDED", "zpool clear tank"), ("EXPORTED", "zpool import tank")]
+)
+def test_a_pool_that_cannot_be_used_is_one_problem(ctl: Shell, state: str, command: str) -> None:
+    ctl.ok("volume create kept 1G")
+    facts = ctl.daemon.front.fixture.host.facts
+    facts.effect("pool:tank", state)
+    shown = ctl.ok("status")
+    assert "1 problem to look at\n  this host: the pool tank is " in shown
+    assert command in shown
+    facts.effect("pool:tank", None)
+    assert ALL_WELL in ctl.ok("status")
+    ctl.ok("volume delete kept --yes")
+
+
 def forget(name: str, txn: Transaction) -> None:
     txn.drop("volume", name)
 

@@ -1,4 +1,4 @@
-"""Pools that are not what they were: exported, of another store; zvols that vanished."""
+"""Pools that are not what they were: exported, suspended, of another store; vanished zvols."""
 
 from __future__ import annotations
 
@@ -29,6 +29,33 @@ zfs destroy tank/zfsilo/copy@copy
 zfs rename tank/zfsilo/copy tank/zfsilo/{NAME}
 udevadm settle
 """
+# A pool of its own: its disk fails without being removed, which tank's could not survive.
+VAULT = "/etc/zfsilo/zfsilod.toml.d/vault.toml"
+MAKE_VAULT = """
+modprobe dm-mod
+truncate -s 2G /root/vault.img
+loop=$(losetup -f --show /root/vault.img)
+echo "0 $(blockdev --getsz $loop) linear $loop 0" | dmsetup create vault
+udevadm settle
+zpool create vault /dev/mapper/vault
+zfs create vault/zfsilo
+systemctl restart zfsilod.service
+"""
+TABLE = """
+loop=$(losetup -nO NAME -j /root/vault.img)
+size=$(blockdev --getsz $loop)
+dmsetup suspend --noflush --nolockfs vault
+echo "{table}" | dmsetup load vault
+dmsetup resume vault
+"""
+FAIL = (
+    TABLE.format(table="0 $size error")
+    + """
+zfs set zfsilo:probe=x vault &
+until [ "$(zpool list -H -o health vault)" = SUSPENDED ]; do sleep 0.2; done
+"""
+)
+HEAL = TABLE.format(table="0 $size linear $loop 0") + "zpool clear vault"
 
 
 def status(machine: Machine) -> str:
@@ -88,4 +115,38 @@ class TestPools:
         assert "--take-over" in refusal(give, "adopt", "--all")
         ctl(give, "adopt", "--all", "--take-over", "--yes")
         ctl(give, "volume", "delete", NAME, "--yes")
+        assert leak_check.leaks(pair) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(TEST_S, func_only=True)
+class TestSuspendedPool:
+    """The only disk of a pool fails, and comes back."""
+
+    def test_it_is_named_and_goes_on_after_zpool_clear(self, pair: Pair) -> None:
+        give = pair.give
+        give.put(VAULT, b'[server]\nroot = "vault/zfsilo"\n', 0o644)
+        give.sh(MAKE_VAULT, timeout_s=STEP_S)
+        ctl(give, "volume", "create", NAME, "256M", "--host", "take")
+        ctl(give, "volume", "publish", NAME, "take")
+
+        give.sh(FAIL, timeout_s=STEP_S)
+
+        shown = status(give)
+        assert "1 problem to look at" in shown, shown
+        assert "try: zpool clear vault" in shown, shown
+        for words in (("create", LATER, "256M"), ("sync", NAME), ("delete", NAME, "--yes")):
+            assert "zpool clear vault" in refusal(give, "volume", *words)
+        give.sh("systemctl restart zfsilod.service", timeout_s=STEP_S)
+        assert "zpool clear vault" in status(give)
+
+        give.sh(HEAL, timeout_s=STEP_S)
+
+        ctl(give, "volume", "sync", NAME)
+        assert "nothing needs attention" in status(give)
+        ctl(give, "volume", "create", LATER, "256M")
+        ctl(give, "volume", "unpublish", NAME, "--all")
+        for name in (NAME, LATER):
+            ctl(give, "volume", "delete", name, "--yes")
+        give.sh(f"rm {VAULT}; systemctl restart zfsilod.service", timeout_s=STEP_S)
         assert leak_check.leaks(pair) == []

@@ -29,6 +29,7 @@ from zfsilod.host.zfs_output import (
     read_only,
     reason_of,
     refused,
+    suspended,
     table,
 )
 from zfsilod.model.errors import Busy, FailedPrecondition, ZfsiloError
@@ -321,7 +322,7 @@ class RealZfs:
         if done.rc != 0:
             return no_pool(pool).message
         if health == "SUSPENDED":
-            return f"the pool {pool} is suspended because its disks failed: zpool clear {pool}"
+            return suspended(pool).message
         if health != "ONLINE":
             return f"the pool {pool} is {health}; see `zpool status`"
         if readonly == "on":

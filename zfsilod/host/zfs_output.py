@@ -105,11 +105,7 @@ def refused(done: Completed, reason: str, dataset: str) -> ZfsiloError:
     if reason == f"cannot open '{pool}': no such pool":
         return no_pool(pool)
     if reason.endswith("pool I/O is currently suspended"):
-        return Unavailable(
-            f"the pool {pool} is suspended because its disks failed; see `zpool status`",
-            reason="POOL_SUSPENDED",
-            pool=pool,
-        )
+        return suspended(pool)
     if "key is not loaded" in reason or "keys not loaded" in reason.lower():
         return no_key(dataset.rpartition("/")[0] or dataset, dataset)
     if reason in ("dataset is read-only", "pool is read-only"):
@@ -137,6 +133,12 @@ def no_pool(pool: str) -> Unavailable:
     """Return the error for a pool that is not imported."""
     message = f"the pool {pool} is not imported on this host: zpool import {pool}"
     return Unavailable(message, reason="NO_POOL", pool=pool)
+
+
+def suspended(pool: str) -> Unavailable:
+    """Return the error for a pool that waits for its disks: `failmode` in zpoolprops(7)."""
+    message = f"the pool {pool} is suspended because its disks failed: zpool clear {pool}"
+    return Unavailable(message, reason="POOL_SUSPENDED", pool=pool)
 
 
 def no_key(root: str, dataset: str) -> FailedPrecondition:

@@ -175,11 +175,16 @@ def judge_pool(
 
 def unknown_pool(root: str, error: ZfsiloError) -> Hold:
     """Return the hold of a pool whose owner cannot be read now; it is read again."""
-    command = f"zpool status {root.partition('/')[0]}"
+    pool = root.partition("/")[0]
+    commands = {
+        "NO_DATASET": f"zfs create -p {root}",
+        "NO_POOL": f"zpool import {pool}",
+        "POOL_SUSPENDED": f"zpool clear {pool}",
+    }
     return Hold(
         reason="POOL_UNKNOWN",
         sentence=f"the owner of the pool of {root} cannot be read, so its volumes are neither "
         f"served nor changed until it can ({error.message})",
-        command=f"zfs create -p {root}" if error.reason == "NO_DATASET" else command,
+        command=commands.get(error.reason, f"zpool status {pool}"),
         root=root,
     )

@@ -52,9 +52,9 @@ class HealthReader:
         own: list[Attention] = []
         reports: list[DriftReport] = []
         try:
+            own += await self._pool()  # first: it may be the reason why the rest has no answer
             reports, strangers = await self._look()
             own += await asyncio.to_thread(self._strangers, strangers)
-            own += await self._pool()
             await self._context.write(
                 partial(
                     store_conditions,
@@ -64,7 +64,8 @@ class HealthReader:
                 )
             )
         except ZfsiloError as error:
-            own.append(Attention(subject="", sentence=f"not looked at: {error.message}"))
+            if error.message not in (one.sentence for one in own):
+                own.append(Attention(subject="", sentence=f"not looked at: {error.message}"))
         wishes = await asyncio.to_thread(self._wishes)
         own += await asyncio.to_thread(self._own_certificate)
         shown = [one for one in reports if one.missing and one.volume not in sessions]

@@ -100,6 +100,7 @@ class ServiceMethods:
         attention[:0] = [
             Attention(subject="", sentence=hold.sentence, command=hold.command) for hold in holds
         ]
+        attention = _distinct(attention)
         status.attention_count = len(attention)
         status.attention.extend(
             service_pb2.Attention(subject=a.subject, sentence=a.sentence, command=a.command)
@@ -185,6 +186,19 @@ class ServiceMethods:
         return service_pb2.RenewCertificateResponse(
             certificate=pem.decode(), authority=authority_pem.decode()
         )
+
+
+def _distinct(attention: list[Attention]) -> list[Attention]:
+    """Leave out what an earlier sentence about the host says, as of its pool."""
+    kept: list[Attention] = []
+    said: list[str] = []
+    for one in attention:
+        if any(one.sentence in sentence for sentence in said):
+            continue
+        kept.append(one)
+        if not one.subject:
+            said.append(one.sentence)
+    return kept
 
 
 def _server(call: Call) -> service_pb2.ServerInfo:

@@ -228,10 +228,15 @@ def pool_checks(root: str) -> Iterator[Prerequisite]:
     try:
         listed = run(["zpool", "list", "-H", "-o", "health,readonly", pool], timeout_s=TOOL_S)
         yield _pool_state(pool, *listed.stdout.split())
+        if listed.stdout.startswith("SUSPENDED"):
+            return  # no dataset can be read
         name, command = f"dataset {root}", f"zfs create -o mountpoint=none {root}"
         key = ["zfs", "get", "-H", "-o", "value", "keystatus,encryptionroot", root]
-        state, _, locked = run(key, timeout_s=TOOL_S).stdout.strip().partition("\n")
-        if state == "unavailable":
+        done = run(key, timeout_s=TOOL_S, ok=(0, 1))
+        state, _, locked = done.stdout.strip().partition("\n")
+        if done.rc != 0:
+            yield Prerequisite(name, done.stderr.strip(), command)
+        elif state == "unavailable":
             yield Prerequisite(name, "its key is not loaded", f"zfs load-key {locked or root}")
         else:
             yield Prerequisite(name)

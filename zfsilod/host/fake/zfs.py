@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.host.fake.snapshot_sets import guid_of, remaining
-from zfsilod.host.zfs_output import missing, no_pool
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
+from zfsilod.host.zfs_output import missing, no_pool, suspended
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, ZfsiloError
 from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.marks import EPOCH, find_sign_of_use, parse_epoch
 from zfsilod.model.record import pairs
@@ -26,6 +26,7 @@ class FakeZfs:
         self.facts = facts
 
     def has_zvol(self, dataset: str, *, uid: str, guid: str) -> bool:
+        self._need_pool(dataset)
         zvol = self.facts.get(f"zvol:{dataset}")
         if zvol is None:
             return False
@@ -156,6 +157,7 @@ class FakeZfs:
         self.facts.effect(f"zvol:{dataset}", zvol | {"properties": properties, "uid": uid})
 
     def list_zvols(self, root: str) -> list[ListedZvol]:
+        self._need_pool(root)
         zvols = self.facts.of_kind("zvol")
         datasets = {zvol["uid"]: name for name, zvol in zvols.items()}
         return [
@@ -197,11 +199,12 @@ class FakeZfs:
             case "EXPORTED":
                 raise no_pool(pool)
             case "SUSPENDED":
-                raise Unavailable(f"the pool {pool} is suspended", reason="POOL_SUSPENDED")
+                raise suspended(pool)
             case "EMPTY":
                 raise missing(root)
 
     def capacity(self, root: str) -> tuple[int, int]:
+        self._need_pool(root)
         if root.split("/")[0] != SIMULATED_POOL:
             raise FailedPrecondition(f"the dataset {root} does not exist", dataset=root)
         zvols = self.facts.of_kind("zvol").values()
@@ -212,7 +215,8 @@ class FakeZfs:
         zvol = self._zvol(dataset)
         return {"volsize": zvol["size"], "used": 0, "referenced": 0}
 
-    def usages(self, _root: str) -> dict[str, tuple[int, int, int]]:
+    def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
+        self._need_pool(root)
         return {name: (zvol["size"], 0, 0) for name, zvol in self.facts.of_kind("zvol").items()}
 
     def is_receiving(self, dataset: str) -> bool:
@@ -221,9 +225,16 @@ class FakeZfs:
     def pool_problem(self, root: str) -> str:
         pool = root.split("/")[0]
         health = self.facts.get(f"pool:{pool}") or "ONLINE"
-        return "" if health == "ONLINE" else f"the pool {pool} is {health}: see `zpool status`"
+        if health == "DEGRADED":
+            return f"the pool {pool} is {health}; see `zpool status`"
+        try:
+            self._need_pool(root)
+        except ZfsiloError as error:
+            return error.message
+        return ""
 
     def _zvol(self, dataset: str) -> Any:
+        self._need_pool(dataset)
         zvol = self.facts.get(f"zvol:{dataset}")
         if zvol is None:
             raise FailedPrecondition(
