@@ -1,4 +1,7 @@
-"""Outages are waited out, failed filesystems are mounted again, what vanishes is noticed."""
+"""Outages are waited out, failed filesystems are mounted again, what vanishes is noticed.
+
+A command says done only where it is so.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab import leak_check
+from tests.lab.test_fencing import LOSE_STORE, refusal
 from tests.lab.test_recovery import (
     ATTACH_CONFIG,
     CONFIG_PATH,
@@ -34,6 +38,12 @@ WRITABLE = f"until touch {PATH}/probe && sync {PATH}/probe; do sleep 0.5; done 2
 SHUT_DOWN = (
     f"echo 1 > /sys/fs/ext4/$(basename $(findmnt -no SOURCE {PATH} | tail -1))/trigger_fs_error"
 )
+FOUND_STORE = """
+systemctl stop zfsilod.socket
+rm -r /var/lib/zfsilo/store
+mv /root/lost /var/lib/zfsilo/store
+systemctl start zfsilod.socket zfsilod.service
+"""
 
 
 @pytest.mark.long
@@ -69,6 +79,26 @@ class TestOutage:
         take = pair.take
         take.run("umount", PATH)
         take.sh(f"until mountpoint -q {PATH}; do sleep 0.2; done", timeout_s=STEP_S)
+
+    def test_a_busy_volume_is_not_detached(self, pair: Pair) -> None:
+        take = pair.take
+        take.sh(f"systemd-run -q --unit=holder --working-directory={PATH} sleep infinity")
+        assert "in use" in refusal(take, "volume", "detach", NAME)
+        take.run("mountpoint", PATH)
+        take.run("systemctl", "is-active", UNIT)
+        take.run("test", "-e", CONFIG_PATH)
+        take.run("systemctl", "stop", "holder")
+
+    def test_a_dry_run_adopts_nothing(self, pair: Pair) -> None:
+        give = pair.give
+        give.sh(LOSE_STORE, timeout_s=STEP_S)
+        shown = give.run("zfsiloctl", "status", timeout_s=STEP_S, check=False).stdout
+        assert "zfsiloctl adopt --all" in shown
+        dry = give.run("zfsiloctl", "adopt", "--all", "--dry-run", timeout_s=STEP_S).stdout
+        assert f"volumes/{NAME}: would be adopted" in dry
+        assert NAME not in give.run("zfsiloctl", "volume", "list", timeout_s=STEP_S).stdout
+        give.sh(FOUND_STORE, timeout_s=STEP_S)
+        ctl(give, "volume", "sync", NAME)
 
     def test_a_lost_session_does_not_hang_a_forced_detach(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
