@@ -51,7 +51,7 @@ dmsetup resume vault
 FAIL = (
     TABLE.format(table="0 $size error")
     + """
-zfs set zfsilo:probe=x vault &
+zfs set zfsilo:probe=x vault >/dev/null 2>&1 &
 until [ "$(zpool list -H -o health vault)" = SUSPENDED ]; do sleep 0.2; done
 """
 )
