@@ -49,7 +49,7 @@ systemctl start zfsilod.socket zfsilod.service
 """
 
 
-class Page:
+class TypedPage:
     """The page, whose blocks are typed in the order of its sections."""
 
     def __init__(self, pair: Pair) -> None:
@@ -92,8 +92,8 @@ def targets(give: Machine) -> list[str]:
 
 
 @pytest.fixture(scope="class")
-def page(pair: Pair) -> Page:
-    return Page(pair)
+def page(pair: Pair) -> TypedPage:
+    return TypedPage(pair)
 
 
 @pytest.mark.long
@@ -101,7 +101,7 @@ def page(pair: Pair) -> Page:
 class TestChangingThings:
     """One volume goes through all changes; its data is read after each."""
 
-    def test_host_name(self, pair: Pair, page: Page) -> None:
+    def test_host_name(self, pair: Pair, page: TypedPage) -> None:
         attach(pair)
         written, before = write(pair.take), targets(pair.give)
         printed = page.type("Host name")
@@ -116,20 +116,20 @@ class TestChangingThings:
         assert "nothing needs attention" in status
         assert targets(pair.give) == before
 
-    def test_address_of_a_server(self, pair: Pair, page: Page) -> None:
+    def test_address_of_a_server(self, pair: Pair, page: TypedPage) -> None:
         pair.give.sh(MOVE, timeout_s=STEP_S)
         pair.take.sh(NAMED.format(address=OTHER))
         page.type("Address of a server")
         pair.take.sh(LOGIN, timeout_s=STEP_S)
         pair.take.sh(f"echo more > {PATH}/more; sync {PATH}/more", timeout_s=STEP_S)
 
-    def test_portals(self, pair: Pair, page: Page) -> None:
+    def test_portals(self, pair: Pair, page: TypedPage) -> None:
         pair.give.sh(SECOND_ADDRESS, timeout_s=STEP_S)
         page.type("Portals")
         listening = pair.give.sh(LISTENING).stdout.split()
         assert listening == ["10.77.0.1:3260", f"{OTHER}:3260"]
 
-    def test_prefix_of_targets(self, pair: Pair, page: Page) -> None:
+    def test_prefix_of_targets(self, pair: Pair, page: TypedPage) -> None:
         give, take = pair.give, pair.take
         detach(pair)
         (target,) = targets(give)
@@ -147,19 +147,19 @@ class TestChangingThings:
         take.sh("systemctl restart zfsilod.service", timeout_s=STEP_S)
         self.use(pair)
 
-    def test_initiator_name_of_a_client(self, pair: Pair, page: Page) -> None:
+    def test_initiator_name_of_a_client(self, pair: Pair, page: TypedPage) -> None:
         pair.take.sh(INITIATOR, timeout_s=STEP_S)
         page.type("Initiator name of a client")
         self.use(pair)
 
-    def test_name_of_a_pool(self, pair: Pair, page: Page) -> None:
+    def test_name_of_a_pool(self, pair: Pair, page: TypedPage) -> None:
         ctl(pair.give, "volume", "unpublish", NAME, "--all")
         pair.give.sh(UNDER_ANOTHER_NAME, timeout_s=STEP_S)
         page.type("Name of a pool")
         ctl(pair.give, "volume", "publish", NAME, "take")
         self.use(pair)
 
-    def test_machine_replaced_and_certificates(self, pair: Pair, page: Page) -> None:
+    def test_machine_replaced_and_certificates(self, pair: Pair, page: TypedPage) -> None:
         """The next machine needs a certificate, which the section on certificates issues."""
         give, take = pair.give, pair.take
         page.type("Machine replaced")
@@ -176,7 +176,7 @@ class TestChangingThings:
         page.typed.append(block.line)
         self.use(pair)
 
-    def test_pool_on_another_server(self, pair: Pair, page: Page) -> None:
+    def test_pool_on_another_server(self, pair: Pair, page: TypedPage) -> None:
         give = pair.give
         ctl(give, "volume", "unpublish", NAME, "--all")
         give.sh(NEW_SERVER, timeout_s=STEP_S)
@@ -185,7 +185,7 @@ class TestChangingThings:
         ctl(give, "volume", "delete", NAME, "--yes")
         assert leak_check.leaks(pair) == []
 
-    def test_every_block_was_typed(self, page: Page) -> None:
+    def test_every_block_was_typed(self, page: TypedPage) -> None:
         assert sorted(page.typed) == [block.line for block in blocks(PAGE)]
 
     def use(self, pair: Pair) -> None:
