@@ -41,7 +41,8 @@ NOBODY = 65534
 DEADLINE_S = 20
 GIB = 1 << 30
 DATA = path_of("volume", "data")
-CREATE_ZVOL = "create zvol tank/zfsilo/data (1 GiB, thin)"
+ZVOL = "1 GiB, thin, blocks of 16 KiB, snapdev=hidden, sync=always, volmode=dev"
+CREATE_ZVOL = f"create zvol tank/zfsilo/data ({ZVOL})"
 NQN = "nqn.2024-01.lab.other:host"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"

@@ -42,7 +42,7 @@ async def test_the_operation_is_named_before_it_ends(front: Front) -> None:
     operation = await api.GetOperation(pb.GetOperationRequest(name=name))
     assert (operation.state, operation.progress) == (pb.OPERATION_STATE_RUNNING, 0)
     assert (operation.kind, operation.subject, operation.title) == ("create", DATA, "create data")
-    assert operation.actions[0].step == "create zvol tank/zfsilo/data (1 GiB, thin)"
+    assert operation.actions[0].step.startswith("create zvol tank/zfsilo/data (1 GiB, thin, ")
     assert (operation.actions[0].up, operation.actions[0].status) == (
         True,
         pb.ACTION_STATUS_PENDING,

@@ -48,7 +48,8 @@ def test_1_a_failure_is_rolled_back(ctl: Shell) -> None:
     operation = ctl.daemon.operations()[-1].id
     assert complaint == (
         "zfsiloctl: the fuse of the simulated host blew\n"
-        "  create fused: failed at step 'create zvol tank/zfsilo/fused (1 GiB, thin)', "
+        "  create fused: failed at step 'create zvol tank/zfsilo/fused "
+        "(1 GiB, thin, blocks of 16 KiB, snapdev=hidden, sync=always, volmode=dev)', "
         "and was rolled back\n"
         f"  try: zfsiloctl operation show {operation}\n"
     )

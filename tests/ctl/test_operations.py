@@ -48,7 +48,7 @@ def test_show_prints_the_actions_with_their_status(ctl: Shell) -> None:
     operation = ctl.ok("operation list -q --volume moved").strip()
     shown = ctl.ok(f"operation show {operation}")
     assert "  Title:      create moved\n" in shown
-    assert "\n  done       create zvol tank/zfsilo/moved (1 GiB, thin)\n" in shown
+    assert f"\n  done       {created('moved')}\n" in shown
     assert ctl(f"operation show {operation} --json").json["title"] == "create moved"
 
 
@@ -64,7 +64,8 @@ def test_waiting_for_a_failed_operation_reports_its_error(ctl: Shell) -> None:
 
 def created(volume: str) -> str:
     """Return the description of the step that creates a volume of 1 GiB."""
-    return f"create zvol tank/zfsilo/{volume} (1 GiB, thin)"
+    values = "1 GiB, thin, blocks of 16 KiB, snapdev=hidden, sync=always, volmode=dev"
+    return f"create zvol tank/zfsilo/{volume} ({values})"
 
 
 def test_watch_until_it_finishes(ctl: Shell) -> None:

@@ -106,7 +106,7 @@ def test_the_record_is_deleted_by_the_words_of_the_condition(
     left = facts(published).get(f"zvol:{HOME}")
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     ran = published(delete)
-    assert "Delete the record of the volume gone (1.0 GiB), and touch no data? [y/N] " in ran.err
+    assert "Delete the record of gone, and touch no data? [y/N] " in ran.err
     assert ran.out == "delete the record of gone, and touch no data: done\n"
     assert facts(published).get(f"zvol:{HOME}") == left
 

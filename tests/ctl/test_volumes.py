@@ -26,16 +26,18 @@ def test_the_life_of_a_volume(ctl: Shell) -> None:
     assert shown["state"] == "STATE_MOUNTED"
     assert shown["attachment"]["mount_options"] == ["noatime", "nodev"]
     assert shown["attachment"]["filesystem"]["type"] == "xfs"
+    assert ctl.ok("volume resize life +1G --dry-run").startswith("would resize life to 2 GiB:\n")
     assert ctl.ok("volume resize life +1G") == (
-        "update life (capacity_bytes): done\n  next, on take: zfsiloctl volume grow life\n"
+        "resize life to 2 GiB: done\n"
+        "  take has the former size until, on take: zfsiloctl volume grow life\n"
     )
-    assert ctl.ok("volume grow life") == f"grow life to {2 << 30} bytes: done\n"
+    assert ctl.ok("volume grow life") == "grow life to 2 GiB: done\n"
     assert "Filesystem" in ctl.ok("volume stats life")
     assert ctl.ok("volume unmount life /srv/life") == "unmount life from /srv/life: done\n"
     assert ctl.ok("volume unstage life") == "unstage life: done\n"
     assert ctl.ok("volume disconnect life") == "disconnect life: done\n"
     assert ctl.ok("volume unpublish life --all") == "unpublish life from all hosts: done\n"
-    assert ctl.ok("volume delete life --yes") == "delete life: done\n"
+    assert ctl.ok("volume delete life --yes") == "delete life (2 GiB) and its data: done\n"
     assert "this host keeps no deleted volume (server.trash_retention_s)" in ctl.fails(
         3, "volume undelete life"
     )
@@ -60,10 +62,10 @@ def test_a_dry_run_prints_the_actions_and_changes_nothing(ctl: Shell) -> None:
     assert shortened[3].startswith("  listen at ")
     assert shortened[6:] == ["  map LUN 0 of X for iqn.2024-01.lab.take:host"]
     assert ctl.ok("volume delete plan --dry-run").startswith(
-        "would delete plan:\n"
+        "would delete plan (1 GiB) and its data:\n"
         "  check that no other target leads to tank/zfsilo/plan\n"
         "  check that zvol tank/zfsilo/plan has no epoch after 0\n"
-        "  destroy zvol tank/zfsilo/plan\n"
+        "  destroy zvol tank/zfsilo/plan (1 GiB) and its data\n"
     )
     assert "set property zfsilo:labels=" in ctl.ok("volume update plan -l a=b --dry-run")
     planned = ctl("volume publish plan take --dry-run --json").json["operation"]
@@ -147,8 +149,32 @@ def test_deletion_asks_for_confirmation(ctl: Shell, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(sys, "stdin", Terminal(answer))
         ran = ctl("volume delete dear")
         assert ran.code == code
-        assert "Delete the volume dear (1.0 GiB) and all its data? [y/N] " in ran.err
+        assert "Delete dear (1 GiB) and its data? [y/N] " in ran.err
     assert ctl("volume show dear").code == 3
+
+
+def test_a_deletion_that_is_refused_asks_nothing(ctl: Shell) -> None:
+    ctl.ok("volume create asked 1G")
+    ctl.ok("volume publish asked take")
+    assert "asked is published to take" in ctl.fails(5, "volume delete asked")
+
+
+def test_a_deletion_into_the_trash_says_until_when(
+    ctl: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ctl.daemon.front.service.context.settings
+    kept = settings.but(trash_retention_s=86400)
+    monkeypatch.setattr(ctl.daemon.front.service.context, "settings", kept)
+    ctl.ok("volume create kept 1G")
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    ran = ctl("volume delete kept")
+    assert "Delete kept (1 GiB), into the trash? [y/N] " in ran.err
+    assert re.fullmatch(
+        "delete kept \\(1 GiB\\), into the trash: done\n"
+        r"  it stays there until \S+ \S+ UTC: zfsiloctl volume undelete kept\n",
+        ran.out,
+    )
+    assert ctl.ok("volume undelete kept") == "undelete kept: done\n"
 
 
 def test_removal_of_an_orphan_asks_for_confirmation(

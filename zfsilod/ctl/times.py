@@ -26,10 +26,12 @@ def age(stamp: Timestamp) -> str:
 
 def when(stamp: Timestamp) -> str:
     """Return a timestamp in UTC with its age, or "" when it is not set."""
-    if not stamp.seconds:
-        return ""
-    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(stamp.seconds))
-    return f"{text} ({age(stamp)} ago)"
+    return f"{at(stamp)} ({age(stamp)} ago)" if stamp.seconds else ""
+
+
+def at(stamp: Timestamp) -> str:
+    """Return a timestamp in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(stamp.seconds))
 
 
 def left(expires_at: int) -> str:

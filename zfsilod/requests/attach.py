@@ -11,6 +11,7 @@ from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgum
 from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, furthest
 from zfsilod.model.mount_options import check_options
 from zfsilod.model.records import Action, Attachment, Mount
+from zfsilod.model.sizes import show_round
 from zfsilod.model.validation import STAGING, check_id, check_path
 from zfsilod.requests import paths
 from zfsilod.requests.request import Plan, Request, View, put
@@ -237,7 +238,7 @@ class Grow(Request[int]):
             )
         disk = attachment.disk.but(size_bytes=inputs)
         return Plan(
-            title=f"grow {self.id} to {inputs} bytes",
+            title=f"grow {self.id} to {show_round(inputs)}",
             claims=(f"attachment/{self.id}",),
             actions=plans.growth(attachment, inputs),
             commit=(put(attachment.but(disk=disk, updated_at=view.now)),),

@@ -21,6 +21,7 @@ from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.model.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Publication, Trashed, Volume
+from zfsilod.model.sizes import show_round
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent
 from zfsilod.requests.request import Plan, Request, View, drop, put
@@ -87,9 +88,10 @@ class DeleteVolume(Request[ZvolDependents]):
                 volume=self.id,
             )
         retention_s = view.settings.trash_retention_s
+        titled = f"{title} ({show_round(volume.capacity_bytes)})"
         if inputs.lost or not (names or retention_s):
             return Plan(
-                title=title,
+                title=title if inputs.lost else f"{titled} and its data",
                 claims=claims,
                 actions=plans.destruction(volume),
                 commit=(drop(volume), *released(volume)),
@@ -104,7 +106,7 @@ class DeleteVolume(Request[ZvolDependents]):
             clock_trusted=view.clock_trusted,
         )
         return Plan(
-            title=f"{title}, into the trash",
+            title=f"{titled}, into the trash",
             claims=(*claims, f"trash/{volume.uid}"),
             actions=plans.up(
                 [

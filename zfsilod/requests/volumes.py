@@ -15,7 +15,7 @@ from zfsilod.model.errors import (
 from zfsilod.model.pool_space import PoolSpace, check_space
 from zfsilod.model.record import pairs
 from zfsilod.model.records import AccessMode, Action, Host, Mode, Publication, Volume
-from zfsilod.model.sizes import show_exact
+from zfsilod.model.sizes import show_exact, show_round
 from zfsilod.model.validation import (
     check_etag,
     check_fit,
@@ -215,13 +215,21 @@ class UpdateVolume(Request["PoolSpace | None"]):
             new = new.but(epoch=volume.epoch + 1)
             first = plans.epoch(volume, new.epoch, view.operation_id)
         return Plan(
-            title=f"update {self.id} ({', '.join(self.mask)})",
+            title=self._title(new),
             claims=(f"volume/{self.id}",),
             actions=(*(plans.up([first]) if actions else ()), *actions),
             commit=(put(new),),
             revert=(put(volume),) if new.epoch != volume.epoch else (),
             growth=_growth(volume, new.capacity_bytes - volume.capacity_bytes),
         )
+
+    def _title(self, new: Volume) -> str:
+        """Return what changes: the size, other fields by their names, or both."""
+        others = ", ".join(name for name in self.mask if name != "capacity_bytes")
+        if "capacity_bytes" not in self.mask:
+            return f"update {self.id} ({others})"
+        resize = f"resize {self.id} to {show_round(new.capacity_bytes)}"
+        return f"{resize}, and update it ({others})" if others else resize
 
     def _size(self, volume: Volume, pool: PoolSpace, view: View) -> int:
         size = check_size(self.capacity_bytes, self.limit_bytes, volume.volblocksize)

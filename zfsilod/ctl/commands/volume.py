@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl.change import change
+from zfsilod.ctl.change import change, send
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.confirm import confirmed
 from zfsilod.ctl.failures import FAILED
@@ -28,8 +28,8 @@ from zfsilod.ctl.parse import (
     parse_size,
     resource,
 )
+from zfsilod.ctl.times import at
 from zfsilod.model.errors import InvalidArgument, ZfsiloError
-from zfsilod.model.sizes import show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -180,26 +180,41 @@ def _say_who_has_to_grow(args: Namespace, volume: Any) -> None:
     """Name the hosts whose disk and filesystem have the former size until they are grown."""
     for publication in volume.publications:
         host = bare(publication.host, "hosts")
-        say(args, f"  next, on {host}: zfsiloctl volume grow {volume.id}")
+        grow = f"zfsiloctl volume grow {volume.id}"
+        say(args, f"  {host} has the former size until, on {host}: {grow}")
 
 
 def delete(args: Namespace) -> int:
     """Delete a volume, after confirmation."""
     name = bare(args.name, "volumes")
+    request = pb.DeleteVolumeRequest(
+        name=resource(name, "volumes"),
+        etag=args.etag,
+        dependents=pb.DEPENDENTS_KEEP if args.keep_dependents else pb.DEPENDENTS_UNSPECIFIED,
+        record_only=args.record_only,
+    )
     with dial(args) as server:
+        method, uid = server.changes.volumes.DeleteVolume, get(server, name).uid
         if not (args.yes or args.dry_run):
-            size = show_size(get(server, name).capacity_bytes)
-            question = f"Delete the volume {name} ({size}) and all its data?"
-            if args.record_only:
-                question = f"Delete the record of the volume {name} ({size}), and touch no data?"
-            if not confirmed(question):
+            check = pb.DeleteVolumeRequest()
+            check.CopyFrom(request)
+            check.validate_only = True
+            # It raises before the question is asked, and tells whether the data are destroyed.
+            title = clean(send(server, method, check, follow=False).operation.title)
+            if not confirmed(f"{title[0].upper()}{title[1:]}?"):
                 return FAILED
-        request = pb.DeleteVolumeRequest(name=resource(name, "volumes"), etag=args.etag)
-        if args.keep_dependents:
-            request.dependents = pb.DEPENDENTS_KEEP
-        request.record_only = args.record_only
-        change(args, server, server.changes.volumes.DeleteVolume, request)
+        change(args, server, method, request)
+        if not (args.dry_run or args.no_wait or args.json or args.quiet):
+            _say_until_when(args, server, uid)
     return 0
+
+
+def _say_until_when(args: Namespace, server: Server, uid: str) -> None:
+    """Say until when a deleted volume can be restored, if it is in the trash."""
+    request = pb.ListVolumesRequest(filter=equals("uid", uid), show_deleted=True)
+    for volume in server.ask_all(server.api.volumes.ListVolumes, request, "volumes"):
+        restore = f"zfsiloctl volume undelete {volume.id}"
+        say(args, f"  it stays there until {at(volume.purge_time)}: {restore}")
 
 
 def undelete(args: Namespace) -> None:

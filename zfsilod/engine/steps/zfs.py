@@ -58,11 +58,16 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
         return f"zvol {self.dataset} exists"
 
     def describe_do(self) -> str:
-        provisioning = "thin" if self.thin else "thick"
-        return f"create zvol {self.dataset} ({show_round(self.size_bytes)}, {provisioning})"
+        values = (
+            show_round(self.size_bytes),
+            "thin" if self.thin else "thick",
+            f"blocks of {show_round(self.volblocksize)}",
+            *(f"{name}={value}" for name, value in self.properties),
+        )
+        return f"create zvol {self.dataset} ({', '.join(values)})"
 
     def describe_undo(self) -> str:
-        return f"destroy zvol {self.dataset}"
+        return f"destroy zvol {self.dataset} ({show_round(self.size_bytes)}) and its data"
 
     def resources(self) -> Resources:
         return Resources(datasets=(self.dataset,), volumes=(self.uid,))
