@@ -98,14 +98,13 @@ logs  1.0 GiB  mounted    block       -             give    /srv/a, /srv/b  -
 
 
 def test_a_volume_on_its_server(capsys: pytest.CaptureFixture[str]) -> None:
+    volume_output.show_headline(on_server(), different=False, unknown=False)
     volume_output.show_volume(on_server())
     assert (
         capsys.readouterr().out
         == """\
-volume data
-  State:          published
+volume data: healthy, published to take
   Size:           1.5 GiB (1610612736 bytes)
-  Used as:        filesystem
   Filesystem:     ext4 ready 1-2-3
   Dataset:        tank/zfsilo/data (thin, blocks of 16.0 KiB)
   Properties:     compression=zstd
@@ -124,29 +123,56 @@ published to
 
 
 def test_a_volume_on_a_client(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_output.show_volume(on_client())
+    volume = on_client()
+    at(volume.create_time, 90)
+    volume_output.show_headline(volume, different=False, unknown=False)
+    volume_output.show_volume(volume)
     assert (
         capsys.readouterr().out
         == """\
-volume logs
-  State:  mounted
-  Size:   1.0 GiB (1073741824 bytes)
-  Etag:   18
+volume logs: healthy, mounted at /srv/a, /srv/b
+  Size:       1.0 GiB (1073741824 bytes)
+  Etag:       18
+  Connected:  2027-01-15 07:58:30 UTC (1m ago)
 
 on this host
-  State:       mounted
   Server:      give (volume data, epoch 3)
   Target:      iqn.2026-01.org:x
   Portals:     10.0.0.1:3260
   Disk:        1.0 GiB (1073741824 bytes), serial 99999999999999999999999999999999
   Access:      read-write
-  Filesystem:  none
   Staged at:   /stage
   Options:     noatime,ro
   Mounted at:  /srv/a, /srv/b (ro)
   At boot:     not restored
 """
     )
+
+
+@pytest.mark.parametrize(
+    ("different", "unknown", "condition", "operation", "shown"),
+    [
+        (True, False, "", "", "NEEDS ATTENTION, should be mounted at /srv/a, /srv/b"),
+        (False, False, "it fails", "", "NEEDS ATTENTION, should be mounted at /srv/a, /srv/b"),
+        (False, True, "", "", "mounted at /srv/a, /srv/b by its records; not all facts are known"),
+        (False, True, "", "operations/x", "mounted at /srv/a, /srv/b; an operation changes it"),
+    ],
+)
+def test_the_headline_of_a_volume_that_is_not_known_to_be_healthy(
+    capsys: pytest.CaptureFixture[str],
+    different: bool,
+    unknown: bool,
+    condition: str,
+    operation: str,
+    shown: str,
+) -> None:
+    volume = on_client()
+    volume.operation = operation
+    volume.conditions.extend([condition] if condition else [])
+    volume_output.show_headline(volume, different=different, unknown=unknown)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"volume logs: {shown}")
+    assert lines[1:] == ([f"  ! {condition}"] if condition else []), "its owner repairs the rest"
 
 
 def test_stats(capsys: pytest.CaptureFixture[str]) -> None:

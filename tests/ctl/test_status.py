@@ -15,6 +15,7 @@ from zfsilod.ctl.output.facts import SECTIONS
 from zfsilod.engine import plans
 from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import Unauthenticated
+from zfsilod.model.host_facts import HIDDEN
 from zfsilod.model.records import Condition, Volume
 from zfsilod.security import certificates
 from zfsilod.wire.storage_server import StorageServers
@@ -76,7 +77,13 @@ def test_every_fact_is_compared_with_the_records(ctl: Shell, broken: str) -> Non
     truths = {fact["kind"]: fact["truth"] for fact in facts}
     assert truths["Zvol"] == "TRUTH_ABSENT"
     assert truths["Acl"] == "TRUTH_PRESENT"
-    assert "├─ export\n" in ctl.ok(f"volume show {broken}")
+    shown = ctl.ok(f"volume show {broken}")
+    assert shown.startswith(f"volume {broken}: NEEDS ATTENTION, should be published to web\n")
+    assert "NO       zvol tank/zfsilo/broken exists\n" in shown
+    assert " ok " not in shown, "a fact that is as recorded is not worth a line"
+    assert "   ├─ ok       target has an ACL of iqn.2026-01.org.example:web\n" in ctl.ok(
+        f"volume show {broken} --facts"
+    )
 
 
 def test_narrow_terminals_and_colours(
@@ -140,6 +147,18 @@ def test_a_mount_that_was_removed_by_hand(ctl: Shell, mounted: str) -> None:
     assert ("mounted" not in shown.splitlines()[2], "1 incomplete" in shown) == (True, True)
     facts.effect("mount:/srv/seen", mount)
     assert ALL_WELL in ctl.ok("status")
+
+
+def test_a_healthy_volume_fits_one_screen(ctl: Shell, mounted: str) -> None:
+    lines = ctl.ok(f"volume show {mounted}").splitlines()
+    assert lines[0] == f"volume {mounted}: healthy, mounted at /srv/seen"
+    assert len(lines) <= 25, "it is its server and its client"
+    assert lines[-1].endswith(
+        f" facts are as recorded; 3 more are {HIDDEN}: zfsiloctl volume show {mounted} --facts"
+    )
+    shown = ctl.ok(f"volume show {mounted} --facts")
+    assert "  ├─ hidden   disk has the ext4 filesystem\n" in shown
+    assert "?" not in shown, "what the daemon never sees is no doubt"
 
 
 def test_a_zvol_that_was_renamed(ctl: Shell) -> None:

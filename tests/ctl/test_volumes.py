@@ -218,7 +218,7 @@ class Terminal:
 
 def test_a_created_volume_is_shown_without_absent_facts(ctl: Shell) -> None:
     ctl.ok("volume create bare 1G")
-    shown = ctl.ok("volume show bare")
+    shown = ctl.ok("volume show bare --facts")
     assert "\nnot published\n" in shown
     assert "zvol tank/zfsilo/bare" in shown
     assert " not: " not in shown

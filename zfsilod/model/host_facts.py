@@ -8,6 +8,8 @@ from zfsilod.model.record import Pairs, Record
 
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
 FILESYSTEMS = ("ext4", "xfs")  # to add one: docs/architecture.md, "To add a filesystem"
+HIDDEN = "hidden by the daemon's sandbox"
+"""Why a fact is unknown that only workers can probe, since it needs the device."""
 
 
 class Disk(Record, tag="Disk"):

@@ -15,6 +15,7 @@ from zfsilod.engine.steps.mount import FilesystemWorks
 from zfsilod.engine.steps.session import Session
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.model.host_facts import HIDDEN
 from zfsilod.model.record import Pairs, Record
 from zfsilod.model.records import Action, Attachment, Condition, Volume
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
@@ -195,7 +196,7 @@ def check_facts(view: VolumeView, machine: HostAdapters, settings: Settings) -> 
         step = action.step
         if not isinstance(step, HostStep):
             continue
-        truth, problem = UNKNOWN, "hidden by the daemon's sandbox"
+        truth, problem = UNKNOWN, HIDDEN
         if not step.sticky:
             truth, problem = _probe(step, machine)
         check = Check(

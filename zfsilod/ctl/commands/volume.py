@@ -14,7 +14,7 @@ from zfsilod.ctl.confirm import confirmed
 from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.filters import all_of, equals, label_filters
 from zfsilod.ctl.output import volume as volume_output
-from zfsilod.ctl.output.facts import all_hold, show_facts
+from zfsilod.ctl.output.facts import all_hold, noteworthy, show_facts, summary
 from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import clean, say
 from zfsilod.ctl.parse import (
@@ -53,21 +53,29 @@ def list_volumes(args: Namespace) -> None:
 
 
 def show(args: Namespace) -> None:
-    """Show a volume in detail, with the facts on the host."""
+    """Show a volume in detail, with the facts on the host that are not as recorded, or all."""
+    facts, why_unknown = [], ""
     with dial(args) as server:
         volume = get(server, args.name)
         if args.json:
             print(as_json(volume))
             return
-        volume_output.show_volume(volume)
         try:
-            response = probed(server, args.name)
+            facts = present_or_wanted(probed(server, args.name).facts)
         except ZfsiloError as error:  # an older server, a host's token, a pool that does not answer
-            print(f"\ncannot probe the volume: {clean(error.message)}")
-            return
-    if facts := present_or_wanted(response.facts):
+            why_unknown = error.message
+    differing = noteworthy(facts)
+    volume_output.show_headline(
+        volume, different=not all_hold(facts), unknown=bool(differing or why_unknown)
+    )
+    volume_output.show_volume(volume)
+    if shown := facts if args.facts else differing:
         print()
-        show_facts("on the host", facts)
+        show_facts("on the host", shown)
+    if why_unknown:
+        print(f"\ncannot probe the volume: {clean(why_unknown)}")
+    elif not args.facts:
+        print(f"\n{summary(facts)}: zfsiloctl volume show {bare(args.name, 'volumes')} --facts")
 
 
 def probe(args: Namespace) -> int:

@@ -75,7 +75,7 @@ def shorten_middle(text: str, columns: int) -> str:
 
 def paint(colour: str, text: str) -> str:
     """Return a text in a colour, if standard output shows colours."""
-    return f"{colour}{text}{RESET}" if coloured(sys.stdout) else text
+    return f"{colour}{text}{RESET}" if colour and coloured(sys.stdout) else text
 
 
 def clean(text: str) -> str:

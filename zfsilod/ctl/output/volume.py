@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
-from zfsilod.ctl.output.table import show_block, show_table
+from zfsilod.ctl.output.table import BAD, BOLD, DOUBT, GOOD, clean, paint, show_block, show_table
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.times import age, when
 from zfsilod.model.sizes import show_exact, show_size
@@ -55,16 +55,49 @@ def size_of(volume: Any) -> int:
     return int(volume.capacity_bytes or volume.attachment.disk.size_bytes)
 
 
+def show_headline(volume: Any, *, different: bool, unknown: bool) -> None:
+    """Print the name of a volume, whether it is healthy, where it is, and its problems.
+
+    `different`: facts differ from its records; `unknown`: some are not known.
+    """
+    where = whereabouts(volume)
+    if different or volume.conditions:
+        verdict, colour = f"NEEDS ATTENTION, should be {where}", BAD
+    elif volume.operation:
+        verdict, colour = f"{where}; an operation changes it", DOUBT
+    elif unknown:
+        verdict, colour = f"{where} by its records; not all facts are known now", DOUBT
+    else:
+        verdict, colour = f"healthy, {where}", GOOD
+    print(f"{paint(BOLD, f'volume {volume.id}')}: {paint(colour, clean(verdict))}")
+    for sentence in volume.conditions:
+        print(f"  ! {clean(sentence)}")
+    is_repaired_by_owner = volume.attachment.restore == pb.RESTORE_NEVER
+    if different and not volume.conditions and not is_repaired_by_owner:
+        print(f"  try: zfsiloctl volume sync {volume.id}")
+
+
+def whereabouts(volume: Any) -> str:
+    """Return where a volume can be used: "mounted at /srv/data", "published to take"."""
+    paths = {
+        pb.STATE_MOUNTED: [mount.path for mount in volume.attachment.mounts],
+        pb.STATE_STAGED: [volume.attachment.staging_path],
+        pb.STATE_PUBLISHED: [bare(one.host, "hosts") for one in volume.publications],
+    }.get(volume.state, [])
+    preposition = "to" if volume.state == pb.STATE_PUBLISHED else "at"
+    places = f" {preposition} {commas(paths)}" if any(paths) else ""
+    return f"{state(volume.state)}{places}"
+
+
 def show_volume(volume: Any) -> None:
-    """Print the details of a volume."""
+    """Print the details of a volume, below its headline."""
+    used_as = word(pb.Mode, volume.mode, "MODE_")
     show_block(
-        f"volume {volume.id}",
+        "",
         [
-            ("State", state(volume.state)),
             ("Size", show_exact(size_of(volume))),
-            ("Used as", word(pb.Mode, volume.mode, "MODE_")),
+            ("Used as", "block device" if used_as == "block" else ""),
             ("Operation", bare(volume.operation, "operations")),
-            ("Problems", "; ".join(volume.conditions)),
             ("Filesystem", filesystem(volume.filesystem)),
             *_on_server(volume),
         ],
@@ -80,13 +113,13 @@ def show_volume(volume: Any) -> None:
         print("\nnot published")
     if volume.HasField("attachment"):
         print()
-        show_block("on this host", _attachment(volume.attachment))
+        show_block("on this host", _attachment(volume))
 
 
 def _on_server(volume: Any) -> list[tuple[str, str]]:
     """Return the values that only the server of the volume knows."""
     if not volume.dataset:
-        return [("Etag", volume.etag), ("Created", when(volume.create_time))]
+        return [("Etag", volume.etag), ("Connected", when(volume.create_time))]
     thin = "thin" if volume.thin else "thick"
     return [
         ("Dataset", f"{volume.dataset} ({thin}, blocks of {show_size(volume.volblocksize)})"),
@@ -101,7 +134,7 @@ def _on_server(volume: Any) -> list[tuple[str, str]]:
         ("Uid", volume.uid),
         ("Etag", volume.etag),
         ("Created", when(volume.create_time)),
-        ("Updated", when(volume.update_time)),
+        ("Updated", when(volume.update_time) if volume.update_time != volume.create_time else ""),
     ]
 
 
@@ -119,21 +152,21 @@ def _publication(publication: Any) -> list[str]:
     ]
 
 
-def _attachment(attachment: Any) -> list[tuple[str, str]]:
+def _attachment(volume: Any) -> list[tuple[str, str]]:
+    """Return the values of an attachment, without those that the volume has too."""
+    attachment, disk = volume.attachment, volume.attachment.disk
+    same_disk = (disk.size_bytes, disk.serial) == (volume.capacity_bytes, volume.uid)
+    same_filesystem = volume.filesystem.uuid == attachment.filesystem.uuid
     by_itself = ", published by this host" if attachment.published_here else ""
-    volume = f"volume {attachment.volume}, epoch {attachment.epoch}{by_itself}"
+    source = f"volume {attachment.volume}, epoch {attachment.epoch}{by_itself}"
     options = [*attachment.mount_options, *(["ro"] if attachment.stage_readonly else [])]
     return [
-        ("State", state(attachment.state)),
-        (
-            "Server",
-            f"{attachment.server} ({volume})",
-        ),
-        ("Target", attachment.disk.target),
+        ("Server", f"{attachment.server} ({source})"),
+        ("Target", disk.target),
         ("Portals", commas(attachment.portals)),
-        ("Disk", f"{show_exact(attachment.disk.size_bytes)}, serial {attachment.disk.serial}"),
+        ("Disk", "" if same_disk else f"{show_exact(disk.size_bytes)}, serial {disk.serial}"),
         ("Access", "read-only" if attachment.readonly else "read-write"),
-        ("Filesystem", filesystem(attachment.filesystem)),
+        ("Filesystem", "" if same_filesystem else filesystem(attachment.filesystem)),
         ("Staged at", attachment.staging_path),
         ("Options", ",".join(options)),
         (
