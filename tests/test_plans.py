@@ -112,9 +112,9 @@ def test_attach_by_value() -> None:
 
 
 def test_create_and_clone_by_value() -> None:
+    properties = "compression=lz4, snapdev=hidden, sync=always, volmode=dev"
     assert words(plans.up([plans.zvol(VOLUME)])) == [
-        "create zvol tank/data (1 GiB, thin, blocks of 16 KiB, compression=lz4, snapdev=hidden, "
-        "sync=always, volmode=dev)"
+        f"create zvol tank/data (1 GiB, thin, blocks of 16 KiB, {properties})"
     ]
     assert words(plans.clone(COPY, ORIGIN.but(own=True), "01jd")) == [
         "clone zvol tank/data to tank/copy",

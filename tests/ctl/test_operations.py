@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import threading
 from types import SimpleNamespace
@@ -39,15 +40,30 @@ def test_no_wait_returns_the_operation(ctl: Shell) -> None:
 def test_a_list_of_operations(ctl: Shell) -> None:
     ctl.ok("volume create listed 1G")
     lines = ctl.ok("operation list --volume listed --state done").splitlines()
-    assert lines[0].split() == ["NAME", "STATE", "TITLE", "CALLER", "AGE"]
-    assert lines[1].split()[1:] == ["done", "create", "listed", "uid", "0", "(unix)", "0s"]
+    assert lines[0].split() == ["AGE", "TITLE", "STATE", "BY", "TOOK", "ID"]
+    (operation,) = ctl.ok("operation list -q --volume listed").split()
+    age, *middle, took, short = lines[1].split()
+    assert middle == ["create", "listed", "done", "root"]
+    assert (age[-1], took[-1], short) == ("s", "s", operation[-8:])
+
+
+def test_an_operation_is_named_by_a_unique_part_of_its_id(ctl: Shell) -> None:
+    ctl.ok("volume create parted 1G")
+    (operation,) = ctl.ok("operation list -q --volume parted").split()
+    for part in (operation, operation[-8:], operation[-8:].upper(), operation[:20]):
+        assert ctl.ok(f"operation show {part}").startswith(f"operation {operation}: create parted")
+        assert ctl.ok(f"operation wait {part}") == "create parted: done\n"
+    assert "starts or ends with uuu" in ctl.fails(3, "operation show uuu")
+    assert "operations have an id that starts or ends with 0" in ctl.fails(2, "operation show 0")
 
 
 def test_show_prints_the_actions_with_their_status(ctl: Shell) -> None:
     ctl.ok("volume create moved 1G")
     operation = ctl.ok("operation list -q --volume moved").strip()
     shown = ctl.ok(f"operation show {operation}")
-    assert "  Title:      create moved\n" in shown
+    first = re.compile(rf"operation {operation}: create moved · done in \d+s\n")
+    assert first.match(shown)
+    assert "  By:         uid 0 (unix)\n  Submitted:  2" in shown
     assert f"\n  done       {created('moved')}\n" in shown
     assert ctl(f"operation show {operation} --json").json["title"] == "create moved"
 
@@ -73,8 +89,11 @@ def test_watch_until_it_finishes(ctl: Shell) -> None:
     operation = ctl.ok("volume create watched 1G --no-wait").strip()
     threading.Timer(0.3, ctl.daemon.calm).start()
     lines = ctl.ok(f"operation watch {operation}").splitlines()
-    assert lines[0] == f"{operation}  create watched · 0 % · {created('watched')}"
-    assert lines[-2:] == [f"{operation}  create watched · done", "create watched: done"]
+    line = re.compile(rf"2\d{{3}}-\d\d-\d\dT\d\d:\d\d:\d\dZ  {operation[-8:]}  (.*) · by root")
+    shown = [match[1] for match in map(line.fullmatch, lines) if match]
+    assert shown[0] == f"create watched · 0 % · {created('watched')}"
+    assert shown[-1] == "create watched · done"
+    assert lines[len(shown) :] == ["create watched: done"]
 
 
 class Streams:

@@ -122,7 +122,12 @@ VOLUME = Argument("name", metavar="VOLUME", offer="volumes", text="id of the vol
 SNAPSHOT = Argument("name", metavar="SNAPSHOT", offer="snapshots", text="id of the snapshot")
 GROUP = Argument("name", metavar="GROUP", offer="groups", text="id of the snapshot group")
 HOST = Argument("name", metavar="HOST", offer="hosts", text="id of the host")
-OPERATION = Argument("name", metavar="OPERATION", offer="operations", text="id of the operation")
+OPERATION = Argument(
+    "name",
+    metavar="OPERATION",
+    offer="operations",
+    text="id of the operation, or a unique start or end of it",
+)
 FORCE = flag("--force", text="even while it is in use; data that is not written yet is lost")
 ETAG = Argument("--etag", text="refuse if it was changed since it was read with this etag")
 LABEL_FILTER = repeatable("-l", "--label", metavar="NAME=VALUE", text="only with this label")

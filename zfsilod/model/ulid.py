@@ -6,6 +6,7 @@ import secrets
 import time
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in lower case
+LENGTH = 26
 ULID = "[0-9a-hjkmnp-tv-z]{26}"  # as a pattern
 
 

@@ -12,6 +12,7 @@ from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.record import Pairs, pairs
 from zfsilod.model.records import Publication
 from zfsilod.model.ulid import ALPHABET
+from zfsilod.model.ulid import LENGTH as ULID_LENGTH
 from zfsilod.model.validation import check_id
 from zfsilod.wire import enums
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     )
     from zfsilod.service.drift import Check, DriftReport
     from zfsilod.storage.volume_view import VolumeView
-
-ULID_LENGTH = 26
 
 
 # Records to messages

@@ -12,20 +12,32 @@ from zfsilod.ctl.change import outcome
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.filters import all_of, equals
 from zfsilod.ctl.output.messages import as_json, dumps, plain, show_all
-from zfsilod.ctl.output.progress import ENDED, ProgressLine, describe
-from zfsilod.ctl.output.table import clean, say, show_block, show_table
-from zfsilod.ctl.output.volume import word
+from zfsilod.ctl.output.operation import (
+    SETTLED,
+    change_line,
+    id_of,
+    show_list,
+    show_operation,
+    state_of,
+)
+from zfsilod.ctl.output.progress import ENDED, ProgressLine
+from zfsilod.ctl.output.table import clean, say
 from zfsilod.ctl.parse import bare, resource
-from zfsilod.ctl.times import age, when
-from zfsilod.model.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from zfsilod.model.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from zfsilod.model.ulid import LENGTH as ULID_LENGTH
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
 STILL_RUNNING = "NOT (state = DONE OR state = ROLLED_BACK OR state = ABANDONED)"
-# Finished, or waiting for a repair.
-SETTLED = (*ENDED, pb.OPERATION_STATE_NEEDS_REPAIR)
+MAX_NAMED = 4
 
 
 def list_operations(args: Namespace) -> None:
@@ -37,24 +49,12 @@ def list_operations(args: Namespace) -> None:
     with dial(args) as server:
         request = pb.ListOperationsRequest(filter=wanted)
         operations = server.ask_all(server.api.operations.ListOperations, request, "operations")
-    columns = ("NAME", "STATE", "DONE", "TITLE", "CALLER", "AGE")
-    rows = [
-        [
-            id_of(operation),
-            state_of(operation),
-            "" if operation.state in SETTLED else f"{operation.progress} %",
-            operation.title,
-            operation.caller,
-            age(operation.create_time),
-        ]
-        for operation in operations
-    ]
     show_all(
         args,
         "operations",
         operations,
         name=id_of,
-        table=lambda: show_table(columns, rows),
+        table=lambda: show_list(operations),
     )
 
 
@@ -65,30 +65,13 @@ def show(args: Namespace) -> None:
     if args.json:
         print(as_json(operation))
         return
-    show_block(
-        f"operation {id_of(operation)}",
-        [
-            ("Title", operation.title),
-            ("State", state_of(operation)),
-            ("Progress", f"{operation.progress} %"),
-            ("Subject", operation.subject),
-            ("Error", operation.error.message),
-            ("Failed action", operation.error.step),
-            ("Caller", operation.caller),
-            ("Submitted", when(operation.create_time)),
-            ("Finished", when(operation.end_time)),
-        ],
-    )
-    for action in operation.actions:
-        print(
-            f"  {word(pb.ActionStatus, action.status, 'ACTION_STATUS_'):<9}  {clean(action.step)}"
-        )
+    show_operation(operation)
 
 
 def wait(args: Namespace) -> int:
     """Wait until an operation finishes; raise its error if it failed."""
-    name = resource(args.name, "operations")
     with dial(args) as server:
+        name = find(server, args.name)
         server.read_s = server.change_s
         progress = ProgressLine(server, lambda: name, draw=not (args.json or args.quiet))
         progress.start()
@@ -142,9 +125,7 @@ def _print_change(args: Namespace, operation: Any) -> None:
     if args.json:
         print(dumps(plain(operation), indent=None), flush=True)
     else:
-        settled = f"{clean(operation.title)} · {state_of(operation)}"
-        line = settled if operation.state in SETTLED else describe(operation)
-        print(f"{id_of(operation)}  {line}", flush=True)
+        print(change_line(operation), flush=True)
 
 
 def changes_since(
@@ -175,24 +156,24 @@ def newest_revision(server: Server) -> int:
 
 def cancel(args: Namespace) -> None:
     """Stop an operation and start its rollback."""
-    request = pb.CancelOperationRequest(name=resource(args.name, "operations"))
     with dial(args) as server:
+        request = pb.CancelOperationRequest(name=find(server, args.name))
         operation = server.ask(server.api.operations.CancelOperation, request)
     _report(args, operation, "stopped; rolling back")
 
 
 def repair(args: Namespace) -> None:
     """Retry the rollback of an operation."""
-    request = pb.RepairOperationRequest(name=resource(args.name, "operations"))
     with dial(args) as server:
+        request = pb.RepairOperationRequest(name=find(server, args.name))
         operation = server.ask(server.api.operations.RepairOperation, request)
     _report(args, operation, "retrying the rollback")
 
 
 def abandon(args: Namespace) -> None:
     """Release the claims of an operation that cannot be rolled back, and list what it leaves."""
-    request = pb.AbandonOperationRequest(name=resource(args.name, "operations"))
     with dial(args) as server:
+        request = pb.AbandonOperationRequest(name=find(server, args.name))
         operation = server.ask(server.api.operations.AbandonOperation, request)
     if args.json:
         print(as_json(operation))
@@ -230,15 +211,27 @@ def _report(args: Namespace, operation: Any, progress: str) -> None:
 
 def get(server: Server, name: str) -> Any:
     """Return an operation."""
-    request = pb.GetOperationRequest(name=resource(name, "operations"))
+    request = pb.GetOperationRequest(name=find(server, name))
     return server.ask(server.api.operations.GetOperation, request)
 
 
-def id_of(operation: Any) -> str:
-    """Return the id of an operation, a ULID."""
-    return bare(operation.name, "operations")
-
-
-def state_of(operation: Any) -> str:
-    """Return the state of an operation in lower case."""
-    return word(pb.OperationState, operation.state, "OPERATION_STATE_").replace("_", " ")
+def find(server: Server, text: str) -> str:
+    """Return the name of an operation from its id, or from the unique start or end of its id."""
+    part = bare(text, "operations").lower()
+    if not part or len(part) >= ULID_LENGTH:
+        return resource(text, "operations")
+    request = pb.ListOperationsRequest()
+    operations = server.ask_all(server.api.operations.ListOperations, request, "operations")
+    matches = [
+        name for name in map(id_of, operations) if name.startswith(part) or name.endswith(part)
+    ]
+    if not matches:
+        raise NotFound(f"there is no operation whose id starts or ends with {part}")
+    if len(matches) > 1:
+        some = ", ".join(matches[:MAX_NAMED]) + (", ..." if len(matches) > MAX_NAMED else "")
+        raise InvalidArgument(
+            f"{len(matches)} operations have an id that starts or ends with {part}: {some}",
+            reason="USAGE",
+            usage="zfsiloctl operation list -q",
+        )
+    return resource(matches[0], "operations")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BOLD, RESET = "\x1b[1m", "\x1b[0m"
 GOOD, BAD, DOUBT = "\x1b[32m", "\x1b[31m", "\x1b[33m"
 RIGHT = ("SIZE", "TOTAL", "USED", "FREE", "EPOCH")
-WHOLE = (*RIGHT, "STATE", "AGE")  # columns that are never cut
+WHOLE = (*RIGHT, "STATE", "AGE", "TOOK", "ID")  # columns that are never cut
 GAP = "  "
 MIN_WIDTH = 40
 NARROWEST = 6  # of the columns that are cut
