@@ -163,10 +163,12 @@ async def test_a_session_that_broke_just_now_needs_attention(tmp_path: Path) -> 
             Connect(id="data", server="give", volume="data"),
         )
         assert await front.service.stats.broken_sessions() == {}
-        disk = front.read(lambda txn: txn.get(Attachment, "data")).disk
-        front.fixture.host.lio.remove_acl(disk.target, TAKE)
-        problem = f"the session with {disk.target} is lost"
-        assert await front.service.stats.broken_sessions() == {"data": problem}
+        attachment = front.read(lambda txn: txn.get(Attachment, "data"))
+        front.fixture.host.lio.remove_acl(attachment.disk.target, TAKE)
+        broken = await front.service.stats.broken_sessions()
+        problem = broken["data"]
+        assert problem.startswith("the session with give at ")
+        assert " is lost since " in problem
         status = await front.root().service.GetStatus(GetStatusRequest())
         assert [(a.subject, a.sentence) for a in status.attention] == [("volumes/data", problem)]
         assert status.attention_count == 1

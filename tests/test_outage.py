@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from tests.service_fixture import administrator
@@ -157,21 +158,39 @@ async def test_a_lost_session_and_its_return_are_said_once(fixture: ServiceFixtu
     watch, written = HostWatch(fixture.service), lines(fixture)
     await watch.look()
     name, fact = session(fixture)
-    target = name.partition(":")[2]
     fixture.host.facts.memory[name] = fact | {"lost": True}
     for _look in range(3):
         await watch.look()
     assert await conditions(fixture)
+    shown = await fixture.service.stats.broken_sessions()
+    configure(fixture, 300)
+    assert "UTC, then fails" in (await fixture.service.stats.broken_sessions())["data"]
+    configure(fixture, 0)
     fixture.host.facts.memory[name] = fact
     fail_filesystem(fixture)
     for _look in range(3):
         await watch.look()
     assert not await conditions(fixture)
     assert "failed" not in {name.partition(":")[0] for name in fixture.facts}
-    assert [line for line in written if "filesystem" not in line] == [
-        f"data: the session with {target} is lost",
-        f"data: the session with {target} is back",
-    ]
+    lost, back = (line for line in written if "filesystem" not in line)
+    assert re.fullmatch(
+        r"data: the session with give at \S+:3260 is lost since \d\d:\d\d:\d\d UTC; "
+        "I/O waits until it is back",
+        lost,
+    )
+    assert lost == f"data: {shown['data']}", "the same words and the same time everywhere"
+    assert back == "data: the session with give is back"
+
+
+async def test_a_session_that_was_lost_before_the_daemon_looked(fixture: ServiceFixture) -> None:
+    await fixture.do(*BOOT)
+    name, fact = session(fixture)
+    fixture.host.facts.memory[name] = fact | {"lost": True}
+    sentence = (await fixture.service.stats.broken_sessions())["data"]
+    assert sentence.endswith(":3260 is lost; I/O waits until it is back"), "nobody knows since when"
+    del fixture.host.facts.memory[name]
+    sentence = (await fixture.service.stats.broken_sessions())["data"]
+    assert sentence.startswith("there is no session with give at ")
 
 
 async def test_an_operation_is_not_a_change_that_is_said(fixture: ServiceFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,25 @@ def test_a_mount_that_was_removed_by_hand(ctl: Shell, mounted: str) -> None:
     assert ("mounted" not in shown.splitlines()[2], "1 incomplete" in shown) == (True, True)
     facts.effect("mount:/srv/seen", mount)
     assert ALL_WELL in ctl.ok("status")
+
+
+def test_one_cause_is_one_line(ctl: Shell, mounted: str) -> None:
+    ctl.ok("volume create other 1G --host take")
+    ctl.ok("volume connect other --server give")
+    facts = ctl.daemon.front.fixture.host.facts
+    sessions = {name: facts.get(name) for name in facts.snapshot() if name[:8] == "session:"}
+    ctl.ok("status")
+    for name, session in sessions.items():
+        facts.effect(name, session | {"lost": True})
+    shown = ctl.ok("status")
+    for name, session in sessions.items():
+        facts.effect(name, session)
+    ctl.ok("volume disconnect other")
+    ctl("volume unpublish other --all")
+    ctl.ok("volume delete other --yes")
+    line = rf"  other, {mounted}: the session with give at \S+:3260 is lost since .*; I/O waits"
+    assert len(re.findall(line, shown)) == 1
+    assert shown.endswith("    try: zfsiloctl doctor\n")
 
 
 def test_a_healthy_volume_fits_one_screen(ctl: Shell, mounted: str) -> None:

@@ -357,6 +357,16 @@ def test_a_lost_session_is_unavailable(initiator: Initiator) -> None:
         initiator.iscsi.has_session(DISK)
 
 
+def test_the_problems_of_sessions(initiator: Initiator) -> None:
+    assert initiator.iscsi.problems([DISK]) == {TARGET: "NO_SESSION"}
+    session = initiator.sys.login()
+    assert initiator.iscsi.problems([DISK]) == {}
+    assert initiator.iscsi.problems([DISK.but(serial="f" * 32)]) == {TARGET: "NO_DISK"}
+    for state in ("FAILED", "FREE"):
+        (session / "state").write_text(f"{state}\n")
+        assert initiator.iscsi.problems([DISK]) == {TARGET: "LOST"}
+
+
 def test_udev_is_waited_for(initiator: Initiator) -> None:
     (initiator.sys.run / "udev/data").mkdir(parents=True)
     (initiator.sys.run / "udev/control").touch()

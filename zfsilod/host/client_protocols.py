@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
-    from zfsilod.model.host_facts import Disk, Filesystem
+    from zfsilod.model.host_facts import Disk, Filesystem, SessionProblem
 
 
 class IscsiAdapter(Protocol):
@@ -139,11 +139,8 @@ class IscsiAdapter(Protocol):
     def host_nqn(self) -> str:
         """Return the NVMe name of this host; "" when it has none."""
 
-    def problem(self, disk: Disk) -> str:
-        """Return a sentence about the session of the disk when it is not usable, otherwise ""."""
-
-    def problems(self, disks: list[Disk]) -> dict[str, str]:
-        """Return these sentences for many disks, by target, from one reading of sysfs."""
+    def problems(self, disks: list[Disk]) -> dict[str, SessionProblem]:
+        """Return the problems of the sessions of disks, by target, from one reading of sysfs."""
 
 
 class BlockAdapter(Protocol):

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
     from zfsilod.host.session_secrets import LiveSessionSecrets
     from zfsilod.model.chap import Chap
-    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.host_facts import Disk, SessionProblem
 
 INITIATOR_NAME = Path("/etc/iscsi/initiatorname.iscsi")
 HOST_NQN = Path("/etc/nvme/hostnqn")
@@ -372,26 +372,21 @@ class RealIscsi:
     def host_nqn(self) -> str:
         return host_nqn()
 
-    def problem(self, disk: Disk) -> str:
-        return self._problem(disk, self._disks.session(disk.target))
-
-    def problems(self, disks: list[Disk]) -> dict[str, str]:
+    def problems(self, disks: list[Disk]) -> dict[str, SessionProblem]:
         sessions: dict[str, IscsiSession] = {}
         for session in self._disks.sessions() if disks else ():
             if session.target not in sessions or session.state == LOGGED_IN:
                 sessions[session.target] = session
         named = {disk.target: self._problem(disk, sessions.get(disk.target)) for disk in disks}
-        return {target: sentence for target, sentence in named.items() if sentence}
+        return {target: problem for target, problem in named.items() if problem is not None}
 
-    def _problem(self, disk: Disk, session: IscsiSession | None) -> str:
+    def _problem(self, disk: Disk, session: IscsiSession | None) -> SessionProblem | None:
         if session is None:
-            return f"there is no session with {disk.target}"
+            return "NO_SESSION"
         if session.state != LOGGED_IN:
-            return f"the session with {disk.target} is lost (state {session.state})"
+            return "LOST"
         device = self._disks.device(session)
-        if device is None or device.serial != disk.serial:
-            return f"the disk of {disk.target} has disappeared"
-        return ""
+        return "NO_DISK" if device is None or device.serial != disk.serial else None
 
     def sessions(self, prefix: str = "") -> list[str]:
         return [session.target for session in self._disks.sessions(prefix)]

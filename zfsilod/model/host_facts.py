@@ -7,6 +7,8 @@ from typing import Literal, get_args
 from zfsilod.model.record import Pairs, Record
 
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
+SessionProblem = Literal["NO_SESSION", "LOST", "NO_DISK"]
+"""Why the session of a disk is not usable; service/session_problems.py has the words."""
 FILESYSTEMS = ("ext4", "xfs")  # to add one: docs/architecture.md, "To add a filesystem"
 HIDDEN = "hidden by the daemon's sandbox"
 """Why a fact is unknown that only workers can probe, since it needs the device."""

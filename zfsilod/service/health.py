@@ -74,7 +74,10 @@ class HealthReader:
         known = {attention.subject for attention in health.attention}
         for name, sentence in (problems | sessions).items():
             if f"volumes/{name}" not in known:
-                health.attention.append(about_volume(name, sentence))
+                attention = about_volume(name, sentence)
+                # doctor tells why a server is not reached; the page of the volume does not.
+                command = "zfsiloctl doctor" if name in sessions else attention.command
+                health.attention.append(attention.but(command=command))
         return health
 
     def unmet_wishes(self) -> int:

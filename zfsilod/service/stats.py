@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.model.records import Attachment
+from zfsilod.service.session_problems import SessionProblems
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,7 @@ class StatsReader:
     """Samples volumes; remembers which filesystems block their reader."""
 
     def __init__(self, context: Context) -> None:
+        self.session_problems = SessionProblems(context)
         self._context = context
         self._blocking: set[str] = set()
 
@@ -63,11 +65,7 @@ class StatsReader:
                 for attachment in txn.scan(Attachment)
                 if attachment.state != "ABSENT" and not txn.claimant(f"attachment/{attachment.id}")
             ]
-        iscsi = self._context.machine.iscsi
-        problems = await self._context.look(
-            lambda: {one.id: iscsi.problem(one.disk) for one in attachments}
-        )
-        return {name: problem for name, problem in problems.items() if problem}
+        return await self._sessions_of(attachments)
 
     async def _of_attachment(self, attachment: Attachment) -> Stats:
         if attachment.mode == "BLOCK":
@@ -97,9 +95,12 @@ class StatsReader:
         return figures | {"referenced": usage["referenced"]}
 
     async def _session(self, attachment: Attachment) -> tuple[str, ...]:
-        iscsi = self._context.machine.iscsi
-        problem = await self._context.look(partial(iscsi.problem, attachment.disk))
-        return (problem,) if problem else ()
+        return tuple((await self._sessions_of([attachment])).values())
+
+    async def _sessions_of(self, attachments: list[Attachment]) -> dict[str, str]:
+        disks = [attachment.disk for attachment in attachments]
+        problems = await self._context.look(partial(self._context.machine.iscsi.problems, disks))
+        return self.session_problems.describe(attachments, problems)
 
 
 async def sample_blocking(

@@ -69,9 +69,11 @@ class HostWatch:
 
     async def look(self) -> None:
         """Compare the attachments with the last look; report and repair what changed."""
-        looked_at = {one.id: one for one, is_idle in self._attachments() if is_idle}
+        recorded = self._attachments()
+        looked_at = {one.id: one for one, is_idle in recorded if is_idle}
+        self._service.stats.session_problems.keep_only(one for one, _is_idle in recorded)
         attachments = list(looked_at.values())
-        now = await self._context.look(lambda: self._problems(attachments))
+        now = await self._problems(attachments)
         before, self._known = self._known, {}
         changed = []
         for attachment, is_idle in self._attachments():
@@ -100,14 +102,17 @@ class HostWatch:
                 if attachment.state != "ABSENT"
             ]
 
-    def _problems(self, attachments: list[Attachment]) -> dict[str, Problems]:
-        machine = self._context.machine
-        sessions = machine.iscsi.problems([attachment.disk for attachment in attachments])
+    async def _problems(self, attachments: list[Attachment]) -> dict[str, Problems]:
+        machine, words = self._context.machine, self._service.stats.session_problems
+        disks = [attachment.disk for attachment in attachments]
         wanted = {path: readonly for one in attachments for path, readonly in _mounts(one)}
-        mounts = machine.mounts.problems(wanted)
+        broken, mounts = await self._context.look(
+            lambda: (machine.iscsi.problems(disks), machine.mounts.problems(wanted))
+        )
+        sessions = words.describe(attachments, broken)
         return {
             one.id: Problems(
-                session=sessions.get(one.disk.target, ""),
+                session=sessions.get(one.id, ""),
                 mounts="; ".join(mounts[path] for path, _ro in _mounts(one) if path in mounts),
             )
             for one in attachments
@@ -115,10 +120,10 @@ class HostWatch:
 
     def _report(self, attachment: Attachment, before: Problems, now: Problems) -> None:
         """Write one line to the journal for each kind of problem that came or went."""
-        name, target = attachment.id, attachment.disk.target
+        name = attachment.id
         fields = journal_fields(f"volumes/{name}")
         if now.session != before.session:
-            sentence = now.session or f"the session with {target} is back"
+            sentence = now.session or f"the session with {attachment.server} is back"
             self._service.audit.write(f"{name}: {sentence}", fields)
         if now.mounts != before.mounts:
             sentence = now.mounts or "mounted, and its filesystem works again"

@@ -45,13 +45,21 @@ def status(args: Namespace) -> None:
         print(paint(GOOD, "nothing needs attention"))
         return
     print(paint(BAD, f"{_number(summary.attention_count, 'problem')} to look at"))
-    for problem in summary.attention:
-        name = bare(problem.subject, "volumes") or "this host"
-        print(f"  {clean(name)}: {clean(problem.sentence)}")
-        if problem.command and problem.command not in problem.sentence:
-            print(f"    try: {problem.command}")
+    for (sentence, command), names in _by_cause(summary.attention).items():
+        print(f"  {clean(', '.join(names))}: {clean(sentence)}")
+        if command and command not in sentence:
+            print(f"    try: {command}")
     if summary.attention_count > len(summary.attention):
         print(f"  and {summary.attention_count - len(summary.attention)} more")
+
+
+def _by_cause(attention: Any) -> dict[tuple[str, str], list[str]]:
+    """Return the names of what has a problem, by sentence and command: one cause is one line."""
+    causes: dict[tuple[str, str], list[str]] = {}
+    for problem in attention:
+        name = bare(problem.subject, "volumes") or "this host"
+        causes.setdefault((problem.sentence, problem.command), []).append(name)
+    return causes
 
 
 def _pool(summary: Any) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.chap import Chap
-    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.host_facts import Disk, SessionProblem
 
 
 def simulated_initiator(facts: Path | None) -> str:
@@ -196,15 +196,15 @@ class FakeIscsi:
     def host_nqn(self) -> str:
         return ""
 
-    def problem(self, disk: Disk) -> str:
-        session = self.facts.get(f"session:{disk.target}")
-        if session is None:
-            return f"there is no session with {disk.target}"
-        return f"the session with {disk.target} is lost" if "lost" in session else ""
-
-    def problems(self, disks: list[Disk]) -> dict[str, str]:
-        named = {disk.target: self.problem(disk) for disk in disks}
-        return {target: sentence for target, sentence in named.items() if sentence}
+    def problems(self, disks: list[Disk]) -> dict[str, SessionProblem]:
+        problems: dict[str, SessionProblem] = {}
+        for target in (disk.target for disk in disks):
+            session = self.facts.get(f"session:{target}")
+            if session is None:
+                problems[target] = "NO_SESSION"
+            elif "lost" in session:
+                problems[target] = "LOST"
+        return problems
 
     def rescan(self, disk: Disk) -> None:
         need_session(self.facts, disk)
