@@ -113,7 +113,12 @@ def answering(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 
 @pytest.mark.usefixtures("answering")
-def test_attach_and_detach(tools: FakeTools, tmp_path: Path) -> None:
+def test_attach_and_detach(
+    tools: FakeTools,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     line = ["volume", "attach", "data", "/srv/data", "--server", "give", "-o", "noatime,discard"]
     file = tmp_path / "etc/volumes.d/data.toml"
     assert main(line) == 0
@@ -121,7 +126,15 @@ def test_attach_and_detach(tools: FakeTools, tmp_path: Path) -> None:
         'server = "give"\nmount_path = "/srv/data"\nmount_options = ["noatime", "discard"]\n'
     )
     assert main(line) == 0
-    assert main([*line, "--readonly"]) == 4, "it is attached with other options"
+    assert main(["volume", "attach", "data", "/srv/data"]) == 0, "the rest is not said again"
+    monkeypatch.chdir("/srv")
+    assert main(["volume", "attach", "data", "data"]) == 0, "a relative path"
+    capsys.readouterr()
+    assert main([*line[:3], "/srv/other", "--readonly", "--fs-type", "xfs"]) == 4
+    assert capsys.readouterr().err == (
+        "zfsiloctl: data is attached with another path, filesystem type and access, see "
+        f"{file}: edit it and run systemctl restart zfsilo-volume@data.service\n"
+    )
     assert main(["volume", "detach", "data"]) == 0
     assert not file.exists()
     assert tools.calls[-1] == "systemctl disable --now zfsilo-volume@data.service"

@@ -32,6 +32,8 @@ from zfsilod.model.validation import check_id
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from zfsilod.ctl.volume_files import VolumeFile
+
 TOOL_S = 30.0
 UNIT_S = 360.0  # zfsilo-volume@ waits 300 s for its server
 
@@ -41,11 +43,15 @@ def attach(args: Namespace) -> None:
     check_real(args, "volume attach", "use volume connect, stage and mount")
     name = check_id(args.local_name or args.name, "volume name")
     path = os.path.abspath(args.path)  # noqa: PTH100 - not resolved: links may change
-    text = content(args, name, path)
     file = volume_files.path_of(name)
-    created, since = _write(file, text), int(time.time())
+    existing = volume_files.read(name)
+    if existing is not None:
+        _check_same(args, existing, path)
+    else:
+        _write(file, content(args, name, path))
+    created, since = existing is None, int(time.time())
     try:
-        volume_files.read(name)
+        volume_files.read(name)  # what was written is valid
         Runner()(["systemctl", "enable", "--now", unit(name)], timeout_s=UNIT_S)
     except (CommandFailed, InvalidArgument) as error:
         remains = _undo(args, name) if created else ""
@@ -128,20 +134,35 @@ def _complaint(name: str, since: int) -> str:
     return f"{errors[-1].removeprefix(COMPLAINT)} ({command})" if errors else command
 
 
-def _write(file: Path, text: str) -> bool:
-    """Write the file, and tell whether it is new. Raises AlreadyExists when its content differs."""
+def _check_same(args: Namespace, existing: VolumeFile, path: str) -> None:
+    """Raise AlreadyExists when the arguments contradict the file; what they leave out is agreed."""
+    options = mount_options(args.option)
+    differences = {
+        "path": existing.mount_path != path,
+        "volume": existing.volume != args.name,
+        "server": args.server not in (None, "", existing.server),
+        "filesystem type": args.fs_type not in ("", existing.fs_type),
+        "mount options": bool(options) and options != existing.mount_options,
+        "access": args.readonly and not existing.readonly,
+    }
+    if names := [name for name, differs in differences.items() if differs]:
+        *first, last = names
+        listed = f"{', '.join(first)} and {last}" if first else last
+        raise AlreadyExists(
+            f"{existing.name} is attached with another {listed}, see "
+            f"{volume_files.path_of(existing.name)}: edit it and run systemctl restart "
+            f"{unit(existing.name)}",
+            reason="ATTACHED",
+        )
+
+
+def _write(file: Path, text: str) -> None:
+    """Write the file of a new attachment."""
     try:
         file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with file.open("x") as new:
             new.write(text)
-        return True
     except FileExistsError:
-        if file.read_text() != text:
-            raise AlreadyExists(
-                f"{file.stem} is already attached with other options, see {file}; to change them, "
-                f"first: zfsiloctl volume detach {file.stem}",
-                reason="ATTACHED",
-            ) from None
-        return False
+        raise AlreadyExists(f"{file} was written just now; retry", reason="ATTACHED") from None
     except PermissionError as error:
         raise PermissionDenied(f"no access to {file}; use sudo", reason="NOT_ROOT") from error
