@@ -154,6 +154,21 @@ async def test_a_missing_snapshot_is_not_recreated(fixture: ServiceFixture) -> N
         await fixture.do(SNAP)
 
 
+async def test_members_of_a_group_have_the_names_of_group_and_volume(
+    fixture: ServiceFixture,
+) -> None:
+    group = CreateSnapshotGroup(id="pair", volumes=("data", "other"))
+    await fixture.do(CREATE, CREATE.but(id="other"), group)
+    with fixture.service.context.read() as txn:
+        assert [one.id for one in txn.scan(Snapshot)] == ["pair-data", "pair-other"]
+    await fixture.do(CreateSnapshot(id="both-data", volume="data"))
+    for name in ("both", "b" * 60):
+        await fixture.do(group.but(id=name))
+        with fixture.service.context.read() as txn:
+            members = [one.id for one in txn.scan(Snapshot) if one.group == name]
+        assert [len(member) for member in members] == [26, 26], "taken, or too long: ULIDs"
+
+
 async def test_a_group_is_taken_and_deleted_as_a_whole(fixture: ServiceFixture) -> None:
     group = CreateSnapshotGroup(id="both", volumes=("data", "other"))
     await fixture.do(CREATE, CREATE.but(id="other"))

@@ -61,7 +61,7 @@ def test_1_a_failure_is_rolled_back(ctl: Shell) -> None:
     [
         ("volume create x 0", "invalid size 0 B; use 1.0 MiB to 1.0 EiB"),
         ("volume create x 10X", "invalid size '10X'"),
-        ("volume create x", "the following arguments are required: SIZE"),
+        ("volume create x", "name a SIZE; only a clone has that of its source"),
         ("volume create UPPER 1G", "invalid volume id 'UPPER'"),
         ("volume create x.mount 1G", "ends like a systemd unit"),
         ("volume create x 1G -o volsize=1", "'volsize' cannot be set"),
@@ -77,7 +77,7 @@ def test_1_a_failure_is_rolled_back(ctl: Shell) -> None:
         ("volume unpublish x take --grace 3", "--grace needs --fence"),
         ("volume nonsense", "invalid choice: 'nonsense'"),
         ("volume list --nonsense", "unrecognized arguments: --nonsense"),
-        ("operation show 17", "invalid operation id '17'"),
+        ("operation show 01uuuuuuuuuuuuuuuuuuuuuuuu", "invalid operation id '01u"),
         ("volume connect x", "no server is known; add one with zfsiloctl join FILE"),
         ("volume list --timeout -1", "invalid number of seconds '-1'"),
         ("volume list --timeout 0", "invalid timeout 0"),

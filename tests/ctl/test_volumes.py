@@ -73,6 +73,23 @@ def test_a_dry_run_prints_the_actions_and_changes_nothing(ctl: Shell) -> None:
     assert ctl("volume show plan --json").json["etag"] == revision
 
 
+def test_a_clone_has_the_size_of_its_source_by_default(ctl: Shell) -> None:
+    ctl.ok("volume create source 3G")
+    ctl.ok("snapshot create source at-noon")
+    ctl.ok("volume create of-snapshot --from-snapshot at-noon")
+    ctl.ok("volume create of-volume --from-volume source")
+    for name in ("of-snapshot", "of-volume"):
+        assert ctl(f"volume show {name} --json").json["capacity_bytes"] == str(3 << 30)
+    assert "name a SIZE" in ctl.fails(2, "volume create none")
+
+
+def test_members_of_a_group_are_named_after_it(ctl: Shell) -> None:
+    ctl.ok("volume create left 1G")
+    ctl.ok("volume create right 1G")
+    ctl.ok("snapshot-group create pair left right")
+    assert ctl.ok("snapshot list -q --filter 'group = pair'") == "pair-left\npair-right\n"
+
+
 def test_update_changes_only_the_named_values(ctl: Shell) -> None:
     ctl.ok("volume create keep 1G -l app=db -l rack=7 -o compression=zstd --host take")
     ctl.ok("volume update keep -l rack=8 -l row=2 -l app- --host other -o compression-")

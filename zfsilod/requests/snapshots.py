@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 MAX_VOLUMES = 64  # in a group
+MAX_MEMBER_ID = 64  # a mark of a zvol has the ids of all members; a CSI handle has 128 bytes
 
 
 class CreateSnapshot(Request[None]):
@@ -142,7 +143,8 @@ class CreateSnapshotGroup(Request[None]):
             )
         uid, labels = uuid.uuid4().hex, check_labels(self.labels)
         members = [
-            snapshot_of(volume, new_ulid(), uid, view).but(labels=labels) for volume in volumes
+            snapshot_of(volume, member_id, uid, view).but(labels=labels)
+            for volume, member_id in zip(volumes, self._member_ids(view.txn), strict=True)
         ]
         group = SnapshotGroup(
             id=self.id,
@@ -158,6 +160,7 @@ class CreateSnapshotGroup(Request[None]):
             title=f"snapshot {', '.join(self.volumes)} as group {self.id}",
             claims=(
                 f"snapshotgroup/{self.id}",
+                *(f"snapshot/{member.id}" for member in members),
                 *(f"volume/{volume_id}" for volume_id in self.volumes),
             ),
             actions=plans.up([plans.snapshot_set(uid, refs, marks)]),
@@ -167,6 +170,12 @@ class CreateSnapshotGroup(Request[None]):
                 *(put(dependent(member)) for member in members),
             ),
         )
+
+    def _member_ids(self, txn: Transaction) -> list[str]:
+        """Return an id for each volume: GROUP-VOLUME, or ULIDs when one is taken or too long."""
+        ids = [f"{self.id}-{volume_id}" for volume_id in self.volumes]
+        usable = all(len(one) <= MAX_MEMBER_ID and not txn.get(Snapshot, one) for one in ids)
+        return ids if usable else [new_ulid() for _volume in self.volumes]
 
 
 class DeleteSnapshotGroup(Request[None]):

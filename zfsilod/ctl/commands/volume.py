@@ -119,8 +119,14 @@ def create(args: Namespace) -> None:
             reason="USAGE",
             usage="zfsiloctl volume create --help",
         )
+    if not (args.size or args.from_snapshot or args.from_volume):
+        raise InvalidArgument(
+            "name a SIZE; only a clone has that of its source by default",
+            reason="USAGE",
+            usage="zfsiloctl volume create --help",
+        )
     volume = pb.Volume(
-        capacity_bytes=parse_size(args.size),
+        capacity_bytes=parse_size(args.size or "0"),
         thin=not args.thick,
         mode=pb.MODE_BLOCK if args.block else pb.MODE_FILESYSTEM,
         properties=assignments(args.property, "property"),
