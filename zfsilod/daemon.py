@@ -335,9 +335,10 @@ def main() -> int:
         settings.server.root = SIMULATED_ROOT
     if paths.simulated:  # a cluster under test has its folders in one of these
         settings.csi.allowed_paths += [str(paths.state), tempfile.gettempdir()]
-    logging.basicConfig(
-        level=settings.daemon.log_level.upper(), format="%(name)s: %(message)s", stream=sys.stderr
-    )
+    level = settings.daemon.log_level.upper()
+    # The name of a module helps only a developer.
+    text = "%(name)s: %(message)s" if level == "DEBUG" else "%(message)s"
+    logging.basicConfig(level=level, format=text, stream=sys.stderr)
     try:
         asyncio.run(serve(paths, settings))
     except ZfsiloError as error:

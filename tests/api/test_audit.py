@@ -86,6 +86,26 @@ async def test_refusals_are_recorded(front: Front, records: Records) -> None:
     assert records[1]["ZFSILO_CALLER"] == "nobody (127.0.0.1)"
 
 
+async def test_an_answer_is_not_a_refusal(front: Front, records: Records) -> None:
+    root, take = front.root(), front.role("host", "take")
+    await root.volumes.CreateVolume(create(hosts=["take"]))
+    records.clear()
+    fetch = pb.FetchConnectionRequest(name=DATA)
+    with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
+        await take.volumes.FetchConnection(fetch)
+    assert records == [], "the normal way of a connect"
+    with refused("NOT_FOUND"):
+        await front.role("host", "other").volumes.FetchConnection(fetch)
+    assert [record["ZFSILO_ACTION"] for record in records] == ["FetchConnection"]
+
+
+async def test_a_record_without_a_subject_is_a_sentence(front: Front) -> None:
+    sentences: list[str] = []
+    front.service.audit.write = lambda sentence, _fields: sentences.append(sentence)
+    front.service.audit.record("root", "SyncVolumes", "", outcome="DONE")
+    assert sentences == ["root: SyncVolumes: done"]
+
+
 async def test_a_failed_operation_is_one_record(front: Front, records: Records) -> None:
     front.fixture.host.facts.light_fuse(1, when="after", how="error")
     with refused("INTERNAL"):

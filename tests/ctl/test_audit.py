@@ -93,6 +93,7 @@ def test_forged_records_do_not_hide_those_of_root(
     assert main(["audit", "--limit", "2", "--quiet"]) == 0
     printed = capsys.readouterr()
     assert "third" in printed.out
+    assert "  done" in printed.out, "the words of operation list"
     assert "first" not in printed.out
     assert printed.err == "zfsiloctl: there are older records; use --limit\n"
 

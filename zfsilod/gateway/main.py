@@ -51,7 +51,7 @@ async def serve() -> None:
 
 def main() -> int:
     """Run the gateway."""
-    logging.basicConfig(level="INFO", format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
     asyncio.run(serve())
     return 0
 

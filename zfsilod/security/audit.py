@@ -29,6 +29,8 @@ MAX_CALLERS = 1024
 MAX_SUMMARIES = 10  # callers that one summary names
 NO_IDENTITY = "callers without an identity"
 SUMMARY_S = 60.0  # between two summaries of the refused calls that were not recorded
+# A client that connects asks whether the volume is published to it, and publishes it if not.
+ANSWERS = {("FetchConnection", "NOT_PUBLISHED")}
 MAX_KNOWN = 4096  # recorded operations: systemd may report the end of one twice
 READING = ("Check", "Get", "List", "Probe", "ServerReflectionInfo", "Stats", "Wait", "Watch")
 
@@ -86,12 +88,12 @@ class Audit:
         )
 
     def refused(self, caller: str, action: str, subject: str, error: ZfsiloError) -> None:
-        """Record a refused call, unless its operation is recorded.
+        """Record a refused call, unless its operation is recorded, or the refusal is an answer.
 
         A caller may be refused as often as it likes, so records have a rate: all callers without an
         identity share one. The rest is counted, and recorded in one summary.
         """
-        if "operation" in error.facts:
+        if "operation" in error.facts or (action, error.reason) in ANSWERS:
             return
         key = NO_IDENTITY if error.code == "UNAUTHENTICATED" else caller
         if self._may_record(key):
@@ -138,7 +140,8 @@ class Audit:
             if value
         }
         fields |= journal_fields(_line(subject)) if subject else {}
-        sentence = f"{caller}: {action} {subject}: {outcome.lower().replace('_', ' ')}"
+        what = f"{action} {subject}" if subject else action
+        sentence = f"{caller}: {what}: {outcome.lower().replace('_', ' ')}"
         if outcome == "NEEDS_REPAIR":
             sentence += f": zfsiloctl operation repair {operation}"
         resource = {OF_UNIT: unit} if unit else {}

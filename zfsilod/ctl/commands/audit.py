@@ -38,12 +38,18 @@ def audit(args: Namespace) -> None:
         print(dumps({"records": records, "more": more}))
         return
     rows = [
-        [record["time"], *(record.get(name.lower(), "") for name in FIELDS)] for record in records
+        [shown["time"], *(shown.get(name.lower(), "") for name in FIELDS)]
+        for shown in map(_in_words, records)
     ]
     show_table(("TIME", *FIELDS), rows)
     if more:
         hint = "use --since, --caller or --refused" if limit == MAX_RECORDS else "use --limit"
         print(f"zfsiloctl: there are older records; {hint}", file=sys.stderr)
+
+
+def _in_words(record: dict[str, str]) -> dict[str, str]:
+    """Return a record with its outcome in the words of `operation list`."""
+    return record | {"outcome": record.get("outcome", "").lower().replace("_", " ")}
 
 
 def _entries(since: str) -> list[dict[str, object]]:
