@@ -52,7 +52,7 @@ def on_server() -> pb.Volume:
                 epoch=3,
                 access_mode=pb.ACCESS_MODE_SINGLE_NODE_WRITER,
                 readonly=True,
-                published_by="host take",
+                published_by="host take (certificate 0011, 10.0.0.2)",
             )
         ],
     )

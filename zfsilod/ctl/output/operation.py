@@ -9,7 +9,7 @@ from zfsilo.v1 import operation_pb2 as pb
 
 from zfsilod.ctl.output.progress import ENDED, describe
 from zfsilod.ctl.output.table import BAD, BOLD, GOOD, clean, paint, show_block, show_table
-from zfsilod.ctl.output.volume import word
+from zfsilod.ctl.output.volume import short_caller, word
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.times import age, rfc3339, show_age, when
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 SETTLED = (*ENDED, pb.OPERATION_STATE_NEEDS_REPAIR)
 LIST = ("AGE", "TITLE", "STATE", "DONE", "BY", "TOOK", "ID")
 SHORT_ID = 8  # the last characters of a ULID: the first ones are those of its time
-ROOT = "uid 0"
 
 
 def show_list(operations: Sequence[Any]) -> None:
@@ -31,7 +30,7 @@ def show_list(operations: Sequence[Any]) -> None:
 def show_operation(operation: Any) -> None:
     """Print an operation and its actions."""
     is_settled = operation.state in SETTLED
-    duration = f" in {took(operation)}" if took(operation) else ""
+    duration = f" in {took(operation)}" if took(operation) not in ("", "0s") else ""
     state = f"{state_of(operation)}{duration}" if is_settled else f"{operation.progress} %"
     colour = GOOD if operation.state == pb.OPERATION_STATE_DONE else BAD if is_settled else ""
     title = clean(operation.title)
@@ -56,7 +55,7 @@ def change_line(operation: Any) -> str:
     settled = f"{clean(operation.title)} · {state_of(operation)}"
     line = settled if operation.state in SETTLED else describe(operation)
     moment = rfc3339(int(time.time()))
-    return f"{moment}  {short_id(operation)}  {line} · by {caller_of(operation)}"
+    return f"{moment}  {short_id(operation)}  {line} · by {short_caller(operation.caller)}"
 
 
 def id_of(operation: Any) -> str:
@@ -74,12 +73,6 @@ def state_of(operation: Any) -> str:
     return word(pb.OperationState, operation.state, "OPERATION_STATE_").replace("_", " ")
 
 
-def caller_of(operation: Any) -> str:
-    """Return the caller of an operation, without its certificate and its address."""
-    name = clean(operation.caller).partition(" (")[0]
-    return "root" if name == ROOT else name
-
-
 def took(operation: Any) -> str:
     """Return how long an operation took, "" while it runs."""
     if not operation.end_time.seconds:
@@ -93,7 +86,7 @@ def _row(operation: Any) -> list[str]:
         operation.title,
         state_of(operation),
         "" if operation.state in SETTLED else f"{operation.progress} %",
-        caller_of(operation),
+        short_caller(operation.caller),
         took(operation),
         short_id(operation),
     ]

@@ -147,7 +147,7 @@ def _publication(publication: Any) -> list[str]:
         publication.initiator,
         access,
         str(publication.epoch),
-        publication.published_by,
+        short_caller(publication.published_by),
         age(publication.create_time),
     ]
 
@@ -222,6 +222,12 @@ def word(enum: Any, value: int, prefix: str) -> str:
         return str(value)  # from a newer server
     name: str = enum.Name(value).removeprefix(prefix).lower()
     return "" if name == "unspecified" else name
+
+
+def short_caller(caller: str) -> str:
+    """Return a caller without its certificate and its address."""
+    name = clean(caller).partition(" (")[0]
+    return "root" if name == "uid 0" else name
 
 
 def pairs(mapping: Any) -> str:
