@@ -173,6 +173,7 @@ def test_a_healthy_volume_fits_one_screen(ctl: Shell, mounted: str) -> None:
     lines = ctl.ok(f"volume show {mounted}").splitlines()
     assert lines[0] == f"volume {mounted}: healthy, mounted at /srv/seen"
     assert len(lines) <= 25, "it is its server and its client"
+    assert "  At boot:     attached by zfsilo-volume@seen.service" in lines
     assert lines[-1].endswith(
         f" facts are as recorded; 3 more are {HIDDEN}: zfsiloctl volume show {mounted} --facts"
     )
@@ -199,8 +200,13 @@ def test_a_wanted_volume_that_is_not_there(ctl: Shell) -> None:
     shown = ctl.ok("status")
     assert "  wish: should be mounted at /srv/wish (volumes.d/wish.toml), is not connected" in shown
     assert "    try: systemctl status zfsilo-volume@wish.service" in shown
+    assert ctl.fails(3, "volume show wish") == (
+        f"zfsiloctl: wish should be mounted at /srv/wish, as {file} says, and is not connected: "
+        "systemctl status zfsilo-volume@wish.service\n"
+    )
     file.write_text("server = ")
     assert "etc/volumes.d/wish.toml: " in ctl.ok("status")
+    assert "there is no volume wish" in ctl.fails(3, "volume show wish")
     file.unlink()
     assert ALL_WELL in ctl.ok("status")
 

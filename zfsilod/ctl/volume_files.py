@@ -13,12 +13,17 @@ from zfsilod.model.volume_file import STATES, VolumeFile, parse
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["STATES", "VolumeFile", "of_server", "path_of", "read"]
+__all__ = ["STATES", "VolumeFile", "of_server", "path_of", "read", "unit_of"]
 
 
 def path_of(name: str) -> Path:
     """Return the path of a volume's file."""
     return paths.etc() / "volumes.d" / f"{name}.toml"
+
+
+def unit_of(name: str) -> str:
+    """Return the unit that keeps a volume attached."""
+    return f"zfsilo-volume@{name}.service"
 
 
 def read(name: str) -> VolumeFile | None:

@@ -17,6 +17,7 @@ from zfsilod.ctl.failures import COMPLAINT
 from zfsilod.ctl.parse import mount_options
 from zfsilod.ctl.require_local import check_real
 from zfsilod.ctl.server_files import only_name
+from zfsilod.ctl.volume_files import unit_of
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -52,7 +53,7 @@ def attach(args: Namespace) -> None:
     created, since = existing is None, int(time.time())
     try:
         volume_files.read(name)  # what was written is valid
-        Runner()(["systemctl", "enable", "--now", unit(name)], timeout_s=UNIT_S)
+        Runner()(["systemctl", "enable", "--now", unit_of(name)], timeout_s=UNIT_S)
     except (CommandFailed, InvalidArgument) as error:
         remains = _undo(args, name) if created else ""
         why = error.message if isinstance(error, InvalidArgument) else _complaint(name, since)
@@ -60,13 +61,15 @@ def attach(args: Namespace) -> None:
             f"cannot attach {name}: {why}{remains}", reason="NOT_ATTACHED"
         ) from error
     if not args.quiet:
-        print(f"{name} is mounted at {path}, now and at every boot: systemctl status {unit(name)}")
+        print(
+            f"{name} is mounted at {path}, now and at every boot: systemctl status {unit_of(name)}"
+        )
 
 
 def _undo(args: Namespace, name: str) -> str:
     """Remove the file, the unit's links and what the unit had done; return what remains."""
     volume_files.path_of(name).unlink()
-    Runner()(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S, ok=(0, 1))
+    Runner()(["systemctl", "disable", "--now", unit_of(name)], timeout_s=UNIT_S, ok=(0, 1))
     try:
         # systemd runs no ExecStop= of a unit that did not start.
         up.bring_down(Namespace(**vars(args) | {"quiet": True}), name, served=False)
@@ -88,11 +91,11 @@ def detach(args: Namespace) -> None:
     quiet = Namespace(**vars(args) | {"quiet": True})
     up.bring_down(quiet, name, served=False)  # refused while it is in use: unit and file stay
     run = Runner()
-    run(["systemctl", "disable", "--now", unit(name)], timeout_s=UNIT_S)
+    run(["systemctl", "disable", "--now", unit_of(name)], timeout_s=UNIT_S)
     try:
         up.bring_down(quiet, name, served=False)  # a unit that was restarting may have raised it
     except ZfsiloError:
-        run(["systemctl", "enable", unit(name)], timeout_s=UNIT_S)
+        run(["systemctl", "enable", unit_of(name)], timeout_s=UNIT_S)
         raise
     file.unlink()
     if not args.quiet:
@@ -114,23 +117,18 @@ def content(args: Namespace, name: str, path: str) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 
-def unit(name: str) -> str:
-    """Return the unit that keeps a volume attached."""
-    return f"zfsilo-volume@{name}.service"
-
-
 def _complaint(name: str, since: int) -> str:
     """Return the last error of the unit's zfsiloctl, else the command that shows the journal.
 
     `_SYSTEMD_UNIT=` rather than `-u`, which adds systemd's own lines about the unit.
     """
     journal = Runner()(
-        ["journalctl", f"_SYSTEMD_UNIT={unit(name)}", f"--since=@{since}", "--output=cat"],
+        ["journalctl", f"_SYSTEMD_UNIT={unit_of(name)}", f"--since=@{since}", "--output=cat"],
         timeout_s=TOOL_S,
         ok=(0, 1),
     )
     errors = [line for line in journal.stdout.split("\n") if line.startswith(COMPLAINT)]
-    command = f"journalctl -u {unit(name)}"
+    command = f"journalctl -u {unit_of(name)}"
     return f"{errors[-1].removeprefix(COMPLAINT)} ({command})" if errors else command
 
 
@@ -151,7 +149,7 @@ def _check_same(args: Namespace, existing: VolumeFile, path: str) -> None:
         raise AlreadyExists(
             f"{existing.name} is attached with another {listed}, see "
             f"{volume_files.path_of(existing.name)}: edit it and run systemctl restart "
-            f"{unit(existing.name)}",
+            f"{unit_of(existing.name)}",
             reason="ATTACHED",
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
+from zfsilod.ctl import volume_files
 from zfsilod.ctl.change import change, send
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.confirm import confirmed
@@ -29,11 +30,13 @@ from zfsilod.ctl.parse import (
     resource,
 )
 from zfsilod.ctl.times import at
-from zfsilod.model.errors import InvalidArgument, ZfsiloError
+from zfsilod.model.errors import InvalidArgument, NotFound, ZfsiloError
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterable
+
+    from zfsilod.ctl.volume_files import VolumeFile
 
 
 def list_volumes(args: Namespace) -> None:
@@ -55,8 +58,12 @@ def list_volumes(args: Namespace) -> None:
 def show(args: Namespace) -> None:
     """Show a volume in detail, with the facts on the host that are not as recorded, or all."""
     facts, why_unknown = [], ""
+    wish = None if args.remote else _wish(bare(args.name, "volumes"))
     with dial(args) as server:
-        volume = get(server, args.name)
+        try:
+            volume = get(server, args.name)
+        except NotFound as error:
+            raise (_not_attached(wish) if wish else error) from None
         if args.json:
             print(as_json(volume))
             return
@@ -68,7 +75,7 @@ def show(args: Namespace) -> None:
     volume_output.show_headline(
         volume, different=not all_hold(facts), unknown=bool(differing or why_unknown)
     )
-    volume_output.show_volume(volume)
+    volume_output.show_volume(volume, unit=volume_files.unit_of(wish.name) if wish else "")
     if shown := facts if args.facts else differing:
         print()
         show_facts("on the host", shown)
@@ -76,6 +83,24 @@ def show(args: Namespace) -> None:
         print(f"\ncannot probe the volume: {clean(why_unknown)}")
     elif not args.facts:
         print(f"\n{summary(facts)}: zfsiloctl volume show {bare(args.name, 'volumes')} --facts")
+
+
+def _wish(name: str) -> VolumeFile | None:
+    """Return the attachment that this host wants; None when it wants none, or its file is bad."""
+    try:
+        return volume_files.read(name)
+    except InvalidArgument:
+        return None  # `status` says so
+
+
+def _not_attached(wish: VolumeFile) -> NotFound:
+    """Return the error for a volume that this host wants and does not have."""
+    place = f" at {wish.mount_path}" if wish.mount_path else ""
+    return NotFound(
+        f"{wish.name} should be {wish.state}{place}, as {volume_files.path_of(wish.name)} says, "
+        f"and is not connected: systemctl status {volume_files.unit_of(wish.name)}",
+        volume=wish.name,
+    )
 
 
 def probe(args: Namespace) -> int:

@@ -89,8 +89,8 @@ def whereabouts(volume: Any) -> str:
     return f"{state(volume.state)}{places}"
 
 
-def show_volume(volume: Any) -> None:
-    """Print the details of a volume, below its headline."""
+def show_volume(volume: Any, *, unit: str = "") -> None:
+    """Print the details of a volume, below its headline; `unit`: the one that attaches it."""
     used_as = word(pb.Mode, volume.mode, "MODE_")
     show_block(
         "",
@@ -113,7 +113,7 @@ def show_volume(volume: Any) -> None:
         print("\nnot published")
     if volume.HasField("attachment"):
         print()
-        show_block("on this host", _attachment(volume))
+        show_block("on this host", _attachment(volume, unit))
 
 
 def _on_server(volume: Any) -> list[tuple[str, str]]:
@@ -152,7 +152,7 @@ def _publication(publication: Any) -> list[str]:
     ]
 
 
-def _attachment(volume: Any) -> list[tuple[str, str]]:
+def _attachment(volume: Any, unit: str) -> list[tuple[str, str]]:
     """Return the values of an attachment, without those that the volume has too."""
     attachment, disk = volume.attachment, volume.attachment.disk
     same_disk = (disk.size_bytes, disk.serial) == (volume.capacity_bytes, volume.uid)
@@ -175,7 +175,7 @@ def _attachment(volume: Any) -> list[tuple[str, str]]:
                 f"{mount.path}{' (ro)' if mount.readonly else ''}" for mount in attachment.mounts
             ),
         ),
-        ("At boot", RESTORE.get(attachment.restore, "")),
+        ("At boot", f"attached by {unit}" if unit else RESTORE.get(attachment.restore, "")),
     ]
 
 
