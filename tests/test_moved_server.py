@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from tests.examples import HOW
@@ -37,6 +38,10 @@ def move(fixture: ServiceFixture, *, lose: bool) -> None:
     facts = fixture.host.facts
     for target in facts.names("session") if lose else ():
         facts.effect(f"session:{target}", facts.get(f"session:{target}") | {"lost": True})
+
+
+def refuse(_self: FakeIscsi, *_args: object) -> None:
+    raise Unavailable("the session did not come back")
 
 
 def attachment(fixture: ServiceFixture) -> Attachment:
@@ -94,6 +99,23 @@ async def test_a_live_session_is_left_alone(fixture: ServiceFixture) -> None:
     assert fixture.facts == before
 
 
+async def test_a_session_that_does_not_come_back_keeps_its_record(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operation is rolled back: the node record exists, and names the former portals."""
+    await fixture.do(*UP)
+    before = fixture.facts
+    move(fixture, lose=True)
+    monkeypatch.setattr(fixture.host.iscsi, "follow", refuse.__get__(fixture.host.iscsi))
+    await follow(fixture)
+    await asyncio.gather(*fixture.launcher.tasks.values())
+    with fixture.service.context.store.read() as txn:
+        assert list(txn.live()) == []
+    assert node(fixture) == tuple(SETTINGS.export.portals)
+    assert set(fixture.facts) == set(before)
+    assert attachment(fixture).portals == SETTINGS.export.portals
+
+
 async def test_a_fenced_session_does_not_follow(fixture: ServiceFixture) -> None:
     await fixture.do(*UP)
     record = attachment(fixture)
@@ -106,9 +128,6 @@ async def test_a_fenced_session_does_not_follow(fixture: ServiceFixture) -> None
 async def test_a_session_that_cannot_follow_is_a_condition(
     fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_self: FakeIscsi, *_args: object) -> None:
-        raise Unavailable("the session did not come back")
-
     await fixture.do(*UP)
     move(fixture, lose=True)
     monkeypatch.setattr(fixture.host.iscsi, "follow", refuse.__get__(fixture.host.iscsi))

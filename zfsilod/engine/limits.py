@@ -330,6 +330,7 @@ FIELDS: dict[str, Check] = {
     "path": _path,
     "paths": _paths,
     "portals": _portals,
+    "previous_portals": _portals,
     "previous": _text,
     "properties": _properties,
     "readonly": _number,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import own_folder
-from zfsilod.model.names import iscsi_name, join_portal, portal_parts
+from zfsilod.model.names import iscsi_name, join_portal
 from zfsilod.storage.files import sync_folder, write_private
 
 DATABASE_LOCK = Path("/run/lock/iscsi/lock.write")
@@ -123,27 +123,6 @@ class Nodes:
                 path.rmdir()
             else:
                 path.unlink(missing_ok=True)
-
-    def bridge(self, file: Path, former: str) -> Path:
-        """Copy a record to the place of another portal of its target, and return the copy.
-
-        A session that logged in there then connects to the address in the record.
-        """
-        address, port = portal_parts(former)
-        portal, _comma, group = file.parent.name.rpartition(",")
-        if "," not in portal:  # the record of an older version: a file
-            copy = file.with_name(f"{address},{port}")
-        else:
-            copy = file.parents[1] / f"{address},{port},{group}" / file.name
-        copy.parent.mkdir(mode=0o700, exist_ok=True)
-        write_private(copy, file.read_bytes())
-        return copy
-
-    def remove_bridge(self, copy: Path) -> None:
-        """Remove a copied record, and the directory of its portal."""
-        copy.unlink(missing_ok=True)
-        if copy.parent.name.count(",") == 2:
-            copy.parent.rmdir()
 
     def read(self, path: Path) -> dict[str, str]:
         """Return the settings of a record; none when the file is torn, as by a killed iscsiadm."""

@@ -40,10 +40,15 @@ RECONNECT_S = 30
 ANSWER_TIMEOUT_S = 5.0
 
 NETLINK_ISCSI = 8  # netlink(7)
-SET_PARAM = 16  # ISCSI_UEVENT_SET_PARAM
+BIND_CONNECTION, SET_PARAM, STOP_CONNECTION = 15, 16, 18  # ISCSI_UEVENT_*
+STOP_CONN_RECOVER = 3
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
-REQUEST = struct.Struct("=IIQIIII8x16x")  # struct iscsi_uevent: session, connection, param, length
-ANSWER = struct.Struct("=IIQ24xi")  # the same, with the result: 0 or a negative errno
+# struct iscsi_uevent: type, error, transport; session, connection and 16 bytes by type; the answer.
+REQUEST = struct.Struct("=IIQII16s16x")
+PARAMETER = struct.Struct("=II")  # its number, and the length of its value
+BINDING = struct.Struct("=QI")  # a socket, and whether it is the leading connection
+STOPPING = struct.Struct("=QI")  # 0, and STOP_CONN_RECOVER
+ANSWER = struct.Struct("=IIQ24xi")  # struct iscsi_uevent with the result: 0 or a negative errno
 NLM_F_REQUEST = 1
 ANSWER_BYTES = 65536
 FIRST_CONNECTION = 0  # a session of zfsilo has one connection
@@ -119,10 +124,10 @@ class LiveSessionSecrets:
         return values == auth_parameters(chap)
 
     def _set_in_kernel(self, session: IscsiSession, chap: Chap) -> None:
-        handle = int((self._disks.sys / "class/iscsi_transport/tcp/handle").read_text())
         with closing(self._connect()) as kernel:
+            connection = KernelSession(kernel, self._disks.sys, session.sid)
             for name, value in auth_parameters(chap).items():
-                error = _set(kernel, handle, int(session.sid), PARAMETERS[name], value)
+                error = connection.set(PARAMETERS[name], value)
                 if error and session.state == LOGGED_IN:
                     raise Unavailable(
                         f"the kernel refused the new {name} of {session.target}: "
@@ -164,15 +169,38 @@ def connect_netlink() -> socket.socket:
     return kernel
 
 
-def _set(kernel: socket.socket, handle: int, sid: int, parameter: int, value: str) -> int:
-    """Set a parameter of a session and return the result of the kernel: 0 or a negative errno."""
-    data = value.encode() + b"\0"
-    body = REQUEST.pack(SET_PARAM, 0, handle, sid, FIRST_CONNECTION, parameter, len(data)) + data
-    body += b"\0" * (-len(body) % 4)
-    kernel.send(HEADER.pack(HEADER.size + len(body), SET_PARAM, NLM_F_REQUEST, 0, 0) + body)
-    try:
-        answer = kernel.recv(ANSWER_BYTES)
-    except TimeoutError:
-        raise Unavailable("the kernel's iSCSI initiator did not answer over netlink") from None
-    result: int = ANSWER.unpack_from(answer, HEADER.size)[3]
-    return result
+class KernelSession:
+    """The connection of a session in the kernel; each method returns 0 or a negative errno.
+
+    Raises Unavailable when the kernel does not answer.
+    """
+
+    def __init__(self, kernel: socket.socket, sys_folder: Path, sid: str) -> None:
+        """`kernel`: see connect_netlink; `sid`: the number of the session."""
+        self._kernel = kernel
+        self._handle = int((sys_folder / "class/iscsi_transport/tcp/handle").read_text())
+        self._sid = int(sid)
+
+    def set(self, parameter: int, value: str) -> int:
+        """Set a parameter, one of ISCSI_PARAM_*."""
+        data = value.encode() + b"\0"
+        return self._call(SET_PARAM, PARAMETER.pack(parameter, len(data)), data)
+
+    def bind(self, descriptor: int) -> int:
+        """Bind the connection to a TCP socket of this process."""
+        return self._call(BIND_CONNECTION, BINDING.pack(descriptor, 1))
+
+    def stop(self) -> int:
+        """Stop the connection; the session stays, and is recovered."""
+        return self._call(STOP_CONNECTION, STOPPING.pack(0, STOP_CONN_RECOVER))
+
+    def _call(self, kind: int, arguments: bytes, data: bytes = b"") -> int:
+        body = REQUEST.pack(kind, 0, self._handle, self._sid, FIRST_CONNECTION, arguments) + data
+        body += b"\0" * (-len(body) % 4)
+        self._kernel.send(HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST, 0, 0) + body)
+        try:
+            answer = self._kernel.recv(ANSWER_BYTES)
+        except TimeoutError:
+            raise Unavailable("the kernel's iSCSI initiator did not answer over netlink") from None
+        result: int = ANSWER.unpack_from(answer, HEADER.size)[3]
+        return result

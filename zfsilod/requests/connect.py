@@ -188,7 +188,10 @@ class Connect(Request[ConnectInputs]):
             )
         new = self._attachment(attachment, connection, view, published=fetched.published)
         lost_session_s = view.settings.lost_session_s
-        actions, commit = plans.up(plans.connection_steps(new, lost_session_s)), [put(new)]
+        steps = plans.connection_steps(new, lost_session_s)
+        if attachment is not None and attachment.state != "ABSENT":
+            steps = plans.reconnection_steps(attachment, new, lost_session_s)
+        actions, commit = plans.up(steps), [put(new)]
         if fetched.published:
             release = PendingRelease(id=view.operation_id, server=self.server, volume=self.volume)
             commit.append(drop(release))
@@ -313,7 +316,9 @@ class FollowServer(Request["Connection | None"]):
         return Plan(
             title=f"{title} to {', '.join(new.portals)}",
             claims=claims,
-            actions=plans.up(plans.connection_steps(new, view.settings.lost_session_s)),
+            actions=plans.up(
+                plans.reconnection_steps(attachment, new, view.settings.lost_session_s)
+            ),
             commit=(put(new),),
         )
 

@@ -28,6 +28,7 @@ class Permissions(Record):
     capabilities: tuple[str, ...]
     calls: tuple[str, ...] = ()  # sets of system calls, beyond @system-service
     paths: tuple[str, ...] = ()  # writable, beyond OWN_PATHS
+    families: tuple[str, ...] = ()  # of sockets, beyond FAMILIES
     mounts: bool = False  # in the host's mount namespace
 
 
@@ -42,11 +43,12 @@ PERMISSIONS: dict[SandboxPart, Permissions] = {
     ),
     # The kernel tells iscsiadm the handle of a transport with CAP_SYS_ADMIN only: without it a
     # logout finds no session and reports success. The secrets of sessions need it too.
-    # CAP_SYS_MODULE loads iscsi_tcp.
+    # CAP_SYS_MODULE loads iscsi_tcp. A session moves to another portal with a connection to it.
     "INITIATOR": Permissions(
         capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", *SEE_USERS),
         calls=("@module",),
         paths=("/etc/iscsi", "/var/lib/iscsi", "/run/lock"),
+        families=("AF_INET", "AF_INET6"),
     ),
     "MOUNTS": Permissions(
         capabilities=(
@@ -60,6 +62,7 @@ PERMISSIONS: dict[SandboxPart, Permissions] = {
         mounts=True,
     ),
 }
+FAMILIES = ("AF_NETLINK", "AF_UNIX")
 OWN_PATHS = ("/var/lib/zfsilo", "/run/zfsilo")
 
 ALWAYS = {
@@ -69,7 +72,6 @@ ALWAYS = {
     "LockPersonality": "yes",
     "MemoryDenyWriteExecute": "yes",
     "ProtectHostname": "yes",
-    "RestrictAddressFamilies": "AF_UNIX AF_NETLINK",
     "RestrictRealtime": "yes",
     "RestrictSUIDSGID": "yes",
     "SystemCallArchitectures": "native",
@@ -93,8 +95,10 @@ def settings(parts: Iterable[SandboxPart]) -> dict[str, str]:
     needed = [PERMISSIONS[part] for part in sorted(parts)]
     calls = {call for permissions in needed for call in permissions.calls}
     capabilities = {name for permissions in needed for name in permissions.capabilities}
+    families = {name for permissions in needed for name in permissions.families}
     allowed = ALWAYS | {
         "CapabilityBoundingSet": " ".join(sorted(capabilities)),
+        "RestrictAddressFamilies": " ".join(sorted({*FAMILIES, *families})),
         "SystemCallFilter": " ".join(["@system-service", *sorted(calls)]),
     }
     if any(permissions.mounts for permissions in needed):

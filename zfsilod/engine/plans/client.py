@@ -65,6 +65,25 @@ def connection_steps(attachment: Attachment, lost_session_s: int = 0) -> list[St
     ]
 
 
+def reconnection_steps(before: Attachment, now: Attachment, lost_session_s: int = 0) -> list[Step]:
+    """Return the steps of state CONNECTED for an attachment that has other portals now.
+
+    Its node record is changed, not made: a rollback names the former portals again.
+    """
+    node, *rest = connection_steps(now, lost_session_s)
+    if before.portals != now.portals:
+        node = NodeSecrets(
+            target=now.disk.target,
+            portals=now.portals,
+            previous_portals=before.portals,
+            secret=now.secret,
+            previous=before.secret,
+            server=now.server,
+            lost_session_s=lost_session_s,
+        )
+    return [node, *rest]
+
+
 def disconnecting(attachment: Attachment, lost_session_s: int = 0) -> list[Step]:
     """Return the steps of state CONNECTED that a path down undoes."""
     steps = connection_steps(attachment, lost_session_s)

@@ -62,7 +62,7 @@ class Node(HostStep, tag="Node", part="INITIATOR"):
 
 
 class NodeSecrets(HostStep, tag="NodeSecrets", part="INITIATOR"):
-    """The node record of the target has these secrets, no longer the previous ones."""
+    """The node record of the target has these secrets and portals, no longer the previous ones."""
 
     target: str
     portals: tuple[str, ...]
@@ -70,6 +70,7 @@ class NodeSecrets(HostStep, tag="NodeSecrets", part="INITIATOR"):
     previous: str
     server: str = ""
     lost_session_s: int = 0
+    previous_portals: tuple[str, ...] = ()  # (): the same
 
     def probe(self, host: HostAdapters) -> bool:
         return host.iscsi.has_node(
@@ -92,23 +93,28 @@ class NodeSecrets(HostStep, tag="NodeSecrets", part="INITIATOR"):
     def undo(self, host: HostAdapters) -> None:
         host.iscsi.add_node(
             self.target,
-            self.portals,
+            self.previous_portals or self.portals,
             chap=host.chap(self.previous),
             server=self.server,
             lost_session_s=self.lost_session_s,
         )
 
     def fact(self) -> str:
-        return f"node record of {self.target} has the new secrets"
+        return f"node record of {self.target} has the new {self._what()}"
 
     def describe_do(self) -> str:
-        return f"set new secrets in the node record of {self.target}"
+        return f"set new {self._what()} in the node record of {self.target}"
 
     def describe_undo(self) -> str:
-        return f"restore the previous secrets in the node record of {self.target}"
+        return f"restore the previous {self._what()} in the node record of {self.target}"
 
     def resources(self) -> Resources:
         return Resources(targets=(self.target,), secrets=(self.secret, self.previous))
+
+    def _what(self) -> str:
+        if not self.previous_portals:
+            return "secrets"
+        return "portals" if self.secret == self.previous else "secrets and portals"
 
 
 class SessionSecrets(OneWay, tag="SessionSecrets", part="INITIATOR"):
