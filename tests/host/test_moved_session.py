@@ -27,7 +27,7 @@ BIND, SET, STOP = 15, 16, 18
 DESCRIPTOR = 11
 
 
-class Kernel:
+class MovingKernel:
     """Answers struct iscsi_uevent; takes parameters of a bound connection only."""
 
     def __init__(self, sys: Path) -> None:
@@ -98,7 +98,7 @@ class MovingHost:
         transport = fake.sys / "class/iscsi_transport/tcp"
         transport.mkdir(parents=True)
         (transport / "handle").write_text(f"{HANDLE}\n")
-        self.kernel = Kernel(fake.sys)
+        self.kernel = MovingKernel(fake.sys)
         self.answering = {PRESENT, OTHER}
         self.welcome = {PRESENT, OTHER}  # portals at which a login succeeds
         self.disks = Disks(fake.sys, fake.dev, fake.run)
