@@ -149,7 +149,7 @@ class TestOwnership:
         finally:
             take.put(MACHINE_ID, own.encode(), 0o444)
             take.sh(f"{STOP}; {OWN_STORE}; {START}", timeout_s=STEP_S)
-        ctl(take, "volume", "sync", NAME)
+        attach(take)
         assert sessions(take) == ["LOGGED_IN"]
         take.run("mountpoint", PATH)
 
