@@ -76,7 +76,10 @@ class Stage(Request["Connection | None"]):
             return None
 
     def plan(self, view: View, inputs: Connection | None) -> Plan:
-        attachment = need_attachment(view.txn, self.id)
+        return self.plan_for(need_attachment(view.txn, self.id), view, inputs)
+
+    def plan_for(self, attachment: Attachment, view: View, inputs: Connection | None) -> Plan:
+        """Return the plan for an attachment as it is, or as an earlier plan leaves it."""
         staged = attachment.state in ("STAGED", "MOUNTED")
         if staged and not self._same(attachment):
             raise FailedPrecondition(
@@ -181,7 +184,10 @@ class MountAt(Request[None]):
         )
 
     def plan(self, view: View, inputs: None) -> Plan:
-        attachment = need_attachment(view.txn, self.id)
+        return self.plan_for(need_attachment(view.txn, self.id), view)
+
+    def plan_for(self, attachment: Attachment, view: View) -> Plan:
+        """Return the plan for an attachment as it is, or as an earlier plan leaves it."""
         if attachment.state not in ("STAGED", "MOUNTED"):
             raise FailedPrecondition(
                 f"{self.id} is {attachment.state.lower()}: stage it first",

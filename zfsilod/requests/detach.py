@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zfsilod.requests.request import Preemption
     from zfsilod.storage.transaction import Transaction
 
-ATTACHING = ("connect", "stage", "mount", "grow")  # kinds that a detach cancels
+ATTACHING = ("attach", "connect", "stage", "mount", "grow")  # kinds that a detach cancels
 PROBE_AGAIN_S = 0.25
 
 
@@ -52,6 +52,13 @@ class Detach(Request[SessionState]):
 
     def authorise(self, view: View) -> None:
         check_attachment(view, self.id)
+
+    def plan(self, view: View, inputs: SessionState) -> Plan:
+        return self.plan_for(self.attachment(view.txn), view, inputs)
+
+    def plan_for(self, attachment: Attachment | None, view: View, session: SessionState) -> Plan:
+        """Return the plan for an attachment as it is, or as an earlier plan leaves it."""
+        raise AssertionError(f"{self.kind} has no plan")
 
     async def gather(self, context: Context, operation_id: str) -> SessionState:
         """Return LOST for a session that does not come back within the recovery time."""
@@ -83,15 +90,14 @@ class UnmountFrom(Detach):
     async def resolved(self, context: Context, caller: Caller) -> UnmountFrom:
         return self.but(path=await paths.recorded(context, self.id, self.path))
 
-    def plan(self, view: View, inputs: SessionState) -> Plan:
-        attachment = self.attachment(view.txn)
+    def plan_for(self, attachment: Attachment | None, view: View, session: SessionState) -> Plan:
         mounts = attachment.mounts if attachment else ()
         removed = [mount for mount in mounts if self.path in ("", mount.path)]
         title = f"unmount {self.id} from {self.path or 'all paths'}"
         claims = (f"attachment/{self.id}", *(f"path/{mount.path}" for mount in removed))
         if attachment is None or not removed:
             return Plan(title=title, claims=claims)
-        if inputs == "LOST" or self.force:
+        if session == "LOST" or self.force:
             actions = plans.forced_unmount(attachment, removed)
         else:
             actions = tuple(
@@ -118,8 +124,7 @@ class Unstage(Detach):
     async def resolved(self, context: Context, caller: Caller) -> Unstage:
         return self.but(path=await paths.recorded(context, self.id, self.path))
 
-    def plan(self, view: View, inputs: SessionState) -> Plan:
-        attachment = self.attachment(view.txn)
+    def plan_for(self, attachment: Attachment | None, view: View, session: SessionState) -> Plan:
         claims = (f"attachment/{self.id}",)
         title = f"unstage {self.id}"
         if attachment is None or attachment.state == "CONNECTED":
@@ -137,7 +142,7 @@ class Unstage(Detach):
                 reason="OTHER_PATH",
                 volume=self.id,
             )
-        reversed_order = inputs == "LOST" or self.force
+        reversed_order = session == "LOST" or self.force
         connected = attachment.but(
             state="CONNECTED",
             staging_path="",
@@ -167,8 +172,7 @@ class Disconnect(Detach):
     epoch: int = 0
     boot_id: str = ""
 
-    def plan(self, view: View, inputs: SessionState) -> Plan:
-        attachment = self.attachment(view.txn)
+    def plan_for(self, attachment: Attachment | None, view: View, session: SessionState) -> Plan:
         claims = (f"attachment/{self.id}",)
         title = f"disconnect {self.id}"
         if attachment is None:
@@ -182,11 +186,11 @@ class Disconnect(Detach):
                 reason=attachment.state,
                 volume=self.id,
             )
-        session = plans.disconnecting(attachment, view.settings.lost_session_s)
+        steps = plans.disconnecting(attachment, view.settings.lost_session_s)
         unused = DiskUnused(disk=attachment.disk, paths=attachment.paths)
-        actions = plans.detach_path(attachment, session, [unused])
-        if inputs == "LOST" or self.force:
-            actions = (*plans.forced_detach_path(attachment), *plans.down(session))
+        actions = plans.detach_path(attachment, steps, [unused])
+        if session == "LOST" or self.force:
+            actions = (*plans.forced_detach_path(attachment), *plans.down(steps))
         commit = [drop(attachment), drop_secret(attachment.secret)]
         if attachment.published_here:
             release = PendingRelease(

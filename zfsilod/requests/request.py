@@ -96,6 +96,19 @@ class Plan:
         self.secrets = secrets or {}
         self.growth = growth or Growth()
 
+    @classmethod
+    def joined(cls, title: str, plans: Sequence[Plan]) -> Plan:
+        """Return one plan of plans that follow each other; the last change of a record counts."""
+        changes = {(one.bucket, one.key): one for plan in plans for one in plan.commit}
+        return cls(
+            title=title,
+            claims=tuple(dict.fromkeys(claim for plan in plans for claim in plan.claims)),
+            actions=tuple(action for plan in plans for action in plan.actions),
+            commit=tuple(changes.values()),
+            revert=tuple(change for plan in plans for change in plan.revert),
+            secrets={name: chap for plan in plans for name, chap in plan.secrets.items()},
+        )
+
     def operation(self, request: Request[Any], view: View) -> Operation:
         """Return the operation that executes the plan."""
         title = self.title if self.actions or self.commit else f"{self.title}: already so"

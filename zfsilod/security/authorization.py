@@ -59,6 +59,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.VolumeService/ReportFilesystem": HOSTS,
     # No daemon commands another host: the client's own administrators, and its CSI plugin below
     # csi.allowed_paths.
+    "/zfsilo.v1.VolumeService/AttachVolume": NODES,
+    "/zfsilo.v1.VolumeService/DetachVolume": NODES,
     "/zfsilo.v1.VolumeService/ConnectVolume": NODES,
     "/zfsilo.v1.VolumeService/DisconnectVolume": NODES,
     "/zfsilo.v1.VolumeService/StageVolume": NODES,

@@ -29,6 +29,7 @@ from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host
+from zfsilod.requests.whole_paths import AttachVolume, DetachVolume
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.service.ownership import bind_machine
 from zfsilod.service.pool_scan import ZvolToAdopt, find_zvol
@@ -78,6 +79,21 @@ MUTATIONS = {
     ),
     f"{MANAGER}.UndeleteVolume": Mutation(UndeleteVolume, ("id",), ("uid",)),
     f"{MANAGER}.AdoptVolume": Mutation(ZvolToAdopt, ("dataset",), ("id", "accept_copy")),
+    f"{MANAGER}.Attach": Mutation(
+        AttachVolume,
+        ("server", "volume", "path"),
+        (
+            "local_name",
+            "state",
+            "restore",
+            "publish_if_needed",
+            "epoch",
+            "staging_path",
+            "fs_type",
+            "mount_options",
+            "readonly",
+        ),
+    ),
     f"{MANAGER}.Connect": Mutation(
         Connect, ("server", "volume"), ("local_name", "restore", "publish_if_needed", "epoch")
     ),
@@ -106,6 +122,7 @@ MUTATIONS = {
     ),
     f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
     f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host"), ("force",)),
+    f"{VOLUME}.Detach": Mutation(DetachVolume, ("id",), ("state", "force")),
     f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force",)),
     f"{VOLUME}.Stage": Mutation(Stage, ("id", "path"), ("fs_type", "mount_options", "readonly")),
     f"{VOLUME}.Unstage": Mutation(Unstage, ("id", "path"), ("force",)),
@@ -285,7 +302,7 @@ def make_request(
     values = (tuple(value) if isinstance(value, list) else value for value in arguments)
     fields: dict[str, Any] = dict(zip(mutation.arguments, values, strict=True))
     fields |= options | dict(mutation.fixed)
-    if mutation.request is Connect:
+    if mutation.request in (AttachVolume, Connect):
         fields.setdefault("id", fields["volume"])
     if "mask" in mutation.request.FIELDS:
         fields["mask"] = tuple(name for name in fields if name not in NOT_IN_MASK)

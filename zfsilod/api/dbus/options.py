@@ -53,7 +53,8 @@ OPTIONS = {
     "restore": Option("s", get_args(Restore)),
     "source_snapshot": Option("s"),
     "source_volume": Option("s"),
-    "state": Option("s"),  # the two lists that have it check its value
+    "staging_path": Option("s"),
+    "state": Option("s"),  # the methods that have it check its value
     "subject": Option("s"),
     "thin": Option("b"),
     "transport": Option("s", get_args(Transport)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zfsilod.api.rpc.volumes import change_volume
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.validation import check_id
-from zfsilod.requests import attach, connect, detach
+from zfsilod.requests import attach, connect, detach, whole_paths
 from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     AttachmentRequest = detach.Detach | attach.Stage | attach.MountAt | attach.Grow
     AttachmentMessage = (
-        volume_pb2.DisconnectVolumeRequest
+        volume_pb2.DetachVolumeRequest
+        | volume_pb2.DisconnectVolumeRequest
         | volume_pb2.StageVolumeRequest
         | volume_pb2.UnstageVolumeRequest
         | volume_pb2.MountVolumeRequest
@@ -30,7 +31,38 @@ if TYPE_CHECKING:
 
 
 class AttachmentMethods:
-    """Connect, Disconnect, Stage, Unstage, Mount, Unmount, Grow."""
+    """Attach, Detach and their parts: Connect, Disconnect, Stage, Unstage, Mount, Unmount; Grow."""
+
+    async def AttachVolume(
+        self, message: volume_pb2.AttachVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = whole_paths.AttachVolume(
+            id=check_id(message.local_name or message.volume, "volume id"),
+            server=check_id(message.server, "server name"),
+            volume=check_id(message.volume, "volume id"),
+            path=message.path,
+            state=enums.VOLUME_STATES.name(message.state, "MOUNTED"),
+            restore=enums.RESTORES.name(message.restore, "NEVER"),
+            publish_if_needed=message.publish_if_needed,
+            epoch=message.epoch,
+            staging_path=message.staging_path,
+            fs_type=message.fs_type,
+            mount_options=tuple(message.mount_options),
+            readonly=message.readonly,
+        )
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
+
+    async def DetachVolume(
+        self, message: volume_pb2.DetachVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = whole_paths.DetachVolume(
+            id=convert.volume_id(message.name),
+            state=enums.VOLUME_STATES.name(message.state, "ABSENT"),
+            path=message.path,
+            unmounted=message.unmounted,
+            force=message.force,
+        )
+        return await _change(call, request, message)
 
     async def ConnectVolume(
         self, message: volume_pb2.ConnectVolumeRequest, call: Call
