@@ -77,32 +77,21 @@ class NodeService:
         capability = _capability(request)
         handle = ids.need_handle(request.volume_id, "volume")
         call.note(volume=str(handle), path=path)
-        await self._connect(handle, _epoch(request.publish_context), call)
-        daemon_request = pb.StageVolumeRequest(
-            name=_local(handle),
-            path=path,
-            fs_type=capability.mount.fs_type,
-            mount_options=capability.mount.mount_flags,
-            readonly=capability.access_mode.mode in volume_capabilities.READERS,
-        )
-        await self._daemon.volumes.StageVolume(daemon_request, call)
-        return csi.NodeStageVolumeResponse()
-
-    async def _connect(self, handle: ids.Handle, epoch: int, call: CsiCall) -> None:
-        """Connect the volume with the publication of the controller."""
-        backend = self._backends.get(handle.backend)
-        if backend is None:
-            raise unconfigured(handle.backend)
-        server = backend.server or handle.backend
-        daemon_request = pb.ConnectVolumeRequest(
+        server = self._server(handle)
+        daemon_request = pb.AttachVolumeRequest(
             server=server,
             volume=handle.id,
             local_name=ids.local_name(handle),
             restore=pb.RESTORE_NEVER,
-            epoch=epoch,
+            epoch=_epoch(request.publish_context),
+            state=pb.STATE_STAGED,
+            staging_path=path,
+            fs_type=capability.mount.fs_type,
+            mount_options=capability.mount.mount_flags,
+            readonly=capability.access_mode.mode in volume_capabilities.READERS,
         )
         try:
-            await self._daemon.volumes.ConnectVolume(daemon_request, call)
+            await self._daemon.volumes.AttachVolume(daemon_request, call)
         except CsiError as error:
             if error.code != Code.NOT_FOUND:
                 raise
@@ -111,6 +100,14 @@ class NodeService:
             self._introductions.again(server)
             message = f"volume {handle} is no longer published to this node; publish it again"
             raise CsiError(Code.FAILED_PRECONDITION, message) from None
+        return csi.NodeStageVolumeResponse()
+
+    def _server(self, handle: ids.Handle) -> str:
+        """Return the server of a volume, by its name in the configuration of zfsilod."""
+        backend = self._backends.get(handle.backend)
+        if backend is None:
+            raise unconfigured(handle.backend)
+        return backend.server or handle.backend
 
     async def NodeUnstageVolume(
         self, request: csi.NodeUnstageVolumeRequest, call: CsiCall
@@ -120,10 +117,8 @@ class NodeService:
         if handle is None:
             return csi.NodeUnstageVolumeResponse()
         call.note(volume=str(handle), path=path)
-        name = _local(handle)
-        volumes = self._daemon.volumes
-        await volumes.UnstageVolume(pb.UnstageVolumeRequest(name=name, path=path), call)
-        await volumes.DisconnectVolume(pb.DisconnectVolumeRequest(name=name), call)
+        daemon_request = pb.DetachVolumeRequest(name=_local(handle), path=path, unmounted=True)
+        await self._daemon.volumes.DetachVolume(daemon_request, call)
         return csi.NodeUnstageVolumeResponse()
 
     async def NodePublishVolume(

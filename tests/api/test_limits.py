@@ -67,6 +67,11 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "ListPublications": {"volume": VOLUME, "host": HOST} | PAGE,
     "FetchConnection": {"name": VOLUME, "host": HOST},
     "ReportFilesystem": {"name": VOLUME, "host": HOST, "filesystem": FILESYSTEM},
+    "AttachVolume": {
+        "server": "give", "volume": "data", "local_name": "data", "staging_path": "/mnt/staged",
+        "path": "/mnt/used", "fs_type": "ext4", "mount_options": ["noatime"],
+    },
+    "DetachVolume": {"name": VOLUME, "path": "/mnt/staged"},
     "ConnectVolume": {"server": "give", "volume": "data", "local_name": "data"},
     "DisconnectVolume": {"name": VOLUME},
     "StageVolume": {

@@ -31,6 +31,8 @@ DRY: dict[str, Any] = {
         epoch=1,
         filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_READY, type="ext4", uuid=UUID),
     ),
+    "AttachVolume": pb.AttachVolumeRequest(server="give", volume="used", path="/srv/used"),
+    "DetachVolume": pb.DetachVolumeRequest(name=DATA),
     "ConnectVolume": pb.ConnectVolumeRequest(server="give", volume="used"),
     "DisconnectVolume": pb.DisconnectVolumeRequest(name="volumes/low"),
     "StageVolume": pb.StageVolumeRequest(name="volumes/low"),
@@ -106,6 +108,7 @@ async def test_every_change_with_an_etag_refuses_an_old_one(front: Front) -> Non
         "UndeleteVolume",
         "AdoptVolume",
         "ReportFilesystem",
+        "AttachVolume",
         "ConnectVolume",
     }
 

@@ -34,6 +34,7 @@ from zfsilod.requests.snapshots import (
 )
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.requests.whole_paths import AttachVolume, DetachVolume
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.service.pool_scan import find_zvol, unknown_snapshots, unknown_volumes
 
@@ -54,6 +55,8 @@ PUBLISH = Publish(volume="data", host="take")
 CONNECT = Connect(id="data", server="give", volume="data", restore="BOOT")
 STAGE = Stage(id="data")
 MOUNT = MountAt(id="data", path="/srv/data")
+ATTACH = AttachVolume(id="data", server="give", volume="data", path="/srv/data", restore="BOOT")
+DETACH = DetachVolume(id="data")
 CREATED = (HOST, CREATE)
 PUBLISHED = (*CREATED, PUBLISH)
 CONNECTED = (*PUBLISHED, CONNECT)
@@ -365,6 +368,15 @@ CLIENT = (
     Case(
         "clear", MOUNTED, Clear(id="", disk=NO_DISK, paths=()), damage=lose_attachment, find=clear
     ),
+    Case("attach", PUBLISHED, ATTACH, may_remain=FORMATTED),
+    Case("attach-again", (*MOUNTED, DETACH), ATTACH),
+    Case("attach-connected", CONNECTED, ATTACH, may_remain=FORMATTED),
+    Case("attach-lost", MOUNTED, ATTACH, lost=("mount:", "session:")),
+    Case("attach-block", BLOCK, ATTACH),
+    Case("detach", MOUNTED, DETACH),
+    Case("detach-staged", (*MOUNTED, MOUNT.but(path="/srv/second")), DETACH.but(state="STAGED")),
+    Case("detach-block", (*BLOCK, MOUNT), DETACH),
+    Case("detach-force", MOUNTED, DETACH.but(force=True)),
     Case("stage", CONNECTED, STAGE, may_remain=FORMATTED),
     Case("stage-again", (*STAGED, Unstage(id="data")), STAGE.but(path="/mnt/data")),
     Case("stage-clone", CLONED, STAGE.but(id="twin"), may_remain=UUID_REGENERATED),

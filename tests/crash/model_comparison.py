@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 NAMES = ("a", "b")
 PREFIXES = (SETTINGS.export.prefix, "iqn.2026-01.org.zfsilo:nas", "iqn.2020-02.org.example:san")
 PORTALS = (SETTINGS.export.portals, ("10.77.0.9:3260",), ("10.77.0.1:3260", "[fd00::1]:3260"))
-DETACHING = ("unmount", "unstage", "disconnect")
+DETACHING = ("detach", "unmount", "unstage", "disconnect")
 CLONE = "c" * 32  # the id of another machine
 DAY_S = 24 * 3600
 PHASES = (Phase.generate,)

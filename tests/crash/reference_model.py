@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 GIB = cases.GIB
 PATHS = ("/srv/one", "/srv/two")
 REQUESTS = (
-    *("create", "publish", "connect", "stage", "mount", "grow", "update", "sync"),
-    *("unmount", "unstage", "disconnect", "unpublish", "delete"),
+    *("create", "publish", "attach", "connect", "stage", "mount", "grow", "update", "sync"),
+    *("detach", "unmount", "unstage", "disconnect", "unpublish", "delete"),
 )
 
 
@@ -52,6 +52,10 @@ class DrawnRequest(NamedTuple):
                 return UpdateVolume(id=name, mask=("capacity_bytes",), capacity_bytes=size)
             case "publish":
                 return cases.PUBLISH.but(volume=name)
+            case "attach":
+                return cases.ATTACH.but(id=name, volume=name, path=path)
+            case "detach":
+                return cases.DETACH.but(id=name)
             case "connect":
                 return cases.CONNECT.but(id=name, volume=name)
             case "stage":
@@ -84,6 +88,11 @@ class DrawnRequest(NamedTuple):
                 return now._replace(size=size)
             case "publish" if now.server:
                 return now._replace(server=2)
+            case "attach" if now.server == 2:
+                size = now.client_size if now.client == 2 else now.size
+                return now._replace(client=2, client_size=size, mounts=now.mounts | {path})
+            case "detach":
+                return now._replace(client=0, client_size=0, mounts=frozenset())
             case "connect" if now.server == 2:
                 return now if now.client else now._replace(client=1, client_size=now.size)
             case "stage" if now.client == 1:

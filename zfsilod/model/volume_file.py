@@ -36,11 +36,6 @@ class VolumeFile:
         self.mount_options: list[str] = values["mount_options"]
         self.readonly: bool = values["readonly"]
 
-    @property
-    def states(self) -> tuple[str, ...]:
-        """The states of the attach path up to the wanted one."""
-        return STATES[: STATES.index(self.state) + 1]
-
 
 def parse(name: str, text: str, path: Path) -> VolumeFile:
     """Return the content of a file. Raises InvalidArgument with its path."""

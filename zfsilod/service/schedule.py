@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FIRST_RETRY_S = 15  # after an unfinished sync: a pool that is not imported yet
 LAST_RETRY_S = 600  # the delay doubles up to this
 SHUTDOWN_S = 75  # less than TimeoutStopSec= of the unit
-DETACHING = ("disconnect", "unpublish", "delete")
+DETACHING = ("detach", "disconnect", "unpublish", "delete")
 
 log = logging.getLogger(__name__)
 
@@ -96,4 +96,8 @@ async def _end_wait(service: Service, name: str) -> None:
 def stop_unit(service: Service, launcher: SystemdLauncher, operation: Operation) -> None:
     """Stop zfsilo-volume@NAME after an operation that detached or withdrew its volume."""
     if operation.kind in DETACHING and operation.state == "DONE":
+        with service.context.read() as txn:
+            attachment = txn.get(Attachment, operation.subject.partition("/")[2])
+        if operation.kind == "detach" and attachment is not None:
+            return  # down to another state
         service.executor.spawn(launcher.stop_volume(operation.subject.partition("/")[2]))

@@ -96,32 +96,21 @@ def bring_down(args: Namespace, name: str, *, served: bool) -> list[Any]:
 
 
 def _attach(args: Namespace, file: VolumeFile) -> list[Any]:
-    """Connect, stage and mount up to the configured state; each is skipped if it is so already."""
-    name = resource(file.name, "volumes")
-    requests: dict[str, Any] = {
-        "connected": pb.ConnectVolumeRequest(
-            server=file.server,
-            volume=file.volume,
-            local_name=file.name,
-            restore=pb.RESTORE_BOOT,
-            publish_if_needed=True,
-        ),
-        "staged": pb.StageVolumeRequest(
-            name=name,
-            fs_type=file.fs_type,
-            mount_options=file.mount_options,
-            readonly=file.readonly,
-        ),
-        "mounted": pb.MountVolumeRequest(name=name, path=file.mount_path, readonly=file.readonly),
-    }
+    """Bring a volume to its configured state; what is so already stays."""
+    request = pb.AttachVolumeRequest(
+        server=file.server,
+        volume=file.volume,
+        local_name=file.name,
+        restore=pb.RESTORE_BOOT,
+        publish_if_needed=True,
+        state=f"STATE_{file.state.upper()}",
+        fs_type=file.fs_type,
+        mount_options=file.mount_options,
+        readonly=file.readonly,
+        path=file.mount_path,
+    )
     with dial(args) as server:
-        volumes = server.changes.volumes
-        methods = {
-            "connected": volumes.ConnectVolume,
-            "staged": volumes.StageVolume,
-            "mounted": volumes.MountVolume,
-        }
-        return [_send(args, server, methods[state], requests[state]) for state in file.states]
+        return [_send(args, server, server.changes.volumes.AttachVolume, request)]
 
 
 def _publish(args: Namespace, name: str) -> list[Any]:
@@ -176,11 +165,7 @@ def _detach_path(server: Server, name: str, *, served: bool) -> list[tuple[Any, 
     volumes, full = server.changes.volumes, resource(name, "volumes")
     requests: list[tuple[Any, Any]] = []
     if volume is not None and volume.HasField("attachment"):
-        requests += [
-            (volumes.UnmountVolume, pb.UnmountVolumeRequest(name=full, all_paths=True)),
-            (volumes.UnstageVolume, pb.UnstageVolumeRequest(name=full)),
-            (volumes.DisconnectVolume, pb.DisconnectVolumeRequest(name=full)),
-        ]
+        requests.append((volumes.DetachVolume, pb.DetachVolumeRequest(name=full)))
     if volume is not None and served and volume.publications:
         unpublish = pb.UnpublishVolumeRequest(name=full, all_hosts=True)
         requests.append((volumes.UnpublishVolume, unpublish))
