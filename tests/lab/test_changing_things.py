@@ -8,7 +8,7 @@ import pytest
 
 from tests.docs.blocks import ROOT, Block, blocks
 from tests.lab import leak_check
-from tests.lab.test_identity import MOVE, NAMED, OTHER, TARGETS, attach, detach
+from tests.lab.test_identity import MOVE, NAMED, OTHER, TARGETS, detach
 from tests.lab.test_recovery import PATH, STEP_S, TEST_S, ctl, read, write
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ class TestChangingThings:
     """One volume goes through all changes; its data is read after each."""
 
     def test_host_name(self, pair: Pair, page: TypedPage) -> None:
-        attach(pair)
+        ctl(pair.give, "volume", "create", NAME, "1G", "--host", "take")
+        ctl(pair.give, "volume", "publish", NAME, "take")
+        self.attach(pair)
         written, before = write(pair.take), targets(pair.give)
         printed = page.type("Host name")
         assert "the host name is nas" in printed
@@ -188,10 +190,14 @@ class TestChangingThings:
     def test_every_block_was_typed(self, page: TypedPage) -> None:
         assert sorted(page.typed) == [block.line for block in blocks(PAGE)]
 
-    def use(self, pair: Pair) -> None:
-        """Read what was written at first, and detach."""
-        ctl(pair.take, "volume", "connect", NAME, "--server", "give")
+    def attach(self, pair: Pair) -> None:
+        """Attach the published volume; to detach it withdraws nothing."""
+        ctl(pair.take, "volume", "connect", NAME, "--server", "give", "--no-publish")
         ctl(pair.take, "volume", "stage", NAME)
         ctl(pair.take, "volume", "mount", NAME, PATH)
+
+    def use(self, pair: Pair) -> None:
+        """Read what was written at first, and detach."""
+        self.attach(pair)
         assert pair.take.sh(f"cat {PATH}/more", timeout_s=STEP_S).stdout == "more\n"
         detach(pair)
