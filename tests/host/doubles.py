@@ -222,6 +222,7 @@ class FakeSys:
             b"\0\x80\0" + bytes([len(serial) + 1]) + serial.encode() + b"\0"
         )
         (device / "rescan").write_text("")
+        (device / "delete").write_text("")
         (block / "device").symlink_to(device)
         (block / "size").write_text(f"{size_bytes // 512}\n")
         (block / "ro").write_text("0\n")

@@ -511,12 +511,34 @@ def test_an_unmount_does_not_wait_for_a_session_that_is_lost_meanwhile(
 # Settings of iscsid.conf
 
 
-def test_a_logout_that_iscsid_refuses_is_reported(initiator: Initiator) -> None:
+def test_a_forced_logout_removes_the_disk_that_iscsid_does_not_release(
+    initiator: Initiator,
+) -> None:
     """With iscsid.safe_logout = Yes iscsiadm exits with 28 while the disk is mounted."""
-    initiator.sys.login(state="FAILED")
+    session = initiator.sys.login(state="FAILED")
+    delete = session / "device/target1:0:0/1:0:0:0/delete"
+    removed = []
+
+    def refuses() -> None:
+        initiator.script(LOGOUT, effect=ends)
+
+    def ends() -> None:
+        removed.append(delete.read_text())
+        initiator.sys.logout(session)
+
+    initiator.script(LOGOUT, 28, effect=refuses)
+    initiator.iscsi.drop(DISK)
+    assert removed == ["1"]
+    assert not initiator.iscsi.sessions()
+
+
+def test_a_logout_that_iscsid_refuses_is_reported(initiator: Initiator) -> None:
+    """Without force the disk of a session stays."""
+    session = initiator.sys.login(state="FAILED")
     initiator.script(LOGOUT, 28)
     with pytest.raises(CommandFailed, match="exited with 28"):
         initiator.iscsi.logout(DISK)
+    assert (session / "device/target1:0:0/1:0:0:0/delete").read_text() == ""
 
 
 def test_a_session_is_never_given_up(initiator: Initiator) -> None:

@@ -79,6 +79,21 @@ class IscsiSession:
                     target=self.target,
                 ) from error
 
+    def remove_disks(self) -> None:
+        """Make the kernel remove the disks of the session; pending I/O of a lost one fails.
+
+        A disk whose I/O is held back goes without a flush: __scsi_remove_device() of the kernel.
+        """
+        for file in self.folder.glob("device/target*/*:*:*:*/delete"):
+            try:
+                file.write_text("1")
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENODEV):
+                    raise Unavailable(
+                        f"the disk of {self.target} cannot be removed: {error.strerror}",
+                        target=self.target,
+                    ) from error
+
 
 class Device:
     """A whole disk in /sys/block."""

@@ -76,6 +76,7 @@ NEWER_SETTINGS = {"node.session.reopen_max": "0"}
 
 # Exit codes of iscsiadm.
 SESSION_EXISTS = 15
+IN_USE = 28  # with iscsid.safe_logout, while the disk is mounted or held
 REFUSED = {
     24: "the CHAP secrets or this initiator",
     19: "the login, or failed to authenticate itself (mutual CHAP)",
@@ -280,7 +281,7 @@ class RealIscsi:
 
     def drop(self, disk: Disk) -> None:
         for session in self._sessions_with(disk.target):
-            self._logout(session)
+            self._logout(session, forced=True)
 
     def _sessions_with(self, target: str) -> list[IscsiSession]:
         return [session for session in self._disks.sessions(target) if session.target == target]
@@ -298,16 +299,21 @@ class RealIscsi:
                 break
         raise error
 
-    def _logout(self, session: IscsiSession) -> None:
+    def _logout(self, session: IscsiSession, *, forced: bool = False) -> None:
         """Log out until the session has left sysfs.
 
         iscsid reports success for a session that it does not know, as after its restart until it
-        has recovered the session; so the logout is repeated.
+        has recovered the session; so the logout is repeated. With iscsid.safe_logout it refuses
+        while the disk of the session is in use: a forced logout then removes the disk first, which
+        the kernel does at the end of the session anyway.
         """
         session.set_wait(LOGOUT_WAIT_S)  # removing the disk flushes its cache: I/O as any other
         for _attempt in range(LOGOUT_ATTEMPTS):
             options = ("-m", "session", "-r", session.sid, "--logout")
             done = self._iscsiadm(*options, timeout_s=LOGOUT_TIMEOUT_S)
+            if done.rc == IN_USE and forced:
+                session.remove_disks()
+                continue
             if done.rc not in (0, *NO_SESSION):
                 raise done.failed(
                     f"the logout from {session.target} failed: iscsiadm exited with {done.rc}"

@@ -131,7 +131,7 @@ def tool_settings(files: HostFiles) -> Iterator[Prerequisite]:
     wrong = list(wrong_settings(files.text))
     yield from (Prerequisite(*one) for one in wrong)
     if not wrong:
-        yield Prerequisite("settings of iscsid, multipath, LVM and mdadm")
+        yield Prerequisite("settings of multipath, LVM and mdadm")
 
 
 def tools(missing: dict[str, str]) -> Iterator[Prerequisite]:
