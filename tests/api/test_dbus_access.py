@@ -13,6 +13,7 @@ from dbus_next import DBusError
 from tests.api.dbus_fixture import (
     BUS_ERROR,
     DATA,
+    INTROSPECTABLE,
     NOBODY,
     OBJECT_MANAGER,
     OPEN,
@@ -26,10 +27,12 @@ from tests.api.dbus_fixture import (
 )
 from zfsilod.api.dbus import server
 from zfsilod.api.dbus.contract import (
+    KINDS,
     MANAGER,
     NAME,
     ROOT,
     VOLUME,
+    path_of,
 )
 from zfsilod.model.errors import PermissionDenied, Unavailable
 
@@ -62,6 +65,25 @@ async def test_only_root_may_call(tmp_path: Path) -> None:
             "uid 65534 may not use org.zfsilo1.destroy, only root: polkit does not run"
         ]
         assert fixture.host.facts.names("zvol") == ["tank/zfsilo/data"]
+
+
+@pytest.mark.skipif("os.geteuid() != 0")
+async def test_any_user_may_introspect(tmp_path: Path) -> None:
+    """As with systemd and udisks; the names of objects are shown to those who may read them."""
+    nodes = ["/", "/org", ROOT, *(f"{ROOT}/{kind}" for kind in sorted(KINDS))]
+    async with on_private_bus(tmp_path, SYSTEM) as fixture:
+        await create(fixture)
+        tree = (await fixture.busctl("tree", "--list", NAME, user=NOBODY)).split()
+        assert tree == nodes
+        assert DATA in (await fixture.busctl("tree", "--list", NAME)).split()
+        nobody = await fixture.client(NOBODY)
+        for path in (ROOT, DATA, path_of("volume", "nothing")):
+            (xml,) = await nobody.call(path, INTROSPECTABLE, "Introspect")
+            assert "org.zfsilo1" in xml
+        root = await fixture.client()
+        assert (await root.try_call(path, INTROSPECTABLE, "Introspect")).error.endswith(
+            "UnknownObject"
+        )
 
 
 @pytest.mark.skipif("os.geteuid() != 0")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import configparser
+import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -244,3 +247,21 @@ def test_only_one_path_leads_to_a_name(label: str) -> None:
     """A label that `escape` does not return is not decoded."""
     parts = split(f"{ROOT}/volume/{label}")
     assert (parts is not None) == (escape(unescape(label)) == label != "_")
+
+
+@pytest.mark.skipif(
+    not (shutil.which("dbus-daemon") and shutil.which("busctl")),
+    reason="needs dbus-daemon and busctl",
+)
+async def test_the_example_of_the_manual_page_waits_for_an_operation(tmp_path: Path) -> None:
+    lines = CONTRACT.read_text().partition("A script without signals")[2].splitlines()[1:]
+    script = "\n".join(itertools.takewhile(lambda line: line.startswith("      "), lines))
+    async with on_private_bus(tmp_path) as fixture:
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-euc", script),
+            env=os.environ | {"DBUS_SYSTEM_BUS_ADDRESS": fixture.address},
+            stdout=subprocess.PIPE,
+        )
+        out, _none = await asyncio.wait_for(process.communicate(), 30)
+        assert (process.returncode, out) == (0, b's "DONE"\n')
+        assert fixture.host.facts.names("zvol") == ["tank/zfsilo/data"]

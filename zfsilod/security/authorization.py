@@ -103,9 +103,9 @@ LOCAL = frozenset(
 
 READ, MANAGE, DESTROY = (f"org.zfsilo1.{action}" for action in ("read", "manage", "destroy"))
 
-# The polkit action that a D-Bus caller other than root needs. Properties are read only.
+# The polkit action that a D-Bus caller other than root needs. Properties are read only. Everybody
+# may introspect interfaces; the names of objects need READ.
 ACTIONS: dict[str, str] = {
-    "org.freedesktop.DBus.Introspectable.Introspect": READ,
     "org.freedesktop.DBus.ObjectManager.GetManagedObjects": READ,
     "org.freedesktop.DBus.Properties.Get": READ,
     "org.freedesktop.DBus.Properties.GetAll": READ,

@@ -26,9 +26,11 @@ from zfsilod.api.dbus.admission import Admission
 from zfsilod.api.dbus.contract import (
     INTROSPECTABLE,
     NAME,
+    NODES,
     OBJECT_MANAGER,
     PEER,
     PROPERTIES,
+    ROOT,
     Method,
     interfaces,
     interfaces_at,
@@ -57,9 +59,8 @@ if TYPE_CHECKING:
 CLOSE_DEADLINE_S = 5
 MACHINE_ID = Path("/etc/machine-id")
 
-NOBODY = Caller(
-    role="reader", subject="", origin=""
-)  # of org.freedesktop.DBus.Peer, without rights
+NOBODY = Caller(role="reader", subject="", origin="")  # without rights
+OPEN = (PEER, INTROSPECTABLE)  # interfaces that need no authorization
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ class DbusFront:
 
     async def _authorize_and_call(self, call: IncomingCall, method: Method) -> Message:
         caller = NOBODY
-        if method.interface != PEER:  # needs no authorization
+        if method.interface not in OPEN:
             interactive = bool(call.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
             try:
                 caller = await self.identities.authorize(
@@ -228,10 +229,7 @@ class DbusFront:
         if method.interface == PEER:
             return [MACHINE_ID.read_text().strip()] if method.output else []
         if method.interface == INTROSPECTABLE:
-            if split(call.path):
-                self._objects.need(call.path)
-            children = await asyncio.to_thread(self._objects.children, call.path)
-            return [introspection(interfaces_at(call.path), children)]
+            return [introspection(interfaces_at(call.path), await self._children(call))]
         if method.interface == PROPERTIES:
             return self._properties(call.path, method.name, *call.body)
         if method.interface == OBJECT_MANAGER:
@@ -240,6 +238,21 @@ class DbusFront:
         arguments = [*own_id, *call.body]
         body = await self._methods.call(f"{method.interface}.{method.name}", arguments, caller)
         return [clean(value) for value in body]
+
+    async def _children(self, call: IncomingCall) -> list[str] | None:
+        """Return the nodes below a path; a caller who may not read sees no objects."""
+        path = call.path
+        if path in (*NODES[:2], ROOT):
+            return self._objects.children(path)
+        try:
+            await self.identities.authorize(call.sender, READ)
+        except DBusError as error:
+            if error.type == ErrorType.LIMITS_EXCEEDED.value:
+                raise
+            return []
+        if split(path):
+            self._objects.need(path)
+        return await asyncio.to_thread(self._objects.children, path)
 
     def _properties(self, path: str, method: str, interface: str, *arguments: Any) -> list[Any]:
         shown = self._objects.need(path)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Change, Operation
 
 MAX_SIGNALLED = 10_000
+MAX_SHOWN = 512  # objects whose last values are kept, so that only others are sent
 # The kind of object that shows the records of a bucket.
 KIND_BY_BUCKET = {
     "volume": "volume",
@@ -34,6 +35,7 @@ class Signals:
         self._objects = bus_objects
         self._emit = emit
         self._signalled: OrderedDict[str, int] = OrderedDict()  # the last revision by operation
+        self._shown: OrderedDict[str, dict[str, Any]] = OrderedDict()  # the last values by path
 
     def changed(self, operation: Operation) -> None:
         """Emit the signals of a changed operation."""
@@ -69,15 +71,26 @@ class Signals:
             self._changed(shown)
 
     def _added(self, shown: BusObject) -> None:
+        self._news(shown)
         body = [shown.path, {shown.interface: shown.all()}]
         self._emit(ROOT, OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}", body)
 
     def _changed(self, shown: BusObject) -> None:
-        body = [shown.interface, shown.all("true"), []]
-        self._emit(shown.path, PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
+        if news := self._news(shown):
+            body = [shown.interface, news, []]
+            self._emit(shown.path, PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
 
     def _removed(self, path: str, interface: str) -> None:
+        self._shown.pop(path, None)
         self._emit(ROOT, OBJECT_MANAGER, "InterfacesRemoved", "oas", [path, [interface]])
+
+    def _news(self, shown: BusObject) -> dict[str, Any]:
+        """Return the properties that differ from the last signal; all when it is not known."""
+        values, last = shown.all("true"), self._shown.pop(shown.path, {})
+        self._shown[shown.path] = values
+        if len(self._shown) > MAX_SHOWN:
+            self._shown.popitem(last=False)
+        return {name: value for name, value in values.items() if last.get(name) != value}
 
 
 def _changes(operation: Operation) -> tuple[Change, ...]:
